@@ -1,0 +1,135 @@
+"""Where a fit starts, and what it needs checked first."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from probmf.data import Ratings
+from probmf.inference._loop import Validation
+from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
+from probmf.models.observations import Observations
+from probmf.results import Fit
+
+#: Standard deviation of random starting factors, unless the prior's is smaller.
+START_SCALE = 0.1
+
+
+def as_key(key: ArrayLike) -> Array:
+    """A typed JAX key from an int, a typed key, or raw key data.
+
+    Args:
+        key: An int seed or a JAX key.
+
+    Returns:
+        A typed key.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    if isinstance(key, bool) or key is None:
+        raise TypeError(f"key is {key!r}; give an int seed or a JAX key such as jax.random.key(0).")
+    if isinstance(key, int):
+        return jax.random.key(key)
+    array = jnp.asarray(key)
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) and array.shape == ():
+        return array
+    if array.dtype == jnp.uint32 and array.shape == (2,):
+        return jax.random.wrap_key_data(array)
+    if jnp.issubdtype(array.dtype, jnp.integer) and array.shape == ():
+        return jax.random.key(int(array))
+    raise TypeError(
+        f"key has type {type(key).__name__}; give an int seed or a JAX key such as jax.random.key(0)."
+    )
+
+
+def require_fixed_scales(model: MatrixFactorization, method: str) -> None:
+    """Refuse scales with a prior: they have no joint mode with the rows that they govern.
+
+    Args:
+        model: The factorization.
+        method: The function that was called, for the message.
+
+    Raises:
+        ValueError: If any scale is a distribution; the message says which.
+    """
+    random = model.random_scales()
+    if random:
+        raise ValueError(
+            f"{method} needs fixed scales, but {', '.join(random)} has a prior distribution. A point "
+            "estimate of a scale together with its rows is degenerate: the density grows without "
+            "bound as the scale goes to 0. Give a number, or sample the posterior: "
+            "MCMC(NUTS(model), ...).run(key, *model.arguments(ratings))."
+        )
+
+
+def initial_parameters(
+    model: MatrixFactorization, observations: Observations, start: Fit | None
+) -> Callable[[Array], dict[str, Array]]:
+    """A function from a key to starting values.
+
+    Args:
+        model: The factorization.
+        observations: Its data.
+        start: A fit to start from, or None.
+
+    Returns:
+        Biases at zero, factors Normal with sd `START_SCALE` or the prior's if smaller, the
+        intercept at the best constant; or the values of `start`, whatever the key.
+
+    Raises:
+        ValueError: If `start` has other sites or shapes.
+    """
+    shapes = model.site_shapes(observations.num_users, observations.num_items)
+    intercept = model.fixed_intercept(observations.base_score)
+    if start is not None:
+        given = start.point()
+        for site, shape in shapes.items():
+            got = given[site].shape if site in given else None
+            if got != shape:
+                raise ValueError(
+                    f"The fit to start from has {site} of shape {got}, but the model needs {shape}; "
+                    "start from a fit of the same model to the same users and items."
+                )
+        values = {site: given[site] for site in shapes}
+        first = given["intercept"] if model.learns_intercept else intercept
+        return lambda key: {"intercept": jnp.asarray(first), **values}
+
+    def draw(key: Array) -> dict[str, Array]:
+        parameters = {"intercept": intercept}
+        for index, (site, shape) in enumerate(shapes.items()):
+            if len(shape) == 1:
+                parameters[site] = jnp.zeros(shape)
+                continue
+            prior = jnp.asarray(getattr(model, PRIOR_SCALES[site]), jnp.result_type(float))
+            scale = jnp.broadcast_to(jnp.minimum(prior, START_SCALE), shape[:1])
+            noise = jax.random.normal(jax.random.fold_in(key, index), shape)
+            parameters[site] = scale[:, None] * noise
+        return parameters
+
+    return draw
+
+
+def prepare_validation(
+    model: MatrixFactorization, data: Ratings, validation: Ratings | None
+) -> Validation | None:
+    """Held-out ratings in the training data's codes.
+
+    Args:
+        model: The factorization.
+        data: The training ratings.
+        validation: The held-out ratings, or None.
+
+    Returns:
+        The validation, or None.
+
+    Raises:
+        ValueError: If it has ids that the training vocabulary lacks, or unfit ratings.
+    """
+    if validation is None:
+        return None
+    recoded = validation.recode(users=data.users, items=data.items)
+    model.likelihood.check_ratings(recoded.rating)
+    return Validation(Observations.from_ratings(recoded, 0.0), model.likelihood)

@@ -1,0 +1,7 @@
+"""Models: NumPyro models with what the inference algorithms need to know about them."""
+
+from probmf.models.factorization import MatrixFactorization
+from probmf.models.likelihood import Bernoulli, Gaussian
+from probmf.models.observations import Observations
+
+__all__ = ["Bernoulli", "Gaussian", "MatrixFactorization", "Observations"]

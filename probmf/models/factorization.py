@@ -1,0 +1,368 @@
+"""Probabilistic matrix factorization as a NumPyro model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+from numpyro.distributions import Distribution
+
+from probmf.data import Ratings
+from probmf.models.likelihood import Gaussian, Likelihood, check_scale
+from probmf.models.observations import Observations
+
+Scale = float | ArrayLike | Distribution
+Parameters = Mapping[str, Array]
+
+#: Prior scale of each kind of parameter.
+PRIOR_SCALES = {
+    "user_bias": "user_bias_scale",
+    "item_bias": "item_bias_scale",
+    "user_factors": "user_scale",
+    "item_factors": "item_scale",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixFactorization:
+    r"""Score = intercept + user bias + item bias + inner product of user and item factors.
+
+    .. math::
+        \eta_{mn} = \mu + b_m + c_n + u_m \cdot v_n, \quad
+        b_m \sim N(0, s_b^2),\ c_n \sim N(0, s_c^2),\
+        u_m \sim N(0, s_u^2 I),\ v_n \sim N(0, s_v^2 I)
+
+    The object is itself a NumPyro model of :class:`Observations`.
+
+    Args:
+        num_factors: Length k of the factors; 0 leaves biases only.
+        likelihood: `Gaussian(noise_scale)` or `Bernoulli(link)`.
+        intercept: "mean" fixes it at the score that fits all ratings best, a number fixes it
+            there, "learned" gives it a flat prior, a NumPyro Normal gives it that prior, and
+            None leaves it out.
+        user_bias: Whether users have a bias.
+        item_bias: Whether items have a bias.
+        user_scale: Prior standard deviation of user factors: a number, an array with one
+            number per user, or a NumPyro distribution (then it is sampled).
+        item_scale: The same for item factors.
+        user_bias_scale: The same for user biases, in units of the score.
+        item_bias_scale: The same for item biases.
+        unobserved_weight: Weight of every pair that is not in the table, taken as a zero
+            (implicit feedback; Hu, Koren and Volinsky 2008). 0 ignores those pairs.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If a scale or size is out of its range.
+
+    Example:
+        >>> model = MatrixFactorization(num_factors=2, likelihood=Gaussian(noise_scale=0.5))
+        >>> ratings = Ratings.from_frame({"user": [1, 1, 2], "item": [7, 8, 7], "rating": [5, 3, 4]})
+        >>> (observations,) = model.arguments(ratings)
+        >>> float(observations.base_score)
+        4.0
+
+    References:
+        Salakhutdinov and Mnih (2008), Probabilistic matrix factorization, equations 1-3.
+    """
+
+    num_factors: int = 16
+    likelihood: Likelihood = field(default_factory=Gaussian)
+    intercept: Literal["mean", "learned"] | float | Distribution | None = "mean"
+    user_bias: bool = True
+    item_bias: bool = True
+    user_scale: Scale = 1.0
+    item_scale: Scale = 1.0
+    user_bias_scale: Scale = 1.0
+    item_bias_scale: Scale = 1.0
+    unobserved_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the configuration at the door."""
+        if isinstance(self.num_factors, bool) or not isinstance(self.num_factors, int | np.integer):
+            raise TypeError(
+                f"num_factors is {self.num_factors!r}; expected a whole number such as 16."
+            )
+        if self.num_factors < 0:
+            raise ValueError(f"num_factors is {self.num_factors}; expected 0 or more.")
+        if not isinstance(self.likelihood, Likelihood):
+            raise TypeError(
+                f"likelihood is {self.likelihood!r}; expected Gaussian(...) or Bernoulli(...)."
+            )
+        for name in PRIOR_SCALES.values():
+            check_scale(name, getattr(self, name))
+        _check_intercept(self.intercept)
+        if not (np.isfinite(self.unobserved_weight) and self.unobserved_weight >= 0):
+            raise ValueError(
+                f"unobserved_weight is {self.unobserved_weight}; expected a finite number >= 0."
+            )
+        if self.unobserved_weight > 0 and not isinstance(self.likelihood, Gaussian):
+            raise ValueError(
+                "unobserved_weight counts unobserved pairs as zeros under a Gaussian likelihood; "
+                f"the likelihood is {self.likelihood!r}. Use Gaussian(), or sample negatives."
+            )
+        if not self.site_shapes(1, 1) and self.intercept is None:
+            raise ValueError(
+                "The model has no term: num_factors=0, no biases and no intercept. Keep one."
+            )
+
+    def site_shapes(self, num_users: int, num_items: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the per-row sites that this model has.
+
+        Args:
+            num_users: Number of users.
+            num_items: Number of items.
+
+        Returns:
+            Site name to shape, in the order in which the model samples them.
+        """
+        shapes: dict[str, tuple[int, ...]] = {}
+        if self.user_bias:
+            shapes["user_bias"] = (num_users,)
+        if self.item_bias:
+            shapes["item_bias"] = (num_items,)
+        if self.num_factors:
+            shapes["user_factors"] = (num_users, self.num_factors)
+            shapes["item_factors"] = (num_items, self.num_factors)
+        return shapes
+
+    @property
+    def learns_intercept(self) -> bool:
+        """Whether the intercept is a parameter rather than a constant."""
+        return isinstance(self.intercept, Distribution) or (
+            isinstance(self.intercept, str) and self.intercept == "learned"
+        )
+
+    def random_scales(self) -> list[str]:
+        """Names of the scales that have a prior distribution instead of a value."""
+        used = {PRIOR_SCALES[site] for site in self.site_shapes(1, 1)}
+        scales = {name: getattr(self, name) for name in PRIOR_SCALES.values() if name in used}
+        scales |= self.likelihood.scale_sites()
+        return [name for name, scale in scales.items() if isinstance(scale, Distribution)]
+
+    def arguments(self, ratings: Ratings) -> tuple[Observations]:
+        """What to call the model with: `MCMC(NUTS(model)).run(key, *model.arguments(ratings))`.
+
+        Args:
+            ratings: Table of ratings; its ids have been checked and coded.
+
+        Returns:
+            The observations, as the model's only argument.
+
+        Raises:
+            ValueError: If the ratings do not fit the likelihood, or an array of scales does not
+                have one entry per row.
+        """
+        if not isinstance(ratings, Ratings):
+            raise TypeError(
+                f"Expected Ratings, got {type(ratings).__name__}. "
+                "Make them with Ratings.from_frame(frame, user=..., item=..., rating=...)."
+            )
+        self.likelihood.check_ratings(ratings.rating)
+        self._check_rows(ratings.num_users, ratings.num_items)
+        if ratings.weight is not None:
+            self._check_weights(ratings.weight)
+        base = self.likelihood.base_score(ratings.rating, ratings.weight)
+        return (Observations.from_ratings(ratings, base),)
+
+    def _check_rows(self, num_users: int, num_items: int) -> None:
+        for site, shape in self.site_shapes(num_users, num_items).items():
+            name = PRIOR_SCALES[site]
+            scale = getattr(self, name)
+            if isinstance(scale, Distribution):
+                got = scale.batch_shape + scale.event_shape
+            else:
+                got = np.shape(scale)
+            if got not in ((), (shape[0],)):
+                raise ValueError(
+                    f"{name} has shape {got}; expected one number or {shape[0]} of them, "
+                    f"one per {site.split('_')[0]}."
+                )
+
+    def _check_weights(self, weight: np.ndarray) -> None:
+        if not np.any(weight > 0):
+            raise ValueError("All weights are zero: there is nothing to fit.")
+        floor = self.unobserved_weight
+        bad = (weight <= floor) & (weight > 0)
+        if floor > 0 and bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(
+                f"Row {row} has weight {weight[row]:g}, not above unobserved_weight={floor:g}: an "
+                "observed pair must count for more than an unobserved one."
+            )
+
+    def __call__(self, observations: Observations) -> Array:
+        """Sample the model in NumPyro's sense.
+
+        Args:
+            observations: Pairs and their ratings; without ratings these are sampled.
+
+        Returns:
+            The value of the site `rating`.
+        """
+        shapes = self.site_shapes(observations.num_users, observations.num_items)
+        scales = {name: _sample_scale(name, s) for name, s in self.likelihood.scale_sites().items()}
+        parameters = {"intercept": self._sample_intercept(observations.base_score)}
+        for site, shape in shapes.items():
+            scale = _sample_scale(PRIOR_SCALES[site], getattr(self, PRIOR_SCALES[site]))
+            with numpyro.plate(site.split("_")[0], shape[0]):
+                law = dist.Normal(0.0, scale)
+                if len(shape) == 2:
+                    law = dist.Normal(0.0, jnp.broadcast_to(scale, shape[:1])[:, None])
+                    law = law.expand(shape).to_event(1)
+                parameters[site] = numpyro.sample(site, law)
+        scores = linear_predictor(parameters, observations.user, observations.item)
+        if self.unobserved_weight > 0:
+            zeros = _unobserved_loss(parameters, observations, self.unobserved_weight, scores)
+            numpyro.factor("unobserved", -zeros / jnp.square(scales["noise_scale"]))
+        with numpyro.plate("rating_row", observations.user.shape[0]):
+            return self.likelihood.observe(
+                scores, observations.rating, observations.weight, scales
+            )
+
+    def _sample_intercept(self, base_score: Array) -> Array:
+        if isinstance(self.intercept, Distribution):
+            return numpyro.sample("intercept", self.intercept)
+        if self.learns_intercept:
+            flat = dist.ImproperUniform(dist.constraints.real, (), ())
+            return numpyro.sample("intercept", flat)
+        return numpyro.deterministic("intercept", self.fixed_intercept(base_score))
+
+    def fixed_intercept(self, base_score: ArrayLike) -> Array:
+        """The intercept when it is a constant; where a learned one starts otherwise."""
+        if isinstance(self.intercept, int | float | np.number):
+            return jnp.asarray(self.intercept, jnp.result_type(float))
+        if self.intercept is None:
+            return jnp.zeros((), jnp.result_type(float))
+        return jnp.asarray(base_score, jnp.result_type(float))
+
+    def intercept_prior(self) -> tuple[float, float]:
+        """Mean and precision of a learned intercept's prior (precision 0 when flat)."""
+        if isinstance(self.intercept, dist.Normal):
+            return float(self.intercept.loc), float(self.intercept.scale) ** -2
+        return 0.0, 0.0
+
+    def fixed_scales(self) -> dict[str, Array]:
+        """The likelihood's own scales, when they are numbers."""
+        dtype = jnp.result_type(float)
+        return {
+            name: jnp.asarray(scale, dtype)
+            for name, scale in self.likelihood.scale_sites().items()
+            if not isinstance(scale, Distribution)
+        }
+
+    def prior_precision(self, site: str, num_rows: int) -> Float[Array, " rows"]:
+        """Prior precision, 1 / scale squared, of each row of a site with a fixed scale."""
+        scale = jnp.asarray(getattr(self, PRIOR_SCALES[site]), jnp.result_type(float))
+        return jnp.broadcast_to(1.0 / jnp.square(scale), (num_rows,))
+
+    def objective(self, parameters: Parameters, observations: Observations) -> Float[Array, ""]:
+        r"""Minus log posterior density up to a constant, in any differentiable dtype.
+
+        .. math:: \sum w \ell(r, \eta) + \tfrac12 \sum_{rows} |x|^2 / s^2
+
+        It equals minus NumPyro's log density of the model up to a constant (tested), and every
+        optimizer of the package lowers it. All scales must be fixed.
+
+        Args:
+            parameters: Values by site name; `intercept` may be missing when it is fixed.
+            observations: The data.
+
+        Returns:
+            The objective, a scalar.
+        """
+        total = self.prior_loss(parameters)
+        values = dict(parameters)
+        values.setdefault("intercept", self.fixed_intercept(observations.base_score))
+        scores = linear_predictor(values, observations.user, observations.item)
+        scales = self.fixed_scales()
+        losses = self.likelihood.loss(scores, observations.rating, scales)
+        weight = 1.0 if observations.weight is None else observations.weight
+        total = total + jnp.sum(weight * losses)
+        if self.unobserved_weight > 0:
+            zeros = _unobserved_loss(values, observations, self.unobserved_weight, scores)
+            total = total + zeros / jnp.square(scales["noise_scale"])
+        return total
+
+    def prior_loss(self, parameters: Parameters) -> Float[Array, ""]:
+        """The prior's part of the objective."""
+        total = jnp.zeros((), jnp.result_type(float))
+        for site in self.site_shapes(1, 1):
+            values = parameters[site]
+            squares = jnp.square(values) if values.ndim == 1 else jnp.sum(jnp.square(values), -1)
+            total = total + 0.5 * jnp.sum(self.prior_precision(site, len(values)) * squares)
+        if self.learns_intercept:
+            mean, precision = self.intercept_prior()
+            total = total + 0.5 * precision * jnp.square(parameters["intercept"] - mean)
+        return total
+
+
+def linear_predictor(
+    parameters: Parameters, user: Int[Array, " n"], item: Int[Array, " n"]
+) -> Float[Array, " n"]:
+    r"""Scores :math:`\mu + b_m + c_n + u_m \cdot v_n` of pairs; terms that are absent count zero.
+
+    Args:
+        parameters: Values by site name.
+        user: User codes, checked to be in range.
+        item: Item codes, checked to be in range.
+
+    Returns:
+        One score per pair. Cost O(num_pairs x num_factors).
+    """
+    scores = jnp.broadcast_to(parameters["intercept"], user.shape)
+    if "user_bias" in parameters:
+        scores = scores + parameters["user_bias"][user]
+    if "item_bias" in parameters:
+        scores = scores + parameters["item_bias"][item]
+    if "user_factors" in parameters:
+        products = parameters["user_factors"][user] * parameters["item_factors"][item]
+        scores = scores + jnp.sum(products, axis=-1)
+    return scores
+
+
+def _unobserved_loss(
+    parameters: Parameters, observations: Observations, weight: float, scores: Array
+) -> Array:
+    """Half the weighted sum of squared scores over the pairs that are not observed.
+
+    The sum over all pairs comes from the two sides' second moments, never from the pairs.
+    """
+    num_users, num_items = observations.num_users, observations.num_items
+    ones = {"user": jnp.ones((num_users, 1)), "item": jnp.ones((num_items, 1))}
+    bias = {
+        side: parameters[f"{side}_bias"][:, None] if f"{side}_bias" in parameters else 0 * ones[side]
+        for side in ones
+    }
+    user = [bias["user"] + parameters["intercept"], ones["user"]]
+    item = [ones["item"], bias["item"]]
+    if "user_factors" in parameters:
+        user.append(parameters["user_factors"])
+        item.append(parameters["item_factors"])
+    left, right = jnp.concatenate(user, axis=1), jnp.concatenate(item, axis=1)
+    everywhere = jnp.sum((left.T @ left) * (right.T @ right))
+    return 0.5 * weight * (everywhere - jnp.sum(jnp.square(scores)))
+
+
+def _sample_scale(name: str, scale: Scale) -> Array:
+    if isinstance(scale, Distribution):
+        return numpyro.sample(name, scale)
+    return jnp.asarray(scale, jnp.result_type(float))
+
+
+def _check_intercept(intercept: object) -> None:
+    if intercept is None or (isinstance(intercept, str) and intercept in ("mean", "learned")):
+        return
+    if isinstance(intercept, dist.Normal) and intercept.batch_shape == ():
+        return
+    number = isinstance(intercept, int | float | np.number) and not isinstance(intercept, bool)
+    if number and np.isfinite(intercept):
+        return
+    raise ValueError(
+        f"intercept is {intercept!r}; expected 'mean', 'learned', a finite number, a scalar NumPyro "
+        "Normal, or None."
+    )

@@ -1,0 +1,69 @@
+"""What a factorization is conditioned on: checked device arrays, without labels."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from probmf.data import Ratings
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["user", "item", "rating", "weight", "base_score"],
+    meta_fields=["num_users", "num_items"],
+)
+@dataclass(frozen=True)
+class Observations:
+    """Rated pairs as arrays on the device; a pytree whose sizes are static.
+
+    Attributes:
+        user: Codes of the users, in 0..num_users-1.
+        item: Codes of the items, in 0..num_items-1.
+        rating: Ratings, or None to simulate them.
+        weight: Positive weights of the pairs, or None when all are one.
+        base_score: The one score that fits all the ratings best: the "mean" intercept.
+        num_users: Number of users, rated or not.
+        num_items: Number of items, rated or not.
+    """
+
+    user: Int[Array, " n"]
+    item: Int[Array, " n"]
+    rating: Float[Array, " n"] | None
+    weight: Float[Array, " n"] | None
+    base_score: Float[Array, ""]
+    num_users: int
+    num_items: int
+
+    @classmethod
+    def from_ratings(cls, ratings: Ratings, base_score: float) -> "Observations":
+        """Place checked ratings on the device; ratings of weight zero are left out.
+
+        Args:
+            ratings: The table; its codes are within range by construction.
+            base_score: The "mean" intercept that belongs to these ratings.
+
+        Returns:
+            The observations, in the table's order, in JAX's default precision.
+        """
+        keep = slice(None) if ratings.weight is None else ratings.weight > 0
+        dtype = jnp.result_type(float)
+        weight = None
+        if ratings.weight is not None and np.any(ratings.weight[keep] != 1):
+            weight = jnp.asarray(ratings.weight[keep], dtype)
+        return cls(
+            user=jnp.asarray(ratings.user[keep]),
+            item=jnp.asarray(ratings.item[keep]),
+            rating=jnp.asarray(ratings.rating[keep], dtype),
+            weight=weight,
+            base_score=jnp.asarray(base_score, dtype),
+            num_users=ratings.num_users,
+            num_items=ratings.num_items,
+        )
+
+    def without_ratings(self) -> "Observations":
+        """The same pairs with the ratings left open, for NumPyro's `Predictive`."""
+        return replace(self, rating=None)

@@ -1,0 +1,8 @@
+"""Results: one class for every fit, with prediction, ranking, fold-in and storage."""
+
+from probmf.results.fit import Fit
+from probmf.results.history import History
+from probmf.results.predict import Predictions
+from probmf.results.recommend import Recommendations
+
+__all__ = ["Fit", "History", "Predictions", "Recommendations"]

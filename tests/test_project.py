@@ -1,0 +1,86 @@
+"""What holds for the project's files as a whole."""
+
+import re
+import subprocess
+import tomllib
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+import probmf
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# A letter in brackets, so that this file does not hold what it forbids.
+FORBIDDEN = {
+    "a home folder": r"/(?:home|Users)/[\w.-]+/|(?<![\w./-])/roo[t]/|C:\\Users\\",
+    "a package index": r"inde[x][-_]url|--fin[d]-links|registr[y]\s*=",
+}
+
+
+def tracked_files() -> list[Path]:
+    """Files that git tracks, or would track if they were added now."""
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+    if listing.returncode != 0:
+        pytest.skip("This is not a git checkout, so there is no list of tracked files.")
+    paths = (ROOT / name for name in listing.stdout.decode().split("\0") if name)
+    return [path for path in paths if path.is_file()]
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_no_file_names(what: str) -> None:
+    pattern = re.compile(FORBIDDEN[what])
+    found = []
+    for path in tracked_files():
+        text = path.read_text(encoding="utf-8", errors="ignore")
+        for number, line in enumerate(text.splitlines(), 1):
+            if pattern.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}")
+    assert found == [], f"tracked files name {what}"
+
+
+@pytest.mark.parametrize(
+    ("what", "line"),
+    [
+        ("a home folder", "open('/home" + "/ann/data.csv')"),
+        ("a home folder", "/Users" + "/ann/probmf"),
+        ("a home folder", "cd /root" + "/probmf"),
+        ("a package index", "index" + "-url = https://example.org"),
+        ("a package index", "--extra-" + "index" + "-url https://example.org"),
+        ("a package index", "registry" + "=https://example.org"),
+    ],
+)
+def test_forbidden_line_is_found(what: str, line: str) -> None:
+    assert re.search(FORBIDDEN[what], line)
+
+
+def test_no_file_lies_in_the_checkout_of_its_author() -> None:
+    here = str(ROOT.parent) + "/"
+    if here.count("/") < 2:
+        pytest.skip("The checkout lies at the top of the file system, so its path says nothing.")
+    found = [p.name for p in tracked_files() if here in p.read_text("utf-8", errors="ignore")]
+    assert found == []
+
+
+def test_version_is_the_same_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == probmf.__version__
+
+
+def test_every_dependency_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.!+]+", pin) for pin in pins), "pins are name==version"
+
+    def normal(requirement: str) -> str:
+        return re.sub(r"[-_.]+", "-", re.split(r"[\[<>=~! ;]", requirement)[0]).lower()
+
+    assert {normal(name) for name in wanted} <= {normal(pin) for pin in pins}
