@@ -26,7 +26,7 @@ CPU_SLOTS = 1024
 #: The same on an accelerator, where every chunk is a kernel launch.
 ACCELERATOR_SLOTS = 1 << 18
 #: A bucket must save this share of all slots to be worth its compiled program.
-BUCKET_COST = 0.004
+BUCKET_COST = 0.012
 
 
 class Bucket(NamedTuple):
@@ -187,7 +187,7 @@ def build_rows(
             side: np.flatnonzero(np.searchsorted(widths, degree[side]) == index) for side in SIDES
         }
         longest = max(len(rows) for rows in members.values())
-        lines = max(1, min(slots // int(width), -(-longest // workers)))
+        lines = max(1, min(round(slots / int(width)), -(-longest // workers)))
         fields, num_chunks, most = [], 0, 0
         for side in SIDES:
             rows = members[side]

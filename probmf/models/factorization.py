@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from numpyro.distributions import Distribution
 
 from probmf.data import Ratings
+from probmf.models.l2 import Loss, l2_scales
 from probmf.models.likelihood import Gaussian, Likelihood, check_scale
 from probmf.models.observations import Observations
 
@@ -109,6 +110,76 @@ class MatrixFactorization:
             raise ValueError(
                 "The model has no term: num_factors=0, no biases and no intercept. Keep one."
             )
+
+    @classmethod
+    def from_l2(
+        cls,
+        num_factors: int,
+        *,
+        regularization: float | None = None,
+        user: float | None = None,
+        item: float | None = None,
+        user_bias: float | Literal[False] | None = None,
+        item_bias: float | Literal[False] | None = None,
+        loss: Loss = "sum",
+        ratings: Ratings | None = None,
+        per_rating: bool = False,
+        likelihood: Likelihood | None = None,
+        **options: Any,
+    ) -> "MatrixFactorization":
+        r"""The model whose MAP minimizes an L2-regularized loss of the literature.
+
+        .. math::
+            \text{sum: } \tfrac12 \sum e^2 + \tfrac{\lambda}{2} |x|^2 , \qquad
+            \text{mean: } \tfrac1n \sum e^2 + \lambda |x|^2
+
+        For yes/no data the log loss stands in place of :math:`\tfrac12 e^2` (sum) and of
+        :math:`e^2` (mean). With `per_rating` each row's strength is multiplied by its number of
+        ratings, as in ALS-WR (Zhou et al. 2008) and in SGD that shrinks at every rating (Koren,
+        Bell and Volinsky 2009).
+
+        Args:
+            num_factors: Length k of the factors.
+            regularization: Strength lambda shared by all terms that have none of their own.
+            user: Strength of the user factors.
+            item: Strength of the item factors.
+            user_bias: Strength of the user biases; False, or None without a shared strength,
+                leaves them out.
+            item_bias: Strength of the item biases, likewise.
+            loss: "sum" or "mean".
+            ratings: The training data, needed for "mean" and `per_rating`.
+            per_rating: Multiply each row's strength by its number of ratings.
+            likelihood: As in the class; Gaussian with noise scale 1 by default (only the ratio
+                of noise to prior matters for the MAP).
+            **options: Other arguments of the class, such as `intercept`.
+
+        Returns:
+            The model.
+
+        Raises:
+            ValueError: If a strength is not positive or one that is needed is missing.
+
+        Example:
+            >>> MatrixFactorization.from_l2(8, regularization=4.0).user_scale
+            0.5
+        """
+        likelihood = Gaussian() if likelihood is None else likelihood
+        separate = {"user": user, "item": item, "user_bias": user_bias, "item_bias": item_bias}
+        for name, bias in (("user_bias", user_bias), ("item_bias", item_bias)):
+            if bias is False:
+                separate.pop(name)
+        scales = l2_scales(
+            likelihood, regularization=regularization, separate=separate, loss=loss,
+            ratings=ratings, per_rating=per_rating,
+        )  # fmt: skip
+        missing = [side for side in ("user", "item") if f"{side}_scale" not in scales]
+        if num_factors and missing:
+            raise ValueError(
+                f"from_l2 has no strength for the {' and '.join(missing)} factors; give "
+                "regularization=, shared by all terms, or user= and item=."
+            )
+        present = {f"{side}_bias": f"{side}_bias_scale" in scales for side in ("user", "item")}
+        return cls(num_factors, likelihood, **present, **scales, **options)
 
     def site_shapes(self, num_users: int, num_items: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the per-row sites that this model has.

@@ -1,0 +1,101 @@
+"""What to do when one user rates one item in several rows."""
+
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from probmf.data.vocabulary import Vocabulary, plain
+
+Duplicates = Literal["error", "first", "last", "mean", "sum"]
+
+
+class Rows(NamedTuple):
+    """The columns of a table of ratings, n rows each."""
+
+    user: np.ndarray
+    item: np.ndarray
+    rating: np.ndarray
+    weight: np.ndarray | None
+    time: np.ndarray | None
+    columns: dict[str, np.ndarray]
+
+    def take(self, rows: np.ndarray) -> "Rows":
+        """Some of the rows."""
+        return Rows(
+            user=self.user[rows],
+            item=self.item[rows],
+            rating=self.rating[rows],
+            weight=None if self.weight is None else self.weight[rows],
+            time=None if self.time is None else self.time[rows],
+            columns={name: values[rows] for name, values in self.columns.items()},
+        )
+
+
+def resolve_duplicates(
+    rows: Rows, users: Vocabulary, items: Vocabulary, policy: Duplicates
+) -> Rows:
+    """One row for each pair of user and item.
+
+    Args:
+        rows: The rows, coded.
+        users: The users' vocabulary, for messages.
+        items: The items' vocabulary.
+        policy: See `Ratings.from_frame`.
+
+    Returns:
+        The rows without repeats, in the order in which the kept (or first) rows stood.
+
+    Raises:
+        ValueError: If there are repeats and the policy is "error", or the policy is unknown.
+    """
+    if policy not in get_args(Duplicates):
+        names = ", ".join(map(repr, get_args(Duplicates)))
+        raise ValueError(f"duplicates is {policy!r}; expected one of {names}.")
+    pair = rows.user.astype(np.int64) * len(items) + rows.item
+    if pc.count_distinct(pa.array(pair)).as_py() == len(pair):
+        return rows
+    _, first, group = np.unique(pair, return_index=True, return_inverse=True)
+    if policy == "error":
+        raise ValueError(_message(rows, users, items, first, group))
+    order = np.argsort(first)
+    if policy == "first":
+        return rows.take(first[order])
+    if policy == "last":
+        last = np.zeros_like(first)
+        last[group] = np.arange(len(pair))  # Of several assignments the last one stays.
+        return rows.take(np.sort(last))
+    return _combine(rows, first, group, mean=policy == "mean").take(order)
+
+
+def _combine(rows: Rows, first: np.ndarray, group: np.ndarray, *, mean: bool) -> Rows:
+    kept = rows.take(first)
+    rating = np.bincount(group, rows.rating)
+    weight = None if rows.weight is None else np.bincount(group, rows.weight)
+    if mean:
+        rating = rating / np.bincount(group)
+        if rows.weight is not None and weight is not None:
+            # Where all weights are zero the plain mean stays: it will not count anyhow.
+            total = np.bincount(group, rows.weight * rows.rating)
+            rating = np.divide(total, weight, out=rating, where=weight > 0)
+    time = kept.time
+    if rows.time is not None and time is not None:
+        np.maximum.at(time, group, rows.time)
+    return kept._replace(rating=rating, weight=weight, time=time)
+
+
+def _message(
+    rows: Rows, users: Vocabulary, items: Vocabulary, first: np.ndarray, group: np.ndarray
+) -> str:
+    again = int(np.argmax(first[group] != np.arange(len(group))))
+    before = int(first[group[again]])
+    repeated = int((np.bincount(group) > 1).sum())
+    user: Any = plain(users.ids[rows.user[again]])
+    item: Any = plain(items.ids[rows.item[again]])
+    pairs = "1 pair occurs" if repeated == 1 else f"{repeated:,} pairs occur"
+    return (
+        f"User {user!r} and item {item!r} occur together in rows {before} and {again}; {pairs} more "
+        "than once. Choose what a repeated pair means: duplicates='first' or 'last' keeps one row, "
+        "'mean' averages the ratings, 'sum' adds them."
+    )

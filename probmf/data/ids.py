@@ -1,0 +1,266 @@
+"""Ids at the door: of one kind, none missing, kept exactly.
+
+A column of ids becomes `Ids`: the name of their kind and the values, as an Arrow array where Arrow
+can hash and sort them (integers, text, bytes, dates) and as Python objects otherwise (UUIDs, tuples,
+anything that can be hashed). The kind is compared before the values are, because 1, 1.0, True and
+"1" would otherwise be one id or four depending on where they come from.
+"""
+
+from datetime import date, datetime, time, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from probmf.data.columns import Column, is_text, load, refuse_missing, sentence
+
+INTEGERS, TEXT, BYTES, BOOLEANS, DATES = "integers", "text", "bytes", "booleans", "dates"
+FLOATS, DURATIONS, UUIDS = "floating numbers", "durations", "UUIDs"
+
+# A subclass stands before its base: True is an int and a datetime is a date.
+_KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    ((bool, np.bool_), BOOLEANS),
+    ((int, np.integer), INTEGERS),
+    ((float, np.floating), FLOATS),
+    (str, TEXT),
+    (bytes, BYTES),
+    ((datetime, np.datetime64), "date-times"),
+    (date, DATES),
+    (time, "times of day"),
+    ((timedelta, np.timedelta64), DURATIONS),
+    (UUID, UUIDS),
+    (tuple, "tuples"),
+)
+_ARROW_UNITS = ("s", "ms", "us", "ns")
+# Only these have an order that does not depend on what stands beside them (sets do).
+_SORTABLE = {INTEGERS, BYTES, TEXT, "times of day", UUIDS, "tuples", "Decimal objects"}
+
+
+class Ids(NamedTuple):
+    """Checked ids; none is missing and all are of one kind."""
+
+    kind: str
+    values: Column
+
+    def to_numpy(self) -> np.ndarray:
+        """The ids as int64 (uint64 if need be), bool, datetime64, timedelta64 or objects."""
+        if not isinstance(self.values, pa.Array):
+            return self.values.copy()
+        array = self.values.to_numpy(zero_copy_only=False)
+        if self.kind == INTEGERS and array.dtype != np.uint64:
+            array = array.astype(np.int64)
+        return array.copy()
+
+
+def read_ids(values: Any, what: str) -> Ids:
+    """Check a column of ids.
+
+    Args:
+        values: Any sequence; see `columns.load`.
+        what: What the messages call it, such as "column 'user'".
+
+    Returns:
+        The ids. Floating numbers that are whole become integers, where that is exact.
+
+    Raises:
+        TypeError: If an id can't be hashed, or `values` is no sequence.
+        ValueError: If an id is missing, ids are of several kinds, or a number is not whole.
+    """
+    column = load(values, what)
+    refuse_missing(
+        column, what, "an id must be known: drop these rows or give them an id of their own."
+    )
+    if isinstance(column, pa.Array):
+        return _read_arrow(column, what)
+    if column.dtype == object:
+        return _read_objects(column, what)
+    if column.dtype.kind == "f":
+        return _read_floats(column, what)
+    if column.dtype.kind == "c":
+        return _hashed(column, what)
+    if column.dtype.kind == "M" and np.datetime_data(column.dtype)[0] not in ("D", *_ARROW_UNITS):
+        column = column.astype("datetime64[s]")  # Years to weeks, hours, minutes
+    return _read_arrow(pa.array(column), what)
+
+
+def _read_arrow(column: pa.Array, what: str) -> Ids:
+    kind = column.type
+    if pa.types.is_integer(kind):
+        if kind == pa.uint64() and len(column) and pc.max(column).as_py() >= 2**63:
+            return Ids(INTEGERS, column)
+        return Ids(INTEGERS, column.cast(pa.int64()))
+    if is_text(kind):
+        return Ids(TEXT, column.cast(pa.large_string()))
+    if pa.types.is_boolean(kind):
+        return Ids(BOOLEANS, column)
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return Ids(BYTES, column.cast(pa.large_binary()))
+    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+        return Ids(DATES, column)
+    if pa.types.is_duration(kind):
+        return Ids(DURATIONS, column)
+    if pa.types.is_floating(kind):
+        return _read_floats(column.to_numpy(zero_copy_only=False), what)
+    python = np.empty(len(column), dtype=object)
+    python[:] = column.to_pylist()
+    return _read_objects(python, what)
+
+
+def _read_floats(column: np.ndarray, what: str) -> Ids:
+    # Above 2**(mantissa bits) neighbouring integers are one floating number.
+    largest = 2.0 ** (np.finfo(column.dtype).nmant + 1)
+    broken = ~np.isfinite(column) | (column != np.trunc(column)) | (np.abs(column) > largest)
+    if broken.any():
+        row = int(broken.argmax())
+        value = column[row]
+        reason = (
+            f"an id beyond {largest:.0f} may have been rounded"
+            if np.isfinite(value) and value == np.trunc(value)
+            else "a floating number is an id only if it is whole"
+        )
+        raise ValueError(
+            f"{sentence(what)} holds {value!r} in row {row} (type {column.dtype}), but {reason}; "
+            "give the ids as integers or text."
+        )
+    return Ids(INTEGERS, pa.array(column.astype(np.int64)))
+
+
+def _read_objects(column: np.ndarray, what: str) -> Ids:
+    values = column.tolist()
+    kind = _common_kind(values, what)
+    if kind == FLOATS:
+        return _read_floats(column.astype(np.float64), what)
+    if kind in (DATES, "date-times"):
+        _refuse_mixed_zones(values, what)
+    if kind in (INTEGERS, TEXT, BYTES, BOOLEANS, DATES, "date-times", DURATIONS):
+        try:
+            return _read_arrow(pa.array(values), what)
+        except (pa.ArrowException, OverflowError, UnicodeEncodeError):
+            pass  # Integers beyond 64 bits, broken text, dates out of range: as Python objects.
+    return _hashed(column, what, kind)
+
+
+def _hashed(column: np.ndarray, what: str, kind: str | None = None) -> Ids:
+    for row, value in enumerate(column):
+        try:
+            hash(value)
+        except TypeError:
+            raise TypeError(
+                f"{sentence(what)} holds {value!r} of type {type(value).__name__} in row {row}, "
+                "which can't be hashed and so can't be an id; turn it into text or a tuple."
+            ) from None
+    return Ids(kind or _common_kind(column.tolist(), what), column.astype(object))
+
+
+def _kind(of: type) -> str:
+    for types, kind in _KINDS:
+        if issubclass(of, types):
+            return kind
+    return f"{of.__name__} objects"
+
+
+def _common_kind(values: list[Any], what: str) -> str:
+    """The kind that all values share (tuples: entry by entry), or an error at the first change."""
+    if not values:
+        return "nothing"
+    kinds = {of: _kind(of) for of in set(map(type, values))}
+    if len(set(kinds.values())) > 1:
+        first = kinds[type(values[0])]
+        row = next(row for row, value in enumerate(values) if kinds[type(value)] != first)
+        raise ValueError(_mixed_message(what, values, row, first, kinds[type(values[row])]))
+    (kind,) = set(kinds.values())
+    if kind == "tuples":
+        _refuse_mixed_tuples(values, what)
+    return kind
+
+
+def _refuse_mixed_tuples(values: list[tuple[Any, ...]], what: str) -> None:
+    # (1, "a") and (True, "a") are equal and hash alike, so kinds are compared within tuples too.
+    first_row: dict[tuple[type, ...], int] = {}
+    for row, value in enumerate(values):
+        first_row.setdefault(tuple(map(type, value)), row)
+    seen: dict[int, str] = {}
+    for types, row in first_row.items():
+        for place, of in enumerate(types):
+            if of is type(None):
+                continue
+            kind = seen.setdefault(place, _kind(of))
+            if kind != _kind(of):
+                entry = f" in entry {place} of its tuples"
+                raise ValueError(_mixed_message(what + entry, values, row, kind, _kind(of)))
+
+
+def _refuse_mixed_zones(values: list[Any], what: str) -> None:
+    zoned = [getattr(value, "tzinfo", None) is not None for value in values]
+    if len(set(zoned)) > 1:
+        row = zoned.index(not zoned[0])
+        names = ("date-times without a time zone", "date-times with one")
+        raise ValueError(_mixed_message(what, values, row, names[zoned[0]], names[zoned[row]]))
+
+
+def _mixed_message(what: str, values: list[Any], row: int, first: str, other: str) -> str:
+    return (
+        f"{sentence(what)} mixes {first} and {other}: row 0 holds {values[0]!r}, but row {row} "
+        f"holds {values[row]!r}. Ids must all be of one kind, since it could not be told whether "
+        "1, 1.0, True and '1' are one user; convert the column first, for example to text."
+    )
+
+
+def factorize(ids: Ids) -> tuple[Ids, np.ndarray]:
+    """The different ids and, for each row, which of them it has.
+
+    Args:
+        ids: Checked ids of n rows.
+
+    Returns:
+        The different ids, sorted where their kind has an order, else as they first appear; and
+        codes, int32 of shape (n,). Cost O(n + m log m) for m different ids.
+    """
+    if not isinstance(ids.values, pa.Array):
+        return _factorize_objects(ids)
+    values = ids.values
+    if ids.kind == BOOLEANS:
+        values = values.cast(pa.int8())  # Arrow does not sort booleans.
+    encoded = values.dictionary_encode()
+    order = pc.array_sort_indices(encoded.dictionary)
+    rank = np.empty(len(order), dtype=np.int32)
+    rank[np.asarray(order)] = np.arange(len(order), dtype=np.int32)
+    unique = encoded.dictionary.take(order)
+    return Ids(ids.kind, unique.cast(ids.values.type)), rank[np.asarray(encoded.indices)]
+
+
+def _factorize_objects(ids: Ids) -> tuple[Ids, np.ndarray]:
+    index: dict[Any, int] = {}
+    codes = np.fromiter(
+        (index.setdefault(value, len(index)) for value in ids.values), np.int32, len(ids.values)
+    )
+    unique = list(index)
+    if ids.kind in _SORTABLE:
+        try:
+            order = sorted(range(len(unique)), key=unique.__getitem__)
+        except TypeError:  # Tuples that hold None, for one.
+            order = list(range(len(unique)))
+        rank = np.empty(len(unique), dtype=np.int32)
+        rank[order] = np.arange(len(unique), dtype=np.int32)
+        unique, codes = [unique[place] for place in order], rank[codes]
+    values = np.empty(len(unique), dtype=object)
+    values[:] = unique
+    return Ids(ids.kind, values), codes
+
+
+def to_arrow(ids: Ids) -> pa.Array:
+    """The ids as an Arrow array that reads back as the same ids.
+
+    Raises:
+        TypeError: If their kind has no Arrow type.
+    """
+    if isinstance(ids.values, pa.Array):
+        return ids.values
+    if ids.kind == UUIDS:
+        return pa.array([value.bytes for value in ids.values], pa.uuid())
+    raise TypeError(
+        f"The ids are {ids.kind}, for which there is no Arrow type that would read back the same; "
+        "build the ratings with ids that are text or integers."
+    )

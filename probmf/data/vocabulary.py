@@ -1,0 +1,260 @@
+"""Ids and their codes: the one place where a label becomes a number, and comes back."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from probmf.data.ids import DATES, DURATIONS, INTEGERS, Ids, factorize, read_ids, to_arrow
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Vocabulary:
+    """The ids of the users, or of the items; the code of an id is its place.
+
+    Two vocabularies are equal if their names and ids are, in the same order.
+
+    Attributes:
+        name: "user" or "item"; what messages call one id.
+        ids: The different ids in the order of their codes: int64 (exact), datetime64, bool, or
+            Python objects (text and everything else). Read-only.
+        kind: What the ids are: "integers", "text", "UUIDs", ...
+
+    Raises:
+        TypeError: If an id can't be hashed.
+        ValueError: If there are no ids, one is missing or occurs twice, or they are of several
+            kinds.
+
+    Example:
+        >>> users = Vocabulary("user", ["ann", "bob"])
+        >>> users.encode(["bob", "ann", "bob"])
+        array([1, 0, 1], dtype=int32)
+        >>> users.decode([1])
+        array(['bob'], dtype=object)
+        >>> len(users), "cho" in users
+        (2, False)
+    """
+
+    name: str
+    ids: np.ndarray
+    kind: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Check the ids and freeze them."""
+        what = f"the ids of the {self.name}s"
+        checked = read_ids(self.ids, what)
+        ids = checked.to_numpy()
+        if not len(ids):
+            raise ValueError(f"There are no {self.name} ids; a vocabulary needs at least one.")
+        different, codes = factorize(checked)
+        if len(different.values) < len(ids):
+            first = np.full(len(different.values), -1)
+            first[codes[::-1]] = np.arange(len(ids))[::-1]
+            row = int(np.argmax(first[codes] != np.arange(len(ids))))
+            raise ValueError(
+                f"The {self.name} id {plain(ids[row])!r} occurs twice, in places "
+                f"{first[codes[row]]} and {row}; list every id once, or use "
+                "Vocabulary.from_values(values, name) for a column with repeats."
+            )
+        ids.flags.writeable = False
+        object.__setattr__(self, "ids", ids)
+        object.__setattr__(self, "kind", checked.kind)
+
+    @classmethod
+    def from_values(
+        cls, values: Any, name: str, *, what: str | None = None
+    ) -> tuple["Vocabulary", np.ndarray]:
+        """The vocabulary of a column and the column in its codes.
+
+        Args:
+            values: Ids of n rows: array, series, list; see `Ratings.from_frame` for the kinds.
+            name: "user" or "item".
+            what: What messages call the values; by default "the user ids".
+
+        Returns:
+            The vocabulary, sorted where the ids have an order (else as they first appear), and
+            codes, int32 of shape (n,).
+
+        Raises:
+            TypeError: If an id can't be hashed.
+            ValueError: If an id is missing, or the ids are of several kinds.
+
+        Example:
+            >>> users, codes = Vocabulary.from_values(["bob", "ann", "bob"], "user")
+            >>> users.ids, codes
+            (array(['ann', 'bob'], dtype=object), array([1, 0, 1], dtype=int32))
+        """
+        different, codes = factorize(read_ids(values, what or f"the {name} ids"))
+        return cls(name, different.values), codes
+
+    def encode(
+        self,
+        values: Any,
+        *,
+        unknown: Literal["raise", "flag"] = "raise",
+        what: str | None = None,
+    ) -> np.ndarray:
+        """Codes of ids.
+
+        Args:
+            values: Ids of n rows, of the vocabulary's kind.
+            unknown: What an id that the vocabulary lacks gives: an error, or the code -1.
+            what: What messages call the values; by default "the user ids".
+
+        Returns:
+            Codes, int32 of shape (n,).
+
+        Raises:
+            TypeError: If an id can't be hashed.
+            ValueError: If ids are missing, of another kind, or unknown (unless flagged).
+        """
+        if unknown not in ("raise", "flag"):
+            raise ValueError(f"unknown is {unknown!r}; expected 'raise' or 'flag'.")
+        what = what or f"the {self.name} ids"
+        asked = read_ids(values, what)
+        self._check_kind(asked, what)
+        codes = self._look_up(asked)
+        if unknown == "raise" and (codes < 0).any():
+            raise ValueError(self._unknown_message(asked, codes, what))
+        return codes
+
+    def decode(self, codes: Any) -> np.ndarray:
+        """Ids of codes.
+
+        Args:
+            codes: Whole numbers from 0 to `len(self) - 1`, of any shape.
+
+        Returns:
+            The ids, in the shape of `codes`.
+
+        Raises:
+            TypeError: If the codes are not whole numbers.
+            ValueError: If a code is out of range.
+        """
+        places = np.asarray(codes)
+        if places.size == 0:
+            return self.ids[places.astype(np.int64)]
+        if places.dtype.kind not in "iu":
+            raise TypeError(
+                f"Codes are of type {places.dtype}, expected whole numbers. To look ids up, use "
+                "encode."
+            )
+        if places.min() < 0 or places.max() >= len(self):
+            bad = places[(places < 0) | (places >= len(self))].flat[0]
+            raise ValueError(
+                f"{bad} is not the code of a {self.name}: the codes of these {len(self):,} "
+                f"{self.name}s are 0 to {len(self) - 1}. (-1 marks an unknown id.)"
+            )
+        return self.ids[places]
+
+    def to_arrow(self) -> pa.Array:
+        """The ids as an Arrow array.
+
+        Returns:
+            An array that reads back as the same ids.
+
+        Raises:
+            TypeError: If the kind of the ids has no Arrow type (tuples, for one).
+        """
+        return to_arrow(read_ids(self.ids, f"the ids of the {self.name}s"))
+
+    def __len__(self) -> int:
+        """Number of ids."""
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[Any]:
+        """The ids in code order."""
+        return iter(self.ids)
+
+    def __contains__(self, value: object) -> bool:
+        """Whether an id is in the vocabulary; an id of another kind is not."""
+        try:
+            return bool(self.encode([value], unknown="flag")[0] >= 0)
+        except (TypeError, ValueError):
+            return False
+
+    def __eq__(self, other: object) -> bool:
+        """Whether name and ids are the same, in the same order."""
+        if self is other:
+            return True
+        if not isinstance(other, Vocabulary):
+            return NotImplemented
+        return (
+            (self.name, self.kind, len(self)) == (other.name, other.kind, len(other))
+            and bool(np.all(self.ids == other.ids))
+        )  # fmt: skip
+
+    def __hash__(self) -> int:
+        """By name, size and first id."""
+        return hash((self.name, self.kind, len(self), self.ids[0]))
+
+    def __repr__(self) -> str:
+        """The first ids and how many there are."""
+        first = ", ".join(repr(plain(value)) for value in self.ids[:3])
+        more = ", ..." if len(self) > 3 else ""
+        return f"Vocabulary({self.name!r}, [{first}{more}]; {len(self):,} ids, {self.kind})"
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        return np.argsort(self.ids, kind="stable")
+
+    @cached_property
+    def _code_of(self) -> dict[Any, int]:
+        return {value: code for code, value in enumerate(self.ids.tolist())}
+
+    def _check_kind(self, asked: Ids, what: str) -> None:
+        if asked.kind not in (self.kind, "nothing"):
+            raise ValueError(
+                f"{what[:1].upper() + what[1:]} are {asked.kind} (such as "
+                f"{plain(asked.to_numpy()[0])!r}), but the ids of the {self.name}s are {self.kind} "
+                f"(such as {plain(self.ids[0])!r}), so none could be found; convert them first."
+            )
+
+    def _look_up(self, asked: Ids) -> np.ndarray:
+        values = asked.to_numpy()
+        if self.ids.dtype == values.dtype == np.int64 or (
+            self.kind in (DATES, DURATIONS) and values.dtype.kind == self.ids.dtype.kind
+        ):
+            ordered = self.ids[self._order]
+            place = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
+            return np.where(ordered[place] == values, self._order[place], -1).astype(np.int32)
+        code_of = self._code_of.get
+        return np.fromiter((code_of(value, -1) for value in values.tolist()), np.int32, len(values))
+
+    def _unknown_message(self, asked: Ids, codes: np.ndarray, what: str) -> str:
+        rows = np.flatnonzero(codes < 0)
+        ids = dict.fromkeys(plain(value) for value in asked.to_numpy()[rows])
+        names = ", ".join(repr(value) for value in list(ids)[:3]) + ", ..." * (len(ids) > 3)
+        some = f"id {names}, which is" if len(ids) == 1 else f"{len(ids):,} ids that are"
+        listed = "" if len(ids) == 1 else f": {names}"
+        return (
+            f"{what[:1].upper() + what[1:]} hold {some} not among the {len(self):,} known "
+            f"{self.name}s{listed} (first in row {rows[0]}; {len(rows):,} rows in all). Drop these "
+            "rows (Ratings.recode(..., unknown='drop')), flag them with the code -1 "
+            "(unknown='flag'), or build the vocabulary from data that has these ids."
+        )
+
+
+def plain(value: Any) -> Any:
+    """A NumPy scalar as the Python value that a message should show."""
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        return str(value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def in_order(values: Any, name: str) -> Vocabulary:
+    """A vocabulary given as such or as a sequence of ids in code order."""
+    if isinstance(values, Vocabulary):
+        if values.name != name:
+            raise ValueError(
+                f"{name}s= is a vocabulary of {values.name}s, expected one of {name}s; were users "
+                "and items exchanged?"
+            )
+        return values
+    return Vocabulary(name, values)
+
+
+__all__ = ["INTEGERS", "Vocabulary", "in_order", "plain"]

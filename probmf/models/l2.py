@@ -1,0 +1,111 @@
+"""The L2-regularized forms of the literature as priors, and back."""
+
+from typing import Literal
+
+import numpy as np
+from jax.typing import ArrayLike
+
+from probmf.data import Ratings
+from probmf.models.likelihood import Bernoulli, Gaussian, Likelihood
+
+Loss = Literal["sum", "mean"]
+
+
+def prior_scale(
+    strength: float,
+    likelihood: Likelihood,
+    *,
+    loss: Loss = "sum",
+    num_ratings: int | None = None,
+    counts: np.ndarray | None = None,
+    name: str = "regularization",
+) -> float | np.ndarray:
+    r"""The prior scale that a regularization strength stands for.
+
+    With prior precision :math:`\alpha` and noise precision :math:`\beta = 1/\sigma^2` the forms
+
+    .. math::
+        \tfrac12 \sum e^2 + \tfrac{\lambda}{2} |x|^2 , \qquad
+        \tfrac1n \sum e^2 + \lambda_1 |x|^2 , \qquad
+        \sum \ell + \tfrac{\lambda}{2} |x|^2 , \qquad \tfrac1n \sum \ell + \lambda_1 |x|^2
+
+    (squares for Gaussian, log losses for yes/no data) have :math:`\alpha = \lambda\beta`,
+    :math:`n \lambda_1 \beta`, :math:`\lambda` and :math:`2 n \lambda_1`. The log loss carries no
+    factor 1/2, hence the 2.
+
+    Args:
+        strength: Lambda, positive.
+        likelihood: Gaussian with a fixed noise scale, or Bernoulli.
+        loss: "sum" or "mean", as above.
+        num_ratings: n, needed for "mean".
+        counts: Number of ratings of every row; then each row's strength is multiplied by its
+            count (a row without ratings counts as one).
+        name: The strength's name, for messages.
+
+    Returns:
+        The standard deviation :math:`1/\sqrt\alpha`: a number, or one per row with `counts`.
+
+    Raises:
+        ValueError: If the strength is not positive and finite, or n is missing.
+    """
+    if isinstance(strength, bool) or not np.isscalar(strength) or not np.isfinite(strength):
+        raise ValueError(f"{name} is {strength!r}; expected a positive number.")
+    if strength <= 0:
+        raise ValueError(
+            f"{name} is {strength:g}; expected a positive number (0 would be a flat prior)."
+        )
+    if loss not in ("sum", "mean"):
+        raise ValueError(f"loss is {loss!r}; expected 'sum' or 'mean'.")
+    if loss == "mean" and num_ratings is None:
+        raise ValueError(
+            "The averaged loss depends on the number of ratings: give ratings=, the training data."
+        )
+    precision = float(strength) * (num_ratings if loss == "mean" else 1)
+    if isinstance(likelihood, Gaussian):
+        if not isinstance(likelihood.noise_scale, int | float):
+            raise ValueError("from_l2 needs a noise_scale that is a number: lambda is a ratio to it.")
+        precision /= likelihood.noise_scale**2
+    elif isinstance(likelihood, Bernoulli) and loss == "mean":
+        precision *= 2
+    if counts is None:
+        return precision**-0.5
+    return (precision * np.maximum(counts, 1)) ** -0.5
+
+
+def l2_scales(
+    likelihood: Likelihood,
+    *,
+    regularization: float | None,
+    separate: dict[str, float | None],
+    loss: Loss,
+    ratings: Ratings | None,
+    per_rating: bool,
+) -> dict[str, ArrayLike]:
+    """Prior scales by argument name; terms whose strength is None are missing.
+
+    Args:
+        likelihood: The likelihood.
+        regularization: The shared strength, or None.
+        separate: Strengths by "user", "item", "user_bias", "item_bias"; None takes the shared.
+        loss: "sum" or "mean".
+        ratings: The training data, for "mean" and `per_rating`.
+        per_rating: Whether each row's strength is multiplied by its number of ratings.
+
+    Returns:
+        Scales by argument name of `MatrixFactorization`.
+    """
+    if per_rating and ratings is None:
+        raise ValueError("per_rating=True counts each row's ratings: give ratings=, the training data.")
+    scales: dict[str, ArrayLike] = {}
+    for term, own in separate.items():
+        strength = regularization if own is None else own
+        if strength is None:
+            continue
+        counts = None
+        if per_rating and ratings is not None:
+            counts = ratings.user_degree if term.startswith("user") else ratings.item_degree
+        scales[f"{term}_scale"] = prior_scale(
+            strength, likelihood, loss=loss, counts=counts, name=term if own is not None else
+            "regularization", num_ratings=None if ratings is None else ratings.num_ratings,
+        )  # fmt: skip
+    return scales
