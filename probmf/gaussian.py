@@ -25,16 +25,18 @@ Along = TypeVar("Along")
 class RowBatch(NamedTuple):
     """A batch of rows, linearized at their present value.
 
+    A row's first coordinate is its bias, whose design is one; `design` holds the others.
+
     Attributes:
-        design: Designs z; zero in empty slots.
-        curvature: Weights w; anything finite in empty slots.
+        design: Designs z of the factors; zero in empty slots.
+        curvature: Weights w; zero in empty slots.
         rhs: Gradient of the log posterior at the present value, zero at fixed coordinates.
         precision: Diagonal of the prior precision A.
         free: 1 for coordinates to solve for, 0 for fixed ones.
         gram: A matrix added to every row's precision, or None.
     """
 
-    design: Float[Array, "r w d"]
+    design: Float[Array, "r w k"]
     curvature: Float[Array, "r w"]
     rhs: Float[Array, "r d"]
     precision: Float[Array, "r d"]
@@ -42,23 +44,32 @@ class RowBatch(NamedTuple):
     gram: Float[Array, "d d"] | None
 
 
-def project(design: Float[Array, "r w d"], x: Float[Array, "r d"]) -> Float[Array, "r w"]:
-    """Products z.x of every slot."""
-    return jnp.einsum("rwd,rd->rw", design, x)
+def project(design: Float[Array, "r w k"], x: Float[Array, "r d"]) -> Float[Array, "r w"]:
+    """Products (1, z).x of every slot."""
+    return x[:, :1] + jnp.einsum("rwk,rk->rw", design, x[:, 1:])
 
 
-def collect(design: Float[Array, "r w d"], e: Float[Array, "r w"]) -> Float[Array, "r d"]:
-    """Sums of e z over every row's slots."""
-    return jnp.einsum("rwd,rw->rd", design, e)
+def collect(design: Float[Array, "r w k"], e: Float[Array, "r w"]) -> Float[Array, "r d"]:
+    """Sums of e (1, z) over every row's slots."""
+    factors = jnp.einsum("rwk,rw->rk", design, e)
+    return jnp.concatenate([jnp.sum(e, axis=1, keepdims=True), factors], axis=1)
+
+
+def second_moments(
+    design: Float[Array, "r w k"], curvature: Float[Array, "r w"]
+) -> Float[Array, "r d d"]:
+    """Sums of w (1, z) (1, z)^T over every row's slots. Cost O(r w k^2)."""
+    weighted = design * curvature[..., None]
+    factors = jnp.einsum("rwk,rwl->rkl", weighted, design)
+    cross = jnp.sum(weighted, axis=1)
+    corner = jnp.sum(curvature, axis=1)
+    top = jnp.concatenate([corner[:, None], cross], axis=1)[:, None, :]
+    return jnp.concatenate([top, jnp.concatenate([cross[..., None], factors], axis=2)], axis=1)
 
 
 def row_precision(batch: RowBatch) -> Float[Array, "r d d"]:
-    """Posterior precision Lambda = A + sum w z z^T (+ gram), identity at fixed coordinates.
-
-    Cost O(r w d^2).
-    """
-    weighted = batch.design * batch.curvature[..., None]
-    moments = jnp.einsum("rwd,rwe->rde", weighted, batch.design)
+    """Posterior precision Lambda = A + sum w z z^T (+ gram), identity at fixed coordinates."""
+    moments = second_moments(batch.design, batch.curvature)
     if batch.gram is not None:
         moments = moments + batch.gram
     return mask_precision(moments, batch.precision, batch.free)
@@ -79,9 +90,7 @@ def cholesky_step(
     """Exact step Lambda^-1 rhs. Cost O(r d^3)."""
     factor = jnp.linalg.cholesky(precision)
     half = lax.linalg.triangular_solve(factor, rhs[..., None], left_side=True, lower=True)
-    step = lax.linalg.triangular_solve(
-        factor, half, left_side=True, lower=True, transpose_a=True
-    )
+    step = lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True)
     return step[..., 0]
 
 
@@ -175,8 +184,9 @@ def coordinate_step(
     References:
         Pilaszy, Zibriczky and Tikk (2010), Fast ALS-based matrix factorization.
     """
-    # Coordinates first, so that each pass reads contiguous memory.
-    columns = jnp.moveaxis(batch.design, -1, 0)
+    # Coordinates first, so that each pass reads contiguous memory; the bias has design one.
+    ones = jnp.ones((1, *batch.curvature.shape), batch.design.dtype)
+    columns = jnp.concatenate([ones, jnp.moveaxis(batch.design, -1, 0)])
 
     def body(j: int, state: tuple) -> tuple:
         step, change = state

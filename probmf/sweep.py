@@ -1,7 +1,6 @@
 """Half-sweeps: every row of one side, solved given the other side.
 
-The parameters of both sides lie in one table (see `probmf.models.table`); a row's score with a
-partner is intercept + row . partner. One program per bucket width serves both sides and every
+The parameters of both sides lie in one numbering (see `probmf.models.table`). One program per bucket width serves both sides and every
 worker; on a CPU each worker is a thread that runs its share of the chunks.
 """
 
@@ -31,6 +30,21 @@ class SupportsBound(Protocol):
         """Curvature and minus slope of a quadratic above the loss."""
 
 
+class RowTable(Protocol):
+    """Rows of both sides, a pytree with these two arrays; see `probmf.models.table.RowValues`."""
+
+    @property
+    def bias(self) -> Array:
+        """Bias of each row."""
+
+    @property
+    def factors(self) -> Array:
+        """Factors of each row."""
+
+    def _replace(self, **fields: Array) -> Any:
+        """The same with other arrays."""
+
+
 class Prior(NamedTuple):
     """What the rows of one side are solved under, besides their ratings; a pytree.
 
@@ -38,9 +52,10 @@ class Prior(NamedTuple):
         intercept: Added to every score.
         scales: The likelihood's own parameters.
         precision: Diagonal prior precision of every table row.
-        free: 1 for the side's own coordinates, 0 for those fixed at one.
-        gram: Second moment of the other side times the weight of unobserved pairs, or None.
-        gram_sum: The other side's sum times that weight, or None.
+        free: 1 for coordinates (bias, factors) to solve for, 0 for fixed ones.
+        gram: With weak zeros, their weight times the sum of (1, v) (1, v)^T over the other side's
+            rows v; else None.
+        gram_shift: That weight times the sum of (1, v) (intercept + bias), or None.
     """
 
     intercept: Float[Array, ""]
@@ -48,7 +63,7 @@ class Prior(NamedTuple):
     precision: Float[Array, "table d"]
     free: Float[Array, " d"]
     gram: Float[Array, "d d"] | None
-    gram_sum: Float[Array, " d"] | None
+    gram_shift: Float[Array, " d"] | None
 
 
 class RowResult(NamedTuple):
@@ -70,14 +85,14 @@ class RowResult(NamedTuple):
 def half_sweep(
     layout: RowLayout,
     side: Side,
-    table: Float[Array, "table d"],
+    table: RowTable,
     prior: Prior,
     *,
     likelihood: SupportsBound,
     method: Method,
     cg_steps: int,
     pool: ThreadPoolExecutor,
-) -> tuple[Float[Array, "table d"], RowResult]:
+) -> tuple[RowTable, RowResult]:
     """Solve every row of one side.
 
     Args:
@@ -122,12 +137,18 @@ def _run_span(run: Any, layout: RowLayout, span: Span) -> RowResult:
 
 @jax.jit
 def _assemble(
-    table: Array, outputs: list[RowResult], source: Int[Array, " table"]
-) -> tuple[Array, RowResult]:
+    table: RowTable, outputs: list[RowResult], source: Int[Array, " table"]
+) -> tuple[RowTable, RowResult]:
     own = source >= 0
     joined = jax.tree.map(lambda *parts: jnp.concatenate(parts)[source], *outputs)
-    joined = jax.tree.map(lambda x: jnp.where(own.reshape((-1,) + (1,) * (x.ndim - 1)), x, 0), joined)
-    return jnp.where(own[:, None], joined.value, table), joined
+    joined = jax.tree.map(lambda x: jnp.where(_stretch(own, x), x, 0), joined)
+    bias = jnp.where(own, joined.value[:, 0], table.bias)
+    factors = jnp.where(own[:, None], joined.value[:, 1:], table.factors)
+    return table._replace(bias=bias, factors=factors), joined
+
+
+def _stretch(mask: Array, like: Array) -> Array:
+    return mask.reshape(mask.shape + (1,) * (like.ndim - 1))
 
 
 @partial(jax.jit, static_argnames=("likelihood", "method", "cg_steps", "capacity"))
@@ -136,7 +157,7 @@ def _solve_bucket(
     start: int,
     count: int,
     *,
-    table: Array,
+    table: RowTable,
     prior: Prior,
     likelihood: SupportsBound,
     method: Method,
@@ -146,8 +167,9 @@ def _solve_bucket(
     """Chunks `start..start+count-1` of a bucket; results of further chunks are zero."""
     lines, width = bucket.partner.shape[1:]
     solve = _solve_chunk if width <= MAX_WIDTH else _solve_long_rows
-    empty = jnp.zeros((capacity, lines), table.dtype)
-    start_out = RowResult(jnp.zeros((capacity, lines, table.shape[1]), table.dtype), *[empty] * 3)
+    dtype, size = table.factors.dtype, 1 + table.factors.shape[1]
+    empty = jnp.zeros((capacity, lines), dtype)
+    start_out = RowResult(jnp.zeros((capacity, lines, size), dtype), *[empty] * 3)
 
     def body(i: int, out: RowResult) -> RowResult:
         chunk = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, start + i, 0, False), bucket)
@@ -162,19 +184,19 @@ def _solve_bucket(
 
 def _solve_chunk(
     chunk: Bucket,
-    table: Array,
+    table: RowTable,
     prior: Prior,
     likelihood: SupportsBound,
     method: Method,
     cg_steps: int,
 ) -> RowResult:
-    design, x = table[chunk.partner], table[chunk.row]
-    scores = prior.intercept + gaussian.project(design, x)
-    curvature, slope = _bound(likelihood, chunk, scores, prior)
+    slots, x = _Slots.read(chunk, table, prior), own_rows(table, chunk.row)
+    scores = slots.offset + gaussian.project(slots.design, x)
+    curvature, slope = slots.bound(likelihood, scores, prior)
     batch = gaussian.RowBatch(
-        design=design,
+        design=slots.design,
         curvature=curvature,
-        rhs=_gradient(gaussian.collect(design, slope), x, chunk.row, prior),
+        rhs=_gradient(gaussian.collect(slots.design, slope), x, chunk.row, prior),
         precision=prior.precision[chunk.row],
         free=prior.free,
         gram=prior.gram,
@@ -185,43 +207,40 @@ def _solve_chunk(
         step, change = gaussian.coordinate_step(batch)
     else:
         step = gaussian.cholesky_step(gaussian.row_precision(batch), batch.rhs)
-        change = gaussian.project(design, step)
-    sums = _row_sums(likelihood, chunk, scores + change, prior, table.shape[0] - 1)
-    return RowResult(x + step, *sums)
+        change = gaussian.project(slots.design, step)
+    return RowResult(x + step, *slots.sums(likelihood, scores + change, prior))
 
 
 def _solve_long_rows(
     chunk: Bucket,
-    table: Array,
+    table: RowTable,
     prior: Prior,
     likelihood: SupportsBound,
     method: Method,
     cg_steps: int,
 ) -> RowResult:
     """Rows longer than MAX_WIDTH: their moments are summed over the pieces that are not empty."""
-    zero_row = table.shape[0] - 1
-    x = table[chunk.row]
+    zero_row = table.bias.shape[0] - 1
+    x = own_rows(table, chunk.row)
     filled = jnp.max(jnp.sum(chunk.partner != zero_row, axis=1))
     pieces = (filled + MAX_WIDTH - 1) // MAX_WIDTH
 
-    def piece_at(index: int) -> Bucket:
+    def piece(index: int) -> "_Slots":
         def cut(a: Array) -> Array:
             return lax.dynamic_slice_in_dim(a, index * MAX_WIDTH, MAX_WIDTH, axis=1)
 
         weight = None if chunk.weight is None else cut(chunk.weight)
-        return Bucket(chunk.row, cut(chunk.partner), cut(chunk.rating), weight)
+        part = Bucket(chunk.row, cut(chunk.partner), cut(chunk.rating), weight)
+        return _Slots.read(part, table, prior)
 
     def moments(index: int, total: tuple[Array, Array]) -> tuple[Array, Array]:
-        piece = piece_at(index)
-        design = table[piece.partner]
-        scores = prior.intercept + gaussian.project(design, x)
-        curvature, slope = _bound(likelihood, piece, scores, prior)
-        weighted = design * curvature[..., None]
-        second = jnp.einsum("rwd,rwe->rde", weighted, design)
-        return total[0] + second, total[1] + gaussian.collect(design, slope)
+        slots = piece(index)
+        scores = slots.offset + gaussian.project(slots.design, x)
+        curvature, slope = slots.bound(likelihood, scores, prior)
+        second = gaussian.second_moments(slots.design, curvature)
+        return total[0] + second, total[1] + gaussian.collect(slots.design, slope)
 
-    size = table.shape[1]
-    second = jnp.zeros((*x.shape, size), table.dtype)
+    second = jnp.zeros((*x.shape, x.shape[1]), x.dtype)
     second = second if prior.gram is None else second + prior.gram
     second, first = lax.fori_loop(0, pieces, moments, (second, jnp.zeros_like(x)))
     rhs = _gradient(first, x, chunk.row, prior)
@@ -235,38 +254,82 @@ def _solve_long_rows(
     x = x + step
 
     def sums(index: int, total: tuple) -> tuple:
-        piece = piece_at(index)
-        scores = prior.intercept + gaussian.project(table[piece.partner], x)
-        parts = _row_sums(likelihood, piece, scores, prior, zero_row)
-        return jax.tree.map(jnp.add, total, parts)
+        slots = piece(index)
+        scores = slots.offset + gaussian.project(slots.design, x)
+        return jax.tree.map(jnp.add, total, slots.sums(likelihood, scores, prior))
 
-    empty = jnp.zeros(x.shape[0], table.dtype)
+    empty = jnp.zeros(x.shape[0], x.dtype)
     return RowResult(x, *lax.fori_loop(0, pieces, sums, (empty, empty, empty)))
 
 
-def _bound(
-    likelihood: SupportsBound, chunk: Bucket, scores: Array, prior: Prior
-) -> tuple[Array, Array]:
-    curvature, slope = likelihood.bound(scores, chunk.rating, prior.scales)
-    if chunk.weight is None:
-        return curvature, slope
-    return curvature * chunk.weight, slope * chunk.weight
+@jax.jit
+def zero_moments(
+    bias: Float[Array, " rows"],
+    factors: Float[Array, "rows k"],
+    intercept: Float[Array, ""],
+    weight: Float[Array, ""],
+) -> tuple[Float[Array, "d d"], Float[Array, " d"]]:
+    """What weak zeros at all of one side's rows add to the other side's conditionals.
+
+    Args:
+        bias: Biases of the side.
+        factors: Its factors.
+        intercept: The intercept.
+        weight: Weight of a zero, in units of the precision.
+
+    Returns:
+        `gram` and `gram_shift` of a `Prior`.
+    """
+    design = jnp.concatenate([jnp.ones_like(bias)[:, None], factors], axis=1)
+    return weight * design.T @ design, weight * design.T @ (intercept + bias)
+
+
+def own_rows(table: RowTable, row: Int[Array, " r"]) -> Float[Array, "r d"]:
+    """Rows as vectors (bias, factors)."""
+    return jnp.concatenate([table.bias[row][:, None], table.factors[row]], axis=1)
+
+
+class _Slots(NamedTuple):
+    """The ratings of a chunk, gathered.
+
+    Attributes:
+        design: Factors of each slot's partner.
+        offset: Intercept plus the partner's bias.
+        rating: The rating.
+        weight: Weight of the rating, 0 in empty slots.
+    """
+
+    design: Float[Array, "r w k"]
+    offset: Float[Array, "r w"]
+    rating: Float[Array, "r w"]
+    weight: Float[Array, "r w"]
+
+    @classmethod
+    def read(cls, chunk: Bucket, table: RowTable, prior: Prior) -> "_Slots":
+        offset = prior.intercept + table.bias[chunk.partner]
+        weight = chunk.weight
+        if weight is None:
+            weight = (chunk.partner != table.bias.shape[0] - 1).astype(table.bias.dtype)
+        return cls(table.factors[chunk.partner], offset, chunk.rating, weight)
+
+    def bound(
+        self, likelihood: SupportsBound, scores: Array, prior: Prior
+    ) -> tuple[Array, Array]:
+        """Weighted curvature and minus slope of the bound at the scores."""
+        curvature, slope = likelihood.bound(scores, self.rating, prior.scales)
+        return self.weight * curvature, self.weight * slope
+
+    def sums(
+        self, likelihood: SupportsBound, scores: Array, prior: Prior
+    ) -> tuple[Array, Array, Array]:
+        """Loss, slope and curvature summed over each row."""
+        curvature, slope = self.bound(likelihood, scores, prior)
+        loss = self.weight * likelihood.loss(scores, self.rating, prior.scales)
+        return jnp.sum(loss, axis=1), jnp.sum(slope, axis=1), jnp.sum(curvature, axis=1)
 
 
 def _gradient(from_ratings: Array, x: Array, row: Array, prior: Prior) -> Array:
     gradient = from_ratings - prior.precision[row] * x
     if prior.gram is not None:
-        gradient = gradient - x @ prior.gram - prior.intercept * prior.gram_sum
+        gradient = gradient - x @ prior.gram - prior.gram_shift
     return gradient * prior.free
-
-
-def _row_sums(
-    likelihood: SupportsBound, chunk: Bucket, scores: Array, prior: Prior, zero_row: int
-) -> tuple[Array, Array, Array]:
-    """Loss, slope and curvature summed over each row's filled slots."""
-    curvature, slope = likelihood.bound(scores, chunk.rating, prior.scales)
-    loss = likelihood.loss(scores, chunk.rating, prior.scales)
-    weight = (chunk.partner != zero_row).astype(scores.dtype)
-    if chunk.weight is not None:
-        weight = weight * chunk.weight
-    return tuple(jnp.sum(weight * x, axis=1) for x in (loss, slope, curvature))

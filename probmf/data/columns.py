@@ -1,8 +1,8 @@
 """One column at the door: any sequence becomes an Arrow or NumPy array, checked value by value.
 
-`load` accepts whatever holds values in order and leaves a `pyarrow.Array` (types and nulls known) or
-a one-dimensional `numpy.ndarray`. The readers of numbers and times are here; that of ids, which is
-the longest, is in `ids`. Rows are counted from 0 in every message.
+`load` accepts whatever holds values in order and leaves a `pyarrow.Array` (types and nulls known)
+or a one-dimensional `numpy.ndarray`. The readers of numbers and times are here; that of ids, which
+is the longest, is in `ids`. Rows are counted from 0 in every message.
 """
 
 from collections.abc import Callable, Sequence
@@ -80,7 +80,7 @@ def _from_arrow(values: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 def _from_numpy(values: np.ndarray, what: str) -> Column:
     if values.ndim != 1:
-        name = what.split("'")[1] if "'" in what else what.split()[-1]
+        name = what.split("'")[1] if "'" in what else "values"
         raise ValueError(
             f"{sentence(what)} has shape {values.shape}, expected one dimension, "
             f"({len(values) if values.ndim else 'n'},), with one value for each row; "

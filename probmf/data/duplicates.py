@@ -95,7 +95,7 @@ def _message(
     item: Any = plain(items.ids[rows.item[again]])
     pairs = "1 pair occurs" if repeated == 1 else f"{repeated:,} pairs occur"
     return (
-        f"User {user!r} and item {item!r} occur together in rows {before} and {again}; {pairs} more "
-        "than once. Choose what a repeated pair means: duplicates='first' or 'last' keeps one row, "
-        "'mean' averages the ratings, 'sum' adds them."
+        f"User {user!r} and item {item!r} occur together in rows {before} and {again}; {pairs} "
+        "more than once. Choose what a repeated pair means: duplicates='first' or 'last' keeps one "
+        "row, 'mean' averages the ratings, 'sum' adds them."
     )

@@ -18,7 +18,12 @@ from probmf.data.columns import Column, is_text, load, sentence
 type PathLike = str | os.PathLike[str]
 
 
-def read_columns(frame: Any, names: Sequence[str], what: str = "the frame") -> dict[str, Column]:
+def read_columns(
+    frame: Any,
+    names: Sequence[str],
+    what: str = "the frame",
+    hints: Mapping[str, str] | None = None,
+) -> dict[str, Column]:
     """Columns of any table, by name.
 
     Args:
@@ -26,6 +31,7 @@ def read_columns(frame: Any, names: Sequence[str], what: str = "the frame") -> d
             collected, these columns only); a mapping of names to sequences; a structured array.
         names: The columns wanted.
         what: What messages call the table.
+        hints: What to do when a column is missing, by name.
 
     Returns:
         The loaded columns, all of one length; see `columns.load`.
@@ -38,21 +44,27 @@ def read_columns(frame: Any, names: Sequence[str], what: str = "the frame") -> d
     if isinstance(frame, np.ndarray) and frame.dtype.names:
         frame = {name: frame[name] for name in frame.dtype.names}
     if isinstance(frame, Mapping):
-        require_columns(names, frame, what)
+        require_columns(names, frame, what, hints=hints)
         columns = {name: load(frame[name], f"column {name!r}") for name in names}
         check_lengths({f"column {name!r}": column for name, column in columns.items()}, what)
         return columns
-    table = collect(frame, names, what)
+    table = collect(frame, names, what, hints)
     return {name: load(table.get_column(name), f"column {name!r}") for name in names}
 
 
-def collect(frame: Any, names: Iterable[str] | None, what: str) -> nw.DataFrame[Any]:
+def collect(
+    frame: Any,
+    names: Iterable[str] | None,
+    what: str,
+    hints: Mapping[str, str] | None = None,
+) -> nw.DataFrame[Any]:
     """Any data frame as an eager narwhals frame.
 
     Args:
         frame: The table; not a mapping.
         names: Columns that it must have (a lazy table is cut to them); None keeps all.
         what: What messages call the table.
+        hints: What to do when a column is missing, by name.
 
     Returns:
         The frame.
@@ -76,7 +88,7 @@ def collect(frame: Any, names: Iterable[str] | None, what: str) -> nw.DataFrame[
     _refuse_doubled(found, what)
     if names is not None:
         names = list(names)
-        require_columns(names, found, what, hint=_index_hint(frame, names))
+        require_columns(names, found, what, hints=_index_hints(frame, names) or hints)
     if isinstance(table, nw.LazyFrame):
         return (table if names is None else table.select(*names)).collect()
     return table
@@ -96,14 +108,21 @@ def _refuse_doubled(names: Sequence[Hashable], what: str) -> None:
         )
 
 
-def _index_hint(frame: Any, names: Sequence[str]) -> str:
+def _index_hints(frame: Any, names: Sequence[str]) -> dict[str, str]:
     index = getattr(getattr(frame, "index", None), "names", None) or ()
-    inside = [name for name in names if name in index]
-    return f" {inside[0]!r} is in the index: use frame.reset_index()." if inside else ""
+    return {
+        name: f" {name!r} is in the index: use frame.reset_index()."
+        for name in names
+        if name in index
+    }
 
 
 def require_columns(
-    names: Iterable[str], found: Iterable[Any], what: str, *, hint: str = ""
+    names: Iterable[str],
+    found: Iterable[Any],
+    what: str,
+    *,
+    hints: Mapping[str, str] | None = None,
 ) -> None:
     """Raise a ValueError that names the first missing column and lists those there are."""
     there = list(found)
@@ -112,11 +131,11 @@ def require_columns(
             texts = [column for column in there if isinstance(column, str)]
             lower = {column.lower(): column for column in reversed(texts)}
             close = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.6)
-            meant = f" Did you mean {lower[close[0]]!r}?" if close and not hint else ""
+            meant = f" Did you mean {lower[close[0]]!r}?" if close else ""
             columns = ", ".join(map(repr, there[:20])) + ", ..." * (len(there) > 20)
             raise ValueError(
                 f"{sentence(what)} has no column {name!r}; its columns are: {columns or 'none'}."
-                f"{hint}{meant}"
+                f"{meant}{(hints or {}).get(name, '')}"
             )
 
 
@@ -173,7 +192,8 @@ def read_csv(
             f"{sentence(what)} could not be read as CSV with the delimiter {delimiter!r}: {error}."
         ) from error
     _refuse_doubled(table.column_names, what)
-    require_columns(names, table.column_names, what, hint=_csv_hint(table, delimiter))
+    hints = dict.fromkeys(names, _csv_hint(table, delimiter))
+    require_columns(names, table.column_names, what, hints=hints)
     table = table.select(list(names))
     for name in id_names:
         ids = _written_ids(table[name].combine_chunks())

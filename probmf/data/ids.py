@@ -1,12 +1,13 @@
 """Ids at the door: of one kind, none missing, kept exactly.
 
 A column of ids becomes `Ids`: the name of their kind and the values, as an Arrow array where Arrow
-can hash and sort them (integers, text, bytes, dates) and as Python objects otherwise (UUIDs, tuples,
-anything that can be hashed). The kind is compared before the values are, because 1, 1.0, True and
-"1" would otherwise be one id or four depending on where they come from.
+can hash and sort them (integers, text, bytes, dates) and as Python objects otherwise (UUIDs,
+tuples, anything that can be hashed). The kind is compared before the values are, because 1, 1.0,
+True and "1" would otherwise be one id or four depending on where they come from.
 """
 
 from datetime import date, datetime, time, timedelta
+from functools import cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from probmf.data.columns import Column, is_text, load, refuse_missing, sentence
+from probmf.data.columns import Column, is_text, load, objects, refuse_missing, sentence
 
 INTEGERS, TEXT, BYTES, BOOLEANS, DATES = "integers", "text", "bytes", "booleans", "dates"
 FLOATS, DURATIONS, UUIDS = "floating numbers", "durations", "UUIDs"
@@ -33,9 +34,13 @@ _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (UUID, UUIDS),
     (tuple, "tuples"),
 )
+_PLAIN: dict[str, type] = {INTEGERS: int, TEXT: str, BYTES: bytes, BOOLEANS: bool}
 _ARROW_UNITS = ("s", "ms", "us", "ns")
-# Only these have an order that does not depend on what stands beside them (sets do).
-_SORTABLE = {INTEGERS, BYTES, TEXT, "times of day", UUIDS, "tuples", "Decimal objects"}
+# Only these are sure to have a total order (sets, for one, compare but do not).
+_SORTABLE = {
+    INTEGERS, TEXT, BYTES, BOOLEANS, DATES, FLOATS, "date-times", "times of day", DURATIONS, UUIDS,
+    "tuples", "Decimal objects",
+}  # fmt: skip
 
 
 class Ids(NamedTuple):
@@ -103,9 +108,7 @@ def _read_arrow(column: pa.Array, what: str) -> Ids:
         return Ids(DURATIONS, column)
     if pa.types.is_floating(kind):
         return _read_floats(column.to_numpy(zero_copy_only=False), what)
-    python = np.empty(len(column), dtype=object)
-    python[:] = column.to_pylist()
-    return _read_objects(python, what)
+    return _read_objects(objects(column.to_pylist()), what)
 
 
 def _read_floats(column: np.ndarray, what: str) -> Ids:
@@ -121,8 +124,8 @@ def _read_floats(column: np.ndarray, what: str) -> Ids:
             else "a floating number is an id only if it is whole"
         )
         raise ValueError(
-            f"{sentence(what)} holds {value!r} in row {row} (type {column.dtype}), but {reason}; "
-            "give the ids as integers or text."
+            f"{sentence(what)} holds {float(value)!r} in row {row} (type {column.dtype}), but "
+            f"{reason}; give the ids as integers or text."
         )
     return Ids(INTEGERS, pa.array(column.astype(np.int64)))
 
@@ -134,7 +137,11 @@ def _read_objects(column: np.ndarray, what: str) -> Ids:
         return _read_floats(column.astype(np.float64), what)
     if kind in (DATES, "date-times"):
         _refuse_mixed_zones(values, what)
-    if kind in (INTEGERS, TEXT, BYTES, BOOLEANS, DATES, "date-times", DURATIONS):
+    if kind in _PLAIN and set(map(type, values)) != {_PLAIN[kind]}:
+        # NumPy scalars and subclasses (enumerations) as what they stand for.
+        values = list(map(_PLAIN[kind], values))
+        column = objects(values)
+    if kind in (*_PLAIN, DATES, "date-times", DURATIONS):
         try:
             return _read_arrow(pa.array(values), what)
         except (pa.ArrowException, OverflowError, UnicodeEncodeError):
@@ -154,6 +161,7 @@ def _hashed(column: np.ndarray, what: str, kind: str | None = None) -> Ids:
     return Ids(kind or _common_kind(column.tolist(), what), column.astype(object))
 
 
+@cache
 def _kind(of: type) -> str:
     for types, kind in _KINDS:
         if issubclass(of, types):
@@ -239,15 +247,24 @@ def _factorize_objects(ids: Ids) -> tuple[Ids, np.ndarray]:
     unique = list(index)
     if ids.kind in _SORTABLE:
         try:
-            order = sorted(range(len(unique)), key=unique.__getitem__)
-        except TypeError:  # Tuples that hold None, for one.
+            keys = list(map(_sort_key, unique))
+            order = sorted(range(len(unique)), key=keys.__getitem__)
+        except TypeError:  # Tuples that hold sets, for one.
             order = list(range(len(unique)))
         rank = np.empty(len(unique), dtype=np.int32)
         rank[order] = np.arange(len(unique), dtype=np.int32)
         unique, codes = [unique[place] for place in order], rank[codes]
-    values = np.empty(len(unique), dtype=object)
-    values[:] = unique
-    return Ids(ids.kind, values), codes
+    return Ids(ids.kind, objects(unique)), codes
+
+
+def _sort_key(value: Any) -> Any:
+    """The value, or for a tuple one in which None stands before everything else."""
+    if not isinstance(value, tuple):
+        return value
+    for entry in value:
+        if entry is not None and _kind(type(entry)) not in _SORTABLE:
+            raise TypeError("An entry has no order.")
+    return tuple((entry is not None, _sort_key(entry)) for entry in value)
 
 
 def to_arrow(ids: Ids) -> pa.Array:

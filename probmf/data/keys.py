@@ -3,6 +3,7 @@
 import operator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -28,7 +29,7 @@ def as_generator(key: ArrayLike) -> np.random.Generator:
         >>> as_generator(7).integers(100) == np.random.default_rng(7).integers(100)
         np.True_
     """
-    if isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         words = np.asarray(jax.random.key_data(key))
     elif isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.ndim:
         words = np.asarray(key)

@@ -39,13 +39,13 @@ def align_features(frame: Any, vocabulary: Vocabulary, id_name: str) -> pa.Table
     # Row of the side table that holds each id of the vocabulary, or -1.
     row_of = np.empty(len(own), dtype=np.int64)
     row_of[codes] = np.arange(len(codes))
-    place = own.encode(vocabulary.ids, unknown="flag", what=f"the {vocabulary.name}s' ids")
+    place = own.encode(vocabulary.ids, unknown="flag", what=f"the list of {vocabulary.name} ids")
     rows = np.where(place >= 0, row_of[place], -1)
     if (rows < 0).all():
         raise ValueError(
             f"None of the {len(own):,} ids in {label} occurs in the ratings: the side table has "
-            f"{plain(own.ids[0])!r}, the ratings have {plain(vocabulary.ids[0])!r}. Are they ids of "
-            f"{vocabulary.name}s?"
+            f"{plain(own.ids[0])!r}, the ratings have {plain(vocabulary.ids[0])!r}. Are they ids "
+            f"of {vocabulary.name}s?"
         )
     others = {name: values for name, values in found.items() if name != id_name}
     columns = {name: _to_arrow(values, name, what) for name, values in others.items()}
@@ -78,6 +78,37 @@ def _take(columns: Mapping[str, Any], vocabulary: Vocabulary, rows: np.ndarray) 
     return pa.table(taken, names=list(columns))
 
 
+def labels(
+    vocabulary: Vocabulary, features: pa.Table | None, codes: Any, column: str | None, usual: str
+) -> np.ndarray:
+    """What to call users or items; see `Ratings.item_labels`.
+
+    Args:
+        vocabulary: Their ids.
+        features: Their side table, or None.
+        codes: Codes, of any shape.
+        column: Column of the side table; None for the usual one, if there is one.
+        usual: The usual column.
+
+    Returns:
+        Text in the shape of `codes`: from the column, or the id where that is null.
+    """
+    ids = vocabulary.decode(codes)
+    there = [] if features is None else features.column_names
+    if column is not None:
+        require_columns([column], there, f"{vocabulary.name}_features")
+    name = column or usual
+    names: list[Any] = [None] * ids.size
+    if features is not None and name in there:
+        names = features[name].take(pa.array(np.asarray(codes, np.int64).reshape(-1))).to_pylist()
+    texts = np.empty(ids.size, dtype=object)
+    texts[:] = [
+        str(plain(own)) if label is None else str(label)
+        for own, label in zip(ids.reshape(-1), names, strict=True)
+    ]
+    return texts.reshape(ids.shape)
+
+
 def _id_column(vocabulary: Vocabulary) -> pa.Array:
     try:
         return vocabulary.to_arrow()
@@ -100,14 +131,12 @@ def _to_arrow(values: Any, name: str, what: str) -> pa.Array | pa.ChunkedArray:
             return values
         if isinstance(values, np.ndarray):
             return pa.array(values, from_pandas=True)
-        array = values.to_arrow()
+        return values.to_arrow()
     except (pa.ArrowException, TypeError, OverflowError) as error:
         raise TypeError(
             f"Column {name!r} of {what} can't be stored as one type ({error}); convert it to "
             "numbers or text, or leave it out."
         ) from error
-    # Decoded, so that a level that no row has is gone and tables can be joined.
-    return array
 
 
 def _refuse_repeated(own: Vocabulary, codes: np.ndarray, label: str) -> None:

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from probmf.data.ids import DATES, DURATIONS, INTEGERS, Ids, factorize, read_ids, to_arrow
+from probmf.data.columns import sentence
+from probmf.data.ids import DATES, DURATIONS, Ids, factorize, read_ids, to_arrow
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,7 +45,7 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         """Check the ids and freeze them."""
-        what = f"the ids of the {self.name}s"
+        what = f"the list of {self.name} ids"
         checked = read_ids(self.ids, what)
         ids = checked.to_numpy()
         if not len(ids):
@@ -72,7 +73,7 @@ class Vocabulary:
         Args:
             values: Ids of n rows: array, series, list; see `Ratings.from_frame` for the kinds.
             name: "user" or "item".
-            what: What messages call the values; by default "the user ids".
+            what: What messages call the values; by default "the column of user ids".
 
         Returns:
             The vocabulary, sorted where the ids have an order (else as they first appear), and
@@ -87,7 +88,7 @@ class Vocabulary:
             >>> users.ids, codes
             (array(['ann', 'bob'], dtype=object), array([1, 0, 1], dtype=int32))
         """
-        different, codes = factorize(read_ids(values, what or f"the {name} ids"))
+        different, codes = factorize(read_ids(values, what or f"the column of {name} ids"))
         return cls(name, different.values), codes
 
     def encode(
@@ -102,7 +103,7 @@ class Vocabulary:
         Args:
             values: Ids of n rows, of the vocabulary's kind.
             unknown: What an id that the vocabulary lacks gives: an error, or the code -1.
-            what: What messages call the values; by default "the user ids".
+            what: What messages call the values; by default "the column of user ids".
 
         Returns:
             Codes, int32 of shape (n,).
@@ -113,7 +114,7 @@ class Vocabulary:
         """
         if unknown not in ("raise", "flag"):
             raise ValueError(f"unknown is {unknown!r}; expected 'raise' or 'flag'.")
-        what = what or f"the {self.name} ids"
+        what = what or f"the column of {self.name} ids"
         asked = read_ids(values, what)
         self._check_kind(asked, what)
         codes = self._look_up(asked)
@@ -159,7 +160,7 @@ class Vocabulary:
         Raises:
             TypeError: If the kind of the ids has no Arrow type (tuples, for one).
         """
-        return to_arrow(read_ids(self.ids, f"the ids of the {self.name}s"))
+        return to_arrow(read_ids(self.ids, f"the list of {self.name} ids"))
 
     def __len__(self) -> int:
         """Number of ids."""
@@ -207,10 +208,11 @@ class Vocabulary:
 
     def _check_kind(self, asked: Ids, what: str) -> None:
         if asked.kind not in (self.kind, "nothing"):
+            theirs, ours = plain(asked.to_numpy()[0]), plain(self.ids[0])
             raise ValueError(
-                f"{what[:1].upper() + what[1:]} are {asked.kind} (such as "
-                f"{plain(asked.to_numpy()[0])!r}), but the ids of the {self.name}s are {self.kind} "
-                f"(such as {plain(self.ids[0])!r}), so none could be found; convert them first."
+                f"{sentence(what)} holds {asked.kind} (such as {theirs!r}), but the known "
+                f"{self.name} ids are {self.kind} (such as {ours!r}), so none could be found; "
+                "convert one to the other first."
             )
 
     def _look_up(self, asked: Ids) -> np.ndarray:
@@ -231,8 +233,8 @@ class Vocabulary:
         some = f"id {names}, which is" if len(ids) == 1 else f"{len(ids):,} ids that are"
         listed = "" if len(ids) == 1 else f": {names}"
         return (
-            f"{what[:1].upper() + what[1:]} hold {some} not among the {len(self):,} known "
-            f"{self.name}s{listed} (first in row {rows[0]}; {len(rows):,} rows in all). Drop these "
+            f"{sentence(what)} holds {some} not among the {len(self):,} known "
+            f"{self.name}s{listed} (first in row {rows[0]}; {len(rows):,} in all). Drop these "
             "rows (Ratings.recode(..., unknown='drop')), flag them with the code -1 "
             "(unknown='flag'), or build the vocabulary from data that has these ids."
         )
@@ -255,6 +257,3 @@ def in_order(values: Any, name: str) -> Vocabulary:
             )
         return values
     return Vocabulary(name, values)
-
-
-__all__ = ["INTEGERS", "Vocabulary", "in_order", "plain"]

@@ -176,7 +176,7 @@ def simulate_catalogue(*, key: ArrayLike) -> Simulation:
         (600, 300, 30000)
     """
     return simulate_ratings(
-        key=key, num_users=600, num_items=300, num_ratings=30_000, num_factors=4, popularity=0.8
+        key=key, num_users=600, num_items=300, num_ratings=30_000, num_factors=4, popularity=0.5
     )
 
 

@@ -16,10 +16,10 @@ from probmf.inference._loop import Info, Validation, run
 from probmf.inference._start import as_key, initial_parameters, prepare_validation, require_fixed_scales
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
-from probmf.models.table import Table
+from probmf.models.table import RowValues, Table
 from probmf.results import Fit
 from probmf.rows import SIDES, RowLayout, Side, build_rows, num_workers
-from probmf.sweep import Method, Prior, RowResult, half_sweep
+from probmf.sweep import Method, Prior, RowResult, half_sweep, zero_moments
 
 
 def fit_als(
@@ -117,7 +117,7 @@ class State(NamedTuple):
         move: What to add to a learned intercept before the next sweep.
     """
 
-    table: Float[Array, "table d"]
+    table: RowValues
     intercept: Float[Array, ""]
     move: Float[Array, ""]
 
@@ -177,12 +177,16 @@ class AlternatingLeastSquares:
         """The parameters by site name."""
         return {"intercept": state.intercept, **self.packing.unpack(state.table)}
 
-    def _half(self, side: Side, table: Array, intercept: Array) -> tuple[Array, RowResult]:
-        gram = gram_sum = None
+    def _half(
+        self, side: Side, table: RowValues, intercept: Array
+    ) -> tuple[RowValues, RowResult]:
+        gram = gram_shift = None
         if self.zero_weight is not None:
             rows = self.packing.rows("item" if side == "user" else "user")
-            gram, gram_sum = _moments(table[rows], self.zero_weight)
-        prior = Prior(intercept, self.scales, self.precision, self.free[side], gram, gram_sum)
+            gram, gram_shift = zero_moments(
+                table.bias[rows], table.factors[rows], intercept, self.zero_weight
+            )
+        prior = Prior(intercept, self.scales, self.precision, self.free[side], gram, gram_shift)
         return half_sweep(
             self.layout, side, table, prior, likelihood=self.model.likelihood.canonical(),
             method=self.method, cg_steps=self.cg_steps, pool=self.pool,
@@ -221,14 +225,9 @@ def lay_out(model: MatrixFactorization, observations: Observations) -> tuple[Row
     return layout, constant
 
 
-@jax.jit
-def _moments(rows: Array, weight: Array) -> tuple[Array, Array]:
-    return weight * (rows.T @ rows), weight * rows.sum(axis=0)
-
-
 @partial(jax.jit, static_argnames="split")
 def _finish(
-    table: Array,
+    table: RowValues,
     result: RowResult,
     intercept: Array,
     precision: Array,
@@ -238,18 +237,19 @@ def _finish(
     split: int,
 ) -> tuple[Array, Array, Array, Array]:
     """Prior squares by row, loss of the weak zeros, and slope and curvature of the intercept."""
-    own = jnp.where(jnp.arange(table.shape[0])[:, None] < split, free["user"], free["item"])
-    squares = jnp.sum(precision * jnp.square(table) * own, axis=1)
+    values = jnp.concatenate([table.bias[:, None], table.factors], axis=1)
+    own = jnp.where(jnp.arange(len(values))[:, None] < split, free["user"], free["item"])
+    squares = jnp.sum(precision * jnp.square(values) * own, axis=1)
     slope, curvature = jnp.sum(result.slope), jnp.sum(result.curvature)
     zero_loss = jnp.zeros_like(intercept)
     if zero_weight is not None:
-        users, items = table[:split], table[split:-1]
-        pairs = users.shape[0] * items.shape[0]
-        cross = jnp.dot(users.sum(axis=0), items.sum(axis=0))
-        second = jnp.sum((users.T @ users) * (items.T @ items))
-        zero_loss = 0.5 * zero_weight * (
-            pairs * jnp.square(intercept) + 2 * intercept * cross + second
-        )
-        slope = slope - zero_weight * (pairs * intercept + cross)
-        curvature = curvature + zero_weight * pairs
+        # All scores are products of (intercept + bias, 1, factors) and (1, bias, factors).
+        ones = jnp.ones_like(table.bias)
+        users = jnp.stack([intercept + table.bias, ones], axis=1)[:split]
+        items = jnp.stack([ones, table.bias], axis=1)[split:-1]
+        users = jnp.concatenate([users, table.factors[:split]], axis=1)
+        items = jnp.concatenate([items, table.factors[split:-1]], axis=1)
+        zero_loss = 0.5 * zero_weight * jnp.sum((users.T @ users) * (items.T @ items))
+        slope = slope - zero_weight * jnp.dot(users.sum(axis=0), items.sum(axis=0))
+        curvature = curvature + zero_weight * len(users) * len(items)
     return squares, zero_loss, slope, curvature

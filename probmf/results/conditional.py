@@ -15,6 +15,7 @@ from probmf.models.factorization import MatrixFactorization, Parameters
 from probmf.models.likelihood import Likelihood
 from probmf.models.table import Table
 from probmf.rows import Side
+from probmf.sweep import zero_moments
 
 #: Bytes that one batch of gathered designs or covariances may take.
 BATCH_BYTES = 1 << 27
@@ -103,12 +104,19 @@ class Conditionals:
 
     @property
     def packing(self) -> Table:
-        """Layout of the table."""
-        return Table(self.model, self.num_users, self.num_items)
+        """Layout of the rows."""
+        return Table(self.model, self.num_users, self.num_items, alignment=1)
+
+    @property
+    def num_columns(self) -> int:
+        """Length of a row: the bias and the factors."""
+        return 1 + self.model.num_factors
 
     def rows(self, side: Side) -> Float[Array, "rows d"]:
-        """Table rows of one side."""
-        return self.packing.pack(self.parameters)[self.packing.rows(side)]
+        """Rows (bias, factors) of one side."""
+        values = self.packing.pack(self.parameters)
+        part = self.packing.rows(side)
+        return jnp.concatenate([values.bias[part, None], values.factors[part]], axis=1)
 
     def solve(
         self, side: Side, ratings: SideRatings, codes: np.ndarray, *, precision: Array | None = None
@@ -123,21 +131,21 @@ class Conditionals:
                 fit's own.
 
         Returns:
-            Table rows (fixed coordinates at one) and covariances (zero there).
+            Rows (bias, factors) and their covariances; a bias that is left out is zero.
         """
         packing = self.packing
-        other: Side = "item" if side == "user" else "user"
-        design = self.rows(other)
+        partners = self.rows("item" if side == "user" else "user")
         if precision is None:
             precision = packing.precision()[packing.rows(side)][codes]
         free = packing.free(side)
         scales = self.model.fixed_scales()
-        gram = gram_sum = zero = None
+        intercept = jnp.asarray(self.parameters["intercept"])
+        gram = gram_shift = None
         if self.model.unobserved_weight > 0:
             zero = self.model.unobserved_weight / jnp.square(scales["noise_scale"])
-            gram, gram_sum = zero * design.T @ design, zero * design.sum(axis=0)
-        size = packing.num_columns
-        means, covariances = np.ones((len(codes), size)), np.zeros((len(codes), size, size))
+            gram, gram_shift = zero_moments(partners[:, 0], partners[:, 1:], intercept, zero)
+        size = self.num_columns
+        means, covariances = np.zeros((len(codes), size)), np.zeros((len(codes), size, size))
         for chosen, partner, rating, weight in ratings.batches(codes, size):
             lines = len(rating)
             prior = np.ones((lines, size))
@@ -148,9 +156,9 @@ class Conditionals:
                 weight = np.where(weight > 0, weight - self.model.unobserved_weight, 0.0)
                 rating = np.where(weight > 0, full * rating / np.where(weight > 0, weight, 1), 0.0)
             mean, covariance = _solve_rows(
-                design, jnp.asarray(partner), jnp.asarray(rating, design.dtype),
-                jnp.asarray(weight, design.dtype), jnp.asarray(prior, design.dtype), free,
-                jnp.asarray(self.parameters["intercept"]), scales, gram, gram_sum,
+                partners, jnp.asarray(partner), jnp.asarray(rating, partners.dtype),
+                jnp.asarray(weight, partners.dtype), jnp.asarray(prior, partners.dtype), free,
+                intercept, scales, gram, gram_shift,
                 likelihood=self.model.likelihood.canonical(),
             )  # fmt: skip
             means[chosen] = np.asarray(mean)[: len(chosen)]
@@ -160,7 +168,7 @@ class Conditionals:
 
 @partial(jax.jit, static_argnames="likelihood")
 def _solve_rows(
-    design: Array,
+    partners: Array,
     partner: Array,
     rating: Array,
     weight: Array,
@@ -169,29 +177,28 @@ def _solve_rows(
     intercept: Array,
     scales: dict[str, Array],
     gram: Array | None,
-    gram_sum: Array | None,
+    gram_shift: Array | None,
     *,
     likelihood: Likelihood,
 ) -> tuple[Array, Array]:
-    z = design[partner] * (weight > 0)[..., None]
+    offset, z = intercept + partners[partner, 0], partners[partner, 1:]
 
     def linearize(x: Array) -> gaussian.RowBatch:
-        scores = intercept + gaussian.project(z, x)
+        scores = offset + gaussian.project(z, x)
         curvature, slope = likelihood.bound(scores, rating, scales)
         rhs = gaussian.collect(z, weight * slope) - precision * x
         if gram is not None:
-            rhs = rhs - x @ gram - intercept * gram_sum
+            rhs = rhs - x @ gram - gram_shift
         return gaussian.RowBatch(z, weight * curvature, rhs * free, precision, free, gram)
 
     def step(_: int, x: Array) -> Array:
         batch = linearize(x)
         return x + gaussian.cholesky_step(gaussian.row_precision(batch), batch.rhs)
 
-    # Fixed coordinates are one; the rest starts at the prior mean.
-    start = jnp.broadcast_to(1.0 - free, (len(precision), len(free)))
+    start = jnp.zeros_like(precision)
     x = jax.lax.fori_loop(0, BOUND_STEPS if likelihood.binary else 2, step, start)
     # The curvature of the bound is too small for an uncertainty: take the Fisher information.
-    information = likelihood.information(intercept + gaussian.project(z, x), scales)
+    information = likelihood.information(offset + gaussian.project(z, x), scales)
     final = linearize(x)._replace(curvature=weight * information)
     return x, gaussian.covariance(gaussian.row_precision(final), free)
 

@@ -109,11 +109,10 @@ class Fit:
         return all_rows(self._rows)
 
     def predict(self, pairs: Any, *, interval: float | None = 0.9) -> Predictions:
-        r"""Predict the ratings of pairs.
+        """Predict the ratings of pairs.
 
-        A point fit's uncertainty is that of each row given the other side (plug-in): with the
-        user's row x of covariance C and the item's row y of covariance D, the score's variance is
-        :math:`y^\top C y + x^\top D x + \mathrm{tr}(C D)`, to which a Gaussian rating adds its
+        A point fit's uncertainty is that of the user's row and of the item's row, each given the
+        other side (plug-in; see `predict.score_moments`), to which a Gaussian rating adds its
         noise. Users and items that the fit does not know get the prior and are flagged.
 
         Args:

@@ -10,7 +10,6 @@ from numpyro.distributions import Distribution
 
 from probmf.data import Ratings
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization, Parameters
-from probmf.models.table import Table
 from probmf.results.conditional import Conditionals, SideRatings
 
 
@@ -34,7 +33,7 @@ def add_users(
         The model, the ratings and the parameters, all with the new users in.
     """
     model.likelihood.check_ratings(new_ratings.rating)
-    merged = data.append(new_ratings)
+    merged = data.append(new_ratings, duplicates="last")
     added = merged.num_users - data.num_users
     model = _extend_scales(model, data.num_users, added, scales)
     changed = np.unique(merged.users.encode(new_ratings.users.decode(np.unique(new_ratings.user))))
@@ -45,11 +44,11 @@ def add_users(
             grown[site] = np.concatenate([old, np.zeros((added, *old.shape[1:]), old.dtype)])
     rows = Conditionals(model, grown, merged.num_users, merged.num_items)
     solved, _ = rows.solve("user", SideRatings.from_ratings(merged, "user"), changed)
-    packing = Table(model, merged.num_users, merged.num_items)
-    table = np.array(packing.pack(grown))
-    table[changed] = solved
-    values = {name: np.asarray(value) for name, value in packing.unpack(table).items()}
-    return model, merged, {"intercept": parameters["intercept"], **values}
+    if "user_bias" in grown:
+        grown["user_bias"][changed] = solved[:, 0]
+    if "user_factors" in grown:
+        grown["user_factors"][changed] = solved[:, 1:]
+    return model, merged, grown
 
 
 def _extend_scales(

@@ -60,8 +60,9 @@ def score_moments(
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     r"""Plug-in mean and variance of the scores of pairs; code -1 is a row under its prior.
 
-    With user row x ~ (x, C) and item row y ~ (y, D), independent given the fit, the score
-    :math:`\mu + x \cdot y` has variance :math:`y^\top C y + x^\top D x + \mathrm{tr}(C D)`.
+    With user factors u and item factors v, rows (b, u) of covariance C and (c, v) of covariance
+    D, independent given the fit, the score :math:`\mu + b + c + u \cdot v` has variance
+    :math:`(1, v)^\top C (1, v) + (1, u)^\top D (1, u) + \mathrm{tr}(C_{uu} D_{vv})`.
 
     Args:
         rows: The fit's conditionals.
@@ -76,10 +77,10 @@ def score_moments(
     mean = score_means(rows, user, item)
     variance = np.zeros(len(user))
     tables = {side: with_prior_row(rows, side) for side in SIDES}
-    for users in _blocks(user, rows.packing.num_columns):
+    for users in _blocks(user, rows.num_columns):
         inside = np.flatnonzero(np.isin(user, users))
         user_cov = _covariances(rows, ratings["user"], "user", users)
-        for items in _blocks(item[inside], rows.packing.num_columns):
+        for items in _blocks(item[inside], rows.num_columns):
             at = inside[np.isin(item[inside], items)]
             item_cov = _covariances(rows, ratings["item"], "item", items)
             for start in range(0, len(at), PAIR_BLOCK):
@@ -103,15 +104,15 @@ def score_means(
     for start in range(0, len(user), block):
         part = slice(start, start + block)
         # -1 addresses the last row, which is the prior's.
-        products = np.einsum("nd,nd->n", tables[0][user[part]], tables[1][item[part]])
-        scores[part] = float(rows.parameters["intercept"]) + products
+        x, y = tables[0][user[part]], tables[1][item[part]]
+        products = np.einsum("nd,nd->n", x[:, 1:], y[:, 1:])
+        scores[part] = float(rows.parameters["intercept"]) + x[:, 0] + y[:, 0] + products
     return scores
 
 
 def with_prior_row(rows: Conditionals, side: Side) -> Float[np.ndarray, "rows1 d"]:
-    """Table rows of one side with a row at the prior mean at the end."""
-    prior = 1.0 - rows.packing.free(side)
-    return np.asarray(jnp.concatenate([rows.rows(side), prior[None]]))
+    """Rows of one side with a row at the prior mean, zero, at the end."""
+    return np.pad(np.asarray(rows.rows(side)), ((0, 1), (0, 0)))
 
 
 def prior_variance(rows: Conditionals, side: Side) -> Float[np.ndarray, " d"]:
@@ -162,6 +163,7 @@ def _pair_variance(
     user: Array, item: Array, user_cov: Array, item_cov: Array, user_at: Array, item_at: Array
 ) -> Array:
     c, d = user_cov[user_at], item_cov[item_at]
+    user, item = user.at[:, 0].set(1.0), item.at[:, 0].set(1.0)
     first = jnp.einsum("pd,pde,pe->p", item, c, item)
     second = jnp.einsum("pd,pde,pe->p", user, d, user)
-    return first + second + jnp.sum(c * d, axis=(1, 2))
+    return first + second + jnp.sum(c[:, 1:, 1:] * d[:, 1:, 1:], axis=(1, 2))

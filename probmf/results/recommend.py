@@ -101,8 +101,8 @@ def top_items(
     Works through blocks of users: memory O(block x items), never O(users x items).
 
     Args:
-        user_rows: Table rows of all users (the last is the prior's).
-        item_rows: Table rows of the candidate items.
+        user_rows: Designs (1, u) of all users (the last is the prior's).
+        item_rows: Rows (c, v) of the candidate items.
         codes: User codes; -1 is the prior's row.
         k: How many.
         exclusions: Pairs to leave out, their items as positions in `item_rows`.
@@ -180,11 +180,11 @@ def rank_with_uncertainty(
     """
     best = np.full((len(codes), k), -np.inf)
     places = np.full((len(codes), k), -1, dtype=np.int64)
-    size = max(1, BATCH_BYTES // (8 * rows.packing.num_columns**2))
+    size = max(1, BATCH_BYTES // (8 * rows.num_columns**2))
     half = float(ndtri(0.5 + interval / 2)) * (-1.0 if rank_by == "lower" else 1.0)
     noise = None
     if rank_by == "thompson":
-        noise = np.asarray(rng.standard_normal((len(codes), rows.packing.num_columns)))
+        noise = np.asarray(rng.standard_normal((len(codes), rows.num_columns)))
     for item_start in range(0, len(candidates), size):
         items = candidates[item_start : item_start + size]
         item_side = gaussian_rows(rows, ratings["item"], "item", items)
@@ -213,12 +213,22 @@ def rank_with_uncertainty(
 def _grid(
     users: tuple[np.ndarray, np.ndarray], items: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of x.y for every user and item, as two matrix products."""
+    """Mean (less the intercept) and variance of every user's score of every item.
+
+    The three terms of the variance (see `predict.score_moments`) are two matrix products.
+    """
     (x, c), (y, d) = users, items
-    outer_x = (c + x[:, :, None] * x[:, None, :]).reshape(len(x), -1)
-    outer_y = (y[:, :, None] * y[:, None, :]).reshape(len(y), -1)
-    variance = outer_x @ d.reshape(len(y), -1).T + c.reshape(len(x), -1) @ outer_y.T
-    return x @ y.T, np.maximum(variance, 0.0)
+    factors_c = np.pad(c[:, 1:, 1:], ((0, 0), (1, 0), (1, 0)))
+    left = (factors_c + _outer(x)).reshape(len(x), -1)
+    variance = left @ d.reshape(len(y), -1).T + c.reshape(len(x), -1) @ _outer(y).reshape(len(y), -1).T
+    mean = x[:, :1] + y[:, 0] + x[:, 1:] @ y[:, 1:].T
+    return mean, np.maximum(variance, 0.0)
+
+
+def _outer(x: np.ndarray) -> np.ndarray:
+    """Outer products of the designs (1, factors) of rows."""
+    design = np.concatenate([np.ones((len(x), 1)), x[:, 1:]], axis=1)
+    return design[:, :, None] * design[:, None, :]
 
 
 def _draw_grid(
@@ -231,8 +241,9 @@ def _draw_grid(
     (x, c), (y, d) = users, items
     values, vectors = np.linalg.eigh(c)
     drawn = x + np.einsum("bde,be->bd", vectors, np.sqrt(np.maximum(values, 0)) * noise)
-    variance = (drawn[:, :, None] * drawn[:, None, :]).reshape(len(x), -1) @ d.reshape(len(y), -1).T
-    return drawn @ y.T + np.sqrt(np.maximum(variance, 0)) * rng.standard_normal(variance.shape)
+    variance = _outer(drawn).reshape(len(x), -1) @ d.reshape(len(y), -1).T
+    mean = drawn[:, :1] + y[:, 0] + drawn[:, 1:] @ y[:, 1:].T
+    return mean + np.sqrt(np.maximum(variance, 0)) * rng.standard_normal(variance.shape)
 
 
 def nearest_rows(
@@ -257,8 +268,9 @@ def nearest_rows(
 
 
 def all_rows(rows: Conditionals) -> tuple[Array, Array]:
-    """User rows with the prior's at the end, and item rows, on the device."""
-    return jnp.asarray(with_prior_row(rows, "user")), rows.rows("item")
+    """Rows whose products rank items: (1, u) with the prior's at the end, and (c, v)."""
+    users = jnp.asarray(with_prior_row(rows, "user")).at[:, 0].set(1.0)
+    return users, rows.rows("item")
 
 
 def ratings_by_side(data: Ratings) -> dict[Side, SideRatings]:

@@ -1,0 +1,94 @@
+"""What the commands print with: tables to standard output, trouble to standard error."""
+
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import probmf
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+#: What our own checks raise when the user's input does not do.
+MISTAKES = (ValueError, TypeError, LookupError, OSError)
+_PACKAGE = Path(probmf.__file__).parent
+
+
+@contextmanager
+def plain_errors(debug: bool) -> Iterator[None]:
+    """End a command with one clear message and exit code 1 when the input does not do.
+
+    Args:
+        debug: Let the exception through, with its traceback.
+
+    Raises:
+        typer.Exit: Instead of the exceptions that mean a mistake of the user.
+    """
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            yield
+        except MISTAKES as error:
+            if debug:
+                raise
+            say_error(_message(error))
+            if not _raised_by_us(error):
+                err.print("This may be a bug in probmf; --debug shows where it happened.")
+            raise typer.Exit(1) from None
+
+
+def say_error(message: str) -> None:
+    """Print a message in red on standard error; the terminal wraps it, not we."""
+    err.print(Text(message, style="red"), soft_wrap=True)
+
+
+def note(message: str) -> None:
+    """Print a remark that is no error, such as what was left out, on standard error."""
+    err.print(Text(message, style="yellow"), soft_wrap=True)
+
+
+def plain_table(*columns: str, title: str | None = None) -> Table:
+    """A table with a line under its head and nothing else; first column left, others right."""
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place else "left")
+    return table
+
+
+def _message(error: BaseException) -> str:
+    # str of a KeyError is the repr of its message.
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}."
+    return text or type(error).__name__
+
+
+def _raised_by_us(error: BaseException) -> bool:
+    """Whether the exception was raised by a check in the package, or by the file system."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = bool(frames) and Path(frames[-1].filename).is_relative_to(_PACKAGE)
+    return own or isinstance(error, OSError)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,
+    line: str | None = None,
+) -> None:
+    """Our own warnings as remarks; those of libraries only where somebody asked for them."""
+    if category.__module__.startswith("probmf") or sys.warnoptions:
+        note(str(message))

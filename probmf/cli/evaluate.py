@@ -1,0 +1,182 @@
+"""`probmf evaluate`: how good a saved fit is on ratings that it has not seen."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.text import Text
+from scipy.sparse import csr_array
+
+from probmf import metrics
+from probmf.cli import options
+from probmf.cli.console import note, out, plain_errors, plain_table
+from probmf.cli.reading import Columns, read_ratings, same_kind_of_ids
+from probmf.data import Ratings
+from probmf.results import Fit
+from probmf.results.predict import intervals
+
+#: Probabilities of the intervals whose coverage is reported.
+LEVELS = (0.5, 0.9)
+
+
+def evaluate(
+    directory: options.FitDirectory,
+    test: Annotated[Path, typer.Argument(help="CSV or Parquet file of test ratings.")],
+    user: options.UserColumn = "user",
+    item: options.ItemColumn = "item",
+    rating: options.RatingColumn = "rating",
+    pairs_only: options.PairsOnly = False,
+    threshold: options.Threshold = None,
+    k: Annotated[
+        list[int] | None,
+        typer.Option("-k", "--k", min=1, help="Length of the lists to judge; may be repeated."),
+    ] = None,
+    relevant_from: Annotated[
+        float | None,
+        typer.Option(help="Test items with at least this rating are relevant. Default: all."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    debug: options.Debug = False,
+) -> None:
+    """Judge a saved fit on test ratings."""
+    with plain_errors(debug):
+        fit = Fit.load(directory)
+        columns = Columns(user, item, None if pairs_only else rating)
+        data = same_kind_of_ids(read_ratings(test, columns), fit.data)
+        if threshold is not None:
+            data = data.binarize(threshold)
+        scores = evaluation(fit, data, tuple(k or [10]), relevant_from=relevant_from)
+        if as_json:
+            typer.echo(json.dumps(scores, indent=2))
+            return
+        show(fit, scores)
+
+
+def evaluation(
+    fit: Fit, test: Ratings, ks: tuple[int, ...] = (10,), *, relevant_from: float | None = None
+) -> dict[str, Any]:
+    """Every figure that `probmf evaluate` shows.
+
+    Args:
+        fit: The fit.
+        test: Ratings that it has not seen; users and items that it does not know get the prior.
+        ks: Lengths of recommendation lists.
+        relevant_from: Least rating of a relevant item; None takes every test item, or for yes/no
+            data every yes.
+
+    Returns:
+        "errors", "constant" (the same of a prediction that is the training mean for all pairs),
+        "coverage" (by level), "ranking" (by measure and k) and counts; numbers only, for JSON.
+
+    Raises:
+        ValueError: If the ratings do not suit the fit's likelihood.
+    """
+    fit.model.likelihood.check_ratings(test.rating)
+    predicted = fit.predict(test, interval=LEVELS[-1])
+    observed = np.asarray(test.rating)
+    result: dict[str, Any] = {
+        "num_ratings": len(test),
+        "num_unknown_user": int(np.sum(~predicted.known_user)),
+        "num_unknown_item": int(np.sum(~predicted.known_item)),
+    }
+    if fit.model.likelihood.binary:
+        share = np.full(len(test), np.clip(fit.data.mean, 1e-6, 1 - 1e-6))
+        result["errors"] = _binary_errors(observed, np.asarray(predicted.mean, dtype=np.float64))
+        result["constant"] = _binary_errors(observed, share)
+        result["coverage"] = {}
+    else:
+        sd = np.asarray(predicted.sd, dtype=np.float64)
+        constant = np.full(len(test), fit.data.mean)
+        result["errors"] = _errors(observed, predicted.mean, sd)
+        spread = max(float(np.std(fit.data.rating)), 1e-12)
+        result["constant"] = _errors(observed, constant, np.full(len(test), spread))
+        result["coverage"] = {
+            f"{level:g}": metrics.coverage(observed, *intervals(predicted.mean, sd, level))
+            for level in LEVELS
+        }
+    return result | _ranking(fit, test, ks, relevant_from)
+
+
+def show(fit: Fit, scores: dict[str, Any]) -> None:
+    """Print an evaluation as tables."""
+    table = plain_table(
+        "", "this fit", "constant", title=f"Errors of {scores['num_ratings']:,} test ratings"
+    )
+    for name, value in scores["errors"].items():
+        constant = scores["constant"][name]
+        table.add_row(name, f"{value:.4f}", "" if constant is None else f"{constant:.4f}")
+    out.print(table)
+    out.print("[dim]constant: the training mean for every pair[/dim]\n")
+    if scores["coverage"]:
+        table = plain_table("interval", "covers", title="Coverage")
+        for level, share in scores["coverage"].items():
+            table.add_row(f"{float(level):.0%}", f"{share:.1%}")
+        out.print(table)
+    if scores["ranking"]:
+        names = list(next(iter(scores["ranking"].values())))
+        table = plain_table(
+            "k", *names, title=f"Lists of k items, for {scores['num_ranked_users']:,} users"
+        )
+        for size, values in scores["ranking"].items():
+            table.add_row(size, *(f"{values[name]:.4f}" for name in names))
+        out.print(table)
+        out.print(Text(f"relevant: {scores['relevant']}", style="dim"))
+    unknown = [(scores[f"num_unknown_{side}"], side) for side in ("user", "item")]
+    for count, side in unknown:
+        if count:
+            note(
+                f"{count:,} of the ratings are of a {side} without training ratings: these are "
+                "predicted from the prior, and left out of the lists."
+            )
+
+
+def _errors(observed: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> dict[str, float]:
+    return {
+        "RMSE": metrics.rmse(observed, mean),
+        "MAE": metrics.mae(observed, mean),
+        "log score": metrics.log_score(observed, mean, sd),
+    }
+
+
+def _binary_errors(observed: np.ndarray, probability: np.ndarray) -> dict[str, float | None]:
+    both = 0 < observed.sum() < len(observed)
+    return {
+        "log loss": metrics.log_loss(observed, probability),
+        "Brier score": metrics.brier(observed, probability),
+        "AUC": metrics.auc(observed, probability) if both else None,
+    }
+
+
+def _ranking(
+    fit: Fit, test: Ratings, ks: tuple[int, ...], relevant_from: float | None
+) -> dict[str, Any]:
+    """Measures of the lists of users who have training ratings and a relevant test item."""
+    if relevant_from is None and fit.model.likelihood.binary:
+        relevant_from = 1.0
+    chosen = np.ones(len(test), bool) if relevant_from is None else test.rating >= relevant_from
+    words = (
+        "every test item" if relevant_from is None else f"test rating at least {relevant_from:g}"
+    )
+    user = fit.data.users.encode(test.users.ids, unknown="flag")[test.user]
+    item = fit.data.items.encode(test.items.ids, unknown="flag")[test.item]
+    chosen = chosen & (user >= 0) & (item >= 0)
+    # A user or item may be in the vocabulary and have no training rating all the same.
+    chosen[chosen] &= (fit.data.user_degree[user[chosen]] > 0) & (
+        fit.data.item_degree[item[chosen]] > 0
+    )
+    users = np.unique(user[chosen])
+    result: dict[str, Any] = {"relevant": words, "num_ranked_users": len(users), "ranking": {}}
+    if not len(users):
+        return result
+    pairs = (np.ones(int(chosen.sum())), (np.searchsorted(users, user[chosen]), item[chosen]))
+    relevant = csr_array(pairs, shape=(len(users), fit.data.num_items))
+    lists = fit.recommend(fit.data.users.decode(users), k=max(ks)).code
+    for size in ks:
+        result["ranking"][str(size)] = {
+            "recall": metrics.recall_at_k(lists, relevant, size),
+            "precision": metrics.precision_at_k(lists, relevant, size),
+            "NDCG": metrics.ndcg_at_k(lists, relevant, size),
+        }
+    return result

@@ -1,0 +1,214 @@
+"""`probmf fit`: from a file of ratings to a saved fit."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.text import Text
+
+from probmf.cli import options
+from probmf.cli.console import out, plain_errors, plain_table
+from probmf.cli.reading import Columns, add_features, read_ratings
+from probmf.data import Duplicates, Ratings
+from probmf.inference.als import fit_als
+from probmf.inference.map import fit_map
+from probmf.models import Bernoulli, Gaussian, MatrixFactorization
+from probmf.results import Fit
+
+Method = Literal["als", "map"]
+_OF_METHOD: dict[str, Method] = {
+    "update": "als",
+    "solver": "als",
+    "num_sweeps": "als",
+    "num_epochs": "map",
+    "batch_size": "map",
+    "learning_rate": "map",
+    "restarts": "map",
+}
+_Scale = Annotated[float, typer.Option(rich_help_panel="Model")]
+
+
+def fit(
+    ratings: Annotated[Path, typer.Argument(help="CSV or Parquet file, one rating per line.")],
+    directory: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder to save the fit in.")
+    ],
+    method: Annotated[
+        Method, typer.Option(help="Alternating least squares, or gradient descent.")
+    ] = "als",
+    user: options.UserColumn = "user",
+    item: options.ItemColumn = "item",
+    rating: options.RatingColumn = "rating",
+    pairs_only: options.PairsOnly = False,
+    weight: options.WeightColumn = None,
+    time: Annotated[
+        str | None, typer.Option("--time", metavar="COLUMN", help="Column of times.")
+    ] = None,
+    items: Annotated[
+        Path | None,
+        typer.Option(metavar="TABLE", help="What is known of items: an id column, 'title', ..."),
+    ] = None,
+    users: Annotated[
+        Path | None, typer.Option(metavar="TABLE", help="What is known of users.")
+    ] = None,
+    duplicates: Annotated[
+        Duplicates, typer.Option(help="What to do with a pair that is rated twice.")
+    ] = "error",
+    threshold: options.Threshold = None,
+    likelihood: Annotated[
+        Literal["gaussian", "bernoulli"],
+        typer.Option(help="Of ratings, or of yes/no data.", rich_help_panel="Model"),
+    ] = "gaussian",
+    num_factors: Annotated[int, typer.Option(rich_help_panel="Model")] = 16,
+    noise_scale: _Scale = 1.0,
+    user_scale: _Scale = 1.0,
+    item_scale: _Scale = 1.0,
+    user_bias_scale: _Scale = 1.0,
+    item_bias_scale: _Scale = 1.0,
+    user_bias: Annotated[bool, typer.Option(rich_help_panel="Model")] = True,
+    item_bias: Annotated[bool, typer.Option(rich_help_panel="Model")] = True,
+    intercept: Annotated[
+        str,
+        typer.Option(help="mean, learned, none, or a number.", rich_help_panel="Model"),
+    ] = "mean",
+    unobserved_weight: Annotated[
+        float,
+        typer.Option(
+            help="Weight of pairs that are not in the table, taken as zeros.",
+            rich_help_panel="Model",
+        ),
+    ] = 0.0,
+    update: Annotated[
+        Literal["block", "coordinate"] | None,
+        typer.Option(help="Default: block.", rich_help_panel="Alternating least squares"),
+    ] = None,
+    solver: Annotated[
+        Literal["cg", "cholesky"] | None,
+        typer.Option(help="Default: cg.", rich_help_panel="Alternating least squares"),
+    ] = None,
+    num_sweeps: Annotated[
+        int | None,
+        typer.Option(help="Default: 30.", rich_help_panel="Alternating least squares"),
+    ] = None,
+    num_epochs: Annotated[
+        int | None, typer.Option(help="Default: 50.", rich_help_panel="Gradient descent")
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Default: all ratings.", rich_help_panel="Gradient descent"),
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of Adam.", rich_help_panel="Gradient descent")
+    ] = None,
+    restarts: Annotated[
+        int | None, typer.Option(help="Random starts.", rich_help_panel="Gradient descent")
+    ] = None,
+    validation_fraction: Annotated[
+        float,
+        typer.Option(help="Share of the ratings to stop by and not to learn from."),
+    ] = 0.0,
+    seed: options.Seed = 0,
+    debug: options.Debug = False,
+) -> None:
+    """Fit a factorization to a file of ratings and save it."""
+    with plain_errors(debug):
+        settings = _settings(
+            method, update=update, solver=solver, num_sweeps=num_sweeps, num_epochs=num_epochs,
+            batch_size=batch_size, learning_rate=learning_rate, restarts=restarts,
+        )  # fmt: skip
+        columns = Columns(user, item, None if pairs_only else rating, weight, time)
+        data = read_ratings(ratings, columns, duplicates=duplicates)
+        if items is not None:
+            data = add_features(data, items, "item", item)
+        if users is not None:
+            data = add_features(data, users, "user", user)
+        if threshold is not None:
+            data = data.binarize(threshold)
+        model = MatrixFactorization(
+            num_factors=num_factors,
+            likelihood=Bernoulli() if likelihood == "bernoulli" else Gaussian(noise_scale),
+            intercept=_intercept(intercept),
+            user_bias=user_bias,
+            item_bias=item_bias,
+            user_scale=user_scale,
+            item_scale=item_scale,
+            user_bias_scale=user_bias_scale,
+            item_bias_scale=item_bias_scale,
+            unobserved_weight=unobserved_weight,
+        )
+        train, validation = data, None
+        if validation_fraction:
+            train, validation = data.split(key=seed, test_fraction=validation_fraction)
+        fitted = run_method(method, model, train, key=seed, validation=validation, **settings)
+        fitted.save(directory)
+        show(fitted)
+        out.print(Text(f"Saved in {directory}. Next: probmf evaluate {directory} TEST"))
+
+
+def run_method(
+    method: Method, model: MatrixFactorization, data: Ratings, *, key: int, **settings: Any
+) -> Fit:
+    """Fit by the method that the command line names."""
+    if method == "als":
+        return fit_als(model, data, key=key, **settings)
+    return fit_map(model, data, key=key, **settings)
+
+
+def show(fitted: Fit) -> None:
+    """Print what was fitted to what, and how it went."""
+    data, history = fitted.data, fitted.history
+    table = plain_table("", "", title="Fit")
+    table.show_header = False
+    table.columns[1].justify = "left"
+    table.add_row(
+        "ratings",
+        f"{len(data):,} of {data.num_items:,} items by {data.num_users:,} users",
+    )
+    kind = type(fitted.model.likelihood).__name__
+    table.add_row("model", f"{kind}, {fitted.model.num_factors} factors")
+    table.add_row("method", fitted.method)
+    if history is not None and len(history):
+        kept = max(history.best - 1, 0)
+        table.add_row(
+            f"{history.unit}s", f"{len(history)} in {history.seconds[-1]:.1f} s, {_why(history)}"
+        )
+        table.add_row("objective", f"{history.objective[kept]:,.6g}")
+        if history.validation is not None:
+            name = "log loss" if fitted.model.likelihood.binary else "RMSE"
+            table.add_row(f"held-out {name}", f"{history.validation[kept]:.4f}")
+    out.print(table)
+
+
+def _why(history: Any) -> str:
+    reasons = {
+        "tol": "converged",
+        "validation": f"stopped when held-out data got no better, {history.unit} {history.best} kept",
+        "interrupted": f"interrupted, {history.unit} {history.best} kept",
+        "diverged": f"diverged, {history.unit} {history.best} kept",
+    }
+    return reasons.get(history.stopped, f"all that were asked for ({history.unit} limit)")
+
+
+def _settings(method: Method, **given: Any) -> dict[str, Any]:
+    """The options of the method that were given; one of the other method is an error."""
+    present = {name: value for name, value in given.items() if value is not None}
+    for name in present:
+        if _OF_METHOD[name] != method:
+            raise ValueError(
+                f"--{name.replace('_', '-')} belongs to --method {_OF_METHOD[name]}, but the method "
+                f"is {method}; leave it out, or change the method."
+            )
+    return present
+
+
+def _intercept(word: str) -> Any:
+    if word in ("mean", "learned"):
+        return word
+    if word == "none":
+        return None
+    try:
+        return float(word)
+    except ValueError:
+        raise ValueError(
+            f"--intercept is {word!r}; expected mean, learned, none, or a number."
+        ) from None

@@ -1,0 +1,228 @@
+"""Files and words of the command line become ratings, tables and ids."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from probmf.data import Ratings, Vocabulary
+from probmf.data.ids import BOOLEANS, INTEGERS, TEXT, UUIDS
+from probmf.data.side_tables import align_features
+
+_CSV, _PARQUET = (".csv", ".csv.gz", ".csv.bz2", ".csv.zst", ".tsv", ".tsv.gz"), (".parquet", ".pq")
+_BOOLEANS = {"true": True, "false": False}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns of a file of ratings; None where there is none.
+
+    Attributes:
+        user: Column of user ids.
+        item: Column of item ids.
+        rating: Column of ratings; None counts every pair as 1.
+        weight: Column of weights.
+        time: Column of times.
+    """
+
+    user: str = "user"
+    item: str = "item"
+    rating: str | None = "rating"
+    weight: str | None = None
+    time: str | None = None
+
+
+def read_ratings(path: Path, columns: Columns, *, duplicates: Any = "error") -> Ratings:
+    """Ratings from a CSV, TSV or Parquet file, told apart by the name.
+
+    Args:
+        path: The file.
+        columns: Names of its columns.
+        duplicates: What a repeated pair means; see `Ratings.from_frame`.
+
+    Returns:
+        The ratings.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is of another kind or its content does not do.
+    """
+    roles: dict[str, Any] = {
+        "user": columns.user,
+        "item": columns.item,
+        "rating": columns.rating,
+        "weight": columns.weight,
+        "time": columns.time,
+        "duplicates": duplicates,
+    }
+    if _is_parquet(path):
+        return Ratings.from_parquet(path, **roles)
+    return Ratings.from_csv(path, delimiter=_delimiter(path), **roles)
+
+
+def add_features(ratings: Ratings, path: Path, side: str, id_name: str) -> Ratings:
+    """The ratings with a side table of users or items.
+
+    Args:
+        ratings: The ratings.
+        path: CSV, TSV or Parquet file with a column of ids and what is known of each.
+        side: "user" or "item".
+        id_name: Name of the column of ids; "user" or "item" will do too.
+
+    Returns:
+        Ratings that know the table.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the table lacks the column, or none of its ids occurs in the ratings.
+    """
+    vocabulary = ratings.users if side == "user" else ratings.items
+    table = read_table(path, text=(id_name, side))
+    name = id_name if id_name in table.column_names else side
+    if name in table.column_names and vocabulary.kind != TEXT:
+        column = table[name]
+        if pa.types.is_string(column.type):
+            ids = parse_ids(column.to_pylist(), vocabulary)
+            table = table.set_column(table.column_names.index(name), name, _arrow(ids))
+    features = align_features(table, vocabulary, id_name)
+    if side == "user":
+        return replace(ratings, user_features=features)
+    return replace(ratings, item_features=features)
+
+
+def read_table(path: Path, *, text: Sequence[str] = ()) -> pa.Table:
+    """A CSV, TSV or Parquet file as it is.
+
+    Args:
+        path: The file.
+        text: Columns of a CSV file that are read as text, whatever they look like.
+
+    Returns:
+        The table.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is of another kind or malformed.
+    """
+    try:
+        if _is_parquet(path):
+            return pa.parquet.read_table(path)
+        return pa.csv.read_csv(
+            path,
+            parse_options=pa.csv.ParseOptions(delimiter=_delimiter(path)),
+            convert_options=pa.csv.ConvertOptions(column_types=dict.fromkeys(text, pa.string())),
+        )
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"The file {path} could not be read: {error}.") from error
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a table as CSV, TSV or Parquet, by the name of the file."""
+    if _kind_of(path) == "parquet":
+        pa.parquet.write_table(table, path)
+    else:
+        pa.csv.write_csv(table, path, pa.csv.WriteOptions(delimiter=_delimiter(path)))
+
+
+def parse_ids(words: Sequence[str], vocabulary: Vocabulary) -> np.ndarray:
+    """Ids as they are written, in the type that the vocabulary has.
+
+    Args:
+        words: Ids as text.
+        vocabulary: The ids of the users or of the items of a fit.
+
+    Returns:
+        Ids, shape (n,); whether the vocabulary has them is not looked at.
+
+    Raises:
+        ValueError: If a word is no such id; the message says what the ids look like.
+    """
+    readers: dict[str, Any] = {
+        TEXT: str, INTEGERS: int, UUIDS: UUID, BOOLEANS: lambda word: _BOOLEANS[word.lower()],
+    }  # fmt: skip
+    if vocabulary.kind not in readers:
+        raise ValueError(
+            f"The {vocabulary.name} ids are {vocabulary.kind}, which can't be written on the "
+            "command line; use the Python interface, Fit.load(...)."
+        )
+    ids = np.empty(len(words), dtype=object)
+    for place, word in enumerate(words):
+        try:
+            ids[place] = readers[vocabulary.kind](word)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(
+                f"{word!r} is no {vocabulary.name} id of this fit: its {vocabulary.name} ids are "
+                f"{vocabulary.kind}, such as {examples(vocabulary)}."
+            ) from None
+    return ids
+
+
+def same_kind_of_ids(ratings: Ratings, known: Ratings) -> Ratings:
+    """Ratings whose ids are of the type that a fit has, where text and type differ only in that.
+
+    A file whose ids all look like numbers is read as numbers, also if the training file had words
+    among them; and UUIDs are text in a CSV file.
+
+    Args:
+        ratings: What was read.
+        known: The fit's own data.
+
+    Returns:
+        The same ratings.
+
+    Raises:
+        ValueError: If an id can't be converted.
+    """
+    users = _same_kind(ratings.users, known.users)
+    return replace(ratings, users=users, items=_same_kind(ratings.items, known.items))
+
+
+def _same_kind(own: Vocabulary, other: Vocabulary) -> Vocabulary:
+    if own.kind == other.kind or TEXT not in (own.kind, other.kind):
+        return own
+    return Vocabulary(own.name, parse_ids([str(value) for value in own], other))
+
+
+def examples(vocabulary: Vocabulary) -> str:
+    """The first ids of a vocabulary, for messages."""
+    some = ", ".join(str(value) for value in vocabulary.ids[:3])
+    return f"{some}, ..." if len(vocabulary) > 3 else some
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file name that `write_table` has no format for."""
+    _kind_of(path)
+
+
+def _arrow(ids: np.ndarray) -> pa.Array:
+    if len(ids) and isinstance(ids[0], UUID):
+        return pa.array([value.bytes for value in ids], pa.uuid())
+    return pa.array(ids.tolist())
+
+
+def _kind_of(path: Path) -> str:
+    name = path.name.lower()
+    if name.endswith(_PARQUET):
+        return "parquet"
+    if name.endswith(_CSV):
+        return "csv"
+    raise ValueError(
+        f"{path} is named neither as CSV (.csv, .tsv) nor as Parquet (.parquet); rename the file."
+    )
+
+
+def _is_parquet(path: Path) -> bool:
+    kind = _kind_of(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {path}.")
+    return kind == "parquet"
+
+
+def _delimiter(path: Path) -> str:
+    return "\t" if ".tsv" in path.suffixes else ","

@@ -1,0 +1,161 @@
+"""`probmf recommend`: the best items for some or all users of a saved fit."""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pyarrow as pa
+import typer
+from rich.text import Text
+
+from probmf.cli import options
+from probmf.cli.console import note, out, plain_errors, plain_table
+from probmf.cli.reading import check_writable, examples, parse_ids, read_table, write_table
+from probmf.results import Fit, Recommendations
+from probmf.results.recommend import RankBy
+
+
+def recommend(
+    directory: options.FitDirectory,
+    user: Annotated[
+        list[str] | None,
+        typer.Option("--user", metavar="ID", help="Whom to recommend to; may be repeated."),
+    ] = None,
+    everybody: Annotated[
+        bool, typer.Option("--all", help="Recommend to all users; needs --out.")
+    ] = False,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Items per user.")] = 10,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write a CSV or Parquet file.")
+    ] = None,
+    candidates: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Only these items: a table with a column 'item'."),
+    ] = None,
+    rank_by: Annotated[
+        RankBy, typer.Option(help="Rank by mean, by an end of the interval, or by a random draw.")
+    ] = "mean",
+    interval: Annotated[
+        float | None,
+        typer.Option(help="Probability of the intervals; 0: none. Default: 0.9, none with --all."),
+    ] = None,
+    seen: Annotated[
+        bool, typer.Option("--seen", help="Also items that the user has rated already.")
+    ] = False,
+    seed: options.Seed = 0,
+    debug: options.Debug = False,
+) -> None:
+    """Recommend items to users, with intervals."""
+    with plain_errors(debug):
+        _check_whom(user, everybody, out_file)
+        fit = Fit.load(directory)
+        if interval is None:
+            interval = 0.0 if everybody else 0.9
+        recommended = fit.recommend(
+            None if everybody else _known_users(fit, user or []),
+            k=k,
+            exclude=None if seen else "seen",
+            candidates=None if candidates is None else _read_candidates(fit, candidates),
+            rank_by=rank_by,
+            interval=interval or None,
+            key=seed,
+        )
+        if out_file is not None:
+            write_table(_as_table(fit, recommended), out_file)
+            out.print(Text(f"Wrote {out_file}: {k} items for each of {len(recommended):,} users."))
+            return
+        for row in range(len(recommended)):
+            show(fit, recommended, row, interval)
+
+
+def show(
+    fit: Fit,
+    recommended: Recommendations,
+    row: int,
+    interval: float,
+    *,
+    title: str | None = None,
+    extra: dict[str, np.ndarray] | None = None,
+) -> None:
+    """Print one user's recommendations.
+
+    Args:
+        fit: Whose items they are.
+        recommended: The recommendations.
+        row: Which user, by place.
+        interval: Probability of their intervals, 0 if they have none.
+        title: What to print above; by default whom they are for.
+        extra: Further columns by name, one number per item.
+    """
+    label = fit.data.user_labels(fit.data.users.encode([recommended.user[row]]))[0]
+    columns = [f"{interval:.0%} interval"] if interval else []
+    titled = _has_titles(fit)
+    score = "probability" if fit.model.likelihood.binary else "rating"
+    table = plain_table("", *(["title"] if titled else []), "item", score, *columns, *(extra or {}),
+        title=f"Recommended to user {label}" if title is None else title)  # fmt: skip
+    if titled:
+        table.columns[1].justify = "left"
+    for place in np.flatnonzero(recommended.code[row] >= 0):
+        cells = [str(place + 1)]
+        if titled:
+            cells.append(str(fit.data.item_labels(recommended.code[row, [place]])[0]))
+        cells += [str(recommended.item[row, place]), f"{recommended.score[row, place]:.2f}"]
+        if recommended.lower is not None and recommended.upper is not None:
+            low, high = recommended.lower[row, place], recommended.upper[row, place]
+            cells.append(f"{low:.2f} to {high:.2f}")
+        cells += [f"{values[place]:.2f}" for values in (extra or {}).values()]
+        table.add_row(*map(_escaped, cells))
+    out.print(table)
+    if not recommended.known_user[row]:
+        note(f"User {label} has no training ratings; this is the ranking for anybody.")
+
+
+def _escaped(cell: str) -> Text:
+    # A title may hold square brackets, which rich would read as markup.
+    return Text(cell)
+
+
+def _has_titles(fit: Fit) -> bool:
+    features = fit.data.item_features
+    return features is not None and "title" in features.column_names
+
+
+def _check_whom(user: list[str] | None, everybody: bool, out_file: Path | None) -> None:
+    if everybody == bool(user):
+        raise ValueError("Say whom to recommend to: either --user ID (once or more) or --all.")
+    if everybody and out_file is None:
+        raise ValueError("--all recommends to every user; give --out FILE to write them to.")
+    if out_file is not None:
+        check_writable(out_file)
+
+
+def _known_users(fit: Fit, words: list[str]) -> np.ndarray:
+    ids = parse_ids(words, fit.data.users)
+    unknown = [w for w, code in zip(words, fit.data.users.encode(ids, unknown="flag"), strict=True)
+               if code < 0]  # fmt: skip
+    if unknown:
+        raise ValueError(
+            f"The fit has no user {', '.join(unknown)}: it knows {fit.data.num_users:,} users, "
+            f"such as {examples(fit.data.users)}. A new user's ratings can be folded in from Python: "
+            "Fit.load(...).fold_in(ratings)."
+        )
+    return ids
+
+
+def _read_candidates(fit: Fit, path: Path) -> np.ndarray:
+    table = read_table(path, text=("item",))
+    if "item" not in table.column_names:
+        raise ValueError(
+            f"{path} has no column 'item' with the ids of the candidates; its columns are "
+            f"{', '.join(table.column_names)}."
+        )
+    return parse_ids([str(value) for value in table["item"].to_pylist()], fit.data.items)
+
+
+def _as_table(fit: Fit, recommended: Recommendations) -> pa.Table:
+    table = recommended.to_arrow()
+    if not _has_titles(fit):
+        return table
+    codes = recommended.code[recommended.code >= 0]
+    titles = pa.array(fit.data.item_labels(codes).tolist(), pa.string())
+    return table.add_column(table.column_names.index("item") + 1, "title", titles)

@@ -1,0 +1,182 @@
+"""From named columns to the fields of `Ratings`, each checked."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+from scipy.sparse import issparse
+
+from probmf.data.columns import Column, load, read_any, read_numbers, read_times, sentence
+from probmf.data.duplicates import Duplicates, Rows, resolve_duplicates
+from probmf.data.frames import read_columns
+from probmf.data.side_tables import align_features
+from probmf.data.vocabulary import Vocabulary, in_order
+
+RESERVED = ("user", "item", "rating", "weight", "time")
+
+
+class Roles(TypedDict, total=False):
+    """What the columns of a table mean; see `Ratings.from_frame`."""
+
+    user: str
+    item: str
+    rating: str | None
+    weight: str | None
+    time: str | None
+    keep: Collection[str]
+
+
+class FrameOptions(Roles, total=False):
+    """The arguments that all constructors of `Ratings` share; see `Ratings.from_frame`."""
+
+    user_features: Any
+    item_features: Any
+    duplicates: Duplicates
+    users: Vocabulary | Sequence[Any] | None
+    items: Vocabulary | Sequence[Any] | None
+
+
+def wanted_columns(roles: Roles) -> list[str]:
+    """Names of all columns that are to be read, each once.
+
+    Raises:
+        TypeError: If `keep` is not a collection of names.
+        ValueError: If one column has two roles, or a kept one has a name that a role needs.
+    """
+    keep = roles.get("keep", ())
+    if isinstance(keep, str):
+        raise TypeError(f"keep is the text {keep!r}, expected a list of names: keep=[{keep!r}].")
+    by_role = {role: _name(roles, role) for role in RESERVED}
+    named = {role: name for role, name in by_role.items() if name is not None}
+    for role, name in named.items():
+        same = [other for other, its in named.items() if its == name]
+        if len(same) > 1:
+            raise ValueError(
+                f"{same[0]} and {same[1]} are both column {name!r}; {role} and the others need "
+                "columns of their own."
+            )
+    for name in keep:
+        if name in RESERVED or name in named.values():
+            role = next((role for role in named if named[role] == name), name)
+            raise ValueError(
+                f"keep names {name!r}, which is kept as {role} or would be confused with it; leave "
+                f"it out, give it a role ({role}={name!r}), or rename the column."
+            )
+    return list(dict.fromkeys([*named.values(), *keep]))
+
+
+def _name(roles: Roles, role: str) -> str | None:
+    default = role if role in ("user", "item", "rating") else None
+    name = roles.get(role, default)
+    if name is None and role in ("user", "item"):
+        raise ValueError(f"{role} is None; name the column that holds the {role} ids.")
+    return name  # type: ignore[return-value]
+
+
+def build_fields(frame: Any, options: FrameOptions, what: str = "the frame") -> dict[str, Any]:
+    """The fields of `Ratings` from any table.
+
+    Args:
+        frame: The table; see `frames.read_columns`.
+        options: The arguments of `Ratings.from_frame`.
+        what: What messages call the table.
+
+    Returns:
+        The fields by name.
+    """
+    names = wanted_columns(options)
+    rating, weight, time = (_name(options, role) for role in ("rating", "weight", "time"))
+    hints = {rating: " If there are no ratings, only pairs, pass rating=None."} if rating else {}
+    columns = read_columns(frame, names, what, hints)
+    user, item = options.get("user", "user"), options.get("item", "item")
+    if not len(columns[user]):
+        raise ValueError(f"{sentence(what)} has no rows; at least one rating is needed.")
+    users, user_codes = _encode(columns[user], "user", user, options.get("users"))
+    items, item_codes = _encode(columns[item], "item", item, options.get("items"))
+    rows = Rows(
+        user=user_codes,
+        item=item_codes,
+        rating=_numbers(columns, rating, len(user_codes)),
+        weight=None if weight is None else _weights(columns[weight], weight),
+        time=None if time is None else read_times(columns[time], f"column {time!r}"),
+        columns={name: read_any(columns[name]) for name in options.get("keep", ())},
+    )
+    return _finish(rows, users, items, options)
+
+
+def matrix_fields(matrix: Any, options: FrameOptions) -> dict[str, Any]:
+    """The fields of `Ratings` from a sparse matrix; see `Ratings.from_scipy`."""
+    if not issparse(matrix):
+        raise TypeError(
+            f"matrix is a {type(matrix).__name__}, expected a SciPy sparse matrix; make one with "
+            "scipy.sparse.coo_array((ratings, (rows, columns)))."
+        )
+    if matrix.ndim != 2:
+        raise ValueError(f"matrix has shape {matrix.shape}, expected (num_users, num_items).")
+    entries = matrix.tocoo()
+    if not entries.nnz:
+        raise ValueError(f"matrix, of shape {matrix.shape}, stores nothing; nothing is rated.")
+    users = _of_length(options.get("users"), "user", matrix.shape, 0)
+    items = _of_length(options.get("items"), "item", matrix.shape, 1)
+    rating = read_numbers(load(entries.data, "the matrix"), "the matrix")
+    rows = Rows(entries.row.copy(), entries.col.copy(), rating, None, None, {})
+    return _finish(rows, users, items, options)
+
+
+def _of_length(
+    given: Vocabulary | Sequence[Any] | None, name: str, shape: tuple[int, int], axis: int
+) -> Vocabulary:
+    vocabulary = in_order(np.arange(shape[axis]) if given is None else given, name)
+    if len(vocabulary) != shape[axis]:
+        raise ValueError(
+            f"{name}s has {len(vocabulary):,} ids, but the matrix has shape {shape}, which needs "
+            f"{shape[axis]:,}: one for each {('row', 'column')[axis]}."
+        )
+    return vocabulary
+
+
+def _finish(
+    rows: Rows, users: Vocabulary, items: Vocabulary, options: FrameOptions
+) -> dict[str, Any]:
+    """The fields from coded rows: duplicates resolved, side tables aligned."""
+    rows = resolve_duplicates(rows, users, items, options.get("duplicates", "error"))
+    user_features, item_features = options.get("user_features"), options.get("item_features")
+    if user_features is not None:
+        user_features = align_features(user_features, users, options.get("user", "user"))
+    if item_features is not None:
+        item_features = align_features(item_features, items, options.get("item", "item"))
+    return {
+        **rows._asdict(),
+        "users": users,
+        "items": items,
+        "user_features": user_features,
+        "item_features": item_features,
+    }
+
+
+def _encode(
+    column: Column, name: str, label: str, given: Vocabulary | Sequence[Any] | None
+) -> tuple[Vocabulary, np.ndarray]:
+    what = f"column {label!r}"
+    if given is None:
+        return Vocabulary.from_values(column, name, what=what)
+    vocabulary = in_order(given, name)
+    return vocabulary, vocabulary.encode(column, what=what)
+
+
+def _numbers(columns: Mapping[str, Column], name: str | None, length: int) -> np.ndarray:
+    return np.ones(length) if name is None else read_numbers(columns[name], f"column {name!r}")
+
+
+def _weights(column: Column, name: str) -> np.ndarray:
+    weight = read_numbers(column, f"column {name!r}")
+    negative = weight < 0
+    if negative.any():
+        row = int(negative.argmax())
+        raise ValueError(
+            f"Column {name!r} is {weight[row]} in row {row} ({int(negative.sum()):,} such rows), "
+            "but a weight can't be negative; zero leaves a rating out of the fit."
+        )
+    if not weight.any():
+        raise ValueError(f"Column {name!r} is zero in every row; at least one rating must count.")
+    return weight

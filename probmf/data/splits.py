@@ -1,0 +1,262 @@
+"""Ways to divide ratings into what is learned from and what is tested on.
+
+All splits share the vocabularies and side tables of the whole, so that codes mean the same; all
+keep the order of the rows; none returns an empty side. Randomness is NumPy's on the host: the same
+key and the same ratings in the same order give the same split.
+"""
+
+import operator
+from collections.abc import Collection, Iterator
+from datetime import date, timedelta
+from typing import Any, Self
+
+import numpy as np
+from jax.typing import ArrayLike
+
+from probmf.data.frames import require_columns
+from probmf.data.keys import as_generator
+from probmf.data.table import RatingTable
+
+
+class SplittableRatings(RatingTable):
+    """The ways to split `Ratings`. Every key is a JAX key or an int; see `as_generator`."""
+
+    def split(self, *, key: ArrayLike, test_fraction: float = 0.1) -> tuple[Self, Self]:
+        """Set aside ratings at random, all alike.
+
+        A user or item may lose all its ratings; `split_within_users` prevents that for users.
+
+        Args:
+            key: JAX key or int; the same key gives the same split.
+            test_fraction: Share of the ratings that is set aside, rounded to whole ratings.
+
+        Returns:
+            Training and test ratings.
+
+        Raises:
+            ValueError: If the fraction is not between 0 and 1, or one side would be empty.
+
+        Example:
+            >>> from probmf import Ratings
+            >>> ratings = Ratings.from_frame(
+            ...     {"user": [1, 1, 2, 2], "item": [1, 2, 1, 2], "rating": [5, 3, 4, 1]}
+            ... )
+            >>> train, test = ratings.split(key=0, test_fraction=0.25)
+            >>> len(train), len(test), train.users is test.users
+            (3, 1, True)
+        """
+        _check_fraction(test_fraction, "test_fraction")
+        test = np.zeros(len(self), dtype=bool)
+        test[as_generator(key).permutation(len(self))[: round(len(self) * test_fraction)]] = True
+        return self._divide(test, f"test_fraction={test_fraction} of {len(self):,} ratings")
+
+    def split_within_users(
+        self, *, key: ArrayLike, test_fraction: float = 0.2
+    ) -> tuple[Self, Self]:
+        """Set aside the same share of every user's ratings, at random.
+
+        Of d ratings, `test_fraction` times d, rounded to the nearest whole number (halves up), are
+        set aside, but never all: every user keeps at least one rating to learn from.
+
+        Args:
+            key: JAX key or int.
+            test_fraction: Share of each user's ratings.
+
+        Returns:
+            Training and test ratings.
+
+        Raises:
+            ValueError: If the fraction is not between 0 and 1, or all users have so few ratings
+                that nothing would be set aside.
+
+        Example:
+            >>> from probmf import Ratings
+            >>> ratings = Ratings.from_frame(
+            ...     {"user": [1, 1, 2, 2, 3], "item": [1, 2, 1, 2, 1], "rating": [5, 3, 4, 1, 2]}
+            ... )
+            >>> train, test = ratings.split_within_users(key=0, test_fraction=0.5)
+            >>> train.user_degree, test.user_degree
+            (array([1, 1, 1]), array([1, 1, 0]))
+        """
+        _check_fraction(test_fraction, "test_fraction")
+        wanted = np.floor(self.user_degree * test_fraction + 0.5).astype(np.int64)
+        wanted = np.minimum(wanted, self.user_degree - 1)
+        draw = as_generator(key).random(len(self))
+        test = self._rank_within_user(np.lexsort((draw, self.user))) < wanted[self.user]
+        most = self.user_degree.max()
+        return self._divide(test, f"test_fraction={test_fraction} of at most {most} ratings a user")
+
+    def hold_out_users(self, *, key: ArrayLike, user_fraction: float = 0.1) -> tuple[Self, Self]:
+        """Set aside all the ratings of some users, to test on users never seen.
+
+        Args:
+            key: JAX key or int.
+            user_fraction: Share of the users with ratings, rounded to whole users.
+
+        Returns:
+            The ratings of the others, and those of the users held out.
+
+        Raises:
+            ValueError: If the fraction is not between 0 and 1, or one side would have no user.
+
+        Example:
+            >>> from probmf import Ratings
+            >>> frame = {"user": [1, 1, 2], "item": [1, 2, 1], "rating": [5, 3, 4]}
+            >>> ratings = Ratings.from_frame(frame)
+            >>> train, held = ratings.hold_out_users(key=0, user_fraction=0.5)
+            >>> train.user_degree * held.user_degree
+            array([0, 0])
+        """
+        _check_fraction(user_fraction, "user_fraction")
+        rated = np.flatnonzero(self.user_degree)
+        count = round(len(rated) * user_fraction)
+        held = np.zeros(self.num_users, dtype=bool)
+        held[as_generator(key).permutation(rated)[:count]] = True
+        return self._divide(
+            held[self.user], f"user_fraction={user_fraction} of {len(rated):,} users with ratings"
+        )
+
+    def split_last(self, *, num_last: int = 1) -> tuple[Self, Self]:
+        """Set aside every user's latest ratings.
+
+        Of ratings at the same time the later row counts as later. A user with `num_last` ratings or
+        fewer stays in training with all of them.
+
+        Args:
+            num_last: How many ratings of each user to set aside.
+
+        Returns:
+            Training and test ratings.
+
+        Raises:
+            TypeError: If `num_last` is not a whole number.
+            ValueError: If the ratings have no times, `num_last` is not positive, or no user has
+                more than `num_last` ratings.
+
+        Example:
+            >>> from probmf import Ratings
+            >>> frame = {"user": [1, 1, 2, 2], "item": [1, 2, 1, 2], "at": [30, 10, 10, 20]}
+            >>> ratings = Ratings.from_frame(frame, rating=None, time="at")
+            >>> train, test = ratings.split_last()
+            >>> test.time
+            array([30, 20])
+        """
+        if self.time is None:
+            raise ValueError(
+                "split_last needs to know when the ratings were given, and these have no times; "
+                "name the column, as in Ratings.from_frame(frame, time='timestamp'), or use "
+                "split_within_users."
+            )
+        _check_count(num_last, "num_last", 1)
+        order = np.lexsort((np.arange(len(self)), self.time, self.user))
+        after = self.user_degree[self.user] - 1 - self._rank_within_user(order)
+        test = (after < num_last) & (self.user_degree[self.user] > num_last)
+        most = self.user_degree.max()
+        return self._divide(test, f"num_last={num_last} of at most {most} ratings a user")
+
+    def folds(self, *, key: ArrayLike, num_folds: int = 5) -> Iterator[tuple[Self, Self]]:
+        """Divide the ratings at random into parts that take turns as the test set.
+
+        Args:
+            key: JAX key or int.
+            num_folds: Number of parts, whose sizes differ by one at most.
+
+        Returns:
+            An iterator of training and test ratings, `num_folds` times; every rating is in one
+            test set.
+
+        Raises:
+            TypeError: If `num_folds` is not a whole number.
+            ValueError: If there are fewer than 2 parts, or more parts than ratings.
+
+        Example:
+            >>> from probmf import Ratings
+            >>> frame = {"user": [1, 1, 2], "item": [1, 2, 1], "rating": [5, 3, 4]}
+            >>> ratings = Ratings.from_frame(frame)
+            >>> [len(test) for train, test in ratings.folds(key=0, num_folds=3)]
+            [1, 1, 1]
+        """
+        _check_count(num_folds, "num_folds", 2)
+        if num_folds > len(self):
+            raise ValueError(
+                f"num_folds is {num_folds}, but there are {len(self):,} ratings; a fold needs one."
+            )
+        fold = np.empty(len(self), dtype=np.int64)
+        fold[as_generator(key).permutation(len(self))] = np.arange(len(self)) % num_folds
+        return ((self.select(fold != part), self.select(fold == part)) for part in range(num_folds))
+
+    def split_on(self, column: str, test: Any) -> tuple[Self, Self]:
+        """Set aside the ratings that have given values in a column: a split made by somebody else.
+
+        Args:
+            column: A column kept with `keep=`, or "rating", "weight" or "time".
+            test: The value of test ratings, or a collection (list, set, array, range) of them.
+
+        Returns:
+            Training and test ratings.
+
+        Raises:
+            ValueError: If there is no such column, or one side would be empty.
+
+        Example:
+            >>> from probmf import Ratings
+            >>> frame = {"user": [1, 1, 2], "item": [1, 2, 1], "fold": [1, 2, 3]}
+            >>> ratings = Ratings.from_frame(frame, rating=None, keep=["fold"])
+            >>> train, test = ratings.split_on("fold", test=3)
+            >>> len(train), test.user
+            (2, array([1], dtype=int32))
+        """
+        own = {"rating": self.rating, "weight": self.weight, "time": self.time}
+        there = {name: values for name, values in own.items() if values is not None}
+        there |= self.columns
+        hint = f" Keep it when the ratings are made: Ratings.from_frame(frame, keep=[{column!r}])."
+        require_columns([column], there, "the table of ratings", hints={column: hint})
+        several = isinstance(test, Collection | np.ndarray) and not isinstance(test, str | bytes)
+        values = there[column]
+        chosen = _is_in(values, list(test) if several else [test])
+        first = ", ".join(repr(value) for value in dict.fromkeys(values[:1000].tolist()[:5]))
+        return self._divide(
+            chosen, f"test={test!r} in column {column!r} (which holds {first}, ...)"
+        )
+
+    def _rank_within_user(self, order: np.ndarray) -> np.ndarray:
+        """Place of each rating among its user's, given an order of the rows sorted by user."""
+        start = np.cumsum(self.user_degree) - self.user_degree
+        rank = np.empty(len(self), dtype=np.int64)
+        rank[order] = np.arange(len(self)) - start[self.user[order]]
+        return rank
+
+    def _divide(self, test: np.ndarray, how: str) -> tuple[Self, Self]:
+        for side, count in (("test", test.sum()), ("training", (~test).sum())):
+            if not count:
+                raise ValueError(
+                    f"The {side} set would be empty: {how} leaves no rating for it; choose another "
+                    "split, or give more ratings."
+                )
+        return self.select(~test), self.select(test)
+
+
+def _is_in(values: np.ndarray, wanted: list[Any]) -> np.ndarray:
+    if values.dtype == object:
+        return np.fromiter((value in wanted for value in values), bool, len(values))
+    found = np.zeros(len(values), dtype=bool)
+    # One by one: NumPy would turn a list of mixed types into text, which then matches nothing.
+    for value in wanted:
+        if isinstance(value, date | timedelta):
+            value = np.asarray(value, dtype=values.dtype.kind + "8")
+        found |= values == value
+    return found
+
+
+def _check_fraction(value: float, name: str) -> None:
+    if not 0 < value < 1:
+        raise ValueError(f"{name} is {value!r}, expected a number between 0 and 1, such as 0.1.")
+
+
+def _check_count(value: int, name: str, least: int) -> None:
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}, expected a whole number.") from None
+    if count < least:
+        raise ValueError(f"{name} is {count}, expected at least {least}.")

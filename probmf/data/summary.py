@@ -1,0 +1,134 @@
+"""What a table of ratings is like, as text and as a small HTML table."""
+
+import sys
+from html import escape
+
+import numpy as np
+import pyarrow as pa
+
+from probmf.data.table import RatingTable
+from probmf.data.vocabulary import Vocabulary, plain
+
+_QUANTILES = {"min": 0.0, "5%": 0.05, "50%": 0.5, "95%": 0.95, "max": 1.0}
+
+
+def describe(table: RatingTable) -> str:
+    """Counts, rating statistics, degree quantiles and memory as aligned text.
+
+    Args:
+        table: The ratings.
+
+    Returns:
+        Several lines; the first holds the counts.
+    """
+    facts = _facts(table)
+    width = max(map(len, facts))
+    lines = [_headline(table), ""]
+    lines += [f"{name:<{width}}  {value}" for name, value in facts.items()]
+    degrees = _degrees(table)
+    columns = [max(map(len, column)) for column in zip(*degrees, strict=True)]
+    lines.append("")
+    for name, *values in degrees:
+        cells = [f"{value:>{size}}" for value, size in zip(values, columns[1:], strict=True)]
+        lines.append("  ".join([f"{name:<{columns[0]}}", *cells]))
+    return "\n".join(lines)
+
+
+def describe_html(table: RatingTable) -> str:
+    """The same as one HTML table, self-contained.
+
+    Args:
+        table: The ratings.
+
+    Returns:
+        The HTML.
+    """
+    head, *rows = _degrees(table)
+    span = len(head) - 1
+    right = ' style="text-align: right"'
+    lines = ["<table>", f'<caption style="text-align: left">{escape(_headline(table))}</caption>']
+    for name, value in _facts(table).items():
+        lines.append(
+            f'<tr><th style="text-align: left">{escape(name)}</th>'
+            f'<td colspan="{span}" style="text-align: left">{escape(value)}</td></tr>'
+        )
+    cells = "".join(f"<th{right}>{escape(cell)}</th>" for cell in head[1:])
+    lines.append(f'<tr><th style="text-align: left">{escape(head[0])}</th>{cells}</tr>')
+    for name, *values in rows:
+        cells = "".join(f"<td{right}>{escape(cell)}</td>" for cell in values)
+        lines.append(f'<tr><th style="text-align: left">{escape(name)}</th>{cells}</tr>')
+    return "\n".join([*lines, "</table>"])
+
+
+def headline_count(count: int, noun: str) -> str:
+    """A count with its noun: "1 item", "2,000 items"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _headline(table: RatingTable) -> str:
+    ratings = headline_count(table.num_ratings, "rating")
+    items = headline_count(table.num_items, "item")
+    return f"{ratings} of {items} by {headline_count(table.num_users, 'user')}"
+
+
+def _facts(table: RatingTable) -> dict[str, str]:
+    facts = {"density": f"{100 * table.density:.3g} %"}
+    low, high = table.rating.min(), table.rating.max()
+    if low >= 0 and high <= 1 and not np.any(table.rating % 1):
+        ones = int(table.rating.sum())
+        facts["ratings"] = f"0 or 1; {100 * ones / table.num_ratings:.1f} % are 1 ({ones:,})"
+    else:
+        facts["ratings"] = (
+            f"from {low:g} to {high:g}, mean {table.rating.mean():.4g}, "
+            f"standard deviation {table.rating.std():.4g}"
+        )
+    if table.weight is not None:
+        facts["weights"] = f"from {table.weight.min():g} to {table.weight.max():g}"
+        if table.weight.any():
+            facts["weights"] += f"; weighted mean rating {table.mean:.4g}"
+    if table.time is not None:
+        facts["times"] = f"from {plain(table.time.min())} to {plain(table.time.max())}"
+    if table.columns:
+        facts["columns"] = _listed(list(table.columns))
+    for features, name in ((table.user_features, "users"), (table.item_features, "items")):
+        if features is not None:
+            facts[f"known of {name}"] = _listed(features.column_names[1:])
+    facts["memory"] = _size(_memory(table))
+    return facts
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 8} more" if len(names) > 9 else ""
+    return ", ".join(names[:8] if more else names) + more or "nothing"
+
+
+def _degrees(table: RatingTable) -> list[list[str]]:
+    rows = [["ratings per", *_QUANTILES, "mean", "without"]]
+    for name, degree in (("user", table.user_degree), ("item", table.item_degree)):
+        values = [*np.quantile(degree, list(_QUANTILES.values())), degree.mean()]
+        cells = [f"{value:,.1f}".removesuffix(".0") for value in values]
+        rows.append([name, *cells, f"{int((degree == 0).sum()):,}"])
+    return rows
+
+
+def _memory(table: RatingTable) -> int:
+    arrays = [table.user, table.item, table.rating, table.weight, table.time]
+    arrays += list(table.columns.values())
+    total = sum(array.nbytes for array in arrays if array is not None)
+    total += sum(map(_vocabulary_bytes, (table.users, table.items)))
+    tables: list[pa.Table | None] = [table.user_features, table.item_features]
+    return total + sum(features.nbytes for features in tables if features is not None)
+
+
+def _vocabulary_bytes(vocabulary: Vocabulary) -> int:
+    own = sum(map(sys.getsizeof, vocabulary.ids)) if vocabulary.ids.dtype == object else 0
+    return vocabulary.ids.nbytes + own
+
+
+def _size(count: int) -> str:
+    size, unit = float(count), "bytes"
+    for larger in ("KiB", "MiB", "GiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"

@@ -1,0 +1,205 @@
+"""The table of ratings itself: its fields, what must hold of them, and what they add up to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from probmf.data.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RatingTable:
+    """The fields of `Ratings`, checked, and its sums.
+
+    Arrays are read-only and n long, one entry per rating.
+
+    Attributes:
+        users: The users' ids; code i is user i.
+        items: The items' ids.
+        user: Codes of the users, int32.
+        item: Codes of the items, int32.
+        rating: Ratings, float64, finite.
+        weight: Weights, float64, finite and not negative, or None when all are one.
+        time: When the ratings were given (numbers or datetime64), or None.
+        columns: Further columns that were kept, by name.
+        user_features: What is known of the users, or None: the column of ids first, row i belongs
+            to code i, with nulls for users of whom nothing is known.
+        item_features: The same for items.
+    """
+
+    users: Vocabulary
+    items: Vocabulary
+    user: np.ndarray
+    item: np.ndarray
+    rating: np.ndarray
+    weight: np.ndarray | None = None
+    time: np.ndarray | None = None
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    user_features: pa.Table | None = None
+    item_features: pa.Table | None = None
+
+    def __post_init__(self) -> None:
+        """Check the fields against each other and freeze the arrays."""
+        if not len(self.user):
+            raise ValueError("There are no ratings; at least one is needed.")
+        fields: dict[str, Any] = {
+            "user": _codes(self.user, "user", self.users),
+            "item": _codes(self.item, "item", self.items),
+            "rating": _finite(self.rating, "rating"),
+            "weight": None if self.weight is None else _finite(self.weight, "weight"),
+            "time": None if self.time is None else np.asarray(self.time),
+        }
+        columns = {name: np.asarray(values) for name, values in self.columns.items()}
+        for name, values in (fields | columns).items():
+            if values is not None and values.shape != (len(self.user),):
+                raise ValueError(
+                    f"{name} has shape {values.shape}, but user has shape {fields['user'].shape}; "
+                    "every column needs one entry per rating."
+                )
+        if fields["weight"] is not None and fields["weight"].min() < 0:
+            row = int(np.argmax(fields["weight"] < 0))
+            raise ValueError(
+                f"weight is {fields['weight'][row]} in row {row}; a weight can't be negative."
+            )
+        for features, vocabulary in (
+            (self.user_features, self.users), (self.item_features, self.items),
+        ):  # fmt: skip
+            if features is not None and features.num_rows != len(vocabulary):
+                raise ValueError(
+                    f"{vocabulary.name}_features has {features.num_rows:,} rows, expected one for "
+                    f"each of the {len(vocabulary):,} {vocabulary.name}s, in code order."
+                )
+        for name, values in fields.items():
+            object.__setattr__(self, name, None if values is None else _frozen(values))
+        frozen = {name: _frozen(values) for name, values in columns.items()}
+        object.__setattr__(self, "columns", frozen)
+
+    def __len__(self) -> int:
+        """Number of ratings."""
+        return len(self.rating)
+
+    @property
+    def num_users(self) -> int:
+        """Number of users in the vocabulary, rated or not."""
+        return len(self.users)
+
+    @property
+    def num_items(self) -> int:
+        """Number of items in the vocabulary, rated or not."""
+        return len(self.items)
+
+    @property
+    def num_ratings(self) -> int:
+        """Number of ratings."""
+        return len(self.rating)
+
+    @cached_property
+    def user_degree(self) -> np.ndarray:
+        """Number of ratings of each user, int64 of shape (num_users,)."""
+        return _frozen(np.bincount(self.user, minlength=self.num_users))
+
+    @cached_property
+    def item_degree(self) -> np.ndarray:
+        """Number of ratings of each item, int64 of shape (num_items,)."""
+        return _frozen(np.bincount(self.item, minlength=self.num_items))
+
+    @property
+    def density(self) -> float:
+        """Share of all pairs of a user and an item that are rated."""
+        return self.num_ratings / (self.num_users * self.num_items)
+
+    @property
+    def mean(self) -> float:
+        """Mean rating, weighted: sum w r / sum w.
+
+        Raises:
+            ValueError: If all weights are zero.
+        """
+        if self.weight is None:
+            return float(self.rating.mean())
+        total = self.weight.sum()
+        if total == 0:
+            raise ValueError("All weights are zero, so there is no mean rating; weigh one row.")
+        return float(self.weight @ self.rating / total)
+
+    def select(self, rows: Any) -> Self:
+        """Some of the ratings, with the same vocabularies and side tables.
+
+        Args:
+            rows: Booleans of shape (n,), or row numbers in the order wanted, or a slice.
+
+        Returns:
+            Those ratings. Users and items that now have none keep their codes.
+
+        Raises:
+            TypeError: If `rows` is neither booleans nor whole numbers.
+            ValueError: If nothing is chosen, a row is out of range, or is chosen twice.
+
+        Example:
+            >>> from probmf import Ratings
+            >>> ratings = Ratings.from_frame({"user": [1, 2], "item": [8, 9], "rating": [5, 1]})
+            >>> high = ratings.select(ratings.rating > 2)
+            >>> len(high), high.num_users
+            (1, 2)
+        """
+        chosen = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
+        if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "biu"):
+            raise TypeError(
+                f"rows has shape {chosen.shape} and type {chosen.dtype}, expected booleans of "
+                f"shape ({len(self)},), or row numbers of shape (k,)."
+            )
+        if chosen.dtype == bool:
+            if len(chosen) != len(self):
+                raise ValueError(
+                    f"rows has {len(chosen):,} booleans, but there are {len(self):,} ratings."
+                )
+            chosen = np.flatnonzero(chosen)
+        if not len(chosen):
+            raise ValueError("rows chooses no rating at all; at least one is needed.")
+        if chosen.min() < 0 or chosen.max() >= len(self):
+            bad = chosen[(chosen < 0) | (chosen >= len(self))][0]
+            raise ValueError(f"Row {bad} is out of range: rows are 0 to {len(self) - 1}.")
+        if np.bincount(chosen, minlength=len(self)).max() > 1:
+            raise ValueError("rows holds a row twice; to count a rating more often, give weights.")
+        return replace(
+            self,
+            user=self.user[chosen],
+            item=self.item[chosen],
+            rating=self.rating[chosen],
+            weight=None if self.weight is None else self.weight[chosen],
+            time=None if self.time is None else self.time[chosen],
+            columns={name: values[chosen] for name, values in self.columns.items()},
+        )
+
+
+def _frozen(values: np.ndarray) -> np.ndarray:
+    view = values.view()
+    view.flags.writeable = False
+    return view
+
+
+def _codes(values: Any, name: str, vocabulary: Vocabulary) -> np.ndarray:
+    codes = np.asarray(values)
+    if codes.dtype.kind not in "iu":
+        raise TypeError(
+            f"{name} is of type {codes.dtype}, expected codes (whole numbers). For a table with "
+            "ids use Ratings.from_frame."
+        )
+    if codes.min() < 0 or codes.max() >= len(vocabulary):
+        row = int(np.argmax((codes < 0) | (codes >= len(vocabulary))))
+        raise ValueError(
+            f"{name} is {codes[row]} in row {row}, but codes are 0 to {len(vocabulary) - 1}."
+        )
+    return codes.astype(np.int32, copy=False)
+
+
+def _finite(values: Any, name: str) -> np.ndarray:
+    numbers = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(numbers).all():
+        row = int(np.argmin(np.isfinite(numbers)))
+        raise ValueError(f"{name} is {numbers.flat[row]} in row {row}; all must be finite.")
+    return numbers

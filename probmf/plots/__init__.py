@@ -1,0 +1,18 @@
+"""Pictures of data, fits and recommendations.
+
+Every function draws into the axes it is given, or into a new figure that pyplot does not know
+about, and returns the axes: `plots.calibration(fit, test).figure.savefig("calibration.png")`.
+"""
+
+from probmf.plots.catalogue import degree_distribution, factor_map, recommendations
+from probmf.plots.history import convergence
+from probmf.plots.prediction import calibration, predicted_vs_observed
+
+__all__ = [
+    "calibration",
+    "convergence",
+    "degree_distribution",
+    "factor_map",
+    "predicted_vs_observed",
+    "recommendations",
+]

@@ -1,0 +1,189 @@
+"""Pictures of users, items and what is recommended."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jax.typing import ArrayLike
+from matplotlib.axes import Axes
+
+from probmf.data import Ratings
+from probmf.plots.labels import place_labels
+from probmf.plots.style import BLUE, GREY, INK, ORANGE, describe, legend, log_axis, new_axes, span
+from probmf.results import Fit, Recommendations
+
+
+def factor_map(fit: Fit, *, num_labels: int = 15, ax: Axes | None = None) -> Axes:
+    r"""Items in the plane in which users' tastes differ most.
+
+    .. math:: U V^\top = A S B^\top, \qquad
+       \text{item } n \text{ lies at } (S_1 B_{n1}, S_2 B_{n2}) / \sqrt{M}
+
+    Unlike columns of V these directions do not depend on how the factors happen to be rotated
+    (only their signs do, and each is turned so that its longer tail points up or right). A
+    coordinate is what that direction adds to or takes from the item's score, as the root mean
+    square over the M users; items that lie near each other please the same people.
+
+    Args:
+        fit: A fit with at least two factors.
+        num_labels: The most-rated items get their title (column "title" of the item features) or
+            their id; those that find no room get none.
+        ax: Axes to draw into; None makes a figure.
+
+    Returns:
+        The axes. The area of a dot grows with the item's number of ratings.
+
+    Raises:
+        ValueError: If the model has fewer than two factors, or `num_labels` is negative.
+    """
+    if fit.model.num_factors < 2:
+        raise ValueError(
+            f"The fit has num_factors={fit.model.num_factors}; a plane needs at least 2."
+        )
+    if num_labels < 0:
+        raise ValueError(f"num_labels is {num_labels}; expected 0 or more.")
+    place, share = leading_directions(fit)
+    degree = np.asarray(fit.data.item_degree)
+    ax = new_axes(ax, (7.0, 5.6))
+    ax.axhline(0, color=GREY, lw=0.8)
+    ax.axvline(0, color=GREY, lw=0.8)
+    size = 6 + 90 * degree / max(degree.max(), 1)
+    named = np.argsort(-degree, kind="stable")[:num_labels]
+    rest = np.setdiff1d(np.arange(len(degree)), named)
+    ax.scatter(place[rest, 0], place[rest, 1], s=size[rest], color=GREY, alpha=0.45, lw=0)
+    ax.scatter(place[named, 0], place[named, 1], s=size[named], color=BLUE, alpha=0.85, lw=0)
+    ax.set_xlim(*span(place[:, 0], np.zeros(1)))
+    ax.set_ylim(*span(place[:, 1], np.zeros(1)))
+    describe(
+        ax,
+        title="Items where tastes differ most (blue: the most rated)",
+        x=f"first direction of taste, {share[0]:.0%} of the factors' variance (score units)",
+        y=f"second direction, {share[1]:.0%}",
+    )
+    titles = [str(label) for label in fit.data.item_labels(named)] if len(named) else []
+    place_labels(ax, place[named], titles)
+    return ax
+
+
+def leading_directions(fit: Fit) -> tuple[np.ndarray, np.ndarray]:
+    r"""Item coordinates in the two leading directions of :math:`U V^\top`, and their shares.
+
+    Args:
+        fit: A fit with at least two factors.
+
+    Returns:
+        Coordinates (num_items, 2) in score units, and each direction's share of the sum of
+        squares of :math:`U V^\top`. Cost O((M + N) k^2): the product is never formed.
+    """
+    point = fit.point()
+    _, user_triangle = np.linalg.qr(np.asarray(point["user_factors"], dtype=np.float64))
+    basis, item_triangle = np.linalg.qr(np.asarray(point["item_factors"], dtype=np.float64))
+    _, size, right = np.linalg.svd(user_triangle @ item_triangle.T)
+    place = basis @ right[:2].T * size[:2] / np.sqrt(fit.data.num_users)
+    place *= np.where(np.sum(place**3, axis=0) < 0, -1.0, 1.0)
+    return place, size[:2] ** 2 / max(float(np.sum(size**2)), np.finfo(float).tiny)
+
+
+def degree_distribution(ratings: Ratings, *, ax: Axes | None = None) -> Axes:
+    """How many ratings users and items have: count against rank, both logarithmic.
+
+    A straight line is a power law. Where the lines end is the number of users and of items.
+
+    Args:
+        ratings: The ratings.
+        ax: Axes to draw into; None makes a figure.
+
+    Returns:
+        The axes.
+
+    Example:
+        >>> ratings = Ratings.from_frame({"user": [1, 1, 2], "item": [7, 8, 7]}, rating=None)
+        >>> [line.get_label() for line in degree_distribution(ratings).get_lines()]
+        ['2 users', '2 items']
+    """
+    ax = new_axes(ax, (5.2, 4.0))
+    for name, degree, color, style in (
+        ("users", ratings.user_degree, BLUE, "-"),
+        ("items", ratings.item_degree, ORANGE, "--"),
+    ):
+        count = np.sort(np.asarray(degree))[::-1]
+        count = count[count > 0]
+        rank = np.arange(1, len(count) + 1)
+        ax.plot(rank, count, style, color=color, lw=2, label=f"{len(degree):,} {name}")
+    log_axis(ax, "xy")
+    legend(ax, loc="lower left")
+    describe(
+        ax,
+        title=f"{len(ratings):,} ratings, {100 * ratings.density:.2g}% of all pairs",
+        x="rank, from the one with the most ratings",
+        y="number of ratings",
+    )
+    return ax
+
+
+def recommendations(
+    recommended: Recommendations,
+    *,
+    row: int = 0,
+    labels: Sequence[object] | None = None,
+    reference: ArrayLike | None = None,
+    reference_label: str = "true score",
+    x_label: str = "predicted rating",
+    ax: Axes | None = None,
+) -> Axes:
+    """One user's recommendations, best on top: a dot for the score, a line for its interval.
+
+    Args:
+        recommended: From `fit.recommend` (with `interval=` for the lines) or `similar_items`.
+        row: Which user, by place.
+        labels: Names of the k items, such as `fit.data.item_labels(recommended.code[row])`; None
+            takes their ids.
+        reference: Numbers to compare with, one per item, such as what a simulation knows.
+        reference_label: What they are.
+        x_label: What the score is, with its unit.
+        ax: Axes to draw into; None makes a figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        IndexError: If there is no such row.
+        ValueError: If there is nothing in the row, or the numbers of labels or of reference values
+            do not match it.
+    """
+    if not -len(recommended) <= row < len(recommended):
+        raise IndexError(f"row is {row}, but there are recommendations for {len(recommended)}.")
+    found = np.flatnonzero(recommended.code[row] >= 0)
+    if not len(found):
+        raise ValueError(f"Row {row} (user {recommended.user[row]!r}) has no recommendations.")
+    names = list(recommended.item[row] if labels is None else labels)
+    truth = None if reference is None else np.asarray(reference, dtype=np.float64)
+    places = recommended.code.shape[1]
+    for what, values in (("labels", names), ("reference", truth)):
+        if values is not None and len(values) != places:
+            raise ValueError(
+                f"{what} has {len(values)} entries, but each user has {places} places; give one "
+                "for each place."
+            )
+    ax = new_axes(ax, (6.4, 1.1 + 0.32 * len(found)))
+    height = -np.arange(len(found))
+    if recommended.lower is not None and recommended.upper is not None:
+        ends = recommended.lower[row, found], recommended.upper[row, found]
+        ax.hlines(height, *ends, color=BLUE, lw=2, alpha=0.45, label="interval")
+    ax.plot(recommended.score[row, found], height, "o", color=BLUE, ms=7, label="prediction")
+    if truth is not None:
+        ax.plot(
+            truth[found], height,
+            "D", color=ORANGE, mec="white", ms=6, label=reference_label,
+        )  # fmt: skip
+        legend(ax, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    ax.set_yticks(height, [str(names[place]) for place in found])
+    ax.tick_params(axis="y", length=0, labelcolor=INK)
+    ax.grid(False, axis="y")
+    ax.spines["left"].set_visible(False)
+    ax.set_ylim(height[-1] - 0.7, 0.7)
+    pad = 24 if truth is not None else 6
+    ax.set_title(
+        f"Recommended to user {recommended.user[row]}", loc="left", fontsize=11, color=INK, pad=pad
+    )
+    ax.set_xlabel(x_label, fontsize=10, color=INK)
+    return ax

@@ -1,0 +1,255 @@
+"""How well predictions fit ratings that the fit has not seen."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
+from scipy.special import ndtri
+
+from probmf.data import Ratings
+from probmf.plots.style import (
+    BLUE,
+    DENSITY,
+    GREY,
+    INK,
+    ORANGE,
+    describe,
+    legend,
+    new_axes,
+    percent,
+    quiet,
+    span,
+)
+from probmf.results import Fit, Predictions
+
+_SIZE = (5.2, 4.4)
+_CELLS = 45
+#: Fewer rows in a bin tell too little.
+_BIN_ROWS = 10
+
+
+def predicted_vs_observed(
+    fit: Fit,
+    test: Ratings,
+    *,
+    interval: float = 0.9,
+    num_bins: int = 12,
+    ax: Axes | None = None,
+) -> Axes:
+    """Observed ratings against their predictions, or predictions by outcome for yes/no data.
+
+    For ratings: the density of all pairs, and in bins of equally many pairs the mean observed
+    rating (dots) and the mean of the predicted intervals (band). Dots on the diagonal mean that
+    predictions are right on average at every level. For yes/no data: how the predicted
+    probabilities of the ones and of the zeros are distributed.
+
+    Args:
+        fit: The fit.
+        test: Ratings that it was not fitted to.
+        interval: Probability of the interval that the band shows.
+        num_bins: Number of bins, at least 1.
+        ax: Axes to draw into; None makes a figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        TypeError: If `test` is not `Ratings`.
+        ValueError: If the test ratings do not suit the fit, or an argument is out of range.
+    """
+    _check_bins(num_bins)
+    predicted, observed = _predict(fit, test, interval)
+    ax = new_axes(ax, _SIZE)
+    if fit.model.likelihood.binary:
+        _draw_outcomes(ax, predicted.mean, observed)
+    else:
+        _draw_density(ax, predicted, observed, interval, num_bins)
+    return ax
+
+
+def calibration(fit: Fit, test: Ratings, *, num_bins: int = 10, ax: Axes | None = None) -> Axes:
+    r"""Whether stated probabilities come true.
+
+    For ratings: the share of test ratings inside the central intervals of every probability p; for
+    yes/no data: the share of ones among pairs of similar predicted probability. The grey band is
+    where a calibrated fit would lie with 95 % probability at each p,
+    :math:`p \pm 1.96 \sqrt{p (1 - p) / n}`; for yes/no data the dots have such an error bar.
+
+    Args:
+        fit: The fit.
+        test: Ratings that it was not fitted to.
+        num_bins: Number of bins for yes/no data, at least 1.
+        ax: Axes to draw into; None makes a figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        TypeError: If `test` is not `Ratings`.
+        ValueError: If the test ratings do not suit the fit, or an argument is out of range.
+    """
+    _check_bins(num_bins)
+    predicted, observed = _predict(fit, test, 0.9)
+    ax = new_axes(ax, _SIZE)
+    percent(ax, "xy")
+    if fit.model.likelihood.binary:
+        _draw_reliability(ax, predicted.mean, observed, num_bins)
+    else:
+        _draw_coverage(ax, predicted, observed)
+    ax.set_aspect("equal")
+    legend(ax, loc="upper left")
+    return ax
+
+
+def _predict(fit: Fit, test: Ratings, interval: float) -> tuple[Predictions, np.ndarray]:
+    if not isinstance(test, Ratings):
+        raise TypeError(
+            f"test is a {type(test).__name__}, expected Ratings that the fit has not seen; make "
+            "them with Ratings.from_frame."
+        )
+    fit.model.likelihood.check_ratings(test.rating)
+    return fit.predict(test, interval=interval), np.asarray(test.rating)
+
+
+def _check_bins(num_bins: int) -> None:
+    if num_bins < 1:
+        raise ValueError(f"num_bins is {num_bins}; expected at least 1.")
+
+
+def _bins(values: np.ndarray, num_bins: int) -> list[np.ndarray]:
+    """Rows in order of their values, in bins of nearly equal size and at least `_BIN_ROWS`."""
+    num_bins = max(1, min(num_bins, len(values) // _BIN_ROWS))
+    return np.array_split(np.argsort(values, kind="stable"), num_bins)
+
+
+def _draw_density(
+    ax: Axes, predicted: Predictions, observed: np.ndarray, interval: float, num_bins: int
+) -> None:
+    x_range, y_range = span(predicted.mean), span(observed)
+    levels = np.unique(observed)
+    # Stars get one row of cells each; what is continuous gets small cells.
+    if len(levels) <= 20:
+        half = np.diff(levels).min() / 2 if len(levels) > 1 else 0.5
+        y_range = (levels[0] - half, levels[-1] + half)
+        rows = round((y_range[1] - y_range[0]) / (2 * half))
+    else:
+        rows = _CELLS
+    counts, x_edges, y_edges = np.histogram2d(
+        predicted.mean, observed, bins=(_CELLS, rows), range=(x_range, y_range)
+    )
+    mesh = ax.pcolormesh(
+        x_edges, y_edges, np.where(counts > 0, counts, np.nan).T, cmap=DENSITY, rasterized=True
+    )
+    bar = ax.figure.colorbar(mesh, ax=ax, fraction=0.05, pad=0.02, label="pairs in a cell")
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, colors=INK)
+    ax.axline((x_range[0], x_range[0]), slope=1, color=GREY, lw=1, ls="--")
+    bins = _bins(predicted.mean, num_bins)
+    x = [predicted.mean[rows].mean() for rows in bins]
+    if predicted.lower is not None and predicted.upper is not None:
+        for end in (predicted.lower, predicted.upper):
+            label = f"predicted {interval:.0%} interval" if end is predicted.lower else None
+            ax.plot(x, [end[rows].mean() for rows in bins], color=ORANGE, lw=1.4, label=label)
+    ax.plot(
+        x, [observed[rows].mean() for rows in bins],
+        "o", color=ORANGE, mec="white", ms=6, label="mean observed rating",
+    )  # fmt: skip
+    ax.set_xlim(*x_range)
+    ax.set_ylim(*y_range)
+    ax.grid(False)
+    legend(ax, loc="upper left")
+    describe(
+        ax,
+        title=f"{len(observed):,} test ratings against their predictions",
+        x="predicted rating",
+        y="observed rating",
+    )
+
+
+def _draw_outcomes(ax: Axes, probability: np.ndarray, observed: np.ndarray) -> None:
+    edges = np.linspace(0.0, 1.0, 26).tolist()
+    for outcome, color, name in ((0, ORANGE, "observed no"), (1, BLUE, "observed yes")):
+        values = probability[observed == outcome]
+        if len(values):
+            weights = np.full(len(values), 1.0 / len(values))
+            ax.hist(values, edges, weights=weights, histtype="stepfilled", color=color, alpha=0.25)
+            ax.hist(
+                values, edges, weights=weights, histtype="step", color=color, lw=1.8,
+                label=f"{name} ({len(values):,})",
+            )  # fmt: skip
+    ax.set_xlim(0, 1)
+    ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    legend(ax, loc="upper center")
+    describe(
+        ax,
+        title="Predicted probabilities, by what was observed",
+        x="predicted probability of yes",
+        y="share of the pairs with this outcome",
+    )
+
+
+def _draw_coverage(ax: Axes, predicted: Predictions, observed: np.ndarray) -> None:
+    sd = np.asarray(predicted.sd, dtype=np.float64)
+    distance = np.abs(observed - predicted.mean) / sd
+    level = np.linspace(0.0, 1.0, 101)
+    with np.errstate(divide="ignore"):
+        half = ndtri(0.5 + level / 2)
+    inside = np.searchsorted(np.sort(distance), half, side="right") / len(distance)
+    _draw_error_band(ax, level, len(observed))
+    ax.plot(level, inside, color=BLUE, lw=2, label="this fit")
+    for mark in (0.5, 0.9):
+        share = inside[np.searchsorted(level, mark)]
+        ax.plot(mark, share, "o", color=BLUE, mec="white", ms=7)
+        ax.annotate(
+            f"{mark:.0%} interval: {share:.1%}", (mark, share), xytext=(-8, 6),
+            textcoords="offset points", ha="right", fontsize=9, color=INK,
+        )  # fmt: skip
+    inset = quiet(ax.inset_axes((0.56, 0.13, 0.41, 0.3)))
+    _draw_error_band(inset, level, len(observed), around=0.0)
+    inset.plot(level, inside - level, color=BLUE, lw=1.4)
+    inset.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    inset.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1, symbol=""))
+    inset.tick_params(labelsize=7)
+    inset.set_title("difference, points", loc="left", fontsize=8, color=INK)
+    describe(
+        ax,
+        title=f"Calibration of intervals, {len(observed):,} test ratings",
+        x="probability of the predicted interval",
+        y="share of test ratings inside",
+    )
+
+
+def _draw_reliability(
+    ax: Axes, probability: np.ndarray, observed: np.ndarray, num_bins: int
+) -> None:
+    ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="calibrated")
+    bins = _bins(probability, num_bins)
+    x = np.array([probability[rows].mean() for rows in bins])
+    share = np.array([observed[rows].mean() for rows in bins])
+    # The error that a calibrated forecast would have: its own probabilities say how much.
+    error = [
+        1.96 * np.sqrt(np.mean(probability[rows] * (1 - probability[rows])) / len(rows))
+        for rows in bins
+    ]
+    ax.errorbar(
+        x, share, yerr=error, fmt="o", color=BLUE, mec="white", ms=7, lw=1.2,
+        label="this fit, with 95% error",
+    )  # fmt: skip
+    describe(
+        ax,
+        title=f"Calibration of probabilities, {len(observed):,} test pairs",
+        x="predicted probability of yes",
+        y="share of yes observed",
+    )
+
+
+def _draw_error_band(
+    ax: Axes, level: np.ndarray, count: int, *, around: float | None = None
+) -> None:
+    half = 1.96 * np.sqrt(level * (1 - level) / count)
+    middle = level if around is None else np.full_like(level, around)
+    ax.fill_between(
+        level, middle - half, middle + half, color=GREY, alpha=0.3, lw=0,
+        label="95% band if calibrated",
+    )  # fmt: skip
+    ax.plot(level, middle, color=GREY, lw=1, ls="--")

@@ -1,0 +1,86 @@
+"""What all plots share: colours that colour-blind readers can tell apart, and quiet axes."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, PercentFormatter
+
+# Okabe and Ito (2008), Color universal design; their yellow is too light for a line on white.
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+CYCLE = (BLUE, ORANGE, GREEN, PURPLE, "#E69F00", "#56B4E9", "#000000")
+# Told apart by their dashes too, so that a line shows under another and in grey print.
+DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
+    "-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)),
+)  # fmt: skip
+INK, GREY, PALE = "#262626", "#8A8A8A", "#E3E3E3"
+DENSITY = LinearSegmentedColormap.from_list("density", ["#EEF4F8", "#7FB3D3", "#0B4F7D"])
+
+_DPI = 150
+
+
+def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    """The axes given, or those of a new figure.
+
+    Args:
+        ax: Axes or None.
+        size: Width and height of a new figure, inches.
+
+    Returns:
+        Axes in the common style.
+    """
+    return quiet(ax if ax is not None else new_figure(size).subplots())
+
+
+def new_figure(size: tuple[float, float]) -> Figure:
+    """A figure outside pyplot: nothing to close, and no display is looked for."""
+    return Figure(figsize=size, dpi=_DPI, layout="constrained")
+
+
+def quiet(ax: Axes) -> Axes:
+    """Take off what carries no information."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(GREY)
+    ax.tick_params(colors=INK, labelsize=9, color=GREY)
+    ax.grid(color=PALE, linewidth=0.6)
+    ax.set_axisbelow(True)
+    return ax
+
+
+def describe(ax: Axes, *, title: str, x: str, y: str) -> None:
+    """Title at the left, and labels of both axes."""
+    ax.set_title(title, loc="left", fontsize=11, color=INK)
+    ax.set_xlabel(x, fontsize=10, color=INK)
+    ax.set_ylabel(y, fontsize=10, color=INK)
+
+
+def legend(ax: Axes, **options: object) -> None:
+    """A legend without a frame, if anything has a label."""
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(**({"frameon": False, "fontsize": 9} | options))
+
+
+def log_axis(ax: Axes, axes: Iterable[str]) -> None:
+    """Make axes of counts logarithmic, with their ticks as plain numbers."""
+    for name in axes:
+        (ax.set_xscale if name == "x" else ax.set_yscale)("log")
+        axis = ax.xaxis if name == "x" else ax.yaxis
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+
+
+def percent(ax: Axes, axes: Iterable[str]) -> None:
+    """Write an axis of shares in percent, over [0, 1]."""
+    for name in axes:
+        axis = ax.xaxis if name == "x" else ax.yaxis
+        axis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))
+        (ax.set_xlim if name == "x" else ax.set_ylim)(0.0, 1.0)
+
+
+def span(*values: np.ndarray) -> tuple[float, float]:
+    """The range of all values, a little widened."""
+    low = min(float(np.min(value)) for value in values)
+    high = max(float(np.max(value)) for value in values)
+    edge = 0.03 * (high - low) or 0.5
+    return low - edge, high + edge
