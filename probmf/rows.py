@@ -26,7 +26,7 @@ CPU_SLOTS = 1024
 #: The same on an accelerator, where every chunk is a kernel launch.
 ACCELERATOR_SLOTS = 1 << 18
 #: A bucket must save this share of all slots to be worth its compiled program.
-BUCKET_COST = 0.012
+BUCKET_COST = 0.015
 
 
 class Bucket(NamedTuple):

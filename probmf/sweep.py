@@ -6,7 +6,7 @@ worker; on a CPU each worker is a thread that runs its share of the chunks.
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
@@ -110,7 +110,7 @@ def half_sweep(
         of the other side).
     """
     run = partial(
-        _solve_bucket, table=table, prior=prior, likelihood=likelihood, method=method,
+        _bucket_program(jax.default_backend()), table=table, prior=prior, likelihood=likelihood, method=method,
         cg_steps=cg_steps,
     )  # fmt: skip
 
@@ -151,7 +151,20 @@ def _stretch(mask: Array, like: Array) -> Array:
     return mask.reshape(mask.shape + (1,) * (like.ndim - 1))
 
 
-@partial(jax.jit, static_argnames=("likelihood", "method", "cg_steps", "capacity"))
+@cache
+def _bucket_program(backend: str) -> Any:
+    """The compiled form of `_solve_bucket`.
+
+    On a CPU LLVM's level 2 compiles in two thirds of level 3's time, and the loops over short
+    rows run up to a third faster (measured at 16 to 128 factors).
+    """
+    return jax.jit(
+        _solve_bucket,
+        static_argnames=("likelihood", "method", "cg_steps", "capacity"),
+        compiler_options={"xla_backend_optimization_level": 2} if backend == "cpu" else None,
+    )
+
+
 def _solve_bucket(
     bucket: Bucket,
     start: int,

@@ -182,7 +182,7 @@ def show(fitted: Fit) -> None:
 def _why(history: Any) -> str:
     reasons = {
         "tol": "converged",
-        "validation": f"stopped when held-out data got no better, {history.unit} {history.best} kept",
+        "validation": f"held-out error rose, {history.unit} {history.best} kept",
         "interrupted": f"interrupted, {history.unit} {history.best} kept",
         "diverged": f"diverged, {history.unit} {history.best} kept",
     }
@@ -195,8 +195,8 @@ def _settings(method: Method, **given: Any) -> dict[str, Any]:
     for name in present:
         if _OF_METHOD[name] != method:
             raise ValueError(
-                f"--{name.replace('_', '-')} belongs to --method {_OF_METHOD[name]}, but the method "
-                f"is {method}; leave it out, or change the method."
+                f"--{name.replace('_', '-')} belongs to --method {_OF_METHOD[name]}, but the "
+                f"method is {method}; leave it out, or change the method."
             )
     return present
 

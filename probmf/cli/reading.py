@@ -191,8 +191,7 @@ def _same_kind(own: Vocabulary, other: Vocabulary) -> Vocabulary:
 
 def examples(vocabulary: Vocabulary) -> str:
     """The first ids of a vocabulary, for messages."""
-    some = ", ".join(str(value) for value in vocabulary.ids[:3])
-    return f"{some}, ..." if len(vocabulary) > 3 else some
+    return ", ".join(str(value) for value in vocabulary.ids[:3])
 
 
 def check_writable(path: Path) -> None:

@@ -136,8 +136,8 @@ def _known_users(fit: Fit, words: list[str]) -> np.ndarray:
     if unknown:
         raise ValueError(
             f"The fit has no user {', '.join(unknown)}: it knows {fit.data.num_users:,} users, "
-            f"such as {examples(fit.data.users)}. A new user's ratings can be folded in from Python: "
-            "Fit.load(...).fold_in(ratings)."
+            f"such as {examples(fit.data.users)}. A new user's ratings can be folded in from "
+            "Python: Fit.load(...).fold_in(ratings)."
         )
     return ids
 

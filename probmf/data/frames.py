@@ -73,6 +73,8 @@ def collect(
         TypeError: If it is no table.
         ValueError: If a column is missing, or a name is doubled.
     """
+    if isinstance(frame, pa.RecordBatch):
+        frame = pa.Table.from_batches([frame])
     try:
         table = nw.from_native(frame, allow_series=False)
         lazy = isinstance(table, nw.LazyFrame)

@@ -146,8 +146,8 @@ class Vocabulary:
         if places.min() < 0 or places.max() >= len(self):
             bad = places[(places < 0) | (places >= len(self))].flat[0]
             raise ValueError(
-                f"{bad} is not the code of a {self.name}: the codes of these {len(self):,} "
-                f"{self.name}s are 0 to {len(self) - 1}. (-1 marks an unknown id.)"
+                f"{bad} is no {self.name} code: the codes of these {len(self):,} {self.name}s are 0 "
+                f"to {len(self) - 1}. (-1 marks an unknown id.)"
             )
         return self.ids[places]
 

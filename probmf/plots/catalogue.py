@@ -60,7 +60,7 @@ def factor_map(fit: Fit, *, num_labels: int = 15, ax: Axes | None = None) -> Axe
         y=f"second direction, {share[1]:.0%}",
     )
     titles = [str(label) for label in fit.data.item_labels(named)] if len(named) else []
-    place_labels(ax, place[named], titles)
+    place_labels(ax, place[named], np.sqrt(size[named]) / 2, titles)
     return ax
 
 

@@ -67,8 +67,8 @@ def convergence(
         _draw_held_out(panels[1], runs, against)
         describe(panels[1], title="Held-out error (dot: kept)", x=x_label, y="held-out error")
     for panel in panels:
-        lengths = [_x(run, against)[-1] for run in runs.values()]
-        if against == "seconds" or max(lengths) > _LONG * min(lengths):
+        lengths = [len(run) for run in runs.values()]
+        if against == "steps" and max(lengths) > _LONG * min(lengths):
             log_axis(panel, "x")
     if len(runs) > 1:
         legend(panels[0])

@@ -11,20 +11,24 @@ from matplotlib.transforms import Bbox
 
 from probmf.plots.style import GREY, INK
 
-#: Offsets in points, and the alignment that goes with each: near ones first.
+#: Offsets in points from the rim of the dot, and the alignment of each: near ones first.
 _OFFSETS: list[tuple[float, float, Literal["left", "right", "center"]]] = [
     (reach * dx, reach * dy, "left" if dx > 0 else "right" if dx < 0 else "center")
-    for reach in (6, 14, 24)
-    for dx, dy in ((1, 0), (-1, 0), (0.7, 1), (-0.7, 1), (0.7, -1), (-0.7, -1), (0, 1.2), (0, -1.2))
+    for reach in (1, 10, 20)
+    for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1), (0.7, 1), (-0.7, 1), (0.7, -1), (-0.7, -1))
 ]
+_LED, _MARGIN = 5, 4
 
 
-def place_labels(ax: Axes, points: np.ndarray, labels: Sequence[str]) -> list[Annotation]:
-    """Write labels beside their points, each in the first free place; leave out the rest.
+def place_labels(
+    ax: Axes, points: np.ndarray, radius: np.ndarray, labels: Sequence[str]
+) -> list[Annotation]:
+    """Write labels beside their dots, each in the first free place; leave out the rest.
 
     Args:
         ax: Axes with their final limits.
         points: Data coordinates, shape (n, 2), most important first.
+        radius: Radii of the dots in points, shape (n,).
         labels: Their labels.
 
     Returns:
@@ -34,24 +38,33 @@ def place_labels(ax: Axes, points: np.ndarray, labels: Sequence[str]) -> list[An
     ax.figure.draw_without_rendering()  # type: ignore[union-attr]
     frame = ax.get_window_extent()
     pixels = ax.transData.transform(points) if len(points) else np.empty((0, 2))
-    taken = [Bbox.from_extents(x - 3, y - 3, x + 3, y + 3) for x, y in pixels]
+    per_point = ax.figure.dpi / 72
+    # With a margin, or a label would seem to belong to a dot that is only near.
+    dots = [
+        Bbox.from_extents(x - r, y - r, x + r, y + r)
+        for (x, y), r in zip(pixels, (radius + _MARGIN) * per_point, strict=True)
+    ]
+    taken: list[Bbox] = []
     placed = []
-    for point, label in zip(points, labels, strict=True):
+    for place, (point, label) in enumerate(zip(points, labels, strict=True)):
+        others = dots[:place] + dots[place + 1 :]
         text = ax.annotate(
             label, tuple(point), xytext=(0, 0), textcoords="offset points",
             fontsize=8, color=INK, va="center", annotation_clip=True,
             path_effects=[withStroke(linewidth=2, foreground="white")],
         )  # fmt: skip
         for dx, dy, side in _OFFSETS:
-            text.set_position((dx, dy))
+            rim = radius[place] + 1
+            half_line = 4 if dx == 0 else 0  # Above and below the text is centred on its offset.
+            x, y = dx + rim * np.sign(dx), dy + (rim + half_line) * np.sign(dy)
+            text.set_position((x, y))
             text.set_horizontalalignment(side)
-            # The text alone, without the arrow that an annotation may have.
             box = text.get_window_extent().padded(1.5)
-            if _free(box, taken, frame):
+            if _free(box, [*taken, *others], frame):
                 taken.append(box)
                 placed.append(text)
-                if np.hypot(dx, dy) > 12:
-                    _lead(ax, point, (dx, dy))
+                if np.hypot(dx, dy) > _LED:
+                    _lead(ax, point, (x, y))
                 break
         else:
             text.remove()

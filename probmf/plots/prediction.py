@@ -21,8 +21,10 @@ from probmf.plots.style import (
 )
 from probmf.results import Fit, Predictions
 
-_SIZE = (5.2, 4.4)
+_SIZE, _SQUARE = (5.2, 4.4), (4.7, 4.7)
 _CELLS = 45
+#: A shortfall that shows without being enlarged, and whose curve comes where the inset would be.
+_PLAIN = 0.1
 #: Fewer rows in a bin tell too little.
 _BIN_ROWS = 10
 
@@ -89,7 +91,7 @@ def calibration(fit: Fit, test: Ratings, *, num_bins: int = 10, ax: Axes | None 
     """
     _check_bins(num_bins)
     predicted, observed = _predict(fit, test, 0.9)
-    ax = new_axes(ax, _SIZE)
+    ax = new_axes(ax, _SQUARE)
     percent(ax, "xy")
     if fit.model.likelihood.binary:
         _draw_reliability(ax, predicted.mean, observed, num_bins)
@@ -171,7 +173,7 @@ def _draw_outcomes(ax: Axes, probability: np.ndarray, observed: np.ndarray) -> N
         values = probability[observed == outcome]
         if len(values):
             weights = np.full(len(values), 1.0 / len(values))
-            ax.hist(values, edges, weights=weights, histtype="stepfilled", color=color, alpha=0.25)
+            ax.hist(values, edges, weights=weights, histtype="stepfilled", color=color, alpha=0.15)
             ax.hist(
                 values, edges, weights=weights, histtype="step", color=color, lw=1.8,
                 label=f"{name} ({len(values):,})",
@@ -179,10 +181,11 @@ def _draw_outcomes(ax: Axes, probability: np.ndarray, observed: np.ndarray) -> N
     ax.set_xlim(0, 1)
     ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    legend(ax, loc="upper center")
+    ax.set_ylim(0, 1.2 * ax.get_ylim()[1])
+    legend(ax, loc="upper center", ncols=2)
     describe(
         ax,
-        title="Predicted probabilities, by what was observed",
+        title=f"Predicted probabilities of {len(observed):,} test pairs",
         x="predicted probability of yes",
         y="share of the pairs with this outcome",
     )
@@ -201,22 +204,28 @@ def _draw_coverage(ax: Axes, predicted: Predictions, observed: np.ndarray) -> No
         share = inside[np.searchsorted(level, mark)]
         ax.plot(mark, share, "o", color=BLUE, mec="white", ms=7)
         ax.annotate(
-            f"{mark:.0%} interval: {share:.1%}", (mark, share), xytext=(-8, 6),
+            f"{mark:.0%}: {share:.1%}", (mark, share), xytext=(-8, 6),
             textcoords="offset points", ha="right", fontsize=9, color=INK,
         )  # fmt: skip
-    inset = quiet(ax.inset_axes((0.56, 0.13, 0.41, 0.3)))
-    _draw_error_band(inset, level, len(observed), around=0.0)
-    inset.plot(level, inside - level, color=BLUE, lw=1.4)
-    inset.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    inset.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1, symbol=""))
-    inset.tick_params(labelsize=7)
-    inset.set_title("difference, points", loc="left", fontsize=8, color=INK)
+    if np.min(inside - level) > -_PLAIN:
+        _draw_difference(ax, level, inside, len(observed))
     describe(
         ax,
         title=f"Calibration of intervals, {len(observed):,} test ratings",
         x="probability of the predicted interval",
         y="share of test ratings inside",
     )
+
+
+def _draw_difference(ax: Axes, level: np.ndarray, inside: np.ndarray, count: int) -> None:
+    """The same as a difference, in a corner that the curve does not reach."""
+    inset = quiet(ax.inset_axes((0.56, 0.13, 0.41, 0.3)))
+    _draw_error_band(inset, level, count, around=0.0)
+    inset.plot(level, inside - level, color=BLUE, lw=1.4)
+    inset.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    inset.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1, symbol=""))
+    inset.tick_params(labelsize=7)
+    inset.set_title("difference, points", loc="left", fontsize=8, color=INK)
 
 
 def _draw_reliability(

@@ -346,8 +346,8 @@ def test_nothing_is_encoded_as_nothing() -> None:
 @pytest.mark.parametrize(
     ("codes", "error", "message"),
     [
-        ([0, 3], ValueError, "3 is not the code of a user: the codes of these 2 users are 0 to 1"),
-        ([-1], ValueError, "-1 is not the code of a user"),
+        ([0, 3], ValueError, "3 is no user code: the codes of these 2 users are 0 to 1"),
+        ([-1], ValueError, "-1 is no user code"),
         ([0.0], TypeError, "Codes are of type float64, expected whole numbers"),
         (["ann"], TypeError, "To look ids up, use encode"),
         ([True], TypeError, "Codes are of type bool"),

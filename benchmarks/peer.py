@@ -1,0 +1,126 @@
+"""The other side of a comparison: runs in the peers' environment and imports nothing of ours.
+
+Reads one JSON request per line from stdin and answers each with one JSON line on stdout. Arrays
+travel as .npz files. Seconds are measured here, around the peer's own code only.
+"""
+
+import importlib.metadata
+import json
+import os
+import sys
+import time
+import traceback
+import warnings
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+
+class LensKit:
+    """LensKit's explicit ALS: biases by damped means first, then factors of what is left."""
+
+    def start(self, train, factors, regularization, damping, seed):
+        import pandas as pd
+        from lenskit.als import BiasedMFScorer
+        from lenskit.data import from_interactions_df
+        from lenskit.training import TrainingOptions
+
+        arrays = np.load(train)
+        frame = pd.DataFrame(
+            {"user_id": arrays["user"], "item_id": arrays["item"], "rating": arrays["rating"]}
+        )
+        data = from_interactions_df(frame)
+        self.scorer = BiasedMFScorer(
+            embedding_size=factors, regularization=regularization, damping=damping
+        )
+        begin = time.perf_counter()
+        self.trainer = self.scorer.create_trainer(data, TrainingOptions(rng=seed))
+        return {"seconds": time.perf_counter() - begin}
+
+    def sweeps(self, number, test=None):
+        seconds, errors = [], []
+        for _ in range(number):
+            begin = time.perf_counter()
+            self.trainer.train_epoch()
+            seconds.append(time.perf_counter() - begin)
+            if test is not None:
+                errors.append(self._rmse(np.load(test)))
+        return {"seconds": seconds, "rmse": errors}
+
+    def _rmse(self, test):
+        scorer, bias = self.scorer, self.scorer.bias
+        user = scorer.users.numbers(test["user"], missing="negative")
+        item = scorer.items.numbers(test["item"], missing="negative")
+        score = np.einsum(
+            "nk,nk->n", scorer.user_embeddings[user], scorer.item_embeddings[item], dtype=np.float64
+        )
+        score = np.where((user >= 0) & (item >= 0), score, 0.0)
+        score += bias.global_bias + np.where(user >= 0, bias.user_biases[user], 0.0)
+        score += np.where(item >= 0, bias.item_biases[item], 0.0)
+        return float(np.sqrt(np.mean((test["rating"] - score) ** 2)))
+
+
+class Implicit:
+    """implicit's ALS for implicit feedback, three conjugate-gradient steps a row."""
+
+    def start(self, train, factors, regularization, alpha, seed):
+        from implicit.als import AlternatingLeastSquares
+
+        self.matrix = _csr(np.load(train))
+        self.model = AlternatingLeastSquares(
+            factors=factors, regularization=regularization, alpha=alpha, use_cg=True,
+            use_gpu=False, iterations=1, num_threads=len(os.sched_getaffinity(0)),
+            random_state=seed,
+        )  # fmt: skip
+        return {}
+
+    def sweeps(self, number):
+        seconds = []
+        self.model.iterations = number
+        # The callback's time is that of the two solves, without fit's transposition.
+        self.model.fit(
+            self.matrix, show_progress=False, callback=lambda _, took, __: seconds.append(took)
+        )
+        return {"seconds": seconds}
+
+    def recommend(self, k):
+        users = np.arange(self.matrix.shape[0])
+        begin = time.perf_counter()
+        self.model.recommend(users, self.matrix, N=k)
+        return {"seconds": [time.perf_counter() - begin]}
+
+    def fold_in(self, known, k, out):
+        """The k best items of users it was not fitted to, from what is known of them."""
+        matrix = _csr(np.load(known))
+        users = np.arange(matrix.shape[0])
+        ranked, _ = self.model.recommend(users, matrix, N=k, recalculate_user=True)
+        np.save(out, ranked)
+        return {}
+
+
+def _csr(arrays):
+    shape = tuple(int(size) for size in arrays["shape"])
+    ones = np.ones(len(arrays["user"]), dtype=np.float32)
+    return csr_matrix((ones, (arrays["user"], arrays["item"])), shape=shape)
+
+
+def main():
+    warnings.simplefilter("default")
+    # Whatever a library prints must not get between the answers.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    name = sys.argv[1]
+    version = importlib.metadata.version(name)
+    peer = {"lenskit": LensKit, "implicit": Implicit}[name]()
+    print(json.dumps({"version": version}), file=answers)
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = getattr(peer, request.pop("do"))(**request)
+        except Exception:
+            answer = {"error": traceback.format_exc()}
+        print(json.dumps(answer), file=answers)
+
+
+if __name__ == "__main__":
+    main()
