@@ -32,8 +32,8 @@ class FrameOptions(Roles, total=False):
     user_features: Any
     item_features: Any
     duplicates: Duplicates
-    users: Vocabulary | Sequence[Any] | None
-    items: Vocabulary | Sequence[Any] | None
+    users: Vocabulary | Sequence[Any] | np.ndarray | None
+    items: Vocabulary | Sequence[Any] | np.ndarray | None
 
 
 def wanted_columns(roles: Roles) -> list[str]:
@@ -124,7 +124,10 @@ def matrix_fields(matrix: Any, options: FrameOptions) -> dict[str, Any]:
 
 
 def _of_length(
-    given: Vocabulary | Sequence[Any] | None, name: str, shape: tuple[int, int], axis: int
+    given: Vocabulary | Sequence[Any] | np.ndarray | None,
+    name: str,
+    shape: tuple[int, int],
+    axis: int,
 ) -> Vocabulary:
     vocabulary = in_order(np.arange(shape[axis]) if given is None else given, name)
     if len(vocabulary) != shape[axis]:
@@ -155,7 +158,7 @@ def _finish(
 
 
 def _encode(
-    column: Column, name: str, label: str, given: Vocabulary | Sequence[Any] | None
+    column: Column, name: str, label: str, given: Vocabulary | Sequence[Any] | np.ndarray | None
 ) -> tuple[Vocabulary, np.ndarray]:
     what = f"column {label!r}"
     if given is None:

@@ -44,8 +44,8 @@ def load(values: Any, what: str) -> Column:
     if hasattr(values, "__array__") and not isinstance(values, str | bytes):
         return _from_numpy(np.asarray(values), what)
     raise TypeError(
-        f"{sentence(what)} is a {type(values).__name__}, expected a sequence of values, one for "
-        "each row; give a list, an array or a series."
+        f"{sentence(what)} is of type {type(values).__name__}, expected a sequence of values, one "
+        "for each row; give a list, an array or a series."
     )
 
 
@@ -66,7 +66,7 @@ def _from_series(series: nw.Series) -> Column:
         else:
             if not isinstance(array.type, pa.BaseExtensionType) or array.type == pa.uuid():
                 return array
-    return _from_numpy(series.to_numpy(), "series")
+    return objects(series.to_list())
 
 
 def _from_arrow(values: pa.Array | pa.ChunkedArray) -> pa.Array:

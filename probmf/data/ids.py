@@ -262,7 +262,8 @@ def _sort_key(value: Any) -> Any:
     if not isinstance(value, tuple):
         return value
     for entry in value:
-        if entry is not None and _kind(type(entry)) not in _SORTABLE:
+        # mypy does not see that a type can be hashed.
+        if entry is not None and _kind(type(entry)) not in _SORTABLE:  # type: ignore[arg-type]
             raise TypeError("An entry has no order.")
     return tuple((entry is not None, _sort_key(entry)) for entry in value)
 

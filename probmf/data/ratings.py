@@ -49,14 +49,14 @@ class Ratings(SplittableRatings):
         user_features: Any = None,
         item_features: Any = None,
         duplicates: Duplicates = "error",
-        users: Vocabulary | Sequence[Any] | None = None,
-        items: Vocabulary | Sequence[Any] | None = None,
+        users: Vocabulary | Sequence[Any] | np.ndarray | None = None,
+        items: Vocabulary | Sequence[Any] | np.ndarray | None = None,
     ) -> Self:
         """Ratings from any table.
 
         Ids may be integers (kept exactly), text, UUIDs, dates, tuples or anything else that can be
         hashed, but one kind per column. Unused levels of a categorical column are no ids.
-        Date-times with a time zone are kept in UTC.
+        Date-times with a time zone are kept in UTC; DuckDB hands its UUIDs over as text.
 
         Args:
             frame: pandas, polars, pyarrow, DuckDB or other table known to narwhals (a lazy one is
@@ -85,7 +85,8 @@ class Ratings(SplittableRatings):
         Raises:
             TypeError: If `frame` is no table, or a column's type does not suit its role.
             ValueError: If a column is missing or doubled, an id, rating, weight or time is missing,
-                ids are of several kinds, or anything else would have to be guessed.
+                ids are of several kinds, or anything else would have to be guessed. Messages count
+                rows from 0.
 
         Example:
             >>> frame = {"who": ["b", "a"], "what": [1, 1], "stars": [4, 2]}
@@ -171,8 +172,8 @@ class Ratings(SplittableRatings):
         cls,
         matrix: sparray | spmatrix,
         *,
-        users: Vocabulary | Sequence[Any] | None = None,
-        items: Vocabulary | Sequence[Any] | None = None,
+        users: Vocabulary | Sequence[Any] | np.ndarray | None = None,
+        items: Vocabulary | Sequence[Any] | np.ndarray | None = None,
         user_features: Any = None,
         item_features: Any = None,
         duplicates: Duplicates = "error",
@@ -233,8 +234,8 @@ class Ratings(SplittableRatings):
     def recode(
         self,
         *,
-        users: Vocabulary | Sequence[Any] | None = None,
-        items: Vocabulary | Sequence[Any] | None = None,
+        users: Vocabulary | Sequence[Any] | np.ndarray | None = None,
+        items: Vocabulary | Sequence[Any] | np.ndarray | None = None,
         unknown: Literal["raise", "drop"] = "raise",
     ) -> Self:
         """The same ratings in other vocabularies, as those of the training data.

@@ -12,7 +12,7 @@ from probmf.data.columns import sentence
 from probmf.data.ids import DATES, DURATIONS, Ids, factorize, read_ids, to_arrow
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, init=False, eq=False, repr=False)
 class Vocabulary:
     """The ids of the users, or of the items; the code of an id is its place.
 
@@ -43,24 +43,29 @@ class Vocabulary:
     ids: np.ndarray
     kind: str = field(init=False)
 
-    def __post_init__(self) -> None:
-        """Check the ids and freeze them."""
-        what = f"the list of {self.name} ids"
-        checked = read_ids(self.ids, what)
+    def __init__(self, name: str, ids: Any) -> None:
+        """Check the ids and freeze them.
+
+        Args:
+            name: "user" or "item".
+            ids: The different ids in the order of their codes: array, series or list.
+        """
+        checked = read_ids(ids, f"the list of {name} ids")
         ids = checked.to_numpy()
         if not len(ids):
-            raise ValueError(f"There are no {self.name} ids; a vocabulary needs at least one.")
+            raise ValueError(f"There are no {name} ids; a vocabulary needs at least one.")
         different, codes = factorize(checked)
         if len(different.values) < len(ids):
             first = np.full(len(different.values), -1)
             first[codes[::-1]] = np.arange(len(ids))[::-1]
             row = int(np.argmax(first[codes] != np.arange(len(ids))))
             raise ValueError(
-                f"The {self.name} id {plain(ids[row])!r} occurs twice, in places "
+                f"The {name} id {plain(ids[row])!r} occurs twice, in places "
                 f"{first[codes[row]]} and {row}; list every id once, or use "
                 "Vocabulary.from_values(values, name) for a column with repeats."
             )
         ids.flags.writeable = False
+        object.__setattr__(self, "name", name)
         object.__setattr__(self, "ids", ids)
         object.__setattr__(self, "kind", checked.kind)
 
@@ -146,8 +151,8 @@ class Vocabulary:
         if places.min() < 0 or places.max() >= len(self):
             bad = places[(places < 0) | (places >= len(self))].flat[0]
             raise ValueError(
-                f"{bad} is no {self.name} code: the codes of these {len(self):,} {self.name}s are 0 "
-                f"to {len(self) - 1}. (-1 marks an unknown id.)"
+                f"{bad} is no {self.name} code: the codes of these {len(self):,} {self.name}s are "
+                f"0 to {len(self) - 1}. (-1 marks an unknown id.)"
             )
         return self.ids[places]
 

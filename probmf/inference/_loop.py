@@ -60,7 +60,6 @@ class Validation:
     Args:
         observations: The held-out pairs.
         likelihood: Decides which error is taken.
-        intercept: The intercept, for parameters that lack it.
     """
 
     observations: Observations

@@ -114,7 +114,7 @@ def test_two_dimensions(name: str, shape: tuple[int, int]) -> None:
 
 
 def test_a_scalar_is_no_column() -> None:
-    with pytest.raises(TypeError, match="Column 'rating' is a float, expected a sequence"):
+    with pytest.raises(TypeError, match="Column 'rating' is of type float, expected a sequence"):
         build(GOOD | {"rating": 5.0})
 
 
@@ -280,6 +280,7 @@ def test_duplicates_are_an_error() -> None:
 def test_policies(policy: Any, rating: Any, weight: Any, time: Any, tag: str) -> None:
     ratings = build(TWICE, weight="w", time="at", keep=["tag"], duplicates=policy)
     np.testing.assert_allclose(ratings.rating, rating)
+    assert ratings.weight is not None
     np.testing.assert_allclose(ratings.weight, weight)
     np.testing.assert_array_equal(ratings.time, time)
     assert "".join(ratings.columns["tag"]) == tag
@@ -360,7 +361,7 @@ def test_parquet_errors(tmp_path: Path) -> None:
             sparse.eye_array(2), {"users": ["a"]}, ValueError,
             r"users has 1 ids, but the matrix has shape \(2, 2\), which needs 2: one for each row",
         ),
-        (sparse.eye_array(2), {"items": "abc"}, TypeError, "is a str"),
+        (sparse.eye_array(2), {"items": "abc"}, TypeError, "is of type str"),
         (sparse.eye_array(2), {"items": ["a", "b", "c"]}, ValueError, "one for each column"),
         (sparse.eye_array(2) * np.nan, {}, ValueError, "The matrix has 2 missing values"),
         (sparse.eye_array(2) * 1j, {}, TypeError, "The matrix must hold numbers"),

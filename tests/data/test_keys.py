@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -5,7 +7,7 @@ import pytest
 from probmf.data import as_generator
 
 
-def draws(key: object) -> list[int]:
+def draws(key: Any) -> list[int]:
     return as_generator(key).integers(1 << 40, size=4).tolist()
 
 
@@ -35,9 +37,9 @@ def test_split_keys_differ() -> None:
 
 
 @pytest.mark.parametrize("key", [None, 1.0, True, "a", np.random.default_rng(0)])
-def test_no_key(key: object) -> None:
+def test_no_key(key: Any) -> None:
     with pytest.raises(TypeError, match="give an int, such as key=0, or a JAX key"):
-        as_generator(key)  # type: ignore[arg-type]
+        as_generator(key)
 
 
 def test_negative_int() -> None:

@@ -325,7 +325,7 @@ def test_the_last_needs_times() -> None:
         ([True, False, True, False, False, False], [0, 2]),
         ([5, 0], [5, 0]),
         (slice(1, None, 2), [1, 3, 5]),
-        (np.uint8([2]), [2]),
+        (np.array([2], np.uint8), [2]),
     ],
 )
 def test_select(rows: Any, expected: list[int], films: Ratings) -> None:

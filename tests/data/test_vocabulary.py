@@ -64,6 +64,7 @@ UUIDS = [uuid.UUID(int=5), uuid.UUID(int=2), uuid.UUID(int=5)]
         ([3.0, 1.0], "integers", [1, 3]),
         (pd.Series([3, 1], dtype="Int64"), "integers", [1, 3]),
         (pl.Series([3, 1], dtype=pl.UInt16), "integers", [1, 3]),
+        (pl.Series([2**100, 1], dtype=pl.Int128), "integers", [1, 2**100]),
         (pa.array([3, 1]), "integers", [1, 3]),
         (pa.chunked_array([["b"], ["a"]]), "text", ["a", "b"]),
         (pa.array(["b", "a"], pa.string_view()), "text", ["a", "b"]),
@@ -224,10 +225,10 @@ def test_floating_ids(values: Any, message: str) -> None:
         ([[1]], r"holds \[1\] of type list in row 0"),
         (pl.Series([{"a": 1}]), "of type dict in row 0"),
         (pa.array([[1]]), "of type list in row 0"),
-        ("abc", "is a str, expected a sequence of values"),
-        (3, "is a int, expected a sequence"),
-        ({1, 2}, "is a set, expected a sequence"),
-        ((value for value in [1]), "is a generator, expected a sequence"),
+        ("abc", "is of type str, expected a sequence of values"),
+        (3, "is of type int, expected a sequence"),
+        ({1, 2}, "is of type set, expected a sequence"),
+        ((value for value in [1]), "is of type generator, expected a sequence"),
     ],
 )
 def test_no_ids_at_all(values: Any, message: str) -> None:
@@ -283,7 +284,8 @@ def test_equality_is_by_content() -> None:
 def test_membership_respects_kinds() -> None:
     assert 1 in Vocabulary("user", [1])
     assert np.int8(1) in Vocabulary("user", [1])
-    for stranger in (2, True, "1", None, [], float("nan")):
+    strangers: list[Any] = [2, True, "1", None, [], float("nan")]
+    for stranger in strangers:
         assert stranger not in Vocabulary("user", [1])
 
 
