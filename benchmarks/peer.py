@@ -10,7 +10,6 @@ import os
 import sys
 import time
 import traceback
-import warnings
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -20,6 +19,7 @@ class LensKit:
     """LensKit's explicit ALS: biases by damped means first, then factors of what is left."""
 
     def start(self, train, factors, regularization, damping, seed):
+        """Biases and starting values."""
         import pandas as pd
         from lenskit.als import BiasedMFScorer
         from lenskit.data import from_interactions_df
@@ -38,6 +38,7 @@ class LensKit:
         return {"seconds": time.perf_counter() - begin}
 
     def sweeps(self, number, test=None):
+        """Epochs, each timed; the error after each, if there are test ratings."""
         seconds, errors = [], []
         for _ in range(number):
             begin = time.perf_counter()
@@ -64,6 +65,7 @@ class Implicit:
     """implicit's ALS for implicit feedback, three conjugate-gradient steps a row."""
 
     def start(self, train, factors, regularization, alpha, seed):
+        """A new model of the events."""
         from implicit.als import AlternatingLeastSquares
 
         self.matrix = _csr(np.load(train))
@@ -75,6 +77,7 @@ class Implicit:
         return {}
 
     def sweeps(self, number):
+        """Iterations from where the model stands, each timed."""
         seconds = []
         self.model.iterations = number
         # The callback's time is that of the two solves, without fit's transposition.
@@ -84,10 +87,16 @@ class Implicit:
         return {"seconds": seconds}
 
     def recommend(self, k):
+        """The k best items of every user, what the user has left out."""
         users = np.arange(self.matrix.shape[0])
         begin = time.perf_counter()
         self.model.recommend(users, self.matrix, N=k)
         return {"seconds": [time.perf_counter() - begin]}
+
+    def factors(self, out):
+        """Store the factors."""
+        np.savez(out, user=self.model.user_factors, item=self.model.item_factors)
+        return {}
 
     def fold_in(self, known, k, out):
         """The k best items of users it was not fitted to, from what is known of them."""
@@ -105,11 +114,14 @@ def _csr(arrays):
 
 
 def main():
-    warnings.simplefilter("default")
     # Whatever a library prints must not get between the answers.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    answers = os.dup(1)
     os.dup2(2, 1)
-    name = sys.argv[1]
+    with open(answers, "w", buffering=1, encoding="utf-8") as stream:
+        serve(sys.argv[1], stream)
+
+
+def serve(name, answers):
     version = importlib.metadata.version(name)
     peer = {"lenskit": LensKit, "implicit": Implicit}[name]()
     print(json.dumps({"version": version}), file=answers)

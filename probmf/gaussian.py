@@ -71,7 +71,7 @@ def row_precision(batch: RowBatch) -> Float[Array, "r d d"]:
     """Posterior precision Lambda = A + sum w z z^T (+ gram), identity at fixed coordinates."""
     moments = second_moments(batch.design, batch.curvature)
     if batch.gram is not None:
-        moments = moments + batch.gram
+        moments = moments + batch.gram[None]
     return mask_precision(moments, batch.precision, batch.free)
 
 
@@ -79,9 +79,9 @@ def mask_precision(
     moments: Float[Array, "r d d"], precision: Float[Array, "r d"], free: Float[Array, " d"]
 ) -> Float[Array, "r d d"]:
     """Add the diagonal prior and replace fixed coordinates by the identity."""
-    diagonal = jnp.where(free > 0, precision, 1.0)
+    diagonal = jnp.where(free[None] > 0, precision, 1.0)
     identity = jnp.eye(free.shape[0], dtype=moments.dtype)
-    return moments * (free[:, None] * free) + diagonal[:, None, :] * identity
+    return moments * jnp.outer(free, free)[None] + diagonal[:, None, :] * identity[None]
 
 
 def cholesky_step(
@@ -152,7 +152,7 @@ def cg_step(batch: RowBatch, num_steps: int) -> tuple[Float[Array, "r d"], Float
         curved = collect(batch.design, batch.curvature * along) + batch.precision * direction
         if batch.gram is not None:
             curved = curved + direction @ batch.gram
-        return curved * batch.free, along
+        return curved * batch.free[None], along
 
     return conjugate_gradients(operator, batch.rhs, jnp.zeros_like(batch.curvature), num_steps)
 
@@ -219,9 +219,10 @@ def coordinate_step_dense(
 def covariance(precision: Float[Array, "r d d"], free: Float[Array, " d"]) -> Float[Array, "r d d"]:
     """Posterior covariance Lambda^-1 of each row, zero at fixed coordinates."""
     factor = jnp.linalg.cholesky(precision)
-    identity = jnp.broadcast_to(jnp.eye(free.shape[0], dtype=precision.dtype), precision.shape)
+    identity = jnp.eye(free.shape[0], dtype=precision.dtype)[None]
+    identity = jnp.broadcast_to(identity, precision.shape)
     inverse = jax.scipy.linalg.cho_solve((factor, True), identity)
-    return inverse * (free[:, None] * free)
+    return inverse * jnp.outer(free, free)[None]
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:

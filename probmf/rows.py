@@ -116,7 +116,9 @@ def choose_widths(degrees: np.ndarray, *, bucket_cost: float = BUCKET_COST) -> n
     ladder = [8]
     while ladder[-1] < largest:
         grain = 8 if ladder[-1] < MAX_WIDTH else MAX_WIDTH
-        ladder.append(-(-int(ladder[-1] * 2**0.25 + 1) // grain) * grain)
+        width = -(-int(ladder[-1] * 2**0.25 + 1) // grain) * grain
+        # Wider rows are read in whole pieces, so every width beyond MAX_WIDTH is a multiple of it.
+        ladder.append(min(width, MAX_WIDTH) if ladder[-1] < MAX_WIDTH else width)
     widths = np.asarray(ladder)
     rows = np.bincount(np.searchsorted(widths, degrees), minlength=len(widths))
     before = np.concatenate([[0], np.cumsum(rows)])

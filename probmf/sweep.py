@@ -114,14 +114,19 @@ def half_sweep(
         cg_steps=cg_steps,
     )  # fmt: skip
 
+    # Settings made in a `with` block hold for the calling thread only; the precision has to hold
+    # for the workers too.
+    x64 = bool(jax.config.jax_enable_x64)
+
     def work(worker: int) -> list[RowResult]:
         spans = layout.spans[side][worker]
         # Each worker starts at another bucket, so that on the first call they compile
         # different programs at the same time.
         shift = worker * len(spans) // len(layout.spans[side])
         results: list[Any] = [None] * len(spans)
-        for span in spans[shift:] + spans[:shift]:
-            results[span.bucket] = _run_span(run, layout, span)
+        with jax.enable_x64(x64):
+            for span in spans[shift:] + spans[:shift]:
+                results[span.bucket] = _run_span(run, layout, span)
         return jax.block_until_ready(results)
 
     parts = list(pool.map(work, range(len(layout.spans[side]))))
@@ -254,7 +259,7 @@ def _solve_long_rows(
         return total[0] + second, total[1] + gaussian.collect(slots.design, slope)
 
     second = jnp.zeros((*x.shape, x.shape[1]), x.dtype)
-    second = second if prior.gram is None else second + prior.gram
+    second = second if prior.gram is None else second + prior.gram[None]
     second, first = lax.fori_loop(0, pieces, moments, (second, jnp.zeros_like(x)))
     rhs = _gradient(first, x, chunk.row, prior)
     precision = gaussian.mask_precision(second, prior.precision[chunk.row], prior.free)
@@ -344,5 +349,5 @@ class _Slots(NamedTuple):
 def _gradient(from_ratings: Array, x: Array, row: Array, prior: Prior) -> Array:
     gradient = from_ratings - prior.precision[row] * x
     if prior.gram is not None:
-        gradient = gradient - x @ prior.gram - prior.gram_shift
-    return gradient * prior.free
+        gradient = gradient - x @ prior.gram - prior.gram_shift[None]
+    return gradient * prior.free[None]

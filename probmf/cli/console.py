@@ -56,11 +56,14 @@ def note(message: str) -> None:
     err.print(Text(message, style="yellow"), soft_wrap=True)
 
 
-def plain_table(*columns: str, title: str | None = None) -> Table:
+def heading(text: str) -> None:
+    """Print a line in bold above a table; a table's own title would be wrapped to its width."""
+    out.print(Text(text, style="bold"), soft_wrap=True)
+
+
+def plain_table(*columns: str) -> Table:
     """A table with a line under its head and nothing else; first column left, others right."""
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
-    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for place, column in enumerate(columns):
         table.add_column(column, justify="right" if place else "left")
     return table

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.markup import escape
 from rich.rule import Rule
+from rich.text import Text
 
 from probmf import metrics, plots
 from probmf.cli import options
@@ -89,8 +90,9 @@ def set_up(seed: int, *, small: bool) -> Stage:
     else:
         simulation = simulate_catalogue(key=seed)
     ratings, truth = simulation.ratings, simulation.truth
-    # Somebody with about twice the median of ratings is left out altogether, to come in later.
-    away = int(np.argmin(np.abs(ratings.user_degree - 2 * np.median(ratings.user_degree))))
+    # Somebody of pronounced taste is left out altogether, to come in later.
+    taste = np.linalg.norm(truth["user_factors"], axis=1)
+    away = int(np.argmax(taste * (ratings.user_degree >= np.median(ratings.user_degree))))
     others = Vocabulary("user", np.delete(ratings.users.ids, away))
     seen = ratings.select(ratings.user != away).recode(users=others)
     train, test = seen.split(key=seed + 1, test_fraction=0.1)
@@ -106,7 +108,7 @@ def set_up(seed: int, *, small: bool) -> Stage:
     out.print(
         f"[bold]{ratings.num_users} users rated {ratings.num_items} films "
         f"{len(ratings):,} times.[/bold]\n"
-        "The ratings are simulated, so the truth is known and every answer can be checked.\n"
+        "They are simulated: the truth is known, so every answer can be checked.\n"
     )
     return Stage(simulation, train, test, ratings.select(ratings.user == away), model)
 
@@ -123,10 +125,10 @@ def fit_all(stage: Stage, seed: int, *, small: bool) -> dict[str, Fit]:
             stage.model, stage.train, key=seed, num_sweeps=100, tol=1e-7, update="coordinate",
             progress=False,
         ),
-        "gradient, minibatches": lambda: fit_map(
+        "SGD, minibatches": lambda: fit_map(
             stage.model, stage.train, key=seed, num_epochs=epochs, batch_size=256, progress=False
         ),
-        "gradient, all ratings": lambda: fit_map(
+        "gradient, full": lambda: fit_map(
             stage.model, stage.train, key=seed, num_epochs=500, progress=False
         ),
     }  # fmt: skip
@@ -156,10 +158,11 @@ def fit_all(stage: Stage, seed: int, *, small: bool) -> dict[str, Fit]:
             f"{len(history)} {history.unit}s", f"{1000 * step:.1f} ms",
             f"{history.seconds[-1]:.1f} s",
         )  # fmt: skip
-    out.print(table)
+    out.print(table, "")
     worst = max(objective.values()) / lowest - 1
     out.print(
-        f"All four find the same minimum, within {worst:.2%}. Most of the time is compiling.\n"
+        f"All four find the same minimum, to {max(100 * worst, 1e-4):.1g}%.\n"
+        "Most of the time goes into compiling, which happens once.\n"
     )
     return fits
 
@@ -190,7 +193,7 @@ def judge(stage: Stage, fit: Fit, seed: int) -> None:
     for name, mean in means.items():
         table.add_row(name, f"{metrics.rmse(observed, mean):.3f}")
     table.add_row("[dim]the truth (noise)[/dim]", f"[dim]{stage.simulation.noise_floor:.3f}[/dim]")
-    out.print(table)
+    out.print(table, "")
     shares = {
         level: metrics.coverage(
             observed, *intervals(predicted.mean, np.asarray(predicted.sd), level)
@@ -198,8 +201,8 @@ def judge(stage: Stage, fit: Fit, seed: int) -> None:
         for level in (0.5, 0.9)
     }
     out.print(
-        "Ratings are noisy, so even the truth misses by this much.\n"
-        f"Intervals keep their word: 50% intervals hold {shares[0.5]:.1%} of the ratings, "
+        "Ratings are noisy: even the truth misses by that much.\n"
+        f"50% intervals hold {shares[0.5]:.1%} of the ratings, "
         f"90% intervals {shares[0.9]:.1%}.\n"
     )
 
@@ -212,7 +215,7 @@ def recommend(stage: Stage, fit: Fit) -> int:
     _heading(3, f"Films for user {name}, who rated {degree[user]}")
     recommended = fit.recommend([name], k=6, interval=0.9)
     truth = stage.true_scores(int(name) - 1, recommended.code[0])
-    show_recommendations(fit, recommended, 0, 0.9, title="", extra={"true score": truth})
+    show_recommendations(fit, recommended, 0, 0.9, extra={"true score": truth})
     mean = stage.true_scores(int(name) - 1, np.arange(stage.train.num_items)).mean()
     out.print(f"Their true scores average {truth.mean():.2f}; those of all films {mean:.2f}.\n")
     return user
@@ -220,7 +223,7 @@ def recommend(stage: Stage, fit: Fit) -> int:
 
 def welcome(stage: Stage, fit: Fit) -> None:
     """A new user comes in with a few ratings, and nothing is fitted again."""
-    _heading(4, f"A new user with {NUM_FIRST} ratings")
+    _heading(4, f"A new user of pronounced taste, with {NUM_FIRST} ratings")
     first = stage.newcomer.select(np.arange(NUM_FIRST))
     rest = stage.newcomer.select(np.arange(NUM_FIRST, len(stage.newcomer)))
     name = first.users.ids[first.user[0]]
@@ -230,12 +233,10 @@ def welcome(stage: Stage, fit: Fit) -> None:
     begin = time.perf_counter()
     grown = fit.fold_in(first)
     seconds = time.perf_counter() - begin
-    out.print(
-        f"Folded in after {seconds:.1f} s, without fitting anything again. Now recommended:\n"
-    )
+    out.print(f"\nFolded in after {seconds:.1f} s; nothing was fitted again. Recommended now:")
     recommended = grown.recommend([name], k=3, interval=0.9)
     truth = stage.true_scores(int(name) - 1, recommended.code[0])
-    show_recommendations(grown, recommended, 0, 0.9, title="", extra={"true score": truth})
+    show_recommendations(grown, recommended, 0, 0.9, extra={"true score": truth})
     before, after = (
         metrics.rmse(rest.rating, fitted.predict(rest, interval=None).mean)
         for fitted in (fit, grown)
@@ -255,19 +256,21 @@ def keep(stage: Stage, fits: dict[str, Fit], user: int, directory: Path) -> None
         fit.predict(stage.test, interval=None).mean,
     )
     out.print(
-        "The fit was saved and loaded again; its predictions are "
+        "The fit was saved and loaded again; it predicts "
         + ("the same to the last bit.\n" if same else "NOT the same, which is a bug.\n")
     )
-    table = plain_table("file", "what it shows")
+    out.print(Text(f"In {directory}:"), soft_wrap=True)
+    table = plain_table("", "")
+    table.show_header = False
     table.columns[1].justify = "left"
-    table.add_row(escape(str(directory / "fit")), "the fit: JSON, safetensors and Parquet")
+    table.add_row("fit", "the fit: JSON, safetensors and Parquet")
     for name, what, picture in draw(stage, fits, user):
         path = directory / f"{name}.png"
         figure = picture if isinstance(picture, Figure) else picture.get_figure(root=True)
         if figure is not None:
             figure.savefig(path)
-        table.add_row(escape(str(path)), what)
-    out.print(table)
+        table.add_row(path.name, what)
+    out.print(table, "")
 
 
 def draw(stage: Stage, fits: dict[str, Fit], user: int) -> Iterator[tuple[str, str, Axes | Figure]]:

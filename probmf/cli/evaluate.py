@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 
 from probmf import metrics
 from probmf.cli import options
-from probmf.cli.console import note, out, plain_errors, plain_table
+from probmf.cli.console import heading, note, out, plain_errors, plain_table
 from probmf.cli.reading import Columns, read_ratings, same_kind_of_ids
 from probmf.data import Ratings
 from probmf.results import Fit
@@ -49,7 +49,7 @@ def evaluate(
             data = data.binarize(threshold)
         scores = evaluation(fit, data, tuple(k or [10]), relevant_from=relevant_from)
         if as_json:
-            typer.echo(json.dumps(scores, indent=2))
+            typer.echo(json.dumps(_finite(scores), indent=2))
             return
         show(fit, scores)
 
@@ -101,24 +101,22 @@ def evaluation(
 
 def show(fit: Fit, scores: dict[str, Any]) -> None:
     """Print an evaluation as tables."""
-    table = plain_table(
-        "", "this fit", "constant", title=f"Errors of {scores['num_ratings']:,} test ratings"
-    )
+    heading(f"Errors of {scores['num_ratings']:,} test ratings")
+    table = plain_table("", "this fit", "constant")
     for name, value in scores["errors"].items():
-        constant = scores["constant"][name]
-        table.add_row(name, f"{value:.4f}", "" if constant is None else f"{constant:.4f}")
+        table.add_row(name, *map(_four_digits, (value, scores["constant"][name])))
     out.print(table)
     out.print("[dim]constant: the training mean for every pair[/dim]\n")
     if scores["coverage"]:
-        table = plain_table("interval", "covers", title="Coverage")
+        heading("Coverage")
+        table = plain_table("interval", "covers")
         for level, share in scores["coverage"].items():
             table.add_row(f"{float(level):.0%}", f"{share:.1%}")
-        out.print(table)
+        out.print(table, "")
     if scores["ranking"]:
         names = list(next(iter(scores["ranking"].values())))
-        table = plain_table(
-            "k", *names, title=f"Lists of k items, for {scores['num_ranked_users']:,} users"
-        )
+        heading(f"Lists of k items, for {scores['num_ranked_users']:,} users")
+        table = plain_table("k", *names)
         for size, values in scores["ranking"].items():
             table.add_row(size, *(f"{values[name]:.4f}" for name in names))
         out.print(table)
@@ -130,6 +128,17 @@ def show(fit: Fit, scores: dict[str, Any]) -> None:
                 f"{count:,} of the ratings are of a {side} without training ratings: these are "
                 "predicted from the prior, and left out of the lists."
             )
+
+
+def _four_digits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _finite(scores: Any) -> Any:
+    """The same with None for what JSON has no number for."""
+    if isinstance(scores, dict):
+        return {name: _finite(value) for name, value in scores.items()}
+    return None if isinstance(scores, float) and not np.isfinite(scores) else scores
 
 
 def _errors(observed: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> dict[str, float]:

@@ -157,7 +157,7 @@ def run_method(
 def show(fitted: Fit) -> None:
     """Print what was fitted to what, and how it went."""
     data, history = fitted.data, fitted.history
-    table = plain_table("", "", title="Fit")
+    table = plain_table("", "")
     table.show_header = False
     table.columns[1].justify = "left"
     table.add_row(
@@ -176,7 +176,7 @@ def show(fitted: Fit) -> None:
         if history.validation is not None:
             name = "log loss" if fitted.model.likelihood.binary else "RMSE"
             table.add_row(f"held-out {name}", f"{history.validation[kept]:.4f}")
-    out.print(table)
+    out.print(table, "")
 
 
 def _why(history: Any) -> str:

@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from probmf.cli import options
-from probmf.cli.console import note, out, plain_errors, plain_table
+from probmf.cli.console import heading, note, out, plain_errors, plain_table
 from probmf.cli.reading import check_writable, examples, parse_ids, read_table, write_table
 from probmf.results import Fit, Recommendations
 from probmf.results.recommend import RankBy
@@ -64,8 +64,12 @@ def recommend(
             write_table(_as_table(fit, recommended), out_file)
             out.print(Text(f"Wrote {out_file}: {k} items for each of {len(recommended):,} users."))
             return
-        for row in range(len(recommended)):
+        labels = fit.data.user_labels(fit.data.users.encode(recommended.user))
+        for row, label in enumerate(labels):
+            heading(f"Recommended to user {label}")
             show(fit, recommended, row, interval)
+            if not recommended.known_user[row]:
+                note(f"User {label} has no training ratings; this is the ranking for anybody.")
 
 
 def show(
@@ -74,7 +78,6 @@ def show(
     row: int,
     interval: float,
     *,
-    title: str | None = None,
     extra: dict[str, np.ndarray] | None = None,
 ) -> None:
     """Print one user's recommendations.
@@ -84,15 +87,12 @@ def show(
         recommended: The recommendations.
         row: Which user, by place.
         interval: Probability of their intervals, 0 if they have none.
-        title: What to print above; by default whom they are for.
         extra: Further columns by name, one number per item.
     """
-    label = fit.data.user_labels(fit.data.users.encode([recommended.user[row]]))[0]
     columns = [f"{interval:.0%} interval"] if interval else []
     titled = _has_titles(fit)
     score = "probability" if fit.model.likelihood.binary else "rating"
-    table = plain_table("", *(["title"] if titled else []), "item", score, *columns, *(extra or {}),
-        title=f"Recommended to user {label}" if title is None else title)  # fmt: skip
+    table = plain_table("", *(["title"] if titled else []), "item", score, *columns, *(extra or {}))
     if titled:
         table.columns[1].justify = "left"
     for place in np.flatnonzero(recommended.code[row] >= 0):
@@ -105,9 +105,7 @@ def show(
             cells.append(f"{low:.2f} to {high:.2f}")
         cells += [f"{values[place]:.2f}" for values in (extra or {}).values()]
         table.add_row(*map(_escaped, cells))
-    out.print(table)
-    if not recommended.known_user[row]:
-        note(f"User {label} has no training ratings; this is the ranking for anybody.")
+    out.print(table, "")
 
 
 def _escaped(cell: str) -> Text:

@@ -130,6 +130,7 @@ def run(
                 objectives.append(info.objective)
                 if info.trouble is not None or not np.isfinite(info.objective):
                     stopped = "diverged"
+                    errors.append(np.nan)
                     _warn_divergence(algorithm, step, info, best_step)
                     break
                 parameters = algorithm.parameters(state)
@@ -153,10 +154,12 @@ def run(
                 FitWarning,
                 stacklevel=3,
             )
+    # An interruption may have fallen between the lists.
+    done = min(len(seconds), len(objectives), len(errors) if validation else len(objectives))
     history = History(
-        objective=np.asarray(objectives),
-        validation=np.asarray(errors) if validation is not None else None,
-        seconds=np.asarray(seconds),
+        objective=np.asarray(objectives[:done]),
+        validation=np.asarray(errors[:done]) if validation is not None else None,
+        seconds=np.asarray(seconds[:done]),
         best=best_step,
         stopped=stopped,
         unit=algorithm.unit,

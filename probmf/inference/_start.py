@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
@@ -45,6 +46,37 @@ def as_key(key: ArrayLike) -> Array:
     )
 
 
+def check_counts(**counts: object) -> None:
+    """Refuse arguments that are not whole numbers of at least 1.
+
+    Args:
+        **counts: The values by argument name.
+
+    Raises:
+        TypeError: If one is not a whole number.
+        ValueError: If one is below 1.
+    """
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int | np.integer):
+            raise TypeError(f"{name} is {count!r}; expected a whole number of at least 1.")
+        if count < 1:
+            raise ValueError(f"{name} is {count}; expected a whole number of at least 1.")
+
+
+def check_tol(tol: object) -> None:
+    """Refuse a tolerance that is not a finite number >= 0.
+
+    Args:
+        tol: The share of the objective.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    number = isinstance(tol, int | float | np.number) and not isinstance(tol, bool)
+    if not (number and np.isfinite(tol) and tol >= 0):
+        raise ValueError(f"tol is {tol!r}; expected a finite number >= 0 (0 never stops).")
+
+
 def require_fixed_scales(model: MatrixFactorization, method: str) -> None:
     """Refuse scales with a prior: they have no joint mode with the rows that they govern.
 
@@ -80,11 +112,14 @@ def initial_parameters(
         intercept at the best constant; or the values of `start`, whatever the key.
 
     Raises:
+        TypeError: If `start` is no fit.
         ValueError: If `start` has other sites or shapes.
     """
     shapes = model.site_shapes(observations.num_users, observations.num_items)
     intercept = model.fixed_intercept(observations.base_score)
     if start is not None:
+        if not isinstance(start, Fit):
+            raise TypeError(f"start is of type {type(start).__name__}; expected a Fit.")
         given = start.point()
         for site, shape in shapes.items():
             got = given[site].shape if site in given else None
@@ -126,10 +161,16 @@ def prepare_validation(
         The validation, or None.
 
     Raises:
+        TypeError: If it is no Ratings.
         ValueError: If it has ids that the training vocabulary lacks, or unfit ratings.
     """
     if validation is None:
         return None
+    if not isinstance(validation, Ratings):
+        raise TypeError(
+            f"validation is of type {type(validation).__name__}; expected Ratings, for example the "
+            "second part of ratings.split(key=...)."
+        )
     recoded = validation.recode(users=data.users, items=data.items)
     model.likelihood.check_ratings(recoded.rating)
     return Validation(Observations.from_ratings(recoded, 0.0), model.likelihood)

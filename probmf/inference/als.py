@@ -12,8 +12,15 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from probmf.data import Ratings
-from probmf.inference._loop import Info, Validation, run
-from probmf.inference._start import as_key, initial_parameters, prepare_validation, require_fixed_scales
+from probmf.inference._loop import Info, run
+from probmf.inference._start import (
+    as_key,
+    check_counts,
+    check_tol,
+    initial_parameters,
+    prepare_validation,
+    require_fixed_scales,
+)
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
 from probmf.models.table import RowValues, Table
@@ -87,11 +94,11 @@ def fit_als(
         raise ValueError(f"update is {update!r}; expected 'block' or 'coordinate'.")
     if solver not in ("cg", "cholesky"):
         raise ValueError(f"solver is {solver!r}; expected 'cg' or 'cholesky'.")
-    if cg_steps < 1 or num_sweeps < 1 or patience < 1:
-        raise ValueError(
-            f"cg_steps={cg_steps}, num_sweeps={num_sweeps}, patience={patience}; "
-            "each must be at least 1."
-        )
+    if not isinstance(model, MatrixFactorization):
+        raise TypeError(f"model is of type {type(model).__name__}; expected MatrixFactorization.")
+    check_counts(num_sweeps=num_sweeps, cg_steps=cg_steps, patience=patience)
+    check_tol(tol)
+    random_key = as_key(key)
     method: Method = "coordinate" if update == "coordinate" else solver
     (observations,) = model.arguments(data)
     require_fixed_scales(model, "fit_als")
@@ -102,7 +109,7 @@ def fit_als(
     with ThreadPoolExecutor(num_workers()) as pool:
         algorithm = AlternatingLeastSquares(model, observations, first, method, cg_steps, pool)
         best, history = run(
-            algorithm, key=as_key(key), num_steps=num_sweeps, tol=tol, validation=held_out,
+            algorithm, key=random_key, num_steps=num_sweeps, tol=tol, validation=held_out,
             patience=patience, progress=progress,
         )  # fmt: skip
     return Fit.from_point(model, data, best, history=history, method=f"als/{method}")

@@ -94,13 +94,16 @@ class MatrixFactorization:
             raise TypeError(
                 f"likelihood is {self.likelihood!r}; expected Gaussian(...) or Bernoulli(...)."
             )
+        for name in ("user_bias", "item_bias"):
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise TypeError(
+                    f"{name} is {getattr(self, name)!r}; expected True or False. The size of the "
+                    f"biases is {name}_scale."
+                )
         for name in PRIOR_SCALES.values():
             check_scale(name, getattr(self, name))
         _check_intercept(self.intercept)
-        if not (np.isfinite(self.unobserved_weight) and self.unobserved_weight >= 0):
-            raise ValueError(
-                f"unobserved_weight is {self.unobserved_weight}; expected a finite number >= 0."
-            )
+        _check_unobserved_weight(self.unobserved_weight)
         if self.unobserved_weight > 0 and not isinstance(self.likelihood, Gaussian):
             raise ValueError(
                 "unobserved_weight counts unobserved pairs as zeros under a Gaussian likelihood; "
@@ -235,8 +238,7 @@ class MatrixFactorization:
             )
         self.likelihood.check_ratings(ratings.rating)
         self._check_rows(ratings.num_users, ratings.num_items)
-        if ratings.weight is not None:
-            self._check_weights(ratings.weight)
+        self._check_weights(ratings.weight)
         base = self.likelihood.base_score(ratings.rating, ratings.weight)
         return (Observations.from_ratings(ratings, base),)
 
@@ -254,10 +256,18 @@ class MatrixFactorization:
                     f"one per {site.split('_')[0]}."
                 )
 
-    def _check_weights(self, weight: np.ndarray) -> None:
+    def _check_weights(self, weight: np.ndarray | None) -> None:
+        floor = self.unobserved_weight
+        if weight is None:
+            if floor >= 1:
+                raise ValueError(
+                    f"unobserved_weight is {floor:g}, but ratings without a weight column weigh 1: "
+                    "an observed pair must count for more than an unobserved one. Lower it, or "
+                    "give weight=, a column of larger weights."
+                )
+            return
         if not np.any(weight > 0):
             raise ValueError("All weights are zero: there is nothing to fit.")
-        floor = self.unobserved_weight
         bad = (weight <= floor) & (weight > 0)
         if floor > 0 and bad.any():
             row = int(np.argmax(bad))
@@ -399,11 +409,22 @@ def linear_predictor(
 def _unobserved_loss(
     parameters: Parameters, observations: Observations, weight: float, scores: Array
 ) -> Array:
-    """Half the weighted sum of squared scores over the pairs that are not observed.
+    """Half the weighted sum of squared scores over the pairs that are not observed."""
+    everywhere = squared_scores(parameters, observations.num_users, observations.num_items)
+    return 0.5 * weight * (everywhere - jnp.sum(jnp.square(scores)))
 
-    The sum over all pairs comes from the two sides' second moments, never from the pairs.
+
+def squared_scores(parameters: Parameters, num_users: int, num_items: int) -> Float[Array, ""]:
+    """Sum of squared scores over all pairs, from the two sides' second moments.
+
+    Args:
+        parameters: Values by site name.
+        num_users: Number of users.
+        num_items: Number of items.
+
+    Returns:
+        The sum. Cost O((num_users + num_items) x num_factors^2), never that of the pairs.
     """
-    num_users, num_items = observations.num_users, observations.num_items
     ones = {"user": jnp.ones((num_users, 1)), "item": jnp.ones((num_items, 1))}
     bias = {
         side: parameters[f"{side}_bias"][:, None] if f"{side}_bias" in parameters else 0 * ones[side]
@@ -415,8 +436,7 @@ def _unobserved_loss(
         user.append(parameters["user_factors"])
         item.append(parameters["item_factors"])
     left, right = jnp.concatenate(user, axis=1), jnp.concatenate(item, axis=1)
-    everywhere = jnp.sum((left.T @ left) * (right.T @ right))
-    return 0.5 * weight * (everywhere - jnp.sum(jnp.square(scores)))
+    return jnp.sum((left.T @ left) * (right.T @ right))
 
 
 def _sample_scale(name: str, scale: Scale) -> Array:
@@ -437,3 +457,9 @@ def _check_intercept(intercept: object) -> None:
         f"intercept is {intercept!r}; expected 'mean', 'learned', a finite number, a scalar NumPyro "
         "Normal, or None."
     )
+
+
+def _check_unobserved_weight(weight: object) -> None:
+    number = isinstance(weight, int | float | np.number) and not isinstance(weight, bool)
+    if not (number and np.isfinite(weight) and weight >= 0):
+        raise ValueError(f"unobserved_weight is {weight!r}; expected a finite number >= 0.")

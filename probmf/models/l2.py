@@ -4,6 +4,7 @@ from typing import Literal
 
 import numpy as np
 from jax.typing import ArrayLike
+from numpyro.distributions import Distribution
 
 from probmf.data import Ratings
 from probmf.models.likelihood import Bernoulli, Gaussian, Likelihood
@@ -48,7 +49,8 @@ def prior_scale(
     Raises:
         ValueError: If the strength is not positive and finite, or n is missing.
     """
-    if isinstance(strength, bool) or not np.isscalar(strength) or not np.isfinite(strength):
+    number = isinstance(strength, int | float | np.number) and not isinstance(strength, bool)
+    if not number or not np.isfinite(strength):
         raise ValueError(f"{name} is {strength!r}; expected a positive number.")
     if strength <= 0:
         raise ValueError(
@@ -62,9 +64,9 @@ def prior_scale(
         )
     precision = float(strength) * (num_ratings if loss == "mean" else 1)
     if isinstance(likelihood, Gaussian):
-        if not isinstance(likelihood.noise_scale, int | float):
+        if isinstance(likelihood.noise_scale, Distribution):
             raise ValueError("from_l2 needs a noise_scale that is a number: lambda is a ratio to it.")
-        precision /= likelihood.noise_scale**2
+        precision /= float(likelihood.noise_scale) ** 2
     elif isinstance(likelihood, Bernoulli) and loss == "mean":
         precision *= 2
     if counts is None:

@@ -34,12 +34,15 @@ def check_scale(name: str, scale: object) -> None:
     if isinstance(scale, Distribution):
         return
     try:
-        values = np.asarray(scale, dtype=np.float64)
+        no_number = scale is None or isinstance(scale, str | bytes | bool)
+        values = None if no_number else np.asarray(scale, dtype=np.float64)
     except (TypeError, ValueError):
+        values = None
+    if values is None:
         raise TypeError(
             f"{name} is {scale!r} of type {type(scale).__name__}; "
             "give a positive number, an array with one scale per row, or a NumPyro distribution."
-        ) from None
+        )
     bad = ~(np.isfinite(values) & (values > 0))
     if bad.any():
         where = "" if values.ndim == 0 else f" at position {int(np.argmax(bad.ravel()))}"

@@ -17,7 +17,7 @@ _OFFSETS: list[tuple[float, float, Literal["left", "right", "center"]]] = [
     for reach in (1, 10, 20)
     for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1), (0.7, 1), (-0.7, 1), (0.7, -1), (-0.7, -1))
 ]
-_LED, _MARGIN = 5, 4
+_LED, _MARGIN = 5, 1
 
 
 def place_labels(

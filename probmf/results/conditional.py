@@ -188,8 +188,8 @@ def _solve_rows(
         curvature, slope = likelihood.bound(scores, rating, scales)
         rhs = gaussian.collect(z, weight * slope) - precision * x
         if gram is not None:
-            rhs = rhs - x @ gram - gram_shift
-        return gaussian.RowBatch(z, weight * curvature, rhs * free, precision, free, gram)
+            rhs = rhs - x @ gram - gram_shift[None]
+        return gaussian.RowBatch(z, weight * curvature, rhs * free[None], precision, free, gram)
 
     def step(_: int, x: Array) -> Array:
         batch = linearize(x)

@@ -1,0 +1,186 @@
+"""What the benchmarks share: data, the peer's process, turns, reports."""
+
+import argparse
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+import probmf
+from probmf import Ratings
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT.parent / "shared" / "data"
+OUT = ROOT / "benchmarks" / "out"
+
+#: What each peer runs fastest with: its own threads, and BLAS without any.
+PEER_THREADS = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "LK_NUM_BACKEND_THREADS": "1"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells are text already, so that the docs show what was printed."""
+
+    caption: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one benchmark found; `figures` holds the numbers behind the tables."""
+
+    name: str
+    title: str
+    protocol: dict[str, str]
+    tables: list[Table]
+    figures: dict = field(default_factory=dict)
+    quick: bool = False
+
+
+def movielens(name: str, **options) -> Ratings:
+    path = DATA / f"movielens-{name}" / "ratings.parquet"
+    if not path.is_file():
+        sys.exit(
+            f"The benchmarks need MovieLens {name.upper()} as {os.path.relpath(path, ROOT)} beside "
+            "the repository (columns user, item, rating); it may not be distributed with it."
+        )
+    return Ratings.from_parquet(path, **options)
+
+
+class Peer:
+    """Another package in an environment of its own, idle unless asked."""
+
+    def __init__(self, name: str) -> None:
+        """Start the worker; see peer.py for what it can be asked."""
+        folder = Path(os.environ.get("PEERS_VENV") or ROOT / ".venv-peers")
+        python = folder / "bin" / "python"
+        if not python.exists():
+            sys.exit(
+                "No environment with the peers: set PEERS_VENV to a virtual environment with what "
+                "benchmarks/peers.txt lists, or run `make bench`, which makes one."
+            )
+        self.name = name
+        threads = PEER_THREADS | {"LK_NUM_THREADS": str(cores())}
+        environment = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS",)}
+        self._process = subprocess.Popen(
+            [python, Path(__file__).with_name("peer.py"), name],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+            env=environment | threads,
+        )  # fmt: skip
+        self.version = self._answer()["version"]
+
+    def ask(self, do: str, **arguments) -> dict:
+        """The answer to a request: a method of the worker and its arguments."""
+        print(json.dumps({"do": do, **arguments}), file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self) -> dict:
+        line = self._process.stdout.readline()
+        if not line:
+            sys.exit(f"The worker with {self.name} ended early; see its message above.")
+        answer = json.loads(line)
+        if "error" in answer:
+            sys.exit(f"{self.name} failed:\n{answer['error']}")
+        return answer
+
+    def close(self) -> None:
+        """End the worker."""
+        self._process.stdin.close()
+        self._process.wait()
+
+
+@contextlib.contextmanager
+def peer(name: str) -> Iterator[Peer]:
+    worker = Peer(name)
+    try:
+        yield worker
+    finally:
+        worker.close()
+
+
+@contextlib.contextmanager
+def arrays_on_disk(**tables: Ratings) -> Iterator[dict[str, str]]:
+    """Ratings as .npz files of codes, for the worker."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {}
+        for name, table in tables.items():
+            paths[name] = os.path.join(folder, f"{name}.npz")
+            shape = (table.num_users, table.num_items)
+            np.savez(
+                paths[name], user=table.user, item=table.item, rating=table.rating, shape=shape
+            )
+        yield paths
+
+
+def take_turns(rounds: int, *sides: Callable[[], list[float]]) -> list[list[float]]:
+    """Seconds that each side reports, one after the other in every round, each alone."""
+    seconds: list[list[float]] = [[] for _ in sides]
+    for _ in range(rounds):
+        for own, side in zip(seconds, sides, strict=True):
+            own.extend(side())
+    return seconds
+
+
+def milliseconds(seconds: list[float]) -> float:
+    return 1e3 * float(np.median(seconds))
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine() -> str:
+    """Cores, processor and memory, as far as the system says."""
+    model, memory = platform.processor() or platform.machine(), ""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line.split(": ")[1] for line in lines if line.startswith("model name"))
+        memory = f", {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
+    return f"{cores()} cores of an {model}{memory}"
+
+
+def environment(*peers: Peer) -> dict[str, str]:
+    """The part of a protocol that is the same for all benchmarks."""
+    versions = [f"Python {platform.python_version()}", f"probmf {probmf.__version__}"]
+    versions += [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "numpy")]
+    versions += [f"{each.name} {each.version}" for each in peers]
+    return {
+        "Versions": ", ".join(versions),
+        "Machine": machine(),
+        "Date": datetime.date.today().isoformat(),
+    }
+
+
+def markdown(report: Report) -> str:
+    parts = []
+    if report.quick:
+        parts.append("*A quick run: fewer points and sweeps, not to be quoted.*")
+    for table in report.tables:
+        rows = [table.columns, ["---"] * len(table.columns), *table.rows]
+        parts.append(table.caption)
+        parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
+    parts.append("\n".join(f"- **{name}**: {text}" for name, text in report.protocol.items()))
+    return "\n\n".join(parts) + "\n"
+
+
+def main(run: Callable[[bool], Report]) -> None:
+    """Run one benchmark from the command line, print it and keep it under benchmarks/out."""
+    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer points, to see that it works")
+    report = run(parser.parse_args().quick)
+    OUT.mkdir(exist_ok=True)
+    text = f"## {report.title}\n\n{markdown(report)}"
+    (OUT / f"{report.name}.json").write_text(json.dumps(asdict(report), indent=1), "utf-8")
+    (OUT / f"{report.name}.md").write_text(text, "utf-8")
+    print(text)

@@ -1,0 +1,254 @@
+"""Gradient methods that see all ratings at every update."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import Array, Float
+
+from probmf import gaussian
+from probmf.inference._loop import Info
+from probmf.inference._optimizer import Rule, apply, describe_divergence, own_rate
+from probmf.inference._terms import Terms, prior_loss, starting_values
+from probmf.models.factorization import MatrixFactorization, Parameters, squared_scores
+from probmf.models.likelihood import Likelihood
+from probmf.models.observations import Observations
+from probmf.models.table import ALIGNMENT, RowValues
+from probmf.rows import SIDES, Bucket, build_rows
+
+
+class RatingTerms(NamedTuple):
+    """The ratings by row, and what weighs on their scores; a pytree.
+
+    Attributes:
+        buckets: Ratings of the rows of both sides.
+        scales: The likelihood's own scales.
+        zero_weight: Precision of the weak zeros that stand for unobserved pairs, or None.
+    """
+
+    buckets: tuple[Bucket, ...]
+    scales: dict[str, Array]
+    zero_weight: Float[Array, ""] | None
+
+
+def objective(
+    parameters: Parameters, terms: Terms, ratings: RatingTerms, likelihood: Likelihood
+) -> Float[Array, ""]:
+    """What `MatrixFactorization.objective` gives, with a gradient that needs no scatter of ratings.
+
+    Args:
+        parameters: Values of the sites to optimize.
+        terms: Priors and constants.
+        ratings: The ratings by row.
+        likelihood: In canonical form.
+
+    Returns:
+        Minus log posterior up to a constant. Cost of value and gradient: two reads of the
+        partners' factors for every rating, one per side.
+    """
+    values = {**terms.constants, **parameters}
+    total = prior_loss(parameters, terms)
+    total = total + rating_loss(likelihood, _pack(values, terms), values["intercept"], ratings)
+    if ratings.zero_weight is not None:
+        sizes = [len(terms.counts[side]) for side in SIDES]
+        total = total + 0.5 * ratings.zero_weight * squared_scores(values, *sizes)
+    return total
+
+
+def _pack(values: Parameters, terms: Terms) -> RowValues:
+    """Rows of both sides in the numbering of the buckets."""
+    bias, factors = [], []
+    for side in SIDES:
+        size = len(terms.counts[side])
+        bias.append(values.get(f"{side}_bias", jnp.zeros(size)))
+        block = values.get(f"{side}_factors", jnp.zeros((size, 0)))
+        factors.append(jnp.pad(block, ((0, 0), (0, -block.shape[1] % ALIGNMENT))))
+    last = jnp.zeros((1, factors[0].shape[1]))
+    return RowValues(jnp.concatenate([*bias, jnp.zeros(1)]), jnp.concatenate([*factors, last]))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def rating_loss(
+    likelihood: Likelihood, rows: RowValues, intercept: Float[Array, ""], ratings: RatingTerms
+) -> Float[Array, ""]:
+    """Sum of the losses of all ratings, less what the weak zeros count of observed pairs."""
+    return _loss_and_slopes(likelihood, rows, intercept, ratings)[0]
+
+
+def _loss_and_slopes(
+    likelihood: Likelihood, rows: RowValues, intercept: Array, ratings: RatingTerms
+) -> tuple[Array, tuple[RowValues, Array]]:
+    """Loss, and its gradient by rows and intercept.
+
+    Every rating stands in two buckets, its user's and its item's, so that each row sums over its
+    own slots; for the loss, the two are halved.
+    """
+    zero_row = len(rows.bias) - 1
+
+    def one_chunk(chunk: Bucket) -> tuple[Array, Array, Array]:
+        design = rows.factors[chunk.partner]
+        offset = intercept + rows.bias[chunk.partner] + rows.bias[chunk.row][:, None]
+        scores = offset + gaussian.project(design, rows.factors[chunk.row])
+        filled = (chunk.partner != zero_row).astype(scores.dtype)
+        weight = filled if chunk.weight is None else chunk.weight
+        loss = weight * likelihood.loss(scores, chunk.rating, ratings.scales)
+        slope = -weight * likelihood.bound(scores, chunk.rating, ratings.scales)[1]
+        if ratings.zero_weight is not None:
+            loss = loss - 0.5 * ratings.zero_weight * filled * jnp.square(scores)
+            slope = slope - ratings.zero_weight * filled * scores
+        return jnp.sum(loss, axis=1), jnp.sum(slope, axis=1), gaussian.collect(design, slope)
+
+    loss = jnp.zeros((), rows.bias.dtype)
+    bias, factors = jnp.zeros_like(rows.bias), jnp.zeros_like(rows.factors)
+    for bucket in ratings.buckets:
+        losses, slopes, products = lax.map(one_chunk, bucket)
+        place = bucket.row.ravel()
+        loss = loss + 0.5 * jnp.sum(losses)
+        bias = bias.at[place].set(slopes.ravel())
+        factors = factors.at[place].set(products.reshape(-1, factors.shape[1]))
+    return loss, (RowValues(bias, factors), 0.5 * jnp.sum(bias))
+
+
+def _forward(
+    likelihood: Likelihood, rows: RowValues, intercept: Array, ratings: RatingTerms
+) -> tuple[Array, tuple[RowValues, Array]]:
+    return _loss_and_slopes(likelihood, rows, intercept, ratings)
+
+
+def _backward(
+    likelihood: Likelihood, slopes: tuple[RowValues, Array], cotangent: Array
+) -> tuple[RowValues, Array, None]:
+    rows, intercept = jax.tree.map(lambda slope: cotangent * slope, slopes)
+    return rows, intercept, None
+
+
+rating_loss.defvjp(_forward, _backward)
+
+
+class Runs(NamedTuple):
+    """Where all restarts stand; every array has a leading axis over them outside `vmap`.
+
+    Attributes:
+        parameters: Values by site name.
+        value: The objective there.
+        gradient: Its gradient there.
+        optimizer: State of the optimizer.
+    """
+
+    parameters: dict[str, Array]
+    value: Float[Array, " runs"]
+    gradient: dict[str, Array]
+    optimizer: Any
+
+
+class State(NamedTuple):
+    """Where a fit stands.
+
+    Attributes:
+        runs: All restarts.
+        epoch: Number of updates done.
+    """
+
+    runs: Runs
+    epoch: int
+
+
+class FullBatch:
+    """Gradient descent on the objective itself, for the loop; one update is one epoch."""
+
+    unit = "epoch"
+
+    def __init__(
+        self,
+        model: MatrixFactorization,
+        observations: Observations,
+        start: Callable[[Array], dict[str, Array]],
+        rule: Rule,
+        num_runs: int,
+    ) -> None:
+        """Lay out the rows; see `fit_map` for the arguments."""
+        self.rule, self.num_runs = rule, num_runs
+        self.likelihood = model.likelihood.canonical()
+        self.terms = Terms.build(model, observations)
+        self.start = starting_values(start, model, self.terms)
+        weight = None if observations.weight is None else np.asarray(observations.weight)
+        layout = build_rows(
+            np.asarray(observations.user), np.asarray(observations.item),
+            np.asarray(observations.rating), weight,
+            num_users=observations.num_users, num_items=observations.num_items,
+        )  # fmt: skip
+        zero_weight = None
+        if model.unobserved_weight > 0:
+            zero_weight = model.unobserved_weight / jnp.square(self.terms.scales["noise_scale"])
+        self.ratings = RatingTerms(layout.buckets, self.terms.scales, zero_weight)
+
+    def init(self, key: Array) -> State:
+        """Random or given starting values, one for each restart, and the gradient there."""
+        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(self.num_runs))
+        parameters = jax.vmap(self.start)(keys)
+        nothing = jax.tree.map(jnp.zeros_like, parameters)
+        optimizer = jax.vmap(self.rule.optimizer.init)(parameters)
+        runs = Runs(parameters, jnp.zeros(self.num_runs), nothing, optimizer)
+        still = np.zeros((), np.dtype(jnp.result_type(float)))
+        return State(self._advance(runs, still, moves=False)[0], 0)
+
+    def step(self, key: Array, state: State) -> tuple[State, list[Info]]:
+        """One update. Deterministic: the key is not used."""
+        factor = self.rule.factors(state.epoch, 1)[0]
+        runs, rates = self._advance(state.runs, factor, moves=True)
+        update = state.epoch + 1
+        infos = []
+        for value, rate in zip(np.asarray(runs.value), np.asarray(rates), strict=True):
+            known = rate if self.rule.schedule is None else -factor
+            words = describe_divergence(update, update, float(known))
+            infos.append(Info(float(value), None if np.isfinite(value) else words))
+        return State(runs, update), infos
+
+    def parameters(self, state: State, run: int) -> dict[str, Array]:
+        """The parameters of one restart by site name."""
+        own = {site: value[run] for site, value in state.runs.parameters.items()}
+        return own | self.terms.constants
+
+    def _advance(self, runs: Runs, factor: np.ndarray, *, moves: bool) -> tuple[Runs, Array]:
+        return _advance(
+            runs, factor, moves, self.terms, self.ratings, likelihood=self.likelihood,
+            optimizer=self.rule.optimizer,
+        )  # fmt: skip
+
+
+@partial(jax.jit, static_argnames=("likelihood", "optimizer"))
+def _advance(
+    runs: Runs,
+    factor: Array,
+    moves: Array,
+    terms: Terms,
+    ratings: RatingTerms,
+    *,
+    likelihood: Likelihood,
+    optimizer: optax.GradientTransformation,
+) -> tuple[Runs, Array]:
+    """The next runs and the optimizer's own learning rate, for every restart.
+
+    Without `moves` only value and gradient are computed: the start needs no program of its own.
+    """
+
+    def value_fn(parameters: dict[str, Array]) -> Array:
+        return objective(parameters, terms, ratings, likelihood)
+
+    def one(run: Runs) -> tuple[Runs, Array]:
+        moved, optimizer_state = apply(
+            optimizer, run.gradient, run.optimizer, run.parameters, factor,
+            value=run.value, value_fn=value_fn,
+        )  # fmt: skip
+        pick = partial(jnp.where, moves)
+        parameters = jax.tree.map(pick, moved, run.parameters)
+        kept = jax.tree.map(pick, optimizer_state, run.optimizer)
+        value, gradient = jax.value_and_grad(value_fn)(parameters)
+        return Runs(parameters, value, gradient, kept), own_rate(kept)
+
+    return jax.vmap(one)(runs)

@@ -1,0 +1,322 @@
+"""Gradient methods that see a few ratings at every update, down to one."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from probmf.inference._loop import Info
+from probmf.inference._optimizer import (
+    Rule,
+    apply,
+    describe_divergence,
+    leaves_rows_alone,
+    own_rate,
+    put_rows,
+    row_labels,
+    take_rows,
+)
+from probmf.inference._terms import Terms, prior_loss, side_of, starting_values
+from probmf.models.factorization import MatrixFactorization, Parameters
+from probmf.models.likelihood import Likelihood
+from probmf.models.observations import Observations
+from probmf.rows import SIDES
+
+#: Ratings whose rows are gathered at once when the objective is computed: they stay in cache.
+OBJECTIVE_SLOTS = 4096
+
+
+class Batch(NamedTuple):
+    """Ratings of one update, or with a leading axis, of all updates of an epoch.
+
+    Attributes:
+        user: User codes.
+        item: Item codes.
+        rating: Ratings.
+        weight: Their weights; 0 where the last batch has no rating left.
+        present: 1 for a rating, 0 where the last batch has none left.
+    """
+
+    user: Int[Array, " b"]
+    item: Int[Array, " b"]
+    rating: Float[Array, " b"]
+    weight: Float[Array, " b"]
+    present: Float[Array, " b"]
+
+
+def batch_loss(
+    rows: Parameters, batch: Batch, shares: Parameters, terms: Terms, likelihood: Likelihood
+) -> Float[Array, ""]:
+    """The batch's part of the objective: its losses, and a share of its rows' priors per rating.
+
+    Every rating of a row carries an equal share of the row's prior, so the parts of all batches of
+    an epoch sum to the objective, and a batch has a gradient only in its own rows.
+
+    Args:
+        rows: Parameters of each rating's own user and item, with one row per rating.
+        batch: The ratings.
+        shares: Prior precision per rating of these rows (see `Terms.shares`).
+        terms: Constants and scales.
+        likelihood: In canonical form.
+
+    Returns:
+        The part of the objective. Cost O(batch x num_factors).
+    """
+    values = {**terms.constants, **rows}
+    scores = jnp.broadcast_to(values["intercept"], batch.rating.shape)
+    for side in SIDES:
+        if f"{side}_bias" in values:
+            scores = scores + values[f"{side}_bias"]
+    if "user_factors" in values:
+        scores = scores + jnp.sum(values["user_factors"] * values["item_factors"], axis=-1)
+    total = jnp.sum(batch.weight * likelihood.loss(scores, batch.rating, terms.scales))
+    for site, share in shares.items():
+        value = rows[site] - terms.center if site == "intercept" else rows[site]
+        squares = jnp.square(value) if value.ndim < 2 else jnp.sum(jnp.square(value), axis=-1)
+        total = total + 0.5 * jnp.sum(batch.present * share * squares)
+    return total
+
+
+class Runs(NamedTuple):
+    """Where all restarts stand; every array has a leading axis over them outside `vmap`.
+
+    Attributes:
+        parameters: Values by site name.
+        optimizer: State of the optimizer.
+    """
+
+    parameters: dict[str, Array]
+    optimizer: Any
+
+
+class State(NamedTuple):
+    """Where a fit stands.
+
+    Attributes:
+        runs: All restarts.
+        epoch: Number of epochs done.
+    """
+
+    runs: Runs
+    epoch: int
+
+
+class Outcome(NamedTuple):
+    """What an epoch comes to.
+
+    Attributes:
+        objective: The objective after the epoch.
+        bad_update: The first update whose loss was not finite, from 0; -1 when all were.
+        bad_rate: The optimizer's own learning rate at that update, NaN when it does not tell.
+    """
+
+    objective: Float[Array, " runs"]
+    bad_update: Int[Array, " runs"]
+    bad_rate: Float[Array, " runs"]
+
+
+class Minibatch:
+    """Stochastic gradient descent over shuffled ratings, for the loop."""
+
+    unit = "epoch"
+
+    def __init__(
+        self,
+        model: MatrixFactorization,
+        observations: Observations,
+        start: Callable[[Array], dict[str, Array]],
+        rule: Rule,
+        num_runs: int,
+        batch_size: int,
+    ) -> None:
+        """Place the ratings; see `fit_map` for the arguments."""
+        self.rule, self.num_runs, self.batch_size = rule, num_runs, batch_size
+        self.likelihood = model.likelihood.canonical()
+        self.terms = Terms.build(model, observations)
+        self.start = starting_values(start, model, self.terms)
+        rating = jnp.asarray(observations.rating)
+        ones = jnp.ones_like(rating)
+        weight = ones if observations.weight is None else observations.weight
+        self.ratings = Batch(observations.user, observations.item, rating, weight, ones)
+        self.num_updates = -(-len(rating) // batch_size)
+        sites = model.site_shapes(observations.num_users, observations.num_items)
+        learned: dict[str, tuple[int, ...]] = {"intercept": ()} if model.learns_intercept else {}
+        self.by_rows = leaves_rows_alone(rule.optimizer, sites | learned)
+
+    def init(self, key: Array) -> State:
+        """Random or given starting values, one for each restart."""
+        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(self.num_runs))
+        parameters = jax.vmap(self.start)(keys)
+        return State(Runs(parameters, jax.vmap(self.rule.optimizer.init)(parameters)), 0)
+
+    def step(self, key: Array, state: State) -> tuple[State, list[Info]]:
+        """One epoch: every rating once, in an order drawn by the key."""
+        done = state.epoch * self.num_updates
+        factors = self.rule.factors(done, self.num_updates)
+        runs, outcome = _run_epoch(
+            state.runs, key, factors, self.ratings, self.terms, likelihood=self.likelihood,
+            optimizer=self.rule.optimizer, batch_size=self.batch_size, by_rows=self.by_rows,
+        )  # fmt: skip
+        infos = []
+        for objective, bad, rate in zip(*map(np.asarray, outcome), strict=True):
+            trouble = None
+            if bad >= 0 or not np.isfinite(objective):
+                at = int(bad) if bad >= 0 else self.num_updates - 1
+                known = rate if self.rule.schedule is None else -factors[at]
+                trouble = describe_divergence(done + at + 1, state.epoch + 1, float(known))
+            infos.append(Info(float(objective), trouble))
+        return State(runs, state.epoch + 1), infos
+
+    def parameters(self, state: State, run: int) -> dict[str, Array]:
+        """The parameters of one restart by site name."""
+        own = {site: value[run] for site, value in state.runs.parameters.items()}
+        return own | self.terms.constants
+
+
+@partial(
+    jax.jit,
+    static_argnames=("likelihood", "optimizer", "batch_size", "by_rows"),
+    donate_argnames="runs",
+)
+def _run_epoch(
+    runs: Runs,
+    key: Array,
+    factors: Array,
+    ratings: Batch,
+    terms: Terms,
+    *,
+    likelihood: Likelihood,
+    optimizer: optax.GradientTransformation,
+    batch_size: int,
+    by_rows: bool,
+) -> tuple[Runs, Outcome]:
+    """One epoch of every restart, all in the same order of ratings."""
+    batches = _shuffle(key, ratings, batch_size)
+    shares = terms.shares()
+    update = _update_rows if by_rows else _update_all
+
+    def one(run: Runs) -> tuple[Runs, Outcome]:
+        def body(carry: tuple, step: tuple) -> tuple[tuple, None]:
+            run, seen, bad, bad_rate = carry
+            batch, factor, number = step
+            run, seen, loss = update(
+                run, seen, batch, factor, shares, terms, likelihood, optimizer
+            )
+            first = (bad < 0) & ~jnp.isfinite(loss)
+            bad_rate = jnp.where(first, own_rate(run.optimizer), bad_rate)
+            return (run, seen, jnp.where(first, number, bad), bad_rate), None
+
+        seen = {side: jnp.zeros(len(terms.counts[side]), jnp.int32) for side in SIDES}
+        start = (run, seen, jnp.asarray(-1, jnp.int32), jnp.asarray(jnp.nan))
+        steps = (batches, factors, jnp.arange(len(factors), dtype=jnp.int32))
+        (run, _, bad, bad_rate), _ = lax.scan(body, start, steps)
+        return run, Outcome(_objective(run.parameters, ratings, terms, likelihood), bad, bad_rate)
+
+    return jax.vmap(one)(runs)
+
+
+def _shuffle(key: Array, ratings: Batch, batch_size: int) -> Batch:
+    """The ratings in random order, cut in batches; the last one is filled with absent ratings."""
+    count = len(ratings.rating)
+    places = jnp.arange(count, dtype=jnp.int32)
+    # One sort by random bits: half the time of jax.random.permutation. A few of the bits tie,
+    # and those pairs stay in their order, which harms nothing.
+    order = lax.sort((jax.random.bits(key, (count,)), places), num_keys=1, is_stable=False)[1]
+    return _cut(jax.tree.map(lambda value: value[order], ratings), batch_size)
+
+
+def _cut(ratings: Batch, size: int) -> Batch:
+    missing = -len(ratings.rating) % size
+    return jax.tree.map(lambda value: jnp.pad(value, (0, missing)).reshape(-1, size), ratings)
+
+
+def _update_rows(
+    run: Runs,
+    seen: dict[str, Array],
+    batch: Batch,
+    factor: Array,
+    shares: dict[str, Array],
+    terms: Terms,
+    likelihood: Likelihood,
+    optimizer: optax.GradientTransformation,
+) -> tuple[Runs, dict[str, Array], Array]:
+    """One update that reads and writes the batch's rows only. Cost O(batch x num_factors).
+
+    A row that stands several times in the batch must move once, by the sum of its gradients: one
+    of its places, whichever `seen` ends up with, gets that sum and is written back.
+    """
+    index = {"user": batch.user, "item": batch.item}
+    labels, state_labels = row_labels(optimizer, run.optimizer, run.parameters)
+    rows = take_rows(labels, run.parameters, index)
+    kept = take_rows(state_labels, run.optimizer, index)
+    # Without the barrier XLA may read the old rows again after writing, and then it copies the
+    # whole table at every update.
+    rows, kept = lax.optimization_barrier((rows, kept))
+    loss, gradient = jax.value_and_grad(batch_loss)(
+        rows, batch, take_rows(labels, shares, index), terms, likelihood
+    )
+    size = len(batch.rating)
+    if size > 1:
+        places = jnp.arange(size, dtype=jnp.int32)
+        seen = {side: seen[side].at[index[side]].set(places) for side in seen}
+        owner = {side: seen[side][index[side]] for side in seen}
+        gradient = {
+            site: jnp.zeros_like(value).at[owner[label]].add(value) if label in owner else value
+            for site, value in gradient.items()
+            for label in [labels[site]]
+        }
+        index = {
+            side: jnp.where(owner[side] == places, index[side], len(terms.counts[side]))
+            for side in seen
+        }
+    rows, kept = apply(optimizer, gradient, kept, rows, factor, value=loss)
+    rows, kept = lax.optimization_barrier((rows, kept))
+    parameters = put_rows(labels, run.parameters, rows, index)
+    return Runs(parameters, put_rows(state_labels, run.optimizer, kept, index)), seen, loss
+
+
+def _update_all(
+    run: Runs,
+    seen: dict[str, Array],
+    batch: Batch,
+    factor: Array,
+    shares: dict[str, Array],
+    terms: Terms,
+    likelihood: Likelihood,
+    optimizer: optax.GradientTransformation,
+) -> tuple[Runs, dict[str, Array], Array]:
+    """One update of every row, for optimizers that move rows without a gradient, such as Adam."""
+    index = {"user": batch.user, "item": batch.item}
+    labels = {site: side_of(site) for site in run.parameters}
+
+    def value_fn(parameters: dict[str, Array]) -> Array:
+        rows = take_rows(labels, parameters, index)
+        return batch_loss(rows, batch, take_rows(labels, shares, index), terms, likelihood)
+
+    loss, gradient = jax.value_and_grad(value_fn)(run.parameters)
+    parameters, kept = apply(
+        optimizer, gradient, run.optimizer, run.parameters, factor, value=loss,
+        value_fn=value_fn,
+    )  # fmt: skip
+    return Runs(parameters, kept), seen, loss
+
+
+def _objective(
+    parameters: dict[str, Array], ratings: Batch, terms: Terms, likelihood: Likelihood
+) -> Array:
+    """The whole objective, without gathering all rows at once."""
+    labels = {site: side_of(site) for site in parameters}
+    nothing: dict[str, Array] = {}
+
+    def one_chunk(chunk: Batch) -> Array:
+        rows = take_rows(labels, parameters, {"user": chunk.user, "item": chunk.item})
+        return batch_loss(rows, chunk, nothing, terms, likelihood)
+
+    chunks = _cut(ratings, min(OBJECTIVE_SLOTS, len(ratings.rating)))
+    return prior_loss(parameters, terms) + jnp.sum(lax.map(one_chunk, chunks))

@@ -1,0 +1,107 @@
+"""What the objective of the gradient methods is made of, besides the ratings.
+
+Compiled programs get all of it as arrays, so that models that differ only in their scales share
+them.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from probmf.models.factorization import MatrixFactorization, Parameters
+from probmf.models.observations import Observations
+from probmf.rows import SIDES, Side
+
+
+class Terms(NamedTuple):
+    """The parts of the objective that are not ratings; a pytree.
+
+    Attributes:
+        scales: The likelihood's own scales.
+        precision: Prior precision of each row of each site, and of a learned intercept.
+        center: Prior mean of a learned intercept.
+        constants: Sites that are not optimized: a fixed intercept.
+        counts: Number of ratings of each row of each side.
+    """
+
+    scales: dict[str, Array]
+    precision: dict[str, Array]
+    center: Float[Array, ""]
+    constants: dict[str, Array]
+    counts: dict[Side, Array]
+
+    @classmethod
+    def build(cls, model: MatrixFactorization, observations: Observations) -> "Terms":
+        """The terms of a model whose scales are fixed."""
+        shapes = model.site_shapes(observations.num_users, observations.num_items)
+        dtype = jnp.result_type(float)
+        precision = {site: model.prior_precision(site, shape[0]) for site, shape in shapes.items()}
+        constants = {"intercept": model.fixed_intercept(observations.base_score)}
+        center, spread = model.intercept_prior()
+        if model.learns_intercept:
+            constants = {}
+            precision["intercept"] = jnp.asarray(spread, dtype)
+        codes = {"user": observations.user, "item": observations.item}
+        sizes = {"user": observations.num_users, "item": observations.num_items}
+        counts: dict[Side, Array] = {
+            side: jnp.asarray(np.bincount(codes[side], minlength=sizes[side]), dtype)
+            for side in SIDES
+        }
+        return cls(model.fixed_scales(), precision, jnp.asarray(center, dtype), constants, counts)
+
+    def shares(self) -> dict[str, Array]:
+        """Prior precision spread over the ratings of each row (the intercept's over all)."""
+        total = jnp.sum(self.counts["user"])
+        return {
+            site: precision / jnp.maximum(self.counts[side] if side in SIDES else total, 1.0)
+            for site, precision in self.precision.items()
+            for side in [side_of(site)]
+        }
+
+
+def side_of(site: str) -> str:
+    """Whose rows a site has: "user" or "item"; "intercept" has none."""
+    return site.split("_")[0]
+
+
+def prior_loss(parameters: Parameters, terms: Terms) -> Float[Array, ""]:
+    """Half the sum of squares times the prior precisions."""
+    total = jnp.zeros((), jnp.result_type(float))
+    for site, precision in terms.precision.items():
+        values = parameters[site]
+        if site == "intercept":
+            values = values - terms.center
+        squares = jnp.square(values) if values.ndim < 2 else jnp.sum(jnp.square(values), axis=-1)
+        total = total + 0.5 * jnp.sum(precision * squares)
+    return total
+
+
+def starting_values(
+    start: Callable[[Array], dict[str, Array]], model: MatrixFactorization, terms: Terms
+) -> Callable[[Array], dict[str, Array]]:
+    """From a key to the parameters to optimize; rows without ratings start at their mode.
+
+    Args:
+        start: Gives values of all sites.
+        model: The factorization.
+        terms: Its terms.
+
+    Returns:
+        The function. A row without ratings is zero, where its prior has its mode and where no
+        minibatch would ever move it (with weak zeros every row has data, and is left alone).
+    """
+
+    def draw(key: Array) -> dict[str, Array]:
+        values = {site: value for site, value in start(key).items() if site in terms.precision}
+        if model.unobserved_weight > 0:
+            return values
+        for site, value in values.items():
+            if site != "intercept":
+                rated = terms.counts["user" if side_of(site) == "user" else "item"] > 0
+                values[site] = jnp.where(rated if value.ndim == 1 else rated[:, None], value, 0.0)
+        return values
+
+    return draw

@@ -1,0 +1,405 @@
+"""The command line: the round trip, every mistake's message, and the demo."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+from typer.testing import CliRunner, Result
+
+import probmf
+from probmf import Bernoulli, Fit, Gaussian, MatrixFactorization, Ratings, Vocabulary, metrics
+from probmf.cli import app
+from probmf.datasets import simulate_ratings
+
+MODEL = ["--num-factors", "2", "--noise-scale", "0.5", "--user-scale", "0.5", "--item-scale", "0.5"]
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def mistake(*words: object) -> str:
+    """The message of a command that has to end with one, and without a traceback."""
+    result = run(*words)
+    assert result.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.output
+    assert "bug" not in result.stderr
+    return " ".join(result.stderr.split())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of simulated ratings: train and test as CSV and Parquet, and titles."""
+    path = tmp_path_factory.mktemp("cli")
+    simulation = simulate_ratings(key=0, num_users=60, num_items=40, num_ratings=900, num_factors=2)
+    train, test = simulation.ratings.split(key=1, test_fraction=0.1)
+    for name, part in (("train", train), ("test", test)):
+        pa.csv.write_csv(part.to_arrow(), path / f"{name}.csv")
+        pa.parquet.write_table(part.to_arrow(), path / f"{name}.parquet")
+    pa.csv.write_csv(train.item_features, path / "items.csv")
+    return path
+
+
+def point_fit(ratings: Ratings, *, binary: bool = False) -> Fit:
+    """A fit with random parameters, so that nothing has to be fitted."""
+    rng = np.random.default_rng(0)
+    model = MatrixFactorization(2, Bernoulli() if binary else Gaussian(0.5))
+    shapes = model.site_shapes(ratings.num_users, ratings.num_items)
+    values = {site: 0.5 * rng.normal(size=shape) for site, shape in shapes.items()}
+    return Fit.from_point(model, ratings, {"intercept": 0.0, **values}, method="made")
+
+
+@pytest.fixture(scope="module")
+def saved(folder: Path) -> Path:
+    """A saved fit to the training file, with titles, by the command line itself."""
+    out = folder / "fit"
+    result = run(
+        "fit", folder / "train.csv", "--items", folder / "items.csv", "--out", out,
+        "--validation-fraction", 0.1, *MODEL,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    return out
+
+
+class TestFit:
+    def test_says_what_was_fitted(self, folder: Path) -> None:
+        out = folder / "said"
+        result = run("fit", folder / "train.parquet", "--out", out, "--num-sweeps", 2, *MODEL)
+        assert result.exit_code == 0, result.output
+        assert "810 of 40 items by 60 users" in result.stdout
+        assert "2 in " in result.stdout
+        assert f"probmf evaluate {out} TEST" in result.stdout.replace("\n", "")
+
+    def test_saves_the_model_that_was_asked_for(self, saved: Path) -> None:
+        fit = Fit.load(saved)
+        assert fit.method == "als/cg"
+        assert fit.model.num_factors == 2
+        assert fit.model.likelihood == Gaussian(0.5)
+        assert (fit.model.user_scale, fit.model.user_bias_scale) == (0.5, 1.0)
+        assert fit.history is not None
+        assert fit.history.validation is not None
+        assert len(fit.data) == 729
+        assert fit.data.item_labels([0])[0].startswith("The ")
+
+    def test_csv_and_parquet_give_the_same(self, folder: Path) -> None:
+        points = []
+        for suffix in ("csv", "parquet"):
+            words = ["--num-sweeps", 2, "--out", folder / suffix, *MODEL]
+            assert run("fit", folder / f"train.{suffix}", *words).exit_code == 0
+            points.append(Fit.load(folder / suffix).point())
+        for site, values in points[0].items():
+            np.testing.assert_array_equal(values, points[1][site])
+
+    def test_columns_threshold_and_likelihood(self, folder: Path, tmp_path: Path) -> None:
+        table = pa.csv.read_csv(folder / "train.csv")
+        table = table.rename_columns(["who", "what", "stars"])
+        table = table.append_column("times", pa.array(np.arange(len(table)) % 3 + 1.0))
+        pa.csv.write_csv(table, tmp_path / "renamed.csv")
+        result = run(
+            "fit", tmp_path / "renamed.csv", "--out", tmp_path / "fit", "--user", "who",
+            "--item", "what", "--rating", "stars", "--weight", "times", "--threshold", 3.5,
+            "--likelihood", "bernoulli", "--num-factors", 1, "--intercept", "learned",
+            "--num-sweeps", 2, "--update", "coordinate",
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        fit = Fit.load(tmp_path / "fit")
+        assert fit.model.likelihood == Bernoulli()
+        assert fit.model.intercept == "learned"
+        assert set(fit.data.rating) == {0.0, 1.0}
+        assert fit.data.weight is not None
+        assert fit.data.weight.max() == 3
+
+    def test_pairs_only_with_weak_zeros(self, folder: Path, tmp_path: Path) -> None:
+        result = run(
+            "fit", folder / "train.csv", "--pairs-only", "--unobserved-weight", 0.1,
+            "--num-factors", 1, "--intercept", "none", "--no-user-bias", "--no-item-bias",
+            "--num-sweeps", 2, "--out", tmp_path / "fit",
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        fit = Fit.load(tmp_path / "fit")
+        assert set(fit.data.rating) == {1.0}
+        assert (fit.model.intercept, fit.model.user_bias) == (None, False)
+
+    def test_gradient_descent(self, folder: Path, tmp_path: Path) -> None:
+        result = run(
+            "fit", folder / "train.csv", "--method", "map", "--num-epochs", 3, "--batch-size", 64,
+            "--restarts", 2, "--out", tmp_path / "fit", *MODEL,
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        assert Fit.load(tmp_path / "fit").history.unit == "epoch"  # type: ignore[union-attr]
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["--num-epochs", 3], r"--num-epochs belongs to --method map, but the method is als"),
+            (["--method", "map", "--solver", "cg"], "--solver belongs to --method als"),
+            (["--intercept", "x"], "--intercept is 'x'; expected mean, learned, none, or a number"),
+            (["--noise-scale", -1], "noise_scale is -1; a scale is a standard deviation"),
+            (["--user", "who"], "has no column 'who'; its columns are: 'user', 'item', 'rating'"),
+            (["--likelihood", "bernoulli"], "A Bernoulli likelihood needs ratings 0 or 1"),
+            (["--validation-fraction", 2], "test_fraction is 2.0, expected a number between"),
+            (["--users", "nobody.csv"], "There is no file nobody.csv"),
+        ],
+    )
+    def test_mistakes(
+        self, folder: Path, tmp_path: Path, words: list[object], message: str
+    ) -> None:
+        got = mistake("fit", folder / "train.csv", "--out", tmp_path / "fit", *words)
+        assert message in got
+        assert not (tmp_path / "fit").exists()
+
+    def test_mistakes_in_the_file(self, folder: Path, tmp_path: Path) -> None:
+        out = ["--out", tmp_path / "fit"]
+        assert (
+            mistake("fit", tmp_path / "no.csv", *out) == f"There is no file {tmp_path / 'no.csv'}."
+        )
+        assert "neither as CSV" in mistake("fit", tmp_path / "ratings.xlsx", *out)
+        twice = tmp_path / "twice.csv"
+        twice.write_text("user,item,rating\n1,7,3\n1,7,4\n2,7,4\n")
+        assert "User 1 and item 7 occur together in rows 0 and 1" in mistake("fit", twice, *out)
+        broken = tmp_path / "broken.parquet"
+        broken.write_text("not Parquet")
+        assert "could not be read as Parquet" in mistake("fit", broken, *out)
+        stray = tmp_path / "stray.csv"
+        stray.write_text("item,title\nx,Alien\n")
+        got = mistake("fit", folder / "train.csv", "--items", stray, *out)
+        assert "'x' is no item id of this fit: its item ids are integers, such as 1, 2, 3." in got
+
+    def test_will_not_overwrite_another_folder(self, folder: Path, tmp_path: Path) -> None:
+        (tmp_path / "precious.txt").write_text("mine")
+        got = mistake("fit", folder / "train.csv", "--num-sweeps", 1, "--out", tmp_path, *MODEL)
+        assert "exists and is not a saved fit" in got
+        assert (tmp_path / "precious.txt").read_text() == "mine"
+
+    def test_debug_shows_the_exception(self, tmp_path: Path) -> None:
+        result = run("fit", tmp_path / "no.csv", "--out", tmp_path / "fit", "--debug")
+        assert isinstance(result.exception, FileNotFoundError)
+
+
+class TestEvaluate:
+    def test_json_agrees_with_the_metrics(self, folder: Path, saved: Path) -> None:
+        result = run("evaluate", saved, folder / "test.csv", "-k", 3, "-k", 5, "--json")
+        assert result.exit_code == 0, result.output
+        scores = json.loads(result.stdout)
+        fit, test = Fit.load(saved), Ratings.from_csv(folder / "test.csv")
+        predicted = fit.predict(test, interval=0.5)
+        assert scores["num_ratings"] == 90
+        assert scores["errors"]["RMSE"] == pytest.approx(metrics.rmse(test.rating, predicted.mean))
+        assert scores["coverage"]["0.5"] == pytest.approx(
+            metrics.coverage(test.rating, predicted.lower, predicted.upper)
+        )
+        assert scores["errors"]["log score"] == pytest.approx(
+            metrics.log_score(test.rating, predicted.mean, predicted.sd)
+        )
+        assert scores["constant"]["RMSE"] == pytest.approx(
+            metrics.rmse(test.rating, np.full(90, fit.data.mean))
+        )
+        assert list(scores["ranking"]) == ["3", "5"]
+
+    def test_ranking_by_hand(self, saved: Path, tmp_path: Path) -> None:
+        fit = Fit.load(saved)
+        best = fit.recommend([1, 2], k=2).item
+        # User 1 finds a relevant item first; user 2 a relevant one second; 3 has none that is.
+        last = fit.recommend([3], k=1).item[0, 0]
+        rows = {
+            "user": [1, 2, 3],
+            "item": [best[0, 0], best[1, 1], last],
+            "rating": [5.0, 5.0, 1.0],
+        }
+        pa.csv.write_csv(pa.table(rows), tmp_path / "test.csv")
+        result = run(
+            "evaluate", saved, tmp_path / "test.csv", "-k", 2, "--relevant-from", 4, "--json"
+        )
+        scores = json.loads(result.stdout)
+        assert scores["num_ranked_users"] == 2
+        assert scores["ranking"]["2"] == pytest.approx(
+            {"recall": 1.0, "precision": 0.5, "NDCG": (1 + 1 / np.log2(3)) / 2}
+        )
+
+    def test_tables(self, folder: Path, saved: Path) -> None:
+        result = run("evaluate", saved, folder / "test.parquet")
+        assert result.exit_code == 0, result.output
+        for word in ("RMSE", "MAE", "log score", "Coverage", "90%", "NDCG", "every test item"):
+            assert word in result.stdout
+
+    def test_yes_no_data(self, folder: Path, tmp_path: Path) -> None:
+        train = Ratings.from_csv(folder / "train.csv").binarize(3.5)
+        point_fit(train, binary=True).save(tmp_path / "fit")
+        words = ["evaluate", tmp_path / "fit", folder / "test.csv"]
+        result = run(*words, "--threshold", 3.5, "--json")
+        assert result.exit_code == 0, result.output
+        scores = json.loads(result.stdout)
+        test = Ratings.from_csv(folder / "test.csv").binarize(3.5)
+        chance = Fit.load(tmp_path / "fit").predict(test).mean
+        assert scores["errors"] == pytest.approx(
+            {
+                "log loss": metrics.log_loss(test.rating, chance),
+                "Brier score": metrics.brier(test.rating, chance),
+                "AUC": metrics.auc(test.rating, chance),
+            }
+        )
+        assert scores["relevant"] == "test rating at least 1"
+        table = run(*words, "--threshold", 3.5)
+        assert "AUC" in table.stdout
+        assert "A Bernoulli likelihood needs ratings 0 or 1" in mistake(*words)
+
+    def test_ids_that_look_like_numbers_in_the_test_file_only(self, tmp_path: Path) -> None:
+        train = Ratings.from_frame(
+            {"user": ["7", "8", "anna"], "item": ["1", "2", "1"], "rating": [5.0, 3.0, 4.0]}
+        )
+        point_fit(train).save(tmp_path / "fit")
+        (tmp_path / "test.csv").write_text("user,item,rating\n7,2,4\n8,1,2\n")
+        result = run("evaluate", tmp_path / "fit", tmp_path / "test.csv", "-k", 1, "--json")
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["num_unknown_user"] == 0
+
+    def test_unknown_users_are_counted(self, folder: Path, saved: Path, tmp_path: Path) -> None:
+        (tmp_path / "test.csv").write_text("user,item,rating\n1,2,4\n999,2,4\n")
+        result = run("evaluate", saved, tmp_path / "test.csv")
+        assert result.exit_code == 0, result.output
+        assert "1 of the ratings are of a user without training ratings" in " ".join(
+            result.stderr.split()
+        )
+
+    def test_mistakes(self, folder: Path, saved: Path, tmp_path: Path) -> None:
+        test = folder / "test.csv"
+        assert "is not a saved fit: it has no fit.json" in mistake("evaluate", tmp_path, test)
+        assert "There is no file" in mistake("evaluate", saved, tmp_path / "no.csv")
+        assert "k is 41; expected a whole number from 1 to 40" in mistake(
+            "evaluate", saved, test, "-k", 41
+        )
+        words = tmp_path / "words.csv"
+        words.write_text("user,item,rating\nanna,2,4\n")
+        assert "'anna' is no user id of this fit" in mistake("evaluate", saved, words)
+
+
+class TestRecommend:
+    def test_titles_scores_and_intervals(self, saved: Path) -> None:
+        result = run("recommend", saved, "--user", 3, "--user", 5, "-k", 4)
+        assert result.exit_code == 0, result.output
+        fit = Fit.load(saved)
+        recommended = fit.recommend([3, 5], k=4, interval=0.9)
+        for row, name in enumerate(("user 3", "user 5")):
+            assert f"Recommended to {name}" in result.stdout
+            for place, title in enumerate(fit.data.item_labels(recommended.code[row])):
+                assert title in result.stdout
+                assert f"{recommended.score[row, place]:.2f}" in result.stdout
+        assert "90% interval" in result.stdout
+
+    def test_everybody_to_a_file(self, saved: Path, tmp_path: Path) -> None:
+        for name in ("out.csv", "out.parquet"):
+            result = run("recommend", saved, "--all", "-k", 2, "--out", tmp_path / name)
+            assert result.exit_code == 0, result.output
+            assert "60 users" in result.stdout.replace("\n", " ")
+        table = pa.csv.read_csv(tmp_path / "out.csv")
+        assert table.column_names == ["user", "rank", "item", "title", "score"]
+        assert table.num_rows == 120
+        assert table.equals(pa.parquet.read_table(tmp_path / "out.parquet"))
+        expected = Fit.load(saved).recommend(k=2).item.ravel()
+        assert table["item"].to_pylist() == expected.tolist()
+
+    def test_options(self, saved: Path, tmp_path: Path) -> None:
+        (tmp_path / "few.csv").write_text("item\n3\n4\n5\n")
+        out = tmp_path / "out.csv"
+        result = run(
+            "recommend", saved, "--user", 1, "-k", 3, "--candidates", tmp_path / "few.csv",
+            "--seen", "--rank-by", "thompson", "--interval", 0.5, "--out", out,
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        table = pa.csv.read_csv(out)
+        assert sorted(table["item"].to_pylist()) == [3, 4, 5]
+        assert {"lower", "upper"} < set(table.column_names)
+
+    def test_no_interval(self, saved: Path) -> None:
+        assert "interval" not in run("recommend", saved, "--user", 1, "--interval", 0).stdout
+
+    @pytest.mark.parametrize("kind", ["text", "UUIDs"])
+    def test_ids_of_other_kinds(self, kind: str, tmp_path: Path) -> None:
+        ids = ["[x]", "7"] if kind == "text" else [UUID(int=7), UUID(int=8)]
+        train = Ratings.from_frame(
+            {"user": [ids[0], ids[0], ids[1]], "item": [1, 2, 1], "rating": [5.0, 3.0, 4.0]}
+        )
+        point_fit(train).save(tmp_path / "fit")
+        result = run("recommend", tmp_path / "fit", "--user", ids[1], "-k", 1)
+        assert result.exit_code == 0, result.output
+        assert f"Recommended to user {ids[1]}" in result.stdout
+        got = mistake("recommend", tmp_path / "fit", "--user", "zz")
+        assert f"such as {ids[1] if kind == 'text' else ids[0]}" in got
+
+    def test_titles_may_hold_square_brackets(self, tmp_path: Path) -> None:
+        train = Ratings.from_frame({"user": ["u", "v"], "item": [1, 2], "rating": [5.0, 3.0]})
+        features = pa.table({"item": [1, 2], "title": ["[red]", "[/red]"]})
+        point_fit(replace(train, item_features=features)).save(tmp_path / "fit")
+        result = run("recommend", tmp_path / "fit", "--user", "u", "-k", 1)
+        assert "[/red]" in result.stdout
+
+    def test_a_user_without_ratings_is_pointed_out(self, tmp_path: Path) -> None:
+        train = Ratings.from_frame(
+            {"user": [1, 2], "item": [1, 2], "rating": [5.0, 3.0]},
+            users=Vocabulary("user", [1, 2, 3]),
+        )
+        point_fit(train).save(tmp_path / "fit")
+        result = run("recommend", tmp_path / "fit", "--user", 3, "-k", 1)
+        assert "User 3 has no training ratings" in result.stderr
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            ([], "Say whom to recommend to: either --user ID (once or more) or --all."),
+            (["--user", 1, "--all"], "Say whom to recommend to"),
+            (["--all"], "--all recommends to every user; give --out FILE"),
+            (["--all", "--out", "a.txt"], "a.txt is named neither as CSV"),
+            (["--user", "anna"], "'anna' is no user id of this fit: its user ids are integers"),
+            (["--user", 1, "--user", 999], "The fit has no user 999: it knows 60 users, such as 1"),
+            (["--user", 1, "-k", 99], "k is 99; expected a whole number from 1 to 40"),
+            (["--user", 1, "--interval", 2], "interval is 2.0; expected a probability"),
+            (["--user", 1, "--candidates", "no.csv"], "There is no file no.csv"),
+        ],
+    )
+    def test_mistakes(self, saved: Path, words: list[object], message: str) -> None:
+        assert message in mistake("recommend", saved, *words)
+
+    def test_mistakes_in_the_candidates(self, saved: Path, tmp_path: Path) -> None:
+        file = tmp_path / "few.csv"
+        file.write_text("film\n3\n")
+        words = ["recommend", saved, "--user", 1, "-k", 1, "--candidates", file]
+        assert "has no column 'item' with the ids of the candidates" in mistake(*words)
+        file.write_text("item\n3\n99\n")
+        assert "99" in mistake(*words)
+
+
+def test_demo(tmp_path: Path) -> None:
+    result = run("demo", "--small", "--out", tmp_path / "demo")
+    assert result.exit_code == 0, result.output
+    for words in (
+        "80 users rated 50 films 1,500 times", "All four find the same minimum",
+        "the truth (noise)",
+        "90% interval", "true score", "nothing was fitted again", "the same to the last bit",
+    ):  # fmt: skip
+        assert words in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    names = ["convergence", "predictions", "calibration", "recommendations", "factors", "degrees"]
+    assert {f"{name}.png" for name in names} | {"fit"} == {
+        path.name for path in (tmp_path / "demo").iterdir()
+    }
+    assert len(Fit.load(tmp_path / "demo" / "fit").data) > 1000
+
+
+def test_version() -> None:
+    result = run("--version")
+    assert result.exit_code == 0
+    assert result.stdout == f"probmf {probmf.__version__}\n"
+
+
+@pytest.mark.parametrize("command", [[], ["fit"], ["evaluate"], ["recommend"], ["demo"]])
+def test_help(command: list[str]) -> None:
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    assert "Usage" in result.stdout

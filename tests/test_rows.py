@@ -1,0 +1,271 @@
+"""Every rating has its place, once for each side, and few places are empty."""
+
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from probmf import rows
+from probmf.rows import SIDES, RowLayout, Side, Span, build_rows, choose_widths
+
+
+class Data(NamedTuple):
+    """Rated pairs, all different."""
+
+    user: np.ndarray
+    item: np.ndarray
+    rating: np.ndarray
+    weight: np.ndarray
+    num_users: int
+    num_items: int
+
+    def layout(self, *, weighted: bool = True, workers: int = 2, slots: int = 64) -> RowLayout:
+        return build_rows(
+            self.user, self.item, self.rating, self.weight if weighted else None,
+            num_users=self.num_users, num_items=self.num_items, workers=workers, slots=slots,
+        )  # fmt: skip
+
+
+def draw(seed: int, num_users: int, num_items: int, share: float) -> Data:
+    """Pairs of skewed popularity; the last user and the last item have none where there are two."""
+    rng = np.random.default_rng(seed)
+    chance = np.outer(rng.random(num_users) ** 2, rng.random(num_items) ** 2) ** share
+    seen = rng.random((num_users, num_items)) < chance
+    seen[:1, 0] = True
+    if num_users > 1:
+        seen[-1] = False
+    if num_items > 1:
+        seen[:, -1] = False
+    user, item = (code.astype(np.int32) for code in np.nonzero(seen))
+    order = rng.permutation(len(user))
+    return Data(
+        user[order], item[order], rng.normal(size=len(user)), rng.uniform(0.5, 2, len(user)),
+        num_users, num_items,
+    )  # fmt: skip
+
+
+CASES = {
+    "square": draw(0, 40, 30, 0.3),
+    "wide": draw(1, 5, 90, 0.1),
+    "one user": draw(2, 1, 20, 0.2),
+    "one item": draw(3, 20, 1, 0.2),
+    "one pair": draw(4, 1, 1, 0.0),
+    "sparse": draw(5, 60, 70, 1.0),
+}
+
+
+def spans_of(layout: RowLayout, side: Side) -> list[Span]:
+    return [span for worker in layout.spans[side] for span in worker]
+
+
+def ratings_of(layout: RowLayout, side: Side) -> list[tuple[int, int, float, float]]:
+    """(own table row, partner's table row, rating, weight) of the side's filled slots."""
+    zero_row = layout.num_users + layout.num_items
+    found = []
+    for span in spans_of(layout, side):
+        part = slice(span.start, span.start + span.count)
+        bucket = layout.buckets[span.bucket]
+        partner = np.asarray(bucket.partner[part])
+        own = np.broadcast_to(np.asarray(bucket.row[part])[..., None], partner.shape)
+        weight = (
+            np.ones(partner.shape) if bucket.weight is None else np.asarray(bucket.weight[part])
+        )
+        filled = partner != zero_row
+        fields = (own, partner, np.asarray(bucket.rating[part]), weight)
+        found += list(zip(*(field[filled].tolist() for field in fields), strict=True))
+    return found
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 7])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_every_rating_appears_once_on_each_side(name: str, weighted: bool, workers: int) -> None:
+    data = CASES[name]
+    layout = data.layout(weighted=weighted, workers=workers)
+    weight = data.weight if weighted else np.ones_like(data.weight)
+    values = [data.rating.astype(np.float32).tolist(), weight.astype(np.float32).tolist()]
+    user, item = data.user.tolist(), (data.item + data.num_users).tolist()
+    assert sorted(ratings_of(layout, "user")) == sorted(zip(user, item, *values, strict=True))
+    assert sorted(ratings_of(layout, "item")) == sorted(zip(item, user, *values, strict=True))
+    assert layout.num_ratings == len(data.rating)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 7])
+@pytest.mark.parametrize("name", CASES)
+def test_workers_share_all_chunks_and_results_are_found_again(name: str, workers: int) -> None:
+    """`source` is checked by playing the workers: each writes its rows' own numbers."""
+    data = CASES[name]
+    layout = data.layout(workers=workers, slots=16)
+    chunks = {(b, c) for b, bucket in enumerate(layout.buckets) for c in range(len(bucket.row))}
+    claimed: list[tuple[int, int]] = []
+    for side in SIDES:
+        assert len(layout.spans[side]) == workers
+        output = []
+        for spans in layout.spans[side]:
+            assert [span.bucket for span in spans] == list(range(len(layout.buckets)))
+            for span in spans:
+                row = np.asarray(layout.buckets[span.bucket].row)
+                block = np.full((layout.capacity[span.bucket], row.shape[1]), -1)
+                block[: span.count] = row[span.start : span.start + span.count]
+                output.append(block.ravel())
+                claimed += [(span.bucket, span.start + i) for i in range(span.count)]
+        source = np.asarray(layout.source[side])
+        first = 0 if side == "user" else data.num_users
+        own = np.arange(first, first + (data.num_users if side == "user" else data.num_items))
+        assert (np.concatenate(output)[source[own]] == own).all()
+        assert (np.delete(source, own) == -1).all()
+    assert len(claimed) == len(set(claimed))
+    assert set(claimed) == chunks
+
+
+def test_empty_slots_are_zeros_that_point_at_the_zero_row() -> None:
+    data = CASES["square"]
+    layout = data.layout()
+    zero_row = data.num_users + data.num_items
+    assert data.num_users - 1 not in data.user
+    assert data.num_items - 1 not in data.item
+    for bucket in layout.buckets:
+        empty = np.asarray(bucket.partner) == zero_row
+        assert bucket.weight is not None
+        assert not np.asarray(bucket.rating)[empty].any()
+        assert not np.asarray(bucket.weight)[empty].any()
+        assert np.asarray(bucket.weight)[~empty].all()
+        unused = np.asarray(bucket.row) == zero_row
+        assert empty[unused].all()
+    empty_rows = {data.num_users - 1, zero_row - 1}
+    assert empty_rows <= {int(row) for b in layout.buckets for row in np.asarray(b.row).ravel()}
+
+
+def test_sides_share_one_bucket_of_each_width() -> None:
+    layout = CASES["square"].layout()
+    widths = [bucket.partner.shape[2] for bucket in layout.buckets]
+    assert widths == sorted(set(widths))
+    assert len(widths) > 1
+
+
+def test_ratings_keep_their_order_within_a_row() -> None:
+    """Within a row the slots are in the order of the table: reproducible sums."""
+    data = CASES["one user"]
+    (span,) = [span for span in spans_of(data.layout(workers=1), "user") if span.count]
+    bucket = data.layout(workers=1).buckets[span.bucket]
+    slots = np.asarray(bucket.partner[span.start, 0])[: len(data.item)]
+    assert slots.tolist() == (data.item + 1).tolist()
+
+
+def test_rating_dtype_follows_jax(x64: bool) -> None:
+    bucket = CASES["square"].layout().buckets[0]
+    assert bucket.weight is not None
+    assert bucket.rating.dtype == bucket.weight.dtype == ("float64" if x64 else "float32")
+    assert bucket.partner.dtype == bucket.row.dtype == "int32"
+
+
+def test_padding_counts_the_slots() -> None:
+    data = CASES["square"]
+    layout = data.layout()
+    slots = sum(np.prod(bucket.partner.shape) for bucket in layout.buckets)
+    assert layout.padding == pytest.approx(slots / (2 * len(data.rating)))
+    assert layout.padding >= 1
+
+
+def test_padding_of_long_rows_counts_whole_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One user with 20 ratings in pieces of 8: 3 pieces, and 20 items of one rating each."""
+    monkeypatch.setattr(rows, "MAX_WIDTH", 8)
+    ones = np.ones(20)
+    layout = build_rows(
+        np.zeros(20, int), np.arange(20), ones, num_users=1, num_items=20, workers=1, slots=8
+    )
+    assert layout.padding == pytest.approx((3 * 8 + 20 * 8) / 40)
+
+
+def test_padding_of_movielens_1m(shared_data: Path) -> None:
+    path = shared_data / "movielens-1m" / "ratings.parquet"
+    if not path.is_file():
+        pytest.skip("../shared/data has no movielens-1m/ratings.parquet.")
+    table = pq.read_table(path, columns=["user", "item"])
+    user, item = (
+        np.unique(table.column(name).to_numpy(), return_inverse=True)[1]
+        for name in ("user", "item")
+    )
+    layout = build_rows(
+        user, item, np.ones(len(user)), num_users=user.max() + 1, num_items=item.max() + 1,
+        workers=2, slots=rows.CPU_SLOTS,
+    )  # fmt: skip
+    assert layout.padding <= 1.25
+    assert len(layout.buckets) <= 16
+
+
+def widths_cost(widths: tuple[int, ...], degrees: np.ndarray, penalty: float) -> float:
+    """Slots of the rows, each in the narrowest width that holds it, plus the used widths' price."""
+    place = np.searchsorted(widths, degrees)
+    return float(np.asarray(widths)[place].sum() + penalty * len(set(place.tolist())))
+
+
+@pytest.mark.parametrize("bucket_cost", [0.0, 0.02, 0.1, 0.5])
+@pytest.mark.parametrize("seed", range(6))
+def test_widths_are_the_best_subset_of_the_ladder(seed: int, bucket_cost: float) -> None:
+    rng = np.random.default_rng(seed)
+    degrees = np.minimum(rng.geometric(rng.uniform(0.01, 0.2), size=25) - 1, 119)
+    ladder = [8, 16, 24, 32, 40, 48, 64, 80, 96, 120]
+    assert choose_widths(np.arange(1, 121), bucket_cost=0.0).tolist() == ladder
+    penalty = bucket_cost * degrees.sum()
+    best = min(
+        widths_cost(widths, degrees, penalty)
+        for size in range(1, len(ladder) + 1)
+        for widths in combinations(ladder, size)
+        if widths[-1] >= degrees.max()
+    )
+    chosen = tuple(choose_widths(degrees, bucket_cost=bucket_cost).tolist())
+    assert widths_cost(chosen, degrees, penalty) == pytest.approx(best)
+
+
+def test_a_dear_bucket_leaves_one_width_and_a_free_one_many() -> None:
+    degrees = np.arange(100)
+    assert choose_widths(degrees, bucket_cost=10.0).tolist() == [120]
+    assert len(choose_widths(degrees, bucket_cost=0.0)) == 10
+
+
+@pytest.mark.parametrize("longest", [0, 1, 8, 9, 4096, 4097, 4300, 4560, 8192, 8193, 100_000])
+def test_widths_hold_the_longest_row_in_whole_pieces(longest: int) -> None:
+    """A width between one and two pieces would be read twice where the pieces overlap."""
+    widths = choose_widths(np.array([longest, 3]))
+    assert widths[-1] >= longest
+    assert all(width <= rows.MAX_WIDTH or width % rows.MAX_WIDTH == 0 for width in widths)
+
+
+@pytest.mark.parametrize("limit", [8, 16, 48, 56, 100])
+def test_widths_are_whole_pieces_for_any_limit(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "MAX_WIDTH", limit)
+    widths = choose_widths(np.arange(1, 400), bucket_cost=0.0)
+    assert limit in widths
+    assert all(width <= limit or width % limit == 0 for width in widths)
+    assert (np.diff(widths) > 0).all()
+
+
+def test_rows_of_one_bucket_fit_its_width() -> None:
+    data = CASES["square"]
+    zero_row = data.num_users + data.num_items
+    layout = data.layout()
+    before = 0
+    degree = np.bincount(np.concatenate([data.user, data.item + data.num_users]))
+    for bucket in layout.buckets:
+        width = bucket.partner.shape[2]
+        members = np.asarray(bucket.row).ravel()
+        members = members[members != zero_row]
+        lengths = np.append(degree, np.zeros(zero_row + 1 - len(degree), int))[members]
+        assert (lengths <= width).all()
+        assert ((lengths > before) | (before == 0)).all()
+        before = width
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_number_of_workers(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows.jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(rows.os, "process_cpu_count", lambda: 64, raising=False)
+    monkeypatch.setattr(rows.os, "cpu_count", lambda: 64)
+    assert rows.num_workers() == (16 if backend == "cpu" else 1)
+    monkeypatch.setattr(rows.os, "process_cpu_count", lambda: None, raising=False)
+    monkeypatch.setattr(rows.os, "cpu_count", lambda: None)
+    assert rows.num_workers() == 1

@@ -1,0 +1,376 @@
+"""Half-sweeps against a NumPy solution of every row by itself."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from probmf import rows, sweep
+from probmf.models.likelihood import Bernoulli, Gaussian, Likelihood
+from probmf.models.table import RowValues
+from probmf.rows import Side, build_rows
+from probmf.sweep import Prior, RowResult, half_sweep, zero_moments
+
+USERS, ITEMS, FACTORS = 20, 9, 3
+SIZE = 1 + FACTORS
+SIGMA = 0.6
+INTERCEPT = 0.3
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Ratings, present parameters of all rows (users, then items), and priors; float64."""
+
+    user: np.ndarray
+    item: np.ndarray
+    rating: np.ndarray
+    weight: np.ndarray | None
+    bias: np.ndarray
+    factors: np.ndarray
+    precision: np.ndarray
+    free: np.ndarray
+    zero_weight: float = 0.0
+    likelihood: Likelihood = field(default_factory=Gaussian)
+
+    def own(self, side: Side) -> np.ndarray:
+        return np.arange(USERS) if side == "user" else np.arange(USERS, USERS + ITEMS)
+
+    def other(self, side: Side) -> np.ndarray:
+        return self.own("item" if side == "user" else "user")
+
+    def rated(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of a row's ratings, and its partners' table rows."""
+        users, items = self.user, self.item + USERS
+        if row < USERS:
+            return np.flatnonzero(users == row), items[users == row]
+        return np.flatnonzero(items == row), users[items == row]
+
+    def system(self, side: Side, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Precision matrix of a row's step and gradient at its present value, by loops.
+
+        Fixed coordinates have the identity and gradient zero.
+        """
+        present = np.append(self.bias[row], self.factors[row])
+        matrix, gradient = np.diag(self.precision[row]), -self.precision[row] * present
+        terms = []
+        for place, partner in zip(*self.rated(row), strict=True):
+            z = np.append(1.0, self.factors[partner])
+            score = INTERCEPT + self.bias[partner] + z @ present
+            weight = 1.0 if self.weight is None else self.weight[place]
+            curvature, slope = self.bound(score, self.rating[place])
+            terms.append((z, weight * curvature, weight * slope))
+        for partner in self.other(side) if self.zero_weight else []:
+            z = np.append(1.0, self.factors[partner])
+            score = INTERCEPT + self.bias[partner] + z @ present
+            terms.append((z, self.zero_weight, -self.zero_weight * score))
+        for z, curvature, slope in terms:
+            matrix = matrix + curvature * np.outer(z, z)
+            gradient = gradient + slope * z
+        kept = self.free > 0
+        return np.where(kept[:, None] & kept, matrix, np.eye(SIZE)), gradient * self.free
+
+    def bound(self, score: float, rating: float) -> tuple[float, float]:
+        if isinstance(self.likelihood, Gaussian):
+            return SIGMA**-2, (rating - score) * SIGMA**-2
+        return np.tanh(score / 2) / (2 * score), rating - 1 / (1 + np.exp(-score))
+
+    def loss(self, score: float, rating: float) -> float:
+        if isinstance(self.likelihood, Gaussian):
+            return 0.5 * (rating - score) ** 2 / SIGMA**2
+        return np.log1p(np.exp(score)) - rating * score
+
+    def solve(
+        self, side: Side, method: sweep.Method, *, workers: int = 2, slots: int = 64,
+        cg_steps: int = 3,
+    ) -> tuple[np.ndarray, RowResult, RowValues]:  # fmt: skip
+        """New rows (bias, factors) of both sides by `half_sweep`, and the rest of its answer."""
+        layout = build_rows(
+            self.user, self.item, self.rating, self.weight,
+            num_users=USERS, num_items=ITEMS, workers=workers, slots=slots,
+        )  # fmt: skip
+        dtype = jnp.result_type(float)
+        table = RowValues(
+            jnp.asarray(np.append(self.bias, 0), dtype),
+            jnp.asarray(np.append(self.factors, np.zeros((1, FACTORS)), axis=0), dtype),
+        )
+        gram = shift = None
+        intercept = jnp.asarray(INTERCEPT, dtype)
+        if self.zero_weight:
+            other = self.other(side)
+            gram, shift = zero_moments(
+                table.bias[other], table.factors[other], intercept,
+                jnp.asarray(self.zero_weight, dtype),
+            )  # fmt: skip
+        gaussian = isinstance(self.likelihood, Gaussian)
+        prior = Prior(
+            intercept,
+            {"noise_scale": jnp.asarray(SIGMA, dtype)} if gaussian else {},
+            jnp.asarray(np.append(self.precision, np.ones((1, SIZE)), axis=0), dtype),
+            jnp.asarray(self.free, dtype),
+            gram,
+            shift,
+        )
+        with ThreadPoolExecutor(workers) as pool:
+            new, result = half_sweep(
+                layout, side, table, prior, likelihood=self.likelihood, method=method,
+                cg_steps=cg_steps, pool=pool,
+            )  # fmt: skip
+        both = np.column_stack([np.asarray(new.bias), np.asarray(new.factors)])
+        return both[:-1].astype(float), result, new
+
+
+def draw(*, weighted: bool = False, bias: bool = True, zero_weight: float = 0.0) -> Problem:
+    """Rows of very different length; the last user and the last item have none."""
+    rng = np.random.default_rng(11)
+    seen = rng.random((USERS, ITEMS)) < np.linspace(0.05, 1, USERS)[::-1, None]
+    seen[:, 0] = True
+    seen[-1], seen[:, -1] = False, False
+    user, item = np.nonzero(seen)
+    table = USERS + ITEMS
+    return Problem(
+        user, item, rng.normal(size=len(user)),
+        rng.uniform(0.5, 2, len(user)) if weighted else None,
+        rng.normal(size=table), rng.normal(size=(table, FACTORS)),
+        rng.uniform(0.5, 2, (table, SIZE)), np.array([float(bias), 1, 1, 1]), zero_weight,
+    )  # fmt: skip
+
+
+OPTIONS = {
+    "plain": draw(),
+    "no own bias": draw(bias=False),
+    "weights": draw(weighted=True),
+    "weak zeros": draw(zero_weight=0.2),
+    "all": draw(weighted=True, bias=False, zero_weight=0.2),
+}
+
+
+def solutions(problem: Problem, side: Side) -> Iterator[tuple[int, np.ndarray]]:
+    """Each row of a side with its exact solution."""
+    for row in problem.own(side):
+        step = np.linalg.solve(*problem.system(side, row))
+        yield row, np.append(problem.bias[row], problem.factors[row]) + step
+
+
+def check_rest(
+    problem: Problem, side: Side, result: RowResult, new: np.ndarray, rtol: float
+) -> None:
+    """Everything but the new rows themselves."""
+    wanted = np.zeros((3, USERS + ITEMS + 1))
+    for row in problem.own(side):
+        for place, partner in zip(*problem.rated(row), strict=True):
+            score = INTERCEPT + problem.bias[partner] + new[row] @ [1, *problem.factors[partner]]
+            weight = 1.0 if problem.weight is None else problem.weight[place]
+            curvature, slope = problem.bound(score, problem.rating[place])
+            loss = problem.loss(score, problem.rating[place])
+            wanted[:, row] += weight * np.array([loss, slope, curvature])
+    for name, sums in zip(("loss", "slope", "curvature"), wanted, strict=True):
+        got = np.asarray(getattr(result, name), float)
+        np.testing.assert_allclose(got, sums, rtol=rtol, atol=20 * rtol, err_msg=name)
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+@pytest.mark.parametrize(
+    ("name", "x64"), [*((name, True) for name in OPTIONS), ("all", False)], indirect=["x64"]
+)
+def test_cholesky_solves_every_row(name: str, x64: bool, side: Side) -> None:
+    rtol = 1e-10 if x64 else 2e-4
+    problem = OPTIONS[name]
+    new, result, _ = problem.solve(side, "cholesky")
+    for row, wanted in solutions(problem, side):
+        np.testing.assert_allclose(new[row], wanted, rtol=rtol, atol=rtol, err_msg=f"row {row}")
+    check_rest(problem, side, result, new, 5 * rtol)
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+@pytest.mark.parametrize("name", ["plain", "all"])
+def test_enough_cg_steps_solve_every_row(name: str, side: Side) -> None:
+    problem = OPTIONS[name]
+    with jax.enable_x64(True):
+        new, result, _ = problem.solve(side, "cg", cg_steps=SIZE + 1)
+        for row, wanted in solutions(problem, side):
+            np.testing.assert_allclose(new[row], wanted, rtol=1e-7, atol=1e-8, err_msg=f"row {row}")
+        check_rest(problem, side, result, new, 1e-9)
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+@pytest.mark.parametrize("name", ["plain", "all"])
+def test_coordinates_one_after_another(name: str, side: Side) -> None:
+    problem = OPTIONS[name]
+    with jax.enable_x64(True):
+        new, result, _ = problem.solve(side, "coordinate")
+        for row in problem.own(side):
+            matrix, gradient = problem.system(side, row)
+            step = np.zeros(SIZE)
+            for j in np.flatnonzero(problem.free):
+                step[j] += (gradient[j] - matrix[j] @ step) / matrix[j, j]
+            wanted = np.append(problem.bias[row], problem.factors[row]) + step
+            np.testing.assert_allclose(new[row], wanted, rtol=1e-9, atol=1e-9, err_msg=f"row {row}")
+        check_rest(problem, side, result, new, 1e-9)
+
+
+def test_logit_rows_solve_the_bound(x64: bool) -> None:
+    problem = draw(weighted=True)
+    problem = replace(
+        problem, rating=(problem.rating > 0).astype(float), likelihood=Bernoulli("logit")
+    )
+    rtol = 1e-10 if x64 else 2e-4
+    new, result, _ = problem.solve("user", "cholesky")
+    for row, wanted in solutions(problem, "user"):
+        np.testing.assert_allclose(new[row], wanted, rtol=rtol, atol=rtol, err_msg=f"row {row}")
+    check_rest(problem, "user", result, new, 5 * rtol)
+
+
+def test_other_side_and_zero_row_stay_as_they_are() -> None:
+    problem = OPTIONS["plain"]
+    for side in ("user", "item"):
+        new, result, table = problem.solve(side, "cholesky")
+        other = problem.other(side)
+        np.testing.assert_array_equal(new[other, 0], problem.bias[other].astype(np.float32))
+        np.testing.assert_array_equal(new[other, 1:], problem.factors[other].astype(np.float32))
+        assert float(table.bias[-1]) == 0
+        assert not np.asarray(table.factors[-1]).any()
+        for sums in (result.value, result.loss, result.slope, result.curvature):
+            assert not np.asarray(sums)[other].any()
+
+
+def test_fixed_bias_stays_even_if_it_is_not_zero() -> None:
+    problem = OPTIONS["all"]
+    new, *_ = problem.solve("user", "cg")
+    own = problem.own("user")
+    np.testing.assert_array_equal(new[own, 0], problem.bias[own].astype(np.float32))
+    assert (new[own, 1:] != problem.factors[own].astype(np.float32)).all()
+
+
+@pytest.mark.parametrize("method", ["cholesky", "cg", "coordinate"])
+def test_rows_without_ratings_go_to_the_prior_mean(method: sweep.Method) -> None:
+    for side, last in (("user", USERS - 1), ("item", USERS + ITEMS - 1)):
+        new, *_ = OPTIONS["plain"].solve(side, method, cg_steps=SIZE + 1)
+        np.testing.assert_allclose(new[last], 0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("workers", "slots"), [(1, 1024), (2, 16), (3, 16)])
+def test_number_of_workers_and_chunk_size_change_nothing(workers: int, slots: int) -> None:
+    with jax.enable_x64(True):
+        problem = OPTIONS["weights"]
+        wanted, one, _ = problem.solve("item", "cg", workers=2, slots=64)
+        got, other, _ = problem.solve("item", "cg", workers=workers, slots=slots)
+        np.testing.assert_allclose(got, wanted, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(other.loss, one.loss, rtol=1e-12, atol=1e-12)
+
+
+def test_precisions_from_1e_minus_8_to_1e8() -> None:
+    """Backward error: the new row satisfies its normal equations to rounding."""
+    problem = draw(weighted=True)
+    precision = 10.0 ** np.random.default_rng(5).uniform(-8, 8, problem.precision.shape)
+    problem = replace(problem, precision=precision)
+    with jax.enable_x64(True):
+        for side in ("user", "item"):
+            new, result, _ = problem.solve(side, "cholesky")
+            assert np.isfinite(np.asarray(result.loss)).all()
+            for row in problem.own(side):
+                matrix, gradient = problem.system(side, row)
+                step = new[row] - np.append(problem.bias[row], problem.factors[row])
+                size = np.linalg.norm(matrix) * np.linalg.norm(step) + np.linalg.norm(gradient)
+                assert np.linalg.norm(matrix @ step - gradient) <= 1e-13 * size
+            for method in ("cg", "coordinate"):
+                new, *_ = problem.solve(side, method)
+                for row in problem.own(side):
+                    matrix, gradient = problem.system(side, row)
+                    step = new[row] - np.append(problem.bias[row], problem.factors[row])
+                    before = gradient @ gradient / np.abs(matrix).max()
+                    assert 0.5 * step @ matrix @ step - gradient @ step <= 1e-12 * before
+
+
+def cut_rows(monkeypatch: pytest.MonkeyPatch, limit: int) -> list[int]:
+    """Read rows in pieces of `limit`, by a program that knows no other limit.
+
+    Returns:
+        A list that grows with every program that reads rows in pieces.
+    """
+    programs: list[int] = []
+    in_pieces = sweep._solve_long_rows
+
+    def solve_bucket(*args: object, **options: object) -> RowResult:
+        return sweep._solve_bucket(*args, **options)
+
+    def solve_long_rows(*args: object) -> RowResult:
+        programs.append(limit)
+        return in_pieces(*args)
+
+    names = ("likelihood", "method", "cg_steps", "capacity")
+    program = jax.jit(solve_bucket, static_argnames=names)
+    monkeypatch.setattr(sweep, "_bucket_program", lambda backend: program)
+    monkeypatch.setattr(sweep, "_solve_long_rows", solve_long_rows)
+    monkeypatch.setattr(rows, "MAX_WIDTH", limit)
+    monkeypatch.setattr(sweep, "MAX_WIDTH", limit)
+    return programs
+
+
+@pytest.mark.parametrize("method", ["cholesky", "cg", "coordinate"])
+@pytest.mark.parametrize(("limit", "name"), [(8, "all"), (10, "plain")])
+def test_rows_in_pieces_equal_whole_rows(
+    limit: int, name: str, method: sweep.Method, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The longest item has more than 16 ratings: three pieces of 8, and two of 10."""
+    problem = OPTIONS[name]
+    assert np.bincount(problem.item).max() > 16
+    with jax.enable_x64(True):
+        whole = {side: problem.solve(side, method) for side in ("user", "item")}
+        programs = cut_rows(monkeypatch, limit)
+        for side in ("user", "item"):
+            new, result, _ = problem.solve(side, method, slots=40)
+            np.testing.assert_allclose(new, whole[side][0], rtol=1e-11, atol=1e-11)
+            for part, got, wanted in zip(result._fields, result, whole[side][1], strict=True):
+                np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-9, err_msg=part)
+        assert programs
+
+
+def test_row_a_little_longer_than_one_piece() -> None:
+    """4,300 ratings of one user: the second piece holds 204, none of them counted twice."""
+    count = rows.MAX_WIDTH + 204
+    layout = build_rows(
+        np.zeros(count, int), np.arange(count), np.ones(count),
+        num_users=1, num_items=count, workers=1,
+    )  # fmt: skip
+    table = RowValues(jnp.zeros(count + 2), jnp.zeros((count + 2, 0)))
+    prior = Prior(
+        jnp.zeros(()), {"noise_scale": jnp.ones(())}, jnp.ones((count + 2, 1)), jnp.ones(1),
+        None, None,
+    )  # fmt: skip
+    with ThreadPoolExecutor(1) as pool:
+        _, result = half_sweep(
+            layout, "user", table, prior, likelihood=Gaussian(), method="cholesky",
+            cg_steps=1, pool=pool,
+        )  # fmt: skip
+    np.testing.assert_allclose(result.value[0], count / (count + 1), rtol=1e-6)
+    np.testing.assert_allclose(result.curvature[0], count, rtol=1e-6)
+
+
+def test_zero_moments() -> None:
+    problem = OPTIONS["plain"]
+    other = problem.other("user")
+    with jax.enable_x64(True):
+        gram, shift = zero_moments(
+            jnp.asarray(problem.bias[other]), jnp.asarray(problem.factors[other]),
+            jnp.asarray(INTERCEPT), jnp.asarray(0.2),
+        )  # fmt: skip
+        z = np.column_stack([np.ones(ITEMS), problem.factors[other]])
+        np.testing.assert_allclose(gram, 0.2 * z.T @ z, rtol=1e-12)
+        np.testing.assert_allclose(shift, 0.2 * z.T @ (INTERCEPT + problem.bias[other]), rtol=1e-12)
+
+
+def test_nothing_is_compiled_twice_across_sides_and_values() -> None:
+    problem = OPTIONS["plain"]
+    problem.solve("user", "cg")
+    program = sweep._bucket_program(jax.default_backend())
+    before = program._cache_size()
+    assert before > 0
+    problem.solve("item", "cg")
+    replace(problem, rating=problem.rating + 1, bias=problem.bias * 2).solve("user", "cg")
+    assert program._cache_size() == before
+    problem.solve("user", "cg", cg_steps=2)
+    assert program._cache_size() > before
