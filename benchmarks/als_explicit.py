@@ -111,8 +111,9 @@ def run(quick: bool) -> common.Report:
         "same split for both; what is held out is looked at only to report its error",
         "Objective": f"sum of squares plus {REGULARIZATION} times each row's number of ratings "
         "times its squared length, which is LensKit's default `regularization` (ALS-WR). LensKit "
-        f"fits in two stages: biases by means damped by {DAMPING:g}, then factors of what is left. Ours "
-        f"solves each bias together with its row, under a penalty of {DAMPING:g} times its square",
+        f"fits in two stages: biases by means damped by {DAMPING:g}, then factors of what is "
+        "left. Ours solves each bias together with its row, under a penalty of "
+        f"{DAMPING:g} times its square",
         "Start": "for both LensKit's: its damped means, and random rows of length one (seed 0 on "
         "both sides); the first calls start from ours",
         "Turns": "cg, LensKit, Cholesky, LensKit, a few sweeps each, three rounds; medians. The "

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import typer
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -29,6 +30,8 @@ from probmf.results.predict import intervals
 
 #: Ratings that the new user of the demo starts with.
 NUM_FIRST = 5
+# Of stochastic gradient descent.
+_EPOCHS, _BATCH = 100, 256
 
 
 def demo(
@@ -44,7 +47,7 @@ def demo(
         begin = time.perf_counter()
         directory.mkdir(parents=True, exist_ok=True)
         stage = set_up(seed, small=small)
-        fits = fit_all(stage, seed, small=small)
+        fits = fit_all(stage, seed)
         fit = fits["ALS, block"]
         judge(stage, fit, seed)
         user = recommend(stage, fit)
@@ -113,10 +116,11 @@ def set_up(seed: int, *, small: bool) -> Stage:
     return Stage(simulation, train, test, ratings.select(ratings.user == away), model)
 
 
-def fit_all(stage: Stage, seed: int, *, small: bool) -> dict[str, Fit]:
+def fit_all(stage: Stage, seed: int) -> dict[str, Fit]:
     """Fit one model in four ways and show that they agree."""
     _heading(1, "One model, four ways to fit it")
-    epochs = 40 if small else 60
+    updates = _EPOCHS * -(-len(stage.train) // _BATCH)
+    falling = optax.linear_schedule(0.3, 0.0, updates)
     ways: dict[str, Callable[[], Fit]] = {
         "ALS, block": lambda: fit_als(
             stage.model, stage.train, key=seed, num_sweeps=100, tol=1e-7, progress=False
@@ -126,7 +130,8 @@ def fit_all(stage: Stage, seed: int, *, small: bool) -> dict[str, Fit]:
             progress=False,
         ),
         "SGD, minibatches": lambda: fit_map(
-            stage.model, stage.train, key=seed, num_epochs=epochs, batch_size=256, progress=False
+            stage.model, stage.train, key=seed, num_epochs=_EPOCHS, batch_size=_BATCH,
+            learning_rate=falling, progress=False,
         ),
         "gradient, full": lambda: fit_map(
             stage.model, stage.train, key=seed, num_epochs=500, progress=False

@@ -23,7 +23,7 @@ LEVELS = (0.5, 0.9)
 
 def evaluate(
     directory: options.FitDirectory,
-    test: Annotated[Path, typer.Argument(help="CSV or Parquet file of test ratings.")],
+    test: Annotated[Path, typer.Argument(metavar="TEST", help="CSV or Parquet file of ratings.")],
     user: options.UserColumn = "user",
     item: options.ItemColumn = "item",
     rating: options.RatingColumn = "rating",

@@ -25,11 +25,16 @@ _OF_METHOD: dict[str, Method] = {
     "learning_rate": "map",
     "restarts": "map",
 }
-_Scale = Annotated[float, typer.Option(rich_help_panel="Model")]
+#: Epochs of `--method map` by default: full batches stop by themselves when they are done.
+_EPOCHS, _EPOCHS_FULL = 30, 500
+# Headings of the options in --help.
+_MODEL, _ALS, _MAP = "Model", "Alternating least squares", "Gradient descent"
 
 
 def fit(
-    ratings: Annotated[Path, typer.Argument(help="CSV or Parquet file, one rating per line.")],
+    ratings: Annotated[
+        Path, typer.Argument(metavar="RATINGS", help="CSV or Parquet file, one rating per line.")
+    ],
     directory: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder to save the fit in.")
     ],
@@ -57,51 +62,71 @@ def fit(
     threshold: options.Threshold = None,
     likelihood: Annotated[
         Literal["gaussian", "bernoulli"],
-        typer.Option(help="Of ratings, or of yes/no data.", rich_help_panel="Model"),
+        typer.Option(help="Of ratings, or of yes/no data.", rich_help_panel=_MODEL),
     ] = "gaussian",
-    num_factors: Annotated[int, typer.Option(rich_help_panel="Model")] = 16,
-    noise_scale: _Scale = 1.0,
-    user_scale: _Scale = 1.0,
-    item_scale: _Scale = 1.0,
-    user_bias_scale: _Scale = 1.0,
-    item_bias_scale: _Scale = 1.0,
-    user_bias: Annotated[bool, typer.Option(rich_help_panel="Model")] = True,
-    item_bias: Annotated[bool, typer.Option(rich_help_panel="Model")] = True,
+    num_factors: Annotated[
+        int, typer.Option(help="Length of the factors.", rich_help_panel=_MODEL)
+    ] = 16,
+    noise_scale: Annotated[
+        float, typer.Option(help="Standard deviation of a rating's noise.", rich_help_panel=_MODEL)
+    ] = 1.0,
+    user_scale: Annotated[
+        float, typer.Option(help="The same of each user factor.", rich_help_panel=_MODEL)
+    ] = 1.0,
+    item_scale: Annotated[
+        float, typer.Option(help="The same of each item factor.", rich_help_panel=_MODEL)
+    ] = 1.0,
+    user_bias_scale: Annotated[
+        float, typer.Option(help="The same of user biases.", rich_help_panel=_MODEL)
+    ] = 1.0,
+    item_bias_scale: Annotated[
+        float, typer.Option(help="The same of item biases.", rich_help_panel=_MODEL)
+    ] = 1.0,
+    user_bias: Annotated[bool, typer.Option(rich_help_panel=_MODEL)] = True,
+    item_bias: Annotated[bool, typer.Option(rich_help_panel=_MODEL)] = True,
     intercept: Annotated[
         str,
-        typer.Option(help="mean, learned, none, or a number.", rich_help_panel="Model"),
+        typer.Option(help="mean, learned, none, or a number.", rich_help_panel=_MODEL),
     ] = "mean",
     unobserved_weight: Annotated[
         float,
         typer.Option(
             help="Weight of pairs that are not in the table, taken as zeros.",
-            rich_help_panel="Model",
+            rich_help_panel=_MODEL,
         ),
     ] = 0.0,
     update: Annotated[
         Literal["block", "coordinate"] | None,
-        typer.Option(help="Default: block.", rich_help_panel="Alternating least squares"),
+        typer.Option(help="Default: block.", rich_help_panel=_ALS),
     ] = None,
     solver: Annotated[
         Literal["cg", "cholesky"] | None,
-        typer.Option(help="Default: cg.", rich_help_panel="Alternating least squares"),
+        typer.Option(help="Default: cg.", rich_help_panel=_ALS),
     ] = None,
     num_sweeps: Annotated[
         int | None,
-        typer.Option(help="Default: 30.", rich_help_panel="Alternating least squares"),
+        typer.Option(help="Default: 30.", rich_help_panel=_ALS),
     ] = None,
     num_epochs: Annotated[
-        int | None, typer.Option(help="Default: 50.", rich_help_panel="Gradient descent")
+        int | None,
+        typer.Option(
+            help=f"Default: {_EPOCHS}, or {_EPOCHS_FULL} with all ratings at once.",
+            rich_help_panel=_MAP,
+        ),
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Default: all ratings.", rich_help_panel="Gradient descent"),
+        typer.Option(help="Ratings per update. Default: all.", rich_help_panel=_MAP),
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Of Adam.", rich_help_panel="Gradient descent")
+        float | None,
+        typer.Option(help="Of AdaGrad (Adam for all ratings at once).", rich_help_panel=_MAP),
     ] = None,
     restarts: Annotated[
-        int | None, typer.Option(help="Random starts.", rich_help_panel="Gradient descent")
+        int | None,
+        typer.Option(
+            help="Random starts, the best of which is kept. Default: 1.", rich_help_panel=_MAP
+        ),
     ] = None,
     validation_fraction: Annotated[
         float,
@@ -151,7 +176,12 @@ def run_method(
     """Fit by the method that the command line names."""
     if method == "als":
         return fit_als(model, data, key=key, **settings)
-    return fit_map(model, data, key=key, **settings)
+    full = settings.get("batch_size") is None
+    num_epochs = settings.pop("num_epochs", _EPOCHS_FULL if full else _EPOCHS)
+    num_restarts = settings.pop("restarts", 1)
+    return fit_map(
+        model, data, key=key, num_epochs=num_epochs, num_restarts=num_restarts, **settings
+    )
 
 
 def show(fitted: Fit) -> None:

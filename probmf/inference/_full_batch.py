@@ -20,6 +20,7 @@ from probmf.models.likelihood import Likelihood
 from probmf.models.observations import Observations
 from probmf.models.table import ALIGNMENT, RowValues
 from probmf.rows import SIDES, Bucket, build_rows
+from probmf.sweep import own_rows
 
 
 class RatingTerms(NamedTuple):
@@ -90,10 +91,10 @@ def _loss_and_slopes(
     """
     zero_row = len(rows.bias) - 1
 
-    def one_chunk(chunk: Bucket) -> tuple[Array, Array, Array]:
+    def one_chunk(chunk: Bucket) -> tuple[Array, Array]:
         design = rows.factors[chunk.partner]
-        offset = intercept + rows.bias[chunk.partner] + rows.bias[chunk.row][:, None]
-        scores = offset + gaussian.project(design, rows.factors[chunk.row])
+        offset = intercept + rows.bias[chunk.partner]
+        scores = offset + gaussian.project(design, own_rows(rows, chunk.row))
         filled = (chunk.partner != zero_row).astype(scores.dtype)
         weight = filled if chunk.weight is None else chunk.weight
         loss = weight * likelihood.loss(scores, chunk.rating, ratings.scales)
@@ -101,16 +102,15 @@ def _loss_and_slopes(
         if ratings.zero_weight is not None:
             loss = loss - 0.5 * ratings.zero_weight * filled * jnp.square(scores)
             slope = slope - ratings.zero_weight * filled * scores
-        return jnp.sum(loss, axis=1), jnp.sum(slope, axis=1), gaussian.collect(design, slope)
+        return jnp.sum(loss, axis=1), gaussian.collect(design, slope)
 
     loss = jnp.zeros((), rows.bias.dtype)
     bias, factors = jnp.zeros_like(rows.bias), jnp.zeros_like(rows.factors)
     for bucket in ratings.buckets:
-        losses, slopes, products = lax.map(one_chunk, bucket)
-        place = bucket.row.ravel()
+        losses, slopes = lax.map(one_chunk, bucket)
         loss = loss + 0.5 * jnp.sum(losses)
-        bias = bias.at[place].set(slopes.ravel())
-        factors = factors.at[place].set(products.reshape(-1, factors.shape[1]))
+        bias = bias.at[bucket.row].set(slopes[..., 0])
+        factors = factors.at[bucket.row].set(slopes[..., 1:])
     return loss, (RowValues(bias, factors), 0.5 * jnp.sum(bias))
 
 

@@ -6,8 +6,9 @@ progress, tolerance, held-out early stopping, interruption and values that are n
 
 import time
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -39,18 +40,19 @@ class Info(NamedTuple):
 
 
 class Algorithm(Protocol):
-    """A point-estimate algorithm; its state is a pytree."""
+    """A point-estimate algorithm; its state is a pytree that holds one or several runs."""
 
     unit: str
+    num_runs: int
 
     def init(self, key: Array) -> Any:
         """The first state."""
 
-    def step(self, key: Array, state: Any) -> tuple[Any, Info]:
-        """The next state; never raises the number of compiled programs after the first call."""
+    def step(self, key: Array, state: Any) -> tuple[Any, list[Info]]:
+        """The next state, and what each run reports; compiles nothing after the first call."""
 
-    def parameters(self, state: Any) -> dict[str, Array]:
-        """The parameters by site name."""
+    def parameters(self, state: Any, run: int) -> dict[str, Array]:
+        """The parameters of one run by site name."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,45 @@ def _held_out_error(
     return float(np.sqrt(np.average(np.square(rating - scores), weights=weight)))
 
 
+@dataclass
+class _Run:
+    """One run: its curves, and the best parameters so far."""
+
+    best: dict[str, Array]
+    score: float = np.inf
+    best_step: int = 0
+    objectives: list[float] = field(default_factory=list)
+    errors: list[float] = field(default_factory=list)
+    stopped: str | None = None
+
+    def record(
+        self,
+        info: Info,
+        parameters: Callable[[], dict[str, Array]],
+        validation: Validation | None,
+        tol: float,
+        patience: int,
+    ) -> None:
+        """Take in one step; decide whether it is the best so far and whether it is the last."""
+        if info.trouble is not None or not np.isfinite(info.objective):
+            self._append(info.objective, np.nan)
+            self.stopped = "diverged"
+            return
+        error = validation.error(parameters()) if validation is not None else np.nan
+        self._append(info.objective, error)
+        score = info.objective if validation is None else error
+        if score < self.score:
+            self.best, self.score, self.best_step = parameters(), score, len(self.objectives)
+        if validation is not None and len(self.objectives) - self.best_step >= patience:
+            self.stopped = "validation"
+        elif _flat(self.objectives, tol):
+            self.stopped = "tol"
+
+    def _append(self, objective: float, error: float) -> None:
+        self.objectives.append(objective)
+        self.errors.append(error)
+
+
 def run(
     algorithm: Algorithm,
     *,
@@ -100,6 +141,8 @@ def run(
 ) -> tuple[dict[str, Array], History]:
     """Step until the tolerance, the held-out error, the number of steps or the user says stop.
 
+    Each run of the algorithm stops by itself; the loop ends with the last.
+
     Args:
         algorithm: What to run.
         key: JAX key; step i gets fold_in(key, i).
@@ -110,61 +153,54 @@ def run(
         progress: Show a bar; None shows it on a terminal or in a notebook.
 
     Returns:
-        The best parameters (by held-out error if given, else by objective) and the history.
+        The best parameters (by held-out error if given, else by objective) of all runs and
+        steps, and the history of their run.
     """
     init_key, step_key = jax.random.split(key)
     state = algorithm.init(init_key)
-    best = algorithm.parameters(state)
-    best_score, best_step = np.inf, 0
-    objectives: list[float] = []
-    errors: list[float] = []
+    runs = [_Run(algorithm.parameters(state, index)) for index in range(algorithm.num_runs)]
     seconds: list[float] = []
-    stopped = f"num_{algorithm.unit}s"
+    last = f"num_{algorithm.unit}s"
     begin = time.perf_counter()
     with _bar(progress) as bar:
         task = bar.add_task(algorithm.unit, total=num_steps, status="")
         try:
             for step in range(num_steps):
-                state, info = algorithm.step(jax.random.fold_in(step_key, step), state)
+                state, infos = algorithm.step(jax.random.fold_in(step_key, step), state)
                 seconds.append(time.perf_counter() - begin)
-                objectives.append(info.objective)
-                if info.trouble is not None or not np.isfinite(info.objective):
-                    stopped = "diverged"
-                    errors.append(np.nan)
-                    _warn_divergence(algorithm, step, info, best_step)
-                    break
-                parameters = algorithm.parameters(state)
-                if validation is not None:
-                    errors.append(validation.error(parameters))
-                score = errors[-1] if validation is not None else info.objective
-                if score < best_score:
-                    best, best_score, best_step = parameters, score, step + 1
-                bar.update(task, advance=1, status=_status(info.objective, errors))
-                if validation is not None and step + 1 - best_step >= patience:
-                    stopped = "validation"
-                    break
-                if _flat(objectives, tol):
-                    stopped = "tol"
+                for index, (one, info) in enumerate(zip(runs, infos, strict=True)):
+                    if one.stopped is not None:
+                        continue
+                    values = partial(algorithm.parameters, state, index)
+                    one.record(info, values, validation, tol, patience)
+                    if one.stopped == "diverged":
+                        _warn_divergence(algorithm, index, info, one)
+                best = min(runs, key=lambda one: one.score)
+                bar.update(task, advance=1, status=_status(best))
+                if all(one.stopped is not None for one in runs):
                     break
         except KeyboardInterrupt:
-            stopped = "interrupted"
+            last = "interrupted"
+            best = min(runs, key=lambda one: one.score)
             warnings.warn(
-                f"Interrupted after {len(objectives)} {algorithm.unit}s; the best parameters so far "
-                f"(of {algorithm.unit} {best_step}) are returned.",
+                f"Interrupted after {len(best.objectives)} {algorithm.unit}s; the best parameters "
+                f"so far (of {algorithm.unit} {best.best_step}) are returned.",
                 FitWarning,
                 stacklevel=3,
             )
+    best = min(runs, key=lambda one: one.score)
     # An interruption may have fallen between the lists.
-    done = min(len(seconds), len(objectives), len(errors) if validation else len(objectives))
+    done = min(len(seconds), len(best.errors))
     history = History(
-        objective=np.asarray(objectives[:done]),
-        validation=np.asarray(errors[:done]) if validation is not None else None,
+        objective=np.asarray(best.objectives[:done]),
+        validation=np.asarray(best.errors[:done]) if validation is not None else None,
         seconds=np.asarray(seconds[:done]),
-        best=best_step,
-        stopped=stopped,
+        best=best.best_step,
+        stopped=best.stopped or last,
         unit=algorithm.unit,
+        restarts=_stack([one.objectives for one in runs]) if len(runs) > 1 else None,
     )
-    return best, history
+    return best.best, history
 
 
 def _flat(objectives: list[float], tol: float) -> bool:
@@ -174,23 +210,35 @@ def _flat(objectives: list[float], tol: float) -> bool:
     return abs(before - now) <= tol * max(abs(before), 1e-300)
 
 
-def _warn_divergence(algorithm: Algorithm, step: int, info: Info, best_step: int) -> None:
-    where = info.trouble or f"the objective is {info.objective} after {algorithm.unit} {step + 1}"
+def _stack(curves: list[list[float]]) -> np.ndarray:
+    """Curves as rows, NaN after the end of the shorter ones."""
+    stacked = np.full((len(curves), max(map(len, curves))), np.nan)
+    for row, curve in zip(stacked, curves, strict=True):
+        row[: len(curve)] = curve
+    return stacked
+
+
+def _warn_divergence(algorithm: Algorithm, index: int, info: Info, one: _Run) -> None:
+    steps = len(one.objectives)
+    where = info.trouble or f"the objective is {info.objective} after {algorithm.unit} {steps}"
     kept = (
-        f"the parameters of {algorithm.unit} {best_step} are kept"
-        if best_step
+        f"the parameters of {algorithm.unit} {one.best_step} are kept"
+        if one.best_step
         else "the starting values are kept"
     )
+    several = algorithm.num_runs > 1
+    subject = f"Restart {index + 1} of {algorithm.num_runs}" if several else "The fit"
     warnings.warn(
-        f"The fit diverged: {where}; {kept}. Lower the learning rate, or start from smaller values.",
+        f"{subject} diverged: {where}; {kept}. Lower the learning rate, or start from smaller "
+        "values.",
         FitWarning,
         stacklevel=4,
     )
 
 
-def _status(objective: float, errors: list[float]) -> str:
-    text = f"objective {objective:,.6g}"
-    return f"{text}  held-out {errors[-1]:.4f}" if errors else text
+def _status(one: _Run) -> str:
+    text = f"objective {one.objectives[-1]:,.6g}"
+    return text if np.isnan(one.errors[-1]) else f"{text}  held-out {one.errors[-1]:.4f}"
 
 
 def _bar(progress: bool | None) -> Progress:

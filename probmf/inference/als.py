@@ -133,6 +133,7 @@ class AlternatingLeastSquares:
     """The algorithm under `fit_als`, for the loop."""
 
     unit = "sweep"
+    num_runs = 1
 
     def __init__(
         self,
@@ -161,7 +162,7 @@ class AlternatingLeastSquares:
         intercept = parameters["intercept"]
         return State(self.packing.pack(parameters), intercept, jnp.zeros_like(intercept))
 
-    def step(self, key: Array, state: State) -> tuple[State, Info]:
+    def step(self, key: Array, state: State) -> tuple[State, list[Info]]:
         """Intercept, users, items. Deterministic: the key is not used."""
         intercept = state.intercept + state.move
         table, _ = self._half("user", state.table, intercept)
@@ -178,10 +179,10 @@ class AlternatingLeastSquares:
             mean, precision = self.model.intercept_prior()
             objective += 0.5 * precision * float((intercept - mean) ** 2)
             move = (slope - precision * (intercept - mean)) / (curvature + precision)
-        return State(table, intercept, move), Info(objective)
+        return State(table, intercept, move), [Info(objective)]
 
-    def parameters(self, state: State) -> dict[str, Array]:
-        """The parameters by site name."""
+    def parameters(self, state: State, run: int) -> dict[str, Array]:
+        """The parameters by site name; there is one run."""
         return {"intercept": state.intercept, **self.packing.unpack(state.table)}
 
     def _half(

@@ -293,8 +293,8 @@ class MatrixFactorization:
             with numpyro.plate(site.split("_")[0], shape[0]):
                 law = dist.Normal(0.0, scale)
                 if len(shape) == 2:
-                    law = dist.Normal(0.0, jnp.broadcast_to(scale, shape[:1])[:, None])
-                    law = law.expand(shape).to_event(1)
+                    by_row = jnp.broadcast_to(scale, shape[:1])[:, None]
+                    law = dist.Normal(0.0, jnp.broadcast_to(by_row, shape)).to_event(1)
                 parameters[site] = numpyro.sample(site, law)
         scores = linear_predictor(parameters, observations.user, observations.item)
         if self.unobserved_weight > 0:
