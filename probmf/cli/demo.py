@@ -30,6 +30,8 @@ from probmf.results.predict import intervals
 
 #: Ratings that the new user of the demo starts with.
 NUM_FIRST = 5
+# Objectives nearer than this share are of one minimum.
+_SAME = 1e-3
 # Of stochastic gradient descent.
 _EPOCHS, _BATCH = 100, 256
 
@@ -165,10 +167,14 @@ def fit_all(stage: Stage, seed: int) -> dict[str, Fit]:
         )  # fmt: skip
     out.print(table, "")
     worst = max(objective.values()) / lowest - 1
+    percent = f"{max(100 * worst, 1e-4):.1g}%"
     out.print(
-        f"All four find the same minimum, to {max(100 * worst, 1e-4):.1g}%.\n"
-        "Most of the time goes into compiling, which happens once.\n"
+        f"All four find the same minimum, to {percent}.\n"
+        if worst < _SAME
+        else f"They end up to {percent} apart: the objective has several minima.\n",
+        end="",
     )
+    out.print("Most of the time goes into compiling, which happens once.\n")
     return fits
 
 
