@@ -90,9 +90,9 @@ LIKELIHOODS = [Gaussian(0.7), Bernoulli("logit"), Bernoulli("probit")]
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=["gaussian", "logit", "probit"])
 def test_objective_is_minus_log_density_up_to_a_constant(likelihood: Any) -> None:
-    """A third of the combinations in float64: 3 is prime to 2 and 5, so all pairs occur."""
+    """A seventh of the combinations in float64: 7 is prime to 2 and 5, so all pairs occur."""
     with jax.enable_x64(True):
-        for model, weighted in list(combinations(likelihood))[::3]:
+        for model, weighted in list(combinations(likelihood))[::7]:
             ratings = table(binary=likelihood.binary, weighted=weighted)
             density, objective, size = difference(model, *model.arguments(ratings))
             assert density == pytest.approx(objective, rel=1e-9, abs=1e-9 * size), (model, weighted)
@@ -100,7 +100,7 @@ def test_objective_is_minus_log_density_up_to_a_constant(likelihood: Any) -> Non
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=["gaussian", "logit", "probit"])
 def test_objective_in_float32(likelihood: Any) -> None:
-    for model, weighted in list(combinations(likelihood))[::11]:
+    for model, weighted in list(combinations(likelihood))[::29]:
         ratings = table(binary=likelihood.binary, weighted=weighted)
         density, objective, size = difference(model, *model.arguments(ratings))
         assert density == pytest.approx(objective, rel=1e-5, abs=1e-5 * size), (model, weighted)
@@ -238,8 +238,9 @@ def test_nuts_runs_on_the_model_as_it_is(name: str) -> None:
 
 
 @pytest.mark.key_reuse_unchecked(reason="NumPyro consumes a key twice in its initialization.")
-@pytest.mark.parametrize("guide", [AutoNormal, AutoDelta])
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    ("name", "guide"), [("random scales", AutoNormal), ("fixed scales", AutoDelta)]
+)
 def test_svi_runs_on_the_model_as_it_is(name: str, guide: Any) -> None:
     model, binary = RUNS[name]
     arguments = model.arguments(table(binary=binary))
@@ -257,14 +258,14 @@ def test_autodelta_finds_a_zero_of_the_objective_gradient() -> None:
     with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
         model = MatrixFactorization(0, Gaussian(0.5), "learned")
         (observations,) = model.arguments(table())
-        step_size = optim.Adam(lambda i: 0.1 * 0.99**i)
-        svi = SVI(model, AutoDelta(model), step_size, Trace_ELBO())
-        key = jax.random.key_data(jax.random.key(1))
-        result = svi.run(key, 1000, observations, progress_bar=False)
-        point = {name.removesuffix("_auto_loc"): value for name, value in result.params.items()}
+        svi = SVI(model, AutoDelta(model), optim.Minimize(), Trace_ELBO())
+        state = svi.init(jax.random.key_data(jax.random.key(1)), observations)
+        state, _ = svi.update(state, observations)
+        found = svi.get_params(state)
+        point = {name.removesuffix("_auto_loc"): value for name, value in found.items()}
         gradient = jax.grad(model.objective)(point, observations)
     assert set(gradient) == {"intercept", "user_bias", "item_bias"}
-    assert max(np.abs(np.asarray(part)).max() for part in gradient.values()) < 1e-2
+    assert max(np.abs(np.asarray(part)).max() for part in gradient.values()) < 1e-4
 
 
 @pytest.mark.parametrize("weighted", [False, True])
