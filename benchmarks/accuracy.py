@@ -50,10 +50,10 @@ class Setting:
 
 # Found on a tenth of the training ratings set aside (key 1), never on the test ratings.
 ALS_1M = Setting(fit_als, 64, 0.32, 0.75, 5.0, {"num_sweeps": 10, "tol": 0.0})
-MAP_1M = Setting(fit_map, 64, 0.32, 0.75, 5.0, {"num_epochs": 25, "batch_size": 1024})
-MAP_FOLDS = Setting(fit_map, 64, 1.3, 0.5, 4.0, {"num_epochs": 60, "batch_size": 256})
+MAP_1M = Setting(fit_map, 64, 1.2, 0.5, 5.0, {"num_epochs": 25, "batch_size": 1024})
+MAP_FOLDS = Setting(fit_map, 64, 1.3, 0.5, 4.0, {"num_epochs": 40, "batch_size": 1024})
 ALS_YES_NO = Setting(fit_als, 64, 0.7, 0.5, 1.0, {"num_sweeps": 100})
-MAP_YES_NO = Setting(fit_map, 64, 0.7, 0.5, 1.0, {"num_epochs": 60, "batch_size": 256})
+MAP_YES_NO = Setting(fit_map, 64, 0.7, 0.5, 1.0, {"num_epochs": 400, "batch_size": None})
 
 
 def error(setting: Setting, splits: list[tuple[Ratings, Ratings]]) -> dict:

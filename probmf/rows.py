@@ -46,11 +46,11 @@ class Bucket(NamedTuple):
 
 
 class Span(NamedTuple):
-    """The chunks `start..start+count-1` of one bucket, the share of one worker."""
+    """Chunks of one bucket, from the `first` on: the share of one worker."""
 
     bucket: int
-    start: int
-    count: int
+    first: int
+    num_chunks: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,8 +208,15 @@ def build_rows(
             )  # fmt: skip
             num_chunks += count
             most = max(most, int(shares.max(initial=0)))
-        joined = [None if part[0] is None else np.concatenate(part) for part in zip(*fields, strict=True)]
-        buckets.append(Bucket(*(None if part is None else jnp.asarray(part) for part in joined)))
+        row, partners, ratings, weights = zip(*fields, strict=True)
+        buckets.append(
+            Bucket(
+                row=jnp.asarray(np.concatenate(row)),
+                partner=jnp.asarray(np.concatenate(partners)),
+                rating=jnp.asarray(np.concatenate(ratings)),
+                weight=None if weight is None else jnp.asarray(np.concatenate(weights)),
+            )
+        )
         capacity.append(most)
 
     lines_of = [bucket.row.shape[1] for bucket in buckets]
@@ -227,7 +234,18 @@ def build_rows(
     )
 
 
-def _fill(rows, begin, order, partner, rating, weight, first, zero_row, shape, dtype):
+def _fill(
+    rows: np.ndarray,
+    begin: np.ndarray,
+    order: np.ndarray,
+    partner: np.ndarray,
+    rating: np.ndarray,
+    weight: np.ndarray | None,
+    first: int,
+    zero_row: int,
+    shape: tuple[int, int, int],
+    dtype: np.dtype,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
     """Host arrays (row, partner, rating, weight) of one side's part of a bucket."""
     count, lines, width = shape
     row = np.full(count * lines, zero_row, dtype=np.int32)

@@ -30,19 +30,16 @@ class SupportsBound(Protocol):
         """Curvature and minus slope of a quadratic above the loss."""
 
 
-class RowTable(Protocol):
-    """Rows of both sides, a pytree with these two arrays; see `probmf.models.table.RowValues`."""
+class RowValues(NamedTuple):
+    """Parameters of the rows of both sides; a pytree.
 
-    @property
-    def bias(self) -> Array:
-        """Bias of each row."""
+    Attributes:
+        bias: Bias of each row.
+        factors: Factors of each row, padded with zero columns.
+    """
 
-    @property
-    def factors(self) -> Array:
-        """Factors of each row."""
-
-    def _replace(self, **fields: Array) -> Any:
-        """The same with other arrays."""
+    bias: Float[Array, " table"]
+    factors: Float[Array, "table k"]
 
 
 class Prior(NamedTuple):
@@ -85,14 +82,14 @@ class RowResult(NamedTuple):
 def half_sweep(
     layout: RowLayout,
     side: Side,
-    table: RowTable,
+    table: RowValues,
     prior: Prior,
     *,
     likelihood: SupportsBound,
     method: Method,
     cg_steps: int,
     pool: ThreadPoolExecutor,
-) -> tuple[RowTable, RowResult]:
+) -> tuple[RowValues, RowResult]:
     """Solve every row of one side.
 
     Args:
@@ -136,14 +133,14 @@ def half_sweep(
 
 def _run_span(run: Any, layout: RowLayout, span: Span) -> RowResult:
     return run(
-        layout.buckets[span.bucket], span.start, span.count, capacity=layout.capacity[span.bucket]
+        layout.buckets[span.bucket], span.first, span.num_chunks, capacity=layout.capacity[span.bucket]
     )
 
 
 @jax.jit
 def _assemble(
-    table: RowTable, outputs: list[RowResult], source: Int[Array, " table"]
-) -> tuple[RowTable, RowResult]:
+    table: RowValues, outputs: list[RowResult], source: Int[Array, " table"]
+) -> tuple[RowValues, RowResult]:
     own = source >= 0
     joined = jax.tree.map(lambda *parts: jnp.concatenate(parts)[source], *outputs)
     joined = jax.tree.map(lambda x: jnp.where(_stretch(own, x), x, 0), joined)
@@ -175,7 +172,7 @@ def _solve_bucket(
     start: int,
     count: int,
     *,
-    table: RowTable,
+    table: RowValues,
     prior: Prior,
     likelihood: SupportsBound,
     method: Method,
@@ -202,7 +199,7 @@ def _solve_bucket(
 
 def _solve_chunk(
     chunk: Bucket,
-    table: RowTable,
+    table: RowValues,
     prior: Prior,
     likelihood: SupportsBound,
     method: Method,
@@ -231,7 +228,7 @@ def _solve_chunk(
 
 def _solve_long_rows(
     chunk: Bucket,
-    table: RowTable,
+    table: RowValues,
     prior: Prior,
     likelihood: SupportsBound,
     method: Method,
@@ -302,7 +299,7 @@ def zero_moments(
     return weight * design.T @ design, weight * design.T @ (intercept + bias)
 
 
-def own_rows(table: RowTable, row: Int[Array, " r"]) -> Float[Array, "r d"]:
+def own_rows(table: RowValues, row: Int[Array, " r"]) -> Float[Array, "r d"]:
     """Rows as vectors (bias, factors)."""
     return jnp.concatenate([table.bias[row][:, None], table.factors[row]], axis=1)
 
@@ -323,7 +320,7 @@ class _Slots(NamedTuple):
     weight: Float[Array, "r w"]
 
     @classmethod
-    def read(cls, chunk: Bucket, table: RowTable, prior: Prior) -> "_Slots":
+    def read(cls, chunk: Bucket, table: RowValues, prior: Prior) -> "_Slots":
         offset = prior.intercept + table.bias[chunk.partner]
         weight = chunk.weight
         if weight is None:
@@ -348,6 +345,6 @@ class _Slots(NamedTuple):
 
 def _gradient(from_ratings: Array, x: Array, row: Array, prior: Prior) -> Array:
     gradient = from_ratings - prior.precision[row] * x
-    if prior.gram is not None:
+    if prior.gram is not None and prior.gram_shift is not None:
         gradient = gradient - x @ prior.gram - prior.gram_shift[None]
     return gradient * prior.free[None]

@@ -66,7 +66,7 @@ def ratings_of(layout: RowLayout, side: Side) -> list[tuple[int, int, float, flo
     zero_row = layout.num_users + layout.num_items
     found = []
     for span in spans_of(layout, side):
-        part = slice(span.start, span.start + span.count)
+        part = slice(span.first, span.first + span.num_chunks)
         bucket = layout.buckets[span.bucket]
         partner = np.asarray(bucket.partner[part])
         own = np.broadcast_to(np.asarray(bucket.row[part])[..., None], partner.shape)
@@ -109,9 +109,9 @@ def test_workers_share_all_chunks_and_results_are_found_again(name: str, workers
             for span in spans:
                 row = np.asarray(layout.buckets[span.bucket].row)
                 block = np.full((layout.capacity[span.bucket], row.shape[1]), -1)
-                block[: span.count] = row[span.start : span.start + span.count]
+                block[: span.num_chunks] = row[span.first : span.first + span.num_chunks]
                 output.append(block.ravel())
-                claimed += [(span.bucket, span.start + i) for i in range(span.count)]
+                claimed += [(span.bucket, span.first + i) for i in range(span.num_chunks)]
         source = np.asarray(layout.source[side])
         first = 0 if side == "user" else data.num_users
         own = np.arange(first, first + (data.num_users if side == "user" else data.num_items))
@@ -149,9 +149,9 @@ def test_sides_share_one_bucket_of_each_width() -> None:
 def test_ratings_keep_their_order_within_a_row() -> None:
     """Within a row the slots are in the order of the table: reproducible sums."""
     data = CASES["one user"]
-    (span,) = [span for span in spans_of(data.layout(workers=1), "user") if span.count]
+    (span,) = [span for span in spans_of(data.layout(workers=1), "user") if span.num_chunks]
     bucket = data.layout(workers=1).buckets[span.bucket]
-    slots = np.asarray(bucket.partner[span.start, 0])[: len(data.item)]
+    slots = np.asarray(bucket.partner[span.first, 0])[: len(data.item)]
     assert slots.tolist() == (data.item + 1).tolist()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from probmf import rows, sweep
 from probmf.models.likelihood import Bernoulli, Gaussian, Likelihood
-from probmf.models.table import RowValues
+from probmf.sweep import RowValues
 from probmf.rows import Side, build_rows
 from probmf.sweep import Prior, RowResult, half_sweep, zero_moments
 

@@ -18,7 +18,8 @@ from probmf.inference._terms import Terms, prior_loss, starting_values
 from probmf.models.factorization import MatrixFactorization, Parameters, squared_scores
 from probmf.models.likelihood import Likelihood
 from probmf.models.observations import Observations
-from probmf.models.table import ALIGNMENT, RowValues
+from probmf.models.table import ALIGNMENT
+from probmf.sweep import RowValues
 from probmf.rows import SIDES, Bucket, build_rows
 from probmf.sweep import own_rows
 

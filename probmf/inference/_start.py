@@ -11,6 +11,7 @@ from jaxtyping import Array
 from probmf.data import Ratings
 from probmf.inference._loop import Validation
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
+from probmf.models.likelihood import is_number
 from probmf.models.observations import Observations
 from probmf.results import Fit
 
@@ -72,8 +73,7 @@ def check_tol(tol: object) -> None:
     Raises:
         ValueError: If it is anything else.
     """
-    number = isinstance(tol, int | float | np.number) and not isinstance(tol, bool)
-    if not (number and np.isfinite(tol) and tol >= 0):
+    if not (is_number(tol) and tol >= 0):
         raise ValueError(f"tol is {tol!r}; expected a finite number >= 0 (0 never stops).")
 
 
@@ -128,7 +128,7 @@ def initial_parameters(
                     f"The fit to start from has {site} of shape {got}, but the model needs {shape}; "
                     "start from a fit of the same model to the same users and items."
                 )
-        values = {site: given[site] for site in shapes}
+        values = {site: jnp.asarray(given[site]) for site in shapes}
         first = given["intercept"] if model.learns_intercept else intercept
         return lambda key: {"intercept": jnp.asarray(first), **values}
 

@@ -23,10 +23,10 @@ from probmf.inference._start import (
 )
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
-from probmf.models.table import RowValues, Table
+from probmf.models.table import Table
 from probmf.results import Fit
 from probmf.rows import SIDES, RowLayout, Side, build_rows, num_workers
-from probmf.sweep import Method, Prior, RowResult, half_sweep, zero_moments
+from probmf.sweep import Method, Prior, RowResult, RowValues, half_sweep, zero_moments
 
 
 def fit_als(

@@ -14,10 +14,10 @@ from numpyro.distributions import Distribution
 
 from probmf.data import Ratings
 from probmf.models.l2 import Loss, l2_scales
-from probmf.models.likelihood import Gaussian, Likelihood, check_scale
+from probmf.models.likelihood import Gaussian, Likelihood, check_scale, is_number
 from probmf.models.observations import Observations
 
-Scale = float | ArrayLike | Distribution
+type Scale = float | ArrayLike | Distribution
 Parameters = Mapping[str, Array]
 
 #: Prior scale of each kind of parameter.
@@ -182,7 +182,8 @@ class MatrixFactorization:
                 "regularization=, shared by all terms, or user= and item=."
             )
         present = {f"{side}_bias": f"{side}_bias_scale" in scales for side in ("user", "item")}
-        return cls(num_factors, likelihood, **present, **scales, **options)
+        arguments: dict[str, Any] = {**present, **scales, **options}
+        return cls(num_factors, likelihood, **arguments)
 
     def site_shapes(self, num_users: int, num_items: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the per-row sites that this model has.
@@ -450,8 +451,7 @@ def _check_intercept(intercept: object) -> None:
         return
     if isinstance(intercept, dist.Normal) and intercept.batch_shape == ():
         return
-    number = isinstance(intercept, int | float | np.number) and not isinstance(intercept, bool)
-    if number and np.isfinite(intercept):
+    if is_number(intercept):
         return
     raise ValueError(
         f"intercept is {intercept!r}; expected 'mean', 'learned', a finite number, a scalar NumPyro "
@@ -460,6 +460,5 @@ def _check_intercept(intercept: object) -> None:
 
 
 def _check_unobserved_weight(weight: object) -> None:
-    number = isinstance(weight, int | float | np.number) and not isinstance(weight, bool)
-    if not (number and np.isfinite(weight) and weight >= 0):
+    if not (is_number(weight) and weight >= 0):
         raise ValueError(f"unobserved_weight is {weight!r}; expected a finite number >= 0.")

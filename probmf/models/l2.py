@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 from numpyro.distributions import Distribution
 
 from probmf.data import Ratings
-from probmf.models.likelihood import Bernoulli, Gaussian, Likelihood
+from probmf.models.likelihood import Gaussian, Likelihood, is_number
 
 Loss = Literal["sum", "mean"]
 
@@ -49,8 +49,7 @@ def prior_scale(
     Raises:
         ValueError: If the strength is not positive and finite, or n is missing.
     """
-    number = isinstance(strength, int | float | np.number) and not isinstance(strength, bool)
-    if not number or not np.isfinite(strength):
+    if not is_number(strength):
         raise ValueError(f"{name} is {strength!r}; expected a positive number.")
     if strength <= 0:
         raise ValueError(
@@ -58,16 +57,19 @@ def prior_scale(
         )
     if loss not in ("sum", "mean"):
         raise ValueError(f"loss is {loss!r}; expected 'sum' or 'mean'.")
-    if loss == "mean" and num_ratings is None:
-        raise ValueError(
-            "The averaged loss depends on the number of ratings: give ratings=, the training data."
-        )
-    precision = float(strength) * (num_ratings if loss == "mean" else 1)
+    precision = float(strength)
+    if loss == "mean":
+        if num_ratings is None:
+            raise ValueError(
+                "The averaged loss depends on the number of ratings: give ratings=, the training "
+                "data."
+            )
+        precision *= num_ratings
     if isinstance(likelihood, Gaussian):
         if isinstance(likelihood.noise_scale, Distribution):
             raise ValueError("from_l2 needs a noise_scale that is a number: lambda is a ratio to it.")
         precision /= float(likelihood.noise_scale) ** 2
-    elif isinstance(likelihood, Bernoulli) and loss == "mean":
+    elif loss == "mean":
         precision *= 2
     if counts is None:
         return precision**-0.5

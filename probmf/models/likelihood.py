@@ -5,8 +5,9 @@ it is: its NumPyro site, its loss, the quadratic that touches that loss at a sco
 it (what alternating least squares solves), and the mean and sd of a rating given a score.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +15,24 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax.scipy.special import log_ndtr
-from jaxtyping import Array, Float
+from jaxtyping import Array
 from numpyro.distributions import Distribution
 
-Scores = Float[Array, "..."]
+#: Scores or ratings of any shape, on the host or the device.
+Scores = Any
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a finite real number (and no bool).
+
+    Args:
+        value: Anything.
+
+    Returns:
+        The answer; a type checker then takes the value for a float.
+    """
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return number and bool(np.isfinite(value))  # type: ignore[call-overload]
 
 
 def check_scale(name: str, scale: object) -> None:
@@ -93,7 +108,7 @@ class Gaussian:
         """Any finite number is a rating; the data door has seen to that."""
 
     def observe(
-        self, scores: Scores, rating: Scores | None, weight: Scores | None, scales: dict[str, Array]
+        self, scores: Scores, rating: Scores | None, weight: Scores | None, scales: Mapping[str, Array]
     ) -> Array:
         """The observed NumPyro site `rating`."""
         scale = scales["noise_scale"]
@@ -105,16 +120,16 @@ class Gaussian:
         """The score that fits all ratings best when it is the same for all: their mean."""
         return float(np.average(rating, weights=weight))
 
-    def loss(self, scores: Scores, rating: Scores, scales: dict[str, Array]) -> Scores:
+    def loss(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
         r"""Minus log likelihood up to a constant, :math:`(r - \eta)^2 / 2 \sigma^2`."""
         return 0.5 * jnp.square((rating - scores) / scales["noise_scale"])
 
-    def bound(self, scores: Scores, rating: Scores, scales: dict[str, Array]) -> tuple:
+    def bound(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> tuple:
         """Curvature and minus slope at `scores` of a quadratic that is never below the loss."""
         precision = 1.0 / jnp.square(scales["noise_scale"])
         return jnp.broadcast_to(precision, scores.shape), (rating - scores) * precision
 
-    def information(self, scores: Scores, scales: dict[str, Array]) -> Scores:
+    def information(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
         """Fisher information of a score, 1 / sigma squared."""
         return jnp.broadcast_to(1.0 / jnp.square(scales["noise_scale"]), scores.shape)
 
@@ -122,7 +137,7 @@ class Gaussian:
         """Expected rating given the score."""
         return scores
 
-    def integrate(self, mean: Scores, sd: Scores, scales: dict[str, Array]) -> tuple:
+    def integrate(self, mean: Scores, sd: Scores, scales: Mapping[str, Array]) -> tuple:
         """Mean and sd of a rating whose score is Normal(mean, sd)."""
         return mean, jnp.sqrt(jnp.square(sd) + jnp.square(scales["noise_scale"]))
 
@@ -174,7 +189,7 @@ class Bernoulli:
             )
 
     def observe(
-        self, scores: Scores, rating: Scores | None, weight: Scores | None, scales: dict[str, Array]
+        self, scores: Scores, rating: Scores | None, weight: Scores | None, scales: Mapping[str, Array]
     ) -> Array:
         """The observed NumPyro site `rating`; a weight counts the pair that many times."""
         if self.link == "logit":
@@ -194,13 +209,13 @@ class Bernoulli:
         law = jax.scipy.stats.norm.ppf if self.link == "probit" else jax.scipy.special.logit
         return float(law(share))
 
-    def loss(self, scores: Scores, rating: Scores, scales: dict[str, Array]) -> Scores:
+    def loss(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
         """Minus log likelihood."""
         if self.link == "logit":
             return jax.nn.softplus(scores) - rating * scores
         return -log_ndtr((2 * rating - 1) * scores)
 
-    def bound(self, scores: Scores, rating: Scores, scales: dict[str, Array]) -> tuple:
+    def bound(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> tuple:
         """Curvature and minus slope at `scores` of a quadratic that is never below the loss."""
         if self.link == "logit":
             # tanh(s/2) / 2s by its series where s is small: 0/0 at s = 0.
@@ -215,7 +230,7 @@ class Bernoulli:
         slope = sign * jnp.exp(log_density - log_ndtr(sign * scores))
         return jnp.ones_like(scores), slope
 
-    def information(self, scores: Scores, scales: dict[str, Array]) -> Scores:
+    def information(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
         """Fisher information of a score."""
         if self.link == "logit":
             return jax.nn.sigmoid(scores) * jax.nn.sigmoid(-scores)
@@ -229,7 +244,7 @@ class Bernoulli:
             return jax.nn.sigmoid(scores)
         return jax.scipy.special.ndtr(scores)
 
-    def integrate(self, mean: Scores, sd: Scores, scales: dict[str, Array]) -> tuple:
+    def integrate(self, mean: Scores, sd: Scores, scales: Mapping[str, Array]) -> tuple:
         """Probability of a one, and sd of the rating, when the score is Normal(mean, sd).
 
         Exact for the probit; for the logit by the probit approximation of MacKay (1992),

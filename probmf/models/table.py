@@ -6,29 +6,17 @@ model leaves out is zero and fixed.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from probmf.models.factorization import MatrixFactorization, Parameters
 from probmf.rows import SIDES, Side
+from probmf.sweep import RowValues
 
 #: Factor columns are padded with zeros to a multiple of this: products of rows whose length is
 #: no multiple of the vector width cost up to three times as much on a CPU.
 ALIGNMENT = 16
-
-
-class RowValues(NamedTuple):
-    """Parameters of the rows of both sides.
-
-    Attributes:
-        bias: Bias of each row.
-        factors: Factors of each row, padded with zero columns.
-    """
-
-    bias: Float[Array, " table"]
-    factors: Float[Array, "table k"]
 
 
 @dataclass(frozen=True)
