@@ -20,7 +20,7 @@ Schedule = Callable[[Array], Array]
 _ADAGRAD = optax.scale_by_rss(initial_accumulator_value=0.1, eps=1e-7)
 _ADAM = optax.scale_by_adam()
 #: First learning rate of the default for minibatches; it falls linearly to zero.
-ADAGRAD_RATE = 0.3
+ADAGRAD_RATE = 0.5
 #: Learning rate of the default for full batches.
 ADAM_RATE = 0.1
 

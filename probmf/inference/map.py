@@ -63,7 +63,7 @@ def fit_map(
             result; others (momentum, Adam) update all rows for every batch. By default AdaGrad
             for minibatches and Adam for full batches.
         learning_rate: Number or optax schedule (of updates) for the default optimizer. By
-            default it falls linearly from 0.3 to 0 for minibatches, and is 0.1 for full batches.
+            default it falls linearly from 0.5 to 0 for minibatches, and is 0.1 for full batches.
         batch_size: Ratings per update: None takes all, 1 is single-rating descent.
         num_restarts: Random starts, run as one vectorized program; the best is kept.
         validation: Held-out ratings; a restart stops when their error has not improved for

@@ -1,207 +1,150 @@
 """Exact conditionals of single rows given the other side: fold-in and plug-in uncertainty."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
-from probmf import gaussian
 from probmf.data import Ratings
-from probmf.models.factorization import MatrixFactorization, Parameters
-from probmf.models.likelihood import Likelihood
-from probmf.models.table import Table
+from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
+from probmf.results import row_problem
+from probmf.results.row_problem import RowProblem
+from probmf.results.side_ratings import Batch, SideRatings
 from probmf.rows import Side
 from probmf.sweep import zero_moments
 
-#: Bytes that one batch of gathered designs or covariances may take.
-BATCH_BYTES = 1 << 27
-#: Bound iterations that solve a row under a likelihood that is not quadratic.
-BOUND_STEPS = 100
-
-
-@dataclass(frozen=True, eq=False)
-class SideRatings:
-    """The ratings of one side's rows, contiguous by row.
-
-    Args:
-        begin: First position of each row, shape (rows + 1,).
-        partner: Code of the other side, by row.
-        rating: Ratings, by row.
-        weight: Weights, by row.
-    """
-
-    begin: Int[np.ndarray, " rows1"]
-    partner: Int[np.ndarray, " n"]
-    rating: Float[np.ndarray, " n"]
-    weight: Float[np.ndarray, " n"]
-
-    @classmethod
-    def from_ratings(cls, ratings: Ratings, side: Side) -> "SideRatings":
-        """Sort a table by one side's codes."""
-        own, other = (ratings.user, ratings.item) if side == "user" else (ratings.item, ratings.user)
-        size = ratings.num_users if side == "user" else ratings.num_items
-        order = np.argsort(own, kind="stable")
-        begin = np.concatenate([[0], np.cumsum(np.bincount(own, minlength=size))])
-        weight = np.ones(len(own)) if ratings.weight is None else ratings.weight
-        return cls(begin, other[order], ratings.rating[order], weight[order])
-
-    def batches(self, codes: np.ndarray, num_columns: int) -> Iterator[tuple]:
-        """Padded ratings of the given rows, in batches of few shapes and bounded memory.
-
-        Yields:
-            (positions within `codes`, partner, rating, weight), the last three of shape
-            (lines, width), both powers of two; empty slots have weight 0.
-        """
-        degree = self.begin[codes + 1] - self.begin[codes]
-        order = np.argsort(degree, kind="stable")
-        start = 0
-        while start < len(codes):
-            # Wider rows come later, so the batch shrinks as they grow.
-            width, stop = 8, start
-            while stop < len(codes):
-                width_needed = max(8, _power_of_two(int(degree[order[stop]])))
-                cells = (stop - start + 1) * num_columns * (width_needed + num_columns)
-                if stop > start and (8 * cells > BATCH_BYTES or width_needed > 8 * width):
-                    break
-                width, stop = width_needed, stop + 1
-            chosen = order[start:stop]
-            lines = _power_of_two(len(chosen))
-            slot = np.arange(width)
-            filled = np.zeros((lines, width), dtype=bool)
-            filled[: len(chosen)] = slot < degree[chosen][:, None]
-            position = np.zeros((lines, width), dtype=np.int64)
-            position[: len(chosen)] = self.begin[codes[chosen]][:, None] + slot
-            position = np.where(filled, position, 0)
-            if len(self.partner) == 0:
-                partner, rating = np.zeros_like(position), np.zeros((lines, width))
-                weight = np.zeros((lines, width))
-            else:
-                partner, rating = self.partner[position], self.rating[position]
-                weight = np.where(filled, self.weight[position], 0.0)
-            yield chosen, np.where(filled, partner, 0), np.where(filled, rating, 0.0), weight
-            start = stop
+#: Bytes that one batch of rows may take while it is solved for.
+BATCH_BYTES = 1 << 26
 
 
 @dataclass(frozen=True, eq=False)
 class Conditionals:
-    """Rows of one side given the other side of a fit.
+    """Rows (bias, factors) of one side given the other side of a fit.
 
     Args:
-        model: The factorization.
+        model: The factorization; its scales must be numbers or arrays.
+        data: The ratings.
         parameters: Point values by site name.
-        num_users: Number of users.
-        num_items: Number of items.
     """
 
     model: MatrixFactorization
-    parameters: Parameters
-    num_users: int
-    num_items: int
-
-    @property
-    def packing(self) -> Table:
-        """Layout of the rows."""
-        return Table(self.model, self.num_users, self.num_items, alignment=1)
+    data: Ratings
+    parameters: Mapping[str, np.ndarray]
 
     @property
     def num_columns(self) -> int:
         """Length of a row: the bias and the factors."""
         return 1 + self.model.num_factors
 
-    def rows(self, side: Side) -> Float[Array, "rows d"]:
-        """Rows (bias, factors) of one side."""
-        values = self.packing.pack(self.parameters)
-        part = self.packing.rows(side)
-        return jnp.concatenate([values.bias[part, None], values.factors[part]], axis=1)
+    @cached_property
+    def rows(self) -> dict[Side, Float[np.ndarray, "rows d"]]:
+        """Rows (bias, factors) of both sides; a bias that is left out is zero."""
+        return {"user": self._rows("user"), "item": self._rows("item")}
 
-    def solve(
-        self, side: Side, ratings: SideRatings, codes: np.ndarray, *, precision: Array | None = None
-    ) -> tuple[Float[np.ndarray, "rows d"], Float[np.ndarray, "rows d d"]]:
-        """Mean (mode) and covariance of the given rows' conditional.
+    def _rows(self, side: Side) -> np.ndarray:
+        size = self.data.num_users if side == "user" else self.data.num_items
+        bias = self.parameters.get(f"{side}_bias", np.zeros(size, np.float32))
+        factors = self.parameters.get(f"{side}_factors", np.zeros((size, 0), np.float32))
+        return np.concatenate([np.asarray(bias)[:, None], np.asarray(factors)], axis=1)
+
+    @cached_property
+    def ratings(self) -> dict[Side, SideRatings]:
+        """The ratings by row, of both sides."""
+        weight = self.model.unobserved_weight
+        return {
+            "user": SideRatings.from_ratings(self.data, "user", unobserved_weight=weight),
+            "item": SideRatings.from_ratings(self.data, "item", unobserved_weight=weight),
+        }
+
+    def free(self, side: Side) -> Float[np.ndarray, " d"]:
+        """1 for coordinates that the model has, 0 for a bias that is left out."""
+        free = np.ones(self.num_columns)
+        free[0] = self.model.user_bias if side == "user" else self.model.item_bias
+        return free
+
+    def prior_variance(
+        self, side: Side, codes: Int[np.ndarray, " rows"]
+    ) -> Float[np.ndarray, "rows d"]:
+        """Prior variance of the coordinates of rows; 1 where the model has none."""
+        variance = np.ones((len(codes), self.num_columns))
+        for columns, scale in self._scales(side):
+            own = np.square(scale[codes])[:, None] if scale.ndim else np.square(scale)
+            variance[:, columns] = own
+        return variance
+
+    def new_variance(self, side: Side) -> Float[np.ndarray, " d"]:
+        """Prior variance of a new row, the average where scales differ by row; 0 where fixed."""
+        variance = np.zeros(self.num_columns)
+        for columns, scale in self._scales(side):
+            variance[columns] = np.mean(np.square(scale))
+        return variance
+
+    def _scales(self, side: Side) -> Iterator[tuple[slice, np.ndarray]]:
+        """The prior scales that the model has for a side, and the coordinates they are for."""
+        for site, columns in ((f"{side}_bias", slice(0, 1)), (f"{side}_factors", slice(1, None))):
+            if site in self.parameters:
+                yield columns, np.asarray(getattr(self.model, PRIOR_SCALES[site]), np.float64)
+
+    def modes(self, side: Side, codes: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows d"]:
+        """The most likely value of each row given the other side.
 
         Args:
             side: Whose rows.
-            ratings: Their ratings.
-            codes: Row codes within `ratings`, shape (rows,).
-            precision: Diagonal prior precision of those rows, shape (rows, d); by default the
-                fit's own.
+            codes: Which, each in 0..rows-1.
 
         Returns:
-            Rows (bias, factors) and their covariances; a bias that is left out is zero.
+            Rows (bias, factors). O(n d^2 + rows d^3) time for n ratings, once for Gaussian
+            ratings and about ten times for yes/no data; memory is bounded.
         """
-        packing = self.packing
-        partners = self.rows("item" if side == "user" else "user")
-        if precision is None:
-            precision = packing.precision()[packing.rows(side)][codes]
-        free = packing.free(side)
-        scales = self.model.fixed_scales()
-        intercept = jnp.asarray(self.parameters["intercept"])
+        found = np.zeros((len(codes), self.num_columns))
+        likelihood = self.model.likelihood.canonical()
+        for batch, problem in self._problems(side, codes):
+            value = row_problem.modes(problem, likelihood)
+            found[batch.chosen] = value[: len(batch.chosen)]
+        return found
+
+    def roots(
+        self, side: Side, codes: Int[np.ndarray, " rows"]
+    ) -> Iterator[tuple[Int[np.ndarray, " part"], Float[np.ndarray, "part d d"]]]:
+        """Roots S of the rows' covariances S^T S given the other side.
+
+        The inverse of a covariance is the prior's precision plus the Fisher information of the
+        row's ratings at the fit's own value of the row. A bias that is left out has variance 0.
+
+        Args:
+            side: Whose rows.
+            codes: Which, each in 0..rows-1.
+
+        Yields:
+            Places in `codes` and their roots, in batches of bounded memory.
+        """
+        likelihood = self.model.likelihood.canonical()
+        for batch, problem in self._problems(side, codes):
+            yield batch.chosen, row_problem.roots(problem, likelihood)[: len(batch.chosen)]
+
+    def _problems(self, side: Side, codes: np.ndarray) -> Iterator[tuple[Batch, RowProblem]]:
+        partners = jnp.asarray(self.rows["item" if side == "user" else "user"])
+        variance = self.prior_variance(side, codes)
+        values = self.rows[side][codes]
+        intercept = np.asarray(self.parameters["intercept"])
+        scales = {name: np.asarray(value) for name, value in self.model.fixed_scales().items()}
         gram = gram_shift = None
         if self.model.unobserved_weight > 0:
-            zero = self.model.unobserved_weight / jnp.square(scales["noise_scale"])
-            gram, gram_shift = zero_moments(partners[:, 0], partners[:, 1:], intercept, zero)
-        size = self.num_columns
-        means, covariances = np.zeros((len(codes), size)), np.zeros((len(codes), size, size))
-        for chosen, partner, rating, weight in ratings.batches(codes, size):
-            lines = len(rating)
-            prior = np.ones((lines, size))
-            prior[: len(chosen)] = np.asarray(precision)[chosen]
-            if self.model.unobserved_weight > 0:
-                # A pair counts above the weak zero that every pair has (see als.lay_out).
-                full = np.where(weight > 0, weight, self.model.unobserved_weight + 1.0)
-                weight = np.where(weight > 0, weight - self.model.unobserved_weight, 0.0)
-                rating = np.where(weight > 0, full * rating / np.where(weight > 0, weight, 1), 0.0)
-            mean, covariance = _solve_rows(
-                partners, jnp.asarray(partner), jnp.asarray(rating, partners.dtype),
-                jnp.asarray(weight, partners.dtype), jnp.asarray(prior, partners.dtype), free,
-                intercept, scales, gram, gram_shift,
-                likelihood=self.model.likelihood.canonical(),
+            weight = self.model.unobserved_weight / np.square(scales["noise_scale"])
+            moments = zero_moments(partners[:, 0], partners[:, 1:], intercept, weight)
+            gram, gram_shift = map(np.asarray, moments)
+        for batch in self.ratings[side].batches(codes, self.num_columns, BATCH_BYTES):
+            start = np.zeros((len(batch.rating), self.num_columns))
+            precision = np.full_like(start, 1.0 / variance.min())
+            start[: len(batch.chosen)] = values[batch.chosen]
+            precision[: len(batch.chosen)] = 1.0 / variance[batch.chosen]
+            # On the host: the fit's predictions may be asked for in either precision.
+            fields: Any = (
+                start, partners, batch.partner, batch.rating, batch.weight, precision,
+                self.free(side), intercept, scales, gram, gram_shift,
             )  # fmt: skip
-            means[chosen] = np.asarray(mean)[: len(chosen)]
-            covariances[chosen] = np.asarray(covariance)[: len(chosen)]
-        return means, covariances
-
-
-@partial(jax.jit, static_argnames="likelihood")
-def _solve_rows(
-    partners: Array,
-    partner: Array,
-    rating: Array,
-    weight: Array,
-    precision: Array,
-    free: Array,
-    intercept: Array,
-    scales: dict[str, Array],
-    gram: Array | None,
-    gram_shift: Array | None,
-    *,
-    likelihood: Likelihood,
-) -> tuple[Array, Array]:
-    offset, z = intercept + partners[partner, 0], partners[partner, 1:]
-
-    def linearize(x: Array) -> gaussian.RowBatch:
-        scores = offset + gaussian.project(z, x)
-        curvature, slope = likelihood.bound(scores, rating, scales)
-        rhs = gaussian.collect(z, weight * slope) - precision * x
-        if gram is not None:
-            rhs = rhs - x @ gram - gram_shift[None]
-        return gaussian.RowBatch(z, weight * curvature, rhs * free[None], precision, free, gram)
-
-    def step(_: int, x: Array) -> Array:
-        batch = linearize(x)
-        return x + gaussian.cholesky_step(gaussian.row_precision(batch), batch.rhs)
-
-    start = jnp.zeros_like(precision)
-    x = jax.lax.fori_loop(0, BOUND_STEPS if likelihood.binary else 2, step, start)
-    # The curvature of the bound is too small for an uncertainty: take the Fisher information.
-    information = likelihood.information(offset + gaussian.project(z, x), scales)
-    final = linearize(x)._replace(curvature=weight * information)
-    return x, gaussian.covariance(gaussian.row_precision(final), free)
-
-
-def _power_of_two(number: int) -> int:
-    return 1 << max(0, number - 1).bit_length()
+            yield batch, RowProblem(*fields)

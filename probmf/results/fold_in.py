@@ -2,77 +2,85 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array
 from numpyro.distributions import Distribution
 
 from probmf.data import Ratings
-from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization, Parameters
-from probmf.results.conditional import Conditionals, SideRatings
+from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
+from probmf.models.likelihood import check_scale
+from probmf.results.conditional import Conditionals
 
 
 def add_users(
-    model: MatrixFactorization,
-    data: Ratings,
-    parameters: Parameters,
-    new_ratings: Ratings,
-    scales: Mapping[str, ArrayLike],
-) -> tuple[MatrixFactorization, Ratings, dict[str, Array]]:
+    fitted: Conditionals, new_ratings: Ratings, scales: Mapping[str, ArrayLike | None]
+) -> Conditionals:
     """Solve the rows of the users in `new_ratings`; see `Fit.fold_in`.
 
     Args:
-        model: The fitted model.
-        data: Its training ratings.
-        parameters: Its point values.
+        fitted: The fit's rows.
         new_ratings: Ratings of known items.
         scales: Scales of new users, by name, where the model has one per user.
 
     Returns:
-        The model, the ratings and the parameters, all with the new users in.
+        The rows, ratings and model with the new users in.
     """
-    model.likelihood.check_ratings(new_ratings.rating)
-    merged = data.append(new_ratings, duplicates="last")
-    added = merged.num_users - data.num_users
-    model = _extend_scales(model, data.num_users, added, scales)
-    changed = np.unique(merged.users.encode(new_ratings.users.decode(np.unique(new_ratings.user))))
-    grown = dict(parameters)
+    # A model without scales per row checks the new ratings' values and weights at its door.
+    alike: dict[str, Any] = dict.fromkeys(PRIOR_SCALES.values(), 1.0)
+    replace(fitted.model, **alike).arguments(new_ratings)
+    data = fitted.data.append(new_ratings, duplicates="last")
+    num_old, num_new = fitted.data.num_users, data.num_users - fitted.data.num_users
+    model = _extend_scales(fitted.model, num_old, num_new, scales)
+    parameters = dict(fitted.parameters)
     for site in ("user_bias", "user_factors"):
-        if site in grown:
-            old = np.asarray(grown[site])
-            grown[site] = np.concatenate([old, np.zeros((added, *old.shape[1:]), old.dtype)])
-    rows = Conditionals(model, grown, merged.num_users, merged.num_items)
-    solved, _ = rows.solve("user", SideRatings.from_ratings(merged, "user"), changed)
-    if "user_bias" in grown:
-        grown["user_bias"][changed] = solved[:, 0]
-    if "user_factors" in grown:
-        grown["user_factors"][changed] = solved[:, 1:]
-    return model, merged, grown
+        if site in parameters:
+            old = parameters[site]
+            new = np.zeros((num_new, *old.shape[1:]), old.dtype)
+            parameters[site] = np.concatenate([old, new])
+    grown = Conditionals(model, data, parameters)
+    rated = np.unique(new_ratings.user)
+    changed = data.users.encode(new_ratings.users.decode(rated))
+    solved = grown.modes("user", changed)
+    if "user_bias" in parameters:
+        parameters["user_bias"][changed] = solved[:, 0]
+    if "user_factors" in parameters:
+        parameters["user_factors"][changed] = solved[:, 1:]
+    return Conditionals(model, data, parameters)
 
 
 def _extend_scales(
-    model: MatrixFactorization, num_users: int, added: int, scales: Mapping[str, ArrayLike]
+    model: MatrixFactorization,
+    num_old: int,
+    num_new: int,
+    scales: Mapping[str, ArrayLike | None],
 ) -> MatrixFactorization:
-    own = [PRIOR_SCALES[site] for site in model.site_shapes(1, 1) if site.startswith("user")]
-    unknown = set(scales) - set(own)
-    if unknown:
-        raise ValueError(f"fold_in has no scale named {sorted(unknown)}; this model has {own}.")
-    changes = {}
-    for name in own:
+    """The model with scales for new users, where it has one per user."""
+    used = [PRIOR_SCALES[site] for site in model.site_shapes(1, 1)]
+    changes: dict[str, Any] = {}
+    for name, given in scales.items():
         present = getattr(model, name)
-        if isinstance(present, Distribution) or np.ndim(present) == 0:
-            if name in scales:
+        per_user = name in used and not isinstance(present, Distribution) and np.ndim(present) == 1
+        if not per_user:
+            if given is not None:
                 raise ValueError(
-                    f"{name} is one number for all users of this model; new users have it too. "
-                    f"Leave {name} out."
+                    f"{name} was given, but this model has no {name} of each user's own, which "
+                    f"new users would need: leave {name} out."
                 )
             continue
-        if added and name not in scales:
+        if given is None and num_new:
             raise ValueError(
-                f"{name} has one number per user, and the {added} new users have none. Give "
-                f"fold_in(new_ratings, {name}=...), one number or {added} of them."
+                f"{name} has one number per user, {num_old:,} in all, and none for the {num_new:,} "
+                f"new users. Give fold_in(new_ratings, {name}=...): one number, or {num_new:,} of "
+                "them in the order of the new users."
             )
-        extra = np.broadcast_to(np.asarray(scales.get(name, 1.0), float), (added,))
-        changes[name] = np.concatenate([np.asarray(present, float), extra])
+        new = np.ones(0) if given is None else np.asarray(given, dtype=np.float64)
+        check_scale(name, new)
+        if new.shape not in ((), (num_new,)):
+            raise ValueError(
+                f"{name} has shape {new.shape}; expected one number, or {num_new:,} of them: one "
+                "for each new user."
+            )
+        changes[name] = np.concatenate([np.asarray(present), np.broadcast_to(new, num_new)])
     return replace(model, **changes) if changes else model

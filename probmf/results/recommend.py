@@ -1,28 +1,20 @@
 """The best items for each user, and the items most like an item."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal
+from typing import Any, Literal, get_args
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
-from jax import lax
-from jaxtyping import Array, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int
 
-from scipy.special import ndtri
-
-from probmf.data import Ratings
-from probmf.results.conditional import BATCH_BYTES, Conditionals, SideRatings
-from probmf.results.predict import gaussian_rows, with_prior_row
-from probmf.rows import SIDES, Side, num_workers
-
-RankBy = Literal["mean", "lower", "upper", "thompson"]
-
-#: Scores of one block of users; two blocks per worker are in memory at a time.
-BLOCK_SCORES = 1 << 20
+from probmf.data import Ratings, as_generator, encode_pairs
+from probmf.data.columns import objects
+from probmf.results.asked import Asked, check_count, check_interval, read_some
+from probmf.results.exclusions import Exclusions
+from probmf.results.plug_in import PlugIn
+from probmf.results.predict import expected, ids_to_arrow, interval_ends, plain_text
+from probmf.results.ranking import RankBy as RankBy, top_products, top_uncertain
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +25,8 @@ class Recommendations:
         user: User ids, shape (users,).
         item: Item ids, shape (users, k); None where a user has fewer than k items left.
         code: Item codes, shape (users, k); -1 where there is none. For `metrics.recall_at_k`.
-        score: Expected rating (probability for yes/no data), NaN where there is no item.
+        score: Expected rating (probability for yes/no data) at the fit's values, NaN where there
+            is no item.
         lower: Lower end of the interval, or None if not asked for.
         upper: Upper end of the interval, or None.
         known_user: False for users without ratings in the fit, who get the prior's ranking.
@@ -45,19 +38,39 @@ class Recommendations:
     score: Float[np.ndarray, "users k"]
     lower: Float[np.ndarray, "users k"] | None
     upper: Float[np.ndarray, "users k"] | None
-    known_user: np.ndarray
+    known_user: Bool[np.ndarray, " users"]
 
     def __len__(self) -> int:
         """Number of users."""
         return len(self.user)
 
+    def __repr__(self) -> str:
+        """How many there are, and the first line."""
+        found = self.code[0] >= 0
+        best = [
+            f"{plain_text(item)} ({score:.4g})"
+            for item, score in zip(self.item[0][found], self.score[0][found], strict=True)
+        ]
+        first = ", ".join(best[:5]) + ", ..." * (len(best) > 5)
+        return (
+            f"Recommendations({self.code.shape[1]} items for each of {len(self):,}; "
+            f"for {plain_text(self.user[0])}: {first or 'nothing left'})"
+        )
+
     def to_arrow(self) -> pa.Table:
-        """One line per recommendation, with its rank from 1; empty places are left out."""
+        """One line per recommendation, with its rank from 1; empty places are left out.
+
+        Returns:
+            Columns "user", "rank", "item", "score", and "lower" and "upper" if there are any.
+
+        Raises:
+            TypeError: If the kind of the ids has no Arrow type.
+        """
         users, places = np.nonzero(self.code >= 0)
-        columns = {
-            "user": pa.array(self.user[users].tolist()),
+        columns: dict[str, Any] = {
+            "user": ids_to_arrow(self.user[users], "user"),
             "rank": places + 1,
-            "item": pa.array(self.item[users, places].tolist()),
+            "item": ids_to_arrow(self.item[users, places], "item"),
             "score": self.score[users, places],
         }
         for name in ("lower", "upper"):
@@ -67,216 +80,132 @@ class Recommendations:
         return pa.table(columns)
 
 
-@dataclass(frozen=True, eq=False)
-class Exclusions:
-    """Items not to recommend, by user code: sorted pairs and where each user's begin."""
-
-    begin: Int[np.ndarray, " users1"]
-    item: Int[np.ndarray, " n"]
-
-    @classmethod
-    def from_pairs(cls, user: np.ndarray, item: np.ndarray, num_users: int) -> "Exclusions":
-        """Group pairs by user; users beyond the last have none."""
-        order = np.argsort(user, kind="stable")
-        begin = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=num_users))])
-        return cls(begin, item[order])
-
-    def block(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(line, item) of the exclusions of a block of users; code -1 has none."""
-        count = np.where(codes >= 0, self.begin[codes + 1] - self.begin[codes], 0)
-        line = np.repeat(np.arange(len(codes)), count)
-        offset = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-        return line, self.item[np.repeat(self.begin[codes], count) + offset]
-
-
-def top_items(
-    user_rows: Float[Array, "users d"],
-    item_rows: Float[Array, "items d"],
-    codes: Int[np.ndarray, " users"],
+def recommend(
+    plug_in: PlugIn,
+    users: Any,
     k: int,
-    exclusions: Exclusions | None,
-) -> tuple[Int[np.ndarray, "users k"], Float[np.ndarray, "users k"]]:
-    """Items with the largest products for each user, excluded ones left out.
-
-    Works through blocks of users: memory O(block x items), never O(users x items).
-
-    Args:
-        user_rows: Designs (1, u) of all users (the last is the prior's).
-        item_rows: Rows (c, v) of the candidate items.
-        codes: User codes; -1 is the prior's row.
-        k: How many.
-        exclusions: Pairs to leave out, their items as positions in `item_rows`.
-
-    Returns:
-        Positions in `item_rows` (-1 where none is left) and products, best first.
-    """
-    num_items = item_rows.shape[0]
-    size = min(_power_of_two(len(codes)), max(8, BLOCK_SCORES // _power_of_two(num_items)))
-    starts = list(range(0, len(codes), size))
-    blocks = [codes[start : start + size] for start in starts]
-    pairs = [exclusions.block(block) for block in blocks] if exclusions is not None else None
-    width = _power_of_two(max((len(line) for line, _ in pairs), default=1)) if pairs else 1
-    places = np.empty((len(codes), k), dtype=np.int64)
-    products = np.empty((len(codes), k))
-
-    def work(index: int) -> None:
-        block = blocks[index]
-        line = np.full(width, size, dtype=np.int32)
-        item = np.zeros(width, dtype=np.int32)
-        if pairs is not None:
-            line[: len(pairs[index][0])], item[: len(pairs[index][1])] = pairs[index]
-        padded = np.zeros(size, dtype=np.int32)
-        padded[: len(block)] = np.where(block < 0, user_rows.shape[0] - 1, block)
-        value, place = _top_block(user_rows, item_rows, padded, line, item, k=k)
-        part = slice(starts[index], starts[index] + len(block))
-        products[part] = np.asarray(value)[: len(block)]
-        places[part] = np.asarray(place)[: len(block)]
-
-    with ThreadPoolExecutor(num_workers()) as pool:
-        list(pool.map(work, range(len(blocks))))
-    empty = np.isneginf(products)
-    return np.where(empty, -1, places), np.where(empty, np.nan, products)
-
-
-@partial(jax.jit, static_argnames="k")
-def _top_block(
-    user_rows: Array, item_rows: Array, codes: Array, line: Array, item: Array, *, k: int
-) -> tuple[Array, Array]:
-    scores = user_rows[codes] @ item_rows.T
-    scores = scores.at[line, item].set(-jnp.inf, mode="drop")
-    return lax.top_k(scores, k)
-
-
-def rank_with_uncertainty(
-    rows: Conditionals,
-    ratings: dict[Side, SideRatings],
-    codes: Int[np.ndarray, " users"],
-    candidates: Int[np.ndarray, " items"],
-    k: int,
-    exclusions: Exclusions | None,
     *,
+    exclude: Ratings | Literal["seen"] | None,
+    candidates: Any,
     rank_by: RankBy,
-    interval: float,
-    rng: np.random.Generator | None = None,
-) -> tuple[Int[np.ndarray, "users k"], Float[np.ndarray, "users k"]]:
-    """Positions in `candidates` ranked by a bound or a joint draw of the scores.
-
-    Blocks of items are the outer loop, so that each item's covariance is computed once. Costs
-    O(users x items x d^2) time, memory bounded by the blocks.
-
-    Args:
-        rows: The fit's conditionals.
-        ratings: Training ratings of both sides.
-        codes: User codes; -1 is a new user.
-        candidates: Item codes.
-        k: How many.
-        exclusions: Pairs to leave out, their items as positions in `candidates`.
-        rank_by: "lower", "upper" or "thompson".
-        interval: Probability of the central interval whose end is ranked by.
-        rng: Draws for "thompson".
-
-    Returns:
-        As `top_items`, the values being those ranked by.
-    """
-    best = np.full((len(codes), k), -np.inf)
-    places = np.full((len(codes), k), -1, dtype=np.int64)
-    size = max(1, BATCH_BYTES // (8 * rows.num_columns**2))
-    half = float(ndtri(0.5 + interval / 2)) * (-1.0 if rank_by == "lower" else 1.0)
-    noise = None
-    if rank_by == "thompson":
-        noise = np.asarray(rng.standard_normal((len(codes), rows.num_columns)))
-    for item_start in range(0, len(candidates), size):
-        items = candidates[item_start : item_start + size]
-        item_side = gaussian_rows(rows, ratings["item"], "item", items)
-        for user_start in range(0, len(codes), size):
-            part = slice(user_start, min(user_start + size, len(codes)))
-            users = gaussian_rows(rows, ratings["user"], "user", codes[part])
-            if noise is not None:
-                value = _draw_grid(users, item_side, noise[part], rng)
-            else:
-                mean, variance = _grid(users, item_side)
-                value = mean + half * np.sqrt(variance)
-            if exclusions is not None:
-                line, item = exclusions.block(codes[part])
-                inside = (item >= item_start) & (item < item_start + len(items))
-                value[line[inside], item[inside] - item_start] = -np.inf
-            both = np.concatenate([best[part], value], axis=1)
-            here = np.broadcast_to(np.arange(len(items)) + item_start, value.shape)
-            both_places = np.concatenate([places[part], here], axis=1)
-            order = np.argsort(-both, axis=1, kind="stable")[:, :k]
-            best[part] = np.take_along_axis(both, order, axis=1)
-            places[part] = np.take_along_axis(both_places, order, axis=1)
-    empty = np.isneginf(best)
-    return np.where(empty, -1, places), np.where(empty, np.nan, best)
+    interval: float | None,
+    key: ArrayLike | None,
+    seen: Exclusions,
+) -> Recommendations:
+    """The k best items of each user; see `Fit.recommend`."""
+    if rank_by not in get_args(RankBy):
+        names = ", ".join(map(repr, get_args(RankBy)))
+        raise ValueError(f"rank_by is {rank_by!r}; expected one of {names}.")
+    if rank_by == "thompson" and key is None:
+        raise ValueError("rank_by='thompson' draws at random; give key=, a JAX key or an int.")
+    if interval is not None:
+        check_interval(interval)
+    data = plug_in.conditionals.data
+    if users is None:
+        asked = Asked(data.users.ids, np.arange(data.num_users, dtype=np.int32))
+    else:
+        asked = read_some(users, data.users, "users")
+    if candidates is None:
+        items = np.arange(data.num_items)
+    else:
+        items = np.unique(read_some(candidates, data.items, "candidates", known=True).codes)
+    k = check_count(k, len(items), "items" if candidates is None else "candidates")
+    exclusions = _exclusions(exclude, asked, data, seen)
+    if exclusions is not None and len(items) < data.num_items:
+        exclusions = exclusions.among(items, data.num_items)
+    if rank_by == "mean":
+        places, score = _best_by_mean(plug_in, asked.codes, items, k, exclusions)
+        code = np.where(places < 0, -1, items[places])
+    else:
+        places, _ = top_uncertain(
+            plug_in, asked.codes, items, k, exclusions, rank_by=rank_by,
+            interval=0.9 if interval is None else interval,
+            rng=as_generator(key) if rank_by == "thompson" and key is not None else None,
+        )  # fmt: skip
+        code = np.where(places < 0, -1, items[places])
+        score = plug_in.means(np.repeat(asked.codes, k), code.ravel()).reshape(code.shape)
+    if users is not None and (code[:, 0] < 0).any():
+        user = plain_text(asked.ids[int(np.argmax(code[:, 0] < 0))])
+        raise ValueError(
+            f"All {len(items):,} candidates are excluded for user {user}. Give other candidates, "
+            "or exclude=None to allow items that were rated already."
+        )
+    return _described(plug_in, asked, code, score, interval)
 
 
-def _grid(
-    users: tuple[np.ndarray, np.ndarray], items: tuple[np.ndarray, np.ndarray]
+def similar_items(plug_in: PlugIn, items: Any, k: int) -> Recommendations:
+    """The items whose factors point most nearly the same way; see `Fit.similar_items`."""
+    conditionals = plug_in.conditionals
+    if not conditionals.model.num_factors:
+        raise ValueError("similar_items compares factors, and this model has num_factors=0.")
+    asked = read_some(items, conditionals.data.items, "items", known=True)
+    if conditionals.data.num_items == 1:
+        raise ValueError("The fit knows one item only, so there is nothing to compare it with.")
+    k = check_count(k, conditionals.data.num_items - 1, "other items")
+    factors = conditionals.rows["item"][:, 1:]
+    length = np.linalg.norm(factors, axis=1, keepdims=True)
+    unit = np.divide(factors, length, out=np.zeros_like(factors), where=length > 0)
+    every = np.arange(len(factors))
+    own = Exclusions.from_pairs(every, every, len(factors)).for_lines(asked.codes)
+    code, cosine = top_products(unit[asked.codes], unit, k, own)
+    return Recommendations(
+        user=asked.ids, item=conditionals.data.items.ids[code], code=code, score=cosine,
+        lower=None, upper=None, known_user=plug_in.known("item", asked.codes),
+    )  # fmt: skip
+
+
+def _best_by_mean(
+    plug_in: PlugIn, codes: np.ndarray, items: np.ndarray, k: int, exclusions: Exclusions | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (less the intercept) and variance of every user's score of every item.
-
-    The three terms of the variance (see `predict.score_moments`) are two matrix products.
-    """
-    (x, c), (y, d) = users, items
-    factors_c = np.pad(c[:, 1:, 1:], ((0, 0), (1, 0), (1, 0)))
-    left = (factors_c + _outer(x)).reshape(len(x), -1)
-    variance = left @ d.reshape(len(y), -1).T + c.reshape(len(x), -1) @ _outer(y).reshape(len(y), -1).T
-    mean = x[:, :1] + y[:, 0] + x[:, 1:] @ y[:, 1:].T
-    return mean, np.maximum(variance, 0.0)
+    lines, table = plug_in.tables["user"][codes], plug_in.tables["item"]
+    offset = lines[:, :1].astype(np.float64) + float(plug_in.conditionals.parameters["intercept"])
+    # A user's bias does not change the order; the item's has a one to be multiplied with.
+    lines[:, 0] = 1.0
+    table = table[:-1] if len(items) == len(table) - 1 else table[items]
+    places, products = top_products(lines, table, k, exclusions)
+    return places, products + offset
 
 
-def _outer(x: np.ndarray) -> np.ndarray:
-    """Outer products of the designs (1, factors) of rows."""
-    design = np.concatenate([np.ones((len(x), 1)), x[:, 1:]], axis=1)
-    return design[:, :, None] * design[:, None, :]
+def _described(
+    plug_in: PlugIn, asked: Asked, code: np.ndarray, score: np.ndarray, interval: float | None
+) -> Recommendations:
+    """Ids, expected ratings and intervals of chosen items."""
+    filled = code >= 0
+    columns = {name: np.full(code.shape, np.nan) for name in ("score", "lower", "upper")}
+    columns["score"][filled] = expected(plug_in, score[filled])
+    if interval is not None:
+        user = np.broadcast_to(asked.codes[:, None], code.shape)[filled]
+        score_sd = np.sqrt(plug_in.variances(user, code[filled]))
+        ends = interval_ends(plug_in, score[filled], score_sd, interval)
+        columns["lower"][filled], columns["upper"][filled] = ends
+    item = plug_in.conditionals.data.items.ids[code]
+    if not filled.all():
+        # Dates would turn into numbers as Python objects.
+        values = list(item.flat) if item.dtype.kind in "mM" else item.ravel().tolist()
+        item = objects(values).reshape(item.shape)
+        item[~filled] = None
+    return Recommendations(
+        user=asked.ids, item=item, code=code, score=columns["score"],
+        lower=None if interval is None else columns["lower"],
+        upper=None if interval is None else columns["upper"],
+        known_user=plug_in.known("user", asked.codes),
+    )  # fmt: skip
 
 
-def _draw_grid(
-    users: tuple[np.ndarray, np.ndarray],
-    items: tuple[np.ndarray, np.ndarray],
-    noise: np.ndarray,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """Scores under one draw of each user's row and, for each user, of every item's row."""
-    (x, c), (y, d) = users, items
-    values, vectors = np.linalg.eigh(c)
-    drawn = x + np.einsum("bde,be->bd", vectors, np.sqrt(np.maximum(values, 0)) * noise)
-    variance = _outer(drawn).reshape(len(x), -1) @ d.reshape(len(y), -1).T
-    mean = drawn[:, :1] + y[:, 0] + drawn[:, 1:] @ y[:, 1:].T
-    return mean + np.sqrt(np.maximum(variance, 0)) * rng.standard_normal(variance.shape)
-
-
-def nearest_rows(
-    rows: Conditionals, items: Int[np.ndarray, " n"], k: int
-) -> tuple[Int[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
-    """Items whose factors have the largest cosine with those of the given items.
-
-    Args:
-        rows: The fit's conditionals.
-        items: Item codes.
-        k: How many, the item itself left out.
-
-    Returns:
-        Item codes and cosines, best first.
-    """
-    factors = jnp.asarray(rows.parameters["item_factors"])
-    length = jnp.linalg.norm(factors, axis=1, keepdims=True)
-    unit = jnp.where(length > 0, factors / jnp.where(length > 0, length, 1.0), 0.0)
-    own = Exclusions.from_pairs(np.arange(len(factors)), np.arange(len(factors)), len(factors))
-    padded = jnp.concatenate([unit, jnp.zeros((1, unit.shape[1]), unit.dtype)])
-    return top_items(padded, unit, items, k, own)
-
-
-def all_rows(rows: Conditionals) -> tuple[Array, Array]:
-    """Rows whose products rank items: (1, u) with the prior's at the end, and (c, v)."""
-    users = jnp.asarray(with_prior_row(rows, "user")).at[:, 0].set(1.0)
-    return users, rows.rows("item")
-
-
-def ratings_by_side(data: Ratings) -> dict[Side, SideRatings]:
-    """Training ratings of both sides, contiguous by row."""
-    return {side: SideRatings.from_ratings(data, side) for side in SIDES}
-
-
-def _power_of_two(number: int) -> int:
-    return 1 << max(0, number - 1).bit_length()
+def _exclusions(
+    exclude: Ratings | Literal["seen"] | None, asked: Asked, data: Ratings, seen: Exclusions
+) -> Exclusions | None:
+    if exclude is None:
+        return None
+    if not isinstance(exclude, Ratings | str):
+        raise TypeError(f"exclude is a {type(exclude).__name__}; expected 'seen', Ratings or None.")
+    if isinstance(exclude, str) and exclude != "seen":
+        raise ValueError(f"exclude is {exclude!r}; expected 'seen', Ratings or None.")
+    if isinstance(exclude, str) or exclude is data:
+        return seen.for_lines(asked.codes)
+    # By their own users, so that a user whom the fit does not know has exclusions too.
+    group = exclude.users.encode(asked.ids, unknown="flag", what="the list of users")
+    _, item = encode_pairs(exclude, users=exclude.users, items=data.items)
+    there = item >= 0
+    pairs = exclude.user[there], item[there]
+    return Exclusions.from_pairs(*pairs, exclude.num_users).for_lines(group)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-import tempfile
 import uuid
 from collections.abc import Mapping
 from os import PathLike
@@ -12,23 +11,24 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from numpyro.distributions import Distribution
-from numpyro.distributions import Normal
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from probmf.data import Ratings, Vocabulary
-from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
-from probmf.models.likelihood import Bernoulli, Gaussian, Likelihood
+from probmf.data import Ratings
+from probmf.models.factorization import MatrixFactorization
+from probmf.results import rating_files
+from probmf.results.config import read_history, read_model, write_history, write_model
 from probmf.results.history import History
 
 FORMAT = "probmf-fit"
 VERSION = 1
 MANIFEST = "fit.json"
 ARRAYS = "arrays.safetensors"
-RATINGS = "ratings.parquet"
-TABLES = {"user": "users.parquet", "item": "items.parquet"}
+FILES = (MANIFEST, ARRAYS, *rating_files.FILES)
+#: Files that every fit has; side tables only some.
+ALWAYS = {ARRAYS, rating_files.RATINGS, *rating_files.IDS.values()}
+#: Prefix of the names of the samples' arrays.
+SAMPLE = "sample/"
 
 
 def save(
@@ -40,53 +40,26 @@ def save(
     history: History | None,
 ) -> None:
     """Write a fit to a directory, all of it or nothing; see `Fit.save`."""
-    target = Path(path)
-    if target.exists() and not (target / MANIFEST).is_file():
-        if not target.is_dir() or any(target.iterdir()):
-            raise FileExistsError(
-                f"{target} exists and is not a saved fit (it has no {MANIFEST}); give another path."
-            )
+    target = Path(path).resolve()
+    _check_target(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    staging = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
+    staging.mkdir()
     try:
-        arrays = {f"sample/{name}": np.ascontiguousarray(value) for name, value in samples.items()}
-        config = _model_config(model, arrays)
-        kinds = {}
-        for side, vocabulary, features in (
-            ("user", data.users, data.user_features),
-            ("item", data.items, data.item_features),
-        ):
-            kinds[side], column = _id_column(vocabulary)
-            table = pa.table({"id": column})
-            if features is not None:
-                for name, values in zip(features.column_names[1:], features.columns[1:], strict=True):
-                    table = table.append_column(f"feature/{name}", values)
-                kinds[f"{side}_feature_id"] = features.column_names[0]
-            pq.write_table(table, staging / TABLES[side])
-        columns = {"user": data.user, "item": data.item, "rating": data.rating}
-        if data.weight is not None:
-            columns["weight"] = data.weight
-        if data.time is not None:
-            columns["time"] = data.time
-        columns |= {f"column/{name}": values for name, values in data.columns.items()}
-        pq.write_table(pa.table(columns), staging / RATINGS)
-        save_file(arrays, staging / ARRAYS)
+        arrays = {SAMPLE + name: np.ascontiguousarray(value) for name, value in samples.items()}
         manifest = {
             "format": FORMAT,
             "version": VERSION,
             "method": method,
-            "model": config,
-            "ids": kinds,
-            "history": _history_config(history),
-            "sha256": {
-                file: _digest(staging / file) for file in (ARRAYS, RATINGS, *TABLES.values())
-            },
+            "model": write_model(model, arrays),
+            "history": write_history(history, arrays),
+            "types": rating_files.write_ratings(data, staging),
         }
-        (staging / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        staging.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
-        staging.rename(target)
+        save_file(arrays, staging / ARRAYS)
+        manifest["sha256"] = {file.name: _digest(file) for file in sorted(staging.iterdir())}
+        text = json.dumps(manifest, indent=1, allow_nan=False)
+        (staging / MANIFEST).write_text(text, encoding="utf-8")
+        _put(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -107,42 +80,73 @@ def load(
             )
     try:
         arrays = load_file(source / ARRAYS)
-    except SafetensorError as error:
-        raise ValueError(f"{source / ARRAYS} is not a safetensors file: {error}.") from None
-    vocabularies, features = {}, {}
-    for side, file in TABLES.items():
-        table = pq.read_table(source / file)
-        ids = _ids_from_column(manifest["ids"][side], table["id"])
-        vocabularies[side] = Vocabulary(name=side, ids=ids)
-        features[side] = _features(table, manifest["ids"].get(f"{side}_feature_id"))
-    table = pq.read_table(source / RATINGS)
-    column = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
-    data = Ratings(
-        users=vocabularies["user"],
-        items=vocabularies["item"],
-        user=column["user"],
-        item=column["item"],
-        rating=column["rating"],
-        weight=column.get("weight"),
-        time=column.get("time"),
-        columns={n.removeprefix("column/"): v for n, v in column.items() if "column/" in n},
-        user_features=features["user"],
-        item_features=features["item"],
-    )
+        data = rating_files.read_ratings(source, manifest["types"])
+        model = read_model(manifest["model"], arrays)
+        history = read_history(manifest["history"], arrays)
+    except (SafetensorError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{source} does not hold what its {MANIFEST} says ({type(error).__name__}: {error}); "
+            "save the fit again."
+        ) from error
     samples = {
-        name.removeprefix("sample/"): value
+        name.removeprefix(SAMPLE): value
         for name, value in arrays.items()
-        if name.startswith("sample/")
+        if name.startswith(SAMPLE)
     }
-    model = _model_from_config(manifest["model"], arrays)
-    return model, data, samples, manifest["method"], _history_from_config(manifest["history"])
+    return model, data, samples, manifest["method"], history
+
+
+def _check_target(target: Path) -> None:
+    """Refuse to write over anything but a fit."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise FileExistsError(f"{target} is a file; give the path of a directory to make.")
+    names = {file.name for file in target.iterdir()}
+    if names and (MANIFEST not in names or _format(target) not in (FORMAT, None)):
+        raise FileExistsError(
+            f"{target} exists and is not a saved fit (it has no {MANIFEST} of probmf); give "
+            "another path."
+        )
+    others = sorted(names - set(FILES))
+    if others:
+        raise FileExistsError(
+            f"{target} holds more than a saved fit ({', '.join(others[:3])}), which would be lost; "
+            "give another path, or move these files."
+        )
+
+
+def _format(target: Path) -> Any:
+    """What a manifest calls its format; None if it is truncated."""
+    try:
+        manifest = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return manifest.get("format", "") if isinstance(manifest, dict) else ""
+
+
+def _put(staging: Path, target: Path) -> None:
+    """Move the new directory into place; the old one is deleted only after that."""
+    if not target.exists():
+        staging.rename(target)
+        return
+    old = target.with_name(f"{staging.name}-old")
+    target.rename(old)
+    try:
+        staging.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _read_manifest(source: Path) -> dict[str, Any]:
-    if source.is_file():
+    if not source.exists():
+        raise FileNotFoundError(f"There is no saved fit at {source}.")
+    if not source.is_dir():
         raise ValueError(
-            f"{source} is a file; a saved fit is a directory made by Fit.save (pickled or foreign "
-            "files are never opened)."
+            f"{source} is a file; a saved fit is a directory made by Fit.save (pickled and other "
+            "foreign files are never opened)."
         )
     if not (source / MANIFEST).is_file():
         raise ValueError(
@@ -150,8 +154,8 @@ def _read_manifest(source: Path) -> dict[str, Any]:
             "Fit.save(path) or `probmf fit --out` wrote."
         )
     try:
-        manifest = json.loads((source / MANIFEST).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        manifest = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(
             f"{source / MANIFEST} is truncated or not JSON ({error}); save the fit again."
         ) from None
@@ -162,10 +166,11 @@ def _read_manifest(source: Path) -> dict[str, Any]:
             f"{source} has format version {manifest.get('version')}, this probmf reads {VERSION}; "
             "load it with the version that wrote it, and save it anew."
         )
-    needed = {"method", "model", "ids", "history", "sha256"}
-    if needed - manifest.keys():
-        raise ValueError(f"{source / MANIFEST} lacks {sorted(needed - manifest.keys())}.")
-    if set(manifest["sha256"]) != {ARRAYS, RATINGS, *TABLES.values()}:
+    lacking = {"method", "model", "history", "types", "sha256"} - manifest.keys()
+    if lacking:
+        raise ValueError(f"{source / MANIFEST} lacks {', '.join(sorted(lacking))}.")
+    files = set(manifest["sha256"])
+    if ALWAYS - files or files - set(FILES):
         raise ValueError(f"{source / MANIFEST} lists other files than a fit has.")
     return manifest
 
@@ -173,115 +178,3 @@ def _read_manifest(source: Path) -> dict[str, Any]:
 def _digest(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _model_config(model: MatrixFactorization, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    config: dict[str, Any] = {
-        "num_factors": int(model.num_factors),
-        "user_bias": bool(model.user_bias),
-        "item_bias": bool(model.item_bias),
-        "unobserved_weight": float(model.unobserved_weight),
-        "intercept": _intercept_config(model.intercept),
-        "likelihood": _likelihood_config(model.likelihood),
-    }
-    for name in PRIOR_SCALES.values():
-        scale = getattr(model, name)
-        if isinstance(scale, Distribution):
-            raise ValueError(
-                f"{name} is a distribution, which has no file form; a fit with sampled scales "
-                "cannot be saved yet."
-            )
-        if np.ndim(scale):
-            arrays[f"scale/{name}"] = np.ascontiguousarray(np.asarray(scale, np.float64))
-        else:
-            config[name] = float(scale)
-    return config
-
-
-def _model_from_config(
-    config: dict[str, Any], arrays: dict[str, np.ndarray]
-) -> MatrixFactorization:
-    fields = dict(config)
-    kind = fields.pop("likelihood")
-    likelihood: Likelihood
-    if kind["kind"] == "gaussian":
-        likelihood = Gaussian(kind["noise_scale"])
-    else:
-        likelihood = Bernoulli(kind["link"])
-    intercept = fields.pop("intercept")
-    if isinstance(intercept, dict):
-        intercept = Normal(intercept["loc"], intercept["scale"])
-    scales = {
-        name.removeprefix("scale/"): value
-        for name, value in arrays.items()
-        if name.startswith("scale/")
-    }
-    return MatrixFactorization(likelihood=likelihood, intercept=intercept, **fields, **scales)
-
-
-def _intercept_config(intercept: Any) -> Any:
-    if isinstance(intercept, Normal):
-        return {"loc": float(intercept.loc), "scale": float(intercept.scale)}
-    return intercept if intercept is None or isinstance(intercept, str) else float(intercept)
-
-
-def _likelihood_config(likelihood: Likelihood) -> dict[str, Any]:
-    if isinstance(likelihood, Bernoulli):
-        return {"kind": "bernoulli", "link": likelihood.link}
-    if isinstance(likelihood.noise_scale, Distribution):
-        raise ValueError(
-            "noise_scale is a distribution, which has no file form; a fit with sampled scales "
-            "cannot be saved yet."
-        )
-    return {"kind": "gaussian", "noise_scale": float(likelihood.noise_scale)}
-
-
-def _history_config(history: History | None) -> dict[str, Any] | None:
-    if history is None:
-        return None
-    arrays = ("objective", "validation", "seconds", "restarts")
-    config = {name: getattr(history, name) for name in arrays}
-    config = {name: None if value is None else value.tolist() for name, value in config.items()}
-    return config | {"best": history.best, "stopped": history.stopped, "unit": history.unit}
-
-
-def _history_from_config(config: dict[str, Any] | None) -> History | None:
-    if config is None:
-        return None
-    fields = {
-        name: np.asarray(value, dtype=np.float64) if isinstance(value, list) else value
-        for name, value in config.items()
-    }
-    return History(**fields)
-
-
-def _id_column(vocabulary: Vocabulary) -> tuple[str, pa.Array]:
-    """Ids as an Arrow column, and what they were."""
-    ids = vocabulary.ids
-    if ids.dtype.kind != "O":
-        return "plain", pa.array(ids)
-    if all(isinstance(value, uuid.UUID) for value in ids):
-        return "uuid", pa.array([str(value) for value in ids])
-    if all(isinstance(value, str) for value in ids):
-        return "text", pa.array(ids.tolist(), pa.string())
-    raise ValueError(
-        f"The {vocabulary.name} ids are of type {type(ids[0]).__name__}, which has no file form. "
-        "Make them strings, integers or UUIDs before fitting."
-    )
-
-
-def _ids_from_column(kind: str, column: pa.ChunkedArray) -> np.ndarray:
-    values = column.to_pylist()
-    if kind == "plain":
-        array = column.to_numpy()
-        return np.asarray(values, dtype=np.str_) if array.dtype.kind == "O" else array
-    ids = np.empty(len(values), dtype=object)
-    ids[:] = [uuid.UUID(value) for value in values] if kind == "uuid" else values
-    return ids
-
-
-def _features(table: pa.Table, id_name: str | None) -> pa.Table | None:
-    if id_name is None:
-        return None
-    names = [name.removeprefix("feature/") for name in table.column_names[1:]]
-    return table.rename_columns([id_name, *names])

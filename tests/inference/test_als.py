@@ -22,41 +22,38 @@ from probmf.inference.als import fit_als
 from probmf.models import Bernoulli, Gaussian, MatrixFactorization
 from probmf.results import Fit
 
-USERS, ITEMS = 25, 18
+USERS, ITEMS = 11, 10
 LIKELIHOODS = {
     "gaussian": Gaussian(0.5),
     "logit": Bernoulli("logit"),
     "probit": Bernoulli("probit"),
 }
 METHODS: dict[str, dict[str, Any]] = {
-    "cg": {"solver": "cg"},
+    "cg": {"solver": "cg", "cg_steps": 2},
     "cholesky": {"solver": "cholesky"},
     "coordinate": {"update": "coordinate"},
 }
 
 
-def pairs() -> tuple[np.ndarray, np.ndarray]:
-    """Two to six items of each user but the last; the last item has none.
+def frame(*, binary: bool = False, seed: int = 0) -> dict[str, np.ndarray]:
+    """Seven items of each user but the last, of rank two; the last item has no rating.
 
     No row has more than eight, so that all fits share one bucket and few programs.
     """
-    user = np.repeat(np.arange(USERS - 1), 2 + np.arange(USERS - 1) % 5)
-    item = np.concatenate(
-        [(5 * u + 3 * np.arange(2 + u % 5)) % (ITEMS - 1) for u in range(USERS - 1)]
-    )
-    return user, item
-
-
-def frame(*, binary: bool = False, seed: int = 0) -> dict[str, np.ndarray]:
-    """Columns of a table that a model of rank two fits better than biases alone."""
     rng = np.random.default_rng(seed)
-    user, item = pairs()
-    truth = rng.normal(size=(USERS, 2)) @ rng.normal(size=(2, ITEMS)) + rng.normal(size=ITEMS)
-    rating = truth[user, item] + 0.3 * rng.normal(size=len(user))
+    user, item = np.divmod(np.arange((USERS - 1) * (ITEMS - 1)), ITEMS - 1)
+    kept = ~np.isin((2 * user + item) % 9, [0, 4])
+    user, item = user[kept], item[kept]
+    left, right = (
+        rng.choice([-1, 1], size=(rows, 2)) * rng.uniform(0.8, 1.6, size=(rows, 2))
+        for rows in (USERS, ITEMS)
+    )
+    truth = (left @ right.T + 0.5 * rng.normal(size=ITEMS))[user, item]
+    rating = 3 + truth + 0.3 * rng.normal(size=len(user))
     weight = rng.uniform(0.5, 2.0, len(user))
     weight[::9] = 0
-    rating = (rating > 0).astype(float) if binary else 3 + rating
-    return {"user": user, "item": item, "rating": rating, "weight": weight}
+    columns = {"user": user, "item": item, "weight": weight}
+    return columns | {"rating": (truth > 0).astype(float) if binary else rating}
 
 
 def table(*, binary: bool = False, weighted: bool = False, seed: int = 0) -> Ratings:
@@ -67,13 +64,14 @@ def table(*, binary: bool = False, weighted: bool = False, seed: int = 0) -> Rat
 
 
 def model_of(likelihood: str, options: str) -> MatrixFactorization:
-    """ "all": weights come with it, and learned intercept, scales by row, weak zeros."""
+    """With "all" go weights, learned intercept, scales by row, and weak zeros."""
     law = LIKELIHOODS[likelihood]
+    scale = 1.0 if likelihood == "gaussian" else 1.5
     if options == "plain":
-        return MatrixFactorization(2, law, user_scale=0.7, item_scale=0.7, item_bias_scale=0.8)
+        return MatrixFactorization(2, law, user_scale=scale, item_scale=scale, item_bias_scale=0.8)
     return MatrixFactorization(
         2, law, "learned" if likelihood == "gaussian" else dist.Normal(0.5, 2.0),
-        user_scale=np.linspace(0.4, 0.9, USERS), item_scale=0.6,
+        user_scale=scale * np.linspace(0.7, 1.0, USERS), item_scale=scale,
         item_bias_scale=np.linspace(0.5, 1, ITEMS), user_bias=False,
         unobserved_weight=0.1 if likelihood == "gaussian" else 0.0,
     )  # fmt: skip
@@ -89,7 +87,7 @@ def long_fit(likelihood: str, method: str, options: str, double: bool = True) ->
     with jax.enable_x64(double):
         return fit_als(
             model_of(likelihood, options), data_of(likelihood, options), key=1, tol=0,
-            num_sweeps=500 if double else 40, **METHODS[method],
+            num_sweeps=300 if double else 40, **METHODS[method],
         )  # fmt: skip
 
 
@@ -116,7 +114,10 @@ def start_from(model: MatrixFactorization, data: Ratings, seed: int = 3) -> Fit:
 
 every_fit = pytest.mark.parametrize(
     ("likelihood", "method", "options"),
-    [(law, method, o) for law in LIKELIHOODS for method in METHODS for o in ("plain", "all")],
+    [
+        *((likelihood, method, "all") for likelihood in LIKELIHOODS for method in METHODS),
+        *(("gaussian", method, "plain") for method in METHODS),
+    ],
 )
 
 
@@ -130,11 +131,10 @@ def test_objective_never_rises(likelihood: str, method: str, options: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("likelihood", "method", "options"),
-    [("gaussian", "cg", "all"), ("gaussian", "coordinate", "plain"), ("logit", "cholesky", "plain"),
-     ("probit", "cg", "all")],
-)  # fmt: skip
+    ("likelihood", "method", "options"), [("gaussian", "cg", "all"), ("probit", "cholesky", "all")]
+)
 def test_objective_never_rises_in_float32(likelihood: str, method: str, options: str) -> None:
+    """And ends where float64 ends."""
     fit = long_fit(likelihood, method, options, double=False)
     history = fit.history
     assert history is not None
@@ -145,7 +145,7 @@ def test_objective_never_rises_in_float32(likelihood: str, method: str, options:
     assert history.objective[history.best - 1] == pytest.approx(objective, rel=1e-5)
     double = long_fit(likelihood, method, options).history
     assert double is not None
-    np.testing.assert_allclose(history.objective, double.objective[:40], rtol=1e-3)
+    assert history.objective[-1] == pytest.approx(double.objective[-1], rel=1e-2)
 
 
 @every_fit
@@ -173,15 +173,16 @@ def test_fixed_point_has_gradient_zero(likelihood: str, method: str, options: st
         assert np.abs(np.asarray(value)).max() < 1e-5, site
 
 
-@pytest.mark.parametrize("options", ["plain", "all"])
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize(
+    ("likelihood", "options"), [(law, "all") for law in LIKELIHOODS] + [("gaussian", "plain")]
+)
 def test_methods_end_at_the_same_predictions(likelihood: str, options: str) -> None:
-    """From the same start; two of rank two, so none of them may have stayed at zero."""
+    """At an optimum of rank two, not at the saddle where factors are zero."""
     wanted = long_fit(likelihood, "cholesky", options).point()
     assert np.linalg.matrix_rank(wanted["user_factors"] @ wanted["item_factors"].T, 1e-3) == 2
     for method in ("cg", "coordinate"):
         got = long_fit(likelihood, method, options).point()
-        np.testing.assert_allclose(scores(got), scores(wanted), atol=1e-4, err_msg=method)
+        np.testing.assert_allclose(scores(got), scores(wanted), atol=1e-5, err_msg=method)
 
 
 def test_rows_without_ratings_stay_at_the_prior_mean() -> None:
@@ -252,11 +253,11 @@ def test_swapped_sides_give_the_transposed_answer() -> None:
     }
     with jax.enable_x64(True):
         one = fit_als(
-            model, data, key=0, tol=0, num_sweeps=400, solver="cholesky",
+            model, data, key=0, tol=0, num_sweeps=300, solver="cholesky",
             start=Fit.from_point(model, data, start, method="random"),
         ).point()  # fmt: skip
         other = fit_als(
-            swapped_model, swapped, key=0, tol=0, num_sweeps=400, solver="cholesky",
+            swapped_model, swapped, key=0, tol=0, num_sweeps=300, solver="cholesky",
             start=Fit.from_point(swapped_model, swapped, start_swapped, method="random"),
         ).point()  # fmt: skip
     transposed = {
@@ -313,7 +314,7 @@ def compilations(caplog: pytest.LogCaptureFixture) -> int:
 
 def test_second_call_compiles_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """Neither for another key, nor noise scale, nor ratings, nor number of sweeps."""
-    train, held_out = table(), table(seed=5).select(slice(0, 20))
+    train, held_out = table(), table(seed=5).select(np.arange(20))
     model = replace(model_of("gaussian", "all"), unobserved_weight=0.0)
     options: dict[str, Any] = {"validation": held_out, "tol": 1e-9}
     jax.clear_caches()
@@ -330,10 +331,10 @@ def test_second_call_compiles_nothing(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_early_stopping_keeps_the_best_sweep() -> None:
-    """A weak prior and few ratings: the held-out error falls and rises again."""
-    data = table(seed=4)
+    """Few ratings: the held-out error falls and rises again."""
+    data = table(seed=2)
     train, held_out = data.split(key=0, test_fraction=0.25)
-    model = MatrixFactorization(4, Gaussian(0.05), user_scale=3.0, item_scale=3.0)
+    model = MatrixFactorization(3, Gaussian(0.5), user_scale=0.7, item_scale=0.7)
     fit = fit_als(model, train, key=2, tol=0, num_sweeps=60, validation=held_out, patience=4)
     history = fit.history
     assert history is not None
@@ -350,7 +351,7 @@ def test_early_stopping_keeps_the_best_sweep() -> None:
 def test_validation_may_have_other_codes_but_no_other_ids() -> None:
     """The held-out table has its own vocabulary, of which code 0 is another user."""
     train = table()
-    columns = {"user": [20, 7], "item": [3, 9], "rating": [2.0, 4.0]}
+    columns = {"user": [9, 7], "item": [3, 8], "rating": [2.0, 4.0]}
     held_out = Ratings.from_frame(columns)
     fit = fit_als(model_of("gaussian", "plain"), train, key=0, num_sweeps=2, validation=held_out)
     predicted = fit.predict(columns, interval=None).mean
@@ -458,11 +459,11 @@ def test_start_of_another_shape() -> None:
     other = replace(model, num_factors=3)
     start = fit_als(other, data, key=0, num_sweeps=1)
     with pytest.raises(
-        ValueError, match=re.escape("user_factors of shape (25, 3), but the model needs (25, 2)")
+        ValueError, match=re.escape("user_factors of shape (11, 3), but the model needs (11, 2)")
     ):
         fit_als(model, data, key=0, start=start)
     unbiased = fit_als(replace(model, user_bias=False), data, key=0, num_sweeps=1)
-    with pytest.raises(ValueError, match=r"user_bias of shape None, but the model needs \(25,\)"):
+    with pytest.raises(ValueError, match=r"user_bias of shape None, but the model needs \(11,\)"):
         fit_als(model, data, key=0, start=unbiased)
 
 
@@ -492,9 +493,9 @@ def test_biases_alone_are_a_linear_regression(method: str, x64: bool) -> None:
         design.T @ (weight[:, None] * design) + prior, design.T @ (weight * target)
     )
     model = MatrixFactorization(0, Gaussian(0.5), 3.25, user_bias_scale=0.7, item_bias_scale=0.8)
-    fit = fit_als(model, data, key=0, tol=0, num_sweeps=80, **METHODS[method])
-    np.testing.assert_allclose(fit.point()["user_bias"], wanted[:USERS], atol=1e-10)
-    np.testing.assert_allclose(fit.point()["item_bias"], wanted[USERS:], atol=1e-10)
+    fit = fit_als(model, data, key=0, tol=0, num_sweeps=300, **METHODS[method])
+    np.testing.assert_allclose(fit.point()["user_bias"], wanted[:USERS], atol=1e-7)
+    np.testing.assert_allclose(fit.point()["item_bias"], wanted[USERS:], atol=1e-7)
     assert set(fit.point()) == {"intercept", "user_bias", "item_bias"}
 
 
@@ -587,9 +588,8 @@ def test_recovery_of_simulated_truth() -> None:
     got = fit.point()["user_factors"] @ fit.point()["item_factors"].T
     wanted = truth["user_factors"] @ truth["item_factors"].T
     assert np.sqrt(np.mean((got - wanted) ** 2)) < 1.5 * bound
-    assert np.sqrt(np.mean(wanted**2)) > 5 * bound
-    # Normalized errors at all pairs have variance about one: the plug-in variance is a bit small.
-    assert np.corrcoef(got.ravel(), wanted.ravel())[0, 1] > 0.96
+    assert np.sqrt(np.mean(wanted**2)) > 3 * bound
+    assert np.corrcoef(got.ravel(), wanted.ravel())[0, 1] > 0.9
 
 
 def test_random_scales_are_refused_with_the_reason() -> None:

@@ -1,0 +1,156 @@
+"""What callers ask about, at the door: pairs, ids, how many, how sure."""
+
+from numbers import Real
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from probmf.data import Ratings, Vocabulary, encode_pairs
+from probmf.data.columns import objects
+from probmf.data.frames import read_columns
+from probmf.data.ids import read_ids
+
+
+class Asked(NamedTuple):
+    """Ids of one side and what the fit knows them as.
+
+    Attributes:
+        ids: The ids as they were asked about.
+        codes: Their codes, -1 for unknown ones.
+    """
+
+    ids: np.ndarray
+    codes: Int[np.ndarray, " n"]
+
+
+def read_pairs(pairs: Any, data: Ratings, *, user: str, item: str) -> tuple[Asked, Asked]:
+    """Users and items of pairs in any of the forms of `Fit.predict`.
+
+    Args:
+        pairs: The pairs.
+        data: The training ratings.
+        user: Name of the column of users, in a table.
+        item: Name of the column of items, in a table.
+
+    Returns:
+        The users and the items, one entry per pair.
+
+    Raises:
+        TypeError: If `pairs` is none of the forms.
+        ValueError: If there are none, a column is missing, or the ids are of another kind.
+    """
+    if not _is_plain(pairs):
+        # Read once: a lazy table may give its rows in another order the second time.
+        hints = {
+            name: f" To use another column, name it: {side}=."
+            for side, name in (("user", user), ("item", item))
+        }
+        pairs = read_columns(pairs, [user, item], "the table of pairs", hints)
+    codes = encode_pairs(pairs, users=data.users, items=data.items, user=user, item=item)
+    asked = []
+    for side, vocabulary, its in zip((0, 1), (data.users, data.items), codes, strict=True):
+        if its.min() >= 0:
+            ids = vocabulary.ids[its]
+        elif isinstance(pairs, Ratings):
+            ids = (pairs.users.decode(pairs.user), pairs.items.decode(pairs.item))[side]
+        else:
+            ids = read_ids(_column(pairs, side, (user, item)), "the pairs").to_numpy()
+        asked.append(Asked(ids, its))
+    return asked[0], asked[1]
+
+
+def read_some(ids: Any, vocabulary: Vocabulary, name: str, *, known: bool = False) -> Asked:
+    """One id or several.
+
+    Args:
+        ids: An id, or a list, array or series of ids.
+        vocabulary: The known ids.
+        name: The argument's name, for messages.
+        known: Refuse unknown ids.
+
+    Returns:
+        The ids and their codes.
+
+    Raises:
+        ValueError: If there are none, or they are unknown or of another kind.
+    """
+    values = ids if _is_sequence(ids, vocabulary) else objects([_plain_scalar(ids)])
+    what = f"the list of {name}"
+    checked = read_ids(values, what)
+    if not len(checked.values):
+        raise ValueError(f"{name} is empty; give at least one {vocabulary.name} id.")
+    codes = vocabulary.encode(values, unknown="raise" if known else "flag", what=what)
+    return Asked(checked.to_numpy(), codes)
+
+
+def check_interval(interval: object) -> None:
+    """Refuse what is no probability of an interval.
+
+    Args:
+        interval: Probability of a central interval.
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is not in (0, 1).
+    """
+    if isinstance(interval, bool | np.bool_) or not isinstance(interval, Real):
+        raise TypeError(f"interval is {interval!r}; expected a probability such as 0.9, or None.")
+    if not 0 < float(interval) < 1:
+        raise ValueError(
+            f"interval is {interval!r}; expected a probability between 0 and 1, such as 0.9."
+        )
+
+
+def check_count(k: object, most: int, of_what: str) -> int:
+    """A number of items that is at least one and no more than there are.
+
+    Args:
+        k: The number.
+        most: How many there are.
+        of_what: What they are, for the message.
+
+    Returns:
+        The number as an int.
+
+    Raises:
+        TypeError: If it is no whole number.
+        ValueError: If it is out of range.
+    """
+    if isinstance(k, bool | np.bool_) or not isinstance(k, int | np.integer):
+        raise TypeError(f"k is {k!r}; expected a whole number from 1 to {most:,}.")
+    if not 1 <= k <= most:
+        raise ValueError(
+            f"k is {k}; expected a whole number from 1 to {most:,}, the number of {of_what}."
+        )
+    return int(k)
+
+
+def _is_plain(pairs: Any) -> bool:
+    """Whether the pairs are anything but a table with named columns."""
+    if isinstance(pairs, np.ndarray):
+        return not pairs.dtype.names
+    return isinstance(pairs, Ratings | tuple | list)
+
+
+def _column(pairs: Any, side: int, names: tuple[str, str]) -> Any:
+    if isinstance(pairs, tuple):
+        return pairs[side]
+    if isinstance(pairs, np.ndarray):
+        return pairs[:, side]
+    if isinstance(pairs, list):
+        return objects([pair[side] for pair in pairs])
+    return pairs[names[side]]
+
+
+def _is_sequence(ids: Any, vocabulary: Vocabulary) -> bool:
+    if isinstance(ids, str | bytes | np.generic) or getattr(ids, "ndim", 1) == 0:
+        return False
+    if isinstance(ids, tuple) and vocabulary.kind == "tuples":
+        return False
+    return hasattr(ids, "__len__")
+
+
+def _plain_scalar(value: Any) -> Any:
+    """A zero-dimensional array as the value in it."""
+    return value.item() if hasattr(value, "ndim") and not isinstance(value, np.generic) else value

@@ -1,0 +1,196 @@
+"""The best of many items for many users, in blocks."""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+from scipy.special import ndtri
+
+from probmf.results.exclusions import Exclusions
+from probmf.results.plug_in import PlugIn
+from probmf.results.side_ratings import power_of_two
+from probmf.rows import num_workers
+
+RankBy = Literal["mean", "lower", "upper", "thompson"]
+
+#: Scores of one block of users; each worker has two such blocks in memory.
+BLOCK_SCORES = 1 << 20
+
+
+def top_products(
+    lines: Float[np.ndarray, "lines d"],
+    items: Float[np.ndarray, "items d"],
+    k: int,
+    exclusions: Exclusions | None,
+) -> tuple[Int[np.ndarray, "lines k"], Float[np.ndarray, "lines k"]]:
+    """Items with the largest products for each line, excluded ones left out.
+
+    Works through blocks of lines, one per core at a time: memory O(block x items), never
+    O(lines x items).
+
+    Args:
+        lines: A vector for each user.
+        items: A vector for each item.
+        k: How many.
+        exclusions: Pairs to leave out.
+
+    Returns:
+        Places of the items (-1 where none is left) and products (-inf there), best first; of
+        equal products the first item's.
+    """
+    size = _block_size(len(lines), len(items))
+    starts = range(0, len(lines), size)
+    most = 1
+    if exclusions is not None:
+        most = int(np.add.reduceat(exclusions.counts, np.arange(0, len(lines), size)).max())
+    width = power_of_two(most)
+    dtype = jnp.result_type(float)
+    all_items, x64 = jnp.asarray(items, dtype), bool(jax.config.jax_enable_x64)
+    places = np.empty((len(lines), k), dtype=np.int64)
+    products = np.empty((len(lines), k))
+
+    def work(start: int) -> None:
+        stop = min(start + size, len(lines))
+        block = _padded(lines[start:stop], size)
+        excluded = _excluded(exclusions, slice(start, stop), size, 0, len(items), width)
+        # Settings made in a `with` block hold for the calling thread only.
+        with jax.enable_x64(x64):
+            value, place = _top_of_block(jnp.asarray(block, dtype), all_items, *excluded, k=k)
+        places[start:stop] = np.asarray(place)[: stop - start]
+        products[start:stop] = np.asarray(value)[: stop - start]
+
+    with ThreadPoolExecutor(num_workers()) as pool:
+        list(pool.map(work, starts))
+    return np.where(np.isneginf(products), -1, places), products
+
+
+def top_uncertain(
+    plug_in: PlugIn,
+    codes: Int[np.ndarray, " lines"],
+    candidates: Int[np.ndarray, " items"],
+    k: int,
+    exclusions: Exclusions | None,
+    *,
+    rank_by: RankBy,
+    interval: float,
+    rng: np.random.Generator | None = None,
+) -> tuple[Int[np.ndarray, "lines k"], Float[np.ndarray, "lines k"]]:
+    """Items ranked by a bound or a joint draw of the scores.
+
+    Blocks of items are the outer loop: each item's covariance is computed once, and each user's
+    once per block of items. Costs O(lines x items x d^2) time; the blocks bound the memory.
+
+    Args:
+        plug_in: The scores.
+        codes: User codes; -1 is a new user.
+        candidates: Item codes.
+        k: How many.
+        exclusions: Pairs to leave out, their items as places in `candidates`.
+        rank_by: "lower", "upper" or "thompson".
+        interval: Probability of the central interval whose end is ranked by.
+        rng: Draws for "thompson": one of each user's row, and for each user one of every item's.
+
+    Returns:
+        Places in `candidates` and the bounds or draws of the scores, as `top_products`.
+    """
+    bound = float(ndtri(0.5 + interval / 2)) * (-1.0 if rank_by == "lower" else 1.0)
+    users = plug_in.tables["user"][codes]
+    if rng is not None:
+        users = plug_in.draw("user", codes, rng.standard_normal(users.shape)).astype(users.dtype)
+    best = np.full((len(codes), k), -np.inf)
+    places = np.full((len(codes), k), -1, dtype=np.int64)
+    room = plug_in.spread_rows
+    for first in range(0, len(candidates), room):
+        items = candidates[first : first + room]
+        item_side = _to_device(plug_in.tables["item"][items], _item_spread(plug_in, items))
+        step = min(room, _block_size(len(codes), len(items)))
+        for begin in range(0, len(codes), room):
+            block = slice(begin, min(begin + room, len(codes)))
+            spread = (
+                plug_in.exact_spread("user", users[block])
+                if rng is not None
+                else plug_in.spread("user", codes[block])
+            )
+            for start in range(block.start, block.stop, step):
+                part = slice(start, min(start + step, block.stop))
+                length, own = part.stop - start, slice(start - begin, part.stop - begin)
+                user_side = _to_device(_padded(users[part], step), _padded(spread[own], step))
+                noise = bound if rng is None else rng.standard_normal((step, len(items)))
+                excluded = _excluded(exclusions, part, step, first, len(items))
+                value, place = _top_uncertain(
+                    *user_side, *item_side, jnp.asarray(noise, jnp.result_type(float)), *excluded,
+                    k=min(k, len(items)),
+                )  # fmt: skip
+                _merge(best[part], places[part], np.asarray(value)[:length],
+                       np.asarray(place)[:length] + first)  # fmt: skip
+    offset = float(plug_in.conditionals.parameters["intercept"]) + users[:, :1]
+    return np.where(np.isneginf(best), -1, places), best + offset
+
+
+def _item_spread(plug_in: PlugIn, items: np.ndarray) -> np.ndarray:
+    num_items = len(plug_in.conditionals.rows["item"])
+    if num_items > plug_in.spread_rows:
+        return plug_in.spread("item", items)
+    return plug_in.catalogue_spread if len(items) == num_items else plug_in.catalogue_spread[items]
+
+
+def _block_size(num_lines: int, num_items: int) -> int:
+    return min(power_of_two(num_lines), max(8, BLOCK_SCORES // power_of_two(num_items)))
+
+
+def _padded(rows: np.ndarray, length: int) -> np.ndarray:
+    return np.pad(rows, ((0, length - len(rows)), (0, 0)))
+
+
+def _to_device(*arrays: np.ndarray) -> list[Array]:
+    return [jnp.asarray(array, jnp.result_type(float)) for array in arrays]
+
+
+def _excluded(
+    exclusions: Exclusions | None, lines: slice, size: int, first: int, num_items: int,
+    width: int = 1,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """(line, item) of the pairs to leave out of a block, padded; line `size` is out of range."""
+    pairs = [np.zeros(0, dtype=np.int64)] * 2
+    if exclusions is not None:
+        line, item = exclusions.block(lines.start, lines.stop)
+        inside = (item >= first) & (item < first + num_items)
+        pairs = [line[inside], item[inside] - first]
+    width = max(width, power_of_two(len(pairs[0])))
+    line, item = np.full(width, size, np.int32), np.zeros(width, np.int32)
+    line[: len(pairs[0])], item[: len(pairs[1])] = pairs
+    return line, item
+
+
+@partial(jax.jit, static_argnames="k")
+def _top_of_block(
+    lines: Array, items: Array, line: Array, item: Array, *, k: int
+) -> tuple[Array, Array]:
+    return _top(lines @ items.T, line, item, k)
+
+
+@partial(jax.jit, static_argnames="k")
+def _top_uncertain(
+    users: Array, user_spread: Array, items: Array, item_spread: Array, half: Array,
+    line: Array, item: Array, *, k: int,
+) -> tuple[Array, Array]:  # fmt: skip
+    mean = users.at[:, 0].set(1.0) @ items.T
+    variance = jnp.maximum(user_spread @ item_spread.T, 0.0)
+    return _top(mean + half * jnp.sqrt(variance), line, item, k)
+
+
+def _top(scores: Array, line: Array, item: Array, k: int) -> tuple[Array, Array]:
+    return lax.top_k(scores.at[line, item].set(-jnp.inf, mode="drop"), k)
+
+
+def _merge(best: np.ndarray, places: np.ndarray, value: np.ndarray, place: np.ndarray) -> None:
+    """Keep the best of what was found before and now, in place."""
+    values = np.concatenate([best, value], axis=1)
+    order = np.argsort(-values, axis=1, kind="stable")[:, : best.shape[1]]
+    best[:] = np.take_along_axis(values, order, axis=1)
+    places[:] = np.take_along_axis(np.concatenate([places, place], axis=1), order, axis=1)

@@ -1,0 +1,627 @@
+"""Maximum a posteriori by gradients: the gradients are right, and the descent is what it says."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import optax
+import pytest
+
+from probmf.data import Ratings
+from probmf.inference import _full_batch, _minibatch, _optimizer
+from probmf.inference._loop import FitWarning
+from probmf.inference._optimizer import Rule, choose_rule, leaves_rows_alone
+from probmf.inference._terms import Terms, side_of, starting_values
+from probmf.inference.als import fit_als
+from probmf.inference.map import fit_map
+from probmf.models import Bernoulli, Gaussian, MatrixFactorization
+from probmf.results import Fit, History
+
+USERS, ITEMS = 9, 8
+LIKELIHOODS = {
+    "gaussian": Gaussian(0.6),
+    "logit": Bernoulli("logit"),
+    "probit": Bernoulli("probit"),
+}
+
+
+def table(*, binary: bool = False, weighted: bool = False, seed: int = 0) -> Ratings:
+    """Fifty ratings of rank two; the last user and the last item have none."""
+    rng = np.random.default_rng(seed)
+    pairs = rng.permutation((USERS - 1) * (ITEMS - 1))[:50]
+    user, item = np.divmod(pairs, ITEMS - 1)
+    truth = 1.5 * rng.normal(size=(USERS, 2)) @ rng.normal(size=(2, ITEMS))
+    rating = 3 + truth[user, item] + 0.3 * rng.normal(size=50)
+    columns = {"user": user, "item": item, "weight": rng.uniform(0.5, 2.0, 50)}
+    columns["rating"] = (rating > 3).astype(float) if binary else rating
+    return Ratings.from_frame(
+        columns, weight="weight" if weighted else None, users=list(range(USERS)),
+        items=list(range(ITEMS)),
+    )  # fmt: skip
+
+
+def model_of(likelihood: str, *, rich: bool = False) -> MatrixFactorization:
+    """The rich one has scales by row, one bias, and a learned intercept with a prior."""
+    if not rich:
+        return MatrixFactorization(2, LIKELIHOODS[likelihood], user_scale=0.7, item_scale=0.7)
+    return MatrixFactorization(
+        2, LIKELIHOODS[likelihood], dist.Normal(0.5, 2.0), item_bias=False,
+        user_scale=np.linspace(0.6, 0.9, USERS), item_scale=0.7,
+        user_bias_scale=np.linspace(0.5, 1.0, USERS),
+    )  # fmt: skip
+
+
+def history_of(fit: Fit) -> History:
+    assert fit.history is not None
+    return fit.history
+
+
+def random_point(model: MatrixFactorization, seed: int = 0) -> dict[str, jax.Array]:
+    rng = np.random.default_rng(seed)
+    shapes = model.site_shapes(USERS, ITEMS)
+    point = {site: jnp.asarray(0.7 * rng.normal(size=shape)) for site, shape in shapes.items()}
+    return point | ({"intercept": jnp.asarray(1.3)} if model.learns_intercept else {})
+
+
+def assert_same(got: dict[str, jax.Array], wanted: dict[str, jax.Array], **tolerance: float) -> None:
+    assert got.keys() == wanted.keys()
+    for site in wanted:
+        np.testing.assert_allclose(got[site], wanted[site], err_msg=site, **tolerance)
+
+
+# --- gradients -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rich", [False, True], ids=["plain", "rich"])
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_full_batch_gradient_is_that_of_the_objective(likelihood: str, rich: bool) -> None:
+    check_full_batch_gradient(
+        model_of(likelihood, rich=rich), table(binary=likelihood != "gaussian", weighted=rich)
+    )
+
+
+def test_full_batch_gradient_with_weak_zeros() -> None:
+    check_full_batch_gradient(
+        replace(model_of("gaussian", rich=True), unobserved_weight=0.2), table(weighted=True)
+    )
+
+
+def test_full_batch_gradient_without_factors() -> None:
+    check_full_batch_gradient(MatrixFactorization(0, Gaussian(0.6)), table())
+
+
+def check_full_batch_gradient(model: MatrixFactorization, data: Ratings) -> None:
+    with jax.enable_x64(True):
+        (observations,) = model.arguments(data)
+        algorithm = full_batch(model, data)
+        point = random_point(model)
+
+        def ours(parameters: dict[str, jax.Array]) -> jax.Array:
+            return _full_batch.objective(
+                parameters, algorithm.terms, algorithm.ratings, algorithm.likelihood
+            )
+
+        value, gradient = jax.jit(jax.value_and_grad(ours))(point)
+        wanted = jax.value_and_grad(model.objective)(point, observations)
+        assert value == pytest.approx(float(wanted[0]), rel=1e-12)
+        assert_same(gradient, wanted[1], rtol=1e-10, atol=1e-12)
+
+
+def full_batch(
+    model: MatrixFactorization, data: Ratings, rule: Rule | None = None
+) -> _full_batch.FullBatch:
+    (observations,) = model.arguments(data)
+    rule = rule or choose_rule(None, None, full_batch=True, num_updates=1)
+    return _full_batch.FullBatch(model, observations, lambda key: random_point(model), rule, 1)
+
+
+@pytest.mark.parametrize("rich", [False, True], ids=["plain", "rich"])
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_batches_of_an_epoch_sum_to_the_objective(
+    likelihood: str, rich: bool, batch_size: int
+) -> None:
+    """Hence number of batches x gradient of a random batch is unbiased; seven leave one over."""
+    model = model_of(likelihood, rich=rich)
+    data = table(binary=likelihood != "gaussian", weighted=rich)
+    with jax.enable_x64(True):
+        (observations,) = model.arguments(data)
+        algorithm = minibatch(model, data, batch_size)
+        terms, point = algorithm.terms, random_point(model)
+        # Rows without ratings are in no batch; they rest at their mode.
+        point = starting_values(lambda key: point, model, terms)(jax.random.key(0))
+        labels = {site: side_of(site) for site in point}
+
+        def part(parameters: dict[str, jax.Array], batch: _minibatch.Batch) -> jax.Array:
+            index = {"user": batch.user, "item": batch.item}
+            rows, shares = (
+                _optimizer.take_rows(labels, values, index)
+                for values in (parameters, terms.shares())
+            )
+            return _minibatch.batch_loss(rows, batch, shares, terms, algorithm.likelihood)
+
+        batches = _minibatch._shuffle(jax.random.key(1), algorithm.ratings, batch_size)
+        values, gradients = jax.vmap(jax.value_and_grad(part), in_axes=(None, 0))(point, batches)
+        assert len(values) == -(-50 // batch_size)
+        wanted = jax.value_and_grad(model.objective)(point, observations)
+        assert float(values.sum()) == pytest.approx(float(wanted[0]), rel=1e-12)
+        total = {site: value.sum(axis=0) for site, value in gradients.items()}
+        assert_same(total, wanted[1], rtol=1e-10, atol=1e-12)
+
+
+def minibatch(
+    model: MatrixFactorization,
+    data: Ratings,
+    batch_size: int,
+    optimizer: optax.GradientTransformation | None = None,
+) -> _minibatch.Minibatch:
+    (observations,) = model.arguments(data)
+    rule = choose_rule(optimizer, None, full_batch=False, num_updates=100)
+    return _minibatch.Minibatch(
+        model, observations, lambda key: random_point(model), rule, 1, batch_size
+    )
+
+
+def test_every_rating_is_seen_once_an_epoch_in_another_order() -> None:
+    data = table()
+    ratings = minibatch(model_of("gaussian"), data, 7).ratings
+    orders = [_minibatch._shuffle(jax.random.key(seed), ratings, 7) for seed in (0, 1)]
+    for batches in orders:
+        present = np.asarray(batches.present).ravel() > 0
+        seen = np.asarray(batches.rating).ravel()[present]
+        np.testing.assert_allclose(np.sort(seen), np.sort(data.rating), rtol=1e-6)
+    assert not np.array_equal(orders[0].rating, orders[1].rating)
+
+
+# --- updates ---------------------------------------------------------------------------------
+
+
+def test_single_rating_descent_is_the_textbook_loop() -> None:
+    """u += eta (e v - lambda u / n), one rating after the other, in NumPy."""
+    model, data = model_of("gaussian"), table(weighted=True)
+    rate = optax.linear_schedule(0.05, 0.01, 80)
+    with jax.enable_x64(True):
+        algorithm = minibatch(model, data, 1, optax.sgd(rate))
+        state = algorithm.init(jax.random.key(0))
+        values = {site: np.array(value) for site, value in algorithm.parameters(state, 0).items()}
+        keys = jax.random.split(jax.random.key(1), 2)
+        batches = [_minibatch._shuffle(key, algorithm.ratings, 1) for key in keys.copy()]
+        for key in keys:
+            state, _ = algorithm.step(key, state)
+        got = algorithm.parameters(state, 0)
+    counts = {"user": data.user_degree, "item": data.item_degree}
+    columns = [np.concatenate([np.asarray(b[i]).ravel() for b in batches]) for i in range(4)]
+    for step, (m, n, rating, weight) in enumerate(zip(*columns, strict=True)):
+        u, v = values["user_factors"][m].copy(), values["item_factors"][n].copy()
+        b, c = values["user_bias"][m], values["item_bias"][n]
+        e = weight * (rating - values["intercept"] - b - c - u @ v) / 0.6**2
+        eta = 0.05 - 0.04 * min(step, 80) / 80
+        share_m, share_n = 1 / counts["user"][m], 1 / counts["item"][n]
+        values["user_bias"][m] += eta * (e - share_m * b)
+        values["item_bias"][n] += eta * (e - share_n * c)
+        values["user_factors"][m] += eta * (e * v - share_m / 0.7**2 * u)
+        values["item_factors"][n] += eta * (e * u - share_n / 0.7**2 * v)
+    assert_same(got, values, rtol=1e-9)
+
+
+OPTIMIZERS: dict[str, tuple[Callable[[], optax.GradientTransformation], bool]] = {
+    "sgd": (lambda: optax.sgd(0.02), True),
+    "schedule": (lambda: optax.sgd(optax.exponential_decay(0.02, 5, 0.9)), True),
+    "adagrad": (lambda: optax.adagrad(0.1), True),
+    "clip": (lambda: optax.chain(optax.clip(0.3), optax.sgd(0.02)), True),
+    "global norm": (lambda: optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.02)), True),
+    "by site": (
+        lambda: optax.partition(
+            {"bias": optax.sgd(0.01), "factors": optax.adagrad(0.1)},
+            {site: site.split("_")[1] for site in model_of("gaussian").site_shapes(1, 1)},
+        ),
+        True,
+    ),
+    "hyperparameters": (lambda: optax.inject_hyperparams(optax.sgd)(learning_rate=0.02), True),
+    "momentum": (lambda: optax.sgd(0.01, momentum=0.9), False),
+    "adam": (lambda: optax.adam(0.02), False),
+    "weight decay": (
+        lambda: optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.02)),
+        False,
+    ),
+    "rms": (lambda: optax.rmsprop(0.01), False),
+    "trust ratio": (lambda: optax.chain(optax.scale_by_trust_ratio(), optax.sgd(0.02)), False),
+    "noise": (lambda: optax.noisy_sgd(0.02, key=jax.random.PRNGKey(0)), False),
+    "lbfgs": (lambda: optax.lbfgs(0.05, linesearch=None), False),
+    "step per parameter": (
+        lambda: optax.stateless(
+            lambda updates, _: {
+                site: -0.01 * jnp.ones(model_of("gaussian").site_shapes(USERS, ITEMS)[site]) * value
+                for site, value in updates.items()
+            }
+        ),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_row_updates_equal_updates_of_all_rows(name: str) -> None:
+    """Which optimizers may be run on the batch's rows is found out; then nothing differs."""
+    make, by_rows = OPTIMIZERS[name]
+    model, data = model_of("gaussian"), table()
+    with jax.enable_x64(True):
+        algorithm = minibatch(model, data, 7, make())
+        assert algorithm.by_rows is by_rows
+        if not by_rows:
+            return
+        ends = []
+        for choice in (True, False):
+            algorithm.by_rows = choice
+            state, infos = algorithm.step(jax.random.key(1), algorithm.init(jax.random.key(0)))
+            assert infos[0].trouble is None
+            ends.append(algorithm.parameters(state, 0))
+        assert_same(ends[0], ends[1], rtol=1e-9, atol=1e-12)
+
+
+def test_a_learned_intercept_is_moved_by_every_batch() -> None:
+    model, data = replace(model_of("gaussian"), intercept="learned"), table()
+    assert leaves_rows_alone(optax.adagrad(0.1), {"intercept": (), "user_bias": (9,)})
+    with jax.enable_x64(True):
+        algorithm = minibatch(model, data, 7, optax.adagrad(0.1))
+        ends = []
+        for choice in (True, False):
+            algorithm.by_rows = choice
+            state, _ = algorithm.step(jax.random.key(1), algorithm.init(jax.random.key(0)))
+            ends.append(algorithm.parameters(state, 0))
+    assert ends[0]["intercept"] != 1.3
+    assert_same(ends[0], ends[1], rtol=1e-9)
+
+
+def test_the_default_for_minibatches_is_optax_adagrad() -> None:
+    fits = [
+        fit_map(model_of("gaussian"), table(), key=0, num_epochs=3, batch_size=7, **options)
+        for options in ({"learning_rate": 0.2}, {"optimizer": optax.adagrad(0.2)})
+    ]
+    assert_same(fits[0].point(), fits[1].point(), rtol=1e-4, atol=1e-6)
+
+
+def test_the_default_for_full_batches_is_optax_adam() -> None:
+    fits = [
+        fit_map(model_of("gaussian"), table(), key=0, num_epochs=5, **options)
+        for options in ({"learning_rate": 0.2}, {"optimizer": optax.adam(0.2)})
+    ]
+    assert_same(fits[0].point(), fits[1].point(), rtol=1e-4, atol=1e-6)
+
+
+# --- fits ------------------------------------------------------------------------------------
+
+METHODS: dict[str, dict[str, Any]] = {
+    "full batch": {"num_epochs": 600, "tol": 1e-9},
+    "minibatch": {"num_epochs": 400, "batch_size": 10},
+    "single rating": {
+        "num_epochs": 400, "batch_size": 1,
+        "optimizer": optax.sgd(optax.polynomial_schedule(0.05, 0, 2, 20_000)),
+    },
+    "momentum": {
+        "num_epochs": 300, "batch_size": 10,
+        "optimizer": optax.sgd(optax.linear_schedule(0.02, 0, 1500), momentum=0.9),
+    },
+    "lbfgs": {"num_epochs": 100, "optimizer": optax.lbfgs(), "tol": 0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_all_methods_agree(likelihood: str) -> None:
+    model = replace(model_of(likelihood), user_scale=0.5, item_scale=0.5)
+    data = table(binary=likelihood != "gaussian")
+    with jax.enable_x64(True):
+        wanted = fit_als(model, data, key=0, num_sweeps=400, tol=1e-10, solver="cholesky")
+        lowest = history_of(wanted).objective.min()
+        for name, options in METHODS.items():
+            fit = fit_map(model, data, key=1, **options)
+            assert history_of(fit).objective.min() == pytest.approx(lowest, rel=1e-3), name
+            predicted, expected = (
+                fitted.predict(data, interval=None).mean for fitted in (fit, wanted)
+            )
+            np.testing.assert_allclose(predicted, expected, atol=0.08, err_msg=name)
+
+
+def test_weak_zeros_and_a_learned_intercept_agree_with_als() -> None:
+    model = replace(model_of("gaussian"), intercept="learned", unobserved_weight=0.1)
+    data = table(weighted=True)
+    with jax.enable_x64(True):
+        wanted = fit_als(model, data, key=0, num_sweeps=600, tol=1e-11)
+        fit = fit_map(model, data, key=1, num_epochs=1500, tol=1e-10)
+    got, lowest = history_of(fit).objective.min(), history_of(wanted).objective.min()
+    # The two leave out different constants: compare at the parameters.
+    with jax.enable_x64(True):
+        (observations,) = model.arguments(data)
+        ends = [float(model.objective(f.point(), observations)) for f in (fit, wanted)]
+    assert ends[0] == pytest.approx(ends[1], rel=1e-5)
+    assert got == pytest.approx(ends[0], rel=1e-9)
+    assert np.isfinite(lowest)
+
+
+def test_in_both_precisions(x64: bool) -> None:
+    for options in ({}, {"batch_size": 8}):
+        fit = fit_map(model_of("logit"), table(binary=True), key=0, num_epochs=30, **options)
+        dtype = np.float64 if x64 else np.float32
+        assert {value.dtype for value in fit.point().values()} == {np.dtype(dtype)}
+        history = history_of(fit)
+        assert history.objective[-1] < history.objective[0]
+        assert fit.method == ("map/minibatch" if options else "map/full-batch")
+
+
+def test_history_is_the_objective_after_every_epoch() -> None:
+    model, data = model_of("gaussian"), table()
+    with jax.enable_x64(True):
+        (observations,) = model.arguments(data)
+        for options in ({}, {"batch_size": 8}):
+            fit = fit_map(model, data, key=0, num_epochs=4, **options)
+            history = history_of(fit)
+            wanted = model.objective(fit.point(), observations)
+            assert (len(history), history.best, history.unit) == (4, 4, "epoch")
+            assert (history.stopped, history.restarts) == ("num_epochs", None)
+            assert history.objective[-1] == pytest.approx(float(wanted), rel=1e-12)
+            assert np.all(np.diff(history.seconds) >= 0)
+
+
+def test_full_batches_stop_when_the_objective_is_flat() -> None:
+    fit = fit_map(model_of("gaussian"), table(), key=0, num_epochs=2000, tol=1e-4)
+    history = history_of(fit)
+    last, before = history.objective[-1], history.objective[-2]
+    assert history.stopped == "tol"
+    assert len(history) < 2000
+    assert abs(last - before) <= 1e-4 * before
+
+
+def test_rows_without_ratings_are_at_their_mode() -> None:
+    for options in ({"batch_size": 10}, {}):
+        point = fit_map(model_of("gaussian"), table(), key=0, num_epochs=3, **options).point()
+        for site, value in point.items():
+            assert site == "intercept" or not np.any(value[-1])
+            assert np.any(value)
+
+
+def test_start_from_another_fit() -> None:
+    model, data = model_of("gaussian"), table()
+    first = fit_map(model, data, key=0, num_epochs=50, batch_size=10)
+    again = fit_map(model, data, key=1, num_epochs=2, start=first, learning_rate=1e-6)
+    assert_same(again.point(), first.point(), atol=1e-4)
+    with pytest.raises(ValueError, match="num_restarts is 2, but start fixes where to start"):
+        fit_map(model, data, key=1, num_epochs=2, start=first, num_restarts=2)
+
+
+# --- restarts and early stopping -------------------------------------------------------------
+
+
+def test_the_best_restart_is_kept_and_the_first_is_the_single_run() -> None:
+    model, data = model_of("logit"), table(binary=True)
+    for options in ({"batch_size": 10, "num_epochs": 4}, {"num_epochs": 4, "tol": 0}):
+        alone = history_of(fit_map(model, data, key=3, **options))
+        fit = fit_map(model, data, key=3, num_restarts=4, **options)
+        history = history_of(fit)
+        assert history.restarts is not None
+        assert history.restarts.shape == (4, 4)
+        np.testing.assert_allclose(history.restarts[0], alone.objective, rtol=1e-5)
+        assert len(np.unique(history.restarts[:, -1])) == 4
+        best = np.argmin(history.restarts.min(axis=1))
+        np.testing.assert_array_equal(history.objective, history.restarts[best])
+        (observations,) = model.arguments(data)
+        value = model.objective({k: jnp.asarray(v) for k, v in fit.point().items()}, observations)
+        assert history.objective.min() == pytest.approx(float(value), rel=1e-5)
+
+
+def overfitting() -> tuple[MatrixFactorization, Ratings, Ratings]:
+    train, held_out = table(seed=4).split(key=0, test_fraction=0.3)
+    return MatrixFactorization(4, Gaussian(0.1), user_scale=3.0, item_scale=3.0), train, held_out
+
+
+def test_early_stopping_returns_the_best_epoch() -> None:
+    model, train, held_out = overfitting()
+    rate = 0.05
+    fit = fit_map(
+        model, train, key=0, num_epochs=300, batch_size=5, validation=held_out, patience=5,
+        learning_rate=rate,
+    )  # fmt: skip
+    history = history_of(fit)
+    assert history.validation is not None
+    assert history.stopped == "validation"
+    assert len(history) == len(history.validation) == history.best + 5
+    assert history.best == 1 + np.argmin(history.validation) > 1
+    short = fit_map(
+        model, train, key=0, num_epochs=history.best, batch_size=5, learning_rate=rate
+    )
+    assert_same(fit.point(), short.point(), rtol=1e-6)
+    predicted = fit.predict(held_out, interval=None).mean
+    rmse = np.sqrt(np.mean((predicted - held_out.rating) ** 2))
+    assert rmse == pytest.approx(history.validation.min(), rel=1e-5)
+
+
+def test_each_restart_stops_by_itself() -> None:
+    """The best by held-out error; the shorter curves end in NaN."""
+    model, train, held_out = overfitting()
+    run = partial(
+        fit_map, model, train, key=0, num_epochs=300, batch_size=5, validation=held_out,
+        patience=4, learning_rate=0.05,
+    )  # fmt: skip
+    history, alone = history_of(run(num_restarts=5)), history_of(run())
+    assert history.restarts is not None
+    assert history.validation is not None
+    assert alone.validation is not None
+    lengths = np.sum(np.isfinite(history.restarts), axis=1)
+    assert lengths[0] == len(alone)
+    assert len(set(lengths)) > 1
+    assert len(history) in lengths
+    assert history.validation.min() <= alone.validation.min()
+
+
+# --- trouble ---------------------------------------------------------------------------------
+
+
+def test_divergence_names_the_update_and_its_learning_rate() -> None:
+    model, data = model_of("gaussian"), table()
+    schedule = optax.piecewise_constant_schedule(0.01, {20: 1e30})
+    message = (
+        r"The fit diverged: the loss is not finite at update 2\d \(epoch 3, learning rate 1e\+28\); "
+        r"the parameters of epoch 2 are kept. Lower the learning rate"
+    )
+    with pytest.warns(FitWarning, match=message):
+        fit = fit_map(
+            model, data, key=0, num_epochs=9, batch_size=5, learning_rate=schedule,
+        )  # fmt: skip
+    history = history_of(fit)
+    assert (history.stopped, history.best, len(history)) == ("diverged", 2, 3)
+    assert all(np.all(np.isfinite(value)) for value in fit.point().values())
+    short = fit_map(model, data, key=0, num_epochs=2, batch_size=5, learning_rate=0.01)
+    assert_same(fit.point(), short.point(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "words"),
+    [
+        (lambda: optax.sgd(1e3), "the optimizer's own learning rate"),
+        (lambda: optax.inject_hyperparams(optax.sgd)(learning_rate=1e3), "learning rate 1000"),
+    ],
+    ids=["hidden", "injected"],
+)
+@pytest.mark.parametrize("batch_size", [None, 5])
+def test_divergence_under_a_given_optimizer(
+    optimizer: Callable[[], optax.GradientTransformation], words: str, batch_size: int | None
+) -> None:
+    with pytest.warns(FitWarning, match=rf"diverged: .* at update \d+ \(epoch \d+, {words}\)"):
+        fit = fit_map(
+            model_of("gaussian"), table(), key=0, num_epochs=60, batch_size=batch_size,
+            optimizer=optimizer(),
+        )  # fmt: skip
+    assert all(np.all(np.isfinite(value)) for value in fit.point().values())
+
+
+def test_the_other_restarts_outlive_one_that_diverges(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = model_of("gaussian"), table()
+    original = _minibatch.starting_values
+
+    def spoiled(*arguments: Any) -> Callable[[jax.Array], dict[str, jax.Array]]:
+        draw = original(*arguments)
+
+        def one(key: jax.Array) -> dict[str, jax.Array]:
+            values = draw(key)
+            flip = jax.random.uniform(jax.random.fold_in(key, 99)) < 0.5
+            return values | {"user_bias": values["user_bias"] + jnp.where(flip, 1e30, 0.0)}
+
+        return one
+
+    monkeypatch.setattr(_minibatch, "starting_values", spoiled)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit = fit_map(model, data, key=0, num_epochs=5, batch_size=10, num_restarts=6)
+    troubles = [str(w.message) for w in caught if issubclass(w.category, FitWarning)]
+    assert 0 < len(troubles) < 6
+    assert all(text.startswith("Restart ") and " of 6 diverged" in text for text in troubles)
+    assert all("the starting values are kept" in text for text in troubles)
+    history = history_of(fit)
+    assert history.stopped == "num_epochs"
+    assert history.restarts is not None
+    assert np.sum(np.isnan(history.restarts[:, -1])) == len(troubles)
+    assert np.all(np.isfinite(fit.point()["user_bias"]))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"num_epochs": 0}, ValueError, "num_epochs is 0; expected a whole number of at least 1"),
+        ({"num_epochs": 2.5}, TypeError, "num_epochs is 2.5; expected a whole number"),
+        ({"batch_size": 0}, ValueError, "batch_size is 0; expected"),
+        ({"batch_size": 51}, ValueError, "batch_size is 51, but there are 50 ratings"),
+        ({"num_restarts": 0}, ValueError, "num_restarts is 0; expected"),
+        ({"patience": 0}, ValueError, "patience is 0; expected"),
+        ({"tol": -1}, ValueError, "tol is -1; expected"),
+        ({"learning_rate": -0.1}, ValueError, "learning_rate is -0.1; expected a positive"),
+        ({"learning_rate": np.nan}, ValueError, "learning_rate is nan; expected a positive"),
+        ({"learning_rate": "fast"}, TypeError, "learning_rate is 'fast'; expected a positive"),
+        ({"optimizer": "adam"}, TypeError, "optimizer is 'adam' of type str; expected an optax"),
+        ({"optimizer": optax.adam}, TypeError, "of type function; expected an optax"),
+        (
+            {"optimizer": optax.adam(0.1), "learning_rate": 0.1},
+            ValueError,
+            "learning_rate is that of the default optimizer",
+        ),
+        (
+            {"learning_rate": lambda update: 0.1 - 0.05 * update, "batch_size": 10},
+            ValueError,
+            r"schedule gives -0.05 at update 4; expected a finite number >= 0",
+        ),
+        ({"start": 3}, TypeError, "start is of type int; expected a Fit"),
+        ({"validation": [1]}, TypeError, "validation is of type list; expected Ratings"),
+        ({"key": None}, TypeError, "key is None; give an int seed"),
+    ],
+)
+def test_bad_arguments(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    arguments: dict[str, Any] = {"key": 0, "num_epochs": 3} | options
+    with pytest.raises(error, match=message):
+        fit_map(model_of("gaussian"), table(), **arguments)
+
+
+def test_what_a_model_cannot_do() -> None:
+    model, data = model_of("gaussian"), table()
+    with pytest.raises(TypeError, match="model is of type str; expected MatrixFactorization"):
+        fit_map("model", data, key=0, num_epochs=1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="fit_map needs fixed scales, but user_scale has a prior"):
+        fit_map(replace(model, user_scale=dist.HalfNormal(1.0)), data, key=0, num_epochs=1)
+    zeros = replace(model, unobserved_weight=0.1)
+    with pytest.raises(ValueError, match="unobserved_weight is 0.1: .* or fit_als"):
+        fit_map(zeros, data, key=0, num_epochs=1, batch_size=5)
+    constant = MatrixFactorization(0, Gaussian(), 3.0, user_bias=False, item_bias=False)
+    with pytest.raises(ValueError, match="needs something to fit"):
+        fit_map(constant, data, key=0, num_epochs=1)
+
+
+def test_an_intercept_alone_is_the_mean() -> None:
+    model = MatrixFactorization(0, Gaussian(), "learned", user_bias=False, item_bias=False)
+    data = table(weighted=True)
+    for options in ({"num_epochs": 2}, {"num_epochs": 2, "batch_size": 50}):
+        fit = fit_map(model, data, key=0, **options)
+        mean = np.average(data.rating, weights=data.weight)
+        assert fit.point()["intercept"] == pytest.approx(mean, abs=1e-4)
+
+
+# --- compiled programs -----------------------------------------------------------------------
+
+
+def compilations(caplog: pytest.LogCaptureFixture) -> int:
+    count = sum(record.getMessage().startswith("Compiling") for record in caplog.records)
+    caplog.clear()
+    return count
+
+
+@pytest.mark.parametrize("batch_size", [None, 8])
+def test_second_call_compiles_nothing(
+    caplog: pytest.LogCaptureFixture, batch_size: int | None
+) -> None:
+    """Neither for another key, nor scale, nor learning rate, nor number of epochs."""
+    train, held_out = table(), table(seed=5).select(np.arange(20))
+    model = model_of("gaussian", rich=True)
+    options: dict[str, Any] = {"validation": held_out, "batch_size": batch_size, "num_restarts": 2}
+    jax.clear_caches()
+    with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
+        fit_map(model, train, key=0, num_epochs=3, learning_rate=0.1, **options)
+        assert compilations(caplog) > 5
+        fit_map(model, train, key=0, num_epochs=3, learning_rate=0.1, **options)
+        assert compilations(caplog) == 0
+        other = replace(model, likelihood=Gaussian(0.8), item_scale=0.2)
+        fit_map(other, train, key=3, num_epochs=5, learning_rate=0.2, **options)
+        assert compilations(caplog) == 0
+
+
+def test_terms_share_the_prior_among_the_ratings_of_a_row() -> None:
+    model, data = model_of("gaussian", rich=True), table()
+    (observations,) = model.arguments(data)
+    terms = Terms.build(model, observations)
+    shares, counts = terms.shares(), np.maximum(data.user_degree, 1)
+    np.testing.assert_allclose(
+        shares["user_factors"], np.linspace(0.6, 0.9, USERS) ** -2 / counts, rtol=1e-5
+    )
+    assert shares["intercept"] == pytest.approx(0.25 / 50)
