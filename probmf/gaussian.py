@@ -11,15 +11,12 @@ alone, and coordinates whose `free` is 0 stay where they are.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
-
-
-Along = TypeVar("Along")
 
 
 class RowBatch(NamedTuple):
@@ -94,7 +91,7 @@ def cholesky_step(
     return step[..., 0]
 
 
-def conjugate_gradients(
+def conjugate_gradients[Along](
     operator: Callable[[Array], tuple[Array, Along]],
     rhs: Float[Array, "r d"],
     along: Along,

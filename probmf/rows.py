@@ -220,7 +220,9 @@ def build_rows(
         capacity.append(most)
 
     lines_of = [bucket.row.shape[1] for bucket in buckets]
-    block = np.concatenate([[0], np.cumsum([c * n for c, n in zip(capacity, lines_of, strict=True)])])
+    block = np.concatenate(
+        [[0], np.cumsum([c * n for c, n in zip(capacity, lines_of, strict=True)])]
+    )
     for side, table_rows, index, worker_of, within in located:
         places[side][table_rows] = worker_of * block[-1] + block[index] + within
     return RowLayout(

@@ -1,7 +1,8 @@
 """Half-sweeps: every row of one side, solved given the other side.
 
-The parameters of both sides lie in one numbering (see `probmf.models.table`). One program per bucket width serves both sides and every
-worker; on a CPU each worker is a thread that runs its share of the chunks.
+The parameters of both sides lie in one numbering (see `probmf.models.table`). One program per
+bucket width serves both sides and every worker; on a CPU each worker is a thread that runs its
+share of the chunks.
 """
 
 from collections.abc import Mapping
@@ -107,8 +108,8 @@ def half_sweep(
         of the other side).
     """
     run = partial(
-        _bucket_program(jax.default_backend()), table=table, prior=prior, likelihood=likelihood, method=method,
-        cg_steps=cg_steps,
+        _bucket_program(jax.default_backend()), table=table, prior=prior, likelihood=likelihood,
+        method=method, cg_steps=cg_steps,
     )  # fmt: skip
 
     # Settings made in a `with` block hold for the calling thread only; the precision has to hold
@@ -133,7 +134,10 @@ def half_sweep(
 
 def _run_span(run: Any, layout: RowLayout, span: Span) -> RowResult:
     return run(
-        layout.buckets[span.bucket], span.first, span.num_chunks, capacity=layout.capacity[span.bucket]
+        layout.buckets[span.bucket],
+        span.first,
+        span.num_chunks,
+        capacity=layout.capacity[span.bucket],
     )
 
 
@@ -194,7 +198,7 @@ def _solve_bucket(
         )
 
     out = lax.fori_loop(0, count, body, start_out)
-    return jax.tree.map(lambda x: x.reshape((capacity * lines,) + x.shape[2:]), out)
+    return jax.tree.map(lambda x: x.reshape((capacity * lines, *x.shape[2:])), out)
 
 
 def _solve_chunk(
@@ -327,9 +331,7 @@ class _Slots(NamedTuple):
             weight = (chunk.partner != table.bias.shape[0] - 1).astype(table.bias.dtype)
         return cls(table.factors[chunk.partner], offset, chunk.rating, weight)
 
-    def bound(
-        self, likelihood: SupportsBound, scores: Array, prior: Prior
-    ) -> tuple[Array, Array]:
+    def bound(self, likelihood: SupportsBound, scores: Array, prior: Prior) -> tuple[Array, Array]:
         """Weighted curvature and minus slope of the bound at the scores."""
         curvature, slope = likelihood.bound(scores, self.rating, prior.scales)
         return self.weight * curvature, self.weight * slope

@@ -11,9 +11,8 @@ import pytest
 
 from probmf import rows, sweep
 from probmf.models.likelihood import Bernoulli, Gaussian, Likelihood
-from probmf.sweep import RowValues
 from probmf.rows import Side, build_rows
-from probmf.sweep import Prior, RowResult, half_sweep, zero_moments
+from probmf.sweep import Prior, RowResult, RowValues, half_sweep, zero_moments
 
 USERS, ITEMS, FACTORS = 20, 9, 3
 SIZE = 1 + FACTORS

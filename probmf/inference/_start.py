@@ -43,7 +43,7 @@ def as_key(key: ArrayLike) -> Array:
     if jnp.issubdtype(array.dtype, jnp.integer) and array.shape == ():
         return jax.random.key(int(array))
     raise TypeError(
-        f"key has type {type(key).__name__}; give an int seed or a JAX key such as jax.random.key(0)."
+        f"key has type {type(key).__name__}; give an int seed or a JAX key, as jax.random.key(0)."
     )
 
 
@@ -90,8 +90,8 @@ def require_fixed_scales(model: MatrixFactorization, method: str) -> None:
     random = model.random_scales()
     if random:
         raise ValueError(
-            f"{method} needs fixed scales, but {', '.join(random)} has a prior distribution. A point "
-            "estimate of a scale together with its rows is degenerate: the density grows without "
+            f"{method} needs fixed scales, but {', '.join(random)} has a prior distribution. A "
+            "point estimate of a scale together with its rows is degenerate: the density grows without "
             "bound as the scale goes to 0. Give a number, or sample the posterior: "
             "MCMC(NUTS(model), ...).run(key, *model.arguments(ratings))."
         )
@@ -125,8 +125,8 @@ def initial_parameters(
             got = given[site].shape if site in given else None
             if got != shape:
                 raise ValueError(
-                    f"The fit to start from has {site} of shape {got}, but the model needs {shape}; "
-                    "start from a fit of the same model to the same users and items."
+                    f"The fit to start from has {site} of shape {got}, but the model needs "
+                    f"{shape}; start from a fit of the same model to the same users and items."
                 )
         values = {site: jnp.asarray(given[site]) for site in shapes}
         first = given["intercept"] if model.learns_intercept else intercept

@@ -79,7 +79,7 @@ def fit_als(
     Example:
         >>> from probmf import MatrixFactorization, Ratings, fit_als
         >>> ratings = Ratings.from_frame(
-        ...     {"user": ["a", "a", "b", "b", "c"], "item": [1, 2, 1, 3, 2], "rating": [5, 3, 4, 2, 3]}
+        ...     {"user": [1, 1, 2, 2, 3], "item": [1, 2, 1, 3, 2], "rating": [5, 3, 4, 2, 3]}
         ... )
         >>> fit = fit_als(MatrixFactorization(num_factors=1), ratings, key=0)
         >>> bool(fit.history.objective[-1] <= fit.history.objective[0])
@@ -103,7 +103,9 @@ def fit_als(
     (observations,) = model.arguments(data)
     require_fixed_scales(model, "fit_als")
     if not model.site_shapes(1, 1):
-        raise ValueError("fit_als needs a bias or factors to alternate between; the model has none.")
+        raise ValueError(
+            "fit_als needs a bias or factors to alternate between; the model has none."
+        )
     held_out = prepare_validation(model, data, validation)
     first = initial_parameters(model, observations, start)
     with ThreadPoolExecutor(num_workers()) as pool:
@@ -185,9 +187,7 @@ class AlternatingLeastSquares:
         """The parameters by site name; there is one run."""
         return {"intercept": state.intercept, **self.packing.unpack(state.table)}
 
-    def _half(
-        self, side: Side, table: RowValues, intercept: Array
-    ) -> tuple[RowValues, RowResult]:
+    def _half(self, side: Side, table: RowValues, intercept: Array) -> tuple[RowValues, RowResult]:
         gram = gram_shift = None
         if self.zero_weight is not None:
             rows = self.packing.rows("item" if side == "user" else "user")

@@ -62,7 +62,8 @@ class MatrixFactorization:
 
     Example:
         >>> model = MatrixFactorization(num_factors=2, likelihood=Gaussian(noise_scale=0.5))
-        >>> ratings = Ratings.from_frame({"user": [1, 1, 2], "item": [7, 8, 7], "rating": [5, 3, 4]})
+        >>> table = {"user": [1, 1, 2], "item": [7, 8, 7], "rating": [5, 3, 4]}
+        >>> ratings = Ratings.from_frame(table)
         >>> (observations,) = model.arguments(ratings)
         >>> float(observations.base_score)
         4.0
@@ -302,9 +303,7 @@ class MatrixFactorization:
             zeros = _unobserved_loss(parameters, observations, self.unobserved_weight, scores)
             numpyro.factor("unobserved", -zeros / jnp.square(scales["noise_scale"]))
         with numpyro.plate("rating_row", observations.user.shape[0]):
-            return self.likelihood.observe(
-                scores, observations.rating, observations.weight, scales
-            )
+            return self.likelihood.observe(scores, observations.rating, observations.weight, scales)
 
     def _sample_intercept(self, base_score: Array) -> Array:
         if isinstance(self.intercept, Distribution):
@@ -428,7 +427,9 @@ def squared_scores(parameters: Parameters, num_users: int, num_items: int) -> Fl
     """
     ones = {"user": jnp.ones((num_users, 1)), "item": jnp.ones((num_items, 1))}
     bias = {
-        side: parameters[f"{side}_bias"][:, None] if f"{side}_bias" in parameters else 0 * ones[side]
+        side: parameters[f"{side}_bias"][:, None]
+        if f"{side}_bias" in parameters
+        else 0 * ones[side]
         for side in ones
     }
     user = [bias["user"] + parameters["intercept"], ones["user"]]
@@ -454,8 +455,8 @@ def _check_intercept(intercept: object) -> None:
     if is_number(intercept):
         return
     raise ValueError(
-        f"intercept is {intercept!r}; expected 'mean', 'learned', a finite number, a scalar NumPyro "
-        "Normal, or None."
+        f"intercept is {intercept!r}; expected 'mean', 'learned', a finite number, a scalar "
+        "NumPyro Normal, or None."
     )
 
 

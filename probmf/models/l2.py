@@ -67,7 +67,9 @@ def prior_scale(
         precision *= num_ratings
     if isinstance(likelihood, Gaussian):
         if isinstance(likelihood.noise_scale, Distribution):
-            raise ValueError("from_l2 needs a noise_scale that is a number: lambda is a ratio to it.")
+            raise ValueError(
+                "from_l2 needs a noise_scale that is a number: lambda is a ratio to it."
+            )
         precision /= float(likelihood.noise_scale) ** 2
     elif loss == "mean":
         precision *= 2
@@ -99,7 +101,9 @@ def l2_scales(
         Scales by argument name of `MatrixFactorization`.
     """
     if per_rating and ratings is None:
-        raise ValueError("per_rating=True counts each row's ratings: give ratings=, the training data.")
+        raise ValueError(
+            "per_rating=True counts each row's ratings: give ratings=, the training data."
+        )
     scales: dict[str, ArrayLike] = {}
     for term, own in separate.items():
         strength = regularization if own is None else own

@@ -108,7 +108,11 @@ class Gaussian:
         """Any finite number is a rating; the data door has seen to that."""
 
     def observe(
-        self, scores: Scores, rating: Scores | None, weight: Scores | None, scales: Mapping[str, Array]
+        self,
+        scores: Scores,
+        rating: Scores | None,
+        weight: Scores | None,
+        scales: Mapping[str, Array],
     ) -> Array:
         """The observed NumPyro site `rating`."""
         scale = scales["noise_scale"]
@@ -189,7 +193,11 @@ class Bernoulli:
             )
 
     def observe(
-        self, scores: Scores, rating: Scores | None, weight: Scores | None, scales: Mapping[str, Array]
+        self,
+        scores: Scores,
+        rating: Scores | None,
+        weight: Scores | None,
+        scales: Mapping[str, Array],
     ) -> Array:
         """The observed NumPyro site `rating`; a weight counts the pair that many times."""
         if self.link == "logit":

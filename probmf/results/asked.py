@@ -75,7 +75,7 @@ def read_some(ids: Any, vocabulary: Vocabulary, name: str, *, known: bool = Fals
     Raises:
         ValueError: If there are none, or they are unknown or of another kind.
     """
-    values = ids if _is_sequence(ids, vocabulary) else objects([_plain_scalar(ids)])
+    values = ids if _is_sequence(ids, vocabulary) else _alone(ids)
     what = f"the list of {name}"
     checked = read_ids(values, what)
     if not len(checked.values):
@@ -151,6 +151,6 @@ def _is_sequence(ids: Any, vocabulary: Vocabulary) -> bool:
     return hasattr(ids, "__len__")
 
 
-def _plain_scalar(value: Any) -> Any:
-    """A zero-dimensional array as the value in it."""
-    return value.item() if hasattr(value, "ndim") and not isinstance(value, np.generic) else value
+def _alone(value: Any) -> np.ndarray:
+    """One id as an array; of an array without dimensions, the id in it."""
+    return np.asarray(value)[None] if hasattr(value, "ndim") else objects([value])

@@ -123,7 +123,8 @@ class PlugIn:
     def spread_rows(self) -> int:
         """Number of rows whose spreads fit in memory."""
         size = self.conditionals.num_columns
-        return max(1, SPREAD_BYTES // (4 * size * (size + 1)))
+        itemsize = jnp.result_type(float).itemsize
+        return max(1, SPREAD_BYTES // (itemsize * size * (size + 1)))
 
     def spread(self, side: Side, codes: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows p"]:
         """Vectors whose product, one of a user and one of an item, is the score's variance.
@@ -135,7 +136,7 @@ class PlugIn:
         Returns:
             The vectors, of length p = d (d + 1).
         """
-        covariance = self._zeros(side, len(codes))
+        covariance = self._zeros(len(codes))
         covariance[codes < 0] = self._pack(np.diag(self.conditionals.new_variance(side))[None])
         known = np.flatnonzero(codes >= 0)
         for part, root in self.conditionals.roots(side, codes[known]):
@@ -153,13 +154,13 @@ class PlugIn:
         self, side: Side, rows: Float[np.ndarray, "rows d"]
     ) -> Float[np.ndarray, "rows p"]:
         """Spreads of rows whose values are known exactly: their covariance is zero."""
-        return self._join(side, rows, self._zeros(side, len(rows)))
+        return self._join(side, rows, self._zeros(len(rows)))
 
-    def _zeros(self, side: Side, num_rows: int) -> np.ndarray:
-        return np.zeros((num_rows, len(self._upper)), self.tables[side].dtype)
+    def _zeros(self, num_rows: int) -> np.ndarray:
+        return np.zeros((num_rows, len(self._upper)), jnp.result_type(float))
 
     def _join(self, side: Side, rows: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-        design = rows.copy()
+        design = rows.astype(covariance.dtype)
         design[:, 0] = 1.0
         first, second = self._indices
         outer = np.take(design, first, axis=1) * np.take(design, second, axis=1)
@@ -167,7 +168,7 @@ class PlugIn:
             # The product of the factors' covariances is the trace; biases have no part in it.
             return np.concatenate([outer + covariance * (first > 0), covariance], axis=1)
         # An entry off the diagonal stands for two.
-        twice = np.where(first == second, 1, 2).astype(rows.dtype)
+        twice = np.where(first == second, 1, 2).astype(design.dtype)
         return np.concatenate([covariance * twice, outer * twice], axis=1)
 
     def draw(

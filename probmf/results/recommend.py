@@ -14,7 +14,8 @@ from probmf.results.asked import Asked, check_count, check_interval, read_some
 from probmf.results.exclusions import Exclusions
 from probmf.results.plug_in import PlugIn
 from probmf.results.predict import expected, ids_to_arrow, interval_ends, plain_text
-from probmf.results.ranking import RankBy as RankBy, top_products, top_uncertain
+from probmf.results.ranking import RankBy as RankBy
+from probmf.results.ranking import top_products, top_uncertain
 
 
 @dataclass(frozen=True, eq=False)
