@@ -10,6 +10,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -150,6 +151,24 @@ def machine() -> str:
     return f"{cores()} cores of an {model}{memory}"
 
 
+def others_share() -> str:
+    """How much of the machine other programs use while this one waits, in words."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        before = _processor_ticks()
+        time.sleep(1.0)
+        now = _processor_ticks()
+        idle, total = (b - a for a, b in zip(before, now, strict=True))
+        return f", {max(0.0, 100 * (1 - idle / total)):.0f} % used by other programs at the start"
+    return ""
+
+
+def _processor_ticks() -> tuple[int, int]:
+    """Idle and all ticks of all cores since the machine started."""
+    line = Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0]
+    ticks = [int(word) for word in line.split()[1:9]]
+    return ticks[3] + ticks[4], sum(ticks)
+
+
 def environment(*peers: Peer) -> dict[str, str]:
     """The part of a protocol that is the same for all benchmarks."""
     versions = [f"Python {platform.python_version()}", f"probmf {probmf.__version__}"]
@@ -178,7 +197,9 @@ def main(run: Callable[[bool], Report]) -> None:
     """Run one benchmark from the command line, print it and keep it under benchmarks/out."""
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer points, to see that it works")
-    report = run(parser.parse_args().quick)
+    quick, others = parser.parse_args().quick, others_share()
+    report = run(quick)
+    report.protocol["Machine"] += others
     OUT.mkdir(exist_ok=True)
     text = f"## {report.title}\n\n{markdown(report)}"
     (OUT / f"{report.name}.json").write_text(json.dumps(asdict(report), indent=1), "utf-8")

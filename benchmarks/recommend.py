@@ -13,6 +13,7 @@ WEIGHT, STRENGTH = 0.1, 8.0
 
 
 def run(quick: bool) -> common.Report:
+    rounds = 3 if quick else 9
     ratings = common.movielens("1m")
     model = MatrixFactorization(
         FACTORS, Gaussian(1.0), intercept=None, user_bias=False, item_bias=False,
@@ -34,7 +35,7 @@ def run(quick: bool) -> common.Report:
         worker.ask("sweeps", number=5)
         first = [ours()[0], worker.ask("recommend", k=PLACES)["seconds"][0]]
         seconds = common.take_turns(
-            3 if quick else 9, ours, lambda: worker.ask("recommend", k=PLACES)["seconds"]
+            rounds, ours, lambda: worker.ask("recommend", k=PLACES)["seconds"]
         )
         environment = common.environment(worker)
     rate = [ratings.num_users / float(np.median(side)) for side in seconds]
@@ -45,7 +46,7 @@ def run(quick: bool) -> common.Report:
         f"{ratings.num_items:,} items, what a user rated is left out of the list",
         "Call": f"`fit.recommend(k={PLACES})` against `model.recommend(users, events, "
         f"N={PLACES})` for all users at once, {FACTORS} factors; ours also gives ids and scores",
-        "Turns": "one call each in turn, nine rounds; medians",
+        "Turns": f"one call each in turn, {rounds} rounds; medians",
         "Threads": f"{common.cores()} on both sides; OpenBLAS with one, as implicit advises",
     }
     return common.Report(

@@ -13,15 +13,20 @@ from jaxtyping import Array, Float
 
 from probmf import gaussian
 from probmf.inference._loop import Info
-from probmf.inference._optimizer import Rule, apply, describe_divergence, own_rate
+from probmf.inference._optimizer import (
+    Rule,
+    apply,
+    describe_divergence,
+    initial_states,
+    own_rate,
+)
 from probmf.inference._terms import Terms, prior_loss, starting_values
 from probmf.models.factorization import MatrixFactorization, Parameters, squared_scores
 from probmf.models.likelihood import Likelihood
 from probmf.models.observations import Observations
 from probmf.models.table import ALIGNMENT
-from probmf.sweep import RowValues
 from probmf.rows import SIDES, Bucket, build_rows
-from probmf.sweep import own_rows
+from probmf.sweep import RowValues, own_rows
 
 
 class RatingTerms(NamedTuple):
@@ -193,7 +198,7 @@ class FullBatch:
         keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(self.num_runs))
         parameters = jax.vmap(self.start)(keys)
         nothing = jax.tree.map(jnp.zeros_like, parameters)
-        optimizer = jax.vmap(self.rule.optimizer.init)(parameters)
+        optimizer = initial_states(self.rule.optimizer, parameters)
         runs = Runs(parameters, jnp.zeros(self.num_runs), nothing, optimizer)
         still = np.zeros((), np.dtype(jnp.result_type(float)))
         return State(self._advance(runs, still, moves=False)[0], 0)

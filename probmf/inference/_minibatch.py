@@ -11,76 +11,24 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from probmf.inference._batches import Batch, batch_loss, chunked_objective, shuffle
 from probmf.inference._loop import Info
 from probmf.inference._optimizer import (
     Rule,
     apply,
     describe_divergence,
+    initial_states,
     leaves_rows_alone,
     own_rate,
     put_rows,
     row_labels,
     take_rows,
 )
-from probmf.inference._terms import Terms, prior_loss, side_of, starting_values
-from probmf.models.factorization import MatrixFactorization, Parameters
+from probmf.inference._terms import Terms, side_of, starting_values
+from probmf.models.factorization import MatrixFactorization
 from probmf.models.likelihood import Likelihood
 from probmf.models.observations import Observations
 from probmf.rows import SIDES
-
-#: Ratings whose rows are gathered at once when the objective is computed: they stay in cache.
-OBJECTIVE_SLOTS = 4096
-
-
-class Batch(NamedTuple):
-    """Ratings of one update, or with a leading axis, of all updates of an epoch.
-
-    Attributes:
-        user: User codes.
-        item: Item codes.
-        rating: Ratings.
-        weight: Their weights; 0 where the last batch has no rating left.
-        present: 1 for a rating, 0 where the last batch has none left.
-    """
-
-    user: Int[Array, " b"]
-    item: Int[Array, " b"]
-    rating: Float[Array, " b"]
-    weight: Float[Array, " b"]
-    present: Float[Array, " b"]
-
-
-def batch_loss(
-    rows: Parameters, batch: Batch, shares: Parameters, terms: Terms, likelihood: Likelihood
-) -> Float[Array, ""]:
-    """The batch's part of the objective: its losses, and a share of its rows' priors per rating.
-
-    Every rating of a row carries an equal share of the row's prior, so the parts of all batches of
-    an epoch sum to the objective, and a batch has a gradient only in its own rows.
-
-    Args:
-        rows: Parameters of each rating's own user and item, with one row per rating.
-        batch: The ratings.
-        shares: Prior precision per rating of these rows (see `Terms.shares`).
-        terms: Constants and scales.
-        likelihood: In canonical form.
-
-    Returns:
-        The part of the objective. Cost O(batch x num_factors).
-    """
-    values = {**terms.constants, **rows}
-    scores = jnp.broadcast_to(values["intercept"], batch.rating.shape)
-    for side in SIDES:
-        if f"{side}_bias" in values:
-            scores = scores + values[f"{side}_bias"]
-    if "user_factors" in values:
-        scores = scores + jnp.sum(values["user_factors"] * values["item_factors"], axis=-1)
-    total = jnp.sum(batch.weight * likelihood.loss(scores, batch.rating, terms.scales))
-    for site, share in shares.items():
-        value = rows[site] - terms.center if site == "intercept" else rows[site]
-        squares = jnp.square(value) if value.ndim < 2 else jnp.sum(jnp.square(value), axis=-1)
-        total = total + 0.5 * jnp.sum(batch.present * share * squares)
-    return total
 
 
 class Runs(NamedTuple):
@@ -153,7 +101,7 @@ class Minibatch:
         """Random or given starting values, one for each restart."""
         keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(self.num_runs))
         parameters = jax.vmap(self.start)(keys)
-        return State(Runs(parameters, jax.vmap(self.rule.optimizer.init)(parameters)), 0)
+        return State(Runs(parameters, initial_states(self.rule.optimizer, parameters)), 0)
 
     def step(self, key: Array, state: State) -> tuple[State, list[Info]]:
         """One epoch: every rating once, in an order drawn by the key."""
@@ -197,7 +145,7 @@ def _run_epoch(
     by_rows: bool,
 ) -> tuple[Runs, Outcome]:
     """One epoch of every restart, all in the same order of ratings."""
-    batches = _shuffle(key, ratings, batch_size)
+    batches = shuffle(key, ratings, batch_size)
     shares = terms.shares()
     update = _update_rows if by_rows else _update_all
 
@@ -205,9 +153,7 @@ def _run_epoch(
         def body(carry: tuple, step: tuple) -> tuple[tuple, None]:
             run, seen, bad, bad_rate = carry
             batch, factor, number = step
-            run, seen, loss = update(
-                run, seen, batch, factor, shares, terms, likelihood, optimizer
-            )
+            run, seen, loss = update(run, seen, batch, factor, shares, terms, likelihood, optimizer)
             first = (bad < 0) & ~jnp.isfinite(loss)
             bad_rate = jnp.where(first, own_rate(run.optimizer), bad_rate)
             return (run, seen, jnp.where(first, number, bad), bad_rate), None
@@ -216,24 +162,11 @@ def _run_epoch(
         start = (run, seen, jnp.asarray(-1, jnp.int32), jnp.asarray(jnp.nan))
         steps = (batches, factors, jnp.arange(len(factors), dtype=jnp.int32))
         (run, _, bad, bad_rate), _ = lax.scan(body, start, steps)
-        return run, Outcome(_objective(run.parameters, ratings, terms, likelihood), bad, bad_rate)
+        return run, Outcome(
+            chunked_objective(run.parameters, ratings, terms, likelihood), bad, bad_rate
+        )
 
     return jax.vmap(one)(runs)
-
-
-def _shuffle(key: Array, ratings: Batch, batch_size: int) -> Batch:
-    """The ratings in random order, cut in batches; the last one is filled with absent ratings."""
-    count = len(ratings.rating)
-    places = jnp.arange(count, dtype=jnp.int32)
-    # One sort by random bits: half the time of jax.random.permutation. A few of the bits tie,
-    # and those pairs stay in their order, which harms nothing.
-    order = lax.sort((jax.random.bits(key, (count,)), places), num_keys=1, is_stable=False)[1]
-    return _cut(jax.tree.map(lambda value: value[order], ratings), batch_size)
-
-
-def _cut(ratings: Batch, size: int) -> Batch:
-    missing = -len(ratings.rating) % size
-    return jax.tree.map(lambda value: jnp.pad(value, (0, missing)).reshape(-1, size), ratings)
 
 
 def _update_rows(
@@ -252,7 +185,7 @@ def _update_rows(
     of its places, whichever `seen` ends up with, gets that sum and is written back.
     """
     index = {"user": batch.user, "item": batch.item}
-    labels, state_labels = row_labels(optimizer, run.optimizer, run.parameters)
+    labels, state_labels = row_labels(run.optimizer, run.parameters)
     rows = take_rows(labels, run.parameters, index)
     kept = take_rows(state_labels, run.optimizer, index)
     # Without the barrier XLA may read the old rows again after writing, and then it copies the
@@ -305,18 +238,3 @@ def _update_all(
         value_fn=value_fn,
     )  # fmt: skip
     return Runs(parameters, kept), seen, loss
-
-
-def _objective(
-    parameters: dict[str, Array], ratings: Batch, terms: Terms, likelihood: Likelihood
-) -> Array:
-    """The whole objective, without gathering all rows at once."""
-    labels = {site: side_of(site) for site in parameters}
-    nothing: dict[str, Array] = {}
-
-    def one_chunk(chunk: Batch) -> Array:
-        rows = take_rows(labels, parameters, {"user": chunk.user, "item": chunk.item})
-        return batch_loss(rows, chunk, nothing, terms, likelihood)
-
-    chunks = _cut(ratings, min(OBJECTIVE_SLOTS, len(ratings.rating)))
-    return prior_loss(parameters, terms) + jnp.sum(lax.map(one_chunk, chunks))

@@ -91,8 +91,8 @@ def require_fixed_scales(model: MatrixFactorization, method: str) -> None:
     if random:
         raise ValueError(
             f"{method} needs fixed scales, but {', '.join(random)} has a prior distribution. A "
-            "point estimate of a scale together with its rows is degenerate: the density grows without "
-            "bound as the scale goes to 0. Give a number, or sample the posterior: "
+            "point estimate of a scale together with its rows is degenerate: the density grows "
+            "without bound as the scale goes to 0. Give a number, or sample the posterior: "
             "MCMC(NUTS(model), ...).run(key, *model.arguments(ratings))."
         )
 

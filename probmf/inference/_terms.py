@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from probmf.models.factorization import MatrixFactorization, Parameters
 from probmf.models.observations import Observations
-from probmf.rows import SIDES, Side
+from probmf.rows import SIDES
 
 
 class Terms(NamedTuple):
@@ -31,7 +31,7 @@ class Terms(NamedTuple):
     precision: dict[str, Array]
     center: Float[Array, ""]
     constants: dict[str, Array]
-    counts: dict[Side, Array]
+    counts: dict[str, Array]
 
     @classmethod
     def build(cls, model: MatrixFactorization, observations: Observations) -> "Terms":
@@ -46,7 +46,7 @@ class Terms(NamedTuple):
             precision["intercept"] = jnp.asarray(spread, dtype)
         codes = {"user": observations.user, "item": observations.item}
         sizes = {"user": observations.num_users, "item": observations.num_items}
-        counts: dict[Side, Array] = {
+        counts = {
             side: jnp.asarray(np.bincount(codes[side], minlength=sizes[side]), dtype)
             for side in SIDES
         }
@@ -100,7 +100,7 @@ def starting_values(
             return values
         for site, value in values.items():
             if site != "intercept":
-                rated = terms.counts["user" if side_of(site) == "user" else "item"] > 0
+                rated = terms.counts[side_of(site)] > 0
                 values[site] = jnp.where(rated if value.ndim == 1 else rated[:, None], value, 0.0)
         return values
 

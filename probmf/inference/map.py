@@ -90,7 +90,7 @@ def fit_map(
     Example:
         >>> from probmf import MatrixFactorization, Ratings, fit_map
         >>> ratings = Ratings.from_frame(
-        ...     {"user": ["a", "a", "b", "b", "c"], "item": [1, 2, 1, 3, 2], "rating": [5, 3, 4, 2, 3]}
+        ...     {"user": ["a", "a", "b", "b"], "item": [1, 2, 1, 3], "rating": [5, 3, 4, 2]}
         ... )
         >>> model = MatrixFactorization(num_factors=1)
         >>> fit = fit_map(model, ratings, key=0, num_epochs=20, batch_size=2)

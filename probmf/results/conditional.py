@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from probmf.data import Ratings
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.results import row_problem
-from probmf.results.row_problem import RowProblem
+from probmf.results.row_problem import RowProblem, to_device
 from probmf.results.side_ratings import Batch, SideRatings
 from probmf.rows import Side
 from probmf.sweep import zero_moments
@@ -127,7 +126,7 @@ class Conditionals:
             yield batch.chosen, row_problem.roots(problem, likelihood)[: len(batch.chosen)]
 
     def _problems(self, side: Side, codes: np.ndarray) -> Iterator[tuple[Batch, RowProblem]]:
-        partners = jnp.asarray(self.rows["item" if side == "user" else "user"])
+        partners = to_device(self.rows["item" if side == "user" else "user"])
         variance = self.prior_variance(side, codes)
         values = self.rows[side][codes]
         intercept = np.asarray(self.parameters["intercept"])

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from probmf.results.conditional import Conditionals
+from probmf.results.row_problem import to_device
 from probmf.results.side_ratings import power_of_two
 from probmf.rows import Side
 
@@ -141,7 +142,7 @@ class PlugIn:
         known = np.flatnonzero(codes >= 0)
         for part, root in self.conditionals.roots(side, codes[known]):
             padded = np.pad(root, ((0, power_of_two(len(root)) - len(root)), (0, 0), (0, 0)))
-            matrices = np.asarray(_covariances(jnp.asarray(padded, jnp.result_type(float))))
+            matrices = np.asarray(_covariances(to_device(padded)))
             covariance[known[part]] = self._pack(matrices[: len(root)])
         return self._join(side, self.tables[side][codes], covariance)
 

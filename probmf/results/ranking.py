@@ -13,6 +13,7 @@ from scipy.special import ndtri
 
 from probmf.results.exclusions import Exclusions
 from probmf.results.plug_in import PlugIn
+from probmf.results.row_problem import to_device
 from probmf.results.side_ratings import power_of_two
 from probmf.rows import num_workers
 
@@ -51,9 +52,8 @@ def top_products(
     if exclusions is not None:
         most = int(np.add.reduceat(exclusions.counts, np.arange(0, len(lines), size)).max())
     width = power_of_two(most)
-    dtype = jnp.result_type(float)
     # By column and padded, so that the product is one dense block of whole groups.
-    columns = jnp.asarray(np.pad(items, ((0, -len(items) % GROUP), (0, 0))).T, dtype)
+    columns = to_device(np.pad(items, ((0, -len(items) % GROUP), (0, 0))).T)
     x64 = bool(jax.config.jax_enable_x64)
     places = np.empty((len(lines), k), dtype=np.int64)
     products = np.empty((len(lines), k))
@@ -65,7 +65,7 @@ def top_products(
         # Settings made in a `with` block hold for the calling thread only.
         with jax.enable_x64(x64):
             value, place = _top_of_block(
-                jnp.asarray(block, dtype), columns, *excluded, num_items=len(items), k=k
+                to_device(block), columns, *excluded, num_items=len(items), k=k
             )
         places[start:stop] = np.asarray(place)[: stop - start]
         products[start:stop] = np.asarray(value)[: stop - start]
@@ -113,7 +113,9 @@ def top_uncertain(
     room = plug_in.spread_rows
     for first in range(0, len(candidates), room):
         items = candidates[first : first + room]
-        item_side = _to_device(plug_in.tables["item"][items], _item_spread(plug_in, items))
+        item_side = [
+            to_device(plug_in.tables["item"][items]), to_device(_item_spread(plug_in, items))
+        ]  # fmt: skip
         step = min(room, _block_size(len(codes), len(items)))
         for begin in range(0, len(codes), room):
             block = slice(begin, min(begin + room, len(codes)))
@@ -125,11 +127,13 @@ def top_uncertain(
             for start in range(block.start, block.stop, step):
                 part = slice(start, min(start + step, block.stop))
                 length, own = part.stop - start, slice(start - begin, part.stop - begin)
-                user_side = _to_device(_padded(users[part], step), _padded(spread[own], step))
-                noise = bound if rng is None else rng.standard_normal((step, len(items)))
+                user_side = _padded(users[part], step), _padded(spread[own], step)
+                half = np.asarray(bound)
+                if rng is not None:
+                    half = rng.standard_normal((step, len(items)))
                 excluded = _excluded(exclusions, part, step, first, len(items))
                 value, place = _top_uncertain(
-                    *user_side, *item_side, jnp.asarray(noise, jnp.result_type(float)), *excluded,
+                    *map(to_device, (*user_side, *item_side, half)), *excluded,
                     k=min(k, len(items)),
                 )  # fmt: skip
                 _merge(best[part], places[part], np.asarray(value)[:length],
@@ -151,10 +155,6 @@ def _block_size(num_lines: int, num_items: int) -> int:
 
 def _padded(rows: np.ndarray, length: int) -> np.ndarray:
     return np.pad(rows, ((0, length - len(rows)), (0, 0)))
-
-
-def _to_device(*arrays: np.ndarray) -> list[Array]:
-    return [jnp.asarray(array, jnp.result_type(float)) for array in arrays]
 
 
 def _excluded(

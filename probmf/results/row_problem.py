@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -136,13 +136,18 @@ def _inverses(factors: Float[np.ndarray, "r d d"]) -> Float[np.ndarray, "r d d"]
     return inverses
 
 
+def to_device(array: Any) -> Array:
+    """A host or device array on the device, floating numbers in JAX's present precision."""
+    if array.dtype.kind != "f":
+        return jnp.asarray(array)
+    # Converted on the host: on the device every shape would be a program to compile.
+    return jnp.asarray(np.asarray(array, jnp.result_type(float)))
+
+
 def _on_device(problem: RowProblem) -> RowProblem:
     # Not earlier: a fit is kept on the host, as it may be asked for predictions in 32 bits and,
     # within `jax.enable_x64`, in 64.
-    dtype = jnp.result_type(float)
-    return jax.tree.map(
-        lambda x: jnp.asarray(x, dtype if x.dtype.kind == "f" else x.dtype), problem
-    )
+    return jax.tree.map(to_device, problem)
 
 
 @partial(jax.jit, static_argnames="likelihood")

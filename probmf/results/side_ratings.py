@@ -19,8 +19,8 @@ class Batch(NamedTuple):
 
     Attributes:
         chosen: Which of the rows asked for these are.
-        partner: Codes of the other side, shape (lines, width), both powers of two, 0 in empty
-            slots; lines beyond the chosen rows are empty.
+        partner: Codes of the other side, shape (lines, width), 0 in empty slots; lines beyond the
+            chosen rows are empty. Both sizes are of few different values.
         rating: Ratings, 0 in empty slots.
         weight: Weights, 0 in empty slots.
     """
@@ -91,16 +91,17 @@ class SideRatings:
         """
         degree = self.begin[codes + 1] - self.begin[codes]
         # Widths 8, 32, 128, ...: few programs to compile, and on average less than half empty.
-        width_of = 8 << 2 * np.ceil(np.log2(np.maximum(degree, 8) / 8) / 2).astype(np.int64)
+        width_of = 8 * 4 ** np.ceil(np.log2(np.maximum(degree, 8) / 8) / 2).astype(np.int64)
         for width in np.unique(width_of):
             rows = np.flatnonzero(width_of == width)
             cells = num_columns * (min(int(width), PIECE) + 4 * num_columns)
-            most = 1 << (max(1, num_bytes // (8 * cells)).bit_length() - 1)
+            # The largest number of lines that needs no padding and not too much memory.
+            most = _power_of_four(max(1, num_bytes // (8 * cells)) + 1) // 4
             for start in range(0, len(rows), most):
                 yield self._fill(codes, rows[start : start + most], int(width))
 
     def _fill(self, codes: np.ndarray, chosen: np.ndarray, width: int) -> Batch:
-        lines, slot = power_of_two(len(chosen)), np.arange(width)
+        lines, slot = _power_of_four(len(chosen)), np.arange(width)
         begin, end = np.zeros((2, lines, 1), dtype=np.int64)
         begin[: len(chosen), 0] = self.begin[codes[chosen]]
         end[: len(chosen), 0] = self.begin[codes[chosen] + 1]
@@ -117,3 +118,7 @@ class SideRatings:
 def power_of_two(number: int) -> int:
     """The least power of two that is at least a number (and at least one)."""
     return 1 << max(0, number - 1).bit_length()
+
+
+def _power_of_four(number: int) -> int:
+    return 1 << 2 * ((max(0, number - 1).bit_length() + 1) // 2)

@@ -116,7 +116,8 @@ every_fit = pytest.mark.parametrize(
     ("likelihood", "method", "options"),
     [
         *((likelihood, method, "all") for likelihood in LIKELIHOODS for method in METHODS),
-        *(("gaussian", method, "plain") for method in METHODS),
+        ("gaussian", "cg", "plain"),
+        ("gaussian", "cholesky", "plain"),
     ],
 )
 
@@ -173,15 +174,13 @@ def test_fixed_point_has_gradient_zero(likelihood: str, method: str, options: st
         assert np.abs(np.asarray(value)).max() < 1e-5, site
 
 
-@pytest.mark.parametrize(
-    ("likelihood", "options"), [(law, "all") for law in LIKELIHOODS] + [("gaussian", "plain")]
-)
-def test_methods_end_at_the_same_predictions(likelihood: str, options: str) -> None:
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_methods_end_at_the_same_predictions(likelihood: str) -> None:
     """At an optimum of rank two, not at the saddle where factors are zero."""
-    wanted = long_fit(likelihood, "cholesky", options).point()
+    wanted = long_fit(likelihood, "cholesky", "all").point()
     assert np.linalg.matrix_rank(wanted["user_factors"] @ wanted["item_factors"].T, 1e-3) == 2
     for method in ("cg", "coordinate"):
-        got = long_fit(likelihood, method, options).point()
+        got = long_fit(likelihood, method, "all").point()
         np.testing.assert_allclose(scores(got), scores(wanted), atol=1e-5, err_msg=method)
 
 
@@ -271,12 +270,11 @@ def test_swapped_sides_give_the_transposed_answer() -> None:
 def test_number_of_workers_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     data = table()
     wanted = short_fit(data).point()
-    for workers in (1, 3):
-        monkeypatch.setattr("probmf.rows.num_workers", lambda n=workers: n)
-        monkeypatch.setattr(als, "num_workers", lambda n=workers: n)
-        got = short_fit.__wrapped__(data).point()
-        for site, value in wanted.items():
-            np.testing.assert_allclose(got[site], value, rtol=1e-11, atol=1e-12, err_msg=site)
+    monkeypatch.setattr("probmf.rows.num_workers", lambda: 3)
+    monkeypatch.setattr(als, "num_workers", lambda: 3)
+    got = short_fit.__wrapped__(data).point()
+    for site, value in wanted.items():
+        np.testing.assert_allclose(got[site], value, rtol=1e-11, atol=1e-12, err_msg=site)
 
 
 def test_ratings_of_weight_zero_are_as_if_they_were_not_there() -> None:
@@ -315,9 +313,9 @@ def compilations(caplog: pytest.LogCaptureFixture) -> int:
 def test_second_call_compiles_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """Neither for another key, nor noise scale, nor ratings, nor number of sweeps."""
     train, held_out = table(), table(seed=5).select(np.arange(20))
-    model = replace(model_of("gaussian", "all"), unobserved_weight=0.0)
+    # No other test has so many columns of factors.
+    model = replace(model_of("gaussian", "all"), unobserved_weight=0.0, num_factors=33)
     options: dict[str, Any] = {"validation": held_out, "tol": 1e-9}
-    jax.clear_caches()
     with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
         fit_als(model, train, key=0, num_sweeps=3, **options)
         assert compilations(caplog) > 5
@@ -416,18 +414,18 @@ def test_interruption_returns_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_divergence_returns_the_start_with_a_warning() -> None:
+    """Its squares are beyond float32."""
     model, data = model_of("gaussian", "plain"), table()
-    start = start_from(model, data)
-    spoiled = {site: value.copy() for site, value in start.point().items()}
-    spoiled["item_bias"][0] = np.nan
-    bad = Fit.from_point(model, data, spoiled, method="random")
+    values = start_from(model, data).point()
+    values["item_factors"] = np.full(values["item_factors"].shape, 1e30)
+    bad = Fit.from_point(model, data, values, method="random")
     with pytest.warns(FitWarning, match="after sweep 1; the starting values are kept") as record:
         fit = fit_als(model, data, key=0, num_sweeps=5, start=bad, validation=data)
     assert record[0].filename == __file__
     assert fit.history.stopped == "diverged"
     assert fit.history.best == 0
     assert len(fit.history.validation) == len(fit.history) == len(fit.history.seconds) == 1
-    np.testing.assert_allclose(fit.point()["user_bias"], spoiled["user_bias"], rtol=1e-6)
+    np.testing.assert_allclose(fit.point()["user_bias"], values["user_bias"], rtol=1e-6)
 
 
 def test_start_goes_on_where_a_fit_ended() -> None:
@@ -446,11 +444,11 @@ def test_start_goes_on_where_a_fit_ended() -> None:
 def test_start_in_another_precision() -> None:
     model, data = model_of("gaussian", "all"), table(weighted=True)
     double = long_fit("gaussian", "cg", "all")
-    single = fit_als(model, data, key=0, start=double, num_sweeps=2, tol=0)
+    single = fit_als(model, data, key=0, start=double, num_sweeps=2, tol=0, **METHODS["cg"])
     assert all(value.dtype == np.float32 for value in single.point().values())
     assert single.history.objective[0] == pytest.approx(double.history.objective[-1], rel=1e-5)
     with jax.enable_x64(True):
-        again = fit_als(model, data, key=0, start=single, num_sweeps=2, tol=0)
+        again = fit_als(model, data, key=0, start=single, num_sweeps=2, tol=0, **METHODS["cg"])
     assert all(value.dtype == np.float64 for value in again.point().values())
 
 
@@ -572,24 +570,22 @@ def test_recovery_of_simulated_truth() -> None:
     average when the prior says nothing, and less with the true prior.
     """
     simulation = simulate_ratings(
-        key=3, num_users=120, num_items=80, num_ratings=4000, num_factors=2, noise_scale=0.3,
-        popularity=0.2, with_titles=False,
+        key=3, num_users=80, num_items=60, num_ratings=2000, num_factors=2, noise_scale=0.3,
+        user_scale=1, item_scale=1, popularity=0, with_titles=False,
     )  # fmt: skip
     truth, data = simulation.truth, simulation.ratings
     model = MatrixFactorization(
-        2, Gaussian(0.3), "learned", user_scale=0.5, item_scale=0.5, user_bias_scale=0.3,
-        item_bias_scale=0.4,
+        2, Gaussian(0.3), "learned", user_bias_scale=0.3, item_bias_scale=0.4
     )  # fmt: skip
     fit = fit_als(model, data, key=0, num_sweeps=100, tol=1e-7)
-    parameters = 3 * (120 + 80) + 1
+    parameters = 3 * (80 + 60) + 1
     bound = 0.3 * np.sqrt(parameters / len(data))
     error = fit.predict(data, interval=None).mean - simulation.score
     assert 0.4 * bound < np.sqrt(np.mean(error**2)) < 1.05 * bound
     got = fit.point()["user_factors"] @ fit.point()["item_factors"].T
     wanted = truth["user_factors"] @ truth["item_factors"].T
     assert np.sqrt(np.mean((got - wanted) ** 2)) < 1.5 * bound
-    assert np.sqrt(np.mean(wanted**2)) > 3 * bound
-    assert np.corrcoef(got.ravel(), wanted.ravel())[0, 1] > 0.9
+    assert np.sqrt(np.mean(wanted**2)) > 8 * bound
 
 
 def test_random_scales_are_refused_with_the_reason() -> None:

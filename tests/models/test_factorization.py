@@ -90,9 +90,9 @@ LIKELIHOODS = [Gaussian(0.7), Bernoulli("logit"), Bernoulli("probit")]
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=["gaussian", "logit", "probit"])
 def test_objective_is_minus_log_density_up_to_a_constant(likelihood: Any) -> None:
-    """A seventh of the combinations in float64: 7 is prime to 2 and 5, so all pairs occur."""
+    """Every eleventh combination in float64: 11 is prime to 2 and 5, so all pairs occur."""
     with jax.enable_x64(True):
-        for model, weighted in list(combinations(likelihood))[::7]:
+        for model, weighted in list(combinations(likelihood))[::11]:
             ratings = table(binary=likelihood.binary, weighted=weighted)
             density, objective, size = difference(model, *model.arguments(ratings))
             assert density == pytest.approx(objective, rel=1e-9, abs=1e-9 * size), (model, weighted)
@@ -100,7 +100,7 @@ def test_objective_is_minus_log_density_up_to_a_constant(likelihood: Any) -> Non
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=["gaussian", "logit", "probit"])
 def test_objective_in_float32(likelihood: Any) -> None:
-    for model, weighted in list(combinations(likelihood))[::29]:
+    for model, weighted in list(combinations(likelihood))[::61]:
         ratings = table(binary=likelihood.binary, weighted=weighted)
         density, objective, size = difference(model, *model.arguments(ratings))
         assert density == pytest.approx(objective, rel=1e-5, abs=1e-5 * size), (model, weighted)
@@ -238,25 +238,18 @@ def test_nuts_runs_on_the_model_as_it_is(name: str) -> None:
 
 
 @pytest.mark.key_reuse_unchecked(reason="NumPyro consumes a key twice in its initialization.")
-@pytest.mark.parametrize(
-    ("name", "guide"), [("random scales", AutoNormal), ("fixed scales", AutoDelta)]
-)
-def test_svi_runs_on_the_model_as_it_is(name: str, guide: Any) -> None:
-    model, binary = RUNS[name]
-    arguments = model.arguments(table(binary=binary))
-    svi = SVI(model, guide(model), optim.Adam(0.05), Trace_ELBO())
-    # NumPyro itself promotes ranks where AutoDelta draws its start.
-    with jax.numpy_rank_promotion("allow"):
-        result = svi.run(jax.random.key(0), 60, *arguments, progress_bar=False)
+def test_variational_inference_runs_on_the_model_as_it_is() -> None:
+    svi = SVI(RANDOM, AutoNormal(RANDOM), optim.Adam(0.05), Trace_ELBO())
+    result = svi.run(jax.random.key(0), 60, *RANDOM.arguments(table()), progress_bar=False)
     losses = np.asarray(result.losses)
     assert np.isfinite(losses).all()
     assert losses[-20:].mean() < losses[:5].mean()
 
 
 def test_autodelta_finds_a_zero_of_the_objective_gradient() -> None:
-    """NumPyro's own MAP is ours."""
+    """NumPyro's own MAP is ours. (It promotes ranks where it draws the start.)"""
     with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
-        model = MatrixFactorization(0, Gaussian(0.5), "learned")
+        model = MatrixFactorization(1, Gaussian(0.5), "learned")
         (observations,) = model.arguments(table())
         svi = SVI(model, AutoDelta(model), optim.Minimize(), Trace_ELBO())
         state = svi.init(jax.random.key_data(jax.random.key(1)), observations)
@@ -264,7 +257,7 @@ def test_autodelta_finds_a_zero_of_the_objective_gradient() -> None:
         found = svi.get_params(state)
         point = {name.removesuffix("_auto_loc"): value for name, value in found.items()}
         gradient = jax.grad(model.objective)(point, observations)
-    assert set(gradient) == {"intercept", "user_bias", "item_bias"}
+    assert set(gradient) == {"intercept", *model.site_shapes(USERS, ITEMS)}
     assert max(np.abs(np.asarray(part)).max() for part in gradient.values()) < 1e-4
 
 
