@@ -380,9 +380,7 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "message"), BAD_ARGUMENTS, ids=[str(bad[0]) for bad in BAD_ARGUMENTS]
-)
+@pytest.mark.parametrize(("options", "error", "message"), BAD_ARGUMENTS)
 def test_bad_arguments(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=re.escape(message)):
         MatrixFactorization(**options)

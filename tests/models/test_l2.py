@@ -236,7 +236,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "message"), BAD, ids=[str(bad[0]) for bad in BAD])
+@pytest.mark.parametrize(("options", "message"), BAD)
 def test_bad_arguments(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         MatrixFactorization.from_l2(2, **options)

@@ -40,17 +40,14 @@ def gradient_of_users(fit: Any, model: MatrixFactorization) -> dict[str, np.ndar
     with jax.enable_x64(True):
         (observations,) = model.arguments(fit.data)
         point = {name: jnp.asarray(value, jnp.float64) for name, value in fit.point().items()}
-        gradient = jax.grad(lambda values: model.objective(values, observations))(point)
+        gradient = jax.jit(jax.grad(lambda values: model.objective(values, observations)))(point)
         return {name: np.asarray(gradient[name]) for name in gradient if name.startswith("user")}
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("weights", [False, True], ids=["", "weights"])
-def test_new_rows_are_exact_modes(
-    x64: bool, name: str, weights: bool, draw_ratings: Any, random_fit: Any
-) -> None:
+def test_new_rows_are_exact_modes(x64: bool, name: str, draw_ratings: Any, random_fit: Any) -> None:
     model = MODELS[name]
-    binary = model.likelihood.binary
+    binary, weights = model.likelihood.binary, name not in ("biases only", "logit, wide prior")
     data = draw_ratings(binary=binary, weights=weights)
     fit = random_fit(model, data, dtype=np.float64 if x64 else np.float32)
     grown = fit.fold_in(new_ratings(binary=binary, weights=weights))
@@ -101,19 +98,19 @@ def test_a_user_folded_in_again_gets_the_same_row(draw_ratings: Any, random_fit:
 
 
 def test_more_ratings_narrow_the_interval(draw_ratings: Any, random_fit: Any) -> None:
-    fit = random_fit(MODELS["gaussian"], draw_ratings())
-    # The last item is the one to predict; its own uncertainty is the prior's throughout.
+    # The first item, which is predicted, is known well, so what is left is the user's part.
+    fit = random_fit(MODELS["gaussian"], draw_ratings(80, 11, share=0.9))
     width = []
     for count in (0, 1, 3, 9):
         grown = fit
         if count:
-            table = {"user": ["new"] * count, "item": range(count), "rating": [3.0] * count}
-            grown = fit.fold_in(Ratings.from_frame({**table, "user": [77] * count}))
-        predicted = grown.predict([(77, 10)])
+            table = {"user": [99] * count, "item": range(1, count + 1), "rating": [3.0] * count}
+            grown = fit.fold_in(Ratings.from_frame(table))
+        predicted = grown.predict([(99, 0)])
         assert predicted.known_user.tolist() == [count > 0]
         width.append(float(predicted.upper[0] - predicted.lower[0]))
     assert width == sorted(width, reverse=True)
-    assert width[-1] < 0.95 * width[0]
+    assert width[-1] < 0.7 * width[0]
 
 
 def test_new_users_are_recommended_what_they_lack(draw_ratings: Any, random_fit: Any) -> None:
