@@ -159,7 +159,7 @@ def run(quick: bool) -> common.Report:
         "users ± standard error; the difference is paired. Best of the grid by nDCG@100 on "
         f"validation users: factors {GRID[0]}, w0 {GRID[1]}, strength {GRID[2]}, "
         f"{ITERATIONS} iterations, seed 0. Recall is the share of a user's n hidden events "
-        "among the first 20, and the same divided by min(20, n) / n, as Liang et al. (2018) have it",
+        "among the first 20, and the same over min(20, n) / n, as Liang et al. (2018) have it",
         "Turns": "four iterations each, four rounds, the other side's process waits; medians",
         "Threads": f"{common.cores()} on both sides; OpenBLAS with one, as implicit advises",
     }

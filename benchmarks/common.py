@@ -200,8 +200,9 @@ def main(run: Callable[[bool], Report]) -> None:
     quick, others = parser.parse_args().quick, others_share()
     report = run(quick)
     report.protocol["Machine"] += others
-    OUT.mkdir(exist_ok=True)
+    folder = OUT / "quick" if quick else OUT
+    folder.mkdir(parents=True, exist_ok=True)
     text = f"## {report.title}\n\n{markdown(report)}"
-    (OUT / f"{report.name}.json").write_text(json.dumps(asdict(report), indent=1), "utf-8")
-    (OUT / f"{report.name}.md").write_text(text, "utf-8")
+    (folder / f"{report.name}.json").write_text(json.dumps(asdict(report), indent=1), "utf-8")
+    (folder / f"{report.name}.md").write_text(text, "utf-8")
     print(text)

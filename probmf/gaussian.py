@@ -85,7 +85,7 @@ def cholesky_step(
     precision: Float[Array, "r d d"], rhs: Float[Array, "r d"]
 ) -> Float[Array, "r d"]:
     """Exact step Lambda^-1 rhs. Cost O(r d^3)."""
-    factor = jnp.linalg.cholesky(precision)
+    factor = lax.linalg.cholesky(precision, symmetrize_input=False)
     half = lax.linalg.triangular_solve(factor, rhs[..., None], left_side=True, lower=True)
     step = lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True)
     return step[..., 0]
@@ -215,7 +215,7 @@ def coordinate_step_dense(
 
 def covariance(precision: Float[Array, "r d d"], free: Float[Array, " d"]) -> Float[Array, "r d d"]:
     """Posterior covariance Lambda^-1 of each row, zero at fixed coordinates."""
-    factor = jnp.linalg.cholesky(precision)
+    factor = lax.linalg.cholesky(precision, symmetrize_input=False)
     identity = jnp.eye(free.shape[0], dtype=precision.dtype)[None]
     identity = jnp.broadcast_to(identity, precision.shape)
     inverse = jax.scipy.linalg.cho_solve((factor, True), identity)

@@ -128,9 +128,11 @@ def initial_parameters(
                     f"The fit to start from has {site} of shape {got}, but the model needs "
                     f"{shape}; start from a fit of the same model to the same users and items."
                 )
-        values = {site: jnp.asarray(given[site]) for site in shapes}
+        # The fit may have been made in another precision.
+        dtype = jnp.result_type(float)
+        values = {site: jnp.asarray(given[site], dtype) for site in shapes}
         first = given["intercept"] if model.learns_intercept else intercept
-        return lambda key: {"intercept": jnp.asarray(first), **values}
+        return lambda key: {"intercept": jnp.asarray(first, dtype), **values}
 
     def draw(key: Array) -> dict[str, Array]:
         parameters = {"intercept": intercept}
@@ -138,10 +140,10 @@ def initial_parameters(
             if len(shape) == 1:
                 parameters[site] = jnp.zeros(shape)
                 continue
-            prior = jnp.asarray(getattr(model, PRIOR_SCALES[site]), jnp.result_type(float))
-            scale = jnp.broadcast_to(jnp.minimum(prior, START_SCALE), shape[:1])
+            prior = np.asarray(getattr(model, PRIOR_SCALES[site]), jnp.result_type(float))
+            scale = np.broadcast_to(np.minimum(prior, START_SCALE), shape[:1])
             noise = jax.random.normal(jax.random.fold_in(key, index), shape)
-            parameters[site] = scale[:, None] * noise
+            parameters[site] = jnp.asarray(scale[:, None]) * noise
         return parameters
 
     return draw

@@ -38,7 +38,10 @@ class Terms(NamedTuple):
         """The terms of a model whose scales are fixed."""
         shapes = model.site_shapes(observations.num_users, observations.num_items)
         dtype = jnp.result_type(float)
-        precision = {site: model.prior_precision(site, shape[0]) for site, shape in shapes.items()}
+        precision = {
+            site: jnp.asarray(model.prior_precision(site, shape[0]))
+            for site, shape in shapes.items()
+        }
         constants = {"intercept": model.fixed_intercept(observations.base_score)}
         center, spread = model.intercept_prior()
         if model.learns_intercept:
@@ -46,7 +49,7 @@ class Terms(NamedTuple):
             precision["intercept"] = jnp.asarray(spread, dtype)
         codes = {"user": observations.user, "item": observations.item}
         sizes = {"user": observations.num_users, "item": observations.num_items}
-        counts = {
+        counts: dict[str, Array] = {
             side: jnp.asarray(np.bincount(codes[side], minlength=sizes[side]), dtype)
             for side in SIDES
         }

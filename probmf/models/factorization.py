@@ -336,10 +336,10 @@ class MatrixFactorization:
             if not isinstance(scale, Distribution)
         }
 
-    def prior_precision(self, site: str, num_rows: int) -> Float[Array, " rows"]:
+    def prior_precision(self, site: str, num_rows: int) -> Float[np.ndarray, " rows"]:
         """Prior precision, 1 / scale squared, of each row of a site with a fixed scale."""
-        scale = jnp.asarray(getattr(self, PRIOR_SCALES[site]), jnp.result_type(float))
-        return jnp.broadcast_to(1.0 / jnp.square(scale), (num_rows,))
+        scale = np.asarray(getattr(self, PRIOR_SCALES[site]), jnp.result_type(float))
+        return np.broadcast_to(1.0 / np.square(scale), (num_rows,))
 
     def objective(self, parameters: Parameters, observations: Observations) -> Float[Array, ""]:
         r"""Minus log posterior density up to a constant, in any differentiable dtype.

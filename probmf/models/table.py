@@ -8,6 +8,7 @@ model leaves out is zero and fixed.
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from probmf.models.factorization import MatrixFactorization, Parameters
@@ -52,17 +53,15 @@ class Table:
 
     def pack(self, parameters: Parameters) -> RowValues:
         """The rows of parameters given by site name."""
-        bias, factors = [], []
-        padding = self.num_columns - self.model.num_factors
+        size = self.num_users + self.num_items + 1
+        bias, factors = np.zeros(size), np.zeros((size, self.num_columns))
         for side in SIDES:
-            size = self.num_rows(side)
-            bias.append(parameters.get(f"{side}_bias", jnp.zeros(size)))
-            block = parameters.get(f"{side}_factors", jnp.zeros((size, 0)))
-            factors.append(jnp.pad(block, ((0, 0), (0, padding))))
-        return RowValues(
-            jnp.concatenate([*bias, jnp.zeros(1)]),
-            jnp.concatenate([*factors, jnp.zeros((1, self.num_columns))]),
-        )
+            if self.has_bias(side):
+                bias[self.rows(side)] = parameters[f"{side}_bias"]
+            if self.model.num_factors:
+                factors[self.rows(side), : self.model.num_factors] = parameters[f"{side}_factors"]
+        dtype = jnp.result_type(float)
+        return RowValues(jnp.asarray(bias, dtype), jnp.asarray(factors, dtype))
 
     def unpack(self, values: RowValues) -> dict[str, Array]:
         """Parameters by site name; the inverse of `pack`."""
@@ -81,19 +80,19 @@ class Table:
 
     def free(self, side: Side) -> Float[Array, " d"]:
         """1 for coordinates (bias, factors) to solve for, 0 for a bias that is left out."""
-        return jnp.ones(1 + self.num_columns).at[0].set(float(self.has_bias(side)))
+        free = np.ones(1 + self.num_columns)
+        free[0] = self.has_bias(side)
+        return jnp.asarray(free, jnp.result_type(float))
 
     def precision(self) -> Float[Array, "table d"]:
         """Diagonal prior precision of every row's (bias, factors); 1 where nothing is estimated."""
-        parts = []
-        padding = self.num_columns - self.model.num_factors
+        # Filled on the host: every small operation on a device is a program to compile.
+        total = np.ones((self.num_users + self.num_items + 1, 1 + self.num_columns))
         for side in SIDES:
-            size = self.num_rows(side)
-            bias, factors = jnp.ones((size, 1)), jnp.ones((size, 0))
+            rows, size = self.rows(side), self.num_rows(side)
             if self.has_bias(side):
-                bias = self.model.prior_precision(f"{side}_bias", size)[:, None]
+                total[rows, 0] = self.model.prior_precision(f"{side}_bias", size)
             if self.model.num_factors:
-                column = self.model.prior_precision(f"{side}_factors", size)[:, None]
-                factors = jnp.broadcast_to(column, (size, self.model.num_factors))
-            parts.append(jnp.concatenate([bias, factors, jnp.ones((size, padding))], axis=1))
-        return jnp.concatenate([*parts, jnp.ones((1, 1 + self.num_columns))])
+                column = self.model.prior_precision(f"{side}_factors", size)
+                total[rows, 1 : 1 + self.model.num_factors] = column[:, None]
+        return jnp.asarray(total, jnp.result_type(float))

@@ -111,7 +111,7 @@ def check_full_batch_gradient(model: MatrixFactorization, data: Ratings) -> None
             )
 
         value, gradient = jax.jit(jax.value_and_grad(ours))(point)
-        wanted = jax.value_and_grad(model.objective)(point, observations)
+        wanted = jax.jit(jax.value_and_grad(model.objective))(point, observations)
         assert value == pytest.approx(float(wanted[0]), rel=1e-12)
         assert_same(gradient, wanted[1], rtol=1e-10, atol=1e-12)
 
@@ -151,9 +151,10 @@ def test_batches_of_an_epoch_sum_to_the_objective(
             return _batches.batch_loss(rows, batch, shares, terms, algorithm.likelihood)
 
         batches = _batches.shuffle(jax.random.key(1), algorithm.ratings, batch_size)
-        values, gradients = jax.vmap(jax.value_and_grad(part), in_axes=(None, 0))(point, batches)
+        both = jax.jit(jax.vmap(jax.value_and_grad(part), in_axes=(None, 0)))
+        values, gradients = both(point, batches)
         assert len(values) == -(-50 // batch_size)
-        wanted = jax.value_and_grad(model.objective)(point, observations)
+        wanted = jax.jit(jax.value_and_grad(model.objective))(point, observations)
         assert float(values.sum()) == pytest.approx(float(wanted[0]), rel=1e-12)
         total = {site: value.sum(axis=0) for site, value in gradients.items()}
         assert_same(total, wanted[1], rtol=1e-10, atol=1e-12)
@@ -306,11 +307,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "num_epochs": 400, "batch_size": 1,
         "optimizer": optax.sgd(optax.polynomial_schedule(0.03, 0, 2, 20_000)),
     },
-    "momentum": {
-        "num_epochs": 300, "batch_size": 10,
-        "optimizer": optax.sgd(optax.linear_schedule(0.005, 0, 1500), momentum=0.9),
-    },
-    "lbfgs": {"num_epochs": 100, "optimizer": optax.lbfgs(), "tol": 0},
+    "lbfgs": {"num_epochs": 60, "optimizer": optax.lbfgs(), "tol": 0},
 }  # fmt: skip
 
 
@@ -325,7 +322,7 @@ METHODS: dict[str, dict[str, Any]] = {
 def test_all_methods_agree(likelihood: str, methods: list[str]) -> None:
     model = replace(model_of(likelihood), user_scale=0.5, item_scale=0.5)
     data = table(binary=likelihood != "gaussian")
-    wanted = fit_als(model, data, key=0, num_sweeps=400, tol=1e-7)
+    wanted = fit_als(model, data, key=0, num_sweeps=300, tol=1e-6)
     lowest = history_of(wanted).objective.min()
     for name in methods:
         fit = fit_map(model, data, key=1, **METHODS[name])
@@ -338,10 +335,10 @@ def test_weak_zeros_and_a_learned_intercept_agree_with_als() -> None:
     model = replace(model_of("gaussian"), intercept="learned", unobserved_weight=0.1)
     data = table(weighted=True)
     with jax.enable_x64(True):
-        wanted = fit_als(model, data, key=0, num_sweeps=600, tol=1e-9)
-        fit = fit_map(model, data, key=1, num_epochs=800, tol=1e-9)
+        wanted = fit_als(model, data, key=0, num_sweeps=200, tol=1e-8)
+        fit = fit_map(model, data, key=1, num_epochs=400, tol=1e-8)
     ends = [history_of(fitted).objective.min() for fitted in (fit, wanted)]
-    assert ends[0] == pytest.approx(ends[1], rel=1e-5)
+    assert ends[0] == pytest.approx(ends[1], rel=1e-4)
 
 
 def test_in_both_precisions(x64: bool) -> None:
