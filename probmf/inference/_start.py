@@ -32,7 +32,7 @@ def as_key(key: ArrayLike) -> Array:
         TypeError: If it is neither.
     """
     if isinstance(key, bool) or key is None:
-        raise TypeError(f"key is {key!r}; give an int seed or a JAX key such as jax.random.key(0).")
+        raise TypeError(f"key is {key!r}; give an int seed or a JAX key, as jax.random.key(0).")
     if isinstance(key, int):
         return jax.random.key(key)
     array = jnp.asarray(key)

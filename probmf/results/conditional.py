@@ -37,7 +37,7 @@ class Conditionals:
     @property
     def num_columns(self) -> int:
         """Length of a row: the bias and the factors."""
-        return 1 + self.model.num_factors
+        return 1 + int(self.model.num_factors)
 
     @cached_property
     def rows(self) -> dict[Side, Float[np.ndarray, "rows d"]]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from probmf.data import Ratings, Vocabulary
+from probmf.data.columns import objects
 
 RATINGS = "ratings.parquet"
 IDS = {"user": "users.parquet", "item": "items.parquet"}
@@ -115,10 +116,9 @@ def _to_arrow(values: np.ndarray, name: str) -> pa.Array:
     return array
 
 
-def _from_arrow(column: pa.ChunkedArray, dtype: str) -> Any:
+def _from_arrow(column: pa.ChunkedArray, dtype: str) -> np.ndarray:
     if np.dtype(dtype) == object:
-        # As an Arrow array it says more than as objects: text and UUIDs are ids of either kind.
-        return column.combine_chunks() if column.type == pa.uuid() else column.to_numpy()
+        return objects(column.to_pylist())
     return column.to_numpy().astype(dtype, copy=False)
 
 

@@ -217,7 +217,6 @@ def test_single_rating_descent_is_the_textbook_loop() -> None:
 
 
 OPTIMIZERS: dict[str, tuple[Callable[[], optax.GradientTransformation], bool]] = {
-    "schedule": (lambda: optax.sgd(optax.exponential_decay(0.02, 5, 0.9)), True),
     "adagrad": (lambda: optax.adagrad(0.1), True),
     "global norm": (lambda: optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.02)), True),
     "by site": (
