@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -304,20 +304,30 @@ def test_weights_multiply_the_precision() -> None:
     np.testing.assert_allclose(got.history.objective, wanted.history.objective, rtol=1e-11)
 
 
+@pytest.fixture
+def log_compiles() -> Iterator[None]:
+    """For all threads: `jax.log_compiles` is for the calling one, and the workers compile most."""
+    jax.config.update("jax_log_compiles", True)
+    yield
+    jax.config.update("jax_log_compiles", False)
+
+
 def compilations(caplog: pytest.LogCaptureFixture) -> int:
     count = sum(record.getMessage().startswith("Compiling") for record in caplog.records)
     caplog.clear()
     return count
 
 
+@pytest.mark.usefixtures("log_compiles")
 def test_second_call_compiles_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """Neither for another key, nor noise scale, nor ratings, nor number of sweeps."""
     train, held_out = table(), table(seed=5).select(np.arange(20))
     # No other test has so many columns of factors.
     model = replace(model_of("gaussian", "all"), unobserved_weight=0.0, num_factors=33)
     options: dict[str, Any] = {"validation": held_out, "tol": 1e-9}
-    with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
+    with caplog.at_level(logging.WARNING, logger="jax"):
         fit_als(model, train, key=0, num_sweeps=3, **options)
+        assert "_solve_bucket" in caplog.text
         assert compilations(caplog) > 5
         fit_als(model, train, key=0, num_sweeps=3, **options)
         assert compilations(caplog) == 0
