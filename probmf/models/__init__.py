@@ -2,6 +2,14 @@
 
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.likelihood import Bernoulli, Gaussian
+from probmf.models.mixed import MixedData, MixedEffects
 from probmf.models.observations import Observations
 
-__all__ = ["Bernoulli", "Gaussian", "MatrixFactorization", "Observations"]
+__all__ = [
+    "Bernoulli",
+    "Gaussian",
+    "MatrixFactorization",
+    "MixedData",
+    "MixedEffects",
+    "Observations",
+]

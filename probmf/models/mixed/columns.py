@@ -1,0 +1,192 @@
+"""Columns that a formula uses, checked: numbers, or categories in a known order."""
+
+import ast
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from formulaic.transforms import TRANSFORMS
+
+from probmf.data import Vocabulary
+from probmf.data.columns import Column, is_text, load, missing_mask, read_numbers
+from probmf.data.frames import collect, require_columns
+from probmf.models.mixed.formula import simple_formula, unquote
+
+_QUOTED = re.compile(r"`([^`]+)`")
+
+
+def variables(formula: str) -> list[str]:
+    """Columns that a part of a formula mentions, in order.
+
+    Args:
+        formula: A formula for formulaic, without group terms, such as "x + poly(z, 2)".
+
+    Returns:
+        Names of columns. What is called or has attributes (poly, np.log) is a function unless
+        formulaic does not know it.
+
+    Example:
+        >>> variables("1 + x + np.log(z) + C(`my column`)")
+        ['x', 'z', 'my column']
+    """
+    found: list[str] = []
+    for term in simple_formula(formula):
+        for factor in term.factors:
+            if factor.eval_method.value == "lookup":
+                found.append(unquote(factor.expr))
+            elif factor.eval_method.value == "python":
+                found += _names_in(factor.expr)
+    return list(dict.fromkeys(found))
+
+
+def _names_in(expression: str) -> list[str]:
+    quoted: dict[str, str] = {}
+
+    def stand_in(match: re.Match[str]) -> str:
+        return quoted.setdefault(match.group(1), f"_quoted_{len(quoted)}")
+
+    tree = ast.parse(_QUOTED.sub(stand_in, expression), mode="eval")
+    original = {name: column for column, name in quoted.items()}
+    functions = {
+        id(node.func if isinstance(node, ast.Call) else node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call | ast.Attribute)
+    }
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    nodes.sort(key=lambda node: node.col_offset)
+    return [
+        original.get(node.id, node.id)
+        for node in nodes
+        if id(node) not in functions and node.id not in TRANSFORMS and node.id not in _PYTHON_NAMES
+    ]
+
+
+_PYTHON_NAMES = frozenset({"True", "False", "None", "int", "float", "str", "bool"})
+
+
+class Table:
+    """The used columns of a data frame, loaded once.
+
+    Args:
+        data: Any table; see `probmf.data.frames.read_columns`.
+        names: The columns wanted.
+
+    Raises:
+        TypeError: If `data` is no table.
+        ValueError: If a column is missing, lengths differ, there are no rows, or a value is
+            missing. Messages count rows from 0.
+    """
+
+    def __init__(self, data: Any, names: Sequence[str]) -> None:
+        """Load the columns and check that nothing is missing."""
+        if isinstance(data, np.ndarray) and data.dtype.names:
+            data = {name: data[name] for name in data.dtype.names}
+        if isinstance(data, Mapping):
+            require_columns(names, data, "the data")
+            raw = {name: data[name] for name in names}
+            self.length = _first_length(data)
+        else:
+            table = collect(data, list(names), "the data")
+            raw = {name: table.get_column(name) for name in names}
+            self.length = len(table)
+        self.columns: dict[str, Column] = {
+            name: load(values, f"column {name!r}") for name, values in raw.items()
+        }
+        self.orders = {name: category_order(values) for name, values in raw.items()}
+        self._check()
+
+    def _check(self) -> None:
+        lengths = {name: len(column) for name, column in self.columns.items()}
+        if len(set(lengths.values())) > 1:
+            listed = ", ".join(f"{name!r} has {length:,}" for name, length in lengths.items())
+            raise ValueError(
+                f"The columns of the data differ in length: {listed}. Row i must be the same "
+                "observation in every column."
+            )
+        self.length = next(iter(lengths.values()), self.length)
+        if self.length == 0:
+            raise ValueError("The data have no rows; a model needs at least one.")
+        for name, column in self.columns.items():
+            rows = np.flatnonzero(missing_mask(column))
+            if rows.size:
+                raise ValueError(
+                    f"Column {name!r} has {rows.size:,} missing value{'s'[: rows.size > 1]} (None, "
+                    f"NaN or null), in row{'s'[: rows.size > 1]} {some(rows)}; drop these rows or "
+                    "fill them in first."
+                )
+
+    def is_numeric(self, name: str) -> bool:
+        """Whether a column holds numbers or booleans and no categories."""
+        column = self.columns[name]
+        if self.orders[name] is not None:
+            return False
+        if isinstance(column, pa.Array):
+            return not (is_text(column.type) or pa.types.is_temporal(column.type))
+        if column.dtype == object:
+            return not isinstance(column[0], str | bytes | tuple)
+        return column.dtype.kind in "biuf"
+
+    def numbers(self, name: str) -> np.ndarray:
+        """A column as finite float64 numbers of shape (n,)."""
+        return read_numbers(self.columns[name], f"column {name!r}")
+
+    def categories(self, name: str) -> tuple[Vocabulary, np.ndarray]:
+        """A column's levels, in their own order or else sorted, and its codes of shape (n,).
+
+        Levels that do not occur are left out.
+        """
+        levels, codes = Vocabulary.from_values(self.columns[name], name, what=f"column {name!r}")
+        order = self.orders[name]
+        if order is None:
+            return levels, codes
+        place = {value: place for place, value in enumerate(order)}
+        rank = np.argsort([place[value] for value in levels.ids.tolist()], kind="stable")
+        codes_by_rank = np.empty(len(rank), np.int32)
+        codes_by_rank[rank] = np.arange(len(rank), dtype=np.int32)
+        return Vocabulary(name, levels.ids[rank]), codes_by_rank[codes]
+
+
+def _first_length(data: Mapping[str, Any]) -> int:
+    for values in data.values():
+        return len(values)
+    return 0
+
+
+def category_order(values: Any) -> list[Any] | None:
+    """The categories of a categorical column in their own order, or None for any other column.
+
+    A polars Categorical has no order but the alphabet (an Enum has one).
+    """
+    if isinstance(values, pd.Categorical):
+        return list(values.categories)
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return _arrow_order(values)
+    series = nw.from_native(values, series_only=True, pass_through=True)
+    if not isinstance(series, nw.Series) or series.dtype not in (nw.Categorical, nw.Enum):
+        return None
+    if series.implementation.is_polars() and series.dtype == nw.Categorical:
+        return None
+    if series.implementation.is_pandas():
+        return list(series.to_native().cat.categories)
+    if isinstance(series.dtype, nw.Enum):
+        return list(series.dtype.categories)
+    return _arrow_order(series.to_arrow())
+
+
+def _arrow_order(values: pa.Array | pa.ChunkedArray) -> list[Any] | None:
+    if not pa.types.is_dictionary(values.type):
+        return None
+    if isinstance(values, pa.ChunkedArray):
+        chunks = values.unify_dictionaries().chunks
+        return list(dict.fromkeys(chunks[0].dictionary.to_pylist())) if chunks else []
+    return list(dict.fromkeys(values.dictionary.to_pylist()))
+
+
+def some(rows: Iterable[int]) -> str:
+    """The first five rows, and dots if there are more."""
+    listed = [int(row) for row in rows]
+    return ", ".join(map(str, listed[:5])) + ", ..." * (len(listed) > 5)

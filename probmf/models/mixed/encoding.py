@@ -1,0 +1,282 @@
+"""Encoders that are learned from the training data and used again on new data.
+
+`ColumnEncoder` turns a part of a formula into a matrix (by formulaic, with its contrasts, levels
+and stateful transforms), `GroupEncoder` turns grouping columns into codes.
+"""
+
+import warnings
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from formulaic import ModelSpec
+from formulaic.errors import DataMismatchWarning, FormulaicError
+
+from probmf.data import Vocabulary
+from probmf.data.columns import read_any, read_numbers
+from probmf.models.mixed.columns import Table, some, variables
+from probmf.models.mixed.formula import simple_formula
+
+type Unseen = Literal["error", "prior"]
+
+INTERCEPT = "Intercept"
+
+
+@dataclass(frozen=True, eq=False)
+class ColumnEncoder:
+    """A part of a formula, fitted to the training data.
+
+    Attributes:
+        formula: The part, such as "1 + x".
+        names: Names of the columns of its matrix.
+        terms: For each column, the term that it comes from.
+        levels: Levels of the categorical columns that it uses; None for those that hold numbers.
+        spec: What formulaic remembers of the training data.
+    """
+
+    formula: str
+    names: tuple[str, ...]
+    terms: tuple[str, ...]
+    levels: dict[str, Vocabulary | None]
+    spec: ModelSpec
+
+    @classmethod
+    def fit(cls, formula: str, table: Table) -> tuple["ColumnEncoder", np.ndarray]:
+        """Learn the encoding.
+
+        Args:
+            formula: The part, for formulaic.
+            table: The training data.
+
+        Returns:
+            The encoder and the matrix, float64 of shape (n, number of columns).
+
+        Raises:
+            TypeError: If a column holds neither numbers nor categories.
+            ValueError: If a term can't be computed or is not finite.
+        """
+        levels = {
+            name: None if table.is_numeric(name) else table.categories(name)[0]
+            for name in variables(formula)
+        }
+        source = simple_formula(formula)
+        matrix, spec = _matrix(source, _frame(table, levels), formula)
+        terms = {
+            column: str(term) for term, columns in spec.term_indices.items() for column in columns
+        }
+        names = tuple(str(name) for name in spec.column_names)
+        encoder = cls(
+            formula, names, tuple(terms[place] for place in range(len(names))), levels, spec
+        )
+        _check_finite(matrix, names)
+        return encoder, matrix
+
+    def encode(self, table: Table) -> np.ndarray:
+        """The matrix of new data, with the training data's levels and transforms.
+
+        Args:
+            table: The new data.
+
+        Returns:
+            Float64 of shape (n, number of columns).
+
+        Raises:
+            ValueError: If a category was not in the training data, or a term is not finite.
+        """
+        frame = _frame(table, self.levels)
+        self._refuse_new_levels(frame)
+        matrix, _ = _matrix(self.spec, frame, self.formula)
+        _check_finite(matrix, self.names)
+        return matrix
+
+    def _refuse_new_levels(self, frame: pd.DataFrame) -> None:
+        """Refuse numbers within C(...) that the training data lack; formulaic would make zeros."""
+        for factor, contrasts in self.spec.factor_contrasts.items():
+            for variable in self.spec.factor_variables[factor]:
+                name = str(variable)
+                if name not in frame.columns or self.levels.get(name) is not None:
+                    continue
+                if str(factor).replace(" ", "").startswith(f"C({name}"):
+                    new = ~frame[name].isin(contrasts.levels).to_numpy()
+                    if new.any():
+                        _raise_unseen(name, frame[name].to_numpy(), new, contrasts.levels)
+
+
+def _frame(table: Table, levels: dict[str, Vocabulary | None]) -> pd.DataFrame:
+    """Checked columns for formulaic; whole numbers stay so, that C(n) has levels 1 and not 1.0."""
+    columns: dict[str, Any] = {}
+    for name, vocabulary in levels.items():
+        what = f"column {name!r}"
+        if vocabulary is None:
+            if not table.is_numeric(name):
+                raise TypeError(
+                    f"Column {name!r} held numbers in the training data, but holds "
+                    f"{read_any(table.columns[name])[0]!r} now."
+                )
+            numbers = read_numbers(table.columns[name], what)
+            whole = _is_whole(table, name)
+            columns[name] = numbers.astype(np.int64) if whole else numbers
+            continue
+        values = table.columns[name]
+        codes = vocabulary.encode(values, unknown="flag", what=what)
+        if (codes < 0).any():
+            _raise_unseen(name, read_any(values), codes < 0, vocabulary.ids.tolist())
+        columns[name] = pd.Categorical.from_codes(codes, categories=_index(vocabulary))
+    return pd.DataFrame(columns, index=pd.RangeIndex(table.length))
+
+
+def _is_whole(table: Table, name: str) -> bool:
+    column = read_any(table.columns[name])
+    return column.dtype.kind in "iu" and bool(np.all(np.abs(column) < 2**53))
+
+
+def _index(vocabulary: Vocabulary) -> pd.Index:
+    return pd.Index(vocabulary.ids.tolist(), tupleize_cols=False)
+
+
+def _matrix(source: Any, frame: pd.DataFrame, formula: str) -> tuple[np.ndarray, ModelSpec]:
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("error", DataMismatchWarning)
+            result = source.get_model_matrix(frame, context={}, output="numpy", na_action="ignore")
+    except (FormulaicError, DataMismatchWarning, TypeError, ValueError) as error:
+        raise ValueError(f"The formula part {formula!r} can't be computed: {error}") from error
+    return np.asarray(result, np.float64).reshape(len(frame), -1), result.model_spec
+
+
+def _check_finite(matrix: np.ndarray, names: tuple[str, ...]) -> None:
+    bad = ~np.isfinite(matrix)
+    if bad.any():
+        column = int(bad.any(axis=0).argmax())
+        rows = np.flatnonzero(bad[:, column])
+        raise ValueError(
+            f"The term {names[column]!r} is {matrix[rows[0], column]} in row{'s'[: rows.size > 1]} "
+            f"{some(rows)}; every value must be finite."
+        )
+
+
+def _raise_unseen(name: str, values: Any, new: np.ndarray, known: list[Hashable]) -> None:
+    row = int(new.argmax())
+    value = values[row].item() if isinstance(values[row], np.generic) else values[row]
+    listed = ", ".join(map(repr, known[:8])) + ", ..." * (len(known) > 8)
+    raise ValueError(
+        f"Column {name!r} holds {value!r} in row {row} ({int(new.sum()):,} such rows), which was "
+        f"not in the training data; the levels there were {listed}."
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class GroupEncoder:
+    """Grouping columns, fitted to the training data; groups are the combinations that occur.
+
+    Attributes:
+        factors: The columns.
+        vocabularies: The levels of each.
+        cells: For the second column and those after it, the sorted combinations that occur, each
+            written as (code of what stands before) x (number of levels) + (code).
+    """
+
+    factors: tuple[str, ...]
+    vocabularies: tuple[Vocabulary, ...]
+    cells: tuple[np.ndarray, ...]
+
+    @classmethod
+    def fit(cls, factors: tuple[str, ...], table: Table) -> tuple["GroupEncoder", np.ndarray]:
+        """Learn the groups.
+
+        Args:
+            factors: The grouping columns.
+            table: The training data.
+
+        Returns:
+            The encoder and the group of each row, int32 of shape (n,).
+
+        Raises:
+            ValueError: If there is one group only.
+        """
+        vocabularies, cells = [], []
+        codes = np.zeros(table.length, np.int64)
+        for place, factor in enumerate(factors):
+            vocabulary, own = table.categories(factor)
+            vocabularies.append(vocabulary)
+            if place == 0:
+                codes = own.astype(np.int64)
+                continue
+            there, codes = np.unique(codes * len(vocabulary) + own, return_inverse=True)
+            cells.append(there)
+        encoder = cls(factors, tuple(vocabularies), tuple(cells))
+        if encoder.num_groups == 1:
+            raise ValueError(
+                f"The grouping factor {encoder.name!r} has one level only, "
+                f"{encoder.labels[0]!r}; how groups vary can't be learned from one. Leave its "
+                "terms out of the formula."
+            )
+        return encoder, codes.astype(np.int32)
+
+    @property
+    def name(self) -> str:
+        """The columns' names, joined by colons."""
+        return ":".join(self.factors)
+
+    @property
+    def num_groups(self) -> int:
+        """How many groups there are."""
+        return len(self.cells[-1]) if self.cells else len(self.vocabularies[0])
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The groups' labels: ids of the column, or for combinations "a:b"."""
+        if not self.cells:
+            return self.vocabularies[0].ids
+        texts = np.array([str(label) for label in self.vocabularies[0].ids], dtype=object)
+        for vocabulary, there in zip(self.vocabularies[1:], self.cells, strict=True):
+            outer, inner = np.divmod(there, len(vocabulary))
+            ids = vocabulary.ids
+            texts = np.array(
+                [f"{texts[o]}:{ids[i]}" for o, i in zip(outer, inner, strict=True)], dtype=object
+            )
+        return texts
+
+    def encode(self, table: Table, *, unseen: Unseen) -> np.ndarray:
+        """Groups of new rows.
+
+        Args:
+            table: The new data.
+            unseen: What a group that the training data lack gives: "error", or the code -1
+                ("prior": its effects have their prior distribution).
+
+        Returns:
+            Codes, int32 of shape (n,).
+
+        Raises:
+            ValueError: If a group is unseen and may not be.
+        """
+        codes = np.zeros(table.length, np.int64)
+        for place, (factor, vocabulary) in enumerate(
+            zip(self.factors, self.vocabularies, strict=True)
+        ):
+            own = vocabulary.encode(
+                table.columns[factor], unknown="flag", what=f"column {factor!r}"
+            )
+            if place == 0:
+                codes = own.astype(np.int64)
+                continue
+            there = self.cells[place - 1]
+            wanted = np.where((codes < 0) | (own < 0), -1, codes * len(vocabulary) + own)
+            found = np.minimum(np.searchsorted(there, wanted), len(there) - 1)
+            codes = np.where(there[found] == wanted, found, -1)
+        if unseen == "error" and (codes < 0).any():
+            self._raise_unseen(table, codes)
+        return codes.astype(np.int32)
+
+    def _raise_unseen(self, table: Table, codes: np.ndarray) -> None:
+        rows = np.flatnonzero(codes < 0)
+        values = [read_any(table.columns[factor])[rows[0]] for factor in self.factors]
+        label = str(values[0]) if len(values) == 1 else ":".join(map(str, values))
+        raise ValueError(
+            f"Column {self.name!r} holds {label!r} in row {rows[0]} ({rows.size:,} such rows), "
+            f"which is not among the {self.num_groups:,} levels of the training data. With "
+            "unseen='prior' the effects of new levels have their prior distribution."
+        )

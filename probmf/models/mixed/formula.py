@@ -1,0 +1,310 @@
+"""Formulas with group terms, as in lme4: `y ~ 1 + x + (1 + x | g)`.
+
+The group terms are split off here; what is left, and the left side of each group term, is a formula
+for formulaic. Positions in messages are those of the text that the user wrote.
+"""
+
+import re
+from typing import NamedTuple, NoReturn
+
+from formulaic import Formula, SimpleFormula
+from formulaic.errors import FormulaicError
+
+_TOKEN = re.compile(
+    r"(?P<space>\s+)|(?P<name>[^\W\d]\w*|`[^`]+`)|(?P<number>\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+)"
+    r"|(?P<string>'[^']*'|\"[^\"]*\")|(?P<op>\|\||\*\*|[~|+\-*/:^()\[\]{},=%<>!&.@])"
+)
+_CLOSING = {"(": ")", "[": "]", "{": "}"}
+
+
+class FormulaError(ValueError):
+    """A formula that can't be read; the message shows where."""
+
+
+class Token(NamedTuple):
+    """A piece of the formula and where it starts."""
+
+    kind: str
+    text: str
+    start: int
+
+
+class GroupFormula(NamedTuple):
+    """A group term `(left | right)`.
+
+    Attributes:
+        left: What varies by group, a formula for formulaic such as "1 + x".
+        factors: The columns whose combinations are the groups: ("g",), or ("a", "b") for `a:b`.
+        correlated: False for `||`.
+        text: The term as written.
+    """
+
+    left: str
+    factors: tuple[str, ...]
+    correlated: bool
+    text: str
+
+
+class ParsedFormula(NamedTuple):
+    """A formula in its parts.
+
+    Attributes:
+        response: Column of the response; None if nothing stands before `~`.
+        population: The part without group terms, for formulaic.
+        groups: The group terms, `/` expanded.
+    """
+
+    response: str | None
+    population: str
+    groups: tuple[GroupFormula, ...]
+
+
+class _Reader:
+    """One formula text, its tokens, and errors that point into it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = " ".join(text.splitlines()) if "\n" in text else text
+        self.tokens = self._tokens()
+        self.partner = self._partners()
+
+    def fail(self, message: str, start: int) -> NoReturn:
+        raise FormulaError(
+            f"The formula can't be read: {message}\n    {self.text}\n    {' ' * start}^"
+        )
+
+    def source(self, tokens: list[Token]) -> str:
+        """The text that some neighbouring tokens span."""
+        if not tokens:
+            return ""
+        return self.text[tokens[0].start : tokens[-1].start + len(tokens[-1].text)]
+
+    def _tokens(self) -> list[Token]:
+        tokens, place = [], 0
+        while place < len(self.text):
+            match = _TOKEN.match(self.text, place)
+            if match is None:
+                self.fail(f"{self.text[place]!r} is not understood here.", place)
+            if match.lastgroup != "space":
+                tokens.append(Token(str(match.lastgroup), match.group(), place))
+            place = match.end()
+        return tokens
+
+    def _partners(self) -> dict[int, int]:
+        """The start of each opening bracket and that of the bracket that closes it."""
+        partner, open_brackets = {}, []
+        for token in self.tokens:
+            if token.text in _CLOSING:
+                open_brackets.append(token)
+            elif token.text in _CLOSING.values():
+                if not open_brackets or _CLOSING[open_brackets[-1].text] != token.text:
+                    self.fail(f"this {token.text!r} closes nothing.", token.start)
+                partner[open_brackets.pop().start] = token.start
+        if open_brackets:
+            token = open_brackets[-1]
+            self.fail(f"this {token.text!r} is never closed.", token.start)
+        return partner
+
+    def top_level(self, tokens: list[Token]) -> list[tuple[int, Token]]:
+        """Those tokens that stand in no bracket, with their places in the list."""
+        found, until = [], -1
+        for place, token in enumerate(tokens):
+            if token.start < until:
+                continue
+            found.append((place, token))
+            if token.text in _CLOSING:
+                until = self.partner[token.start] + 1
+        return found
+
+
+def parse_formula(text: str) -> ParsedFormula:
+    """Split a formula into response, population part and group terms.
+
+    Args:
+        text: Such as "y ~ 1 + x + (1 + x | g) + (1 | a/b)".
+
+    Returns:
+        The parts; `(1 | a/b)` has become `(1 | a) + (1 | a:b)`.
+
+    Raises:
+        TypeError: If it is no text.
+        FormulaError: If it can't be read. The message shows the place.
+
+    Example:
+        >>> parse_formula("y ~ x + (1 | school/class)").groups[1].factors
+        ('school', 'class')
+    """
+    if not isinstance(text, str):
+        raise TypeError(
+            f"The formula is of type {type(text).__name__}, expected text such as "
+            "'y ~ 1 + x + (1 | g)'."
+        )
+    reader = _Reader(text)
+    tildes = [place for place, token in enumerate(reader.tokens) if token.text == "~"]
+    if not tildes:
+        reader.fail("there is no '~' between the response and the terms.", len(reader.text))
+    if len(tildes) > 1:
+        reader.fail("there is a second '~'.", reader.tokens[tildes[1]].start)
+    response = _response(reader, reader.tokens[: tildes[0]])
+    population: list[str] = []
+    groups: list[GroupFormula] = []
+    for sign, tokens in _additive_terms(reader, reader.tokens[tildes[0] + 1 :]):
+        bar = _bar_outside_calls(reader, tokens)
+        if bar is None:
+            source = reader.source(tokens)
+            _check_side(reader, source, tokens[0].start)
+            population.append(f"{sign} {source}")
+            continue
+        if tokens[0].text != "(" or reader.partner[tokens[0].start] != tokens[-1].start:
+            reader.fail(
+                "a group term stands in parentheses by itself, joined to the others with '+': "
+                "'x + (1 + x | g)'.",
+                bar.start,
+            )
+        if sign == "-":
+            reader.fail("a group term can't be subtracted; leave it out.", tokens[0].start)
+        groups += _group_terms(reader, tokens)
+    joined = " ".join(population).removeprefix("+ ") or "1"
+    return ParsedFormula(response, joined, tuple(groups))
+
+
+def simple_formula(text: str) -> SimpleFormula:
+    """The terms of a part without group terms, as formulaic reads them."""
+    return Formula(text)
+
+
+def unquote(name: str) -> str:
+    """A column's name without the backticks that let it hold any character."""
+    return name[1:-1] if name.startswith("`") else name
+
+
+def _response(reader: _Reader, tokens: list[Token]) -> str | None:
+    if not tokens:
+        return None
+    if len(tokens) > 1 or tokens[0].kind != "name":
+        reader.fail(
+            f"the response must be one column, but {reader.source(tokens)!r} stands before '~'. "
+            "Compute it as a column of the data first (for log(y), likelihood='lognormal' with y "
+            "is the same model); quote other names with backticks.",
+            tokens[0].start,
+        )
+    return unquote(tokens[0].text)
+
+
+def _additive_terms(reader: _Reader, tokens: list[Token]) -> list[tuple[str, list[Token]]]:
+    end = len(reader.text)
+    terms: list[tuple[str, list[Token]]] = []
+    sign, first = "+", 0
+    for place, token in [*reader.top_level(tokens), (len(tokens), Token("op", "+", end))]:
+        if token.kind != "op" or token.text not in "+-":
+            continue
+        if place > first:
+            terms.append((sign, tokens[first:place]))
+        elif place > 0 or not tokens:
+            reader.fail("a term is missing here.", token.start)
+        sign, first = token.text, place + 1
+    return terms
+
+
+def _bar_outside_calls(reader: _Reader, tokens: list[Token]) -> Token | None:
+    """The first `|` that belongs to a group term: not that of Python code in a call."""
+    until = -1
+    for before, token in zip([None, *tokens[:-1]], tokens, strict=True):
+        if token.start < until:
+            continue
+        called = before is not None and (before.kind == "name" or before.text in (")", "]"))
+        if token.text in ("[", "{") or (token.text == "(" and called):
+            until = reader.partner[token.start]
+        elif token.text in ("|", "||"):
+            return token
+    return None
+
+
+def _group_terms(reader: _Reader, tokens: list[Token]) -> list[GroupFormula]:
+    inside = tokens[1:-1]
+    bars = [place for place, token in reader.top_level(inside) if token.text in ("|", "||")]
+    if not bars:
+        bar = _bar_outside_calls(reader, tokens)
+        reader.fail("a group term has one pair of parentheses.", bar.start if bar else 0)
+    if len(bars) > 1:
+        reader.fail("a group term has one '|'.", inside[bars[1]].start)
+    left, right = inside[: bars[0]], inside[bars[0] + 1 :]
+    if not left:
+        reader.fail("nothing stands before the bar; write (1 | g).", inside[bars[0]].start)
+    source = reader.source(left)
+    _check_side(reader, source, left[0].start)
+    return [
+        GroupFormula(source, factors, inside[bars[0]].text == "|", reader.source(tokens))
+        for factors in _Grouping(reader, right, tokens[-1].start).read()
+    ]
+
+
+def _check_side(reader: _Reader, source: str, start: int) -> None:
+    try:
+        parsed = Formula(source)
+    except FormulaicError as error:
+        first = re.sub(r"\x1b\[[\d;]*m|[⧛⧚]", "", str(error)).splitlines()[0]
+        if "__formulaic_variables_available__" in first:
+            first = "'.' for all columns is not supported; name the columns."
+        reader.fail(first, start)
+    if not isinstance(parsed, SimpleFormula):
+        reader.fail(f"{source!r} has several parts.", start)
+
+
+class _Grouping:
+    """Right side of a group term: names joined by `:` and `/`, with parentheses."""
+
+    def __init__(self, reader: _Reader, tokens: list[Token], end: int) -> None:
+        self.reader, self.tokens, self.end, self.place = reader, tokens, end, 0
+
+    def read(self) -> list[tuple[str, ...]]:
+        factors = self._nested()
+        if self.place < len(self.tokens):
+            token = self.tokens[self.place]
+            hint = " Write one group term for each factor: (1 | a) + (1 | b)."
+            self.reader.fail(
+                "expected ':' or '/' between grouping factors, or ')'."
+                + hint * (token.text in ("+", "*")),
+                token.start,
+            )
+        return factors
+
+    def _peek(self) -> str:
+        return self.tokens[self.place].text if self.place < len(self.tokens) else ""
+
+    def _nested(self) -> list[tuple[str, ...]]:
+        found = self._crossed()
+        while self._peek() == "/":
+            self.place += 1
+            # a/b is a + a:b, and (a/b)/c nests within all of what stands before.
+            found = found + [_union(found[-1], inner) for inner in self._crossed()]
+        return found
+
+    def _crossed(self) -> list[tuple[str, ...]]:
+        found = self._atom()
+        while self._peek() == ":":
+            self.place += 1
+            found = [_union(outer, inner) for outer in found for inner in self._atom()]
+        return found
+
+    def _atom(self) -> list[tuple[str, ...]]:
+        if self.place >= len(self.tokens):
+            self.reader.fail("a grouping factor is missing here.", self.end)
+        token = self.tokens[self.place]
+        if token.text == "(":
+            self.place += 1
+            found = self._nested()
+            if self._peek() != ")":
+                self.reader.fail(
+                    "expected ':' or '/' between grouping factors, or ')'.",
+                    self.tokens[self.place].start,
+                )
+            self.place += 1
+            return found
+        if token.kind != "name":
+            self.reader.fail("expected the name of a grouping column.", token.start)
+        self.place += 1
+        return [(unquote(token.text),)]
+
+
+def _union(outer: tuple[str, ...], inner: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(outer + inner))

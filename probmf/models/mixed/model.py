@@ -1,0 +1,270 @@
+"""Linear mixed-effects models as NumPyro models."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from jaxtyping import Array
+from numpyro.distributions import Distribution
+
+from probmf.models.mixed.design import Design, Encoded, build_design, encode_rows
+from probmf.models.mixed.formula import ParsedFormula, parse_formula
+from probmf.models.mixed.labels import coords, dims
+from probmf.models.mixed.priors import Prior
+from probmf.models.mixed.response import RESPONSES, Family, Response
+from probmf.models.mixed.structure import GroupTerm, MixedData, Predictor
+
+
+@dataclass(frozen=True, eq=False)
+class MixedEffects:
+    r"""Population coefficients plus effects of groups, from a formula as in lme4.
+
+    .. math::
+        \eta_n = x_n \cdot \beta + \sum_k z_{kn} \cdot u_{k, g_k(n)}, \quad
+        u_{kj} \sim N(0, \Sigma_k), \quad y_n \sim N(\eta_n, \sigma^2)
+
+    The object is itself a NumPyro model of :class:`MixedData`.
+
+    Args:
+        formula: Such as "y ~ 1 + x + (1 + x | g) + (1 | a/b)". What stands outside of the group
+            terms, and left of their bars, is read by formulaic, with its transforms. It is
+            evaluated as Python code, so take formulas from people you trust only.
+        likelihood: "gaussian" (identity link), "lognormal" (the same for log y), "bernoulli"
+            (logit) or "ordinal" (cumulative logit; cutpoints take the place of the intercept).
+        scale_formula: Formula "~ 1 + x + (1 | g)" of the logarithm of the noise scale; by default
+            that is one number.
+        priors: Priors by site in place of the default ones: for coefficients a mapping of column
+            names to Normals, for scales a distribution (or a number, which fixes it), for
+            correlations the concentration of the LKJ distribution.
+        centered: Whether effects are sampled as such (True), as standard Normals times their
+            scales (False), or which sites of effects are sampled as such.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If a formula can't be read, with the place, or `likelihood` is unknown.
+
+    Example:
+        >>> model = MixedEffects("y ~ x + (1 | g)")
+        >>> table = {"y": [1.0, 2.0, 4.0, 3.0], "x": [0, 1, 2, 3], "g": ["a", "b", "a", "b"]}
+        >>> design = model.design(table)
+        >>> design.data.mean.names, design.levels["g"]
+        (('Intercept', 'x'), array(['a', 'b'], dtype=object))
+
+    References:
+        Bates, Maechler, Bolker and Walker (2015), Fitting linear mixed-effects models using lme4,
+        section 2.
+    """
+
+    formula: str
+    likelihood: Family = field(default="gaussian", kw_only=True)
+    scale_formula: str | None = field(default=None, kw_only=True)
+    priors: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    centered: bool | Collection[str] = field(default=True, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Check the configuration at the door."""
+        if self.likelihood not in (*RESPONSES,):
+            raise ValueError(
+                f"likelihood is {self.likelihood!r}; expected one of "
+                f"{', '.join(map(repr, RESPONSES))}."
+            )
+        if self.parsed.response is None:
+            raise ValueError(
+                f"The formula {self.formula!r} has no response; write its column before '~', as in "
+                "'y ~ 1 + x + (1 | g)'."
+            )
+        if self.parsed_scale is not None:
+            if self.parsed_scale.response is not None:
+                raise ValueError(
+                    f"scale_formula is {self.scale_formula!r}; it has no response: begin with '~'."
+                )
+            if self.response.site != "noise_scale":
+                raise ValueError(
+                    f"scale_formula needs a noise scale, which likelihood={self.likelihood!r} does "
+                    "not have; use 'gaussian' or 'lognormal'."
+                )
+        if not isinstance(self.priors, Mapping):
+            raise TypeError(
+                f"priors is of type {type(self.priors).__name__}; expected a mapping such as "
+                "{'noise_scale': numpyro.distributions.HalfNormal(1.0)}."
+            )
+        if isinstance(self.centered, str):
+            raise TypeError(
+                f"centered is {self.centered!r}; expected True, False, or a collection of sites "
+                f"such as [{self.centered!r}]."
+            )
+
+    @property
+    def parsed(self) -> ParsedFormula:
+        """The formula in its parts."""
+        return parse_formula(self.formula)
+
+    @property
+    def parsed_scale(self) -> ParsedFormula | None:
+        """The formula of the noise scale in its parts."""
+        return None if self.scale_formula is None else parse_formula(self.scale_formula)
+
+    @property
+    def response(self) -> Response:
+        """The kind of response."""
+        return RESPONSES[self.likelihood]
+
+    def design(self, data: Any) -> Design:
+        """Encode training data.
+
+        Args:
+            data: pandas, polars, pyarrow, DuckDB or other table known to narwhals, or a dict of
+                sequences. Columns with numbers or booleans (0 and 1) are numbers; text and
+                categorical columns are factors, with levels in the order of their categories,
+                else sorted. A grouping factor may be of any kind of id.
+
+        Returns:
+            The arrays with their labels.
+
+        Raises:
+            TypeError: If `data` is no table, or a column's type does not suit its role.
+            ValueError: If a column is missing, a value is missing or infinite, a grouping factor
+                has one level, population columns are collinear, the response is outside of the
+                likelihood's support, or a prior is not one of this model.
+
+        Cost: O(n (p^2 + sum of the d)) time, and memory for n (p + sum of the d) numbers.
+        """
+        return build_design(data, self.parsed, self.parsed_scale, self.response, self.priors)
+
+    def arguments(self, data: Any) -> tuple[MixedData]:
+        """What the NumPyro model is called with.
+
+        Args:
+            data: The training data, or a design that is made of them.
+
+        Returns:
+            A tuple of one pytree.
+
+        Raises:
+            TypeError: As for `design`.
+            ValueError: As for `design`.
+        """
+        return ((data if isinstance(data, Design) else self.design(data)).data,)
+
+    def encode(
+        self, design: Design, data: Any, *, unseen: Literal["error", "prior"] = "error"
+    ) -> Encoded:
+        """Encode new data with the levels, contrasts and transforms of the training data.
+
+        Args:
+            design: From the training data.
+            data: The new data; they need no response.
+            unseen: What a level of a grouping factor that the training data lack does: "error",
+                or "prior" for the code -1, which stands for effects from their prior.
+
+        Returns:
+            NumPy arrays: population columns, and by group term codes and columns.
+
+        Raises:
+            ValueError: If a level is unseen (unless it may be), or as for `design`.
+        """
+        if unseen not in ("error", "prior"):
+            raise ValueError(f"unseen is {unseen!r}; expected 'error' or 'prior'.")
+        return encode_rows(design, data, unseen)
+
+    def effect_sites(self, design: Design | MixedData) -> tuple[str, ...]:
+        """Names of the sampled Gaussian sites that enter the linear predictor.
+
+        Args:
+            design: From `design`, or its data.
+
+        Returns:
+            "coefficients", if there are any, and `{name}_effects` of each group term
+            (`{name}_effects_raw` where it is not centred).
+        """
+        mean = (design.data if isinstance(design, Design) else design).mean
+        coefficients = (mean.site,) if mean.names else ()
+        return coefficients + tuple(
+            term.effects_site + "_raw" * (not self._is_centered(term)) for term in mean.groups
+        )
+
+    def dims(self, design: Design) -> dict[str, list[str]]:
+        """Dimensions of the model's sites, without chain and draw, for ArviZ."""
+        return dims(design)
+
+    def coords(self, design: Design) -> dict[str, list[Any]]:
+        """Coordinates of those dimensions: the user's levels and names of columns."""
+        return coords(design)
+
+    def __call__(self, data: MixedData) -> Array:
+        """The NumPyro model.
+
+        Args:
+            data: From `arguments`.
+
+        Returns:
+            The response.
+        """
+        self._check_centered(data)
+        values = self._sample(data.mean, data.priors)
+        parameters = self._own_parameters(data)
+        with numpyro.plate("observation", data.num_observations):
+            law = self.response.law(data.mean(values), parameters)
+            return numpyro.sample(data.response_name, law, obs=data.response)
+
+    def _own_parameters(self, data: MixedData) -> dict[str, Array]:
+        """Noise scale or cutpoints."""
+        site = self.response.site
+        if site is None:
+            return {}
+        if data.noise is not None:
+            return {site: jnp.exp(data.noise(self._sample(data.noise, data.priors)))}
+        return {site: _sample_or_fixed(site, data.priors[site])}
+
+    def _sample(self, predictor: Predictor, priors: Mapping[str, Prior]) -> dict[str, Array]:
+        """Coefficients and effects of a predictor."""
+        values: dict[str, Array] = {}
+        if predictor.names:
+            site = predictor.site
+            values[site] = _sample_or_fixed(site, priors[site])
+        for term in predictor.groups:
+            values[term.effects_site] = self._effects(term, priors)
+        return values
+
+    def _effects(self, term: GroupTerm, priors: Mapping[str, Prior]) -> Array:
+        scale = _sample_or_fixed(f"{term.name}_scale", priors[f"{term.name}_scale"])
+        shape = (term.num_groups, len(term.names))
+        root = None
+        if term.correlated:
+            name = f"{term.name}_correlation"
+            root = scale[:, None] * numpyro.sample(name, priors[name])
+        site = term.effects_site
+        with numpyro.plate(term.plate, term.num_groups):
+            if not self._is_centered(term):
+                raw = numpyro.sample(f"{site}_raw", dist.Normal(jnp.zeros(shape), 1.0).to_event(1))
+                effects = raw * scale[None, :] if root is None else raw @ root.T
+                return numpyro.deterministic(site, effects)
+            if root is None:
+                spread = jnp.broadcast_to(scale[None, :], shape)
+                return numpyro.sample(site, dist.Normal(jnp.zeros(shape), spread).to_event(1))
+            return numpyro.sample(site, dist.MultivariateNormal(jnp.zeros(shape), scale_tril=root))
+
+    def _is_centered(self, term: GroupTerm) -> bool:
+        if isinstance(self.centered, bool):
+            return self.centered
+        return term.effects_site in self.centered
+
+    def _check_centered(self, data: MixedData) -> None:
+        if isinstance(self.centered, bool):
+            return
+        sites = [term.effects_site for part in data.predictors for term in part.groups]
+        unknown = [site for site in self.centered if site not in sites]
+        if unknown:
+            raise ValueError(
+                f"centered holds {unknown[0]!r}, but the sites of effects are: "
+                f"{', '.join(map(repr, sites)) or 'none'}."
+            )
+
+
+def _sample_or_fixed(site: str, prior: Prior) -> Array:
+    if not isinstance(prior, Distribution):
+        return prior
+    return numpyro.sample(site, prior.to_event(len(prior.batch_shape)))

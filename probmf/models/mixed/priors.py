@@ -1,0 +1,252 @@
+r"""Default priors, scaled by the data, and the user's own in their place.
+
+With :math:`s` the standard deviation of the response on the predictor's scale (one for logits; the
+root mean square if there is no intercept) a coefficient is :math:`N(0, (2.5 s / \mathrm{sd}(x))^2)`
+and a group scale is HalfNormal with :math:`2.5 s / \mathrm{sd}(z)`, as in rstanarm: a change of one
+standard deviation in a column hardly moves the response by more than a few of its own. A column
+that is constant, the intercept's among them, counts with sd one.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jaxtyping import Array
+from numpyro.distributions import Distribution
+from scipy.special import logit
+
+from probmf.models.likelihood import check_scale, is_number
+from probmf.models.mixed.encoding import INTERCEPT
+
+type Prior = Distribution | Array
+type Priors = Mapping[str, Any]
+
+#: Prior scales are this many standard deviations of the response.
+WIDTH = 2.5
+
+
+class PredictorColumns(NamedTuple):
+    """What priors need to know of a predictor.
+
+    Attributes:
+        site: Name of the site of its coefficients.
+        names: Names of the population columns.
+        population: Those columns, of shape (n, p).
+        groups: For each group term its name, column names, columns of shape (n, d), and whether
+            its effects are correlated.
+    """
+
+    site: str
+    names: tuple[str, ...]
+    population: np.ndarray
+    groups: Sequence[tuple[str, tuple[str, ...], np.ndarray, bool]]
+
+
+class Target(NamedTuple):
+    """Where the response lies on a predictor's scale: its centre, and the prior's width there."""
+
+    center: float
+    width: float
+
+
+def mean_target(response: np.ndarray | None, *, has_intercept: bool) -> Target:
+    """Target of the linear predictor.
+
+    Args:
+        response: The response on the predictor's scale; None if it has none (logits).
+        has_intercept: Whether the predictor has an intercept; else it starts from zero.
+
+    Returns:
+        Mean and 2.5 standard deviations, or 0 and 2.5 root mean squares.
+    """
+    if response is None:
+        return Target(0.0, WIDTH)
+    if not has_intercept:
+        return Target(0.0, WIDTH * (float(np.sqrt(np.mean(np.square(response)))) or 1.0))
+    return Target(float(np.mean(response)), WIDTH * float(_sd(response[:, None])[0]))
+
+
+def noise_target(target: Target) -> Target:
+    """Target of the logarithm of the noise scale: that of the response's sd, within a factor e."""
+    return Target(float(np.log(target.width / WIDTH)), 1.0)
+
+
+def default_priors(columns: PredictorColumns, target: Target) -> dict[str, Prior]:
+    r"""Priors of a predictor's sites.
+
+    The intercept's is what :math:`N(\mathrm{center}, w^2)` for the predictor at the mean of the
+    columns says of the predictor where they are zero: its sd is
+    :math:`w \sqrt{1 + \sum_j (\bar x_j / \mathrm{sd}(x_j))^2}`. A correlation matrix is uniform
+    (LKJ with concentration one).
+
+    Args:
+        columns: The predictor.
+        target: Where the response lies on its scale.
+
+    Returns:
+        A prior for each site.
+    """
+    priors: dict[str, Prior] = {}
+    if columns.names:
+        spread = _sd(columns.population)
+        is_intercept = np.array([name == INTERCEPT for name in columns.names])
+        shift = np.where(is_intercept, 0.0, columns.population.mean(axis=0) / spread)
+        at_zero = target.width * np.sqrt(1.0 + np.sum(np.square(shift)))
+        loc = np.where(is_intercept, target.center, 0.0)
+        scale = np.where(is_intercept, at_zero, target.width / spread)
+        priors[columns.site] = dist.Normal(_array(loc), _array(scale))
+    for name, names, z, correlated in columns.groups:
+        priors[f"{name}_scale"] = dist.HalfNormal(_array(target.width / _sd(z)))
+        if correlated and len(names) > 1:
+            priors[f"{name}_correlation"] = dist.LKJCholesky(len(names), 1.0)
+    return priors
+
+
+def noise_prior(target: Target) -> dict[str, Prior]:
+    """HalfNormal prior of the noise scale, as wide as 2.5 standard deviations of the response.
+
+    Args:
+        target: Where the response lies on the predictor's scale.
+
+    Returns:
+        The prior by its site, "noise_scale".
+    """
+    return {"noise_scale": dist.HalfNormal(_array(target.width))}
+
+
+def cutpoint_prior(num_levels: int) -> Distribution:
+    """Cutpoints that make all levels equally likely, give or take.
+
+    The first cutpoint is Normal, and the logarithms of the gaps between them are.
+
+    Args:
+        num_levels: Number of levels of the response.
+
+    Returns:
+        A distribution of ordered vectors of length `num_levels - 1`.
+    """
+    even = logit(np.arange(1, num_levels) / num_levels)
+    loc = np.concatenate([even[:1], np.log(np.diff(even))])
+    scale = np.where(np.arange(num_levels - 1) == 0, WIDTH, 1.0)
+    base = dist.Normal(_array(loc), _array(scale)).to_event(1)
+    return dist.TransformedDistribution(base, dist.transforms.OrderedTransform())
+
+
+def replace_priors(
+    defaults: dict[str, Prior], given: Priors, coefficient_names: Mapping[str, tuple[str, ...]]
+) -> dict[str, Prior]:
+    """The default priors with the user's own put in.
+
+    Args:
+        defaults: A prior for each site.
+        given: The user's, by site: for coefficients a Normal or a mapping of column names to
+            Normals, for scales a distribution of positive numbers or fixed numbers, for
+            correlations a concentration or an LKJCholesky.
+        coefficient_names: Names of the columns of each site of coefficients.
+
+    Returns:
+        A prior for each site; an array is a fixed value.
+
+    Raises:
+        TypeError: If a prior is of the wrong type.
+        ValueError: If there is no such site or column, or a prior has the wrong shape or support.
+    """
+    _require_known(given, defaults, "priors has the key", "this model's sites with priors")
+    priors = dict(defaults)
+    for site, prior in given.items():
+        default: Any = defaults[site]
+        if site in coefficient_names:
+            priors[site] = _coefficients(site, default, prior, coefficient_names[site])
+        elif site.endswith("_correlation"):
+            priors[site] = _correlation(site, default, prior)
+        elif site.endswith("_scale"):
+            priors[site] = _scale(site, default, prior)
+        else:
+            priors[site] = _of_shape(site, prior, (), default.event_shape)
+    return priors
+
+
+def _coefficients(site: str, default: Any, given: Any, names: tuple[str, ...]) -> Distribution:
+    chosen = given if isinstance(given, Mapping) else dict.fromkeys(names, given)
+    _require_known(chosen, names, f"priors[{site!r}] has the key", "the columns")
+    loc, scale = np.array(default.loc), np.array(default.scale)
+    for place, name in enumerate(names):
+        prior = chosen.get(name)
+        if prior is None:
+            continue
+        if not isinstance(prior, dist.Normal) or prior.batch_shape != ():
+            raise TypeError(
+                f"The prior of coefficient {name!r} is {_named(prior)}; the effects are integrated "
+                "out as Gaussians, so it must be a scalar numpyro.distributions.Normal."
+            )
+        loc[place], scale[place] = float(prior.loc), float(prior.scale)
+    return dist.Normal(_array(loc), _array(scale))
+
+
+def _correlation(site: str, default: Any, prior: Any) -> Distribution:
+    size = default.dimension
+    if is_number(prior) and prior > 0:
+        return dist.LKJCholesky(size, float(prior))
+    if isinstance(prior, dist.LKJCholesky) and prior.dimension == size:
+        return prior
+    raise TypeError(
+        f"priors[{site!r}] is {_named(prior)}; expected a positive number, the concentration of "
+        f"the LKJ distribution, or numpyro.distributions.LKJCholesky({size}, ...)."
+    )
+
+
+def _scale(site: str, default: Any, prior: Any) -> Prior:
+    shape = default.batch_shape
+    if not isinstance(prior, Distribution):
+        check_scale(f"priors[{site!r}]", prior)
+        if np.shape(prior) not in ((), shape):
+            raise ValueError(_shape_message(site, np.shape(prior), shape))
+        return jnp.broadcast_to(_array(prior), shape)
+    lower = getattr(prior.support, "lower_bound", None)
+    if lower is None or np.any(np.asarray(lower) < 0):
+        raise ValueError(
+            f"priors[{site!r}] is {_named(prior)}, which allows negative numbers; a scale is a "
+            "standard deviation. Use HalfNormal, HalfCauchy, Exponential, LogNormal or the like."
+        )
+    return _of_shape(site, prior, shape, ())
+
+
+def _of_shape(
+    site: str, prior: Any, batch_shape: tuple[int, ...], event_shape: tuple[int, ...]
+) -> Distribution:
+    if not isinstance(prior, Distribution):
+        raise TypeError(f"priors[{site!r}] is {_named(prior)}; expected a NumPyro distribution.")
+    if prior.event_shape != event_shape or prior.batch_shape not in ((), batch_shape):
+        got = prior.batch_shape + prior.event_shape
+        raise ValueError(_shape_message(site, got, batch_shape + event_shape))
+    return prior.expand(batch_shape)
+
+
+def _shape_message(site: str, got: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    return f"priors[{site!r}] has shape {got}; expected {expected or '() (a scalar)'}."
+
+
+def _require_known(given: Mapping[str, Any], known: Any, what: str, names: str) -> None:
+    for name in given:
+        if name not in known:
+            listed = ", ".join(map(repr, known)) or "none"
+            raise ValueError(f"{what} {name!r}, but {names} are: {listed}.")
+
+
+def _named(value: object) -> str:
+    if isinstance(value, Distribution):
+        return f"a {type(value).__name__} of shape {value.batch_shape + value.event_shape}"
+    return f"{value!r} of type {type(value).__name__}"
+
+
+def _sd(columns: np.ndarray) -> np.ndarray:
+    """Standard deviations of the columns; one for a constant column."""
+    spread = np.std(columns, axis=0)
+    negligible = spread <= 1e-10 * np.max(np.abs(columns), axis=0, initial=0.0)
+    return np.where(negligible, 1.0, spread)
+
+
+def _array(values: Any) -> Array:
+    return jnp.asarray(values, jnp.result_type(float))

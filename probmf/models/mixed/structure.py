@@ -1,0 +1,132 @@
+"""What a mixed model is conditioned on: checked device arrays, without labels.
+
+A dense matrix of observations by groups never exists: a group term is a code and a short row of
+coefficients' columns for each observation.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+from numpyro.distributions import Distribution
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["group", "z"],
+    meta_fields=["name", "plate", "names", "num_groups", "correlated"],
+)
+@dataclass(frozen=True)
+class GroupTerm:
+    """One group term `(left | factor)`; a pytree whose names and sizes are static.
+
+    Attributes:
+        group: Group of each observation, in 0..num_groups-1.
+        z: Columns of the left side.
+        name: What its sites are called by: `{name}_scale`, `{name}_effects`, ...
+        plate: Name of the plate, that of the grouping factor.
+        names: Names of the columns of `z`.
+        num_groups: Number of groups.
+        correlated: Whether the effects of one group have correlations of their own.
+    """
+
+    group: Int[Array, " n"]
+    z: Float[Array, "n d"]
+    name: str
+    plate: str
+    names: tuple[str, ...]
+    num_groups: int
+    correlated: bool
+
+    @property
+    def effects_site(self) -> str:
+        """Name of the site of the effects, of shape (num_groups, d)."""
+        return f"{self.name}_effects"
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["population", "groups"],
+    meta_fields=["names", "site"],
+)
+@dataclass(frozen=True)
+class Predictor:
+    """A linear predictor: population columns and group terms.
+
+    Attributes:
+        population: Columns whose coefficients all observations share.
+        groups: The group terms.
+        names: Names of the population columns.
+        site: Name of the site of the coefficients.
+    """
+
+    population: Float[Array, "n p"]
+    groups: tuple[GroupTerm, ...]
+    names: tuple[str, ...]
+    site: str
+
+    def __call__(self, values: Mapping[str, Array]) -> Float[Array, " n"]:
+        r"""Its value, :math:`x_n \cdot \beta + \sum_k z_{kn} \cdot u_{k, g_k(n)}`.
+
+        Args:
+            values: Coefficients and effects by site name.
+
+        Returns:
+            One number per observation. Cost O(n (p + sum of the d)).
+        """
+        n = self.population.shape[0]
+        total = jnp.zeros((n,), jnp.result_type(float))
+        if self.names:
+            total = total + self.population @ values[self.site]
+        for term in self.groups:
+            rows = values[term.effects_site][term.group]
+            total = total + jnp.sum(term.z * rows, axis=-1)
+        return total
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["mean", "noise", "response", "priors"],
+    meta_fields=["response_name", "num_observations"],
+)
+@dataclass(frozen=True)
+class MixedData:
+    """Arguments of a mixed model; a pytree whose names and sizes are static.
+
+    Attributes:
+        mean: The linear predictor.
+        noise: The predictor of the logarithm of the noise scale, or None if it is one number.
+        response: The observed response, or None to simulate it.
+        priors: Prior of each site, resolved against the data. An array is a fixed value.
+        response_name: Name of the response's column and site.
+        num_observations: Number of rows.
+    """
+
+    mean: Predictor
+    noise: Predictor | None
+    response: Array | None
+    priors: dict[str, Distribution | Array]
+    response_name: str
+    num_observations: int
+
+    @property
+    def population(self) -> Float[Array, "n p"]:
+        """Population columns of the linear predictor."""
+        return self.mean.population
+
+    @property
+    def groups(self) -> tuple[GroupTerm, ...]:
+        """Group terms of the linear predictor."""
+        return self.mean.groups
+
+    @property
+    def predictors(self) -> tuple[Predictor, ...]:
+        """The linear predictor, and that of the noise if there is one."""
+        return (self.mean,) if self.noise is None else (self.mean, self.noise)
+
+    def without_response(self) -> "MixedData":
+        """The same rows with the response left open, for NumPyro's `Predictive`."""
+        return replace(self, response=None)
