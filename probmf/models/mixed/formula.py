@@ -5,28 +5,12 @@ for formulaic. Positions in messages are those of the text that the user wrote.
 """
 
 import re
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from formulaic import Formula, SimpleFormula
 from formulaic.errors import FormulaicError
 
-_TOKEN = re.compile(
-    r"(?P<space>\s+)|(?P<name>[^\W\d]\w*|`[^`]+`)|(?P<number>\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+)"
-    r"|(?P<string>'[^']*'|\"[^\"]*\")|(?P<op>\|\||\*\*|[~|+\-*/:^()\[\]{},=%<>!&.@])"
-)
-_CLOSING = {"(": ")", "[": "]", "{": "}"}
-
-
-class FormulaError(ValueError):
-    """A formula that can't be read; the message shows where."""
-
-
-class Token(NamedTuple):
-    """A piece of the formula and where it starts."""
-
-    kind: str
-    text: str
-    start: int
+from probmf.models.mixed.tokens import FormulaReader, Token
 
 
 class GroupFormula(NamedTuple):
@@ -59,63 +43,6 @@ class ParsedFormula(NamedTuple):
     groups: tuple[GroupFormula, ...]
 
 
-class _Reader:
-    """One formula text, its tokens, and errors that point into it."""
-
-    def __init__(self, text: str) -> None:
-        self.text = " ".join(text.splitlines()) if "\n" in text else text
-        self.tokens = self._tokens()
-        self.partner = self._partners()
-
-    def fail(self, message: str, start: int) -> NoReturn:
-        raise FormulaError(
-            f"The formula can't be read: {message}\n    {self.text}\n    {' ' * start}^"
-        )
-
-    def source(self, tokens: list[Token]) -> str:
-        """The text that some neighbouring tokens span."""
-        if not tokens:
-            return ""
-        return self.text[tokens[0].start : tokens[-1].start + len(tokens[-1].text)]
-
-    def _tokens(self) -> list[Token]:
-        tokens, place = [], 0
-        while place < len(self.text):
-            match = _TOKEN.match(self.text, place)
-            if match is None:
-                self.fail(f"{self.text[place]!r} is not understood here.", place)
-            if match.lastgroup != "space":
-                tokens.append(Token(str(match.lastgroup), match.group(), place))
-            place = match.end()
-        return tokens
-
-    def _partners(self) -> dict[int, int]:
-        """The start of each opening bracket and that of the bracket that closes it."""
-        partner, open_brackets = {}, []
-        for token in self.tokens:
-            if token.text in _CLOSING:
-                open_brackets.append(token)
-            elif token.text in _CLOSING.values():
-                if not open_brackets or _CLOSING[open_brackets[-1].text] != token.text:
-                    self.fail(f"this {token.text!r} closes nothing.", token.start)
-                partner[open_brackets.pop().start] = token.start
-        if open_brackets:
-            token = open_brackets[-1]
-            self.fail(f"this {token.text!r} is never closed.", token.start)
-        return partner
-
-    def top_level(self, tokens: list[Token]) -> list[tuple[int, Token]]:
-        """Those tokens that stand in no bracket, with their places in the list."""
-        found, until = [], -1
-        for place, token in enumerate(tokens):
-            if token.start < until:
-                continue
-            found.append((place, token))
-            if token.text in _CLOSING:
-                until = self.partner[token.start] + 1
-        return found
-
-
 def parse_formula(text: str) -> ParsedFormula:
     """Split a formula into response, population part and group terms.
 
@@ -138,7 +65,7 @@ def parse_formula(text: str) -> ParsedFormula:
             f"The formula is of type {type(text).__name__}, expected text such as "
             "'y ~ 1 + x + (1 | g)'."
         )
-    reader = _Reader(text)
+    reader = FormulaReader(text)
     tildes = [place for place, token in enumerate(reader.tokens) if token.text == "~"]
     if not tildes:
         reader.fail("there is no '~' between the response and the terms.", len(reader.text))
@@ -177,7 +104,7 @@ def unquote(name: str) -> str:
     return name[1:-1] if name.startswith("`") else name
 
 
-def _response(reader: _Reader, tokens: list[Token]) -> str | None:
+def _response(reader: FormulaReader, tokens: list[Token]) -> str | None:
     if not tokens:
         return None
     if len(tokens) > 1 or tokens[0].kind != "name":
@@ -190,7 +117,7 @@ def _response(reader: _Reader, tokens: list[Token]) -> str | None:
     return unquote(tokens[0].text)
 
 
-def _additive_terms(reader: _Reader, tokens: list[Token]) -> list[tuple[str, list[Token]]]:
+def _additive_terms(reader: FormulaReader, tokens: list[Token]) -> list[tuple[str, list[Token]]]:
     end = len(reader.text)
     terms: list[tuple[str, list[Token]]] = []
     sign, first = "+", 0
@@ -205,7 +132,7 @@ def _additive_terms(reader: _Reader, tokens: list[Token]) -> list[tuple[str, lis
     return terms
 
 
-def _bar_outside_calls(reader: _Reader, tokens: list[Token]) -> Token | None:
+def _bar_outside_calls(reader: FormulaReader, tokens: list[Token]) -> Token | None:
     """The first `|` that belongs to a group term: not that of Python code in a call."""
     until = -1
     for before, token in zip([None, *tokens[:-1]], tokens, strict=True):
@@ -219,7 +146,7 @@ def _bar_outside_calls(reader: _Reader, tokens: list[Token]) -> Token | None:
     return None
 
 
-def _group_terms(reader: _Reader, tokens: list[Token]) -> list[GroupFormula]:
+def _group_terms(reader: FormulaReader, tokens: list[Token]) -> list[GroupFormula]:
     inside = tokens[1:-1]
     bars = [place for place, token in reader.top_level(inside) if token.text in ("|", "||")]
     if not bars:
@@ -238,7 +165,7 @@ def _group_terms(reader: _Reader, tokens: list[Token]) -> list[GroupFormula]:
     ]
 
 
-def _check_side(reader: _Reader, source: str, start: int) -> None:
+def _check_side(reader: FormulaReader, source: str, start: int) -> None:
     try:
         parsed = Formula(source)
     except FormulaicError as error:
@@ -253,7 +180,7 @@ def _check_side(reader: _Reader, source: str, start: int) -> None:
 class _Grouping:
     """Right side of a group term: names joined by `:` and `/`, with parentheses."""
 
-    def __init__(self, reader: _Reader, tokens: list[Token], end: int) -> None:
+    def __init__(self, reader: FormulaReader, tokens: list[Token], end: int) -> None:
         self.reader, self.tokens, self.end, self.place = reader, tokens, end, 0
 
     def read(self) -> list[tuple[str, ...]]:

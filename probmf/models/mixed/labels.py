@@ -1,16 +1,18 @@
 """Dimensions and coordinates of a mixed model's sites, for ArviZ."""
 
+from collections.abc import Collection
 from itertools import pairwise
 from typing import Any
 
 from probmf.models.mixed.design import Design
 
 
-def dims(design: Design) -> dict[str, list[str]]:
+def dims(design: Design, raw: Collection[str] = ()) -> dict[str, list[str]]:
     """Dimensions of each site, chain and draw left out.
 
     Args:
         design: A formula applied to data.
+        raw: Sites of effects that are not centred; `{name}_effects_raw` goes with them.
 
     Returns:
         Names of dimensions by site. `{name}_correlation` is the Cholesky factor of the
@@ -23,11 +25,12 @@ def dims(design: Design) -> dict[str, list[str]]:
         for term in coding.terms:
             own = f"{term.name}_coefficient"
             found[f"{term.name}_scale"] = [own]
-            found[f"{term.name}_correlation"] = [own, f"{own}_other"]
-            for site in (f"{term.name}_effects", f"{term.name}_effects_raw"):
-                found[site] = [term.groups.name, own]
-            if len(term.names) == 1 or not term.correlated:
-                del found[f"{term.name}_correlation"]
+            if len(term.names) > 1 and term.correlated:
+                found[f"{term.name}_correlation"] = [own, f"{own}_other"]
+            site = f"{term.name}_effects"
+            found[site] = [term.groups.name, own]
+            if site in raw:
+                found[f"{site}_raw"] = [term.groups.name, own]
     if design.response_levels:
         found["cutpoints"] = ["cutpoint"]
     return found

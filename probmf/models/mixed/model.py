@@ -10,7 +10,8 @@ import numpyro.distributions as dist
 from jaxtyping import Array
 from numpyro.distributions import Distribution
 
-from probmf.models.mixed.design import Design, Encoded, build_design, encode_rows
+from probmf.models.mixed.build import build_design
+from probmf.models.mixed.design import Design, Encoded, encode_rows
 from probmf.models.mixed.formula import ParsedFormula, parse_formula
 from probmf.models.mixed.labels import coords, dims
 from probmf.models.mixed.priors import Prior
@@ -188,7 +189,9 @@ class MixedEffects:
 
     def dims(self, design: Design) -> dict[str, list[str]]:
         """Dimensions of the model's sites, without chain and draw, for ArviZ."""
-        return dims(design)
+        parts = design.data.predictors
+        raw = [t.effects_site for p in parts for t in p.groups if not self._is_centered(t)]
+        return dims(design, raw)
 
     def coords(self, design: Design) -> dict[str, list[Any]]:
         """Coordinates of those dimensions: the user's levels and names of columns."""
