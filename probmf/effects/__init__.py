@@ -1,0 +1,17 @@
+"""Gaussian effects of crossed and nested groups: exact evidence, its gradient, joint draws."""
+
+from probmf.effects.evidence import draw_effects, log_evidence
+from probmf.effects.pattern import Grouping, Pattern, RemainderTooLargeError, make_pattern
+from probmf.effects.statistics import Statistics, collect_statistics, compress
+
+__all__ = [
+    "Grouping",
+    "Pattern",
+    "RemainderTooLargeError",
+    "Statistics",
+    "collect_statistics",
+    "compress",
+    "draw_effects",
+    "log_evidence",
+    "make_pattern",
+]

@@ -1,0 +1,198 @@
+"""Which effects meet in which observations: index lists made once, on the host.
+
+A block holds all effects of one grouping: d coefficients for each of M groups. The block with the
+most coefficients leads: its precision is block-diagonal and is eliminated group by group. The
+other blocks' coefficients are numbered one after another and are called columns; they remain in
+one dense matrix, whose lower triangle (and full d x d blocks on the diagonal) is all that is
+formed.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+#: The largest dense remainder: at 8 bytes a number, its factor and inverse take 0.6 GB.
+MAX_REMAINDER = 6000
+#: Eliminating by lists of pairs beats dense products when it needs this many times fewer terms.
+PAIR_COST = 40
+#: More pairs than this would not fit in memory.
+MAX_PAIRS = 200_000_000
+
+
+class RemainderTooLargeError(ValueError):
+    """What is left after eliminating one grouping is too large to factor."""
+
+
+class Grouping(NamedTuple):
+    """The groups of one block.
+
+    Attributes:
+        name: What errors call it.
+        group: Group of each observation.
+        num_groups: Number of groups M.
+        dim: Coefficients d per group.
+    """
+
+    name: str
+    group: Int[np.ndarray, " n"]
+    num_groups: int
+    dim: int
+
+
+class Pairs(NamedTuple):
+    """Pairs of entries of a leading group, and which flat element of the remainder they add to."""
+
+    left: Int[Array, " pairs"]
+    right: Int[Array, " pairs"]
+    which: Int[Array, " pairs"]
+    element: Int[Array, " elements"]
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["group", "column", "entry", "entry_group", "entry_column", "pairs"],
+    meta_fields=["order", "shapes", "num_rows", "num_columns"],
+)
+@dataclass(frozen=True)
+class Pattern:
+    """Index lists of the blocks; a pytree whose sizes are static.
+
+    An entry is a pair (leading group, column) that some observation has.
+
+    Attributes:
+        order: Positions of the blocks as given, the leading one first.
+        shapes: (groups, coefficients per group) of each block, in that order.
+        num_rows: Number of observations n.
+        num_columns: Number of columns D of the remainder.
+        group: Leading group of each observation.
+        column: Columns of each observation, one for every coefficient of the other blocks.
+        entry: Entry of each of these.
+        entry_group: Leading group of each entry, ascending.
+        entry_column: Column of each entry.
+        pairs: Pairs of entries for the sparse elimination, or None for the dense one.
+    """
+
+    order: tuple[int, ...]
+    shapes: tuple[tuple[int, int], ...]
+    num_rows: int
+    num_columns: int
+    group: Int[Array, " n"]
+    column: Int[Array, "n q"]
+    entry: Int[Array, "n q"]
+    entry_group: Int[Array, " entries"]
+    entry_column: Int[Array, " entries"]
+    pairs: Pairs | None
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """First column of each block after the leading one."""
+        sizes = [groups * dim for groups, dim in self.shapes[1:]]
+        return tuple(np.concatenate([[0], np.cumsum(sizes)]).astype(int)[:-1].tolist())
+
+
+def make_pattern(blocks: list[Grouping]) -> Pattern:
+    """Choose the leading block and list what meets what.
+
+    Args:
+        blocks: At least one grouping; the groups are in range (checked by the caller).
+
+    Returns:
+        The pattern. Cost O(n q log n), and O(pairs) for the sparse elimination.
+
+    Raises:
+        RemainderTooLargeError: If the blocks that are not eliminated are too large.
+    """
+    sizes = [block.num_groups * block.dim for block in blocks]
+    # A single group is never worth eliminating: its matrix is dense either way.
+    lead = int(
+        np.argmax([size if b.num_groups > 1 else -1 for b, size in zip(blocks, sizes, strict=True)])
+    )
+    order = (lead, *(i for i in range(len(blocks)) if i != lead))
+    first, rest = blocks[lead], [blocks[i] for i in order[1:]]
+    num_columns = sum(sizes) - sizes[lead]
+    if num_columns > MAX_REMAINDER:
+        names = ", ".join(f"{b.name} ({b.num_groups * b.dim:,})" for b in rest)
+        raise RemainderTooLargeError(
+            f"After eliminating {first.name} ({sizes[lead]:,} coefficients) a dense matrix of "
+            f"{num_columns:,} coefficients remains ({names}); at most {MAX_REMAINDER:,} can be "
+            "factored. Integrate fewer groupings out and let the others be sampled, non-centred."
+        )
+    num_rows = len(first.group)
+    column = _columns(rest, num_rows)
+    group = np.asarray(first.group, np.int64)
+    code = group[:, None] * max(num_columns, 1) + column
+    unique, entry = np.unique(code, return_inverse=True)
+    entry = entry.reshape(code.shape)
+    entry_group, entry_column = np.divmod(unique, max(num_columns, 1))
+    cell = _cells(rest)
+    count = np.bincount(entry_group, minlength=first.num_groups)
+    num_pairs = int(np.sum(count.astype(np.float64) * (count + 1) / 2))
+    dense = first.num_groups * first.dim * float(num_columns) ** 2
+    pairs = None
+    if num_pairs * first.dim * PAIR_COST < dense:
+        if num_pairs > MAX_PAIRS:
+            raise RemainderTooLargeError(
+                f"Eliminating {first.name} joins {num_pairs:,} pairs of the other groupings' "
+                f"coefficients; at most {MAX_PAIRS:,} fit in memory. Integrate fewer groupings "
+                "out and let the others be sampled, non-centred."
+            )
+        pairs = _pairs(count, entry_column, cell, num_columns)
+    return Pattern(
+        order=order,
+        shapes=((first.num_groups, first.dim), *((b.num_groups, b.dim) for b in rest)),
+        num_rows=num_rows,
+        num_columns=num_columns,
+        group=jnp.asarray(group, jnp.int32),
+        column=jnp.asarray(column, jnp.int32),
+        entry=jnp.asarray(entry, jnp.int32),
+        entry_group=jnp.asarray(entry_group, jnp.int32),
+        entry_column=jnp.asarray(entry_column, jnp.int32),
+        pairs=pairs,
+    )
+
+
+def _columns(rest: list[Grouping], num_rows: int) -> np.ndarray:
+    parts, offset = [np.zeros((num_rows, 0), np.int64)], 0
+    for block in rest:
+        base = offset + np.asarray(block.group, np.int64) * block.dim
+        parts.append(base[:, None] + np.arange(block.dim))
+        offset += block.num_groups * block.dim
+    return np.concatenate(parts, axis=1)
+
+
+def _cells(rest: list[Grouping]) -> np.ndarray:
+    """Which group of which block each column belongs to."""
+    parts, offset = [np.zeros(0, np.int64)], 0
+    for block in rest:
+        parts.append(offset + np.repeat(np.arange(block.num_groups), block.dim))
+        offset += block.num_groups
+    return np.concatenate(parts)
+
+
+def _pairs(count: np.ndarray, column: np.ndarray, cell: np.ndarray, num_columns: int) -> Pairs:
+    """All pairs of entries of the same group that fall in the stored part, sorted by element."""
+    begin = np.concatenate([[0], np.cumsum(count)])
+    lefts, rights = [], []
+    for size in np.unique(count[count > 0]):
+        starts = begin[:-1][count == size]
+        # Entries of a group ascend by column, so the lower triangle is left >= right; the upper
+        # part of a cell's own block is kept as well.
+        left, right = np.tril_indices(size)
+        lefts.append((starts[:, None] + left).ravel())
+        rights.append((starts[:, None] + right).ravel())
+    left, right = np.concatenate(lefts), np.concatenate(rights)
+    mirrored = (cell[column[left]] == cell[column[right]]) & (left != right)
+    left, right = (
+        np.concatenate([left, right[mirrored]]),
+        np.concatenate([right, left[mirrored]]),
+    )
+    element = column[left] * num_columns + column[right]
+    element, which = np.unique(element, return_inverse=True)
+    order = np.argsort(which, kind="stable")
+    lists = (left[order], right[order], which[order], element)
+    return Pairs(*(jnp.asarray(x, jnp.int32) for x in lists))

@@ -1,0 +1,160 @@
+"""Sums over the observations: with a constant design they are taken once and n disappears."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+import scipy.sparse
+from jaxtyping import Array, Float, Int
+
+from probmf.effects.pattern import Pattern
+
+#: Relative error to which the table below reproduces every group's term.
+TABLE_TOLERANCE = 1e-14
+
+
+class Table(NamedTuple):
+    r"""The elimination of a leading block of scalars, in a few numbers per element.
+
+    Element e of the eliminated matrix is :math:`\sum_g t_{eg} / (g + \lambda)` over the groups'
+    sums of squares g, with the same lambda for all. As functions of lambda these quotients span few
+    dimensions, so a skeleton of them reproduces all others to rounding, for every lambda.
+
+    Attributes:
+        knot: Sums of squares g of the skeleton.
+        terms: Coefficient of each skeleton quotient in each element.
+        element: Flat position of each element in the remainder.
+    """
+
+    knot: Float[Array, " r"]
+    terms: Float[Array, "elements r"]
+    element: Int[Array, " elements"]
+
+
+class Statistics(NamedTuple):
+    """Weighted sums of products of the design z = (leading, columns) and the target t.
+
+    Attributes:
+        lead_lead: Sums of z z^T within each leading group.
+        lead_rest: The same between a leading group and a column, by entry.
+        rest_rest: The same between columns; the part that `Pattern` describes.
+        lead: Sums of z t by leading group.
+        rest: Sums of z t by column.
+        square: Sum of t^2.
+        table: For the fast elimination, or None.
+    """
+
+    lead_lead: Float[Array, "m d d"]
+    lead_rest: Float[Array, "entries d"]
+    rest_rest: Float[Array, "D D"]
+    lead: Float[Array, "m d"]
+    rest: Float[Array, " D"]
+    square: Float[Array, ""]
+    table: Table | None = None
+
+
+def collect_statistics(
+    pattern: Pattern,
+    design: Sequence[Float[Array, "n d"]],
+    target: Float[Array, " n"],
+    weight: Float[Array, " n"] | None = None,
+) -> Statistics:
+    """Sum over the observations; differentiable in design, target and weight.
+
+    Args:
+        pattern: Where the sums go.
+        design: Coefficients of each block, in the pattern's order.
+        target: Observations less their offset.
+        weight: Weight of each observation; None for one.
+
+    Returns:
+        The sums. Cost O(n q^2).
+    """
+    lead, rest = design[0], jnp.concatenate([jnp.zeros((len(target), 0)), *design[1:]], axis=1)
+    weighted = lead if weight is None else lead * weight[:, None]
+    weighted_rest = rest if weight is None else rest * weight[:, None]
+    groups, dim = pattern.shapes[0]
+    size = pattern.num_columns
+    lead_lead = _sum(weighted[:, :, None] * lead[:, None, :], pattern.group, groups)
+    entries = len(pattern.entry_group)
+    across = rest[:, :, None] * weighted[:, None, :]
+    cross = _sum(across.reshape(-1, dim), pattern.entry.ravel(), entries)
+    return Statistics(
+        lead_lead=lead_lead,
+        lead_rest=cross,
+        rest_rest=_rest_products(pattern, rest, weighted_rest).reshape(size, size),
+        lead=_sum(weighted * target[:, None], pattern.group, groups),
+        rest=_sum((weighted_rest * target[:, None]).ravel(), pattern.column.ravel(), size),
+        square=jnp.sum(target * target if weight is None else weight * target * target),
+    )
+
+
+def _rest_products(pattern: Pattern, rest: Array, weighted: Array) -> Array:
+    """Flat sums of products of columns: lower triangle, and whole blocks on the diagonal."""
+    size = pattern.num_columns
+    block = np.repeat(np.arange(len(pattern.shapes) - 1), [dim for _, dim in pattern.shapes[1:]])
+    total = jnp.zeros(size * size, rest.dtype)
+    for i in range(len(block)):
+        for j in range(len(block)):
+            if block[i] >= block[j]:
+                where = pattern.column[:, i] * size + pattern.column[:, j]
+                total = total.at[where].add(weighted[:, i] * rest[:, j])
+    return total
+
+
+def _sum(values: Array, index: Array, size: int) -> Array:
+    return jax.ops.segment_sum(values, index, num_segments=size)
+
+
+def compress(pattern: Pattern, statistics: Statistics) -> Statistics:
+    """Add the table of a constant design, where the leading block is one scalar per group.
+
+    Args:
+        pattern: The pattern.
+        statistics: Its sums, in float64 and concrete.
+
+    Returns:
+        The statistics with their table, or as they were if the pattern has no pairs or the leading
+        block more than one coefficient per group. Cost O(pairs x r), once.
+    """
+    if pattern.pairs is None or pattern.shapes[0][1] > 1:
+        return statistics
+    square = np.asarray(statistics.lead_lead)[:, 0, 0]
+    knot, coefficients = _skeleton(square)
+    cross = np.asarray(statistics.lead_rest)[:, 0]
+    left, right, which, element = (np.asarray(x) for x in pattern.pairs)
+    products = scipy.sparse.coo_matrix(
+        (cross[left] * cross[right], (which, np.asarray(pattern.entry_group)[left])),
+        shape=(len(element), len(square)),
+    ).tocsr()
+    table = Table(
+        knot=jnp.asarray(knot),
+        terms=jnp.asarray(products @ coefficients),
+        element=jnp.asarray(element, jnp.int32),
+    )
+    return statistics._replace(table=table)
+
+
+def _skeleton(square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Knots g_i, and coefficients such that 1/(g + lambda) = sum_i c_i / (g_i + lambda).
+
+    An interpolative decomposition: a pivoted QR of the functions on a grid of lambda.
+    """
+    positive = square > 0
+    values, inverse = np.unique(square[positive], return_inverse=True)
+    grid = np.concatenate([[0.0], np.geomspace(values[0] * 1e-4, values[-1] * 1e4, 400)])
+    functions = (values[0] + grid)[:, None] / (values[None] + grid[:, None])
+    _, upper, pivot = scipy.linalg.qr(functions, mode="economic", pivoting=True)
+    size = np.abs(np.diag(upper))
+    rank = max(1, int(np.sum(size > TABLE_TOLERANCE * size[0])))
+    by_value = np.zeros((len(values), rank))
+    by_value[pivot[:rank]] = np.eye(rank)
+    by_value[pivot[rank:]] = scipy.linalg.solve_triangular(
+        upper[:rank, :rank], upper[:rank, rank:]
+    ).T
+    coefficients = np.zeros((len(square), rank))
+    coefficients[positive] = by_value[inverse]
+    return values[pivot[:rank]], coefficients
