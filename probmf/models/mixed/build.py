@@ -154,23 +154,40 @@ def _refuse_repeats(
 
 
 def _refuse_collinear(population: np.ndarray, names: list[str]) -> None:
-    if not names:
-        return
-    size = np.linalg.norm(population, axis=0)
-    triangle, pivot = qr(
-        population / np.where(size > 0, size, 1.0), mode="r", pivoting=True, check_finite=False
-    )
-    diagonal = np.zeros(len(names))
-    diagonal[: min(triangle.shape)] = np.abs(np.diagonal(triangle))
-    dependent = sorted(pivot[diagonal <= COLLINEAR])
+    dependent = [names[place] for place in dependent_columns(population)]
     if dependent:
-        listed = ", ".join(repr(names[place]) for place in dependent)
+        listed = ", ".join(map(repr, dependent))
         raise ValueError(
             f"The population columns are collinear: {listed} "
-            f"{'is a combination' if len(dependent) == 1 else 'are combinations'} of the others "
+            f"{'is a combination' if len(dependent) == 1 else 'are combinations'} of those before "
             f"(rank {len(names) - len(dependent)} of {len(names)} columns in "
             f"{len(population):,} rows). Leave such terms out of the formula."
         )
+
+
+def dependent_columns(matrix: np.ndarray) -> list[int]:
+    """Columns that are combinations of columns before them.
+
+    Args:
+        matrix: Finite, of shape (n, p).
+
+    Returns:
+        Their places, in order. Cost O(n p^2).
+    """
+    size = np.linalg.norm(matrix, axis=0)
+    # The triangle has the same inner products as the columns, and p rows only.
+    (triangle,) = qr(matrix / np.where(size > 0, size, 1.0), mode="r", check_finite=False)
+    basis = np.zeros((triangle.shape[0], 0))
+    dependent = []
+    for place, column in enumerate(triangle.T):
+        rest = column - basis @ (basis.T @ column)
+        rest -= basis @ (basis.T @ rest)
+        length = np.linalg.norm(rest)
+        if length <= COLLINEAR:
+            dependent.append(place)
+        else:
+            basis = np.column_stack([basis, rest / length])
+    return dependent
 
 
 def _priors(

@@ -130,6 +130,17 @@ class Table:
             return not isinstance(column[0], str | bytes | tuple)
         return column.dtype.kind in "biuf"
 
+    def is_whole(self, name: str) -> bool:
+        """Whether a column holds integers or booleans, of a size that a float64 can hold."""
+        column = self.columns[name]
+        if isinstance(column, pa.Array):
+            whole = pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)
+        elif column.dtype == object:
+            whole = all(issubclass(of, int | np.integer) for of in set(map(type, column)))
+        else:
+            whole = column.dtype.kind in "biu"
+        return whole and bool(np.all(np.abs(self.numbers(name)) <= 2**53))
+
     def numbers(self, name: str) -> np.ndarray:
         """A column as finite float64 numbers of shape (n,)."""
         return read_numbers(self.columns[name], f"column {name!r}")

@@ -15,7 +15,7 @@ from formulaic import ModelSpec
 from formulaic.errors import DataMismatchWarning, FormulaicError
 
 from probmf.data import Vocabulary
-from probmf.data.columns import read_any, read_numbers
+from probmf.data.columns import read_any
 from probmf.models.mixed.columns import Table, some, variables
 from probmf.models.mixed.formula import simple_formula
 
@@ -113,9 +113,8 @@ def _frame(table: Table, levels: dict[str, Vocabulary | None]) -> pd.DataFrame:
                     f"Column {name!r} held numbers in the training data, but holds "
                     f"{read_any(table.columns[name])[0]!r} now."
                 )
-            numbers = read_numbers(table.columns[name], what)
-            whole = _is_whole(table, name)
-            columns[name] = numbers.astype(np.int64) if whole else numbers
+            numbers = table.numbers(name)
+            columns[name] = numbers.astype(np.int64) if table.is_whole(name) else numbers
             continue
         values = table.columns[name]
         codes = vocabulary.encode(values, unknown="flag", what=what)
@@ -123,11 +122,6 @@ def _frame(table: Table, levels: dict[str, Vocabulary | None]) -> pd.DataFrame:
             _raise_unseen(name, read_any(values), codes < 0, vocabulary.ids.tolist())
         columns[name] = pd.Categorical.from_codes(codes, categories=_index(vocabulary))
     return pd.DataFrame(columns, index=pd.RangeIndex(table.length))
-
-
-def _is_whole(table: Table, name: str) -> bool:
-    column = read_any(table.columns[name])
-    return column.dtype.kind in "iu" and bool(np.all(np.abs(column) < 2**53))
 
 
 def _index(vocabulary: Vocabulary) -> pd.Index:

@@ -1,0 +1,114 @@
+"""What is refused at the door, and what the message says."""
+
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from probmf.models.mixed import MixedEffects
+
+
+def frame(**columns: Any) -> dict[str, Any]:
+    table: dict[str, Any] = {
+        "y": [1.0, 2.0, 4.0, 3.0, 2.5, 0.5],
+        "x": [0.0, 1.0, 2.0, 3.0, 5.0, 4.0],
+        "a": ["p", "q", "p", "q", "p", "r"],
+        "g": ["u", "u", "v", "v", "w", "w"],
+    }
+    return table | columns
+
+
+def gap(column: list[Any], *rows: int) -> list[Any]:
+    return [None if row in rows else value for row, value in enumerate(column)]
+
+
+@pytest.mark.parametrize(
+    ("formula", "columns", "message"),
+    [
+        ("y ~ x + w", {}, "The data has no column 'w'; its columns are: 'y', 'x', 'a', 'g'."),
+        ("y ~ x + (1 | grp)", {}, "no column 'grp'"),
+        ("y ~ log(w)", {}, "no column 'w'"),
+        ("t ~ x", {}, "no column 't'"),
+        ("y ~ x", {"x": gap([1.0] * 6, 4)}, "Column 'x' has 1 missing value (None, NaN or null), "
+         "in row 4"),
+        ("y ~ x", {"x": [np.nan] * 6}, "6 missing values (None, NaN or null), in rows 0, 1, 2, 3, "
+         "4, ...;"),
+        ("y ~ (1 | g)", {"g": gap(["u"] * 6, 1, 3)}, "Column 'g' has 2 missing values"),
+        ("y ~ a", {"a": gap(["u"] * 6, 5)}, "Column 'a' has 1 missing value"),
+        ("y ~ x", {"y": gap([1.0] * 6, 2)}, "Column 'y' has 1 missing value"),
+        ("y ~ x", {"x": [1.0, 2.0, np.inf, 3.0, 4.0, 5.0]}, "Column 'x' is inf in row 2"),
+        ("y ~ x", {"y": [1.0, 2.0, np.inf, 3.0, 4.0, 5.0]}, "Column 'y' is inf in row 2"),
+        ("y ~ log(x)", {}, "The term 'log(x)' is -inf in row 0;"),
+        ("y ~ (log(x) | g)", {}, "The term 'log(x)' is -inf in row 0;"),
+        ("y ~ nosuch(x)", {}, "nosuch"),
+        ("y ~ poly(a, 2)", {}, "can't be computed"),
+        ("y ~ x + (1 | g)", {"g": ["u"] * 6}, "'g' has one level only, 'u'"),
+        ("y ~ x + I(2 * x)", {}, "is a combination of those before (rank 2 of 3 columns in"),
+        ("y ~ x + b + c", {"b": [1] * 6, "c": [2] * 6}, "'b', 'c' are combinations of"),
+        ("y ~ x + (0 | g)", {}, "(0 | g) has no columns; write (1 | g)"),
+        ("y ~ (1 | g) + (x | g)", {}, "gives the factor 'g' a second effect of 'Intercept'"),
+        ("y ~ (1 | g) + (1 | g)", {}, "second effect of 'Intercept'"),
+        ("y ~ x", {"x": [1.0, 2.0]}, "'y' has 6, 'x' has 2"),
+        ("y ~ x", {name: [] for name in "yxag"}, "The data have no rows"),
+        ("y ~ (1 | g)", {"g": [0.5, 0.5, 1.5, 1.5, 2.5, 2.5]}, "only if it is whole"),
+        ("y ~ (1 | g)", {"g": ["u", "u", 1, 1, "v", "v"]}, "mixes text and integers"),
+        ("y ~ (1 | observation)", {"observation": [0, 0, 0, 1, 1, 1]}, "rename it in the data"),
+        ("coefficients ~ x", {"coefficients": [1.0, 2, 3, 4, 5, 6]}, "rename it in the data"),
+        ("y ~ (1 | y)", {"y": [1, 1, 2, 2, 3, 3]}, "rename it in the data"),
+    ],
+)  # fmt: skip
+def test_data_that_do_not_suit_the_formula(
+    formula: str, columns: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        MixedEffects(formula).design(frame(**columns))
+
+
+def test_the_dependent_column_is_named() -> None:
+    table = frame(b=[1, 1, 0, 0, 1, 0], twice=[1e6, 1e6, 0, 0, 1e6, 0])
+    with pytest.raises(ValueError, match="collinear: 'twice' is a combination"):
+        MixedEffects("y ~ b + x + twice").design(table)
+    with pytest.raises(ValueError, match="rank 6 of 7 columns in 6 rows"):
+        MixedEffects("y ~ " + " + ".join(f"I(x ** {k})" for k in range(1, 7))).design(
+            frame(x=[-2.0, -1.0, 0.5, 1.0, 2.0, 3.0])
+        )
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "response", "kind", "message"),
+    [
+        ("gaussian", list("aabbcc"), TypeError, "must hold numbers, but row 0 holds 'a'"),
+        ("gaussian", pd.Categorical([1, 2] * 3), None, ""),
+        ("lognormal", [1, 2, 0, -1, 1, 1], ValueError, "'y' is 0 in rows 2, 3;"),
+        ("bernoulli", [0, 1, 2, 1, 0, 1], ValueError, "must be 0 or 1, but column 'y' is 2 in row"),
+        ("bernoulli", list("nynyny"), TypeError, "must hold numbers"),
+        ("ordinal", [1, 2, 4, 2, 1, 4], ValueError, "'y' has 2 and 4 and nothing between"),
+        ("ordinal", [1, 2, 1.5, 2, 1, 1], ValueError, "numbers, but column 'y' is 1.5 in row 2"),
+        ("ordinal", [3] * 6, ValueError, "has one level only, 3"),
+        ("ordinal", list("nynyny"), TypeError, "make it a categorical column"),
+        ("ordinal", pd.Categorical(list("nynyny"), categories=["n", "m", "y"]), ValueError,
+         "levels that no row has: 'm'"),
+    ],
+)  # fmt: skip
+def test_support_of_the_response(
+    likelihood: Any, response: Any, kind: type[Exception] | None, message: str
+) -> None:
+    model = MixedEffects("y ~ x", likelihood=likelihood)
+    if kind is None:
+        model.design(frame(y=response))
+        return
+    with pytest.raises(kind, match=re.escape(message)):
+        model.design(frame(y=response))
+
+
+def test_what_is_no_table() -> None:
+    with pytest.raises(TypeError, match="expected a table"):
+        MixedEffects("y ~ x").design(3)
+
+
+def test_numbers_of_a_categorical_column_are_levels() -> None:
+    table = frame(x=pd.Categorical([3, 1, 3, 1, 2, 2], categories=[3, 2, 1]))
+    design = MixedEffects("y ~ x").design(table)
+    assert design.data.mean.names == ("Intercept", "x[T.2]", "x[T.1]")
