@@ -241,13 +241,17 @@ def _response_array(values: np.ndarray) -> Array:
 def _refuse_clashes(
     response: str, codings: tuple[PredictorCoding, ...], priors: Mapping[str, Prior]
 ) -> None:
-    """Refuse columns whose names are those of other sites or plates."""
-    plates = {term.groups.name for coding in codings for term in coding.terms}
-    effects = {f"{term.name}_effects" for coding in codings for term in coding.terms}
-    sites = {*priors, *effects, "observation"}
-    for name in sorted({response, *plates}):
-        if name in sites or (name == response and name in plates):
-            raise ValueError(
-                f"The column {name!r} has the name of another part of the model (there are "
-                f"{', '.join(map(repr, sorted(sites)))}); rename it in the data and the formula."
-            )
+    """Refuse columns whose names are those of other sites, plates or dimensions."""
+    terms = [term for coding in codings for term in coding.terms]
+    names = [term.name for term in terms]
+    taken = {*priors, "observation", "coefficient", "noise_coefficient", "cutpoint"}
+    for ending in ("effects", "effects_raw", "coefficient"):
+        taken |= {f"{name}_{ending}" for name in names}
+    plates = {term.groups.name for term in terms}
+    twice = [name for name in names if names.count(name) > 1]
+    clashes = sorted({response, *plates} & taken) or sorted({response} & plates) or twice
+    if clashes:
+        raise ValueError(
+            f"The column {clashes[0]!r} has the name of another part of the model (there are "
+            f"{', '.join(map(repr, sorted(taken)))}); rename it in the data and the formula."
+        )

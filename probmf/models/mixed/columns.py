@@ -26,8 +26,7 @@ def variables(formula: str) -> list[str]:
         formula: A formula for formulaic, without group terms, such as "x + poly(z, 2)".
 
     Returns:
-        Names of columns. What is called or has attributes (poly, np.log) is a function unless
-        formulaic does not know it.
+        Names of columns: all names but those that are called and those formulaic knows (poly, np).
 
     Example:
         >>> variables("1 + x + np.log(z) + C(`my column`)")
@@ -51,11 +50,7 @@ def _names_in(expression: str) -> list[str]:
 
     tree = ast.parse(_QUOTED.sub(stand_in, expression), mode="eval")
     original = {name: column for column, name in quoted.items()}
-    functions = {
-        id(node.func if isinstance(node, ast.Call) else node.value)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call | ast.Attribute)
-    }
+    functions = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
     nodes.sort(key=lambda node: node.col_offset)
     return [
@@ -88,9 +83,9 @@ class Table:
         if isinstance(data, Mapping):
             require_columns(names, data, "the data")
             raw = {name: data[name] for name in names}
-            self.length = _first_length(data)
+            self.length = len(next(iter(data.values()), ())) if not names else 0
         else:
-            table = collect(data, list(names), "the data")
+            table = collect(data, list(names) or None, "the data")
             raw = {name: table.get_column(name) for name in names}
             self.length = len(table)
         self.columns: dict[str, Column] = {
@@ -109,7 +104,7 @@ class Table:
             )
         self.length = next(iter(lengths.values()), self.length)
         if self.length == 0:
-            raise ValueError("The data have no rows; a model needs at least one.")
+            raise ValueError("The data has no rows; at least one is needed.")
         for name, column in self.columns.items():
             rows = np.flatnonzero(missing_mask(column))
             if rows.size:
@@ -129,6 +124,19 @@ class Table:
         if column.dtype == object:
             return not isinstance(column[0], str | bytes | tuple)
         return column.dtype.kind in "biuf"
+
+    def refuse_times(self, name: str) -> None:
+        """Raise a TypeError if a column holds dates or times: as a term it could be many things."""
+        column = self.columns[name]
+        if isinstance(column, pa.Array):
+            times = pa.types.is_temporal(column.type)
+        else:
+            times = column.dtype.kind in "mM"
+        if times:
+            raise TypeError(
+                f"Column {name!r} holds dates or times, expected numbers or categories; make it a "
+                "number, such as days since the first one, or text."
+            )
 
     def is_whole(self, name: str) -> bool:
         """Whether a column holds integers or booleans, of a size that a float64 can hold."""
@@ -159,12 +167,6 @@ class Table:
         codes_by_rank = np.empty(len(rank), np.int32)
         codes_by_rank[rank] = np.arange(len(rank), dtype=np.int32)
         return Vocabulary(name, levels.ids[rank]), codes_by_rank[codes]
-
-
-def _first_length(data: Mapping[str, Any]) -> int:
-    for values in data.values():
-        return len(values)
-    return 0
 
 
 def category_order(values: Any) -> list[Any] | None:

@@ -100,6 +100,19 @@ class Design:
     levels: dict[str, np.ndarray]
     response_levels: tuple[Any, ...]
 
+    def __repr__(self) -> str:
+        """The sizes and names."""
+        terms = [
+            f"{term.name} ({term.groups.num_groups:,} groups: {', '.join(term.names)})"
+            for coding in self.codings
+            for term in coding.terms
+        ]
+        columns = [name for coding in self.codings for name in coding.names]
+        return (
+            f"Design({self.data.num_observations:,} observations of {self.data.response_name!r}; "
+            f"columns: {', '.join(columns) or 'none'}; effects: {', '.join(terms) or 'none'})"
+        )
+
     @property
     def codings(self) -> tuple[PredictorCoding, ...]:
         """Coding of the linear predictor, and of that of the noise if there is one."""

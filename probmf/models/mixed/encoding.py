@@ -55,9 +55,11 @@ class ColumnEncoder:
             TypeError: If a column holds neither numbers nor categories.
             ValueError: If a term can't be computed or is not finite.
         """
+        used = variables(formula)
+        for name in used:
+            table.refuse_times(name)
         levels = {
-            name: None if table.is_numeric(name) else table.categories(name)[0]
-            for name in variables(formula)
+            name: None if table.is_numeric(name) else table.categories(name)[0] for name in used
         }
         source = simple_formula(formula)
         matrix, spec = _matrix(source, _frame(table, levels), formula)

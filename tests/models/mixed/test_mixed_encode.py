@@ -108,3 +108,5 @@ def test_a_model_without_columns() -> None:
     np.testing.assert_array_equal(
         model.encode(design, {"x": [1, 2, 3]}).population, np.ones((3, 1))
     )
+    lazy = pl.LazyFrame({"x": [1, 2, 3]})
+    np.testing.assert_array_equal(model.encode(design, lazy).population, np.ones((3, 1)))

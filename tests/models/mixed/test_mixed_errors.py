@@ -51,11 +51,12 @@ def gap(column: list[Any], *rows: int) -> list[Any]:
         ("y ~ (1 | g) + (x | g)", {}, "gives the factor 'g' a second effect of 'Intercept'"),
         ("y ~ (1 | g) + (1 | g)", {}, "second effect of 'Intercept'"),
         ("y ~ x", {"x": [1.0, 2.0]}, "'y' has 6, 'x' has 2"),
-        ("y ~ x", {name: [] for name in "yxag"}, "The data have no rows"),
+        ("y ~ x", {name: [] for name in "yxag"}, "The data has no rows"),
         ("y ~ (1 | g)", {"g": [0.5, 0.5, 1.5, 1.5, 2.5, 2.5]}, "only if it is whole"),
         ("y ~ (1 | g)", {"g": ["u", "u", 1, 1, "v", "v"]}, "mixes text and integers"),
         ("y ~ (1 | observation)", {"observation": [0, 0, 0, 1, 1, 1]}, "rename it in the data"),
         ("coefficients ~ x", {"coefficients": [1.0, 2, 3, 4, 5, 6]}, "rename it in the data"),
+        ("y ~ (1 | coefficient)", {"coefficient": [0, 0, 0, 1, 1, 1]}, "rename it in the data"),
         ("y ~ (1 | y)", {"y": [1, 1, 2, 2, 3, 3]}, "rename it in the data"),
     ],
 )  # fmt: skip
@@ -101,6 +102,16 @@ def test_support_of_the_response(
         return
     with pytest.raises(kind, match=re.escape(message)):
         model.design(frame(y=response))
+
+
+@pytest.mark.parametrize(
+    "times", [np.arange(6).astype("datetime64[D]"), pd.date_range("2026-01-01", periods=6)]
+)
+def test_dates_are_no_terms_but_may_group(times: Any) -> None:
+    table = frame(t=times)
+    with pytest.raises(TypeError, match="Column 't' holds dates or times"):
+        MixedEffects("y ~ t").design(table)
+    assert MixedEffects("y ~ (1 | t)").design(table).data.groups[0].num_groups == 6
 
 
 def test_what_is_no_table() -> None:

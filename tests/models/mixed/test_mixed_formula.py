@@ -97,6 +97,7 @@ def test_the_message_points_at_the_place(formula: str, marked: str, message: str
         ("C(a, contr.sum) + C(`b c`, levels=['u', 'v'])", ["a", "b c"]),
         ("`d e`:x + {x / 2}", ["d e", "x"]),
         ("bs(x, df=4, include_intercept=True)", ["x"]),
+        ("{x.abs()}", ["x"]),
         ("1", []),
         ("0", []),
     ],
