@@ -107,10 +107,10 @@ class Design:
             for coding in self.codings
             for term in coding.terms
         ]
-        columns = [name for coding in self.codings for name in coding.names]
+        columns = [f"{coding.site}: {', '.join(coding.names) or 'none'}" for coding in self.codings]
         return (
             f"Design({self.data.num_observations:,} observations of {self.data.response_name!r}; "
-            f"columns: {', '.join(columns) or 'none'}; effects: {', '.join(terms) or 'none'})"
+            f"{'; '.join(columns)}; effects: {', '.join(terms) or 'none'})"
         )
 
     @property
