@@ -2,7 +2,12 @@
 
 from probmf.effects.evidence import draw_effects, log_evidence
 from probmf.effects.pattern import Grouping, Pattern, RemainderTooLargeError, make_pattern
-from probmf.effects.statistics import Statistics, collect_statistics, compress
+from probmf.effects.statistics import (
+    Statistics,
+    collect_statistics,
+    collect_targets,
+    compress,
+)
 
 __all__ = [
     "Grouping",
@@ -10,6 +15,7 @@ __all__ = [
     "RemainderTooLargeError",
     "Statistics",
     "collect_statistics",
+    "collect_targets",
     "compress",
     "draw_effects",
     "log_evidence",

@@ -158,3 +158,25 @@ def _skeleton(square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     coefficients = np.zeros((len(square), rank))
     coefficients[positive] = by_value[inverse]
     return values[pivot[:rank]], coefficients
+
+
+def collect_targets(
+    pattern: Pattern, design: Sequence[Float[Array, "n d"]], target: Float[Array, " n"]
+) -> tuple[Float[Array, "m d"], Float[Array, " D"], Float[Array, ""]]:
+    """The sums `lead`, `rest` and `square` alone, for a design that is constant.
+
+    Args:
+        pattern: Where the sums go.
+        design: Coefficients of each block, in the pattern's order.
+        target: Observations less their offset.
+
+    Returns:
+        The three sums. Cost O(n q).
+    """
+    groups, _ = pattern.shapes[0]
+    rest = jnp.concatenate([jnp.zeros((len(target), 0), target.dtype), *design[1:]], axis=1)
+    return (
+        _sum(design[0] * target[:, None], pattern.group, groups),
+        _sum((rest * target[:, None]).ravel(), pattern.column.ravel(), pattern.num_columns),
+        jnp.sum(target * target),
+    )

@@ -1,0 +1,136 @@
+"""Sites that share their groups become one block; each block's prior factor."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jaxtyping import Array
+
+from probmf.effects import Grouping
+from probmf.inference.marginal.injection import MarginalizeError, Site, as_float
+from probmf.inference.marginal.structure import Found, Layout
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Sites whose effects belong to the same groups.
+
+    Attributes:
+        layouts: Their layouts; the coefficients lie side by side in this order.
+        group: Group of each row.
+        num_groups: Number of groups.
+    """
+
+    layouts: tuple[Layout, ...]
+    group: np.ndarray
+    num_groups: int
+
+    @property
+    def dim(self) -> int:
+        """Coefficients per group."""
+        return sum(layout.dim for layout in self.layouts)
+
+    def grouping(self) -> Grouping:
+        """For the pattern."""
+        name = " and ".join(layout.name for layout in self.layouts)
+        return Grouping(name, self.group, self.num_groups, self.dim)
+
+    def tril(self, sites: Mapping[str, Site]) -> Array:
+        """Lower factor of the prior covariance: (d, d), or (groups, d, d) if the groups differ."""
+        parts = [_site_tril(layout, sites[layout.name]) for layout in self.layouts]
+        if len(parts) == 1:
+            return parts[0]
+        by_group = any(part.ndim == 3 for part in parts)
+        if by_group:
+            parts = [
+                jnp.broadcast_to(p, (self.num_groups, *p.shape[-2:])) if p.ndim == 2 else p
+                for p in parts
+            ]
+        rows = []
+        for i, part in enumerate(parts):
+            row = [
+                part if i == j else jnp.zeros((*part.shape[:-1], other.shape[-1]), part.dtype)
+                for j, other in enumerate(parts)
+            ]
+            rows.append(jnp.concatenate(row, axis=-1))
+        return jnp.concatenate(rows, axis=-2)
+
+    def split(self, table: Array) -> dict[str, Array]:
+        """Values (groups, d) of the block by site, in the sites' own shapes."""
+        parts, start = {}, 0
+        for layout in self.layouts:
+            parts[layout.name] = layout.restore(table[:, start : start + layout.dim])
+            start += layout.dim
+        return parts
+
+
+def make_blocks(found: Sequence[Found]) -> list[tuple[Block, list[int]]]:
+    """Join sites with the same groups.
+
+    Args:
+        found: Layouts and designs.
+
+    Returns:
+        Blocks, each with the positions of its sites.
+    """
+    blocks: list[tuple[Block, list[int], np.ndarray]] = []
+    for position, one in enumerate(found):
+        layout = one.layout
+        for index, (block, members, known) in enumerate(blocks):
+            both = known & layout.known
+            if block.num_groups == layout.num_groups and np.array_equal(
+                block.group[both], layout.group[both]
+            ):
+                group = np.where(known, block.group, layout.group)
+                joined = Block((*block.layouts, layout), group, block.num_groups)
+                blocks[index] = (joined, [*members, position], known | layout.known)
+                break
+        else:
+            own = Block((layout,), layout.group, layout.num_groups)
+            blocks.append((own, [position], layout.known))
+    return [(block, members) for block, members, _ in blocks]
+
+
+def _site_tril(layout: Layout, site: Site) -> Array:
+    """Lower factor (d, d) of one group's prior, or (groups, d, d)."""
+    base = site.base
+    if isinstance(base, dist.Normal):
+        return _diagonal(layout, as_float(base.scale))
+    factor = as_float(base.scale_tril)
+    if layout.axis is None:
+        batch = tuple(site.law.batch_shape)
+        if int(np.prod(batch)) == 1:
+            return factor.reshape(factor.shape[-2:])
+        spread = jnp.broadcast_to(factor, (*batch, *factor.shape[-2:]))
+        return _block_diagonal(spread.reshape(-1, *factor.shape[-2:]))
+    if len(layout.shape) != 2:
+        raise MarginalizeError(
+            f"The MultivariateNormal site {layout.name!r} has shape {layout.shape}; expected "
+            "(groups, coefficients), that is one plate."
+        )
+    lead = factor.shape[:-2]
+    if int(np.prod(lead)) == 1:
+        return factor.reshape(factor.shape[-2:])
+    return factor
+
+
+def _diagonal(layout: Layout, scale: Array) -> Array:
+    """From a scale that broadcasts against the site's shape."""
+    shape = (1,) * (len(layout.shape) - scale.ndim) + scale.shape
+    scale = scale.reshape(shape)
+    if layout.axis is None:
+        return jnp.diag(jnp.broadcast_to(scale, layout.shape).ravel())
+    rest = layout.shape[: layout.axis] + layout.shape[layout.axis + 1 :]
+    by_group = jnp.moveaxis(scale, layout.axis, 0)
+    table = jnp.broadcast_to(by_group, (by_group.shape[0], *rest)).reshape(-1, layout.dim)
+    diagonal = table[:, :, None] * jnp.eye(layout.dim, dtype=table.dtype)[None]
+    return diagonal[0] if len(table) == 1 else diagonal
+
+
+def _block_diagonal(factors: Array) -> Array:
+    count, dim, _ = factors.shape
+    full = jnp.zeros((count, dim, count, dim), factors.dtype)
+    index = jnp.arange(count)
+    return full.at[index, :, index, :].set(factors).reshape(count * dim, count * dim)

@@ -1,0 +1,80 @@
+"""Which outputs of a traced function depend on which of its inputs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.extend import core
+
+
+def depends(jaxpr: Any, sources: Sequence[bool]) -> list[bool]:
+    """Follow dependence through a jaxpr; sound, and exact up to opaque loops and calls.
+
+    Args:
+        jaxpr: An open jaxpr.
+        sources: Which of its inputs are followed.
+
+    Returns:
+        Whether each output depends on one of them.
+    """
+    tainted = {var for var, on in zip(jaxpr.invars, sources, strict=True) if on}
+
+    def on(var: Any) -> bool:
+        return not isinstance(var, core.Literal) and var in tainted
+
+    for equation in jaxpr.eqns:
+        incoming = [on(var) for var in equation.invars]
+        if not any(incoming):
+            continue
+        inner = _inner(equation)
+        outgoing = depends(inner, incoming) if inner is not None else [True] * len(equation.outvars)
+        tainted.update(v for v, out in zip(equation.outvars, outgoing, strict=True) if out)
+    return [on(var) for var in jaxpr.outvars]
+
+
+def _inner(equation: Any) -> Any:
+    """The jaxpr of a plain call, whose inputs and outputs are those of the equation."""
+    if equation.primitive.name in ("scan", "while", "cond"):
+        return None
+    for value in equation.params.values():
+        inner = value.jaxpr if isinstance(value, core.ClosedJaxpr) else value
+        if isinstance(inner, core.Jaxpr) and (
+            len(inner.invars) == len(equation.invars)
+            and len(inner.outvars) == len(equation.outvars)
+        ):
+            return inner
+    return None
+
+
+class Traced:
+    """A function traced once; its captured arrays become arguments of the compiled program.
+
+    Captured arrays would otherwise be compiled into the program as constants, which takes long and
+    holds them twice.
+
+    Args:
+        function: A function of pytrees.
+        example: Its arguments, for their shapes.
+    """
+
+    def __init__(self, function: Any, *example: Any) -> None:
+        """Trace the function."""
+        self.closed, shape = jax.make_jaxpr(function, return_shape=True)(*example)
+        self.inputs = [jax.tree.structure(one) for one in example]
+        self.output = jax.tree.structure(shape)
+        jaxpr = self.closed.jaxpr
+        self._compiled = jax.jit(lambda consts, leaves: jax.core.eval_jaxpr(jaxpr, consts, *leaves))
+
+    def __call__(self, *args: Any) -> Any:
+        """Evaluate, compiled."""
+        leaves = jax.tree.leaves(args)
+        return jax.tree.unflatten(self.output, self._compiled(self.closed.consts, leaves))
+
+    def depends_on(self, position: int) -> Any:
+        """The output's pytree, with whether each leaf depends on one argument."""
+        sources = [
+            index == position
+            for index, tree in enumerate(self.inputs)
+            for _ in range(tree.num_leaves)
+        ]
+        return jax.tree.unflatten(self.output, depends(self.closed.jaxpr, sources))

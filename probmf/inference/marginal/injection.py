@@ -1,0 +1,231 @@
+"""Running a model with the effects put in from outside: their deviations become its inputs.
+
+At every effect site the value becomes prior mean + deviation, where the mean may itself depend on
+effects drawn before (nested means). The observed site's location is then affine in the deviations.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from jaxtyping import Array
+from numpyro.distributions import Distribution
+from numpyro.primitives import Messenger
+
+Values = Mapping[str, Array]
+Model = Callable[..., Any]
+
+
+class MarginalizeError(ValueError):
+    """The model or a site is not what can be integrated out."""
+
+
+class NothingObservedError(MarginalizeError):
+    """The model was called without observations."""
+
+
+class Site(NamedTuple):
+    """An effect site as the model declares it, plates included."""
+
+    law: Distribution
+    name: str
+
+    @property
+    def base(self) -> Distribution:
+        """The Normal or MultivariateNormal under expansions and reinterpreted dimensions."""
+        return unwrap(self.law)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a value."""
+        return tuple(self.law.batch_shape) + tuple(self.law.event_shape)
+
+
+class Observed(NamedTuple):
+    """The observed site, flattened over its rows.
+
+    Attributes:
+        name: Its name.
+        law: Its distribution, as declared.
+        loc: Location of each row.
+        scale: Noise scale: (1,) when it is shared, else (n,).
+        value: Observed values on the Normal's scale: logarithms for a LogNormal.
+        jacobian: What the change of variables adds to the log density.
+        keep: Rows that are not masked, or None.
+    """
+
+    name: str
+    law: Distribution
+    loc: Array
+    scale: Array
+    value: Array
+    jacobian: Array
+    keep: Array | None
+
+
+def unwrap(law: Distribution) -> Distribution:
+    """The distribution under expand, to_event and mask."""
+    while isinstance(law, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
+        law = law.base_dist
+    return law
+
+
+def mask_of(law: Distribution) -> Any:
+    """The mask of a distribution, or None."""
+    found = None
+    while isinstance(law, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
+        if isinstance(law, dist.MaskedDistribution):
+            found = law._mask if found is None else jnp.logical_and(found, law._mask)
+        law = law.base_dist
+    return found
+
+
+@dataclass
+class Run:
+    """What one run of the model showed."""
+
+    effects: dict[str, Site] = field(default_factory=dict)
+    observed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    computed: dict[str, Array] = field(default_factory=dict)
+    factors: dict[str, Array] = field(default_factory=dict)
+    latent: dict[str, Distribution] = field(default_factory=dict)
+    values: dict[str, Array] = field(default_factory=dict)
+
+
+class Inject(Messenger):  # type: ignore[misc]  # NumPyro ships no types
+    """Puts effects in as prior mean + deviation, hides them, and notes all other sites.
+
+    Args:
+        fn: The model.
+        deviations: Deviation from the prior mean by effect site.
+        target: Name of the observed site to hide as well, or None.
+        hidden: Names of deterministic sites to hide, as they depend on effects.
+    """
+
+    def __init__(
+        self,
+        fn: Model,
+        deviations: Values,
+        target: str | None = None,
+        hidden: frozenset[str] = frozenset(),
+    ) -> None:
+        """See the class."""
+        self.deviations, self.target, self.hidden = deviations, target, hidden
+        self.run = Run()
+        super().__init__(fn)
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        """Called by NumPyro for every site, after the plates within the model."""
+        name, kind = msg["name"], msg["type"]
+        if kind == "deterministic":
+            if name in self.hidden:
+                msg["stop"] = True
+            return
+        if kind != "sample":
+            return
+        if name in self.deviations:
+            self._effect(msg)
+        elif msg["is_observed"]:
+            self._observed(msg)
+        else:
+            self.run.latent[name] = msg["fn"]
+
+    def postprocess_message(self, msg: dict[str, Any]) -> None:
+        """Note values, now that they are known."""
+        name, kind = msg["name"], msg["type"]
+        if kind == "deterministic":
+            self.run.computed[name] = msg["value"]
+        elif kind == "param" or name in self.deviations or name in self.run.latent:
+            self.run.values[name] = msg["value"]
+
+    def _effect(self, msg: dict[str, Any]) -> None:
+        name, law = msg["name"], msg["fn"]
+        if msg["is_observed"]:
+            raise MarginalizeError(f"The site {name!r} is observed, so it can't be integrated out.")
+        if msg.get("scale") is not None:
+            raise MarginalizeError(
+                f"The site {name!r} is scaled (by handlers.scale or a subsampled plate); its exact "
+                "marginal does not exist then. Remove the scaling."
+            )
+        site = Site(law, name)
+        if not isinstance(site.base, dist.Normal | dist.MultivariateNormal):
+            raise MarginalizeError(
+                f"The prior of {name!r} is {type(site.base).__name__}; only Normal and "
+                "MultivariateNormal effects can be integrated out exactly."
+            )
+        if mask_of(law) is not None:
+            raise MarginalizeError(f"The prior of {name!r} is masked; remove the mask.")
+        self.run.effects[name] = site
+        loc = jnp.broadcast_to(site.base.loc, site.shape)
+        msg["value"] = loc + self.deviations[name].reshape(site.shape)
+        msg["stop"] = True
+
+    def _observed(self, msg: dict[str, Any]) -> None:
+        name = msg["name"]
+        if isinstance(msg["fn"], dist.Unit):
+            self.run.factors[name] = msg["fn"].log_factor
+        else:
+            self.run.observed[name] = {
+                "law": msg["fn"],
+                "value": msg["value"],
+                "scale": msg.get("scale"),
+            }
+        if name == self.target:
+            msg["stop"] = True
+
+
+def read_observed(name: str, site: Mapping[str, Any]) -> Observed:
+    """Flatten the observed site; checks that it is Normal or LogNormal."""
+    law, value = site["law"], site["value"]
+    base = unwrap(law)
+    if not isinstance(base, dist.Normal | dist.LogNormal):
+        raise MarginalizeError(
+            f"The observed site {name!r} is {type(base).__name__}; effects can be integrated out "
+            "of Normal and LogNormal observations only. Use the model as it is, or augment it."
+        )
+    if site["scale"] is not None:
+        raise MarginalizeError(
+            f"The observed site {name!r} is scaled (by handlers.scale or a subsampled plate); "
+            "integrating out needs all observations with their own weight."
+        )
+    shape = tuple(law.batch_shape) + tuple(law.event_shape)
+    rows = jnp.broadcast_to(jnp.asarray(value, jnp.result_type(float)), shape).ravel()
+    jacobian = jnp.zeros(len(rows), rows.dtype)
+    if isinstance(base, dist.LogNormal):
+        rows, jacobian = jnp.log(rows), -jnp.log(rows)
+    scale = as_float(base.scale)
+    shared = scale.size == 1
+    mask = mask_of(law)
+    return Observed(
+        name=name,
+        law=law,
+        loc=jnp.broadcast_to(as_float(base.loc), shape).ravel(),
+        scale=scale.reshape(1) if shared else jnp.broadcast_to(scale, shape).ravel(),
+        value=rows,
+        jacobian=jacobian,
+        keep=None if mask is None else jnp.broadcast_to(mask, shape).ravel(),
+    )
+
+
+def run_with(
+    model: Model,
+    latents: Values,
+    deviations: Values,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    target: str | None = None,
+) -> Run:
+    """Run the model as a pure function of its latent values and the effects' deviations."""
+    inject = Inject(model, deviations, target)
+    with numpyro.handlers.block(), numpyro.handlers.seed(rng_seed=0):
+        numpyro.handlers.substitute(inject, data=dict(latents))(*args, **kwargs)
+    return inject.run
+
+
+def as_float(values: Any) -> Array:
+    """An array of floats; models may well write Normal(0, 5)."""
+    array = jnp.asarray(values)
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)

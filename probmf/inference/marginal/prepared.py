@@ -1,0 +1,358 @@
+"""A model with its data: structure and sums found once, the evidence evaluated many times."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from probmf.effects import (
+    Pattern,
+    Statistics,
+    collect_statistics,
+    collect_targets,
+    compress,
+    draw_effects,
+    log_evidence,
+    make_pattern,
+)
+from probmf.inference.marginal.blocks import Block, make_blocks
+from probmf.inference.marginal.injection import (
+    MarginalizeError,
+    Model,
+    Observed,
+    Run,
+    Values,
+    read_observed,
+    run_with,
+)
+from probmf.inference.marginal.structure import Probe, find_sites, site_design
+
+#: Numbers that effects drawn side by side may take up.
+DRAW_NUMBERS = 4_000_000
+
+
+@dataclass(eq=False)
+class Prepared:
+    """What was found out about a model and its data.
+
+    Attributes:
+        model: The model with its effects.
+        args: Its arguments.
+        kwargs: Its keyword arguments.
+        target: The observed site that the effects enter.
+        hidden: Deterministic sites that depend on effects.
+        shapes: Shape of every effect site.
+        latent_shapes: Shape of every other latent site.
+        blocks: The blocks in the pattern's order.
+        pattern: Which effects meet.
+        designs: Coefficients of each block (float64), or None where they depend on latents.
+        statistics: All sums when nothing in them depends on latents; else None.
+        fixed_offset: Whether observations less offset depend on no latent.
+        shared_noise: Whether all rows have one noise scale.
+    """
+
+    model: Model
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    target: str
+    hidden: frozenset[str]
+    shapes: Mapping[str, tuple[int, ...]]
+    latent_shapes: Mapping[str, tuple[int, ...]]
+    blocks: tuple[Block, ...]
+    pattern: Pattern
+    designs: tuple[np.ndarray | None, ...]
+    statistics: Statistics | None
+    fixed_offset: bool
+    shared_noise: bool
+
+    def zeros(self) -> dict[str, Array]:
+        """Deviations of zero."""
+        return {name: jnp.zeros(shape) for name, shape in self.shapes.items()}
+
+    def run(self, latents: Values) -> Run:
+        """The model at given latents, effects at their prior mean."""
+        return run_with(self.model, latents, self.zeros(), self.args, self.kwargs, self.target)
+
+    def log_density(
+        self, run: Run, latents: Values, value: Array | None = None
+    ) -> Float[Array, ""]:
+        """The exact log density of the observations, in their own units.
+
+        Args:
+            run: A run at these latents.
+            latents: Values of the other latent sites; used where the design depends on them.
+            value: Other observations than those of the run, or None.
+        """
+        observed, statistics, precision, extra = self._system(run, latents, value)
+        del observed
+        return extra + log_evidence(self.pattern, statistics, self._trils(run), precision)
+
+    def draw(self, latents: Values, key: Array) -> tuple[Array, dict[str, Array]]:
+        """The log density, and a joint draw of the effect sites' values and what they determine."""
+        run = self.run(latents)
+        _, statistics, precision, extra = self._system(run, latents, None)
+        value, tables = draw_effects(self.pattern, statistics, self._trils(run), precision, key)
+        deviations: dict[str, Array] = {}
+        for block, table in zip(self.blocks, tables, strict=True):
+            deviations.update(block.split(table))
+        # Running the model adds the prior means, which may be effects themselves.
+        values = run_with(self.model, latents, deviations, self.args, self.kwargs)
+        found = {name: values.values[name] for name in self.shapes}
+        return value + extra, {**found, **{name: values.computed[name] for name in self.hidden}}
+
+    def draw_all(self, latents: Values, keys: Array) -> tuple[Array, dict[str, Array]]:
+        """`draw` for every draw of the latents, in bounded memory."""
+        size = self.pattern.num_columns**2 + 4 * sum(
+            groups * dim**2 for groups, dim in self.pattern.shapes
+        )
+        if self.pattern.pairs is not None:
+            size += len(self.pattern.pairs.left)
+        if self.statistics is None:
+            size += 4 * self.pattern.num_rows
+        batch = max(1, min(len(keys), DRAW_NUMBERS // size))
+        return self._draw_all(batch)(dict(latents), keys)
+
+    def _draw_all(self, batch: int) -> Any:
+        if batch not in self._compiled:
+            self._compiled[batch] = jax.jit(
+                lambda latents, keys: jax.lax.map(
+                    lambda both: self.draw(*both), (latents, keys), batch_size=batch
+                )
+            )
+        return self._compiled[batch]
+
+    @cached_property
+    def _compiled(self) -> dict[int, Any]:
+        return {}
+
+    def simulate(self, latents: Values, key: Array) -> Array:
+        """Observations given latents, the effects from their prior."""
+        run = self.run(latents)
+        effects_key, noise_key = jax.random.split(key)
+        deviations: dict[str, Array] = {}
+        for index, block in enumerate(self.blocks):
+            noise = jax.random.normal(
+                jax.random.fold_in(effects_key, index), (block.num_groups, block.dim)
+            )
+            tril = block.tril(run.effects)
+            row = "mab" if tril.ndim == 3 else "ab"
+            deviations.update(block.split(jnp.einsum(f"{row},mb->ma", tril, noise)))
+        values = run_with(self.model, latents, deviations, self.args, self.kwargs)
+        law = values.observed[self.target]["law"]
+        return law.sample(noise_key)
+
+    def _trils(self, run: Run) -> list[Array]:
+        return [block.tril(run.effects) for block in self.blocks]
+
+    def _system(
+        self, run: Run, latents: Values, value: Array | None
+    ) -> tuple[Observed, Statistics, Array, Array]:
+        """Sums, noise precision, and what else the log density has."""
+        site = dict(run.observed[self.target])
+        if value is not None:
+            site["value"] = value
+        observed = read_observed(self.target, site)
+        kept = observed.keep
+        jacobian = observed.jacobian if kept is None else jnp.where(kept, observed.jacobian, 0.0)
+        extra = jnp.sum(jacobian)
+        if self.shared_noise:
+            weight = None if kept is None else kept.astype(observed.loc.dtype)
+            precision = 1.0 / jnp.square(observed.scale[0])
+        else:
+            weight = 1.0 / jnp.square(observed.scale)
+            log_scale = jnp.log(observed.scale)
+            extra = extra - jnp.sum(log_scale if kept is None else jnp.where(kept, log_scale, 0.0))
+            weight = weight if kept is None else jnp.where(kept, weight, 0.0)
+            precision = jnp.ones((), observed.loc.dtype)
+        if kept is not None:
+            dropped = len(kept) - jnp.sum(kept)
+            extra = extra - 0.5 * dropped * (jnp.log(precision) - np.log(2 * np.pi))
+        dtype = observed.loc.dtype
+        if self.statistics is not None and value is None:
+            return observed, _cast(self.statistics, dtype), precision, extra
+        residual = observed.value - observed.loc
+        if kept is not None:
+            residual = jnp.where(kept, residual, 0.0)
+        if self._sums is not None and self.shared_noise and kept is None:
+            lead, rest, square = collect_targets(
+                self.pattern, self._designs(latents, dtype), residual
+            )
+            sums = _cast(self._sums, dtype)._replace(lead=lead, rest=rest, square=square)
+            return observed, sums, precision, extra
+        statistics = collect_statistics(
+            self.pattern, self._designs(latents, dtype), residual, weight
+        )
+        return observed, statistics, precision, extra
+
+    @cached_property
+    def _sums(self) -> Statistics | None:
+        """Sums of a constant design, whatever the offset is."""
+        if any(design is None for design in self.designs):
+            return None
+        with jax.enable_x64(True), jax.ensure_compile_time_eval():
+            designs = [jnp.asarray(design, jnp.float64) for design in self.designs]
+            nothing = jnp.zeros(self.pattern.num_rows)
+            return _to_host(
+                compress(self.pattern, collect_statistics(self.pattern, designs, nothing))
+            )
+
+    def _designs(self, latents: Values, dtype: Any) -> list[Array]:
+        """Coefficients of the blocks at these latents."""
+        found = []
+        for block, design in zip(self.blocks, self.designs, strict=True):
+            if design is not None:
+                found.append(jnp.asarray(design, dtype))
+                continue
+            columns = [site_design(self, latents, layout) for layout in block.layouts]
+            found.append(jnp.concatenate(columns, axis=1))
+        return found
+
+
+def prepare(
+    model: Model, sites: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Prepared:
+    """Find out how the effects enter and sum what can be summed once.
+
+    Args:
+        model: The NumPyro model.
+        sites: The effect sites.
+        args: Its arguments.
+        kwargs: Its keyword arguments.
+
+    Returns:
+        The structure.
+
+    Raises:
+        MarginalizeError: If the effects can't be integrated out.
+    """
+    _check_concrete((args, kwargs))
+    with jax.enable_x64(True), jax.ensure_compile_time_eval():
+        probe = Probe(model, sites, args, kwargs)
+        run = run_with(model, probe.latents, probe.zeros(), args, kwargs)
+        observed = read_observed(probe.target, run.observed[probe.target])
+        _check_rows(observed, probe, args, kwargs)
+        found = find_sites(probe)
+        _check_indices(found, (args, kwargs))
+        grouped = make_blocks(found)
+        pattern = make_pattern([block.grouping() for block, _ in grouped])
+        grouped = [grouped[index] for index in pattern.order]
+        designs = tuple(
+            np.concatenate([found[i].design for i in members], axis=1)
+            if all(found[i].constant for i in members)
+            else None
+            for _, members in grouped
+        )
+        on = probe.on_latents["observed"][probe.target]
+        fixed = not (
+            on["loc"]
+            or probe.on_latents["values"][probe.target]
+            or any(jax.tree.leaves(on["mask"]))
+        )
+        shared = observed.scale.size == 1
+        statistics = None
+        if fixed and shared and all(design is not None for design in designs):
+            residual = observed.value - observed.loc
+            weight = None
+            if observed.keep is not None:
+                residual = jnp.where(observed.keep, residual, 0.0)
+                weight = observed.keep.astype(residual.dtype)
+            full = collect_statistics(
+                pattern, [jnp.asarray(d, jnp.float64) for d in designs],
+                residual.astype(jnp.float64), weight,
+            )  # fmt: skip
+            statistics = _to_host(compress(pattern, full))
+    return Prepared(
+        model=model, args=args, kwargs=kwargs, target=probe.target, hidden=probe.hidden,
+        shapes=probe.shapes, latent_shapes={n: jnp.shape(v) for n, v in probe.latents.items()},
+        blocks=tuple(block for block, _ in grouped), pattern=pattern, designs=designs,
+        statistics=statistics, fixed_offset=fixed, shared_noise=shared,
+    )  # fmt: skip
+
+
+def _to_host(statistics: Statistics) -> Statistics:
+    """NumPy arrays: they can be cast to any precision later, and belong to no trace."""
+    return jax.tree.map(np.asarray, statistics)
+
+
+def _cast(statistics: Statistics, dtype: Any) -> Statistics:
+    def one(array: np.ndarray) -> Array:
+        kind = dtype if np.issubdtype(array.dtype, np.floating) else array.dtype
+        return jnp.asarray(array, kind)
+
+    return jax.tree.map(one, statistics)
+
+
+def fingerprint(arguments: Any, sites: tuple[str, ...]) -> str:
+    """A digest of the arguments' values; arrays by content, all else by identity or repr."""
+    digest = hashlib.blake2b(digest_size=16)
+    leaves, tree = jax.tree.flatten(arguments)
+    digest.update(repr((sites, tree)).encode())
+    for leaf in leaves:
+        if isinstance(leaf, jax.core.Tracer):
+            _check_concrete(arguments)
+        if isinstance(leaf, np.ndarray | jax.Array):
+            array = np.ascontiguousarray(leaf)
+            digest.update(repr((array.shape, array.dtype)).encode())
+            digest.update(repr(array.tolist()).encode() if array.dtype == object else array.data)
+        else:
+            digest.update(f"{type(leaf)}{leaf!r}".encode())
+    return digest.hexdigest()
+
+
+def _check_concrete(arguments: Any) -> None:
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments)):
+        raise MarginalizeError(
+            "The arguments of a marginalized model are traced, so its groups can't be read. Call "
+            "it with concrete arrays: outside of jit and vmap, and MCMC without jit_model_args."
+        )
+
+
+def _check_rows(
+    observed: Observed, probe: Probe, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> None:
+    values = np.asarray(observed.value)
+    if len(values) == 0:
+        raise MarginalizeError(f"The observed site {probe.target!r} has no rows.")
+    bad = ~np.isfinite(values)
+    if observed.keep is not None:
+        bad &= np.asarray(observed.keep)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise MarginalizeError(
+            f"The observed value of {probe.target!r} in row {row} is not finite, or not positive "
+            "where its logarithm is taken. Drop those rows or mask them."
+        )
+
+
+def _check_indices(found: list[Any], arguments: Any) -> None:
+    """JAX clamps indices beyond the end and wraps negative ones: look for such an argument."""
+    leaves = [
+        (jax.tree_util.keystr(path), np.asarray(leaf))
+        for path, leaf in jax.tree.leaves_with_path(arguments)
+        if isinstance(leaf, np.ndarray | jax.Array | list)
+        and np.issubdtype(np.asarray(leaf).dtype, np.integer)
+    ]
+    for one in found:
+        layout = one.layout
+        if layout.axis is None:
+            continue
+        size = layout.num_groups
+        for name, array in leaves:
+            if array.size != len(layout.group):
+                continue
+            index = array.ravel()
+            bad = (index < 0) | (index >= size)
+            wrapped = np.clip(np.where(index < 0, index + size, index), 0, size - 1)
+            if bad.any() and np.array_equal(wrapped[layout.known], layout.group[layout.known]):
+                row = int(np.argmax(bad))
+                raise MarginalizeError(
+                    f"The argument {name} indexes the site {layout.name!r}, which has {size} "
+                    f"groups, and holds {index[row]} in row {row}; expected 0..{size - 1}. (JAX "
+                    "itself would silently take another group.)"
+                )

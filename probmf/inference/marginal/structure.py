@@ -1,0 +1,431 @@
+"""Finding out, once and from concrete data, how the effects enter the observations."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jaxtyping import Array
+from numpyro.distributions.transforms import biject_to
+
+from probmf.inference.marginal.dependence import Traced
+from probmf.inference.marginal.injection import (
+    MarginalizeError,
+    Model,
+    NothingObservedError,
+    Run,
+    Site,
+    Values,
+    read_observed,
+    run_with,
+)
+
+#: A site of which a row touches several elements is kept as one dense block up to this size.
+MAX_DENSE_SITE = 256
+#: Disagreement that rounding explains, relative to the size of the terms.
+TOLERANCE = {np.dtype(np.float64): 1e-8, np.dtype(np.float32): 1e-3}
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """How a site's values are arranged as (groups, coefficients).
+
+    Attributes:
+        name: The site.
+        shape: Shape of its values.
+        axis: The axis of the groups; None when all values belong to one group.
+        group: Group of each row; None when there is one, or the row does not involve the site.
+        known: Rows whose group is known, as their coefficients are not all zero.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axis: int | None
+    group: np.ndarray
+    known: np.ndarray
+
+    @property
+    def num_groups(self) -> int:
+        """Number of groups."""
+        return 1 if self.axis is None else self.shape[self.axis]
+
+    @property
+    def dim(self) -> int:
+        """Coefficients per group."""
+        return int(np.prod(self.shape)) // self.num_groups
+
+    def arrange(self, values: Array) -> Array:
+        """Values of the site's shape as (groups, coefficients)."""
+        if self.axis is None:
+            return values.reshape(1, -1)
+        return jnp.moveaxis(values, self.axis, 0).reshape(self.num_groups, self.dim)
+
+    def restore(self, table: Array) -> Array:
+        """The inverse of `arrange`."""
+        if self.axis is None:
+            return table.reshape(self.shape)
+        rest = self.shape[: self.axis] + self.shape[self.axis + 1 :]
+        return jnp.moveaxis(table.reshape(self.num_groups, *rest), 0, self.axis)
+
+
+class Probe:
+    """The model as a pure function, traced once, and what its outputs depend on.
+
+    Args:
+        model: The NumPyro model.
+        sites: Names of the effect sites.
+        args: Its arguments, concrete.
+        kwargs: Its keyword arguments.
+    """
+
+    def __init__(
+        self, model: Model, sites: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        """Run the model once, and trace it."""
+        self.model, self.sites, self.args, self.kwargs = model, sites, args, kwargs
+        trace = self._prototype()
+        self.latents = {
+            name: jnp.asarray(site["value"])
+            for name, site in trace.items()
+            if site["type"] in ("sample", "param")
+            and not site.get("is_observed")
+            and name not in sites
+        }
+        self.shapes = {name: jnp.shape(trace[name]["value"]) for name in sites}
+        self._kinds: dict[str, str] = {}
+        self.traced = Traced(self._everything, self.latents, self.zeros())
+        self.on_effects = self.traced.depends_on(1)
+        self.on_latents = self.traced.depends_on(0)
+        self.target = self._target(trace)
+        self._check_nothing_else()
+
+    def zeros(self) -> dict[str, Array]:
+        """Deviations of zero."""
+        return {name: jnp.zeros(shape) for name, shape in self.shapes.items()}
+
+    @property
+    def hidden(self) -> frozenset[str]:
+        """Deterministic sites that depend on the effects."""
+        return frozenset(
+            name for name, on in self.on_effects["computed"].items() if any(jax.tree.leaves(on))
+        )
+
+    def _prototype(self) -> dict[str, Any]:
+        seeded = numpyro.handlers.seed(self.model, rng_seed=0)
+        moderate = numpyro.handlers.substitute(seeded, substitute_fn=_moderate)
+        with numpyro.handlers.block():
+            trace = numpyro.handlers.trace(moderate).get_trace(*self.args, **self.kwargs)
+        names = [
+            name for name, site in trace.items()
+            if site["type"] == "sample" and not site["is_observed"]
+        ]  # fmt: skip
+        for name in self.sites:
+            if name in names:
+                continue
+            found = trace.get(name)
+            if found is None:
+                why = f"is not in the model; its latent sites are {', '.join(map(repr, names))}"
+            elif found["type"] == "sample":
+                why = "is observed"
+            else:
+                base = f"{name}_decentered"
+                hint = f"; name {base!r} instead" if base in names else ""
+                why = f"is a {found['type']} site, not a sample site{hint}"
+            raise MarginalizeError(f"The site {name!r} {why}.")
+        for name, site in trace.items():
+            if site["type"] == "plate" and len(site["value"]) != site["args"][0]:
+                raise MarginalizeError(
+                    f"The plate {name!r} is subsampled; integrating out needs all observations."
+                )
+        return trace
+
+    def _everything(self, latents: Values, deviations: Values) -> dict[str, Any]:
+        run = run_with(self.model, latents, deviations, self.args, self.kwargs)
+        return {
+            "observed": {n: _parameters(site["law"]) for n, site in run.observed.items()},
+            "values": {n: site["value"] for n, site in run.observed.items()},
+            "latent": {n: _parameters(law) for n, law in run.latent.items()},
+            "effects": {n: prior_scale(site) for n, site in run.effects.items()},
+            "factors": run.factors,
+            "computed": run.computed,
+        }
+
+    def _target(self, trace: Mapping[str, Any]) -> str:
+        names = [
+            name for name, on in self.on_effects["observed"].items() if any(jax.tree.leaves(on))
+        ]
+        if not self.on_effects["observed"]:
+            raise NothingObservedError(
+                f"Can't integrate out {_list(self.sites)}: nothing is observed. Call the model "
+                "with its observations."
+            )
+        if not names:
+            observed = [n for n, s in trace.items() if s["type"] == "sample" and s["is_observed"]]
+            raise MarginalizeError(
+                f"Can't integrate out {_list(self.sites)}: no observed site depends on them "
+                f"(observed: {_list(observed)})."
+            )
+        if len(names) > 1:
+            raise MarginalizeError(
+                f"{_list(self.sites)} enter several observed sites, {_list(names)}; put the "
+                "observations into one site."
+            )
+        return names[0]
+
+    def _check_nothing_else(self) -> None:
+        """The effects may enter the target's location only."""
+        for kind in ("latent", "factors", "values"):
+            for name, on in self.on_effects[kind].items():
+                if any(jax.tree.leaves(on)):
+                    what = {
+                        "latent": f"the prior of {name!r}",
+                        "factors": f"the factor {name!r}",
+                        "values": f"the observed values of {name!r}",
+                    }[kind]
+                    raise MarginalizeError(
+                        f"{_list(self.sites)} enter {what}; they may enter the location of the "
+                        "observations only. Leave them out of the sites to integrate."
+                    )
+        for name, on in self.on_effects["effects"].items():
+            if on:
+                raise MarginalizeError(
+                    f"The prior scale of {name!r} depends on another effect that is to be "
+                    "integrated out; leave one of them out."
+                )
+        others = {k: v for k, v in self.on_effects["observed"][self.target].items() if k != "loc"}
+        if any(jax.tree.leaves(others)):
+            raise MarginalizeError(
+                f"{_list(self.sites)} enter the scale of the observed site {self.target!r}; they "
+                "may enter its location only. Leave those sites out."
+            )
+
+    # The location as a function of the deviations, at given latents.
+
+    def location(self, latents: Values, deviations: Values) -> Array:
+        """Locations of the observed rows."""
+        run = run_with(self.model, latents, deviations, self.args, self.kwargs)
+        return read_observed(self.target, run.observed[self.target]).loc
+
+
+def _parameters(law: Any) -> dict[str, Any]:
+    base = law
+    masks = []
+    while isinstance(base, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
+        if isinstance(base, dist.MaskedDistribution):
+            masks.append(base._mask)
+        base = base.base_dist
+    names = [n for n in base.arg_constraints if n in vars(base)]
+    found = {name: vars(base)[name] for name in names}
+    if not found:
+        found = dict(enumerate(jax.tree.leaves(base)))
+    return {**{str(k): v for k, v in found.items()}, "mask": masks}
+
+
+def prior_scale(site: Site) -> Array:
+    """The scale of a Normal or the lower factor of a MultivariateNormal, unexpanded."""
+    base = site.base
+    return base.scale if isinstance(base, dist.Normal) else base.scale_tril
+
+
+def _moderate(site: Mapping[str, Any]) -> Array | None:
+    """A value of moderate size for a latent site, wherever its prior may be heavy-tailed."""
+    if site["type"] != "sample" or site["is_observed"] or site["value"] is not None:
+        return None
+    law = site["fn"]
+    shape = tuple(law.batch_shape) + tuple(law.event_shape)
+    if law.is_discrete:
+        raise MarginalizeError(
+            f"The site {site['name']!r} is discrete; sum it out first, or condition on it."
+        )
+    transform = biject_to(law.support)
+    inner = transform.inverse_shape(shape)
+    key = site["kwargs"].get("rng_key")
+    return transform(jax.random.uniform(key, inner, minval=-1.0, maxval=1.0))
+
+
+def _list(names: Any) -> str:
+    return ", ".join(repr(name) for name in names)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A site's layout and design.
+
+    Attributes:
+        layout: How its values are arranged.
+        design: Coefficients (rows, dim), at the latents of the probe.
+        constant: Whether they depend on no latent value.
+    """
+
+    layout: Layout
+    design: np.ndarray
+    constant: bool
+
+
+def find_sites(probe: Probe) -> list[Found]:
+    """The layout and design of every site, by numbering its elements in binary.
+
+    Args:
+        probe: The traced model.
+
+    Returns:
+        One entry per site, in order.
+
+    Raises:
+        MarginalizeError: If a site is not affine, or a row touches several groups of a large site.
+    """
+    location = Traced(probe.location, probe.latents, probe.zeros())
+    offset = np.asarray(location(probe.latents, probe.zeros()))
+    if not np.all(np.isfinite(offset)):
+        row = int(np.argmin(np.isfinite(offset)))
+        raise MarginalizeError(
+            f"The location of {probe.target!r} is not finite in row {row}, with every latent site "
+            "at a moderate value; look for missing values in the data."
+        )
+    return [_find_site(probe, location, offset, name) for name in probe.sites]
+
+
+def site_slope(probe: Probe, name: str) -> Traced:
+    """The change of the location by a move of one site: a function of latents and the move."""
+    zeros = probe.zeros()
+
+    def slope(latents: Values, move: Array) -> Array:
+        def along(deviation: Array) -> Array:
+            return probe.location(latents, {**zeros, name: deviation})
+
+        return jax.jvp(along, (zeros[name],), (move,))[1]
+
+    return Traced(slope, probe.latents, zeros[name])
+
+
+def _find_site(probe: Probe, location: Traced, offset: np.ndarray, name: str) -> Found:
+    shape = probe.shapes[name]
+    traced = site_slope(probe, name)
+    zeros = probe.zeros()
+
+    def slopes(values: np.ndarray) -> np.ndarray:
+        return np.asarray(traced(probe.latents, jnp.asarray(values, zeros[name].dtype)))
+
+    rng = np.random.default_rng(1)
+    test = rng.normal(size=shape)
+    expected = slopes(test)
+    for size in (1.0, 30.0):
+        moved = {**zeros, name: jnp.asarray(size * test, zeros[name].dtype)}
+        _check_affine(
+            probe,
+            name,
+            np.asarray(location(probe.latents, moved)) - offset,
+            size * expected,
+            offset,
+        )
+    constant = not traced.depends_on(0)
+    # Weights apart from each other, so that coefficients do not cancel.
+    weight = rng.uniform(0.5, 1.5, size=shape)
+    slack = 100 * _tolerance(expected) * max(1.0, float(np.max(np.abs(expected), initial=0.0)))
+    for axis in _candidate_axes(probe, name):
+        same = np.broadcast_to(np.take(weight, [0], axis), shape)
+        found = _group_by_bits(slopes, same, axis)
+        if found is None:
+            continue
+        layout = Layout(name, shape, axis, *found)
+        design = _design(layout, slopes)
+        table = np.asarray(layout.arrange(jnp.asarray(test)))
+        if np.all(np.abs(np.sum(design * table[layout.group], axis=1) - expected) <= slack):
+            return Found(layout, design, constant)
+    if int(np.prod(shape)) > MAX_DENSE_SITE:
+        raise MarginalizeError(
+            f"Some rows of {probe.target!r} involve two or more groups of the site {name!r}, of "
+            f"shape {shape}; a row may involve one. Split it into one site for each role, or "
+            "leave it out."
+        )
+    rows = len(expected)
+    layout = Layout(name, shape, None, np.zeros(rows, np.int32), np.ones(rows, bool))
+    return Found(layout, _design(layout, slopes), constant)
+
+
+def _check_affine(
+    probe: Probe, name: str, got: np.ndarray, expected: np.ndarray, offset: np.ndarray
+) -> None:
+    """A finite move must change the location as the slope says."""
+    size = np.abs(offset) + np.abs(expected) + np.max(np.abs(expected), initial=0.0)
+    wrong = ~(np.abs(got - expected) <= _tolerance(got) * size)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise MarginalizeError(
+            f"The site {name!r} does not enter the location of {probe.target!r} affinely (row "
+            f"{row}: moving it changes the location by {got[row]:g}, its slope says "
+            f"{expected[row]:g}); only affine effects can be integrated out."
+        )
+
+
+def _tolerance(values: np.ndarray) -> float:
+    return TOLERANCE.get(values.dtype, 1e-3)
+
+
+def _candidate_axes(probe: Probe, name: str) -> list[int]:
+    """Axes that may number the groups, the longest first; never that of a correlated vector."""
+    run: Run = run_with(probe.model, probe.latents, probe.zeros(), probe.args, probe.kwargs)
+    shape = probe.shapes[name]
+    correlated = isinstance(run.effects[name].base, dist.MultivariateNormal)
+    axes = [axis for axis in range(len(shape) - correlated) if shape[axis] > 1]
+    return sorted(axes, key=lambda axis: -shape[axis])
+
+
+def _group_by_bits(
+    slopes: Callable[[np.ndarray], np.ndarray], same: np.ndarray, axis: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Group of each row from the binary digits of its number; None if some row has several.
+
+    A row's coefficients either take part in a digit's sum, all of them, or do not.
+    """
+    total = slopes(same)
+    size = same.shape[axis]
+    number = np.arange(size).reshape([-1 if a == axis else 1 for a in range(same.ndim)])
+    floor = 1e-12 * max(float(np.max(np.abs(total), initial=0.0)), 1e-300)
+    known = np.abs(total) > floor
+    group = np.zeros(len(total), np.int32)
+    for bit in range(int(size - 1).bit_length()):
+        part = slopes(same * ((number >> bit) & 1))
+        on = known & (np.abs(part - total) <= 1e-3 * np.abs(total))
+        off = np.abs(part) <= np.maximum(1e-3 * np.abs(total), floor)
+        if not np.all(on | off):
+            return None
+        group |= np.where(on, 1 << bit, 0).astype(np.int32)
+    return group, known
+
+
+def _design(layout: Layout, slopes: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Coefficients of every row, one slope for each."""
+    columns = []
+    for coefficient in range(layout.dim):
+        one = np.zeros((layout.num_groups, layout.dim))
+        one[:, coefficient] = 1.0
+        columns.append(slopes(np.asarray(layout.restore(jnp.asarray(one)))))
+    return np.stack(columns, axis=1)
+
+
+def site_design(source: Any, latents: Values, layout: Layout) -> Array:
+    """Coefficients (rows, dim) of a site at given latents, inside a trace.
+
+    Args:
+        source: Has the model, its arguments, the target and `zeros`.
+        latents: Values of the other latent sites.
+        layout: The site's layout.
+    """
+    zeros = source.zeros()
+    one = np.zeros((layout.dim, layout.num_groups, layout.dim))
+    one[np.arange(layout.dim), :, np.arange(layout.dim)] = 1.0
+    moves = jax.vmap(layout.restore)(jnp.asarray(one, zeros[layout.name].dtype))
+
+    def along(deviation: Array) -> Array:
+        run = run_with(
+            source.model, latents, {**zeros, layout.name: deviation}, source.args, source.kwargs
+        )
+        return read_observed(source.target, run.observed[source.target]).loc
+
+    _, slope = jax.linearize(along, zeros[layout.name])
+    return jax.vmap(slope)(moves).T
