@@ -4,6 +4,7 @@ formulaic does it, with its contrasts and stateful transforms; levels are checke
 would turn one that it does not know into zeros.
 """
 
+import re
 import warnings
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ class ColumnEncoder:
                 name = str(variable)
                 if name not in frame.columns or self.levels.get(name) is not None:
                     continue
-                if str(factor).replace(" ", "").startswith(f"C({name}"):
+                if re.match(rf"C\(\s*`?{re.escape(name)}`?\s*[,)]", str(factor)):
                     new = ~frame[name].isin(contrasts.levels).to_numpy()
                     if new.any():
                         _raise_unseen(name, frame[name].to_numpy(), new, contrasts.levels)

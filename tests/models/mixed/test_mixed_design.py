@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from arviz_base import from_dict
 
 from probmf.models.mixed import Design, MixedEffects
 
@@ -86,6 +87,10 @@ def test_each_form_equals_its_dense_design(
         data = design.data
         assert list(data.mean.names) == names
         assert {term.name: list(term.names) for term in data.groups} == groups
+        correlated = "||" not in right
+        assert [term.correlated for term in data.groups] == [
+            correlated and len(columns) > 1 for columns in groups.values()
+        ]
         values = random_values(design)
         np.testing.assert_allclose(data.mean(values), dense_predictor(design, values), atol=1e-12)
 
@@ -203,6 +208,10 @@ def test_dims_and_coords_name_every_site() -> None:
     assert coords["h"] == ["t", "u", "v", "w"]
     assert coords["g_coefficient"] == ["Intercept", "x"]
     assert model.effect_sites(design) == ("coefficients", "g_effects", "h_effects_raw")
+    shapes = {name: (1, 5, *(len(coords[dim]) for dim in sizes)) for name, sizes in dims.items()}
+    draws = {name: np.zeros(shape) for name, shape in shapes.items() if name != "y"}
+    tree = from_dict({"posterior": draws}, dims=dims, coords=coords)
+    assert tree["posterior"]["h_effects"].sel(h="u", h_coefficient="Intercept").shape == (1, 5)
 
 
 def test_the_design_as_arguments() -> None:

@@ -25,7 +25,7 @@ def frame() -> dict[str, Any]:
     }  # fmt: skip
 
 
-MODEL = MixedEffects("y ~ poly(x, 2) + scale(log(x)):a + C(k) + a + (0 + a | g) + (x || g:h)")
+MODEL = MixedEffects("y ~ poly(x, 2) + scale(log(x)):a + C(k + 1) + a + (0 + a | g) + (x || g:h)")
 
 
 def test_the_training_rows_have_the_training_design() -> None:
@@ -77,6 +77,7 @@ def test_unseen_groups() -> None:
          "which was not in the training data; the levels there were 'r', 'q', 'p'."),
         ("y ~ x + (0 + a | g)", {"a": ["s", "p"]}, ValueError, "'s' in row 0"),
         ("y ~ C(k)", {"k": [2, 7]}, ValueError, "Column 'k' holds 7 in row 1"),
+        ("y ~ C(k + 1)", {"k": [2, 7]}, ValueError, "can't be computed"),
         ("y ~ C(a)", {"a": ["p", "s"]}, ValueError, "Column 'a' holds 's' in row 1"),
         ("y ~ x", {"x": ["1", "2"]}, TypeError, "held numbers in the training data, but holds '1'"),
         ("y ~ a", {"a": [1, 2]}, ValueError, "convert one to the other"),
