@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from arviz_base import from_dict
+from scipy import stats
 
 from probmf.models.mixed import Design, MixedEffects
 
@@ -180,6 +181,20 @@ def test_sleepstudy(shared_data: Path) -> None:
     np.testing.assert_array_equal(term.z, design.data.population)
     assert (term.num_groups, design.levels["Subject"][0]) == (18, "308")
     np.testing.assert_array_equal(term.group, np.repeat(np.arange(18), 10))
+
+
+def test_sleepstudy_has_the_deviance_that_lme4_prints(shared_data: Path) -> None:
+    """At lme4's maximum likelihood estimates, -2 log L is 1751.94 (Bates et al. 2015)."""
+    table = pq.read_table(shared_data / "lme4" / "sleepstudy.parquet")
+    data = MixedEffects("Reaction ~ Days + (Days | Subject)").design(table).data
+    (term,) = data.groups
+    z, group = np.asarray(term.z, float), np.asarray(term.group)
+    sd, correlation, noise = np.array([23.7806, 5.7168]), 0.0813, 25.5918
+    covariance = np.outer(sd, sd) * np.array([[1, correlation], [correlation, 1]])
+    total = (z @ covariance @ z.T) * (group[:, None] == group) + noise**2 * np.eye(len(z))
+    mean = np.asarray(data.population, float) @ [251.4051, 10.4673]
+    log_likelihood = stats.multivariate_normal.logpdf(table["Reaction"].to_numpy(), mean, total)
+    assert -2 * log_likelihood == pytest.approx(1751.9393, abs=1e-3)
 
 
 def test_orders_of_lme4_factors(shared_data: Path) -> None:

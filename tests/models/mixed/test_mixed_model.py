@@ -126,7 +126,7 @@ def test_an_ordered_categorical_is_ordinal() -> None:
 def test_sites_plates_and_shapes() -> None:
     model = MixedEffects("y ~ x + (x | g) + (x || h)")
     (data,) = model.arguments(frame())
-    sites = trace(model, data)
+    sites = trace(model, data, {"g_correlation": jnp.eye(2)})
     shapes = {name: site["value"].shape for name, site in sites.items() if site["type"] == "sample"}
     assert shapes == {
         "coefficients": (2,),
