@@ -190,9 +190,15 @@ def _solve_bucket(
     empty = jnp.zeros((capacity, lines), dtype)
     start_out = RowResult(jnp.zeros((capacity, lines, size), dtype), *[empty] * 3)
 
+    # Gathered for all chunks at once: XLA hands every gather to its pool of threads, which costs
+    # more than such a small one itself.
+    row = bucket.row[start + jnp.arange(capacity)]
+    present, precision = own_rows(table, row), prior.precision[row]
+
     def body(i: int, out: RowResult) -> RowResult:
         chunk = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, start + i, 0, False), bucket)
-        result = solve(chunk, table, prior, likelihood, method, cg_steps)
+        own = prior._replace(precision=precision[i])
+        result = solve(chunk, present[i], table, own, likelihood, method, cg_steps)
         return jax.tree.map(
             lambda whole, x: lax.dynamic_update_index_in_dim(whole, x, i, 0), out, result
         )
@@ -203,20 +209,21 @@ def _solve_bucket(
 
 def _solve_chunk(
     chunk: Bucket,
+    x: Float[Array, "r d"],
     table: RowValues,
     prior: Prior,
     likelihood: SupportsBound,
     method: Method,
     cg_steps: int,
 ) -> RowResult:
-    slots, x = _Slots.read(chunk, table, prior), own_rows(table, chunk.row)
+    slots = _Slots.read(chunk, table, prior)
     scores = slots.offset + gaussian.project(slots.design, x)
     curvature, slope = slots.bound(likelihood, scores, prior)
     batch = gaussian.RowBatch(
         design=slots.design,
         curvature=curvature,
-        rhs=_gradient(gaussian.collect(slots.design, slope), x, chunk.row, prior),
-        precision=prior.precision[chunk.row],
+        rhs=_gradient(gaussian.collect(slots.design, slope), x, prior),
+        precision=prior.precision,
         free=prior.free,
         gram=prior.gram,
     )
@@ -225,13 +232,14 @@ def _solve_chunk(
     elif method == "coordinate":
         step, change = gaussian.coordinate_step(batch)
     else:
-        step = gaussian.cholesky_step(gaussian.row_precision(batch), batch.rhs)
+        step = gaussian.exact_step(batch)
         change = gaussian.project(slots.design, step)
     return RowResult(x + step, *slots.sums(likelihood, scores + change, prior))
 
 
 def _solve_long_rows(
     chunk: Bucket,
+    x: Float[Array, "r d"],
     table: RowValues,
     prior: Prior,
     likelihood: SupportsBound,
@@ -240,7 +248,6 @@ def _solve_long_rows(
 ) -> RowResult:
     """Rows longer than MAX_WIDTH: their moments are summed over the pieces that are not empty."""
     zero_row = table.bias.shape[0] - 1
-    x = own_rows(table, chunk.row)
     filled = jnp.max(jnp.sum(chunk.partner != zero_row, axis=1))
     pieces = (filled + MAX_WIDTH - 1) // MAX_WIDTH
 
@@ -262,8 +269,8 @@ def _solve_long_rows(
     second = jnp.zeros((*x.shape, x.shape[1]), x.dtype)
     second = second if prior.gram is None else second + prior.gram[None]
     second, first = lax.fori_loop(0, pieces, moments, (second, jnp.zeros_like(x)))
-    rhs = _gradient(first, x, chunk.row, prior)
-    precision = gaussian.mask_precision(second, prior.precision[chunk.row], prior.free)
+    rhs = _gradient(first, x, prior)
+    precision = gaussian.mask_precision(second, prior.precision, prior.free)
     if method == "cg":
         step = gaussian.cg_step_dense(precision, rhs, cg_steps)
     elif method == "coordinate":
@@ -303,9 +310,9 @@ def zero_moments(
     return weight * design.T @ design, weight * design.T @ (intercept + bias)
 
 
-def own_rows(table: RowValues, row: Int[Array, " r"]) -> Float[Array, "r d"]:
+def own_rows(table: RowValues, row: Int[Array, "*r"]) -> Float[Array, "*r d"]:
     """Rows as vectors (bias, factors)."""
-    return jnp.concatenate([table.bias[row][:, None], table.factors[row]], axis=1)
+    return jnp.concatenate([table.bias[row][..., None], table.factors[row]], axis=-1)
 
 
 class _Slots(NamedTuple):
@@ -345,8 +352,8 @@ class _Slots(NamedTuple):
         return jnp.sum(loss, axis=1), jnp.sum(slope, axis=1), jnp.sum(curvature, axis=1)
 
 
-def _gradient(from_ratings: Array, x: Array, row: Array, prior: Prior) -> Array:
-    gradient = from_ratings - prior.precision[row] * x
+def _gradient(from_ratings: Array, x: Array, prior: Prior) -> Array:
+    gradient = from_ratings - prior.precision * x
     if prior.gram is not None and prior.gram_shift is not None:
         gradient = gradient - x @ prior.gram - prior.gram_shift[None]
     return gradient * prior.free[None]

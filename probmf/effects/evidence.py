@@ -15,7 +15,7 @@ With whitened effects v ~ N(0, I), leading effects u = L v, the other effects w 
 No inverse of a prior covariance is taken, so scales may be as small as they like.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from probmf.effects.linalg import cholesky, evidence_term, logdet_and_inverse, s
 from probmf.effects.pattern import Pattern
 from probmf.effects.remainder import (
     Remainder,
+    Shape,
     factor_remainder,
     remainder_evidence,
     scale_columns,
@@ -38,6 +39,7 @@ def log_evidence(
     statistics: Statistics,
     trils: Sequence[Float[Array, "..."]],
     precision: Float[Array, ""],
+    flat: Collection[int] = (),
 ) -> Float[Array, ""]:
     r"""Log density of all observations with the effects integrated out.
 
@@ -48,6 +50,8 @@ def log_evidence(
         trils: Lower factors L of the prior covariance of each block in the pattern's order: (d, d)
             shared by the groups, or (groups, d, d).
         precision: Noise precision :math:`\beta`.
+        flat: Positions of blocks (not the leading one) whose prior is flat, with a tril of ones;
+            their effects' density is one everywhere.
 
     Returns:
         The log density. Cost O(groups d^3 + pairs + D^3), without n.
@@ -59,8 +63,10 @@ def log_evidence(
         value = jnp.sum(evidence_term(matrix, vector))
         return constant - 0.5 * precision * statistics.square + value
     value, system = _eliminate(pattern, statistics, trils, precision)
-    rest = remainder_evidence(pattern.shapes[1:], system, tuple(trils[1:]), precision)
-    return constant + value + rest
+    shapes = _shapes(pattern, flat)
+    rest = remainder_evidence(shapes, system, tuple(trils[1:]), precision)
+    volume = 0.5 * np.log(2 * np.pi) * sum(s.groups * s.dim for s in shapes if s.flat)
+    return constant + value + rest + volume
 
 
 def draw_effects(
@@ -68,7 +74,8 @@ def draw_effects(
     statistics: Statistics,
     trils: Sequence[Float[Array, "..."]],
     precision: Float[Array, ""],
-    key: Array,
+    key: Array | None,
+    flat: Collection[int] = (),
 ) -> tuple[Float[Array, ""], list[Float[Array, "groups d"]]]:
     """The log evidence, and a draw of all effects from their exact joint conditional.
 
@@ -77,22 +84,23 @@ def draw_effects(
         statistics: Sums over the observations.
         trils: See `log_evidence`.
         precision: Noise precision.
-        key: JAX key.
+        key: JAX key; None gives the conditional mean in place of a draw.
+        flat: See `log_evidence`.
 
     Returns:
         The log evidence and the effects of each block in the pattern's order.
     """
-    key_lead, key_rest = jax.random.split(key)
+    keys = (None, None) if key is None else jax.random.split(key)
     tril, size = trils[0], pattern.num_columns
     constant = 0.5 * pattern.num_rows * (jnp.log(precision) - np.log(2 * np.pi))
     lead_target, columns = statistics.lead, []
     if size:
-        shapes, others = pattern.shapes[1:], tuple(trils[1:])
+        shapes, others = _shapes(pattern, flat), tuple(trils[1:])
         value, system = _eliminate(pattern, statistics, trils, precision)
         factor, half = factor_remainder(shapes, system, others, precision)
-        value = constant + value + _gaussian_integral(factor, half)
-        noise = jax.random.normal(key_rest, (size,), factor.dtype)
-        whitened = solve_lower(factor, half + noise, transpose=True)
+        volume = 0.5 * np.log(2 * np.pi) * sum(s.groups * s.dim for s in shapes if s.flat)
+        value = constant + value + _gaussian_integral(factor, half) + volume
+        whitened = solve_lower(factor, half + _noise(keys[1], half), transpose=True)
         effects = scale_columns(shapes, others, whitened[:, None], transpose=False)[:, 0]
         pulled = statistics.lead_rest * effects[pattern.entry_column][:, None]
         lead_target = lead_target - jax.ops.segment_sum(
@@ -100,7 +108,7 @@ def draw_effects(
         )
         columns = [
             effects[start : start + groups * dim].reshape(groups, dim)
-            for start, (groups, dim) in zip(pattern.offsets, shapes, strict=True)
+            for start, (groups, dim, _) in zip(pattern.offsets, shapes, strict=True)
         ]
     matrix, vector = _lead_system(statistics._replace(lead=lead_target), tril, precision)
     factor = cholesky(matrix)
@@ -108,9 +116,19 @@ def draw_effects(
     if not size:
         square = 0.5 * precision * statistics.square
         value = constant - square + jnp.sum(_gaussian_integral(factor, half))
-    noise = jax.random.normal(key_lead, half.shape, half.dtype)
-    whitened = solve_lower(factor, half + noise, transpose=True)
+    whitened = solve_lower(factor, half + _noise(keys[0], half), transpose=True)
     return value, [jnp.einsum(f"{_groups(tril)}ab,mb->ma", tril, whitened), *columns]
+
+
+def _shapes(pattern: Pattern, flat: Collection[int]) -> tuple[Shape, ...]:
+    return tuple(
+        Shape(groups, dim, index in flat)
+        for index, (groups, dim) in enumerate(pattern.shapes[1:], start=1)
+    )
+
+
+def _noise(key: Array | None, like: Array) -> Array:
+    return jnp.zeros_like(like) if key is None else jax.random.normal(key, like.shape, like.dtype)
 
 
 def _gaussian_integral(factor: Array, half: Array) -> Array:

@@ -2,7 +2,10 @@ r"""The dense system that remains after the leading block: its evidence, with a 
 
 .. math::
     f = \tfrac12 b^\top S^{-1} b - \tfrac12 \log|S|, \qquad
-    S = I + \beta P^\top M P, \quad b = \beta P^\top c
+    S = D + \beta P^\top M P, \quad b = \beta P^\top c
+
+D is the identity, but zero on columns with a flat prior (tril of ones; the evidence is then that
+of restricted maximum likelihood).
 
 With m = S^{-1} b and W = S^{-1} + m m^T (the second moments of the whitened effects), Fisher's
 identity gives the score from W alone:
@@ -15,17 +18,28 @@ so that nothing is differentiated through the factorization, and M is passed ove
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
 from probmf.effects.linalg import gram_of_lower, invert_lower, solve_lower
 
-Shapes = tuple[tuple[int, int], ...]
 Trils = tuple[Array, ...]
+
+
+class Shape(NamedTuple):
+    """A block of columns: its groups, coefficients per group, and whether its prior is flat."""
+
+    groups: int
+    dim: int
+    flat: bool = False
+
+
+Shapes = tuple[Shape, ...]
 
 
 class Remainder(NamedTuple):
@@ -54,8 +68,8 @@ def factor_remainder(
         flat = matrix.ravel().at[system.element].add(system.values, unique_indices=True)
         matrix = flat.reshape(size, size)
     scaled = _scale_both(shapes, trils, matrix)
-    identity = jnp.eye(size, dtype=scaled.dtype)
-    factor = lax.linalg.cholesky(identity + precision * scaled, symmetrize_input=False)
+    prior = jnp.diag(_prior_precision(shapes, scaled.dtype))
+    factor = lax.linalg.cholesky(prior + precision * scaled, symmetrize_input=False)
     vector = precision * scale_columns(shapes, trils, system.target[:, None])[:, 0]
     return factor, solve_lower(factor, vector)
 
@@ -104,7 +118,7 @@ def _backward(
     row, column = jnp.divmod(system.element, size)
     cell = jnp.asarray(cells(shapes))
     twice = jnp.where(cell[row] == cell[column], 1.0, 2.0).astype(half.dtype)
-    if all(dim == 1 for _, dim in shapes):
+    if all(shape.dim == 1 for shape in shapes):
         scale = scale_columns(shapes, trils, jnp.ones((size, 1), half.dtype))[:, 0]
         covariance = scale[row] * scale[column] * inverse.ravel()[system.element]
     else:
@@ -119,8 +133,9 @@ def _backward(
     for_matrix = -0.5 * cotangent * precision * whole * moments
 
     for_target = cotangent * precision * scaled_mean
-    trace = jnp.trace(inverse)
-    square = jnp.sum(jnp.square(mean))
+    prior = _prior_precision(shapes, half.dtype)
+    trace = jnp.sum(prior * jnp.diagonal(inverse))
+    square = jnp.sum(prior * jnp.square(mean))
     for_precision = 0.5 * cotangent / precision * (trace - size + jnp.sum(half**2) + square)
     for_trils = tuple(cotangent * part for part in _tril_score(shapes, trils, inverse, mean))
     no_gradient = jnp.zeros(system.element.shape, jax.dtypes.float0)
@@ -133,7 +148,7 @@ remainder_evidence.defvjp(_forward, _backward)
 def _tril_score(shapes: Shapes, trils: Trils, inverse: Array, mean: Array) -> list[Array]:
     """L^-T sum_j (W_jj - I) by block, lower part; 0 at a scalar scale of zero, by symmetry."""
     scores, start = [], 0
-    for (groups, dim), tril in zip(shapes, trils, strict=True):
+    for (groups, dim, _), tril in zip(shapes, trils, strict=True):
         own = start + jnp.arange(groups)[:, None] * dim + jnp.arange(dim)[None]
         values = mean[own]
         moment = inverse[own[:, :, None], own[:, None, :]]
@@ -152,10 +167,16 @@ def _tril_score(shapes: Shapes, trils: Trils, inverse: Array, mean: Array) -> li
     return scores
 
 
+def _prior_precision(shapes: Shapes, dtype: Any) -> Float[Array, " D"]:
+    """The diagonal of D."""
+    parts = [np.full(groups * dim, 0.0 if flat else 1.0) for groups, dim, flat in shapes]
+    return jnp.asarray(np.concatenate(parts), dtype)
+
+
 def cells(shapes: Shapes) -> Int[Array, " D"]:
     """Number of the group, over all blocks, that each column belongs to."""
     parts, offset = [], 0
-    for groups, dim in shapes:
+    for groups, dim, _ in shapes:
         parts.append(offset + jnp.repeat(jnp.arange(groups), dim))
         offset += groups
     return jnp.concatenate(parts)
@@ -165,7 +186,7 @@ def _scale_both(
     shapes: Shapes, trils: Sequence[Array], matrix: Array, *, transpose: bool = True
 ) -> Array:
     """P^T X P, or P X P^T."""
-    if all(dim == 1 for _, dim in shapes):
+    if all(shape.dim == 1 for shape in shapes):
         scale = scale_columns(shapes, trils, jnp.ones((len(matrix), 1), matrix.dtype))
         return scale * matrix * scale.T
     once = scale_columns(shapes, trils, matrix, transpose=transpose)
@@ -177,7 +198,7 @@ def scale_columns(
 ) -> Array:
     """P^T X, or P X, where P is block-diagonal with each block's tril for every group."""
     parts, start = [], 0
-    for (groups, dim), tril in zip(shapes, trils, strict=True):
+    for (groups, dim, _), tril in zip(shapes, trils, strict=True):
         rows = matrix[start : start + groups * dim].reshape(groups, dim, -1)
         inner, outer = ("a", "b") if transpose else ("b", "a")
         index = "m" if tril.ndim == 3 else ""
