@@ -14,9 +14,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 from jaxtyping import Array
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from probmf.inference._progress import progress_bar
 from probmf.models.factorization import linear_predictor
 from probmf.models.likelihood import Likelihood
 from probmf.models.observations import Observations
@@ -162,7 +161,7 @@ def run(
     seconds: list[float] = []
     last = f"num_{algorithm.unit}s"
     begin = time.perf_counter()
-    with _bar(progress) as bar:
+    with progress_bar(progress) as bar:
         task = bar.add_task(algorithm.unit, total=num_steps, status="")
         try:
             for step in range(num_steps):
@@ -239,18 +238,3 @@ def _warn_divergence(algorithm: Algorithm, index: int, info: Info, one: _Run) ->
 def _status(one: _Run) -> str:
     text = f"objective {one.objectives[-1]:,.6g}"
     return text if np.isnan(one.errors[-1]) else f"{text}  held-out {one.errors[-1]:.4f}"
-
-
-def _bar(progress: bool | None) -> Progress:
-    console = Console(stderr=True)
-    show = (console.is_terminal or console.is_jupyter) if progress is None else progress
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[status]}"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not show,
-        transient=True,
-    )

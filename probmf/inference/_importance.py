@@ -1,0 +1,215 @@
+"""Importance sampling in few dimensions: mode, mixtures of t distributions, Pareto k-hat."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg
+import scipy.optimize
+import scipy.special
+from arviz_stats.base import array_stats
+
+#: Degrees of freedom and inflation of the covariance of the proposals.
+DEGREES, INFLATION = 6.0, 1.2
+#: Share and inflation of the defensive component, which bounds the weights.
+DEFENSIVE_SHARE, DEFENSIVE_INFLATION = 0.1, 6.0
+#: Above this Pareto k-hat importance sampling is not to be trusted (Vehtari et al. 2024).
+K_HAT_GATE = 0.7
+
+
+class NoModeError(ValueError):
+    """The density has no mode that could be found."""
+
+
+class Mode(NamedTuple):
+    """A mode and the curvature there."""
+
+    vector: np.ndarray
+    log_density: float
+    covariance: np.ndarray
+    num_evaluations: int
+
+
+Score = Callable[[np.ndarray], tuple[float, np.ndarray]]
+
+
+def find_mode(score: Score, start: np.ndarray, *, step: float = 1e-4) -> Mode:
+    """Climb by BFGS with the analytic score; the Hessian is by differences of the score.
+
+    Args:
+        score: Log density and gradient at a vector.
+        start: Where to begin.
+        step: Step of the differences.
+
+    Returns:
+        The mode with minus the inverse Hessian as covariance.
+
+    Raises:
+        NoModeError: If the density is not finite at the start, or the Hessian not negative.
+    """
+    count = 0
+
+    def minus(vector: np.ndarray) -> tuple[float, np.ndarray]:
+        nonlocal count
+        count += 1
+        value, gradient = score(vector)
+        if not (np.isfinite(value) and np.all(np.isfinite(gradient))):
+            return np.inf, np.zeros_like(vector)
+        return -value, -np.asarray(gradient, np.float64)
+
+    found = scipy.optimize.minimize(
+        minus, start, jac=True, method="BFGS", options={"gtol": 1e-4 * np.sqrt(len(start))}
+    )
+    if not np.isfinite(found.fun):
+        raise NoModeError("The log density is not finite at the starting values.")
+    size = len(start)
+    hessian = np.zeros((size, size))
+    for i in range(size):
+        move = np.zeros(size)
+        move[i] = step
+        hessian[i] = (minus(found.x + move)[1] - minus(found.x - move)[1]) / (2 * step)
+    hessian = (hessian + hessian.T) / 2
+    values, vectors = np.linalg.eigh(hessian)
+    if not np.all(np.isfinite(values)) or values[-1] <= 0:
+        raise NoModeError("The log density has no curvature where the search ended.")
+    # A nearly flat direction gets a wide, but finite, proposal.
+    values = np.clip(values, max(values[-1] * 1e-8, 1.0 / 25.0), None)
+    covariance = (vectors / values) @ vectors.T
+    return Mode(np.asarray(found.x), -float(found.fun), covariance, count)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A mixture of multivariate t distributions.
+
+    Attributes:
+        weights: Shares, summing to one.
+        means: Centre of each component.
+        factors: Lower factor of each component's scale matrix.
+        degrees: Degrees of freedom of all.
+    """
+
+    weights: np.ndarray
+    means: np.ndarray
+    factors: np.ndarray
+    degrees: float = DEGREES
+
+    @classmethod
+    def around(cls, mean: np.ndarray, covariance: np.ndarray) -> "Mixture":
+        """One component, slightly inflated, and a wide defensive one."""
+        factor = np.linalg.cholesky(covariance * INFLATION)
+        wide = np.sqrt(DEFENSIVE_INFLATION)
+        return cls(
+            np.array([1 - DEFENSIVE_SHARE, DEFENSIVE_SHARE]),
+            np.stack([mean, mean]),
+            np.stack([factor, factor * wide]),
+        )
+
+    def sample(self, rng: np.random.Generator, num: int) -> np.ndarray:
+        """Draws, stratified over the components."""
+        which = np.searchsorted(np.cumsum(self.weights), (np.arange(num) + rng.random()) / num)
+        which = np.minimum(which, len(self.weights) - 1)
+        normal = rng.normal(size=(num, self.means.shape[1]))
+        scale = np.sqrt(self.degrees / rng.chisquare(self.degrees, size=num))
+        moves = np.einsum("nij,nj->ni", self.factors[which], normal)
+        return self.means[which] + scale[:, None] * moves
+
+    def log_density(self, points: np.ndarray) -> np.ndarray:
+        """Log density at points."""
+        parts = [
+            np.log(weight) + _log_t(points, mean, factor, self.degrees)
+            for weight, mean, factor in zip(self.weights, self.means, self.factors, strict=True)
+        ]
+        return scipy.special.logsumexp(np.stack(parts), axis=0)
+
+
+def _log_t(points: np.ndarray, mean: np.ndarray, factor: np.ndarray, degrees: float) -> np.ndarray:
+    size = len(mean)
+    solved = scipy.linalg.solve_triangular(factor, (points - mean).T, lower=True)
+    square = np.sum(solved**2, axis=0)
+    constant = (
+        scipy.special.gammaln((degrees + size) / 2)
+        - scipy.special.gammaln(degrees / 2)
+        - 0.5 * size * np.log(degrees * np.pi)
+        - np.sum(np.log(np.diag(factor)))
+    )
+    return constant - 0.5 * (degrees + size) * np.log1p(square / degrees)
+
+
+def refit(points: np.ndarray, log_weights: np.ndarray, components: int, seed: int) -> Mixture:
+    """A mixture fitted to weighted points by a few steps of EM, and a wide defensive component.
+
+    Weights are truncated at the square root of the sample size times their mean (Ionides 2008), so
+    that no single point makes a component.
+    """
+    weights = truncate(log_weights)
+    rng = np.random.default_rng(seed)
+    size = points.shape[1]
+    mean = weights @ points
+    centred = points - mean
+    whole = (centred * weights[:, None]).T @ centred + 1e-12 * np.eye(size)
+    means = points[rng.choice(len(points), size=components, p=weights)]
+    covariances = np.stack([whole] * components)
+    shares = np.full(components, 1 / components)
+    for _ in range(20):
+        logs = np.stack(
+            [
+                np.log(shares[c])
+                + _log_t(points, means[c], np.linalg.cholesky(covariances[c]), DEGREES)
+                for c in range(components)
+            ]
+        )
+        owned = np.exp(logs - scipy.special.logsumexp(logs, axis=0)) * weights
+        total = np.maximum(owned.sum(axis=1), 1e-12)
+        shares = total / total.sum()
+        for c in range(components):
+            # The t's own weights: far points count less for its location and scale.
+            factor = np.linalg.cholesky(covariances[c])
+            square = np.sum(
+                scipy.linalg.solve_triangular(factor, (points - means[c]).T, lower=True) ** 2,
+                axis=0,
+            )
+            near = owned[c] * (DEGREES + size) / (DEGREES + square)
+            means[c] = near @ points / max(near.sum(), 1e-12)
+            centred = points - means[c]
+            fitted = (centred * near[:, None]).T @ centred / total[c]
+            # Few points must not make a component thin: shrink towards the whole.
+            effective = total[c] ** 2 / max(np.sum(owned[c] ** 2), 1e-300)
+            share = effective / (effective + 2 * size)
+            covariances[c] = share * fitted + (1 - share) * whole
+    factors = np.linalg.cholesky(
+        np.concatenate([covariances * 1.05, whole[None] * DEFENSIVE_INFLATION])
+    )
+    return Mixture(
+        np.append(shares * (1 - DEFENSIVE_SHARE), DEFENSIVE_SHARE),
+        np.concatenate([means, mean[None]]),
+        factors,
+    )
+
+
+def truncate(log_weights: np.ndarray) -> np.ndarray:
+    """Normalized weights, truncated."""
+    weights = np.exp(log_weights - np.max(log_weights))
+    weights = np.minimum(weights, weights.mean() * np.sqrt(len(weights)))
+    return weights / weights.sum()
+
+
+def effective_size(log_weights: np.ndarray) -> float:
+    """Effective number of draws, (sum w)^2 / sum w^2."""
+    weights = np.exp(log_weights - np.max(log_weights))
+    return float(weights.sum() ** 2 / np.sum(weights**2))
+
+
+def smooth(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
+    """Pareto-smoothed normalized weights and k-hat (Vehtari et al. 2024), by ArviZ."""
+    smoothed, k_hat = array_stats.psislw(np.asarray(log_weights, np.float64))
+    weights = np.exp(smoothed)
+    return weights / weights.sum(), float(k_hat)
+
+
+def resample(weights: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
+    """Positions drawn by systematic resampling, in random order."""
+    edges = np.cumsum(weights)
+    where = (np.arange(num) + rng.random()) / num * edges[-1]
+    return rng.permutation(np.minimum(np.searchsorted(edges, where), len(weights) - 1))

@@ -1,0 +1,130 @@
+"""A NumPyro model's log density as a function of one unconstrained vector, compiled once.
+
+Arrays that the model captures become arguments of the compiled program, and programs are kept by
+the text of what they compute: another data set of the same shapes compiles nothing.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+from numpyro.distributions.transforms import biject_to
+from numpyro.infer.util import constrain_fn, potential_energy
+
+#: Compiled programs kept, by what they compute.
+PROGRAMS_KEPT = 64
+_programs: dict[Any, Any] = {}
+
+
+def compiled(key: Any, make: Callable[[], Any]) -> Any:
+    """The program under a key, made when it is not there; the oldest is dropped when full."""
+    if key not in _programs:
+        while len(_programs) >= PROGRAMS_KEPT:
+            del _programs[next(iter(_programs))]
+        _programs[key] = make()
+    return _programs[key]
+
+
+class Program(NamedTuple):
+    """A function of arrays, traced: its text, its captured arrays, and how to evaluate it.
+
+    Attributes:
+        text: What it computes, up to the captured arrays' values.
+        consts: The captured arrays.
+        evaluate: (consts, *leaves) -> list of output leaves; differentiable, not compiled.
+    """
+
+    text: str
+    consts: list[Any]
+    evaluate: Callable[..., list[Array]]
+
+
+def trace_program(function: Callable[..., Any], *example: Any) -> Program:
+    """Trace a function of arrays (no pytrees) so that what it captures can be passed in."""
+    closed = jax.make_jaxpr(function)(*example)
+    shapes = [f"{np.shape(c)}{np.asarray(c).dtype}" for c in closed.consts]
+    text = f"{closed.jaxpr}|{shapes}|{jax.config.jax_enable_x64}"
+
+    def evaluate(consts: list[Any], *leaves: Array) -> list[Array]:
+        return jax.core.eval_jaxpr(closed.jaxpr, consts, *leaves)
+
+    return Program(text, [jnp.asarray(c) for c in closed.consts], evaluate)
+
+
+class Potential:
+    """Log density of a model over the unconstrained real line.
+
+    Args:
+        model: A NumPyro model.
+        args: Its arguments.
+        kwargs: Its keyword arguments.
+    """
+
+    def __init__(self, model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Run the model once for its sites, and trace its log density."""
+        self.model, self.args, self.kwargs = model, args, dict(kwargs)
+        seeded = numpyro.handlers.seed(model, rng_seed=0)
+        trace = numpyro.handlers.trace(seeded).get_trace(*args, **self.kwargs)
+        self.supports = {
+            name: site["fn"].support
+            for name, site in trace.items()
+            if site["type"] == "sample" and not site["is_observed"]
+        }
+        self.sites = tuple(self.supports)
+        start = {
+            name: biject_to(support).inv(trace[name]["value"])
+            for name, support in self.supports.items()
+        }
+        # A site that is fixed by its support (as the correlation of one effect) has no dimension.
+        dtype = jnp.result_type(float)
+        start = {name: jnp.zeros(jnp.shape(value), dtype) for name, value in start.items()}
+        self.vector, self.unravel = ravel_pytree(start)
+        self.program = trace_program(self._log_density, self.vector)
+
+    @property
+    def num_dims(self) -> int:
+        """Length of the vector."""
+        return len(self.vector)
+
+    def _log_density(self, vector: Float[Array, " d"]) -> Float[Array, ""]:
+        return -potential_energy(self.model, self.args, self.kwargs, self.unravel(vector))
+
+    def value(self, vector: Array) -> Array:
+        """Log density at a vector; compiled."""
+        run = compiled(
+            (self.program.text, "value"),
+            lambda: jax.jit(lambda consts, x: self.program.evaluate(consts, x)[0]),
+        )
+        return run(self.program.consts, vector)
+
+    def value_and_grad(self, vector: Array) -> tuple[Array, Array]:
+        """Log density and its gradient; compiled."""
+        evaluate = self.program.evaluate
+        run = compiled(
+            (self.program.text, "gradient"),
+            lambda: jax.jit(
+                lambda consts, x: jax.value_and_grad(lambda v: evaluate(consts, v)[0])(x)
+            ),
+        )
+        return run(self.program.consts, vector)
+
+    def constrain(self, vector: Array) -> dict[str, Array]:
+        """Sites, and what they determine, at a vector."""
+        values = constrain_fn(
+            self.model, self.args, self.kwargs, self.unravel(vector), return_deterministic=True
+        )
+        return dict(values)
+
+    def constrain_all(self, vectors: Float[Array, "n d"]) -> dict[str, Array]:
+        """`constrain` for many vectors; compiled."""
+        example = self.constrain(self.vector)
+        leaves, tree = jax.tree.flatten(example)
+        del leaves
+        program = trace_program(lambda x: jax.tree.leaves(jax.lax.map(self.constrain, x)), vectors)
+        run = compiled((program.text, "constrain"), lambda: jax.jit(program.evaluate))
+        return jax.tree.unflatten(tree, run(program.consts, vectors))
