@@ -18,8 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-UNROLL = False
-#: Up to this many factors a row's second moments are sums of outer products.
+#: Up to this many factors the rows' second moments are one batch of products.
 SMALL_BLOCK = 16
 
 
@@ -78,7 +77,7 @@ def moment_blocks(design: Float[Array, "r w k"], curvature: Float[Array, "r w"])
         weighted = design * curvature[..., None]
         return Blocks(corner, cross, jnp.einsum("rwk,rwl->rkl", weighted, design))
     weighted = design * curvature[..., None]
-    # Row by row: a batch of products runs at half the speed of single ones.
+    # Row by row: a batch of larger products runs at half the speed of single ones.
     factors = lax.map(lambda pair: pair[0].T @ pair[1], (weighted, design))
     return Blocks(corner, cross, factors)
 
@@ -189,11 +188,8 @@ def conjugate_gradients[Along](
     alpha, along = advance(rhs, square)
     change = jax.tree.map(lambda part: alpha * part, along)
     state = (alpha * rhs, change, rhs, rhs, along, alpha, square)
-    for index in range(1, num_steps) if UNROLL else ():
-        state = body(index, state)
-    if not UNROLL:
-        state = lax.fori_loop(1, num_steps, body, state)
-    return state[:2]
+    step, change, *_ = lax.fori_loop(1, num_steps, body, state)
+    return step, change
 
 
 def cg_step(batch: RowBatch, num_steps: int) -> tuple[Float[Array, "r d"], Float[Array, "r w"]]:
@@ -209,7 +205,7 @@ def cg_step(batch: RowBatch, num_steps: int) -> tuple[Float[Array, "r d"], Float
 
     def forward(direction: Array) -> tuple[Array, Array]:
         along = project(batch.design, direction)
-        length = jnp.sum(batch.curvature * jnp.square(along), axis=1)
+        length = jnp.einsum("rw,rw->r", batch.curvature * along, along)
         length = length + jnp.sum(batch.precision * jnp.square(direction), axis=1)
         if batch.gram is not None:
             length = length + jnp.sum(direction * (direction @ batch.gram), axis=1)

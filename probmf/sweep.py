@@ -190,15 +190,20 @@ def _solve_bucket(
     empty = jnp.zeros((capacity, lines), dtype)
     start_out = RowResult(jnp.zeros((capacity, lines, size), dtype), *[empty] * 3)
 
-    # Gathered for all chunks at once: XLA hands every gather to its pool of threads, which costs
-    # more than such a small one itself.
-    row = bucket.row[start + jnp.arange(capacity)]
-    present, precision = own_rows(table, row), prior.precision[row]
+    # Measured at 16 and 64 factors: with Cholesky a sweep takes a quarter less when the rows' own
+    # values are gathered for all chunks at once, with conjugate gradients a tenth more.
+    at_once = method == "cholesky"
+    rows = bucket.row[start + jnp.arange(capacity)] if at_once else bucket.row[:0]
+    gathered = own_rows(table, rows), prior.precision[rows]
 
     def body(i: int, out: RowResult) -> RowResult:
         chunk = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, start + i, 0, False), bucket)
-        own = prior._replace(precision=precision[i])
-        result = solve(chunk, present[i], table, own, likelihood, method, cg_steps)
+        if at_once:
+            x, precision = gathered[0][i], gathered[1][i]
+        else:
+            x, precision = own_rows(table, chunk.row), prior.precision[chunk.row]
+        own = prior._replace(precision=precision)
+        result = solve(chunk, x, table, own, likelihood, method, cg_steps)
         return jax.tree.map(
             lambda whole, x: lax.dynamic_update_index_in_dim(whole, x, i, 0), out, result
         )

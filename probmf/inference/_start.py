@@ -1,6 +1,7 @@
 """Where a fit starts, and what it needs checked first."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -142,11 +143,16 @@ def initial_parameters(
                 continue
             prior = np.asarray(getattr(model, PRIOR_SCALES[site]), jnp.result_type(float))
             scale = np.broadcast_to(np.minimum(prior, START_SCALE), shape[:1])
-            noise = jax.random.normal(jax.random.fold_in(key, index), shape)
-            parameters[site] = jnp.asarray(scale[:, None]) * noise
+            parameters[site] = _noise(key, index, scale, shape)
         return parameters
 
     return draw
+
+
+@partial(jax.jit, static_argnames="shape")
+def _noise(key: Array, index: int, scale: np.ndarray, shape: tuple[int, ...]) -> Array:
+    # As one program: one by one, the operations under a draw take longer to compile.
+    return scale[:, None] * jax.random.normal(jax.random.fold_in(key, index), shape)
 
 
 def prepare_validation(
