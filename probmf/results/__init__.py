@@ -2,7 +2,9 @@
 
 from probmf.results.fit import Fit
 from probmf.results.history import History
+from probmf.results.mixed_fit import MixedFit
 from probmf.results.predict import Predictions
 from probmf.results.recommend import Recommendations
+from probmf.results.sampling import Sampling
 
-__all__ = ["Fit", "History", "Predictions", "Recommendations"]
+__all__ = ["Fit", "History", "MixedFit", "Predictions", "Recommendations", "Sampling"]

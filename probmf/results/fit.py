@@ -22,6 +22,7 @@ from probmf.results.plug_in import PlugIn
 from probmf.results.predict import Predictions, predict
 from probmf.results.ranking import RankBy
 from probmf.results.recommend import Recommendations, recommend, similar_items
+from probmf.results.sampling import Sampling
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -35,6 +36,8 @@ class Fit:
             one chain of one draw. Read-only.
         method: How it was fitted, such as "als/cg".
         history: Objective and held-out error by step, or None.
+        sampling: How a sampler's run went, or None. Samples of a sampler hold the scales that were
+            sampled, too, and may lack rows that it integrated out.
 
     Raises:
         ValueError: If a parameter is missing, has another shape than the model gives it, or is
@@ -46,14 +49,17 @@ class Fit:
     samples: Mapping[str, Float[np.ndarray, "chain draw ..."]]
     method: str
     history: History | None = None
+    sampling: Sampling | None = None
 
     def __post_init__(self) -> None:
         """Check the parameters against the model and freeze them."""
         samples = {name: np.asarray(value).view() for name, value in self.samples.items()}
-        shapes = self.model.site_shapes(self.data.num_users, self.data.num_items)
-        for site, shape in {"intercept": (), **shapes}.items():
+        shapes = self._shapes(samples)
+        leading = next(iter(samples.values())).shape[:2] if samples else ()
+        leading = samples["intercept"].shape[:2] if "intercept" in samples else leading
+        for site, shape in shapes.items():
             got = samples[site].shape if site in samples else None
-            if got is None or got[2:] != shape or got[:2] != samples["intercept"].shape[:2]:
+            if got is None or got[2:] != shape or got[:2] != leading:
                 raise ValueError(
                     f"{site} has shape {got}, expected (chains, draws"
                     f"{''.join(f', {size}' for size in shape)}) for {self.data.num_users:,} users "
@@ -63,7 +69,24 @@ class Fit:
                 raise ValueError(f"{site} is not finite everywhere, so nothing can be predicted.")
         for value in samples.values():
             value.flags.writeable = False
+        if self.sampling is not None:
+            self.sampling.check_draws(*leading)
         object.__setattr__(self, "samples", samples)
+
+    def _shapes(self, samples: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+        """Shapes of the sites that have to be there, and of those that are."""
+        users, items = self.data.num_users, self.data.num_items
+        shapes: dict[str, tuple[int, ...]] = {"intercept": ()}
+        shapes |= self.model.site_shapes(users, items)
+        if self.sampling is not None:
+            shapes = {site: shape for site, shape in shapes.items() if site in samples or not shape}
+            if not self.model.learns_intercept and "intercept" not in samples:
+                del shapes["intercept"]
+        for name in self.model.random_scales():
+            if name in samples:
+                law = getattr(self.model, name, None) or self.model.likelihood.scale_sites()[name]
+                shapes[name] = tuple(law.batch_shape + law.event_shape)
+        return shapes
 
     @classmethod
     def from_point(
@@ -93,22 +116,41 @@ class Fit:
         samples = {name: np.asarray(value)[None, None] for name, value in parameters.items()}
         return cls(model, data, samples, method, history)
 
+    @property
+    def num_chains(self) -> int:
+        """Number of chains."""
+        return int(next(iter(self.samples.values())).shape[0])
+
+    @property
+    def num_draws(self) -> int:
+        """Draws per chain."""
+        return int(next(iter(self.samples.values())).shape[1])
+
+    @property
+    def is_point(self) -> bool:
+        """Whether this is a point fit: one draw, and not that of a sampler."""
+        return self.sampling is None and (self.num_chains, self.num_draws) == (1, 1)
+
     def point(self) -> dict[str, np.ndarray]:
         """Parameters of a point fit by site name, without chain and draw axes.
 
         Raises:
             ValueError: If there are several draws.
         """
-        chains, draws = self.samples["intercept"].shape
-        if (chains, draws) != (1, 1):
+        if (self.num_chains, self.num_draws) != (1, 1):
             raise ValueError(
-                f"The fit has {chains} chains of {draws} draws and hence no point; see samples."
+                f"The fit has {self.num_chains} chains of {self.num_draws} draws and hence no "
+                "point; see samples."
             )
         return {name: value[0, 0] for name, value in self.samples.items()}
 
     def __repr__(self) -> str:
         """One line: what was fitted to what, and how."""
-        steps = ""
+        steps = draws = ""
+        if not self.is_point:
+            draws = f"; {self.num_chains} chains of {self.num_draws:,} draws"
+        if self.sampling is not None and not self.sampling.complete:
+            draws += ", incomplete"
         if self.history is not None and len(self.history):
             steps = (
                 f"; {len(self.history)} {self.history.unit}s, objective "
@@ -118,7 +160,7 @@ class Fit:
         return (
             f"Fit({self.method}: {self.model.num_factors} factors, "
             f"{type(self.model.likelihood).__name__}; {self.data.num_ratings:,} ratings, "
-            f"{self.data.num_users:,} users, {self.data.num_items:,} items{steps})"
+            f"{self.data.num_users:,} users, {self.data.num_items:,} items{steps}{draws})"
         )
 
     # What every prediction needs is kept after its first use; the class is frozen otherwise.
