@@ -152,7 +152,7 @@ def initial_parameters(
 @partial(jax.jit, static_argnames="shape")
 def _noise(key: Array, index: int, scale: np.ndarray, shape: tuple[int, ...]) -> Array:
     # As one program: one by one, the operations under a draw take longer to compile.
-    return scale[:, None] * jax.random.normal(jax.random.fold_in(key, index), shape)
+    return jnp.asarray(scale)[:, None] * jax.random.normal(jax.random.fold_in(key, index), shape)
 
 
 def prepare_validation(
