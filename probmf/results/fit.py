@@ -15,6 +15,7 @@ from probmf.models.factorization import MatrixFactorization
 from probmf.results import storage
 from probmf.results.arviz import to_datatree
 from probmf.results.conditional import Conditionals
+from probmf.results.draws import Draws
 from probmf.results.exclusions import Exclusions
 from probmf.results.fold_in import add_users
 from probmf.results.history import History
@@ -169,6 +170,14 @@ class Fit:
         return PlugIn(Conditionals(self.model, self.data, self.point()))
 
     @cached_property
+    def _draws(self) -> Draws:
+        return Draws(self.model, self.data, self.samples)
+
+    @property
+    def _source(self) -> PlugIn | Draws:
+        return self._plug_in if self.is_point else self._draws
+
+    @cached_property
     def _seen(self) -> Exclusions:
         return Exclusions.from_pairs(self.data.user, self.data.item, self.data.num_users)
 
@@ -186,6 +195,10 @@ class Fit:
         point fit's uncertainty is that of the user's row and of the item's row, each given the
         other side (plug-in; see `plug_in.PlugIn`), to which a Gaussian rating adds its noise.
         Users and items that the fit does not know get the prior and are flagged.
+
+        With many draws `mean` is the average over the draws, and `sd`, `lower` and `upper` are
+        those of the mixture of the draws' ratings, noise included (for yes/no data quantiles of
+        the probability).
 
         Args:
             pairs: Ratings; a data frame or dict with a column of users and one of items; a tuple
@@ -212,9 +225,10 @@ class Fit:
             [True, False]
 
         Cost: O(n d) without an interval. With one, an exact half-sweep over the users and items
-        asked about, O(d^3) each and O(d^2) per training rating of theirs, and O(n d^2).
+        asked about, O(d^3) each and O(d^2) per training rating of theirs, and O(n d^2). With S
+        draws O(S n d) time; memory is bounded.
         """
-        return predict(self._plug_in, pairs, interval=interval, user=user, item=item)
+        return predict(self._source, pairs, interval=interval, user=user, item=item)
 
     def recommend(
         self,
@@ -238,7 +252,7 @@ class Fit:
             candidates: Ids of the items to choose from; None for all.
             rank_by: "mean"; the "lower" or "upper" end of the interval of the score, that is of
                 the rating without its noise; or "thompson", a joint draw of the scores (which
-                needs a key).
+                needs a key; with many draws, one of them for each user).
             interval: Probability of the intervals to report beside the score; None for none
                 (with "lower" and "upper" 0.9 is ranked by).
             key: JAX key or int, for "thompson".
@@ -260,10 +274,11 @@ class Fit:
             [[2]]
 
         Cost: O(users x items x d) by "mean", about 50,000 users a second for 3,700 items and 64
-        factors on two cores; O(users x items x d^2) otherwise. Memory is bounded.
+        factors on two cores; O(users x items x d^2) otherwise. With S draws O(S x users x items x
+        d). Memory is bounded.
         """
         return recommend(
-            self._plug_in, users, k, exclude=exclude, candidates=candidates, rank_by=rank_by,
+            self._source, users, k, exclude=exclude, candidates=candidates, rank_by=rank_by,
             interval=interval, key=key, seen=self._seen,
         )  # fmt: skip
 
@@ -271,6 +286,7 @@ class Fit:
         r"""The items whose factors point most nearly the same way.
 
         The score is the cosine :math:`v \cdot v' / |v| |v'|`; biases have no part in it.
+        With many draws it is averaged over them.
 
         Args:
             items: One item id or several.
@@ -290,7 +306,7 @@ class Fit:
             >>> fit.similar_items(1, k=1).item.tolist()
             [[2]]
         """
-        return similar_items(self._plug_in, items, k)
+        return similar_items(self._source, items, k)
 
     def fold_in(
         self,
@@ -317,7 +333,7 @@ class Fit:
         Raises:
             TypeError: If `new_ratings` is not Ratings.
             ValueError: If an item is unknown to the fit, a rating does not suit the likelihood, or
-                scales are missing.
+                scales are missing, or the fit has many draws.
 
         Example:
             >>> from probmf import MatrixFactorization, Ratings, fit_als
@@ -330,6 +346,12 @@ class Fit:
         Cost: O(n d^2) for the n ratings of these users and O(d^3) per user, besides sorting the
         training ratings anew.
         """
+        if not self.is_point:
+            raise ValueError(
+                "fold_in solves new users' rows for one set of parameters, and this fit has "
+                f"{self.num_chains} chains of {self.num_draws} draws. Fold into a point fit (of "
+                "fit_als or fit_map), or sample again with the new ratings."
+            )
         scales = {"user_scale": user_scale, "user_bias_scale": user_bias_scale}
         grown = add_users(self._plug_in.conditionals, new_ratings, scales)
         return Fit.from_point(

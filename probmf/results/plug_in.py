@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from probmf.data import Ratings
 from probmf.results.conditional import Conditionals
 from probmf.results.row_problem import to_device
 from probmf.results.side_ratings import power_of_two
@@ -54,15 +55,7 @@ class PlugIn:
 
     @cached_property
     def _rated(self) -> dict[Side, np.ndarray]:
-        data = self.conditionals.data
-        counts = slice(None) if data.weight is None else data.weight > 0
-        rated: dict[Side, np.ndarray] = {
-            "user": np.zeros(data.num_users, bool),
-            "item": np.zeros(data.num_items, bool),
-        }
-        rated["user"][data.user[counts]] = True
-        rated["item"][data.item[counts]] = True
-        return rated
+        return rated_rows(self.conditionals.data)
 
     def means(
         self, user: Int[np.ndarray, " n"], item: Int[np.ndarray, " n"]
@@ -194,6 +187,18 @@ class PlugIn:
     def _pack(self, matrices: Float[np.ndarray, "rows d d"]) -> Float[np.ndarray, "rows q"]:
         """The upper triangles of symmetric matrices."""
         return np.take(matrices.reshape(len(matrices), -1), self._upper, axis=1)
+
+
+def rated_rows(data: Ratings) -> dict[Side, Bool[np.ndarray, " rows"]]:
+    """Whether each user and each item has a rating of positive weight."""
+    counts = slice(None) if data.weight is None else data.weight > 0
+    rated: dict[Side, np.ndarray] = {
+        "user": np.zeros(data.num_users, bool),
+        "item": np.zeros(data.num_items, bool),
+    }
+    rated["user"][data.user[counts]] = True
+    rated["item"][data.item[counts]] = True
+    return rated
 
 
 @jax.jit

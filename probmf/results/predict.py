@@ -1,8 +1,8 @@
-"""Predictions of ratings, with the plug-in uncertainty of a point fit."""
+"""Predictions of ratings, from the plug-in uncertainty of a point fit or from many draws."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +11,8 @@ from scipy.special import ndtri
 
 from probmf.data.ids import read_ids, to_arrow
 from probmf.results.asked import check_interval, read_pairs
+from probmf.results.draws import Draws
+from probmf.results.mixtures import mixture_quantiles, row_blocks, tails
 from probmf.results.plug_in import PlugIn
 from probmf.results.side_ratings import power_of_two
 
@@ -23,7 +25,7 @@ class Predictions:
         user: User ids, shape (n,).
         item: Item ids.
         mean: Expected rating; for yes/no data the probability of a one (if an interval was asked
-            for, averaged over the uncertainty of the score).
+            for, or there are many draws, averaged over the uncertainty of the score).
         sd: Standard deviation of the rating, noise included; None if no interval was asked for.
         lower: Lower end of the interval: for Gaussian ratings of the rating itself, for yes/no
             data of the probability.
@@ -72,25 +74,89 @@ class Predictions:
         return pa.table(columns)
 
 
+class Moments(NamedTuple):
+    """Mean of ratings, and if an interval was asked for their sd and the interval's ends."""
+
+    mean: Float[np.ndarray, " n"]
+    sd: Float[np.ndarray, " n"] | None
+    lower: Float[np.ndarray, " n"] | None
+    upper: Float[np.ndarray, " n"] | None
+
+
 def predict(
-    plug_in: PlugIn, pairs: Any, *, interval: float | None, user: str, item: str
+    source: PlugIn | Draws, pairs: Any, *, interval: float | None, user: str, item: str
 ) -> Predictions:
     """Predict pairs; see `Fit.predict`."""
     if interval is not None:
         check_interval(interval)
-    users, items = read_pairs(pairs, plug_in.conditionals.data, user=user, item=item)
-    score = plug_in.means(users.codes, items.codes)
-    known = {
-        "known_user": plug_in.known("user", users.codes),
-        "known_item": plug_in.known("item", items.codes),
-    }
+    data = source.data if isinstance(source, Draws) else source.conditionals.data
+    users, items = read_pairs(pairs, data, user=user, item=item)
+    found = (
+        summarize_draws(source, users.codes, items.codes, interval)
+        if isinstance(source, Draws)
+        else summarize_point(source, users.codes, items.codes, interval)
+    )
+    return Predictions(
+        users.ids, items.ids, *found, source.known("user", users.codes),
+        source.known("item", items.codes),
+    )  # fmt: skip
+
+
+def summarize_point(
+    plug_in: PlugIn,
+    user: Int[np.ndarray, " n"],
+    item: Int[np.ndarray, " n"],
+    interval: float | None,
+) -> Moments:
+    """Ratings of pairs of codes under a point fit."""
+    score = plug_in.means(user, item)
     if interval is None:
-        mean = expected(plug_in, score)
-        return Predictions(users.ids, items.ids, mean, None, None, None, **known)
-    score_sd = np.sqrt(plug_in.variances(users.codes, items.codes))
+        return Moments(expected(plug_in, score), None, None, None)
+    score_sd = np.sqrt(plug_in.variances(user, item))
     mean, sd = moments(plug_in, score, score_sd)
-    lower, upper = interval_ends(plug_in, score, score_sd, interval)
-    return Predictions(users.ids, items.ids, mean, sd, lower, upper, **known)
+    return Moments(mean, sd, *interval_ends(plug_in, score, score_sd, interval))
+
+
+def summarize_draws(
+    draws: Draws,
+    user: Int[np.ndarray, " n"],
+    item: Int[np.ndarray, " n"],
+    interval: float | None,
+) -> Moments:
+    """Ratings of pairs of codes under many draws: averages and quantiles over the draws."""
+    found = np.empty((4, len(user)))
+    for rows in row_blocks(len(user), draws.num_draws):
+        found[:, rows] = _summarize_block(draws, user[rows], item[rows], interval)
+    mean, sd, lower, upper = found
+    return Moments(mean, None, None, None) if interval is None else Moments(mean, sd, lower, upper)
+
+
+def _summarize_block(
+    draws: Draws, user: np.ndarray, item: np.ndarray, interval: float | None
+) -> list[np.ndarray]:
+    likelihood = draws.model.likelihood
+    score, variance = draws.scores(user, item)
+    nothing = np.full(len(user), np.nan)
+    if not likelihood.binary:
+        mean = score.mean(axis=0)
+        if interval is None:
+            return [mean, nothing, nothing, nothing]
+        variance += np.square(draws.noise_scale)[:, None]
+        sd = np.sqrt(score.var(axis=0) + variance.mean(axis=0))
+        return [mean, sd, *mixture_quantiles(score, np.sqrt(variance), tails(interval))]
+    given = [np.asarray(likelihood.integrate(m, np.sqrt(v), {})[0])
+             for m, v in zip(score, variance, strict=True)]  # fmt: skip
+    mean = np.mean(given, axis=0, dtype=np.float64)
+    if interval is None:
+        return [mean, nothing, nothing, nothing]
+    ends = np.empty((2, len(user)))
+    drawn = (user < 0) | (item < 0)
+    for some in (drawn, ~drawn):
+        if some.any():
+            ends[:, some] = mixture_quantiles(
+                score[:, some], np.sqrt(variance[:, some]), tails(interval)
+            )
+    return [mean, np.sqrt(mean * (1 - mean)), *np.asarray(likelihood.mean(ends), np.float64)]
 
 
 def expected(plug_in: PlugIn, score: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:

@@ -142,6 +142,31 @@ def top_uncertain(
     return np.where(np.isneginf(best), -1, places), best + offset
 
 
+def top_scores(
+    scores: Float[np.ndarray, "lines items"],
+    k: int,
+    exclusions: Exclusions | None,
+    lines: slice,
+    size: int,
+) -> tuple[Int[np.ndarray, "lines k"], Float[np.ndarray, "lines k"]]:
+    """The k best items of each line of a block, excluded ones left out.
+
+    Args:
+        scores: Scores of the lines in the block.
+        k: How many.
+        exclusions: Pairs to leave out.
+        lines: Which of all lines these are.
+        size: Lines that a block has, at least as many as there are.
+
+    Returns:
+        Places (-1 where none is left) and scores, best first; of equal ones the first item's.
+    """
+    excluded = _excluded(exclusions, lines, size, 0, scores.shape[1])
+    value, place = _top_of_scores(to_device(_padded(scores, size)), *excluded, k=k)
+    values, places = np.asarray(value)[: len(scores)], np.asarray(place)[: len(scores)]
+    return np.where(np.isneginf(values), -1, places), values
+
+
 def _item_spread(plug_in: PlugIn, items: np.ndarray) -> np.ndarray:
     num_items = len(plug_in.conditionals.rows["item"])
     if num_items > plug_in.spread_rows:
@@ -208,6 +233,9 @@ def _top_uncertain(
 
 def _top(scores: Array, line: Array, item: Array, k: int) -> tuple[Array, Array]:
     return lax.top_k(scores.at[line, item].set(-jnp.inf, mode="drop"), k)
+
+
+_top_of_scores = partial(jax.jit, static_argnames="k")(_top)
 
 
 def _merge(best: np.ndarray, places: np.ndarray, value: np.ndarray, place: np.ndarray) -> None:

@@ -11,11 +11,20 @@ from jaxtyping import Bool, Float, Int
 from probmf.data import Ratings, as_generator, encode_pairs
 from probmf.data.columns import objects
 from probmf.results.asked import Asked, check_count, check_interval, read_some
+from probmf.results.draws import Draws
 from probmf.results.exclusions import Exclusions
 from probmf.results.plug_in import PlugIn
-from probmf.results.predict import expected, ids_to_arrow, interval_ends, plain_text
+from probmf.results.predict import (
+    Moments,
+    expected,
+    ids_to_arrow,
+    interval_ends,
+    plain_text,
+    summarize_draws,
+)
 from probmf.results.ranking import RankBy as RankBy
 from probmf.results.ranking import top_products, top_uncertain
+from probmf.results.ranking_of_draws import top_cosines, top_of_draws, unit_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +91,7 @@ class Recommendations:
 
 
 def recommend(
-    plug_in: PlugIn,
+    source: PlugIn | Draws,
     users: Any,
     k: int,
     *,
@@ -101,7 +110,7 @@ def recommend(
         raise ValueError("rank_by='thompson' draws at random; give key=, a JAX key or an int.")
     if interval is not None:
         check_interval(interval)
-    data = plug_in.conditionals.data
+    data = source.data if isinstance(source, Draws) else source.conditionals.data
     if users is None:
         asked = Asked(data.users.ids, np.arange(data.num_users, dtype=np.int32))
     else:
@@ -114,44 +123,53 @@ def recommend(
     exclusions = _exclusions(exclude, asked, data, seen)
     if exclusions is not None and len(items) < data.num_items:
         exclusions = exclusions.among(items, data.num_items)
-    if rank_by == "mean":
-        places, score = _best_by_mean(plug_in, asked.codes, items, k, exclusions)
-        code = np.where(places < 0, -1, items[places])
+    rng = as_generator(key) if rank_by == "thompson" and key is not None else None
+    level = 0.9 if interval is None else interval
+    if isinstance(source, Draws):
+        places = top_of_draws(
+            source, asked.codes, items, k, exclusions, rank_by=rank_by, interval=level, rng=rng
+        )
+    elif rank_by == "mean":
+        places, score = _best_by_mean(source, asked.codes, items, k, exclusions)
     else:
         places, _ = top_uncertain(
-            plug_in, asked.codes, items, k, exclusions, rank_by=rank_by,
-            interval=0.9 if interval is None else interval,
-            rng=as_generator(key) if rank_by == "thompson" and key is not None else None,
-        )  # fmt: skip
-        code = np.where(places < 0, -1, items[places])
-        score = plug_in.means(np.repeat(asked.codes, k), code.ravel()).reshape(code.shape)
+            source, asked.codes, items, k, exclusions, rank_by=rank_by, interval=level, rng=rng
+        )
+    code = np.where(places < 0, -1, items[places])
     if users is not None and (code[:, 0] < 0).any():
         user = plain_text(asked.ids[int(np.argmax(code[:, 0] < 0))])
         raise ValueError(
             f"All {len(items):,} candidates are excluded for user {user}. Give other candidates, "
             "or exclude=None to allow items that were rated already."
         )
-    return _described(plug_in, asked, code, score, interval)
+    if isinstance(source, Draws):
+        return _described(
+            source, data, asked, code, _chosen_of_draws(source, asked, code, interval)
+        )
+    if rank_by != "mean":
+        score = source.means(np.repeat(asked.codes, k), code.ravel()).reshape(code.shape)
+    return _described(source, data, asked, code, _chosen(source, asked, code, score, interval))
 
 
-def similar_items(plug_in: PlugIn, items: Any, k: int) -> Recommendations:
+def similar_items(source: PlugIn | Draws, items: Any, k: int) -> Recommendations:
     """The items whose factors point most nearly the same way; see `Fit.similar_items`."""
-    conditionals = plug_in.conditionals
-    if not conditionals.model.num_factors:
+    of = source if isinstance(source, Draws) else source.conditionals
+    if not of.model.num_factors:
         raise ValueError("similar_items compares factors, and this model has num_factors=0.")
-    asked = read_some(items, conditionals.data.items, "items", known=True)
-    if conditionals.data.num_items == 1:
+    asked = read_some(items, of.data.items, "items", known=True)
+    if of.data.num_items == 1:
         raise ValueError("The fit knows one item only, so there is nothing to compare it with.")
-    k = check_count(k, conditionals.data.num_items - 1, "other items")
-    factors = conditionals.rows["item"][:, 1:]
-    length = np.linalg.norm(factors, axis=1, keepdims=True)
-    unit = np.divide(factors, length, out=np.zeros_like(factors), where=length > 0)
-    every = np.arange(len(factors))
-    own = Exclusions.from_pairs(every, every, len(factors)).for_lines(asked.codes)
-    code, cosine = top_products(unit[asked.codes], unit, k, own)
+    k = check_count(k, of.data.num_items - 1, "other items")
+    every = np.arange(of.data.num_items)
+    own = Exclusions.from_pairs(every, every, len(every)).for_lines(asked.codes)
+    if isinstance(source, Draws):
+        code, cosine = top_cosines(source, asked.codes, k, own)
+    else:
+        unit = unit_rows(source.conditionals.rows["item"][:, 1:])
+        code, cosine = top_products(unit[asked.codes], unit, k, own)
     return Recommendations(
-        user=asked.ids, item=conditionals.data.items.ids[code], code=code, score=cosine,
-        lower=None, upper=None, known_user=plug_in.known("item", asked.codes),
+        user=asked.ids, item=of.data.items.ids[code], code=code, score=cosine,
+        lower=None, upper=None, known_user=source.known("item", asked.codes),
     )  # fmt: skip
 
 
@@ -167,29 +185,47 @@ def _best_by_mean(
     return places, products + offset
 
 
-def _described(
+def _chosen(
     plug_in: PlugIn, asked: Asked, code: np.ndarray, score: np.ndarray, interval: float | None
+) -> Moments:
+    """Expected ratings and intervals of chosen items under a point fit, by line and place."""
+    filled = code >= 0
+    mean = expected(plug_in, score[filled])
+    if interval is None:
+        return Moments(mean, None, None, None)
+    user = np.broadcast_to(asked.codes[:, None], code.shape)[filled]
+    score_sd = np.sqrt(plug_in.variances(user, code[filled]))
+    return Moments(mean, None, *interval_ends(plug_in, score[filled], score_sd, interval))
+
+
+def _chosen_of_draws(
+    draws: Draws, asked: Asked, code: np.ndarray, interval: float | None
+) -> Moments:
+    filled = code >= 0
+    user = np.broadcast_to(asked.codes[:, None], code.shape)[filled]
+    return summarize_draws(draws, user, code[filled], interval)
+
+
+def _described(
+    source: PlugIn | Draws, data: Ratings, asked: Asked, code: np.ndarray, found: Moments
 ) -> Recommendations:
     """Ids, expected ratings and intervals of chosen items."""
     filled = code >= 0
-    columns = {name: np.full(code.shape, np.nan) for name in ("score", "lower", "upper")}
-    columns["score"][filled] = expected(plug_in, score[filled])
-    if interval is not None:
-        user = np.broadcast_to(asked.codes[:, None], code.shape)[filled]
-        score_sd = np.sqrt(plug_in.variances(user, code[filled]))
-        ends = interval_ends(plug_in, score[filled], score_sd, interval)
-        columns["lower"][filled], columns["upper"][filled] = ends
-    item = plug_in.conditionals.data.items.ids[code]
+    columns: dict[str, Any] = {}
+    for name, values in (("score", found.mean), ("lower", found.lower), ("upper", found.upper)):
+        columns[name] = None
+        if values is not None:
+            columns[name] = np.full(code.shape, np.nan)
+            columns[name][filled] = values
+    item = data.items.ids[code]
     if not filled.all():
         # Dates would turn into numbers as Python objects.
         values = list(item.flat) if item.dtype.kind in "mM" else item.ravel().tolist()
         item = objects(values).reshape(item.shape)
         item[~filled] = None
     return Recommendations(
-        user=asked.ids, item=item, code=code, score=columns["score"],
-        lower=None if interval is None else columns["lower"],
-        upper=None if interval is None else columns["upper"],
-        known_user=plug_in.known("user", asked.codes),
+        user=asked.ids, item=item, code=code, **columns,
+        known_user=source.known("user", asked.codes),
     )  # fmt: skip
 
 

@@ -67,7 +67,8 @@ def test_several_draws_have_no_point(draw_ratings: Any, random_fit: Any) -> None
     draws = {name: np.repeat(value, 4, axis=1) for name, value in fit.samples.items()}
     many = Fit(fit.model, fit.data, draws, "gibbs")
     with pytest.raises(ValueError, match="1 chains of 4 draws and hence no point; see samples"):
-        many.predict([(1, 1)])
+        many.point()
+    assert repr(many).endswith("11 items; 1 chains of 4 draws)")
     draws["intercept"] = draws["intercept"][:, :2]
     with pytest.raises(ValueError, match="user_bias has shape"):
         Fit(fit.model, fit.data, draws, "gibbs")

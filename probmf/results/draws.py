@@ -1,0 +1,157 @@
+"""Scores under many draws of a factorization's parameters."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpyro.distributions import Distribution
+
+from probmf.data import Ratings
+from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
+from probmf.results.plug_in import rated_rows
+from probmf.rows import Side
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    r"""Scores :math:`\mu + b + c + u \cdot v` at each draw, chains joined.
+
+    Code -1 stands for a row that the fit does not know. At each draw it has that draw's prior, so
+    that the score is Normal about that of a row of zeros.
+
+    Args:
+        model: The factorization.
+        data: The training ratings.
+        samples: Parameters with leading (chain, draw) axes.
+    """
+
+    model: MatrixFactorization
+    data: Ratings
+    samples: Mapping[str, np.ndarray]
+
+    @property
+    def num_draws(self) -> int:
+        """Number of draws of all chains."""
+        first = next(iter(self.samples.values()))
+        return int(first.shape[0] * first.shape[1])
+
+    @cached_property
+    def sites(self) -> dict[str, Float[np.ndarray, "draws ..."]]:
+        """Draws by site, chains joined; what the model has fixed is repeated.
+
+        Raises:
+            ValueError: If rows are missing.
+        """
+        sites = {name: value.reshape(-1, *value.shape[2:]) for name, value in self.samples.items()}
+        wanted = self.model.site_shapes(self.data.num_users, self.data.num_items)
+        missing = [site for site in wanted if site not in sites]
+        if missing:
+            raise ValueError(
+                f"The fit has no draws of {' and '.join(missing)}: the sampler integrated them out "
+                "and did not draw them afterwards. Predictions need them; sample again and have "
+                "them recovered."
+            )
+        if "intercept" not in sites:
+            base = self.model.likelihood.base_score(self.data.rating, self.data.weight)
+            fixed = np.asarray(self.model.fixed_intercept(base))
+            sites["intercept"] = np.broadcast_to(fixed, self.num_draws)
+        return sites
+
+    def known(self, side: Side, codes: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """Whether rows have a rating in the fit (one of weight zero is none)."""
+        return (codes >= 0) & self._rated[side][codes]
+
+    @cached_property
+    def _rated(self) -> dict[Side, np.ndarray]:
+        return rated_rows(self.data)
+
+    @cached_property
+    def noise_scale(self) -> Float[np.ndarray, " draws"]:
+        """The noise scale of each draw, 0 for likelihoods that have none."""
+        scale = self.model.likelihood.scale_sites().get("noise_scale", 0.0)
+        return self._scale("noise_scale", scale)
+
+    def new_scales(self, side: Side) -> Float[np.ndarray, "draws 2"]:
+        """Prior scales of a new row's bias and factors at each draw; 0 where there are none.
+
+        Where scales differ by row, the root of their mean square.
+        """
+        scales = np.zeros((self.num_draws, 2))
+        for place, site in enumerate((f"{side}_bias", f"{side}_factors")):
+            if site in self.sites:
+                name = PRIOR_SCALES[site]
+                scales[:, place] = self._scale(name, getattr(self.model, name))
+        return scales
+
+    def _scale(self, name: str, given: object) -> np.ndarray:
+        if isinstance(given, Distribution):
+            if name not in self.samples:
+                raise ValueError(
+                    f"{name} has a prior distribution in the model, but the fit has no draws of "
+                    "it; they belong in samples."
+                )
+            drawn = np.asarray(self.sites[name], np.float64).reshape(self.num_draws, -1)
+            return np.sqrt(np.mean(np.square(drawn), axis=1))
+        fixed = np.sqrt(np.mean(np.square(np.asarray(given, np.float64))))
+        return np.full(self.num_draws, fixed)
+
+    def rows(
+        self, side: Side, codes: Int[np.ndarray, " rows"], draws: slice = slice(None)
+    ) -> Float[np.ndarray, "draws rows d"]:
+        """Rows (bias, factors) at draws; zeros for code -1 and for a bias that is left out."""
+        parts = []
+        for site in (f"{side}_bias", f"{side}_factors"):
+            if site in self.sites:
+                values = np.take(self.sites[site][draws], np.maximum(codes, 0), axis=1)
+                parts.append(values.reshape(*values.shape[:2], -1))
+            elif site.endswith("bias"):
+                parts.append(np.zeros((len(self.sites["intercept"][draws]), len(codes), 1), "f4"))
+        rows = np.concatenate(parts, axis=2)
+        rows[:, codes < 0] = 0.0
+        return rows
+
+    def scores(
+        self, user: Int[np.ndarray, " n"], item: Int[np.ndarray, " n"]
+    ) -> tuple[Float[np.ndarray, "draws n"], Float[np.ndarray, "draws n"]]:
+        """Means and variances of the scores of pairs at each draw.
+
+        Args:
+            user: User codes.
+            item: Item codes.
+
+        Returns:
+            Both in float64; the variance is zero unless a row is new. Cost O(draws n d) time and
+            O(draws n) memory, so callers go by blocks.
+        """
+        mean = np.empty((self.num_draws, len(user)))
+        variance = np.zeros_like(mean)
+        new_user, new_item = user < 0, item < 0
+        # Rows are gathered once each, since pairs share them.
+        own, at_user = np.unique(user, return_inverse=True)
+        other, at_item = np.unique(item, return_inverse=True)
+        for draw in range(self.num_draws):
+            here = slice(draw, draw + 1)
+            x, y = (
+                self.rows("user", own, here)[0][at_user],
+                self.rows("item", other, here)[0][at_item],
+            )
+            products = np.einsum("nd,nd->n", x[:, 1:], y[:, 1:])
+            mean[draw] = self.sites["intercept"][draw] + x[:, 0] + y[:, 0] + products
+            if new_user.any() or new_item.any():
+                variance[draw] = self._new_variance(draw, x, y, new_user, new_item)
+        return mean, variance
+
+    def _new_variance(
+        self, draw: int, x: np.ndarray, y: np.ndarray, new_user: np.ndarray, new_item: np.ndarray
+    ) -> np.ndarray:
+        bias, factors = np.square(self._new["user"][draw])
+        own_bias, own_factors = np.square(self._new["item"][draw])
+        variance = new_user * (bias + factors * np.square(y[:, 1:]).sum(axis=1))
+        variance = variance + new_item * (own_bias + own_factors * np.square(x[:, 1:]).sum(axis=1))
+        return variance + (new_user & new_item) * self.model.num_factors * factors * own_factors
+
+    @cached_property
+    def _new(self) -> dict[Side, np.ndarray]:
+        return {"user": self.new_scales("user"), "item": self.new_scales("item")}

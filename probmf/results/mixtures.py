@@ -1,0 +1,99 @@
+"""Quantiles of what was drawn: of draws themselves, and of mixtures of Normals."""
+
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.scipy.special import ndtr, ndtri
+from jaxtyping import Array, Float
+
+from probmf.results.side_ratings import power_of_two
+
+#: Numbers that one block of (draws, rows) may have.
+BLOCK = 1 << 22
+#: Steps after which bisection alone has used up a float's digits.
+MAX_STEPS = 80
+
+
+def tails(interval: float) -> tuple[float, float]:
+    """Probabilities below the ends of a central interval."""
+    return 0.5 - interval / 2, 0.5 + interval / 2
+
+
+def row_blocks(num_rows: int, num_draws: int) -> Iterator[slice]:
+    """Slices of rows, as many at a time as fit in memory with all their draws."""
+    size = max(1, BLOCK // max(1, num_draws))
+    for start in range(0, num_rows, size):
+        yield slice(start, min(start + size, num_rows))
+
+
+def mixture_quantiles(
+    mean: Float[np.ndarray, "draws n"],
+    sd: Float[np.ndarray, "#draws #n"],
+    probabilities: Sequence[float],
+) -> list[Float[np.ndarray, " n"]]:
+    r"""Quantiles of equally weighted mixtures of Normals, one mixture per column.
+
+    Solves :math:`\tfrac1S \sum_s \Phi((x - m_s) / \sigma_s) = p` by Newton steps kept inside a
+    bracket, so that mixtures of several modes are no trouble. Where all standard deviations are
+    zero these are the quantiles of the draws.
+
+    Args:
+        mean: Means of the components, finite.
+        sd: Their standard deviations, not negative; one column stands for all.
+        probabilities: Each in (0, 1).
+
+    Returns:
+        One array for each probability, to about 1e-5 of the mixture's standard deviation. Cost
+        O(draws n) for each of a handful of steps.
+
+    Example:
+        >>> import numpy as np
+        >>> mean, sd = np.array([[-1.0], [1.0]]), np.array([[0.5], [0.5]])
+        >>> (middle,) = mixture_quantiles(mean, sd, [0.5])
+        >>> abs(middle[0]) < 1e-4
+        np.True_
+    """
+    mean = np.asarray(mean, np.float64)
+    sd = np.broadcast_to(np.asarray(sd, np.float64), mean.shape)
+    if not sd.any():
+        return list(np.quantile(mean, list(probabilities), axis=0))
+    center = mean.mean(axis=0)
+    size = np.sqrt(mean.var(axis=0) + np.square(sd).mean(axis=0))
+    size = np.where(size > 0, size, 1.0)
+    # A component without width is given one that changes nothing.
+    width = power_of_two(len(center)) - len(center)
+    z = np.pad((mean - center) / size, ((0, 0), (0, width)))
+    s = np.pad(np.maximum(sd / size, 1e-6), ((0, 0), (0, width)), constant_values=1.0)
+    dtype = jnp.result_type(float)
+    z_device, s_device = jnp.asarray(z, dtype), jnp.asarray(s, dtype)
+    found = [np.asarray(_solve(z_device, s_device, p), np.float64) for p in probabilities]
+    return [center + size * x[: len(center)] for x in found]
+
+
+@jax.jit
+def _solve(mean: Array, sd: Array, probability: Array) -> Array:
+    # The quantile lies between the least and the largest of the components'.
+    ends = mean + ndtri(jnp.asarray(probability, mean.dtype)) * sd
+    low, high = jnp.min(ends, axis=0), jnp.max(ends, axis=0)
+    start = jnp.clip(ndtri(jnp.asarray(probability, mean.dtype)), low, high)
+
+    def unfinished(state: tuple[Array, ...]) -> Array:
+        step, *_, moved = state
+        return (step < MAX_STEPS) & jnp.any(moved > 1e-5)
+
+    def improve(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        step, x, low, high, _ = state
+        z = (x[None, :] - mean) / sd
+        excess = jnp.mean(ndtr(z), axis=0) - probability
+        density = jnp.mean(jnp.exp(-0.5 * jnp.square(z)) / sd, axis=0) / jnp.sqrt(2 * jnp.pi)
+        low, high = jnp.where(excess < 0, x, low), jnp.where(excess < 0, high, x)
+        new = x - excess / density
+        inside = jnp.isfinite(new) & (new >= low) & (new <= high)
+        new = jnp.where(inside, new, 0.5 * (low + high))
+        return step + 1, new, low, high, jnp.abs(new - x)
+
+    first = (jnp.asarray(0), start, low, high, jnp.full_like(start, jnp.inf))
+    return lax.while_loop(unfinished, improve, first)[1]

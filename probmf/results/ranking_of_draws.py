@@ -1,0 +1,198 @@
+"""The best of many items for many users, over many draws of the parameters."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from probmf.models.likelihood import Likelihood
+from probmf.results.draws import Draws
+from probmf.results.exclusions import Exclusions
+from probmf.results.mixtures import BLOCK, tails
+from probmf.results.ranking import BLOCK_SCORES, RankBy, top_scores
+from probmf.results.row_problem import to_device
+from probmf.results.side_ratings import power_of_two
+
+#: Numbers that the rows of one block of draws may have.
+ROW_NUMBERS = 1 << 24
+
+
+def top_of_draws(
+    draws: Draws,
+    codes: Int[np.ndarray, " lines"],
+    items: Int[np.ndarray, " items"],
+    k: int,
+    exclusions: Exclusions | None,
+    *,
+    rank_by: RankBy,
+    interval: float,
+    rng: np.random.Generator | None,
+) -> Int[np.ndarray, "lines k"]:
+    """Places in `items` of the best, -1 where none is left.
+
+    Args:
+        draws: The draws.
+        codes: User codes; -1 is a new user, with the prior of each draw.
+        items: Item codes.
+        k: How many.
+        exclusions: Pairs to leave out, their items as places in `items`.
+        rank_by: "mean" is the expected rating over all draws; "lower" and "upper" are quantiles of
+            the score over the draws; "thompson" is the score at one draw for each user.
+        interval: Probability of the interval whose end is ranked by.
+        rng: For "thompson".
+
+    Returns:
+        The places. Time O(draws x lines x items x d); memory is bounded.
+    """
+    size = min(power_of_two(len(codes)), max(8, BLOCK_SCORES // power_of_two(len(items))))
+    chosen = np.zeros(len(codes), np.int64)
+    if rng is not None:
+        chosen = rng.integers(draws.num_draws, size=len(codes))
+    # A new user's rows are drawn; for bounds always the same ones, so that calls agree.
+    strangers = np.random.default_rng(0) if rng is None else rng
+    places = np.empty((len(codes), k), np.int64)
+    for start in range(0, len(codes), size):
+        part = slice(start, min(start + size, len(codes)))
+        if rank_by == "mean":
+            scores = _means(draws, codes[part], items)
+        elif rank_by == "thompson":
+            scores = _single(draws, codes[part], items, chosen[part], strangers)
+        else:
+            level = tails(interval)[rank_by == "upper"]
+            scores = _quantiles(draws, codes[part], items, level, strangers)
+        places[part] = top_scores(scores, k, exclusions, part, size)[0]
+    return places
+
+
+def top_cosines(
+    draws: Draws, codes: Int[np.ndarray, " lines"], k: int, exclusions: Exclusions
+) -> tuple[Int[np.ndarray, "lines k"], Float[np.ndarray, "lines k"]]:
+    """Items whose factors have the largest mean cosine with those of some items.
+
+    A cosine does not change when the factors of a draw are rotated, so it may be averaged.
+    """
+    num_items = draws.data.num_items
+    every = np.arange(num_items)
+    size = min(power_of_two(len(codes)), max(8, BLOCK_SCORES // power_of_two(num_items)))
+    places = np.empty((len(codes), k), np.int64)
+    cosine = np.empty((len(codes), k))
+    for start in range(0, len(codes), size):
+        part = slice(start, min(start + size, len(codes)))
+        total = np.zeros((part.stop - part.start, num_items))
+        for some in _draw_blocks(draws, num_items):
+            unit = unit_rows(draws.rows("item", every, some)[:, :, 1:])
+            for draw in unit:
+                total += draw[codes[part]] @ draw.T
+        found = top_scores(total / draws.num_draws, k, exclusions, part, size)
+        places[part], cosine[part] = found
+    return places, cosine
+
+
+def unit_rows(factors: Float[np.ndarray, "... rows k"]) -> Float[np.ndarray, "... rows k"]:
+    """Rows at length one; rows of zeros stay."""
+    length = np.linalg.norm(factors, axis=-1, keepdims=True)
+    return np.divide(factors, length, out=np.zeros_like(factors), where=length > 0)
+
+
+def _draw_blocks(draws: Draws, num_rows: int) -> Iterator[slice]:
+    step = max(1, ROW_NUMBERS // (num_rows * (2 + int(draws.model.num_factors))))
+    for start in range(0, draws.num_draws, step):
+        yield slice(start, min(start + step, draws.num_draws))
+
+
+def _pairs_of_rows(
+    draws: Draws, codes: np.ndarray, items: np.ndarray, some: slice
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of both sides at some draws whose products are the scores: (mu + b, 1, u), (1, c, v)."""
+    users, others = draws.rows("user", codes, some), draws.rows("item", items, some)
+    ones = np.ones_like(users[:, :, :1]), np.ones_like(others[:, :, :1])
+    users[:, :, 0] += draws.sites["intercept"][some][:, None]
+    return (
+        np.concatenate([users[:, :, :1], ones[0], users[:, :, 1:]], axis=2),
+        np.concatenate([ones[1], others], axis=2),
+    )
+
+
+def _means(draws: Draws, codes: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """Expected ratings, averaged over all draws, by line and item."""
+    new = codes < 0
+    scales = draws.new_scales("user")
+    likelihood = draws.model.likelihood.canonical()
+    total = np.zeros((len(codes), len(items)))
+    for some in _draw_blocks(draws, len(codes) + len(items)):
+        users, others = _pairs_of_rows(draws, codes, items, some)
+        spread = new[None, :, None] * scales[some][:, None, :]
+        total += np.asarray(
+            _sum_of_means(
+                *map(to_device, (users, others, spread)),
+                likelihood=likelihood, strangers=bool(new.any()) and likelihood.binary,
+            )
+        )  # fmt: skip
+    return total / draws.num_draws
+
+
+@partial(jax.jit, static_argnames=("likelihood", "strangers"))
+def _sum_of_means(
+    users: Array, items: Array, spread: Array, *, likelihood: Likelihood, strangers: bool
+) -> Array:
+    def add(total: Array, draw: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        x, y, scale = draw
+        score = x @ y.T
+        if not strangers:
+            return total + likelihood.mean(score), None
+        length = jnp.sum(jnp.square(y[:, 2:]), axis=1)
+        variance = jnp.square(scale[:, :1]) + jnp.square(scale[:, 1:]) * length[None, :]
+        return total + likelihood.integrate(score, jnp.sqrt(variance), {})[0], None
+
+    start = jnp.zeros((users.shape[1], items.shape[1]), users.dtype)
+    return lax.scan(add, start, (users, items, spread))[0]
+
+
+def _draw_strangers(
+    draws: Draws, users: np.ndarray, codes: np.ndarray, at: slice | np.ndarray,
+    rng: np.random.Generator,
+) -> None:  # fmt: skip
+    """Give new users a row from the prior of each draw, in place."""
+    new = np.flatnonzero(codes < 0)
+    if len(new):
+        scales = draws.new_scales("user")[at]
+        users[:, new, 0] += scales[:, :1] * rng.standard_normal((len(users), len(new)))
+        noise = rng.standard_normal((len(users), len(new), users.shape[2] - 2))
+        users[:, new, 2:] = scales[:, 1, None, None] * noise
+
+
+def _single(
+    draws: Draws, codes: np.ndarray, items: np.ndarray, chosen: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:  # fmt: skip
+    """Scores of each line at one draw of its own."""
+    scores = np.empty((len(codes), len(items)))
+    for draw in np.unique(chosen):
+        lines = np.flatnonzero(chosen == draw)
+        at = slice(draw, draw + 1)
+        users, others = _pairs_of_rows(draws, codes[lines], items, at)
+        _draw_strangers(draws, users, codes[lines], at, rng)
+        scores[lines] = users[0] @ others[0].T
+    return scores
+
+
+def _quantiles(
+    draws: Draws, codes: np.ndarray, items: np.ndarray, level: float, rng: np.random.Generator
+) -> np.ndarray:
+    """A quantile of the scores over the draws, by line and item."""
+    bound = np.empty((len(codes), len(items)))
+    width = max(1, min(len(items), BLOCK // draws.num_draws))
+    height = max(1, BLOCK // (draws.num_draws * width))
+    for line in range(0, len(codes), height):
+        own = codes[line : line + height]
+        users, _ = _pairs_of_rows(draws, own, items[:1], slice(None))
+        _draw_strangers(draws, users, own, slice(None), rng)
+        for first in range(0, len(items), width):
+            _, others = _pairs_of_rows(draws, own[:1], items[first : first + width], slice(None))
+            scores = users @ others.transpose(0, 2, 1)
+            bound[line : line + height, first : first + width] = np.quantile(scores, level, axis=0)
+    return bound
