@@ -176,8 +176,9 @@ def _products(
     """B less the sum of C^T H C over the leading groups: a matrix, and what to add to it where."""
     size, base, table = pattern.num_columns, statistics.rest_rest, statistics.table
     if table is not None and tril.ndim == 2:
-        shift = 1.0 / (precision * jnp.square(tril[0, 0]))
-        return base, -(table.terms @ (1.0 / (table.knot + shift))), table.element
+        # 1 / (g + lambda) by 1 / lambda, which is zero at a scale of zero.
+        ratio = precision * jnp.square(tril[0, 0])
+        return base, -(table.terms @ (ratio / (1.0 + ratio * table.knot))), table.element
     if pattern.pairs is not None:
         left, right, which, element = pattern.pairs
         by_entry = jnp.einsum("eab,eb->ea", spread[pattern.entry_group], statistics.lead_rest)

@@ -18,6 +18,7 @@ so that nothing is differentiated through the factorization, and M is passed ove
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -62,16 +63,19 @@ def factor_remainder(
     shapes: Shapes, system: Remainder, trils: Trils, precision: Array
 ) -> tuple[Array, Array]:
     """The lower factor R of S, and R^-1 b."""
-    size = len(system.target)
-    matrix = system.matrix
-    if len(system.values):
-        flat = matrix.ravel().at[system.element].add(system.values, unique_indices=True)
-        matrix = flat.reshape(size, size)
-    scaled = _scale_both(shapes, trils, matrix)
+    scaled = _scale_both(shapes, trils, _whole_matrix(system))
     prior = jnp.diag(_prior_precision(shapes, scaled.dtype))
     factor = lax.linalg.cholesky(prior + precision * scaled, symmetrize_input=False)
     vector = precision * scale_columns(shapes, trils, system.target[:, None])[:, 0]
     return factor, solve_lower(factor, vector)
+
+
+def _whole_matrix(system: Remainder) -> Float[Array, "D D"]:
+    """M with its sparse part."""
+    if not len(system.values):
+        return system.matrix
+    flat = system.matrix.ravel().at[system.element].add(system.values, unique_indices=True)
+    return flat.reshape(system.matrix.shape)
 
 
 def _forward(
@@ -137,7 +141,8 @@ def _backward(
     trace = jnp.sum(prior * jnp.diagonal(inverse))
     square = jnp.sum(prior * jnp.square(mean))
     for_precision = 0.5 * cotangent / precision * (trace - size + jnp.sum(half**2) + square)
-    for_trils = tuple(cotangent * part for part in _tril_score(shapes, trils, inverse, mean))
+    scores = _tril_score(shapes, system, trils, precision, inverse, mean)
+    for_trils = tuple(cotangent * part for part in scores)
     no_gradient = jnp.zeros(system.element.shape, jax.dtypes.float0)
     return Remainder(for_matrix, for_values, no_gradient, for_target), for_trils, for_precision
 
@@ -145,7 +150,9 @@ def _backward(
 remainder_evidence.defvjp(_forward, _backward)
 
 
-def _tril_score(shapes: Shapes, trils: Trils, inverse: Array, mean: Array) -> list[Array]:
+def _tril_score(
+    shapes: Shapes, system: Remainder, trils: Trils, precision: Array, inverse: Array, mean: Array
+) -> list[Array]:
     """L^-T sum_j (W_jj - I) by block, lower part; 0 at a scalar scale of zero, by symmetry."""
     scores, start = [], 0
     for (groups, dim, _), tril in zip(shapes, trils, strict=True):
@@ -159,12 +166,42 @@ def _tril_score(shapes: Shapes, trils: Trils, inverse: Array, mean: Array) -> li
         if dim == 1:
             scores.append(jnp.where(tril == 0, 0.0, excess / jnp.where(tril == 0, 1.0, tril)))
         else:
-            solved = lax.linalg.triangular_solve(
-                tril, excess, left_side=True, lower=True, transpose_a=True
-            )
-            scores.append(jnp.tril(solved))
+            scores.append(
+                jnp.tril(
+                    lax.cond(
+                        jnp.any(jnp.diagonal(tril, axis1=-2, axis2=-1) == 0),
+                        partial(_singular_score, shapes, system, trils, precision, inverse, mean),
+                        _regular_score, own, tril, excess,
+                    )
+                )
+            )  # fmt: skip
         start += groups * dim
     return scores
+
+
+def _regular_score(_: Array, tril: Array, excess: Array) -> Float[Array, "... d d"]:
+    return lax.linalg.triangular_solve(tril, excess, left_side=True, lower=True, transpose_a=True)
+
+
+def _singular_score(
+    shapes: Shapes,
+    system: Remainder,
+    trils: Trils,
+    precision: Array,
+    inverse: Array,
+    mean: Array,
+    own: Array,
+    tril: Array,
+    _: Array,
+) -> Float[Array, "... d d"]:
+    """One block's diagonal blocks of beta (c m^T - M P W): the score where no L^-1 exists."""
+    lower = jnp.tril(_whole_matrix(system))
+    matrix = lower + jnp.tril(lower, -1).T
+    moment = inverse + jnp.outer(mean, mean)
+    scaled = scale_columns(shapes, trils, moment[:, own.ravel()], transpose=False)
+    product = jnp.einsum("mak,kmb->mab", matrix[own], scaled.reshape(-1, *own.shape))
+    score = precision * (system.target[own][:, :, None] * mean[own][:, None, :] - product)
+    return score if tril.ndim == 3 else jnp.sum(score, axis=0)
 
 
 def _prior_precision(shapes: Shapes, dtype: Any) -> Float[Array, " D"]:

@@ -144,6 +144,8 @@ def _skeleton(square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     An interpolative decomposition: a pivoted QR of the functions on a grid of lambda.
     """
     positive = square > 0
+    if not positive.any():
+        return np.ones(1), np.zeros((len(square), 1))
     values, inverse = np.unique(square[positive], return_inverse=True)
     grid = np.concatenate([[0.0], np.geomspace(values[0] * 1e-4, values[-1] * 1e4, 400)])
     functions = (values[0] + grid)[:, None] / (values[None] + grid[:, None])
