@@ -203,7 +203,10 @@ def effective_size(log_weights: np.ndarray) -> float:
 
 def smooth(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
     """Pareto-smoothed normalized weights and k-hat (Vehtari et al. 2024), by ArviZ."""
-    smoothed, k_hat = array_stats.psislw(np.asarray(log_weights, np.float64))
+    # A weight of zero is allowed, its logarithm is not.
+    finite = np.maximum(np.asarray(log_weights, np.float64), np.max(log_weights) - 700.0)
+    # ArviZ takes log likelihoods, whose negatives are the log weights of leaving one out.
+    smoothed, k_hat = array_stats.psislw(np.max(finite) - finite)
     weights = np.exp(smoothed)
     return weights / weights.sum(), float(k_hat)
 

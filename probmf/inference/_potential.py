@@ -113,6 +113,11 @@ class Potential:
         )
         return run(self.program.consts, vector)
 
+    def unconstrain(self, values: Mapping[str, Array]) -> np.ndarray:
+        """The vector of values given by site; the inverse of `constrain`."""
+        inner = {name: biject_to(self.supports[name]).inv(values[name]) for name in self.sites}
+        return np.asarray(ravel_pytree(inner)[0], np.float64)
+
     def constrain(self, vector: Array) -> dict[str, Array]:
         """Sites, and what they determine, at a vector."""
         values = constrain_fn(

@@ -41,6 +41,15 @@ class Workers:
 
         return self.pool.submit(run)
 
+    def submit_plain(self, function: Callable[..., Any], *args: Any) -> "Future[Any]":
+        """Run a function in a thread, whatever it returns."""
+
+        def run() -> Any:
+            with jax.enable_x64(self.x64):
+                return function(*args)
+
+        return self.pool.submit(run)
+
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         """Results in order."""
         return [future.result() for future in [self.submit(function, item) for item in items]]

@@ -1,0 +1,328 @@
+"""Importance sampling of what is left when every Gaussian effect is integrated out."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from jaxtyping import Array
+from numpyro.infer import init_to_median
+
+from probmf.inference._importance import (
+    K_HAT_GATE,
+    Mixture,
+    Mode,
+    NoModeError,
+    effective_size,
+    find_mode,
+    refit,
+    resample,
+    smooth,
+)
+from probmf.inference._potential import Potential, Program, compiled, trace_program
+from probmf.inference._progress import progress_bar
+from probmf.inference._workers import Workers, workers
+from probmf.inference.marginal import MarginalModel
+from probmf.inference.marginal.injection import Inject
+from probmf.inference.marginal.prepared import Prepared
+
+#: More parameters than this are left to NUTS.
+MAX_DIMS = 20
+#: Points evaluated by one call.
+CHUNK = 32
+#: Numbers of effects kept while proposals are evaluated; beyond, they are drawn again at the end.
+KEEP_NUMBERS = 100_000_000
+#: Below this effective share of the proposals the mixture is fitted again.
+GOOD_SHARE = 0.5
+MAX_ROUNDS = 4
+
+
+class NotServedError(ValueError):
+    """Importance sampling can't be trusted with this density; the message says why."""
+
+
+class Draws(NamedTuple):
+    """Draws of every site, and how they came about.
+
+    Attributes:
+        samples: Draws by site name, (num_samples, ...).
+        k_hat: Shape of the tail of the importance weights.
+        num_densities: Evaluations of the density by proposals.
+        num_gradients: Evaluations of density and score by the search for the mode.
+        effective: Effective number of draws among the proposals.
+        seconds: Wall time by stage.
+    """
+
+    samples: dict[str, np.ndarray]
+    k_hat: float
+    num_densities: int
+    num_gradients: int
+    effective: float
+    seconds: dict[str, float]
+
+
+class MarginalDensity:
+    """Density of the remaining sites of a marginal model, over one unconstrained vector.
+
+    Args:
+        model: The marginal model.
+        args: Its arguments.
+        kwargs: Its keyword arguments.
+    """
+
+    def __init__(
+        self, model: MarginalModel, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        """Prepare the model, and trace it."""
+        self.prepared: Prepared = model.prepare(*args, **kwargs)
+        self.potential = Potential(model, args, kwargs)
+        prepared = self.prepared
+
+        def without_observations(*args: Any, **kwargs: Any) -> None:
+            Inject(prepared.model, prepared.zeros(), prepared.target, prepared.hidden)(
+                *args, **kwargs
+            )
+
+        self._prior = without_observations
+        self._args, self._kwargs = args, dict(kwargs)
+        self._effects: Any = None
+
+    def start(self) -> np.ndarray:
+        """The prior's medians, on the unconstrained scale."""
+        seeded = numpyro.handlers.seed(self._prior, rng_seed=0)
+        median = numpyro.handlers.substitute(seeded, substitute_fn=init_to_median(num_samples=25))
+        trace = numpyro.handlers.trace(median).get_trace(*self._args, **self._kwargs)
+        return self.potential.unconstrain({n: trace[n]["value"] for n in self.potential.sites})
+
+    def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
+        """Log density and its gradient."""
+        value, gradient = self.potential.value_and_grad(
+            jnp.asarray(vector, self.potential.vector.dtype)
+        )
+        return float(value), np.asarray(gradient, np.float64)
+
+    def _joint(self, vector: Array, key: Array) -> tuple[Array, dict[str, Array]]:
+        """Log density, and effects drawn from their conditional: one factorization for both."""
+        unravelled = self.potential.unravel(vector)
+        prior = -numpyro.infer.util.potential_energy(
+            self._prior, self._args, self._kwargs, unravelled
+        )
+        values = numpyro.infer.util.constrain_fn(
+            self._prior, self._args, self._kwargs, unravelled, return_deterministic=True
+        )
+        latents = {n: v for n, v in values.items() if n in self.prepared.latent_shapes}
+        evidence, effects = self.prepared.draw(latents, key)
+        return prior + evidence, {**values, **effects}
+
+    def program(self) -> tuple[Program, Any]:
+        """(vectors, key data) of one chunk -> log densities and sites, traced."""
+        size = self.potential.num_dims
+        vectors = jnp.zeros((CHUNK, size), self.potential.vector.dtype)
+        keys = jax.random.key_data(jax.random.split(jax.random.key(0), CHUNK))
+
+        def chunk(vectors: Array, keys: Array) -> Any:
+            pairs = (vectors, jax.random.wrap_key_data(keys))
+            return jax.lax.map(lambda both: self._joint(*both), pairs)
+
+        shape = jax.eval_shape(chunk, vectors, keys)
+        traced = trace_program(lambda v, k: jax.tree.leaves(chunk(v, k)), vectors, keys)
+        return traced, jax.tree.structure(shape)
+
+
+def draw_marginal(
+    density: MarginalDensity,
+    num_samples: int,
+    key: Array,
+    *,
+    max_densities: int | None,
+    progress: bool | None,
+) -> Draws:
+    """Draw from the density by importance sampling with a fitted proposal.
+
+    Args:
+        density: The density.
+        num_samples: Draws wanted; proposals go on until so many are effective.
+        key: JAX key.
+        max_densities: The most proposals; None for 40 per draw, at least 20,000.
+        progress: Show a bar.
+
+    Returns:
+        The draws.
+
+    Raises:
+        NotServedError: If there are too many parameters, no mode, or k-hat stays above the gate.
+    """
+    size = density.potential.num_dims
+    if size > MAX_DIMS:
+        raise NotServedError(
+            f"{size} parameters are left, more than the {MAX_DIMS} that importance sampling serves"
+        )
+    clock = _Clock()
+    limit = max_densities or max(40 * num_samples, 20_000)
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).astype(np.uint64))
+    with workers(64) as pool, progress_bar(progress) as bar:
+        task = bar.add_task("mode", total=None, status="")
+        # NumPyro's stack of handlers is one for all threads: trace here, compile there.
+        program, tree = density.program()
+        run = pool.submit_plain(_compile_chunk, density, program)
+        try:
+            mode = find_mode(density.score, density.start()) if size else None
+        except NoModeError as error:
+            raise NotServedError(str(error)) from None
+        clock.mark("mode")
+        evaluate = _Evaluator(density, (program, tree, run.result()), pool, key)
+        clock.mark("compilation")
+        bar.update(task, description="proposals", total=num_samples, completed=0)
+        rounds = _Rounds(evaluate, rng, mode)
+        while True:
+            wanted = rounds.plan(num_samples, limit)
+            if wanted <= 0:
+                break
+            rounds.extend(wanted)
+            status = f"{rounds.num:,} densities, k-hat {rounds.k_hat:.2f}"
+            bar.update(task, completed=min(num_samples, rounds.effective), status=status)
+        clock.mark("proposals")
+        if not rounds.k_hat < K_HAT_GATE:
+            raise NotServedError(
+                f"after {rounds.num:,} proposals Pareto k-hat is {rounds.k_hat:.2f}, not below "
+                f"{K_HAT_GATE}"
+            )
+        chosen = resample(rounds.weights, num_samples, rng)
+        samples = rounds.sites(chosen)
+    clock.mark("draws")
+    gradients = 0 if mode is None else mode.num_evaluations
+    return Draws(samples, rounds.k_hat, rounds.num, gradients, rounds.effective, clock.seconds)
+
+
+def _compile_chunk(density: MarginalDensity, program: Program) -> Any:
+    """The program of one chunk, compiled."""
+    example = jnp.zeros((CHUNK, density.potential.num_dims), density.potential.vector.dtype)
+    keys = jax.random.key_data(jax.random.split(jax.random.key(0), CHUNK))
+    return compiled(
+        (program.text, "chunk"),
+        lambda: jax.jit(program.evaluate).lower(program.consts, example, keys).compile(),
+    )
+
+
+class _Clock:
+    """Wall time by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def mark(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now
+
+
+class _Evaluator:
+    """Evaluates proposals in chunks, side by side."""
+
+    def __init__(
+        self, density: MarginalDensity, made: tuple[Program, Any, Any], pool: Workers, key: Array
+    ) -> None:
+        self.density, self.pool, self.key = density, pool, key
+        self.program, self.tree, self.run = made
+        self.calls = 0
+
+    def __call__(self, points: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        dtype = self.density.potential.vector.dtype
+        count = math.ceil(len(points) / CHUNK)
+        padded = np.concatenate([points, np.repeat(points[-1:], count * CHUNK - len(points), 0)])
+        keys = jax.random.key_data(
+            jax.random.split(jax.random.fold_in(self.key, self.calls), count * CHUNK)
+        )
+        self.calls += 1
+        pieces = [
+            (jnp.asarray(padded[i : i + CHUNK], dtype), keys[i : i + CHUNK])
+            for i in range(0, len(padded), CHUNK)
+        ]
+        outputs = self.pool.map(self._one, pieces)
+        values = np.concatenate([output[0] for output in outputs])[: len(points)]
+        names = outputs[0][1].keys()
+        sites = {
+            name: np.concatenate([output[1][name] for output in outputs])[: len(points)]
+            for name in names
+        }
+        return np.where(np.isfinite(values), values, -np.inf), sites
+
+    def _one(self, piece: tuple[Array, Array]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        leaves = self.run(self.program.consts, *piece)
+        value, sites = jax.tree.unflatten(self.tree, leaves)
+        return np.asarray(value), {name: np.asarray(site) for name, site in sites.items()}
+
+
+class _Rounds:
+    """Proposals of all rounds, weighted against the mixture of all their laws."""
+
+    def __init__(self, evaluate: _Evaluator, rng: np.random.Generator, mode: Mode | None) -> None:
+        self.evaluate, self.rng = evaluate, rng
+        size = evaluate.density.potential.num_dims
+        mean = np.zeros(size) if mode is None else mode.vector
+        covariance = np.eye(size) if mode is None else mode.covariance
+        self.laws = [Mixture.around(mean, covariance)]
+        self.counts = [0]
+        self.points = np.zeros((0, size))
+        self.values = np.zeros(0)
+        self.parts: list[dict[str, np.ndarray]] = []
+        self.log_weights = np.zeros(0)
+        self.weights = np.zeros(0)
+        self.k_hat, self.effective = np.inf, 0.0
+
+    @property
+    def num(self) -> int:
+        """Proposals so far."""
+        return len(self.values)
+
+    def plan(self, num_samples: int, limit: int) -> int:
+        """How many proposals to make next; refits the law first where that will pay."""
+        if self.num == 0:
+            return min(max(64, num_samples // 4), 512)
+        done = self.effective >= num_samples and self.k_hat < K_HAT_GATE
+        if done or self.num >= limit:
+            return 0
+        share = max(self.effective / self.num, 1e-3)
+        poor = share < GOOD_SHARE or not self.k_hat < K_HAT_GATE
+        if poor and len(self.laws) <= MAX_ROUNDS and self.num >= 16 * self.points.shape[1]:
+            components = 1 + min(4, int(self.effective) // (8 * self.points.shape[1] + 8))
+            self.laws.append(refit(self.points, self.log_weights, components, len(self.laws)))
+            self.counts.append(0)
+            return min(max(512, num_samples), limit - self.num)
+        missing = max(num_samples - self.effective, 0.05 * num_samples)
+        wanted = int(1.05 * missing / share) + CHUNK
+        return min(wanted, max(2 * self.num, num_samples), limit - self.num)
+
+    def extend(self, num: int) -> None:
+        """Make and evaluate proposals from the last law, and weigh all anew."""
+        points = self.laws[-1].sample(self.rng, num)
+        values, sites = self.evaluate(points)
+        self.points = np.concatenate([self.points, points])
+        self.values = np.concatenate([self.values, values])
+        self.parts.append(sites)
+        self.counts[-1] += num
+        shares = np.asarray(self.counts) / self.num
+        logs = np.stack(
+            [
+                np.log(s) + law.log_density(self.points)
+                for s, law in zip(shares, self.laws, strict=True)
+                if s > 0
+            ]
+        )
+        self.log_weights = self.values - np.logaddexp.reduce(logs, axis=0)
+        if not np.any(np.isfinite(self.log_weights)):
+            raise NotServedError("the log density is finite at none of the proposals")
+        self.weights, self.k_hat = smooth(self.log_weights)
+        self.effective = effective_size(self.log_weights)
+
+    def sites(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
+        """Values of every site at the chosen proposals."""
+        return {
+            name: np.concatenate([part[name] for part in self.parts])[chosen]
+            for name in self.parts[0]
+        }
