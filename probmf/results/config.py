@@ -9,9 +9,13 @@ from numpyro.distributions import Distribution, Normal
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.models.likelihood import Bernoulli, Gaussian, Likelihood
 from probmf.results.history import History
+from probmf.results.laws import is_law, read_law, write_law
+from probmf.results.sampling import Sampling
 
 #: Fields of a history that are arrays.
 CURVES = ("objective", "validation", "seconds", "restarts")
+#: Prefixes of the names of arrays: samples, and statistics of a sampler.
+SAMPLE, STAT = "sample/", "stat/"
 
 Arrays = dict[str, np.ndarray]
 
@@ -27,7 +31,7 @@ def write_model(model: MatrixFactorization, arrays: Arrays) -> dict[str, Any]:
         What JSON can hold.
 
     Raises:
-        ValueError: If a scale is a distribution.
+        ValueError: If a scale is a distribution that has no file form.
     """
     config: dict[str, Any] = {
         "num_factors": int(model.num_factors),
@@ -39,8 +43,9 @@ def write_model(model: MatrixFactorization, arrays: Arrays) -> dict[str, Any]:
     }
     for name in PRIOR_SCALES.values():
         scale = getattr(model, name)
-        _refuse_distribution(name, scale)
-        if np.ndim(scale):
+        if isinstance(scale, Distribution):
+            config[name] = write_law(name, scale)
+        elif np.ndim(scale):
             arrays[f"scale/{name}"] = np.ascontiguousarray(scale, dtype=np.float64)
         else:
             config[name] = float(scale)
@@ -57,6 +62,8 @@ def read_model(config: Mapping[str, Any], arrays: Arrays) -> MatrixFactorization
     for name in PRIOR_SCALES.values():
         if f"scale/{name}" in arrays:
             fields[name] = arrays[f"scale/{name}"]
+        elif is_law(fields.get(name)):
+            fields[name] = read_law(fields[name])
     return MatrixFactorization(likelihood=likelihood, intercept=intercept, **fields)
 
 
@@ -79,6 +86,57 @@ def read_history(config: Mapping[str, Any] | None, arrays: Arrays) -> History | 
     return History(**curves, best=config["best"], stopped=config["stopped"], unit=config["unit"])
 
 
+def write_samples(samples: Mapping[str, np.ndarray]) -> Arrays:
+    """Samples under names of their own; what is added to them later can't clash."""
+    return {SAMPLE + name: np.ascontiguousarray(value) for name, value in samples.items()}
+
+
+def read_samples(arrays: Arrays) -> Arrays:
+    """The samples that `write_samples` wrote."""
+    return _under(SAMPLE, arrays)
+
+
+def write_sampling(sampling: Sampling | None, arrays: Arrays) -> dict[str, Any] | None:
+    """A sampler's run for JSON; its statistics go to `arrays`."""
+    if sampling is None:
+        return None
+    arrays |= {STAT + name: np.ascontiguousarray(value) for name, value in sampling.stats.items()}
+    return {
+        "num_warmup": int(sampling.num_warmup),
+        "seconds": float(sampling.seconds),
+        "complete": bool(sampling.complete),
+        "info": {name: _write_number(value) for name, value in sampling.info.items()},
+    }
+
+
+def read_sampling(config: Mapping[str, Any] | None, arrays: Arrays) -> Sampling | None:
+    """The run that `write_sampling` wrote."""
+    if config is None:
+        return None
+    info = {name: _read_number(value) for name, value in config["info"].items()}
+    return Sampling(
+        _under(STAT, arrays), config["num_warmup"], config["seconds"], config["complete"], info
+    )
+
+
+def _under(prefix: str, arrays: Arrays) -> Arrays:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in arrays.items()
+        if name.startswith(prefix)
+    }
+
+
+def _write_number(value: float | int | str) -> Any:
+    """JSON has no infinity and no NaN."""
+    plain = value.item() if isinstance(value, np.generic) else value
+    return plain if isinstance(plain, str) or np.isfinite(plain) else {"float": str(plain)}
+
+
+def _read_number(value: Any) -> Any:
+    return float(value["float"]) if isinstance(value, dict) else value
+
+
 def _write_intercept(intercept: Any) -> Any:
     if isinstance(intercept, Normal):
         return {"loc": float(intercept.loc), "scale": float(intercept.scale)}
@@ -88,19 +146,14 @@ def _write_intercept(intercept: Any) -> Any:
 def _write_likelihood(likelihood: Likelihood) -> dict[str, Any]:
     if isinstance(likelihood, Bernoulli):
         return {"kind": "bernoulli", "link": likelihood.link}
-    _refuse_distribution("noise_scale", likelihood.noise_scale)
-    return {"kind": "gaussian", "noise_scale": float(likelihood.noise_scale)}
+    scale = likelihood.noise_scale
+    if isinstance(scale, Distribution):
+        return {"kind": "gaussian", "noise_scale": write_law("noise_scale", scale)}
+    return {"kind": "gaussian", "noise_scale": float(scale)}
 
 
 def _read_likelihood(config: Mapping[str, Any]) -> Likelihood:
     if config["kind"] == "gaussian":
-        return Gaussian(config["noise_scale"])
+        scale = config["noise_scale"]
+        return Gaussian(read_law(scale) if is_law(scale) else scale)
     return Bernoulli(config["link"])
-
-
-def _refuse_distribution(name: str, scale: object) -> None:
-    if isinstance(scale, Distribution):
-        raise ValueError(
-            f"{name} is a distribution, which has no file form; a fit with sampled scales cannot "
-            "be saved yet."
-        )

@@ -377,7 +377,9 @@ class Fit:
             ValueError: If the ids or the configuration have no faithful file form.
             FileExistsError: If `path` exists and is not a saved fit, or holds other files as well.
         """
-        storage.save(path, self.model, self.data, self.samples, self.method, self.history)
+        storage.save(
+            path, self.model, self.data, self.samples, self.method, self.history, self.sampling
+        )
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "Fit":
@@ -393,5 +395,4 @@ class Fit:
             FileNotFoundError: If there is nothing at `path`.
             ValueError: If a file is missing, truncated, altered or not of this package.
         """
-        model, data, samples, method, history = storage.load(path)
-        return cls(model, data, samples, method, history)
+        return cls(*storage.load(path))

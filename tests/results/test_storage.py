@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 
 from probmf import Bernoulli, Gaussian, History, MatrixFactorization, Ratings
-from probmf.results import Fit, storage
+from probmf.results import Fit, Sampling, directory, storage
+from probmf.results.laws import read_law
 
 IDS: dict[str, Any] = {
     "integers": [2**40, -3, 7],
@@ -313,7 +314,7 @@ def test_a_pickle_is_never_opened(saved: Path, tmp_path: Path) -> None:
     for file in ("arrays.safetensors", "ratings.parquet", "users.parquet"):
         whole = (saved / file).read_bytes()
         (saved / file).write_bytes(bomb)
-        changed = manifest["sha256"] | {file: storage._digest(saved / file)}
+        changed = manifest["sha256"] | {file: directory.digest(saved / file)}
         (saved / "fit.json").write_text(json.dumps(manifest | {"sha256": changed}))
         with pytest.raises(ValueError, match=r"does not hold what its fit\.json says"):
             Fit.load(saved)
@@ -349,15 +350,57 @@ def test_columns_without_a_file_form(random_fit: Any, tmp_path: Path) -> None:
             fit.save(tmp_path / "fit")
 
 
+def sampled(model: MatrixFactorization, random_fit: Any, **info: Any) -> Fit:
+    fit = random_fit(model, everything())
+    draws = {name: np.repeat(np.repeat(v, 2, 0), 3, 1) for name, v in fit.samples.items()}
+    scales = {name: np.arange(1.0, 7.0).reshape(2, 3) for name in model.random_scales()}
+    stats = {"diverging": np.eye(2, 3) > 0, "energy": np.arange(6.0).reshape(2, 3)}
+    sampling = Sampling(stats, 7, 0.25, complete=False, info=info)
+    return Fit(model, fit.data, draws | scales, "nuts", sampling=sampling)
+
+
 @pytest.mark.parametrize(
-    "model",
+    "law",
+    [dist.HalfNormal(1 / 3), dist.InverseGamma(2, 0.1), dist.LogNormal(0.0, np.float32(0.3)),
+     dist.Gamma(2.0, 3.0), dist.StudentT(4.0, 0.0, 1.0)],
+)  # fmt: skip
+def test_sampled_scales(law: Any, random_fit: Any, tmp_path: Path) -> None:
+    model = MatrixFactorization(1, Gaussian(law), user_scale=law)
+    sampled(model, random_fit).save(tmp_path / "fit")
+    loaded = Fit.load(tmp_path / "fit")
+    assert_same(sampled(model, random_fit), loaded)
+    assert isinstance(loaded.model.likelihood, Gaussian)
+    for back in (loaded.model.user_scale, loaded.model.likelihood.noise_scale):
+        assert type(back) is type(law)
+        assert back.log_prob(0.7) == law.log_prob(0.7)
+
+
+def test_how_sampling_went(random_fit: Any, tmp_path: Path) -> None:
+    fit = sampled(MatrixFactorization(1), random_fit, k_hat=np.inf, num_densities=7, how="x")
+    fit.save(tmp_path / "fit")
+    loaded = Fit.load(tmp_path / "fit").sampling
+    assert fit.sampling is not None
+    assert loaded is not None
+    for name, value in fit.sampling.stats.items():
+        np.testing.assert_array_equal(loaded.stats[name], value)
+        assert loaded.stats[name].dtype == value.dtype
+    assert (loaded.num_warmup, loaded.seconds, loaded.complete) == (7, 0.25, False)
+    assert dict(loaded.info) == {"k_hat": np.inf, "num_densities": 7, "how": "x"}
+
+
+@pytest.mark.parametrize(
+    ("law", "message"),
     [
-        MatrixFactorization(1, user_scale=dist.HalfNormal(1.0)),
-        MatrixFactorization(1, Gaussian(dist.HalfNormal(1.0))),
+        (dist.TruncatedNormal(0.0, 1.0, low=0.0), "user_scale, a LeftTruncatedDistribution, has"),
+        (type("HalfNormal", (dist.HalfNormal,), {})(1.0), "a HalfNormal, has no file form"),
     ],
 )
-def test_sampled_scales_have_no_file_form(
-    model: MatrixFactorization, random_fit: Any, tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match="_scale is a distribution, which has no file form"):
-        random_fit(model, everything()).save(tmp_path / "fit")
+def test_laws_without_a_file_form(law: Any, message: str, random_fit: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        sampled(MatrixFactorization(1, user_scale=law), random_fit).save(tmp_path / "fit")
+    assert not (tmp_path / "fit").exists()
+
+
+def test_other_things_are_no_laws() -> None:
+    with pytest.raises(ValueError, match="'os' is no distribution"):
+        read_law({"law": "os", "arguments": {}})

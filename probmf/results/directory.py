@@ -1,0 +1,174 @@
+"""Directories that hold a saved fit: written whole or not at all, and checked when read."""
+
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+MANIFEST = "fit.json"
+
+
+class Form(NamedTuple):
+    """What a kind of saved fit consists of.
+
+    Attributes:
+        format: Its name in the manifest.
+        version: Its version there.
+        owner: The class that reads it.
+        files: Files that it may have beside the manifest.
+        always: Those that it always has.
+        entries: Entries that the manifest always has.
+    """
+
+    format: str
+    version: int
+    owner: str
+    files: frozenset[str]
+    always: frozenset[str]
+    entries: frozenset[str]
+
+
+def write(path: str | PathLike[str], form: Form, fill: Callable[[Path], dict[str, Any]]) -> None:
+    """Make a directory, or replace one that holds a fit of the same form.
+
+    Args:
+        path: The directory.
+        form: Its form.
+        fill: Writes the files into the directory that it is given and returns entries of the
+            manifest.
+
+    Raises:
+        FileExistsError: If something else is there.
+    """
+    target = Path(path).resolve()
+    _check_target(target, form)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
+    staging.mkdir()
+    try:
+        manifest: dict[str, Any] = {"format": form.format, "version": form.version}
+        manifest |= fill(staging)
+        manifest["sha256"] = {file.name: digest(file) for file in sorted(staging.iterdir())}
+        text = json.dumps(manifest, indent=1, allow_nan=False)
+        (staging / MANIFEST).write_text(text, encoding="utf-8")
+        _put(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def read_manifest(source: Path, form: Form) -> dict[str, Any]:
+    """The manifest of a saved fit, whose files are all there and as they were written.
+
+    Args:
+        source: The directory.
+        form: The form that is expected.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        FileNotFoundError: If there is nothing.
+        ValueError: If it is something else, or anything is missing or was altered.
+    """
+    manifest = _read(source, form)
+    for file, expected in manifest["sha256"].items():
+        if not (source / file).is_file():
+            raise ValueError(f"The saved fit {source} lacks the file {file}; save it again.")
+        if digest(source / file) != expected:
+            raise ValueError(
+                f"{source / file} is truncated or was altered: its checksum is not the one that "
+                f"{MANIFEST} has. Save the fit again, or fetch another copy."
+            )
+    return manifest
+
+
+def digest(file: Path) -> str:
+    """The SHA-256 of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _check_target(target: Path, form: Form) -> None:
+    """Refuse to write over anything but a fit."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise FileExistsError(f"{target} is a file; give the path of a directory to make.")
+    names = {file.name for file in target.iterdir()}
+    if names and (MANIFEST not in names or _format(target) not in (form.format, None)):
+        raise FileExistsError(
+            f"{target} exists and is not a saved fit (it has no {MANIFEST} of probmf's "
+            f"{form.owner}); give another path."
+        )
+    others = sorted(names - form.files - {MANIFEST})
+    if others:
+        raise FileExistsError(
+            f"{target} holds more than a saved fit ({', '.join(others[:3])}), which would be lost; "
+            "give another path, or move these files."
+        )
+
+
+def _format(target: Path) -> Any:
+    """What a manifest calls its format; None if it is truncated."""
+    try:
+        manifest = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return manifest.get("format", "") if isinstance(manifest, dict) else ""
+
+
+def _put(staging: Path, target: Path) -> None:
+    """Move the new directory into place; the old one is deleted only after that."""
+    if not target.exists():
+        staging.rename(target)
+        return
+    old = target.with_name(f"{staging.name}-old")
+    target.rename(old)
+    try:
+        staging.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _read(source: Path, form: Form) -> dict[str, Any]:
+    if not source.exists():
+        raise FileNotFoundError(f"There is no saved fit at {source}.")
+    if not source.is_dir():
+        raise ValueError(
+            f"{source} is a file; a saved fit is a directory made by {form.owner}.save (pickled "
+            "and other foreign files are never opened)."
+        )
+    if not (source / MANIFEST).is_file():
+        raise ValueError(
+            f"{source} is not a saved fit: it has no {MANIFEST}. Give the directory that "
+            f"{form.owner}.save(path) or `probmf fit --out` wrote."
+        )
+    try:
+        manifest = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{source / MANIFEST} is truncated or not JSON ({error}); save the fit again."
+        ) from None
+    if not isinstance(manifest, dict) or manifest.get("format") != form.format:
+        raise ValueError(
+            f"{source / MANIFEST} was not written by probmf's {form.owner}; Fit.load reads "
+            "factorizations, MixedFit.load mixed-effects models."
+        )
+    if manifest.get("version") != form.version:
+        raise ValueError(
+            f"{source} has format version {manifest.get('version')}, this probmf reads "
+            f"{form.version}; load it with the version that wrote it, and save it anew."
+        )
+    lacking = (form.entries | {"sha256"}) - manifest.keys()
+    if lacking:
+        raise ValueError(f"{source / MANIFEST} lacks {', '.join(sorted(lacking))}.")
+    files = set(manifest["sha256"])
+    if form.always - files or files - form.files:
+        raise ValueError(f"{source / MANIFEST} lists other files than a fit has.")
+    return manifest
