@@ -1,0 +1,125 @@
+"""A sampler's run on disk: NumPy arrays and JSON, replaced whole, so that a kill loses a chunk."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+FORMAT, VERSION = "probmf-checkpoint", 1
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a checkpoint holds."""
+
+    leaves: list[list[np.ndarray]]
+    pieces: list[tuple[np.ndarray, np.ndarray]]
+    done: int
+
+    def state(self, example: Any, chain: int) -> Any:
+        """The state of one chain, in the structure of an example."""
+        structure = jax.tree.structure(example)
+        return jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in self.leaves[chain]])
+
+
+class Checkpoint:
+    """A directory that a run is kept in.
+
+    Args:
+        path: The directory; made if it is not there.
+        identity: What makes the run the same: model, data, settings and key, as text.
+
+    Raises:
+        ValueError: If the directory holds another run, or is not a checkpoint.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], identity: str) -> None:
+        """Open or make the directory."""
+        self.path = Path(path)
+        self.digest = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
+        self._written = 0
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"checkpoint={str(path)!r} can't be made a directory: {error}"
+            ) from None
+        manifest = self.path / "run.json"
+        others = [entry.name for entry in self.path.iterdir()]
+        if not manifest.is_file():
+            if others:
+                raise ValueError(
+                    f"checkpoint={str(path)!r} holds other files ({', '.join(sorted(others)[:3])}) "
+                    "and no run; name a new or empty directory."
+                )
+            return
+        try:
+            found = json.loads(manifest.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{manifest} is truncated or not JSON ({error}); remove it.") from None
+        if found.get("format") != FORMAT or found.get("version") != VERSION:
+            raise ValueError(
+                f"{manifest} was written by another program or version "
+                f"({found.get('format')} {found.get('version')}); name another directory."
+            )
+        if found["digest"] != self.digest:
+            raise ValueError(
+                f"checkpoint={str(path)!r} holds another run: its model, data, settings or key "
+                "differ. Give the same ones to resume it, or name another directory."
+            )
+        self._written = int(found["pieces"])
+
+    def read(self) -> Kept | None:
+        """What is there, or None when nothing is."""
+        manifest = self.path / "run.json"
+        if not manifest.is_file():
+            return None
+        found = json.loads(manifest.read_text(encoding="utf-8"))
+        with np.load(self.path / f"state-{found['done']}.npz", allow_pickle=False) as archive:
+            chains = int(archive["chains"])
+            count = int(archive["count"])
+            leaves = [[archive[f"{c}.{i}"] for i in range(count)] for c in range(chains)]
+        pieces = []
+        for index in range(self._written):
+            with np.load(self.path / f"draws-{index}.npz", allow_pickle=False) as archive:
+                pieces.append((archive["vectors"], archive["stats"]))
+        return Kept(leaves, pieces, int(found["done"]))
+
+    def write(
+        self, states: list[Any], pieces: list[tuple[np.ndarray, np.ndarray]], done: int
+    ) -> None:
+        """Keep the states and the new pieces; the manifest, replaced last, makes them count."""
+        for index in range(self._written, len(pieces)):
+            vectors, stats = pieces[index]
+            self._replace(f"draws-{index}.npz", vectors=vectors, stats=stats)
+        arrays: dict[str, Any] = {"chains": len(states)}
+        for chain, state in enumerate(states):
+            leaves = jax.tree.leaves(state)
+            arrays["count"] = len(leaves)
+            arrays |= {f"{chain}.{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+        self._replace(f"state-{done}.npz", **arrays)
+        manifest = {
+            "format": FORMAT, "version": VERSION, "digest": self.digest, "done": done,
+            "pieces": len(pieces),
+        }  # fmt: skip
+        text = self.path / "run.json.new"
+        text.write_text(json.dumps(manifest), encoding="utf-8")
+        text.replace(self.path / "run.json")
+        self._written = len(pieces)
+        for old in self.path.glob("state-*.npz"):
+            if old.name != f"state-{done}.npz":
+                old.unlink()
+
+    def _replace(self, name: str, **arrays: Any) -> None:
+        new = self.path / f"{name}.new"
+        with new.open("wb") as stream:
+            np.savez(stream, **arrays)
+            stream.flush()
+            os.fsync(stream.fileno())
+        new.replace(self.path / name)

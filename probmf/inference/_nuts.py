@@ -1,0 +1,275 @@
+"""NUTS in resumable chunks: one compiled program for all chains and for every data set of a shape.
+
+NumPyro's kernel does the work; this file feeds it a traced potential whose data are arguments, so
+that a second call compiles nothing, and runs chains side by side in threads.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from numpyro.infer.hmc import hmc
+
+from probmf.inference._checkpoint import Checkpoint
+from probmf.inference._potential import Potential, compiled
+from probmf.inference._progress import progress_bar
+from probmf.inference._workers import workers
+
+#: Transitions of one call; between calls the run can be shown, stored and stopped.
+CHUNK = 50
+#: Starting points tried for each chain.
+TRIES = 100
+#: ArviZ's names of what NumPyro's kernel tells.
+STATS = ("lp", "energy", "n_steps", "acceptance_rate", "diverging", "step_size")
+
+
+class NoStartError(ValueError):
+    """No starting point has a finite log density."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What shapes the sampler.
+
+    Attributes:
+        num_warmup: Transitions that adapt step size and mass matrix.
+        num_samples: Draws per chain after them.
+        num_chains: Chains.
+        target_accept: Acceptance rate that the step size aims at.
+        max_tree_depth: Trajectories have at most two to this power of steps.
+        dense_mass: Whether the mass matrix is full.
+    """
+
+    num_warmup: int
+    num_samples: int
+    num_chains: int
+    target_accept: float = 0.8
+    max_tree_depth: int = 10
+    dense_mass: bool = False
+
+    @property
+    def compiled_by(self) -> tuple[Any, ...]:
+        """What the compiled program depends on."""
+        return (self.num_warmup, self.target_accept, self.max_tree_depth, self.dense_mass)
+
+
+class Chains(NamedTuple):
+    """Draws on the unconstrained scale.
+
+    Attributes:
+        vectors: Draws, (chain, draw, dims).
+        stats: Statistics by ArviZ's names, (chain, draw).
+        complete: Whether all draws asked for are there.
+        seconds: Wall time of this call by stage.
+    """
+
+    vectors: np.ndarray
+    stats: dict[str, np.ndarray]
+    complete: bool
+    seconds: dict[str, float]
+
+
+class _Kernel(NamedTuple):
+    """Compiled: the first state of a chain, and its next transitions."""
+
+    init: Callable[..., Any]
+    advance: Callable[..., Any]
+
+
+def _make_kernel(evaluate: Callable[..., list[Array]], settings: Settings) -> _Kernel:
+    def potential_of(consts: list[Array]) -> Callable[[Array], Array]:
+        return lambda vector: -evaluate(consts, vector)[0]
+
+    init_kernel, sample_kernel = hmc(potential_fn_gen=potential_of, algo="NUTS")
+
+    def init(consts: list[Array], start: Array, key: Array, inverse_mass: Array | None) -> Any:
+        state = init_kernel(
+            start,
+            settings.num_warmup,
+            target_accept_prob=settings.target_accept,
+            max_tree_depth=settings.max_tree_depth,
+            dense_mass=settings.dense_mass,
+            inverse_mass_matrix=inverse_mass,
+            model_args=(consts,),
+            rng_key=jax.random.wrap_key_data(key),
+        )
+        return _without_typed_keys(state)
+
+    def advance(consts: list[Array], state: Any, count: Array) -> Any:
+        vectors = jnp.zeros((CHUNK, *state.z.shape), state.z.dtype)
+        stats = jnp.zeros((CHUNK, len(STATS)), state.z.dtype)
+
+        def one(index: Array, carry: Any) -> Any:
+            state, vectors, stats = carry
+            state = sample_kernel(_with_typed_keys(state), (consts,))
+            now = jnp.stack(
+                [
+                    -state.potential_energy,
+                    state.energy,
+                    state.num_steps,
+                    state.accept_prob,
+                    state.diverging,
+                    state.adapt_state.step_size,
+                ]
+            ).astype(stats.dtype)
+            vectors, stats = vectors.at[index].set(state.z), stats.at[index].set(now)
+            return _without_typed_keys(state), vectors, stats
+
+        return jax.lax.fori_loop(0, count, one, (state, vectors, stats))
+
+    return _Kernel(jax.jit(init), jax.jit(advance))
+
+
+def _without_typed_keys(state: Any) -> Any:
+    """Keys as plain arrays, which can be stored."""
+    adapt = state.adapt_state
+    return state._replace(
+        rng_key=jax.random.key_data(state.rng_key),
+        adapt_state=adapt._replace(rng_key=jax.random.key_data(adapt.rng_key)),
+    )
+
+
+def _with_typed_keys(state: Any) -> Any:
+    adapt = state.adapt_state
+    return state._replace(
+        rng_key=jax.random.wrap_key_data(state.rng_key),
+        adapt_state=adapt._replace(rng_key=jax.random.wrap_key_data(adapt.rng_key)),
+    )
+
+
+def run_nuts(
+    potential: Potential,
+    settings: Settings,
+    key: Array,
+    *,
+    starts: np.ndarray | None = None,
+    inverse_mass: np.ndarray | None = None,
+    checkpoint: Checkpoint | None = None,
+    progress: bool | None = None,
+) -> Chains:
+    """Sample, chunk by chunk.
+
+    Args:
+        potential: The density.
+        settings: See the class.
+        key: JAX key.
+        starts: Starting vectors, (chain, dims); by default uniform in (-2, 2).
+        inverse_mass: First inverse mass matrix (or its diagonal).
+        checkpoint: Where to keep the run, and what is kept of it already.
+        progress: Show a bar.
+
+    Returns:
+        The chains; fewer draws, marked incomplete, after an interruption.
+
+    Raises:
+        NoStartError: If no finite starting point is found.
+    """
+    begin = time.perf_counter()
+    kernel: _Kernel = compiled(
+        (potential.program.text, "nuts", settings.compiled_by),
+        lambda: _make_kernel(potential.program.evaluate, settings),
+    )
+    consts = potential.program.consts
+    start_key, chain_key = jax.random.split(key)
+    total = settings.num_warmup + settings.num_samples
+    keys = jax.random.key_data(jax.random.split(chain_key, settings.num_chains))
+    mass = None if inverse_mass is None else jnp.asarray(inverse_mass, potential.vector.dtype)
+    kept = None if checkpoint is None else checkpoint.read()
+    if kept is None:
+        vectors = (
+            find_starts(potential, start_key, settings.num_chains) if starts is None else starts
+        )
+        states = [
+            kernel.init(consts, jnp.asarray(vector, potential.vector.dtype), chain, mass)
+            for vector, chain in zip(vectors, keys, strict=True)
+        ]
+        pieces: list[tuple[np.ndarray, np.ndarray]] = []
+        done = 0
+    else:
+        example = jax.eval_shape(kernel.init, consts, potential.vector, keys[0], mass)
+        states = [kept.state(example, chain) for chain in range(settings.num_chains)]
+        pieces, done = kept.pieces, kept.done
+    began = time.perf_counter()
+    complete = True
+    with workers(settings.num_chains) as pool, progress_bar(progress) as bar:
+        task = bar.add_task("warmup", total=total, completed=done, status="")
+        try:
+            while done < total:
+                # A chunk never straddles the end of the warmup, whose draws are not kept.
+                end = settings.num_warmup if done < settings.num_warmup else total
+                count = min(CHUNK, end - done)
+                outputs = pool.map(
+                    lambda state, count=count: kernel.advance(consts, state, jnp.asarray(count)),
+                    states,
+                )
+                states = [output[0] for output in outputs]
+                if done >= settings.num_warmup:
+                    pieces.append(
+                        (
+                            np.stack([np.asarray(output[1])[:count] for output in outputs]),
+                            np.stack([np.asarray(output[2])[:count] for output in outputs]),
+                        )
+                    )
+                done += count
+                if checkpoint is not None:
+                    checkpoint.write(states, pieces, done)
+                stage = "warmup" if done < settings.num_warmup else "sampling"
+                bar.update(task, description=stage, completed=done, status=_status(outputs, count))
+        except KeyboardInterrupt:
+            complete = False
+    if not pieces:
+        raise KeyboardInterrupt("Interrupted during the warmup: there are no draws to keep.")
+    vectors = np.concatenate([piece[0] for piece in pieces], axis=1)
+    table = np.concatenate([piece[1] for piece in pieces], axis=1)
+    stats: dict[str, np.ndarray] = {name: table[..., i] for i, name in enumerate(STATS)}
+    stats["diverging"] = stats["diverging"] > 0
+    stats["n_steps"] = stats["n_steps"].astype(int)
+    stats["tree_depth"] = np.ceil(np.log2(stats["n_steps"] + 1)).astype(int)
+    now = time.perf_counter()
+    seconds = {"setup": began - begin, "sampling": now - began}
+    return Chains(vectors, stats, complete, seconds)
+
+
+def find_starts(potential: Potential, key: Array, num_chains: int) -> np.ndarray:
+    """Uniform starting vectors in (-2, 2) at which density and score are finite."""
+    found: list[np.ndarray] = []
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).astype(np.uint64))
+    for attempt in range(TRIES):
+        radius = 2.0 if attempt < TRIES // 2 else 0.2
+        vector = rng.uniform(-radius, radius, size=potential.num_dims)
+        value, gradient = potential.value_and_grad(jnp.asarray(vector, potential.vector.dtype))
+        if np.isfinite(value) and np.all(np.isfinite(gradient)):
+            found.append(vector)
+            if len(found) == num_chains:
+                return np.stack(found)
+    raise NoStartError(
+        f"None of {TRIES} random starting points has a finite log density. Look for observations "
+        "outside of the likelihood's support, or priors that contradict the data."
+    )
+
+
+def _status(outputs: list[Any], count: int) -> str:
+    steps = np.mean([np.asarray(output[2])[:count, STATS.index("n_steps")] for output in outputs])
+    diverging = sum(
+        float(np.asarray(output[2])[:count, STATS.index("diverging")].sum()) for output in outputs
+    )
+    return f"{steps:.0f} steps" + (f", {diverging:.0f} diverging" if diverging else "")
+
+
+def constrain_chains(
+    potential: Potential, vectors: np.ndarray, only: Mapping[str, Any] | None = None
+) -> dict[str, np.ndarray]:
+    """Draws by site, (chain, draw, ...)."""
+    chains, draws, size = vectors.shape
+    flat = jnp.asarray(vectors.reshape(-1, size), potential.vector.dtype)
+    values = potential.constrain_all(flat)
+    return {
+        name: np.asarray(value).reshape(chains, draws, *value.shape[1:])
+        for name, value in values.items()
+        if only is None or name in only
+    }

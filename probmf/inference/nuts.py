@@ -1,0 +1,191 @@
+"""NUTS for both families of models, with Gaussian effects integrated out on request."""
+
+import hashlib
+import time
+import warnings
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any, overload
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+
+from probmf.data import Ratings
+from probmf.inference import marginal as marginal_models
+from probmf.inference._checkpoint import Checkpoint
+from probmf.inference._loop import FitWarning
+from probmf.inference._nuts import Chains, Settings, constrain_chains, run_nuts
+from probmf.inference._potential import Potential
+from probmf.inference._start import as_key, check_counts
+from probmf.inference.marginal import MarginalModel
+from probmf.models import MatrixFactorization, MixedEffects
+from probmf.models.mixed.design import Design
+from probmf.results import Fit, MixedFit
+from probmf.results.sampling import Sampling
+
+
+@overload
+def sample_nuts(
+    model: MatrixFactorization, data: Ratings, *, key: ArrayLike, **options: Any
+) -> Fit: ...
+@overload
+def sample_nuts(model: MixedEffects, data: Any, *, key: ArrayLike, **options: Any) -> MixedFit: ...
+def sample_nuts(
+    model: MatrixFactorization | MixedEffects,
+    data: Any,
+    *,
+    key: ArrayLike,
+    num_warmup: int = 500,
+    num_samples: int = 500,
+    num_chains: int = 4,
+    marginalize: Sequence[str] | str = (),
+    recover: bool = True,
+    target_accept: float = 0.8,
+    max_tree_depth: int = 10,
+    dense_mass: bool = False,
+    float64: bool = True,
+    checkpoint: str | PathLike[str] | None = None,
+    progress: bool | None = None,
+) -> Fit | MixedFit:
+    r"""Sample the posterior by NUTS, Gaussian effects integrated out and drawn back.
+
+    Args:
+        model: A matrix factorization or a mixed model.
+        data: `Ratings` for the one, any data frame (or a design) for the other.
+        key: JAX key or int.
+        num_warmup: Transitions per chain that adapt the sampler and are thrown away.
+        num_samples: Draws per chain.
+        num_chains: Chains; on a CPU each runs in its own thread.
+        marginalize: Effect sites to integrate out exactly (`marginalize`): for a factorization any
+            of "user_bias" and "user_factors", or of "item_bias" and "item_factors"; for a mixed
+            model names of `model.effect_sites(design)`, or "all" for all of them.
+        recover: Whether to draw the integrated effects back.
+        target_accept: Acceptance rate that the step size aims at; raise it against divergences.
+        max_tree_depth: A trajectory has at most two to this power of steps.
+        dense_mass: Whether to adapt a full mass matrix; pays with few, correlated parameters.
+        float64: Compute in double precision, whatever JAX is set to elsewhere.
+        checkpoint: Directory to keep the run in after every 50 transitions. Called again with the
+            same model, data, settings and key, it goes on where it was, bit for bit.
+        progress: Show a progress bar; None shows it on a terminal or in a notebook.
+
+    Returns:
+        The fit with its draws and statistics. After Ctrl-C the draws so far, marked incomplete.
+
+    Raises:
+        TypeError: If model or data are of the wrong type.
+        ValueError: If an argument is out of range, the checkpoint holds another run, a site can't
+            be integrated out, or no finite starting point is found.
+
+    Example:
+        >>> from probmf.models import MixedEffects
+        >>> table = {"y": [1.0, 2.0, 4.0, 3.0, 2.5, 3.5], "g": ["a", "b", "a", "b", "c", "c"]}
+        >>> fit = sample_nuts(MixedEffects("y ~ 1 + (1 | g)"), table, key=0, num_warmup=50,
+        ...                   num_samples=50, num_chains=1, marginalize="all")
+        >>> fit.samples["g_effects"].shape
+        (1, 50, 3, 1)
+
+    References:
+        Hoffman and Gelman (2014); Lai, Domke and Sheldon (2024). The sampler is NumPyro's.
+    """
+    begin = time.perf_counter()
+    check_counts(num_samples=num_samples, num_chains=num_chains, max_tree_depth=max_tree_depth)
+    if (
+        isinstance(num_warmup, bool)
+        or not isinstance(num_warmup, int | np.integer)
+        or num_warmup < 0
+    ):
+        raise ValueError(f"num_warmup is {num_warmup!r}; expected a whole number of 0 or more.")
+    if not 0 < target_accept < 1:
+        raise ValueError(f"target_accept is {target_accept!r}; expected a number between 0 and 1.")
+    settings = Settings(
+        int(num_warmup), int(num_samples), int(num_chains), float(target_accept),
+        int(max_tree_depth), bool(dense_mass),
+    )  # fmt: skip
+    with jax.enable_x64(float64 or bool(jax.config.jax_enable_x64)):
+        random_key = as_key(key)
+        run_key, recover_key = jax.random.split(random_key)
+        arguments, design, sites = _arguments(model, data, marginalize)
+        target: Any = model if not sites else _marginal(model, sites)
+        potential = Potential(target, arguments, {})
+        store = None
+        if checkpoint is not None:
+            identity = _identity(potential, settings, random_key)
+            store = Checkpoint(checkpoint, identity)
+        chains = run_nuts(potential, settings, run_key, checkpoint=store, progress=progress)
+        samples = constrain_chains(potential, chains.vectors)
+        if isinstance(target, MarginalModel) and recover:
+            effects = target.recover(recover_key, samples, *arguments)
+            samples |= {name: np.asarray(value) for name, value in effects.items()}
+    _warn_incomplete(chains, settings)
+    sampling = Sampling(
+        stats=chains.stats,
+        num_warmup=settings.num_warmup,
+        seconds=time.perf_counter() - begin,
+        complete=chains.complete,
+        info={
+            "max_tree_depth": settings.max_tree_depth,
+            "seconds_of_setup": chains.seconds["setup"],
+        },
+    )
+    method = "nuts/marginal" if sites else "nuts"
+    if isinstance(model, MixedEffects):
+        return MixedFit(model, design, samples, method, sampling=sampling)
+    return Fit(model, data, samples, method, sampling=sampling)
+
+
+def _marginal(model: Any, sites: tuple[str, ...]) -> MarginalModel:
+    return marginal_models.marginalize(model, sites)
+
+
+def _arguments(
+    model: Any, data: Any, chosen: Sequence[str] | str
+) -> tuple[tuple[Any, ...], Any, tuple[str, ...]]:
+    """The NumPyro model's arguments, the design of a mixed model, and the sites to integrate."""
+    if isinstance(model, MatrixFactorization):
+        if not isinstance(data, Ratings):
+            raise TypeError(f"data is of type {type(data).__name__}; expected Ratings.")
+        sites = (chosen,) if isinstance(chosen, str) else tuple(chosen)
+        allowed = tuple(model.site_shapes(1, 1))
+        for site in sites:
+            if site not in allowed:
+                raise ValueError(
+                    f"marginalize names {site!r}; expected any of {', '.join(map(repr, allowed))}."
+                )
+        return model.arguments(data), None, sites
+    if isinstance(model, MixedEffects):
+        design = data if isinstance(data, Design) else model.design(data)
+        effects = model.effect_sites(design)
+        sites = (chosen,) if isinstance(chosen, str) else tuple(chosen)
+        if sites == ("all",):
+            sites = effects
+        for site in sites:
+            if site not in effects:
+                raise ValueError(
+                    f"marginalize names {site!r}; expected 'all' or any of "
+                    f"{', '.join(map(repr, effects))}."
+                )
+        return model.arguments(design), design, sites
+    raise TypeError(
+        f"model is of type {type(model).__name__}; expected MatrixFactorization or MixedEffects. "
+        "For any other NumPyro model use marginalize(model, sites) with NumPyro's own MCMC."
+    )
+
+
+def _identity(potential: Potential, settings: Settings, key: Any) -> str:
+    """Everything that the draws depend on."""
+    digest = hashlib.blake2b(digest_size=16)
+    for array in potential.program.consts:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    digest.update(np.asarray(jax.random.key_data(key)).tobytes())
+    return f"{potential.program.text}|{settings}|{digest.hexdigest()}"
+
+
+def _warn_incomplete(chains: Chains, settings: Settings) -> None:
+    if not chains.complete:
+        warnings.warn(
+            f"Interrupted: each chain has {chains.vectors.shape[1]} of {settings.num_samples} "
+            "draws; the fit is marked incomplete.",
+            FitWarning,
+            stacklevel=3,
+        )
