@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 from jaxtyping import Array, Float
 
 from probmf.effects import (
@@ -20,6 +21,7 @@ from probmf.effects import (
     draw_effects,
     log_evidence,
     make_pattern,
+    sum_on_host,
 )
 from probmf.inference.marginal.blocks import Block, make_blocks
 from probmf.inference.marginal.injection import (
@@ -195,12 +197,9 @@ class Prepared:
         """Sums of a constant design, whatever the offset is."""
         if any(design is None for design in self.designs):
             return None
-        with jax.enable_x64(True), jax.ensure_compile_time_eval():
-            designs = [jnp.asarray(design, jnp.float64) for design in self.designs]
-            nothing = jnp.zeros(self.pattern.num_rows)
-            return _to_host(
-                compress(self.pattern, collect_statistics(self.pattern, designs, nothing))
-            )
+        designs = [design for design in self.designs if design is not None]
+        nothing = np.zeros(self.pattern.num_rows)
+        return compress(self.pattern, sum_on_host(self.pattern, designs, nothing))
 
     def _designs(self, latents: Values, dtype: Any) -> list[Array]:
         """Coefficients of the blocks at these latents."""
@@ -232,7 +231,9 @@ def prepare(
         MarginalizeError: If the effects can't be integrated out.
     """
     _check_concrete((args, kwargs))
-    with jax.enable_x64(True), jax.ensure_compile_time_eval():
+    # NumPyro's validation is off, as missing values are reported with their rows below.
+    quiet = numpyro.validation_enabled(False)
+    with quiet, jax.enable_x64(True), jax.ensure_compile_time_eval():
         probe = Probe(model, sites, args, kwargs)
         run = run_with(model, probe.latents, probe.zeros(), args, kwargs)
         observed = read_observed(probe.target, run.observed[probe.target])
@@ -257,27 +258,18 @@ def prepare(
         shared = observed.scale.size == 1
         statistics = None
         if fixed and shared and all(design is not None for design in designs):
-            residual = observed.value - observed.loc
-            weight = None
+            residual, weight = np.asarray(observed.value - observed.loc, np.float64), None
             if observed.keep is not None:
-                residual = jnp.where(observed.keep, residual, 0.0)
-                weight = observed.keep.astype(residual.dtype)
-            full = collect_statistics(
-                pattern, [jnp.asarray(d, jnp.float64) for d in designs],
-                residual.astype(jnp.float64), weight,
-            )  # fmt: skip
-            statistics = _to_host(compress(pattern, full))
+                weight = np.asarray(observed.keep, np.float64)
+                residual = np.where(weight > 0, residual, 0.0)
+            constant = [design for design in designs if design is not None]
+            statistics = compress(pattern, sum_on_host(pattern, constant, residual, weight))
     return Prepared(
         model=model, args=args, kwargs=kwargs, target=probe.target, hidden=probe.hidden,
         shapes=probe.shapes, latent_shapes={n: jnp.shape(v) for n, v in probe.latents.items()},
         blocks=tuple(block for block, _ in grouped), pattern=pattern, designs=designs,
         statistics=statistics, fixed_offset=fixed, shared_noise=shared,
     )  # fmt: skip
-
-
-def _to_host(statistics: Statistics) -> Statistics:
-    """NumPy arrays: they can be cast to any precision later, and belong to no trace."""
-    return jax.tree.map(np.asarray, statistics)
 
 
 def _cast(statistics: Statistics, dtype: Any) -> Statistics:

@@ -100,8 +100,14 @@ class Probe:
         self.traced = Traced(self._everything, self.latents, self.zeros())
         self.on_effects = self.traced.depends_on(1)
         self.on_latents = self.traced.depends_on(0)
+        if not self.on_effects["observed"]:
+            raise NothingObservedError(
+                f"Can't integrate out {_list(self.sites)}: nothing is observed. Call the model "
+                "with its observations."
+            )
+        self._check_other_sites()
         self.target = self._target(trace)
-        self._check_nothing_else()
+        self._check_target()
 
     def zeros(self) -> dict[str, Array]:
         """Deviations of zero."""
@@ -158,13 +164,11 @@ class Probe:
         names = [
             name for name, on in self.on_effects["observed"].items() if any(jax.tree.leaves(on))
         ]
-        if not self.on_effects["observed"]:
-            raise NothingObservedError(
-                f"Can't integrate out {_list(self.sites)}: nothing is observed. Call the model "
-                "with its observations."
-            )
         if not names:
-            observed = [n for n, s in trace.items() if s["type"] == "sample" and s["is_observed"]]
+            observed = [n for n in trace if n in self.on_effects["observed"]]
+            empty = [n for n in observed if np.size(trace[n]["value"]) == 0]
+            if empty:
+                raise MarginalizeError(f"The observed site {empty[0]!r} has no rows.")
             raise MarginalizeError(
                 f"Can't integrate out {_list(self.sites)}: no observed site depends on them "
                 f"(observed: {_list(observed)})."
@@ -176,32 +180,36 @@ class Probe:
             )
         return names[0]
 
-    def _check_nothing_else(self) -> None:
-        """The effects may enter the target's location only."""
-        for kind in ("latent", "factors", "values"):
+    def _check_other_sites(self) -> None:
+        """The effects may not enter anything but locations of observations."""
+        where = {
+            "latent": "the prior of {0!r}", "factors": "the factor {0!r}",
+            "values": "the observed values of {0!r}",
+        }  # fmt: skip
+        for kind, what in where.items():
             for name, on in self.on_effects[kind].items():
-                if any(jax.tree.leaves(on)):
-                    what = {
-                        "latent": f"the prior of {name!r}",
-                        "factors": f"the factor {name!r}",
-                        "values": f"the observed values of {name!r}",
-                    }[kind]
-                    raise MarginalizeError(
-                        f"{_list(self.sites)} enter {what}; they may enter the location of the "
-                        "observations only. Leave them out of the sites to integrate."
-                    )
+                if not any(jax.tree.leaves(on)):
+                    continue
+                hint = f", or name {name!r} as well, if it is an effect" if kind == "latent" else ""
+                raise MarginalizeError(
+                    f"{_list(self.sites)} enter {what.format(name)}; they may enter the location "
+                    f"of the observations only. Leave them out of the sites to integrate{hint}."
+                )
         for name, on in self.on_effects["effects"].items():
             if on:
                 raise MarginalizeError(
                     f"The prior scale of {name!r} depends on another effect that is to be "
                     "integrated out; leave one of them out."
                 )
-        others = {k: v for k, v in self.on_effects["observed"][self.target].items() if k != "loc"}
-        if any(jax.tree.leaves(others)):
-            raise MarginalizeError(
-                f"{_list(self.sites)} enter the scale of the observed site {self.target!r}; they "
-                "may enter its location only. Leave those sites out."
-            )
+
+    def _check_target(self) -> None:
+        """The effects may enter the target's location only, if it has one."""
+        for parameter, on in self.on_effects["observed"][self.target].items():
+            if parameter in ("scale", "mask") and any(jax.tree.leaves(on)):
+                raise MarginalizeError(
+                    f"{_list(self.sites)} enter the {parameter} of the observed site "
+                    f"{self.target!r}; they may enter its location only. Leave those sites out."
+                )
 
     # The location as a function of the deviations, at given latents.
 
@@ -286,7 +294,9 @@ def find_sites(probe: Probe) -> list[Found]:
             f"The location of {probe.target!r} is not finite in row {row}, with every latent site "
             "at a moderate value; look for missing values in the data."
         )
-    return [_find_site(probe, location, offset, name) for name in probe.sites]
+    found = [_find_site(probe, location, offset, name) for name in probe.sites]
+    _check_together(probe, location, offset, found)
+    return found
 
 
 def site_slope(probe: Probe, name: str) -> Traced:
@@ -359,6 +369,31 @@ def _check_affine(
             f"The site {name!r} does not enter the location of {probe.target!r} affinely (row "
             f"{row}: moving it changes the location by {got[row]:g}, its slope says "
             f"{expected[row]:g}); only affine effects can be integrated out."
+        )
+
+
+def _check_together(probe: Probe, location: Traced, offset: np.ndarray, found: list[Found]) -> None:
+    """Moving all sites at once must add their moves up: no products of effects."""
+    rng = np.random.default_rng(2)
+    zeros = probe.zeros()
+    moves, expected, size = {}, np.zeros(len(offset)), np.abs(offset)
+    for one in found:
+        layout = one.layout
+        move = rng.normal(size=layout.shape)
+        table = np.asarray(layout.arrange(jnp.asarray(move)))
+        change = np.sum(one.design * table[layout.group], axis=1)
+        moves[layout.name] = jnp.asarray(move, zeros[layout.name].dtype)
+        expected += change
+        size = size + np.abs(change) + np.max(np.abs(change), initial=0.0)
+    got = np.asarray(location(probe.latents, moves)) - offset
+    wrong = ~(np.abs(got - expected) <= 100 * _tolerance(got) * size)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise MarginalizeError(
+            f"{_list(probe.sites)} do not enter the location of {probe.target!r} affinely together "
+            f"(row {row}: moving all changes it by {got[row]:g}, their slopes say "
+            f"{expected[row]:g}); a product of effects can't be integrated out. Leave one of its "
+            "sites out."
         )
 
 

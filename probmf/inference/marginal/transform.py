@@ -1,6 +1,6 @@
 """The transform: a NumPyro model without its Gaussian effects, with the exact evidence instead."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,10 @@ def marginalize(model: Model, sites: str | Sequence[str]) -> "MarginalModel":
     """
     if not callable(model):
         raise TypeError(f"model is of type {type(model).__name__}; expected a NumPyro model.")
+    if not isinstance(sites, Iterable):
+        raise TypeError(
+            f"sites is of type {type(sites).__name__}; expected a name or names of sites."
+        )
     names = (sites,) if isinstance(sites, str) else tuple(sites)
     for name in names:
         if not isinstance(name, str):

@@ -1,0 +1,313 @@
+"""What `marginalize` refuses: each message names the site and what is in the way."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from marginal_models import DATA, EXAMPLES, GROUPS, ROWS, decentered, g, intercepts, slopes, x, y
+from numpyro.infer import MCMC, NUTS
+
+from probmf.effects import RemainderTooLargeError
+from probmf.effects import pattern as pattern_module
+from probmf.inference.marginal import marginalize
+from probmf.inference.marginal.injection import MarginalizeError
+
+normal, sample, plate = dist.Normal, numpyro.sample, numpyro.plate
+
+
+def groups(size: int = GROUPS, prior: Any = None) -> jax.Array:
+    with plate("groups", size):
+        return sample("u", normal(0, 1) if prior is None else prior)
+
+
+def others() -> jax.Array:
+    with plate("others", GROUPS):
+        return sample("v", normal(0, 1))
+
+
+def observe(loc: Any, scale: Any = 1.0, law: Callable[..., Any] = normal) -> None:
+    with plate("rows", ROWS):
+        sample("y", law(loc, scale), obs=y)
+
+
+def bernoulli() -> None:
+    with plate("rows", ROWS):
+        sample("y", dist.Bernoulli(logits=groups()[g]), obs=y > 0)
+
+
+def discrete() -> None:
+    observe(groups()[g] + sample("k", dist.Bernoulli(0.5)))
+
+
+def through_the_scale() -> None:
+    u = groups()
+    observe(u[g], jnp.exp(u[g]))
+
+
+def through_a_prior() -> None:
+    u = groups()
+    with plate("others", GROUPS):
+        v = sample("v", normal(u, 1))
+    observe(v[g] + u[g])
+
+
+def through_a_prior_alone() -> None:
+    u = groups()
+    with plate("others", GROUPS):
+        v = sample("v", normal(u, 1))
+    observe(v[g])
+
+
+def through_a_prior_scale() -> None:
+    u = groups()
+    with plate("others", GROUPS):
+        v = sample("v", normal(0, jnp.exp(u)))
+    observe(v[g] + u[g])
+
+
+def through_a_factor() -> None:
+    u = groups()
+    numpyro.factor("penalty", -jnp.sum(u**2))
+    observe(u[g])
+
+
+def through_the_mask() -> None:
+    u = groups()
+    with numpyro.handlers.mask(mask=u[g] > 0):
+        observe(u[g])
+
+
+def through_the_values() -> None:
+    u = groups()
+    with plate("rows", ROWS):
+        sample("y", normal(0, 1), obs=y - u[g])
+
+
+def observed_twice() -> None:
+    u = groups()
+    observe(u[g])
+    sample("z", normal(u[0], 1), obs=1.0)
+
+
+def subsampled() -> None:
+    u = groups()
+    with plate("rows", ROWS, subsample_size=5) as rows:
+        sample("y", normal(u[jnp.asarray(g)[rows]], 1), obs=jnp.asarray(y)[rows])
+
+
+def scaled() -> None:
+    u = groups()
+    with numpyro.handlers.scale(scale=2.0):
+        observe(u[g])
+
+
+def scaled_effect() -> None:
+    with numpyro.handlers.scale(scale=2.0):
+        u = groups()
+    observe(u[g])
+
+
+def masked_effect() -> None:
+    with numpyro.handlers.mask(mask=False):
+        u = groups()
+    observe(u[g])
+
+
+def observed_effect() -> None:
+    with plate("groups", GROUPS):
+        u = sample("u", normal(0, 1), obs=np.zeros(GROUPS))
+    observe(u[g])
+
+
+def two_of_a_large_site() -> None:
+    u = groups(400)
+    observe(u[g] - u[g + 200])
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], tuple[str, ...], str]] = {
+    "no such site": (
+        lambda: observe(groups()[g]), ("w",),
+        "The site 'w' is not in the model; its latent sites are 'u'",
+    ),
+    "observed": (lambda: observe(groups()[g]), ("y",), "The site 'y' is observed"),
+    "observed effect": (observed_effect, ("u",), "The site 'u' is observed"),
+    "plate": (lambda: observe(groups()[g]), ("rows",), "'rows' is a plate site, not a sample"),
+    "discrete": (discrete, ("u",), "The site 'k' is discrete; sum it out first"),
+    "prior": (
+        lambda: observe(groups(prior=dist.StudentT(3, 0, 1))[g]), ("u",),
+        "The prior of 'u' is StudentT; only Normal and MultivariateNormal effects",
+    ),
+    "likelihood": (
+        bernoulli, ("u",), r"The observed site 'y' is Bernoulli\w*; .* Normal and LogNormal",
+    ),
+    "robust likelihood": (
+        lambda: observe(groups()[g], law=lambda loc, scale: dist.StudentT(4, loc, scale)), ("u",),
+        "The observed site 'y' is StudentT",
+    ),
+    "exponential": (
+        lambda: observe(jnp.exp(groups()[g])), ("u",),
+        r"The site 'u' does not enter the location of 'y' affinely \(row \d+: moving it changes",
+    ),
+    "absolute": (lambda: observe(jnp.abs(groups()[g])), ("u",), "'u' does not enter .* affinely"),
+    "nearly affine": (
+        lambda: observe(groups()[g] + 1e-3 * jnp.sin(groups_of("w")[g])), ("u", "w"),
+        "'w' does not enter .* affinely",
+    ),
+    "product": (
+        lambda: observe(groups()[g] * others()[g]), ("u", "v"),
+        "'u', 'v' do not enter the location of 'y' affinely together .*product",
+    ),
+    "scale": (through_the_scale, ("u",), "'u' enter the scale of the observed site 'y'"),
+    "another prior": (through_a_prior, ("u",), "'u' enter the prior of 'v'.*name 'v' as well"),
+    "another prior alone": (through_a_prior_alone, ("u",), "'u' enter the prior of 'v'"),
+    "prior scale": (through_a_prior_scale, ("u", "v"), "The prior scale of 'v' depends on another"),
+    "factor": (through_a_factor, ("u",), "'u' enter the factor 'penalty'"),
+    "mask": (through_the_mask, ("u",), "'u' enter the mask of the observed site 'y'"),
+    "values": (through_the_values, ("u",), "'u' enter the observed values of 'y'"),
+    "two observed": (observed_twice, ("u",), "'u' enter several observed sites, 'y', 'z'"),
+    "none observed": (
+        lambda: observe(0 * sample("a", normal(0, 1))) if groups() is not None else None, ("u",),
+        r"Can't integrate out 'u': no observed site depends on them \(observed: 'y'\)",
+    ),
+    "subsampled": (subsampled, ("u",), "The plate 'rows' is subsampled"),
+    "scaled": (scaled, ("u",), "The observed site 'y' is scaled"),
+    "scaled effect": (scaled_effect, ("u",), "The site 'u' is scaled"),
+    "masked effect": (masked_effect, ("u",), "The prior of 'u' is masked"),
+    "large": (
+        two_of_a_large_site, ("u",),
+        r"Some rows of 'y' involve two or more groups of the site 'u', of shape \(400,\)",
+    ),
+}  # fmt: skip
+
+
+def groups_of(name: str) -> jax.Array:
+    with plate(f"{name}_groups", GROUPS):
+        return sample(name, normal(0, 1))
+
+
+@pytest.mark.key_reuse_unchecked(reason="NumPyro's subsampling consumes one key in a loop.")
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_model_that_can_not_be_integrated_is_refused(name: str) -> None:
+    model, sites, message = REFUSED[name]
+    marginal = marginalize(model, sites)
+    with pytest.raises(MarginalizeError, match=f"(?s){message}"), numpyro.handlers.seed(rng_seed=0):
+        marginal()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"g": np.where(np.arange(ROWS) == 3, 7, g)}, r"'g'.*'u', .*5 groups.*7 in row 3.*0\.\.4"),
+        ({"g": np.where(np.arange(ROWS) == 2, -1, g)}, r"'g'.*'u', .* holds -1 in row 2"),
+        ({"y": np.where(np.arange(ROWS) == 4, np.nan, y)}, "value of 'y' in row 4 is not finite"),
+        ({"y": np.where(np.arange(ROWS) == 4, np.inf, y)}, "value of 'y' in row 4 is not finite"),
+    ],
+    ids=["beyond", "negative", "nan", "infinite"],
+)
+def test_bad_data_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(MarginalizeError, match=message), numpyro.handlers.seed(rng_seed=0):
+        marginalize(intercepts, "u")(**{**DATA, **change})
+
+
+def test_a_covariate_that_is_missing_is_refused() -> None:
+    data = {**DATA, "x": np.where(np.arange(ROWS) == 1, np.nan, x)}
+    message = "'y' is not finite in row 1"
+    with pytest.raises(MarginalizeError, match=message), numpyro.handlers.seed(rng_seed=0):
+        marginalize(slopes, ("u", "v"))(**data)
+
+
+def test_no_rows_are_refused() -> None:
+    def model(g: Any, y: Any) -> None:
+        sample("y", normal(groups()[g], 1), obs=y)
+
+    with (
+        pytest.raises(MarginalizeError, match="'y' has no rows"),
+        numpyro.handlers.seed(rng_seed=0),
+    ):
+        marginalize(model, "u")(np.zeros(0, int), np.zeros(0))
+
+
+def test_logarithms_of_negative_numbers_are_refused() -> None:
+    def model() -> None:
+        sample("y", dist.LogNormal(groups()[g], 1), obs=y)
+
+    message = "not positive where its logarithm is taken"
+    with (
+        pytest.raises(MarginalizeError, match=message),
+        numpyro.handlers.seed(rng_seed=0),
+    ):
+        marginalize(model, "u")()
+
+
+@pytest.mark.parametrize(
+    ("model", "sites", "error", "message"),
+    [
+        ("intercepts", "u", TypeError, "model is of type str; expected a NumPyro model"),
+        (intercepts, (), ValueError, "sites is empty; name at least one"),
+        (intercepts, ("u", "u"), ValueError, "sites names 'u' twice"),
+        (intercepts, ("u", 3), TypeError, "sites has 3 in it; expected names of sites"),
+        (intercepts, 3, TypeError, "sites is of type int; expected a name or names"),
+    ],
+)
+def test_bad_arguments_are_refused(
+    model: Any, sites: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        marginalize(model, sites)
+
+
+def test_a_reparametrized_site_has_another_name() -> None:
+    with (
+        pytest.raises(MarginalizeError, match=r"'u' is a deterministic site.*'u_decentered'"),
+        numpyro.handlers.seed(rng_seed=0),
+    ):
+        marginalize(decentered, "u")(**DATA)
+
+
+def test_traced_arguments_are_refused() -> None:
+    marginal = marginalize(intercepts, "u")
+    mcmc = MCMC(
+        NUTS(marginal), num_warmup=1, num_samples=1, progress_bar=False, jit_model_args=True
+    )
+    data = {name: jnp.asarray(values) for name, values in DATA.items()}
+    with pytest.raises(MarginalizeError, match=r"are traced.*MCMC without jit_model_args"):
+        mcmc.run(jax.random.PRNGKey(0), **data)
+
+
+def test_too_large_a_remainder_names_its_sites(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pattern_module, "MAX_REMAINDER", 4)
+    example = EXAMPLES["crossed"]
+    message = r"After eliminating u \(5 coefficients\).*beta and gamma \(5\), v \(3\).*non-centred"
+    with (
+        pytest.raises(RemainderTooLargeError, match=message),
+        numpyro.handlers.seed(rng_seed=0),
+    ):
+        marginalize(example.model, example.sites)(**DATA)
+
+
+SAMPLES = {"tau": np.ones(4), "sigma": np.ones(4)}
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ({"tau": np.ones(4)}, "samples lack the site 'sigma'; .* every remaining site: 'tau', "),
+        ({**SAMPLES, "tau": 1.0}, r"samples\['tau'\] has shape \(\); expected leading axes"),
+        ({**SAMPLES, "tau": np.ones(3)}, r"leading axes \(4,\), others have \(3,\)"),
+        ({"tau": np.ones(0), "sigma": np.ones(0)}, r"no draws \(leading shape \(0,\)\)"),
+    ],
+)
+def test_bad_samples_are_refused(samples: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        marginalize(intercepts, "u").recover(0, samples, **DATA)
+
+
+def test_recovering_needs_observations() -> None:
+    data = {**DATA, "y": None}
+    with pytest.raises(MarginalizeError, match=r"nothing is observed. Call the model with its"):
+        marginalize(intercepts, "u").recover(0, SAMPLES, **data)

@@ -1,0 +1,53 @@
+"""`marginalize` on many models against the same integral taken from NumPyro's log density."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from marginal_models import DATA, EXAMPLES, flatten, integrate, latents_of
+from numpyro.infer.util import log_density
+
+from probmf.inference.marginal import marginalize
+
+NUM_DRAWS = 4000
+DRAWN = ("correlated", "crossed", "factors", "masked", "nested", "decentered", "two by row")
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_density_is_the_integral_over_the_effects(name: str) -> None:
+    example = EXAMPLES[name]
+    marginal = marginalize(example.model, example.sites)
+    with jax.enable_x64(True):
+        latents = latents_of(example)
+        density, trace = log_density(marginal, (), DATA, latents)
+        with jax.numpy_rank_promotion("allow"):  # NumPyro's MultivariateNormal needs it.
+            expected = integrate(example, latents)
+    assert density == pytest.approx(expected.log_density, rel=1e-9)
+    assert not {*example.sites, *example.hidden} & set(trace)
+    assert set(latents) < set(trace)
+    if name not in DRAWN:
+        return
+    with jax.enable_x64(True):
+        many = {n: jnp.broadcast_to(v, (NUM_DRAWS, *v.shape)) for n, v in latents.items()}
+        effects = marginal.recover(1, many, **DATA)
+    assert set(effects) == {*example.sites, *example.hidden}
+    drawn = flatten(example.sites, effects)
+    half = np.linalg.solve(np.linalg.cholesky(expected.covariance), (drawn - expected.mean).T)
+    assert np.abs(half.mean(1)).max() < 4.5 / np.sqrt(NUM_DRAWS)
+    second = half @ half.T / NUM_DRAWS - np.eye(len(half))
+    assert np.abs(second).max() < 4.5 * np.sqrt(2 / NUM_DRAWS)
+    chi_square = scipy.stats.chi2(len(half)).cdf
+    assert scipy.stats.kstest(np.sum(half**2, axis=0), chi_square).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("name", ["slopes and means", "crossed"])
+def test_single_precision_is_close(name: str) -> None:
+    example = EXAMPLES[name]
+    data = {n: jnp.asarray(v) for n, v in DATA.items()}
+    latents = latents_of(example)
+    density, _ = log_density(marginalize(example.model, example.sites), (), data, latents)
+    assert density.dtype == jnp.float32
+    with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
+        wide = {n: jnp.asarray(v, jnp.float64) for n, v in latents.items()}
+        assert density == pytest.approx(integrate(example, wide).log_density, rel=1e-4)
