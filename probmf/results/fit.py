@@ -85,7 +85,8 @@ class Fit:
                 del shapes["intercept"]
         for name in self.model.random_scales():
             if name in samples:
-                law = getattr(self.model, name, None) or self.model.likelihood.scale_sites()[name]
+                own = self.model.likelihood.scale_sites()
+                law: Any = own[name] if name in own else getattr(self.model, name)
                 shapes[name] = tuple(law.batch_shape + law.event_shape)
         return shapes
 

@@ -3,14 +3,32 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from types import MappingProxyType
+from typing import Any, Literal, get_args
 
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from probmf.data import as_generator
 from probmf.models.mixed import Design, MixedEffects
+from probmf.results import mixed_storage
+from probmf.results.asked import check_interval
 from probmf.results.history import History
+from probmf.results.mixed_arviz import to_datatree
+from probmf.results.mixed_predict import (
+    MixedPredictions,
+    SiteDraws,
+    population_rows,
+    predict_rows,
+    training_rows,
+    without_groups,
+)
+from probmf.results.mixed_response import Kind, Level
+from probmf.results.mixed_summary import summarize_sites
 from probmf.results.sampling import Sampling
+from probmf.results.table import Table
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -26,6 +44,7 @@ class MixedFit:
         method: How it was fitted, such as "nuts".
         sampling: How the sampler's run went; None for a point fit.
         history: How an optimizer's search went, or None.
+        data: The training table, any that `model.design` takes; only `save` needs it.
 
     Raises:
         ValueError: If there are no draws, a site is none of the model's, has another shape than
@@ -38,6 +57,7 @@ class MixedFit:
     method: str
     sampling: Sampling | None = None
     history: History | None = None
+    data: Any = None
 
     def __post_init__(self) -> None:
         """Check the draws against the model and freeze them."""
@@ -88,6 +108,11 @@ class MixedFit:
         """Draws per chain."""
         return int(next(iter(self.samples.values())).shape[1])
 
+    @property
+    def is_point(self) -> bool:
+        """Whether this is a point fit: one draw, and not that of a sampler."""
+        return self.sampling is None and (self.num_chains, self.num_draws) == (1, 1)
+
     def point(self) -> dict[str, np.ndarray]:
         """Parameters of a point fit by site name, without chain and draw axes.
 
@@ -104,7 +129,7 @@ class MixedFit:
     def __repr__(self) -> str:
         """One line: what was fitted to what, and how."""
         draws = ""
-        if (self.num_chains, self.num_draws) != (1, 1):
+        if not self.is_point:
             draws = f"; {self.num_chains} chains of {self.num_draws:,} draws"
         if self.sampling is not None and not self.sampling.complete:
             draws += ", incomplete"
@@ -112,3 +137,167 @@ class MixedFit:
             f"MixedFit({self.method}: {self.model.formula}, {self.model.likelihood}; "
             f"{self.design.data.num_observations:,} observations{draws})"
         )
+
+    @cached_property
+    def _draws(self) -> SiteDraws:
+        return SiteDraws(self.design, self.samples)
+
+    def predict(
+        self,
+        data: Any = None,
+        *,
+        interval: float | None = 0.9,
+        unseen: Literal["error", "prior"] = "error",
+        level: Level = "groups",
+        kind: Kind = "mean",
+        key: ArrayLike | None = None,
+    ) -> MixedPredictions:
+        r"""Predict the responses of rows, averaged over the draws.
+
+        With kind="mean" the interval says how well the expected response is known, with
+        kind="response" where a response will lie: the noise is put in, in closed form given each
+        draw, and the interval's ends are quantiles of the mixture over the draws.
+
+        Args:
+            data: A table with the columns of the formula; they need no response. None for the
+                training rows.
+            interval: Probability of the central interval; None for means only.
+            unseen: What a group that the training data lack does: "error", or "prior" for effects
+                drawn from the prior of each draw (which needs a key), flagged in `known`.
+            level: "groups" with the effects of groups; "population" without them, for the group
+                whose effects are all zero. Grouping columns are not needed then.
+            kind: "mean" or "response".
+            key: JAX key or int, for new groups.
+
+        Returns:
+            The predictions, in the order of the rows. A point fit (one draw) knows no uncertainty
+            of the mean: `sd`, `lower` and `upper` are then None with kind="mean", and of the noise
+            alone with kind="response".
+
+        Raises:
+            TypeError: If `data` is no table, or a column has another type than in training.
+            ValueError: If an option is unknown, a column or value is missing, a level is unseen and
+                may not be, or the fit has no draws of what is needed.
+
+        Cost: O(draws n (p + sum of the d)) time; memory is bounded.
+        """
+        if interval is not None:
+            check_interval(interval)
+        for name, value, options in (
+            ("unseen", unseen, ("error", "prior")),
+            ("level", level, get_args(Level.__value__)),
+            ("kind", kind, get_args(Kind.__value__)),
+        ):
+            if value not in options:
+                listed = " or ".join(map(repr, options))
+                raise ValueError(f"{name} is {value!r}; expected {listed}.")
+        if data is None:
+            rows = training_rows(self.design)
+            rows = rows if level == "groups" else without_groups(rows)
+        elif level == "population":
+            rows = population_rows(self.design, data)
+        else:
+            rows = self.model.encode(self.design, data, unseen=unseen)
+        return predict_rows(
+            self._draws, rows, self.model.likelihood, kind=kind,
+            interval=None if self.is_point and kind == "mean" else interval,
+            rng=None if key is None else as_generator(key),
+        )  # fmt: skip
+
+    def summary(self, *, interval: float = 0.9, effects: bool = False) -> Table:
+        """Means, standard deviations and intervals of the parameters.
+
+        Args:
+            interval: Probability of the central interval.
+            effects: Whether to list every effect of every group, too.
+
+        Returns:
+            One row per number, called after its coordinates, such as "coefficients[hours]".
+            Correlations are listed in place of their Cholesky factor. Whether the draws can be
+            relied upon is what `probmf.diagnostics.summary` tells.
+
+        Raises:
+            ValueError: If the interval is not in (0, 1).
+        """
+        check_interval(interval)
+        return summarize_sites(
+            self.samples, self.model.dims(self.design), self.model.coords(self.design),
+            interval=interval, effects=effects,
+        )  # fmt: skip
+
+    def to_arviz(
+        self,
+        *,
+        posterior_predictive: bool = False,
+        log_likelihood: bool = False,
+        key: ArrayLike | None = None,
+    ) -> Any:
+        """The fit as an ArviZ DataTree, with the user's levels and columns as coordinates.
+
+        Args:
+            posterior_predictive: Whether to draw a response of each observation at each draw
+                (which needs a key).
+            log_likelihood: Whether to compute the log density of each observation at each draw.
+            key: JAX key or int.
+
+        Returns:
+            Groups `posterior` (`point` for a point fit), `observed_data`, `sample_stats` if the
+            sampler has any, and those that were asked for.
+
+        Raises:
+            ValueError: If a key is missing, or draws of what is needed.
+
+        Memory: that of the result, draws x observations, and a bounded amount besides.
+        """
+        if posterior_predictive and key is None:
+            raise ValueError(
+                "posterior_predictive=True draws at random; give key=, a JAX key or an int."
+            )
+        rng = as_generator(key) if posterior_predictive and key is not None else None
+        return to_datatree(
+            self.model, self.design, self._draws, training_rows(self.design), self.method,
+            self.sampling, is_point=self.is_point, log_likelihood=log_likelihood, rng=rng,
+        )  # fmt: skip
+
+    def save(self, path: str | PathLike[str], *, data: Any = None) -> None:
+        """Write the fit to a directory: JSON, safetensors and Parquet; never pickle.
+
+        The columns that the formula uses are stored with it, because the coding of new rows is
+        made anew from them.
+
+        Args:
+            path: Directory to make; a saved fit that is there is replaced.
+            data: The training table, if the fit does not have it.
+
+        Raises:
+            ValueError: If the training table is not there or is another, or something has no
+                faithful file form.
+            FileExistsError: If `path` exists and is not a saved fit, or holds other files as well.
+        """
+        data = self.data if data is None else data
+        if data is None:
+            raise ValueError(
+                "This fit was made from a design and does not have the training table, which is "
+                "stored with it; give it: save(path, data=table)."
+            )
+        mixed_storage.save(
+            path, self.model, self.design, data, self.samples, self.method, self.sampling,
+            self.history,
+        )  # fmt: skip
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> "MixedFit":
+        """Read a fit that `save` wrote.
+
+        Args:
+            path: The directory.
+
+        Returns:
+            The fit.
+
+        Raises:
+            FileNotFoundError: If there is nothing at `path`.
+            ValueError: If a file is missing, truncated, altered or not of this package, or the
+                formula calls anything but formulaic's transforms and functions of NumPy's.
+        """
+        return cls(**mixed_storage.load(path))

@@ -84,7 +84,9 @@ def _solve(mean: Array, sd: Array, probability: Array) -> Array:
         step, *_, moved = state
         return (step < MAX_STEPS) & jnp.any(moved > 1e-5)
 
-    def improve(state: tuple[Array, ...]) -> tuple[Array, ...]:
+    def improve(
+        state: tuple[Array, Array, Array, Array, Array],
+    ) -> tuple[Array, Array, Array, Array, Array]:
         step, x, low, high, _ = state
         z = (x[None, :] - mean) / sd
         excess = jnp.mean(ndtr(z), axis=0) - probability

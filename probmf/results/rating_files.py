@@ -38,9 +38,9 @@ def write_ratings(data: Ratings, folder: Path) -> dict[str, str]:
         ("item", data.items, data.item_features),
     ):
         types[f"{side} ids"] = vocabulary.ids.dtype.str
-        _write(pa.table({"id": _ids_to_arrow(vocabulary)}), folder / IDS[side], "ids")
+        write_file(pa.table({"id": _ids_to_arrow(vocabulary)}), folder / IDS[side], "ids")
         if features is not None:
-            _write(features, folder / FEATURES[side], f"{side}_features")
+            write_file(features, folder / FEATURES[side], f"{side}_features")
     columns: dict[str, Any] = {
         "user": data.user, "item": data.item, "rating": data.rating, "weight": data.weight,
         "time": data.time,
@@ -48,8 +48,8 @@ def write_ratings(data: Ratings, folder: Path) -> dict[str, str]:
     columns |= {KEPT + name: values for name, values in data.columns.items()}
     given = {name: values for name, values in columns.items() if values is not None}
     types |= {name: values.dtype.str for name, values in given.items()}
-    table = pa.table({name: _to_arrow(values, name) for name, values in given.items()})
-    _write(table, folder / RATINGS, "ratings")
+    table = pa.table({name: column_to_arrow(values, name) for name, values in given.items()})
+    write_file(table, folder / RATINGS, "ratings")
     return types
 
 
@@ -64,15 +64,17 @@ def read_ratings(folder: Path, types: Mapping[str, str]) -> Ratings:
         The ratings.
     """
     vocabularies = {
-        side: Vocabulary(side, _from_arrow(_read(folder / file)["id"], types[f"{side} ids"]))
+        side: Vocabulary(
+            side, column_from_arrow(read_file(folder / file)["id"], types[f"{side} ids"])
+        )
         for side, file in IDS.items()
     }
     features = {
-        side: _read(folder / file) if (folder / file).is_file() else None
+        side: read_file(folder / file) if (folder / file).is_file() else None
         for side, file in FEATURES.items()
     }
-    table = _read(folder / RATINGS)
-    column = {name: _from_arrow(table[name], types[name]) for name in table.column_names}
+    table = read_file(folder / RATINGS)
+    column = {name: column_from_arrow(table[name], types[name]) for name in table.column_names}
     return Ratings(
         users=vocabularies["user"],
         items=vocabularies["item"],
@@ -102,7 +104,7 @@ def _ids_to_arrow(vocabulary: Vocabulary) -> pa.Array:
         ) from None
 
 
-def _to_arrow(values: np.ndarray, name: str) -> pa.Array:
+def column_to_arrow(values: np.ndarray, name: str) -> pa.Array:
     """A column as an Arrow array that reads back as the same column."""
     try:
         array = pa.array(values)
@@ -116,20 +118,24 @@ def _to_arrow(values: np.ndarray, name: str) -> pa.Array:
     return array
 
 
-def _from_arrow(column: pa.ChunkedArray, dtype: str) -> np.ndarray:
+def column_from_arrow(column: pa.ChunkedArray, dtype: str) -> np.ndarray:
+    """The column that `column_to_arrow` made, in its NumPy type."""
     if np.dtype(dtype) == object:
         return objects(column.to_pylist())
     return column.to_numpy().astype(dtype, copy=False)
 
 
 def _no_form(name: str, why: str) -> str:
+    kept = name.startswith(KEPT)
+    advice = "Convert it to numbers or text" + ", or leave it out of keep=" * kept
     return (
-        f"Column {name.removeprefix(KEPT)!r} of the ratings has no file form that reads back the "
-        f"same ({why}). Convert it to numbers or text, or leave it out of keep=."
+        f"Column {name.removeprefix(KEPT)!r} of the {'ratings' if kept else 'data'} has no file "
+        f"form that reads back the same ({why}). {advice}."
     )
 
 
-def _write(table: pa.Table, file: Path, what: str) -> None:
+def write_file(table: pa.Table, file: Path, what: str) -> None:
+    """Write Parquet, or say which table can't be stored."""
     try:
         pq.write_table(table, file)
     except pa.ArrowException as error:
@@ -139,6 +145,7 @@ def _write(table: pa.Table, file: Path, what: str) -> None:
         ) from None
 
 
-def _read(file: Path) -> pa.Table:
+def read_file(file: Path) -> pa.Table:
+    """Read Parquet."""
     # read_table would take folders called like "fold=1" for columns.
     return pq.ParquetFile(file).read()

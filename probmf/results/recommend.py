@@ -220,8 +220,8 @@ def _described(
     item = data.items.ids[code]
     if not filled.all():
         # Dates would turn into numbers as Python objects.
-        values = list(item.flat) if item.dtype.kind in "mM" else item.ravel().tolist()
-        item = objects(values).reshape(item.shape)
+        plain = list(item.flat) if item.dtype.kind in "mM" else item.ravel().tolist()
+        item = objects(plain).reshape(item.shape)
         item[~filled] = None
     return Recommendations(
         user=asked.ids, item=item, code=code, **columns,

@@ -1,0 +1,236 @@
+"""Predictions of a mixed-effects model, averaged over draws."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, Float
+
+from probmf.models.mixed import Design, Encoded, EncodedTerm
+from probmf.models.mixed.columns import Table
+from probmf.models.mixed.design import PredictorCoding
+from probmf.results.mixed_response import Kind, Summary, summarize
+from probmf.results.mixtures import row_blocks
+
+
+@dataclass(frozen=True, eq=False)
+class MixedPredictions:
+    """Predicted responses of rows, in their order.
+
+    Attributes:
+        mean: Expected response; the probability of a one for "bernoulli"; for "ordinal" the
+            expected level, with levels that are numbers as they are, and others counted from 0.
+        sd: With kind="mean" the posterior standard deviation of `mean`, with kind="response" that
+            of the response; None if no interval was asked for, or a point fit cannot know it.
+        lower: Lower end of the interval of the same, or None.
+        upper: Upper end, or None.
+        known: False where a group is not among those of the training data.
+        probability: For "ordinal" the probability of each level, shape (n, levels), else None.
+        levels: For "ordinal" the levels, in order.
+    """
+
+    mean: Float[np.ndarray, " n"]
+    sd: Float[np.ndarray, " n"] | None
+    lower: Float[np.ndarray, " n"] | None
+    upper: Float[np.ndarray, " n"] | None
+    known: Bool[np.ndarray, " n"]
+    probability: Float[np.ndarray, "n levels"] | None = None
+    levels: tuple[Any, ...] = ()
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.mean)
+
+    def __repr__(self) -> str:
+        """How many there are, the first of them, and how many have new groups."""
+        first = f"{self.mean[0]:.4g}"
+        if self.lower is not None and self.upper is not None:
+            first += f" ({self.lower[0]:.4g} to {self.upper[0]:.4g})"
+        new = int(np.sum(~self.known))
+        return (
+            f"MixedPredictions({len(self):,} rows, the first {first}"
+            f"{f'; {new:,} with a new group' if new else ''})"
+        )
+
+    def to_arrow(self) -> pa.Table:
+        """The predictions as an Arrow table (`.to_pandas()` and `polars.from_arrow` follow).
+
+        Returns:
+            One line per row, a column for each field that is not None, and for "ordinal" one
+            called "probability of {level}" for each level.
+        """
+        names = ("mean", "sd", "lower", "upper", "known")
+        columns = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if self.probability is not None:
+            for level, column in zip(self.levels, self.probability.T, strict=True):
+                columns[f"probability of {level}"] = np.ascontiguousarray(column)
+        return pa.table(columns)
+
+
+class SiteDraws:
+    """Draws of sites, chains joined; what the model has fixed is repeated.
+
+    Args:
+        design: The design.
+        samples: Draws with leading (chain, draw) axes.
+    """
+
+    def __init__(self, design: Design, samples: Mapping[str, np.ndarray]) -> None:
+        """Keep both."""
+        self.design, self.samples = design, samples
+        first = next(iter(samples.values()))
+        self.num_draws = int(first.shape[0] * first.shape[1])
+
+    def __getitem__(self, site: str) -> Float[np.ndarray, "draws ..."]:
+        """Draws of a site.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        if site in self.samples:
+            value = self.samples[site]
+            return value.reshape(-1, *value.shape[2:])
+        prior = self.design.data.priors.get(site)
+        if prior is not None and not hasattr(prior, "log_prob"):
+            fixed = np.asarray(prior)
+            return np.broadcast_to(fixed, (self.num_draws, *fixed.shape))
+        if not site.endswith(("_effects", "coefficients")):
+            raise ValueError(
+                f"The fit has no draws of {site}, whose prior is a distribution; they belong in "
+                "samples."
+            )
+        instead = ", or predict with level='population'" * site.endswith("_effects")
+        raise ValueError(
+            f"The fit has no draws of {site}: the sampler integrated them out and did not draw "
+            f"them afterwards. Sample again and have them recovered{instead}."
+        )
+
+
+def predict_rows(
+    draws: SiteDraws,
+    rows: Encoded,
+    likelihood: str,
+    *,
+    interval: float | None,
+    kind: Kind,
+    rng: np.random.Generator | None,
+) -> MixedPredictions:
+    """Predict encoded rows; see `MixedFit.predict`."""
+    levels = draws.design.response_levels
+    n = len(rows.population)
+    known = known_rows(rows)
+    if rng is None and not known.all():
+        raise ValueError(
+            f"{int(np.sum(~known)):,} rows have a group that is not among those of the training "
+            "data; their effects are drawn from the prior, so give key=, a JAX key or an int."
+        )
+    found = np.full((4, n), np.nan)
+    probability = np.empty((n, len(levels))) if levels else None
+    for part, predictor, own in blocks(draws, rows, rng):
+        summary: Summary = summarize(likelihood, predictor, own, levels, interval, kind)
+        found[: len(summary.values), part] = summary.values
+        if probability is not None:
+            probability[part] = summary.probability
+    mean, *rest = found
+    sd, lower, upper = rest if interval is not None else (None, None, None)
+    return MixedPredictions(mean, sd, lower, upper, known, probability, levels)
+
+
+def blocks(
+    draws: SiteDraws, rows: Encoded, rng: np.random.Generator | None
+) -> Iterator[tuple[slice, Float[np.ndarray, "draws part"], Float[np.ndarray, "draws own"] | None]]:
+    """The linear predictor and the likelihood's own parameters, by blocks of rows.
+
+    Yields:
+        Which rows, the predictor, and the noise scale (shape (draws, 1) or (draws, part)), the
+        cutpoints, or None. Memory is bounded, whatever the numbers of draws and rows.
+    """
+    design = draws.design
+    for part in row_blocks(
+        len(rows.population), draws.num_draws * max(1, len(design.response_levels))
+    ):
+        predictor = _linear(draws, design.mean, rows, part, rng)
+        own = None
+        if design.response_levels:
+            own = np.asarray(draws["cutpoints"], np.float64)
+        elif design.noise is not None and rows.noise is not None:
+            own = np.exp(_linear(draws, design.noise, rows.noise, part, rng))
+        elif "noise_scale" in design.data.priors:
+            own = np.asarray(draws["noise_scale"], np.float64)[:, None]
+        yield part, predictor, own
+
+
+def known_rows(rows: Encoded) -> Bool[np.ndarray, " n"]:
+    """Whether all groups of a row are known."""
+    known = np.ones(len(rows.population), bool)
+    for part in (rows, rows.noise):
+        for term in part.groups.values() if part is not None else ():
+            known &= term.group >= 0
+    return known
+
+
+def training_rows(design: Design) -> Encoded:
+    """The rows of the training data."""
+    parts = []
+    for predictor in design.data.predictors:
+        terms = {
+            term.name: EncodedTerm(np.asarray(term.group), np.asarray(term.z, np.float64))
+            for term in predictor.groups
+        }
+        parts.append(Encoded(np.asarray(predictor.population, np.float64), terms))
+    return parts[0]._replace(noise=parts[1] if len(parts) > 1 else None)
+
+
+def population_rows(design: Design, data: Any) -> Encoded:
+    """Rows without their group terms; columns that only those use need not be there."""
+    names = [name for coding in design.codings for name in coding.columns.levels]
+    table = Table(data, list(dict.fromkeys(names)))
+    parts = [
+        Encoded(coding.columns.encode(table)[:, list(coding.places)], {})
+        for coding in design.codings
+    ]
+    return parts[0]._replace(noise=parts[1] if len(parts) > 1 else None)
+
+
+def without_groups(rows: Encoded) -> Encoded:
+    """The same rows, their group terms left out."""
+    noise = None if rows.noise is None else rows.noise._replace(groups={})
+    return rows._replace(groups={}, noise=noise)
+
+
+def _linear(
+    draws: SiteDraws,
+    coding: PredictorCoding,
+    rows: Encoded,
+    part: slice,
+    rng: np.random.Generator | None,
+) -> Float[np.ndarray, "draws part"]:
+    x = rows.population[part]
+    total = np.zeros((draws.num_draws, len(x)))
+    if coding.names:
+        total += draws[coding.site] @ x.T
+    for term in coding.terms:
+        if term.name not in rows.groups:
+            continue
+        group, z = rows.groups[term.name].group[part], rows.groups[term.name].z[part]
+        effects = draws[f"{term.name}_effects"]
+        new = np.flatnonzero(group < 0)
+        for place in range(z.shape[1]):
+            column = np.take(effects[:, :, place], np.maximum(group, 0), axis=1)
+            column[:, new] = 0.0
+            total += column * z[:, place]
+        if len(new) and rng is not None:
+            total[:, new] += _new_effects(draws, term.name, z[new], rng)
+    return total
+
+
+def _new_effects(
+    draws: SiteDraws, name: str, z: np.ndarray, rng: np.random.Generator
+) -> Float[np.ndarray, "draws rows"]:
+    """What effects of new groups add to rows, drawn from the prior of each draw."""
+    noise = rng.standard_normal((draws.num_draws, *z.shape))
+    if f"{name}_correlation" in draws.design.data.priors:
+        noise = np.einsum("sij,snj->sni", draws[f"{name}_correlation"], noise)
+    return np.einsum("snj,sj,nj->sn", noise, draws[f"{name}_scale"], z)
