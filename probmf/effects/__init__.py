@@ -7,6 +7,7 @@ from probmf.effects.statistics import (
     collect_statistics,
     collect_targets,
     compress,
+    sum_on_host,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "draw_effects",
     "log_evidence",
     "make_pattern",
+    "sum_on_host",
 ]

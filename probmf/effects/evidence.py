@@ -166,27 +166,27 @@ def _eliminate(
     target = statistics.rest - precision * jax.ops.segment_sum(
         pulled, pattern.entry_column, num_segments=pattern.num_columns
     )
-    matrix, values, element = _products(pattern, statistics, tril, spread, precision)
-    return value, Remainder(matrix, values, element, target)
+    products = _products(pattern, statistics, tril, spread, precision)
+    element = None if pattern.pairs is None else pattern.pairs.element
+    return value, Remainder(products, element, target)
 
 
 def _products(
     pattern: Pattern, statistics: Statistics, tril: Array, spread: Array, precision: Array
-) -> tuple[Array, Array, Array]:
-    """B less the sum of C^T H C over the leading groups: a matrix, and what to add to it where."""
+) -> Array:
+    """B less the sum of C^T H C over the leading groups, by element or as a matrix."""
     size, base, table = pattern.num_columns, statistics.rest_rest, statistics.table
     if table is not None and tril.ndim == 2:
         # 1 / (g + lambda) by 1 / lambda, which is zero at a scale of zero.
         ratio = precision * jnp.square(tril[0, 0])
-        return base, -(table.terms @ (ratio / (1.0 + ratio * table.knot))), table.element
+        return base - table.terms @ (ratio / (1.0 + ratio * table.knot))
     if pattern.pairs is not None:
         left, right, which, element = pattern.pairs
         by_entry = jnp.einsum("eab,eb->ea", spread[pattern.entry_group], statistics.lead_rest)
         products = jnp.sum(statistics.lead_rest[left] * by_entry[right], axis=1)
-        values = jax.ops.segment_sum(
+        return base - precision * jax.ops.segment_sum(
             products, which, num_segments=len(element), indices_are_sorted=True
         )
-        return base, -precision * values, element
     groups, dim = pattern.shapes[0]
     dense = jnp.zeros((groups, size, dim), spread.dtype)
     dense = dense.at[pattern.entry_group, pattern.entry_column].set(
@@ -194,6 +194,4 @@ def _products(
     )
     spreaded = jnp.einsum("mad,mdc->mac", dense, spread)
     by_column = dense.transpose(1, 0, 2).reshape(size, groups * dim)
-    products = by_column @ spreaded.transpose(0, 2, 1).reshape(groups * dim, size)
-    nothing = jnp.zeros(0, base.dtype)
-    return base - precision * products, nothing, jnp.zeros(0, jnp.int32)
+    return base - precision * by_column @ spreaded.transpose(0, 2, 1).reshape(groups * dim, size)

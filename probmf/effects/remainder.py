@@ -47,15 +47,13 @@ class Remainder(NamedTuple):
     """The unscaled system of the columns.
 
     Attributes:
-        matrix: M without the sparse part; lower triangle and whole blocks on the diagonal.
-        values: What is to be added to it...
-        element: ...and the flat positions where, none twice.
+        products: M, its lower triangle and whole blocks on the diagonal: as a matrix, or...
+        element: ...by these flat positions, none twice, where the rest is zero; None for a matrix.
         target: c.
     """
 
-    matrix: Float[Array, "D D"]
-    values: Float[Array, " elements"]
-    element: Int[Array, " elements"]
+    products: Float[Array, "D D"] | Float[Array, " elements"]
+    element: Int[Array, " elements"] | None
     target: Float[Array, " D"]
 
 
@@ -63,19 +61,41 @@ def factor_remainder(
     shapes: Shapes, system: Remainder, trils: Trils, precision: Array
 ) -> tuple[Array, Array]:
     """The lower factor R of S, and R^-1 b."""
-    scaled = _scale_both(shapes, trils, _whole_matrix(system))
+    size = len(system.target)
+    values, element = system.products, system.element
+    if element is not None and _scalar(shapes):
+        # Scaled before they are spread: the matrix is written once and read by the factorization.
+        scale = _scales(shapes, trils, values.dtype)
+        row, column = jnp.divmod(element, size)
+        scaled = _spread(size, precision * scale[row] * scale[column] * values, element)
+    else:
+        scaled = precision * _scale_both(shapes, trils, _whole_matrix(system))
     prior = jnp.diag(_prior_precision(shapes, scaled.dtype))
-    factor = lax.linalg.cholesky(prior + precision * scaled, symmetrize_input=False)
+    factor = lax.linalg.cholesky(prior + scaled, symmetrize_input=False)
     vector = precision * scale_columns(shapes, trils, system.target[:, None])[:, 0]
     return factor, solve_lower(factor, vector)
 
 
 def _whole_matrix(system: Remainder) -> Float[Array, "D D"]:
-    """M with its sparse part."""
-    if not len(system.values):
-        return system.matrix
-    flat = system.matrix.ravel().at[system.element].add(system.values, unique_indices=True)
-    return flat.reshape(system.matrix.shape)
+    """M as a matrix."""
+    if system.element is None:
+        return system.products
+    return _spread(len(system.target), system.products, system.element)
+
+
+def _spread(size: int, values: Array, element: Array) -> Array:
+    flat = jnp.zeros(size * size, values.dtype)
+    return flat.at[element].set(values, unique_indices=True).reshape(size, size)
+
+
+def _scalar(shapes: Shapes) -> bool:
+    return all(shape.dim == 1 for shape in shapes)
+
+
+def _scales(shapes: Shapes, trils: Sequence[Array], dtype: Any) -> Float[Array, " D"]:
+    """The diagonal of P, where every block has one coefficient per group."""
+    size = sum(shape.groups for shape in shapes)
+    return scale_columns(shapes, trils, jnp.ones((size, 1), dtype))[:, 0]
 
 
 def _forward(
@@ -119,22 +139,23 @@ def _backward(
     scaled_mean = scale_columns(shapes, trils, mean[:, None], transpose=False)[:, 0]
 
     # The stored part of M holds each element below its diagonal blocks once, for two.
-    row, column = jnp.divmod(system.element, size)
     cell = jnp.asarray(cells(shapes))
-    twice = jnp.where(cell[row] == cell[column], 1.0, 2.0).astype(half.dtype)
-    if all(shape.dim == 1 for shape in shapes):
-        scale = scale_columns(shapes, trils, jnp.ones((size, 1), half.dtype))[:, 0]
-        covariance = scale[row] * scale[column] * inverse.ravel()[system.element]
+    if system.element is None:
+        lower = jnp.tril(jnp.full((size, size), 2.0, half.dtype))
+        twice = jnp.where(cell[:, None] == cell[None], 1.0, lower)
+        covariance = _scale_both(shapes, trils, inverse, transpose=False)
+        moment = covariance + jnp.outer(scaled_mean, scaled_mean)
     else:
-        covariance = _scale_both(shapes, trils, inverse, transpose=False).ravel()[system.element]
-    moment = covariance + scaled_mean[row] * scaled_mean[column]
-    for_values = -0.5 * cotangent * precision * twice * moment
-
-    covariances = _scale_both(shapes, trils, inverse, transpose=False)
-    moments = covariances + jnp.outer(scaled_mean, scaled_mean)
-    lower = jnp.tril(jnp.where(cell[:, None] == cell[None], 1.0, 2.0))
-    whole = jnp.where(cell[:, None] == cell[None], 1.0, lower).astype(half.dtype)
-    for_matrix = -0.5 * cotangent * precision * whole * moments
+        row, column = jnp.divmod(system.element, size)
+        twice = jnp.where(cell[row] == cell[column], 1.0, 2.0).astype(half.dtype)
+        if _scalar(shapes):
+            scale = _scales(shapes, trils, half.dtype)
+            covariance = scale[row] * scale[column] * inverse.ravel()[system.element]
+        else:
+            both = _scale_both(shapes, trils, inverse, transpose=False)
+            covariance = both.ravel()[system.element]
+        moment = covariance + scaled_mean[row] * scaled_mean[column]
+    for_products = -0.5 * cotangent * precision * twice * moment
 
     for_target = cotangent * precision * scaled_mean
     prior = _prior_precision(shapes, half.dtype)
@@ -143,8 +164,10 @@ def _backward(
     for_precision = 0.5 * cotangent / precision * (trace - size + jnp.sum(half**2) + square)
     scores = _tril_score(shapes, system, trils, precision, inverse, mean)
     for_trils = tuple(cotangent * part for part in scores)
-    no_gradient = jnp.zeros(system.element.shape, jax.dtypes.float0)
-    return Remainder(for_matrix, for_values, no_gradient, for_target), for_trils, for_precision
+    no_gradient = None
+    if system.element is not None:
+        no_gradient = np.zeros(system.element.shape, jax.dtypes.float0)
+    return Remainder(for_products, no_gradient, for_target), for_trils, for_precision
 
 
 remainder_evidence.defvjp(_forward, _backward)
@@ -223,9 +246,9 @@ def _scale_both(
     shapes: Shapes, trils: Sequence[Array], matrix: Array, *, transpose: bool = True
 ) -> Array:
     """P^T X P, or P X P^T."""
-    if all(shape.dim == 1 for shape in shapes):
-        scale = scale_columns(shapes, trils, jnp.ones((len(matrix), 1), matrix.dtype))
-        return scale * matrix * scale.T
+    if _scalar(shapes):
+        scale = _scales(shapes, trils, matrix.dtype)
+        return scale[:, None] * matrix * scale[None]
     once = scale_columns(shapes, trils, matrix, transpose=transpose)
     return scale_columns(shapes, trils, once.T, transpose=transpose).T
 

@@ -40,7 +40,8 @@ class Statistics(NamedTuple):
     Attributes:
         lead_lead: Sums of z z^T within each leading group.
         lead_rest: The same between a leading group and a column, by entry.
-        rest_rest: The same between columns; the part that `Pattern` describes.
+        rest_rest: The same between columns: by element of the pattern's pairs, or as a matrix of
+            the stored part if the pattern has none.
         lead: Sums of z t by leading group.
         rest: Sums of z t by column.
         square: Sum of t^2.
@@ -49,7 +50,7 @@ class Statistics(NamedTuple):
 
     lead_lead: Float[Array, "m d d"]
     lead_rest: Float[Array, "entries d"]
-    rest_rest: Float[Array, "D D"]
+    rest_rest: Float[Array, " elements"] | Float[Array, "D D"]
     lead: Float[Array, "m d"]
     rest: Float[Array, " D"]
     square: Float[Array, ""]
@@ -85,7 +86,7 @@ def collect_statistics(
     return Statistics(
         lead_lead=lead_lead,
         lead_rest=cross,
-        rest_rest=_rest_products(pattern, rest, weighted_rest).reshape(size, size),
+        rest_rest=_rest_products(pattern, rest, weighted_rest),
         lead=_sum(weighted * target[:, None], pattern.group, groups),
         rest=_sum((weighted_rest * target[:, None]).ravel(), pattern.column.ravel(), size),
         square=jnp.sum(target * target if weight is None else weight * target * target),
@@ -93,20 +94,70 @@ def collect_statistics(
 
 
 def _rest_products(pattern: Pattern, rest: Array, weighted: Array) -> Array:
-    """Flat sums of products of columns: lower triangle, and whole blocks on the diagonal."""
-    size = pattern.num_columns
+    """Sums of products of columns: lower triangle, and whole blocks on the diagonal.
+
+    Two columns that an observation has both are a pair of its leading group, so that the elements
+    of the pairs hold all of them.
+    """
+    size, pairs = pattern.num_columns, pattern.pairs
     block = np.repeat(np.arange(len(pattern.shapes) - 1), [dim for _, dim in pattern.shapes[1:]])
-    total = jnp.zeros(size * size, rest.dtype)
+    total = jnp.zeros(size * size if pairs is None else len(pairs.element), rest.dtype)
     for i in range(len(block)):
         for j in range(len(block)):
             if block[i] >= block[j]:
                 where = pattern.column[:, i] * size + pattern.column[:, j]
+                if pairs is not None:
+                    where = jnp.searchsorted(pairs.element, where)
                 total = total.at[where].add(weighted[:, i] * rest[:, j])
-    return total
+    return total.reshape(size, size) if pairs is None else total
 
 
 def _sum(values: Array, index: Array, size: int) -> Array:
     return jax.ops.segment_sum(values, index, num_segments=size)
+
+
+def sum_on_host(
+    pattern: Pattern,
+    design: Sequence[Float[np.ndarray, "n d"]],
+    target: Float[np.ndarray, " n"],
+    weight: Float[np.ndarray, " n"] | None = None,
+) -> Statistics:
+    """`collect_statistics` in NumPy's double precision, with nothing to compile; see there."""
+    lead = np.asarray(design[0], np.float64)
+    rest = np.concatenate([np.zeros((len(target), 0)), *design[1:]], axis=1)
+    ones = np.ones(len(target)) if weight is None else np.asarray(weight, np.float64)
+    groups, dim = pattern.shapes[0]
+    size, pairs = pattern.num_columns, pattern.pairs
+    group, column, entry = (np.asarray(x) for x in (pattern.group, pattern.column, pattern.entry))
+    entries = len(pattern.entry_group)
+    element = None if pairs is None else np.asarray(pairs.element)
+
+    def total(index: np.ndarray, values: np.ndarray, length: int) -> np.ndarray:
+        # Of nothing at all, NumPy makes integers.
+        return np.bincount(index.ravel(), values.ravel(), minlength=length).astype(np.float64)
+
+    lead_lead = np.empty((groups, dim, dim))
+    for a in range(dim):
+        for b in range(dim):
+            lead_lead[:, a, b] = total(group, ones * lead[:, a] * lead[:, b], groups)
+    products = np.zeros(size * size if element is None else len(element))
+    block = np.repeat(np.arange(len(pattern.shapes) - 1), [dim for _, dim in pattern.shapes[1:]])
+    for i in range(len(block)):
+        for j in range(len(block)):
+            if block[i] >= block[j]:
+                where = column[:, i].astype(np.int64) * size + column[:, j]
+                where = where if element is None else np.searchsorted(element, where)
+                products += total(where, ones * rest[:, i] * rest[:, j], len(products))
+    cross = [total(entry, (ones * lead[:, a])[:, None] * rest, entries) for a in range(dim)]
+    by_group = [total(group, ones * lead[:, a] * target, groups) for a in range(dim)]
+    return Statistics(
+        lead_lead=lead_lead,
+        lead_rest=np.stack(cross, axis=1),
+        rest_rest=products.reshape(size, size) if element is None else products,
+        lead=np.stack(by_group, axis=1),
+        rest=total(column, (ones * target)[:, None] * rest, size),
+        square=np.sum(ones * target * target),
+    )
 
 
 def compress(pattern: Pattern, statistics: Statistics) -> Statistics:
@@ -131,9 +182,9 @@ def compress(pattern: Pattern, statistics: Statistics) -> Statistics:
         shape=(len(element), len(square)),
     ).tocsr()
     table = Table(
-        knot=jnp.asarray(knot),
-        terms=jnp.asarray(products @ coefficients),
-        element=jnp.asarray(element, jnp.int32),
+        knot=knot,
+        terms=products @ coefficients,
+        element=np.asarray(element, np.int32),
     )
     return statistics._replace(table=table)
 

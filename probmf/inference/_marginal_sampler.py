@@ -11,6 +11,7 @@ import numpy as np
 import numpyro
 from jaxtyping import Array
 from numpyro.infer import init_to_median
+from numpyro.infer.util import constrain_fn, potential_energy
 
 from probmf.inference._importance import (
     K_HAT_GATE,
@@ -39,6 +40,8 @@ KEEP_NUMBERS = 100_000_000
 #: Below this effective share of the proposals the mixture is fitted again.
 GOOD_SHARE = 0.5
 MAX_ROUNDS = 4
+#: Proposals of the first round: enough for a first k-hat.
+FIRST = 256
 
 
 class NotServedError(ValueError):
@@ -78,6 +81,7 @@ class MarginalDensity:
         self, model: MarginalModel, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
         """Prepare the model, and trace it."""
+        self.model, self.args, self.kwargs = model, args, dict(kwargs)
         self.prepared: Prepared = model.prepare(*args, **kwargs)
         self.potential = Potential(model, args, kwargs)
         prepared = self.prepared
@@ -87,15 +91,13 @@ class MarginalDensity:
                 *args, **kwargs
             )
 
-        self._prior = without_observations
-        self._args, self._kwargs = args, dict(kwargs)
-        self._effects: Any = None
+        self.prior = without_observations
 
     def start(self) -> np.ndarray:
         """The prior's medians, on the unconstrained scale."""
-        seeded = numpyro.handlers.seed(self._prior, rng_seed=0)
+        seeded = numpyro.handlers.seed(self.prior, rng_seed=0)
         median = numpyro.handlers.substitute(seeded, substitute_fn=init_to_median(num_samples=25))
-        trace = numpyro.handlers.trace(median).get_trace(*self._args, **self._kwargs)
+        trace = numpyro.handlers.trace(median).get_trace(*self.args, **self.kwargs)
         return self.potential.unconstrain({n: trace[n]["value"] for n in self.potential.sites})
 
     def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
@@ -105,14 +107,18 @@ class MarginalDensity:
         )
         return float(value), np.asarray(gradient, np.float64)
 
+    def constrain_prior(self, vector: Array) -> dict[str, Array]:
+        """The remaining sites at a vector; does not touch the observations."""
+        unravelled = self.potential.unravel(vector)
+        values = constrain_fn(self.prior, self.args, self.kwargs, unravelled)
+        return {name: values[name] for name in self.prepared.latent_shapes}
+
     def _joint(self, vector: Array, key: Array) -> tuple[Array, dict[str, Array]]:
         """Log density, and effects drawn from their conditional: one factorization for both."""
         unravelled = self.potential.unravel(vector)
-        prior = -numpyro.infer.util.potential_energy(
-            self._prior, self._args, self._kwargs, unravelled
-        )
-        values = numpyro.infer.util.constrain_fn(
-            self._prior, self._args, self._kwargs, unravelled, return_deterministic=True
+        prior = -potential_energy(self.prior, self.args, self.kwargs, unravelled)
+        values = constrain_fn(
+            self.prior, self.args, self.kwargs, unravelled, return_deterministic=True
         )
         latents = {n: v for n, v in values.items() if n in self.prepared.latent_shapes}
         evidence, effects = self.prepared.draw(latents, key)
@@ -283,7 +289,7 @@ class _Rounds:
     def plan(self, num_samples: int, limit: int) -> int:
         """How many proposals to make next; refits the law first where that will pay."""
         if self.num == 0:
-            return min(max(64, num_samples // 4), 512)
+            return min(max(FIRST, num_samples // 4), 2 * FIRST)
         done = self.effective >= num_samples and self.k_hat < K_HAT_GATE
         if done or self.num >= limit:
             return 0

@@ -37,7 +37,7 @@ def _inner(equation: Any) -> Any:
     if equation.primitive.name in ("scan", "while", "cond"):
         return None
     for value in equation.params.values():
-        inner = value.jaxpr if isinstance(value, core.ClosedJaxpr) else value
+        inner = getattr(value, "jaxpr", value)  # closed or open
         if isinstance(inner, core.Jaxpr) and (
             len(inner.invars) == len(equation.invars)
             and len(inner.outvars) == len(equation.outvars)
@@ -60,7 +60,7 @@ class Traced:
     def __init__(self, function: Any, *example: Any) -> None:
         """Trace the function."""
         self.closed, shape = jax.make_jaxpr(function, return_shape=True)(*example)
-        self.inputs = [jax.tree.structure(one) for one in example]
+        self.num_leaves = [len(jax.tree.leaves(one)) for one in example]
         self.output = jax.tree.structure(shape)
         jaxpr = self.closed.jaxpr
         self._compiled = jax.jit(lambda consts, leaves: jax.core.eval_jaxpr(jaxpr, consts, *leaves))
@@ -73,8 +73,6 @@ class Traced:
     def depends_on(self, position: int) -> Any:
         """The output's pytree, with whether each leaf depends on one argument."""
         sources = [
-            index == position
-            for index, tree in enumerate(self.inputs)
-            for _ in range(tree.num_leaves)
+            index == position for index, count in enumerate(self.num_leaves) for _ in range(count)
         ]
         return jax.tree.unflatten(self.output, depends(self.closed.jaxpr, sources))

@@ -95,7 +95,7 @@ class Run:
     values: dict[str, Array] = field(default_factory=dict)
 
 
-class Inject(Messenger):  # type: ignore[misc]  # NumPyro ships no types
+class Inject(Messenger):
     """Puts effects in as prior mean + deviation, hides them, and notes all other sites.
 
     Args:

@@ -91,22 +91,25 @@ class Prepared:
             latents: Values of the other latent sites; used where the design depends on them.
             value: Other observations than those of the run, or None.
         """
-        observed, statistics, precision, extra = self._system(run, latents, value)
-        del observed
+        statistics, precision, extra = self.system(run, latents, value)
         return extra + log_evidence(self.pattern, statistics, self._trils(run), precision)
 
     def draw(self, latents: Values, key: Array) -> tuple[Array, dict[str, Array]]:
         """The log density, and a joint draw of the effect sites' values and what they determine."""
         run = self.run(latents)
-        _, statistics, precision, extra = self._system(run, latents, None)
+        statistics, precision, extra = self.system(run, latents)
         value, tables = draw_effects(self.pattern, statistics, self._trils(run), precision, key)
+        return value + extra, self.site_values(latents, tables)
+
+    def site_values(self, latents: Values, tables: list[Array]) -> dict[str, Array]:
+        """Values of the effect sites, and of what they determine, from each block's deviations."""
         deviations: dict[str, Array] = {}
         for block, table in zip(self.blocks, tables, strict=True):
             deviations.update(block.split(table))
         # Running the model adds the prior means, which may be effects themselves.
         values = run_with(self.model, latents, deviations, self.args, self.kwargs)
         found = {name: values.values[name] for name in self.shapes}
-        return value + extra, {**found, **{name: values.computed[name] for name in self.hidden}}
+        return {**found, **{name: values.computed[name] for name in self.hidden}}
 
     def draw_all(self, latents: Values, keys: Array) -> tuple[Array, dict[str, Array]]:
         """`draw` for every draw of the latents, in bounded memory."""
@@ -152,9 +155,9 @@ class Prepared:
     def _trils(self, run: Run) -> list[Array]:
         return [block.tril(run.effects) for block in self.blocks]
 
-    def _system(
-        self, run: Run, latents: Values, value: Array | None
-    ) -> tuple[Observed, Statistics, Array, Array]:
+    def system(
+        self, run: Run, latents: Values, value: Array | None = None
+    ) -> tuple[Statistics, Array, Array]:
         """Sums, noise precision, and what else the log density has."""
         site = dict(run.observed[self.target])
         if value is not None:
@@ -177,20 +180,20 @@ class Prepared:
             extra = extra - 0.5 * dropped * (jnp.log(precision) - np.log(2 * np.pi))
         dtype = observed.loc.dtype
         if self.statistics is not None and value is None:
-            return observed, _cast(self.statistics, dtype), precision, extra
+            return _cast(self.statistics, dtype), precision, extra
         residual = observed.value - observed.loc
         if kept is not None:
             residual = jnp.where(kept, residual, 0.0)
         if self._sums is not None and self.shared_noise and kept is None:
             lead, rest, square = collect_targets(
-                self.pattern, self._designs(latents, dtype), residual
+                self.pattern, self.designs_at(latents, dtype), residual
             )
             sums = _cast(self._sums, dtype)._replace(lead=lead, rest=rest, square=square)
-            return observed, sums, precision, extra
+            return sums, precision, extra
         statistics = collect_statistics(
-            self.pattern, self._designs(latents, dtype), residual, weight
+            self.pattern, self.designs_at(latents, dtype), residual, weight
         )
-        return observed, statistics, precision, extra
+        return statistics, precision, extra
 
     @cached_property
     def _sums(self) -> Statistics | None:
@@ -201,7 +204,7 @@ class Prepared:
         nothing = np.zeros(self.pattern.num_rows)
         return compress(self.pattern, sum_on_host(self.pattern, designs, nothing))
 
-    def _designs(self, latents: Values, dtype: Any) -> list[Array]:
+    def designs_at(self, latents: Values, dtype: Any) -> list[Array]:
         """Coefficients of the blocks at these latents."""
         found = []
         for block, design in zip(self.blocks, self.designs, strict=True):
@@ -281,7 +284,10 @@ def _cast(statistics: Statistics, dtype: Any) -> Statistics:
 
 
 def fingerprint(arguments: Any, sites: tuple[str, ...]) -> str:
-    """A digest of the arguments' values; arrays by content, all else by identity or repr."""
+    """A digest of the arguments' values: arrays and plain values by content, others by identity.
+
+    What is prepared holds its arguments, so that no other object takes their identity.
+    """
     digest = hashlib.blake2b(digest_size=16)
     leaves, tree = jax.tree.flatten(arguments)
     digest.update(repr((sites, tree)).encode())
@@ -292,8 +298,10 @@ def fingerprint(arguments: Any, sites: tuple[str, ...]) -> str:
             array = np.ascontiguousarray(leaf)
             digest.update(repr((array.shape, array.dtype)).encode())
             digest.update(repr(array.tolist()).encode() if array.dtype == object else array.data)
-        else:
+        elif isinstance(leaf, str | bytes | bool | int | float | complex | np.generic):
             digest.update(f"{type(leaf)}{leaf!r}".encode())
+        else:
+            digest.update(f"{type(leaf)}{id(leaf)}".encode())
     return digest.hexdigest()
 
 

@@ -163,7 +163,7 @@ class MarginalModel:
         return value.reshape(lead), {n: v.reshape(lead + v.shape[1:]) for n, v in effects.items()}
 
 
-class Marginal(Distribution):  # type: ignore[misc]  # NumPyro ships no types
+class Marginal(Distribution):
     """The observations with the effects integrated out: one event of all rows.
 
     Args:

@@ -1,0 +1,232 @@
+"""Maximum likelihood, restricted likelihood or MAP of the variance parameters of a mixed model."""
+
+import time
+import warnings
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+from jaxtyping import Array
+from numpyro.infer.util import log_density
+
+from probmf.effects import collect_targets, draw_effects, log_evidence
+from probmf.inference._loop import FitWarning
+from probmf.inference._marginal_sampler import MarginalDensity
+from probmf.inference._potential import compiled, trace_program
+from probmf.inference._workers import workers
+from probmf.inference.marginal import marginalize
+from probmf.inference.marginal.injection import read_observed
+from probmf.models import MixedEffects
+from probmf.models.mixed.design import Design
+from probmf.results import History, MixedFit
+
+Objective = Literal["likelihood", "restricted", "map"]
+
+#: A scale below this share of the noise is reported as lying on the boundary.
+BOUNDARY = 1e-4
+
+
+def fit_marginal(
+    model: MixedEffects,
+    data: Any,
+    *,
+    objective: Objective = "likelihood",
+    max_iterations: int = 200,
+    float64: bool = True,
+) -> MixedFit:
+    r"""Fit scales and correlations with all effects integrated out, as lme4 does.
+
+    .. math::
+        \text{likelihood: } \max_{\theta, \beta} p(y \mid \theta, \beta), \quad
+        \text{restricted: } \max_\theta \int p(y \mid \theta, \beta)\, d\beta, \quad
+        \text{map: } \max_\theta p(y \mid \theta)\, p(\theta)
+
+    The first two ignore all priors. The third integrates the coefficients out under theirs; it is
+    the mode on the scale of the sites themselves.
+
+    Args:
+        model: A mixed model with a Gaussian or log-normal response.
+        data: Any data frame, or a design.
+        objective: "likelihood" (lme4's REML = FALSE), "restricted" (REML = TRUE) or "map".
+        max_iterations: The most iterations of BFGS.
+        float64: Compute in double precision, whatever JAX is set to elsewhere.
+
+    Returns:
+        A fit of one draw: scales, correlations, the coefficients' estimates and the effects'
+        conditional means. `fit.history.objective` is minus the maximized logarithm, iteration by
+        iteration; -2 log L is twice its last value.
+
+    Raises:
+        TypeError: If `model` is no MixedEffects.
+        ValueError: If the response is neither Gaussian nor log-normal, the formula has no group
+            term, or `objective` is unknown.
+
+    Example:
+        >>> from probmf.models import MixedEffects
+        >>> table = {"y": [1.0, 2.0, 4.0, 3.0, 2.5, 3.5], "g": ["a", "b", "a", "b", "c", "c"]}
+        >>> fit = fit_marginal(MixedEffects("y ~ 1 + (1 | g)"), table)
+        >>> round(float(fit.samples["coefficients"][0, 0, 0]), 3)
+        2.667
+
+    References:
+        Bates, Maechler, Bolker and Walker (2015), equations 34 to 42. One evaluation costs one
+        factorization of all effects but the largest grouping's, and nothing in the observations.
+    """
+    if not isinstance(model, MixedEffects):
+        raise TypeError(f"model is of type {type(model).__name__}; expected MixedEffects.")
+    if objective not in ("likelihood", "restricted", "map"):
+        raise ValueError(
+            f"objective is {objective!r}; expected 'likelihood', 'restricted' or 'map'."
+        )
+    if model.likelihood not in ("gaussian", "lognormal"):
+        raise ValueError(
+            f"likelihood is {model.likelihood!r}: the marginal likelihood is exact for Gaussian "
+            "and log-normal responses only. Use sample_nuts."
+        )
+    begin = time.perf_counter()
+    with jax.enable_x64(float64 or bool(jax.config.jax_enable_x64)), workers(2):
+        design = data if isinstance(data, Design) else model.design(data)
+        if not design.data.groups:
+            raise ValueError(
+                f"The formula {model.formula!r} has no group term such as (1 | g); there are no "
+                "variances to estimate. Use an ordinary regression."
+            )
+        problem = _Problem(model, design, objective)
+        curve: list[float] = []
+        times: list[float] = []
+
+        def minus(vector: np.ndarray) -> tuple[float, np.ndarray]:
+            value, gradient = problem.score(vector)
+            if not (np.isfinite(value) and np.all(np.isfinite(gradient))):
+                return np.inf, np.zeros_like(vector)
+            return -value, -gradient
+
+        def note(intermediate_result: scipy.optimize.OptimizeResult) -> None:
+            curve.append(float(intermediate_result.fun))
+            times.append(time.perf_counter() - begin)
+
+        found = scipy.optimize.minimize(
+            minus, problem.density.start(), jac=True, method="BFGS", callback=note,
+            options={"maxiter": max_iterations, "gtol": 1e-5},
+        )  # fmt: skip
+        if not np.isfinite(found.fun):
+            raise ValueError(
+                "The marginal likelihood is not finite at the starting values; look for a response "
+                "of extreme scale, and standardize it."
+            )
+        samples = problem.estimates(found.x)
+    stopped = "tol" if found.nit < max_iterations else "num_iterations"
+    if stopped != "tol":
+        warnings.warn(
+            f"The search stopped after {max_iterations} iterations; raise max_iterations.",
+            FitWarning,
+            stacklevel=2,
+        )
+    curve.append(float(found.fun))
+    times.append(time.perf_counter() - begin)
+    history = History(
+        objective=np.asarray(curve), validation=None, seconds=np.asarray(times), best=len(curve),
+        stopped=stopped, unit="iteration", restarts=None,
+    )  # fmt: skip
+    point = {name: np.asarray(value)[None, None] for name, value in samples.items()}
+    return MixedFit(model, design, point, f"marginal/{objective}", history=history)
+
+
+class _Problem:
+    """The objective over the unconstrained scales and correlations."""
+
+    def __init__(self, model: MixedEffects, design: Design, objective: Objective) -> None:
+        """Prepare the marginal model and trace the objective."""
+        centred = model if model.centered is True else MixedEffects(
+            model.formula, likelihood=model.likelihood, scale_formula=model.scale_formula,
+            priors=model.priors,
+        )  # fmt: skip
+        self.objective, arguments = objective, centred.arguments(design)
+        sites = centred.effect_sites(design)
+        self.density = MarginalDensity(marginalize(centred, sites), arguments, {})
+        self.prepared = self.density.prepared
+        names = [[layout.name for layout in block.layouts] for block in self.prepared.blocks]
+        fixed = [index for index, own in enumerate(names) if design.data.mean.site in own]
+        self.flat = tuple(fixed) if objective != "map" else ()
+        self.program = trace_program(self._value, self.density.potential.vector)
+
+    def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
+        """The objective and its gradient; compiled."""
+        evaluate = self.program.evaluate
+        run = compiled(
+            (self.program.text, "gradient"),
+            lambda: jax.jit(
+                lambda consts, x: jax.value_and_grad(lambda v: evaluate(consts, v)[0])(x)
+            ),
+        )
+        dtype = self.density.potential.vector.dtype
+        value, gradient = run(self.program.consts, jnp.asarray(vector, dtype))
+        return float(value), np.asarray(gradient, np.float64)
+
+    def estimates(self, vector: np.ndarray) -> dict[str, Array]:
+        """All sites at a vector: effects at their conditional means."""
+        return jax.jit(self._estimates)(jnp.asarray(vector, self.density.potential.vector.dtype))
+
+    def _latents(self, vector: Array) -> dict[str, Array]:
+        return self.density.constrain_prior(vector)
+
+    def _trils(self, run: Any, coefficients: Any) -> list[Array]:
+        """Prior factors; `coefficients` makes that of the population's block."""
+        trils = [block.tril(run.effects) for block in self.prepared.blocks]
+        for index in self.flat:
+            trils[index] = coefficients(len(trils[index]))
+        return trils
+
+    def _value(self, vector: Array) -> Array:
+        latents = self._latents(vector)
+        run = self.prepared.run(latents)
+        statistics, precision, extra = self.prepared.system(run, latents)
+        pattern = self.prepared.pattern
+        if self.objective == "map":
+            prior, _ = log_density(
+                self.density.prior, self.density.args, self.density.kwargs, latents
+            )
+            trils = self._trils(run, None)
+            return prior + extra + log_evidence(pattern, statistics, trils, precision)
+        free = self._trils(run, jnp.eye)
+        if self.objective == "restricted" or not self.flat:
+            return extra + log_evidence(pattern, statistics, free, precision, self.flat)
+        # By the envelope theorem the gradient treats the best coefficients as constants.
+        _, means = draw_effects(pattern, statistics, free, precision, None, self.flat)
+        observed = read_observed(self.prepared.target, run.observed[self.prepared.target])
+        designs = self.prepared.designs_at(latents, observed.loc.dtype)
+        residual = observed.value - observed.loc
+        for index in self.flat:
+            residual = residual - designs[index] @ jax.lax.stop_gradient(means[index][0])
+        lead, rest, square = collect_targets(pattern, designs, residual)
+        statistics = statistics._replace(lead=lead, rest=rest, square=square)
+        held = self._trils(run, lambda size: jnp.zeros((size, size)))
+        return extra + log_evidence(pattern, statistics, held, precision)
+
+    def _estimates(self, vector: Array) -> dict[str, Array]:
+        latents = self._latents(vector)
+        run = self.prepared.run(latents)
+        statistics, precision, _ = self.prepared.system(run, latents)
+        free = self._trils(run, jnp.eye)
+        _, means = draw_effects(self.prepared.pattern, statistics, free, precision, None, self.flat)
+        return {**latents, **self.prepared.site_values(latents, means)}
+
+
+def boundary_scales(fit: MixedFit) -> list[str]:
+    """Sites of scales that the fit puts at zero: their variance is not identified.
+
+    Args:
+        fit: From `fit_marginal`.
+
+    Returns:
+        Names of sites, with the coefficient where there are several.
+    """
+    noise = float(np.min(fit.samples["noise_scale"]))
+    found = []
+    for name, value in fit.samples.items():
+        if name.endswith("_scale") and name != "noise_scale":
+            low = np.flatnonzero(np.ravel(value) < BOUNDARY * noise)
+            found.extend(f"{name}[{index}]" for index in low)
+    return found
