@@ -1,12 +1,14 @@
 """Fits as ArviZ DataTrees with the user's own ids as coordinates."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import arviz_base
 import numpy as np
 
 from probmf.data import Ratings, Vocabulary
+from probmf.results.draws import Draws
+from probmf.results.mixtures import row_blocks
+from probmf.results.sampling import Sampling
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -20,29 +22,55 @@ DIMS = {
 }
 
 
-def to_datatree(samples: Mapping[str, np.ndarray], data: Ratings, method: str) -> "DataTree":
-    """A DataTree with the groups `point` and `observed_data`.
+def to_datatree(
+    draws: Draws,
+    method: str,
+    sampling: Sampling | None,
+    *,
+    is_point: bool,
+    log_likelihood: bool,
+    rng: np.random.Generator | None,
+) -> "DataTree":
+    """A DataTree with the groups `posterior` or `point`, and `observed_data`.
 
     A point fit is no sample of a posterior, so it is not called one: plots take it with
     `group="point"`.
 
     Args:
-        samples: Parameters with leading (chain, draw) axes.
-        data: The ratings; their ids become coordinates.
+        draws: The parameters and the ratings; their ids become coordinates.
         method: How they were fitted, kept as an attribute.
+        sampling: How the sampler went; its statistics become `sample_stats`.
+        is_point: Whether the only draw is a point fit.
+        log_likelihood: Whether to add that group.
+        rng: Draws ratings for the group `posterior_predictive`; None leaves it out.
 
     Returns:
         The tree. Coordinates `rated_user` and `rated_item` of `observed_data` say whose rating
         each is.
     """
+    data, samples = draws.data, draws.samples
     user, item = _labels(data.users), _labels(data.items)
     coords = {"user": user, "item": item}
-    if "user_factors" in samples:
-        coords["factor"] = np.arange(samples["user_factors"].shape[-1])
+    for site in ("user_factors", "item_factors"):
+        if site in samples:
+            coords["factor"] = np.arange(samples[site].shape[-1])
+    groups: dict[str, Any] = {"point" if is_point else "posterior": dict(samples)}
+    if sampling is not None and sampling.stats:
+        groups["sample_stats"] = dict(sampling.stats)
+    if rng is not None:
+        groups["posterior_predictive"] = {"rating": _draw_ratings(draws, rng)}
+    if log_likelihood:
+        groups["log_likelihood"] = {"rating": _log_likelihood(draws)}
+    groups["observed_data"] = {"rating": data.rating}
+    scales = {
+        name: [name.split("_")[0]]
+        for name, value in samples.items()
+        if name.endswith("_scale") and value.ndim == 3
+    }
     tree = arviz_base.from_dict(
-        {"point": dict(samples), "observed_data": {"rating": data.rating}},
+        groups,
         coords=coords | {"rating_row": np.arange(len(data))},
-        dims=DIMS,
+        dims=DIMS | scales,
         attrs={"/": {"method": method}},
     )
     rated = {"rated_user": ("rating_row", user[data.user]),
@@ -55,3 +83,45 @@ def _labels(vocabulary: Vocabulary) -> np.ndarray:
     """Ids as coordinates: numbers and dates as they are, other kinds as text."""
     ids = vocabulary.ids
     return ids if ids.dtype.kind in "iumM" else np.asarray([str(value) for value in ids])
+
+
+def _log_likelihood(draws: Draws) -> np.ndarray:
+    """Log densities of the ratings at each draw; 0 for ratings of weight zero."""
+    data, likelihood = draws.data, draws.model.likelihood
+    weight = _weights(data)
+    noise = draws.noise_scale[:, None]
+    found = np.empty((draws.num_draws, len(data)), np.float32)
+    for rows in row_blocks(len(data), draws.num_draws):
+        score, _ = draws.scores(data.user[rows], data.item[rows])
+        loss = likelihood.loss(score, data.rating[None, rows], {"noise_scale": noise})
+        found[:, rows] = -weight[rows] * np.asarray(loss)
+        if not likelihood.binary:
+            own = np.where(weight[rows] > 0, weight[rows], 1.0)
+            density = 0.5 * np.log(own / (2 * np.pi)) - np.log(noise)
+            found[:, rows] += np.where(weight[rows] > 0, density, 0.0)
+    return _by_chain(draws, found)
+
+
+def _draw_ratings(draws: Draws, rng: np.random.Generator) -> np.ndarray:
+    """A rating of each pair at each draw; one of weight zero as if it weighed one."""
+    data, likelihood = draws.data, draws.model.likelihood
+    weight = _weights(data)
+    found = np.empty((draws.num_draws, len(data)), np.float32)
+    for rows in row_blocks(len(data), draws.num_draws):
+        score, _ = draws.scores(data.user[rows], data.item[rows])
+        if likelihood.binary:
+            found[:, rows] = rng.random(score.shape) < np.asarray(likelihood.mean(score))
+        else:
+            own = np.where(weight[rows] > 0, weight[rows], 1.0)
+            noise = draws.noise_scale[:, None] / np.sqrt(own)
+            found[:, rows] = score + noise * rng.standard_normal(score.shape)
+    return _by_chain(draws, found)
+
+
+def _weights(data: Ratings) -> np.ndarray:
+    return np.ones(len(data)) if data.weight is None else np.asarray(data.weight)
+
+
+def _by_chain(draws: Draws, values: np.ndarray) -> np.ndarray:
+    first = next(iter(draws.samples.values()))
+    return values.reshape(*first.shape[:2], *values.shape[1:])

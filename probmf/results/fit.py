@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from probmf.data import Ratings
+from probmf.data import Ratings, as_generator
 from probmf.models.factorization import MatrixFactorization
 from probmf.results import storage
 from probmf.results.arviz import to_datatree
@@ -359,14 +359,39 @@ class Fit:
             grown.model, grown.data, grown.parameters, method=self.method, history=self.history
         )
 
-    def to_arviz(self) -> Any:
+    def to_arviz(
+        self,
+        *,
+        posterior_predictive: bool = False,
+        log_likelihood: bool = False,
+        key: ArrayLike | None = None,
+    ) -> Any:
         """The fit as an ArviZ DataTree with the user's own ids as coordinates.
 
+        Args:
+            posterior_predictive: Whether to draw a rating of each training pair at each draw
+                (which needs a key).
+            log_likelihood: Whether to compute the log density of each training rating at each draw.
+            key: JAX key or int.
+
         Returns:
-            Groups `point` (every parameter, with chain and draw of length one) and
-            `observed_data`.
+            Groups `posterior` (`point` for a point fit, with chain and draw of length one),
+            `observed_data`, `sample_stats` if the sampler has any, and those that were asked for.
+
+        Raises:
+            ValueError: If a key is missing, or draws of what is needed.
+
+        Memory: that of the result, draws x ratings, and a bounded amount besides.
         """
-        return to_datatree(self.samples, self.data, self.method)
+        if posterior_predictive and key is None:
+            raise ValueError(
+                "posterior_predictive=True draws at random; give key=, a JAX key or an int."
+            )
+        return to_datatree(
+            self._draws, self.method, self.sampling, is_point=self.is_point,
+            log_likelihood=log_likelihood,
+            rng=as_generator(key) if posterior_predictive and key is not None else None,
+        )  # fmt: skip
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the fit to a directory: JSON, safetensors and Parquet; never pickle.

@@ -5,10 +5,13 @@ from typing import Any
 
 import arviz_base
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 import xarray as xr
+from scipy.stats import bernoulli, norm
 
-from probmf import MatrixFactorization, Ratings
+from probmf import Bernoulli, Fit, Gaussian, MatrixFactorization, Ratings
+from probmf.results import Sampling
 
 
 def test_groups_dims_and_coordinates(draw_ratings: Any, random_fit: Any) -> None:
@@ -65,3 +68,53 @@ def test_arviz_can_use_it(draw_ratings: Any, random_fit: Any) -> None:
     assert flat.sizes["sample"] == 1
     table = arviz_base.convert_to_dataset(tree, group="point")
     assert "user_bias" in table
+
+
+def posterior(model: MatrixFactorization, data: Ratings) -> Fit:
+    rng = np.random.default_rng(0)
+    samples: dict[str, Any] = {"intercept": rng.normal(0, 1, (2, 20))}
+    for site, shape in model.site_shapes(data.num_users, data.num_items).items():
+        samples[site] = rng.normal(0, 0.5, (2, 20, *shape))
+    samples |= {name: rng.uniform(0.4, 1.0, (2, 20)) for name in model.random_scales()}
+    stats = {"energy": rng.normal(0, 1, (2, 20))}
+    return Fit(model, data, samples, "nuts", sampling=Sampling(stats, 5, 0.1))
+
+
+def test_groups_of_many_draws(draw_ratings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = draw_ratings(weights=True)
+    fit = posterior(MatrixFactorization(2, Gaussian(dist.HalfNormal(1.0))), data)
+    assert set(fit.to_arviz().children) == {"posterior", "sample_stats", "observed_data"}
+    monkeypatch.setattr("probmf.results.mixtures.BLOCK", 200)
+    tree = fit.to_arviz(posterior_predictive=True, log_likelihood=True, key=0)
+    assert tree["posterior"]["noise_scale"].dims == ("chain", "draw")
+    assert tree["sample_stats"]["energy"].shape == (2, 20)
+    s = fit.samples
+    u, v = s["user_factors"][:, :, data.user], s["item_factors"][:, :, data.item]
+    score = s["intercept"][:, :, None] + np.sum(u * v, axis=-1)
+    score = score + s["user_bias"][:, :, data.user] + s["item_bias"][:, :, data.item]
+    assert data.weight is not None
+    counts = data.weight > 0
+    noise = s["noise_scale"][:, :, None] / np.sqrt(np.where(counts, data.weight, 1.0))
+    expected = np.where(counts, norm.logpdf(data.rating, score, noise), 0.0)
+    np.testing.assert_allclose(tree["log_likelihood"]["rating"], expected, rtol=1e-4, atol=1e-4)
+    z = (tree["posterior_predictive"]["rating"].to_numpy() - score) / noise
+    assert abs(z.mean()) < 5 / np.sqrt(z.size)
+    assert z.std() == pytest.approx(1.0, abs=0.08)
+    with pytest.raises(ValueError, match="posterior_predictive=True draws at random; give key="):
+        fit.to_arviz(posterior_predictive=True)
+
+
+def test_log_likelihood_of_yes_and_no(draw_ratings: Any) -> None:
+    data = draw_ratings(binary=True)
+    fit = posterior(MatrixFactorization(1, Bernoulli(), item_bias=False), data)
+    tree = fit.to_arviz(posterior_predictive=True, log_likelihood=True, key=0)
+    p = np.array([
+        np.asarray(fit.model.likelihood.mean(score))
+        for score in fit._draws.scores(data.user, data.item)[0]
+    ])  # fmt: skip
+    expected = bernoulli.logpmf(data.rating.astype(int), p)
+    found = tree["log_likelihood"]["rating"].to_numpy().reshape(40, -1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    drawn = tree["posterior_predictive"]["rating"].to_numpy()
+    assert set(np.unique(drawn)) == {0.0, 1.0}
+    assert drawn.mean() == pytest.approx(p.mean(), abs=0.05)
