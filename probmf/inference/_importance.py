@@ -16,6 +16,8 @@ DEGREES, INFLATION = 6.0, 1.2
 DEFENSIVE_SHARE, DEFENSIVE_INFLATION = 0.1, 6.0
 #: Above this Pareto k-hat importance sampling is not to be trusted (Vehtari et al. 2024).
 K_HAT_GATE = 0.7
+#: How far the search goes from its start: a factor of three million for a scale.
+REACH = 15.0
 
 
 class NoModeError(ValueError):
@@ -35,7 +37,7 @@ Score = Callable[[np.ndarray], tuple[float, np.ndarray]]
 
 
 def find_mode(score: Score, start: np.ndarray, *, step: float = 1e-4) -> Mode:
-    """Climb by BFGS with the analytic score; the Hessian is by differences of the score.
+    """Climb by L-BFGS with the analytic score; the Hessian is by differences of the score.
 
     Args:
         score: Log density and gradient at a vector.
@@ -58,9 +60,7 @@ def find_mode(score: Score, start: np.ndarray, *, step: float = 1e-4) -> Mode:
             return np.inf, np.zeros_like(vector)
         return -value, -np.asarray(gradient, np.float64)
 
-    found = scipy.optimize.minimize(
-        minus, start, jac=True, method="BFGS", options={"gtol": 1e-4 * np.sqrt(len(start))}
-    )
+    found = climb(minus, start)
     if not np.isfinite(found.fun):
         raise NoModeError("The log density is not finite at the starting values.")
     size = len(start)
@@ -77,6 +77,33 @@ def find_mode(score: Score, start: np.ndarray, *, step: float = 1e-4) -> Mode:
     values = np.clip(values, max(values[-1] * 1e-8, 1.0 / 25.0), None)
     covariance = (vectors / values) @ vectors.T
     return Mode(np.asarray(found.x), -float(found.fun), covariance, count)
+
+
+def climb(
+    minus: Callable[[np.ndarray], tuple[float, np.ndarray]],
+    start: np.ndarray,
+    max_iterations: int = 200,
+    callback: Callable[..., None] | None = None,
+) -> scipy.optimize.OptimizeResult:
+    """Minimize by L-BFGS, whose first step has length one and whose line search is careful.
+
+    A plain BFGS jumps by the gradient, which is of the size of the data, and may land where a scale
+    is so small that nothing leads back.
+
+    Args:
+        minus: Value and gradient.
+        start: Where to begin.
+        max_iterations: The most iterations.
+        callback: Called after each.
+
+    Returns:
+        SciPy's result.
+    """
+    bounds = [(value - REACH, value + REACH) for value in start]
+    return scipy.optimize.minimize(
+        minus, start, jac=True, method="L-BFGS-B", bounds=bounds, callback=callback,
+        options={"maxiter": max_iterations, "maxcor": 30, "ftol": 1e-14, "gtol": 1e-5},
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

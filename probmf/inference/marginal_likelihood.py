@@ -12,6 +12,7 @@ from jaxtyping import Array
 from numpyro.infer.util import log_density
 
 from probmf.effects import collect_targets, draw_effects, log_evidence
+from probmf.inference._importance import climb
 from probmf.inference._loop import FitWarning
 from probmf.inference._marginal_sampler import MarginalDensity
 from probmf.inference._potential import compiled, trace_program
@@ -50,7 +51,7 @@ def fit_marginal(
         model: A mixed model with a Gaussian or log-normal response.
         data: Any data frame, or a design.
         objective: "likelihood" (lme4's REML = FALSE), "restricted" (REML = TRUE) or "map".
-        max_iterations: The most iterations of BFGS.
+        max_iterations: The most iterations of L-BFGS.
         float64: Compute in double precision, whatever JAX is set to elsewhere.
 
     Returns:
@@ -107,10 +108,7 @@ def fit_marginal(
             curve.append(float(intermediate_result.fun))
             times.append(time.perf_counter() - begin)
 
-        found = scipy.optimize.minimize(
-            minus, problem.density.start(), jac=True, method="BFGS", callback=note,
-            options={"maxiter": max_iterations, "gtol": 1e-5},
-        )  # fmt: skip
+        found = climb(minus, problem.density.start(), max_iterations, note)
         if not np.isfinite(found.fun):
             raise ValueError(
                 "The marginal likelihood is not finite at the starting values; look for a response "

@@ -72,6 +72,8 @@ class Table:
 
 
 def _cell(value: Any) -> str:
+    if value is None:
+        return ""
     if isinstance(value, float | np.floating):
         number = float(value)
         text = f"{number:.3g}"
