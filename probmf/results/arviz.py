@@ -90,10 +90,11 @@ def _log_likelihood(draws: Draws) -> np.ndarray:
     data, likelihood = draws.data, draws.model.likelihood
     weight = _weights(data)
     noise = draws.noise_scale[:, None]
+    scales: dict[str, Any] = {"noise_scale": noise}
     found = np.empty((draws.num_draws, len(data)), np.float32)
     for rows in row_blocks(len(data), draws.num_draws):
         score, _ = draws.scores(data.user[rows], data.item[rows])
-        loss = likelihood.loss(score, data.rating[None, rows], {"noise_scale": noise})
+        loss = likelihood.loss(score, data.rating[None, rows], scales)
         found[:, rows] = -weight[rows] * np.asarray(loss)
         if not likelihood.binary:
             own = np.where(weight[rows] > 0, weight[rows], 1.0)

@@ -76,7 +76,7 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, float | np.floating):
         number = float(value)
-        text = f"{number:.3g}"
+        text = f"{number:.4g}"
         return f"{number:,.0f}" if "e+" in text and abs(number) < 1e6 else _with_point(text)
     return f"{value:,}" if isinstance(value, int | np.integer) else str(value)
 

@@ -1,0 +1,96 @@
+"""R-hat, effective sample sizes and Monte Carlo errors of many quantities at once."""
+
+from typing import NamedTuple
+
+import numpy as np
+from arviz_stats.base.array import array_stats
+from jaxtyping import Float
+
+
+class Measures(NamedTuple):
+    """Numbers by quantity.
+
+    Attributes:
+        mean: Mean of all draws.
+        sd: Standard deviation of all draws.
+        mcse: Monte Carlo standard error of the mean.
+        ess_bulk: Effective number of draws for the middle of the distribution.
+        ess_tail: Effective number of draws for its 5 % and 95 % quantiles, the lesser of the two.
+        r_hat: Rank-normalized split R-hat.
+    """
+
+    mean: Float[np.ndarray, " m"]
+    sd: Float[np.ndarray, " m"]
+    mcse: Float[np.ndarray, " m"]
+    ess_bulk: Float[np.ndarray, " m"]
+    ess_tail: Float[np.ndarray, " m"]
+    r_hat: Float[np.ndarray, " m"]
+
+
+def measure(draws: Float[np.ndarray, "chain draw m"]) -> Measures:
+    """Measure each quantity.
+
+    Args:
+        draws: At least four draws per chain, finite and not constant.
+
+    Returns:
+        The measures, as arviz-stats computes them. Some milliseconds per quantity.
+
+    References:
+        Vehtari, Gelman, Simpson, Carpenter and Buerkner (2021), Rank-normalization, folding, and
+        localization: an improved R-hat for assessing convergence of MCMC.
+    """
+    draws = np.asarray(draws, np.float64)
+    axes = {"chain_axis": 0, "draw_axis": 1}
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return Measures(
+            mean=draws.mean(axis=(0, 1)),
+            sd=draws.std(axis=(0, 1)),
+            mcse=np.asarray(array_stats.mcse(draws, method="mean", **axes)),
+            ess_bulk=np.asarray(array_stats.ess(draws, method="bulk", **axes)),
+            ess_tail=np.asarray(array_stats.ess(draws, method="tail", prob=(0.05, 0.95), **axes)),
+            r_hat=np.asarray(array_stats.rhat(draws, method="rank", **axes)),
+        )
+
+
+def varying(draws: Float[np.ndarray, "chain draw m"]) -> Float[np.ndarray, "chain draw m"]:
+    """The quantities that are not the same number at every draw."""
+    return draws[:, :, np.any(draws != draws[:1, :1], axis=(0, 1))]
+
+
+def most_suspect(
+    draws: Float[np.ndarray, "chain draw m"], count: int
+) -> Float[np.ndarray, "chain draw count"]:
+    """The quantities whose chains differ or drift most, by measures that cost little.
+
+    Half of them are those with the largest split R-hat from means and variances, half those
+    with the largest correlation of neighbouring draws.
+
+    Args:
+        draws: Draws of many quantities.
+        count: How many to keep.
+
+    Returns:
+        Draws of those. Cost O(chains draws m), some thousand times less than `measure`.
+    """
+    if draws.shape[2] <= count:
+        return draws
+    half = draws.shape[1] // 2
+    # Two halves of each chain, as in split R-hat.
+    split = np.concatenate([draws[:, :half], draws[:, -half:]], axis=0)
+    within = split.var(axis=1).mean(axis=0)
+    between = split.mean(axis=1).var(axis=0)
+    centered = draws - draws.mean(axis=1, keepdims=True)
+    lagged = np.mean(centered[:, 1:] * centered[:, :-1], axis=(0, 1))
+    spread = np.where(within > 0, within, np.inf)
+    # A chain that never moves is the most suspect of all.
+    differing = np.where(within > 0, between / spread, np.inf)
+    first = np.argsort(-differing, kind="stable")[: count // 2]
+    others = np.argsort(-lagged / spread, kind="stable")
+    rest = others[~np.isin(others, first)][: count - len(first)]
+    return draws[:, :, np.sort(np.concatenate([first, rest]))]
+
+
+def energy_fractions(energy: Float[np.ndarray, "chain draw"]) -> Float[np.ndarray, " chain"]:
+    """Estimated Bayesian fraction of missing information of each chain (E-BFMI)."""
+    return np.atleast_1d(np.asarray(array_stats.bfmi(np.asarray(energy, np.float64))))

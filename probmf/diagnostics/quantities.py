@@ -1,0 +1,92 @@
+"""What the data identify: the quantities that convergence is judged on.
+
+The posterior of a factorization does not change when users' and items' factors are rotated
+together, so factors are never judged as such; what they predict, and how large they are, is.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from probmf.results import Fit, MixedFit
+from probmf.results.draws import Draws
+from probmf.results.mixed_summary import is_effect, scalars
+
+#: Numbers of a batch of factors that are decomposed at once.
+BATCH_NUMBERS = 1 << 24
+
+
+class Quantity(NamedTuple):
+    """Draws of one or many numbers.
+
+    Attributes:
+        name: Its name; for one number out of several with its coordinates, as "scale[x]".
+        draws: Draws, the last axis the numbers.
+        grouped: Whether the numbers are told of by their worst only.
+    """
+
+    name: str
+    draws: Float[np.ndarray, "chain draw m"]
+    grouped: bool
+
+
+def of_factorization(fit: Fit, probes: int, rng: np.random.Generator) -> Iterator[Quantity]:
+    """Predictions of probe pairs, singular values of U V', biases, scales, intercept.
+
+    Args:
+        fit: A fit of many draws.
+        probes: Number of pairs, half of them rated ones, and of rows whose biases are looked at.
+        rng: Chooses them.
+
+    Yields:
+        The quantities. Those that need rows which the sampler did not recover are left out.
+    """
+    samples, data = fit.samples, fit.data
+    chains = fit.num_chains
+    draws = Draws(fit.model, data, samples)
+    if all(site in samples for site in fit.model.site_shapes(1, 1)):
+        rated = rng.integers(len(data), size=probes - probes // 2)
+        user = np.concatenate([data.user[rated], rng.integers(data.num_users, size=probes // 2)])
+        item = np.concatenate([data.item[rated], rng.integers(data.num_items, size=probes // 2)])
+        score, _ = draws.scores(user, item)
+        yield Quantity("prediction", score.reshape(chains, -1, probes), True)
+    if "user_factors" in samples and "item_factors" in samples:
+        for place, values in enumerate(_singular_values(draws).T):
+            yield Quantity(f"singular_value[{place}]", values.reshape(chains, -1, 1), False)
+    for site in ("user_bias", "item_bias"):
+        if site in samples:
+            size = samples[site].shape[2]
+            rows = rng.choice(size, size=min(size, probes), replace=False)
+            yield Quantity(site, samples[site][:, :, rows], True)
+    for site, value in samples.items():
+        if site == "intercept" or site.endswith("_scale"):
+            grouped = value.ndim > 2
+            yield Quantity(site, value if grouped else value[:, :, None], grouped)
+
+
+def of_mixed_model(fit: MixedFit) -> Iterator[Quantity]:
+    """Every parameter, and the effects of each group term together."""
+    dims, coords = fit.model.dims(fit.design), fit.model.coords(fit.design)
+    for site, value in fit.samples.items():
+        if is_effect(site):
+            yield Quantity(site, value.reshape(*value.shape[:2], -1), True)
+        else:
+            for name, draws in scalars(site, value, dims, coords):
+                yield Quantity(name, draws[:, :, None], False)
+
+
+def _singular_values(draws: Draws) -> Float[np.ndarray, "draws k"]:
+    """Singular values of U V' at each draw, from the triangles of U and V: never the product."""
+    u, v = draws.sites["user_factors"], draws.sites["item_factors"]
+    step = max(1, BATCH_NUMBERS // (u[0].size + v[0].size))
+    found = []
+    for start in range(0, draws.num_draws, step):
+        triangles = [
+            np.linalg.qr(np.asarray(side[start : start + step], np.float64), mode="r")
+            for side in (u, v)
+        ]
+        product = triangles[0] @ np.swapaxes(triangles[1], 1, 2)
+        found.append(np.linalg.svd(product, compute_uv=False))
+    return np.concatenate(found)
