@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,7 +27,6 @@ from probmf.inference.marginal.blocks import Block, make_blocks
 from probmf.inference.marginal.injection import (
     MarginalizeError,
     Model,
-    Observed,
     Run,
     Values,
     read_observed,
@@ -234,13 +233,39 @@ def prepare(
         MarginalizeError: If the effects can't be integrated out.
     """
     _check_concrete((args, kwargs))
+    fresh_args, fresh_kwargs = jax.tree.map(_copied, (args, dict(kwargs)))
+    try:
+        prepared = _prepare(model, sites, fresh_args, fresh_kwargs)
+    except (TypeError, jax.errors.JaxRuntimeError) as error:
+        if jax.config.jax_enable_x64 or not _is_stale(error):
+            raise
+        raise MarginalizeError(
+            "The model captures a NumPy array that JAX holds in single precision, as the model was "
+            "sampled before, so that its structure can't be read in double precision. Hand the "
+            "array over as an argument, make it a JAX array, or call numpyro.enable_x64() first."
+        ) from error
+    return replace(prepared, args=args, kwargs=kwargs)
+
+
+def _copied(leaf: Any) -> Any:
+    """NumPy arrays that a loop compiled in single precision has captured stay single to JAX."""
+    return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
+
+
+def _is_stale(error: Exception) -> bool:
+    """Whether JAX remembers an array of the model's closure in another precision."""
+    return "same dtypes" in str(error) or "RuntimeProgramInputMismatch" in str(error)
+
+
+def _prepare(
+    model: Model, sites: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Prepared:
     # NumPyro's validation is off, as missing values are reported with their rows below.
     quiet = numpyro.validation_enabled(False)
     with quiet, jax.enable_x64(True), jax.ensure_compile_time_eval():
         probe = Probe(model, sites, args, kwargs)
-        run = run_with(model, probe.latents, probe.zeros(), args, kwargs)
-        observed = read_observed(probe.target, run.observed[probe.target])
-        _check_rows(observed, probe, args, kwargs)
+        observed = probe.observations()
+        _check_rows(observed, probe)
         found = find_sites(probe)
         _check_indices(found, (args, kwargs))
         grouped = make_blocks(found)
@@ -258,12 +283,12 @@ def prepare(
             or probe.on_latents["values"][probe.target]
             or any(jax.tree.leaves(on["mask"]))
         )
-        shared = observed.scale.size == 1
+        shared = observed["scale"].size == 1
         statistics = None
         if fixed and shared and all(design is not None for design in designs):
-            residual, weight = np.asarray(observed.value - observed.loc, np.float64), None
-            if observed.keep is not None:
-                weight = np.asarray(observed.keep, np.float64)
+            residual, weight = np.asarray(observed["value"] - observed["loc"], np.float64), None
+            if observed["keep"] is not None:
+                weight = np.asarray(observed["keep"], np.float64)
                 residual = np.where(weight > 0, residual, 0.0)
             constant = [design for design in designs if design is not None]
             statistics = compress(pattern, sum_on_host(pattern, constant, residual, weight))
@@ -313,15 +338,13 @@ def _check_concrete(arguments: Any) -> None:
         )
 
 
-def _check_rows(
-    observed: Observed, probe: Probe, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> None:
-    values = np.asarray(observed.value)
+def _check_rows(observed: Mapping[str, Any], probe: Probe) -> None:
+    values = observed["value"]
     if len(values) == 0:
         raise MarginalizeError(f"The observed site {probe.target!r} has no rows.")
     bad = ~np.isfinite(values)
-    if observed.keep is not None:
-        bad &= np.asarray(observed.keep)
+    if observed["keep"] is not None:
+        bad &= observed["keep"]
     if bad.any():
         row = int(np.argmax(bad))
         raise MarginalizeError(

@@ -17,7 +17,6 @@ from probmf.inference.marginal.injection import (
     MarginalizeError,
     Model,
     NothingObservedError,
-    Run,
     Site,
     Values,
     read_observed,
@@ -58,18 +57,20 @@ class Layout:
         """Coefficients per group."""
         return int(np.prod(self.shape)) // self.num_groups
 
-    def arrange(self, values: Array) -> Array:
+    def arrange[Values: (Array, np.ndarray)](self, values: Values) -> Values:
         """Values of the site's shape as (groups, coefficients)."""
         if self.axis is None:
             return values.reshape(1, -1)
-        return jnp.moveaxis(values, self.axis, 0).reshape(self.num_groups, self.dim)
+        others = [axis for axis in range(len(self.shape)) if axis != self.axis]
+        return values.transpose(self.axis, *others).reshape(self.num_groups, self.dim)
 
-    def restore(self, table: Array) -> Array:
+    def restore[Values: (Array, np.ndarray)](self, table: Values) -> Values:
         """The inverse of `arrange`."""
         if self.axis is None:
             return table.reshape(self.shape)
-        rest = self.shape[: self.axis] + self.shape[self.axis + 1 :]
-        return jnp.moveaxis(table.reshape(self.num_groups, *rest), 0, self.axis)
+        others = [axis for axis in range(len(self.shape)) if axis != self.axis]
+        stacked = table.reshape(self.num_groups, *(self.shape[axis] for axis in others))
+        return stacked.transpose(np.argsort([self.axis, *others]))
 
 
 class Probe:
@@ -87,16 +88,17 @@ class Probe:
     ) -> None:
         """Run the model once, and trace it."""
         self.model, self.sites, self.args, self.kwargs = model, sites, args, kwargs
-        trace = self._prototype()
+        # The trace's values belong to the program that draws them; only its sites are read.
+        trace, values = self._prototype()
         self.latents = {
-            name: jnp.asarray(site["value"])
+            name: values[name]
             for name, site in trace.items()
             if site["type"] in ("sample", "param")
             and not site.get("is_observed")
             and name not in sites
         }
-        self.shapes = {name: jnp.shape(trace[name]["value"]) for name in sites}
-        self._kinds: dict[str, str] = {}
+        self.shapes = {name: jnp.shape(values[name]) for name in sites}
+        self.correlated: set[str] = set()
         self.traced = Traced(self._everything, self.latents, self.zeros())
         self.on_effects = self.traced.depends_on(1)
         self.on_latents = self.traced.depends_on(0)
@@ -111,7 +113,9 @@ class Probe:
 
     def zeros(self) -> dict[str, Array]:
         """Deviations of zero."""
-        return {name: jnp.zeros(shape) for name, shape in self.shapes.items()}
+        return {
+            name: np.zeros(shape, jnp.result_type(float)) for name, shape in self.shapes.items()
+        }
 
     @property
     def hidden(self) -> frozenset[str]:
@@ -120,11 +124,22 @@ class Probe:
             name for name, on in self.on_effects["computed"].items() if any(jax.tree.leaves(on))
         )
 
-    def _prototype(self) -> dict[str, Any]:
-        seeded = numpyro.handlers.seed(self.model, rng_seed=0)
-        moderate = numpyro.handlers.substitute(seeded, substitute_fn=_moderate)
-        with numpyro.handlers.block():
-            trace = numpyro.handlers.trace(moderate).get_trace(*self.args, **self.kwargs)
+    def _prototype(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        """The sites, and a value of moderate size for each latent one, from one program."""
+        trace: dict[str, Any] = {}
+
+        def draw() -> dict[str, Array]:
+            seeded = numpyro.handlers.seed(self.model, rng_seed=0)
+            moderate = numpyro.handlers.substitute(seeded, substitute_fn=_moderate)
+            with numpyro.handlers.block():
+                trace.update(numpyro.handlers.trace(moderate).get_trace(*self.args, **self.kwargs))
+            return {
+                name: jnp.asarray(site["value"])
+                for name, site in trace.items()
+                if site["type"] in ("sample", "param") and not site.get("is_observed")
+            }
+
+        values = jax.jit(draw)()
         names = [
             name for name, site in trace.items()
             if site["type"] == "sample" and not site["is_observed"]
@@ -147,10 +162,15 @@ class Probe:
                 raise MarginalizeError(
                     f"The plate {name!r} is subsampled; integrating out needs all observations."
                 )
-        return trace
+        return trace, values
 
     def _everything(self, latents: Values, deviations: Values) -> dict[str, Any]:
         run = run_with(self.model, latents, deviations, self.args, self.kwargs)
+        self.correlated = {
+            name
+            for name, site in run.effects.items()
+            if isinstance(site.base, dist.MultivariateNormal)
+        }
         return {
             "observed": {n: _parameters(site["law"]) for n, site in run.observed.items()},
             "values": {n: site["value"] for n, site in run.observed.items()},
@@ -212,6 +232,16 @@ class Probe:
                 )
 
     # The location as a function of the deviations, at given latents.
+
+    def observations(self) -> dict[str, Any]:
+        """Location, scale, value and mask of the observed rows at the probe's latents."""
+        program = Traced(self._observations, self.latents, self.zeros())
+        return jax.tree.map(np.asarray, program(self.latents, self.zeros()))
+
+    def _observations(self, latents: Values, deviations: Values) -> dict[str, Any]:
+        run = run_with(self.model, latents, deviations, self.args, self.kwargs)
+        observed = read_observed(self.target, run.observed[self.target])
+        return {name: getattr(observed, name) for name in ("loc", "scale", "value", "keep")}
 
     def location(self, latents: Values, deviations: Values) -> Array:
         """Locations of the observed rows."""
@@ -318,13 +348,13 @@ def _find_site(probe: Probe, location: Traced, offset: np.ndarray, name: str) ->
     zeros = probe.zeros()
 
     def slopes(values: np.ndarray) -> np.ndarray:
-        return np.asarray(traced(probe.latents, jnp.asarray(values, zeros[name].dtype)))
+        return np.asarray(traced(probe.latents, np.asarray(values, zeros[name].dtype)))
 
     rng = np.random.default_rng(1)
     test = rng.normal(size=shape)
     expected = slopes(test)
     for size in (1.0, 30.0):
-        moved = {**zeros, name: jnp.asarray(size * test, zeros[name].dtype)}
+        moved = {**zeros, name: np.asarray(size * test, zeros[name].dtype)}
         _check_affine(
             probe,
             name,
@@ -343,7 +373,7 @@ def _find_site(probe: Probe, location: Traced, offset: np.ndarray, name: str) ->
             continue
         layout = Layout(name, shape, axis, *found)
         design = _design(layout, slopes)
-        table = np.asarray(layout.arrange(jnp.asarray(test)))
+        table = np.asarray(layout.arrange(test))
         if np.all(np.abs(np.sum(design * table[layout.group], axis=1) - expected) <= slack):
             return Found(layout, design, constant)
     if int(np.prod(shape)) > MAX_DENSE_SITE:
@@ -380,9 +410,9 @@ def _check_together(probe: Probe, location: Traced, offset: np.ndarray, found: l
     for one in found:
         layout = one.layout
         move = rng.normal(size=layout.shape)
-        table = np.asarray(layout.arrange(jnp.asarray(move)))
+        table = np.asarray(layout.arrange(move))
         change = np.sum(one.design * table[layout.group], axis=1)
-        moves[layout.name] = jnp.asarray(move, zeros[layout.name].dtype)
+        moves[layout.name] = np.asarray(move, zeros[layout.name].dtype)
         expected += change
         size = size + np.abs(change) + np.max(np.abs(change), initial=0.0)
     got = np.asarray(location(probe.latents, moves)) - offset
@@ -403,9 +433,7 @@ def _tolerance(values: np.ndarray) -> float:
 
 def _candidate_axes(probe: Probe, name: str) -> list[int]:
     """Axes that may number the groups, the longest first; never that of a correlated vector."""
-    run: Run = run_with(probe.model, probe.latents, probe.zeros(), probe.args, probe.kwargs)
-    shape = probe.shapes[name]
-    correlated = isinstance(run.effects[name].base, dist.MultivariateNormal)
+    shape, correlated = probe.shapes[name], name in probe.correlated
     axes = [axis for axis in range(len(shape) - correlated) if shape[axis] > 1]
     return sorted(axes, key=lambda axis: -shape[axis])
 
@@ -439,7 +467,7 @@ def _design(layout: Layout, slopes: Callable[[np.ndarray], np.ndarray]) -> np.nd
     for coefficient in range(layout.dim):
         one = np.zeros((layout.num_groups, layout.dim))
         one[:, coefficient] = 1.0
-        columns.append(slopes(np.asarray(layout.restore(jnp.asarray(one)))))
+        columns.append(slopes(layout.restore(one)))
     return np.stack(columns, axis=1)
 
 

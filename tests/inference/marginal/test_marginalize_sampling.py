@@ -15,6 +15,7 @@ from numpyro.infer import HMC, MCMC, NUTS, SVI, Predictive, Trace_ELBO, log_like
 from numpyro.infer.autoguide import AutoNormal
 
 from probmf.inference.marginal import marginalize, prepared
+from probmf.inference.marginal.injection import MarginalizeError
 
 ARRAYS = {name: jnp.asarray(values) for name, values in DATA.items()}
 FEATURES = {name: values for name, values in ARRAYS.items() if name != "y"}
@@ -53,7 +54,12 @@ def test_chains_may_be_vectorized_and_effects_come_back_by_chain() -> None:
 @NUMPYRO
 def test_hamiltonian_monte_carlo_and_a_normal_guide_run() -> None:
     marginal = marginalize(slopes, EFFECTS)
-    mcmc = MCMC(HMC(marginal, trajectory_length=None, num_steps=3), num_warmup=5, num_samples=5, progress_bar=False)
+    mcmc = MCMC(
+        HMC(marginal, trajectory_length=None, num_steps=3),
+        num_warmup=5,
+        num_samples=5,
+        progress_bar=False,
+    )
     mcmc.run(jax.random.key(0), **ARRAYS)
     assert set(mcmc.get_samples()) == LEFT
     guide = AutoNormal(marginal)
@@ -169,6 +175,27 @@ def test_structure_is_found_once_for_the_same_data_and_anew_for_others() -> None
     one = marginal.prepare(DATA["g"], DATA["y"], plain)
     assert marginal.prepare(DATA["g"], DATA["y"], double) is not one
     assert marginal.prepare(DATA["g"], DATA["y"], plain) is one
+
+
+def test_arrays_that_a_compiled_loop_has_seen_are_read_in_double_precision() -> None:
+    """As after sampling the model as it was: JAX takes such NumPy arrays for single ones."""
+    group, y = DATA["g"].astype(np.int64), DATA["y"].copy()
+
+    def model(group: Any = group, y: Any = y) -> None:
+        with numpyro.plate("groups", GROUPS):
+            u = numpyro.sample("u", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(u[group] + 0 * y, 1.0), obs=y)
+
+    def step(_: int, total: jax.Array) -> jax.Array:
+        return total + jnp.sum(total[group] * y)
+
+    seen = jax.jit(lambda start: jax.lax.fori_loop(0, 3, step, start))
+    seen(jnp.ones(GROUPS))
+    marginal = marginalize(model, "u")
+    assert marginal.prepare(group, y).shapes == {"u": (GROUPS,)}
+    # What the model holds itself is not ours to copy.
+    with pytest.raises(MarginalizeError, match=r"captures a NumPy array .* Hand the array over"):
+        marginal.prepare()
 
 
 @NUMPYRO
