@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 from jaxtyping import Array
-from numpyro.infer import init_to_median
 from numpyro.infer.util import constrain_fn, potential_energy
 
 from probmf.inference._importance import (
@@ -94,11 +93,23 @@ class MarginalDensity:
         self.prior = without_observations
 
     def start(self) -> np.ndarray:
-        """The prior's medians, on the unconstrained scale."""
-        seeded = numpyro.handlers.seed(self.prior, rng_seed=0)
-        median = numpyro.handlers.substitute(seeded, substitute_fn=init_to_median(num_samples=25))
-        trace = numpyro.handlers.trace(median).get_trace(*self.args, **self.kwargs)
-        return self.potential.unconstrain({n: trace[n]["value"] for n in self.potential.sites})
+        """The prior's medians where it has quantiles, else the middle of the unconstrained line."""
+
+        def medians() -> Array:
+            zeros = self.potential.unravel(jnp.zeros_like(self.potential.vector))
+            inject = Inject(self.prior, {})
+            with numpyro.handlers.block(), numpyro.handlers.seed(rng_seed=0):
+                numpyro.handlers.substitute(
+                    inject, data=constrain_fn(self.prior, self.args, self.kwargs, zeros)
+                )(*self.args, **self.kwargs)
+            return self.potential.unconstrain(
+                {
+                    name: _median(inject.run.latent[name], inject.run.values[name])
+                    for name in self.potential.sites
+                }
+            )
+
+        return np.asarray(jax.jit(medians)(), np.float64)
 
     def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         """Log density and its gradient."""
@@ -137,6 +148,14 @@ class MarginalDensity:
         shape = jax.eval_shape(chunk, vectors, keys)
         traced = trace_program(lambda v, k: jax.tree.leaves(chunk(v, k)), vectors, keys)
         return traced, jax.tree.structure(shape)
+
+
+def _median(law: Any, otherwise: Array) -> Array:
+    try:
+        median = law.icdf(jnp.full(jnp.shape(otherwise), 0.5))
+    except NotImplementedError:
+        return otherwise
+    return jnp.where(jnp.isfinite(median), median, otherwise)
 
 
 def draw_marginal(

@@ -68,23 +68,26 @@ class Potential:
     def __init__(self, model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Run the model once for its sites, and trace its log density."""
         self.model, self.args, self.kwargs = model, args, dict(kwargs)
-        seeded = numpyro.handlers.seed(model, rng_seed=0)
-        trace = numpyro.handlers.trace(seeded).get_trace(*args, **self.kwargs)
-        self.supports = {
-            name: site["fn"].support
-            for name, site in trace.items()
-            if site["type"] == "sample" and not site["is_observed"]
-        }
-        self.sites = tuple(self.supports)
+        self.supports: dict[str, Any] = {}
+        shapes = jax.eval_shape(self._sites)
+        self.sites = tuple(shapes)
+        # Zeros made on the host: every small operation on a device is a program to compile.
         start = {
-            name: biject_to(support).inv(trace[name]["value"])
-            for name, support in self.supports.items()
+            name: np.zeros(shape.shape, jnp.result_type(float)) for name, shape in shapes.items()
         }
-        # A site that is fixed by its support (as the correlation of one effect) has no dimension.
-        dtype = jnp.result_type(float)
-        start = {name: jnp.zeros(jnp.shape(value), dtype) for name, value in start.items()}
         self.vector, self.unravel = ravel_pytree(start)
         self.program = trace_program(self._log_density, self.vector)
+
+    def _sites(self) -> dict[str, Array]:
+        """Unconstrained values of the latent sites; notes their supports."""
+        seeded = numpyro.handlers.seed(self.model, rng_seed=0)
+        trace = numpyro.handlers.trace(seeded).get_trace(*self.args, **self.kwargs)
+        found = {}
+        for name, site in trace.items():
+            if site["type"] == "sample" and not site["is_observed"]:
+                self.supports[name] = site["fn"].support
+                found[name] = biject_to(site["fn"].support).inv(site["value"])
+        return found
 
     @property
     def num_dims(self) -> int:
@@ -113,10 +116,10 @@ class Potential:
         )
         return run(self.program.consts, vector)
 
-    def unconstrain(self, values: Mapping[str, Array]) -> np.ndarray:
+    def unconstrain(self, values: Mapping[str, Array]) -> Array:
         """The vector of values given by site; the inverse of `constrain`."""
         inner = {name: biject_to(self.supports[name]).inv(values[name]) for name in self.sites}
-        return np.asarray(ravel_pytree(inner)[0], np.float64)
+        return ravel_pytree(inner)[0]
 
     def constrain(self, vector: Array) -> dict[str, Array]:
         """Sites, and what they determine, at a vector."""

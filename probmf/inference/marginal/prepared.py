@@ -262,7 +262,7 @@ def _prepare(
 ) -> Prepared:
     # NumPyro's validation is off, as missing values are reported with their rows below.
     quiet = numpyro.validation_enabled(False)
-    with quiet, jax.enable_x64(True), jax.ensure_compile_time_eval():
+    with quiet, jax.enable_x64(True):
         probe = Probe(model, sites, args, kwargs)
         observed = probe.observations()
         _check_rows(observed, probe)
