@@ -5,14 +5,23 @@ about, and returns the axes: `plots.calibration(fit, test).figure.savefig("calib
 """
 
 from probmf.plots.catalogue import degree_distribution, factor_map, recommendations
+from probmf.plots.convergence import diagnostics
+from probmf.plots.effects import effects
 from probmf.plots.history import convergence
+from probmf.plots.posterior import energy, forest, predictive_check, ranks
 from probmf.plots.prediction import calibration, predicted_vs_observed
 
 __all__ = [
     "calibration",
     "convergence",
     "degree_distribution",
+    "diagnostics",
+    "effects",
+    "energy",
     "factor_map",
+    "forest",
     "predicted_vs_observed",
+    "predictive_check",
+    "ranks",
     "recommendations",
 ]

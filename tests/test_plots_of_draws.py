@@ -1,0 +1,146 @@
+"""Plots of draws: what the axes hold, not how it looks."""
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from probmf import Fit, MatrixFactorization, Ratings, plots
+from probmf.models import MixedEffects
+from probmf.results import MixedFit, Sampling
+
+SHAPE = (2, 100)
+
+
+def sampling(**stats: Any) -> Sampling:
+    energy = np.random.default_rng(0).normal(0, 1, SHAPE)
+    return Sampling({"energy": energy} | stats, 10, 0.1)
+
+
+def factorization() -> Fit:
+    rng = np.random.default_rng(0)
+    user, item = np.nonzero(rng.random((8, 6)) < 0.7)
+    data = Ratings.from_frame({"user": user, "item": item, "rating": rng.normal(3, 1, len(user))})
+    model = MatrixFactorization(2)
+    samples: dict[str, Any] = {"intercept": np.full(SHAPE, 3.0)}
+    for site, shape in model.site_shapes(8, 6).items():
+        samples[site] = rng.normal(1, 0.3, (*SHAPE, *shape))
+    return Fit(model, data, samples, "nuts", sampling=sampling())
+
+
+def mixed(num_groups: int = 5, run: Sampling | None = None) -> MixedFit:
+    rng = np.random.default_rng(0)
+    model = MixedEffects("y ~ x + (1 + x || g)", likelihood="gaussian")
+    n = 4 * num_groups
+    design = model.design({
+        "y": rng.normal(0, 1, n), "x": rng.normal(0, 1, n),
+        "g": [f"group {i % num_groups}" for i in range(n)],
+    })  # fmt: skip
+    empty = MixedFit(model, design, {"noise_scale": np.ones((1, 1))}, "")
+    samples = {site: rng.normal(1, 0.1, (*SHAPE, *shape))
+               for site, shape in empty.site_shapes.items()}  # fmt: skip
+    return MixedFit(model, design, samples, "nuts", run or sampling())
+
+
+def titles(figure: Figure) -> list[str]:
+    return [ax.get_title() for ax in figure.axes if ax.get_title()]
+
+
+def test_figures_are_not_left_with_pyplot() -> None:
+    for fit in (factorization(), mixed()):
+        for figure in (
+            plots.ranks(fit), plots.energy(fit), plots.predictive_check(fit, key=0, num_samples=3),
+            plots.diagnostics(fit, probes=5),
+        ):  # fmt: skip
+            assert isinstance(figure, Figure)
+    assert plt.get_fignums() == []
+
+
+def test_ranks_of_what_is_identified() -> None:
+    assert titles(plots.ranks(factorization())) == [
+        "prediction", "singular_value[0]", "singular_value[1]",
+    ]  # fmt: skip
+    assert titles(plots.ranks(mixed(), var_names=["coefficients", "noise_scale"])) == [
+        "coefficients[Intercept]", "coefficients[x]", "noise_scale",
+    ]  # fmt: skip
+
+
+def test_forest_has_the_labels_of_the_user() -> None:
+    figure = plots.forest(mixed(), var_names="g_effects", coords={"g": ["group 1", "group 3"]})
+    told = {text.get_text() for ax in figure.axes for text in ax.texts}
+    assert {"group 1", "group 3", "Intercept"} <= told
+    assert "group 2" not in told
+    figure = plots.forest(mixed())
+    told = {text.get_text() for ax in figure.axes for text in ax.texts}
+    assert "noise_scale" in told
+    assert "g_effects" not in told
+
+
+def test_effects_in_order() -> None:
+    fit = mixed()
+    ax = plots.effects(fit, "g_x")
+    means = fit.samples["g_x_effects"][..., 0].mean(axis=(0, 1))
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), np.sort(means))
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels == [f"group {i}" for i in np.argsort(means)]
+    ends = np.array([line[:, 0] for line in ax.collections[0].get_segments()])
+    expected = np.quantile(fit.samples["g_x_effects"][..., 0], [0.05, 0.95], axis=(0, 1))
+    np.testing.assert_allclose(ends, expected.T[np.argsort(means)])
+    assert ax.get_title(loc="left") == "x by g, 90% and 50% intervals"
+    assert plots.effects(fit, "g_effects", column="Intercept", ax=ax) is ax
+
+
+def test_effects_of_many_groups_and_of_a_point() -> None:
+    fit = mixed(num_groups=80)
+    ax = plots.effects(fit, "g")
+    assert ax.get_ylabel() == "80 groups in order"
+    one = {name: value[:1, :1] for name, value in fit.samples.items()}
+    point = MixedFit(fit.model, fit.design, one, "marginal")
+    ax = plots.effects(point, "g")
+    assert len(ax.collections) == 0
+    assert ax.get_title(loc="left") == "Intercept by g"
+
+
+def test_diagnostics_mark_what_is_beyond_the_limits() -> None:
+    fit = mixed()
+    shifted = np.array(fit.samples["noise_scale"])
+    shifted[0] += 1.0
+    bad = MixedFit(fit.model, fit.design, dict(fit.samples) | {"noise_scale": shifted}, "nuts")
+    figure = plots.diagnostics(bad)
+    assert len(figure.axes) == 2
+    orange = figure.axes[0].lines[1]
+    place = [label.get_text() for label in figure.axes[0].get_yticklabels()].index("noise_scale")
+    assert place in orange.get_ydata()
+    assert len(plots.diagnostics(fit).axes) == 3
+
+
+def test_errors() -> None:
+    fit = mixed()
+    point = MixedFit(fit.model, fit.design, {k: v[:1, :1] for k, v in fit.samples.items()}, "x")
+    for draw in (plots.ranks, plots.forest, plots.energy):
+        with pytest.raises(ValueError, match="fit by 'x' is a point without draws"):
+            draw(point)
+        with pytest.raises(TypeError, match="fit is a str, expected a Fit or a MixedFit"):
+            draw("fit")  # type: ignore[operator]
+    with pytest.raises(ValueError, match="is a point without draws"):
+        plots.predictive_check(point, key=0)
+    with pytest.raises(ValueError, match="num_samples is 0; expected at least 1"):
+        plots.predictive_check(fit, key=0, num_samples=0)
+    with pytest.raises(ValueError, match="fit by 'nuts' has no energies; only Hamiltonian"):
+        plots.energy(mixed(run=Sampling({}, 0, 0.0)))
+    for draw in (plots.ranks, plots.forest):
+        with pytest.raises(ValueError, match="var_names holds 'sigma', but there are: coeff"):
+            draw(fit, var_names=["sigma"])
+    with pytest.raises(TypeError, match="fit is a Fit, expected a MixedFit"):
+        plots.effects(factorization(), "g")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no group term 'h'; its terms are 'g', 'g_x'"):
+        plots.effects(fit, "h")
+    with pytest.raises(ValueError, match="term 'g' has no effect 'x'; its effects are 'Intercept'"):
+        plots.effects(fit, "g", column="x")
+    with pytest.raises(ValueError, match="interval is 1; expected a probability between"):
+        plots.effects(fit, "g", interval=1)
+    rest = {name: value for name, value in fit.samples.items() if name != "g_effects"}
+    with pytest.raises(ValueError, match="no draws of g_effects: the sampler integrated"):
+        plots.effects(MixedFit(fit.model, fit.design, rest, "nuts"), "g")
