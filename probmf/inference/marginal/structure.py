@@ -377,6 +377,12 @@ def _find_site(probe: Probe, location: Traced, offset: np.ndarray, name: str) ->
         if np.all(np.abs(np.sum(design * table[layout.group], axis=1) - expected) <= slack):
             return Found(layout, design, constant)
     if int(np.prod(shape)) > MAX_DENSE_SITE:
+        if not _candidate_axes(probe, name):
+            raise MarginalizeError(
+                f"The prior of {name!r}, of shape {shape}, correlates all its values; at most "
+                f"{MAX_DENSE_SITE} can be kept in one block. Leave it out, or give it a plate of "
+                "groups."
+            )
         raise MarginalizeError(
             f"Some rows of {probe.target!r} involve two or more groups of the site {name!r}, of "
             f"shape {shape}; a row may involve one. Split it into one site for each role, or "

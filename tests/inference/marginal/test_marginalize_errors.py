@@ -124,6 +124,12 @@ def observed_effect() -> None:
     observe(u[g])
 
 
+def large_process() -> None:
+    with jax.numpy_rank_promotion("allow"):  # NumPyro's MultivariateNormal needs it.
+        f = sample("f", dist.MultivariateNormal(jnp.zeros(300), jnp.eye(300)))
+    observe(f[g])
+
+
 def two_of_a_large_site() -> None:
     u = groups(400)
     observe(u[g] - u[g + 200])
@@ -178,6 +184,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], tuple[str, ...], str]] = {
     "scaled": (scaled, ("u",), "The observed site 'y' is scaled"),
     "scaled effect": (scaled_effect, ("u",), "The site 'u' is scaled"),
     "masked effect": (masked_effect, ("u",), "The prior of 'u' is masked"),
+    "process": (
+        large_process, ("f",),
+        r"The prior of 'f', of shape \(300,\), correlates all its values; at most 256",
+    ),
     "large": (
         two_of_a_large_site, ("u",),
         r"Some rows of 'y' involve two or more groups of the site 'u', of shape \(400,\)",
