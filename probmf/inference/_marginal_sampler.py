@@ -23,7 +23,7 @@ from probmf.inference._importance import (
     resample,
     smooth,
 )
-from probmf.inference._potential import Potential, Program, compiled, trace_program
+from probmf.inference._potential import Potential, Program, compiled, quick_jit, trace_program
 from probmf.inference._progress import progress_bar
 from probmf.inference._workers import Workers, workers
 from probmf.inference.marginal import MarginalModel
@@ -109,7 +109,7 @@ class MarginalDensity:
                 }
             )
 
-        return np.asarray(jax.jit(medians)(), np.float64)
+        return np.asarray(quick_jit(medians)(), np.float64)
 
     def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         """Log density and its gradient."""
@@ -229,7 +229,7 @@ def _compile_chunk(density: MarginalDensity, program: Program) -> Any:
     keys = jax.random.key_data(jax.random.split(jax.random.key(0), CHUNK))
     return compiled(
         (program.text, "chunk"),
-        lambda: jax.jit(program.evaluate).lower(program.consts, example, keys).compile(),
+        lambda: quick_jit(program.evaluate).lower(program.consts, example, keys).compile(),
     )
 
 

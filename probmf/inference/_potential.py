@@ -21,6 +21,18 @@ PROGRAMS_KEPT = 64
 _programs: dict[Any, Any] = {}
 
 
+def quick_jit(function: Callable[..., Any]) -> Any:
+    """`jax.jit` for programs that run for less time than they take to compile.
+
+    On a CPU the optimizer's expensive passes double the time of compilation and gain nothing here,
+    where the time goes to a few calls of linear algebra.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.jit(function)
+    options = {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
+    return jax.jit(function, compiler_options=options)
+
+
 def compiled(key: Any, make: Callable[[], Any]) -> Any:
     """The program under a key, made when it is not there; the oldest is dropped when full."""
     if key not in _programs:
@@ -101,7 +113,7 @@ class Potential:
         """Log density at a vector; compiled."""
         run = compiled(
             (self.program.text, "value"),
-            lambda: jax.jit(lambda consts, x: self.program.evaluate(consts, x)[0]),
+            lambda: quick_jit(lambda consts, x: self.program.evaluate(consts, x)[0]),
         )
         return run(self.program.consts, vector)
 
@@ -110,7 +122,7 @@ class Potential:
         evaluate = self.program.evaluate
         run = compiled(
             (self.program.text, "gradient"),
-            lambda: jax.jit(
+            lambda: quick_jit(
                 lambda consts, x: jax.value_and_grad(lambda v: evaluate(consts, v)[0])(x)
             ),
         )
@@ -134,5 +146,5 @@ class Potential:
         leaves, tree = jax.tree.flatten(example)
         del leaves
         program = trace_program(lambda x: jax.tree.leaves(jax.lax.map(self.constrain, x)), vectors)
-        run = compiled((program.text, "constrain"), lambda: jax.jit(program.evaluate))
+        run = compiled((program.text, "constrain"), lambda: quick_jit(program.evaluate))
         return jax.tree.unflatten(tree, run(program.consts, vectors))

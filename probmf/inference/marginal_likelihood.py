@@ -15,7 +15,7 @@ from probmf.effects import collect_targets, draw_effects, log_evidence
 from probmf.inference._importance import climb
 from probmf.inference._loop import FitWarning
 from probmf.inference._marginal_sampler import MarginalDensity
-from probmf.inference._potential import compiled, trace_program
+from probmf.inference._potential import compiled, quick_jit, trace_program
 from probmf.inference._workers import workers
 from probmf.inference.marginal import marginalize
 from probmf.inference.marginal.injection import read_observed
@@ -155,7 +155,7 @@ class _Problem:
         evaluate = self.program.evaluate
         run = compiled(
             (self.program.text, "gradient"),
-            lambda: jax.jit(
+            lambda: quick_jit(
                 lambda consts, x: jax.value_and_grad(lambda v: evaluate(consts, v)[0])(x)
             ),
         )
@@ -165,7 +165,7 @@ class _Problem:
 
     def estimates(self, vector: np.ndarray) -> dict[str, Array]:
         """All sites at a vector: effects at their conditional means."""
-        return jax.jit(self._estimates)(jnp.asarray(vector, self.density.potential.vector.dtype))
+        return quick_jit(self._estimates)(jnp.asarray(vector, self.density.potential.vector.dtype))
 
     def _latents(self, vector: Array) -> dict[str, Array]:
         return self.density.constrain_prior(vector)
