@@ -1,12 +1,15 @@
 """Probabilistic matrix factorization and linear mixed-effects models on JAX."""
 
-from probmf import metrics
+from probmf import diagnostics, metrics
 from probmf.data import Ratings, Vocabulary
 from probmf.inference.als import fit_als
 from probmf.inference.map import fit_map
 from probmf.inference.marginal import MarginalModel, marginalize
+from probmf.inference.marginal_likelihood import fit_marginal
+from probmf.inference.marginal_sampling import sample_marginal
+from probmf.inference.nuts import sample_nuts
 from probmf.models import Bernoulli, Gaussian, MatrixFactorization, MixedEffects
-from probmf.results import Fit, History, Predictions, Recommendations
+from probmf.results import Fit, History, MixedFit, Predictions, Recommendations, Sampling
 
 __version__ = "0.1.0"
 
@@ -18,12 +21,18 @@ __all__ = [
     "MarginalModel",
     "MatrixFactorization",
     "MixedEffects",
+    "MixedFit",
     "Predictions",
     "Ratings",
     "Recommendations",
+    "Sampling",
     "Vocabulary",
+    "diagnostics",
     "fit_als",
     "fit_map",
+    "fit_marginal",
     "marginalize",
     "metrics",
+    "sample_marginal",
+    "sample_nuts",
 ]
