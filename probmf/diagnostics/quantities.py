@@ -78,15 +78,21 @@ def of_mixed_model(fit: MixedFit) -> Iterator[Quantity]:
 
 
 def _singular_values(draws: Draws) -> Float[np.ndarray, "draws k"]:
-    """Singular values of U V' at each draw, from the triangles of U and V: never the product."""
+    """Singular values of U V' at each draw, from the two sides' k x k moments.
+
+    With U'U = R R' they are the square roots of the eigenvalues of R' (V'V) R. Values below 1e-8 of
+    the largest are lost in rounding. Cost O(draws rows k^2).
+    """
     u, v = draws.sites["user_factors"], draws.sites["item_factors"]
     step = max(1, BATCH_NUMBERS // (u[0].size + v[0].size))
     found = []
     for start in range(0, draws.num_draws, step):
-        triangles = [
-            np.linalg.qr(np.asarray(side[start : start + step], np.float64), mode="r")
-            for side in (u, v)
-        ]
-        product = triangles[0] @ np.swapaxes(triangles[1], 1, 2)
-        found.append(np.linalg.svd(product, compute_uv=False))
-    return np.concatenate(found)
+        moments = []
+        for side in (u, v):
+            factors = np.asarray(side[start : start + step], np.float64)
+            moments.append(np.swapaxes(factors, 1, 2) @ factors)
+        value, vector = np.linalg.eigh(moments[0])
+        root = vector * np.sqrt(np.maximum(value, 0.0))[:, None, :]
+        squares = np.linalg.eigvalsh(np.swapaxes(root, 1, 2) @ moments[1] @ root)
+        found.append(np.sqrt(np.maximum(squares[:, ::-1], 0.0)))
+    return np.concatenate(found)[:, : min(u.shape[1:] + v.shape[1:2])]
