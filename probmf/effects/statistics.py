@@ -79,7 +79,10 @@ def collect_statistics(
     weighted_rest = rest if weight is None else rest * weight[:, None]
     groups, dim = pattern.shapes[0]
     size = pattern.num_columns
-    lead_lead = _sum(weighted[:, :, None] * lead[:, None, :], pattern.group, groups)
+    if groups == 1:
+        lead_lead = jnp.matmul(weighted.T, lead, precision="highest")[None]
+    else:
+        lead_lead = _sum(weighted[:, :, None] * lead[:, None, :], pattern.group, groups)
     entries = len(pattern.entry_group)
     across = rest[:, :, None] * weighted[:, None, :]
     cross = _sum(across.reshape(-1, dim), pattern.entry.ravel(), entries)
@@ -100,15 +103,24 @@ def _rest_products(pattern: Pattern, rest: Array, weighted: Array) -> Array:
     of the pairs hold all of them.
     """
     size, pairs = pattern.num_columns, pattern.pairs
-    block = np.repeat(np.arange(len(pattern.shapes) - 1), [dim for _, dim in pattern.shapes[1:]])
+    starts = np.cumsum([0, *(dim for _, dim in pattern.shapes[1:])]).tolist()
     total = jnp.zeros(size * size if pairs is None else len(pairs.element), rest.dtype)
-    for i in range(len(block)):
-        for j in range(len(block)):
-            if block[i] >= block[j]:
-                where = pattern.column[:, i] * size + pattern.column[:, j]
-                if pairs is not None:
-                    where = jnp.searchsorted(pairs.element, where)
-                total = total.at[where].add(weighted[:, i] * rest[:, j])
+    for i, (groups, dim) in enumerate(pattern.shapes[1:]):
+        own = slice(starts[i], starts[i + 1])
+        for j, (others, other_dim) in enumerate(pattern.shapes[1 : i + 2]):
+            other = slice(starts[j], starts[j + 1])
+            if groups == others == 1:
+                rows, columns = (
+                    pattern.offsets[k] + np.arange(d) for k, d in ((i, dim), (j, other_dim))
+                )
+                where = jnp.asarray(rows[:, None] * size + columns[None])
+                products = jnp.matmul(weighted[:, own].T, rest[:, other], precision="highest")
+            else:
+                where = pattern.column[:, own, None] * size + pattern.column[:, None, other]
+                products = weighted[:, own, None] * rest[:, None, other]
+            if pairs is not None:
+                where = jnp.searchsorted(pairs.element, where)
+            total = total.at[where].add(products)
     return total.reshape(size, size) if pairs is None else total
 
 
