@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -252,6 +253,15 @@ def _copied(leaf: Any) -> Any:
     return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
 
 
+def _outside_of_traces() -> AbstractContextManager[Any]:
+    """Lets a first call within vmap or a loop, as by `log_likelihood`, see concrete values.
+
+    Compiles every operation by itself, so it is left out where nothing is being traced.
+    """
+    traced = isinstance(jnp.zeros(()), jax.core.Tracer)
+    return jax.ensure_compile_time_eval() if traced else nullcontext()
+
+
 def _is_stale(error: Exception) -> bool:
     """Whether JAX remembers an array of the model's closure in another precision."""
     return "same dtypes" in str(error) or "RuntimeProgramInputMismatch" in str(error)
@@ -262,7 +272,7 @@ def _prepare(
 ) -> Prepared:
     # NumPyro's validation is off, as missing values are reported with their rows below.
     quiet = numpyro.validation_enabled(False)
-    with quiet, jax.enable_x64(True):
+    with quiet, jax.enable_x64(True), _outside_of_traces():
         probe = Probe(model, sites, args, kwargs)
         observed = probe.observations()
         _check_rows(observed, probe)
