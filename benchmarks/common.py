@@ -124,6 +124,15 @@ def arrays_on_disk(**tables: Ratings) -> Iterator[dict[str, str]]:
         yield paths
 
 
+@contextlib.contextmanager
+def columns_on_disk(**columns: np.ndarray) -> Iterator[str]:
+    """Columns of a table as an .npz file, for the worker."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "columns.npz")
+        np.savez(path, **columns)
+        yield path
+
+
 def take_turns(rounds: int, *sides: Callable[[], list[float]]) -> list[list[float]]:
     """Seconds that each side reports, one after the other in every round, each alone."""
     seconds: list[list[float]] = [[] for _ in sides]

@@ -107,6 +107,43 @@ class Implicit:
         return {}
 
 
+class Nutpie:
+    """PyMC's model of the lecture ratings, sampled by nutpie (compiled with numba)."""
+
+    def start(self, data):
+        """Build and compile the centred model."""
+        import nutpie
+        import pymc as pm
+
+        arrays = np.load(data)
+        begin = time.perf_counter()
+        with pm.Model() as model:
+            noise = pm.HalfNormal("noise_scale", 1.0)
+            score = pm.Normal("intercept", 0.0, 5.0)
+            score = score + pm.Normal("service", 0.0, 1.0) * arrays["service"]
+            for name in ("s", "d", "dept"):
+                scale = pm.HalfNormal(f"{name}_scale", 1.0)
+                effect = pm.Normal(name, 0.0, scale, shape=int(arrays[name].max()) + 1)
+                score = score + effect[arrays[name]]
+            pm.Normal("y", score, noise, observed=arrays["y"])
+        self.compiled = nutpie.compile_pymc_model(model)
+        return {"seconds": time.perf_counter() - begin}
+
+    def sample(self, warmup, draws, chains):
+        """Draws of the global parameters, (chain, draw)."""
+        import nutpie
+
+        begin = time.perf_counter()
+        trace = nutpie.sample(
+            self.compiled, draws=draws, tune=warmup, chains=chains, cores=chains, seed=0,
+            progress_bar=False,
+        )  # fmt: skip
+        seconds = time.perf_counter() - begin
+        names = ("s_scale", "d_scale", "dept_scale", "noise_scale", "intercept", "service")
+        samples = {name: np.asarray(trace.posterior[name]).tolist() for name in names}
+        return {"seconds": [seconds], "samples": samples}
+
+
 def _csr(arrays):
     shape = tuple(int(size) for size in arrays["shape"])
     ones = np.ones(len(arrays["user"]), dtype=np.float32)
@@ -123,7 +160,7 @@ def main():
 
 def serve(name, answers):
     version = importlib.metadata.version(name)
-    peer = {"lenskit": LensKit, "implicit": Implicit}[name]()
+    peer = {"lenskit": LensKit, "implicit": Implicit, "nutpie": Nutpie}[name]()
     print(json.dumps({"version": version}), file=answers)
     for line in sys.stdin:
         request = json.loads(line)

@@ -12,7 +12,10 @@ import sys
 
 import common
 
-NAMES = ("als_explicit", "als_implicit", "recommend", "accuracy", "first_call")
+NAMES = (
+    "als_explicit", "als_implicit", "recommend", "accuracy", "first_call",
+    "mixed_insteval", "mixed_small", "marginal_scaling",
+)  # fmt: skip
 PAGE = common.ROOT / "docs" / "benchmarks.md"
 
 

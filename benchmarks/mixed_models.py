@@ -1,0 +1,211 @@
+"""The mixed models that the benchmarks share: data, formula, priors, and ways to sample them."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import common
+import jax
+import numpy as np
+import numpyro.distributions as dist
+import pandas as pd
+from arviz_stats.base import array_stats
+from numpyro.infer import MCMC, NUTS
+
+from probmf import MixedEffects, sample_marginal
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A data set with its model."""
+
+    file: str
+    formula: str
+    options: dict = dataclasses.field(default_factory=dict)
+    prepare: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame
+
+    def model(self, **changes) -> MixedEffects:
+        """The model, some of its options changed."""
+        return MixedEffects(self.formula, **{**self.options, **changes})
+
+    def frame(self) -> pd.DataFrame:
+        """The data."""
+        path = common.DATA / self.file
+        if not path.is_file():
+            sys.exit(f"The benchmarks need {self.file} in the folder of shared data.")
+        return self.prepare(pd.read_parquet(path))
+
+
+def _contrast(column: str, first: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """A two-level column as +1/2 for one level and -1/2 for the other, called t."""
+    return lambda frame: frame.assign(t=np.where(frame[column] == first, 0.5, -0.5))
+
+
+def _scales(scale, *groups: str, noise) -> dict:
+    return {f"{g}_scale": scale for g in groups} | {"noise_scale": noise}
+
+
+NORMAL, HALF = dist.Normal, dist.HalfNormal
+READING = {
+    "priors": _scales(HALF(1.0), "subject", "item", noise=HALF(5.0))
+    | {"coefficients": {"Intercept": NORMAL(0.0, 10.0), "condition": NORMAL(0.0, 5.0)}}
+}
+CASES = {
+    "dutch": Case(
+        "cogsci/dutch.parquet",
+        "NP1 ~ condition + (1 + condition | subject) + (1 + condition | item)",
+        READING,
+    ),
+    "english": Case(
+        "cogsci/english.parquet",
+        "NP1 ~ condition + (1 + condition | subject) + (1 + condition | item)",
+        READING,
+    ),
+    "mandarin": Case(
+        "cogsci/mandarin.parquet",
+        "rt ~ t + (1 + t | subj) + (1 + t | item)",
+        {
+            "likelihood": "lognormal",
+            "priors": _scales(HALF(5.0), "subj", "item", noise=HALF(5.0))
+            | {"coefficients": {"Intercept": NORMAL(0.0, 10.0), "t": NORMAL(0.0, 5.0)}},
+        },
+        _contrast("type", "subj-ext"),
+    ),
+    "pupil": Case(
+        "cogsci/pupil.parquet",
+        "p_size ~ load + (1 + load | subj)",
+        {
+            "priors": _scales(HALF(1000.0), "subj", noise=HALF(1000.0))
+            | {"coefficients": {"Intercept": NORMAL(1000.0, 500.0), "load": NORMAL(0.0, 100.0)}}
+        },
+    ),
+    "stroop": Case(
+        "cogsci/stroop.parquet",
+        "RT ~ t + (1 + t | subj)",
+        {
+            "likelihood": "lognormal",
+            "scale_formula": "~ t + (1 + t | subj)",
+            "priors": {
+                "subj_scale": HALF(1.0),
+                "noise_subj_scale": HALF(1.0),
+                "coefficients": {"Intercept": NORMAL(6.0, 1.5), "t": NORMAL(0.0, 0.01)},
+                "noise_coefficients": {"Intercept": NORMAL(0.0, 1.0), "t": NORMAL(0.0, 1.0)},
+            },
+        },
+        _contrast("condition", "Incongruent"),
+    ),
+    "grouseticks": Case(
+        "cogsci/grouseticks.parquet",
+        "TICKS ~ YEAR + cHEIGHT + (1 | LOCATION) + (1 | BROOD)",
+        {"priors": _scales(dist.HalfCauchy(5.0), "LOCATION", "BROOD", noise=dist.HalfCauchy(5.0))},
+    ),
+    "insteval": Case(
+        "insteval.parquet",
+        "y ~ service + (1 | s) + (1 | d) + (1 | dept)",
+        {
+            "priors": _scales(HALF(1.0), "s", "d", "dept", noise=HALF(1.0))
+            | {"coefficients": {"Intercept": NORMAL(0.0, 5.0), "service[T.1]": NORMAL(0.0, 1.0)}}
+        },
+    ),
+}
+
+
+def effective_sizes(samples: dict[str, np.ndarray], names: list[str]) -> dict[str, float]:
+    """Bulk ESS of every element of the named sites, (chain, draw, ...), that varies."""
+    found = {}
+    for name in names:
+        value = np.asarray(samples[name], np.float64)
+        flat = value.reshape(*value.shape[:2], -1)
+        for index in range(flat.shape[2]):
+            if np.ptp(flat[..., index]) > 0:
+                label = name if flat.shape[2] == 1 else f"{name}[{index}]"
+                one = array_stats.ess(flat[..., index], chain_axis=0, draw_axis=1, method="bulk")
+                found[label] = float(one)
+    return found
+
+
+def smallest(sizes: dict[str, float]) -> tuple[float, str]:
+    label = min(sizes, key=sizes.get)
+    return sizes[label], label
+
+
+def globals_of(model: MixedEffects, design) -> list[str]:
+    """Population coefficients, scales and correlations: all sites but the effects."""
+    trace = model.dims(design)
+    names = [
+        n for n in trace if not n.endswith(("_effects", "_raw")) and n != design.data.response_name
+    ]
+    return [*names, *(["noise_scale"] if model.scale_formula is None else [])]
+
+
+def plain_nuts(case: Case, centered: bool, warmup: int, draws: int, key: int = 0) -> dict:
+    """NumPyro's NUTS on the joint model, one chain in float64: seconds and ESS of the globals."""
+    with jax.enable_x64(True):
+        model = case.model(centered=centered)
+        design = model.design(case.frame())
+        (data,) = model.arguments(design)
+        mcmc = MCMC(NUTS(model), num_warmup=warmup, num_samples=draws, progress_bar=False)
+        begin = time.perf_counter()
+        mcmc.warmup(jax.random.PRNGKey(key), data, extra_fields=("num_steps", "diverging"))
+        warm = time.perf_counter() - begin
+        begin = time.perf_counter()
+        mcmc.run(mcmc.post_warmup_state.rng_key, data, extra_fields=("num_steps", "diverging"))
+        with_compilation = time.perf_counter() - begin
+        begin = time.perf_counter()
+        mcmc.run(mcmc.post_warmup_state.rng_key, data, extra_fields=("num_steps", "diverging"))
+        sampling = min(with_compilation, time.perf_counter() - begin)
+        samples = mcmc.get_samples(group_by_chain=True)
+        fields = {name: np.asarray(one) for name, one in mcmc.get_extra_fields().items()}
+        names = [name for name in globals_of(model, design) if name in samples]
+        sizes = effective_sizes(samples, names)
+    size, worst = smallest(sizes)
+    return {
+        "warmup_seconds": warm, "sampling_seconds": sampling, "ess": size, "worst": worst,
+        "draws": draws, "warmup": warmup, "steps": float(np.mean(fields["num_steps"])),
+        "divergences": int(np.sum(fields["diverging"])),
+    }  # fmt: skip
+
+
+COLD = """
+import sys, time, json, warnings
+begin = time.perf_counter()
+sys.path.insert(0, sys.argv[1])
+import mixed_models as m
+imported = time.perf_counter()
+case = m.CASES[sys.argv[2]]
+frame = case.frame()
+start = time.perf_counter()
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    fit = m.sample_marginal(case.model(), frame, key=0, num_samples=int(sys.argv[3]))
+first = time.perf_counter() - start
+start = time.perf_counter()
+with warnings.catch_warnings(record=True):
+    warnings.simplefilter("always")
+    m.sample_marginal(case.model(), frame, key=1, num_samples=int(sys.argv[3]))
+second = time.perf_counter() - start
+names = [n for n in m.globals_of(fit.model, fit.design) if n in fit.samples]
+sizes = m.effective_sizes(fit.samples, names)
+print(json.dumps({"import": imported - begin, "cold": first, "second": second,
+    "info": {k: v for k, v in fit.sampling.info.items()}, "method": fit.method,
+    "ess": m.smallest(sizes), "draws": int(sys.argv[3]),
+    "effects": sum(v[0, 0].size for n, v in fit.samples.items() if n.endswith("_effects")),
+    "warnings": [str(w.message) for w in caught if w.category.__name__ == "FallbackWarning"]}))
+"""
+
+
+def cold_run(name: str, draws: int) -> dict:
+    """`sample_marginal` in a fresh process: seconds of the first and of a second call."""
+    folder = str(Path(__file__).resolve().parent)
+    done = subprocess.run(
+        [sys.executable, "-c", COLD, folder, name, str(draws)],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+__all__ = ["CASES", "Case", "cold_run", "plain_nuts", "sample_marginal", "smallest"]
