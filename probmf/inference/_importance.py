@@ -8,7 +8,7 @@ import numpy as np
 import scipy.linalg
 import scipy.optimize
 import scipy.special
-from arviz_stats.base import array_stats
+from arviz_stats.base.array import array_stats
 
 #: Degrees of freedom and inflation of the covariance of the proposals.
 DEGREES, INFLATION = 6.0, 1.2

@@ -7,6 +7,7 @@ that a second call compiles nothing, and runs chains side by side in threads.
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -203,10 +204,8 @@ def run_nuts(
                 # A chunk never straddles the end of the warmup, whose draws are not kept.
                 end = settings.num_warmup if done < settings.num_warmup else total
                 count = min(CHUNK, end - done)
-                outputs = pool.map(
-                    lambda state, count=count: kernel.advance(consts, state, jnp.asarray(count)),
-                    states,
-                )
+                steps = partial(_advance, kernel, consts, count)
+                outputs = pool.map(steps, states)
                 states = [output[0] for output in outputs]
                 if done >= settings.num_warmup:
                     pieces.append(
@@ -233,6 +232,10 @@ def run_nuts(
     now = time.perf_counter()
     seconds = {"setup": began - begin, "sampling": now - began}
     return Chains(vectors, stats, complete, seconds)
+
+
+def _advance(kernel: _Kernel, consts: list[Any], count: int, state: Any) -> Any:
+    return kernel.advance(consts, state, jnp.asarray(count))
 
 
 def find_starts(potential: Potential, key: Array, num_chains: int) -> np.ndarray:

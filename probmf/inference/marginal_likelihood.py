@@ -129,7 +129,8 @@ def fit_marginal(
         stopped=stopped, unit="iteration", restarts=None,
     )  # fmt: skip
     point = {name: np.asarray(value)[None, None] for name, value in samples.items()}
-    return MixedFit(model, design, point, f"marginal/{objective}", history=history)
+    table = None if isinstance(data, Design) else data
+    return MixedFit(model, design, point, f"marginal/{objective}", history=history, data=table)
 
 
 class _Problem:
@@ -221,8 +222,8 @@ def boundary_scales(fit: MixedFit) -> list[str]:
     Returns:
         Names of sites, with the coefficient where there are several.
     """
-    noise = float(np.min(fit.samples["noise_scale"]))
-    found = []
+    noise = float(np.min(fit.samples.get("noise_scale", 1.0)))
+    found: list[str] = []
     for name, value in fit.samples.items():
         if name.endswith("_scale") and name != "noise_scale":
             low = np.flatnonzero(np.ravel(value) < BOUNDARY * noise)

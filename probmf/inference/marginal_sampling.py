@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from arviz_stats.base import array_stats
+from arviz_stats.base.array import array_stats
 from jax.typing import ArrayLike
 
 from probmf.inference._importance import K_HAT_GATE
@@ -102,6 +102,7 @@ def sample_marginal(
         random_key = as_key(key)
         draw_key, nuts_key = jax.random.split(random_key)
         design = data if isinstance(data, Design) else model.design(data)
+        table = None if isinstance(data, Design) else data
         arguments = model.arguments(design)
         density = MarginalDensity(marginalize(model, model.effect_sites(design)), arguments, {})
         try:
@@ -109,12 +110,13 @@ def sample_marginal(
                 density, int(num_samples), draw_key, max_densities=max_densities, progress=progress
             )
         except NotServedError as error:
-            return _by_nuts(
+            fit = _by_nuts(
                 model, design, density, str(error), int(num_samples), nuts_key, begin, progress
             )
+            return replace(fit, data=table)
     return MixedFit(
         model, design, {n: v[None] for n, v in draws.samples.items()}, "marginal/importance",
-        sampling=Sampling({}, 0, time.perf_counter() - begin, info=_info(draws)),
+        sampling=Sampling({}, 0, time.perf_counter() - begin, info=_info(draws)), data=table,
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from os import PathLike
-from typing import Any, overload
+from typing import Any, TypedDict, Unpack, overload
 
 import jax
 import numpy as np
@@ -25,12 +25,30 @@ from probmf.results import Fit, MixedFit
 from probmf.results.sampling import Sampling
 
 
+class _Options(TypedDict, total=False):
+    """What both families take; for type checkers."""
+
+    num_warmup: int
+    num_samples: int
+    num_chains: int
+    marginalize: Sequence[str] | str
+    recover: bool
+    target_accept: float
+    max_tree_depth: int
+    dense_mass: bool
+    float64: bool
+    checkpoint: str | PathLike[str] | None
+    progress: bool | None
+
+
 @overload
 def sample_nuts(
-    model: MatrixFactorization, data: Ratings, *, key: ArrayLike, **options: Any
+    model: MatrixFactorization, data: Ratings, *, key: ArrayLike, **options: Unpack[_Options]
 ) -> Fit: ...
 @overload
-def sample_nuts(model: MixedEffects, data: Any, *, key: ArrayLike, **options: Any) -> MixedFit: ...
+def sample_nuts(
+    model: MixedEffects, data: Any, *, key: ArrayLike, **options: Unpack[_Options]
+) -> MixedFit: ...
 def sample_nuts(
     model: MatrixFactorization | MixedEffects,
     data: Any,
@@ -90,12 +108,7 @@ def sample_nuts(
     """
     begin = time.perf_counter()
     check_counts(num_samples=num_samples, num_chains=num_chains, max_tree_depth=max_tree_depth)
-    if (
-        isinstance(num_warmup, bool)
-        or not isinstance(num_warmup, int | np.integer)
-        or num_warmup < 0
-    ):
-        raise ValueError(f"num_warmup is {num_warmup!r}; expected a whole number of 0 or more.")
+    _check_warmup(num_warmup)
     if not 0 < target_accept < 1:
         raise ValueError(f"target_accept is {target_accept!r}; expected a number between 0 and 1.")
     settings = Settings(
@@ -130,8 +143,16 @@ def sample_nuts(
     )
     method = "nuts/marginal" if sites else "nuts"
     if isinstance(model, MixedEffects):
-        return MixedFit(model, design, samples, method, sampling=sampling)
+        table = None if isinstance(data, Design) else data
+        return MixedFit(model, design, samples, method, sampling=sampling, data=table)
     return Fit(model, data, samples, method, sampling=sampling)
+
+
+def _check_warmup(count: object) -> None:
+    if isinstance(count, bool) or not isinstance(count, int | np.integer):
+        raise TypeError(f"num_warmup is {count!r}; expected a whole number of 0 or more.")
+    if count < 0:
+        raise ValueError(f"num_warmup is {count}; expected a whole number of 0 or more.")
 
 
 def _marginal(model: Any, sites: tuple[str, ...]) -> MarginalModel:
