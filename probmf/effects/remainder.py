@@ -164,7 +164,7 @@ def _backward(
     for_precision = 0.5 * cotangent / precision * (trace - size + jnp.sum(half**2) + square)
     scores = _tril_score(shapes, system, trils, precision, inverse, mean)
     for_trils = tuple(cotangent * part for part in scores)
-    no_gradient = None
+    no_gradient: Any = None
     if system.element is not None:
         no_gradient = np.zeros(system.element.shape, jax.dtypes.float0)
     return Remainder(for_products, no_gradient, for_target), for_trils, for_precision

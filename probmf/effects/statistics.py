@@ -1,7 +1,7 @@
 """Sums over the observations: with a constant design they are taken once and n disappears."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -162,14 +162,15 @@ def sum_on_host(
                 products += total(where, ones * rest[:, i] * rest[:, j], len(products))
     cross = [total(entry, (ones * lead[:, a])[:, None] * rest, entries) for a in range(dim)]
     by_group = [total(group, ones * lead[:, a] * target, groups) for a in range(dim)]
-    return Statistics(
-        lead_lead=lead_lead,
-        lead_rest=np.stack(cross, axis=1),
-        rest_rest=products.reshape(size, size) if element is None else products,
-        lead=np.stack(by_group, axis=1),
-        rest=total(column, (ones * target)[:, None] * rest, size),
-        square=np.sum(ones * target * target),
-    )
+    sums: dict[str, Any] = {
+        "lead_lead": lead_lead,
+        "lead_rest": np.stack(cross, axis=1),
+        "rest_rest": products.reshape(size, size) if element is None else products,
+        "lead": np.stack(by_group, axis=1),
+        "rest": total(column, (ones * target)[:, None] * rest, size),
+        "square": np.sum(ones * target * target),
+    }
+    return Statistics(**sums)
 
 
 def compress(pattern: Pattern, statistics: Statistics) -> Statistics:
@@ -193,12 +194,12 @@ def compress(pattern: Pattern, statistics: Statistics) -> Statistics:
         (cross[left] * cross[right], (which, np.asarray(pattern.entry_group)[left])),
         shape=(len(element), len(square)),
     ).tocsr()
-    table = Table(
-        knot=knot,
-        terms=products @ coefficients,
-        element=np.asarray(element, np.int32),
-    )
-    return statistics._replace(table=table)
+    table: dict[str, Any] = {
+        "knot": knot,
+        "terms": products @ coefficients,
+        "element": np.asarray(element, np.int32),
+    }
+    return statistics._replace(table=Table(**table))
 
 
 def _skeleton(square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

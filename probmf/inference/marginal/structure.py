@@ -61,14 +61,14 @@ class Layout:
         """Values of the site's shape as (groups, coefficients)."""
         if self.axis is None:
             return values.reshape(1, -1)
-        others = [axis for axis in range(len(self.shape)) if axis != self.axis]
+        others: list[int] = [axis for axis in range(len(self.shape)) if axis != self.axis]
         return values.transpose(self.axis, *others).reshape(self.num_groups, self.dim)
 
     def restore[Values: (Array, np.ndarray)](self, table: Values) -> Values:
         """The inverse of `arrange`."""
         if self.axis is None:
             return table.reshape(self.shape)
-        others = [axis for axis in range(len(self.shape)) if axis != self.axis]
+        others: list[int] = [axis for axis in range(len(self.shape)) if axis != self.axis]
         stacked = table.reshape(self.num_groups, *(self.shape[axis] for axis in others))
         return stacked.transpose(np.argsort([self.axis, *others]))
 
@@ -113,9 +113,9 @@ class Probe:
 
     def zeros(self) -> dict[str, Array]:
         """Deviations of zero."""
-        return {
-            name: np.zeros(shape, jnp.result_type(float)) for name, shape in self.shapes.items()
-        }
+        kind = jnp.result_type(float)
+        zeros: dict[str, Any] = {name: np.zeros(shape, kind) for name, shape in self.shapes.items()}
+        return zeros
 
     @property
     def hidden(self) -> frozenset[str]:
