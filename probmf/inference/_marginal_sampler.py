@@ -12,6 +12,7 @@ import numpyro
 from jaxtyping import Array
 from numpyro.infer.util import constrain_fn, potential_energy
 
+from probmf.effects.pattern import MAX_REMAINDER
 from probmf.inference._importance import (
     K_HAT_GATE,
     Mixture,
@@ -25,6 +26,7 @@ from probmf.inference._importance import (
 )
 from probmf.inference._potential import Potential, Program, compiled, quick_jit, trace_program
 from probmf.inference._progress import progress_bar
+from probmf.inference._spectral import Spectrum
 from probmf.inference._workers import Workers, workers
 from probmf.inference.marginal import MarginalModel
 from probmf.inference.marginal.injection import Inject
@@ -36,9 +38,13 @@ MAX_DIMS = 20
 CHUNK = 32
 #: Numbers of effects kept while proposals are evaluated; beyond, they are drawn again at the end.
 KEEP_NUMBERS = 100_000_000
+#: Cost of one decomposition of D effects, in multiples of D^3 multiplications.
+SPECTRUM_COST = 12.0
 #: Below this effective share of the proposals the mixture is fitted again.
 GOOD_SHARE = 0.5
 MAX_ROUNDS = 4
+#: Draws of all effects made by one matrix product.
+SPECTRAL_BATCH = 500
 #: Proposals of the first round: enough for a first k-hat.
 FIRST = 256
 
@@ -191,15 +197,21 @@ def draw_marginal(
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).astype(np.uint64))
     with workers(64) as pool, progress_bar(progress) as bar:
         task = bar.add_task("mode", total=None, status="")
-        # NumPyro's stack of handlers is one for all threads: trace here, compile there.
-        program, tree = density.program()
-        run = pool.submit_plain(_compile_chunk, density, program)
+        spectral = _spectrum_pays(density, num_samples)
+        if not spectral:
+            # NumPyro's stack of handlers is one for all threads: trace here, compile there.
+            program, tree = density.program()
+            run = pool.submit_plain(_compile_chunk, density, program)
         try:
             mode = find_mode(density.score, density.start()) if size else None
         except NoModeError as error:
             raise NotServedError(str(error)) from None
         clock.mark("mode")
-        evaluate = _Evaluator(density, (program, tree, run.result()), pool, key)
+        evaluate: _Evaluator | SpectralEvaluator
+        if spectral:
+            evaluate = SpectralEvaluator(density, rng)
+        else:
+            evaluate = _Evaluator(density, (program, tree, run.result()), pool, key)
         clock.mark("compilation")
         bar.update(task, description="proposals", total=num_samples, completed=0)
         rounds = _Rounds(evaluate, rng, mode)
@@ -221,6 +233,16 @@ def draw_marginal(
     clock.mark("draws")
     gradients = 0 if mode is None else mode.num_evaluations
     return Draws(samples, rounds.k_hat, rounds.num, gradients, rounds.effective, clock.seconds)
+
+
+def _spectrum_pays(density: MarginalDensity, num_samples: int) -> bool:
+    """Whether one decomposition of all effects costs less than a factorization per draw."""
+    prepared = density.prepared
+    if density.potential.num_dims != 1 or prepared.statistics is None or not prepared.fixed_priors:
+        return False
+    size = sum(groups * dim for groups, dim in prepared.pattern.shapes)
+    by_draw = prepared.pattern.num_columns**3 / 3 + 50.0 * size
+    return size <= MAX_REMAINDER and SPECTRUM_COST * size**3 < num_samples * by_draw
 
 
 def _compile_chunk(density: MarginalDensity, program: Program) -> Any:
@@ -277,16 +299,75 @@ class _Evaluator:
         }
         return np.where(np.isfinite(values), values, -np.inf), sites
 
+    def sites(self, points: np.ndarray) -> dict[str, np.ndarray]:
+        """All sites at points, effects drawn anew."""
+        return self(points)[1]
+
     def _one(self, piece: tuple[Array, Array]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         leaves = self.run(self.program.consts, *piece)
         value, sites = jax.tree.unflatten(self.tree, leaves)
         return np.asarray(value), {name: np.asarray(site) for name, site in sites.items()}
 
 
+class SpectralEvaluator:
+    """Evaluates proposals of the one noise scale that is left when all prior scales are fixed.
+
+    Args:
+        density: A density of one dimension.
+        rng: Random numbers of the effects.
+    """
+
+    def __init__(self, density: MarginalDensity, rng: np.random.Generator) -> None:
+        """Decompose."""
+        prepared = density.prepared
+        if prepared.statistics is None:
+            raise NotServedError("the design depends on sampled parameters")
+        self.density, self.rng = density, rng
+        run = prepared.run(density.constrain_prior(density.potential.vector))
+        trils = [np.asarray(tril) for tril in prepared.trils(run)]
+        self.spectrum = Spectrum(prepared.pattern, prepared.statistics, trils)
+        self._terms = quick_jit(jax.vmap(self._prior_and_precision))
+        self._sites = quick_jit(
+            lambda points, tables: jax.lax.map(lambda both: self._values(*both), (points, tables))
+        )
+
+    def _prior_and_precision(self, vector: Array) -> tuple[Array, Array]:
+        density = self.density
+        unravelled = density.potential.unravel(vector)
+        prior = -potential_energy(density.prior, density.args, density.kwargs, unravelled)
+        latents = density.constrain_prior(vector)
+        _, precision, extra = density.prepared.system(density.prepared.run(latents), latents)
+        return prior + extra, precision
+
+    def _values(self, vector: Array, tables: list[Array]) -> dict[str, Array]:
+        latents = self.density.constrain_prior(vector)
+        return {**latents, **self.density.prepared.site_values(latents, tables)}
+
+    def __call__(self, points: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Log densities, and no sites."""
+        prior, precision = self._terms(jnp.asarray(points, self.density.potential.vector.dtype))
+        values = np.asarray(prior) + self.spectrum.log_evidence(np.asarray(precision))
+        return np.where(np.isfinite(values), values, -np.inf), {}
+
+    def sites(self, points: np.ndarray) -> dict[str, np.ndarray]:
+        """All sites at points, by one matrix product for many."""
+        dtype = self.density.potential.vector.dtype
+        pieces = []
+        for start in range(0, len(points), SPECTRAL_BATCH):
+            some = jnp.asarray(points[start : start + SPECTRAL_BATCH], dtype)
+            _, precision = self._terms(some)
+            tables = self.spectrum.draw(np.asarray(precision), self.rng)
+            pieces.append(self._sites(some, [jnp.asarray(table, dtype) for table in tables]))
+        return {
+            name: np.concatenate([np.asarray(piece[name]) for piece in pieces])
+            for name in pieces[0]
+        }
+
+
 class _Rounds:
     """Proposals of all rounds, weighted against the mixture of all their laws."""
 
-    def __init__(self, evaluate: _Evaluator, rng: np.random.Generator, mode: Mode | None) -> None:
+    def __init__(self, evaluate: Any, rng: np.random.Generator, mode: Mode | None) -> None:
         self.evaluate, self.rng = evaluate, rng
         size = evaluate.density.potential.num_dims
         mean = np.zeros(size) if mode is None else mode.vector
@@ -296,6 +377,7 @@ class _Rounds:
         self.points = np.zeros((0, size))
         self.values = np.zeros(0)
         self.parts: list[dict[str, np.ndarray]] = []
+        self.numbers = 0
         self.log_weights = np.zeros(0)
         self.weights = np.zeros(0)
         self.k_hat, self.effective = np.inf, 0.0
@@ -329,7 +411,12 @@ class _Rounds:
         values, sites = self.evaluate(points)
         self.points = np.concatenate([self.points, points])
         self.values = np.concatenate([self.values, values])
-        self.parts.append(sites)
+        # What does not fit is dropped, and drawn again for the proposals chosen in the end.
+        self.numbers += sum(site.size for site in sites.values())
+        if sites and self.numbers <= KEEP_NUMBERS:
+            self.parts.append(sites)
+        else:
+            self.parts, self.numbers = [], KEEP_NUMBERS + 1
         self.counts[-1] += num
         shares = np.asarray(self.counts) / self.num
         logs = np.stack(
@@ -347,7 +434,9 @@ class _Rounds:
 
     def sites(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
         """Values of every site at the chosen proposals."""
-        return {
-            name: np.concatenate([part[name] for part in self.parts])[chosen]
-            for name in self.parts[0]
-        }
+        if self.parts:
+            return {
+                name: np.concatenate([part[name] for part in self.parts])[chosen]
+                for name in self.parts[0]
+            }
+        return self.evaluate.sites(self.points[chosen])

@@ -57,6 +57,7 @@ class Prepared:
         statistics: All sums when nothing in them depends on latents; else None.
         fixed_offset: Whether observations less offset depend on no latent.
         shared_noise: Whether all rows have one noise scale.
+        fixed_priors: Whether the effects' prior covariances depend on no latent.
     """
 
     model: Model
@@ -72,6 +73,7 @@ class Prepared:
     statistics: Statistics | None
     fixed_offset: bool
     shared_noise: bool
+    fixed_priors: bool
 
     def zeros(self) -> dict[str, Array]:
         """Deviations of zero."""
@@ -92,13 +94,13 @@ class Prepared:
             value: Other observations than those of the run, or None.
         """
         statistics, precision, extra = self.system(run, latents, value)
-        return extra + log_evidence(self.pattern, statistics, self._trils(run), precision)
+        return extra + log_evidence(self.pattern, statistics, self.trils(run), precision)
 
     def draw(self, latents: Values, key: Array) -> tuple[Array, dict[str, Array]]:
         """The log density, and a joint draw of the effect sites' values and what they determine."""
         run = self.run(latents)
         statistics, precision, extra = self.system(run, latents)
-        value, tables = draw_effects(self.pattern, statistics, self._trils(run), precision, key)
+        value, tables = draw_effects(self.pattern, statistics, self.trils(run), precision, key)
         return value + extra, self.site_values(latents, tables)
 
     def site_values(self, latents: Values, tables: list[Array]) -> dict[str, Array]:
@@ -152,7 +154,8 @@ class Prepared:
         law = values.observed[self.target]["law"]
         return law.sample(noise_key)
 
-    def _trils(self, run: Run) -> list[Array]:
+    def trils(self, run: Run) -> list[Array]:
+        """Lower factor of each block's prior covariance."""
         return [block.tril(run.effects) for block in self.blocks]
 
     def system(
@@ -307,6 +310,7 @@ def _prepare(
         shapes=probe.shapes, latent_shapes={n: jnp.shape(v) for n, v in probe.latents.items()},
         blocks=tuple(block for block, _ in grouped), pattern=pattern, designs=designs,
         statistics=statistics, fixed_offset=fixed, shared_noise=shared,
+        fixed_priors=not any(probe.on_latents["effects"].values()),
     )  # fmt: skip
 
 
