@@ -3,6 +3,9 @@
 import hashlib
 import json
 import os
+import re
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 FORMAT, VERSION = "probmf-checkpoint", 1
+#: Files that a run writes.
+OWN = re.compile(r"((state|draws)-\d+\.npz|run\.json)(\.new)?")
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,9 @@ class Checkpoint:
                 f"checkpoint={str(path)!r} can't be made a directory: {error}"
             ) from None
         manifest = self.path / "run.json"
-        others = [entry.name for entry in self.path.iterdir()]
         if not manifest.is_file():
+            # A kill before the first manifest leaves files of our own, which count for nothing.
+            others = [e.name for e in self.path.iterdir() if not OWN.fullmatch(e.name)]
             if others:
                 raise ValueError(
                     f"checkpoint={str(path)!r} holds other files ({', '.join(sorted(others)[:3])}) "
@@ -63,6 +69,8 @@ class Checkpoint:
             found = json.loads(manifest.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{manifest} is truncated or not JSON ({error}); remove it.") from None
+        if not isinstance(found, dict):
+            raise ValueError(f"{manifest} is not that of a run; name another directory.")
         if found.get("format") != FORMAT or found.get("version") != VERSION:
             raise ValueError(
                 f"{manifest} was written by another program or version "
@@ -81,15 +89,22 @@ class Checkpoint:
         if not manifest.is_file():
             return None
         found = json.loads(manifest.read_text(encoding="utf-8"))
-        with np.load(self.path / f"state-{found['done']}.npz", allow_pickle=False) as archive:
-            chains = int(archive["chains"])
-            count = int(archive["count"])
-            leaves = [[archive[f"{c}.{i}"] for i in range(count)] for c in range(chains)]
-        pieces = []
-        for index in range(self._written):
-            with np.load(self.path / f"draws-{index}.npz", allow_pickle=False) as archive:
-                pieces.append((archive["vectors"], archive["stats"]))
+        state = self._load(f"state-{found['done']}.npz")
+        chains, count = int(state["chains"]), int(state["count"])
+        leaves = [[state[f"{c}.{i}"] for i in range(count)] for c in range(chains)]
+        files = [self._load(f"draws-{index}.npz") for index in range(self._written)]
+        pieces = [(file["vectors"], file["stats"]) for file in files]
         return Kept(leaves, pieces, int(found["done"]))
+
+    def _load(self, name: str) -> dict[str, np.ndarray]:
+        try:
+            with np.load(self.path / name, allow_pickle=False) as archive:
+                return {key: archive[key] for key in archive.files}
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(
+                f"{self.path / name} is missing, truncated or altered ({error}), so the run can't "
+                "go on. Remove the directory to begin anew."
+            ) from None
 
     def write(
         self, states: list[Any], pieces: list[tuple[np.ndarray, np.ndarray]], done: int

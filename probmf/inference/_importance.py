@@ -18,6 +18,10 @@ DEFENSIVE_SHARE, DEFENSIVE_INFLATION = 0.1, 6.0
 K_HAT_GATE = 0.7
 #: How far the search goes from its start: a factor of three million for a scale.
 REACH = 15.0
+#: Largest derivative, as a share of the value, at which a search that stops has arrived.
+FLAT = 1e-6
+#: How often a search is begun anew.
+MOST_STARTS = 4
 
 
 class NoModeError(ValueError):
@@ -85,25 +89,53 @@ def climb(
     max_iterations: int = 200,
     callback: Callable[..., None] | None = None,
 ) -> scipy.optimize.OptimizeResult:
-    """Minimize by L-BFGS, whose first step has length one and whose line search is careful.
+    """Minimize by L-BFGS, whose first step has length one, within reach of the start.
 
     A plain BFGS jumps by the gradient, which is of the size of the data, and may land where a scale
-    is so small that nothing leads back.
+    is so small that nothing leads back. (So does L-BFGS-B when it is given bounds.) A line search
+    that fails away from a stationary point is begun anew from the best point.
 
     Args:
-        minus: Value and gradient.
+        minus: Value and gradient; the value may be infinite or NaN.
         start: Where to begin.
         max_iterations: The most iterations.
         callback: Called after each.
 
     Returns:
-        SciPy's result.
+        SciPy's result; `success` is False unless a stationary point was found.
     """
-    bounds = [(value - REACH, value + REACH) for value in start]
-    return scipy.optimize.minimize(
-        minus, start, jac=True, method="L-BFGS-B", bounds=bounds, callback=callback,
-        options={"maxiter": max_iterations, "maxcor": 30, "ftol": 1e-14, "gtol": 1e-5},
-    )  # fmt: skip
+    start = np.asarray(start, np.float64)
+    wall = 0.0
+
+    def walled(vector: np.ndarray) -> tuple[float, np.ndarray]:
+        # The line search divides by differences of values, so beyond the wall they are finite.
+        nonlocal wall
+        if np.max(np.abs(vector - start), initial=0.0) <= REACH:
+            value, gradient = minus(vector)
+            if np.isfinite(value) and np.all(np.isfinite(gradient)):
+                wall = max(wall, value)
+                return value, gradient
+        return wall + 1e3 * (1 + abs(wall)), np.zeros_like(vector)
+
+    value, gradient = minus(start)
+    found = scipy.optimize.OptimizeResult(x=start, fun=value, jac=gradient, nit=0, success=True)
+    if not len(start) or not np.isfinite(value) or not np.all(np.isfinite(gradient)):
+        return found
+    wall, nit = value, 0
+    for _ in range(MOST_STARTS):
+        found = scipy.optimize.minimize(
+            walled, found.x, jac=True, method="L-BFGS-B", callback=callback,
+            options={
+                "maxiter": max_iterations - nit, "maxcor": 30, "ftol": 1e-14, "gtol": 1e-5,
+            },
+        )  # fmt: skip
+        nit += found.nit
+        flat = np.max(np.abs(found.jac)) <= FLAT * (1 + abs(found.fun))
+        found.success = bool(found.success or (flat and nit < max_iterations))
+        if found.success or nit >= max_iterations:
+            break
+    found.nit = nit
+    return found
 
 
 @dataclass(frozen=True)
@@ -232,6 +264,8 @@ def smooth(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
     """Pareto-smoothed normalized weights and k-hat (Vehtari et al. 2024), by ArviZ."""
     # A weight of zero is allowed, its logarithm is not.
     finite = np.maximum(np.asarray(log_weights, np.float64), np.max(log_weights) - 700.0)
+    if np.ptp(finite) < 1e-12:
+        return np.full(len(finite), 1 / len(finite)), 0.0
     # ArviZ takes log likelihoods, whose negatives are the log weights of leaving one out.
     smoothed, k_hat = array_stats.psislw(np.max(finite) - finite)
     weights = np.exp(smoothed)

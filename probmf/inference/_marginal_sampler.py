@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 from jaxtyping import Array
+from numpyro.distributions import ExpandedDistribution, Independent
 from numpyro.infer.util import constrain_fn, potential_energy
 
 from probmf.effects.pattern import MAX_REMAINDER
@@ -157,6 +158,8 @@ class MarginalDensity:
 
 
 def _median(law: Any, otherwise: Array) -> Array:
+    while isinstance(law, Independent | ExpandedDistribution):
+        law = law.base_dist
     try:
         median = law.icdf(jnp.full(jnp.shape(otherwise), 0.5))
     except NotImplementedError:

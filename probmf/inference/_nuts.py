@@ -169,6 +169,7 @@ def run_nuts(
 
     Raises:
         NoStartError: If no finite starting point is found.
+        KeyboardInterrupt: After an interruption when there are no draws yet.
     """
     begin = time.perf_counter()
     kernel: _Kernel = compiled(
@@ -222,7 +223,10 @@ def run_nuts(
         except KeyboardInterrupt:
             complete = False
     if not pieces:
-        raise KeyboardInterrupt("Interrupted during the warmup: there are no draws to keep.")
+        kept_so_far = "" if checkpoint is None else " The checkpoint has the run so far."
+        raise KeyboardInterrupt(
+            f"Interrupted during the warmup: there are no draws to return.{kept_so_far}"
+        )
     vectors = np.concatenate([piece[0] for piece in pieces], axis=1)
     table = np.concatenate([piece[1] for piece in pieces], axis=1)
     stats: dict[str, np.ndarray] = {name: table[..., i] for i, name in enumerate(STATS)}
@@ -242,8 +246,8 @@ def find_starts(potential: Potential, key: Array, num_chains: int) -> np.ndarray
     """Uniform starting vectors in (-2, 2) at which density and score are finite."""
     found: list[np.ndarray] = []
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).astype(np.uint64))
-    for attempt in range(TRIES):
-        radius = 2.0 if attempt < TRIES // 2 else 0.2
+    for attempt in range(TRIES * num_chains):
+        radius = 2.0 if attempt < TRIES * num_chains // 2 else 0.2
         vector = rng.uniform(-radius, radius, size=potential.num_dims)
         value, gradient = potential.value_and_grad(jnp.asarray(vector, potential.vector.dtype))
         if np.isfinite(value) and np.all(np.isfinite(gradient)):
@@ -251,8 +255,9 @@ def find_starts(potential: Potential, key: Array, num_chains: int) -> np.ndarray
             if len(found) == num_chains:
                 return np.stack(found)
     raise NoStartError(
-        f"None of {TRIES} random starting points has a finite log density. Look for observations "
-        "outside of the likelihood's support, or priors that contradict the data."
+        f"Of {TRIES * num_chains} random starting points {len(found) or 'none'} had a finite log "
+        f"density, and {num_chains} chains were to start. Look for observations outside of the "
+        "likelihood's support, or priors that contradict the data."
     )
 
 

@@ -25,8 +25,9 @@ from probmf.results import History, MixedFit
 
 Objective = Literal["likelihood", "restricted", "map"]
 
-#: A scale below this share of the noise is reported as lying on the boundary.
-BOUNDARY = 1e-4
+#: Effects smaller than this share of the noise are reported as lying on the boundary. The search
+#: ends where the likelihood is flat to its accuracy, not at zero itself.
+BOUNDARY = 3e-3
 
 
 def fit_marginal(
@@ -62,7 +63,7 @@ def fit_marginal(
     Raises:
         TypeError: If `model` is no MixedEffects.
         ValueError: If the response is neither Gaussian nor log-normal, the formula has no group
-            term, or `objective` is unknown.
+            term or that of the noise has one, or `objective` is unknown.
 
     Example:
         >>> from probmf.models import MixedEffects
@@ -94,6 +95,11 @@ def fit_marginal(
                 f"The formula {model.formula!r} has no group term such as (1 | g); there are no "
                 "variances to estimate. Use an ordinary regression."
             )
+        if design.data.noise is not None and design.data.noise.groups:
+            raise ValueError(
+                f"scale_formula {model.scale_formula!r} has group terms, whose effects can't be "
+                "integrated out exactly, so there is no marginal likelihood. Use sample_nuts."
+            )
         problem = _Problem(model, design, objective)
         curve: list[float] = []
         times: list[float] = []
@@ -115,10 +121,12 @@ def fit_marginal(
                 "of extreme scale, and standardize it."
             )
         samples = problem.estimates(found.x)
-    stopped = "tol" if found.nit < max_iterations else "num_iterations"
-    if stopped != "tol":
+    stopped = "tol" if found.success else "num_iterations"
+    if not found.success:
         warnings.warn(
-            f"The search stopped after {max_iterations} iterations; raise max_iterations.",
+            f"The search stopped after {found.nit} of {max_iterations} iterations, where the "
+            f"gradient's largest element is {np.max(np.abs(found.jac)):.2g}: raise max_iterations, "
+            "or standardize columns of very different scales.",
             FitWarning,
             stacklevel=2,
         )
@@ -214,18 +222,32 @@ class _Problem:
 
 
 def boundary_scales(fit: MixedFit) -> list[str]:
-    """Sites of scales that the fit puts at zero: their variance is not identified.
+    """Scales that the fit puts at zero, beside the noise: the data show no such effect.
 
     Args:
         fit: From `fit_marginal`.
 
     Returns:
-        Names of sites, with the coefficient where there are several.
+        Names such as "school_scale[hours]".
     """
-    noise = float(np.min(fit.samples.get("noise_scale", 1.0)))
     found: list[str] = []
-    for name, value in fit.samples.items():
-        if name.endswith("_scale") and name != "noise_scale":
-            low = np.flatnonzero(np.ravel(value) < BOUNDARY * noise)
-            found.extend(f"{name}[{index}]" for index in low)
+    noise = _noise_level(fit)
+    for term in fit.design.data.groups:
+        site = f"{term.name}_scale"
+        if site in fit.samples:
+            size = np.sqrt(np.mean(np.square(np.asarray(term.z, np.float64)), axis=0))
+            low = np.min(fit.samples[site], axis=(0, 1)) * size < BOUNDARY * noise
+            found += [f"{site}[{name}]" for name in np.asarray(term.names)[low]]
     return found
+
+
+def _noise_level(fit: MixedFit) -> float:
+    """The noise scale, or the typical one of the rows."""
+    noise = fit.design.data.noise
+    if noise is not None:
+        values = {name: value[0, 0] for name, value in fit.samples.items()}
+        return float(np.exp(np.mean(np.asarray(noise(values)))))
+    if "noise_scale" in fit.samples:
+        return float(np.min(fit.samples["noise_scale"]))
+    fixed: Any = fit.design.data.priors["noise_scale"]
+    return float(np.asarray(fixed))

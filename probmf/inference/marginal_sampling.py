@@ -174,6 +174,7 @@ def _by_nuts(
     if best.marginal is not None:
         effects = best.marginal.recover(recover_key, samples, *best.arguments)
         samples |= {name: np.asarray(value) for name, value in effects.items()}
+    samples = {name: value for name, value in samples.items() if not name.endswith("_effects_raw")}
     info: dict[str, Any] = {
         "fallback": why,
         "max_tree_depth": settings.max_tree_depth,

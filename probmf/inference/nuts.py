@@ -121,6 +121,11 @@ def sample_nuts(
         arguments, design, sites = _arguments(model, data, marginalize)
         target: Any = model if not sites else _marginal(model, sites)
         potential = Potential(target, arguments, {})
+        if not potential.num_dims:
+            raise ValueError(
+                "Nothing is left to sample: every site is fixed or integrated out. Leave some of "
+                "marginalize out, or use sample_marginal, whose draws are then independent."
+            )
         store = None
         if checkpoint is not None:
             identity = _identity(potential, settings, random_key)
