@@ -2,6 +2,7 @@
 
 Every function draws into the axes it is given, or into a new figure that pyplot does not know
 about, and returns the axes: `plots.calibration(fit, test).figure.savefig("calibration.png")`.
+Those of several panels, and those that arviz-plots draws, return the figure.
 """
 
 from probmf.plots.catalogue import degree_distribution, factor_map, recommendations
