@@ -62,14 +62,15 @@ def factor_remainder(
 ) -> tuple[Array, Array]:
     """The lower factor R of S, and R^-1 b."""
     size = len(system.target)
-    values, element = system.products, system.element
-    if element is not None and _scalar(shapes):
+    values, element = precision * system.products, system.element
+    if element is None:
+        scaled = _scale_both(shapes, trils, values)
+    else:
         # Scaled before they are spread: the matrix is written once and read by the factorization.
         scale = _scales(shapes, trils, values.dtype)
         row, column = jnp.divmod(element, size)
-        scaled = _spread(size, precision * scale[row] * scale[column] * values, element)
-    else:
-        scaled = precision * _scale_both(shapes, trils, _whole_matrix(system))
+        spread = _spread(size, scale[row] * scale[column] * values, element)
+        scaled = _scale_wide(shapes, trils, spread)
     prior = jnp.diag(_prior_precision(shapes, scaled.dtype))
     factor = lax.linalg.cholesky(prior + scaled, symmetrize_input=False)
     vector = precision * scale_columns(shapes, trils, system.target[:, None])[:, 0]
@@ -88,14 +89,13 @@ def _spread(size: int, values: Array, element: Array) -> Array:
     return flat.at[element].set(values, unique_indices=True).reshape(size, size)
 
 
-def _scalar(shapes: Shapes) -> bool:
-    return all(shape.dim == 1 for shape in shapes)
-
-
 def _scales(shapes: Shapes, trils: Sequence[Array], dtype: Any) -> Float[Array, " D"]:
-    """The diagonal of P, where every block has one coefficient per group."""
-    size = sum(shape.groups for shape in shapes)
-    return scale_columns(shapes, trils, jnp.ones((size, 1), dtype))[:, 0]
+    """The diagonal of P where a block has one coefficient per group, and 1 elsewhere."""
+    parts = [
+        jnp.broadcast_to(tril.reshape(-1), (groups,)) if dim == 1 else jnp.ones(groups * dim, dtype)
+        for (groups, dim, _), tril in zip(shapes, trils, strict=True)
+    ]
+    return jnp.concatenate(parts)
 
 
 def _forward(
@@ -148,12 +148,9 @@ def _backward(
     else:
         row, column = jnp.divmod(system.element, size)
         twice = jnp.where(cell[row] == cell[column], 1.0, 2.0).astype(half.dtype)
-        if _scalar(shapes):
-            scale = _scales(shapes, trils, half.dtype)
-            covariance = scale[row] * scale[column] * inverse.ravel()[system.element]
-        else:
-            both = _scale_both(shapes, trils, inverse, transpose=False)
-            covariance = both.ravel()[system.element]
+        scale = _scales(shapes, trils, half.dtype)
+        wide = _scale_wide(shapes, trils, inverse, transpose=False)
+        covariance = scale[row] * scale[column] * wide.ravel()[system.element]
         moment = covariance + scaled_mean[row] * scaled_mean[column]
     for_products = -0.5 * cotangent * precision * twice * moment
 
@@ -246,11 +243,26 @@ def _scale_both(
     shapes: Shapes, trils: Sequence[Array], matrix: Array, *, transpose: bool = True
 ) -> Array:
     """P^T X P, or P X P^T."""
-    if _scalar(shapes):
-        scale = _scales(shapes, trils, matrix.dtype)
-        return scale[:, None] * matrix * scale[None]
-    once = scale_columns(shapes, trils, matrix, transpose=transpose)
-    return scale_columns(shapes, trils, once.T, transpose=transpose).T
+    scale = _scales(shapes, trils, matrix.dtype)
+    scaled = scale[:, None] * matrix * scale[None]
+    return _scale_wide(shapes, trils, scaled, transpose=transpose)
+
+
+def _scale_wide(
+    shapes: Shapes, trils: Sequence[Array], matrix: Array, *, transpose: bool = True
+) -> Array:
+    """The part of that which belongs to blocks of several coefficients per group, in place."""
+    start, inner = 0, "ab,mac->mbc" if transpose else "ba,mac->mbc"
+    for (groups, dim, _), tril in zip(shapes, trils, strict=True):
+        own = slice(start, start + groups * dim)
+        start += groups * dim
+        if dim > 1:
+            product = f"m{inner}" if tril.ndim == 3 else inner
+            rows = jnp.einsum(product, tril, matrix[own].reshape(groups, dim, -1))
+            matrix = matrix.at[own].set(rows.reshape(groups * dim, -1))
+            columns = jnp.einsum(product, tril, matrix[:, own].T.reshape(groups, dim, -1))
+            matrix = matrix.at[:, own].set(columns.reshape(groups * dim, -1).T)
+    return matrix
 
 
 def scale_columns(
