@@ -116,7 +116,9 @@ class MarginalDensity:
                 }
             )
 
-        return np.asarray(quick_jit(medians)(), np.float64)
+        program = trace_program(medians)
+        run = compiled((program.text, "start"), lambda: quick_jit(program.evaluate))
+        return np.asarray(run(program.consts)[0], np.float64)
 
     def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         """Log density and its gradient."""

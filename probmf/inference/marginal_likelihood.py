@@ -16,6 +16,7 @@ from probmf.inference._importance import climb
 from probmf.inference._loop import FitWarning
 from probmf.inference._marginal_sampler import MarginalDensity
 from probmf.inference._potential import compiled, quick_jit, trace_program
+from probmf.inference._start import check_counts
 from probmf.inference._workers import workers
 from probmf.inference.marginal import marginalize
 from probmf.inference.marginal.injection import read_observed
@@ -63,7 +64,7 @@ def fit_marginal(
     Raises:
         TypeError: If `model` is no MixedEffects.
         ValueError: If the response is neither Gaussian nor log-normal, the formula has no group
-            term or that of the noise has one, or `objective` is unknown.
+            term or that of the noise has one, or an argument is out of range.
 
     Example:
         >>> from probmf.models import MixedEffects
@@ -87,6 +88,7 @@ def fit_marginal(
             f"likelihood is {model.likelihood!r}: the marginal likelihood is exact for Gaussian "
             "and log-normal responses only. Use sample_nuts."
         )
+    check_counts(max_iterations=max_iterations)
     begin = time.perf_counter()
     with jax.enable_x64(float64 or bool(jax.config.jax_enable_x64)), workers(2):
         design = data if isinstance(data, Design) else model.design(data)
@@ -174,7 +176,11 @@ class _Problem:
 
     def estimates(self, vector: np.ndarray) -> dict[str, Array]:
         """All sites at a vector: effects at their conditional means."""
-        return quick_jit(self._estimates)(jnp.asarray(vector, self.density.potential.vector.dtype))
+        example = self.density.potential.vector
+        tree = jax.tree.structure(jax.eval_shape(self._estimates, example))
+        program = trace_program(lambda x: jax.tree.leaves(self._estimates(x)), example)
+        run = compiled((program.text, "estimates"), lambda: quick_jit(program.evaluate))
+        return jax.tree.unflatten(tree, run(program.consts, jnp.asarray(vector, example.dtype)))
 
     def _latents(self, vector: Array) -> dict[str, Array]:
         return self.density.constrain_prior(vector)
@@ -207,6 +213,9 @@ class _Problem:
         residual = observed.value - observed.loc
         for index in self.flat:
             residual = residual - designs[index] @ jax.lax.stop_gradient(means[index][0])
+        if not self.prepared.shared_noise:
+            root = 1.0 / observed.scale  # of the observations' weights
+            residual, designs = residual * root, [design * root[:, None] for design in designs]
         lead, rest, square = collect_targets(pattern, designs, residual)
         statistics = statistics._replace(lead=lead, rest=rest, square=square)
         held = self._trils(run, lambda size: jnp.zeros((size, size)))
