@@ -76,7 +76,7 @@ def run(quick: bool) -> common.Report:
                     "NUTS ESS (worst)",
                     "NUTS ESS/s",
                     "ratio of ESS/s",
-                ],  # fmt: skip
+                ],
                 rows,
             )
         ],
