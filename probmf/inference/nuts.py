@@ -19,6 +19,7 @@ from probmf.inference._nuts import Chains, Settings, constrain_chains, run_nuts
 from probmf.inference._potential import Potential
 from probmf.inference._start import as_key, check_counts
 from probmf.inference.marginal import MarginalModel
+from probmf.inference.marginal_rows import RowsMarginal, find_start, rows_marginal
 from probmf.models import MatrixFactorization, MixedEffects
 from probmf.models.mixed.design import Design
 from probmf.results import Fit, MixedFit
@@ -119,8 +120,8 @@ def sample_nuts(
         random_key = as_key(key)
         run_key, recover_key = jax.random.split(random_key)
         arguments, design, sites = _arguments(model, data, marginalize)
-        target: Any = model if not sites else _marginal(model, sites)
-        potential = Potential(target, arguments, {})
+        target: Any = model if not sites else _marginal(model, arguments, sites)
+        potential = Potential(target, () if isinstance(target, RowsMarginal) else arguments, {})
         if not potential.num_dims:
             raise ValueError(
                 "Nothing is left to sample: every site is fixed or integrated out. Leave some of "
@@ -130,8 +131,13 @@ def sample_nuts(
         if checkpoint is not None:
             identity = _identity(potential, settings, random_key)
             store = Checkpoint(checkpoint, identity)
-        chains = run_nuts(potential, settings, run_key, checkpoint=store, progress=progress)
+        chains = run_nuts(
+            potential, settings, run_key, checkpoint=store, progress=progress,
+            **_start(target, potential, data, random_key, settings),
+        )  # fmt: skip
         samples = constrain_chains(potential, chains.vectors)
+        if isinstance(target, RowsMarginal):
+            samples = target.recover(recover_key, samples, rows=recover)
         if isinstance(target, MarginalModel) and recover:
             effects = target.recover(recover_key, samples, *arguments)
             samples |= {name: np.asarray(value) for name, value in effects.items()}
@@ -160,8 +166,23 @@ def _check_warmup(count: object) -> None:
         raise ValueError(f"num_warmup is {count}; expected a whole number of 0 or more.")
 
 
-def _marginal(model: Any, sites: tuple[str, ...]) -> MarginalModel:
-    return marginal_models.marginalize(model, sites)
+def _marginal(
+    model: Any, arguments: tuple[Any, ...], sites: tuple[str, ...]
+) -> MarginalModel | RowsMarginal:
+    """All rows of one side of a factorization by derivatives written for them, else any sites."""
+    by_rows = None
+    if isinstance(model, MatrixFactorization):
+        by_rows = rows_marginal(model, arguments[0], sites)
+    return marginal_models.marginalize(model, sites) if by_rows is None else by_rows
+
+
+def _start(
+    target: Any, potential: Potential, data: Any, key: Any, settings: Settings
+) -> dict[str, Any]:
+    if not isinstance(target, RowsMarginal):
+        return {}
+    start = find_start(target, potential, data, jax.random.fold_in(key, 2), settings.num_chains)
+    return {"starts": start.vectors, "inverse_mass": start.inverse_mass}
 
 
 def _arguments(
