@@ -31,7 +31,7 @@ def measure(draws: Float[np.ndarray, "chain draw m"]) -> Measures:
     """Measure each quantity.
 
     Args:
-        draws: At least four draws per chain, finite and not constant.
+        draws: At least four draws per chain (eight of a single one), finite and not constant.
 
     Returns:
         The measures, as arviz-stats computes them. Some milliseconds per quantity.
@@ -42,6 +42,9 @@ def measure(draws: Float[np.ndarray, "chain draw m"]) -> Measures:
     """
     draws = np.asarray(draws, np.float64)
     axes = {"chain_axis": 0, "draw_axis": 1}
+    half = draws.shape[1] // 2
+    # ArviZ has no R-hat of one chain; its halves may disagree as two chains may.
+    compared = draws if len(draws) > 1 else np.concatenate([draws[:, :half], draws[:, -half:]])
     with np.errstate(invalid="ignore", divide="ignore"):
         return Measures(
             mean=draws.mean(axis=(0, 1)),
@@ -49,7 +52,7 @@ def measure(draws: Float[np.ndarray, "chain draw m"]) -> Measures:
             mcse=np.asarray(array_stats.mcse(draws, method="mean", **axes)),
             ess_bulk=np.asarray(array_stats.ess(draws, method="bulk", **axes)),
             ess_tail=np.asarray(array_stats.ess(draws, method="tail", prob=(0.05, 0.95), **axes)),
-            r_hat=np.asarray(array_stats.rhat(draws, method="rank", **axes)),
+            r_hat=np.asarray(array_stats.rhat(compared, method="rank", **axes)),
         )
 
 

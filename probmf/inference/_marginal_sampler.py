@@ -145,17 +145,14 @@ class MarginalDensity:
         return prior + evidence, {**values, **effects}
 
     def program(self) -> tuple[Program, Any]:
-        """(vectors, key data) of one chunk -> log densities and sites, traced."""
-        size = self.potential.num_dims
-        vectors = jnp.zeros((CHUNK, size), self.potential.vector.dtype)
-        keys = jax.random.key_data(jax.random.split(jax.random.key(0), CHUNK))
+        """(vector, key data) -> log density and sites, traced, and their structure."""
 
-        def chunk(vectors: Array, keys: Array) -> Any:
-            pairs = (vectors, jax.random.wrap_key_data(keys))
-            return jax.lax.map(lambda both: self._joint(*both), pairs)
+        def joint(vector: Array, key: Array) -> Any:
+            return self._joint(vector, jax.random.wrap_key_data(key))
 
-        shape = jax.eval_shape(chunk, vectors, keys)
-        traced = trace_program(lambda v, k: jax.tree.leaves(chunk(v, k)), vectors, keys)
+        example = (self.potential.vector, np.zeros(2, np.uint32))
+        shape = jax.eval_shape(joint, *example)
+        traced = trace_program(lambda v, k: jax.tree.leaves(joint(v, k)), *example)
         return traced, jax.tree.structure(shape)
 
 
@@ -254,9 +251,13 @@ def _compile_chunk(density: MarginalDensity, program: Program) -> Any:
     """The program of one chunk, compiled."""
     example = jnp.zeros((CHUNK, density.potential.num_dims), density.potential.vector.dtype)
     keys = jax.random.key_data(jax.random.split(jax.random.key(0), CHUNK))
+
+    def chunk(consts: list[Array], vectors: Array, keys: Array) -> list[Array]:
+        return jax.lax.map(lambda both: program.evaluate(consts, *both), (vectors, keys))
+
     return compiled(
         (program.text, "chunk"),
-        lambda: quick_jit(program.evaluate).lower(program.consts, example, keys).compile(),
+        lambda: quick_jit(chunk).lower(program.consts, example, keys).compile(),
     )
 
 
@@ -400,7 +401,9 @@ class _Rounds:
         if done or self.num >= limit:
             return 0
         share = max(self.effective / self.num, 1e-3)
-        poor = share < GOOD_SHARE or not self.k_hat < K_HAT_GATE
+        # The k-hat of few proposals is noisy: more of a law that does well come first.
+        heavy = self.num >= 2 * FIRST and not self.k_hat < K_HAT_GATE
+        poor = share < GOOD_SHARE or heavy
         if poor and len(self.laws) <= MAX_ROUNDS and self.num >= 16 * self.points.shape[1]:
             components = 1 + min(4, int(self.effective) // (8 * self.points.shape[1] + 8))
             self.laws.append(refit(self.points, self.log_weights, components, len(self.laws)))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+from jax.extend.core import Jaxpr, Literal, Var
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 from numpyro.distributions.transforms import biject_to
@@ -59,13 +60,35 @@ class Program(NamedTuple):
 def trace_program(function: Callable[..., Any], *example: Any) -> Program:
     """Trace a function of arrays (no pytrees) so that what it captures can be passed in."""
     closed = jax.make_jaxpr(function)(*example)
-    shapes = [f"{np.shape(c)}{np.asarray(c).dtype}" for c in closed.consts]
-    text = f"{closed.jaxpr}|{shapes}|{jax.config.jax_enable_x64}"
+    jaxpr, scalars = _lift_scalars(closed.jaxpr)
+    consts = [*closed.consts, *scalars]
+    shapes = [f"{np.shape(c)}{np.asarray(c).dtype}" for c in consts]
+    text = f"{jaxpr}|{shapes}|{jax.config.jax_enable_x64}"
 
     def evaluate(consts: list[Any], *leaves: Array) -> list[Array]:
-        return jax.core.eval_jaxpr(closed.jaxpr, consts, *leaves)
+        return jax.core.eval_jaxpr(jaxpr, consts, *leaves)
 
-    return Program(text, [jnp.asarray(c) for c in closed.consts], evaluate)
+    return Program(text, [jnp.asarray(c) for c in consts], evaluate)
+
+
+def _lift_scalars(jaxpr: Jaxpr) -> tuple[Jaxpr, list[Any]]:
+    """Captured scalars, which JAX writes into the program as numbers, made captured arrays.
+
+    Numbers of the source text have no type of their own and stay.
+    """
+    variables, values = [], []
+
+    def lift(atom: Any) -> Any:
+        aval: Any = atom.aval
+        if not isinstance(atom, Literal) or aval.weak_type or aval.dtype.kind != "f":
+            return atom
+        variables.append(Var(atom.aval))
+        values.append(atom.val)
+        return variables[-1]
+
+    equations = [eqn.replace(invars=[lift(atom) for atom in eqn.invars]) for eqn in jaxpr.eqns]
+    lifted = jaxpr.replace(eqns=equations, constvars=[*jaxpr.constvars, *variables])
+    return lifted, values
 
 
 class Potential:
@@ -142,9 +165,12 @@ class Potential:
 
     def constrain_all(self, vectors: Float[Array, "n d"]) -> dict[str, Array]:
         """`constrain` for many vectors; compiled."""
-        example = self.constrain(self.vector)
-        leaves, tree = jax.tree.flatten(example)
-        del leaves
-        program = trace_program(lambda x: jax.tree.leaves(jax.lax.map(self.constrain, x)), vectors)
-        run = compiled((program.text, "constrain"), lambda: quick_jit(program.evaluate))
+        tree = jax.tree.structure(jax.eval_shape(self.constrain, self.vector))
+        program = trace_program(lambda x: jax.tree.leaves(self.constrain(x)), self.vector)
+        run = compiled(
+            (program.text, "constrain"),
+            lambda: quick_jit(
+                lambda consts, x: jax.lax.map(lambda v: program.evaluate(consts, v), x)
+            ),
+        )
         return jax.tree.unflatten(tree, run(program.consts, vectors))

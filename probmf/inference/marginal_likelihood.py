@@ -254,8 +254,9 @@ def _noise_level(fit: MixedFit) -> float:
     """The noise scale, or the typical one of the rows."""
     noise = fit.design.data.noise
     if noise is not None:
-        values = {name: value[0, 0] for name, value in fit.samples.items()}
-        return float(np.exp(np.mean(np.asarray(noise(values)))))
+        with jax.enable_x64(True):
+            values = {name: jnp.asarray(value[0, 0]) for name, value in fit.samples.items()}
+            return float(np.exp(np.mean(np.asarray(noise(values)))))
     if "noise_scale" in fit.samples:
         return float(np.min(fit.samples["noise_scale"]))
     fixed: Any = fit.design.data.priors["noise_scale"]

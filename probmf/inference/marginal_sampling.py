@@ -192,9 +192,10 @@ def _trial(
     """A short run on one chain: the smallest ESS of its coordinates, a second of transitions."""
     settings = Settings(TRIAL_WARMUP, TRIAL_SAMPLES, 1)
     try:
-        chains = run_nuts(potential, settings, key, progress=False)
+        # The same once more, so that no compilation is counted.
+        chains = run_nuts(potential, settings, jax.random.clone(key), progress=False)
         seconds = chains.seconds["sampling"]
-        again = run_nuts(potential, settings, key, progress=False)
+        again = run_nuts(potential, settings, jax.random.clone(key), progress=False)
         seconds = min(seconds, again.seconds["sampling"])
     except ValueError:
         return _Way(name, potential, marginal, arguments, 0.0)

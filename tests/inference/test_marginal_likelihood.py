@@ -259,8 +259,8 @@ def test_noise_by_a_formula() -> None:
     best = log_likelihood(noise, scale)
     np.testing.assert_allclose(-fit.history.objective[-1], best, rtol=1e-9)
     for step in (-0.02, 0.02):
-        assert log_likelihood(noise + [step, 0], scale) < best
-        assert log_likelihood(noise + [0, step], scale) < best
+        assert log_likelihood(np.add(noise, [step, 0]), scale) < best
+        assert log_likelihood(np.add(noise, [0, step]), scale) < best
         assert log_likelihood(noise, scale + step) < best
 
 

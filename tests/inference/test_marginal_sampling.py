@@ -1,0 +1,277 @@
+"""Draws of marginal mixed models: against quadrature, dense algebra and their own promises."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+import scipy.special
+import scipy.stats
+
+from probmf import MatrixFactorization, MixedEffects, MixedFit, diagnostics, sample_marginal
+from probmf.inference import _marginal_sampler as sampler
+from probmf.inference.marginal_sampling import FallbackWarning
+
+ONE_WAY = "y ~ 1 + (1 | g)"
+PRIORS: dict[str, Any] = {
+    "coefficients": {"Intercept": dist.Normal(0.0, 5.0)},
+    "g_scale": dist.HalfNormal(2.0),
+    "noise_scale": dist.HalfNormal(2.0),
+}
+GROUPS, EACH = 8, 5
+
+
+def one_way(seed: int = 0, shift: float = 1.0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    y = shift + rng.normal(0, 0.8, GROUPS)[:, None] + rng.normal(0, 1.0, (GROUPS, EACH))
+    return {"y": y.ravel(), "g": np.repeat(np.arange(GROUPS), EACH)}
+
+
+def model(**options: Any) -> MixedEffects:
+    return MixedEffects(ONE_WAY, priors=PRIORS, **options)
+
+
+@pytest.fixture(scope="module")
+def fit() -> MixedFit:
+    return sample_marginal(model(), one_way(), key=0, num_samples=4000)
+
+
+def quadrature(y: np.ndarray) -> tuple[dict[str, tuple[Any, Any]], np.ndarray]:
+    """Means and variances of scales and effects over a fine grid of the two scales."""
+    grid = np.linspace(0.01, 4.0, 220)
+    tau, sigma = (part.ravel() for part in np.meshgrid(grid, grid))
+    means, within = y.mean(1), np.sum((y - y.mean(1, keepdims=True)) ** 2)
+    spread = tau**2 + sigma**2 / EACH  # of a group's mean about the intercept
+    precision = GROUPS / spread + 1 / 25.0
+    intercept = means.sum() / spread / precision
+    log = -0.5 * (GROUPS * np.log(spread) + np.log(precision) + np.sum(means**2) / spread)
+    log += 0.5 * precision * intercept**2 - GROUPS * (EACH - 1) * np.log(sigma)
+    log -= 0.5 * within / sigma**2 + tau**2 / 8 + sigma**2 / 8
+    weight = scipy.special.softmax(log)
+    shrink = tau**2 / spread
+    effects = shrink[:, None] * (means - intercept[:, None])
+    variances = shrink * sigma**2 / EACH + shrink**2 / precision
+
+    def moments(value: np.ndarray, own: Any = 0.0) -> tuple[Any, Any]:
+        mean = weight @ value
+        inner = np.broadcast_to(np.reshape(own, (-1, *[1] * (value.ndim - 1))), value.shape)
+        return mean, weight @ (value - mean) ** 2 + weight @ inner
+
+    found = {
+        "g_scale": moments(tau), "noise_scale": moments(sigma),
+        "coefficients": moments(intercept, 1 / precision), "g_effects": moments(effects, variances),
+    }  # fmt: skip
+    return found, weight
+
+
+def test_moments_are_those_of_quadrature(fit: MixedFit) -> None:
+    wanted, _ = quadrature(one_way()["y"].reshape(GROUPS, EACH))
+    effective = min(fit.sampling.info["effective"], 4000)
+    for name, (mean, variance) in wanted.items():
+        draws = fit.samples[name].reshape(4000, -1)
+        error = 4 * np.sqrt(variance / effective)
+        assert np.all(np.abs(draws.mean(0) - mean) < error), name
+        np.testing.assert_allclose(draws.var(0), variance, rtol=0.15, err_msg=name)
+
+
+def test_what_a_fit_tells(fit: MixedFit) -> None:
+    info = fit.sampling.info
+    assert fit.method == "marginal/importance"
+    assert (fit.num_chains, fit.num_draws, fit.sampling.complete) == (1, 4000, True)
+    assert info["k_hat"] < info["k_hat_gate"] == 0.7
+    assert 4000 <= info["effective"] <= info["num_densities"] <= 160_000
+    assert info["effective_fraction"] > 0.5
+    assert info["num_gradients"] > 5
+    assert {"seconds_mode", "seconds_compilation", "seconds_proposals"} <= info.keys()
+    found = diagnostics.summary(fit)  # which would warn
+    assert (found.ok, found.statistics["k_hat"]) == (True, info["k_hat"])
+    assert set(fit.samples) == {"coefficients", "g_scale", "g_effects", "noise_scale"}
+    assert fit.samples["noise_scale"].dtype == np.float64
+    assert not jax.config.jax_enable_x64
+
+
+def test_draws_come_in_random_order(fit: MixedFit) -> None:
+    draws = fit.samples["g_scale"][0, :, 0]
+    assert abs(np.corrcoef(draws[:-1], draws[1:])[0, 1]) < 4 / np.sqrt(4000)
+
+
+def test_the_same_key_gives_the_same_draws() -> None:
+    first, second, other = (
+        sample_marginal(model(), one_way(), key=key, num_samples=150).samples["g_effects"]
+        for key in (3, jax.random.key(3), 4)
+    )
+    np.testing.assert_array_equal(first, second)
+    assert not np.any(first == other)
+
+
+def test_saved_with_its_table(tmp_path: Path) -> None:
+    made = sample_marginal(model(), one_way(), key=0, num_samples=150)
+    made.save(tmp_path / "fit")
+    again = MixedFit.load(tmp_path / "fit")
+    np.testing.assert_array_equal(again.samples["g_effects"], made.samples["g_effects"])
+    assert again.sampling.info == made.sampling.info
+
+
+def test_crossed_and_correlated_effects_given_the_rest() -> None:
+    """Effects less their conditional means have the conditional covariance, draw by draw."""
+    rng = np.random.default_rng(1)
+    g, h, x = np.repeat(np.arange(5), 8), np.tile(np.arange(4), 10), rng.normal(size=40)
+    y = 1 + x + rng.normal(size=5)[g] * (1 + x) + rng.normal(size=4)[h] + rng.normal(size=40)
+    formula = "y ~ 1 + x + (1 + x | g) + (1 | h)"
+    priors = {"coefficients": {"Intercept": dist.Normal(0, 3.0), "x": dist.Normal(0, 2.0)}}
+    draws = sample_marginal(
+        MixedEffects(formula, priors=priors), {"y": y, "x": x, "g": g, "h": h}, key=1,
+        num_samples=400,
+    ).samples  # fmt: skip
+    z = np.zeros((40, 16))
+    rows = np.arange(40)
+    z[:, 0], z[:, 1], z[rows, 2 + 2 * g], z[rows, 3 + 2 * g], z[rows, 12 + h] = 1, x, 1, x, 1
+    squares = []
+    for s in range(400):
+        value = {name: draw[0, s] for name, draw in draws.items()}
+        tril = np.diag(value["g_scale"]) @ value["g_correlation"]
+        inverse = np.kron(np.eye(5), np.linalg.inv(tril @ tril.T))
+        precision = z.T @ z / value["noise_scale"] ** 2
+        precision[:2, :2] += np.diag([1 / 9, 1 / 4])
+        precision[2:12, 2:12] += inverse
+        precision[12:, 12:] += np.eye(4) / value["h_scale"] ** 2
+        mean = np.linalg.solve(precision, z.T @ y) / value["noise_scale"] ** 2
+        names = ("coefficients", "g_effects", "h_effects")
+        effects = np.concatenate([value[name].ravel() for name in names])
+        squares.append((effects - mean) @ precision @ (effects - mean))
+    # Few proposals are drawn twice, so that this is nearly a sample of chi squared.
+    assert scipy.stats.kstest(squares, scipy.stats.chi2(16).cdf).pvalue > 1e-3
+    assert np.mean(squares) == pytest.approx(16, abs=4 * np.sqrt(32 / 300))
+
+
+@pytest.mark.parametrize("centered", [False, ["g_effects"]])
+def test_centring_is_of_no_consequence(centered: Any) -> None:
+    options = {"key": 0, "num_samples": 150}
+    one, other = (
+        sample_marginal(model(centered=c), one_way(), **options) for c in (True, centered)
+    )
+    assert one.samples.keys() == other.samples.keys()
+    np.testing.assert_array_equal(one.samples["g_effects"], other.samples["g_effects"])
+
+
+def test_every_scale_given() -> None:
+    """Nothing is left to weigh: draws are exact."""
+    fixed = MixedEffects(ONE_WAY, priors=PRIORS | {"g_scale": 0.8, "noise_scale": 1.0})
+    made = sample_marginal(fixed, one_way(), key=0, num_samples=3000)
+    assert (made.sampling.info["k_hat"], set(made.samples)) == (0, {"coefficients", "g_effects"})
+    means = one_way()["y"].reshape(GROUPS, EACH).mean(1)
+    spread = 0.8**2 + 1 / EACH
+    precision = GROUPS / spread + 1 / 25
+    draws = made.samples["coefficients"].ravel()
+    assert draws.mean() == pytest.approx(means.sum() / spread / precision, abs=4 / 3000**0.5)
+    assert draws.var() == pytest.approx(1 / precision, rel=0.15)
+
+
+def test_single_precision_on_request() -> None:
+    made = sample_marginal(model(), one_way(), key=0, num_samples=150, float64=False)
+    assert made.samples["g_effects"].dtype == np.float32
+
+
+def test_double_precision_is_left_as_it_was(x64: bool) -> None:
+    with pytest.raises(ValueError, match="num_samples is 0"):
+        sample_marginal(model(), one_way(), key=0, num_samples=0)
+    with pytest.raises(ValueError, match="'z'"):
+        sample_marginal(MixedEffects("y ~ 1 + z + (1 | g)"), one_way(), key=0)
+    assert jax.config.jax_enable_x64 == x64
+
+
+class TestFallback:
+    """NUTS takes over, and says why."""
+
+    @pytest.fixture(autouse=True)
+    def short(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        module = "probmf.inference.marginal_sampling"
+        for name, value in (("WARMUP", 300), ("CHAINS", 2)):
+            monkeypatch.setattr(f"{module}.FALLBACK_{name}", value)
+
+    def test_many_parameters(self, monkeypatch: pytest.MonkeyPatch, fit: MixedFit) -> None:
+        monkeypatch.setattr(sampler, "MAX_DIMS", 1)
+        with pytest.warns(FallbackWarning, match="2 parameters are left, more than the 1") as found:
+            made = sample_marginal(model(), one_way(), key=0, num_samples=801)
+        assert found[0].filename == __file__
+        assert made.method in ("nuts/marginal", "nuts/noncentred")
+        assert (made.num_chains, made.num_draws) == (2, 401)
+        assert made.samples.keys() == fit.samples.keys()
+        assert made.sampling.num_warmup == 300
+        assert "2 parameters" in made.sampling.info["fallback"]
+        assert {"trial_marginal", "trial_noncentred"} <= made.sampling.info.keys()
+        assert made.data is not None
+        for name, draws in fit.samples.items():
+            got = made.samples[name].reshape(802, -1).mean(0)
+            scale = draws[0].reshape(4000, -1).std(0)
+            np.testing.assert_array_less(
+                np.abs(got - draws[0].reshape(4000, -1).mean(0)), scale / 3
+            )
+
+    @pytest.mark.parametrize("best", ["marginal", "noncentred"])
+    def test_either_way_has_the_sites_of_the_model(
+        self, best: str, monkeypatch: pytest.MonkeyPatch, fit: MixedFit
+    ) -> None:
+        module = "probmf.inference.marginal_sampling"
+        monkeypatch.setattr(sampler, "MAX_DIMS", 1)
+
+        def trial(name: str, potential: Any, marginal: Any, arguments: Any, key: Any) -> Any:
+            from probmf.inference.marginal_sampling import _Way
+
+            return _Way(name, potential, marginal, arguments, float(name == best))
+
+        monkeypatch.setattr(f"{module}._trial", trial)
+        with pytest.warns(FallbackWarning, match=f"NUTS on the {best} model"):
+            made = sample_marginal(model(), one_way(), key=0, num_samples=100)
+        assert made.method == f"nuts/{best}"
+        assert made.samples.keys() == fit.samples.keys()
+
+    def test_weights_that_cannot_be_trusted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sampler, "K_HAT_GATE", -5.0)
+        with pytest.warns(
+            FallbackWarning, match="after 600 proposals Pareto k-hat is .*, not below"
+        ):
+            sample_marginal(model(), one_way(), key=0, num_samples=100, max_densities=600)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "y"), [("bernoulli", np.arange(40) % 2), ("ordinal", np.arange(40) % 3)]
+)
+def test_other_likelihoods_have_no_closed_form(likelihood: Any, y: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=f"likelihood is '{likelihood}'.*Use sample_nuts"):
+        sample_marginal(MixedEffects(ONE_WAY, likelihood=likelihood), one_way() | {"y": y}, key=0)
+
+
+def test_arguments() -> None:
+    with pytest.raises(TypeError, match=r"expected MixedEffects\. Other NumPyro models"):
+        sample_marginal(MatrixFactorization(2), one_way(), key=0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="max_densities is 0"):
+        sample_marginal(model(), one_way(), key=0, max_densities=0)
+    with pytest.raises(TypeError, match=r"num_samples is 1\.5"):
+        sample_marginal(model(), one_way(), key=0, num_samples=1.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="key has type float"):
+        sample_marginal(model(), one_way(), key=0.5)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def log_compiles() -> Iterator[None]:
+    jax.config.update("jax_log_compiles", True)
+    yield
+    jax.config.update("jax_log_compiles", False)
+
+
+@pytest.mark.usefixtures("log_compiles")
+def test_second_call_compiles_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither for another key nor for other responses, once the shapes have been seen."""
+    with caplog.at_level(logging.WARNING, logger="jax"):
+        sample_marginal(model(), one_way(), key=0, num_samples=150)
+        caplog.clear()
+        sample_marginal(model(), one_way(5), key=1, num_samples=150)
+        names = [r.getMessage().split()[1] for r in caplog.records if "Compiling" in r.getMessage()]
+    # What finds out how the effects enter the model is compiled for each data set, and is small.
+    assert set(names) <= {"jit(draw)", "jit(<lambda>)"}
+    assert len(names) <= 5
