@@ -81,15 +81,20 @@ class MarginalDensity:
         model: The marginal model.
         args: Its arguments.
         kwargs: Its keyword arguments.
+        potential: The model's potential, if it is there already.
     """
 
     def __init__(
-        self, model: MarginalModel, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        model: MarginalModel,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        potential: Potential | None = None,
     ) -> None:
         """Prepare the model, and trace it."""
         self.model, self.args, self.kwargs = model, args, dict(kwargs)
         self.prepared: Prepared = model.prepare(*args, **kwargs)
-        self.potential = Potential(model, args, kwargs)
+        self.potential = potential or Potential(model, args, kwargs)
         prepared = self.prepared
 
         def without_observations(*args: Any, **kwargs: Any) -> None:
@@ -401,15 +406,14 @@ class _Rounds:
         if done or self.num >= limit:
             return 0
         share = max(self.effective / self.num, 1e-3)
-        # The k-hat of few proposals is noisy: more of a law that does well come first.
-        heavy = self.num >= 2 * FIRST and not self.k_hat < K_HAT_GATE
-        poor = share < GOOD_SHARE or heavy
+        poor = share < GOOD_SHARE or not self.k_hat < K_HAT_GATE
+        missing = max(num_samples - self.effective, 0.05 * num_samples)
         if poor and len(self.laws) <= MAX_ROUNDS and self.num >= 16 * self.points.shape[1]:
             components = 1 + min(4, int(self.effective) // (8 * self.points.shape[1] + 8))
             self.laws.append(refit(self.points, self.log_weights, components, len(self.laws)))
             self.counts.append(0)
-            return min(max(512, num_samples), limit - self.num)
-        missing = max(num_samples - self.effective, 0.05 * num_samples)
+            wanted = max(FIRST, int(missing / max(share, GOOD_SHARE)))
+            return min(wanted, max(512, num_samples), limit - self.num)
         wanted = int(1.05 * missing / share) + CHUNK
         return min(wanted, max(2 * self.num, num_samples), limit - self.num)
 

@@ -4,6 +4,7 @@ import hashlib
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike
 from typing import Any, TypedDict, Unpack, overload
 
@@ -15,11 +16,13 @@ from probmf.data import Ratings
 from probmf.inference import marginal as marginal_models
 from probmf.inference._checkpoint import Checkpoint
 from probmf.inference._loop import FitWarning
+from probmf.inference._marginal_sampler import MAX_DIMS, MarginalDensity
+from probmf.inference._mode_start import start_at_mode
 from probmf.inference._nuts import Chains, Settings, constrain_chains, run_nuts
 from probmf.inference._potential import Potential
 from probmf.inference._start import as_key, check_counts
 from probmf.inference.marginal import MarginalModel
-from probmf.inference.marginal_rows import RowsMarginal, find_start, rows_marginal
+from probmf.inference.marginal_rows import RowsMarginal, Stretched, find_start, rows_marginal
 from probmf.models import MatrixFactorization, MixedEffects
 from probmf.models.mixed.design import Design
 from probmf.results import Fit, MixedFit
@@ -36,7 +39,7 @@ class _Options(TypedDict, total=False):
     recover: bool
     target_accept: float
     max_tree_depth: int
-    dense_mass: bool
+    dense_mass: bool | None
     float64: bool
     checkpoint: str | PathLike[str] | None
     progress: bool | None
@@ -62,7 +65,7 @@ def sample_nuts(
     recover: bool = True,
     target_accept: float = 0.8,
     max_tree_depth: int = 10,
-    dense_mass: bool = False,
+    dense_mass: bool | None = None,
     float64: bool = True,
     checkpoint: str | PathLike[str] | None = None,
     progress: bool | None = None,
@@ -82,7 +85,7 @@ def sample_nuts(
         recover: Whether to draw the integrated effects back.
         target_accept: Acceptance rate that the step size aims at; raise it against divergences.
         max_tree_depth: A trajectory has at most two to this power of steps.
-        dense_mass: Whether to adapt a full mass matrix; pays with few, correlated parameters.
+        dense_mass: Whether to adapt a full mass matrix; None does with at most 20 parameters.
         float64: Compute in double precision, whatever JAX is set to elsewhere.
         checkpoint: Directory to keep the run in after every 50 transitions. Called again with the
             same model, data, settings and key, it goes on where it was, bit for bit.
@@ -121,12 +124,17 @@ def sample_nuts(
         run_key, recover_key = jax.random.split(random_key)
         arguments, design, sites = _arguments(model, data, marginalize)
         target: Any = model if not sites else _marginal(model, arguments, sites)
-        potential = Potential(target, () if isinstance(target, RowsMarginal) else arguments, {})
+        if isinstance(target, RowsMarginal):
+            potential: Potential = Stretched(target)
+        else:
+            potential = Potential(target, arguments, {})
         if not potential.num_dims:
             raise ValueError(
                 "Nothing is left to sample: every site is fixed or integrated out. Leave some of "
                 "marginalize out, or use sample_marginal, whose draws are then independent."
             )
+        if dense_mass is None:
+            settings = replace(settings, dense_mass=potential.num_dims <= MAX_DIMS)
         store = None
         if checkpoint is not None:
             identity = _identity(potential, settings, random_key)
@@ -179,10 +187,19 @@ def _marginal(
 def _start(
     target: Any, potential: Potential, data: Any, key: Any, settings: Settings
 ) -> dict[str, Any]:
-    if not isinstance(target, RowsMarginal):
+    """Around the mode where that is cheap, else wherever the sampler finds a start."""
+    start_key = jax.random.fold_in(key, 2)
+    if isinstance(target, RowsMarginal):
+        start = find_start(target, potential, data, start_key, settings.num_chains)
+        return {"starts": start.vectors, "inverse_mass": start.inverse_mass}
+    if not isinstance(target, MarginalModel) or potential.num_dims > MAX_DIMS:
         return {}
-    start = find_start(target, potential, data, jax.random.fold_in(key, 2), settings.num_chains)
-    return {"starts": start.vectors, "inverse_mass": start.inverse_mass}
+    density = MarginalDensity(target, potential.args, potential.kwargs, potential)
+    mode = start_at_mode(density, start_key, settings.num_chains)
+    if mode is None:
+        return {}
+    mass = mode.inverse_mass if settings.dense_mass else np.diag(mode.inverse_mass)
+    return {"starts": mode.vectors, "inverse_mass": mass}
 
 
 def _arguments(
