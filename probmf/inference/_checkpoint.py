@@ -98,7 +98,11 @@ class Checkpoint:
 
     def _load(self, name: str) -> dict[str, np.ndarray]:
         try:
-            with np.load(self.path / name, allow_pickle=False) as archive:
+            # Of a file that it can't read, NumPy forgets to close what it opened itself.
+            with (
+                (self.path / name).open("rb") as stream,
+                np.load(stream, allow_pickle=False) as archive,
+            ):
                 return {key: archive[key] for key in archive.files}
         except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(

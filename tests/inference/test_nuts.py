@@ -1,0 +1,364 @@
+"""NUTS on mixed models: answers, checkpoints, interruptions, and what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+
+from probmf import Bernoulli, MatrixFactorization, MixedEffects, MixedFit, sample_nuts
+from probmf.data import Ratings
+from probmf.inference._loop import FitWarning
+from probmf.inference._nuts import NoStartError
+from probmf.inference._workers import Workers
+
+pytestmark = pytest.mark.key_reuse_unchecked(
+    reason="NumPyro's kernel consumes the key of its first state twice."
+)
+ONE_WAY = "y ~ 1 + (1 | g)"
+PRIORS: dict[str, Any] = {
+    "coefficients": {"Intercept": dist.Normal(0.0, 5.0)},
+    "g_scale": dist.HalfNormal(2.0),
+    "noise_scale": dist.HalfNormal(2.0),
+}
+#: One shape for all: compiled once.
+SHORT: dict[str, Any] = {
+    "num_warmup": 100, "num_samples": 120, "num_chains": 2, "marginalize": "all",
+}  # fmt: skip
+
+
+def table(seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    y = 1 + rng.normal(0, 0.8, 8)[:, None] + rng.normal(0, 1.0, (8, 5))
+    return {"y": y.ravel(), "g": np.repeat(np.arange(8), 5)}
+
+
+def model(**options: Any) -> MixedEffects:
+    return MixedEffects(ONE_WAY, priors=PRIORS, **options)
+
+
+def assert_same(one: MixedFit, other: MixedFit) -> None:
+    assert one.samples.keys() == other.samples.keys()
+    for name, value in one.samples.items():
+        np.testing.assert_array_equal(value, other.samples[name], err_msg=name)
+    for name, value in one.sampling.stats.items():
+        np.testing.assert_array_equal(value, other.sampling.stats[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def whole() -> MixedFit:
+    """The uninterrupted run."""
+    return sample_nuts(model(), table(), key=7, **SHORT)
+
+
+def grid_means(y: np.ndarray) -> dict[str, tuple[Any, Any]]:
+    """Means and standard deviations over a grid of the two scales."""
+    axis = np.linspace(0.01, 4.0, 200)
+    tau, sigma = (part.ravel() for part in np.meshgrid(axis, axis))
+    means, spread = y.mean(1), tau**2 + sigma**2 / 5
+    precision = 8 / spread + 1 / 25
+    intercept = means.sum() / spread / precision
+    log = -4 * np.log(spread) - 0.5 * np.log(precision) - 0.5 * np.sum(means**2) / spread
+    log += 0.5 * precision * intercept**2 - 32 * np.log(sigma) - (tau**2 + sigma**2) / 8
+    log -= 0.5 * np.sum((y - means[:, None]) ** 2) / sigma**2
+    weight = np.exp(log - log.max())
+    weight /= weight.sum()
+    found = {}
+    for name, value, own in (
+        ("g_scale", tau, 0.0), ("noise_scale", sigma, 0.0),
+        ("coefficients", intercept, 1 / precision),
+    ):  # fmt: skip
+        mean = weight @ value
+        found[name] = (mean, np.sqrt(weight @ ((value - mean) ** 2 + own)))
+    shrink = tau**2 / spread
+    found["g_effects"] = (weight @ (shrink[:, None] * (means - intercept[:, None])), 0.45)
+    return found
+
+
+@pytest.mark.parametrize("marginalize", ["all", (), ("g_effects",)], ids=str)
+def test_draws_agree_with_quadrature(marginalize: Any) -> None:
+    options = SHORT | {"num_samples": 500}
+    fit = sample_nuts(model(), table(), key=1, **options | {"marginalize": marginalize})
+    assert fit.method == ("nuts/marginal" if marginalize else "nuts")
+    assert set(fit.samples) == {"coefficients", "g_effects", "g_scale", "noise_scale"}
+    for name, (mean, sd) in grid_means(table()["y"].reshape(8, 5)).items():
+        draws = fit.samples[name].reshape(1000, -1)
+        # 0.25 sd are four standard errors of 250 independent draws.
+        assert np.all(np.abs(draws.mean(0) - mean) < 0.25 * sd), name
+
+
+def test_what_a_fit_tells(whole: MixedFit) -> None:
+    stats = whole.sampling.stats
+    assert {"lp", "energy", "n_steps", "tree_depth", "acceptance_rate", "diverging"} <= stats.keys()
+    assert all(value.shape == (2, 120) for value in stats.values())
+    assert stats["diverging"].dtype == bool
+    np.testing.assert_array_less(stats["n_steps"], 2 ** stats["tree_depth"])
+    assert (whole.sampling.num_warmup, whole.sampling.complete) == (100, True)
+    assert whole.sampling.info["max_tree_depth"] == 10
+    assert whole.data is not None
+    assert len(np.unique(whole.samples["g_scale"])) > 200
+    assert not jax.config.jax_enable_x64
+
+
+def test_without_recovery(whole: MixedFit) -> None:
+    fit = sample_nuts(model(), table(), key=7, recover=False, **SHORT)
+    assert set(fit.samples) == {"g_scale", "noise_scale"}
+    np.testing.assert_array_equal(fit.samples["g_scale"], whole.samples["g_scale"])
+
+
+def test_no_warmup() -> None:
+    fit = sample_nuts(model(), table(), key=0, **SHORT | {"num_warmup": 0, "num_samples": 10})
+    assert (fit.num_draws, fit.sampling.num_warmup) == (10, 0)
+
+
+class Interrupted:
+    """Stands for the thread pool's `map`, and raises Ctrl-C at one of the calls."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+            return original(*args)
+
+        return run
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Ctrl-C after so many chunks of 50 transitions."""
+
+    def arrange(after: int) -> None:
+        with_interrupt = Interrupted(after)(Workers.map)
+        monkeypatch.setattr(Workers, "map", with_interrupt)
+
+    return arrange
+
+
+def test_interrupted_and_resumed(
+    interrupt: Any, whole: MixedFit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two chunks of warmup, one of draws; then Ctrl-C; then the rest, bit for bit."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Workers, "map", Interrupted(3)(Workers.map))
+        with pytest.warns(FitWarning, match="Interrupted: each chain has 50 of 120 draws") as found:
+            part = sample_nuts(model(), table(), key=7, checkpoint=tmp_path / "run", **SHORT)
+    assert found[0].filename == __file__
+    assert (part.num_draws, part.sampling.complete) == (50, False)
+    np.testing.assert_array_equal(part.samples["g_scale"], whole.samples["g_scale"][:, :50])
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["done"] == 150
+    assert_same(sample_nuts(model(), table(), key=7, checkpoint=tmp_path / "run", **SHORT), whole)
+    # A run that is done is read, not made again.
+    monkeypatch.setattr(Workers, "map", Interrupted(0)(Workers.map))
+    assert_same(sample_nuts(model(), table(), key=7, checkpoint=tmp_path / "run", **SHORT), whole)
+
+
+def test_interrupted_in_the_warmup(interrupt: Any, whole: MixedFit, tmp_path: Path) -> None:
+    interrupt(1)
+    with pytest.raises(KeyboardInterrupt, match=r"no draws to return\. The checkpoint has the run"):
+        sample_nuts(model(), table(), key=7, checkpoint=tmp_path, **SHORT)
+    assert json.loads((tmp_path / "run.json").read_text())["done"] == 50
+
+
+def test_resumed_in_the_warmup(
+    whole: MixedFit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Workers, "map", Interrupted(1)(Workers.map))
+        with pytest.raises(KeyboardInterrupt):
+            sample_nuts(model(), table(), key=7, checkpoint=tmp_path, **SHORT)
+    assert_same(sample_nuts(model(), table(), key=7, checkpoint=tmp_path, **SHORT), whole)
+
+
+SCRIPT = """
+    import sys, time
+    import numpy as np, numpyro.distributions as dist
+    from probmf import MixedEffects, sample_nuts
+    from probmf.inference import _checkpoint
+
+    write = _checkpoint.Checkpoint.write
+    def slow(self, *args):
+        write(self, *args)
+        print(args[2], flush=True)
+        time.sleep(60 if args[2] == 150 else 0)
+    _checkpoint.Checkpoint.write = slow
+
+    rng = np.random.default_rng(0)
+    y = 1 + rng.normal(0, 0.8, 8)[:, None] + rng.normal(0, 1.0, (8, 5))
+    priors = {
+        "coefficients": {"Intercept": dist.Normal(0.0, 5.0)},
+        "g_scale": dist.HalfNormal(2.0),
+        "noise_scale": dist.HalfNormal(2.0),
+    }
+    sample_nuts(
+        MixedEffects("y ~ 1 + (1 | g)", priors=priors),
+        {"y": y.ravel(), "g": np.repeat(np.arange(8), 5)}, key=7, num_warmup=100, num_samples=120,
+        num_chains=2, marginalize="all", checkpoint=sys.argv[1],
+    )
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="There is no SIGKILL here.")
+def test_killed_and_resumed(whole: MixedFit, tmp_path: Path) -> None:
+    """Another process began the run and was killed between two chunks."""
+    run = tmp_path / "run"
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT), str(run)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        seen = [process.stdout.readline().strip() for _ in range(3)]
+        os.kill(process.pid, signal.SIGKILL)
+    assert seen == ["50", "100", "150"]
+    assert process.returncode == -signal.SIGKILL
+    begin = time.perf_counter()
+    assert_same(sample_nuts(model(), table(), key=7, checkpoint=run, **SHORT), whole)
+    assert time.perf_counter() - begin < 60
+
+
+@pytest.fixture
+def kept(whole: MixedFit, tmp_path: Path) -> Path:
+    """A checkpoint of the whole run."""
+    sample_nuts(model(), table(), key=7, checkpoint=tmp_path / "run", **SHORT)
+    return tmp_path / "run"
+
+
+def test_checkpoint_of_another_run(kept: Path) -> None:
+    others: list[tuple[Any, Any, dict[str, Any]]] = [
+        (model(), table(), SHORT | {"key": 8}),
+        (model(), table(1), SHORT | {"key": 7}),
+        (model(), table(), SHORT | {"key": 7, "num_samples": 121}),
+        (model(), table(), SHORT | {"key": 7, "target_accept": 0.81}),
+        (MixedEffects(ONE_WAY), table(), SHORT | {"key": 7}),
+    ]
+    for other, data, options in others:
+        with pytest.raises(ValueError, match="holds another run: its model, data, settings or key"):
+            sample_nuts(other, data, checkpoint=kept, **options)
+
+
+def spoil_version(run: Path) -> None:
+    manifest = run / "run.json"
+    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 99'))
+
+
+def spoil_manifest(run: Path) -> None:
+    (run / "run.json").write_text((run / "run.json").read_text()[:20])
+
+
+def spoil_list(run: Path) -> None:
+    (run / "run.json").write_text("[1, 2]")
+
+
+def spoil_state(run: Path) -> None:
+    state = next(run.glob("state-*.npz"))
+    state.write_bytes(state.read_bytes()[:200])
+
+
+def spoil_draws(run: Path) -> None:
+    (run / "draws-0.npz").unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_version, "another program or version .probmf-checkpoint 99.; name another"),
+        (spoil_manifest, "run.json is truncated or not JSON"),
+        (spoil_list, "run.json is not that of a run"),
+        (spoil_state, "state-220.npz is missing, truncated or altered.*Remove the directory"),
+        (spoil_draws, "draws-0.npz is missing, truncated or altered"),
+    ],
+)
+def test_damaged_checkpoint(spoil: Callable[[Path], None], message: str, kept: Path) -> None:
+    spoil(kept)
+    with pytest.raises(ValueError, match=message):
+        sample_nuts(model(), table(), key=7, checkpoint=kept, **SHORT)
+
+
+def test_a_folder_of_somebody_else(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(ValueError, match=r"holds other files \(thesis.tex\) and no run"):
+        sample_nuts(model(), table(), key=7, checkpoint=tmp_path, **SHORT)
+    with pytest.raises(ValueError, match="can't be made a directory"):
+        sample_nuts(model(), table(), key=7, checkpoint=tmp_path / "thesis.tex", **SHORT)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_killed_before_the_first_manifest(whole: MixedFit, tmp_path: Path) -> None:
+    (tmp_path / "state-50.npz.new").write_bytes(b"half")
+    (tmp_path / "state-50.npz").write_bytes(b"whole")
+    assert_same(sample_nuts(model(), table(), key=7, checkpoint=tmp_path, **SHORT), whole)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"num_samples": 0}, ValueError, "num_samples is 0"),
+        ({"num_chains": 0}, ValueError, "num_chains is 0"),
+        ({"num_chains": 2.0}, TypeError, "num_chains is 2.0"),
+        ({"num_warmup": -1}, ValueError, "num_warmup is -1; expected a whole number of 0 or more"),
+        ({"num_warmup": True}, TypeError, "num_warmup is True"),
+        ({"max_tree_depth": 0}, ValueError, "max_tree_depth is 0"),
+        ({"target_accept": 1.0}, ValueError, "target_accept is 1.0; expected a number between"),
+        ({"target_accept": float("nan")}, ValueError, "target_accept is nan"),
+        ({"marginalize": "h_effects"}, ValueError, "names 'h_effects'.*'all' or any of 'coeffici"),
+        ({"marginalize": ("all", "g_effects")}, ValueError, "names 'all'"),
+        ({"key": 0.5}, TypeError, "key has type float"),
+    ],
+)
+def test_arguments(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        sample_nuts(model(), table(), **SHORT | {"key": 0} | options)
+    assert not jax.config.jax_enable_x64
+
+
+def test_models_and_data() -> None:
+    with pytest.raises(TypeError, match="expected MatrixFactorization or MixedEffects"):
+        sample_nuts("y ~ x", table(), key=0)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="data is of type dict; expected Ratings"):
+        sample_nuts(MatrixFactorization(2), table(), key=0)  # type: ignore[call-overload]
+    ratings = Ratings.from_frame({"user": [1, 2], "item": [1, 2], "rating": [0.0, 1.0]})
+    with pytest.raises(ValueError, match="marginalize names 'g_effects'"):
+        sample_nuts(MatrixFactorization(1, Bernoulli()), ratings, key=0, marginalize="g_effects")
+    fixed = MixedEffects(ONE_WAY, priors=PRIORS | {"g_scale": 1.0, "noise_scale": 1.0})
+    with pytest.raises(ValueError, match=r"Nothing is left to sample.*sample_marginal"):
+        sample_nuts(fixed, table(), key=0, **SHORT)
+
+
+@pytest.mark.parametrize("kind", ["bernoulli", "ordinal"])
+def test_other_likelihoods(kind: Any) -> None:
+    data = table()
+    levels = np.digitize(data["y"], [0.0, 1.5])
+    data = data | {"y": (levels > 0) * 1 if kind == "bernoulli" else levels}
+    options = {"num_warmup": 100, "num_samples": 50, "num_chains": 1}
+    fit = sample_nuts(
+        MixedEffects(ONE_WAY, likelihood=kind, centered=False), data, key=0, **options
+    )
+    assert {"g_effects", "g_effects_raw", "g_scale"} <= fit.samples.keys()
+    # Each response is likelier where it is high.
+    predicted = fit.predict(data).mean
+    assert predicted[data["y"] > 0].mean() > predicted[data["y"] == 0].mean()
+    with pytest.raises(ValueError, match="can be integrated out of Normal and LogNormal"):
+        sample_nuts(
+            MixedEffects(ONE_WAY, likelihood=kind), data, key=0, marginalize="all", **options
+        )
+
+
+def test_no_finite_start() -> None:
+    """A log-normal response that underflows to nothing in its likelihood."""
+    priors = PRIORS | {"noise_scale": 1e-200}
+    with pytest.raises(NoStartError, match="random starting points none had a finite log density"):
+        sample_nuts(
+            MixedEffects(ONE_WAY, priors=priors), table(), key=0, **SHORT | {"marginalize": ()}
+        )
