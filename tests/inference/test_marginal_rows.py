@@ -14,7 +14,7 @@ from numpyro.infer.util import log_density
 from probmf import Bernoulli, Fit, Gaussian, MatrixFactorization, Ratings
 from probmf.inference import marginal
 from probmf.inference._potential import Potential
-from probmf.inference.marginal_rows import RowsMarginal, find_start, rows_marginal
+from probmf.inference.marginal_rows import RowsMarginal, Stretched, find_start, rows_marginal
 from probmf.inference.marginal_rows.model import LEVEL
 from probmf.inference.nuts import sample_nuts
 from probmf.models.observations import Observations
@@ -335,3 +335,17 @@ def test_errors() -> None:
     model = MatrixFactorization(2, Bernoulli())
     with pytest.raises(ValueError, match="under a Gaussian likelihood only"):
         sample_nuts(model, yes_no, key=0, marginalize=("user_bias", "user_factors"))
+
+
+@pytest.mark.parametrize("case", ["sampled", "per row", "no own bias", "bias only"])
+def test_stretched_coordinates_are_those_of_the_model_moved_linearly(case: str) -> None:
+    with jax.enable_x64(True):
+        target, _, values = setting(case)
+        plain, stretched = Potential(target, (), {}), Stretched(target)
+        vector = stretched.unconstrain(values)
+        back = stretched.constrain(vector)
+        for name, value in values.items():
+            np.testing.assert_allclose(back[name], value, atol=1e-12)
+        np.testing.assert_allclose(
+            stretched.value(vector), plain.value(plain.unconstrain(values)), rtol=1e-12
+        )

@@ -2,5 +2,6 @@
 
 from probmf.inference.marginal_rows.model import RowsMarginal, rows_marginal
 from probmf.inference.marginal_rows.start import Start, find_start
+from probmf.inference.marginal_rows.stretch import Stretched
 
-__all__ = ["RowsMarginal", "Start", "find_start", "rows_marginal"]
+__all__ = ["RowsMarginal", "Start", "Stretched", "find_start", "rows_marginal"]

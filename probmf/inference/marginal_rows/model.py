@@ -137,8 +137,8 @@ class RowsMarginal:
         level = values[LEVEL]
         scale = jnp.broadcast_to(values[PRIOR_SCALES[f"{self.other}_bias"]], level.shape)
         if not self.model.learns_intercept:
-            center = self.model.fixed_intercept(self.observations.base_score)
-            return jnp.sum(dist.Normal(center, scale).log_prob(level)), center, 0.0 * center
+            fixed = self.model.fixed_intercept(self.observations.base_score)
+            return jnp.sum(dist.Normal(fixed, scale).log_prob(level)), fixed, jnp.zeros_like(fixed)
         center, precision = self.model.intercept_prior()
         weight = 1.0 / jnp.square(scale)
         total = precision + jnp.sum(weight)

@@ -89,7 +89,7 @@ def _fit(
 
 def _first_scales(target: RowsMarginal) -> dict[str, np.ndarray]:
     """Values for all scales: the model's own, or guesses from the spread of the ratings."""
-    spread = max(float(jnp.std(target.observations.rating)), 1e-3)
+    spread = max(float(np.std(np.asarray(target.observations.rating))), 1e-3)
     scales = target.scales()
     given = {n: np.asarray(s) for n, s in scales.items() if not isinstance(s, Distribution)}
     found = dict(given)
