@@ -191,7 +191,8 @@ def _start(
     start_key = jax.random.fold_in(key, 2)
     if isinstance(target, RowsMarginal):
         start = find_start(target, potential, data, start_key, settings.num_chains)
-        return {"starts": start.vectors, "inverse_mass": start.inverse_mass}
+        widths = np.diag(start.inverse_mass) if settings.dense_mass else start.inverse_mass
+        return {"starts": start.vectors, "inverse_mass": widths}
     if not isinstance(target, MarginalModel) or potential.num_dims > MAX_DIMS:
         return {}
     density = MarginalDensity(target, potential.args, potential.kwargs, potential)

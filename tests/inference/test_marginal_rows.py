@@ -15,6 +15,7 @@ from probmf import Bernoulli, Fit, Gaussian, MatrixFactorization, Ratings
 from probmf.inference import marginal
 from probmf.inference._potential import Potential
 from probmf.inference.marginal_rows import RowsMarginal, Stretched, find_start, rows_marginal
+from probmf.inference.marginal_rows.evidence import ELIMINATED, invert
 from probmf.inference.marginal_rows.model import LEVEL
 from probmf.inference.nuts import sample_nuts
 from probmf.models.observations import Observations
@@ -36,7 +37,6 @@ CASES: dict[str, dict[str, Any]] = {
     "no own bias": {"user_bias": False, "intercept": dist.Normal(3.0, 2.0)},
     "no other bias": {"item_bias": False, "intercept": dist.Normal(3.0, 2.0)},
     "bias only": {"num_factors": 0, "user_bias_scale": HALF, "intercept": dist.Normal(3.0, 2.0)},
-    "many factors": {"num_factors": 17},
     "tiny scale": {"user_scale": 1e-9, "user_bias_scale": 0.4},
 }  # fmt: skip
 
@@ -81,7 +81,8 @@ def setting(
     target = rows_marginal(model, data, own_sites(model, side))
     assert target is not None
     rng = np.random.default_rng(5)
-    shapes = Potential(target, (), {}).constrain(Potential(target, (), {}).vector)
+    potential = Potential(target, (), {})
+    shapes = jax.eval_shape(potential.constrain, potential.vector)
     values = {
         name: jnp.asarray(rng.uniform(0.5, 1.5, v.shape) if "scale" in name
                           else rng.normal(3.0 if name in (LEVEL, "intercept") else 0.0, 1, v.shape))
@@ -149,9 +150,14 @@ def test_sides_and_weights(case: str, side: str, weighted: bool) -> None:
         check_general(*setting(case, side, weighted), 1e-10)
 
 
-def test_single_precision() -> None:
-    with jax.enable_x64(False):
-        check_general(*setting("sampled"), 1e-4)
+def test_large_systems_are_inverted_by_factors(x64: bool) -> None:
+    size = ELIMINATED + 1
+    factor = np.random.default_rng(0).normal(size=(3, size, size))
+    system = np.eye(size) + factor @ factor.transpose(0, 2, 1)
+    inverse, logdet = invert(jnp.moveaxis(jnp.asarray(system), 0, -1))
+    tolerance = 1e-10 if x64 else 1e-4
+    np.testing.assert_allclose(np.moveaxis(inverse, -1, 0), np.linalg.inv(system), atol=tolerance)
+    np.testing.assert_allclose(logdet, np.linalg.slogdet(system)[1], rtol=tolerance)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -283,7 +289,7 @@ def draw(marginalize: tuple[str, ...], **options: Any) -> Fit:
 
 @pytest.mark.key_reuse_unchecked(reason="NumPyro's kernel consumes its key twice at its start.")
 def test_a_small_posterior_is_that_of_joint_sampling() -> None:
-    rows, joint = draw(("user_bias", "user_factors")), draw((), max_tree_depth=6)
+    rows, joint = draw(("user_bias", "user_factors")), draw((), max_tree_depth=5)
     assert rows.method == "nuts/marginal"
 
     def quantities(fit: Fit) -> np.ndarray:
@@ -309,13 +315,14 @@ def test_a_small_posterior_is_that_of_joint_sampling() -> None:
 @pytest.mark.key_reuse_unchecked(reason="NumPyro's kernel consumes its key twice at its start.")
 def test_a_checkpoint_is_continued_bit_for_bit(tmp_path: Any) -> None:
     sites = ("item_bias", "item_factors")
-    short: dict[str, Any] = {"num_warmup": 10, "num_samples": 10, "num_chains": 1}
+    short: dict[str, Any] = {"num_warmup": 5, "num_samples": 5, "num_chains": 1,
+                             "dense_mass": True}  # fmt: skip
     whole = draw(sites, **short)
     for _ in range(2):  # The second finds all draws there.
         again = draw(sites, checkpoint=tmp_path, **short)
-        for name, value in whole.samples.items():
-            np.testing.assert_array_equal(value, again.samples[name])
-    shorn = draw(sites, recover=False, **short)
+    for name, value in whole.samples.items():
+        np.testing.assert_array_equal(value, again.samples[name])
+    shorn = draw(sites, recover=False, checkpoint=tmp_path, **short)
     assert "item_factors" not in shorn.samples
     assert {"intercept", "user_factors"} <= set(shorn.samples)
 
@@ -337,7 +344,7 @@ def test_errors() -> None:
         sample_nuts(model, yes_no, key=0, marginalize=("user_bias", "user_factors"))
 
 
-@pytest.mark.parametrize("case", ["sampled", "per row", "no own bias", "bias only"])
+@pytest.mark.parametrize("case", ["sampled", "no own bias"])
 def test_stretched_coordinates_are_those_of_the_model_moved_linearly(case: str) -> None:
     with jax.enable_x64(True):
         target, _, values = setting(case)
