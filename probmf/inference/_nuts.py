@@ -221,7 +221,7 @@ def run_nuts(
                 stage = "warmup" if done < settings.num_warmup else "sampling"
                 bar.update(task, description=stage, completed=done, status=_status(outputs, count))
         except KeyboardInterrupt:
-            complete = False
+            complete = done >= total
     if not pieces:
         kept_so_far = "" if checkpoint is None else " The checkpoint has the run so far."
         raise KeyboardInterrupt(
