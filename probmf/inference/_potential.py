@@ -17,6 +17,8 @@ from jaxtyping import Array, Float
 from numpyro.distributions.transforms import biject_to
 from numpyro.infer.util import constrain_fn, potential_energy
 
+from probmf.inference.marginal.structure import moderate_value
+
 #: Compiled programs kept, by what they compute.
 PROGRAMS_KEPT = 64
 _programs: dict[Any, Any] = {}
@@ -116,7 +118,9 @@ class Potential:
     def _sites(self) -> dict[str, Array]:
         """Unconstrained values of the latent sites; notes their supports."""
         seeded = numpyro.handlers.seed(self.model, rng_seed=0)
-        trace = numpyro.handlers.trace(seeded).get_trace(*self.args, **self.kwargs)
+        # Not a draw from the prior, which may be flat.
+        moderate = numpyro.handlers.substitute(seeded, substitute_fn=moderate_value)
+        trace = numpyro.handlers.trace(moderate).get_trace(*self.args, **self.kwargs)
         found = {}
         for name, site in trace.items():
             if site["type"] == "sample" and not site["is_observed"]:

@@ -130,7 +130,7 @@ class Probe:
 
         def draw() -> dict[str, Array]:
             seeded = numpyro.handlers.seed(self.model, rng_seed=0)
-            moderate = numpyro.handlers.substitute(seeded, substitute_fn=_moderate)
+            moderate = numpyro.handlers.substitute(seeded, substitute_fn=moderate_value)
             with numpyro.handlers.block():
                 trace.update(numpyro.handlers.trace(moderate).get_trace(*self.args, **self.kwargs))
             return {
@@ -269,7 +269,7 @@ def prior_scale(site: Site) -> Array:
     return base.scale if isinstance(base, dist.Normal) else base.scale_tril
 
 
-def _moderate(site: Mapping[str, Any]) -> Array | None:
+def moderate_value(site: Mapping[str, Any]) -> Array | None:
     """A value of moderate size for a latent site, wherever its prior may be heavy-tailed."""
     if site["type"] != "sample" or site["is_observed"] or site["value"] is not None:
         return None
