@@ -137,7 +137,7 @@ def run(quick: bool) -> common.Report:
     best = 0.0
     others = []
     for name, figure in crossed["plain"].items():
-        whole = figure["warmup_seconds"] + figure["sampling_seconds"]
+        whole = figure["whole_seconds"]
         best = max(best, figure["ess"] / whole)
         others.append(
             [f"NumPyro NUTS, {name}", f"{figure['ess']:.0f}", figure["worst"], f"{whole:.1f}",
