@@ -48,8 +48,8 @@ def run(quick: bool) -> common.Report:
         "imports not; second: the same again with another key",
         "Plain": "NumPyro's NUTS on the non-centred joint model, one chain, float64, 1,000 warm-up "
         "transitions and 1,000 draws; wall time with compilation",
-        "ESS": "ours: effective number of draws of the importance weights (bulk ESS where NUTS took "
-        "over); plain: smallest bulk ESS of the global parameters; both a second of the whole "
+        "ESS": "ours: effective number of draws of the importance weights (bulk ESS where NUTS "
+        "took over); plain: smallest bulk ESS of the global parameters; both a second of the whole "
         "first call",
     }
     return common.Report(
