@@ -1,6 +1,6 @@
 """NumPyro models with Gaussian effects, none of them ours, and what their effects integrate to."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,25 @@ g = _rng.permutation(np.arange(ROWS) % (GROUPS - 1)).astype(np.int32)  # the las
 h = _rng.permutation(np.arange(ROWS) % OTHERS).astype(np.int32)
 x = _rng.normal(size=ROWS)
 y = _rng.normal(size=ROWS) + x
-DATA = {"g": g, "h": h, "x": x, "y": y}
+
+
+class Copies(Mapping[str, np.ndarray]):
+    """Hands out copies: JAX remembers a captured array in the precision of its first use."""
+
+    def __init__(self, **arrays: np.ndarray) -> None:
+        self.arrays = arrays
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.arrays[name].copy()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.arrays)
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+
+DATA = Copies(g=g, h=h, x=x, y=y)
 
 sample, plate, normal = numpyro.sample, numpyro.plate, dist.Normal
 

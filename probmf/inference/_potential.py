@@ -17,6 +17,8 @@ from jaxtyping import Array, Float
 from numpyro.distributions.transforms import biject_to
 from numpyro.infer.util import constrain_fn, potential_energy
 
+from probmf._precision import fresh_arrays
+from probmf.inference._captured import captured_digest
 from probmf.inference.marginal.structure import moderate_value
 
 #: Compiled programs kept, by what they compute.
@@ -65,7 +67,7 @@ def trace_program(function: Callable[..., Any], *example: Any) -> Program:
     jaxpr, scalars = _lift_scalars(closed.jaxpr)
     consts = [*closed.consts, *scalars]
     shapes = [f"{np.shape(c)}{np.asarray(c).dtype}" for c in consts]
-    text = f"{jaxpr}|{shapes}|{jax.config.jax_enable_x64}"
+    text = f"{jaxpr}|{shapes}|{captured_digest(jaxpr)}|{jax.config.jax_enable_x64}"
 
     def evaluate(consts: list[Any], *leaves: Array) -> list[Array]:
         return jax.core.eval_jaxpr(jaxpr, consts, *leaves)
@@ -104,7 +106,8 @@ class Potential:
 
     def __init__(self, model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Run the model once for its sites, and trace its log density."""
-        self.model, self.args, self.kwargs = model, args, dict(kwargs)
+        self.model = model
+        self.args, self.kwargs = fresh_arrays((args, dict(kwargs)))
         self.supports: dict[str, Any] = {}
         shapes = jax.eval_shape(self._sites)
         self.sites = tuple(shapes)

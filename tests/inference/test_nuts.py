@@ -359,3 +359,15 @@ def test_no_finite_start() -> None:
         sample_nuts(
             MixedEffects(ONE_WAY, priors=priors), table(), key=0, **SHORT | {"marginalize": ()}
         )
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_design_serves_both_precisions(first: bool) -> None:
+    """JAX remembers a captured NumPy array in the precision of its first use."""
+    design = model().design(table())
+    short = SHORT | {"num_warmup": 10, "num_samples": 10, "num_chains": 1}
+    draws = [
+        sample_nuts(model(), design, key=7, float64=wide, **short) for wide in (first, not first)
+    ]
+    kinds = [fit.samples["g_scale"].dtype for fit in draws]
+    assert kinds == ([np.float64, np.float32] if first else [np.float32, np.float64])

@@ -13,6 +13,7 @@ import numpy as np
 import numpyro
 from jaxtyping import Array, Float
 
+from probmf._precision import fresh_arrays
 from probmf.effects import (
     Pattern,
     Statistics,
@@ -156,7 +157,9 @@ class Prepared:
 
     def trils(self, run: Run) -> list[Array]:
         """Lower factor of each block's prior covariance."""
-        return [block.tril(run.effects) for block in self.blocks]
+        # A model may hold arrays of single precision in a run in double.
+        dtype = jnp.result_type(float)
+        return [block.tril(run.effects).astype(dtype) for block in self.blocks]
 
     def system(
         self, run: Run, latents: Values, value: Array | None = None
@@ -237,7 +240,7 @@ def prepare(
         MarginalizeError: If the effects can't be integrated out.
     """
     _check_concrete((args, kwargs))
-    fresh_args, fresh_kwargs = jax.tree.map(_copied, (args, dict(kwargs)))
+    fresh_args, fresh_kwargs = fresh_arrays((args, dict(kwargs)))
     try:
         prepared = _prepare(model, sites, fresh_args, fresh_kwargs)
     except (TypeError, jax.errors.JaxRuntimeError) as error:
@@ -248,12 +251,9 @@ def prepare(
             "sampled before, so that its structure can't be read in double precision. Hand the "
             "array over as an argument, make it a JAX array, or call numpyro.enable_x64() first."
         ) from error
-    return replace(prepared, args=args, kwargs=kwargs)
-
-
-def _copied(leaf: Any) -> Any:
-    """NumPy arrays that a loop compiled in single precision has captured stay single to JAX."""
-    return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
+    # Copied again: those above have been used in double precision.
+    fresh_args, fresh_kwargs = fresh_arrays((args, dict(kwargs)))
+    return replace(prepared, args=fresh_args, kwargs=fresh_kwargs)
 
 
 def _outside_of_traces() -> AbstractContextManager[Any]:
@@ -329,7 +329,7 @@ def fingerprint(arguments: Any, sites: tuple[str, ...]) -> str:
     """
     digest = hashlib.blake2b(digest_size=16)
     leaves, tree = jax.tree.flatten(arguments)
-    digest.update(repr((sites, tree)).encode())
+    digest.update(repr((sites, tree, bool(jax.config.jax_enable_x64))).encode())
     for leaf in leaves:
         if isinstance(leaf, jax.core.Tracer):
             _check_concrete(arguments)

@@ -4,9 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 from scipy.linalg import qr
 
 from probmf.models.mixed.columns import Table, variables
@@ -80,7 +78,7 @@ def build_design(
     arrays = MixedData(
         mean=predictors[0],
         noise=predictors[1] if len(predictors) > 1 else None,
-        response=_response_array(read.values),
+        response=read.values,
         priors=resolved,
         response_name=name,
         num_observations=table.length,
@@ -217,11 +215,10 @@ def _priors(
 
 
 def _predictor(coding: PredictorCoding, encoded: Encoded) -> Predictor:
-    dtype = jnp.result_type(float)
     terms = tuple(
         GroupTerm(
-            group=jnp.asarray(encoded.groups[term.name].group),
-            z=jnp.asarray(encoded.groups[term.name].z, dtype),
+            group=encoded.groups[term.name].group,
+            z=encoded.groups[term.name].z,
             name=term.name,
             plate=term.groups.name,
             names=term.names,
@@ -230,12 +227,7 @@ def _predictor(coding: PredictorCoding, encoded: Encoded) -> Predictor:
         )
         for term in coding.terms
     )
-    return Predictor(jnp.asarray(encoded.population, dtype), terms, coding.names, coding.site)
-
-
-def _response_array(values: np.ndarray) -> Array:
-    whole = values.dtype.kind == "i"
-    return jnp.asarray(values, None if whole else jnp.result_type(float))
+    return Predictor(encoded.population, terms, coding.names, coding.site)
 
 
 def _refuse_clashes(

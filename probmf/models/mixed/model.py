@@ -10,6 +10,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array
 from numpyro.distributions import Distribution
 
+from probmf._precision import in_precision
 from probmf.models.mixed.build import build_design
 from probmf.models.mixed.design import Design, Encoded, encode_rows
 from probmf.models.mixed.formula import ParsedFormula, parse_formula
@@ -148,7 +149,8 @@ class MixedEffects:
             TypeError: As for `design`.
             ValueError: As for `design`.
         """
-        return ((data if isinstance(data, Design) else self.design(data)).data,)
+        design = data if isinstance(data, Design) else self.design(data)
+        return (in_precision(design.data),)
 
     def encode(
         self, design: Design, data: Any, *, unseen: Literal["error", "prior"] = "error"

@@ -1,7 +1,7 @@
-"""What a mixed model is conditioned on: checked device arrays, without labels.
+"""What a mixed model is conditioned on: checked arrays, without labels.
 
 A dense matrix of observations by groups never exists: a group term is a code and a short row of
-coefficients' columns for each observation.
+coefficients' columns for each observation. A design holds NumPy arrays; a model's arguments are JAX's, in its present precision.
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 from numpyro.distributions import Distribution
 
@@ -33,8 +34,8 @@ class GroupTerm:
         correlated: Whether the effects of one group have correlations of their own.
     """
 
-    group: Int[Array, " n"]
-    z: Float[Array, "n d"]
+    group: Int[Array | np.ndarray, " n"]
+    z: Float[Array | np.ndarray, "n d"]
     name: str
     plate: str
     names: tuple[str, ...]
@@ -63,7 +64,7 @@ class Predictor:
         site: Name of the site of the coefficients.
     """
 
-    population: Float[Array, "n p"]
+    population: Float[Array | np.ndarray, "n p"]
     groups: tuple[GroupTerm, ...]
     names: tuple[str, ...]
     site: str
@@ -107,13 +108,13 @@ class MixedData:
 
     mean: Predictor
     noise: Predictor | None
-    response: Array | None
+    response: Array | np.ndarray | None
     priors: dict[str, Distribution | Array]
     response_name: str
     num_observations: int
 
     @property
-    def population(self) -> Float[Array, "n p"]:
+    def population(self) -> Float[Array | np.ndarray, "n p"]:
         """Population columns of the linear predictor."""
         return self.mean.population
 

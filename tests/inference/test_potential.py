@@ -1,0 +1,85 @@
+"""Compiled programs are shared by what they compute, and by nothing less."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+from probmf.inference._potential import Potential, trace_program
+
+
+def in_nested_jit(weights: Any) -> Callable[[Any], Any]:
+    return lambda x: jnp.sum(jax.jit(lambda y: y * weights)(x))
+
+
+def in_scan(weights: Any) -> Callable[[Any], Any]:
+    def body(carry: Any, _: Any) -> Any:
+        return jax.jit(lambda y: y * weights)(carry), None
+
+    return lambda x: jnp.sum(jax.lax.scan(body, x, None, length=2)[0])
+
+
+def in_reverse_rule(weights: Any) -> Callable[[Any], Any]:
+    @jax.custom_vjp
+    def total(x: Any) -> Any:
+        return jnp.sum(x)
+
+    total.defvjp(lambda x: (jnp.sum(x), None), lambda _, tangent: (tangent * weights,))
+    return total
+
+
+def in_forward_rule(weights: Any) -> Callable[[Any], Any]:
+    @jax.custom_jvp
+    def total(x: Any) -> Any:
+        return jnp.sum(x)
+
+    total.defjvp(lambda x, dx: (jnp.sum(x[0]), jnp.sum(dx[0] * weights)))
+    return total
+
+
+def in_forward_rule_as_numbers(weights: Any) -> Callable[[Any], Any]:
+    return in_forward_rule(tuple(np.asarray(weights).tolist())[1])
+
+
+HIDDEN = [in_nested_jit, in_scan, in_reverse_rule, in_forward_rule, in_forward_rule_as_numbers]
+
+
+@pytest.mark.parametrize("make", HIDDEN)
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_programs_that_differ_out_of_sight_are_told_apart(make: Any, array: Any) -> None:
+    x = jnp.ones(3)
+    same, again, other = (
+        trace_program(make(array(values, np.float32)), x).text
+        for values in ([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [1.0, 3.0, 3.0])
+    )
+    assert same == again
+    assert same != other
+
+
+@pytest.mark.parametrize("make", [in_nested_jit, in_scan, in_reverse_rule, in_forward_rule])
+def test_each_model_has_its_own_gradient(make: Any) -> None:
+    gradients = []
+    for values in ([1.0, 2.0, 3.0], [4.0, 5.0, 6.0]):
+        score = make(np.asarray(values, np.float32))
+
+        def model(score: Any = score) -> None:
+            x = numpyro.sample("x", dist.ImproperUniform(dist.constraints.real, (), (3,)))
+            numpyro.factor("score", score(x))
+
+        gradients.append(Potential(model, (), {}).value_and_grad(jnp.ones(3))[1])
+        np.testing.assert_allclose(gradients[-1], jax.grad(score)(jnp.ones(3)), rtol=1e-6)
+    assert not np.allclose(*gradients)
+
+
+def test_hoisted_arrays_share_a_program() -> None:
+    first, second = (
+        trace_program(lambda x, w=w: jnp.sum(x * w), jnp.ones(3))
+        for w in np.arange(6.0).reshape(2, 3)
+    )
+    assert first.text == second.text
+    assert not np.allclose(first.consts[0], second.consts[0])
