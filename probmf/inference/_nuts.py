@@ -5,6 +5,7 @@ that a second call compiles nothing, and runs chains side by side in threads.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from jaxtyping import Array
 from numpyro.infer.hmc import hmc
 
 from probmf.inference._checkpoint import Checkpoint
+from probmf.inference._loop import FitWarning
 from probmf.inference._potential import Potential, compiled
 from probmf.inference._progress import progress_bar
 from probmf.inference._workers import workers
@@ -281,3 +283,14 @@ def constrain_chains(
         for name, value in values.items()
         if only is None or name in only
     }
+
+
+def warn_incomplete(chains: Chains, settings: Settings, *, stacklevel: int) -> None:
+    """Say how far an interrupted run came; `stacklevel` counts from the caller, as 1."""
+    if not chains.complete:
+        warnings.warn(
+            f"Interrupted: each chain has {chains.vectors.shape[1]} of {settings.num_samples} "
+            "draws; the fit is marked incomplete.",
+            FitWarning,
+            stacklevel=stacklevel + 1,
+        )

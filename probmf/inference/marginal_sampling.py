@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from probmf.inference._importance import K_HAT_GATE
 from probmf.inference._marginal_sampler import Draws, MarginalDensity, NotServedError, draw_marginal
-from probmf.inference._nuts import Settings, constrain_chains, run_nuts
+from probmf.inference._nuts import Settings, constrain_chains, run_nuts, warn_incomplete
 from probmf.inference._potential import Potential
 from probmf.inference._start import as_key, check_counts
 from probmf.inference.marginal import marginalize
@@ -170,6 +170,7 @@ def _by_nuts(
     draws = -(-num_samples // FALLBACK_CHAINS)
     settings = Settings(FALLBACK_WARMUP, draws, FALLBACK_CHAINS)
     chains = run_nuts(best.potential, settings, run_key, progress=progress)
+    warn_incomplete(chains, settings, stacklevel=3)
     samples = constrain_chains(best.potential, chains.vectors)
     if best.marginal is not None:
         effects = best.marginal.recover(recover_key, samples, *best.arguments)
@@ -191,12 +192,14 @@ def _trial(
 ) -> _Way:
     """A short run on one chain: the smallest ESS of its coordinates, a second of transitions."""
     settings = Settings(TRIAL_WARMUP, TRIAL_SAMPLES, 1)
+    seconds = np.inf
     try:
-        # The same once more, so that no compilation is counted.
-        chains = run_nuts(potential, settings, jax.random.clone(key), progress=False)
-        seconds = chains.seconds["sampling"]
-        again = run_nuts(potential, settings, jax.random.clone(key), progress=False)
-        seconds = min(seconds, again.seconds["sampling"])
+        # Twice the same, so that no compilation is counted.
+        for _ in range(2):
+            chains = run_nuts(potential, settings, jax.random.clone(key), progress=False)
+            if not chains.complete:
+                raise KeyboardInterrupt("Interrupted during a trial: there are no draws to return.")
+            seconds = min(seconds, chains.seconds["sampling"])
     except ValueError:
         return _Way(name, potential, marginal, arguments, 0.0)
     sizes = array_stats.ess(chains.vectors, chain_axis=0, draw_axis=1)

@@ -2,7 +2,6 @@
 
 import hashlib
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
@@ -15,10 +14,9 @@ from jax.typing import ArrayLike
 from probmf.data import Ratings
 from probmf.inference import marginal as marginal_models
 from probmf.inference._checkpoint import Checkpoint
-from probmf.inference._loop import FitWarning
 from probmf.inference._marginal_sampler import MAX_DIMS, MarginalDensity
 from probmf.inference._mode_start import start_at_mode
-from probmf.inference._nuts import Chains, Settings, constrain_chains, run_nuts
+from probmf.inference._nuts import Settings, constrain_chains, run_nuts, warn_incomplete
 from probmf.inference._potential import Potential
 from probmf.inference._start import as_key, check_counts
 from probmf.inference.marginal import MarginalModel
@@ -149,7 +147,7 @@ def sample_nuts(
         if isinstance(target, MarginalModel) and recover:
             effects = target.recover(recover_key, samples, *arguments)
             samples |= {name: np.asarray(value) for name, value in effects.items()}
-    _warn_incomplete(chains, settings)
+    warn_incomplete(chains, settings, stacklevel=2)
     sampling = Sampling(
         stats=chains.stats,
         num_warmup=settings.num_warmup,
@@ -244,13 +242,3 @@ def _identity(potential: Potential, settings: Settings, key: Any) -> str:
         digest.update(np.ascontiguousarray(array).tobytes())
     digest.update(np.asarray(jax.random.key_data(key)).tobytes())
     return f"{potential.program.text}|{settings}|{digest.hexdigest()}"
-
-
-def _warn_incomplete(chains: Chains, settings: Settings) -> None:
-    if not chains.complete:
-        warnings.warn(
-            f"Interrupted: each chain has {chains.vectors.shape[1]} of {settings.num_samples} "
-            "draws; the fit is marked incomplete.",
-            FitWarning,
-            stacklevel=3,
-        )

@@ -14,6 +14,8 @@ import scipy.stats
 
 from probmf import MatrixFactorization, MixedEffects, MixedFit, diagnostics, sample_marginal
 from probmf.inference import _marginal_sampler as sampler
+from probmf.inference._loop import FitWarning
+from probmf.inference._workers import Workers
 from probmf.inference.marginal_sampling import FallbackWarning
 
 ONE_WAY = "y ~ 1 + (1 | g)"
@@ -236,6 +238,42 @@ class TestFallback:
             FallbackWarning, match="after 600 proposals Pareto k-hat is .*, not below"
         ):
             sample_marginal(model(), one_way(), key=0, num_samples=100, max_densities=600)
+
+    @pytest.mark.parametrize("after", [0, 3, 7], ids=["warmup", "draws", "repeat"])
+    def test_interrupted_in_a_trial(self, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Three chunks of warm-up and one of draws, twice for each of two ways."""
+        calls = fail_after(after, monkeypatch)
+        with pytest.raises(KeyboardInterrupt, match="there are no draws to return"):
+            sample_marginal(model(), one_way(), key=0, num_samples=100)
+        assert len(calls) == after + 1  # Nothing was tried after it.
+
+    def test_interrupted_in_the_run(self, monkeypatch: pytest.MonkeyPatch, fit: MixedFit) -> None:
+        """Sixteen chunks of the trials, six of warm-up, one of draws."""
+        fail_after(23, monkeypatch)
+        with (
+            pytest.warns(FallbackWarning),
+            pytest.warns(FitWarning, match="each chain has 50 of 100 draws") as found,
+        ):
+            made = sample_marginal(model(), one_way(), key=0, num_samples=200)
+        assert [one.filename for one in found if one.category is FitWarning] == [__file__]
+        assert (made.num_chains, made.num_draws, made.sampling.complete) == (2, 50, False)
+        assert made.samples.keys() == fit.samples.keys()
+
+
+def fail_after(count: int, monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Straight to NUTS, and Ctrl-C after so many chunks of it; gives the chunks asked for."""
+    calls: list[None] = []
+    original = Workers.map
+
+    def run(*args: Any) -> Any:
+        calls.append(None)
+        if len(calls) > count:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(sampler, "MAX_DIMS", 1)
+    monkeypatch.setattr(Workers, "map", run)
+    return calls
 
 
 @pytest.mark.parametrize(
