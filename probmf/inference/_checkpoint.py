@@ -56,7 +56,7 @@ class Checkpoint:
                 f"checkpoint={str(path)!r} can't be made a directory: {error}"
             ) from None
         manifest = self.path / "run.json"
-        if not manifest.is_file():
+        if not self.begun:
             # A kill before the first manifest leaves files of our own, which count for nothing.
             others = [e.name for e in self.path.iterdir() if not OWN.fullmatch(e.name)]
             if others:
@@ -83,12 +83,16 @@ class Checkpoint:
             )
         self._written = int(found["pieces"])
 
+    @property
+    def begun(self) -> bool:
+        """Whether a run is kept."""
+        return (self.path / "run.json").is_file()
+
     def read(self) -> Kept | None:
         """What is there, or None when nothing is."""
-        manifest = self.path / "run.json"
-        if not manifest.is_file():
+        if not self.begun:
             return None
-        found = json.loads(manifest.read_text(encoding="utf-8"))
+        found = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         state = self._load(f"state-{found['done']}.npz")
         chains, count = int(state["chains"]), int(state["count"])
         leaves = [[state[f"{c}.{i}"] for i in range(count)] for c in range(chains)]

@@ -137,10 +137,11 @@ def sample_nuts(
         if checkpoint is not None:
             identity = _identity(potential, settings, random_key)
             store = Checkpoint(checkpoint, identity)
+        begun = store is not None and store.begun
+        start = {} if begun else _start(target, potential, data, random_key, settings)
         chains = run_nuts(
-            potential, settings, run_key, checkpoint=store, progress=progress,
-            **_start(target, potential, data, random_key, settings),
-        )  # fmt: skip
+            potential, settings, run_key, checkpoint=store, progress=progress, **start
+        )
         samples = constrain_chains(potential, chains.vectors)
         if isinstance(target, RowsMarginal):
             samples = target.recover(recover_key, samples, rows=recover)

@@ -17,6 +17,7 @@ import pytest
 
 from probmf import Bernoulli, MatrixFactorization, MixedEffects, MixedFit, sample_nuts
 from probmf.data import Ratings
+from probmf.inference import _nuts, nuts
 from probmf.inference._loop import FitWarning
 from probmf.inference._nuts import NoStartError
 from probmf.inference._workers import Workers
@@ -180,6 +181,46 @@ def test_resumed_in_the_warmup(
         with pytest.raises(KeyboardInterrupt):
             sample_nuts(model(), table(), key=7, checkpoint=tmp_path, **SHORT)
     assert_same(sample_nuts(model(), table(), key=7, checkpoint=tmp_path, **SHORT), whole)
+
+
+def never(*_: Any) -> Any:
+    raise AssertionError("The start was computed anew.")
+
+
+def test_a_resumed_run_looks_for_no_start(
+    whole: MixedFit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Workers, "map", Interrupted(1)(Workers.map))
+        with pytest.raises(KeyboardInterrupt):
+            sample_nuts(model(), table(), key=7, checkpoint=tmp_path, **SHORT)
+    monkeypatch.setattr(nuts, "start_at_mode", never)
+    assert_same(sample_nuts(model(), table(), key=7, checkpoint=tmp_path, **SHORT), whole)
+    with pytest.raises(AssertionError, match="computed anew"):
+        sample_nuts(model(), table(), key=7, checkpoint=tmp_path / "new", **SHORT)
+
+
+@pytest.mark.parametrize("sites", [("item_bias", "item_factors"), ()], ids=str)
+def test_a_resumed_factorization_looks_for_no_start(
+    sites: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by least squares, where one side is integrated out, nor at random."""
+    rng = np.random.default_rng(0)
+    columns = {"user": np.repeat(np.arange(6), 4), "item": np.tile(np.arange(4), 6)}
+    ratings = Ratings.from_frame(columns | {"rating": rng.normal(size=24)})
+    options: dict[str, Any] = {
+        "key": 7, "num_warmup": 60, "num_samples": 60, "num_chains": 2, "marginalize": sites,
+    }  # fmt: skip
+    whole = sample_nuts(MatrixFactorization(1), ratings, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(Workers, "map", Interrupted(1)(Workers.map))
+        with pytest.raises(KeyboardInterrupt):
+            sample_nuts(MatrixFactorization(1), ratings, checkpoint=tmp_path, **options)
+    monkeypatch.setattr(nuts, "find_start", never)
+    monkeypatch.setattr(_nuts, "find_starts", never)
+    again = sample_nuts(MatrixFactorization(1), ratings, checkpoint=tmp_path, **options)
+    for name, value in whole.samples.items():
+        np.testing.assert_array_equal(again.samples[name], value, err_msg=name)
 
 
 SCRIPT = """
