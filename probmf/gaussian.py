@@ -109,22 +109,29 @@ def mask_precision(
 
 
 def cholesky_step(
-    precision: Float[Array, "r d d"], rhs: Float[Array, "r d"]
+    precision: Float[Array, "r d d"],
+    rhs: Float[Array, "r d"],
+    noise: Float[Array, "r d"] | None = None,
 ) -> Float[Array, "r d"]:
-    """Exact step Lambda^-1 rhs. Cost O(r d^3)."""
+    """Exact step Lambda^-1 rhs, with noise that to a draw. Cost O(r d^3)."""
     factor = lax.linalg.cholesky(precision, symmetrize_input=False)
     half = lax.linalg.triangular_solve(factor, rhs[..., None], left_side=True, lower=True)
+    half = half if noise is None else half + noise[..., None]
     step = lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True)
     return step[..., 0]
 
 
-def exact_step(batch: RowBatch) -> Float[Array, "r d"]:
-    """Exact step Lambda^-1 rhs, the bias eliminated first: the rest has an even size.
+def exact_step(
+    batch: RowBatch, noise: Float[Array, "r d"] | None = None
+) -> Float[Array, "r d"]:
+    r"""Exact step Lambda^-1 rhs, the bias eliminated first: the rest has an even size.
 
-    Cost O(r w k^2 + r k^3).
+    With noise it is the step to a draw, :math:`\Lambda^{-1} rhs + \Lambda^{-1/2} \epsilon`: the
+    factors from their marginal, then the bias given them. Cost O(r w k^2 + r k^3).
 
     Args:
         batch: The rows.
+        noise: Standard normal numbers, or None.
 
     Returns:
         The step.
@@ -141,7 +148,11 @@ def exact_step(batch: RowBatch) -> Float[Array, "r d"]:
     rest = factors * jnp.outer(free, free)[None] + prior[:, 1:, None] * identity[None]
     rest = rest - cross[:, :, None] * (cross / corner[:, None])[:, None, :]
     first = batch.rhs[:, :1] / corner[:, None]
-    step = cholesky_step(rest, batch.rhs[:, 1:] - first * cross)
+    if noise is not None:
+        noise = noise * batch.free[None]
+        first = first + noise[:, :1] / jnp.sqrt(corner)[:, None]
+    rhs = batch.rhs[:, 1:] - batch.rhs[:, :1] / corner[:, None] * cross
+    step = cholesky_step(rest, rhs, None if noise is None else noise[:, 1:])
     bias = first - jnp.sum(cross * step, axis=1, keepdims=True) / corner[:, None]
     return jnp.concatenate([bias, step], axis=1)
 

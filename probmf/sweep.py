@@ -21,6 +21,18 @@ from probmf.rows import MAX_WIDTH, Bucket, RowLayout, Side, Span
 Method = Literal["cg", "cholesky", "coordinate"]
 
 
+class Noise(NamedTuple):
+    """What turns solving rows into drawing them; a pytree.
+
+    Attributes:
+        rows: Standard normal numbers for every table row.
+        key: For the likelihood's latent variables.
+    """
+
+    rows: Float[Array, "table d"]
+    key: Array
+
+
 class SupportsBound(Protocol):
     """What a half-sweep asks of a likelihood."""
 
@@ -29,6 +41,11 @@ class SupportsBound(Protocol):
 
     def bound(self, scores: Array, rating: Array, scales: Mapping[str, Array], /) -> tuple:
         """Curvature and minus slope of a quadratic above the loss."""
+
+    def augment(
+        self, key: Array, scores: Array, rating: Array, scales: Mapping[str, Array], /
+    ) -> tuple:
+        """The same of the loss given a draw of its latent variable."""
 
 
 class RowValues(NamedTuple):
@@ -90,8 +107,9 @@ def half_sweep(
     method: Method,
     cg_steps: int,
     pool: ThreadPoolExecutor,
+    noise: Noise | None = None,
 ) -> tuple[RowValues, RowResult]:
-    """Solve every row of one side.
+    """Solve every row of one side, or draw it from its conditional.
 
     Args:
         layout: The ratings.
@@ -102,6 +120,8 @@ def half_sweep(
         method: "cg", "cholesky" or "coordinate".
         cg_steps: Steps of "cg".
         pool: One thread per worker of the layout.
+        noise: Draws the rows instead of solving them (with "cholesky"). The result's sums of slope
+            and curvature are then those of the likelihood given its latent variables.
 
     Returns:
         The table with the side's rows replaced, and each table row's result (zeros for rows
@@ -109,7 +129,7 @@ def half_sweep(
     """
     run = partial(
         _bucket_program(jax.default_backend()), table=table, prior=prior, likelihood=likelihood,
-        method=method, cg_steps=cg_steps,
+        method=method, cg_steps=cg_steps, noise=noise,
     )  # fmt: skip
 
     # Settings made in a `with` block hold for the calling thread only; the precision has to hold
@@ -182,6 +202,7 @@ def _solve_bucket(
     method: Method,
     cg_steps: int,
     capacity: int,
+    noise: Noise | None = None,
 ) -> RowResult:
     """Chunks `start..start+count-1` of a bucket; results of further chunks are zero."""
     lines, width = bucket.partner.shape[1:]
@@ -195,6 +216,7 @@ def _solve_bucket(
     at_once = method == "cholesky"
     rows = bucket.row[start + jnp.arange(capacity)] if at_once else bucket.row[:0]
     gathered = own_rows(table, rows), prior.precision[rows]
+    gathered_noise = None if noise is None else noise.rows[rows]
 
     def body(i: int, out: RowResult) -> RowResult:
         chunk = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, start + i, 0, False), bucket)
@@ -203,7 +225,13 @@ def _solve_bucket(
         else:
             x, precision = own_rows(table, chunk.row), prior.precision[chunk.row]
         own = prior._replace(precision=precision)
-        result = solve(chunk, x, table, own, likelihood, method, cg_steps)
+        if noise is None or gathered_noise is None:
+            result = solve(chunk, x, table, own, likelihood, method, cg_steps)
+        else:
+            # No two buckets have the same width.
+            key = jax.random.fold_in(jax.random.fold_in(noise.key, width), start + i)
+            random = Noise(gathered_noise[i], key)
+            result = solve(chunk, x, table, own, likelihood, method, cg_steps, random)
         return jax.tree.map(
             lambda whole, x: lax.dynamic_update_index_in_dim(whole, x, i, 0), out, result
         )
@@ -220,10 +248,11 @@ def _solve_chunk(
     likelihood: SupportsBound,
     method: Method,
     cg_steps: int,
+    noise: Noise | None = None,
 ) -> RowResult:
     slots = _Slots.read(chunk, table, prior)
     scores = slots.offset + gaussian.project(slots.design, x)
-    curvature, slope = slots.bound(likelihood, scores, prior)
+    curvature, slope = slots.quadratic(likelihood, scores, prior, noise)
     batch = gaussian.RowBatch(
         design=slots.design,
         curvature=curvature,
@@ -237,9 +266,14 @@ def _solve_chunk(
     elif method == "coordinate":
         step, change = gaussian.coordinate_step(batch)
     else:
-        step = gaussian.exact_step(batch)
+        step = gaussian.exact_step(batch, None if noise is None else noise.rows)
         change = gaussian.project(slots.design, step)
-    return RowResult(x + step, *slots.sums(likelihood, scores + change, prior))
+    if noise is None:
+        return RowResult(x + step, *slots.sums(likelihood, scores + change, prior))
+    loss = slots.loss(likelihood, scores + change, prior)
+    # The latent variables stay, so the slope moves along its own quadratic.
+    slope = jnp.sum(slope - curvature * change, axis=1)
+    return RowResult(x + step, loss, slope, jnp.sum(curvature, axis=1))
 
 
 def _solve_long_rows(
@@ -250,6 +284,7 @@ def _solve_long_rows(
     likelihood: SupportsBound,
     method: Method,
     cg_steps: int,
+    noise: Noise | None = None,
 ) -> RowResult:
     """Rows longer than MAX_WIDTH: their moments are summed over the pieces that are not empty."""
     zero_row = table.bias.shape[0] - 1
@@ -267,13 +302,13 @@ def _solve_long_rows(
     def moments(index: int, total: tuple[Array, Array]) -> tuple[Array, Array]:
         slots = piece(index)
         scores = slots.offset + gaussian.project(slots.design, x)
-        curvature, slope = slots.bound(likelihood, scores, prior)
+        curvature, slope = slots.quadratic(likelihood, scores, prior, noise, index)
         second = gaussian.second_moments(slots.design, curvature)
         return total[0] + second, total[1] + gaussian.collect(slots.design, slope)
 
-    second = jnp.zeros((*x.shape, x.shape[1]), x.dtype)
-    second = second if prior.gram is None else second + prior.gram[None]
-    second, first = lax.fori_loop(0, pieces, moments, (second, jnp.zeros_like(x)))
+    empty_second = jnp.zeros((*x.shape, x.shape[1]), x.dtype)
+    data_second, first = lax.fori_loop(0, pieces, moments, (empty_second, jnp.zeros_like(x)))
+    second = data_second if prior.gram is None else data_second + prior.gram[None]
     rhs = _gradient(first, x, prior)
     precision = gaussian.mask_precision(second, prior.precision, prior.free)
     if method == "cg":
@@ -281,16 +316,25 @@ def _solve_long_rows(
     elif method == "coordinate":
         step = gaussian.coordinate_step_dense(precision, rhs)
     else:
-        step = gaussian.cholesky_step(precision, rhs)
+        step = gaussian.cholesky_step(
+            precision, rhs, None if noise is None else noise.rows * prior.free[None]
+        )
     x = x + step
 
     def sums(index: int, total: tuple) -> tuple:
         slots = piece(index)
         scores = slots.offset + gaussian.project(slots.design, x)
+        if noise is not None:
+            return (total[0] + slots.loss(likelihood, scores, prior),)
         return jax.tree.map(jnp.add, total, slots.sums(likelihood, scores, prior))
 
     empty = jnp.zeros(x.shape[0], x.dtype)
-    return RowResult(x, *lax.fori_loop(0, pieces, sums, (empty, empty, empty)))
+    if noise is None:
+        return RowResult(x, *lax.fori_loop(0, pieces, sums, (empty, empty, empty)))
+    (loss,) = lax.fori_loop(0, pieces, sums, (empty,))
+    # Sums of w (1, z) are the moments' first row: the slope after the step, summed over the row.
+    slope = first[:, 0] - jnp.sum(data_second[:, 0] * step, axis=1)
+    return RowResult(x, loss, slope, data_second[:, 0, 0])
 
 
 @jax.jit
@@ -348,13 +392,32 @@ class _Slots(NamedTuple):
         curvature, slope = likelihood.bound(scores, self.rating, prior.scales)
         return self.weight * curvature, self.weight * slope
 
+    def quadratic(
+        self,
+        likelihood: SupportsBound,
+        scores: Array,
+        prior: Prior,
+        noise: Noise | None,
+        piece: int | Array = 0,
+    ) -> tuple[Array, Array]:
+        """The bound, or with noise the loss given a draw of the latent variables."""
+        if noise is None:
+            return self.bound(likelihood, scores, prior)
+        key = jax.random.fold_in(noise.key, piece)
+        curvature, slope = likelihood.augment(key, scores, self.rating, prior.scales)
+        return self.weight * curvature, self.weight * slope
+
+    def loss(self, likelihood: SupportsBound, scores: Array, prior: Prior) -> Array:
+        """Loss summed over each row."""
+        return jnp.sum(self.weight * likelihood.loss(scores, self.rating, prior.scales), axis=1)
+
     def sums(
         self, likelihood: SupportsBound, scores: Array, prior: Prior
     ) -> tuple[Array, Array, Array]:
         """Loss, slope and curvature summed over each row."""
         curvature, slope = self.bound(likelihood, scores, prior)
-        loss = self.weight * likelihood.loss(scores, self.rating, prior.scales)
-        return jnp.sum(loss, axis=1), jnp.sum(slope, axis=1), jnp.sum(curvature, axis=1)
+        loss = self.loss(likelihood, scores, prior)
+        return loss, jnp.sum(slope, axis=1), jnp.sum(curvature, axis=1)
 
 
 def _gradient(from_ratings: Array, x: Array, prior: Prior) -> Array:

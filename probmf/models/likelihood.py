@@ -18,6 +18,8 @@ from jax.scipy.special import log_ndtr
 from jaxtyping import Array
 from numpyro.distributions import Distribution
 
+from probmf.models.augmentation import draw_between, draw_polya_gamma
+
 #: Scores or ratings of any shape, on the host or the device.
 Scores = Any
 
@@ -133,6 +135,12 @@ class Gaussian:
         precision = 1.0 / jnp.square(scales["noise_scale"])
         return jnp.broadcast_to(precision, scores.shape), (rating - scores) * precision
 
+    def augment(
+        self, key: Array, scores: Scores, rating: Scores, scales: Mapping[str, Array]
+    ) -> tuple:
+        """Curvature and minus slope of the loss: it is quadratic as it is."""
+        return self.bound(scores, rating, scales)
+
     def information(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
         """Fisher information of a score, 1 / sigma squared."""
         return jnp.broadcast_to(1.0 / jnp.square(scales["noise_scale"]), scores.shape)
@@ -237,6 +245,18 @@ class Bernoulli:
         log_density = -0.5 * jnp.square(scores) - 0.5 * jnp.log(2 * jnp.pi)
         slope = sign * jnp.exp(log_density - log_ndtr(sign * scores))
         return jnp.ones_like(scores), slope
+
+    def augment(
+        self, key: Array, scores: Scores, rating: Scores, scales: Mapping[str, Array]
+    ) -> tuple:
+        """Curvature and minus slope of the loss given a draw of its latent variable."""
+        if self.link == "logit":
+            curvature = draw_polya_gamma(key, scores)
+            return curvature, rating - 0.5 - curvature * scores
+        lower = jnp.where(rating > 0, 0.0, -jnp.inf)
+        upper = jnp.where(rating > 0, jnp.inf, 0.0)
+        latent = draw_between(key, scores, lower, upper)
+        return jnp.ones_like(scores), latent - scores
 
     def information(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
         """Fisher information of a score."""
