@@ -1,6 +1,7 @@
 """A sampler's run on disk: NumPy arrays and JSON, replaced whole, so that a kill loses a chunk."""
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import re
@@ -14,9 +15,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-FORMAT, VERSION = "probmf-checkpoint", 1
+FORMAT, VERSION = "probmf-checkpoint", 2
+#: Packages whose versions decide the bits of a run.
+PACKAGES = ("probmf", "jax", "jaxlib", "numpyro")
 #: Files that a run writes.
 OWN = re.compile(r"((state|draws)-\d+\.npz|run\.json)(\.new)?")
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def _check_versions(written: Any, manifest: Path) -> None:
+    """Other versions may compile other programs, so that the draws would not be the same."""
+    if not isinstance(written, dict):
+        raise ValueError(f"{manifest} is not that of a run; name another directory.")
+    present = _versions()
+    others = [name for name in PACKAGES if written.get(name) != present[name]]
+    if others:
+        by = ", ".join(f"{name} {written.get(name)}" for name in others)
+        now = ", ".join(f"{name} {present[name]}" for name in others)
+        raise ValueError(
+            f"{manifest} was written with {by}; now {now} runs, and would not go on with it bit "
+            "for bit. Name another directory, or install the versions that wrote it."
+        )
 
 
 @dataclass(frozen=True)
@@ -41,7 +63,8 @@ class Checkpoint:
         identity: What makes the run the same: model, data, settings and key, as text.
 
     Raises:
-        ValueError: If the directory holds another run, or is not a checkpoint.
+        ValueError: If the directory holds another run, or one of other versions of the packages
+            that compute it, or is not a checkpoint.
     """
 
     def __init__(self, path: str | os.PathLike[str], identity: str) -> None:
@@ -76,6 +99,7 @@ class Checkpoint:
                 f"{manifest} was written by another program or version "
                 f"({found.get('format')} {found.get('version')}); name another directory."
             )
+        _check_versions(found.get("versions"), manifest)
         if found["digest"] != self.digest:
             raise ValueError(
                 f"checkpoint={str(path)!r} holds another run: its model, data, settings or key "
@@ -129,7 +153,7 @@ class Checkpoint:
         self._replace(f"state-{done}.npz", **arrays)
         manifest = {
             "format": FORMAT, "version": VERSION, "digest": self.digest, "done": done,
-            "pieces": len(pieces),
+            "pieces": len(pieces), "versions": _versions(),
         }  # fmt: skip
         text = self.path / "run.json.new"
         text.write_text(json.dumps(manifest), encoding="utf-8")

@@ -86,7 +86,8 @@ def sample_nuts(
         dense_mass: Whether to adapt a full mass matrix; None does with at most 20 parameters.
         float64: Compute in double precision, whatever JAX is set to elsewhere.
         checkpoint: Directory to keep the run in after every 50 transitions. Called again with the
-            same model, data, settings and key, it goes on where it was, bit for bit.
+            same model, data, settings and key, it goes on where it was, bit for bit; with another
+            version of probmf, JAX or NumPyro it refuses to.
         progress: Show a progress bar; None shows it on a terminal or in a notebook.
 
     Returns:
@@ -237,7 +238,7 @@ def _arguments(
 
 
 def _identity(potential: Potential, settings: Settings, key: Any) -> str:
-    """Everything that the draws depend on."""
+    """Everything that the draws depend on but the versions, which the checkpoint notes."""
     digest = hashlib.blake2b(digest_size=16)
     for array in potential.program.consts:
         digest.update(np.ascontiguousarray(array).tobytes())

@@ -12,9 +12,11 @@ from typing import Any
 
 import jax
 import numpy as np
+import numpyro
 import numpyro.distributions as dist
 import pytest
 
+import probmf
 from probmf import Bernoulli, MatrixFactorization, MixedEffects, MixedFit, sample_nuts
 from probmf.data import Ratings
 from probmf.inference import _nuts, nuts
@@ -286,9 +288,34 @@ def test_checkpoint_of_another_run(kept: Path) -> None:
             sample_nuts(other, data, checkpoint=kept, **options)
 
 
+def edit(run: Path, **entries: Any) -> None:
+    manifest = json.loads((run / "run.json").read_text())
+    assert manifest.keys() >= entries.keys()
+    (run / "run.json").write_text(json.dumps(manifest | entries))
+
+
+def test_checkpoint_of_other_versions(kept: Path) -> None:
+    """They are told first, as another version may trace another program."""
+    versions = json.loads((kept / "run.json").read_text())["versions"]
+    assert versions["jax"] == jax.__version__
+    assert versions["probmf"] == probmf.__version__
+    assert versions["numpyro"] == numpyro.__version__
+    for name in versions:
+        edit(kept, versions=versions | {name: "0.0.1"}, digest="another")
+        with pytest.raises(
+            ValueError,
+            match=rf"written with {name} 0\.0\.1; now {name} {versions[name]} runs, and would not "
+            r"go on with it bit for bit\. Name another directory, or install the versions",
+        ):
+            sample_nuts(model(), table(), key=7, checkpoint=kept, **SHORT)
+
+
+def spoil_versions(run: Path) -> None:
+    edit(run, versions="1.0")
+
+
 def spoil_version(run: Path) -> None:
-    manifest = run / "run.json"
-    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 99'))
+    edit(run, version=99)
 
 
 def spoil_manifest(run: Path) -> None:
@@ -313,6 +340,7 @@ def spoil_draws(run: Path) -> None:
     [
         (spoil_version, "another program or version .probmf-checkpoint 99.; name another"),
         (spoil_manifest, "run.json is truncated or not JSON"),
+        (spoil_versions, "run.json is not that of a run"),
         (spoil_list, "run.json is not that of a run"),
         (spoil_state, "state-220.npz is missing, truncated or altered.*Remove the directory"),
         (spoil_draws, "draws-0.npz is missing, truncated or altered"),
