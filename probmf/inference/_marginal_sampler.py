@@ -208,7 +208,7 @@ def draw_marginal(
         if not spectral:
             # NumPyro's stack of handlers is one for all threads: trace here, compile there.
             program, tree = density.program()
-            run = pool.submit_plain(_compile_chunk, density, program)
+            run = pool.submit(_compile_chunk, density, program)
         try:
             mode = find_mode(density.score, density.start()) if size else None
         except NoModeError as error:

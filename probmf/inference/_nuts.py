@@ -6,7 +6,7 @@ that a second call compiles nothing, and runs chains side by side in threads.
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -271,9 +271,7 @@ def _status(outputs: list[Any], count: int) -> str:
     return f"{steps:.0f} steps" + (f", {diverging:.0f} diverging" if diverging else "")
 
 
-def constrain_chains(
-    potential: Potential, vectors: np.ndarray, only: Mapping[str, Any] | None = None
-) -> dict[str, np.ndarray]:
+def constrain_chains(potential: Potential, vectors: np.ndarray) -> dict[str, np.ndarray]:
     """Draws by site, (chain, draw, ...)."""
     chains, draws, size = vectors.shape
     flat = jnp.asarray(vectors.reshape(-1, size), potential.vector.dtype)
@@ -281,7 +279,6 @@ def constrain_chains(
     return {
         name: np.asarray(value).reshape(chains, draws, *value.shape[1:])
         for name, value in values.items()
-        if only is None or name in only
     }
 
 

@@ -33,20 +33,11 @@ class Workers:
         self.pool, self.x64 = pool, bool(jax.config.jax_enable_x64)
 
     def submit(self, function: Callable[..., Any], *args: Any) -> "Future[Any]":
-        """Run a function in a thread."""
+        """Run a function in a thread; arrays that it returns are there when it is done."""
 
         def run() -> Any:
             with jax.enable_x64(self.x64):
                 return jax.block_until_ready(function(*args))
-
-        return self.pool.submit(run)
-
-    def submit_plain(self, function: Callable[..., Any], *args: Any) -> "Future[Any]":
-        """Run a function in a thread, whatever it returns."""
-
-        def run() -> Any:
-            with jax.enable_x64(self.x64):
-                return function(*args)
 
         return self.pool.submit(run)
 

@@ -56,7 +56,6 @@ class Prepared:
         pattern: Which effects meet.
         designs: Coefficients of each block (float64), or None where they depend on latents.
         statistics: All sums when nothing in them depends on latents; else None.
-        fixed_offset: Whether observations less offset depend on no latent.
         shared_noise: Whether all rows have one noise scale.
         fixed_priors: Whether the effects' prior covariances depend on no latent.
     """
@@ -72,7 +71,6 @@ class Prepared:
     pattern: Pattern
     designs: tuple[np.ndarray | None, ...]
     statistics: Statistics | None
-    fixed_offset: bool
     shared_noise: bool
     fixed_priors: bool
 
@@ -309,7 +307,7 @@ def _prepare(
         model=model, args=args, kwargs=kwargs, target=probe.target, hidden=probe.hidden,
         shapes=probe.shapes, latent_shapes={n: jnp.shape(v) for n, v in probe.latents.items()},
         blocks=tuple(block for block, _ in grouped), pattern=pattern, designs=designs,
-        statistics=statistics, fixed_offset=fixed, shared_noise=shared,
+        statistics=statistics, shared_noise=shared,
         fixed_priors=not any(probe.on_latents["effects"].values()),
     )  # fmt: skip
 
