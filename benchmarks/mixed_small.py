@@ -47,7 +47,8 @@ def run(quick: bool) -> common.Report:
         "float64. Cold: from the data frame to the draws of all effects, compilation included, "
         "imports not; second: the same again with another key",
         "Plain": "NumPyro's NUTS on the non-centred joint model, one chain, float64, 1,000 warm-up "
-        "transitions and 1,000 draws; wall time with compilation",
+        "transitions and 1,000 draws; wall time with compilation. Warm-up and draws are two calls, "
+        "each of which NumPyro compiles",
         "ESS": "ours: effective number of draws of the importance weights (bulk ESS where NUTS "
         "took over); plain: smallest bulk ESS of the global parameters; both a second of the whole "
         "first call",
