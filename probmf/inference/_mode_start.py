@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from probmf.inference._importance import NoModeError, find_mode
-from probmf.inference._marginal_sampler import MAX_DIMS, MarginalDensity
+from probmf.inference._marginal_density import MarginalDensity
+from probmf.inference._marginal_sampler import MAX_DIMS
 
 
 class ModeStart(NamedTuple):

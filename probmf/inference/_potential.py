@@ -19,7 +19,7 @@ from numpyro.infer.util import constrain_fn, potential_energy
 
 from probmf._precision import fresh_arrays
 from probmf.inference._captured import captured_digest
-from probmf.inference.marginal.structure import moderate_value
+from probmf.inference.marginal.probe import moderate_value
 
 #: Compiled programs kept, by what they compute.
 PROGRAMS_KEPT = 64

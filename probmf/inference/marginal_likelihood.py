@@ -14,7 +14,7 @@ from numpyro.infer.util import log_density
 from probmf.effects import collect_targets, draw_effects, log_evidence
 from probmf.inference._importance import climb
 from probmf.inference._loop import FitWarning
-from probmf.inference._marginal_sampler import MarginalDensity
+from probmf.inference._marginal_density import MarginalDensity
 from probmf.inference._potential import compiled, quick_jit, trace_program
 from probmf.inference._start import check_counts
 from probmf.inference._workers import workers

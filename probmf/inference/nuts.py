@@ -14,7 +14,8 @@ from jax.typing import ArrayLike
 from probmf.data import Ratings
 from probmf.inference import marginal as marginal_models
 from probmf.inference._checkpoint import Checkpoint
-from probmf.inference._marginal_sampler import MAX_DIMS, MarginalDensity
+from probmf.inference._marginal_density import MarginalDensity
+from probmf.inference._marginal_sampler import MAX_DIMS
 from probmf.inference._mode_start import start_at_mode
 from probmf.inference._nuts import Settings, constrain_chains, run_nuts, warn_incomplete
 from probmf.inference._potential import Potential

@@ -34,7 +34,8 @@ from probmf.inference.marginal.injection import (
     read_observed,
     run_with,
 )
-from probmf.inference.marginal.structure import Probe, find_sites, site_design
+from probmf.inference.marginal.probe import Probe
+from probmf.inference.marginal.structure import find_sites, site_design
 
 #: Numbers that effects drawn side by side may take up.
 DRAW_NUMBERS = 4_000_000

@@ -1,0 +1,114 @@
+"""Density of what is left when every Gaussian effect is integrated out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from jaxtyping import Array
+from numpyro.distributions import ExpandedDistribution, Independent
+from numpyro.infer.util import constrain_fn, potential_energy
+
+from probmf.inference._potential import Potential, Program, compiled, quick_jit, trace_program
+from probmf.inference.marginal import MarginalModel
+from probmf.inference.marginal.injection import Inject
+from probmf.inference.marginal.prepared import Prepared
+
+
+class MarginalDensity:
+    """Density of the remaining sites of a marginal model, over one unconstrained vector.
+
+    Args:
+        model: The marginal model.
+        args: Its arguments.
+        kwargs: Its keyword arguments.
+        potential: The model's potential, if it is there already.
+    """
+
+    def __init__(
+        self,
+        model: MarginalModel,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        potential: Potential | None = None,
+    ) -> None:
+        """Prepare the model, and trace it."""
+        self.model, self.args, self.kwargs = model, args, dict(kwargs)
+        self.prepared: Prepared = model.prepare(*args, **kwargs)
+        self.potential = potential or Potential(model, args, kwargs)
+        prepared = self.prepared
+
+        def without_observations(*args: Any, **kwargs: Any) -> None:
+            Inject(prepared.model, prepared.zeros(), prepared.target, prepared.hidden)(
+                *args, **kwargs
+            )
+
+        self.prior = without_observations
+
+    def start(self) -> np.ndarray:
+        """The prior's medians where it has quantiles, else the middle of the unconstrained line."""
+
+        def medians() -> Array:
+            zeros = self.potential.unravel(jnp.zeros_like(self.potential.vector))
+            inject = Inject(self.prior, {})
+            with numpyro.handlers.block(), numpyro.handlers.seed(rng_seed=0):
+                numpyro.handlers.substitute(
+                    inject, data=constrain_fn(self.prior, self.args, self.kwargs, zeros)
+                )(*self.args, **self.kwargs)
+            return self.potential.unconstrain(
+                {
+                    name: _median(inject.run.latent[name], inject.run.values[name])
+                    for name in self.potential.sites
+                }
+            )
+
+        program = trace_program(medians)
+        run = compiled((program.text, "start"), lambda: quick_jit(program.evaluate))
+        return np.asarray(run(program.consts)[0], np.float64)
+
+    def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
+        """Log density and its gradient."""
+        value, gradient = self.potential.value_and_grad(
+            jnp.asarray(vector, self.potential.vector.dtype)
+        )
+        return float(value), np.asarray(gradient, np.float64)
+
+    def constrain_prior(self, vector: Array) -> dict[str, Array]:
+        """The remaining sites at a vector; does not touch the observations."""
+        unravelled = self.potential.unravel(vector)
+        values = constrain_fn(self.prior, self.args, self.kwargs, unravelled)
+        return {name: values[name] for name in self.prepared.latent_shapes}
+
+    def _joint(self, vector: Array, key: Array) -> tuple[Array, dict[str, Array]]:
+        """Log density, and effects drawn from their conditional: one factorization for both."""
+        unravelled = self.potential.unravel(vector)
+        prior = -potential_energy(self.prior, self.args, self.kwargs, unravelled)
+        values = constrain_fn(
+            self.prior, self.args, self.kwargs, unravelled, return_deterministic=True
+        )
+        latents = {n: v for n, v in values.items() if n in self.prepared.latent_shapes}
+        evidence, effects = self.prepared.draw(latents, key)
+        return prior + evidence, {**values, **effects}
+
+    def program(self) -> tuple[Program, Any]:
+        """(vector, key data) -> log density and sites, traced, and their structure."""
+
+        def joint(vector: Array, key: Array) -> Any:
+            return self._joint(vector, jax.random.wrap_key_data(key))
+
+        example = (self.potential.vector, np.zeros(2, np.uint32))
+        shape = jax.eval_shape(joint, *example)
+        traced = trace_program(lambda v, k: jax.tree.leaves(joint(v, k)), *example)
+        return traced, jax.tree.structure(shape)
+
+
+def _median(law: Any, otherwise: Array) -> Array:
+    while isinstance(law, Independent | ExpandedDistribution):
+        law = law.base_dist
+    try:
+        median = law.icdf(jnp.full(jnp.shape(otherwise), 0.5))
+    except NotImplementedError:
+        return otherwise
+    return jnp.where(jnp.isfinite(median), median, otherwise)

@@ -1,0 +1,240 @@
+"""The model as a pure function of its effects, and what they may not enter."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jaxtyping import Array
+from numpyro.distributions.transforms import biject_to
+
+from probmf.inference.marginal.dependence import Traced
+from probmf.inference.marginal.injection import (
+    MarginalizeError,
+    Model,
+    NothingObservedError,
+    Site,
+    Values,
+    read_observed,
+    run_with,
+)
+
+
+class Probe:
+    """The model as a pure function, traced once, and what its outputs depend on.
+
+    Args:
+        model: The NumPyro model.
+        sites: Names of the effect sites.
+        args: Its arguments, concrete.
+        kwargs: Its keyword arguments.
+    """
+
+    def __init__(
+        self, model: Model, sites: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        """Run the model once, and trace it."""
+        self.model, self.sites, self.args, self.kwargs = model, sites, args, kwargs
+        # The trace's values belong to the program that draws them; only its sites are read.
+        trace, values = self._prototype()
+        self.latents = {
+            name: values[name]
+            for name, site in trace.items()
+            if site["type"] in ("sample", "param")
+            and not site.get("is_observed")
+            and name not in sites
+        }
+        self.shapes = {name: jnp.shape(values[name]) for name in sites}
+        self.correlated: set[str] = set()
+        self.traced = Traced(self._everything, self.latents, self.zeros())
+        self.on_effects = self.traced.depends_on(1)
+        self.on_latents = self.traced.depends_on(0)
+        if not self.on_effects["observed"]:
+            raise NothingObservedError(
+                f"Can't integrate out {quoted(self.sites)}: nothing is observed. Call the model "
+                "with its observations."
+            )
+        self._check_other_sites()
+        self.target = self._target(trace)
+        self._check_target()
+
+    def zeros(self) -> dict[str, Array]:
+        """Deviations of zero."""
+        kind = jnp.result_type(float)
+        zeros: dict[str, Any] = {name: np.zeros(shape, kind) for name, shape in self.shapes.items()}
+        return zeros
+
+    @property
+    def hidden(self) -> frozenset[str]:
+        """Deterministic sites that depend on the effects."""
+        return frozenset(
+            name for name, on in self.on_effects["computed"].items() if any(jax.tree.leaves(on))
+        )
+
+    def _prototype(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        """The sites, and a value of moderate size for each latent one, from one program."""
+        trace: dict[str, Any] = {}
+
+        def draw() -> dict[str, Array]:
+            seeded = numpyro.handlers.seed(self.model, rng_seed=0)
+            moderate = numpyro.handlers.substitute(seeded, substitute_fn=moderate_value)
+            with numpyro.handlers.block():
+                trace.update(numpyro.handlers.trace(moderate).get_trace(*self.args, **self.kwargs))
+            return {
+                name: jnp.asarray(site["value"])
+                for name, site in trace.items()
+                if site["type"] in ("sample", "param") and not site.get("is_observed")
+            }
+
+        values = jax.jit(draw)()
+        names = [
+            name for name, site in trace.items()
+            if site["type"] == "sample" and not site["is_observed"]
+        ]  # fmt: skip
+        for name in self.sites:
+            if name in names:
+                continue
+            found = trace.get(name)
+            if found is None:
+                why = f"is not in the model; its latent sites are {', '.join(map(repr, names))}"
+            elif found["type"] == "sample":
+                why = "is observed"
+            else:
+                base = f"{name}_decentered"
+                hint = f"; name {base!r} instead" if base in names else ""
+                why = f"is a {found['type']} site, not a sample site{hint}"
+            raise MarginalizeError(f"The site {name!r} {why}.")
+        for name, site in trace.items():
+            if site["type"] == "plate" and len(site["value"]) != site["args"][0]:
+                raise MarginalizeError(
+                    f"The plate {name!r} is subsampled; integrating out needs all observations."
+                )
+        return trace, values
+
+    def _everything(self, latents: Values, deviations: Values) -> dict[str, Any]:
+        run = run_with(self.model, latents, deviations, self.args, self.kwargs)
+        self.correlated = {
+            name
+            for name, site in run.effects.items()
+            if isinstance(site.base, dist.MultivariateNormal)
+        }
+        return {
+            "observed": {n: _parameters(site["law"]) for n, site in run.observed.items()},
+            "values": {n: site["value"] for n, site in run.observed.items()},
+            "latent": {n: _parameters(law) for n, law in run.latent.items()},
+            "effects": {n: prior_scale(site) for n, site in run.effects.items()},
+            "factors": run.factors,
+            "computed": run.computed,
+        }
+
+    def _target(self, trace: Mapping[str, Any]) -> str:
+        names = [
+            name for name, on in self.on_effects["observed"].items() if any(jax.tree.leaves(on))
+        ]
+        if not names:
+            observed = [n for n in trace if n in self.on_effects["observed"]]
+            empty = [n for n in observed if np.size(trace[n]["value"]) == 0]
+            if empty:
+                raise MarginalizeError(f"The observed site {empty[0]!r} has no rows.")
+            raise MarginalizeError(
+                f"Can't integrate out {quoted(self.sites)}: no observed site depends on them "
+                f"(observed: {quoted(observed)})."
+            )
+        if len(names) > 1:
+            raise MarginalizeError(
+                f"{quoted(self.sites)} enter several observed sites, {quoted(names)}; put the "
+                "observations into one site."
+            )
+        return names[0]
+
+    def _check_other_sites(self) -> None:
+        """The effects may not enter anything but locations of observations."""
+        where = {
+            "latent": "the prior of {0!r}", "factors": "the factor {0!r}",
+            "values": "the observed values of {0!r}",
+        }  # fmt: skip
+        for kind, what in where.items():
+            for name, on in self.on_effects[kind].items():
+                if not any(jax.tree.leaves(on)):
+                    continue
+                hint = f", or name {name!r} as well, if it is an effect" if kind == "latent" else ""
+                raise MarginalizeError(
+                    f"{quoted(self.sites)} enter {what.format(name)}; they may enter the location "
+                    f"of the observations only. Leave them out of the sites to integrate{hint}."
+                )
+        for name, on in self.on_effects["effects"].items():
+            if on:
+                raise MarginalizeError(
+                    f"The prior scale of {name!r} depends on another effect that is to be "
+                    "integrated out; leave one of them out."
+                )
+
+    def _check_target(self) -> None:
+        """The effects may enter the target's location only, if it has one."""
+        for parameter, on in self.on_effects["observed"][self.target].items():
+            if parameter in ("scale", "mask") and any(jax.tree.leaves(on)):
+                raise MarginalizeError(
+                    f"{quoted(self.sites)} enter the {parameter} of the observed site "
+                    f"{self.target!r}; they may enter its location only. Leave those sites out."
+                )
+
+    # The location as a function of the deviations, at given latents.
+
+    def observations(self) -> dict[str, Any]:
+        """Location, scale, value and mask of the observed rows at the probe's latents."""
+        program = Traced(self._observations, self.latents, self.zeros())
+        return jax.tree.map(np.asarray, program(self.latents, self.zeros()))
+
+    def _observations(self, latents: Values, deviations: Values) -> dict[str, Any]:
+        run = run_with(self.model, latents, deviations, self.args, self.kwargs)
+        observed = read_observed(self.target, run.observed[self.target])
+        return {name: getattr(observed, name) for name in ("loc", "scale", "value", "keep")}
+
+    def location(self, latents: Values, deviations: Values) -> Array:
+        """Locations of the observed rows."""
+        run = run_with(self.model, latents, deviations, self.args, self.kwargs)
+        return read_observed(self.target, run.observed[self.target]).loc
+
+
+def _parameters(law: Any) -> dict[str, Any]:
+    base = law
+    masks = []
+    while isinstance(base, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
+        if isinstance(base, dist.MaskedDistribution):
+            masks.append(base._mask)
+        base = base.base_dist
+    names = [n for n in base.arg_constraints if n in vars(base)]
+    found = {name: vars(base)[name] for name in names}
+    if not found:
+        found = dict(enumerate(jax.tree.leaves(base)))
+    return {**{str(k): v for k, v in found.items()}, "mask": masks}
+
+
+def prior_scale(site: Site) -> Array:
+    """The scale of a Normal or the lower factor of a MultivariateNormal, unexpanded."""
+    base = site.base
+    return base.scale if isinstance(base, dist.Normal) else base.scale_tril
+
+
+def moderate_value(site: Mapping[str, Any]) -> Array | None:
+    """A value of moderate size for a latent site, wherever its prior may be heavy-tailed."""
+    if site["type"] != "sample" or site["is_observed"] or site["value"] is not None:
+        return None
+    law = site["fn"]
+    shape = tuple(law.batch_shape) + tuple(law.event_shape)
+    if law.is_discrete:
+        raise MarginalizeError(
+            f"The site {site['name']!r} is discrete; sum it out first, or condition on it."
+        )
+    transform = biject_to(law.support)
+    inner = transform.inverse_shape(shape)
+    key = site["kwargs"].get("rng_key")
+    return transform(jax.random.uniform(key, inner, minval=-1.0, maxval=1.0))
+
+
+def quoted(names: Any) -> str:
+    """Names for a message: 'a', 'b'."""
+    return ", ".join(repr(name) for name in names)
