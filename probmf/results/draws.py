@@ -73,6 +73,22 @@ class Draws:
         scale = self.model.likelihood.scale_sites().get("noise_scale", 0.0)
         return self._scale("noise_scale", scale)
 
+    def likelihood_scales(
+        self, draws: slice = slice(None)
+    ) -> dict[str, Float[np.ndarray, "draws ..."]]:
+        """The likelihood's own parameters at draws, by name."""
+        scales = {}
+        for name, given in self.model.likelihood.scale_sites().items():
+            if name in self.samples:
+                scales[name] = np.asarray(self.sites[name][draws], np.float64)
+            elif isinstance(given, Distribution):
+                raise ValueError(_missing(name))
+            else:
+                fixed = np.asarray(given, np.float64)
+                count = len(np.arange(self.num_draws)[draws])
+                scales[name] = np.broadcast_to(fixed, (count, *fixed.shape))
+        return scales
+
     def new_scales(self, side: Side) -> Float[np.ndarray, "draws 2"]:
         """Prior scales of a new row's bias and factors at each draw; 0 where there are none.
 
@@ -88,10 +104,7 @@ class Draws:
     def _scale(self, name: str, given: object) -> np.ndarray:
         if isinstance(given, Distribution):
             if name not in self.samples:
-                raise ValueError(
-                    f"{name} has a prior distribution in the model, but the fit has no draws of "
-                    "it; they belong in samples."
-                )
+                raise ValueError(_missing(name))
             drawn = np.asarray(self.sites[name], np.float64).reshape(self.num_draws, -1)
             return np.sqrt(np.mean(np.square(drawn), axis=1))
         fixed = np.sqrt(np.mean(np.square(np.asarray(given, np.float64))))
@@ -155,3 +168,10 @@ class Draws:
     @cached_property
     def _new(self) -> dict[Side, np.ndarray]:
         return {"user": self.new_scales("user"), "item": self.new_scales("item")}
+
+
+def _missing(name: str) -> str:
+    return (
+        f"{name} has a prior distribution in the model, but the fit has no draws of it; they "
+        "belong in samples."
+    )

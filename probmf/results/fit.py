@@ -1,7 +1,7 @@
 """The one result class: a point fit is a posterior with one draw."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from probmf.results.conditional import Conditionals
 from probmf.results.draws import Draws
 from probmf.results.exclusions import Exclusions
 from probmf.results.fold_in import add_users
+from probmf.results.fold_in_draws import add_users_to_draws
 from probmf.results.history import History
 from probmf.results.plug_in import PlugIn
 from probmf.results.predict import Predictions, predict
@@ -313,6 +314,7 @@ class Fit:
         self,
         new_ratings: Ratings,
         *,
+        key: ArrayLike | None = None,
         user_scale: ArrayLike | None = None,
         user_bias_scale: ArrayLike | None = None,
     ) -> "Fit":
@@ -320,10 +322,14 @@ class Fit:
 
         Each user in `new_ratings` gets the exact mode of its row given the items; users that the
         fit has already are solved again with the new ratings added (a pair rated twice keeps
-        the new rating). Nothing else changes and nothing is retrained.
+        the new rating). Nothing else changes and nothing is retrained. With many draws a row is
+        drawn at each of them, given that draw's items and scales: for Gaussian ratings exactly,
+        otherwise by 32 Metropolis steps from the Laplace approximation (see
+        `row_draws.draw_rows`). What the new ratings tell of the items is left out.
 
         Args:
             new_ratings: Ratings of known items by new or known users.
+            key: JAX key or int, needed for many draws.
             user_scale: Prior scale of the new users' factors, one number or one for each new user
                 in the order of `new_ratings.users`; needed only if the model has one per user.
             user_bias_scale: The same for their biases.
@@ -334,7 +340,10 @@ class Fit:
         Raises:
             TypeError: If `new_ratings` is not Ratings.
             ValueError: If an item is unknown to the fit, a rating does not suit the likelihood, or
-                scales are missing, or the fit has many draws.
+                scales are missing, or many draws need a key.
+
+        Warns:
+            RuntimeWarning: If Metropolis steps were accepted too rarely to be relied upon.
 
         Example:
             >>> from probmf import MatrixFactorization, Ratings, fit_als
@@ -344,16 +353,18 @@ class Fit:
             >>> fit.fold_in(new).recommend("c", k=1).item.tolist()
             [[1]]
 
-        Cost: O(n d^2) for the n ratings of these users and O(d^3) per user, besides sorting the
-        training ratings anew.
+        Cost: O(n d^2) for the n ratings of these users and O(d^3) per user, at each draw, besides
+        sorting the training ratings anew. Memory beyond that of the result is bounded.
         """
-        if not self.is_point:
-            raise ValueError(
-                "fold_in solves new users' rows for one set of parameters, and this fit has "
-                f"{self.num_chains} chains of {self.num_draws} draws. Fold into a point fit (of "
-                "fit_als or fit_map), or sample again with the new ratings."
-            )
         scales = {"user_scale": user_scale, "user_bias_scale": user_bias_scale}
+        if not self.is_point:
+            if key is None:
+                raise ValueError(
+                    "fold_in draws the new users' rows at each draw of the fit; give key=, a JAX "
+                    "key or an int."
+                )
+            more = add_users_to_draws(self._draws, new_ratings, scales, as_generator(key))
+            return replace(self, model=more.model, data=more.data, samples=more.samples)
         grown = add_users(self._plug_in.conditionals, new_ratings, scales)
         return Fit.from_point(
             grown.model, grown.data, grown.parameters, method=self.method, history=self.history

@@ -27,12 +27,10 @@ def add_users(
     Returns:
         The rows, ratings and model with the new users in.
     """
-    # A model without scales per row checks the new ratings' values and weights at its door.
-    alike: dict[str, Any] = dict.fromkeys(PRIOR_SCALES.values(), 1.0)
-    replace(fitted.model, **alike).arguments(new_ratings)
+    check_new_ratings(fitted.model, new_ratings)
     data = fitted.data.append(new_ratings, duplicates="last")
     num_old, num_new = fitted.data.num_users, data.num_users - fitted.data.num_users
-    model = _extend_scales(fitted.model, num_old, num_new, scales)
+    model = extend_scales(fitted.model, num_old, num_new, scales)
     parameters = dict(fitted.parameters)
     for site in ("user_bias", "user_factors"):
         if site in parameters:
@@ -50,7 +48,14 @@ def add_users(
     return Conditionals(model, data, parameters)
 
 
-def _extend_scales(
+def check_new_ratings(model: MatrixFactorization, new_ratings: Ratings) -> None:
+    """Refuse what is no ratings, or ratings that don't suit the model."""
+    # A model without scales per row checks the new ratings' values and weights at its door.
+    alike: dict[str, Any] = dict.fromkeys(PRIOR_SCALES.values(), 1.0)
+    replace(model, **alike).arguments(new_ratings)
+
+
+def extend_scales(
     model: MatrixFactorization,
     num_old: int,
     num_new: int,

@@ -94,10 +94,10 @@ def modes(problem: RowProblem, likelihood: Likelihood) -> Float[np.ndarray, "r d
     Returns:
         Rows (bias, factors), in double precision if single precision is not enough for them.
     """
-    found = np.asarray(_find_modes(_on_device(problem), likelihood=likelihood))
+    found = np.asarray(find_modes(_on_device(problem), likelihood=likelihood))
     if not np.isfinite(found).all():
         with jax.enable_x64(True):
-            found = np.asarray(_find_modes(_on_device(problem), likelihood=likelihood))
+            found = np.asarray(find_modes(_on_device(problem), likelihood=likelihood))
     return found
 
 
@@ -112,13 +112,13 @@ def roots(problem: RowProblem, likelihood: Likelihood) -> Float[np.ndarray, "r d
         Inverse Cholesky factors of the rows' precision, zero at fixed coordinates; in double
         precision if the prior's share would be lost in single precision.
     """
-    factors = np.asarray(_factors(_on_device(problem), likelihood=likelihood))
+    factors = np.asarray(precision_factors(_on_device(problem), likelihood=likelihood))
     free = np.asarray(problem.free) > 0
     prior = np.asarray(problem.precision)[:, free].min(initial=np.inf)
     largest = np.square(factors).sum(axis=2).max()
     if not np.finfo(factors.dtype).eps * largest < 0.1 * prior:
         with jax.enable_x64(True):
-            factors = np.asarray(_factors(_on_device(problem), likelihood=likelihood))
+            factors = np.asarray(precision_factors(_on_device(problem), likelihood=likelihood))
     return _inverses(factors) * free
 
 
@@ -151,7 +151,7 @@ def _on_device(problem: RowProblem) -> RowProblem:
 
 
 @partial(jax.jit, static_argnames="likelihood")
-def _factors(problem: RowProblem, *, likelihood: Likelihood) -> Array:
+def precision_factors(problem: RowProblem, *, likelihood: Likelihood) -> Array:
     """Cholesky factors of the rows' precision matrices."""
 
     def moments(z: Array, offset: Array, rating: Array, weight: Array) -> Array:
@@ -163,7 +163,8 @@ def _factors(problem: RowProblem, *, likelihood: Likelihood) -> Array:
 
 
 @partial(jax.jit, static_argnames="likelihood")
-def _find_modes(problem: RowProblem, *, likelihood: Likelihood) -> Array:
+def find_modes(problem: RowProblem, *, likelihood: Likelihood) -> Array:
+    """The rows' modes, on the device."""
     start = jnp.zeros_like(problem.value)
     if not likelihood.binary:
         # The second step removes the rounding of the first.
@@ -179,7 +180,7 @@ def _find_modes(problem: RowProblem, *, likelihood: Likelihood) -> Array:
         # The bound's step always descends; Newton's is taken where it descends further.
         slow = _bound_step(problem, x, likelihood)
         fast = _newton_step(problem, x, likelihood)
-        better = _loss(problem, fast, likelihood) <= _loss(problem, slow, likelihood)
+        better = row_loss(problem, fast, likelihood) <= row_loss(problem, slow, likelihood)
         new = jnp.where(better[:, None], fast, slow)
         return index + 1, new, jnp.max(jnp.abs(new - x))
 
@@ -214,7 +215,9 @@ def _step(
     return x + gaussian.cholesky_step(problem.matrix(second), problem.gradient(first, x))
 
 
-def _loss(problem: RowProblem, x: Array, likelihood: Likelihood) -> Array:
+def row_loss(problem: RowProblem, x: Array, likelihood: Likelihood) -> Array:
+    """Minus log density of each row up to a constant, weak zeros aside."""
+
     def total(z: Array, offset: Array, rating: Array, weight: Array) -> Array:
         scores = offset + gaussian.project(z, x)
         return jnp.sum(weight * likelihood.loss(scores, rating, problem.scales), axis=1)

@@ -322,10 +322,10 @@ def test_predictions_as_a_table(random_fit: Any) -> None:
 def test_other_numbers_of_pairs_compile_nothing(draw_ratings: Any, random_fit: Any) -> None:
     fit = random_fit(MODELS["logit"], draw_ratings(binary=True))
     fit.predict(([0] * 60, [1] * 60))
-    compiled = row_problem._factors._cache_size()
+    compiled = row_problem.precision_factors._cache_size()
     with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
         seen: list[str] = []
         patch.setattr("jax._src.interpreters.pxla.logger.log", lambda _, m, *a: seen.append(m % a))
         fit.predict(([1] * 55, [0] * 55))
-    assert row_problem._factors._cache_size() == compiled
+    assert row_problem.precision_factors._cache_size() == compiled
     assert not [line for line in seen if line.startswith("Compiling")]

@@ -1,0 +1,218 @@
+"""New users for a fit of many draws: their rows are drawn at each of its draws."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int
+from numpyro.distributions import Distribution
+
+from probmf.data import Ratings
+from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
+from probmf.results.conditional import BATCH_BYTES
+from probmf.results.draws import Draws
+from probmf.results.fold_in import check_new_ratings, extend_scales
+from probmf.results.predict import plain_text
+from probmf.results.row_draws import STEPS, cells, draw_rows
+from probmf.results.row_problem import RowProblem
+from probmf.results.side_ratings import PIECE, Batch, SideRatings, power_of_two
+from probmf.sweep import zero_moments
+
+#: Share of accepted proposals below which the Metropolis steps may not have forgotten their start.
+LEAST_ACCEPTED = 0.15
+
+
+def add_users_to_draws(
+    fitted: Draws,
+    new_ratings: Ratings,
+    scales: Mapping[str, ArrayLike | None],
+    rng: np.random.Generator,
+) -> Draws:
+    """Draw the rows of the users in `new_ratings` at each draw; see `Fit.fold_in`.
+
+    Args:
+        fitted: The fit's draws.
+        new_ratings: Ratings of known items.
+        scales: Scales of new users, by name, where the model has one per user.
+        rng: Seeds the draws.
+
+    Returns:
+        The draws, ratings and model with the new users in.
+    """
+    check_new_ratings(fitted.model, new_ratings)
+    _refuse_laws_per_user(fitted)
+    data = fitted.data.append(new_ratings, duplicates="last")
+    num_old, num_new = fitted.data.num_users, data.num_users - fitted.data.num_users
+    model = extend_scales(fitted.model, num_old, num_new, scales)
+    shape = next(iter(fitted.samples.values())).shape[:2]
+    samples = dict(fitted.samples)
+    # A fixed intercept is that of the ratings that were fitted, not of those with the new ones.
+    samples["intercept"] = np.array(fitted.sites["intercept"]).reshape(shape)
+    for site in ("user_bias", "user_factors"):
+        if site in samples:
+            old = samples[site]
+            new = np.zeros((*shape, num_new, *old.shape[3:]), old.dtype)
+            samples[site] = np.concatenate([old, new], axis=2)
+    grown = Draws(model, data, samples)
+    rated = np.unique(new_ratings.user)
+    changed = data.users.encode(new_ratings.users.decode(rated))
+    for draws, rows, values in _draw(grown, changed, rng):
+        if "user_bias" in samples:
+            _joined(samples["user_bias"])[draws, rows] = values[:, :, 0]
+        if "user_factors" in samples:
+            _joined(samples["user_factors"])[draws, rows] = values[:, :, 1:]
+    return Draws(model, data, samples)
+
+
+def _joined(values: np.ndarray) -> np.ndarray:
+    """A view with the chains joined."""
+    return values.reshape(-1, *values.shape[2:])
+
+
+def _draw(
+    draws: Draws, codes: Int[np.ndarray, " rows"], rng: np.random.Generator
+) -> Iterator[tuple[slice, np.ndarray, Float[np.ndarray, "draws rows d"]]]:
+    """Rows of users at blocks of draws, in double precision and bounded memory."""
+    model = draws.model
+    width = 1 + int(model.num_factors)
+    ratings = SideRatings.from_ratings(
+        draws.data, "user", unobserved_weight=model.unobserved_weight
+    )
+    likelihood = model.likelihood.canonical()
+    precision = _prior_precision(draws, codes)
+    accepted = np.ones(len(codes))
+    with jax.enable_x64(True):
+        for batch in ratings.batches(codes, width, BATCH_BYTES // 8):
+            # A key for each draw, so that blocks of draws change nothing.
+            seeds = rng.integers(1 << 32, size=(draws.num_draws, 2), dtype=np.uint32)
+            total = np.zeros(len(batch.rating))
+            for some, size in _blocks(draws.num_draws, batch, width):
+                problems = _problems(draws, batch, some, precision[some], size)
+                keys = jnp.asarray(np.resize(seeds[some], (size, 2)))
+                rows, share = draw_rows(problems, keys, likelihood=likelihood)
+                count = some.stop - some.start
+                yield some, codes[batch.chosen], np.asarray(rows)[:count, : len(batch.chosen)]
+                total += np.asarray(share)[:count].sum(axis=0)
+            accepted[batch.chosen] = total[: len(batch.chosen)] / draws.num_draws
+    if accepted.min(initial=1.0) < LEAST_ACCEPTED:
+        user = draws.data.users.ids[codes[int(np.argmin(accepted))]]
+        warnings.warn(
+            f"Only {accepted.min():.0%} of the Metropolis proposals for the row of user "
+            f"{plain_text(user)} were accepted in {STEPS} steps, so its draws may not follow its posterior; this "
+            "happens under a prior so wide that the ratings don't bound the row. Give narrower "
+            "scales, or sample again with the new ratings.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def _blocks(num_draws: int, batch: Batch, num_columns: int) -> Iterator[tuple[slice, int]]:
+    """Slices of draws, and how many a block has that is full."""
+    lines, width = batch.rating.shape
+    numbers = cells(lines, min(width, PIECE), num_columns) + lines * width * num_columns
+    size = min(num_draws, max(1, BATCH_BYTES // (8 * numbers)))
+    for start in range(0, num_draws, size):
+        yield slice(start, min(start + size, num_draws)), size
+
+
+def _problems(
+    draws: Draws, batch: Batch, some: slice, precision: np.ndarray, size: int
+) -> RowProblem:
+    """The rows of a batch at some draws, those items only that they have rated.
+
+    The last draws are repeated until there are as many as in a full block, so that all blocks are
+    one program.
+    """
+
+    def full(values: Any) -> Any:
+        padding = ((0, size - len(values)), *[(0, 0)] * (np.ndim(values) - 1))
+        return jnp.asarray(np.pad(np.asarray(values, np.float64), padding, mode="edge"))
+
+    items, place = np.unique(batch.partner, return_inverse=True)
+    items = np.pad(items, (0, power_of_two(len(items)) - len(items)))
+    scales = draws.likelihood_scales(some)
+    gram, gram_shift = _weak_zeros(draws, some, scales)
+    width = 1 + int(draws.model.num_factors)
+    free = np.ones(width)
+    free[0] = draws.model.user_bias
+    return RowProblem(
+        jnp.zeros((len(batch.rating), width)),
+        full(draws.rows("item", items, some)),
+        jnp.asarray(place.reshape(batch.partner.shape), jnp.int32),
+        jnp.asarray(batch.rating),
+        jnp.asarray(batch.weight),
+        full(_padded(precision, batch)),
+        jnp.asarray(free),
+        full(draws.sites["intercept"][some]),
+        {name: full(values) for name, values in scales.items()},
+        None if gram is None else full(gram),
+        None if gram_shift is None else full(gram_shift),
+    )
+
+
+def _weak_zeros(
+    draws: Draws, some: slice, scales: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """What weak zeros at all items add to a row's precision and gradient, by draw."""
+    if not draws.model.unobserved_weight:
+        return None, None
+    every, found = np.arange(draws.data.num_items), []
+    for place, draw in enumerate(range(some.start, some.stop)):
+        rows = draws.rows("item", every, slice(draw, draw + 1))[0].astype(np.float64)
+        weight = draws.model.unobserved_weight / np.square(scales["noise_scale"][place])
+        intercept = np.float64(draws.sites["intercept"][draw])
+        found.append(zero_moments(rows[:, 0], rows[:, 1:], intercept, weight))
+    gram, shift = zip(*found, strict=True)
+    return np.stack(gram), np.stack(shift)
+
+
+def _padded(precision: np.ndarray, batch: Batch) -> np.ndarray:
+    """Precisions of the lines of a batch, where they differ by row."""
+    if precision.shape[1] == 1:
+        return precision
+    padded = np.ones((len(precision), len(batch.rating), precision.shape[2]))
+    padded[:, : len(batch.chosen)] = precision[:, batch.chosen]
+    return padded
+
+
+def _prior_precision(
+    draws: Draws, codes: Int[np.ndarray, " rows"]
+) -> Float[np.ndarray, "draws rows d"]:
+    """Prior precision of rows at each draw; one row stands for all unless they differ."""
+    model = draws.model
+    given = {site: getattr(model, PRIOR_SCALES[site]) for site in ("user_bias", "user_factors")
+             if site in draws.sites}  # fmt: skip
+    by_row = any(not isinstance(scale, Distribution) and np.ndim(scale) for scale in given.values())
+    shape = (draws.num_draws, len(codes) if by_row else 1, 1 + int(model.num_factors))
+    scales = np.ones(shape)
+    for site, scale in given.items():
+        columns = slice(0, 1) if site == "user_bias" else slice(1, None)
+        if isinstance(scale, Distribution):
+            own = draws.sites[PRIOR_SCALES[site]].reshape(-1, 1, 1)
+        else:
+            own = np.asarray(scale, np.float64)
+            own = own[codes][None, :, None] if own.ndim else own
+        scales[:, :, columns] = own
+    return 1.0 / np.square(scales)
+
+
+def _refuse_laws_per_user(fitted: Draws) -> None:
+    model: MatrixFactorization = fitted.model
+    for site in ("user_bias", "user_factors"):
+        name = PRIOR_SCALES[site]
+        law = getattr(model, name)
+        if site in fitted.sites and isinstance(law, Distribution):
+            if name not in fitted.samples:
+                raise ValueError(
+                    f"{name} has a prior distribution in the model, but the fit has no draws of "
+                    "it; they belong in samples."
+                )
+            if fitted.samples[name].ndim > 2:
+                raise ValueError(
+                    f"{name} has a prior for each user of its own, and a new user has none. Sample "
+                    f"again with the new ratings, or fit a model with one {name} for all."
+                )
