@@ -8,7 +8,7 @@ from probmf.inference.marginal import MarginalModel, marginalize
 from probmf.inference.marginal_likelihood import fit_marginal
 from probmf.inference.marginal_sampling import sample_marginal
 from probmf.inference.nuts import sample_nuts
-from probmf.models import Bernoulli, Gaussian, MatrixFactorization, MixedEffects
+from probmf.models import Bernoulli, Gaussian, MatrixFactorization, MixedEffects, Ordinal
 from probmf.results import Fit, History, MixedFit, Predictions, Recommendations, Sampling
 
 __version__ = "0.1.0"
@@ -22,6 +22,7 @@ __all__ = [
     "MatrixFactorization",
     "MixedEffects",
     "MixedFit",
+    "Ordinal",
     "Predictions",
     "Ratings",
     "Recommendations",

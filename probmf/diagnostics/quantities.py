@@ -61,7 +61,7 @@ def of_factorization(fit: Fit, probes: int, rng: np.random.Generator) -> Iterato
             rows = rng.choice(size, size=min(size, probes), replace=False)
             yield Quantity(site, samples[site][:, :, rows], True)
     for site, value in samples.items():
-        if site == "intercept" or site.endswith("_scale"):
+        if site in ("intercept", "cutpoints") or site.endswith("_scale"):
             grouped = value.ndim > 2
             yield Quantity(site, value if grouped else value[:, :, None], grouped)
 

@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from probmf.inference._optimizer import take_rows
-from probmf.inference._terms import Terms, prior_loss, side_of
+from probmf.inference._terms import Terms, own_parameters, prior_loss, side_of, to_sites
 from probmf.models.factorization import Parameters
 from probmf.models.likelihood import Likelihood
 from probmf.rows import SIDES
@@ -44,7 +44,8 @@ def batch_loss(
     an epoch sum to the objective, and a batch has a gradient only in its own rows.
 
     Args:
-        rows: Parameters of each rating's own user and item, with one row per rating.
+        rows: Parameters (see `to_sites`) of each rating's own user and item, with one row per
+            rating.
         batch: The ratings.
         shares: Prior precision per rating of these rows (see `Terms.shares`).
         terms: Constants and scales.
@@ -53,17 +54,19 @@ def batch_loss(
     Returns:
         The part of the objective. Cost O(batch x num_factors).
     """
-    values = {**terms.constants, **rows}
+    sites = to_sites(rows)
+    values, scales = {**terms.constants, **sites}, terms.scales | own_parameters(sites)
     scores = jnp.broadcast_to(values["intercept"], batch.rating.shape)
     for side in SIDES:
         if f"{side}_bias" in values:
             scores = scores + values[f"{side}_bias"]
     if "user_factors" in values:
         scores = scores + jnp.sum(values["user_factors"] * values["item_factors"], axis=-1)
-    total = jnp.sum(batch.weight * likelihood.loss(scores, batch.rating, terms.scales))
+    total = jnp.sum(batch.weight * likelihood.loss(scores, batch.rating, scales))
     for site, share in shares.items():
-        value = rows[site] - terms.center if site == "intercept" else rows[site]
-        squares = jnp.square(value) if value.ndim < 2 else jnp.sum(jnp.square(value), axis=-1)
+        value = sites[site] - terms.center if site == "intercept" else sites[site]
+        summed = site == "cutpoints" or value.ndim > 1
+        squares = jnp.sum(jnp.square(value), axis=-1) if summed else jnp.square(value)
         total = total + 0.5 * jnp.sum(batch.present * share * squares)
     return total
 
@@ -98,7 +101,7 @@ def chunked_objective(
     """The whole objective, without gathering all rows at once.
 
     Args:
-        parameters: Values of the sites to optimize.
+        parameters: Values to optimize; see `to_sites`.
         ratings: All ratings.
         terms: Priors and constants.
         likelihood: In canonical form.
@@ -114,4 +117,4 @@ def chunked_objective(
         return batch_loss(rows, chunk, nothing, terms, likelihood)
 
     chunks = _cut(ratings, min(OBJECTIVE_SLOTS, len(ratings.rating)))
-    return prior_loss(parameters, terms) + jnp.sum(lax.map(one_chunk, chunks))
+    return prior_loss(to_sites(parameters), terms) + jnp.sum(lax.map(one_chunk, chunks))

@@ -20,7 +20,13 @@ from probmf.inference._optimizer import (
     initial_states,
     own_rate,
 )
-from probmf.inference._terms import Terms, prior_loss, starting_values
+from probmf.inference._terms import (
+    Terms,
+    own_parameters,
+    prior_loss,
+    starting_values,
+    to_sites,
+)
 from probmf.models.factorization import MatrixFactorization, Parameters, squared_scores
 from probmf.models.likelihood import Likelihood
 from probmf.models.observations import Observations
@@ -49,7 +55,7 @@ def objective(
     """What `MatrixFactorization.objective` gives, with a gradient that needs no scatter of ratings.
 
     Args:
-        parameters: Values of the sites to optimize.
+        parameters: Values to optimize; see `to_sites`.
         terms: Priors and constants.
         ratings: The ratings by row.
         likelihood: In canonical form.
@@ -58,9 +64,11 @@ def objective(
         Minus log posterior up to a constant. Cost of value and gradient: two reads of the
         partners' factors for every rating, one per side.
     """
-    values = {**terms.constants, **parameters}
-    total = prior_loss(parameters, terms)
-    total = total + rating_loss(likelihood, _pack(values, terms), values["intercept"], ratings)
+    sites = to_sites(parameters)
+    values = {**terms.constants, **sites}
+    total = prior_loss(sites, terms)
+    moved = Moved(_pack(values, terms), values["intercept"], own_parameters(sites))
+    total = total + rating_loss(likelihood, moved, ratings)
     if ratings.zero_weight is not None:
         sizes = [len(terms.counts[side]) for side in SIDES]
         total = total + 0.5 * ratings.zero_weight * squared_scores(values, *sizes)
@@ -79,58 +87,74 @@ def _pack(values: Parameters, terms: Terms) -> RowValues:
     return RowValues(jnp.concatenate([*bias, jnp.zeros(1)]), jnp.concatenate([*factors, last]))
 
 
+class Moved(NamedTuple):
+    """What the losses of ratings have a gradient in; a pytree.
+
+    Attributes:
+        rows: Rows of both sides.
+        intercept: Added to every score.
+        own: Those parameters of the likelihood that are optimized, too.
+    """
+
+    rows: RowValues
+    intercept: Float[Array, ""]
+    own: dict[str, Array]
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def rating_loss(
-    likelihood: Likelihood, rows: RowValues, intercept: Float[Array, ""], ratings: RatingTerms
-) -> Float[Array, ""]:
+def rating_loss(likelihood: Likelihood, moved: Moved, ratings: RatingTerms) -> Float[Array, ""]:
     """Sum of the losses of all ratings, less what the weak zeros count of observed pairs."""
-    return _loss_and_slopes(likelihood, rows, intercept, ratings)[0]
+    return _loss_and_slopes(likelihood, moved, ratings)[0]
 
 
 def _loss_and_slopes(
-    likelihood: Likelihood, rows: RowValues, intercept: Array, ratings: RatingTerms
-) -> tuple[Array, tuple[RowValues, Array]]:
-    """Loss, and its gradient by rows and intercept.
+    likelihood: Likelihood, moved: Moved, ratings: RatingTerms
+) -> tuple[Array, Moved]:
+    """Loss, and its gradient.
 
     Every rating stands in two buckets, its user's and its item's, so that each row sums over its
     own slots; for the loss, the two are halved.
     """
+    rows, intercept = moved.rows, moved.intercept
     zero_row = len(rows.bias) - 1
 
-    def one_chunk(chunk: Bucket) -> tuple[Array, Array]:
+    def one_chunk(chunk: Bucket) -> tuple[Array, Array, dict[str, Array]]:
         design = rows.factors[chunk.partner]
         offset = intercept + rows.bias[chunk.partner]
         scores = offset + gaussian.project(design, own_rows(rows, chunk.row))
         filled = (chunk.partner != zero_row).astype(scores.dtype)
         weight = filled if chunk.weight is None else chunk.weight
-        loss = weight * likelihood.loss(scores, chunk.rating, ratings.scales)
-        slope = -weight * likelihood.bound(scores, chunk.rating, ratings.scales)[1]
+
+        def chunk_loss(own: dict[str, Array]) -> tuple[Array, Array]:
+            losses = weight * likelihood.loss(scores, chunk.rating, ratings.scales | own)
+            return jnp.sum(losses), losses
+
+        # Without parameters of its own nothing is differentiated.
+        own_slopes, loss = jax.grad(chunk_loss, has_aux=True)(moved.own)
+        slope = -weight * likelihood.bound(scores, chunk.rating, ratings.scales | moved.own)[1]
         if ratings.zero_weight is not None:
             loss = loss - 0.5 * ratings.zero_weight * filled * jnp.square(scores)
             slope = slope - ratings.zero_weight * filled * scores
-        return jnp.sum(loss, axis=1), gaussian.collect(design, slope)
+        return jnp.sum(loss, axis=1), gaussian.collect(design, slope), own_slopes
 
     loss = jnp.zeros((), rows.bias.dtype)
     bias, factors = jnp.zeros_like(rows.bias), jnp.zeros_like(rows.factors)
+    own = jax.tree.map(jnp.zeros_like, moved.own)
     for bucket in ratings.buckets:
-        losses, slopes = lax.map(one_chunk, bucket)
+        losses, slopes, own_slopes = lax.map(one_chunk, bucket)
         loss = loss + 0.5 * jnp.sum(losses)
+        own = jax.tree.map(lambda total, x: total + 0.5 * jnp.sum(x, axis=0), own, own_slopes)
         bias = bias.at[bucket.row].set(slopes[..., 0])
         factors = factors.at[bucket.row].set(slopes[..., 1:])
-    return loss, (RowValues(bias, factors), 0.5 * jnp.sum(bias))
+    return loss, Moved(RowValues(bias, factors), 0.5 * jnp.sum(bias), own)
 
 
-def _forward(
-    likelihood: Likelihood, rows: RowValues, intercept: Array, ratings: RatingTerms
-) -> tuple[Array, tuple[RowValues, Array]]:
-    return _loss_and_slopes(likelihood, rows, intercept, ratings)
+def _forward(likelihood: Likelihood, moved: Moved, ratings: RatingTerms) -> tuple[Array, Moved]:
+    return _loss_and_slopes(likelihood, moved, ratings)
 
 
-def _backward(
-    likelihood: Likelihood, slopes: tuple[RowValues, Array], cotangent: Array
-) -> tuple[RowValues, Array, None]:
-    rows, intercept = jax.tree.map(lambda slope: cotangent * slope, slopes)
-    return rows, intercept, None
+def _backward(likelihood: Likelihood, slopes: Moved, cotangent: Array) -> tuple[Moved, None]:
+    return jax.tree.map(lambda slope: cotangent * slope, slopes), None
 
 
 rating_loss.defvjp(_forward, _backward)
@@ -218,7 +242,7 @@ class FullBatch:
     def parameters(self, state: State, run: int) -> dict[str, Array]:
         """The parameters of one restart by site name."""
         own = {site: value[run] for site, value in state.runs.parameters.items()}
-        return own | self.terms.constants
+        return to_sites(own) | self.terms.constants
 
     def _advance(self, runs: Runs, factor: np.ndarray, *, moves: bool) -> tuple[Runs, Array]:
         return _advance(

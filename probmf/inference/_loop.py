@@ -17,7 +17,7 @@ from jaxtyping import Array
 
 from probmf.inference._progress import progress_bar
 from probmf.models.factorization import linear_predictor
-from probmf.models.likelihood import Likelihood
+from probmf.models.likelihood import Likelihood, likelihood_scales
 from probmf.models.observations import Observations
 from probmf.results import History
 
@@ -56,7 +56,9 @@ class Algorithm(Protocol):
 
 @dataclass(frozen=True)
 class Validation:
-    """Held-out ratings to stop by: the root mean squared error, or the log loss of yes/no data.
+    """Held-out ratings to stop by.
+
+    The error is the root mean square of Gaussian ratings, the log loss of yes/no and ordinal ones.
 
     Args:
         observations: The held-out pairs.
@@ -68,7 +70,7 @@ class Validation:
 
     def error(self, parameters: Mapping[str, Array]) -> float:
         """Mean held-out error of the parameters."""
-        value = _held_out_error(dict(parameters), self.observations, self.likelihood.canonical())
+        value = _held_out_error(dict(parameters), self.observations, self.likelihood)
         return float(value)
 
 
@@ -83,8 +85,9 @@ def _held_out_error(
     scores = np.asarray(_scores(parameters, observations), dtype=np.float64)
     rating = np.asarray(observations.rating, dtype=np.float64)
     weight = None if observations.weight is None else np.asarray(observations.weight)
-    if likelihood.binary:
-        losses = np.asarray(likelihood.loss(scores, rating, {}), dtype=np.float64)
+    if likelihood.discrete:
+        scales = likelihood_scales(likelihood, parameters)
+        losses = np.asarray(likelihood.loss(scores, rating, scales), dtype=np.float64)
         return float(np.average(losses, weights=weight))
     return float(np.sqrt(np.average(np.square(rating - scores), weights=weight)))
 

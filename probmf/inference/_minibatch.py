@@ -24,7 +24,7 @@ from probmf.inference._optimizer import (
     row_labels,
     take_rows,
 )
-from probmf.inference._terms import Terms, side_of, starting_values
+from probmf.inference._terms import Terms, side_of, starting_values, to_sites
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.likelihood import Likelihood
 from probmf.models.observations import Observations
@@ -95,6 +95,8 @@ class Minibatch:
         self.num_updates = -(-len(rating) // batch_size)
         sites = model.site_shapes(observations.num_users, observations.num_items)
         learned: dict[str, tuple[int, ...]] = {"intercept": ()} if model.learns_intercept else {}
+        # What has no rows is tried as one number.
+        learned |= dict.fromkeys(model.learned_shapes, ())
         self.by_rows = leaves_rows_alone(rule.optimizer, sites | learned)
 
     def init(self, key: Array) -> State:
@@ -124,7 +126,7 @@ class Minibatch:
     def parameters(self, state: State, run: int) -> dict[str, Array]:
         """The parameters of one restart by site name."""
         own = {site: value[run] for site, value in state.runs.parameters.items()}
-        return own | self.terms.constants
+        return to_sites(own) | self.terms.constants
 
 
 @partial(

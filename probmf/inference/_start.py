@@ -14,6 +14,7 @@ from probmf.inference._loop import Validation
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.models.likelihood import is_number
 from probmf.models.observations import Observations
+from probmf.models.ordinal import Ordinal
 from probmf.results import Fit
 
 #: Standard deviation of random starting factors, unless the prior's is smaller.
@@ -88,7 +89,7 @@ def require_fixed_scales(model: MatrixFactorization, method: str) -> None:
     Raises:
         ValueError: If any scale is a distribution; the message says which.
     """
-    random = model.random_scales()
+    random = [name for name in model.random_scales() if name not in model.learned_shapes]
     if random:
         raise ValueError(
             f"{method} needs fixed scales, but {', '.join(random)} has a prior distribution. A "
@@ -110,19 +111,21 @@ def initial_parameters(
 
     Returns:
         Biases at zero, factors Normal with sd `START_SCALE` or the prior's if smaller, the
-        intercept at the best constant; or the values of `start`, whatever the key.
+        intercept at the best constant, learned cutpoints where they fit the levels' shares at
+        that score; or the values of `start`, whatever the key.
 
     Raises:
         TypeError: If `start` is no fit.
         ValueError: If `start` has other sites or shapes.
     """
     shapes = model.site_shapes(observations.num_users, observations.num_items)
+    own = starting_cutpoints(model, observations)
     intercept = model.fixed_intercept(observations.base_score)
     if start is not None:
         if not isinstance(start, Fit):
             raise TypeError(f"start is of type {type(start).__name__}; expected a Fit.")
         given = start.point()
-        for site, shape in shapes.items():
+        for site, shape in (shapes | model.learned_shapes).items():
             got = given[site].shape if site in given else None
             if got != shape:
                 raise ValueError(
@@ -131,12 +134,12 @@ def initial_parameters(
                 )
         # The fit may have been made in another precision.
         dtype = jnp.result_type(float)
-        values = {site: jnp.asarray(given[site], dtype) for site in shapes}
+        values = {site: jnp.asarray(given[site], dtype) for site in [*shapes, *own]}
         first = given["intercept"] if model.learns_intercept else intercept
         return lambda key: {"intercept": jnp.asarray(first, dtype), **values}
 
     def draw(key: Array) -> dict[str, Array]:
-        parameters = {"intercept": intercept}
+        parameters = {"intercept": intercept, **own}
         for index, (site, shape) in enumerate(shapes.items()):
             if len(shape) == 1:
                 parameters[site] = jnp.zeros(shape)
@@ -147,6 +150,17 @@ def initial_parameters(
         return parameters
 
     return draw
+
+
+def starting_cutpoints(model: MatrixFactorization, observations: Observations) -> dict[str, Array]:
+    """Learned cutpoints that fit the levels' shares at the intercept alone; else nothing."""
+    likelihood = model.likelihood
+    if not isinstance(likelihood, Ordinal) or not likelihood.learned:
+        return {}
+    weight = None if observations.weight is None else np.asarray(observations.weight)
+    score = float(model.fixed_intercept(observations.base_score))
+    start = likelihood.start(np.asarray(observations.rating), weight, score)
+    return {"cutpoints": jnp.asarray(start, jnp.result_type(float))}
 
 
 @partial(jax.jit, static_argnames="shape")

@@ -10,9 +10,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from numpyro.distributions.transforms import OrderedTransform
 
 from probmf.models.factorization import MatrixFactorization, Parameters
 from probmf.models.observations import Observations
+from probmf.models.ordinal import Ordinal
 from probmf.rows import SIDES
 
 
@@ -21,7 +23,8 @@ class Terms(NamedTuple):
 
     Attributes:
         scales: The likelihood's own scales.
-        precision: Prior precision of each row of each site, and of a learned intercept.
+        precision: Prior precision of each row of each site, of a learned intercept, and of learned
+            cutpoints, whose prior is Normal about zero on the increasing vectors.
         center: Prior mean of a learned intercept.
         constants: Sites that are not optimized: a fixed intercept.
         counts: Number of ratings of each row of each side.
@@ -47,6 +50,8 @@ class Terms(NamedTuple):
         if model.learns_intercept:
             constants = {}
             precision["intercept"] = jnp.asarray(spread, dtype)
+        if isinstance(model.likelihood, Ordinal) and model.likelihood.learned:
+            precision["cutpoints"] = jnp.asarray(model.likelihood.cutpoint_scale**-2, dtype)
         codes = {"user": observations.user, "item": observations.item}
         sizes = {"user": observations.num_users, "item": observations.num_items}
         counts: dict[str, Array] = {
@@ -66,8 +71,24 @@ class Terms(NamedTuple):
 
 
 def side_of(site: str) -> str:
-    """Whose rows a site has: "user" or "item"; "intercept" has none."""
+    """Whose rows a site has: "user" or "item"; "intercept" and "cutpoints" have none."""
     return site.split("_")[0]
+
+
+def to_sites(moved: Parameters) -> dict[str, Array]:
+    """Sites from what an optimizer moves: cutpoints are the ordered transform of what it moves.
+
+    The objective stays that of the sites, without a Jacobian: its minimum is their joint mode.
+    """
+    sites = dict(moved)
+    if "cutpoints" in sites:
+        sites["cutpoints"] = OrderedTransform()(sites["cutpoints"])
+    return sites
+
+
+def own_parameters(sites: Parameters) -> dict[str, Array]:
+    """Those sites that are the likelihood's own parameters."""
+    return {name: value for name, value in sites.items() if name == "cutpoints"}
 
 
 def prior_loss(parameters: Parameters, terms: Terms) -> Float[Array, ""]:
@@ -85,7 +106,7 @@ def prior_loss(parameters: Parameters, terms: Terms) -> Float[Array, ""]:
 def starting_values(
     start: Callable[[Array], dict[str, Array]], model: MatrixFactorization, terms: Terms
 ) -> Callable[[Array], dict[str, Array]]:
-    """From a key to the parameters to optimize; rows without ratings start at their mode.
+    """From a key to what is optimized (see `to_sites`); rows without ratings start at their mode.
 
     Args:
         start: Gives values of all sites.
@@ -99,10 +120,12 @@ def starting_values(
 
     def draw(key: Array) -> dict[str, Array]:
         values = {site: value for site, value in start(key).items() if site in terms.precision}
+        if "cutpoints" in values:
+            values["cutpoints"] = OrderedTransform().inv(values["cutpoints"])
         if model.unobserved_weight > 0:
             return values
         for site, value in values.items():
-            if site != "intercept":
+            if side_of(site) in SIDES:
                 rated = terms.counts[side_of(site)] > 0
                 values[site] = jnp.where(rated if value.ndim == 1 else rated[:, None], value, 0.0)
         return values

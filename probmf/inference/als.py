@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from probmf.data import Ratings
+from probmf.inference._cutpoints import CutpointStep
 from probmf.inference._loop import Info, run
 from probmf.inference._start import (
     as_key,
@@ -50,8 +51,9 @@ def fit_als(
 
     .. math:: (A + \sum_n w_n z_n z_n^\top)\, x = A m + \sum_n w_n z_n t_n .
 
-    For a Bernoulli likelihood the weights and targets are those of a quadratic bound at the
-    present scores (Jaakkola and Jordan 2000), so that the objective never rises there either.
+    For Bernoulli and Ordinal likelihoods the weights and targets are those of a quadratic bound at
+    the present scores (Jaakkola and Jordan 2000), so that the objective never rises there either.
+    Learned cutpoints take a Newton step after each sweep, shortened where it would raise it.
 
     Args:
         model: The factorization; its scales must be numbers or arrays.
@@ -124,11 +126,13 @@ class State(NamedTuple):
         table: Parameters of both sides.
         intercept: The intercept.
         move: What to add to a learned intercept before the next sweep.
+        own: Learned parameters of the likelihood.
     """
 
     table: RowValues
     intercept: Float[Array, ""]
     move: Float[Array, ""]
+    own: dict[str, Array]
 
 
 class AlternatingLeastSquares:
@@ -152,6 +156,7 @@ class AlternatingLeastSquares:
         self.packing = Table(model, observations.num_users, observations.num_items)
         self.layout, self.constant = lay_out(model, observations)
         self.scales = model.fixed_scales()
+        self.cutpoint_step = CutpointStep(model, observations) if model.learned_shapes else None
         self.precision = self.packing.precision()
         self.free = {side: self.packing.free(side) for side in SIDES}
         self.zero_weight = None
@@ -162,39 +167,49 @@ class AlternatingLeastSquares:
         """Small random factors and no biases; or the given start."""
         parameters = self.start(key)
         intercept = parameters["intercept"]
-        return State(self.packing.pack(parameters), intercept, jnp.zeros_like(intercept))
+        own = {name: parameters[name] for name in self.model.learned_shapes}
+        return State(self.packing.pack(parameters), intercept, jnp.zeros_like(intercept), own)
 
     def step(self, key: Array, state: State) -> tuple[State, list[Info]]:
-        """Intercept, users, items. Deterministic: the key is not used."""
-        intercept = state.intercept + state.move
-        table, _ = self._half("user", state.table, intercept)
-        table, result = self._half("item", table, intercept)
+        """Intercept, users, items, cutpoints. Deterministic: the key is not used."""
+        intercept, own = state.intercept + state.move, state.own
+        table, _ = self._half("user", state.table, intercept, own)
+        table, result = self._half("item", table, intercept, own)
         squares, zero_loss, slope, curvature = _finish(
             table, result, intercept, self.precision, self.free, self.zero_weight,
             split=self.packing.num_users,
         )  # fmt: skip
         move = jnp.zeros_like(intercept)
         objective = self.constant + float(zero_loss)
-        objective += float(np.sum(np.asarray(result.loss), dtype=np.float64))
+        if self.cutpoint_step is None:
+            objective += float(np.sum(np.asarray(result.loss), dtype=np.float64))
+        else:
+            values = {"intercept": intercept, **self.packing.unpack(table), **own}
+            cutpoints, loss = self.cutpoint_step(values)
+            own = {"cutpoints": cutpoints}
+            objective += loss
         objective += 0.5 * float(np.sum(np.asarray(squares), dtype=np.float64))
         if self.model.learns_intercept:
             mean, precision = self.model.intercept_prior()
             objective += 0.5 * precision * float((intercept - mean) ** 2)
             move = (slope - precision * (intercept - mean)) / (curvature + precision)
-        return State(table, intercept, move), [Info(objective)]
+        return State(table, intercept, move, own), [Info(objective)]
 
     def parameters(self, state: State, run: int) -> dict[str, Array]:
         """The parameters by site name; there is one run."""
-        return {"intercept": state.intercept, **self.packing.unpack(state.table)}
+        return {"intercept": state.intercept, **self.packing.unpack(state.table), **state.own}
 
-    def _half(self, side: Side, table: RowValues, intercept: Array) -> tuple[RowValues, RowResult]:
+    def _half(
+        self, side: Side, table: RowValues, intercept: Array, own: dict[str, Array]
+    ) -> tuple[RowValues, RowResult]:
         gram = gram_shift = None
         if self.zero_weight is not None:
             rows = self.packing.rows("item" if side == "user" else "user")
             gram, gram_shift = zero_moments(
                 table.bias[rows], table.factors[rows], intercept, self.zero_weight
             )
-        prior = Prior(intercept, self.scales, self.precision, self.free[side], gram, gram_shift)
+        scales = self.scales | own
+        prior = Prior(intercept, scales, self.precision, self.free[side], gram, gram_shift)
         return half_sweep(
             self.layout, side, table, prior, likelihood=self.model.likelihood.canonical(),
             method=self.method, cg_steps=self.cg_steps, pool=self.pool,

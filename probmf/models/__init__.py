@@ -4,6 +4,7 @@ from probmf.models.factorization import MatrixFactorization
 from probmf.models.likelihood import Bernoulli, Gaussian
 from probmf.models.mixed import MixedData, MixedEffects
 from probmf.models.observations import Observations
+from probmf.models.ordinal import Ordinal
 
 __all__ = [
     "Bernoulli",
@@ -12,4 +13,5 @@ __all__ = [
     "MixedData",
     "MixedEffects",
     "Observations",
+    "Ordinal",
 ]

@@ -14,8 +14,15 @@ from numpyro.distributions import Distribution
 
 from probmf.data import Ratings
 from probmf.models.l2 import Loss, l2_scales
-from probmf.models.likelihood import Gaussian, Likelihood, check_scale, is_number
+from probmf.models.likelihood import (
+    Gaussian,
+    Likelihood,
+    check_scale,
+    is_number,
+    likelihood_scales,
+)
 from probmf.models.observations import Observations
+from probmf.models.ordinal import Ordinal
 
 type Scale = float | ArrayLike | Distribution
 Parameters = Mapping[str, Array]
@@ -42,10 +49,11 @@ class MatrixFactorization:
 
     Args:
         num_factors: Length k of the factors; 0 leaves biases only.
-        likelihood: `Gaussian(noise_scale)` or `Bernoulli(link)`.
+        likelihood: `Gaussian(noise_scale)`, `Bernoulli(link)` or `Ordinal(levels)`.
         intercept: "mean" fixes it at the score that fits all ratings best, a number fixes it
             there, "learned" gives it a flat prior, a NumPyro Normal gives it that prior, and
-            None leaves it out.
+            None leaves it out. With learned cutpoints of an Ordinal likelihood it is zero or a
+            number, since a shift of all cutpoints says the same.
         user_bias: Whether users have a bias.
         item_bias: Whether items have a bias.
         user_scale: Prior standard deviation of user factors: a number, an array with one
@@ -93,7 +101,8 @@ class MatrixFactorization:
             raise ValueError(f"num_factors is {self.num_factors}; expected 0 or more.")
         if not isinstance(self.likelihood, Likelihood):
             raise TypeError(
-                f"likelihood is {self.likelihood!r}; expected Gaussian(...) or Bernoulli(...)."
+                f"likelihood is {self.likelihood!r}; expected Gaussian(...), Bernoulli(...) or "
+                "Ordinal(...)."
             )
         for name in ("user_bias", "item_bias"):
             if not isinstance(getattr(self, name), bool | np.bool_):
@@ -104,6 +113,12 @@ class MatrixFactorization:
         for name in PRIOR_SCALES.values():
             check_scale(name, getattr(self, name))
         _check_intercept(self.intercept)
+        if self.learns_intercept and self.likelihood.learned:
+            raise ValueError(
+                "The intercept and the cutpoints can't both be learned: a shift of the one undoes "
+                "that of the others. Leave intercept out (it is then zero), or give the cutpoints "
+                "as numbers."
+            )
         _check_unobserved_weight(self.unobserved_weight)
         if self.unobserved_weight > 0 and not isinstance(self.likelihood, Gaussian):
             raise ValueError(
@@ -220,6 +235,12 @@ class MatrixFactorization:
         scales |= self.likelihood.scale_sites()
         return [name for name, scale in scales.items() if isinstance(scale, Distribution)]
 
+    @property
+    def learned_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the likelihood's parameters that point estimates find with the rows."""
+        laws = self.likelihood.scale_sites()
+        return {name: tuple(laws[name].event_shape) for name in self.likelihood.learned}
+
     def arguments(self, ratings: Ratings) -> tuple[Observations]:
         """What to call the model with: `MCMC(NUTS(model)).run(key, *model.arguments(ratings))`.
 
@@ -239,6 +260,7 @@ class MatrixFactorization:
                 "Make them with Ratings.from_frame(frame, user=..., item=..., rating=...)."
             )
         self.likelihood.check_ratings(ratings.rating)
+        self.likelihood.check_training(ratings.rating, ratings.weight)
         self._check_rows(ratings.num_users, ratings.num_items)
         self._check_weights(ratings.weight)
         base = self.likelihood.base_score(ratings.rating, ratings.weight)
@@ -329,12 +351,7 @@ class MatrixFactorization:
 
     def fixed_scales(self) -> dict[str, Array]:
         """The likelihood's own scales, when they are numbers."""
-        dtype = jnp.result_type(float)
-        return {
-            name: jnp.asarray(scale, dtype)
-            for name, scale in self.likelihood.scale_sites().items()
-            if not isinstance(scale, Distribution)
-        }
+        return likelihood_scales(self.likelihood, {})
 
     def prior_precision(self, site: str, num_rows: int) -> Float[np.ndarray, " rows"]:
         """Prior precision, 1 / scale squared, of each row of a site with a fixed scale."""
@@ -360,7 +377,7 @@ class MatrixFactorization:
         values = dict(parameters)
         values.setdefault("intercept", self.fixed_intercept(observations.base_score))
         scores = linear_predictor(values, observations.user, observations.item)
-        scales = self.fixed_scales()
+        scales = likelihood_scales(self.likelihood, parameters)
         losses = self.likelihood.loss(scores, observations.rating, scales)
         weight = 1.0 if observations.weight is None else observations.weight
         total = total + jnp.sum(weight * losses)
@@ -379,6 +396,9 @@ class MatrixFactorization:
         if self.learns_intercept:
             mean, precision = self.intercept_prior()
             total = total + 0.5 * precision * jnp.square(parameters["intercept"] - mean)
+        if isinstance(self.likelihood, Ordinal) and self.likelihood.learned:
+            squares = jnp.sum(jnp.square(parameters["cutpoints"]))
+            total = total + 0.5 * self.likelihood.cutpoint_scale**-2 * squares
         return total
 
 

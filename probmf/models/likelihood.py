@@ -2,26 +2,49 @@
 
 Every likelihood answers the same few questions, and nothing else in the package asks which one
 it is: its NumPyro site, its loss, the quadratic that touches that loss at a score and lies above
-it (what alternating least squares solves), and the mean and sd of a rating given a score.
+it (what alternating least squares solves), and the mean, sd and tails of a rating given a score.
+`binary` says that ratings are 0 or 1, `discrete` that they have levels with probabilities, and
+`learned` which parameters of its own point estimates find together with the rows.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeGuard
+from typing import Any, ClassVar, Literal, TypeGuard
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from jax.scipy.special import log_ndtr
+from jax.scipy.special import log_ndtr, ndtr
 from jaxtyping import Array
 from numpyro.distributions import Distribution
 
 from probmf.models.augmentation import draw_between, draw_polya_gamma
+from probmf.models.ordinal import Ordinal
 
 #: Scores or ratings of any shape, on the host or the device.
 Scores = Any
+
+
+def likelihood_scales(likelihood: Any, values: Mapping[str, Any]) -> dict[str, Array]:
+    """The likelihood's own parameters: those in `values`, else those that are numbers.
+
+    Args:
+        likelihood: The likelihood.
+        values: Parameters by site name, such as learned cutpoints.
+
+    Returns:
+        Arrays in JAX's present precision; a parameter with a prior is left out if it has no value.
+    """
+    sites = likelihood.scale_sites()
+    given = {name: values.get(name, scale) for name, scale in sites.items()}
+    dtype = jnp.result_type(float)
+    return {
+        name: jnp.asarray(scale, dtype)
+        for name, scale in given.items()
+        if not isinstance(scale, Distribution)
+    }
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -88,6 +111,8 @@ class Gaussian:
 
     noise_scale: float | Distribution = 1.0
     binary = False
+    discrete = False
+    learned: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         """Check the scale at the door."""
@@ -108,6 +133,9 @@ class Gaussian:
 
     def check_ratings(self, rating: np.ndarray) -> None:
         """Any finite number is a rating; the data door has seen to that."""
+
+    def check_training(self, rating: np.ndarray, weight: np.ndarray | None) -> None:
+        """Ratings of any values tell what there is to tell."""
 
     def observe(
         self,
@@ -145,9 +173,13 @@ class Gaussian:
         """Fisher information of a score, 1 / sigma squared."""
         return jnp.broadcast_to(1.0 / jnp.square(scales["noise_scale"]), scores.shape)
 
-    def mean(self, scores: Scores) -> Scores:
+    def mean(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
         """Expected rating given the score."""
         return scores
+
+    def tail(self, scores: Scores, threshold: Scores, scales: Mapping[str, Array]) -> Scores:
+        """Probability of a rating (of weight one) of at least `threshold` given the score."""
+        return ndtr((jnp.asarray(scores) - threshold) / scales["noise_scale"])
 
     def integrate(self, mean: Scores, sd: Scores, scales: Mapping[str, Array]) -> tuple:
         """Mean and sd of a rating whose score is Normal(mean, sd)."""
@@ -169,12 +201,14 @@ class Bernoulli:
         ValueError: If the link is another.
 
     Example:
-        >>> float(Bernoulli().mean(0.0))
+        >>> float(Bernoulli().mean(0.0, {}))
         0.5
     """
 
     link: Literal["logit", "probit"] = "logit"
     binary = True
+    discrete = True
+    learned: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         """Check the link at the door."""
@@ -199,6 +233,9 @@ class Bernoulli:
                 f"({int(bad.sum())} such rows). Make them 0/1, for example with "
                 "ratings.binarize(threshold), or use a Gaussian likelihood."
             )
+
+    def check_training(self, rating: np.ndarray, weight: np.ndarray | None) -> None:
+        """Zeros alone or ones alone will do: the rows have priors."""
 
     def observe(
         self,
@@ -265,12 +302,25 @@ class Bernoulli:
         log_density = -0.5 * jnp.square(scores) - 0.5 * jnp.log(2 * jnp.pi)
         return jnp.exp(2 * log_density - log_ndtr(scores) - log_ndtr(-scores))
 
-    def mean(self, scores: Scores) -> Scores:
+    def mean(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
         """Probability of a one given the score."""
         scores = jnp.asarray(scores)
         if self.link == "logit":
             return jax.nn.sigmoid(scores)
-        return jax.scipy.special.ndtr(scores)
+        return ndtr(scores)
+
+    def tail(self, scores: Scores, threshold: Scores, scales: Mapping[str, Array]) -> Scores:
+        """Probability of a rating of at least `threshold` given the score."""
+        one, threshold = self.mean(scores, scales), jnp.asarray(threshold)
+        return jnp.where(threshold > 1, 0.0, jnp.where(threshold > 0, one, 1.0))
+
+    def level_probabilities(
+        self, scores: Scores, scales: Mapping[str, Array], sd: Scores = 0.0
+    ) -> Scores:
+        """Probabilities of 0 and 1, on a new last axis, when the score is Normal(scores, sd)."""
+        scores = jnp.asarray(scores)
+        ends = [self.integrate(sign * scores, sd, scales)[0] for sign in (-1.0, 1.0)]
+        return jnp.stack(ends, axis=-1)
 
     def integrate(self, mean: Scores, sd: Scores, scales: Mapping[str, Array]) -> tuple:
         """Probability of a one, and sd of the rating, when the score is Normal(mean, sd).
@@ -279,8 +329,8 @@ class Bernoulli:
         within 0.02 of the integral.
         """
         extra = jnp.square(sd) * (1.0 if self.link == "probit" else jnp.pi / 8)
-        probability = self.mean(mean / jnp.sqrt(1 + extra))
+        probability = self.mean(mean / jnp.sqrt(1 + extra), scales)
         return probability, jnp.sqrt(probability * (1 - probability))
 
 
-Likelihood = Gaussian | Bernoulli
+Likelihood = Gaussian | Bernoulli | Ordinal

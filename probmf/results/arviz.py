@@ -6,6 +6,8 @@ import arviz_base
 import numpy as np
 
 from probmf.data import Ratings, Vocabulary
+from probmf.models.likelihood import Likelihood
+from probmf.models.ordinal import Ordinal
 from probmf.results.draws import Draws
 from probmf.results.mixtures import row_blocks
 from probmf.results.sampling import Sampling
@@ -19,6 +21,7 @@ DIMS = {
     "user_factors": ["user", "factor"],
     "item_factors": ["item", "factor"],
     "rating": ["rating_row"],
+    "cutpoints": ["cutpoint"],
 }
 
 
@@ -54,6 +57,8 @@ def to_datatree(
     for site in ("user_factors", "item_factors"):
         if site in samples:
             coords["factor"] = np.arange(samples[site].shape[-1])
+    if isinstance(draws.model.likelihood, Ordinal):
+        coords["cutpoint"] = np.asarray(draws.model.likelihood.cutpoint_names)
     groups: dict[str, Any] = {"point" if is_point else "posterior": dict(samples)}
     if sampling is not None and sampling.stats:
         groups["sample_stats"] = dict(sampling.stats)
@@ -90,13 +95,13 @@ def _log_likelihood(draws: Draws) -> np.ndarray:
     data, likelihood = draws.data, draws.model.likelihood
     weight = _weights(data)
     noise = draws.noise_scale[:, None]
-    scales: dict[str, Any] = {"noise_scale": noise}
+    scales = _by_draw(draws)
     found = np.empty((draws.num_draws, len(data)), np.float32)
     for rows in row_blocks(len(data), draws.num_draws):
         score, _ = draws.scores(data.user[rows], data.item[rows])
         loss = likelihood.loss(score, data.rating[None, rows], scales)
         found[:, rows] = -weight[rows] * np.asarray(loss)
-        if not likelihood.binary:
+        if not likelihood.discrete:
             own = np.where(weight[rows] > 0, weight[rows], 1.0)
             density = 0.5 * np.log(own / (2 * np.pi)) - np.log(noise)
             found[:, rows] += np.where(weight[rows] > 0, density, 0.0)
@@ -110,13 +115,29 @@ def _draw_ratings(draws: Draws, rng: np.random.Generator) -> np.ndarray:
     found = np.empty((draws.num_draws, len(data)), np.float32)
     for rows in row_blocks(len(data), draws.num_draws):
         score, _ = draws.scores(data.user[rows], data.item[rows])
-        if likelihood.binary:
-            found[:, rows] = rng.random(score.shape) < np.asarray(likelihood.mean(score))
+        if likelihood.discrete:
+            found[:, rows] = _draw_levels(likelihood, score, _by_draw(draws), rng)
         else:
             own = np.where(weight[rows] > 0, weight[rows], 1.0)
             noise = draws.noise_scale[:, None] / np.sqrt(own)
             found[:, rows] = score + noise * rng.standard_normal(score.shape)
     return _by_chain(draws, found)
+
+
+def _draw_levels(
+    likelihood: Likelihood, score: np.ndarray, scales: dict[str, Any], rng: np.random.Generator
+) -> np.ndarray:
+    """A level for each score: the number of tails above it that a uniform number lies below."""
+    levels = likelihood.levels if isinstance(likelihood, Ordinal) else (0.0, 1.0)
+    chance, found = rng.random(score.shape), np.full(score.shape, levels[0])
+    for level in levels[1:]:
+        found[chance < np.asarray(likelihood.tail(score, level, scales))] = level
+    return found
+
+
+def _by_draw(draws: Draws) -> dict[str, Any]:
+    """The likelihood's own parameters, to broadcast against scores by draw and row."""
+    return {name: value[:, None] for name, value in draws.likelihood_scales().items()}
 
 
 def _weights(data: Ratings) -> np.ndarray:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from probmf.data import Ratings
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
+from probmf.models.likelihood import likelihood_scales
 from probmf.results import row_problem
 from probmf.results.row_problem import RowProblem, to_device
 from probmf.results.side_ratings import Batch, SideRatings
@@ -38,6 +39,11 @@ class Conditionals:
     def num_columns(self) -> int:
         """Length of a row: the bias and the factors."""
         return 1 + int(self.model.num_factors)
+
+    @property
+    def scales(self) -> dict[str, Any]:
+        """The likelihood's own parameters at the fit's values."""
+        return likelihood_scales(self.model.likelihood, self.parameters)
 
     @cached_property
     def rows(self) -> dict[Side, Float[np.ndarray, "rows d"]]:
@@ -130,7 +136,7 @@ class Conditionals:
         variance = self.prior_variance(side, codes)
         values = self.rows[side][codes]
         intercept = np.asarray(self.parameters["intercept"])
-        scales = {name: np.asarray(value) for name, value in self.model.fixed_scales().items()}
+        scales = {name: np.asarray(value) for name, value in self.scales.items()}
         gram = gram_shift = None
         if self.model.unobserved_weight > 0:
             weight = self.model.unobserved_weight / np.square(scales["noise_scale"])

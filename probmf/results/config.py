@@ -8,6 +8,7 @@ from numpyro.distributions import Distribution, Normal
 
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.models.likelihood import Bernoulli, Gaussian, Likelihood
+from probmf.models.ordinal import Ordinal
 from probmf.results.history import History
 from probmf.results.laws import is_law, read_law, write_law
 from probmf.results.sampling import Sampling
@@ -146,6 +147,14 @@ def _write_intercept(intercept: Any) -> Any:
 def _write_likelihood(likelihood: Likelihood) -> dict[str, Any]:
     if isinstance(likelihood, Bernoulli):
         return {"kind": "bernoulli", "link": likelihood.link}
+    if isinstance(likelihood, Ordinal):
+        learned = isinstance(likelihood.cutpoints, str)
+        return {
+            "kind": "ordinal",
+            "levels": list(likelihood.levels),
+            "cutpoints": "learned" if learned else list(likelihood.cutpoints),
+            "cutpoint_scale": likelihood.cutpoint_scale,
+        }
     scale = likelihood.noise_scale
     if isinstance(scale, Distribution):
         return {"kind": "gaussian", "noise_scale": write_law("noise_scale", scale)}
@@ -156,4 +165,6 @@ def _read_likelihood(config: Mapping[str, Any]) -> Likelihood:
     if config["kind"] == "gaussian":
         scale = config["noise_scale"]
         return Gaussian(read_law(scale) if is_law(scale) else scale)
+    if config["kind"] == "ordinal":
+        return Ordinal(config["levels"], config["cutpoints"], config["cutpoint_scale"])
     return Bernoulli(config["link"])

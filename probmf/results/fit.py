@@ -79,9 +79,13 @@ class Fit:
         """Shapes of the sites that have to be there, and of those that are."""
         users, items = self.data.num_users, self.data.num_items
         shapes: dict[str, tuple[int, ...]] = {"intercept": ()}
-        shapes |= self.model.site_shapes(users, items)
+        shapes |= self.model.site_shapes(users, items) | self.model.learned_shapes
         if self.sampling is not None:
-            shapes = {site: shape for site, shape in shapes.items() if site in samples or not shape}
+            shapes = {
+                site: shape
+                for site, shape in shapes.items()
+                if site in samples or not shape or site in self.model.learned_shapes
+            }
             if not self.model.learns_intercept and "intercept" not in samples:
                 del shapes["intercept"]
         for name in self.model.random_scales():

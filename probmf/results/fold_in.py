@@ -11,6 +11,7 @@ from numpyro.distributions import Distribution
 from probmf.data import Ratings
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.models.likelihood import check_scale
+from probmf.models.ordinal import Ordinal
 from probmf.results.conditional import Conditionals
 
 
@@ -51,7 +52,11 @@ def add_users(
 def check_new_ratings(model: MatrixFactorization, new_ratings: Ratings) -> None:
     """Refuse what is no ratings, or ratings that don't suit the model."""
     # A model without scales per row checks the new ratings' values and weights at its door.
+    # They need not have every level of ordinal ratings: the cutpoints stay where they are.
     alike: dict[str, Any] = dict.fromkeys(PRIOR_SCALES.values(), 1.0)
+    if isinstance(model.likelihood, Ordinal) and isinstance(new_ratings, Ratings):
+        middle = tuple(range(model.likelihood.num_levels - 1))
+        alike["likelihood"] = replace(model.likelihood, cutpoints=middle)
     replace(model, **alike).arguments(new_ratings)
 
 

@@ -10,8 +10,15 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import ndtri
 
 from probmf.data.ids import read_ids, to_arrow
+from probmf.models.ordinal import Ordinal
 from probmf.results.asked import check_interval, read_pairs
 from probmf.results.draws import Draws
+from probmf.results.levels import (
+    averaged_probabilities,
+    level_interval,
+    level_moments,
+    level_probabilities,
+)
 from probmf.results.mixtures import mixture_quantiles, row_blocks, tails
 from probmf.results.plug_in import PlugIn
 from probmf.results.side_ratings import power_of_two
@@ -28,10 +35,13 @@ class Predictions:
             for, or there are many draws, averaged over the uncertainty of the score).
         sd: Standard deviation of the rating, noise included; None if no interval was asked for.
         lower: Lower end of the interval: for Gaussian ratings of the rating itself, for yes/no
-            data of the probability.
+            data of the probability; for ordinal ratings the quantile, which is a level.
         upper: Upper end of the interval.
         known_user: False where the user has no ratings in the fit: the prior is used.
         known_item: False where the item has none.
+        probabilities: Of ordinal ratings the probability of each level, shape (n, K), averaged
+            over the same uncertainty as `mean`; otherwise None.
+        levels: The K levels of ordinal ratings, otherwise None.
     """
 
     user: np.ndarray
@@ -42,6 +52,8 @@ class Predictions:
     upper: Float[np.ndarray, " n"] | None
     known_user: Bool[np.ndarray, " n"]
     known_item: Bool[np.ndarray, " n"]
+    probabilities: Float[np.ndarray, "n K"] | None = None
+    levels: tuple[float, ...] | None = None
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -60,7 +72,8 @@ class Predictions:
         """The predictions as an Arrow table (`.to_pandas()` and `polars.from_arrow` follow).
 
         Returns:
-            One line per pair, with a column for each field that is not None.
+            One line per pair, with a column for each field that is not None, and one for the
+            probability of each level of ordinal ratings, as "probability_4".
 
         Raises:
             TypeError: If the kind of the ids has no Arrow type.
@@ -71,6 +84,9 @@ class Predictions:
         for name in ("mean", "sd", "lower", "upper", "known_user", "known_item"):
             if getattr(self, name) is not None:
                 columns[name] = getattr(self, name)
+        if self.probabilities is not None and self.levels is not None:
+            for place, level in enumerate(self.levels):
+                columns[f"probability_{level:g}"] = self.probabilities[:, place]
         return pa.table(columns)
 
 
@@ -81,6 +97,7 @@ class Moments(NamedTuple):
     sd: Float[np.ndarray, " n"] | None
     lower: Float[np.ndarray, " n"] | None
     upper: Float[np.ndarray, " n"] | None
+    probabilities: Float[np.ndarray, "n K"] | None = None
 
 
 def predict(
@@ -89,7 +106,8 @@ def predict(
     """Predict pairs; see `Fit.predict`."""
     if interval is not None:
         check_interval(interval)
-    data = source.data if isinstance(source, Draws) else source.conditionals.data
+    of = source if isinstance(source, Draws) else source.conditionals
+    data, likelihood = of.data, of.model.likelihood
     users, items = read_pairs(pairs, data, user=user, item=item)
     found = (
         summarize_draws(source, users.codes, items.codes, interval)
@@ -97,8 +115,9 @@ def predict(
         else summarize_point(source, users.codes, items.codes, interval)
     )
     return Predictions(
-        users.ids, items.ids, *found, source.known("user", users.codes),
-        source.known("item", items.codes),
+        users.ids, items.ids, found.mean, found.sd, found.lower, found.upper,
+        source.known("user", users.codes), source.known("item", items.codes),
+        found.probabilities, likelihood.levels if isinstance(likelihood, Ordinal) else None,
     )  # fmt: skip
 
 
@@ -110,9 +129,17 @@ def summarize_point(
 ) -> Moments:
     """Ratings of pairs of codes under a point fit."""
     score = plug_in.means(user, item)
+    likelihood = plug_in.conditionals.model.likelihood
+    score_sd = np.zeros_like(score)
+    if interval is not None:
+        score_sd = np.sqrt(plug_in.variances(user, item))
+    if isinstance(likelihood, Ordinal):
+        scales = plug_in.conditionals.scales
+        return _of_levels(
+            likelihood, level_probabilities(likelihood, score, score_sd, scales), interval
+        )
     if interval is None:
         return Moments(expected(plug_in, score), None, None, None)
-    score_sd = np.sqrt(plug_in.variances(user, item))
     mean, sd = moments(plug_in, score, score_sd)
     return Moments(mean, sd, *interval_ends(plug_in, score, score_sd, interval))
 
@@ -124,11 +151,22 @@ def summarize_draws(
     interval: float | None,
 ) -> Moments:
     """Ratings of pairs of codes under many draws: averages and quantiles over the draws."""
+    likelihood = draws.model.likelihood
+    if isinstance(likelihood, Ordinal):
+        chance = averaged_probabilities(draws, likelihood, user, item)
+        return _of_levels(likelihood, chance, interval)
     found = np.empty((4, len(user)))
     for rows in row_blocks(len(user), draws.num_draws):
         found[:, rows] = _summarize_block(draws, user[rows], item[rows], interval)
     mean, sd, lower, upper = found
     return Moments(mean, None, None, None) if interval is None else Moments(mean, sd, lower, upper)
+
+
+def _of_levels(likelihood: Ordinal, chance: np.ndarray, interval: float | None) -> Moments:
+    mean, sd = level_moments(likelihood, chance)
+    if interval is None:
+        return Moments(mean, None, None, None, chance)
+    return Moments(mean, sd, *level_interval(likelihood, chance, interval), chance)
 
 
 def _summarize_block(
@@ -156,12 +194,13 @@ def _summarize_block(
             ends[:, some] = mixture_quantiles(
                 score[:, some], np.sqrt(variance[:, some]), tails(interval)
             )
-    return [mean, np.sqrt(mean * (1 - mean)), *np.asarray(likelihood.mean(ends), np.float64)]
+    return [mean, np.sqrt(mean * (1 - mean)), *np.asarray(likelihood.mean(ends, {}), np.float64)]
 
 
 def expected(plug_in: PlugIn, score: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Expected ratings (probabilities for yes/no data) at given scores."""
-    (mean,) = _evenly(lambda scores: (plug_in.conditionals.model.likelihood.mean(scores),), score)
+    rows = plug_in.conditionals
+    (mean,) = _evenly(lambda scores: (rows.model.likelihood.mean(scores, rows.scales),), score)
     return mean
 
 
@@ -169,9 +208,9 @@ def moments(
     plug_in: PlugIn, score: Float[np.ndarray, " n"], score_sd: Float[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Means and standard deviations of ratings whose scores are Normal."""
-    model = plug_in.conditionals.model
+    rows = plug_in.conditionals
     mean, sd = _evenly(
-        lambda m, s: model.likelihood.integrate(m, s, model.fixed_scales()), score, score_sd
+        lambda m, s: rows.model.likelihood.integrate(m, s, rows.scales), score, score_sd
     )
     return mean, sd
 
@@ -183,7 +222,11 @@ def interval_ends(
     interval: float,
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Ends of the interval of the rating, or for yes/no data of the probability of a one."""
-    if not plug_in.conditionals.model.likelihood.binary:
+    likelihood = plug_in.conditionals.model.likelihood
+    if isinstance(likelihood, Ordinal):
+        chance = level_probabilities(likelihood, score, score_sd, plug_in.conditionals.scales)
+        return level_interval(likelihood, chance, interval)
+    if not likelihood.binary:
         return intervals(score, moments(plug_in, score, score_sd)[1], interval)
     lower, upper = intervals(score, score_sd, interval)
     return expected(plug_in, lower), expected(plug_in, upper)

@@ -126,10 +126,11 @@ def _means(draws: Draws, codes: np.ndarray, items: np.ndarray) -> np.ndarray:
     for some in _draw_blocks(draws, len(codes) + len(items)):
         users, others = _pairs_of_rows(draws, codes, items, some)
         spread = new[None, :, None] * scales[some][:, None, :]
+        own = {name: to_device(value) for name, value in draws.likelihood_scales(some).items()}
         total += np.asarray(
             _sum_of_means(
-                *map(to_device, (users, others, spread)),
-                likelihood=likelihood, strangers=bool(new.any()) and likelihood.binary,
+                *map(to_device, (users, others, spread)), own,
+                likelihood=likelihood, strangers=bool(new.any()) and likelihood.discrete,
             )
         )  # fmt: skip
     return total / draws.num_draws
@@ -137,19 +138,25 @@ def _means(draws: Draws, codes: np.ndarray, items: np.ndarray) -> np.ndarray:
 
 @partial(jax.jit, static_argnames=("likelihood", "strangers"))
 def _sum_of_means(
-    users: Array, items: Array, spread: Array, *, likelihood: Likelihood, strangers: bool
+    users: Array,
+    items: Array,
+    spread: Array,
+    scales: dict[str, Array],
+    *,
+    likelihood: Likelihood,
+    strangers: bool,
 ) -> Array:
-    def add(total: Array, draw: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        x, y, scale = draw
+    def add(total: Array, draw: tuple[Array, Array, Array, dict[str, Array]]) -> tuple[Array, None]:
+        x, y, scale, own = draw
         score = x @ y.T
         if not strangers:
-            return total + likelihood.mean(score), None
+            return total + likelihood.mean(score, own), None
         length = jnp.sum(jnp.square(y[:, 2:]), axis=1)
         variance = jnp.square(scale[:, :1]) + jnp.square(scale[:, 1:]) * length[None, :]
-        return total + likelihood.integrate(score, jnp.sqrt(variance), {})[0], None
+        return total + likelihood.integrate(score, jnp.sqrt(variance), own)[0], None
 
     start = jnp.zeros((users.shape[1], items.shape[1]), users.dtype)
-    return lax.scan(add, start, (users, items, spread))[0]
+    return lax.scan(add, start, (users, items, spread, scales))[0]
 
 
 def _draw_strangers(

@@ -166,7 +166,7 @@ def precision_factors(problem: RowProblem, *, likelihood: Likelihood) -> Array:
 def find_modes(problem: RowProblem, *, likelihood: Likelihood) -> Array:
     """The rows' modes, on the device."""
     start = jnp.zeros_like(problem.value)
-    if not likelihood.binary:
+    if not likelihood.discrete:
         # The second step removes the rounding of the first.
         return _bound_step(problem, _bound_step(problem, start, likelihood), likelihood)
     tolerance = jnp.finfo(start.dtype).eps ** 0.75

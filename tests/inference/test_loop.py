@@ -257,7 +257,7 @@ def test_held_out_error_of_yes_no_data_is_the_weighted_log_loss(link: str, weigh
     rating = np.array([1.0, 0.0, 1.0])
     held_out = observations(rating, WEIGHTS if weighted else None)
     parameters = {"intercept": jnp.asarray(1.0), "user_bias": jnp.asarray([0.0, 0.5])}
-    chance = np.asarray(Bernoulli(link).mean(jnp.asarray([1.0, 1.5, 1.0])), float)
+    chance = np.asarray(Bernoulli(link).mean(jnp.asarray([1.0, 1.5, 1.0]), {}), float)
     losses = -np.log(np.where(rating == 1, chance, 1 - chance))
     wanted = np.average(losses, weights=WEIGHTS if weighted else None)
     got = Validation(held_out, Bernoulli(link)).error(parameters)

@@ -124,7 +124,7 @@ def test_information_is_the_expected_curvature(link: str) -> None:
     with jax.enable_x64(True):
         scores = jnp.linspace(-4, 4, 33)
         second = jax.vmap(jax.grad(jax.grad(lambda s, r: likelihood.loss(s, r, {}))))
-        chance = likelihood.mean(scores)
+        chance = likelihood.mean(scores, {})
         no, yes = jnp.zeros_like(scores), jnp.ones_like(scores)
         expected = (1 - chance) * second(scores, no) + chance * second(scores, yes)
         np.testing.assert_allclose(likelihood.information(scores, {}), expected, rtol=1e-8)
@@ -134,13 +134,13 @@ def test_gaussian_information_and_mean() -> None:
     scores = jnp.linspace(-1, 1, 5)
     information = Gaussian(SIGMA).information(scores, scales_for("gaussian"))
     np.testing.assert_allclose(information, np.full(5, SIGMA**-2), rtol=1e-6)
-    np.testing.assert_array_equal(Gaussian(SIGMA).mean(scores), scores)
+    np.testing.assert_array_equal(Gaussian(SIGMA).mean(scores, scales_for("gaussian")), scores)
 
 
 @pytest.mark.parametrize("link", ["logit", "probit"])
 def test_mean_is_the_inverse_link(link: str, x64: bool) -> None:
     law = special.expit if link == "logit" else stats.norm.cdf
-    got = Bernoulli(link).mean(jnp.asarray(GRID))
+    got = Bernoulli(link).mean(jnp.asarray(GRID), {})
     np.testing.assert_allclose(got, law(GRID), rtol=1e-10 if x64 else 1e-5)
 
 
@@ -187,7 +187,7 @@ def test_extreme_scores_are_finite_in_float32(name: str) -> None:
         values = [likelihood.loss(scores, ratings, scales), curvature, slope]
         assert all(np.isfinite(value).all() for value in values)
         assert (np.asarray(curvature) > 0).all()
-    values = [likelihood.information(scores, scales), likelihood.mean(scores)]
+    values = [likelihood.information(scores, scales), likelihood.mean(scores, scales)]
     values += [*likelihood.integrate(scores, jnp.asarray(1.0), scales)]
     assert all(np.isfinite(value).all() for value in values)
     assert (np.asarray(values[0]) >= 0).all()

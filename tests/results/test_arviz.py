@@ -109,7 +109,7 @@ def test_log_likelihood_of_yes_and_no(draw_ratings: Any) -> None:
     fit = posterior(MatrixFactorization(1, Bernoulli(), item_bias=False), data)
     tree = fit.to_arviz(posterior_predictive=True, log_likelihood=True, key=0)
     p = np.array([
-        np.asarray(fit.model.likelihood.mean(score))
+        np.asarray(fit.model.likelihood.mean(score, {}))
         for score in fit._draws.scores(data.user, data.item)[0]
     ])  # fmt: skip
     expected = bernoulli.logpmf(data.rating.astype(int), p)

@@ -127,7 +127,7 @@ def test_blocks_change_nothing(draw_ratings: Any, monkeypatch: pytest.MonkeyPatc
 def test_recommendations_by_mean(likelihood: Any, draw_ratings: Any) -> None:
     fit = many(MatrixFactorization(2, likelihood), draw_ratings(binary=likelihood.binary))
     found = fit.recommend(k=4, interval=0.9)
-    mean = np.asarray(likelihood.mean(all_scores(fit))).mean(axis=0)
+    mean = np.asarray(likelihood.mean(all_scores(fit), {})).mean(axis=0)
     mean[fit.data.user, fit.data.item] = -np.inf
     np.testing.assert_array_equal(found.code, np.argsort(-mean, axis=1)[:, :4])
     user = np.repeat(np.arange(14), 4)

@@ -1,0 +1,172 @@
+"""Cutpoints of ordinal ratings given the scores: their density's derivatives, and Newton's step."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from probmf.models.factorization import MatrixFactorization, Parameters, linear_predictor
+from probmf.models.observations import Observations
+from probmf.models.ordered import edges, end_densities, log_interval
+from probmf.models.ordinal import Ordinal
+
+#: Ratings that are summed over on the device; the sums are added up on the host, in float64.
+CHUNK = 4096
+#: Halvings of Newton's step before it is given up for this sweep.
+MAX_HALVINGS = 12
+
+
+class CutpointSums(NamedTuple):
+    """Minus log likelihood of cutpoints given the scores, with its derivatives; a pytree.
+
+    Attributes:
+        loss: Its value.
+        gradient: Its gradient.
+        diagonal: The diagonal of its Hessian, which is tridiagonal and positive semidefinite.
+        beside: The diagonal beside that.
+    """
+
+    loss: Float[Array, "..."]
+    gradient: Float[Array, "... c"]
+    diagonal: Float[Array, "... c"]
+    beside: Float[Array, "... c_less_1"]
+
+
+def cutpoint_sums(
+    scores: Float[Array, " n"],
+    rating: Float[Array, " n"],
+    weight: Float[Array, " n"],
+    cutpoints: Float[Array, " c"],
+    levels: tuple[float, ...],
+) -> CutpointSums:
+    r"""Sums over ratings of :math:`-\log P(r \mid \eta)`, and derivatives by the cutpoints.
+
+    With :math:`u = \phi(b) / P` and :math:`l = \phi(a) / P` at the ends a, b of a rating's interval
+    of probability P, the derivatives are -u and l, the second ones :math:`u (u + b)`,
+    :math:`l (l - a)` and, mixed, :math:`-u l`.
+
+    Args:
+        scores: Scores.
+        rating: Ratings, each at one of the levels.
+        weight: Their weights; 0 where there is no rating.
+        cutpoints: Increasing cutpoints.
+        levels: The levels.
+
+    Returns:
+        The sums. Cost O(n x levels).
+    """
+    lower, upper = edges(rating, cutpoints, levels)
+    a, b = lower - scores, upper - scores
+    log_mass = log_interval(a, b)
+    at_a, at_b = end_densities(a, b, log_mass)
+    terms = [-log_mass, at_b, at_a, at_b * (at_b + b), at_a * (at_a - a), at_a * at_b]
+    by_rating = jnp.where(weight > 0, weight * jnp.stack(terms), 0.0)
+    own = jnp.stack([_near(rating, levels, place) for place in range(len(levels))], axis=1)
+    loss, up, down, up_up, down_down, up_down = by_rating @ own.astype(scores.dtype)
+    return CutpointSums(
+        loss=jnp.sum(loss),
+        gradient=down[1:] - up[:-1],
+        diagonal=up_up[:-1] + down_down[1:],
+        beside=-up_down[1:-1],
+    )
+
+
+def _near(rating: Array, levels: tuple[float, ...], place: int) -> Array:
+    """Whether ratings are nearest to one of the levels."""
+    near = jnp.ones_like(rating, dtype=bool)
+    if place > 0:
+        near = near & (rating > 0.5 * (levels[place - 1] + levels[place]))
+    if place < len(levels) - 1:
+        near = near & (rating < 0.5 * (levels[place] + levels[place + 1]))
+    return near
+
+
+class CutpointStep:
+    """Newton's step on learned cutpoints given all scores; it never raises the objective.
+
+    Args:
+        model: A factorization whose cutpoints are learned.
+        observations: Its data.
+    """
+
+    def __init__(self, model: MatrixFactorization, observations: Observations) -> None:
+        """Cut the ratings in chunks."""
+        assert isinstance(model.likelihood, Ordinal)  # noqa: S101 (for type checkers)
+        self.likelihood = model.likelihood
+        rating = jnp.asarray(observations.rating)
+        weight = jnp.ones_like(rating) if observations.weight is None else observations.weight
+        columns = (observations.user, observations.item, rating, weight)
+        self.columns = [_cut(column) for column in columns]
+
+    def __call__(self, parameters: Parameters) -> tuple[Array, float]:
+        """The next cutpoints, and the part of the objective that ratings and cutpoints have there.
+
+        Args:
+            parameters: Values by site name.
+
+        Returns:
+            Both. If no step lowers that part, the cutpoints are the same as before.
+        """
+        user, item, rating, weight = self.columns
+        scores = _scores({k: v for k, v in parameters.items() if k != "cutpoints"}, user, item)
+        old = parameters["cutpoints"]
+
+        def sums(cutpoints: np.ndarray) -> CutpointSums:
+            found = _sums(
+                scores, rating, weight, jnp.asarray(cutpoints, old.dtype),
+                levels=self.likelihood.levels,
+            )  # fmt: skip
+            total: Any = [np.asarray(part, np.float64).sum(axis=0) for part in found]
+            return self._with_prior(CutpointSums(*total), cutpoints)
+
+        cutpoints, loss = newton_step(sums, np.asarray(old, np.float64))
+        return jnp.asarray(cutpoints, old.dtype), loss
+
+    def _with_prior(self, sums: CutpointSums, cutpoints: np.ndarray) -> CutpointSums:
+        precision = self.likelihood.cutpoint_scale**-2
+        return sums._replace(
+            loss=sums.loss + 0.5 * precision * np.sum(np.square(cutpoints)),
+            gradient=sums.gradient + precision * cutpoints,
+            diagonal=sums.diagonal + precision,
+        )
+
+
+def newton_step(
+    sums: Callable[[np.ndarray], CutpointSums], start: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """One step towards the minimum of a convex function of cutpoints, halved until it descends."""
+    here = sums(start)
+    hessian = np.diag(here.diagonal) + np.diag(here.beside, 1) + np.diag(here.beside, -1)
+    step = -np.linalg.solve(hessian, here.gradient)
+    for _ in range(MAX_HALVINGS):
+        # In the precision that they are kept in, so that what is returned is what was tried.
+        new = np.asarray(start + step, jnp.result_type(float)).astype(np.float64)
+        if np.all(np.diff(new) > 0):
+            loss = float(sums(new).loss)
+            if loss <= float(here.loss):
+                return new, loss
+        step = 0.5 * step
+    return start, float(here.loss)
+
+
+def _cut(values: Array) -> Array:
+    return jnp.pad(values, (0, -len(values) % CHUNK)).reshape(-1, CHUNK)
+
+
+@jax.jit
+def _scores(parameters: dict[str, Array], user: Array, item: Array) -> Array:
+    return jax.lax.map(lambda pair: linear_predictor(parameters, *pair), (user, item))
+
+
+@partial(jax.jit, static_argnames="levels")
+def _sums(
+    scores: Array, rating: Array, weight: Array, cutpoints: Array, *, levels: tuple[float, ...]
+) -> CutpointSums:
+    def one(chunk: tuple[Array, Array, Array]) -> CutpointSums:
+        return cutpoint_sums(*chunk, cutpoints, levels)
+
+    return jax.lax.map(one, (scores, rating, weight))

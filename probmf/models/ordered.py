@@ -1,0 +1,175 @@
+"""Ordered cutpoints, and the probability of a standard Normal between two of them.
+
+Levels are told apart by the midpoints between them, and all loops over levels are unrolled: in a
+compiled program they are elementwise operations, without a gather.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import log_ndtr, ndtr
+from jaxtyping import Array, Float
+from numpyro.distributions import Distribution, constraints
+
+#: Stands for an infinite end of an interval; its square is finite in single precision.
+FAR = 1e10
+
+
+def cutpoint(cutpoints: Array, place: int) -> Array:
+    """One of the cutpoints; leading axes broadcast against the scores."""
+    return jnp.asarray(cutpoints)[..., place]
+
+
+def edges(rating: Array, cutpoints: Array, levels: Sequence[float]) -> tuple[Array, Array]:
+    """The cutpoints below and above a rating's level, -FAR and FAR at the ends.
+
+    Args:
+        rating: Ratings, each at one of the levels.
+        cutpoints: Cutpoints on the last axis.
+        levels: The K increasing levels.
+
+    Returns:
+        Both, in the shape of the ratings.
+    """
+    middles = [0.5 * (low + high) for low, high in pairwise(levels)]
+    lower, upper = jnp.asarray(-FAR), jnp.asarray(FAR)
+    for place, middle in enumerate(middles):
+        lower = jnp.where(rating > middle, cutpoint(cutpoints, place), lower)
+    for place, middle in reversed(list(enumerate(middles))):
+        upper = jnp.where(rating < middle, cutpoint(cutpoints, place), upper)
+    return lower, upper
+
+
+@jax.custom_jvp
+def log_interval(a: Array, b: Array) -> Array:
+    r"""Log of :math:`\Phi(b) - \Phi(a)`, :math:`a < b`, right in the tails and where b is near a.
+
+    An interval above zero is mirrored. A narrow one about m of half width h is
+    :math:`2 h \phi(m) \exp((m^2 - 1) h^2 / 6)` up to fourth powers of h and m h.
+    """
+    mirrored = a + b > 0
+    a, b = jnp.where(mirrored, -b, a), jnp.where(mirrored, -a, b)
+    middle, half = 0.5 * (a + b), 0.5 * (b - a)
+    narrow = half * (1 + jnp.abs(middle)) < (180 * jnp.finfo(a.dtype).eps) ** 0.2
+    top = log_ndtr(b)
+    ratio = jnp.where(narrow, -1.0, log_ndtr(a) - top)
+    share = jnp.where(ratio > -0.7, jnp.log(-jnp.expm1(ratio)), jnp.log1p(-jnp.exp(ratio)))
+    # The other branch's values are kept finite.
+    half, middle = jnp.where(narrow, half, 1.0), jnp.where(narrow, middle, 0.0)
+    series = jnp.log(2 * half) + (jnp.square(middle) - 1) * jnp.square(half) / 6
+    return jnp.where(narrow, log_density(middle) + series, top + share)
+
+
+@log_interval.defjvp
+def _log_interval_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple:
+    a, b = primals
+    value = log_interval(a, b)
+    at_a, at_b = end_densities(a, b, value)
+    return value, at_b * tangents[1] - at_a * tangents[0]
+
+
+def end_densities(a: Array, b: Array, log_mass: Array) -> tuple[Array, Array]:
+    r"""Densities at the ends of an interval, given that it is hit: :math:`\phi(a) / P`, and b's."""
+    return jnp.exp(log_density(a) - log_mass), jnp.exp(log_density(b) - log_mass)
+
+
+def log_density(x: Array) -> Array:
+    """Log density of a standard Normal."""
+    return -0.5 * jnp.square(x) - 0.5 * math.log(2 * math.pi)
+
+
+def truncated_mean(a: Array, b: Array) -> Array:
+    """Mean of a standard Normal between a and b; it never leaves the interval."""
+    at_a, at_b = end_densities(a, b, log_interval(a, b))
+    return jnp.clip(at_a - at_b, a, b)
+
+
+class OrderedNormal(Distribution):
+    r"""Independent Normal(0, scale) numbers put in order.
+
+    The density is :math:`n! \prod_k N(c_k; 0, s^2)` on the increasing vectors: proper and
+    log-concave.
+
+    Args:
+        scale: Standard deviation s before they are put in order.
+        size: How many numbers, n.
+        validate_args: As for all of NumPyro's distributions.
+    """
+
+    arg_constraints = {"scale": constraints.positive}  # noqa: RUF012 (as NumPyro has it)
+    support = constraints.ordered_vector
+    reparametrized_params = ["scale"]  # noqa: RUF012
+
+    def __init__(self, scale: Any, size: int, *, validate_args: bool | None = None) -> None:
+        """Keep the scale."""
+        self.scale = scale
+        super().__init__((), (size,), validate_args=validate_args)
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Float[Array, "... n"]:
+        """Sorted draws."""
+        draws = jax.random.normal(key, (*sample_shape, *self.event_shape))
+        return jnp.sort(self.scale * draws, axis=-1)
+
+    def log_prob(self, value: Any, intermediates: Any = None) -> Any:
+        """Log density; that the values increase is not checked."""
+        value = jnp.asarray(value)
+        size = self.event_shape[0]
+        each = log_density(value / self.scale) - jnp.log(jnp.asarray(self.scale, value.dtype))
+        return jnp.sum(each, axis=-1) + math.lgamma(size + 1)
+
+
+class OrderedProbit(Distribution):
+    r"""A rating at one of K levels, :math:`P(r \le \ell_k) = \Phi(c_k - \eta)`.
+
+    Args:
+        scores: The scores :math:`\eta`.
+        cutpoints: The K - 1 increasing cutpoints.
+        levels: The K levels, increasing numbers.
+        validate_args: As for all of NumPyro's distributions.
+    """
+
+    arg_constraints = {  # noqa: RUF012
+        "scores": constraints.real, "cutpoints": constraints.ordered_vector,
+    }  # fmt: skip
+    support = constraints.real
+    pytree_aux_fields = ("levels",)
+
+    def __init__(
+        self,
+        scores: Any,
+        cutpoints: Any,
+        levels: tuple[float, ...],
+        *,
+        validate_args: bool | None = None,
+    ) -> None:
+        """Keep the parameters."""
+        self.scores, self.cutpoints, self.levels = scores, cutpoints, levels
+        super().__init__(jnp.shape(scores), (), validate_args=validate_args)
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Levels of Normal variables with sd one about the scores."""
+        noise = jax.random.normal(key, (*sample_shape, *self.batch_shape))
+        latent = jnp.broadcast_to(self.scores, noise.shape) + noise
+        return level_of(latent, self.cutpoints, self.levels)
+
+    def log_prob(self, value: Any, intermediates: Any = None) -> Any:
+        """Log probability of the level nearest to the value."""
+        lower, upper = edges(value, self.cutpoints, self.levels)
+        return log_interval(lower - self.scores, upper - self.scores)
+
+
+def level_of(latent: Array, cutpoints: Array, levels: Sequence[float]) -> Array:
+    """The level that a latent number falls in."""
+    rating = jnp.full_like(latent, levels[0])
+    for place, level in enumerate(levels[1:]):
+        rating = jnp.where(latent > cutpoint(cutpoints, place), level, rating)
+    return rating
+
+
+def tail_probabilities(scores: Array, cutpoints: Array, count: int) -> list[Array]:
+    """Probabilities that the latent number lies above each of the `count` cutpoints."""
+    return [ndtr(scores - cutpoint(cutpoints, place)) for place in range(count)]
