@@ -14,7 +14,9 @@ from probmf.cli import options
 from probmf.cli.console import heading, note, out, plain_errors, plain_table
 from probmf.cli.reading import Columns, read_ratings, same_kind_of_ids
 from probmf.data import Ratings
+from probmf.models import Ordinal
 from probmf.results import Fit
+from probmf.results.levels import level_interval, level_moments
 from probmf.results.predict import intervals
 
 #: Probabilities of the intervals whose coverage is reported.
@@ -81,7 +83,18 @@ def evaluation(
         "num_unknown_user": int(np.sum(~predicted.known_user)),
         "num_unknown_item": int(np.sum(~predicted.known_item)),
     }
-    if fit.model.likelihood.binary:
+    likelihood = fit.model.likelihood
+    if isinstance(likelihood, Ordinal) and predicted.probabilities is not None:
+        chance = predicted.probabilities
+        shares = likelihood.counts(fit.data.rating, fit.data.weight)
+        constant = np.tile(shares / shares.sum(), (len(test), 1))
+        result["errors"] = _level_errors(observed, chance, likelihood)
+        result["constant"] = _level_errors(observed, constant, likelihood)
+        result["coverage"] = {
+            f"{level:g}": metrics.coverage(observed, *level_interval(likelihood, chance, level))
+            for level in LEVELS
+        }
+    elif likelihood.binary:
         share = np.full(len(test), np.clip(fit.data.mean, 1e-6, 1 - 1e-6))
         result["errors"] = _binary_errors(observed, np.asarray(predicted.mean, dtype=np.float64))
         result["constant"] = _binary_errors(observed, share)
@@ -146,6 +159,18 @@ def _errors(observed: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> dict[str,
         "RMSE": metrics.rmse(observed, mean),
         "MAE": metrics.mae(observed, mean),
         "log score": metrics.log_score(observed, mean, sd),
+    }
+
+
+def _level_errors(
+    observed: np.ndarray, chance: np.ndarray, likelihood: Ordinal
+) -> dict[str, float]:
+    mean, _ = level_moments(likelihood, chance)
+    levels = np.asarray(likelihood.levels)
+    return {
+        "RMSE": metrics.rmse(observed, mean),
+        "MAE": metrics.mae(observed, mean),
+        "log score": metrics.level_log_score(levels[likelihood.codes(observed)], chance, levels),
     }
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import typer
 from rich.text import Text
 
@@ -12,7 +13,8 @@ from probmf.cli.reading import Columns, add_features, read_ratings
 from probmf.data import Duplicates, Ratings
 from probmf.inference.als import fit_als
 from probmf.inference.map import fit_map
-from probmf.models import Bernoulli, Gaussian, MatrixFactorization
+from probmf.models import Bernoulli, Gaussian, MatrixFactorization, Ordinal
+from probmf.models.likelihood import Likelihood
 from probmf.results import Fit
 
 Method = Literal["als", "map"]
@@ -27,6 +29,8 @@ _OF_METHOD: dict[str, Method] = {
 }
 #: Epochs of `--method map` by default: full batches stop by themselves when they are done.
 _EPOCHS, _EPOCHS_FULL = 30, 500
+#: Different ratings that `--likelihood ordinal` takes for levels, at most.
+_MOST_LEVELS = 50
 # Headings of the options in --help.
 _MODEL, _ALS, _MAP = "Model", "Alternating least squares", "Gradient descent"
 
@@ -61,8 +65,11 @@ def fit(
     ] = "error",
     threshold: options.Threshold = None,
     likelihood: Annotated[
-        Literal["gaussian", "bernoulli"],
-        typer.Option(help="Of ratings, or of yes/no data.", rich_help_panel=_MODEL),
+        Literal["gaussian", "bernoulli", "ordinal"],
+        typer.Option(
+            help="Of ratings; of yes/no data; of ratings whose levels have an order and no more.",
+            rich_help_panel=_MODEL,
+        ),
     ] = "gaussian",
     num_factors: Annotated[
         int, typer.Option(help="Length of the factors.", rich_help_panel=_MODEL)
@@ -151,7 +158,7 @@ def fit(
             data = data.binarize(threshold)
         model = MatrixFactorization(
             num_factors=num_factors,
-            likelihood=Bernoulli() if likelihood == "bernoulli" else Gaussian(noise_scale),
+            likelihood=_likelihood(likelihood, noise_scale, data),
             intercept=_intercept(intercept),
             user_bias=user_bias,
             item_bias=item_bias,
@@ -204,7 +211,7 @@ def show(fitted: Fit) -> None:
         )
         table.add_row("objective", f"{history.objective[kept]:,.6g}")
         if history.validation is not None:
-            name = "log loss" if fitted.model.likelihood.binary else "RMSE"
+            name = "log loss" if fitted.model.likelihood.discrete else "RMSE"
             table.add_row(f"held-out {name}", f"{history.validation[kept]:.4f}")
     out.print(table, "")
 
@@ -229,6 +236,19 @@ def _settings(method: Method, **given: Any) -> dict[str, Any]:
                 f"method is {method}; leave it out, or change the method."
             )
     return present
+
+
+def _likelihood(word: str, noise_scale: float, data: Ratings) -> Likelihood:
+    """The likelihood; the levels of ordinal ratings are all that the file has."""
+    if word == "ordinal":
+        levels = np.unique(data.rating)
+        if len(levels) > _MOST_LEVELS:
+            raise ValueError(
+                f"The file has {len(levels):,} different ratings, which is too many for levels "
+                "with a cutpoint each. Use --likelihood gaussian, or round the ratings."
+            )
+        return Ordinal(levels)
+    return Bernoulli() if word == "bernoulli" else Gaussian(noise_scale)
 
 
 def _intercept(word: str) -> Any:

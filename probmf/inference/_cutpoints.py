@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from probmf.models.factorization import MatrixFactorization, Parameters, linear_predictor
+from probmf.models.factorization import Parameters, linear_predictor
 from probmf.models.observations import Observations
 from probmf.models.ordered import edges, end_densities, log_interval
 from probmf.models.ordinal import Ordinal
@@ -63,19 +63,27 @@ def cutpoint_sums(
     a, b = lower - scores, upper - scores
     log_mass = log_interval(a, b)
     at_a, at_b = end_densities(a, b, log_mass)
-    terms = [-log_mass, at_b, at_a, at_b * (at_b + b), at_a * (at_a - a), at_a * at_b]
-    by_rating = jnp.where(weight > 0, weight * jnp.stack(terms), 0.0)
-    own = jnp.stack([_near(rating, levels, place) for place in range(len(levels))], axis=1)
-    loss, up, down, up_up, down_down, up_down = by_rating @ own.astype(scores.dtype)
+    # Weights of zero stand for no rating, whatever is there.
+    up, down = (jnp.where(weight > 0, weight * end, 0.0) for end in (at_b, at_a))
+    gradient, diagonal, beside = [], [], []
+    last = len(levels) - 2
+    # Unrolled masks: a product with a matrix of indicators takes ten times as long.
+    for place in range(last + 1):
+        below, above = _at_level(rating, levels, place), _at_level(rating, levels, place + 1)
+        gradient.append(jnp.sum(jnp.where(above, down, 0.0)) - jnp.sum(jnp.where(below, up, 0.0)))
+        curve = jnp.where(below, up * (at_b + b), 0.0) + jnp.where(above, down * (at_a - a), 0.0)
+        diagonal.append(jnp.sum(curve))
+        if place < last:
+            beside.append(-jnp.sum(jnp.where(above, up * at_a, 0.0)))
     return CutpointSums(
-        loss=jnp.sum(loss),
-        gradient=down[1:] - up[:-1],
-        diagonal=up_up[:-1] + down_down[1:],
-        beside=-up_down[1:-1],
+        loss=-jnp.sum(jnp.where(weight > 0, weight * log_mass, 0.0)),
+        gradient=jnp.stack(gradient),
+        diagonal=jnp.stack(diagonal),
+        beside=jnp.stack(beside) if beside else jnp.zeros(0, scores.dtype),
     )
 
 
-def _near(rating: Array, levels: tuple[float, ...], place: int) -> Array:
+def _at_level(rating: Array, levels: tuple[float, ...], place: int) -> Array:
     """Whether ratings are nearest to one of the levels."""
     near = jnp.ones_like(rating, dtype=bool)
     if place > 0:
@@ -89,14 +97,13 @@ class CutpointStep:
     """Newton's step on learned cutpoints given all scores; it never raises the objective.
 
     Args:
-        model: A factorization whose cutpoints are learned.
-        observations: Its data.
+        likelihood: The likelihood, whose cutpoints are learned.
+        observations: The data.
     """
 
-    def __init__(self, model: MatrixFactorization, observations: Observations) -> None:
+    def __init__(self, likelihood: Ordinal, observations: Observations) -> None:
         """Cut the ratings in chunks."""
-        assert isinstance(model.likelihood, Ordinal)  # noqa: S101 (for type checkers)
-        self.likelihood = model.likelihood
+        self.likelihood = likelihood
         rating = jnp.asarray(observations.rating)
         weight = jnp.ones_like(rating) if observations.weight is None else observations.weight
         columns = (observations.user, observations.item, rating, weight)

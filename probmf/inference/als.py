@@ -24,6 +24,7 @@ from probmf.inference._start import (
 )
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
+from probmf.models.ordinal import Ordinal
 from probmf.models.table import Table
 from probmf.results import Fit
 from probmf.rows import SIDES, RowLayout, Side, build_rows, num_workers
@@ -156,7 +157,9 @@ class AlternatingLeastSquares:
         self.packing = Table(model, observations.num_users, observations.num_items)
         self.layout, self.constant = lay_out(model, observations)
         self.scales = model.fixed_scales()
-        self.cutpoint_step = CutpointStep(model, observations) if model.learned_shapes else None
+        self.cutpoint_step = None
+        if isinstance(model.likelihood, Ordinal) and model.likelihood.learned:
+            self.cutpoint_step = CutpointStep(model.likelihood, observations)
         self.precision = self.packing.precision()
         self.free = {side: self.packing.free(side) for side in SIDES}
         self.zero_weight = None

@@ -190,6 +190,53 @@ def log_score(
     return _average(-0.5 * ((y - m) / s) ** 2 - np.log(s) - 0.5 * np.log(2.0 * np.pi), weight)
 
 
+def level_log_score(
+    observed: ArrayLike,
+    probability: ArrayLike,
+    levels: ArrayLike,
+    *,
+    weight: ArrayLike | None = None,
+) -> float:
+    r"""Mean log predictive probability of ordinal ratings, in nats; higher is better.
+
+    .. math:: \textstyle\sum_i w_i \log p_{i, k(i)} / \sum_i w_i
+
+    with :math:`k(i)` the level of rating i. Nothing is clipped.
+
+    Args:
+        observed: Ratings, each one of the levels, shape (n,).
+        probability: Predicted probabilities of the levels, shape (n, K).
+        levels: The K levels, increasing.
+        weight: Weights w, shape (n,), not negative; None counts every rating once.
+
+    Returns:
+        The score, a Python float; -inf if a rating was said to be impossible.
+
+    Raises:
+        TypeError: If an argument is not numeric.
+        ValueError: If shapes do not fit, a rating is none of the levels, or a probability lies
+            outside [0, 1].
+
+    Example:
+        >>> chance = [[0.5, 0.25, 0.25], [0.25, 0.25, 0.5]]
+        >>> round(level_log_score([1, 3], chance, levels=[1, 2, 3]), 4)
+        -0.6931
+    """
+    ratings, names = _vector(observed, "observed"), _vector(levels, "levels")
+    table = np.asarray(probability, dtype=np.float64)
+    if table.shape != (ratings.size, names.size):
+        raise ValueError(
+            f"probability has shape {table.shape}; expected ({ratings.size}, {names.size}), a line "
+            "for each rating and a column for each level."
+        )
+    outside = ~((table >= 0) & (table <= 1)).all(axis=1)
+    _refuse("observed", ratings, outside, "its probabilities must lie in [0, 1]")
+    _refuse("observed", ratings, ~np.isin(ratings, names), "it must be one of the levels")
+    chosen = table[np.arange(ratings.size), np.searchsorted(names, ratings)]
+    with np.errstate(divide="ignore"):
+        return _average(np.log(chosen), weight)
+
+
 def log_loss(observed: ArrayLike, probability: ArrayLike) -> float:
     """Minus the mean log probability of yes/no outcomes, in nats; lower is better.
 

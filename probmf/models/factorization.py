@@ -238,7 +238,7 @@ class MatrixFactorization:
     @property
     def learned_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the likelihood's parameters that point estimates find with the rows."""
-        laws = self.likelihood.scale_sites()
+        laws: Mapping[str, Any] = self.likelihood.scale_sites()
         return {name: tuple(laws[name].event_shape) for name in self.likelihood.learned}
 
     def arguments(self, ratings: Ratings) -> tuple[Observations]:

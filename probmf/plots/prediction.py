@@ -72,14 +72,16 @@ def calibration(fit: Fit, test: Ratings, *, num_bins: int = 10, ax: Axes | None 
     r"""Whether stated probabilities come true.
 
     For ratings: the share of test ratings inside the central intervals of every probability p; for
-    yes/no data: the share of ones among pairs of similar predicted probability. The grey band is
-    where a calibrated fit would lie with 95 % probability at each p,
-    :math:`p \pm 1.96 \sqrt{p (1 - p) / n}`; for yes/no data the dots have such an error bar.
+    yes/no data: the share of ones among pairs of similar predicted probability; for ordinal
+    ratings: the same of the events that a rating reaches a level, all levels but the first
+    together. The grey band is where a calibrated fit would lie with 95 % probability at each p,
+    :math:`p \pm 1.96 \sqrt{p (1 - p) / n}`; for yes/no and ordinal data the dots have such an
+    error bar (with the events of one rating counted as one).
 
     Args:
         fit: The fit.
         test: Ratings that it was not fitted to.
-        num_bins: Number of bins for yes/no data, at least 1.
+        num_bins: Number of bins for yes/no and ordinal data, at least 1.
         ax: Axes to draw into; None makes a figure.
 
     Returns:
@@ -95,6 +97,8 @@ def calibration(fit: Fit, test: Ratings, *, num_bins: int = 10, ax: Axes | None 
     percent(ax, "xy")
     if fit.model.likelihood.binary:
         _draw_reliability(ax, predicted.mean, observed, num_bins)
+    elif predicted.probabilities is not None and predicted.levels is not None:
+        _draw_level_reliability(ax, predicted.probabilities, predicted.levels, observed, num_bins)
     else:
         _draw_coverage(ax, predicted, observed)
     ax.set_aspect("equal")
@@ -229,15 +233,16 @@ def _draw_difference(ax: Axes, level: np.ndarray, inside: np.ndarray, count: int
 
 
 def _draw_reliability(
-    ax: Axes, probability: np.ndarray, observed: np.ndarray, num_bins: int
+    ax: Axes, probability: np.ndarray, observed: np.ndarray, num_bins: int, *, each: int = 1
 ) -> None:
+    """Shares of ones in bins of probability; `each` events of a pair count as one for the error."""
     ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="calibrated")
     bins = _bins(probability, num_bins)
     x = np.array([probability[rows].mean() for rows in bins])
     share = np.array([observed[rows].mean() for rows in bins])
     # The error that a calibrated forecast would have: its own probabilities say how much.
     error = [
-        1.96 * np.sqrt(np.mean(probability[rows] * (1 - probability[rows])) / len(rows))
+        1.96 * np.sqrt(np.mean(probability[rows] * (1 - probability[rows])) * each / len(rows))
         for rows in bins
     ]
     ax.errorbar(
@@ -249,6 +254,22 @@ def _draw_reliability(
         title=f"Calibration of probabilities, {len(observed):,} test pairs",
         x="predicted probability of yes",
         y="share of yes observed",
+    )
+
+
+def _draw_level_reliability(
+    ax: Axes, chance: np.ndarray, levels: tuple[float, ...], observed: np.ndarray, num_bins: int
+) -> None:
+    """Reliability of the events that a rating is at least each level but the first."""
+    tails = np.clip(np.cumsum(chance[:, :0:-1], axis=1)[:, ::-1], 0.0, 1.0)
+    middles = 0.5 * (np.asarray(levels[:-1]) + np.asarray(levels[1:]))
+    reached = (observed[:, None] > middles).astype(float)
+    _draw_reliability(ax, tails.ravel(), reached.ravel(), num_bins, each=len(middles))
+    describe(
+        ax,
+        title=f"Calibration of probabilities, {len(observed):,} test ratings",
+        x="predicted probability of a rating of at least some level",
+        y="share of such ratings observed",
     )
 
 
