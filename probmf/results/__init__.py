@@ -4,7 +4,18 @@ from probmf.results.fit import Fit
 from probmf.results.history import History
 from probmf.results.mixed_fit import MixedFit
 from probmf.results.predict import Predictions
+from probmf.results.questions import Questions
+from probmf.results.rank_posterior import RankPosterior
 from probmf.results.recommend import Recommendations
 from probmf.results.sampling import Sampling
 
-__all__ = ["Fit", "History", "MixedFit", "Predictions", "Recommendations", "Sampling"]
+__all__ = [
+    "Fit",
+    "History",
+    "MixedFit",
+    "Predictions",
+    "Questions",
+    "RankPosterior",
+    "Recommendations",
+    "Sampling",
+]

@@ -22,6 +22,8 @@ from probmf.results.fold_in_draws import add_users_to_draws
 from probmf.results.history import History
 from probmf.results.plug_in import PlugIn
 from probmf.results.predict import Predictions, predict
+from probmf.results.questions import Questions, choose_next
+from probmf.results.rank_posterior import RankPosterior, rank_posterior
 from probmf.results.ranking import RankBy
 from probmf.results.recommend import Recommendations, recommend, similar_items
 from probmf.results.sampling import Sampling
@@ -192,6 +194,7 @@ class Fit:
         pairs: Any,
         *,
         interval: float | None = 0.9,
+        at_least: float | None = None,
         user: str = "user",
         item: str = "item",
     ) -> Predictions:
@@ -211,6 +214,8 @@ class Fit:
                 (users, items) of two sequences; or a list of (user, item) tuples.
             interval: Probability of the central interval; None leaves uncertainty out, which is
                 much faster.
+            at_least: Also tell the `probability` of a rating of at least this, noise included: of
+                a point fit with the score's plug-in variance, otherwise averaged over the draws.
             user: Name of the column of users, in a table.
             item: Name of the column of items, in a table.
 
@@ -219,8 +224,8 @@ class Fit:
 
         Raises:
             TypeError: If the pairs are of none of these forms.
-            ValueError: If the interval is not in (0, 1), the pairs are malformed, or the ids are of
-                another kind than the fit's.
+            ValueError: If the interval is not in (0, 1), `at_least` is not finite, the pairs are
+                malformed, or the ids are of another kind than the fit's.
 
         Example:
             >>> from probmf import MatrixFactorization, Ratings, fit_als
@@ -234,7 +239,9 @@ class Fit:
         asked about, O(d^3) each and O(d^2) per training rating of theirs, and O(n d^2). With S
         draws O(S n d) time; memory is bounded.
         """
-        return predict(self._source, pairs, interval=interval, user=user, item=item)
+        return predict(
+            self._source, pairs, interval=interval, user=user, item=item, at_least=at_least
+        )
 
     def recommend(
         self,
@@ -245,6 +252,7 @@ class Fit:
         candidates: Any = None,
         rank_by: RankBy = "mean",
         interval: float | None = None,
+        at_least: float | None = None,
         key: ArrayLike | None = None,
     ) -> Recommendations:
         """The k best items of each user.
@@ -257,10 +265,13 @@ class Fit:
                 whom the fit does not know, too), None nothing.
             candidates: Ids of the items to choose from; None for all.
             rank_by: "mean"; the "lower" or "upper" end of the interval of the score, that is of
-                the rating without its noise; or "thompson", a joint draw of the scores (which
-                needs a key; with many draws, one of them for each user).
+                the rating without its noise; "thompson", a joint draw of the scores (which
+                needs a key; with many draws, one of them for each user); or "probability", that of
+                a rating of at least `at_least`.
             interval: Probability of the intervals to report beside the score; None for none
                 (with "lower" and "upper" 0.9 is ranked by).
+            at_least: The least rating that is high enough, for "probability"; with any order the
+                `probability` of such a rating is reported.
             key: JAX key or int, for "thompson".
 
         Returns:
@@ -285,7 +296,7 @@ class Fit:
         """
         return recommend(
             self._source, users, k, exclude=exclude, candidates=candidates, rank_by=rank_by,
-            interval=interval, key=key, seen=self._seen,
+            interval=interval, key=key, at_least=at_least, seen=self._seen,
         )  # fmt: skip
 
     def similar_items(self, items: Any, k: int = 10) -> Recommendations:
@@ -313,6 +324,103 @@ class Fit:
             [[2]]
         """
         return similar_items(self._source, items, k)
+
+    def choose_next(
+        self,
+        user: Any,
+        k: int = 1,
+        *,
+        candidates: Any = None,
+        exclude: Ratings | Literal["seen"] | None = "seen",
+    ) -> Questions:
+        r"""The items whose ratings by a user would tell the most, in nats.
+
+        The expected information of an answer is the mutual information of the answer and what is
+        uncertain. For Gaussian ratings it is :math:`\tfrac12 \log(1 + v / \sigma^2)` with v the
+        score's variance. Of a point fit v is that of the user's row given the items, and this is
+        exact; of many draws v is the variance over the draws, :math:`\sigma^2` its mean, and this
+        takes the scores as Gaussian and counts what the answer tells of the item, too. For
+        levels it is the entropy of the mean probabilities less the mean entropy (BALD; Houlsby et
+        al. 2011). Of k Gaussian questions each is chosen given the answers to those before it,
+        which need not be known; of others each is judged alone.
+
+        Args:
+            user: An id; one that the fit does not know has the prior's row.
+            k: How many, at most the number of candidates that are left.
+            candidates: Ids of the items to choose from; None for all.
+            exclude: "seen" leaves out the training pairs, Ratings those pairs, None nothing.
+
+        Returns:
+            The items, best first.
+
+        Raises:
+            TypeError: If k is no whole number, or `exclude` is of the wrong type.
+            ValueError: If k is out of range, an item is unknown, or no candidate is left.
+
+        Example:
+            >>> from probmf import MatrixFactorization, Ratings, fit_als
+            >>> table = {"user": ["a", "a", "b"], "item": [1, 2, 1], "rating": [5.0, 3.0, 4.0]}
+            >>> fit = fit_als(MatrixFactorization(1), Ratings.from_frame(table), key=0)
+            >>> fit.choose_next("b").item.tolist()
+            [2]
+
+        Cost: O(items d^2) of a point fit, O(S items (d + k)) of S draws. Memory is bounded.
+        """
+        return choose_next(
+            self._source, user, k, candidates=candidates, exclude=exclude, seen=self._seen
+        )
+
+    def rank_posterior(
+        self,
+        user: Any,
+        items: Any = None,
+        k: int = 10,
+        *,
+        candidates: Any = None,
+        exclude: Ratings | Literal["seen"] | None = "seen",
+        interval: float = 0.9,
+        num_draws: int = 1000,
+        key: ArrayLike | None = None,
+    ) -> RankPosterior:
+        """Where items stand among a user's candidates: probability of the top k, and rank.
+
+        At each draw all candidates are ranked by their scores, that is by the expected rating. The
+        draws are those of the fit; those of a point fit are drawn from the rows' conditionals, as
+        by `rank_by="thompson"`.
+
+        Args:
+            user: An id.
+            items: Ids of the candidates to report; None for the k that are most probably among
+                the top k.
+            k: How many are the top.
+            candidates: Ids of the items to rank; None for all.
+            exclude: "seen" leaves out the training pairs, Ratings those pairs, None nothing.
+            interval: Probability of the interval of the rank.
+            num_draws: How many draws of a point fit.
+            key: JAX key or int, for a point fit (for many draws it matters to unknown users only).
+
+        Returns:
+            The ranks, 1 for the best, in the order of `items` or by the probability of the top k.
+
+        Raises:
+            TypeError: If k is no whole number, or `exclude` is of the wrong type.
+            ValueError: If k is out of range, an item is unknown or no candidate, or a key is
+                missing.
+
+        Example:
+            >>> from probmf import MatrixFactorization, Ratings, fit_als
+            >>> table = {"user": ["a", "a", "b"], "item": [1, 2, 1], "rating": [5.0, 3.0, 4.0]}
+            >>> fit = fit_als(MatrixFactorization(1), Ratings.from_frame(table), key=0)
+            >>> ranks = fit.rank_posterior("b", [1, 2], k=1, exclude=None, key=0)
+            >>> round(ranks.top.sum(), 6)
+            np.float64(1.0)
+
+        Cost: O(S items (d + log items)) for S draws, twice; memory S x the items reported.
+        """
+        return rank_posterior(
+            self._source, user, items, k, candidates=candidates, exclude=exclude,
+            interval=interval, num_draws=num_draws, key=key, seen=self._seen,
+        )  # fmt: skip
 
     def fold_in(
         self,

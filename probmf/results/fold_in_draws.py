@@ -102,9 +102,9 @@ def _draw(
         user = draws.data.users.ids[codes[int(np.argmin(accepted))]]
         warnings.warn(
             f"Only {accepted.min():.0%} of the Metropolis proposals for the row of user "
-            f"{plain_text(user)} were accepted in {STEPS} steps, so its draws may not follow its posterior; this "
-            "happens under a prior so wide that the ratings don't bound the row. Give narrower "
-            "scales, or sample again with the new ratings.",
+            f"{plain_text(user)} were accepted in {STEPS} steps, so its draws may not follow its "
+            "posterior; this happens under a prior so wide that the ratings don't bound the row. "
+            "Give narrower scales, or sample again with the new ratings.",
             RuntimeWarning,
             stacklevel=4,
         )

@@ -12,7 +12,9 @@ from scipy.special import ndtri
 from probmf.data.ids import read_ids, to_arrow
 from probmf.models.ordinal import Ordinal
 from probmf.results.asked import check_interval, read_pairs
+from probmf.results.chances import chances
 from probmf.results.draws import Draws
+from probmf.results.events import check_at_least
 from probmf.results.levels import (
     averaged_probabilities,
     level_interval,
@@ -42,6 +44,7 @@ class Predictions:
         probabilities: Of ordinal ratings the probability of each level, shape (n, K), averaged
             over the same uncertainty as `mean`; otherwise None.
         levels: The K levels of ordinal ratings, otherwise None.
+        probability: That the rating is at least `at_least`, or None if not asked for.
     """
 
     user: np.ndarray
@@ -54,6 +57,7 @@ class Predictions:
     known_item: Bool[np.ndarray, " n"]
     probabilities: Float[np.ndarray, "n K"] | None = None
     levels: tuple[float, ...] | None = None
+    probability: Float[np.ndarray, " n"] | None = None
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -81,7 +85,9 @@ class Predictions:
         columns: dict[str, Any] = {
             "user": ids_to_arrow(self.user, "user"), "item": ids_to_arrow(self.item, "item"),
         }  # fmt: skip
-        for name in ("mean", "sd", "lower", "upper", "known_user", "known_item"):
+        for name in (
+            "mean", "sd", "lower", "upper", "probability", "known_user", "known_item",
+        ):  # fmt: skip
             if getattr(self, name) is not None:
                 columns[name] = getattr(self, name)
         if self.probabilities is not None and self.levels is not None:
@@ -101,9 +107,12 @@ class Moments(NamedTuple):
 
 
 def predict(
-    source: PlugIn | Draws, pairs: Any, *, interval: float | None, user: str, item: str
-) -> Predictions:
+    source: PlugIn | Draws, pairs: Any, *, interval: float | None, user: str, item: str,
+    at_least: float | None = None,
+) -> Predictions:  # fmt: skip
     """Predict pairs; see `Fit.predict`."""
+    if at_least is not None:
+        at_least = check_at_least(at_least)
     if interval is not None:
         check_interval(interval)
     of = source if isinstance(source, Draws) else source.conditionals
@@ -118,6 +127,7 @@ def predict(
         users.ids, items.ids, found.mean, found.sd, found.lower, found.upper,
         source.known("user", users.codes), source.known("item", items.codes),
         found.probabilities, likelihood.levels if isinstance(likelihood, Ordinal) else None,
+        None if at_least is None else chances(source, users.codes, items.codes, at_least),
     )  # fmt: skip
 
 

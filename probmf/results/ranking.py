@@ -1,5 +1,6 @@
 """The best of many items for many users, in blocks."""
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Literal
@@ -11,13 +12,15 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 from scipy.special import ndtri
 
+from probmf.models.likelihood import Likelihood
+from probmf.results.events import point_scales, rank_by_tail
 from probmf.results.exclusions import Exclusions
 from probmf.results.plug_in import PlugIn
 from probmf.results.row_problem import to_device
 from probmf.results.side_ratings import power_of_two
 from probmf.rows import num_workers
 
-RankBy = Literal["mean", "lower", "upper", "thompson"]
+RankBy = Literal["mean", "lower", "upper", "thompson", "probability"]
 
 #: Scores of one block of users; each worker has two such blocks in memory.
 BLOCK_SCORES = 1 << 20
@@ -85,8 +88,9 @@ def top_uncertain(
     rank_by: RankBy,
     interval: float,
     rng: np.random.Generator | None = None,
+    at_least: float | None = None,
 ) -> tuple[Int[np.ndarray, "lines k"], Float[np.ndarray, "lines k"]]:
-    """Items ranked by a bound or a joint draw of the scores.
+    """Items ranked by a bound, a joint draw of the scores, or the chance of a high rating.
 
     Blocks of items are the outer loop: each item's covariance is computed once, and each user's
     once per block of items. Costs O(lines x items x d^2) time; the blocks bound the memory.
@@ -97,17 +101,22 @@ def top_uncertain(
         candidates: Item codes.
         k: How many.
         exclusions: Pairs to leave out, their items as places in `candidates`.
-        rank_by: "lower", "upper" or "thompson".
+        rank_by: "lower", "upper", "thompson" or "probability".
         interval: Probability of the central interval whose end is ranked by.
         rng: Draws for "thompson": one of each user's row, and for each user one of every item's.
+        at_least: The least rating that counts, for "probability".
 
     Returns:
-        Places in `candidates` and the bounds or draws of the scores, as `top_products`.
+        Places in `candidates` and the bounds or draws of the scores, as `top_products`; for
+        "probability" numbers in the order of the probabilities.
     """
     bound = float(ndtri(0.5 + interval / 2)) * (-1.0 if rank_by == "lower" else 1.0)
     users = plug_in.tables["user"][codes]
     if rng is not None:
         users = plug_in.draw("user", codes, rng.standard_normal(users.shape)).astype(users.dtype)
+    offset = float(plug_in.conditionals.parameters["intercept"]) + users[:, :1]
+    likelihood = plug_in.conditionals.model.likelihood.canonical()
+    scales = {name: to_device(value) for name, value in point_scales(plug_in).items()}
     best = np.full((len(codes), k), -np.inf)
     places = np.full((len(codes), k), -1, dtype=np.int64)
     room = plug_in.spread_rows
@@ -126,20 +135,26 @@ def top_uncertain(
             )
             for start in range(block.start, block.stop, step):
                 part = slice(start, min(start + step, block.stop))
-                length, own = part.stop - start, slice(start - begin, part.stop - begin)
-                user_side = _padded(users[part], step), _padded(spread[own], step)
+                length, here = part.stop - start, slice(start - begin, part.stop - begin)
+                user_side = _padded(users[part], step), _padded(spread[here], step)
                 half = np.asarray(bound)
                 if rng is not None:
                     half = rng.standard_normal((step, len(items)))
                 excluded = _excluded(exclusions, part, step, first, len(items))
-                value, place = _top_uncertain(
-                    *map(to_device, (*user_side, *item_side, half)), *excluded,
-                    k=min(k, len(items)),
-                )  # fmt: skip
+                if at_least is not None and rank_by == "probability":
+                    own = _padded(offset[part], step), np.asarray(at_least)
+                    value, place = _top_likely(
+                        *map(to_device, (*user_side, *item_side, *own)), scales, *excluded,
+                        k=min(k, len(items)), likelihood=likelihood,
+                    )  # fmt: skip
+                else:
+                    value, place = _top_uncertain(
+                        *map(to_device, (*user_side, *item_side, half)), *excluded,
+                        k=min(k, len(items)),
+                    )  # fmt: skip
                 _merge(best[part], places[part], np.asarray(value)[:length],
                        np.asarray(place)[:length] + first)  # fmt: skip
-    offset = float(plug_in.conditionals.parameters["intercept"]) + users[:, :1]
-    return np.where(np.isneginf(best), -1, places), best + offset
+    return np.where(np.isneginf(best), -1, places), best if at_least is not None else best + offset
 
 
 def top_scores(
@@ -229,6 +244,17 @@ def _top_uncertain(
     mean = users.at[:, 0].set(1.0) @ items.T
     variance = jnp.maximum(user_spread @ item_spread.T, 0.0)
     return _top(mean + half * jnp.sqrt(variance), line, item, k)
+
+
+@partial(jax.jit, static_argnames=("k", "likelihood"))
+def _top_likely(
+    users: Array, user_spread: Array, items: Array, item_spread: Array, offset: Array,
+    at_least: Array, scales: Mapping[str, Array], line: Array, item: Array,
+    *, k: int, likelihood: Likelihood,
+) -> tuple[Array, Array]:  # fmt: skip
+    mean = offset + users.at[:, 0].set(1.0) @ items.T
+    sd = jnp.sqrt(jnp.maximum(user_spread @ item_spread.T, 0.0))
+    return _top(rank_by_tail(likelihood, mean, sd, at_least, scales), line, item, k)
 
 
 def _top(scores: Array, line: Array, item: Array, k: int) -> tuple[Array, Array]:

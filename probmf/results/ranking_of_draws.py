@@ -83,7 +83,7 @@ def top_cosines(
     for start in range(0, len(codes), size):
         part = slice(start, min(start + size, len(codes)))
         total = np.zeros((part.stop - part.start, num_items))
-        for some in _draw_blocks(draws, num_items):
+        for some in draw_blocks(draws, num_items):
             unit = unit_rows(draws.rows("item", every, some)[:, :, 1:])
             for draw in unit:
                 total += draw[codes[part]] @ draw.T
@@ -98,13 +98,14 @@ def unit_rows(factors: Float[np.ndarray, "... rows k"]) -> Float[np.ndarray, "..
     return np.divide(factors, length, out=np.zeros_like(factors), where=length > 0)
 
 
-def _draw_blocks(draws: Draws, num_rows: int) -> Iterator[slice]:
+def draw_blocks(draws: Draws, num_rows: int) -> Iterator[slice]:
+    """Slices of draws, as many at a time as fit in memory with that many rows each."""
     step = max(1, ROW_NUMBERS // (num_rows * (2 + int(draws.model.num_factors))))
     for start in range(0, draws.num_draws, step):
         yield slice(start, min(start + step, draws.num_draws))
 
 
-def _pairs_of_rows(
+def pairs_of_rows(
     draws: Draws, codes: np.ndarray, items: np.ndarray, some: slice
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of both sides at some draws whose products are the scores: (mu + b, 1, u), (1, c, v)."""
@@ -123,8 +124,8 @@ def _means(draws: Draws, codes: np.ndarray, items: np.ndarray) -> np.ndarray:
     scales = draws.new_scales("user")
     likelihood = draws.model.likelihood.canonical()
     total = np.zeros((len(codes), len(items)))
-    for some in _draw_blocks(draws, len(codes) + len(items)):
-        users, others = _pairs_of_rows(draws, codes, items, some)
+    for some in draw_blocks(draws, len(codes) + len(items)):
+        users, others = pairs_of_rows(draws, codes, items, some)
         spread = new[None, :, None] * scales[some][:, None, :]
         own = {name: to_device(value) for name, value in draws.likelihood_scales(some).items()}
         total += np.asarray(
@@ -159,7 +160,7 @@ def _sum_of_means(
     return lax.scan(add, start, (users, items, spread, scales))[0]
 
 
-def _draw_strangers(
+def draw_strangers(
     draws: Draws, users: np.ndarray, codes: np.ndarray, at: slice | np.ndarray,
     rng: np.random.Generator,
 ) -> None:  # fmt: skip
@@ -181,8 +182,8 @@ def _single(
     for draw in np.unique(chosen):
         lines = np.flatnonzero(chosen == draw)
         at = slice(draw, draw + 1)
-        users, others = _pairs_of_rows(draws, codes[lines], items, at)
-        _draw_strangers(draws, users, codes[lines], at, rng)
+        users, others = pairs_of_rows(draws, codes[lines], items, at)
+        draw_strangers(draws, users, codes[lines], at, rng)
         scores[lines] = users[0] @ others[0].T
     return scores
 
@@ -196,10 +197,10 @@ def _quantiles(
     height = max(1, BLOCK // (draws.num_draws * width))
     for line in range(0, len(codes), height):
         own = codes[line : line + height]
-        users, _ = _pairs_of_rows(draws, own, items[:1], slice(None))
-        _draw_strangers(draws, users, own, slice(None), rng)
+        users, _ = pairs_of_rows(draws, own, items[:1], slice(None))
+        draw_strangers(draws, users, own, slice(None), rng)
         for first in range(0, len(items), width):
-            _, others = _pairs_of_rows(draws, own[:1], items[first : first + width], slice(None))
+            _, others = pairs_of_rows(draws, own[:1], items[first : first + width], slice(None))
             scores = users @ others.transpose(0, 2, 1)
             bound[line : line + height, first : first + width] = np.quantile(scores, level, axis=0)
     return bound

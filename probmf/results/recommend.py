@@ -11,7 +11,9 @@ from jaxtyping import Bool, Float, Int
 from probmf.data import Ratings, as_generator, encode_pairs
 from probmf.data.columns import objects
 from probmf.results.asked import Asked, check_count, check_interval, read_some
+from probmf.results.chances import chances, top_chances
 from probmf.results.draws import Draws
+from probmf.results.events import check_at_least
 from probmf.results.exclusions import Exclusions
 from probmf.results.plug_in import PlugIn
 from probmf.results.predict import (
@@ -40,6 +42,7 @@ class Recommendations:
         lower: Lower end of the interval, or None if not asked for.
         upper: Upper end of the interval, or None.
         known_user: False for users without ratings in the fit, who get the prior's ranking.
+        probability: That the rating is at least `at_least`, or None if not asked for.
     """
 
     user: np.ndarray
@@ -49,6 +52,7 @@ class Recommendations:
     lower: Float[np.ndarray, "users k"] | None
     upper: Float[np.ndarray, "users k"] | None
     known_user: Bool[np.ndarray, " users"]
+    probability: Float[np.ndarray, "users k"] | None = None
 
     def __len__(self) -> int:
         """Number of users."""
@@ -71,7 +75,8 @@ class Recommendations:
         """One line per recommendation, with its rank from 1; empty places are left out.
 
         Returns:
-            Columns "user", "rank", "item", "score", and "lower" and "upper" if there are any.
+            Columns "user", "rank", "item", "score", and "lower", "upper" and "probability" if
+            there are any.
 
         Raises:
             TypeError: If the kind of the ids has no Arrow type.
@@ -83,7 +88,7 @@ class Recommendations:
             "item": ids_to_arrow(self.item[users, places], "item"),
             "score": self.score[users, places],
         }
-        for name in ("lower", "upper"):
+        for name in ("lower", "upper", "probability"):
             values = getattr(self, name)
             if values is not None:
                 columns[name] = values[users, places]
@@ -100,6 +105,7 @@ def recommend(
     rank_by: RankBy,
     interval: float | None,
     key: ArrayLike | None,
+    at_least: float | None,
     seen: Exclusions,
 ) -> Recommendations:
     """The k best items of each user; see `Fit.recommend`."""
@@ -108,6 +114,13 @@ def recommend(
         raise ValueError(f"rank_by is {rank_by!r}; expected one of {names}.")
     if rank_by == "thompson" and key is None:
         raise ValueError("rank_by='thompson' draws at random; give key=, a JAX key or an int.")
+    if rank_by == "probability" and at_least is None:
+        raise ValueError(
+            "rank_by='probability' ranks by the probability of a rating that is high enough; give "
+            "at_least=, the least rating that is."
+        )
+    if at_least is not None:
+        at_least = check_at_least(at_least)
     if interval is not None:
         check_interval(interval)
     data = source.data if isinstance(source, Draws) else source.conditionals.data
@@ -120,12 +133,14 @@ def recommend(
     else:
         items = np.unique(read_some(candidates, data.items, "candidates", known=True).codes)
     k = check_count(k, len(items), "items" if candidates is None else "candidates")
-    exclusions = _exclusions(exclude, asked, data, seen)
+    exclusions = read_exclusions(exclude, asked, data, seen)
     if exclusions is not None and len(items) < data.num_items:
         exclusions = exclusions.among(items, data.num_items)
     rng = as_generator(key) if rank_by == "thompson" and key is not None else None
     level = 0.9 if interval is None else interval
-    if isinstance(source, Draws):
+    if isinstance(source, Draws) and rank_by == "probability" and at_least is not None:
+        places = top_chances(source, asked.codes, items, k, exclusions, at_least)
+    elif isinstance(source, Draws):
         places = top_of_draws(
             source, asked.codes, items, k, exclusions, rank_by=rank_by, interval=level, rng=rng
         )
@@ -133,8 +148,9 @@ def recommend(
         places, score = _best_by_mean(source, asked.codes, items, k, exclusions)
     else:
         places, _ = top_uncertain(
-            source, asked.codes, items, k, exclusions, rank_by=rank_by, interval=level, rng=rng
-        )
+            source, asked.codes, items, k, exclusions, rank_by=rank_by, interval=level, rng=rng,
+            at_least=at_least,
+        )  # fmt: skip
     code = np.where(places < 0, -1, items[places])
     if users is not None and (code[:, 0] < 0).any():
         user = plain_text(asked.ids[int(np.argmax(code[:, 0] < 0))])
@@ -142,13 +158,17 @@ def recommend(
             f"All {len(items):,} candidates are excluded for user {user}. Give other candidates, "
             "or exclude=None to allow items that were rated already."
         )
+    chance = None
+    if at_least is not None:
+        own = np.broadcast_to(asked.codes[:, None], code.shape)[code >= 0]
+        chance = chances(source, own, code[code >= 0], at_least)
     if isinstance(source, Draws):
-        return _described(
-            source, data, asked, code, _chosen_of_draws(source, asked, code, interval)
-        )
+        found = _chosen_of_draws(source, asked, code, interval)
+        return _described(source, data, asked, code, found, chance)
     if rank_by != "mean":
         score = source.means(np.repeat(asked.codes, k), code.ravel()).reshape(code.shape)
-    return _described(source, data, asked, code, _chosen(source, asked, code, score, interval))
+    found = _chosen(source, asked, code, score, interval)
+    return _described(source, data, asked, code, found, chance)
 
 
 def similar_items(source: PlugIn | Draws, items: Any, k: int) -> Recommendations:
@@ -207,12 +227,20 @@ def _chosen_of_draws(
 
 
 def _described(
-    source: PlugIn | Draws, data: Ratings, asked: Asked, code: np.ndarray, found: Moments
+    source: PlugIn | Draws,
+    data: Ratings,
+    asked: Asked,
+    code: np.ndarray,
+    found: Moments,
+    chance: np.ndarray | None,
 ) -> Recommendations:
     """Ids, expected ratings and intervals of chosen items."""
     filled = code >= 0
     columns: dict[str, Any] = {}
-    for name, values in (("score", found.mean), ("lower", found.lower), ("upper", found.upper)):
+    for name, values in (
+        ("score", found.mean), ("lower", found.lower), ("upper", found.upper),
+        ("probability", chance),
+    ):  # fmt: skip
         columns[name] = None
         if values is not None:
             columns[name] = np.full(code.shape, np.nan)
@@ -229,9 +257,10 @@ def _described(
     )  # fmt: skip
 
 
-def _exclusions(
+def read_exclusions(
     exclude: Ratings | Literal["seen"] | None, asked: Asked, data: Ratings, seen: Exclusions
 ) -> Exclusions | None:
+    """The pairs that users who were asked about must not be offered."""
     if exclude is None:
         return None
     if not isinstance(exclude, Ratings | str):
@@ -246,3 +275,43 @@ def _exclusions(
     there = item >= 0
     pairs = exclude.user[there], item[there]
     return Exclusions.from_pairs(*pairs, exclude.num_users).for_lines(group)
+
+
+def read_candidates(
+    source: PlugIn | Draws,
+    user: Any,
+    candidates: Any,
+    exclude: Ratings | Literal["seen"] | None,
+    seen: Exclusions,
+) -> tuple[Asked, Int[np.ndarray, " items"]]:
+    """One user, and the codes of the candidates that are left for it, in order.
+
+    Args:
+        source: The fit.
+        user: The user's id.
+        candidates: Ids of items, or None for all.
+        exclude: As in `Fit.recommend`.
+        seen: The training pairs.
+
+    Returns:
+        The user and the items.
+
+    Raises:
+        ValueError: If there are several users, an item is unknown, or none is left.
+    """
+    data = source.data if isinstance(source, Draws) else source.conditionals.data
+    asked = read_some(user, data.users, "users")
+    if len(asked.codes) != 1:
+        raise ValueError(f"user holds {len(asked.codes)} ids; give one, and ask for each in turn.")
+    items = np.arange(data.num_items)
+    if candidates is not None:
+        items = np.unique(read_some(candidates, data.items, "candidates", known=True).codes)
+    exclusions = read_exclusions(exclude, asked, data, seen)
+    if exclusions is not None:
+        items = np.setdiff1d(items, exclusions.block(0, 1)[1])
+    if not len(items):
+        raise ValueError(
+            f"All candidates are excluded for user {plain_text(asked.ids[0])}. Give other "
+            "candidates, or exclude=None to allow items that were rated already."
+        )
+    return asked, items

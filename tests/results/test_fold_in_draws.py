@@ -1,13 +1,15 @@
 """New users of fits of many draws: their rows follow the conditionals of each draw."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpyro.distributions as dist
 import pytest
 from scipy.special import log_expit, log_ndtr
+from scipy.stats import norm
 
-from probmf import Bernoulli, Fit, Gaussian, MatrixFactorization, Ratings
+from probmf import Bernoulli, Fit, Gaussian, MatrixFactorization, Ordinal, Ratings
 from probmf.results import Sampling, fold_in_draws
 
 SHAPE = (2, 3000)
@@ -103,6 +105,28 @@ def test_binary_rows_follow_their_posterior(link: Any, draw_ratings: Any) -> Non
     check_moments(drawn, mean, ((grid - mean).T * mass) @ (grid - mean))
     below = mass @ (grid[:, 0] < mean[0] - 1)
     assert np.mean(drawn[:, 0] < mean[0] - 1) == pytest.approx(below, abs=0.02)
+
+
+def test_ordinal_rows_follow_their_posterior(draw_ratings: Any) -> None:
+    rated = draw_ratings(binary=True)
+    model = MatrixFactorization(
+        1, Ordinal(3, cutpoints=(-0.3, 0.8)), user_bias=False, intercept=0.3, user_scale=2.0
+    )
+    fit = many(model, replace(rated, rating=rated.rating + 1))
+    rating = np.array([3, 1, 2, 3, 3, 1])
+    new = Ratings.from_frame({"user": [99] * 6, "item": RATED, "rating": rating.astype(float)})
+    drawn = rows_of(fit.fold_in(new, key=1), 99)
+    grid = np.linspace(-12, 12, 4001)[:, None]
+    score = grid @ fit.samples["item_factors"][0, 0, RATED].T
+    score = score + 0.3 + fit.samples["item_bias"][0, 0, RATED]
+    edges = np.array([-np.inf, -0.3, 0.8, np.inf])
+    chance = norm.cdf(edges[rating] - score) - norm.cdf(edges[rating - 1] - score)
+    mass = chance.prod(axis=1) * np.exp(-np.square(grid[:, 0]) / 8)
+    mass /= mass.sum()
+    mean = mass @ grid
+    variance = mass @ np.square(grid[:, 0] - mean)
+    assert abs(drawn.mean() - mean[0]) < 4 * np.sqrt(variance / len(drawn))
+    assert drawn.var() == pytest.approx(variance, rel=0.1)
 
 
 def test_each_draw_has_its_own_items_and_scales(draw_ratings: Any) -> None:
