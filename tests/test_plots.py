@@ -13,7 +13,7 @@ from scipy.special import ndtri
 
 from probmf import Bernoulli, Fit, Gaussian, History, MatrixFactorization, Ratings, plots
 from probmf.datasets import Simulation, simulate_ratings
-from probmf.plots.catalogue import leading_directions
+from probmf.plots.factors import leading_directions
 from probmf.plots.labels import place_labels
 
 

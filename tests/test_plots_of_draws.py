@@ -144,3 +144,34 @@ def test_errors() -> None:
     rest = {name: value for name, value in fit.samples.items() if name != "g_effects"}
     with pytest.raises(ValueError, match="no draws of g_effects: the sampler integrated"):
         plots.effects(MixedFit(fit.model, fit.design, rest, "nuts"), "g")
+
+
+def test_map_of_draws_undoes_their_rotations() -> None:
+    fit = factorization()
+    rng = np.random.default_rng(1)
+    angle = rng.uniform(0, 2 * np.pi, SHAPE)
+    turn = np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], axis=-1)
+    turn = turn.reshape(*SHAPE, 2, 2)
+    turned = {name: fit.samples[name] @ turn for name in ("user_factors", "item_factors")}
+    other = Fit(fit.model, fit.data, dict(fit.samples) | turned, "nuts", sampling=fit.sampling)
+    titles = [f"film {n}" for n in range(6)]
+    maps = [plots.factor_map(each, titles=titles, num_labels=6) for each in (fit, other)]
+    dots = [np.asarray(ax.collections[1].get_offsets()) for ax in maps]
+    np.testing.assert_allclose(dots[0], dots[1], atol=1e-6)
+    assert len(maps[0].patches) == 6
+    assert {text.get_text() for text in maps[0].texts} & set(titles)
+    with pytest.raises(ValueError, match="titles has 2 entries; give one for each of the 6 items"):
+        plots.factor_map(fit, titles=["a", "b"])
+
+
+def test_spectrum_has_an_interval_for_each_singular_value() -> None:
+    fit = factorization()
+    ax = plots.spectrum(fit)
+    users, items = fit.samples["user_factors"], fit.samples["item_factors"]
+    value = np.linalg.svd(users @ np.swapaxes(items, 2, 3), compute_uv=False)[:, :, :2]
+    value = value.reshape(-1, 2) / np.sqrt(8 * 6)
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), np.median(value, axis=0), rtol=1e-6)
+    ends = np.asarray(ax.collections[0].get_segments())[:, :, 1]  # type: ignore[attr-defined]
+    np.testing.assert_allclose(ends.T, np.quantile(value, [0.05, 0.95], axis=0), rtol=1e-6)
+    with pytest.raises(ValueError, match="interval is 2"):
+        plots.spectrum(fit, interval=2)

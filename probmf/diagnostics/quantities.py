@@ -53,7 +53,7 @@ def of_factorization(fit: Fit, probes: int, rng: np.random.Generator) -> Iterato
         score, _ = draws.scores(user, item)
         yield Quantity("prediction", score.reshape(chains, -1, probes), True)
     if "user_factors" in samples and "item_factors" in samples:
-        for place, values in enumerate(_singular_values(draws).T):
+        for place, values in enumerate(singular_values(draws).T):
             yield Quantity(f"singular_value[{place}]", values.reshape(chains, -1, 1), False)
     for site in ("user_bias", "item_bias"):
         if site in samples:
@@ -77,7 +77,7 @@ def of_mixed_model(fit: MixedFit) -> Iterator[Quantity]:
                 yield Quantity(name, draws[:, :, None], False)
 
 
-def _singular_values(draws: Draws) -> Float[np.ndarray, "draws k"]:
+def singular_values(draws: Draws) -> Float[np.ndarray, "draws k"]:
     """Singular values of U V' at each draw, from the two sides' k x k moments.
 
     With U'U = R R' they are the square roots of the eigenvalues of R' (V'V) R. Values below 1e-8 of

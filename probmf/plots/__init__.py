@@ -5,9 +5,10 @@ about, and returns the axes: `plots.calibration(fit, test).figure.savefig("calib
 Those of several panels, and those that arviz-plots draws, return the figure.
 """
 
-from probmf.plots.catalogue import degree_distribution, factor_map, recommendations
+from probmf.plots.catalogue import degree_distribution, recommendations
 from probmf.plots.convergence import diagnostics
 from probmf.plots.effects import effects
+from probmf.plots.factors import factor_map, spectrum
 from probmf.plots.history import convergence
 from probmf.plots.posterior import energy, forest, predictive_check, ranks
 from probmf.plots.prediction import calibration, predicted_vs_observed
@@ -25,4 +26,5 @@ __all__ = [
     "predictive_check",
     "ranks",
     "recommendations",
+    "spectrum",
 ]

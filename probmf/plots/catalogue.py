@@ -1,4 +1,4 @@
-"""Pictures of users, items and what is recommended."""
+"""Pictures of how much users and items have, and of what is recommended."""
 
 from collections.abc import Sequence
 
@@ -7,80 +7,8 @@ from jax.typing import ArrayLike
 from matplotlib.axes import Axes
 
 from probmf.data import Ratings
-from probmf.plots.labels import place_labels
-from probmf.plots.style import BLUE, GREY, INK, ORANGE, describe, legend, log_axis, new_axes, span
-from probmf.results import Fit, Recommendations
-
-
-def factor_map(fit: Fit, *, num_labels: int = 15, ax: Axes | None = None) -> Axes:
-    r"""Items in the plane in which users' tastes differ most.
-
-    .. math:: U V^\top = A S B^\top, \qquad
-       \text{item } n \text{ lies at } (S_1 B_{n1}, S_2 B_{n2}) / \sqrt{M}
-
-    Unlike columns of V these directions do not depend on how the factors happen to be rotated
-    (only their signs do, and each is turned so that its longer tail points up or right). A
-    coordinate is what that direction adds to or takes from the item's score, as the root mean
-    square over the M users; items that lie near each other please the same people.
-
-    Args:
-        fit: A fit with at least two factors.
-        num_labels: The most-rated items get their title (column "title" of the item features) or
-            their id; those that find no room get none.
-        ax: Axes to draw into; None makes a figure.
-
-    Returns:
-        The axes. The area of a dot grows with the item's number of ratings.
-
-    Raises:
-        ValueError: If the model has fewer than two factors, or `num_labels` is negative.
-    """
-    if fit.model.num_factors < 2:
-        raise ValueError(
-            f"The fit has num_factors={fit.model.num_factors}; a plane needs at least 2."
-        )
-    if num_labels < 0:
-        raise ValueError(f"num_labels is {num_labels}; expected 0 or more.")
-    place, share = leading_directions(fit)
-    degree = np.asarray(fit.data.item_degree)
-    ax = new_axes(ax, (7.0, 5.6))
-    ax.axhline(0, color=GREY, lw=0.8)
-    ax.axvline(0, color=GREY, lw=0.8)
-    size = 6 + 90 * degree / max(degree.max(), 1)
-    named = np.argsort(-degree, kind="stable")[:num_labels]
-    rest = np.setdiff1d(np.arange(len(degree)), named)
-    ax.scatter(place[rest, 0], place[rest, 1], s=size[rest], color=GREY, alpha=0.45, lw=0)
-    ax.scatter(place[named, 0], place[named, 1], s=size[named], color=BLUE, alpha=0.85, lw=0)
-    ax.set_xlim(*span(place[:, 0], np.zeros(1)))
-    ax.set_ylim(*span(place[:, 1], np.zeros(1)))
-    describe(
-        ax,
-        title="Items where tastes differ most (blue: the most rated)",
-        x=f"first direction of taste, {share[0]:.0%} of the factors' variance (score units)",
-        y=f"second direction, {share[1]:.0%}",
-    )
-    titles = [str(label) for label in fit.data.item_labels(named)] if len(named) else []
-    place_labels(ax, place[named], np.sqrt(size[named]) / 2, titles)
-    return ax
-
-
-def leading_directions(fit: Fit) -> tuple[np.ndarray, np.ndarray]:
-    r"""Item coordinates in the two leading directions of :math:`U V^\top`, and their shares.
-
-    Args:
-        fit: A fit with at least two factors.
-
-    Returns:
-        Coordinates (num_items, 2) in score units, and each direction's share of the sum of
-        squares of :math:`U V^\top`. Cost O((M + N) k^2): the product is never formed.
-    """
-    point = fit.point()
-    _, user_triangle = np.linalg.qr(np.asarray(point["user_factors"], dtype=np.float64))
-    basis, item_triangle = np.linalg.qr(np.asarray(point["item_factors"], dtype=np.float64))
-    _, size, right = np.linalg.svd(user_triangle @ item_triangle.T)
-    place = basis @ right[:2].T * size[:2] / np.sqrt(fit.data.num_users)
-    place *= np.where(np.sum(place**3, axis=0) < 0, -1.0, 1.0)
-    return place, size[:2] ** 2 / max(float(np.sum(size**2)), np.finfo(float).tiny)
+from probmf.plots.style import BLUE, INK, ORANGE, describe, legend, log_axis, new_axes
+from probmf.results import Recommendations
 
 
 def degree_distribution(ratings: Ratings, *, ax: Axes | None = None) -> Axes:

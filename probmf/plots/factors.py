@@ -1,0 +1,193 @@
+"""Pictures of factors: items in the plane of taste, and how much each direction counts for."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.patches import Ellipse
+from matplotlib.ticker import MaxNLocator
+
+from probmf.diagnostics.alignment import align
+from probmf.diagnostics.quantities import singular_values
+from probmf.plots.labels import place_labels
+from probmf.plots.style import BLUE, GREY, describe, new_axes, span
+from probmf.results import Fit
+from probmf.results.draws import Draws
+from probmf.results.mixtures import tails
+
+#: Draws that a map is made from at most.
+MOST_DRAWS = 200
+#: Distance at which an ellipse holds 90 % of a plane's Normal.
+REACH = float(np.sqrt(-2 * np.log(0.1)))
+
+
+def factor_map(
+    fit: Fit,
+    *,
+    titles: Sequence[object] | None = None,
+    num_labels: int = 15,
+    ax: Axes | None = None,
+) -> Axes:
+    r"""Items in the plane in which users' tastes differ most.
+
+    .. math:: U V^\top = A S B^\top, \qquad
+       \text{item } n \text{ lies at } (S_1 B_{n1}, S_2 B_{n2}) / \sqrt{M}
+
+    Unlike columns of V these directions do not depend on how the factors happen to be rotated
+    (only their signs do, and each is turned so that its longer tail points up or right). A
+    coordinate is what that direction adds to or takes from the item's score, as the root mean
+    square over the M users; items that lie near each other please the same people.
+
+    With many draws each draw is turned to match the others (`diagnostics.align`); dots are means,
+    and ellipses about the labelled ones hold 90 % of a Normal with the draws' covariance.
+
+    Args:
+        fit: A fit with at least two factors.
+        titles: One for each item, in the order of their codes; None takes those of the fit.
+        num_labels: The most-rated items get their title (column "title" of the item features) or
+            their id; those that find no room get none.
+        ax: Axes to draw into; None makes a figure.
+
+    Returns:
+        The axes. The area of a dot grows with the item's number of ratings.
+
+    Raises:
+        ValueError: If the model has fewer than two factors, `num_labels` is negative, or there is
+            not one title for each item.
+    """
+    if fit.model.num_factors < 2:
+        raise ValueError(
+            f"The fit has num_factors={fit.model.num_factors}; a plane needs at least 2."
+        )
+    if num_labels < 0:
+        raise ValueError(f"num_labels is {num_labels}; expected 0 or more.")
+    if titles is not None and len(titles) != fit.data.num_items:
+        raise ValueError(
+            f"titles has {len(titles):,} entries; give one for each of the "
+            f"{fit.data.num_items:,} items, in the order of fit.data.items.ids."
+        )
+    if fit.is_point:
+        place, share = leading_directions(fit)
+        cloud = place[None]
+    else:
+        cloud, share = _leading_draws(fit)
+        place = cloud.mean(axis=0)
+    degree = np.asarray(fit.data.item_degree)
+    ax = new_axes(ax, (7.0, 5.6))
+    ax.axhline(0, color=GREY, lw=0.8)
+    ax.axvline(0, color=GREY, lw=0.8)
+    size = 6 + 90 * degree / max(degree.max(), 1)
+    named = np.argsort(-degree, kind="stable")[:num_labels]
+    rest = np.setdiff1d(np.arange(len(degree)), named)
+    ax.scatter(place[rest, 0], place[rest, 1], s=size[rest], color=GREY, alpha=0.45, lw=0)
+    ax.scatter(place[named, 0], place[named, 1], s=size[named], color=BLUE, alpha=0.85, lw=0)
+    for item in named if len(cloud) > 1 else []:
+        _ellipse(ax, cloud[:, item])
+    ax.set_xlim(*span(place[:, 0], np.zeros(1)))
+    ax.set_ylim(*span(place[:, 1], np.zeros(1)))
+    describe(
+        ax,
+        title="Items where tastes differ most (blue: the most rated)",
+        x=f"first direction of taste, {share[0]:.0%} of the factors' variance (score units)",
+        y=f"second direction, {share[1]:.0%}",
+    )
+    told = fit.data.item_labels(named) if titles is None and len(named) else titles
+    labels = [str(told[n if titles is None else item]) for n, item in enumerate(named)]  # type: ignore[index]
+    place_labels(ax, place[named], np.sqrt(size[named]) / 2, labels)
+    return ax
+
+
+def leading_directions(fit: Fit) -> tuple[np.ndarray, np.ndarray]:
+    r"""Item coordinates in the two leading directions of :math:`U V^\top`, and their shares.
+
+    Args:
+        fit: A fit with at least two factors.
+
+    Returns:
+        Coordinates (num_items, 2) in score units, and each direction's share of the sum of
+        squares of :math:`U V^\top`. Cost O((M + N) k^2): the product is never formed.
+    """
+    point = fit.point()
+    _, user_triangle = np.linalg.qr(np.asarray(point["user_factors"], dtype=np.float64))
+    basis, item_triangle = np.linalg.qr(np.asarray(point["item_factors"], dtype=np.float64))
+    _, size, right = np.linalg.svd(user_triangle @ item_triangle.T)
+    place = basis @ right[:2].T * size[:2] / np.sqrt(fit.data.num_users)
+    place *= np.where(np.sum(place**3, axis=0) < 0, -1.0, 1.0)
+    return place, size[:2] ** 2 / max(float(np.sum(size**2)), np.finfo(float).tiny)
+
+
+def _leading_draws(fit: Fit) -> tuple[Float[np.ndarray, "draws items 2"], np.ndarray]:
+    """The same coordinates at draws that are turned alike, and the directions' mean shares."""
+    total = fit.num_chains * fit.num_draws
+    chosen = np.linspace(0, total - 1, min(total, MOST_DRAWS)).astype(int)
+    few = {name: value.reshape(1, total, *value.shape[2:])[:, chosen]
+           for name, value in fit.samples.items()}  # fmt: skip
+    turned = align(replace(fit, samples=few, sampling=None)).samples
+    coordinates = []
+    for users, items in zip(turned["user_factors"][0], turned["item_factors"][0], strict=True):
+        # V (U'U / M)^1/2 has the products of U V' and turns as V does.
+        value, vector = np.linalg.eigh(users.T.astype(np.float64) @ users / len(users))
+        root = vector * np.sqrt(np.maximum(value, 0.0)) @ vector.T
+        coordinates.append(items @ root)
+    whole = np.stack(coordinates)
+    axes = np.linalg.svd(whole.mean(axis=0), full_matrices=False)[2][:2].T
+    place = whole @ axes
+    place *= np.where(np.sum(place.mean(axis=0) ** 3, axis=0) < 0, -1.0, 1.0)
+    share = np.square(place).sum(axis=(0, 1)) / max(np.square(whole).sum(), np.finfo(float).tiny)
+    return place, share
+
+
+def _ellipse(ax: Axes, cloud: Float[np.ndarray, "draws 2"]) -> None:
+    value, vector = np.linalg.eigh(np.cov(cloud.T))
+    width, height = 2 * REACH * np.sqrt(np.maximum(value[::-1], 0.0))
+    angle = np.degrees(np.arctan2(vector[1, 1], vector[0, 1]))
+    center = cloud.mean(axis=0)
+    ax.add_patch(
+        Ellipse(
+            (float(center[0]), float(center[1])), width, height, angle=angle,
+            facecolor=BLUE, alpha=0.12, lw=0, zorder=0.9,
+        )
+    )  # fmt: skip
+
+
+def spectrum(fit: Fit, *, interval: float = 0.9, ax: Axes | None = None) -> Axes:
+    r"""Singular values of :math:`U V^\top`, largest first: how many factors the data speak for.
+
+    Each is in units of the score, as the root mean square that its direction adds over all pairs:
+    divided by :math:`\sqrt{M N}`. With many draws dots are medians, lines intervals.
+
+    Args:
+        fit: A fit with factors.
+        interval: Probability of the intervals.
+        ax: Axes to draw into; None makes a figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: If the model has no factors, or the interval is not in (0, 1).
+    """
+    if not fit.model.num_factors:
+        raise ValueError("The fit has num_factors=0; without factors there is no spectrum.")
+    if not 0 < interval < 1:
+        raise ValueError(f"interval is {interval}; expected a probability such as 0.9.")
+    value = singular_values(Draws(fit.model, fit.data, fit.samples))
+    value = value / np.sqrt(fit.data.num_users * fit.data.num_items)
+    ax = new_axes(ax, (5.6, 3.8))
+    place = np.arange(1, value.shape[1] + 1)
+    if len(value) > 1:
+        low, high = np.quantile(value, tails(interval), axis=0)
+        ax.vlines(place, low, high, color=BLUE, lw=2, alpha=0.45)
+    ax.plot(place, np.median(value, axis=0), "o", color=BLUE, ms=6)
+    ax.set_ylim(bottom=0)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    intervals = f" ({interval:.0%} intervals)" if len(value) > 1 else ""
+    describe(
+        ax,
+        title=f"Directions of taste by size{intervals}",
+        x="direction, the largest first",
+        y="singular value (score units)",
+    )
+    return ax
