@@ -281,7 +281,7 @@ def test_bad_ratings() -> None:
     model = MatrixFactorization(1, Ordinal(3))
     with pytest.raises(ValueError, match=r"Row 2 has rating 2\.5, .* levels 1, 2, 3 \(2 such rows"):
         model.arguments(ratings_of([1, 2, 2.5, 7, 3]))
-    with pytest.raises(ValueError, match="No rating is at level 2, .*Leave the level out"):
+    with pytest.raises(ValueError, match=r"No rating is at level 2, .*Leave the level out"):
         model.arguments(ratings_of([1, 3, 1]))
     MatrixFactorization(1, Ordinal(3, (0.0, 1.0))).arguments(ratings_of([1, 3, 1]))
     tenths = np.asarray([0.1, 0.2, 0.3], np.float32).tolist()
