@@ -25,6 +25,9 @@ from probmf.sweep import zero_moments
 #: Share of accepted proposals below which the Metropolis steps may not have forgotten their start.
 LEAST_ACCEPTED = 0.15
 
+#: Items that a batch has at least, so that small batches are few programs.
+FEWEST = 256
+
 
 def add_users_to_draws(
     fitted: Draws,
@@ -113,7 +116,8 @@ def _draw(
 def _blocks(num_draws: int, batch: Batch, num_columns: int) -> Iterator[tuple[slice, int]]:
     """Slices of draws, and how many a block has that is full."""
     lines, width = batch.rating.shape
-    numbers = cells(lines, min(width, PIECE), num_columns) + lines * width * num_columns
+    numbers = cells(lines, min(width, PIECE), num_columns)
+    numbers += max(FEWEST, lines * width) * num_columns
     size = min(num_draws, max(1, BATCH_BYTES // (8 * numbers)))
     for start in range(0, num_draws, size):
         yield slice(start, min(start + size, num_draws)), size
@@ -133,16 +137,16 @@ def _problems(
         return jnp.asarray(np.pad(np.asarray(values, np.float64), padding, mode="edge"))
 
     items, place = np.unique(batch.partner, return_inverse=True)
-    items = np.pad(items, (0, power_of_two(len(items)) - len(items)))
+    items = np.pad(items, (0, max(FEWEST, power_of_two(len(items))) - len(items)))
     scales = draws.likelihood_scales(some)
     gram, gram_shift = _weak_zeros(draws, some, scales)
     width = 1 + int(draws.model.num_factors)
     free = np.ones(width)
     free[0] = draws.model.user_bias
     return RowProblem(
-        jnp.zeros((len(batch.rating), width)),
+        jnp.asarray(np.zeros((len(batch.rating), width))),
         full(draws.rows("item", items, some)),
-        jnp.asarray(place.reshape(batch.partner.shape), jnp.int32),
+        jnp.asarray(place.reshape(batch.partner.shape).astype(np.int32)),
         jnp.asarray(batch.rating),
         jnp.asarray(batch.weight),
         full(_padded(precision, batch)),

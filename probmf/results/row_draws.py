@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, UInt32
 
+from probmf import gaussian
 from probmf.models.likelihood import Gaussian, Likelihood
 from probmf.results.row_problem import RowProblem, find_modes, precision_factors, row_loss
 
@@ -45,10 +46,16 @@ def draw_rows(
 def _draw_exactly(
     problem: RowProblem, key: Array, *, likelihood: Likelihood
 ) -> tuple[Array, Array]:
-    mean = find_modes(problem, likelihood=likelihood)
-    factor = precision_factors(problem, likelihood=likelihood)
-    noise = jax.random.normal(key, mean.shape, mean.dtype)
-    return mean + _scaled(factor, noise) * problem.free[None], jnp.ones(len(mean), mean.dtype)
+    def moments(z: Array, offset: Array, rating: Array, weight: Array) -> tuple[Array, Array]:
+        curvature, slope = likelihood.bound(offset, rating, problem.scales)
+        second = gaussian.second_moments(z, weight * curvature)
+        return gaussian.collect(z, weight * slope), second
+
+    start = jnp.zeros_like(problem.value)
+    first, second = problem.sum(moments)
+    noise = jax.random.normal(key, start.shape, start.dtype) * problem.free[None]
+    rows = gaussian.cholesky_step(problem.matrix(second), problem.gradient(first, start), noise)
+    return rows, jnp.ones(len(rows), rows.dtype)
 
 
 def _draw_by_metropolis(
