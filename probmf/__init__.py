@@ -3,12 +3,20 @@
 from probmf import diagnostics, metrics
 from probmf.data import Ratings, Vocabulary
 from probmf.inference.als import fit_als
+from probmf.inference.gibbs import sample_gibbs
 from probmf.inference.map import fit_map
 from probmf.inference.marginal import MarginalModel, marginalize
 from probmf.inference.marginal_likelihood import fit_marginal
 from probmf.inference.marginal_sampling import sample_marginal
 from probmf.inference.nuts import sample_nuts
-from probmf.models import Bernoulli, Gaussian, MatrixFactorization, MixedEffects, Ordinal
+from probmf.models import (
+    Bernoulli,
+    Gaussian,
+    MatrixFactorization,
+    MixedEffects,
+    NormalWishart,
+    Ordinal,
+)
 from probmf.results import Fit, History, MixedFit, Predictions, Recommendations, Sampling
 
 __version__ = "0.1.0"
@@ -22,6 +30,7 @@ __all__ = [
     "MatrixFactorization",
     "MixedEffects",
     "MixedFit",
+    "NormalWishart",
     "Ordinal",
     "Predictions",
     "Ratings",
@@ -34,6 +43,7 @@ __all__ = [
     "fit_marginal",
     "marginalize",
     "metrics",
+    "sample_gibbs",
     "sample_marginal",
     "sample_nuts",
 ]

@@ -34,7 +34,11 @@ class Noise(NamedTuple):
 
 
 class SupportsBound(Protocol):
-    """What a half-sweep asks of a likelihood."""
+    """What a half-sweep asks of a likelihood; `quadratic` ones have a loss that is their bound."""
+
+    @property
+    def quadratic(self) -> bool:
+        """Whether the loss is its own bound."""
 
     def loss(self, scores: Array, rating: Array, scales: Mapping[str, Array], /) -> Array:
         """Minus log likelihood up to a constant."""
@@ -121,7 +125,8 @@ def half_sweep(
         cg_steps: Steps of "cg".
         pool: One thread per worker of the layout.
         noise: Draws the rows instead of solving them (with "cholesky"). The result's sums of slope
-            and curvature are then those of the likelihood given its latent variables.
+            and curvature are then those of the likelihood given its latent variables, and that of
+            the loss is left out unless it is quadratic.
 
     Returns:
         The table with the side's rows replaced, and each table row's result (zeros for rows
@@ -270,7 +275,9 @@ def _solve_chunk(
         change = gaussian.project(slots.design, step)
     if noise is None:
         return RowResult(x + step, *slots.sums(likelihood, scores + change, prior))
-    loss = slots.loss(likelihood, scores + change, prior)
+    loss = jnp.zeros(x.shape[0], x.dtype)
+    if likelihood.quadratic:
+        loss = slots.loss(likelihood, scores + change, prior)
     # The latent variables stay, so the slope moves along its own quadratic.
     slope = jnp.sum(slope - curvature * change, axis=1)
     return RowResult(x + step, loss, slope, jnp.sum(curvature, axis=1))
@@ -331,7 +338,7 @@ def _solve_long_rows(
     empty = jnp.zeros(x.shape[0], x.dtype)
     if noise is None:
         return RowResult(x, *lax.fori_loop(0, pieces, sums, (empty, empty, empty)))
-    (loss,) = lax.fori_loop(0, pieces, sums, (empty,))
+    (loss,) = lax.fori_loop(0, pieces, sums, (empty,)) if likelihood.quadratic else (empty,)
     # Sums of w (1, z) are the moments' first row: the slope after the step, summed over the row.
     slope = first[:, 0] - jnp.sum(data_second[:, 0] * step, axis=1)
     return RowResult(x, loss, slope, data_second[:, 0, 0])

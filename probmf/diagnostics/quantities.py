@@ -46,7 +46,11 @@ def of_factorization(fit: Fit, probes: int, rng: np.random.Generator) -> Iterato
     samples, data = fit.samples, fit.data
     chains = fit.num_chains
     draws = Draws(fit.model, data, samples)
-    if all(site in samples for site in fit.model.site_shapes(1, 1)):
+    # Of a sampler that keeps few of its draws, what it noted at every sweep.
+    traces = {} if fit.traces is None else dict(fit.traces.values)
+    if "probe_score" in traces:
+        yield Quantity("prediction", traces["probe_score"], True)
+    elif all(site in samples for site in fit.model.site_shapes(1, 1)):
         rated = rng.integers(len(data), size=probes - probes // 2)
         user = np.concatenate([data.user[rated], rng.integers(data.num_users, size=probes // 2)])
         item = np.concatenate([data.item[rated], rng.integers(data.num_items, size=probes // 2)])
@@ -62,8 +66,8 @@ def of_factorization(fit: Fit, probes: int, rng: np.random.Generator) -> Iterato
             yield Quantity(site, samples[site][:, :, rows], True)
     for site, value in samples.items():
         if site in ("intercept", "cutpoints") or site.endswith("_scale"):
-            grouped = value.ndim > 2
-            yield Quantity(site, value if grouped else value[:, :, None], grouped)
+            found = traces.get(site, value)
+            yield Quantity(site, found.reshape(*found.shape[:2], -1), found.ndim > 2)
 
 
 def of_mixed_model(fit: MixedFit) -> Iterator[Quantity]:

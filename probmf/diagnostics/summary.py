@@ -141,11 +141,8 @@ def _rows(quantities: list[Quantity], probes: int) -> list[dict[str, Any]]:
             arrays.append(most_suspect(draws, probes))
     if not arrays:
         return []
-    measures = measure(np.concatenate(arrays, axis=2))
-    ends = np.cumsum([array.shape[2] for array in arrays])
     rows = []
-    for (quantity, count), end, array in zip(kept, ends, arrays, strict=True):
-        own = Measures(*(values[end - array.shape[2] : end] for values in measures))
+    for (quantity, count), own in zip(kept, _measure_all(arrays), strict=True):
         rows.append(
             {
                 "name": quantity.name,
@@ -159,3 +156,16 @@ def _rows(quantities: list[Quantity], probes: int) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _measure_all(arrays: list[np.ndarray]) -> list[Measures]:
+    """Measures of every array, those with the same number of draws at once."""
+    found: dict[int, Measures] = {}
+    for length in {array.shape[1] for array in arrays}:
+        places = [place for place, array in enumerate(arrays) if array.shape[1] == length]
+        measures = measure(np.concatenate([arrays[place] for place in places], axis=2))
+        ends = np.cumsum([arrays[place].shape[2] for place in places])
+        for place, end in zip(places, ends, strict=True):
+            start = end - arrays[place].shape[2]
+            found[place] = Measures(*(values[start:end] for values in measures))
+    return [found[place] for place in range(len(arrays))]

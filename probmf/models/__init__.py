@@ -5,6 +5,7 @@ from probmf.models.likelihood import Bernoulli, Gaussian
 from probmf.models.mixed import MixedData, MixedEffects
 from probmf.models.observations import Observations
 from probmf.models.ordinal import Ordinal
+from probmf.models.priors import NormalWishart
 
 __all__ = [
     "Bernoulli",
@@ -12,6 +13,7 @@ __all__ = [
     "MatrixFactorization",
     "MixedData",
     "MixedEffects",
+    "NormalWishart",
     "Observations",
     "Ordinal",
 ]

@@ -23,8 +23,9 @@ from probmf.models.likelihood import (
 )
 from probmf.models.observations import Observations
 from probmf.models.ordinal import Ordinal
+from probmf.models.priors import NormalWishart
 
-type Scale = float | ArrayLike | Distribution
+type Scale = float | ArrayLike | Distribution | NormalWishart
 Parameters = Mapping[str, Array]
 
 #: Prior scale of each kind of parameter.
@@ -56,8 +57,9 @@ class MatrixFactorization:
             number, since a shift of all cutpoints says the same.
         user_bias: Whether users have a bias.
         item_bias: Whether items have a bias.
-        user_scale: Prior standard deviation of user factors: a number, an array with one
-            number per user, or a NumPyro distribution (then it is sampled).
+        user_scale: Prior standard deviation of user factors: a number, an array with one number
+            per user, a NumPyro distribution (then it is sampled; of shape (1, num_factors) for one
+            scale per factor), or a `NormalWishart` for a mean and a full covariance.
         item_scale: The same for item factors.
         user_bias_scale: The same for user biases, in units of the score.
         item_bias_scale: The same for item biases.
@@ -110,8 +112,12 @@ class MatrixFactorization:
                     f"{name} is {getattr(self, name)!r}; expected True or False. The size of the "
                     f"biases is {name}_scale."
                 )
-        for name in PRIOR_SCALES.values():
-            check_scale(name, getattr(self, name))
+        for site, name in PRIOR_SCALES.items():
+            scale = getattr(self, name)
+            if isinstance(scale, NormalWishart) and site.endswith("factors"):
+                scale.degrees(self.num_factors)
+            else:
+                check_scale(name, scale)
         _check_intercept(self.intercept)
         if self.learns_intercept and self.likelihood.learned:
             raise ValueError(
@@ -233,7 +239,8 @@ class MatrixFactorization:
         used = {PRIOR_SCALES[site] for site in self.site_shapes(1, 1)}
         scales = {name: getattr(self, name) for name in PRIOR_SCALES.values() if name in used}
         scales |= self.likelihood.scale_sites()
-        return [name for name, scale in scales.items() if isinstance(scale, Distribution)]
+        random = Distribution | NormalWishart
+        return [name for name, scale in scales.items() if isinstance(scale, random)]
 
     @property
     def learned_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -270,14 +277,21 @@ class MatrixFactorization:
         for site, shape in self.site_shapes(num_users, num_items).items():
             name = PRIOR_SCALES[site]
             scale = getattr(self, name)
+            if isinstance(scale, NormalWishart):
+                continue
+            allowed = [(), (shape[0],)]
+            by_factor = ""
             if isinstance(scale, Distribution):
                 got = scale.batch_shape + scale.event_shape
+                if len(shape) == 2:
+                    allowed.append((1, shape[1]))
+                    by_factor = f", or shape (1, {shape[1]}), one per factor"
             else:
                 got = np.shape(scale)
-            if got not in ((), (shape[0],)):
+            if got not in allowed:
                 raise ValueError(
                     f"{name} has shape {got}; expected one number or {shape[0]} of them, "
-                    f"one per {site.split('_')[0]}."
+                    f"one per {site.split('_')[0]}{by_factor}."
                 )
 
     def _check_weights(self, weight: np.ndarray | None) -> None:
@@ -313,12 +327,18 @@ class MatrixFactorization:
         scales = {name: _sample_scale(name, s) for name, s in self.likelihood.scale_sites().items()}
         parameters = {"intercept": self._sample_intercept(observations.base_score)}
         for site, shape in shapes.items():
-            scale = _sample_scale(PRIOR_SCALES[site], getattr(self, PRIOR_SCALES[site]))
-            with numpyro.plate(site.split("_")[0], shape[0]):
-                law = dist.Normal(0.0, scale)
+            side, given = site.split("_")[0], getattr(self, PRIOR_SCALES[site])
+            if isinstance(given, NormalWishart):
+                law = given.sample(side, self.num_factors)
+            else:
+                scale = _sample_scale(PRIOR_SCALES[site], given)
                 if len(shape) == 2:
-                    by_row = jnp.broadcast_to(scale, shape[:1])[:, None]
-                    law = dist.Normal(0.0, jnp.broadcast_to(by_row, shape)).to_event(1)
+                    # One scale for all, one per row, or (1, k): one per factor.
+                    scale = scale if scale.ndim == 2 else jnp.expand_dims(scale, -1)
+                    law = dist.Normal(0.0, jnp.broadcast_to(scale, shape)).to_event(1)
+                else:
+                    law = dist.Normal(0.0, scale)
+            with numpyro.plate(side, shape[0]):
                 parameters[site] = numpyro.sample(site, law)
         scores = linear_predictor(parameters, observations.user, observations.item)
         if self.unobserved_weight > 0:

@@ -111,6 +111,7 @@ class Gaussian:
 
     noise_scale: float | Distribution = 1.0
     binary = False
+    quadratic = True
     discrete = False
     learned: ClassVar[tuple[str, ...]] = ()
 
@@ -207,6 +208,7 @@ class Bernoulli:
 
     link: Literal["logit", "probit"] = "logit"
     binary = True
+    quadratic = False
     discrete = True
     learned: ClassVar[tuple[str, ...]] = ()
 

@@ -15,6 +15,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import ndtri
 from scipy.stats import norm
 
+from probmf.models.augmentation import draw_between
 from probmf.models.ordered import (
     OrderedNormal,
     OrderedProbit,
@@ -67,6 +68,7 @@ class Ordinal:
     cutpoints: Literal["learned"] | Sequence[float] = "learned"
     cutpoint_scale: float = 5.0
     binary = False
+    quadratic = False
     discrete = True
 
     def __post_init__(self) -> None:
@@ -214,6 +216,14 @@ class Ordinal:
         """Curvature and minus slope at `scores` of a quadratic that is never below the loss."""
         slope = truncated_mean(*self._around(scores, rating, scales))
         return jnp.ones_like(slope), slope
+
+    def augment(
+        self, key: Array, scores: Scores, rating: Scores, scales: Mapping[str, Array]
+    ) -> tuple:
+        """Curvature and minus slope of the loss given a draw of the latent number."""
+        lower, upper = edges(rating, scales["cutpoints"], self.levels)
+        latent = draw_between(key, scores, lower, upper)
+        return jnp.ones_like(scores), latent - scores
 
     def _around(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> tuple:
         """The ends of the rating's interval, seen from the score."""

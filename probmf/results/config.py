@@ -1,6 +1,7 @@
 """Models and histories as plain values: numbers and words for JSON, arrays beside it."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,18 @@ from numpyro.distributions import Distribution, Normal
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.models.likelihood import Bernoulli, Gaussian, Likelihood
 from probmf.models.ordinal import Ordinal
+from probmf.models.priors import NormalWishart
 from probmf.results.history import History
 from probmf.results.laws import is_law, read_law, write_law
 from probmf.results.sampling import Sampling
+from probmf.results.traces import Traces, Watched
 
 #: Fields of a history that are arrays.
 CURVES = ("objective", "validation", "seconds", "restarts")
-#: Prefixes of the names of arrays: samples, and statistics of a sampler.
-SAMPLE, STAT = "sample/", "stat/"
+#: Prefixes of the names of arrays: samples, statistics of a sampler, numbers of every sweep.
+SAMPLE, STAT, TRACE = "sample/", "stat/", "trace/"
+#: Marks a Normal-Wishart prior.
+WISHART = "normal_wishart"
 
 Arrays = dict[str, np.ndarray]
 
@@ -46,6 +51,8 @@ def write_model(model: MatrixFactorization, arrays: Arrays) -> dict[str, Any]:
         scale = getattr(model, name)
         if isinstance(scale, Distribution):
             config[name] = write_law(name, scale)
+        elif isinstance(scale, NormalWishart):
+            config[name] = {WISHART: asdict(scale)}
         elif np.ndim(scale):
             arrays[f"scale/{name}"] = np.ascontiguousarray(scale, dtype=np.float64)
         else:
@@ -65,6 +72,8 @@ def read_model(config: Mapping[str, Any], arrays: Arrays) -> MatrixFactorization
             fields[name] = arrays[f"scale/{name}"]
         elif is_law(fields.get(name)):
             fields[name] = read_law(fields[name])
+        elif isinstance(fields.get(name), dict):
+            fields[name] = NormalWishart(**fields[name][WISHART])
     return MatrixFactorization(likelihood=likelihood, intercept=intercept, **fields)
 
 
@@ -118,6 +127,28 @@ def read_sampling(config: Mapping[str, Any] | None, arrays: Arrays) -> Sampling 
     return Sampling(
         _under(STAT, arrays), config["num_warmup"], config["seconds"], config["complete"], info
     )
+
+
+def write_traces(traces: Traces | None, arrays: Arrays) -> dict[str, Any] | None:
+    """Numbers of every sweep for JSON; the arrays go to `arrays`."""
+    if traces is None:
+        return None
+    arrays |= {TRACE + name: np.ascontiguousarray(value) for name, value in traces.values.items()}
+    places = {"user": traces.probe_user, "item": traces.probe_item}
+    arrays |= {f"probe/{name}": np.ascontiguousarray(value) for name, value in places.items()}
+    if traces.watched is not None:
+        watched = vars(traces.watched)
+        arrays |= {f"watched/{name}": np.ascontiguousarray(a) for name, a in watched.items()}
+    return {"thin": int(traces.thin), "watched": traces.watched is not None}
+
+
+def read_traces(config: Mapping[str, Any] | None, arrays: Arrays) -> Traces | None:
+    """What `write_traces` wrote."""
+    if config is None:
+        return None
+    watched = Watched(**_under("watched/", arrays)) if config["watched"] else None
+    places = _under("probe/", arrays)
+    return Traces(_under(TRACE, arrays), places["user"], places["item"], config["thin"], watched)
 
 
 def _under(prefix: str, arrays: Arrays) -> Arrays:

@@ -27,6 +27,7 @@ from probmf.results.rank_posterior import RankPosterior, rank_posterior
 from probmf.results.ranking import RankBy
 from probmf.results.recommend import Recommendations, recommend, similar_items
 from probmf.results.sampling import Sampling
+from probmf.results.traces import Traces
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -42,6 +43,7 @@ class Fit:
         history: Objective and held-out error by step, or None.
         sampling: How a sampler's run went, or None. Samples of a sampler hold the scales that were
             sampled, too, and may lack rows that it integrated out.
+        traces: What a Gibbs sampler noted at every sweep, or None.
 
     Raises:
         ValueError: If a parameter is missing, has another shape than the model gives it, or is
@@ -54,6 +56,7 @@ class Fit:
     method: str
     history: History | None = None
     sampling: Sampling | None = None
+    traces: Traces | None = None
 
     def __post_init__(self) -> None:
         """Check the parameters against the model and freeze them."""
@@ -527,8 +530,9 @@ class Fit:
             FileExistsError: If `path` exists and is not a saved fit, or holds other files as well.
         """
         storage.save(
-            path, self.model, self.data, self.samples, self.method, self.history, self.sampling
-        )
+            path, self.model, self.data, self.samples, self.method, self.history, self.sampling,
+            self.traces,
+        )  # fmt: skip
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "Fit":

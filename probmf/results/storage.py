@@ -18,13 +18,16 @@ from probmf.results.config import (
     read_model,
     read_samples,
     read_sampling,
+    read_traces,
     write_history,
     write_model,
     write_samples,
     write_sampling,
+    write_traces,
 )
 from probmf.results.history import History
 from probmf.results.sampling import Sampling
+from probmf.results.traces import Traces
 
 ARRAYS = "arrays.safetensors"
 FILES = (directory.MANIFEST, ARRAYS, *rating_files.FILES)
@@ -47,6 +50,7 @@ def save(
     method: str,
     history: History | None,
     sampling: Sampling | None,
+    traces: Traces | None,
 ) -> None:
     """Write a fit to a directory, all of it or nothing; see `Fit.save`."""
 
@@ -57,6 +61,7 @@ def save(
             "model": write_model(model, arrays),
             "history": write_history(history, arrays),
             "sampling": write_sampling(sampling, arrays),
+            "traces": write_traces(traces, arrays),
             "types": rating_files.write_ratings(data, folder),
         }
         save_file(arrays, folder / ARRAYS)
@@ -68,7 +73,13 @@ def save(
 def load(
     path: str | PathLike[str],
 ) -> tuple[
-    MatrixFactorization, Ratings, dict[str, np.ndarray], str, History | None, Sampling | None
+    MatrixFactorization,
+    Ratings,
+    dict[str, np.ndarray],
+    str,
+    History | None,
+    Sampling | None,
+    Traces | None,
 ]:
     """Read what `save` wrote; see `Fit.load`."""
     source = Path(path)
@@ -79,9 +90,10 @@ def load(
         model = read_model(manifest["model"], arrays)
         history = read_history(manifest["history"], arrays)
         sampling = read_sampling(manifest.get("sampling"), arrays)
+        traces = read_traces(manifest.get("traces"), arrays)
     except (SafetensorError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{source} does not hold what its {directory.MANIFEST} says "
             f"({type(error).__name__}: {error}); save the fit again."
         ) from error
-    return model, data, read_samples(arrays), manifest["method"], history, sampling
+    return model, data, read_samples(arrays), manifest["method"], history, sampling, traces

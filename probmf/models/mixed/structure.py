@@ -1,7 +1,8 @@
 """What a mixed model is conditioned on: checked arrays, without labels.
 
 A dense matrix of observations by groups never exists: a group term is a code and a short row of
-coefficients' columns for each observation. A design holds NumPy arrays; a model's arguments are JAX's, in its present precision.
+coefficients' columns for each observation. A design holds NumPy arrays; a model's arguments are
+JAX's, in its present precision.
 """
 
 from collections.abc import Mapping

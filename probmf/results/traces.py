@@ -1,0 +1,53 @@
+"""What a sampler noted at every sweep, where it keeps rows at few of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+@dataclass(frozen=True, eq=False)
+class Watched:
+    """Expected ratings of chosen pairs, averaged over all sweeps of all chains.
+
+    Attributes:
+        user: Codes of the users, in the order of the pairs that were asked for.
+        item: Codes of the items.
+        mean: Posterior mean of the expected rating.
+        sd: Its posterior standard deviation (noise left out).
+    """
+
+    user: Int[np.ndarray, " n"]
+    item: Int[np.ndarray, " n"]
+    mean: Float[np.ndarray, " n"]
+    sd: Float[np.ndarray, " n"]
+
+
+@dataclass(frozen=True, eq=False)
+class Traces:
+    """Numbers of every sweep after the warm-up.
+
+    Attributes:
+        values: By name, (chain, sweep, ...): "lp" (log joint density up to a constant),
+            "intercept", every scale that is sampled, and "probe_score", scores of the probes.
+            Read-only.
+        probe_user: Codes of the probes' users.
+        probe_item: Codes of the probes' items.
+        thin: Rows were kept at every `thin`-th sweep.
+        watched: Averages of the pairs that were asked for, or None.
+    """
+
+    values: Mapping[str, Float[np.ndarray, "chain sweep ..."]]
+    probe_user: Int[np.ndarray, " p"]
+    probe_item: Int[np.ndarray, " p"]
+    thin: int
+    watched: Watched | None = None
+
+    def __post_init__(self) -> None:
+        """Freeze the arrays."""
+        values = {name: np.asarray(value).view() for name, value in self.values.items()}
+        for value in values.values():
+            value.flags.writeable = False
+        object.__setattr__(self, "values", MappingProxyType(values))
