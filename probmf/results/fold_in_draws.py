@@ -98,7 +98,8 @@ def _draw(
                 keys = jnp.asarray(np.resize(seeds[some], (size, 2)))
                 rows, share = draw_rows(problems, keys, likelihood=likelihood)
                 count = some.stop - some.start
-                yield some, codes[batch.chosen], np.asarray(rows)[:count, : len(batch.chosen)]
+                found = _colored(draws, some, np.asarray(rows)[:count, : len(batch.chosen)])
+                yield some, codes[batch.chosen], found
                 total += np.asarray(share)[:count].sum(axis=0)
             accepted[batch.chosen] = total[: len(batch.chosen)] / draws.num_draws
     if accepted.min(initial=1.0) < LEAST_ACCEPTED:
@@ -145,7 +146,7 @@ def _problems(
     free[0] = draws.model.user_bias
     return RowProblem(
         jnp.asarray(np.zeros((len(batch.rating), width))),
-        full(draws.rows("item", items, some)),
+        full(_whitened(draws, some, draws.rows("item", items, some))),
         jnp.asarray(place.reshape(batch.partner.shape).astype(np.int32)),
         jnp.asarray(batch.rating),
         jnp.asarray(batch.weight),
@@ -166,12 +167,48 @@ def _weak_zeros(
         return None, None
     every, found = np.arange(draws.data.num_items), []
     for place, draw in enumerate(range(some.start, some.stop)):
-        rows = draws.rows("item", every, slice(draw, draw + 1))[0].astype(np.float64)
+        one = slice(draw, draw + 1)
+        rows = _whitened(draws, one, draws.rows("item", every, one))[0]
         weight = draws.model.unobserved_weight / np.square(scales["noise_scale"][place])
         intercept = np.float64(draws.sites["intercept"][draw])
         found.append(zero_moments(rows[:, 0], rows[:, 1:], intercept, weight))
     gram, shift = zip(*found, strict=True)
     return np.stack(gram), np.stack(shift)
+
+
+def _prior_roots(draws: Draws, some: slice) -> tuple[np.ndarray, np.ndarray] | None:
+    """Means m and Cholesky factors L of the precisions of users' factors, if they were sampled."""
+    if "user_precision" not in draws.samples:
+        return None
+    precision = np.asarray(draws.sites["user_precision"][some], np.float64)
+    return np.asarray(draws.sites["user_mean"][some], np.float64), np.linalg.cholesky(precision)
+
+
+def _whitened(
+    draws: Draws, some: slice, items: Float[np.ndarray, "draws items d"]
+) -> Float[np.ndarray, "draws items d"]:
+    """Items' rows for users' factors m + L^-T x, where x has the prior N(0, I)."""
+    items = items.astype(np.float64)
+    prior = _prior_roots(draws, some)
+    if prior is not None:
+        mean, root = prior
+        items[:, :, 0] += np.einsum("snk,sk->sn", items[:, :, 1:], mean)
+        items[:, :, 1:] = np.swapaxes(
+            np.linalg.solve(root, np.swapaxes(items[:, :, 1:], 1, 2)), 1, 2
+        )
+    return items
+
+
+def _colored(
+    draws: Draws, some: slice, rows: Float[np.ndarray, "draws rows d"]
+) -> Float[np.ndarray, "draws rows d"]:
+    """Users' rows (b, m + L^-T x) from rows (b, x)."""
+    prior = _prior_roots(draws, some)
+    if prior is None:
+        return rows
+    mean, root = prior
+    x = np.linalg.solve(np.swapaxes(root, 1, 2), np.swapaxes(rows[:, :, 1:], 1, 2))
+    return np.concatenate([rows[:, :, :1], mean[:, None] + np.swapaxes(x, 1, 2)], axis=2)
 
 
 def _padded(precision: np.ndarray, batch: Batch) -> np.ndarray:
@@ -190,16 +227,21 @@ def _prior_precision(
     model = draws.model
     given = {site: getattr(model, PRIOR_SCALES[site]) for site in ("user_bias", "user_factors")
              if site in draws.sites}  # fmt: skip
-    by_row = any(not isinstance(scale, Distribution) and np.ndim(scale) for scale in given.values())
+    if "user_precision" in draws.samples:
+        given.pop("user_factors", None)
+    by_row = any(
+        not isinstance(scale, Distribution) and np.ndim(scale) == 1 for scale in given.values()
+    )
     shape = (draws.num_draws, len(codes) if by_row else 1, 1 + int(model.num_factors))
     scales = np.ones(shape)
     for site, scale in given.items():
         columns = slice(0, 1) if site == "user_bias" else slice(1, None)
         if isinstance(scale, Distribution):
-            own = draws.sites[PRIOR_SCALES[site]].reshape(-1, 1, 1)
+            # One number, or one for each factor.
+            own = draws.sites[PRIOR_SCALES[site]].reshape(draws.num_draws, 1, -1)
         else:
             own = np.asarray(scale, np.float64)
-            own = own[codes][None, :, None] if own.ndim else own
+            own = own[codes][None, :, None] if own.ndim == 1 else own
         scales[:, :, columns] = own
     return 1.0 / np.square(scales)
 
@@ -215,7 +257,7 @@ def _refuse_laws_per_user(fitted: Draws) -> None:
                     f"{name} has a prior distribution in the model, but the fit has no draws of "
                     "it; they belong in samples."
                 )
-            if fitted.samples[name].ndim > 2:
+            if fitted.samples[name].ndim == 3:
                 raise ValueError(
                     f"{name} has a prior for each user of its own, and a new user has none. Sample "
                     f"again with the new ratings, or fit a model with one {name} for all."

@@ -86,6 +86,48 @@ def test_gaussian_rows_follow_the_closed_form(case: str, draw_ratings: Any) -> N
     check_moments(drawn, mean, covariance)
 
 
+def test_scales_of_each_factor(draw_ratings: Any) -> None:
+    """Scales of shape (1, k), as a prior for automatic relevance determination has them."""
+    law = dist.HalfNormal(np.ones((1, 2))).to_event(2)
+    plain = many(MatrixFactorization(2, Gaussian(0.5)), draw_ratings())
+    scale = np.array([0.2, 3.0])
+    samples = dict(plain.samples) | {"user_scale": np.tile(scale, (*SHAPE, 1, 1))}
+    model = MatrixFactorization(2, Gaussian(0.5), user_scale=law)
+    fit = Fit(model, plain.data, samples, "test", sampling=plain.sampling)
+    prior = np.diag(np.r_[1.0, 1 / scale**2])
+    check_moments(rows_of(fit.fold_in(new_ratings(), key=0), 99), *posterior(plain, prior))
+
+
+@pytest.mark.parametrize("zero", [0.0, 0.2])
+def test_learned_mean_and_covariance(zero: float, draw_ratings: Any) -> None:
+    """The sites of a Normal-Wishart prior: each draw has a mean and a precision of the factors."""
+    model = MatrixFactorization(2, Gaussian(0.5), unobserved_weight=zero)
+    plain = many(model, draw_ratings())
+    mean, precision = np.array([0.5, -1.0]), np.array([[4.0, 1.5], [1.5, 2.0]])
+    own = {"user_mean": np.tile(mean, (*SHAPE, 1))}
+    own["user_precision"] = np.tile(precision, (*SHAPE, 1, 1))
+    samples = dict(plain.samples) | own
+    fit = Fit(model, plain.data, samples, "test", sampling=plain.sampling)
+    prior = np.eye(3)
+    prior[1:, 1:] = precision
+    expected = posterior(plain, prior, np.r_[0.0, mean], zero)
+    check_moments(rows_of(fit.fold_in(new_ratings(), key=0), 99), *expected)
+
+
+def posterior(
+    fit: Fit, prior: np.ndarray, center: np.ndarray | None = None, zero: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of the new user's row by dense algebra."""
+    center = np.zeros(3) if center is None else center
+    design = np.column_stack([np.ones(11), fit.samples["item_factors"][0, 0]])
+    weight, target = np.full(11, zero), np.zeros(11)
+    weight[RATED], target[RATED] = 1.0, new_ratings().rating
+    offset = 0.3 + fit.samples["item_bias"][0, 0]
+    covariance = np.linalg.inv(prior + (design.T * weight) @ design / 0.25)
+    rest = design.T @ (weight * (target - offset)) / 0.25
+    return covariance @ (prior @ center + rest), covariance
+
+
 @pytest.mark.parametrize("link", ["logit", "probit"])
 def test_binary_rows_follow_their_posterior(link: Any, draw_ratings: Any) -> None:
     model = MatrixFactorization(2, Bernoulli(link), user_bias=False, user_scale=2.0)
