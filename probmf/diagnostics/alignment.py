@@ -67,6 +67,13 @@ def align(fit: Fit, *, method: Method = "procrustes") -> Fit:
         for draw, turn in enumerate(turns):
             turned[draw] = values[draw].astype(np.float64) @ turn
         samples[name] = turned.reshape(fit.samples[name].shape)
+    q = turns.reshape(fit.num_chains, fit.num_draws, *turns.shape[1:])
+    for side in ("user", "item"):
+        # A learned mean and covariance of the factors turn with them.
+        if f"{side}_mean" in samples:
+            samples[f"{side}_mean"] = np.einsum("csk,cskl->csl", samples[f"{side}_mean"], q)
+        if f"{side}_precision" in samples:
+            samples[f"{side}_precision"] = np.swapaxes(q, 2, 3) @ samples[f"{side}_precision"] @ q
     return replace(fit, samples=samples)
 
 
@@ -109,6 +116,12 @@ def _factors(fit: Fit) -> tuple[np.ndarray, np.ndarray]:
         raise TypeError(f"fit is a {type(fit).__name__}, expected a Fit.")
     if not fit.model.num_factors:
         raise ValueError("align rotates factors, and this model has num_factors=0.")
+    for name in ("user_scale", "item_scale"):
+        if fit.samples.get(name, np.zeros(0)).ndim == 4:
+            raise ValueError(
+                f"{name} has draws of one scale per factor, which a rotation would mix up: this "
+                "prior tells the factors apart but for their order and signs."
+            )
     found = []
     for name in ("user_factors", "item_factors"):
         if name not in fit.samples:

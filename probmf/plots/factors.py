@@ -123,7 +123,7 @@ def _leading_draws(fit: Fit) -> tuple[Float[np.ndarray, "draws items 2"], np.nda
     total = fit.num_chains * fit.num_draws
     chosen = np.linspace(0, total - 1, min(total, MOST_DRAWS)).astype(int)
     few = {name: value.reshape(1, total, *value.shape[2:])[:, chosen]
-           for name, value in fit.samples.items()}  # fmt: skip
+           for name, value in fit.samples.items() if not name.endswith("_scale")}  # fmt: skip
     turned = align(replace(fit, samples=few, sampling=None)).samples
     coordinates = []
     for users, items in zip(turned["user_factors"][0], turned["item_factors"][0], strict=True):

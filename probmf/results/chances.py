@@ -17,7 +17,7 @@ from probmf.results.exclusions import Exclusions
 from probmf.results.mixtures import row_blocks
 from probmf.results.plug_in import PlugIn
 from probmf.results.ranking import BLOCK_SCORES, top_scores
-from probmf.results.ranking_of_draws import draw_blocks, pairs_of_rows
+from probmf.results.ranking_of_draws import draw_blocks, pairs_of_rows, spread_of_strangers
 from probmf.results.row_problem import to_device
 from probmf.results.side_ratings import power_of_two
 
@@ -74,7 +74,6 @@ def top_chances(
     """
     size = min(power_of_two(len(codes)), max(8, BLOCK_SCORES // power_of_two(len(items))))
     likelihood = draws.model.likelihood.canonical()
-    spread = draws.new_scales("user")
     places = np.empty((len(codes), k), np.int64)
     for start in range(0, len(codes), size):
         part = slice(start, min(start + size, len(codes)))
@@ -86,7 +85,7 @@ def top_chances(
             scales = jax.tree.map(to_device, draws.likelihood_scales(some))
             total += np.asarray(
                 _sum_of_tails(
-                    *map(to_device, (*rows, new[None, :, None] * spread[some][:, None, :])),
+                    *map(to_device, (*rows, *spread_of_strangers(draws, new, rows[1], some))),
                     scales, to_device(np.asarray(at_least)),
                     likelihood=likelihood, strangers=bool(new.any()),
                 )
@@ -97,20 +96,20 @@ def top_chances(
 
 @partial(jax.jit, static_argnames=("likelihood", "strangers"))
 def _sum_of_tails(
-    users: Array, items: Array, spread: Array, scales: Mapping[str, Array], threshold: Array,
+    users: Array, items: Array, spread: Array, lengths: Array, scales: Mapping[str, Array],
+    threshold: Array,
     *, likelihood: Likelihood, strangers: bool,
 ) -> Array:  # fmt: skip
-    def add(total: Array, draw: tuple[Array, Array, Array, Mapping[str, Array]]) -> Any:
-        x, y, scale, own = draw
+    def add(total: Array, draw: tuple[Any, ...]) -> Any:
+        x, y, scale, length, own = draw
         score = x @ y.T
         if not strangers:
             return total + likelihood.tail(score, threshold, own), None
-        length = jnp.sum(jnp.square(y[:, 2:]), axis=1)
         variance = jnp.square(scale[:, :1]) + jnp.square(scale[:, 1:]) * length[None, :]
         return total + tail_of_normal(likelihood, score, jnp.sqrt(variance), threshold, own), None
 
     start = jnp.zeros((users.shape[1], items.shape[1]), users.dtype)
-    return lax.scan(add, start, (users, items, spread, scales))[0]
+    return lax.scan(add, start, (users, items, spread, lengths, scales))[0]
 
 
 def _average(

@@ -89,17 +89,32 @@ class Draws:
                 scales[name] = np.broadcast_to(fixed, (count, *fixed.shape))
         return scales
 
-    def new_scales(self, side: Side) -> Float[np.ndarray, "draws 2"]:
-        """Prior scales of a new row's bias and factors at each draw; 0 where there are none.
+    def new_bias_scale(self, side: Side) -> Float[np.ndarray, " draws"]:
+        """Prior scale of a new row's bias at each draw; 0 where there is none."""
+        if f"{side}_bias" not in self.sites:
+            return np.zeros(self.num_draws)
+        name = PRIOR_SCALES[f"{side}_bias"]
+        return self._scale(name, getattr(self.model, name))
 
-        Where scales differ by row, the root of their mean square.
+    def new_roots(self, side: Side) -> Float[np.ndarray, "draws k k"]:
+        """Roots R of the prior covariances R R' of a new row's factors at each draw.
+
+        Where scales differ by row, they are the root of their mean square.
         """
-        scales = np.zeros((self.num_draws, 2))
-        for place, site in enumerate((f"{side}_bias", f"{side}_factors")):
-            if site in self.sites:
-                name = PRIOR_SCALES[site]
-                scales[:, place] = self._scale(name, getattr(self.model, name))
-        return scales
+        k = int(self.model.num_factors)
+        if f"{side}_precision" in self.sites:
+            lower = np.linalg.cholesky(np.asarray(self.sites[f"{side}_precision"], np.float64))
+            return np.swapaxes(np.linalg.inv(lower), 1, 2)
+        if not k:
+            return np.zeros((self.num_draws, 0, 0))
+        name = PRIOR_SCALES[f"{side}_factors"]
+        given = getattr(self.model, name)
+        drawn = self.sites[name] if name in self.samples else np.asarray(given)
+        if np.shape(drawn)[-2:] == (1, k) and (name not in self.samples or np.ndim(drawn) == 3):
+            scale = np.broadcast_to(np.asarray(drawn, np.float64), (self.num_draws, 1, k))
+        else:
+            scale = self._scale(name, given)[:, None, None]
+        return scale * np.eye(k)
 
     def _scale(self, name: str, given: object) -> np.ndarray:
         if isinstance(given, Distribution):
@@ -113,7 +128,7 @@ class Draws:
     def rows(
         self, side: Side, codes: Int[np.ndarray, " rows"], draws: slice = slice(None)
     ) -> Float[np.ndarray, "draws rows d"]:
-        """Rows (bias, factors) at draws; zeros for code -1 and for a bias that is left out."""
+        """Rows (bias, factors) at draws; for code -1 the prior mean, zero unless it was sampled."""
         parts = []
         for site in (f"{side}_bias", f"{side}_factors"):
             if site in self.sites:
@@ -123,6 +138,8 @@ class Draws:
                 parts.append(np.zeros((len(self.sites["intercept"][draws]), len(codes), 1), "f4"))
         rows = np.concatenate(parts, axis=2)
         rows[:, codes < 0] = 0.0
+        if f"{side}_mean" in self.sites and (codes < 0).any():
+            rows[:, codes < 0, 1:] = self.sites[f"{side}_mean"][draws][:, None]
         return rows
 
     def scores(
@@ -159,15 +176,16 @@ class Draws:
     def _new_variance(
         self, draw: int, x: np.ndarray, y: np.ndarray, new_user: np.ndarray, new_item: np.ndarray
     ) -> np.ndarray:
-        bias, factors = np.square(self._new["user"][draw])
-        own_bias, own_factors = np.square(self._new["item"][draw])
-        variance = new_user * (bias + factors * np.square(y[:, 1:]).sum(axis=1))
-        variance = variance + new_item * (own_bias + own_factors * np.square(x[:, 1:]).sum(axis=1))
-        return variance + (new_user & new_item) * self.model.num_factors * factors * own_factors
+        bias, root = (part[draw] for part in self._new["user"])
+        own_bias, own_root = (part[draw] for part in self._new["item"])
+        variance = new_user * (bias**2 + np.square(y[:, 1:] @ root).sum(axis=1))
+        variance = variance + new_item * (own_bias**2 + np.square(x[:, 1:] @ own_root).sum(axis=1))
+        return variance + (new_user & new_item) * np.square(root.T @ own_root).sum()
 
     @cached_property
-    def _new(self) -> dict[Side, np.ndarray]:
-        return {"user": self.new_scales("user"), "item": self.new_scales("item")}
+    def _new(self) -> dict[Side, tuple[np.ndarray, np.ndarray]]:
+        sides: tuple[Side, Side] = ("user", "item")
+        return {side: (self.new_bias_scale(side), self.new_roots(side)) for side in sides}
 
 
 def _missing(name: str) -> str:

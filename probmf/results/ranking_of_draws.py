@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -121,20 +122,32 @@ def pairs_of_rows(
 def _means(draws: Draws, codes: np.ndarray, items: np.ndarray) -> np.ndarray:
     """Expected ratings, averaged over all draws, by line and item."""
     new = codes < 0
-    scales = draws.new_scales("user")
     likelihood = draws.model.likelihood.canonical()
     total = np.zeros((len(codes), len(items)))
     for some in draw_blocks(draws, len(codes) + len(items)):
         users, others = pairs_of_rows(draws, codes, items, some)
-        spread = new[None, :, None] * scales[some][:, None, :]
+        spread = spread_of_strangers(draws, new, others, some)
         own = {name: to_device(value) for name, value in draws.likelihood_scales(some).items()}
         total += np.asarray(
             _sum_of_means(
-                *map(to_device, (users, others, spread)), own,
+                *map(to_device, (users, others, *spread)), own,
                 likelihood=likelihood, strangers=bool(new.any()) and likelihood.discrete,
             )
         )  # fmt: skip
     return total / draws.num_draws
+
+
+def spread_of_strangers(
+    draws: Draws, new: np.ndarray, others: np.ndarray, some: slice
+) -> tuple[np.ndarray, np.ndarray]:
+    """What new users' scores vary by: bias scale and 1 by line, 0 for others; lengths by item."""
+    spread = np.zeros((len(others), len(new), 2))
+    lengths = np.zeros(others.shape[:2])
+    if new.any():
+        spread[:, :, 0] = new * draws.new_bias_scale("user")[some][:, None]
+        spread[:, :, 1] = new
+        lengths = np.square(others[:, :, 2:] @ draws.new_roots("user")[some]).sum(axis=2)
+    return spread, lengths
 
 
 @partial(jax.jit, static_argnames=("likelihood", "strangers"))
@@ -142,22 +155,22 @@ def _sum_of_means(
     users: Array,
     items: Array,
     spread: Array,
+    lengths: Array,
     scales: dict[str, Array],
     *,
     likelihood: Likelihood,
     strangers: bool,
 ) -> Array:
-    def add(total: Array, draw: tuple[Array, Array, Array, dict[str, Array]]) -> tuple[Array, None]:
-        x, y, scale, own = draw
+    def add(total: Array, draw: tuple[Any, ...]) -> tuple[Array, None]:
+        x, y, scale, length, own = draw
         score = x @ y.T
         if not strangers:
             return total + likelihood.mean(score, own), None
-        length = jnp.sum(jnp.square(y[:, 2:]), axis=1)
         variance = jnp.square(scale[:, :1]) + jnp.square(scale[:, 1:]) * length[None, :]
         return total + likelihood.integrate(score, jnp.sqrt(variance), own)[0], None
 
     start = jnp.zeros((users.shape[1], items.shape[1]), users.dtype)
-    return lax.scan(add, start, (users, items, spread, scales))[0]
+    return lax.scan(add, start, (users, items, spread, lengths, scales))[0]
 
 
 def draw_strangers(
@@ -167,10 +180,10 @@ def draw_strangers(
     """Give new users a row from the prior of each draw, in place."""
     new = np.flatnonzero(codes < 0)
     if len(new):
-        scales = draws.new_scales("user")[at]
-        users[:, new, 0] += scales[:, :1] * rng.standard_normal((len(users), len(new)))
+        bias = draws.new_bias_scale("user")[at]
+        users[:, new, 0] += bias[:, None] * rng.standard_normal((len(users), len(new)))
         noise = rng.standard_normal((len(users), len(new), users.shape[2] - 2))
-        users[:, new, 2:] = scales[:, 1, None, None] * noise
+        users[:, new, 2:] += noise @ np.swapaxes(draws.new_roots("user")[at], 1, 2)
 
 
 def _single(

@@ -101,3 +101,22 @@ def test_errors() -> None:
              "item_bias": np.zeros((1, 1, 20))}  # fmt: skip
     with pytest.raises(ValueError, match="this model has num_factors=0"):
         diagnostics.align(Fit(flat, fit.data, zeros, "test"))
+
+
+def test_a_learned_mean_and_covariance_turn_along() -> None:
+    fit = turned_fit()
+    rng = np.random.default_rng(2)
+    root = rng.normal(0, 1, (*SHAPE, 3, 3))
+    precision = root @ np.swapaxes(root, 2, 3) + np.eye(3)
+    sites = {"user_mean": rng.normal(0, 1, (*SHAPE, 3)), "user_precision": precision}
+    fit = replace(fit, samples=dict(fit.samples) | sites)
+    found = diagnostics.align(fit)
+
+    def distances(of: Fit) -> np.ndarray:
+        gap = of.samples["user_factors"] - of.samples["user_mean"][:, :, None]
+        return np.einsum("csmk,cskl,csml->csm", gap, of.samples["user_precision"], gap)
+
+    np.testing.assert_allclose(distances(found), distances(fit), rtol=1e-8)
+    scales = dict(fit.samples) | {"user_scale": np.ones((*SHAPE, 1, 3))}
+    with pytest.raises(ValueError, match="user_scale has draws of one scale per factor, which a"):
+        diagnostics.align(replace(fit, samples=scales))

@@ -10,6 +10,7 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from probmf import Bernoulli, Fit, Gaussian, MatrixFactorization
+from probmf.models.priors import NormalWishart
 from probmf.results import Sampling, mixtures
 from probmf.results.mixtures import mixture_quantiles
 
@@ -256,3 +257,33 @@ def test_quantiles_of_mixtures() -> None:
                 assert got[column] - center == pytest.approx(expected, abs=2e-4)
     (same,) = mixture_quantiles(mean, np.zeros((1, 1)), [0.3])
     np.testing.assert_allclose(same, np.quantile(mean, 0.3, axis=0))
+
+
+def test_strangers_under_a_learned_mean_and_covariance(draw_ratings: Any) -> None:
+    rng = np.random.default_rng(0)
+    root = rng.normal(0, 1, (*DRAWS, 2, 2))
+    precision = root @ np.swapaxes(root, 2, 3) + np.eye(2)
+    mean = rng.normal(0, 0.5, (*DRAWS, 2))
+    model = MatrixFactorization(
+        2, user_scale=NormalWishart(), item_scale=dist.HalfNormal(np.ones((1, 2)))
+    )
+    item_scale = rng.uniform(0.3, 1.5, (*DRAWS, 1, 2))
+    sites = {"user_mean": mean, "user_precision": precision, "item_scale": item_scale}
+    plain = many(MatrixFactorization(2), draw_ratings())
+    fit = Fit(model, plain.data, dict(plain.samples) | sites, "test", sampling=plain.sampling)
+    found = fit.predict([(99, 3), (99, 77)])
+    m, s = mean.reshape(-1, 2), np.linalg.inv(precision.reshape(-1, 2, 2))
+    mu, v = flat(fit, "intercept"), flat(fit, "item_factors")[:, 3]
+    first = mu + flat(fit, "item_bias")[:, 3] + np.sum(m * v, axis=1)
+    variance = 1 + np.einsum("sk,skl,sl->s", v, s, v)
+    own = np.square(item_scale.reshape(-1, 2))
+    both = 2 + np.sum(np.square(m) * own, axis=1) + np.einsum("skk,sk->s", s, own)
+    assert found.sd is not None
+    for place, (center, spread) in enumerate([(first, variance), (mu, both)]):
+        assert found.mean[place] == pytest.approx(center.mean(), rel=1e-5)
+        sd = np.sqrt(center.var() + np.mean(spread) + 1)
+        assert found.sd[place] == pytest.approx(sd, rel=1e-5)
+    every = fit.predict(([99] * 11, list(range(11)))).mean
+    np.testing.assert_allclose(fit.recommend([99], k=11).score[0], -np.sort(-every), rtol=1e-5)
+    tops = [fit.recommend([99], k=1, rank_by="thompson", key=key).code[0, 0] for key in range(9)]
+    assert len(set(tops)) > 1
