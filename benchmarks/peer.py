@@ -144,6 +144,78 @@ class Nutpie:
         return {"seconds": [seconds], "samples": samples}
 
 
+class Smurff:
+    """smurff's BPMF: Normal-Wishart priors on both sides, ratings less their mean."""
+
+    def start(self, train, test, factors, precision, burnin, samples, seed):
+        """A new session."""
+        import smurff
+        from scipy.sparse import coo_matrix
+
+        known, held_out = np.load(train), np.load(test)
+        mean = known["rating"].mean()
+        tables = [
+            coo_matrix(
+                (arrays["rating"] - mean, (arrays["user"], arrays["item"])),
+                shape=tuple(int(size) for size in known["shape"]),
+            )
+            for arrays in (known, held_out)
+        ]
+        self.session = smurff.TrainSession(
+            priors=["normal", "normal"], num_latent=factors, burnin=burnin, nsamples=samples,
+            num_threads=len(os.sched_getaffinity(0)), seed=seed, verbose=0,
+        )  # fmt: skip
+        self.session.addTrainAndTest(*tables, smurff.FixedNoise(precision))
+        self.session.init()
+        return {}
+
+    def sweeps(self, number):
+        """Sweeps with the predictions of the test pairs, each timed; the error of the averages."""
+        seconds = []
+        for _ in range(number):
+            begin = time.perf_counter()
+            if not self.session.step():
+                break
+            seconds.append(time.perf_counter() - begin)
+        return {"seconds": seconds, "rmse": float(self.session.getRmseAvg())}
+
+
+class MyFM:
+    """myFM's Gibbs sampler on the indicators of user and item."""
+
+    def start(self, train, test, factors, seed):
+        """Keep the data."""
+        self.tables, self.factors, self.seed = (np.load(train), np.load(test)), factors, seed
+        return {}
+
+    def sweeps(self, number):
+        """A run of so many sweeps, each timed; no predictions."""
+        import myfm
+
+        train = self.tables[0]
+        users, items = (int(size) for size in train["shape"])
+        seconds, begin = [], [time.perf_counter()]
+
+        def note(*_):
+            now = time.perf_counter()
+            seconds.append(now - begin[0])
+            begin[0] = now
+            return False
+
+        model = myfm.MyFMGibbsRegressor(rank=self.factors, random_seed=self.seed)
+        model.fit(
+            self._indicators(train, users, items), train["rating"], n_iter=number + 1,
+            n_kept_samples=1, group_shapes=[users, items], callback=note,
+        )  # fmt: skip
+        return {"seconds": seconds[1:]}
+
+    def _indicators(self, arrays, users, items):
+        count = len(arrays["user"])
+        columns = np.stack([arrays["user"], arrays["item"] + users], axis=1).ravel()
+        starts = np.arange(0, 2 * count + 1, 2)
+        return csr_matrix((np.ones(2 * count), columns, starts), shape=(count, users + items))
+
+
 def _csr(arrays):
     shape = tuple(int(size) for size in arrays["shape"])
     ones = np.ones(len(arrays["user"]), dtype=np.float32)
@@ -160,7 +232,10 @@ def main():
 
 def serve(name, answers):
     version = importlib.metadata.version(name)
-    peer = {"lenskit": LensKit, "implicit": Implicit, "nutpie": Nutpie}[name]()
+    kinds = {
+        "lenskit": LensKit, "implicit": Implicit, "nutpie": Nutpie, "smurff": Smurff, "myfm": MyFM,
+    }  # fmt: skip
+    peer = kinds[name]()
     print(json.dumps({"version": version}), file=answers)
     for line in sys.stdin:
         request = json.loads(line)

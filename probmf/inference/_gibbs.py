@@ -234,7 +234,17 @@ def _advance(
             traces.append(np.asarray(trace))
             if kept % settings.thin == 0 and kept // settings.thin <= settings.num_kept:
                 rows.append(np.asarray(_flat_rows(problem.plan, state.table)))
+    _check_finite(state, index)
     return Chain(state, moments), rows, traces
+
+
+def _check_finite(state: State, chain: int) -> None:
+    if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(state)):
+        raise FloatingPointError(
+            f"Chain {chain} holds numbers that are not finite after sweep {int(state.sweep)}. A "
+            "precision matrix can be lost to rounding where prior scales are very large against "
+            "the noise: compute with float64=True, or give narrower priors of the scales."
+        )
 
 
 def _sweep(

@@ -1,7 +1,8 @@
 r"""Latent variables that make a likelihood Gaussian in the score: Polya-Gamma and normal.
 
-Both are drawn exactly, for arrays of any shape, by rejection rounds that go on until every entry
-is accepted.
+Both are drawn exactly (to the resolution of uniform numbers), for arrays of any shape, by
+rejection rounds that go on until every entry is accepted. What is not a number is accepted as it
+is: no loop waits for it.
 """
 
 import jax
@@ -44,12 +45,12 @@ def draw_polya_gamma(key: Array, score: Float[Array, "..."]) -> Float[Array, "..
     left = jnp.where(steep, 2.0, 4.0 * tail_mass)
     right = 0.5 * np.pi / rate * jnp.exp(-rate * CUT + jnp.where(steep, z, 0.0))
     share = right / (left + right)
-    tiny = float(jnp.finfo(z.dtype).tiny)
+    least = _least(z)
 
     def propose(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         key, value, done = state
         key, draw = jax.random.split(key)
-        u, v, w = jax.random.uniform(draw, (3, *z.shape), z.dtype, minval=tiny)
+        u, v, w = jax.random.uniform(draw, (3, *z.shape), z.dtype, minval=least)
         is_right = u < share
         # What is left of u, given the side, is uniform again.
         u = jnp.where(is_right, u / share, (u - share) / (1.0 - share))
@@ -60,11 +61,12 @@ def draw_polya_gamma(key: Array, score: Float[Array, "..."]) -> Float[Array, "..
         below = jnp.where(steep, tilted, untilted)
         x = jnp.where(is_right, beyond, below)
         fine = jnp.where(steep, tilted < CUT, untilted_ok)
-        accepted = w < jnp.where(is_right, 1.0, fine) * _alternating(x)
+        accepted = ~(w >= jnp.where(is_right, 1.0, fine) * _alternating(x))
         return key, jnp.where(done, value, x), done | accepted
 
     start = (key, jnp.ones_like(z), jnp.zeros(z.shape, bool))
-    return 0.25 * lax.while_loop(lambda state: ~jnp.all(state[2]), propose, start)[1]
+    drawn = 0.25 * lax.while_loop(lambda state: ~jnp.all(state[2]), propose, start)[1]
+    return jnp.where(jnp.isnan(score), score, drawn)
 
 
 def _inverse_gaussian(mean: Array, square: Array, u: Array) -> Array:
@@ -103,9 +105,9 @@ def draw_between(
     flipped = low + high > 0
     low, high = jnp.where(flipped, -high, low), jnp.where(flipped, -low, high)
     far = high < -FAR
-    tiny = float(jnp.finfo(mean.dtype).tiny)
+    least = _least(mean)
     first, loop = jax.random.split(key)
-    u = jax.random.uniform(first, mean.shape, mean.dtype, minval=tiny)
+    u = jax.random.uniform(first, mean.shape, mean.dtype, minval=least)
     from_, to = ndtr(low), ndtr(high)
     inverted = jnp.clip(ndtri(from_ + u * (to - from_)), low, high)
     # In the tail: Rayleigh proposals beyond the bound, accepted with probability |bound / x|.
@@ -115,10 +117,19 @@ def draw_between(
     def propose(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         key, value, done = state
         key, draw = jax.random.split(key)
-        u, v = jax.random.uniform(draw, (2, *mean.shape), mean.dtype, minval=tiny)
+        u, v = jax.random.uniform(draw, (2, *mean.shape), mean.dtype, minval=least)
         x = -jnp.sqrt(jnp.square(edge) - 2.0 * jnp.log1p(-u * width))
-        return key, jnp.where(done, value, x), done | (v * -x < -edge)
+        return key, jnp.where(done, value, x), done | ~(v * -x >= -edge)
 
     start = (loop, inverted, ~far)
     drawn = lax.while_loop(lambda state: ~jnp.all(state[2]), propose, start)[1]
     return mean + jnp.where(flipped, -drawn, drawn)
+
+
+def _least(like: Array) -> float:
+    """The least uniform number: half of their spacing, in place of an exact zero.
+
+    One in eight million numbers of single precision is zero, and a normal quantile of zero, or of
+    the least positive number, is as good as infinite.
+    """
+    return 0.5 * float(jnp.finfo(like.dtype).eps)

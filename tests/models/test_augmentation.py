@@ -55,3 +55,17 @@ def test_extreme_scores_stay_finite() -> None:
     above = draw_between(jax.random.key(1), scores, zero, far)
     assert np.isfinite(above).all()
     assert (np.asarray(above) >= 0).all()
+
+
+def test_no_draw_is_as_good_as_infinite() -> None:
+    """Of ten million uniform numbers one is zero; its quantile would throw a whole row far out."""
+    count = 10_000_000
+    far = jnp.full(count, jnp.inf)
+    drawn = draw_between(jax.random.key(0), jnp.zeros(count), -far, far)
+    assert float(jnp.max(jnp.abs(drawn))) < 6.5
+
+
+def test_what_is_not_a_number_ends_no_loop() -> None:
+    nan = jnp.asarray([jnp.nan, 0.0])
+    assert np.isnan(draw_polya_gamma(jax.random.key(0), nan)).tolist() == [True, False]
+    assert np.isnan(draw_between(jax.random.key(0), nan, nan, nan + 1)).tolist() == [True, False]
