@@ -200,7 +200,7 @@ class MyFM:
             now = time.perf_counter()
             seconds.append(now - begin[0])
             begin[0] = now
-            return False
+            return False, ""
 
         model = myfm.MyFMGibbsRegressor(rank=self.factors, random_seed=self.seed)
         model.fit(

@@ -121,22 +121,45 @@ def cholesky_step(
     return step[..., 0]
 
 
-def exact_step(
-    batch: RowBatch, noise: Float[Array, "r d"] | None = None
-) -> Float[Array, "r d"]:
-    r"""Exact step Lambda^-1 rhs, the bias eliminated first: the rest has an even size.
+def exact_step(batch: RowBatch) -> Float[Array, "r d"]:
+    """Exact step Lambda^-1 rhs, the bias eliminated first: the rest has an even size.
 
-    With noise it is the step to a draw, :math:`\Lambda^{-1} rhs + \Lambda^{-1/2} \epsilon`: the
-    factors from their marginal, then the bias given them. Cost O(r w k^2 + r k^3).
+    Cost O(r w k^2 + r k^3).
 
     Args:
         batch: The rows.
-        noise: Standard normal numbers, or None.
 
     Returns:
         The step.
     """
-    corner, cross, factors = moment_blocks(batch.design, batch.curvature)
+    return _solve(moment_blocks(batch.design, batch.curvature), batch, None)
+
+
+def draw_step(
+    batch: RowBatch, noise: Float[Array, "r d"]
+) -> tuple[Float[Array, "r d"], Float[Array, "r d"]]:
+    r"""The step to a draw from the conditional, :math:`\Lambda^{-1} rhs + \Lambda^{-1/2} \epsilon`.
+
+    The factors come from their marginal, then the bias given them.
+
+    Args:
+        batch: The rows.
+        noise: Standard normal numbers.
+
+    Returns:
+        The step, and its product with the observations' part of the precision, sum w z z^T, with
+        which sums over the observations move along without another pass.
+    """
+    blocks = moment_blocks(batch.design, batch.curvature)
+    step = _solve(blocks, batch, noise)
+    bias, factors = step[:, 0], step[:, 1:]
+    first = blocks.corner * bias + jnp.sum(blocks.cross * factors, axis=1)
+    rest = blocks.cross * bias[:, None] + jnp.einsum("rkl,rl->rk", blocks.factors, factors)
+    return step, jnp.concatenate([first[:, None], rest], axis=1)
+
+
+def _solve(blocks: Blocks, batch: RowBatch, noise: Array | None) -> Array:
+    corner, cross, factors = blocks
     if batch.gram is not None:
         corner, cross = corner + batch.gram[0, 0], cross + batch.gram[None, 0, 1:]
         factors = factors + batch.gram[None, 1:, 1:]
@@ -148,11 +171,10 @@ def exact_step(
     rest = factors * jnp.outer(free, free)[None] + prior[:, 1:, None] * identity[None]
     rest = rest - cross[:, :, None] * (cross / corner[:, None])[:, None, :]
     first = batch.rhs[:, :1] / corner[:, None]
+    own = None if noise is None else noise[:, 1:] * free[None]
+    step = cholesky_step(rest, batch.rhs[:, 1:] - first * cross, own)
     if noise is not None:
-        noise = noise * batch.free[None]
-        first = first + noise[:, :1] / jnp.sqrt(corner)[:, None]
-    rhs = batch.rhs[:, 1:] - batch.rhs[:, :1] / corner[:, None] * cross
-    step = cholesky_step(rest, rhs, None if noise is None else noise[:, 1:])
+        first = first + batch.free[0] * noise[:, :1] / jnp.sqrt(corner)[:, None]
     bias = first - jnp.sum(cross * step, axis=1, keepdims=True) / corner[:, None]
     return jnp.concatenate([bias, step], axis=1)
 

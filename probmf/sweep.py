@@ -258,29 +258,50 @@ def _solve_chunk(
     slots = _Slots.read(chunk, table, prior)
     scores = slots.offset + gaussian.project(slots.design, x)
     curvature, slope = slots.quadratic(likelihood, scores, prior, noise)
+    first = gaussian.collect(slots.design, slope)
     batch = gaussian.RowBatch(
         design=slots.design,
         curvature=curvature,
-        rhs=_gradient(gaussian.collect(slots.design, slope), x, prior),
+        rhs=_gradient(first, x, prior),
         precision=prior.precision,
         free=prior.free,
         gram=prior.gram,
     )
+    if noise is not None:
+        step, curved = gaussian.draw_step(batch, noise.rows)
+        loss = jnp.zeros(x.shape[0], x.dtype)
+        if likelihood.quadratic:
+            loss = slots.loss(likelihood, scores, prior)
+        total = jnp.sum(curvature, axis=1)
+        return _moved(x, step, loss, first, curved, total, quadratic=likelihood.quadratic)
     if method == "cg":
         step, change = gaussian.cg_step(batch, cg_steps)
     elif method == "coordinate":
         step, change = gaussian.coordinate_step(batch)
     else:
-        step = gaussian.exact_step(batch, None if noise is None else noise.rows)
+        step = gaussian.exact_step(batch)
         change = gaussian.project(slots.design, step)
-    if noise is None:
-        return RowResult(x + step, *slots.sums(likelihood, scores + change, prior))
-    loss = jnp.zeros(x.shape[0], x.dtype)
-    if likelihood.quadratic:
-        loss = slots.loss(likelihood, scores + change, prior)
-    # The latent variables stay, so the slope moves along its own quadratic.
-    slope = jnp.sum(slope - curvature * change, axis=1)
-    return RowResult(x + step, loss, slope, jnp.sum(curvature, axis=1))
+    return RowResult(x + step, *slots.sums(likelihood, scores + change, prior))
+
+
+def _moved(
+    x: Array,
+    step: Array,
+    loss: Array,
+    first: Array,
+    curved: Array,
+    total: Array,
+    *,
+    quadratic: bool,
+) -> RowResult:
+    r"""Rows after a step, and their sums: a quadratic's move with it, the latent variables staying.
+
+    With the sums :math:`g = \sum e z` and :math:`M = \sum w z z^\top`, the loss changes by
+    :math:`-g \cdot \delta + \delta \cdot M \delta / 2` and g by :math:`-M \delta`.
+    """
+    if quadratic:
+        loss = loss + jnp.sum(step * (0.5 * curved - first), axis=1)
+    return RowResult(x + step, loss, first[:, 0] - curved[:, 0], total)
 
 
 def _solve_long_rows(
@@ -306,42 +327,41 @@ def _solve_long_rows(
         part = Bucket(chunk.row, cut(chunk.partner), cut(chunk.rating), weight)
         return _Slots.read(part, table, prior)
 
-    def moments(index: int, total: tuple[Array, Array]) -> tuple[Array, Array]:
+    def moments(index: int, total: tuple) -> tuple:
         slots = piece(index)
         scores = slots.offset + gaussian.project(slots.design, x)
         curvature, slope = slots.quadratic(likelihood, scores, prior, noise, index)
         second = gaussian.second_moments(slots.design, curvature)
-        return total[0] + second, total[1] + gaussian.collect(slots.design, slope)
+        loss = jnp.zeros(x.shape[0], x.dtype)
+        if noise is not None and likelihood.quadratic:
+            loss = slots.loss(likelihood, scores, prior)
+        here = (second, gaussian.collect(slots.design, slope), loss)
+        return jax.tree.map(jnp.add, total, here)
 
-    empty_second = jnp.zeros((*x.shape, x.shape[1]), x.dtype)
-    data_second, first = lax.fori_loop(0, pieces, moments, (empty_second, jnp.zeros_like(x)))
+    empty = jnp.zeros(x.shape[0], x.dtype)
+    start = (jnp.zeros((*x.shape, x.shape[1]), x.dtype), jnp.zeros_like(x), empty)
+    data_second, first, loss = lax.fori_loop(0, pieces, moments, start)
     second = data_second if prior.gram is None else data_second + prior.gram[None]
     rhs = _gradient(first, x, prior)
     precision = gaussian.mask_precision(second, prior.precision, prior.free)
+    if noise is not None:
+        step = gaussian.cholesky_step(precision, rhs, noise.rows * prior.free[None])
+        curved, total = jnp.einsum("rde,re->rd", data_second, step), data_second[:, 0, 0]
+        return _moved(x, step, loss, first, curved, total, quadratic=likelihood.quadratic)
     if method == "cg":
         step = gaussian.cg_step_dense(precision, rhs, cg_steps)
     elif method == "coordinate":
         step = gaussian.coordinate_step_dense(precision, rhs)
     else:
-        step = gaussian.cholesky_step(
-            precision, rhs, None if noise is None else noise.rows * prior.free[None]
-        )
+        step = gaussian.cholesky_step(precision, rhs)
     x = x + step
 
     def sums(index: int, total: tuple) -> tuple:
         slots = piece(index)
         scores = slots.offset + gaussian.project(slots.design, x)
-        if noise is not None:
-            return (total[0] + slots.loss(likelihood, scores, prior),)
         return jax.tree.map(jnp.add, total, slots.sums(likelihood, scores, prior))
 
-    empty = jnp.zeros(x.shape[0], x.dtype)
-    if noise is None:
-        return RowResult(x, *lax.fori_loop(0, pieces, sums, (empty, empty, empty)))
-    (loss,) = lax.fori_loop(0, pieces, sums, (empty,)) if likelihood.quadratic else (empty,)
-    # Sums of w (1, z) are the moments' first row: the slope after the step, summed over the row.
-    slope = first[:, 0] - jnp.sum(data_second[:, 0] * step, axis=1)
-    return RowResult(x, loss, slope, data_second[:, 0, 0])
+    return RowResult(x, *lax.fori_loop(0, pieces, sums, (empty, empty, empty)))
 
 
 @jax.jit

@@ -44,6 +44,8 @@ PROBES = 64
 KEPT = 200
 #: Bytes that kept draws may take by default, if they are more than so many.
 KEPT_BYTES = 1 << 28
+#: Where the densities of priors are told apart.
+DENSITY_AT = (0.05, 0.3, 1.0, 2.5, 7.0)
 #: Share of the machine's memory that kept draws may take.
 MEMORY_SHARE = 0.5
 
@@ -348,8 +350,12 @@ def _identity(
 def _described(value: Any) -> str:
     """A value as text, arrays and distributions in full."""
     if isinstance(value, Distribution):
-        leaves, tree = jax.tree.flatten(value)
-        return f"{type(value).__name__}{tree}{[np.asarray(leaf).tolist() for leaf in leaves]}"
+        # Its arguments may be hidden in transforms; its density tells all laws apart.
+        names = sorted(value.arg_constraints)
+        arguments = {name: np.asarray(getattr(value, name)).tolist() for name in names}
+        places = jnp.asarray(DENSITY_AT).reshape(-1, *(1 for _ in value.batch_shape))
+        density = np.asarray(value.log_prob(places)).tolist() if not value.event_shape else None
+        return f"{type(value).__name__}{value.batch_shape}{arguments}{density}"
     if isinstance(value, np.ndarray | jax.Array):
         return str(np.asarray(value).tolist())
     if hasattr(value, "__dataclass_fields__"):

@@ -1,0 +1,317 @@
+"""Runs of sample_gibbs: shapes, bits, checkpoints, interruptions, storage, and what is refused."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+
+from probmf import (
+    Bernoulli,
+    Fit,
+    Gaussian,
+    MatrixFactorization,
+    NormalWishart,
+    Ordinal,
+    Ratings,
+    diagnostics,
+    fit_als,
+    sample_gibbs,
+)
+from probmf.inference import gibbs as gibbs_module
+from probmf.inference._loop import FitWarning
+from probmf.inference._workers import Workers
+
+USERS, ITEMS = 15, 10
+SHORT: dict[str, Any] = {"num_warmup": 20, "num_samples": 30, "num_chains": 2}
+HALF = dist.HalfNormal(1.0)
+
+
+def ratings(kind: str = "gaussian") -> Ratings:
+    rng = np.random.default_rng(0)
+    user, item = np.nonzero(rng.random((USERS, ITEMS)) < 0.6)
+    score = rng.normal(size=USERS)[user] * rng.normal(size=ITEMS)[item] + rng.normal(size=len(user))
+    rating = {
+        "gaussian": score + 3,
+        "binary": score > 0,
+        "ordinal": np.digitize(score, [-1, 1]) + 1,
+    }
+    return Ratings.from_frame(
+        {"user": [f"u{code}" for code in user], "item": item, "rating": rating[kind].astype(float)}
+    )
+
+
+def model(**options: Any) -> MatrixFactorization:
+    settings: dict[str, Any] = {"user_scale": HALF, "item_scale": HALF, **options}
+    return MatrixFactorization(2, settings.pop("likelihood", Gaussian(HALF)), **settings)
+
+
+def assert_same(one: Fit, other: Fit) -> None:
+    assert one.samples.keys() == other.samples.keys()
+    for name, value in one.samples.items():
+        np.testing.assert_array_equal(value, other.samples[name], err_msg=name)
+    assert one.traces is not None
+    assert other.traces is not None
+    for name, value in one.traces.values.items():
+        np.testing.assert_array_equal(value, other.traces.values[name], err_msg=name)
+    if one.traces.watched is not None and other.traces.watched is not None:
+        np.testing.assert_array_equal(one.traces.watched.mean, other.traces.watched.mean)
+
+
+@pytest.fixture(scope="module")
+def whole() -> Fit:
+    return sample_gibbs(model(), ratings(), key=3, watch=ratings(), **SHORT)
+
+
+def test_a_fit_of_many_draws(whole: Fit) -> None:
+    assert whole.samples["user_factors"].shape == (2, 30, USERS, 2)
+    assert whole.samples["noise_scale"].shape == (2, 30)
+    assert whole.traces is not None
+    assert whole.traces.values["probe_score"].shape[:2] == (2, 30)
+    assert whole.sampling is not None
+    assert whole.sampling.complete
+    assert "gibbs" in repr(whole)
+    predicted = whole.predict([("u1", 2), ("stranger", 2)])
+    assert predicted.known_user.tolist() == [True, False]
+    assert np.all(predicted.lower < predicted.mean)
+    assert whole.to_arviz()["posterior"]["user_factors"].sizes["draw"] == 30
+
+
+def test_watched_pairs_average_every_sweep(whole: Fit) -> None:
+    assert whole.traces is not None
+    assert whole.traces.watched is not None
+    expected = whole.predict(ratings(), interval=None).mean
+    np.testing.assert_allclose(whole.traces.watched.mean, expected, rtol=1e-4)
+    assert whole.traces.watched.sd.min() > 0
+
+
+def test_thinning_keeps_rows_of_some_sweeps(whole: Fit) -> None:
+    thinned = sample_gibbs(model(), ratings(), key=3, thin=7, **SHORT)
+    np.testing.assert_array_equal(
+        thinned.samples["item_factors"], whole.samples["item_factors"][:, 6::7]
+    )
+    assert thinned.traces is not None
+    assert whole.traces is not None
+    np.testing.assert_array_equal(thinned.traces.values["lp"], whole.traces.values["lp"])
+
+
+def test_the_same_key_gives_the_same_bits(whole: Fit) -> None:
+    assert_same(whole, sample_gibbs(model(), ratings(), key=3, watch=ratings(), **SHORT))
+    other = sample_gibbs(model(), ratings(), key=4, **SHORT)
+    assert not np.array_equal(other.samples["noise_scale"], whole.samples["noise_scale"])
+    first, second = whole.samples["noise_scale"]
+    assert not np.array_equal(first, second)
+
+
+def test_saved_and_loaded(whole: Fit, tmp_path: Path) -> None:
+    whole.save(tmp_path / "fit")
+    assert_same(whole, Fit.load(tmp_path / "fit"))
+    wishart = sample_gibbs(model(user_scale=NormalWishart(dof=5.0)), ratings(), key=0, **SHORT)
+    wishart.save(tmp_path / "wishart")
+    back = Fit.load(tmp_path / "wishart")
+    assert back.model.user_scale == NormalWishart(dof=5.0)
+    assert_same(wishart, back)
+
+
+def test_diagnostics_judge_every_sweep() -> None:
+    fit = sample_gibbs(
+        model(), ratings(), key=0, num_warmup=50, num_samples=400, num_chains=2, thin=40
+    )
+    with pytest.warns(diagnostics.DiagnosticWarning):  # of the few kept rows
+        told = diagnostics.summary(fit)
+    rows = {row["name"]: row for row in told.table}
+    assert rows["prediction"]["ess_bulk"] > 40 > rows["singular_value[0]"]["ess_bulk"]
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli(), Bernoulli("probit"), Ordinal(3)])
+def test_latent_likelihoods_predict(likelihood: Any) -> None:
+    data = ratings("ordinal" if isinstance(likelihood, Ordinal) else "binary")
+    fit = sample_gibbs(model(likelihood=likelihood), data, key=0, watch=data, **SHORT)
+    chosen = fit.predict(data)
+    assert np.corrcoef(chosen.mean, data.rating)[0, 1] > 0.4
+    assert fit.traces is not None
+    assert fit.traces.watched is not None
+    np.testing.assert_allclose(fit.traces.watched.mean, chosen.mean, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "scale", [dist.HalfNormal(jnp.ones((1, 2))), dist.HalfNormal(jnp.ones(USERS)), NormalWishart()]
+)
+def test_priors_of_factors(scale: Any) -> None:
+    fit = sample_gibbs(model(user_scale=scale), ratings(), key=0, **SHORT)
+    name = "user_mean" if isinstance(scale, NormalWishart) else "user_scale"
+    shape = (2,) if isinstance(scale, NormalWishart) else scale.batch_shape
+    assert fit.samples[name].shape == (2, 30, *shape)
+    assert np.isfinite(fit.predict([("stranger", 1)]).mean).all()
+
+
+def test_starts_from_a_fit_and_in_double_precision() -> None:
+    fixed = MatrixFactorization(2)
+    start = fit_als(fixed, ratings(), key=0, num_sweeps=5)
+    fit = sample_gibbs(model(), ratings(), key=0, start=start, float64=True, **SHORT)
+    assert fit.samples["user_factors"].dtype == np.float64
+    assert not jax.config.jax_enable_x64
+
+
+def test_weights_count_as_precision() -> None:
+    """A weight of four is four ratings of the same value, where the noise is known."""
+    table = {"user": [1, 1, 2], "item": [1, 2, 1], "rating": [5.0, 3.0, 4.0]}
+    once = Ratings.from_frame({**table, "weight": [4.0, 1.0, 1.0]}, weight="weight")
+    biases = MatrixFactorization(0, Gaussian(0.5), intercept=3.0)
+    settings: dict[str, Any] = {"key": 0, "num_warmup": 20, "num_samples": 3000, "num_chains": 1}
+    fit = sample_gibbs(biases, once, **settings)
+    design = np.asarray([[1, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 0]], float)
+    weight = np.asarray([4.0, 1.0, 1.0]) / 0.25
+    precision = np.eye(4) + design.T * weight @ design
+    mean = np.linalg.solve(precision, design.T @ (weight * (np.asarray(table["rating"]) - 3)))
+    drawn = np.concatenate([fit.samples["user_bias"][0], fit.samples["item_bias"][0]], axis=1)
+    np.testing.assert_allclose(drawn.mean(axis=0), mean, atol=0.06)
+    np.testing.assert_allclose(np.cov(drawn.T), np.linalg.inv(precision), atol=0.06)
+
+
+class InterruptError(KeyboardInterrupt):
+    """Ctrl-C, without pytest's own handling."""
+
+
+def interrupt_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C during a chunk, some chunks into the run."""
+    real, made = Workers.map, []
+
+    def sometimes(self: Workers, function: Any, items: Any) -> Any:
+        made.append(1)
+        if len(made) > calls:
+            raise KeyboardInterrupt
+        return real(self, function, items)
+
+    monkeypatch.setattr(Workers, "map", sometimes)
+
+
+def test_ctrl_c_keeps_what_there_is(
+    whole: Fit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    interrupt_after(4, monkeypatch)
+    with pytest.warns(FitWarning, match="20 of 30 sweeps"):
+        part = sample_gibbs(
+            model(), ratings(), key=3, watch=ratings(), checkpoint=tmp_path / "run", **SHORT
+        )
+    assert part.sampling is not None
+    assert not part.sampling.complete
+    np.testing.assert_array_equal(
+        part.samples["user_factors"], whole.samples["user_factors"][:, :20]
+    )
+    monkeypatch.undo()
+    resumed = sample_gibbs(
+        model(), ratings(), key=3, watch=ratings(), checkpoint=tmp_path / "run", **SHORT
+    )
+    assert_same(whole, resumed)
+
+
+def test_ctrl_c_before_the_first_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_after(1, monkeypatch)
+    with pytest.raises(KeyboardInterrupt, match="before the first draw"):
+        sample_gibbs(model(), ratings(), key=3, **SHORT)
+
+
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    """SIGKILL in the middle, from outside."""
+    script = textwrap.dedent(
+        f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import numpy as np, probmf.inference._gibbs as kernel
+        from test_gibbs_runs import model, ratings
+        from probmf import sample_gibbs
+        kernel.WRITE_EVERY = 0.0
+        fit = sample_gibbs(model(), ratings(), key=5, num_warmup=50, num_samples=4000,
+                           num_chains=2, thin=10, checkpoint=sys.argv[1])
+        np.savez(sys.argv[2], **fit.samples, lp=fit.traces.values["lp"])
+        """
+    )
+
+    def command(folder: str) -> list[str]:
+        return [
+            sys.executable,
+            "-c",
+            script,
+            str(tmp_path / folder),
+            str(tmp_path / f"{folder}.npz"),
+        ]
+
+    manifest = tmp_path / "killed" / "run.json"
+    process = subprocess.Popen(command("killed"))
+    try:
+        while not (manifest.is_file() and '"pieces": 0' not in manifest.read_text()):
+            assert process.poll() is None, "finished before it could be killed"
+            time.sleep(0.02)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (tmp_path / "killed.npz").exists()
+    for folder in ("killed", "whole"):
+        subprocess.run(command(folder), check=True, timeout=300)
+    with np.load(tmp_path / "killed.npz") as one, np.load(tmp_path / "whole.npz") as other:
+        for name in other.files:
+            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"num_samples": 0}, "num_samples is 0"),
+        ({"num_chains": 0}, "num_chains is 0"),
+        ({"num_warmup": -1}, "num_warmup is -1"),
+        ({"thin": 31}, "thin is 31"),
+        ({"watch": [("nobody", 1)]}, "watch has a user in row 0, 'nobody'"),
+        ({"data": ratings("binary"), "model": model(likelihood=Bernoulli(), unobserved_weight=0.0),
+          "thin": 0}, "thin is 0"),
+        ({"model": model(user_scale=dist.HalfNormal(jnp.ones(3)))}, "user_scale has shape"),
+        ({"model": model(likelihood=Gaussian(1.0), unobserved_weight=0.1)}, "unobserved_weight"),
+        ({"model": MatrixFactorization(0, user_bias=False, item_bias=False)}, "neither factors"),
+        ({"model": model(likelihood=Ordinal(7)), "data": ratings("ordinal")}, "No rating is at"),
+        ({"model": model(user_scale=dist.LogNormal(jnp.zeros(USERS), 1.0).to_event(1))},
+         "event shape"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(change: dict[str, Any], expected: str) -> None:
+    arguments: dict[str, Any] = {"model": model(), "data": ratings(), "key": 0, **SHORT, **change}
+    with pytest.raises(ValueError, match=expected):
+        sample_gibbs(arguments.pop("model"), arguments.pop("data"), **arguments)
+
+
+def test_weights_of_latent_likelihoods_are_refused() -> None:
+    table = {"user": [1, 1, 2], "item": [1, 2, 1], "rating": [1.0, 0.0, 1.0], "w": [2.0, 1.0, 1.0]}
+    data = Ratings.from_frame(table, weight="w")
+    with pytest.raises(ValueError, match="have weights"):
+        sample_gibbs(model(likelihood=Bernoulli()), data, key=0, **SHORT)
+
+
+def test_too_many_draws_for_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gibbs_module, "MEMORY_SHARE", 1e-9)
+    with pytest.raises(ValueError, match="Raise thin"):
+        sample_gibbs(model(), ratings(), key=0, **SHORT)
+
+
+@pytest.mark.parametrize("rating", [1.0, 0.0])
+def test_all_equal_answers_are_no_trouble(rating: float) -> None:
+    data = Ratings.from_frame({"user": [1, 1, 2], "item": [1, 2, 1], "rating": [rating] * 3})
+    fit = sample_gibbs(model(likelihood=Bernoulli()), data, key=0, **SHORT)
+    assert np.all(np.abs(fit.predict(data).mean - rating) < 0.5)
+
+
+def test_another_run_in_the_checkpoint(tmp_path: Path) -> None:
+    sample_gibbs(model(), ratings(), key=0, checkpoint=tmp_path / "run", **SHORT)
+    for change in ({"key": 1}, {"num_samples": 40}, {"model": model(item_scale=0.5)}):
+        arguments: dict[str, Any] = {"model": model(), "key": 0, **SHORT, **change}
+        with pytest.raises(ValueError, match="holds another run"):
+            sample_gibbs(
+                arguments.pop("model"), ratings(), checkpoint=tmp_path / "run", **arguments
+            )
