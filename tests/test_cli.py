@@ -135,9 +135,29 @@ class TestFit:
         assert result.exit_code == 0, result.output
         assert Fit.load(tmp_path / "fit").history.unit == "epoch"  # type: ignore[union-attr]
 
+    @pytest.mark.parametrize("priors", ["learned", "wishart"])
+    def test_gibbs(self, folder: Path, tmp_path: Path, priors: str) -> None:
+        result = run(
+            "fit", folder / "train.csv", "--method", "gibbs", "--priors", priors, "--num-warmup",
+            20, "--num-samples", 40, "--thin", 10, "--checkpoint", tmp_path / "run", "--out",
+            tmp_path / "fit", *MODEL,
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        assert "2 x 40 sweeps in" in result.stdout
+        assert "noise_scale" in result.stdout
+        fit = Fit.load(tmp_path / "fit")
+        assert (fit.method, fit.num_chains, fit.num_draws) == ("gibbs", 2, 4)
+        assert "noise_scale" in fit.samples
+        for words in (["evaluate", tmp_path / "fit", folder / "test.csv"],
+                      ["recommend", tmp_path / "fit", "--user", fit.data.users.ids[0]]):  # fmt: skip
+            told = run(*words)
+            assert told.exit_code == 0, told.output
+
     @pytest.mark.parametrize(
         ("words", "message"),
         [
+            (["--thin", 3], "--thin belongs to --method gibbs, but the method is als"),
+            (["--method", "gibbs", "--validation-fraction", 0.1], "does not stop by them"),
             (["--num-epochs", 3], r"--num-epochs belongs to --method map, but the method is als"),
             (["--method", "map", "--solver", "cg"], "--solver belongs to --method als"),
             (["--intercept", "x"], "--intercept is 'x'; expected mean, learned, none, or a number"),

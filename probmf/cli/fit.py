@@ -1,10 +1,12 @@
 """`probmf fit`: from a file of ratings to a saved fit."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
+from numpyro.distributions import HalfNormal
 from rich.text import Text
 
 from probmf.cli import options
@@ -12,12 +14,15 @@ from probmf.cli.console import out, plain_errors, plain_table
 from probmf.cli.reading import Columns, add_features, read_ratings
 from probmf.data import Duplicates, Ratings
 from probmf.inference.als import fit_als
+from probmf.inference.gibbs import sample_gibbs
 from probmf.inference.map import fit_map
-from probmf.models import Bernoulli, Gaussian, MatrixFactorization, Ordinal
+from probmf.models import Bernoulli, Gaussian, MatrixFactorization, NormalWishart, Ordinal
+from probmf.models.factorization import PRIOR_SCALES
 from probmf.models.likelihood import Likelihood
 from probmf.results import Fit
 
-Method = Literal["als", "map"]
+Method = Literal["als", "map", "gibbs"]
+Priors = Literal["fixed", "learned", "wishart"]
 _OF_METHOD: dict[str, Method] = {
     "update": "als",
     "solver": "als",
@@ -26,6 +31,12 @@ _OF_METHOD: dict[str, Method] = {
     "batch_size": "map",
     "learning_rate": "map",
     "restarts": "map",
+    "priors": "gibbs",
+    "num_warmup": "gibbs",
+    "num_samples": "gibbs",
+    "num_chains": "gibbs",
+    "thin": "gibbs",
+    "checkpoint": "gibbs",
 }
 #: Epochs of `--method map` by default: full batches stop by themselves when they are done.
 _EPOCHS, _EPOCHS_FULL = 30, 500
@@ -33,6 +44,7 @@ _EPOCHS, _EPOCHS_FULL = 30, 500
 _MOST_LEVELS = 50
 # Headings of the options in --help.
 _MODEL, _ALS, _MAP = "Model", "Alternating least squares", "Gradient descent"
+_GIBBS = "Gibbs sampling"
 
 
 def fit(
@@ -43,7 +55,10 @@ def fit(
         Path, typer.Option("--out", metavar="DIR", help="Folder to save the fit in.")
     ],
     method: Annotated[
-        Method, typer.Option(help="Alternating least squares, or gradient descent.")
+        Method,
+        typer.Option(
+            help="Alternating least squares; gradient descent; or the posterior by Gibbs sampling."
+        ),
     ] = "als",
     user: options.UserColumn = "user",
     item: options.ItemColumn = "item",
@@ -135,6 +150,35 @@ def fit(
             help="Random starts, the best of which is kept. Default: 1.", rich_help_panel=_MAP
         ),
     ] = None,
+    priors: Annotated[
+        Priors | None,
+        typer.Option(
+            help="The scales as given; learned, with half-normal priors of these scales; or "
+            "wishart: learned, with a mean and full covariance of the factors. Default: learned.",
+            rich_help_panel=_GIBBS,
+        ),
+    ] = None,
+    num_warmup: Annotated[
+        int | None, typer.Option(help="Sweeps to throw away. Default: 200.", rich_help_panel=_GIBBS)
+    ] = None,
+    num_samples: Annotated[
+        int | None, typer.Option(help="Sweeps after them. Default: 400.", rich_help_panel=_GIBBS)
+    ] = None,
+    num_chains: Annotated[
+        int | None, typer.Option(help="Default: 2.", rich_help_panel=_GIBBS)
+    ] = None,
+    thin: Annotated[
+        int | None,
+        typer.Option(help="Keep the rows of every so many sweeps.", rich_help_panel=_GIBBS),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder to keep the run in, and to resume it from.",
+            rich_help_panel=_GIBBS,
+        ),
+    ] = None,
     validation_fraction: Annotated[
         float,
         typer.Option(help="Share of the ratings to stop by and not to learn from."),
@@ -146,8 +190,15 @@ def fit(
     with plain_errors(debug):
         settings = _settings(
             method, update=update, solver=solver, num_sweeps=num_sweeps, num_epochs=num_epochs,
-            batch_size=batch_size, learning_rate=learning_rate, restarts=restarts,
+            batch_size=batch_size, learning_rate=learning_rate, restarts=restarts, priors=priors,
+            num_warmup=num_warmup, num_samples=num_samples, num_chains=num_chains, thin=thin,
+            checkpoint=checkpoint,
         )  # fmt: skip
+        if method == "gibbs" and validation_fraction:
+            raise ValueError(
+                "--validation-fraction sets ratings aside to stop by, and --method gibbs does not "
+                "stop by them; leave it out."
+            )
         columns = Columns(user, item, None if pairs_only else rating, weight, time)
         data = read_ratings(ratings, columns, duplicates=duplicates)
         if items is not None:
@@ -181,6 +232,10 @@ def run_method(
     method: Method, model: MatrixFactorization, data: Ratings, *, key: int, **settings: Any
 ) -> Fit:
     """Fit by the method that the command line names."""
+    if method == "gibbs":
+        settings.pop("validation", None)
+        model = _with_priors(model, settings.pop("priors", "learned"))
+        return sample_gibbs(model, data, key=key, **settings)
     if method == "als":
         return fit_als(model, data, key=key, **settings)
     full = settings.get("batch_size") is None
@@ -189,6 +244,21 @@ def run_method(
     return fit_map(
         model, data, key=key, num_epochs=num_epochs, num_restarts=num_restarts, **settings
     )
+
+
+def _with_priors(model: MatrixFactorization, priors: Priors) -> MatrixFactorization:
+    """Half-normal priors of the scales in place of the scales."""
+    if priors == "fixed":
+        return model
+    likelihood = model.likelihood
+    if isinstance(likelihood, Gaussian):
+        likelihood = Gaussian(HalfNormal(likelihood.noise_scale))
+    laws: dict[str, Any] = {
+        name: HalfNormal(getattr(model, name)) for name in PRIOR_SCALES.values()
+    }
+    if priors == "wishart":
+        laws |= {"user_scale": NormalWishart(), "item_scale": NormalWishart()}
+    return replace(model, likelihood=likelihood, **laws)
 
 
 def show(fitted: Fit) -> None:
@@ -204,6 +274,13 @@ def show(fitted: Fit) -> None:
     kind = type(fitted.model.likelihood).__name__
     table.add_row("model", f"{kind}, {fitted.model.num_factors} factors")
     table.add_row("method", fitted.method)
+    if fitted.traces is not None and fitted.sampling is not None:
+        chains, sweeps = fitted.traces.values["lp"].shape
+        took = f"{chains} x {sweeps} sweeps in {fitted.sampling.seconds:.1f} s"
+        table.add_row("chains", f"{took}, {fitted.num_draws} draws of the rows kept of each")
+        for name, value in fitted.traces.values.items():
+            if name.endswith("_scale") and value.ndim == 2:
+                table.add_row(name, f"{value.mean():.3g} (sd {value.std():.2g})")
     if history is not None and len(history):
         kept = max(history.best - 1, 0)
         table.add_row(
