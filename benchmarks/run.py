@@ -14,7 +14,7 @@ import common
 
 NAMES = (
     "als_explicit", "als_implicit", "recommend", "accuracy", "first_call",
-    "mixed_insteval", "mixed_small", "marginal_scaling", "marginal_mf", "gibbs",
+    "mixed_insteval", "mixed_small", "marginal_scaling", "marginal_mf", "gibbs", "gibbs_accuracy",
 )  # fmt: skip
 PAGE = common.ROOT / "docs" / "benchmarks.md"
 

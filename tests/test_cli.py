@@ -148,8 +148,11 @@ class TestFit:
         fit = Fit.load(tmp_path / "fit")
         assert (fit.method, fit.num_chains, fit.num_draws) == ("gibbs", 2, 4)
         assert "noise_scale" in fit.samples
-        for words in (["evaluate", tmp_path / "fit", folder / "test.csv"],
-                      ["recommend", tmp_path / "fit", "--user", fit.data.users.ids[0]]):  # fmt: skip
+        user = fit.data.users.ids[0]
+        for words in (
+            ["evaluate", tmp_path / "fit", folder / "test.csv"],
+            ["recommend", tmp_path / "fit", "--user", user],
+        ):
             told = run(*words)
             assert told.exit_code == 0, told.output
 
