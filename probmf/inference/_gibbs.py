@@ -127,6 +127,7 @@ class GibbsChains(NamedTuple):
         traces: Numbers noted at every sweep, by name, (chain, sweep, ...).
         moments: Of the watched pairs, for each chain.
         complete: Whether all sweeps asked for were done.
+        trouble: Why they were not, if it was not an interruption.
         seconds: Wall time of the sweeps.
     """
 
@@ -134,6 +135,7 @@ class GibbsChains(NamedTuple):
     traces: dict[str, np.ndarray]
     moments: list[Moments]
     complete: bool
+    trouble: str | None
     seconds: float
 
 
@@ -145,6 +147,7 @@ def run_gibbs(
     *,
     checkpoint: Checkpoint | None = None,
     progress: bool | None = None,
+    note: str = "",
 ) -> GibbsChains:
     """Sample, chunk by chunk.
 
@@ -155,12 +158,15 @@ def run_gibbs(
         starts: The states that the chains start from, when nothing is kept yet.
         checkpoint: Where to keep the run, and what is kept of it already.
         progress: Show a bar.
+        note: Shown beside it.
 
     Returns:
-        The chains; fewer draws, marked incomplete, after an interruption.
+        The chains; fewer draws, marked incomplete, after an interruption, or when the checkpoint
+        can't be written.
 
     Raises:
         KeyboardInterrupt: After an interruption before the first draw is kept.
+        OSError: If the checkpoint can't be written before that.
     """
     total = settings.num_warmup + settings.num_samples
     found = None if checkpoint is None else checkpoint.read()
@@ -174,9 +180,9 @@ def run_gibbs(
         pieces, done = found.pieces, found.done
     names = Contents.of(problem, chains[0].state)
     began = written = time.perf_counter()
-    complete = True
+    complete, trouble = True, None
     with workers(settings.num_chains) as pool, progress_bar(progress) as bar:
-        task = bar.add_task("warmup", total=total, completed=done, status="")
+        task = bar.add_task("warmup", total=total, completed=done, status=note)
         try:
             while done < total:
                 end = settings.num_warmup if done < settings.num_warmup else total
@@ -197,18 +203,22 @@ def run_gibbs(
                     checkpoint.write(chains, pieces, done)
                     written = now
                 stage = "warmup" if done < settings.num_warmup else "sampling"
-                bar.update(task, description=stage, completed=done, status="")
+                bar.update(task, description=stage, completed=done)
         except KeyboardInterrupt:
             complete = done >= total
             if checkpoint is not None:
                 checkpoint.write(chains, pieces, done)
+        except OSError as error:
+            if not any(piece[0].shape[1] for piece in pieces):
+                raise
+            complete, trouble = False, f"The checkpoint can't be written ({error})"
     kept = np.concatenate([p[0] for p in pieces], axis=1) if pieces else np.zeros((0, 0))
     if kept.shape[1] == 0:
         raise KeyboardInterrupt("Interrupted before the first draw was kept.")
     traces = np.concatenate([p[1] for p in pieces], axis=1)
     return GibbsChains(
         names.split_rows(kept), names.split_traces(traces), [chain.moments for chain in chains],
-        complete, time.perf_counter() - began,
+        complete, trouble, time.perf_counter() - began,
     )  # fmt: skip
 
 

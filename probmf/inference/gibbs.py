@@ -94,7 +94,8 @@ def sample_gibbs(
         progress: Show a progress bar; None shows it on a terminal or in a notebook.
 
     Returns:
-        The fit. After Ctrl-C what there is so far, marked incomplete.
+        The fit. After Ctrl-C, or when the disk of the checkpoint is full, what there is so far,
+        marked incomplete.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -135,12 +136,15 @@ def sample_gibbs(
         store = None
         if checkpoint is not None:
             store = Checkpoint(checkpoint, _identity(model, data, settings, random_key, watched))
-        chains = run_gibbs(problem, settings, run_key, states, checkpoint=store, progress=progress)
+        chains = run_gibbs(
+            problem, settings, run_key, states, checkpoint=store, progress=progress,
+            note=_size_note(model, data, settings),
+        )  # fmt: skip
     if not chains.complete:
         done = chains.traces["lp"].shape[1]
         warnings.warn(
-            f"Interrupted: each chain has {done} of {num_samples} sweeps; the fit is marked "
-            "incomplete.",
+            f"{chains.trouble or 'Interrupted'}: each chain has {done} of {num_samples} sweeps; "
+            "the fit is marked incomplete.",
             FitWarning,
             stacklevel=2,
         )
@@ -263,8 +267,7 @@ def _settings(
     model: MatrixFactorization, data: Ratings, warmup: int, samples: int, chains: int,
     thin: int | None,
 ) -> GibbsSettings:  # fmt: skip
-    rows = sum(int(np.prod(s)) for s in model.site_shapes(data.num_users, data.num_items).values())
-    draw = rows * jnp.dtype(jnp.result_type(float)).itemsize
+    draw = _draw_bytes(model, data)
     if thin is None:
         thin = max(1, -(-samples * chains // max(KEPT, KEPT_BYTES // draw)))
     if thin > samples:
@@ -275,6 +278,19 @@ def _settings(
     settings = GibbsSettings(int(warmup), int(samples), int(chains), int(thin))
     _check_memory(draw * chains * settings.num_kept, settings)
     return settings
+
+
+def _draw_bytes(model: MatrixFactorization, data: Ratings) -> int:
+    """Memory of one draw of all rows."""
+    shapes = model.site_shapes(data.num_users, data.num_items).values()
+    numbers = sum(int(np.prod(shape)) for shape in shapes)
+    return numbers * jnp.dtype(jnp.result_type(float)).itemsize
+
+
+def _size_note(model: MatrixFactorization, data: Ratings, settings: GibbsSettings) -> str:
+    """What the run will keep, in words."""
+    count = settings.num_chains * settings.num_kept
+    return f"keeps {count:,} draws, {count * _draw_bytes(model, data) / 2**20:,.0f} MiB"
 
 
 def _check_memory(size: int, settings: GibbsSettings) -> None:

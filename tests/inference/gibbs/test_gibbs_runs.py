@@ -27,7 +27,9 @@ from probmf import (
     fit_als,
     sample_gibbs,
 )
+from probmf.inference import _gibbs as kernel
 from probmf.inference import gibbs as gibbs_module
+from probmf.inference._checkpoint import Checkpoint
 from probmf.inference._loop import FitWarning
 from probmf.inference._workers import Workers
 
@@ -213,6 +215,30 @@ def test_ctrl_c_keeps_what_there_is(
         model(), ratings(), key=3, watch=ratings(), checkpoint=tmp_path / "run", **SHORT
     )
     assert_same(whole, resumed)
+
+
+def test_a_full_disk_keeps_what_there_is(
+    whole: Fit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real, calls = Checkpoint.write, []
+
+    def full(self: Checkpoint, *arguments: Any) -> None:
+        calls.append(1)
+        if len(calls) > last:
+            raise OSError(28, "No space left on device")
+        real(self, *arguments)
+
+    monkeypatch.setattr(kernel, "WRITE_EVERY", 0.0)
+    monkeypatch.setattr(Checkpoint, "write", full)
+    last = 3
+    with pytest.warns(FitWarning, match=r"No space left on device.*20 of 30 sweeps"):
+        part = sample_gibbs(model(), ratings(), key=3, checkpoint=tmp_path / "run", **SHORT)
+    np.testing.assert_array_equal(
+        part.samples["item_factors"], whole.samples["item_factors"][:, :20]
+    )
+    last = 0
+    with pytest.raises(OSError, match="No space left"):
+        sample_gibbs(model(), ratings(), key=3, checkpoint=tmp_path / "new", **SHORT)
 
 
 def test_ctrl_c_before_the_first_draw(monkeypatch: pytest.MonkeyPatch) -> None:
