@@ -22,7 +22,13 @@ DIMS = {
     "item_factors": ["item", "factor"],
     "rating": ["rating_row"],
     "cutpoints": ["cutpoint"],
+    "user_mean": ["factor"],
+    "item_mean": ["factor"],
+    "user_precision": ["factor", "other_factor"],
+    "item_precision": ["factor", "other_factor"],
 }
+#: Scales that may be one per factor.
+FACTOR_SCALES = ("user_scale", "item_scale")
 
 
 def to_datatree(
@@ -56,10 +62,15 @@ def to_datatree(
     coords = {"user": user, "item": item}
     for site in ("user_factors", "item_factors"):
         if site in samples:
-            coords["factor"] = np.arange(samples[site].shape[-1])
+            coords["factor"] = coords["other_factor"] = np.arange(samples[site].shape[-1])
     if isinstance(draws.model.likelihood, Ordinal):
         coords["cutpoint"] = np.asarray(draws.model.likelihood.cutpoint_names)
-    groups: dict[str, Any] = {"point" if is_point else "posterior": dict(samples)}
+    # One scale per factor has shape (1, k), so that it isn't taken for one per row.
+    values = {
+        name: value[:, :, 0] if name in FACTOR_SCALES and value.ndim == 4 else value
+        for name, value in samples.items()
+    }
+    groups: dict[str, Any] = {"point" if is_point else "posterior": values}
     if sampling is not None and sampling.stats:
         groups["sample_stats"] = dict(sampling.stats)
     if rng is not None:
@@ -68,8 +79,8 @@ def to_datatree(
         groups["log_likelihood"] = {"rating": _log_likelihood(draws)}
     groups["observed_data"] = {"rating": data.rating}
     scales = {
-        name: [name.split("_")[0]]
-        for name, value in samples.items()
+        name: ["factor" if samples[name].ndim == 4 else name.split("_")[0]]
+        for name, value in values.items()
         if name.endswith("_scale") and value.ndim == 3
     }
     tree = arviz_base.from_dict(

@@ -153,6 +153,8 @@ def test_priors_of_factors(scale: Any) -> None:
     name = "user_mean" if isinstance(scale, NormalWishart) else "user_scale"
     shape = (2,) if isinstance(scale, NormalWishart) else scale.batch_shape
     assert fit.samples[name].shape == (2, 30, *shape)
+    dims = fit.to_arviz()["posterior"][name].dims[2:]
+    assert dims == (("user",) if shape == (USERS,) else ("factor",))
     assert np.isfinite(fit.predict([("stranger", 1)]).mean).all()
 
 
