@@ -9,6 +9,7 @@ from probmf.inference.marginal import MarginalModel, marginalize
 from probmf.inference.marginal_likelihood import fit_marginal
 from probmf.inference.marginal_sampling import sample_marginal
 from probmf.inference.nuts import sample_nuts
+from probmf.inference.variational import fit_variational
 from probmf.models import (
     Bernoulli,
     Gaussian,
@@ -41,6 +42,7 @@ __all__ = [
     "fit_als",
     "fit_map",
     "fit_marginal",
+    "fit_variational",
     "marginalize",
     "metrics",
     "sample_gibbs",

@@ -137,11 +137,29 @@ def half_sweep(
         method=method, cg_steps=cg_steps, noise=noise,
     )  # fmt: skip
 
+    return _assemble(table, run_spans(run, layout, side, pool), layout.source[side])
+
+
+def run_spans(
+    run: Any, layout: RowLayout, side: Side, pool: ThreadPoolExecutor
+) -> list[Any]:
+    """Run a program on all rows of one side, each worker on its share.
+
+    Args:
+        run: Called with (bucket, first chunk, number of chunks, capacity=...); returns a pytree of
+            arrays with one entry for each line of `capacity` chunks.
+        layout: The ratings.
+        side: Whose rows.
+        pool: One thread per worker of the layout.
+
+    Returns:
+        The outputs in the order that the layout's `source` counts in; see `join_rows`.
+    """
     # Settings made in a `with` block hold for the calling thread only; the precision has to hold
     # for the workers too.
     x64 = bool(jax.config.jax_enable_x64)
 
-    def work(worker: int) -> list[RowResult]:
+    def work(worker: int) -> list[Any]:
         spans = layout.spans[side][worker]
         # Each worker starts at another bucket, so that on the first call they compile
         # different programs at the same time.
@@ -153,11 +171,10 @@ def half_sweep(
         return jax.block_until_ready(results)
 
     parts = list(pool.map(work, range(len(layout.spans[side]))))
-    outputs = [result for part in parts for result in part]
-    return _assemble(table, outputs, layout.source[side])
+    return [result for part in parts for result in part]
 
 
-def _run_span(run: Any, layout: RowLayout, span: Span) -> RowResult:
+def _run_span(run: Any, layout: RowLayout, span: Span) -> Any:
     return run(
         layout.buckets[span.bucket],
         span.first,
@@ -170,12 +187,16 @@ def _run_span(run: Any, layout: RowLayout, span: Span) -> RowResult:
 def _assemble(
     table: RowValues, outputs: list[RowResult], source: Int[Array, " table"]
 ) -> tuple[RowValues, RowResult]:
-    own = source >= 0
-    joined = jax.tree.map(lambda *parts: jnp.concatenate(parts)[source], *outputs)
-    joined = jax.tree.map(lambda x: jnp.where(_stretch(own, x), x, 0), joined)
+    own, joined = source >= 0, join_rows(outputs, source)
     bias = jnp.where(own, joined.value[:, 0], table.bias)
     factors = jnp.where(own[:, None], joined.value[:, 1:], table.factors)
     return table._replace(bias=bias, factors=factors), joined
+
+
+def join_rows[Rows](outputs: list[Rows], source: Int[Array, " table"]) -> Rows:
+    """What `run_spans` returned by table row, zeros for rows of the other side."""
+    joined = jax.tree.map(lambda *parts: jnp.concatenate(parts)[source], *outputs)
+    return jax.tree.map(lambda x: jnp.where(_stretch(source >= 0, x), x, 0), joined)
 
 
 def _stretch(mask: Array, like: Array) -> Array:
