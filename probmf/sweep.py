@@ -140,9 +140,7 @@ def half_sweep(
     return _assemble(table, run_spans(run, layout, side, pool), layout.source[side])
 
 
-def run_spans(
-    run: Any, layout: RowLayout, side: Side, pool: ThreadPoolExecutor
-) -> list[Any]:
+def run_spans(run: Any, layout: RowLayout, side: Side, pool: ThreadPoolExecutor) -> list[Any]:
     """Run a program on all rows of one side, each worker on its share.
 
     Args:

@@ -54,13 +54,13 @@ class Moments(NamedTuple):
     """Of the rows of both sides, or weighted sums of the partners' over each row's ratings.
 
     Attributes:
-        count: Ones, or sums of the weights.
+        weight: Ones, or sums of the weights.
         bias: Variances of biases.
         square: Squared means of factors.
         variance: Variances of factors.
     """
 
-    count: Float[Array, " table"]
+    weight: Float[Array, " table"]
     bias: Float[Array, " table"]
     square: Float[Array, "table k"]
     variance: Float[Array, "table k"]
@@ -198,7 +198,7 @@ def update_variances(
         The variances with the side's replaced.
     """
     rows = plan.span(side)
-    data = jnp.concatenate([sums.count[:, None], sums.square], axis=1)
+    data = jnp.concatenate([sums.weight[:, None], sums.square], axis=1)
     new = (free[None] / (total + data / jnp.square(noise_scale)))[rows]
     bias = variance.bias.at[rows].set(new[:, 0])
     return RowValues(bias, variance.factors.at[rows].set(new[:, 1:]))
@@ -229,7 +229,7 @@ def finish(
     mean, variance, intercept, scales, sweep = state
     hold = sweep < given.hold
     own = jnp.square(mean.factors) + variance.factors
-    spread = sums.count * variance.bias + sums.bias
+    spread = sums.weight * variance.bias + sums.bias
     spread = spread + jnp.sum(own * sums.variance + variance.factors * sums.square, axis=1)
     precision = 1.0 / jnp.square(noise_scale)
     loss = jnp.sum(result.loss + 0.5 * precision * spread)

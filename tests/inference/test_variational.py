@@ -1,0 +1,283 @@
+"""Variational Bayes: the bound is what it says, never falls, and finds scales near the truth."""
+
+import logging
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+from jax.scipy.stats import multivariate_normal
+from numpyro.infer.util import log_density
+
+from probmf import (
+    Bernoulli,
+    Fit,
+    Gaussian,
+    MatrixFactorization,
+    NormalWishart,
+    Ordinal,
+    Ratings,
+    fit_als,
+    fit_variational,
+)
+from probmf.datasets import simulate_ratings
+from probmf.inference._variational_update import State
+from probmf.inference.variational import Variational
+from probmf.rows import num_workers
+
+USERS, ITEMS = 9, 8
+LAW = dist.HalfNormal(1.0)
+MODELS = {
+    "gaussian": MatrixFactorization(
+        2, Gaussian(LAW), dist.Normal(3.0, 2.0), user_scale=LAW, item_scale=0.8,
+        user_bias_scale=LAW, item_bias_scale=np.linspace(0.5, 1.0, ITEMS),
+    ),
+    "by factor": MatrixFactorization(
+        2, Gaussian(0.5), "learned", user_scale=dist.HalfNormal(np.ones((1, 2))),
+        item_scale=dist.HalfNormal(np.ones(ITEMS)), user_bias=False,
+        item_bias_scale=dist.Uniform(0.3, 0.4),
+    ),
+    "biases": MatrixFactorization(0, Gaussian(LAW), user_bias_scale=LAW, item_bias_scale=LAW),
+    "logit": MatrixFactorization(
+        2, Bernoulli(), dist.Normal(0.5, 2.0), user_scale=1.5, item_scale=LAW, user_bias_scale=LAW
+    ),
+    "probit": MatrixFactorization(
+        2, Bernoulli("probit"), user_scale=1.0, item_scale=1.0, user_bias_scale=LAW
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def double_precision() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def table(*, binary: bool = False, weighted: bool = True) -> Ratings:
+    """Six items of each user but the last; the last item has no rating."""
+    rng = np.random.default_rng(0)
+    user, item = np.divmod(np.arange((USERS - 1) * (ITEMS - 1)), ITEMS - 1)
+    kept = (2 * user + item) % 7 != 0
+    user, item = user[kept], item[kept]
+    left, right = rng.normal(size=(USERS, 2)), rng.normal(size=(ITEMS, 2))
+    truth = (left @ right.T + 0.5 * rng.normal(size=ITEMS)[None])[user, item]
+    rating = 3 + truth + 0.3 * rng.normal(size=len(user))
+    columns = {"user": user, "item": item, "weight": rng.integers(1, 3, len(user)) + 0.0}
+    columns["rating"] = (truth > 0).astype(float) if binary else rating
+    return Ratings.from_frame(
+        columns, weight="weight" if weighted else None, users=list(range(USERS)),
+        items=list(range(ITEMS)),
+    )  # fmt: skip
+
+
+def sweeps(
+    model: MatrixFactorization, data: Ratings, count: int
+) -> tuple[Variational, State, list[float]]:
+    """The algorithm, its state after so many sweeps, and the bound after each."""
+    (observations,) = model.arguments(data)
+    bounds = []
+    with ThreadPoolExecutor(num_workers()) as pool:
+        algorithm = Variational(model, data, observations, jax.random.key(0), None, pool)
+        state = algorithm.init(jax.random.key(1))
+        for _ in range(count):
+            state, infos = algorithm.step(jax.random.key(2), state)
+            bounds.append(-infos[0].objective)
+    return algorithm, state, bounds
+
+
+def fixed(model: MatrixFactorization, scales: dict[str, Any]) -> MatrixFactorization:
+    """The model with its learned scales as numbers."""
+    values = {name: np.asarray(scales[name]) for name in model.random_scales()}
+    if "noise_scale" in values:
+        noise = Gaussian(float(values.pop("noise_scale")))
+        model = replace(model, likelihood=noise)
+    return replace(model, **values)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bound_never_falls(name: str) -> None:
+    data = table(binary=name in ("logit", "probit"))
+    algorithm, state, bounds = sweeps(MODELS[name], data, 25)
+    assert np.diff(bounds).min() > -1e-9
+    assert bounds[-1] > bounds[0] + 0.1
+    k = MODELS[name].num_factors
+    for rows in (state.mean, state.variance):
+        assert not np.any(rows.factors[:, k:])
+        assert not np.any(rows.factors[-1])
+        assert rows.bias[-1] == 0
+    if not MODELS[name].user_bias:
+        assert not np.any(state.variance.bias[:USERS])
+    for scale, (lower, upper) in algorithm.given.bounds.items():
+        assert np.all((state.scales[scale] >= lower) & (state.scales[scale] <= upper))
+
+
+@pytest.mark.parametrize("name", ["gaussian", "logit", "probit"])
+def test_bound_is_that_of_draws(name: str) -> None:
+    """E log p - E log q over draws of q; for yes/no data the bound is below that, and near."""
+    binary = name != "gaussian"
+    data = table(binary=binary)
+    model = MODELS[name]
+    algorithm, state, bounds = sweeps(model, data, 60)
+    mean, variance = (algorithm.packing.unpack(x) for x in (state.mean, state.variance))
+    exact = fixed(model, state.scales)
+    arguments = exact.arguments(data)
+
+    def log_ratio(key: jax.Array) -> jax.Array:
+        keys = jax.random.split(key, len(mean))
+        noise = {
+            site: jax.random.normal(own, mean[site].shape)
+            for site, own in zip(mean, keys, strict=True)
+        }
+        values = {site: mean[site] + jnp.sqrt(variance[site]) * noise[site] for site in mean}
+        log_q = sum(
+            jnp.sum(dist.Normal(mean[site], jnp.sqrt(variance[site])).log_prob(values[site]))
+            for site in mean
+        )
+        if model.learns_intercept:
+            values["intercept"] = state.intercept
+        return log_density(exact, arguments, {}, values)[0] - log_q
+
+    with jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
+        ratios = np.asarray(jax.vmap(log_ratio)(jax.random.split(jax.random.key(3), 20_000)))
+    error = ratios.std() / np.sqrt(len(ratios))
+    apart = ratios.mean() - bounds[-1]
+    if binary:
+        assert -4 * error < apart < 0.15 * abs(bounds[-1])
+    else:
+        assert abs(apart) < 4 * error
+
+
+def test_biases_against_the_dense_posterior() -> None:
+    """The means are the posterior's; the bound is below the evidence, the variances too small."""
+    model = MatrixFactorization(
+        0, Gaussian(0.7), 3.0, user_bias_scale=0.6, item_bias_scale=np.linspace(0.5, 1.0, ITEMS)
+    )
+    data = table()
+    algorithm, state, bounds = sweeps(model, data, 200)
+    users, items = np.eye(USERS)[data.user], np.eye(ITEMS)[data.item]
+    design = np.concatenate([users, items], axis=1)
+    prior = np.concatenate([np.full(USERS, 0.36), np.linspace(0.5, 1.0, ITEMS) ** 2])
+    noise = 0.49 / np.asarray(data.weight)
+    covariance = design * prior @ design.T + np.diag(noise)
+    evidence = multivariate_normal.logpdf(data.rating, 3.0 * np.ones(len(noise)), covariance)
+    assert evidence - 15 < bounds[-1] < evidence
+    exact = prior * (design.T @ np.linalg.solve(covariance, data.rating - 3.0))
+    means = algorithm.packing.unpack(state.mean)
+    found = np.concatenate([means["user_bias"], means["item_bias"]])
+    np.testing.assert_allclose(found, exact, atol=1e-9)
+    variances = algorithm.packing.unpack(state.variance)
+    found = np.concatenate([variances["user_bias"], variances["item_bias"]])
+    precision = 1 / prior + (design / noise[:, None]).sum(axis=0)
+    np.testing.assert_allclose(found, 1 / precision, rtol=1e-9)
+    # Rows without ratings have their prior.
+    assert (found[USERS - 1], found[-1]) == pytest.approx((0.36, 1.0))
+
+
+def test_weight_zero_is_no_rating() -> None:
+    data = table()
+    columns = {"user": data.user, "item": data.item, "rating": data.rating}
+    weight = np.where(np.arange(data.num_ratings) % 5 == 0, 0.0, 1.0)
+    ids: dict[str, Any] = {"users": list(range(USERS)), "items": list(range(ITEMS))}
+    with_zeros = Ratings.from_frame(columns | {"weight": weight}, weight="weight", **ids)
+    without = Ratings.from_frame({n: x[weight > 0] for n, x in columns.items()}, **ids)
+    biases = replace(MODELS["biases"], intercept=3.0)
+    both = [sweeps(biases, data, 400)[2] for data in (with_zeros, without)]
+    np.testing.assert_allclose(both[0][-1], both[1][-1], rtol=1e-8)
+
+
+def test_learns_noise_and_scales_and_predicts() -> None:
+    simulated = simulate_ratings(
+        key=0, num_users=120, num_items=80, num_ratings=4800, num_factors=2
+    )
+    train, test = simulated.ratings.split(key=1, test_fraction=0.1)
+    model = MatrixFactorization(
+        2, Gaussian(LAW), "learned", user_scale=LAW, item_scale=LAW, user_bias_scale=LAW,
+        item_bias_scale=LAW,
+    )  # fmt: skip
+    fit = fit_variational(model, train, key=0, num_draws=40)
+    assert fit.samples["user_factors"].shape == (1, 40, 120, 2)
+    assert fit.history is not None
+    assert fit.history.stopped == "tol"
+    assert fit.sampling is not None
+    assert fit.sampling.info["elbo"] == -fit.history.objective.min()
+    learned = {name: fit.samples[name].ravel() for name in model.random_scales()}
+    assert all(np.ptp(value) == 0 for value in learned.values())
+    assert learned["noise_scale"][0] == pytest.approx(0.5, rel=0.05)
+    assert learned["user_bias_scale"][0] == pytest.approx(0.3, rel=0.3)
+    assert learned["item_bias_scale"][0] == pytest.approx(0.4, rel=0.3)
+    product = learned["user_scale"][0] * learned["item_scale"][0]
+    assert product == pytest.approx(0.25, rel=0.3)
+    predicted = fit.predict(test)
+    assert np.sqrt(np.mean((predicted.mean - test.rating) ** 2)) < 0.6
+    inside = (predicted.lower <= test.rating) & (test.rating <= predicted.upper)
+    assert 0.8 < inside.mean() < 0.97
+
+
+def test_same_key_start_and_storage(tmp_path: Any) -> None:
+    data, model = table(), MODELS["gaussian"]
+    one, two = (fit_variational(model, data, key=5, num_sweeps=5, num_draws=3) for _ in range(2))
+    for name, value in one.samples.items():
+        np.testing.assert_array_equal(value, two.samples[name])
+    one.save(tmp_path / "fit")
+    loaded = Fit.load(tmp_path / "fit")
+    pairs = [(0, 1), (3, 2)]
+    np.testing.assert_array_equal(loaded.predict(pairs).mean, one.predict(pairs).mean)
+    point = fit_als(MatrixFactorization(2, Gaussian(0.5)), data, key=0)
+    warm = fit_variational(model, data, key=5, num_sweeps=1, num_draws=1, start=point)
+    assert warm.history is not None
+    assert one.history is not None
+    assert warm.history.objective[0] < one.history.objective[0]
+
+
+def test_validation_keeps_the_best_sweep() -> None:
+    train, test = table(weighted=False).split(key=0, test_fraction=0.3)
+    fit = fit_variational(
+        MODELS["gaussian"], train, key=0, tol=0, num_draws=2, validation=test, patience=2
+    )
+    assert fit.history is not None
+    assert fit.history.validation is not None
+    assert fit.history.best == 1 + np.argmin(fit.history.validation)
+    assert fit.sampling is not None
+    assert fit.sampling.info["elbo"] == -fit.history.objective[fit.history.best - 1]
+
+
+def test_second_call_compiles_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    data = table()
+    fit_variational(MODELS["gaussian"], data, key=0, num_sweeps=2, num_draws=2)
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        fit_variational(MODELS["gaussian"], data, key=1, num_sweeps=3, num_draws=2)
+    assert [r.message for r in caplog.records if "Finished XLA" in r.getMessage()] == []
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (MatrixFactorization(2, Ordinal(5)), "Gaussian and Bernoulli"),
+        (MatrixFactorization(2, user_scale=NormalWishart()), "user_scale is a NormalWishart"),
+        (MatrixFactorization(2, unobserved_weight=0.1), "unobserved_weight"),
+        (MatrixFactorization(0, user_bias=False, item_bias=False), "needs a bias or factors"),
+        (
+            MatrixFactorization(2, user_bias_scale=dist.HalfNormal(np.ones(USERS)).to_event(1)),
+            "one by one",
+        ),
+    ],
+)  # fmt: skip
+def test_refusals(model: MatrixFactorization, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        fit_variational(model, table(), key=0)
+
+
+def test_refused_arguments() -> None:
+    model: Any = "model"
+    with pytest.raises(TypeError, match="expected MatrixFactorization"):
+        fit_variational(model, table(), key=0)
+    with pytest.raises(ValueError, match="num_draws is 0"):
+        fit_variational(MODELS["gaussian"], table(), key=0, num_draws=0)
+    with pytest.raises(TypeError, match="start is of type dict"):
+        fit_variational(MODELS["gaussian"], table(), key=0, start={})  # type: ignore[arg-type]
