@@ -157,18 +157,20 @@ class Variational:
         # Columns that only pad the factors must have neither mean nor variance.
         real = jnp.asarray(np.arange(1 + self.packing.num_columns) <= model.num_factors, dtype)
         self.free = {side: self.packing.free(side) * real for side in SIDES}
+        own: dict[str, Any] = model.likelihood.scale_sites()
+        laws = {n: own[n] if n in own else getattr(model, n) for n in self.plan.random}
         scales = start_scales(model, data, self.plan)
+        bounds = {name: scale_bounds(law, scales[name]) for name, law in laws.items()}
+        scales |= {name: jnp.clip(scales[name], *ends) for name, ends in bounds.items()}
         chain = start_states(model, observations, scales, key, 1, start)[0]
         nothing = jax.tree.map(jnp.zeros_like, chain.table)
         self.start = State(chain.table, nothing, chain.intercept, scales, chain.sweep)
-        own: dict[str, Any] = model.likelihood.scale_sites()
-        laws = {n: own[n] if n in own else getattr(model, n) for n in self.plan.random}
         counted = np.ones(len(observations.user)) if weight is None else weight[weight > 0]
         center, precision = model.intercept_prior()
         self.given = Given(
             (jnp.asarray(center, dtype), jnp.asarray(precision, dtype)),
             jnp.asarray(len(counted), dtype),
-            {name: scale_bounds(law, scales[name]) for name, law in laws.items()},
+            bounds,
             jnp.asarray(HOLD if start is None and model.num_factors else 0, jnp.int32),
         )
         self.num_ratings = len(counted)
