@@ -207,9 +207,9 @@ def test_gibbs_agrees_with_nuts() -> None:
         user_bias_scale=half, item_bias_scale=half,
     )  # fmt: skip
     gibbs = sample_gibbs(
-        model, ratings, key=0, num_warmup=200, num_samples=3000, num_chains=2, watch=ratings
+        model, ratings, key=0, num_warmup=200, num_samples=1500, num_chains=2, watch=ratings
     )
-    nuts = sample_nuts(model, ratings, key=1, num_warmup=400, num_samples=1000, num_chains=4)
+    nuts = sample_nuts(model, ratings, key=1, num_warmup=400, num_samples=500, num_chains=4)
     assert gibbs.traces is not None
     for name in ("intercept", "noise_scale", "user_bias_scale", "item_bias_scale"):
         one, other = gibbs.traces.values[name], nuts.samples[name]

@@ -259,7 +259,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
         from test_gibbs_runs import model, ratings
         from probmf import sample_gibbs
         kernel.WRITE_EVERY = 0.0
-        fit = sample_gibbs(model(), ratings(), key=5, num_warmup=50, num_samples=4000,
+        fit = sample_gibbs(model(), ratings(), key=5, num_warmup=50, num_samples=800,
                            num_chains=2, thin=10, checkpoint=sys.argv[1])
         np.savez(sys.argv[2], **fit.samples, lp=fit.traces.values["lp"])
         """
