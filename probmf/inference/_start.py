@@ -66,6 +66,22 @@ def check_counts(**counts: object) -> None:
             raise ValueError(f"{name} is {count}; expected a whole number of at least 1.")
 
 
+def check_warmup(count: object) -> None:
+    """Refuse a number of warm-up steps that is not a whole number of at least 0.
+
+    Args:
+        count: The argument `num_warmup`.
+
+    Raises:
+        TypeError: If it is not a whole number.
+        ValueError: If it is negative.
+    """
+    if isinstance(count, bool) or not isinstance(count, int | np.integer):
+        raise TypeError(f"num_warmup is {count!r}; expected a whole number of 0 or more.")
+    if count < 0:
+        raise ValueError(f"num_warmup is {count}; expected a whole number of 0 or more.")
+
+
 def check_tol(tol: object) -> None:
     """Refuse a tolerance that is not a finite number >= 0.
 
@@ -94,8 +110,8 @@ def require_fixed_scales(model: MatrixFactorization, method: str) -> None:
         raise ValueError(
             f"{method} needs fixed scales, but {', '.join(random)} has a prior distribution. A "
             "point estimate of a scale together with its rows is degenerate: the density grows "
-            "without bound as the scale goes to 0. Give a number, or sample the posterior: "
-            "MCMC(NUTS(model), ...).run(key, *model.arguments(ratings))."
+            "without bound as the scale goes to 0. Give a number; learn the scales with "
+            "fit_variational; or sample the posterior with sample_gibbs or sample_nuts."
         )
 
 

@@ -27,7 +27,7 @@ from probmf.inference._gibbs import (
 from probmf.inference._gibbs_start import start_scales, start_states
 from probmf.inference._gibbs_update import Given, Plan, Rated
 from probmf.inference._loop import FitWarning
-from probmf.inference._start import as_key, check_counts
+from probmf.inference._start import as_key, check_counts, check_warmup
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.likelihood import Gaussian
 from probmf.models.observations import Observations
@@ -89,8 +89,8 @@ def sample_gibbs(
         watch: Pairs (as for `Fit.predict`) whose expected ratings are averaged over all sweeps.
         start: A point fit of the same shape to start from; by default small random factors.
         float64: Compute in double precision, whatever JAX is set to elsewhere.
-        checkpoint: Directory to keep the run in. Called again with the same model, data, settings
-            and key, it goes on where it was, bit for bit.
+        checkpoint: Directory to keep the run in. Called again with the same model, data, settings,
+            start and key, on as many cores, it goes on where it was, bit for bit.
         progress: Show a progress bar; None shows it on a terminal or in a notebook.
 
     Returns:
@@ -121,7 +121,7 @@ def sample_gibbs(
     check_counts(num_samples=num_samples, num_chains=num_chains)
     if thin is not None:
         check_counts(thin=thin)
-    _check_warmup(num_warmup)
+    check_warmup(num_warmup)
     _check_model(model)
     with jax.enable_x64(float64 or bool(jax.config.jax_enable_x64)):
         (observations,) = model.arguments(data)
@@ -135,7 +135,8 @@ def sample_gibbs(
         states = start_states(model, observations, scales, start_key, num_chains, start)
         store = None
         if checkpoint is not None:
-            store = Checkpoint(checkpoint, _identity(model, data, settings, random_key, watched))
+            identity = _identity(model, data, settings, random_key, watched, start)
+            store = Checkpoint(checkpoint, identity)
         chains = run_gibbs(
             problem, settings, run_key, states, checkpoint=store, progress=progress,
             note=_size_note(model, data, settings),
@@ -304,13 +305,6 @@ def _check_memory(size: int, settings: GibbsSettings) -> None:
         )
 
 
-def _check_warmup(count: object) -> None:
-    if isinstance(count, bool) or not isinstance(count, int | np.integer):
-        raise TypeError(f"num_warmup is {count!r}; expected a whole number of 0 or more.")
-    if count < 0:
-        raise ValueError(f"num_warmup is {count}; expected a whole number of 0 or more.")
-
-
 def _check_model(model: object) -> None:
     if not isinstance(model, MatrixFactorization):
         raise TypeError(f"model is of type {type(model).__name__}; expected MatrixFactorization.")
@@ -347,12 +341,14 @@ def _identity(
     settings: GibbsSettings,
     key: Array,
     watched: tuple[np.ndarray, np.ndarray] | None,
+    start: Fit | None,
 ) -> str:
     """Everything that the draws depend on, besides the versions of the programs."""
     digest = hashlib.blake2b(digest_size=16)
     arrays = [data.user, data.item, data.rating, jax.random.key_data(key)]
     arrays += [] if data.weight is None else [data.weight]
     arrays += [] if watched is None else list(watched)
+    arrays += [] if start is None else [value for _, value in sorted(start.point().items())]
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     text = [model.num_factors, model.intercept, model.likelihood, model.user_bias, model.item_bias]

@@ -19,7 +19,7 @@ from probmf.inference._marginal_sampler import MAX_DIMS
 from probmf.inference._mode_start import start_at_mode
 from probmf.inference._nuts import Settings, constrain_chains, run_nuts, warn_incomplete
 from probmf.inference._potential import Potential
-from probmf.inference._start import as_key, check_counts
+from probmf.inference._start import as_key, check_counts, check_warmup
 from probmf.inference.marginal import MarginalModel
 from probmf.inference.marginal_rows import RowsMarginal, Stretched, find_start, rows_marginal
 from probmf.models import MatrixFactorization, MixedEffects
@@ -112,7 +112,7 @@ def sample_nuts(
     """
     begin = time.perf_counter()
     check_counts(num_samples=num_samples, num_chains=num_chains, max_tree_depth=max_tree_depth)
-    _check_warmup(num_warmup)
+    check_warmup(num_warmup)
     if not 0 < target_accept < 1:
         raise ValueError(f"target_accept is {target_accept!r}; expected a number between 0 and 1.")
     settings = Settings(
@@ -166,13 +166,6 @@ def sample_nuts(
         table = None if isinstance(data, Design) else data
         return MixedFit(model, design, samples, method, sampling=sampling, data=table)
     return Fit(model, data, samples, method, sampling=sampling)
-
-
-def _check_warmup(count: object) -> None:
-    if isinstance(count, bool) or not isinstance(count, int | np.integer):
-        raise TypeError(f"num_warmup is {count!r}; expected a whole number of 0 or more.")
-    if count < 0:
-        raise ValueError(f"num_warmup is {count}; expected a whole number of 0 or more.")
 
 
 def _marginal(

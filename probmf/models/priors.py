@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
@@ -79,11 +78,6 @@ class NormalWishart:
         center = dist.MultivariateNormal(zero, precision_matrix=self.mean_weight * precision)
         mean = numpyro.sample(f"{side}_mean", center)
         return dist.MultivariateNormal(mean, precision_matrix=precision)
-
-    def expected(self, num_factors: int) -> dict[str, Float[np.ndarray, "..."]]:
-        """Mean and precision at their prior expectations."""
-        precision = self.degrees(num_factors) * self.scale * np.eye(num_factors)
-        return {"mean": np.zeros(num_factors), "precision": precision}
 
 
 def wishart_draw(

@@ -182,10 +182,6 @@ def test_weights_count_as_precision() -> None:
     np.testing.assert_allclose(np.cov(drawn.T), np.linalg.inv(precision), atol=0.06)
 
 
-class InterruptError(KeyboardInterrupt):
-    """Ctrl-C, without pytest's own handling."""
-
-
 def interrupt_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C during a chunk, some chunks into the run."""
     real, made = Workers.map, []
@@ -299,8 +295,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
         ({"num_warmup": -1}, "num_warmup is -1"),
         ({"thin": 31}, "thin is 31"),
         ({"watch": [("nobody", 1)]}, "watch has a user in row 0, 'nobody'"),
-        ({"data": ratings("binary"), "model": model(likelihood=Bernoulli(), unobserved_weight=0.0),
-          "thin": 0}, "thin is 0"),
+        ({"thin": 0}, "thin is 0"),
         ({"model": model(user_scale=dist.HalfNormal(jnp.ones(3)))}, "user_scale has shape"),
         ({"model": model(likelihood=Gaussian(1.0), unobserved_weight=0.1)}, "unobserved_weight"),
         ({"model": MatrixFactorization(0, user_bias=False, item_bias=False)}, "neither factors"),
@@ -337,7 +332,11 @@ def test_all_equal_answers_are_no_trouble(rating: float) -> None:
 
 def test_another_run_in_the_checkpoint(tmp_path: Path) -> None:
     sample_gibbs(model(), ratings(), key=0, checkpoint=tmp_path / "run", **SHORT)
-    for change in ({"key": 1}, {"num_samples": 40}, {"model": model(item_scale=0.5)}):
+    start = fit_als(MatrixFactorization(2), ratings(), key=0, num_sweeps=2)
+    changes: list[dict[str, Any]] = [
+        {"key": 1}, {"num_samples": 40}, {"model": model(item_scale=0.5)}, {"start": start},
+    ]  # fmt: skip
+    for change in changes:
         arguments: dict[str, Any] = {"model": model(), "key": 0, **SHORT, **change}
         with pytest.raises(ValueError, match="holds another run"):
             sample_gibbs(
