@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from probmf.cpu import RowLists, list_rows
+
 Side = Literal["user", "item"]
 SIDES: tuple[Side, Side] = ("user", "item")
 
@@ -67,6 +69,7 @@ class RowLayout:
         num_users: Number of users.
         num_items: Number of items.
         num_ratings: Number of ratings.
+        lists: On a CPU, the same ratings for the loops of `probmf.cpu`; None elsewhere.
     """
 
     buckets: tuple[Bucket, ...]
@@ -76,6 +79,7 @@ class RowLayout:
     num_users: int
     num_items: int
     num_ratings: int
+    lists: dict[Side, RowLists] | None
 
     @property
     def padding(self) -> float:
@@ -149,6 +153,7 @@ def build_rows(
     num_items: int,
     workers: int | None = None,
     slots: int | None = None,
+    lists: bool | None = None,
 ) -> RowLayout:
     """Lay out ratings by user and by item.
 
@@ -161,6 +166,7 @@ def build_rows(
         num_items: Number of items.
         workers: Threads to cut the work for; by default `num_workers()`.
         slots: Ratings gathered at once; by default chosen for the backend.
+        lists: Whether to list the ratings for a CPU's loops, too; by default on a CPU.
 
     Returns:
         The layout, its arrays on the default device. Cost O(n log n) time, O(n) memory.
@@ -233,7 +239,14 @@ def build_rows(
         num_users=num_users,
         num_items=num_items,
         num_ratings=len(rating),
-    )
+        lists={
+            side: list_rows(
+                own[side], partner[side], rating, weight, first=first[side], num_rows=sizes[side],
+                workers=workers, dtype=dtype,
+            )
+            for side in SIDES
+        } if lists or (lists is None and jax.default_backend() == "cpu") else None,
+    )  # fmt: skip
 
 
 def _fill(

@@ -12,10 +12,12 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
 from probmf import gaussian
+from probmf.cpu import Given, Present, RowLists, solve_side
 from probmf.rows import MAX_WIDTH, Bucket, RowLayout, Side, Span
 
 Method = Literal["cg", "cholesky", "coordinate"]
@@ -85,20 +87,30 @@ class Prior(NamedTuple):
     gram_shift: Float[Array, " d"] | None
 
 
-class RowResult(NamedTuple):
-    """Rows after a half-sweep, with sums over their ratings at the new scores.
+class RowSums(NamedTuple):
+    """Sums over the ratings of each row, at the scores after a half-sweep; a pytree.
 
     Attributes:
-        value: New rows.
         loss: Sums of the loss.
         slope: Sums of minus its derivative with respect to the score.
         curvature: Sums of the curvature of its bound.
     """
 
-    value: Float[Array, "rows d"]
     loss: Float[Array, " rows"]
     slope: Float[Array, " rows"]
     curvature: Float[Array, " rows"]
+
+
+class RowResult(NamedTuple):
+    """Rows after a half-sweep.
+
+    Attributes:
+        value: New rows (bias, factors).
+        sums: Sums over their ratings.
+    """
+
+    value: Float[Array, "rows d"]
+    sums: RowSums
 
 
 def half_sweep(
@@ -112,7 +124,7 @@ def half_sweep(
     cg_steps: int,
     pool: ThreadPoolExecutor,
     noise: Noise | None = None,
-) -> tuple[RowValues, RowResult]:
+) -> tuple[RowValues, RowSums]:
     """Solve every row of one side, or draw it from its conditional.
 
     Args:
@@ -132,12 +144,45 @@ def half_sweep(
         The table with the side's rows replaced, and each table row's result (zeros for rows
         of the other side).
     """
+    if layout.lists is not None and likelihood.quadratic and method != "coordinate":
+        steps = cg_steps if method == "cg" else None
+        return _solve_lists(layout.lists[side], table, prior, likelihood, steps, pool, noise)
     run = partial(
         _bucket_program(jax.default_backend()), table=table, prior=prior, likelihood=likelihood,
         method=method, cg_steps=cg_steps, noise=noise,
     )  # fmt: skip
 
     return _assemble(table, run_spans(run, layout, side, pool), layout.source[side])
+
+
+def _solve_lists(
+    lists: RowLists,
+    table: RowValues,
+    prior: Prior,
+    likelihood: SupportsBound,
+    steps: int | None,
+    pool: ThreadPoolExecutor,
+    noise: Noise | None,
+) -> tuple[RowValues, RowSums]:
+    """The half-sweep by `probmf.cpu`, on arrays that NumPy and JAX share."""
+    dtype = table.factors.dtype
+    size = prior.precision.shape[1]
+    zero = jnp.zeros(1, dtype)
+    curvature, _ = likelihood.bound(zero, zero, prior.scales)
+    given = Given(
+        intercept=np.asarray(prior.intercept, dtype).reshape(1),
+        curvature=np.asarray(curvature, dtype),
+        precision=np.asarray(prior.precision),
+        free=np.asarray(prior.free),
+        gram=np.zeros((0, size), dtype) if prior.gram is None else np.asarray(prior.gram),
+        shift=np.zeros(0, dtype) if prior.gram_shift is None else np.asarray(prior.gram_shift),
+    )
+    random = None if noise is None else np.asarray(noise.rows)
+    values = Present(np.asarray(table.bias), np.asarray(table.factors))
+    solved = solve_side(lists, given, values, steps=steps, noise=random, pool=pool)
+    sums = (jnp.asarray(x) for x in (solved.loss, solved.slope, solved.curvature))
+    new = RowValues(jnp.asarray(solved.bias), jnp.asarray(solved.factors))
+    return new, RowSums(*sums)
 
 
 def run_spans(run: Any, layout: RowLayout, side: Side, pool: ThreadPoolExecutor) -> list[Any]:
@@ -184,11 +229,11 @@ def _run_span(run: Any, layout: RowLayout, span: Span) -> Any:
 @jax.jit
 def _assemble(
     table: RowValues, outputs: list[RowResult], source: Int[Array, " table"]
-) -> tuple[RowValues, RowResult]:
+) -> tuple[RowValues, RowSums]:
     own, joined = source >= 0, join_rows(outputs, source)
     bias = jnp.where(own, joined.value[:, 0], table.bias)
     factors = jnp.where(own[:, None], joined.value[:, 1:], table.factors)
-    return table._replace(bias=bias, factors=factors), joined
+    return table._replace(bias=bias, factors=factors), joined.sums
 
 
 def join_rows[Rows](outputs: list[Rows], source: Int[Array, " table"]) -> Rows:
@@ -233,7 +278,7 @@ def _solve_bucket(
     solve = _solve_chunk if width <= MAX_WIDTH else _solve_long_rows
     dtype, size = table.factors.dtype, 1 + table.factors.shape[1]
     empty = jnp.zeros((capacity, lines), dtype)
-    start_out = RowResult(jnp.zeros((capacity, lines, size), dtype), *[empty] * 3)
+    start_out = RowResult(jnp.zeros((capacity, lines, size), dtype), RowSums(*[empty] * 3))
 
     # Measured at 16 and 64 factors: with Cholesky a sweep takes a quarter less when the rows' own
     # values are gathered for all chunks at once, with conjugate gradients a tenth more.
@@ -300,7 +345,7 @@ def _solve_chunk(
     else:
         step = gaussian.exact_step(batch)
         change = gaussian.project(slots.design, step)
-    return RowResult(x + step, *slots.sums(likelihood, scores + change, prior))
+    return RowResult(x + step, slots.sums(likelihood, scores + change, prior))
 
 
 def _moved(
@@ -320,7 +365,7 @@ def _moved(
     """
     if quadratic:
         loss = loss + jnp.sum(step * (0.5 * curved - first), axis=1)
-    return RowResult(x + step, loss, first[:, 0] - curved[:, 0], total)
+    return RowResult(x + step, RowSums(loss, first[:, 0] - curved[:, 0], total))
 
 
 def _solve_long_rows(
@@ -375,12 +420,12 @@ def _solve_long_rows(
         step = gaussian.cholesky_step(precision, rhs)
     x = x + step
 
-    def sums(index: int, total: tuple) -> tuple:
+    def sums(index: int, total: RowSums) -> RowSums:
         slots = piece(index)
         scores = slots.offset + gaussian.project(slots.design, x)
         return jax.tree.map(jnp.add, total, slots.sums(likelihood, scores, prior))
 
-    return RowResult(x, *lax.fori_loop(0, pieces, sums, (empty, empty, empty)))
+    return RowResult(x, lax.fori_loop(0, pieces, sums, RowSums(empty, empty, empty)))
 
 
 @jax.jit
@@ -457,13 +502,11 @@ class _Slots(NamedTuple):
         """Loss summed over each row."""
         return jnp.sum(self.weight * likelihood.loss(scores, self.rating, prior.scales), axis=1)
 
-    def sums(
-        self, likelihood: SupportsBound, scores: Array, prior: Prior
-    ) -> tuple[Array, Array, Array]:
+    def sums(self, likelihood: SupportsBound, scores: Array, prior: Prior) -> RowSums:
         """Loss, slope and curvature summed over each row."""
         curvature, slope = self.bound(likelihood, scores, prior)
         loss = self.loss(likelihood, scores, prior)
-        return loss, jnp.sum(slope, axis=1), jnp.sum(curvature, axis=1)
+        return RowSums(loss, jnp.sum(slope, axis=1), jnp.sum(curvature, axis=1))
 
 
 def _gradient(from_ratings: Array, x: Array, prior: Prior) -> Array:

@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from probmf.inference._gibbs_update import (
 from probmf.inference._progress import progress_bar
 from probmf.inference._workers import workers
 from probmf.rows import SIDES, RowLayout, Side
-from probmf.sweep import Noise, Prior, RowResult, half_sweep
+from probmf.sweep import Noise, Prior, RowSums, half_sweep
 
 #: Sweeps between looks at the clock and at interruptions.
 CHUNK = 10
@@ -207,7 +208,9 @@ def run_gibbs(
         except KeyboardInterrupt:
             complete = done >= total
             if checkpoint is not None:
-                checkpoint.write(chains, pieces, done)
+                # A full disk takes nothing from what is handed back.
+                with suppress(OSError):
+                    checkpoint.write(chains, pieces, done)
         except OSError as error:
             if not any(piece[0].shape[1] for piece in pieces):
                 raise
@@ -264,7 +267,7 @@ def _sweep(
     plan = problem.plan
     keys = _keys(key, state.sweep)
     ready = make_ready(plan, keys[0], state)
-    result: RowResult | None = None
+    result: RowSums | None = None
     for side, own_key in zip(SIDES, keys[1:3], strict=True):
         prior = Prior(
             state.intercept, likelihood_scales(state.scales), ready.precision, problem.free[side],

@@ -18,7 +18,7 @@ from probmf.models.ordered import OrderedNormal
 from probmf.models.ordinal import Ordinal
 from probmf.models.priors import NormalWishart, wishart_draw
 from probmf.rows import SIDES, Side
-from probmf.sweep import RowResult, RowValues
+from probmf.sweep import RowSums, RowValues
 
 
 class State(NamedTuple):
@@ -205,7 +205,7 @@ def _by_column(scale: Array) -> Array:
 
 @partial(jax.jit, static_argnames="plan")
 def update(
-    plan: Plan, given: Given, key: Array, state: State, result: RowResult, hold: Array
+    plan: Plan, given: Given, key: Array, state: State, result: RowSums, hold: Array
 ) -> tuple[State, Float[Array, ""]]:
     """Intercept and scales given the rows, then moves that leave the ratings' scores alone.
 

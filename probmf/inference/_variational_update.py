@@ -25,7 +25,7 @@ from numpyro.distributions import Distribution
 from probmf.inference._gibbs_update import Plan, Site
 from probmf.models.likelihood import Bernoulli
 from probmf.rows import Bucket, RowLayout, Side
-from probmf.sweep import RowResult, RowValues, join_rows, own_rows, run_spans
+from probmf.sweep import RowSums, RowValues, join_rows, own_rows, run_spans
 
 #: Learned scales don't fall below this share of where they started: their squares' inverses have
 #: to be numbers.
@@ -209,7 +209,7 @@ def finish(
     plan: Plan,
     given: Given,
     state: State,
-    result: RowResult,
+    result: RowSums,
     sums: Moments,
     noise_scale: Float[Array, ""],
 ) -> tuple[State, Parts]:
@@ -321,7 +321,8 @@ def linearize(
         bucket._replace(rating=target, weight=weight)
         for bucket, (target, weight, _) in zip(layout.buckets, pairs, strict=True)
     )
-    return replace(layout, buckets=buckets), [constant for _, _, constant in pairs]
+    # The lists hold the ratings as they were.
+    return replace(layout, buckets=buckets, lists=None), [constant for _, _, constant in pairs]
 
 
 @partial(jax.jit, static_argnames=("likelihood", "num_users"))

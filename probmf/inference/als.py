@@ -28,7 +28,7 @@ from probmf.models.ordinal import Ordinal
 from probmf.models.table import Table
 from probmf.results import Fit
 from probmf.rows import SIDES, RowLayout, Side, build_rows, num_workers
-from probmf.sweep import Method, Prior, RowResult, RowValues, half_sweep, zero_moments
+from probmf.sweep import Method, Prior, RowSums, RowValues, half_sweep, zero_moments
 
 
 def fit_als(
@@ -204,7 +204,7 @@ class AlternatingLeastSquares:
 
     def _half(
         self, side: Side, table: RowValues, intercept: Array, own: dict[str, Array]
-    ) -> tuple[RowValues, RowResult]:
+    ) -> tuple[RowValues, RowSums]:
         gram = gram_shift = None
         if self.zero_weight is not None:
             rows = self.packing.rows("item" if side == "user" else "user")
@@ -254,7 +254,7 @@ def lay_out(model: MatrixFactorization, observations: Observations) -> tuple[Row
 @partial(jax.jit, static_argnames="split")
 def _finish(
     table: RowValues,
-    result: RowResult,
+    result: RowSums,
     intercept: Array,
     precision: Array,
     free: dict[Side, Array],

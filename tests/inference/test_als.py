@@ -327,8 +327,8 @@ def test_second_call_compiles_nothing(caplog: pytest.LogCaptureFixture) -> None:
     options: dict[str, Any] = {"validation": held_out, "tol": 1e-9}
     with caplog.at_level(logging.WARNING, logger="jax"):
         fit_als(model, train, key=0, num_sweeps=3, **options)
-        assert "_solve_bucket" in caplog.text
-        assert compilations(caplog) > 5
+        assert "_finish" in caplog.text
+        assert compilations(caplog) > 3
         fit_als(model, train, key=0, num_sweeps=3, **options)
         assert compilations(caplog) == 0
         fit_als(
@@ -605,7 +605,7 @@ def test_random_scales_are_refused_with_the_reason() -> None:
     )
     message = (
         r"fit_als needs fixed scales, but user_scale, noise_scale has a prior distribution.*"
-        r"degenerate.*MCMC\(NUTS\(model\)"
+        r"degenerate.*fit_variational.*sample_nuts"
     )
     with pytest.raises(ValueError, match=message):
         fit_als(model, table(), key=0)

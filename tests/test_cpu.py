@@ -1,0 +1,199 @@
+"""The CPU's loops over rows against NumPy and against the compiled programs."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from row_problems import OPTIONS, SIZE, check_rest, draw, solutions
+
+from probmf.cpu import kernels, share
+from probmf.cpu.rows import BLOCK, BY_COLUMN
+from probmf.models.likelihood import Gaussian
+from probmf.rows import Side, build_rows
+from probmf.sweep import Noise, Prior, RowSums, RowValues, half_sweep
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+@pytest.mark.parametrize(
+    ("name", "x64"), [*((name, True) for name in OPTIONS), ("all", False)], indirect=["x64"]
+)
+def test_exact_rows(name: str, x64: bool, side: Side) -> None:
+    rtol = 1e-10 if x64 else 2e-4
+    problem = OPTIONS[name]
+    new, sums, _ = problem.solve(side, "cholesky", lists=True)
+    for row, wanted in solutions(problem, side):
+        np.testing.assert_allclose(new[row], wanted, rtol=rtol, atol=rtol, err_msg=f"row {row}")
+    check_rest(problem, side, sums, new, 5 * rtol)
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_enough_steps_solve_every_row(name: str, side: Side) -> None:
+    problem = OPTIONS[name]
+    with jax.enable_x64(True):
+        new, sums, _ = problem.solve(side, "cg", cg_steps=SIZE + 1, lists=True)
+        for row, wanted in solutions(problem, side):
+            np.testing.assert_allclose(new[row], wanted, rtol=1e-7, atol=1e-8, err_msg=f"row {row}")
+        check_rest(problem, side, sums, new, 1e-9)
+
+
+def test_other_side_and_zero_row_stay_as_they_are() -> None:
+    problem = OPTIONS["plain"]
+    new, sums, table = problem.solve("user", "cholesky", lists=True)
+    other = problem.other("user")
+    np.testing.assert_array_equal(new[other, 0], problem.bias[other].astype(np.float32))
+    np.testing.assert_array_equal(new[other, 1:], problem.factors[other].astype(np.float32))
+    assert float(table.bias[-1]) == 0
+    assert not np.asarray(table.factors[-1]).any()
+    assert not any(np.asarray(part)[other].any() for part in sums)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_number_of_workers_changes_nothing(workers: int) -> None:
+    problem = OPTIONS["weights"]
+    for method in ("cg", "cholesky"):
+        wanted, one, _ = problem.solve("item", method, lists=True)
+        got, other, _ = problem.solve("item", method, workers=workers, lists=True)
+        np.testing.assert_array_equal(got, wanted)
+        np.testing.assert_array_equal(other.loss, one.loss)
+
+
+def test_precisions_from_1e_minus_8_to_1e8() -> None:
+    """Backward error: the new row satisfies its normal equations to rounding."""
+    problem = draw(weighted=True)
+    precision = 10.0 ** np.random.default_rng(5).uniform(-8, 8, problem.precision.shape)
+    problem = replace(problem, precision=precision)
+    with jax.enable_x64(True):
+        for side in ("user", "item"):
+            new, sums, _ = problem.solve(side, "cholesky", lists=True)
+            assert np.isfinite(np.asarray(sums.loss)).all()
+            for row in problem.own(side):
+                matrix, gradient = problem.system(side, row)
+                step = new[row] - np.append(problem.bias[row], problem.factors[row])
+                size = np.linalg.norm(matrix) * np.linalg.norm(step) + np.linalg.norm(gradient)
+                assert np.linalg.norm(matrix @ step - gradient) <= 1e-13 * size
+
+
+def both_ways(
+    num_factors: int, method: str, *, lengths: tuple[int, ...], drawn: bool, weighted: bool,
+    gram: bool, zero_columns: int = 0,
+) -> list[tuple[RowValues, RowSums]]:  # fmt: skip
+    """A half-sweep over users of given numbers of ratings, by the program and by the loops."""
+    rng = np.random.default_rng(3)
+    items = max(lengths) + 3
+    user = np.repeat(np.arange(len(lengths)), lengths)
+    item = np.concatenate([rng.permutation(items)[:n] for n in lengths])
+    size, d = len(lengths) + items + 1, 1 + num_factors
+    dtype = jnp.result_type(float)
+    weight = rng.uniform(0.5, 2, len(user)) if weighted else None
+    factors = rng.normal(size=(size, num_factors)) / np.sqrt(num_factors)
+    factors[:, num_factors - zero_columns :] = 0
+    factors[-1] = 0
+    table = RowValues(
+        jnp.asarray(np.append(rng.normal(size=size - 1), 0), dtype), jnp.asarray(factors, dtype)
+    )
+    shared = rng.normal(size=(d, d))
+    free = np.append(np.ones(d - zero_columns), np.full(zero_columns, float(not drawn)))
+    prior = Prior(
+        jnp.asarray(0.2, dtype), {"noise_scale": jnp.asarray(0.7, dtype)},
+        jnp.asarray(rng.uniform(0.5, 2, (size, d)), dtype), jnp.asarray(free, dtype),
+        jnp.asarray(shared @ shared.T * np.outer(free, free), dtype) if gram else None,
+        jnp.asarray(rng.normal(size=d) * free, dtype) if gram else None,
+    )  # fmt: skip
+    noise = Noise(jnp.asarray(rng.normal(size=(size, d)), dtype), jax.random.key(0))
+    answers = []
+    rating = rng.normal(size=len(user))
+    for lists in (False, True):
+        layout = build_rows(
+            user, item, rating, weight, num_users=len(lengths), num_items=items, workers=2,
+            lists=lists,
+        )  # fmt: skip
+        with ThreadPoolExecutor(2) as pool:
+            answers.append(
+                half_sweep(
+                    layout,
+                    "user",
+                    table,
+                    prior,
+                    likelihood=Gaussian(),
+                    method=method,
+                    cg_steps=3,
+                    pool=pool,
+                    noise=noise if drawn else None,
+                )
+            )
+    return answers
+
+
+LENGTHS = (0, 1, 5, 37, BLOCK, 2 * BLOCK + 3)
+
+
+@pytest.mark.parametrize(
+    ("num_factors", "method", "options"),
+    [
+        (BY_COLUMN + 9, "cg", {}),
+        (BY_COLUMN + 9, "cg", {"weighted": True, "gram": True}),
+        (6, "cg", {"weighted": True, "gram": True}),
+        (7, "cholesky", {"weighted": True}),
+        (BY_COLUMN + 9, "cholesky", {"gram": True}),
+        (6, "cholesky", {"drawn": True, "zero_columns": 2, "gram": True}),
+        (21, "cholesky", {"drawn": True, "weighted": True}),
+        (16, "cg", {"zero_columns": 5}),
+        (0, "cholesky", {"drawn": True}),
+    ],
+)
+@pytest.mark.parametrize("x64", [True, False], indirect=True)
+def test_agrees_with_the_program(num_factors: int, method: str, options: dict, x64: bool) -> None:
+    options = {"drawn": False, "weighted": False, "gram": False} | options
+    tolerance = 1e-10 if x64 else 1e-3
+    (wanted, whole), (got, parts) = both_ways(num_factors, method, lengths=LENGTHS, **options)
+    np.testing.assert_allclose(got.bias, wanted.bias, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(got.factors, wanted.factors, rtol=tolerance, atol=tolerance)
+    atol = max(LENGTHS) * tolerance
+    for name, part, wanted_part in zip(RowSums._fields, parts, whole, strict=True):
+        np.testing.assert_allclose(part, wanted_part, rtol=tolerance, atol=atol, err_msg=name)
+
+
+def test_long_rows_are_solved_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(share, "LONGEST", 30)
+    options = {"lengths": LENGTHS, "drawn": False, "weighted": True, "gram": False}
+    with jax.enable_x64(True):
+        (_, _), (steps, _) = both_ways(5, "cg", **options)
+        (_, _), (exact, _) = both_ways(5, "cholesky", **options)
+    np.testing.assert_array_equal(steps.factors[3:6], exact.factors[3:6])
+    assert np.abs(steps.factors[2] - exact.factors[2]).max() > 1e-6
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [4, 8, 24])
+def test_factor_and_triangular_solves(size: int, dtype: type) -> None:
+    rng = np.random.default_rng(size)
+    root = rng.normal(size=(size, 2 * size))
+    matrix = (root @ root.T).astype(dtype)
+    factor = np.tril(matrix)
+    kernels.factorize(factor, dtype(1))
+    tolerance = 1e-12 if dtype is np.float64 else 1e-4
+    np.testing.assert_allclose(
+        np.tril(factor), np.linalg.cholesky(matrix), rtol=tolerance, atol=tolerance
+    )
+    x = rng.normal(size=size).astype(dtype)
+    got = x.copy()
+    kernels.solve_lower(factor, got, dtype(0))
+    kernels.solve_upper(factor, got)
+    np.testing.assert_allclose(matrix @ got, x, rtol=10 * tolerance, atol=10 * tolerance)
+
+
+def test_an_indefinite_matrix_gives_nan() -> None:
+    matrix = np.diag([1.0, 2.0, -1.0, 1.0])
+    kernels.factorize(matrix, 1.0)
+    assert np.isnan(matrix[2, 2])
+
+
+def test_nan_in_a_row_is_not_lost() -> None:
+    problem = replace(draw(), rating=np.full(draw().rating.shape, np.nan))
+    for method in ("cg", "cholesky"):
+        _, sums, _ = problem.solve("user", method, lists=True)
+        assert np.isnan(np.asarray(sums.loss)).any()
