@@ -1,7 +1,7 @@
 """Probabilistic matrix factorization and linear mixed-effects models on JAX."""
 
 from probmf import diagnostics, metrics
-from probmf.data import Ratings, Vocabulary
+from probmf.data import Examples, Ratings, Vocabulary
 from probmf.inference.als import fit_als
 from probmf.inference.gibbs import sample_gibbs
 from probmf.inference.map import fit_map
@@ -12,18 +12,31 @@ from probmf.inference.nuts import sample_nuts
 from probmf.inference.variational import fit_variational
 from probmf.models import (
     Bernoulli,
+    Categorical,
     Gaussian,
     MatrixFactorization,
     MixedEffects,
+    Network,
     NormalWishart,
     Ordinal,
 )
-from probmf.results import Fit, History, MixedFit, Predictions, Recommendations, Sampling
+from probmf.results import (
+    Fit,
+    History,
+    MixedFit,
+    NetworkFit,
+    NetworkPredictions,
+    Predictions,
+    Recommendations,
+    Sampling,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Bernoulli",
+    "Categorical",
+    "Examples",
     "Fit",
     "Gaussian",
     "History",
@@ -31,6 +44,9 @@ __all__ = [
     "MatrixFactorization",
     "MixedEffects",
     "MixedFit",
+    "Network",
+    "NetworkFit",
+    "NetworkPredictions",
     "NormalWishart",
     "Ordinal",
     "Predictions",

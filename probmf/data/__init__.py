@@ -1,9 +1,18 @@
 """The data door: tables with ids come in, arrays with codes go on, and ids come back."""
 
 from probmf.data.duplicates import Duplicates
+from probmf.data.examples import Examples, ExamplesWarning
 from probmf.data.keys import as_generator
 from probmf.data.pairs import encode_pairs
 from probmf.data.ratings import Ratings
 from probmf.data.vocabulary import Vocabulary
 
-__all__ = ["Duplicates", "Ratings", "Vocabulary", "as_generator", "encode_pairs"]
+__all__ = [
+    "Duplicates",
+    "Examples",
+    "ExamplesWarning",
+    "Ratings",
+    "Vocabulary",
+    "as_generator",
+    "encode_pairs",
+]

@@ -54,6 +54,13 @@ class Algorithm(Protocol):
         """The parameters of one run by site name."""
 
 
+class HeldOut(Protocol):
+    """Held-out data to stop by."""
+
+    def error(self, parameters: Mapping[str, Array]) -> float:
+        """Mean held-out error of the parameters."""
+
+
 @dataclass(frozen=True)
 class Validation:
     """Held-out ratings to stop by.
@@ -107,7 +114,7 @@ class _Run:
         self,
         info: Info,
         parameters: Callable[[], dict[str, Array]],
-        validation: Validation | None,
+        validation: HeldOut | None,
         tol: float,
         patience: int,
     ) -> None:
@@ -137,7 +144,7 @@ def run(
     key: Array,
     num_steps: int,
     tol: float,
-    validation: Validation | None,
+    validation: HeldOut | None,
     patience: int,
     progress: bool | None,
 ) -> tuple[dict[str, Array], History]:

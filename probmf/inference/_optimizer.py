@@ -20,6 +20,11 @@ Schedule = Callable[[Array], Array]
 #: long step. Adam for full batches. Both are independent of the scale of the loss.
 _ADAGRAD = optax.scale_by_rss(initial_accumulator_value=0.1, eps=1e-7)
 _ADAM = optax.scale_by_adam()
+#: Optimizers by name; their learning rate is then known, and told when a fit diverges.
+OPTIMIZERS = {
+    "sgd": optax.identity(), "momentum": optax.trace(0.9), "rmsprop": optax.scale_by_rms(),
+    "adagrad": _ADAGRAD, "adam": _ADAM,
+}  # fmt: skip
 #: First learning rate of the default for minibatches; it falls linearly to zero.
 ADAGRAD_RATE = 0.5
 #: Learning rate of the default for full batches.
@@ -61,19 +66,21 @@ class Rule:
 
 
 def choose_rule(
-    optimizer: optax.GradientTransformation | None,
+    optimizer: optax.GradientTransformation | str | None,
     learning_rate: float | Schedule | None,
     *,
     full_batch: bool,
     num_updates: int,
+    default: Rule | None = None,
 ) -> Rule:
     """The rule that the arguments of `fit_map` ask for.
 
     Args:
-        optimizer: Any optax optimizer, or None for the default.
-        learning_rate: Learning rate or schedule of the default optimizer.
+        optimizer: Any optax optimizer, one of `OPTIMIZERS`, or None for the default.
+        learning_rate: Learning rate or schedule of the default optimizer, or of the one named.
         full_batch: Whether every update sees all ratings.
         num_updates: Updates in all.
+        default: The default rule, in place of that for rows of a factorization.
 
     Returns:
         The rule.
@@ -82,7 +89,19 @@ def choose_rule(
         TypeError: If the optimizer is none of optax's, or the learning rate no number or schedule.
         ValueError: If both are given, or the learning rate is not positive and finite.
     """
-    if optimizer is not None:
+    base = _ADAM if full_batch else _ADAGRAD
+    if isinstance(optimizer, str):
+        if optimizer not in OPTIMIZERS:
+            raise ValueError(
+                f"optimizer is {optimizer!r}; expected one of "
+                f"{', '.join(map(repr, OPTIMIZERS))}, or an optax optimizer such as optax.lbfgs()."
+            )
+        if learning_rate is None:
+            raise ValueError(
+                f"optimizer={optimizer!r} needs learning_rate=, a number or an optax schedule."
+            )
+        base = OPTIMIZERS[optimizer]
+    elif optimizer is not None:
         if not isinstance(optimizer, optax.GradientTransformation):
             raise TypeError(
                 f"optimizer is {optimizer!r} of type {type(optimizer).__name__}; expected an optax "
@@ -94,8 +113,11 @@ def choose_rule(
                 "as in optimizer=optax.sgd(learning_rate)."
             )
         return Rule(optimizer, None)
-    base = _ADAM if full_batch else _ADAGRAD
+    elif default is not None:
+        base = default.optimizer
     if learning_rate is None:
+        if default is not None:
+            return default
         if full_batch:
             return Rule(base, optax.constant_schedule(ADAM_RATE))
         return Rule(base, optax.linear_schedule(ADAGRAD_RATE, 0.0, num_updates))

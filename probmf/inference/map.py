@@ -1,13 +1,23 @@
 """Maximum a posteriori by gradients."""
 
+from collections.abc import Callable
+from typing import Any, NamedTuple, Required, TypedDict, Unpack, overload
+
 import optax
 from jax.typing import ArrayLike
 
-from probmf.data import Ratings
+from probmf.data import Examples, Ratings
 from probmf.inference._full_batch import FullBatch
-from probmf.inference._loop import Algorithm, run
+from probmf.inference._loop import Algorithm, HeldOut, run
 from probmf.inference._minibatch import Minibatch
-from probmf.inference._optimizer import Schedule, choose_rule
+from probmf.inference._network import (
+    NetworkDescent,
+    NetworkValidation,
+    default_rule,
+    network_start,
+    require_fixed_network,
+)
+from probmf.inference._optimizer import Rule, Schedule, choose_rule
 from probmf.inference._start import (
     as_key,
     check_counts,
@@ -16,29 +26,52 @@ from probmf.inference._start import (
     prepare_validation,
     require_fixed_scales,
 )
-from probmf.models.factorization import MatrixFactorization
-from probmf.results import Fit
+from probmf.models import MatrixFactorization, Network
+from probmf.results import Fit, NetworkFit
 
 #: Tolerance of the convergence test of full batches.
 FULL_BATCH_TOL = 1e-6
 
 
+class _Options(TypedDict, total=False):
+    """What both families take; for type checkers."""
+
+    num_epochs: Required[int]
+    optimizer: optax.GradientTransformation | str | None
+    learning_rate: float | Schedule | None
+    batch_size: int | None
+    num_restarts: int
+    validation: Any
+    patience: int
+    tol: float | None
+    start: Any
+    progress: bool | None
+
+
+@overload
 def fit_map(
-    model: MatrixFactorization,
-    data: Ratings,
+    model: MatrixFactorization, data: Ratings, *, key: ArrayLike, **options: Unpack[_Options]
+) -> Fit: ...
+@overload
+def fit_map(
+    model: Network, data: Examples, *, key: ArrayLike, **options: Unpack[_Options]
+) -> NetworkFit: ...
+def fit_map(
+    model: MatrixFactorization | Network,
+    data: Any,
     *,
     key: ArrayLike,
     num_epochs: int,
-    optimizer: optax.GradientTransformation | None = None,
+    optimizer: optax.GradientTransformation | str | None = None,
     learning_rate: float | Schedule | None = None,
     batch_size: int | None = None,
     num_restarts: int = 1,
-    validation: Ratings | None = None,
+    validation: Any = None,
     patience: int = 3,
     tol: float | None = None,
-    start: Fit | None = None,
+    start: Any = None,
     progress: bool | None = None,
-) -> Fit:
+) -> Fit | NetworkFit:
     r"""Fit by gradient descent: full batches, minibatches, or one rating at a time.
 
     Lowers minus the log posterior,
@@ -52,18 +85,22 @@ def fit_map(
     bracket summed over its ratings: over an epoch the batches' gradients sum to that of J, so n /
     batch_size times a random batch's gradient is unbiased; and only rows in the batch have one.
 
+    For a network the rows are the weights, and every example carries an equal share of their prior.
+
     Args:
-        model: The factorization; its scales must be numbers or arrays.
-        data: Training ratings.
+        model: The factorization or network; its scales must be numbers or arrays.
+        data: Training `Ratings`, or `Examples` for a network.
         key: JAX key or int that draws starting values and the order of the ratings.
         num_epochs: The most passes over the ratings; with full batches, the most updates.
-        optimizer: Any optax optimizer. It is given the gradient of J, or the batch's part of it,
+        optimizer: Any optax optimizer, or "sgd", "momentum", "rmsprop", "adagrad" or "adam" at the
+            given learning rate. It is given the gradient of J, or the batch's part of it,
             by site name. One that leaves rows alone whose gradient is zero (gradient descent,
             AdaGrad, clipping, any schedule) is run on the rows of the batch only, with the same
             result; others (momentum, Adam) update all rows for every batch. By default AdaGrad
-            for minibatches and Adam for full batches.
-        learning_rate: Number or optax schedule (of updates) for the default optimizer. By
-            default it falls linearly from 0.5 to 0 for minibatches, and is 0.1 for full batches.
+            for minibatches and Adam for full batches; for networks always Adam.
+        learning_rate: Number or optax schedule (of updates) for the default optimizer, or the one
+            named. By default it falls linearly from 0.5 to 0 for minibatches, and is 0.1 for full
+            batches; for networks from 0.01 to 0, and 0.05.
         batch_size: Ratings per update: None takes all, 1 is single-rating descent.
         num_restarts: Random starts, run as one vectorized program; the best is kept.
         validation: Held-out ratings; a restart stops when their error has not improved for
@@ -102,8 +139,10 @@ def fit_map(
         for recommender systems; Duchi, Hazan and Singer (2011) for AdaGrad. An epoch of n ratings
         costs O(n k), plus O((M + N) k) per update where all rows are updated.
     """
-    if not isinstance(model, MatrixFactorization):
-        raise TypeError(f"model is of type {type(model).__name__}; expected MatrixFactorization.")
+    if not isinstance(model, MatrixFactorization | Network):
+        raise TypeError(
+            f"model is of type {type(model).__name__}; expected MatrixFactorization or Network."
+        )
     check_counts(num_epochs=num_epochs, num_restarts=num_restarts, patience=patience)
     if batch_size is not None:
         check_counts(batch_size=batch_size)
@@ -111,44 +150,87 @@ def fit_map(
     tol = (FULL_BATCH_TOL if full_batch else 0.0) if tol is None else tol
     check_tol(tol)
     random_key = as_key(key)
-    (observations,) = model.arguments(data)
-    require_fixed_scales(model, "fit_map")
-    if not model.site_shapes(1, 1) and not model.learns_intercept:
-        raise ValueError("fit_map needs something to fit; the model has a fixed intercept only.")
     if start is not None and num_restarts > 1:
         raise ValueError(
             f"num_restarts is {num_restarts}, but start fixes where to start: the restarts would "
             "be the same. Leave out one of the two."
         )
-    num_ratings = len(observations.user)
-    if batch_size is not None:
-        _check_minibatch(model, batch_size, num_ratings)
-    updates = num_epochs * (1 if batch_size is None else -(-num_ratings // batch_size))
-    rule = choose_rule(optimizer, learning_rate, full_batch=full_batch, num_updates=updates)
-    first = initial_parameters(model, observations, start)
-    held_out = prepare_validation(model, data, validation)
-    algorithm: Algorithm
-    if batch_size is None:
-        algorithm = FullBatch(model, observations, first, rule, num_restarts)
-    else:
-        algorithm = Minibatch(model, observations, first, rule, num_restarts, batch_size)
-    best, history = run(
-        algorithm, key=random_key, num_steps=num_epochs, tol=tol, validation=held_out,
-        patience=patience, progress=progress,
+    make_task = _network_task if isinstance(model, Network) else _factorization_task
+    task = make_task(model, data, start, validation, batch_size)
+    updates = num_epochs * (1 if batch_size is None else -(-task.num_rows // batch_size))
+    rule = choose_rule(
+        optimizer, learning_rate, full_batch=full_batch, num_updates=updates,
+        default=task.default(full_batch, updates),
     )  # fmt: skip
-    return Fit.from_point(model, data, best, history=history, method=_method(batch_size))
+    best, history = run(
+        task.algorithm(rule, num_restarts, batch_size), key=random_key, num_steps=num_epochs,
+        tol=tol, validation=task.held_out, patience=patience, progress=progress,
+    )  # fmt: skip
+    return task.fit(model, data, best, history=history, method=_method(batch_size))
 
 
-def _check_minibatch(model: MatrixFactorization, batch_size: int, num_ratings: int) -> None:
-    if batch_size > num_ratings:
-        raise ValueError(
-            f"batch_size is {batch_size}, but there are {num_ratings} ratings; give at most that "
-            "many, or batch_size=None for full batches."
-        )
-    if model.unobserved_weight > 0:
+class _Task(NamedTuple):
+    """What fitting one family of models takes.
+
+    Attributes:
+        num_rows: Number of ratings or examples.
+        held_out: What to stop by, or None.
+        default: The default rule by (full batch, number of updates); None for that of rows.
+        algorithm: The algorithm of a rule, a number of restarts and a batch size.
+        fit: Makes the result.
+    """
+
+    num_rows: int
+    held_out: HeldOut | None
+    default: Callable[[bool, int], Rule | None]
+    algorithm: Callable[[Rule, int, int | None], Algorithm]
+    fit: Callable[..., Any]
+
+
+def _factorization_task(
+    model: Any, data: Any, start: Any, validation: Any, batch_size: int | None
+) -> _Task:
+    (observations,) = model.arguments(data)
+    require_fixed_scales(model, "fit_map")
+    if not model.site_shapes(1, 1) and not model.learns_intercept:
+        raise ValueError("fit_map needs something to fit; the model has a fixed intercept only.")
+    _check_batch_size(batch_size, len(observations.user), "ratings")
+    if batch_size is not None and model.unobserved_weight > 0:
         raise ValueError(
             f"unobserved_weight is {model.unobserved_weight:g}: every pair counts, rated or not, "
             "which minibatches of ratings cannot do. Use batch_size=None, or fit_als."
+        )
+    first = initial_parameters(model, observations, start)
+
+    def algorithm(rule: Rule, num_runs: int, batch_size: int | None) -> Algorithm:
+        if batch_size is None:
+            return FullBatch(model, observations, first, rule, num_runs)
+        return Minibatch(model, observations, first, rule, num_runs, batch_size)
+
+    held_out = prepare_validation(model, data, validation)
+    return _Task(len(observations.user), held_out, lambda *_: None, algorithm, Fit.from_point)
+
+
+def _network_task(
+    model: Any, data: Any, start: Any, validation: Any, batch_size: int | None
+) -> _Task:
+    (arrays,) = model.arguments(data)
+    require_fixed_network(model, "fit_map")
+    _check_batch_size(batch_size, len(arrays.x), "examples")
+    first = network_start(model, arrays, start)
+
+    def algorithm(rule: Rule, num_runs: int, batch_size: int | None) -> Algorithm:
+        return NetworkDescent(model, arrays, first, rule, num_runs, batch_size)
+
+    held_out = None if validation is None else NetworkValidation.build(model, data, validation)
+    return _Task(len(arrays.x), held_out, default_rule, algorithm, NetworkFit.from_point)
+
+
+def _check_batch_size(batch_size: int | None, count: int, what: str) -> None:
+    if batch_size is not None and batch_size > count:
+        raise ValueError(
+            f"batch_size is {batch_size}, but there are {count} {what}; give at most that "
+            "many, or batch_size=None for full batches."
         )
 
 

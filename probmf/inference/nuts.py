@@ -1,4 +1,4 @@
-"""NUTS for both families of models, with Gaussian effects integrated out on request."""
+"""NUTS for all families of models, with Gaussian effects integrated out on request."""
 
 import hashlib
 import time
@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from probmf.data import Ratings
+from probmf.data import Examples, Ratings
 from probmf.inference import marginal as marginal_models
 from probmf.inference._checkpoint import Checkpoint
 from probmf.inference._marginal_density import MarginalDensity
@@ -22,9 +22,9 @@ from probmf.inference._potential import Potential
 from probmf.inference._start import as_key, check_counts, check_warmup
 from probmf.inference.marginal import MarginalModel
 from probmf.inference.marginal_rows import RowsMarginal, Stretched, find_start, rows_marginal
-from probmf.models import MatrixFactorization, MixedEffects
+from probmf.models import MatrixFactorization, MixedEffects, Network
 from probmf.models.mixed.design import Design
-from probmf.results import Fit, MixedFit
+from probmf.results import Fit, MixedFit, NetworkFit
 from probmf.results.sampling import Sampling
 
 
@@ -52,8 +52,12 @@ def sample_nuts(
 def sample_nuts(
     model: MixedEffects, data: Any, *, key: ArrayLike, **options: Unpack[_Options]
 ) -> MixedFit: ...
+@overload
 def sample_nuts(
-    model: MatrixFactorization | MixedEffects,
+    model: Network, data: Examples, *, key: ArrayLike, **options: Unpack[_Options]
+) -> NetworkFit: ...
+def sample_nuts(
+    model: MatrixFactorization | MixedEffects | Network,
     data: Any,
     *,
     key: ArrayLike,
@@ -68,12 +72,13 @@ def sample_nuts(
     float64: bool = True,
     checkpoint: str | PathLike[str] | None = None,
     progress: bool | None = None,
-) -> Fit | MixedFit:
+) -> Fit | MixedFit | NetworkFit:
     r"""Sample the posterior by NUTS, Gaussian effects integrated out and drawn back.
 
     Args:
-        model: A matrix factorization or a mixed model.
-        data: `Ratings` for the one, any data frame (or a design) for the other.
+        model: A matrix factorization, a mixed model or a network.
+        data: `Ratings` for the first, any data frame (or a design) for the second, `Examples` for
+            the third.
         key: JAX key or int.
         num_warmup: Transitions per chain that adapt the sampler and are thrown away.
         num_samples: Draws per chain.
@@ -162,6 +167,8 @@ def sample_nuts(
         },
     )
     method = "nuts/marginal" if sites else "nuts"
+    if isinstance(model, Network):
+        return NetworkFit(model, data, samples, method, sampling=sampling)
     if isinstance(model, MixedEffects):
         table = None if isinstance(data, Design) else data
         return MixedFit(model, design, samples, method, sampling=sampling, data=table)
@@ -225,9 +232,18 @@ def _arguments(
                     f"{', '.join(map(repr, effects))}."
                 )
         return model.arguments(design), design, sites
+    if isinstance(model, Network):
+        model.layers.check_trainable()
+        if len(chosen):
+            raise ValueError(
+                f"marginalize is {chosen!r}, but the weights of a network are all sampled; leave "
+                "it out."
+            )
+        return model.arguments(data), None, ()
     raise TypeError(
-        f"model is of type {type(model).__name__}; expected MatrixFactorization or MixedEffects. "
-        "For any other NumPyro model use marginalize(model, sites) with NumPyro's own MCMC."
+        f"model is of type {type(model).__name__}; expected MatrixFactorization, MixedEffects or "
+        "Network. For any other NumPyro model use marginalize(model, sites) with NumPyro's own "
+        "MCMC."
     )
 
 

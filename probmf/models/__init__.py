@@ -1,18 +1,23 @@
 """Models: NumPyro models with what the inference algorithms need to know about them."""
 
+from probmf.models.categorical import Categorical
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.likelihood import Bernoulli, Gaussian
 from probmf.models.mixed import MixedData, MixedEffects
+from probmf.models.network import Network, NetworkData
 from probmf.models.observations import Observations
 from probmf.models.ordinal import Ordinal
 from probmf.models.priors import NormalWishart
 
 __all__ = [
     "Bernoulli",
+    "Categorical",
     "Gaussian",
     "MatrixFactorization",
     "MixedData",
     "MixedEffects",
+    "Network",
+    "NetworkData",
     "NormalWishart",
     "Observations",
     "Ordinal",

@@ -144,12 +144,14 @@ class Gaussian:
         rating: Scores | None,
         weight: Scores | None,
         scales: Mapping[str, Array],
+        *,
+        site: str = "rating",
     ) -> Array:
-        """The observed NumPyro site `rating`."""
+        """The observed NumPyro site."""
         scale = scales["noise_scale"]
         if weight is not None:
             scale = scale / jnp.sqrt(weight)
-        return numpyro.sample("rating", dist.Normal(scores, scale), obs=rating)
+        return numpyro.sample(site, dist.Normal(scores, scale), obs=rating)
 
     def base_score(self, rating: np.ndarray, weight: np.ndarray | None) -> float:
         """The score that fits all ratings best when it is the same for all: their mean."""
@@ -245,16 +247,18 @@ class Bernoulli:
         rating: Scores | None,
         weight: Scores | None,
         scales: Mapping[str, Array],
+        *,
+        site: str = "rating",
     ) -> Array:
-        """The observed NumPyro site `rating`; a weight counts the pair that many times."""
+        """The observed NumPyro site; a weight counts the pair that many times."""
         if self.link == "logit":
             law = dist.Bernoulli(logits=scores)
         else:
             law = dist.Bernoulli(logits=log_ndtr(scores) - log_ndtr(-scores))
         if weight is None:
-            return numpyro.sample("rating", law, obs=rating)
+            return numpyro.sample(site, law, obs=rating)
         with numpyro.handlers.scale(scale=weight):
-            return numpyro.sample("rating", law, obs=rating)
+            return numpyro.sample(site, law, obs=rating)
 
     def base_score(self, rating: np.ndarray, weight: np.ndarray | None) -> float:
         """The link of the share of ones (kept off 0 and 1 by half an observation)."""

@@ -200,13 +200,15 @@ class Ordinal:
         rating: Scores | None,
         weight: Scores | None,
         scales: Mapping[str, Array],
+        *,
+        site: str = "rating",
     ) -> Array:
-        """The observed NumPyro site `rating`; a weight counts the pair that many times."""
+        """The observed NumPyro site; a weight counts the pair that many times."""
         law = OrderedProbit(scores, scales["cutpoints"], self.levels)
         if weight is None:
-            return numpyro.sample("rating", law, obs=rating)
+            return numpyro.sample(site, law, obs=rating)
         with numpyro.handlers.scale(scale=weight):
-            return numpyro.sample("rating", law, obs=rating)
+            return numpyro.sample(site, law, obs=rating)
 
     def loss(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
         """Minus log likelihood."""

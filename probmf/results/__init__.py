@@ -3,6 +3,8 @@
 from probmf.results.fit import Fit
 from probmf.results.history import History
 from probmf.results.mixed_fit import MixedFit
+from probmf.results.network_fit import NetworkFit
+from probmf.results.network_predict import NetworkPredictions
 from probmf.results.predict import Predictions
 from probmf.results.questions import Questions
 from probmf.results.rank_posterior import RankPosterior
@@ -13,6 +15,8 @@ __all__ = [
     "Fit",
     "History",
     "MixedFit",
+    "NetworkFit",
+    "NetworkPredictions",
     "Predictions",
     "Questions",
     "RankPosterior",

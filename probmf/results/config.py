@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpyro.distributions import Distribution, Normal
 
+from probmf.models.categorical import Categorical
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.models.likelihood import Bernoulli, Gaussian, Likelihood
 from probmf.models.ordinal import Ordinal
@@ -45,7 +46,7 @@ def write_model(model: MatrixFactorization, arrays: Arrays) -> dict[str, Any]:
         "item_bias": bool(model.item_bias),
         "unobserved_weight": float(model.unobserved_weight),
         "intercept": _write_intercept(model.intercept),
-        "likelihood": _write_likelihood(model.likelihood),
+        "likelihood": write_likelihood(model.likelihood),
     }
     for name in PRIOR_SCALES.values():
         scale = getattr(model, name)
@@ -63,7 +64,7 @@ def write_model(model: MatrixFactorization, arrays: Arrays) -> dict[str, Any]:
 def read_model(config: Mapping[str, Any], arrays: Arrays) -> MatrixFactorization:
     """The model that `write_model` wrote."""
     fields = dict(config)
-    likelihood = _read_likelihood(fields.pop("likelihood"))
+    likelihood = read_likelihood(fields.pop("likelihood"))
     intercept = fields.pop("intercept")
     if isinstance(intercept, dict):
         intercept = Normal(intercept["loc"], intercept["scale"])
@@ -175,7 +176,10 @@ def _write_intercept(intercept: Any) -> Any:
     return intercept if intercept is None or isinstance(intercept, str) else float(intercept)
 
 
-def _write_likelihood(likelihood: Likelihood) -> dict[str, Any]:
+def write_likelihood(likelihood: Likelihood | Categorical) -> dict[str, Any]:
+    """A likelihood for JSON."""
+    if isinstance(likelihood, Categorical):
+        return {"kind": "categorical", "num_levels": int(likelihood.num_levels)}
     if isinstance(likelihood, Bernoulli):
         return {"kind": "bernoulli", "link": likelihood.link}
     if isinstance(likelihood, Ordinal):
@@ -192,7 +196,10 @@ def _write_likelihood(likelihood: Likelihood) -> dict[str, Any]:
     return {"kind": "gaussian", "noise_scale": float(scale)}
 
 
-def _read_likelihood(config: Mapping[str, Any]) -> Likelihood:
+def read_likelihood(config: Mapping[str, Any]) -> Any:
+    """The likelihood that `write_likelihood` wrote."""
+    if config["kind"] == "categorical":
+        return Categorical(config["num_levels"])
     if config["kind"] == "gaussian":
         scale = config["noise_scale"]
         return Gaussian(read_law(scale) if is_law(scale) else scale)

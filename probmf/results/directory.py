@@ -158,7 +158,7 @@ def _read(source: Path, form: Form) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != form.format:
         raise ValueError(
             f"{source / MANIFEST} was not written by probmf's {form.owner}; Fit.load reads "
-            "factorizations, MixedFit.load mixed-effects models."
+            "factorizations, MixedFit.load mixed-effects models, NetworkFit.load networks."
         )
     if manifest.get("version") != form.version:
         raise ValueError(

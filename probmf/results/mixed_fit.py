@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
-from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -27,12 +26,13 @@ from probmf.results.mixed_predict import (
 )
 from probmf.results.mixed_response import Kind, Level
 from probmf.results.mixed_summary import summarize_sites
+from probmf.results.samples import DrawCounts, checked_samples
 from probmf.results.sampling import Sampling
 from probmf.results.table import Table
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class MixedFit:
+class MixedFit(DrawCounts):
     """A fitted mixed-effects model.
 
     Attributes:
@@ -61,29 +61,10 @@ class MixedFit:
 
     def __post_init__(self) -> None:
         """Check the draws against the model and freeze them."""
-        samples = {name: np.asarray(value).view() for name, value in self.samples.items()}
-        if not samples:
-            raise ValueError("samples is empty; expected draws by site name.")
-        leading = next(iter(samples.values())).shape[:2]
-        shapes = self.site_shapes
-        for site, value in samples.items():
-            if site not in shapes:
-                raise ValueError(
-                    f"samples holds {site!r}, which is no site of the model; its sites are "
-                    f"{', '.join(map(repr, shapes))}."
-                )
-            shape = shapes[site]
-            if value.shape != (*leading, *shape) or len(leading) != 2 or 0 in leading:
-                raise ValueError(
-                    f"{site} has shape {value.shape}, expected (chains, draws"
-                    f"{''.join(f', {size}' for size in shape)}), the first two as in all sites."
-                )
-            if not np.isfinite(value).all():
-                raise ValueError(f"{site} is not finite everywhere, so nothing can be predicted.")
-            value.flags.writeable = False
+        samples = checked_samples(self.samples, self.site_shapes)
         if self.sampling is not None:
-            self.sampling.check_draws(*leading)
-        object.__setattr__(self, "samples", MappingProxyType(samples))
+            self.sampling.check_draws(*next(iter(samples.values())).shape[:2])
+        object.__setattr__(self, "samples", samples)
 
     @cached_property
     def site_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -97,34 +78,6 @@ class MixedFit:
         if self.model.response.site == "noise_scale" and self.design.noise is None:
             shapes["noise_scale"] = ()
         return shapes
-
-    @property
-    def num_chains(self) -> int:
-        """Number of chains."""
-        return int(next(iter(self.samples.values())).shape[0])
-
-    @property
-    def num_draws(self) -> int:
-        """Draws per chain."""
-        return int(next(iter(self.samples.values())).shape[1])
-
-    @property
-    def is_point(self) -> bool:
-        """Whether this is a point fit: one draw, and not that of a sampler."""
-        return self.sampling is None and (self.num_chains, self.num_draws) == (1, 1)
-
-    def point(self) -> dict[str, np.ndarray]:
-        """Parameters of a point fit by site name, without chain and draw axes.
-
-        Raises:
-            ValueError: If there are several draws.
-        """
-        if (self.num_chains, self.num_draws) != (1, 1):
-            raise ValueError(
-                f"The fit has {self.num_chains} chains of {self.num_draws} draws and hence no "
-                "point; see samples."
-            )
-        return {name: value[0, 0] for name, value in self.samples.items()}
 
     def __repr__(self) -> str:
         """One line: what was fitted to what, and how."""

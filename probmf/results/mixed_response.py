@@ -50,14 +50,14 @@ def summarize(
     if likelihood == "bernoulli":
         probability = expit(predictor)
         if kind == "mean" or interval is None:
-            return Summary(_over_draws(probability, interval))
+            return Summary(over_draws(probability, interval))
         mean = probability.mean(axis=0)
-        return Summary(_discrete(np.stack([1 - mean, mean], axis=1), np.arange(2.0), interval))
+        return Summary(discrete(np.stack([1 - mean, mean], axis=1), np.arange(2.0), interval))
     scale = np.zeros((1, 1)) if own is None else own
     if likelihood == "lognormal":
         return Summary(_lognormal(predictor, scale, interval, kind))
     if kind == "mean" or interval is None:
-        return Summary(_over_draws(predictor, interval))
+        return Summary(over_draws(predictor, interval))
     sd = np.sqrt(predictor.var(axis=0) + np.mean(np.square(scale), axis=0))
     ends = mixture_quantiles(predictor, scale, tails(interval))
     return Summary((predictor.mean(axis=0), sd, *ends))
@@ -79,8 +79,8 @@ def level_probabilities(
     return np.diff(np.concatenate([ends[0], below, ends[1]], axis=2), axis=2)
 
 
-def _over_draws(values: np.ndarray, interval: float | None) -> tuple[np.ndarray, ...]:
-    """Mean, sd and quantiles of draws."""
+def over_draws(values: np.ndarray, interval: float | None) -> tuple[np.ndarray, ...]:
+    """Mean of draws along the first axis; with an interval their sd and quantiles, too."""
     mean = values.mean(axis=0)
     if interval is None:
         return (mean,)
@@ -93,7 +93,7 @@ def _lognormal(
     variance = np.square(scale)
     given = np.exp(predictor + 0.5 * variance)
     if kind == "mean" or interval is None:
-        return _over_draws(given, interval)
+        return over_draws(given, interval)
     mean = given.mean(axis=0)
     second = np.mean(np.square(given) * np.exp(variance), axis=0)
     ends = mixture_quantiles(predictor, scale, tails(interval))
@@ -110,11 +110,11 @@ def _ordinal(
     given = level_probabilities(predictor, cutpoints)
     probability = given.mean(axis=0)
     if kind == "mean" or interval is None:
-        return Summary(_over_draws(given @ values, interval), probability)
-    return Summary(_discrete(probability, values, interval), probability)
+        return Summary(over_draws(given @ values, interval), probability)
+    return Summary(discrete(probability, values, interval), probability)
 
 
-def _discrete(
+def discrete(
     probability: np.ndarray, values: np.ndarray, interval: float
 ) -> tuple[np.ndarray, ...]:
     """Mean, sd and quantiles of distributions over a few values."""

@@ -532,7 +532,8 @@ def test_the_other_restarts_outlive_one_that_diverges(monkeypatch: pytest.Monkey
         ({"learning_rate": -0.1}, ValueError, "learning_rate is -0.1; expected a positive"),
         ({"learning_rate": np.nan}, ValueError, "learning_rate is nan; expected a positive"),
         ({"learning_rate": "fast"}, TypeError, "learning_rate is 'fast'; expected a positive"),
-        ({"optimizer": "adam"}, TypeError, "optimizer is 'adam' of type str; expected an optax"),
+        ({"optimizer": "adam"}, ValueError, "optimizer='adam' needs learning_rate="),
+        ({"optimizer": "adm"}, ValueError, "optimizer is 'adm'; expected one of 'sgd', 'momentum'"),
         ({"optimizer": optax.adam}, TypeError, "of type function; expected an optax"),
         (
             {"optimizer": optax.adam(0.1), "learning_rate": 0.1},

@@ -1,0 +1,94 @@
+"""Classes without an order: a score for each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jaxtyping import Array, Float
+
+#: Responses of any shape, on the host or the device.
+Codes = Any
+
+
+@dataclass(frozen=True)
+class Categorical:
+    r"""One of K classes, :math:`P(y = k) = e^{\eta_k} / \sum_j e^{\eta_j}`; a score for each.
+
+    A shift of all scores says the same; the priors of what makes the scores settle it.
+
+    Args:
+        num_levels: Number of classes K, at least two.
+
+    Raises:
+        TypeError: If it is no whole number.
+        ValueError: If it is below two.
+
+    Example:
+        >>> Categorical(2).level_probabilities(jnp.zeros((1, 2)), {}).tolist()
+        [[0.5, 0.5]]
+    """
+
+    num_levels: int
+    binary = False
+    quadratic = False
+    discrete = True
+    learned: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        """Check the number at the door."""
+        number = self.num_levels
+        if isinstance(number, bool) or not isinstance(number, int | np.integer):
+            raise TypeError(f"num_levels is {number!r}; expected a whole number such as 3.")
+        if number < 2:
+            raise ValueError(f"num_levels is {number}; there must be at least two classes.")
+
+    def scale_sites(self) -> dict[str, Any]:
+        """No parameters of its own."""
+        return {}
+
+    def canonical(self) -> "Categorical":
+        """The likelihood without its parameters: compiled programs are keyed by it."""
+        return self
+
+    def check_ratings(self, rating: np.ndarray) -> None:
+        """Refuse what is no code in 0..K-1."""
+        bad = (rating < 0) | (rating >= self.num_levels) | (rating != np.round(rating))
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(
+                f"Row {row} has {rating[row]:g}, but the {self.num_levels} classes are numbered 0 "
+                f"to {self.num_levels - 1} ({int(bad.sum())} such rows)."
+            )
+
+    def observe(
+        self,
+        scores: Float[Array, "... K"],
+        rating: Codes | None,
+        weight: Codes | None,
+        scales: Mapping[str, Array],
+        *,
+        site: str = "rating",
+    ) -> Array:
+        """The observed NumPyro site; a weight counts the observation that many times."""
+        with numpyro.handlers.scale(scale=1.0 if weight is None else weight):
+            return numpyro.sample(site, dist.Categorical(logits=scores), obs=rating)
+
+    def loss(
+        self, scores: Float[Array, "... K"], rating: Codes, scales: Mapping[str, Array]
+    ) -> Float[Array, "..."]:
+        r"""Minus log likelihood, :math:`\log \sum_j e^{\eta_j} - \eta_y` (cross-entropy)."""
+        scores = jnp.asarray(scores)
+        places = jnp.asarray(rating).astype(jnp.int32)
+        own = jnp.sum(jax.nn.one_hot(places, self.num_levels, dtype=scores.dtype) * scores, axis=-1)
+        return jax.nn.logsumexp(scores, axis=-1) - own
+
+    def level_probabilities(
+        self, scores: Float[Array, "... K"], scales: Mapping[str, Array]
+    ) -> Float[Array, "... K"]:
+        """Probabilities of the classes."""
+        return jax.nn.softmax(jnp.asarray(scores), axis=-1)

@@ -1,0 +1,434 @@
+"""Multilayer perceptrons as NumPyro models; without a hidden layer, generalized linear models."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from jaxtyping import Array, Float, Shaped
+from numpyro.distributions import Distribution
+
+from probmf.data.examples import Examples
+from probmf.models.categorical import Categorical
+from probmf.models.l2 import Loss, prior_scale
+from probmf.models.layers import MLP, LayerScale
+from probmf.models.likelihood import Bernoulli, Gaussian, likelihood_scales
+from probmf.models.ordinal import Ordinal
+
+type NetworkLikelihood = Gaussian | Bernoulli | Ordinal | Categorical
+Parameters = Mapping[str, Array]
+
+#: What the sites' names begin with.
+NAME = "network"
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["x", "response"],
+    meta_fields=["num_outputs"],
+)
+@dataclass(frozen=True)
+class NetworkData:
+    """What a network is conditioned on: a pytree of arrays.
+
+    Attributes:
+        x: Standardized features.
+        response: Responses, shape (n,), or (n, outputs) for several; codes of classes for a
+            Categorical likelihood. None to simulate them.
+        num_outputs: Number of outputs of the last layer.
+    """
+
+    x: Float[Array, "n features"]
+    response: Shaped[Array, "n ..."] | None
+    num_outputs: int
+
+    def without_response(self) -> "NetworkData":
+        """The same rows with the responses left open, for NumPyro's `Predictive`."""
+        return replace(self, response=None)
+
+
+@dataclass(frozen=True)
+class Network:
+    r"""A response given features, through a multilayer perceptron of any depth.
+
+    .. math::
+        h_0 = x, \quad h_{l+1} = a(h_l W_l + c_l), \quad \eta = h_L W_L + c_L, \quad
+        y \sim p(y \mid \eta), \qquad W_l \sim N(0, s_l^2),\ c_l \sim N(0, t_l^2)
+
+    The minus log likelihood is the squared error (Gaussian), the binary cross-entropy (Bernoulli)
+    or the cross-entropy (Categorical), and the priors are its weight decay. Without a hidden layer
+    this is linear, logistic, ordered probit or softmax regression. The object is itself a NumPyro
+    model of :class:`NetworkData`.
+
+    Args:
+        hidden: Widths of the hidden layers, such as (64, 32); () leaves none.
+        activation: Of the hidden layers: "tanh", "relu", "logistic", "identity", "step" (can't be
+            trained), or another elementwise function of `jax.nn`.
+        likelihood: `Gaussian(noise_scale)`, its scale in standard deviations of the response where
+            `Examples` standardize it; `Bernoulli(link)`; `Categorical(num_levels)`; or
+            `Ordinal(levels)`, whose learned cutpoints take the place of the last bias.
+        weight_scale: Prior standard deviation of the weights: None for
+            :math:`1/\sqrt{\text{inputs of the layer}}`, a number, "flat", a NumPyro distribution
+            (then it is sampled, one for each layer), or a tuple with one of these for each layer.
+        bias_scale: The same for the biases; None is 1.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If a width or scale is not positive, or the activation is unknown.
+
+    Example:
+        >>> from probmf import Examples, Network, fit_map
+        >>> table = {"x": [0.0, 1.0, 2.0, 3.0], "y": [1.0, 3.0, 5.0, 7.0]}
+        >>> line = Network(hidden=(), weight_scale="flat", bias_scale="flat")
+        >>> fit = fit_map(line, Examples.from_frame(table), key=0, num_epochs=500, tol=0)
+        >>> fit.predict({"x": [4.0]}).mean.round(2)
+        array([9.])
+
+    References:
+        Bishop (2006), Pattern recognition and machine learning, sections 4.3 and 5.1-5.2.
+    """
+
+    hidden: tuple[int, ...] = (16,)
+    activation: str = "tanh"
+    likelihood: NetworkLikelihood = field(default_factory=Gaussian)
+    weight_scale: LayerScale = None
+    bias_scale: LayerScale = None
+
+    def __post_init__(self) -> None:
+        """Check the configuration at the door."""
+        if not isinstance(self.likelihood, Gaussian | Bernoulli | Ordinal | Categorical):
+            raise TypeError(
+                f"likelihood is {self.likelihood!r}; expected Gaussian(...), Bernoulli(...), "
+                "Categorical(...) or Ordinal(...)."
+            )
+        for name in ("hidden", "weight_scale", "bias_scale"):
+            object.__setattr__(self, name, getattr(self.layers, name))
+
+    @classmethod
+    def from_l2(
+        cls,
+        hidden: tuple[int, ...] = (),
+        *,
+        regularization: float | None = None,
+        bias: float | None = None,
+        loss: Loss = "sum",
+        data: Examples | None = None,
+        likelihood: NetworkLikelihood | None = None,
+        activation: str = "tanh",
+    ) -> "Network":
+        r"""The network whose MAP minimizes a loss with weight decay.
+
+        .. math::
+            \text{sum: } \tfrac12 \sum e^2 + \tfrac{\lambda}{2} |W|^2 , \qquad
+            \text{mean: } \tfrac1n \sum e^2 + \lambda |W|^2
+
+        For other responses the log loss stands in place of :math:`\tfrac12 e^2` (sum) and of
+        :math:`e^2` (mean), as in `MatrixFactorization.from_l2`. With loss="sum", lambda is `alpha`
+        of scikit-learn's `Ridge` and `MLPClassifier`, and 1 / `C` of its `LogisticRegression`.
+
+        Args:
+            hidden: Widths of the hidden layers.
+            regularization: Strength lambda of the weights' penalty; None has none.
+            bias: Strength of the biases' penalty; None, the usual, has none.
+            loss: "sum" or "mean".
+            data: The training examples, needed for "mean".
+            likelihood: As in the class; Gaussian with noise scale 1 by default.
+            activation: As in the class.
+
+        Returns:
+            The network.
+
+        Raises:
+            ValueError: If a strength is not positive, or `data` is missing.
+
+        Example:
+            >>> Network.from_l2((), regularization=4.0).weight_scale
+            0.5
+        """
+        likelihood = Gaussian() if likelihood is None else likelihood
+        if loss == "mean" and data is None:
+            raise ValueError(
+                "The averaged loss depends on the number of examples: give data=, the training "
+                "examples."
+            )
+        scales: dict[str, Any] = {}
+        for name, strength in (("regularization", regularization), ("bias", bias)):
+            known: Any = likelihood
+            scales[name] = "flat" if strength is None else prior_scale(
+                strength, known, loss=loss, name=name,
+                num_ratings=None if data is None else len(data),
+            )  # fmt: skip
+        return cls(hidden, activation, likelihood, scales["regularization"], scales["bias"])
+
+    @property
+    def layers(self) -> MLP:
+        """The layers; with learned cutpoints the last one has no bias, which would shift them."""
+        bias: Any = True
+        if self.likelihood.learned:
+            bias = (*([True] * len(tuple(self.hidden))), False)
+        return MLP(self.hidden, self.activation, self.weight_scale, self.bias_scale, bias)
+
+    def canonical(self) -> "Network":
+        """The network without its scales: compiled programs are keyed by it."""
+        return Network(self.hidden, self.activation, self.likelihood.canonical())
+
+    def arguments(self, data: Examples) -> tuple[NetworkData]:
+        """What to call the model with: `MCMC(NUTS(model)).run(key, *model.arguments(data))`.
+
+        Args:
+            data: The examples.
+
+        Returns:
+            The arrays, as the model's only argument.
+
+        Raises:
+            TypeError: If `data` are no Examples.
+            ValueError: If the responses do not suit the likelihood.
+        """
+        if not isinstance(data, Examples):
+            raise TypeError(
+                f"data is of type {type(data).__name__}; expected Examples. Make them with "
+                "Examples.from_frame(frame, response=...) or Examples.from_arrays(x, y)."
+            )
+        return (self._arrays(data, *self.targets(data)),)
+
+    def held_out(self, training: Examples, data: Any) -> NetworkData:
+        """Other examples, coded as the training ones.
+
+        Args:
+            training: The training examples.
+            data: The others, or a table of them.
+
+        Returns:
+            Their arrays.
+
+        Raises:
+            TypeError: If `data` is no table.
+            ValueError: If a column is missing, or a response does not suit.
+        """
+        if isinstance(self.likelihood, Categorical):
+            training = training.with_classes()
+        other = training.matching(data)
+        return self._arrays(other, *self.targets(other, complete=False))
+
+    def _arrays(self, data: Examples, values: np.ndarray, num_outputs: int) -> NetworkData:
+        dtype = jnp.result_type(float)
+        kind = jnp.int32 if isinstance(self.likelihood, Categorical) else dtype
+        return NetworkData(
+            jnp.asarray(data.inputs(), dtype), jnp.asarray(values, kind), num_outputs
+        )
+
+    def classes(self, data: Examples) -> tuple[Any, ...]:
+        """The classes that predictions name: the user's labels; () for a Gaussian likelihood.
+
+        Args:
+            data: The training examples.
+
+        Returns:
+            The labels in the order of the codes.
+        """
+        if isinstance(self.likelihood, Gaussian):
+            return ()
+        if isinstance(self.likelihood, Ordinal):
+            return data.classes or self.likelihood.levels
+        if isinstance(self.likelihood, Bernoulli):
+            return data.classes or (0, 1)
+        return data.class_codes()[0]
+
+    def targets(self, data: Examples, *, complete: bool = True) -> tuple[np.ndarray, int]:
+        """Responses as the likelihood takes them, checked, and the number of outputs.
+
+        Args:
+            data: The examples.
+            complete: Whether every level has to occur whose cutpoints are learned.
+
+        Returns:
+            Standardized numbers for a Gaussian likelihood, else codes or levels, of shape (n,), or
+            (n, responses) for several.
+
+        Raises:
+            ValueError: If they do not suit the likelihood.
+        """
+        likelihood, several = self.likelihood, len(data.responses) > 1
+        if isinstance(likelihood, Categorical):
+            classes, codes = data.class_codes()
+            if len(classes) != likelihood.num_levels:
+                raise ValueError(
+                    f"The response has {len(classes)} classes ({_words(classes)}), but the "
+                    f"likelihood is Categorical({likelihood.num_levels}); use "
+                    f"Categorical({len(classes)})."
+                )
+            return codes, likelihood.num_levels
+        if isinstance(likelihood, Gaussian):
+            if data.classes:
+                raise ValueError(
+                    f"The response {data.responses[0]!r} has classes ({_words(data.classes)}), "
+                    f"which a Gaussian likelihood can't take; use "
+                    f"{'Bernoulli()' if len(data.classes) == 2 else 'Categorical'}"
+                    f"{'' if len(data.classes) == 2 else f'({len(data.classes)})'}."
+                )
+            values = (data.response - data.response_center) / data.response_scale
+        else:
+            values = self._levels(data, complete)
+        if isinstance(likelihood, Ordinal) and several:
+            raise ValueError(
+                f"An ordinal likelihood takes one response, but there are {len(data.responses)}."
+            )
+        if several:
+            return values, values.shape[1]
+        return values[:, 0], 1
+
+    def _levels(self, data: Examples, complete: bool) -> np.ndarray:
+        """Yes/no and ordinal responses, checked; classes stand for the levels in their order."""
+        likelihood: Any = self.likelihood
+        levels = likelihood.levels if isinstance(likelihood, Ordinal) else (0.0, 1.0)
+        values = data.response
+        if data.classes:
+            if len(data.classes) != len(levels):
+                raise ValueError(
+                    f"The response {data.responses[0]!r} has {len(data.classes)} classes "
+                    f"({_words(data.classes)}), but the likelihood {likelihood!r} has "
+                    f"{len(levels)} levels."
+                )
+            values = np.asarray(levels)[values.astype(int)]
+        for name, column in zip(data.responses, values.T, strict=True):
+            try:
+                likelihood.check_ratings(column)
+                if complete:
+                    likelihood.check_training(column, None)
+            except ValueError as error:
+                raise ValueError(f"The response {name!r} does not suit: {error}") from None
+        return values
+
+    def __call__(self, data: NetworkData) -> Array:
+        """Sample the model in NumPyro's sense.
+
+        Args:
+            data: Features and responses; without responses these are sampled.
+
+        Returns:
+            The value of the site `response`.
+        """
+        values = self.layers.sample(NAME, data.x.shape[1], data.num_outputs)
+        scales = {
+            name: numpyro.sample(name, scale) if isinstance(scale, Distribution)
+            else jnp.asarray(scale, jnp.result_type(float))
+            for name, scale in self.likelihood.scale_sites().items()
+        }  # fmt: skip
+        scores = self.scores(values, data.x)
+        several = scores.ndim == 2 and not isinstance(self.likelihood, Categorical)
+        with ExitStack() as plates:
+            plates.enter_context(numpyro.plate("example", len(data.x), dim=-1 - several))
+            if several:
+                plates.enter_context(numpyro.plate("output", data.num_outputs, dim=-1))
+            return self.likelihood.observe(scores, data.response, None, scales, site="response")
+
+    def scores(self, values: Parameters, x: Float[Array, "n features"]) -> Float[Array, "n ..."]:
+        """Outputs of the network: shape (n,), or (n, outputs) for several responses or classes.
+
+        Args:
+            values: Weights and biases by site name.
+            x: Standardized features.
+
+        Returns:
+            The scores.
+        """
+        outputs = self.layers.apply(NAME, values, x)
+        if outputs.shape[-1] == 1 and not isinstance(self.likelihood, Categorical):
+            return outputs[..., 0]
+        return outputs
+
+    def site_shapes(self, data: NetworkData) -> dict[str, tuple[int, ...]]:
+        """Shapes of weights and biases, and of what the likelihood learns.
+
+        Args:
+            data: From `arguments`.
+
+        Returns:
+            Site name to shape.
+        """
+        shapes = self.layers.shapes(NAME, data.x.shape[1], data.num_outputs)
+        laws: Mapping[str, Any] = self.likelihood.scale_sites()
+        return shapes | {name: tuple(laws[name].event_shape) for name in self.likelihood.learned}
+
+    def random_scales(self) -> list[str]:
+        """Names of the scales that have a prior distribution instead of a value."""
+        own = [
+            name for name, scale in self.likelihood.scale_sites().items()
+            if isinstance(scale, Distribution) and name not in self.likelihood.learned
+        ]  # fmt: skip
+        return [*self.layers.random_scales(NAME), *own]
+
+    def prior_precisions(self, data: NetworkData) -> dict[str, float]:
+        """Prior precision of every site, 0 where it is flat; all scales must be fixed.
+
+        Args:
+            data: From `arguments`.
+
+        Returns:
+            One number for each site of `site_shapes`.
+        """
+        scales = self.layers.scales(NAME, data.x.shape[1], data.num_outputs)
+        found = {site: 0.0 if scale == "flat" else scale**-2.0 for site, scale in scales.items()}
+        if isinstance(self.likelihood, Ordinal) and self.likelihood.learned:
+            found["cutpoints"] = self.likelihood.cutpoint_scale**-2.0
+        return found
+
+    def start(self, key: Array, data: NetworkData) -> dict[str, Array]:
+        """Random starting values; learned cutpoints fit the levels' shares at score zero.
+
+        Args:
+            key: JAX key.
+            data: From `arguments`.
+
+        Returns:
+            Values by site name.
+        """
+        values = self.layers.start(NAME, key, data.x.shape[1], data.num_outputs)
+        if isinstance(self.likelihood, Ordinal) and self.likelihood.learned:
+            first = self.likelihood.start(np.asarray(data.response), None, 0.0)
+            values["cutpoints"] = jnp.asarray(first, jnp.result_type(float))
+        return values
+
+    def objective(self, parameters: Parameters, data: NetworkData) -> Float[Array, ""]:
+        r"""Minus log posterior density up to a constant.
+
+        .. math:: \sum \ell(y, \eta) + \tfrac12 \sum_l (|W_l|^2 / s_l^2 + |c_l|^2 / t_l^2)
+
+        It equals minus NumPyro's log density of the model up to a constant (tested). All scales
+        must be fixed.
+
+        Args:
+            parameters: Values by site name.
+            data: From `arguments`.
+
+        Returns:
+            The objective, a scalar.
+        """
+        total = self.prior_loss(parameters, self.prior_precisions(data))
+        scales = likelihood_scales(self.likelihood, parameters)
+        return total + jnp.sum(self.losses(parameters, data, scales))
+
+    def losses(
+        self, parameters: Parameters, data: NetworkData, scales: Mapping[str, Array]
+    ) -> Float[Array, "n ..."]:
+        """Minus log likelihood of each response, up to a constant."""
+        scores = self.scores(parameters, data.x)
+        return jnp.asarray(self.likelihood.loss(scores, data.response, scales))
+
+    @staticmethod
+    def prior_loss(parameters: Parameters, precisions: Mapping[str, Any]) -> Float[Array, ""]:
+        """The prior's part of the objective, half the squares times their precisions."""
+        total = jnp.zeros((), jnp.result_type(float))
+        for site, precision in precisions.items():
+            total = total + 0.5 * precision * jnp.sum(jnp.square(parameters[site]))
+        return total
+
+
+def _words(classes: tuple[Any, ...]) -> str:
+    return ", ".join(map(repr, classes[:5])) + ", ..." * (len(classes) > 5)

@@ -1,0 +1,201 @@
+"""Predictions of networks, averaged over draws."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Array, Float, Shaped
+
+from probmf.data.examples import Examples
+from probmf.models.categorical import Categorical
+from probmf.models.likelihood import Gaussian, likelihood_scales
+from probmf.models.network import Network
+from probmf.results.mixed_response import Kind, discrete, over_draws
+from probmf.results.mixtures import mixture_quantiles, row_blocks, tails
+
+#: Fields that summarize the draws; without an interval there is the first only.
+SUMMARY = ("mean", "sd", "lower", "upper")
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkPredictions:
+    """Predicted responses of rows, in their order and in the user's own units.
+
+    Attributes:
+        mean: Expected response, shape (n,), or (n, responses) for several: of yes/no data the
+            probability of the second class, of ordinal data the expected level. Of classes, shape
+            (n, classes), their probabilities.
+        sd: With kind="mean" the posterior standard deviation of `mean`, with kind="response" that
+            of the response; None if no interval was asked for, or a point fit cannot know it.
+        lower: Lower end of the interval of the same, or None.
+        upper: Upper end, or None.
+        probability: Probability of each class, or None for a Gaussian likelihood.
+        label: The most probable class, in the user's labels, or None.
+        classes: The classes in the order of `probability`.
+    """
+
+    mean: Float[np.ndarray, "n ..."]
+    sd: Float[np.ndarray, "n ..."] | None = None
+    lower: Float[np.ndarray, "n ..."] | None = None
+    upper: Float[np.ndarray, "n ..."] | None = None
+    probability: Float[np.ndarray, "n ... classes"] | None = None
+    label: Shaped[np.ndarray, "n ..."] | None = None
+    classes: tuple[Any, ...] = ()
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.mean)
+
+    def __repr__(self) -> str:
+        """How many there are, and the first of them."""
+        if self.label is not None and self.probability is not None:
+            first = f"{self.label.ravel()[0]} ({np.max(self.probability[0]):.2f})"
+        else:
+            first = f"{self.mean.ravel()[0]:.4g}"
+            if self.lower is not None and self.upper is not None:
+                first += f" ({self.lower.ravel()[0]:.4g} to {self.upper.ravel()[0]:.4g})"
+        return f"NetworkPredictions({len(self):,} rows, the first {first})"
+
+    def to_arrow(self) -> pa.Table:
+        """The predictions as an Arrow table (`.to_pandas()` and `polars.from_arrow` follow).
+
+        Returns:
+            One line per row: `mean`, `sd`, `lower` and `upper` where there is one number for each
+            row (numbered from 0 where there are several), `label`, and for classes a column
+            "probability of {class}" for each.
+        """
+        columns: dict[str, Any] = {}
+        by_class = self.probability is not None and self.mean.shape == self.probability.shape
+        for name in SUMMARY:
+            values = getattr(self, name)
+            if values is None or (by_class and name == "mean"):
+                continue
+            if values.ndim == 1:
+                columns[name] = values
+                continue
+            ends = [f" of {c}" for c in self.classes] if by_class else range(values.shape[1])
+            for end, column in zip(ends, values.T, strict=True):
+                columns[f"{name}{'' if by_class else ' '}{end}"] = np.ascontiguousarray(column)
+        if self.label is not None and self.label.ndim == 1:
+            columns["label"] = self.label.tolist()
+        if self.probability is not None and self.probability.ndim == 2:
+            for level, column in zip(self.classes, self.probability.T, strict=True):
+                columns[f"probability of {level}"] = np.ascontiguousarray(column)
+        return pa.table(columns)
+
+
+def predict_network(
+    model: Network,
+    data: Examples,
+    samples: Mapping[str, np.ndarray],
+    x: Float[np.ndarray, "n features"],
+    *,
+    interval: float | None,
+    kind: Kind,
+) -> NetworkPredictions:
+    """Predict rows of standardized features; see `NetworkFit.predict`."""
+    if isinstance(model.likelihood, Categorical) and kind == "response" and interval is not None:
+        raise ValueError(
+            "Classes have no order, so a response has no interval; see probability, or use "
+            "kind='mean' for how well each probability is known."
+        )
+    parts = []
+    for scores, scales in score_blocks(model, samples, x):
+        if isinstance(model.likelihood, Gaussian):
+            parts.append(_gaussian(scores, scales["noise_scale"], data, interval, kind))
+        else:
+            parts.append(_of_levels(model, scores, scales, interval, kind))
+    joined: list[Any] = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    if isinstance(model.likelihood, Gaussian):
+        return NetworkPredictions(**dict(zip(SUMMARY, joined, strict=False)))
+    probability, *summary = joined
+    classes = model.classes(data)
+    labels = np.empty(len(classes), object)
+    labels[:] = classes
+    label = np.asarray(labels[np.argmax(probability, axis=-1)].tolist())
+    given = dict(zip(SUMMARY, summary, strict=False))
+    return NetworkPredictions(probability=probability, label=label, classes=classes, **given)
+
+
+def score_blocks(
+    model: Network, samples: Mapping[str, np.ndarray], x: Float[np.ndarray, "n features"]
+) -> Iterator[tuple[Float[np.ndarray, "draws part ..."], dict[str, np.ndarray]]]:
+    """Scores of rows at every draw, and the likelihood's own parameters, by blocks of rows.
+
+    Yields:
+        The scores, and parameters with a leading axis over the draws. Memory is bounded.
+    """
+    values = {site: value.reshape(-1, *value.shape[2:]) for site, value in samples.items()}
+    count = len(next(iter(values.values())))
+    sites = model.likelihood.scale_sites()
+    own = {name: values[name] for name in sites if name in values}
+    fixed = likelihood_scales(model.likelihood, {})
+    for name, value in fixed.items():
+        own.setdefault(name, np.broadcast_to(np.asarray(value), (count, *value.shape)))
+    dtype = jnp.result_type(float)
+    weights = {
+        site: jnp.asarray(value, dtype) for site, value in values.items() if "_scale" not in site
+    }
+    widest = max([1, *model.hidden, *(np.shape(v)[-1] for v in weights.values())])
+    for part in row_blocks(len(x), count * widest):
+        scores = _scores(weights, jnp.asarray(x[part], dtype), network=model.canonical())
+        yield np.asarray(scores, np.float64), {k: np.asarray(v, np.float64) for k, v in own.items()}
+
+
+@partial(jax.jit, static_argnames="network")
+def _scores(values: dict[str, Array], x: Array, *, network: Network) -> Array:
+    return jax.vmap(lambda own: network.scores(own, x))(values)
+
+
+def _gaussian(
+    scores: np.ndarray,
+    noise: Float[np.ndarray, " draws"],
+    data: Examples,
+    interval: float | None,
+    kind: Kind,
+) -> tuple[np.ndarray, ...]:
+    """Mean, and with an interval sd and ends, in the response's own units."""
+    several = scores.ndim == 3
+    columns = []
+    for place in range(scores.shape[2] if several else 1):
+        unit, center = data.response_scale[place], data.response_center[place]
+        own = center + unit * (scores[:, :, place] if several else scores)
+        if kind == "mean" or interval is None:
+            columns.append(over_draws(own, interval))
+            continue
+        scale = unit * noise[:, None]
+        sd = np.sqrt(own.var(axis=0) + np.mean(np.square(scale)))
+        columns.append((own.mean(axis=0), sd, *mixture_quantiles(own, scale, tails(interval))))
+    if not several:
+        return columns[0]
+    return tuple(np.stack(column, axis=1) for column in zip(*columns, strict=True))
+
+
+def _of_levels(
+    model: Network,
+    scores: np.ndarray,
+    scales: dict[str, np.ndarray],
+    interval: float | None,
+    kind: Kind,
+) -> tuple[np.ndarray, ...]:
+    """Probabilities of the classes; mean, and with an interval sd and ends."""
+    likelihood: Any = model.likelihood
+    each = np.asarray(
+        jax.vmap(likelihood.level_probabilities)(
+            jnp.asarray(scores), {name: jnp.asarray(value) for name, value in scales.items()}
+        ),
+        np.float64,
+    )
+    probability = each.mean(axis=0)
+    if isinstance(likelihood, Categorical):
+        return (probability, *over_draws(each, interval))
+    levels = np.asarray((0.0, 1.0) if likelihood.binary else likelihood.levels)
+    if kind == "mean" or interval is None:
+        return (probability, *over_draws(each @ levels, interval))
+    flat = discrete(probability.reshape(-1, len(levels)), levels, interval)
+    return (probability, *(value.reshape(probability.shape[:-1]) for value in flat))

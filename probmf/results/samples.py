@@ -1,0 +1,81 @@
+"""Draws by site name: checked against the model, and counted."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+from jaxtyping import Float
+
+from probmf.results.sampling import Sampling
+
+
+def checked_samples(
+    samples: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+) -> Mapping[str, Float[np.ndarray, "chain draw ..."]]:
+    """Draws, frozen, that fit the model's sites.
+
+    Args:
+        samples: Draws by site name.
+        shapes: Shapes of the model's sites, without chain and draw.
+
+    Returns:
+        The same, read-only.
+
+    Raises:
+        ValueError: If there are none, a site is unknown, has another shape, or is not finite.
+    """
+    frozen = {name: np.asarray(value).view() for name, value in samples.items()}
+    if not frozen:
+        raise ValueError("samples is empty; expected draws by site name.")
+    leading = next(iter(frozen.values())).shape[:2]
+    for site, value in frozen.items():
+        if site not in shapes:
+            raise ValueError(
+                f"samples holds {site!r}, which is no site of the model; its sites are "
+                f"{', '.join(map(repr, shapes))}."
+            )
+        shape = shapes[site]
+        if value.shape != (*leading, *shape) or len(leading) != 2 or 0 in leading:
+            raise ValueError(
+                f"{site} has shape {value.shape}, expected (chains, draws"
+                f"{''.join(f', {size}' for size in shape)}), the first two as in all sites."
+            )
+        if not np.isfinite(value).all():
+            raise ValueError(f"{site} is not finite everywhere, so nothing can be predicted.")
+        value.flags.writeable = False
+    return MappingProxyType(frozen)
+
+
+class DrawCounts:
+    """How many draws a fit has; of anything with `samples` and `sampling`."""
+
+    samples: Mapping[str, Float[np.ndarray, "chain draw ..."]]
+    sampling: Sampling | None
+
+    @property
+    def num_chains(self) -> int:
+        """Number of chains."""
+        return int(next(iter(self.samples.values())).shape[0])
+
+    @property
+    def num_draws(self) -> int:
+        """Draws per chain."""
+        return int(next(iter(self.samples.values())).shape[1])
+
+    @property
+    def is_point(self) -> bool:
+        """Whether this is a point fit: one draw, and not that of a sampler."""
+        return self.sampling is None and (self.num_chains, self.num_draws) == (1, 1)
+
+    def point(self) -> dict[str, np.ndarray]:
+        """Parameters of a point fit by site name, without chain and draw axes.
+
+        Raises:
+            ValueError: If there are several draws.
+        """
+        if (self.num_chains, self.num_draws) != (1, 1):
+            raise ValueError(
+                f"The fit has {self.num_chains} chains of {self.num_draws} draws and hence no "
+                "point; see samples."
+            )
+        return {name: value[0, 0] for name, value in self.samples.items()}
