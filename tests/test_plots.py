@@ -321,3 +321,42 @@ def test_every_plot_can_be_saved(gaussian: tuple[Simulation, Fit], tmp_path: Pat
         assert figure is not None
         figure.savefig(tmp_path / f"{number}.png")
         assert all(ax.get_xlabel() for ax in drawn)
+
+
+# --- optimization -----------------------------------------------------------------------------
+
+
+def of_restarts(curves: list[list[float]]) -> History:
+    restarts = np.asarray(curves)
+    return replace(history(steps=3, held_out=False), objective=restarts[0], restarts=restarts)
+
+
+def test_optimization_counts_who_reached_the_lowest_objective() -> None:
+    runs = {
+        "a": of_restarts([[9, 5, 4], [9, 6, 4.02], [9, 8, 8], [np.inf, np.nan, np.nan]]),
+        "b": of_restarts([[9, 7, 5], [9, 7, 6]]),
+    }
+    first, second = plots.optimization(runs).axes
+    assert labels_of(second) == ["a: 2 of 4 within 1%", "b: 0 of 2 within 1%"]
+    assert labels_of(first) == ["a", "b"]
+    ends = [line.get_xydata() for line in second.lines if len(line.get_xydata()) > 2]
+    # In order, above the lowest of all, as shares of the four restarts.
+    np.testing.assert_allclose(ends[0], [[1e-7, 0.25], [0.005, 0.5], [1.0, 0.75]])
+    wide = plots.optimization(runs, tolerance=0.3).axes[1]
+    assert labels_of(wide) == ["a: 2 of 4 within 30%", "b: 1 of 2 within 30%"]
+    alone = plots.optimization(history(steps=3)).axes[1]
+    assert labels_of(alone) == ["1 of 1 within 1%"]
+
+
+def labels_of(ax: Axes) -> list[str]:
+    legend = ax.get_legend()
+    return [] if legend is None else [text.get_text() for text in legend.get_texts()]
+
+
+def test_optimization_refuses() -> None:
+    with pytest.raises(TypeError, match="expected a History"):
+        plots.optimization({"a": None})  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match="tolerance is 0"):
+        plots.optimization(history(), tolerance=0)
+    with pytest.raises(ValueError, match="ax holds 1 axes; expected two"):
+        plots.optimization(history(), ax=[Figure().subplots()])

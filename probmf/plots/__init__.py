@@ -10,6 +10,7 @@ from probmf.plots.convergence import diagnostics
 from probmf.plots.effects import effects
 from probmf.plots.factors import factor_map, spectrum
 from probmf.plots.history import convergence
+from probmf.plots.optimization import optimization
 from probmf.plots.posterior import energy, forest, predictive_check, ranks
 from probmf.plots.prediction import calibration, predicted_vs_observed
 
@@ -22,6 +23,7 @@ __all__ = [
     "energy",
     "factor_map",
     "forest",
+    "optimization",
     "predicted_vs_observed",
     "predictive_check",
     "ranks",

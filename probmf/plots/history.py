@@ -11,7 +11,7 @@ from probmf.plots.style import CYCLE, DASHES, describe, legend, log_axis, new_fi
 from probmf.results import History
 
 #: Below this share two objectives are the same number in float32.
-_FLOOR = 1e-7
+FLOOR = 1e-7
 #: Runs whose lengths differ by more than this factor are drawn on a logarithmic axis.
 _LONG = 5
 
@@ -52,10 +52,10 @@ def convergence(
     """
     if against not in ("steps", "seconds"):
         raise ValueError(f"against is {against!r}; expected 'steps' or 'seconds'.")
-    runs = _checked(history)
+    runs = check_histories(history)
     held_out = any(run.validation is not None for run in runs.values())
     panels = _panels(ax, 1 + held_out)
-    x_label = "seconds, compilation included" if against == "seconds" else _unit(runs)
+    x_label = "seconds, compilation included" if against == "seconds" else unit_of(runs)
     _draw_objective(panels[0], runs, against)
     describe(
         panels[0],
@@ -75,7 +75,8 @@ def convergence(
     return cast(Figure, panels[0].get_figure(root=True))
 
 
-def _checked(history: History | Mapping[str, History]) -> dict[str, History]:
+def check_histories(history: History | Mapping[str, History]) -> dict[str, History]:
+    """One or several histories by name, those without a step left out."""
     runs = dict(history) if isinstance(history, Mapping) else {"": history}
     for name, run in runs.items():
         if not isinstance(run, History):
@@ -100,7 +101,8 @@ def _panels(ax: Axes | Sequence[Axes] | None, wanted: int) -> list[Axes]:
     return [quiet(panel) for panel in panels]
 
 
-def _unit(runs: Mapping[str, History]) -> str:
+def unit_of(runs: Mapping[str, History]) -> str:
+    """What a step is called."""
     return " or ".join(dict.fromkeys(f"{run.unit}s" for run in runs.values()))
 
 
@@ -114,18 +116,18 @@ def _draw_objective(ax: Axes, runs: Mapping[str, History], against: str) -> None
     for place, (name, run) in enumerate(runs.items()):
         if run.restarts is not None:
             for line in run.restarts:
-                above = _above(line, lowest, unit)
+                above = share_above(line, lowest, unit)
                 x = _x(run, against)[: len(above)]
                 ax.plot(x, above, color=CYCLE[place % len(CYCLE)], lw=0.6, alpha=0.35)
-        above = _above(run.objective, lowest, unit)
+        above = share_above(run.objective, lowest, unit)
         ax.plot(_x(run, against), above, **_line(place), label=name or None)
     ax.set_yscale("log")
 
 
-def _above(objective: np.ndarray, lowest: float, unit: float) -> np.ndarray:
+def share_above(objective: np.ndarray, lowest: float, unit: float) -> np.ndarray:
     """The share above the lowest; what is equal to it in float32 is not drawn."""
     share = (np.asarray(objective, dtype=np.float64) - lowest) / unit
-    return np.where(share > _FLOOR, share, np.nan)
+    return np.where(share > FLOOR, share, np.nan)
 
 
 def _draw_held_out(ax: Axes, runs: Mapping[str, History], against: str) -> None:
