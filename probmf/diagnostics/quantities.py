@@ -10,9 +10,15 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from probmf.results import Fit, MixedFit
+from probmf.results import Fit, MixedFit, NetworkFit
 from probmf.results.draws import Draws
 from probmf.results.mixed_summary import is_effect, scalars
+from probmf.results.network_arviz import coords as network_coords
+from probmf.results.network_arviz import dims as network_dims
+from probmf.results.network_predict import score_blocks
+
+#: Fits whose draws can be judged.
+type AnyFit = Fit | MixedFit | NetworkFit
 
 #: Numbers of a batch of factors that are decomposed at once.
 BATCH_NUMBERS = 1 << 24
@@ -30,6 +36,39 @@ class Quantity(NamedTuple):
     name: str
     draws: Float[np.ndarray, "chain draw m"]
     grouped: bool
+
+
+def check_fit(fit: object) -> None:
+    """Refuse what is no fit.
+
+    Args:
+        fit: Anything.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    if not isinstance(fit, Fit | MixedFit | NetworkFit):
+        raise TypeError(
+            f"fit is a {type(fit).__name__}, expected a Fit, a MixedFit or a NetworkFit."
+        )
+
+
+def of_fit(fit: AnyFit, probes: int, rng: np.random.Generator) -> Iterator[Quantity]:
+    """What the data identify, of any kind of model.
+
+    Args:
+        fit: A fit of many draws.
+        probes: Number of pairs, or rows, to predict.
+        rng: Chooses them.
+
+    Returns:
+        The quantities.
+    """
+    if isinstance(fit, Fit):
+        return of_factorization(fit, probes, rng)
+    if isinstance(fit, MixedFit):
+        return of_mixed_model(fit)
+    return of_network(fit, probes, rng)
 
 
 def of_factorization(fit: Fit, probes: int, rng: np.random.Generator) -> Iterator[Quantity]:
@@ -77,6 +116,31 @@ def of_mixed_model(fit: MixedFit) -> Iterator[Quantity]:
         if is_effect(site):
             yield Quantity(site, value.reshape(*value.shape[:2], -1), True)
         else:
+            for name, draws in scalars(site, value, dims, coords):
+                yield Quantity(name, draws[:, :, None], False)
+
+
+def of_network(fit: NetworkFit, probes: int, rng: np.random.Generator) -> Iterator[Quantity]:
+    """Scores of training rows, scales and cutpoints; weights only where no unit is hidden.
+
+    Hidden units can be exchanged, and the signs of some flipped, without any change of the scores.
+
+    Args:
+        fit: A fit of many draws.
+        probes: Number of rows.
+        rng: Chooses them.
+
+    Yields:
+        The quantities.
+    """
+    rows = rng.choice(len(fit.data), size=min(len(fit.data), probes), replace=False)
+    inputs = fit.data.inputs()[rows]
+    shape = (fit.num_chains, fit.num_draws, -1)
+    parts = [scores.reshape(shape) for scores, _ in score_blocks(fit.model, fit.samples, inputs)]
+    yield Quantity("prediction", np.concatenate(parts, axis=2), True)
+    dims, coords = network_dims(fit.model, fit.data), network_coords(fit.model, fit.data)
+    for site, value in fit.samples.items():
+        if not fit.model.hidden or "_scale" in site or site == "cutpoints":
             for name, draws in scalars(site, value, dims, coords):
                 yield Quantity(name, draws[:, :, None], False)
 

@@ -11,8 +11,7 @@ from jax.typing import ArrayLike
 from probmf.data import as_generator
 from probmf.diagnostics.judgement import DiagnosticWarning, complaints, statistics
 from probmf.diagnostics.measures import Measures, measure, most_suspect, varying
-from probmf.diagnostics.quantities import Quantity, of_factorization, of_mixed_model
-from probmf.results import Fit, MixedFit
+from probmf.diagnostics.quantities import AnyFit, Quantity, check_fit, of_fit
 from probmf.results.table import Table
 
 #: Fewer draws per chain tell nothing.
@@ -51,7 +50,7 @@ class Diagnosis:
 
 
 def summary(
-    fit: Fit | MixedFit,
+    fit: AnyFit,
     *,
     var_names: Collection[str] | None = None,
     probes: int = 200,
@@ -61,7 +60,8 @@ def summary(
 
     For factorizations these are predictions of probe pairs, the singular values of U V', biases,
     scales and the intercept; never single factors, which may be rotated at will. For mixed models
-    they are all parameters and the effects of groups. Numbers that come in large groups
+    they are all parameters and the effects of groups, for networks scores of training rows, scales
+    and, without hidden units, the weights. Numbers that come in large groups
     (predictions, biases, effects) are told of by their worst.
 
     Args:
@@ -96,8 +96,7 @@ def summary(
 
     Cost: some ten milliseconds for each of the numbers measured, at 4,000 draws.
     """
-    if not isinstance(fit, Fit | MixedFit):
-        raise TypeError(f"fit is a {type(fit).__name__}, expected a Fit or a MixedFit.")
+    check_fit(fit)
     if probes < 1:
         raise ValueError(f"probes is {probes}; expected at least 1.")
     if fit.num_draws < LEAST_DRAWS:
@@ -107,9 +106,7 @@ def summary(
             "nothing to diagnose: see its history."
         )
     rng = as_generator(key)
-    quantities = list(
-        of_factorization(fit, probes, rng) if isinstance(fit, Fit) else of_mixed_model(fit)
-    )
+    quantities = list(of_fit(fit, probes, rng))
     table = Table(tuple(_rows(_chosen(quantities, var_names), probes)))
     known = statistics(fit.sampling)
     wrong = tuple(complaints(fit.sampling, known, table.rows, fit.num_chains, fit.num_draws))

@@ -164,7 +164,9 @@ def network_objective(
         The part. Cost O(batch x number of weights).
     """
     sites = to_sites(moved)
-    scales = terms.scales | {name: sites[name] for name in network.likelihood.learned}
+    # The canonical likelihood does not tell whether cutpoints are learned.
+    own = {name: sites[name] for name in network.likelihood.learned if name in sites}
+    scales = terms.scales | own
     losses = network.losses(sites, data, scales)
     each = jnp.sum(losses.reshape(len(weight), -1), axis=1)
     # Not a product: the loss of what fills the last batch need not be finite.

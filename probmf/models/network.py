@@ -235,7 +235,8 @@ class Network:
         if isinstance(self.likelihood, Gaussian):
             return ()
         if isinstance(self.likelihood, Ordinal):
-            return data.classes or self.likelihood.levels
+            levels = self.likelihood.levels
+            return data.classes or tuple(int(x) if x.is_integer() else x for x in levels)
         if isinstance(self.likelihood, Bernoulli):
             return data.classes or (0, 1)
         return data.class_codes()[0]

@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 
 from probmf.diagnostics import Diagnosis, DiagnosticWarning, summary
 from probmf.diagnostics.judgement import ESS_PER_CHAIN, R_HAT
+from probmf.diagnostics.quantities import AnyFit
 from probmf.plots.style import BLUE, GREY, ORANGE, describe, legend, new_figure, quiet
-from probmf.results import Fit, MixedFit
 
 
-def diagnostics(fit: Fit | MixedFit, *, probes: int = 200) -> Figure:
+def diagnostics(fit: AnyFit, *, probes: int = 200) -> Figure:
     """R-hat and effective sample sizes of each quantity, and the energies if there are any.
 
     The dashed lines are the limits of `diagnostics.summary`; what lies beyond them is orange. That

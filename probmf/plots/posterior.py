@@ -11,8 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from matplotlib.figure import Figure
 
-from probmf.diagnostics.quantities import of_factorization, of_mixed_model
-from probmf.results import Fit, MixedFit
+from probmf.diagnostics.quantities import AnyFit, check_fit, of_fit
 
 #: Sites that a picture shows at most if none are named.
 MOST = 20
@@ -20,7 +19,7 @@ MOST = 20
 _PROBES = 1
 
 
-def ranks(fit: Fit | MixedFit, *, var_names: Collection[str] | None = None) -> Figure:
+def ranks(fit: AnyFit, *, var_names: Collection[str] | None = None) -> Figure:
     """Distributions of ranks by chain, for each quantity that the data identify.
 
     Each panel shows how the share of a chain's draws below each rank differs from what it would
@@ -40,12 +39,7 @@ def ranks(fit: Fit | MixedFit, *, var_names: Collection[str] | None = None) -> F
     """
     _check_sampled(fit)
     found: dict[str, np.ndarray] = {}
-    quantities = (
-        of_factorization(fit, _PROBES, np.random.default_rng(0))
-        if isinstance(fit, Fit)
-        else of_mixed_model(fit)
-    )
-    for quantity in quantities:
+    for quantity in of_fit(fit, _PROBES, np.random.default_rng(0)):
         varies = np.ptp(quantity.draws) > 0
         if varies and (not quantity.grouped or quantity.name == "prediction"):
             found[quantity.name] = np.asarray(quantity.draws[:, :, 0])
@@ -58,7 +52,7 @@ def ranks(fit: Fit | MixedFit, *, var_names: Collection[str] | None = None) -> F
 
 
 def forest(
-    fit: Fit | MixedFit,
+    fit: AnyFit,
     *,
     var_names: Collection[str] | None = None,
     coords: dict[str, Any] | None = None,
@@ -96,7 +90,7 @@ def forest(
     )  # fmt: skip
 
 
-def energy(fit: Fit | MixedFit) -> Figure:
+def energy(fit: AnyFit) -> Figure:
     """The distribution of the energy beside that of its changes, and E-BFMI of each chain.
 
     Changes that are much narrower mean that the sampler moves slowly into the tails.
@@ -123,7 +117,7 @@ def energy(fit: Fit | MixedFit) -> Figure:
     return _drawn(lambda: arviz_plots.plot_energy(tree, backend="matplotlib"))
 
 
-def predictive_check(fit: Fit | MixedFit, *, key: ArrayLike, num_samples: int = 50) -> Figure:
+def predictive_check(fit: AnyFit, *, key: ArrayLike, num_samples: int = 50) -> Figure:
     """What the fitted model would generate, over what was observed.
 
     Args:
@@ -157,9 +151,8 @@ def predictive_check(fit: Fit | MixedFit, *, key: ArrayLike, num_samples: int = 
     )
 
 
-def _check_sampled(fit: Fit | MixedFit) -> None:
-    if not isinstance(fit, Fit | MixedFit):
-        raise TypeError(f"fit is a {type(fit).__name__}, expected a Fit or a MixedFit.")
+def _check_sampled(fit: AnyFit) -> None:
+    check_fit(fit)
     if fit.is_point:
         raise ValueError(
             f"The fit by {fit.method!r} is a point without draws; this picture needs those of a "

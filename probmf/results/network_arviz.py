@@ -13,6 +13,7 @@ from numpyro.infer.util import log_likelihood as log_densities
 from probmf.data import as_generator
 from probmf.data.examples import Examples
 from probmf.models.categorical import Categorical
+from probmf.models.likelihood import Gaussian
 from probmf.models.network import NAME, Network
 from probmf.models.ordinal import Ordinal
 from probmf.results.mixed_arviz import labels
@@ -35,6 +36,12 @@ def to_datatree(
 ) -> "DataTree":
     """The tree; see `NetworkFit.to_arviz`."""
     (arrays,) = model.arguments(data)
+    # Standardized numbers go back to their own units; codes and levels stay.
+    center, unit = np.zeros((), np.int32), np.ones((), np.int32)
+    if isinstance(model.likelihood, Gaussian):
+        single = len(data.responses) == 1
+        center, unit = data.response_center, data.response_scale
+        center, unit = (center[0], unit[0]) if single else (center, unit)
     groups: dict[str, Any] = {"point" if is_point else "posterior": dict(samples)}
     if sampling is not None and sampling.stats:
         groups["sample_stats"] = dict(sampling.stats)
@@ -42,11 +49,11 @@ def to_datatree(
         seed = int(as_generator(key).integers(2**31))
         predictive = Predictive(model, dict(samples), batch_ndims=2, parallel=True)
         drawn = predictive(jax.random.PRNGKey(seed), arrays.without_response())["response"]
-        groups["posterior_predictive"] = {"response": np.asarray(drawn)}
+        groups["posterior_predictive"] = {"response": center + unit * np.asarray(drawn)}
     if log_likelihood:
         found = log_densities(model, dict(samples), arrays, batch_ndims=2, parallel=True)
-        groups["log_likelihood"] = {"response": np.asarray(found["response"])}
-    groups["observed_data"] = {"response": np.asarray(arrays.response)}
+        groups["log_likelihood"] = {"response": np.asarray(found["response"]) - np.log(unit)}
+    groups["observed_data"] = {"response": center + unit * np.asarray(arrays.response)}
     return arviz_base.from_dict(
         groups, coords=coords(model, data), dims=dims(model, data), attrs={"/": {"method": method}}
     )

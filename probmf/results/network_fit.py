@@ -149,7 +149,7 @@ class NetworkFit(DrawCounts):
 
         Args:
             posterior_predictive: Whether to draw a response of each example at each draw (which
-                needs a key), on the scale on which the network sees it.
+                needs a key); classes are codes.
             log_likelihood: Whether to compute the log density of each example at each draw.
             key: JAX key or int.
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpyro.distributions as dist
 import optax
 import pytest
+from scipy import stats
 from sklearn import datasets, linear_model, neural_network
 
 from probmf import (
@@ -19,6 +20,7 @@ from probmf import (
     Network,
     NetworkFit,
     Ordinal,
+    diagnostics,
     fit_map,
     sample_nuts,
 )
@@ -219,6 +221,12 @@ def test_ordered_classes_learn_their_cutpoints() -> None:
     assert cutpoints[0] < cutpoints[1]
     assert np.mean(fit.predict().label == names) > 0.75
     assert "network_bias_0" not in fit.samples
+    # A score moved by a constant, fixed cutpoints: the bias takes the place of the shift.
+    fixed = Ordinal(3, cutpoints=tuple(cutpoints + 1.0))
+    shifted = fit_map(Network((), likelihood=fixed), examples, key=0, num_epochs=200,
+                      validation=examples, patience=200)  # fmt: skip
+    assert shifted.point()["network_bias_0"][0] == pytest.approx(1.0, abs=0.3)
+    assert np.mean(shifted.predict().label == fit.predict().label) > 0.95
 
 
 @pytest.mark.parametrize("batch_size", [None, 20])
@@ -315,9 +323,21 @@ def test_sampled_scales_and_refusals() -> None:
     assert tree["posterior_predictive"]["response"].shape == (1, 50, 60)
     scores = fit.predict(kind="mean").mean
     drawn = tree["posterior_predictive"]["response"].values.mean(axis=(0, 1))
-    standardized = (scores - CURVE.response_center) / CURVE.response_scale
-    np.testing.assert_allclose(drawn, standardized, atol=5 * noise / np.sqrt(50))
-    assert tree["log_likelihood"]["response"].shape == (1, 50, 60)
+    unit = CURVE.response_scale[0]
+    np.testing.assert_allclose(drawn, scores, atol=5 * unit * noise / np.sqrt(50))
+    np.testing.assert_allclose(tree["observed_data"]["response"], CURVE.response[:, 0], rtol=1e-5)
+    point = {site: value[0, 7] for site, value in fit.samples.items()}
+    own = NetworkFit.from_point(model, CURVE, point, history=None, method="one draw")
+    law = stats.norm(own.predict().mean, unit * point["noise_scale"])
+    found = tree["log_likelihood"]["response"].values[0, 7]
+    np.testing.assert_allclose(found, law.logpdf(CURVE.response[:, 0]), rtol=1e-3, atol=1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", diagnostics.DiagnosticWarning)
+        judged = diagnostics.summary(fit)
+    names = [row["name"] for row in judged.table]
+    assert names == ["prediction", "network_weight_scale_0", "network_weight_scale_1",
+                     "noise_scale"]  # fmt: skip
+    assert judged.table.rows[0]["count"] == 60
     with pytest.raises(ValueError, match="can't be trained"):
         sample_nuts(Network((2,), "step"), CURVE, key=0)
     with pytest.raises(ValueError, match="the weights of a network are all sampled"):
