@@ -1,7 +1,8 @@
 """The data door: tables with ids come in, arrays with codes go on, and ids come back."""
 
 from probmf.data.duplicates import Duplicates
-from probmf.data.examples import Examples, ExamplesWarning
+from probmf.data.example_columns import ExamplesWarning
+from probmf.data.examples import Examples
 from probmf.data.keys import as_generator
 from probmf.data.pairs import encode_pairs
 from probmf.data.ratings import Ratings

@@ -1,26 +1,25 @@
 """Tables of examples: features and a response, checked, and what codes new rows alike."""
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from probmf.data.columns import Column, is_text, load, read_any, read_numbers, refuse_missing
-from probmf.data.frames import collect, read_columns
+from probmf.data.example_columns import (
+    all_columns,
+    check_names,
+    class_places,
+    is_constant,
+    read_features,
+    read_responses,
+    some_of,
+    warn_of_idle_features,
+)
+from probmf.data.frames import read_columns
 from probmf.data.keys import as_generator
-from probmf.data.vocabulary import Vocabulary
-
-#: Spread of a column, as a share of its size, below which it is constant.
-CONSTANT = 1e-12
-
-
-class ExamplesWarning(UserWarning):
-    """A feature that tells nothing of its own."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -93,16 +92,16 @@ class Examples:
         if not responses:
             raise ValueError("response is empty; name at least one column.")
         if features is None:
-            frame, there = _all_columns(frame)
+            frame, there = all_columns(frame)
             features = [name for name in there if name not in responses]
         names = tuple(features)
-        _check_names(names, responses)
+        check_names(names, responses)
         hints = dict.fromkeys(responses, " To use another column, name it: response=.")
         columns = read_columns(frame, [*names, *responses], "the table of examples", hints)
-        x = _matrix(columns, names)
+        x = read_features(columns, names)
         if not len(x):
             raise ValueError("The table of examples has no rows; at least one is needed.")
-        own, labels = _read_responses({name: columns[name] for name in responses}, classes)
+        own, labels = read_responses({name: columns[name] for name in responses}, classes)
         made = cls(
             x, own, names, responses, labels, np.zeros(len(names)), np.ones(len(names)),
             np.zeros(len(responses)), np.ones(len(responses)),
@@ -193,8 +192,8 @@ class Examples:
         if isinstance(table, Examples):
             if table.features != self.features:
                 raise ValueError(
-                    f"The examples have the features {_some(table.features)}; expected "
-                    f"{_some(self.features)}."
+                    f"The examples have the features {some_of(table.features)}; expected "
+                    f"{some_of(self.features)}."
                 )
             x = table.x
         elif hasattr(table, "ndim") and hasattr(table, "dtype") and not table.dtype.names:
@@ -202,11 +201,13 @@ class Examples:
             if matrix.ndim != 2 or matrix.shape[1] != len(self.features):
                 raise ValueError(
                     f"The array has shape {matrix.shape}, expected (rows, {len(self.features)}), "
-                    f"with the features {_some(self.features)} in this order."
+                    f"with the features {some_of(self.features)} in this order."
                 )
-            x = _matrix({name: matrix[:, i] for i, name in enumerate(self.features)}, self.features)
+            x = read_features(
+                {name: matrix[:, i] for i, name in enumerate(self.features)}, self.features
+            )
         else:
-            x = _matrix(read_columns(table, list(self.features), "the table"), self.features)
+            x = read_features(read_columns(table, list(self.features), "the table"), self.features)
         return (x - self.feature_center) / self.feature_scale
 
     def matching(self, table: Any) -> "Examples":
@@ -227,19 +228,19 @@ class Examples:
         if isinstance(table, Examples):
             if table.responses != self.responses or (table.classes and not self.classes):
                 raise ValueError(
-                    f"The examples have the response {_some(table.responses)} "
+                    f"The examples have the response {some_of(table.responses)} "
                     f"({'classes' if table.classes else 'numbers'}); expected "
-                    f"{_some(self.responses)} ({'classes' if self.classes else 'numbers'})."
+                    f"{some_of(self.responses)} ({'classes' if self.classes else 'numbers'})."
                 )
             own = table.response
             if table.classes != self.classes:
                 labels = own[:, 0]
                 if table.classes:
                     labels = np.asarray(table.classes, object)[labels.astype(int)]
-                own = _codes(labels, self.classes, self.responses[0])[:, None]
+                own = class_places(labels, self.classes, self.responses[0])[:, None]
         else:
             columns = read_columns(table, list(self.responses), "the table")
-            own, _ = _read_responses(columns, self.classes or None)
+            own, _ = read_responses(columns, self.classes or None)
         return replace(self, x=x, response=own)
 
     def split(
@@ -324,125 +325,6 @@ class Examples:
         for name, values in parts.items():
             center = values.mean(axis=0)
             scale = values.std(axis=0)
-            flat = scale <= CONSTANT * np.maximum(np.abs(values).max(axis=0), 1e-300)
             found[f"{name}_center"] = center
-            found[f"{name}_scale"] = np.where(flat, 1.0, scale)
+            found[f"{name}_scale"] = np.where(is_constant(values), 1.0, scale)
         return replace(self, **found)
-
-
-def warn_of_idle_features(x: np.ndarray, names: Sequence[str]) -> None:
-    """Warn of features that are constant or equal to another.
-
-    Args:
-        x: Features, shape (n, features).
-        names: Their names.
-    """
-    if len(x) < 2:
-        return
-    constant = np.ptp(x, axis=0) <= CONSTANT * np.maximum(np.abs(x).max(axis=0), 1e-300)
-    if constant.any():
-        idle = [name for name, is_idle in zip(names, constant, strict=True) if is_idle]
-        warnings.warn(
-            f"Feature{'s'[: len(idle) > 1]} {_some(idle)} {'are' if len(idle) > 1 else 'is'} the "
-            "same in all rows and can tell nothing: leave out what carries no information.",
-            ExamplesWarning,
-            stacklevel=4,
-        )
-    first: dict[bytes, str] = {}
-    for place in np.flatnonzero(~constant):
-        # Plus zero: -0.0 and 0.0 differ in their bytes.
-        name = names[int(place)]
-        other = first.setdefault(np.ascontiguousarray(x[:, place] + 0.0).tobytes(), name)
-        if other != name:
-            warnings.warn(
-                f"Features {other!r} and {name!r} are equal in all rows: their weights "
-                "can't be told apart. Leave one out.",
-                ExamplesWarning,
-                stacklevel=4,
-            )
-
-
-def _all_columns(frame: Any) -> tuple[Any, list[str]]:
-    """The table, read once, and the names of its columns."""
-    if isinstance(frame, np.ndarray) and frame.dtype.names:
-        return frame, list(frame.dtype.names)
-    if isinstance(frame, Mapping):
-        return frame, list(frame)
-    table = collect(frame, None, "the table of examples")
-    return table, list(table.columns)
-
-
-def _check_names(names: tuple[str, ...], responses: tuple[str, ...]) -> None:
-    if not names:
-        raise ValueError("There are no features; name at least one column besides the response.")
-    for name in (*names, *responses):
-        if (*names, *responses).count(name) > 1:
-            raise ValueError(
-                f"Column {name!r} is named twice among features and responses; name it once."
-            )
-
-
-def _matrix(columns: Mapping[str, Any], names: Sequence[str]) -> Float[np.ndarray, "n features"]:
-    values = []
-    for name in names:
-        column = load(columns[name], f"column {name!r}")
-        if isinstance(column, pa.Array) and is_text(column.type):
-            raise TypeError(
-                f"Column {name!r} holds text such as {column[0].as_py()!r}, but features are "
-                "numbers: code its categories as columns of 0 and 1 first."
-            )
-        values.append(read_numbers(column, f"column {name!r}"))
-    return np.stack(values, axis=1)
-
-
-def _read_responses(
-    columns: Mapping[str, Column], classes: Sequence[Any] | None
-) -> tuple[Float[np.ndarray, "n responses"], tuple[Any, ...]]:
-    """The responses as numbers, and the classes if these are codes."""
-    kinds = {name: _holds_classes(column) for name, column in columns.items()}
-    if classes is None and not any(kinds.values()):
-        values = [read_numbers(column, f"column {name!r}") for name, column in columns.items()]
-        return np.stack(values, axis=1), ()
-    if len(columns) > 1:
-        name = next((name for name, has in kinds.items() if has), next(iter(columns)))
-        raise ValueError(
-            f"Response {name!r} has classes, and there are {len(columns)} responses; classes are "
-            "read from one column only."
-        )
-    ((name, column),) = columns.items()
-    refuse_missing(column, f"column {name!r}", "drop these rows or fill them in first.")
-    if classes is None:
-        levels, codes = Vocabulary.from_values(column, name, what=f"column {name!r}")
-        order = np.argsort([str(value) for value in levels.ids.tolist()], kind="stable")
-        rank = np.empty(len(order), np.int64)
-        rank[order] = np.arange(len(order))
-        return rank[codes][:, None].astype(np.float64), tuple(levels.ids[order].tolist())
-    wanted = tuple(classes)
-    if len(set(wanted)) != len(wanted) or len(wanted) < 2:
-        raise ValueError(f"classes is {list(wanted)!r}; expected two or more, all different.")
-    return _codes(read_any(column), wanted, name)[:, None], wanted
-
-
-def _holds_classes(column: Column) -> bool:
-    if isinstance(column, pa.Array):
-        return is_text(column.type) or pa.types.is_boolean(column.type)
-    if column.dtype == object:
-        return any(isinstance(value, str | bool) for value in column[:1])
-    return column.dtype.kind == "b"
-
-
-def _codes(labels: np.ndarray, classes: tuple[Any, ...], name: str) -> Float[np.ndarray, " n"]:
-    place = {value: code for code, value in enumerate(classes)}
-    codes = np.array([place.get(value, -1) for value in labels.tolist()], np.float64)
-    if (codes < 0).any():
-        row = int(np.argmax(codes < 0))
-        raise ValueError(
-            f"Column {name!r} is {labels.tolist()[row]!r} in row {row}, which is none of the "
-            f"classes {_some(classes)}."
-        )
-    return codes
-
-
-def _some(names: Sequence[Any]) -> str:
-    """The first five, and dots if there are more."""
-    return ", ".join(repr(name) for name in names[:5]) + ", ..." * (len(names) > 5)

@@ -25,7 +25,8 @@ from probmf.inference._optimizer import (
 )
 from probmf.inference._terms import to_sites
 from probmf.models.likelihood import likelihood_scales
-from probmf.models.network import Network, NetworkData
+from probmf.models.network import Network
+from probmf.models.network_data import NetworkData
 from probmf.results import NetworkFit
 
 #: Learning rates of the default, Adam: of full batches, and the first of minibatches, from which

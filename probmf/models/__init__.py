@@ -4,7 +4,8 @@ from probmf.models.categorical import Categorical
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.likelihood import Bernoulli, Gaussian
 from probmf.models.mixed import MixedData, MixedEffects
-from probmf.models.network import Network, NetworkData
+from probmf.models.network import Network
+from probmf.models.network_data import NetworkData
 from probmf.models.observations import Observations
 from probmf.models.ordinal import Ordinal
 from probmf.models.priors import NormalWishart

@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from probmf.data.examples import Examples
@@ -18,38 +16,13 @@ from probmf.models.categorical import Categorical
 from probmf.models.l2 import Loss, prior_scale
 from probmf.models.layers import MLP, LayerScale
 from probmf.models.likelihood import Bernoulli, Gaussian, likelihood_scales
+from probmf.models.network_data import NetworkData, NetworkLikelihood, read_targets
 from probmf.models.ordinal import Ordinal
 
-type NetworkLikelihood = Gaussian | Bernoulli | Ordinal | Categorical
 Parameters = Mapping[str, Array]
 
 #: What the sites' names begin with.
 NAME = "network"
-
-
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["x", "response"],
-    meta_fields=["num_outputs"],
-)
-@dataclass(frozen=True)
-class NetworkData:
-    """What a network is conditioned on: a pytree of arrays.
-
-    Attributes:
-        x: Standardized features.
-        response: Responses, shape (n,), or (n, outputs) for several; codes of classes for a
-            Categorical likelihood. None to simulate them.
-        num_outputs: Number of outputs of the last layer.
-    """
-
-    x: Float[Array, "n features"]
-    response: Shaped[Array, "n ..."] | None
-    num_outputs: int
-
-    def without_response(self) -> "NetworkData":
-        """The same rows with the responses left open, for NumPyro's `Predictive`."""
-        return replace(self, response=None)
 
 
 @dataclass(frozen=True)
@@ -242,69 +215,8 @@ class Network:
         return data.class_codes()[0]
 
     def targets(self, data: Examples, *, complete: bool = True) -> tuple[np.ndarray, int]:
-        """Responses as the likelihood takes them, checked, and the number of outputs.
-
-        Args:
-            data: The examples.
-            complete: Whether every level has to occur whose cutpoints are learned.
-
-        Returns:
-            Standardized numbers for a Gaussian likelihood, else codes or levels, of shape (n,), or
-            (n, responses) for several.
-
-        Raises:
-            ValueError: If they do not suit the likelihood.
-        """
-        likelihood, several = self.likelihood, len(data.responses) > 1
-        if isinstance(likelihood, Categorical):
-            classes, codes = data.class_codes()
-            if len(classes) != likelihood.num_levels:
-                raise ValueError(
-                    f"The response has {len(classes)} classes ({_words(classes)}), but the "
-                    f"likelihood is Categorical({likelihood.num_levels}); use "
-                    f"Categorical({len(classes)})."
-                )
-            return codes, likelihood.num_levels
-        if isinstance(likelihood, Gaussian):
-            if data.classes:
-                raise ValueError(
-                    f"The response {data.responses[0]!r} has classes ({_words(data.classes)}), "
-                    f"which a Gaussian likelihood can't take; use "
-                    f"{'Bernoulli()' if len(data.classes) == 2 else 'Categorical'}"
-                    f"{'' if len(data.classes) == 2 else f'({len(data.classes)})'}."
-                )
-            values = (data.response - data.response_center) / data.response_scale
-        else:
-            values = self._levels(data, complete)
-        if isinstance(likelihood, Ordinal) and several:
-            raise ValueError(
-                f"An ordinal likelihood takes one response, but there are {len(data.responses)}."
-            )
-        if several:
-            return values, values.shape[1]
-        return values[:, 0], 1
-
-    def _levels(self, data: Examples, complete: bool) -> np.ndarray:
-        """Yes/no and ordinal responses, checked; classes stand for the levels in their order."""
-        likelihood: Any = self.likelihood
-        levels = likelihood.levels if isinstance(likelihood, Ordinal) else (0.0, 1.0)
-        values = data.response
-        if data.classes:
-            if len(data.classes) != len(levels):
-                raise ValueError(
-                    f"The response {data.responses[0]!r} has {len(data.classes)} classes "
-                    f"({_words(data.classes)}), but the likelihood {likelihood!r} has "
-                    f"{len(levels)} levels."
-                )
-            values = np.asarray(levels)[values.astype(int)]
-        for name, column in zip(data.responses, values.T, strict=True):
-            try:
-                likelihood.check_ratings(column)
-                if complete:
-                    likelihood.check_training(column, None)
-            except ValueError as error:
-                raise ValueError(f"The response {name!r} does not suit: {error}") from None
-        return values
+        """Responses as the likelihood takes them, and the number of outputs; see `read_targets`."""
+        return read_targets(self.likelihood, data, complete=complete)
 
     def __call__(self, data: NetworkData) -> Array:
         """Sample the model in NumPyro's sense.
@@ -429,7 +341,3 @@ class Network:
         for site, precision in precisions.items():
             total = total + 0.5 * precision * jnp.sum(jnp.square(parameters[site]))
         return total
-
-
-def _words(classes: tuple[Any, ...]) -> str:
-    return ", ".join(map(repr, classes[:5])) + ", ..." * (len(classes) > 5)
