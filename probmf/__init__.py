@@ -1,7 +1,7 @@
 """Probabilistic matrix factorization and linear mixed-effects models on JAX."""
 
 from probmf import diagnostics, metrics
-from probmf.data import Examples, Ratings, Vocabulary
+from probmf.data import Examples, Features, Ratings, Vocabulary
 from probmf.inference.als import fit_als
 from probmf.inference.gibbs import sample_gibbs
 from probmf.inference.map import fit_map
@@ -37,6 +37,7 @@ __all__ = [
     "Bernoulli",
     "Categorical",
     "Examples",
+    "Features",
     "Fit",
     "Gaussian",
     "History",

@@ -1,8 +1,10 @@
 """The data door: tables with ids come in, arrays with codes go on, and ids come back."""
 
 from probmf.data.duplicates import Duplicates
+from probmf.data.encoder import Encoder
 from probmf.data.example_columns import ExamplesWarning
 from probmf.data.examples import Examples
+from probmf.data.features import Features
 from probmf.data.keys import as_generator
 from probmf.data.pairs import encode_pairs
 from probmf.data.ratings import Ratings
@@ -10,8 +12,10 @@ from probmf.data.vocabulary import Vocabulary
 
 __all__ = [
     "Duplicates",
+    "Encoder",
     "Examples",
     "ExamplesWarning",
+    "Features",
     "Ratings",
     "Vocabulary",
     "as_generator",
