@@ -11,9 +11,11 @@ from probmf.inference.marginal_sampling import sample_marginal
 from probmf.inference.nuts import sample_nuts
 from probmf.inference.variational import fit_variational
 from probmf.models import (
+    MLP,
     Bernoulli,
     Categorical,
     Gaussian,
+    Linear,
     MatrixFactorization,
     MixedEffects,
     Network,
@@ -34,6 +36,7 @@ from probmf.results import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "MLP",
     "Bernoulli",
     "Categorical",
     "Examples",
@@ -41,6 +44,7 @@ __all__ = [
     "Fit",
     "Gaussian",
     "History",
+    "Linear",
     "MarginalModel",
     "MatrixFactorization",
     "MixedEffects",

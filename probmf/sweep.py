@@ -77,6 +77,7 @@ class Prior(NamedTuple):
         gram: With weak zeros, their weight times the sum of (1, v) (1, v)^T over the other side's
             rows v; else None.
         gram_shift: That weight times the sum of (1, v) (intercept + bias), or None.
+        pull: The prior's precision times its mean, of every table row; None where that is zero.
     """
 
     intercept: Float[Array, ""]
@@ -85,6 +86,7 @@ class Prior(NamedTuple):
     free: Float[Array, " d"]
     gram: Float[Array, "d d"] | None
     gram_shift: Float[Array, " d"] | None
+    pull: Float[Array, "table d"] | None = None
 
 
 class RowSums(NamedTuple):
@@ -286,14 +288,17 @@ def _solve_bucket(
     rows = bucket.row[start + jnp.arange(capacity)] if at_once else bucket.row[:0]
     gathered = own_rows(table, rows), prior.precision[rows]
     gathered_noise = None if noise is None else noise.rows[rows]
+    gathered_pull = None if prior.pull is None else prior.pull[rows]
 
     def body(i: int, out: RowResult) -> RowResult:
         chunk = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, start + i, 0, False), bucket)
         if at_once:
             x, precision = gathered[0][i], gathered[1][i]
+            pull = None if gathered_pull is None else gathered_pull[i]
         else:
             x, precision = own_rows(table, chunk.row), prior.precision[chunk.row]
-        own = prior._replace(precision=precision)
+            pull = None if prior.pull is None else prior.pull[chunk.row]
+        own = prior._replace(precision=precision, pull=pull)
         if noise is None or gathered_noise is None:
             result = solve(chunk, x, table, own, likelihood, method, cg_steps)
         else:
@@ -511,6 +516,8 @@ class _Slots(NamedTuple):
 
 def _gradient(from_ratings: Array, x: Array, prior: Prior) -> Array:
     gradient = from_ratings - prior.precision * x
+    if prior.pull is not None:
+        gradient = gradient + prior.pull
     if prior.gram is not None and prior.gram_shift is not None:
         gradient = gradient - x @ prior.gram - prior.gram_shift[None]
     return gradient * prior.free[None]

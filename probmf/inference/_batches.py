@@ -11,6 +11,7 @@ from probmf.inference._optimizer import take_rows
 from probmf.inference._terms import Terms, own_parameters, prior_loss, side_of, to_sites
 from probmf.models.factorization import Parameters
 from probmf.models.likelihood import Likelihood
+from probmf.models.row_means import prior_means
 from probmf.rows import SIDES
 
 #: Ratings whose rows are gathered at once when the objective is computed: they stay in cache.
@@ -56,6 +57,10 @@ def batch_loss(
     """
     sites = to_sites(rows)
     values, scales = {**terms.constants, **sites}, terms.scales | own_parameters(sites)
+    index = {"user": batch.user, "item": batch.item}
+    own = {side: mean.at(index[side]) for side, mean in terms.means.items()}
+    for site, mean in prior_means(own, sites).items():
+        values[site] = values[site] + mean
     scores = jnp.broadcast_to(values["intercept"], batch.rating.shape)
     for side in SIDES:
         if f"{side}_bias" in values:
@@ -65,8 +70,11 @@ def batch_loss(
     total = jnp.sum(batch.weight * likelihood.loss(scores, batch.rating, scales))
     for site, share in shares.items():
         value = sites[site] - terms.center if site == "intercept" else sites[site]
-        summed = site == "cutpoints" or value.ndim > 1
-        squares = jnp.sum(jnp.square(value), axis=-1) if summed else jnp.square(value)
+        squares = jnp.square(value)
+        if side_of(site) not in SIDES:
+            squares = jnp.sum(squares)
+        elif value.ndim > 1:
+            squares = jnp.sum(squares, axis=-1)
         total = total + 0.5 * jnp.sum(batch.present * share * squares)
     return total
 

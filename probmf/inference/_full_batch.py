@@ -22,6 +22,7 @@ from probmf.inference._optimizer import (
 )
 from probmf.inference._terms import (
     Terms,
+    add_means,
     own_parameters,
     prior_loss,
     starting_values,
@@ -65,7 +66,7 @@ def objective(
         partners' factors for every rating, one per side.
     """
     sites = to_sites(parameters)
-    values = {**terms.constants, **sites}
+    values = {**terms.constants, **add_means(sites, terms)}
     total = prior_loss(sites, terms)
     moved = Moved(_pack(values, terms), values["intercept"], own_parameters(sites))
     total = total + rating_loss(likelihood, moved, ratings)
@@ -242,7 +243,7 @@ class FullBatch:
     def parameters(self, state: State, run: int) -> dict[str, Array]:
         """The parameters of one restart by site name."""
         own = {site: value[run] for site, value in state.runs.parameters.items()}
-        return to_sites(own) | self.terms.constants
+        return add_means(to_sites(own), self.terms) | self.terms.constants
 
     def _advance(self, runs: Runs, factor: np.ndarray, *, moves: bool) -> tuple[Runs, Array]:
         return _advance(

@@ -24,7 +24,7 @@ from probmf.inference._optimizer import (
     row_labels,
     take_rows,
 )
-from probmf.inference._terms import Terms, side_of, starting_values, to_sites
+from probmf.inference._terms import Terms, add_means, side_of, starting_values, to_sites
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.likelihood import Likelihood
 from probmf.models.observations import Observations
@@ -97,6 +97,8 @@ class Minibatch:
         learned: dict[str, tuple[int, ...]] = {"intercept": ()} if model.learns_intercept else {}
         # What has no rows is tried as one number.
         learned |= dict.fromkeys(model.learned_shapes, ())
+        for mean in self.terms.means.values():
+            learned |= dict.fromkeys(mean.shapes, ())
         self.by_rows = leaves_rows_alone(rule.optimizer, sites | learned)
 
     def init(self, key: Array) -> State:
@@ -126,7 +128,7 @@ class Minibatch:
     def parameters(self, state: State, run: int) -> dict[str, Array]:
         """The parameters of one restart by site name."""
         own = {site: value[run] for site, value in state.runs.parameters.items()}
-        return to_sites(own) | self.terms.constants
+        return add_means(to_sites(own), self.terms) | self.terms.constants
 
 
 @partial(

@@ -15,6 +15,7 @@ from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.models.likelihood import is_number
 from probmf.models.observations import Observations
 from probmf.models.ordinal import Ordinal
+from probmf.models.row_means import prior_means
 from probmf.results import Fit
 
 #: Standard deviation of random starting factors, unless the prior's is smaller.
@@ -106,6 +107,8 @@ def require_fixed_scales(model: MatrixFactorization, method: str) -> None:
         ValueError: If any scale is a distribution; the message says which.
     """
     random = [name for name in model.random_scales() if name not in model.learned_shapes]
+    for side in model.mean_sides:
+        random += getattr(model, f"{side}_mean").random_scales(f"{side}_mean")
     if random:
         raise ValueError(
             f"{method} needs fixed scales, but {', '.join(random)} has a prior distribution. A "
@@ -128,20 +131,23 @@ def initial_parameters(
     Returns:
         Biases at zero, factors Normal with sd `START_SCALE` or the prior's if smaller, the
         intercept at the best constant, learned cutpoints where they fit the levels' shares at
-        that score; or the values of `start`, whatever the key.
+        that score; with features, rows as much above their prior means at random weights; or the
+        values of `start`, whatever the key.
 
     Raises:
         TypeError: If `start` is no fit.
         ValueError: If `start` has other sites or shapes.
     """
     shapes = model.site_shapes(observations.num_users, observations.num_items)
+    means = model.row_means(observations.features)
+    weights = {site: shape for mean in means.values() for site, shape in mean.shapes.items()}
     own = starting_cutpoints(model, observations)
     intercept = model.fixed_intercept(observations.base_score)
     if start is not None:
         if not isinstance(start, Fit):
             raise TypeError(f"start is of type {type(start).__name__}; expected a Fit.")
         given = start.point()
-        for site, shape in (shapes | model.learned_shapes).items():
+        for site, shape in (shapes | model.learned_shapes | weights).items():
             got = given[site].shape if site in given else None
             if got != shape:
                 raise ValueError(
@@ -150,7 +156,7 @@ def initial_parameters(
                 )
         # The fit may have been made in another precision.
         dtype = jnp.result_type(float)
-        values = {site: jnp.asarray(given[site], dtype) for site in [*shapes, *own]}
+        values = {site: jnp.asarray(given[site], dtype) for site in [*shapes, *own, *weights]}
         first = given["intercept"] if model.learns_intercept else intercept
         return lambda key: {"intercept": jnp.asarray(first, dtype), **values}
 
@@ -163,6 +169,10 @@ def initial_parameters(
             prior = np.asarray(getattr(model, PRIOR_SCALES[site]), jnp.result_type(float))
             scale = np.broadcast_to(np.minimum(prior, START_SCALE), shape[:1])
             parameters[site] = _noise(key, index, scale, shape)
+        for place, mean in enumerate(means.values()):
+            parameters |= mean.start(jax.random.fold_in(key, len(shapes) + place))
+        for site, center in prior_means(means, parameters).items():
+            parameters[site] = parameters[site] + center
         return parameters
 
     return draw

@@ -15,7 +15,8 @@ from numpyro.distributions.transforms import OrderedTransform
 from probmf.models.factorization import MatrixFactorization, Parameters
 from probmf.models.observations import Observations
 from probmf.models.ordinal import Ordinal
-from probmf.rows import SIDES
+from probmf.models.row_means import RowMean, prior_means
+from probmf.rows import SIDES, Side
 
 
 class Terms(NamedTuple):
@@ -28,6 +29,8 @@ class Terms(NamedTuple):
         center: Prior mean of a learned intercept.
         constants: Sites that are not optimized: a fixed intercept.
         counts: Number of ratings of each row of each side.
+        means: Prior means of the sides that have one. Of these sides the optimizer moves the rows
+            less their means, so that the means move all rows at once.
     """
 
     scales: dict[str, Array]
@@ -35,6 +38,7 @@ class Terms(NamedTuple):
     center: Float[Array, ""]
     constants: dict[str, Array]
     counts: dict[str, Array]
+    means: dict[Side, RowMean]
 
     @classmethod
     def build(cls, model: MatrixFactorization, observations: Observations) -> "Terms":
@@ -58,10 +62,14 @@ class Terms(NamedTuple):
             side: jnp.asarray(np.bincount(codes[side], minlength=sizes[side]), dtype)
             for side in SIDES
         }
-        return cls(model.fixed_scales(), precision, jnp.asarray(center, dtype), constants, counts)
+        means = model.row_means(observations.features)
+        for mean in means.values():
+            precision |= {name: jnp.asarray(x, dtype) for name, x in mean.precision.items()}
+        middle = jnp.asarray(center, dtype)
+        return cls(model.fixed_scales(), precision, middle, constants, counts, means)
 
     def shares(self) -> dict[str, Array]:
-        """Prior precision spread over the ratings of each row (the intercept's over all)."""
+        """Prior precision spread over the ratings of each row (what has no rows, over all)."""
         total = jnp.sum(self.counts["user"])
         return {
             site: precision / jnp.maximum(self.counts[side] if side in SIDES else total, 1.0)
@@ -71,8 +79,15 @@ class Terms(NamedTuple):
 
 
 def side_of(site: str) -> str:
-    """Whose rows a site has: "user" or "item"; "intercept" and "cutpoints" have none."""
-    return site.split("_")[0]
+    """Whose rows a site has: "user" or "item"; the intercept, cutpoints and weights have none."""
+    return site if "_mean_" in site else site.split("_")[0]
+
+
+def add_means(sites: dict[str, Array], terms: Terms) -> dict[str, Array]:
+    """Rows from what they are more than their prior means."""
+    return sites | {
+        site: sites[site] + mean for site, mean in prior_means(terms.means, sites).items()
+    }
 
 
 def to_sites(moved: Parameters) -> dict[str, Array]:
@@ -114,14 +129,17 @@ def starting_values(
         terms: Its terms.
 
     Returns:
-        The function. A row without ratings is zero, where its prior has its mode and where no
-        minibatch would ever move it (with weak zeros every row has data, and is left alone).
+        The function. A row without ratings is zero (more than its prior mean), where its prior has
+        its mode and where no minibatch would ever move it (with weak zeros every row has data, and
+        is left alone).
     """
 
     def draw(key: Array) -> dict[str, Array]:
         values = {site: value for site, value in start(key).items() if site in terms.precision}
         if "cutpoints" in values:
             values["cutpoints"] = OrderedTransform().inv(values["cutpoints"])
+        for site, mean in prior_means(terms.means, values).items():
+            values[site] = values[site] - mean
         if model.unobserved_weight > 0:
             return values
         for site, value in values.items():

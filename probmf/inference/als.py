@@ -14,6 +14,13 @@ from jaxtyping import Array, Float
 from probmf.data import Ratings
 from probmf.inference._cutpoints import CutpointStep
 from probmf.inference._loop import Info, run
+from probmf.inference._regression import (
+    Regression,
+    center_rows,
+    regressions,
+    solve,
+    to_weights,
+)
 from probmf.inference._start import (
     as_key,
     check_counts,
@@ -25,6 +32,7 @@ from probmf.inference._start import (
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
 from probmf.models.ordinal import Ordinal
+from probmf.models.row_means import RowMean, prior_means
 from probmf.models.table import Table
 from probmf.results import Fit
 from probmf.rows import SIDES, RowLayout, Side, build_rows, num_workers
@@ -54,7 +62,9 @@ def fit_als(
 
     For Bernoulli and Ordinal likelihoods the weights and targets are those of a quadratic bound at
     the present scores (Jaakkola and Jordan 2000), so that the objective never rises there either.
-    Learned cutpoints take a Newton step after each sweep, shortened where it would raise it.
+    Learned cutpoints take a Newton step after each sweep, shortened where it would raise it. With
+    `user_mean=Linear()` the weights follow each half-sweep, by the ridge regression of the rows on
+    their features.
 
     Args:
         model: The factorization; its scales must be numbers or arrays.
@@ -128,12 +138,16 @@ class State(NamedTuple):
         intercept: The intercept.
         move: What to add to a learned intercept before the next sweep.
         own: Learned parameters of the likelihood.
+        weights: Weights of the prior means.
+        center: The prior means, or None where they are zero.
     """
 
     table: RowValues
     intercept: Float[Array, ""]
     move: Float[Array, ""]
     own: dict[str, Array]
+    weights: dict[str, Array]
+    center: Float[Array, "table d"] | None
 
 
 class AlternatingLeastSquares:
@@ -157,6 +171,8 @@ class AlternatingLeastSquares:
         self.packing = Table(model, observations.num_users, observations.num_items)
         self.layout, self.constant = lay_out(model, observations)
         self.scales = model.fixed_scales()
+        self.means = model.row_means(observations.features)
+        self.regressions = regressions(model, observations, "fit_als")
         self.cutpoint_step = None
         if isinstance(model.likelihood, Ordinal) and model.likelihood.learned:
             self.cutpoint_step = CutpointStep(model.likelihood, observations)
@@ -171,15 +187,21 @@ class AlternatingLeastSquares:
         parameters = self.start(key)
         intercept = parameters["intercept"]
         own = {name: parameters[name] for name in self.model.learned_shapes}
-        return State(self.packing.pack(parameters), intercept, jnp.zeros_like(intercept), own)
+        weights = {name: parameters[name] for mean in self.means.values() for name in mean.shapes}
+        table = self.packing.pack(parameters)
+        weights, center = self._regress(table, weights, solves=False)
+        return State(table, intercept, jnp.zeros_like(intercept), own, weights, center)
 
     def step(self, key: Array, state: State) -> tuple[State, list[Info]]:
         """Intercept, users, items, cutpoints. Deterministic: the key is not used."""
         intercept, own = state.intercept + state.move, state.own
-        table, _ = self._half("user", state.table, intercept, own)
-        table, result = self._half("item", table, intercept, own)
+        weights, center = state.weights, state.center
+        table, _ = self._half("user", state.table, intercept, own, center)
+        weights, center = self._regress(table, weights, solves=True)
+        table, result = self._half("item", table, intercept, own, center)
+        weights, center = self._regress(table, weights, solves=True)
         squares, zero_loss, slope, curvature = _finish(
-            table, result, intercept, self.precision, self.free, self.zero_weight,
+            table, result, intercept, self.precision, self.free, self.zero_weight, center,
             split=self.packing.num_users,
         )  # fmt: skip
         move = jnp.zeros_like(intercept)
@@ -192,18 +214,36 @@ class AlternatingLeastSquares:
             own = {"cutpoints": cutpoints}
             objective += loss
         objective += 0.5 * float(np.sum(np.asarray(squares), dtype=np.float64))
+        objective += sum(float(mean.loss(weights)) for mean in self.means.values())
         if self.model.learns_intercept:
             mean, precision = self.model.intercept_prior()
             objective += 0.5 * precision * float((intercept - mean) ** 2)
             move = (slope - precision * (intercept - mean)) / (curvature + precision)
-        return State(table, intercept, move, own), [Info(objective)]
+        return State(table, intercept, move, own, weights, center), [Info(objective)]
 
     def parameters(self, state: State, run: int) -> dict[str, Array]:
         """The parameters by site name; there is one run."""
-        return {"intercept": state.intercept, **self.packing.unpack(state.table), **state.own}
+        rows = self.packing.unpack(state.table)
+        return {"intercept": state.intercept, **rows, **state.own, **state.weights}
+
+    def _regress(
+        self, table: RowValues, weights: dict[str, Array], *, solves: bool
+    ) -> tuple[dict[str, Array], Array | None]:
+        """The weights of the prior means given the rows, and the means."""
+        if not self.means:
+            return weights, None
+        return _regress(
+            table, weights, self.means, self.regressions, self.precision, solves,
+            packing=self.packing,
+        )  # fmt: skip
 
     def _half(
-        self, side: Side, table: RowValues, intercept: Array, own: dict[str, Array]
+        self,
+        side: Side,
+        table: RowValues,
+        intercept: Array,
+        own: dict[str, Array],
+        center: Array | None,
     ) -> tuple[RowValues, RowSums]:
         gram = gram_shift = None
         if self.zero_weight is not None:
@@ -212,7 +252,8 @@ class AlternatingLeastSquares:
                 table.bias[rows], table.factors[rows], intercept, self.zero_weight
             )
         scales = self.scales | own
-        prior = Prior(intercept, scales, self.precision, self.free[side], gram, gram_shift)
+        pull = None if center is None else self.precision * center
+        prior = Prior(intercept, scales, self.precision, self.free[side], gram, gram_shift, pull)
         return half_sweep(
             self.layout, side, table, prior, likelihood=self.model.likelihood.canonical(),
             method=self.method, cg_steps=self.cg_steps, pool=self.pool,
@@ -251,6 +292,31 @@ def lay_out(model: MatrixFactorization, observations: Observations) -> tuple[Row
     return layout, constant
 
 
+@partial(jax.jit, static_argnames="packing")
+def _regress(
+    table: RowValues,
+    weights: dict[str, Array],
+    means: dict[Side, RowMean],
+    found: dict[str, Regression],
+    precision: Array,
+    solves: Array,
+    *,
+    packing: Table,
+) -> tuple[dict[str, Array], Array]:
+    """Weights given the rows, unless they are to stay, and the prior means that they give."""
+    turned, rows = {}, packing.unpack(table)
+    for site, regression in found.items():
+        side: Side = "user" if site.startswith("user") else "item"
+        values = rows[site].reshape(len(rows[site]), -1)
+        # A scale of each row's own is in the regression's row weights; else all rows have one.
+        first = precision[packing.rows(side)][0, 0 if site.endswith("bias") else 1]
+        first = first / regression.row_weight[0]
+        turned[site] = solve(regression, values, jnp.broadcast_to(first, values.shape[1:]))
+    solved = to_weights(turned, found, means)
+    weights = jax.tree.map(lambda new, old: jnp.where(solves, new, old), solved, weights)
+    return weights, center_rows(prior_means(means, weights), packing)
+
+
 @partial(jax.jit, static_argnames="split")
 def _finish(
     table: RowValues,
@@ -259,13 +325,15 @@ def _finish(
     precision: Array,
     free: dict[Side, Array],
     zero_weight: Array | None,
+    center: Array | None = None,
     *,
     split: int,
 ) -> tuple[Array, Array, Array, Array]:
     """Prior squares by row, loss of the weak zeros, and slope and curvature of the intercept."""
     values = jnp.concatenate([table.bias[:, None], table.factors], axis=1)
     own = jnp.where(jnp.arange(len(values))[:, None] < split, free["user"], free["item"])
-    squares = jnp.sum(precision * jnp.square(values) * own, axis=1)
+    apart = values if center is None else values - center
+    squares = jnp.sum(precision * jnp.square(apart) * own, axis=1)
     slope, curvature = jnp.sum(result.slope), jnp.sum(result.curvature)
     zero_loss = jnp.zeros_like(intercept)
     if zero_weight is not None:

@@ -310,6 +310,8 @@ def _check_model(model: object) -> None:
         raise TypeError(f"model is of type {type(model).__name__}; expected MatrixFactorization.")
     if not model.site_shapes(1, 1):
         raise ValueError("sample_gibbs draws rows, and the model has neither factors nor biases.")
+    if model.mean_sides:
+        raise ValueError("sample_gibbs has no prior means from features yet; use sample_nuts.")
     if model.unobserved_weight > 0:
         raise ValueError(
             "unobserved_weight takes pairs that were not observed for data, which is no model of "

@@ -268,6 +268,12 @@ def _check_model(model: object) -> None:
             "unobserved_weight takes pairs that were not observed for data, which is no model of "
             "them that has an evidence. Sample negatives, or use fit_als."
         )
+    if model.mean_sides:
+        raise ValueError(
+            f"fit_variational has no prior means from features, and the model has "
+            f"{model.mean_sides[0]}_mean; use fit_als or fit_map, or sample_gibbs or sample_nuts "
+            "for the posterior."
+        )
     own: dict[str, Any] = model.likelihood.scale_sites()
     for name in model.random_scales():
         law: Any = own[name] if name in own else getattr(model, name)

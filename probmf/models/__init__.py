@@ -2,6 +2,7 @@
 
 from probmf.models.categorical import Categorical
 from probmf.models.factorization import MatrixFactorization
+from probmf.models.layers import MLP, Linear
 from probmf.models.likelihood import Bernoulli, Gaussian
 from probmf.models.mixed import MixedData, MixedEffects
 from probmf.models.network import Network
@@ -11,9 +12,11 @@ from probmf.models.ordinal import Ordinal
 from probmf.models.priors import NormalWishart
 
 __all__ = [
+    "MLP",
     "Bernoulli",
     "Categorical",
     "Gaussian",
+    "Linear",
     "MatrixFactorization",
     "MixedData",
     "MixedEffects",

@@ -1,7 +1,7 @@
 """Probabilistic matrix factorization as a NumPyro model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -12,8 +12,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 from numpyro.distributions import Distribution
 
-from probmf.data import Ratings
+from probmf.data import Encoder, Features, Ratings
 from probmf.models.l2 import Loss, l2_scales
+from probmf.models.layers import MLP
 from probmf.models.likelihood import (
     Gaussian,
     Likelihood,
@@ -24,6 +25,8 @@ from probmf.models.likelihood import (
 from probmf.models.observations import Observations
 from probmf.models.ordinal import Ordinal
 from probmf.models.priors import NormalWishart
+from probmf.models.row_means import RowMean, check_mean, prior_means
+from probmf.rows import SIDES, Side
 
 type Scale = float | ArrayLike | Distribution | NormalWishart
 Parameters = Mapping[str, Array]
@@ -65,6 +68,12 @@ class MatrixFactorization:
         item_bias_scale: The same for item biases.
         unobserved_weight: Weight of every pair that is not in the table, taken as a zero
             (implicit feedback; Hu, Koren and Volinsky 2008). 0 ignores those pairs.
+        user_mean: `Linear()` or `MLP(...)`: the prior mean of users' biases and factors is then
+            that function of their features, instead of zero.
+        item_mean: The same for items.
+        user_features: Which columns of the ratings' `user_features` are features, and how they
+            are encoded; None takes all columns by their types.
+        item_features: The same for items.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -92,6 +101,10 @@ class MatrixFactorization:
     user_bias_scale: Scale = 1.0
     item_bias_scale: Scale = 1.0
     unobserved_weight: float = 0.0
+    user_mean: MLP | None = None
+    item_mean: MLP | None = None
+    user_features: Features | Encoder | None = None
+    item_features: Features | Encoder | None = None
 
     def __post_init__(self) -> None:
         """Check the configuration at the door."""
@@ -131,6 +144,10 @@ class MatrixFactorization:
                 "unobserved_weight counts unobserved pairs as zeros under a Gaussian likelihood; "
                 f"the likelihood is {self.likelihood!r}. Use Gaussian(), or sample negatives."
             )
+        for side in SIDES:
+            has_rows = bool(self.num_factors) or getattr(self, f"{side}_bias")
+            mean, features = getattr(self, f"{side}_mean"), getattr(self, f"{side}_features")
+            check_mean(side, mean, features, has_rows)
         if not self.site_shapes(1, 1) and self.intercept is None:
             raise ValueError(
                 "The model has no term: num_factors=0, no biases and no intercept. Keep one."
@@ -228,6 +245,64 @@ class MatrixFactorization:
         return shapes
 
     @property
+    def mean_sides(self) -> tuple[Side, ...]:
+        """Sides whose rows have a prior mean that is a function of features."""
+        return tuple(side for side in SIDES if getattr(self, f"{side}_mean") is not None)
+
+    def with_encoders(self, ratings: Ratings) -> "MatrixFactorization":
+        """The model with the encodings of its features fitted, unless they are already.
+
+        Args:
+            ratings: Training ratings with side tables.
+
+        Returns:
+            A model that encodes the features of any rows as those of the training ratings.
+        """
+        fitted = {}
+        for side in self.mean_sides:
+            features = getattr(self, f"{side}_features")
+            if not isinstance(features, Encoder):
+                table, ids = getattr(ratings, f"{side}_features"), getattr(ratings, f"{side}s")
+                fitted[f"{side}_features"] = (features or Features()).fit(table, ids)
+        changes: dict[str, Any] = fitted
+        return replace(self, **changes) if fitted else self
+
+    @property
+    def mean_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the weights of the prior means, once the encodings are fitted."""
+        widths = {side: getattr(self, f"{side}_features") for side in self.mean_sides}
+        empty = {side: np.zeros((0, len(features.names))) for side, features in widths.items()}
+        means = self.row_means(empty)
+        return {site: shape for mean in means.values() for site, shape in mean.shapes.items()}
+
+    def encode(self, ratings: Ratings) -> dict[Side, Float[np.ndarray, "rows p"]]:
+        """Encoded features of the sides that need them, from a table's side tables."""
+        fitted = self.with_encoders(ratings)
+        return {
+            side: getattr(fitted, f"{side}_features").encode(
+                getattr(ratings, f"{side}_features"), getattr(ratings, f"{side}s")
+            )
+            for side in self.mean_sides
+        }
+
+    def row_means(self, features: Mapping[Side, ArrayLike]) -> dict[Side, RowMean]:
+        """The prior means of the sides that have one, as functions of their weights.
+
+        Args:
+            features: Encoded features by side.
+
+        Returns:
+            The functions by side.
+        """
+        means: dict[Side, RowMean] = {}
+        for side in self.mean_sides:
+            has_bias = bool(getattr(self, f"{side}_bias"))
+            rows = jnp.asarray(features[side], jnp.result_type(float))
+            layers = getattr(self, f"{side}_mean")
+            means[side] = RowMean(rows, layers, side, has_bias, int(self.num_factors))
+        return means
+
+    @property
     def learns_intercept(self) -> bool:
         """Whether the intercept is a parameter rather than a constant."""
         return isinstance(self.intercept, Distribution) or (
@@ -271,7 +346,11 @@ class MatrixFactorization:
         self._check_rows(ratings.num_users, ratings.num_items)
         self._check_weights(ratings.weight)
         base = self.likelihood.base_score(ratings.rating, ratings.weight)
-        return (Observations.from_ratings(ratings, base),)
+        features: dict[str, Any] = {
+            f"{side}_features": jnp.asarray(values, jnp.result_type(float))
+            for side, values in self.encode(ratings).items()
+        }
+        return (replace(Observations.from_ratings(ratings, base), **features),)
 
     def _check_rows(self, num_users: int, num_items: int) -> None:
         for site, shape in self.site_shapes(num_users, num_items).items():
@@ -326,18 +405,22 @@ class MatrixFactorization:
         shapes = self.site_shapes(observations.num_users, observations.num_items)
         scales = {name: _sample_scale(name, s) for name, s in self.likelihood.scale_sites().items()}
         parameters = {"intercept": self._sample_intercept(observations.base_score)}
+        means: dict[str, Array] = {}
+        for own in self.row_means(observations.features).values():
+            means |= own(own.sample())
         for site, shape in shapes.items():
             side, given = site.split("_")[0], getattr(self, PRIOR_SCALES[site])
+            mean = means.get(site, 0.0)
             if isinstance(given, NormalWishart):
-                law = given.sample(side, self.num_factors)
+                law = given.sample(side, self.num_factors, mean)
             else:
                 scale = _sample_scale(PRIOR_SCALES[site], given)
                 if len(shape) == 2:
                     # One scale for all, one per row, or (1, k): one per factor.
                     scale = scale if scale.ndim == 2 else jnp.expand_dims(scale, -1)
-                    law = dist.Normal(0.0, jnp.broadcast_to(scale, shape)).to_event(1)
+                    law = dist.Normal(mean, jnp.broadcast_to(scale, shape)).to_event(1)
                 else:
-                    law = dist.Normal(0.0, scale)
+                    law = dist.Normal(mean, scale)
             with numpyro.plate(side, shape[0]):
                 parameters[site] = numpyro.sample(site, law)
         scores = linear_predictor(parameters, observations.user, observations.item)
@@ -383,6 +466,9 @@ class MatrixFactorization:
 
         .. math:: \sum w \ell(r, \eta) + \tfrac12 \sum_{rows} |x|^2 / s^2
 
+        where with features x stands for a row less its prior mean, whose weights add their own
+        prior.
+
         It equals minus NumPyro's log density of the model up to a constant (tested), and every
         optimizer of the package lowers it. All scales must be fixed.
 
@@ -393,7 +479,7 @@ class MatrixFactorization:
         Returns:
             The objective, a scalar.
         """
-        total = self.prior_loss(parameters)
+        total = self.prior_loss(parameters, self.row_means(observations.features))
         values = dict(parameters)
         values.setdefault("intercept", self.fixed_intercept(observations.base_score))
         scores = linear_predictor(values, observations.user, observations.item)
@@ -406,11 +492,14 @@ class MatrixFactorization:
             total = total + zeros / jnp.square(scales["noise_scale"])
         return total
 
-    def prior_loss(self, parameters: Parameters) -> Float[Array, ""]:
+    def prior_loss(self, parameters: Parameters, means: Mapping[Side, RowMean]) -> Float[Array, ""]:
         """The prior's part of the objective."""
         total = jnp.zeros((), jnp.result_type(float))
+        centers = prior_means(means, parameters)
+        for own in means.values():
+            total = total + own.loss(parameters)
         for site in self.site_shapes(1, 1):
-            values = parameters[site]
+            values = parameters[site] - centers[site] if site in centers else parameters[site]
             squares = jnp.square(values) if values.ndim == 1 else jnp.sum(jnp.square(values), -1)
             total = total + 0.5 * jnp.sum(self.prior_precision(site, len(values)) * squares)
         if self.learns_intercept:

@@ -9,11 +9,20 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from probmf.data import Ratings
+from probmf.rows import Side
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["user", "item", "rating", "weight", "base_score"],
+    data_fields=[
+        "user",
+        "item",
+        "rating",
+        "weight",
+        "base_score",
+        "user_features",
+        "item_features",
+    ],
     meta_fields=["num_users", "num_items"],
 )
 @dataclass(frozen=True)
@@ -28,6 +37,8 @@ class Observations:
         base_score: The one score that fits all the ratings best: the "mean" intercept.
         num_users: Number of users, rated or not.
         num_items: Number of items, rated or not.
+        user_features: Encoded features of the users, where the model uses any.
+        item_features: Those of the items.
     """
 
     user: Int[Array, " n"]
@@ -37,6 +48,14 @@ class Observations:
     base_score: Float[Array, ""]
     num_users: int
     num_items: int
+    user_features: Float[Array, "users p"] | None = None
+    item_features: Float[Array, "items p"] | None = None
+
+    @property
+    def features(self) -> dict[Side, Float[Array, "rows p"]]:
+        """Encoded features of the sides that have any."""
+        both: dict[Side, Array | None] = {"user": self.user_features, "item": self.item_features}
+        return {side: features for side, features in both.items() if features is not None}
 
     @classmethod
     def from_ratings(cls, ratings: Ratings, base_score: float) -> "Observations":

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from probmf.models.likelihood import is_number
@@ -69,14 +70,21 @@ class NormalWishart:
             )
         return dof
 
-    def sample(self, side: str, num_factors: int) -> dist.Distribution:
-        """Sample mean and precision in NumPyro's sense; the distribution of one row's factors."""
+    def sample(
+        self, side: str, num_factors: int, shift: ArrayLike = 0.0
+    ) -> dist.Distribution:  # fmt: skip
+        """Sample mean and precision in NumPyro's sense; the distribution of a row's factors.
+
+        A shift, one for each row, is added to the mean.
+        """
         rate = jnp.eye(num_factors) / self.scale
         law = dist.Wishart(self.degrees(num_factors), rate_matrix=rate)
         precision = numpyro.sample(f"{side}_precision", law)
         zero = jnp.zeros(num_factors)
         center = dist.MultivariateNormal(zero, precision_matrix=self.mean_weight * precision)
         mean = numpyro.sample(f"{side}_mean", center)
+        if np.ndim(shift):
+            mean = jnp.broadcast_to(mean, np.shape(shift)) + shift
         return dist.MultivariateNormal(mean, precision_matrix=precision)
 
 

@@ -35,7 +35,7 @@ class Fit:
     """A fitted factorization.
 
     Attributes:
-        model: The model that was fitted.
+        model: The model that was fitted, with the encodings of its features.
         data: The training ratings; their vocabularies give ids their codes.
         samples: Parameters by site name, each with leading (chain, draw) axes; a point fit has
             one chain of one draw. Read-only.
@@ -59,7 +59,8 @@ class Fit:
     traces: Traces | None = None
 
     def __post_init__(self) -> None:
-        """Check the parameters against the model and freeze them."""
+        """Check the parameters against the model and freeze them, with encodings of features."""
+        object.__setattr__(self, "model", self.model.with_encoders(self.data))
         samples = {name: np.asarray(value).view() for name, value in self.samples.items()}
         shapes = self._shapes(samples)
         leading = next(iter(samples.values())).shape[:2] if samples else ()
@@ -85,6 +86,7 @@ class Fit:
         users, items = self.data.num_users, self.data.num_items
         shapes: dict[str, tuple[int, ...]] = {"intercept": ()}
         shapes |= self.model.site_shapes(users, items) | self.model.learned_shapes
+        shapes |= self.model.mean_shapes
         if self.sampling is not None:
             shapes = {
                 site: shape

@@ -242,7 +242,8 @@ def rows_marginal(
             "only one side can be integrated out exactly. Name the sites of the side with more "
             "rows."
         )
-    if model.unobserved_weight > 0 or len(set(sites)) != len(sites):
+    # Prior means from features are left to the transform of any model.
+    if model.unobserved_weight > 0 or model.mean_sides or len(set(sites)) != len(sites):
         return None
     for side in SIDES:
         if set(sites) == {site for site in model.site_shapes(1, 1) if site.startswith(side)}:
