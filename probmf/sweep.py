@@ -178,6 +178,7 @@ def _solve_lists(
         free=np.asarray(prior.free),
         gram=np.zeros((0, size), dtype) if prior.gram is None else np.asarray(prior.gram),
         shift=np.zeros(0, dtype) if prior.gram_shift is None else np.asarray(prior.gram_shift),
+        pull=np.zeros((0, size), dtype) if prior.pull is None else np.asarray(prior.pull),
     )
     random = None if noise is None else np.asarray(noise.rows)
     values = Present(np.asarray(table.bias), np.asarray(table.factors))

@@ -79,7 +79,7 @@ def test_precisions_from_1e_minus_8_to_1e8() -> None:
 
 def both_ways(
     num_factors: int, method: str, *, lengths: tuple[int, ...], drawn: bool, weighted: bool,
-    gram: bool, zero_columns: int = 0,
+    gram: bool, pull: bool = False, zero_columns: int = 0,
 ) -> list[tuple[RowValues, RowSums]]:  # fmt: skip
     """A half-sweep over users of given numbers of ratings, by the program and by the loops."""
     rng = np.random.default_rng(3)
@@ -102,6 +102,7 @@ def both_ways(
         jnp.asarray(rng.uniform(0.5, 2, (size, d)), dtype), jnp.asarray(free, dtype),
         jnp.asarray(shared @ shared.T * np.outer(free, free), dtype) if gram else None,
         jnp.asarray(rng.normal(size=d) * free, dtype) if gram else None,
+        jnp.asarray(rng.normal(size=(size, d)) * free, dtype) if pull else None,
     )  # fmt: skip
     noise = Noise(jnp.asarray(rng.normal(size=(size, d)), dtype), jax.random.key(0))
     answers = []
@@ -142,6 +143,8 @@ LENGTHS = (0, 1, 5, 37, BLOCK, 2 * BLOCK + 3)
         (6, "cholesky", {"drawn": True, "zero_columns": 2, "gram": True}),
         (21, "cholesky", {"drawn": True, "weighted": True}),
         (16, "cg", {"zero_columns": 5}),
+        (5, "cg", {"pull": True}),
+        (5, "cholesky", {"pull": True, "drawn": True}),
         (0, "cholesky", {"drawn": True}),
     ],
 )

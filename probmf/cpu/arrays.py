@@ -46,6 +46,7 @@ class Given(NamedTuple):
         gram: Added to every row's precision, of bias and the factors that are solved for; of size
             0 when there is none.
         shift: Subtracted from every row's gradient; likewise.
+        pull: The prior's precision times its mean, of every table row; of size 0 where it is zero.
     """
 
     intercept: np.ndarray
@@ -54,6 +55,7 @@ class Given(NamedTuple):
     free: np.ndarray
     gram: np.ndarray
     shift: np.ndarray
+    pull: np.ndarray
 
 
 class Solved(NamedTuple):

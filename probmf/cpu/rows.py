@@ -52,7 +52,7 @@ def _residuals(
 
 
 @compiled
-def _pull(
+def _gradient(
     given: Given,
     row: int,
     own_bias: float,
@@ -65,6 +65,10 @@ def _pull(
     free, precision = given.free, given.precision[row]
     bias = first_bias - precision[0] * own_bias
     k = len(x)
+    if len(given.pull):
+        bias += given.pull[row, 0]
+        for j in range(k):
+            first[j] += given.pull[row, 1 + j]
     if len(given.gram):
         full[0] = own_bias
         for j in range(k):
@@ -146,7 +150,7 @@ def solve_by_steps(
             collect_rows(design, we, r)
         else:
             collect_columns(design, we, r, zero)
-        rb = _pull(given, row, bias, x[:columns], rb, r[:columns], full)
+        rb = _gradient(given, row, bias, x[:columns], rb, r[:columns], full)
         pb = rb
         square = rb * rb
         for j in range(k):
@@ -296,7 +300,7 @@ def solve_exactly(
                     moments[j, c] *= given.curvature[0]
         for j in range(k):
             rhs[j] = first[j]
-        rb = _pull(given, row, bias, x[:columns], slope, rhs[:columns], full)
+        rb = _gradient(given, row, bias, x[:columns], slope, rhs[:columns], full)
         prior = given.precision[row]
         # The precision of bias (pivot), bias by factors (border), factors (factor).
         pivot = free[0] * corner + (prior[0] if free[0] > 0 else one)

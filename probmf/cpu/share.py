@@ -135,8 +135,8 @@ def solve_side(
 
 
 def _used_columns(given: Given, factors: np.ndarray, noise: np.ndarray | None) -> int:
-    """Columns of factors that are not padding: a column of zeros on both sides stays zero."""
+    """Columns of factors that are not padding: zeros on both sides that nothing pulls at stay."""
     used = given.free[1:] > 0
-    if noise is None:
+    if noise is None and not len(given.pull):
         used = used & factors.any(axis=0)
     return int(np.flatnonzero(used)[-1]) + 1 if used.any() else 0

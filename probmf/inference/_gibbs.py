@@ -266,12 +266,12 @@ def _sweep(
     """Users, items, then everything else."""
     plan = problem.plan
     keys = _keys(key, state.sweep)
-    ready = make_ready(plan, keys[0], state)
+    ready = make_ready(plan, problem.given, keys[0], state)
     result: RowSums | None = None
     for side, own_key in zip(SIDES, keys[1:3], strict=True):
         prior = Prior(
             state.intercept, likelihood_scales(state.scales), ready.precision, problem.free[side],
-            ready.gram[side], ready.shift[side],
+            ready.gram[side], ready.shift[side], ready.pull,
         )  # fmt: skip
         table, result = half_sweep(
             problem.layout, side, state.table, prior, likelihood=plan.likelihood,
@@ -308,7 +308,8 @@ def _observe(
 def _traced(plan: Plan, state: State) -> list[str]:
     """Names of what is sampled besides rows and intercept."""
     drawn = {f"{s.side}_{part}" for s in plan.sites if s.kind == "wishart" for part in PARTS}
-    return [name for name in sorted(state.scales) if name in plan.random or name in drawn]
+    drawn |= {*plan.random, *plan.weights}
+    return [name for name in sorted(state.scales) if name in drawn]
 
 
 @partial(jax.jit, static_argnames="plan")

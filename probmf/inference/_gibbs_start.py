@@ -87,13 +87,18 @@ def start_states(
         The states.
     """
     packing = Table(model, observations.num_users, observations.num_items)
+    means = model.row_means(observations.features)
+    weights = {name: shape for mean in means.values() for name, shape in mean.shapes.items()}
     sweep = jnp.zeros((), jnp.int32)
     if start is not None:
         values = initial_parameters(model, observations, start)(key)
+        scales = scales | {name: values[name] for name in weights}
         state = State(packing.pack(values), values["intercept"], scales, sweep)
         return [state] * num_chains
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).astype(np.uint64))
     intercept = model.fixed_intercept(observations.base_score)
+    dtype = jnp.result_type(float)
+    scales = scales | {name: jnp.zeros(shape, dtype) for name, shape in weights.items()}
     states = []
     for _ in range(num_chains):
         parameters: dict[str, Any] = {}

@@ -1,6 +1,6 @@
 """What a Gibbs sweep does besides the rows: intercept, scales, and moves along weak directions."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -11,12 +11,22 @@ from jaxtyping import Array, Float, Int
 from numpyro.distributions import Distribution
 
 from probmf.inference._cutpoint_draw import draw_cutpoints
+from probmf.inference._regression import (
+    Regression,
+    center_rows,
+    factor_weights,
+    solve,
+    solve_full,
+    stretch_factors,
+    to_weights,
+)
 from probmf.inference._slice import slice_sample
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.models.likelihood import Likelihood
 from probmf.models.ordered import OrderedNormal
 from probmf.models.ordinal import Ordinal
 from probmf.models.priors import NormalWishart, wishart_draw
+from probmf.models.row_means import RowMean, prior_means
 from probmf.rows import SIDES, Side
 from probmf.sweep import RowSums, RowValues
 
@@ -27,7 +37,8 @@ class State(NamedTuple):
     Attributes:
         table: Rows of both sides.
         intercept: The intercept.
-        scales: Scales, cutpoints, and means and precisions of factors, fixed or sampled.
+        scales: Scales, cutpoints, means and precisions of factors, weights of prior means; fixed or
+            sampled.
         sweep: Sweeps done.
     """
 
@@ -65,6 +76,7 @@ class Plan:
         learns_intercept: Whether the intercept is.
         likelihood: In its canonical form.
         draws_cutpoints: Whether it has cutpoints and they are drawn.
+        weights: Names of the weights of prior means.
     """
 
     sites: tuple[Site, ...]
@@ -74,6 +86,7 @@ class Plan:
     learns_intercept: bool
     likelihood: Likelihood
     draws_cutpoints: bool
+    weights: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, model: MatrixFactorization, num_users: int, num_items: int) -> "Plan":
@@ -94,6 +107,8 @@ class Plan:
         return cls(
             tuple(sites), (num_users, num_items), model.num_factors, random, model.learns_intercept,
             model.likelihood.canonical(), "cutpoints" in random,
+            tuple(name for side in model.mean_sides
+                  for name in getattr(model, f"{side}_mean").shapes(f"{side}_mean", 1, 1)),
         )  # fmt: skip
 
     def span(self, side: Side) -> slice:
@@ -138,12 +153,20 @@ class Given(NamedTuple):
         intercept: Mean and precision of a learned intercept's prior.
         num_ratings: Number of ratings, for the noise.
         rated: The ratings, unless the likelihood is quadratic and its loss comes with the rows.
+        means: Prior means of the sides that have one.
+        regressions: Regressions of rows on features by the site of the rows.
     """
 
     laws: Mapping[str, Distribution]
     intercept: tuple[Float[Array, ""], Float[Array, ""]]
     num_ratings: Float[Array, ""]
-    rated: Rated | None = None
+    rated: Rated | None
+    means: dict[Side, RowMean]
+    regressions: dict[str, Regression]
+
+    def centers(self, scales: Mapping[str, Array]) -> dict[str, Array]:
+        """Prior means of the rows by site, of those that have one."""
+        return prior_means(self.means, scales)
 
 
 class Ready(NamedTuple):
@@ -154,20 +177,23 @@ class Ready(NamedTuple):
         gram: Prior precision shared by a side's rows, or None.
         shift: Minus that times their mean, or None.
         noise: Standard normal numbers.
+        pull: Prior precision times prior mean of every table row, or None where that is zero.
     """
 
     precision: Float[Array, "table d"]
     gram: dict[Side, Array | None]
     shift: dict[Side, Array | None]
     noise: Float[Array, "table d"]
+    pull: Float[Array, "table d"] | None = None
 
 
 @partial(jax.jit, static_argnames="plan")
-def make_ready(plan: Plan, key: Array, state: State) -> Ready:
+def make_ready(plan: Plan, given: Given, key: Array, state: State) -> Ready:
     """Priors and random numbers of the rows.
 
     Args:
         plan: The plan.
+        given: What stays as it is.
         key: JAX key of this sweep.
         state: Where the chain stands.
 
@@ -195,7 +221,15 @@ def make_ready(plan: Plan, key: Array, state: State) -> Ready:
         else:
             precision = precision.at[rows, own].set(_by_column(inverse))
     noise = jax.random.normal(key, precision.shape, dtype)
-    return Ready(precision, gram, shift, noise)
+    centers = given.centers(state.scales)
+    if not centers:
+        return Ready(precision, gram, shift, noise)
+    center = center_rows(centers, plan.rows, columns)
+    pull = precision * center
+    for side, full in gram.items():
+        if full is not None:
+            pull = pull.at[plan.span(side)].add(center[plan.span(side)] @ full)
+    return Ready(precision, gram, shift, noise, pull)
 
 
 def _by_column(scale: Array) -> Array:
@@ -221,7 +255,7 @@ def update(
     Returns:
         The state, and the log joint density that the rows were drawn at, up to a constant.
     """
-    keys = iter(jax.random.split(key, 8 + len(plan.sites)))
+    keys = iter(jax.random.split(key, 8 + len(plan.sites) + len(given.regressions)))
     scales = dict(state.scales)
     loss, slope, curvature = (jnp.sum(x) for x in (result.loss, result.slope, result.curvature))
     if given.rated is not None:
@@ -248,8 +282,12 @@ def update(
             next(keys), scales["cutpoints"], scores, given.rated.rating, plan.likelihood,
             given.rated.scale,
         )  # fmt: skip
+    scales |= _draw_weights(plan, given, keys, scales, table)
+    centers = given.centers(scales)
     for site in plan.sites:
         values = plan.values(site, table)
+        if site.name in centers:
+            values = values - centers[site.name]
         if site.kind == "random":
             square, count = _squares(site, scales[site.scale], values)
             scales[site.scale] = _draw_scale(
@@ -266,13 +304,44 @@ def update(
     return jax.tree.map(lambda x, y: jnp.where(hold, x, y), held, state), log_joint
 
 
+def _draw_weights(
+    plan: Plan, given: Given, keys: Iterator[Array], scales: dict[str, Array], table: RowValues
+) -> dict[str, Array]:
+    """Weights of the prior means given the rows and their scales."""
+    turned = {}
+    for site in plan.sites:
+        if site.name not in given.regressions:
+            continue
+        found = given.regressions[site.name]
+        values = plan.values(site, table)
+        rows = values.reshape(len(values), -1)
+        noise = jax.random.normal(next(keys), (len(found.square), rows.shape[1]), rows.dtype)
+        if site.kind == "wishart":
+            apart = rows - scales[f"{site.side}_mean"][None]
+            matrix = scales[f"{site.side}_precision"]
+            turned[site.name] = solve_full(found, apart, matrix, noise)
+            continue
+        scale = scales[site.scale]
+        # A fixed scale of each row's own is in the regression's row weights.
+        by_row = scale.ndim == 1
+        inverse = jnp.ones((), rows.dtype) if by_row else 1.0 / jnp.square(scale)
+        precision = jnp.broadcast_to(inverse.reshape(-1), rows.shape[1:])
+        turned[site.name] = solve(found, rows, precision, noise)
+    return to_weights(turned, given.regressions, given.means)
+
+
 def _log_joint(plan: Plan, given: Given, state: State, loss: Array) -> Array:
     """Log joint density of ratings, rows and scales."""
     total = -loss
     if "noise_scale" in state.scales:
         total = total - given.num_ratings * jnp.log(state.scales["noise_scale"])
+    for mean in given.means.values():
+        total = total - mean.loss(state.scales)
+    centers = given.centers(state.scales)
     for site in plan.sites:
         values = plan.values(site, state.table)
+        if site.name in centers:
+            values = values - centers[site.name]
         if site.kind == "wishart":
             matrix = state.scales[f"{site.side}_precision"]
             apart = values - state.scales[f"{site.side}_mean"][None]
@@ -322,8 +391,10 @@ def _draw_scale(key: Array, law: Distribution, scale: Array, square: Array, coun
 def _shift_biases(plan: Plan, given: Given, key: Array, state: State) -> State:
     """Moves a constant between all biases of a side and the intercept, or minus the cutpoints."""
     keys = jax.random.split(key)
+    centers = given.centers(state.scales)
     for site, own in zip((s for s in plan.sites if s.is_bias), keys, strict=False):
-        values = plan.values(site, state.table)
+        whole = plan.values(site, state.table)
+        values = whole - centers[site.name] if site.name in centers else whole
         weight = jnp.broadcast_to(1.0 / jnp.square(state.scales[site.scale]), values.shape)
         pull, total = jnp.sum(weight * values), jnp.sum(weight)
         if plan.draws_cutpoints and given.rated is not None:
@@ -334,7 +405,7 @@ def _shift_biases(plan: Plan, given: Given, key: Array, state: State) -> State:
             center, prior = given.intercept
             pull, total = pull - prior * (state.intercept - center), total + prior
         move = pull / total + jax.random.normal(own, (), total.dtype) / jnp.sqrt(total)
-        state = state._replace(table=plan.replace(site, state.table, values - move))
+        state = state._replace(table=plan.replace(site, state.table, whole - move))
         if not plan.draws_cutpoints:
             state = state._replace(intercept=state.intercept + move)
         else:
@@ -360,7 +431,8 @@ def _balance_sides(plan: Plan, given: Given, key: Array, state: State) -> State:
 
     The scores stay, and so does the density of rows about a scale that moves with them; what is
     left is the prior of the scales, or of rows whose scale is fixed. On :math:`t = \log a` the
-    Jacobian adds the number of numbers that are multiplied, less that of those divided.
+    Jacobian adds the number of numbers that are multiplied, less that of those divided. Prior means
+    move along with their weights, whose prior has its own share.
     """
     sites = [site for site in plan.sites if not site.is_bias]
     if not sites or any(site.kind == "wishart" for site in sites):
@@ -369,10 +441,29 @@ def _balance_sides(plan: Plan, given: Given, key: Array, state: State) -> State:
         site.kind == "random" and state.scales[site.scale].ndim < 2 for site in sites
     )  # fmt: skip
     shape = () if shared else (plan.num_factors,)
+    values_dtype, centers = state.table.factors.dtype, given.centers(state.scales)
 
     def side_density(site: Site, t: Array) -> Array:
         """Along the logarithm t of what the side is multiplied by."""
         scale, values = state.scales[site.scale], plan.values(site, state.table)
+        if site.name in centers:
+            values = values - centers[site.name]
+        return row_density(site, scale, values, t) + weight_density(site, t)
+
+    def weight_density(site: Site, t: Array) -> Array:
+        total = jnp.zeros(shape, values_dtype)
+        mean = given.means.get(site.side)
+        if mean is None:
+            return total
+        by = jnp.broadcast_to(t, (plan.num_factors,))
+        for name, weights in factor_weights(mean, state.scales).items():
+            columns = weights.reshape(-1, plan.num_factors)
+            square = mean.precision[name] * jnp.sum(jnp.square(columns), axis=0)
+            one = -0.5 * square * jnp.exp(2.0 * by) + len(columns) * by
+            total = total + (jnp.sum(one) if shared else one)
+        return total
+
+    def row_density(site: Site, scale: Array, values: Array, t: Array) -> Array:
         if site.kind == "random":
             by = t if scale.ndim < 2 else jnp.broadcast_to(t, (1, plan.num_factors))
             log_prior = _log_prior(given.laws[site.scale], scale * jnp.exp(by)) + by
@@ -394,4 +485,6 @@ def _balance_sides(plan: Plan, given: Given, key: Array, state: State) -> State:
         if site.kind == "random":
             scale = scales[site.scale]
             scales[site.scale] = scale * (columns if scale.ndim == 2 else factor)
+        if site.side in given.means:
+            scales |= stretch_factors(given.means[site.side], scales, columns[0])
     return state._replace(table=table, scales=scales)

@@ -6,6 +6,7 @@ and row weights :math:`W`, the eigenvectors Q of :math:`D X^\top W X D` turn the
 They are found once, in double precision, for all rows' scales.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -17,7 +18,6 @@ from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.models.layers import Linear
 from probmf.models.observations import Observations
 from probmf.models.row_means import RowMean
-from probmf.models.table import Table
 from probmf.rows import Side
 
 
@@ -174,14 +174,40 @@ def to_weights(
     return weights
 
 
-def center_rows(centers: dict[str, Array], packing: Table) -> Float[Array, "table d"]:
-    """Prior means by site as table rows (bias, factors), zero where there is none."""
-    size = packing.num_users + packing.num_items + 1
-    total = jnp.zeros((size, 1 + packing.num_columns), next(iter(centers.values())).dtype)
+def center_rows(
+    centers: dict[str, Array], sizes: tuple[int, int], num_columns: int
+) -> Float[Array, "table d"]:
+    """Prior means by site as table rows (bias, factors), zero where there is none.
+
+    Args:
+        centers: Means by site of the rows.
+        sizes: Numbers of users and items.
+        num_columns: Number of factor columns of the table.
+
+    Returns:
+        The means, users first, then items, then the row of zeros.
+    """
+    total = jnp.zeros((sum(sizes) + 1, 1 + num_columns), next(iter(centers.values())).dtype)
     for site, mean in centers.items():
-        side: Side = "user" if site.startswith("user") else "item"
+        begin = 0 if site.startswith("user") else sizes[0]
+        rows = slice(begin, begin + len(mean))
         if mean.ndim == 1:
-            total = total.at[packing.rows(side), 0].set(mean)
+            total = total.at[rows, 0].set(mean)
         else:
-            total = total.at[packing.rows(side), 1 : 1 + mean.shape[1]].set(mean)
+            total = total.at[rows, 1 : 1 + mean.shape[1]].set(mean)
     return total
+
+
+def factor_weights(mean: RowMean, values: Mapping[str, Array]) -> dict[str, Array]:
+    """Those columns of the weights, by site, whose outputs are factors."""
+    return {site: values[site][..., int(mean.has_bias) :] for site in mean.shapes}
+
+
+def stretch_factors(
+    mean: RowMean, values: Mapping[str, Array], by: Float[Array, " k"]
+) -> dict[str, Array]:
+    """Weights by site after the factors that they give are multiplied by numbers."""
+    factor = jnp.concatenate([jnp.ones(int(mean.has_bias), by.dtype), by])
+    return {
+        site: values[site] * jnp.broadcast_to(factor, values[site].shape) for site in mean.shapes
+    }

@@ -314,7 +314,8 @@ def _regress(
         turned[site] = solve(regression, values, jnp.broadcast_to(first, values.shape[1:]))
     solved = to_weights(turned, found, means)
     weights = jax.tree.map(lambda new, old: jnp.where(solves, new, old), solved, weights)
-    return weights, center_rows(prior_means(means, weights), packing)
+    sizes = (packing.num_users, packing.num_items)
+    return weights, center_rows(prior_means(means, weights), sizes, packing.num_columns)
 
 
 @partial(jax.jit, static_argnames="split")

@@ -27,6 +27,7 @@ from probmf.inference._gibbs import (
 from probmf.inference._gibbs_start import start_scales, start_states
 from probmf.inference._gibbs_update import Given, Plan, Rated
 from probmf.inference._loop import FitWarning
+from probmf.inference._regression import regressions
 from probmf.inference._start import as_key, check_counts, check_warmup
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.likelihood import Gaussian
@@ -69,10 +70,11 @@ def sample_gibbs(
 
     Given the items, every user's row (bias and factors jointly) is Gaussian,
     :math:`N(\Lambda^{-1} h, \Lambda^{-1})`, and is drawn exactly; then the items' given the users;
-    then intercept, scales and cutpoints from their conditionals. Yes/no and ordinal ratings become
-    Gaussian given a latent variable (Polya-Gamma, or a truncated normal), drawn exactly too. Two
-    more moves leave the scores as they are and help the chain along: a constant between intercept
-    and biases, and a factor between the two sides.
+    then intercept, scales and cutpoints from their conditionals, and with `user_mean=Linear()` its
+    weights from theirs, the regression of the rows on their features. Yes/no and ordinal ratings
+    become Gaussian given a latent variable (Polya-Gamma, or a truncated normal), drawn exactly too.
+    Two more moves leave the scores as they are and help the chain along: a constant between
+    intercept and biases, and a factor between the two sides.
 
     Rows are kept at every `thin`-th sweep only; scales, the scores of probe pairs and the averages
     of the watched pairs count every sweep (`fit.traces`).
@@ -187,6 +189,7 @@ def _problem(
     given = Given(
         laws, (jnp.asarray(center, dtype), jnp.asarray(precision, dtype)),
         jnp.asarray(len(observations.user), dtype), rated,
+        model.row_means(observations.features), regressions(model, observations, "sample_gibbs"),
     )  # fmt: skip
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).astype(np.uint64))
     seen = rng.integers(len(observations.user), size=PROBES // 2)
@@ -310,8 +313,6 @@ def _check_model(model: object) -> None:
         raise TypeError(f"model is of type {type(model).__name__}; expected MatrixFactorization.")
     if not model.site_shapes(1, 1):
         raise ValueError("sample_gibbs draws rows, and the model has neither factors nor biases.")
-    if model.mean_sides:
-        raise ValueError("sample_gibbs has no prior means from features yet; use sample_nuts.")
     if model.unobserved_weight > 0:
         raise ValueError(
             "unobserved_weight takes pairs that were not observed for data, which is no model of "
@@ -322,6 +323,13 @@ def _check_model(model: object) -> None:
         law: Any = own[name] if name in own else getattr(model, name)
         if isinstance(law, NormalWishart) or name == "cutpoints":
             continue
+        side = name.split("_")[0]
+        if law.batch_shape and law.batch_shape[0] > 1 and side in model.mean_sides:
+            raise ValueError(
+                f"{name} has a distribution for each row, and with {side}_mean sample_gibbs draws "
+                "weights given scales that rows share, or that are fixed. Give one distribution "
+                "for all rows, or an array, or use sample_nuts."
+            )
         if law.event_shape:
             raise ValueError(
                 f"{name} has event shape {law.event_shape}; sample_gibbs draws scales that are "
@@ -349,12 +357,14 @@ def _identity(
     digest = hashlib.blake2b(digest_size=16)
     arrays = [data.user, data.item, data.rating, jax.random.key_data(key)]
     arrays += [] if data.weight is None else [data.weight]
+    arrays += list(model.encode(data).values())
     arrays += [] if watched is None else list(watched)
     arrays += [] if start is None else [value for _, value in sorted(start.point().items())]
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     text = [model.num_factors, model.intercept, model.likelihood, model.user_bias, model.item_bias]
     described = [_described(value) for value in text]
+    described += [f"{side}={getattr(model, f'{side}_mean')!r}" for side in model.mean_sides]
     for name in ("user_scale", "item_scale", "user_bias_scale", "item_bias_scale"):
         described.append(f"{name}={_described(getattr(model, name))}")
     dtype = jnp.result_type(float)
