@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from probmf.data.duplicates import Duplicates, Rows, resolve_duplicates
-from probmf.data.side_tables import realign_features
+from probmf.data.side_tables import align_features, realign_features, side_ids
 from probmf.data.table import RatingTable
 from probmf.data.vocabulary import Vocabulary
 
@@ -81,6 +81,37 @@ def append(table: RatingTable, other: RatingTable, duplicates: Duplicates) -> di
         "user_features": features,
         "item_features": table.item_features,
     }
+
+
+def extend(table: RatingTable, side: Literal["user", "item"], frame: Any) -> dict[str, Any]:
+    """The fields of a table that also has the users or items of a side table; see `Ratings.extend`.
+
+    Args:
+        table: The ratings.
+        side: Whose side table it is.
+        frame: The side table.
+
+    Returns:
+        The fields; codes stay, new ids come after all others.
+    """
+    old: Vocabulary = getattr(table, f"{side}s")
+    features: pa.Table | None = getattr(table, f"{side}_features")
+    name = side if features is None else features.column_names[0]
+    ids = side_ids(frame, side, name)
+    other = align_features(frame, ids, name)
+    place = old.encode(ids.ids, unknown="flag", what=f"the ids of {side}_features")
+    added = np.flatnonzero(place < 0)
+    grown = old if not len(added) else _extended(old, ids.ids[added])
+    if features is not None and len(added):
+        features = _grown(features, grown, added, other)
+    fields = {
+        **rows_of(table)._asdict(),
+        "users": table.users,
+        "items": table.items,
+        "user_features": table.user_features,
+        "item_features": table.item_features,
+    }
+    return fields | {f"{side}s": grown, f"{side}_features": features}
 
 
 def rows_of(table: RatingTable) -> Rows:

@@ -288,6 +288,36 @@ class Ratings(SplittableRatings):
         """
         return type(self)(**merge.append(self, other, duplicates))
 
+    def extend(self, *, user_features: Any = None, item_features: Any = None) -> Self:
+        """The same ratings with the users and items of side tables added to the vocabularies.
+
+        Codes stay what they are; new users and items come after all others. Of those that are
+        known already nothing changes.
+
+        Args:
+            user_features: Table of what is known of further users, as for `from_frame`. Where these
+                ratings have a side table, columns of the same name are added to it.
+            item_features: The same for items.
+
+        Returns:
+            The ratings.
+
+        Raises:
+            TypeError: If one is no table.
+            ValueError: If ids are missing, repeated or of another kind.
+
+        Example:
+            >>> ratings = Ratings.from_frame({"user": ["a"], "item": [1], "rating": [5]})
+            >>> ratings.extend(user_features={"user": ["z", "a"]}).users.ids
+            array(['a', 'z'], dtype=object)
+        """
+        grown = self
+        if user_features is not None:
+            grown = type(self)(**merge.extend(grown, "user", user_features))
+        if item_features is not None:
+            grown = type(self)(**merge.extend(grown, "item", item_features))
+        return grown
+
     def to_arrow(self) -> pa.Table:
         """The ratings as an Arrow table with ids, without the side tables.
 

@@ -52,6 +52,30 @@ def align_features(frame: Any, vocabulary: Vocabulary, id_name: str) -> pa.Table
     return _take({id_name: None, **columns}, vocabulary, rows)
 
 
+def side_ids(frame: Any, side: str, id_name: str) -> Vocabulary:
+    """The ids that a side table has rows for.
+
+    Args:
+        frame: The side table.
+        side: "user" or "item".
+        id_name: Name of the column of ids; that of the side will do too.
+
+    Returns:
+        Their vocabulary.
+
+    Raises:
+        TypeError: If it is no table.
+        ValueError: If the column is missing, or ids are missing or of several kinds.
+    """
+    what = f"{side}_features"
+    found = _columns(frame, what)
+    if id_name not in found and side in found:
+        id_name = side
+    require_columns([id_name], found, what)
+    label = f"column {id_name!r} of {what}"
+    return Vocabulary.from_values(found[id_name], side, what=label)[0]
+
+
 def realign_features(table: pa.Table | None, rows: np.ndarray, to: Vocabulary) -> pa.Table | None:
     """An aligned side table in another vocabulary's order.
 

@@ -6,6 +6,7 @@ import arviz_base
 import numpy as np
 
 from probmf.data import Ratings, Vocabulary
+from probmf.models.factorization import MatrixFactorization
 from probmf.models.likelihood import Likelihood
 from probmf.models.ordinal import Ordinal
 from probmf.results.draws import Draws
@@ -83,16 +84,37 @@ def to_datatree(
         for name, value in values.items()
         if name.endswith("_scale") and value.ndim == 3
     }
+    weights, names = _mean_dims(draws.model)
     tree = arviz_base.from_dict(
         groups,
-        coords=coords | {"rating_row": np.arange(len(data))},
-        dims=DIMS | scales,
+        coords=coords | names | {"rating_row": np.arange(len(data))},
+        dims=DIMS | scales | weights,
         attrs={"/": {"method": method}},
     )
     rated = {"rated_user": ("rating_row", user[data.user]),
              "rated_item": ("rating_row", item[data.item])}  # fmt: skip
     tree["observed_data"].dataset = tree["observed_data"].to_dataset().assign_coords(rated)
     return tree
+
+
+def _mean_dims(
+    model: MatrixFactorization,
+) -> tuple[dict[str, list[str]], dict[str, np.ndarray]]:
+    """Dims of the weights of prior means by site, and the names of features and outputs."""
+    dims, coords = {}, {}
+    for side in model.mean_sides:
+        encoder: Any = getattr(model, f"{side}_features")
+        has_bias, last = getattr(model, f"{side}_bias"), getattr(model, f"{side}_mean").num_layers
+        coords[f"{side}_feature"] = np.asarray(encoder.names)
+        outputs = ["bias"] * bool(has_bias) + [f"factor {k}" for k in range(model.num_factors)]
+        coords[f"{side}_output"] = np.asarray(outputs)
+        names = [f"{side}_feature", *(f"{side}_hidden_{n}" for n in range(last - 1))]
+        names.append(f"{side}_output")
+        for site, shape in model.mean_shapes.items():
+            if site.startswith(side):
+                place = int(site.rpartition("_")[2])
+                dims[site] = names[place : place + 2] if len(shape) == 2 else [names[place + 1]]
+    return dims, coords
 
 
 def _labels(vocabulary: Vocabulary) -> np.ndarray:

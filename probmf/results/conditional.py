@@ -12,6 +12,7 @@ from probmf.data import Ratings
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.models.likelihood import likelihood_scales
 from probmf.results import row_problem
+from probmf.results.row_centers import row_centers, row_functions
 from probmf.results.row_problem import RowProblem, to_device
 from probmf.results.side_ratings import Batch, SideRatings
 from probmf.rows import Side
@@ -82,10 +83,15 @@ class Conditionals:
         return variance
 
     def new_variance(self, side: Side) -> Float[np.ndarray, " d"]:
-        """Prior variance of a new row, the average where scales differ by row; 0 where fixed."""
+        """Prior variance of a new row, the average where scales differ by row; 0 where fixed.
+
+        With features, which of a new row are not known, that of the prior means is added.
+        """
         variance = np.zeros(self.num_columns)
         for columns, scale in self._scales(side):
             variance[columns] = np.mean(np.square(scale))
+        if side in self.centers:
+            variance += self.centers[side].var(axis=0)
         return variance
 
     def _scales(self, side: Side) -> Iterator[tuple[slice, np.ndarray]]:
@@ -93,6 +99,21 @@ class Conditionals:
         for site, columns in ((f"{side}_bias", slice(0, 1)), (f"{side}_factors", slice(1, None))):
             if site in self.parameters:
                 yield columns, np.asarray(getattr(self.model, PRIOR_SCALES[site]), np.float64)
+
+    @cached_property
+    def centers(self) -> dict[Side, Float[np.ndarray, "rows d"]]:
+        """Prior means of the rows of the sides that have one."""
+        weights = {name: np.asarray(value)[None] for name, value in self.parameters.items()}
+        return {
+            side: row_centers(mean, weights, np.arange(mean.features.shape[0]))[0]
+            for side, mean in row_functions(self.model, self.data).items()
+        }
+
+    def new_row(self, side: Side) -> Float[np.ndarray, " d"]:
+        """Prior mean of a new row of whom nothing is known: the average over the rows."""
+        if side not in self.centers:
+            return np.zeros(self.num_columns)
+        return np.asarray(self.centers[side].mean(axis=0))
 
     def modes(self, side: Side, codes: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows d"]:
         """The most likely value of each row given the other side.
@@ -147,9 +168,13 @@ class Conditionals:
             precision = np.full_like(start, 1.0 / variance.min())
             start[: len(batch.chosen)] = values[batch.chosen]
             precision[: len(batch.chosen)] = 1.0 / variance[batch.chosen]
+            center = None
+            if side in self.centers:
+                center = np.zeros_like(start)
+                center[: len(batch.chosen)] = self.centers[side][codes[batch.chosen]]
             # On the host: the fit's predictions may be asked for in either precision.
             fields: Any = (
                 start, partners, batch.partner, batch.rating, batch.weight, precision,
-                self.free(side), intercept, scales, gram, gram_shift,
+                self.free(side), intercept, scales, gram, gram_shift, center,
             )  # fmt: skip
             yield batch, RowProblem(*fields)

@@ -14,6 +14,7 @@ from probmf.models.ordinal import Ordinal
 from probmf.models.priors import NormalWishart
 from probmf.results.history import History
 from probmf.results.laws import is_law, read_law, write_law
+from probmf.results.mean_config import read_means, write_means
 from probmf.results.sampling import Sampling
 from probmf.results.traces import Traces, Watched
 
@@ -58,7 +59,7 @@ def write_model(model: MatrixFactorization, arrays: Arrays) -> dict[str, Any]:
             arrays[f"scale/{name}"] = np.ascontiguousarray(scale, dtype=np.float64)
         else:
             config[name] = float(scale)
-    return config
+    return config | write_means(model)
 
 
 def read_model(config: Mapping[str, Any], arrays: Arrays) -> MatrixFactorization:
@@ -75,6 +76,7 @@ def read_model(config: Mapping[str, Any], arrays: Arrays) -> MatrixFactorization
             fields[name] = read_law(fields[name])
         elif isinstance(fields.get(name), dict):
             fields[name] = NormalWishart(**fields[name][WISHART])
+    fields |= read_means(config)
     return MatrixFactorization(likelihood=likelihood, intercept=intercept, **fields)
 
 

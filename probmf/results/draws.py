@@ -10,7 +10,9 @@ from numpyro.distributions import Distribution
 
 from probmf.data import Ratings
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
+from probmf.models.row_means import RowMean
 from probmf.results.plug_in import rated_rows
+from probmf.results.row_centers import row_centers, row_functions, stranger_moments
 from probmf.rows import Side
 
 
@@ -19,7 +21,8 @@ class Draws:
     r"""Scores :math:`\mu + b + c + u \cdot v` at each draw, chains joined.
 
     Code -1 stands for a row that the fit does not know. At each draw it has that draw's prior, so
-    that the score is Normal about that of a row of zeros.
+    that the score is Normal about that of a row of zeros; with features, which of such a row are
+    not known, about the average of the prior means, whose covariance adds to the prior's.
 
     Args:
         model: The factorization.
@@ -90,14 +93,48 @@ class Draws:
         return scales
 
     def new_bias_scale(self, side: Side) -> Float[np.ndarray, " draws"]:
-        """Prior scale of a new row's bias at each draw; 0 where there is none."""
+        """Scale of a new row's bias at each draw; 0 where there is none."""
+        scale = self.prior_bias_scale(side)
+        if side not in self.strangers:
+            return scale
+        return np.sqrt(np.square(scale) + self.strangers[side][1][:, 0, 0])
+
+    def prior_bias_scale(self, side: Side) -> Float[np.ndarray, " draws"]:
+        """Prior scale of a bias at each draw, about its prior mean; 0 where there is none."""
         if f"{side}_bias" not in self.sites:
             return np.zeros(self.num_draws)
         name = PRIOR_SCALES[f"{side}_bias"]
         return self._scale(name, getattr(self.model, name))
 
+    @cached_property
+    def functions(self) -> dict[Side, RowMean]:
+        """Prior means as functions of features, of the sides that have one."""
+        return row_functions(self.model, self.data)
+
+    @cached_property
+    def strangers(self) -> dict[Side, tuple[np.ndarray, np.ndarray]]:
+        """Mean and covariance of the prior means over the rows at each draw."""
+        return {side: stranger_moments(mean, self.sites) for side, mean in self.functions.items()}
+
+    def centers(
+        self, side: Side, codes: Int[np.ndarray, " rows"], draws: slice
+    ) -> Float[np.ndarray, "draws rows d"] | None:
+        """Prior means of rows from their features at draws, or None where they are zero."""
+        if side not in self.functions:
+            return None
+        mean = self.functions[side]
+        return row_centers(mean, {name: self.sites[name][draws] for name in mean.shapes}, codes)
+
     def new_roots(self, side: Side) -> Float[np.ndarray, "draws k k"]:
-        """Roots R of the prior covariances R R' of a new row's factors at each draw.
+        """Roots R of the covariances R R' of a new row's factors at each draw."""
+        roots = self.prior_roots(side)
+        if side not in self.strangers or not roots.size:
+            return roots
+        covariance = roots @ np.swapaxes(roots, 1, 2) + self.strangers[side][1][:, 1:, 1:]
+        return np.linalg.cholesky(covariance)
+
+    def prior_roots(self, side: Side) -> Float[np.ndarray, "draws k k"]:
+        """Roots R of the prior covariances R R' of a row's factors about their mean at each draw.
 
         Where scales differ by row, they are the root of their mean square.
         """
@@ -128,7 +165,7 @@ class Draws:
     def rows(
         self, side: Side, codes: Int[np.ndarray, " rows"], draws: slice = slice(None)
     ) -> Float[np.ndarray, "draws rows d"]:
-        """Rows (bias, factors) at draws; for code -1 the prior mean, zero unless it was sampled."""
+        """Rows (bias, factors) at draws; for code -1 the prior mean of a row that is not known."""
         parts = []
         for site in (f"{side}_bias", f"{side}_factors"):
             if site in self.sites:
@@ -140,6 +177,8 @@ class Draws:
         rows[:, codes < 0] = 0.0
         if f"{side}_mean" in self.sites and (codes < 0).any():
             rows[:, codes < 0, 1:] = self.sites[f"{side}_mean"][draws][:, None]
+        if side in self.functions and (codes < 0).any():
+            rows[:, codes < 0] += self.strangers[side][0][draws][:, None].astype(rows.dtype)
         return rows
 
     def scores(

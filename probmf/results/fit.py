@@ -17,6 +17,7 @@ from probmf.results.arviz import to_datatree
 from probmf.results.conditional import Conditionals
 from probmf.results.draws import Draws
 from probmf.results.exclusions import Exclusions
+from probmf.results.extend import extend_draws, extend_point, extend_ratings
 from probmf.results.fold_in import add_users
 from probmf.results.fold_in_draws import add_users_to_draws
 from probmf.results.history import History
@@ -202,6 +203,9 @@ class Fit:
         at_least: float | None = None,
         user: str = "user",
         item: str = "item",
+        user_features: Any = None,
+        item_features: Any = None,
+        key: ArrayLike | None = None,
     ) -> Predictions:
         r"""Predict the ratings of pairs.
 
@@ -223,6 +227,9 @@ class Fit:
                 a point fit with the score's plug-in variance, otherwise averaged over the draws.
             user: Name of the column of users, in a table.
             item: Name of the column of items, in a table.
+            user_features: Table of what is known of users that the fit does not know; see `extend`.
+            item_features: The same for items.
+            key: JAX key or int, for features and many draws.
 
         Returns:
             The predictions, in the order of the pairs.
@@ -244,6 +251,9 @@ class Fit:
         asked about, O(d^3) each and O(d^2) per training rating of theirs, and O(n d^2). With S
         draws O(S n d) time; memory is bounded.
         """
+        if user_features is not None or item_features is not None:
+            known = self.extend(user_features=user_features, item_features=item_features, key=key)
+            return known.predict(pairs, interval=interval, at_least=at_least, user=user, item=item)
         return predict(
             self._source, pairs, interval=interval, user=user, item=item, at_least=at_least
         )
@@ -259,6 +269,8 @@ class Fit:
         interval: float | None = None,
         at_least: float | None = None,
         key: ArrayLike | None = None,
+        user_features: Any = None,
+        item_features: Any = None,
     ) -> Recommendations:
         """The k best items of each user.
 
@@ -277,7 +289,9 @@ class Fit:
                 (with "lower" and "upper" 0.9 is ranked by).
             at_least: The least rating that is high enough, for "probability"; with any order the
                 `probability` of such a rating is reported.
-            key: JAX key or int, for "thompson".
+            key: JAX key or int, for "thompson", or for features and many draws.
+            user_features: Table of what is known of users that the fit does not know; see `extend`.
+            item_features: The same for items, which are then candidates.
 
         Returns:
             The recommendations, one line per user. A user with fewer than k items left has None
@@ -299,6 +313,13 @@ class Fit:
         factors on two cores; O(users x items x d^2) otherwise. With S draws O(S x users x items x
         d). Memory is bounded.
         """
+        if user_features is not None or item_features is not None:
+            first, key = _split(key)
+            known = self.extend(user_features=user_features, item_features=item_features, key=first)
+            return known.recommend(
+                users, k, exclude=exclude, candidates=candidates, rank_by=rank_by,
+                interval=interval, at_least=at_least, key=key,
+            )  # fmt: skip
         return recommend(
             self._source, users, k, exclude=exclude, candidates=candidates, rank_by=rank_by,
             interval=interval, key=key, at_least=at_least, seen=self._seen,
@@ -487,6 +508,57 @@ class Fit:
             grown.model, grown.data, grown.parameters, method=self.method, history=self.history
         )
 
+    def extend(
+        self,
+        *,
+        user_features: Any = None,
+        item_features: Any = None,
+        key: ArrayLike | None = None,
+    ) -> "Fit":
+        r"""Add users and items of whom only features are known.
+
+        Their rows are those of the prior given the features x, :math:`N(f(x), s^2)`: of a point fit
+        the mean (predictions know of the variance), of many draws one draw at each. They have no
+        rating and are flagged as unknown. Ratings of such users can be folded in afterwards.
+
+        Args:
+            user_features: A table with a column of ids, called as in the training data or "user",
+                and the columns that the model encodes. Users that the fit knows stay as they are.
+            item_features: The same for items.
+            key: JAX key or int, needed for many draws.
+
+        Returns:
+            A fit that knows them, with codes after those of all others.
+
+        Raises:
+            TypeError: If one is no table, or a column has another type than in training.
+            ValueError: If the model has no prior mean of that side, a value is missing or was not
+                there in training (see `Features`), scales are the rows' own, or a key is missing.
+
+        Example:
+            >>> from probmf import Linear, MatrixFactorization, Ratings, fit_als
+            >>> table = {"user": ["a", "b", "c"], "item": [1, 1, 1], "rating": [5.0, 3.0, 4.0]}
+            >>> ages = {"user": ["a", "b", "c"], "age": [20, 60, 40]}
+            >>> ratings = Ratings.from_frame(table, user_features=ages)
+            >>> fit = fit_als(MatrixFactorization(0, user_mean=Linear()), ratings, key=0)
+            >>> more = fit.extend(user_features={"user": ["y", "z"], "age": [25, 55]})
+            >>> young, old = more.predict([("y", 1), ("z", 1)]).mean
+            >>> bool(young > old)
+            True
+        """
+        data = extend_ratings(self.model, self.data, user_features, item_features)
+        if self.is_point:
+            grown = extend_point(self._plug_in.conditionals, data)
+            return Fit.from_point(
+                self.model, data, grown.parameters, method=self.method, history=self.history
+            )
+        if key is None:
+            raise ValueError(
+                "extend draws the new rows at each draw of the fit; give key=, a JAX key or an int."
+            )
+        more = extend_draws(self._draws, data, as_generator(key))
+        return replace(self, data=data, samples=more.samples)
+
     def to_arviz(
         self,
         *,
@@ -551,3 +623,11 @@ class Fit:
             ValueError: If a file is missing, truncated, altered or not of this package.
         """
         return cls(*storage.load(path))
+
+
+def _split(key: ArrayLike | None) -> tuple[int | None, int | None]:
+    """Two seeds from one key."""
+    if key is None:
+        return None, None
+    first, second = as_generator(key).integers(1 << 31, size=2)
+    return int(first), int(second)

@@ -54,6 +54,8 @@ def check_new_ratings(model: MatrixFactorization, new_ratings: Ratings) -> None:
     # A model without scales per row checks the new ratings' values and weights at its door.
     # They need not have every level of ordinal ratings: the cutpoints stay where they are.
     alike: dict[str, Any] = dict.fromkeys(PRIOR_SCALES.values(), 1.0)
+    # Features are looked at when the new users are among the others.
+    alike |= dict.fromkeys(("user_mean", "item_mean", "user_features", "item_features"))
     if isinstance(model.likelihood, Ordinal) and isinstance(new_ratings, Ratings):
         middle = tuple(range(model.likelihood.num_levels - 1))
         alike["likelihood"] = replace(model.likelihood, cutpoints=middle)

@@ -94,7 +94,7 @@ def _draw(
             seeds = rng.integers(1 << 32, size=(draws.num_draws, 2), dtype=np.uint32)
             total = np.zeros(len(batch.rating))
             for some, size in _blocks(draws.num_draws, batch, width):
-                problems = _problems(draws, batch, some, precision[some], size)
+                problems = _problems(draws, batch, codes, some, precision[some], size)
                 keys = jnp.asarray(np.resize(seeds[some], (size, 2)))
                 rows, share = draw_rows(problems, keys, likelihood=likelihood)
                 count = some.stop - some.start
@@ -125,7 +125,12 @@ def _blocks(num_draws: int, batch: Batch, num_columns: int) -> Iterator[tuple[sl
 
 
 def _problems(
-    draws: Draws, batch: Batch, some: slice, precision: np.ndarray, size: int
+    draws: Draws,
+    batch: Batch,
+    codes: Int[np.ndarray, " rows"],
+    some: slice,
+    precision: np.ndarray,
+    size: int,
 ) -> RowProblem:
     """The rows of a batch at some draws, those items only that they have rated.
 
@@ -144,6 +149,10 @@ def _problems(
     width = 1 + int(draws.model.num_factors)
     free = np.ones(width)
     free[0] = draws.model.user_bias
+    center = draws.centers("user", codes[batch.chosen], some)
+    if center is not None:
+        center = _whitened_means(draws, some, center)
+        center = np.pad(center, ((0, 0), (0, len(batch.rating) - center.shape[1]), (0, 0)))
     return RowProblem(
         jnp.asarray(np.zeros((len(batch.rating), width))),
         full(_whitened(draws, some, draws.rows("item", items, some))),
@@ -156,6 +165,7 @@ def _problems(
         {name: full(values) for name, values in scales.items()},
         None if gram is None else full(gram),
         None if gram_shift is None else full(gram_shift),
+        None if center is None else full(center),
     )
 
 
@@ -197,6 +207,16 @@ def _whitened(
             np.linalg.solve(root, np.swapaxes(items[:, :, 1:], 1, 2)), 1, 2
         )
     return items
+
+
+def _whitened_means(
+    draws: Draws, some: slice, means: Float[np.ndarray, "draws rows d"]
+) -> Float[np.ndarray, "draws rows d"]:
+    """Prior means (b, L^T f) of rows (b, x), where users' factors are m + L^-T x."""
+    prior = _prior_roots(draws, some)
+    if prior is None:
+        return means
+    return np.concatenate([means[:, :, :1], means[:, :, 1:] @ prior[1]], axis=2)
 
 
 def _colored(

@@ -45,9 +45,12 @@ class PlugIn:
 
     @cached_property
     def tables(self) -> dict[Side, Float[np.ndarray, "rows1 d"]]:
-        """Rows of both sides, with a row at the prior mean, zero, at the end."""
-        rows = self.conditionals.rows
-        return {side: np.pad(values, ((0, 1), (0, 0))) for side, values in rows.items()}
+        """Rows of both sides, with a row at the prior mean of a new one at the end."""
+        tables = {}
+        for side, values in self.conditionals.rows.items():
+            last = self.conditionals.new_row(side).astype(values.dtype)
+            tables[side] = np.concatenate([values, last[None]])
+        return tables
 
     def known(self, side: Side, codes: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
         """Whether rows have a rating in the fit (one of weight zero is none)."""

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,15 +31,16 @@ def draw_rows(
     conditional's, the chain forgets its start geometrically from anywhere.
 
     Args:
-        problems: The rows; `partners`, `precision`, `intercept`, `scales` and what weak zeros add
-            have a leading axis of draws.
+        problems: The rows; `partners`, `precision`, `intercept`, `scales`, `center` and what weak
+            zeros add have a leading axis of draws.
         keys: Raw key data, one key for each draw.
         likelihood: The likelihood without its parameters.
 
     Returns:
         The rows, and the share of proposals that were accepted (1 where the draw is exact).
     """
-    axes = RowProblem(None, 0, None, None, None, 0, None, 0, 0, 0, 0)  # type: ignore[arg-type]
+    fields: Any = (None, 0, None, None, None, 0, None, 0, 0, 0, 0, 0)
+    axes = RowProblem(*fields)
     draw = _draw_exactly if isinstance(likelihood, Gaussian) else _draw_by_metropolis
     return jax.vmap(partial(draw, likelihood=likelihood), in_axes=(axes, 0))(problems, keys)
 

@@ -36,6 +36,7 @@ class RowProblem(NamedTuple):
         scales: The likelihood's own parameters.
         gram: What weak zeros add to every row's precision, or None.
         gram_shift: What they add to its gradient, or None.
+        center: Prior mean of each row, or None where it is zero.
     """
 
     value: Float[Array, "r d"]
@@ -49,6 +50,7 @@ class RowProblem(NamedTuple):
     scales: Mapping[str, Array]
     gram: Float[Array, "d d"] | None
     gram_shift: Float[Array, " d"] | None
+    center: Float[Array, "r d"] | None = None
 
     def sum(self, term: Callable[[Array, Array, Array, Array], Sums]) -> Sums:
         """The sum over pieces of the rows of a function of (design, offset, rating, weight)."""
@@ -71,9 +73,13 @@ class RowProblem(NamedTuple):
 
         return lax.fori_loop(1, width // piece, add, part(0))
 
+    def apart(self, x: Array) -> Array:
+        """Rows less their prior means."""
+        return x if self.center is None else x - self.center
+
     def gradient(self, from_ratings: Array, x: Array) -> Array:
         """Gradient of the log posterior from that of the log likelihood."""
-        gradient = from_ratings - self.precision * x
+        gradient = from_ratings - self.precision * self.apart(x)
         if self.gram is not None and self.gram_shift is not None:
             gradient = gradient - x @ self.gram - self.gram_shift[None]
         return gradient * self.free[None]
@@ -222,4 +228,6 @@ def row_loss(problem: RowProblem, x: Array, likelihood: Likelihood) -> Array:
         scores = offset + gaussian.project(z, x)
         return jnp.sum(weight * likelihood.loss(scores, rating, problem.scales), axis=1)
 
-    return problem.sum(total) + 0.5 * jnp.sum(problem.precision * jnp.square(x), axis=1)
+    return problem.sum(total) + 0.5 * jnp.sum(
+        problem.precision * jnp.square(problem.apart(x)), axis=1
+    )
