@@ -4,11 +4,13 @@ from probmf import diagnostics, metrics
 from probmf.data import Examples, Features, Ratings, Vocabulary
 from probmf.inference.als import fit_als
 from probmf.inference.gibbs import sample_gibbs
+from probmf.inference.laplace import fit_laplace
 from probmf.inference.map import fit_map
 from probmf.inference.marginal import MarginalModel, marginalize
 from probmf.inference.marginal_likelihood import fit_marginal
 from probmf.inference.marginal_sampling import sample_marginal
 from probmf.inference.nuts import sample_nuts
+from probmf.inference.svi import fit_svi
 from probmf.inference.variational import fit_variational
 from probmf.models import (
     MLP,
@@ -61,8 +63,10 @@ __all__ = [
     "Vocabulary",
     "diagnostics",
     "fit_als",
+    "fit_laplace",
     "fit_map",
     "fit_marginal",
+    "fit_svi",
     "fit_variational",
     "marginalize",
     "metrics",

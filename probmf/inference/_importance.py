@@ -88,6 +88,7 @@ def climb(
     start: np.ndarray,
     max_iterations: int = 200,
     callback: Callable[..., None] | None = None,
+    reach: float = REACH,
 ) -> scipy.optimize.OptimizeResult:
     """Minimize by L-BFGS, whose first step has length one, within reach of the start.
 
@@ -100,6 +101,7 @@ def climb(
         start: Where to begin.
         max_iterations: The most iterations.
         callback: Called after each.
+        reach: How far each coordinate may go from its start.
 
     Returns:
         SciPy's result; `success` is False unless a stationary point was found.
@@ -110,7 +112,7 @@ def climb(
     def walled(vector: np.ndarray) -> tuple[float, np.ndarray]:
         # The line search divides by differences of values, so beyond the wall they are finite.
         nonlocal wall
-        if np.max(np.abs(vector - start), initial=0.0) <= REACH:
+        if np.max(np.abs(vector - start), initial=0.0) <= reach:
             value, gradient = minus(vector)
             if np.isfinite(value) and np.all(np.isfinite(gradient)):
                 wall = max(wall, value)

@@ -59,7 +59,7 @@ class MarginalDensity:
                 )(*self.args, **self.kwargs)
             return self.potential.unconstrain(
                 {
-                    name: _median(inject.run.latent[name], inject.run.values[name])
+                    name: median(inject.run.latent[name], inject.run.values[name])
                     for name in self.potential.sites
                 }
             )
@@ -104,7 +104,8 @@ class MarginalDensity:
         return traced, jax.tree.structure(shape)
 
 
-def _median(law: Any, otherwise: Array) -> Array:
+def median(law: Any, otherwise: Array) -> Array:
+    """The median of a distribution, or another value where it has no quantiles."""
     while isinstance(law, Independent | ExpandedDistribution):
         law = law.base_dist
     try:

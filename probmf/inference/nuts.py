@@ -127,8 +127,8 @@ def sample_nuts(
     with jax.enable_x64(float64 or bool(jax.config.jax_enable_x64)):
         random_key = as_key(key)
         run_key, recover_key = jax.random.split(random_key)
-        arguments, design, sites = _arguments(model, data, marginalize)
-        target: Any = model if not sites else _marginal(model, arguments, sites)
+        arguments, design, sites = model_arguments(model, data, marginalize)
+        target: Any = model if not sites else without_sites(model, arguments, sites)
         if isinstance(target, RowsMarginal):
             potential: Potential = Stretched(target)
         else:
@@ -175,7 +175,7 @@ def sample_nuts(
     return Fit(model, data, samples, method, sampling=sampling)
 
 
-def _marginal(
+def without_sites(
     model: Any, arguments: tuple[Any, ...], sites: tuple[str, ...]
 ) -> MarginalModel | RowsMarginal:
     """All rows of one side of a factorization by derivatives written for them, else any sites."""
@@ -204,7 +204,7 @@ def _start(
     return {"starts": mode.vectors, "inverse_mass": mass}
 
 
-def _arguments(
+def model_arguments(
     model: Any, data: Any, chosen: Sequence[str] | str
 ) -> tuple[tuple[Any, ...], Any, tuple[str, ...]]:
     """The NumPyro model's arguments, the design of a mixed model, and the sites to integrate."""

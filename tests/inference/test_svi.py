@@ -1,0 +1,259 @@
+"""Stochastic variational inference: closed forms, NUTS, storage, and what is refused."""
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from approximated_models import hours, linear, small, unknowns
+from numpyro.infer import autoguide
+
+from probmf import (
+    Bernoulli,
+    Fit,
+    Gaussian,
+    MixedFit,
+    Ordinal,
+    Ratings,
+    fit_als,
+    fit_svi,
+    sample_nuts,
+)
+from probmf.inference import _svi_run as kernel
+from probmf.inference import _target as target_module
+from probmf.inference._loop import FitWarning
+
+
+def test_a_full_covariance_converges_to_the_exact_posterior() -> None:
+    exact = linear()
+    fit = fit_svi(exact.model, exact.table, key=0, guide="multivariate", num_samples=4000)
+    assert isinstance(fit, MixedFit)
+    assert fit.sampling is not None
+    draws, sd = unknowns(fit), np.sqrt(np.diag(exact.covariance))
+    np.testing.assert_allclose((draws.mean(axis=0) - exact.mean) / sd, 0, atol=0.12)
+    np.testing.assert_allclose(draws.std(axis=0), sd, rtol=0.08)
+    np.testing.assert_allclose(np.corrcoef(draws.T), exact.covariance / np.outer(sd, sd), atol=0.06)
+    assert fit.sampling.info["elbo"] == pytest.approx(exact.evidence, abs=0.05)
+    assert fit.sampling.info["k_hat"] < 0.5
+
+
+def test_independent_normals_have_the_means_and_conditional_variances() -> None:
+    exact = linear()
+    fit = fit_svi(exact.model, exact.table, key=0, num_particles=4, num_samples=4000)
+    draws, sd = unknowns(fit), np.sqrt(np.diag(exact.covariance))
+    narrow = 1 / np.sqrt(np.diag(np.linalg.inv(exact.covariance)))
+    np.testing.assert_allclose((draws.mean(axis=0) - exact.mean) / sd, 0, atol=0.15)
+    np.testing.assert_allclose(draws.std(axis=0), narrow, rtol=0.1)
+    assert fit.sampling is not None
+    assert fit.sampling.info["elbo"] < exact.evidence - 0.5
+
+
+def test_effects_integrated_out_agree_with_nuts() -> None:
+    model, table = hours()
+    fit = fit_svi(model, table, key=0, guide="multivariate", marginalize="all")
+    nuts = sample_nuts(
+        model, table, key=1, marginalize="all", num_warmup=200, num_samples=600, num_chains=1
+    )
+    assert fit.samples.keys() == nuts.samples.keys()
+    for site in ("school_effects", "coefficients", "noise_scale"):
+        ours, theirs = (each.samples[site][0] for each in (fit, nuts))
+        np.testing.assert_allclose(ours.std(axis=0), theirs.std(axis=0), rtol=0.2)
+        apart = (ours.mean(axis=0) - theirs.mean(axis=0)) / theirs.std(axis=0)
+        np.testing.assert_allclose(apart, 0, atol=0.2)
+
+
+def test_a_factorization_predicts_and_is_stored(tmp_path: Path) -> None:
+    model, data = small()
+    fit = fit_svi(model, data, key=0, num_steps=1000, num_samples=200)
+    assert isinstance(fit, Fit)
+    assert fit.samples["user_factors"].shape == (1, 200, 25, 1)
+    predicted = fit.predict(data)
+    error = np.sqrt(np.mean((predicted.mean - data.rating) ** 2))
+    assert error < 0.8 * np.std(data.rating)
+    inside = (predicted.lower <= data.rating) & (data.rating <= predicted.upper)
+    assert 0.8 < inside.mean() < 0.99
+    assert len(fit.recommend(fit.data.users.ids[0], k=3).item[0]) == 3
+    assert fit.to_arviz()["posterior"]["noise_scale"].sizes["draw"] == 200
+    assert fit.history is not None
+    assert len(fit.history) == 1000
+    assert fit.history.unit == "step"
+    fit.save(tmp_path / "fit")
+    loaded = Fit.load(tmp_path / "fit")
+    assert loaded.method == "svi/normal"
+    np.testing.assert_array_equal(loaded.predict(data).mean, predicted.mean)
+    assert loaded.sampling is not None
+    assert fit.sampling is not None
+    assert loaded.sampling.info == fit.sampling.info
+
+
+@pytest.mark.slow
+def test_one_side_of_a_factorization_integrated_out() -> None:
+    model, data = small()
+    fit = fit_svi(
+        model, data, key=0, num_steps=600, num_samples=50, learning_rate=0.03,
+        marginalize=("user_bias", "user_factors"),
+    )  # fmt: skip
+    assert fit.samples["user_factors"].shape == (1, 50, 25, 1)
+    error = np.sqrt(np.mean((fit.predict(data).mean - data.rating) ** 2))
+    assert error < 0.8 * np.std(data.rating)
+
+
+def test_a_point_is_the_mode() -> None:
+    model, data = small(likelihood=Gaussian(0.5), user_scale=0.5, item_scale=0.5)
+    fit = fit_svi(model, data, key=0, guide="delta", num_steps=1500)
+    assert isinstance(fit, Fit)
+    assert fit.is_point
+    als = fit_als(model, data, key=0, solver="cholesky", num_sweeps=200, tol=1e-9)
+    np.testing.assert_allclose(fit.predict(data).mean, als.predict(data).mean, atol=0.01)
+
+
+def test_a_point_of_scales_with_effects_drawn(tmp_path: Path) -> None:
+    model, table = hours()
+    fit = fit_svi(model, table, key=0, guide="delta", num_steps=600, marginalize="all")
+    assert isinstance(fit, MixedFit)
+    assert np.ptp(fit.samples["noise_scale"]) == 0
+    assert np.ptp(fit.samples["school_effects"][0, :, 0]) > 0
+    fit.save(tmp_path / "fit")
+    assert MixedFit.load(tmp_path / "fit").method == "svi/delta/marginal"
+
+
+@pytest.mark.parametrize("own", ["class", "instance"])
+@pytest.mark.filterwarnings("ignore:The bound still rose")
+def test_guides_of_numpyro(own: str) -> None:
+    exact = linear()
+    guide: Any = autoguide.AutoDiagonalNormal
+    if own == "instance":
+        guide = autoguide.AutoLowRankMultivariateNormal(exact.model, rank=2)
+    fit = fit_svi(exact.model, exact.table, key=0, guide=guide, num_steps=600, num_samples=100)
+    assert fit.method.startswith("svi/Auto")
+    sd = np.sqrt(np.diag(exact.covariance))
+    np.testing.assert_allclose((unknowns(fit).mean(axis=0) - exact.mean) / sd, 0, atol=0.5)
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli(), Ordinal(3)])
+@pytest.mark.filterwarnings("ignore:The bound still rose")
+def test_other_likelihoods(likelihood: Any) -> None:
+    model, data = small(likelihood=likelihood)
+    rating = np.digitize(data.rating, np.quantile(data.rating, [0.3, 0.7])) + 1.0
+    if isinstance(likelihood, Bernoulli):
+        rating = (rating > 1).astype(float)
+    data = Ratings.from_frame({"user": data.user, "item": data.item, "rating": rating})
+    fit = fit_svi(model, data, key=0, num_steps=300, num_samples=20)
+    assert np.corrcoef(fit.predict(data).mean, rating)[0, 1] > 0.4
+
+
+@pytest.mark.filterwarnings("ignore:The bound still rose")
+def test_same_key_and_second_call_compiles_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    exact = linear()
+    jax.config.update("jax_log_compiles", True)
+    try:
+        fits, counts = [], []
+        for key in (3, 3):
+            with caplog.at_level(logging.WARNING, logger="jax"):
+                fits.append(fit_svi(exact.model, exact.table, key=key, num_steps=37))
+            named = [r.getMessage() for r in caplog.records if "chunk" in r.getMessage()]
+            counts.append(sum(text.startswith("Compiling") for text in named))
+            caplog.clear()
+    finally:
+        jax.config.update("jax_log_compiles", False)
+    np.testing.assert_array_equal(unknowns(fits[0]), unknowns(fits[1]))
+    assert counts == [1, 0]
+
+
+def test_a_bound_that_is_not_finite() -> None:
+    exact = linear()
+
+    def jumps(step: Any) -> Any:
+        return jnp.where(step < 150, 0.01, 1e30)
+
+    with pytest.warns(FitWarning, match=r"at step 15\d \(learning rate 1e\+30\).*of step 100, are"):
+        fit = fit_svi(exact.model, exact.table, key=0, num_steps=400, learning_rate=jumps)
+    assert fit.history is not None
+    assert fit.history.stopped == "diverged"
+    assert not np.isfinite(fit.history.objective[-1])
+    assert fit.history.best == 100
+    with pytest.raises(ValueError, match=r"not finite at step \d+ \(learning rate 1e\+30\)"):
+        fit_svi(exact.model, exact.table, key=0, num_steps=50, learning_rate=1e30)
+    with pytest.raises(ValueError, match="the optimizer's own learning rate"):
+        fit_svi(exact.model, exact.table, key=0, num_steps=50, optimizer=optax.sgd(1e30))
+
+
+def test_steps_that_are_too_few() -> None:
+    model, table = hours()
+    with pytest.warns(FitWarning, match="The bound still rose, by"):
+        fit_svi(
+            model, table, key=0, num_steps=300, learning_rate=0.005, num_particles=10,
+            num_samples=10,
+        )  # fmt: skip
+
+
+def test_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = linear()
+    real, calls = kernel._compile, []
+
+    def compile_once(*arguments: Any) -> Any:
+        advance = real(*arguments)
+
+        def some(state: Any, count: int) -> Any:
+            calls.append(count)
+            if len(calls) > 2:
+                raise KeyboardInterrupt
+            return advance(state, count)
+
+        return some
+
+    monkeypatch.setattr(kernel, "_compile", compile_once)
+    with pytest.warns(FitWarning, match="Interrupted after 200 of 4000 steps"):
+        fit = fit_svi(exact.model, exact.table, key=0, num_samples=10)
+    assert fit.sampling is not None
+    assert not fit.sampling.complete
+    with pytest.raises(KeyboardInterrupt):
+        fit_svi(exact.model, exact.table, key=0, num_samples=10)
+
+
+@pytest.mark.parametrize("guide", ["multivariate", "low_rank"])
+def test_a_covariance_that_does_not_fit(monkeypatch: pytest.MonkeyPatch, guide: Any) -> None:
+    model, data = small()
+    monkeypatch.setattr(target_module, "MEMORY_SHARE", 1e-9)
+    with pytest.raises(ValueError, match=r"93 unknowns takes .*guide='normal'"):
+        fit_svi(model, data, key=0, guide=guide)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"guide": "full"}, ValueError, "guide is 'full'; expected 'delta', 'normal'"),
+        ({"guide": 3}, TypeError, "guide is 3"),
+        ({"guide": autoguide.AutoLaplaceApproximation}, ValueError, "fit_laplace"),
+        ({"guide": autoguide.AutoNormal(linear().model)}, ValueError, "another model"),
+        ({"guide": "delta"}, ValueError, "with school_scale unknown there is none"),
+        ({"num_steps": 0}, ValueError, "num_steps is 0"),
+        ({"num_particles": 0}, ValueError, "num_particles is 0"),
+        ({"num_samples": 0.5}, TypeError, "num_samples is 0.5"),
+        ({"learning_rate": -1.0}, ValueError, "learning_rate is -1"),
+        ({"optimizer": "adam"}, TypeError, "optimizer is 'adam'"),
+        ({"marginalize": "b_effects"}, ValueError, "marginalize names 'b_effects'"),
+    ],
+)
+def test_refusals(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    model, table = hours()
+    with pytest.raises(error, match=re.escape(message)):
+        fit_svi(model, table, key=0, **change)
+
+
+def test_wrong_types_and_nothing_to_fit() -> None:
+    model, data = small()
+    with pytest.raises(TypeError, match="model is of type str"):
+        fit_svi("model", data, key=0)
+    with pytest.raises(TypeError, match="data is of type dict"):
+        fit_svi(model, {}, key=0)
+    with pytest.raises(ValueError, match=r"delta.*user_scale, item_scale, noise_scale unknown"):
+        fit_svi(model, data, key=0, guide="delta")
+    exact = linear()
+    with pytest.raises(ValueError, match="Nothing is left to fit"):
+        fit_svi(exact.model, exact.table, key=0, marginalize="all")
