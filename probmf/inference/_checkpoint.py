@@ -22,16 +22,16 @@ PACKAGES = ("probmf", "jax", "jaxlib", "numpyro")
 OWN = re.compile(r"((state|draws)-\d+\.npz|run\.json)(\.new)?")
 
 
-def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in packages}
 
 
-def _check_versions(written: Any, manifest: Path) -> None:
+def _check_versions(written: Any, manifest: Path, packages: tuple[str, ...]) -> None:
     """Other versions may compile other programs, so that the draws would not be the same."""
     if not isinstance(written, dict):
         raise ValueError(f"{manifest} is not that of a run; name another directory.")
-    present = _versions()
-    others = [name for name in PACKAGES if written.get(name) != present[name]]
+    present = _versions(packages)
+    others = [name for name in packages if written.get(name) != present[name]]
     if others:
         by = ", ".join(f"{name} {written.get(name)}" for name in others)
         now = ", ".join(f"{name} {present[name]}" for name in others)
@@ -61,15 +61,18 @@ class Checkpoint:
     Args:
         path: The directory; made if it is not there.
         identity: What makes the run the same: model, data, settings and key, as text.
+        packages: Packages whose versions decide the bits of the run.
 
     Raises:
         ValueError: If the directory holds another run, or one of other versions of the packages
             that compute it, or is not a checkpoint.
     """
 
-    def __init__(self, path: str | os.PathLike[str], identity: str) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], identity: str, packages: tuple[str, ...] = PACKAGES
+    ) -> None:
         """Open or make the directory."""
-        self.path = Path(path)
+        self.path, self.packages = Path(path), packages
         self.digest = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
         self._written = 0
         try:
@@ -99,7 +102,7 @@ class Checkpoint:
                 f"{manifest} was written by another program or version "
                 f"({found.get('format')} {found.get('version')}); name another directory."
             )
-        _check_versions(found.get("versions"), manifest)
+        _check_versions(found.get("versions"), manifest, packages)
         if found["digest"] != self.digest:
             raise ValueError(
                 f"checkpoint={str(path)!r} holds another run: its model, data, settings or key "
@@ -153,7 +156,7 @@ class Checkpoint:
         self._replace(f"state-{done}.npz", **arrays)
         manifest = {
             "format": FORMAT, "version": VERSION, "digest": self.digest, "done": done,
-            "pieces": len(pieces), "versions": _versions(),
+            "pieces": len(pieces), "versions": _versions(self.packages),
         }  # fmt: skip
         text = self.path / "run.json.new"
         text.write_text(json.dumps(manifest), encoding="utf-8")

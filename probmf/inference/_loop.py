@@ -15,11 +15,16 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from probmf.inference._checkpoint import Checkpoint
+from probmf.inference._loop_state import restore, stored
 from probmf.inference._progress import progress_bar
 from probmf.models.factorization import linear_predictor
 from probmf.models.likelihood import Likelihood, likelihood_scales
 from probmf.models.observations import Observations
 from probmf.results import History
+
+#: Seconds between writes of a checkpoint.
+WRITE_EVERY = 10.0
 
 
 class FitWarning(UserWarning):
@@ -133,6 +138,22 @@ class _Run:
         elif _flat(self.objectives, tol):
             self.stopped = "tol"
 
+    def pack(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the run: a pytree of the same structure at every step."""
+        return {
+            "best": self.best, "score": np.asarray(self.score), "best_step": self.best_step,
+            "objectives": np.asarray(self.objectives), "errors": np.asarray(self.errors),
+            "stopped": np.asarray(self.stopped or ""),
+        }  # fmt: skip
+
+    @classmethod
+    def unpack(cls, kept: Mapping[str, Any]) -> "_Run":
+        """The run that `pack` was called on."""
+        return cls(
+            kept["best"], float(kept["score"]), kept["best_step"], kept["objectives"].tolist(),
+            kept["errors"].tolist(), str(kept["stopped"]) or None,
+        )  # fmt: skip
+
     def _append(self, objective: float, error: float) -> None:
         self.objectives.append(objective)
         self.errors.append(error)
@@ -147,6 +168,7 @@ def run(
     validation: HeldOut | None,
     patience: int,
     progress: bool | None,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[dict[str, Array], History]:
     """Step until the tolerance, the held-out error, the number of steps or the user says stop.
 
@@ -160,6 +182,7 @@ def run(
         validation: Held-out data, or None.
         patience: Stop after this many steps without a better held-out error.
         progress: Show a bar; None shows it on a terminal or in a notebook.
+        checkpoint: Where to keep the run, and what is kept of it already.
 
     Returns:
         The best parameters (by held-out error if given, else by objective) of all runs and
@@ -169,12 +192,23 @@ def run(
     state = algorithm.init(init_key)
     runs = [_Run(algorithm.parameters(state, index)) for index in range(algorithm.num_runs)]
     seconds: list[float] = []
+    first = 0
+    keeper = _Keeper(checkpoint)
+    kept = keeper.read(state, runs)
+    if kept is not None:
+        state, runs, seconds = kept["state"], list(map(_Run.unpack, kept["runs"])), kept["seconds"]
+        first = len(seconds)
+    keeper.write(state, runs, seconds, now=True)
     last = f"num_{algorithm.unit}s"
-    begin = time.perf_counter()
+    begin = time.perf_counter() - (seconds[-1] if seconds else 0.0)
     with progress_bar(progress) as bar:
-        task = bar.add_task(algorithm.unit, total=num_steps, status="")
+        task = bar.add_task(algorithm.unit, total=num_steps, completed=first, status="")
+        between = True
         try:
-            for step in range(num_steps):
+            for step in range(first, num_steps):
+                if all(one.stopped is not None for one in runs):
+                    break
+                between = False
                 state, infos = algorithm.step(jax.random.fold_in(step_key, step), state)
                 seconds.append(time.perf_counter() - begin)
                 for index, (one, info) in enumerate(zip(runs, infos, strict=True)):
@@ -184,19 +218,26 @@ def run(
                     one.record(info, values, validation, tol, patience)
                     if one.stopped == "diverged":
                         _warn_divergence(algorithm, index, info, one)
+                between = True
                 best = min(runs, key=lambda one: one.score)
                 bar.update(task, advance=1, status=_status(best))
-                if all(one.stopped is not None for one in runs):
-                    break
-        except KeyboardInterrupt:
+                keeper.write(state, runs, seconds, now=False)
+            keeper.write(state, runs, seconds, now=True)
+        except (KeyboardInterrupt, OSError) as error:
+            if isinstance(error, OSError) and not keeper.failed:
+                raise
             last = "interrupted"
             best = min(runs, key=lambda one: one.score)
+            why = f"The checkpoint can't be written ({error})" if keeper.failed else "Interrupted"
             warnings.warn(
-                f"Interrupted after {len(best.objectives)} {algorithm.unit}s; the best parameters "
+                f"{why} after {len(best.objectives)} {algorithm.unit}s; the best parameters "
                 f"so far (of {algorithm.unit} {best.best_step}) are returned.",
                 FitWarning,
                 stacklevel=3,
             )
+            # A step that was cut short may have used its state up.
+            if between and not keeper.failed:
+                keeper.write(state, runs, seconds, now=True)
     best = min(runs, key=lambda one: one.score)
     # An interruption may have fallen between the lists.
     done = min(len(seconds), len(best.errors))
@@ -210,6 +251,41 @@ def run(
         restarts=_stack([one.objectives for one in runs]) if len(runs) > 1 else None,
     )
     return best.best, history
+
+
+class _Keeper:
+    """Writes the state of the loop to a checkpoint, if there is one, now and then."""
+
+    def __init__(self, checkpoint: Checkpoint | None) -> None:
+        self.checkpoint, self.written, self.failed = checkpoint, -np.inf, False
+
+    def read(self, state: Any, runs: list[_Run]) -> dict[str, Any] | None:
+        """What is kept, in the structure of a state and runs as they begin; None without any."""
+        kept = None if self.checkpoint is None else self.checkpoint.read()
+        if kept is None:
+            return None
+        example = {"state": state, "runs": [one.pack() for one in runs], "seconds": np.zeros(0)}
+        found = restore(example, kept.leaves[0])
+        return found | {"seconds": found["seconds"].tolist()}
+
+    def write(self, state: Any, runs: list[_Run], seconds: list[float], *, now: bool) -> None:
+        """Write if it is time to, or `now`."""
+        moment = time.perf_counter()
+        if self.checkpoint is None or (not now and moment - self.written < WRITE_EVERY):
+            return
+        tree = {"state": state, "runs": [one.pack() for one in runs]}
+        try:
+            self.checkpoint.write(
+                [stored(tree | {"seconds": np.asarray(seconds)})], [], len(seconds)
+            )
+        except OSError as error:
+            self.failed = True
+            if not seconds:
+                raise ValueError(
+                    f"checkpoint={str(self.checkpoint.path)!r} can't be written: {error}."
+                ) from None
+            raise
+        self.written = moment
 
 
 def _flat(objectives: list[float], tol: float) -> bool:

@@ -12,7 +12,6 @@ import numpy as np
 import psutil
 from jax.typing import ArrayLike
 from jaxtyping import Array
-from numpyro.distributions import Distribution
 
 from probmf.data import Ratings
 from probmf.inference._checkpoint import Checkpoint
@@ -26,6 +25,7 @@ from probmf.inference._gibbs import (
 )
 from probmf.inference._gibbs_start import start_scales, start_states
 from probmf.inference._gibbs_update import Given, Plan, Rated
+from probmf.inference._identity import described
 from probmf.inference._loop import FitWarning
 from probmf.inference._regression import regressions
 from probmf.inference._start import as_key, check_counts, check_warmup
@@ -45,8 +45,6 @@ PROBES = 64
 KEPT = 200
 #: Bytes that kept draws may take by default, if they are more than so many.
 KEPT_BYTES = 1 << 28
-#: Where the densities of priors are told apart.
-DENSITY_AT = (0.05, 0.3, 1.0, 2.5, 7.0)
 #: Share of the machine's memory that kept draws may take.
 MEMORY_SHARE = 0.5
 
@@ -363,26 +361,9 @@ def _identity(
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     text = [model.num_factors, model.intercept, model.likelihood, model.user_bias, model.item_bias]
-    described = [_described(value) for value in text]
-    described += [f"{side}={getattr(model, f'{side}_mean')!r}" for side in model.mean_sides]
+    texts = [described(value) for value in text]
+    texts += [f"{side}={getattr(model, f'{side}_mean')!r}" for side in model.mean_sides]
     for name in ("user_scale", "item_scale", "user_bias_scale", "item_bias_scale"):
-        described.append(f"{name}={_described(getattr(model, name))}")
+        texts.append(f"{name}={described(getattr(model, name))}")
     dtype = jnp.result_type(float)
-    return f"gibbs|{described}|{settings}|{num_workers()}|{dtype}|{digest.hexdigest()}"
-
-
-def _described(value: Any) -> str:
-    """A value as text, arrays and distributions in full."""
-    if isinstance(value, Distribution):
-        # Its arguments may be hidden in transforms; its density tells all laws apart.
-        names = sorted(value.arg_constraints)
-        arguments = {name: np.asarray(getattr(value, name)).tolist() for name in names}
-        places = jnp.asarray(DENSITY_AT).reshape(-1, *(1 for _ in value.batch_shape))
-        density = np.asarray(value.log_prob(places)).tolist() if not value.event_shape else None
-        return f"{type(value).__name__}{value.batch_shape}{arguments}{density}"
-    if isinstance(value, np.ndarray | jax.Array):
-        return str(np.asarray(value).tolist())
-    if hasattr(value, "__dataclass_fields__"):
-        inner = {name: _described(getattr(value, name)) for name in value.__dataclass_fields__}
-        return f"{type(value).__name__}{inner}"
-    return repr(value)
+    return f"gibbs|{texts}|{settings}|{num_workers()}|{dtype}|{digest.hexdigest()}"

@@ -1,13 +1,18 @@
 """Maximum a posteriori by gradients."""
 
 from collections.abc import Callable
+from os import PathLike
 from typing import Any, NamedTuple, Required, TypedDict, Unpack, overload
 
+import jax
 import optax
 from jax.typing import ArrayLike
+from jaxtyping import Array
 
 from probmf.data import Examples, Ratings
+from probmf.inference._checkpoint import PACKAGES, Checkpoint
 from probmf.inference._full_batch import FullBatch
+from probmf.inference._identity import describe_rule, described, digest, digest_ratings
 from probmf.inference._loop import Algorithm, HeldOut, run
 from probmf.inference._minibatch import Minibatch
 from probmf.inference._network import (
@@ -28,6 +33,7 @@ from probmf.inference._start import (
 )
 from probmf.models import MatrixFactorization, Network
 from probmf.results import Fit, NetworkFit
+from probmf.rows import num_workers
 
 #: Tolerance of the convergence test of full batches.
 FULL_BATCH_TOL = 1e-6
@@ -45,6 +51,7 @@ class _Options(TypedDict, total=False):
     patience: int
     tol: float | None
     start: Any
+    checkpoint: str | PathLike[str] | None
     progress: bool | None
 
 
@@ -70,6 +77,7 @@ def fit_map(
     patience: int = 3,
     tol: float | None = None,
     start: Any = None,
+    checkpoint: str | PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> Fit | NetworkFit:
     r"""Fit by gradient descent: full batches, minibatches, or one rating at a time.
@@ -110,6 +118,9 @@ def fit_map(
         tol: A restart stops when an epoch changes the objective by less than this share; 0 never
             stops. By default 1e-6 for full batches, 0 for minibatches.
         start: A fit of the same model shape to start from, instead of random values.
+        checkpoint: Directory to keep the run in. Called again with the same model, data, settings
+            and key, it goes on where it was, bit for bit; with another version of probmf, JAX,
+            NumPyro or optax it refuses to.
         progress: Show a progress bar; None shows it on a terminal or in a notebook.
 
     Returns:
@@ -118,11 +129,13 @@ def fit_map(
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If the data do not suit the model, or an argument is out of range.
+        ValueError: If the data do not suit the model, an argument is out of range, or the
+            checkpoint holds another run or can't be written.
 
     Warns:
         FitWarning: If the loss ceases to be finite, with the update and its learning rate; that
-            restart ends, and its best epoch so far counts.
+            restart ends, and its best epoch so far counts. After Ctrl-C, or when the disk of the
+            checkpoint is full.
 
     Example:
         >>> from probmf import MatrixFactorization, Ratings, fit_map
@@ -162,9 +175,14 @@ def fit_map(
         optimizer, learning_rate, full_batch=full_batch, num_updates=updates,
         default=task.default(full_batch, updates),
     )  # fmt: skip
+    store = None
+    if checkpoint is not None:
+        settings = (num_epochs, batch_size, num_restarts, patience, tol)
+        identity = _identity(model, data, random_key, task, rule, updates, settings)
+        store = Checkpoint(checkpoint, identity, (*PACKAGES, "optax"))
     best, history = run(
         task.algorithm(rule, num_restarts, batch_size), key=random_key, num_steps=num_epochs,
-        tol=tol, validation=task.held_out, patience=patience, progress=progress,
+        tol=tol, validation=task.held_out, patience=patience, progress=progress, checkpoint=store,
     )  # fmt: skip
     return task.fit(model, data, best, history=history, method=_method(batch_size))
 
@@ -175,16 +193,32 @@ class _Task(NamedTuple):
     Attributes:
         num_rows: Number of ratings or examples.
         held_out: What to stop by, or None.
+        start: Starting values by key.
         default: The default rule by (full batch, number of updates); None for that of rows.
         algorithm: The algorithm of a rule, a number of restarts and a batch size.
         fit: Makes the result.
+        held_digest: Tells held-out data apart.
     """
 
     num_rows: int
     held_out: HeldOut | None
+    start: Callable[[Array], dict[str, Array]]
     default: Callable[[bool, int], Rule | None]
     algorithm: Callable[[Rule, int, int | None], Algorithm]
     fit: Callable[..., Any]
+    held_digest: Callable[[], str]
+
+
+def _identity(
+    model: Any, data: Any, key: Array, task: _Task, rule: Rule, updates: int, settings: tuple
+) -> str:
+    """Everything that the fit depends on, besides the versions of the programs."""
+    first = task.start(jax.random.clone(key))
+    program = describe_rule(rule, first, updates)
+    (arrays,) = model.arguments(data)
+    seen = [digest(jax.tree.leaves(arrays)), str(jax.tree.structure(arrays)), task.held_digest()]
+    values = digest([jax.random.key_data(key), *(first[site] for site in sorted(first))])
+    return f"map|{described(model)}|{seen}|{values}|{settings}|{num_workers()}|{program}"
 
 
 def _factorization_task(
@@ -208,7 +242,10 @@ def _factorization_task(
         return Minibatch(model, observations, first, rule, num_runs, batch_size)
 
     held_out = prepare_validation(model, data, validation)
-    return _Task(len(observations.user), held_out, lambda *_: None, algorithm, Fit.from_point)
+    return _Task(
+        len(observations.user), held_out, first, lambda *_: None, algorithm, Fit.from_point,
+        lambda: digest_ratings(validation),
+    )  # fmt: skip
 
 
 def _network_task(
@@ -223,7 +260,13 @@ def _network_task(
         return NetworkDescent(model, arrays, first, rule, num_runs, batch_size)
 
     held_out = None if validation is None else NetworkValidation.build(model, data, validation)
-    return _Task(len(arrays.x), held_out, default_rule, algorithm, NetworkFit.from_point)
+    def held_digest() -> str:
+        others = () if validation is None else model.held_out(data, validation)
+        return digest(jax.tree.leaves(others))
+
+    return _Task(
+        len(arrays.x), held_out, first, default_rule, algorithm, NetworkFit.from_point, held_digest
+    )
 
 
 def _check_batch_size(batch_size: int | None, count: int, what: str) -> None:
