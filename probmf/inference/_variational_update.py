@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int
 from numpyro.distributions import Distribution
 
 from probmf.inference._gibbs_update import Plan, Site
+from probmf.inference._variational_block import pair_spread
 from probmf.models.likelihood import Bernoulli
 from probmf.rows import Bucket, RowLayout, Side
 from probmf.sweep import RowSums, RowValues, join_rows, own_rows, run_spans
@@ -41,6 +42,8 @@ class State(NamedTuple):
         intercept: The intercept.
         scales: Scales of the likelihood and the rows, fixed or learned.
         sweep: Sweeps done.
+        covariance: Covariances of the rows; None when all numbers are independent.
+        volume: Half the log determinant of each, less that of its diagonal; or None.
     """
 
     mean: RowValues
@@ -48,6 +51,8 @@ class State(NamedTuple):
     intercept: Float[Array, ""]
     scales: dict[str, Array]
     sweep: Int[Array, ""]
+    covariance: Float[Array, "table d d"] | None = None
+    volume: Float[Array, " table"] | None = None
 
 
 class Moments(NamedTuple):
@@ -204,13 +209,21 @@ def update_variances(
     return RowValues(bias, variance.factors.at[rows].set(new[:, 1:]))
 
 
+@jax.jit
+def spread_of_rows(mean: RowValues, variance: RowValues, sums: Moments) -> Float[Array, " table"]:
+    """Weighted sum of the scores' variances over the ratings of each row."""
+    own = jnp.square(mean.factors) + variance.factors
+    spread = sums.weight * variance.bias + sums.bias
+    return spread + jnp.sum(own * sums.variance + variance.factors * sums.square, axis=1)
+
+
 @partial(jax.jit, static_argnames="plan")
 def finish(
     plan: Plan,
     given: Given,
     state: State,
     result: RowSums,
-    sums: Moments,
+    spread: Float[Array, " table"],
     noise_scale: Float[Array, ""],
 ) -> tuple[State, Parts]:
     """Intercept and scales at their best given q, and the bound there.
@@ -220,17 +233,14 @@ def finish(
         given: Priors.
         state: The state, its rows new.
         result: Of the items' half-sweep.
-        sums: Of the items' rows.
+        spread: Weighted sums of the scores' variances over the items' ratings.
         noise_scale: Under which it was.
 
     Returns:
         The state and the parts of the bound.
     """
-    mean, variance, intercept, scales, sweep = state
+    mean, variance, intercept, scales, sweep, _, volume = state
     hold = sweep < given.hold
-    own = jnp.square(mean.factors) + variance.factors
-    spread = sums.weight * variance.bias + sums.bias
-    spread = spread + jnp.sum(own * sums.variance + variance.factors * sums.square, axis=1)
     precision = 1.0 / jnp.square(noise_scale)
     loss = jnp.sum(result.loss + 0.5 * precision * spread)
     about = jnp.zeros_like(intercept)
@@ -247,7 +257,7 @@ def finish(
         new["noise_scale"] = jnp.clip(jnp.sqrt(square), *given.bounds["noise_scale"])
         new["noise_scale"] = jnp.where(hold, scales["noise_scale"], new["noise_scale"])
         loss = loss / (precision * jnp.square(new["noise_scale"]))
-    rows = jnp.zeros_like(mean.bias)
+    rows = jnp.zeros_like(mean.bias) if volume is None else volume
     for site in plan.sites:
         v = plan.values(site, variance)
         second = jnp.square(plan.values(site, mean)) + v
@@ -256,7 +266,7 @@ def finish(
             best = jnp.clip(best, *given.bounds[site.scale])
             new[site.scale] = jnp.where(hold, scales[site.scale], best)
         rows = rows.at[plan.span(site.side)].add(_gain(site, new[site.scale], second, v))
-    state = State(mean, variance, intercept, new, sweep + 1)
+    state = state._replace(intercept=intercept, scales=new, sweep=sweep + 1)
     return state, Parts(loss, rows, about)
 
 
@@ -336,9 +346,13 @@ def _linearize_bucket(
         z, u = state.mean.factors[chunk.partner], state.variance.factors[chunk.partner]
         score = state.intercept + x[:, :1] + state.mean.bias[chunk.partner]
         score = score + jnp.einsum("rk,rwk->rw", x[:, 1:], z)
-        spread = v[:, :1] + state.variance.bias[chunk.partner]
-        spread = spread + jnp.einsum("rk,rwk->rw", jnp.square(x[:, 1:]) + v[:, 1:], u)
-        spread = spread + jnp.einsum("rk,rwk->rw", v[:, 1:], jnp.square(z))
+        if state.covariance is not None:
+            own = state.covariance[chunk.row]
+            spread = pair_spread(x, own, chunk, state.mean, state.covariance)
+        else:
+            spread = v[:, :1] + state.variance.bias[chunk.partner]
+            spread = spread + jnp.einsum("rk,rwk->rw", jnp.square(x[:, 1:]) + v[:, 1:], u)
+            spread = spread + jnp.einsum("rk,rwk->rw", v[:, 1:], jnp.square(z))
         weight = chunk.weight
         if weight is None:
             weight = (chunk.partner != zero_row).astype(score.dtype)

@@ -123,9 +123,11 @@ def fit_laplace(
         if not turns.shape[1]:
             info["log_evidence"] = top + volume
             info |= _weigh(potential, vectors, log_normal)
-    if decrement > DECREMENT or history.stopped != "tol":
+    # Where a line search fails at the very top, the Newton steps have settled it.
+    info["converged"] = "no" if decrement > DECREMENT else "yes"
+    if decrement > DECREMENT:
         warnings.warn(
-            f"The search stopped before the mode after {len(history)} of {max_iterations} "
+            f"The search stopped before the mode after {len(history) - 1} of {max_iterations} "
             f"iterations: by its quadratic the log density is {decrement:.2g} higher there. Raise "
             "max_iterations, or standardize columns of very different scales.",
             FitWarning,
@@ -271,14 +273,15 @@ def _settle(
         )
     factor = np.linalg.cholesky(regular)
     value, gradient = _score(potential, mode)
-    decrement = np.inf
+    step = scipy.linalg.cho_solve((factor, True), gradient)
+    decrement = 0.5 * float(gradient @ step)
     for _ in range(NEWTON_STEPS):
-        step = scipy.linalg.cho_solve((factor, True), gradient)
-        decrement = 0.5 * float(gradient @ step)
         trial, slope = _score(potential, mode - step)
         if decrement < 1e-12 or not trial <= value:
             break
         mode, value, gradient = mode - step, trial, slope
+        step = scipy.linalg.cho_solve((factor, True), gradient)
+        decrement = 0.5 * float(gradient @ step)
     return mode, factor, decrement
 
 

@@ -130,6 +130,8 @@ def fit_svi(
     info: dict[str, Any] = {"approximation": f"guide {name}", **_judge(course)}
     if not point:
         info |= weigh(draws.log_weights, potential.num_dims)
+    still = course.stopped != "num_steps" or info["elbo_rise"] > RISE_NATS
+    info["converged"] = "no" if still else "yes"
     _warn(course, info, num_steps)
     sampling = None
     if not point or target.sites:

@@ -1,8 +1,9 @@
 """Mean-field variational Bayes for factorizations, in closed form, with learned scales."""
 
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,16 @@ from jaxtyping import Array
 from probmf.data import Ratings
 from probmf.inference._gibbs_start import start_scales, start_states
 from probmf.inference._gibbs_update import Plan
-from probmf.inference._loop import Info, run
+from probmf.inference._loop import FitWarning, Info, run
 from probmf.inference._start import as_key, check_counts, check_tol, prepare_validation
+from probmf.inference._target import require_memory
+from probmf.inference._variational_block import (
+    BlockRows,
+    residual_sums,
+    row_spread,
+    sum_blocks,
+    update_rows,
+)
 from probmf.inference._variational_update import (
     Given,
     State,
@@ -22,6 +31,7 @@ from probmf.inference._variational_update import (
     linearize,
     prior_precision,
     scale_bounds,
+    spread_of_rows,
     sum_partners,
     update_variances,
     with_partners,
@@ -33,13 +43,17 @@ from probmf.models.ordinal import Ordinal
 from probmf.models.priors import NormalWishart
 from probmf.models.table import Table
 from probmf.results import Fit, History, Sampling
-from probmf.rows import SIDES, build_rows, num_workers
-from probmf.sweep import Prior, half_sweep
+from probmf.rows import SIDES, RowLayout, build_rows, num_workers
+from probmf.sweep import Prior, RowResult, half_sweep
 
 #: Sweeps from random factors before the scales are learned: they would follow them to zero.
 HOLD = 4
 #: Prefix of the variances among the parameters.
 VARIANCE = "variance of "
+#: Name of the rows' covariances among them.
+COVARIANCE = "covariance"
+
+Covariance = Literal["diagonal", "block"]
 
 
 def fit_variational(
@@ -47,7 +61,8 @@ def fit_variational(
     data: Ratings,
     *,
     key: ArrayLike,
-    num_sweeps: int = 50,
+    covariance: Covariance = "diagonal",
+    num_sweeps: int = 500,
     tol: float = 1e-5,
     num_draws: int = 100,
     validation: Ratings | None = None,
@@ -57,8 +72,10 @@ def fit_variational(
 ) -> Fit:
     r"""Approximate the posterior by independent Normals, and learn the scales on the way.
 
-    Under q every bias and every entry of every factor is Normal(m, v), independent of all others.
-    Each half-sweep gives all rows of a side the best means (jointly) and variances:
+    Under q every bias and every entry of every factor is Normal(m, v), independent of all others;
+    with covariance="block" every row (bias and factors jointly) is Normal(m, S), independent of
+    all other rows, with S the inverse of the row's whole precision. Each half-sweep gives all rows
+    of a side the best means (jointly) and variances:
 
     .. math:: \Lambda = A + \sum_n w_n (m_n m_n^\top + \mathrm{diag}\, v_n), \quad
         m = \Lambda^{-1} \sum_n w_n m_n t_n, \quad v_j = 1 / \Lambda_{jj}
@@ -69,14 +86,16 @@ def fit_variational(
     sweep lowers the bound. Yes/no ratings have a bound of Jaakkola and Jordan at
     :math:`\xi^2 = E \eta^2` (logit), or a latent normal (probit).
 
-    Independent Normals are narrower than the posterior's margins: for uncertainty that can be
-    relied on see `sample_gibbs`.
+    Independent Normals are narrower than the posterior's margins, independent rows less so: for
+    uncertainty that can be relied on see `sample_gibbs`.
 
     Args:
         model: The factorization. Scales may be numbers, arrays by row, or NumPyro distributions,
             of shape (), (rows,) or (1, num_factors), which are learned.
         data: Training ratings.
         key: JAX key or int, for the starting values and the draws.
+        covariance: "diagonal" or "block". A block's bound is the tighter one; it takes the memory
+            of (M + N) (k + 1)^2 numbers and two to three times as long.
         num_sweeps: The most sweeps (one updates both sides once).
         tol: Stop when a sweep changes the bound by less than this share of it; 0 never stops.
         num_draws: Independent draws of q in the result; each takes the memory of all rows.
@@ -92,7 +111,11 @@ def fit_variational(
 
     Raises:
         TypeError: If model or data are of the wrong type.
-        ValueError: If the model has no such updates, or an argument is out of range.
+        ValueError: If the model has no such updates, an argument is out of range, or the blocks
+            don't fit into memory.
+
+    Warns:
+        FitWarning: If `num_sweeps` were over before the bound had converged. After Ctrl-C.
 
     Example:
         >>> import numpyro.distributions as dist
@@ -114,15 +137,24 @@ def fit_variational(
     check_counts(num_sweeps=num_sweeps, num_draws=num_draws, patience=patience)
     check_tol(tol)
     _check_model(model)
+    if covariance not in get_args(Covariance):
+        raise ValueError(f"covariance is {covariance!r}; expected 'diagonal' or 'block'.")
     loop_key, start_key, draw_key = jax.random.split(as_key(key), 3)
     (observations,) = model.arguments(data)
     held_out = prepare_validation(model, data, validation)
     with ThreadPoolExecutor(num_workers()) as pool:
-        algorithm = Variational(model, data, observations, start_key, start, pool)
+        algorithm = Variational(model, data, observations, start_key, start, pool, covariance)
         best, history = run(
             algorithm, key=loop_key, num_steps=num_sweeps, tol=tol, validation=held_out,
             patience=patience, progress=progress,
         )  # fmt: skip
+    if tol > 0 and history.stopped == "num_sweeps":
+        warnings.warn(
+            f"The bound has not converged after {num_sweeps} sweeps: the last one still changed it "
+            f"by more than tol={tol:g} of itself. Raise num_sweeps, or go on with start=.",
+            FitWarning,
+            stacklevel=2,
+        )
     seconds = time.perf_counter() - begin
     return _fit(model, data, best, history, draw_key, num_draws, seconds)
 
@@ -141,6 +173,7 @@ class Variational:
         key: Array,
         start: Fit | None,
         pool: ThreadPoolExecutor,
+        covariance: Covariance = "diagonal",
     ) -> None:
         """Lay out the rows; see `fit_variational` for the arguments."""
         users, items = observations.num_users, observations.num_items
@@ -165,6 +198,14 @@ class Variational:
         chain = start_states(model, observations, scales, key, 1, start)[0]
         nothing = jax.tree.map(jnp.zeros_like, chain.table)
         self.start = State(chain.table, nothing, chain.intercept, scales, chain.sweep)
+        if covariance == "block":
+            size, width = len(nothing.bias), 1 + self.packing.num_columns
+            require_memory(
+                4.0 * size * width**2 * jnp.dtype(dtype).itemsize,
+                f"A covariance for each of {size - 1:,} rows", "Use covariance='diagonal'.",
+            )  # fmt: skip
+            blocks, volume = jnp.zeros((size, width, width), dtype), jnp.zeros(size, dtype)
+            self.start = self.start._replace(covariance=blocks, volume=volume)
         counted = np.ones(len(observations.user)) if weight is None else weight[weight > 0]
         center, precision = model.intercept_prior()
         self.given = Given(
@@ -192,6 +233,23 @@ class Variational:
             layout, sums = linearize(layout, likelihood, state)
             constant += float(sum(np.sum(np.asarray(x), dtype=np.float64) for x in sums))
         prior = prior_precision(self.plan, state)
+        if state.covariance is None or state.volume is None:
+            state, result, spread = self._diagonal(state, layout, prior, noise_scale)
+        else:
+            rows = BlockRows(state.mean, state.variance, state.covariance, state.volume)
+            rows, result, spread = self._blocks(rows, layout, prior, state.intercept, noise_scale)
+            state = state._replace(**rows._asdict())
+        state, parts = finish(self.plan, self.given, state, result, spread, noise_scale)
+        elbo = constant - float(parts.loss) + float(parts.intercept)
+        elbo += float(np.sum(np.asarray(parts.rows), dtype=np.float64))
+        if "noise_scale" in state.scales:
+            elbo -= self.num_ratings * float(np.log(float(state.scales["noise_scale"])))
+        return state, [Info(-elbo)]
+
+    def _diagonal(
+        self, state: State, layout: RowLayout, prior: Array, noise_scale: Array
+    ) -> tuple[State, RowResult, Array]:
+        """Both sides' means and variances; the items' losses, and spreads of their scores."""
         for side in SIDES:
             moments = sum_partners(layout, side, state.mean, state.variance, self.pool)
             total = with_partners(prior, moments, noise_scale)
@@ -206,17 +264,25 @@ class Variational:
                 self.plan, side, state.variance, total, moments, self.free[side], noise_scale
             )
             state = state._replace(mean=mean, variance=variance)
-        state, parts = finish(self.plan, self.given, state, result, moments, noise_scale)
-        elbo = constant - float(parts.loss) + float(parts.intercept)
-        elbo += float(np.sum(np.asarray(parts.rows), dtype=np.float64))
-        if "noise_scale" in state.scales:
-            elbo -= self.num_ratings * float(np.log(float(state.scales["noise_scale"])))
-        return state, [Info(-elbo)]
+        return state, result, spread_of_rows(state.mean, state.variance, moments)
+
+    def _blocks(
+        self, rows: BlockRows, layout: RowLayout, prior: Array, intercept: Array, noise: Array
+    ) -> tuple[BlockRows, RowResult, Array]:
+        """The same with a covariance for each row."""
+        for side in SIDES:
+            sums = sum_blocks(layout, side, rows.mean, rows.covariance, intercept, self.pool)
+            span = self.plan.span(side)
+            rows = update_rows((span.start, span.stop), rows, sums, prior, self.free[side], noise)
+        result = residual_sums(layout, side, rows.mean, intercept, noise, self.pool)
+        return rows, result, row_spread(rows.mean, rows.covariance, sums)
 
     def parameters(self, state: State, run: int) -> dict[str, Array]:
         """Means by site name, variances, and learned scales; there is one run."""
         variances = self.packing.unpack(state.variance)
+        blocks = {} if state.covariance is None else {COVARIANCE: state.covariance}
         return {
+            **blocks,
             "intercept": state.intercept,
             **self.packing.unpack(state.mean),
             **{VARIANCE + site: value for site, value in variances.items()},
@@ -234,20 +300,50 @@ def _fit(
     seconds: float,
 ) -> Fit:
     """Draws of q as a fit."""
-    samples: dict[str, np.ndarray] = {}
     sites = list(model.site_shapes(data.num_users, data.num_items))
-    for site, own in zip(sites, jax.random.split(key, max(len(sites), 1)), strict=False):
-        mean, variance = parameters[site], parameters[VARIANCE + site]
-        noise = jax.random.normal(own, (num_draws, *mean.shape), mean.dtype)
-        samples[site] = np.asarray(mean[None] + jnp.sqrt(variance)[None] * noise)[None]
+    if COVARIANCE in parameters:
+        moves = _block_moves(parameters, sites, data.num_users, key, num_draws)
+    else:
+        moves = {}
+        for site, own in zip(sites, jax.random.split(key, max(len(sites), 1)), strict=False):
+            variance = parameters[VARIANCE + site]
+            noise = jax.random.normal(own, (num_draws, *variance.shape), variance.dtype)
+            moves[site] = np.asarray(jnp.sqrt(variance)[None] * noise)
+    samples = {site: (np.asarray(parameters[site])[None] + moves[site])[None] for site in sites}
     for name in ("intercept", *model.random_scales()):
         samples[name] = np.repeat(np.asarray(parameters[name])[None, None], num_draws, axis=1)
     elbo = -float(history.objective[history.best - 1]) if history.best else float("nan")
+    kind = "rows" if COVARIANCE in parameters else "numbers"
+    info: dict[str, Any] = {
+        "approximation": f"independent {kind}",
+        "elbo": elbo,
+        "stopped": history.stopped,
+    }
     sampling = Sampling(
         stats={}, num_warmup=0, seconds=seconds, complete=history.stopped != "interrupted",
-        info={"elbo": elbo},
+        info=info,
     )  # fmt: skip
     return Fit(model, data, samples, "variational", history, sampling)
+
+
+def _block_moves(
+    parameters: dict[str, Array], sites: list[str], num_users: int, key: Array, num_draws: int
+) -> dict[str, np.ndarray]:
+    """Draws of whole rows about their means, by site."""
+    covariance = parameters[COVARIANCE]
+    # Coordinates that are not estimated have no variance, and get no factor.
+    fixed = jnp.diagonal(covariance, axis1=1, axis2=2) <= 0
+    identity = jnp.eye(covariance.shape[1], dtype=covariance.dtype)
+    regular = covariance + identity[None] * fixed[:, None, :]
+    root = jnp.where(fixed[:, :, None], 0.0, jnp.linalg.cholesky(regular))
+    noise = jax.random.normal(key, (num_draws, *covariance.shape[:2]), covariance.dtype)
+    rows = np.asarray(jnp.einsum("rde,sre->srd", root, noise))
+    moves = {}
+    for site in sites:
+        shape, first = parameters[site].shape, 0 if site.startswith("user") else num_users
+        own = rows[:, first : first + shape[0]]
+        moves[site] = own[:, :, 0] if len(shape) == 1 else own[:, :, 1 : 1 + shape[1]]
+    return moves
 
 
 def _check_model(model: object) -> None:

@@ -27,6 +27,9 @@ from probmf import (
     fit_variational,
 )
 from probmf.datasets import simulate_ratings
+from probmf.inference import _target as target_module
+from probmf.inference import _variational_block as block_module
+from probmf.inference._loop import FitWarning
 from probmf.inference._variational_update import State
 from probmf.inference.variational import Variational
 from probmf.rows import num_workers
@@ -77,13 +80,15 @@ def table(*, binary: bool = False, weighted: bool = True) -> Ratings:
 
 
 def sweeps(
-    model: MatrixFactorization, data: Ratings, count: int
+    model: MatrixFactorization, data: Ratings, count: int, covariance: Any = "diagonal"
 ) -> tuple[Variational, State, list[float]]:
     """The algorithm, its state after so many sweeps, and the bound after each."""
     (observations,) = model.arguments(data)
     bounds = []
     with ThreadPoolExecutor(num_workers()) as pool:
-        algorithm = Variational(model, data, observations, jax.random.key(0), None, pool)
+        algorithm = Variational(
+            model, data, observations, jax.random.key(0), None, pool, covariance
+        )
         state = algorithm.init(jax.random.key(1))
         for _ in range(count):
             state, infos = algorithm.step(jax.random.key(2), state)
@@ -100,10 +105,11 @@ def fixed(model: MatrixFactorization, scales: dict[str, Any]) -> MatrixFactoriza
     return replace(model, **values)
 
 
+@pytest.mark.parametrize("covariance", ["diagonal", "block"])
 @pytest.mark.parametrize("name", MODELS)
-def test_bound_never_falls(name: str) -> None:
+def test_bound_never_falls(name: str, covariance: str) -> None:
     data = table(binary=name in ("logit", "probit"))
-    algorithm, state, bounds = sweeps(MODELS[name], data, 25)
+    algorithm, state, bounds = sweeps(MODELS[name], data, 25, covariance)
     assert np.diff(bounds).min() > -1e-9
     assert bounds[-1] > bounds[0] + 0.1
     k = MODELS[name].num_factors
@@ -151,6 +157,92 @@ def test_bound_is_that_of_draws(name: str) -> None:
         assert -4 * error < apart < 0.15 * abs(bounds[-1])
     else:
         assert abs(apart) < 4 * error
+
+
+@pytest.mark.parametrize("name", ["gaussian", "by factor", "logit", "probit"])
+def test_blocks_bound_is_above_that_of_independent_numbers(name: str) -> None:
+    data = table(binary=name in ("logit", "probit"))
+    alone, rows = (sweeps(MODELS[name], data, 150, each)[2] for each in ("diagonal", "block"))
+    assert rows[-1] > alone[-1] + 0.01
+
+
+@pytest.mark.parametrize("name", ["gaussian", "logit"])
+def test_blocks_bound_is_that_of_draws(name: str) -> None:
+    """E log p - E log q over draws of whole rows."""
+    binary = name == "logit"
+    data, model = table(binary=binary), MODELS[name]
+    _, state, bounds = sweeps(model, data, 60, "block")
+    exact = fixed(model, state.scales)
+    arguments = exact.arguments(data)
+    mean = np.concatenate([state.mean.bias[:, None], state.mean.factors], axis=1)[:-1]
+    free = np.diagonal(state.covariance, axis1=1, axis2=2)[:-1] > 0
+    blocks = np.asarray(state.covariance)[:-1]
+    roots, volume = np.zeros_like(blocks), 0.0
+    for row, own in enumerate(free):
+        root = np.linalg.cholesky(blocks[row][np.ix_(own, own)])
+        roots[row][np.ix_(own, own)] = root
+        volume += np.log(np.diag(root)).sum() + 0.5 * own.sum() * np.log(2 * np.pi)
+
+    def log_ratio(key: jax.Array) -> jax.Array:
+        noise = jax.random.normal(key, mean.shape) * free
+        rows = mean + jnp.einsum("rde,re->rd", roots, noise)
+        log_q = -0.5 * jnp.sum(jnp.square(noise)) - volume
+        sides = {"user": rows[:USERS], "item": rows[USERS:]}
+        values: dict[str, Any] = {}
+        for site in model.site_shapes(USERS, ITEMS):
+            own = sides[site.split("_")[0]]
+            values[site] = own[:, 0] if site.endswith("bias") else own[:, 1:3]
+        if model.learns_intercept:
+            values["intercept"] = state.intercept
+        return log_density(exact, arguments, {}, values)[0] - log_q
+
+    with jax.numpy_rank_promotion("allow"):
+        ratios = np.asarray(jax.vmap(log_ratio)(jax.random.split(jax.random.key(3), 20_000)))
+    error = ratios.std() / np.sqrt(len(ratios))
+    apart = ratios.mean() - bounds[-1]
+    if binary:
+        assert -4 * error < apart < 0.15 * abs(bounds[-1])
+    else:
+        assert abs(apart) < 4 * error
+
+
+def test_blocks_in_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws have the blocks' covariances; long rows are read in pieces to the same result."""
+    data, model = table(), MODELS["gaussian"]
+    options: dict[str, Any] = {"key": 5, "covariance": "block", "num_sweeps": 30, "tol": 0.0}
+    fit = fit_variational(model, data, num_draws=4000, **options)
+    assert fit.sampling is not None
+    assert fit.sampling.info["approximation"] == "independent rows"
+    (observations,) = model.arguments(data)
+    with ThreadPoolExecutor(num_workers()) as pool:
+        start_key = jax.random.split(jax.random.key(5), 3)[1]
+        algorithm = Variational(model, data, observations, start_key, None, pool, "block")
+        state = algorithm.init(jax.random.key(1))
+        for _ in range(30):
+            state, _ = algorithm.step(jax.random.key(2), state)
+    assert state.covariance is not None
+    for row, name, place in ((2, "user", 2), (USERS + 3, "item", 3)):
+        bias = fit.samples[f"{name}_bias"][0, :, place]
+        factors = fit.samples[f"{name}_factors"][0, :, place]
+        drawn = np.cov(np.column_stack([bias, factors]).T)
+        exact = np.asarray(state.covariance[row, :3, :3])
+        sd = np.sqrt(np.diag(exact))
+        np.testing.assert_allclose(drawn / np.outer(sd, sd), exact / np.outer(sd, sd), atol=0.07)
+    monkeypatch.setattr(block_module, "GATHERED", 1)
+    jax.clear_caches()
+    pieces = fit_variational(model, data, num_draws=2, **options)
+    assert pieces.history is not None
+    assert fit.history is not None
+    np.testing.assert_allclose(pieces.history.objective, fit.history.objective, rtol=1e-9)
+
+
+def test_warns_that_it_has_not_converged() -> None:
+    data = table()
+    with pytest.warns(FitWarning, match="not converged after 3 sweeps: .*tol=1e-05"):
+        fit_variational(MODELS["gaussian"], data, key=0, num_sweeps=3, num_draws=2)
+    found = fit_variational(MODELS["gaussian"], data, key=0, num_draws=2)
+    assert found.history is not None
+    assert found.history.stopped == "tol"
 
 
 def test_biases_against_the_dense_posterior() -> None:
@@ -221,7 +313,9 @@ def test_learns_noise_and_scales_and_predicts() -> None:
 
 def test_same_key_start_and_storage(tmp_path: Any) -> None:
     data, model = table(), MODELS["gaussian"]
-    one, two = (fit_variational(model, data, key=5, num_sweeps=5, num_draws=3) for _ in range(2))
+    one, two = (
+        fit_variational(model, data, key=5, num_sweeps=5, tol=0, num_draws=3) for _ in range(2)
+    )
     for name, value in one.samples.items():
         np.testing.assert_array_equal(value, two.samples[name])
     one.save(tmp_path / "fit")
@@ -229,7 +323,7 @@ def test_same_key_start_and_storage(tmp_path: Any) -> None:
     pairs = [(0, 1), (3, 2)]
     np.testing.assert_array_equal(loaded.predict(pairs).mean, one.predict(pairs).mean)
     point = fit_als(MatrixFactorization(2, Gaussian(0.5)), data, key=0)
-    warm = fit_variational(model, data, key=5, num_sweeps=1, num_draws=1, start=point)
+    warm = fit_variational(model, data, key=5, num_sweeps=1, tol=0, num_draws=1, start=point)
     assert warm.history is not None
     assert one.history is not None
     assert warm.history.objective[0] < one.history.objective[0]
@@ -262,7 +356,7 @@ def test_second_call_compiles_nothing(caplog: pytest.LogCaptureFixture) -> None:
     # Shapes that no other test has, so that the first call does compile.
     for key in (0, 1):
         with caplog.at_level(logging.WARNING, logger="jax"):
-            fit_variational(MODELS["gaussian"], data, key=key, num_sweeps=2, num_draws=17)
+            fit_variational(MODELS["gaussian"], data, key=key, num_sweeps=2, tol=0, num_draws=17)
         counts.append(sum(r.getMessage().startswith("Compiling") for r in caplog.records))
         caplog.clear()
     assert counts[0] > 0
@@ -287,7 +381,7 @@ def test_refusals(model: MatrixFactorization, message: str) -> None:
         fit_variational(model, table(), key=0)
 
 
-def test_refused_arguments() -> None:
+def test_refused_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     model: Any = "model"
     with pytest.raises(TypeError, match="expected MatrixFactorization"):
         fit_variational(model, table(), key=0)
@@ -295,3 +389,8 @@ def test_refused_arguments() -> None:
         fit_variational(MODELS["gaussian"], table(), key=0, num_draws=0)
     with pytest.raises(TypeError, match="start is of type dict"):
         fit_variational(MODELS["gaussian"], table(), key=0, start={})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="covariance is 'full'; expected 'diagonal' or 'block'"):
+        fit_variational(MODELS["gaussian"], table(), key=0, covariance="full")  # type: ignore[arg-type]
+    monkeypatch.setattr(target_module, "MEMORY_SHARE", 1e-9)
+    with pytest.raises(ValueError, match=r"each of 17 rows takes .*covariance='diagonal'"):
+        fit_variational(MODELS["gaussian"], table(), key=0, covariance="block")
