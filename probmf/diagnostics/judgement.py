@@ -26,7 +26,7 @@ def statistics(sampling: Sampling | None) -> dict[str, Any]:
 
     Returns:
         "num_divergent", "share_saturated" (of trees as deep as allowed), "e_bfmi" (one number per
-        chain) and "k_hat", as far as they are known.
+        chain), "k_hat", "elbo" and "log_evidence", as far as they are known.
     """
     found: dict[str, Any] = {}
     if sampling is None:
@@ -42,9 +42,58 @@ def statistics(sampling: Sampling | None) -> dict[str, Any]:
         found["share_saturated"] = float(np.mean(depth >= most))
     if "energy" in stats and stats["energy"].shape[1] > 1:
         found["e_bfmi"] = energy_fractions(stats["energy"])
-    if "k_hat" in info:
-        found["k_hat"] = float(info["k_hat"])
+    for name in ("k_hat", "elbo", "log_evidence"):
+        if name in info:
+            found[name] = float(info[name])
     return found
+
+
+def is_approximation(sampling: Sampling | None) -> bool:
+    """Whether the draws are independent draws of an approximation, and of no chain."""
+    return sampling is not None and "approximation" in sampling.info
+
+
+def remarks(sampling: Sampling | None, known: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of draws of an approximation: what was judged and what was not, in words."""
+    if sampling is None or not is_approximation(sampling):
+        return ()
+    judged = "whether the search converged"
+    missed = "how far the approximation is from the posterior, which a sampler would tell"
+    if "k_hat" in known:
+        judged += ", and how far the approximation is from the posterior, by Pareto k-hat"
+        missed = "single quantities"
+    return (
+        "These are independent draws of an approximation "
+        f"({sampling.info['approximation']}), not of a chain: R-hat and effective sample sizes do "
+        f"not apply. Judged: {judged}. Not judged: {missed}.",
+    )
+
+
+def complaints_of_approximation(sampling: Sampling, known: Mapping[str, Any]) -> Iterator[str]:
+    """Sentences about what is wrong with an approximation.
+
+    Args:
+        sampling: How the fit went.
+        known: From `statistics`.
+
+    Yields:
+        The sentences.
+    """
+    if not sampling.complete:
+        yield "The search was interrupted before its end."
+    elif sampling.info.get("converged") == "no":
+        yield (
+            "The search had not converged when it ended: see the fit's history, and allow for more "
+            "steps."
+        )
+    k_hat = known.get("k_hat", 0.0)
+    if not k_hat <= K_HAT:
+        yield (
+            f"The Pareto k-hat of the importance weights is {k_hat:.2f} (above {K_HAT}): the "
+            "approximation misses parts of the posterior that matter, and its intervals are "
+            "likely too narrow. Use a richer family (guide='multivariate'), integrate effects out "
+            "(marginalize=), or use a sampler."
+        )
 
 
 def complaints(
@@ -66,6 +115,9 @@ def complaints(
     Yields:
         The sentences.
     """
+    if sampling is not None and is_approximation(sampling):
+        yield from complaints_of_approximation(sampling, known)
+        return
     if sampling is not None and not sampling.complete:
         yield (
             f"The run was interrupted: there are {num_draws:,} draws per chain, fewer than were "

@@ -9,7 +9,13 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from probmf.data import as_generator
-from probmf.diagnostics.judgement import DiagnosticWarning, complaints, statistics
+from probmf.diagnostics.judgement import (
+    DiagnosticWarning,
+    complaints,
+    is_approximation,
+    remarks,
+    statistics,
+)
 from probmf.diagnostics.measures import Measures, measure, most_suspect, varying
 from probmf.diagnostics.quantities import AnyFit, Quantity, check_fit, of_fit
 from probmf.results.table import Table
@@ -25,14 +31,17 @@ class Diagnosis:
     Attributes:
         table: A row per quantity: "name", "count" (how many numbers it stands for), "mean" and
             "sd" (None if there are several), "mcse", "ess_bulk", "ess_tail", "r_hat" (the
-            worst of them).
-        statistics: "num_divergent", "share_saturated", "e_bfmi", "k_hat", where they are known.
+            worst of them). Of draws of an approximation the last three are None.
+        statistics: "num_divergent", "share_saturated", "e_bfmi", "k_hat", "elbo", "log_evidence",
+            where they are known.
         warnings: What is wrong, a sentence or two each; empty if nothing is.
+        remarks: What was and was not judged, where that depends on the fit.
     """
 
     table: Table
     statistics: Mapping[str, Any]
     warnings: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -45,7 +54,7 @@ class Diagnosis:
         for name, value in self.statistics.items():
             number = float(np.min(value))
             told.append(f"{name} {number:,.3g}{' (least)' if np.size(value) > 1 else ''}")
-        lines = [repr(self.table), *([", ".join(told)] if told else [])]
+        lines = [repr(self.table), *([", ".join(told)] if told else []), *self.remarks]
         return "\n".join([*lines, *self.warnings] if self.warnings else [*lines, "No warnings."])
 
 
@@ -64,8 +73,11 @@ def summary(
     and, without hidden units, the weights. Numbers that come in large groups
     (predictions, biases, effects) are told of by their worst.
 
+    Independent draws of an approximation (`fit_variational`, `fit_svi`, `fit_laplace`) are no
+    chain: of them the search is judged, and the approximation by its k-hat where it is known.
+
     Args:
-        fit: A fit of a sampler.
+        fit: A fit of many draws.
         var_names: Names of sites, or "prediction" and "singular_value", to look at only.
         probes: How many pairs to predict, and of how many biases and effects to compute the
             measures; of effects those that look worst by a quick measure.
@@ -106,13 +118,14 @@ def summary(
             "nothing to diagnose: see its history."
         )
     rng = as_generator(key)
-    quantities = list(of_fit(fit, probes, rng))
-    table = Table(tuple(_rows(_chosen(quantities, var_names), probes)))
+    measured = _chosen(list(of_fit(fit, probes, rng)), var_names)
+    approximate = is_approximation(fit.sampling)
+    table = Table(tuple(_plain_rows(measured) if approximate else _rows(measured, probes)))
     known = statistics(fit.sampling)
     wrong = tuple(complaints(fit.sampling, known, table.rows, fit.num_chains, fit.num_draws))
     if wrong:
         warnings.warn(" ".join(wrong), DiagnosticWarning, stacklevel=2)
-    return Diagnosis(table, known, wrong)
+    return Diagnosis(table, known, wrong, remarks(fit.sampling, known))
 
 
 def _chosen(quantities: list[Quantity], names: Collection[str] | None) -> list[Quantity]:
@@ -126,6 +139,30 @@ def _chosen(quantities: list[Quantity], names: Collection[str] | None) -> list[Q
             f"var_names holds {unknown[0]!r}, but there are: {', '.join(sorted(sites))}."
         )
     return [q for q in quantities if {q.name, q.name.partition("[")[0]} & set(wanted)]
+
+
+def _plain_rows(quantities: list[Quantity]) -> list[dict[str, Any]]:
+    """Rows of the table of independent draws, whose Monte Carlo error is known."""
+    rows = []
+    for quantity in quantities:
+        draws = varying(np.asarray(quantity.draws)).astype(np.float64)
+        if not draws.shape[2]:
+            continue
+        flat = draws.reshape(-1, draws.shape[2])
+        sd = flat.std(axis=0)
+        rows.append(
+            {
+                "name": quantity.name,
+                "count": draws.shape[2],
+                "mean": None if quantity.grouped else float(flat[:, 0].mean()),
+                "sd": None if quantity.grouped else float(sd[0]),
+                "mcse": float(sd.max() / np.sqrt(len(flat))),
+                "ess_bulk": None,
+                "ess_tail": None,
+                "r_hat": None,
+            }
+        )
+    return rows
 
 
 def _rows(quantities: list[Quantity], probes: int) -> list[dict[str, Any]]:

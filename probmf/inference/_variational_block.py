@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from probmf import gaussian
 from probmf.rows import Bucket, RowLayout, Side
-from probmf.sweep import RowResult, RowValues, join_rows, own_rows, run_spans
+from probmf.sweep import RowSums, RowValues, join_rows, own_rows, run_spans
 
 #: Numbers of partners' covariances that are gathered at once.
 GATHERED = 1 << 19
@@ -211,7 +211,7 @@ def residual_sums(
     intercept: Array,
     noise_scale: Array,
     pool: ThreadPoolExecutor,
-) -> RowResult:
+) -> RowSums:
     """Loss of the means, its slope and curvature, summed over each row. Cost O(n d)."""
     program = partial(_bucket_residuals, mean=mean, intercept=intercept, noise_scale=noise_scale)
     return _join(run_spans(program, layout, side, pool), layout.source[side])
@@ -227,15 +227,15 @@ def _bucket_residuals(
     intercept: Array,
     noise_scale: Array,
     capacity: int,
-) -> RowResult:
-    def one(chunk: Bucket) -> RowResult:
+) -> RowSums:
+    def one(chunk: Bucket) -> RowSums:
         x = own_rows(mean, chunk.row)
         weight = _weight(chunk, mean) / jnp.square(noise_scale)
         score = intercept + mean.bias[chunk.partner]
         score = score + gaussian.project(mean.factors[chunk.partner], x)
         rest = chunk.rating - score
         loss = 0.5 * jnp.sum(weight * jnp.square(rest), axis=1)
-        return RowResult(x, loss, jnp.sum(weight * rest, axis=1), jnp.sum(weight, axis=1))
+        return RowSums(loss, jnp.sum(weight * rest, axis=1), jnp.sum(weight, axis=1))
 
     return _over_chunks(bucket, start, count, capacity, one)
 

@@ -44,7 +44,7 @@ from probmf.models.priors import NormalWishart
 from probmf.models.table import Table
 from probmf.results import Fit, History, Sampling
 from probmf.rows import SIDES, RowLayout, build_rows, num_workers
-from probmf.sweep import Prior, RowResult, half_sweep
+from probmf.sweep import Prior, RowSums, half_sweep
 
 #: Sweeps from random factors before the scales are learned: they would follow them to zero.
 HOLD = 4
@@ -248,7 +248,7 @@ class Variational:
 
     def _diagonal(
         self, state: State, layout: RowLayout, prior: Array, noise_scale: Array
-    ) -> tuple[State, RowResult, Array]:
+    ) -> tuple[State, RowSums, Array]:
         """Both sides' means and variances; the items' losses, and spreads of their scores."""
         for side in SIDES:
             moments = sum_partners(layout, side, state.mean, state.variance, self.pool)
@@ -268,7 +268,7 @@ class Variational:
 
     def _blocks(
         self, rows: BlockRows, layout: RowLayout, prior: Array, intercept: Array, noise: Array
-    ) -> tuple[BlockRows, RowResult, Array]:
+    ) -> tuple[BlockRows, RowSums, Array]:
         """The same with a covariance for each row."""
         for side in SIDES:
             sums = sum_blocks(layout, side, rows.mean, rows.covariance, intercept, self.pool)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from probmf.diagnostics import Diagnosis, DiagnosticWarning, summary
-from probmf.diagnostics.judgement import ESS_PER_CHAIN, R_HAT
+from probmf.diagnostics.judgement import ESS_PER_CHAIN, R_HAT, is_approximation
 from probmf.diagnostics.quantities import AnyFit
 from probmf.plots.style import BLUE, GREY, ORANGE, describe, legend, new_figure, quiet
 
@@ -27,11 +27,17 @@ def diagnostics(fit: AnyFit, *, probes: int = 200) -> Figure:
 
     Raises:
         TypeError: If it is no fit.
-        ValueError: If it has fewer than four draws per chain.
+        ValueError: If it has fewer than four draws per chain, or is an approximation, which has no
+            chains.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DiagnosticWarning)
         found = summary(fit, probes=probes)
+    if is_approximation(fit.sampling):
+        raise ValueError(
+            "plots.diagnostics shows how chains agree, and these are independent draws of an "
+            "approximation. See diagnostics.summary, and plots.history for how the search went."
+        )
     energy = None if fit.sampling is None else fit.sampling.stats.get("energy")
     count = 2 if energy is None else 3
     figure = new_figure((3.9 * count, max(3.4, 1.0 + 0.24 * len(found.table))))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probmf import MatrixFactorization, Ratings
+from probmf import MatrixFactorization, Ratings, plots
 from probmf.diagnostics import DiagnosticWarning, summary
 from probmf.diagnostics.measures import energy_fractions, measure, most_suspect
 from probmf.models import MixedEffects
@@ -168,6 +168,48 @@ def test_statistics_that_tell_of_trouble(change: dict[str, Any], message: str) -
 def test_importance_weights(k_hat: float) -> None:
     with pytest.warns(DiagnosticWarning, match=r"Pareto k-hat of the importance weights is"):
         summary(mixed(sampling=healthy(k_hat=k_hat)))
+
+
+def approximated(**info: Any) -> Sampling:
+    words = {"approximation": "independent rows", "converged": "yes", **info}
+    return Sampling({}, 0, 0.0, info=words)
+
+
+@pytest.mark.parametrize("make", [factorization, mixed])
+def test_an_approximation_is_not_judged_as_a_chain(make: Any) -> None:
+    """Chains that disagree, of which R-hat would complain."""
+    site = "intercept" if make is factorization else "noise_scale"
+    draws = 5 + np.abs(shifted((), 5.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = summary(make(sampling=approximated(elbo=-3.0), **{site: draws}))
+    assert found.ok
+    row = found.table[site]
+    assert (row["r_hat"], row["ess_bulk"], row["ess_tail"]) == (None, None, None)
+    assert row["mcse"] == pytest.approx(draws.std() / np.sqrt(draws.size))
+    assert found.statistics["elbo"] == -3.0
+    assert "(independent rows), not of a chain" in found.remarks[0]
+    assert "Not judged: how far the approximation is" in repr(found)
+    with_k = summary(make(sampling=approximated(k_hat=0.2)))
+    assert "by Pareto k-hat. Not judged: single quantities" in with_k.remarks[0]
+
+
+@pytest.mark.parametrize(
+    ("info", "message"),
+    [
+        ({"converged": "no"}, "The search had not converged when it ended"),
+        ({"k_hat": 0.9}, r"k-hat .* is 0\.90 \(above 0\.7\): the approximation misses parts"),
+    ],
+)
+def test_what_is_wrong_with_an_approximation(info: dict[str, Any], message: str) -> None:
+    with pytest.warns(DiagnosticWarning, match=message):
+        found = summary(mixed(sampling=approximated(**info)))
+    assert len(found.warnings) == 1
+    cut = Sampling({}, 0, 0.0, complete=False, info={"approximation": "guide normal"})
+    with pytest.warns(DiagnosticWarning, match="The search was interrupted before its end"):
+        summary(mixed(sampling=cut))
+    with pytest.raises(ValueError, match="shows how chains agree, and these are independent"):
+        plots.diagnostics(mixed(sampling=cut))
 
 
 def test_all_at_once_is_one_warning() -> None:
