@@ -34,6 +34,7 @@ from probmf.results import (
     Recommendations,
     Sampling,
 )
+from probmf.results.draw_store import open_draws
 
 __version__ = "0.1.0"
 
@@ -70,6 +71,7 @@ __all__ = [
     "fit_variational",
     "marginalize",
     "metrics",
+    "open_draws",
     "sample_gibbs",
     "sample_marginal",
     "sample_nuts",

@@ -22,7 +22,8 @@ PACKAGES = ("probmf", "jax", "jaxlib", "numpyro")
 OWN = re.compile(r"((state|draws)-\d+\.npz|run\.json)(\.new)?")
 
 
-def _versions(packages: tuple[str, ...]) -> dict[str, str]:
+def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
+    """Versions of packages that are installed."""
     return {name: importlib.metadata.version(name) for name in packages}
 
 
@@ -30,7 +31,7 @@ def _check_versions(written: Any, manifest: Path, packages: tuple[str, ...]) -> 
     """Other versions may compile other programs, so that the draws would not be the same."""
     if not isinstance(written, dict):
         raise ValueError(f"{manifest} is not that of a run; name another directory.")
-    present = _versions(packages)
+    present = versions(packages)
     others = [name for name in packages if written.get(name) != present[name]]
     if others:
         by = ", ".join(f"{name} {written.get(name)}" for name in others)
@@ -156,7 +157,7 @@ class Checkpoint:
         self._replace(f"state-{done}.npz", **arrays)
         manifest = {
             "format": FORMAT, "version": VERSION, "digest": self.digest, "done": done,
-            "pieces": len(pieces), "versions": _versions(self.packages),
+            "pieces": len(pieces), "versions": versions(self.packages),
         }  # fmt: skip
         text = self.path / "run.json.new"
         text.write_text(json.dumps(manifest), encoding="utf-8")

@@ -274,7 +274,7 @@ def update(
         intercept = intercept + move
     if "noise_scale" in plan.random:
         square = 2.0 * jnp.square(scales["noise_scale"]) * loss
-        scales["noise_scale"] = _draw_scale(
+        scales["noise_scale"] = draw_scale(
             next(keys), given.laws["noise_scale"], scales["noise_scale"], square, given.num_ratings
         )
     if plan.draws_cutpoints and given.rated is not None and isinstance(plan.likelihood, Ordinal):
@@ -290,7 +290,7 @@ def update(
             values = values - centers[site.name]
         if site.kind == "random":
             square, count = _squares(site, scales[site.scale], values)
-            scales[site.scale] = _draw_scale(
+            scales[site.scale] = draw_scale(
                 next(keys), given.laws[site.scale], scales[site.scale], square, count
             )
         elif site.wishart is not None:
@@ -352,14 +352,14 @@ def _log_joint(plan: Plan, given: Given, state: State, loss: Array) -> Array:
             square, count = _squares(site, scale, values)
             total = total - jnp.sum(0.5 * square / jnp.square(scale) + count * jnp.log(scale))
     for name, law in given.laws.items():
-        total = total + jnp.sum(_log_prior(law, state.scales[name]))
+        total = total + jnp.sum(log_prior(law, state.scales[name]))
     if plan.draws_cutpoints and given.rated is not None:
         cutpoints = state.scales["cutpoints"]
         total = total + OrderedNormal(given.rated.scale, cutpoints.size).log_prob(cutpoints)
     return total
 
 
-def _log_prior(law: Distribution, value: Array) -> Array:
+def log_prior(law: Distribution, value: Array) -> Array:
     """Log density, minus infinity outside of the support (which NumPyro doesn't look at)."""
     return jnp.where(law.support(value), law.log_prob(value), -jnp.inf)
 
@@ -376,13 +376,13 @@ def _squares(site: Site, scale: Array, values: Array) -> tuple[Array, Array]:
     return square, jnp.full(scale.shape, count, scale.dtype)
 
 
-def _draw_scale(key: Array, law: Distribution, scale: Array, square: Array, count: Array) -> Array:
-    """A scale given the squares that it governs, on the logarithmic scale."""
+def draw_scale(key: Array, law: Distribution, scale: Array, square: Array, count: Array) -> Array:
+    """A scale given the squares that it governs, by a slice of its logarithm."""
 
     def log_density(log_scale: Array) -> Array:
         here = jnp.exp(log_scale)
         quadratic = 0.5 * square * jnp.exp(-2.0 * log_scale)
-        return _log_prior(law, here) + log_scale - count * log_scale - quadratic
+        return log_prior(law, here) + log_scale - count * log_scale - quadratic
 
     width = jnp.broadcast_to(3.0 / jnp.sqrt(2.0 * count + 1.0), scale.shape)
     return jnp.exp(slice_sample(key, jnp.log(scale), log_density, width))
@@ -466,8 +466,8 @@ def _balance_sides(plan: Plan, given: Given, key: Array, state: State) -> State:
     def row_density(site: Site, scale: Array, values: Array, t: Array) -> Array:
         if site.kind == "random":
             by = t if scale.ndim < 2 else jnp.broadcast_to(t, (1, plan.num_factors))
-            log_prior = _log_prior(given.laws[site.scale], scale * jnp.exp(by)) + by
-            return jnp.sum(log_prior) if shared else log_prior.reshape(shape)
+            own = log_prior(given.laws[site.scale], scale * jnp.exp(by)) + by
+            return jnp.sum(own) if shared else own.reshape(shape)
         square = jnp.sum(jnp.square(values / _by_column(scale)), axis=0)
         one = -0.5 * square * jnp.exp(2.0 * jnp.broadcast_to(t, square.shape)) + len(values) * t
         return jnp.sum(one) if shared else one

@@ -28,8 +28,10 @@ def described(value: Any) -> str:
         # Its arguments may be hidden in transforms; its density tells all laws apart.
         names = sorted(value.arg_constraints)
         arguments = {name: np.asarray(getattr(value, name)).tolist() for name in names}
-        places = jnp.asarray(DENSITY_AT).reshape(-1, *(1 for _ in value.batch_shape))
-        density = np.asarray(value.log_prob(places)).tolist() if not value.event_shape else None
+        density = None
+        if not value.event_shape:
+            full = [jnp.full(value.batch_shape, at) for at in DENSITY_AT]
+            density = [np.asarray(value.log_prob(at)).tolist() for at in full]
         return f"{type(value).__name__}{value.batch_shape}{arguments}{density}"
     if isinstance(value, np.ndarray | jax.Array):
         return str(np.asarray(value).tolist())

@@ -260,6 +260,7 @@ def _network_task(
         return NetworkDescent(model, arrays, first, rule, num_runs, batch_size)
 
     held_out = None if validation is None else NetworkValidation.build(model, data, validation)
+
     def held_digest() -> str:
         others = () if validation is None else model.held_out(data, validation)
         return digest(jax.tree.leaves(others))

@@ -59,7 +59,7 @@ def to_datatree(
         each is.
     """
     data, samples = draws.data, draws.samples
-    user, item = _labels(data.users), _labels(data.items)
+    user, item = labels_of(data.users), labels_of(data.items)
     coords = {"user": user, "item": item}
     for site in ("user_factors", "item_factors"):
         if site in samples:
@@ -84,7 +84,7 @@ def to_datatree(
         for name, value in values.items()
         if name.endswith("_scale") and value.ndim == 3
     }
-    weights, names = _mean_dims(draws.model)
+    weights, names = weight_dims(draws.model)
     tree = arviz_base.from_dict(
         groups,
         coords=coords | names | {"rating_row": np.arange(len(data))},
@@ -97,7 +97,7 @@ def to_datatree(
     return tree
 
 
-def _mean_dims(
+def weight_dims(
     model: MatrixFactorization,
 ) -> tuple[dict[str, list[str]], dict[str, np.ndarray]]:
     """Dims of the weights of prior means by site, and the names of features and outputs."""
@@ -117,7 +117,7 @@ def _mean_dims(
     return dims, coords
 
 
-def _labels(vocabulary: Vocabulary) -> np.ndarray:
+def labels_of(vocabulary: Vocabulary) -> np.ndarray:
     """Ids as coordinates: numbers and dates as they are, other kinds as text."""
     ids = vocabulary.ids
     return ids if ids.dtype.kind in "iumM" else np.asarray([str(value) for value in ids])

@@ -15,6 +15,7 @@ from probmf.models.priors import NormalWishart
 from probmf.results.history import History
 from probmf.results.laws import is_law, read_law, write_law
 from probmf.results.mean_config import read_means, write_means
+from probmf.results.moments import RowMoments
 from probmf.results.sampling import Sampling
 from probmf.results.traces import Traces, Watched
 
@@ -152,6 +153,23 @@ def read_traces(config: Mapping[str, Any] | None, arrays: Arrays) -> Traces | No
     watched = Watched(**_under("watched/", arrays)) if config["watched"] else None
     places = _under("probe/", arrays)
     return Traces(_under(TRACE, arrays), places["user"], places["item"], config["thin"], watched)
+
+
+def write_moments(moments: RowMoments | None, arrays: Arrays) -> dict[str, Any] | None:
+    """Means and standard deviations over all sweeps for JSON; the arrays go to `arrays`."""
+    if moments is None:
+        return None
+    for kind, values in (("mean", moments.mean), ("sd", moments.sd)):
+        arrays |= {f"moment/{kind}/{name}": np.ascontiguousarray(a) for name, a in values.items()}
+    return {"num_sweeps": int(moments.num_sweeps)}
+
+
+def read_moments(config: Mapping[str, Any] | None, arrays: Arrays) -> RowMoments | None:
+    """What `write_moments` wrote."""
+    if config is None:
+        return None
+    mean, sd = (_under(f"moment/{kind}/", arrays) for kind in ("mean", "sd"))
+    return RowMoments(mean, sd, config["num_sweeps"])
 
 
 def _under(prefix: str, arrays: Arrays) -> Arrays:

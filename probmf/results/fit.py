@@ -21,6 +21,7 @@ from probmf.results.extend import extend_draws, extend_point, extend_ratings
 from probmf.results.fold_in import add_users
 from probmf.results.fold_in_draws import add_users_to_draws
 from probmf.results.history import History
+from probmf.results.moments import RowMoments
 from probmf.results.plug_in import PlugIn
 from probmf.results.predict import Predictions, predict
 from probmf.results.questions import Questions, choose_next
@@ -45,6 +46,8 @@ class Fit:
         sampling: How a sampler's run went, or None. Samples of a sampler hold the scales that were
             sampled, too, and may lack rows that it integrated out.
         traces: What a Gibbs sampler noted at every sweep, or None.
+        moments: Means and standard deviations of biases and factors over all its sweeps, by chain,
+            or None.
 
     Raises:
         ValueError: If a parameter is missing, has another shape than the model gives it, or is
@@ -58,6 +61,7 @@ class Fit:
     history: History | None = None
     sampling: Sampling | None = None
     traces: Traces | None = None
+    moments: RowMoments | None = None
 
     def __post_init__(self) -> None:
         """Check the parameters against the model and freeze them, with encodings of features."""
@@ -502,7 +506,9 @@ class Fit:
                     "key or an int."
                 )
             more = add_users_to_draws(self._draws, new_ratings, scales, as_generator(key))
-            return replace(self, model=more.model, data=more.data, samples=more.samples)
+            return replace(
+                self, model=more.model, data=more.data, samples=more.samples, moments=None
+            )
         grown = add_users(self._plug_in.conditionals, new_ratings, scales)
         return Fit.from_point(
             grown.model, grown.data, grown.parameters, method=self.method, history=self.history
@@ -605,7 +611,7 @@ class Fit:
         """
         storage.save(
             path, self.model, self.data, self.samples, self.method, self.history, self.sampling,
-            self.traces,
+            self.traces, self.moments,
         )  # fmt: skip
 
     @classmethod

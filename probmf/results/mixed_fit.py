@@ -26,6 +26,7 @@ from probmf.results.mixed_predict import (
 )
 from probmf.results.mixed_response import Kind, Level
 from probmf.results.mixed_summary import summarize_sites
+from probmf.results.moments import RowMoments
 from probmf.results.samples import DrawCounts, checked_samples
 from probmf.results.sampling import Sampling
 from probmf.results.table import Table
@@ -45,6 +46,8 @@ class MixedFit(DrawCounts):
         sampling: How the sampler's run went; None for a point fit.
         history: How an optimizer's search went, or None.
         data: The training table, any that `model.design` takes; only `save` needs it.
+        moments: Means and standard deviations of coefficients and effects over all sweeps of a
+            Gibbs sampler, by chain, or None.
 
     Raises:
         ValueError: If there are no draws, a site is none of the model's, has another shape than
@@ -58,6 +61,7 @@ class MixedFit(DrawCounts):
     sampling: Sampling | None = None
     history: History | None = None
     data: Any = None
+    moments: RowMoments | None = None
 
     def __post_init__(self) -> None:
         """Check the draws against the model and freeze them."""
@@ -235,7 +239,7 @@ class MixedFit(DrawCounts):
             )
         mixed_storage.save(
             path, self.model, self.design, data, self.samples, self.method, self.sampling,
-            self.history,
+            self.history, self.moments,
         )  # fmt: skip
 
     @classmethod

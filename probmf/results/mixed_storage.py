@@ -22,15 +22,18 @@ from probmf.models.mixed.columns import Table
 from probmf.results import directory
 from probmf.results.config import (
     read_history,
+    read_moments,
     read_samples,
     read_sampling,
     write_history,
+    write_moments,
     write_samples,
     write_sampling,
 )
 from probmf.results.formula_code import refuse_foreign_code
 from probmf.results.history import History
 from probmf.results.laws import is_law, read_law, write_law
+from probmf.results.moments import RowMoments
 from probmf.results.rating_files import column_from_arrow, column_to_arrow, read_file, write_file
 from probmf.results.sampling import Sampling
 
@@ -56,6 +59,7 @@ def save(
     method: str,
     sampling: Sampling | None,
     history: History | None,
+    moments: RowMoments | None = None,
 ) -> None:
     """Write a fit to a directory, all of it or nothing; see `MixedFit.save`."""
 
@@ -68,6 +72,7 @@ def save(
             "model": _write_model(model),
             "history": write_history(history, arrays),
             "sampling": write_sampling(sampling, arrays),
+            "moments": write_moments(moments, arrays),
             "types": types,
         }
         save_file(arrays, folder / ARRAYS)
@@ -93,6 +98,7 @@ def load(path: str | PathLike[str]) -> dict[str, Any]:
             "sampling": read_sampling(manifest["sampling"], arrays),
             "history": read_history(manifest["history"], arrays),
             "data": data,
+            "moments": read_moments(manifest.get("moments"), arrays),
         }
     except (SafetensorError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise ValueError(

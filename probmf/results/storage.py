@@ -16,16 +16,19 @@ from probmf.results import directory, rating_files
 from probmf.results.config import (
     read_history,
     read_model,
+    read_moments,
     read_samples,
     read_sampling,
     read_traces,
     write_history,
     write_model,
+    write_moments,
     write_samples,
     write_sampling,
     write_traces,
 )
 from probmf.results.history import History
+from probmf.results.moments import RowMoments
 from probmf.results.sampling import Sampling
 from probmf.results.traces import Traces
 
@@ -51,6 +54,7 @@ def save(
     history: History | None,
     sampling: Sampling | None,
     traces: Traces | None,
+    moments: RowMoments | None,
 ) -> None:
     """Write a fit to a directory, all of it or nothing; see `Fit.save`."""
 
@@ -62,6 +66,7 @@ def save(
             "history": write_history(history, arrays),
             "sampling": write_sampling(sampling, arrays),
             "traces": write_traces(traces, arrays),
+            "moments": write_moments(moments, arrays),
             "types": rating_files.write_ratings(data, folder),
         }
         save_file(arrays, folder / ARRAYS)
@@ -80,6 +85,7 @@ def load(
     History | None,
     Sampling | None,
     Traces | None,
+    RowMoments | None,
 ]:
     """Read what `save` wrote; see `Fit.load`."""
     source = Path(path)
@@ -91,9 +97,11 @@ def load(
         history = read_history(manifest["history"], arrays)
         sampling = read_sampling(manifest.get("sampling"), arrays)
         traces = read_traces(manifest.get("traces"), arrays)
+        moments = read_moments(manifest.get("moments"), arrays)
     except (SafetensorError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{source} does not hold what its {directory.MANIFEST} says "
             f"({type(error).__name__}: {error}); save the fit again."
         ) from error
-    return model, data, read_samples(arrays), manifest["method"], history, sampling, traces
+    samples = read_samples(arrays)
+    return model, data, samples, manifest["method"], history, sampling, traces, moments

@@ -1,11 +1,14 @@
 """Runs of sample_gibbs: shapes, bits, checkpoints, interruptions, storage, and what is refused."""
 
+import ast
+import inspect
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ from probmf import (
     sample_gibbs,
 )
 from probmf.inference import _gibbs as kernel
-from probmf.inference import gibbs as gibbs_module
+from probmf.inference import _gibbs_job as job_module
 from probmf.inference._checkpoint import Checkpoint
 from probmf.inference._loop import FitWarning
 from probmf.inference._workers import Workers
@@ -96,6 +99,25 @@ def test_watched_pairs_average_every_sweep(whole: Fit) -> None:
     assert whole.traces.watched.sd.min() > 0
 
 
+def test_moments_count_every_sweep(whole: Fit) -> None:
+    thinned = sample_gibbs(model(), ratings(), key=3, thin=10, **SHORT)
+    for fit in (whole, thinned):
+        assert fit.moments is not None
+        assert fit.moments.num_sweeps == 30
+        for name in ("user_bias", "item_bias", "user_factors", "item_factors"):
+            draws = whole.samples[name].astype(np.float64)
+            np.testing.assert_allclose(fit.moments.mean[name], draws.mean(axis=1), atol=1e-5)
+            np.testing.assert_allclose(fit.moments.sd[name], draws.std(axis=1), atol=1e-5)
+    assert whole.moments is not None
+    mean, sd = whole.moments.pooled("user_bias")
+    np.testing.assert_allclose(mean, whole.samples["user_bias"].mean(axis=(0, 1)), atol=1e-5)
+    np.testing.assert_allclose(sd, whole.samples["user_bias"].std(axis=(0, 1)), atol=1e-5)
+    with pytest.raises(ValueError, match="rotated against each other"):
+        whole.moments.pooled("user_factors")
+    with pytest.raises(ValueError, match="no moments of 'nothing'"):
+        whole.moments.pooled("nothing")
+
+
 def test_thinning_keeps_rows_of_some_sweeps(whole: Fit) -> None:
     thinned = sample_gibbs(model(), ratings(), key=3, thin=7, **SHORT)
     np.testing.assert_array_equal(
@@ -116,7 +138,12 @@ def test_the_same_key_gives_the_same_bits(whole: Fit) -> None:
 
 def test_saved_and_loaded(whole: Fit, tmp_path: Path) -> None:
     whole.save(tmp_path / "fit")
-    assert_same(whole, Fit.load(tmp_path / "fit"))
+    loaded = Fit.load(tmp_path / "fit")
+    assert_same(whole, loaded)
+    assert loaded.moments is not None
+    assert whole.moments is not None
+    for name, value in whole.moments.mean.items():
+        np.testing.assert_array_equal(loaded.moments.mean[name], value)
     wishart = sample_gibbs(model(user_scale=NormalWishart(dof=5.0)), ratings(), key=0, **SHORT)
     wishart.save(tmp_path / "wishart")
     back = Fit.load(tmp_path / "wishart")
@@ -213,6 +240,52 @@ def test_ctrl_c_keeps_what_there_is(
         model(), ratings(), key=3, watch=ratings(), checkpoint=tmp_path / "run", **SHORT
     )
     assert_same(whole, resumed)
+
+
+def interrupt_at(line: int, hits: int) -> Any:
+    """A trace function: Ctrl-C just before a line of the loop is run for so many times."""
+    seen = []
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        if frame.f_code is not kernel.run_gibbs.__code__:
+            return None
+        if event == "line" and frame.f_lineno == line:
+            seen.append(1)
+            if len(seen) == hits:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return trace
+
+    return trace
+
+
+def test_ctrl_c_between_any_two_lines(whole: Fit, tmp_path: Path) -> None:
+    """Wherever in a chunk it comes, what is kept is whole chunks, and the run can go on."""
+    source, first = inspect.getsourcelines(kernel.run_gibbs)
+    start = next(n for n, text in enumerate(source) if "outputs = pool.map" in text)
+    end = next(n for n, text in enumerate(source) if "now = time.perf_counter" in text)
+    statements = {
+        node.lineno - 1
+        for node in ast.walk(ast.parse(textwrap.dedent("".join(source))))
+        if isinstance(node, ast.stmt) and start < node.lineno - 1 <= end
+    }
+    reached = 0
+    for number in sorted(statements):
+        arguments: dict[str, Any] = {"key": 3, "watch": ratings(), **SHORT}
+        arguments["checkpoint"] = tmp_path / str(number)
+        # Lines that a run without a stream does not come to are run through.
+        sys.settrace(interrupt_at(first + number, 3))
+        try:
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                part = sample_gibbs(model(), ratings(), **arguments)
+        finally:
+            sys.settrace(None)
+        assert part.sampling is not None
+        reached += not part.sampling.complete
+        assert part.sampling.complete != any("Interrupted" in str(w.message) for w in told)
+        assert_same(whole, sample_gibbs(model(), ratings(), **arguments))
+    assert reached >= 5
 
 
 def test_a_full_disk_keeps_what_there_is(
@@ -318,7 +391,7 @@ def test_weights_of_latent_likelihoods_are_refused() -> None:
 
 
 def test_too_many_draws_for_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gibbs_module, "MEMORY_SHARE", 1e-9)
+    monkeypatch.setattr(job_module, "MEMORY_SHARE", 1e-9)
     with pytest.raises(ValueError, match="Raise thin"):
         sample_gibbs(model(), ratings(), key=0, **SHORT)
 
