@@ -74,6 +74,16 @@ def align(fit: Fit, *, method: Method = "procrustes") -> Fit:
             samples[f"{side}_mean"] = np.einsum("csk,cskl->csl", samples[f"{side}_mean"], q)
         if f"{side}_precision" in samples:
             samples[f"{side}_precision"] = np.swapaxes(q, 2, 3) @ samples[f"{side}_precision"] @ q
+    for side in fit.model.mean_sides:
+        # So do prior means from features: the last layer gives the bias, then the factors.
+        first = int(getattr(fit.model, f"{side}_bias"))
+        last = getattr(fit.model, f"{side}_mean").num_layers - 1
+        for name in (f"{side}_mean_weight_{last}", f"{side}_mean_bias_{last}"):
+            if name in samples:
+                turned = np.array(samples[name])
+                own = "csk,cskl->csl" if turned.ndim == 3 else "cspk,cskl->cspl"
+                turned[..., first:] = np.einsum(own, turned[..., first:], q)
+                samples[name] = turned
     return replace(fit, samples=samples)
 
 

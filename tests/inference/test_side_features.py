@@ -23,6 +23,7 @@ from probmf import (
     fit_als,
     fit_map,
     fit_variational,
+    sample_nuts,
 )
 
 USERS, ITEMS = 9, 7
@@ -233,3 +234,17 @@ def test_ratings_without_a_side_table() -> None:
     bare = Ratings.from_frame({"user": [1, 2], "item": [1, 1], "rating": [1.0, 2.0]})
     with pytest.raises(ValueError, match=r"user_mean needs features, and the ratings have no"):
         MatrixFactorization(1, user_mean=Linear()).arguments(bare)
+
+
+def test_nuts_gives_a_fit_that_knows_new_users() -> None:
+    model = MatrixFactorization(0, Gaussian(0.8), user_mean=Linear(), item_bias=False)
+    options: dict[str, Any] = {"num_warmup": 200, "num_samples": 200, "num_chains": 1}
+    full = sample_nuts(model, DATA, key=0, **options)
+    marginal = sample_nuts(model, DATA, key=1, marginalize="user_bias", **options)
+    best = fit_als(model, DATA, key=0, num_sweeps=200, tol=0).point()
+    for fit in (full, marginal):
+        # Without factors the posterior is Gaussian, so its mean is the mode.
+        mean = fit.samples["user_mean_weight_0"][0].mean(axis=0)
+        np.testing.assert_allclose(mean, best["user_mean_weight_0"], atol=0.15)
+        new = {"user": [50], "age": [40.0], "job": ["poet"]}
+        assert np.isfinite(fit.predict([(50, 0)], user_features=new, key=0).mean).all()

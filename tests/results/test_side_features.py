@@ -16,6 +16,7 @@ from probmf import (
     MatrixFactorization,
     NormalWishart,
     Ratings,
+    diagnostics,
 )
 
 USERS, ITEMS = 8, 6
@@ -219,6 +220,18 @@ def test_files_hold_weights_and_encodings(tmp_path: Path) -> None:
         Fit.load(tmp_path / "fit").predict(pairs, user_features=new).mean,
         fit.predict(pairs, user_features=new).mean,
     )
+
+
+def test_aligned_draws_keep_their_prior_means() -> None:
+    fit = point_fit()
+    turned = diagnostics.align(fit)
+    assert not np.allclose(turned.samples["user_factors"], fit.samples["user_factors"])
+    for side in ("user", "item"):
+        new: Any = {f"{side}_features": features(side, 1, 100)}
+        pairs = [(100, 0)] if side == "user" else [(0, 100)]
+        np.testing.assert_allclose(
+            turned.predict(pairs, **new).mean, fit.predict(pairs, **new).mean, rtol=1e-5
+        )
 
 
 def test_arviz_names_features_and_outputs() -> None:
