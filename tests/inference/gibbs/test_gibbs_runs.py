@@ -242,18 +242,15 @@ def test_ctrl_c_keeps_what_there_is(
     assert_same(whole, resumed)
 
 
-def interrupt_at(line: int, hits: int) -> Any:
-    """A trace function: Ctrl-C just before a line of the loop is run for so many times."""
-    seen = []
+def interrupt_at(line: int, done: int) -> Any:
+    """A trace function: Ctrl-C just before a line of the loop, once so many sweeps are done."""
 
     def trace(frame: Any, event: str, argument: Any) -> Any:
         if frame.f_code is not kernel.run_gibbs.__code__:
             return None
-        if event == "line" and frame.f_lineno == line:
-            seen.append(1)
-            if len(seen) == hits:
-                sys.settrace(None)
-                raise KeyboardInterrupt
+        if event == "line" and frame.f_lineno == line and frame.f_locals["run"].done >= done:
+            sys.settrace(None)
+            raise KeyboardInterrupt
         return trace
 
     return trace
@@ -274,7 +271,7 @@ def test_ctrl_c_between_any_two_lines(whole: Fit, tmp_path: Path) -> None:
         arguments: dict[str, Any] = {"key": 3, "watch": ratings(), **SHORT}
         arguments["checkpoint"] = tmp_path / str(number)
         # Lines that a run without a stream does not come to are run through.
-        sys.settrace(interrupt_at(first + number, 3))
+        sys.settrace(interrupt_at(first + number, 30))
         try:
             with warnings.catch_warnings(record=True) as told:
                 warnings.simplefilter("always")
