@@ -5,114 +5,21 @@ bucket width serves both sides and every worker; on a CPU each worker is a threa
 share of the chunks.
 """
 
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
 from probmf import gaussian
-from probmf.cpu import Given, Present, RowLists, solve_side
+from probmf.cpu import solve_lists
+from probmf.row_values import Noise, Prior, RowResult, RowSums, RowValues, SupportsBound
 from probmf.rows import MAX_WIDTH, Bucket, RowLayout, Side, Span
 
 Method = Literal["cg", "cholesky", "coordinate"]
-
-
-class Noise(NamedTuple):
-    """What turns solving rows into drawing them; a pytree.
-
-    Attributes:
-        rows: Standard normal numbers for every table row.
-        key: For the likelihood's latent variables.
-    """
-
-    rows: Float[Array, "table d"]
-    key: Array
-
-
-class SupportsBound(Protocol):
-    """What a half-sweep asks of a likelihood; `quadratic` ones have a loss that is their bound."""
-
-    @property
-    def quadratic(self) -> bool:
-        """Whether the loss is its own bound."""
-
-    def loss(self, scores: Array, rating: Array, scales: Mapping[str, Array], /) -> Array:
-        """Minus log likelihood up to a constant."""
-
-    def bound(self, scores: Array, rating: Array, scales: Mapping[str, Array], /) -> tuple:
-        """Curvature and minus slope of a quadratic above the loss."""
-
-    def augment(
-        self, key: Array, scores: Array, rating: Array, scales: Mapping[str, Array], /
-    ) -> tuple:
-        """The same of the loss given a draw of its latent variable."""
-
-
-class RowValues(NamedTuple):
-    """Parameters of the rows of both sides; a pytree.
-
-    Attributes:
-        bias: Bias of each row.
-        factors: Factors of each row, padded with zero columns.
-    """
-
-    bias: Float[Array, " table"]
-    factors: Float[Array, "table k"]
-
-
-class Prior(NamedTuple):
-    """What the rows of one side are solved under, besides their ratings; a pytree.
-
-    Attributes:
-        intercept: Added to every score.
-        scales: The likelihood's own parameters.
-        precision: Diagonal prior precision of every table row.
-        free: 1 for coordinates (bias, factors) to solve for, 0 for fixed ones.
-        gram: With weak zeros, their weight times the sum of (1, v) (1, v)^T over the other side's
-            rows v; else None.
-        gram_shift: That weight times the sum of (1, v) (intercept + bias), or None.
-        pull: The prior's precision times its mean, of every table row; None where that is zero.
-    """
-
-    intercept: Float[Array, ""]
-    scales: Mapping[str, Array]
-    precision: Float[Array, "table d"]
-    free: Float[Array, " d"]
-    gram: Float[Array, "d d"] | None
-    gram_shift: Float[Array, " d"] | None
-    pull: Float[Array, "table d"] | None = None
-
-
-class RowSums(NamedTuple):
-    """Sums over the ratings of each row, at the scores after a half-sweep; a pytree.
-
-    Attributes:
-        loss: Sums of the loss.
-        slope: Sums of minus its derivative with respect to the score.
-        curvature: Sums of the curvature of its bound.
-    """
-
-    loss: Float[Array, " rows"]
-    slope: Float[Array, " rows"]
-    curvature: Float[Array, " rows"]
-
-
-class RowResult(NamedTuple):
-    """Rows after a half-sweep.
-
-    Attributes:
-        value: New rows (bias, factors).
-        sums: Sums over their ratings.
-    """
-
-    value: Float[Array, "rows d"]
-    sums: RowSums
 
 
 def half_sweep(
@@ -148,44 +55,13 @@ def half_sweep(
     """
     if layout.lists is not None and likelihood.quadratic and method != "coordinate":
         steps = cg_steps if method == "cg" else None
-        return _solve_lists(layout.lists[side], table, prior, likelihood, steps, pool, noise)
+        return solve_lists(layout.lists[side], table, prior, likelihood, steps, pool, noise)
     run = partial(
         _bucket_program(jax.default_backend()), table=table, prior=prior, likelihood=likelihood,
         method=method, cg_steps=cg_steps, noise=noise,
     )  # fmt: skip
 
     return _assemble(table, run_spans(run, layout, side, pool), layout.source[side])
-
-
-def _solve_lists(
-    lists: RowLists,
-    table: RowValues,
-    prior: Prior,
-    likelihood: SupportsBound,
-    steps: int | None,
-    pool: ThreadPoolExecutor,
-    noise: Noise | None,
-) -> tuple[RowValues, RowSums]:
-    """The half-sweep by `probmf.cpu`, on arrays that NumPy and JAX share."""
-    dtype = table.factors.dtype
-    size = prior.precision.shape[1]
-    zero = jnp.zeros(1, dtype)
-    curvature, _ = likelihood.bound(zero, zero, prior.scales)
-    given = Given(
-        intercept=np.asarray(prior.intercept, dtype).reshape(1),
-        curvature=np.asarray(curvature, dtype),
-        precision=np.asarray(prior.precision),
-        free=np.asarray(prior.free),
-        gram=np.zeros((0, size), dtype) if prior.gram is None else np.asarray(prior.gram),
-        shift=np.zeros(0, dtype) if prior.gram_shift is None else np.asarray(prior.gram_shift),
-        pull=np.zeros((0, size), dtype) if prior.pull is None else np.asarray(prior.pull),
-    )
-    random = None if noise is None else np.asarray(noise.rows)
-    values = Present(np.asarray(table.bias), np.asarray(table.factors))
-    solved = solve_side(lists, given, values, steps=steps, noise=random, pool=pool)
-    sums = (jnp.asarray(x) for x in (solved.loss, solved.slope, solved.curvature))
-    new = RowValues(jnp.asarray(solved.bias), jnp.asarray(solved.factors))
-    return new, RowSums(*sums)
 
 
 def run_spans(run: Any, layout: RowLayout, side: Side, pool: ThreadPoolExecutor) -> list[Any]:

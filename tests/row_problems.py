@@ -9,8 +9,9 @@ import numpy as np
 
 from probmf import sweep
 from probmf.models.likelihood import Gaussian, Likelihood
+from probmf.row_values import Prior, RowSums, RowValues
 from probmf.rows import Side, build_rows
-from probmf.sweep import Prior, RowSums, RowValues, half_sweep, zero_moments
+from probmf.sweep import half_sweep, zero_moments
 
 USERS, ITEMS, FACTORS = 20, 9, 3
 SIZE = 1 + FACTORS

@@ -12,8 +12,9 @@ from row_problems import OPTIONS, SIZE, check_rest, draw, solutions
 from probmf.cpu import kernels, share
 from probmf.cpu.rows import BLOCK, BY_COLUMN
 from probmf.models.likelihood import Gaussian
+from probmf.row_values import Noise, Prior, RowSums, RowValues
 from probmf.rows import Side, build_rows
-from probmf.sweep import Noise, Prior, RowSums, RowValues, half_sweep
+from probmf.sweep import half_sweep
 
 
 @pytest.mark.parametrize("side", ["user", "item"])

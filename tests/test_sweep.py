@@ -11,8 +11,9 @@ from row_problems import INTERCEPT, ITEMS, OPTIONS, SIZE, USERS, check_rest, dra
 
 from probmf import rows, sweep
 from probmf.models.likelihood import Bernoulli, Gaussian
+from probmf.row_values import Prior, RowResult, RowValues
 from probmf.rows import Side, build_rows
-from probmf.sweep import Prior, RowResult, RowValues, half_sweep, zero_moments
+from probmf.sweep import half_sweep, zero_moments
 
 
 @pytest.mark.parametrize("side", ["user", "item"])

@@ -32,8 +32,9 @@ from probmf.models.factorization import MatrixFactorization, Parameters, squared
 from probmf.models.likelihood import Likelihood
 from probmf.models.observations import Observations
 from probmf.models.table import ALIGNMENT
+from probmf.row_values import RowValues
 from probmf.rows import SIDES, Bucket, build_rows
-from probmf.sweep import RowValues, own_rows
+from probmf.sweep import own_rows
 
 
 class RatingTerms(NamedTuple):

@@ -20,8 +20,9 @@ from probmf.inference._gibbs_update import (
     pair_scores,
     update,
 )
+from probmf.row_values import Noise, Prior, RowSums
 from probmf.rows import SIDES, RowLayout, Side
-from probmf.sweep import Noise, Prior, RowSums, half_sweep
+from probmf.sweep import half_sweep
 
 #: What a Normal-Wishart prior adds for a side.
 PARTS = ("mean", "precision")

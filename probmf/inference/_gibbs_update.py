@@ -27,8 +27,8 @@ from probmf.models.ordered import OrderedNormal
 from probmf.models.ordinal import Ordinal
 from probmf.models.priors import NormalWishart, wishart_draw
 from probmf.models.row_means import RowMean, prior_means
+from probmf.row_values import RowSums, RowValues
 from probmf.rows import SIDES, Side
-from probmf.sweep import RowSums, RowValues
 
 
 class State(NamedTuple):

@@ -17,8 +17,9 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from probmf import gaussian
+from probmf.row_values import RowSums, RowValues
 from probmf.rows import Bucket, RowLayout, Side
-from probmf.sweep import RowSums, RowValues, join_rows, own_rows, run_spans
+from probmf.sweep import join_rows, own_rows, run_spans
 
 #: Numbers of partners' covariances that are gathered at once.
 GATHERED = 1 << 19

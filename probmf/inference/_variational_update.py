@@ -25,8 +25,9 @@ from numpyro.distributions import Distribution
 from probmf.inference._gibbs_update import Plan, Site
 from probmf.inference._variational_block import pair_spread
 from probmf.models.likelihood import Bernoulli
+from probmf.row_values import RowSums, RowValues
 from probmf.rows import Bucket, RowLayout, Side
-from probmf.sweep import RowSums, RowValues, join_rows, own_rows, run_spans
+from probmf.sweep import join_rows, own_rows, run_spans
 
 #: Learned scales don't fall below this share of where they started: their squares' inverses have
 #: to be numbers.

@@ -35,8 +35,9 @@ from probmf.models.ordinal import Ordinal
 from probmf.models.row_means import RowMean, prior_means
 from probmf.models.table import Table
 from probmf.results import Fit
+from probmf.row_values import Prior, RowSums, RowValues
 from probmf.rows import SIDES, RowLayout, Side, build_rows, num_workers
-from probmf.sweep import Method, Prior, RowSums, RowValues, half_sweep, zero_moments
+from probmf.sweep import Method, half_sweep, zero_moments
 
 
 def fit_als(

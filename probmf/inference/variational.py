@@ -43,8 +43,9 @@ from probmf.models.ordinal import Ordinal
 from probmf.models.priors import NormalWishart
 from probmf.models.table import Table
 from probmf.results import Fit, History, Sampling
+from probmf.row_values import Prior, RowSums
 from probmf.rows import SIDES, RowLayout, build_rows, num_workers
-from probmf.sweep import Prior, RowSums, half_sweep
+from probmf.sweep import half_sweep
 
 #: Sweeps from random factors before the scales are learned: they would follow them to zero.
 HOLD = 4

@@ -1,0 +1,98 @@
+"""What half-sweeps read and give: rows of both sides in one numbering, priors and sums."""
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from jaxtyping import Array, Float
+
+
+class Noise(NamedTuple):
+    """What turns solving rows into drawing them; a pytree.
+
+    Attributes:
+        rows: Standard normal numbers for every table row.
+        key: For the likelihood's latent variables.
+    """
+
+    rows: Float[Array, "table d"]
+    key: Array
+
+
+class SupportsBound(Protocol):
+    """What a half-sweep asks of a likelihood; `quadratic` ones have a loss that is their bound."""
+
+    @property
+    def quadratic(self) -> bool:
+        """Whether the loss is its own bound."""
+
+    def loss(self, scores: Array, rating: Array, scales: Mapping[str, Array], /) -> Array:
+        """Minus log likelihood up to a constant."""
+
+    def bound(self, scores: Array, rating: Array, scales: Mapping[str, Array], /) -> tuple:
+        """Curvature and minus slope of a quadratic above the loss."""
+
+    def augment(
+        self, key: Array, scores: Array, rating: Array, scales: Mapping[str, Array], /
+    ) -> tuple:
+        """The same of the loss given a draw of its latent variable."""
+
+
+class RowValues(NamedTuple):
+    """Parameters of the rows of both sides; a pytree.
+
+    Attributes:
+        bias: Bias of each row.
+        factors: Factors of each row, padded with zero columns.
+    """
+
+    bias: Float[Array, " table"]
+    factors: Float[Array, "table k"]
+
+
+class Prior(NamedTuple):
+    """What the rows of one side are solved under, besides their ratings; a pytree.
+
+    Attributes:
+        intercept: Added to every score.
+        scales: The likelihood's own parameters.
+        precision: Diagonal prior precision of every table row.
+        free: 1 for coordinates (bias, factors) to solve for, 0 for fixed ones.
+        gram: With weak zeros, their weight times the sum of (1, v) (1, v)^T over the other side's
+            rows v; else None.
+        gram_shift: That weight times the sum of (1, v) (intercept + bias), or None.
+        pull: The prior's precision times its mean, of every table row; None where that is zero.
+    """
+
+    intercept: Float[Array, ""]
+    scales: Mapping[str, Array]
+    precision: Float[Array, "table d"]
+    free: Float[Array, " d"]
+    gram: Float[Array, "d d"] | None
+    gram_shift: Float[Array, " d"] | None
+    pull: Float[Array, "table d"] | None = None
+
+
+class RowSums(NamedTuple):
+    """Sums over the ratings of each row, at the scores after a half-sweep; a pytree.
+
+    Attributes:
+        loss: Sums of the loss.
+        slope: Sums of minus its derivative with respect to the score.
+        curvature: Sums of the curvature of its bound.
+    """
+
+    loss: Float[Array, " rows"]
+    slope: Float[Array, " rows"]
+    curvature: Float[Array, " rows"]
+
+
+class RowResult(NamedTuple):
+    """Rows after a half-sweep.
+
+    Attributes:
+        value: New rows (bias, factors).
+        sums: Sums over their ratings.
+    """
+
+    value: Float[Array, "rows d"]
+    sums: RowSums
