@@ -157,8 +157,28 @@ class TestFit:
             assert told.exit_code == 0, told.output
 
     @pytest.mark.parametrize(
+        "words",
+        [
+            ["variational", "--covariance", "block"],
+            ["svi", "--num-steps", 1000, "--num-samples", 50],
+        ],
+        ids=lambda words: words[0],
+    )
+    def test_approximations(self, folder: Path, tmp_path: Path, words: list[object]) -> None:
+        out = tmp_path / "fit"
+        result = run("fit", folder / "train.csv", "--out", out, *MODEL, "--method", *words)
+        assert result.exit_code == 0, result.output
+        fit = Fit.load(out)
+        assert fit.method.startswith(str(words[0]))
+        assert "noise_scale" in fit.samples
+        told = run("evaluate", out, folder / "test.csv")
+        assert told.exit_code == 0, told.output
+
+    @pytest.mark.parametrize(
         ("words", "message"),
         [
+            (["--guide", "normal"], "--guide belongs to --method svi, but the method is als"),
+            (["--priors", "fixed"], "--priors belongs to --method gibbs or variational or svi"),
             (["--thin", 3], "--thin belongs to --method gibbs, but the method is als"),
             (["--method", "gibbs", "--validation-fraction", 0.1], "does not stop by them"),
             (["--num-epochs", 3], r"--num-epochs belongs to --method map, but the method is als"),

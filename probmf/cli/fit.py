@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import typer
@@ -16,27 +16,32 @@ from probmf.data import Duplicates, Ratings
 from probmf.inference.als import fit_als
 from probmf.inference.gibbs import sample_gibbs
 from probmf.inference.map import fit_map
+from probmf.inference.svi import fit_svi
+from probmf.inference.variational import fit_variational
 from probmf.models import Bernoulli, Gaussian, MatrixFactorization, NormalWishart, Ordinal
 from probmf.models.factorization import PRIOR_SCALES
 from probmf.models.likelihood import Likelihood
 from probmf.results import Fit
 
-Method = Literal["als", "map", "gibbs"]
+Method = Literal["als", "map", "gibbs", "variational", "svi"]
 Priors = Literal["fixed", "learned", "wishart"]
-_OF_METHOD: dict[str, Method] = {
-    "update": "als",
-    "solver": "als",
-    "num_sweeps": "als",
-    "num_epochs": "map",
-    "batch_size": "map",
-    "learning_rate": "map",
-    "restarts": "map",
-    "priors": "gibbs",
-    "num_warmup": "gibbs",
-    "num_samples": "gibbs",
-    "num_chains": "gibbs",
-    "thin": "gibbs",
-    "checkpoint": "gibbs",
+_OF_METHOD: dict[str, tuple[Method, ...]] = {
+    "update": ("als",),
+    "solver": ("als",),
+    "num_sweeps": ("als", "variational"),
+    "num_epochs": ("map",),
+    "batch_size": ("map",),
+    "learning_rate": ("map", "svi"),
+    "restarts": ("map",),
+    "priors": ("gibbs", "variational", "svi"),
+    "num_warmup": ("gibbs",),
+    "num_samples": ("gibbs", "svi"),
+    "num_chains": ("gibbs",),
+    "thin": ("gibbs",),
+    "checkpoint": ("gibbs", "map"),
+    "covariance": ("variational",),
+    "guide": ("svi",),
+    "num_steps": ("svi",),
 }
 #: Epochs of `--method map` by default: full batches stop by themselves when they are done.
 _EPOCHS, _EPOCHS_FULL = 30, 500
@@ -45,6 +50,7 @@ _MOST_LEVELS = 50
 # Headings of the options in --help.
 _MODEL, _ALS, _MAP = "Model", "Alternating least squares", "Gradient descent"
 _GIBBS = "Gibbs sampling"
+_APPROXIMATE = "Variational inference"
 
 
 def fit(
@@ -57,7 +63,8 @@ def fit(
     method: Annotated[
         Method,
         typer.Option(
-            help="Alternating least squares; gradient descent; or the posterior by Gibbs sampling."
+            help="Alternating least squares; gradient descent; the posterior by Gibbs sampling; or "
+            "an approximation of it, in closed form or by stochastic gradients."
         ),
     ] = "als",
     user: options.UserColumn = "user",
@@ -127,7 +134,7 @@ def fit(
     ] = None,
     num_sweeps: Annotated[
         int | None,
-        typer.Option(help="Default: 30.", rich_help_panel=_ALS),
+        typer.Option(help="Default: 30; of variational at most 500.", rich_help_panel=_ALS),
     ] = None,
     num_epochs: Annotated[
         int | None,
@@ -179,6 +186,20 @@ def fit(
             rich_help_panel=_GIBBS,
         ),
     ] = None,
+    covariance: Annotated[
+        Literal["diagonal", "block"] | None,
+        typer.Option(
+            help="Of variational: of single numbers or of whole rows. Default: diagonal.",
+            rich_help_panel=_APPROXIMATE,
+        ),
+    ] = None,
+    guide: Annotated[
+        Literal["normal", "low_rank", "multivariate"] | None,
+        typer.Option(help="Of svi. Default: normal.", rich_help_panel=_APPROXIMATE),
+    ] = None,
+    num_steps: Annotated[
+        int | None, typer.Option(help="Of svi. Default: 4000.", rich_help_panel=_APPROXIMATE)
+    ] = None,
     validation_fraction: Annotated[
         float,
         typer.Option(help="Share of the ratings to stop by and not to learn from."),
@@ -192,12 +213,12 @@ def fit(
             method, update=update, solver=solver, num_sweeps=num_sweeps, num_epochs=num_epochs,
             batch_size=batch_size, learning_rate=learning_rate, restarts=restarts, priors=priors,
             num_warmup=num_warmup, num_samples=num_samples, num_chains=num_chains, thin=thin,
-            checkpoint=checkpoint,
+            checkpoint=checkpoint, covariance=covariance, guide=guide, num_steps=num_steps,
         )  # fmt: skip
-        if method == "gibbs" and validation_fraction:
+        if method in ("gibbs", "svi") and validation_fraction:
             raise ValueError(
-                "--validation-fraction sets ratings aside to stop by, and --method gibbs does not "
-                "stop by them; leave it out."
+                f"--validation-fraction sets ratings aside to stop by, and --method {method} does "
+                "not stop by them; leave it out."
             )
         columns = Columns(user, item, None if pairs_only else rating, weight, time)
         data = read_ratings(ratings, columns, duplicates=duplicates)
@@ -232,10 +253,16 @@ def run_method(
     method: Method, model: MatrixFactorization, data: Ratings, *, key: int, **settings: Any
 ) -> Fit:
     """Fit by the method that the command line names."""
-    if method == "gibbs":
-        settings.pop("validation", None)
+    if method in ("gibbs", "variational", "svi"):
         model = _with_priors(model, settings.pop("priors", "learned"))
+    if method == "variational":
+        return fit_variational(model, data, key=key, **settings)
+    if method in ("gibbs", "svi"):
+        settings.pop("validation", None)
+    if method == "gibbs":
         return sample_gibbs(model, data, key=key, **settings)
+    if method == "svi":
+        return cast(Fit, fit_svi(model, data, key=key, **settings))
     if method == "als":
         return fit_als(model, data, key=key, **settings)
     full = settings.get("batch_size") is None
@@ -307,10 +334,10 @@ def _settings(method: Method, **given: Any) -> dict[str, Any]:
     """The options of the method that were given; one of the other method is an error."""
     present = {name: value for name, value in given.items() if value is not None}
     for name in present:
-        if _OF_METHOD[name] != method:
+        if method not in _OF_METHOD[name]:
             raise ValueError(
-                f"--{name.replace('_', '-')} belongs to --method {_OF_METHOD[name]}, but the "
-                f"method is {method}; leave it out, or change the method."
+                f"--{name.replace('_', '-')} belongs to --method {' or '.join(_OF_METHOD[name])}, "
+                f"but the method is {method}; leave it out, or change the method."
             )
     return present
 

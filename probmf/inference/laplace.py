@@ -121,7 +121,7 @@ def fit_laplace(
         volume = 0.5 * rank * np.log(2 * np.pi) - float(np.sum(np.log(np.diag(factor))))
         info: dict[str, Any] = {"approximation": "normal at the mode"}
         if not turns.shape[1]:
-            info["log_evidence"] = top + volume
+            info["log_evidence"] = float(top + volume)
             info |= _weigh(potential, vectors, log_normal)
     # Where a line search fails at the very top, the Newton steps have settled it.
     info["converged"] = "no" if decrement > DECREMENT else "yes"

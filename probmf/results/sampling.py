@@ -20,7 +20,8 @@ class Sampling:
         seconds: Wall-clock time of the whole run, compilation included.
         complete: False after an interruption: there are fewer draws than were asked for.
         info: Single numbers and words, such as "k_hat", "num_densities", "effective_fraction" or
-            "max_tree_depth".
+            "max_tree_depth". Of independent draws of an approximation "approximation" says which,
+            and "converged" ("yes" or "no") whether the search for it was done.
 
     Raises:
         ValueError: If a statistic is not of shape (chain, draw), or they differ in shape.
