@@ -142,8 +142,8 @@ class DrawStream:
         free = shutil.disk_usage(parent).free
         if self.layout.size - there > free:
             raise ValueError(
-                f"The draws to stream take {self.layout.size / 2**30:,.1f} GiB, and the disk of "
-                f"{str(self.path)!r} has {free / 2**30:,.1f} GiB free. Raise thin, lower "
+                f"The draws to stream take {self.layout.size / 2**20:,.1f} MiB, and the disk of "
+                f"{str(self.path)!r} has {free / 2**20:,.1f} MiB free. Raise thin, lower "
                 "num_samples or num_chains, or name a directory on another disk."
             )
 

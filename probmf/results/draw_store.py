@@ -25,7 +25,7 @@ def import_zarr() -> Any:
     except ImportError:
         raise ImportError(
             "Streams of draws need the package zarr, which is not installed: "
-            "pip install 'probmf[stream]' or pip install 'zarr>=3.1'."
+            "pip install 'zarr>=3.1'."
         ) from None
     return zarr
 
