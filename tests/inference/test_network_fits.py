@@ -32,12 +32,14 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 2))
 CURVE = Examples.from_arrays(X, np.sin(2 * X[:, 0]) + 0.5 * X[:, 1] + 0.1 * RNG.normal(size=60))
 SMALL = Network((3,), likelihood=Gaussian(0.3))
+#: One object, so that fits of the same shapes share their programs.
+LBFGS = optax.lbfgs()
 
 
 def converged(model: Network, data: Examples) -> NetworkFit:
     """L-BFGS to the last digits, in double precision."""
     with jax.enable_x64(True):
-        return fit_map(model, data, key=0, num_epochs=500, optimizer=optax.lbfgs(), tol=1e-13)
+        return fit_map(model, data, key=0, num_epochs=500, optimizer=LBFGS, tol=1e-13)
 
 
 # --- against scikit-learn ----------------------------------------------------------------------
@@ -60,13 +62,22 @@ def test_linear_regression_and_ridge() -> None:
 
 
 def test_several_responses_are_several_regressions() -> None:
+    """The objective, which is convex, has no slope at scikit-learn's solution."""
     x, y = datasets.load_diabetes(return_X_y=True)
-    both = np.stack([y, np.square(y)], axis=1)
+    both = np.stack([y, 5.0 - 0.3 * np.sqrt(y)], axis=1)
+    examples = Examples.from_arrays(x, both, standardize=False)
+    theirs = linear_model.Ridge(alpha=2.0).fit(x, both)
+    model = Network.from_l2((), regularization=2.0)
     with jax.enable_x64(True):
-        examples = Examples.from_arrays(x, both, standardize=False)
-        fit = converged(Network.from_l2((), regularization=2.0), examples)
-        theirs = linear_model.Ridge(alpha=2.0).fit(x, both).predict(x)
-        np.testing.assert_allclose(fit.predict().mean, theirs, rtol=1e-4)
+        (data,) = model.arguments(examples)
+        point = {
+            "network_weight_0": jnp.asarray(theirs.coef_.T),
+            "network_bias_0": jnp.asarray(theirs.intercept_),
+        }
+        for slope in jax.grad(model.objective)(point, data).values():
+            np.testing.assert_allclose(slope, 0.0, atol=1e-6)
+        fit = NetworkFit.from_point(model, examples, point, history=None, method="theirs")
+        np.testing.assert_allclose(fit.predict().mean, theirs.predict(x), rtol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["breast_cancer", "wine"])
@@ -107,22 +118,21 @@ def test_a_network_does_as_well_as_mlp_classifier() -> None:
     x, y = datasets.load_digits(return_X_y=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExamplesWarning)
-        train, test = Examples.from_arrays(x / 16, y, standardize=False).split(
-            key=1, test_fraction=0.4
-        )
+        digits = Examples.from_arrays(x[:900] / 16, y[:900], standardize=False)
+        train, test = digits.split(key=1, test_fraction=0.4)
     model = Network.from_l2(
         (32,), regularization=0.1, activation="relu", likelihood=Categorical(10)
     )
-    fit = fit_map(model, train, key=0, num_epochs=30, batch_size=100, validation=test, patience=9)
-    theirs = neural_network.MLPClassifier((32,), alpha=0.1, random_state=0, max_iter=30,
+    fit = fit_map(model, train, key=0, num_epochs=20, batch_size=60, validation=test, patience=9)
+    theirs = neural_network.MLPClassifier((32,), alpha=0.1, random_state=0, max_iter=20,
                                           learning_rate_init=0.01)  # fmt: skip
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # It says that 30 epochs are few.
+        warnings.simplefilter("ignore")  # It says that 20 epochs are few.
         theirs.fit(train.x, train.response[:, 0])
     ours = np.mean(fit.predict(test).label == test.response[:, 0])
-    # 719 test rows: the standard error of an accuracy of 0.96 is 0.007.
-    assert ours > 0.93
-    assert ours > theirs.score(test.x, test.response[:, 0]) - 0.02
+    # 360 test rows: the standard error of an accuracy of 0.95 is 0.011.
+    assert ours > 0.9
+    assert ours > theirs.score(test.x, test.response[:, 0]) - 0.035
 
 
 # --- the descent -------------------------------------------------------------------------------
@@ -137,15 +147,16 @@ def test_the_parts_of_all_batches_sum_to_the_objective() -> None:
         )
         point = SMALL.start(jax.random.key(3), data)
         total: Any = 0.0
+        slopes = jax.jit(jax.value_and_grad(_network.network_objective), static_argnums=5)
         for first in (0, 25, 50):
             places = jnp.arange(first, first + 25) % 60
             weight = (jnp.arange(first, first + 25) < 60).astype(float)
             part = jax.tree.map(lambda a, places=places: a[places], data)
-            value, gradient = jax.value_and_grad(_network.network_objective)(
+            value, gradient = slopes(
                 point, part, weight, jnp.sum(weight) / 60, descent.terms, SMALL.canonical()
             )
             total = jax.tree.map(jnp.add, total, (value, gradient)) if first else (value, gradient)
-        wanted = jax.value_and_grad(SMALL.objective)(point, data)
+        wanted = jax.jit(jax.value_and_grad(SMALL.objective))(point, data)
         assert total[0] == pytest.approx(float(wanted[0]), rel=1e-12)
         for site in point:
             np.testing.assert_allclose(total[1][site], wanted[1][site], rtol=1e-9, atol=1e-12)
@@ -158,11 +169,11 @@ def test_full_batch_descent_is_the_textbook_loop() -> None:
     )
     (data,) = SMALL.arguments(CURVE)
     point = {site: jnp.asarray(value) for site, value in start.point().items()}
-    curve = []
+    curve, slopes = [], jax.jit(jax.value_and_grad(SMALL.objective))
     for _ in range(5):
-        gradient = jax.grad(SMALL.objective)(point, data)
+        gradient = slopes(point, data)[1]
         point = {site: value - 1e-3 * gradient[site] for site, value in point.items()}
-        curve.append(float(SMALL.objective(point, data)))
+        curve.append(float(slopes(point, data)[0]))
     assert fit.history is not None
     np.testing.assert_allclose(fit.history.objective, curve, rtol=1e-4)
     for site, value in point.items():
@@ -223,15 +234,14 @@ def test_ordered_classes_learn_their_cutpoints() -> None:
     assert "network_bias_0" not in fit.samples
     # A score moved by a constant, fixed cutpoints: the bias takes the place of the shift.
     fixed = Ordinal(3, cutpoints=tuple(cutpoints + 1.0))
-    shifted = fit_map(Network((), likelihood=fixed), examples, key=0, num_epochs=200,
-                      validation=examples, patience=200)  # fmt: skip
+    shifted = fit_map(Network((), likelihood=fixed), examples, key=0, num_epochs=200)
     assert shifted.point()["network_bias_0"][0] == pytest.approx(1.0, abs=0.3)
     assert np.mean(shifted.predict().label == fit.predict().label) > 0.95
 
 
 @pytest.mark.parametrize("batch_size", [None, 20])
 def test_divergence_tells_the_update_and_the_learning_rate(batch_size: int | None) -> None:
-    relu = Network((8, 8), "relu", Gaussian(0.1))
+    relu = Network((8,), "relu", Gaussian(0.1))
     with pytest.warns(FitWarning, match=r"diverged: the loss is not finite at update \d+ \(epoch "
                       r"\d+, learning rate 1000\)"):  # fmt: skip
         fit = fit_map(relu, CURVE, key=0, num_epochs=40, optimizer="sgd", learning_rate=1e3,
