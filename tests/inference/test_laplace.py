@@ -12,7 +12,16 @@ import pytest
 from approximated_models import hours, linear, small, unknowns
 from jax.flatten_util import ravel_pytree
 
-from probmf import Fit, Gaussian, MatrixFactorization, MixedFit, Ratings, fit_laplace, sample_nuts
+from probmf import (
+    Fit,
+    Gaussian,
+    MatrixFactorization,
+    MixedFit,
+    Ratings,
+    fit_laplace,
+    fit_svi,
+    sample_nuts,
+)
 from probmf.inference import _target as target_module
 from probmf.inference import laplace as module
 from probmf.inference._loop import FitWarning
@@ -34,15 +43,17 @@ def test_exact_where_the_posterior_is_normal() -> None:
 def test_effects_integrated_out_agree_with_nuts(tmp_path: Path) -> None:
     model, table = hours()
     fit = fit_laplace(model, table, key=0, marginalize="all", num_samples=2000)
+    svi = fit_svi(model, table, key=0, guide="multivariate", marginalize="all", num_steps=2000)
     nuts = sample_nuts(
         model, table, key=1, marginalize="all", num_warmup=200, num_samples=600, num_chains=1
     )
-    assert fit.samples.keys() == nuts.samples.keys()
-    for site in ("school_effects", "coefficients", "noise_scale"):
-        ours, theirs = (each.samples[site][0] for each in (fit, nuts))
-        np.testing.assert_allclose(ours.std(axis=0), theirs.std(axis=0), rtol=0.2)
-        apart = (ours.mean(axis=0) - theirs.mean(axis=0)) / theirs.std(axis=0)
-        np.testing.assert_allclose(apart, 0, atol=0.25)
+    for found in (fit, svi):
+        assert found.samples.keys() == nuts.samples.keys()
+        for site in ("school_effects", "coefficients", "noise_scale"):
+            ours, theirs = (each.samples[site][0] for each in (found, nuts))
+            np.testing.assert_allclose(ours.std(axis=0), theirs.std(axis=0), rtol=0.2)
+            apart = (ours.mean(axis=0) - theirs.mean(axis=0)) / theirs.std(axis=0)
+            np.testing.assert_allclose(apart, 0, atol=0.25)
     assert isinstance(fit, MixedFit)
     fit.save(tmp_path / "fit")
     assert MixedFit.load(tmp_path / "fit").sampling.info == fit.sampling.info  # type: ignore[union-attr]

@@ -22,7 +22,6 @@ from probmf import (
     Ratings,
     fit_als,
     fit_svi,
-    sample_nuts,
 )
 from probmf.inference import _svi_run as kernel
 from probmf.inference import _target as target_module
@@ -51,20 +50,6 @@ def test_independent_normals_have_the_means_and_conditional_variances() -> None:
     np.testing.assert_allclose(draws.std(axis=0), narrow, rtol=0.1)
     assert fit.sampling is not None
     assert fit.sampling.info["elbo"] < exact.evidence - 0.5
-
-
-def test_effects_integrated_out_agree_with_nuts() -> None:
-    model, table = hours()
-    fit = fit_svi(model, table, key=0, guide="multivariate", marginalize="all")
-    nuts = sample_nuts(
-        model, table, key=1, marginalize="all", num_warmup=200, num_samples=600, num_chains=1
-    )
-    assert fit.samples.keys() == nuts.samples.keys()
-    for site in ("school_effects", "coefficients", "noise_scale"):
-        ours, theirs = (each.samples[site][0] for each in (fit, nuts))
-        np.testing.assert_allclose(ours.std(axis=0), theirs.std(axis=0), rtol=0.2)
-        apart = (ours.mean(axis=0) - theirs.mean(axis=0)) / theirs.std(axis=0)
-        np.testing.assert_allclose(apart, 0, atol=0.2)
 
 
 def test_a_factorization_predicts_and_is_stored(tmp_path: Path) -> None:
