@@ -300,6 +300,8 @@ def update(
     state = State(table, intercept, scales, state.sweep + 1)
     if plan.learns_intercept or plan.draws_cutpoints:
         state = _shift_biases(plan, given, next(keys), state)
+    if given.means:
+        state = _exchange_levels(plan, given, next(keys), state)
     state = _balance_sides(plan, given, next(keys), state)
     return jax.tree.map(lambda x, y: jnp.where(hold, x, y), held, state), log_joint
 
@@ -391,12 +393,8 @@ def draw_scale(key: Array, law: Distribution, scale: Array, square: Array, count
 def _shift_biases(plan: Plan, given: Given, key: Array, state: State) -> State:
     """Moves a constant between all biases of a side and the intercept, or minus the cutpoints."""
     keys = jax.random.split(key)
-    centers = given.centers(state.scales)
     for site, own in zip((s for s in plan.sites if s.is_bias), keys, strict=False):
-        whole = plan.values(site, state.table)
-        values = whole - centers[site.name] if site.name in centers else whole
-        weight = jnp.broadcast_to(1.0 / jnp.square(state.scales[site.scale]), values.shape)
-        pull, total = jnp.sum(weight * values), jnp.sum(weight)
+        pull, total = _level(plan, given, state, site)
         if plan.draws_cutpoints and given.rated is not None:
             cutpoints = state.scales["cutpoints"]
             prior = 1.0 / jnp.square(given.rated.scale)
@@ -405,13 +403,58 @@ def _shift_biases(plan: Plan, given: Given, key: Array, state: State) -> State:
             center, prior = given.intercept
             pull, total = pull - prior * (state.intercept - center), total + prior
         move = pull / total + jax.random.normal(own, (), total.dtype) / jnp.sqrt(total)
-        state = state._replace(table=plan.replace(site, state.table, whole - move))
+        state = _raise(plan, given, state, site, -move)
         if not plan.draws_cutpoints:
             state = state._replace(intercept=state.intercept + move)
         else:
             scales = state.scales | {"cutpoints": state.scales["cutpoints"] - move}
             state = state._replace(scales=scales)
     return state
+
+
+def _exchange_levels(plan: Plan, given: Given, key: Array, state: State) -> State:
+    """Moves a constant from all biases of the users to those of the items."""
+    sites = [site for site in plan.sites if site.is_bias]
+    if len(sites) < 2:
+        return state
+    levels = [_level(plan, given, state, site) for site in sites]
+    total = levels[0][1] + levels[1][1]
+    noise = jax.random.normal(key, (), total.dtype) / jnp.sqrt(total)
+    move = (levels[0][0] - levels[1][0]) / total + noise
+    return _raise(plan, given, _raise(plan, given, state, sites[0], -move), sites[1], move)
+
+
+def _level(plan: Plan, given: Given, state: State, site: Site) -> tuple[Array, Array]:
+    """Slope and curvature of the prior along a constant that is taken from all biases of a side.
+
+    Where their prior mean has a constant of its own, that goes along, and only its prior counts.
+    """
+    constant = _constant(given, site.side)
+    if constant is not None:
+        precision = given.means[site.side].precision[constant]
+        value = state.scales[constant][0]
+        return precision * value, jnp.full((), precision, value.dtype)
+    values, centers = plan.values(site, state.table), given.centers(state.scales)
+    if site.name in centers:
+        values = values - centers[site.name]
+    weight = jnp.broadcast_to(1.0 / jnp.square(state.scales[site.scale]), values.shape)
+    return jnp.sum(weight * values), jnp.sum(weight)
+
+
+def _raise(plan: Plan, given: Given, state: State, site: Site, by: Array) -> State:
+    """The state with a constant added to all biases of a side."""
+    constant, scales = _constant(given, site.side), state.scales
+    if constant is not None:
+        scales = scales | {constant: scales[constant].at[0].add(by)}
+    table = plan.replace(site, state.table, plan.values(site, state.table) + by)
+    return state._replace(table=table, scales=scales)
+
+
+def _constant(given: Given, side: Side) -> str | None:
+    """Site of the constant in the prior mean of a side's biases."""
+    mean = given.means.get(side)
+    name = f"{side}_mean_bias_0"
+    return name if mean is not None and mean.has_bias and name in mean.shapes else None
 
 
 def likelihood_scales(scales: Mapping[str, Array]) -> dict[str, Array]:
