@@ -96,7 +96,7 @@ def fit_variational(
         data: Training ratings.
         key: JAX key or int, for the starting values and the draws.
         covariance: "diagonal" or "block". A block's bound is the tighter one; it takes the memory
-            of (M + N) (k + 1)^2 numbers and two to three times as long.
+            of (M + N) (k + 1)^2 numbers and, at 16 factors, three to four times as long.
         num_sweeps: The most sweeps (one updates both sides once).
         tol: Stop when a sweep changes the bound by less than this share of it; 0 never stops.
         num_draws: Independent draws of q in the result; each takes the memory of all rows.
