@@ -12,9 +12,9 @@ from probmf.data import Ratings
 from probmf.inference._draw_stream import StreamSite
 from probmf.inference._gibbs import GibbsChains, GibbsSettings, Moments
 from probmf.inference._gibbs_job import Job, row_moments, sampling_of
+from probmf.inference._gibbs_plan import Given, Plan, Rated
 from probmf.inference._gibbs_rows import Pairs, Problem, contents_of
 from probmf.inference._gibbs_start import start_scales, start_states
-from probmf.inference._gibbs_update import Given, Plan, Rated
 from probmf.inference._identity import described
 from probmf.inference._regression import regressions
 from probmf.models.factorization import MatrixFactorization

@@ -10,11 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from probmf.inference._gibbs import Contents, Gathered
+from probmf.inference._gibbs_plan import Given, Plan, Site, State
 from probmf.inference._gibbs_update import (
-    Given,
-    Plan,
-    Site,
-    State,
     likelihood_scales,
     make_ready,
     pair_scores,

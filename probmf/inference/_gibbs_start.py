@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from probmf.data import Ratings
-from probmf.inference._gibbs_update import Plan, State
+from probmf.inference._gibbs_plan import Plan, State
 from probmf.inference._start import initial_parameters
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations

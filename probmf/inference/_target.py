@@ -14,8 +14,8 @@ from numpyro.distributions import Distribution
 from numpyro.distributions.transforms import biject_to
 
 from probmf._precision import fresh_arrays
+from probmf.inference._gibbs_plan import Plan
 from probmf.inference._gibbs_start import start_scales, start_states
-from probmf.inference._gibbs_update import Plan
 from probmf.inference._marginal_density import median
 from probmf.inference._potential import Potential
 from probmf.inference.marginal import MarginalModel

@@ -22,7 +22,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 from numpyro.distributions import Distribution
 
-from probmf.inference._gibbs_update import Plan, Site
+from probmf.inference._gibbs_plan import Plan, Site
 from probmf.inference._variational_block import pair_spread
 from probmf.models.likelihood import Bernoulli
 from probmf.row_values import RowSums, RowValues

@@ -12,8 +12,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from probmf.data import Ratings
+from probmf.inference._gibbs_plan import Plan
 from probmf.inference._gibbs_start import start_scales, start_states
-from probmf.inference._gibbs_update import Plan
 from probmf.inference._loop import FitWarning, Info, run
 from probmf.inference._start import as_key, check_counts, check_tol, prepare_validation
 from probmf.inference._target import require_memory
