@@ -21,7 +21,7 @@ from probmf.inference._start import as_key, check_counts
 from probmf.inference._target import Target, require_memory, require_mode
 from probmf.inference.als import fit_als
 from probmf.models import MatrixFactorization
-from probmf.results import Fit, History, MixedFit, Sampling
+from probmf.results import Fit, History, MixedFit, NetworkFit, Sampling
 
 #: Unknowns beyond which the Hessian and its factor take minutes.
 MOST_UNKNOWNS = 5000
@@ -46,7 +46,7 @@ def fit_laplace(
     marginalize: Sequence[str] | str = (),
     max_iterations: int = 2000,
     float64: bool = True,
-) -> Fit | MixedFit:
+) -> Fit | MixedFit | NetworkFit:
     r"""Approximate the posterior by the normal distribution that fits it at its mode.
 
     .. math:: q(\theta) = N(\hat\theta, H^{-1}), \quad
@@ -62,7 +62,7 @@ def fit_laplace(
     Args:
         model: A model of the package. A factorization's scales must be numbers or arrays.
         data: Its data: `Ratings` for a factorization, any data frame (or a design) for a mixed
-            model.
+            model, `Examples` for a network.
         key: JAX key or int.
         num_samples: Independent draws in the result.
         marginalize: Effects of a mixed model to integrate out exactly first and draw back

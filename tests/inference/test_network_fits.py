@@ -21,7 +21,9 @@ from probmf import (
     NetworkFit,
     Ordinal,
     diagnostics,
+    fit_laplace,
     fit_map,
+    fit_svi,
     sample_nuts,
 )
 from probmf.data import ExamplesWarning
@@ -352,3 +354,30 @@ def test_sampled_scales_and_refusals() -> None:
         sample_nuts(Network((2,), "step"), CURVE, key=0)
     with pytest.raises(ValueError, match="the weights of a network are all sampled"):
         sample_nuts(model, CURVE, key=0, marginalize="all")
+
+
+def test_approximations_of_a_linear_network() -> None:
+    """Laplace's is exact where the posterior is Normal; a guide of full covariance comes near."""
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(40, 2))
+    y = x @ [1.0, -0.5] + 0.3 + rng.normal(0, 0.5, 40)
+    examples = Examples.from_arrays(x, y, standardize=False)
+    model = Network(hidden=(), likelihood=Gaussian(0.5), weight_scale=1.0, bias_scale=1.0)
+    design = np.column_stack([x, np.ones(40)])
+    precision = design.T @ design / 0.25 + np.eye(3)
+    mean = np.linalg.solve(precision, design.T @ y / 0.25)
+    sd = np.sqrt(np.diag(np.linalg.inv(precision)))
+    approximations = {
+        0.05: fit_laplace(model, examples, key=0, num_samples=4000),
+        0.3: fit_svi(model, examples, key=0, guide="multivariate", num_steps=1500),
+    }
+    for tolerance, fit in approximations.items():
+        assert isinstance(fit, NetworkFit)
+        weights = np.concatenate(
+            [fit.samples["network_weight_0"].reshape(-1, 2), fit.samples["network_bias_0"][0]], 1
+        )
+        assert np.abs((weights.mean(axis=0) - mean) / sd).max() < tolerance
+        np.testing.assert_allclose(weights.std(axis=0), sd, rtol=tolerance)
+        assert fit.predict(x[:3]).mean.shape[0] == 3
+    with pytest.raises(ValueError, match="there is none"):
+        fit_laplace(Network((), weight_scale=dist.HalfNormal(1.0)), examples, key=0)
