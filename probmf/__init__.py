@@ -16,6 +16,7 @@ from probmf.models import (
     MLP,
     Bernoulli,
     Categorical,
+    CategoricalFactorization,
     Gaussian,
     Linear,
     MatrixFactorization,
@@ -25,6 +26,8 @@ from probmf.models import (
     Ordinal,
 )
 from probmf.results import (
+    CategoricalFit,
+    ClassPredictions,
     Fit,
     History,
     MixedFit,
@@ -42,6 +45,9 @@ __all__ = [
     "MLP",
     "Bernoulli",
     "Categorical",
+    "CategoricalFactorization",
+    "CategoricalFit",
+    "ClassPredictions",
     "Examples",
     "Features",
     "Fit",

@@ -123,7 +123,7 @@ def test_errors() -> None:
         with pytest.raises(ValueError, match="fit by 'x' is a point without draws"):
             draw(point)
         with pytest.raises(
-            TypeError, match="fit is a str, expected a Fit, a MixedFit or a NetworkFit"
+            TypeError, match="fit is a str, expected a Fit, a CategoricalFit, a MixedFit"
         ):
             draw("fit")  # type: ignore[operator]
     with pytest.raises(ValueError, match="is a point without draws"):

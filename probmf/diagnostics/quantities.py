@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from probmf.results import Fit, MixedFit, NetworkFit
+from probmf.results import CategoricalFit, Fit, MixedFit, NetworkFit
+from probmf.results.categorical_predict import probability_blocks
 from probmf.results.draws import Draws
 from probmf.results.mixed_summary import is_effect, scalars
 from probmf.results.network_arviz import coords as network_coords
@@ -18,7 +19,7 @@ from probmf.results.network_arviz import dims as network_dims
 from probmf.results.network_predict import score_blocks
 
 #: Fits whose draws can be judged.
-type AnyFit = Fit | MixedFit | NetworkFit
+type AnyFit = Fit | CategoricalFit | MixedFit | NetworkFit
 
 #: Numbers of a batch of factors that are decomposed at once.
 BATCH_NUMBERS = 1 << 24
@@ -47,9 +48,10 @@ def check_fit(fit: object) -> None:
     Raises:
         TypeError: If it is none.
     """
-    if not isinstance(fit, Fit | MixedFit | NetworkFit):
+    if not isinstance(fit, Fit | CategoricalFit | MixedFit | NetworkFit):
         raise TypeError(
-            f"fit is a {type(fit).__name__}, expected a Fit, a MixedFit or a NetworkFit."
+            f"fit is a {type(fit).__name__}, expected a Fit, a CategoricalFit, a MixedFit or a "
+            "NetworkFit."
         )
 
 
@@ -66,6 +68,8 @@ def of_fit(fit: AnyFit, probes: int, rng: np.random.Generator) -> Iterator[Quant
     """
     if isinstance(fit, Fit):
         return of_factorization(fit, probes, rng)
+    if isinstance(fit, CategoricalFit):
+        return of_classes(fit, probes, rng)
     if isinstance(fit, MixedFit):
         return of_mixed_model(fit)
     return of_network(fit, probes, rng)
@@ -107,6 +111,28 @@ def of_factorization(fit: Fit, probes: int, rng: np.random.Generator) -> Iterato
         if site in ("intercept", "cutpoints") or site.endswith("_scale"):
             found = traces.get(site, value)
             yield Quantity(site, found.reshape(*found.shape[:2], -1), found.ndim > 2)
+
+
+def of_classes(fit: CategoricalFit, probes: int, rng: np.random.Generator) -> Iterator[Quantity]:
+    """Probabilities of the classes of probe pairs, a learned intercept, and scales.
+
+    Args:
+        fit: A fit of many draws.
+        probes: Number of training pairs.
+        rng: Chooses them.
+
+    Yields:
+        The quantities.
+    """
+    pairs = rng.choice(len(fit.data), size=min(len(fit.data), probes), replace=False)
+    user, item = fit.data.user[pairs], fit.data.item[pairs]
+    shape = (fit.num_chains, fit.num_draws, -1)
+    parts = [block.reshape(shape) for block in probability_blocks(fit.samples, user, item)]
+    yield Quantity("prediction", np.concatenate(parts, axis=2), True)
+    learned = [site for site in fit.samples if site.endswith("_scale")]
+    for site in [*(["intercept"] if fit.model.learns_intercept else []), *learned]:
+        value = fit.samples[site]
+        yield Quantity(site, value.reshape(shape), value.ndim > 2)
 
 
 def of_mixed_model(fit: MixedFit) -> Iterator[Quantity]:

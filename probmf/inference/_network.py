@@ -24,6 +24,8 @@ from probmf.inference._optimizer import (
     own_rate,
 )
 from probmf.inference._terms import to_sites
+from probmf.models.categorical_data import ClassObservations
+from probmf.models.categorical_factorization import CategoricalFactorization
 from probmf.models.likelihood import likelihood_scales
 from probmf.models.network import Network
 from probmf.models.network_data import NetworkData
@@ -81,14 +83,14 @@ class Outcome(NamedTuple):
 
 
 class NetworkDescent:
-    """Gradient descent on a network's objective, for the loop."""
+    """Gradient descent on the objective of a network or categorical factorization, for the loop."""
 
     unit = "epoch"
 
     def __init__(
         self,
-        model: Network,
-        data: NetworkData,
+        model: Network | CategoricalFactorization,
+        data: NetworkData | ClassObservations,
         start: Callable[[Array], dict[str, Array]],
         rule: Rule,
         num_runs: int,
@@ -97,9 +99,10 @@ class NetworkDescent:
         """Place the examples; see `fit_map` for the arguments."""
         self.rule, self.num_runs, self.data, self.start = rule, num_runs, data, start
         self.canonical, self.batch_size = model.canonical(), batch_size
-        self.num_updates = 1 if batch_size is None else -(-len(data.x) // batch_size)
+        self.num_updates = 1 if batch_size is None else -(-data.num_rows // batch_size)
         dtype = jnp.result_type(float)
-        precision = model.prior_precisions(data)
+        own: Any = model
+        precision = own.prior_precisions(data)
         self.terms = Terms(
             {site: jnp.asarray(value, dtype) for site, value in precision.items()},
             likelihood_scales(model.likelihood, {}),
@@ -145,11 +148,11 @@ def to_moved(sites: Mapping[str, Array]) -> dict[str, Array]:
 
 def network_objective(
     moved: Mapping[str, Array],
-    data: NetworkData,
+    data: Any,
     weight: Float[Array, " n"],
     share: Float[Array, ""],
     terms: Terms,
-    network: Network,
+    network: Any,
 ) -> Float[Array, ""]:
     """A batch's part of the objective; over an epoch the parts sum to the objective.
 
@@ -181,15 +184,15 @@ def _run_epoch(
     runs: Runs,
     key: Array,
     factors: Array,
-    data: NetworkData,
+    data: Any,
     terms: Terms,
     *,
-    network: Network,
+    network: Any,
     optimizer: optax.GradientTransformation,
     batch_size: int | None,
 ) -> tuple[Runs, Outcome]:
     """One epoch of every restart, all in the same order of examples."""
-    count = len(data.x)
+    count = data.num_rows
     size = count if batch_size is None else batch_size
     order = jnp.arange(count, dtype=jnp.int32)
     if batch_size is not None:
@@ -201,7 +204,7 @@ def _run_epoch(
         def body(carry: tuple, step: tuple) -> tuple[tuple, None]:
             run, bad, bad_rate = carry
             places, weight, factor, number = step
-            batch = data if batch_size is None else jax.tree.map(lambda a: a[places], data)
+            batch = data if batch_size is None else data.take(places)
 
             def value_fn(parameters: dict[str, Array]) -> Array:
                 share = jnp.sum(weight) / count

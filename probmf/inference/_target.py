@@ -14,6 +14,7 @@ from numpyro.distributions import Distribution
 from numpyro.distributions.transforms import biject_to
 
 from probmf._precision import fresh_arrays
+from probmf.inference._categorical import refuse_categorical
 from probmf.inference._gibbs_plan import Plan
 from probmf.inference._gibbs_start import start_scales, start_states
 from probmf.inference._marginal_density import median
@@ -68,6 +69,7 @@ class Target(NamedTuple):
             TypeError: If model or data are of the wrong type.
             ValueError: If a site is unknown or can't be integrated out.
         """
+        refuse_categorical(source, "This approximation")
         args, design, sites = model_arguments(source, data, marginalize)
         args = fresh_arrays(args)
         model: Any = without_sites(source, args, sites) if sites else source

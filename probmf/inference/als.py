@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from probmf.data import Ratings
+from probmf.inference._categorical import refuse_categorical
 from probmf.inference._cutpoints import CutpointStep
 from probmf.inference._loop import Info, run
 from probmf.inference._regression import (
@@ -108,6 +109,7 @@ def fit_als(
         raise ValueError(f"update is {update!r}; expected 'block' or 'coordinate'.")
     if solver not in ("cg", "cholesky"):
         raise ValueError(f"solver is {solver!r}; expected 'cg' or 'cholesky'.")
+    refuse_categorical(model, "fit_als")
     if not isinstance(model, MatrixFactorization):
         raise TypeError(f"model is of type {type(model).__name__}; expected MatrixFactorization.")
     check_counts(num_sweeps=num_sweeps, cg_steps=cg_steps, patience=patience)

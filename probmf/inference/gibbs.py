@@ -9,6 +9,7 @@ import jax
 from jax.typing import ArrayLike
 
 from probmf.data import Ratings
+from probmf.inference._categorical import refuse_categorical
 from probmf.inference._checkpoint import Checkpoint
 from probmf.inference._draw_stream import DrawStream
 from probmf.inference._gibbs import run_gibbs
@@ -182,6 +183,7 @@ def _check_family(model: object, data: Any, watch: Any, start: Any) -> bool:
             if value is not None:
                 raise ValueError(f"{name} is for factorizations; leave it out for a mixed model.")
         return True
+    refuse_categorical(model, "sample_gibbs")
     if not isinstance(model, MatrixFactorization):
         raise TypeError(
             f"model is of type {type(model).__name__}; expected MatrixFactorization or "

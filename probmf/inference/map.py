@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from probmf.data import Examples, Ratings
+from probmf.inference._categorical import ClassValidation, class_start, require_fixed_priors
 from probmf.inference._checkpoint import PACKAGES, Checkpoint
 from probmf.inference._full_batch import FullBatch
 from probmf.inference._identity import describe_rule, described, digest, digest_ratings
@@ -31,8 +32,8 @@ from probmf.inference._start import (
     prepare_validation,
     require_fixed_scales,
 )
-from probmf.models import MatrixFactorization, Network
-from probmf.results import Fit, NetworkFit
+from probmf.models import CategoricalFactorization, MatrixFactorization, Network
+from probmf.results import CategoricalFit, Fit, NetworkFit
 from probmf.rows import num_workers
 
 #: Tolerance of the convergence test of full batches.
@@ -61,10 +62,14 @@ def fit_map(
 ) -> Fit: ...
 @overload
 def fit_map(
+    model: CategoricalFactorization, data: Ratings, *, key: ArrayLike, **options: Unpack[_Options]
+) -> CategoricalFit: ...
+@overload
+def fit_map(
     model: Network, data: Examples, *, key: ArrayLike, **options: Unpack[_Options]
 ) -> NetworkFit: ...
 def fit_map(
-    model: MatrixFactorization | Network,
+    model: MatrixFactorization | CategoricalFactorization | Network,
     data: Any,
     *,
     key: ArrayLike,
@@ -79,7 +84,7 @@ def fit_map(
     start: Any = None,
     checkpoint: str | PathLike[str] | None = None,
     progress: bool | None = None,
-) -> Fit | NetworkFit:
+) -> Fit | CategoricalFit | NetworkFit:
     r"""Fit by gradient descent: full batches, minibatches, or one rating at a time.
 
     Lowers minus the log posterior,
@@ -93,10 +98,12 @@ def fit_map(
     bracket summed over its ratings: over an epoch the batches' gradients sum to that of J, so n /
     batch_size times a random batch's gradient is unbiased; and only rows in the batch have one.
 
-    For a network the rows are the weights, and every example carries an equal share of their prior.
+    For a network the rows are the weights, and every example carries an equal share of their prior,
+    as every rating does in a categorical factorization, all of whose rows move at every update.
 
     Args:
-        model: The factorization or network; its scales must be numbers or arrays.
+        model: The factorization, categorical or not, or network; its scales must be numbers or
+            arrays.
         data: Training `Ratings`, or `Examples` for a network.
         key: JAX key or int that draws starting values and the order of the ratings.
         num_epochs: The most passes over the ratings; with full batches, the most updates.
@@ -105,10 +112,11 @@ def fit_map(
             by site name. One that leaves rows alone whose gradient is zero (gradient descent,
             AdaGrad, clipping, any schedule) is run on the rows of the batch only, with the same
             result; others (momentum, Adam) update all rows for every batch. By default AdaGrad
-            for minibatches and Adam for full batches; for networks always Adam.
+            for minibatches and Adam for full batches; for networks and categorical factorizations
+            always Adam.
         learning_rate: Number or optax schedule (of updates) for the default optimizer, or the one
             named. By default it falls linearly from 0.5 to 0 for minibatches, and is 0.1 for full
-            batches; for networks from 0.01 to 0, and 0.05.
+            batches; for networks and categorical factorizations from 0.01 to 0, and 0.05.
         batch_size: Ratings per update: None takes all, 1 is single-rating descent.
         num_restarts: Random starts, run as one vectorized program; the best is kept.
         validation: Held-out ratings; a restart stops when their error has not improved for
@@ -152,9 +160,10 @@ def fit_map(
         for recommender systems; Duchi, Hazan and Singer (2011) for AdaGrad. An epoch of n ratings
         costs O(n k), plus O((M + N) k) per update where all rows are updated.
     """
-    if not isinstance(model, MatrixFactorization | Network):
+    if not isinstance(model, MatrixFactorization | CategoricalFactorization | Network):
         raise TypeError(
-            f"model is of type {type(model).__name__}; expected MatrixFactorization or Network."
+            f"model is of type {type(model).__name__}; expected MatrixFactorization, "
+            "CategoricalFactorization or Network."
         )
     check_counts(num_epochs=num_epochs, num_restarts=num_restarts, patience=patience)
     if batch_size is not None:
@@ -168,7 +177,9 @@ def fit_map(
             f"num_restarts is {num_restarts}, but start fixes where to start: the restarts would "
             "be the same. Leave out one of the two."
         )
-    make_task = _network_task if isinstance(model, Network) else _factorization_task
+    make_task = _factorization_task
+    if not isinstance(model, MatrixFactorization):
+        make_task = _network_task if isinstance(model, Network) else _categorical_task
     task = make_task(model, data, start, validation, batch_size)
     updates = num_epochs * (1 if batch_size is None else -(-task.num_rows // batch_size))
     rule = choose_rule(
@@ -268,6 +279,24 @@ def _network_task(
     return _Task(
         len(arrays.x), held_out, first, default_rule, algorithm, NetworkFit.from_point, held_digest
     )
+
+
+def _categorical_task(
+    model: Any, data: Any, start: Any, validation: Any, batch_size: int | None
+) -> _Task:
+    (observations,) = model.arguments(data)
+    require_fixed_priors(model, "fit_map")
+    _check_batch_size(batch_size, observations.num_rows, "ratings")
+    first = class_start(model, observations, start)
+
+    def algorithm(rule: Rule, num_runs: int, batch_size: int | None) -> Algorithm:
+        return NetworkDescent(model, observations, first, rule, num_runs, batch_size)
+
+    held_out = None if validation is None else ClassValidation.build(model, data, validation)
+    return _Task(
+        observations.num_rows, held_out, first, default_rule, algorithm,
+        CategoricalFit.from_point, lambda: digest_ratings(validation),
+    )  # fmt: skip
 
 
 def _check_batch_size(batch_size: int | None, count: int, what: str) -> None:

@@ -22,9 +22,9 @@ from probmf.inference._potential import Potential
 from probmf.inference._start import as_key, check_counts, check_warmup
 from probmf.inference.marginal import MarginalModel
 from probmf.inference.marginal_rows import RowsMarginal, Stretched, find_start, rows_marginal
-from probmf.models import MatrixFactorization, MixedEffects, Network
+from probmf.models import CategoricalFactorization, MatrixFactorization, MixedEffects, Network
 from probmf.models.mixed.design import Design
-from probmf.results import Fit, MixedFit, NetworkFit
+from probmf.results import CategoricalFit, Fit, MixedFit, NetworkFit
 from probmf.results.sampling import Sampling
 
 
@@ -50,6 +50,10 @@ def sample_nuts(
 ) -> Fit: ...
 @overload
 def sample_nuts(
+    model: CategoricalFactorization, data: Ratings, *, key: ArrayLike, **options: Unpack[_Options]
+) -> CategoricalFit: ...
+@overload
+def sample_nuts(
     model: MixedEffects, data: Any, *, key: ArrayLike, **options: Unpack[_Options]
 ) -> MixedFit: ...
 @overload
@@ -57,7 +61,7 @@ def sample_nuts(
     model: Network, data: Examples, *, key: ArrayLike, **options: Unpack[_Options]
 ) -> NetworkFit: ...
 def sample_nuts(
-    model: MatrixFactorization | MixedEffects | Network,
+    model: MatrixFactorization | CategoricalFactorization | MixedEffects | Network,
     data: Any,
     *,
     key: ArrayLike,
@@ -72,11 +76,11 @@ def sample_nuts(
     float64: bool = True,
     checkpoint: str | PathLike[str] | None = None,
     progress: bool | None = None,
-) -> Fit | MixedFit | NetworkFit:
+) -> Fit | CategoricalFit | MixedFit | NetworkFit:
     r"""Sample the posterior by NUTS, Gaussian effects integrated out and drawn back.
 
     Args:
-        model: A matrix factorization, a mixed model or a network.
+        model: A matrix factorization (categorical or not), a mixed model or a network.
         data: `Ratings` for the first, any data frame (or a design) for the second, `Examples` for
             the third.
         key: JAX key or int.
@@ -167,6 +171,8 @@ def sample_nuts(
         },
     )
     method = "nuts/marginal" if sites else "nuts"
+    if isinstance(model, CategoricalFactorization):
+        return CategoricalFit(model, data, samples, method, sampling=sampling)
     if isinstance(model, Network):
         return NetworkFit(model, data, samples, method, sampling=sampling)
     if isinstance(model, MixedEffects):
@@ -219,6 +225,13 @@ def model_arguments(
                     f"marginalize names {site!r}; expected any of {', '.join(map(repr, allowed))}."
                 )
         return model.arguments(data), None, sites
+    if isinstance(model, CategoricalFactorization):
+        if len(chosen):
+            raise ValueError(
+                f"marginalize is {chosen!r}, but under a categorical likelihood no site can be "
+                "integrated out exactly; leave it out."
+            )
+        return model.arguments(data), None, ()
     if isinstance(model, MixedEffects):
         design = data if isinstance(data, Design) else model.design(data)
         effects = model.effect_sites(design)
@@ -241,9 +254,9 @@ def model_arguments(
             )
         return model.arguments(data), None, ()
     raise TypeError(
-        f"model is of type {type(model).__name__}; expected MatrixFactorization, MixedEffects or "
-        "Network. For any other NumPyro model use marginalize(model, sites) with NumPyro's own "
-        "MCMC."
+        f"model is of type {type(model).__name__}; expected MatrixFactorization, "
+        "CategoricalFactorization, MixedEffects or Network. For any other NumPyro model use "
+        "marginalize(model, sites) with NumPyro's own MCMC."
     )
 
 

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from probmf.data import Ratings
+from probmf.inference._categorical import refuse_categorical
 from probmf.inference._gibbs_plan import Plan
 from probmf.inference._gibbs_start import start_scales, start_states
 from probmf.inference._loop import FitWarning, Info, run
@@ -348,6 +349,7 @@ def _block_moves(
 
 
 def _check_model(model: object) -> None:
+    refuse_categorical(model, "fit_variational")
     if not isinstance(model, MatrixFactorization):
         raise TypeError(f"model is of type {type(model).__name__}; expected MatrixFactorization.")
     if not model.site_shapes(1, 1):

@@ -1,6 +1,8 @@
 """Models: NumPyro models with what the inference algorithms need to know about them."""
 
 from probmf.models.categorical import Categorical
+from probmf.models.categorical_data import ClassObservations
+from probmf.models.categorical_factorization import CategoricalFactorization
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.layers import MLP, Linear
 from probmf.models.likelihood import Bernoulli, Gaussian
@@ -15,6 +17,8 @@ __all__ = [
     "MLP",
     "Bernoulli",
     "Categorical",
+    "CategoricalFactorization",
+    "ClassObservations",
     "Gaussian",
     "Linear",
     "MatrixFactorization",

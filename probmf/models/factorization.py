@@ -117,7 +117,7 @@ class MatrixFactorization:
         if not isinstance(self.likelihood, Likelihood):
             raise TypeError(
                 f"likelihood is {self.likelihood!r}; expected Gaussian(...), Bernoulli(...) or "
-                "Ordinal(...)."
+                "Ordinal(...). For classes without an order use CategoricalFactorization."
             )
         for name in ("user_bias", "item_bias"):
             if not isinstance(getattr(self, name), bool | np.bool_):

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from probmf.data.examples import Examples
 from probmf.models.categorical import Categorical
@@ -35,6 +35,15 @@ class NetworkData:
     x: Float[Array, "n features"]
     response: Shaped[Array, "n ..."] | None
     num_outputs: int
+
+    @property
+    def num_rows(self) -> int:
+        """Number of examples."""
+        return len(self.x)
+
+    def take(self, places: Int[Array, " batch"]) -> "NetworkData":
+        """Some of the examples."""
+        return jax.tree.map(lambda array: array[places], self)
 
     def without_response(self) -> "NetworkData":
         """The same rows with the responses left open, for NumPyro's `Predictive`."""

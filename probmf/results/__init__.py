@@ -1,5 +1,7 @@
 """Results: one class for every fit, with prediction, ranking, fold-in and storage."""
 
+from probmf.results.categorical_fit import CategoricalFit
+from probmf.results.categorical_predict import ClassPredictions
 from probmf.results.fit import Fit
 from probmf.results.history import History
 from probmf.results.mixed_fit import MixedFit
@@ -12,6 +14,8 @@ from probmf.results.recommend import Recommendations
 from probmf.results.sampling import Sampling
 
 __all__ = [
+    "CategoricalFit",
+    "ClassPredictions",
     "Fit",
     "History",
     "MixedFit",
