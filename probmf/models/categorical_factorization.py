@@ -176,8 +176,6 @@ class CategoricalFactorization:
             )
         self.likelihood.check_ratings(ratings.rating)
         counts = np.bincount(ratings.rating.astype(int), ratings.weight, self.num_classes)
-        if not counts.any():
-            raise ValueError("All weights are zero: there is nothing to fit.")
         empty = [label for label, count in zip(self.labels, counts, strict=True) if not count]
         if len(empty) == self.num_classes - 1:
             only = self.labels[int(np.argmax(counts))]

@@ -161,5 +161,3 @@ def test_other_messages() -> None:
         MatrixFactorization(1, likelihood=Categorical(3))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="Expected Ratings, got dict"):
         CategoricalFactorization(1, 3).arguments({})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="All weights are zero"):
-        CategoricalFactorization(1, 3).arguments(ratings(weight=[0.0] * 7))

@@ -9,6 +9,7 @@ import pytest
 
 from probmf import CategoricalFactorization, CategoricalFit, Ratings, Sampling
 from probmf.diagnostics import DiagnosticWarning, summary
+from probmf.results.directory import MANIFEST
 
 LABELS = ("dislike", "neutral", "like")
 DATA = Ratings.from_frame(
@@ -96,7 +97,7 @@ def test_storage_keeps_everything(tmp_path: Path) -> None:
     for site, value in FIT.samples.items():
         np.testing.assert_array_equal(back.samples[site], value)
     np.testing.assert_array_equal(back.predict().probability, FIT.predict().probability)
-    manifest = tmp_path / "fit" / "manifest.json"
+    manifest = tmp_path / "fit" / MANIFEST
     manifest.write_text(manifest.read_text().replace("item_bias_scale", "item_bias_size"))
     with pytest.raises(ValueError, match="save the fit again"):
         CategoricalFit.load(tmp_path / "fit")
