@@ -80,7 +80,7 @@ def test_fits_beat_frequencies_and_come_near_the_truth() -> None:
         assert error < 0.6 * np.abs(share - TRUTH).mean()
         right = np.mean(predicted.label == TEST.rating)
         assert right > np.mean(TEST.rating == np.argmax(share)) + 0.05
-    best = small.history.validation[small.history.best]
+    best = small.history.validation[small.history.best - 1]
     score = level_log_score(TEST.rating, small.predict(TEST).probability, range(3))
     assert best == pytest.approx(-score, rel=1e-5)
 
@@ -125,7 +125,7 @@ def test_numpyro_runs_the_model_and_scales_are_sampled() -> None:
     )
     small = TRAIN.split(key=0, test_fraction=0.9)[0]
     sampler = MCMC(NUTS(model), num_warmup=5, num_samples=3, progress_bar=False)
-    sampler.run(jax.random.key(0), *model.arguments(small))
+    sampler.run(jax.random.PRNGKey(0), *model.arguments(small))
     draws = sampler.get_samples()
     shapes = model.row_shapes(small.num_users, small.num_items)
     assert draws["item_factors"].shape == (3, *shapes["item_factors"])
@@ -161,7 +161,7 @@ def test_messages() -> None:
     with pytest.raises(TypeError, match="start is of type dict; expected a CategoricalFit"):
         fit_map(MODEL, TRAIN, key=0, num_epochs=1, start={})
     other = fit_map(CategoricalFactorization(0, 3), TRAIN, key=0, num_epochs=1)
-    with pytest.raises(ValueError, match="The fit to start from has item_factors of shape None"):
+    with pytest.raises(ValueError, match="The fit to start from has user_factors of shape None"):
         fit_map(MODEL, TRAIN, key=0, num_epochs=1, start=other)
     wrong = Ratings.from_frame({"user": [0], "item": [0], "rating": [3]})
     with pytest.raises(ValueError, match="Row 0 has 3, but the 3 classes"):
