@@ -77,8 +77,8 @@ def factorization_job(
         engine=problem,
         starts=start_states(model, observations, scales, start_key, num_chains, start),
         identity=_identity(model, data, key, watched, start),
-        stream=_stream_sites(model, problem),
-        coords=_coords(model, data),
+        stream=_stream_sites(model.with_encoders(data), problem),
+        coords=_coords(model.with_encoders(data), data),
         finish=finish,
     )
 

@@ -36,7 +36,7 @@ def fit_svi(
     key: ArrayLike,
     guide: GuideName | type[AutoGuide] | AutoGuide = "normal",
     num_steps: int = 4000,
-    optimizer: optax.GradientTransformation | None = None,
+    optimizer: optax.GradientTransformation | str | None = None,
     learning_rate: float | Schedule | None = None,
     num_particles: int = 1,
     num_samples: int = 1000,
@@ -61,7 +61,7 @@ def fit_svi(
             "multivariate" (a full covariance), "delta" (a point), or a class or instance of
             `numpyro.infer.autoguide`.
         num_steps: Steps of the optimizer.
-        optimizer: Any optax optimizer; by default Adam.
+        optimizer: Any optax optimizer, or the name of one as in `fit_map`; by default Adam.
         learning_rate: Number or optax schedule for the default optimizer. By default it is 0.05
             for six tenths of the steps, and then falls to a hundredth of that.
         num_particles: Draws of q for each gradient.
@@ -142,7 +142,7 @@ def fit_svi(
 
 
 def _optimizer(
-    optimizer: optax.GradientTransformation | None,
+    optimizer: optax.GradientTransformation | str | None,
     learning_rate: float | Schedule | None,
     num_steps: int,
 ) -> tuple[np.ndarray | None, optax.GradientTransformation]:

@@ -221,7 +221,8 @@ def test_a_covariance_that_does_not_fit(monkeypatch: pytest.MonkeyPatch, guide: 
         ({"num_particles": 0}, ValueError, "num_particles is 0"),
         ({"num_samples": 0.5}, TypeError, "num_samples is 0.5"),
         ({"learning_rate": -1.0}, ValueError, "learning_rate is -1"),
-        ({"optimizer": "adam"}, TypeError, "optimizer is 'adam'"),
+        ({"optimizer": "adam"}, ValueError, "optimizer='adam' needs learning_rate="),
+        ({"optimizer": 3}, TypeError, "optimizer is"),
         ({"marginalize": "b_effects"}, ValueError, "marginalize names 'b_effects'"),
     ],
 )

@@ -20,9 +20,8 @@ from probmf import (
     Ratings,
     sample_gibbs,
 )
-from probmf.inference._gibbs import _sweep as sweep_once
-from probmf.inference._gibbs_update import State
-from probmf.inference.gibbs import _problem as make_problem
+from probmf.inference._gibbs_factorization import make_problem
+from probmf.inference._gibbs_plan import Plan, State
 from probmf.models.factorization import linear_predictor
 from probmf.models.observations import Observations
 from probmf.models.table import Table
@@ -142,17 +141,18 @@ def test_sweeps_leave_the_joint_distribution_alone(prior: str, count: int) -> No
             values = {name: value[index] for name, value in truth.items()}
             rating = values.pop("rating")
             observed = dataclasses.replace(pairs, rating=jnp.asarray(rating))
-            problem = make_problem(model, observed, num_workers(), jax.random.key(0), None)
+            plan = Plan.of(model, USERS, ITEMS)
             scales = {
                 site.scale: jnp.asarray(getattr(model, site.scale), float)
-                for site in problem.plan.sites if site.kind == "fixed"
+                for site in plan.sites if site.kind == "fixed"
             }  # fmt: skip
             scales |= {n: jnp.asarray(v) for n, v in values.items() if n not in rows}
+            problem = make_problem(model, observed, scales, num_workers(), jax.random.key(0), None)
             start = jnp.asarray(values["intercept"])
             state = State(packing.pack(values), start, scales, jnp.int32(0))
             for sweep in range(3):
                 key = jax.random.fold_in(jax.random.key(index), sweep)
-                state, _ = sweep_once(problem, key, state, False, pool)
+                state, _ = problem.sweep(key, state, False, pool)
             after = {"intercept": state.intercept, **packing.unpack(state.table)}
             after |= {n: v for n, v in state.scales.items() if n in values}
             here = look(values, pairs, rating)

@@ -23,7 +23,7 @@ from probmf import (
     sample_nuts,
 )
 from probmf.inference._gibbs_factorization import make_problem
-from probmf.inference._gibbs_update import Plan, State
+from probmf.inference._gibbs_plan import Plan, State
 from probmf.models.factorization import linear_predictor
 from probmf.models.observations import Observations
 from probmf.models.table import Table
