@@ -160,9 +160,9 @@ class TestFit:
         "words",
         [
             ["variational", "--covariance", "block"],
-            ["svi", "--num-steps", 1000, "--num-samples", 50],
+            pytest.param(["svi", "--num-steps", 1000, "--num-samples", 50], marks=pytest.mark.slow),
         ],
-        ids=lambda words: words[0],
+        ids=["variational", "svi"],
     )
     def test_approximations(self, folder: Path, tmp_path: Path, words: list[object]) -> None:
         out = tmp_path / "fit"

@@ -234,6 +234,7 @@ def test_ranks_are_uniform(name: str, sampler: str) -> None:
     check_uniform(run_calibration(CASES[name](sampler), 100, seed=1))
 
 
+@pytest.mark.slow
 @pytest.mark.key_reuse_unchecked(reason=REASON)
 def test_a_few_ranks() -> None:
     """The same in small: ranks that are not all alike, and lean to neither side much."""

@@ -119,6 +119,7 @@ def test_nuts_agrees_with_quadrature() -> None:
     assert [predicted.lower[0, 1], predicted.upper[0, 1]] == pytest.approx(ends, abs=0.03)
 
 
+@pytest.mark.slow
 def test_numpyro_runs_the_model_and_scales_are_sampled() -> None:
     model = CategoricalFactorization(
         1, 3, dist.Normal(0.0, 1.0), item_scale=dist.HalfNormal(1.0), user_bias=False

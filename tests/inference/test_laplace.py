@@ -40,6 +40,7 @@ def test_exact_where_the_posterior_is_normal() -> None:
     assert fit.sampling.info["k_hat"] < 0.4
 
 
+@pytest.mark.slow
 def test_effects_integrated_out_agree_with_nuts(tmp_path: Path) -> None:
     model, table = hours()
     fit = fit_laplace(model, table, key=0, marginalize="all", num_samples=2000)

@@ -178,6 +178,7 @@ def test_a_network_fits_what_a_line_can_not() -> None:
 
 
 @pytest.mark.key_reuse_unchecked(reason="NumPyro's initialization consumes a typed key twice.")
+@pytest.mark.slow
 def test_it_is_a_numpyro_model() -> None:
     model = MatrixFactorization(0, user_mean=Linear(), item_bias=False)
     sampler = MCMC(NUTS(model, max_tree_depth=2), num_warmup=3, num_samples=4, progress_bar=False)
@@ -236,6 +237,7 @@ def test_ratings_without_a_side_table() -> None:
         MatrixFactorization(1, user_mean=Linear()).arguments(bare)
 
 
+@pytest.mark.slow
 def test_nuts_gives_a_fit_that_knows_new_users() -> None:
     model = MatrixFactorization(0, Gaussian(0.8), user_mean=Linear(), item_bias=False)
     options: dict[str, Any] = {"num_warmup": 200, "num_samples": 200, "num_chains": 1}

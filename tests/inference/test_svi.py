@@ -52,6 +52,7 @@ def test_independent_normals_have_the_means_and_conditional_variances() -> None:
     assert fit.sampling.info["elbo"] < exact.evidence - 0.5
 
 
+@pytest.mark.slow
 def test_a_factorization_predicts_and_is_stored(tmp_path: Path) -> None:
     model, data = small()
     fit = fit_svi(model, data, key=0, num_steps=1000, num_samples=200)
@@ -77,6 +78,7 @@ def test_a_factorization_predicts_and_is_stored(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_one_side_of_a_factorization_integrated_out() -> None:
     model, data = small()
     fit = fit_svi(
@@ -97,6 +99,7 @@ def test_a_point_is_the_mode() -> None:
     np.testing.assert_allclose(fit.predict(data).mean, als.predict(data).mean, atol=0.01)
 
 
+@pytest.mark.slow
 def test_a_point_of_scales_with_effects_drawn(tmp_path: Path) -> None:
     model, table = hours()
     fit = fit_svi(model, table, key=0, guide="delta", num_steps=600, marginalize="all")
@@ -122,6 +125,7 @@ def test_guides_of_numpyro(own: str) -> None:
 
 @pytest.mark.parametrize("likelihood", [Bernoulli(), Ordinal(3)])
 @pytest.mark.filterwarnings("ignore:The bound still rose")
+@pytest.mark.slow
 def test_other_likelihoods(likelihood: Any) -> None:
     model, data = small(likelihood=likelihood)
     rating = np.digitize(data.rating, np.quantile(data.rating, [0.3, 0.7])) + 1.0
@@ -168,6 +172,7 @@ def test_a_bound_that_is_not_finite() -> None:
         fit_svi(exact.model, exact.table, key=0, num_steps=50, optimizer=optax.sgd(1e30))
 
 
+@pytest.mark.slow
 def test_steps_that_are_too_few() -> None:
     model, table = hours()
     with pytest.warns(FitWarning, match="The bound still rose, by"):

@@ -121,7 +121,7 @@ def look(values: dict[str, Any], pairs: Observations, rating: Any) -> dict[str, 
 
 @pytest.mark.parametrize(
     ("prior", "count"),
-    [(prior, FEW) for prior in ("one per factor", "wishart")]
+    [("wishart", FEW), pytest.param("one per factor", FEW, marks=pytest.mark.slow)]
     + [pytest.param(prior, MANY, marks=pytest.mark.calibration) for prior in PRIORS],
 )
 def test_sweeps_leave_the_joint_distribution_alone(prior: str, count: int) -> None:

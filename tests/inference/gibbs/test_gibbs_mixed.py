@@ -102,7 +102,7 @@ MODELS: dict[str, MixedEffects] = {
     ("name", "together", "count"),
     [
         ("correlated", True, 1500),
-        ("crossed", False, 1500),
+        pytest.param("crossed", False, 1500, marks=pytest.mark.slow),
         pytest.param("crossed", True, 20_000, marks=pytest.mark.calibration),
         pytest.param("correlated", True, 20_000, marks=pytest.mark.calibration),
         pytest.param("known correlation, known noise", True, 20_000, marks=pytest.mark.calibration),
@@ -201,6 +201,7 @@ def features(problem: MixedProblem, varying: Any, log_noise: Any, flat: Any, y: 
 
 
 @pytest.mark.key_reuse_unchecked(reason="NumPyro's kernel consumes its first key twice.")
+@pytest.mark.slow
 def test_gibbs_agrees_with_nuts() -> None:
     model, data = MixedEffects("y ~ 1 + x + (1 + x | g)"), sleep()
     gibbs = sample_gibbs(model, data, key=0, num_warmup=100, num_samples=1500, num_chains=2)
