@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from row_problems import OPTIONS, SIZE, check_rest, draw, solutions
+from row_problems import OPTIONS, SIZE, USERS, check_rest, draw, solutions
 
 from probmf.cpu import kernels, share
 from probmf.cpu.rows import BLOCK, BY_COLUMN
@@ -39,6 +39,19 @@ def test_enough_steps_solve_every_row(name: str, side: Side) -> None:
         for row, wanted in solutions(problem, side):
             np.testing.assert_allclose(new[row], wanted, rtol=1e-7, atol=1e-8, err_msg=f"row {row}")
         check_rest(problem, side, sums, new, 1e-9)
+
+
+def test_steps_beyond_the_solution_stay_there() -> None:
+    """A row without ratings so near zero that its step's length is below the smallest number."""
+    problem = draw()
+    bias, factors = problem.bias.copy(), problem.factors.copy()
+    bias[USERS - 1], factors[USERS - 1] = 0.0, 3e-22
+    problem = replace(
+        problem, precision=np.full_like(problem.precision, 0.1), bias=bias, factors=factors
+    )
+    new, sums, _ = problem.solve("user", "cg", lists=True)
+    assert np.isfinite(new).all()
+    assert all(np.isfinite(np.asarray(part)).all() for part in sums)
 
 
 def test_other_side_and_zero_row_stay_as_they_are() -> None:

@@ -180,6 +180,9 @@ def solve_by_steps(
                 collect_rows(given.gram, full, curved)
                 for j in range(1 + columns):
                     length += full[j] * curved[j]
+            # The square of a tiny step is zero in single precision.
+            if not length > 0:
+                break
             alpha = square / length
             bias += alpha * pb
             for j in range(k):
