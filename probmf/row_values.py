@@ -19,7 +19,11 @@ class Noise(NamedTuple):
 
 
 class SupportsBound(Protocol):
-    """What a half-sweep asks of a likelihood; `quadratic` ones have a loss that is their bound."""
+    """What a half-sweep asks of a likelihood.
+
+    The loss of a `quadratic` one is its bound, with one curvature for all scores and ratings; minus
+    its slope is that curvature times (rating - score).
+    """
 
     @property
     def quadratic(self) -> bool:

@@ -2,7 +2,8 @@
 
 The parameters of both sides lie in one numbering (see `probmf.models.table`). One program per
 bucket width serves both sides and every worker; on a CPU each worker is a thread that runs its
-share of the chunks.
+share of the chunks. Losses that are quadratic in the score have loops of their own on a CPU, in
+`probmf.cpu`.
 """
 
 from concurrent.futures import ThreadPoolExecutor

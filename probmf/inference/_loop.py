@@ -27,6 +27,14 @@ from probmf.results import History
 WRITE_EVERY = 10.0
 
 
+#: What to do when numbers cease to be finite. Sweeps solve for their steps, epochs choose a length.
+ADVICE = {
+    "epoch": "Lower the learning rate, or start from smaller values.",
+    "sweep": "The numbers of the ratings, their weights and the prior scales lie too far apart for "
+    "the present precision: bring them nearer to one, or set jax_enable_x64.",
+}
+
+
 class FitWarning(UserWarning):
     """A fit ended early: it diverged or was interrupted."""
 
@@ -314,8 +322,7 @@ def _warn_divergence(algorithm: Algorithm, index: int, info: Info, one: _Run) ->
     several = algorithm.num_runs > 1
     subject = f"Restart {index + 1} of {algorithm.num_runs}" if several else "The fit"
     warnings.warn(
-        f"{subject} diverged: {where}; {kept}. Lower the learning rate, or start from smaller "
-        "values.",
+        f"{subject} diverged: {where}; {kept}. {ADVICE[algorithm.unit]}",
         FitWarning,
         stacklevel=4,
     )

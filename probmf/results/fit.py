@@ -28,12 +28,13 @@ from probmf.results.questions import Questions, choose_next
 from probmf.results.rank_posterior import RankPosterior, rank_posterior
 from probmf.results.ranking import RankBy
 from probmf.results.recommend import Recommendations, recommend, similar_items
+from probmf.results.samples import DrawCounts
 from probmf.results.sampling import Sampling
 from probmf.results.traces import Traces
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Fit:
+class Fit(DrawCounts):
     """A fitted factorization.
 
     Attributes:
@@ -134,34 +135,6 @@ class Fit:
         """
         samples = {name: np.asarray(value)[None, None] for name, value in parameters.items()}
         return cls(model, data, samples, method, history)
-
-    @property
-    def num_chains(self) -> int:
-        """Number of chains."""
-        return int(next(iter(self.samples.values())).shape[0])
-
-    @property
-    def num_draws(self) -> int:
-        """Draws per chain."""
-        return int(next(iter(self.samples.values())).shape[1])
-
-    @property
-    def is_point(self) -> bool:
-        """Whether this is a point fit: one draw, and not that of a sampler."""
-        return self.sampling is None and (self.num_chains, self.num_draws) == (1, 1)
-
-    def point(self) -> dict[str, np.ndarray]:
-        """Parameters of a point fit by site name, without chain and draw axes.
-
-        Raises:
-            ValueError: If there are several draws.
-        """
-        if (self.num_chains, self.num_draws) != (1, 1):
-            raise ValueError(
-                f"The fit has {self.num_chains} chains of {self.num_draws} draws and hence no "
-                "point; see samples."
-            )
-        return {name: value[0, 0] for name, value in self.samples.items()}
 
     def __repr__(self) -> str:
         """One line: what was fitted to what, and how."""

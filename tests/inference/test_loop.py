@@ -148,7 +148,7 @@ def test_divergence_keeps_the_best_step(value: float) -> None:
 
 
 def test_divergence_at_once_keeps_the_start() -> None:
-    with pytest.warns(FitWarning, match=r"after sweep 1; the starting values are kept\. Lower"):
+    with pytest.warns(FitWarning, match=r"after sweep 1; the starting values are kept\. The numb"):
         step, _, history = go(Script([nan, 1.0]), validation=Errors(0.1, 0.1))
     assert (step, history.best, history.stopped) == (0, 0, "diverged")
     assert history.validation is not None
