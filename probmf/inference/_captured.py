@@ -70,7 +70,8 @@ class _Walk:
         if isinstance(thing, bool | int | float | complex | str | bytes):
             self.digest.update(repr(thing).encode())
             return
-        if isinstance(thing, jax.core.Tracer) or id(thing) in self.seen:
+        # A trace under way holds what was computed so far, not what is captured.
+        if isinstance(thing, jax.core.Tracer | jax.core.Trace) or id(thing) in self.seen:
             return
         self.seen[id(thing)] = thing  # Held, so that no other object takes its identity.
         if len(self.seen) > MOST_OBJECTS:
@@ -105,7 +106,11 @@ def _parts(thing: Any) -> Iterator[Any]:
         yield from (thing.__self__, thing.__func__)
         return
     if isinstance(thing, types.FunctionType):
-        yield from (cell.cell_contents for cell in thing.__closure__ or () if _is_filled(cell))
+        cells = [cell.cell_contents for cell in thing.__closure__ or () if _is_filled(cell)]
+        if "memoize" in thing.__qualname__:
+            # Results kept by JAX, which come with use; what they come from is in another cell.
+            cells = [content for content in cells if not isinstance(content, dict)]
+        yield from cells
         yield from (thing.__defaults__, thing.__kwdefaults__)
         return
     names = [name for kind in type(thing).__mro__ for name in _slots(kind)]

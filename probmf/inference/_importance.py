@@ -20,6 +20,9 @@ K_HAT_GATE = 0.7
 REACH = 15.0
 #: Largest derivative, as a share of the value, at which a search that stops has arrived.
 FLAT = 1e-6
+#: Relative gain of an iteration at which a search ends. The value is a sum over all observations,
+#: whose rounding a line search would mistake for a slope if it went on.
+FTOL = 1e-11
 #: How often a search is begun anew.
 MOST_STARTS = 4
 
@@ -128,7 +131,7 @@ def climb(
         found = scipy.optimize.minimize(
             walled, found.x, jac=True, method="L-BFGS-B", callback=callback,
             options={
-                "maxiter": max_iterations - nit, "maxcor": 30, "ftol": 1e-14, "gtol": 1e-5,
+                "maxiter": max_iterations - nit, "maxcor": 30, "ftol": FTOL, "gtol": 1e-5,
             },
         )  # fmt: skip
         nit += found.nit

@@ -1,6 +1,7 @@
 """Density of what is left when every Gaussian effect is integrated out."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from jaxtyping import Array
 from numpyro.distributions import ExpandedDistribution, Independent
 from numpyro.infer.util import constrain_fn, potential_energy
 
+from probmf.inference._host_density import HostDensity
 from probmf.inference._potential import Potential, Program, compiled, quick_jit, trace_program
 from probmf.inference.marginal import MarginalModel
 from probmf.inference.marginal.injection import Inject
@@ -68,8 +70,26 @@ class MarginalDensity:
         run = compiled((program.text, "start"), lambda: quick_jit(program.evaluate))
         return np.asarray(run(program.consts)[0], np.float64)
 
+    @cached_property
+    def host(self) -> HostDensity | None:
+        """The density by LAPACK, where that pays."""
+        if not HostDensity.serves(self.prepared):
+            return None
+        return HostDensity(self.prepared, self._terms, self.potential.num_dims)
+
+    def _terms(self, vector: Array) -> tuple[Array, Array, list[Array]]:
+        """The prior with what else the log density has, noise precision, and prior factors."""
+        unravelled = self.potential.unravel(vector)
+        prior = -potential_energy(self.prior, self.args, self.kwargs, unravelled)
+        latents = self.constrain_prior(vector)
+        run = self.prepared.run(latents)
+        _, precision, extra = self.prepared.system(run, latents)
+        return prior + extra, precision, self.prepared.trils(run)
+
     def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         """Log density and its gradient."""
+        if self.host is not None:
+            return self.host.score(vector)
         value, gradient = self.potential.value_and_grad(
             jnp.asarray(vector, self.potential.vector.dtype)
         )

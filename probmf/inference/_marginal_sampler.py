@@ -1,6 +1,5 @@
 """Importance sampling of what is left when every Gaussian effect is integrated out."""
 
-import math
 import time
 from typing import Any, NamedTuple
 
@@ -8,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
-from numpyro.infer.util import potential_energy
 
 from probmf.effects.pattern import MAX_REMAINDER
 from probmf.inference._importance import (
@@ -23,30 +21,29 @@ from probmf.inference._importance import (
     smooth,
 )
 from probmf.inference._marginal_density import MarginalDensity
+from probmf.inference._marginal_evaluators import (
+    CHUNK,
+    Evaluator,
+    HostEvaluator,
+    NotServedError,
+    SpectralEvaluator,
+)
 from probmf.inference._potential import Program, compiled, quick_jit
 from probmf.inference._progress import progress_bar
-from probmf.inference._spectral import Spectrum
-from probmf.inference._workers import Workers, workers
+from probmf.inference._workers import workers
 
 #: More parameters than this are left to NUTS.
 MAX_DIMS = 20
-#: Points evaluated by one call.
-CHUNK = 32
 #: Numbers of effects kept while proposals are evaluated; beyond, they are drawn again at the end.
 KEEP_NUMBERS = 100_000_000
 #: Cost of one decomposition of D effects, in multiples of D^3 multiplications.
 SPECTRUM_COST = 12.0
-#: Below this effective share of the proposals the mixture is fitted again.
-GOOD_SHARE = 0.5
+#: Below this effective share of the proposals, or above this k-hat (weights of infinite variance),
+#: the mixture is fitted again.
+GOOD_SHARE, GOOD_K_HAT = 0.5, 0.5
 MAX_ROUNDS = 4
-#: Draws of all effects made by one matrix product.
-SPECTRAL_BATCH = 500
 #: Proposals of the first round: enough for a first k-hat.
 FIRST = 256
-
-
-class NotServedError(ValueError):
-    """Importance sampling can't be trusted with this density; the message says why."""
 
 
 class Draws(NamedTuple):
@@ -103,7 +100,8 @@ def draw_marginal(
     with workers(64) as pool, progress_bar(progress) as bar:
         task = bar.add_task("mode", total=None, status="")
         spectral = _spectrum_pays(density, num_samples)
-        if not spectral:
+        host = None if spectral else density.host
+        if not spectral and host is None:
             # NumPyro's stack of handlers is one for all threads: trace here, compile there.
             program, tree = density.program()
             run = pool.submit(_compile_chunk, density, program)
@@ -112,11 +110,13 @@ def draw_marginal(
         except NoModeError as error:
             raise NotServedError(str(error)) from None
         clock.mark("mode")
-        evaluate: _Evaluator | SpectralEvaluator
+        evaluate: Evaluator | HostEvaluator | SpectralEvaluator
         if spectral:
             evaluate = SpectralEvaluator(density, rng)
+        elif host is not None:
+            evaluate = HostEvaluator(density, host, pool, rng)
         else:
-            evaluate = _Evaluator(density, (program, tree, run.result()), pool, key)
+            evaluate = Evaluator(density, (program, tree, run.result()), pool, key)
         clock.mark("compilation")
         bar.update(task, description="proposals", total=num_samples, completed=0)
         rounds = _Rounds(evaluate, rng, mode)
@@ -177,102 +177,6 @@ class _Clock:
         self._last = now
 
 
-class _Evaluator:
-    """Evaluates proposals in chunks, side by side."""
-
-    def __init__(
-        self, density: MarginalDensity, made: tuple[Program, Any, Any], pool: Workers, key: Array
-    ) -> None:
-        self.density, self.pool, self.key = density, pool, key
-        self.program, self.tree, self.run = made
-        self.calls = 0
-
-    def __call__(self, points: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        dtype = self.density.potential.vector.dtype
-        count = math.ceil(len(points) / CHUNK)
-        padded = np.concatenate([points, np.repeat(points[-1:], count * CHUNK - len(points), 0)])
-        keys = jax.random.key_data(
-            jax.random.split(jax.random.fold_in(self.key, self.calls), count * CHUNK)
-        )
-        self.calls += 1
-        pieces = [
-            (jnp.asarray(padded[i : i + CHUNK], dtype), keys[i : i + CHUNK])
-            for i in range(0, len(padded), CHUNK)
-        ]
-        outputs = self.pool.map(self._one, pieces)
-        values = np.concatenate([output[0] for output in outputs])[: len(points)]
-        names = outputs[0][1].keys()
-        sites = {
-            name: np.concatenate([output[1][name] for output in outputs])[: len(points)]
-            for name in names
-        }
-        return np.where(np.isfinite(values), values, -np.inf), sites
-
-    def sites(self, points: np.ndarray) -> dict[str, np.ndarray]:
-        """All sites at points, effects drawn anew."""
-        return self(points)[1]
-
-    def _one(self, piece: tuple[Array, Array]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        leaves = self.run(self.program.consts, *piece)
-        value, sites = jax.tree.unflatten(self.tree, leaves)
-        return np.asarray(value), {name: np.asarray(site) for name, site in sites.items()}
-
-
-class SpectralEvaluator:
-    """Evaluates proposals of the one noise scale that is left when all prior scales are fixed.
-
-    Args:
-        density: A density of one dimension.
-        rng: Random numbers of the effects.
-    """
-
-    def __init__(self, density: MarginalDensity, rng: np.random.Generator) -> None:
-        """Decompose."""
-        prepared = density.prepared
-        if prepared.statistics is None:
-            raise NotServedError("the design depends on sampled parameters")
-        self.density, self.rng = density, rng
-        run = prepared.run(density.constrain_prior(density.potential.vector))
-        trils = [np.asarray(tril) for tril in prepared.trils(run)]
-        self.spectrum = Spectrum(prepared.pattern, prepared.statistics, trils)
-        self._terms = quick_jit(jax.vmap(self._prior_and_precision))
-        self._sites = quick_jit(
-            lambda points, tables: jax.lax.map(lambda both: self._values(*both), (points, tables))
-        )
-
-    def _prior_and_precision(self, vector: Array) -> tuple[Array, Array]:
-        density = self.density
-        unravelled = density.potential.unravel(vector)
-        prior = -potential_energy(density.prior, density.args, density.kwargs, unravelled)
-        latents = density.constrain_prior(vector)
-        _, precision, extra = density.prepared.system(density.prepared.run(latents), latents)
-        return prior + extra, precision
-
-    def _values(self, vector: Array, tables: list[Array]) -> dict[str, Array]:
-        latents = self.density.constrain_prior(vector)
-        return {**latents, **self.density.prepared.site_values(latents, tables)}
-
-    def __call__(self, points: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Log densities, and no sites."""
-        prior, precision = self._terms(jnp.asarray(points, self.density.potential.vector.dtype))
-        values = np.asarray(prior) + self.spectrum.log_evidence(np.asarray(precision))
-        return np.where(np.isfinite(values), values, -np.inf), {}
-
-    def sites(self, points: np.ndarray) -> dict[str, np.ndarray]:
-        """All sites at points, by one matrix product for many."""
-        dtype = self.density.potential.vector.dtype
-        pieces = []
-        for start in range(0, len(points), SPECTRAL_BATCH):
-            some = jnp.asarray(points[start : start + SPECTRAL_BATCH], dtype)
-            _, precision = self._terms(some)
-            tables = self.spectrum.draw(np.asarray(precision), self.rng)
-            pieces.append(self._sites(some, [jnp.asarray(table, dtype) for table in tables]))
-        return {
-            name: np.concatenate([np.asarray(piece[name]) for piece in pieces])
-            for name in pieces[0]
-        }
-
-
 class _Rounds:
     """Proposals of all rounds, weighted against the mixture of all their laws."""
 
@@ -304,7 +208,7 @@ class _Rounds:
         if done or self.num >= limit:
             return 0
         share = max(self.effective / self.num, 1e-3)
-        poor = share < GOOD_SHARE or not self.k_hat < K_HAT_GATE
+        poor = share < GOOD_SHARE or not self.k_hat < GOOD_K_HAT
         missing = max(num_samples - self.effective, 0.05 * num_samples)
         if poor and len(self.laws) <= MAX_ROUNDS and self.num >= 16 * self.points.shape[1]:
             components = 1 + min(4, int(self.effective) // (8 * self.points.shape[1] + 8))

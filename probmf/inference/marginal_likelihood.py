@@ -12,6 +12,7 @@ from jaxtyping import Array
 from numpyro.infer.util import log_density
 
 from probmf.effects import collect_targets, draw_effects, log_evidence
+from probmf.inference._host_density import HostDensity
 from probmf.inference._importance import climb
 from probmf.inference._loop import FitWarning
 from probmf.inference._marginal_density import MarginalDensity
@@ -159,10 +160,19 @@ class _Problem:
         names = [[layout.name for layout in block.layouts] for block in self.prepared.blocks]
         fixed = [index for index, own in enumerate(names) if design.data.mean.site in own]
         self.flat = tuple(fixed) if objective != "map" else ()
-        self.program = trace_program(self._value, self.density.potential.vector)
+        self.host: HostDensity | None = None
+        if HostDensity.serves(self.prepared):
+            self.host = HostDensity(
+                self.prepared, self._terms, self.density.potential.num_dims, self.flat,
+                best=objective == "likelihood",
+            )  # fmt: skip
+        else:
+            self.program = trace_program(self._value, self.density.potential.vector)
 
     def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         """The objective and its gradient; compiled."""
+        if self.host is not None:
+            return self.host.score(vector)
         evaluate = self.program.evaluate
         run = compiled(
             (self.program.text, "gradient"),
@@ -176,6 +186,9 @@ class _Problem:
 
     def estimates(self, vector: np.ndarray) -> dict[str, Array]:
         """All sites at a vector: effects at their conditional means."""
+        if self.host is not None:
+            _, means = self.host.draw(vector, None)
+            return self._sites(jnp.asarray(vector), [jnp.asarray(table) for table in means])
         example = self.density.potential.vector
         tree = jax.tree.structure(jax.eval_shape(self._estimates, example))
         program = trace_program(lambda x: jax.tree.leaves(self._estimates(x)), example)
@@ -192,17 +205,33 @@ class _Problem:
             trils[index] = coefficients(len(trils[index]))
         return trils
 
+    def _sites(self, vector: Array, tables: list[Array]) -> dict[str, Array]:
+        latents = self._latents(vector)
+        return {**latents, **self.prepared.site_values(latents, tables)}
+
+    def _terms(self, vector: Array) -> tuple[Array, Array, list[Array]]:
+        """What the evidence depends on; see `HostDensity`."""
+        latents = self._latents(vector)
+        run = self.prepared.run(latents)
+        _, precision, extra = self.prepared.system(run, latents)
+        if self.objective == "map":
+            extra = extra + self._prior(latents)
+        return extra, precision, self._trils(run, jnp.eye)
+
+    def _prior(self, latents: dict[str, Array]) -> Array:
+        density = self.density
+        return log_density(density.prior, density.args, density.kwargs, latents)[0]
+
     def _value(self, vector: Array) -> Array:
         latents = self._latents(vector)
         run = self.prepared.run(latents)
         statistics, precision, extra = self.prepared.system(run, latents)
         pattern = self.prepared.pattern
         if self.objective == "map":
-            prior, _ = log_density(
-                self.density.prior, self.density.args, self.density.kwargs, latents
-            )
             trils = self._trils(run, None)
-            return prior + extra + log_evidence(pattern, statistics, trils, precision)
+            return (
+                self._prior(latents) + extra + log_evidence(pattern, statistics, trils, precision)
+            )
         free = self._trils(run, jnp.eye)
         if self.objective == "restricted" or not self.flat:
             return extra + log_evidence(pattern, statistics, free, precision, self.flat)
@@ -227,7 +256,7 @@ class _Problem:
         statistics, precision, _ = self.prepared.system(run, latents)
         free = self._trils(run, jnp.eye)
         _, means = draw_effects(self.prepared.pattern, statistics, free, precision, None, self.flat)
-        return {**latents, **self.prepared.site_values(latents, means)}
+        return self._sites(vector, means)
 
 
 def boundary_scales(fit: MixedFit) -> list[str]:

@@ -13,7 +13,8 @@ from jax.typing import ArrayLike
 
 from probmf.inference._importance import K_HAT_GATE
 from probmf.inference._marginal_density import MarginalDensity
-from probmf.inference._marginal_sampler import Draws, NotServedError, draw_marginal
+from probmf.inference._marginal_evaluators import NotServedError
+from probmf.inference._marginal_sampler import Draws, draw_marginal
 from probmf.inference._nuts import Settings, constrain_chains, run_nuts, warn_incomplete
 from probmf.inference._potential import Potential
 from probmf.inference._start import as_key, check_counts

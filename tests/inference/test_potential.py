@@ -83,3 +83,17 @@ def test_hoisted_arrays_share_a_program() -> None:
     )
     assert first.text == second.text
     assert not np.allclose(first.consts[0], second.consts[0])
+
+
+def test_the_same_model_traced_after_use_reads_the_same() -> None:
+    """What JAX keeps with a program that was differentiated is not part of the program."""
+
+    def model(y: Any) -> None:
+        root = numpyro.sample("root", dist.LKJCholesky(2, 1.0))
+        scale = numpyro.sample("scale", dist.HalfNormal(1.0).expand([2]).to_event(1))
+        effect = numpyro.sample("u", dist.MultivariateNormal(0.0, scale_tril=scale[:, None] * root))
+        numpyro.sample("y", dist.Normal(jnp.sum(effect), 1.0), obs=y)
+
+    first = Potential(model, (jnp.asarray(0.5),), {})
+    first.value_and_grad(jnp.zeros_like(first.vector))
+    assert Potential(model, (jnp.asarray(0.5),), {}).program.text == first.program.text

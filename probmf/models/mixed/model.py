@@ -248,8 +248,9 @@ class MixedEffects:
                 effects = raw * scale[None, :] if root is None else raw @ root.T
                 return numpyro.deterministic(site, effects)
             if root is None:
-                spread = jnp.broadcast_to(scale[None, :], shape)
-                return numpyro.sample(site, dist.Normal(jnp.zeros(shape), spread).to_event(1))
+                # Not spread over the groups: what they share need not be handled for each.
+                law = dist.Normal(jnp.zeros(shape), scale[None, :])
+                return numpyro.sample(site, law.to_event(1))
             return numpyro.sample(site, dist.MultivariateNormal(jnp.zeros(shape), scale_tril=root))
 
     def _is_centered(self, term: GroupTerm) -> bool:

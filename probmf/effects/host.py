@@ -1,0 +1,438 @@
+r"""The evidence of many crossed effects on a CPU: LAPACK and compiled loops, without XLA.
+
+The same quantities as in `probmf.effects.evidence` and `probmf.effects.remainder`, for a constant
+design whose leading block is eliminated by lists. There the factor of the remaining columns,
+
+.. math:: S = D + \beta P^\top M P = R R^\top ,
+
+costs all of the time, and the score one inverse more. Columns with a flat prior (D is zero there)
+are put last, so that the likelihood at the best values of their effects,
+
+.. math::
+    \max_w \log p(y \mid w) = \log \textstyle\int p(y \mid w)\, dw
+      - \tfrac p2 \log 2\pi + \sum_{i > D - p} \log R_{ii} ,
+
+needs no second factorization; its score has the inverse of the other columns' part of S in place of
+that of S.
+"""
+
+import threading
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse
+
+from probmf.effects import lapack
+from probmf.effects.loops import collect, interpolate, join_pairs, part_pairs, place
+from probmf.effects.pattern import Pairs, Pattern
+from probmf.effects.statistics import Statistics
+
+#: Below this many columns a call of XLA's program is as fast, and less is to be said.
+LEAST_COLUMNS = 200
+
+Trils = Sequence[np.ndarray]
+
+
+class Score(NamedTuple):
+    """Log evidence, and its derivatives by the trils and the precision."""
+
+    value: float
+    trils: list[np.ndarray]
+    precision: float
+
+
+class _Sums(NamedTuple):
+    """Those of `Statistics` by leading group, by entry and by element."""
+
+    lead_lead: np.ndarray
+    lead_rest: np.ndarray
+    rest_rest: np.ndarray
+    lead: np.ndarray
+    square: np.ndarray
+
+
+class _Lead(NamedTuple):
+    """The leading groups: A and its inverse, H, the means H c_1, and their share of the value."""
+
+    system: np.ndarray
+    inverse: np.ndarray
+    spread: np.ndarray
+    mean: np.ndarray
+    value: float
+
+
+class _Factored(NamedTuple):
+    """R (in this thread's workspace), R^-1 b, and the unscaled M and c."""
+
+    factor: np.ndarray
+    half: np.ndarray
+    products: np.ndarray
+    target: np.ndarray
+
+
+def worth_factoring(pattern: Pattern, statistics: Statistics | None) -> bool:
+    """Whether `HostEvidence` serves: a constant design, eliminated by lists, with many columns."""
+    return (
+        statistics is not None
+        and pattern.pairs is not None
+        and pattern.num_columns >= LEAST_COLUMNS
+    )
+
+
+class HostEvidence:
+    """Evidence, score and draws of the effects of a constant design, in double precision.
+
+    Args:
+        pattern: Which effects meet; with pairs.
+        statistics: Sums over the observations, with nothing traced.
+        flat: Positions of blocks (not the leading one) whose prior is flat, with a tril of ones.
+        best: The likelihood at the best values of the flat effects, in place of their integral.
+    """
+
+    def __init__(
+        self,
+        pattern: Pattern,
+        statistics: Statistics,
+        flat: Collection[int] = (),
+        *,
+        best: bool = False,
+    ) -> None:
+        """Number the columns anew, the flat ones last."""
+        if pattern.pairs is None:
+            raise ValueError("The pattern has no lists of pairs; see `worth_factoring`.")
+        self.num_rows, self.shapes = pattern.num_rows, pattern.shapes
+        self.sums = _Sums(*(np.asarray(getattr(statistics, n), np.float64) for n in _Sums._fields))
+        order = sorted(range(1, len(pattern.shapes)), key=lambda block: (block in flat, block))
+        size = pattern.num_columns
+        new, start = np.empty(size, np.int64), 0
+        self.own: dict[int, slice] = {}
+        for block in order:
+            groups, dim = pattern.shapes[block]
+            self.own[block] = slice(start, start + groups * dim)
+            old = pattern.offsets[block - 1]
+            new[old : old + groups * dim] = np.arange(start, start + groups * dim)
+            start += groups * dim
+        self.num_flat = sum(pattern.shapes[b][0] * pattern.shapes[b][1] for b in flat)
+        self.num_inverted = size - (self.num_flat if best else 0)
+        self.volume = 0.0 if best else 0.5 * np.log(2 * np.pi) * self.num_flat
+        self.prior = np.where(np.arange(size) < size - self.num_flat, 1.0, 0.0)
+        self.rest = np.empty(size)
+        self.rest[new] = np.asarray(statistics.rest)
+        self._number_elements(pattern, pattern.pairs, statistics, new)
+        groups, dim = pattern.shapes[0]
+        entry_group = np.asarray(pattern.entry_group)
+        self.cross = scipy.sparse.csr_matrix(
+            (
+                self.sums.lead_rest.ravel(),
+                (
+                    (entry_group[:, None] * dim + np.arange(dim)).ravel(),
+                    np.repeat(new[np.asarray(pattern.entry_column)], dim),
+                ),
+            ),
+            shape=(groups * dim, size),
+        )
+        self.cross_transposed = self.cross.T.tocsr()
+        self._workspace = threading.local()
+
+    def _number_elements(
+        self, pattern: Pattern, pairs: Pairs, statistics: Statistics, new: np.ndarray
+    ) -> None:
+        size = len(new)
+        cell = np.empty(size, np.int64)
+        for block, own in self.own.items():
+            groups, dim = pattern.shapes[block]
+            cell[own] = own.start + np.repeat(np.arange(groups), dim)
+        left, right, which, element = (np.asarray(part) for part in pairs)
+        row, column = new[element // size], new[element % size]
+        together = cell[row] == cell[column]
+        swap = ~together & (row < column)
+        self.row, self.column = np.where(swap, column, row), np.where(swap, row, column)
+        # What lies below the diagonal blocks is stored once, for two.
+        self.times = np.where(together, 1.0, 2.0)
+        self.group = np.asarray(pattern.entry_group, np.int64)
+        self.lists = (left, right, which)
+        self.table = None
+        if statistics.table is not None:
+            knot, terms, _ = statistics.table
+            self.table = np.asarray(knot), np.ascontiguousarray(terms)
+
+    def log_evidence(self, trils: Trils, precision: float) -> float:
+        """Log density of all observations; NaN where a matrix is not positive definite.
+
+        Args:
+            trils: Lower factors L of the prior covariance of each block in the pattern's order:
+                (d, d) shared by the groups, or (groups, d, d).
+            precision: Noise precision.
+
+        Returns:
+            The log density.
+        """
+        lead = self._eliminate(trils[0], precision)
+        found = self._factor(trils, precision, lead)
+        return np.nan if found is None else self._value(precision, lead, found)
+
+    def draw(
+        self, trils: Trils, precision: float, rng: np.random.Generator | None
+    ) -> tuple[float, list[np.ndarray]]:
+        """The log density, and a joint draw of all effects from their exact conditional.
+
+        Args:
+            trils: See `log_evidence`.
+            precision: Noise precision.
+            rng: Random numbers; None gives the conditional mean in place of a draw.
+
+        Returns:
+            The log density and the effects (groups, d) of each block in the pattern's order.
+        """
+        lead = self._eliminate(trils[0], precision)
+        found = self._factor(trils, precision, lead)
+        if found is None:
+            return np.nan, [np.full(shape, np.nan) for shape in self.shapes]
+
+        def noise(like: np.ndarray) -> np.ndarray | float:
+            return 0.0 if rng is None else rng.standard_normal(like.shape)
+
+        whitened = lapack.solve(found.factor, found.half + noise(found.half), transpose=True)
+        effects = self._scale_vector(trils, whitened)
+        tables = [
+            effects[self.own[block]].reshape(self.shapes[block])
+            for block in range(1, len(self.shapes))
+        ]
+        pulled = self.sums.lead - (self.cross @ effects).reshape(self.shapes[0])
+        tril = np.broadcast_to(trils[0], lead.spread.shape)
+        vector = precision * np.einsum("mab,ma->mb", tril, pulled)
+        # The inverse's upper root U has A^-1 = U U^T, so U z is noise of that covariance.
+        root = np.swapaxes(np.linalg.inv(np.linalg.cholesky(lead.system)), -1, -2)
+        white = np.einsum("mab,mb->ma", lead.inverse, vector)
+        white = white + np.einsum("mab,mb->ma", root, np.zeros_like(white) + noise(white))
+        tables.insert(0, np.einsum("mab,mb->ma", tril, white))
+        return self._value(precision, lead, found), tables
+
+    def score(self, trils: Trils, precision: float) -> Score:
+        """The log density and its derivatives.
+
+        Args:
+            trils: See `log_evidence`.
+            precision: Noise precision.
+
+        Returns:
+            The score; NaN throughout where a matrix is not positive definite.
+        """
+        lead = self._eliminate(trils[0], precision)
+        found = self._factor(trils, precision, lead)
+        if found is None:
+            return Score(np.nan, [np.full(np.shape(tril), np.nan) for tril in trils], np.nan)
+        value = self._value(precision, lead, found)
+        mean = lapack.solve(found.factor, found.half, transpose=True)
+        inverse = self._invert(found.factor)
+        prior = self.prior[: len(inverse)]
+        excess = np.sum(prior * np.diag(inverse)) - len(inverse) + np.sum(self.prior * mean**2)
+        for_precision = 0.5 / precision * (excess + found.half @ found.half + self.num_rows)
+        if len(inverse) < len(mean):
+            whole = np.zeros((len(mean), len(mean)), order="F")
+            whole[: len(inverse), : len(inverse)] = inverse
+            inverse = whole
+        scores = [
+            self._score_block(block, trils[block], precision, found, inverse, mean, trils)
+            for block in range(1, len(self.shapes))
+        ]
+        pulled = self._scale_vector(trils, mean)
+        self._scale_wide(trils, inverse, transpose=False)
+        moment = collect(self.row, self.column, self._scales(trils), inverse, pulled)
+        for_lead, more = self._score_lead(
+            trils[0], precision, lead, -0.5 * precision * self.times * moment, precision * pulled
+        )
+        return Score(value, [for_lead, *scores], for_precision + more)
+
+    def _eliminate(self, tril: np.ndarray, precision: float) -> _Lead:
+        tril = np.broadcast_to(tril, self.sums.lead_lead.shape)
+        product = np.einsum("mab,mac,mcd->mbd", tril, self.sums.lead_lead, tril, optimize=True)
+        system = np.eye(tril.shape[-1]) + precision * product
+        inverse = np.linalg.inv(system)
+        spread = np.einsum("mab,mbc,mdc->mad", tril, inverse, tril, optimize=True)
+        mean = np.einsum("mab,mb->ma", spread, self.sums.lead)
+        square = self.sums.square - precision * np.sum(mean * self.sums.lead)
+        value = -0.5 * (np.sum(np.linalg.slogdet(system)[1]) + precision * square)
+        return _Lead(system, inverse, spread, mean, float(value))
+
+    def _factor(self, trils: Trils, precision: float, lead: _Lead) -> _Factored | None:
+        """None where S is not positive definite."""
+        products = np.empty(len(self.row))
+        if self.table is not None and np.ndim(trils[0]) == 2:
+            knot, terms = self.table
+            ratio = precision * np.square(trils[0][0, 0])
+            interpolate(self.sums.rest_rest, terms, ratio / (1.0 + ratio * knot), products)
+        else:
+            products[:] = 0.0
+            join_pairs(self.lists, self.group, self.sums.lead_rest, lead.spread, products)
+            products = self.sums.rest_rest - precision * products
+        target = self.rest - precision * (self.cross_transposed @ lead.mean.ravel())
+        matrix = self._matrix()
+        place(self.row, self.column, self._scales(trils), precision * products, matrix)
+        self._scale_wide(trils, matrix, transpose=True)
+        matrix[np.diag_indices_from(matrix)] += self.prior
+        if not lapack.factor(matrix):
+            return None
+        vector = precision * self._scale_vector(trils, target, transpose=True)
+        return _Factored(matrix, lapack.solve(matrix, vector), products, target)
+
+    def _matrix(self) -> np.ndarray:
+        """This thread's workspace."""
+        size = len(self.rest)
+        if not hasattr(self._workspace, "matrix"):
+            self._workspace.matrix = np.zeros((size, size), order="F")
+        return self._workspace.matrix
+
+    def _value(self, precision: float, lead: _Lead, found: _Factored) -> float:
+        diagonal = np.diag(found.factor)[: self.num_inverted]
+        rest = 0.5 * found.half @ found.half - np.sum(np.log(diagonal)) + self.volume
+        return 0.5 * self.num_rows * np.log(precision / (2 * np.pi)) + lead.value + float(rest)
+
+    def _invert(self, factor: np.ndarray) -> np.ndarray:
+        """The lower triangle of the inverse of S, or of its part without flat columns."""
+        own = slice(None, self.num_inverted)
+        inverse = np.asfortranarray(factor[own, own])
+        lapack.invert(inverse)
+        return inverse
+
+    def _score_block(
+        self,
+        block: int,
+        tril: np.ndarray,
+        precision: float,
+        found: _Factored,
+        inverse: np.ndarray,
+        mean: np.ndarray,
+        trils: Trils,
+    ) -> np.ndarray:
+        """L^-T (W - I) summed over the groups that share L; see `remainder`."""
+        own, (groups, dim) = self.own[block], self.shapes[block]
+        values = mean[own].reshape(groups, dim)
+        index = np.arange(own.start, own.stop).reshape(groups, dim)
+        covariance = inverse[index[:, :, None], index[:, None, :]]
+        lower = np.tril(covariance)
+        covariance = lower + np.swapaxes(np.tril(covariance, -1), -1, -2)
+        excess = covariance + values[:, :, None] * values[:, None, :] - np.eye(dim)
+        if np.ndim(tril) == 2:
+            excess = np.sum(excess, axis=0)
+        if np.all(np.diagonal(tril, axis1=-2, axis2=-1) != 0):
+            return np.tril(np.linalg.solve(np.swapaxes(tril, -1, -2), excess))
+        if dim == 1:
+            return np.zeros(np.shape(tril))
+        score = self._singular_score(index, precision, found, inverse, mean, trils)
+        return np.tril(score if np.ndim(tril) == 3 else np.sum(score, axis=0))
+
+    def _singular_score(
+        self,
+        index: np.ndarray,
+        precision: float,
+        found: _Factored,
+        inverse: np.ndarray,
+        mean: np.ndarray,
+        trils: Trils,
+    ) -> np.ndarray:
+        """Diagonal blocks of beta (c m^T - M P W): the score where no L^-1 exists."""
+        size = len(mean)
+        products = scipy.sparse.csr_matrix(
+            (found.products, (self.row, self.column)), shape=(size, size)
+        )
+        products = products + scipy.sparse.tril(products, -1).T - self._above(products)
+        flat = index.ravel()
+        lower = np.tril(inverse)
+        moment = (lower + np.tril(lower, -1).T)[:, flat] + np.outer(mean, mean[flat])
+        scaled = np.stack([self._scale_vector(trils, column) for column in moment.T], axis=1)
+        product = (products @ scaled)[flat].reshape(*index.shape, *index.shape)
+        every = np.arange(len(index))
+        outer = found.target[index][:, :, None] * mean[index][:, None, :]
+        return precision * (outer - product[every, :, every, :])
+
+    def _above(self, products: scipy.sparse.csr_matrix) -> scipy.sparse.csr_matrix:
+        """What lies above the diagonal already: that of the diagonal blocks."""
+        return scipy.sparse.triu(products, 1)
+
+    def _score_lead(
+        self,
+        tril: np.ndarray,
+        precision: float,
+        lead: _Lead,
+        for_products: np.ndarray,
+        for_target: np.ndarray,
+    ) -> tuple[np.ndarray, float]:
+        """Derivatives by the leading tril and, but for the columns' share, by the precision."""
+        sums, by_table = self.sums, self.table is not None and np.ndim(tril) == 2
+        shared = np.ndim(tril) == 2
+        whole = np.broadcast_to(tril, lead.spread.shape)
+        pulled = self.cross @ for_target
+        for_mean = -precision * pulled.reshape(lead.mean.shape) + 0.5 * precision**2 * sums.lead
+        for_precision = -pulled @ lead.mean.ravel()
+        for_precision += -0.5 * sums.square + precision * np.sum(lead.mean * sums.lead)
+        for_spread = for_mean[:, :, None] * sums.lead[:, None, :]
+        extra = 0.0
+        if by_table and self.table is not None:
+            knot, terms = self.table
+            scale = tril[0, 0]
+            ratio = precision * scale**2
+            for_ratio = -np.sum((for_products @ terms) / np.square(1.0 + ratio * knot))
+            extra = 2.0 * precision * scale * for_ratio
+            for_precision += for_ratio * scale**2
+        else:
+            part = np.zeros_like(lead.spread)
+            part_pairs(self.lists, self.group, sums.lead_rest, for_products, part)
+            for_spread = for_spread - precision * part
+            for_precision += -np.sum(part * lead.spread)
+        both = for_spread + np.swapaxes(for_spread, -1, -2)
+        for_tril = np.einsum("mab,mbc,mcd->mad", both, whole, lead.inverse, optimize=True)
+        for_inverse = np.einsum("mab,mac,mcd->mbd", whole, for_spread, whole, optimize=True)
+        for_system = -0.5 * lead.inverse - np.einsum(
+            "mab,mbc,mcd->mad", lead.inverse, for_inverse, lead.inverse, optimize=True
+        )
+        onto = np.einsum("mab,mbc->mac", sums.lead_lead, whole)
+        for_precision += np.sum(for_system * np.einsum("mab,mac->mbc", whole, onto))
+        twice = for_system + np.swapaxes(for_system, -1, -2)
+        for_tril = np.tril(for_tril + precision * np.einsum("mab,mbc->mac", onto, twice))
+        if shared:
+            return np.sum(for_tril, axis=0) + extra, float(for_precision)
+        return for_tril, float(for_precision)
+
+    def _scales(self, trils: Trils) -> np.ndarray:
+        """The diagonal of P where a block has one coefficient per group, and 1 elsewhere."""
+        scale = np.ones(len(self.rest))
+        for block, own in self.own.items():
+            if self.shapes[block][1] == 1:
+                scale[own] = np.ravel(trils[block])
+        return scale
+
+    def _scale_vector(
+        self, trils: Trils, vector: np.ndarray, *, transpose: bool = False
+    ) -> np.ndarray:
+        """P x, or P^T x."""
+        out = np.empty_like(vector)
+        for block, own in self.own.items():
+            table = vector[own].reshape(self.shapes[block])
+            tril = np.broadcast_to(trils[block], (len(table), *np.shape(trils[block])[-2:]))
+            inner = "mab,ma->mb" if transpose else "mab,mb->ma"
+            out[own] = np.einsum(inner, tril, table).ravel()
+        return out
+
+    def _scale_wide(self, trils: Trils, matrix: np.ndarray, *, transpose: bool) -> None:
+        """P^T X P, or P X P^T, in place, of blocks with several coefficients per group."""
+        for block, own in self.own.items():
+            groups, dim = self.shapes[block]
+            if dim == 1:
+                continue
+            tril = np.broadcast_to(trils[block], (groups, dim, dim))
+            right = tril if transpose else np.swapaxes(tril, -1, -2)
+            _from_right(matrix[own.stop :, own], right)
+            _from_right(matrix[own, : own.start].T, right)
+            square = matrix[own, own]
+            if not transpose:
+                square[:] = np.tril(square) + np.tril(square, -1).T
+            _from_right(square, right)
+            _from_right(square.T, right)
+
+
+def _from_right(matrix: np.ndarray, right: np.ndarray) -> None:
+    """X <- X T, where T is block-diagonal, in place."""
+    by_group = matrix.reshape(len(matrix), *right.shape[:2])
+    matrix[:] = np.einsum("igk,gkb->igb", by_group, right).reshape(matrix.shape)

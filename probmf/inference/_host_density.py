@@ -1,0 +1,91 @@
+"""A marginal density whose evidence is found on the CPU by LAPACK, and the rest by a program."""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from probmf.effects.host import HostEvidence, worth_factoring
+from probmf.inference._potential import compiled, quick_jit, trace_program
+from probmf.inference.marginal.prepared import Prepared
+
+#: What the evidence depends on: what else the log density has, noise precision, trils.
+Terms = Callable[[Array], tuple[Array, Array, list[Array]]]
+
+
+class HostDensity:
+    """Log density over one unconstrained vector, and its gradient.
+
+    Args:
+        prepared: A model with its data; `serves` says which.
+        terms: What the evidence depends on, at a vector.
+        num_dims: Length of the vector.
+        flat: See `HostEvidence`.
+        best: See `HostEvidence`.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        terms: Terms,
+        num_dims: int,
+        flat: Collection[int] = (),
+        *,
+        best: bool = False,
+    ) -> None:
+        """Trace the terms."""
+        if prepared.statistics is None:
+            raise ValueError("The design depends on sampled parameters; see HostDensity.serves.")
+        self.evidence = HostEvidence(prepared.pattern, prepared.statistics, flat, best=best)
+        self.example = np.zeros(num_dims, jnp.result_type(float))
+
+        def leaves(vector: Array) -> list[Array]:
+            extra, precision, trils = terms(vector)
+            return [extra, precision, *trils]
+
+        self.program = trace_program(leaves, self.example)
+
+    @staticmethod
+    def serves(prepared: Prepared) -> bool:
+        """Whether there are so many columns on a CPU that LAPACK alone pays."""
+        on_cpu = jax.default_backend() == "cpu"
+        return on_cpu and worth_factoring(prepared.pattern, prepared.statistics)
+
+    def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
+        """Log density and its gradient."""
+        extra, precision, *trils = (part[0] for part in self.terms(vector[None]))
+        score = self.evidence.score(trils, float(precision))
+        dtype = self.example.dtype
+        cotangents = [np.asarray(part, dtype) for part in (1.0, score.precision, *score.trils)]
+        gradient = self._pull()(self.program.consts, np.asarray(vector, dtype), cotangents)
+        return float(extra) + score.value, np.asarray(gradient, np.float64)
+
+    def draw(
+        self, vector: np.ndarray, rng: np.random.Generator | None
+    ) -> tuple[float, list[np.ndarray]]:
+        """Log density, and a draw of all effects, or their conditional means."""
+        extra, precision, *trils = (part[0] for part in self.terms(vector[None]))
+        value, tables = self.evidence.draw(trils, float(precision), rng)
+        return float(extra) + value, tables
+
+    def terms(self, vectors: Float[np.ndarray, "n d"]) -> list[np.ndarray]:
+        """The terms at vectors, in double precision."""
+        evaluate = self.program.evaluate
+        run = compiled(
+            (self.program.text, "terms"),
+            lambda: quick_jit(lambda consts, x: jax.lax.map(lambda one: evaluate(consts, one), x)),
+        )
+        found = run(self.program.consts, np.asarray(vectors, self.example.dtype))
+        return [np.asarray(part, np.float64) for part in found]
+
+    def _pull(self) -> Any:
+        evaluate = self.program.evaluate
+
+        def pull(consts: list[Any], vector: Array, cotangents: list[Array]) -> Array:
+            _, back = jax.vjp(lambda x: evaluate(consts, x), vector)
+            return back(cotangents)[0]
+
+        return compiled((self.program.text, "pull"), lambda: quick_jit(pull))
