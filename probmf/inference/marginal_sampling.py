@@ -105,7 +105,7 @@ def sample_marginal(
         draw_key, nuts_key = jax.random.split(random_key)
         design = data if isinstance(data, Design) else model.design(data)
         table = None if isinstance(data, Design) else data
-        arguments = model.arguments(design)
+        arguments = model.arguments(design, join=True)
         density = MarginalDensity(marginalize(model, model.effect_sites(design)), arguments, {})
         try:
             draws = draw_marginal(
@@ -159,7 +159,13 @@ def _by_nuts(
     loose = replace(model, centered=False)
     ways = [
         _trial("marginal", density.potential, density.model, density.args, trial_key),
-        _trial("noncentred", Potential(loose, loose.arguments(design), {}), None, (), trial_key),
+        _trial(
+            "noncentred",
+            Potential(loose, loose.arguments(design, join=True), {}),
+            None,
+            (),
+            trial_key,
+        ),
     ]
     best = max(ways, key=lambda way: way.effective_per_second)
     warnings.warn(

@@ -244,7 +244,7 @@ def model_arguments(
                     f"marginalize names {site!r}; expected 'all' or any of "
                     f"{', '.join(map(repr, effects))}."
                 )
-        return model.arguments(design), design, sites
+        return model.arguments(design, join=True), design, sites
     if isinstance(model, Network):
         model.layers.check_trainable()
         if len(chosen):

@@ -12,6 +12,7 @@ from numpyro.distributions import Distribution
 
 from probmf._precision import in_precision
 from probmf.models.mixed.build import build_design
+from probmf.models.mixed.cells import join_rows
 from probmf.models.mixed.design import Design, Encoded, encode_rows
 from probmf.models.mixed.formula import ParsedFormula, parse_formula
 from probmf.models.mixed.labels import coords, dims
@@ -136,11 +137,14 @@ class MixedEffects:
         """
         return build_design(data, self.parsed, self.parsed_scale, self.response, self.priors)
 
-    def arguments(self, data: Any) -> tuple[MixedData]:
+    def arguments(self, data: Any, *, join: bool = False) -> tuple[MixedData]:
         """What the NumPyro model is called with.
 
         Args:
             data: The training data, or a design that is made of them.
+            join: Let the mean of the rows that differ in their response only stand for them, where
+                the noise has a formula and that halves the rows. The posterior is the same; what
+                is predicted or told by row is not.
 
         Returns:
             A tuple of one pytree.
@@ -150,7 +154,10 @@ class MixedEffects:
             ValueError: As for `design`.
         """
         design = data if isinstance(data, Design) else self.design(data)
-        return (in_precision(design.data),)
+        arrays = design.data
+        if join and self.response.site == "noise_scale":
+            arrays = join_rows(arrays, logarithmic=self.likelihood == "lognormal")
+        return (in_precision(arrays),)
 
     def encode(
         self, design: Design, data: Any, *, unseen: Literal["error", "prior"] = "error"
@@ -211,6 +218,10 @@ class MixedEffects:
         self._check_centered(data)
         values = self._sample(data.mean, data.priors)
         parameters = self._own_parameters(data)
+        if data.cells is not None:
+            scale = parameters["noise_scale"]
+            numpyro.factor(f"{data.response_name}_within", data.cells.log_factor(scale))
+            parameters = {"noise_scale": scale / jnp.sqrt(data.cells.count)}
         with numpyro.plate("observation", data.num_observations):
             law = self.response.law(data.mean(values), parameters)
             return numpyro.sample(data.response_name, law, obs=data.response)

@@ -90,8 +90,32 @@ class Predictor:
 
 
 @partial(
+    jax.tree_util.register_dataclass, data_fields=["count", "within", "jacobian"], meta_fields=[]
+)
+@dataclass(frozen=True)
+class Cells:
+    """What the rows of each cell say beyond their mean; a pytree. See `probmf.models.mixed.cells`.
+
+    Attributes:
+        count: Number of rows n.
+        within: Sum of squares about the mean.
+        jacobian: Logarithms of a log-normal response, those of the means less those of the rows.
+    """
+
+    count: Float[Array | np.ndarray, " cells"]
+    within: Float[Array | np.ndarray, " cells"]
+    jacobian: Float[Array | np.ndarray, ""]
+
+    def log_factor(self, scale: Float[Array, " cells"]) -> Float[Array, ""]:
+        """The logarithm of all but the density of the means, at the noise scales of the rows."""
+        normalizer = (self.count - 1) * (jnp.log(scale) + 0.5 * np.log(2 * np.pi))
+        rest = normalizer + 0.5 * jnp.log(self.count) + 0.5 * self.within / jnp.square(scale)
+        return jnp.asarray(self.jacobian - jnp.sum(rest))
+
+
+@partial(
     jax.tree_util.register_dataclass,
-    data_fields=["mean", "noise", "response", "priors"],
+    data_fields=["mean", "noise", "response", "priors", "cells"],
     meta_fields=["response_name", "num_observations"],
 )
 @dataclass(frozen=True)
@@ -105,6 +129,7 @@ class MixedData:
         priors: Prior of each site, resolved against the data. An array is a fixed value.
         response_name: Name of the response's column and site.
         num_observations: Number of rows.
+        cells: What the rows stood for where each is the mean of several, or None; see `join_rows`.
     """
 
     mean: Predictor
@@ -113,6 +138,7 @@ class MixedData:
     priors: dict[str, Distribution | Array]
     response_name: str
     num_observations: int
+    cells: Cells | None = None
 
     @property
     def population(self) -> Float[Array | np.ndarray, "n p"]:

@@ -1,0 +1,61 @@
+r"""Rows that differ in their response only, joined into one each.
+
+The n rows of a cell have one predictor and one noise scale, so that their mean and their sum of
+squares about it are all that they say:
+
+.. math::
+    \prod_i N(y_i \mid \eta, \sigma^2) = N(\bar y \mid \eta, \sigma^2 / n) \cdot
+      (2 \pi \sigma^2)^{-(n-1)/2}\, n^{-1/2}\, e^{-\sum_i (y_i - \bar y)^2 / 2 \sigma^2}
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from probmf.models.mixed.structure import Cells, MixedData, Predictor
+
+#: Rows are joined when that leaves at most this share of them.
+WORTHWHILE = 0.5
+
+
+def join_rows(data: MixedData, *, logarithmic: bool) -> MixedData:
+    """The same model of means by cell, where the noise has a predictor and many rows are alike.
+
+    Args:
+        data: A design's, with a Gaussian response.
+        logarithmic: Whether the logarithm of the response is Gaussian.
+
+    Returns:
+        Data of cells, or `data` itself where joining does not pay. Cost O(n log n), on the host.
+    """
+    if data.noise is None or data.response is None:
+        return data
+    columns = [
+        np.asarray(part, np.float64).reshape(data.num_observations, -1)
+        for predictor in data.predictors
+        for part in (predictor.population, *(p for t in predictor.groups for p in (t.group, t.z)))
+    ]
+    _, first, cell, count = np.unique(
+        np.concatenate(columns, axis=1), axis=0, return_index=True, return_inverse=True,
+        return_counts=True,
+    )  # fmt: skip
+    if len(first) > WORTHWHILE * data.num_observations:
+        return data
+    cell = cell.ravel()
+    values = np.asarray(data.response, np.float64)
+    values = np.log(values) if logarithmic else values
+    mean = np.bincount(cell, values) / count
+    within = np.bincount(cell, np.square(values - mean[cell]))
+    jacobian = np.sum(mean) - np.sum(values) if logarithmic else 0.0
+
+    def taken(predictor: Predictor) -> Predictor:
+        groups = tuple(
+            replace(term, group=term.group[first], z=term.z[first]) for term in predictor.groups
+        )
+        return replace(predictor, population=predictor.population[first], groups=groups)
+
+    return replace(
+        data, mean=taken(data.mean), noise=taken(data.noise),
+        response=np.exp(mean) if logarithmic else mean, num_observations=len(first),
+        cells=Cells(count.astype(np.float64), within, np.asarray(jacobian)),
+    )  # fmt: skip

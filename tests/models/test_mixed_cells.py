@@ -1,0 +1,80 @@
+"""Rows joined into cells have the posterior of the rows."""
+
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import pytest
+
+from probmf import MixedEffects, sample_nuts
+from probmf.inference._potential import Potential
+
+FORMULA, NOISE = "y ~ 1 + x + (1 + x | g)", "~ 1 + x + (1 + x | g)"
+
+
+def table(repeats: int = 5) -> dict[str, np.ndarray]:
+    """Each of six groups under each of two conditions, several times."""
+    rng = np.random.default_rng(0)
+    g, x = np.repeat(np.arange(6), 2 * repeats), np.tile(np.repeat([0.0, 1.0], repeats), 6)
+    y = np.exp(0.3 * rng.normal(size=len(g)) + 0.1 * g + 0.2 * x)
+    order = rng.permutation(len(g))
+    return {"y": y[order], "g": g[order], "x": x[order]}
+
+
+def potentials(likelihood: Any) -> tuple[Potential, Potential]:
+    model = MixedEffects(FORMULA, likelihood=likelihood, scale_formula=NOISE, centered=False)
+    design = model.design(table())
+    rows, cells = (Potential(model, model.arguments(design, join=j), {}) for j in (False, True))
+    assert (rows.args[0].num_observations, cells.args[0].num_observations) == (60, 12)
+    return rows, cells
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "lognormal"])
+def test_density_of_cells_is_that_of_rows(likelihood: Literal["gaussian", "lognormal"]) -> None:
+    with jax.enable_x64(True):
+        rows, cells = potentials(likelihood)
+        rng = np.random.default_rng(1)
+        for _ in range(3):
+            vector = rng.normal(0, 0.5, rows.num_dims)
+            want, slope = rows.value_and_grad(vector)
+            got, other = cells.value_and_grad(vector)
+            np.testing.assert_allclose(got, want, rtol=1e-12)
+            np.testing.assert_allclose(other, slope, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "rows"),
+    [
+        ({"scale_formula": None}, 60),  # One noise scale: nothing to gain where effects are gone.
+        ({"likelihood": "bernoulli", "scale_formula": None}, 60),
+        ({}, 12),
+    ],
+)
+def test_who_is_joined(change: dict[str, Any], rows: int) -> None:
+    data = table()
+    if change.get("likelihood") == "bernoulli":
+        data["y"] = (data["y"] > 1).astype(float)
+    model = MixedEffects(FORMULA, **({"scale_formula": NOISE} | change))
+    (joined,) = model.arguments(data, join=True)
+    assert joined.num_observations == rows
+    (whole,) = model.arguments(data)
+    assert (whole.num_observations, whole.cells) == (60, None)
+
+
+def test_rows_that_are_hardly_alike_stay() -> None:
+    data = table()
+    data["x"] = np.random.default_rng(2).normal(size=60)
+    (joined,) = MixedEffects(FORMULA, scale_formula=NOISE).arguments(data, join=True)
+    assert (joined.num_observations, joined.cells) == (60, None)
+
+
+def test_draws_tell_of_all_rows() -> None:
+    """What is sampled from cells is judged and predicted by row."""
+    model = MixedEffects("y ~ 1 + (1 | g)", scale_formula="~ 1 + x")
+    fit = sample_nuts(
+        model, table(), key=0, num_warmup=20, num_samples=20, num_chains=1, marginalize="all",
+        progress=False,
+    )  # fmt: skip
+    tree = fit.to_arviz(log_likelihood=True)
+    assert tree["log_likelihood"]["y"].shape == (1, 20, 60)
+    assert tree["observed_data"]["y"].shape == (60,)
