@@ -68,7 +68,8 @@ class Chains(NamedTuple):
         vectors: Draws, (chain, draw, dims).
         stats: Statistics by ArviZ's names, (chain, draw).
         complete: Whether all draws asked for are there.
-        seconds: Wall time of this call by stage.
+        seconds: Wall time of this call: its setup, its transitions, and of these those after the
+            warmup, which have nothing to compile where there was one.
     """
 
     vectors: np.ndarray
@@ -198,7 +199,7 @@ def run_nuts(
         example = jax.eval_shape(kernel.init, consts, potential.vector, keys[0], mass)
         states = [kept.state(example, chain) for chain in range(settings.num_chains)]
         pieces, done = kept.pieces, kept.done
-    began = time.perf_counter()
+    began = drawing = time.perf_counter()
     complete = True
     with workers(settings.num_chains) as pool, progress_bar(progress) as bar:
         task = bar.add_task("warmup", total=total, completed=done, status="")
@@ -218,6 +219,7 @@ def run_nuts(
                         )
                     )
                 done += count
+                drawing = time.perf_counter() if done <= settings.num_warmup else drawing
                 if checkpoint is not None:
                     checkpoint.write(states, pieces, done)
                 stage = "warmup" if done < settings.num_warmup else "sampling"
@@ -236,7 +238,7 @@ def run_nuts(
     stats["n_steps"] = stats["n_steps"].astype(int)
     stats["tree_depth"] = np.ceil(np.log2(stats["n_steps"] + 1)).astype(int)
     now = time.perf_counter()
-    seconds = {"setup": began - begin, "sampling": now - began}
+    seconds = {"setup": began - begin, "sampling": now - began, "draws": now - drawing}
     return Chains(vectors, stats, complete, seconds)
 
 

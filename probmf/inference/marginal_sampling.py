@@ -24,10 +24,11 @@ from probmf.models.mixed.design import Design
 from probmf.results import MixedFit
 from probmf.results.sampling import Sampling
 
-#: Length of the trial that decides between the two ways of running NUTS.
-TRIAL_WARMUP, TRIAL_SAMPLES = 150, 50
 #: NUTS in place of importance sampling.
 FALLBACK_WARMUP, FALLBACK_CHAINS = 500, 4
+#: Draws of the trial that decides between the two ways of running it. Its warmup is of the same
+#: length, as a program is compiled for that.
+TRIAL_SAMPLES = 100
 
 
 class FallbackWarning(UserWarning):
@@ -198,17 +199,15 @@ def _by_nuts(
 def _trial(
     name: str, potential: Potential, marginal: Any, arguments: tuple[Any, ...], key: jax.Array
 ) -> _Way:
-    """A short run on one chain: the smallest ESS of its coordinates, a second of transitions."""
-    settings = Settings(TRIAL_WARMUP, TRIAL_SAMPLES, 1)
-    seconds = np.inf
+    """A short run on one chain: the smallest ESS of its coordinates, a second after the warmup."""
+    settings = Settings(FALLBACK_WARMUP, TRIAL_SAMPLES, 1)
     try:
-        # Twice the same, so that no compilation is counted.
-        for _ in range(2):
-            chains = run_nuts(potential, settings, jax.random.clone(key), progress=False)
-            if not chains.complete:
-                raise KeyboardInterrupt("Interrupted during a trial: there are no draws to return.")
-            seconds = min(seconds, chains.seconds["sampling"])
+        chains = run_nuts(potential, settings, jax.random.clone(key), progress=False)
     except ValueError:
         return _Way(name, potential, marginal, arguments, 0.0)
+    if not chains.complete:
+        raise KeyboardInterrupt("Interrupted during a trial: there are no draws to return.")
     sizes = array_stats.ess(chains.vectors, chain_axis=0, draw_axis=1)
-    return _Way(name, potential, marginal, arguments, float(np.min(sizes)) / seconds)
+    return _Way(
+        name, potential, marginal, arguments, float(np.min(sizes)) / chains.seconds["draws"]
+    )
