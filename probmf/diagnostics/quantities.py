@@ -4,13 +4,13 @@ The posterior of a factorization does not change when users' and items' factors 
 together, so factors are never judged as such; what they predict, and how large they are, is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from probmf.results import CategoricalFit, Fit, MixedFit, NetworkFit
+from probmf.results import CategoricalFit, Fit, MixedFit, NetworkFit, NeuralFit
 from probmf.results.categorical_predict import probability_blocks
 from probmf.results.draws import Draws
 from probmf.results.mixed_summary import is_effect, scalars
@@ -19,7 +19,7 @@ from probmf.results.network_arviz import dims as network_dims
 from probmf.results.network_predict import score_blocks
 
 #: Fits whose draws can be judged.
-type AnyFit = Fit | CategoricalFit | MixedFit | NetworkFit
+type AnyFit = Fit | CategoricalFit | MixedFit | NetworkFit | NeuralFit
 
 #: Numbers of a batch of factors that are decomposed at once.
 BATCH_NUMBERS = 1 << 24
@@ -48,10 +48,10 @@ def check_fit(fit: object) -> None:
     Raises:
         TypeError: If it is none.
     """
-    if not isinstance(fit, Fit | CategoricalFit | MixedFit | NetworkFit):
+    if not isinstance(fit, Fit | CategoricalFit | MixedFit | NetworkFit | NeuralFit):
         raise TypeError(
-            f"fit is a {type(fit).__name__}, expected a Fit, a CategoricalFit, a MixedFit or a "
-            "NetworkFit."
+            f"fit is a {type(fit).__name__}, expected a Fit, a CategoricalFit, a MixedFit, a "
+            "NetworkFit or a NeuralFit."
         )
 
 
@@ -68,6 +68,8 @@ def of_fit(fit: AnyFit, probes: int, rng: np.random.Generator) -> Iterator[Quant
     """
     if isinstance(fit, Fit):
         return of_factorization(fit, probes, rng)
+    if isinstance(fit, NeuralFit):
+        return of_neural(fit, probes, rng)
     if isinstance(fit, CategoricalFit):
         return of_classes(fit, probes, rng)
     if isinstance(fit, MixedFit):
@@ -94,23 +96,59 @@ def of_factorization(fit: Fit, probes: int, rng: np.random.Generator) -> Iterato
     if "probe_score" in traces:
         yield Quantity("prediction", traces["probe_score"], True)
     elif all(site in samples for site in fit.model.site_shapes(1, 1)):
-        rated = rng.integers(len(data), size=probes - probes // 2)
-        user = np.concatenate([data.user[rated], rng.integers(data.num_users, size=probes // 2)])
-        item = np.concatenate([data.item[rated], rng.integers(data.num_items, size=probes // 2)])
-        score, _ = draws.scores(user, item)
+        score = probe_scores(draws, probes, rng)
         yield Quantity("prediction", score.reshape(chains, -1, probes), True)
     if "user_factors" in samples and "item_factors" in samples:
         for place, values in enumerate(singular_values(draws).T):
             yield Quantity(f"singular_value[{place}]", values.reshape(chains, -1, 1), False)
+    yield from probe_biases(samples, probes, rng)
+    for site, value in samples.items():
+        if site in ("intercept", "cutpoints") or site.endswith("_scale"):
+            found = traces.get(site, value)
+            yield Quantity(site, found.reshape(*found.shape[:2], -1), found.ndim > 2)
+
+
+def of_neural(fit: NeuralFit, probes: int, rng: np.random.Generator) -> Iterator[Quantity]:
+    """Predictions of probe pairs, biases, scales, cutpoints and a learned intercept.
+
+    Args:
+        fit: A fit of many draws.
+        probes: Number of pairs, half of them rated ones, and of rows whose biases are looked at.
+        rng: Chooses them.
+
+    Yields:
+        The quantities. Factors and weights are left out: turning the one and the other together,
+        or exchanging hidden units, changes no score.
+    """
+    shape = (fit.num_chains, fit.num_draws, -1)
+    yield Quantity("prediction", probe_scores(fit.draws, probes, rng).reshape(shape), True)
+    yield from probe_biases(fit.samples, probes, rng)
+    for site in [*fit.model.random_scales(), "intercept", "cutpoints"]:
+        if site in fit.samples and (site != "intercept" or fit.model.learns_intercept):
+            value = fit.samples[site]
+            yield Quantity(site, value.reshape(shape), value.ndim > 2)
+
+
+def probe_scores(
+    draws: Draws, probes: int, rng: np.random.Generator
+) -> Float[np.ndarray, "draws probes"]:
+    """Scores of pairs at each draw, half of them rated ones."""
+    data = draws.data
+    rated = rng.integers(len(data), size=probes - probes // 2)
+    user = np.concatenate([data.user[rated], rng.integers(data.num_users, size=probes // 2)])
+    item = np.concatenate([data.item[rated], rng.integers(data.num_items, size=probes // 2)])
+    return draws.scores(user, item)[0]
+
+
+def probe_biases(
+    samples: Mapping[str, np.ndarray], probes: int, rng: np.random.Generator
+) -> Iterator[Quantity]:
+    """Biases of some rows of each side that has any."""
     for site in ("user_bias", "item_bias"):
         if site in samples:
             size = samples[site].shape[2]
             rows = rng.choice(size, size=min(size, probes), replace=False)
             yield Quantity(site, samples[site][:, :, rows], True)
-    for site, value in samples.items():
-        if site in ("intercept", "cutpoints") or site.endswith("_scale"):
-            found = traces.get(site, value)
-            yield Quantity(site, found.reshape(*found.shape[:2], -1), found.ndim > 2)
 
 
 def of_classes(fit: CategoricalFit, probes: int, rng: np.random.Generator) -> Iterator[Quantity]:

@@ -90,8 +90,8 @@ class Validation:
 
     def error(self, parameters: Mapping[str, Array]) -> float:
         """Mean held-out error of the parameters."""
-        value = _held_out_error(dict(parameters), self.observations, self.likelihood)
-        return float(value)
+        scores = np.asarray(_scores(dict(parameters), self.observations))
+        return held_out_error(scores, parameters, self.observations, self.likelihood)
 
 
 @jax.jit
@@ -99,10 +99,24 @@ def _scores(parameters: dict[str, Array], observations: Observations) -> Array:
     return linear_predictor(parameters, observations.user, observations.item)
 
 
-def _held_out_error(
-    parameters: dict[str, Array], observations: Observations, likelihood: Likelihood
+def held_out_error(
+    scores: np.ndarray,
+    parameters: Mapping[str, Array],
+    observations: Observations,
+    likelihood: Likelihood,
 ) -> float:
-    scores = np.asarray(_scores(parameters, observations), dtype=np.float64)
+    """Root mean square of Gaussian ratings, mean log loss of others.
+
+    Args:
+        scores: Scores of the pairs.
+        parameters: Values by site name, for those of the likelihood.
+        observations: The pairs.
+        likelihood: Decides which error is taken.
+
+    Returns:
+        The error.
+    """
+    scores = np.asarray(scores, dtype=np.float64)
     rating = np.asarray(observations.rating, dtype=np.float64)
     weight = None if observations.weight is None else np.asarray(observations.weight)
     if likelihood.discrete:

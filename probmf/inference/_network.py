@@ -29,6 +29,8 @@ from probmf.models.categorical_factorization import CategoricalFactorization
 from probmf.models.likelihood import likelihood_scales
 from probmf.models.network import Network
 from probmf.models.network_data import NetworkData
+from probmf.models.neural_factorization import NeuralFactorization
+from probmf.models.observations import Observations
 from probmf.results import NetworkFit
 
 #: Learning rates of the default, Adam: of full batches, and the first of minibatches, from which
@@ -83,14 +85,17 @@ class Outcome(NamedTuple):
 
 
 class NetworkDescent:
-    """Gradient descent on the objective of a network or categorical factorization, for the loop."""
+    """Gradient descent on the objective of a network, or of a factorization, for the loop.
+
+    Of factorizations, those whose rows all move at every update: categorical and neural ones.
+    """
 
     unit = "epoch"
 
     def __init__(
         self,
-        model: Network | CategoricalFactorization,
-        data: NetworkData | ClassObservations,
+        model: Network | CategoricalFactorization | NeuralFactorization,
+        data: NetworkData | ClassObservations | Observations,
         start: Callable[[Array], dict[str, Array]],
         rule: Rule,
         num_runs: int,

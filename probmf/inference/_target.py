@@ -23,10 +23,10 @@ from probmf.inference.marginal import MarginalModel
 from probmf.inference.marginal_rows import RowsMarginal
 from probmf.inference.marginal_rows.model import LEVEL
 from probmf.inference.nuts import model_arguments, without_sites
-from probmf.models import MatrixFactorization, MixedEffects, Network
+from probmf.models import MatrixFactorization, MixedEffects, Network, NeuralFactorization
 from probmf.models.mixed.design import Design
 from probmf.models.table import Table
-from probmf.results import Fit, History, MixedFit, NetworkFit, Sampling
+from probmf.results import Fit, History, MixedFit, NetworkFit, NeuralFit, Sampling
 
 #: Standard deviation of the noise about the starting values, on the unconstrained scale.
 JITTER = 0.1
@@ -92,7 +92,7 @@ class Target(NamedTuple):
         method: str,
         history: History | None,
         sampling: Sampling | None,
-    ) -> Fit | MixedFit | NetworkFit:
+    ) -> Fit | MixedFit | NetworkFit | NeuralFit:
         """The result class of the model, with these draws."""
         if self.design is not None:
             table = None if isinstance(self.data, Design) else self.data
@@ -100,7 +100,9 @@ class Target(NamedTuple):
                 self.source, self.design, samples, method, sampling=sampling, history=history,
                 data=table,
             )  # fmt: skip
-        family = NetworkFit if isinstance(self.source, Network) else Fit
+        family: Any = NetworkFit if isinstance(self.source, Network) else Fit
+        if isinstance(self.source, NeuralFactorization):
+            family = NeuralFit
         return family(self.source, self.data, samples, method, history=history, sampling=sampling)
 
     def init_strategy(self, key: Array) -> Any:
@@ -194,7 +196,7 @@ def require_mode(target: Target, method: str) -> None:
         names = [name for name in source.random_scales() if name not in source.learned_shapes]
         # The noise is governed by the ratings, which do not move.
         names = [name for name in names if name != "noise_scale" or source.num_factors]
-    elif isinstance(source, Network):
+    elif isinstance(source, Network | NeuralFactorization):
         names = [name for name in source.random_scales() if name != "noise_scale"]
     elif isinstance(source, MixedEffects) and target.design is not None:
         data = target.design.data

@@ -15,6 +15,7 @@ from probmf.data import Ratings
 from probmf.inference._categorical import refuse_categorical
 from probmf.inference._cutpoints import CutpointStep
 from probmf.inference._loop import Info, run
+from probmf.inference._neural import refuse_neural
 from probmf.inference._regression import (
     Regression,
     center_rows,
@@ -110,6 +111,7 @@ def fit_als(
     if solver not in ("cg", "cholesky"):
         raise ValueError(f"solver is {solver!r}; expected 'cg' or 'cholesky'.")
     refuse_categorical(model, "fit_als")
+    refuse_neural(model, "fit_als")
     if not isinstance(model, MatrixFactorization):
         raise TypeError(f"model is of type {type(model).__name__}; expected MatrixFactorization.")
     check_counts(num_sweeps=num_sweeps, cg_steps=cg_steps, patience=patience)

@@ -17,6 +17,7 @@ from probmf.inference._gibbs_factorization import factorization_job
 from probmf.inference._gibbs_job import Job, choose_settings, size_note
 from probmf.inference._gibbs_mixed_start import mixed_job
 from probmf.inference._loop import FitWarning
+from probmf.inference._neural import refuse_neural
 from probmf.inference._start import as_key, check_counts, check_warmup
 from probmf.models import MatrixFactorization, MixedEffects
 from probmf.results import Fit, MixedFit
@@ -184,6 +185,7 @@ def _check_family(model: object, data: Any, watch: Any, start: Any) -> bool:
                 raise ValueError(f"{name} is for factorizations; leave it out for a mixed model.")
         return True
     refuse_categorical(model, "sample_gibbs")
+    refuse_neural(model, "sample_gibbs")
     if not isinstance(model, MatrixFactorization):
         raise TypeError(
             f"model is of type {type(model).__name__}; expected MatrixFactorization or "

@@ -23,6 +23,7 @@ from probmf.inference._network import (
     network_start,
     require_fixed_network,
 )
+from probmf.inference._neural import NeuralValidation, neural_start, require_fixed_neural
 from probmf.inference._optimizer import Rule, Schedule, choose_rule
 from probmf.inference._start import (
     as_key,
@@ -32,8 +33,13 @@ from probmf.inference._start import (
     prepare_validation,
     require_fixed_scales,
 )
-from probmf.models import CategoricalFactorization, MatrixFactorization, Network
-from probmf.results import CategoricalFit, Fit, NetworkFit
+from probmf.models import (
+    CategoricalFactorization,
+    MatrixFactorization,
+    Network,
+    NeuralFactorization,
+)
+from probmf.results import CategoricalFit, Fit, NetworkFit, NeuralFit
 from probmf.rows import num_workers
 
 #: Tolerance of the convergence test of full batches.
@@ -66,10 +72,14 @@ def fit_map(
 ) -> CategoricalFit: ...
 @overload
 def fit_map(
+    model: NeuralFactorization, data: Ratings, *, key: ArrayLike, **options: Unpack[_Options]
+) -> NeuralFit: ...
+@overload
+def fit_map(
     model: Network, data: Examples, *, key: ArrayLike, **options: Unpack[_Options]
 ) -> NetworkFit: ...
 def fit_map(
-    model: MatrixFactorization | CategoricalFactorization | Network,
+    model: MatrixFactorization | CategoricalFactorization | NeuralFactorization | Network,
     data: Any,
     *,
     key: ArrayLike,
@@ -84,7 +94,7 @@ def fit_map(
     start: Any = None,
     checkpoint: str | PathLike[str] | None = None,
     progress: bool | None = None,
-) -> Fit | CategoricalFit | NetworkFit:
+) -> Fit | CategoricalFit | NeuralFit | NetworkFit:
     r"""Fit by gradient descent: full batches, minibatches, or one rating at a time.
 
     Lowers minus the log posterior,
@@ -99,11 +109,12 @@ def fit_map(
     batch_size times a random batch's gradient is unbiased; and only rows in the batch have one.
 
     For a network the rows are the weights, and every example carries an equal share of their prior,
-    as every rating does in a categorical factorization, all of whose rows move at every update.
+    as every rating does in a categorical or neural factorization, all of whose rows move at every
+    update.
 
     Args:
-        model: The factorization, categorical or not, or network; its scales must be numbers or
-            arrays.
+        model: The factorization (plain, categorical or neural) or network; its scales must be
+            numbers or arrays.
         data: Training `Ratings`, or `Examples` for a network.
         key: JAX key or int that draws starting values and the order of the ratings.
         num_epochs: The most passes over the ratings; with full batches, the most updates.
@@ -112,11 +123,11 @@ def fit_map(
             by site name. One that leaves rows alone whose gradient is zero (gradient descent,
             AdaGrad, clipping, any schedule) is run on the rows of the batch only, with the same
             result; others (momentum, Adam) update all rows for every batch. By default AdaGrad
-            for minibatches and Adam for full batches; for networks and categorical factorizations
-            always Adam.
+            for minibatches and Adam for full batches; for networks, categorical and neural
+            factorizations always Adam.
         learning_rate: Number or optax schedule (of updates) for the default optimizer, or the one
             named. By default it falls linearly from 0.5 to 0 for minibatches, and is 0.1 for full
-            batches; for networks and categorical factorizations from 0.01 to 0, and 0.05.
+            batches; for networks, categorical and neural factorizations from 0.01 to 0, and 0.05.
         batch_size: Ratings per update: None takes all, 1 is single-rating descent.
         num_restarts: Random starts, run as one vectorized program; the best is kept.
         validation: Held-out ratings; a restart stops when their error has not improved for
@@ -160,10 +171,14 @@ def fit_map(
         for recommender systems; Duchi, Hazan and Singer (2011) for AdaGrad. An epoch of n ratings
         costs O(n k), plus O((M + N) k) per update where all rows are updated.
     """
-    if not isinstance(model, MatrixFactorization | CategoricalFactorization | Network):
+    makers = {
+        MatrixFactorization: _factorization_task, CategoricalFactorization: _categorical_task,
+        NeuralFactorization: _neural_task, Network: _network_task,
+    }  # fmt: skip
+    if not isinstance(model, tuple(makers)):
         raise TypeError(
             f"model is of type {type(model).__name__}; expected MatrixFactorization, "
-            "CategoricalFactorization or Network."
+            "CategoricalFactorization, NeuralFactorization or Network."
         )
     check_counts(num_epochs=num_epochs, num_restarts=num_restarts, patience=patience)
     if batch_size is not None:
@@ -177,9 +192,7 @@ def fit_map(
             f"num_restarts is {num_restarts}, but start fixes where to start: the restarts would "
             "be the same. Leave out one of the two."
         )
-    make_task = _factorization_task
-    if not isinstance(model, MatrixFactorization):
-        make_task = _network_task if isinstance(model, Network) else _categorical_task
+    make_task = next(make for kind, make in makers.items() if isinstance(model, kind))
     task = make_task(model, data, start, validation, batch_size)
     updates = num_epochs * (1 if batch_size is None else -(-task.num_rows // batch_size))
     rule = choose_rule(
@@ -296,6 +309,24 @@ def _categorical_task(
     return _Task(
         observations.num_rows, held_out, first, default_rule, algorithm,
         CategoricalFit.from_point, lambda: digest_ratings(validation),
+    )  # fmt: skip
+
+
+def _neural_task(
+    model: Any, data: Any, start: Any, validation: Any, batch_size: int | None
+) -> _Task:
+    (observations,) = model.arguments(data)
+    require_fixed_neural(model, "fit_map")
+    _check_batch_size(batch_size, observations.num_rows, "ratings")
+    first = neural_start(model, observations, start)
+
+    def algorithm(rule: Rule, num_runs: int, batch_size: int | None) -> Algorithm:
+        return NetworkDescent(model, observations, first, rule, num_runs, batch_size)
+
+    held_out = None if validation is None else NeuralValidation.build(model, data, validation)
+    return _Task(
+        observations.num_rows, held_out, first, default_rule, algorithm, NeuralFit.from_point,
+        lambda: digest_ratings(validation),
     )  # fmt: skip
 
 

@@ -22,9 +22,15 @@ from probmf.inference._potential import Potential
 from probmf.inference._start import as_key, check_counts, check_warmup
 from probmf.inference.marginal import MarginalModel
 from probmf.inference.marginal_rows import RowsMarginal, Stretched, find_start, rows_marginal
-from probmf.models import CategoricalFactorization, MatrixFactorization, MixedEffects, Network
+from probmf.models import (
+    CategoricalFactorization,
+    MatrixFactorization,
+    MixedEffects,
+    Network,
+    NeuralFactorization,
+)
 from probmf.models.mixed.design import Design
-from probmf.results import CategoricalFit, Fit, MixedFit, NetworkFit
+from probmf.results import CategoricalFit, Fit, MixedFit, NetworkFit, NeuralFit
 from probmf.results.sampling import Sampling
 
 
@@ -54,6 +60,10 @@ def sample_nuts(
 ) -> CategoricalFit: ...
 @overload
 def sample_nuts(
+    model: NeuralFactorization, data: Ratings, *, key: ArrayLike, **options: Unpack[_Options]
+) -> NeuralFit: ...
+@overload
+def sample_nuts(
     model: MixedEffects, data: Any, *, key: ArrayLike, **options: Unpack[_Options]
 ) -> MixedFit: ...
 @overload
@@ -61,7 +71,13 @@ def sample_nuts(
     model: Network, data: Examples, *, key: ArrayLike, **options: Unpack[_Options]
 ) -> NetworkFit: ...
 def sample_nuts(
-    model: MatrixFactorization | CategoricalFactorization | MixedEffects | Network,
+    model: (
+        MatrixFactorization
+        | CategoricalFactorization
+        | NeuralFactorization
+        | MixedEffects
+        | Network
+    ),
     data: Any,
     *,
     key: ArrayLike,
@@ -76,13 +92,13 @@ def sample_nuts(
     float64: bool = True,
     checkpoint: str | PathLike[str] | None = None,
     progress: bool | None = None,
-) -> Fit | CategoricalFit | MixedFit | NetworkFit:
+) -> Fit | CategoricalFit | NeuralFit | MixedFit | NetworkFit:
     r"""Sample the posterior by NUTS, Gaussian effects integrated out and drawn back.
 
     Args:
-        model: A matrix factorization (categorical or not), a mixed model or a network.
-        data: `Ratings` for the first, any data frame (or a design) for the second, `Examples` for
-            the third.
+        model: A factorization (plain, categorical or neural), a mixed model or a network.
+        data: `Ratings` for a factorization, any data frame (or a design) for a mixed model,
+            `Examples` for a network.
         key: JAX key or int.
         num_warmup: Transitions per chain that adapt the sampler and are thrown away.
         num_samples: Draws per chain.
@@ -173,6 +189,8 @@ def sample_nuts(
     method = "nuts/marginal" if sites else "nuts"
     if isinstance(model, CategoricalFactorization):
         return CategoricalFit(model, data, samples, method, sampling=sampling)
+    if isinstance(model, NeuralFactorization):
+        return NeuralFit(model, data, samples, method, sampling=sampling)
     if isinstance(model, Network):
         return NetworkFit(model, data, samples, method, sampling=sampling)
     if isinstance(model, MixedEffects):
@@ -232,6 +250,14 @@ def model_arguments(
                 "integrated out exactly; leave it out."
             )
         return model.arguments(data), None, ()
+    if isinstance(model, NeuralFactorization):
+        model.network.check_trainable()
+        if len(chosen):
+            raise ValueError(
+                f"marginalize is {chosen!r}, but through a network the score is not linear in a "
+                "row, so that none can be integrated out exactly; leave it out."
+            )
+        return model.arguments(data), None, ()
     if isinstance(model, MixedEffects):
         design = data if isinstance(data, Design) else model.design(data)
         effects = model.effect_sites(design)
@@ -255,8 +281,8 @@ def model_arguments(
         return model.arguments(data), None, ()
     raise TypeError(
         f"model is of type {type(model).__name__}; expected MatrixFactorization, "
-        "CategoricalFactorization, MixedEffects or Network. For any other NumPyro model use "
-        "marginalize(model, sites) with NumPyro's own MCMC."
+        "CategoricalFactorization, NeuralFactorization, MixedEffects or Network. For any other "
+        "NumPyro model use marginalize(model, sites) with NumPyro's own MCMC."
     )
 
 

@@ -20,7 +20,7 @@ from probmf.inference._potential import Potential
 from probmf.inference._start import as_key, check_counts
 from probmf.inference._svi_run import Course, run_svi
 from probmf.inference._target import Target, require_memory, require_mode
-from probmf.results import Fit, History, MixedFit, NetworkFit, Sampling
+from probmf.results import Fit, History, MixedFit, NetworkFit, NeuralFit, Sampling
 
 #: Learning rate of the default optimizer, from when on it falls, and its share at the last step.
 RATE, LEVEL_SHARE, LAST_SHARE = 0.05, 0.6, 0.01
@@ -43,7 +43,7 @@ def fit_svi(
     marginalize: Sequence[str] | str = (),
     float64: bool | None = None,
     progress: bool | None = None,
-) -> Fit | MixedFit | NetworkFit:
+) -> Fit | MixedFit | NetworkFit | NeuralFit:
     r"""Approximate the posterior by the nearest member of a family, found by stochastic gradients.
 
     Raises the evidence's lower bound over the parameters of a guide q,

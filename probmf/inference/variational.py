@@ -16,6 +16,7 @@ from probmf.inference._categorical import refuse_categorical
 from probmf.inference._gibbs_plan import Plan
 from probmf.inference._gibbs_start import start_scales, start_states
 from probmf.inference._loop import FitWarning, Info, run
+from probmf.inference._neural import refuse_neural
 from probmf.inference._start import as_key, check_counts, check_tol, prepare_validation
 from probmf.inference._target import require_memory
 from probmf.inference._variational_block import (
@@ -350,6 +351,7 @@ def _block_moves(
 
 def _check_model(model: object) -> None:
     refuse_categorical(model, "fit_variational")
+    refuse_neural(model, "fit_variational")
     if not isinstance(model, MatrixFactorization):
         raise TypeError(f"model is of type {type(model).__name__}; expected MatrixFactorization.")
     if not model.site_shapes(1, 1):

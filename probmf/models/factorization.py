@@ -402,6 +402,23 @@ class MatrixFactorization:
         Returns:
             The value of the site `rating`.
         """
+        parameters, scales = self.sample(observations)
+        scores = linear_predictor(parameters, observations.user, observations.item)
+        if self.unobserved_weight > 0:
+            zeros = _unobserved_loss(parameters, observations, self.unobserved_weight, scores)
+            numpyro.factor("unobserved", -zeros / jnp.square(scales["noise_scale"]))
+        with numpyro.plate("rating_row", observations.user.shape[0]):
+            return self.likelihood.observe(scores, observations.rating, observations.weight, scales)
+
+    def sample(self, observations: Observations) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Sample everything but the ratings in NumPyro's sense.
+
+        Args:
+            observations: The data.
+
+        Returns:
+            Intercept and rows by site, and the likelihood's own scales.
+        """
         shapes = self.site_shapes(observations.num_users, observations.num_items)
         scales = {name: _sample_scale(name, s) for name, s in self.likelihood.scale_sites().items()}
         parameters = {"intercept": self._sample_intercept(observations.base_score)}
@@ -423,12 +440,7 @@ class MatrixFactorization:
                     law = dist.Normal(mean, scale)
             with numpyro.plate(side, shape[0]):
                 parameters[site] = numpyro.sample(site, law)
-        scores = linear_predictor(parameters, observations.user, observations.item)
-        if self.unobserved_weight > 0:
-            zeros = _unobserved_loss(parameters, observations, self.unobserved_weight, scores)
-            numpyro.factor("unobserved", -zeros / jnp.square(scales["noise_scale"]))
-        with numpyro.plate("rating_row", observations.user.shape[0]):
-            return self.likelihood.observe(scores, observations.rating, observations.weight, scales)
+        return parameters, scales
 
     def _sample_intercept(self, base_score: Array) -> Array:
         if isinstance(self.intercept, Distribution):

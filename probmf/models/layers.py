@@ -213,13 +213,24 @@ class MLP:
         Returns:
             Outputs. Cost O(n x number of weights).
         """
+        return self.after_first(name, values, _affine(name, values, 0, x))
+
+    def after_first(
+        self, name: str, values: Mapping[str, Array], x: Float[Array, "... width"]
+    ) -> Float[Array, "... outputs"]:
+        """Outputs from those of the first affine map, which need not be computed from one input.
+
+        Args:
+            name: What the sites' names begin with.
+            values: Weights and biases by site name.
+            x: Outputs of the first affine map.
+
+        Returns:
+            Outputs.
+        """
         activation = find_activation(self.activation)
-        for place in range(self.num_layers):
-            x = x @ values[f"{name}_weight_{place}"]
-            if f"{name}_bias_{place}" in values:
-                x = x + jnp.broadcast_to(values[f"{name}_bias_{place}"], x.shape)
-            if place < self.num_layers - 1:
-                x = activation(x)
+        for place in range(1, self.num_layers):
+            x = _affine(name, values, place, activation(x))
         return x
 
     def start(self, name: str, key: Array, num_inputs: int, num_outputs: int) -> dict[str, Array]:
@@ -300,6 +311,16 @@ class Linear(MLP):
 
     hidden: tuple[int, ...] = field(default=(), init=False)
     activation: str = field(default="identity", init=False)
+
+
+def _affine(
+    name: str, values: Mapping[str, Array], place: int, x: Float[Array, "... inputs"]
+) -> Float[Array, "... outputs"]:
+    """One layer without its activation."""
+    x = x @ values[f"{name}_weight_{place}"]
+    if f"{name}_bias_{place}" in values:
+        x = x + jnp.broadcast_to(values[f"{name}_bias_{place}"], x.shape)
+    return x
 
 
 def scale_site(site: str) -> str:

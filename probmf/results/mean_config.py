@@ -19,7 +19,7 @@ def write_means(model: MatrixFactorization) -> dict[str, Any]:
     written: dict[str, Any] = {}
     for side in model.mean_sides:
         name = f"{side}_mean"
-        written[name] = _write_layers(name, getattr(model, name))
+        written[name] = write_layers(name, getattr(model, name))
         written[f"{side}_features"] = getattr(model, f"{side}_features").to_config()
     return written
 
@@ -29,12 +29,13 @@ def read_means(config: Mapping[str, Any]) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     for side in ("user", "item"):
         if f"{side}_mean" in config:
-            arguments[f"{side}_mean"] = _read_layers(config[f"{side}_mean"])
+            arguments[f"{side}_mean"] = read_layers(config[f"{side}_mean"])
             arguments[f"{side}_features"] = Encoder.from_config(config[f"{side}_features"])
     return arguments
 
 
-def _write_layers(name: str, layers: MLP) -> dict[str, Any]:
+def write_layers(name: str, layers: MLP) -> dict[str, Any]:
+    """Layers for JSON; `name` is the argument that they are, for messages."""
     written: dict[str, Any] = {"kind": "linear" if isinstance(layers, Linear) else "mlp"}
     if not isinstance(layers, Linear):
         written |= {"hidden": list(layers.hidden), "activation": layers.activation}
@@ -52,7 +53,8 @@ def _write_part(name: str, value: Any) -> Any:
     return value if value is None or isinstance(value, str | bool) else float(value)
 
 
-def _read_layers(config: Mapping[str, Any]) -> MLP:
+def read_layers(config: Mapping[str, Any]) -> MLP:
+    """The layers that `write_layers` wrote."""
     fields = dict(config)
     kind = fields.pop("kind")
     for field in BY_LAYER:

@@ -164,11 +164,11 @@ def recommend(
         chance = chances(source, own, code[code >= 0], at_least)
     if isinstance(source, Draws):
         found = _chosen_of_draws(source, asked, code, interval)
-        return _described(source, data, asked, code, found, chance)
+        return described(source, data, asked, code, found, chance)
     if rank_by != "mean":
         score = source.means(np.repeat(asked.codes, k), code.ravel()).reshape(code.shape)
     found = _chosen(source, asked, code, score, interval)
-    return _described(source, data, asked, code, found, chance)
+    return described(source, data, asked, code, found, chance)
 
 
 def similar_items(source: PlugIn | Draws, items: Any, k: int) -> Recommendations:
@@ -226,7 +226,7 @@ def _chosen_of_draws(
     return summarize_draws(draws, user, code[filled], interval)
 
 
-def _described(
+def described(
     source: PlugIn | Draws,
     data: Ratings,
     asked: Asked,
