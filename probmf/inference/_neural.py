@@ -7,12 +7,25 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array
 
 from probmf.data import Ratings
 from probmf.inference._loop import held_out_error
+from probmf.inference._optimizer import OPTIMIZERS, Rule
 from probmf.models import NeuralFactorization, Observations
 from probmf.results import NeuralFit
+
+#: Learning rate of the default, Adam: of full batches, and the first of minibatches, from which it
+#: falls linearly to zero.
+RATE = 0.02
+
+
+def neural_rule(full_batch: bool, num_updates: int) -> Rule:
+    """Adam: at one rate for full batches, at one that falls to zero for minibatches."""
+    if full_batch:
+        return Rule(OPTIMIZERS["adam"], optax.constant_schedule(RATE))
+    return Rule(OPTIMIZERS["adam"], optax.linear_schedule(RATE, 0.0, num_updates))
 
 
 def require_fixed_neural(model: NeuralFactorization, method: str) -> None:

@@ -23,7 +23,12 @@ from probmf.inference._network import (
     network_start,
     require_fixed_network,
 )
-from probmf.inference._neural import NeuralValidation, neural_start, require_fixed_neural
+from probmf.inference._neural import (
+    NeuralValidation,
+    neural_rule,
+    neural_start,
+    require_fixed_neural,
+)
 from probmf.inference._optimizer import Rule, Schedule, choose_rule
 from probmf.inference._start import (
     as_key,
@@ -127,7 +132,8 @@ def fit_map(
             factorizations always Adam.
         learning_rate: Number or optax schedule (of updates) for the default optimizer, or the one
             named. By default it falls linearly from 0.5 to 0 for minibatches, and is 0.1 for full
-            batches; for networks, categorical and neural factorizations from 0.01 to 0, and 0.05.
+            batches; for networks and categorical factorizations from 0.01 to 0, and 0.05; for
+            neural factorizations from 0.02 to 0, and 0.02.
         batch_size: Ratings per update: None takes all, 1 is single-rating descent.
         num_restarts: Random starts, run as one vectorized program; the best is kept.
         validation: Held-out ratings; a restart stops when their error has not improved for
@@ -325,7 +331,7 @@ def _neural_task(
 
     held_out = None if validation is None else NeuralValidation.build(model, data, validation)
     return _Task(
-        observations.num_rows, held_out, first, default_rule, algorithm, NeuralFit.from_point,
+        observations.num_rows, held_out, first, neural_rule, algorithm, NeuralFit.from_point,
         lambda: digest_ratings(validation),
     )  # fmt: skip
 

@@ -27,8 +27,9 @@ Parameters = Mapping[str, Array]
 
 #: What the names of the network's sites begin with.
 NAME = "network"
-#: Factors start Normal with this sd, or the prior's if smaller.
-START_SCALE = 0.1
+#: Factors start Normal with this sd, or the prior's if smaller. Through a network alone small ones
+#: have next to no slope, and many starts end where all factors are zero.
+START_SCALE, START_SCALE_ALONE = 0.1, 0.5
 
 
 @dataclass(frozen=True)
@@ -325,7 +326,8 @@ class NeuralFactorization:
             values[site] = jnp.zeros(shape)
             if site.endswith("factors"):
                 given = np.asarray(getattr(self, PRIOR_SCALES[site]), jnp.result_type(float))
-                scale = np.broadcast_to(np.minimum(given, START_SCALE), shape[:1])
+                most = START_SCALE if self.product else START_SCALE_ALONE
+                scale = np.broadcast_to(np.minimum(given, most), shape[:1])
                 codes = data.user if site.startswith("user") else data.item
                 rated = np.bincount(np.asarray(codes), minlength=shape[0]) > 0
                 noise = jax.random.normal(jax.random.fold_in(key, place), shape)
