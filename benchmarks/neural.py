@@ -201,13 +201,14 @@ def run(quick: bool) -> common.Report:
         f"AdaGrad from {RATES['adagrad']} for plain factorization, Adam from {RATES['adam']} "
         f"otherwise, both falling to zero over {EPOCHS} epochs",
         "Choices": "factors, scales and the number of epochs by the error on a tenth of the "
-        "training ratings, from nine settings of each kind; then all training ratings, and the "
-        "test ratings once. What nine they are came from trials on the same tenth",
+        "training ratings, from nine settings of each kind; then all training ratings are "
+        "fitted. What nine they are came from trials on the same tenth; the test ratings had no "
+        "part in it",
         "Spread": "standard deviation over random starts; the folds are not counted in",
         "Digits": f"scikit-learn's `load_digits`, a quarter held out; hidden layers "
         f"{DIGITS_HIDDEN}, relu, Adam at {DIGITS_RATE}, batches of {DIGITS_BATCH}, {epochs} "
         f"epochs, `alpha={ALPHA}` (here times the number of batches, as scikit-learn's counts in "
-        "every batch); starting weights are each package's own, and for the line in the middle ours "
+        "every batch); starting weights are each package's own, for the line in the middle ours "
         "are drawn as scikit-learn's: uniform within the root of 6 / (inputs + outputs) of a layer "
         "instead of one over the root of its inputs",
         "Time": "median of one fit, after a first one whose seconds with compilation are in the "
