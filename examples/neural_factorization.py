@@ -30,7 +30,6 @@ def main():
     models = {
         "inner product": MatrixFactorization(num_factors=2, likelihood=noise),
         "network": NeuralFactorization(2, MLP((32,)), product=False, likelihood=noise),
-        "product and network": NeuralFactorization(2, MLP((32,)), likelihood=noise),
     }
     for name, model in models.items():
         # Networks have many minima: of several starts the best by held-out error is kept. Learning
@@ -40,7 +39,7 @@ def main():
             patience=100,
         )  # fmt: skip
         error = rmse(test.rating, fit.predict(test, interval=None).mean)
-        print(f"{name:>20}: held-out RMSE {error:.3f} (noise 0.1)")
+        print(f"{name:>13}: held-out RMSE {error:.3f} (noise 0.1)")
     print(fit.recommend([0, 1], k=3))
 
 
