@@ -234,7 +234,9 @@ class MLP:
         return x
 
     def start(self, name: str, key: Array, num_inputs: int, num_outputs: int) -> dict[str, Array]:
-        r"""Random starting values: uniform within :math:`\pm 1/\sqrt{inputs}`, as Equinox has them.
+        r"""Random starting values, uniform within :math:`\pm \sqrt{6 / (inputs + outputs)}`.
+
+        Of a layer's weights and biases alike, as in scikit-learn.
 
         Args:
             name: What the sites' names begin with.
@@ -244,15 +246,22 @@ class MLP:
 
         Returns:
             Weights and biases by site name; scales are not among them.
+
+        References:
+            Glorot and Bengio (2010), Understanding the difficulty of training deep feedforward
+            neural networks, equation 16.
         """
         values: dict[str, Array] = {}
         shapes = self.shapes(name, num_inputs, num_outputs)
         for place, (fan_in, fan_out) in enumerate(self._fans(num_inputs, num_outputs)):
-            has_bias = f"{name}_bias_{place}" in shapes
-            layer = eqx.nn.Linear(fan_in, fan_out, has_bias, key=jax.random.fold_in(key, place))
-            values[f"{name}_weight_{place}"] = layer.weight.T
-            if layer.bias is not None:
-                values[f"{name}_bias_{place}"] = layer.bias
+            bound = (6.0 / (fan_in + fan_out)) ** 0.5
+            for number, kind in enumerate(("weight", "bias")):
+                site = f"{name}_{kind}_{place}"
+                if site in shapes:
+                    own = jax.random.fold_in(key, 2 * place + number)
+                    values[site] = jax.random.uniform(
+                        own, shapes[site], minval=-bound, maxval=bound
+                    )
         return values
 
     def to_equinox(self, name: str, values: Mapping[str, Any]) -> eqx.nn.Sequential:

@@ -102,7 +102,8 @@ class Network:
 
         For other responses the log loss stands in place of :math:`\tfrac12 e^2` (sum) and of
         :math:`e^2` (mean), as in `MatrixFactorization.from_l2`. With loss="sum", lambda is `alpha`
-        of scikit-learn's `Ridge` and `MLPClassifier`, and 1 / `C` of its `LogisticRegression`.
+        of scikit-learn's `Ridge`, 1 / `C` of its `LogisticRegression`, and `alpha` of its
+        `MLPClassifier` times the number of batches, in each of which it counts in full there.
 
         Args:
             hidden: Widths of the hidden layers.
