@@ -32,15 +32,17 @@ def statistics(sampling: Sampling | None) -> dict[str, Any]:
     if sampling is None:
         return found
     stats, info = sampling.stats, sampling.info
+    # A fit whose draws were streamed may keep some of them; divergences count in all.
     if "diverging" in stats:
-        found["num_divergent"] = int(np.sum(stats["diverging"]))
+        found["num_divergent"] = int(info.get("num_divergent", np.sum(stats["diverging"])))
     depth = stats.get("tree_depth")
     if depth is None and "n_steps" in stats:
         depth = np.ceil(np.log2(np.asarray(stats["n_steps"]) + 1.0))
     if depth is not None:
         most = float(info.get("max_tree_depth", MAX_TREE_DEPTH))
         found["share_saturated"] = float(np.mean(depth >= most))
-    if "energy" in stats and stats["energy"].shape[1] > 1:
+    # E-BFMI is of consecutive draws.
+    if "energy" in stats and stats["energy"].shape[1] > 1 and info.get("thin", 1) == 1:
         found["e_bfmi"] = energy_fractions(stats["energy"])
     for name in ("k_hat", "elbo", "log_evidence"):
         if name in info:

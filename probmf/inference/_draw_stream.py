@@ -36,12 +36,14 @@ class StreamSite:
         group: The store's group that it is in.
         shape: Shape of one draw.
         dims: Names of its dimensions.
+        dtype: Of its numbers; None for that of the layout.
     """
 
     name: str
     group: str
     shape: tuple[int, ...]
     dims: tuple[str, ...]
+    dtype: np.dtype | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Layout:
         num_draws: Draws per chain when the run is complete.
         dtype: Of the draws.
         method: How they are drawn.
+        remedy: What to do when they take too much, as the start of a sentence.
     """
 
     sites: tuple[StreamSite, ...]
@@ -63,10 +66,19 @@ class Layout:
     num_draws: int
     dtype: np.dtype
     method: str
+    remedy: str = "Raise thin, lower num_samples or num_chains"
+
+    def dtype_of(self, site: StreamSite) -> np.dtype:
+        """Type of a site's numbers."""
+        return self.dtype if site.dtype is None else site.dtype
+
+    def bytes_of(self, site: StreamSite) -> int:
+        """Bytes of one draw of a site."""
+        return int(np.prod(site.shape)) * self.dtype_of(site).itemsize
 
     def chunk(self, site: StreamSite) -> int:
         """Draws of a chunk, so that the last one is hardly shorter than the others."""
-        one = max(1, int(np.prod(site.shape)) * self.dtype.itemsize)
+        one = max(1, self.bytes_of(site))
         most = min(self.num_draws, max(1, CHUNK_BYTES // one))
         return -(-self.num_draws // -(-self.num_draws // most))
 
@@ -77,7 +89,7 @@ class Layout:
         for site in self.sites:
             length = self.chunk(site)
             whole = -(-self.num_draws // length) * length
-            total += whole * int(np.prod(site.shape)) * self.dtype.itemsize
+            total += whole * self.bytes_of(site)
         return total * self.num_chains
 
 
@@ -143,8 +155,8 @@ class DrawStream:
         if self.layout.size - there > free:
             raise ValueError(
                 f"The draws to stream take {self.layout.size / 2**20:,.1f} MiB, and the disk of "
-                f"{str(self.path)!r} has {free / 2**20:,.1f} MiB free. Raise thin, lower "
-                "num_samples or num_chains, or name a directory on another disk."
+                f"{str(self.path)!r} has {free / 2**20:,.1f} MiB free. {self.layout.remedy}, or "
+                "name a directory on another disk."
             )
 
     def begin(self, done: int) -> None:
@@ -183,11 +195,12 @@ class DrawStream:
                 self.path, group=group, mode="w", zarr_format=3, consolidated=False
             )
             for site in (s for s in layout.sites if s.group == group):
+                dtype = layout.dtype_of(site)
                 root[group].create_array(
                     site.name,
                     shape=(layout.num_chains, layout.num_draws, *site.shape),
                     chunks=(1, layout.chunk(site), *site.shape),
-                    dtype=layout.dtype, fill_value=np.nan, compressors=None,
+                    dtype=dtype, fill_value=np.nan if dtype.kind == "f" else 0, compressors=None,
                     dimension_names=["chain", "draw", *site.dims],
                 )  # fmt: skip
         self._written = 0
@@ -220,6 +233,18 @@ class DrawStream:
         """
         self._drop(done)
         self._write()
+
+    def read(self, every: int = 1) -> dict[str, np.ndarray]:
+        """Draws from disk by site, (chain, draw, ...): of each `every` that are there the last."""
+        end = self.written
+        return {
+            site.name: np.asarray(self._root[site.group][site.name][:, every - 1 : end : every])
+            for site in self.layout.sites
+        }
+
+    def count(self, name: str) -> int:
+        """In how many of the draws on disk a statistic is true."""
+        return int(np.sum(self._root[STATS][name][:, : self.written]))
 
     def _drop(self, start: int) -> None:
         """Forget what waits from a draw on: of a chunk that was interrupted."""

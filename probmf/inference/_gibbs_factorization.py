@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Array
 
 from probmf.data import Ratings
-from probmf.inference._draw_stream import StreamSite
 from probmf.inference._gibbs import GibbsChains, GibbsSettings, Moments
 from probmf.inference._gibbs_job import Job, row_moments, sampling_of
 from probmf.inference._gibbs_plan import Given, Plan, Rated
@@ -17,16 +16,14 @@ from probmf.inference._gibbs_rows import Pairs, Problem, contents_of
 from probmf.inference._gibbs_start import start_scales, start_states
 from probmf.inference._identity import described
 from probmf.inference._regression import regressions
+from probmf.inference._stream_sites import factorization_coords, factorization_sites
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.likelihood import Gaussian
 from probmf.models.observations import Observations
-from probmf.models.ordinal import Ordinal
 from probmf.models.priors import NormalWishart
 from probmf.models.table import Table
 from probmf.results import Fit
-from probmf.results.arviz import DIMS, FACTOR_SCALES, labels_of, weight_dims
 from probmf.results.asked import read_pairs
-from probmf.results.draw_store import POSTERIOR, STATS
 from probmf.results.traces import Traces, Watched
 from probmf.rows import SIDES, build_rows, num_workers
 
@@ -77,8 +74,8 @@ def factorization_job(
         engine=problem,
         starts=start_states(model, observations, scales, start_key, num_chains, start),
         identity=_identity(model, data, key, watched, start),
-        stream=_stream_sites(model.with_encoders(data), problem),
-        coords=_coords(model.with_encoders(data), data),
+        stream=factorization_sites(model.with_encoders(data), _streamed(problem)),
+        coords=factorization_coords(model.with_encoders(data), data),
         finish=finish,
     )
 
@@ -180,31 +177,10 @@ def _fit(
     )  # fmt: skip
 
 
-def _stream_sites(model: MatrixFactorization, problem: Problem) -> tuple[StreamSite, ...]:
-    """What is written of each draw, under the names and dimensions of `Fit.to_arviz`."""
-    found = []
-    mean_dims, _ = weight_dims(model)
-    for name, shape in (problem.contents.rows | problem.contents.traces).items():
-        dims = tuple(DIMS.get(name, mean_dims.get(name, ())))
-        if name in FACTOR_SCALES and len(shape) == 2:
-            shape, dims = shape[1:], ("factor",)
-        elif name.endswith("_scale") and len(shape) == 1:
-            dims = (name.split("_")[0],)
-        if name != "probe_score":
-            group = STATS if name == "lp" else POSTERIOR
-            found.append(StreamSite(name, group, shape, dims))
-    return tuple(found)
-
-
-def _coords(model: MatrixFactorization, data: Ratings) -> dict[str, np.ndarray]:
-    factor = np.arange(model.num_factors)
-    coords = {
-        "user": labels_of(data.users), "item": labels_of(data.items), "factor": factor,
-        "other_factor": factor,
-    }  # fmt: skip
-    if isinstance(model.likelihood, Ordinal):
-        coords["cutpoint"] = np.asarray(model.likelihood.cutpoint_names)
-    return coords | weight_dims(model)[1]
+def _streamed(problem: Problem) -> dict[str, tuple[int, ...]]:
+    """Shapes of what is written of each draw."""
+    shapes = problem.contents.rows | problem.contents.traces
+    return {name: shape for name, shape in shapes.items() if name != "probe_score"}
 
 
 def _pooled(moments: list[Moments]) -> tuple[np.ndarray, np.ndarray]:

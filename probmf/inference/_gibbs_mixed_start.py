@@ -11,18 +11,16 @@ from jaxtyping import Array
 from numpyro.distributions import Distribution
 
 from probmf.effects import RemainderTooLargeError
-from probmf.inference._draw_stream import StreamSite
 from probmf.inference._gibbs import GibbsChains, GibbsSettings
 from probmf.inference._gibbs_job import Job, row_moments, sampling_of
 from probmf.inference._gibbs_mixed import MixedProblem, MixedState
 from probmf.inference._identity import described
+from probmf.inference._stream_sites import mixed_coords, mixed_sites
 from probmf.inference.marginal import marginalize
 from probmf.inference.marginal.prepared import Prepared
 from probmf.models.mixed import Design, MixedEffects
 from probmf.models.mixed.structure import MixedData
 from probmf.results import MixedFit
-from probmf.results.draw_store import POSTERIOR, STATS
-from probmf.results.mixed_arviz import labels
 
 #: Starting scales of the effects, and of the noise, as a share of the response's sd.
 EFFECT_SHARE, NOISE_SHARE = 0.4, 0.8
@@ -68,8 +66,8 @@ def mixed_job(model: MixedEffects, data: Any, key: Array, start_key: Array, num_
         engine=problem,
         starts=_starts(problem, start_key, num_chains),
         identity=_identity(model, arguments, key),
-        stream=_stream_sites(model, design, problem),
-        coords={name: labels(values) for name, values in model.coords(design).items()},
+        stream=mixed_sites(model, design, problem.contents.rows | problem.contents.traces),
+        coords=mixed_coords(model, design),
         finish=finish,
     )
 
@@ -142,18 +140,6 @@ def _supported(law: Distribution, value: np.ndarray, rng: np.random.Generator) -
         return value
     drawn = np.asarray(law.sample(jax.random.key(int(rng.integers(2**31)))))
     return np.where(inside, value, drawn)
-
-
-def _stream_sites(
-    model: MixedEffects, design: Design, problem: MixedProblem
-) -> tuple[StreamSite, ...]:
-    """What is written of each draw, under the names and dimensions of `MixedFit.to_arviz`."""
-    dims = model.dims(design)
-    shapes = problem.contents.rows | problem.contents.traces
-    return tuple(
-        StreamSite(name, STATS if name == "lp" else POSTERIOR, shape, tuple(dims.get(name, ())))
-        for name, shape in shapes.items()
-    )
 
 
 def _identity(model: MixedEffects, data: MixedData, key: Array) -> str:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array
 from numpyro.infer.hmc import hmc
 
-from probmf.inference._checkpoint import Checkpoint
+from probmf.inference._checkpoint import Checkpoint, Kept
 from probmf.inference._loop import FitWarning
 from probmf.inference._potential import Potential, compiled
 from probmf.inference._progress import progress_bar
@@ -25,6 +25,8 @@ from probmf.inference._workers import workers
 
 #: Transitions of one call; between calls the run can be shown, stored and stopped.
 CHUNK = 50
+#: Seconds between writes of a stream without a checkpoint.
+WRITE_EVERY = 10.0
 #: Starting points tried for each chain.
 TRIES = 100
 #: ArviZ's names of what NumPyro's kernel tells.
@@ -65,17 +67,33 @@ class Chains(NamedTuple):
     """Draws on the unconstrained scale.
 
     Attributes:
-        vectors: Draws, (chain, draw, dims).
+        vectors: Draws, (chain, draw, dims); none of them if they were streamed.
         stats: Statistics by ArviZ's names, (chain, draw).
+        num_draws: Draws per chain that there are, here or in the stream.
         complete: Whether all draws asked for are there.
+        trouble: Why they are not, if it was not an interruption.
         seconds: Wall time of this call: its setup, its transitions, and of these those after the
             warmup, which have nothing to compile where there was one.
     """
 
     vectors: np.ndarray
     stats: dict[str, np.ndarray]
+    num_draws: int
     complete: bool
+    trouble: str | None
     seconds: dict[str, float]
+
+
+class Sink(Protocol):
+    """Takes draws out of memory; see `NutsStream`."""
+
+    note: str
+
+    @property
+    def written(self) -> int: ...
+    def begin(self, done: int) -> None: ...
+    def append(self, first: int, vectors: np.ndarray, table: np.ndarray) -> None: ...
+    def flush(self, done: int) -> None: ...
 
 
 class _Kernel(NamedTuple):
@@ -154,6 +172,7 @@ def run_nuts(
     starts: np.ndarray | None = None,
     inverse_mass: np.ndarray | None = None,
     checkpoint: Checkpoint | None = None,
+    stream: Sink | None = None,
     progress: bool | None = None,
 ) -> Chains:
     """Sample, chunk by chunk.
@@ -165,14 +184,18 @@ def run_nuts(
         starts: Starting vectors, (chain, dims); by default uniform in (-2, 2).
         inverse_mass: First inverse mass matrix (or its diagonal).
         checkpoint: Where to keep the run, and what is kept of it already.
+        stream: Takes the draws, so that memory need not hold them.
         progress: Show a bar.
 
     Returns:
-        The chains; fewer draws, marked incomplete, after an interruption.
+        The chains; fewer draws, marked incomplete, after an interruption, or when the checkpoint
+        or the stream can't be written.
 
     Raises:
         NoStartError: If no finite starting point is found.
         KeyboardInterrupt: After an interruption when there are no draws yet.
+        OSError: If checkpoint or stream can't be written before that.
+        ValueError: If the checkpoint's draws are in a stream and none is given, or the reverse.
     """
     begin = time.perf_counter()
     kernel: _Kernel = compiled(
@@ -185,6 +208,10 @@ def run_nuts(
     keys = jax.random.key_data(jax.random.split(chain_key, settings.num_chains))
     mass = None if inverse_mass is None else jnp.asarray(inverse_mass, potential.vector.dtype)
     kept = None if checkpoint is None else checkpoint.read()
+    if kept is not None:
+        _check_kept(kept, settings, streamed=stream is not None)
+    if stream is not None:
+        stream.begin(0 if kept is None else max(0, kept.done - settings.num_warmup))
     if kept is None:
         vectors = (
             find_starts(potential, start_key, settings.num_chains) if starts is None else starts
@@ -199,9 +226,22 @@ def run_nuts(
         example = jax.eval_shape(kernel.init, consts, potential.vector, keys[0], mass)
         states = [kept.state(example, chain) for chain in range(settings.num_chains)]
         pieces, done = kept.pieces, kept.done
-    began = drawing = time.perf_counter()
-    complete = True
+
+    def save() -> None:
+        """The stream first, so that it never holds less than the checkpoint counts."""
+        if stream is not None:
+            stream.flush(max(0, done - settings.num_warmup))
+        if checkpoint is not None:
+            try:
+                checkpoint.write(states, pieces, done)
+            except OSError as error:
+                raise OSError(f"The checkpoint can't be written ({error})") from error
+
+    began = drawing = written = time.perf_counter()
+    complete, trouble = True, None
     with workers(settings.num_chains) as pool, progress_bar(progress) as bar:
+        if stream is not None and not bar.disable:
+            bar.console.print(f"sample_nuts {stream.note}", highlight=False, soft_wrap=True)
         task = bar.add_task("warmup", total=total, completed=done, status="")
         try:
             while done < total:
@@ -212,34 +252,70 @@ def run_nuts(
                 outputs = pool.map(steps, states)
                 states = [output[0] for output in outputs]
                 if done >= settings.num_warmup:
-                    pieces.append(
-                        (
-                            np.stack([np.asarray(output[1])[:count] for output in outputs]),
-                            np.stack([np.asarray(output[2])[:count] for output in outputs]),
-                        )
+                    piece, table = (
+                        np.stack([np.asarray(output[i])[:count] for output in outputs])
+                        for i in (1, 2)
                     )
+                    if stream is None:
+                        pieces.append((piece, table))
+                    else:
+                        stream.append(done - settings.num_warmup, piece, table)
                 done += count
-                drawing = time.perf_counter() if done <= settings.num_warmup else drawing
-                if checkpoint is not None:
-                    checkpoint.write(states, pieces, done)
+                now = time.perf_counter()
+                drawing = now if done <= settings.num_warmup else drawing
+                if checkpoint is not None or done == total or now - written > WRITE_EVERY:
+                    save()
+                    written = now
                 stage = "warmup" if done < settings.num_warmup else "sampling"
                 bar.update(task, description=stage, completed=done, status=_status(outputs, count))
         except KeyboardInterrupt:
             complete = done >= total
-    if not pieces:
+            try:
+                if stream is not None:
+                    stream.flush(max(0, done - settings.num_warmup))
+            except OSError as error:
+                complete, trouble = False, str(error)
+        except OSError as error:
+            complete, trouble = False, str(error)
+            if not pieces and (stream is None or not stream.written):
+                raise
+    num_draws = sum(piece[0].shape[1] for piece in pieces) if stream is None else stream.written
+    if not num_draws and trouble:
+        raise OSError(trouble)
+    if not num_draws:
         kept_so_far = "" if checkpoint is None else " The checkpoint has the run so far."
         raise KeyboardInterrupt(
             f"Interrupted during the warmup: there are no draws to return.{kept_so_far}"
         )
-    vectors = np.concatenate([piece[0] for piece in pieces], axis=1)
-    table = np.concatenate([piece[1] for piece in pieces], axis=1)
+    none = np.zeros((settings.num_chains, 0, potential.num_dims))
+    vectors = np.concatenate([piece[0] for piece in pieces], axis=1) if pieces else none
+    stats = named_stats(np.concatenate([piece[1] for piece in pieces], axis=1)) if pieces else {}
+    now = time.perf_counter()
+    seconds = {"setup": began - begin, "sampling": now - began, "draws": now - drawing}
+    return Chains(vectors, stats, num_draws, complete, trouble, seconds)
+
+
+def _check_kept(kept: Kept, settings: Settings, *, streamed: bool) -> None:
+    """A checkpoint holds the draws of a run itself, unless they were streamed."""
+    if kept.done > settings.num_warmup and not kept.pieces and not streamed:
+        raise ValueError(
+            "The checkpoint is that of a run with stream=, whose draws are there and not in the "
+            "checkpoint. Give the same stream to go on with it, or name another checkpoint."
+        )
+    if kept.pieces and streamed:
+        raise ValueError(
+            "The checkpoint is that of a run without stream=, and holds its draws itself. Leave "
+            "stream out to go on with it, or name another checkpoint."
+        )
+
+
+def named_stats(table: np.ndarray) -> dict[str, np.ndarray]:
+    """Statistics by ArviZ's names, from (chain, draw, statistic)."""
     stats: dict[str, np.ndarray] = {name: table[..., i] for i, name in enumerate(STATS)}
     stats["diverging"] = stats["diverging"] > 0
     stats["n_steps"] = stats["n_steps"].astype(int)
     stats["tree_depth"] = np.ceil(np.log2(stats["n_steps"] + 1)).astype(int)
-    now = time.perf_counter()
-    seconds = {"setup": began - begin, "sampling": now - began, "draws": now - drawing}
-    return Chains(vectors, stats, complete, seconds)
+    return stats
 
 
 def _advance(kernel: _Kernel, consts: list[Any], count: int, state: Any) -> Any:
@@ -288,8 +364,8 @@ def warn_incomplete(chains: Chains, settings: Settings, *, stacklevel: int) -> N
     """Say how far an interrupted run came; `stacklevel` counts from the caller, as 1."""
     if not chains.complete:
         warnings.warn(
-            f"Interrupted: each chain has {chains.vectors.shape[1]} of {settings.num_samples} "
-            "draws; the fit is marked incomplete.",
+            f"{chains.trouble or 'Interrupted'}: each chain has {chains.num_draws} of "
+            f"{settings.num_samples} draws; the fit is marked incomplete.",
             FitWarning,
             stacklevel=stacklevel + 1,
         )

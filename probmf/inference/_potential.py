@@ -5,6 +5,7 @@ the text of what they compute: another data set of the same shapes compiles noth
 """
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -172,8 +173,7 @@ class Potential:
 
     def constrain_all(self, vectors: Float[Array, "n d"]) -> dict[str, Array]:
         """`constrain` for many vectors; compiled."""
-        tree = jax.tree.structure(jax.eval_shape(self.constrain, self.vector))
-        program = trace_program(lambda x: jax.tree.leaves(self.constrain(x)), self.vector)
+        tree, program = self._constrained
         run = compiled(
             (program.text, "constrain"),
             lambda: quick_jit(
@@ -181,3 +181,8 @@ class Potential:
             ),
         )
         return jax.tree.unflatten(tree, run(program.consts, vectors))
+
+    @cached_property
+    def _constrained(self) -> tuple[Any, Program]:
+        tree = jax.tree.structure(jax.eval_shape(self.constrain, self.vector))
+        return tree, trace_program(lambda x: jax.tree.leaves(self.constrain(x)), self.vector)

@@ -17,7 +17,8 @@ from probmf.inference._checkpoint import Checkpoint
 from probmf.inference._marginal_density import MarginalDensity
 from probmf.inference._marginal_sampler import MAX_DIMS
 from probmf.inference._mode_start import start_at_mode
-from probmf.inference._nuts import Settings, constrain_chains, run_nuts, warn_incomplete
+from probmf.inference._nuts import Settings, run_nuts, warn_incomplete
+from probmf.inference._nuts_stream import NutsStream, SiteDraws
 from probmf.inference._potential import Potential
 from probmf.inference._start import as_key, check_counts, check_warmup
 from probmf.inference.marginal import MarginalModel
@@ -47,6 +48,7 @@ class _Options(TypedDict, total=False):
     dense_mass: bool | None
     float64: bool
     checkpoint: str | PathLike[str] | None
+    stream: str | PathLike[str] | None
     progress: bool | None
 
 
@@ -91,6 +93,7 @@ def sample_nuts(
     dense_mass: bool | None = None,
     float64: bool = True,
     checkpoint: str | PathLike[str] | None = None,
+    stream: str | PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> Fit | CategoricalFit | NeuralFit | MixedFit | NetworkFit:
     r"""Sample the posterior by NUTS, Gaussian effects integrated out and drawn back.
@@ -114,15 +117,23 @@ def sample_nuts(
         checkpoint: Directory to keep the run in after every 50 transitions. Called again with the
             same model, data, settings and key, it goes on where it was, bit for bit; with another
             version of probmf, JAX or NumPyro it refuses to.
+        stream: Directory of a zarr store to write the draws to while they are made, integrated
+            effects too if they are recovered, so that memory need not hold them; `open_draws` reads
+            it. The fit then keeps all draws where they are small, and about 200 of them where they
+            are not. It needs the package zarr. With `checkpoint` a run that goes on writes on where
+            it was.
         progress: Show a progress bar; None shows it on a terminal or in a notebook.
 
     Returns:
-        The fit with its draws and statistics. After Ctrl-C the draws so far, marked incomplete.
+        The fit with its draws and statistics. After Ctrl-C, or when the disk of checkpoint or
+        stream is full, the draws so far, marked incomplete.
 
     Raises:
         TypeError: If model or data are of the wrong type.
-        ValueError: If an argument is out of range, the checkpoint holds another run, a site can't
-            be integrated out, or no finite starting point is found.
+        ValueError: If an argument is out of range, checkpoint or stream hold another run, the draws
+            don't fit onto the disk, a site can't be integrated out, or no finite starting point is
+            found.
+        ImportError: If `stream` is given and zarr is not installed.
 
     Example:
         >>> from probmf.models import MixedEffects
@@ -160,33 +171,41 @@ def sample_nuts(
             )
         if dense_mass is None:
             settings = replace(settings, dense_mass=potential.num_dims <= MAX_DIMS)
-        store = None
-        if checkpoint is not None:
-            identity = _identity(potential, settings, random_key)
-            store = Checkpoint(checkpoint, identity)
+        identity = _identity(potential, settings, random_key)
+        store = None if checkpoint is None else Checkpoint(checkpoint, identity)
+        count = (settings.num_chains, settings.num_samples)
+        draws = SiteDraws(
+            target, potential, arguments, recover, jax.random.split(recover_key, count)
+        )
+        sink = None
+        method = "nuts/marginal" if sites else "nuts"
+        if stream is not None:
+            sink = NutsStream(
+                stream, identity, draws, settings, (model, data, design), method=method,
+                resumable=store is not None,
+            )  # fmt: skip
         begun = store is not None and store.begun
         start = {} if begun else _start(target, potential, data, random_key, settings)
         chains = run_nuts(
-            potential, settings, run_key, checkpoint=store, progress=progress, **start
+            potential, settings, run_key, checkpoint=store, stream=sink, progress=progress, **start
         )
-        samples = constrain_chains(potential, chains.vectors)
-        if isinstance(target, RowsMarginal):
-            samples = target.recover(recover_key, samples, rows=recover)
-        if isinstance(target, MarginalModel) and recover:
-            effects = target.recover(recover_key, samples, *arguments)
-            samples |= {name: np.asarray(value) for name, value in effects.items()}
+        told: dict[str, Any] = {}
+        if sink is None:
+            samples, stats = draws.of(chains.vectors), chains.stats
+        else:
+            samples, stats, told = sink.read()
     warn_incomplete(chains, settings, stacklevel=2)
     sampling = Sampling(
-        stats=chains.stats,
+        stats=stats,
         num_warmup=settings.num_warmup,
         seconds=time.perf_counter() - begin,
         complete=chains.complete,
         info={
             "max_tree_depth": settings.max_tree_depth,
             "seconds_of_setup": chains.seconds["setup"],
+            **told,
         },
     )
-    method = "nuts/marginal" if sites else "nuts"
     if isinstance(model, CategoricalFactorization):
         return CategoricalFit(model, data, samples, method, sampling=sampling)
     if isinstance(model, NeuralFactorization):

@@ -54,11 +54,25 @@ def to_datatree(
         found = log_densities(model, dict(samples), arrays, batch_ndims=2, parallel=True)
         groups["log_likelihood"] = {"rating": np.asarray(found["rating"])}
     groups["observed_data"] = {"rating": np.asarray(arrays.rating)}
-    coords = {
+    return arviz_base.from_dict(
+        groups, coords=coords(model, data), dims=DIMS, attrs={"/": {"method": method}}
+    )
+
+
+def coords(model: CategoricalFactorization, data: Ratings) -> dict[str, np.ndarray]:
+    """Coordinates of those dimensions.
+
+    Args:
+        model: The factorization.
+        data: The training ratings.
+
+    Returns:
+        Dimension to labels.
+    """
+    return {
         "class": labels(model.labels),
         "user": labels(data.users.ids),
         "item": labels(data.items.ids),
         "factor": np.arange(model.num_factors),
-        "rating_row": np.arange(arrays.num_rows),
+        "rating_row": np.arange(len(data)),
     }
-    return arviz_base.from_dict(groups, coords=coords, dims=DIMS, attrs={"/": {"method": method}})

@@ -34,7 +34,7 @@ def open_draws(path: str | PathLike[str]) -> "DataTree":
     """Open the draws that a sampler streamed to disk, without reading them.
 
     Args:
-        path: The store, as given to `sample_gibbs(stream=...)`.
+        path: The store, as given to `sample_gibbs(stream=...)` or `sample_nuts(stream=...)`.
 
     Returns:
         An ArviZ DataTree with the groups `posterior` and `sample_stats`, whose dimensions are named
@@ -60,7 +60,9 @@ def open_draws(path: str | PathLike[str]) -> "DataTree":
     """
     written = read_attributes(path)
     if written is None:
-        raise ValueError(f"{path} is not a store of draws that sample_gibbs(stream=...) wrote.")
+        raise ValueError(
+            f"{path} is not a store of draws that sample_gibbs or sample_nuts wrote with stream=."
+        )
     count = int(written["draws"])
     if not count:
         raise ValueError(f"{path} holds no draws yet: the run was stopped before the first one.")

@@ -6,7 +6,7 @@ more than about the two apart, and a learned intercept is integrated out given t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -164,16 +164,23 @@ class RowsMarginal:
         Returns:
             The factorization's sites and sampled scales, (chain, draw, ...).
         """
+        count = int(np.prod(next(iter(samples.values())).shape[:2]))
+        return self.recover_each(jax.random.split(key, count), samples, rows=rows)
+
+    def recover_each(
+        self, keys: Array, samples: Mapping[str, np.ndarray], *, rows: bool = True
+    ) -> dict[str, np.ndarray]:
+        """`recover` with a key for each draw, (chain * draw,)."""
         kept = {name: np.asarray(value) for name, value in samples.items()}
         latent = {name: kept[name] for name in self._latent() if name in kept}
         lead = next(iter(latent.values())).shape[:2]
         flat = {name: value.reshape(-1, *value.shape[2:]) for name, value in latent.items()}
         count = lead[0] * lead[1]
-        keys = jax.random.split(key, count)
         width = sum(self.num_rows[side] for side in SIDES) * (self.model.num_factors + 1)
         step = max(1, min(count, DRAWN_AT_ONCE // width))
-        draw = quick_jit(partial(jax.lax.map, partial(self._draw, rows)))
-        pieces = []
+        if rows not in self._drawers:
+            self._drawers[rows] = quick_jit(partial(jax.lax.map, partial(self._draw, rows)))
+        draw, pieces = self._drawers[rows], []
         for begin in range(0, count, step):
             # A last short piece would be a program of its own.
             at = np.minimum(np.arange(begin, begin + step), count - 1)
@@ -182,6 +189,11 @@ class RowsMarginal:
         found = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
         found |= {name: value for name, value in flat.items() if name != LEVEL}
         return {name: value.reshape(*lead, *value.shape[1:]) for name, value in found.items()}
+
+    @cached_property
+    def _drawers(self) -> dict[bool, Any]:
+        """Compiled: with and without the rows."""
+        return {}
 
     def _latent(self) -> list[str]:
         return [*self.model.random_scales(), LEVEL, "intercept", f"{self.other}_factors"]
