@@ -11,7 +11,7 @@ import pytest
 from jax.scipy.stats import multivariate_normal, norm
 from numpyro.infer.util import log_density
 
-from probmf import Bernoulli, Fit, Gaussian, MatrixFactorization, Ratings
+from probmf import Bernoulli, Fit, Gaussian, MatrixFactorization, NormalWishart, Ratings
 from probmf.inference import marginal
 from probmf.inference._potential import Potential
 from probmf.inference.marginal_rows import RowsMarginal, Stretched, find_start, rows_marginal
@@ -19,6 +19,7 @@ from probmf.inference.marginal_rows.evidence import ELIMINATED, invert
 from probmf.inference.marginal_rows.model import LEVEL
 from probmf.inference.nuts import sample_nuts
 from probmf.models.observations import Observations
+from probmf.rows import SIDES
 
 HALF = dist.HalfNormal(1.0)
 USERS, ITEMS = 9, 7
@@ -333,6 +334,20 @@ def test_other_sites_are_left_to_the_general_transform() -> None:
     (data,) = model.arguments(make_ratings())
     assert rows_marginal(model, data, ("user_factors",)) is None
     assert rows_marginal(model, data, ("user_bias", "item_bias", "user_factors")) is None
+
+
+def test_a_covariance_of_factors_is_left_to_it_too() -> None:
+    model = replace(make_model("fixed"), user_scale=NormalWishart())
+    (data,) = model.arguments(make_ratings())
+    for side in SIDES:
+        assert rows_marginal(model, data, own_sites(model, side)) is None
+    short = {"num_warmup": 5, "num_samples": 5, "num_chains": 1}
+    with jax.numpy_rank_promotion("allow"):  # NumPyro's Wishart needs it.
+        fit = sample_nuts(
+            model, make_ratings(), key=0, marginalize=own_sites(model, "user"), **short
+        )
+    assert fit.method == "nuts/marginal"
+    assert {"user_mean", "user_precision", "user_factors"} <= set(fit.samples)
 
 
 def test_errors() -> None:

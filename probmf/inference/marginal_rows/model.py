@@ -23,6 +23,7 @@ from probmf.inference.marginal_rows.layout import TileLayout, lay_out
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.models.likelihood import Gaussian
 from probmf.models.observations import Observations
+from probmf.models.priors import NormalWishart
 from probmf.rows import SIDES, Side
 
 #: Site of intercept plus bias of the rows that are left.
@@ -254,8 +255,9 @@ def rows_marginal(
             "only one side can be integrated out exactly. Name the sites of the side with more "
             "rows."
         )
-    # Prior means from features are left to the transform of any model.
-    if model.unobserved_weight > 0 or model.mean_sides or len(set(sites)) != len(sites):
+    # Means and covariances of whole sides are left to the transform of any model.
+    wishart = any(isinstance(s, NormalWishart) for s in (model.user_scale, model.item_scale))
+    if model.unobserved_weight > 0 or model.mean_sides or wishart or len(set(sites)) != len(sites):
         return None
     for side in SIDES:
         if set(sites) == {site for site in model.site_shapes(1, 1) if site.startswith(side)}:
