@@ -156,6 +156,31 @@ class TestFit:
             told = run(*words)
             assert told.exit_code == 0, told.output
 
+    @pytest.mark.key_reuse_unchecked(
+        reason="NumPyro's kernel consumes the key of its first state twice."
+    )
+    @pytest.mark.parametrize("method", ["gibbs", "nuts"])
+    def test_streams(self, folder: Path, tmp_path: Path, method: str) -> None:
+        words = ["fit", folder / "train.csv", "--method", method, "--num-warmup", 20,
+                 "--num-samples", 10, "--num-chains", 1, "--out", tmp_path / "fit", "--stream",
+                 tmp_path / "draws", "--checkpoint", tmp_path / "run", *MODEL]  # fmt: skip
+        if method == "nuts":
+            words += ["--marginalize", "user", "--num-factors", 1]
+        for _ in range(2):  # the second time from checkpoint and stream
+            result = run(*words)
+            assert result.exit_code == 0, result.output
+            assert "10 draws of each chain" in result.stdout
+            assert "noise_scale" in result.stdout
+            fit = Fit.load(tmp_path / "fit")
+            np.testing.assert_array_equal(
+                probmf.open_draws(tmp_path / "draws")["posterior"]["user_factors"].values,
+                fit.samples["user_factors"],
+            )
+        assert fit.method == ("gibbs" if method == "gibbs" else "nuts/marginal")
+        place = words.index("--checkpoint")
+        got = mistake(*words[:place], *words[place + 2 :])
+        assert "holds draws of this run already" in got
+
     @pytest.mark.parametrize(
         "words",
         [
@@ -178,7 +203,19 @@ class TestFit:
         ("words", "message"),
         [
             (["--guide", "normal"], "--guide belongs to --method svi, but the method is als"),
-            (["--priors", "fixed"], "--priors belongs to --method gibbs or variational or svi"),
+            (["--priors", "fixed"], "--priors belongs to --method gibbs or nuts or variational or"),
+            (
+                ["--stream", "s"],
+                "--stream belongs to --method gibbs or nuts, but the method is als",
+            ),
+            (
+                ["--method", "gibbs", "--marginalize", "user"],
+                "--marginalize belongs to --method nu",
+            ),
+            (
+                ["--method", "nuts", "--marginalize", "user", "--no-user-bias", "--num-factors", 0],
+                "--marginalize is user, but the model has neither user biases nor factors",
+            ),
             (["--thin", 3], "--thin belongs to --method gibbs, but the method is als"),
             (["--method", "gibbs", "--validation-fraction", 0.1], "does not stop by them"),
             (["--num-epochs", 3], r"--num-epochs belongs to --method map, but the method is als"),

@@ -19,7 +19,7 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 #: What our own checks raise when the user's input does not do.
-MISTAKES = (ValueError, TypeError, LookupError, OSError)
+MISTAKES = (ValueError, TypeError, LookupError, OSError, ImportError)
 _PACKAGE = Path(probmf.__file__).parent
 
 

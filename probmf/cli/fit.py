@@ -1,30 +1,32 @@
 """`probmf fit`: from a file of ratings to a saved fit."""
 
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
-from numpyro.distributions import HalfNormal
+from rich.table import Table
 from rich.text import Text
 
 from probmf.cli import options
 from probmf.cli.console import out, plain_errors, plain_table
+from probmf.cli.methods import (
+    EPOCHS,
+    EPOCHS_FULL,
+    SAMPLERS,
+    Method,
+    Priors,
+    make_likelihood,
+    read_intercept,
+    run_method,
+)
 from probmf.cli.reading import Columns, add_features, read_ratings
-from probmf.data import Duplicates, Ratings
-from probmf.inference.als import fit_als
-from probmf.inference.gibbs import sample_gibbs
-from probmf.inference.map import fit_map
-from probmf.inference.svi import fit_svi
-from probmf.inference.variational import fit_variational
-from probmf.models import Bernoulli, Gaussian, MatrixFactorization, NormalWishart, Ordinal
-from probmf.models.factorization import PRIOR_SCALES
-from probmf.models.likelihood import Likelihood
+from probmf.data import Duplicates
+from probmf.diagnostics.judgement import statistics
+from probmf.models import MatrixFactorization
 from probmf.results import Fit
 
-Method = Literal["als", "map", "gibbs", "variational", "svi"]
-Priors = Literal["fixed", "learned", "wishart"]
 _OF_METHOD: dict[str, tuple[Method, ...]] = {
     "update": ("als",),
     "solver": ("als",),
@@ -33,23 +35,21 @@ _OF_METHOD: dict[str, tuple[Method, ...]] = {
     "batch_size": ("map",),
     "learning_rate": ("map", "svi"),
     "restarts": ("map",),
-    "priors": ("gibbs", "variational", "svi"),
-    "num_warmup": ("gibbs",),
-    "num_samples": ("gibbs", "svi"),
-    "num_chains": ("gibbs",),
+    "priors": ("gibbs", "nuts", "variational", "svi"),
+    "num_warmup": ("gibbs", "nuts"),
+    "num_samples": ("gibbs", "nuts", "svi"),
+    "num_chains": ("gibbs", "nuts"),
     "thin": ("gibbs",),
-    "checkpoint": ("gibbs", "map"),
+    "marginalize": ("nuts",),
+    "checkpoint": ("gibbs", "nuts", "map"),
+    "stream": ("gibbs", "nuts"),
     "covariance": ("variational",),
     "guide": ("svi",),
     "num_steps": ("svi",),
 }
-#: Epochs of `--method map` by default: full batches stop by themselves when they are done.
-_EPOCHS, _EPOCHS_FULL = 30, 500
-#: Different ratings that `--likelihood ordinal` takes for levels, at most.
-_MOST_LEVELS = 50
 # Headings of the options in --help.
 _MODEL, _ALS, _MAP = "Model", "Alternating least squares", "Gradient descent"
-_GIBBS = "Gibbs sampling"
+_SAMPLING = "Sampling"
 _APPROXIMATE = "Variational inference"
 
 
@@ -63,8 +63,8 @@ def fit(
     method: Annotated[
         Method,
         typer.Option(
-            help="Alternating least squares; gradient descent; the posterior by Gibbs sampling; or "
-            "an approximation of it, in closed form or by stochastic gradients."
+            help="Alternating least squares; gradient descent; the posterior by Gibbs sampling or "
+            "NUTS; or an approximation of it, in closed form or by stochastic gradients."
         ),
     ] = "als",
     user: options.UserColumn = "user",
@@ -139,7 +139,7 @@ def fit(
     num_epochs: Annotated[
         int | None,
         typer.Option(
-            help=f"Default: {_EPOCHS}, or {_EPOCHS_FULL} with all ratings at once.",
+            help=f"Default: {EPOCHS}, or {EPOCHS_FULL} with all ratings at once.",
             rich_help_panel=_MAP,
         ),
     ] = None,
@@ -162,28 +162,49 @@ def fit(
         typer.Option(
             help="The scales as given; learned, with half-normal priors of these scales; or "
             "wishart: learned, with a mean and full covariance of the factors. Default: learned.",
-            rich_help_panel=_GIBBS,
+            rich_help_panel=_SAMPLING,
         ),
     ] = None,
     num_warmup: Annotated[
-        int | None, typer.Option(help="Sweeps to throw away. Default: 200.", rich_help_panel=_GIBBS)
+        int | None,
+        typer.Option(
+            help="Sweeps to throw away. Default: 200; of nuts 500.", rich_help_panel=_SAMPLING
+        ),
     ] = None,
     num_samples: Annotated[
-        int | None, typer.Option(help="Sweeps after them. Default: 400.", rich_help_panel=_GIBBS)
+        int | None,
+        typer.Option(
+            help="Sweeps after them. Default: 400; of nuts 500.", rich_help_panel=_SAMPLING
+        ),
     ] = None,
     num_chains: Annotated[
-        int | None, typer.Option(help="Default: 2.", rich_help_panel=_GIBBS)
+        int | None, typer.Option(help="Default: 2; of nuts 4.", rich_help_panel=_SAMPLING)
     ] = None,
     thin: Annotated[
         int | None,
-        typer.Option(help="Keep the rows of every so many sweeps.", rich_help_panel=_GIBBS),
+        typer.Option(help="Keep the rows of every so many sweeps.", rich_help_panel=_SAMPLING),
+    ] = None,
+    marginalize: Annotated[
+        Literal["user", "item"] | None,
+        typer.Option(
+            help="Side whose rows nuts integrates out and draws back; of Gaussian ratings.",
+            rich_help_panel=_SAMPLING,
+        ),
     ] = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
             help="Folder to keep the run in, and to resume it from.",
-            rich_help_panel=_GIBBS,
+            rich_help_panel=_SAMPLING,
+        ),
+    ] = None,
+    stream: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Zarr store to write all draws to while they are made; needs the package zarr.",
+            rich_help_panel=_SAMPLING,
         ),
     ] = None,
     covariance: Annotated[
@@ -213,9 +234,10 @@ def fit(
             method, update=update, solver=solver, num_sweeps=num_sweeps, num_epochs=num_epochs,
             batch_size=batch_size, learning_rate=learning_rate, restarts=restarts, priors=priors,
             num_warmup=num_warmup, num_samples=num_samples, num_chains=num_chains, thin=thin,
-            checkpoint=checkpoint, covariance=covariance, guide=guide, num_steps=num_steps,
+            marginalize=marginalize, checkpoint=checkpoint, stream=stream, covariance=covariance,
+            guide=guide, num_steps=num_steps,
         )  # fmt: skip
-        if method in ("gibbs", "svi") and validation_fraction:
+        if method in SAMPLERS and validation_fraction:
             raise ValueError(
                 f"--validation-fraction sets ratings aside to stop by, and --method {method} does "
                 "not stop by them; leave it out."
@@ -230,8 +252,8 @@ def fit(
             data = data.binarize(threshold)
         model = MatrixFactorization(
             num_factors=num_factors,
-            likelihood=_likelihood(likelihood, noise_scale, data),
-            intercept=_intercept(intercept),
+            likelihood=make_likelihood(likelihood, noise_scale, data),
+            intercept=read_intercept(intercept),
             user_bias=user_bias,
             item_bias=item_bias,
             user_scale=user_scale,
@@ -247,45 +269,6 @@ def fit(
         fitted.save(directory)
         show(fitted)
         out.print(Text(f"Saved in {directory}. Next: probmf evaluate {directory} TEST"))
-
-
-def run_method(
-    method: Method, model: MatrixFactorization, data: Ratings, *, key: int, **settings: Any
-) -> Fit:
-    """Fit by the method that the command line names."""
-    if method in ("gibbs", "variational", "svi"):
-        model = _with_priors(model, settings.pop("priors", "learned"))
-    if method == "variational":
-        return fit_variational(model, data, key=key, **settings)
-    if method in ("gibbs", "svi"):
-        settings.pop("validation", None)
-    if method == "gibbs":
-        return sample_gibbs(model, data, key=key, **settings)
-    if method == "svi":
-        return cast(Fit, fit_svi(model, data, key=key, **settings))
-    if method == "als":
-        return fit_als(model, data, key=key, **settings)
-    full = settings.get("batch_size") is None
-    num_epochs = settings.pop("num_epochs", _EPOCHS_FULL if full else _EPOCHS)
-    num_restarts = settings.pop("restarts", 1)
-    return fit_map(
-        model, data, key=key, num_epochs=num_epochs, num_restarts=num_restarts, **settings
-    )
-
-
-def _with_priors(model: MatrixFactorization, priors: Priors) -> MatrixFactorization:
-    """Half-normal priors of the scales in place of the scales."""
-    if priors == "fixed":
-        return model
-    likelihood = model.likelihood
-    if isinstance(likelihood, Gaussian):
-        likelihood = Gaussian(HalfNormal(likelihood.noise_scale))
-    laws: dict[str, Any] = {
-        name: HalfNormal(getattr(model, name)) for name in PRIOR_SCALES.values()
-    }
-    if priors == "wishart":
-        laws |= {"user_scale": NormalWishart(), "item_scale": NormalWishart()}
-    return replace(model, likelihood=likelihood, **laws)
 
 
 def show(fitted: Fit) -> None:
@@ -305,9 +288,18 @@ def show(fitted: Fit) -> None:
         chains, sweeps = fitted.traces.values["lp"].shape
         took = f"{chains} x {sweeps} sweeps in {fitted.sampling.seconds:.1f} s"
         table.add_row("chains", f"{took}, {fitted.num_draws} draws of the rows kept of each")
-        for name, value in fitted.traces.values.items():
-            if name.endswith("_scale") and value.ndim == 2:
-                table.add_row(name, f"{value.mean():.3g} (sd {value.std():.2g})")
+        _add_scales(table, fitted.traces.values)
+    elif fitted.sampling is not None and "diverging" in fitted.sampling.stats:
+        chains, draws = fitted.num_chains, fitted.num_draws
+        told = statistics(fitted.sampling)
+        diverging = f", {told['num_divergent']} diverging" if told["num_divergent"] else ""
+        table.add_row(
+            "chains", f"{chains} x {draws} draws in {fitted.sampling.seconds:.1f} s{diverging}"
+        )
+        _add_scales(table, fitted.samples)
+    if fitted.sampling is not None and "stream" in fitted.sampling.info:
+        info = fitted.sampling.info
+        table.add_row("stream", f"{info['streamed_draws']:,} draws of each chain: {info['stream']}")
     if history is not None and len(history):
         kept = max(history.best - 1, 0)
         table.add_row(
@@ -318,6 +310,12 @@ def show(fitted: Fit) -> None:
             name = "log loss" if fitted.model.likelihood.discrete else "RMSE"
             table.add_row(f"held-out {name}", f"{history.validation[kept]:.4f}")
     out.print(table, "")
+
+
+def _add_scales(table: Table, draws: Mapping[str, np.ndarray]) -> None:
+    for name, value in draws.items():
+        if name.endswith("_scale") and value.ndim == 2:
+            table.add_row(name, f"{value.mean():.3g} (sd {value.std():.2g})")
 
 
 def _why(history: Any) -> str:
@@ -340,29 +338,3 @@ def _settings(method: Method, **given: Any) -> dict[str, Any]:
                 f"but the method is {method}; leave it out, or change the method."
             )
     return present
-
-
-def _likelihood(word: str, noise_scale: float, data: Ratings) -> Likelihood:
-    """The likelihood; the levels of ordinal ratings are all that the file has."""
-    if word == "ordinal":
-        levels = np.unique(data.rating)
-        if len(levels) > _MOST_LEVELS:
-            raise ValueError(
-                f"The file has {len(levels):,} different ratings, which is too many for levels "
-                "with a cutpoint each. Use --likelihood gaussian, or round the ratings."
-            )
-        return Ordinal(levels)
-    return Bernoulli() if word == "bernoulli" else Gaussian(noise_scale)
-
-
-def _intercept(word: str) -> Any:
-    if word in ("mean", "learned"):
-        return word
-    if word == "none":
-        return None
-    try:
-        return float(word)
-    except ValueError:
-        raise ValueError(
-            f"--intercept is {word!r}; expected mean, learned, none, or a number."
-        ) from None

@@ -1,0 +1,110 @@
+"""The methods that `probmf fit` knows, and the model that its options describe."""
+
+from dataclasses import replace
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpyro.distributions import HalfNormal
+
+from probmf.data import Ratings
+from probmf.inference.als import fit_als
+from probmf.inference.gibbs import sample_gibbs
+from probmf.inference.map import fit_map
+from probmf.inference.nuts import sample_nuts
+from probmf.inference.svi import fit_svi
+from probmf.inference.variational import fit_variational
+from probmf.models import Bernoulli, Gaussian, MatrixFactorization, NormalWishart, Ordinal
+from probmf.models.factorization import PRIOR_SCALES
+from probmf.models.likelihood import Likelihood
+from probmf.results import Fit
+
+Method = Literal["als", "map", "gibbs", "nuts", "variational", "svi"]
+Priors = Literal["fixed", "learned", "wishart"]
+#: Methods of many draws, which don't stop by ratings set aside.
+SAMPLERS: tuple[Method, ...] = ("gibbs", "nuts", "svi")
+#: Epochs of `--method map` by default: full batches stop by themselves when they are done.
+EPOCHS, EPOCHS_FULL = 30, 500
+#: Different ratings that `--likelihood ordinal` takes for levels, at most.
+_MOST_LEVELS = 50
+
+
+def run_method(
+    method: Method, model: MatrixFactorization, data: Ratings, *, key: int, **settings: Any
+) -> Fit:
+    """Fit by the method that the command line names."""
+    if method in (*SAMPLERS, "variational"):
+        model = _with_priors(model, settings.pop("priors", "learned"))
+    if method == "variational":
+        return fit_variational(model, data, key=key, **settings)
+    if method in SAMPLERS:
+        settings.pop("validation", None)
+    if method == "gibbs":
+        return sample_gibbs(model, data, key=key, **settings)
+    if method == "nuts":
+        sites = _sites_of(model, settings.pop("marginalize", None))
+        return sample_nuts(model, data, key=key, marginalize=sites, **settings)
+    if method == "svi":
+        return cast(Fit, fit_svi(model, data, key=key, **settings))
+    if method == "als":
+        return fit_als(model, data, key=key, **settings)
+    full = settings.get("batch_size") is None
+    num_epochs = settings.pop("num_epochs", EPOCHS_FULL if full else EPOCHS)
+    num_restarts = settings.pop("restarts", 1)
+    return fit_map(
+        model, data, key=key, num_epochs=num_epochs, num_restarts=num_restarts, **settings
+    )
+
+
+def _sites_of(model: MatrixFactorization, side: str | None) -> list[str]:
+    """What `--marginalize` names."""
+    if side is None:
+        return []
+    sites = [site for site in model.site_shapes(1, 1) if site.startswith(side)]
+    if not sites:
+        raise ValueError(
+            f"--marginalize is {side}, but the model has neither {side} biases nor factors; leave "
+            "it out."
+        )
+    return sites
+
+
+def _with_priors(model: MatrixFactorization, priors: Priors) -> MatrixFactorization:
+    """Half-normal priors of the scales in place of the scales."""
+    if priors == "fixed":
+        return model
+    likelihood = model.likelihood
+    if isinstance(likelihood, Gaussian):
+        likelihood = Gaussian(HalfNormal(likelihood.noise_scale))
+    laws: dict[str, Any] = {
+        name: HalfNormal(getattr(model, name)) for name in PRIOR_SCALES.values()
+    }
+    if priors == "wishart":
+        laws |= {"user_scale": NormalWishart(), "item_scale": NormalWishart()}
+    return replace(model, likelihood=likelihood, **laws)
+
+
+def make_likelihood(word: str, noise_scale: float, data: Ratings) -> Likelihood:
+    """The likelihood; the levels of ordinal ratings are all that the file has."""
+    if word == "ordinal":
+        levels = np.unique(data.rating)
+        if len(levels) > _MOST_LEVELS:
+            raise ValueError(
+                f"The file has {len(levels):,} different ratings, which is too many for levels "
+                "with a cutpoint each. Use --likelihood gaussian, or round the ratings."
+            )
+        return Ordinal(levels)
+    return Bernoulli() if word == "bernoulli" else Gaussian(noise_scale)
+
+
+def read_intercept(word: str) -> Any:
+    """What `--intercept` means."""
+    if word in ("mean", "learned"):
+        return word
+    if word == "none":
+        return None
+    try:
+        return float(word)
+    except ValueError:
+        raise ValueError(
+            f"--intercept is {word!r}; expected mean, learned, none, or a number."
+        ) from None
