@@ -10,12 +10,12 @@ from rich.text import Text
 from scipy.sparse import csr_array
 
 from probmf import metrics
-from probmf.cli import options
+from probmf.cli import classes, options
 from probmf.cli.console import heading, note, out, plain_errors, plain_table
-from probmf.cli.reading import Columns, read_ratings, same_kind_of_ids
+from probmf.cli.reading import Columns, load_fit, read_ratings, same_kind_of_ids
 from probmf.data import Ratings
 from probmf.models import Ordinal
-from probmf.results import Fit
+from probmf.results import CategoricalFit, Fit
 from probmf.results.levels import level_interval, level_moments
 from probmf.results.predict import intervals
 
@@ -44,16 +44,35 @@ def evaluate(
 ) -> None:
     """Judge a saved fit on test ratings."""
     with plain_errors(debug):
-        fit = Fit.load(directory)
+        fit = load_fit(directory)
         columns = Columns(user, item, None if pairs_only else rating)
+        if isinstance(fit, CategoricalFit):
+            _refuse(pairs_only, threshold, k, relevant_from)
+            report(classes.evaluation(fit, test, columns), as_json)
+            return
         data = same_kind_of_ids(read_ratings(test, columns), fit.data)
         if threshold is not None:
             data = data.binarize(threshold)
         scores = evaluation(fit, data, tuple(k or [10]), relevant_from=relevant_from)
-        if as_json:
-            typer.echo(json.dumps(_finite(scores), indent=2))
-            return
-        show(fit, scores)
+        report(scores, as_json)
+
+
+def report(scores: dict[str, Any], as_json: bool) -> None:
+    """Print an evaluation as JSON or as tables."""
+    if as_json:
+        typer.echo(json.dumps(_finite(scores), indent=2))
+    else:
+        show(scores)
+
+
+def _refuse(pairs_only: bool, threshold: Any, k: Any, relevant_from: Any) -> None:
+    given = {
+        "--pairs-only": pairs_only, "--threshold": threshold is not None, "-k": bool(k),
+        "--relevant-from": relevant_from is not None,
+    }  # fmt: skip
+    for name, present in given.items():
+        if present:
+            raise ValueError(f"{name} is not for a fit of classes without an order; leave it out.")
 
 
 def evaluation(
@@ -112,14 +131,15 @@ def evaluation(
     return result | _ranking(fit, test, ks, relevant_from)
 
 
-def show(fit: Fit, scores: dict[str, Any]) -> None:
+def show(scores: dict[str, Any]) -> None:
     """Print an evaluation as tables."""
     heading(f"Errors of {scores['num_ratings']:,} test ratings")
     table = plain_table("", "this fit", "constant")
     for name, value in scores["errors"].items():
         table.add_row(name, *map(_four_digits, (value, scores["constant"][name])))
     out.print(table)
-    out.print("[dim]constant: the training mean for every pair[/dim]\n")
+    constant = scores.get("constant_is", "the training mean for every pair")
+    out.print(f"[dim]constant: {constant}[/dim]\n")
     if scores["coverage"]:
         heading("Coverage")
         table = plain_table("interval", "covers")
@@ -134,12 +154,13 @@ def show(fit: Fit, scores: dict[str, Any]) -> None:
             table.add_row(size, *(f"{values[name]:.4f}" for name in names))
         out.print(table)
         out.print(Text(f"relevant: {scores['relevant']}", style="dim"))
+    fate = scores.get("unknown_are", "predicted from the prior, and left out of the lists")
     unknown = [(scores[f"num_unknown_{side}"], side) for side in ("user", "item")]
     for count, side in unknown:
         if count:
             note(
                 f"{count:,} of the ratings are of a {side} without training ratings: these are "
-                "predicted from the prior, and left out of the lists."
+                f"{fate}."
             )
 
 

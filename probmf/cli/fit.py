@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from probmf.cli import options
+from probmf.cli.classes import check_categorical, class_model, read_classes
 from probmf.cli.console import out, plain_errors, plain_table
 from probmf.cli.methods import (
     EPOCHS,
@@ -24,8 +25,8 @@ from probmf.cli.methods import (
 from probmf.cli.reading import Columns, add_features, read_ratings
 from probmf.data import Duplicates
 from probmf.diagnostics.judgement import statistics
-from probmf.models import MatrixFactorization
-from probmf.results import Fit
+from probmf.models import CategoricalFactorization, MatrixFactorization
+from probmf.results import CategoricalFit, Fit
 
 _OF_METHOD: dict[str, tuple[Method, ...]] = {
     "update": ("als",),
@@ -87,9 +88,10 @@ def fit(
     ] = "error",
     threshold: options.Threshold = None,
     likelihood: Annotated[
-        Literal["gaussian", "bernoulli", "ordinal"],
+        Literal["gaussian", "bernoulli", "ordinal", "categorical"],
         typer.Option(
-            help="Of ratings; of yes/no data; of ratings whose levels have an order and no more.",
+            help="Of ratings; of yes/no data; of ratings whose levels have an order and no more; "
+            "of classes without one (--method map or nuts).",
             rich_help_panel=_MODEL,
         ),
     ] = "gaussian",
@@ -243,25 +245,26 @@ def fit(
                 "not stop by them; leave it out."
             )
         columns = Columns(user, item, None if pairs_only else rating, weight, time)
-        data = read_ratings(ratings, columns, duplicates=duplicates)
+        terms: dict[str, Any] = {
+            "num_factors": num_factors, "intercept": read_intercept(intercept),
+            "user_bias": user_bias, "item_bias": item_bias, "user_scale": user_scale,
+            "item_scale": item_scale, "user_bias_scale": user_bias_scale,
+            "item_bias_scale": item_bias_scale, "unobserved_weight": unobserved_weight,
+        }  # fmt: skip
+        model: MatrixFactorization | CategoricalFactorization
+        if likelihood == "categorical":
+            check_categorical(method, pairs_only, threshold, duplicates, settings)
+            data, classes = read_classes(ratings, columns)
+            model = class_model(classes, method, settings.pop("priors", None), **terms)
+        else:
+            data = read_ratings(ratings, columns, duplicates=duplicates)
+            data = data if threshold is None else data.binarize(threshold)
+            own = make_likelihood(likelihood, noise_scale, data)
+            model = MatrixFactorization(likelihood=own, **terms)
         if items is not None:
             data = add_features(data, items, "item", item)
         if users is not None:
             data = add_features(data, users, "user", user)
-        if threshold is not None:
-            data = data.binarize(threshold)
-        model = MatrixFactorization(
-            num_factors=num_factors,
-            likelihood=make_likelihood(likelihood, noise_scale, data),
-            intercept=read_intercept(intercept),
-            user_bias=user_bias,
-            item_bias=item_bias,
-            user_scale=user_scale,
-            item_scale=item_scale,
-            user_bias_scale=user_bias_scale,
-            item_bias_scale=item_bias_scale,
-            unobserved_weight=unobserved_weight,
-        )
         train, validation = data, None
         if validation_fraction:
             train, validation = data.split(key=seed, test_fraction=validation_fraction)
@@ -271,7 +274,7 @@ def fit(
         out.print(Text(f"Saved in {directory}. Next: probmf evaluate {directory} TEST"))
 
 
-def show(fitted: Fit) -> None:
+def show(fitted: Fit | CategoricalFit) -> None:
     """Print what was fitted to what, and how it went."""
     data, history = fitted.data, fitted.history
     table = plain_table("", "")
@@ -284,7 +287,7 @@ def show(fitted: Fit) -> None:
     kind = type(fitted.model.likelihood).__name__
     table.add_row("model", f"{kind}, {fitted.model.num_factors} factors")
     table.add_row("method", fitted.method)
-    if fitted.traces is not None and fitted.sampling is not None:
+    if isinstance(fitted, Fit) and fitted.traces is not None and fitted.sampling is not None:
         chains, sweeps = fitted.traces.values["lp"].shape
         took = f"{chains} x {sweeps} sweeps in {fitted.sampling.seconds:.1f} s"
         table.add_row("chains", f"{took}, {fitted.num_draws} draws of the rows kept of each")
@@ -307,7 +310,8 @@ def show(fitted: Fit) -> None:
         )
         table.add_row("objective", f"{history.objective[kept]:,.6g}")
         if history.validation is not None:
-            name = "log loss" if fitted.model.likelihood.discrete else "RMSE"
+            discrete = isinstance(fitted, CategoricalFit) or fitted.model.likelihood.discrete
+            name = "log loss" if discrete else "RMSE"
             table.add_row(f"held-out {name}", f"{history.validation[kept]:.4f}")
     out.print(table, "")
 

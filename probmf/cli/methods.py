@@ -13,10 +13,17 @@ from probmf.inference.map import fit_map
 from probmf.inference.nuts import sample_nuts
 from probmf.inference.svi import fit_svi
 from probmf.inference.variational import fit_variational
-from probmf.models import Bernoulli, Gaussian, MatrixFactorization, NormalWishart, Ordinal
+from probmf.models import (
+    Bernoulli,
+    CategoricalFactorization,
+    Gaussian,
+    MatrixFactorization,
+    NormalWishart,
+    Ordinal,
+)
 from probmf.models.factorization import PRIOR_SCALES
 from probmf.models.likelihood import Likelihood
-from probmf.results import Fit
+from probmf.results import CategoricalFit, Fit
 
 Method = Literal["als", "map", "gibbs", "nuts", "variational", "svi"]
 Priors = Literal["fixed", "learned", "wishart"]
@@ -29,9 +36,16 @@ _MOST_LEVELS = 50
 
 
 def run_method(
-    method: Method, model: MatrixFactorization, data: Ratings, *, key: int, **settings: Any
-) -> Fit:
+    method: Method,
+    model: MatrixFactorization | CategoricalFactorization,
+    data: Ratings,
+    *,
+    key: int,
+    **settings: Any,
+) -> Fit | CategoricalFit:
     """Fit by the method that the command line names."""
+    if isinstance(model, CategoricalFactorization):
+        return _run_categorical(method, model, data, key=key, **settings)
     if method in (*SAMPLERS, "variational"):
         model = _with_priors(model, settings.pop("priors", "learned"))
     if method == "variational":
@@ -47,12 +61,23 @@ def run_method(
         return cast(Fit, fit_svi(model, data, key=key, **settings))
     if method == "als":
         return fit_als(model, data, key=key, **settings)
-    full = settings.get("batch_size") is None
-    num_epochs = settings.pop("num_epochs", EPOCHS_FULL if full else EPOCHS)
-    num_restarts = settings.pop("restarts", 1)
-    return fit_map(
-        model, data, key=key, num_epochs=num_epochs, num_restarts=num_restarts, **settings
-    )
+    return fit_map(model, data, key=key, **_of_map(settings))
+
+
+def _run_categorical(
+    method: Method, model: CategoricalFactorization, data: Ratings, *, key: int, **settings: Any
+) -> CategoricalFit:
+    if method == "nuts":
+        settings.pop("validation")
+        return sample_nuts(model, data, key=key, **settings)
+    return fit_map(model, data, key=key, **_of_map(settings))
+
+
+def _of_map(settings: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `fit_map`."""
+    epochs = EPOCHS_FULL if settings.get("batch_size") is None else EPOCHS
+    own = {"num_epochs": epochs, "num_restarts": settings.pop("restarts", 1)}
+    return own | settings
 
 
 def _sites_of(model: MatrixFactorization, side: str | None) -> list[str]:

@@ -12,8 +12,10 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from probmf.data import Ratings, Vocabulary
+from probmf.data.frames import read_csv, read_parquet
 from probmf.data.ids import BOOLEANS, INTEGERS, TEXT, UUIDS
 from probmf.data.side_tables import align_features
+from probmf.results import CategoricalFit, Fit, categorical_storage, directory
 
 _CSV, _PARQUET = (".csv", ".csv.gz", ".csv.bz2", ".csv.zst", ".tsv", ".tsv.gz"), (".parquet", ".pq")
 _BOOLEANS = {"true": True, "false": False}
@@ -37,6 +39,10 @@ class Columns:
     weight: str | None = None
     time: str | None = None
 
+    def roles(self) -> dict[str, Any]:
+        """As arguments of `Ratings.from_frame`."""
+        return dict(vars(self))
+
 
 def read_ratings(path: Path, columns: Columns, *, duplicates: Any = "error") -> Ratings:
     """Ratings from a CSV, TSV or Parquet file, told apart by the name.
@@ -53,17 +59,30 @@ def read_ratings(path: Path, columns: Columns, *, duplicates: Any = "error") -> 
         FileNotFoundError: If there is no such file.
         ValueError: If the file is of another kind or its content does not do.
     """
-    roles: dict[str, Any] = {
-        "user": columns.user,
-        "item": columns.item,
-        "rating": columns.rating,
-        "weight": columns.weight,
-        "time": columns.time,
-        "duplicates": duplicates,
-    }
+    roles = columns.roles() | {"duplicates": duplicates}
     if _is_parquet(path):
         return Ratings.from_parquet(path, **roles)
     return Ratings.from_csv(path, delimiter=_delimiter(path), **roles)
+
+
+def read_words(path: Path, columns: Columns) -> pa.Table:
+    """The columns of a file of ratings, ratings as they are written; see `read_ratings`."""
+    names = [name for name in columns.roles().values() if name is not None]
+    if _is_parquet(path):
+        return read_parquet(path, names)
+    words = [columns.user, columns.item, *([columns.rating] if columns.rating else [])]
+    return read_csv(path, names, words, delimiter=_delimiter(path), column_names=None)
+
+
+def load_fit(path: Path) -> Fit | CategoricalFit:
+    """A saved factorization, categorical or not.
+
+    Raises:
+        FileNotFoundError: If there is nothing.
+        ValueError: If it is something else, or damaged.
+    """
+    categorical = directory.format_of(path) == categorical_storage.FORM.format
+    return CategoricalFit.load(path) if categorical else Fit.load(path)
 
 
 def add_features(ratings: Ratings, path: Path, side: str, id_name: str) -> Ratings:

@@ -1,7 +1,7 @@
 """`probmf recommend`: the best items for some or all users of a saved fit."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +10,15 @@ from rich.text import Text
 
 from probmf.cli import options
 from probmf.cli.console import heading, note, out, plain_errors, plain_table
-from probmf.cli.reading import check_writable, examples, parse_ids, read_table, write_table
-from probmf.results import Fit, Recommendations
+from probmf.cli.reading import (
+    check_writable,
+    examples,
+    load_fit,
+    parse_ids,
+    read_table,
+    write_table,
+)
+from probmf.results import CategoricalFit, Fit, Recommendations
 from probmf.results.recommend import RankBy
 
 
@@ -35,6 +42,13 @@ def recommend(
     rank_by: Annotated[
         RankBy, typer.Option(help="Rank by mean, by an end of the interval, or by a random draw.")
     ] = "mean",
+    wanted: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CLASS",
+            help="Of a fit of classes: rank by the probability of this class; may be repeated.",
+        ),
+    ] = None,
     interval: Annotated[
         float | None,
         typer.Option(help="Probability of the intervals; 0: none. Default: 0.9, none with --all."),
@@ -48,18 +62,23 @@ def recommend(
     """Recommend items to users, with intervals."""
     with plain_errors(debug):
         _check_whom(user, everybody, out_file)
-        fit = Fit.load(directory)
-        if interval is None:
-            interval = 0.0 if everybody else 0.9
-        recommended = fit.recommend(
-            None if everybody else _known_users(fit, user or []),
-            k=k,
-            exclude=None if seen else "seen",
-            candidates=None if candidates is None else _read_candidates(fit, candidates),
-            rank_by=rank_by,
-            interval=interval or None,
-            key=seed,
-        )
+        fit = load_fit(directory)
+        chosen: dict[str, Any] = {
+            "users": None if everybody else _known_users(fit, user or []),
+            "k": k,
+            "exclude": None if seen else "seen",
+            "candidates": None if candidates is None else _read_candidates(fit, candidates),
+        }
+        if isinstance(fit, CategoricalFit):
+            interval, recommended = 0.0, _by_class(fit, wanted, rank_by, interval, chosen)
+        elif wanted:
+            raise ValueError("--wanted names classes, and this fit has none; leave it out.")
+        else:
+            if interval is None:
+                interval = 0.0 if everybody else 0.9
+            recommended = fit.recommend(
+                **chosen, rank_by=rank_by, interval=interval or None, key=seed
+            )
         if out_file is not None:
             write_table(_as_table(fit, recommended), out_file)
             out.print(Text(f"Wrote {out_file}: {k} items for each of {len(recommended):,} users."))
@@ -72,8 +91,29 @@ def recommend(
                 note(f"User {label} has no training ratings; this is the ranking for anybody.")
 
 
+def _by_class(
+    fit: CategoricalFit,
+    wanted: list[str] | None,
+    rank_by: RankBy,
+    interval: float | None,
+    chosen: dict[str, Any],
+) -> Recommendations:
+    labels = {str(label): label for label in fit.model.labels}
+    if not wanted or not set(wanted) <= labels.keys():
+        raise ValueError(
+            "Of a fit of classes, items are ranked by the probability of wanted ones: give "
+            f"--wanted, one or more of {', '.join(map(repr, labels))}."
+        )
+    if rank_by != "mean" or interval:
+        raise ValueError(
+            "A fit of classes ranks by mean probabilities and has no intervals here; leave "
+            "--rank-by and --interval out."
+        )
+    return fit.recommend(**chosen, wanted=[labels[word] for word in wanted])
+
+
 def show(
-    fit: Fit,
+    fit: Fit | CategoricalFit,
     recommended: Recommendations,
     row: int,
     interval: float,
@@ -91,7 +131,8 @@ def show(
     """
     columns = [f"{interval:.0%} interval"] if interval else []
     titled = _has_titles(fit)
-    score = "probability" if fit.model.likelihood.binary else "rating"
+    chance = isinstance(fit, CategoricalFit) or fit.model.likelihood.binary
+    score = "probability" if chance else "rating"
     table = plain_table("", *(["title"] if titled else []), "item", score, *columns, *(extra or {}))
     if titled:
         table.columns[1].justify = "left"
@@ -113,7 +154,7 @@ def _escaped(cell: str) -> Text:
     return Text(cell)
 
 
-def _has_titles(fit: Fit) -> bool:
+def _has_titles(fit: Fit | CategoricalFit) -> bool:
     features = fit.data.item_features
     return features is not None and "title" in features.column_names
 
@@ -127,7 +168,7 @@ def _check_whom(user: list[str] | None, everybody: bool, out_file: Path | None) 
         check_writable(out_file)
 
 
-def _known_users(fit: Fit, words: list[str]) -> np.ndarray:
+def _known_users(fit: Fit | CategoricalFit, words: list[str]) -> np.ndarray:
     ids = parse_ids(words, fit.data.users)
     unknown = [w for w, code in zip(words, fit.data.users.encode(ids, unknown="flag"), strict=True)
                if code < 0]  # fmt: skip
@@ -140,7 +181,7 @@ def _known_users(fit: Fit, words: list[str]) -> np.ndarray:
     return ids
 
 
-def _read_candidates(fit: Fit, path: Path) -> np.ndarray:
+def _read_candidates(fit: Fit | CategoricalFit, path: Path) -> np.ndarray:
     table = read_table(path, text=("item",))
     if "item" not in table.column_names:
         raise ValueError(
@@ -150,7 +191,7 @@ def _read_candidates(fit: Fit, path: Path) -> np.ndarray:
     return parse_ids([str(value) for value in table["item"].to_pylist()], fit.data.items)
 
 
-def _as_table(fit: Fit, recommended: Recommendations) -> pa.Table:
+def _as_table(fit: Fit | CategoricalFit, recommended: Recommendations) -> pa.Table:
     table = recommended.to_arrow()
     if not _has_titles(fit):
         return table
