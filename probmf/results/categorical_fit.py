@@ -3,11 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from os import PathLike
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from probmf.data import Ratings
@@ -21,15 +19,16 @@ from probmf.results.categorical_predict import (
     read_wanted,
     recommend_classes,
 )
+from probmf.results.draw_fit import DrawFit
 from probmf.results.history import History
 from probmf.results.predict import plain_text
 from probmf.results.recommend import Recommendations
-from probmf.results.samples import DrawCounts, checked_samples
+from probmf.results.samples import checked_samples
 from probmf.results.sampling import Sampling
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class CategoricalFit(DrawCounts):
+class CategoricalFit(DrawFit):
     """A fitted categorical factorization.
 
     Attributes:
@@ -52,6 +51,8 @@ class CategoricalFit(DrawCounts):
     method: str
     sampling: Sampling | None = None
     history: History | None = None
+    _storage: ClassVar[Any] = categorical_storage
+    _make_tree: ClassVar[Any] = staticmethod(to_datatree)
 
     def __post_init__(self) -> None:
         """Check the draws against the model and freeze them."""
@@ -89,16 +90,11 @@ class CategoricalFit(DrawCounts):
 
     def __repr__(self) -> str:
         """One line: what was fitted to what, and how."""
-        draws = ""
-        if not self.is_point:
-            draws = f"; {self.num_chains} chains of {self.num_draws:,} draws"
-        if self.sampling is not None and not self.sampling.complete:
-            draws += ", incomplete"
         data, model = self.data, self.model
         return (
             f"CategoricalFit({self.method}: {model.num_factors} factors, {model.num_classes} "
             f"classes; {len(data):,} ratings of {data.num_items:,} items by {data.num_users:,} "
-            f"users{draws})"
+            f"users{self._told_draws()})"
         )
 
     def predict(
@@ -183,70 +179,6 @@ class CategoricalFit(DrawCounts):
             self.samples, self.data, asked, items, k, wanted=codes, exclude=exclude,
             strict=users is not None,
         )  # fmt: skip
-
-    def to_arviz(
-        self,
-        *,
-        posterior_predictive: bool = False,
-        log_likelihood: bool = False,
-        key: ArrayLike | None = None,
-    ) -> Any:
-        """The fit as an ArviZ DataTree; `class` is a dimension with the labels.
-
-        Args:
-            posterior_predictive: Whether to draw a class of each training pair at each draw (which
-                needs a key); classes are codes.
-            log_likelihood: Whether to compute the log density of each pair at each draw.
-            key: JAX key or int.
-
-        Returns:
-            Groups `posterior` (`point` for a point fit), `observed_data`, `sample_stats` if the
-            sampler has any, and those that were asked for.
-
-        Raises:
-            ValueError: If a key is missing.
-
-        Memory: that of the result, draws x pairs.
-        """
-        if posterior_predictive and key is None:
-            raise ValueError(
-                "posterior_predictive=True draws at random; give key=, a JAX key or an int."
-            )
-        return to_datatree(
-            self.model, self.data, self.samples, self.method, self.sampling,
-            is_point=self.is_point, log_likelihood=log_likelihood,
-            key=key if posterior_predictive else None,
-        )  # fmt: skip
-
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the fit and its training ratings to a directory: JSON, safetensors and Parquet.
-
-        Args:
-            path: Directory to make; a saved fit that is there is replaced.
-
-        Raises:
-            ValueError: If a prior or an id has no faithful file form.
-            FileExistsError: If `path` exists and is not a saved fit, or holds other files as well.
-        """
-        categorical_storage.save(
-            path, self.model, self.data, self.samples, self.method, self.sampling, self.history
-        )
-
-    @classmethod
-    def load(cls, path: str | PathLike[str]) -> "CategoricalFit":
-        """Read a fit that `save` wrote.
-
-        Args:
-            path: The directory.
-
-        Returns:
-            The fit.
-
-        Raises:
-            FileNotFoundError: If there is nothing at `path`.
-            ValueError: If a file is missing, truncated, altered or not of this package.
-        """
-        return cls(**categorical_storage.load(path))
 
 
 def _require_known(side: str, asked: Asked) -> None:

@@ -3,28 +3,27 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from os import PathLike
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import equinox as eqx
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from probmf.data.examples import Examples
 from probmf.models.network import NAME, Network
 from probmf.results import network_storage
 from probmf.results.asked import check_interval
+from probmf.results.draw_fit import DrawFit
 from probmf.results.history import History
 from probmf.results.mixed_response import Kind
 from probmf.results.network_arviz import to_datatree
 from probmf.results.network_predict import NetworkPredictions, predict_network
-from probmf.results.samples import DrawCounts, checked_samples
+from probmf.results.samples import checked_samples
 from probmf.results.sampling import Sampling
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class NetworkFit(DrawCounts):
+class NetworkFit(DrawFit):
     """A fitted network.
 
     Attributes:
@@ -47,6 +46,8 @@ class NetworkFit(DrawCounts):
     method: str
     sampling: Sampling | None = None
     history: History | None = None
+    _storage: ClassVar[Any] = network_storage
+    _make_tree: ClassVar[Any] = staticmethod(to_datatree)
 
     def __post_init__(self) -> None:
         """Check the draws against the model and freeze them."""
@@ -78,17 +79,13 @@ class NetworkFit(DrawCounts):
 
     def __repr__(self) -> str:
         """One line: what was fitted to what, and how."""
-        draws = ""
-        if not self.is_point:
-            draws = f"; {self.num_chains} chains of {self.num_draws:,} draws"
-        if self.sampling is not None and not self.sampling.complete:
-            draws += ", incomplete"
         shapes = self.model.layers.shapes(NAME, len(self.data.features), self._num_outputs)
         widths = [shapes[f"{NAME}_weight_0"][0]]
         widths += [shapes[f"{NAME}_weight_{i}"][1] for i in range(self.model.layers.num_layers)]
         return (
             f"NetworkFit({self.method}: {'-'.join(map(str, widths))}, "
-            f"{type(self.model.likelihood).__name__}; {len(self.data):,} examples{draws})"
+            f"{type(self.model.likelihood).__name__}; {len(self.data):,} examples"
+            f"{self._told_draws()})"
         )
 
     @cached_property
@@ -137,67 +134,3 @@ class NetworkFit(DrawCounts):
             ValueError: If there are several draws.
         """
         return self.model.layers.to_equinox(NAME, self.point())
-
-    def to_arviz(
-        self,
-        *,
-        posterior_predictive: bool = False,
-        log_likelihood: bool = False,
-        key: ArrayLike | None = None,
-    ) -> Any:
-        """The fit as an ArviZ DataTree, with the names of features and classes as coordinates.
-
-        Args:
-            posterior_predictive: Whether to draw a response of each example at each draw (which
-                needs a key); classes are codes.
-            log_likelihood: Whether to compute the log density of each example at each draw.
-            key: JAX key or int.
-
-        Returns:
-            Groups `posterior` (`point` for a point fit), `observed_data`, `sample_stats` if the
-            sampler has any, and those that were asked for.
-
-        Raises:
-            ValueError: If a key is missing.
-
-        Memory: that of the result, draws x examples.
-        """
-        if posterior_predictive and key is None:
-            raise ValueError(
-                "posterior_predictive=True draws at random; give key=, a JAX key or an int."
-            )
-        return to_datatree(
-            self.model, self.data, self.samples, self.method, self.sampling,
-            is_point=self.is_point, log_likelihood=log_likelihood,
-            key=key if posterior_predictive else None,
-        )  # fmt: skip
-
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the fit and its training examples to a directory: JSON and safetensors.
-
-        Args:
-            path: Directory to make; a saved fit that is there is replaced.
-
-        Raises:
-            ValueError: If a prior or a class label has no faithful file form.
-            FileExistsError: If `path` exists and is not a saved fit, or holds other files as well.
-        """
-        network_storage.save(
-            path, self.model, self.data, self.samples, self.method, self.sampling, self.history
-        )
-
-    @classmethod
-    def load(cls, path: str | PathLike[str]) -> "NetworkFit":
-        """Read a fit that `save` wrote.
-
-        Args:
-            path: The directory.
-
-        Returns:
-            The fit.
-
-        Raises:
-            FileNotFoundError: If there is nothing at `path`.
-            ValueError: If a file is missing, truncated, altered or not of this package.
-        """
-        return cls(**network_storage.load(path))
