@@ -56,7 +56,7 @@ class DrawFit(DrawCounts):
         )  # fmt: skip
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the fit and its training data to a directory: JSON, safetensors, Parquet for ratings.
+        """Write the fit and its training data to a directory: JSON, safetensors, Parquet.
 
         Args:
             path: Directory to make; a saved fit that is there is replaced.
