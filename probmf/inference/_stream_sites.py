@@ -7,13 +7,20 @@ import numpy as np
 
 from probmf.data import Ratings
 from probmf.inference._draw_stream import StreamSite
-from probmf.models import CategoricalFactorization, MatrixFactorization, MixedEffects, Network
+from probmf.models import (
+    CategoricalFactorization,
+    MatrixFactorization,
+    MixedEffects,
+    Network,
+    NeuralFactorization,
+)
 from probmf.models.mixed import Design
 from probmf.models.ordinal import Ordinal
 from probmf.results import categorical_arviz, network_arviz
 from probmf.results.arviz import DIMS, FACTOR_SCALES, labels_of, weight_dims
 from probmf.results.draw_store import POSTERIOR, STATS
 from probmf.results.mixed_arviz import labels
+from probmf.results.neural_draws import layer_dims
 
 Shapes = Mapping[str, tuple[int, ...]]
 Coords = dict[str, np.ndarray]
@@ -36,6 +43,9 @@ def sites_and_coords(
     if isinstance(model, MatrixFactorization):
         model = model.with_encoders(data)
         return factorization_sites(model, shapes), factorization_coords(model, data)
+    if isinstance(model, NeuralFactorization):
+        inner, (dims, names) = model.factorization, layer_dims(model)
+        return factorization_sites(inner, shapes, dims), factorization_coords(inner, data) | names
     if isinstance(model, MixedEffects) and design is not None:
         return mixed_sites(model, design, shapes), mixed_coords(model, design)
     if isinstance(model, Network):
@@ -45,18 +55,21 @@ def sites_and_coords(
     raise TypeError(f"model is of type {type(model).__name__}, whose draws can't be streamed.")
 
 
-def factorization_sites(model: MatrixFactorization, shapes: Shapes) -> tuple[StreamSite, ...]:
+def factorization_sites(
+    model: MatrixFactorization, shapes: Shapes, others: Mapping[str, list[str]] | None = None
+) -> tuple[StreamSite, ...]:
     """The arrays of a factorization's draws.
 
     Args:
         model: The factorization, which knows its features.
         shapes: Shapes of one draw by site; "lp" counts as a statistic.
+        others: Dimensions of sites that are not a factorization's.
 
     Returns:
         The arrays.
     """
     mean_dims, _ = weight_dims(model)
-    dims, squeezed = {**DIMS, **mean_dims}, dict(shapes)
+    dims, squeezed = {**DIMS, **mean_dims, **(others or {})}, dict(shapes)
     for name, shape in shapes.items():
         if name in FACTOR_SCALES and len(shape) == 2:
             squeezed[name], dims[name] = shape[1:], ["factor"]
