@@ -236,7 +236,7 @@ class Scorer:
 
 
 def layer_dims(model: NeuralFactorization) -> tuple[dict[str, list[str]], dict[str, np.ndarray]]:
-    """ArviZ's dims of the sites of the layers, and the names of the inputs."""
+    """ArviZ's dims of the sites of the layers, and the coordinates of these dims."""
     last = model.layers.num_layers - 1
     names = [f"{NAME}_input", *(f"{NAME}_hidden_{n}" for n in range(last)), f"{NAME}_output"]
     dims = {}
@@ -244,7 +244,8 @@ def layer_dims(model: NeuralFactorization) -> tuple[dict[str, list[str]], dict[s
         place = int(site.rpartition("_")[2])
         dims[site] = names[place : place + 2] if len(shape) == 2 else [names[place + 1]]
     inputs = [f"{side} factor {k}" for side in SIDES for k in range(model.num_factors)]
-    return dims, {names[0]: np.asarray(inputs), names[-1]: np.asarray(["score"])}
+    hidden = {names[1 + n]: np.arange(width) for n, width in enumerate(model.layers.hidden)}
+    return dims, {names[0]: np.asarray(inputs), **hidden, names[-1]: np.asarray(["score"])}
 
 
 def _padded(rows: np.ndarray, length: int) -> np.ndarray:
