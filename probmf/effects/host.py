@@ -1,11 +1,11 @@
 r"""The evidence of many crossed effects on a CPU: LAPACK and compiled loops, without XLA.
 
 The same quantities as in `probmf.effects.evidence` and `probmf.effects.remainder`, for a constant
-design whose leading block is eliminated by lists. There the factor of the remaining columns,
+design. Nothing is compiled for a new model, and with many columns the factor of what remains,
 
 .. math:: S = D + \beta P^\top M P = R R^\top ,
 
-costs all of the time, and the score one inverse more. Columns with a flat prior (D is zero there)
+costs all of the time, the score one inverse more. Columns with a flat prior (D is zero there)
 are put last, so that the likelihood at the best values of their effects,
 
 .. math::
@@ -25,10 +25,10 @@ import scipy.sparse
 
 from probmf.effects import lapack
 from probmf.effects.loops import collect, interpolate, join_pairs, part_pairs, place
-from probmf.effects.pattern import Pairs, Pattern
+from probmf.effects.pattern import Pattern
 from probmf.effects.statistics import Statistics
 
-#: Below this many columns a call of XLA's program is as fast, and less is to be said.
+#: With fewer columns many calls of XLA's program cost less, once it is compiled.
 LEAST_COLUMNS = 200
 
 Trils = Sequence[np.ndarray]
@@ -71,20 +71,16 @@ class _Factored(NamedTuple):
     target: np.ndarray
 
 
-def worth_factoring(pattern: Pattern, statistics: Statistics | None) -> bool:
-    """Whether `HostEvidence` serves: a constant design, eliminated by lists, with many columns."""
-    return (
-        statistics is not None
-        and pattern.pairs is not None
-        and pattern.num_columns >= LEAST_COLUMNS
-    )
+def has_host_form(pattern: Pattern, statistics: Statistics | None) -> bool:
+    """Whether `HostEvidence` serves: a constant design, with columns that remain."""
+    return statistics is not None and pattern.num_columns > 0
 
 
 class HostEvidence:
     """Evidence, score and draws of the effects of a constant design, in double precision.
 
     Args:
-        pattern: Which effects meet; with pairs.
+        pattern: Which effects meet; `has_host_form` says whether it will do.
         statistics: Sums over the observations, with nothing traced.
         flat: Positions of blocks (not the leading one) whose prior is flat, with a tril of ones.
         best: The likelihood at the best values of the flat effects, in place of their integral.
@@ -99,8 +95,6 @@ class HostEvidence:
         best: bool = False,
     ) -> None:
         """Number the columns anew, the flat ones last."""
-        if pattern.pairs is None:
-            raise ValueError("The pattern has no lists of pairs; see `worth_factoring`.")
         self.num_rows, self.shapes = pattern.num_rows, pattern.shapes
         self.sums = _Sums(*(np.asarray(getattr(statistics, n), np.float64) for n in _Sums._fields))
         order = sorted(range(1, len(pattern.shapes)), key=lambda block: (block in flat, block))
@@ -119,7 +113,7 @@ class HostEvidence:
         self.prior = np.where(np.arange(size) < size - self.num_flat, 1.0, 0.0)
         self.rest = np.empty(size)
         self.rest[new] = np.asarray(statistics.rest)
-        self._number_elements(pattern, pattern.pairs, statistics, new)
+        self._number_elements(pattern, statistics, new)
         groups, dim = pattern.shapes[0]
         entry_group = np.asarray(pattern.entry_group)
         self.cross = scipy.sparse.csr_matrix(
@@ -135,15 +129,20 @@ class HostEvidence:
         self.cross_transposed = self.cross.T.tocsr()
         self._workspace = threading.local()
 
-    def _number_elements(
-        self, pattern: Pattern, pairs: Pairs, statistics: Statistics, new: np.ndarray
-    ) -> None:
+    def _number_elements(self, pattern: Pattern, statistics: Statistics, new: np.ndarray) -> None:
         size = len(new)
         cell = np.empty(size, np.int64)
         for block, own in self.own.items():
             groups, dim = pattern.shapes[block]
             cell[own] = own.start + np.repeat(np.arange(groups), dim)
-        left, right, which, element = (np.asarray(part) for part in pairs)
+        if pattern.pairs is None:
+            old = cell[new]
+            element = np.flatnonzero(np.tri(size, dtype=bool) | (old[:, None] == old[None]))
+            self.lists, base = None, self.sums.rest_rest.ravel()[element]
+        else:
+            left, right, which, element = (np.asarray(part) for part in pattern.pairs)
+            self.lists, base = (left, right, which), self.sums.rest_rest
+        self.base = base
         row, column = new[element // size], new[element % size]
         together = cell[row] == cell[column]
         swap = ~together & (row < column)
@@ -151,7 +150,6 @@ class HostEvidence:
         # What lies below the diagonal blocks is stored once, for two.
         self.times = np.where(together, 1.0, 2.0)
         self.group = np.asarray(pattern.entry_group, np.int64)
-        self.lists = (left, right, which)
         self.table = None
         if statistics.table is not None:
             knot, terms, _ = statistics.table
@@ -262,11 +260,9 @@ class HostEvidence:
         if self.table is not None and np.ndim(trils[0]) == 2:
             knot, terms = self.table
             ratio = precision * np.square(trils[0][0, 0])
-            interpolate(self.sums.rest_rest, terms, ratio / (1.0 + ratio * knot), products)
+            interpolate(self.base, terms, ratio / (1.0 + ratio * knot), products)
         else:
-            products[:] = 0.0
-            join_pairs(self.lists, self.group, self.sums.lead_rest, lead.spread, products)
-            products = self.sums.rest_rest - precision * products
+            products[:] = self.base - precision * self._join(lead.spread)
         target = self.rest - precision * (self.cross_transposed @ lead.mean.ravel())
         matrix = self._matrix()
         place(self.row, self.column, self._scales(trils), precision * products, matrix)
@@ -276,6 +272,30 @@ class HostEvidence:
             return None
         vector = precision * self._scale_vector(trils, target, transpose=True)
         return _Factored(matrix, lapack.solve(matrix, vector), products, target)
+
+    def _join(self, spread: np.ndarray) -> np.ndarray:
+        """Elements of the sum of C^T H C over the leading groups."""
+        out = np.zeros(len(self.row))
+        if self.lists is not None:
+            join_pairs(self.lists, self.group, self.sums.lead_rest, spread, out)
+            return out
+        cross = self.cross.toarray()
+        by_group = cross.reshape(*self.shapes[0], -1)
+        product = cross.T @ np.einsum("mab,mbc->mac", spread, by_group).reshape(cross.shape)
+        return product[self.row, self.column]
+
+    def _part(self, cotangent: np.ndarray) -> np.ndarray:
+        """The adjoint of `_join`, by leading group."""
+        groups, dim = self.shapes[0]
+        out = np.zeros((groups, dim, dim))
+        if self.lists is not None:
+            part_pairs(self.lists, self.group, self.sums.lead_rest, cotangent, out)
+            return out
+        cross, size = self.cross.toarray(), len(self.rest)
+        whole = np.zeros((size, size))
+        whole[self.row, self.column] = cotangent
+        pulled = (cross @ whole).reshape(groups, dim, size)
+        return np.einsum("mac,mbc->mab", pulled, cross.reshape(groups, dim, size))
 
     def _matrix(self) -> np.ndarray:
         """This thread's workspace."""
@@ -377,8 +397,7 @@ class HostEvidence:
             extra = 2.0 * precision * scale * for_ratio
             for_precision += for_ratio * scale**2
         else:
-            part = np.zeros_like(lead.spread)
-            part_pairs(self.lists, self.group, sums.lead_rest, for_products, part)
+            part = self._part(for_products)
             for_spread = for_spread - precision * part
             for_precision += -np.sum(part * lead.spread)
         both = for_spread + np.swapaxes(for_spread, -1, -2)

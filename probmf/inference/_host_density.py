@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from probmf.effects.host import HostEvidence, worth_factoring
+from probmf.effects.host import LEAST_COLUMNS, HostEvidence, has_host_form
 from probmf.inference._potential import compiled, quick_jit, trace_program
 from probmf.inference.marginal.prepared import Prepared
 
@@ -50,9 +50,14 @@ class HostDensity:
 
     @staticmethod
     def serves(prepared: Prepared) -> bool:
-        """Whether there are so many columns on a CPU that LAPACK alone pays."""
+        """Whether the evidence has such a form, and there is no accelerator to prefer."""
         on_cpu = jax.default_backend() == "cpu"
-        return on_cpu and worth_factoring(prepared.pattern, prepared.statistics)
+        return on_cpu and has_host_form(prepared.pattern, prepared.statistics)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is quicker than a program even when that need not be compiled."""
+        return len(self.evidence.rest) >= LEAST_COLUMNS
 
     def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         """Log density and its gradient."""

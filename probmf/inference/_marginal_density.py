@@ -72,7 +72,7 @@ class MarginalDensity:
 
     @cached_property
     def host(self) -> HostDensity | None:
-        """The density by LAPACK, where that pays."""
+        """The density by LAPACK, on a CPU."""
         if not HostDensity.serves(self.prepared):
             return None
         return HostDensity(self.prepared, self._terms, self.potential.num_dims)

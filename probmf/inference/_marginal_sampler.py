@@ -100,7 +100,7 @@ def draw_marginal(
     with workers(64) as pool, progress_bar(progress) as bar:
         task = bar.add_task("mode", total=None, status="")
         spectral = _spectrum_pays(density, num_samples)
-        host = None if spectral else density.host
+        host = density.host if density.host is not None and density.host.is_large else None
         if not spectral and host is None:
             # NumPyro's stack of handlers is one for all threads: trace here, compile there.
             program, tree = density.program()

@@ -233,7 +233,9 @@ class MLP:
             x = _affine(name, values, place, activation(x))
         return x
 
-    def start(self, name: str, key: Array, num_inputs: int, num_outputs: int) -> dict[str, Array]:
+    def start(
+        self, name: str, key: Array, num_inputs: int, num_outputs: int, *, small: bool = False
+    ) -> dict[str, Array]:
         r"""Random starting values, uniform within :math:`\pm \sqrt{6 / (inputs + outputs)}`.
 
         Of a layer's weights and biases alike, as in scikit-learn.
@@ -243,6 +245,7 @@ class MLP:
             key: JAX key.
             num_inputs: Number of inputs.
             num_outputs: Number of outputs.
+            small: Within :math:`\pm 1 / \sqrt{inputs}` instead, as in Equinox.
 
         Returns:
             Weights and biases by site name; scales are not among them.
@@ -254,14 +257,12 @@ class MLP:
         values: dict[str, Array] = {}
         shapes = self.shapes(name, num_inputs, num_outputs)
         for place, (fan_in, fan_out) in enumerate(self._fans(num_inputs, num_outputs)):
-            bound = (6.0 / (fan_in + fan_out)) ** 0.5
-            for number, kind in enumerate(("weight", "bias")):
-                site = f"{name}_{kind}_{place}"
-                if site in shapes:
-                    own = jax.random.fold_in(key, 2 * place + number)
-                    values[site] = jax.random.uniform(
-                        own, shapes[site], minval=-bound, maxval=bound
-                    )
+            has_bias = f"{name}_bias_{place}" in shapes
+            layer = eqx.nn.Linear(fan_in, fan_out, has_bias, key=jax.random.fold_in(key, place))
+            spread = 1.0 if small else (6.0 * fan_in / (fan_in + fan_out)) ** 0.5
+            values[f"{name}_weight_{place}"] = spread * layer.weight.T
+            if layer.bias is not None:
+                values[f"{name}_bias_{place}"] = spread * layer.bias
         return values
 
     def to_equinox(self, name: str, values: Mapping[str, Any]) -> eqx.nn.Sequential:

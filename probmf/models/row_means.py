@@ -70,8 +70,8 @@ class RowMean:
         return self.layers.sample(self.name, *self.sizes)
 
     def start(self, key: Array) -> dict[str, Array]:
-        """Random starting values of the weights."""
-        return self.layers.start(self.name, key, *self.sizes)
+        """Random starting values of the weights; small, as the factors start small too."""
+        return self.layers.start(self.name, key, *self.sizes, small=True)
 
     def at(self, rows: Int[Array, " n"]) -> "RowMean":
         """The same of some rows."""

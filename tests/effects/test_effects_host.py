@@ -12,7 +12,7 @@ from scipy.stats import multivariate_normal
 from probmf.effects import compress, log_evidence, make_pattern, sum_on_host
 from probmf.effects import lapack as routines
 from probmf.effects import pattern as pattern_module
-from probmf.effects.host import HostEvidence, worth_factoring
+from probmf.effects.host import HostEvidence, has_host_form
 from probmf.effects.pattern import Pattern
 
 CASES = {
@@ -30,9 +30,12 @@ def plain(case: Case) -> Case:
     return case._replace(weight=np.ones(len(case.target)))
 
 
-def pattern_of(case: Case, monkeypatch: pytest.MonkeyPatch) -> Pattern:
-    monkeypatch.setattr(pattern_module, "PAIR_COST", 0)
-    return make_pattern(case.blocks)
+def pattern_of(case: Case, monkeypatch: pytest.MonkeyPatch, path: str = "pairs") -> Pattern:
+    """Eliminated by lists of pairs, or by dense products."""
+    monkeypatch.setattr(pattern_module, "PAIR_COST", 0 if path == "pairs" else 10**9)
+    pattern = make_pattern(case.blocks)
+    assert (pattern.pairs is not None) == (path == "pairs")
+    return pattern
 
 
 def ordered(pattern: Pattern, values: Any) -> list[np.ndarray]:
@@ -44,12 +47,13 @@ def host_of(case: Case, pattern: Pattern, flat: tuple[int, ...] = (), **options:
     return HostEvidence(pattern, compress(pattern, sums), flat, **options)
 
 
+@pytest.mark.parametrize("path", ["pairs", "dense"])
 @pytest.mark.parametrize("name", CASES)
 def test_evidence_and_score_agree_with_dense_algebra(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = plain(CASES[name])
-    pattern = pattern_of(case, monkeypatch)
+    pattern = pattern_of(case, monkeypatch, path)
     host, trils = host_of(case, pattern), ordered(pattern, case.trils)
     value, (slopes, for_precision, *_) = dense_evidence(case)
     score = host.score(trils, case.precision)
@@ -60,13 +64,13 @@ def test_evidence_and_score_agree_with_dense_algebra(
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2])
-def test_score_where_a_scale_is_zero(zero: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("zero", "path"), [(0, "pairs"), (1, "pairs"), (0, "dense"), (2, "dense")])
+def test_score_where_a_scale_is_zero(zero: int, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = plain(CASES["slopes"])
     trils = [tril.copy() for tril in case.trils]
     trils[zero][-1] = 0.0
     case = case._replace(trils=trils)
-    pattern = pattern_of(case, monkeypatch)
+    pattern = pattern_of(case, monkeypatch, path)
     score = host_of(case, pattern).score(ordered(pattern, trils), case.precision)
     value, (slopes, *_) = dense_evidence(case)
     assert score.value == pytest.approx(value, abs=1e-10)
@@ -166,19 +170,15 @@ def test_no_positive_definite_system_gives_nan(monkeypatch: pytest.MonkeyPatch) 
     assert np.isfinite(host.log_evidence(trils, 1.0))
 
 
-def test_who_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_is_served() -> None:
     case = plain(CASES["two scalars"])
-    pattern = pattern_of(case, monkeypatch)
+    pattern = make_pattern(case.blocks)
     sums = sum_on_host(pattern, ordered(pattern, case.designs), case.target)
-    assert not worth_factoring(pattern, sums)  # Too small.
-    monkeypatch.setattr("probmf.effects.host.LEAST_COLUMNS", 1)
-    assert worth_factoring(pattern, sums)
-    assert not worth_factoring(pattern, None)
-    monkeypatch.setattr(pattern_module, "PAIR_COST", 10**9)
-    dense = make_pattern(case.blocks)
-    assert not worth_factoring(dense, sums)
-    with pytest.raises(ValueError, match="no lists of pairs"):
-        HostEvidence(dense, sums)
+    assert has_host_form(pattern, sums)
+    assert not has_host_form(pattern, None)
+    alone = plain(make_case([6], [2]))
+    lone = make_pattern(alone.blocks)
+    assert not has_host_form(lone, sum_on_host(lone, alone.designs, alone.target))
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from probmf import MixedEffects, fit_marginal, marginalize, sample_marginal
-from probmf.effects import host as host_module
 from probmf.effects import pattern as pattern_module
+from probmf.inference import _host_density as host_module
 from probmf.inference._marginal_density import MarginalDensity
 from probmf.inference.marginal_likelihood import Objective
 
@@ -25,11 +25,13 @@ def table() -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def by_lapack(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Switches the ways: `LEAST_COLUMNS` is set by the argument."""
+    """Switches the ways: all of it by LAPACK, or none."""
     monkeypatch.setattr(pattern_module, "PAIR_COST", 0)
+    monkeypatch.setattr(host_module, "LEAST_COLUMNS", 1)
+    serves = host_module.HostDensity.serves
 
     def switch(on: bool) -> None:
-        monkeypatch.setattr(host_module, "LEAST_COLUMNS", 1 if on else 10**6)
+        monkeypatch.setattr(host_module.HostDensity, "serves", serves if on else lambda _: False)
 
     return switch
 
