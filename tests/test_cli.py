@@ -160,6 +160,7 @@ class TestFit:
         reason="NumPyro's kernel consumes the key of its first state twice."
     )
     @pytest.mark.parametrize("method", ["gibbs", "nuts"])
+    @pytest.mark.slow
     def test_streams(self, folder: Path, tmp_path: Path, method: str) -> None:
         words = ["fit", folder / "train.csv", "--method", method, "--num-warmup", 20,
                  "--num-samples", 10, "--num-chains", 1, "--out", tmp_path / "fit", "--stream",

@@ -66,6 +66,7 @@ def test_the_same_fit(objective: Objective, by_lapack: Any) -> None:
         np.testing.assert_allclose(one.samples[name], value, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_draws_agree_and_are_repeatable(by_lapack: Any) -> None:
     by_lapack(True)
     model = MixedEffects(SIMPLE)

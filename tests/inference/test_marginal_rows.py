@@ -289,6 +289,7 @@ def draw(marginalize: tuple[str, ...], **options: Any) -> Fit:
 
 
 @pytest.mark.key_reuse_unchecked(reason="NumPyro's kernel consumes its key twice at its start.")
+@pytest.mark.slow
 def test_a_small_posterior_is_that_of_joint_sampling() -> None:
     rows, joint = draw(("user_bias", "user_factors")), draw((), max_tree_depth=5)
     assert rows.method == "nuts/marginal"
@@ -315,6 +316,7 @@ def test_a_small_posterior_is_that_of_joint_sampling() -> None:
 
 
 @pytest.mark.key_reuse_unchecked(reason="NumPyro's kernel consumes its key twice at its start.")
+@pytest.mark.slow
 def test_a_checkpoint_is_continued_bit_for_bit(tmp_path: Any) -> None:
     sites = ("item_bias", "item_factors")
     short: dict[str, Any] = {"num_warmup": 5, "num_samples": 5, "num_chains": 1,
@@ -336,6 +338,7 @@ def test_other_sites_are_left_to_the_general_transform() -> None:
     assert rows_marginal(model, data, ("user_bias", "item_bias", "user_factors")) is None
 
 
+@pytest.mark.slow
 def test_a_covariance_of_factors_is_left_to_it_too() -> None:
     model = replace(make_model("fixed"), user_scale=NormalWishart())
     (data,) = model.arguments(make_ratings())

@@ -322,6 +322,7 @@ def test_nuts_of_a_linear_network_is_the_exact_posterior() -> None:
 
 
 @pytest.mark.key_reuse_unchecked(reason="NumPyro consumes a typed key twice in its own start.")
+@pytest.mark.slow
 def test_sampled_scales_and_refusals() -> None:
     model = Network((2,), likelihood=Gaussian(dist.HalfNormal(1.0)),
                     weight_scale=dist.HalfNormal(1.0))  # fmt: skip

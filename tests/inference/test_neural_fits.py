@@ -55,6 +55,7 @@ def bump(num_users: int = 60, num_items: int = 50) -> tuple[Ratings, Ratings]:
     )
 
 
+@pytest.mark.slow
 def test_the_gradient_is_zero_at_the_fit() -> None:
     with jax.enable_x64(True):
         model = NeuralFactorization(1, MLP((2,)), likelihood=Gaussian(0.5), intercept="learned")
@@ -70,6 +71,7 @@ def test_the_gradient_is_zero_at_the_fit() -> None:
         assert fit.history.objective[-1] == pytest.approx(float(model.objective(point, data)))
 
 
+@pytest.mark.slow
 def test_a_network_finds_what_no_inner_product_of_so_few_factors_can() -> None:
     train, test = bump()
     plain = fit_als(MatrixFactorization(2, Gaussian(0.1)), train, key=0, num_sweeps=100)

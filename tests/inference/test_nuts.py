@@ -118,6 +118,7 @@ def test_without_recovery(whole: MixedFit) -> None:
     np.testing.assert_array_equal(fit.samples["g_scale"], whole.samples["g_scale"])
 
 
+@pytest.mark.slow
 def test_no_warmup() -> None:
     fit = sample_nuts(model(), table(), key=0, **SHORT | {"num_warmup": 0, "num_samples": 10})
     assert (fit.num_draws, fit.sampling.num_warmup) == (10, 0)
@@ -203,6 +204,7 @@ def test_a_resumed_run_looks_for_no_start(
 
 
 @pytest.mark.parametrize("sites", [("item_bias", "item_factors"), ()], ids=str)
+@pytest.mark.slow
 def test_a_resumed_factorization_looks_for_no_start(
     sites: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +256,7 @@ SCRIPT = """
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="There is no SIGKILL here.")
+@pytest.mark.slow
 def test_killed_and_resumed(whole: MixedFit, tmp_path: Path) -> None:
     """Another process began the run and was killed between two chunks."""
     run = tmp_path / "run"
@@ -431,6 +434,7 @@ def test_no_finite_start() -> None:
 
 
 @pytest.mark.parametrize("first", [False, True])
+@pytest.mark.slow
 def test_a_design_serves_both_precisions(first: bool) -> None:
     """JAX remembers a captured NumPy array in the precision of its first use."""
     design = model().design(table())

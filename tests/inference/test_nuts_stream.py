@@ -130,6 +130,7 @@ def test_a_small_fit_keeps_all_of_them(
     assert statistics(fit.sampling).keys() == statistics(plain.sampling).keys()
 
 
+@pytest.mark.slow
 def test_memory_keeps_some_of_them(
     monkeypatch: pytest.MonkeyPatch, plain: MixedFit, tmp_path: Path
 ) -> None:
@@ -315,6 +316,7 @@ def ratings() -> Ratings:
 
 
 @pytest.mark.parametrize("sites", [(), ("user_bias", "user_factors")], ids=["plain", "marginal"])
+@pytest.mark.slow
 def test_factorizations(
     sites: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

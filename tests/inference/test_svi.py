@@ -28,6 +28,7 @@ from probmf.inference import _target as target_module
 from probmf.inference._loop import FitWarning
 
 
+@pytest.mark.slow
 def test_a_full_covariance_converges_to_the_exact_posterior() -> None:
     exact = linear()
     fit = fit_svi(exact.model, exact.table, key=0, guide="multivariate", num_samples=4000)

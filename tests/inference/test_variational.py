@@ -167,6 +167,7 @@ def test_blocks_bound_is_above_that_of_independent_numbers(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["gaussian", "logit"])
+@pytest.mark.slow
 def test_blocks_bound_is_that_of_draws(name: str) -> None:
     """E log p - E log q over draws of whole rows."""
     binary = name == "logit"
@@ -206,6 +207,7 @@ def test_blocks_bound_is_that_of_draws(name: str) -> None:
         assert abs(apart) < 4 * error
 
 
+@pytest.mark.slow
 def test_blocks_in_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draws have the blocks' covariances; long rows are read in pieces to the same result."""
     data, model = table(), MODELS["gaussian"]
@@ -271,6 +273,7 @@ def test_biases_against_the_dense_posterior() -> None:
     assert (found[USERS - 1], found[-1]) == pytest.approx((0.36, 1.0))
 
 
+@pytest.mark.slow
 def test_weight_zero_is_no_rating() -> None:
     data = table()
     columns = {"user": data.user, "item": data.item, "rating": data.rating}
@@ -283,6 +286,7 @@ def test_weight_zero_is_no_rating() -> None:
     np.testing.assert_allclose(both[0][-1], both[1][-1], rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_learns_noise_and_scales_and_predicts() -> None:
     simulated = simulate_ratings(
         key=0, num_users=120, num_items=80, num_ratings=4800, num_factors=2
@@ -311,6 +315,7 @@ def test_learns_noise_and_scales_and_predicts() -> None:
     assert 0.8 < inside.mean() < 0.97
 
 
+@pytest.mark.slow
 def test_same_key_start_and_storage(tmp_path: Any) -> None:
     data, model = table(), MODELS["gaussian"]
     one, two = (

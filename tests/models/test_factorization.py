@@ -238,6 +238,7 @@ def test_nuts_runs_on_the_model_as_it_is(name: str) -> None:
 
 
 @pytest.mark.key_reuse_unchecked(reason="NumPyro consumes a key twice in its initialization.")
+@pytest.mark.slow
 def test_variational_inference_runs_on_the_model_as_it_is() -> None:
     svi = SVI(RANDOM, AutoNormal(RANDOM), optim.Adam(0.05), Trace_ELBO())
     result = svi.run(jax.random.key(0), 60, *RANDOM.arguments(table()), progress_bar=False)
@@ -246,6 +247,7 @@ def test_variational_inference_runs_on_the_model_as_it_is() -> None:
     assert losses[-20:].mean() < losses[:5].mean()
 
 
+@pytest.mark.slow
 def test_autodelta_finds_a_zero_of_the_objective_gradient() -> None:
     """NumPyro's own MAP is ours. (It promotes ranks where it draws the start.)"""
     with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):

@@ -68,6 +68,7 @@ def test_rows_that_are_hardly_alike_stay() -> None:
     assert (joined.num_observations, joined.cells) == (60, None)
 
 
+@pytest.mark.slow
 def test_draws_tell_of_all_rows() -> None:
     """What is sampled from cells is judged and predicted by row."""
     model = MixedEffects("y ~ 1 + (1 | g)", scale_formula="~ 1 + x")

@@ -185,6 +185,7 @@ def test_priors_of_factors(scale: Any) -> None:
     assert np.isfinite(fit.predict([("stranger", 1)]).mean).all()
 
 
+@pytest.mark.slow
 def test_starts_from_a_fit_and_in_double_precision() -> None:
     fixed = MatrixFactorization(2)
     start = fit_als(fixed, ratings(), key=0, num_sweeps=5)
@@ -193,6 +194,7 @@ def test_starts_from_a_fit_and_in_double_precision() -> None:
     assert not jax.config.jax_enable_x64
 
 
+@pytest.mark.slow
 def test_weights_count_as_precision() -> None:
     """A weight of four is four ratings of the same value, where the noise is known."""
     table = {"user": [1, 1, 2], "item": [1, 2, 1], "rating": [5.0, 3.0, 4.0]}
@@ -256,6 +258,7 @@ def interrupt_at(line: int, done: int) -> Any:
     return trace
 
 
+@pytest.mark.slow
 def test_ctrl_c_between_any_two_lines(whole: Fit, tmp_path: Path) -> None:
     """Wherever in a chunk it comes, what is kept is whole chunks, and the run can go on."""
     source, first = inspect.getsourcelines(kernel.run_gibbs)
@@ -315,6 +318,7 @@ def test_ctrl_c_before_the_first_draw(monkeypatch: pytest.MonkeyPatch) -> None:
         sample_gibbs(model(), ratings(), key=3, **SHORT)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
     """SIGKILL in the middle, from outside."""
     script = textwrap.dedent(

@@ -307,6 +307,7 @@ def test_compiled_once_for_the_same_shapes() -> None:
     assert float(first) != float(second)
 
 
+@pytest.mark.slow
 def test_nuts_and_predictive_take_the_model_as_it_is() -> None:
     rng = np.random.default_rng(0)
     group = np.arange(200) % 20
