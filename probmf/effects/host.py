@@ -17,21 +17,20 @@ that of S.
 """
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
 
 from probmf.effects import lapack
+from probmf.effects.columns import Columns, Trils
 from probmf.effects.loops import collect, interpolate, join_pairs, part_pairs, place
 from probmf.effects.pattern import Pattern
 from probmf.effects.statistics import Statistics
 
 #: With fewer columns many calls of XLA's program cost less, once it is compiled.
 LEAST_COLUMNS = 200
-
-Trils = Sequence[np.ndarray]
 
 
 class Score(NamedTuple):
@@ -72,8 +71,12 @@ class _Factored(NamedTuple):
 
 
 def has_host_form(pattern: Pattern, statistics: Statistics | None) -> bool:
-    """Whether `HostEvidence` serves: a constant design, with columns that remain."""
-    return statistics is not None and pattern.num_columns > 0
+    """Whether `HostEvidence` serves: a constant design, with columns that remain.
+
+    Many columns that are eliminated by dense products are left to XLA, which has no lists either.
+    """
+    few = 0 < pattern.num_columns < LEAST_COLUMNS
+    return statistics is not None and (few or pattern.pairs is not None)
 
 
 class HostEvidence:
@@ -100,13 +103,14 @@ class HostEvidence:
         order = sorted(range(1, len(pattern.shapes)), key=lambda block: (block in flat, block))
         size = pattern.num_columns
         new, start = np.empty(size, np.int64), 0
-        self.own: dict[int, slice] = {}
+        own: dict[int, slice] = {}
         for block in order:
             groups, dim = pattern.shapes[block]
-            self.own[block] = slice(start, start + groups * dim)
+            own[block] = slice(start, start + groups * dim)
             old = pattern.offsets[block - 1]
             new[old : old + groups * dim] = np.arange(start, start + groups * dim)
             start += groups * dim
+        self.columns = Columns(own, pattern.shapes, size)
         self.num_flat = sum(pattern.shapes[b][0] * pattern.shapes[b][1] for b in flat)
         self.num_inverted = size - (self.num_flat if best else 0)
         self.volume = 0.0 if best else 0.5 * np.log(2 * np.pi) * self.num_flat
@@ -132,7 +136,7 @@ class HostEvidence:
     def _number_elements(self, pattern: Pattern, statistics: Statistics, new: np.ndarray) -> None:
         size = len(new)
         cell = np.empty(size, np.int64)
-        for block, own in self.own.items():
+        for block, own in self.columns.own.items():
             groups, dim = pattern.shapes[block]
             cell[own] = own.start + np.repeat(np.arange(groups), dim)
         if pattern.pairs is None:
@@ -192,9 +196,9 @@ class HostEvidence:
             return 0.0 if rng is None else rng.standard_normal(like.shape)
 
         whitened = lapack.solve(found.factor, found.half + noise(found.half), transpose=True)
-        effects = self._scale_vector(trils, whitened)
+        effects = self.columns.scale_vector(trils, whitened)
         tables = [
-            effects[self.own[block]].reshape(self.shapes[block])
+            effects[self.columns.own[block]].reshape(self.shapes[block])
             for block in range(1, len(self.shapes))
         ]
         pulled = self.sums.lead - (self.cross @ effects).reshape(self.shapes[0])
@@ -232,12 +236,12 @@ class HostEvidence:
             whole[: len(inverse), : len(inverse)] = inverse
             inverse = whole
         scores = [
-            self._score_block(block, trils[block], precision, found, inverse, mean, trils)
+            self._score_block(block, trils, precision, found, inverse, mean)
             for block in range(1, len(self.shapes))
         ]
-        pulled = self._scale_vector(trils, mean)
-        self._scale_wide(trils, inverse, transpose=False)
-        moment = collect(self.row, self.column, self._scales(trils), inverse, pulled)
+        pulled = self.columns.scale_vector(trils, mean)
+        self.columns.scale_wide(trils, inverse, transpose=False)
+        moment = collect(self.row, self.column, self.columns.scales(trils), inverse, pulled)
         for_lead, more = self._score_lead(
             trils[0], precision, lead, -0.5 * precision * self.times * moment, precision * pulled
         )
@@ -265,12 +269,12 @@ class HostEvidence:
             products[:] = self.base - precision * self._join(lead.spread)
         target = self.rest - precision * (self.cross_transposed @ lead.mean.ravel())
         matrix = self._matrix()
-        place(self.row, self.column, self._scales(trils), precision * products, matrix)
-        self._scale_wide(trils, matrix, transpose=True)
+        place(self.row, self.column, self.columns.scales(trils), precision * products, matrix)
+        self.columns.scale_wide(trils, matrix, transpose=True)
         matrix[np.diag_indices_from(matrix)] += self.prior
         if not lapack.factor(matrix):
             return None
-        vector = precision * self._scale_vector(trils, target, transpose=True)
+        vector = precision * self.columns.scale_vector(trils, target, transpose=True)
         return _Factored(matrix, lapack.solve(matrix, vector), products, target)
 
     def _join(self, spread: np.ndarray) -> np.ndarray:
@@ -319,15 +323,14 @@ class HostEvidence:
     def _score_block(
         self,
         block: int,
-        tril: np.ndarray,
+        trils: Trils,
         precision: float,
         found: _Factored,
         inverse: np.ndarray,
         mean: np.ndarray,
-        trils: Trils,
     ) -> np.ndarray:
         """L^-T (W - I) summed over the groups that share L; see `remainder`."""
-        own, (groups, dim) = self.own[block], self.shapes[block]
+        tril, own, (groups, dim) = trils[block], self.columns.own[block], self.shapes[block]
         values = mean[own].reshape(groups, dim)
         index = np.arange(own.start, own.stop).reshape(groups, dim)
         covariance = inverse[index[:, :, None], index[:, None, :]]
@@ -336,10 +339,11 @@ class HostEvidence:
         excess = covariance + values[:, :, None] * values[:, None, :] - np.eye(dim)
         if np.ndim(tril) == 2:
             excess = np.sum(excess, axis=0)
+        if dim == 1:
+            # At a scale of zero the evidence is flat.
+            return np.divide(excess, tril, out=np.zeros(np.shape(tril)), where=tril != 0)
         if np.all(np.diagonal(tril, axis1=-2, axis2=-1) != 0):
             return np.tril(np.linalg.solve(np.swapaxes(tril, -1, -2), excess))
-        if dim == 1:
-            return np.zeros(np.shape(tril))
         score = self._singular_score(index, precision, found, inverse, mean, trils)
         return np.tril(score if np.ndim(tril) == 3 else np.sum(score, axis=0))
 
@@ -357,19 +361,17 @@ class HostEvidence:
         products = scipy.sparse.csr_matrix(
             (found.products, (self.row, self.column)), shape=(size, size)
         )
-        products = products + scipy.sparse.tril(products, -1).T - self._above(products)
+        # What lies above the diagonal already is that of the diagonal blocks.
+        above = scipy.sparse.triu(products, 1)
+        products = products + scipy.sparse.tril(products, -1).T - above
         flat = index.ravel()
         lower = np.tril(inverse)
         moment = (lower + np.tril(lower, -1).T)[:, flat] + np.outer(mean, mean[flat])
-        scaled = np.stack([self._scale_vector(trils, column) for column in moment.T], axis=1)
+        scaled = np.stack([self.columns.scale_vector(trils, column) for column in moment.T], axis=1)
         product = (products @ scaled)[flat].reshape(*index.shape, *index.shape)
         every = np.arange(len(index))
         outer = found.target[index][:, :, None] * mean[index][:, None, :]
         return precision * (outer - product[every, :, every, :])
-
-    def _above(self, products: scipy.sparse.csr_matrix) -> scipy.sparse.csr_matrix:
-        """What lies above the diagonal already: that of the diagonal blocks."""
-        return scipy.sparse.triu(products, 1)
 
     def _score_lead(
         self,
@@ -413,45 +415,3 @@ class HostEvidence:
         if shared:
             return np.sum(for_tril, axis=0) + extra, float(for_precision)
         return for_tril, float(for_precision)
-
-    def _scales(self, trils: Trils) -> np.ndarray:
-        """The diagonal of P where a block has one coefficient per group, and 1 elsewhere."""
-        scale = np.ones(len(self.rest))
-        for block, own in self.own.items():
-            if self.shapes[block][1] == 1:
-                scale[own] = np.ravel(trils[block])
-        return scale
-
-    def _scale_vector(
-        self, trils: Trils, vector: np.ndarray, *, transpose: bool = False
-    ) -> np.ndarray:
-        """P x, or P^T x."""
-        out = np.empty_like(vector)
-        for block, own in self.own.items():
-            table = vector[own].reshape(self.shapes[block])
-            tril = np.broadcast_to(trils[block], (len(table), *np.shape(trils[block])[-2:]))
-            inner = "mab,ma->mb" if transpose else "mab,mb->ma"
-            out[own] = np.einsum(inner, tril, table).ravel()
-        return out
-
-    def _scale_wide(self, trils: Trils, matrix: np.ndarray, *, transpose: bool) -> None:
-        """P^T X P, or P X P^T, in place, of blocks with several coefficients per group."""
-        for block, own in self.own.items():
-            groups, dim = self.shapes[block]
-            if dim == 1:
-                continue
-            tril = np.broadcast_to(trils[block], (groups, dim, dim))
-            right = tril if transpose else np.swapaxes(tril, -1, -2)
-            _from_right(matrix[own.stop :, own], right)
-            _from_right(matrix[own, : own.start].T, right)
-            square = matrix[own, own]
-            if not transpose:
-                square[:] = np.tril(square) + np.tril(square, -1).T
-            _from_right(square, right)
-            _from_right(square.T, right)
-
-
-def _from_right(matrix: np.ndarray, right: np.ndarray) -> None:
-    """X <- X T, where T is block-diagonal, in place."""
-    by_group = matrix.reshape(len(matrix), *right.shape[:2])
-    matrix[:] = np.einsum("igk,gkb->igb", by_group, right).reshape(matrix.shape)

@@ -12,6 +12,8 @@ from probmf.effects.host import LEAST_COLUMNS, HostEvidence, has_host_form
 from probmf.inference._potential import compiled, quick_jit, trace_program
 from probmf.inference.marginal.prepared import Prepared
 
+#: Points of one call.
+CHUNK = 32
 #: What the evidence depends on: what else the log density has, noise precision, trils.
 Terms = Callable[[Array], tuple[Array, Array, list[Array]]]
 
@@ -61,7 +63,7 @@ class HostDensity:
 
     def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         """Log density and its gradient."""
-        extra, precision, *trils = (part[0] for part in self.terms(vector[None]))
+        extra, precision, *trils = self._terms_at(vector)
         score = self.evidence.score(trils, float(precision))
         dtype = self.example.dtype
         cotangents = [np.asarray(part, dtype) for part in (1.0, score.precision, *score.trils)]
@@ -72,7 +74,7 @@ class HostDensity:
         self, vector: np.ndarray, rng: np.random.Generator | None
     ) -> tuple[float, list[np.ndarray]]:
         """Log density, and a draw of all effects, or their conditional means."""
-        extra, precision, *trils = (part[0] for part in self.terms(vector[None]))
+        extra, precision, *trils = self._terms_at(vector)
         value, tables = self.evidence.draw(trils, float(precision), rng)
         return float(extra) + value, tables
 
@@ -83,8 +85,13 @@ class HostDensity:
             (self.program.text, "terms"),
             lambda: quick_jit(lambda consts, x: jax.lax.map(lambda one: evaluate(consts, one), x)),
         )
-        found = run(self.program.consts, np.asarray(vectors, self.example.dtype))
+        found = in_chunks(
+            lambda x: run(self.program.consts, x), CHUNK, np.asarray(vectors, self.example.dtype)
+        )
         return [np.asarray(part, np.float64) for part in found]
+
+    def _terms_at(self, vector: np.ndarray) -> list[np.ndarray]:
+        return [part[0] for part in self.terms(vector[None])]
 
     def _pull(self) -> Any:
         evaluate = self.program.evaluate
@@ -94,3 +101,22 @@ class HostDensity:
             return back(cotangents)[0]
 
         return compiled((self.program.text, "pull"), lambda: quick_jit(pull))
+
+
+def in_chunks(run: Callable[..., list[Array]], size: int, *parts: np.ndarray) -> list[np.ndarray]:
+    """What a program gives for arrays of any length, from calls that all have one length.
+
+    Args:
+        run: From arrays of `size` rows to a list of such.
+        size: Rows of one call; the last one's are filled up by repetition.
+        parts: The arrays, of one length.
+
+    Returns:
+        The results, of that length.
+    """
+    count = len(parts[0])
+    pieces = []
+    for start in range(0, count, size):
+        index = np.minimum(np.arange(start, start + size), count - 1)
+        pieces.append([np.asarray(leaf) for leaf in run(*(part[index] for part in parts))])
+    return [np.concatenate(leaves)[:count] for leaves in zip(*pieces, strict=True)]

@@ -9,15 +9,13 @@ import numpy as np
 from jaxtyping import Array
 from numpyro.infer.util import potential_energy
 
-from probmf.inference._host_density import HostDensity
+from probmf.inference._host_density import CHUNK, HostDensity, in_chunks
 from probmf.inference._marginal_density import MarginalDensity
-from probmf.inference._potential import Program, quick_jit
+from probmf.inference._potential import Program, compiled, quick_jit, trace_program
 from probmf.inference._spectral import Spectrum
 from probmf.inference._workers import Workers
 
-#: Points evaluated by one call.
-CHUNK = 32
-#: Draws of all effects that become sites by one call.
+#: Draws of all effects made by one matrix product.
 BATCH = 500
 
 
@@ -76,22 +74,34 @@ class Evaluator:
 
 
 class _Sites:
-    """Sites at points, from tables of effects."""
+    """Sites at points, from tables of effects; one program for every number of points."""
 
     def __init__(self, density: MarginalDensity) -> None:
-        self.density = density
-        self._run = quick_jit(
-            lambda points, tables: jax.lax.map(lambda both: self._values(*both), (points, tables))
-        )
+        self.dtype = density.potential.vector.dtype
+        shapes = density.prepared.pattern.shapes
+        example = (np.zeros(density.potential.num_dims), *(np.zeros(shape) for shape in shapes))
+        example = tuple(part.astype(self.dtype) for part in example)
 
-    def _values(self, vector: Array, tables: list[Array]) -> dict[str, Array]:
-        latents = self.density.constrain_prior(vector)
-        return {**latents, **self.density.prepared.site_values(latents, tables)}
+        def values(vector: Array, *tables: Array) -> dict[str, Array]:
+            latents = density.constrain_prior(vector)
+            return {**latents, **density.prepared.site_values(latents, list(tables))}
+
+        self.tree = jax.tree.structure(jax.eval_shape(values, *example))
+        self.program = trace_program(lambda *parts: jax.tree.leaves(values(*parts)), *example)
 
     def __call__(self, points: np.ndarray, tables: list[np.ndarray]) -> dict[str, np.ndarray]:
-        dtype = self.density.potential.vector.dtype
-        found = self._run(jnp.asarray(points, dtype), [jnp.asarray(t, dtype) for t in tables])
-        return {name: np.asarray(value) for name, value in found.items()}
+        evaluate = self.program.evaluate
+        run = compiled(
+            (self.program.text, "sites"),
+            lambda: quick_jit(
+                lambda consts, *parts: jax.lax.map(lambda one: evaluate(consts, *one), parts)
+            ),
+        )
+        leaves = in_chunks(
+            lambda *parts: run(self.program.consts, *parts), CHUNK,
+            *(np.asarray(part, self.dtype) for part in (points, *tables)),
+        )  # fmt: skip
+        return jax.tree.unflatten(self.tree, leaves)
 
 
 class HostEvaluator:
@@ -113,10 +123,7 @@ class HostEvaluator:
 
     def __call__(self, points: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Log densities, and sites with their effects."""
-        # As many points as before for each program, so that few are compiled.
-        size = CHUNK * math.ceil(len(points) / CHUNK)
-        padded = np.concatenate([points, np.repeat(points[-1:], size - len(points), axis=0)])
-        extra, precision, *trils = self.host.terms(padded)
+        extra, precision, *trils = self.host.terms(points)
         seeds = self.rng.integers(2**63, size=len(points))
 
         def one(index: int) -> tuple[float, list[np.ndarray]]:
@@ -126,14 +133,9 @@ class HostEvaluator:
             )
 
         found = self.pool.map(one, range(len(points)))
-        values = extra[: len(points)] + np.asarray([value for value, _ in found])
-        pieces = []
-        for start in range(0, len(points), BATCH):
-            some = [tables for _, tables in found[start : start + BATCH]]
-            stacked = [np.stack(parts) for parts in zip(*some, strict=True)]
-            pieces.append(self._sites(points[start : start + BATCH], stacked))
-        sites = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-        return np.where(np.isfinite(values), values, -np.inf), sites
+        values = extra + np.asarray([value for value, _ in found])
+        tables = [np.stack(parts) for parts in zip(*(own for _, own in found), strict=True)]
+        return np.where(np.isfinite(values), values, -np.inf), self._sites(points, tables)
 
     def sites(self, points: np.ndarray) -> dict[str, np.ndarray]:
         """All sites at points, effects drawn anew."""

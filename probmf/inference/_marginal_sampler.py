@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from probmf.effects.pattern import MAX_REMAINDER
+from probmf.inference._host_density import CHUNK
 from probmf.inference._importance import (
     K_HAT_GATE,
     Mixture,
@@ -22,7 +23,6 @@ from probmf.inference._importance import (
 )
 from probmf.inference._marginal_density import MarginalDensity
 from probmf.inference._marginal_evaluators import (
-    CHUNK,
     Evaluator,
     HostEvaluator,
     NotServedError,

@@ -10,6 +10,7 @@ from dense_effects import Case, conditional, dense_evidence, make_case
 from scipy.stats import multivariate_normal
 
 from probmf.effects import compress, log_evidence, make_pattern, sum_on_host
+from probmf.effects import host as host_module
 from probmf.effects import lapack as routines
 from probmf.effects import pattern as pattern_module
 from probmf.effects.host import HostEvidence, has_host_form
@@ -76,6 +77,32 @@ def test_score_where_a_scale_is_zero(zero: int, path: str, monkeypatch: pytest.M
     assert score.value == pytest.approx(value, abs=1e-10)
     for got, want in zip(score.trils, ordered(pattern, slopes), strict=True):
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-9)
+
+
+def test_one_group_s_scale_of_zero_leaves_the_others_their_score(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = plain(CASES["one scalar by group"])
+    trils = [case.trils[0], case.trils[1].copy()]
+    trils[1][2] = 0.0
+    case = case._replace(trils=trils)
+    pattern = pattern_of(case, monkeypatch)
+    score = host_of(case, pattern).score(ordered(pattern, trils), case.precision)
+    _, (slopes, *_) = dense_evidence(case)
+    for got, want in zip(score.trils, ordered(pattern, slopes), strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-9)
+    assert np.count_nonzero(score.trils[pattern.order.index(1)]) == 4
+
+
+def test_many_columns_without_lists_are_left_to_the_program(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = plain(CASES["two scalars"])
+    pattern = pattern_of(case, monkeypatch, "dense")
+    sums = sum_on_host(pattern, ordered(pattern, case.designs), case.target)
+    monkeypatch.setattr(host_module, "LEAST_COLUMNS", 3)
+    assert not has_host_form(pattern, sums)
+    assert has_host_form(pattern_of(case, monkeypatch), sums)
 
 
 def test_scales_of_many_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
