@@ -159,6 +159,14 @@ class HostEvidence:
             knot, terms, _ = statistics.table
             self.table = np.asarray(knot), np.ascontiguousarray(terms)
 
+    @property
+    def contents(self) -> list[np.ndarray]:
+        """All numbers that the evidence depends on."""
+        lists = () if self.lists is None else self.lists
+        found = [*self.sums, *lists, self.rest, self.prior, self.row, self.column, self.group]
+        counts = np.asarray([self.num_rows, self.num_inverted, self.num_flat])
+        return [*found, self.base, *(self.table or ()), self.cross.data, self.cross.indices, counts]
+
     def log_evidence(self, trils: Trils, precision: float) -> float:
         """Log density of all observations; NaN where a matrix is not positive definite.
 

@@ -1,37 +1,15 @@
-"""Gradient methods for categorical factorizations: starts and held-out data."""
+"""Gradient methods for categorical factorizations: held-out data, and what is refused."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from probmf.data import Ratings
 from probmf.models import CategoricalFactorization, ClassObservations
-from probmf.results import CategoricalFit
-
-
-def require_fixed_priors(model: CategoricalFactorization, method: str) -> None:
-    """Refuse scales with a prior: they have no joint mode with the rows that they govern.
-
-    Args:
-        model: The factorization.
-        method: The function that was called, for the message.
-
-    Raises:
-        ValueError: If any scale is a distribution; the message says which.
-    """
-    random = model.random_scales()
-    if random:
-        raise ValueError(
-            f"{method} needs fixed scales, but {', '.join(random)} has a prior distribution. A "
-            "point estimate of a scale together with its rows is degenerate: the density grows "
-            "without bound as the scale goes to 0. Give a number, or sample the posterior with "
-            "sample_nuts."
-        )
 
 
 def refuse_categorical(model: object, method: str) -> None:
@@ -49,40 +27,6 @@ def refuse_categorical(model: object, method: str) -> None:
             f"{method} has no categorical likelihood; fit a CategoricalFactorization with fit_map "
             "or sample_nuts."
         )
-
-
-def class_start(
-    model: CategoricalFactorization, data: ClassObservations, start: CategoricalFit | None
-) -> Callable[[Array], dict[str, Array]]:
-    """A function from a key to starting values: random ones, or those of a fit.
-
-    Args:
-        model: The factorization.
-        data: Its data.
-        start: A fit to start from, or None.
-
-    Returns:
-        The function.
-
-    Raises:
-        TypeError: If `start` is no such fit.
-        ValueError: If it has other sites or shapes.
-    """
-    if start is None:
-        return lambda key: model.start(key, data)
-    if not isinstance(start, CategoricalFit):
-        raise TypeError(f"start is of type {type(start).__name__}; expected a CategoricalFit.")
-    given = start.point()
-    shapes = model.site_shapes(data)
-    for site, shape in shapes.items():
-        got = given[site].shape if site in given else None
-        if got != shape:
-            raise ValueError(
-                f"The fit to start from has {site} of shape {got}, but the model needs {shape}; "
-                "start from a fit of the same model to the same users and items."
-            )
-    dtype = jnp.result_type(float)
-    return lambda key: {site: jnp.asarray(given[site], dtype) for site in shapes}
 
 
 @dataclass(frozen=True)

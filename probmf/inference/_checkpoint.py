@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-FORMAT, VERSION = "probmf-checkpoint", 2
+FORMAT, VERSION = "probmf-checkpoint", 3
 #: Packages whose versions decide the bits of a run.
 PACKAGES = ("probmf", "jax", "jaxlib", "numpyro")
 #: Files that a run writes.
@@ -76,6 +76,8 @@ class Checkpoint:
         self.path, self.packages = Path(path), packages
         self.digest = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
         self._written = 0
+        #: What the run found out at its start and needs to go on; JSON.
+        self.note: dict[str, Any] = {}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -110,6 +112,7 @@ class Checkpoint:
                 "differ. Give the same ones to resume it, or name another directory."
             )
         self._written = int(found["pieces"])
+        self.note = dict(found["note"])
 
     @property
     def begun(self) -> bool:
@@ -157,7 +160,7 @@ class Checkpoint:
         self._replace(f"state-{done}.npz", **arrays)
         manifest = {
             "format": FORMAT, "version": VERSION, "digest": self.digest, "done": done,
-            "pieces": len(pieces), "versions": versions(self.packages),
+            "pieces": len(pieces), "versions": versions(self.packages), "note": self.note,
         }  # fmt: skip
         text = self.path / "run.json.new"
         text.write_text(json.dumps(manifest), encoding="utf-8")

@@ -31,11 +31,10 @@ from probmf.models.network import Network
 from probmf.models.network_data import NetworkData
 from probmf.models.neural_factorization import NeuralFactorization
 from probmf.models.observations import Observations
-from probmf.results import NetworkFit
 
-#: Learning rates of the default, Adam: of full batches, and the first of minibatches, from which
-#: it falls linearly to zero.
-FULL_BATCH_RATE, MINIBATCH_RATE = 0.05, 0.01
+#: Learning rates of the default, Adam: of full batches, and the first of minibatches. A neural
+#: factorization has many rows that few ratings move.
+RATES, NEURAL_RATES = (0.05, 0.01), (0.02, 0.02)
 
 
 class Terms(NamedTuple):
@@ -240,64 +239,12 @@ def _on_host(moved: dict[str, Array]) -> dict[str, np.ndarray]:
     return {site: np.asarray(value) for site, value in jax.vmap(to_sites)(moved).items()}
 
 
-def default_rule(full_batch: bool, num_updates: int) -> Rule:
+def adam_rule(rates: tuple[float, float], full_batch: bool, num_updates: int) -> Rule:
     """Adam: at one rate for full batches, at one that falls to zero for minibatches."""
+    constant, first = rates
     if full_batch:
-        return Rule(OPTIMIZERS["adam"], optax.constant_schedule(FULL_BATCH_RATE))
-    return Rule(OPTIMIZERS["adam"], optax.linear_schedule(MINIBATCH_RATE, 0.0, num_updates))
-
-
-def require_fixed_network(model: Network, method: str) -> None:
-    """Refuse scales with a prior, and activations without a gradient.
-
-    Args:
-        model: The network.
-        method: The function that was called, for the message.
-
-    Raises:
-        ValueError: If there are any; the message says which.
-    """
-    model.layers.check_trainable()
-    random = model.random_scales()
-    if random:
-        raise ValueError(
-            f"{method} needs fixed scales, but {', '.join(random)} has a prior distribution. A "
-            "point estimate of a scale together with what it governs is degenerate. Give a "
-            "number, or sample the posterior with sample_nuts."
-        )
-
-
-def network_start(
-    model: Network, data: NetworkData, start: NetworkFit | None
-) -> Callable[[Array], dict[str, Array]]:
-    """A function from a key to starting values: random ones, or those of a fit.
-
-    Args:
-        model: The network.
-        data: Its data.
-        start: A fit to start from, or None.
-
-    Returns:
-        The function.
-
-    Raises:
-        TypeError: If `start` is no fit of a network.
-        ValueError: If it has other sites or shapes.
-    """
-    if start is None:
-        return lambda key: model.start(key, data)
-    if not isinstance(start, NetworkFit):
-        raise TypeError(f"start is of type {type(start).__name__}; expected a NetworkFit.")
-    given = start.point()
-    for site, shape in model.site_shapes(data).items():
-        got = given[site].shape if site in given else None
-        if got != shape:
-            raise ValueError(
-                f"The fit to start from has {site} of shape {got}, but the model needs {shape}; "
-                "start from a fit of the same network to the same features."
-            )
-    dtype = jnp.result_type(float)
-    return lambda key: {site: jnp.asarray(given[site], dtype) for site in model.site_shapes(data)}
+        return Rule(OPTIMIZERS["adam"], optax.constant_schedule(constant))
+    return Rule(OPTIMIZERS["adam"], optax.linear_schedule(first, 0.0, num_updates))
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ class Settings:
         target_accept: Acceptance rate that the step size aims at.
         max_tree_depth: Trajectories have at most two to this power of steps.
         dense_mass: Whether the mass matrix is full.
+        adapt_mass: Whether the warmup adapts it.
     """
 
     num_warmup: int
@@ -56,11 +57,15 @@ class Settings:
     target_accept: float = 0.8
     max_tree_depth: int = 10
     dense_mass: bool = False
+    adapt_mass: bool = True
 
     @property
     def compiled_by(self) -> tuple[Any, ...]:
         """What the compiled program depends on."""
-        return (self.num_warmup, self.target_accept, self.max_tree_depth, self.dense_mass)
+        return (
+            self.num_warmup, self.target_accept, self.max_tree_depth, self.dense_mass,
+            self.adapt_mass,
+        )  # fmt: skip
 
 
 class Chains(NamedTuple):
@@ -116,6 +121,7 @@ def _make_kernel(evaluate: Callable[..., list[Array]], settings: Settings) -> _K
             target_accept_prob=settings.target_accept,
             max_tree_depth=settings.max_tree_depth,
             dense_mass=settings.dense_mass,
+            adapt_mass_matrix=settings.adapt_mass,
             inverse_mass_matrix=inverse_mass,
             model_args=(consts,),
             rng_key=jax.random.wrap_key_data(key),

@@ -1,7 +1,8 @@
 """Where a fit starts, and what it needs checked first."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,8 @@ from probmf.results import Fit
 
 #: Standard deviation of random starting factors, unless the prior's is smaller.
 START_SCALE = 0.1
+#: What a factorization shares with the fit that it starts from.
+SAME_PAIRS = "model to the same users and items"
 
 
 def as_key(key: ArrayLike) -> Array:
@@ -118,6 +121,67 @@ def require_fixed_scales(model: MatrixFactorization, method: str) -> None:
         )
 
 
+def require_numbers(model: Any, method: str) -> None:
+    """Refuse scales with a prior in the families that no variational fit learns them of.
+
+    Args:
+        model: The model.
+        method: The function that was called, for the message.
+
+    Raises:
+        ValueError: If any scale is a distribution; the message says which.
+    """
+    random = model.random_scales()
+    if random:
+        raise ValueError(
+            f"{method} needs fixed scales, but {', '.join(random)} has a prior distribution. A "
+            "point estimate of a scale together with what it governs is degenerate: the density "
+            "grows without bound as the scale goes to 0. Give a number, or sample the posterior "
+            "with sample_nuts."
+        )
+
+
+def own_start(
+    model: Any, data: Any, start: Any, kind: type[Any], same: str
+) -> Callable[[Array], dict[str, Array]]:
+    """A function from a key to starting values: the model's own random ones, or those of a fit.
+
+    Args:
+        model: The model.
+        data: Its arrays.
+        start: A fit to start from, or None.
+        kind: The class of such fits.
+        same: What they have in common, for the message.
+
+    Returns:
+        The function.
+
+    Raises:
+        TypeError: If `start` is no such fit.
+        ValueError: If it has other sites or shapes.
+    """
+    if start is None:
+        return lambda key: model.start(key, data)
+    if not isinstance(start, kind):
+        raise TypeError(f"start is of type {type(start).__name__}; expected a {kind.__name__}.")
+    given, shapes = start.point(), model.site_shapes(data)
+    _check_shapes(given, shapes, same)
+    dtype = jnp.result_type(float)
+    return lambda key: {site: jnp.asarray(given[site], dtype) for site in shapes}
+
+
+def _check_shapes(
+    given: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], same: str
+) -> None:
+    for site, shape in shapes.items():
+        got = given[site].shape if site in given else None
+        if got != shape:
+            raise ValueError(
+                f"The fit to start from has {site} of shape {got}, but the model needs {shape}; "
+                f"start from a fit of the same {same}."
+            )
+
+
 def initial_parameters(
     model: MatrixFactorization, observations: Observations, start: Fit | None
 ) -> Callable[[Array], dict[str, Array]]:
@@ -147,13 +211,7 @@ def initial_parameters(
         if not isinstance(start, Fit):
             raise TypeError(f"start is of type {type(start).__name__}; expected a Fit.")
         given = start.point()
-        for site, shape in (shapes | model.learned_shapes | weights).items():
-            got = given[site].shape if site in given else None
-            if got != shape:
-                raise ValueError(
-                    f"The fit to start from has {site} of shape {got}, but the model needs "
-                    f"{shape}; start from a fit of the same model to the same users and items."
-                )
+        _check_shapes(given, shapes | model.learned_shapes | weights, SAME_PAIRS)
         # The fit may have been made in another precision.
         dtype = jnp.result_type(float)
         values = {site: jnp.asarray(given[site], dtype) for site in [*shapes, *own, *weights]}

@@ -1,6 +1,7 @@
 """Maximum a posteriori by gradients."""
 
 from collections.abc import Callable
+from functools import partial
 from os import PathLike
 from typing import Any, NamedTuple, Required, TypedDict, Unpack, overload
 
@@ -10,33 +11,31 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from probmf.data import Examples, Ratings
-from probmf.inference._categorical import ClassValidation, class_start, require_fixed_priors
+from probmf.inference._categorical import ClassValidation
 from probmf.inference._checkpoint import PACKAGES, Checkpoint
 from probmf.inference._full_batch import FullBatch
 from probmf.inference._identity import describe_rule, described, digest, digest_ratings
 from probmf.inference._loop import Algorithm, HeldOut, run
 from probmf.inference._minibatch import Minibatch
 from probmf.inference._network import (
+    NEURAL_RATES,
+    RATES,
     NetworkDescent,
     NetworkValidation,
-    default_rule,
-    network_start,
-    require_fixed_network,
+    adam_rule,
 )
-from probmf.inference._neural import (
-    NeuralValidation,
-    neural_rule,
-    neural_start,
-    require_fixed_neural,
-)
+from probmf.inference._neural import NeuralValidation
 from probmf.inference._optimizer import Rule, Schedule, choose_rule
 from probmf.inference._start import (
+    SAME_PAIRS,
     as_key,
     check_counts,
     check_tol,
     initial_parameters,
+    own_start,
     prepare_validation,
     require_fixed_scales,
+    require_numbers,
 )
 from probmf.models import (
     CategoricalFactorization,
@@ -177,11 +176,7 @@ def fit_map(
         for recommender systems; Duchi, Hazan and Singer (2011) for AdaGrad. An epoch of n ratings
         costs O(n k), plus O((M + N) k) per update where all rows are updated.
     """
-    makers = {
-        MatrixFactorization: _factorization_task, CategoricalFactorization: _categorical_task,
-        NeuralFactorization: _neural_task, Network: _network_task,
-    }  # fmt: skip
-    if not isinstance(model, tuple(makers)):
+    if not isinstance(model, (MatrixFactorization, *FAMILIES)):
         raise TypeError(
             f"model is of type {type(model).__name__}; expected MatrixFactorization, "
             "CategoricalFactorization, NeuralFactorization or Network."
@@ -198,7 +193,7 @@ def fit_map(
             f"num_restarts is {num_restarts}, but start fixes where to start: the restarts would "
             "be the same. Leave out one of the two."
         )
-    make_task = next(make for kind, make in makers.items() if isinstance(model, kind))
+    make_task = _factorization_task if isinstance(model, MatrixFactorization) else _descent_task
     task = make_task(model, data, start, validation, batch_size)
     updates = num_epochs * (1 if batch_size is None else -(-task.num_rows // batch_size))
     rule = choose_rule(
@@ -278,61 +273,52 @@ def _factorization_task(
     )  # fmt: skip
 
 
-def _network_task(
+class _Family(NamedTuple):
+    """What tells apart the families whose rows all move at every update.
+
+    Attributes:
+        fit: Class of the fits.
+        validation: Class of the held-out data.
+        rates: Learning rates of the default, of full batches and of minibatches.
+        rows: What the data consist of.
+        same: What a fit to start from has in common with the model.
+    """
+
+    fit: Any
+    validation: Any
+    rates: tuple[float, float]
+    rows: str = "ratings"
+    same: str = SAME_PAIRS
+
+
+FAMILIES = {
+    Network: _Family(
+        NetworkFit, NetworkValidation, RATES, "examples", "network to the same features"
+    ),
+    CategoricalFactorization: _Family(CategoricalFit, ClassValidation, RATES),
+    NeuralFactorization: _Family(NeuralFit, NeuralValidation, NEURAL_RATES),
+}
+
+
+def _descent_task(
     model: Any, data: Any, start: Any, validation: Any, batch_size: int | None
 ) -> _Task:
+    family = next(own for kind, own in FAMILIES.items() if isinstance(model, kind))
     (arrays,) = model.arguments(data)
-    require_fixed_network(model, "fit_map")
-    _check_batch_size(batch_size, len(arrays.x), "examples")
-    first = network_start(model, arrays, start)
+    if not isinstance(model, CategoricalFactorization):
+        model.layers.check_trainable()
+    require_numbers(model, "fit_map")
+    _check_batch_size(batch_size, arrays.num_rows, family.rows)
+    first = own_start(model, arrays, start, family.fit, family.same)
 
     def algorithm(rule: Rule, num_runs: int, batch_size: int | None) -> Algorithm:
         return NetworkDescent(model, arrays, first, rule, num_runs, batch_size)
 
-    held_out = None if validation is None else NetworkValidation.build(model, data, validation)
-
-    def held_digest() -> str:
-        others = () if validation is None else model.held_out(data, validation)
-        return digest(jax.tree.leaves(others))
-
+    held_out = None if validation is None else family.validation.build(model, data, validation)
     return _Task(
-        len(arrays.x), held_out, first, default_rule, algorithm, NetworkFit.from_point, held_digest
-    )
-
-
-def _categorical_task(
-    model: Any, data: Any, start: Any, validation: Any, batch_size: int | None
-) -> _Task:
-    (observations,) = model.arguments(data)
-    require_fixed_priors(model, "fit_map")
-    _check_batch_size(batch_size, observations.num_rows, "ratings")
-    first = class_start(model, observations, start)
-
-    def algorithm(rule: Rule, num_runs: int, batch_size: int | None) -> Algorithm:
-        return NetworkDescent(model, observations, first, rule, num_runs, batch_size)
-
-    held_out = None if validation is None else ClassValidation.build(model, data, validation)
-    return _Task(
-        observations.num_rows, held_out, first, default_rule, algorithm,
-        CategoricalFit.from_point, lambda: digest_ratings(validation),
-    )  # fmt: skip
-
-
-def _neural_task(
-    model: Any, data: Any, start: Any, validation: Any, batch_size: int | None
-) -> _Task:
-    (observations,) = model.arguments(data)
-    require_fixed_neural(model, "fit_map")
-    _check_batch_size(batch_size, observations.num_rows, "ratings")
-    first = neural_start(model, observations, start)
-
-    def algorithm(rule: Rule, num_runs: int, batch_size: int | None) -> Algorithm:
-        return NetworkDescent(model, observations, first, rule, num_runs, batch_size)
-
-    held_out = None if validation is None else NeuralValidation.build(model, data, validation)
-    return _Task(
-        observations.num_rows, held_out, first, neural_rule, algorithm, NeuralFit.from_point,
-        lambda: digest_ratings(validation),
+        arrays.num_rows, held_out, first, partial(adam_rule, family.rates), algorithm,
+        family.fit.from_point,
+        lambda: digest(jax.tree.leaves(None if held_out is None else held_out.data)),
     )  # fmt: skip
 
 

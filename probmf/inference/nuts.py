@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from probmf.data import Examples, Ratings
 from probmf.inference import marginal as marginal_models
 from probmf.inference._checkpoint import Checkpoint
+from probmf.inference._host_program import host_program
 from probmf.inference._marginal_density import MarginalDensity
 from probmf.inference._marginal_sampler import MAX_DIMS
 from probmf.inference._mode_start import start_at_mode
@@ -33,6 +34,10 @@ from probmf.models import (
 from probmf.models.mixed.design import Design
 from probmf.results import CategoricalFit, Fit, MixedFit, NetworkFit, NeuralFit
 from probmf.results.sampling import Sampling
+
+#: A shorter warmup has no windows long enough to learn a mass matrix from (Stan's rule), and one
+#: found at the mode is kept through it.
+LEAST_WARMUP = 150
 
 
 class _Options(TypedDict, total=False):
@@ -103,7 +108,10 @@ def sample_nuts(
         data: `Ratings` for a factorization, any data frame (or a design) for a mixed model,
             `Examples` for a network.
         key: JAX key or int.
-        num_warmup: Transitions per chain that adapt the sampler and are thrown away.
+        num_warmup: Transitions per chain that adapt the sampler and are thrown away. Where effects
+            are integrated out and few parameters left, chains start around the mode with the mass
+            matrix of its curvature, so that fewer than 150, which then adapt the step size only,
+            may be enough.
         num_samples: Draws per chain.
         num_chains: Chains; on a CPU each runs in its own thread.
         marginalize: Effect sites to integrate out exactly (`marginalize`): for a factorization any
@@ -160,10 +168,7 @@ def sample_nuts(
         run_key, recover_key = jax.random.split(random_key)
         arguments, design, sites = model_arguments(model, data, marginalize)
         target: Any = model if not sites else without_sites(model, arguments, sites)
-        if isinstance(target, RowsMarginal):
-            potential: Potential = Stretched(target)
-        else:
-            potential = Potential(target, arguments, {})
+        potential, density = _potential(target, arguments)
         if not potential.num_dims:
             raise ValueError(
                 "Nothing is left to sample: every site is fixed or integrated out. Leave some of "
@@ -184,8 +189,16 @@ def sample_nuts(
                 stream, identity, draws, settings, (model, data, design), method=method,
                 resumable=store is not None,
             )  # fmt: skip
-        begun = store is not None and store.begun
-        start = {} if begun else _start(target, potential, data, random_key, settings)
+        if store is not None and store.begun:
+            start: dict[str, Any] = {}
+            adapt_mass = bool(store.note["adapt_mass"])
+        else:
+            start = _start(target, potential, density, data, random_key, settings)
+            at_mode = density is not None and bool(start)
+            adapt_mass = not (at_mode and settings.num_warmup < LEAST_WARMUP)
+        if store is not None:
+            store.note = {"adapt_mass": adapt_mass}
+        settings = replace(settings, adapt_mass=adapt_mass)
         chains = run_nuts(
             potential, settings, run_key, checkpoint=store, stream=sink, progress=progress, **start
         )
@@ -228,8 +241,25 @@ def without_sites(
     return marginal_models.marginalize(model, sites) if by_rows is None else by_rows
 
 
+def _potential(target: Any, arguments: tuple[Any, ...]) -> tuple[Potential, MarginalDensity | None]:
+    """The density to sample; by LAPACK where that is quicker than XLA's program."""
+    if isinstance(target, RowsMarginal):
+        return Stretched(target), None
+    if not isinstance(target, MarginalModel):
+        return Potential(target, arguments, {}), None
+    density = MarginalDensity(target, arguments, {})
+    if density.host is not None and density.host.is_large:
+        density.potential.program = host_program(density.host)
+    return density.potential, density
+
+
 def _start(
-    target: Any, potential: Potential, data: Any, key: Any, settings: Settings
+    target: Any,
+    potential: Potential,
+    density: MarginalDensity | None,
+    data: Any,
+    key: Any,
+    settings: Settings,
 ) -> dict[str, Any]:
     """Around the mode where that is cheap, else wherever the sampler finds a start."""
     start_key = jax.random.fold_in(key, 2)
@@ -237,9 +267,8 @@ def _start(
         start = find_start(target, potential, data, start_key, settings.num_chains)
         widths = np.diag(start.inverse_mass) if settings.dense_mass else start.inverse_mass
         return {"starts": start.vectors, "inverse_mass": widths}
-    if not isinstance(target, MarginalModel) or potential.num_dims > MAX_DIMS:
+    if density is None:
         return {}
-    density = MarginalDensity(target, potential.args, potential.kwargs, potential)
     mode = start_at_mode(density, start_key, settings.num_chains)
     if mode is None:
         return {}

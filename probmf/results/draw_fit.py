@@ -11,7 +11,7 @@ from probmf.results.sampling import Sampling
 
 
 class DrawFit(DrawCounts):
-    """A fit of draws; a subclass names its module of storage and the maker of its DataTree."""
+    """A fit of draws; a subclass names its module of storage, and makes or names its DataTree."""
 
     model: Any
     data: Any
@@ -49,10 +49,13 @@ class DrawFit(DrawCounts):
             raise ValueError(
                 "posterior_predictive=True draws at random; give key=, a JAX key or an int."
             )
+        return self._tree(log_likelihood, key if posterior_predictive else None)
+
+    def _tree(self, log_likelihood: bool, key: ArrayLike | None) -> Any:
+        """The DataTree, with a posterior predictive where there is a key."""
         return self._make_tree(
             self.model, self.data, self.samples, self.method, self.sampling,
-            is_point=self.is_point, log_likelihood=log_likelihood,
-            key=key if posterior_predictive else None,
+            is_point=self.is_point, log_likelihood=log_likelihood, key=key,
         )  # fmt: skip
 
     def save(self, path: str | PathLike[str]) -> None:

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from os import PathLike
-from typing import Any, Literal, NoReturn
+from typing import Any, ClassVar, Literal, NoReturn
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -15,6 +14,7 @@ from probmf.models.neural_factorization import NeuralFactorization
 from probmf.results import neural_storage
 from probmf.results.arviz import to_datatree
 from probmf.results.asked import check_interval
+from probmf.results.draw_fit import DrawFit
 from probmf.results.events import check_at_least
 from probmf.results.exclusions import Exclusions
 from probmf.results.history import History
@@ -22,12 +22,12 @@ from probmf.results.neural_draws import NeuralDraws, Scorer, layer_dims
 from probmf.results.neural_predict import predict_neural, recommend_neural
 from probmf.results.predict import Predictions
 from probmf.results.recommend import Recommendations, similar_items
-from probmf.results.samples import DrawCounts, checked_samples
+from probmf.results.samples import checked_samples
 from probmf.results.sampling import Sampling
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class NeuralFit(DrawCounts):
+class NeuralFit(DrawFit):
     """A fitted neural factorization.
 
     Attributes:
@@ -50,6 +50,7 @@ class NeuralFit(DrawCounts):
     method: str
     sampling: Sampling | None = None
     history: History | None = None
+    _storage: ClassVar[Any] = neural_storage
 
     def __post_init__(self) -> None:
         """Check the draws against the model and freeze them."""
@@ -91,18 +92,14 @@ class NeuralFit(DrawCounts):
 
     def __repr__(self) -> str:
         """One line: what was fitted to what, and how."""
-        draws = ""
-        if not self.is_point:
-            draws = f"; {self.num_chains} chains of {self.num_draws:,} draws"
-        if self.sampling is not None and not self.sampling.complete:
-            draws += ", incomplete"
         data, model = self.data, self.model
         widths = [2 * model.num_factors, *model.network.hidden, 1]
         both = "product and " if model.product else ""
         return (
             f"NeuralFit({self.method}: {both}network {'-'.join(map(str, widths))}, "
             f"{type(model.likelihood).__name__}; {data.num_ratings:,} ratings, "
-            f"{data.num_users:,} users, {data.num_items:,} items{draws})"
+            f"{data.num_users:,} users, {data.num_items:,} items"
+            f"{self._told_draws()})"
         )
 
     @cached_property
@@ -247,66 +244,9 @@ class NeuralFit(DrawCounts):
             "many draws."
         )
 
-    def to_arviz(
-        self,
-        *,
-        posterior_predictive: bool = False,
-        log_likelihood: bool = False,
-        key: ArrayLike | None = None,
-    ) -> Any:
-        """The fit as an ArviZ DataTree with the user's own ids as coordinates.
-
-        Args:
-            posterior_predictive: Whether to draw a rating of each training pair at each draw
-                (which needs a key).
-            log_likelihood: Whether to compute the log density of each training rating at each draw.
-            key: JAX key or int.
-
-        Returns:
-            Groups `posterior` (`point` for a point fit), `observed_data`, `sample_stats` if the
-            sampler has any, and those that were asked for.
-
-        Raises:
-            ValueError: If a key is missing.
-
-        Memory: that of the result, draws x ratings, and a bounded amount besides.
-        """
-        if posterior_predictive and key is None:
-            raise ValueError(
-                "posterior_predictive=True draws at random; give key=, a JAX key or an int."
-            )
+    def _tree(self, log_likelihood: bool, key: ArrayLike | None) -> Any:
         return to_datatree(
             self.draws, self.method, self.sampling, is_point=self.is_point,
             log_likelihood=log_likelihood, weights=layer_dims(self.model),
-            rng=as_generator(key) if posterior_predictive and key is not None else None,
+            rng=None if key is None else as_generator(key),
         )  # fmt: skip
-
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the fit and its training ratings to a directory: JSON, safetensors and Parquet.
-
-        Args:
-            path: Directory to make; a saved fit that is there is replaced.
-
-        Raises:
-            ValueError: If a prior or an id has no faithful file form.
-            FileExistsError: If `path` exists and is not a saved fit, or holds other files as well.
-        """
-        neural_storage.save(
-            path, self.model, self.data, self.samples, self.method, self.sampling, self.history
-        )
-
-    @classmethod
-    def load(cls, path: str | PathLike[str]) -> "NeuralFit":
-        """Read a fit that `save` wrote.
-
-        Args:
-            path: The directory.
-
-        Returns:
-            The fit.
-
-        Raises:
-            FileNotFoundError: If there is nothing at `path`.
-            ValueError: If a file is missing, truncated, altered or not of this package.
-        """
-        return cls(**neural_storage.load(path))

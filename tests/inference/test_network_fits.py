@@ -143,9 +143,9 @@ def test_a_network_does_as_well_as_mlp_classifier() -> None:
 def test_the_parts_of_all_batches_sum_to_the_objective() -> None:
     with jax.enable_x64(True):
         (data,) = SMALL.arguments(CURVE)
-        rule = _network.default_rule(False, 1)
+        rule = _network.adam_rule(_network.RATES, False, 1)
         descent = _network.NetworkDescent(
-            SMALL, data, _network.network_start(SMALL, data, None), rule, 1, 25
+            SMALL, data, lambda key: SMALL.start(key, data), rule, 1, 25
         )
         point = SMALL.start(jax.random.key(3), data)
         total: Any = 0.0

@@ -1,0 +1,108 @@
+"""The evidence by LAPACK inside a compiled sampler, and starts at the mode with few transitions."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from arviz_stats.base import array_stats
+
+from probmf import MixedEffects, marginalize, sample_nuts
+from probmf.effects import pattern as pattern_module
+from probmf.inference import _host_density as host_module
+from probmf.inference._host_program import host_program
+from probmf.inference._marginal_density import MarginalDensity
+
+FORMULA = "y ~ 1 + x + (1 | g) + (1 + x | h)"
+SIMPLE = "y ~ 1 + x + (1 | g)"
+
+
+def table(seed: int = 1) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    g, h, x = rng.integers(0, 30, 150), rng.integers(0, 6, 150), rng.normal(0.5, 1.0, 150)
+    mean = 2 - x + rng.normal(0, 0.8, 30)[g] + rng.normal(0, 0.7, 6)[h] + 0.4 * x * (h - 2)
+    return {"y": mean + rng.normal(0, 0.5, 150), "x": x, "g": g, "h": h}
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small designs go by LAPACK as large ones do."""
+    monkeypatch.setattr(pattern_module, "PAIR_COST", 0)
+    monkeypatch.setattr(host_module, "LEAST_COLUMNS", 1)
+
+
+def density_of(data: dict[str, np.ndarray]) -> MarginalDensity:
+    model = MixedEffects(FORMULA)
+    design = model.design(data)
+    marginal = marginalize(model, model.effect_sites(design))
+    return MarginalDensity(marginal, model.arguments(design), {})
+
+
+@pytest.mark.parametrize("float64", [True, False])
+def test_value_and_gradient_are_those_of_the_other_program(float64: bool, large: None) -> None:
+    with jax.enable_x64(float64):
+        density = density_of(table())
+        assert density.host is not None
+        own = host_program(density.host)
+        vector = jnp.asarray(np.random.default_rng(0).normal(-0.5, 0.3, density.potential.num_dims))
+        got, slopes = jax.jit(jax.value_and_grad(lambda x: own.evaluate(own.consts, x)[0]))(vector)
+        want, gradient = density.potential.value_and_grad(vector)
+    close = {"rtol": 1e-9, "atol": 1e-9} if float64 else {"rtol": 1e-4, "atol": 1e-2}
+    np.testing.assert_allclose(got, want, **close)
+    np.testing.assert_allclose(slopes, gradient, **close)
+
+
+def test_text_tells_the_data(large: None) -> None:
+    with jax.enable_x64(True):
+        texts = [host_program(density_of(table(seed)).host).text for seed in (1, 1, 2)]
+    assert texts[0] == texts[1]
+    assert texts[0] != texts[2]
+
+
+def run(formula: str = FORMULA, **options: Any) -> Any:
+    settings = {"key": 0, "num_warmup": 20, "num_samples": 20, "num_chains": 2, "progress": False}
+    return sample_nuts(MixedEffects(formula), table(), marginalize="all", **{**settings, **options})
+
+
+def test_chains_are_those_of_the_other_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = run()
+    monkeypatch.setattr(pattern_module, "PAIR_COST", 0)
+    monkeypatch.setattr(host_module, "LEAST_COLUMNS", 1)
+    ours = run()
+    for name, value in plain.samples.items():
+        np.testing.assert_allclose(ours.samples[name], value, rtol=1e-4, atol=1e-4)
+
+
+def test_interrupted_and_resumed_bit_for_bit(
+    tmp_path: Any, large: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from probmf.inference import _nuts
+
+    whole = run(num_samples=120)
+    advance, calls = _nuts._advance, []
+
+    def stop(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) > 4:
+            raise KeyboardInterrupt
+        return advance(*args)
+
+    monkeypatch.setattr(_nuts, "_advance", stop)
+    with pytest.warns(UserWarning, match="incomplete"):
+        part = run(num_samples=120, checkpoint=tmp_path / "kept")
+    assert part.num_draws == 50
+    monkeypatch.setattr(_nuts, "_advance", advance)
+    resumed = run(num_samples=120, checkpoint=tmp_path / "kept")
+    for name, value in whole.samples.items():
+        np.testing.assert_array_equal(resumed.samples[name], value)
+
+
+def test_a_short_warmup_is_enough_from_the_mode() -> None:
+    fit = run(SIMPLE, num_warmup=30, num_samples=300, recover=False)
+    assert not fit.sampling.stats["diverging"].any()
+    # The mass matrix of the mode is kept: few steps, and draws that hardly depend on the last.
+    assert fit.sampling.stats["n_steps"].mean() <= 12
+    for name in ("g_scale", "noise_scale"):
+        draws = fit.samples[name].reshape(2, 300)
+        assert array_stats.ess(draws, chain_axis=0, draw_axis=1, method="bulk") > 300
