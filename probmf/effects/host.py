@@ -25,7 +25,7 @@ import scipy.sparse
 
 from probmf.effects import lapack
 from probmf.effects.columns import Columns, Trils
-from probmf.effects.loops import collect, interpolate, join_pairs, part_pairs, place
+from probmf.effects.loops import collect, interpolate, join_pairs, part_pairs, place, weigh
 from probmf.effects.pattern import Pattern
 from probmf.effects.statistics import Statistics
 
@@ -403,7 +403,7 @@ class HostEvidence:
             knot, terms = self.table
             scale = tril[0, 0]
             ratio = precision * scale**2
-            for_ratio = -np.sum((for_products @ terms) / np.square(1.0 + ratio * knot))
+            for_ratio = -np.sum(weigh(for_products, terms) / np.square(1.0 + ratio * knot))
             extra = 2.0 * precision * scale * for_ratio
             for_precision += for_ratio * scale**2
         else:

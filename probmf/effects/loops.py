@@ -20,6 +20,19 @@ def interpolate(base: np.ndarray, terms: np.ndarray, weight: np.ndarray, out: np
 
 
 @compiled
+def weigh(weight: np.ndarray, terms: np.ndarray) -> np.ndarray:
+    """The product weight^T @ terms, the adjoint of `interpolate`.
+
+    NumPy's own would wake threads of NumPy's BLAS, which then stand in the way of SciPy's.
+    """
+    out = np.zeros(terms.shape[1])
+    for e in range(len(weight)):
+        for r in range(terms.shape[1]):
+            out[r] += weight[e] * terms[e, r]
+    return out
+
+
+@compiled
 def join_pairs(
     lists: tuple[np.ndarray, np.ndarray, np.ndarray],
     group: np.ndarray,

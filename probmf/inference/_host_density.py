@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from probmf.effects.host import LEAST_COLUMNS, HostEvidence, has_host_form
 from probmf.inference._potential import compiled, quick_jit, trace_program
 from probmf.inference.marginal.prepared import Prepared
+from probmf.rows import num_workers
 
 #: Points of one call.
 CHUNK = 32
@@ -55,6 +56,11 @@ class HostDensity:
         """Whether the evidence has such a form, and there is no accelerator to prefer."""
         on_cpu = jax.default_backend() == "cpu"
         return on_cpu and has_host_form(prepared.pattern, prepared.statistics)
+
+    @property
+    def cores(self) -> int:
+        """Cores that one evaluation after the other makes use of."""
+        return num_workers() if self.is_large else 1
 
     @property
     def is_large(self) -> bool:

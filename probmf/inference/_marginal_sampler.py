@@ -30,7 +30,8 @@ from probmf.inference._marginal_evaluators import (
 )
 from probmf.inference._potential import Program, compiled, quick_jit
 from probmf.inference._progress import progress_bar
-from probmf.inference._workers import workers
+from probmf.inference._workers import blas_cores, workers
+from probmf.rows import num_workers
 
 #: More parameters than this are left to NUTS.
 MAX_DIMS = 20
@@ -97,16 +98,19 @@ def draw_marginal(
     clock = _Clock()
     limit = max_densities or max(40 * num_samples, 20_000)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).astype(np.uint64))
-    with workers(64) as pool, progress_bar(progress) as bar:
+    spectral = _spectrum_pays(density, num_samples)
+    # One large product after the other, in place of proposals side by side.
+    cores = num_workers() if spectral else 1
+    with workers(64) as pool, blas_cores(cores), progress_bar(progress) as bar:
         task = bar.add_task("mode", total=None, status="")
-        spectral = _spectrum_pays(density, num_samples)
         host = density.host if density.host is not None and density.host.is_large else None
         if not spectral and host is None:
             # NumPyro's stack of handlers is one for all threads: trace here, compile there.
             program, tree = density.program()
             run = pool.submit(_compile_chunk, density, program)
         try:
-            mode = find_mode(density.score, density.start()) if size else None
+            with blas_cores(1 if host is None else host.cores):
+                mode = find_mode(density.score, density.start()) if size else None
         except NoModeError as error:
             raise NotServedError(str(error)) from None
         clock.mark("mode")

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from probmf.inference._importance import NoModeError, find_mode
 from probmf.inference._marginal_density import MarginalDensity
 from probmf.inference._marginal_sampler import MAX_DIMS
+from probmf.inference._workers import blas_cores
 
 
 class ModeStart(NamedTuple):
@@ -39,7 +40,8 @@ def start_at_mode(density: MarginalDensity, key: Array, num_chains: int) -> Mode
     if not 0 < size <= MAX_DIMS:
         return None
     try:
-        mode = find_mode(density.score, density.start())
+        with blas_cores(1 if density.host is None else density.host.cores):
+            mode = find_mode(density.score, density.start())
     except NoModeError:
         return None
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).astype(np.uint64))

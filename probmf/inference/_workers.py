@@ -12,6 +12,17 @@ from probmf.rows import num_workers
 
 
 @contextmanager
+def blas_cores(count: int) -> Iterator[None]:
+    """Let linear algebra use so many cores.
+
+    Of one sequence of large factorizations all should be used. Threads of two BLAS libraries, such
+    as NumPy's and SciPy's, wait for each other in turns: only one should be called in it.
+    """
+    with threadpool_limits(limits=count, user_api="blas"):
+        yield
+
+
+@contextmanager
 def workers(most: int) -> Iterator["Workers"]:
     """A pool of at most `most` threads, linear algebra within each on one core.
 
@@ -19,7 +30,7 @@ def workers(most: int) -> Iterator["Workers"]:
     taken; independent chains and proposals gain all of it.
     """
     with (
-        threadpool_limits(limits=1, user_api="blas"),
+        blas_cores(1),
         ThreadPoolExecutor(max(1, min(most, num_workers()))) as pool,
     ):
         yield Workers(pool)

@@ -18,7 +18,7 @@ from probmf.inference._loop import FitWarning
 from probmf.inference._marginal_density import MarginalDensity
 from probmf.inference._potential import compiled, quick_jit, trace_program
 from probmf.inference._start import check_counts
-from probmf.inference._workers import workers
+from probmf.inference._workers import blas_cores
 from probmf.inference.marginal import marginalize
 from probmf.inference.marginal.injection import read_observed
 from probmf.models import MixedEffects
@@ -91,7 +91,7 @@ def fit_marginal(
         )
     check_counts(max_iterations=max_iterations)
     begin = time.perf_counter()
-    with jax.enable_x64(float64 or bool(jax.config.jax_enable_x64)), workers(2):
+    with jax.enable_x64(float64 or bool(jax.config.jax_enable_x64)):
         design = data if isinstance(data, Design) else model.design(data)
         if not design.data.groups:
             raise ValueError(
@@ -117,7 +117,8 @@ def fit_marginal(
             curve.append(float(intermediate_result.fun))
             times.append(time.perf_counter() - begin)
 
-        found = climb(minus, problem.density.start(), max_iterations, note)
+        with blas_cores(1 if problem.host is None else problem.host.cores):
+            found = climb(minus, problem.density.start(), max_iterations, note)
         if not np.isfinite(found.fun):
             raise ValueError(
                 "The marginal likelihood is not finite at the starting values; look for a response "
