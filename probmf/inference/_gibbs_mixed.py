@@ -25,7 +25,7 @@ from probmf.effects.linalg import invert_lower
 from probmf.inference._gibbs import Contents, Gathered
 from probmf.inference._gibbs_plan import log_prior
 from probmf.inference._gibbs_update import draw_scale
-from probmf.inference._potential import compiled, quick_jit, trace_program
+from probmf.inference._program import compiled, quick_jit, trace_program
 from probmf.inference._slice import slice_sample
 from probmf.inference.marginal.prepared import Prepared
 from probmf.models.mixed.structure import GroupTerm, MixedData

@@ -11,7 +11,7 @@ from numpyro.infer import autoguide
 from numpyro.infer.util import log_density
 
 from probmf.inference._importance import smooth
-from probmf.inference._potential import compiled, quick_jit, trace_program
+from probmf.inference._program import compiled, quick_jit, trace_program
 from probmf.inference._target import Target, require_memory
 
 GuideName = Literal["delta", "normal", "low_rank", "multivariate"]

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from probmf.effects.host import LEAST_COLUMNS, HostEvidence, has_host_form
-from probmf.inference._potential import compiled, quick_jit, trace_program
+from probmf.inference._program import compiled, quick_jit, trace_program
 from probmf.inference.marginal.prepared import Prepared
 from probmf.rows import num_workers
 
@@ -69,18 +69,19 @@ class HostDensity:
 
     def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         """Log density and its gradient."""
-        extra, precision, *trils = self._terms_at(vector)
+        (extra, precision, *trils), slopes = self.terms_at(vector)
         score = self.evidence.score(trils, float(precision))
-        dtype = self.example.dtype
-        cotangents = [np.asarray(part, dtype) for part in (1.0, score.precision, *score.trils)]
-        gradient = self._pull()(self.program.consts, np.asarray(vector, dtype), cotangents)
-        return float(extra) + score.value, np.asarray(gradient, np.float64)
+        gradient = np.zeros(len(vector))
+        parts = [np.asarray(part) for part in (1.0, score.precision, *score.trils)]
+        for part, slope in zip(parts, slopes, strict=True):
+            gradient += part.ravel() @ slope.reshape(part.size, len(vector))
+        return float(extra) + score.value, gradient
 
     def draw(
         self, vector: np.ndarray, rng: np.random.Generator | None
     ) -> tuple[float, list[np.ndarray]]:
         """Log density, and a draw of all effects, or their conditional means."""
-        extra, precision, *trils = self._terms_at(vector)
+        (extra, precision, *trils), _ = self.terms_at(vector)
         value, tables = self.evidence.draw(trils, float(precision), rng)
         return float(extra) + value, tables
 
@@ -96,17 +97,22 @@ class HostDensity:
         )
         return [np.asarray(part, np.float64) for part in found]
 
-    def _terms_at(self, vector: np.ndarray) -> list[np.ndarray]:
-        return [part[0] for part in self.terms(vector[None])]
-
-    def _pull(self) -> Any:
+    def terms_at(self, vector: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """The terms at one vector, and their derivatives by its elements, the last axis."""
         evaluate = self.program.evaluate
 
-        def pull(consts: list[Any], vector: Array, cotangents: list[Array]) -> Array:
-            _, back = jax.vjp(lambda x: evaluate(consts, x), vector)
-            return back(cotangents)[0]
+        def both(consts: list[Any], vector: Array) -> tuple[list[Array], list[Array]]:
+            def twice(x: Array) -> tuple[list[Array], list[Array]]:
+                found = evaluate(consts, x)
+                return found, found
 
-        return compiled((self.program.text, "pull"), lambda: quick_jit(pull))
+            slopes, values = jax.jacfwd(twice, has_aux=True)(vector)
+            return values, slopes
+
+        run = compiled((self.program.text, "slopes"), lambda: quick_jit(both))
+        found = run(self.program.consts, np.asarray(vector, self.example.dtype))
+        values, slopes = found
+        return [np.asarray(v, np.float64) for v in values], [np.asarray(s) for s in slopes]
 
 
 def in_chunks(run: Callable[..., list[Array]], size: int, *parts: np.ndarray) -> list[np.ndarray]:

@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from probmf.inference._host_density import HostDensity
 from probmf.inference._identity import digest
-from probmf.inference._potential import Program
+from probmf.inference._program import Program
 
 
 def host_program(host: HostDensity) -> Program:

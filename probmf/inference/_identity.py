@@ -14,7 +14,7 @@ from numpyro.distributions import Distribution
 from probmf.data import Ratings
 from probmf.inference._loop_state import stored
 from probmf.inference._optimizer import Rule, apply
-from probmf.inference._potential import trace_program
+from probmf.inference._program import trace_program
 
 #: Where the densities of priors are told apart.
 DENSITY_AT = (0.05, 0.3, 1.0, 2.5, 7.0)

@@ -1,6 +1,7 @@
 """Density of what is left when every Gaussian effect is integrated out."""
 
 from collections.abc import Mapping
+from concurrent.futures import Future
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +14,9 @@ from numpyro.distributions import ExpandedDistribution, Independent
 from numpyro.infer.util import constrain_fn, potential_energy
 
 from probmf.inference._host_density import HostDensity
-from probmf.inference._potential import Potential, Program, compiled, quick_jit, trace_program
+from probmf.inference._potential import Potential
+from probmf.inference._program import Program, compiled, quick_jit, trace_program
+from probmf.inference._workers import Workers
 from probmf.inference.marginal import MarginalModel
 from probmf.inference.marginal.injection import Inject
 from probmf.inference.marginal.prepared import Prepared
@@ -51,7 +54,21 @@ class MarginalDensity:
 
     def start(self) -> np.ndarray:
         """The prior's medians where it has quantiles, else the middle of the unconstrained line."""
+        program = self._medians
+        run = compiled((program.text, "start"), lambda: quick_jit(program.evaluate))
+        return np.asarray(run(program.consts)[0], np.float64)
 
+    def begin(self, pool: Workers) -> "Future[np.ndarray]":
+        """Find the start, and compile the score, in threads, while other things are traced."""
+        # NumPyro's stack of handlers is one for all threads: trace here, compile there.
+        _ = self._medians
+        start = pool.submit(self.start)
+        if self.host is not None:
+            pool.submit(self.host.terms_at, self.host.example)
+        return start
+
+    @cached_property
+    def _medians(self) -> Program:
         def medians() -> Array:
             zeros = self.potential.unravel(jnp.zeros_like(self.potential.vector))
             inject = Inject(self.prior, {})
@@ -66,9 +83,7 @@ class MarginalDensity:
                 }
             )
 
-        program = trace_program(medians)
-        run = compiled((program.text, "start"), lambda: quick_jit(program.evaluate))
-        return np.asarray(run(program.consts)[0], np.float64)
+        return trace_program(medians)
 
     @cached_property
     def host(self) -> HostDensity | None:

@@ -11,7 +11,7 @@ from numpyro.infer.util import potential_energy
 
 from probmf.inference._host_density import CHUNK, HostDensity, in_chunks
 from probmf.inference._marginal_density import MarginalDensity
-from probmf.inference._potential import Program, compiled, quick_jit, trace_program
+from probmf.inference._program import Program, compiled, quick_jit, trace_program
 from probmf.inference._spectral import Spectrum
 from probmf.inference._workers import Workers
 
@@ -30,29 +30,30 @@ class Evaluator:
         density: The density.
         made: The traced program, its structure, and it compiled for a chunk.
         pool: Threads.
-        key: JAX key of the effects.
+        rng: Random numbers, for JAX keys of the effects.
     """
 
     def __init__(
-        self, density: MarginalDensity, made: tuple[Program, Any, Any], pool: Workers, key: Array
+        self,
+        density: MarginalDensity,
+        made: tuple[Program, Any, Any],
+        pool: Workers,
+        rng: np.random.Generator,
     ) -> None:
         """Keep them."""
-        self.density, self.pool, self.key = density, pool, key
+        self.density, self.pool, self.rng = density, pool, rng
         self.program, self.tree, self.run = made
-        self.calls = 0
 
     def __call__(self, points: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Log densities, and sites with their effects."""
         dtype = self.density.potential.vector.dtype
         count = math.ceil(len(points) / CHUNK)
         padded = np.concatenate([points, np.repeat(points[-1:], count * CHUNK - len(points), 0)])
-        keys = jax.random.key_data(
-            jax.random.split(jax.random.fold_in(self.key, self.calls), count * CHUNK)
-        )
-        self.calls += 1
+        padded = padded.astype(dtype)
+        # Not split from one of JAX, whose programs would be compiled for every number of points.
+        keys = self.rng.integers(2**32, size=(len(padded), 2), dtype=np.uint32)
         pieces = [
-            (jnp.asarray(padded[i : i + CHUNK], dtype), keys[i : i + CHUNK])
-            for i in range(0, len(padded), CHUNK)
+            (padded[i : i + CHUNK], keys[i : i + CHUNK]) for i in range(0, len(padded), CHUNK)
         ]
         outputs = self.pool.map(self._one, pieces)
         values = np.concatenate([output[0] for output in outputs])[: len(points)]
@@ -67,7 +68,9 @@ class Evaluator:
         """All sites at points, effects drawn anew."""
         return self(points)[1]
 
-    def _one(self, piece: tuple[Array, Array]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def _one(
+        self, piece: tuple[np.ndarray, np.ndarray]
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         leaves = self.run(self.program.consts, *piece)
         value, sites = jax.tree.unflatten(self.tree, leaves)
         return np.asarray(value), {name: np.asarray(site) for name, site in sites.items()}

@@ -4,7 +4,6 @@ import time
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -28,7 +27,7 @@ from probmf.inference._marginal_evaluators import (
     NotServedError,
     SpectralEvaluator,
 )
-from probmf.inference._potential import Program, compiled, quick_jit
+from probmf.inference._program import Program, compiled, quick_jit
 from probmf.inference._progress import progress_bar
 from probmf.inference._workers import blas_cores, workers
 from probmf.rows import num_workers
@@ -104,13 +103,13 @@ def draw_marginal(
     with workers(64) as pool, blas_cores(cores), progress_bar(progress) as bar:
         task = bar.add_task("mode", total=None, status="")
         host = density.host if density.host is not None and density.host.is_large else None
+        start = density.begin(pool) if size else None
         if not spectral and host is None:
-            # NumPyro's stack of handlers is one for all threads: trace here, compile there.
             program, tree = density.program()
             run = pool.submit(_compile_chunk, density, program)
         try:
             with blas_cores(1 if host is None else host.cores):
-                mode = find_mode(density.score, density.start()) if size else None
+                mode = None if start is None else find_mode(density.score, start.result())
         except NoModeError as error:
             raise NotServedError(str(error)) from None
         clock.mark("mode")
@@ -120,7 +119,7 @@ def draw_marginal(
         elif host is not None:
             evaluate = HostEvaluator(density, host, pool, rng)
         else:
-            evaluate = Evaluator(density, (program, tree, run.result()), pool, key)
+            evaluate = Evaluator(density, (program, tree, run.result()), pool, rng)
         clock.mark("compilation")
         bar.update(task, description="proposals", total=num_samples, completed=0)
         rounds = _Rounds(evaluate, rng, mode)
@@ -156,8 +155,8 @@ def _spectrum_pays(density: MarginalDensity, num_samples: int) -> bool:
 
 def _compile_chunk(density: MarginalDensity, program: Program) -> Any:
     """The program of one chunk, compiled."""
-    example = jnp.zeros((CHUNK, density.potential.num_dims), density.potential.vector.dtype)
-    keys = jax.random.key_data(jax.random.split(jax.random.key(0), CHUNK))
+    example = np.zeros((CHUNK, density.potential.num_dims), density.potential.vector.dtype)
+    keys = np.zeros((CHUNK, 2), np.uint32)
 
     def chunk(consts: list[Array], vectors: Array, keys: Array) -> list[Array]:
         return jax.lax.map(lambda both: program.evaluate(consts, *both), (vectors, keys))

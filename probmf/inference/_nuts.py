@@ -19,7 +19,8 @@ from numpyro.infer.hmc import hmc
 
 from probmf.inference._checkpoint import Checkpoint, Kept
 from probmf.inference._loop import FitWarning
-from probmf.inference._potential import Potential, compiled
+from probmf.inference._potential import Potential
+from probmf.inference._program import compiled
 from probmf.inference._progress import progress_bar
 from probmf.inference._workers import workers
 

@@ -11,7 +11,7 @@ from numpyro.infer import SVI
 from numpyro.infer.svi import SVIState
 
 from probmf.inference._optimizer import own_rate
-from probmf.inference._potential import compiled, trace_program
+from probmf.inference._program import compiled, trace_program
 from probmf.inference._progress import progress_bar
 
 #: Steps of one call of the compiled program; between calls the run can be shown and stopped.

@@ -16,7 +16,7 @@ from probmf.inference._host_density import HostDensity
 from probmf.inference._importance import climb
 from probmf.inference._loop import FitWarning
 from probmf.inference._marginal_density import MarginalDensity
-from probmf.inference._potential import compiled, quick_jit, trace_program
+from probmf.inference._program import compiled, quick_jit, trace_program
 from probmf.inference._start import check_counts
 from probmf.inference._workers import blas_cores
 from probmf.inference.marginal import marginalize

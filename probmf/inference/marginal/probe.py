@@ -1,5 +1,6 @@
 """The model as a pure function of its effects, and what they may not enter."""
 
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array
 from numpyro.distributions.transforms import biject_to
 
+from probmf.inference._program import compiled, quick_jit, trace_program
 from probmf.inference.marginal.dependence import Traced
 from probmf.inference.marginal.injection import (
     MarginalizeError,
@@ -78,18 +80,17 @@ class Probe:
         """The sites, and a value of moderate size for each latent one, from one program."""
         trace: dict[str, Any] = {}
 
-        def draw() -> dict[str, Array]:
+        def draw() -> list[Array]:
             seeded = numpyro.handlers.seed(self.model, rng_seed=0)
             moderate = numpyro.handlers.substitute(seeded, substitute_fn=moderate_value)
             with numpyro.handlers.block():
                 trace.update(numpyro.handlers.trace(moderate).get_trace(*self.args, **self.kwargs))
-            return {
-                name: jnp.asarray(site["value"])
-                for name, site in trace.items()
-                if site["type"] in ("sample", "param") and not site.get("is_observed")
-            }
+            return [jnp.asarray(site["value"]) for name, site in trace.items() if _is_latent(site)]
 
-        values = jax.jit(draw)()
+        program = trace_program(draw)
+        run = compiled((program.text, "prototype"), lambda: quick_jit(program.evaluate))
+        latent = [name for name, site in trace.items() if _is_latent(site)]
+        values = dict(zip(latent, run(program.consts), strict=True))
         names = [
             name for name, site in trace.items()
             if site["type"] == "sample" and not site["is_observed"]
@@ -219,6 +220,10 @@ def prior_scale(site: Site) -> Array:
     return base.scale if isinstance(base, dist.Normal) else base.scale_tril
 
 
+def _is_latent(site: Mapping[str, Any]) -> bool:
+    return site["type"] in ("sample", "param") and not site.get("is_observed")
+
+
 def moderate_value(site: Mapping[str, Any]) -> Array | None:
     """A value of moderate size for a latent site, wherever its prior may be heavy-tailed."""
     if site["type"] != "sample" or site["is_observed"] or site["value"] is not None:
@@ -231,8 +236,9 @@ def moderate_value(site: Mapping[str, Any]) -> Array | None:
         )
     transform = biject_to(law.support)
     inner = transform.inverse_shape(shape)
-    key = site["kwargs"].get("rng_key")
-    return transform(jax.random.uniform(key, inner, minval=-1.0, maxval=1.0))
+    # NumPy's random numbers, of which no program has to be compiled.
+    rng = np.random.default_rng(zlib.crc32(str(site["name"]).encode()))
+    return transform(jnp.asarray(rng.uniform(-1.0, 1.0, inner), jnp.result_type(float)))
 
 
 def quoted(names: Any) -> str:

@@ -17,7 +17,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
-from probmf.inference._potential import quick_jit
+from probmf.inference._program import quick_jit
 from probmf.inference.marginal_rows.evidence import Inputs, gather, rows_evidence, solve
 from probmf.inference.marginal_rows.layout import TileLayout, lay_out
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization

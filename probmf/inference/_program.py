@@ -1,0 +1,89 @@
+"""Traced programs whose captured arrays are arguments, compiled once and kept.
+
+Programs are kept by the text of what they compute: another data set of the same shapes compiles
+nothing.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Jaxpr, Literal, Var
+from jaxtyping import Array
+
+from probmf.inference._captured import captured_digest
+
+#: Compiled programs kept, by what they compute.
+PROGRAMS_KEPT = 64
+_programs: dict[Any, Any] = {}
+
+
+def quick_jit(function: Callable[..., Any]) -> Any:
+    """`jax.jit` for programs that run for less time than they take to compile.
+
+    On a CPU the optimizer's expensive passes double the time of compilation and gain nothing here,
+    where the time goes to a few calls of linear algebra.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.jit(function)
+    options = {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
+    return jax.jit(function, compiler_options=options)
+
+
+def compiled(key: Any, make: Callable[[], Any]) -> Any:
+    """The program under a key, made when it is not there; the oldest is dropped when full."""
+    if key not in _programs:
+        while len(_programs) >= PROGRAMS_KEPT:
+            del _programs[next(iter(_programs))]
+        _programs[key] = make()
+    return _programs[key]
+
+
+class Program(NamedTuple):
+    """A function of arrays, traced: its text, its captured arrays, and how to evaluate it.
+
+    Attributes:
+        text: What it computes, up to the captured arrays' values.
+        consts: The captured arrays.
+        evaluate: (consts, *leaves) -> list of output leaves; differentiable, not compiled.
+    """
+
+    text: str
+    consts: list[Any]
+    evaluate: Callable[..., list[Array]]
+
+
+def trace_program(function: Callable[..., Any], *example: Any) -> Program:
+    """Trace a function of arrays (no pytrees) so that what it captures can be passed in."""
+    closed = jax.make_jaxpr(function)(*example)
+    jaxpr, scalars = _lift_scalars(closed.jaxpr)
+    consts = [*closed.consts, *scalars]
+    shapes = [f"{np.shape(c)}{np.asarray(c).dtype}" for c in consts]
+    text = f"{jaxpr}|{shapes}|{captured_digest(jaxpr)}|{jax.config.jax_enable_x64}"
+
+    def evaluate(consts: list[Any], *leaves: Array) -> list[Array]:
+        return jax.core.eval_jaxpr(jaxpr, consts, *leaves)
+
+    return Program(text, [jnp.asarray(c) for c in consts], evaluate)
+
+
+def _lift_scalars(jaxpr: Jaxpr) -> tuple[Jaxpr, list[Any]]:
+    """Captured scalars, which JAX writes into the program as numbers, made captured arrays.
+
+    Numbers of the source text have no type of their own and stay.
+    """
+    variables, values = [], []
+
+    def lift(atom: Any) -> Any:
+        aval: Any = atom.aval
+        if not isinstance(atom, Literal) or aval.weak_type or aval.dtype.kind != "f":
+            return atom
+        variables.append(Var(atom.aval))
+        values.append(atom.val)
+        return variables[-1]
+
+    equations = [eqn.replace(invars=[lift(atom) for atom in eqn.invars]) for eqn in jaxpr.eqns]
+    lifted = jaxpr.replace(eqns=equations, constvars=[*jaxpr.constvars, *variables])
+    return lifted, values
