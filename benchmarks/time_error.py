@@ -63,7 +63,9 @@ def measure(fit: Callable[[], Fit], test: Ratings, *, again: bool = True) -> Poi
     seconds = time.perf_counter() - begin
     predicted = found.predict(test, interval=0.5)
     mean = predicted.mean if found.traces is None else found.traces.watched.mean
-    return seconds, rmse(test.rating, mean), log_score(test.rating, mean, predicted.sd)
+    point = seconds, rmse(test.rating, mean), log_score(test.rating, mean, predicted.sd)
+    print(found.method, point, flush=True)
+    return point
 
 
 def run(quick: bool) -> common.Report:
@@ -112,12 +114,12 @@ def run(quick: bool) -> common.Report:
         measure(
             lambda n=n: sample_nuts(
                 learned(HALF), train, key=0, num_warmup=n, num_samples=n, num_chains=2,
-                marginalize=("item_bias", "item_factors"),
+                marginalize=("item_bias", "item_factors"), max_tree_depth=6,
             ),
             test,
             again=False,
         )
-        for n in ((10,) if few else (25, 75))
+        for n in ((10,) if few else (40,))
     ]  # fmt: skip
     if not quick:
         draw(curves)
@@ -133,7 +135,7 @@ def run(quick: bool) -> common.Report:
         "noise's precision. Samplers learn all other scales",
         "Runs": "2 to 16 sweeps of ALS; 5 to 40 epochs of batches of 1,024, the rate falling from "
         "0.08 to 0; 5 to 150 sweeps of the variational fits; 5 + 20 to 150 + 600 sweeps of Gibbs, "
-        "two chains; 25 + 25 and 75 + 75 transitions of NUTS, two chains",
+        "two chains; 40 + 40 transitions of NUTS of at most 63 steps, two chains",
         "Seconds": "of a second call in the process, so that everything is compiled; of NUTS of "
         "the first",
         "Log score": "mean log density of the held-out ratings, Normal with the predictive mean "
