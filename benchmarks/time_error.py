@@ -156,14 +156,14 @@ def run(quick: bool) -> common.Report:
 
 def draw(curves: dict[str, list[Point]]) -> None:
     """Two panels over the same seconds."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
     for name, points in curves.items():
         seconds, errors, scores = zip(*points, strict=True)
         axes[0].plot(seconds, errors, "o-", label=name, markersize=4)
         axes[1].plot(seconds, scores, "o-", markersize=4)
     for axis, label in zip(axes, ("held-out RMSE", "held-out log score"), strict=True):
         axis.set(xscale="log", xlabel="seconds", ylabel=label)
-    axes[0].legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     FIGURE.parent.mkdir(exist_ok=True)
     figure.savefig(FIGURE, dpi=110)
     plt.close(figure)
