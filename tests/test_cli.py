@@ -161,6 +161,7 @@ class TestFit:
     )
     @pytest.mark.parametrize("method", ["gibbs", "nuts"])
     @pytest.mark.slow
+    @pytest.mark.slow
     def test_streams(self, folder: Path, tmp_path: Path, method: str) -> None:
         words = ["fit", folder / "train.csv", "--method", method, "--num-warmup", 20,
                  "--num-samples", 10, "--num-chains", 1, "--out", tmp_path / "fit", "--stream",
@@ -190,6 +191,7 @@ class TestFit:
         ],
         ids=["variational", "svi"],
     )
+    @pytest.mark.slow
     def test_approximations(self, folder: Path, tmp_path: Path, words: list[object]) -> None:
         out = tmp_path / "fit"
         result = run("fit", folder / "train.csv", "--out", out, *MODEL, "--method", *words)

@@ -74,6 +74,7 @@ def test_chains_are_those_of_the_other_program(monkeypatch: pytest.MonkeyPatch) 
         np.testing.assert_allclose(ours.samples[name], value, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_bit_for_bit(
     tmp_path: Any, large: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -162,6 +162,7 @@ def test_diagnostics_judge_every_sweep() -> None:
 
 
 @pytest.mark.parametrize("likelihood", [Bernoulli(), Bernoulli("probit"), Ordinal(3)])
+@pytest.mark.slow
 def test_latent_likelihoods_predict(likelihood: Any) -> None:
     data = ratings("ordinal" if isinstance(likelihood, Ordinal) else "binary")
     fit = sample_gibbs(model(likelihood=likelihood), data, key=0, watch=data, **SHORT)
@@ -175,6 +176,7 @@ def test_latent_likelihoods_predict(likelihood: Any) -> None:
 @pytest.mark.parametrize(
     "scale", [dist.HalfNormal(jnp.ones((1, 2))), dist.HalfNormal(jnp.ones(USERS)), NormalWishart()]
 )
+@pytest.mark.slow
 def test_priors_of_factors(scale: Any) -> None:
     fit = sample_gibbs(model(user_scale=scale), ratings(), key=0, **SHORT)
     name = "user_mean" if isinstance(scale, NormalWishart) else "user_scale"
