@@ -165,7 +165,9 @@ class HostEvidence:
         lists = () if self.lists is None else self.lists
         found = [*self.sums, *lists, self.rest, self.prior, self.row, self.column, self.group]
         counts = np.asarray([self.num_rows, self.num_inverted, self.num_flat])
-        return [*found, self.base, *(self.table or ()), self.cross.data, self.cross.indices, counts]
+        order = np.asarray([(block, own.start) for block, own in self.columns.own.items()])
+        found += [self.base, *(self.table or ()), self.cross.indices, counts, order]
+        return [*found, np.asarray(self.shapes)]
 
     def log_evidence(self, trils: Trils, precision: float) -> float:
         """Log density of all observations; NaN where a matrix is not positive definite.

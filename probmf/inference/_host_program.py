@@ -22,7 +22,8 @@ def host_program(host: HostDensity) -> Program:
 
     Returns:
         The program: of a vector, a list of the log density; differentiable. Its text tells the
-        observations, too, which are not among its captured arrays.
+        observations, too, which are not among its captured arrays: a sampler is compiled anew for
+        every data set.
     """
     text = f"{host.program.text}|evidence {digest(host.evidence.contents)}"
     evidence = _as_primitive(host)

@@ -1,6 +1,6 @@
 """Density of what is left when every Gaussian effect is integrated out."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import cached_property
 from typing import Any
@@ -58,14 +58,27 @@ class MarginalDensity:
         run = compiled((program.text, "start"), lambda: quick_jit(program.evaluate))
         return np.asarray(run(program.consts)[0], np.float64)
 
-    def begin(self, pool: Workers) -> "Future[np.ndarray]":
-        """Find the start, and compile the score, in threads, while other things are traced."""
+    def begin(self, pool: Workers) -> Callable[[], np.ndarray]:
+        """Find the start, and compile the score, in threads, while other things are traced.
+
+        Args:
+            pool: The threads.
+
+        Returns:
+            A function that waits for both, and gives the start.
+        """
         # NumPyro's stack of handlers is one for all threads: trace here, compile there.
         _ = self._medians
-        start = pool.submit(self.start)
+        jobs: list[Future[Any]] = [pool.submit(self.start)]
         if self.host is not None:
-            pool.submit(self.host.terms_at, self.host.example)
-        return start
+            # Waited for, too, or the search would compile it a second time.
+            jobs.append(pool.submit(self.host.terms_at, self.host.example))
+
+        def wait() -> np.ndarray:
+            found = [job.result() for job in jobs]
+            return np.asarray(found[0])
+
+        return wait
 
     @cached_property
     def _medians(self) -> Program:

@@ -109,7 +109,7 @@ def draw_marginal(
             run = pool.submit(_compile_chunk, density, program)
         try:
             with blas_cores(1 if host is None else host.cores):
-                mode = None if start is None else find_mode(density.score, start.result())
+                mode = None if start is None else find_mode(density.score, start())
         except NoModeError as error:
             raise NotServedError(str(error)) from None
         clock.mark("mode")

@@ -1,7 +1,8 @@
 """NUTS in resumable chunks: one compiled program for all chains and for every data set of a shape.
 
 NumPyro's kernel does the work; this file feeds it a traced potential whose data are arguments, so
-that a second call compiles nothing, and runs chains side by side in threads.
+that a second call compiles nothing, and runs chains side by side in threads. A potential that asks
+LAPACK (`_host_program.py`) holds its data, and is compiled for each data set.
 """
 
 import time

@@ -4,6 +4,7 @@ Programs are kept by the text of what they compute: another data set of the same
 nothing.
 """
 
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from probmf.inference._captured import captured_digest
 #: Compiled programs kept, by what they compute.
 PROGRAMS_KEPT = 64
 _programs: dict[Any, Any] = {}
+_lock = threading.Lock()
 
 
 def quick_jit(function: Callable[..., Any]) -> Any:
@@ -34,11 +36,14 @@ def quick_jit(function: Callable[..., Any]) -> Any:
 
 def compiled(key: Any, make: Callable[[], Any]) -> Any:
     """The program under a key, made when it is not there; the oldest is dropped when full."""
-    if key not in _programs:
-        while len(_programs) >= PROGRAMS_KEPT:
-            del _programs[next(iter(_programs))]
-        _programs[key] = make()
-    return _programs[key]
+    found = _programs.get(key)
+    if found is None:
+        found = make()  # May compile for seconds; other threads go on.
+        with _lock:
+            while len(_programs) >= PROGRAMS_KEPT:
+                del _programs[next(iter(_programs))]
+            _programs[key] = found
+    return found
 
 
 class Program(NamedTuple):

@@ -112,13 +112,11 @@ def require_fixed_scales(model: MatrixFactorization, method: str) -> None:
     random = [name for name in model.random_scales() if name not in model.learned_shapes]
     for side in model.mean_sides:
         random += getattr(model, f"{side}_mean").random_scales(f"{side}_mean")
-    if random:
-        raise ValueError(
-            f"{method} needs fixed scales, but {', '.join(random)} has a prior distribution. A "
-            "point estimate of a scale together with its rows is degenerate: the density grows "
-            "without bound as the scale goes to 0. Give a number; learn the scales with "
-            "fit_variational; or sample the posterior with sample_gibbs or sample_nuts."
-        )
+    otherwise = (
+        "learn the scales with fit_variational; "
+        "or sample the posterior with sample_gibbs or sample_nuts"
+    )
+    _refuse_random(random, method, "its rows", otherwise)
 
 
 def require_numbers(model: Any, method: str) -> None:
@@ -131,13 +129,17 @@ def require_numbers(model: Any, method: str) -> None:
     Raises:
         ValueError: If any scale is a distribution; the message says which.
     """
-    random = model.random_scales()
+    _refuse_random(
+        model.random_scales(), method, "what it governs", "or sample the posterior with sample_nuts"
+    )
+
+
+def _refuse_random(random: list[str], method: str, governed: str, otherwise: str) -> None:
     if random:
         raise ValueError(
             f"{method} needs fixed scales, but {', '.join(random)} has a prior distribution. A "
-            "point estimate of a scale together with what it governs is degenerate: the density "
-            "grows without bound as the scale goes to 0. Give a number, or sample the posterior "
-            "with sample_nuts."
+            f"point estimate of a scale together with {governed} is degenerate: the density grows "
+            f"without bound as the scale goes to 0. Give a number; {otherwise}."
         )
 
 

@@ -5,41 +5,25 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from lapack_designs import FORMULA, density_of, table, use_lapack
 
-from probmf import MixedEffects, fit_marginal, marginalize, sample_marginal
-from probmf.effects import pattern as pattern_module
+from probmf import MixedEffects, fit_marginal, sample_marginal
 from probmf.inference import _host_density as host_module
-from probmf.inference._marginal_density import MarginalDensity
 from probmf.inference.marginal_likelihood import Objective
 
-FORMULA = "y ~ 1 + x + (1 | g) + (1 + x | h)"
 SIMPLE = "y ~ 1 + x + (1 | g) + (1 | h)"
-
-
-def table() -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(1)
-    g, h, x = rng.integers(0, 30, 150), rng.integers(0, 6, 150), rng.normal(0.5, 1.0, 150)
-    mean = 2 - x + rng.normal(0, 0.8, 30)[g] + rng.normal(0, 0.7, 6)[h] + 0.4 * x * (h - 2)
-    return {"y": mean + rng.normal(0, 0.5, 150), "x": x, "g": g, "h": h}
 
 
 @pytest.fixture
 def by_lapack(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Switches the ways: all of it by LAPACK, or none."""
-    monkeypatch.setattr(pattern_module, "PAIR_COST", 0)
-    monkeypatch.setattr(host_module, "LEAST_COLUMNS", 1)
+    use_lapack(monkeypatch)
     serves = host_module.HostDensity.serves
 
     def switch(on: bool) -> None:
         monkeypatch.setattr(host_module.HostDensity, "serves", serves if on else lambda _: False)
 
     return switch
-
-
-def density_of(model: MixedEffects, data: dict[str, np.ndarray]) -> MarginalDensity:
-    design = model.design(data)
-    marginal = marginalize(model, model.effect_sites(design))
-    return MarginalDensity(marginal, model.arguments(design), {})
 
 
 def test_score_is_that_of_the_program(by_lapack: Any) -> None:

@@ -7,42 +7,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from arviz_stats.base import array_stats
+from lapack_designs import FORMULA, density_of, table, use_lapack
 
-from probmf import MixedEffects, marginalize, sample_nuts
-from probmf.effects import pattern as pattern_module
-from probmf.inference import _host_density as host_module
+from probmf import MixedEffects, sample_nuts
+from probmf.inference import nuts as nuts_module
 from probmf.inference._host_program import host_program
-from probmf.inference._marginal_density import MarginalDensity
 
-FORMULA = "y ~ 1 + x + (1 | g) + (1 + x | h)"
 SIMPLE = "y ~ 1 + x + (1 | g)"
-
-
-def table(seed: int = 1) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    g, h, x = rng.integers(0, 30, 150), rng.integers(0, 6, 150), rng.normal(0.5, 1.0, 150)
-    mean = 2 - x + rng.normal(0, 0.8, 30)[g] + rng.normal(0, 0.7, 6)[h] + 0.4 * x * (h - 2)
-    return {"y": mean + rng.normal(0, 0.5, 150), "x": x, "g": g, "h": h}
 
 
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small designs go by LAPACK as large ones do."""
-    monkeypatch.setattr(pattern_module, "PAIR_COST", 0)
-    monkeypatch.setattr(host_module, "LEAST_COLUMNS", 1)
-
-
-def density_of(data: dict[str, np.ndarray]) -> MarginalDensity:
-    model = MixedEffects(FORMULA)
-    design = model.design(data)
-    marginal = marginalize(model, model.effect_sites(design))
-    return MarginalDensity(marginal, model.arguments(design), {})
+    use_lapack(monkeypatch)
 
 
 @pytest.mark.parametrize("float64", [True, False])
 def test_value_and_gradient_are_those_of_the_other_program(float64: bool, large: None) -> None:
     with jax.enable_x64(float64):
-        density = density_of(table())
+        density = density_of(MixedEffects(FORMULA), table())
         assert density.host is not None
         own = host_program(density.host)
         vector = jnp.asarray(np.random.default_rng(0).normal(-0.5, 0.3, density.potential.num_dims))
@@ -55,7 +38,10 @@ def test_value_and_gradient_are_those_of_the_other_program(float64: bool, large:
 
 def test_text_tells_the_data(large: None) -> None:
     with jax.enable_x64(True):
-        texts = [host_program(density_of(table(seed)).host).text for seed in (1, 1, 2)]
+        texts = [
+            host_program(density_of(MixedEffects(FORMULA), table(seed)).host).text
+            for seed in (1, 1, 2)
+        ]
     assert texts[0] == texts[1]
     assert texts[0] != texts[2]
 
@@ -66,10 +52,18 @@ def run(formula: str = FORMULA, **options: Any) -> Any:
 
 
 def test_chains_are_those_of_the_other_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def noted(host: Any) -> Any:
+        made.append(host)
+        return host_program(host)
+
+    monkeypatch.setattr(nuts_module, "host_program", noted)
     plain = run()
-    monkeypatch.setattr(pattern_module, "PAIR_COST", 0)
-    monkeypatch.setattr(host_module, "LEAST_COLUMNS", 1)
+    assert not made
+    use_lapack(monkeypatch)
     ours = run()
+    assert len(made) == 1
     for name, value in plain.samples.items():
         np.testing.assert_allclose(ours.samples[name], value, rtol=1e-4, atol=1e-4)
 
