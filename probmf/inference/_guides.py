@@ -11,7 +11,7 @@ from numpyro.infer import autoguide
 from numpyro.infer.util import log_density
 
 from probmf.inference._importance import smooth
-from probmf.inference._program import compiled, quick_jit, trace_program
+from probmf.inference._program import compiled, quick_jit, trace_tree
 from probmf.inference._target import Target, require_memory
 
 GuideName = Literal["delta", "normal", "low_rank", "multivariate"]
@@ -140,8 +140,7 @@ def draw_guide(
         return sites, log_model - log_guide
 
     keys = jax.random.key_data(jax.random.split(key, num))
-    tree = jax.tree.structure(jax.eval_shape(one, keys[0], *leaves))
-    program = trace_program(lambda *all: jax.tree.leaves(one(*all)), keys[0], *leaves)
+    program, tree = trace_tree(one, keys[0], *leaves)
     run = compiled(
         (program.text, "guide draws"),
         lambda: quick_jit(

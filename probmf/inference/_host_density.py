@@ -4,12 +4,11 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from probmf.effects.host import LEAST_COLUMNS, HostEvidence, has_host_form
-from probmf.inference._program import compiled, quick_jit, trace_program
+from probmf.inference._program import Program, compiled, quick_jit, trace_program
 from probmf.inference.marginal.prepared import Prepared
 from probmf.rows import num_workers
 
@@ -25,7 +24,7 @@ class HostDensity:
     Args:
         prepared: A model with its data; `serves` says which.
         terms: What the evidence depends on, at a vector.
-        num_dims: Length of the vector.
+        medians: A start, as a program.
         flat: See `HostEvidence`.
         best: See `HostEvidence`.
     """
@@ -34,7 +33,7 @@ class HostDensity:
         self,
         prepared: Prepared,
         terms: Terms,
-        num_dims: int,
+        medians: Program,
         flat: Collection[int] = (),
         *,
         best: bool = False,
@@ -43,7 +42,9 @@ class HostDensity:
         if prepared.statistics is None:
             raise ValueError("The design depends on sampled parameters; see HostDensity.serves.")
         self.evidence = HostEvidence(prepared.pattern, prepared.statistics, flat, best=best)
-        self.example = np.zeros(num_dims, jnp.result_type(float))
+        self.medians = medians
+        (start,) = jax.eval_shape(medians.evaluate, medians.consts)
+        self.example = np.zeros(start.shape, start.dtype)
 
         def leaves(vector: Array) -> list[Array]:
             extra, precision, trils = terms(vector)
@@ -90,7 +91,10 @@ class HostDensity:
         evaluate = self.program.evaluate
         run = compiled(
             (self.program.text, "terms"),
-            lambda: quick_jit(lambda consts, x: jax.lax.map(lambda one: evaluate(consts, one), x)),
+            lambda: quick_jit(
+                lambda consts, x: jax.lax.map(lambda one: evaluate(consts, one), x),
+                self.program.numbers,
+            ),
         )
         found = in_chunks(
             lambda x: run(self.program.consts, x), CHUNK, np.asarray(vectors, self.example.dtype)
@@ -99,20 +103,32 @@ class HostDensity:
 
     def terms_at(self, vector: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """The terms at one vector, and their derivatives by its elements, the last axis."""
-        evaluate = self.program.evaluate
+        values, slopes, _ = self._all_at(vector)
+        return [np.asarray(v, np.float64) for v in values], [np.asarray(s) for s in slopes]
 
-        def both(consts: list[Any], vector: Array) -> tuple[list[Array], list[Array]]:
+    def start(self) -> np.ndarray:
+        """Where to begin a search."""
+        return np.asarray(self._all_at(self.example)[2], np.float64)
+
+    def _all_at(self, vector: np.ndarray) -> tuple[list[Array], list[Array], Array]:
+        """Terms, derivatives, and the start: one program for all, or there were two to compile."""
+        evaluate, medians = self.program.evaluate, self.medians
+
+        def together(
+            consts: tuple[list[Any], list[Any]], vector: Array
+        ) -> tuple[list[Array], list[Array], Array]:
             def twice(x: Array) -> tuple[list[Array], list[Array]]:
-                found = evaluate(consts, x)
+                found = evaluate(consts[0], x)
                 return found, found
 
             slopes, values = jax.jacfwd(twice, has_aux=True)(vector)
-            return values, slopes
+            return values, slopes, medians.evaluate(consts[1])[0]
 
-        run = compiled((self.program.text, "slopes"), lambda: quick_jit(both))
-        found = run(self.program.consts, np.asarray(vector, self.example.dtype))
-        values, slopes = found
-        return [np.asarray(v, np.float64) for v in values], [np.asarray(s) for s in slopes]
+        run = compiled(
+            (self.program.text, medians.text, "slopes"),
+            lambda: quick_jit(together, self.program.numbers + medians.numbers),
+        )
+        return run((self.program.consts, medians.consts), np.asarray(vector, self.example.dtype))
 
 
 def in_chunks(run: Callable[..., list[Array]], size: int, *parts: np.ndarray) -> list[np.ndarray]:

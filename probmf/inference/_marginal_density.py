@@ -1,6 +1,6 @@
 """Density of what is left when every Gaussian effect is integrated out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ from numpyro.infer.util import constrain_fn, potential_energy
 
 from probmf.inference._host_density import HostDensity
 from probmf.inference._potential import Potential
-from probmf.inference._program import Program, compiled, quick_jit, trace_program
+from probmf.inference._program import Program, compiled, quick_jit, trace_program, trace_tree
 from probmf.inference._workers import Workers
 from probmf.inference.marginal import MarginalModel
 from probmf.inference.marginal.injection import Inject
@@ -54,34 +54,24 @@ class MarginalDensity:
 
     def start(self) -> np.ndarray:
         """The prior's medians where it has quantiles, else the middle of the unconstrained line."""
-        program = self._medians
-        run = compiled((program.text, "start"), lambda: quick_jit(program.evaluate))
+        if self.host is not None:
+            return self.host.start()
+        program = self.medians
+        run = compiled(
+            (program.text, "start"), lambda: quick_jit(program.evaluate, program.numbers)
+        )
         return np.asarray(run(program.consts)[0], np.float64)
 
-    def begin(self, pool: Workers) -> Callable[[], np.ndarray]:
-        """Find the start, and compile the score, in threads, while other things are traced.
-
-        Args:
-            pool: The threads.
-
-        Returns:
-            A function that waits for both, and gives the start.
-        """
+    def begin(self, pool: Workers) -> "Future[np.ndarray]":
+        """Find the start, and compile what the score needs, while other things are traced."""
         # NumPyro's stack of handlers is one for all threads: trace here, compile there.
-        _ = self._medians
-        jobs: list[Future[Any]] = [pool.submit(self.start)]
-        if self.host is not None:
-            # Waited for, too, or the search would compile it a second time.
-            jobs.append(pool.submit(self.host.terms_at, self.host.example))
-
-        def wait() -> np.ndarray:
-            found = [job.result() for job in jobs]
-            return np.asarray(found[0])
-
-        return wait
+        _ = self.medians, self.host
+        return pool.submit(self.start)
 
     @cached_property
-    def _medians(self) -> Program:
+    def medians(self) -> Program:
+        """The start, traced."""
+
         def medians() -> Array:
             zeros = self.potential.unravel(jnp.zeros_like(self.potential.vector))
             inject = Inject(self.prior, {})
@@ -103,7 +93,7 @@ class MarginalDensity:
         """The density by LAPACK, on a CPU."""
         if not HostDensity.serves(self.prepared):
             return None
-        return HostDensity(self.prepared, self._terms, self.potential.num_dims)
+        return HostDensity(self.prepared, self._terms, self.medians)
 
     def _terms(self, vector: Array) -> tuple[Array, Array, list[Array]]:
         """The prior with what else the log density has, noise precision, and prior factors."""
@@ -140,16 +130,26 @@ class MarginalDensity:
         evidence, effects = self.prepared.draw(latents, key)
         return prior + evidence, {**values, **effects}
 
+    @cached_property
+    def sites(self) -> tuple[Program, Any]:
+        """(vector, *tables of effects) -> sites, traced, and their structure."""
+        vector = self.potential.vector
+        tables = [np.zeros(shape, vector.dtype) for shape in self.prepared.pattern.shapes]
+
+        def values(vector: Array, *tables: Array) -> dict[str, Array]:
+            latents = self.constrain_prior(vector)
+            return {**latents, **self.prepared.site_values(latents, list(tables))}
+
+        return trace_tree(values, vector, *tables)
+
+    @cached_property
     def program(self) -> tuple[Program, Any]:
         """(vector, key data) -> log density and sites, traced, and their structure."""
 
         def joint(vector: Array, key: Array) -> Any:
             return self._joint(vector, jax.random.wrap_key_data(key))
 
-        example = (self.potential.vector, np.zeros(2, np.uint32))
-        shape = jax.eval_shape(joint, *example)
-        traced = trace_program(lambda v, k: jax.tree.leaves(joint(v, k)), *example)
-        return traced, jax.tree.structure(shape)
+        return trace_tree(joint, self.potential.vector, np.zeros(2, np.uint32))
 
 
 def median(law: Any, otherwise: Array) -> Array:

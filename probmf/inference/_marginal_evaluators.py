@@ -11,7 +11,7 @@ from numpyro.infer.util import potential_energy
 
 from probmf.inference._host_density import CHUNK, HostDensity, in_chunks
 from probmf.inference._marginal_density import MarginalDensity
-from probmf.inference._program import Program, compiled, quick_jit, trace_program
+from probmf.inference._program import Program, compiled, quick_jit
 from probmf.inference._spectral import Spectrum
 from probmf.inference._workers import Workers
 
@@ -81,16 +81,7 @@ class _Sites:
 
     def __init__(self, density: MarginalDensity) -> None:
         self.dtype = density.potential.vector.dtype
-        shapes = density.prepared.pattern.shapes
-        example = (np.zeros(density.potential.num_dims), *(np.zeros(shape) for shape in shapes))
-        example = tuple(part.astype(self.dtype) for part in example)
-
-        def values(vector: Array, *tables: Array) -> dict[str, Array]:
-            latents = density.constrain_prior(vector)
-            return {**latents, **density.prepared.site_values(latents, list(tables))}
-
-        self.tree = jax.tree.structure(jax.eval_shape(values, *example))
-        self.program = trace_program(lambda *parts: jax.tree.leaves(values(*parts)), *example)
+        self.program, self.tree = density.sites
 
     def __call__(self, points: np.ndarray, tables: list[np.ndarray]) -> dict[str, np.ndarray]:
         evaluate = self.program.evaluate

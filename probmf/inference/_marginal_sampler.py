@@ -105,11 +105,11 @@ def draw_marginal(
         host = density.host if density.host is not None and density.host.is_large else None
         start = density.begin(pool) if size else None
         if not spectral and host is None:
-            program, tree = density.program()
+            program, tree = density.program
             run = pool.submit(_compile_chunk, density, program)
         try:
             with blas_cores(1 if host is None else host.cores):
-                mode = None if start is None else find_mode(density.score, start())
+                mode = None if start is None else find_mode(density.score, start.result())
         except NoModeError as error:
             raise NotServedError(str(error)) from None
         clock.mark("mode")
@@ -163,7 +163,7 @@ def _compile_chunk(density: MarginalDensity, program: Program) -> Any:
 
     return compiled(
         (program.text, "chunk"),
-        lambda: quick_jit(chunk).lower(program.consts, example, keys).compile(),
+        lambda: quick_jit(chunk, program.numbers).lower(program.consts, example, keys).compile(),
     )
 
 

@@ -17,11 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 from numpyro.infer.hmc import hmc
+from numpyro.infer.util import ParamInfo
 
 from probmf.inference._checkpoint import Checkpoint, Kept
 from probmf.inference._loop import FitWarning
 from probmf.inference._potential import Potential
-from probmf.inference._program import compiled
+from probmf.inference._program import compiled, quick_jit
 from probmf.inference._progress import progress_bar
 from probmf.inference._workers import workers
 
@@ -116,7 +117,7 @@ def _make_kernel(evaluate: Callable[..., list[Array]], settings: Settings) -> _K
 
     init_kernel, sample_kernel = hmc(potential_fn_gen=potential_of, algo="NUTS")
 
-    def init(consts: list[Array], start: Array, key: Array, inverse_mass: Array | None) -> Any:
+    def init(consts: list[Array], start: ParamInfo, key: Array, inverse_mass: Array | None) -> Any:
         state = init_kernel(
             start,
             settings.num_warmup,
@@ -152,7 +153,7 @@ def _make_kernel(evaluate: Callable[..., list[Array]], settings: Settings) -> _K
 
         return jax.lax.fori_loop(0, count, one, (state, vectors, stats))
 
-    return _Kernel(jax.jit(init), jax.jit(advance))
+    return _Kernel(quick_jit(init, 0), jax.jit(advance))
 
 
 def _without_typed_keys(state: Any) -> Any:
@@ -220,18 +221,22 @@ def run_nuts(
         _check_kept(kept, settings, streamed=stream is not None)
     if stream is not None:
         stream.begin(0 if kept is None else max(0, kept.done - settings.num_warmup))
+    first = ParamInfo(potential.vector, potential.vector[0], potential.vector)
+    example = jax.eval_shape(kernel.init, consts, first, keys[0], mass)
     if kept is None:
-        vectors = (
-            find_starts(potential, start_key, settings.num_chains) if starts is None else starts
-        )
-        states = [
-            kernel.init(consts, jnp.asarray(vector, potential.vector.dtype), chain, mass)
-            for vector, chain in zip(vectors, keys, strict=True)
-        ]
+        with workers(1) as pool:
+            # Compiled in a thread while starts are found, for which their density is.
+            pool.submit(_advance, kernel, consts, 0, jax.tree.map(_zeros, example))
+            vectors = (
+                find_starts(potential, start_key, settings.num_chains) if starts is None else starts
+            )
+            states = [
+                kernel.init(consts, _start_of(potential, vector), chain, mass)
+                for vector, chain in zip(vectors, keys, strict=True)
+            ]
         pieces: list[tuple[np.ndarray, np.ndarray]] = []
         done = 0
     else:
-        example = jax.eval_shape(kernel.init, consts, potential.vector, keys[0], mass)
         states = [kept.state(example, chain) for chain in range(settings.num_chains)]
         pieces, done = kept.pieces, kept.done
 
@@ -326,8 +331,19 @@ def named_stats(table: np.ndarray) -> dict[str, np.ndarray]:
     return stats
 
 
+def _zeros(like: jax.ShapeDtypeStruct) -> np.ndarray:
+    return np.zeros(like.shape, like.dtype)
+
+
 def _advance(kernel: _Kernel, consts: list[Any], count: int, state: Any) -> Any:
     return kernel.advance(consts, state, jnp.asarray(count))
+
+
+def _start_of(potential: Potential, vector: np.ndarray) -> ParamInfo:
+    """With its potential energy and gradient, which NumPyro would compile once more."""
+    start = jnp.asarray(vector, potential.vector.dtype)
+    value, gradient = potential.value_and_grad(start)
+    return ParamInfo(start, -value, -gradient)
 
 
 def find_starts(potential: Potential, key: Array, num_chains: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from numpyro.distributions.transforms import biject_to
 from numpyro.infer.util import constrain_fn, potential_energy
 
 from probmf._precision import fresh_arrays
-from probmf.inference._program import Program, compiled, quick_jit, trace_program
+from probmf.inference._program import Program, compiled, quick_jit, trace_program, trace_tree
 from probmf.inference.marginal.probe import moderate_value
 
 
@@ -70,7 +70,9 @@ class Potential:
         """Log density at a vector; compiled."""
         run = compiled(
             (self.program.text, "value"),
-            lambda: quick_jit(lambda consts, x: self.program.evaluate(consts, x)[0]),
+            lambda: quick_jit(
+                lambda consts, x: self.program.evaluate(consts, x)[0], self.program.numbers
+            ),
         )
         return run(self.program.consts, vector)
 
@@ -80,7 +82,8 @@ class Potential:
         run = compiled(
             (self.program.text, "gradient"),
             lambda: quick_jit(
-                lambda consts, x: jax.value_and_grad(lambda v: evaluate(consts, v)[0])(x)
+                lambda consts, x: jax.value_and_grad(lambda v: evaluate(consts, v)[0])(x),
+                self.program.numbers,
             ),
         )
         return run(self.program.consts, vector)
@@ -99,16 +102,16 @@ class Potential:
 
     def constrain_all(self, vectors: Float[Array, "n d"]) -> dict[str, Array]:
         """`constrain` for many vectors; compiled."""
-        tree, program = self._constrained
+        program, tree = self._constrained
         run = compiled(
             (program.text, "constrain"),
             lambda: quick_jit(
-                lambda consts, x: jax.lax.map(lambda v: program.evaluate(consts, v), x)
+                lambda consts, x: jax.lax.map(lambda v: program.evaluate(consts, v), x),
+                program.numbers,
             ),
         )
         return jax.tree.unflatten(tree, run(program.consts, vectors))
 
     @cached_property
-    def _constrained(self) -> tuple[Any, Program]:
-        tree = jax.tree.structure(jax.eval_shape(self.constrain, self.vector))
-        return tree, trace_program(lambda x: jax.tree.leaves(self.constrain(x)), self.vector)
+    def _constrained(self) -> tuple[Program, Any]:
+        return trace_tree(self.constrain, self.vector)

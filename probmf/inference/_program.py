@@ -18,31 +18,50 @@ from probmf.inference._captured import captured_digest
 
 #: Compiled programs kept, by what they compute.
 PROGRAMS_KEPT = 64
+#: Up to so many captured numbers a program takes longer to optimize than to run a thousand times.
+SMALL = 20_000
 _programs: dict[Any, Any] = {}
 _lock = threading.Lock()
 
 
-def quick_jit(function: Callable[..., Any]) -> Any:
+def quick_jit(function: Callable[..., Any], numbers: int | None = None) -> Any:
     """`jax.jit` for programs that run for less time than they take to compile.
 
     On a CPU the optimizer's expensive passes double the time of compilation and gain nothing here,
-    where the time goes to a few calls of linear algebra.
+    where the time goes to a few calls of linear algebra. What is left of it halves the time of
+    loops over large arrays, and is left out for small ones.
+
+    Args:
+        function: What to compile.
+        numbers: How many numbers it captures, where that is known.
+
+    Returns:
+        The compiled function.
     """
     if jax.default_backend() != "cpu":
         return jax.jit(function)
-    options = {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
+    options = {
+        "xla_backend_optimization_level": 1 if numbers is None or numbers > SMALL else 0,
+        "xla_llvm_disable_expensive_passes": True,
+    }
     return jax.jit(function, compiler_options=options)
 
 
+def count_numbers(tree: Any) -> int:
+    """How many numbers the arrays of a tree hold."""
+    return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(tree))
+
+
 def compiled(key: Any, make: Callable[[], Any]) -> Any:
-    """The program under a key, made when it is not there; the oldest is dropped when full."""
+    """The program under a key, made when it is not there; what was used longest ago is dropped."""
     found = _programs.get(key)
     if found is None:
         found = make()  # May compile for seconds; other threads go on.
-        with _lock:
-            while len(_programs) >= PROGRAMS_KEPT:
-                del _programs[next(iter(_programs))]
-            _programs[key] = found
+    with _lock:
+        _programs.pop(key, None)
+        _programs[key] = found
+        while len(_programs) > PROGRAMS_KEPT:
+            del _programs[next(iter(_programs))]
     return found
 
 
@@ -59,10 +78,20 @@ class Program(NamedTuple):
     consts: list[Any]
     evaluate: Callable[..., list[Array]]
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers it captures."""
+        return count_numbers(self.consts)
+
 
 def trace_program(function: Callable[..., Any], *example: Any) -> Program:
     """Trace a function of arrays (no pytrees) so that what it captures can be passed in."""
-    closed = jax.make_jaxpr(function)(*example)
+    return trace_tree(function, *example)[0]
+
+
+def trace_tree(function: Callable[..., Any], *example: Any) -> tuple[Program, Any]:
+    """Trace a function of arrays, and tell the structure of the tree that it gives."""
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(*example)
     jaxpr, scalars = _lift_scalars(closed.jaxpr)
     consts = [*closed.consts, *scalars]
     shapes = [f"{np.shape(c)}{np.asarray(c).dtype}" for c in consts]
@@ -71,7 +100,7 @@ def trace_program(function: Callable[..., Any], *example: Any) -> Program:
     def evaluate(consts: list[Any], *leaves: Array) -> list[Array]:
         return jax.core.eval_jaxpr(jaxpr, consts, *leaves)
 
-    return Program(text, [jnp.asarray(c) for c in consts], evaluate)
+    return Program(text, [jnp.asarray(c) for c in consts], evaluate), jax.tree.structure(shape)
 
 
 def _lift_scalars(jaxpr: Jaxpr) -> tuple[Jaxpr, list[Any]]:

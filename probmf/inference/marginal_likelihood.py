@@ -2,6 +2,8 @@
 
 import time
 import warnings
+from dataclasses import replace
+from functools import cached_property
 from typing import Any, Literal
 
 import jax
@@ -14,12 +16,11 @@ from numpyro.infer.util import log_density
 from probmf.effects import collect_targets, draw_effects, log_evidence
 from probmf.inference._host_density import HostDensity
 from probmf.inference._importance import climb
+from probmf.inference._kept import kept, kept_density
 from probmf.inference._loop import FitWarning
-from probmf.inference._marginal_density import MarginalDensity
-from probmf.inference._program import compiled, quick_jit, trace_program
+from probmf.inference._program import Program, compiled, quick_jit, trace_program, trace_tree
 from probmf.inference._start import check_counts
 from probmf.inference._workers import blas_cores
-from probmf.inference.marginal import marginalize
 from probmf.inference.marginal.injection import read_observed
 from probmf.models import MixedEffects
 from probmf.models.mixed.design import Design
@@ -103,7 +104,12 @@ def fit_marginal(
                 f"scale_formula {model.scale_formula!r} has group terms, whose effects can't be "
                 "integrated out exactly, so there is no marginal likelihood. Use sample_nuts."
             )
-        problem = _Problem(model, design, objective)
+        centred = model if model.centered is True else replace(model, centered=True)
+        arguments = centred.arguments(design)
+        problem = kept(
+            f"fit of {objective}", centred, arguments,
+            lambda: _Problem(centred, arguments, design, objective),
+        )  # fmt: skip
         curve: list[float] = []
         times: list[float] = []
 
@@ -118,7 +124,7 @@ def fit_marginal(
             times.append(time.perf_counter() - begin)
 
         with blas_cores(1 if problem.host is None else problem.host.cores):
-            found = climb(minus, problem.density.start(), max_iterations, note)
+            found = climb(minus, problem.start(), max_iterations, note)
         if not np.isfinite(found.fun):
             raise ValueError(
                 "The marginal likelihood is not finite at the starting values; look for a response "
@@ -148,15 +154,12 @@ def fit_marginal(
 class _Problem:
     """The objective over the unconstrained scales and correlations."""
 
-    def __init__(self, model: MixedEffects, design: Design, objective: Objective) -> None:
+    def __init__(
+        self, model: MixedEffects, arguments: tuple[Any, ...], design: Design, objective: Objective
+    ) -> None:
         """Prepare the marginal model and trace the objective."""
-        centred = model if model.centered is True else MixedEffects(
-            model.formula, likelihood=model.likelihood, scale_formula=model.scale_formula,
-            priors=model.priors,
-        )  # fmt: skip
-        self.objective, arguments = objective, centred.arguments(design)
-        sites = centred.effect_sites(design)
-        self.density = MarginalDensity(marginalize(centred, sites), arguments, {})
+        self.objective = objective
+        self.density = kept_density(model, arguments, model.effect_sites(design))
         self.prepared = self.density.prepared
         names = [[layout.name for layout in block.layouts] for block in self.prepared.blocks]
         fixed = [index for index, own in enumerate(names) if design.data.mean.site in own]
@@ -164,11 +167,15 @@ class _Problem:
         self.host: HostDensity | None = None
         if HostDensity.serves(self.prepared):
             self.host = HostDensity(
-                self.prepared, self._terms, self.density.potential.num_dims, self.flat,
+                self.prepared, self._terms, self.density.medians, self.flat,
                 best=objective == "likelihood",
             )  # fmt: skip
         else:
             self.program = trace_program(self._value, self.density.potential.vector)
+
+    def start(self) -> np.ndarray:
+        """Where to begin."""
+        return self.density.start() if self.host is None else self.host.start()
 
     def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         """The objective and its gradient; compiled."""
@@ -178,7 +185,8 @@ class _Problem:
         run = compiled(
             (self.program.text, "gradient"),
             lambda: quick_jit(
-                lambda consts, x: jax.value_and_grad(lambda v: evaluate(consts, v)[0])(x)
+                lambda consts, x: jax.value_and_grad(lambda v: evaluate(consts, v)[0])(x),
+                self.program.numbers,
             ),
         )
         dtype = self.density.potential.vector.dtype
@@ -190,11 +198,16 @@ class _Problem:
         if self.host is not None:
             _, means = self.host.draw(vector, None)
             return self._sites(jnp.asarray(vector), [jnp.asarray(table) for table in means])
+        program, tree = self._estimator
+        run = compiled(
+            (program.text, "estimates"), lambda: quick_jit(program.evaluate, program.numbers)
+        )
         example = self.density.potential.vector
-        tree = jax.tree.structure(jax.eval_shape(self._estimates, example))
-        program = trace_program(lambda x: jax.tree.leaves(self._estimates(x)), example)
-        run = compiled((program.text, "estimates"), lambda: quick_jit(program.evaluate))
         return jax.tree.unflatten(tree, run(program.consts, jnp.asarray(vector, example.dtype)))
+
+    @cached_property
+    def _estimator(self) -> tuple[Program, Any]:
+        return trace_tree(self._estimates, self.density.potential.vector)
 
     def _latents(self, vector: Array) -> dict[str, Array]:
         return self.density.constrain_prior(vector)

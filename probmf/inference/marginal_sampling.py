@@ -3,32 +3,32 @@
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from arviz_stats.base.array import array_stats
 from jax.typing import ArrayLike
 
 from probmf.inference._importance import K_HAT_GATE
+from probmf.inference._kept import kept, kept_density
 from probmf.inference._marginal_density import MarginalDensity
 from probmf.inference._marginal_evaluators import NotServedError
 from probmf.inference._marginal_sampler import Draws, draw_marginal
-from probmf.inference._nuts import Settings, constrain_chains, run_nuts, warn_incomplete
+from probmf.inference._nuts import NoStartError, constrain_chains, warn_incomplete
+from probmf.inference._pooled_nuts import PooledNuts
 from probmf.inference._potential import Potential
 from probmf.inference._start import as_key, check_counts
-from probmf.inference.marginal import marginalize
 from probmf.models import MixedEffects
 from probmf.models.mixed.design import Design
 from probmf.results import MixedFit
 from probmf.results.sampling import Sampling
 
 #: NUTS in place of importance sampling.
-FALLBACK_WARMUP, FALLBACK_CHAINS = 500, 4
-#: Draws of the trial that decides between the two ways of running it. Its warmup is of the same
-#: length, as a program is compiled for that.
-TRIAL_SAMPLES = 100
+FALLBACK_CHAINS = 4
+#: Seconds that a trial of a second way takes at least, most of them to compile it.
+WORTH_A_TRIAL = 10.0
 
 
 class FallbackWarning(UserWarning):
@@ -55,8 +55,10 @@ def sample_marginal(
 
     Proposals go on until `num_samples` of them are effective; as many are drawn by weight, with
     their effects from the exact conditional. Pareto k-hat of the weights says whether they can be
-    trusted; above 0.7, with more than 20 parameters, or without a mode, NUTS takes over: on the
-    marginal density or on the non-centred model, whichever a short trial shows to be faster.
+    trusted; above 0.7, with more than 20 parameters, or without a mode, NUTS takes over, four
+    chains that learn one mass matrix together: on the marginal density or on the non-centred
+    model, whichever a short trial shows to be faster. The latter is tried only where the draws
+    would take longer than such a trial.
 
     Args:
         model: A mixed model with a Gaussian or log-normal response.
@@ -107,7 +109,7 @@ def sample_marginal(
         design = data if isinstance(data, Design) else model.design(data)
         table = None if isinstance(data, Design) else data
         arguments = model.arguments(design, join=True)
-        density = MarginalDensity(marginalize(model, model.effect_sites(design)), arguments, {})
+        density = kept_density(model, arguments, model.effect_sites(design))
         try:
             draws = draw_marginal(
                 density, int(num_samples), draw_key, max_densities=max_densities, progress=progress
@@ -135,16 +137,6 @@ def _info(draws: Draws) -> Mapping[str, float | int | str]:
     }
 
 
-class _Way(NamedTuple):
-    """One way of running NUTS, and how well its trial went."""
-
-    name: str
-    potential: Potential
-    marginal: Any
-    arguments: tuple[Any, ...]
-    effective_per_second: float
-
-
 def _by_nuts(
     model: MixedEffects,
     design: Design,
@@ -156,58 +148,54 @@ def _by_nuts(
     progress: bool | None,
 ) -> MixedFit:
     """NUTS, the better of the marginal density and the non-centred model."""
-    trial_key, run_key, recover_key = jax.random.split(key, 3)
-    loose = replace(model, centered=False)
-    ways = [
-        _trial("marginal", density.potential, density.model, density.args, trial_key),
-        _trial(
-            "noncentred",
-            Potential(loose, loose.arguments(design, join=True), {}),
-            None,
-            (),
-            trial_key,
-        ),
-    ]
-    best = max(ways, key=lambda way: way.effective_per_second)
+    run_key, recover_key = jax.random.split(key)
+    marginal = PooledNuts(density.potential, FALLBACK_CHAINS, run_key, progress)
+    best, name, rates = marginal, "marginal", {"marginal": 0.0}
+    failure: NoStartError | None = None
+    try:
+        marginal.warm_up()
+        rates["marginal"] = marginal.rate
+    except NoStartError as error:
+        failure = error
+    needed = num_samples / marginal.rate if marginal.rate > 0 else np.inf
+    if needed > WORTH_A_TRIAL:
+        loose = replace(model, centered=False)
+        joint = kept("joint", loose, density.args, lambda: Potential(loose, density.args, {}))
+        other = PooledNuts(joint, FALLBACK_CHAINS, run_key, progress)
+        with suppress(NoStartError):
+            other.warm_up(needed)
+        rates["noncentred"] = other.rate
+        if other.rate > marginal.rate:
+            best, name = other, "noncentred"
+    if best is marginal and failure is not None:
+        raise failure
+    rest = (
+        f"{rates['noncentred']:.3g} on the non-centred model"
+        if "noncentred" in rates
+        else "the draws take less time than a trial of the non-centred model"
+    )
     warnings.warn(
-        f"Importance sampling can't serve here: {why}. Going on with NUTS on the "
-        f"{best.name} model ({ways[0].effective_per_second:.3g} effective draws a second on the "
-        f"marginal, {ways[1].effective_per_second:.3g} on the non-centred model, in a trial).",
+        f"Importance sampling can't serve here: {why}. Going on with NUTS on the {name} model "
+        f"({rates['marginal']:.3g} effective draws a second on the marginal model in a trial; "
+        f"{rest}).",
         FallbackWarning,
         stacklevel=3,
     )
-    draws = -(-num_samples // FALLBACK_CHAINS)
-    settings = Settings(FALLBACK_WARMUP, draws, FALLBACK_CHAINS)
-    chains = run_nuts(best.potential, settings, run_key, progress=progress)
+    num_draws = -(-num_samples // FALLBACK_CHAINS)
+    chains = best.draw(num_draws)
+    settings = replace(best.settings, num_samples=num_draws)
     warn_incomplete(chains, settings, stacklevel=3)
     samples = constrain_chains(best.potential, chains.vectors)
-    if best.marginal is not None:
-        effects = best.marginal.recover(recover_key, samples, *best.arguments)
+    if best is marginal:
+        effects = density.model.recover(recover_key, samples, *density.args)
         samples |= {name: np.asarray(value) for name, value in effects.items()}
     samples = {name: value for name, value in samples.items() if not name.endswith("_effects_raw")}
     info: dict[str, Any] = {
         "fallback": why,
         "max_tree_depth": settings.max_tree_depth,
-        **{f"trial_{way.name}": way.effective_per_second for way in ways},
+        **{f"trial_{name}": rate for name, rate in rates.items()},
     }
     sampling = Sampling(
-        chains.stats, settings.num_warmup, time.perf_counter() - begin, chains.complete, info
+        chains.stats, best.num_warmup, time.perf_counter() - begin, chains.complete, info
     )
-    return MixedFit(model, design, samples, f"nuts/{best.name}", sampling=sampling)
-
-
-def _trial(
-    name: str, potential: Potential, marginal: Any, arguments: tuple[Any, ...], key: jax.Array
-) -> _Way:
-    """A short run on one chain: the smallest ESS of its coordinates, a second after the warmup."""
-    settings = Settings(FALLBACK_WARMUP, TRIAL_SAMPLES, 1)
-    try:
-        chains = run_nuts(potential, settings, jax.random.clone(key), progress=False)
-    except ValueError:
-        return _Way(name, potential, marginal, arguments, 0.0)
-    if not chains.complete:
-        raise KeyboardInterrupt("Interrupted during a trial: there are no draws to return.")
-    sizes = array_stats.ess(chains.vectors, chain_axis=0, draw_axis=1)
-    return _Way(
-        name, potential, marginal, arguments, float(np.min(sizes)) / chains.seconds["draws"]
-    )
+    return MixedFit(model, design, samples, f"nuts/{name}", sampling=sampling)

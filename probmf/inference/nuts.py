@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from os import PathLike
 from typing import Any, TypedDict, Unpack, overload
@@ -15,6 +16,7 @@ from probmf.data import Examples, Ratings
 from probmf.inference import marginal as marginal_models
 from probmf.inference._checkpoint import Checkpoint
 from probmf.inference._host_program import host_program
+from probmf.inference._kept import kept_density
 from probmf.inference._marginal_density import MarginalDensity
 from probmf.inference._marginal_sampler import MAX_DIMS
 from probmf.inference._mode_start import start_at_mode
@@ -167,8 +169,7 @@ def sample_nuts(
         random_key = as_key(key)
         run_key, recover_key = jax.random.split(random_key)
         arguments, design, sites = model_arguments(model, data, marginalize)
-        target: Any = model if not sites else without_sites(model, arguments, sites)
-        potential, density = _potential(target, arguments)
+        target, potential, density = _target(model, arguments, sites)
         if not potential.num_dims:
             raise ValueError(
                 "Nothing is left to sample: every site is fixed or integrated out. Leave some of "
@@ -241,16 +242,24 @@ def without_sites(
     return marginal_models.marginalize(model, sites) if by_rows is None else by_rows
 
 
-def _potential(target: Any, arguments: tuple[Any, ...]) -> tuple[Potential, MarginalDensity | None]:
-    """The density to sample; by LAPACK where that is quicker than XLA's program."""
-    if isinstance(target, RowsMarginal):
-        return Stretched(target), None
-    if not isinstance(target, MarginalModel):
-        return Potential(target, arguments, {}), None
-    density = MarginalDensity(target, arguments, {})
+def _target(
+    model: Any, arguments: tuple[Any, ...], sites: tuple[str, ...]
+) -> tuple[Any, Potential, MarginalDensity | None]:
+    """What is sampled, and its density; by LAPACK where that is quicker than XLA's program."""
+    if not sites:
+        return model, Potential(model, arguments, {}), None
+    if isinstance(model, MixedEffects):
+        density = kept_density(model, arguments, sites)
+    else:
+        target = without_sites(model, arguments, sites)
+        if isinstance(target, RowsMarginal):
+            return target, Stretched(target), None
+        density = MarginalDensity(target, arguments, {})
+    potential = density.potential
     if density.host is not None and density.host.is_large:
-        density.potential.program = host_program(density.host)
-    return density.potential, density
+        potential = copy(potential)
+        potential.program = host_program(density.host)
+    return density.model, potential, density
 
 
 def _start(

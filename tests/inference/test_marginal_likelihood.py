@@ -70,7 +70,8 @@ def problems() -> dict[str, tuple[_Problem, np.ndarray]]:
     with jax.enable_x64(True):
         made = {}
         for objective in OBJECTIVES:
-            problem = _Problem(model, model.design(table()), objective)
+            design = model.design(table())
+            problem = _Problem(model, model.arguments(design), design, objective)
             made[objective] = (problem, rng.normal(-0.3, 0.3, problem.density.potential.num_dims))
     return made
 

@@ -13,8 +13,13 @@ import scipy.special
 import scipy.stats
 
 from probmf import MatrixFactorization, MixedEffects, MixedFit, diagnostics, sample_marginal
+from probmf.inference import _kept as kept_module
 from probmf.inference import _marginal_sampler as sampler
+from probmf.inference import _pooled_nuts as pooled
+from probmf.inference import marginal_sampling as sampling
 from probmf.inference._loop import FitWarning
+from probmf.inference._nuts import NoStartError
+from probmf.inference._pooled_nuts import PooledNuts
 from probmf.inference._workers import Workers
 from probmf.inference.marginal_sampling import FallbackWarning
 
@@ -191,9 +196,8 @@ class TestFallback:
 
     @pytest.fixture(autouse=True)
     def short(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        module = "probmf.inference.marginal_sampling"
-        for name, value in (("WARMUP", 300), ("CHAINS", 2)):
-            monkeypatch.setattr(f"{module}.FALLBACK_{name}", value)
+        monkeypatch.setattr(sampling, "FALLBACK_CHAINS", 2)
+        monkeypatch.setattr(pooled, "STAGES", (40, 60))
 
     def test_many_parameters(self, monkeypatch: pytest.MonkeyPatch, fit: MixedFit) -> None:
         monkeypatch.setattr(sampler, "MAX_DIMS", 1)
@@ -203,9 +207,11 @@ class TestFallback:
         assert made.method in ("nuts/marginal", "nuts/noncentred")
         assert (made.num_chains, made.num_draws) == (2, 401)
         assert made.samples.keys() == fit.samples.keys()
-        assert made.sampling.num_warmup == 300
+        assert made.sampling.num_warmup == 3 * 40 + 100
         assert "2 parameters" in made.sampling.info["fallback"]
-        assert {"trial_marginal", "trial_noncentred"} <= made.sampling.info.keys()
+        assert made.sampling.info["trial_marginal"] > 0
+        # The draws take less time than it would.
+        assert "trial_noncentred" not in made.sampling.info
         assert made.data is not None
         for name, draws in fit.samples.items():
             got = made.samples[name].reshape(802, -1).mean(0)
@@ -218,15 +224,16 @@ class TestFallback:
     def test_either_way_has_the_sites_of_the_model(
         self, best: str, monkeypatch: pytest.MonkeyPatch, fit: MixedFit
     ) -> None:
-        module = "probmf.inference.marginal_sampling"
         monkeypatch.setattr(sampler, "MAX_DIMS", 1)
+        monkeypatch.setattr(sampling, "WORTH_A_TRIAL", 0.0)
+        warm_up = PooledNuts.warm_up
 
-        def trial(name: str, potential: Any, marginal: Any, arguments: Any, key: Any) -> Any:
-            from probmf.inference.marginal_sampling import _Way
+        def trial(self: PooledNuts, most_seconds: float = np.inf) -> None:
+            warm_up(self)
+            is_marginal = not any("raw" in site for site in self.potential.sites)
+            self.rate = 2.0 if is_marginal == (best == "marginal") else 1.0
 
-            return _Way(name, potential, marginal, arguments, float(name == best))
-
-        monkeypatch.setattr(f"{module}._trial", trial)
+        monkeypatch.setattr(PooledNuts, "warm_up", trial)
         with pytest.warns(FallbackWarning, match=f"NUTS on the {best} model"):
             made = sample_marginal(model(), one_way(), key=0, num_samples=100)
         assert made.method == f"nuts/{best}"
@@ -239,17 +246,38 @@ class TestFallback:
         ):
             sample_marginal(model(), one_way(), key=0, num_samples=100, max_densities=600)
 
-    @pytest.mark.parametrize("after", [0, 3, 7], ids=["warmup", "draws", "repeat"])
-    def test_interrupted_in_a_trial(self, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Three chunks of warm-up and one of draws, twice for each of two ways."""
+    @pytest.mark.parametrize("failing", ["marginal", "both"])
+    def test_no_start(self, failing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sampler, "MAX_DIMS", 1)
+        warm_up, calls = PooledNuts.warm_up, []
+
+        def trial(self: PooledNuts, most_seconds: float = np.inf) -> None:
+            calls.append(self)
+            if len(calls) == 1 or failing == "both":
+                raise NoStartError("None had a finite log density.")
+            warm_up(self, most_seconds)
+
+        monkeypatch.setattr(PooledNuts, "warm_up", trial)
+        if failing == "both":
+            with pytest.raises(NoStartError):
+                sample_marginal(model(), one_way(), key=0, num_samples=100)
+        else:
+            with pytest.warns(FallbackWarning, match="NUTS on the noncentred model"):
+                made = sample_marginal(model(), one_way(), key=0, num_samples=100)
+            assert made.method == "nuts/noncentred"
+        assert len(calls) == 2
+
+    @pytest.mark.parametrize("after", [0, 1, 4], ids=["warmup", "draws", "some draws"])
+    def test_interrupted_in_a_stage(self, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One chunk of warm-up and one or two of draws in each."""
         calls = fail_after(after, monkeypatch)
         with pytest.raises(KeyboardInterrupt, match="there are no draws to return"):
             sample_marginal(model(), one_way(), key=0, num_samples=100)
         assert len(calls) == after + 1  # Nothing was tried after it.
 
     def test_interrupted_in_the_run(self, monkeypatch: pytest.MonkeyPatch, fit: MixedFit) -> None:
-        """Sixteen chunks of the trials, six of warm-up, one of draws."""
-        fail_after(23, monkeypatch)
+        """Five chunks of the stages, one of warm-up, one of draws."""
+        fail_after(7, monkeypatch)
         with (
             pytest.warns(FallbackWarning),
             pytest.warns(FitWarning, match="each chain has 50 of 100 draws") as found,
@@ -303,8 +331,11 @@ def log_compiles() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("log_compiles")
-def test_second_call_compiles_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_second_call_compiles_nothing(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither for another key nor for other responses, once the shapes have been seen."""
+    monkeypatch.setattr(kept_module, "_kept", {})
     with caplog.at_level(logging.WARNING, logger="jax"):
         sample_marginal(model(), one_way(), key=0, num_samples=150)
         caplog.clear()

@@ -25,6 +25,7 @@ from probmf.effects import (
     make_pattern,
     sum_on_host,
 )
+from probmf.inference._program import count_numbers, quick_jit
 from probmf.inference.marginal.blocks import Block, make_blocks
 from probmf.inference.marginal.injection import (
     MarginalizeError,
@@ -127,10 +128,12 @@ class Prepared:
 
     def _draw_all(self, batch: int) -> Any:
         if batch not in self._compiled:
-            self._compiled[batch] = jax.jit(
+            numbers = count_numbers((self.args, self.kwargs)) + self.pattern.num_columns**2
+            self._compiled[batch] = quick_jit(
                 lambda latents, keys: jax.lax.map(
                     lambda both: self.draw(*both), (latents, keys), batch_size=batch
-                )
+                ),
+                numbers,
             )
         return self._compiled[batch]
 

@@ -88,7 +88,9 @@ class Probe:
             return [jnp.asarray(site["value"]) for name, site in trace.items() if _is_latent(site)]
 
         program = trace_program(draw)
-        run = compiled((program.text, "prototype"), lambda: quick_jit(program.evaluate))
+        run = compiled(
+            (program.text, "prototype"), lambda: quick_jit(program.evaluate, program.numbers)
+        )
         latent = [name for name, site in trace.items() if _is_latent(site)]
         values = dict(zip(latent, run(program.consts), strict=True))
         names = [

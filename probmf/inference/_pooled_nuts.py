@@ -1,0 +1,132 @@
+"""NUTS whose chains learn one mass matrix together, in short stages.
+
+Each stage adapts the step size and draws a little; the draws of all chains give the mass matrix of
+the next. Four chains so learn in a few hundred transitions what one learns in a thousand.
+"""
+
+import time
+from dataclasses import replace
+
+import jax
+import numpy as np
+from arviz_stats.base.array import array_stats
+from jaxtyping import Array, Float
+
+from probmf.inference._nuts import Chains, Settings, run_nuts
+from probmf.inference._potential import Potential
+
+#: Transitions that adapt the step size at the beginning of each stage, and draws after them.
+ADAPTED, STAGES = 40, (40, 60, 60)
+#: More parameters than this get a diagonal mass matrix.
+MAX_DENSE = 500
+
+
+class PooledNuts:
+    """Chains on one density.
+
+    Args:
+        potential: The density.
+        num_chains: Chains.
+        key: JAX key.
+        progress: Show bars.
+
+    Attributes:
+        seconds: Wall time of the stages so far, compilation included.
+        rate: Effective draws a second of the worst coordinate in the last stage.
+        num_warmup: Transitions per chain before the draws.
+    """
+
+    def __init__(
+        self, potential: Potential, num_chains: int, key: Array, progress: bool | None
+    ) -> None:
+        """Nothing is run yet."""
+        self.potential, self.key, self.progress = potential, key, progress
+        self.settings = Settings(
+            ADAPTED, STAGES[0], num_chains,
+            dense_mass=potential.num_dims <= MAX_DENSE, adapt_mass=False,
+        )  # fmt: skip
+        self.num_warmup = ADAPTED * (len(STAGES) + 1) + sum(STAGES)
+        self.seconds, self.rate = 0.0, 0.0
+        size = potential.num_dims
+        self._mass = np.eye(size) if self.settings.dense_mass else np.ones(size)
+        self._last: np.ndarray | None = None
+
+    def warm_up(self, most_seconds: float = np.inf) -> None:
+        """Run the stages; given up, with a rate of zero, when they last too long.
+
+        Args:
+            most_seconds: Wall time after which no further stage begins.
+
+        Raises:
+            NoStartError: If no finite starting point is found.
+            KeyboardInterrupt: After Ctrl-C.
+        """
+        begin = time.perf_counter()
+        for stage, num_draws in enumerate(STAGES):
+            chains = self._run(stage, num_draws)
+            if not chains.complete:
+                raise KeyboardInterrupt("Interrupted in the warmup: there are no draws to return.")
+            self._last, self._mass = chains.vectors[:, -1], self._learn(chains.vectors)
+            self.seconds = time.perf_counter() - begin
+            if self.seconds > most_seconds:
+                return
+        sizes = array_stats.ess(chains.vectors, chain_axis=0, draw_axis=1)
+        self.rate = float(np.nan_to_num(np.min(sizes))) / chains.seconds["draws"]
+
+    def draw(self, num_samples: int) -> Chains:
+        """Draw from where the stages have come to.
+
+        Args:
+            num_samples: Draws per chain.
+
+        Returns:
+            The chains; see `run_nuts`.
+        """
+        return self._run(len(STAGES), num_samples)
+
+    def _run(self, stage: int, num_draws: int) -> Chains:
+        return run_nuts(
+            self.potential, replace(self.settings, num_samples=num_draws),
+            jax.random.fold_in(self.key, stage), starts=self._last, inverse_mass=self._mass,
+            progress=self.progress,
+        )  # fmt: skip
+
+    def _learn(self, vectors: np.ndarray) -> np.ndarray:
+        draws = vectors.reshape(-1, vectors.shape[-1])
+        return shrunk_covariance(draws) if self.settings.dense_mass else variances(draws)
+
+
+def variances(draws: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " d"]:
+    """Variances of columns; one where a column has not moved."""
+    found = np.var(draws, axis=0)
+    return np.where(found > 0, found, 1.0)
+
+
+def shrunk_covariance(draws: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "d d"]:
+    r"""Covariance of few draws in many dimensions, what is mere noise of its correlations removed.
+
+    Eigenvalues of the correlations of n independent draws of d independent numbers lie within
+    :math:`(1 \pm \sqrt{d / n})^2`. Those are set to one; others stand for directions that the
+    draws tell apart.
+
+    Args:
+        draws: The draws.
+
+    Returns:
+        A positive definite matrix.
+
+    References:
+        Marchenko and Pastur (1967), Distribution of eigenvalues for some sets of random matrices.
+    """
+    num, size = draws.shape
+    roots = np.sqrt(variances(draws))
+    scaled = (draws - draws.mean(0)) / roots
+    correlations = scaled.T @ scaled / num
+    np.fill_diagonal(correlations, 1.0)  # Of columns that have not moved, too.
+    values, axes = np.linalg.eigh(correlations)
+    ratio = np.sqrt(size / num)
+    # Where draws are not many more than dimensions, small ones are nothing but noise.
+    low = (1 - ratio) ** 2 if ratio < 0.7 else 0.0
+    told = (values > (1 + ratio) ** 2) | (values < low)
+    kept = np.where(told, np.maximum(values, 1e-6), 1.0)
+    return roots[:, None] * ((axes * kept) @ axes.T) * roots
