@@ -16,9 +16,13 @@ from probmf.inference._nuts import Chains, Settings, run_nuts
 from probmf.inference._potential import Potential
 
 #: Transitions that adapt the step size at the beginning of each stage, and draws after them.
-ADAPTED, STAGES = 40, (40, 60, 60)
+ADAPTED, STAGES = 40, (40, 60, 60, 120, 240, 480)
+#: At least so many stages, and others while R-hat of the last is above this.
+LEAST_STAGES, LOOSE = 3, 1.3
 #: More parameters than this get a diagonal mass matrix.
 MAX_DENSE = 500
+#: Where draws are not many more than dimensions, small eigenvalues are nothing but noise.
+MOST_RATIO = 0.7
 
 
 class PooledNuts:
@@ -33,7 +37,7 @@ class PooledNuts:
     Attributes:
         seconds: Wall time of the stages so far, compilation included.
         rate: Effective draws a second of the worst coordinate in the last stage.
-        num_warmup: Transitions per chain before the draws.
+        num_warmup: Transitions per chain so far, with those that adapt the step size for the draws.
     """
 
     def __init__(
@@ -45,7 +49,7 @@ class PooledNuts:
             ADAPTED, STAGES[0], num_chains,
             dense_mass=potential.num_dims <= MAX_DENSE, adapt_mass=False,
         )  # fmt: skip
-        self.num_warmup = ADAPTED * (len(STAGES) + 1) + sum(STAGES)
+        self.num_warmup = ADAPTED
         self.seconds, self.rate = 0.0, 0.0
         size = potential.num_dims
         self._mass = np.eye(size) if self.settings.dense_mass else np.ones(size)
@@ -66,10 +70,16 @@ class PooledNuts:
             chains = self._run(stage, num_draws)
             if not chains.complete:
                 raise KeyboardInterrupt("Interrupted in the warmup: there are no draws to return.")
-            self._last, self._mass = chains.vectors[:, -1], self._learn(chains.vectors)
+            self._last = chains.vectors[:, -1]
+            self._mass = self._learn(chains.vectors, stage)
+            self.num_warmup += ADAPTED + num_draws
             self.seconds = time.perf_counter() - begin
             if self.seconds > most_seconds:
                 return
+            if stage + 1 >= LEAST_STAGES:
+                r_hat = array_stats.rhat(chains.vectors, chain_axis=0, draw_axis=1)
+                if self.settings.num_chains == 1 or not np.max(r_hat) > LOOSE:
+                    break
         sizes = array_stats.ess(chains.vectors, chain_axis=0, draw_axis=1)
         self.rate = float(np.nan_to_num(np.min(sizes))) / chains.seconds["draws"]
 
@@ -91,9 +101,12 @@ class PooledNuts:
             progress=self.progress,
         )  # fmt: skip
 
-    def _learn(self, vectors: np.ndarray) -> np.ndarray:
+    def _learn(self, vectors: np.ndarray, stage: int) -> np.ndarray:
         draws = vectors.reshape(-1, vectors.shape[-1])
-        return shrunk_covariance(draws) if self.settings.dense_mass else variances(draws)
+        if not self.settings.dense_mass:
+            return variances(draws)
+        # On the way to where the mass is, correlations tell of the way.
+        return shrunk_covariance(draws) if stage else np.diag(variances(draws))
 
 
 def variances(draws: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " d"]:
@@ -105,9 +118,9 @@ def variances(draws: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " d"]:
 def shrunk_covariance(draws: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "d d"]:
     r"""Covariance of few draws in many dimensions, what is mere noise of its correlations removed.
 
-    Eigenvalues of the correlations of n independent draws of d independent numbers lie within
-    :math:`(1 \pm \sqrt{d / n})^2`. Those are set to one; others stand for directions that the
-    draws tell apart.
+    Eigenvalues of the correlations of n independent draws of d numbers alike lie within
+    :math:`s (1 \pm \sqrt{d / n})^2` around their mean s. Those are set to s; the others stand for
+    directions that the draws tell apart.
 
     Args:
         draws: The draws.
@@ -125,8 +138,15 @@ def shrunk_covariance(draws: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "d d
     np.fill_diagonal(correlations, 1.0)  # Of columns that have not moved, too.
     values, axes = np.linalg.eigh(correlations)
     ratio = np.sqrt(size / num)
-    # Where draws are not many more than dimensions, small ones are nothing but noise.
-    low = (1 - ratio) ** 2 if ratio < 0.7 else 0.0
-    told = (values > (1 + ratio) ** 2) | (values < low)
-    kept = np.where(told, np.maximum(values, 1e-6), 1.0)
+    told = np.zeros(size, bool)
+    for _ in range(size - 1):
+        # Strong directions leave less for the others, so from the strongest on.
+        strongest = np.argmax(np.where(told, -np.inf, values))
+        if values[strongest] <= np.mean(values[~told]) * (1 + ratio) ** 2:
+            break
+        told[strongest] = True
+    level = np.mean(values[~told])
+    if ratio < MOST_RATIO:
+        told |= values < level * (1 - ratio) ** 2
+    kept = np.where(told, np.maximum(values, 1e-6), max(level, 1e-6))
     return roots[:, None] * ((axes * kept) @ axes.T) * roots
