@@ -29,9 +29,8 @@ from probmf.results.sampling import Sampling
 
 SCALES = ("noise_scale", "user_scale", "user_bias_scale", "item_bias_scale", "intercept")
 PROBES = 200
-#: The last with random starting values, as NumPyro has them; for one number of factors.
+#: The last with random starting values, as NumPyro has them.
 NAMES = ("users integrated out", "all sampled", "all sampled, random start")
-FAR, FAR_FACTORS = NAMES[2], 5
 
 
 @dataclass(frozen=True)
@@ -221,9 +220,8 @@ def compare(factors: int, splits: tuple[Ratings, Ratings], budget: Budget) -> di
     found = {
         "users integrated out": without_users(target, ours, start, budget, splits),
         "all sampled": with_users(target, joint, starts, budget, splits),
+        "all sampled, random start": with_users(target, joint, None, budget, splits),
     }
-    if factors == FAR_FACTORS:
-        found[FAR] = with_users(target, joint, None, budget, splits)
     scales = found["users integrated out"]["scales"]
     fixed = {name: scales[name] for name in SCALES if name not in ("noise_scale", "intercept")}
     point = replace(model, likelihood=Gaussian(scales["noise_scale"]), **fixed)

@@ -14,8 +14,8 @@ import common
 
 NAMES = (
     "als_explicit", "als_implicit", "recommend", "accuracy", "first_call",
-    "mixed_insteval", "mixed_small", "marginal_scaling", "marginal_mf", "gibbs", "gibbs_accuracy",
-    "time_error", "side_features", "neural",
+    "mixed_insteval", "mixed_small", "marginal_scaling", "marginal_mf", "marginal_mf_long",
+    "gibbs", "gibbs_accuracy", "time_error", "side_features", "neural",
 )  # fmt: skip
 PAGE = common.ROOT / "docs" / "benchmarks.md"
 
