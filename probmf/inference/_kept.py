@@ -17,7 +17,7 @@ from probmf.inference.marginal.prepared import fingerprint
 from probmf.models import MixedEffects
 
 #: So many are kept, none of more than so many numbers.
-MOST_KEPT, MOST_NUMBERS = 4, 5_000_000
+MOST_KEPT, MOST_NUMBERS = 4, 2_000_000
 _kept: dict[Any, tuple[MixedEffects, Any]] = {}
 _lock = threading.Lock()
 
