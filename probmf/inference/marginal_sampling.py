@@ -169,11 +169,12 @@ def _by_nuts(
             best, name = other, "noncentred"
     if best is marginal and failure is not None:
         raise failure
-    rest = (
-        f"{rates['noncentred']:.3g} on the non-centred model"
-        if "noncentred" in rates
-        else "the draws take less time than a trial of the non-centred model"
-    )
+    if "noncentred" not in rates:
+        rest = "the draws take less time than a trial of the non-centred model"
+    elif rates["noncentred"] > 0:
+        rest = f"{rates['noncentred']:.3g} on the non-centred model"
+    else:
+        rest = "the non-centred model took longer than that to warm up"
     warnings.warn(
         f"Importance sampling can't serve here: {why}. Going on with NUTS on the {name} model "
         f"({rates['marginal']:.3g} effective draws a second on the marginal model in a trial; "

@@ -246,6 +246,22 @@ class TestFallback:
         ):
             sample_marginal(model(), one_way(), key=0, num_samples=100, max_densities=600)
 
+    def test_a_second_way_that_takes_too_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sampler, "MAX_DIMS", 1)
+        monkeypatch.setattr(sampling, "WORTH_A_TRIAL", 0.0)
+        warm_up, limits = PooledNuts.warm_up, []
+
+        def trial(self: PooledNuts, most_seconds: float = np.inf) -> None:
+            limits.append(most_seconds)
+            warm_up(self, most_seconds if len(limits) == 1 else 0.0)
+
+        monkeypatch.setattr(PooledNuts, "warm_up", trial)
+        with pytest.warns(FallbackWarning, match="took longer than that to warm up"):
+            made = sample_marginal(model(), one_way(), key=0, num_samples=100)
+        assert made.method == "nuts/marginal"
+        assert limits[0] == np.inf
+        assert limits[1] == pytest.approx(100 / made.sampling.info["trial_marginal"])
+
     @pytest.mark.parametrize("failing", ["marginal", "both"])
     def test_no_start(self, failing: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sampler, "MAX_DIMS", 1)
