@@ -1,6 +1,5 @@
 """Strict JAX for every test, and the fixtures that many tests share."""
 
-import os
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,12 +9,6 @@ import pytest
 
 # Broadcasting (n, 1) against (n,) gives (n, n) without a word; here it raises. NumPyro bears it.
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-# Most of a test's time is compilation, of programs that then run for milliseconds. XLA reads this
-# when it compiles the first; the processes that tests start inherit it.
-os.environ.setdefault(
-    "XLA_FLAGS", "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
-)
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
