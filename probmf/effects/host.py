@@ -166,8 +166,8 @@ class HostEvidence:
         found = [*self.sums, *lists, self.rest, self.prior, self.row, self.column, self.group]
         counts = np.asarray([self.num_rows, self.num_inverted, self.num_flat])
         order = np.asarray([(block, own.start) for block, own in self.columns.own.items()])
-        found += [self.base, *(self.table or ()), self.cross.indices, counts, order]
-        return [*found, np.asarray(self.shapes)]
+        found += [self.base, *(self.table or ()), self.cross.data, self.cross.indices]
+        return [*found, counts, order, np.asarray(self.shapes)]
 
     def log_evidence(self, trils: Trils, precision: float) -> float:
         """Log density of all observations; NaN where a matrix is not positive definite.

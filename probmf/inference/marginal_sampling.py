@@ -3,7 +3,6 @@
 import time
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -150,35 +149,39 @@ def _by_nuts(
     """NUTS, the better of the marginal density and the non-centred model."""
     run_key, recover_key = jax.random.split(key)
     marginal = PooledNuts(density.potential, FALLBACK_CHAINS, run_key, progress)
-    best, name, rates = marginal, "marginal", {"marginal": 0.0}
+    best, name = marginal, "marginal"
+    told: dict[str, str] = {}
     failure: NoStartError | None = None
     try:
         marginal.warm_up()
-        rates["marginal"] = marginal.rate
+        told[name] = f"{marginal.rate:.3g} effective draws a second in a trial"
     except NoStartError as error:
-        failure = error
+        failure, told[name] = error, "no starting point with a finite density was found"
+    rates = {name: marginal.rate}
     needed = num_samples / marginal.rate if marginal.rate > 0 else np.inf
     if needed > WORTH_A_TRIAL:
         loose = replace(model, centered=False)
         joint = kept("joint", loose, density.args, lambda: Potential(loose, density.args, {}))
         other = PooledNuts(joint, FALLBACK_CHAINS, run_key, progress)
-        with suppress(NoStartError):
+        try:
             other.warm_up(needed)
+            told["noncentred"] = (
+                f"{other.rate:.3g} effective draws a second"
+                if other.rate > 0
+                else f"given up after {other.seconds:.0f} s of warmup"
+            )
+        except NoStartError:
+            told["noncentred"] = "no starting point with a finite density was found"
         rates["noncentred"] = other.rate
         if other.rate > marginal.rate:
             best, name = other, "noncentred"
     if best is marginal and failure is not None:
         raise failure
-    if "noncentred" not in rates:
-        rest = "the draws take less time than a trial of the non-centred model"
-    elif rates["noncentred"] > 0:
-        rest = f"{rates['noncentred']:.3g} on the non-centred model"
-    else:
-        rest = "the non-centred model took longer than that to warm up"
+    untried = "not tried, as a trial takes longer than the draws will"
     warnings.warn(
-        f"Importance sampling can't serve here: {why}. Going on with NUTS on the {name} model "
-        f"({rates['marginal']:.3g} effective draws a second on the marginal model in a trial; "
-        f"{rest}).",
+        f"Importance sampling can't serve here: {why}. Going on with NUTS on the {name} model. "
+        f"Marginal model: {told['marginal']}; non-centred model: "
+        f"{told.get('noncentred', untried)}.",
         FallbackWarning,
         stacklevel=3,
     )
