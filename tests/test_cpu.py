@@ -215,3 +215,26 @@ def test_nan_in_a_row_is_not_lost() -> None:
     for method in ("cg", "cholesky"):
         _, sums, _ = problem.solve("user", method, lists=True)
         assert np.isnan(np.asarray(sums.loss)).any()
+
+
+@pytest.mark.parametrize("size", [1, 5, 11, 30])
+def test_inverse_by_elimination(size: int) -> None:
+    rng = np.random.default_rng(size)
+    root = rng.normal(size=(size, 2 * size))
+    matrix = np.eye(size) + root @ root.T
+    padded = np.full((size + 3, size + 3), 7.0)
+    padded[:size, :size] = matrix
+    logdet = kernels.sweep(padded, size, 1.0)
+    np.testing.assert_allclose(padded[:size, :size], np.linalg.inv(matrix), rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(logdet, np.linalg.slogdet(matrix)[1], rtol=1e-12, atol=1e-12)
+    assert (padded[size:] == 7.0).all()
+    assert (padded[:, size:] == 7.0).all()
+
+
+@pytest.mark.parametrize("count", [1, 6, 37])
+def test_product_of_a_small_matrix_with_designs(count: int) -> None:
+    rng = np.random.default_rng(count)
+    matrix, design = rng.normal(size=(8, 12)), rng.normal(size=(12, count))
+    out = np.full((8, count), np.nan)
+    kernels.mix_columns(matrix, design, out)
+    np.testing.assert_allclose(out, matrix @ design, rtol=1e-12, atol=1e-12)

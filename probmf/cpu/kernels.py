@@ -180,6 +180,57 @@ def add_moments(weighted: np.ndarray, design: np.ndarray, out: np.ndarray, zero:
 
 
 @compiled
+def mix_columns(matrix: np.ndarray, design: np.ndarray, out: np.ndarray) -> None:
+    """Puts matrix design (by column) in out; all sizes but the last are multiples of four."""
+    for j in range(0, len(out), 4):
+        m0, m1, m2, m3 = matrix[j], matrix[j + 1], matrix[j + 2], matrix[j + 3]
+        o0, o1, o2, o3 = out[j], out[j + 1], out[j + 2], out[j + 3]
+        for o in (o0, o1, o2, o3):
+            fill(o, 0)
+        for c in range(0, len(design), 4):
+            x0, x1, x2, x3 = design[c], design[c + 1], design[c + 2], design[c + 3]
+            a00, a01, a02, a03 = m0[c], m0[c + 1], m0[c + 2], m0[c + 3]
+            a10, a11, a12, a13 = m1[c], m1[c + 1], m1[c + 2], m1[c + 3]
+            a20, a21, a22, a23 = m2[c], m2[c + 1], m2[c + 2], m2[c + 3]
+            a30, a31, a32, a33 = m3[c], m3[c + 1], m3[c + 2], m3[c + 3]
+            for i in range(len(x0)):
+                z0, z1, z2, z3 = x0[i], x1[i], x2[i], x3[i]
+                o0[i] += a00 * z0 + a01 * z1 + a02 * z2 + a03 * z3
+                o1[i] += a10 * z0 + a11 * z1 + a12 * z2 + a13 * z3
+                o2[i] += a20 * z0 + a21 * z1 + a22 * z2 + a23 * z3
+                o3[i] += a30 * z0 + a31 * z1 + a32 * z2 + a33 * z3
+
+
+@compiled
+def sweep(a: np.ndarray, size: int, one: float) -> float:
+    """Replaces the leading square of a, symmetric and definite, by its inverse.
+
+    Elimination without a search for pivots: the diagonal stays positive throughout.
+
+    Returns:
+        The log determinant.
+    """
+    logdet = one - one
+    for step in range(size):
+        own = a[step]
+        pivot = own[step]
+        logdet += np.log(pivot)
+        inverse = one / pivot
+        for j in range(size):
+            own[j] *= inverse
+        for i in range(size):
+            if i == step:
+                continue
+            other = a[i]
+            factor = other[step]
+            for j in range(size):
+                other[j] -= factor * own[j]
+            other[step] = -factor * inverse
+        own[step] = inverse
+    return logdet
+
+
+@compiled
 def factorize(a: np.ndarray, one: float) -> None:
     """Cholesky factor L of the lower triangle of a, in place. NaN where a is not definite.
 

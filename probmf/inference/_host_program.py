@@ -9,6 +9,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
+from probmf.inference._ask_host import ask_host
 from probmf.inference._host_density import HostDensity
 from probmf.inference._identity import digest
 from probmf.inference._program import Program
@@ -36,22 +37,16 @@ def host_program(host: HostDensity) -> Program:
 
 
 def _as_primitive(host: HostDensity) -> Any:
-    """The evidence of [noise precision, *trils] as a differentiable function of JAX arrays.
-
-    What goes in and out is passed as bits: a program may call from a thread of its own, where JAX
-    does not know of the caller's choice of precision, and would round.
-    """
+    """The evidence of [noise precision, *trils] as a differentiable function of JAX arrays."""
     dtype = host.example.dtype
-    bits = dtype.itemsize // 4
 
-    def ask(sizes: list[tuple[int, ...]], words: Any) -> np.ndarray:
-        numbers = np.ascontiguousarray(words, np.uint32).view(dtype).astype(np.float64)
+    def ask(sizes: list[tuple[int, ...]], numbers: np.ndarray) -> np.ndarray:
         ends = np.cumsum([int(np.prod(shape)) for shape in sizes])[:-1]
         pieces = zip(np.split(numbers, ends), sizes, strict=True)
         precision, *trils = (piece.reshape(shape) for piece, shape in pieces)
         score = host.evidence.score(trils, float(precision))
         found: list[Any] = [score.value, score.precision, *score.trils]
-        return np.concatenate([np.ravel(part) for part in found]).astype(dtype).view(np.uint32)
+        return np.concatenate([np.ravel(part) for part in found])
 
     @jax.custom_vjp
     def evidence(terms: list[Array]) -> Array:
@@ -59,11 +54,8 @@ def _as_primitive(host: HostDensity) -> Any:
 
     def forward(terms: list[Array]) -> tuple[Array, list[Array]]:
         vector, unravel = ravel_pytree([jnp.asarray(term, dtype) for term in terms])
-        words = jax.lax.bitcast_convert_type(vector, jnp.uint32).ravel()
-        shape = jax.ShapeDtypeStruct(((len(vector) + 1) * bits,), jnp.uint32)
         sizes = [jnp.shape(term) for term in terms]
-        answer = jax.pure_callback(partial(ask, sizes), shape, words)
-        numbers = jax.lax.bitcast_convert_type(answer.reshape(-1, *[bits] * (bits > 1)), dtype)
+        numbers = ask_host(partial(ask, sizes), len(vector) + 1, vector)
         return numbers[0], unravel(numbers[1:])
 
     def backward(slopes: list[Array], cotangent: Array) -> tuple[list[Array]]:

@@ -253,6 +253,7 @@ def _target(
     else:
         target = without_sites(model, arguments, sites)
         if isinstance(target, RowsMarginal):
+            target = target.by_loops()
             return target, Stretched(target), None
         density = MarginalDensity(target, arguments, {})
     potential = density.potential

@@ -1,6 +1,7 @@
 """One side's rows integrated out, against the general transform and dense algebra."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from jax.scipy.stats import multivariate_normal, norm
 from numpyro.infer.util import log_density
 
 from probmf import Bernoulli, Fit, Gaussian, MatrixFactorization, NormalWishart, Ratings
+from probmf.cpu.evidence import BLOCK
 from probmf.inference import marginal
 from probmf.inference._potential import Potential
 from probmf.inference.marginal_rows import RowsMarginal, Stretched, find_start, rows_marginal
@@ -109,7 +111,7 @@ def as_general(target: RowsMarginal, values: dict[str, jax.Array], intercept: An
 def check_general(
     target: RowsMarginal, data: Observations, values: dict[str, jax.Array], tolerance: float
 ) -> None:
-    """Density and gradient; a learned intercept has its conditional divided out."""
+    """Density and gradient, by XLA and by loops; a learned intercept's conditional divided out."""
     general = marginal.marginalize(target.model, own_sites(target.model, target.side))
     general.prepare(data)
 
@@ -120,12 +122,13 @@ def check_general(
         full = log_density(general, (data,), {}, as_general(target, values, mean))[0]
         return full - (norm.logpdf(mean, mean, sd) if target.model.learns_intercept else 0.0)
 
-    value, gradient = jax.jit(jax.value_and_grad(lambda v: ours(target, v)))(values)
     wanted, slopes = jax.jit(jax.value_and_grad(theirs))(values)
-    np.testing.assert_allclose(value, wanted, rtol=tolerance)
-    for name in values:
-        size = max(float(jnp.abs(slopes[name]).max()), 1.0)
-        np.testing.assert_allclose(gradient[name], slopes[name], atol=tolerance * size)
+    for own in (target, target.by_loops()):
+        value, gradient = jax.jit(jax.value_and_grad(partial(ours, own)))(values)
+        np.testing.assert_allclose(value, wanted, rtol=tolerance)
+        for name in values:
+            size = max(float(jnp.abs(slopes[name]).max()), 1.0)
+            np.testing.assert_allclose(gradient[name], slopes[name], atol=tolerance * size)
 
 
 def target_values(target: RowsMarginal, values: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -149,6 +152,65 @@ def test_density_and_gradient_are_those_of_the_general_transform(case: str) -> N
 def test_sides_and_weights(case: str, side: str, weighted: bool) -> None:
     with jax.enable_x64(True):
         check_general(*setting(case, side, weighted), 1e-10)
+
+
+@pytest.mark.parametrize("case", ["sampled", "tiny scale"])
+def test_loops_in_single_precision(case: str) -> None:
+    target, _, values = setting(case, weighted=True)
+    value, gradient = jax.jit(jax.value_and_grad(partial(ours, target.by_loops())))(values)
+    with jax.enable_x64(True):
+        target, _, _ = setting(case, weighted=True)
+        doubled = {name: jnp.asarray(v, jnp.float64) for name, v in values.items()}
+        wanted, slopes = jax.jit(jax.value_and_grad(lambda v: ours(target, v)))(doubled)
+    assert value.dtype == jnp.float32
+    np.testing.assert_allclose(value, wanted, rtol=1e-5)
+    for name in values:
+        np.testing.assert_allclose(gradient[name], slopes[name], rtol=1e-4, atol=1e-4)
+
+
+def test_loops_over_rows_longer_than_a_block() -> None:
+    """The designs of such rows are gathered twice."""
+    rng = np.random.default_rng(0)
+    items = 2 * BLOCK + 5
+    table = {"user": np.append(np.zeros(items, int), [1, 2]),
+             "item": np.append(np.arange(items), [5, 6]),
+             "rating": rng.normal(size=items + 2)}  # fmt: skip
+    with jax.enable_x64(True):
+        model = MatrixFactorization(3, intercept=dist.Normal(0.0, 1.0))
+        (data,) = model.arguments(Ratings.from_frame(table))
+        target = rows_marginal(model, data, own_sites(model, "user"))
+        assert target is not None
+        values = {LEVEL: jnp.asarray(rng.normal(size=items)),
+                  "item_factors": jnp.asarray(rng.normal(size=(items, 3)))}  # fmt: skip
+        looped = target.by_loops()
+        value, gradient = jax.jit(jax.value_and_grad(partial(ours, looped)))(values)
+        wanted, slopes = jax.jit(jax.value_and_grad(partial(ours, target)))(values)
+        np.testing.assert_allclose(value, wanted, rtol=1e-12)
+        for name in values:
+            np.testing.assert_allclose(gradient[name], slopes[name], rtol=1e-9, atol=1e-9)
+
+
+def test_loops_where_a_scale_vanishes_give_no_numbers_and_no_errors() -> None:
+    target, _, values = setting("sampled")
+    looped = target.by_loops()
+    nowhere = values | {"noise_scale": jnp.zeros(())}
+    with np.errstate(all="raise"):
+        value = jax.jit(lambda v: ours(looped, v))(nowhere)
+    assert not np.isfinite(value)
+
+
+def test_other_data_of_the_same_shape_compile_nothing() -> None:
+    texts = []
+    for shift in (0.0, 1.0):
+        model, ratings = make_model("sampled"), make_ratings()
+        ratings = replace(ratings, rating=ratings.rating + shift)
+        (data,) = model.arguments(ratings)
+        target = rows_marginal(model, data, own_sites(model, "user"))
+        assert target is not None
+        potential = Stretched(target.by_loops())
+        texts.append((potential.program.text, float(potential.value(potential.vector))))
+    assert texts[0][0] == texts[1][0]
+    assert texts[0][1] != texts[1][1]
 
 
 def test_large_systems_are_inverted_by_factors(x64: bool) -> None:

@@ -5,7 +5,7 @@ more than about the two apart, and a learned intercept is integrated out given t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from numpyro.distributions import Distribution
 from probmf.inference._program import quick_jit
 from probmf.inference.marginal_rows.evidence import Inputs, gather, rows_evidence, solve
 from probmf.inference.marginal_rows.layout import TileLayout, lay_out
+from probmf.inference.marginal_rows.loops import RatingLists, list_ratings, listed_evidence
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.models.likelihood import Gaussian
 from probmf.models.observations import Observations
@@ -57,12 +58,26 @@ class RowsMarginal:
         observations: Its data.
         side: The side that is integrated out.
         layout: The ratings by that side's rows.
+        lists: The same, where loops on the CPU find the evidence; see `by_loops`.
     """
 
     model: MatrixFactorization
     observations: Observations
     side: Side
     layout: TileLayout
+    lists: RatingLists | None = None
+
+    def by_loops(self) -> "RowsMarginal":
+        """The same for samplers on a CPU: quicker, but differentiable once and not batched."""
+        if jax.default_backend() != "cpu":
+            return self
+        return replace(self, lists=list_ratings(self.observations, self.side))
+
+    def evidence(self, inputs: Inputs) -> Float[Array, ""]:
+        """Log density of the ratings with the rows integrated out."""
+        if self.lists is None:
+            return rows_evidence(self.layout, inputs)
+        return listed_evidence(self.lists, inputs)
 
     @property
     def other(self) -> Side:
@@ -96,7 +111,7 @@ class RowsMarginal:
             scale = jnp.broadcast_to(values[PRIOR_SCALES[site]], (rows,))
             by_row = jnp.broadcast_to(scale[:, None], (rows, self.model.num_factors))
             values[site] = numpyro.sample(site, dist.Normal(0.0, by_row).to_event(2))
-        numpyro.factor("evidence", rows_evidence(self.layout, self.inputs(values)))
+        numpyro.factor("evidence", self.evidence(self.inputs(values)))
 
     def scales(self) -> dict[str, Any]:
         """Every scale that the model uses, by name: numbers, arrays or distributions."""

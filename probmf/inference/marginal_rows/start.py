@@ -13,7 +13,9 @@ from numpyro.distributions import Distribution
 from probmf.data import Ratings
 from probmf.inference._potential import Potential
 from probmf.inference.als import fit_als
-from probmf.inference.marginal_rows.evidence import rows_evidence
+from probmf.inference.marginal_rows.evidence import Inputs, rows_evidence
+from probmf.inference.marginal_rows.layout import TileLayout
+from probmf.inference.marginal_rows.loops import RatingLists, listed_evidence
 from probmf.inference.marginal_rows.model import LEVEL, RowsMarginal
 from probmf.models.factorization import PRIOR_SCALES
 from probmf.models.likelihood import Gaussian
@@ -126,7 +128,7 @@ def _em_step(
     target: RowsMarginal, point: Mapping[str, Array], scales: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Scales of the rows that are integrated out, and of the noise, by one step of EM."""
-    gradient = _gradient(target.layout, target.inputs(point))
+    gradient = _gradient(target.layout, target.lists, target.inputs(point))
     counts = {"noise_scale": (gradient.noise_scale, float(target.layout.num_ratings))}
     rows = target.num_rows[target.side]
     counts[f"{target.side}_bias_scale"] = (gradient.bias_scale, rows)
@@ -145,7 +147,12 @@ def _em_step(
     return updated
 
 
-_gradient = jax.jit(jax.grad(rows_evidence, argnums=1, allow_int=True))
+@jax.jit
+def _gradient(layout: TileLayout, lists: RatingLists | None, inputs: Inputs) -> Inputs:
+    """Of the evidence; a program for all data of a shape, so these are arguments."""
+    if lists is None:
+        return jax.grad(rows_evidence, argnums=1, allow_int=True)(layout, inputs)
+    return jax.grad(listed_evidence, argnums=1, allow_int=True)(lists, inputs)
 
 
 def _variances(
