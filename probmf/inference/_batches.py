@@ -9,9 +9,9 @@ from jaxtyping import Array, Float, Int
 
 from probmf.inference._optimizer import take_rows
 from probmf.inference._terms import Terms, own_parameters, prior_loss, side_of, to_sites
-from probmf.models.factorization import Parameters
 from probmf.models.likelihood import Likelihood
 from probmf.models.row_means import prior_means
+from probmf.models.scores import Parameters
 from probmf.rows import SIDES
 
 #: Ratings whose rows are gathered at once when the objective is computed: they stay in cache.

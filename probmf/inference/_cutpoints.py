@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from probmf.models.factorization import Parameters, linear_predictor
 from probmf.models.observations import Observations
 from probmf.models.ordered import edges, end_densities, log_interval
 from probmf.models.ordinal import Ordinal
+from probmf.models.scores import Parameters, linear_predictor
 
 #: Ratings that are summed over on the device; the sums are added up on the host, in float64.
 CHUNK = 4096

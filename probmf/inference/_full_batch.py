@@ -28,9 +28,10 @@ from probmf.inference._terms import (
     starting_values,
     to_sites,
 )
-from probmf.models.factorization import MatrixFactorization, Parameters, squared_scores
+from probmf.models.factorization import MatrixFactorization
 from probmf.models.likelihood import Likelihood
 from probmf.models.observations import Observations
+from probmf.models.scores import Parameters, squared_scores
 from probmf.models.table import ALIGNMENT
 from probmf.row_values import RowValues
 from probmf.rows import SIDES, Bucket, build_rows

@@ -18,9 +18,9 @@ from jaxtyping import Array
 from probmf.inference._checkpoint import Checkpoint
 from probmf.inference._loop_state import restore, stored
 from probmf.inference._progress import progress_bar
-from probmf.models.factorization import linear_predictor
 from probmf.models.likelihood import Likelihood, likelihood_scales
 from probmf.models.observations import Observations
+from probmf.models.scores import linear_predictor
 from probmf.results import History
 
 #: Seconds between writes of a checkpoint.

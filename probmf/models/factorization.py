@@ -9,7 +9,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from probmf.data import Encoder, Features, Ratings
@@ -24,12 +24,12 @@ from probmf.models.likelihood import (
 )
 from probmf.models.observations import Observations
 from probmf.models.ordinal import Ordinal
-from probmf.models.priors import NormalWishart
+from probmf.models.priors import NormalWishart, sample_scale
 from probmf.models.row_means import RowMean, check_mean, prior_means
+from probmf.models.scores import Parameters, linear_predictor, unobserved_loss
 from probmf.rows import SIDES, Side
 
 type Scale = float | ArrayLike | Distribution | NormalWishart
-Parameters = Mapping[str, Array]
 
 #: Prior scale of each kind of parameter.
 PRIOR_SCALES = {
@@ -405,7 +405,7 @@ class MatrixFactorization:
         parameters, scales = self.sample(observations)
         scores = linear_predictor(parameters, observations.user, observations.item)
         if self.unobserved_weight > 0:
-            zeros = _unobserved_loss(parameters, observations, self.unobserved_weight, scores)
+            zeros = unobserved_loss(parameters, observations, self.unobserved_weight, scores)
             numpyro.factor("unobserved", -zeros / jnp.square(scales["noise_scale"]))
         with numpyro.plate("rating_row", observations.user.shape[0]):
             return self.likelihood.observe(scores, observations.rating, observations.weight, scales)
@@ -420,7 +420,7 @@ class MatrixFactorization:
             Intercept and rows by site, and the likelihood's own scales.
         """
         shapes = self.site_shapes(observations.num_users, observations.num_items)
-        scales = {name: _sample_scale(name, s) for name, s in self.likelihood.scale_sites().items()}
+        scales = {name: sample_scale(name, s) for name, s in self.likelihood.scale_sites().items()}
         parameters = {"intercept": self._sample_intercept(observations.base_score)}
         means: dict[str, Array] = {}
         for own in self.row_means(observations.features).values():
@@ -431,7 +431,7 @@ class MatrixFactorization:
             if isinstance(given, NormalWishart):
                 law = given.sample(side, self.num_factors, mean)
             else:
-                scale = _sample_scale(PRIOR_SCALES[site], given)
+                scale = sample_scale(PRIOR_SCALES[site], given)
                 if len(shape) == 2:
                     # One scale for all, one per row, or (1, k): one per factor.
                     scale = scale if scale.ndim == 2 else jnp.expand_dims(scale, -1)
@@ -500,7 +500,7 @@ class MatrixFactorization:
         weight = 1.0 if observations.weight is None else observations.weight
         total = total + jnp.sum(weight * losses)
         if self.unobserved_weight > 0:
-            zeros = _unobserved_loss(values, observations, self.unobserved_weight, scores)
+            zeros = unobserved_loss(values, observations, self.unobserved_weight, scores)
             total = total + zeros / jnp.square(scales["noise_scale"])
         return total
 
@@ -521,71 +521,6 @@ class MatrixFactorization:
             squares = jnp.sum(jnp.square(parameters["cutpoints"]))
             total = total + 0.5 * self.likelihood.cutpoint_scale**-2 * squares
         return total
-
-
-def linear_predictor(
-    parameters: Parameters, user: Int[Array, " n"], item: Int[Array, " n"]
-) -> Float[Array, " n"]:
-    r"""Scores :math:`\mu + b_m + c_n + u_m \cdot v_n` of pairs; terms that are absent count zero.
-
-    Args:
-        parameters: Values by site name.
-        user: User codes, checked to be in range.
-        item: Item codes, checked to be in range.
-
-    Returns:
-        One score per pair. Cost O(num_pairs x num_factors).
-    """
-    scores = jnp.broadcast_to(parameters["intercept"], user.shape)
-    if "user_bias" in parameters:
-        scores = scores + parameters["user_bias"][user]
-    if "item_bias" in parameters:
-        scores = scores + parameters["item_bias"][item]
-    if "user_factors" in parameters:
-        products = parameters["user_factors"][user] * parameters["item_factors"][item]
-        scores = scores + jnp.sum(products, axis=-1)
-    return scores
-
-
-def _unobserved_loss(
-    parameters: Parameters, observations: Observations, weight: float, scores: Array
-) -> Array:
-    """Half the weighted sum of squared scores over the pairs that are not observed."""
-    everywhere = squared_scores(parameters, observations.num_users, observations.num_items)
-    return 0.5 * weight * (everywhere - jnp.sum(jnp.square(scores)))
-
-
-def squared_scores(parameters: Parameters, num_users: int, num_items: int) -> Float[Array, ""]:
-    """Sum of squared scores over all pairs, from the two sides' second moments.
-
-    Args:
-        parameters: Values by site name.
-        num_users: Number of users.
-        num_items: Number of items.
-
-    Returns:
-        The sum. Cost O((num_users + num_items) x num_factors^2), never that of the pairs.
-    """
-    ones = {"user": jnp.ones((num_users, 1)), "item": jnp.ones((num_items, 1))}
-    bias = {
-        side: parameters[f"{side}_bias"][:, None]
-        if f"{side}_bias" in parameters
-        else 0 * ones[side]
-        for side in ones
-    }
-    user = [bias["user"] + parameters["intercept"], ones["user"]]
-    item = [ones["item"], bias["item"]]
-    if "user_factors" in parameters:
-        user.append(parameters["user_factors"])
-        item.append(parameters["item_factors"])
-    left, right = jnp.concatenate(user, axis=1), jnp.concatenate(item, axis=1)
-    return jnp.sum((left.T @ left) * (right.T @ right))
-
-
-def _sample_scale(name: str, scale: Scale) -> Array:
-    if isinstance(scale, Distribution):
-        return numpyro.sample(name, scale)
-    return jnp.asarray(scale, jnp.result_type(float))
 
 
 def _check_intercept(intercept: object) -> None:

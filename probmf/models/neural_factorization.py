@@ -14,12 +14,13 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from probmf.data import Ratings
-from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization, linear_predictor
+from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.models.layers import MLP
 from probmf.models.likelihood import Gaussian, Likelihood, likelihood_scales
 from probmf.models.observations import Observations
 from probmf.models.ordinal import Ordinal
 from probmf.models.priors import NormalWishart
+from probmf.models.scores import linear_predictor
 from probmf.rows import SIDES
 
 type RowScale = float | ArrayLike | Distribution

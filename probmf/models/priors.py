@@ -10,6 +10,7 @@ import numpyro
 import numpyro.distributions as dist
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
+from numpyro.distributions import Distribution
 
 from probmf.models.likelihood import is_number
 
@@ -124,3 +125,10 @@ def wishart_draw(
     noise = jax.random.normal(mean_key, (k,), factors.dtype)
     step = jax.scipy.linalg.solve_triangular(root, noise, trans=1, lower=True)
     return rows * center / total + step, precision
+
+
+def sample_scale(name: str, scale: Any) -> Array:
+    """A scale's value: a NumPyro site where it has a prior."""
+    if isinstance(scale, Distribution):
+        return numpyro.sample(name, scale)
+    return jnp.asarray(scale, jnp.result_type(float))

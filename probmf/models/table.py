@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from probmf.models.factorization import MatrixFactorization, Parameters
+from probmf.models.factorization import MatrixFactorization
+from probmf.models.scores import Parameters
 from probmf.row_values import RowValues
 from probmf.rows import SIDES, Side
 

@@ -33,8 +33,8 @@ from probmf import (
     sample_nuts,
 )
 from probmf.inference import _gibbs_factorization
-from probmf.models.factorization import linear_predictor
 from probmf.models.observations import Observations
+from probmf.models.scores import linear_predictor
 
 USERS, ITEMS = 8, 6
 #: Draws that a truth is ranked among, and bins of the ranks.

@@ -19,8 +19,8 @@ from scipy import stats
 
 from probmf.data import Ratings
 from probmf.models import Bernoulli, Gaussian, MatrixFactorization
-from probmf.models.factorization import linear_predictor
 from probmf.models.observations import Observations
+from probmf.models.scores import linear_predictor
 
 USERS, ITEMS = 5, 4
 PAIRS = [(0, 0), (0, 2), (1, 1), (2, 0), (2, 1), (2, 3), (3, 3), (3, 0)]  # user 4 has none

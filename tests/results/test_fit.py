@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from probmf import Bernoulli, Fit, History, MatrixFactorization, fit_als
-from probmf.models.factorization import linear_predictor
+from probmf.models.scores import linear_predictor
 
 
 def test_repr_says_what_was_fitted(draw_ratings: Any, random_fit: Any) -> None:

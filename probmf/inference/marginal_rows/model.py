@@ -24,7 +24,7 @@ from probmf.inference.marginal_rows.loops import RatingLists, list_ratings, list
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.models.likelihood import Gaussian
 from probmf.models.observations import Observations
-from probmf.models.priors import NormalWishart
+from probmf.models.priors import NormalWishart, sample_scale
 from probmf.rows import SIDES, Side
 
 #: Site of intercept plus bias of the rows that are left.
@@ -278,10 +278,3 @@ def rows_marginal(
         if set(sites) == {site for site in model.site_shapes(1, 1) if site.startswith(side)}:
             return RowsMarginal(model, observations, side, lay_out(observations, side))
     return None
-
-
-def sample_scale(name: str, scale: Any) -> Array:
-    """A scale's value: a NumPyro site where it has a prior."""
-    if isinstance(scale, Distribution):
-        return numpyro.sample(name, scale)
-    return jnp.asarray(scale, jnp.result_type(float))

@@ -24,8 +24,8 @@ from probmf import (
 )
 from probmf.inference._gibbs_factorization import make_problem
 from probmf.inference._gibbs_plan import Plan, State
-from probmf.models.factorization import linear_predictor
 from probmf.models.observations import Observations
+from probmf.models.scores import linear_predictor
 from probmf.models.table import Table
 from probmf.rows import num_workers
 
