@@ -108,7 +108,7 @@ class _Kernel(NamedTuple):
     """Compiled: the first state of a chain, and its next transitions."""
 
     init: Callable[..., Any]
-    advance: Callable[..., Any]
+    advance: Any
 
 
 def _make_kernel(evaluate: Callable[..., list[Array]], settings: Settings) -> _Kernel:
@@ -224,9 +224,12 @@ def run_nuts(
     first = ParamInfo(potential.vector, potential.vector[0], potential.vector)
     example = jax.eval_shape(kernel.init, consts, first, keys[0], mass)
     if kept is None:
+        nothing = jax.tree.map(_zeros, example)
+        # Traced here, where no other trace takes turns with it, and compiled in a thread while
+        # starts are found, for which their density is.
+        kernel.advance.lower(consts, nothing, jnp.asarray(0))
         with workers(1) as pool:
-            # Compiled in a thread while starts are found, for which their density is.
-            pool.submit(_advance, kernel, consts, 0, jax.tree.map(_zeros, example))
+            pool.submit(_advance, kernel, consts, 0, nothing)
             vectors = (
                 find_starts(potential, start_key, settings.num_chains) if starts is None else starts
             )

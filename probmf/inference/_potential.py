@@ -32,13 +32,20 @@ class Potential:
         self.model = model
         self.args, self.kwargs = fresh_arrays((args, dict(kwargs)))
         self.supports: dict[str, Any] = {}
-        shapes = jax.eval_shape(self._sites)
+        # NumPyro's checks would compile every operation by itself; data are checked at the door.
+        with numpyro.validation_enabled(False):
+            shapes = jax.eval_shape(self._sites)
         self.sites = tuple(shapes)
-        # Zeros made on the host: every small operation on a device is a program to compile.
         start = {
             name: np.zeros(shape.shape, jnp.result_type(float)) for name, shape in shapes.items()
         }
-        self.vector, self.unravel = ravel_pytree(start)
+        # Zeros made on the host, for the same reason.
+        flat = jax.eval_shape(lambda: self._ravel(start))
+        self.vector: Any = np.zeros(flat.shape, flat.dtype)
+
+    def _ravel(self, values: Mapping[str, Any]) -> Array:
+        vector, self.unravel = ravel_pytree(values)
+        return vector
 
     @cached_property
     def program(self) -> Program:

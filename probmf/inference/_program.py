@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 from jax.extend.core import Jaxpr, Literal, Var
 from jaxtyping import Array
 
@@ -91,7 +92,13 @@ def trace_program(function: Callable[..., Any], *example: Any) -> Program:
 
 def trace_tree(function: Callable[..., Any], *example: Any) -> tuple[Program, Any]:
     """Trace a function of arrays, and tell the structure of the tree that it gives."""
-    closed, shape = jax.make_jaxpr(function, return_shape=True)(*example)
+    with numpyro.validation_enabled(False):  # Its checks would compile every operation by itself.
+        closed, shape = jax.make_jaxpr(function, return_shape=True)(*example)
+    return as_program(closed), jax.tree.structure(shape)
+
+
+def as_program(closed: Any) -> Program:
+    """A traced function with the arrays that it captured."""
     jaxpr, scalars = _lift_scalars(closed.jaxpr)
     consts = [*closed.consts, *scalars]
     shapes = [f"{np.shape(c)}{np.asarray(c).dtype}" for c in consts]
@@ -100,7 +107,7 @@ def trace_tree(function: Callable[..., Any], *example: Any) -> tuple[Program, An
     def evaluate(consts: list[Any], *leaves: Array) -> list[Array]:
         return jax.core.eval_jaxpr(jaxpr, consts, *leaves)
 
-    return Program(text, [jnp.asarray(c) for c in consts], evaluate), jax.tree.structure(shape)
+    return Program(text, [jnp.asarray(c) for c in consts], evaluate)
 
 
 def _lift_scalars(jaxpr: Jaxpr) -> tuple[Jaxpr, list[Any]]:

@@ -104,18 +104,18 @@ def sample_marginal(
     model = model if model.centered is True else replace(model, centered=True)
     with jax.enable_x64(float64 or bool(jax.config.jax_enable_x64)):
         random_key = as_key(key)
-        draw_key, nuts_key = jax.random.split(random_key)
         design = data if isinstance(data, Design) else model.design(data)
         table = None if isinstance(data, Design) else data
         arguments = model.arguments(design, join=True)
         density = kept_density(model, arguments, model.effect_sites(design))
         try:
             draws = draw_marginal(
-                density, int(num_samples), draw_key, max_densities=max_densities, progress=progress
-            )
+                density, int(num_samples), random_key, max_densities=max_densities,
+                progress=progress,
+            )  # fmt: skip
         except NotServedError as error:
             fit = _by_nuts(
-                model, design, density, str(error), int(num_samples), nuts_key, begin, progress
+                model, design, density, str(error), int(num_samples), random_key, begin, progress
             )
             return replace(fit, data=table)
     return MixedFit(

@@ -1,10 +1,13 @@
 """Which outputs of a traced function depend on which of its inputs."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import jax
 from jax.extend import core
+
+from probmf.inference._program import Program, as_program, compiled, quick_jit
 
 
 def depends(jaxpr: Any, sources: Sequence[bool]) -> list[bool]:
@@ -62,13 +65,18 @@ class Traced:
         self.closed, shape = jax.make_jaxpr(function, return_shape=True)(*example)
         self.num_leaves = [len(jax.tree.leaves(one)) for one in example]
         self.output = jax.tree.structure(shape)
-        jaxpr = self.closed.jaxpr
-        self._compiled = jax.jit(lambda consts, leaves: jax.core.eval_jaxpr(jaxpr, consts, *leaves))
 
     def __call__(self, *args: Any) -> Any:
         """Evaluate, compiled."""
-        leaves = jax.tree.leaves(args)
-        return jax.tree.unflatten(self.output, self._compiled(self.closed.consts, leaves))
+        program = self._program
+        run = compiled(
+            (program.text, "traced"), lambda: quick_jit(program.evaluate, program.numbers)
+        )
+        return jax.tree.unflatten(self.output, run(program.consts, *jax.tree.leaves(args)))
+
+    @cached_property
+    def _program(self) -> Program:
+        return as_program(self.closed)
 
     def depends_on(self, position: int) -> Any:
         """The output's pytree, with whether each leaf depends on one argument."""

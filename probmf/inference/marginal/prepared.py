@@ -124,7 +124,8 @@ class Prepared:
         if self.statistics is None:
             size += 4 * self.pattern.num_rows
         batch = max(1, min(len(keys), DRAW_NUMBERS // size))
-        return self._draw_all(batch)(dict(latents), keys)
+        with numpyro.validation_enabled(False):  # Would compile every operation by itself.
+            return self._draw_all(batch)(dict(latents), keys)
 
     def _draw_all(self, batch: int) -> Any:
         if batch not in self._compiled:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpyro
 from scipy.linalg import qr
 
 from probmf.models.mixed.columns import Table, variables
@@ -199,19 +200,21 @@ def _priors(
     )
     targets = [target, noise_target(target)]
     defaults: dict[str, Prior] = {}
-    for (coding, encoded), aim in zip(parts, targets, strict=False):
-        groups = [
-            (term.name, term.names, encoded.groups[term.name].z, term.correlated)
-            for term in coding.terms
-        ]
-        columns = PredictorColumns(coding.site, coding.names, encoded.population, groups)
-        defaults |= default_priors(columns, aim)
-    if response.site == "noise_scale" and len(parts) == 1:
-        defaults |= noise_prior(target)
-    if response.site == "cutpoints":
-        defaults["cutpoints"] = cutpoint_prior(len(read.levels))
     names = {coding.site: coding.names for coding, _ in parts}
-    return replace_priors(defaults, given, names)
+    # The user's own were checked when they were made; NumPyro's checks compile every operation.
+    with numpyro.validation_enabled(False):
+        for (coding, encoded), aim in zip(parts, targets, strict=False):
+            groups = [
+                (term.name, term.names, encoded.groups[term.name].z, term.correlated)
+                for term in coding.terms
+            ]
+            columns = PredictorColumns(coding.site, coding.names, encoded.population, groups)
+            defaults |= default_priors(columns, aim)
+        if response.site == "noise_scale" and len(parts) == 1:
+            defaults |= noise_prior(target)
+        if response.site == "cutpoints":
+            defaults["cutpoints"] = cutpoint_prior(len(read.levels))
+        return replace_priors(defaults, given, names)
 
 
 def _predictor(coding: PredictorCoding, encoded: Encoded) -> Predictor:

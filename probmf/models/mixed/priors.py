@@ -8,8 +8,10 @@ that is constant, the intercept's among them, counts with sd one.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
@@ -100,8 +102,14 @@ def default_priors(columns: PredictorColumns, target: Target) -> dict[str, Prior
     for name, names, z, correlated in columns.groups:
         priors[f"{name}_scale"] = dist.HalfNormal(_array(target.width / _sd(z)))
         if correlated and len(names) > 1:
-            priors[f"{name}_correlation"] = dist.LKJCholesky(len(names), 1.0)
+            priors[f"{name}_correlation"] = _uniform_correlation(len(names))
     return priors
+
+
+@partial(jax.jit, static_argnums=0)
+def _uniform_correlation(size: int) -> Distribution:
+    """In one program: by themselves its operations take ten times as long to compile."""
+    return dist.LKJCholesky(size, 1.0)
 
 
 def noise_prior(target: Target) -> dict[str, Prior]:
