@@ -207,7 +207,7 @@ def compare(factors: int, splits: tuple[Ratings, Ratings], budget: Budget) -> di
     train, test = splits
     model = make_model(factors)
     (data,) = model.arguments(train)
-    target = rows_marginal(model, data, ("user_bias", "user_factors"))
+    target = rows_marginal(model, data, ("user_bias", "user_factors")).by_loops()
     ours, joint = Stretched(target), Potential(non_centred(model, data), (), {})
     begin = time.perf_counter()
     start = find_start(target, ours, train, jax.random.key(0), budget.chains)

@@ -103,10 +103,11 @@ def draw_marginal(
     with workers(64) as pool, blas_cores(cores), progress_bar(progress) as bar:
         task = bar.add_task("mode", total=None, status="")
         host = density.host if density.host is not None and density.host.is_large else None
-        start = density.begin(pool) if size else None
         if not spectral and host is None:
+            # First, as it takes longest to compile.
             program, tree = density.program
             run = pool.submit(_compile_chunk, density, program)
+        start = density.begin(pool) if size else None
         try:
             with blas_cores(1 if host is None else host.cores):
                 mode = None if start is None else find_mode(density.score, start.result())

@@ -17,7 +17,9 @@ from probmf.cpu.evidence import BLOCK
 from probmf.inference import marginal
 from probmf.inference._potential import Potential
 from probmf.inference.marginal_rows import RowsMarginal, Stretched, find_start, rows_marginal
+from probmf.inference.marginal_rows import model as rows_model
 from probmf.inference.marginal_rows.evidence import ELIMINATED, invert
+from probmf.inference.marginal_rows.loops import list_ratings
 from probmf.inference.marginal_rows.model import LEVEL
 from probmf.inference.nuts import sample_nuts
 from probmf.models.observations import Observations
@@ -98,6 +100,11 @@ def ours(target: RowsMarginal, values: dict[str, jax.Array]) -> jax.Array:
     return log_density(target, (), {}, values)[0]
 
 
+def looped_of(target: RowsMarginal) -> RowsMarginal:
+    """By loops, however few ratings there are."""
+    return replace(target, lists=list_ratings(target.observations, target.side))
+
+
 def as_general(target: RowsMarginal, values: dict[str, jax.Array], intercept: Any) -> dict:
     """Values of the general transform's sites."""
     found = {name: value for name, value in values.items() if name != LEVEL}
@@ -123,7 +130,7 @@ def check_general(
         return full - (norm.logpdf(mean, mean, sd) if target.model.learns_intercept else 0.0)
 
     wanted, slopes = jax.jit(jax.value_and_grad(theirs))(values)
-    for own in (target, target.by_loops()):
+    for own in (target, looped_of(target)):
         value, gradient = jax.jit(jax.value_and_grad(partial(ours, own)))(values)
         np.testing.assert_allclose(value, wanted, rtol=tolerance)
         for name in values:
@@ -157,7 +164,7 @@ def test_sides_and_weights(case: str, side: str, weighted: bool) -> None:
 @pytest.mark.parametrize("case", ["sampled", "tiny scale"])
 def test_loops_in_single_precision(case: str) -> None:
     target, _, values = setting(case, weighted=True)
-    value, gradient = jax.jit(jax.value_and_grad(partial(ours, target.by_loops())))(values)
+    value, gradient = jax.jit(jax.value_and_grad(partial(ours, looped_of(target))))(values)
     with jax.enable_x64(True):
         target, _, _ = setting(case, weighted=True)
         doubled = {name: jnp.asarray(v, jnp.float64) for name, v in values.items()}
@@ -182,7 +189,7 @@ def test_loops_over_rows_longer_than_a_block() -> None:
         assert target is not None
         values = {LEVEL: jnp.asarray(rng.normal(size=items)),
                   "item_factors": jnp.asarray(rng.normal(size=(items, 3)))}  # fmt: skip
-        looped = target.by_loops()
+        looped = looped_of(target)
         value, gradient = jax.jit(jax.value_and_grad(partial(ours, looped)))(values)
         wanted, slopes = jax.jit(jax.value_and_grad(partial(ours, target)))(values)
         np.testing.assert_allclose(value, wanted, rtol=1e-12)
@@ -192,7 +199,7 @@ def test_loops_over_rows_longer_than_a_block() -> None:
 
 def test_loops_where_a_scale_vanishes_give_no_numbers_and_no_errors() -> None:
     target, _, values = setting("sampled")
-    looped = target.by_loops()
+    looped = looped_of(target)
     nowhere = values | {"noise_scale": jnp.zeros(())}
     with np.errstate(all="raise"):
         value = jax.jit(lambda v: ours(looped, v))(nowhere)
@@ -207,7 +214,7 @@ def test_other_data_of_the_same_shape_compile_nothing() -> None:
         (data,) = model.arguments(ratings)
         target = rows_marginal(model, data, own_sites(model, "user"))
         assert target is not None
-        potential = Stretched(target.by_loops())
+        potential = Stretched(looped_of(target))
         texts.append((potential.program.text, float(potential.value(potential.vector))))
     assert texts[0][0] == texts[1][0]
     assert texts[0][1] != texts[1][1]
@@ -375,6 +382,26 @@ def test_a_small_posterior_is_that_of_joint_sampling() -> None:
     ratio = one.std((0, 1)) / two.std((0, 1))
     assert (ratio > 0.75).all()
     assert (ratio < 1.33).all()
+
+
+@pytest.mark.key_reuse_unchecked(reason="NumPyro's kernel consumes its key twice at its start.")
+def test_chains_by_loops_are_those_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    sites = ("user_bias", "user_factors")
+    short: dict[str, Any] = {"num_warmup": 5, "num_samples": 5, "max_tree_depth": 3}
+    program = draw(sites, **short)
+    asked: list[RowsMarginal] = []
+    by_loops = RowsMarginal.by_loops
+
+    def noted(self: RowsMarginal) -> RowsMarginal:
+        asked.append(by_loops(self))
+        return asked[-1]
+
+    monkeypatch.setattr(rows_model, "LEAST_WORK", 0)
+    monkeypatch.setattr(RowsMarginal, "by_loops", noted)
+    loops = draw(sites, **short)
+    assert [target.lists is None for target in asked] == [False]
+    for name, value in program.samples.items():
+        np.testing.assert_allclose(loops.samples[name], value, rtol=1e-6, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.key_reuse_unchecked(reason="NumPyro's kernel consumes its key twice at its start.")

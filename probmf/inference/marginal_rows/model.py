@@ -29,6 +29,9 @@ from probmf.rows import SIDES, Side
 
 #: Site of intercept plus bias of the rows that are left.
 LEVEL = "level"
+#: Ratings times squares of the moments' size from which loops on a CPU are quicker than a program:
+#: with fewer, chains side by side wait for Python's interpreter, which calls the loops.
+LEAST_WORK = 2_000_000
 #: Numbers drawn at once when rows are drawn back.
 DRAWN_AT_ONCE = 20_000_000
 
@@ -68,8 +71,9 @@ class RowsMarginal:
     lists: RatingLists | None = None
 
     def by_loops(self) -> "RowsMarginal":
-        """The same for samplers on a CPU: quicker, but differentiable once and not batched."""
-        if jax.default_backend() != "cpu":
+        """The same for samplers on a CPU, where it pays: differentiable once, and not batched."""
+        work = len(self.observations.user) * (self.model.num_factors + 2) ** 2
+        if jax.default_backend() != "cpu" or work < LEAST_WORK:
             return self
         return replace(self, lists=list_ratings(self.observations, self.side))
 
