@@ -78,9 +78,11 @@ class Traced:
     def _program(self) -> Program:
         return as_program(self.closed)
 
-    def depends_on(self, position: int) -> Any:
-        """The output's pytree, with whether each leaf depends on one argument."""
+    def depends_on(self, position: int, leaf: int | None = None) -> Any:
+        """The output's pytree: whether each leaf depends on an argument, or on one leaf of it."""
         sources = [
-            index == position for index, count in enumerate(self.num_leaves) for _ in range(count)
+            index == position and leaf in (None, place)
+            for index, count in enumerate(self.num_leaves)
+            for place in range(count)
         ]
         return jax.tree.unflatten(self.output, depends(self.closed.jaxpr, sources))

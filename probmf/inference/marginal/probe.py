@@ -147,9 +147,12 @@ class Probe:
                 f"(observed: {quoted(observed)})."
             )
         if len(names) > 1:
+            who = "; ".join(
+                f"{_entering(self._blamed('observed', name))} {name!r}" for name in names
+            )
             raise MarginalizeError(
-                f"{quoted(self.sites)} enter several observed sites, {quoted(names)}; put the "
-                "observations into one site."
+                f"The effects enter several observed sites ({who}); put the observations into one "
+                "site."
             )
         return names[0]
 
@@ -164,24 +167,38 @@ class Probe:
                 if not any(jax.tree.leaves(on)):
                     continue
                 hint = f", or name {name!r} as well, if it is an effect" if kind == "latent" else ""
+                who = self._blamed(kind, name)
                 raise MarginalizeError(
-                    f"{quoted(self.sites)} enter {what.format(name)}; they may enter the location "
-                    f"of the observations only. Leave them out of the sites to integrate{hint}."
+                    f"{_entering(who)} {what.format(name)}; what is integrated out may enter the "
+                    f"location of the observations only. Leave {quoted(who)} out of the sites to "
+                    f"integrate{hint}."
                 )
         for name, on in self.on_effects["effects"].items():
             if on:
                 raise MarginalizeError(
                     f"The prior scale of {name!r} depends on another effect that is to be "
-                    "integrated out; leave one of them out."
+                    f"integrated out, {quoted(self._blamed('effects', name))}; leave one of them "
+                    "out."
                 )
+
+    def _blamed(self, kind: str, name: str, parameter: str | None = None) -> list[str]:
+        """Those of the effects that one output depends on, for a message."""
+        found = []
+        # The leaves of a mapping lie in the order of its sorted keys.
+        for leaf, site in enumerate(sorted(self.shapes)):
+            on = self.traced.depends_on(1, leaf)[kind][name]
+            if any(jax.tree.leaves(on if parameter is None else on[parameter])):
+                found.append(site)
+        return sorted(found, key=self.sites.index)
 
     def _check_target(self) -> None:
         """The effects may enter the target's location only, if it has one."""
         for parameter, on in self.on_effects["observed"][self.target].items():
             if parameter in ("scale", "mask") and any(jax.tree.leaves(on)):
+                who = self._blamed("observed", self.target, parameter)
                 raise MarginalizeError(
-                    f"{quoted(self.sites)} enter the {parameter} of the observed site "
-                    f"{self.target!r}; they may enter its location only. Leave those sites out."
+                    f"{_entering(who)} the {parameter} of the observed site {self.target!r}; what "
+                    f"is integrated out may enter its location only. Leave {quoted(who)} out."
                 )
 
     # The location as a function of the deviations, at given latents.
@@ -241,6 +258,10 @@ def moderate_value(site: Mapping[str, Any]) -> Array | None:
     # NumPy's random numbers, of which no program has to be compiled.
     rng = np.random.default_rng(zlib.crc32(str(site["name"]).encode()))
     return transform(jnp.asarray(rng.uniform(-1.0, 1.0, inner), jnp.result_type(float)))
+
+
+def _entering(names: list[str]) -> str:
+    return f"{quoted(names)} {'enters' if len(names) == 1 else 'enter'}"
 
 
 def quoted(names: Any) -> str:

@@ -168,14 +168,19 @@ REFUSED: dict[str, tuple[Callable[[], Any], tuple[str, ...], str]] = {
         lambda: observe(groups()[g] * others()[g]), ("u", "v"),
         "'u', 'v' do not enter the location of 'y' affinely together .*product",
     ),
-    "scale": (through_the_scale, ("u",), "'u' enter the scale of the observed site 'y'"),
-    "another prior": (through_a_prior, ("u",), "'u' enter the prior of 'v'.*name 'v' as well"),
-    "another prior alone": (through_a_prior_alone, ("u",), "'u' enter the prior of 'v'"),
-    "prior scale": (through_a_prior_scale, ("u", "v"), "The prior scale of 'v' depends on another"),
-    "factor": (through_a_factor, ("u",), "'u' enter the factor 'penalty'"),
-    "mask": (through_the_mask, ("u",), "'u' enter the mask of the observed site 'y'"),
-    "values": (through_the_values, ("u",), "'u' enter the observed values of 'y'"),
-    "two observed": (observed_twice, ("u",), "'u' enter several observed sites, 'y', 'z'"),
+    "scale": (through_the_scale, ("u",), "'u' enters the scale of the observed site 'y'"),
+    "another prior": (through_a_prior, ("u",), "'u' enters the prior of 'v'.*name 'v' as well"),
+    "another prior alone": (through_a_prior_alone, ("u",), "'u' enters the prior of 'v'"),
+    "prior scale": (
+        through_a_prior_scale, ("u", "v"),
+        "The prior scale of 'v' depends on another effect .*, 'u'; leave one",
+    ),
+    "factor": (through_a_factor, ("u",), "'u' enters the factor 'penalty'"),
+    "mask": (through_the_mask, ("u",), "'u' enters the mask of the observed site 'y'"),
+    "values": (through_the_values, ("u",), "'u' enters the observed values of 'y'"),
+    "two observed": (
+        observed_twice, ("u",), r"several observed sites \('u' enters 'y'; 'u' enters 'z'\)",
+    ),
     "none observed": (
         lambda: observe(0 * sample("a", normal(0, 1))) if groups() is not None else None, ("u",),
         r"Can't integrate out 'u': no observed site depends on them \(observed: 'y'\)",
@@ -207,6 +212,27 @@ def test_a_model_that_can_not_be_integrated_is_refused(name: str) -> None:
     marginal = marginalize(model, sites)
     with pytest.raises(MarginalizeError, match=f"(?s){message}"), numpyro.handlers.seed(rng_seed=0):
         marginal()
+
+
+@pytest.mark.parametrize("name", ["scale", "another prior", "prior scale", "factor", "mask"])
+def test_the_site_to_blame_is_named_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sites, message = REFUSED[name]
+    plain = observe
+
+    def with_another_site() -> None:
+        innocent = groups_of("innocent")
+        monkeypatch.setitem(
+            globals(), "observe", lambda loc, *rest: plain(loc + innocent[g], *rest)
+        )
+        model()
+
+    marginal = marginalize(with_another_site, ("innocent", *sites))
+    with (
+        pytest.raises(MarginalizeError, match=f"(?s)^{message}") as caught,
+        numpyro.handlers.seed(rng_seed=0),
+    ):
+        marginal()
+    assert "innocent" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
