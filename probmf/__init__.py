@@ -1,6 +1,6 @@
 """Probabilistic matrix factorization and linear mixed-effects models on JAX."""
 
-from probmf import diagnostics, metrics
+from probmf import _numpyro, diagnostics, metrics  # noqa: F401  # _numpyro first of all
 from probmf.data import Examples, Features, Ratings, Vocabulary
 from probmf.inference.als import fit_als
 from probmf.inference.gibbs import sample_gibbs

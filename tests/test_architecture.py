@@ -11,7 +11,17 @@ PACKAGE = Path(__file__).resolve().parents[1] / "probmf"
 
 # From the bottom up. A module may import its own layer and those below.
 LAYERS = (
-    {"_precision", "cpu", "data", "effects", "gaussian", "metrics", "row_values", "rows"},
+    {
+        "_numpyro",
+        "_precision",
+        "cpu",
+        "data",
+        "effects",
+        "gaussian",
+        "metrics",
+        "row_values",
+        "rows",
+    },
     {"sharding", "sweep"},
     {"models"},
     {"results"},
