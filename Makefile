@@ -3,7 +3,7 @@
 
 PYTHON ?=
 PEERS_PYTHON ?= $(PYTHON)
-TEST_ARGS ?= -n 2 --dist loadfile
+TEST_ARGS ?= -n 2 --dist worksteal
 BENCH_ARGS ?=
 
 BIN := .venv/bin

@@ -1,7 +1,6 @@
 """Strict JAX for every test, and the fixtures that many tests share."""
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 
 import jax
@@ -14,18 +13,14 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
-@pytest.fixture(autouse=True)
-def check_key_reuse(request: pytest.FixtureRequest) -> Iterator[None]:
+@pytest.fixture
+def check_key_reuse() -> Iterator[None]:
     """Raise when a typed key is consumed twice.
 
-    NumPyro 0.22 does that in its own initialization (`find_valid_initial_params`), so tests that
-    hand it a typed key carry the marker `key_reuse_unchecked(reason=...)`. Untyped keys
-    (`jax.random.PRNGKey`, `jax.random.key_data(key)`) are not tracked by JAX at all.
+    For the contract only (`tests/test_contract.py`), which runs every method once: with the checks
+    on, JAX takes the Python path for every operation, a third of the whole suite's time.
     """
-    marker = request.node.get_closest_marker("key_reuse_unchecked")
-    if marker is not None and not marker.kwargs.get("reason"):
-        pytest.fail("key_reuse_unchecked needs a reason: key_reuse_unchecked(reason='...').")
-    with nullcontext() if marker else jax.debug_key_reuse(True):
+    with jax.debug_key_reuse(True):
         yield
 
 

@@ -156,9 +156,6 @@ class TestFit:
             told = run(*words)
             assert told.exit_code == 0, told.output
 
-    @pytest.mark.key_reuse_unchecked(
-        reason="NumPyro's kernel consumes the key of its first state twice."
-    )
     @pytest.mark.parametrize("method", ["gibbs", "nuts"])
     @pytest.mark.slow
     @pytest.mark.slow

@@ -115,9 +115,6 @@ def test_recommend(saved: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(table["score"].to_numpy(), expected.score[0])
 
 
-@pytest.mark.key_reuse_unchecked(
-    reason="NumPyro's kernel consumes the key of its first state twice."
-)
 def test_nuts_on_numbers_in_parquet(tmp_path: Path) -> None:
     """Numbers are classes too, in their order, 10 after 9; scales are learned."""
     rows = {"user": [1, 1, 2, 2, 3], "item": [1, 2, 1, 2, 1], "rating": [10, 9, 9, 10, 9]}

@@ -12,7 +12,6 @@ def test_there_are_examples() -> None:
     assert EXAMPLES
 
 
-@pytest.mark.key_reuse_unchecked(reason="An example may hand NumPyro a typed key, as users do.")
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_example_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

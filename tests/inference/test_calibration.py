@@ -228,7 +228,6 @@ CASES: dict[str, Callable[[str], Case]] = {
 }
 #: Simulations of each but one.
 SIMULATIONS = {"gaussian": 200, "bernoulli": 200, "ordinal": 200, "mixed": 100}
-REASON = "NumPyro's kernel and simuk's simulation consume keys twice."
 
 
 @pytest.fixture(autouse=True)
@@ -238,7 +237,6 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.calibration
-@pytest.mark.key_reuse_unchecked(reason=REASON)
 @pytest.mark.parametrize("sampler", ["gibbs", "nuts"])
 @pytest.mark.parametrize("name", CASES)
 def test_ranks_are_uniform(name: str, sampler: str) -> None:
@@ -248,7 +246,6 @@ def test_ranks_are_uniform(name: str, sampler: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.key_reuse_unchecked(reason=REASON)
 def test_a_few_ranks() -> None:
     """The same in small: ranks that are not all alike, and lean to neither side much."""
     ranks = run_calibration(CASES["gaussian"]("gibbs"), 8, seed=2)

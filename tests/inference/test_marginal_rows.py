@@ -357,7 +357,6 @@ def draw(marginalize: tuple[str, ...], **options: Any) -> Fit:
     )
 
 
-@pytest.mark.key_reuse_unchecked(reason="NumPyro's kernel consumes its key twice at its start.")
 @pytest.mark.slow
 def test_a_small_posterior_is_that_of_joint_sampling() -> None:
     rows, joint = draw(("user_bias", "user_factors")), draw((), max_tree_depth=5)
@@ -384,7 +383,6 @@ def test_a_small_posterior_is_that_of_joint_sampling() -> None:
     assert (ratio < 1.33).all()
 
 
-@pytest.mark.key_reuse_unchecked(reason="NumPyro's kernel consumes its key twice at its start.")
 def test_chains_by_loops_are_those_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
     sites = ("user_bias", "user_factors")
     short: dict[str, Any] = {"num_warmup": 5, "num_samples": 5, "max_tree_depth": 3}
@@ -404,7 +402,6 @@ def test_chains_by_loops_are_those_of_the_program(monkeypatch: pytest.MonkeyPatc
         np.testing.assert_allclose(loops.samples[name], value, rtol=1e-6, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.key_reuse_unchecked(reason="NumPyro's kernel consumes its key twice at its start.")
 @pytest.mark.slow
 def test_a_checkpoint_is_continued_bit_for_bit(tmp_path: Any) -> None:
     sites = ("item_bias", "item_factors")

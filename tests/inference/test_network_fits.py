@@ -292,7 +292,6 @@ def test_a_start_has_to_fit() -> None:
 # --- sampling ----------------------------------------------------------------------------------
 
 
-@pytest.mark.key_reuse_unchecked(reason="NumPyro consumes a typed key twice in its own start.")
 def test_nuts_of_a_linear_network_is_the_exact_posterior() -> None:
     y = 0.8 * X[:, 0] - 0.3 * X[:, 1] + 0.5 * RNG.normal(size=60)
     examples = Examples.from_arrays(X, y, standardize=False)
@@ -321,7 +320,6 @@ def test_nuts_of_a_linear_network_is_the_exact_posterior() -> None:
     assert response.lower[0] == pytest.approx(z @ mean - 1.645 * np.hypot(wanted, 0.5), abs=0.05)
 
 
-@pytest.mark.key_reuse_unchecked(reason="NumPyro consumes a typed key twice in its own start.")
 @pytest.mark.slow
 def test_sampled_scales_and_refusals() -> None:
     model = Network((2,), likelihood=Gaussian(dist.HalfNormal(1.0)),

@@ -33,9 +33,6 @@ from probmf.inference._loop import FitWarning
 from probmf.inference._workers import Workers
 from probmf.inference.marginal_rows import find_start
 
-pytestmark = pytest.mark.key_reuse_unchecked(
-    reason="NumPyro's kernel consumes the key of its first state twice."
-)
 HALF = dist.HalfNormal(1.0)
 #: Two chunks of warmup, and three of draws, the last of which is short.
 SHORT: dict[str, Any] = {

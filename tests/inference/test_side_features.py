@@ -177,7 +177,6 @@ def test_a_network_fits_what_a_line_can_not() -> None:
     assert losses[1] < 0.1 * losses[0]
 
 
-@pytest.mark.key_reuse_unchecked(reason="NumPyro's initialization consumes a typed key twice.")
 @pytest.mark.slow
 def test_it_is_a_numpyro_model() -> None:
     model = MatrixFactorization(0, user_mean=Linear(), item_bias=False)

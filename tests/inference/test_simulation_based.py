@@ -42,7 +42,6 @@ def by_nuts(table: Any, key: int) -> MixedFit:
 
 
 @pytest.mark.calibration
-@pytest.mark.key_reuse_unchecked(reason="NumPyro's kernel consumes its first key twice.")
 @pytest.mark.parametrize("sample", [by_importance, by_nuts])
 def test_ranks_are_uniform(sample: Callable[[Any, int], MixedFit]) -> None:
     rng = np.random.default_rng(0)

@@ -149,7 +149,7 @@ def test_bound_is_that_of_draws(name: str) -> None:
             values["intercept"] = state.intercept
         return log_density(exact, arguments, {}, values)[0] - log_q
 
-    with jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
+    with jax.numpy_rank_promotion("allow"):
         ratios = np.asarray(jax.vmap(log_ratio)(jax.random.split(jax.random.key(3), 20_000)))
     error = ratios.std() / np.sqrt(len(ratios))
     apart = ratios.mean() - bounds[-1]

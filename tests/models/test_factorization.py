@@ -221,7 +221,6 @@ def shapes_of(model: MatrixFactorization) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-@pytest.mark.key_reuse_unchecked(reason="NumPyro consumes a key twice in its initialization.")
 @pytest.mark.parametrize("name", RUNS)
 def test_nuts_runs_on_the_model_as_it_is(name: str) -> None:
     model, binary = RUNS[name]
@@ -237,7 +236,6 @@ def test_nuts_runs_on_the_model_as_it_is(name: str) -> None:
     assert (moved > 0).all()
 
 
-@pytest.mark.key_reuse_unchecked(reason="NumPyro consumes a key twice in its initialization.")
 @pytest.mark.slow
 def test_variational_inference_runs_on_the_model_as_it_is() -> None:
     svi = SVI(RANDOM, AutoNormal(RANDOM), optim.Adam(0.05), Trace_ELBO())

@@ -200,7 +200,6 @@ def features(problem: MixedProblem, varying: Any, log_noise: Any, flat: Any, y: 
     return found
 
 
-@pytest.mark.key_reuse_unchecked(reason="NumPyro's kernel consumes its first key twice.")
 @pytest.mark.slow
 def test_gibbs_agrees_with_nuts() -> None:
     model, data = MixedEffects("y ~ 1 + x + (1 + x | g)"), sleep()

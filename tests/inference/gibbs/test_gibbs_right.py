@@ -193,7 +193,6 @@ def test_sweeps_leave_the_joint_distribution_alone(prior: str, likelihood: str, 
     assert max(map(abs, scores.values())) < 4.5, scores
 
 
-@pytest.mark.key_reuse_unchecked(reason="NumPyro's kernel consumes its first key twice.")
 @pytest.mark.slow
 def test_gibbs_agrees_with_nuts() -> None:
     rng = np.random.default_rng(0)

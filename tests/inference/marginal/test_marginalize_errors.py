@@ -205,7 +205,6 @@ def groups_of(name: str) -> jax.Array:
         return sample(name, normal(0, 1))
 
 
-@pytest.mark.key_reuse_unchecked(reason="NumPyro's subsampling consumes one key in a loop.")
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_model_that_can_not_be_integrated_is_refused(name: str) -> None:
     model, sites, message = REFUSED[name]

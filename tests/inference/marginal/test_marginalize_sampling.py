@@ -21,7 +21,6 @@ ARRAYS = {name: jnp.asarray(values) for name, values in DATA.items()}
 FEATURES = {name: values for name, values in ARRAYS.items() if name != "y"}
 EFFECTS = ("a", "b", "u", "v")
 LEFT = {"tau", "kappa"}
-NUMPYRO = pytest.mark.key_reuse_unchecked(reason="NumPyro's initialization consumes a key twice.")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +29,6 @@ def samples() -> dict[str, Any]:
     return {name: rng.uniform(0.3, 2.0, (2, 3)) for name in sorted(LEFT)}
 
 
-@NUMPYRO
 def test_chains_may_be_vectorized_and_effects_come_back_by_chain() -> None:
     marginal = marginalize(slopes, EFFECTS)
     mcmc = MCMC(
@@ -51,7 +49,6 @@ def test_chains_may_be_vectorized_and_effects_come_back_by_chain() -> None:
     np.testing.assert_allclose(effects["eta"], eta, atol=1e-5)
 
 
-@NUMPYRO
 def test_hamiltonian_monte_carlo_and_a_normal_guide_run() -> None:
     marginal = marginalize(slopes, EFFECTS)
     mcmc = MCMC(
@@ -198,7 +195,6 @@ def test_arrays_that_a_compiled_loop_has_seen_are_read_in_double_precision() -> 
         marginal.prepare()
 
 
-@NUMPYRO
 def test_marginal_draws_with_effects_recovered_are_joint_draws() -> None:
     """Means and standard deviations of two samplers, within their Monte-Carlo errors."""
     rng = np.random.default_rng(3)

@@ -1,0 +1,204 @@
+"""What holds for every method on every kind of model: one table of cells, each asked everything."""
+
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+import toys
+
+from probmf import (
+    MLP,
+    Bernoulli,
+    CategoricalFactorization,
+    Gaussian,
+    MatrixFactorization,
+    MixedEffects,
+    Network,
+    NeuralFactorization,
+    Ordinal,
+    Ratings,
+    fit_als,
+    fit_laplace,
+    fit_map,
+    fit_marginal,
+    fit_svi,
+    fit_variational,
+    sample_gibbs,
+    sample_marginal,
+    sample_nuts,
+)
+
+HALF = dist.HalfNormal(1.0)
+SHORT: dict[str, Any] = {"num_warmup": 6, "num_samples": 8, "num_chains": 2, "progress": False}
+USERS = ("user_bias", "user_factors")
+PLAIN = MatrixFactorization(2, Gaussian(0.5))
+LEARNED = MatrixFactorization(2, Gaussian(HALF), user_scale=HALF, item_scale=HALF)
+YES_NO = MatrixFactorization(2, Bernoulli())
+LEVELS = MatrixFactorization(2, Ordinal(3))
+WEAK = MatrixFactorization(
+    2, Gaussian(1.0), unobserved_weight=0.1, intercept=0.0, user_bias=False, item_bias=False
+)
+CLASSES = CategoricalFactorization(2, 3)
+NEURAL = NeuralFactorization(2, MLP((3,)), likelihood=Gaussian(0.5))
+LAYERS = Network((3,), likelihood=Gaussian(0.3))
+MIXED = MixedEffects("y ~ x + (1 | g) + (1 | h)")
+MIXED_YES = MixedEffects("y ~ x + (1 | g)", likelihood="bernoulli")
+
+
+class Cell(NamedTuple):
+    """A method on a model with its data.
+
+    Attributes:
+        method: The function.
+        model: The model.
+        data: What it is fitted to.
+        options: Further arguments.
+        random: Whether another key gives other numbers.
+        foreign: Why keys are not checked: code that is not ours consumes one twice.
+    """
+
+    method: Callable[..., Any]
+    model: Any
+    data: Any
+    options: dict[str, Any] = {}  # noqa: RUF012
+    random: bool = True
+    foreign: str = ""
+
+    def fit(self, key: int | None) -> Any:
+        """The fit; no key for a method without one."""
+        given = {} if key is None else {"key": key}
+        with warnings.catch_warnings():
+            # Eight draws of toys are no posterior, and say so.
+            warnings.simplefilter("ignore")
+            return self.method(self.model, self.data, **given, **self.options)
+
+    def predict(self, fit: Any) -> Any:
+        """Predictions of the data that were fitted."""
+        pairs = (self.data,) if isinstance(self.data, Ratings) else ()
+        return fit.predict(*pairs)
+
+
+KERNEL = "NumPyro's kernel consumes the key of its first state twice."
+CELLS = {
+    "als": Cell(fit_als, PLAIN, toys.ratings(), {"num_sweeps": 4}),
+    "als cholesky": Cell(fit_als, PLAIN, toys.ratings(), {"num_sweeps": 4, "solver": "cholesky"}),
+    "als coordinate": Cell(
+        fit_als, PLAIN, toys.ratings(), {"num_sweeps": 4, "update": "coordinate"}
+    ),
+    "als implicit": Cell(fit_als, WEAK, toys.ratings("implicit"), {"num_sweeps": 4}),
+    "als yes/no": Cell(fit_als, YES_NO, toys.ratings("yes/no"), {"num_sweeps": 4}),
+    "als ordinal": Cell(fit_als, LEVELS, toys.ratings("levels"), {"num_sweeps": 4}),
+    "map": Cell(fit_map, PLAIN, toys.ratings(), {"num_epochs": 5}),
+    "map batches": Cell(fit_map, PLAIN, toys.ratings(), {"num_epochs": 5, "batch_size": 8}),
+    "map restarts": Cell(fit_map, PLAIN, toys.ratings(), {"num_epochs": 5, "num_restarts": 3}),
+    "map classes": Cell(fit_map, CLASSES, toys.ratings("classes"), {"num_epochs": 5}),
+    "map neural": Cell(fit_map, NEURAL, toys.ratings(), {"num_epochs": 5}),
+    "map network": Cell(fit_map, LAYERS, toys.examples(), {"num_epochs": 5}),
+    "variational": Cell(fit_variational, LEARNED, toys.ratings(), {"num_sweeps": 5}),
+    "variational block": Cell(
+        fit_variational, LEARNED, toys.ratings(), {"num_sweeps": 5, "covariance": "block"}
+    ),
+    "gibbs": Cell(sample_gibbs, LEARNED, toys.ratings(), SHORT),
+    "gibbs yes/no": Cell(sample_gibbs, YES_NO, toys.ratings("yes/no"), SHORT),
+    "gibbs ordinal": Cell(sample_gibbs, LEVELS, toys.ratings("levels"), SHORT),
+    "gibbs mixed": Cell(sample_gibbs, MIXED, toys.mixed(), SHORT),
+    "nuts": Cell(sample_nuts, LEARNED, toys.ratings(), SHORT, foreign=KERNEL),
+    "nuts without users": Cell(
+        sample_nuts, LEARNED, toys.ratings(), SHORT | {"marginalize": USERS}, foreign=KERNEL
+    ),
+    "nuts classes": Cell(
+        sample_nuts, CLASSES, toys.ratings("classes"), SHORT, foreign=KERNEL
+    ),
+    "nuts neural": Cell(sample_nuts, NEURAL, toys.ratings(), SHORT, foreign=KERNEL),
+    "nuts network": Cell(sample_nuts, LAYERS, toys.examples(), SHORT, foreign=KERNEL),
+    "nuts mixed": Cell(sample_nuts, MIXED, toys.mixed(), SHORT, foreign=KERNEL),
+    "nuts mixed yes/no": Cell(
+        sample_nuts, MIXED_YES, toys.mixed("yes/no"), SHORT, foreign=KERNEL
+    ),
+    "nuts mixed without effects": Cell(
+        sample_nuts, MIXED, toys.mixed(), SHORT | {"marginalize": "all"}, foreign=KERNEL
+    ),
+    "svi": Cell(fit_svi, LEARNED, toys.ratings(), {"num_steps": 5, "num_samples": 8}),
+    "svi network": Cell(fit_svi, LAYERS, toys.examples(), {"num_steps": 5, "num_samples": 8}),
+    "svi mixed": Cell(fit_svi, MIXED, toys.mixed(), {"num_steps": 5, "num_samples": 8}),
+    "laplace": Cell(fit_laplace, PLAIN, toys.ratings(), {"num_samples": 8}),
+    "laplace network": Cell(
+        fit_laplace, LAYERS, toys.examples("yes/no"), {"num_samples": 8}
+    ),
+    "marginal": Cell(fit_marginal, MIXED, toys.mixed(), random=False),
+    "marginal restricted": Cell(
+        fit_marginal, MIXED, toys.mixed(), {"objective": "restricted"}, random=False
+    ),
+    "sample marginal": Cell(sample_marginal, MIXED, toys.mixed(), {"num_samples": 40}),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=CELLS)
+def cell(request: pytest.FixtureRequest) -> Cell:
+    """One cell of the table; its tests follow one another, so that it is fitted once."""
+    return CELLS[request.param]
+
+
+@pytest.fixture(scope="module")
+def fit(cell: Cell) -> Any:
+    """The cell's fit, every key of which was consumed at most once."""
+    with nullcontext() if cell.foreign else jax.debug_key_reuse(True):
+        return cell.fit(3 if cell.random else None)
+
+
+def test_samples_are_finite_and_lead_with_chains_and_draws(fit: Any) -> None:
+    leads = {value.shape[:2] for value in fit.samples.values()}
+    assert len(leads) == 1
+    for name, value in fit.samples.items():
+        assert np.isfinite(value).all(), name
+
+
+def test_keys_decide(cell: Cell, fit: Any) -> None:
+    again = cell.fit(3 if cell.random else None)
+    for name, value in fit.samples.items():
+        np.testing.assert_array_equal(again.samples[name], value, err_msg=name)
+    if cell.random:
+        other = cell.fit(4).samples
+        assert any((other[name] != value).any() for name, value in fit.samples.items())
+
+
+def test_predictions_are_finite(cell: Cell, fit: Any) -> None:
+    predicted = cell.predict(fit)
+    for name in ("mean", "sd", "lower", "upper", "probability", "level_probabilities"):
+        value = getattr(predicted, name, None)
+        assert value is None or np.isfinite(value).all(), name
+
+
+def test_saved_and_loaded_predicts_the_same(cell: Cell, fit: Any, tmp_path: Path) -> None:
+    fit.save(tmp_path / "fit")
+    again = type(fit).load(tmp_path / "fit")
+    assert repr(again) == repr(fit)
+    for name, value in fit.samples.items():
+        np.testing.assert_array_equal(again.samples[name], value, err_msg=name)
+    mine, theirs = cell.predict(fit), cell.predict(again)
+    assert type(mine) is type(theirs)
+    for name in ("mean", "sd", "probability"):
+        value = getattr(mine, name, None)
+        if value is not None:
+            np.testing.assert_array_equal(getattr(theirs, name), value, err_msg=name)
+
+
+def test_arviz_has_every_site_with_its_numbers(fit: Any) -> None:
+    tree = fit.to_arviz()
+    group = tree["point" if fit.is_point else "posterior"]
+    assert set(group.data_vars) >= set(fit.samples)
+    for name, value in fit.samples.items():
+        assert group[name].dims[:2] == ("chain", "draw")
+        assert not any(dim.startswith(f"{name}_dim") for dim in group[name].dims), name
+        np.testing.assert_array_equal(np.ravel(group[name]), np.ravel(value), err_msg=name)
+
+
+def test_the_repr_says_in_one_line_what_was_fitted(fit: Any) -> None:
+    assert "\n" not in repr(fit)
+    assert repr(fit).startswith(f"{type(fit).__name__}(")

@@ -1,0 +1,44 @@
+"""The toy data that many tests share, in few shapes, so that their programs are compiled once."""
+
+import numpy as np
+
+from probmf import Examples, Ratings
+
+_rng = np.random.default_rng(20)
+_USER, _ITEM = np.nonzero(_rng.random((8, 7)) < 0.7)
+_SCORE = _rng.normal(size=(8, 2)) @ _rng.normal(size=(2, 7))
+_NOISE = 0.3 * _rng.normal(size=len(_USER))
+
+
+def ratings(kind: str = "gaussian") -> Ratings:
+    """Eight users, seven items: scores, yes/no, levels 1 to 3, classes 0 to 2, or plays."""
+    score = _SCORE[_USER, _ITEM] + _NOISE
+    table = {"user": _USER, "item": _ITEM, "rating": score}
+    if kind == "yes/no":
+        table["rating"] = (score > 0).astype(float)
+    elif kind == "levels":
+        table["rating"] = 1 + np.digitize(score, [-0.7, 0.7])
+    elif kind == "classes":
+        table["rating"] = np.digitize(score, [-0.7, 0.7])
+    elif kind == "implicit":
+        table |= {"rating": np.ones(len(score)), "plays": 1.0 + np.abs(score)}
+        return Ratings.from_frame(table, weight="plays")
+    return Ratings.from_frame(table)
+
+
+def mixed(kind: str = "gaussian") -> dict[str, np.ndarray]:
+    """Forty rows of two crossed groups and a predictor."""
+    rng = np.random.default_rng(21)
+    g, h = np.arange(40) % 8, np.arange(40) // 8
+    x = rng.normal(size=40)
+    mean = 1 + 0.5 * x + rng.normal(size=8)[g] + 0.5 * rng.normal(size=5)[h]
+    y = mean + 0.5 * rng.normal(size=40)
+    return {"y": (y > 1) * 1 if kind == "yes/no" else y, "x": x, "g": g, "h": h}
+
+
+def examples(kind: str = "gaussian") -> Examples:
+    """Thirty examples of two features."""
+    rng = np.random.default_rng(22)
+    inputs = rng.normal(size=(30, 2))
+    response = np.sin(inputs[:, 0]) + 0.1 * rng.normal(size=30)
+    return Examples.from_arrays(inputs, (response > 0) * 1 if kind == "yes/no" else response)
