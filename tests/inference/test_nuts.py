@@ -1,11 +1,7 @@
 """NUTS on mixed models: answers, checkpoints, interruptions, and what is refused."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +11,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from killed import kill_after_writes
 
 import probmf
 from probmf import Bernoulli, MatrixFactorization, MixedEffects, MixedFit, sample_nuts
@@ -24,9 +21,6 @@ from probmf.inference._loop import FitWarning
 from probmf.inference._nuts import NoStartError
 from probmf.inference._workers import Workers
 
-pytestmark = pytest.mark.key_reuse_unchecked(
-    reason="NumPyro's kernel consumes the key of its first state twice."
-)
 ONE_WAY = "y ~ 1 + (1 | g)"
 PRIORS: dict[str, Any] = {
     "coefficients": {"Intercept": dist.Normal(0.0, 5.0)},
@@ -228,17 +222,8 @@ def test_a_resumed_factorization_looks_for_no_start(
 
 
 SCRIPT = """
-    import sys, time
     import numpy as np, numpyro.distributions as dist
     from probmf import MixedEffects, sample_nuts
-    from probmf.inference import _checkpoint
-
-    write = _checkpoint.Checkpoint.write
-    def slow(self, *args):
-        write(self, *args)
-        print(args[2], flush=True)
-        time.sleep(60 if args[2] == 150 else 0)
-    _checkpoint.Checkpoint.write = slow
 
     rng = np.random.default_rng(0)
     y = 1 + rng.normal(0, 0.8, 8)[:, None] + rng.normal(0, 1.0, (8, 5))
@@ -260,14 +245,7 @@ SCRIPT = """
 def test_killed_and_resumed(whole: MixedFit, tmp_path: Path) -> None:
     """Another process began the run and was killed between two chunks."""
     run = tmp_path / "run"
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(SCRIPT), str(run)], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        seen = [process.stdout.readline().strip() for _ in range(3)]
-        os.kill(process.pid, signal.SIGKILL)
-    assert seen == ["50", "100", "150"]
-    assert process.returncode == -signal.SIGKILL
+    kill_after_writes(3, SCRIPT, str(run))
     assert_same(sample_nuts(model(), table(), key=7, checkpoint=run, **SHORT), whole)
 
 

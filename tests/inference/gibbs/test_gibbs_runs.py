@@ -2,12 +2,8 @@
 
 import ast
 import inspect
-import os
-import signal
-import subprocess
 import sys
 import textwrap
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
+from killed import kill_after_writes, run_whole
 
 from probmf import (
     Bernoulli,
@@ -323,41 +320,23 @@ def test_ctrl_c_before_the_first_draw(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
     """SIGKILL in the middle, from outside."""
-    script = textwrap.dedent(
-        f"""
-        import sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
+    script = f"""
+        sys.path[:0] = {[str(Path(__file__).parents[2]), str(Path(__file__).parent)]!r}
         import numpy as np, probmf.inference._gibbs as kernel
         from test_gibbs_runs import model, ratings
         from probmf import sample_gibbs
         kernel.WRITE_EVERY = 0.0
-        fit = sample_gibbs(model(), ratings(), key=5, num_warmup=50, num_samples=800,
+        fit = sample_gibbs(model(), ratings(), key=5, num_warmup=50, num_samples=200,
                            num_chains=2, thin=10, checkpoint=sys.argv[1])
         np.savez(sys.argv[2], **fit.samples, lp=fit.traces.values["lp"])
         """
-    )
-
-    def command(folder: str) -> list[str]:
-        return [
-            sys.executable,
-            "-c",
-            script,
-            str(tmp_path / folder),
-            str(tmp_path / f"{folder}.npz"),
-        ]
-
-    manifest = tmp_path / "killed" / "run.json"
-    process = subprocess.Popen(command("killed"))
-    try:
-        while not (manifest.is_file() and '"pieces": 0' not in manifest.read_text()):
-            assert process.poll() is None, "finished before it could be killed"
-            time.sleep(0.02)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+    runs = {
+        name: [str(tmp_path / name), str(tmp_path / f"{name}.npz")] for name in ("killed", "whole")
+    }
+    kill_after_writes(3, script, *runs["killed"])
     assert not (tmp_path / "killed.npz").exists()
-    for folder in ("killed", "whole"):
-        subprocess.run(command(folder), check=True, timeout=300)
+    for arguments in runs.values():
+        run_whole(script, *arguments)
     with np.load(tmp_path / "killed.npz") as one, np.load(tmp_path / "whole.npz") as other:
         for name in other.files:
             np.testing.assert_array_equal(one[name], other[name], err_msg=name)
