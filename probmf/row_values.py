@@ -1,4 +1,4 @@
-"""What half-sweeps read and give: rows of both sides in one numbering, priors and sums."""
+"""Inputs and outputs of half-sweeps: rows of both sides in one numbering, priors and sums."""
 
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 
 class Noise(NamedTuple):
-    """What turns solving rows into drawing them; a pytree.
+    """Random numbers that turn solving rows into drawing them; a pytree.
 
     Attributes:
         rows: Standard normal numbers for every table row.
@@ -19,7 +19,7 @@ class Noise(NamedTuple):
 
 
 class SupportsBound(Protocol):
-    """What a half-sweep asks of a likelihood.
+    """Interface of a likelihood to a half-sweep.
 
     The loss of a `quadratic` one is its bound, with one curvature for all scores and ratings; minus
     its slope is that curvature times (rating - score).
@@ -27,7 +27,7 @@ class SupportsBound(Protocol):
 
     @property
     def quadratic(self) -> bool:
-        """Whether the loss is its own bound."""
+        """True where the loss is its own quadratic bound."""
 
     def loss(self, scores: Array, rating: Array, scales: Mapping[str, Array], /) -> Array:
         """Minus log likelihood up to a constant."""
@@ -54,7 +54,7 @@ class RowValues(NamedTuple):
 
 
 class Prior(NamedTuple):
-    """What the rows of one side are solved under, besides their ratings; a pytree.
+    """Values that one side's rows are conditioned on, besides their ratings; a pytree.
 
     Attributes:
         intercept: Added to every score.

@@ -117,7 +117,7 @@ def _assemble(
 
 
 def join_rows[Rows](outputs: list[Rows], source: Int[Array, " table"]) -> Rows:
-    """What `run_spans` returned by table row, zeros for rows of the other side."""
+    """Results of `run_spans` by table row, zeros for rows of the other side."""
     joined = jax.tree.map(lambda *parts: jnp.concatenate(parts)[source], *outputs)
     return jax.tree.map(lambda x: jnp.where(_stretch(source >= 0, x), x, 0), joined)
 
@@ -318,7 +318,7 @@ def zero_moments(
     intercept: Float[Array, ""],
     weight: Float[Array, ""],
 ) -> tuple[Float[Array, "d d"], Float[Array, " d"]]:
-    """What weak zeros at all of one side's rows add to the other side's conditionals.
+    """Terms that weak zeros at all of one side's rows add to the other side's conditionals.
 
     Args:
         bias: Biases of the side.

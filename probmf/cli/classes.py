@@ -137,7 +137,7 @@ def class_model(
 
 
 def evaluation(fit: CategoricalFit, path: Path, columns: Columns) -> dict[str, Any]:
-    """What `probmf evaluate` shows of such a fit.
+    """Tables of `probmf evaluate` for such a fit.
 
     Args:
         fit: The fit.

@@ -1,4 +1,4 @@
-"""What the commands print with: tables to standard output, trouble to standard error."""
+"""Consoles of the commands: tables go to standard output, trouble to standard error."""
 
 import sys
 import traceback

@@ -1,4 +1,4 @@
-"""What the loops over rows read and write: arrays by table row, users first."""
+"""Inputs and outputs of the loops over rows: arrays by table row, users first."""
 
 from typing import NamedTuple
 
@@ -36,7 +36,7 @@ class Present(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What the rows are solved under.
+    """Values that the rows are conditioned on.
 
     Attributes:
         intercept: Added to every score.
@@ -59,7 +59,7 @@ class Given(NamedTuple):
 
 
 class Solved(NamedTuple):
-    """Where the answers go, by table row; the rows hold their present values at the start.
+    """Outputs by table row; the rows hold their present values at the start.
 
     Attributes:
         bias: Biases.

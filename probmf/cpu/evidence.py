@@ -32,7 +32,7 @@ class Rated(NamedTuple):
 
 
 class Designs(NamedTuple):
-    """What the ratings are explained by.
+    """Values that the ratings are conditioned on.
 
     Attributes:
         table: For each row of the other side its factors, a 1 where rows have a bias, minus its
@@ -47,7 +47,7 @@ class Designs(NamedTuple):
 
 
 class Slopes(NamedTuple):
-    """Where derivatives go; zeros at the start. Those by the table lack the noise precision.
+    """Derivatives, zeros at the start. Those by the table lack the noise precision.
 
     Attributes:
         table: By the table: factors and levels; in the column of ones nothing.

@@ -16,7 +16,7 @@ RESERVED = ("user", "item", "rating", "weight", "time")
 
 
 class Roles(TypedDict, total=False):
-    """What the columns of a table mean; see `Ratings.from_frame`."""
+    """Roles of a table's columns; see `Ratings.from_frame`."""
 
     user: str
     item: str

@@ -101,7 +101,7 @@ def sentence(phrase: str) -> str:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a Python value stands for nothing: None, NaN, NaT, pandas.NA, or a tuple with NaN."""
+    """True for a value that stands for nothing: None, NaN, NaT, pandas.NA, a tuple with NaN."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     if isinstance(value, tuple):
@@ -247,7 +247,7 @@ def read_times(column: Column, what: str) -> np.ndarray:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether an Arrow type is one of its string types."""
+    """True for the string types of Arrow."""
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view()
 
 

@@ -1,4 +1,4 @@
-"""What to do when one user rates one item in several rows."""
+"""Policies for several ratings of one item by one user."""
 
 from typing import Any, Literal, NamedTuple, get_args
 

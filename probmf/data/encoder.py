@@ -46,7 +46,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Encoder:
-    """What `Features.fit` learned of a side table; `encode` does the same to any rows.
+    """Encoding that `Features.fit` learned from a side table; `encode` applies it to any rows.
 
     Attributes:
         blocks: The columns' encodings.

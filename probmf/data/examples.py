@@ -164,7 +164,7 @@ class Examples:
         return len(self.x)
 
     def __repr__(self) -> str:
-        """How many there are, of what."""
+        """Number of examples, features and responses."""
         kinds = f", {len(self.classes)} classes" if self.classes else ""
         return (
             f"Examples({len(self):,} rows; {', '.join(self.responses)} by "

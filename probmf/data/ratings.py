@@ -358,7 +358,7 @@ class Ratings(SplittableRatings):
         return csr_array((self.rating, (self.user, self.item)), shape=shape)
 
     def user_labels(self, codes: Any, column: str | None = None) -> np.ndarray:
-        """What to call users: their names from the side table, else their ids.
+        """Labels of users: their names from the side table, else their ids.
 
         Args:
             codes: Codes of users, of any shape.
@@ -378,7 +378,7 @@ class Ratings(SplittableRatings):
         return labels(self.users, self.user_features, codes, column, "name")
 
     def item_labels(self, codes: Any, column: str | None = None) -> np.ndarray:
-        """What to call items: their titles from the side table, else their ids.
+        """Labels of items: their titles from the side table, else their ids.
 
         Args:
             codes: Codes of items, of any shape.
@@ -402,7 +402,7 @@ class Ratings(SplittableRatings):
         return labels(self.items, self.item_features, codes, column, "title")
 
     def summary(self) -> str:
-        """What the ratings are like: counts, range, how many each user and item has, memory.
+        """Summary of the ratings: counts, range, ratings of each user and item, memory.
 
         Returns:
             A few lines of text, to be printed.

@@ -105,7 +105,7 @@ def _take(columns: Mapping[str, Any], vocabulary: Vocabulary, rows: np.ndarray) 
 def labels(
     vocabulary: Vocabulary, features: pa.Table | None, codes: Any, column: str | None, usual: str
 ) -> np.ndarray:
-    """What to call users or items; see `Ratings.item_labels`.
+    """Labels of users or items; see `Ratings.item_labels`.
 
     Args:
         vocabulary: Their ids.

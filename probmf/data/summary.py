@@ -1,4 +1,4 @@
-"""What a table of ratings is like, as text and as a small HTML table."""
+"""Summary of a table of ratings, as text and as a small HTML table."""
 
 import sys
 from html import escape

@@ -176,14 +176,14 @@ class Vocabulary:
         return iter(self.ids)
 
     def __contains__(self, value: object) -> bool:
-        """Whether an id is in the vocabulary; an id of another kind is not."""
+        """True for an id of the vocabulary; False for an id of another kind."""
         try:
             return bool(self.encode([value], unknown="flag")[0] >= 0)
         except (TypeError, ValueError):
             return False
 
     def __eq__(self, other: object) -> bool:
-        """Whether name and ids are the same, in the same order."""
+        """True for the same name and the same ids in the same order."""
         if self is other:
             return True
         if not isinstance(other, Vocabulary):

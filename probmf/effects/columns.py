@@ -10,7 +10,7 @@ Trils = Sequence[np.ndarray]
 
 @dataclass(frozen=True)
 class Columns:
-    """Where each block's columns lie; P is not stored.
+    """Positions of each block's columns; P is not stored.
 
     Attributes:
         own: Columns of each block, by its position.

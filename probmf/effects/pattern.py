@@ -25,7 +25,7 @@ MAX_PAIRS = 200_000_000
 
 
 class RemainderTooLargeError(ValueError):
-    """What is left after eliminating one grouping is too large to factor."""
+    """Error: the matrix left after eliminating one grouping is too large to factor."""
 
 
 class Grouping(NamedTuple):

@@ -13,7 +13,7 @@ from jaxtyping import Array
 def ask_host(
     function: Callable[..., np.ndarray], length: int, vector: Array, *others: Array
 ) -> Array:
-    """What a NumPy function gives for a vector that a program computes.
+    """Call a NumPy function on a vector from inside a compiled program.
 
     All goes in and out as bits: a program may call from a thread of its own, where JAX does not
     know of the caller's choice of precision, and would round.

@@ -1,4 +1,4 @@
-"""What a traced program has captured where its text does not show it.
+"""Fingerprint of values that a traced program has captured outside of its text.
 
 JAX hoists the arrays that a function captures out of its program, but not those of a nested
 `jax.jit`, nor those that a rule of `jax.custom_vjp` or `jax.custom_jvp` captures: two programs
@@ -88,7 +88,7 @@ class _Walk:
 
 
 def _parts(thing: Any) -> Iterator[Any]:
-    """What an object refers to; not a function's globals, nor what JAX itself is made of."""
+    """Objects that an object refers to, without a function's globals and JAX's own objects."""
     if isinstance(thing, type | types.ModuleType):
         return
     if isinstance(thing, Mapping):

@@ -44,7 +44,7 @@ def _check_versions(written: Any, manifest: Path, packages: tuple[str, ...]) -> 
 
 @dataclass(frozen=True)
 class Kept:
-    """What a checkpoint holds."""
+    """Contents of a checkpoint."""
 
     leaves: list[list[np.ndarray]]
     pieces: list[tuple[np.ndarray, np.ndarray]]
@@ -116,11 +116,11 @@ class Checkpoint:
 
     @property
     def begun(self) -> bool:
-        """Whether a run is kept."""
+        """True where the folder holds a run."""
         return (self.path / "run.json").is_file()
 
     def read(self) -> Kept | None:
-        """What is there, or None when nothing is."""
+        """Contents of the folder; None when it is empty."""
         if not self.begun:
             return None
         found = json.loads((self.path / "run.json").read_text(encoding="utf-8"))

@@ -84,7 +84,7 @@ def cutpoint_sums(
 
 
 def _at_level(rating: Array, levels: tuple[float, ...], place: int) -> Array:
-    """Whether ratings are nearest to one of the levels."""
+    """Mask of ratings that are nearest to one of the levels."""
     near = jnp.ones_like(rating, dtype=bool)
     if place > 0:
         near = near & (rating > 0.5 * (levels[place - 1] + levels[place]))

@@ -48,7 +48,7 @@ class StreamSite:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a store holds.
+    """Arrays of a store.
 
     Attributes:
         sites: Its arrays.

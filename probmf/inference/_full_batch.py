@@ -55,7 +55,7 @@ class RatingTerms(NamedTuple):
 def objective(
     parameters: Parameters, terms: Terms, ratings: RatingTerms, likelihood: Likelihood
 ) -> Float[Array, ""]:
-    """What `MatrixFactorization.objective` gives, with a gradient that needs no scatter of ratings.
+    """Objective of `MatrixFactorization`, with a gradient that needs no scatter of ratings.
 
     Args:
         parameters: Values to optimize; see `to_sites`.
@@ -91,7 +91,7 @@ def _pack(values: Parameters, terms: Terms) -> RowValues:
 
 
 class Moved(NamedTuple):
-    """What the losses of ratings have a gradient in; a pytree.
+    """Arguments that the losses of ratings are differentiated in; a pytree.
 
     Attributes:
         rows: Rows of both sides.
@@ -164,7 +164,7 @@ rating_loss.defvjp(_forward, _backward)
 
 
 class Runs(NamedTuple):
-    """Where all restarts stand; every array has a leading axis over them outside `vmap`.
+    """State of all restarts; every array has a leading axis over them outside `vmap`.
 
     Attributes:
         parameters: Values by site name.
@@ -180,7 +180,7 @@ class Runs(NamedTuple):
 
 
 class State(NamedTuple):
-    """Where a fit stands.
+    """State of a fit.
 
     Attributes:
         runs: All restarts.

@@ -27,7 +27,7 @@ HELD = 20
 
 @dataclass(frozen=True)
 class GibbsSettings:
-    """What shapes the run.
+    """Settings of the run.
 
     Attributes:
         num_warmup: Sweeps that are thrown away first.
@@ -83,7 +83,7 @@ class Moments(NamedTuple):
 
 
 class Gathered(NamedTuple):
-    """What a chain gathers over all sweeps; a pytree.
+    """Moments that a chain gathers over all sweeps; a pytree.
 
     Attributes:
         watched: Moments of the expected ratings of watched pairs.
@@ -96,7 +96,7 @@ class Gathered(NamedTuple):
 
 @dataclass(frozen=True)
 class Contents:
-    """What the flat arrays of rows and traces hold, in order.
+    """Contents of the flat arrays of rows and traces, in order.
 
     Attributes:
         rows: Shapes of the rows' sites.
@@ -121,7 +121,7 @@ class Contents:
 
 
 class Engine(Protocol):
-    """How the sweeps of a model go. A state is a pytree with the number of sweeps in `sweep`.
+    """Sweeps of a model. A state is a pytree with the number of sweeps in `sweep`.
 
     Attributes:
         contents: What is kept of a state.
@@ -156,7 +156,7 @@ class Chain(NamedTuple):
 
 
 class GibbsChains(NamedTuple):
-    """What the chains gave.
+    """Draws and statistics of the chains.
 
     Attributes:
         kept: Draws of the rows by site, (chain, draw, ...).
@@ -178,7 +178,7 @@ class GibbsChains(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """How far a run is: replaced as one, so that an interruption never sees half of a chunk."""
+    """Progress of a run: replaced as one, so that an interruption never sees half of a chunk."""
 
     chains: list[Chain]
     num_pieces: int

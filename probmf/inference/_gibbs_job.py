@@ -1,4 +1,4 @@
-"""What a Gibbs run needs to know of a model, of whichever family."""
+"""Interface between a Gibbs run and the model, of whichever family."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -40,7 +40,7 @@ class Job(NamedTuple):
     finish: Callable[[GibbsSettings, GibbsChains, dict[str, Any]], Any]
 
     def layout(self, settings: GibbsSettings) -> Layout:
-        """What a stream of this job holds."""
+        """Sites that a stream of this job holds."""
         return Layout(
             self.stream, self.coords, settings.num_chains, settings.num_streamed(),
             np.dtype(jnp.result_type(float)), "gibbs",
@@ -89,7 +89,7 @@ def draw_bytes(engine: Engine) -> int:
 
 
 def size_note(engine: Engine, settings: GibbsSettings, layout: Layout, where: Any) -> str:
-    """What the run will keep, in words."""
+    """Number of draws kept and their memory, in words."""
     count = settings.num_chains * settings.num_kept
     note = f"keeps {count:,} draws, {count * draw_bytes(engine) / 2**20:,.0f} MiB"
     if where is None:
@@ -101,7 +101,7 @@ def size_note(engine: Engine, settings: GibbsSettings, layout: Layout, where: An
 def sampling_of(
     settings: GibbsSettings, chains: GibbsChains, at: np.ndarray, info: dict[str, Any]
 ) -> Sampling:
-    """How a run went; `at` are the sweeps whose rows are kept."""
+    """Record of a run; `at` are the sweeps whose rows are kept."""
     done = chains.traces["lp"].shape[1]
     told = {"num_sweeps": done, "thin": settings.thin}
     if settings.stream_every:

@@ -35,7 +35,7 @@ WIDTH = 1.0
 
 
 class MixedState(NamedTuple):
-    """Where a chain stands; a pytree.
+    """State of a chain; a pytree.
 
     Attributes:
         varying: Logarithms of the sampled scales and unconstrained correlations, in a row.

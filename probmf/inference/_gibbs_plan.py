@@ -1,4 +1,4 @@
-"""What Gibbs chains are made of: where they stand, what is drawn, and what stays."""
+"""Parts of a Gibbs chain: its state, the sites that are drawn, and the constants."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from probmf.rows import Side
 
 
 class State(NamedTuple):
-    """Where a chain stands; a pytree.
+    """State of a chain; a pytree.
 
     Attributes:
         table: Rows of both sides.
@@ -36,7 +36,7 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class Site:
-    """How the rows of one site are governed; hashable."""
+    """Kind of prior that the rows of one site have; hashable."""
 
     name: str
     side: Side
@@ -46,13 +46,13 @@ class Site:
 
     @property
     def is_bias(self) -> bool:
-        """Whether it is a bias."""
+        """True for a bias."""
         return self.name.endswith("bias")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What compiled programs of the sweep depend on, besides arrays.
+    """Static arguments of the sweep's compiled programs.
 
     Attributes:
         sites: Sites of rows.
@@ -132,7 +132,7 @@ class Rated(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What stays as it is during a run; a pytree.
+    """Constants of a run; a pytree.
 
     Attributes:
         laws: Priors of the random scales.

@@ -91,7 +91,7 @@ class Problem(NamedTuple):
 
 
 def contents_of(plan: Plan, probes: Pairs, shapes: dict[str, tuple[int, ...]]) -> Contents:
-    """What is kept of a state.
+    """Part of a state that is kept as a draw.
 
     Args:
         plan: The plan.

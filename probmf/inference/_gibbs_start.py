@@ -1,4 +1,4 @@
-"""Where Gibbs chains start."""
+"""Starting points of Gibbs chains."""
 
 from typing import Any
 

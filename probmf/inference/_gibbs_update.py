@@ -1,4 +1,4 @@
-"""What a Gibbs sweep does besides the rows: intercept, scales, weights of prior means."""
+"""Updates of a Gibbs sweep besides the rows: intercept, scales, weights of prior means."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -22,7 +22,7 @@ from probmf.rows import SIDES, Side
 
 
 class Ready(NamedTuple):
-    """What the rows of the next sweep are drawn under; a pytree.
+    """Values that the rows of the next sweep are conditioned on; a pytree.
 
     Attributes:
         precision: Diagonal prior precision of every table row.

@@ -107,7 +107,7 @@ class HostDensity:
         return [np.asarray(v, np.float64) for v in values], [np.asarray(s) for s in slopes]
 
     def start(self) -> np.ndarray:
-        """Where to begin a search."""
+        """Starting point of a search."""
         return np.asarray(self._all_at(self.example)[2], np.float64)
 
     def _all_at(self, vector: np.ndarray) -> tuple[list[Array], list[Array], Array]:
@@ -132,7 +132,7 @@ class HostDensity:
 
 
 def in_chunks(run: Callable[..., list[Array]], size: int, *parts: np.ndarray) -> list[np.ndarray]:
-    """What a program gives for arrays of any length, from calls that all have one length.
+    """Results of a program for arrays of any length, from calls that all have one length.
 
     Args:
         run: From arrays of `size` rows to a list of such.

@@ -1,4 +1,4 @@
-"""What makes a run the same, as text: a checkpoint is resumed by the run that wrote it only."""
+"""Identity of a run as text: a checkpoint is resumed only by the run that wrote it."""
 
 import hashlib
 import re
@@ -60,7 +60,7 @@ def digest_ratings(data: Ratings | None) -> str:
 
 
 def describe_rule(rule: Rule, parameters: dict[str, Array], num_updates: int) -> str:
-    """What an optimizer does, as text: it is made of functions, so its program is what tells.
+    """Text of an optimizer's program, as its functions have no other identity.
 
     Args:
         rule: The optimizer with its learning rates.

@@ -40,7 +40,7 @@ class FitWarning(UserWarning):
 
 
 class Info(NamedTuple):
-    """What one step reports.
+    """Report of one step.
 
     Attributes:
         objective: Minus log posterior up to a constant, after the step.
@@ -161,7 +161,7 @@ class _Run:
             self.stopped = "tol"
 
     def pack(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the run: a pytree of the same structure at every step."""
+        """Part of the run that a checkpoint keeps: a pytree of the same structure at every step."""
         return {
             "best": self.best, "score": np.asarray(self.score), "best_step": self.best_step,
             "objectives": np.asarray(self.objectives), "errors": np.asarray(self.errors),
@@ -282,7 +282,7 @@ class _Keeper:
         self.checkpoint, self.written, self.failed = checkpoint, -np.inf, False
 
     def read(self, state: Any, runs: list[_Run]) -> dict[str, Any] | None:
-        """What is kept, in the structure of a state and runs as they begin; None without any."""
+        """Kept state and runs, in the structure that they begin with; None without a checkpoint."""
         kept = None if self.checkpoint is None else self.checkpoint.read()
         if kept is None:
             return None

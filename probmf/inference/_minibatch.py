@@ -32,7 +32,7 @@ from probmf.rows import SIDES
 
 
 class Runs(NamedTuple):
-    """Where all restarts stand; every array has a leading axis over them outside `vmap`.
+    """State of all restarts; every array has a leading axis over them outside `vmap`.
 
     Attributes:
         parameters: Values by site name.
@@ -44,7 +44,7 @@ class Runs(NamedTuple):
 
 
 class State(NamedTuple):
-    """Where a fit stands.
+    """State of a fit.
 
     Attributes:
         runs: All restarts.
@@ -56,7 +56,7 @@ class State(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What an epoch comes to.
+    """Result of an epoch.
 
     Attributes:
         objective: The objective after the epoch.

@@ -1,4 +1,4 @@
-"""Where chains start when only scales and correlations are left: around the mode."""
+"""Starting points around the mode, for chains over scales and correlations only."""
 
 from typing import NamedTuple
 

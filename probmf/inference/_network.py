@@ -38,7 +38,7 @@ RATES, NEURAL_RATES = (0.05, 0.01), (0.02, 0.02)
 
 
 class Terms(NamedTuple):
-    """What the objective is made of besides the examples; a pytree.
+    """Terms of the objective besides the examples; a pytree.
 
     Attributes:
         precision: Prior precision of each site.
@@ -50,7 +50,7 @@ class Terms(NamedTuple):
 
 
 class Runs(NamedTuple):
-    """Where all restarts stand; every array has a leading axis over them outside `vmap`.
+    """State of all restarts; every array has a leading axis over them outside `vmap`.
 
     Attributes:
         parameters: What is moved; see `to_sites`.
@@ -62,7 +62,7 @@ class Runs(NamedTuple):
 
 
 class State(NamedTuple):
-    """Where a fit stands.
+    """State of a fit.
 
     Attributes:
         runs: All restarts.
@@ -76,7 +76,7 @@ class State(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What an epoch comes to; see `_minibatch.Outcome`."""
+    """Result of an epoch; see `_minibatch.Outcome`."""
 
     objective: Float[Array, " runs"]
     bad_update: Int[Array, " runs"]
@@ -143,7 +143,7 @@ class NetworkDescent:
 
 
 def to_moved(sites: Mapping[str, Array]) -> dict[str, Array]:
-    """What an optimizer moves; the inverse of `to_sites`."""
+    """Parameters that an optimizer moves; the inverse of `to_sites`."""
     moved = dict(sites)
     if "cutpoints" in moved:
         moved["cutpoints"] = OrderedTransform().inv(moved["cutpoints"])

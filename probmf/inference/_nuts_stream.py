@@ -73,14 +73,14 @@ class SiteDraws:
 
     @cached_property
     def _prepared(self) -> Prepared | None:
-        """How the effects enter, where some are to be drawn back."""
+        """Structure of the effects, where some are to be drawn back."""
         if self.recover and isinstance(self.target, MarginalModel):
             return self.target.prepare(*self.arguments)
         return None
 
 
 class NutsStream:
-    """Where a run of NUTS writes its draws.
+    """Stream that a run of NUTS writes its draws to.
 
     Args:
         path: The store.

@@ -33,7 +33,7 @@ ADAM_RATE = 0.1
 
 @dataclass(frozen=True)
 class Rule:
-    """How gradients become steps: minus the rate times what the optimizer makes of the gradient.
+    """Rule from gradients to steps: minus the rate times the optimizer's update of the gradient.
 
     Args:
         optimizer: The transformation.
@@ -44,7 +44,7 @@ class Rule:
     schedule: Schedule | None
 
     def factors(self, first: int, count: int) -> Float[np.ndarray, " count"]:
-        """What to multiply the optimizer's updates by, for `count` updates from `first` on.
+        """Factors of the optimizer's updates, for `count` updates from `first` on.
 
         Raises:
             ValueError: If the schedule gives a learning rate that is negative or not finite.
@@ -146,7 +146,7 @@ def own_rate(state: Any) -> Array:
 
 
 def describe_divergence(update: int, epoch: int, rate: float) -> str:
-    """Where the loss ceased to be finite, in words.
+    """Sentence on the step at which the loss ceased to be finite.
 
     Args:
         update: Number of the update, from 1.
@@ -223,7 +223,7 @@ def apply(
 def leaves_rows_alone(
     optimizer: optax.GradientTransformation, sites: Mapping[str, tuple[int, ...]]
 ) -> bool:
-    """Whether updating only the rows that have a gradient gives what updating all rows gives.
+    """True where updating only the rows that have a gradient equals updating all rows.
 
     True of gradient descent, AdaGrad, clipping and the like, under any schedule; not of momentum,
     Adam or weight decay, which move a row whose gradient is zero. It is found out by trying both

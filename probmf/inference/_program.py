@@ -49,7 +49,7 @@ def quick_jit(function: Callable[..., Any], numbers: int | None = None) -> Any:
 
 
 def count_numbers(tree: Any) -> int:
-    """How many numbers the arrays of a tree hold."""
+    """Number of numbers in the arrays of a tree."""
     return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(tree))
 
 
@@ -81,7 +81,7 @@ class Program(NamedTuple):
 
     @property
     def numbers(self) -> int:
-        """How many numbers it captures."""
+        """Number of captured numbers."""
         return count_numbers(self.consts)
 
 

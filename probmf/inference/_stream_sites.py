@@ -1,4 +1,4 @@
-"""What a stream holds of each family's draws, under the names and dimensions of `to_arviz`."""
+"""Sites that a stream holds of each family's draws, with the names and dimensions of `to_arviz`."""
 
 from collections.abc import Mapping
 from typing import Any

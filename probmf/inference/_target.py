@@ -1,4 +1,4 @@
-"""What an approximation is fitted to: any model of the package, effects integrated out or not."""
+"""Target of an approximation: any model of the package, effects integrated out or not."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -106,7 +106,7 @@ class Target(NamedTuple):
         return family(self.source, self.data, samples, method, history=history, sampling=sampling)
 
     def init_strategy(self, key: Array) -> Any:
-        """Where a search starts, site by site, as NumPyro's guides take it.
+        """Starting point of a search, site by site, as NumPyro's guides take it.
 
         Args:
             key: JAX key.

@@ -1,4 +1,4 @@
-"""What the objective of the gradient methods is made of, besides the ratings.
+"""Terms of the gradient methods' objective, besides the ratings.
 
 Compiled programs get all of it as arrays, so that models that differ only in their scales share
 them.

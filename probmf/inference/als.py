@@ -136,7 +136,7 @@ def fit_als(
 
 
 class State(NamedTuple):
-    """Where a fit stands.
+    """State of a fit.
 
     Attributes:
         table: Parameters of both sides.

@@ -51,7 +51,7 @@ FULL_BATCH_TOL = 1e-6
 
 
 class _Options(TypedDict, total=False):
-    """What both families take; for type checkers."""
+    """Options of both families; for type checkers."""
 
     num_epochs: Required[int]
     optimizer: optax.GradientTransformation | str | None
@@ -213,7 +213,7 @@ def fit_map(
 
 
 class _Task(NamedTuple):
-    """What fitting one family of models takes.
+    """Parts that the fit of one family of models needs.
 
     Attributes:
         num_rows: Number of ratings or examples.
@@ -274,7 +274,7 @@ def _factorization_task(
 
 
 class _Family(NamedTuple):
-    """What tells apart the families whose rows all move at every update.
+    """Difference between the families whose rows all move at every update.
 
     Attributes:
         fit: Class of the fits.

@@ -1,4 +1,4 @@
-"""How good predictions are: errors, scores of probabilities, and rankings."""
+"""Metrics of predictions: errors, scores of probabilities, and rankings."""
 
 from probmf.metrics.pointwise import (
     auc,

@@ -115,7 +115,7 @@ class CategoricalFactorization:
 
     @property
     def learns_intercept(self) -> bool:
-        """Whether the intercept is a parameter rather than a constant."""
+        """True where the intercept is a parameter rather than a constant."""
         return isinstance(self.intercept, Distribution)
 
     def canonical(self) -> "CategoricalFactorization":
@@ -156,7 +156,7 @@ class CategoricalFactorization:
         return [name for name in used if isinstance(getattr(self, name), Distribution)]
 
     def arguments(self, ratings: Ratings) -> tuple[ClassObservations]:
-        """What to call the model with: `MCMC(NUTS(model)).run(key, *model.arguments(ratings))`.
+        """Arguments of the model: `MCMC(NUTS(model)).run(key, *model.arguments(ratings))`.
 
         Args:
             ratings: Table whose ratings are codes of classes.

@@ -304,7 +304,7 @@ class MatrixFactorization:
 
     @property
     def learns_intercept(self) -> bool:
-        """Whether the intercept is a parameter rather than a constant."""
+        """True where the intercept is a parameter rather than a constant."""
         return isinstance(self.intercept, Distribution) or (
             isinstance(self.intercept, str) and self.intercept == "learned"
         )
@@ -324,7 +324,7 @@ class MatrixFactorization:
         return {name: tuple(laws[name].event_shape) for name in self.likelihood.learned}
 
     def arguments(self, ratings: Ratings) -> tuple[Observations]:
-        """What to call the model with: `MCMC(NUTS(model)).run(key, *model.arguments(ratings))`.
+        """Arguments of the model: `MCMC(NUTS(model)).run(key, *model.arguments(ratings))`.
 
         Args:
             ratings: Table of ratings; its ids have been checked and coded.

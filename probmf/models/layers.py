@@ -113,7 +113,7 @@ class MLP:
 
     @property
     def differentiable(self) -> bool:
-        """Whether the outputs have a gradient that training can use."""
+        """True where the outputs have a gradient that training can use."""
         return not (self.hidden and self.activation == "step")
 
     def check_trainable(self) -> None:

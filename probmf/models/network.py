@@ -152,7 +152,7 @@ class Network:
         return Network(self.hidden, self.activation, self.likelihood.canonical())
 
     def arguments(self, data: Examples) -> tuple[NetworkData]:
-        """What to call the model with: `MCMC(NUTS(model)).run(key, *model.arguments(data))`.
+        """Arguments of the model: `MCMC(NUTS(model)).run(key, *model.arguments(data))`.
 
         Args:
             data: The examples.

@@ -1,4 +1,4 @@
-"""What a network is conditioned on: arrays, and responses as each likelihood takes them."""
+"""Data of a network: arrays, and responses as each likelihood takes them."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +23,7 @@ type NetworkLikelihood = Gaussian | Bernoulli | Ordinal | Categorical
 )
 @dataclass(frozen=True)
 class NetworkData:
-    """What a network is conditioned on: a pytree of arrays.
+    """Data of a network: a pytree of arrays.
 
     Attributes:
         x: Standardized features.

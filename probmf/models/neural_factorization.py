@@ -142,7 +142,7 @@ class NeuralFactorization:
 
     @property
     def learns_intercept(self) -> bool:
-        """Whether the intercept is a parameter rather than a constant."""
+        """True where the intercept is a parameter rather than a constant."""
         return self.factorization.learns_intercept
 
     def canonical(self) -> "NeuralFactorization":
@@ -186,7 +186,7 @@ class NeuralFactorization:
         return own + self.layers.random_scales(NAME)
 
     def arguments(self, ratings: Ratings) -> tuple[Observations]:
-        """What to call the model with: `MCMC(NUTS(model)).run(key, *model.arguments(ratings))`.
+        """Arguments of the model: `MCMC(NUTS(model)).run(key, *model.arguments(ratings))`.
 
         Args:
             ratings: Table of ratings.

@@ -1,4 +1,4 @@
-"""What a factorization is conditioned on: checked device arrays, without labels."""
+"""Data of a factorization: checked device arrays, without labels."""
 
 from dataclasses import dataclass, replace
 from functools import partial

@@ -42,7 +42,7 @@ class RowMean:
 
     @property
     def name(self) -> str:
-        """What the names of the sites begin with."""
+        """Prefix of the sites' names."""
         return f"{self.side}_mean"
 
     @property

@@ -23,7 +23,7 @@ ALIGNMENT = 16
 
 @dataclass(frozen=True)
 class Table:
-    """Where each site lies in the rows.
+    """Positions of each site in the rows.
 
     Args:
         model: The factorization; its row scales must be fixed.
@@ -76,7 +76,7 @@ class Table:
         return parameters
 
     def has_bias(self, side: Side) -> bool:
-        """Whether the side has a bias to solve for."""
+        """True where the side has a bias to solve for."""
         return self.model.user_bias if side == "user" else self.model.item_bias
 
     def free(self, side: Side) -> Float[Array, " d"]:

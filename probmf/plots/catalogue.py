@@ -12,7 +12,7 @@ from probmf.results import Recommendations
 
 
 def degree_distribution(ratings: Ratings, *, ax: Axes | None = None) -> Axes:
-    """How many ratings users and items have: count against rank, both logarithmic.
+    """Numbers of ratings of users and items: count against rank, both logarithmic.
 
     A straight line is a power law. Where the lines end is the number of users and of items.
 

@@ -1,4 +1,4 @@
-"""Whether a sampler's draws can be relied upon, in one picture."""
+"""Convergence diagnostics of a sampler's draws in one picture."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""How fits went: objective and held-out error by step or by time."""
+"""Histories of fits: objective and held-out error by step or by time."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
@@ -102,7 +102,7 @@ def _panels(ax: Axes | Sequence[Axes] | None, wanted: int) -> list[Axes]:
 
 
 def unit_of(runs: Mapping[str, History]) -> str:
-    """What a step is called."""
+    """Name of a step."""
     return " or ".join(dict.fromkeys(f"{run.unit}s" for run in runs.values()))
 
 

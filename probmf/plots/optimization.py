@@ -1,4 +1,4 @@
-"""Where restarts end: how often optimizers reach the deepest minimum found."""
+"""Ends of restarts: the share that reaches the deepest minimum found."""
 
 from collections.abc import Mapping, Sequence
 from typing import cast

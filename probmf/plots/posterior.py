@@ -118,7 +118,7 @@ def energy(fit: AnyFit) -> Figure:
 
 
 def predictive_check(fit: AnyFit, *, key: ArrayLike, num_samples: int = 50) -> Figure:
-    """What the fitted model would generate, over what was observed.
+    """Predictive check: replicated responses of the fitted model over the observed ones.
 
     Args:
         fit: A fit of a sampler.

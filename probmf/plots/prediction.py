@@ -1,4 +1,4 @@
-"""How well predictions fit ratings that the fit has not seen."""
+"""Plots of predictions against ratings that the fit has not seen."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -69,7 +69,7 @@ def predicted_vs_observed(
 
 
 def calibration(fit: Fit, test: Ratings, *, num_bins: int = 10, ax: Axes | None = None) -> Axes:
-    r"""Whether stated probabilities come true.
+    r"""Calibration: stated probabilities against observed frequencies.
 
     For ratings: the share of test ratings inside the central intervals of every probability p; for
     yes/no data: the share of ones among pairs of similar predicted probability; for ordinal

@@ -1,4 +1,4 @@
-"""What all plots share: colours that colour-blind readers can tell apart, and quiet axes."""
+"""Style of all plots: colours that colour-blind readers can tell apart, and quiet axes."""
 
 from collections.abc import Iterable
 

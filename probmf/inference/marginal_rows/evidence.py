@@ -22,7 +22,7 @@ ELIMINATED = 16
 
 
 class Inputs(NamedTuple):
-    """What the evidence depends on; a pytree.
+    """Arguments of the evidence; a pytree.
 
     Attributes:
         level: Offsets of the other side's rows: intercept plus bias.

@@ -99,7 +99,7 @@ def _forward(lists: RatingLists, inputs: Inputs) -> tuple[Array, Inputs]:
 
 
 def _table(inputs: Inputs) -> Float[Array, "other width"]:
-    """What `score_rows` explains ratings by; it takes four columns at a time."""
+    """Values that `score_rows` conditions on; it takes four columns at a time."""
     level = inputs.level[:, None]
     columns = [] if inputs.factors is None else [inputs.factors]
     if inputs.bias_scale is not None:

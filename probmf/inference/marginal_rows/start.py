@@ -1,4 +1,4 @@
-"""Where the sampler starts: least squares, a few steps of EM for the scales, posterior widths."""
+"""Starting point of the sampler: least squares, a few EM steps for the scales, posterior widths."""
 
 from collections.abc import Mapping
 from dataclasses import replace
