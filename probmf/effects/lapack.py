@@ -38,28 +38,32 @@ def invert(factored: np.ndarray) -> None:
 
 def solve(factored: np.ndarray, vector: np.ndarray, *, transpose: bool = False) -> np.ndarray:
     """The solution of R x = b, or of R^T x = b."""
-    _check(factored)
+    size, leading = _sizes(factored)
     solution = np.array(vector, np.float64)
-    size, one, info = ctypes.c_int(len(factored)), ctypes.c_int(1), ctypes.c_int()
+    one, info = ctypes.c_int(1), ctypes.c_int()
     _trtrs(
-        b"L", b"T" if transpose else b"N", b"N", size, one, factored.ctypes.data, size,
-        solution.ctypes.data, size, info,
+        b"L", b"T" if transpose else b"N", b"N", size, one, factored.ctypes.data, leading,
+        solution.ctypes.data, leading, info,
     )  # fmt: skip
     return solution
 
 
 def _in_place(routine: Any, matrix: np.ndarray) -> int:
-    _check(matrix)
-    size, info = ctypes.c_int(len(matrix)), ctypes.c_int()
-    routine(b"L", size, matrix.ctypes.data, size, info)
+    size, leading = _sizes(matrix)
+    info = ctypes.c_int()
+    routine(b"L", size, matrix.ctypes.data, leading, info)
     return info.value
 
 
-def _check(matrix: np.ndarray) -> None:
-    """LAPACK reads memory without asking."""
+def _sizes(matrix: np.ndarray) -> tuple[ctypes.c_int, ctypes.c_int]:
+    """Size and leading dimension of a checked matrix: LAPACK reads memory without asking.
+
+    It wants a leading dimension of at least one, and complains on the standard output of others.
+    """
     square = matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1]
     if not (square and matrix.dtype == np.float64 and matrix.flags.f_contiguous):
         raise ValueError(
             f"matrix of shape {matrix.shape} and type {matrix.dtype}; expected a square one of "
             "float64, stored by column."
         )
+    return ctypes.c_int(len(matrix)), ctypes.c_int(max(len(matrix), 1))
