@@ -144,7 +144,7 @@ def _read_columns(folder: Path, types: Mapping[str, str | None]) -> dict[str, An
         if kind is None:
             order = levels[name].combine_chunks().flatten()
             codes = table[name].combine_chunks().cast(pa.int32())
-            columns[name] = pa.DictionaryArray.from_arrays(codes, order)
+            columns[name] = pa.DictionaryArray.from_arrays(codes, order, ordered=True)
         elif kind.startswith(ARROW):
             columns[name] = table[name]
             if kind != ARROW:

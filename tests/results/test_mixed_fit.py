@@ -153,7 +153,7 @@ def test_ordinal(make: Any) -> None:
 def test_levels_that_are_no_numbers() -> None:
     data = table(kind="ordinal")
     data["y"] = pd.Categorical(
-        np.array(["", "low", "mid", "top"])[data["y"]], ["low", "mid", "top"]
+        np.array(["", "low", "mid", "top"])[data["y"]], ["low", "mid", "top"], ordered=True
     )
     model = MixedEffects("y ~ x + (1 | g)", likelihood="ordinal")
     design = model.design(data)

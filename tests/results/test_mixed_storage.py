@@ -91,7 +91,8 @@ def test_frames(make: Any, tmp_path: Path) -> None:
 
 def test_ordinal(tmp_path: Path) -> None:
     data = table()
-    data["a"] = pd.Categorical(np.resize(["low", "mid", "top"], 30), ["low", "mid", "top"])
+    levels = ["low", "mid", "top"]
+    data["a"] = pd.Categorical(np.resize(levels, 30), levels, ordered=True)
     fit = fit_of("a ~ x + (1 | g)", data, likelihood="ordinal")
     fit.save(tmp_path / "fit")
     assert MixedFit.load(tmp_path / "fit").predict().levels == ("low", "mid", "top")
@@ -139,7 +140,7 @@ def test_no_foreign_code_is_run(term: str, tmp_path: Path) -> None:
                   {"scale_formula": f"~ {{{term}}}"}):  # fmt: skip
         changed = manifest | {"model": manifest["model"] | where}
         (tmp_path / "fit" / "fit.json").write_text(json.dumps(changed))
-        with pytest.raises(ValueError, match="which could run any code"):
+        with pytest.raises(ValueError, match=r"which could run any code|'Q' is not supported"):
             MixedFit.load(tmp_path / "fit")
 
 

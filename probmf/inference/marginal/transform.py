@@ -13,7 +13,6 @@ from jaxtyping import Array
 from numpyro.distributions import Distribution, constraints
 
 from probmf.inference._start import as_key
-from probmf.inference.marginal.forms import OneEvent, Whole
 from probmf.inference.marginal.injection import Inject, Model, NothingObservedError, Run
 from probmf.inference.marginal.prepared import Prepared, fingerprint, prepare
 
@@ -77,7 +76,7 @@ def marginalize(model: Model, sites: str | Sequence[str]) -> "MarginalModel":
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise ValueError(f"sites names {doubled[0]!r} twice.")
-    return MarginalModel(Whole(model), names)
+    return MarginalModel(model, names)
 
 
 @dataclass(eq=False)
@@ -88,7 +87,7 @@ class MarginalModel:
     effects from their prior. The value of the call is None.
 
     Attributes:
-        model: The model as it was, each site as large as its distribution.
+        model: The model as it was.
         sites: The sites integrated out.
     """
 
@@ -127,8 +126,7 @@ class MarginalModel:
         inject(*args, **kwargs)
         latents = {name: inject.run.values[name] for name in prepared.latent_shapes}
         law = Marginal(prepared, inject.run, latents)
-        with OneEvent():
-            numpyro.sample(prepared.target, law, obs=law.observed)
+        numpyro.sample(prepared.target, law, obs=law.observed)
 
     def recover(
         self,

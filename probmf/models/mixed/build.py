@@ -1,16 +1,20 @@
 """From a formula and a data frame to the design of a mixed model."""
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import numpyro
-from scipy.linalg import qr
 
 from probmf.models.mixed.columns import Table, variables
 from probmf.models.mixed.design import Design, Encoded, EncodedTerm, PredictorCoding, TermCoding
-from probmf.models.mixed.encoding import INTERCEPT, ColumnEncoder
+from probmf.models.mixed.distinct import (
+    refuse_clashes,
+    refuse_collinear,
+    refuse_own_response,
+    refuse_repeats,
+    refuse_same_names,
+)
+from probmf.models.mixed.encoding import ColumnEncoder
 from probmf.models.mixed.formula import GroupFormula, ParsedFormula
 from probmf.models.mixed.grouping import GroupEncoder
 from probmf.models.mixed.priors import (
@@ -26,9 +30,6 @@ from probmf.models.mixed.priors import (
 )
 from probmf.models.mixed.response import Response, ResponseValues
 from probmf.models.mixed.structure import GroupTerm, MixedData, Predictor
-
-#: Columns whose part outside the span of the others is smaller than this are dependent, as in R.
-COLLINEAR = 1e-7
 
 
 def columns_of(formula: ParsedFormula) -> list[str]:
@@ -65,6 +66,7 @@ def build_design(
     name = str(formula.response)
     formulas = [formula] if scale_formula is None else [formula, scale_formula]
     names = [name, *(column for part in formulas for column in columns_of(part))]
+    refuse_own_response(name, formulas)
     table = Table(data, list(dict.fromkeys(names)))
     read = response.read(table, name)
     parts = [
@@ -73,7 +75,7 @@ def build_design(
     ]
     codings = tuple(coding for coding, _ in parts)
     resolved = _priors(parts, read, response, priors)
-    _refuse_clashes(name, codings, resolved)
+    refuse_clashes(name, response, codings)
     predictors = [_predictor(coding, encoded) for coding, encoded in parts]
     levels = {term.groups.name: term.groups.labels for part in codings for term in part.terms}
     arrays = MixedData(
@@ -93,10 +95,12 @@ def _encode_predictor(
 ) -> tuple[PredictorCoding, Encoded]:
     columns, population = ColumnEncoder.fit(formula.population, table)
     places = tuple(
-        place for place, name in enumerate(columns.names) if has_intercept or name != INTERCEPT
+        place for place in range(len(columns.names)) if has_intercept or place != columns.intercept
     )
     population = population[:, list(places)]
-    _refuse_collinear(population, [columns.names[place] for place in places])
+    names = [columns.names[place] for place in places]
+    refuse_same_names(names)
+    refuse_collinear(population, names)
     terms: list[TermCoding] = []
     encoded: dict[str, EncodedTerm] = {}
     for group in formula.groups:
@@ -108,7 +112,8 @@ def _encode_predictor(
             )
         groups, codes = GroupEncoder.fit(group.factors, table)
         for block in _blocks(left, group):
-            _refuse_repeats(left, block, groups.name, terms, group.text)
+            refuse_same_names([left.names[place] for place in block])
+            refuse_repeats(left, block, groups, terms, group.text)
             name = _term_name(prefix, groups.name, [left.terms[place] for place in block], terms)
             terms.append(TermCoding(name, left, block, groups, group.correlated))
             encoded[name] = EncodedTerm(codes, z[:, list(block)])
@@ -139,56 +144,6 @@ def _term_name(prefix: str, factor: str, terms: list[str], taken: list[TermCodin
     return name
 
 
-def _refuse_repeats(
-    left: ColumnEncoder, block: tuple[int, ...], factor: str, terms: list[TermCoding], text: str
-) -> None:
-    earlier = {name for term in terms if term.groups.name == factor for name in term.names}
-    twice = [left.names[place] for place in block if left.names[place] in earlier]
-    if twice:
-        raise ValueError(
-            f"The group term {text} gives the factor {factor!r} a second effect of {twice[0]!r}, "
-            "and the two could not be told apart. Take it out of one of the terms: a term has an "
-            "intercept unless it says 0, as in (0 + x | g)."
-        )
-
-
-def _refuse_collinear(population: np.ndarray, names: list[str]) -> None:
-    dependent = [names[place] for place in dependent_columns(population)]
-    if dependent:
-        listed = ", ".join(map(repr, dependent))
-        raise ValueError(
-            f"The population columns are collinear: {listed} "
-            f"{'is a combination' if len(dependent) == 1 else 'are combinations'} of those before "
-            f"(rank {len(names) - len(dependent)} of {len(names)} columns in "
-            f"{len(population):,} rows). Leave such terms out of the formula."
-        )
-
-
-def dependent_columns(matrix: np.ndarray) -> list[int]:
-    """Columns that are combinations of columns before them.
-
-    Args:
-        matrix: Finite, of shape (n, p).
-
-    Returns:
-        Their places, in order. Cost O(n p^2).
-    """
-    size = np.linalg.norm(matrix, axis=0)
-    # The triangle has the same inner products as the columns, and p rows only.
-    (triangle,) = qr(matrix / np.where(size > 0, size, 1.0), mode="r", check_finite=False)
-    basis = np.zeros((triangle.shape[0], 0))
-    dependent = []
-    for place, column in enumerate(triangle.T):
-        rest = column - basis @ (basis.T @ column)
-        rest -= basis @ (basis.T @ rest)
-        length = np.linalg.norm(rest)
-        if length <= COLLINEAR:
-            dependent.append(place)
-        else:
-            basis = np.column_stack([basis, rest / length])
-    return dependent
-
-
 def _priors(
     parts: list[tuple[PredictorCoding, Encoded]],
     read: ResponseValues,
@@ -196,7 +151,8 @@ def _priors(
     given: Priors,
 ) -> dict[str, Prior]:
     target = mean_target(
-        response.on_predictor_scale(read.values), has_intercept=INTERCEPT in parts[0][0].names
+        response.on_predictor_scale(read.values),
+        has_intercept=parts[0][0].intercept is not None,
     )
     targets = [target, noise_target(target)]
     defaults: dict[str, Prior] = {}
@@ -208,7 +164,9 @@ def _priors(
                 (term.name, term.names, encoded.groups[term.name].z, term.correlated)
                 for term in coding.terms
             ]
-            columns = PredictorColumns(coding.site, coding.names, encoded.population, groups)
+            columns = PredictorColumns(
+                coding.site, coding.names, encoded.population, coding.intercept, groups
+            )
             defaults |= default_priors(columns, aim)
         if response.site == "noise_scale" and len(parts) == 1:
             defaults |= noise_prior(target)
@@ -231,22 +189,3 @@ def _predictor(coding: PredictorCoding, encoded: Encoded) -> Predictor:
         for term in coding.terms
     )
     return Predictor(encoded.population, terms, coding.names, coding.site)
-
-
-def _refuse_clashes(
-    response: str, codings: tuple[PredictorCoding, ...], priors: Mapping[str, Prior]
-) -> None:
-    """Refuse columns whose names are those of other sites, plates or dimensions."""
-    terms = [term for coding in codings for term in coding.terms]
-    names = [term.name for term in terms]
-    taken = {*priors, "observation", "coefficient", "noise_coefficient", "cutpoint"}
-    for ending in ("effects", "effects_raw", "coefficient"):
-        taken |= {f"{name}_{ending}" for name in names}
-    plates = {term.groups.name for term in terms}
-    twice = [name for name in names if names.count(name) > 1]
-    clashes = sorted({response, *plates} & taken) or sorted({response} & plates) or twice
-    if clashes:
-        raise ValueError(
-            f"The column {clashes[0]!r} has the name of another part of the model (there are "
-            f"{', '.join(map(repr, sorted(taken)))}); rename it in the data and the formula."
-        )

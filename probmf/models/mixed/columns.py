@@ -1,7 +1,5 @@
 """Columns that a formula uses, checked: numbers, or categories in a known order."""
 
-import ast
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,14 +7,12 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from formulaic.transforms import TRANSFORMS
 
 from probmf.data import Vocabulary
 from probmf.data.columns import Column, is_text, load, missing_mask, read_numbers
 from probmf.data.frames import collect, require_columns
+from probmf.models.mixed.code import names_in
 from probmf.models.mixed.formula import simple_formula, unquote
-
-_QUOTED = re.compile(r"`([^`]+)`")
 
 
 def variables(formula: str) -> list[str]:
@@ -33,34 +29,32 @@ def variables(formula: str) -> list[str]:
         ['x', 'z', 'my column']
     """
     found: list[str] = []
-    for term in simple_formula(formula):
-        for factor in term.factors:
-            if factor.eval_method.value == "lookup":
-                found.append(unquote(factor.expr))
-            elif factor.eval_method.value == "python":
-                found += _names_in(factor.expr)
+    called: set[str] = set()
+    for factor in [factor for term in simple_formula(formula) for factor in term.factors]:
+        if factor.eval_method.value == "lookup":
+            found.append(unquote(factor.expr))
+        elif factor.eval_method.value == "python":
+            names = names_in(factor.expr)
+            found += names.columns
+            called |= names.called
+    both = [name for name in found if name in called]
+    if both:
+        raise ValueError(
+            f"The formula part {formula!r} calls {both[0]!r} and has a column of that name; rename "
+            "the column in the data and the formula."
+        )
     return list(dict.fromkeys(found))
 
 
-def _names_in(expression: str) -> list[str]:
-    quoted: dict[str, str] = {}
-
-    def stand_in(match: re.Match[str]) -> str:
-        return quoted.setdefault(match.group(1), f"_quoted_{len(quoted)}")
-
-    tree = ast.parse(_QUOTED.sub(stand_in, expression), mode="eval")
-    original = {name: column for column, name in quoted.items()}
-    functions = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
-    nodes.sort(key=lambda node: node.col_offset)
-    return [
-        original.get(node.id, node.id)
-        for node in nodes
-        if id(node) not in functions and node.id not in TRANSFORMS and node.id not in _PYTHON_NAMES
+def categorical(formula: str) -> set[str]:
+    """Columns that a part of a formula has within C(...)."""
+    codes = [
+        factor.expr
+        for term in simple_formula(formula)
+        for factor in term.factors
+        if factor.eval_method.value == "python"
     ]
-
-
-_PYTHON_NAMES = frozenset({"True", "False", "None", "int", "float", "str", "bool"})
+    return {name for code in codes for name in names_in(code).categories}
 
 
 class Table:
@@ -88,10 +82,14 @@ class Table:
             table = collect(data, list(names) or None, "the data")
             raw = {name: table.get_column(name) for name in names}
             self.length = len(table)
+        enums = _enums(data)
         self.columns: dict[str, Column] = {
             name: load(values, f"column {name!r}") for name, values in raw.items()
         }
         self.orders = {name: category_order(values) for name, values in raw.items()}
+        self.ordered = {
+            name for name, values in raw.items() if name in enums or _is_ordered(values)
+        }
         self._check()
 
     def _check(self) -> None:
@@ -149,6 +147,15 @@ class Table:
             whole = column.dtype.kind in "biu"
         return whole and bool(np.all(np.abs(self.numbers(name)) <= 2**53))
 
+    def is_boolean(self, name: str) -> bool:
+        """Whether a column holds booleans."""
+        column = self.columns[name]
+        if isinstance(column, pa.Array):
+            return bool(pa.types.is_boolean(column.type))
+        if column.dtype == object:
+            return all(isinstance(value, bool | np.bool_) for value in column)
+        return column.dtype.kind == "b"
+
     def numbers(self, name: str) -> np.ndarray:
         """A column as finite float64 numbers of shape (n,)."""
         return read_numbers(self.columns[name], f"column {name!r}")
@@ -188,6 +195,30 @@ def category_order(values: Any) -> list[Any] | None:
     if isinstance(series.dtype, nw.Enum):
         return list(series.dtype.categories)
     return _arrow_order(series.to_arrow())
+
+
+def _enums(data: Any) -> set[str]:
+    """Columns that are Enums, whose levels have an order; as Arrow arrays DuckDB's lose it."""
+    frame = nw.from_native(data, pass_through=True)
+    if not isinstance(frame, nw.DataFrame | nw.LazyFrame):
+        return set()
+    return {name for name, kind in frame.collect_schema().items() if kind == nw.Enum}
+
+
+def _is_ordered(values: Any) -> bool:
+    """Whether a categorical column says that its levels have an order."""
+    if isinstance(values, nw.Series):
+        if isinstance(values.dtype, nw.Enum):
+            return True
+        values = values.to_native()
+    if isinstance(values, pd.Series):
+        return bool(getattr(values.dtype, "ordered", False))
+    if isinstance(values, pd.Categorical | pd.CategoricalIndex):
+        return bool(values.ordered)
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return pa.types.is_dictionary(values.type) and bool(values.type.ordered)
+    series = nw.from_native(values, series_only=True, pass_through=True)
+    return isinstance(series, nw.Series) and isinstance(series.dtype, nw.Enum)
 
 
 def _arrow_order(values: pa.Array | pa.ChunkedArray) -> list[Any] | None:

@@ -69,6 +69,12 @@ class PredictorCoding:
         """Names of the population columns."""
         return tuple(self.columns.names[place] for place in self.places)
 
+    @property
+    def intercept(self) -> int | None:
+        """Which of them is the intercept; None if there is none."""
+        place = self.columns.intercept
+        return self.places.index(place) if place in self.places else None
+
     def encode(self, table: Table, unseen: Unseen) -> Encoded:
         """New rows in this coding."""
         population = self.columns.encode(table)[:, list(self.places)]

@@ -17,10 +17,9 @@ from formulaic.errors import DataMismatchWarning, FormulaicError
 
 from probmf.data import Vocabulary
 from probmf.data.columns import read_any
-from probmf.models.mixed.columns import Table, some, variables
+from probmf.models.mixed.columns import Table, categorical, some, variables
 from probmf.models.mixed.formula import simple_formula
-
-INTERCEPT = "Intercept"
+from probmf.models.mixed.operators import nesting
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +32,7 @@ class ColumnEncoder:
         terms: For each column, the term that it comes from.
         levels: Levels of the categorical columns that it uses; None for those that hold numbers.
         spec: What formulaic remembers of the training data.
+        intercept: Which column is the intercept, whatever the others are called; None if none is.
     """
 
     formula: str
@@ -40,6 +40,7 @@ class ColumnEncoder:
     terms: tuple[str, ...]
     levels: dict[str, Vocabulary | None]
     spec: ModelSpec
+    intercept: int | None
 
     @classmethod
     def fit(cls, formula: str, table: Table) -> tuple["ColumnEncoder", np.ndarray]:
@@ -59,19 +60,21 @@ class ColumnEncoder:
         used = variables(formula)
         for name in used:
             table.refuse_times(name)
+        _refuse_ratios(formula, table)
         levels = {
             name: None if table.is_numeric(name) else table.categories(name)[0] for name in used
         }
-        source = simple_formula(formula)
-        matrix, spec = _matrix(source, _frame(table, levels), formula)
-        terms = {
-            column: str(term) for term, columns in spec.term_indices.items() for column in columns
-        }
+        frame = _frame(table, levels, formula)
+        matrix, spec = _matrix(simple_formula(formula), frame, formula)
+        term_of = {column: term for term, own in spec.term_indices.items() for column in own}
+        terms = [term_of[place] for place in range(len(term_of))]
         names = tuple(str(name) for name in spec.column_names)
+        intercepts = [place for place, term in enumerate(terms) if _is_intercept(term)]
         encoder = cls(
-            formula, names, tuple(terms[place] for place in range(len(names))), levels, spec
+            formula, names, tuple(map(str, terms)), levels, spec, next(iter(intercepts), None)
         )
         _check_finite(matrix, names)
+        encoder._refuse_neighbours(frame, matrix)
         return encoder, matrix
 
     def encode(self, table: Table) -> np.ndarray:
@@ -86,11 +89,28 @@ class ColumnEncoder:
         Raises:
             ValueError: If a category was not in the training data, or a term is not finite.
         """
-        frame = _frame(table, self.levels)
+        frame = _frame(table, self.levels, self.formula)
         self._refuse_new_levels(frame)
         matrix, _ = _matrix(self.spec, frame, self.formula)
         _check_finite(matrix, self.names)
         return matrix
+
+    def _refuse_neighbours(self, frame: pd.DataFrame, matrix: np.ndarray) -> None:
+        """Refuse terms that depend on other rows, such as x - np.mean(x): new rows have others."""
+        if not any(factor.eval_method.value == "python" for factor in self.spec.factors):
+            return
+        rows = [len(frame) - 1, 0]
+        alone, _ = _matrix(self.spec, frame.iloc[rows].reset_index(drop=True), self.formula)
+        size = np.abs(matrix).max(axis=0, initial=0.0)
+        wrong = ~(np.abs(alone - matrix[rows]) <= 1e-9 * size)
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            raise ValueError(
+                f"The term {self.names[column]!r} depends on other rows: in row {rows[row]} it is "
+                f"{matrix[rows[row], column]:g}, but {alone[row, column]:g} of rows {rows} by "
+                "themselves, and new data would be encoded otherwise. Use scale(x), center(x) or "
+                "poly(x, 2), which remember the training data, or compute a column first."
+            )
 
     def _refuse_new_levels(self, frame: pd.DataFrame) -> None:
         """Refuse numbers within C(...) that the training data lack; formulaic would make zeros."""
@@ -105,8 +125,29 @@ class ColumnEncoder:
                         _raise_unseen(name, frame[name].to_numpy(), new, contrasts.levels)
 
 
-def _frame(table: Table, levels: dict[str, Vocabulary | None]) -> pd.DataFrame:
-    """Checked columns for formulaic; whole numbers stay so, that C(n) has levels 1 and not 1.0."""
+def _is_intercept(term: Any) -> bool:
+    """Whether a term is the number one; a column called Intercept is not."""
+    return all(factor.eval_method.value == "literal" for factor in term.factors)
+
+
+def _refuse_ratios(formula: str, table: Table) -> None:
+    """Refuse x/z of numbers, which is x + x:z and looks like a ratio."""
+    for name in nesting(formula):
+        if table.is_numeric(name):
+            raise ValueError(
+                f"In the formula part {formula!r} the column {name!r} of numbers stands before "
+                f"'/', which outside of I(...) nests: {name}/z is {name} + {name}:z. Write that, "
+                f"or I({name} / z) for a ratio, or C({name})/z for levels."
+            )
+
+
+def _frame(table: Table, levels: dict[str, Vocabulary | None], formula: str) -> pd.DataFrame:
+    """Checked columns for formulaic.
+
+    Numbers are float64, as sums and powers of integers overflow without a word; but whole ones
+    within C(n) stay whole, that its levels are 1 and not 1.0.
+    """
+    whole = categorical(formula)
     columns: dict[str, Any] = {}
     for name, vocabulary in levels.items():
         what = f"column {name!r}"
@@ -117,7 +158,8 @@ def _frame(table: Table, levels: dict[str, Vocabulary | None]) -> pd.DataFrame:
                     f"{read_any(table.columns[name])[0]!r} now."
                 )
             numbers = table.numbers(name)
-            columns[name] = numbers.astype(np.int64) if table.is_whole(name) else numbers
+            keep = name in whole and table.is_whole(name)
+            columns[name] = numbers.astype(np.int64) if keep else numbers
             continue
         values = table.columns[name]
         codes = vocabulary.encode(values, unknown="flag", what=what)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 from formulaic import Formula, SimpleFormula
 from formulaic.errors import FormulaicError
 
+from probmf.models.mixed.code import RESPONSE_ADVICE, RESPONSE_CALLS
+from probmf.models.mixed.operators import Terms, check_meaning, check_operators
 from probmf.models.mixed.tokens import FormulaReader, Token
 
 
@@ -66,20 +68,19 @@ def parse_formula(text: str) -> ParsedFormula:
             "'y ~ 1 + x + (1 | g)'."
         )
     reader = FormulaReader(text)
-    tildes = [place for place, token in enumerate(reader.tokens) if token.text == "~"]
+    tildes = [token for token in reader.outside_code(reader.tokens) if token.text == "~"]
     if not tildes:
         reader.fail("there is no '~' between the response and the terms.", len(reader.text))
     if len(tildes) > 1:
-        reader.fail("there is a second '~'.", reader.tokens[tildes[1]].start)
-    response = _response(reader, reader.tokens[: tildes[0]])
-    population: list[str] = []
+        reader.fail("there is a second '~'.", tildes[1].start)
+    place = reader.tokens.index(tildes[0])
+    response = _response(reader, reader.tokens[:place])
+    population: Terms = []
     groups: list[GroupFormula] = []
-    for sign, tokens in _additive_terms(reader, reader.tokens[tildes[0] + 1 :]):
+    for sign, tokens in _additive_terms(reader, reader.tokens[place + 1 :]):
         bar = _bar_outside_calls(reader, tokens)
         if bar is None:
-            source = reader.source(tokens)
-            _check_side(reader, source, tokens[0].start)
-            population.append(f"{sign} {source}")
+            population.append((sign, tokens))
             continue
         if tokens[0].text != "(" or reader.partner[tokens[0].start] != tokens[-1].start:
             reader.fail(
@@ -90,8 +91,9 @@ def parse_formula(text: str) -> ParsedFormula:
         if sign == "-":
             reader.fail("a group term can't be subtracted; leave it out.", tokens[0].start)
         groups += _group_terms(reader, tokens)
-    joined = " ".join(population).removeprefix("+ ") or "1"
-    return ParsedFormula(response, joined, tuple(groups))
+    _check_side(reader, population)
+    joined = " ".join(f"{sign} {reader.source(tokens)}" for sign, tokens in population)
+    return ParsedFormula(response, joined.removeprefix("+ ") or "1", tuple(groups))
 
 
 def simple_formula(text: str) -> SimpleFormula:
@@ -108,18 +110,23 @@ def _response(reader: FormulaReader, tokens: list[Token]) -> str | None:
     if not tokens:
         return None
     if len(tokens) > 1 or tokens[0].kind != "name":
+        advice = (
+            "Compute it as a column of the data first (for log(y), likelihood='lognormal' with y "
+            "is the same model); quote other names with backticks."
+        )
+        if any(token.text in RESPONSE_CALLS for token in tokens):
+            advice = RESPONSE_ADVICE
         reader.fail(
             f"the response must be one column, but {reader.source(tokens)!r} stands before '~'. "
-            "Compute it as a column of the data first (for log(y), likelihood='lognormal' with y "
-            "is the same model); quote other names with backticks.",
+            + advice,
             tokens[0].start,
         )
     return unquote(tokens[0].text)
 
 
-def _additive_terms(reader: FormulaReader, tokens: list[Token]) -> list[tuple[str, list[Token]]]:
-    end = len(reader.text)
-    terms: list[tuple[str, list[Token]]] = []
+def _additive_terms(reader: FormulaReader, tokens: list[Token]) -> Terms:
+    end = tokens[-1].start + len(tokens[-1].text) if tokens else len(reader.text)
+    terms: Terms = []
     sign, first = "+", 0
     for place, token in [*reader.top_level(tokens), (len(tokens), Token("op", "+", end))]:
         if token.kind != "op" or token.text not in "+-":
@@ -134,16 +141,8 @@ def _additive_terms(reader: FormulaReader, tokens: list[Token]) -> list[tuple[st
 
 def _bar_outside_calls(reader: FormulaReader, tokens: list[Token]) -> Token | None:
     """The first `|` that belongs to a group term: not that of Python code in a call."""
-    until = -1
-    for before, token in zip([None, *tokens[:-1]], tokens, strict=True):
-        if token.start < until:
-            continue
-        called = before is not None and (before.kind == "name" or before.text in (")", "]"))
-        if token.text in ("[", "{") or (token.text == "(" and called):
-            until = reader.partner[token.start]
-        elif token.text in ("|", "||"):
-            return token
-    return None
+    bars = (token for token in reader.outside_code(tokens) if token.text in ("|", "||"))
+    return next(bars, None)
 
 
 def _group_terms(reader: FormulaReader, tokens: list[Token]) -> list[GroupFormula]:
@@ -153,28 +152,39 @@ def _group_terms(reader: FormulaReader, tokens: list[Token]) -> list[GroupFormul
         bar = _bar_outside_calls(reader, tokens)
         reader.fail("a group term has one pair of parentheses.", bar.start if bar else 0)
     if len(bars) > 1:
-        reader.fail("a group term has one '|'.", inside[bars[1]].start)
+        reader.fail(
+            "a group term has one '|'; correlations between terms, (1 |i| g), are not supported.",
+            inside[bars[1]].start,
+        )
     left, right = inside[: bars[0]], inside[bars[0] + 1 :]
     if not left:
         reader.fail("nothing stands before the bar; write (1 | g).", inside[bars[0]].start)
-    source = reader.source(left)
-    _check_side(reader, source, left[0].start)
+    _check_side(reader, _additive_terms(reader, left))
     return [
-        GroupFormula(source, factors, inside[bars[0]].text == "|", reader.source(tokens))
+        GroupFormula(
+            reader.source(left), factors, inside[bars[0]].text == "|", reader.source(tokens)
+        )
         for factors in _Grouping(reader, right, tokens[-1].start).read()
     ]
 
 
-def _check_side(reader: FormulaReader, source: str, start: int) -> None:
-    try:
-        parsed = Formula(source)
-    except FormulaicError as error:
-        first = re.sub(r"\x1b\[[\d;]*m|[⧛⧚]", "", str(error)).splitlines()[0]
-        if "__formulaic_variables_available__" in first:
-            first = "'.' for all columns is not supported; name the columns."
-        reader.fail(first, start)
-    if not isinstance(parsed, SimpleFormula):
-        reader.fail(f"{source!r} has several parts.", start)
+def _check_side(reader: FormulaReader, terms: Terms) -> None:
+    check_operators(reader, terms)
+    for _, tokens in terms:
+        source = reader.source(tokens)
+        try:
+            parsed = Formula(source)
+        except FormulaicError as error:
+            first = re.sub(r"\x1b\[[\d;]*m|[⧛⧚]", "", str(error)).splitlines()[0]
+            if "__formulaic_variables_available__" in first:
+                first = "'.' for all columns is not supported; name the columns."
+            reader.fail(first, tokens[0].start)
+        except SyntaxError:
+            braces = f"this code can't be read where it stands; put it in braces: {{{source}}}."
+            reader.fail(braces, tokens[0].start)
+        if not isinstance(parsed, SimpleFormula):
+            reader.fail(f"{source!r} has several parts.", tokens[0].start)
+    check_meaning(reader, terms)
 
 
 class _Grouping:
@@ -187,10 +197,15 @@ class _Grouping:
         factors = self._nested()
         if self.place < len(self.tokens):
             token = self.tokens[self.place]
-            hint = " Write one group term for each factor: (1 | a) + (1 | b)."
+            each = " Write one group term for each factor: (1 | a) + (1 | b)."
+            hints = {
+                "+": each,
+                "*": each,
+                "(": " Calls such as gr(g), mm(g, h) and factor(g) are not supported here: a "
+                "grouping factor is a column.",
+            }
             self.reader.fail(
-                "expected ':' or '/' between grouping factors, or ')'."
-                + hint * (token.text in ("+", "*")),
+                "expected ':' or '/' between grouping factors, or ')'." + hints.get(token.text, ""),
                 token.start,
             )
         return factors

@@ -1,7 +1,8 @@
 """Grouping columns as codes, alike in training and in prediction."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -72,15 +73,16 @@ class GroupEncoder:
 
     @property
     def labels(self) -> np.ndarray:
-        """The groups' labels: ids of the column, or for combinations "a:b"."""
+        """The groups' labels: ids of the column, or for combinations "a:b"; all differ."""
         if not self.cells:
             return self.vocabularies[0].ids
-        texts = np.array([str(label) for label in self.vocabularies[0].ids], dtype=object)
+        texts = np.array([joined([label]) for label in self.vocabularies[0].ids], dtype=object)
         for vocabulary, there in zip(self.vocabularies[1:], self.cells, strict=True):
             outer, inner = np.divmod(there, len(vocabulary))
             ids = vocabulary.ids
             texts = np.array(
-                [f"{texts[o]}:{ids[i]}" for o, i in zip(outer, inner, strict=True)], dtype=object
+                [f"{texts[o]}:{joined([ids[i]])}" for o, i in zip(outer, inner, strict=True)],
+                dtype=object,
             )
         return texts
 
@@ -119,9 +121,23 @@ class GroupEncoder:
     def _raise_unseen(self, table: Table, codes: np.ndarray) -> None:
         rows = np.flatnonzero(codes < 0)
         values = [read_any(table.columns[factor])[rows[0]] for factor in self.factors]
-        label = str(values[0]) if len(values) == 1 else ":".join(map(str, values))
+        label = str(values[0]) if len(values) == 1 else joined(values)
         raise ValueError(
             f"Column {self.name!r} holds {label!r} in row {rows[0]} ({rows.size:,} such rows), "
             f"which is not among the {self.num_groups:,} levels of the training data. With "
             "unseen='prior' the effects of new levels have their prior distribution."
         )
+
+
+def joined(values: Iterable[Any], separator: str = ":") -> str:
+    """Values joined to a label; those that hold the separator stand in backticks, as in formulas.
+
+    Example:
+        >>> joined(["a:b", "c"]), joined(["a", "b:c"])
+        ('`a:b`:c', 'a:`b:c`')
+    """
+    texts = [str(value) for value in values]
+    return separator.join(
+        "`" + text.replace("`", "``") + "`" if separator in text or "`" in text else text
+        for text in texts
+    )

@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 from probmf.models.mixed.design import Design
+from probmf.models.mixed.grouping import joined
 
 
 def dims(design: Design, raw: Collection[str] = ()) -> dict[str, list[str]]:
@@ -58,7 +59,7 @@ def coords(design: Design) -> dict[str, list[Any]]:
     found |= {factor: labels.tolist() for factor, labels in design.levels.items()}
     levels = design.response_levels
     if levels:
-        found["cutpoint"] = [f"{below}|{above}" for below, above in pairwise(levels)]
+        found["cutpoint"] = [joined(pair, "|") for pair in pairwise(levels)]
     return found
 
 

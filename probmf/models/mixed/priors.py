@@ -20,7 +20,6 @@ from numpyro.distributions import Distribution
 from scipy.special import logit
 
 from probmf.models.likelihood import check_scale, is_number
-from probmf.models.mixed.encoding import INTERCEPT
 
 type Prior = Distribution | Array
 type Priors = Mapping[str, Any]
@@ -36,6 +35,7 @@ class PredictorColumns(NamedTuple):
         site: Name of the site of its coefficients.
         names: Names of the population columns.
         population: Those columns, of shape (n, p).
+        intercept: Which of them is the intercept; None if there is none.
         groups: For each group term its name, column names, columns of shape (n, d), and whether
             its effects are correlated.
     """
@@ -43,6 +43,7 @@ class PredictorColumns(NamedTuple):
     site: str
     names: tuple[str, ...]
     population: np.ndarray
+    intercept: int | None
     groups: Sequence[tuple[str, tuple[str, ...], np.ndarray, bool]]
 
 
@@ -93,7 +94,7 @@ def default_priors(columns: PredictorColumns, target: Target) -> dict[str, Prior
     priors: dict[str, Prior] = {}
     if columns.names:
         spread = _sd(columns.population)
-        is_intercept = np.array([name == INTERCEPT for name in columns.names])
+        is_intercept = np.arange(len(columns.names)) == columns.intercept
         shift = np.where(is_intercept, 0.0, columns.population.mean(axis=0) / spread)
         at_zero = target.width * np.sqrt(1.0 + np.sum(np.square(shift)))
         loc = np.where(is_intercept, target.center, 0.0)

@@ -62,7 +62,7 @@ class GaussianResponse:
 
     def read(self, table: Table, name: str) -> ResponseValues:
         """Finite numbers."""
-        return ResponseValues(table.numbers(name))
+        return ResponseValues(_measured(table, name))
 
     def on_predictor_scale(self, values: np.ndarray) -> np.ndarray | None:
         """As it is."""
@@ -78,7 +78,7 @@ class LogNormalResponse(GaussianResponse):
 
     def read(self, table: Table, name: str) -> ResponseValues:
         """Finite positive numbers."""
-        values = table.numbers(name)
+        values = _measured(table, name)
         rows = np.flatnonzero(values <= 0)
         if rows.size:
             raise ValueError(
@@ -105,7 +105,13 @@ class BernoulliResponse:
 
     def read(self, table: Table, name: str) -> ResponseValues:
         """Zeros and ones, or booleans."""
-        values = table.numbers(name)
+        try:
+            values = table.numbers(name)
+        except TypeError as error:
+            raise TypeError(
+                f"{error} Which value of a bernoulli response counts as 1 has to be said: make the "
+                "column 0 and 1 or booleans, as in frame['answer'] == 'yes'."
+            ) from None
         rows = np.flatnonzero((values != 0) & (values != 1))
         if rows.size:
             raise ValueError(
@@ -144,6 +150,12 @@ class OrdinalResponse:
                 "values that are no numbers; make it a categorical column with its levels in "
                 "order (for polars an Enum), or consecutive whole numbers."
             )
+        if name not in table.ordered:
+            raise TypeError(
+                f"An ordinal response needs levels in order, but the categories of column {name!r} "
+                f"are not ordered ({', '.join(map(repr, order[:8]))}{', ...' * (len(order) > 8)}); "
+                "say their order: pandas.Categorical(values, categories=[...], ordered=True)."
+            )
         levels, codes = table.categories(name)
         unused = [level for level in order if level not in set(levels.ids.tolist())]
         if unused:
@@ -163,6 +175,16 @@ class OrdinalResponse:
         cutpoints = parameters["cutpoints"]
         shape = (predictor.shape[0], cutpoints.shape[-1])
         return dist.OrderedLogistic(predictor, jnp.broadcast_to(cutpoints[None, :], shape))
+
+
+def _measured(table: Table, name: str) -> np.ndarray:
+    """Numbers; booleans would be read as 0 and 1, and are more likely meant as yes and no."""
+    if table.is_boolean(name):
+        raise TypeError(
+            f"The response {name!r} holds booleans, expected numbers; use likelihood='bernoulli', "
+            "or convert it to 0.0 and 1.0 if a share is to be linear in the predictors."
+        )
+    return table.numbers(name)
 
 
 def _consecutive(values: np.ndarray, name: str) -> ResponseValues:

@@ -85,3 +85,42 @@ class FormulaReader:
             if token.text in _CLOSING:
                 until = self.partner[token.start] + 1
         return found
+
+    def code(self, tokens: list[Token]) -> list[tuple[int, int]]:
+        """Places within those tokens that are Python code: calls, subscripts and braces."""
+        found: list[tuple[int, int]] = []
+        for place, token in enumerate(tokens):
+            if found and token.start < found[-1][1]:
+                continue
+            start = self._code_start(tokens, place)
+            if start is None:
+                continue
+            if found and start < found[-1][1]:
+                start = found.pop()[0]  # x.abs().round() is one piece
+            found.append((start, self.partner[token.start] + 1))
+        return found
+
+    def outside_code(self, tokens: list[Token]) -> list[Token]:
+        """Those tokens that stand in no piece of code."""
+        pieces = self.code(tokens)
+        return [
+            token
+            for token in tokens
+            if not any(start <= token.start < end for start, end in pieces)
+        ]
+
+    def _code_start(self, tokens: list[Token], place: int) -> int | None:
+        """The start of the code whose bracket is the token at a place; None if it is another's."""
+        if tokens[place].text == "{":
+            return tokens[place].start
+        if tokens[place].text not in ("(", "[") or place == 0:
+            return None
+        callee = place - 1
+        if tokens[callee].kind != "name" and tokens[callee].text not in (")", "]"):
+            return None
+        while callee > 1 and tokens[callee - 1].text == ".":
+            callee -= 2
+        if tokens[callee].kind == "name":
+            return tokens[callee].start
+        opened = {end: start for start, end in self.partner.items()}
+        return opened.get(tokens[callee].start)

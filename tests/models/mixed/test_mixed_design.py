@@ -1,5 +1,6 @@
 """Designs: columns, groups and labels from any data frame; the dense design is the oracle."""
 
+import re
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -155,6 +156,61 @@ def test_any_data_frame(kind: str) -> None:
     assert design.data.mean.names == ("Intercept", "x", "a[T.p]", "a[T.q]", "b")
     assert design.levels["a"].tolist() == ["r", "p", "q"]
     jax.tree.map(np.testing.assert_array_equal, design.data, expected.data)
+
+
+def test_a_column_called_intercept_is_a_column_like_any_other() -> None:
+    table = frame() | {"Intercept": np.random.default_rng(2).normal(30, 10, N)}
+    renamed = table | {"w": table["Intercept"]}
+    for formula in ("y ~ 0 + Intercept + (1 | g)", "y ~ 0 + Intercept + x"):
+        own = MixedEffects(formula).design(table).data.priors["coefficients"]
+        other = MixedEffects(formula.replace("Intercept", "w")).design(renamed)
+        np.testing.assert_array_equal(own.scale, other.data.priors["coefficients"].scale)
+        np.testing.assert_array_equal(own.loc, other.data.priors["coefficients"].loc)
+    table["y"] = (table["y"] > 10) * 1
+    design = MixedEffects("y ~ Intercept + x", likelihood="ordinal").design(table)
+    assert design.data.mean.names == ("Intercept", "x")
+    np.testing.assert_array_equal(design.data.population[:, 0], table["Intercept"])
+
+
+def test_enums_of_duckdb_are_ordered() -> None:
+    data = duckdb.connect().from_arrow(pa.table({"x": range(4), "s": ["lo", "hi", "lo", "mid"]}))
+    data = data.project("x, s::enum('lo', 'mid', 'hi') as y")
+    design = MixedEffects("y ~ x", likelihood="ordinal").design(data)
+    assert design.response_levels == ("lo", "mid", "hi")
+    assert np.asarray(design.data.response).tolist() == [0, 2, 0, 1]
+
+
+@pytest.mark.parametrize("columns", [("s", "c"), ("c", "s"), ("s", "c", "t")])
+def test_labels_of_nested_groups_differ(columns: tuple[str, ...]) -> None:
+    parts = ["a", "a:b", "b", "b:c", "`a`", "a:", ":", "", "`", "a`:`b"]
+    rng = np.random.default_rng(0)
+    table: dict[str, Any] = {name: rng.choice(parts, 400) for name in columns}
+    table["y"] = rng.normal(size=400)
+    factor = ":".join(columns)
+    model = MixedEffects(f"y ~ 1 + (1 | {factor})")
+    design = model.design(table)
+    labels = model.coords(design)[factor]
+    assert len(set(labels)) == len({*zip(*(table[name] for name in columns), strict=True)})
+    unseen = {name: ["zz:zz"] for name in columns}
+    with pytest.raises(ValueError, match=re.escape("`zz:zz`:`zz:zz`")):
+        model.encode(design, unseen)
+
+
+def test_labels_of_cutpoints_differ() -> None:
+    levels = ["a", "b|c", "a|b", "c"]
+    answer = pd.Categorical(levels * 3, categories=levels, ordered=True)
+    model = MixedEffects("y ~ x", likelihood="ordinal")
+    found = model.coords(model.design({"y": answer, "x": np.arange(12.0)}))["cutpoint"]
+    assert found == ["a|`b|c`", "`b|c`|`a|b`", "`a|b`|c"]
+
+
+@pytest.mark.parametrize("power", [2, 7, 12])
+def test_powers_of_whole_numbers_do_not_overflow(power: int) -> None:
+    people = np.arange(1, 9) * 700_000_001
+    design = MixedEffects(f"y ~ 0 + I(n ** {power})").design({"y": np.arange(8.0), "n": people})
+    np.testing.assert_allclose(
+        design.data.population[:, 0], people.astype(float) ** power, rtol=1e-12
+    )
 
 
 def test_permuting_the_rows_permutes_the_design() -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 
 from probmf.models.mixed import MixedEffects
@@ -52,6 +54,22 @@ def gap(column: list[Any], *rows: int) -> list[Any]:
         ("y ~ (1 | g) + (1 | g)", {}, "second effect of 'Intercept'"),
         ("y ~ x", {"x": [1.0, 2.0]}, "'y' has 6, 'x' has 2"),
         ("y ~ x", {name: [] for name in "yxag"}, "The data has no rows"),
+        ("y ~ x + y", {}, "The response 'y' is also among the terms, in 'x + y'"),
+        ("y ~ x + (log(y) | g)", {}, "The response 'y' is also among the terms, in 'log(y)'"),
+        ("y ~ x/z", {"z": [1, 2, 3, 4, 5, 7]}, "I(x / z) for a ratio"),
+        ("y ~ (x/a | g)", {}, "I(x / z) for a ratio"),
+        ("y ~ I(x - np.mean(x))", {}, "The term 'I(x - np.mean(x))' depends on other rows"),
+        ("y ~ {x / x.max()}", {}, "depends on other rows: in row 5"),
+        ("y ~ {x.rank()}", {}, "depends on other rows"),
+        ("y ~ Intercept", {"Intercept": [1.0, 3, 2, 5, 4, 6]}, "called 'Intercept', and could"),
+        ("y ~ (Intercept | g)", {"Intercept": [1.0, 3, 2, 5, 4, 6]}, "called 'Intercept'"),
+        ("y ~ x:b + `x:b`", {"b": [1, 1, 0, 0, 1, 0], "x:b": [3, 1, 4, 1, 5, 9]},
+         "called 'x:b', and could not be told apart"),
+        ("y ~ (1 | a:g) + (1 | g:a)", {}, "gives the factor 'g:a' a second effect"),
+        ("y ~ (1 | a:g) + (0 + x | `a:g`)", {"a:g": list("nnmmoo")}, "the column 'a:g'; rename"),
+        ("y ~ (1 | noise)", {"noise": list("uuvvww")}, "called 'noise_scale', because of the"),
+        ("y ~ (1 | chain)", {"chain": list("uuvvww")}, "because of the column 'chain'; rename"),
+        ("g_scale ~ (1 | g)", {"g_scale": [1.0, 2, 3, 4, 5, 6]}, "rename it in the data"),
         ("y ~ (1 | g)", {"g": [0.5, 0.5, 1.5, 1.5, 2.5, 2.5]}, "only if it is whole"),
         ("y ~ (1 | g)", {"g": ["u", "u", 1, 1, "v", "v"]}, "mixes text and integers"),
         ("y ~ (1 | observation)", {"observation": [0, 0, 0, 1, 1, 1]}, "rename it in the data"),
@@ -89,8 +107,19 @@ def test_the_dependent_column_is_named() -> None:
         ("ordinal", [1, 2, 1.5, 2, 1, 1], ValueError, "numbers, but column 'y' is 1.5 in row 2"),
         ("ordinal", [3] * 6, ValueError, "has one level only, 3"),
         ("ordinal", list("nynyny"), TypeError, "make it a categorical column"),
-        ("ordinal", pd.Categorical(list("nynyny"), categories=["n", "m", "y"]), ValueError,
-         "levels that no row has: 'm'"),
+        ("ordinal", pd.Categorical(list("nynyny"), categories=["n", "m", "y"], ordered=True),
+         ValueError, "levels that no row has: 'm'"),
+        ("ordinal", pd.Categorical(list("nynyny")), TypeError, "are not ordered ('n', 'y'); say"),
+        ("ordinal", pd.Series([3, 1, 2] * 2).astype("category"), TypeError, "not ordered (1, 2"),
+        ("ordinal", pa.array(list("nynyny")).dictionary_encode(), TypeError, "are not ordered"),
+        ("ordinal", pl.Series(list("nynyny"), dtype=pl.Categorical), TypeError, "in order"),
+        ("ordinal", pl.Series(list("nynyny"), dtype=pl.Enum(["y", "n"])), None, ""),
+        ("ordinal", [True, False] * 3, None, ""),
+        ("bernoulli", pd.Categorical(list("nynyny")), TypeError, "Which value of a bernoulli"),
+        ("gaussian", [True, False] * 3, TypeError, "booleans, expected numbers"),
+        ("lognormal", np.ones(6, bool), TypeError, "booleans, expected numbers"),
+        ("gaussian", pa.array([True, False] * 3), TypeError, "use likelihood='bernoulli'"),
+        ("gaussian", pd.date_range("2026-01-01", periods=6), TypeError, "must hold numbers"),
     ],
 )  # fmt: skip
 def test_support_of_the_response(
