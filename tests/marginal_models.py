@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import scipy.stats
 from jax import Array
 from numpyro.infer.reparam import LocScaleReparam
 from numpyro.infer.util import log_density
@@ -193,6 +194,12 @@ class Example(NamedTuple):
     model: Callable[..., None]
     sites: tuple[str, ...]
     hidden: tuple[str, ...] = ()
+    more: Mapping[str, Any] = {}  # nobody changes it
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The model's arguments."""
+        return {**DATA, **self.more}
 
 
 EXAMPLES = {
@@ -214,14 +221,15 @@ EXAMPLES = {
 }
 
 
-def trace_of(model: Callable[..., None]) -> dict[str, Any]:
+def trace_of(example: Example) -> dict[str, Any]:
+    seeded = numpyro.handlers.seed(example.model, 5)
     with jax.numpy_rank_promotion("allow"):  # NumPyro's own draws of vectors need it.
-        return numpyro.handlers.trace(numpyro.handlers.seed(model, 5)).get_trace(**DATA)
+        return numpyro.handlers.trace(seeded).get_trace(**example.data)
 
 
 def latents_of(example: Example) -> dict[str, Array]:
     """Values of all other latent sites, from their priors."""
-    trace = trace_of(example.model)
+    trace = trace_of(example)
     return {
         name: site["value"] for name, site in trace.items()
         if site["type"] in ("sample", "param") and not site.get("is_observed")
@@ -243,7 +251,7 @@ def integrate(example: Example, latents: dict[str, Array]) -> Integrated:
     With :math:`f(u) = f_0 + g^\top u - u^\top H u / 2` it is
     :math:`f_0 + g^\top H^{-1} g / 2 - \log|H| / 2 + D \log(2 \pi) / 2`.
     """
-    trace = trace_of(example.model)
+    trace = trace_of(example)
     shapes = {name: jnp.shape(trace[name]["value"]) for name in example.sites}
     sizes = [int(np.prod(shape)) for shape in shapes.values()]
 
@@ -252,7 +260,7 @@ def integrate(example: Example, latents: dict[str, Array]) -> Integrated:
     def joint(flat: Array) -> Array:
         parts = jnp.split(flat, np.cumsum(sizes)[:-1])
         effects = {n: p.reshape(s) for (n, s), p in zip(shapes.items(), parts, strict=True)}
-        return log_density(example.model, (), DATA, {**latents, **effects})[0]
+        return log_density(example.model, (), example.data, {**latents, **effects})[0]
 
     size = sum(sizes)
     units = np.eye(size)
@@ -266,6 +274,19 @@ def integrate(example: Example, latents: dict[str, Array]) -> Integrated:
     volume = size * np.log(2 * np.pi) - np.linalg.slogdet(information)[1]
     value = origin + 0.5 * (gradient @ mean + volume)
     return Integrated(float(value), mean, np.linalg.inv(information))
+
+
+def check_draws(example: Example, effects: dict[str, Array], expected: Integrated) -> None:
+    """The draws' mean, covariance, and the law of their distance from the mean."""
+    assert set(effects) == {*example.sites, *example.hidden}
+    drawn = flatten(example.sites, effects)
+    count = len(drawn)
+    half = np.linalg.solve(np.linalg.cholesky(expected.covariance), (drawn - expected.mean).T)
+    assert np.abs(half.mean(1)).max() < 4.5 / np.sqrt(count)
+    second = half @ half.T / count - np.eye(len(half))
+    assert np.abs(second).max() < 4.5 * np.sqrt(2 / count)
+    chi_square = scipy.stats.chi2(len(half)).cdf
+    assert scipy.stats.kstest(np.sum(half**2, axis=0), chi_square).pvalue > 1e-3
 
 
 def flatten(sites: Sequence[str], effects: dict[str, Array]) -> np.ndarray:

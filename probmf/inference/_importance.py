@@ -171,9 +171,9 @@ class Mixture:
         )
 
     def sample(self, rng: np.random.Generator, num: int) -> np.ndarray:
-        """Draws, stratified over the components."""
+        """Draws, stratified over the components, in random order."""
         which = np.searchsorted(np.cumsum(self.weights), (np.arange(num) + rng.random()) / num)
-        which = np.minimum(which, len(self.weights) - 1)
+        which = rng.permutation(np.minimum(which, len(self.weights) - 1))
         normal = rng.normal(size=(num, self.means.shape[1]))
         scale = np.sqrt(self.degrees / rng.chisquare(self.degrees, size=num))
         moves = np.einsum("nij,nj->ni", self.factors[which], normal)

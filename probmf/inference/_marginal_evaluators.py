@@ -1,10 +1,14 @@
-"""Log densities and effects of proposals, by whichever way is quickest for the model."""
+"""Log densities and effects of proposals, by whichever way is quickest for the model.
 
-import math
+All come piece by piece, in the order of the points, so that a run can be interrupted anywhere and
+keep what there is.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 from numpyro.infer.util import potential_energy
@@ -17,6 +21,8 @@ from probmf.inference._workers import Workers
 
 #: Draws of all effects made by one matrix product.
 BATCH = 500
+
+type Sites = dict[str, np.ndarray]
 
 
 class NotServedError(ValueError):
@@ -44,33 +50,24 @@ class Evaluator:
         self.density, self.pool, self.rng = density, pool, rng
         self.program, self.tree, self.run = made
 
-    def __call__(self, points: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def __call__(self, points: np.ndarray) -> Iterator[tuple[np.ndarray, Sites]]:
         """Log densities, and sites with their effects."""
-        dtype = self.density.potential.vector.dtype
-        count = math.ceil(len(points) / CHUNK)
-        padded = np.concatenate([points, np.repeat(points[-1:], count * CHUNK - len(points), 0)])
-        padded = padded.astype(dtype)
-        # Not split from one of JAX, whose programs would be compiled for every number of points.
-        keys = self.rng.integers(2**32, size=(len(padded), 2), dtype=np.uint32)
-        pieces = [
-            (padded[i : i + CHUNK], keys[i : i + CHUNK]) for i in range(0, len(padded), CHUNK)
-        ]
-        outputs = self.pool.map(self._one, pieces)
-        values = np.concatenate([output[0] for output in outputs])[: len(points)]
-        names = outputs[0][1].keys()
-        sites = {
-            name: np.concatenate([output[1][name] for output in outputs])[: len(points)]
-            for name in names
-        }
-        return np.where(np.isfinite(values), values, -np.inf), sites
+        outputs = self.pool.stream(self._one, self._pieces(points))
+        for some, (values, sites) in zip(cut(points, CHUNK), outputs, strict=True):
+            yield _finite(values[: len(some)]), {n: s[: len(some)] for n, s in sites.items()}
 
-    def sites(self, points: np.ndarray) -> dict[str, np.ndarray]:
+    def sites(self, points: np.ndarray) -> Iterator[Sites]:
         """All sites at points, effects drawn anew."""
-        return self(points)[1]
+        return (sites for _, sites in self(points))
 
-    def _one(
-        self, piece: tuple[np.ndarray, np.ndarray]
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def _pieces(self, points: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Points of one length, the last ones filled up, and keys."""
+        for some in cut(points.astype(self.density.potential.vector.dtype), CHUNK):
+            whole = np.concatenate([some, np.repeat(some[-1:], CHUNK - len(some), axis=0)])
+            # Not split from one of JAX, whose programs would be compiled for every number.
+            yield whole, self.rng.integers(2**32, size=(CHUNK, 2), dtype=np.uint32)
+
+    def _one(self, piece: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, Sites]:
         leaves = self.run(self.program.consts, *piece)
         value, sites = jax.tree.unflatten(self.tree, leaves)
         return np.asarray(value), {name: np.asarray(site) for name, site in sites.items()}
@@ -83,7 +80,7 @@ class _Sites:
         self.dtype = density.potential.vector.dtype
         self.program, self.tree = density.sites
 
-    def __call__(self, points: np.ndarray, tables: list[np.ndarray]) -> dict[str, np.ndarray]:
+    def __call__(self, points: np.ndarray, tables: list[np.ndarray]) -> Sites:
         evaluate = self.program.evaluate
         run = compiled(
             (self.program.text, "sites"),
@@ -115,25 +112,32 @@ class HostEvaluator:
         self.density, self.host, self.pool, self.rng = density, host, pool, rng
         self._sites = _Sites(density)
 
-    def __call__(self, points: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def __call__(self, points: np.ndarray) -> Iterator[tuple[np.ndarray, Sites]]:
         """Log densities, and sites with their effects."""
-        extra, precision, *trils = self.host.terms(points)
-        seeds = self.rng.integers(2**63, size=len(points))
+        found = self.pool.stream(self._one, self._tasks(points))
+        for some in cut(points, CHUNK):
+            values, tables = zip(*islice(found, len(some)), strict=True)
+            stacked = [np.stack(parts) for parts in zip(*tables, strict=True)]
+            yield _finite(np.asarray(values)), self._sites(some, stacked)
 
-        def one(index: int) -> tuple[float, list[np.ndarray]]:
-            rng = np.random.default_rng(seeds[index])
-            return self.host.evidence.draw(
-                [tril[index] for tril in trils], float(precision[index]), rng
-            )
-
-        found = self.pool.map(one, range(len(points)))
-        values = extra + np.asarray([value for value, _ in found])
-        tables = [np.stack(parts) for parts in zip(*(own for _, own in found), strict=True)]
-        return np.where(np.isfinite(values), values, -np.inf), self._sites(points, tables)
-
-    def sites(self, points: np.ndarray) -> dict[str, np.ndarray]:
+    def sites(self, points: np.ndarray) -> Iterator[Sites]:
         """All sites at points, effects drawn anew."""
-        return self(points)[1]
+        return (sites for _, sites in self(points))
+
+    def _tasks(self, points: np.ndarray) -> Iterator[tuple[float, float, list[np.ndarray], int]]:
+        """What else the log density has, noise precision, prior factors and a seed, by point."""
+        for some in cut(points, CHUNK):
+            extra, precision, *trils = self.host.terms(some)
+            for index, seed in enumerate(self.rng.integers(2**63, size=len(some))):
+                yield extra[index], precision[index], [tril[index] for tril in trils], seed
+
+    def _one(
+        self, task: tuple[float, float, list[np.ndarray], int]
+    ) -> tuple[float, list[np.ndarray]]:
+        extra, precision, trils, seed = task
+        rng = np.random.default_rng(seed)
+        value, tables = self.host.evidence.draw(trils, float(precision), rng)
+        return extra + value, tables
 
 
 class SpectralEvaluator:
@@ -164,19 +168,29 @@ class SpectralEvaluator:
         _, precision, extra = density.prepared.system(density.prepared.run(latents), latents)
         return prior + extra, precision
 
-    def __call__(self, points: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def __call__(self, points: np.ndarray) -> Iterator[tuple[np.ndarray, Sites]]:
         """Log densities, and no sites."""
-        prior, precision = self._terms(jnp.asarray(points, self.density.potential.vector.dtype))
-        values = np.asarray(prior) + self.spectrum.log_evidence(np.asarray(precision))
-        return np.where(np.isfinite(values), values, -np.inf), {}
+        for some in cut(points, BATCH):
+            prior, precision = self._terms_at(some)
+            yield _finite(prior + self.spectrum.log_evidence(precision)), {}
 
-    def sites(self, points: np.ndarray) -> dict[str, np.ndarray]:
+    def sites(self, points: np.ndarray) -> Iterator[Sites]:
         """All sites at points, by one matrix product for many."""
+        for some in cut(points, BATCH):
+            _, precision = self._terms_at(some)
+            yield self._sites(some, self.spectrum.draw(precision, self.rng))
+
+    def _terms_at(self, points: np.ndarray) -> list[np.ndarray]:
+        """Prior and noise precision; one program for every number of points."""
         dtype = self.density.potential.vector.dtype
-        pieces = []
-        for start in range(0, len(points), BATCH):
-            some = jnp.asarray(points[start : start + BATCH], dtype)
-            _, precision = self._terms(some)
-            tables = self.spectrum.draw(np.asarray(precision), self.rng)
-            pieces.append(self._sites(np.asarray(some), tables))
-        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+        return in_chunks(self._terms, BATCH, np.asarray(points, dtype))
+
+
+def cut(points: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Points in pieces of a size, the last of what is left."""
+    return (points[start : start + size] for start in range(0, len(points), size))
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Log densities, minus infinity where there is none."""
+    return np.where(np.isfinite(values), values, -np.inf)

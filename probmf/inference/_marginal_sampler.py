@@ -1,6 +1,7 @@
 """Importance sampling of what is left when every Gaussian effect is integrated out."""
 
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +26,7 @@ from probmf.inference._marginal_evaluators import (
     Evaluator,
     HostEvaluator,
     NotServedError,
+    Sites,
     SpectralEvaluator,
 )
 from probmf.inference._program import Program, compiled, quick_jit
@@ -56,6 +58,7 @@ class Draws(NamedTuple):
         num_gradients: Evaluations of density and score by the search for the mode.
         effective: Effective number of draws among the proposals.
         seconds: Wall time by stage.
+        complete: False after an interruption: there are fewer draws than were asked for.
     """
 
     samples: dict[str, np.ndarray]
@@ -64,6 +67,7 @@ class Draws(NamedTuple):
     num_gradients: int
     effective: float
     seconds: dict[str, float]
+    complete: bool
 
 
 def draw_marginal(
@@ -84,10 +88,11 @@ def draw_marginal(
         progress: Show a bar.
 
     Returns:
-        The draws.
+        The draws; after an interruption as many as the proposals so far are effective.
 
     Raises:
         NotServedError: If there are too many parameters, no mode, or k-hat stays above the gate.
+        KeyboardInterrupt: After an interruption before there are draws that can be trusted.
     """
     size = density.potential.num_dims
     if size > MAX_DIMS:
@@ -124,24 +129,41 @@ def draw_marginal(
         clock.mark("compilation")
         bar.update(task, description="proposals", total=num_samples, completed=0)
         rounds = _Rounds(evaluate, rng, mode)
-        while True:
-            wanted = rounds.plan(num_samples, limit)
-            if wanted <= 0:
-                break
-            rounds.extend(wanted)
-            status = f"{rounds.num:,} densities, k-hat {rounds.k_hat:.2f}"
-            bar.update(task, completed=min(num_samples, rounds.effective), status=status)
+        try:
+            while (wanted := rounds.plan(num_samples, limit)) > 0:
+                rounds.extend(wanted)
+                rounds.weigh()
+                status = f"{rounds.num:,} densities, k-hat {rounds.k_hat:.2f}"
+                bar.update(task, completed=min(num_samples, rounds.effective), status=status)
+            count = num_samples
+        except KeyboardInterrupt:
+            count = min(num_samples, rounds.settle())
         clock.mark("proposals")
         if not rounds.k_hat < K_HAT_GATE:
             raise NotServedError(
                 f"after {rounds.num:,} proposals Pareto k-hat is {rounds.k_hat:.2f}, not below "
                 f"{K_HAT_GATE}"
             )
-        chosen = resample(rounds.weights, num_samples, rng)
-        samples = rounds.sites(chosen)
+        samples = _collect(rounds.sites(resample(rounds.weights, count, rng)))
     clock.mark("draws")
     gradients = 0 if mode is None else mode.num_evaluations
-    return Draws(samples, rounds.k_hat, rounds.num, gradients, rounds.effective, clock.seconds)
+    complete = all(len(draws) == num_samples for draws in samples.values())
+    return Draws(
+        samples, rounds.k_hat, rounds.num, gradients, rounds.effective, clock.seconds, complete
+    )
+
+
+def _collect(pieces: Iterator[Sites]) -> Sites:
+    """Draws that come in pieces, in random order: after an interruption those that came."""
+    found: list[Sites] = []
+    try:
+        found.extend(pieces)
+    except KeyboardInterrupt:
+        if not found:
+            raise KeyboardInterrupt(
+                "Interrupted while the first effects were drawn: there are no draws to return."
+            ) from None
+    return {name: np.concatenate([piece[name] for piece in found]) for name in found[0]}
 
 
 def _spectrum_pays(density: MarginalDensity, num_samples: int) -> bool:
@@ -181,6 +203,15 @@ class _Clock:
         self._last = now
 
 
+class _Piece(NamedTuple):
+    """A few proposals: where they are, log densities, sites if they are kept, number of the law."""
+
+    points: np.ndarray
+    values: np.ndarray
+    sites: Sites
+    law: int
+
+
 class _Rounds:
     """Proposals of all rounds, weighted against the mixture of all their laws."""
 
@@ -190,19 +221,16 @@ class _Rounds:
         mean = np.zeros(size) if mode is None else mode.vector
         covariance = np.eye(size) if mode is None else mode.covariance
         self.laws = [Mixture.around(mean, covariance)]
-        self.counts = [0]
-        self.points = np.zeros((0, size))
-        self.values = np.zeros(0)
-        self.parts: list[dict[str, np.ndarray]] = []
+        self.pieces: list[_Piece] = []
         self.numbers = 0
-        self.log_weights = np.zeros(0)
+        self.points, self.log_weights = np.zeros((0, size)), np.zeros(0)
         self.weights = np.zeros(0)
         self.k_hat, self.effective = np.inf, 0.0
 
     @property
     def num(self) -> int:
-        """Proposals so far."""
-        return len(self.values)
+        """Proposals that are weighted."""
+        return len(self.points)
 
     def plan(self, num_samples: int, limit: int) -> int:
         """How many proposals to make next; refits the law first where that will pay."""
@@ -217,44 +245,61 @@ class _Rounds:
         if poor and len(self.laws) <= MAX_ROUNDS and self.num >= 16 * self.points.shape[1]:
             components = 1 + min(4, int(self.effective) // (8 * self.points.shape[1] + 8))
             self.laws.append(refit(self.points, self.log_weights, components, len(self.laws)))
-            self.counts.append(0)
             wanted = max(FIRST, int(missing / max(share, GOOD_SHARE)))
             return min(wanted, max(512, num_samples), limit - self.num)
         wanted = int(1.05 * missing / share) + CHUNK
         return min(wanted, max(2 * self.num, num_samples), limit - self.num)
 
     def extend(self, num: int) -> None:
-        """Make and evaluate proposals from the last law, and weigh all anew."""
-        points = self.laws[-1].sample(self.rng, num)
-        values, sites = self.evaluate(points)
-        self.points = np.concatenate([self.points, points])
-        self.values = np.concatenate([self.values, values])
-        # What does not fit is dropped, and drawn again for the proposals chosen in the end.
-        self.numbers += sum(site.size for site in sites.values())
-        if sites and self.numbers <= KEEP_NUMBERS:
-            self.parts.append(sites)
-        else:
-            self.parts, self.numbers = [], KEEP_NUMBERS + 1
-        self.counts[-1] += num
-        shares = np.asarray(self.counts) / self.num
+        """Make and evaluate proposals from the last law; what is evaluated stays if it stops."""
+        points, done = self.laws[-1].sample(self.rng, num), 0
+        for values, sites in self.evaluate(points):
+            # What does not fit is dropped, and drawn again for the proposals chosen in the end.
+            self.numbers += sum(site.size for site in sites.values())
+            kept = sites if self.numbers <= KEEP_NUMBERS else {}
+            if self.pieces and self.pieces[-1].sites and not kept:
+                self.pieces = [piece._replace(sites={}) for piece in self.pieces]
+            own = points[done : done + len(values)]
+            self.pieces.append(_Piece(own, values, kept, len(self.laws) - 1))
+            done += len(values)
+
+    def weigh(self) -> None:
+        """Weigh all proposals anew, against the mixture of the laws that they came from."""
+        points = np.concatenate([piece.points for piece in self.pieces])
+        values = np.concatenate([piece.values for piece in self.pieces])
+        sizes = [len(piece.values) for piece in self.pieces]
+        shares = np.bincount([piece.law for piece in self.pieces], sizes) / len(values)
         logs = np.stack(
             [
-                np.log(s) + law.log_density(self.points)
-                for s, law in zip(shares, self.laws, strict=True)
-                if s > 0
+                np.log(share) + law.log_density(points)
+                for share, law in zip(shares, self.laws, strict=False)
+                if share > 0
             ]
         )
-        self.log_weights = self.values - np.logaddexp.reduce(logs, axis=0)
-        if not np.any(np.isfinite(self.log_weights)):
+        log_weights = values - np.logaddexp.reduce(logs, axis=0)
+        if not np.any(np.isfinite(log_weights)):
             raise NotServedError("the log density is finite at none of the proposals")
-        self.weights, self.k_hat = smooth(self.log_weights)
-        self.effective = effective_size(self.log_weights)
+        self.weights, self.k_hat = smooth(log_weights)
+        self.effective = effective_size(log_weights)
+        self.points, self.log_weights = points, log_weights
 
-    def sites(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
-        """Values of every site at the chosen proposals."""
-        if self.parts:
-            return {
-                name: np.concatenate([part[name] for part in self.parts])[chosen]
-                for name in self.parts[0]
+    def settle(self) -> int:
+        """Weigh what there is after an interruption; how many draws it is good for."""
+        if self.pieces:
+            self.weigh()
+        if not self.k_hat < K_HAT_GATE or self.effective < 1:
+            raise KeyboardInterrupt(
+                f"Interrupted after {self.num:,} proposals, which are too few for their weights to "
+                f"be trusted (Pareto k-hat {self.k_hat:.2f}): there are no draws to return."
+            )
+        return int(self.effective)
+
+    def sites(self, chosen: np.ndarray) -> Iterator[Sites]:
+        """Values of every site at the chosen proposals, in pieces."""
+        if all(piece.sites for piece in self.pieces):
+            yield {
+                name: np.concatenate([piece.sites[name] for piece in self.pieces])[chosen]
+                for name in self.pieces[0].sites
             }
-        return self.evaluate.sites(self.points[chosen])
+        else:
+            yield from self.evaluate.sites(self.points[chosen])

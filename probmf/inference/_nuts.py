@@ -80,8 +80,7 @@ class Chains(NamedTuple):
         num_draws: Draws per chain that there are, here or in the stream.
         complete: Whether all draws asked for are there.
         trouble: Why they are not, if it was not an interruption.
-        seconds: Wall time of this call: its setup, its transitions, and of these those after the
-            warmup, which have nothing to compile where there was one.
+        seconds: Wall time of this call: its setup and its transitions.
     """
 
     vectors: np.ndarray
@@ -90,6 +89,15 @@ class Chains(NamedTuple):
     complete: bool
     trouble: str | None
     seconds: dict[str, float]
+
+    def first(self, num: int) -> "Chains":
+        """The first so many draws; incomplete if that is not all."""
+        if num == self.num_draws:
+            return self
+        stats = {name: value[:, :num] for name, value in self.stats.items()}
+        return self._replace(
+            vectors=self.vectors[:, :num], stats=stats, num_draws=num, complete=False
+        )
 
 
 class Sink(Protocol):
@@ -253,7 +261,7 @@ def run_nuts(
             except OSError as error:
                 raise OSError(f"The checkpoint can't be written ({error})") from error
 
-    began = drawing = written = time.perf_counter()
+    began = written = time.perf_counter()
     complete, trouble = True, None
     with workers(settings.num_chains) as pool, progress_bar(progress) as bar:
         if stream is not None and not bar.disable:
@@ -278,7 +286,6 @@ def run_nuts(
                         stream.append(done - settings.num_warmup, piece, table)
                 done += count
                 now = time.perf_counter()
-                drawing = now if done <= settings.num_warmup else drawing
                 if checkpoint is not None or done == total or now - written > WRITE_EVERY:
                     save()
                     written = now
@@ -306,8 +313,7 @@ def run_nuts(
     none = np.zeros((settings.num_chains, 0, potential.num_dims))
     vectors = np.concatenate([piece[0] for piece in pieces], axis=1) if pieces else none
     stats = named_stats(np.concatenate([piece[1] for piece in pieces], axis=1)) if pieces else {}
-    now = time.perf_counter()
-    seconds = {"setup": began - begin, "sampling": now - began, "draws": now - drawing}
+    seconds = {"setup": began - begin, "sampling": time.perf_counter() - began}
     return Chains(vectors, stats, num_draws, complete, trouble, seconds)
 
 

@@ -4,8 +4,8 @@ Each stage adapts the step size and draws a little; the draws of all chains give
 the next. Four chains so learn in a few hundred transitions what one learns in a thousand.
 """
 
-import time
 from dataclasses import replace
+from functools import cached_property
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ from arviz_stats.base.array import array_stats
 from jaxtyping import Array, Float
 
 from probmf.inference._nuts import Chains, Settings, run_nuts
+from probmf.inference._operations import gradient_operations
 from probmf.inference._potential import Potential
 
 #: Transitions that adapt the step size at the beginning of each stage, and draws after them.
@@ -35,8 +36,9 @@ class PooledNuts:
         progress: Show bars.
 
     Attributes:
-        seconds: Wall time of the stages so far, compilation included.
-        rate: Effective draws a second of the worst coordinate in the last stage.
+        spent: Operations of the stages so far, counted from shapes and not by the clock.
+        gradients: Gradients for each effective draw of the worst coordinate in the last stage;
+            infinitely many before it.
         num_warmup: Transitions per chain so far, with those that adapt the step size for the draws.
     """
 
@@ -50,22 +52,31 @@ class PooledNuts:
             dense_mass=potential.num_dims <= MAX_DENSE, adapt_mass=False,
         )  # fmt: skip
         self.num_warmup = ADAPTED
-        self.seconds, self.rate = 0.0, 0.0
+        self.spent, self.gradients = 0.0, np.inf
         size = potential.num_dims
         self._mass = np.eye(size) if self.settings.dense_mass else np.ones(size)
         self._last: np.ndarray | None = None
 
-    def warm_up(self, most_seconds: float = np.inf) -> None:
-        """Run the stages; given up, with a rate of zero, when they last too long.
+    @cached_property
+    def operations(self) -> float:
+        """Operations of a gradient."""
+        return gradient_operations(self.potential)
+
+    @property
+    def cost(self) -> float:
+        """Operations for each effective draw."""
+        return self.gradients * self.operations
+
+    def warm_up(self, most_operations: float = np.inf) -> None:
+        """Run the stages; given up, with a cost without bound, when they take too much.
 
         Args:
-            most_seconds: Wall time after which no further stage begins.
+            most_operations: Operations after which no further stage begins.
 
         Raises:
             NoStartError: If no finite starting point is found.
             KeyboardInterrupt: After Ctrl-C.
         """
-        begin = time.perf_counter()
         for stage, num_draws in enumerate(STAGES):
             chains = self._run(stage, num_draws)
             if not chains.complete:
@@ -73,15 +84,17 @@ class PooledNuts:
             self._last = chains.vectors[:, -1]
             self._mass = self._learn(chains.vectors, stage)
             self.num_warmup += ADAPTED + num_draws
-            self.seconds = time.perf_counter() - begin
-            if self.seconds > most_seconds:
+            steps = float(np.sum(chains.stats["n_steps"]))
+            # Those that adapt the step size are not recorded, and take about as many.
+            self.spent += steps * (1 + ADAPTED / num_draws) * self.operations
+            if self.spent > most_operations:
                 return
             if stage + 1 >= LEAST_STAGES:
                 r_hat = array_stats.rhat(chains.vectors, chain_axis=0, draw_axis=1)
                 if self.settings.num_chains == 1 or not np.max(r_hat) > LOOSE:
                     break
         sizes = array_stats.ess(chains.vectors, chain_axis=0, draw_axis=1)
-        self.rate = float(np.nan_to_num(np.min(sizes))) / chains.seconds["draws"]
+        self.gradients = steps / max(float(np.nan_to_num(np.min(sizes))), 1.0)
 
     def draw(self, num_samples: int) -> Chains:
         """Draw from where the stages have come to.

@@ -10,12 +10,14 @@ from jaxtyping import Array, Float
 from numpyro.infer import SVI
 from numpyro.infer.svi import SVIState
 
+from probmf.inference._operations import count_operations
 from probmf.inference._optimizer import own_rate
 from probmf.inference._program import compiled, trace_program
 from probmf.inference._progress import progress_bar
 
-#: Steps of one call of the compiled program; between calls the run can be shown and stopped.
-CHUNK = 100
+#: The most steps of one call of the compiled program, and its operations: about half a second.
+#: Between calls the run can be shown and stopped.
+CHUNK, CHUNK_OPERATIONS = 100, 3e8
 
 
 class Course(NamedTuple):
@@ -59,16 +61,15 @@ def run_svi(
 
     Returns:
         The parameters after the last step; where the bound ceased to be finite, those after the
-        chunk of steps with the best mean.
+        chunk of steps with the best mean. An interruption while the steps are compiled leaves
+        those of the start.
 
     Raises:
         ValueError: If no chunk of steps has a finite bound.
-        KeyboardInterrupt: After an interruption before the first of them.
     """
     state = svi.init(jax.random.key_data(key), *args)
-    advance = _compile(svi, args, state)
-    losses: list[np.ndarray] = []
-    seconds: list[np.ndarray] = []
+    advance, most = _compile(svi, args, state)
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
     stopped, trouble = "num_steps", None
     done, best, kept, least = 0, 0, state, np.inf
     begin = time.perf_counter()
@@ -76,12 +77,12 @@ def run_svi(
         task = bar.add_task("step", total=num_steps, status="")
         try:
             while done < num_steps:
-                count = min(CHUNK, num_steps - done)
+                count = min(most, num_steps - done)
                 before = time.perf_counter() - begin
                 state, part, bad = advance(state, count)
                 now = time.perf_counter() - begin
-                losses.append(part)
-                seconds.append(before + (now - before) * np.arange(1, count + 1) / count)
+                times = before + (now - before) * np.arange(1, count + 1) / count
+                parts.append((part, times[: len(part)]))
                 if bad is not None:
                     stopped = "diverged"
                     rate = rates[done + bad] if rates is not None else _rate(state)
@@ -93,8 +94,6 @@ def run_svi(
                 best, kept, least = (done, state, mean) if mean < least else (best, kept, least)
                 bar.update(task, completed=done, status=f"bound {-mean:,.6g}")
         except KeyboardInterrupt:
-            if not done:
-                raise
             stopped = "interrupted"
     if stopped == "diverged" and not best:
         raise ValueError(
@@ -102,11 +101,10 @@ def run_svi(
         )
     if stopped != "diverged":
         best, kept = done, state
-    objective = np.concatenate(losses)
-    return Course(
-        svi.get_params(kept), objective, np.concatenate(seconds)[: len(objective)], best, stopped,
-        trouble,
-    )  # fmt: skip
+    none = np.zeros(0)
+    losses = np.concatenate([none, *(part for part, _ in parts)])
+    seconds = np.concatenate([none, *(times for _, times in parts)])
+    return Course(svi.get_params(kept), losses, seconds, best, stopped, trouble)
 
 
 def describe(step: int, rate: float) -> str:
@@ -119,8 +117,11 @@ def _rate(state: SVIState) -> float:
     return float(own_rate(state.optim_state[1]))
 
 
-def _compile(svi: SVI, args: tuple[Any, ...], state: SVIState) -> Any:
-    """A function of (state, number of steps) to (state, losses, first bad step or None)."""
+def _compile(svi: SVI, args: tuple[Any, ...], state: SVIState) -> tuple[Any, int]:
+    """A function of (state, number of steps) to (state, losses, first bad step or None).
+
+    And the most steps that it is to be asked for.
+    """
     leaves, structure = jax.tree.flatten(state)
 
     def one(*leaves: Array) -> list[Array]:
@@ -154,4 +155,5 @@ def _compile(svi: SVI, args: tuple[Any, ...], state: SVIState) -> Any:
         part = np.asarray(losses, np.float64)[:end]
         return jax.tree.unflatten(structure, after), part, first
 
-    return advance
+    step = count_operations(jax.make_jaxpr(program.evaluate)(program.consts, *leaves).jaxpr)
+    return advance, int(np.clip(CHUNK_OPERATIONS / step, 1, CHUNK))

@@ -1,5 +1,6 @@
 """Work shared among threads: compiled loops run on one core each, so several go side by side."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -9,6 +10,9 @@ import jax
 from threadpoolctl import threadpool_limits
 
 from probmf.rows import num_workers
+
+#: Items under way or waiting for a thread, for each thread.
+AHEAD = 4
 
 
 @contextmanager
@@ -29,19 +33,17 @@ def workers(most: int) -> Iterator["Workers"]:
     Factorizations of middling size gain little from a second core and lose much when that core is
     taken; independent chains and proposals gain all of it.
     """
-    with (
-        blas_cores(1),
-        ThreadPoolExecutor(max(1, min(most, num_workers()))) as pool,
-    ):
-        yield Workers(pool)
+    count = max(1, min(most, num_workers()))
+    with blas_cores(1), ThreadPoolExecutor(count) as pool:
+        yield Workers(pool, count)
 
 
 class Workers:
     """Threads that keep the caller's choice of precision, which JAX has for each thread."""
 
-    def __init__(self, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, pool: ThreadPoolExecutor, count: int) -> None:
         """Note the precision."""
-        self.pool, self.x64 = pool, bool(jax.config.jax_enable_x64)
+        self.pool, self.count, self.x64 = pool, count, bool(jax.config.jax_enable_x64)
 
     def submit(self, function: Callable[..., Any], *args: Any) -> "Future[Any]":
         """Run a function in a thread; arrays that it returns are there when it is done."""
@@ -54,4 +56,22 @@ class Workers:
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         """Results in order."""
-        return [future.result() for future in [self.submit(function, item) for item in items]]
+        return list(self.stream(function, items))
+
+    def stream(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """Results in order, as they come.
+
+        Few items are begun ahead of what was taken, so that memory is bounded and an interruption
+        waits for those only.
+        """
+        ahead: deque[Future[Any]] = deque()
+        try:
+            for item in items:
+                ahead.append(self.submit(function, item))
+                if len(ahead) >= AHEAD * self.count:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from probmf.inference._importance import K_HAT_GATE
 from probmf.inference._kept import kept, kept_density
+from probmf.inference._loop import FitWarning
 from probmf.inference._marginal_density import MarginalDensity
 from probmf.inference._marginal_evaluators import NotServedError
 from probmf.inference._marginal_sampler import Draws, draw_marginal
@@ -26,8 +27,10 @@ from probmf.results.sampling import Sampling
 
 #: NUTS in place of importance sampling.
 FALLBACK_CHAINS = 4
-#: Seconds that a trial of a second way takes at least, most of them to compile it.
-WORTH_A_TRIAL = 10.0
+#: Operations that take as long as a trial of a second way, most of whose time compiles it.
+WORTH_A_TRIAL = 1e10
+#: Draws of each chain whose effects are drawn back together.
+RECOVERED = 250
 
 
 class FallbackWarning(UserWarning):
@@ -56,8 +59,10 @@ def sample_marginal(
     their effects from the exact conditional. Pareto k-hat of the weights says whether they can be
     trusted; above 0.7, with more than 20 parameters, or without a mode, NUTS takes over, four
     chains that learn one mass matrix together: on the marginal density or on the non-centred
-    model, whichever a short trial shows to be faster. The latter is tried only where the draws
-    would take longer than such a trial.
+    model, whichever needs less arithmetic for an effective draw of a short trial. That is counted,
+    the gradients of the trial times the operations of one, and never timed: the same key gives the
+    same draws on a busy machine. The latter is tried only where the draws would take more than
+    such a trial.
 
     Args:
         model: A mixed model with a Gaussian or log-normal response.
@@ -71,6 +76,7 @@ def sample_marginal(
 
     Returns:
         The fit; `fit.sampling.info` has k_hat, num_densities, effective and the seconds by stage.
+        After Ctrl-C as many draws as the proposals so far are good for, marked incomplete.
 
     Raises:
         TypeError: If `model` is no MixedEffects.
@@ -118,10 +124,17 @@ def sample_marginal(
                 model, design, density, str(error), int(num_samples), random_key, begin, progress
             )
             return replace(fit, data=table)
-    return MixedFit(
-        model, design, {n: v[None] for n, v in draws.samples.items()}, "marginal/importance",
-        sampling=Sampling({}, 0, time.perf_counter() - begin, info=_info(draws)), data=table,
-    )  # fmt: skip
+    samples = {name: value[None] for name, value in draws.samples.items()}
+    if not draws.complete:
+        warnings.warn(
+            f"Interrupted: the fit has {len(next(iter(draws.samples.values()))):,} of "
+            f"{num_samples:,} draws, as many as its {draws.num_densities:,} proposals were good "
+            "for or as had their effects drawn, and is marked incomplete.",
+            FitWarning,
+            stacklevel=2,
+        )
+    sampling = Sampling({}, 0, time.perf_counter() - begin, draws.complete, _info(draws))
+    return MixedFit(model, design, samples, "marginal/importance", sampling=sampling, data=table)
 
 
 def _info(draws: Draws) -> Mapping[str, float | int | str]:
@@ -154,30 +167,26 @@ def _by_nuts(
     failure: NoStartError | None = None
     try:
         marginal.warm_up()
-        told[name] = f"{marginal.rate:.3g} effective draws a second in a trial"
+        told[name] = _cost(marginal)
     except NoStartError as error:
         failure, told[name] = error, "no starting point with a finite density was found"
-    rates = {name: marginal.rate}
-    needed = num_samples / marginal.rate if marginal.rate > 0 else np.inf
+    trials = {name: marginal}
+    needed = num_samples * marginal.cost
     if needed > WORTH_A_TRIAL:
         loose = replace(model, centered=False)
         joint = kept("joint", loose, density.args, lambda: Potential(loose, density.args, {}))
         other = PooledNuts(joint, FALLBACK_CHAINS, run_key, progress)
         try:
             other.warm_up(needed)
-            told["noncentred"] = (
-                f"{other.rate:.3g} effective draws a second"
-                if other.rate > 0
-                else f"given up after {other.seconds:.0f} s of warmup"
-            )
+            told["noncentred"] = _cost(other)
         except NoStartError:
             told["noncentred"] = "no starting point with a finite density was found"
-        rates["noncentred"] = other.rate
-        if other.rate > marginal.rate:
+        trials["noncentred"] = other
+        if other.cost < marginal.cost:
             best, name = other, "noncentred"
     if best is marginal and failure is not None:
         raise failure
-    untried = "not tried, as a trial takes longer than the draws will"
+    untried = "not tried, as a trial takes more than the draws will"
     warnings.warn(
         f"Importance sampling can't serve here: {why}. Going on with NUTS on the {name} model. "
         f"Marginal model: {told['marginal']}; non-centred model: "
@@ -187,19 +196,53 @@ def _by_nuts(
     )
     num_draws = -(-num_samples // FALLBACK_CHAINS)
     chains = best.draw(num_draws)
-    settings = replace(best.settings, num_samples=num_draws)
-    warn_incomplete(chains, settings, stacklevel=3)
     samples = constrain_chains(best.potential, chains.vectors)
     if best is marginal:
-        effects = density.model.recover(recover_key, samples, *density.args)
-        samples |= {name: np.asarray(value) for name, value in effects.items()}
+        samples = _recover(density, recover_key, samples)
+        chains = chains.first(next(iter(samples.values())).shape[1])
+    settings = replace(best.settings, num_samples=num_draws)
+    warn_incomplete(chains, settings, stacklevel=3)
     samples = {name: value for name, value in samples.items() if not name.endswith("_effects_raw")}
     info: dict[str, Any] = {
         "fallback": why,
         "max_tree_depth": settings.max_tree_depth,
-        **{f"trial_{name}": rate for name, rate in rates.items()},
+        **{f"trial_{n}": trial.cost for n, trial in trials.items() if np.isfinite(trial.cost)},
     }
     sampling = Sampling(
         chains.stats, best.num_warmup, time.perf_counter() - begin, chains.complete, info
     )
     return MixedFit(model, design, samples, f"nuts/{name}", sampling=sampling)
+
+
+def _cost(trial: PooledNuts) -> str:
+    """What a trial found, in words."""
+    if not np.isfinite(trial.cost):
+        return f"given up after {trial.spent:.2g} operations of warmup"
+    return (
+        f"{trial.gradients:.3g} gradients of {trial.operations:.2g} operations for an effective "
+        "draw in a trial"
+    )
+
+
+def _recover(
+    density: MarginalDensity, key: jax.Array, samples: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The samples with their effects: after an interruption of the draws that have them."""
+    num = next(iter(samples.values())).shape[1]
+    size = min(num, RECOVERED)
+    found: list[dict[str, np.ndarray]] = []
+    try:
+        for start in range(0, num, size):
+            # The last are filled up, or their number would be compiled for.
+            at = np.minimum(np.arange(start, start + size), num - 1)
+            some = {name: value[:, at] for name, value in samples.items()}
+            effects = density.model.recover(jax.random.fold_in(key, start), some, *density.args)
+            found.append({n: np.asarray(value)[:, : num - start] for n, value in effects.items()})
+    except KeyboardInterrupt:
+        if not found:
+            raise KeyboardInterrupt(
+                "Interrupted while the first effects were drawn: there are no draws to return."
+            ) from None
+    whole = {name: np.concatenate([part[name] for part in found], axis=1) for name in found[0]}
+    done = min(num, len(found) * size)
+    return {name: value[:, :done] for name, value in samples.items()} | whole

@@ -86,7 +86,8 @@ def fit_svi(
 
     Warns:
         FitWarning: If the bound ceases to be finite, with the step and its learning rate; the best
-            parameters before count. If it still rose when the steps were over. After Ctrl-C.
+            parameters before count. If it still rose when the steps were over. After Ctrl-C, which
+            keeps the steps so far and marks the fit incomplete, while they are compiled, too.
 
     Example:
         >>> from probmf.models import MixedEffects
@@ -160,7 +161,9 @@ def _optimizer(
 
 
 def _judge(course: Course) -> dict[str, float]:
-    """The bound at the end, its error, and how much it still rose."""
+    """The bound at the end, its error, and how much it still rose; nothing of no steps."""
+    if not len(course.losses):
+        return {}
     tenths = np.array_split(-course.losses[np.isfinite(course.losses)], 10)
     tenths = [part for part in tenths if len(part)]
     error = [float(np.std(part) / np.sqrt(len(part))) for part in tenths]
@@ -180,7 +183,8 @@ def _warn(course: Course, info: dict[str, Any], num_steps: int) -> None:
             f"{course.best}, are kept. Lower the learning rate."
         )
     elif course.stopped == "interrupted":
-        text = f"Interrupted after {len(course.losses)} of {num_steps} steps; the fit is that far."
+        far = "is that far" if len(course.losses) else "is where it starts, which no data moved"
+        text = f"Interrupted after {len(course.losses)} of {num_steps} steps; the fit {far}."
     elif info["elbo_rise"] > RISE_NATS:
         text = (
             f"The bound still rose, by {info['elbo_rise']:.3g} over a tenth of the steps: the fit "

@@ -1,6 +1,8 @@
 """Draws of marginal mixed models: against quadrature, dense algebra and their own promises."""
 
+import itertools
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,15 @@ from probmf import MatrixFactorization, MixedEffects, MixedFit, diagnostics, sam
 from probmf.inference import _kept as kept_module
 from probmf.inference import _marginal_sampler as sampler
 from probmf.inference import _pooled_nuts as pooled
+from probmf.inference import _workers as workers_module
 from probmf.inference import marginal_sampling as sampling
+from probmf.inference._host_density import CHUNK
 from probmf.inference._loop import FitWarning
+from probmf.inference._marginal_evaluators import Evaluator
 from probmf.inference._nuts import NoStartError
 from probmf.inference._pooled_nuts import PooledNuts
-from probmf.inference._workers import Workers
+from probmf.inference._workers import AHEAD, Workers, workers
+from probmf.inference.marginal import MarginalModel
 from probmf.inference.marginal_sampling import FallbackWarning
 
 ONE_WAY = "y ~ 1 + (1 | g)"
@@ -106,13 +112,21 @@ def test_draws_come_in_random_order(fit: MixedFit) -> None:
     assert abs(np.corrcoef(draws[:-1], draws[1:])[0, 1]) < 4 / np.sqrt(4000)
 
 
-def test_the_same_key_gives_the_same_draws() -> None:
-    first, second, other = (
-        sample_marginal(model(), one_way(), key=key, num_samples=150).samples["g_effects"]
-        for key in (3, jax.random.key(3), 4)
-    )
-    np.testing.assert_array_equal(first, second)
-    assert not np.any(first == other)
+def test_the_same_key_gives_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many threads there are, and whatever the clock says."""
+    ticks = itertools.count(step=1e6)
+    found = []
+    for key, threads, clock in (
+        (3, 1, time.perf_counter),
+        (jax.random.key(3), 5, lambda: -next(ticks)),
+        (4, 1, time.perf_counter),
+    ):
+        monkeypatch.setattr(workers_module, "num_workers", lambda threads=threads: threads)
+        monkeypatch.setattr(time, "perf_counter", clock)
+        made = sample_marginal(model(), one_way(), key=key, num_samples=150)
+        found.append(made.samples["g_effects"])
+    np.testing.assert_array_equal(found[0], found[1])
+    assert not np.any(found[0] == found[2])
 
 
 def test_saved_with_its_table(tmp_path: Path) -> None:
@@ -197,7 +211,6 @@ class TestFallback:
     @pytest.fixture(autouse=True)
     def short(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sampling, "FALLBACK_CHAINS", 2)
-        monkeypatch.setattr(sampling, "WORTH_A_TRIAL", 1e9)  # Not how busy the machine is.
         monkeypatch.setattr(pooled, "STAGES", (40, 60))
 
     def test_many_parameters(self, monkeypatch: pytest.MonkeyPatch, fit: MixedFit) -> None:
@@ -229,10 +242,10 @@ class TestFallback:
         monkeypatch.setattr(sampling, "WORTH_A_TRIAL", 0.0)
         warm_up = PooledNuts.warm_up
 
-        def trial(self: PooledNuts, most_seconds: float = np.inf) -> None:
+        def trial(self: PooledNuts, most_operations: float = np.inf) -> None:
             warm_up(self)
             is_marginal = not any("raw" in site for site in self.potential.sites)
-            self.rate = 2.0 if is_marginal == (best == "marginal") else 1.0
+            self.gradients = (1.0 if is_marginal == (best == "marginal") else 2.0) / self.operations
 
         monkeypatch.setattr(PooledNuts, "warm_up", trial)
         with pytest.warns(FallbackWarning, match=f"NUTS on the {best} model"):
@@ -247,34 +260,55 @@ class TestFallback:
         ):
             sample_marginal(model(), one_way(), key=0, num_samples=100, max_densities=600)
 
-    def test_a_second_way_that_takes_too_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_second_way_that_takes_too_much(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sampler, "MAX_DIMS", 1)
         monkeypatch.setattr(sampling, "WORTH_A_TRIAL", 0.0)
         warm_up, limits = PooledNuts.warm_up, []
 
-        def trial(self: PooledNuts, most_seconds: float = np.inf) -> None:
-            limits.append(most_seconds)
-            warm_up(self, most_seconds if len(limits) == 1 else 0.0)
+        def trial(self: PooledNuts, most_operations: float = np.inf) -> None:
+            limits.append(most_operations)
+            warm_up(self, most_operations if len(limits) == 1 else 0.0)
 
         monkeypatch.setattr(PooledNuts, "warm_up", trial)
         with pytest.warns(
-            FallbackWarning, match="non-centred model: given up after .* s of warmup"
+            FallbackWarning, match="non-centred model: given up after .* operations of warmup"
         ):
             made = sample_marginal(model(), one_way(), key=0, num_samples=100)
         assert made.method == "nuts/marginal"
         assert limits[0] == np.inf
-        assert limits[1] == pytest.approx(100 / made.sampling.info["trial_marginal"])
+        assert limits[1] == pytest.approx(100 * made.sampling.info["trial_marginal"])
+        assert "trial_noncentred" not in made.sampling.info
+
+    @pytest.mark.parametrize("wild", ["fast", "slow"])
+    def test_the_clock_chooses_nothing(self, wild: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Neither the way nor a draw: here the second way's trial would seem an age, or nothing."""
+        monkeypatch.setattr(sampler, "MAX_DIMS", 1)
+        monkeypatch.setattr(sampling, "WORTH_A_TRIAL", 0.0)
+        with pytest.warns(FallbackWarning) as told:
+            sane = sample_marginal(model(), one_way(), key=0, num_samples=1500)
+        ticks = itertools.accumulate(
+            1.5**n if wild == "slow" else 0.5**n for n in itertools.count()
+        )
+        monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
+        with pytest.warns(FallbackWarning) as told_again:
+            made = sample_marginal(model(), one_way(), key=0, num_samples=1500)
+        assert [str(one.message) for one in told] == [str(one.message) for one in told_again]
+        assert "gradients of" in str(told[0].message)
+        assert {"trial_marginal", "trial_noncentred"} < made.sampling.info.keys()
+        assert made.method == sane.method
+        for name, draws in sane.samples.items():
+            np.testing.assert_array_equal(made.samples[name], draws, err_msg=name)
 
     @pytest.mark.parametrize("failing", ["marginal", "both"])
     def test_no_start(self, failing: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sampler, "MAX_DIMS", 1)
         warm_up, calls = PooledNuts.warm_up, []
 
-        def trial(self: PooledNuts, most_seconds: float = np.inf) -> None:
+        def trial(self: PooledNuts, most_operations: float = np.inf) -> None:
             calls.append(self)
             if len(calls) == 1 or failing == "both":
                 raise NoStartError("None had a finite log density.")
-            warm_up(self, most_seconds)
+            warm_up(self, most_operations)
 
         monkeypatch.setattr(PooledNuts, "warm_up", trial)
         if failing == "both":
@@ -305,6 +339,102 @@ class TestFallback:
         assert [one.filename for one in found if one.category is FitWarning] == [__file__]
         assert (made.num_chains, made.num_draws, made.sampling.complete) == (2, 50, False)
         assert made.samples.keys() == fit.samples.keys()
+
+
+class TestInterrupted:
+    """Ctrl-C keeps what there is; raised from within, after so many pieces of the work."""
+
+    @staticmethod
+    def after(count: int, monkeypatch: pytest.MonkeyPatch, name: str) -> list[None]:
+        """Let a method of the evaluator that gives pieces stop after so many in all."""
+        calls: list[None] = []
+        original = getattr(Evaluator, name)
+
+        def pieces(self: Evaluator, points: np.ndarray) -> Iterator[Any]:
+            for piece in original(self, points):
+                calls.append(None)
+                if len(calls) > count:
+                    raise KeyboardInterrupt
+                yield piece
+
+        monkeypatch.setattr(Evaluator, name, pieces)
+        return calls
+
+    def test_among_the_proposals(self, monkeypatch: pytest.MonkeyPatch, fit: MixedFit) -> None:
+        calls = self.after(50, monkeypatch, "__call__")
+        with pytest.warns(FitWarning, match=r"the fit has [\d,]+ of 3,000,000 draws") as told:
+            made = sample_marginal(model(), one_way(), key=0, num_samples=3_000_000)
+        assert [one.filename for one in told] == [__file__]
+        assert len(calls) == 51  # No other piece was waited for.
+        info = made.sampling.info
+        assert info["num_densities"] == 50 * CHUNK
+        assert 500 < made.num_draws == int(info["effective"])
+        assert not made.sampling.complete
+        assert "incomplete" in repr(made)
+        for name, draws in fit.samples.items():
+            whole = draws[0].reshape(4000, -1)
+            got = made.samples[name][0].reshape(made.num_draws, -1)
+            error = 5 * whole.std(0) * np.sqrt(1 / made.num_draws + 1 / 4000)
+            np.testing.assert_array_less(np.abs(got.mean(0) - whole.mean(0)), error)
+
+    @pytest.mark.parametrize("count", [0, 1])
+    def test_before_weights_can_be_trusted(
+        self, count: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.after(count, monkeypatch, "__call__")
+        monkeypatch.setattr(sampler, "K_HAT_GATE", -5.0)
+        with pytest.raises(KeyboardInterrupt, match=f"after {count * CHUNK} proposals.*no draws"):
+            sample_marginal(model(), one_way(), key=0, num_samples=1000)
+
+    @pytest.mark.parametrize("count", [0, 3])
+    def test_while_effects_are_drawn(self, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sampler, "KEEP_NUMBERS", 0)
+        self.after(count, monkeypatch, "sites")
+        if not count:
+            with pytest.raises(KeyboardInterrupt, match="no draws to return"):
+                sample_marginal(model(), one_way(), key=0, num_samples=1000)
+            return
+        with pytest.warns(FitWarning, match=f"has {3 * CHUNK} of 1,000 draws"):
+            made = sample_marginal(model(), one_way(), key=0, num_samples=1000)
+        assert (made.num_draws, made.sampling.complete) == (3 * CHUNK, False)
+        assert made.sampling.info["effective"] > 1000
+
+    def test_while_the_effects_of_nuts_are_drawn_back(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sampler, "MAX_DIMS", 1)
+        monkeypatch.setattr(pooled, "STAGES", (40, 60))
+        monkeypatch.setattr(sampling, "FALLBACK_CHAINS", 2)
+        monkeypatch.setattr(sampling, "RECOVERED", 20)
+        recover, calls = MarginalModel.recover, []
+
+        def some(*arguments: Any) -> Any:
+            calls.append(None)
+            if len(calls) > 2:
+                raise KeyboardInterrupt
+            return recover(*arguments)
+
+        monkeypatch.setattr(MarginalModel, "recover", some)
+        with (
+            pytest.warns(FallbackWarning),
+            pytest.warns(FitWarning, match="each chain has 40 of 50 draws"),
+        ):
+            made = sample_marginal(model(), one_way(), key=0, num_samples=100)
+        assert (made.num_chains, made.num_draws, made.sampling.complete) == (2, 40, False)
+        assert made.sampling.stats["n_steps"].shape == (2, 40)
+
+    def test_little_is_begun_ahead(self) -> None:
+        begun: list[int] = []
+
+        def stop_at_ten() -> None:
+            with workers(2) as pool:
+                for result in pool.stream(lambda item: begun.append(item) or item, range(1000)):
+                    if result == 10:
+                        raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            stop_at_ten()
+        assert 11 <= len(begun) <= 11 + 2 * AHEAD
 
 
 def fail_after(count: int, monkeypatch: pytest.MonkeyPatch) -> list[None]:

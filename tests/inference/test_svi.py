@@ -183,28 +183,54 @@ def test_steps_that_are_too_few() -> None:
         )  # fmt: skip
 
 
-def test_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("chunks", [0, 2], ids=["compiling", "running"])
+def test_ctrl_c(chunks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What there is stays: the steps, or the start if none was taken."""
     exact = linear()
     real, calls = kernel._compile, []
 
     def compile_once(*arguments: Any) -> Any:
-        advance = real(*arguments)
+        advance, most = real(*arguments)
 
         def some(state: Any, count: int) -> Any:
             calls.append(count)
-            if len(calls) > 2:
+            if len(calls) > chunks:
                 raise KeyboardInterrupt
             return advance(state, count)
 
-        return some
+        return some, most
 
     monkeypatch.setattr(kernel, "_compile", compile_once)
-    with pytest.warns(FitWarning, match="Interrupted after 200 of 4000 steps"):
+    with pytest.warns(FitWarning, match=f"Interrupted after {100 * chunks} of 4000 steps") as told:
         fit = fit_svi(exact.model, exact.table, key=0, num_samples=10)
+    assert len(told) == 1
+    assert len(calls) == chunks + 1
     assert fit.sampling is not None
     assert not fit.sampling.complete
-    with pytest.raises(KeyboardInterrupt):
-        fit_svi(exact.model, exact.table, key=0, num_samples=10)
+    assert fit.sampling.info["converged"] == "no"
+    assert fit.history is not None
+    assert (len(fit.history), fit.history.stopped) == (100 * chunks, "interrupted")
+    assert len(fit.history.seconds) == 100 * chunks
+
+
+def test_a_dear_step_is_a_chunk_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that an interruption need not wait for many; the fit is the same."""
+    exact = linear()
+    options: dict[str, Any] = {"key": 0, "num_steps": 30, "num_samples": 10}
+    counts: list[int] = []
+    real = kernel._compile
+
+    def noted(*arguments: Any) -> Any:
+        advance, most = real(*arguments)
+        return (lambda state, count: counts.append(count) or advance(state, count)), most
+
+    monkeypatch.setattr(kernel, "_compile", noted)
+    found = []
+    for operations in (3e8, 1.0):
+        monkeypatch.setattr(kernel, "CHUNK_OPERATIONS", operations)
+        found.append(unknowns(fit_svi(exact.model, exact.table, **options)))
+    assert counts == [30] + 30 * [1]
+    np.testing.assert_array_equal(*found)
 
 
 @pytest.mark.parametrize("guide", ["multivariate", "low_rank"])

@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array
 
 from probmf.effects import Grouping
-from probmf.inference.marginal.injection import MarginalizeError, Site, as_float
+from probmf.inference.marginal.injection import Site, as_float
 from probmf.inference.marginal.structure import Found, Layout
 
 
@@ -98,22 +99,23 @@ def _site_tril(layout: Layout, site: Site) -> Array:
     base = site.base
     if isinstance(base, dist.Normal):
         return _diagonal(layout, as_float(base.scale))
-    factor = as_float(base.scale_tril)
+    return _correlated(layout, tuple(site.law.batch_shape), as_float(base.scale_tril))
+
+
+def _correlated(layout: Layout, batch: tuple[int, ...], factor: Array) -> Array:
+    """From factors (..., d, d) that broadcast against the site's plates."""
+    square = factor.shape[-2:]
+    plates = (1,) * (len(batch) - factor.ndim + 2) + factor.shape[:-2]
+    factor = factor.reshape(*plates, *square)
     if layout.axis is None:
-        batch = tuple(site.law.batch_shape)
-        if int(np.prod(batch)) == 1:
-            return factor.reshape(factor.shape[-2:])
-        spread = jnp.broadcast_to(factor, (*batch, *factor.shape[-2:]))
-        return _block_diagonal(spread.reshape(-1, *factor.shape[-2:]))
-    if len(layout.shape) != 2:
-        raise MarginalizeError(
-            f"The MultivariateNormal site {layout.name!r} has shape {layout.shape}; expected "
-            "(groups, coefficients), that is one plate."
-        )
-    lead = factor.shape[:-2]
-    if int(np.prod(lead)) == 1:
-        return factor.reshape(factor.shape[-2:])
-    return factor
+        by_group, rest = factor[None], batch
+    else:
+        by_group = jnp.moveaxis(factor, layout.axis, 0)
+        rest = batch[: layout.axis] + batch[layout.axis + 1 :]
+    spread = jnp.broadcast_to(by_group, (len(by_group), *rest, *square))
+    spread = spread.reshape(len(by_group), -1, *square)
+    full = spread[:, 0] if spread.shape[1] == 1 else jax.vmap(_block_diagonal)(spread)
+    return full[0] if len(full) == 1 else full
 
 
 def _diagonal(layout: Layout, scale: Array) -> Array:

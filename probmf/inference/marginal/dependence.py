@@ -11,7 +11,7 @@ from probmf.inference._program import Program, as_program, compiled, quick_jit
 
 
 def depends(jaxpr: Any, sources: Sequence[bool]) -> list[bool]:
-    """Follow dependence through a jaxpr; sound, and exact up to opaque loops and calls.
+    """Follow dependence through a jaxpr; sound, and exact up to opaque branches and calls.
 
     Args:
         jaxpr: An open jaxpr.
@@ -30,9 +30,34 @@ def depends(jaxpr: Any, sources: Sequence[bool]) -> list[bool]:
         if not any(incoming):
             continue
         inner = _inner(equation)
-        outgoing = depends(inner, incoming) if inner is not None else [True] * len(equation.outvars)
+        if equation.primitive.name == "scan":
+            outgoing = _through_scan(equation, incoming)
+        elif inner is not None:
+            outgoing = depends(inner, incoming)
+        else:
+            outgoing = [True] * len(equation.outvars)
         tainted.update(v for v, out in zip(equation.outvars, outgoing, strict=True) if out)
     return [on(var) for var in jaxpr.outvars]
+
+
+def _through_scan(equation: Any, incoming: list[bool]) -> list[bool]:
+    """Go round until the carried values depend on nothing more."""
+    body = equation.params["jaxpr"]
+    body = getattr(body, "jaxpr", body)  # closed or open
+    # Constants, carried values, and what has an axis of steps; no parameter counts them by name.
+    ends = len(incoming) - _count_stacked(equation.invars, body.invars)
+    begin = ends - (len(body.outvars) - _count_stacked(equation.outvars, body.outvars))
+    consts, carry, steps = incoming[:begin], incoming[begin:ends], incoming[ends:]
+    while True:
+        outgoing = depends(body, [*consts, *carry, *steps])
+        after = [a or b for a, b in zip(carry, outgoing, strict=False)]
+        if after == carry:
+            return [*carry, *outgoing[len(carry) :]]
+        carry = after
+
+
+def _count_stacked(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+    return sum(a.aval.ndim > b.aval.ndim for a, b in zip(outside, inside, strict=True))
 
 
 def _inner(equation: Any) -> Any:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array
@@ -90,8 +92,8 @@ class Run:
     effects: dict[str, Site] = field(default_factory=dict)
     observed: dict[str, dict[str, Any]] = field(default_factory=dict)
     computed: dict[str, Array] = field(default_factory=dict)
-    factors: dict[str, Array] = field(default_factory=dict)
     latent: dict[str, Distribution] = field(default_factory=dict)
+    scales: dict[str, Any] = field(default_factory=dict)
     values: dict[str, Array] = field(default_factory=dict)
 
 
@@ -115,46 +117,76 @@ class Inject(Messenger):
         """See the class."""
         self.deviations, self.target, self.hidden = deviations, target, hidden
         self.run = Run()
+        self._names: dict[int, str] = {}
         super().__init__(fn)
 
     def process_message(self, msg: dict[str, Any]) -> None:
         """Called by NumPyro for every site, after the plates within the model."""
-        name, kind = msg["name"], msg["type"]
+        name, kind = msg.get("name"), msg["type"]
         if kind == "deterministic":
             if name in self.hidden:
                 msg["stop"] = True
             return
-        if kind != "sample":
+        if kind not in ("sample", "param"):
+            return
+        # Handlers outside may rename the site, or make another kind of it.
+        self._names[id(msg)] = str(name)
+        if kind == "param":
             return
         if name in self.deviations:
             self._effect(msg)
         elif msg["is_observed"]:
             self._observed(msg)
         else:
-            self.run.latent[name] = msg["fn"]
+            self.run.latent[str(name)] = msg["fn"]
+            self.run.scales[str(name)] = msg.get("scale")
 
     def postprocess_message(self, msg: dict[str, Any]) -> None:
         """Note values, now that they are known."""
-        name, kind = msg["name"], msg["type"]
-        if kind == "deterministic":
-            self.run.computed[name] = msg["value"]
-        elif kind == "param" or name in self.deviations or name in self.run.latent:
+        name = self._names.pop(id(msg), None)
+        if name is None:
+            if msg["type"] == "deterministic":
+                self.run.computed[msg["name"]] = msg["value"]
+            return
+        if name not in self.run.observed:
             self.run.values[name] = msg["value"]
+        law = self.run.latent.get(name)
+        if law is not None and jnp.ndim(msg["value"]) > len(law.shape()):
+            raise MarginalizeError(
+                f"The site {name!r} has a value of shape {jnp.shape(msg['value'])}; expected "
+                f"{law.shape()}. A plate around the marginal model belongs into the model."
+            )
 
     def _effect(self, msg: dict[str, Any]) -> None:
         name, law = msg["name"], msg["fn"]
         if msg["is_observed"]:
             raise MarginalizeError(f"The site {name!r} is observed, so it can't be integrated out.")
-        if msg.get("scale") is not None:
+        if msg.get("_control_flow_done"):
+            raise MarginalizeError(
+                f"The site {name!r} is sampled within scan, step by step, so it can't be "
+                "integrated out. Sample all steps before, and hand them to scan as inputs."
+            )
+        if msg["value"] is not None:
+            raise MarginalizeError(
+                f"The site {name!r} has been given a value (by handlers.substitute or replay), so "
+                "there is nothing to integrate out. Take the value away, or leave the site out."
+            )
+        if not is_one(msg.get("scale")):
             raise MarginalizeError(
                 f"The site {name!r} is scaled (by handlers.scale or a subsampled plate); its exact "
                 "marginal does not exist then. Remove the scaling."
             )
         site = Site(law, name)
         if not isinstance(site.base, dist.Normal | dist.MultivariateNormal):
+            hint = ""
+            if isinstance(site.base, dist.TransformedDistribution):
+                hint = (
+                    " Where it is an affine transform of one, write it so, or reparametrize it "
+                    f"with TransformReparam and name '{name}_base'."
+                )
             raise MarginalizeError(
                 f"The prior of {name!r} is {type(site.base).__name__}; only Normal and "
-                "MultivariateNormal effects can be integrated out exactly."
+                f"MultivariateNormal effects can be integrated out exactly.{hint}"
             )
         if mask_of(law) is not None:
             raise MarginalizeError(f"The prior of {name!r} is masked; remove the mask.")
@@ -165,16 +197,20 @@ class Inject(Messenger):
 
     def _observed(self, msg: dict[str, Any]) -> None:
         name = msg["name"]
-        if isinstance(msg["fn"], dist.Unit):
-            self.run.factors[name] = msg["fn"].log_factor
-        else:
-            self.run.observed[name] = {
-                "law": msg["fn"],
-                "value": msg["value"],
-                "scale": msg.get("scale"),
-            }
+        self.run.observed[name] = {
+            "law": msg["fn"],
+            "value": msg["value"],
+            "scale": msg.get("scale"),
+        }
         if name == self.target:
             msg["stop"] = True
+
+
+def is_one(scale: Any) -> bool:
+    """Whether a site's scale is none at all."""
+    if scale is None:
+        return True
+    return not isinstance(scale, jax.core.Tracer) and bool(np.all(np.asarray(scale) == 1))
 
 
 def read_observed(name: str, site: Mapping[str, Any]) -> Observed:
@@ -186,10 +222,11 @@ def read_observed(name: str, site: Mapping[str, Any]) -> Observed:
             f"The observed site {name!r} is {type(base).__name__}; effects can be integrated out "
             "of Normal and LogNormal observations only. Use the model as it is, or augment it."
         )
-    if site["scale"] is not None:
+    if not is_one(site["scale"]):
         raise MarginalizeError(
             f"The observed site {name!r} is scaled (by handlers.scale or a subsampled plate); "
-            "integrating out needs all observations with their own weight."
+            "integrating out needs all observations as they are. Where scales are weights, divide "
+            "the noise scale by their square roots instead."
         )
     shape = tuple(law.batch_shape) + tuple(law.event_shape)
     rows = jnp.broadcast_to(jnp.asarray(value, jnp.result_type(float)), shape).ravel()
@@ -210,6 +247,20 @@ def read_observed(name: str, site: Mapping[str, Any]) -> Observed:
     )
 
 
+class NoDraws(Messenger):
+    """Refuses random numbers that belong to no site that can be seen."""
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        """Called by NumPyro for every site, and where a handler asks for a key."""
+        if msg["type"] == "prng_key" and msg["value"] is None and msg["kwargs"]["rng_key"] is None:
+            raise MarginalizeError(
+                "The model draws random numbers that are no site of it, in a site hidden by "
+                "handlers.block or through numpyro.prng_key, so it has no density given its sites. "
+                "Leave the site visible, or give it a value within the block, with "
+                "handlers.substitute or handlers.condition."
+            )
+
+
 def run_with(
     model: Model,
     latents: Values,
@@ -221,7 +272,7 @@ def run_with(
     """Run the model as a pure function of its latent values and the effects' deviations."""
     inject = Inject(model, deviations, target)
     with numpyro.handlers.block(), numpyro.handlers.seed(rng_seed=0):
-        numpyro.handlers.substitute(inject, data=dict(latents))(*args, **kwargs)
+        numpyro.handlers.substitute(NoDraws(inject), data=dict(latents))(*args, **kwargs)
     return inject.run
 
 

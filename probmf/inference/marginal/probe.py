@@ -14,6 +14,7 @@ from numpyro.distributions.transforms import biject_to
 
 from probmf.inference._program import compiled, quick_jit, trace_program
 from probmf.inference.marginal.dependence import Traced
+from probmf.inference.marginal.forms import check_names, check_plates, hint_of, quoted
 from probmf.inference.marginal.injection import (
     MarginalizeError,
     Model,
@@ -22,6 +23,7 @@ from probmf.inference.marginal.injection import (
     Values,
     read_observed,
     run_with,
+    unwrap,
 )
 
 
@@ -93,28 +95,8 @@ class Probe:
         )
         latent = [name for name, site in trace.items() if _is_latent(site)]
         values = dict(zip(latent, run(program.consts), strict=True))
-        names = [
-            name for name, site in trace.items()
-            if site["type"] == "sample" and not site["is_observed"]
-        ]  # fmt: skip
-        for name in self.sites:
-            if name in names:
-                continue
-            found = trace.get(name)
-            if found is None:
-                why = f"is not in the model; its latent sites are {', '.join(map(repr, names))}"
-            elif found["type"] == "sample":
-                why = "is observed"
-            else:
-                base = f"{name}_decentered"
-                hint = f"; name {base!r} instead" if base in names else ""
-                why = f"is a {found['type']} site, not a sample site{hint}"
-            raise MarginalizeError(f"The site {name!r} {why}.")
-        for name, site in trace.items():
-            if site["type"] == "plate" and len(site["value"]) != site["args"][0]:
-                raise MarginalizeError(
-                    f"The plate {name!r} is subsampled; integrating out needs all observations."
-                )
+        check_names(self.sites, trace)
+        check_plates(trace)
         return trace, values
 
     def _everything(self, latents: Values, deviations: Values) -> dict[str, Any]:
@@ -124,12 +106,16 @@ class Probe:
             for name, site in run.effects.items()
             if isinstance(site.base, dist.MultivariateNormal)
         }
+        laws = {n: site["law"] for n, site in run.observed.items()}
+        factors = {n for n, law in laws.items() if isinstance(unwrap(law), dist.Unit)}
+        scales = {n: site["scale"] for n, site in run.observed.items()} | run.scales
         return {
-            "observed": {n: _parameters(site["law"]) for n, site in run.observed.items()},
+            "observed": {n: _parameters(law) for n, law in laws.items() if n not in factors},
             "values": {n: site["value"] for n, site in run.observed.items()},
             "latent": {n: _parameters(law) for n, law in run.latent.items()},
             "effects": {n: prior_scale(site) for n, site in run.effects.items()},
-            "factors": run.factors,
+            "factors": {n: _parameters(laws[n]) for n in factors},
+            "scales": {n: scale for n, scale in scales.items() if scale is not None},
             "computed": run.computed,
         }
 
@@ -160,13 +146,13 @@ class Probe:
         """The effects may not enter anything but locations of observations."""
         where = {
             "latent": "the prior of {0!r}", "factors": "the factor {0!r}",
-            "values": "the observed values of {0!r}",
+            "values": "the observed values of {0!r}", "scales": "the handlers.scale of {0!r}",
         }  # fmt: skip
         for kind, what in where.items():
             for name, on in self.on_effects[kind].items():
                 if not any(jax.tree.leaves(on)):
                     continue
-                hint = f", or name {name!r} as well, if it is an effect" if kind == "latent" else ""
+                hint = hint_of(name) if kind == "latent" else ""
                 who = self._blamed(kind, name)
                 raise MarginalizeError(
                     f"{_entering(who)} {what.format(name)}; what is integrated out may enter the "
@@ -248,7 +234,8 @@ def moderate_value(site: Mapping[str, Any]) -> Array | None:
     if site["type"] != "sample" or site["is_observed"] or site["value"] is not None:
         return None
     law = site["fn"]
-    shape = tuple(law.batch_shape) + tuple(law.event_shape)
+    # Within scan a sample_shape is still there.
+    shape = tuple(law.shape(site["kwargs"].get("sample_shape", ())))
     if law.is_discrete:
         raise MarginalizeError(
             f"The site {site['name']!r} is discrete; sum it out first, or condition on it."
@@ -262,8 +249,3 @@ def moderate_value(site: Mapping[str, Any]) -> Array | None:
 
 def _entering(names: list[str]) -> str:
     return f"{quoted(names)} {'enters' if len(names) == 1 else 'enter'}"
-
-
-def quoted(names: Any) -> str:
-    """Names for a message: 'a', 'b'."""
-    return ", ".join(repr(name) for name in names)

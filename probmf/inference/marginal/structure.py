@@ -10,13 +10,14 @@ import numpy as np
 from jaxtyping import Array
 
 from probmf.inference.marginal.dependence import Traced
+from probmf.inference.marginal.forms import quoted
 from probmf.inference.marginal.injection import (
     MarginalizeError,
     Values,
     read_observed,
     run_with,
 )
-from probmf.inference.marginal.probe import Probe, quoted
+from probmf.inference.marginal.probe import Probe
 
 #: A site of which a row touches several elements is kept as one dense block up to this size.
 MAX_DENSE_SITE = 256

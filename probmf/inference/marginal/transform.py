@@ -13,6 +13,7 @@ from jaxtyping import Array
 from numpyro.distributions import Distribution, constraints
 
 from probmf.inference._start import as_key
+from probmf.inference.marginal.forms import OneEvent, Whole
 from probmf.inference.marginal.injection import Inject, Model, NothingObservedError, Run
 from probmf.inference.marginal.prepared import Prepared, fingerprint, prepare
 
@@ -76,7 +77,7 @@ def marginalize(model: Model, sites: str | Sequence[str]) -> "MarginalModel":
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise ValueError(f"sites names {doubled[0]!r} twice.")
-    return MarginalModel(model, names)
+    return MarginalModel(Whole(model), names)
 
 
 @dataclass(eq=False)
@@ -87,7 +88,7 @@ class MarginalModel:
     effects from their prior. The value of the call is None.
 
     Attributes:
-        model: The model as it was.
+        model: The model as it was, each site as large as its distribution.
         sites: The sites integrated out.
     """
 
@@ -126,7 +127,8 @@ class MarginalModel:
         inject(*args, **kwargs)
         latents = {name: inject.run.values[name] for name in prepared.latent_shapes}
         law = Marginal(prepared, inject.run, latents)
-        numpyro.sample(prepared.target, law, obs=law.observed)
+        with OneEvent():
+            numpyro.sample(prepared.target, law, obs=law.observed)
 
     def recover(
         self,

@@ -138,7 +138,7 @@ def two_of_a_large_site() -> None:
 REFUSED: dict[str, tuple[Callable[[], Any], tuple[str, ...], str]] = {
     "no such site": (
         lambda: observe(groups()[g]), ("w",),
-        "The site 'w' is not in the model; its latent sites are 'u'",
+        "The site 'w' is not in the model.*; its latent sites are 'u'",
     ),
     "observed": (lambda: observe(groups()[g]), ("y",), "The site 'y' is observed"),
     "observed effect": (observed_effect, ("u",), "The site 'u' is observed"),

@@ -2,10 +2,8 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
-import scipy.stats
-from marginal_models import DATA, EXAMPLES, flatten, integrate, latents_of
+from marginal_models import DATA, EXAMPLES, check_draws, integrate, latents_of
 from numpyro.infer.util import log_density
 
 from probmf.inference.marginal import marginalize
@@ -31,14 +29,7 @@ def test_the_density_is_the_integral_over_the_effects(name: str) -> None:
     with jax.enable_x64(True):
         many = {n: jnp.broadcast_to(v, (NUM_DRAWS, *v.shape)) for n, v in latents.items()}
         effects = marginal.recover(1, many, **DATA)
-    assert set(effects) == {*example.sites, *example.hidden}
-    drawn = flatten(example.sites, effects)
-    half = np.linalg.solve(np.linalg.cholesky(expected.covariance), (drawn - expected.mean).T)
-    assert np.abs(half.mean(1)).max() < 4.5 / np.sqrt(NUM_DRAWS)
-    second = half @ half.T / NUM_DRAWS - np.eye(len(half))
-    assert np.abs(second).max() < 4.5 * np.sqrt(2 / NUM_DRAWS)
-    chi_square = scipy.stats.chi2(len(half)).cdf
-    assert scipy.stats.kstest(np.sum(half**2, axis=0), chi_square).pvalue > 1e-3
+    check_draws(example, effects, expected)
 
 
 @pytest.mark.parametrize("name", ["slopes and means", "crossed"])
