@@ -16,6 +16,9 @@ import pyarrow.compute as pc
 
 type Column = pa.Array | np.ndarray
 
+#: The largest number of single precision, which fits compute in unless they are told otherwise.
+LARGEST = float(np.finfo(np.float32).max)
+
 
 def load(values: Any, what: str) -> Column:
     """Any sequence of values as an Arrow array or a NumPy array of one dimension.
@@ -153,7 +156,7 @@ def read_numbers(column: Column, what: str) -> np.ndarray:
 
     Raises:
         TypeError: If it holds anything but real numbers.
-        ValueError: If a number is missing or infinite.
+        ValueError: If a number is missing, infinite, or too large for single precision.
     """
     numbers = _arrow_numbers(column) if isinstance(column, pa.Array) else _numpy_numbers(column)
     if numbers is None:
@@ -171,7 +174,29 @@ def read_numbers(column: Column, what: str) -> np.ndarray:
             f"{sentence(what)} is {numbers[row]} in row {row} ({int(infinite.sum()):,} such rows); "
             "every value must be finite: drop these rows or fill them in first."
         )
+    refuse_large(numbers, what)
     return numbers
+
+
+def refuse_large(numbers: np.ndarray, what: str, largest: float = LARGEST) -> None:
+    """Refuse numbers that calculations in single precision would take for infinite.
+
+    Args:
+        numbers: Finite, of shape (n,).
+        what: What the message calls them.
+        largest: The largest that is none of them.
+
+    Raises:
+        ValueError: If one is larger; it names the first such row.
+    """
+    large = np.abs(numbers) > largest
+    if large.any():
+        row = int(large.argmax())
+        raise ValueError(
+            f"{sentence(what)} is {numbers[row]:g} in row {row} ({int(large.sum()):,} such rows), "
+            f"and calculations in single precision bear at most {largest:.2g}: divide it by a "
+            f"constant, such as {np.abs(numbers).max():.0e}, in every row."
+        )
 
 
 def _arrow_numbers(column: pa.Array) -> np.ndarray | None:

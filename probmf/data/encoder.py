@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Float
 
+from probmf.data.columns import refuse_large
 from probmf.data.frames import require_columns
 from probmf.data.vocabulary import Vocabulary, plain
 
@@ -197,7 +198,7 @@ def raw_values(
 
     Raises:
         TypeError: If the type does not suit the encoding.
-        ValueError: If a number is infinite, or a level is unknown.
+        ValueError: If a number is infinite or too large, or a level is unknown.
     """
     # Importing it takes a second, and most fits have no features.
     from sklearn.feature_extraction.text import CountVectorizer
@@ -253,6 +254,7 @@ def _numbers(name: str, column: pa.ChunkedArray, known: np.ndarray, what: str) -
         raise ValueError(
             f"Column {name!r} of {what} is {found[row]:g} in row {row}; expected finite numbers."
         )
+    refuse_large(found, f"column {name!r} of {what}")
     return found[:, None]
 
 

@@ -1,5 +1,6 @@
 """The table of ratings itself: its fields, what must hold of them, and what they add up to."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -8,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
+from probmf.data.columns import LARGEST, refuse_large
 from probmf.data.vocabulary import Vocabulary
 
 
@@ -202,4 +204,6 @@ def _finite(values: Any, name: str) -> np.ndarray:
     if not np.isfinite(numbers).all():
         row = int(np.argmin(np.isfinite(numbers)))
         raise ValueError(f"{name} is {numbers.flat[row]} in row {row}; all must be finite.")
+    # Fits add up squares, of residuals that may be several times as large.
+    refuse_large(numbers.ravel(), name, 0.1 * math.sqrt(LARGEST / max(1, numbers.size)))
     return numbers
