@@ -1,6 +1,9 @@
-"""NumPyro, made fit for use however the program around it was set up."""
+"""NumPyro, made fit for use however the program around it was set up, and by several threads."""
 
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpyro
 
@@ -15,3 +18,26 @@ for _name, _module in tuple(sys.modules.items()):
     _package, _, _attribute = _name.rpartition(".")
     if _name.startswith("numpyro.") and _attribute not in vars(sys.modules[_package]):
         setattr(sys.modules[_package], _attribute, _module)
+
+_lock = threading.RLock()
+
+
+@contextmanager
+def run_alone() -> Iterator[None]:
+    """Keep other threads of ours from running NumPyro models; a decorator, too.
+
+    NumPyro's stack of handlers and its switch of validation are global: a model that is run while
+    another thread runs one meets the other's handlers. JAX's contexts and traces are each thread's
+    own, and programs that were traced within this lock run outside of it. A function that JAX
+    compiles for several threads must be traced within the lock, not take it while being traced:
+    JAX has one thread trace it and lets the others wait, which may be holding the lock.
+    """
+    with _lock:
+        yield
+
+
+@contextmanager
+def run_unchecked() -> Iterator[None]:
+    """The same without NumPyro's validation, which would compile every operation by itself."""
+    with _lock, numpyro.validation_enabled(False):
+        yield

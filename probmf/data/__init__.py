@@ -5,7 +5,7 @@ from probmf.data.encoder import Encoder
 from probmf.data.example_columns import ExamplesWarning
 from probmf.data.examples import Examples
 from probmf.data.features import Features
-from probmf.data.keys import as_generator
+from probmf.data.keys import as_generator, as_key, wrap_words
 from probmf.data.pairs import encode_pairs
 from probmf.data.ratings import Ratings
 from probmf.data.vocabulary import Vocabulary
@@ -19,5 +19,7 @@ __all__ = [
     "Ratings",
     "Vocabulary",
     "as_generator",
+    "as_key",
     "encode_pairs",
+    "wrap_words",
 ]

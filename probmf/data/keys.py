@@ -1,4 +1,4 @@
-"""Randomness on the host: a NumPy generator from the keys used everywhere else."""
+"""Randomness from a seed or a JAX key: keys for JAX, and generators for the host."""
 
 import operator
 
@@ -6,6 +6,49 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from jaxtyping import Array
+
+#: The implementation of all our keys, whatever JAX's default is: one key gives the same draws
+#: everywhere, and no program meets keys of two kinds.
+IMPLEMENTATION = "threefry2x32"
+_DTYPE = jax.eval_shape(lambda: jax.random.key(0, impl=IMPLEMENTATION)).dtype
+
+
+def as_key(key: ArrayLike) -> Array:
+    """A typed JAX key of one implementation from a seed or any key.
+
+    Seeds below 2**64 are a key's two words of 32 bits, as in `jax.random.key` in double precision.
+    Longer ones, and the words of keys of other implementations, are hashed.
+
+    Args:
+        key: A non-negative int, or a single JAX key, typed or raw.
+
+    Returns:
+        A typed key; distinct seeds give distinct ones.
+
+    Raises:
+        TypeError: If `key` is neither an int nor a JAX key.
+        ValueError: If the int is negative, or there are several keys.
+
+    Example:
+        >>> import jax
+        >>> as_key(7) == jax.random.key(7)
+        Array(True, dtype=bool)
+    """
+    if isinstance(key, jax.Array) and key.dtype == _DTYPE and not key.ndim:
+        return key
+    words = _words(key)
+    if words is None:
+        seed = _seed(key)
+        words = np.asarray([seed >> 32, seed & 0xFFFFFFFF]) if seed < 2**64 else _hash(seed)
+    if len(words) != 2:
+        words = _hash([int(word) for word in words])
+    return wrap_words(jnp.asarray(words, jnp.uint32))
+
+
+def wrap_words(words: Array) -> Array:
+    """Typed keys from words of our keys, (..., 2)."""
+    return jax.random.wrap_key_data(words, impl=IMPLEMENTATION)
 
 
 def as_generator(key: ArrayLike) -> np.random.Generator:
@@ -29,23 +72,33 @@ def as_generator(key: ArrayLike) -> np.random.Generator:
         >>> as_generator(7).integers(100) == np.random.default_rng(7).integers(100)
         np.True_
     """
+    words = _words(key)
+    return np.random.default_rng(_seed(key) if words is None else [int(word) for word in words])
+
+
+def _words(key: ArrayLike) -> np.ndarray | None:
+    """The words of a single JAX key; None if it is no key."""
     if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         words = np.asarray(jax.random.key_data(key))
     elif isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.ndim:
         words = np.asarray(key)
     else:
-        return _from_int(key)
+        return None
     if words.ndim != 1:
         raise ValueError(
             f"key holds keys of shape {words.shape[:-1]}, expected a single key; choose one, as in "
             "key[0]."
         )
-    return np.random.default_rng([int(word) for word in words])
+    return words
 
 
-def _from_int(key: ArrayLike) -> np.random.Generator:
+def _hash(entropy: int | list[int]) -> np.ndarray:
+    return np.random.SeedSequence(entropy).generate_state(2)
+
+
+def _seed(key: ArrayLike) -> int:
     try:
-        seed = None if isinstance(key, bool | np.bool_) else operator.index(key)  # type: ignore[arg-type]
+        seed: int | None = None if isinstance(key, bool | np.bool_) else operator.index(key)  # type: ignore[arg-type]
     except TypeError:
         seed = None
     if seed is None:
@@ -55,4 +108,4 @@ def _from_int(key: ArrayLike) -> np.random.Generator:
         )
     if seed < 0:
         raise ValueError(f"key is {seed}; an int key must not be negative.")
-    return np.random.default_rng(seed)
+    return seed

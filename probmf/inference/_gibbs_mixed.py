@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 from numpyro.distributions import Distribution
 from numpyro.distributions.transforms import CorrCholeskyTransform
 
+from probmf.data import wrap_words
 from probmf.effects.linalg import invert_lower
 from probmf.inference._gibbs import Contents, Gathered
 from probmf.inference._gibbs_plan import log_prior
@@ -141,7 +142,7 @@ class MixedProblem:
         self, varying: Array, log_noise: Array, flat: Array, words: Array
     ) -> tuple[Array, Array, Array, Array]:
         """One sweep."""
-        keys = jax.random.split(jax.random.wrap_key_data(words), len(self.blocks) + 3)
+        keys = jax.random.split(wrap_words(words), len(self.blocks) + 3)
         effects = self.split(self.sites, flat)
         latents = self.natural(varying, log_noise)
         for block, key in zip(self.blocks, keys[3:], strict=True):

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 from numpyro.distributions import Distribution
 
+from probmf.data import as_key
 from probmf.effects import RemainderTooLargeError
 from probmf.inference._gibbs import GibbsChains, GibbsSettings
 from probmf.inference._gibbs_job import Job, row_moments, sampling_of
@@ -138,7 +139,7 @@ def _supported(law: Distribution, value: np.ndarray, rng: np.random.Generator) -
     inside = np.asarray(law.support(value)) & np.isfinite(np.asarray(law.log_prob(value)))
     if np.all(inside):
         return value
-    drawn = np.asarray(law.sample(jax.random.key(int(rng.integers(2**31)))))
+    drawn = np.asarray(law.sample(as_key(int(rng.integers(2**31)))))
     return np.where(inside, value, drawn)
 
 

@@ -41,7 +41,7 @@ def kept[T](kind: str, model: MixedEffects, arguments: tuple[Any, ...], make: Ca
     # The model is held, so that no other prior takes the identity of one of its.
     entry = (model, make()) if found is None else found
     with _lock:
-        _kept.pop(key, None)
+        entry = _kept.pop(key, entry)  # Another thread's, where it was quicker.
         _kept[key] = entry
         while len(_kept) > MOST_KEPT:
             del _kept[next(iter(_kept))]

@@ -5,7 +5,6 @@ from concurrent.futures import Future
 from functools import cached_property
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -13,6 +12,8 @@ from jaxtyping import Array
 from numpyro.distributions import ExpandedDistribution, Independent
 from numpyro.infer.util import constrain_fn, potential_energy
 
+from probmf._numpyro import run_alone
+from probmf.data import wrap_words
 from probmf.inference._host_density import HostDensity
 from probmf.inference._potential import Potential
 from probmf.inference._program import Program, compiled, quick_jit, trace_program, trace_tree
@@ -113,6 +114,7 @@ class MarginalDensity:
         )
         return float(value), np.asarray(gradient, np.float64)
 
+    @run_alone()
     def constrain_prior(self, vector: Array) -> dict[str, Array]:
         """The remaining sites at a vector; does not touch the observations."""
         unravelled = self.potential.unravel(vector)
@@ -147,7 +149,7 @@ class MarginalDensity:
         """(vector, key data) -> log density and sites, traced, and their structure."""
 
         def joint(vector: Array, key: Array) -> Any:
-            return self._joint(vector, jax.random.wrap_key_data(key))
+            return self._joint(vector, wrap_words(key))
 
         return trace_tree(joint, self.potential.vector, np.zeros(2, np.uint32))
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array
 from numpyro.infer.util import potential_energy
 
+from probmf._numpyro import run_alone
 from probmf.inference._host_density import CHUNK, HostDensity, in_chunks
 from probmf.inference._marginal_density import MarginalDensity
 from probmf.inference._program import Program, compiled, quick_jit
@@ -160,6 +161,7 @@ class SpectralEvaluator:
         self._terms = quick_jit(jax.vmap(self._prior_and_precision))
         self._sites = _Sites(density)
 
+    @run_alone()
     def _prior_and_precision(self, vector: Array) -> tuple[Array, Array]:
         density = self.density
         unravelled = density.potential.unravel(vector)

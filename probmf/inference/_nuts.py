@@ -19,6 +19,8 @@ from jaxtyping import Array
 from numpyro.infer.hmc import hmc
 from numpyro.infer.util import ParamInfo
 
+from probmf._numpyro import run_alone
+from probmf.data import wrap_words
 from probmf.inference._checkpoint import Checkpoint, Kept
 from probmf.inference._loop import FitWarning
 from probmf.inference._potential import Potential
@@ -135,7 +137,7 @@ def _make_kernel(evaluate: Callable[..., list[Array]], settings: Settings) -> _K
             adapt_mass_matrix=settings.adapt_mass,
             inverse_mass_matrix=inverse_mass,
             model_args=(consts,),
-            rng_key=jax.random.wrap_key_data(key),
+            rng_key=wrap_words(key),
         )
         return _without_typed_keys(state)
 
@@ -176,8 +178,8 @@ def _without_typed_keys(state: Any) -> Any:
 def _with_typed_keys(state: Any) -> Any:
     adapt = state.adapt_state
     return state._replace(
-        rng_key=jax.random.wrap_key_data(state.rng_key),
-        adapt_state=adapt._replace(rng_key=jax.random.wrap_key_data(adapt.rng_key)),
+        rng_key=wrap_words(state.rng_key),
+        adapt_state=adapt._replace(rng_key=wrap_words(adapt.rng_key)),
     )
 
 
@@ -230,12 +232,12 @@ def run_nuts(
     if stream is not None:
         stream.begin(0 if kept is None else max(0, kept.done - settings.num_warmup))
     first = ParamInfo(potential.vector, potential.vector[0], potential.vector)
-    example = jax.eval_shape(kernel.init, consts, first, keys[0], mass)
-    if kept is None:
+    with run_alone():  # NumPyro's kernel notes what it is traced with, and may be shared.
+        example = jax.eval_shape(kernel.init, consts, first, keys[0], mass)
         nothing = jax.tree.map(_zeros, example)
-        # Traced here, where no other trace takes turns with it, and compiled in a thread while
-        # starts are found, for which their density is.
         kernel.advance.lower(consts, nothing, jnp.asarray(0))
+    if kept is None:
+        # Compiled in a thread while starts are found, for which their density is.
         with workers(1) as pool:
             pool.submit(_advance, kernel, consts, 0, nothing)
             vectors = (

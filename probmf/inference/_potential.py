@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from numpyro.distributions.transforms import biject_to
 from numpyro.infer.util import constrain_fn, potential_energy
 
+from probmf._numpyro import run_unchecked
 from probmf._precision import fresh_arrays
 from probmf.inference._program import Program, compiled, quick_jit, trace_program, trace_tree
 from probmf.inference.marginal.probe import moderate_value
@@ -32,8 +33,7 @@ class Potential:
         self.model = model
         self.args, self.kwargs = fresh_arrays((args, dict(kwargs)))
         self.supports: dict[str, Any] = {}
-        # NumPyro's checks would compile every operation by itself; data are checked at the door.
-        with numpyro.validation_enabled(False):
+        with run_unchecked():  # Data are checked at the door.
             shapes = jax.eval_shape(self._sites)
         self.sites = tuple(shapes)
         start = {

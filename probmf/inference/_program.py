@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
 from jax.extend.core import Jaxpr, Literal, Var
 from jaxtyping import Array
 
+from probmf._numpyro import run_unchecked
 from probmf.inference._captured import captured_digest
 
 #: Compiled programs kept, by what they compute.
@@ -59,7 +59,8 @@ def compiled(key: Any, make: Callable[[], Any]) -> Any:
     if found is None:
         found = make()  # May compile for seconds; other threads go on.
     with _lock:
-        _programs.pop(key, None)
+        # Another thread's, where it was quicker, so that JAX compiles it once.
+        found = _programs.pop(key, found)
         _programs[key] = found
         while len(_programs) > PROGRAMS_KEPT:
             del _programs[next(iter(_programs))]
@@ -92,7 +93,7 @@ def trace_program(function: Callable[..., Any], *example: Any) -> Program:
 
 def trace_tree(function: Callable[..., Any], *example: Any) -> tuple[Program, Any]:
     """Trace a function of arrays, and tell the structure of the tree that it gives."""
-    with numpyro.validation_enabled(False):  # Its checks would compile every operation by itself.
+    with run_unchecked():
         closed, shape = jax.make_jaxpr(function, return_shape=True)(*example)
     return as_program(closed), jax.tree.structure(shape)
 

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from probmf.data import Ratings
@@ -23,34 +22,6 @@ from probmf.results import Fit
 START_SCALE = 0.1
 #: What a factorization shares with the fit that it starts from.
 SAME_PAIRS = "model to the same users and items"
-
-
-def as_key(key: ArrayLike) -> Array:
-    """A typed JAX key from an int, a typed key, or raw key data.
-
-    Args:
-        key: An int seed or a JAX key.
-
-    Returns:
-        A typed key.
-
-    Raises:
-        TypeError: If it is neither.
-    """
-    if isinstance(key, bool) or key is None:
-        raise TypeError(f"key is {key!r}; give an int seed or a JAX key, as jax.random.key(0).")
-    if isinstance(key, int):
-        return jax.random.key(key)
-    array = jnp.asarray(key)
-    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) and array.shape == ():
-        return array
-    if array.dtype == jnp.uint32 and array.shape == (2,):
-        return jax.random.wrap_key_data(array)
-    if jnp.issubdtype(array.dtype, jnp.integer) and array.shape == ():
-        return jax.random.key(int(array))
-    raise TypeError(
-        f"key has type {type(key).__name__}; give an int seed or a JAX key, as jax.random.key(0)."
-    )
 
 
 def check_counts(**counts: object) -> None:

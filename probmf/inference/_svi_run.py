@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from numpyro.infer import SVI
 from numpyro.infer.svi import SVIState
 
+from probmf._numpyro import run_alone
 from probmf.inference._operations import count_operations
 from probmf.inference._optimizer import own_rate
 from probmf.inference._program import compiled, trace_program
@@ -67,7 +68,8 @@ def run_svi(
     Raises:
         ValueError: If no chunk of steps has a finite bound.
     """
-    state = svi.init(jax.random.key_data(key), *args)
+    with run_alone():
+        state = svi.init(jax.random.key_data(key), *args)
     advance, most = _compile(svi, args, state)
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     stopped, trouble = "num_steps", None

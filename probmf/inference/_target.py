@@ -13,6 +13,7 @@ from jaxtyping import Array
 from numpyro.distributions import Distribution
 from numpyro.distributions.transforms import biject_to
 
+from probmf._numpyro import run_alone
 from probmf._precision import fresh_arrays
 from probmf.inference._categorical import refuse_categorical
 from probmf.inference._gibbs_plan import Plan
@@ -123,6 +124,7 @@ class Target(NamedTuple):
                 values[LEVEL] = jnp.full(rows, values["intercept"])
         return partial(_first_value, values=values)
 
+    @run_alone()
     def start(self, potential: Potential, key: Array) -> Array:
         """The same start as a vector of the potential."""
         first, model_key = jax.random.split(key)

@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from probmf.data import Ratings
+from probmf.data import Ratings, as_key
 from probmf.inference._categorical import refuse_categorical
 from probmf.inference._cutpoints import CutpointStep
 from probmf.inference._loop import Info, run
@@ -24,7 +24,6 @@ from probmf.inference._regression import (
     to_weights,
 )
 from probmf.inference._start import (
-    as_key,
     check_counts,
     check_tol,
     initial_parameters,

@@ -8,7 +8,7 @@ from typing import Any, TypedDict, Unpack, overload
 import jax
 from jax.typing import ArrayLike
 
-from probmf.data import Ratings
+from probmf.data import Ratings, as_key
 from probmf.inference._categorical import refuse_categorical
 from probmf.inference._checkpoint import Checkpoint
 from probmf.inference._draw_stream import DrawStream
@@ -18,7 +18,7 @@ from probmf.inference._gibbs_job import Job, choose_settings, size_note
 from probmf.inference._gibbs_mixed_start import mixed_job
 from probmf.inference._loop import FitWarning
 from probmf.inference._neural import refuse_neural
-from probmf.inference._start import as_key, check_counts, check_warmup
+from probmf.inference._start import check_counts, check_warmup
 from probmf.models import MatrixFactorization, MixedEffects
 from probmf.results import Fit, MixedFit
 

@@ -12,13 +12,14 @@ import scipy.linalg
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from probmf.data import as_key
 from probmf.inference._guides import weigh
 from probmf.inference._importance import climb
 from probmf.inference._loop import FitWarning
 from probmf.inference._nuts import constrain_chains
 from probmf.inference._potential import Potential
 from probmf.inference._program import compiled, quick_jit
-from probmf.inference._start import as_key, check_counts
+from probmf.inference._start import check_counts
 from probmf.inference._target import Target, require_memory, require_mode
 from probmf.inference.als import fit_als
 from probmf.models import MatrixFactorization, NeuralFactorization

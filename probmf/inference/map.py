@@ -10,7 +10,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from probmf.data import Examples, Ratings
+from probmf.data import Examples, Ratings, as_key
 from probmf.inference._categorical import ClassValidation
 from probmf.inference._checkpoint import PACKAGES, Checkpoint
 from probmf.inference._full_batch import FullBatch
@@ -28,7 +28,6 @@ from probmf.inference._neural import NeuralValidation
 from probmf.inference._optimizer import Rule, Schedule, choose_rule
 from probmf.inference._start import (
     SAME_PAIRS,
-    as_key,
     check_counts,
     check_tol,
     initial_parameters,

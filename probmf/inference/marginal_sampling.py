@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from probmf.data import as_key
 from probmf.inference._importance import K_HAT_GATE
 from probmf.inference._kept import kept, kept_density
 from probmf.inference._loop import FitWarning
@@ -19,7 +20,7 @@ from probmf.inference._marginal_sampler import Draws, draw_marginal
 from probmf.inference._nuts import NoStartError, constrain_chains, warn_incomplete
 from probmf.inference._pooled_nuts import PooledNuts
 from probmf.inference._potential import Potential
-from probmf.inference._start import as_key, check_counts
+from probmf.inference._start import check_counts
 from probmf.models import MixedEffects
 from probmf.models.mixed.design import Design
 from probmf.results import MixedFit

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from probmf.data import Examples, Ratings
+from probmf.data import Examples, Ratings, as_key
 from probmf.inference import marginal as marginal_models
 from probmf.inference._checkpoint import Checkpoint
 from probmf.inference._host_program import host_program
@@ -23,7 +23,7 @@ from probmf.inference._mode_start import start_at_mode
 from probmf.inference._nuts import Settings, run_nuts, warn_incomplete
 from probmf.inference._nuts_stream import NutsStream, SiteDraws
 from probmf.inference._potential import Potential
-from probmf.inference._start import as_key, check_counts, check_warmup
+from probmf.inference._start import check_counts, check_warmup
 from probmf.inference.marginal import MarginalModel
 from probmf.inference.marginal_rows import RowsMarginal, Stretched, find_start, rows_marginal
 from probmf.models import (

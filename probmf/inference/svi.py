@@ -13,11 +13,12 @@ from jax.typing import ArrayLike
 from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoDelta, AutoGuide
 
+from probmf.data import as_key
 from probmf.inference._guides import GuideName, draw_guide, make_guide, weigh
 from probmf.inference._loop import FitWarning
 from probmf.inference._optimizer import Schedule, choose_rule
 from probmf.inference._potential import Potential
-from probmf.inference._start import as_key, check_counts
+from probmf.inference._start import check_counts
 from probmf.inference._svi_run import Course, run_svi
 from probmf.inference._target import Target, require_memory, require_mode
 from probmf.results import Fit, History, MixedFit, NetworkFit, NeuralFit, Sampling

@@ -11,13 +11,13 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from probmf.data import Ratings
+from probmf.data import Ratings, as_key
 from probmf.inference._categorical import refuse_categorical
 from probmf.inference._gibbs_plan import Plan
 from probmf.inference._gibbs_start import start_scales, start_states
 from probmf.inference._loop import FitWarning, Info, run
 from probmf.inference._neural import refuse_neural
-from probmf.inference._start import as_key, check_counts, check_tol, prepare_validation
+from probmf.inference._start import check_counts, check_tol, prepare_validation
 from probmf.inference._target import require_memory
 from probmf.inference._variational_block import (
     BlockRows,

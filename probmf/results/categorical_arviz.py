@@ -10,7 +10,8 @@ from jax.typing import ArrayLike
 from numpyro.infer import Predictive
 from numpyro.infer.util import log_likelihood as log_densities
 
-from probmf.data import Ratings, as_generator
+from probmf._numpyro import run_alone
+from probmf.data import Ratings, as_generator, as_key
 from probmf.models.categorical_factorization import CategoricalFactorization
 from probmf.results.mixed_arviz import labels
 from probmf.results.sampling import Sampling
@@ -46,12 +47,14 @@ def to_datatree(
     if sampling is not None and sampling.stats:
         groups["sample_stats"] = dict(sampling.stats)
     if key is not None:
-        seed = int(as_generator(key).integers(2**31))
+        seed = as_key(int(as_generator(key).integers(2**31)))
         predictive = Predictive(model, dict(samples), batch_ndims=2, parallel=True)
-        drawn = predictive(jax.random.PRNGKey(seed), arrays.without_ratings())["rating"]
+        with run_alone():
+            drawn = predictive(jax.random.key_data(seed), arrays.without_ratings())["rating"]
         groups["posterior_predictive"] = {"rating": np.asarray(drawn)}
     if log_likelihood:
-        found = log_densities(model, dict(samples), arrays, batch_ndims=2, parallel=True)
+        with run_alone():
+            found = log_densities(model, dict(samples), arrays, batch_ndims=2, parallel=True)
         groups["log_likelihood"] = {"rating": np.asarray(found["rating"])}
     groups["observed_data"] = {"rating": np.asarray(arrays.rating)}
     return arviz_base.from_dict(

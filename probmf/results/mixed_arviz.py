@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from probmf.data import wrap_words
 from probmf.models.mixed import Design, Encoded, MixedEffects
 from probmf.results.mixed_predict import SiteDraws, blocks
 from probmf.results.sampling import Sampling
@@ -77,7 +78,7 @@ def _by_law(
             own = np.broadcast_to(own, predictor.shape)
         values = apply(
             jnp.asarray(predictor, dtype), jnp.asarray(own, dtype),
-            jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32"),
+            wrap_words(jnp.asarray(words)),
             jnp.asarray(response[part]),
         )  # fmt: skip
         found[:, part] = np.asarray(values)

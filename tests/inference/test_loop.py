@@ -13,7 +13,6 @@ from probmf.data import Ratings
 from probmf.inference._loop import FitWarning, Info, Validation, run
 from probmf.inference._start import (
     START_SCALE,
-    as_key,
     check_counts,
     check_tol,
     initial_parameters,
@@ -270,24 +269,6 @@ def observations(rating: np.ndarray, weight: np.ndarray | None) -> Observations:
         jnp.asarray([0, 1, 0]), jnp.asarray([0, 0, 1]), jnp.asarray(rating),
         None if weight is None else jnp.asarray(weight), jnp.asarray(0.0), 2, 2,
     )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "key", [7, np.int32(7), np.asarray(7), jax.random.key(7), jax.random.PRNGKey(7)], ids=str
-)
-def test_keys_of_all_kinds(key: Any) -> None:
-    typed = as_key(key)
-    assert jnp.issubdtype(typed.dtype, jax.dtypes.prng_key)
-    np.testing.assert_array_equal(jax.random.key_data(typed), [0, 7])
-
-
-@pytest.mark.parametrize(
-    "key", [None, True, 0.5, jnp.asarray(0.5), np.arange(3), jax.random.split(jax.random.key(0))],
-    ids=lambda key: type(key).__name__,
-)  # fmt: skip
-def test_what_is_no_key(key: Any) -> None:
-    with pytest.raises(TypeError, match=r"give an int seed or a JAX key"):
-        as_key(key)
 
 
 def test_check_counts_names_the_argument() -> None:

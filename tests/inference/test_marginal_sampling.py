@@ -468,7 +468,7 @@ def test_arguments() -> None:
         sample_marginal(model(), one_way(), key=0, max_densities=0)
     with pytest.raises(TypeError, match=r"num_samples is 1\.5"):
         sample_marginal(model(), one_way(), key=0, num_samples=1.5)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="key has type float"):
+    with pytest.raises(TypeError, match=r"key is 0\.5 of type float"):
         sample_marginal(model(), one_way(), key=0.5)  # type: ignore[arg-type]
 
 

@@ -361,7 +361,7 @@ def test_killed_before_the_first_manifest(whole: MixedFit, tmp_path: Path) -> No
         ({"target_accept": float("nan")}, ValueError, "target_accept is nan"),
         ({"marginalize": "h_effects"}, ValueError, "names 'h_effects'.*'all' or any of 'coeffici"),
         ({"marginalize": ("all", "g_effects")}, ValueError, "names 'all'"),
-        ({"key": 0.5}, TypeError, "key has type float"),
+        ({"key": 0.5}, TypeError, "key is 0.5 of type float"),
     ],
 )
 def test_arguments(options: dict[str, Any], error: type[Exception], message: str) -> None:

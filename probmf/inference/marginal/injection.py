@@ -17,6 +17,8 @@ from jaxtyping import Array
 from numpyro.distributions import Distribution
 from numpyro.primitives import Messenger
 
+from probmf._numpyro import run_alone
+
 Values = Mapping[str, Array]
 Model = Callable[..., Any]
 
@@ -261,6 +263,7 @@ class NoDraws(Messenger):
             )
 
 
+@run_alone()
 def run_with(
     model: Model,
     latents: Values,

@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
 from jaxtyping import Array, Float
 
+from probmf._numpyro import run_unchecked
 from probmf._precision import fresh_arrays
 from probmf.effects import (
     Pattern,
@@ -124,8 +124,10 @@ class Prepared:
         if self.statistics is None:
             size += 4 * self.pattern.num_rows
         batch = max(1, min(len(keys), DRAW_NUMBERS // size))
-        with numpyro.validation_enabled(False):  # Would compile every operation by itself.
-            return self._draw_all(batch)(dict(latents), keys)
+        draw = self._draw_all(batch)
+        with run_unchecked():
+            draw.trace(dict(latents), keys)  # Runs the model, which the call below does not.
+        return draw(dict(latents), keys)
 
     def _draw_all(self, batch: int) -> Any:
         if batch not in self._compiled:
@@ -276,9 +278,8 @@ def _is_stale(error: Exception) -> bool:
 def _prepare(
     model: Model, sites: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Prepared:
-    # NumPyro's validation is off, as missing values are reported with their rows below.
-    quiet = numpyro.validation_enabled(False)
-    with quiet, jax.enable_x64(True), _outside_of_traces():
+    # Missing values are reported with their rows below.
+    with run_unchecked(), jax.enable_x64(True), _outside_of_traces():
         probe = Probe(model, sites, args, kwargs)
         observed = probe.observations()
         _check_rows(observed, probe)

@@ -12,7 +12,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 from numpyro.distributions import Distribution, constraints
 
-from probmf.inference._start import as_key
+from probmf._numpyro import run_alone
+from probmf.data import as_key
 from probmf.inference.marginal.forms import OneEvent, Whole
 from probmf.inference.marginal.injection import Inject, Model, NothingObservedError, Run
 from probmf.inference.marginal.prepared import Prepared, fingerprint, prepare
@@ -99,6 +100,7 @@ class MarginalModel:
         """Start with nothing remembered."""
         self._prepared: dict[str, Prepared] = {}
 
+    @run_alone()
     def prepare(self, *args: Any, **kwargs: Any) -> Prepared:
         """How the effects enter, for these data; remembered for the last few.
 
@@ -116,6 +118,7 @@ class MarginalModel:
             self._prepared[mark] = prepare(self.model, self.sites, args, kwargs)
         return self._prepared[mark]
 
+    @run_alone()
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         """Sample the remaining sites and score the observations, in NumPyro's sense."""
         try:

@@ -3,8 +3,7 @@
 import re
 from typing import Any
 
-import numpyro
-
+from probmf._numpyro import run_unchecked
 from probmf.models.mixed.columns import Table, variables
 from probmf.models.mixed.design import Design, Encoded, EncodedTerm, PredictorCoding, TermCoding
 from probmf.models.mixed.distinct import (
@@ -157,8 +156,7 @@ def _priors(
     targets = [target, noise_target(target)]
     defaults: dict[str, Prior] = {}
     names = {coding.site: coding.names for coding, _ in parts}
-    # The user's own were checked when they were made; NumPyro's checks compile every operation.
-    with numpyro.validation_enabled(False):
+    with run_unchecked():  # The user's own were checked when they were made.
         for (coding, encoded), aim in zip(parts, targets, strict=False):
             groups = [
                 (term.name, term.names, encoded.groups[term.name].z, term.correlated)

@@ -1,0 +1,134 @@
+"""Fits made by several threads at once are those that one thread makes one after the other."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.infer.util import log_density
+
+from probmf import (
+    MixedEffects,
+    fit_laplace,
+    fit_marginal,
+    fit_svi,
+    marginalize,
+    sample_gibbs,
+    sample_marginal,
+    sample_nuts,
+)
+
+THREADS = 3
+MODEL = MixedEffects("y ~ 1 + (1 | g)")
+
+
+def table(seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    group = np.repeat(np.arange(10), 6)
+    return {"y": rng.normal(0, 1, 10)[group] + rng.normal(size=60), "g": group}
+
+
+def at_once[T](work: Callable[[int], T]) -> list[T]:
+    """Results of the work for 0, 1, ..., all begun at the same moment."""
+    barrier = threading.Barrier(THREADS)
+
+    def one(index: int) -> T:
+        barrier.wait()
+        return work(index)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(one, range(THREADS)))
+
+
+def sites(fit: Any) -> dict[str, np.ndarray]:
+    return dict(fit.samples)
+
+
+METHODS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "fit_marginal": lambda seed: sites(fit_marginal(MODEL, table(seed))),
+    "sample_marginal": lambda seed: sites(
+        sample_marginal(MODEL, table(seed), key=seed, num_samples=50)
+    ),
+    "sample_nuts": lambda seed: sites(
+        sample_nuts(MODEL, table(seed), key=seed, num_warmup=5, num_samples=5, num_chains=1)
+    ),
+    "sample_nuts_marginal": lambda seed: sites(
+        sample_nuts(
+            MODEL,
+            table(seed),
+            key=seed,
+            num_warmup=5,
+            num_samples=5,
+            num_chains=1,
+            marginalize="all",
+        )
+    ),
+    "fit_laplace": lambda seed: sites(
+        fit_laplace(MODEL, table(seed), key=seed, num_samples=20, marginalize="all")
+    ),
+    "sample_gibbs": lambda seed: sites(
+        sample_gibbs(MODEL, table(seed), key=seed, num_warmup=5, num_samples=5, num_chains=1)
+    ),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.filterwarnings("ignore::probmf.inference._loop.FitWarning")
+def test_threads_give_what_one_gives(method: str) -> None:
+    together = at_once(METHODS[method])
+    for index, found in enumerate(together):
+        for name, value in METHODS[method](index).items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.filterwarnings("ignore::probmf.inference._loop.FitWarning")
+def test_svi_in_threads_takes_the_same_steps() -> None:
+    def one(seed: int) -> np.ndarray:
+        fit = fit_svi(MODEL, table(seed), key=seed, num_steps=10, num_samples=10, marginalize="all")
+        assert fit.history is not None
+        return fit.history.objective
+
+    together = at_once(one)
+    np.testing.assert_allclose(together, [one(seed) for seed in range(THREADS)], rtol=1e-6)
+
+
+def effects(group: Any, y: Any = None) -> None:
+    tau = numpyro.sample("tau", dist.HalfNormal(1.0))
+    with numpyro.plate("groups", 10):
+        u = numpyro.sample("u", dist.Normal(0.0, tau))
+    numpyro.sample("y", dist.Normal(u[group], 1.0), obs=y)
+
+
+def test_one_marginal_model_serves_threads_with_data_of_their_own() -> None:
+    # More data sets than a model remembers, so that threads drop each other's.
+    model = marginalize(effects, "u")
+
+    def one(seed: int) -> list[float]:
+        found = []
+        for offset in (0, 100, 200):
+            data = table(seed + offset)
+            u = model.recover(seed, {"tau": jnp.ones(3)}, data["g"], data["y"])["u"]
+            found.append(float(jnp.sum(u)))
+        return found
+
+    together = at_once(one)
+    np.testing.assert_allclose(together, [one(seed) for seed in range(THREADS)], rtol=1e-5)
+    data = table(0)
+    cov = np.eye(60) + (data["g"][:, None] == data["g"])
+    want = (
+        -0.5 * data["y"] @ np.linalg.solve(cov, data["y"])
+        - 0.5 * np.linalg.slogdet(2 * np.pi * cov)[1]
+    )
+    value, _ = log_density(model, (data["g"], data["y"]), {}, {"tau": 1.0})
+    np.testing.assert_allclose(value - dist.HalfNormal(1.0).log_prob(1.0), want, rtol=1e-5)
+
+
+def test_validation_is_as_it_was_when_threads_are_done() -> None:
+    at_once(lambda seed: MODEL.design(table(seed)))
+    with pytest.raises(ValueError, match="invalid scale"):
+        dist.Normal(0.0, -1.0)
