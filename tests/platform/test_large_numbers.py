@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from probmf import Examples, Features, Gaussian, MatrixFactorization, MixedEffects, Ratings, fit_als
+from probmf import (
+    Examples,
+    Features,
+    Gaussian,
+    Linear,
+    MatrixFactorization,
+    MixedEffects,
+    Ratings,
+    fit_als,
+)
 
 FRAME = {"user": [1, 1, 2, 2], "item": [1, 2, 1, 2], "rating": [1.0, 2.0, 3.0, 4.0]}
 
@@ -39,6 +48,7 @@ def test_other_columns_name_themselves() -> None:
 
 def test_side_features_name_themselves() -> None:
     ratings = Ratings.from_frame(FRAME, user_features={"user": [1, 2], "age": [30.0, 1e200]})
-    model = MatrixFactorization(1, user_features=Features(numeric=["age"]))
+    features = Features(numeric=["age"])
+    model = MatrixFactorization(1, user_mean=Linear(), user_features=features)
     with pytest.raises(ValueError, match=r"Column 'age' of .* is 1e\+200 in row 1 .*divide"):
         fit_als(model, ratings, key=0)
