@@ -1,4 +1,10 @@
+import sys
+from importlib.resources import files
+from pathlib import Path
+
 import probmf
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 project = "probmf"
 author = "The probmf contributors"
@@ -6,9 +12,9 @@ copyright = "The probmf contributors"
 version = release = probmf.__version__
 
 extensions = [
+    "mathml",
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
@@ -16,6 +22,10 @@ exclude_patterns = ["_build"]
 nitpicky = False
 
 html_theme = "furo"
+html_math_renderer = "mathml"
+html_css_files = ["mathml.css"]
+# Not every system has a font for mathematics, so that of ziamath goes with the pages.
+html_static_path = ["mathml.css", str(files("ziamath") / "fonts" / "STIXTwoMath-Regular.ttf")]
 html_title = "probmf"
 
 myst_enable_extensions = ["amsmath", "dollarmath"]
