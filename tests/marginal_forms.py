@@ -276,6 +276,7 @@ FORMS = {
     "`handlers.substitute` of other sites": Example(
         around(handlers.substitute, data=HELD), ("u",)
     ),
+    "`handlers.seed`": Example(around(handlers.seed, grouped(in_plate), rng_seed=0), ("u",)),
     "`handlers.scope`": Example(around(handlers.scope, prefix="a"), ("a/u",)),
     "`handlers.lift`": Example(around(handlers.lift, with_params, prior=LIFTED), ("u",)),
     "`infer={...}`": Example(grouped(with_infer), ("u",)),
@@ -342,6 +343,14 @@ def own_numbers(g: Any, h: Any, x: Any, y: Any = None) -> None:
 def imputed(g: Any, h: Any, x: Any, y: Any = None) -> None:
     u = in_plate(scale_of("tau"))
     sample("y", normal(u[g], 0.7), obs=y, obs_mask=np.arange(ROWS) % 4 != 1)
+
+
+def unlike_observations(*shape: int) -> Callable[..., None]:
+    def model(g: Any, h: Any, x: Any, y: Any = None) -> None:
+        u = in_plate(scale_of("tau"))
+        sample("y", normal(u[g], 0.7), obs=np.zeros(shape))
+
+    return model
 
 
 def a_param(tau: Array) -> Any:
@@ -432,5 +441,12 @@ REFUSED = {
     "`obs_mask`": [(imputed, "u", "'u' enters the prior of 'y_unobserved'.*handlers.mask instead")],
     "fewer observations than `sample_shape`": [
         (fewer_observations, "m", r"'y' has values of shape \(\); with its sample_shape \(20,\)"),
+    ],
+    "observations that do not fit their distribution": [
+        (
+            unlike_observations(ROWS, 1), "u",
+            r"'y' has values of shape \(20, 1\) and a distribution of shape \(20,\).*not a column",
+        ),
+        (unlike_observations(7), "u", r"'y' has values of shape \(7,\) and a distribution"),
     ],
 }  # fmt: skip

@@ -102,7 +102,7 @@ def as_program(closed: Any) -> Program:
     """A traced function with the arrays that it captured."""
     jaxpr, scalars = _lift_scalars(closed.jaxpr)
     consts = [*closed.consts, *scalars]
-    shapes = [f"{np.shape(c)}{np.asarray(c).dtype}" for c in consts]
+    shapes = [f"{np.shape(c)}{jnp.asarray(c).dtype}" for c in consts]  # A key is no NumPy array.
     text = f"{jaxpr}|{shapes}|{captured_digest(jaxpr)}|{jax.config.jax_enable_x64}"
 
     def evaluate(consts: list[Any], *leaves: Array) -> list[Array]:

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from numpyro.primitives import Messenger
 
 from probmf.inference.marginal.injection import MarginalizeError
@@ -32,8 +31,9 @@ class Whole(Messenger):
         batch = tuple(more) + tuple(law.batch_shape)
         if msg["is_observed"] and value is not None:
             shape = np.shape(value)
-            batch = lax.broadcast_shapes(batch, shape[: len(shape) - law.event_dim])
-            if more and len(shape) < len(batch) + law.event_dim:
+            values = tuple(shape[: len(shape) - law.event_dim])
+            batch = _rows(msg["name"], values, batch)
+            if more and len(values) < len(batch):
                 raise MarginalizeError(
                     f"The observed site {msg['name']!r} has values of shape {shape}; with its "
                     f"sample_shape {more} they have shape {batch + tuple(law.event_shape)}. Give "
@@ -42,6 +42,19 @@ class Whole(Messenger):
         msg["fn"] = law.expand(batch)
         if more:
             msg["kwargs"]["sample_shape"] = ()
+
+
+def _rows(name: str, values: tuple[int, ...], batch: tuple[int, ...]) -> tuple[int, ...]:
+    """The larger of two shapes, of the observed values and of their distribution."""
+    for small, large in ((values, batch), (batch, values)):
+        pairs = zip(reversed(small), reversed(large), strict=False)
+        if len(small) <= len(large) and all(one in (1, other) for one, other in pairs):
+            return large
+    raise MarginalizeError(
+        f"The observed site {name!r} has values of shape {values} and a distribution of shape "
+        f"{batch}, of which neither holds the other. Give it one value for each row: a vector "
+        "where the location is one, not a column or a matrix."
+    )
 
 
 class OneEvent(Messenger):
