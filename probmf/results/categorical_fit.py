@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -19,6 +19,7 @@ from probmf.results.categorical_predict import (
     read_wanted,
     recommend_classes,
 )
+from probmf.results.choices import Exclude, read_choice
 from probmf.results.draw_fit import DrawFit
 from probmf.results.history import History
 from probmf.results.predict import plain_text
@@ -143,7 +144,7 @@ class CategoricalFit(DrawFit):
         k: int = 10,
         *,
         wanted: Any,
-        exclude: Ratings | Literal["seen"] | None = "seen",
+        exclude: Exclude = "seen",
         candidates: Any = None,
     ) -> Recommendations:
         """The k items of each user that are most probably of a wanted class.
@@ -152,8 +153,8 @@ class CategoricalFit(DrawFit):
             users: A user id or several, known to the fit; None for all users.
             k: Number of items.
             wanted: Label of the class, or a list of labels whose probabilities are added.
-            exclude: "seen" leaves out the pairs of the training data, Ratings those pairs, None
-                nothing.
+            exclude: "seen" leaves out the pairs of the training data, Ratings those pairs, a list
+                of item ids these items for everybody and the training pairs, None nothing.
             candidates: Ids of the items to choose from; None for all.
 
         Returns:
@@ -171,14 +172,10 @@ class CategoricalFit(DrawFit):
             asked = Asked(self.data.users.ids, np.arange(self.data.num_users, dtype=np.int32))
         else:
             asked = read_some(users, self.data.users, "users", known=True)
-        items = np.arange(self.data.num_items)
-        if candidates is not None:
-            known = read_some(candidates, self.data.items, "candidates", known=True)
-            items = np.unique(known.codes)
+        choice = read_choice(candidates, exclude, self.data)
         return recommend_classes(
-            self.samples, self.data, asked, items, k, wanted=codes, exclude=exclude,
-            strict=users is not None,
-        )  # fmt: skip
+            self.samples, self.data, asked, choice, k, wanted=codes, strict=users is not None
+        )
 
 
 def _require_known(side: str, asked: Asked) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,12 +11,13 @@ from scipy.special import softmax
 
 from probmf.data import Ratings
 from probmf.data.columns import objects
-from probmf.results.asked import Asked, check_count
+from probmf.results.asked import Asked
+from probmf.results.choices import Choice, read_exclusions
 from probmf.results.exclusions import Exclusions
 from probmf.results.mixed_response import over_draws
 from probmf.results.mixtures import row_blocks
 from probmf.results.predict import ids_to_arrow, plain_text
-from probmf.results.recommend import Recommendations, read_exclusions
+from probmf.results.recommend import Recommendations
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,17 +158,16 @@ def recommend_classes(
     samples: Mapping[str, np.ndarray],
     data: Ratings,
     asked: Asked,
-    items: Int[np.ndarray, " some"],
+    choice: Choice,
     k: int,
     *,
     wanted: Int[np.ndarray, " some"],
-    exclude: Ratings | Literal["seen"] | None,
     strict: bool,
 ) -> Recommendations:
     """The items with the largest probability of a wanted class; see `CategoricalFit.recommend`."""
-    k = check_count(k, len(items), "candidates")
+    items, k = choice.items, choice.count(k)
     seen = Exclusions.from_pairs(data.user, data.item, data.num_users)
-    exclusions = read_exclusions(exclude, asked, data, seen)
+    exclusions = read_exclusions(choice.exclude, asked, data, seen)
     code = np.full((len(asked.codes), k), -1)
     score = np.full(code.shape, np.nan)
     for line, user in enumerate(asked.codes):

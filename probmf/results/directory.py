@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import stat
 import uuid
 from collections.abc import Callable
 from os import PathLike
@@ -55,6 +56,7 @@ def write(path: str | PathLike[str], form: Form, fill: Callable[[Path], dict[str
         manifest["sha256"] = {file.name: digest(file) for file in sorted(staging.iterdir())}
         text = json.dumps(manifest, indent=1, allow_nan=False)
         (staging / MANIFEST).write_text(text, encoding="utf-8")
+        _share_mode(staging)
         _put(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -90,6 +92,16 @@ def digest(file: Path) -> str:
     """The SHA-256 of a file."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _share_mode(folder: Path) -> None:
+    """Give all files the mode of the manifest, which is the one that the umask leaves.
+
+    safetensors writes through a temporary file that only its owner may read.
+    """
+    mode = stat.S_IMODE((folder / MANIFEST).stat().st_mode)
+    for file in folder.iterdir():
+        file.chmod(mode)
 
 
 def _check_target(target: Path, form: Form) -> None:

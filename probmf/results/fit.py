@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -14,6 +14,7 @@ from probmf.data import Ratings, as_generator
 from probmf.models.factorization import MatrixFactorization
 from probmf.results import storage
 from probmf.results.arviz import to_datatree
+from probmf.results.choices import Exclude
 from probmf.results.conditional import Conditionals
 from probmf.results.draws import Draws
 from probmf.results.exclusions import Exclusions
@@ -240,7 +241,7 @@ class Fit(DrawCounts):
         users: Any = None,
         k: int = 10,
         *,
-        exclude: Ratings | Literal["seen"] | None = "seen",
+        exclude: Exclude = "seen",
         candidates: Any = None,
         rank_by: RankBy = "mean",
         interval: float | None = None,
@@ -256,7 +257,8 @@ class Fit(DrawCounts):
                 prior's ranking and are flagged.
             k: How many items, at most the number of candidates.
             exclude: "seen" leaves out the pairs of the training data, Ratings those pairs (of users
-                whom the fit does not know, too), None nothing.
+                whom the fit does not know, too), a list of item ids these items for everybody and
+                the training pairs, None nothing.
             candidates: Ids of the items to choose from; None for all.
             rank_by: "mean"; the "lower" or "upper" end of the interval of the score, that is of
                 the rating without its noise; "thompson", a joint draw of the scores (which
@@ -334,7 +336,7 @@ class Fit(DrawCounts):
         k: int = 1,
         *,
         candidates: Any = None,
-        exclude: Ratings | Literal["seen"] | None = "seen",
+        exclude: Exclude = "seen",
     ) -> Questions:
         r"""The items whose ratings by a user would tell the most, in nats.
 
@@ -351,7 +353,8 @@ class Fit(DrawCounts):
             user: An id; one that the fit does not know has the prior's row.
             k: How many, at most the number of candidates that are left.
             candidates: Ids of the items to choose from; None for all.
-            exclude: "seen" leaves out the training pairs, Ratings those pairs, None nothing.
+            exclude: "seen" leaves out the training pairs, Ratings those pairs, a list of item ids
+                these items and the training pairs, None nothing.
 
         Returns:
             The items, best first.
@@ -380,7 +383,7 @@ class Fit(DrawCounts):
         k: int = 10,
         *,
         candidates: Any = None,
-        exclude: Ratings | Literal["seen"] | None = "seen",
+        exclude: Exclude = "seen",
         interval: float = 0.9,
         num_draws: int = 1000,
         key: ArrayLike | None = None,
@@ -397,7 +400,8 @@ class Fit(DrawCounts):
                 the top k.
             k: How many are the top.
             candidates: Ids of the items to rank; None for all.
-            exclude: "seen" leaves out the training pairs, Ratings those pairs, None nothing.
+            exclude: "seen" leaves out the training pairs, Ratings those pairs, a list of item ids
+                these items and the training pairs, None nothing.
             interval: Probability of the interval of the rank.
             num_draws: How many draws of a point fit.
             key: JAX key or int, for a point fit (for many draws it matters to unknown users only).

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -14,6 +14,7 @@ from probmf.models.neural_factorization import NeuralFactorization
 from probmf.results import neural_storage
 from probmf.results.arviz import to_datatree
 from probmf.results.asked import check_interval
+from probmf.results.choices import Exclude
 from probmf.results.draw_fit import DrawFit
 from probmf.results.events import check_at_least
 from probmf.results.exclusions import Exclusions
@@ -168,7 +169,7 @@ class NeuralFit(DrawFit):
         users: Any = None,
         k: int = 10,
         *,
-        exclude: Ratings | Literal["seen"] | None = "seen",
+        exclude: Exclude = "seen",
         candidates: Any = None,
         at_least: float | None = None,
     ) -> Recommendations:
@@ -178,8 +179,8 @@ class NeuralFit(DrawFit):
             users: One id, several ids, or None for all users of the fit. Unknown users get the
                 prior's ranking and are flagged.
             k: How many items, at most the number of candidates.
-            exclude: "seen" leaves out the pairs of the training data, Ratings those pairs, None
-                nothing.
+            exclude: "seen" leaves out the pairs of the training data, Ratings those pairs, a list
+                of item ids these items for everybody and the training pairs, None nothing.
             candidates: Ids of the items to choose from; None for all.
             at_least: Also tell the `probability` of a rating of at least this.
 

@@ -1,18 +1,18 @@
 """Predictions and rankings of neural factorizations."""
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from probmf.data import Ratings
 from probmf.models.ordinal import Ordinal
-from probmf.results.asked import Asked, check_count, read_pairs, read_some
+from probmf.results.asked import Asked, read_pairs, read_some
 from probmf.results.chances import chances
+from probmf.results.choices import Exclude, read_choice, read_exclusions
 from probmf.results.exclusions import Exclusions
 from probmf.results.neural_draws import Scorer
 from probmf.results.predict import Moments, Predictions, plain_text, summarize_draws
-from probmf.results.recommend import Recommendations, described, read_exclusions
+from probmf.results.recommend import Recommendations, described
 
 
 def predict_neural(
@@ -37,7 +37,7 @@ def recommend_neural(
     users: Any,
     k: int,
     *,
-    exclude: Ratings | Literal["seen"] | None,
+    exclude: Exclude,
     candidates: Any,
     at_least: float | None,
     seen: Exclusions,
@@ -49,11 +49,9 @@ def recommend_neural(
         asked = Asked(data.users.ids, np.arange(data.num_users, dtype=np.int32))
     else:
         asked = read_some(users, data.users, "users")
-    items = np.arange(data.num_items)
-    if candidates is not None:
-        items = np.unique(read_some(candidates, data.items, "candidates", known=True).codes)
-    k = check_count(k, len(items), "items" if candidates is None else "candidates")
-    exclusions = read_exclusions(exclude, asked, data, seen)
+    choice = read_choice(candidates, exclude, data)
+    items, k = choice.items, choice.count(k)
+    exclusions = read_exclusions(choice.exclude, asked, data, seen)
     if exclusions is not None and len(items) < data.num_items:
         exclusions = exclusions.among(items, data.num_items)
     places, best = scorer.top(asked.codes, items, k, exclusions)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +13,16 @@ from jax import lax
 from jax.scipy.special import entr
 from jaxtyping import Array, Float, Int
 
-from probmf.data import Ratings
 from probmf.models.likelihood import Gaussian, Likelihood
 from probmf.results.asked import check_count
+from probmf.results.choices import Exclude
 from probmf.results.draws import Draws
 from probmf.results.events import NODES, WEIGHTS, point_scales
 from probmf.results.exclusions import Exclusions
 from probmf.results.mixtures import BLOCK
 from probmf.results.plug_in import PlugIn
 from probmf.results.predict import ids_to_arrow, plain_text
-from probmf.results.recommend import read_candidates
+from probmf.results.recommend import read_candidates, told_unknown
 from probmf.results.score_draws import repeatable, score_draws
 
 
@@ -55,7 +55,8 @@ class Questions:
             f"{plain_text(item)} ({nats:.3g} nats)"
             for item, nats in zip(self.item[:5], self.information, strict=False)
         )
-        return f"Questions(for {plain_text(self.user)}: {first}{', ...' * (len(self) > 5)})"
+        more = ", ..." * (len(self) > 5) + told_unknown(self.known_user)
+        return f"Questions(for {plain_text(self.user)}: {first}{more})"
 
     def to_arrow(self) -> pa.Table:
         """One line per item, best first.
@@ -75,7 +76,7 @@ def choose_next(
     k: int,
     *,
     candidates: Any,
-    exclude: Ratings | Literal["seen"] | None,
+    exclude: Exclude,
     seen: Exclusions,
 ) -> Questions:
     """The k most informative items; see `Fit.choose_next`."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,12 +11,13 @@ from jaxtyping import Float, Int
 
 from probmf.data import Ratings, as_generator
 from probmf.results.asked import check_count, check_interval, read_some
+from probmf.results.choices import Exclude
 from probmf.results.draws import Draws
 from probmf.results.exclusions import Exclusions
 from probmf.results.mixtures import tails
 from probmf.results.plug_in import PlugIn
 from probmf.results.predict import ids_to_arrow, plain_text
-from probmf.results.recommend import read_candidates
+from probmf.results.recommend import read_candidates, told_unknown
 from probmf.results.score_draws import score_draws
 
 
@@ -34,6 +35,7 @@ class RankPosterior:
         upper: Upper end.
         k: How many are the top.
         num_candidates: Number of items that were ranked.
+        known_user: False if the user has no ratings in the fit.
     """
 
     user: Any
@@ -45,6 +47,7 @@ class RankPosterior:
     upper: Int[np.ndarray, " n"]
     k: int
     num_candidates: int
+    known_user: bool
 
     def __len__(self) -> int:
         """Number of items."""
@@ -55,7 +58,8 @@ class RankPosterior:
         return (
             f"RankPosterior({len(self)} of {self.num_candidates:,} items for "
             f"{plain_text(self.user)}; {plain_text(self.item[0])}: rank {self.lower[0]} to "
-            f"{self.upper[0]}, in the top {self.k} with probability {self.top[0]:.2g})"
+            f"{self.upper[0]}, in the top {self.k} with probability {self.top[0]:.2g}"
+            f"{told_unknown(self.known_user)})"
         )
 
     def to_arrow(self) -> pa.Table:
@@ -78,7 +82,7 @@ def rank_posterior(
     k: int,
     *,
     candidates: Any,
-    exclude: Ratings | Literal["seen"] | None,
+    exclude: Exclude,
     interval: float,
     num_draws: int,
     key: ArrayLike | None,
@@ -123,6 +127,7 @@ def rank_posterior(
     return RankPosterior(
         asked.ids[0], data.items.ids[among[places]], among[places], (found <= k).mean(axis=0),
         found.mean(axis=0), lower, upper, k, len(among),
+        bool(source.known("user", asked.codes)[0]),
     )  # fmt: skip
 
 

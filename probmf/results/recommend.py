@@ -1,17 +1,18 @@
 """The best items for each user, and the items most like an item."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
-from probmf.data import Ratings, as_generator, encode_pairs
+from probmf.data import Ratings, as_generator
 from probmf.data.columns import objects
 from probmf.results.asked import Asked, check_count, check_interval, read_some
 from probmf.results.chances import chances, top_chances
+from probmf.results.choices import Exclude, read_choice, read_exclusions
 from probmf.results.draws import Draws
 from probmf.results.events import check_at_least
 from probmf.results.exclusions import Exclusions
@@ -59,7 +60,7 @@ class Recommendations:
         return len(self.user)
 
     def __repr__(self) -> str:
-        """How many there are, and the first line."""
+        """How many there are, the first line, and how many of the users have no ratings."""
         found = self.code[0] >= 0
         best = [
             f"{plain_text(item)} ({score:.4g})"
@@ -68,7 +69,8 @@ class Recommendations:
         first = ", ".join(best[:5]) + ", ..." * (len(best) > 5)
         return (
             f"Recommendations({self.code.shape[1]} items for each of {len(self):,}; "
-            f"for {plain_text(self.user[0])}: {first or 'nothing left'})"
+            f"for {plain_text(self.user[0])}: {first or 'nothing left'}"
+            f"{told_unknown(self.known_user)})"
         )
 
     def to_arrow(self) -> pa.Table:
@@ -95,12 +97,23 @@ class Recommendations:
         return pa.table(columns)
 
 
+def told_unknown(known: bool | Bool[np.ndarray, " n"]) -> str:
+    """For `repr`: that users, or items, have no ratings in the fit; empty if all have some."""
+    every = np.atleast_1d(known)
+    unknown = int(np.sum(~every))
+    if not unknown:
+        return ""
+    if len(every) == 1:
+        return "; no ratings in the fit, so by the prior alone"
+    return f"; {unknown:,} of {len(every):,} have no ratings in the fit: by the prior alone"
+
+
 def recommend(
     source: PlugIn | Draws,
     users: Any,
     k: int,
     *,
-    exclude: Ratings | Literal["seen"] | None,
+    exclude: Exclude,
     candidates: Any,
     rank_by: RankBy,
     interval: float | None,
@@ -128,12 +141,9 @@ def recommend(
         asked = Asked(data.users.ids, np.arange(data.num_users, dtype=np.int32))
     else:
         asked = read_some(users, data.users, "users")
-    if candidates is None:
-        items = np.arange(data.num_items)
-    else:
-        items = np.unique(read_some(candidates, data.items, "candidates", known=True).codes)
-    k = check_count(k, len(items), "items" if candidates is None else "candidates")
-    exclusions = read_exclusions(exclude, asked, data, seen)
+    choice = read_choice(candidates, exclude, data)
+    items, k = choice.items, choice.count(k)
+    exclusions = read_exclusions(choice.exclude, asked, data, seen)
     if exclusions is not None and len(items) < data.num_items:
         exclusions = exclusions.among(items, data.num_items)
     rng = as_generator(key) if rank_by == "thompson" and key is not None else None
@@ -257,31 +267,11 @@ def described(
     )  # fmt: skip
 
 
-def read_exclusions(
-    exclude: Ratings | Literal["seen"] | None, asked: Asked, data: Ratings, seen: Exclusions
-) -> Exclusions | None:
-    """The pairs that users who were asked about must not be offered."""
-    if exclude is None:
-        return None
-    if not isinstance(exclude, Ratings | str):
-        raise TypeError(f"exclude is a {type(exclude).__name__}; expected 'seen', Ratings or None.")
-    if isinstance(exclude, str) and exclude != "seen":
-        raise ValueError(f"exclude is {exclude!r}; expected 'seen', Ratings or None.")
-    if isinstance(exclude, str) or exclude is data:
-        return seen.for_lines(asked.codes)
-    # By their own users, so that a user whom the fit does not know has exclusions too.
-    group = exclude.users.encode(asked.ids, unknown="flag", what="the list of users")
-    _, item = encode_pairs(exclude, users=exclude.users, items=data.items)
-    there = item >= 0
-    pairs = exclude.user[there], item[there]
-    return Exclusions.from_pairs(*pairs, exclude.num_users).for_lines(group)
-
-
 def read_candidates(
     source: PlugIn | Draws,
     user: Any,
     candidates: Any,
-    exclude: Ratings | Literal["seen"] | None,
+    exclude: Exclude,
     seen: Exclusions,
 ) -> tuple[Asked, Int[np.ndarray, " items"]]:
     """One user, and the codes of the candidates that are left for it, in order.
@@ -303,10 +293,8 @@ def read_candidates(
     asked = read_some(user, data.users, "users")
     if len(asked.codes) != 1:
         raise ValueError(f"user holds {len(asked.codes)} ids; give one, and ask for each in turn.")
-    items = np.arange(data.num_items)
-    if candidates is not None:
-        items = np.unique(read_some(candidates, data.items, "candidates", known=True).codes)
-    exclusions = read_exclusions(exclude, asked, data, seen)
+    items, pairs, _ = read_choice(candidates, exclude, data)
+    exclusions = read_exclusions(pairs, asked, data, seen)
     if exclusions is not None:
         items = np.setdiff1d(items, exclusions.block(0, 1)[1])
     if not len(items):

@@ -100,6 +100,33 @@ def test_exclude_ratings(fit: Any, oracle: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("rank_by", ["mean", "lower"])
+@pytest.mark.parametrize("as_type", [list, tuple, set, np.array, pl.Series])
+def test_exclude_a_list_of_items(fit: Any, rank_by: Any, as_type: Any) -> None:
+    """The same as Ratings of these items by everybody, and of the training pairs."""
+    blocked = [3, 7, 10, 3]
+    pairs = [(user, item) for user in range(NUM_USERS) for item in {*blocked}]
+    pairs += [*zip(fit.data.user.tolist(), fit.data.item.tolist(), strict=True)]
+    users, items = zip(*{*pairs}, strict=True)
+    every = Ratings.from_frame({"user": users, "item": items}, rating=None)
+    expected = fit.recommend(k=4, exclude=every, rank_by=rank_by)
+    found = fit.recommend(k=4, exclude=as_type(blocked), rank_by=rank_by)
+    np.testing.assert_array_equal(found.code, expected.code)
+    assert not np.isin(fit.recommend(99, k=8, exclude=as_type(blocked)).item, blocked).any()
+
+
+def test_exclude_a_list_with_candidates_and_unknown_items(fit: Any, unseen: np.ndarray) -> None:
+    user = int(np.argmax(unseen[:, [1, 8, 9]].sum(axis=1) == 3))
+    found = fit.recommend(user, k=2, candidates=[1, 8, 9], exclude=[8, 4, -5])
+    assert set(found.item[0]) == {1, 9}
+    np.testing.assert_array_equal(
+        fit.recommend(k=3, exclude=[]).code, fit.recommend(k=3, exclude=[-5]).code
+    )
+    np.testing.assert_array_equal(fit.recommend(k=3, exclude=[]).code, fit.recommend(k=3).code)
+    assert 3 not in fit.choose_next(99, 9, exclude=[3]).item
+    assert 3 not in fit.rank_posterior(99, k=9, exclude=[3], key=0).item
+
+
 def test_a_pair_of_weight_zero_is_seen_all_the_same(random_fit: Any) -> None:
     table = {"user": [1, 1, 2], "item": [1, 2, 3], "rating": [3.0, 4.0, 5.0], "w": [1.0, 0.0, 1.0]}
     fit = random_fit(MatrixFactorization(1), Ratings.from_frame(table, weight="w"))
@@ -241,8 +268,17 @@ def test_yes_no_data(draw_ratings: Any, random_fit: Any, dense_moments: Any) -> 
         ({"k": 1, "rank_by": "median"}, ValueError, "rank_by is 'median'; expected one of 'mean'"),
         ({"k": 1, "rank_by": "thompson"}, ValueError, "draws at random; give key="),
         ({"k": 1, "interval": 1.5}, ValueError, "interval is 1.5"),
-        ({"k": 1, "exclude": "all"}, ValueError, "exclude is 'all'; expected 'seen', Ratings or"),
+        (
+            {"k": 1, "exclude": "all"},
+            ValueError,
+            "exclude is 'all'; expected 'seen', Ratings, a list",
+        ),
         ({"k": 1, "exclude": {"user": [1]}}, TypeError, "exclude is a dict; expected 'seen'"),
+        ({"k": 1, "exclude": 3}, TypeError, "exclude is a int; expected .* a list of item ids"),
+        ({"k": 1, "exclude": pl.DataFrame({"item": [1]})}, TypeError, "exclude is a DataFrame"),
+        ({"k": 1, "exclude": ["a"]}, ValueError, "exclude"),
+        ({"k": 1, "exclude": list(range(NUM_ITEMS))}, ValueError, "exclude holds all items"),
+        ({"k": NUM_ITEMS, "exclude": [1]}, ValueError, "from 1 to 10, the number of items that"),
     ],
 )
 def test_bad_arguments(fit: Any, arguments: dict[str, Any], error: Any, message: str) -> None:
@@ -324,3 +360,16 @@ def test_repr_says_whom_for(fit: Any) -> None:
     text = repr(fit.recommend(4, k=2))
     assert text.startswith("Recommendations(2 items for each of 1; for 4: ")
     assert text.count("(") == 3
+    assert "prior" not in text
+
+
+def test_repr_says_that_users_are_unknown(fit: Any) -> None:
+    alone = "; no ratings in the fit, so by the prior alone)"
+    assert repr(fit.recommend(99, k=2)).endswith(alone)
+    several = repr(fit.recommend([4, 99, NUM_USERS - 1], k=2))
+    assert several.endswith("; 2 of 3 have no ratings in the fit: by the prior alone)")
+    assert repr(fit.similar_items(NUM_ITEMS - 1, k=2)).endswith(alone)
+    assert repr(fit.choose_next(99)).endswith(alone)
+    assert repr(fit.rank_posterior(99, k=2, key=0)).endswith(alone)
+    for known in (fit.choose_next(4), fit.rank_posterior(4, k=2, key=0)):
+        assert "prior" not in repr(known)

@@ -1,7 +1,9 @@
 """Fits on disk: back bit for bit, or a message that says what is wrong."""
 
 import json
+import os
 import pickle
+import stat
 import uuid
 from dataclasses import fields, replace
 from pathlib import Path
@@ -162,6 +164,24 @@ def test_saving_again_replaces(random_fit: Any, tmp_path: Path) -> None:
     assert_same(second, Fit.load(path))
     path.mkdir(exist_ok=True)
     assert [file.name for file in path.parent.iterdir()] == ["fit"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_files_have_the_mode_that_the_umask_leaves(
+    random_fit: Any, tmp_path: Path, umask: int
+) -> None:
+    fit = random_fit(MatrixFactorization(1), everything())
+    old = os.umask(umask)
+    try:
+        fit.save(tmp_path / "fit")
+        fit.save(tmp_path / "fit")
+    finally:
+        os.umask(old)
+    files = list((tmp_path / "fit").iterdir())
+    assert {file.name for file in files} >= {storage.ARRAYS, directory.MANIFEST}
+    for file in files:
+        assert stat.S_IMODE(file.stat().st_mode) == 0o666 & ~umask
+    assert stat.S_IMODE((tmp_path / "fit").stat().st_mode) == 0o777 & ~umask
 
 
 def test_a_failed_save_leaves_the_old_fit(
