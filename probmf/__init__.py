@@ -1,7 +1,7 @@
 """Probabilistic matrix factorization and linear mixed-effects models on JAX."""
 
 from probmf import _numpyro, diagnostics, metrics  # noqa: F401  # _numpyro first of all
-from probmf.data import Examples, Features, Ratings, Vocabulary
+from probmf.data import Examples, Features, Ratings, Vocabulary, confidence_weights
 from probmf.inference.als import fit_als
 from probmf.inference.gibbs import sample_gibbs
 from probmf.inference.laplace import fit_laplace
@@ -72,6 +72,7 @@ __all__ = [
     "Recommendations",
     "Sampling",
     "Vocabulary",
+    "confidence_weights",
     "diagnostics",
     "fit_als",
     "fit_laplace",

@@ -1,5 +1,6 @@
 """The data door: tables with ids come in, arrays with codes go on, and ids come back."""
 
+from probmf.data.confidence import confidence_weights
 from probmf.data.duplicates import Duplicates
 from probmf.data.encoder import Encoder
 from probmf.data.example_columns import ExamplesWarning
@@ -20,6 +21,7 @@ __all__ = [
     "Vocabulary",
     "as_generator",
     "as_key",
+    "confidence_weights",
     "encode_pairs",
     "wrap_words",
 ]

@@ -1,5 +1,6 @@
 """Where a fit starts, and what it needs checked first."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -10,7 +11,8 @@ import numpy as np
 from jaxtyping import Array
 
 from probmf.data import Ratings
-from probmf.inference._loop import Validation
+from probmf.data.confidence import heavy_tail
+from probmf.inference._loop import FitWarning, Validation
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.models.likelihood import is_number
 from probmf.models.observations import Observations
@@ -111,6 +113,27 @@ def _refuse_random(random: list[str], method: str, governed: str, otherwise: str
             f"{method} needs fixed scales, but {', '.join(random)} has a prior distribution. A "
             f"point estimate of a scale together with {governed} is degenerate: the density grows "
             f"without bound as the scale goes to 0. Give a number; {otherwise}."
+        )
+
+
+def warn_of_heavy_weights(model: MatrixFactorization, data: Ratings, stacklevel: int) -> None:
+    """Say it where confidence weights look like raw counts; see `confidence_weights`.
+
+    Args:
+        model: The factorization.
+        data: Its ratings.
+        stacklevel: Of the user's call.
+    """
+    if not model.unobserved_weight or data.weight is None:
+        return
+    share = heavy_tail(np.asarray(data.weight))
+    if share is not None:
+        warnings.warn(
+            f"The largest hundredth of the weights holds {share:.0%} of all weight, so that a few "
+            "pairs decide the fit, as raw counts of plays or clicks do. Weights of "
+            "1 + log(1 + plays) mostly rank better; probmf.confidence_weights(plays) gives them.",
+            FitWarning,
+            stacklevel=stacklevel,
         )
 
 

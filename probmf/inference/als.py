@@ -29,6 +29,7 @@ from probmf.inference._start import (
     initial_parameters,
     prepare_validation,
     require_fixed_scales,
+    warn_of_heavy_weights,
 )
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
@@ -91,6 +92,10 @@ def fit_als(
         TypeError: If model or data are of the wrong type.
         ValueError: If the data do not suit the model, or an argument is out of range.
 
+    Warns:
+        FitWarning: If the weights beside `unobserved_weight` have a heavy tail (their largest
+            hundredth holds more than a tenth of all weight). After Ctrl-C.
+
     Example:
         >>> from probmf import MatrixFactorization, Ratings, fit_als
         >>> ratings = Ratings.from_frame(
@@ -119,6 +124,7 @@ def fit_als(
     method: Method = "coordinate" if update == "coordinate" else solver
     (observations,) = model.arguments(data)
     require_fixed_scales(model, "fit_als")
+    warn_of_heavy_weights(model, data, stacklevel=3)
     if not model.site_shapes(1, 1):
         raise ValueError(
             "fit_als needs a bias or factors to alternate between; the model has none."

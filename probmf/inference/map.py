@@ -35,6 +35,7 @@ from probmf.inference._start import (
     prepare_validation,
     require_fixed_scales,
     require_numbers,
+    warn_of_heavy_weights,
 )
 from probmf.models import (
     CategoricalFactorization,
@@ -158,7 +159,8 @@ def fit_map(
     Warns:
         FitWarning: If the loss ceases to be finite, with the update and its learning rate; that
             restart ends, and its best epoch so far counts. After Ctrl-C, or when the disk of the
-            checkpoint is full.
+            checkpoint is full. If the weights beside `unobserved_weight` have a heavy tail, as in
+            `fit_als`.
 
     Example:
         >>> from probmf import MatrixFactorization, Ratings, fit_map
@@ -250,6 +252,7 @@ def _factorization_task(
 ) -> _Task:
     (observations,) = model.arguments(data)
     require_fixed_scales(model, "fit_map")
+    warn_of_heavy_weights(model, data, stacklevel=4)
     if not model.site_shapes(1, 1) and not model.learns_intercept:
         raise ValueError("fit_map needs something to fit; the model has a fixed intercept only.")
     _check_batch_size(batch_size, len(observations.user), "ratings")
