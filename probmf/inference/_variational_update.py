@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from probmf.inference._gibbs_plan import Plan, Site
@@ -42,7 +42,6 @@ class State(NamedTuple):
         variance: Their variances, zero in what is not estimated.
         intercept: The intercept.
         scales: Scales of the likelihood and the rows, fixed or learned.
-        sweep: Sweeps done.
         covariance: Covariances of the rows; None when all numbers are independent.
         volume: Half the log determinant of each, less that of its diagonal; or None.
     """
@@ -51,7 +50,6 @@ class State(NamedTuple):
     variance: RowValues
     intercept: Float[Array, ""]
     scales: dict[str, Array]
-    sweep: Int[Array, ""]
     covariance: Float[Array, "table d d"] | None = None
     volume: Float[Array, " table"] | None = None
 
@@ -79,13 +77,11 @@ class Given(NamedTuple):
         intercept: Mean and precision of a learned intercept's prior.
         num_ratings: Number of ratings of positive weight.
         bounds: The least and the largest value of every learned scale.
-        hold: Sweeps before the scales are learned.
     """
 
     intercept: tuple[Float[Array, ""], Float[Array, ""]]
     num_ratings: Float[Array, ""]
     bounds: Mapping[str, tuple[Array, Array]]
-    hold: Int[Array, ""]
 
 
 class Parts(NamedTuple):
@@ -240,8 +236,7 @@ def finish(
     Returns:
         The state and the parts of the bound.
     """
-    mean, variance, intercept, scales, sweep, _, volume = state
-    hold = sweep < given.hold
+    mean, variance, intercept, scales, _, volume = state
     precision = 1.0 / jnp.square(noise_scale)
     loss = jnp.sum(result.loss + 0.5 * precision * spread)
     about = jnp.zeros_like(intercept)
@@ -256,7 +251,6 @@ def finish(
     if "noise_scale" in plan.random:
         square = 2.0 * loss / (precision * given.num_ratings)
         new["noise_scale"] = jnp.clip(jnp.sqrt(square), *given.bounds["noise_scale"])
-        new["noise_scale"] = jnp.where(hold, scales["noise_scale"], new["noise_scale"])
         loss = loss / (precision * jnp.square(new["noise_scale"]))
     rows = jnp.zeros_like(mean.bias) if volume is None else volume
     for site in plan.sites:
@@ -264,10 +258,9 @@ def finish(
         second = jnp.square(plan.values(site, mean)) + v
         if site.kind == "random":
             best = jnp.sqrt(_average(second, scales[site.scale]))
-            best = jnp.clip(best, *given.bounds[site.scale])
-            new[site.scale] = jnp.where(hold, scales[site.scale], best)
+            new[site.scale] = jnp.clip(best, *given.bounds[site.scale])
         rows = rows.at[plan.span(site.side)].add(_gain(site, new[site.scale], second, v))
-    state = state._replace(intercept=intercept, scales=new, sweep=sweep + 1)
+    state = state._replace(intercept=intercept, scales=new)
     return state, Parts(loss, rows, about)
 
 

@@ -26,6 +26,13 @@ from probmf.inference._variational_block import (
     sum_blocks,
     update_rows,
 )
+from probmf.inference._variational_start import (
+    SWEEPS,
+    by_factor,
+    is_nothing,
+    loosen,
+    to_principal_axes,
+)
 from probmf.inference._variational_update import (
     Given,
     State,
@@ -45,18 +52,17 @@ from probmf.models.ordinal import Ordinal
 from probmf.models.priors import NormalWishart
 from probmf.models.table import Table
 from probmf.results import Fit, History, Sampling
-from probmf.row_values import Prior, RowSums
-from probmf.rows import SIDES, RowLayout, build_rows, num_workers
+from probmf.row_values import Prior, RowSums, RowValues
+from probmf.rows import SIDES, RowLayout, Side, build_rows, num_workers
 from probmf.sweep import half_sweep
 
-#: Sweeps from random factors before the scales are learned: they would follow them to zero.
-HOLD = 4
 #: Prefix of the variances among the parameters.
 VARIANCE = "variance of "
 #: Name of the rows' covariances among them.
 COVARIANCE = "covariance"
 
 Covariance = Literal["diagonal", "block"]
+ScalePer = Literal["factor", "side"]
 
 
 def fit_variational(
@@ -65,6 +71,7 @@ def fit_variational(
     *,
     key: ArrayLike,
     covariance: Covariance = "diagonal",
+    scale_per: ScalePer = "factor",
     num_sweeps: int = 500,
     tol: float = 1e-5,
     num_draws: int = 100,
@@ -99,13 +106,18 @@ def fit_variational(
         key: JAX key or int, for the starting values and the draws.
         covariance: "diagonal" or "block". A block's bound is the tighter one; it takes the memory
             of (M + N) (k + 1)^2 numbers and, at 16 factors, three to four times as long.
+        scale_per: A distribution of shape () for a side's factors is taken for that of the scale of
+            each factor ("factor"; the fit's model and samples have shape (1, num_factors)), or of
+            one scale for all of them ("side"). One scale has to fit factors that the data support
+            and those that they do not: with more of them than the data support, all shrink away.
         num_sweeps: The most sweeps (one updates both sides once).
         tol: Stop when a sweep changes the bound by less than this share of it; 0 never stops.
         num_draws: Independent draws of q in the result; each takes the memory of all rows.
         validation: Held-out ratings; stops when the error of the means has not improved for
             `patience` sweeps and keeps the best sweep.
         patience: See `validation`.
-        start: A point fit of the same model shape to start from, instead of random values.
+        start: A point fit of the same model shape to start from, instead of a few sweeps of least
+            squares with little regularization.
         progress: Show a progress bar; None shows it on a terminal or in a notebook.
 
     Returns:
@@ -118,7 +130,8 @@ def fit_variational(
             don't fit into memory.
 
     Warns:
-        FitWarning: If `num_sweeps` were over before the bound had converged. After Ctrl-C.
+        FitWarning: If `num_sweeps` were over before the bound had converged, or all factors have
+            shrunk to zero. After Ctrl-C.
 
     Example:
         >>> import numpyro.distributions as dist
@@ -142,6 +155,10 @@ def fit_variational(
     _check_model(model)
     if covariance not in get_args(Covariance):
         raise ValueError(f"covariance is {covariance!r}; expected 'diagonal' or 'block'.")
+    if scale_per not in get_args(ScalePer):
+        raise ValueError(f"scale_per is {scale_per!r}; expected 'factor' or 'side'.")
+    if scale_per == "factor":
+        model = by_factor(model)
     loop_key, start_key, draw_key = jax.random.split(as_key(key), 3)
     (observations,) = model.arguments(data)
     held_out = prepare_validation(model, data, validation)
@@ -155,6 +172,18 @@ def fit_variational(
         warnings.warn(
             f"The bound has not converged after {num_sweeps} sweeps: the last one still changed it "
             f"by more than tol={tol:g} of itself. Raise num_sweeps, or go on with start=.",
+            FitWarning,
+            stacklevel=2,
+        )
+    elif history.stopped in ("tol", "validation") and _all_shrunk(model, data, best):
+        shared = " give each factor a scale of its own (scale_per='factor')," * (
+            by_factor(model) is not model
+        )
+        warnings.warn(
+            f"All {model.num_factors} factors have shrunk to zero, so the predictions are those of "
+            "the biases alone. Either the ratings hold nothing more, and num_factors=0 says the "
+            f"same; or they are too few for this approximation:{shared} try fewer factors, or "
+            "sample_gibbs.",
             FitWarning,
             stacklevel=2,
         )
@@ -196,11 +225,13 @@ class Variational:
         own: dict[str, Any] = model.likelihood.scale_sites()
         laws = {n: own[n] if n in own else getattr(model, n) for n in self.plan.random}
         scales = start_scales(model, data, self.plan)
+        if start is None:
+            scales = loosen(model.likelihood, self.plan, scales)
         bounds = {name: scale_bounds(law, scales[name]) for name, law in laws.items()}
         scales |= {name: jnp.clip(scales[name], *ends) for name, ends in bounds.items()}
         chain = start_states(model, observations, scales, key, 1, start)[0]
         nothing = jax.tree.map(jnp.zeros_like, chain.table)
-        self.start = State(chain.table, nothing, chain.intercept, scales, chain.sweep)
+        self.start = State(chain.table, nothing, chain.intercept, scales)
         if covariance == "block":
             size, width = len(nothing.bias), 1 + self.packing.num_columns
             require_memory(
@@ -215,7 +246,6 @@ class Variational:
             (jnp.asarray(center, dtype), jnp.asarray(precision, dtype)),
             jnp.asarray(len(counted), dtype),
             bounds,
-            jnp.asarray(HOLD if start is None and model.num_factors else 0, jnp.int32),
         )
         self.num_ratings = len(counted)
         self.constant = 0.0
@@ -223,10 +253,40 @@ class Variational:
             self.constant += 0.5 * float(np.sum(np.log(counted / (2.0 * np.pi))))
         if precision > 0:
             self.constant += 0.5 * float(np.log(precision / (2.0 * np.pi)))
+        self.sweeps_before = SWEEPS if start is None and model.num_factors else 0
 
     def init(self, key: Array) -> State:
         """The start: means, and variances of zero, which the first sweep replaces."""
-        return self.start
+        state = self.start
+        for _ in range(self.sweeps_before):
+            state = self._least_squares(state)
+        mean, found = to_principal_axes(self.plan, state.mean, state.scales)
+        scales = {name: jnp.clip(x, *self.given.bounds[name]) for name, x in found.items()}
+        return state._replace(mean=mean, scales=state.scales | scales)
+
+    def _least_squares(self, state: State) -> State:
+        """A sweep of the means alone: variances stay zero, intercept and scales as they are."""
+        likelihood, layout = self.model.likelihood, self.layout
+        noise_scale = state.scales.get("noise_scale", jnp.ones_like(state.intercept))
+        if isinstance(likelihood, Bernoulli):
+            layout, _ = linearize(layout, likelihood, state)
+        prior = prior_precision(self.plan, state)
+        for side in SIDES:
+            mean, _ = self._solve(side, layout, state, prior, noise_scale)
+            state = state._replace(mean=mean)
+        return state
+
+    def _solve(
+        self, side: Side, layout: RowLayout, state: State, precision: Array, noise_scale: Array
+    ) -> tuple[RowValues, RowSums]:
+        """The means of a side under a diagonal precision."""
+        rows = Prior(
+            state.intercept, {"noise_scale": noise_scale}, precision, self.free[side], None, None
+        )
+        return half_sweep(
+            layout, side, state.mean, rows, likelihood=Gaussian(), method="cholesky", cg_steps=1,
+            pool=self.pool,
+        )  # fmt: skip
 
     def step(self, key: Array, state: State) -> tuple[State, list[Info]]:
         """Users, items, intercept, scales. Deterministic: the key is not used."""
@@ -256,13 +316,7 @@ class Variational:
         for side in SIDES:
             moments = sum_partners(layout, side, state.mean, state.variance, self.pool)
             total = with_partners(prior, moments, noise_scale)
-            rows = Prior(
-                state.intercept, {"noise_scale": noise_scale}, total, self.free[side], None, None
-            )
-            mean, result = half_sweep(
-                layout, side, state.mean, rows, likelihood=Gaussian(), method="cholesky",
-                cg_steps=1, pool=self.pool,
-            )  # fmt: skip
+            mean, result = self._solve(side, layout, state, total, noise_scale)
             variance = update_variances(
                 self.plan, side, state.variance, total, moments, self.free[side], noise_scale
             )
@@ -347,6 +401,16 @@ def _block_moves(
         own = rows[:, first : first + shape[0]]
         moves[site] = own[:, :, 0] if len(shape) == 1 else own[:, :, 1 : 1 + shape[1]]
     return moves
+
+
+def _all_shrunk(model: MatrixFactorization, data: Ratings, parameters: dict[str, Array]) -> bool:
+    """Whether no factor is left of those that the model has."""
+    if not model.num_factors:
+        return False
+    factors = [np.asarray(parameters[f"{side}_factors"]) for side in SIDES]
+    products = np.einsum("nk,nk->n", factors[0][data.user], factors[1][data.item])
+    noise = parameters.get("noise_scale", model.likelihood.scale_sites().get("noise_scale", 1.0))
+    return is_nothing(products, float(noise))
 
 
 def _check_model(model: object) -> None:

@@ -12,7 +12,8 @@ def write_law(name: str, law: Distribution) -> dict[str, Any]:
 
     Args:
         name: What it is the prior of, for messages.
-        law: A distribution that numpyro.distributions has, its arguments numbers or arrays.
+        law: A distribution that numpyro.distributions has, its arguments numbers or arrays; it may
+            be expanded.
 
     Returns:
         What JSON can hold.
@@ -20,6 +21,8 @@ def write_law(name: str, law: Distribution) -> dict[str, Any]:
     Raises:
         ValueError: If it would not read back the same.
     """
+    if isinstance(law, dist.ExpandedDistribution):
+        return write_law(name, law.base_dist) | {"shape": list(law.batch_shape)}
     kind = type(law)
     try:
         if getattr(dist, kind.__name__, None) is not kind:
@@ -47,12 +50,13 @@ def read_law(written: dict[str, Any]) -> Distribution:
     kind = getattr(dist, written["law"], None)
     if not (isinstance(kind, type) and issubclass(kind, Distribution)):
         raise ValueError(f"{written['law']!r} is no distribution of NumPyro's.")
-    return kind(**{key: _array(value) for key, value in written["arguments"].items()})
+    law = kind(**{key: _array(value) for key, value in written["arguments"].items()})
+    return law.expand(tuple(written["shape"])) if "shape" in written else law
 
 
 def is_law(written: object) -> bool:
     """Whether a plain value stands for a distribution."""
-    return isinstance(written, dict) and written.keys() == {"law", "arguments"}
+    return isinstance(written, dict) and written.keys() - {"shape"} == {"law", "arguments"}
 
 
 def _array(value: Any) -> Any:

@@ -29,9 +29,12 @@ from probmf import (
 from probmf.datasets import simulate_ratings
 from probmf.inference import _target as target_module
 from probmf.inference import _variational_block as block_module
+from probmf.inference._gibbs_plan import Plan
 from probmf.inference._loop import FitWarning
+from probmf.inference._variational_start import to_principal_axes
 from probmf.inference._variational_update import State
 from probmf.inference.variational import Variational
+from probmf.models.table import Table
 from probmf.rows import num_workers
 
 USERS, ITEMS = 9, 8
@@ -296,7 +299,7 @@ def test_learns_noise_and_scales_and_predicts() -> None:
         2, Gaussian(LAW), "learned", user_scale=LAW, item_scale=LAW, user_bias_scale=LAW,
         item_bias_scale=LAW,
     )  # fmt: skip
-    fit = fit_variational(model, train, key=0, num_draws=40)
+    fit = fit_variational(model, train, key=0, num_draws=40, scale_per="side")
     assert fit.samples["user_factors"].shape == (1, 40, 120, 2)
     assert fit.history is not None
     assert fit.history.stopped == "tol"
@@ -313,6 +316,94 @@ def test_learns_noise_and_scales_and_predicts() -> None:
     assert np.sqrt(np.mean((predicted.mean - test.rating) ** 2)) < 0.6
     inside = (predicted.lower <= test.rating) & (test.rating <= predicted.upper)
     assert 0.8 < inside.mean() < 0.97
+
+
+def learning(num_factors: int) -> MatrixFactorization:
+    return MatrixFactorization(
+        num_factors, Gaussian(LAW), user_scale=LAW, item_scale=LAW, user_bias_scale=LAW,
+        item_bias_scale=LAW,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("seed", "covariance"),
+    [
+        (11, "diagonal"),
+        *(
+            pytest.param(seed, covariance, marks=pytest.mark.slow)
+            for seed in (3, 5, 11)
+            for covariance in ("diagonal", "block")
+            if (seed, covariance) != (11, "diagonal")
+        ),
+    ],
+)
+def test_more_factors_than_needed_do_no_harm(seed: int, covariance: Any) -> None:
+    """At 16 factors the held-out error is that at the true three, and far from that of none."""
+    simulated = simulate_ratings(
+        key=seed, num_users=120, num_items=60, num_ratings=2000, num_factors=3
+    )
+    train, test = simulated.ratings.split(key=seed + 1, test_fraction=0.15)
+    error = {}
+    for k in (0, 3, 16):
+        options: dict[str, Any] = {"covariance": covariance, "num_draws": 200}
+        fit = fit_variational(learning(k), train, key=0, **options)
+        error[k] = np.sqrt(np.mean((fit.predict(test).mean - test.rating) ** 2))
+    assert error[16] < 1.02 * error[3]
+    assert error[16] < 0.98 * error[0]
+    assert fit.samples["user_scale"].shape == (1, 200, 1, 16)
+
+
+@pytest.mark.parametrize("scale_per", ["factor", "side"])
+def test_warns_that_all_factors_shrank(scale_per: Any) -> None:
+    """Ratings of biases alone."""
+    rng = np.random.default_rng(0)
+    user, item = np.divmod(np.arange(USERS * ITEMS), ITEMS)
+    rating = rng.normal(size=USERS)[user] + rng.normal(size=ITEMS)[item]
+    rating = rating + 0.5 * rng.normal(size=len(user))
+    data = Ratings.from_frame({"user": user, "item": item, "rating": rating})
+    message = "All 2 factors have shrunk to zero.* num_factors=0 .* sample_gibbs"
+    with pytest.warns(FitWarning, match=message) as told:
+        fit = fit_variational(learning(2), data, key=0, num_draws=2, scale_per=scale_per)
+    assert len(told) == 1
+    assert ("scale_per='factor'" in str(told[0].message)) == (scale_per == "side")
+    shape = (1, 2, 1, 2) if scale_per == "factor" else (1, 2)
+    assert fit.samples["user_scale"].shape == shape
+    mean = np.einsum("duk,dik->ui", *(fit.samples[f"{n}_factors"][0] for n in ("user", "item")))
+    assert np.abs(mean / 2).max() < 0.1
+
+
+@pytest.mark.parametrize("users", [2, USERS])
+@pytest.mark.parametrize("name", ["gaussian", "by factor"])
+def test_principal_axes(name: str, users: int) -> None:
+    """The same products, along orthogonal axes, the longest under the largest scales."""
+    rng = np.random.default_rng(1)
+    model = replace(MODELS[name], num_factors=3)
+    if name == "by factor":
+        model = replace(model, user_scale=dist.HalfNormal(np.ones((1, 3))), item_scale=0.5)
+    plan, packing = Plan.of(model, users, ITEMS), Table(model, users, ITEMS)
+    shapes = model.site_shapes(users, ITEMS)
+    values = {site: rng.normal(size=shape) for site, shape in shapes.items()}
+    scales = {n: jnp.asarray(0.5) for n in ("user_scale", "item_scale")}
+    scales |= {f"{n}_bias_scale": jnp.asarray(1.0) for n in ("user", "item")}
+    if name == "by factor":
+        scales["user_scale"] = jnp.asarray([[0.1, 2.0, 1.0]])
+    table, found = to_principal_axes(plan, packing.pack(values), scales)
+    turned = {site: np.asarray(value) for site, value in packing.unpack(table).items()}
+    left, right = turned["user_factors"], turned["item_factors"]
+    np.testing.assert_allclose(left @ right.T, values["user_factors"] @ values["item_factors"].T)
+    for rows in (left, right):
+        gram = rows.T @ rows
+        np.testing.assert_allclose(gram, np.diag(np.diag(gram)), atol=1e-12)
+    lengths = np.diag(left.T @ left) * np.diag(right.T @ right)
+    order = [1, 2, 0] if name == "by factor" else [0, 1, 2]
+    assert (np.diff(lengths[order]) <= 1e-12).all()
+    np.testing.assert_array_equal(turned["item_bias"], values["item_bias"])
+    if name == "by factor":
+        roots = np.sqrt(np.mean(left**2, axis=0, keepdims=True))
+        np.testing.assert_allclose(found["user_scale"], roots)
+    else:
+        np.testing.assert_allclose(np.sum(left**2, 0), np.sum(right**2, 0), atol=1e-12)
+        assert found == {}
 
 
 @pytest.mark.slow
@@ -396,6 +487,8 @@ def test_refused_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
         fit_variational(MODELS["gaussian"], table(), key=0, start={})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="covariance is 'full'; expected 'diagonal' or 'block'"):
         fit_variational(MODELS["gaussian"], table(), key=0, covariance="full")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="scale_per is 'row'; expected 'factor' or 'side'"):
+        fit_variational(MODELS["gaussian"], table(), key=0, scale_per="row")  # type: ignore[arg-type]
     monkeypatch.setattr(target_module, "MEMORY_SHARE", 1e-9)
     with pytest.raises(ValueError, match=r"each of 17 rows takes .*covariance='diagonal'"):
         fit_variational(MODELS["gaussian"], table(), key=0, covariance="block")

@@ -395,6 +395,15 @@ def test_sampled_scales(law: Any, random_fit: Any, tmp_path: Path) -> None:
         assert back.log_prob(0.7) == law.log_prob(0.7)
 
 
+def test_an_expanded_law(random_fit: Any, tmp_path: Path) -> None:
+    law = dist.HalfNormal(1 / 3).expand((1, 2))
+    fit = random_fit(MatrixFactorization(2, user_scale=law), everything())
+    samples = {**fit.samples, "user_scale": np.full((1, 1, 1, 2), 0.5)}
+    Fit(fit.model, fit.data, samples, "made").save(tmp_path / "fit")
+    back: Any = Fit.load(tmp_path / "fit").model.user_scale
+    assert (back.batch_shape, back.base_dist.scale) == ((1, 2), 1 / 3)
+
+
 def test_how_sampling_went(random_fit: Any, tmp_path: Path) -> None:
     fit = sampled(MatrixFactorization(1), random_fit, k_hat=np.inf, num_densities=7, how="x")
     fit.save(tmp_path / "fit")
