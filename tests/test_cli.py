@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_args
 from uuid import UUID
 
 import numpy as np
@@ -10,13 +11,29 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 import probmf
-from probmf import Bernoulli, Fit, Gaussian, MatrixFactorization, Ratings, Vocabulary, metrics
-from probmf.cli import app
+from probmf import (
+    Bernoulli,
+    Fit,
+    Gaussian,
+    History,
+    MatrixFactorization,
+    Ratings,
+    Vocabulary,
+    metrics,
+)
+from probmf.cli import app, console
+from probmf.cli import fit as fit_command
+from probmf.cli import words as wording
+from probmf.cli.evaluate import evaluation
+from probmf.cli.fit import show
+from probmf.cli.methods import Method
 from probmf.datasets import simulate_ratings
 
+WIDTH = 80
 MODEL = ["--num-factors", "2", "--noise-scale", "0.5", "--user-scale", "0.5", "--item-scale", "0.5"]
 
 
@@ -34,6 +51,25 @@ def mistake(*words: object) -> str:
     return " ".join(result.stderr.split())
 
 
+@pytest.fixture(autouse=True)
+def _fixed_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed does not depend on the terminal."""
+    monkeypatch.setattr(console.out, "width", WIDTH)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What `probmf fit` would have fitted: (method, model, ratings, settings); nothing is."""
+    calls: list[Any] = []
+
+    def record(method: str, model: Any, data: Ratings, **settings: Any) -> Fit:
+        calls.append((method, model, data, settings))
+        return point_fit(data, model=model)
+
+    monkeypatch.setattr(fit_command, "run_method", record)
+    return calls
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files of simulated ratings: train and test as CSV and Parquet, and titles."""
@@ -47,10 +83,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def point_fit(ratings: Ratings, *, binary: bool = False) -> Fit:
+def point_fit(
+    ratings: Ratings, *, binary: bool = False, model: MatrixFactorization | None = None
+) -> Fit:
     """A fit with random parameters, so that nothing has to be fitted."""
     rng = np.random.default_rng(0)
-    model = MatrixFactorization(2, Bernoulli() if binary else Gaussian(0.5))
+    if model is None:
+        model = MatrixFactorization(2, Bernoulli() if binary else Gaussian(0.5))
     shapes = model.site_shapes(ratings.num_users, ratings.num_items)
     values = {site: 0.5 * rng.normal(size=shape) for site, shape in shapes.items()}
     return Fit.from_point(model, ratings, {"intercept": 0.0, **values}, method="made")
@@ -69,13 +108,26 @@ def saved(folder: Path) -> Path:
 
 
 class TestFit:
-    def test_says_what_was_fitted(self, folder: Path) -> None:
-        out = folder / "said"
-        result = run("fit", folder / "train.parquet", "--out", out, "--num-sweeps", 2, *MODEL)
+    def test_says_what_was_fitted(self, folder: Path, tmp_path: Path) -> None:
+        train = Ratings.from_csv(folder / "train.csv")
+        seconds = np.array([3.0, 123456.7])
+        history = History(np.array([90.0, 80.0]), None, seconds, 2, "num_sweeps", "sweep")
+        with console.out.capture() as capture:
+            show(replace(point_fit(train), history=history))
+        told = " ".join(capture.get().split())
+        assert "810 of 40 items by 60 users" in told
+        assert "sweeps 2 in 123456.7 s, all that were asked for (sweep limit)" in told
+
+    @pytest.mark.usefixtures("asked")
+    @pytest.mark.parametrize("width", [20, 80, 300])
+    def test_says_what_is_next_whatever_the_width(
+        self, folder: Path, tmp_path: Path, width: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(console.out, "width", width)
+        out = tmp_path / "a folder with a long name, longer than many a terminal is wide" / "fit"
+        result = run("fit", folder / "train.csv", "--out", out)
         assert result.exit_code == 0, result.output
-        assert "810 of 40 items by 60 users" in result.stdout
-        assert "2 in " in result.stdout
-        assert f"probmf evaluate {out} TEST" in result.stdout.replace("\n", "")
+        assert f"Saved in {out}. Next: probmf evaluate {out} TEST\n" in result.stdout
 
     def test_saves_the_model_that_was_asked_for(self, saved: Path) -> None:
         fit = Fit.load(saved)
@@ -88,16 +140,20 @@ class TestFit:
         assert len(fit.data) == 729
         assert fit.data.item_labels([0])[0].startswith("The ")
 
-    def test_csv_and_parquet_give_the_same(self, folder: Path) -> None:
-        points = []
+    def test_csv_and_parquet_give_the_same(
+        self, folder: Path, tmp_path: Path, asked: list[Any]
+    ) -> None:
         for suffix in ("csv", "parquet"):
-            words = ["--num-sweeps", 2, "--out", folder / suffix, *MODEL]
+            words = ["--num-sweeps", 2, "--out", tmp_path / suffix, *MODEL]
             assert run("fit", folder / f"train.{suffix}", *words).exit_code == 0
-            points.append(Fit.load(folder / suffix).point())
-        for site, values in points[0].items():
-            np.testing.assert_array_equal(values, points[1][site])
+        (_, model, csv, settings), (*_, parquet, _) = asked
+        assert csv.to_arrow().equals(parquet.to_arrow())
+        assert model.num_factors == 2
+        assert settings["num_sweeps"] == 2
 
-    def test_columns_threshold_and_likelihood(self, folder: Path, tmp_path: Path) -> None:
+    def test_columns_threshold_and_likelihood(
+        self, folder: Path, tmp_path: Path, asked: list[Any]
+    ) -> None:
         table = pa.csv.read_csv(folder / "train.csv")
         table = table.rename_columns(["who", "what", "stars"])
         table = table.append_column("times", pa.array(np.arange(len(table)) % 3 + 1.0))
@@ -109,36 +165,70 @@ class TestFit:
             "--num-sweeps", 2, "--update", "coordinate",
         )  # fmt: skip
         assert result.exit_code == 0, result.output
-        fit = Fit.load(tmp_path / "fit")
-        assert fit.model.likelihood == Bernoulli()
-        assert fit.model.intercept == "learned"
-        assert set(fit.data.rating) == {0.0, 1.0}
-        assert fit.data.weight is not None
-        assert fit.data.weight.max() == 3
+        ((method, model, data, settings),) = asked
+        assert (method, settings["update"]) == ("als", "coordinate")
+        assert model.likelihood == Bernoulli()
+        assert model.intercept == "learned"
+        assert set(data.rating) == {0.0, 1.0}
+        assert data.weight is not None
+        assert data.weight.max() == 3
 
-    def test_pairs_only_with_weak_zeros(self, folder: Path, tmp_path: Path) -> None:
+    def test_pairs_only_with_weak_zeros(
+        self, folder: Path, tmp_path: Path, asked: list[Any]
+    ) -> None:
         result = run(
             "fit", folder / "train.csv", "--pairs-only", "--unobserved-weight", 0.1,
             "--num-factors", 1, "--intercept", "none", "--no-user-bias", "--no-item-bias",
             "--num-sweeps", 2, "--out", tmp_path / "fit",
         )  # fmt: skip
         assert result.exit_code == 0, result.output
-        fit = Fit.load(tmp_path / "fit")
-        assert set(fit.data.rating) == {1.0}
-        assert (fit.model.intercept, fit.model.user_bias) == (None, False)
+        ((_, model, data, _),) = asked
+        assert set(data.rating) == {1.0}
+        assert (model.intercept, model.user_bias, model.item_bias) == (None, False, False)
 
-    def test_gradient_descent(self, folder: Path, tmp_path: Path) -> None:
+    @pytest.mark.usefixtures("asked")
+    def test_events_have_scores_and_no_intervals(self, folder: Path, tmp_path: Path) -> None:
+        out, test = tmp_path / "fit", folder / "test.csv"
+        words = ["--pairs-only", "--unobserved-weight", 0.1, "--out", out]
+        assert run("fit", folder / "train.csv", *words).exit_code == 0
+        result = run("recommend", out, "--user", 3)
+        assert "score" in result.stdout
+        assert "rating" not in result.stdout
+        assert "interval" not in result.stdout
+        got = mistake("recommend", out, "--user", 3, "--interval", 0.5)
+        assert got.endswith("its scores have no intervals. Leave --interval out.")
+        judged = json.loads(run("evaluate", out, test, "--json").stdout)
+        assert (judged["errors"], judged["coverage"], judged["remarks"]) == ({}, {}, [])
+        assert judged["ranking"]
+        assert "Errors" not in run("evaluate", out, test).stdout
+
+    def test_gradient_descent(self, folder: Path, tmp_path: Path, asked: list[Any]) -> None:
         result = run(
             "fit", folder / "train.csv", "--method", "map", "--num-epochs", 3, "--batch-size", 64,
             "--restarts", 2, "--out", tmp_path / "fit", *MODEL,
         )  # fmt: skip
         assert result.exit_code == 0, result.output
-        assert Fit.load(tmp_path / "fit").history.unit == "epoch"  # type: ignore[union-attr]
+        ((method, _, _, settings),) = asked
+        assert method == "map"
+        given = {"num_epochs": 3, "batch_size": 64, "restarts": 2}
+        assert settings.items() >= given.items()
 
-    @pytest.mark.parametrize("priors", ["learned", "wishart"])
-    def test_gibbs(self, folder: Path, tmp_path: Path, priors: str) -> None:
+    def test_a_fit_is_replaced_by_force_only(
+        self, folder: Path, tmp_path: Path, asked: list[Any]
+    ) -> None:
+        words = ["fit", folder / "train.csv", "--out", tmp_path / "fit"]
+        assert run(*words).exit_code == 0
+        before = (tmp_path / "fit" / "fit.json").read_bytes()
+        got = mistake(*words, "--num-factors", 3)
+        assert got.endswith("holds a fit already. Give another folder, or --force to replace it.")
+        assert (tmp_path / "fit" / "fit.json").read_bytes() == before
+        assert len(asked) == 1
+        assert run(*words, "--num-factors", 3, "--force").exit_code == 0
+        assert Fit.load(tmp_path / "fit").model.num_factors == 3
+
+    def test_gibbs(self, folder: Path, tmp_path: Path) -> None:
         result = run(
-            "fit", folder / "train.csv", "--method", "gibbs", "--priors", priors, "--num-warmup",
+            "fit", folder / "train.csv", "--method", "gibbs", "--priors", "wishart", "--num-warmup",
             20, "--num-samples", 40, "--thin", 10, "--checkpoint", tmp_path / "run", "--out",
             tmp_path / "fit", *MODEL,
         )  # fmt: skip
@@ -158,9 +248,8 @@ class TestFit:
 
     @pytest.mark.parametrize("method", ["gibbs", "nuts"])
     @pytest.mark.slow
-    @pytest.mark.slow
     def test_streams(self, folder: Path, tmp_path: Path, method: str) -> None:
-        words = ["fit", folder / "train.csv", "--method", method, "--num-warmup", 20,
+        words = ["fit", folder / "train.csv", "--method", method, "--force", "--num-warmup", 20,
                  "--num-samples", 10, "--num-chains", 1, "--out", tmp_path / "fit", "--stream",
                  tmp_path / "draws", "--checkpoint", tmp_path / "run", *MODEL]  # fmt: skip
         if method == "nuts":
@@ -221,10 +310,14 @@ class TestFit:
             (["--num-epochs", 3], r"--num-epochs belongs to --method map, but the method is als"),
             (["--method", "map", "--solver", "cg"], "--solver belongs to --method als"),
             (["--intercept", "x"], "--intercept is 'x'; expected mean, learned, none, or a number"),
-            (["--noise-scale", -1], "noise_scale is -1; a scale is a standard deviation"),
+            (["--noise-scale", -1], "--noise-scale is -1; a scale is a standard deviation"),
             (["--user", "who"], "has no column 'who'; its columns are: 'user', 'item', 'rating'"),
             (["--likelihood", "bernoulli"], "A Bernoulli likelihood needs ratings 0 or 1"),
-            (["--validation-fraction", 2], "test_fraction is 2.0, expected a number between"),
+            (["--likelihood", "bernoulli"], "--threshold, or use --likelihood gaussian."),
+            (
+                ["--validation-fraction", 2],
+                "--validation-fraction is 2.0, expected a number",
+            ),
             (["--users", "nobody.csv"], "There is no file nobody.csv"),
         ],
     )
@@ -340,6 +433,70 @@ class TestEvaluate:
         assert result.exit_code == 0, result.output
         assert json.loads(result.stdout)["num_unknown_user"] == 0
 
+    def test_columns_are_those_of_the_fit(
+        self, folder: Path, tmp_path: Path, asked: list[Any]
+    ) -> None:
+        """Evaluate and recommend read files as the fit was read, unless told otherwise."""
+        for name in ("train", "test"):
+            table = pa.csv.read_csv(folder / f"{name}.csv").rename_columns(["who", "what", "stars"])
+            pa.csv.write_csv(table, tmp_path / f"{name}.csv")
+        (tmp_path / "few.csv").write_text("what\n3\n4\n5\n")
+        columns = ["--user", "who", "--item", "what", "--rating", "stars"]
+        fit = ["fit", tmp_path / "train.csv", *columns, "--out"]
+        binary = ["--threshold", 3.5, "--likelihood", "bernoulli"]
+        assert run(*fit, tmp_path / "fit").exit_code == 0
+        assert run(*fit, tmp_path / "liked", *binary).exit_code == 0
+        words = ["evaluate", tmp_path / "fit", tmp_path / "test.csv", "--json"]
+        assert run(*words).stdout == run(*words, *columns).stdout
+        other = ["evaluate", tmp_path / "fit", folder / "test.csv", "--json"]
+        assert "has no column 'who'" in mistake(*other)
+        own = ["--user", "user", "--item", "item", "--rating", "rating"]
+        assert run(*other, *own).stdout == run(*words).stdout
+        liked = run("evaluate", tmp_path / "liked", tmp_path / "test.csv", "--json")
+        assert json.loads(liked.stdout)["errors"].keys() >= {"log loss"}
+        assert "Ratings of at least 3.5 are taken for yes" in liked.stderr
+        few = ["recommend", tmp_path / "fit", "--user", 1, "-k", 1, "--candidates"]
+        assert run(*few, tmp_path / "few.csv", "--seen").exit_code == 0
+        assert "has no column 'item'" in mistake(*few, tmp_path / "few.csv", "--item", "item")
+
+    def test_says_that_every_pair_was_trained_on(self, folder: Path, tmp_path: Path) -> None:
+        train = Ratings.from_csv(folder / "train.csv")
+        point_fit(train).save(tmp_path / "fit")
+        told = json.loads(run("evaluate", tmp_path / "fit", folder / "train.csv", "--json").stdout)
+        assert told["ranking"]["10"]["recall"] == 0
+        assert any("trained on every one of these pairs" in remark for remark in told["remarks"])
+        lines = (folder / "test.csv").read_text().splitlines()
+        lines += (folder / "train.csv").read_text().splitlines()[1:8]
+        (tmp_path / "both.csv").write_text("\n".join(lines))
+        shown = run("evaluate", tmp_path / "fit", tmp_path / "both.csv").stdout
+        assert "trained on 7 of the 97 relevant pairs" in shown
+        assert "trained" not in run("evaluate", tmp_path / "fit", folder / "test.csv").stdout
+
+    @pytest.mark.parametrize("unit", [1.0, 1000.0])
+    @pytest.mark.parametrize(("scale", "wide"), [(3.0, True), (0.3, False)])
+    def test_says_that_intervals_are_wide_and_the_constant_wins(
+        self, scale: float, wide: bool, unit: float
+    ) -> None:
+        """Ratings of a fit that knows them to the noise; the same in any unit."""
+        rng = np.random.default_rng(0)
+        user, item = np.divmod(np.arange(600), 30)
+        effect = rng.normal(size=20)
+        rating = unit * (effect[user] + 0.3 * rng.normal(size=600))
+        kept = rng.random(600) < 0.7
+        train, test = (
+            Ratings.from_frame({"user": user[rows], "item": item[rows], "rating": rating[rows]})
+            for rows in (kept, ~kept)
+        )
+        model = MatrixFactorization(
+            0, Gaussian(unit * scale), intercept=0.0, item_bias=False, user_bias_scale=unit
+        )
+        values = {"intercept": 0.0, "user_bias": unit * effect}
+        scores = evaluation(Fit.from_point(model, train, values, method="made"), test)
+        remarks = " ".join(scores["remarks"])
+        assert ("intervals are" in remarks) == wide
+        assert ("By log score the constant does better" in remarks) == wide
+        assert len(scores["remarks"]) == 2 * wide
+
     def test_unknown_users_are_counted(self, folder: Path, saved: Path, tmp_path: Path) -> None:
         (tmp_path / "test.csv").write_text("user,item,rating\n1,2,4\n999,2,4\n")
         result = run("evaluate", saved, tmp_path / "test.csv")
@@ -352,7 +509,7 @@ class TestEvaluate:
         test = folder / "test.csv"
         assert "is not a saved fit: it has no fit.json" in mistake("evaluate", tmp_path, test)
         assert "There is no file" in mistake("evaluate", saved, tmp_path / "no.csv")
-        assert "k is 41; expected a whole number from 1 to 40" in mistake(
+        assert "-k is 41; expected a whole number from 1 to 40" in mistake(
             "evaluate", saved, test, "-k", 41
         )
         words = tmp_path / "words.csv"
@@ -438,8 +595,8 @@ class TestRecommend:
             (["--all", "--out", "a.txt"], "a.txt is named neither as CSV"),
             (["--user", "anna"], "'anna' is no user id of this fit: its user ids are integers"),
             (["--user", 1, "--user", 999], "The fit has no user 999: it knows 60 users, such as 1"),
-            (["--user", 1, "-k", 99], "k is 99; expected a whole number from 1 to 40"),
-            (["--user", 1, "--interval", 2], "interval is 2.0; expected a probability"),
+            (["--user", 1, "-k", 99], "-k is 99; expected a whole number from 1 to 40"),
+            (["--user", 1, "--interval", 2], "--interval is 2.0; expected a probability"),
             (["--user", 1, "--candidates", "no.csv"], "There is no file no.csv"),
         ],
     )
@@ -470,6 +627,51 @@ def test_demo(tmp_path: Path) -> None:
         path.name for path in (tmp_path / "demo").iterdir()
     }
     assert len(Fit.load(tmp_path / "demo" / "fit").data) > 1000
+
+
+def test_options_of_other_programs_are_named(folder: Path) -> None:
+    result = run("fit", folder / "train.csv", "--out", "x", "--rank", 3)
+    assert result.exit_code == 2
+    assert "--num-factors" in result.output
+    assert "--rating" not in result.output
+
+
+def test_words_of_the_command_line_are_options_of_it() -> None:
+    """Advice names options that there are, and every option has one name."""
+    commands = get_command(app).commands.values()  # type: ignore[attr-defined]
+    options = {name for command in commands for param in command.params for name in param.opts}
+    for name in (*wording.NAMES, *wording.WORDS):
+        assert wording.option_of(name) in options
+    for meant in wording.MEANT.values():
+        assert {*meant.split(", ")} <= options
+    assert not wording.MEANT.keys() & options
+    methods = get_args(Method)
+    assert {option.removeprefix("--method ") for option in wording.METHODS.values()} == {*methods}
+
+
+@pytest.mark.parametrize(
+    ("python", "told"),
+    [
+        ("Raise num_sweeps, or lower tol.", "Raise --num-sweeps, or lower tol."),
+        ("k is 9; give fewer.", "-k is 9; give fewer."),
+        ("name it: rating=. Or duplicates='mean'", "name it: --rating. Or --duplicates mean"),
+        ("Use batch_size=None, or fit_als.", "Use no --batch-size, or --method als."),
+        ("num_factors=0 says so.", "--num-factors 0 says so."),
+        ("its columns are 'user_bias', 'k'.", "its columns are 'user_bias', 'k'."),
+        ("a user rates an item k times", "a user rates an item k times"),
+    ],
+)
+def test_advice_in_options(python: str, told: str) -> None:
+    assert wording.in_options(python) == told
+
+
+@pytest.mark.parametrize("command", ["fit", "evaluate", "recommend", "demo"])
+def test_flags_take_no_value(command: str) -> None:
+    params = get_command(app).commands[command].params  # type: ignore[attr-defined]
+    flags = [param for param in params if getattr(param, "is_flag", False)]
+    assert flags
+    for flag in flags:
+        assert flag.metavar == ""
 
 
 def test_version() -> None:

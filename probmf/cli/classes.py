@@ -12,6 +12,7 @@ from numpyro.distributions import HalfNormal
 
 from probmf import metrics
 from probmf.cli.reading import Columns, read_words, same_kind_of_ids
+from probmf.cli.remarks import constant_wins
 from probmf.data import Ratings
 from probmf.models import CategoricalFactorization
 from probmf.models.factorization import PRIOR_SCALES
@@ -162,16 +163,18 @@ def evaluation(fit: CategoricalFit, path: Path, columns: Columns) -> dict[str, A
     codes = test.rating[known].astype(int)
     shares = np.bincount(fit.data.rating.astype(int), fit.data.weight, fit.model.num_classes)
     constant = np.tile(shares / shares.sum(), (len(codes), 1))
+    errors, chance = _errors(codes, fit.predict(pairs).probability), _errors(codes, constant)
     return {
         "num_ratings": int(known.sum()),
         "num_unknown_user": int(np.sum(user < 0)),
         "num_unknown_item": int(np.sum(item < 0)),
-        "errors": _errors(codes, fit.predict(pairs).probability),
-        "constant": _errors(codes, constant),
+        "errors": errors,
+        "constant": chance,
         "constant_is": "the classes' shares of the training ratings, for every pair",
         "unknown_are": "left out",
         "coverage": {},
         "ranking": {},
+        "remarks": constant_wins(errors, chance),
     }
 
 

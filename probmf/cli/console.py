@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 import probmf
+from probmf.cli.words import in_options
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -40,7 +41,7 @@ def plain_errors(debug: bool) -> Iterator[None]:
         except MISTAKES as error:
             if debug:
                 raise
-            say_error(_message(error))
+            say_error(in_options(_message(error)))
             if not _raised_by_us(error):
                 err.print("This may be a bug in probmf; --debug shows where it happened.")
             raise typer.Exit(1) from None
@@ -56,9 +57,14 @@ def note(message: str) -> None:
     err.print(Text(message, style="yellow"), soft_wrap=True)
 
 
+def say(message: str, style: str = "") -> None:
+    """Print a sentence on standard output; the terminal wraps it, not we."""
+    out.print(Text(message, style=style), soft_wrap=True)
+
+
 def heading(text: str) -> None:
     """Print a line in bold above a table; a table's own title would be wrapped to its width."""
-    out.print(Text(text, style="bold"), soft_wrap=True)
+    say(text, "bold")
 
 
 def plain_table(*columns: str) -> Table:
@@ -94,4 +100,4 @@ def _show_warning(
 ) -> None:
     """Our own warnings as remarks; those of libraries only where somebody asked for them."""
     if category.__module__.startswith("probmf") or sys.warnoptions:
-        note(str(message))
+        note(in_options(str(message)))

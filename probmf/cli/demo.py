@@ -19,6 +19,7 @@ from rich.text import Text
 from probmf import metrics, plots
 from probmf.cli import options
 from probmf.cli.console import out, plain_errors, plain_table
+from probmf.cli.reading import refuse_to_replace
 from probmf.cli.recommend import show as show_recommendations
 from probmf.data import Ratings, Vocabulary
 from probmf.datasets import Simulation, simulate_catalogue, simulate_ratings
@@ -41,11 +42,15 @@ def demo(
         Path, typer.Option("--out", metavar="DIR", help="Folder for the fit and the plots.")
     ],
     seed: options.Seed = 0,
-    small: Annotated[bool, typer.Option("--small", help="A tiny catalogue: seconds.")] = False,
+    small: Annotated[
+        bool, typer.Option("--small", metavar="", help="A tiny catalogue: seconds.")
+    ] = False,
+    force: options.Force = False,
     debug: options.Debug = False,
 ) -> None:
     """Fit, evaluate and recommend on simulated ratings; needs no data and no network."""
     with plain_errors(debug):
+        refuse_to_replace(directory / "fit", force)
         begin = time.perf_counter()
         directory.mkdir(parents=True, exist_ok=True)
         stage = set_up(seed, small=small)

@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.text import Text
 from scipy.sparse import csr_array
 
 from probmf import metrics
 from probmf.cli import classes, options
-from probmf.cli.console import heading, note, out, plain_errors, plain_table
-from probmf.cli.reading import Columns, load_fit, read_ratings, same_kind_of_ids
+from probmf.cli.console import heading, note, out, plain_errors, plain_table, say
+from probmf.cli.reading import Columns, Source, load_fit, read_ratings, same_kind_of_ids
+from probmf.cli.remarks import constant_wins, seen_items, wide_intervals
 from probmf.data import Ratings
 from probmf.models import Ordinal
 from probmf.results import CategoricalFit, Fit
@@ -26,9 +26,9 @@ LEVELS = (0.5, 0.9)
 def evaluate(
     directory: options.FitDirectory,
     test: Annotated[Path, typer.Argument(metavar="TEST", help="CSV or Parquet file of ratings.")],
-    user: options.UserColumn = "user",
-    item: options.ItemColumn = "item",
-    rating: options.RatingColumn = "rating",
+    user: options.SameUserColumn = None,
+    item: options.SameItemColumn = None,
+    rating: options.SameRatingColumn = None,
     pairs_only: options.PairsOnly = False,
     threshold: options.Threshold = None,
     k: Annotated[
@@ -39,18 +39,28 @@ def evaluate(
         float | None,
         typer.Option(help="Test items with at least this rating are relevant. Default: all."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar="", help="Print JSON instead of a table.")
+    ] = False,
     debug: options.Debug = False,
 ) -> None:
     """Judge a saved fit on test ratings."""
     with plain_errors(debug):
         fit = load_fit(directory)
-        columns = Columns(user, item, None if pairs_only else rating)
+        source = Source.of(directory)
+        rating = None if pairs_only else rating or source.rating
+        columns = Columns(user or source.user, item or source.item, rating)
         if isinstance(fit, CategoricalFit):
             _refuse(pairs_only, threshold, k, relevant_from)
             report(classes.evaluation(fit, test, columns), as_json)
             return
         data = same_kind_of_ids(read_ratings(test, columns), fit.data)
+        if threshold is None and source.threshold is not None:
+            threshold = source.threshold
+            note(
+                f"Ratings of at least {threshold:g} are taken for yes, as in the fit's own; "
+                "--threshold sets another value."
+            )
         if threshold is not None:
             data = data.binarize(threshold)
         scores = evaluation(fit, data, tuple(k or [10]), relevant_from=relevant_from)
@@ -89,7 +99,8 @@ def evaluation(
 
     Returns:
         "errors", "constant" (the same of a prediction that is the training mean for all pairs),
-        "coverage" (by level), "ranking" (by measure and k) and counts; numbers only, for JSON.
+        "coverage" (by level), "ranking" (by measure and k), counts, and "remarks": sentences on
+        what the figures can't tell. Where unobserved pairs count as zeros only lists are judged.
 
     Raises:
         ValueError: If the ratings do not suit the fit's likelihood.
@@ -102,8 +113,10 @@ def evaluation(
         "num_unknown_user": int(np.sum(~predicted.known_user)),
         "num_unknown_item": int(np.sum(~predicted.known_item)),
     }
-    likelihood = fit.model.likelihood
-    if isinstance(likelihood, Ordinal) and predicted.probabilities is not None:
+    likelihood, remarks = fit.model.likelihood, []
+    if fit.model.unobserved_weight:
+        result |= {"errors": {}, "constant": {}, "coverage": {}}
+    elif isinstance(likelihood, Ordinal) and predicted.probabilities is not None:
         chance = predicted.probabilities
         shares = likelihood.counts(fit.data.rating, fit.data.weight)
         constant = np.tile(shares / shares.sum(), (len(test), 1))
@@ -128,18 +141,22 @@ def evaluation(
             f"{level:g}": metrics.coverage(observed, *intervals(predicted.mean, sd, level))
             for level in LEVELS
         }
-    return result | _ranking(fit, test, ks, relevant_from)
+        remarks += wide_intervals(fit, *intervals(predicted.mean, sd, LEVELS[-1]), LEVELS[-1])
+    remarks = constant_wins(result["errors"], result["constant"]) + remarks
+    ranking, more = _ranking(fit, test, ks, relevant_from)
+    return result | ranking | {"remarks": remarks + more}
 
 
 def show(scores: dict[str, Any]) -> None:
     """Print an evaluation as tables."""
-    heading(f"Errors of {scores['num_ratings']:,} test ratings")
-    table = plain_table("", "this fit", "constant")
-    for name, value in scores["errors"].items():
-        table.add_row(name, *map(_four_digits, (value, scores["constant"][name])))
-    out.print(table)
-    constant = scores.get("constant_is", "the training mean for every pair")
-    out.print(f"[dim]constant: {constant}[/dim]\n")
+    if scores["errors"]:
+        heading(f"Errors of {scores['num_ratings']:,} test ratings")
+        table = plain_table("", "this fit", "constant")
+        for name, value in scores["errors"].items():
+            table.add_row(name, *map(_four_digits, (value, scores["constant"][name])))
+        out.print(table)
+        constant = scores.get("constant_is", "the training mean for every pair")
+        say(f"constant: {constant}\n", "dim")
     if scores["coverage"]:
         heading("Coverage")
         table = plain_table("interval", "covers")
@@ -153,7 +170,9 @@ def show(scores: dict[str, Any]) -> None:
         for size, values in scores["ranking"].items():
             table.add_row(size, *(f"{values[name]:.4f}" for name in names))
         out.print(table)
-        out.print(Text(f"relevant: {scores['relevant']}", style="dim"))
+        say(f"relevant: {scores['relevant']}", "dim")
+    for remark in scores["remarks"]:
+        say(f"\n{remark}", "yellow")
     fate = scores.get("unknown_are", "predicted from the prior, and left out of the lists")
     unknown = [(scores[f"num_unknown_{side}"], side) for side in ("user", "item")]
     for count, side in unknown:
@@ -206,7 +225,7 @@ def _binary_errors(observed: np.ndarray, probability: np.ndarray) -> dict[str, f
 
 def _ranking(
     fit: Fit, test: Ratings, ks: tuple[int, ...], relevant_from: float | None
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[str]]:
     """Measures of the lists of users who have training ratings and a relevant test item."""
     if relevant_from is None and fit.model.likelihood.binary:
         relevant_from = 1.0
@@ -224,7 +243,7 @@ def _ranking(
     users = np.unique(user[chosen])
     result: dict[str, Any] = {"relevant": words, "num_ranked_users": len(users), "ranking": {}}
     if not len(users):
-        return result
+        return result, []
     pairs = (np.ones(int(chosen.sum())), (np.searchsorted(users, user[chosen]), item[chosen]))
     relevant = csr_array(pairs, shape=(len(users), fit.data.num_items))
     lists = fit.recommend(fit.data.users.decode(users), k=max(ks)).code
@@ -234,4 +253,7 @@ def _ranking(
             "precision": metrics.precision_at_k(lists, relevant, size),
             "NDCG": metrics.ndcg_at_k(lists, relevant, size),
         }
-    return result
+    # A pair as one number, of training and of test.
+    pair = user[chosen].astype(np.int64) * fit.data.num_items + item[chosen]
+    trained = fit.data.user.astype(np.int64) * fit.data.num_items + fit.data.item
+    return result, seen_items(len(pair), int(np.isin(pair, trained).sum()))

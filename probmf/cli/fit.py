@@ -7,11 +7,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from probmf.cli import options
 from probmf.cli.classes import check_categorical, class_model, read_classes
-from probmf.cli.console import out, plain_errors, plain_table
+from probmf.cli.console import out, plain_errors, plain_table, say
 from probmf.cli.methods import (
     EPOCHS,
     EPOCHS_FULL,
@@ -22,7 +21,13 @@ from probmf.cli.methods import (
     read_intercept,
     run_method,
 )
-from probmf.cli.reading import Columns, add_features, read_ratings
+from probmf.cli.reading import (
+    Columns,
+    Source,
+    add_features,
+    read_ratings,
+    refuse_to_replace,
+)
 from probmf.data import Duplicates
 from probmf.diagnostics.judgement import statistics
 from probmf.models import CategoricalFactorization, MatrixFactorization
@@ -113,8 +118,24 @@ def fit(
     item_bias_scale: Annotated[
         float, typer.Option(help="The same of item biases.", rich_help_panel=_MODEL)
     ] = 1.0,
-    user_bias: Annotated[bool, typer.Option(rich_help_panel=_MODEL)] = True,
-    item_bias: Annotated[bool, typer.Option(rich_help_panel=_MODEL)] = True,
+    user_bias: Annotated[
+        bool,
+        typer.Option(
+            "--user-bias/--no-user-bias",
+            metavar="",
+            help="Whether users have biases.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = True,
+    item_bias: Annotated[
+        bool,
+        typer.Option(
+            "--item-bias/--no-item-bias",
+            metavar="",
+            help="Whether items have biases.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = True,
     intercept: Annotated[
         str,
         typer.Option(help="mean, learned, none, or a number.", rich_help_panel=_MODEL),
@@ -228,10 +249,12 @@ def fit(
         typer.Option(help="Share of the ratings to stop by and not to learn from."),
     ] = 0.0,
     seed: options.Seed = 0,
+    force: options.Force = False,
     debug: options.Debug = False,
 ) -> None:
     """Fit a factorization to a file of ratings and save it."""
     with plain_errors(debug):
+        refuse_to_replace(directory, force)
         settings = _settings(
             method, update=update, solver=solver, num_sweeps=num_sweeps, num_epochs=num_epochs,
             batch_size=batch_size, learning_rate=learning_rate, restarts=restarts, priors=priors,
@@ -270,8 +293,9 @@ def fit(
             train, validation = data.split(key=seed, test_fraction=validation_fraction)
         fitted = run_method(method, model, train, key=seed, validation=validation, **settings)
         fitted.save(directory)
+        Source(user, item, columns.rating, threshold).keep(directory)
         show(fitted)
-        out.print(Text(f"Saved in {directory}. Next: probmf evaluate {directory} TEST"))
+        say(f"Saved in {directory}. Next: probmf evaluate {directory} TEST")
 
 
 def show(fitted: Fit | CategoricalFit) -> None:

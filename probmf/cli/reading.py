@@ -1,7 +1,7 @@
 """Files and words of the command line become ratings, tables and ids."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,6 +19,35 @@ from probmf.results import CategoricalFit, Fit, categorical_storage, directory
 
 _CSV, _PARQUET = (".csv", ".csv.gz", ".csv.bz2", ".csv.zst", ".tsv", ".tsv.gz"), (".parquet", ".pq")
 _BOOLEANS = {"true": True, "false": False}
+#: Entry of a fit's manifest.
+_SOURCE = "source"
+
+
+@dataclass(frozen=True)
+class Source:
+    """How the file of ratings was read that a fit was made from, which is kept with the fit.
+
+    Attributes:
+        user: Column of user ids.
+        item: Column of item ids.
+        rating: Column of ratings; None counted every pair as 1.
+        threshold: Ratings of at least this counted as yes; None left them as they were.
+    """
+
+    user: str = "user"
+    item: str = "item"
+    rating: str | None = "rating"
+    threshold: float | None = None
+
+    def keep(self, path: Path) -> None:
+        """Write it into a saved fit."""
+        directory.add_entry(path, _SOURCE, asdict(self))
+
+    @classmethod
+    def of(cls, path: Path) -> "Source":
+        """That of a saved fit; the names of `probmf fit` if it was saved from Python."""
+        found = directory.entry(path, _SOURCE)
+        return cls() if found is None else cls(**found)
 
 
 @dataclass(frozen=True)
@@ -72,6 +101,22 @@ def read_words(path: Path, columns: Columns) -> pa.Table:
         return read_parquet(path, names)
     words = [columns.user, columns.item, *([columns.rating] if columns.rating else [])]
     return read_csv(path, names, words, delimiter=_delimiter(path), column_names=None)
+
+
+def refuse_to_replace(path: Path, force: bool) -> None:
+    """Keep a fit that is there already, unless it may be replaced.
+
+    Args:
+        path: Where a fit is to be saved.
+        force: Whether it may.
+
+    Raises:
+        FileExistsError: If there is one and it may not.
+    """
+    if not force and (path / directory.MANIFEST).exists():
+        raise FileExistsError(
+            f"{path} holds a fit already. Give another folder, or --force to replace it."
+        )
 
 
 def load_fit(path: Path) -> Fit | CategoricalFit:

@@ -9,8 +9,9 @@ import typer
 from rich.text import Text
 
 from probmf.cli import options
-from probmf.cli.console import heading, note, out, plain_errors, plain_table
+from probmf.cli.console import heading, note, out, plain_errors, plain_table, say
 from probmf.cli.reading import (
+    Source,
     check_writable,
     examples,
     load_fit,
@@ -29,7 +30,7 @@ def recommend(
         typer.Option("--user", metavar="ID", help="Whom to recommend to; may be repeated."),
     ] = None,
     everybody: Annotated[
-        bool, typer.Option("--all", help="Recommend to all users; needs --out.")
+        bool, typer.Option("--all", metavar="", help="Recommend to all users; needs --out.")
     ] = False,
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Items per user.")] = 10,
     out_file: Annotated[
@@ -37,8 +38,9 @@ def recommend(
     ] = None,
     candidates: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Only these items: a table with a column 'item'."),
+        typer.Option(metavar="FILE", help="Only these items: a table with their ids."),
     ] = None,
+    item: options.SameItemColumn = None,
     rank_by: Annotated[
         RankBy, typer.Option(help="Rank by mean, by an end of the interval, or by a random draw.")
     ] = "mean",
@@ -54,7 +56,8 @@ def recommend(
         typer.Option(help="Probability of the intervals; 0: none. Default: 0.9, none with --all."),
     ] = None,
     seen: Annotated[
-        bool, typer.Option("--seen", help="Also items that the user has rated already.")
+        bool,
+        typer.Option("--seen", metavar="", help="Also items that the user has rated already."),
     ] = False,
     seed: options.Seed = 0,
     debug: options.Debug = False,
@@ -67,21 +70,23 @@ def recommend(
             "users": None if everybody else _known_users(fit, user or []),
             "k": k,
             "exclude": None if seen else "seen",
-            "candidates": None if candidates is None else _read_candidates(fit, candidates),
+            "candidates": None,
         }
+        if candidates is not None:
+            column = item or Source.of(directory).item
+            chosen["candidates"] = _read_candidates(fit, candidates, column)
         if isinstance(fit, CategoricalFit):
             interval, recommended = 0.0, _by_class(fit, wanted, rank_by, interval, chosen)
         elif wanted:
             raise ValueError("--wanted names classes, and this fit has none; leave it out.")
         else:
-            if interval is None:
-                interval = 0.0 if everybody else 0.9
+            interval = _interval(fit, interval, everybody)
             recommended = fit.recommend(
                 **chosen, rank_by=rank_by, interval=interval or None, key=seed
             )
         if out_file is not None:
             write_table(_as_table(fit, recommended), out_file)
-            out.print(Text(f"Wrote {out_file}: {k} items for each of {len(recommended):,} users."))
+            say(f"Wrote {out_file}: {k} items for each of {len(recommended):,} users.")
             return
         labels = fit.data.user_labels(fit.data.users.encode(recommended.user))
         for row, label in enumerate(labels):
@@ -89,6 +94,20 @@ def recommend(
             show(fit, recommended, row, interval)
             if not recommended.known_user[row]:
                 note(f"User {label} has no training ratings; this is the ranking for anybody.")
+
+
+def _interval(fit: Fit, interval: float | None, everybody: bool) -> float:
+    """Probability of the intervals, 0 for none."""
+    if fit.model.unobserved_weight:
+        if interval:
+            raise ValueError(
+                "In this fit pairs that were not observed count as zeros, which orders items and "
+                "is no model of ratings: its scores have no intervals. Leave --interval out."
+            )
+        return 0.0
+    if interval is None:
+        return 0.0 if everybody else 0.9
+    return interval
 
 
 def _by_class(
@@ -133,6 +152,8 @@ def show(
     titled = _has_titles(fit)
     chance = isinstance(fit, CategoricalFit) or fit.model.likelihood.binary
     score = "probability" if chance else "rating"
+    if isinstance(fit, Fit) and fit.model.unobserved_weight:
+        score = "score"
     table = plain_table("", *(["title"] if titled else []), "item", score, *columns, *(extra or {}))
     if titled:
         table.columns[1].justify = "left"
@@ -181,14 +202,14 @@ def _known_users(fit: Fit | CategoricalFit, words: list[str]) -> np.ndarray:
     return ids
 
 
-def _read_candidates(fit: Fit | CategoricalFit, path: Path) -> np.ndarray:
-    table = read_table(path, text=("item",))
-    if "item" not in table.column_names:
+def _read_candidates(fit: Fit | CategoricalFit, path: Path, column: str) -> np.ndarray:
+    table = read_table(path, text=(column,))
+    if column not in table.column_names:
         raise ValueError(
-            f"{path} has no column 'item' with the ids of the candidates; its columns are "
-            f"{', '.join(table.column_names)}."
+            f"{path} has no column {column!r} with the ids of the candidates; its columns are "
+            f"{', '.join(table.column_names)}. Name another with --item."
         )
-    return parse_ids([str(value) for value in table["item"].to_pylist()], fit.data.items)
+    return parse_ids([str(value) for value in table[column].to_pylist()], fit.data.items)
 
 
 def _as_table(fit: Fit | CategoricalFit, recommended: Recommendations) -> pa.Table:

@@ -62,6 +62,26 @@ def write(path: str | PathLike[str], form: Form, fill: Callable[[Path], dict[str
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def add_entry(path: str | PathLike[str], name: str, value: Any) -> None:
+    """Add an entry to the manifest of a saved fit, such as what a program wants to remember.
+
+    Args:
+        path: The directory.
+        name: Name of the entry.
+        value: What JSON can hold.
+    """
+    file = Path(path) / MANIFEST
+    manifest = json.loads(file.read_text(encoding="utf-8")) | {name: value}
+    new = file.with_name(f".{MANIFEST}-{uuid.uuid4().hex}")
+    new.write_text(json.dumps(manifest, indent=1, allow_nan=False), encoding="utf-8")
+    new.replace(file)
+
+
+def entry(path: str | PathLike[str], name: str) -> Any:
+    """An entry of the manifest of a saved fit, or None if it has none of this name."""
+    return json.loads((Path(path) / MANIFEST).read_text(encoding="utf-8")).get(name)
+
+
 def read_manifest(source: Path, form: Form) -> dict[str, Any]:
     """The manifest of a saved fit, whose files are all there and as they were written.
 

@@ -1,0 +1,83 @@
+"""Sentences under the tables of `probmf evaluate`: what the figures say when they say little."""
+
+from typing import Any
+
+import numpy as np
+
+from probmf.results import Fit
+
+#: Measures that are the better the larger they are.
+LARGER = frozenset({"log score", "accuracy", "AUC"})
+
+
+def constant_wins(errors: dict[str, Any], constant: dict[str, Any]) -> list[str]:
+    """A sentence if the constant prediction is better than the fit by any measure.
+
+    Args:
+        errors: Measures of the fit; None where one has no value.
+        constant: The same of the constant.
+
+    Returns:
+        The sentence, or nothing.
+    """
+    better = []
+    for name, own in errors.items():
+        other = constant[name]
+        if own is None or other is None:
+            continue
+        if (other > own) if name in LARGER else (other < own):
+            better.append(name)
+    if not better:
+        return []
+    return [
+        f"By {' and '.join(better)} the constant does better than this fit: its scales do not suit "
+        "the ratings (--method gibbs or variational learns them), or the ratings are too few."
+    ]
+
+
+def wide_intervals(fit: Fit, lower: np.ndarray, upper: np.ndarray, level: float) -> list[str]:
+    """A sentence if the intervals are on average wider than the scale of the ratings.
+
+    Args:
+        fit: The fit.
+        lower: Lower ends.
+        upper: Upper ends.
+        level: Their probability.
+
+    Returns:
+        The sentence, or nothing. The scale is the range of the training ratings.
+    """
+    rating = np.asarray(fit.data.rating, dtype=np.float64)
+    width, span = float(np.mean(upper - lower)), float(np.ptp(rating))
+    if not width > span > 0:
+        return []
+    return [
+        f"The {level:.0%} intervals are {width:.3g} wide on average, but all training ratings lie "
+        f"within {span:.3g} ({rating.min():g} to {rating.max():g}): the fit's scales are far too "
+        "large. --method gibbs or variational learns them from the ratings."
+    ]
+
+
+def seen_items(num_relevant: int, num_seen: int) -> list[str]:
+    """A sentence if test pairs were trained on, whose items the lists leave out.
+
+    Args:
+        num_relevant: Number of test pairs that lists are judged by.
+        num_seen: Number of those that the fit was trained on.
+
+    Returns:
+        The sentence, or nothing.
+    """
+    if not num_seen:
+        return []
+    if num_seen == num_relevant:
+        return [
+            "The fit was trained on every one of these pairs, and lists leave out what a user has "
+            "rated: the measures of lists are 0 for that reason alone, and the errors are those of "
+            "training. Evaluate on ratings that the fit has not seen."
+        ]
+    return [
+        f"The fit was trained on {num_seen:,} of the {num_relevant:,} relevant pairs, and lists "
+        "leave out what a user has rated: these count as missed. Evaluate on ratings that the fit "
+        "has not seen."
+    ]
