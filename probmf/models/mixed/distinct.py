@@ -12,8 +12,11 @@ from probmf.models.mixed.formula import ParsedFormula
 from probmf.models.mixed.grouping import GroupEncoder
 from probmf.models.mixed.response import Response
 
-#: Columns whose part outside the span of the others is smaller than this are dependent, as in R.
+#: Columns whose part outside the span of the others is smaller than this share of their standard
+#: deviation are dependent (R has the same share of their size, so that a year may be a constant).
 COLLINEAR = 1e-7
+#: The same as a share of their size, where the digits end.
+ROUNDING = 1e-14
 
 
 def refuse_own_response(response: str, formulas: list[ParsedFormula]) -> None:
@@ -87,6 +90,9 @@ def dependent_columns(matrix: np.ndarray) -> list[int]:
         Their places, in order. Cost O(n p^2).
     """
     size = np.linalg.norm(matrix, axis=0)
+    spread = np.linalg.norm(matrix - matrix.mean(axis=0), axis=0)
+    share = spread / np.where(size > 0, size, 1.0)
+    least = np.maximum(COLLINEAR * np.where(share > ROUNDING, share, 1.0), ROUNDING)
     # The triangle has the same inner products as the columns, and p rows only.
     (triangle,) = qr(matrix / np.where(size > 0, size, 1.0), mode="r", check_finite=False)
     basis = np.zeros((triangle.shape[0], 0))
@@ -95,7 +101,7 @@ def dependent_columns(matrix: np.ndarray) -> list[int]:
         rest = column - basis @ (basis.T @ column)
         rest -= basis @ (basis.T @ rest)
         length = np.linalg.norm(rest)
-        if length <= COLLINEAR:
+        if length <= least[place]:
             dependent.append(place)
         else:
             basis = np.column_stack([basis, rest / length])

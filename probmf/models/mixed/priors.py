@@ -24,6 +24,8 @@ from probmf.models.likelihood import check_scale, is_number
 type Prior = Distribution | Array
 type Priors = Mapping[str, Any]
 
+#: Standard deviations of less than this share of a column's size are rounding.
+ROUNDING = 1e-14
 #: Prior scales are this many standard deviations of the response.
 WIDTH = 2.5
 
@@ -253,7 +255,8 @@ def _named(value: object) -> str:
 def _sd(columns: np.ndarray) -> np.ndarray:
     """Standard deviations of the columns; one for a constant column."""
     spread = np.std(columns, axis=0)
-    negligible = spread <= 1e-10 * np.max(np.abs(columns), axis=0, initial=0.0)
+    # No more than the rounding of a constant.
+    negligible = spread <= ROUNDING * np.max(np.abs(columns), axis=0, initial=0.0)
     return np.where(negligible, 1.0, spread)
 
 
