@@ -2,6 +2,7 @@
 
 from probmf.effects.evidence import draw_effects, log_evidence
 from probmf.effects.pattern import Grouping, Pattern, RemainderTooLargeError, make_pattern
+from probmf.effects.standard import Standard, standardize
 from probmf.effects.statistics import (
     Statistics,
     collect_statistics,
@@ -14,6 +15,7 @@ __all__ = [
     "Grouping",
     "Pattern",
     "RemainderTooLargeError",
+    "Standard",
     "Statistics",
     "collect_statistics",
     "collect_targets",
@@ -21,5 +23,6 @@ __all__ = [
     "draw_effects",
     "log_evidence",
     "make_pattern",
+    "standardize",
     "sum_on_host",
 ]

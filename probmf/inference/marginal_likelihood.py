@@ -164,6 +164,11 @@ class _Problem:
         names = [[layout.name for layout in block.layouts] for block in self.prepared.blocks]
         fixed = [index for index, own in enumerate(names) if design.data.mean.site in own]
         self.flat = tuple(fixed) if objective != "map" else ()
+        # The integral is over the coefficients, not over what they are in other coordinates.
+        standards = [self.prepared.standards[index] for index in self.flat]
+        self.volume = sum(standard.log_volume for standard in standards if standard is not None)
+        if objective != "restricted":
+            self.volume = 0.0
         self.host: HostDensity | None = None
         if HostDensity.serves(self.prepared):
             self.host = HostDensity(
@@ -214,7 +219,7 @@ class _Problem:
 
     def _trils(self, run: Any, coefficients: Any) -> list[Array]:
         """Prior factors; `coefficients` makes that of the population's block."""
-        trils = [block.tril(run.effects) for block in self.prepared.blocks]
+        trils = self.prepared.trils(run)
         for index in self.flat:
             trils[index] = coefficients(len(trils[index]))
         return trils
@@ -230,7 +235,7 @@ class _Problem:
         _, precision, extra = self.prepared.system(run, latents)
         if self.objective == "map":
             extra = extra + self._prior(latents)
-        return extra, precision, self._trils(run, jnp.eye)
+        return extra - self.volume, precision, self._trils(run, jnp.eye)
 
     def _prior(self, latents: dict[str, Array]) -> Array:
         density = self.density
@@ -248,7 +253,8 @@ class _Problem:
             )
         free = self._trils(run, jnp.eye)
         if self.objective == "restricted" or not self.flat:
-            return extra + log_evidence(pattern, statistics, free, precision, self.flat)
+            value = log_evidence(pattern, statistics, free, precision, self.flat)
+            return extra - self.volume + value
         # By the envelope theorem the gradient treats the best coefficients as constants.
         _, means = draw_effects(pattern, statistics, free, precision, None, self.flat)
         observed = read_observed(self.prepared.target, run.observed[self.prepared.target])

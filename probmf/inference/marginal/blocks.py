@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from probmf.effects import Grouping
 from probmf.inference.marginal.injection import Site, as_float
-from probmf.inference.marginal.structure import Found, Layout
+from probmf.inference.marginal.layout import Found, Layout
 
 
 @dataclass(frozen=True, eq=False)

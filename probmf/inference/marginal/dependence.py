@@ -8,6 +8,7 @@ import jax
 from jax.extend import core
 
 from probmf.inference._program import Program, as_program, compiled, quick_jit
+from probmf.inference.marginal.generic import generic_run, inner_jaxpr
 
 
 def depends(jaxpr: Any, sources: Sequence[bool]) -> list[bool]:
@@ -29,11 +30,11 @@ def depends(jaxpr: Any, sources: Sequence[bool]) -> list[bool]:
         incoming = [on(var) for var in equation.invars]
         if not any(incoming):
             continue
-        inner = _inner(equation)
+        inner = inner_jaxpr(equation)
         if equation.primitive.name == "scan":
             outgoing = _through_scan(equation, incoming)
         elif inner is not None:
-            outgoing = depends(inner, incoming)
+            outgoing = depends(inner[0], incoming)
         else:
             outgoing = [True] * len(equation.outvars)
         tainted.update(v for v, out in zip(equation.outvars, outgoing, strict=True) if out)
@@ -58,20 +59,6 @@ def _through_scan(equation: Any, incoming: list[bool]) -> list[bool]:
 
 def _count_stacked(outside: Sequence[Any], inside: Sequence[Any]) -> int:
     return sum(a.aval.ndim > b.aval.ndim for a, b in zip(outside, inside, strict=True))
-
-
-def _inner(equation: Any) -> Any:
-    """The jaxpr of a plain call, whose inputs and outputs are those of the equation."""
-    if equation.primitive.name in ("scan", "while", "cond"):
-        return None
-    for value in equation.params.values():
-        inner = getattr(value, "jaxpr", value)  # closed or open
-        if isinstance(inner, core.Jaxpr) and (
-            len(inner.invars) == len(equation.invars)
-            and len(inner.outvars) == len(equation.outvars)
-        ):
-            return inner
-    return None
 
 
 class Traced:
@@ -99,15 +86,29 @@ class Traced:
         )
         return jax.tree.unflatten(self.output, run(program.consts, *jax.tree.leaves(args)))
 
+    def at_generic(self, position: int, seed: int, *args: Any) -> Any:
+        """Evaluate with generic values in the place of one argument; see `generic`."""
+        latent = self._leaves_of(position)
+        program = self._program
+        run = compiled(
+            (program.text, "generic", position, seed),
+            lambda: quick_jit(generic_run(self.closed.jaxpr, latent, seed), program.numbers),
+        )
+        return jax.tree.unflatten(self.output, run(self.closed.consts, *jax.tree.leaves(args)))
+
     @cached_property
     def _program(self) -> Program:
         return as_program(self.closed)
 
     def depends_on(self, position: int, leaf: int | None = None) -> Any:
         """The output's pytree: whether each leaf depends on an argument, or on one leaf of it."""
-        sources = [
+        found = depends(self.closed.jaxpr, self._leaves_of(position, leaf))
+        return jax.tree.unflatten(self.output, found)
+
+    def _leaves_of(self, position: int, leaf: int | None = None) -> list[bool]:
+        """Which leaves of the arguments are those of one, or are one leaf of it."""
+        return [
             index == position and leaf in (None, place)
             for index, count in enumerate(self.num_leaves)
             for place in range(count)
         ]
-        return jax.tree.unflatten(self.output, depends(self.closed.jaxpr, sources))

@@ -1,7 +1,7 @@
 """A model with its data: structure and sums found once, the evidence evaluated many times."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,6 +16,7 @@ from probmf._numpyro import run_unchecked
 from probmf._precision import fresh_arrays
 from probmf.effects import (
     Pattern,
+    Standard,
     Statistics,
     collect_statistics,
     collect_targets,
@@ -23,6 +24,7 @@ from probmf.effects import (
     draw_effects,
     log_evidence,
     make_pattern,
+    standardize,
     sum_on_host,
 )
 from probmf.inference._program import count_numbers, quick_jit
@@ -35,8 +37,10 @@ from probmf.inference.marginal.injection import (
     read_observed,
     run_with,
 )
+from probmf.inference.marginal.layout import Found
+from probmf.inference.marginal.mixed import mixed_structure
 from probmf.inference.marginal.probe import Probe
-from probmf.inference.marginal.structure import find_sites, site_design
+from probmf.inference.marginal.structure import probed_structure, site_design
 
 #: Numbers that effects drawn side by side may take up.
 DRAW_NUMBERS = 4_000_000
@@ -56,7 +60,9 @@ class Prepared:
         latent_shapes: Shape of every other latent site.
         blocks: The blocks in the pattern's order.
         pattern: Which effects meet.
-        designs: Coefficients of each block (float64), or None where they depend on latents.
+        designs: Coefficients of each block (float64), or None where they depend on latents; in the
+            standard coordinates, where it has any.
+        standards: Coordinates of each block's effects in which its columns are apart, or None.
         statistics: All sums when nothing in them depends on latents; else None.
         shared_noise: Whether all rows have one noise scale.
         fixed_priors: Whether the effects' prior covariances depend on no latent.
@@ -72,6 +78,7 @@ class Prepared:
     blocks: tuple[Block, ...]
     pattern: Pattern
     designs: tuple[np.ndarray | None, ...]
+    standards: tuple[Standard | None, ...]
     statistics: Statistics | None
     shared_noise: bool
     fixed_priors: bool
@@ -107,8 +114,9 @@ class Prepared:
     def site_values(self, latents: Values, tables: list[Array]) -> dict[str, Array]:
         """Values of the effect sites, and of what they determine, from each block's deviations."""
         deviations: dict[str, Array] = {}
-        for block, table in zip(self.blocks, tables, strict=True):
-            deviations.update(block.split(table))
+        for block, standard, table in zip(self.blocks, self.standards, tables, strict=True):
+            own = table if standard is None else standard.effects(table)
+            deviations.update(block.split(own))
         # Running the model adds the prior means, which may be effects themselves.
         values = run_with(self.model, latents, deviations, self.args, self.kwargs)
         found = {name: values.values[name] for name in self.shapes}
@@ -161,10 +169,14 @@ class Prepared:
         return law.sample(noise_key)
 
     def trils(self, run: Run) -> list[Array]:
-        """Lower factor of each block's prior covariance."""
+        """Lower factor of each block's prior covariance, in the designs' coordinates."""
         # A model may hold arrays of single precision in a run in double.
         dtype = jnp.result_type(float)
-        return [block.tril(run.effects).astype(dtype) for block in self.blocks]
+        trils = [block.tril(run.effects).astype(dtype) for block in self.blocks]
+        return [
+            tril if standard is None else standard.root(tril)
+            for tril, standard in zip(trils, self.standards, strict=True)
+        ]
 
     def system(
         self, run: Run, latents: Values, value: Array | None = None
@@ -280,29 +292,28 @@ def _prepare(
 ) -> Prepared:
     # Missing values are reported with their rows below.
     with run_unchecked(), jax.enable_x64(True), _outside_of_traces():
-        probe = Probe(model, sites, args, kwargs)
-        observed = probe.observations()
-        _check_rows(observed, probe)
-        found = find_sites(probe)
-        _check_indices(found, (args, kwargs))
+        structure = mixed_structure(model, sites, args, kwargs)
+        if structure is None:
+            structure = probed_structure(Probe(model, sites, args, kwargs))
+            _check_indices(structure.found, (args, kwargs))
+        observed, found = structure.observed, structure.found
+        _check_rows(observed, structure.target)
         grouped = make_blocks(found)
         pattern = make_pattern([block.grouping() for block, _ in grouped])
         grouped = [grouped[index] for index in pattern.order]
-        designs = tuple(
-            np.concatenate([found[i].design for i in members], axis=1)
-            if all(found[i].constant for i in members)
-            else None
-            for _, members in grouped
-        )
-        on = probe.on_latents["observed"][probe.target]
-        fixed = not (
-            on["loc"]
-            or probe.on_latents["values"][probe.target]
-            or any(jax.tree.leaves(on["mask"]))
-        )
+        designs: list[np.ndarray | None] = []
+        standards: list[Standard | None] = []
+        for _, members in grouped:
+            design, standard = None, None
+            if all(found[i].constant for i in members):
+                design, standard = standardize(
+                    np.concatenate([found[i].design for i in members], axis=1)
+                )
+            designs.append(design)
+            standards.append(standard)
         shared = observed["scale"].size == 1
         statistics = None
-        if fixed and shared and all(design is not None for design in designs):
+        if structure.fixed_targets and shared and all(design is not None for design in designs):
             residual, weight = np.asarray(observed["value"] - observed["loc"], np.float64), None
             if observed["keep"] is not None:
                 weight = np.asarray(observed["keep"], np.float64)
@@ -310,11 +321,11 @@ def _prepare(
             constant = [design for design in designs if design is not None]
             statistics = compress(pattern, sum_on_host(pattern, constant, residual, weight))
     return Prepared(
-        model=model, args=args, kwargs=kwargs, target=probe.target, hidden=probe.hidden,
-        shapes=probe.shapes, latent_shapes={n: jnp.shape(v) for n, v in probe.latents.items()},
-        blocks=tuple(block for block, _ in grouped), pattern=pattern, designs=designs,
-        statistics=statistics, shared_noise=shared,
-        fixed_priors=not any(probe.on_latents["effects"].values()),
+        model=model, args=args, kwargs=kwargs, target=structure.target, hidden=structure.hidden,
+        shapes=structure.shapes, latent_shapes=structure.latent_shapes,
+        blocks=tuple(block for block, _ in grouped), pattern=pattern, designs=tuple(designs),
+        standards=tuple(standards),
+        statistics=statistics, shared_noise=shared, fixed_priors=structure.fixed_priors,
     )  # fmt: skip
 
 
@@ -356,22 +367,22 @@ def _check_concrete(arguments: Any) -> None:
         )
 
 
-def _check_rows(observed: Mapping[str, Any], probe: Probe) -> None:
+def _check_rows(observed: Mapping[str, Any], target: str) -> None:
     values = observed["value"]
     if len(values) == 0:
-        raise MarginalizeError(f"The observed site {probe.target!r} has no rows.")
+        raise MarginalizeError(f"The observed site {target!r} has no rows.")
     bad = ~np.isfinite(values)
     if observed["keep"] is not None:
         bad &= observed["keep"]
     if bad.any():
         row = int(np.argmax(bad))
         raise MarginalizeError(
-            f"The observed value of {probe.target!r} in row {row} is not finite, or not positive "
+            f"The observed value of {target!r} in row {row} is not finite, or not positive "
             "where its logarithm is taken. Drop those rows or mask them."
         )
 
 
-def _check_indices(found: list[Any], arguments: Any) -> None:
+def _check_indices(found: Sequence[Found], arguments: Any) -> None:
     """JAX clamps indices beyond the end and wraps negative ones: look for such an argument."""
     leaves = [
         (jax.tree_util.keystr(path), np.asarray(leaf))

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -78,13 +79,19 @@ class Probe:
             name for name, on in self.on_effects["computed"].items() if any(jax.tree.leaves(on))
         )
 
-    def _prototype(self) -> tuple[dict[str, Any], dict[str, Array]]:
+    def values(self, seed: int) -> dict[str, Array]:
+        """Other values of moderate size of the latent sites."""
+        return {name: value for name, value in self._draw(seed)[1].items() if name in self.latents}
+
+    def _draw(self, seed: int) -> tuple[dict[str, Any], dict[str, Array]]:
         """The sites, and a value of moderate size for each latent one, from one program."""
         trace: dict[str, Any] = {}
 
         def draw() -> list[Array]:
             seeded = numpyro.handlers.seed(self.model, rng_seed=0)
-            moderate = numpyro.handlers.substitute(seeded, substitute_fn=moderate_value)
+            moderate = numpyro.handlers.substitute(
+                seeded, substitute_fn=partial(moderate_value, seed=seed)
+            )
             with numpyro.handlers.block():
                 trace.update(numpyro.handlers.trace(moderate).get_trace(*self.args, **self.kwargs))
             return [jnp.asarray(site["value"]) for name, site in trace.items() if _is_latent(site)]
@@ -94,7 +101,11 @@ class Probe:
             (program.text, "prototype"), lambda: quick_jit(program.evaluate, program.numbers)
         )
         latent = [name for name, site in trace.items() if _is_latent(site)]
-        values = dict(zip(latent, run(program.consts), strict=True))
+        return trace, dict(zip(latent, run(program.consts), strict=True))
+
+    def _prototype(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        """The sites and their values, checked."""
+        trace, values = self._draw(0)
         check_names(self.sites, trace)
         check_plates(trace)
         return trace, values
@@ -229,7 +240,7 @@ def _is_latent(site: Mapping[str, Any]) -> bool:
     return site["type"] in ("sample", "param") and not site.get("is_observed")
 
 
-def moderate_value(site: Mapping[str, Any]) -> Array | None:
+def moderate_value(site: Mapping[str, Any], seed: int = 0) -> Array | None:
     """A value of moderate size for a latent site, wherever its prior may be heavy-tailed."""
     if site["type"] != "sample" or site["is_observed"] or site["value"] is not None:
         return None
@@ -243,7 +254,7 @@ def moderate_value(site: Mapping[str, Any]) -> Array | None:
     transform = biject_to(law.support)
     inner = transform.inverse_shape(shape)
     # NumPy's random numbers, of which no program has to be compiled.
-    rng = np.random.default_rng(zlib.crc32(str(site["name"]).encode()))
+    rng = np.random.default_rng([zlib.crc32(str(site["name"]).encode()), seed])
     return transform(jnp.asarray(rng.uniform(-1.0, 1.0, inner), jnp.result_type(float)))
 
 

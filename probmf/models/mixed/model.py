@@ -193,13 +193,13 @@ class MixedEffects:
         mean = (design.data if isinstance(design, Design) else design).mean
         coefficients = (mean.site,) if mean.names else ()
         return coefficients + tuple(
-            term.effects_site + "_raw" * (not self._is_centered(term)) for term in mean.groups
+            term.effects_site + "_raw" * (not self.is_centered(term)) for term in mean.groups
         )
 
     def dims(self, design: Design) -> dict[str, list[str]]:
         """Dimensions of the model's sites, without chain and draw, for ArviZ."""
         parts = design.data.predictors
-        raw = [t.effects_site for p in parts for t in p.groups if not self._is_centered(t)]
+        raw = [t.effects_site for p in parts for t in p.groups if not self.is_centered(t)]
         return dims(design, raw)
 
     def coords(self, design: Design) -> dict[str, list[Any]]:
@@ -254,7 +254,7 @@ class MixedEffects:
             root = scale[:, None] * numpyro.sample(name, priors[name])
         site = term.effects_site
         with numpyro.plate(term.plate, term.num_groups):
-            if not self._is_centered(term):
+            if not self.is_centered(term):
                 raw = numpyro.sample(f"{site}_raw", dist.Normal(jnp.zeros(shape), 1.0).to_event(1))
                 effects = raw * scale[None, :] if root is None else raw @ root.T
                 return numpyro.deterministic(site, effects)
@@ -264,7 +264,8 @@ class MixedEffects:
                 return numpyro.sample(site, law.to_event(1))
             return numpyro.sample(site, dist.MultivariateNormal(jnp.zeros(shape), scale_tril=root))
 
-    def _is_centered(self, term: GroupTerm) -> bool:
+    def is_centered(self, term: GroupTerm) -> bool:
+        """Whether a term's effects are sampled as such, not as standard Normals times scales."""
         if isinstance(self.centered, bool):
             return self.centered
         return term.effects_site in self.centered

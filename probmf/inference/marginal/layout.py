@@ -1,0 +1,91 @@
+"""How the values of an effect site belong to groups, and the coefficients they enter with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """How a site's values are arranged as (groups, coefficients).
+
+    Attributes:
+        name: The site.
+        shape: Shape of its values.
+        axis: The axis of the groups; None when all values belong to one group.
+        group: Group of each row; None when there is one, or the row does not involve the site.
+        known: Rows whose group is known, as their coefficients are not all zero.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axis: int | None
+    group: np.ndarray
+    known: np.ndarray
+
+    @property
+    def num_groups(self) -> int:
+        """Number of groups."""
+        return 1 if self.axis is None else self.shape[self.axis]
+
+    @property
+    def dim(self) -> int:
+        """Coefficients per group."""
+        return int(np.prod(self.shape)) // self.num_groups
+
+    def arrange[Values: (Array, np.ndarray)](self, values: Values) -> Values:
+        """Values of the site's shape as (groups, coefficients)."""
+        if self.axis is None:
+            return values.reshape(1, -1)
+        others: list[int] = [axis for axis in range(len(self.shape)) if axis != self.axis]
+        return values.transpose(self.axis, *others).reshape(self.num_groups, self.dim)
+
+    def restore[Values: (Array, np.ndarray)](self, table: Values) -> Values:
+        """The inverse of `arrange`."""
+        if self.axis is None:
+            return table.reshape(self.shape)
+        others: list[int] = [axis for axis in range(len(self.shape)) if axis != self.axis]
+        stacked = table.reshape(self.num_groups, *(self.shape[axis] for axis in others))
+        return stacked.transpose(np.argsort([self.axis, *others]))
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A site's layout and design.
+
+    Attributes:
+        layout: How its values are arranged.
+        design: Coefficients (rows, dim), at the latents of the probe.
+        constant: Whether they depend on no latent value.
+    """
+
+    layout: Layout
+    design: np.ndarray
+    constant: bool
+
+
+class Structure(NamedTuple):
+    """What the evidence of a model needs to know of it.
+
+    Attributes:
+        target: The observed site that the effects enter.
+        hidden: Deterministic sites that depend on effects.
+        shapes: Shape of every effect site.
+        latent_shapes: Shape of every other latent site.
+        found: Layout and design of every effect site.
+        fixed_priors: Whether the effects' prior covariances depend on no latent.
+        fixed_targets: Whether values, mask and the location without effects depend on no latent.
+        observed: Location without effects, scale, value and mask of the rows.
+    """
+
+    target: str
+    hidden: frozenset[str]
+    shapes: Mapping[str, tuple[int, ...]]
+    latent_shapes: Mapping[str, tuple[int, ...]]
+    found: Sequence[Found]
+    fixed_priors: bool
+    fixed_targets: bool
+    observed: Mapping[str, Any]

@@ -1,0 +1,153 @@
+"""How the effects of our own mixed models enter, which their data say: nothing has to be found."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpyro.distributions import Distribution
+
+from probmf.inference.marginal.forms import Whole
+from probmf.inference.marginal.injection import MarginalizeError
+from probmf.inference.marginal.layout import Found, Layout, Structure
+from probmf.inference.marginal.structure import MAX_DENSE_SITE, several_groups
+from probmf.models import MixedEffects
+from probmf.models.mixed.structure import GroupTerm, MixedData, Predictor
+
+
+def mixed_structure(
+    model: Any, sites: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Structure | None:
+    """The structure of a Gaussian or log-normal mixed model.
+
+    Args:
+        model: Any model.
+        sites: The effect sites.
+        args: Its arguments.
+        kwargs: Its keyword arguments.
+
+    Returns:
+        The same as probing finds; None where the model is of another kind, or something is wrong
+        with the call that probing has a message for.
+
+    Raises:
+        MarginalizeError: If there are too many coefficients, or the data are not those of a design.
+    """
+    model = model.fn if isinstance(model, Whole) else model
+    # A subclass may do otherwise.
+    if type(model) is not MixedEffects or len(args) != 1 or kwargs:
+        return None
+    (data,) = args
+    if not isinstance(data, MixedData) or model.likelihood not in ("gaussian", "lognormal"):
+        return None
+    effects = model.effect_sites(data)
+    if data.response is None or not set(sites) <= set(effects):
+        return None
+    terms = {
+        term.effects_site + "_raw" * (not model.is_centered(term)): term for term in data.groups
+    }
+    latent = _latent_shapes(model, data)
+    value = np.asarray(data.response, np.float64)
+    return Structure(
+        target=data.response_name,
+        hidden=frozenset(
+            term.effects_site for name, term in terms.items()
+            if name in sites and name != term.effects_site
+        ),
+        shapes={name: latent[name] for name in sites},
+        latent_shapes={name: shape for name, shape in latent.items() if name not in sites},
+        found=[
+            _term_effects(name, terms[name]) if name in terms else _coefficients(data.mean)
+            for name in sites
+        ],
+        fixed_priors=not any(_has_sampled_prior(data, name, terms.get(name)) for name in sites),
+        fixed_targets=set(effects) <= set(sites),
+        observed={
+            "loc": _location(data),
+            "scale": np.zeros(1 if data.noise is None and data.cells is None else len(value)),
+            "value": np.log(value) if model.likelihood == "lognormal" else value,
+            "keep": None,
+        },
+    )  # fmt: skip
+
+
+def _latent_shapes(model: MixedEffects, data: MixedData) -> dict[str, tuple[int, ...]]:
+    """Shapes of all latent sites, in the model's order."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def note(site: str) -> None:
+        prior = data.priors[site]
+        if isinstance(prior, Distribution):
+            shapes[site] = tuple(prior.batch_shape) + tuple(prior.event_shape)
+
+    for predictor in data.predictors:
+        if predictor.names:
+            note(predictor.site)
+        for term in predictor.groups:
+            note(f"{term.name}_scale")
+            if term.correlated:
+                note(f"{term.name}_correlation")
+            site = term.effects_site + "_raw" * (not model.is_centered(term))
+            shapes[site] = (term.num_groups, len(term.names))
+    if data.noise is None:
+        note("noise_scale")
+    return shapes
+
+
+def _term_effects(name: str, term: GroupTerm) -> Found:
+    z, group = np.asarray(term.z, np.float64), np.asarray(term.group, np.int32)
+    wrong = (group < 0) | (group >= term.num_groups)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise MarginalizeError(
+            f"The group codes of {term.name!r} hold {group[row]} in row {row}; expected "
+            f"0..{term.num_groups - 1}, as MixedEffects.design makes them."
+        )
+    _refuse_not_finite(z, term.name)
+    axis = None if term.num_groups == 1 else 0
+    known = np.any(z != 0, axis=1)
+    shape = (term.num_groups, z.shape[1])
+    layout = Layout(name, shape, axis, np.where(known, group, 0).astype(np.int32), known)
+    # Standardized effects enter by their scale as well, which is sampled.
+    return Found(layout, z, constant=name == term.effects_site)
+
+
+def _coefficients(mean: Predictor) -> Found:
+    """One block; too many columns for one are groups, if each row has one column only."""
+    columns = np.asarray(mean.population, np.float64)
+    _refuse_not_finite(columns, mean.site)
+    rows, size = columns.shape
+    if size <= MAX_DENSE_SITE:
+        group, known = np.zeros(rows, np.int32), np.ones(rows, bool)
+        return Found(Layout(mean.site, (size,), None, group, known), columns, constant=True)
+    nonzero = columns != 0
+    if np.any(np.sum(nonzero, axis=1) > 1):
+        raise several_groups("Some rows involve two or more columns of", mean.site, (size,))
+    group = np.argmax(nonzero, axis=1).astype(np.int32)
+    layout = Layout(mean.site, (size,), 0, group, nonzero.any(axis=1))
+    return Found(layout, columns[np.arange(rows), group][:, None], constant=True)
+
+
+def _location(data: MixedData) -> np.ndarray:
+    """At the prior mean of the coefficients; the effects' is zero."""
+    mean = data.mean
+    if not mean.names:
+        return np.zeros(data.num_observations)
+    prior: Any = data.priors[mean.site]
+    return np.asarray(mean.population, np.float64) @ np.asarray(prior.mean, np.float64)
+
+
+def _has_sampled_prior(data: MixedData, name: str, term: GroupTerm | None) -> bool:
+    """Whether the prior covariance of a site depends on sampled scales or correlations."""
+    if term is None or name != term.effects_site:
+        return False
+    return term.correlated or isinstance(data.priors[f"{term.name}_scale"], Distribution)
+
+
+def _refuse_not_finite(columns: np.ndarray, name: str) -> None:
+    bad = ~np.all(np.isfinite(columns), axis=1)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise MarginalizeError(
+            f"The columns of {name!r} are not finite in row {row}; look for missing values in the "
+            "data."
+        )
