@@ -101,14 +101,14 @@ def trace_tree(function: Callable[..., Any], *example: Any) -> tuple[Program, An
 def as_program(closed: Any) -> Program:
     """A traced function with the arrays that it captured."""
     jaxpr, scalars = _lift_scalars(closed.jaxpr)
-    consts = [*closed.consts, *scalars]
-    shapes = [f"{np.shape(c)}{jnp.asarray(c).dtype}" for c in consts]  # A key is no NumPy array.
+    consts = [jnp.asarray(const) for const in (*closed.consts, *scalars)]
+    shapes = [f"{const.shape}{const.dtype}" for const in consts]
     text = f"{jaxpr}|{shapes}|{captured_digest(jaxpr)}|{jax.config.jax_enable_x64}"
 
     def evaluate(consts: list[Any], *leaves: Array) -> list[Array]:
         return jax.core.eval_jaxpr(jaxpr, consts, *leaves)
 
-    return Program(text, [jnp.asarray(c) for c in consts], evaluate)
+    return Program(text, consts, evaluate)
 
 
 def _lift_scalars(jaxpr: Jaxpr) -> tuple[Jaxpr, list[Any]]:

@@ -78,7 +78,7 @@ class OneEvent(Messenger):
 
 
 #: What NumPyro's reparametrizers call the site that is sampled in place of another.
-REPARAMETRIZED = ("decentered", "base", "haar", "dct")
+REPARAMETRIZED = ("decentered", "base")
 
 
 def check_names(sites: Iterable[str], trace: Mapping[str, Any]) -> None:
