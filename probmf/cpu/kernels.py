@@ -6,11 +6,13 @@ in the table, cheaper to gather when rows are long. By column, k is padded to a 
 with zeros, because the loops take four factors at a time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import numba
 import numpy as np
+from numba.core.caching import FunctionCache
 
 
 def compiled[F: Callable[..., Any]](function: F) -> F:
@@ -21,11 +23,23 @@ def compiled[F: Callable[..., Any]](function: F) -> F:
     options: dict[str, Any] = {
         "nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz", "arcp"}
     }  # fmt: skip
-    try:
-        return cast("F", numba.njit(cache=True, **options)(function))
-    except RuntimeError:
-        # Nowhere to write a cache: neither beside this file nor in the user's folder.
-        return cast("F", numba.njit(**options)(function))
+    dispatcher = numba.njit(**options)(function)
+    # Without a cache where there is nowhere to write one: neither beside this file nor in the
+    # user's folder.
+    with suppress(RuntimeError, OSError):
+        dispatcher._cache = _Cache(function)
+    return cast("F", dispatcher)
+
+
+class _Cache(FunctionCache):
+    """A cache on a disk that may fill up: what it can't keep is compiled again elsewhere."""
+
+    @contextmanager
+    def _guard_against_spurious_io_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, EOFError):
+            self.disable()
 
 
 @compiled
