@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from probmf import gaussian
+from probmf._settings import as_here
 from probmf.cpu import solve_lists
 from probmf.row_values import Noise, Prior, RowResult, RowSums, RowValues, SupportsBound
 from probmf.rows import MAX_WIDTH, Bucket, RowLayout, Side, Span
@@ -78,9 +79,6 @@ def run_spans(run: Any, layout: RowLayout, side: Side, pool: ThreadPoolExecutor)
     Returns:
         The outputs in the order that the layout's `source` counts in; see `join_rows`.
     """
-    # Settings made in a `with` block hold for the calling thread only; the precision has to hold
-    # for the workers too.
-    x64 = bool(jax.config.jax_enable_x64)
 
     def work(worker: int) -> list[Any]:
         spans = layout.spans[side][worker]
@@ -88,12 +86,11 @@ def run_spans(run: Any, layout: RowLayout, side: Side, pool: ThreadPoolExecutor)
         # different programs at the same time.
         shift = worker * len(spans) // len(layout.spans[side])
         results: list[Any] = [None] * len(spans)
-        with jax.enable_x64(x64):
-            for span in spans[shift:] + spans[:shift]:
-                results[span.bucket] = _run_span(run, layout, span)
+        for span in spans[shift:] + spans[:shift]:
+            results[span.bucket] = _run_span(run, layout, span)
         return jax.block_until_ready(results)
 
-    parts = list(pool.map(work, range(len(layout.spans[side]))))
+    parts = list(pool.map(as_here(work), range(len(layout.spans[side]))))
     return [result for part in parts for result in part]
 
 

@@ -14,6 +14,7 @@ LAYERS = (
     {
         "_numpyro",
         "_precision",
+        "_settings",
         "cpu",
         "data",
         "effects",

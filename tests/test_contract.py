@@ -1,8 +1,9 @@
 """What holds for every method on every kind of model: one table of cells, each asked everything."""
 
+import pickle
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -139,6 +140,17 @@ CELLS = {
 }  # fmt: skip
 
 
+#: What users switch on in programs of their own; the keys that they then make are others.
+ODD_SETTINGS: tuple[Callable[[], Any], ...] = (
+    lambda: jax.default_prng_impl("rbg"),
+    lambda: jax.legacy_prng_key("error"),
+    lambda: jax.numpy_dtype_promotion("strict"),
+    lambda: jax.disable_jit(True),
+    lambda: jax.debug_nans(True),
+    lambda: jax.debug_infs(True),
+)
+
+
 @pytest.fixture(scope="module", params=CELLS)
 def cell(request: pytest.FixtureRequest) -> Cell:
     """One cell of the table; its tests follow one another, so that it is fitted once."""
@@ -168,6 +180,16 @@ def test_keys_decide(cell: Cell, fit: Any) -> None:
         assert any((other[name] != value).any() for name, value in fit.samples.items())
 
 
+def test_settings_of_jax_around_it_change_nothing(cell: Cell, fit: Any) -> None:
+    with ExitStack() as stack:
+        for setting in ODD_SETTINGS:
+            stack.enter_context(setting())
+        again = cell.fit(3 if cell.random else None)
+        cell.predict(again)
+    for name, value in fit.samples.items():
+        np.testing.assert_array_equal(again.samples[name], value, err_msg=name)
+
+
 def test_predictions_are_finite(cell: Cell, fit: Any) -> None:
     predicted = cell.predict(fit)
     for name in ("mean", "sd", "lower", "upper", "probability", "level_probabilities"):
@@ -183,6 +205,17 @@ def test_saved_and_loaded_predicts_the_same(cell: Cell, fit: Any, tmp_path: Path
         np.testing.assert_array_equal(again.samples[name], value, err_msg=name)
     mine, theirs = cell.predict(fit), cell.predict(again)
     assert type(mine) is type(theirs)
+    for name in ("mean", "sd", "probability"):
+        value = getattr(mine, name, None)
+        if value is not None:
+            np.testing.assert_array_equal(getattr(theirs, name), value, err_msg=name)
+
+
+def test_pickled_predicts_the_same(cell: Cell, fit: Any) -> None:
+    again = pickle.loads(pickle.dumps(fit))  # noqa: S301  # Made here.
+    assert repr(again) == repr(fit)
+    assert not any(value.flags.writeable for value in again.samples.values())
+    mine, theirs = cell.predict(fit), cell.predict(again)
     for name in ("mean", "sd", "probability"):
         value = getattr(mine, name, None)
         if value is not None:

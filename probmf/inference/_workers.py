@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from threadpoolctl import threadpool_limits
 
+from probmf._settings import as_here
 from probmf.rows import num_workers
 
 #: Items under way or waiting for a thread, for each thread.
@@ -39,20 +40,19 @@ def workers(most: int) -> Iterator["Workers"]:
 
 
 class Workers:
-    """Threads that keep the caller's choice of precision, which JAX has for each thread."""
+    """Threads that keep the caller's settings of JAX, which has them for each thread."""
 
     def __init__(self, pool: ThreadPoolExecutor, count: int) -> None:
-        """Note the precision."""
-        self.pool, self.count, self.x64 = pool, count, bool(jax.config.jax_enable_x64)
+        """Note the threads."""
+        self.pool, self.count = pool, count
 
     def submit(self, function: Callable[..., Any], *args: Any) -> "Future[Any]":
         """Run a function in a thread; arrays that it returns are there when it is done."""
 
         def run() -> Any:
-            with jax.enable_x64(self.x64):
-                return jax.block_until_ready(function(*args))
+            return jax.block_until_ready(function(*args))
 
-        return self.pool.submit(run)
+        return self.pool.submit(as_here(run))
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         """Results in order."""

@@ -11,6 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from probmf._settings import own_settings
 from probmf.data import Ratings, as_key
 from probmf.inference._categorical import refuse_categorical
 from probmf.inference._cutpoints import CutpointStep
@@ -120,24 +121,25 @@ def fit_als(
         raise TypeError(f"model is of type {type(model).__name__}; expected MatrixFactorization.")
     check_counts(num_sweeps=num_sweeps, cg_steps=cg_steps, patience=patience)
     check_tol(tol)
-    random_key = as_key(key)
-    method: Method = "coordinate" if update == "coordinate" else solver
-    (observations,) = model.arguments(data)
-    require_fixed_scales(model, "fit_als")
-    warn_of_heavy_weights(model, data, stacklevel=3)
-    if not model.site_shapes(1, 1):
-        raise ValueError(
-            "fit_als needs a bias or factors to alternate between; the model has none."
-        )
-    held_out = prepare_validation(model, data, validation)
-    first = initial_parameters(model, observations, start)
-    with ThreadPoolExecutor(num_workers()) as pool:
-        algorithm = AlternatingLeastSquares(model, observations, first, method, cg_steps, pool)
-        best, history = run(
-            algorithm, key=random_key, num_steps=num_sweeps, tol=tol, validation=held_out,
-            patience=patience, progress=progress,
-        )  # fmt: skip
-    return Fit.from_point(model, data, best, history=history, method=f"als/{method}")
+    with own_settings():
+        random_key = as_key(key)
+        method: Method = "coordinate" if update == "coordinate" else solver
+        (observations,) = model.arguments(data)
+        require_fixed_scales(model, "fit_als")
+        warn_of_heavy_weights(model, data, stacklevel=3)
+        if not model.site_shapes(1, 1):
+            raise ValueError(
+                "fit_als needs a bias or factors to alternate between; the model has none."
+            )
+        held_out = prepare_validation(model, data, validation)
+        first = initial_parameters(model, observations, start)
+        with ThreadPoolExecutor(num_workers()) as pool:
+            algorithm = AlternatingLeastSquares(model, observations, first, method, cg_steps, pool)
+            best, history = run(
+                algorithm, key=random_key, num_steps=num_sweeps, tol=tol, validation=held_out,
+                patience=patience, progress=progress,
+            )  # fmt: skip
+        return Fit.from_point(model, data, best, history=history, method=f"als/{method}")
 
 
 class State(NamedTuple):

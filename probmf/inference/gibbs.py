@@ -8,6 +8,7 @@ from typing import Any, TypedDict, Unpack, overload
 import jax
 from jax.typing import ArrayLike
 
+from probmf._settings import own_settings
 from probmf.data import Ratings, as_key
 from probmf.inference._categorical import refuse_categorical
 from probmf.inference._checkpoint import Checkpoint
@@ -141,7 +142,7 @@ def sample_gibbs(
     check_warmup(num_warmup)
     is_mixed = _check_family(model, data, watch, start)
     double = is_mixed if float64 is None else float64
-    with jax.enable_x64(double or bool(jax.config.jax_enable_x64)):
+    with own_settings(double or bool(jax.config.jax_enable_x64)):
         random_key = as_key(key)
         run_key, start_key, probe_key = jax.random.split(random_key, 3)
         if isinstance(model, MixedEffects):

@@ -12,6 +12,7 @@ import scipy.linalg
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from probmf._settings import own_settings
 from probmf.data import as_key
 from probmf.inference._guides import weigh
 from probmf.inference._importance import climb
@@ -101,7 +102,7 @@ def fit_laplace(
     """
     begin = time.perf_counter()
     check_counts(num_samples=num_samples, max_iterations=max_iterations)
-    with jax.enable_x64(float64 or bool(jax.config.jax_enable_x64)):
+    with own_settings(float64 or bool(jax.config.jax_enable_x64)):
         start_key, draw_key, recover_key = jax.random.split(as_key(key), 3)
         if isinstance(model, MatrixFactorization) and marginalize:
             raise ValueError(

@@ -10,6 +10,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from probmf._settings import own_settings
 from probmf.data import Examples, Ratings, as_key
 from probmf.inference._categorical import ClassValidation
 from probmf.inference._checkpoint import PACKAGES, Checkpoint
@@ -188,29 +189,31 @@ def fit_map(
     full_batch = batch_size is None
     tol = (FULL_BATCH_TOL if full_batch else 0.0) if tol is None else tol
     check_tol(tol)
-    random_key = as_key(key)
-    if start is not None and num_restarts > 1:
-        raise ValueError(
-            f"num_restarts is {num_restarts}, but start fixes where to start: the restarts would "
-            "be the same. Leave out one of the two."
-        )
-    make_task = _factorization_task if isinstance(model, MatrixFactorization) else _descent_task
-    task = make_task(model, data, start, validation, batch_size)
-    updates = num_epochs * (1 if batch_size is None else -(-task.num_rows // batch_size))
-    rule = choose_rule(
-        optimizer, learning_rate, full_batch=full_batch, num_updates=updates,
-        default=task.default(full_batch, updates),
-    )  # fmt: skip
-    store = None
-    if checkpoint is not None:
-        settings = (num_epochs, batch_size, num_restarts, patience, tol)
-        identity = _identity(model, data, random_key, task, rule, updates, settings)
-        store = Checkpoint(checkpoint, identity, (*PACKAGES, "optax"))
-    best, history = run(
-        task.algorithm(rule, num_restarts, batch_size), key=random_key, num_steps=num_epochs,
-        tol=tol, validation=task.held_out, patience=patience, progress=progress, checkpoint=store,
-    )  # fmt: skip
-    return task.fit(model, data, best, history=history, method=_method(batch_size))
+    with own_settings():
+        random_key = as_key(key)
+        if start is not None and num_restarts > 1:
+            raise ValueError(
+                f"num_restarts is {num_restarts}, but start fixes where to start: the restarts "
+                "would be the same. Leave out one of the two."
+            )
+        make_task = _factorization_task if isinstance(model, MatrixFactorization) else _descent_task
+        task = make_task(model, data, start, validation, batch_size)
+        updates = num_epochs * (1 if batch_size is None else -(-task.num_rows // batch_size))
+        rule = choose_rule(
+            optimizer, learning_rate, full_batch=full_batch, num_updates=updates,
+            default=task.default(full_batch, updates),
+        )  # fmt: skip
+        store = None
+        if checkpoint is not None:
+            settings = (num_epochs, batch_size, num_restarts, patience, tol)
+            identity = _identity(model, data, random_key, task, rule, updates, settings)
+            store = Checkpoint(checkpoint, identity, (*PACKAGES, "optax"))
+        best, history = run(
+            task.algorithm(rule, num_restarts, batch_size), key=random_key, num_steps=num_epochs,
+            tol=tol, validation=task.held_out, patience=patience, progress=progress,
+            checkpoint=store,
+        )  # fmt: skip
+        return task.fit(model, data, best, history=history, method=_method(batch_size))
 
 
 class _Task(NamedTuple):

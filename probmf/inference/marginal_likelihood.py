@@ -13,6 +13,7 @@ import scipy.optimize
 from jaxtyping import Array
 from numpyro.infer.util import log_density
 
+from probmf._settings import own_settings
 from probmf.effects import collect_targets, draw_effects, log_evidence
 from probmf.inference._host_density import HostDensity
 from probmf.inference._importance import climb
@@ -92,7 +93,7 @@ def fit_marginal(
         )
     check_counts(max_iterations=max_iterations)
     begin = time.perf_counter()
-    with jax.enable_x64(float64 or bool(jax.config.jax_enable_x64)):
+    with own_settings(float64 or bool(jax.config.jax_enable_x64)):
         design = data if isinstance(data, Design) else model.design(data)
         if not design.data.groups:
             raise ValueError(

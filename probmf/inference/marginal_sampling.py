@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from probmf._settings import own_settings
 from probmf.data import as_key
 from probmf.inference._importance import K_HAT_GATE
 from probmf.inference._kept import kept, kept_density
@@ -109,7 +110,7 @@ def sample_marginal(
     if max_densities is not None:
         check_counts(max_densities=max_densities)
     model = model if model.centered is True else replace(model, centered=True)
-    with jax.enable_x64(float64 or bool(jax.config.jax_enable_x64)):
+    with own_settings(float64 or bool(jax.config.jax_enable_x64)):
         random_key = as_key(key)
         design = data if isinstance(data, Design) else model.design(data)
         table = None if isinstance(data, Design) else data

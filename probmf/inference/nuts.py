@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from probmf._settings import own_settings
 from probmf.data import Examples, Ratings, as_key
 from probmf.inference import marginal as marginal_models
 from probmf.inference._checkpoint import Checkpoint
@@ -165,7 +166,7 @@ def sample_nuts(
         int(num_warmup), int(num_samples), int(num_chains), float(target_accept),
         int(max_tree_depth), bool(dense_mass),
     )  # fmt: skip
-    with jax.enable_x64(float64 or bool(jax.config.jax_enable_x64)):
+    with own_settings(float64 or bool(jax.config.jax_enable_x64)):
         random_key = as_key(key)
         run_key, recover_key = jax.random.split(random_key)
         arguments, design, sites = model_arguments(model, data, marginalize)

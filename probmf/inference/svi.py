@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoDelta, AutoGuide
 
+from probmf._settings import own_settings
 from probmf.data import as_key
 from probmf.inference._guides import GuideName, draw_guide, make_guide, weigh
 from probmf.inference._loop import FitWarning
@@ -105,7 +106,7 @@ def fit_svi(
     begin = time.perf_counter()
     check_counts(num_steps=num_steps, num_particles=num_particles, num_samples=num_samples)
     precise = bool(marginalize) if float64 is None else float64
-    with jax.enable_x64(precise or bool(jax.config.jax_enable_x64)):
+    with own_settings(precise or bool(jax.config.jax_enable_x64)):
         start_key, run_key, draw_key, recover_key = jax.random.split(as_key(key), 4)
         target = Target.build(model, data, marginalize)
         potential = Potential(target.model, target.args, {})

@@ -11,6 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from probmf._settings import own_settings
 from probmf.data import Ratings, as_key
 from probmf.inference._categorical import refuse_categorical
 from probmf.inference._gibbs_plan import Plan
@@ -159,36 +160,39 @@ def fit_variational(
         raise ValueError(f"scale_per is {scale_per!r}; expected 'factor' or 'side'.")
     if scale_per == "factor":
         model = by_factor(model)
-    loop_key, start_key, draw_key = jax.random.split(as_key(key), 3)
-    (observations,) = model.arguments(data)
-    held_out = prepare_validation(model, data, validation)
-    with ThreadPoolExecutor(num_workers()) as pool:
-        algorithm = Variational(model, data, observations, start_key, start, pool, covariance)
-        best, history = run(
-            algorithm, key=loop_key, num_steps=num_sweeps, tol=tol, validation=held_out,
-            patience=patience, progress=progress,
-        )  # fmt: skip
-    if tol > 0 and history.stopped == "num_sweeps":
-        warnings.warn(
-            f"The bound has not converged after {num_sweeps} sweeps: the last one still changed it "
-            f"by more than tol={tol:g} of itself. Raise num_sweeps, or go on with start=.",
-            FitWarning,
-            stacklevel=2,
-        )
-    elif history.stopped in ("tol", "validation") and _all_shrunk(model, data, best):
-        shared = " give each factor a scale of its own (scale_per='factor')," * (
-            by_factor(model) is not model
-        )
-        warnings.warn(
-            f"All {model.num_factors} factors have shrunk to zero, so the predictions are those of "
-            "the biases alone. Either the ratings hold nothing more, and num_factors=0 says the "
-            f"same; or they are too few for this approximation:{shared} try fewer factors, or "
-            "sample_gibbs.",
-            FitWarning,
-            stacklevel=2,
-        )
-    seconds = time.perf_counter() - begin
-    return _fit(model, data, best, history, draw_key, num_draws, seconds)
+    with own_settings():
+        loop_key, start_key, draw_key = jax.random.split(as_key(key), 3)
+        (observations,) = model.arguments(data)
+        held_out = prepare_validation(model, data, validation)
+        with ThreadPoolExecutor(num_workers()) as pool:
+            algorithm = Variational(model, data, observations, start_key, start, pool, covariance)
+            best, history = run(
+                algorithm, key=loop_key, num_steps=num_sweeps, tol=tol, validation=held_out,
+                patience=patience, progress=progress,
+            )  # fmt: skip
+        if tol > 0 and history.stopped == "num_sweeps":
+            warnings.warn(
+                f"The bound has not converged after {num_sweeps} sweeps: the last one still "
+                f"changed it by more than tol={tol:g} of itself. Raise num_sweeps, or go on with "
+                "start=.",
+                FitWarning,
+                stacklevel=2,
+            )
+        elif history.stopped in ("tol", "validation") and _all_shrunk(model, data, best):
+            shared = " give each factor a scale of its own (scale_per='factor')," * (
+                by_factor(model) is not model
+            )
+            warnings.warn(
+                f"All {model.num_factors} factors have shrunk to zero, so the predictions are "
+                "those of the biases alone. Either the ratings hold nothing more, and "
+                "num_factors=0 says the same; or they are too few for this "
+                f"approximation:{shared} try fewer factors, or "
+                "sample_gibbs.",
+                FitWarning,
+                stacklevel=2,
+            )
+        seconds = time.perf_counter() - begin
+        return _fit(model, data, best, history, draw_key, num_draws, seconds)
 
 
 class Variational:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
+from probmf._settings import own_settings
 from probmf.data import Ratings
 from probmf.models.categorical_factorization import CategoricalFactorization
 from probmf.results import categorical_storage
@@ -98,6 +99,7 @@ class CategoricalFit(DrawFit):
             f"users{self._told_draws()})"
         )
 
+    @own_settings()
     def predict(
         self,
         pairs: Any = None,
@@ -138,6 +140,7 @@ class CategoricalFit(DrawFit):
             _require_known(side, own)
         return predict_classes(self.samples, self.model.labels, *asked, interval)
 
+    @own_settings()
     def recommend(
         self,
         users: Any = None,

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Self
 
 from jax.typing import ArrayLike
 
+from probmf._settings import own_settings
 from probmf.results.history import History
 from probmf.results.samples import DrawCounts
 from probmf.results.sampling import Sampling
@@ -21,6 +22,7 @@ class DrawFit(DrawCounts):
     _storage: ClassVar[Any]
     _make_tree: ClassVar[Any]
 
+    @own_settings()
     def to_arviz(
         self,
         *,

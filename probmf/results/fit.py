@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from probmf._settings import own_settings
 from probmf.data import Ratings, as_generator
 from probmf.models.factorization import MatrixFactorization
 from probmf.results import storage
@@ -173,6 +174,7 @@ class Fit(DrawCounts):
     def _seen(self) -> Exclusions:
         return Exclusions.from_pairs(self.data.user, self.data.item, self.data.num_users)
 
+    @own_settings()
     def predict(
         self,
         pairs: Any,
@@ -236,6 +238,7 @@ class Fit(DrawCounts):
             self._source, pairs, interval=interval, user=user, item=item, at_least=at_least
         )
 
+    @own_settings()
     def recommend(
         self,
         users: Any = None,
@@ -304,6 +307,7 @@ class Fit(DrawCounts):
             interval=interval, key=key, at_least=at_least, seen=self._seen,
         )  # fmt: skip
 
+    @own_settings()
     def similar_items(self, items: Any, k: int = 10) -> Recommendations:
         r"""The items whose factors point most nearly the same way.
 
@@ -330,6 +334,7 @@ class Fit(DrawCounts):
         """
         return similar_items(self._source, items, k)
 
+    @own_settings()
     def choose_next(
         self,
         user: Any,
@@ -376,6 +381,7 @@ class Fit(DrawCounts):
             self._source, user, k, candidates=candidates, exclude=exclude, seen=self._seen
         )
 
+    @own_settings()
     def rank_posterior(
         self,
         user: Any,
@@ -429,6 +435,7 @@ class Fit(DrawCounts):
             interval=interval, num_draws=num_draws, key=key, seen=self._seen,
         )  # fmt: skip
 
+    @own_settings()
     def fold_in(
         self,
         new_ratings: Ratings,
@@ -491,6 +498,7 @@ class Fit(DrawCounts):
             grown.model, grown.data, grown.parameters, method=self.method, history=self.history
         )
 
+    @own_settings()
     def extend(
         self,
         *,
@@ -542,6 +550,7 @@ class Fit(DrawCounts):
         more = extend_draws(self._draws, data, as_generator(key))
         return replace(self, data=data, samples=more.samples)
 
+    @own_settings()
     def to_arviz(
         self,
         *,

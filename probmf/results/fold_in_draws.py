@@ -110,7 +110,7 @@ def _draw(
             "posterior; this happens under a prior so wide that the ratings don't bound the row. "
             "Give narrower scales, or sample again with the new ratings.",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

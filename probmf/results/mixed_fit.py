@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from probmf._settings import own_settings
 from probmf.data import as_generator
 from probmf.models.mixed import Design, MixedEffects
 from probmf.results import mixed_storage
@@ -99,6 +100,7 @@ class MixedFit(DrawCounts):
     def _draws(self) -> SiteDraws:
         return SiteDraws(self.design, self.samples)
 
+    @own_settings()
     def predict(
         self,
         data: Any = None,
@@ -182,6 +184,7 @@ class MixedFit(DrawCounts):
             interval=interval, effects=effects,
         )  # fmt: skip
 
+    @own_settings()
     def to_arviz(
         self,
         *,

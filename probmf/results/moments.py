@@ -7,9 +7,11 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Float
 
+from probmf.results.pickled import Pickled
+
 
 @dataclass(frozen=True, eq=False)
-class RowMoments:
+class RowMoments(Pickled):
     """Running moments of biases and factors, or of the effects of a mixed model, by chain.
 
     They count every sweep after the warm-up, also those whose rows were not kept. Biases and

@@ -9,6 +9,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
+from probmf._settings import own_settings
 from probmf.data.examples import Examples
 from probmf.models.network import NAME, Network
 from probmf.results import network_storage
@@ -92,6 +93,7 @@ class NetworkFit(DrawFit):
     def _num_outputs(self) -> int:
         return self.model.targets(self.data)[1]
 
+    @own_settings()
     def predict(
         self, data: Any = None, *, interval: float | None = 0.9, kind: Kind = "mean"
     ) -> NetworkPredictions:

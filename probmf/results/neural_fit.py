@@ -9,6 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from probmf._settings import own_settings
 from probmf.data import Ratings, as_generator
 from probmf.models.neural_factorization import NeuralFactorization
 from probmf.results import neural_storage
@@ -116,6 +117,7 @@ class NeuralFit(DrawFit):
     def _seen(self) -> Exclusions:
         return Exclusions.from_pairs(self.data.user, self.data.item, self.data.num_users)
 
+    @own_settings()
     def predict(
         self,
         pairs: Any,
@@ -164,6 +166,7 @@ class NeuralFit(DrawFit):
             self._scorer, pairs, interval=interval, at_least=at_least, user=user, item=item
         )
 
+    @own_settings()
     def recommend(
         self,
         users: Any = None,
@@ -203,6 +206,7 @@ class NeuralFit(DrawFit):
             seen=self._seen,
         )  # fmt: skip
 
+    @own_settings()
     def similar_items(self, items: Any, k: int = 10) -> Recommendations:
         """The items whose factors point most nearly the same way; see `Fit.similar_items`.
 

@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 from scipy.special import ndtri
 
+from probmf._settings import as_here
 from probmf.models.likelihood import Likelihood
 from probmf.results.events import point_scales, rank_by_tail
 from probmf.results.exclusions import Exclusions
@@ -57,7 +58,6 @@ def top_products(
     width = power_of_two(most)
     # By column and padded, so that the product is one dense block of whole groups.
     columns = to_device(np.pad(items, ((0, -len(items) % GROUP), (0, 0))).T)
-    x64 = bool(jax.config.jax_enable_x64)
     places = np.empty((len(lines), k), dtype=np.int64)
     products = np.empty((len(lines), k))
 
@@ -65,16 +65,14 @@ def top_products(
         stop = min(start + size, len(lines))
         block = _padded(lines[start:stop], size)
         excluded = _excluded(exclusions, slice(start, stop), size, 0, len(items), width)
-        # Settings made in a `with` block hold for the calling thread only.
-        with jax.enable_x64(x64):
-            value, place = _top_of_block(
-                to_device(block), columns, *excluded, num_items=len(items), k=k
-            )
+        value, place = _top_of_block(
+            to_device(block), columns, *excluded, num_items=len(items), k=k
+        )
         places[start:stop] = np.asarray(place)[: stop - start]
         products[start:stop] = np.asarray(value)[: stop - start]
 
     with ThreadPoolExecutor(num_workers()) as pool:
-        list(pool.map(work, starts))
+        list(pool.map(as_here(work), starts))
     return np.where(np.isneginf(products), -1, places), products
 
 

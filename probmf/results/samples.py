@@ -6,6 +6,7 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Float
 
+from probmf.results.pickled import Pickled
 from probmf.results.sampling import Sampling
 
 
@@ -46,7 +47,7 @@ def checked_samples(
     return MappingProxyType(frozen)
 
 
-class DrawCounts:
+class DrawCounts(Pickled):
     """How many draws a fit has; of anything with `samples` and `sampling`."""
 
     samples: Mapping[str, Float[np.ndarray, "chain draw ..."]]

@@ -7,9 +7,11 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Shaped
 
+from probmf.results.pickled import Pickled
+
 
 @dataclass(frozen=True, eq=False)
-class Sampling:
+class Sampling(Pickled):
     """What a sampler tells of its run, beside the draws.
 
     Attributes:

@@ -7,6 +7,8 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Float, Int
 
+from probmf.results.pickled import Pickled
+
 
 @dataclass(frozen=True, eq=False)
 class Watched:
@@ -26,7 +28,7 @@ class Watched:
 
 
 @dataclass(frozen=True, eq=False)
-class Traces:
+class Traces(Pickled):
     """Numbers of every sweep after the warm-up.
 
     Attributes:

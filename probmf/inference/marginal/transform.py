@@ -100,6 +100,10 @@ class MarginalModel:
         """Start with nothing remembered."""
         self._prepared: dict[str, Prepared] = {}
 
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        """Pickled without what is remembered."""
+        return MarginalModel, (self.model, self.sites)
+
     @run_alone()
     def prepare(self, *args: Any, **kwargs: Any) -> Prepared:
         """How the effects enter, for these data; remembered for the last few.

@@ -1,0 +1,55 @@
+"""JAX's settings as the programs of this package need them, whatever else uses JAX has chosen."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import jax
+
+from probmf.data.keys import IMPLEMENTATION
+
+#: Name, value and context manager of the settings that change what a program means, or whether it
+#: runs at all. Programs of ours mix precisions, hand NumPyro raw keys, and make values that are
+#: not finite on purpose; without compilation they would take hours.
+_OWN: tuple[tuple[str, Any, Callable[[Any], Any]], ...] = (
+    ("jax_default_prng_impl", IMPLEMENTATION, jax.default_prng_impl),
+    ("jax_legacy_prng_key", "allow", jax.legacy_prng_key),
+    ("jax_numpy_dtype_promotion", "standard", jax.numpy_dtype_promotion),
+    ("jax_disable_jit", False, jax.disable_jit),
+    ("jax_debug_nans", False, jax.debug_nans),
+    ("jax_debug_infs", False, jax.debug_infs),
+)
+
+
+@contextmanager
+def own_settings(x64: bool | None = None) -> Iterator[None]:
+    """JAX's settings for code of ours; a decorator, too.
+
+    Args:
+        x64: Whether to compute in double precision; None does what the caller does.
+    """
+    with ExitStack() as stack:
+        for name, value, setting in _OWN:
+            if getattr(jax.config, name) != value:
+                stack.enter_context(setting(value))
+        if x64 is not None:
+            stack.enter_context(jax.enable_x64(x64))
+        yield
+
+
+def as_here[**P, T](function: Callable[P, T]) -> Callable[P, T]:
+    """A function for another thread, where JAX's settings are others, that runs as in this one.
+
+    Args:
+        function: The function.
+
+    Returns:
+        It, in this thread's precision and on this thread's device.
+    """
+    x64, device = bool(jax.config.jax_enable_x64), jax.config.jax_default_device
+
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        with own_settings(x64), jax.default_device(device):
+            return function(*args, **kwargs)
+
+    return run
