@@ -215,6 +215,7 @@ def test_blocks_in_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draws have the blocks' covariances; long rows are read in pieces to the same result."""
     data, model = table(), MODELS["gaussian"]
     options: dict[str, Any] = {"key": 5, "covariance": "block", "num_sweeps": 30, "tol": 0.0}
+    options["scale_per"] = "side"
     fit = fit_variational(model, data, num_draws=4000, **options)
     assert fit.sampling is not None
     assert fit.sampling.info["approximation"] == "independent rows"
@@ -419,10 +420,15 @@ def test_same_key_start_and_storage(tmp_path: Any) -> None:
     pairs = [(0, 1), (3, 2)]
     np.testing.assert_array_equal(loaded.predict(pairs).mean, one.predict(pairs).mean)
     point = fit_als(MatrixFactorization(2, Gaussian(0.5)), data, key=0)
-    warm = fit_variational(model, data, key=5, num_sweeps=1, tol=0, num_draws=1, start=point)
+    nothing = {site: np.zeros_like(value) for site, value in point.point().items()}
+    zeros = Fit.from_point(point.model, data, nothing, method="made")
+    warm, cold = (
+        fit_variational(model, data, key=5, num_sweeps=1, tol=0, num_draws=1, start=start)
+        for start in (point, zeros)
+    )
     assert warm.history is not None
-    assert one.history is not None
-    assert warm.history.objective[0] < one.history.objective[0]
+    assert cold.history is not None
+    assert warm.history.objective[0] < cold.history.objective[0] - 1
 
 
 def test_validation_keeps_the_best_sweep() -> None:
