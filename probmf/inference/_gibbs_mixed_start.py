@@ -12,6 +12,7 @@ from numpyro.distributions import Distribution
 
 from probmf.data import as_key
 from probmf.effects import RemainderTooLargeError
+from probmf.inference._exact_fit import refuse_exact_fit
 from probmf.inference._gibbs import GibbsChains, GibbsSettings
 from probmf.inference._gibbs_job import Job, row_moments, sampling_of
 from probmf.inference._gibbs_mixed import MixedProblem, MixedState
@@ -48,6 +49,7 @@ def mixed_job(model: MixedEffects, data: Any, key: Array, start_key: Array, num_
     _check(model)
     model = model if model.centered is True else replace(model, centered=True)
     design = data if isinstance(data, Design) else model.design(data)
+    refuse_exact_fit(model, design)
     table = None if isinstance(data, Design) else data
     (arguments,) = model.arguments(design)
     response = model.response.on_predictor_scale(np.asarray(design.data.response, np.float64))

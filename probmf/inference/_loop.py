@@ -36,7 +36,7 @@ ADVICE = {
 
 
 class FitWarning(UserWarning):
-    """A fit ended early: it diverged or was interrupted."""
+    """A fit ended early, as it diverged or was interrupted, or found nothing definite."""
 
 
 class Info(NamedTuple):

@@ -49,7 +49,7 @@ def gradient_operations(potential: Potential) -> float:
 
 
 def count_operations(jaxpr: Jaxpr) -> float:
-    """What a traced program costs, by the shapes of what it computes with.
+    """Cost of a traced program, by the shapes of what it computes with.
 
     Args:
         jaxpr: The program.

@@ -15,23 +15,23 @@ from numpyro.infer.util import log_density
 
 from probmf._settings import own_settings
 from probmf.effects import collect_targets, draw_effects, log_evidence
+from probmf.inference._exact_fit import refuse_exact_fit
 from probmf.inference._host_density import HostDensity
+from probmf.inference._identified import Finding, confounded_variances
 from probmf.inference._importance import climb
 from probmf.inference._kept import kept, kept_density
 from probmf.inference._loop import FitWarning
 from probmf.inference._program import Program, compiled, quick_jit, trace_program, trace_tree
+from probmf.inference._search_end import DECREMENT, End, look_around, told
 from probmf.inference._start import check_counts
 from probmf.inference._workers import blas_cores
+from probmf.inference.boundary import find_boundary
 from probmf.inference.marginal.injection import read_observed
 from probmf.models import MixedEffects
 from probmf.models.mixed.design import Design
 from probmf.results import History, MixedFit
 
 Objective = Literal["likelihood", "restricted", "map"]
-
-#: Effects smaller than this share of the noise are reported as lying on the boundary. The search
-#: ends where the likelihood is flat to its accuracy, not at zero itself.
-BOUNDARY = 3e-3
 
 
 def fit_marginal(
@@ -62,19 +62,25 @@ def fit_marginal(
     Returns:
         A fit of one draw: scales, correlations, the coefficients' estimates and the effects'
         conditional means. `fit.history.objective` is minus the maximized logarithm, iteration by
-        iteration; -2 log L is twice its last value.
+        iteration; -2 log L is twice its last value. `fit.history.notes` has the warnings.
 
     Raises:
         TypeError: If `model` is no MixedEffects.
         ValueError: If the response is neither Gaussian nor log-normal, the formula has no group
-            term or that of the noise has one, or an argument is out of range.
+            term or that of the noise has one, an argument is out of range, or there is no best fit
+            as coefficients and effects leave no noise.
+
+    Warns:
+        FitWarning: If the rows do not tell variances apart, the fit is singular (a scale at zero,
+            a correlation at one; see `probmf.inference.boundary.boundary`), or the search stopped
+            before it arrived.
 
     Example:
         >>> from probmf.models import MixedEffects
-        >>> table = {"y": [1.0, 2.0, 4.0, 3.0, 2.5, 3.5], "g": ["a", "b", "a", "b", "c", "c"]}
+        >>> table = {"y": [1.0, 2.0, 4.0, 3.0, 6.5, 7.5], "g": ["a", "a", "b", "b", "c", "c"]}
         >>> fit = fit_marginal(MixedEffects("y ~ 1 + (1 | g)"), table)
         >>> round(float(fit.samples["coefficients"][0, 0, 0]), 3)
-        2.667
+        4.0
 
     References:
         Bates, Maechler, Bolker and Walker (2015), equations 34 to 42. One evaluation costs one
@@ -111,6 +117,8 @@ def fit_marginal(
             f"fit of {objective}", centred, arguments,
             lambda: _Problem(centred, arguments, design, objective),
         )  # fmt: skip
+        refuse_exact_fit(model, design, flat=objective != "map", mode=True)
+        known = confounded_variances(design, prior=objective == "map")
         curve: list[float] = []
         times: list[float] = []
 
@@ -126,30 +134,42 @@ def fit_marginal(
 
         with blas_cores(1 if problem.host is None else problem.host.cores):
             found = climb(minus, problem.start(), max_iterations, note)
-        if not np.isfinite(found.fun):
-            raise ValueError(
-                "The marginal likelihood is not finite at the starting values; look for a response "
-                "of extreme scale, and standardize it."
-            )
-        samples = problem.estimates(found.x)
-    stopped = "tol" if found.success else "num_iterations"
-    if not found.success:
-        warnings.warn(
-            f"The search stopped after {found.nit} of {max_iterations} iterations, where the "
-            f"gradient's largest element is {np.max(np.abs(found.jac)):.2g}: raise max_iterations, "
-            "or standardize columns of very different scales.",
-            FitWarning,
-            stacklevel=2,
-        )
+            if not np.isfinite(found.fun):
+                raise ValueError(
+                    "The marginal likelihood is not finite at the starting values; look for a "
+                    "response of extreme scale, and standardize it."
+                )
+            samples = problem.estimates(found.x)
+            point = {name: np.asarray(value)[None, None] for name, value in samples.items()}
+            table = None if isinstance(data, Design) else data
+            fit = MixedFit(model, design, point, f"marginal/{objective}", data=table)
+            boundaries = find_boundary(fit)
+            end = look_around(minus, found.x, problem.places, boundaries)
     curve.append(float(found.fun))
     times.append(time.perf_counter() - begin)
+    arrived = end.gain <= DECREMENT
+    findings = [*known, *(told(end, boundaries, known) if arrived else [])]
+    if not arrived:
+        findings.append(_stopped(found, end, max_iterations))
+    notes = tuple(finding.text for finding in findings)
+    if notes:
+        warnings.warn(" ".join(notes), FitWarning, stacklevel=2)
     history = History(
         objective=np.asarray(curve), validation=None, seconds=np.asarray(times), best=len(curve),
-        stopped=stopped, unit="iteration", restarts=None,
+        stopped="tol" if arrived else "num_iterations", unit="iteration", notes=notes,
     )  # fmt: skip
-    point = {name: np.asarray(value)[None, None] for name, value in samples.items()}
-    table = None if isinstance(data, Design) else data
-    return MixedFit(model, design, point, f"marginal/{objective}", history=history, data=table)
+    return replace(fit, history=history)
+
+
+def _stopped(found: scipy.optimize.OptimizeResult, end: End, max_iterations: int) -> Finding:
+    """A search that has not arrived."""
+    text = (
+        f"The search stopped after {found.nit} of {max_iterations} iterations, where the "
+        f"gradient's largest element is {np.max(np.abs(found.jac)):.2g} and by its quadratic the "
+        f"log likelihood is {end.gain:.2g} higher elsewhere: raise max_iterations, or standardize "
+        "columns of very different scales."
+    )
+    return Finding(frozenset(), text)
 
 
 class _Problem:
@@ -182,6 +202,13 @@ class _Problem:
     def start(self) -> np.ndarray:
         """Where to begin."""
         return self.density.start() if self.host is None else self.host.start()
+
+    @property
+    def places(self) -> dict[str, np.ndarray]:
+        """Places of each site in the vector."""
+        potential = self.density.potential
+        numbers = jnp.arange(potential.num_dims, dtype=potential.vector.dtype)
+        return {name: np.asarray(own, int) for name, own in potential.unravel(numbers).items()}
 
     def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         """The objective and its gradient; compiled."""
@@ -278,36 +305,3 @@ class _Problem:
         free = self._trils(run, jnp.eye)
         _, means = draw_effects(self.prepared.pattern, statistics, free, precision, None, self.flat)
         return self._sites(vector, means)
-
-
-def boundary_scales(fit: MixedFit) -> list[str]:
-    """Scales that the fit puts at zero, beside the noise: the data show no such effect.
-
-    Args:
-        fit: From `fit_marginal`.
-
-    Returns:
-        Names such as "school_scale[hours]".
-    """
-    found: list[str] = []
-    noise = _noise_level(fit)
-    for term in fit.design.data.groups:
-        site = f"{term.name}_scale"
-        if site in fit.samples:
-            size = np.sqrt(np.mean(np.square(np.asarray(term.z, np.float64)), axis=0))
-            low = np.min(fit.samples[site], axis=(0, 1)) * size < BOUNDARY * noise
-            found += [f"{site}[{name}]" for name in np.asarray(term.names)[low]]
-    return found
-
-
-def _noise_level(fit: MixedFit) -> float:
-    """The noise scale, or the typical one of the rows."""
-    noise = fit.design.data.noise
-    if noise is not None:
-        with jax.enable_x64(True):
-            values = {name: jnp.asarray(value[0, 0]) for name, value in fit.samples.items()}
-            return float(np.exp(np.mean(np.asarray(noise(values)))))
-    if "noise_scale" in fit.samples:
-        return float(np.min(fit.samples["noise_scale"]))
-    fixed: Any = fit.design.data.priors["noise_scale"]
-    return float(np.asarray(fixed))

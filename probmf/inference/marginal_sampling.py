@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,8 @@ from jax.typing import ArrayLike
 
 from probmf._settings import own_settings
 from probmf.data import as_key
+from probmf.inference._exact_fit import refuse_exact_fit
+from probmf.inference._identified import Finding, confounded_variances
 from probmf.inference._importance import K_HAT_GATE
 from probmf.inference._kept import kept, kept_density
 from probmf.inference._loop import FitWarning
@@ -82,8 +84,12 @@ def sample_marginal(
 
     Raises:
         TypeError: If `model` is no MixedEffects.
-        ValueError: If the response is neither Gaussian nor log-normal, or an argument is out of
-            range.
+        ValueError: If the response is neither Gaussian nor log-normal, an argument is out of range,
+            or there is no posterior, as coefficients and effects leave no noise.
+
+    Warns:
+        FitWarning: If the rows do not tell variances apart, so that priors alone do. After Ctrl-C.
+        FallbackWarning: If NUTS takes over.
 
     Example:
         >>> from probmf.models import MixedEffects
@@ -114,6 +120,8 @@ def sample_marginal(
         random_key = as_key(key)
         design = data if isinstance(data, Design) else model.design(data)
         table = None if isinstance(data, Design) else data
+        refuse_exact_fit(model, design)
+        findings = confounded_variances(design, prior=True)
         arguments = model.arguments(design, join=True)
         density = kept_density(model, arguments, model.effect_sites(design))
         try:
@@ -125,7 +133,7 @@ def sample_marginal(
             fit = _by_nuts(
                 model, design, density, str(error), int(num_samples), random_key, begin, progress
             )
-            return replace(fit, data=table)
+            return _noted(replace(fit, data=table), findings)
     samples = {name: value[None] for name, value in draws.samples.items()}
     if not draws.complete:
         warnings.warn(
@@ -136,7 +144,17 @@ def sample_marginal(
             stacklevel=2,
         )
     sampling = Sampling({}, 0, time.perf_counter() - begin, draws.complete, _info(draws))
-    return MixedFit(model, design, samples, "marginal/importance", sampling=sampling, data=table)
+    fit = MixedFit(model, design, samples, "marginal/importance", sampling=sampling, data=table)
+    return _noted(fit, findings)
+
+
+def _noted(fit: MixedFit, findings: Sequence[Finding]) -> MixedFit:
+    """The fit, with a warning of what the data leave to the priors."""
+    if not findings or fit.sampling is None:
+        return fit
+    note = " ".join(finding.text for finding in findings)
+    warnings.warn(note, FitWarning, stacklevel=3)
+    return replace(fit, sampling=replace(fit.sampling, info={**fit.sampling.info, "note": note}))
 
 
 def _info(draws: Draws) -> Mapping[str, float | int | str]:
@@ -217,7 +235,7 @@ def _by_nuts(
 
 
 def _cost(trial: PooledNuts) -> str:
-    """What a trial found, in words."""
+    """The finding of a trial, in words."""
     if not np.isfinite(trial.cost):
         return f"given up after {trial.spent:.2g} operations of warmup"
     return (

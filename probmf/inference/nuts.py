@@ -16,6 +16,7 @@ from probmf._settings import own_settings
 from probmf.data import Examples, Ratings, as_key
 from probmf.inference import marginal as marginal_models
 from probmf.inference._checkpoint import Checkpoint
+from probmf.inference._exact_fit import refuse_exact_fit
 from probmf.inference._host_program import host_program
 from probmf.inference._kept import kept_density
 from probmf.inference._marginal_density import MarginalDensity
@@ -319,6 +320,7 @@ def model_arguments(
         return model.arguments(data), None, ()
     if isinstance(model, MixedEffects):
         design = data if isinstance(data, Design) else model.design(data)
+        refuse_exact_fit(model, design)
         effects = model.effect_sites(design)
         sites = (chosen,) if isinstance(chosen, str) else tuple(chosen)
         if sites == ("all",):

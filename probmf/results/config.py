@@ -89,7 +89,10 @@ def write_history(history: History | None, arrays: Arrays) -> dict[str, Any] | N
         curve = getattr(history, name)
         if curve is not None:
             arrays[f"history/{name}"] = np.ascontiguousarray(curve, dtype=np.float64)
-    return {"best": int(history.best), "stopped": history.stopped, "unit": history.unit}
+    return {
+        "best": int(history.best), "stopped": history.stopped, "unit": history.unit,
+        "notes": list(history.notes),
+    }  # fmt: skip
 
 
 def read_history(config: Mapping[str, Any] | None, arrays: Arrays) -> History | None:
@@ -97,7 +100,10 @@ def read_history(config: Mapping[str, Any] | None, arrays: Arrays) -> History | 
     if config is None:
         return None
     curves: dict[str, Any] = {name: arrays.get(f"history/{name}") for name in CURVES}
-    return History(**curves, best=config["best"], stopped=config["stopped"], unit=config["unit"])
+    return History(
+        **curves, best=config["best"], stopped=config["stopped"], unit=config["unit"],
+        notes=tuple(config["notes"]),
+    )  # fmt: skip
 
 
 def write_samples(samples: Mapping[str, np.ndarray]) -> Arrays:

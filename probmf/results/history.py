@@ -19,6 +19,7 @@ class History:
             "interrupted" or "diverged".
         unit: What a step is: "sweep" or "epoch".
         restarts: Objectives of all restarts, shape (restarts, steps), or None.
+        notes: What the search did not find, in sentences.
     """
 
     objective: Float[np.ndarray, " steps"]
@@ -28,6 +29,7 @@ class History:
     stopped: str
     unit: str
     restarts: Float[np.ndarray, "restarts steps"] | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of steps taken."""

@@ -172,8 +172,9 @@ class MixedFit(DrawCounts):
 
         Returns:
             One row per number, called after its coordinates, such as "coefficients[hours]".
-            Correlations are listed in place of their Cholesky factor. Whether the draws can be
-            relied upon is what `probmf.diagnostics.summary` tells.
+            Correlations are listed in place of their Cholesky factor. Its notes say what the data
+            left open or the search did not find. Whether the draws can be relied upon is what
+            `probmf.diagnostics.summary` tells.
 
         Raises:
             ValueError: If the interval is not in (0, 1).
@@ -181,8 +182,16 @@ class MixedFit(DrawCounts):
         check_interval(interval)
         return summarize_sites(
             self.samples, self.model.dims(self.design), self.model.coords(self.design),
-            interval=interval, effects=effects,
+            interval=interval, effects=effects, notes=self.notes,
         )  # fmt: skip
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about what the data left open, or the search did not find."""
+        if self.history is not None:
+            return self.history.notes
+        told = None if self.sampling is None else self.sampling.info.get("note")
+        return () if told is None else (str(told),)
 
     @own_settings()
     def to_arviz(

@@ -17,6 +17,7 @@ def summarize_sites(
     *,
     interval: float,
     effects: bool,
+    notes: tuple[str, ...] = (),
 ) -> Table:
     """The table; see `MixedFit.summary`."""
     rows: list[dict[str, Any]] = []
@@ -33,7 +34,7 @@ def summarize_sites(
                     f"{high:.4g}": float(ends[1]),
                 }  # fmt: skip
             rows.append(row)
-    return Table(tuple(rows))
+    return Table(tuple(rows), notes)
 
 
 def is_effect(site: str) -> bool:

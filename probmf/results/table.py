@@ -1,5 +1,6 @@
 """Small tables of numbers that print well."""
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,8 @@ import pyarrow as pa
 
 #: Rows that are printed; of longer tables the first and the last of them.
 PRINTED = 60
+#: Characters of a line of notes.
+NOTE_WIDTH = 88
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -17,6 +20,7 @@ class Table:
 
     Attributes:
         rows: The rows, from names of columns to numbers or text.
+        notes: Sentences about them, which are printed below.
 
     Example:
         >>> Table(({"name": "a", "mean": 1.25}, {"name": "b[x]", "mean": -10.0}))
@@ -26,6 +30,7 @@ class Table:
     """
 
     rows: tuple[Mapping[str, Any], ...]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -64,7 +69,8 @@ class Table:
             )
             for line in cells
         ]
-        return "\n".join(line.rstrip() for line in lines)
+        notes = (textwrap.fill(note, NOTE_WIDTH) for note in self.notes)
+        return "\n".join([*(line.rstrip() for line in lines), *notes])
 
     def to_arrow(self) -> pa.Table:
         """The rows as an Arrow table (`.to_pandas()` and `polars.from_arrow` follow)."""
