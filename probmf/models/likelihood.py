@@ -21,6 +21,7 @@ from jaxtyping import Array
 from numpyro.distributions import Distribution
 
 from probmf.models.augmentation import draw_between, draw_polya_gamma
+from probmf.models.logistic import expected_sigmoid
 from probmf.models.ordinal import Ordinal
 
 #: Scores or ratings of any shape, on the host or the device.
@@ -180,9 +181,13 @@ class Gaussian:
         """Expected rating given the score."""
         return scores
 
-    def tail(self, scores: Scores, threshold: Scores, scales: Mapping[str, Array]) -> Scores:
-        """Probability of a rating (of weight one) of at least `threshold` given the score."""
-        return ndtr((jnp.asarray(scores) - threshold) / scales["noise_scale"])
+    def tail(
+        self, scores: Scores, threshold: Scores, scales: Mapping[str, Array], sd: Scores = None
+    ) -> Scores:
+        """P(rating of weight one >= threshold) given the score, or when it is Normal with an sd."""
+        width = scales["noise_scale"]
+        width = width if sd is None else jnp.sqrt(jnp.square(sd) + jnp.square(width))
+        return ndtr((jnp.asarray(scores) - threshold) / width)
 
     def integrate(self, mean: Scores, sd: Scores, scales: Mapping[str, Array]) -> tuple:
         """Mean and sd of a rating whose score is Normal(mean, sd)."""
@@ -315,9 +320,12 @@ class Bernoulli:
             return jax.nn.sigmoid(scores)
         return ndtr(scores)
 
-    def tail(self, scores: Scores, threshold: Scores, scales: Mapping[str, Array]) -> Scores:
-        """Probability of a rating of at least `threshold` given the score."""
-        one, threshold = self.mean(scores, scales), jnp.asarray(threshold)
+    def tail(
+        self, scores: Scores, threshold: Scores, scales: Mapping[str, Array], sd: Scores = None
+    ) -> Scores:
+        """P(rating >= threshold) given the score, or when it is Normal with an sd."""
+        one = self.mean(scores, scales) if sd is None else self.integrate(scores, sd, scales)[0]
+        threshold = jnp.asarray(threshold)
         return jnp.where(threshold > 1, 0.0, jnp.where(threshold > 0, one, 1.0))
 
     def level_probabilities(
@@ -331,11 +339,12 @@ class Bernoulli:
     def integrate(self, mean: Scores, sd: Scores, scales: Mapping[str, Array]) -> tuple:
         """Probability of a one, and sd of the rating, when the score is Normal(mean, sd).
 
-        Exact for the probit; for the logit by the probit approximation of MacKay (1992),
-        within 0.02 of the integral.
+        Exact for the probit; for the logit within 3e-9 (see `logistic.expected_sigmoid`).
         """
-        extra = jnp.square(sd) * (1.0 if self.link == "probit" else jnp.pi / 8)
-        probability = self.mean(mean / jnp.sqrt(1 + extra), scales)
+        if self.link == "probit":
+            probability = self.mean(mean / jnp.sqrt(1 + jnp.square(sd)), scales)
+        else:
+            probability = expected_sigmoid(jnp.asarray(mean), jnp.asarray(sd))
         return probability, jnp.sqrt(probability * (1 - probability))
 
 

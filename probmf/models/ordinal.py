@@ -282,8 +282,12 @@ class Ordinal:
         cuts = [cutpoint(scales["cutpoints"], k) / width for k in range(self.num_levels - 1)]
         return mean / width, {"cutpoints": jnp.stack(cuts, axis=-1)}
 
-    def tail(self, scores: Scores, threshold: Scores, scales: Mapping[str, Array]) -> Scores:
-        """Probability of a rating of at least `threshold` given the score."""
+    def tail(
+        self, scores: Scores, threshold: Scores, scales: Mapping[str, Array], sd: Scores = None
+    ) -> Scores:
+        """P(rating >= threshold) given the score, or when it is Normal with an sd."""
+        if sd is not None:
+            scores, scales = self._flattened(scores, sd, scales)
         scores = jnp.asarray(scores)
         found = jnp.ones_like(scores)
         for place in range(self.num_levels):

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from probmf.models.likelihood import Likelihood
 from probmf.results.draws import Draws
-from probmf.results.events import point_scales, tail_of_normal
+from probmf.results.events import point_scales
 from probmf.results.exclusions import Exclusions
 from probmf.results.mixtures import row_blocks
 from probmf.results.plug_in import PlugIn
@@ -106,7 +106,7 @@ def _sum_of_tails(
         if not strangers:
             return total + likelihood.tail(score, threshold, own), None
         variance = jnp.square(scale[:, :1]) + jnp.square(scale[:, 1:]) * length[None, :]
-        return total + tail_of_normal(likelihood, score, jnp.sqrt(variance), threshold, own), None
+        return total + likelihood.tail(score, threshold, own, jnp.sqrt(variance)), None
 
     start = jnp.zeros((users.shape[1], items.shape[1]), users.dtype)
     return lax.scan(add, start, (users, items, spread, lengths, scales))[0]
@@ -136,6 +136,6 @@ def _mean_tail(
         m, s, own = draw
         if exact:
             return total + likelihood.tail(m, threshold, own), None
-        return total + tail_of_normal(likelihood, m, s, threshold, own), None
+        return total + likelihood.tail(m, threshold, own, s), None
 
     return lax.scan(add, jnp.zeros_like(mean[0]), (mean, sd, scales))[0] / len(mean)

@@ -9,10 +9,6 @@ from jaxtyping import Array
 from probmf.models.likelihood import Gaussian, Likelihood, is_number
 from probmf.results.plug_in import PlugIn
 
-#: Nodes and weights of a standard Normal expectation, exact for polynomials up to degree 39.
-NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(20)
-WEIGHTS = WEIGHTS / WEIGHTS.sum()
-
 
 def check_at_least(at_least: object) -> float:
     """A threshold for ratings that is a finite number.
@@ -34,23 +30,6 @@ def check_at_least(at_least: object) -> float:
     return float(at_least)
 
 
-def tail_of_normal(
-    likelihood: Likelihood, mean: Array, sd: Array, threshold: Array, scales: Mapping[str, Array]
-) -> Array:
-    """P(rating >= threshold) when the score is Normal(mean, sd).
-
-    Exact for Gaussian ratings; otherwise by Gauss-Hermite quadrature with 20 nodes.
-    """
-    if isinstance(likelihood, Gaussian):
-        total = jnp.sqrt(jnp.square(sd) + jnp.square(scales["noise_scale"]))
-        return likelihood.tail(mean, threshold, {"noise_scale": total})
-    found = jnp.zeros_like(mean)
-    for node, weight in zip(NODES, WEIGHTS, strict=True):
-        score = mean + float(node) * sd
-        found = found + float(weight) * likelihood.tail(score, threshold, scales)
-    return found
-
-
 def point_scales(plug_in: PlugIn) -> dict[str, np.ndarray]:
     """The likelihood's own parameters in a point fit."""
     return {name: np.asarray(value) for name, value in plug_in.conditionals.scales.items()}
@@ -63,4 +42,4 @@ def rank_by_tail(
     if isinstance(likelihood, Gaussian):
         total = jnp.sqrt(jnp.square(sd) + jnp.square(scales["noise_scale"]))
         return (mean - threshold) / total
-    return tail_of_normal(likelihood, mean, sd, threshold, scales)
+    return likelihood.tail(mean, threshold, scales, sd)

@@ -68,7 +68,8 @@ def _by_law(
 
     apply = jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None)))
     dtype = jnp.result_type(float)
-    for part, predictor, own in blocks(draws, rows, None):
+    for part, given in blocks(draws, rows):
+        predictor, own = given.mean, given.own
         words = np.zeros((draws.num_draws, 2), np.uint32)
         if rng is not None:
             words = rng.integers(2**32, size=(draws.num_draws, 2), dtype=np.uint32)

@@ -122,16 +122,17 @@ class MixedFit(DrawCounts):
                 training rows.
             interval: Probability of the central interval; None for means only.
             unseen: What a group that the training data lack does: "error", or "prior" for effects
-                drawn from the prior of each draw (which needs a key), flagged in `known`.
+                with the prior of each draw, which are integrated out; flagged in `known`.
             level: "groups" with the effects of groups; "population" without them, for the group
                 whose effects are all zero. Grouping columns are not needed then.
             kind: "mean" or "response".
-            key: JAX key or int, for new groups.
+            key: Not needed, as nothing is drawn; taken because other fits' `predict` has it.
 
         Returns:
             The predictions, in the order of the rows. A point fit (one draw) knows no uncertainty
             of the mean: `sd`, `lower` and `upper` are then None with kind="mean", and of the noise
-            alone with kind="response".
+            and the effects of new groups alone with kind="response". Under a log-normal response
+            with effects of new groups in its noise scale the mean is infinite.
 
         Raises:
             TypeError: If `data` is no table, or a column has another type than in training.
@@ -160,7 +161,6 @@ class MixedFit(DrawCounts):
         return predict_rows(
             self._draws, rows, self.model.likelihood, kind=kind,
             interval=None if self.is_point and kind == "mean" else interval,
-            rng=None if key is None else as_generator(key),
         )  # fmt: skip
 
     def summary(self, *, interval: float = 0.9, effects: bool = False) -> Table:

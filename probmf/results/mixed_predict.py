@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from probmf.models.mixed import Design, Encoded, EncodedTerm
 from probmf.models.mixed.columns import Table
 from probmf.models.mixed.design import PredictorCoding
-from probmf.results.mixed_response import Kind, Summary, summarize
+from probmf.results.mixed_response import NODES, Given, Kind, Summary, summarize
 from probmf.results.mixtures import row_blocks
 
 
@@ -115,51 +115,48 @@ def predict_rows(
     *,
     interval: float | None,
     kind: Kind,
-    rng: np.random.Generator | None,
 ) -> MixedPredictions:
     """Predict encoded rows; see `MixedFit.predict`."""
     levels = draws.design.response_levels
     n = len(rows.population)
-    known = known_rows(rows)
-    if rng is None and not known.all():
-        raise ValueError(
-            f"{int(np.sum(~known)):,} rows have a group that is not among those of the training "
-            "data; their effects are drawn from the prior, so give key=, a JAX key or an int."
-        )
     found = np.full((4, n), np.nan)
     probability = np.empty((n, len(levels))) if levels else None
-    for part, predictor, own in blocks(draws, rows, rng):
-        summary: Summary = summarize(likelihood, predictor, own, levels, interval, kind)
+    for part, given in blocks(draws, rows):
+        summary: Summary = summarize(likelihood, given, levels, interval, kind)
         found[: len(summary.values), part] = summary.values
         if probability is not None:
             probability[part] = summary.probability
     mean, *rest = found
     sd, lower, upper = rest if interval is not None else (None, None, None)
-    return MixedPredictions(mean, sd, lower, upper, known, probability, levels)
+    return MixedPredictions(mean, sd, lower, upper, known_rows(rows), probability, levels)
 
 
-def blocks(
-    draws: SiteDraws, rows: Encoded, rng: np.random.Generator | None
-) -> Iterator[tuple[slice, Float[np.ndarray, "draws part"], Float[np.ndarray, "draws own"] | None]]:
-    """The linear predictor and the likelihood's own parameters, by blocks of rows.
+def blocks(draws: SiteDraws, rows: Encoded) -> Iterator[tuple[Int[np.ndarray, " part"], Given]]:
+    """What the responses of rows depend on at each draw, by blocks of rows.
 
     Yields:
-        Which rows, the predictor, and the noise scale (shape (draws, 1) or (draws, part)), the
-        cutpoints, or None. Memory is bounded, whatever the numbers of draws and rows.
+        Which rows, either all with known groups or all with a new one, and what they depend on.
+        Memory is bounded, whatever the numbers of draws and rows.
     """
+    numbers = draws.num_draws * max(1, len(draws.design.response_levels))
+    known = known_rows(rows)
+    for chosen, each in ((known, numbers), (~known, numbers * NODES)):
+        places = np.flatnonzero(chosen)
+        for part in row_blocks(len(places), each):
+            yield places[part], _given(draws, rows, places[part])
+
+
+def _given(draws: SiteDraws, rows: Encoded, part: Int[np.ndarray, " part"]) -> Given:
     design = draws.design
-    for part in row_blocks(
-        len(rows.population), draws.num_draws * max(1, len(design.response_levels))
-    ):
-        predictor = _linear(draws, design.mean, rows, part, rng)
-        own = None
-        if design.response_levels:
-            own = np.asarray(draws["cutpoints"], np.float64)
-        elif design.noise is not None and rows.noise is not None:
-            own = np.exp(_linear(draws, design.noise, rows.noise, part, rng))
-        elif "noise_scale" in design.data.priors:
-            own = np.asarray(draws["noise_scale"], np.float64)[:, None]
-        yield part, predictor, own
+    mean, variance = _linear(draws, design.mean, rows, part)
+    if design.response_levels:
+        return Given(mean, variance, np.asarray(draws["cutpoints"], np.float64))
+    if design.noise is not None and rows.noise is not None:
+        log_noise, spread = _linear(draws, design.noise, rows.noise, part)
+        return Given(mean, variance, np.exp(log_noise), spread)
+    if "noise_scale" in design.data.priors:
+        return Given(mean, variance, np.asarray(draws["noise_scale"], np.float64)[:, None])
+    return Given(mean, variance, None)
 
 
 def known_rows(rows: Encoded) -> Bool[np.ndarray, " n"]:
@@ -201,14 +198,12 @@ def without_groups(rows: Encoded) -> Encoded:
 
 
 def _linear(
-    draws: SiteDraws,
-    coding: PredictorCoding,
-    rows: Encoded,
-    part: slice,
-    rng: np.random.Generator | None,
-) -> Float[np.ndarray, "draws part"]:
+    draws: SiteDraws, coding: PredictorCoding, rows: Encoded, part: Int[np.ndarray, " part"]
+) -> tuple[Float[np.ndarray, "draws part"], Float[np.ndarray, "draws part"] | None]:
+    """The linear predictor at each draw, and its variance by effects of new groups, if any."""
     x = rows.population[part]
     total = np.zeros((draws.num_draws, len(x)))
+    variance = None
     if coding.names:
         total += draws[coding.site] @ x.T
     for term in coding.terms:
@@ -216,21 +211,22 @@ def _linear(
             continue
         group, z = rows.groups[term.name].group[part], rows.groups[term.name].z[part]
         effects = draws[f"{term.name}_effects"]
-        new = np.flatnonzero(group < 0)
+        new = group < 0
         for place in range(z.shape[1]):
             column = np.take(effects[:, :, place], np.maximum(group, 0), axis=1)
             column[:, new] = 0.0
             total += column * z[:, place]
-        if len(new) and rng is not None:
-            total[:, new] += _new_effects(draws, term.name, z[new], rng)
-    return total
+        if new.any():
+            variance = np.zeros_like(total) if variance is None else variance
+            variance[:, new] += _new_variance(draws, term.name, z[new])
+    return total, variance
 
 
-def _new_effects(
-    draws: SiteDraws, name: str, z: np.ndarray, rng: np.random.Generator
+def _new_variance(
+    draws: SiteDraws, name: str, z: Float[np.ndarray, "rows d"]
 ) -> Float[np.ndarray, "draws rows"]:
-    """What effects of new groups add to rows, drawn from the prior of each draw."""
-    noise = rng.standard_normal((draws.num_draws, *z.shape))
+    r"""Variance :math:`z' \Sigma z` of what the effects of a new group add, at each draw."""
+    loading = draws[f"{name}_scale"][:, None, :] * z
     if f"{name}_correlation" in draws.design.data.priors:
-        noise = np.einsum("sij,snj->sni", draws[f"{name}_correlation"], noise)
-    return np.einsum("snj,sj,nj->sn", noise, draws[f"{name}_scale"], z)
+        loading = loading @ draws[f"{name}_correlation"]
+    return np.square(loading).sum(axis=2, dtype=np.float64)

@@ -33,17 +33,19 @@ def mixture_quantiles(
     mean: Float[np.ndarray, "draws n"],
     sd: Float[np.ndarray, "#draws #n"],
     probabilities: Sequence[float],
+    weights: Float[np.ndarray, " draws"] | None = None,
 ) -> list[Float[np.ndarray, " n"]]:
-    r"""Quantiles of equally weighted mixtures of Normals, one mixture per column.
+    r"""Quantiles of mixtures of Normals, one mixture per column.
 
-    Solves :math:`\tfrac1S \sum_s \Phi((x - m_s) / \sigma_s) = p` by Newton steps kept inside a
+    Solves :math:`\sum_s w_s \Phi((x - m_s) / \sigma_s) = p` by Newton steps kept inside a
     bracket, so that mixtures of several modes are no trouble. Where all standard deviations are
-    zero these are the quantiles of the draws.
+    zero, and the weights equal, these are the quantiles of the draws.
 
     Args:
         mean: Means of the components, finite.
         sd: Their standard deviations, not negative; one column stands for all.
         probabilities: Each in (0, 1).
+        weights: Weights of the components, which sum to one; None for equal ones.
 
     Returns:
         One array for each probability, to about 1e-5 of the mixture's standard deviation. Cost
@@ -58,23 +60,24 @@ def mixture_quantiles(
     """
     mean = np.asarray(mean, np.float64)
     sd = np.broadcast_to(np.asarray(sd, np.float64), mean.shape)
-    if not sd.any():
+    if weights is None and not sd.any():
         return list(np.quantile(mean, list(probabilities), axis=0))
-    center = mean.mean(axis=0)
-    size = np.sqrt(mean.var(axis=0) + np.square(sd).mean(axis=0))
+    share = np.full(len(mean), 1.0 / len(mean)) if weights is None else weights
+    center = share @ mean
+    size = np.sqrt(share @ (np.square(mean - center) + np.square(sd)))
     size = np.where(size > 0, size, 1.0)
     # A component without width is given one that changes nothing.
     width = power_of_two(len(center)) - len(center)
     z = np.pad((mean - center) / size, ((0, 0), (0, width)))
     s = np.pad(np.maximum(sd / size, 1e-6), ((0, 0), (0, width)), constant_values=1.0)
     dtype = jnp.result_type(float)
-    z_device, s_device = jnp.asarray(z, dtype), jnp.asarray(s, dtype)
-    found = [np.asarray(_solve(z_device, s_device, p), np.float64) for p in probabilities]
+    laws = [jnp.asarray(x, dtype) for x in (z, s, share)]
+    found = [np.asarray(_solve(*laws, p), np.float64) for p in probabilities]
     return [center + size * x[: len(center)] for x in found]
 
 
 @jax.jit
-def _solve(mean: Array, sd: Array, probability: Array) -> Array:
+def _solve(mean: Array, sd: Array, share: Array, probability: Array) -> Array:
     # The quantile lies between the least and the largest of the components'.
     ends = mean + ndtri(jnp.asarray(probability, mean.dtype)) * sd
     low, high = jnp.min(ends, axis=0), jnp.max(ends, axis=0)
@@ -89,8 +92,8 @@ def _solve(mean: Array, sd: Array, probability: Array) -> Array:
     ) -> tuple[Array, Array, Array, Array, Array]:
         step, x, low, high, _ = state
         z = (x[None, :] - mean) / sd
-        excess = jnp.mean(ndtr(z), axis=0) - probability
-        density = jnp.mean(jnp.exp(-0.5 * jnp.square(z)) / sd, axis=0) / jnp.sqrt(2 * jnp.pi)
+        excess = share @ ndtr(z) - probability
+        density = share @ (jnp.exp(-0.5 * jnp.square(z)) / sd) / jnp.sqrt(2 * jnp.pi)
         low, high = jnp.where(excess < 0, x, low), jnp.where(excess < 0, high, x)
         new = x - excess / density
         inside = jnp.isfinite(new) & (new >= low) & (new <= high)

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 from numpyro.distributions import Distribution
+from scipy.special import ndtri
+from scipy.stats import qmc
 
 from probmf.models.factorization import PRIOR_SCALES
 from probmf.models.neural_factorization import NAME, NeuralFactorization
@@ -22,7 +24,7 @@ from probmf.rows import SIDES, Side
 
 #: Numbers that a layer's outputs for one block of pairs may have.
 BLOCK_NUMBERS = 1 << 22
-#: Draws of the prior by which a point fit's scores of unknown rows are averaged.
+#: Rows of the prior over which a point fit's scores of unknown rows are averaged.
 STRANGER_DRAWS = 256
 
 
@@ -31,8 +33,8 @@ class NeuralDraws(Draws):
     r"""Scores :math:`\mu + b + c + [u \cdot v] + f(u, v)` at each draw, chains joined.
 
     Code -1 stands for a row that the fit does not know. At each draw one such row of each side is
-    drawn from that draw's prior: through a network its score is not Normal. The draws are always
-    the same ones, so that calls agree.
+    is taken from that draw's prior: through a network its score is not Normal. The rows are those
+    of a quasi-random sequence, always the same ones.
 
     Args:
         model: The factorization without the network.
@@ -46,7 +48,7 @@ class NeuralDraws(Draws):
     def rows(
         self, side: Side, codes: Int[np.ndarray, " rows"], draws: slice = slice(None)
     ) -> Float[np.ndarray, "draws rows d"]:
-        """Rows (bias, factors) at draws; for code -1 a row drawn from the prior."""
+        """Rows (bias, factors) at draws; for code -1 a row of the prior."""
         rows = super().rows(side, codes, draws)
         if (codes < 0).any():
             rows[:, codes < 0] = self._unknown[side][draws, None].astype(rows.dtype)
@@ -55,13 +57,12 @@ class NeuralDraws(Draws):
     @cached_property
     def _unknown(self) -> dict[Side, Float[np.ndarray, "draws d"]]:
         """A row of each side at every draw, from the prior."""
+        width = 1 + int(self.model.num_factors)
+        places = normal_points(self.num_draws, 2 * width)
         found: dict[Side, np.ndarray] = {}
-        for place, side in enumerate(SIDES):
-            noise = np.random.default_rng([17, place]).standard_normal(
-                (self.num_draws, 1 + int(self.model.num_factors))
-            )
+        for side, own in zip(SIDES, (places[:, :width], places[:, width:]), strict=True):
             scale = [self.prior_bias_scale(side)[:, None], self._factor_scale(side)]
-            found[side] = np.concatenate(scale, axis=1) * noise
+            found[side] = np.concatenate(scale, axis=1) * own
         return found
 
     def _factor_scale(self, side: Side) -> Float[np.ndarray, "draws k"]:
@@ -233,6 +234,16 @@ class Scorer:
             means = self.means(codes[part], items)
             places[part], best[part] = top_scores(means, k, exclusions, part, size)
         return places, best
+
+
+def normal_points(count: int, size: int) -> Float[np.ndarray, "count size"]:
+    """Points of a scrambled Sobol sequence, always the same, as standard Normal numbers.
+
+    Averages over them are integrals over independent Normals, far nearer than of random draws.
+    """
+    power = max(0, int(count - 1).bit_length())
+    points = qmc.Sobol(size, rng=17).random_base2(power)[:count]
+    return np.asarray(ndtri(np.clip(points, 1e-12, 1 - 1e-12)))
 
 
 def layer_dims(model: NeuralFactorization) -> tuple[dict[str, list[str]], dict[str, np.ndarray]]:

@@ -130,7 +130,7 @@ class NeuralFit(DrawFit):
         """Predict the ratings of pairs, averaged over the draws.
 
         Users and items that the fit does not know, and in a point fit those without ratings, get
-        the prior and are flagged: their rows are drawn from it.
+        the prior and are flagged: the rating is averaged over it.
 
         Args:
             pairs: Ratings; a data frame or dict with a column of users and one of items; a tuple
@@ -149,7 +149,7 @@ class NeuralFit(DrawFit):
                 `at_least` is not finite, the pairs are malformed, or the ids are of another kind
                 than the fit's.
 
-        Cost: O(draws x pairs x weights); a point fit takes 256 draws of unknown rows. Memory is
+        Cost: O(draws x pairs x weights); a point fit takes 256 rows for an unknown one. Memory is
         bounded.
         """
         if at_least is not None:

@@ -107,6 +107,38 @@ class PlugIn:
                     variance[at[part]] = products
         return np.maximum(variance, 0.0)
 
+    def prior_variances(
+        self, user: Int[np.ndarray, " n"], item: Int[np.ndarray, " n"]
+    ) -> Float[np.ndarray, " n"]:
+        """Variances of the scores of pairs by their rows without ratings, which have the prior.
+
+        Args:
+            user: User codes.
+            item: Item codes.
+
+        Returns:
+            Variances; 0 where both rows have ratings, whose own uncertainty is left out. Cost
+            O(n d).
+        """
+        total = np.zeros(len(user))
+        new = ~(self.known("user", user) & self.known("item", item))
+        for start in range(0, int(new.sum()), MEAN_BLOCK):
+            part = np.flatnonzero(new)[start : start + MEAN_BLOCK]
+            (x, p), (y, q) = self._priors("user", user[part]), self._priors("item", item[part])
+            total[part] = np.einsum("nd,nd->n", p, y) + np.einsum("nd,nd->n", x, q)
+            total[part] += np.einsum("nd,nd->n", p[:, 1:], q[:, 1:])
+        return total
+
+    def _priors(self, side: Side, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Squares of rows, the bias counting as one, and prior variances of those unrated."""
+        squares = np.square(self.tables[side][codes].astype(np.float64))
+        squares[:, 0] = 1.0
+        rows = self.conditionals
+        variance = rows.prior_variance(side, np.maximum(codes, 0)) * rows.free(side)
+        variance[codes < 0] = rows.new_variance(side)
+        variance[self.known(side, codes)] = 0.0
+        return squares, variance
+
     def _blocks(self, codes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Pairs and their distinct codes, increasing, in blocks whose spreads fit in memory."""
         distinct = np.unique(codes)

@@ -33,8 +33,9 @@ class Predictions:
     Attributes:
         user: User ids, shape (n,).
         item: Item ids.
-        mean: Expected rating; for yes/no data the probability of a one (if an interval was asked
-            for, or there are many draws, averaged over the uncertainty of the score).
+        mean: Expected rating; for yes/no data the probability of a one, averaged over the prior of
+            unknown users and items (if an interval was asked for, or there are many draws, over
+            all uncertainty of the score).
         sd: Standard deviation of the rating, noise included; None if no interval was asked for.
         lower: Lower end of the interval: for Gaussian ratings of the rating itself, for yes/no
             data of the probability; for ordinal ratings the quantile, which is a level.
@@ -140,17 +141,18 @@ def summarize_point(
     """Ratings of pairs of codes under a point fit."""
     score = plug_in.means(user, item)
     likelihood = plug_in.conditionals.model.likelihood
-    score_sd = np.zeros_like(score)
-    if interval is not None:
-        score_sd = np.sqrt(plug_in.variances(user, item))
+    if interval is None and not likelihood.discrete:
+        return Moments(expected(plug_in, score), None, None, None)
+    uncertain = plug_in.prior_variances if interval is None else plug_in.variances
+    score_sd = np.sqrt(uncertain(user, item))
     if isinstance(likelihood, Ordinal):
         scales = plug_in.conditionals.scales
         return _of_levels(
             likelihood, level_probabilities(likelihood, score, score_sd, scales), interval
         )
-    if interval is None:
-        return Moments(expected(plug_in, score), None, None, None)
     mean, sd = moments(plug_in, score, score_sd)
+    if interval is None:
+        return Moments(np.where(score_sd > 0, mean, expected(plug_in, score)), None, None, None)
     return Moments(mean, sd, *interval_ends(plug_in, score, score_sd, interval))
 
 

@@ -17,13 +17,17 @@ from probmf.models.likelihood import Gaussian, Likelihood
 from probmf.results.asked import check_count
 from probmf.results.choices import Exclude
 from probmf.results.draws import Draws
-from probmf.results.events import NODES, WEIGHTS, point_scales
+from probmf.results.events import point_scales
 from probmf.results.exclusions import Exclusions
 from probmf.results.mixtures import BLOCK
 from probmf.results.plug_in import PlugIn
 from probmf.results.predict import ids_to_arrow, plain_text
 from probmf.results.recommend import read_candidates, told_unknown
 from probmf.results.score_draws import repeatable, score_draws
+
+#: Nodes and weights of a standard Normal expectation, exact for polynomials up to degree 39.
+NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(20)
+WEIGHTS = WEIGHTS / WEIGHTS.sum()
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from numpyro import handlers
 from scipy import special, stats
 
 from probmf.models.likelihood import Bernoulli, Gaussian, Likelihood, check_scale
+from probmf.models.logistic import expected_sigmoid, expected_slope
 
 SIGMA = 0.7
 LIKELIHOODS: dict[str, Likelihood] = {
@@ -157,18 +158,37 @@ def test_integral_over_a_normal_score(link: str) -> None:
         for sd in SDS:
             wanted = law(MEANS[:, None] + sd * z) @ mass
             got, spread = Bernoulli(link).integrate(jnp.asarray(MEANS), jnp.asarray(sd), {})
-            np.testing.assert_allclose(got, wanted, atol=0.02 if link == "logit" else 1e-7)
+            np.testing.assert_allclose(got, wanted, atol=3e-9 if link == "logit" else 1e-7)
             np.testing.assert_allclose(spread, np.sqrt(got * (1 - got)), rtol=1e-12)
 
 
-def test_stated_error_of_the_logit_integral_is_not_idle() -> None:
-    """It is an approximation: somewhere it is off by more than half of what is stated."""
+def test_slope_of_the_sigmoid_over_a_normal_score() -> None:
     z = np.linspace(-9, 9, 4001)
     mass = stats.norm.pdf(z) * (z[1] - z[0])
+    for sd in SDS:
+        p = special.expit(MEANS[:, None] + sd * z)
+        np.testing.assert_allclose(expected_slope(MEANS, sd), (p * (1 - p)) @ mass, atol=5e-8)
+
+
+def test_sigmoids_far_below_zero_are_not_lost() -> None:
+    """There the mixture's own error, small as it is, would be larger than the probability."""
+    z = np.linspace(-9, 9, 4001)
+    mass = stats.norm.pdf(z) * (z[1] - z[0])
+    for mean, sd in ((-12.0, 0.5), (-30.0, 2.0), (-100.0, 1.0), (-20.0, 0.0)):
+        wanted = special.expit(mean + sd * z) @ mass
+        assert expected_sigmoid(mean, sd, special.ndtr) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_tail_over_a_normal_score(name: str) -> None:
+    likelihood, z = LIKELIHOODS[name], np.linspace(-9, 9, 4001)
+    mass = stats.norm.pdf(z) * (z[1] - z[0])
     with jax.enable_x64(True):
-        got, _ = Bernoulli().integrate(jnp.asarray(MEANS), jnp.asarray(5.0), {})
-    error = np.abs(np.asarray(got) - special.expit(MEANS[:, None] + 5 * z) @ mass)
-    assert error.max() > 0.01
+        scales = scales_for(name)
+        for threshold in (*ratings_for(name), 7.0):
+            for sd in (0.3, 4.0):
+                given = likelihood.tail(jnp.asarray(MEANS[:, None] + sd * z), threshold, scales)
+                got = likelihood.tail(jnp.asarray(MEANS), threshold, scales, jnp.asarray(sd))
+                np.testing.assert_allclose(got, np.asarray(given) @ mass, atol=1e-7)
 
 
 def test_gaussian_integral_adds_variances() -> None:

@@ -99,14 +99,29 @@ def test_bernoulli_mean_and_interval(
     mean, sd = oracle.mean.ravel(), np.sqrt(oracle.variance.ravel())
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
     exact = inverse(mean[:, None] + sd[:, None] * nodes) @ weights / weights.sum()
-    np.testing.assert_allclose(predicted.mean, exact, atol=0.02 if link == "logit" else 1e-5)
+    np.testing.assert_allclose(predicted.mean, exact, atol=1e-5)
     np.testing.assert_allclose(predicted.lower, inverse(mean - ndtri(0.95) * sd), atol=1e-5)
     np.testing.assert_allclose(predicted.upper, inverse(mean + ndtri(0.95) * sd), atol=1e-5)
     np.testing.assert_allclose(
         predicted.sd, np.sqrt(predicted.mean * (1 - predicted.mean)), atol=1e-6
     )
+    # Without an interval rows with ratings count as known; the others still have their prior.
     fast = fit.predict((user, item), interval=None)
-    np.testing.assert_allclose(fast.mean, inverse(mean), atol=1e-6)
+    x, y = _squares(fit, "user"), _squares(fit, "item")
+    p, q = np.zeros((15, 4)), np.zeros((12, 4))
+    p[~np.isin(np.arange(15), fit.data.user)] = q[~np.isin(np.arange(12), fit.data.item)] = 1.0
+    sd = np.sqrt(p @ y.T + x @ q.T + p[:, 1:] @ q[:, 1:].T).ravel()
+    exact = inverse(mean[:, None] + sd[:, None] * nodes) @ weights / weights.sum()
+    np.testing.assert_allclose(fast.mean, exact, atol=1e-5)
+    known = fast.known_user & fast.known_item
+    assert (sd[known] == 0).all()
+    assert (sd[~known] > 1).all()
+
+
+def _squares(fit: Any, side: str) -> np.ndarray:
+    """Squares of a side's rows and, at the end, a stranger's; the bias counts as one."""
+    factors = np.pad(np.asarray(fit.point()[f"{side}_factors"], float), ((0, 1), (0, 0)))
+    return np.column_stack([np.ones(len(factors)), factors**2])
 
 
 def test_without_interval_only_the_mean(draw_ratings: Any, random_fit: Any) -> None:

@@ -1,0 +1,71 @@
+"""Averages of the logistic function over a Normal score."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import ndtr
+
+#: The logistic distribution as a mixture of Normals with mean zero: weights, and the reciprocals
+#: of their standard deviations (Monahan and Stefanski 1992, eight components).
+WEIGHTS = (
+    0.003246343272134, 0.051517477033972, 0.195077912673858, 0.315569823632818,
+    0.274149576158423, 0.131076880695470, 0.027912418727972, 0.001449567805354,
+)  # fmt: skip
+PRECISIONS = (
+    1.365340806296348, 1.059523971016916, 0.830791313765644, 0.650732166639391,
+    0.508135425366489, 0.396313345166341, 0.308904252267995, 0.238212616409306,
+)  # fmt: skip
+
+#: Where the exponential function's own error, the square of what it gives, is 2e-9.
+TAIL = -10.0
+
+
+def expected_sigmoid(mean: Any, sd: Any, cdf: Any = ndtr) -> Any:
+    r"""Mean of a sigmoid whose argument is Normal, :math:`E\, 1 / (1 + e^{-\eta})`.
+
+    Args:
+        mean: Means of the arguments.
+        sd: Their standard deviations, which broadcast against the means.
+        cdf: The Normal distribution function: JAX's, or SciPy's for arrays on the host.
+
+    Returns:
+        The means, within 3e-9 of the integrals for any standard deviation, rounding apart; far in
+        the lower tail to four digits.
+
+    References:
+        Monahan and Stefanski (1992), Normal scale mixture approximations to F*(z) and computation
+        of the logistic-normal integral.
+
+    Example:
+        >>> from scipy.special import ndtr
+        >>> round(expected_sigmoid(2.0, 3.0, ndtr), 7)
+        np.float64(0.717424)
+    """
+    xp: Any = jnp if cdf is ndtr else np
+    total = 0.0
+    for weight, precision in zip(WEIGHTS, PRECISIONS, strict=True):
+        width = xp.sqrt(1.0 + xp.square(precision * sd))
+        total = total + weight * cdf(precision * mean / width)
+    # Far below zero the sigmoid is an exponential function, less at most its square.
+    square = xp.square(sd)
+    tail = xp.exp(xp.minimum(mean + 0.5 * square, 0.0))
+    return xp.where(mean + 1.5 * square < TAIL, tail, total)
+
+
+def expected_slope(mean: Any, sd: Any) -> Any:
+    r"""Mean of the slope of a sigmoid whose argument is Normal, :math:`E\, p (1 - p)`.
+
+    Args:
+        mean: Means of the arguments, on the host.
+        sd: Their standard deviations, which broadcast against the means.
+
+    Returns:
+        The means, within 5e-8 of the integrals.
+    """
+    total = 0.0
+    for weight, precision in zip(WEIGHTS, PRECISIONS, strict=True):
+        width = np.sqrt(1.0 + np.square(precision * sd))
+        density = np.exp(-0.5 * np.square(precision * mean / width)) / np.sqrt(2 * np.pi)
+        total = total + weight * precision / width * density
+    return total
