@@ -18,13 +18,13 @@ import numpyro
 import numpyro.distributions as dist
 
 from probmf import Fit, Gaussian, MatrixFactorization, Ratings, fit_map
-from probmf.diagnostics.measures import measure
 from probmf.inference._nuts import Settings, constrain_chains, run_nuts
 from probmf.inference._potential import Potential
 from probmf.inference.marginal_rows import RowsMarginal, Stretched, find_start, rows_marginal
 from probmf.metrics import coverage, rmse
 from probmf.models.observations import Observations
 from probmf.models.scores import linear_predictor
+from probmf.results.measures import measure
 from probmf.results.sampling import Sampling
 
 SCALES = ("noise_scale", "user_scale", "user_bias_scale", "item_bias_scale", "intercept")

@@ -2,6 +2,7 @@
 
 from probmf import _numpyro, diagnostics, metrics  # noqa: F401  # _numpyro first of all
 from probmf.data import Examples, Features, Ratings, Vocabulary, confidence_weights
+from probmf.diagnostics import DiagnosticWarning
 from probmf.inference.als import fit_als
 from probmf.inference.gibbs import sample_gibbs
 from probmf.inference.laplace import fit_laplace
@@ -50,6 +51,7 @@ __all__ = [
     "CategoricalFactorization",
     "CategoricalFit",
     "ClassPredictions",
+    "DiagnosticWarning",
     "Examples",
     "Features",
     "Fit",

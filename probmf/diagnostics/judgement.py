@@ -1,14 +1,15 @@
 """What is wrong with a run, in words."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from probmf.diagnostics.measures import energy_fractions
 from probmf.results import Sampling
+from probmf.results.measures import energy_fractions
 
-#: Limits of Vehtari et al. (2021), Betancourt (2016) and Vehtari et al. (2024, Pareto k).
+#: Limits of Vehtari et al. (2021), which Stan warns at, too, Betancourt (2016) and Vehtari et al.
+#: (2024, Pareto k).
 R_HAT, ESS_PER_CHAIN, E_BFMI, K_HAT = 1.01, 100, 0.3, 0.7
 #: NumPyro's default.
 MAX_TREE_DEPTH = 10
@@ -16,6 +17,18 @@ MAX_TREE_DEPTH = 10
 
 class DiagnosticWarning(UserWarning):
     """The draws should not be relied upon as they are."""
+
+
+class Complaint(NamedTuple):
+    """Something that is wrong.
+
+    Attributes:
+        short: In a few words, such as "7 divergent".
+        sentence: What is wrong and what to do about it.
+    """
+
+    short: str
+    sentence: str
 
 
 def statistics(sampling: Sampling | None) -> dict[str, Any]:
@@ -50,15 +63,16 @@ def statistics(sampling: Sampling | None) -> dict[str, Any]:
     return found
 
 
-def is_approximation(sampling: Sampling | None) -> bool:
-    """Whether the draws are independent draws of an approximation, and of no chain."""
-    return sampling is not None and "approximation" in sampling.info
-
-
 def remarks(sampling: Sampling | None, known: Mapping[str, Any]) -> tuple[str, ...]:
-    """Of draws of an approximation: what was judged and what was not, in words."""
-    if sampling is None or not is_approximation(sampling):
+    """Of independent draws: what was judged and what was not, in words."""
+    if sampling is None or not sampling.is_independent:
         return ()
+    if "approximation" not in sampling.info:
+        return (
+            "These are independent draws by importance sampling, not of a chain: R-hat does not "
+            "apply, and the effective sample size is that of the weights. Judged: the Pareto k-hat "
+            "of the weights, and their effective number.",
+        )
     judged = "whether the search converged"
     missed = "how far the approximation is from the posterior, which a sampler would tell"
     if "k_hat" in known:
@@ -71,100 +85,116 @@ def remarks(sampling: Sampling | None, known: Mapping[str, Any]) -> tuple[str, .
     )
 
 
-def complaints_of_approximation(sampling: Sampling, known: Mapping[str, Any]) -> Iterator[str]:
-    """Sentences about what is wrong with an approximation.
-
-    Args:
-        sampling: How the fit went.
-        known: From `statistics`.
-
-    Yields:
-        The sentences.
-    """
-    if not sampling.complete:
-        yield "The search was interrupted before its end."
-    elif sampling.info.get("converged") == "no":
-        yield (
-            "The search had not converged when it ended: see the fit's history, and allow for more "
-            "steps."
-        )
-    k_hat = known.get("k_hat", 0.0)
-    if not k_hat <= K_HAT:
-        yield (
-            f"The Pareto k-hat of the importance weights is {k_hat:.2f} (above {K_HAT}): the "
-            "approximation misses parts of the posterior that matter, and its intervals are "
-            "likely too narrow. Use a richer family (guide='multivariate'), integrate effects out "
-            "(marginalize=), or use a sampler."
-        )
-
-
 def complaints(
     sampling: Sampling | None,
     known: Mapping[str, Any],
-    rows: tuple[Mapping[str, Any], ...],
+    rows: Sequence[Mapping[str, Any]],
     num_chains: int,
     num_draws: int,
-) -> Iterator[str]:
-    """Sentences about what is wrong, each with what to do about it.
+) -> Iterator[Complaint]:
+    """What is wrong, each with what to do about it.
 
     Args:
         sampling: How the run went, or None.
         known: From `statistics`.
-        rows: Rows of the table, with "name", "r_hat", "ess_bulk" and "ess_tail".
+        rows: Rows of the table, with "name", "r_hat", "ess_bulk" and "ess_tail"; None for what is
+            not judged.
         num_chains: Number of chains.
         num_draws: Draws per chain.
 
     Yields:
-        The sentences.
+        The complaints.
     """
-    if sampling is not None and is_approximation(sampling):
-        yield from complaints_of_approximation(sampling, known)
+    if sampling is not None and "approximation" in sampling.info:
+        yield from _about_approximation(sampling, known)
         return
     if sampling is not None and not sampling.complete:
-        yield (
+        yield Complaint(
+            "interrupted",
             f"The run was interrupted: there are {num_draws:,} draws per chain, fewer than were "
-            "asked for."
+            "asked for.",
         )
     divergent = known.get("num_divergent", 0)
     if divergent:
-        yield (
-            f"{divergent:,} of {num_chains * num_draws:,} transitions diverged: parts of the "
+        transitions = num_chains * num_draws
+        if sampling is not None:
+            transitions *= int(sampling.info.get("thin", 1))
+        yield Complaint(
+            f"{divergent:,} divergent",
+            f"{divergent:,} of {transitions:,} transitions diverged: parts of the "
             "posterior were not reached, and estimates may be biased. Use smaller steps (a higher "
-            "target acceptance rate), or another parametrization (centered=False)."
+            "target acceptance rate), or another parametrization (centered=False).",
         )
-    yield from _about_rows(rows, num_chains)
+    if sampling is None or not sampling.is_independent:
+        yield from _about_rows(rows, num_chains)
     low = np.asarray(known.get("e_bfmi", []))
     low = low[low < E_BFMI]
     if low.size:
-        yield (
+        yield Complaint(
+            f"E-BFMI {low.min():.2f}",
             f"E-BFMI is {low.min():.2f} in {low.size} of {num_chains} chains (below {E_BFMI}): "
             "the sampler moves slowly between regions of different density, so tails are "
-            "explored poorly. Warm up for longer, or use another parametrization."
+            "explored poorly. Warm up for longer, or use another parametrization.",
+        )
+    if sampling is not None and "effective" in sampling.info:
+        effective = float(sampling.info["effective"])
+        if not effective >= ESS_PER_CHAIN:
+            yield Complaint(
+                f"{effective:,.0f} effective",
+                f"The importance weights are worth {effective:,.0f} draws (below {ESS_PER_CHAIN}): "
+                "means and intervals are imprecise. Raise num_samples and max_densities.",
+            )
+    k_hat = known.get("k_hat", 0.0)
+    if not k_hat <= K_HAT:
+        yield Complaint(
+            f"k-hat {k_hat:.2f}",
+            f"The Pareto k-hat of the importance weights is {k_hat:.2f} (above {K_HAT}): few draws "
+            "carry most of the weight, and estimates are unreliable. Use a sampler such as "
+            "sample_nuts.",
+        )
+
+
+def _about_approximation(sampling: Sampling, known: Mapping[str, Any]) -> Iterator[Complaint]:
+    if not sampling.complete:
+        yield Complaint("interrupted", "The search was interrupted before its end.")
+    elif sampling.info.get("converged") == "no":
+        yield Complaint(
+            "not converged",
+            "The search had not converged when it ended: see the fit's history, and allow for more "
+            "steps.",
         )
     k_hat = known.get("k_hat", 0.0)
     if not k_hat <= K_HAT:
-        yield (
-            f"The Pareto k-hat of the importance weights is {k_hat:.2f} (above {K_HAT}): few draws "
-            "carry most of the weight, and estimates are unreliable. Use a sampler such as "
-            "sample_nuts."
+        yield Complaint(
+            f"k-hat {k_hat:.2f}",
+            f"The Pareto k-hat of the importance weights is {k_hat:.2f} (above {K_HAT}): the "
+            "approximation misses parts of the posterior that matter, and its intervals are "
+            "likely too narrow. Use a richer family (guide='multivariate'), integrate effects out "
+            "(marginalize=), or use a sampler.",
         )
 
 
-def _about_rows(rows: tuple[Mapping[str, Any], ...], num_chains: int) -> Iterator[str]:
-    mixed = [row for row in rows if not row["r_hat"] <= R_HAT]
+def _about_rows(rows: Sequence[Mapping[str, Any]], num_chains: int) -> Iterator[Complaint]:
+    mixed = [row for row in rows if row["r_hat"] is not None and not row["r_hat"] <= R_HAT]
     if mixed:
         worst = max(mixed, key=lambda row: np.nan_to_num(row["r_hat"], nan=np.inf))
-        yield (
+        yield Complaint(
+            f"R-hat {worst['r_hat']:.2f}",
             f"R-hat is {worst['r_hat']:.3f} for {worst['name']} (above {R_HAT} in {len(mixed)} of "
-            f"{len(rows)} rows): the chains disagree. Run them for longer."
+            f"{len(rows)} quantities): the chains disagree. Run them for longer.",
         )
     least = ESS_PER_CHAIN * num_chains
-    few = [row for row in rows if not min(row["ess_bulk"], row["ess_tail"]) >= least]
+    few = [row for row in rows if row["ess_bulk"] is not None and not _least(row) >= least]
     if few:
-        worst = min(few, key=lambda row: np.nan_to_num(min(row["ess_bulk"], row["ess_tail"])))
+        worst = min(few, key=lambda row: np.nan_to_num(_least(row)))
         which = "bulk" if worst["ess_bulk"] <= worst["ess_tail"] else "tail"
-        yield (
+        yield Complaint(
+            f"{worst[f'ess_{which}']:,.0f} effective",
             f"The {which} effective sample size is {worst[f'ess_{which}']:,.0f} for "
             f"{worst['name']} (below {ESS_PER_CHAIN} per chain in {len(few)} of {len(rows)} "
-            "rows): means and intervals are imprecise. Draw more."
+            "quantities): means and intervals are imprecise. Draw more.",
         )
+
+
+def _least(row: Mapping[str, Any]) -> float:
+    return min(row["ess_bulk"], row["ess_tail"])

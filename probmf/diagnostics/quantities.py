@@ -55,35 +55,41 @@ def check_fit(fit: object) -> None:
         )
 
 
-def of_fit(fit: AnyFit, probes: int, rng: np.random.Generator) -> Iterator[Quantity]:
+def of_fit(
+    fit: AnyFit, probes: int, rng: np.random.Generator, *, quick: bool = False
+) -> Iterator[Quantity]:
     """What the data identify, of any kind of model.
 
     Args:
         fit: A fit of many draws.
         probes: Number of pairs, or rows, to predict.
         rng: Chooses them.
+        quick: Leave out what takes long: singular values and biases, and most effects.
 
     Returns:
         The quantities.
     """
     if isinstance(fit, Fit):
-        return of_factorization(fit, probes, rng)
+        return of_factorization(fit, probes, rng, quick=quick)
     if isinstance(fit, NeuralFit):
-        return of_neural(fit, probes, rng)
+        return of_neural(fit, probes, rng, quick=quick)
     if isinstance(fit, CategoricalFit):
         return of_classes(fit, probes, rng)
     if isinstance(fit, MixedFit):
-        return of_mixed_model(fit)
+        return of_mixed_model(fit, probes if quick else None, rng)
     return of_network(fit, probes, rng)
 
 
-def of_factorization(fit: Fit, probes: int, rng: np.random.Generator) -> Iterator[Quantity]:
+def of_factorization(
+    fit: Fit, probes: int, rng: np.random.Generator, *, quick: bool = False
+) -> Iterator[Quantity]:
     """Predictions of probe pairs, singular values of U V', biases, scales, intercept.
 
     Args:
         fit: A fit of many draws.
         probes: Number of pairs, half of them rated ones, and of rows whose biases are looked at.
         rng: Chooses them.
+        quick: Leave out singular values and biases.
 
     Yields:
         The quantities. Those that need rows which the sampler did not recover are left out.
@@ -98,23 +104,27 @@ def of_factorization(fit: Fit, probes: int, rng: np.random.Generator) -> Iterato
     elif all(site in samples for site in fit.model.site_shapes(1, 1)):
         score = probe_scores(draws, probes, rng)
         yield Quantity("prediction", score.reshape(chains, -1, probes), True)
-    if "user_factors" in samples and "item_factors" in samples:
+    if not quick and "user_factors" in samples and "item_factors" in samples:
         for place, values in enumerate(singular_values(draws).T):
             yield Quantity(f"singular_value[{place}]", values.reshape(chains, -1, 1), False)
-    yield from probe_biases(samples, probes, rng)
+    if not quick:
+        yield from probe_biases(samples, probes, rng)
     for site, value in samples.items():
         if site in ("intercept", "cutpoints") or site.endswith("_scale"):
             found = traces.get(site, value)
             yield Quantity(site, found.reshape(*found.shape[:2], -1), found.ndim > 2)
 
 
-def of_neural(fit: NeuralFit, probes: int, rng: np.random.Generator) -> Iterator[Quantity]:
+def of_neural(
+    fit: NeuralFit, probes: int, rng: np.random.Generator, *, quick: bool = False
+) -> Iterator[Quantity]:
     """Predictions of probe pairs, biases, scales, cutpoints and a learned intercept.
 
     Args:
         fit: A fit of many draws.
         probes: Number of pairs, half of them rated ones, and of rows whose biases are looked at.
         rng: Chooses them.
+        quick: Leave out biases.
 
     Yields:
         The quantities. Factors and weights are left out: turning the one and the other together,
@@ -122,7 +132,8 @@ def of_neural(fit: NeuralFit, probes: int, rng: np.random.Generator) -> Iterator
     """
     shape = (fit.num_chains, fit.num_draws, -1)
     yield Quantity("prediction", probe_scores(fit.draws, probes, rng).reshape(shape), True)
-    yield from probe_biases(fit.samples, probes, rng)
+    if not quick:
+        yield from probe_biases(fit.samples, probes, rng)
     for site in [*fit.model.random_scales(), "intercept", "cutpoints"]:
         if site in fit.samples and (site != "intercept" or fit.model.learns_intercept):
             value = fit.samples[site]
@@ -173,11 +184,24 @@ def of_classes(fit: CategoricalFit, probes: int, rng: np.random.Generator) -> It
         yield Quantity(site, value.reshape(shape), value.ndim > 2)
 
 
-def of_mixed_model(fit: MixedFit) -> Iterator[Quantity]:
-    """Every parameter, and the effects of each group term together."""
+def of_mixed_model(
+    fit: MixedFit, probes: int | None, rng: np.random.Generator
+) -> Iterator[Quantity]:
+    """Every parameter, and the effects of each group term together.
+
+    Args:
+        fit: A fit of many draws.
+        probes: Number of groups of each term to look at; None for all.
+        rng: Chooses them.
+
+    Yields:
+        The quantities.
+    """
     dims, coords = fit.model.dims(fit.design), fit.model.coords(fit.design)
     for site, value in fit.samples.items():
         if is_effect(site):
+            if probes is not None and value.shape[2] > probes:
+                value = value[:, :, rng.choice(value.shape[2], size=probes, replace=False)]
             yield Quantity(site, value.reshape(*value.shape[:2], -1), True)
         else:
             for name, draws in scalars(site, value, dims, coords):

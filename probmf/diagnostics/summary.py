@@ -1,6 +1,5 @@
 """One table that says whether a fit's draws can be relied upon."""
 
-import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,19 +8,18 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from probmf.data import as_generator
-from probmf.diagnostics.judgement import (
-    DiagnosticWarning,
-    complaints,
-    is_approximation,
-    remarks,
-    statistics,
-)
-from probmf.diagnostics.measures import Measures, measure, most_suspect, varying
+from probmf.diagnostics.judgement import complaints, remarks, statistics
 from probmf.diagnostics.quantities import AnyFit, Quantity, check_fit, of_fit
+from probmf.results.measures import (
+    Measures,
+    fewest_draws,
+    independent_errors,
+    measure,
+    most_suspect,
+    varying,
+)
+from probmf.results.sampling import Sampling
 from probmf.results.table import Table
-
-#: Fewer draws per chain tell nothing.
-LEAST_DRAWS = 4
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -31,7 +29,8 @@ class Diagnosis:
     Attributes:
         table: A row per quantity: "name", "count" (how many numbers it stands for), "mean" and
             "sd" (None if there are several), "mcse", "ess_bulk", "ess_tail", "r_hat" (the
-            worst of them). Of draws of an approximation the last three are None.
+            worst of them). Of independent draws "r_hat" is None; of those of an approximation the
+            effective sizes are, too.
         statistics: "num_divergent", "share_saturated", "e_bfmi", "k_hat", "elbo", "log_evidence",
             where they are known.
         warnings: What is wrong, a sentence or two each; empty if nothing is.
@@ -73,8 +72,12 @@ def summary(
     and, without hidden units, the weights. Numbers that come in large groups
     (predictions, biases, effects) are told of by their worst.
 
-    Independent draws of an approximation (`fit_variational`, `fit_svi`, `fit_laplace`) are no
-    chain: of them the search is judged, and the approximation by its k-hat where it is known.
+    Independent draws are no chain. Of those of an approximation (`fit_variational`, `fit_svi`,
+    `fit_laplace`) the search is judged, and the approximation by its k-hat where it is known; of
+    those by importance sampling (`sample_marginal`) k-hat and the effective number of the weights.
+
+    Samplers judge some of these quantities themselves when they end, and warn; this measures all,
+    and says what is wrong in the table that it returns.
 
     Args:
         fit: A fit of many draws.
@@ -84,14 +87,13 @@ def summary(
         key: Chooses the pairs. Always the same ones by default, so that two calls agree.
 
     Returns:
-        The table, and in `warnings` what is wrong, which is also issued as one
-        `DiagnosticWarning`: divergences, R-hat above 1.01, effective sample sizes below 100 per
-        chain, E-BFMI below 0.3, a Pareto k-hat above 0.7, an interrupted run.
+        The table, and in `warnings` what is wrong: divergences, R-hat above 1.01, effective sample
+        sizes below 100 per chain, E-BFMI below 0.3, a Pareto k-hat above 0.7, an interrupted run.
 
     Raises:
         TypeError: If it is no fit.
-        ValueError: If it has fewer than four draws per chain, a name is unknown, or `probes` is
-            less than one.
+        ValueError: If it has fewer than four draws per chain (eight of a single one), a name is
+            unknown, or `probes` is less than one.
 
     Example:
         >>> import numpy as np
@@ -111,21 +113,24 @@ def summary(
     check_fit(fit)
     if probes < 1:
         raise ValueError(f"probes is {probes}; expected at least 1.")
-    if fit.num_draws < LEAST_DRAWS:
+    independent = fit.sampling is not None and fit.sampling.is_independent
+    least = 2 if independent else fewest_draws(fit.num_chains)
+    if fit.num_draws < least:
         raise ValueError(
             f"The fit has {fit.num_chains} chains of {fit.num_draws} draws; whether draws have "
-            f"converged can't be told from fewer than {LEAST_DRAWS} per chain. A point fit has "
+            f"converged can't be told from fewer than {least} per chain. A point fit has "
             "nothing to diagnose: see its history."
         )
     rng = as_generator(key)
     measured = _chosen(list(of_fit(fit, probes, rng)), var_names)
-    approximate = is_approximation(fit.sampling)
-    table = Table(tuple(_plain_rows(measured) if approximate else _rows(measured, probes)))
+    if fit.sampling is not None and independent:
+        table = Table(tuple(_plain_rows(measured, fit.sampling)))
+    else:
+        table = Table(tuple(measured_rows(measured, probes)))
     known = statistics(fit.sampling)
-    wrong = tuple(complaints(fit.sampling, known, table.rows, fit.num_chains, fit.num_draws))
-    if wrong:
-        warnings.warn(" ".join(wrong), DiagnosticWarning, stacklevel=2)
-    return Diagnosis(table, known, wrong, remarks(fit.sampling, known))
+    wrong = complaints(fit.sampling, known, table.rows, fit.num_chains, fit.num_draws)
+    told = tuple(complaint.sentence for complaint in wrong)
+    return Diagnosis(table, known, told, remarks(fit.sampling, known))
 
 
 def _chosen(quantities: list[Quantity], names: Collection[str] | None) -> list[Quantity]:
@@ -141,7 +146,7 @@ def _chosen(quantities: list[Quantity], names: Collection[str] | None) -> list[Q
     return [q for q in quantities if {q.name, q.name.partition("[")[0]} & set(wanted)]
 
 
-def _plain_rows(quantities: list[Quantity]) -> list[dict[str, Any]]:
+def _plain_rows(quantities: list[Quantity], sampling: Sampling) -> list[dict[str, Any]]:
     """Rows of the table of independent draws, whose Monte Carlo error is known."""
     rows = []
     for quantity in quantities:
@@ -149,24 +154,33 @@ def _plain_rows(quantities: list[Quantity]) -> list[dict[str, Any]]:
         if not draws.shape[2]:
             continue
         flat = draws.reshape(-1, draws.shape[2])
-        sd = flat.std(axis=0)
+        effective = sampling.num_effective(len(flat))
+        size = None if "approximation" in sampling.info else effective
         rows.append(
             {
                 "name": quantity.name,
                 "count": draws.shape[2],
                 "mean": None if quantity.grouped else float(flat[:, 0].mean()),
-                "sd": None if quantity.grouped else float(sd[0]),
-                "mcse": float(sd.max() / np.sqrt(len(flat))),
-                "ess_bulk": None,
-                "ess_tail": None,
+                "sd": None if quantity.grouped else float(flat[:, 0].std()),
+                "mcse": float(independent_errors(draws, effective)[0].max()),
+                "ess_bulk": size,
+                "ess_tail": size,
                 "r_hat": None,
             }
         )
     return rows
 
 
-def _rows(quantities: list[Quantity], probes: int) -> list[dict[str, Any]]:
-    """Rows of the table; what is the same at every draw is left out."""
+def measured_rows(quantities: list[Quantity], probes: int) -> list[dict[str, Any]]:
+    """Rows of the table of chains; what is the same at every draw is left out.
+
+    Args:
+        quantities: The quantities.
+        probes: How many numbers of each to measure.
+
+    Returns:
+        The rows.
+    """
     kept, arrays = [], []
     for quantity in quantities:
         draws = varying(np.asarray(quantity.draws))

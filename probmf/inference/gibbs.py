@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from probmf._settings import own_settings
 from probmf.data import Ratings, as_key
+from probmf.diagnostics.ending import judged
 from probmf.inference._categorical import refuse_categorical
 from probmf.inference._checkpoint import Checkpoint
 from probmf.inference._draw_stream import DrawStream
@@ -112,6 +113,10 @@ def sample_gibbs(
         The fit. After Ctrl-C, or when the disk of checkpoint or stream is full, what there is so
         far, marked incomplete.
 
+    Warns:
+        DiagnosticWarning: If R-hat above 1.01 or effective sizes below 100 per chain say that the
+            draws should not be relied upon; see `diagnostics.summary`.
+
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If the model has no such conditionals, an argument is out of range, checkpoint
@@ -175,7 +180,7 @@ def sample_gibbs(
     info: dict[str, Any] = {"seconds": time.perf_counter() - begin}
     if draws is not None:
         info |= {"stream": str(draws.path.absolute()), "streamed_draws": draws.written}
-    return job.finish(settings, chains, info)
+    return judged(job.finish(settings, chains, info), stacklevel=2)
 
 
 def _check_family(model: object, data: Any, watch: Any, start: Any) -> bool:

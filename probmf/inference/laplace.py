@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from probmf._settings import own_settings
 from probmf.data import as_key
+from probmf.diagnostics.ending import judged
 from probmf.inference._guides import weigh
 from probmf.inference._importance import climb
 from probmf.inference._loop import FitWarning
@@ -88,6 +89,7 @@ def fit_laplace(
 
     Warns:
         FitWarning: If the search stopped before the mode.
+        DiagnosticWarning: Otherwise, if k-hat is above 0.7.
 
     Example:
         >>> from probmf.models import MixedEffects
@@ -139,7 +141,8 @@ def fit_laplace(
         )
     sampling = Sampling({}, 0, time.perf_counter() - begin, True, info)
     method = "laplace" + ("/marginal" if target.sites else "")
-    return target.fit(samples, method, history, sampling)
+    fit = target.fit(samples, method, history, sampling)
+    return judged(fit, stacklevel=2, warn=decrement <= DECREMENT)
 
 
 def _check_size(num_dims: int) -> None:

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from probmf._settings import own_settings
 from probmf.data import as_key
+from probmf.diagnostics.ending import judged
 from probmf.inference._exact_fit import refuse_exact_fit
 from probmf.inference._identified import Finding, confounded_variances
 from probmf.inference._importance import K_HAT_GATE
@@ -90,6 +91,8 @@ def sample_marginal(
     Warns:
         FitWarning: If the rows do not tell variances apart, so that priors alone do. After Ctrl-C.
         FallbackWarning: If NUTS takes over.
+        DiagnosticWarning: If the weights are worth fewer than 100 draws, or NUTS took over and its
+            draws should not be relied upon; see `diagnostics.summary`.
 
     Example:
         >>> from probmf.models import MixedEffects
@@ -133,7 +136,8 @@ def sample_marginal(
             fit = _by_nuts(
                 model, design, density, str(error), int(num_samples), random_key, begin, progress
             )
-            return _noted(replace(fit, data=table), findings)
+            fit = _noted(replace(fit, data=table), findings)
+            return judged(fit, stacklevel=2, warn=not findings)
     samples = {name: value[None] for name, value in draws.samples.items()}
     if not draws.complete:
         warnings.warn(
@@ -145,7 +149,7 @@ def sample_marginal(
         )
     sampling = Sampling({}, 0, time.perf_counter() - begin, draws.complete, _info(draws))
     fit = MixedFit(model, design, samples, "marginal/importance", sampling=sampling, data=table)
-    return _noted(fit, findings)
+    return judged(_noted(fit, findings), stacklevel=2, warn=not findings)
 
 
 def _noted(fit: MixedFit, findings: Sequence[Finding]) -> MixedFit:

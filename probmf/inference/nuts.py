@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 
 from probmf._settings import own_settings
 from probmf.data import Examples, Ratings, as_key
+from probmf.diagnostics.ending import judged
 from probmf.inference import marginal as marginal_models
 from probmf.inference._checkpoint import Checkpoint
 from probmf.inference._exact_fit import refuse_exact_fit
@@ -140,6 +141,10 @@ def sample_nuts(
         The fit with its draws and statistics. After Ctrl-C, or when the disk of checkpoint or
         stream is full, the draws so far, marked incomplete.
 
+    Warns:
+        DiagnosticWarning: If divergences, R-hat above 1.01, effective sizes below 100 per chain or
+            E-BFMI say that the draws should not be relied upon; see `diagnostics.summary`.
+
     Raises:
         TypeError: If model or data are of the wrong type.
         ValueError: If an argument is out of range, checkpoint or stream hold another run, the draws
@@ -222,16 +227,19 @@ def sample_nuts(
             **told,
         },
     )
+    fit: Fit | CategoricalFit | NeuralFit | MixedFit | NetworkFit
     if isinstance(model, CategoricalFactorization):
-        return CategoricalFit(model, data, samples, method, sampling=sampling)
-    if isinstance(model, NeuralFactorization):
-        return NeuralFit(model, data, samples, method, sampling=sampling)
-    if isinstance(model, Network):
-        return NetworkFit(model, data, samples, method, sampling=sampling)
-    if isinstance(model, MixedEffects):
+        fit = CategoricalFit(model, data, samples, method, sampling=sampling)
+    elif isinstance(model, NeuralFactorization):
+        fit = NeuralFit(model, data, samples, method, sampling=sampling)
+    elif isinstance(model, Network):
+        fit = NetworkFit(model, data, samples, method, sampling=sampling)
+    elif isinstance(model, MixedEffects):
         table = None if isinstance(data, Design) else data
-        return MixedFit(model, design, samples, method, sampling=sampling, data=table)
-    return Fit(model, data, samples, method, sampling=sampling)
+        fit = MixedFit(model, design, samples, method, sampling=sampling, data=table)
+    else:
+        fit = Fit(model, data, samples, method, sampling=sampling)
+    return judged(fit, stacklevel=2)
 
 
 def without_sites(

@@ -15,6 +15,7 @@ from numpyro.infer.autoguide import AutoDelta, AutoGuide
 
 from probmf._settings import own_settings
 from probmf.data import as_key
+from probmf.diagnostics.ending import judged
 from probmf.inference._guides import GuideName, draw_guide, make_guide, weigh
 from probmf.inference._loop import FitWarning
 from probmf.inference._optimizer import Schedule, choose_rule
@@ -90,6 +91,7 @@ def fit_svi(
         FitWarning: If the bound ceases to be finite, with the step and its learning rate; the best
             parameters before count. If it still rose when the steps were over. After Ctrl-C, which
             keeps the steps so far and marks the fit incomplete, while they are compiled, too.
+        DiagnosticWarning: Otherwise, if k-hat is above 0.7.
 
     Example:
         >>> from probmf.models import MixedEffects
@@ -135,13 +137,14 @@ def fit_svi(
         info |= weigh(draws.log_weights, potential.num_dims)
     still = course.stopped != "num_steps" or info["elbo_rise"] > RISE_NATS
     info["converged"] = "no" if still else "yes"
-    _warn(course, info, num_steps)
+    warned = _warn(course, info, num_steps)
     sampling = None
     if not point or target.sites:
         seconds = time.perf_counter() - begin
         sampling = Sampling({}, 0, seconds, course.stopped != "interrupted", info)
     method = f"svi/{name}" + ("/marginal" if target.sites else "")
-    return target.fit(samples, method, _history(course), sampling)
+    fit = target.fit(samples, method, _history(course), sampling)
+    return judged(fit, stacklevel=2, warn=not warned)
 
 
 def _optimizer(
@@ -177,7 +180,8 @@ def _judge(course: Course) -> dict[str, float]:
     return {"elbo": float(tenths[-1].mean()), "elbo_error": error[-1], "elbo_rise": max(rises)}
 
 
-def _warn(course: Course, info: dict[str, Any], num_steps: int) -> None:
+def _warn(course: Course, info: dict[str, Any], num_steps: int) -> bool:
+    """Say that the search did not end as it should, if so; whether it was said."""
     text = ""
     if course.stopped == "diverged":
         text = (
@@ -195,6 +199,7 @@ def _warn(course: Course, info: dict[str, Any], num_steps: int) -> None:
         )
     if text:
         warnings.warn(text, FitWarning, stacklevel=3)
+    return bool(text)
 
 
 def _history(course: Course) -> History:

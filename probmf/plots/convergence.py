@@ -1,13 +1,11 @@
 """Convergence diagnostics of a sampler's draws in one picture."""
 
-import warnings
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from probmf.diagnostics import Diagnosis, DiagnosticWarning, summary
-from probmf.diagnostics.judgement import ESS_PER_CHAIN, R_HAT, is_approximation
+from probmf.diagnostics import Diagnosis, summary
+from probmf.diagnostics.judgement import ESS_PER_CHAIN, R_HAT
 from probmf.diagnostics.quantities import AnyFit
 from probmf.plots.style import BLUE, GREY, ORANGE, describe, legend, new_figure, quiet
 
@@ -16,7 +14,7 @@ def diagnostics(fit: AnyFit, *, probes: int = 200) -> Figure:
     """R-hat and effective sample sizes of each quantity, and the energies if there are any.
 
     The dashed lines are the limits of `diagnostics.summary`; what lies beyond them is orange. That
-    function gives the numbers and says what to do; this one does not warn.
+    function gives the numbers and says what to do.
 
     Args:
         fit: A fit of a sampler.
@@ -27,16 +25,14 @@ def diagnostics(fit: AnyFit, *, probes: int = 200) -> Figure:
 
     Raises:
         TypeError: If it is no fit.
-        ValueError: If it has fewer than four draws per chain, or is an approximation, which has no
+        ValueError: If it has fewer than four draws per chain, or independent draws, which are no
             chains.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DiagnosticWarning)
-        found = summary(fit, probes=probes)
-    if is_approximation(fit.sampling):
+    found = summary(fit, probes=probes)
+    if fit.sampling is not None and fit.sampling.is_independent:
         raise ValueError(
-            "plots.diagnostics shows how chains agree, and these are independent draws of an "
-            "approximation. See diagnostics.summary, and plots.history for how the search went."
+            "plots.diagnostics shows how chains agree, and these are independent draws. See "
+            "diagnostics.summary, and of an approximation plots.history for how the search went."
         )
     energy = None if fit.sampling is None else fit.sampling.stats.get("energy")
     count = 2 if energy is None else 3

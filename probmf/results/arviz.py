@@ -11,6 +11,7 @@ from probmf.models.likelihood import Likelihood
 from probmf.models.ordinal import Ordinal
 from probmf.results.draws import Draws
 from probmf.results.mixtures import row_blocks
+from probmf.results.samples import laid_out
 from probmf.results.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def to_datatree(
         groups["posterior_predictive"] = {"rating": _draw_ratings(draws, rng)}
     if log_likelihood:
         groups["log_likelihood"] = {"rating": _log_likelihood(draws)}
+    groups = laid_out(groups, sampling)
     groups["observed_data"] = {"rating": data.rating}
     scales = {
         name: ["factor" if samples[name].ndim == 4 else name.split("_")[0]]

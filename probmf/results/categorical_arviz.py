@@ -14,6 +14,7 @@ from probmf._numpyro import run_alone
 from probmf.data import Ratings, as_generator, as_key
 from probmf.models.categorical_factorization import CategoricalFactorization
 from probmf.results.mixed_arviz import labels
+from probmf.results.samples import laid_out
 from probmf.results.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def to_datatree(
         with run_alone():
             found = log_densities(model, dict(samples), arrays, batch_ndims=2, parallel=True)
         groups["log_likelihood"] = {"rating": np.asarray(found["rating"])}
+    groups = laid_out(groups, sampling)
     groups["observed_data"] = {"rating": np.asarray(arrays.rating)}
     return arviz_base.from_dict(
         groups, coords=coords(model, data), dims=DIMS, attrs={"/": {"method": method}}

@@ -40,7 +40,8 @@ class DrawFit(DrawCounts):
 
         Returns:
             Groups `posterior` (`point` for a point fit), `observed_data`, `sample_stats` if the
-            sampler has any, and those that were asked for.
+            sampler has any, and those that were asked for. Independent draws are laid out as four
+            chains (or three or two, whatever divides their number).
 
         Raises:
             ValueError: If a key is missing.
@@ -89,12 +90,3 @@ class DrawFit(DrawCounts):
             ValueError: If a file is missing, truncated, altered or not of this package.
         """
         return cls(**cls._storage.load(path))
-
-    def _told_draws(self) -> str:
-        """For `repr`: how many draws there are, unless it is a point fit."""
-        draws = ""
-        if not self.is_point:
-            draws = f"; {self.num_chains} chains of {self.num_draws:,} draws"
-        if self.sampling is not None and not self.sampling.complete:
-            draws += ", incomplete"
-        return draws

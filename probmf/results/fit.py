@@ -140,11 +140,7 @@ class Fit(DrawCounts):
 
     def __repr__(self) -> str:
         """One line: what was fitted to what, and how."""
-        steps = draws = ""
-        if not self.is_point:
-            draws = f"; {self.num_chains} chains of {self.num_draws:,} draws"
-        if self.sampling is not None and not self.sampling.complete:
-            draws += ", incomplete"
+        steps = ""
         if self.history is not None and len(self.history):
             steps = (
                 f"; {len(self.history)} {self.history.unit}s, objective "
@@ -154,7 +150,8 @@ class Fit(DrawCounts):
         return (
             f"Fit({self.method}: {self.model.num_factors} factors, "
             f"{type(self.model.likelihood).__name__}; {self.data.num_ratings:,} ratings, "
-            f"{self.data.num_users:,} users, {self.data.num_items:,} items{steps}{draws})"
+            f"{self.data.num_users:,} users, {self.data.num_items:,} items"
+            f"{steps}{self._told_draws()})"
         )
 
     # What every prediction needs is kept after its first use; the class is frozen otherwise.
@@ -569,6 +566,8 @@ class Fit(DrawCounts):
         Returns:
             Groups `posterior` (`point` for a point fit, with chain and draw of length one),
             `observed_data`, `sample_stats` if the sampler has any, and those that were asked for.
+            Independent draws are laid out as four chains (or three or two, whatever divides their
+            number).
 
         Raises:
             ValueError: If a key is missing, or draws of what is needed.

@@ -10,6 +10,7 @@ import numpy as np
 from probmf.data import wrap_words
 from probmf.models.mixed import Design, Encoded, MixedEffects
 from probmf.results.mixed_predict import SiteDraws, blocks
+from probmf.results.samples import laid_out
 from probmf.results.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def to_datatree(
         groups["posterior_predictive"] = {response: _by_law(model, draws, rows, rng)}
     if log_likelihood:
         groups["log_likelihood"] = {response: _by_law(model, draws, rows, None)}
+    groups = laid_out(groups, sampling)
     groups["observed_data"] = {response: np.asarray(design.data.response)}
     coords = {name: labels(values) for name, values in model.coords(design).items()}
     return arviz_base.from_dict(

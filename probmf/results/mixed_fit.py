@@ -86,14 +86,9 @@ class MixedFit(DrawCounts):
 
     def __repr__(self) -> str:
         """One line: what was fitted to what, and how."""
-        draws = ""
-        if not self.is_point:
-            draws = f"; {self.num_chains} chains of {self.num_draws:,} draws"
-        if self.sampling is not None and not self.sampling.complete:
-            draws += ", incomplete"
         return (
             f"MixedFit({self.method}: {self.model.formula}, {self.model.likelihood}; "
-            f"{self.design.data.num_observations:,} observations{draws})"
+            f"{self.design.data.num_observations:,} observations{self._told_draws()})"
         )
 
     @cached_property
@@ -172,17 +167,21 @@ class MixedFit(DrawCounts):
 
         Returns:
             One row per number, called after its coordinates, such as "coefficients[hours]".
-            Correlations are listed in place of their Cholesky factor. Its notes say what the data
-            left open or the search did not find. Whether the draws can be relied upon is what
-            `probmf.diagnostics.summary` tells.
+            Correlations are listed in place of their Cholesky factor. Of draws there are ArviZ's
+            columns "ess_bulk", "ess_tail", "r_hat", "mcse_mean" and "mcse_sd", None for what is the
+            same at every draw. Independent draws have no R-hat, and their effective number in
+            place of a chain's. Its notes say what the data left open or the
+            search did not find.
 
         Raises:
             ValueError: If the interval is not in (0, 1).
+
+        Cost: some milliseconds per number.
         """
         check_interval(interval)
         return summarize_sites(
             self.samples, self.model.dims(self.design), self.model.coords(self.design),
-            interval=interval, effects=effects, notes=self.notes,
+            sampling=self.sampling, interval=interval, effects=effects, notes=self.notes,
         )  # fmt: skip
 
     @property
@@ -211,7 +210,8 @@ class MixedFit(DrawCounts):
 
         Returns:
             Groups `posterior` (`point` for a point fit), `observed_data`, `sample_stats` if the
-            sampler has any, and those that were asked for.
+            sampler has any, and those that were asked for. Independent draws are laid out as four
+            chains (or three or two, whatever divides their number).
 
         Raises:
             ValueError: If a key is missing, or draws of what is needed.

@@ -1,13 +1,29 @@
 """Means and intervals of a mixed model's parameters, one row per number."""
 
 from collections.abc import Iterator, Mapping
+from itertools import batched
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from probmf.results.measures import (
+    fewest_draws,
+    independent_errors,
+    is_varying,
+    measure,
+    sd_errors,
+)
 from probmf.results.mixtures import tails
+from probmf.results.sampling import Sampling
 from probmf.results.table import Table
+
+#: ArviZ's names, in its order.
+CONVERGENCE = ("ess_bulk", "ess_tail", "r_hat", "mcse_mean", "mcse_sd")
+
+
+#: Numbers that are measured at once.
+BLOCK = 64
 
 
 def summarize_sites(
@@ -15,6 +31,7 @@ def summarize_sites(
     dims: Mapping[str, list[str]],
     coords: Mapping[str, list[Any]],
     *,
+    sampling: Sampling | None,
     interval: float,
     effects: bool,
     notes: tuple[str, ...] = (),
@@ -22,10 +39,17 @@ def summarize_sites(
     """The table; see `MixedFit.summary`."""
     rows: list[dict[str, Any]] = []
     low, high = tails(interval)
-    for site, value in samples.items():
-        if is_effect(site) and not effects:
-            continue
-        for name, draws in scalars(site, value, dims, coords):
+    numbers = (
+        found
+        for site, value in samples.items()
+        if effects or not is_effect(site)
+        for found in scalars(site, value, dims, coords)
+    )
+    for some in batched(numbers, BLOCK):
+        told = [{} for _ in some]
+        if some[0][1].size > 1:
+            told = convergence(np.stack([draws for _, draws in some], axis=2), sampling)
+        for (name, draws), measured in zip(some, told, strict=True):
             row = {"name": name, "mean": float(draws.mean())}
             if draws.size > 1:
                 ends = np.quantile(draws, [low, high])
@@ -33,8 +57,41 @@ def summarize_sites(
                     "sd": float(draws.std()), f"{low:.4g}": float(ends[0]),
                     f"{high:.4g}": float(ends[1]),
                 }  # fmt: skip
-            rows.append(row)
+            rows.append(row | measured)
     return Table(tuple(rows), notes)
+
+
+def convergence(
+    draws: Float[np.ndarray, "chain draw m"], sampling: Sampling | None
+) -> list[dict[str, float | None]]:
+    """ArviZ's columns of convergence for each quantity.
+
+    Args:
+        draws: Draws of the quantities.
+        sampling: How they came about.
+
+    Returns:
+        For each "ess_bulk", "ess_tail", "r_hat", "mcse_mean" and "mcse_sd"; None where a quantity
+        is the same at every draw, where there are too few draws, and for R-hat of independent ones.
+    """
+    places = np.flatnonzero(is_varying(draws))
+    columns: dict[str, np.ndarray | None] = dict.fromkeys(CONVERGENCE)
+    own = draws[:, :, places]
+    if sampling is not None and sampling.is_independent:
+        count = sampling.num_effective(draws.shape[0] * draws.shape[1])
+        columns["ess_bulk"] = columns["ess_tail"] = np.full(len(places), count)
+        columns["mcse_mean"], columns["mcse_sd"] = independent_errors(own, count)
+    elif len(places) and draws.shape[1] >= fewest_draws(len(draws)):
+        found = measure(own)
+        columns = {
+            "ess_bulk": found.ess_bulk, "ess_tail": found.ess_tail, "r_hat": found.r_hat,
+            "mcse_mean": found.mcse, "mcse_sd": sd_errors(own),
+        }  # fmt: skip
+    told: list[dict[str, float | None]] = [dict.fromkeys(CONVERGENCE) for _ in draws[0, 0]]
+    for name, values in columns.items():
+        for place, value in zip(places, () if values is None else values, strict=False):
+            told[place][name] = float(value)
+    return told
 
 
 def is_effect(site: str) -> bool:

@@ -18,6 +18,7 @@ from probmf.models.likelihood import Gaussian
 from probmf.models.network import NAME, Network
 from probmf.models.ordinal import Ordinal
 from probmf.results.mixed_arviz import labels
+from probmf.results.samples import laid_out
 from probmf.results.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def to_datatree(
         with run_alone():
             found = log_densities(model, dict(samples), arrays, batch_ndims=2, parallel=True)
         groups["log_likelihood"] = {"response": np.asarray(found["response"]) - np.log(unit)}
+    groups = laid_out(groups, sampling)
     groups["observed_data"] = {"response": center + unit * np.asarray(arrays.response)}
     return arviz_base.from_dict(
         groups, coords=coords(model, data), dims=dims(model, data), attrs={"/": {"method": method}}

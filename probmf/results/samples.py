@@ -47,6 +47,32 @@ def checked_samples(
     return MappingProxyType(frozen)
 
 
+def laid_out(
+    groups: Mapping[str, Mapping[str, np.ndarray]], sampling: Sampling | None
+) -> dict[str, dict[str, np.ndarray]]:
+    """Independent draws as four chains, or as many fewer as divide them evenly.
+
+    They are of no chain, so that any division of them is as good as another, and measures that
+    compare chains have something to compare.
+
+    Args:
+        groups: Arrays by group and name, each with leading (chain, draw) axes.
+        sampling: How the draws came about.
+
+    Returns:
+        The same; draws of chains as they are.
+    """
+    plain = {group: dict(values) for group, values in groups.items()}
+    if sampling is None or not sampling.is_independent:
+        return plain
+    for group, values in plain.items():
+        for name, value in values.items():
+            size = value.shape[0] * value.shape[1]
+            count = next(count for count in (4, 3, 2, 1) if size % count == 0)
+            plain[group][name] = value.reshape(count, size // count, *value.shape[2:])
+    return plain
+
+
 class DrawCounts(Pickled):
     """How many draws a fit has; of anything with `samples` and `sampling`."""
 
@@ -67,6 +93,19 @@ class DrawCounts(Pickled):
     def is_point(self) -> bool:
         """Whether this is a point fit: one draw, and not that of a sampler."""
         return self.sampling is None and (self.num_chains, self.num_draws) == (1, 1)
+
+    def _told_draws(self) -> str:
+        """For `repr`: how many draws there are and what was found of them, unless it is a point."""
+        told = ""
+        if not self.is_point:
+            told = f"; {self.num_chains} chains of {self.num_draws:,} draws"
+        if self.sampling is None:
+            return told
+        if self.sampling.is_independent:
+            told = f"; {self.num_chains * self.num_draws:,} independent draws"
+        if self.sampling.verdict:
+            told += f", {self.sampling.verdict}"
+        return told if self.sampling.complete else told + ", incomplete"
 
     def point(self) -> dict[str, np.ndarray]:
         """Parameters of a point fit by site name, without chain and draw axes.

@@ -8,9 +8,10 @@ import numpy as np
 from jaxtyping import Shaped
 
 from probmf.results.pickled import Pickled
+from probmf.results.table import Table
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Sampling(Pickled):
     """What a sampler tells of its run, beside the draws.
 
@@ -23,7 +24,9 @@ class Sampling(Pickled):
         complete: False after an interruption: there are fewer draws than were asked for.
         info: Single numbers and words, such as "k_hat", "num_densities", "effective_fraction" or
             "max_tree_depth". Of independent draws of an approximation "approximation" says which,
-            and "converged" ("yes" or "no") whether the search for it was done.
+            and "converged" ("yes" or "no") whether the search for it was done; of independent draws
+            by importance sampling "effective" says how many the proposals are worth. "verdict" is
+            what was found at the end of the run, in a few words.
 
     Raises:
         ValueError: If a statistic is not of shape (chain, draw), or they differ in shape.
@@ -55,6 +58,38 @@ class Sampling(Pickled):
         object.__setattr__(self, "stats", MappingProxyType(stats))
         object.__setattr__(self, "info", MappingProxyType(dict(self.info)))
 
+    @property
+    def is_independent(self) -> bool:
+        """Whether the draws are independent, and of no chain."""
+        return "approximation" in self.info or "effective" in self.info
+
+    def num_effective(self, num_draws: int) -> float:
+        """How many draws so many independent ones are worth."""
+        return min(float(num_draws), float(self.info.get("effective", num_draws)))
+
+    @property
+    def verdict(self) -> str:
+        """What was found at the end of the run, in a few words; empty where nobody looked."""
+        divergent = int(np.sum(self.stats.get("diverging", 0)))
+        return str(self.info.get("verdict", f"{divergent:,} divergent" if divergent else ""))
+
+    def __repr__(self) -> str:
+        """The time, each statistic's mean and extremes, and what else is known."""
+        ended = "" if self.complete else ", incomplete"
+        lines = [f"Sampling({self.num_warmup:,} draws of warmup, {self.seconds:.3g} s{ended})"]
+        rows = [
+            {
+                "statistic": name, "mean": float(np.mean(value)), "least": float(np.min(value)),
+                "greatest": float(np.max(value)),
+            }
+            for name, value in self.stats.items()
+            if value.size
+        ]  # fmt: skip
+        if rows:
+            lines.append(repr(Table(tuple(rows))))
+        lines += [f"{name}: {_told(value)}" for name, value in self.info.items()]
+        return "\n".join(lines)
+
     def check_draws(self, num_chains: int, num_draws: int) -> None:
         """Refuse statistics of another number of draws.
 
@@ -71,3 +106,7 @@ class Sampling(Pickled):
                     f"The statistic {name!r} of sampling has shape {value.shape}, but the samples "
                     f"have {num_chains} chains of {num_draws} draws."
                 )
+
+
+def _told(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

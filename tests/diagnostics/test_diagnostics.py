@@ -8,9 +8,9 @@ import pytest
 
 from probmf import MatrixFactorization, Ratings, plots
 from probmf.diagnostics import DiagnosticWarning, summary
-from probmf.diagnostics.measures import energy_fractions, measure, most_suspect
 from probmf.models import MixedEffects
 from probmf.results import Fit, MixedFit, Sampling
+from probmf.results.measures import energy_fractions, measure, most_suspect
 
 SHAPE = (4, 500)
 

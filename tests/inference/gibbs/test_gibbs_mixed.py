@@ -11,12 +11,12 @@ import numpyro.distributions as dist
 import pytest
 
 from probmf import MatrixFactorization, MixedEffects, MixedFit, sample_gibbs, sample_nuts
-from probmf.diagnostics.measures import measure
 from probmf.effects import pattern as effects_pattern
 from probmf.inference._gibbs_mixed import MixedProblem
 from probmf.inference._gibbs_mixed_start import mixed_job
 from probmf.inference._loop import FitWarning
 from probmf.inference._workers import Workers
+from probmf.results.measures import measure
 
 HALF = dist.HalfNormal(1.0)
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from arviz_stats.base.array import array_stats
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 
 class Measures(NamedTuple):
@@ -56,28 +56,69 @@ def measure(draws: Float[np.ndarray, "chain draw m"]) -> Measures:
         )
 
 
+def independent_errors(
+    draws: Float[np.ndarray, "chain draw m"], effective: float
+) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    """Monte Carlo standard errors of mean and sd, of draws that don't depend on each other.
+
+    Args:
+        draws: The draws.
+        effective: How many they are worth.
+
+    Returns:
+        Both errors.
+    """
+    centered = np.asarray(draws, np.float64) - draws.mean(axis=(0, 1))
+    variance = np.square(centered).mean(axis=(0, 1))
+    fourth = np.square(np.square(centered)).mean(axis=(0, 1))
+    of_variance = np.sqrt(np.maximum(fourth - np.square(variance), 0.0) / effective)
+    sd = np.sqrt(variance)
+    of_sd = np.divide(of_variance, 2 * sd, out=np.zeros_like(sd), where=sd > 0)
+    return sd / np.sqrt(effective), of_sd
+
+
+def sd_errors(draws: Float[np.ndarray, "chain draw m"]) -> Float[np.ndarray, " m"]:
+    """Monte Carlo standard errors of the standard deviations of chains."""
+    own = np.asarray(draws, np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(array_stats.mcse(own, method="sd", chain_axis=0, draw_axis=1))
+
+
+def fewest_draws(num_chains: int) -> int:
+    """The fewest draws per chain that can be measured."""
+    return 4 if num_chains > 1 else 8
+
+
 def varying(draws: Float[np.ndarray, "chain draw m"]) -> Float[np.ndarray, "chain draw m"]:
     """The quantities that are not the same number at every draw."""
-    return draws[:, :, np.any(draws != draws[:1, :1], axis=(0, 1))]
+    return draws[:, :, is_varying(draws)]
+
+
+def is_varying(draws: Float[np.ndarray, "chain draw m"]) -> Bool[np.ndarray, " m"]:
+    """Whether a quantity is not the same number at every draw."""
+    return np.any(draws != draws[:1, :1], axis=(0, 1))
 
 
 def most_suspect(
     draws: Float[np.ndarray, "chain draw m"], count: int
 ) -> Float[np.ndarray, "chain draw count"]:
-    """The quantities whose chains differ or drift most, by measures that cost little.
+    """The quantities whose chains differ or drift most; see `suspects`."""
+    return draws if draws.shape[2] <= count else draws[:, :, suspects(draws, count)]
+
+
+def suspects(draws: Float[np.ndarray, "chain draw m"], count: int) -> Int[np.ndarray, " count"]:
+    """Places of the quantities whose chains differ or drift most, by measures that cost little.
 
     Half of them are those with the largest split R-hat from means and variances, half those
     with the largest correlation of neighbouring draws.
 
     Args:
         draws: Draws of many quantities.
-        count: How many to keep.
+        count: How many to name, fewer if there are not so many.
 
     Returns:
-        Draws of those. Cost O(chains draws m), some thousand times less than `measure`.
+        Their places, in order. Cost O(chains draws m), some thousand times less than `measure`.
     """
-    if draws.shape[2] <= count:
-        return draws
     half = draws.shape[1] // 2
     # Two halves of each chain, as in split R-hat.
     split = np.concatenate([draws[:, :half], draws[:, -half:]], axis=0)
@@ -91,7 +132,7 @@ def most_suspect(
     first = np.argsort(-differing, kind="stable")[: count // 2]
     others = np.argsort(-lagged / spread, kind="stable")
     rest = others[~np.isin(others, first)][: count - len(first)]
-    return draws[:, :, np.sort(np.concatenate([first, rest]))]
+    return np.sort(np.concatenate([first, rest]))
 
 
 def energy_fractions(energy: Float[np.ndarray, "chain draw"]) -> Float[np.ndarray, " chain"]:
