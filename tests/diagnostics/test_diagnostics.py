@@ -1,13 +1,13 @@
 """Diagnostics of draws whose convergence is known."""
 
-import warnings
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 
 from probmf import MatrixFactorization, Ratings, plots
-from probmf.diagnostics import DiagnosticWarning, summary
+from probmf.diagnostics import summary
 from probmf.models import MixedEffects
 from probmf.results import Fit, MixedFit, Sampling
 from probmf.results.measures import energy_fractions, measure, most_suspect
@@ -62,9 +62,7 @@ def shifted(shape: tuple[int, ...], by: float) -> np.ndarray:
 
 @pytest.mark.parametrize("make", [factorization, mixed])
 def test_independent_draws_are_fine(make: Any) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = summary(make(sampling=healthy(k_hat=0.3)))
+    found = summary(make(sampling=healthy(k_hat=0.3)))
     assert found.ok
     for row in found.table:
         assert row["r_hat"] < 1.01
@@ -105,20 +103,19 @@ def test_singular_values_are_those_of_the_product(monkeypatch: pytest.MonkeyPatc
 
 def test_chains_that_disagree() -> None:
     bias = factorization().samples["user_bias"] + shifted((12,), 1.0)
-    with pytest.warns(DiagnosticWarning, match=r"R-hat is 1\.\d+ for user_bias \(above 1.01 in"):
-        found = summary(factorization(user_bias=bias))
+    found = summary(factorization(user_bias=bias))
     assert not found.ok
+    assert re.match(r"R-hat is 1\.\d+ for user_bias \(above 1.01 in", found.warnings[0])
     assert found.table["user_bias"]["r_hat"] > 1.03
-    with pytest.warns(DiagnosticWarning, match="chains disagree") as caught:
-        summary(mixed(noise_scale=1 + np.abs(shifted((), 5.0))))
-    assert len(caught) == 1
+    found = summary(mixed(noise_scale=1 + np.abs(shifted((), 5.0))))
+    assert "chains disagree" in found.warnings[0]
 
 
 def test_the_worst_effect_is_found_among_many() -> None:
     effects = np.array(mixed().samples["g_effects"])
     effects[1, :, 7, 1] += 2.0
-    with pytest.warns(DiagnosticWarning, match="R-hat"):
-        found = summary(mixed(g_effects=effects), probes=4)
+    found = summary(mixed(g_effects=effects), probes=4)
+    assert "R-hat" in found.warnings[0]
     row = found.table["g_effects"]
     assert (row["count"], row["mean"], row["sd"]) == (20, None, None)
     assert row["r_hat"] == pytest.approx(measure(effects[:, :, 7, 1:2]).r_hat[0])
@@ -133,8 +130,8 @@ def test_effective_sizes_of_an_autoregression() -> None:
     assert ess == pytest.approx(20000 * (1 - rho) / (1 + rho), rel=0.15)
     mcse = measure(draws[:, :, None]).mcse[0]
     assert mcse == pytest.approx(draws.std() / np.sqrt(ess), rel=0.1)
-    with pytest.warns(DiagnosticWarning, match=r"(bulk|tail) effective .* for noise_scale \(below"):
-        summary(mixed(noise_scale=np.exp(draws[:, :500])))
+    told = " ".join(summary(mixed(noise_scale=np.exp(draws[:, :500]))).warnings)
+    assert re.search(r"(bulk|tail) effective .* for noise_scale \(below", told)
 
 
 def test_quick_screening_finds_drift_and_stuck_chains() -> None:
@@ -158,16 +155,16 @@ def test_quick_screening_finds_drift_and_stuck_chains() -> None:
 )
 def test_statistics_that_tell_of_trouble(change: dict[str, Any], message: str) -> None:
     sampling = Sampling(dict(healthy().stats) | change, 0, 0.0)
-    with pytest.warns(DiagnosticWarning, match=message):
-        found = summary(mixed(sampling=sampling))
+    found = summary(mixed(sampling=sampling))
     assert len(found.warnings) == 1
-    assert found.warnings[0] in repr(found)
+    assert re.match(message, found.warnings[0])
+    assert repr(found).count(found.warnings[0]) == 1
 
 
 @pytest.mark.parametrize("k_hat", [0.71, np.inf, np.nan])
 def test_importance_weights(k_hat: float) -> None:
-    with pytest.warns(DiagnosticWarning, match=r"Pareto k-hat of the importance weights is"):
-        summary(mixed(sampling=healthy(k_hat=k_hat)))
+    (told,) = summary(mixed(sampling=healthy(k_hat=k_hat))).warnings
+    assert "Pareto k-hat of the importance weights is" in told
 
 
 def approximated(**info: Any) -> Sampling:
@@ -180,9 +177,7 @@ def test_an_approximation_is_not_judged_as_a_chain(make: Any) -> None:
     """Chains that disagree, of which R-hat would complain."""
     site = "intercept" if make is factorization else "noise_scale"
     draws = 5 + np.abs(shifted((), 5.0))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = summary(make(sampling=approximated(elbo=-3.0), **{site: draws}))
+    found = summary(make(sampling=approximated(elbo=-3.0), **{site: draws}))
     assert found.ok
     row = found.table[site]
     assert (row["r_hat"], row["ess_bulk"], row["ess_tail"]) == (None, None, None)
@@ -202,22 +197,20 @@ def test_an_approximation_is_not_judged_as_a_chain(make: Any) -> None:
     ],
 )
 def test_what_is_wrong_with_an_approximation(info: dict[str, Any], message: str) -> None:
-    with pytest.warns(DiagnosticWarning, match=message):
-        found = summary(mixed(sampling=approximated(**info)))
+    found = summary(mixed(sampling=approximated(**info)))
     assert len(found.warnings) == 1
+    assert re.search(message, found.warnings[0])
     cut = Sampling({}, 0, 0.0, complete=False, info={"approximation": "guide normal"})
-    with pytest.warns(DiagnosticWarning, match="The search was interrupted before its end"):
-        summary(mixed(sampling=cut))
+    assert summary(mixed(sampling=cut)).warnings == ("The search was interrupted before its end.",)
     with pytest.raises(ValueError, match="shows how chains agree, and these are independent"):
         plots.diagnostics(mixed(sampling=cut))
 
 
-def test_all_at_once_is_one_warning() -> None:
+def test_all_at_once() -> None:
     stats = dict(healthy().stats) | {"diverging": np.ones(SHAPE, bool)}
     sampling = Sampling(stats, 0, 0.0, complete=False, info={"k_hat": 0.9})
-    with pytest.warns(DiagnosticWarning, match="The run was interrupted: there are 500") as caught:
-        found = summary(mixed(sampling=sampling, noise_scale=1 + np.abs(shifted((), 5.0))))
-    assert len(caught) == 1
+    found = summary(mixed(sampling=sampling, noise_scale=1 + np.abs(shifted((), 5.0))))
+    assert "The run was interrupted: there are 500" in found.warnings[0]
     assert len(found.warnings) == 5
 
 

@@ -100,7 +100,7 @@ def test_what_a_fit_tells(fit: MixedFit) -> None:
     assert info["effective_fraction"] > 0.5
     assert info["num_gradients"] > 5
     assert {"seconds_mode", "seconds_compilation", "seconds_proposals"} <= info.keys()
-    found = diagnostics.summary(fit)  # which would warn
+    found = diagnostics.summary(fit)
     assert (found.ok, found.statistics["k_hat"]) == (True, info["k_hat"])
     assert set(fit.samples) == {"coefficients", "g_scale", "g_effects", "noise_scale"}
     assert fit.samples["noise_scale"].dtype == np.float64

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import arviz_stats as az
 import numpy as np
 import numpyro.distributions as dist
 import pandas as pd
@@ -315,7 +316,8 @@ def test_summary(make: Any) -> None:
         "g_correlation[Intercept, x]", "h_scale[Intercept]", "noise_scale",
     ]  # fmt: skip
     lines = repr(told).splitlines()
-    assert lines[0].split() == ["name", "mean", "sd", "0.25", "0.75"]
+    columns = ["ess_bulk", "ess_tail", "r_hat", "mcse_mean", "mcse_sd"]
+    assert lines[0].split() == ["name", "mean", "sd", "0.25", "0.75", *columns]
     assert len(lines) == 8
     every = fit.summary(effects=True)
     assert every["h_effects[q, Intercept]"]["mean"] == pytest.approx(
@@ -325,6 +327,65 @@ def test_summary(make: Any) -> None:
     with pytest.raises(KeyError, match="zeta"):
         told["zeta"]
     assert told.to_arrow().column_names[0] == "name"
+
+
+@pytest.mark.parametrize("chains", [2, 1])
+def test_summary_measures_as_arviz_does(chains: int, make: Any) -> None:
+    fit = make()
+    samples = {name: value[:chains] for name, value in fit.samples.items()}
+    fit = MixedFit(fit.model, fit.design, samples, "nuts", Sampling({}, 5, 0.1))
+    told = fit.summary()
+    tree, names = fit.to_arviz(), ["noise_scale", "coefficients"]
+    columns = {
+        "ess_bulk": az.ess(tree, var_names=names, method="bulk"),
+        "ess_tail": az.ess(tree, var_names=names, method="tail", prob=(0.05, 0.95)),
+        "mcse_mean": az.mcse(tree, var_names=names, method="mean"),
+        "mcse_sd": az.mcse(tree, var_names=names, method="sd"),
+    }
+    if chains > 1:
+        columns["r_hat"] = az.rhat(tree, var_names=names)
+    for name, tree in columns.items():
+        for site, row in (("noise_scale", "noise_scale"), ("coefficients", "coefficients[x]")):
+            value = tree[site].values.ravel()[-1]
+            assert told[row][name] == pytest.approx(value, rel=1e-6)
+    assert told["noise_scale"]["r_hat"] is not None
+    few = {name: value[:, :3] for name, value in samples.items()}
+    short = MixedFit(fit.model, fit.design, few, "nuts", Sampling({}, 5, 0.1)).summary()
+    assert short["noise_scale"]["r_hat"] is short["noise_scale"]["ess_bulk"] is None
+    one = {name: value[:1, :1] for name, value in samples.items()}
+    assert "r_hat" not in MixedFit(fit.model, fit.design, one, "x").summary()["noise_scale"]
+
+
+def test_summary_of_independent_draws() -> None:
+    """Errors of mean and sd against those of many repetitions."""
+    model = MixedEffects("y ~ 1 + (1 | g)")
+    design = model.design({"y": np.arange(8.0), "g": np.arange(8) % 4})
+    rng = np.random.default_rng(0)
+    draws = rng.gamma(2.0, 1.0, (4000, 300))
+    samples = {"noise_scale": draws[:1], "g_scale": np.ones((1, 300, 1))}
+    sampling = Sampling({}, 0, 0.1, info={"effective": 1e9, "k_hat": 0.1})
+    told = MixedFit(model, design, samples, "marginal/importance", sampling).summary()
+    row = told["noise_scale"]
+    assert (row["ess_bulk"], row["ess_tail"], row["r_hat"]) == (300, 300, None)
+    assert row["mcse_mean"] == pytest.approx(draws.mean(axis=1).std(), rel=0.2)
+    assert row["mcse_sd"] == pytest.approx(draws.std(axis=1).std(), rel=0.3)
+    assert told["g_scale[Intercept]"]["mcse_mean"] is None
+    tree = MixedFit(model, design, samples, "marginal/importance", sampling).to_arviz()
+    assert tree["posterior"]["noise_scale"].shape == (4, 75)
+    np.testing.assert_array_equal(tree["posterior"]["noise_scale"].values.ravel(), draws[0])
+    assert np.isfinite(az.rhat(tree, var_names=["noise_scale"])["noise_scale"])
+
+
+def test_sampling_prints_as_a_short_table() -> None:
+    rng = np.random.default_rng(0)
+    stats = {"lp": rng.normal(size=(4, 500)), "diverging": np.arange(2000).reshape(4, 500) < 7}
+    lines = repr(Sampling(stats, 500, 12.345, info={"max_tree_depth": 10, "k_hat": 0.25}))
+    assert lines.splitlines()[0] == "Sampling(500 draws of warmup, 12.3 s)"
+    assert lines.splitlines()[1].split() == ["statistic", "mean", "least", "greatest"]
+    assert "diverging" in lines
+    assert lines.splitlines()[-2:] == ["max_tree_depth: 10", "k_hat: 0.25"]
+    assert len(lines.splitlines()) == 6
+    assert repr(Sampling({}, 0, 0.1)) == "Sampling(0 draws of warmup, 0.1 s)"
 
 
 def test_repr(make: Any) -> None:
