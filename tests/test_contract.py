@@ -232,6 +232,15 @@ def test_arviz_has_every_site_with_its_numbers(fit: Any) -> None:
         np.testing.assert_array_equal(np.ravel(group[name]), np.ravel(value), err_msg=name)
 
 
+def test_samplers_have_judged_their_draws(cell: Cell, fit: Any) -> None:
+    """Few draws of toys: of chains something is always wrong, of an approximation k-hat known."""
+    if fit.sampling is None or cell.method in (fit_variational, fit_laplace):
+        pytest.skip("Independent draws that nothing is known of, or none.")
+    assert fit.sampling.verdict
+    assert fit.sampling.verdict != "diagnostics ok"
+    assert fit.sampling.verdict in repr(fit)
+
+
 def test_the_repr_says_in_one_line_what_was_fitted(fit: Any) -> None:
     assert "\n" not in repr(fit)
     assert repr(fit).startswith(f"{type(fit).__name__}(")

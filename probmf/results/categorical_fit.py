@@ -16,6 +16,7 @@ from probmf.results.asked import Asked, check_interval, read_pairs, read_some
 from probmf.results.categorical_arviz import to_datatree
 from probmf.results.categorical_predict import (
     ClassPredictions,
+    ClassSource,
     predict_classes,
     read_wanted,
     recommend_classes,
@@ -110,6 +111,8 @@ class CategoricalFit(DrawFit):
     ) -> ClassPredictions:
         """Predict the classes of pairs: their probabilities, averaged over the draws.
 
+        Of a point fit, rows of users and items without ratings are averaged over their prior.
+
         Args:
             pairs: `Ratings`; a table with columns of users and items; a tuple of two sequences; or
                 a list of (user, item) tuples, all known to the fit. None for the training pairs.
@@ -138,7 +141,11 @@ class CategoricalFit(DrawFit):
         asked = read_pairs(self.data if pairs is None else pairs, self.data, user=user, item=item)
         for side, own in zip(("user", "item"), asked, strict=True):
             _require_known(side, own)
-        return predict_classes(self.samples, self.model.labels, *asked, interval)
+        return predict_classes(self._source, *asked, interval)
+
+    @cached_property
+    def _source(self) -> ClassSource:
+        return ClassSource(self.model, self.data, self.samples, self.is_point)
 
     @own_settings()
     def recommend(
@@ -177,7 +184,7 @@ class CategoricalFit(DrawFit):
             asked = read_some(users, self.data.users, "users", known=True)
         choice = read_choice(candidates, exclude, self.data)
         return recommend_classes(
-            self.samples, self.data, asked, choice, k, wanted=codes, strict=users is not None
+            self._source, asked, choice, k, wanted=codes, strict=users is not None
         )
 
 

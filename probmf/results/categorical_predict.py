@@ -1,7 +1,9 @@
 """Predictions of classes without an order, averaged over draws, and items ranked by them."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,13 +13,18 @@ from scipy.special import softmax
 
 from probmf.data import Ratings
 from probmf.data.columns import objects
+from probmf.models.categorical_factorization import CategoricalFactorization
+from probmf.models.factorization import PRIOR_SCALES
 from probmf.results.asked import Asked
 from probmf.results.choices import Choice, read_exclusions
 from probmf.results.exclusions import Exclusions
 from probmf.results.mixed_response import over_draws
 from probmf.results.mixtures import row_blocks
+from probmf.results.normal_points import NUM_STRANGERS, normal_points
+from probmf.results.plug_in import rated_rows
 from probmf.results.predict import ids_to_arrow, plain_text
 from probmf.results.recommend import Recommendations
+from probmf.rows import SIDES, Side
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,19 +84,83 @@ class ClassPredictions:
         return pa.table(columns)
 
 
+@dataclass(frozen=True, eq=False)
+class ClassSource:
+    """Where the probabilities of classes come from.
+
+    A point fit's row without ratings is at the mode of its prior; probabilities are averaged over
+    that prior, by points of a quasi-random sequence.
+
+    Args:
+        model: The model.
+        data: The training ratings.
+        samples: Draws by site name, with leading (chain, draw) axes.
+        is_point: Whether they are one point.
+    """
+
+    model: CategoricalFactorization
+    data: Ratings
+    samples: Mapping[str, np.ndarray]
+    is_point: bool
+
+    @cached_property
+    def _rated(self) -> dict[Side, np.ndarray]:
+        return rated_rows(self.data)
+
+    def means(
+        self, user: Int[np.ndarray, " n"], item: Int[np.ndarray, " n"]
+    ) -> Float[np.ndarray, "n classes"]:
+        """Probabilities of the classes of pairs of known codes, averaged over the draws."""
+        found = np.empty((len(user), self.model.num_classes))
+        strange = np.zeros(len(user), bool)
+        if self.is_point:
+            strange = ~(self._rated["user"][user] & self._rated["item"][item])
+        for some, is_new in ((~strange, False), (strange, True)):
+            if some.any():
+                asked = self.samples, user[some], item[some]
+                blocks = probability_blocks(*(self._on_priors(*asked[1:]) if is_new else asked))
+                found[some] = np.concatenate([chance.mean(axis=0) for chance in blocks])
+        return found
+
+    def _on_priors(
+        self, user: np.ndarray, item: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+        """Draws of the rows of some pairs only, those without ratings from their prior; codes."""
+        rows = {
+            side: np.unique(codes, return_inverse=True)
+            for side, codes in zip(SIDES, (user, item), strict=True)
+        }
+        sites = [site for site in PRIOR_SCALES if site in self.samples]
+        widths = [math.prod(self.samples[site].shape[3:]) for site in sites]
+        points = normal_points(NUM_STRANGERS, sum(widths))
+        samples = {"intercept": np.repeat(self.samples["intercept"], NUM_STRANGERS, axis=1)}
+        for site, noise in zip(sites, np.split(points, np.cumsum(widths)[:-1], 1), strict=True):
+            codes = rows[_side_of(site)][0]
+            value = np.repeat(self.samples[site][:, :, codes], NUM_STRANGERS, axis=1)
+            new = ~self._rated[_side_of(site)][codes]
+            own = noise.reshape(NUM_STRANGERS, 1, *value.shape[3:])
+            value[0, :, new] = np.swapaxes(self._scale(PRIOR_SCALES[site]) * own, 0, 1)
+            samples[site] = value
+        return samples, rows["user"][1], rows["item"][1]
+
+    def _scale(self, name: str) -> float:
+        return float(np.asarray(self.samples.get(name, getattr(self.model, name))).item())
+
+
+def _side_of(site: str) -> Side:
+    return "user" if site.startswith("user") else "item"
+
+
 def predict_classes(
-    samples: Mapping[str, np.ndarray],
-    classes: tuple[Any, ...],
-    user: Asked,
-    item: Asked,
-    interval: float | None,
+    source: ClassSource, user: Asked, item: Asked, interval: float | None
 ) -> ClassPredictions:
     """Predict pairs; see `CategoricalFit.predict`."""
-    parts = [
-        over_draws(chance, interval)
-        for chance in probability_blocks(samples, user.codes, item.codes)
-    ]
-    joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    classes = source.model.labels
+    joined = [source.means(user.codes, item.codes)]
+    if interval is not None:
+        blocks = probability_blocks(source.samples, user.codes, item.codes)
+        parts = [over_draws(chance, interval) for chance in blocks]
+        joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
     labels = objects(list(classes))
     label = np.asarray(labels[np.argmax(joined[0], axis=1)].tolist())
     spread = dict(zip(("sd", "lower", "upper"), joined[1:], strict=False))
@@ -155,8 +226,7 @@ def read_wanted(wanted: Any, classes: tuple[Any, ...]) -> Int[np.ndarray, " some
 
 
 def recommend_classes(
-    samples: Mapping[str, np.ndarray],
-    data: Ratings,
+    source: ClassSource,
     asked: Asked,
     choice: Choice,
     k: int,
@@ -165,6 +235,7 @@ def recommend_classes(
     strict: bool,
 ) -> Recommendations:
     """The items with the largest probability of a wanted class; see `CategoricalFit.recommend`."""
+    data = source.data
     items, k = choice.items, choice.count(k)
     seen = Exclusions.from_pairs(data.user, data.item, data.num_users)
     exclusions = read_exclusions(choice.exclude, asked, data, seen)
@@ -180,10 +251,7 @@ def recommend_classes(
                 f"{plain_text(asked.ids[line])}. Give other candidates, or exclude=None to allow "
                 "items that were rated already."
             )
-        blocks = probability_blocks(samples, np.full(len(left), user), left)
-        chance = np.concatenate(
-            [np.zeros(0), *(block[..., wanted].sum(axis=-1).mean(axis=0) for block in blocks)]
-        )
+        chance = source.means(np.full(len(left), user), left)[:, wanted].sum(axis=1)
         best = np.argsort(-chance, kind="stable")[:k]
         code[line, : len(best)], score[line, : len(best)] = left[best], chance[best]
     item = data.items.ids[code]

@@ -172,15 +172,15 @@ def _components(
         return given.mean, variance, noise, None
     draws = len(given.mean)
     shift = np.multiply.outer(PLACES, np.sqrt(given.spread))
-    repeated = [
+    center, width = (
         np.tile(np.broadcast_to(x, given.mean.shape), (NODES, 1)) for x in (given.mean, variance)
-    ]
-    scale = (given.own * np.exp(shift)).reshape(NODES * draws, -1)
-    return (*repeated, scale, np.repeat(WEIGHTS / draws, draws))
+    )
+    scale = (noise * np.exp(shift)).reshape(NODES * draws, -1)
+    return center, width, scale, np.repeat(WEIGHTS / draws, draws)
 
 
 def _ordinal(given: Given, values: np.ndarray, interval: float | None, kind: Kind) -> Summary:
-    cutpoints, mean = given.own, given.mean
+    cutpoints, mean = np.asarray(given.own), given.mean
     if given.variance is None:
         each = level_probabilities(mean, cutpoints)
         probability = each.mean(axis=0)

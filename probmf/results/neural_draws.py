@@ -9,14 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 from numpyro.distributions import Distribution
-from scipy.special import ndtri
-from scipy.stats import qmc
 
 from probmf.models.factorization import PRIOR_SCALES
 from probmf.models.neural_factorization import NAME, NeuralFactorization
 from probmf.models.observations import Observations
 from probmf.results.draws import Draws
 from probmf.results.exclusions import Exclusions
+from probmf.results.normal_points import NUM_STRANGERS, normal_points
 from probmf.results.ranking import BLOCK_SCORES, top_scores
 from probmf.results.row_problem import to_device
 from probmf.results.side_ratings import power_of_two
@@ -24,8 +23,6 @@ from probmf.rows import SIDES, Side
 
 #: Numbers that a layer's outputs for one block of pairs may have.
 BLOCK_NUMBERS = 1 << 22
-#: Rows of the prior over which a point fit's scores of unknown rows are averaged.
-STRANGER_DRAWS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +178,7 @@ class Scorer:
     @cached_property
     def for_strangers(self) -> NeuralDraws:
         """The draws for pairs with rows that are not known."""
-        return self.draws.repeated(STRANGER_DRAWS) if self.is_point else self.draws
+        return self.draws.repeated(NUM_STRANGERS) if self.is_point else self.draws
 
     def codes(self, side: Side, codes: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         """Codes with -1 for what has the prior; of a point fit all rows without ratings have."""
@@ -234,16 +231,6 @@ class Scorer:
             means = self.means(codes[part], items)
             places[part], best[part] = top_scores(means, k, exclusions, part, size)
         return places, best
-
-
-def normal_points(count: int, size: int) -> Float[np.ndarray, "count size"]:
-    """Points of a scrambled Sobol sequence, always the same, as standard Normal numbers.
-
-    Averages over them are integrals over independent Normals, far nearer than of random draws.
-    """
-    power = max(0, int(count - 1).bit_length())
-    points = qmc.Sobol(size, rng=17).random_base2(power)[:count]
-    return np.asarray(ndtri(np.clip(points, 1e-12, 1 - 1e-12)))
 
 
 def layer_dims(model: NeuralFactorization) -> tuple[dict[str, list[str]], dict[str, np.ndarray]]:

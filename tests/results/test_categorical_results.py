@@ -86,6 +86,45 @@ def test_recommendations_rank_by_the_probability_of_wanted_classes() -> None:
     assert FIT.recommend("ann", 1, wanted="like", candidates=[4]).item.tolist() == [[4]]
 
 
+def test_a_point_averages_over_the_prior_of_rows_without_ratings() -> None:
+    """User "eli" and item 5 have a rating of weight zero; against a grid, and random draws."""
+    data = Ratings.from_frame(
+        {
+            "user": ["ann", "bob", "ann", "eli"],
+            "item": [1, 1, 2, 5],
+            "rating": [0, 1, 2, 0],
+            "weight": [1.0, 1.0, 1.0, 0.0],
+        },
+        weight="weight",
+    )
+    model = CategoricalFactorization(1, 2 + 1, user_bias=False, user_scale=1.5, item_scale=0.8)
+    rng = np.random.default_rng(1)
+    shapes = model.row_shapes(3, 3) | {"intercept": (3,)}
+    parameters = {site: rng.normal(size=shape) for site, shape in shapes.items()}
+    fit = CategoricalFit.from_point(model, data, parameters, history=None, method="by hand")
+    found = fit.predict([("ann", 2), ("eli", 2), ("bob", 5), ("eli", 5)]).probability
+    own = {site: value[0, 0] for site, value in fit.samples.items()}
+
+    def average(u: np.ndarray, bias: np.ndarray, v: np.ndarray, mass: Any = None) -> np.ndarray:
+        scores = own["intercept"] + bias + u[:, None] * v
+        chance = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+        return np.average(chance, axis=0, weights=mass)
+
+    bias, v = own["item_bias"], own["item_factors"][:, :, 0]
+    known = average(own["user_factors"][0], bias[1], v[1])
+    np.testing.assert_allclose(found[0], known, rtol=1e-6)
+    grid = np.linspace(-8, 8, 401)
+    stranger = average(1.5 * grid, bias[1], v[1], np.exp(-0.5 * grid**2))
+    np.testing.assert_allclose(found[1], stranger, atol=1e-3)
+    noise = rng.normal(size=(7, 200_000))
+    item = average(np.repeat(own["user_factors"][1], 200_000), noise[:3].T, 0.8 * noise[3:6].T)
+    both = average(1.5 * noise[6], noise[:3].T, 0.8 * noise[3:6].T)
+    np.testing.assert_allclose(found[2:], [item, both], atol=0.01)
+    best = fit.recommend("eli", 3, wanted=2, exclude=None)
+    np.testing.assert_array_equal(best.score[0], -np.sort(-best.score[0]))
+    assert best.score[0, best.item[0].tolist().index(2)] == pytest.approx(found[1, 2])
+
+
 def test_storage_keeps_everything(tmp_path: Path) -> None:
     FIT.save(tmp_path / "fit")
     back = CategoricalFit.load(tmp_path / "fit")
