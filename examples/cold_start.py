@@ -109,6 +109,7 @@ def main() -> None:
         popularity=0.5, **scales,
     )  # fmt: skip
     model = MatrixFactorization(3, Gaussian(NOISE), **scales)
+    # Few draws, to be quick: a DiagnosticWarning says so.
     fit = sample_nuts(
         model, simulated.ratings, key=0, num_warmup=150, num_samples=50, num_chains=2,
         progress=False,

@@ -46,7 +46,7 @@ def summarize_sites(
         for found in scalars(site, value, dims, coords)
     )
     for some in batched(numbers, BLOCK):
-        told = [{} for _ in some]
+        told: list[dict[str, float | None]] = [{} for _ in some]
         if some[0][1].size > 1:
             told = convergence(np.stack([draws for _, draws in some], axis=2), sampling)
         for (name, draws), measured in zip(some, told, strict=True):
