@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from probmf._settings import own_settings
 from probmf.diagnostics.judgement import Complaint, DiagnosticWarning, complaints, statistics
 from probmf.diagnostics.quantities import AnyFit, Quantity, of_fit
 from probmf.diagnostics.summary import measured_rows
@@ -44,7 +45,8 @@ def judged[F: AnyFit](fit: F, *, stacklevel: int, warn: bool = True) -> F:
     rows: list[dict[str, Any]] = []
     found: list[Complaint] = []
     if not sampling.is_independent:
-        quantities = list(of_fit(fit, PROBES, np.random.default_rng(0), quick=True))
+        with own_settings():
+            quantities = list(of_fit(fit, PROBES, np.random.default_rng(0), quick=True))
         rows = list(_worst(quantities, _is_thinned(fit), fit.num_draws))
         least = fewest_draws(fit.num_chains)
         if fit.num_draws < least and not rows:
