@@ -104,10 +104,10 @@ def test_mixed_models_are_not_probed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_more_levels_than_groups_are_one_block_with_a_flat_prior() -> None:
     """Indicators of levels are not taken for groups, whose largest leads and can't be flat."""
-    model = MixedEffects("y ~ 0 + C(k) + (1 | h)")
+    model = MixedEffects("y ~ 0 + C(k) + (1 | g)")
     fits = [
         fit_marginal(model, TABLE, objective="restricted"),
-        fit_marginal(MixedEffects("y ~ C(k) + (1 | h)"), TABLE, objective="restricted"),
+        fit_marginal(MixedEffects("y ~ C(k) + (1 | g)"), TABLE, objective="restricted"),
     ]
     one, other = (-fit.history.objective[-1] for fit in fits)
     assert one == pytest.approx(other, rel=1e-7)  # The coefficients differ by a matrix of det 1.
