@@ -10,7 +10,9 @@ from typing import Any
 
 import jax
 
+from probmf.inference._coordinates import mixed_coordinates
 from probmf.inference._marginal_density import MarginalDensity
+from probmf.inference._potential import Potential
 from probmf.inference._program import count_numbers
 from probmf.inference.marginal import marginalize
 from probmf.inference.marginal.prepared import fingerprint
@@ -62,10 +64,31 @@ def kept_density(
     Returns:
         The density, shared by all callers: not to be changed.
     """
-    return kept(
-        f"density without {sites}", model, arguments,
-        lambda: MarginalDensity(marginalize(model, sites), arguments, {}),
-    )  # fmt: skip
+
+    def make() -> MarginalDensity:
+        marginal = marginalize(model, sites)
+        coordinates = mixed_coordinates(model, arguments[0])
+        potential = Potential(marginal, arguments, {}, coordinates)
+        return MarginalDensity(marginal, arguments, {}, potential)
+
+    return kept(f"density without {sites}", model, arguments, make)
+
+
+def joint_potential(model: MixedEffects, arguments: tuple[Any, ...]) -> Potential:
+    """The density of all sites, in standard coordinates.
+
+    Args:
+        model: The model.
+        arguments: Its arguments.
+
+    Returns:
+        The potential, shared by all callers: not to be changed.
+    """
+
+    def make() -> Potential:
+        return Potential(model, arguments, {}, mixed_coordinates(model, arguments[0]))
+
+    return kept("joint", model, arguments, make)
 
 
 def _identity(model: MixedEffects) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ from numpyro.infer.util import constrain_fn, potential_energy
 
 from probmf._numpyro import run_unchecked
 from probmf._precision import fresh_arrays
+from probmf.inference._coordinates import Coordinates
 from probmf.inference._program import Program, compiled, quick_jit, trace_program, trace_tree
 from probmf.inference.marginal.probe import moderate_value
 
@@ -26,11 +27,18 @@ class Potential:
         model: A NumPyro model.
         args: Its arguments.
         kwargs: Its keyword arguments.
+        coordinates: What the vector's elements are, if not the sites' unconstrained values.
     """
 
-    def __init__(self, model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        coordinates: Coordinates | None = None,
+    ) -> None:
         """Run the model once for its sites, and trace its log density."""
-        self.model = model
+        self.model, self.coordinates = model, coordinates
         self.args, self.kwargs = fresh_arrays((args, dict(kwargs)))
         self.supports: dict[str, Any] = {}
         with run_unchecked():  # Data are checked at the door.
@@ -44,8 +52,13 @@ class Potential:
         self.vector: Any = np.zeros(flat.shape, flat.dtype)
 
     def _ravel(self, values: Mapping[str, Any]) -> Array:
-        vector, self.unravel = ravel_pytree(values)
+        vector, self._unravel = ravel_pytree(values)
         return vector
+
+    def unravel(self, vector: Float[Array, " d"]) -> dict[str, Array]:
+        """Unconstrained values by site."""
+        values: dict[str, Array] = self._unravel(vector)
+        return values if self.coordinates is None else self.coordinates.apply(values)
 
     @cached_property
     def program(self) -> Program:
@@ -64,6 +77,12 @@ class Potential:
                 self.supports[name] = site["fn"].support
                 found[name] = biject_to(site["fn"].support).inv(site["value"])
         return found
+
+    @property
+    def places(self) -> dict[str, np.ndarray]:
+        """Places of each site in the vector."""
+        numbers = jnp.arange(self.num_dims, dtype=self.vector.dtype)
+        return {name: np.asarray(own, int) for name, own in self._unravel(numbers).items()}
 
     @property
     def num_dims(self) -> int:
@@ -98,6 +117,8 @@ class Potential:
     def unconstrain(self, values: Mapping[str, Array]) -> Array:
         """The vector of values given by site; the inverse of `constrain`."""
         inner = {name: biject_to(self.supports[name]).inv(values[name]) for name in self.sites}
+        if self.coordinates is not None:
+            inner = self.coordinates.invert(inner)
         return ravel_pytree(inner)[0]
 
     def constrain(self, vector: Array) -> dict[str, Array]:

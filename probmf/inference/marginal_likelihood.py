@@ -144,7 +144,7 @@ def fit_marginal(
             table = None if isinstance(data, Design) else data
             fit = MixedFit(model, design, point, f"marginal/{objective}", data=table)
             boundaries = find_boundary(fit)
-            end = look_around(minus, found.x, problem.places, boundaries)
+            end = look_around(minus, found.x, problem.density.potential.places, boundaries)
     curve.append(float(found.fun))
     times.append(time.perf_counter() - begin)
     arrived = end.gain <= DECREMENT
@@ -202,13 +202,6 @@ class _Problem:
     def start(self) -> np.ndarray:
         """Where to begin."""
         return self.density.start() if self.host is None else self.host.start()
-
-    @property
-    def places(self) -> dict[str, np.ndarray]:
-        """Places of each site in the vector."""
-        potential = self.density.potential
-        numbers = jnp.arange(potential.num_dims, dtype=potential.vector.dtype)
-        return {name: np.asarray(own, int) for name, own in potential.unravel(numbers).items()}
 
     def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         """The objective and its gradient; compiled."""

@@ -16,14 +16,13 @@ from probmf.diagnostics.ending import judged
 from probmf.inference._exact_fit import refuse_exact_fit
 from probmf.inference._identified import Finding, confounded_variances
 from probmf.inference._importance import K_HAT_GATE
-from probmf.inference._kept import kept, kept_density
+from probmf.inference._kept import joint_potential, kept_density
 from probmf.inference._loop import FitWarning
 from probmf.inference._marginal_density import MarginalDensity
 from probmf.inference._marginal_evaluators import NotServedError
 from probmf.inference._marginal_sampler import Draws, draw_marginal
 from probmf.inference._nuts import NoStartError, constrain_chains, warn_incomplete
 from probmf.inference._pooled_nuts import PooledNuts
-from probmf.inference._potential import Potential
 from probmf.inference._start import check_counts
 from probmf.models import MixedEffects
 from probmf.models.mixed.design import Design
@@ -198,7 +197,7 @@ def _by_nuts(
     needed = num_samples * marginal.cost
     if needed > WORTH_A_TRIAL:
         loose = replace(model, centered=False)
-        joint = kept("joint", loose, density.args, lambda: Potential(loose, density.args, {}))
+        joint = joint_potential(loose, density.args)
         other = PooledNuts(joint, FALLBACK_CHAINS, run_key, progress)
         try:
             other.warm_up(needed)

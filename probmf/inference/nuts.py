@@ -19,7 +19,7 @@ from probmf.inference import marginal as marginal_models
 from probmf.inference._checkpoint import Checkpoint
 from probmf.inference._exact_fit import refuse_exact_fit
 from probmf.inference._host_program import host_program
-from probmf.inference._kept import kept_density
+from probmf.inference._kept import joint_potential, kept_density
 from probmf.inference._marginal_density import MarginalDensity
 from probmf.inference._marginal_sampler import MAX_DIMS
 from probmf.inference._mode_start import start_at_mode
@@ -257,6 +257,8 @@ def _target(
 ) -> tuple[Any, Potential, MarginalDensity | None]:
     """What is sampled, and its density; by LAPACK where that is quicker than XLA's program."""
     if not sites:
+        if isinstance(model, MixedEffects):
+            return model, joint_potential(model, arguments), None
         return model, Potential(model, arguments, {}), None
     if isinstance(model, MixedEffects):
         density = kept_density(model, arguments, sites)
