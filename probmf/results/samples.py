@@ -50,7 +50,7 @@ def checked_samples(
 def laid_out(
     groups: Mapping[str, Mapping[str, np.ndarray]], sampling: Sampling | None
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Independent draws as four chains, or as many fewer as divide them evenly.
+    """Independent draws as four chains, or as many fewer as divide them evenly, four draws or more.
 
     They are of no chain, so that any division of them is as good as another, and measures that
     compare chains have something to compare.
@@ -68,7 +68,8 @@ def laid_out(
     for group, values in plain.items():
         for name, value in values.items():
             size = value.shape[0] * value.shape[1]
-            count = next(count for count in (4, 3, 2, 1) if size % count == 0)
+            even = (count for count in (4, 3, 2) if size % count == 0 and size >= 4 * count)
+            count = next(even, 1)
             plain[group][name] = value.reshape(count, size // count, *value.shape[2:])
     return plain
 

@@ -374,6 +374,10 @@ def test_summary_of_independent_draws() -> None:
     assert tree["posterior"]["noise_scale"].shape == (4, 75)
     np.testing.assert_array_equal(tree["posterior"]["noise_scale"].values.ravel(), draws[0])
     assert np.isfinite(az.rhat(tree, var_names=["noise_scale"])["noise_scale"])
+    for count, shape in ((8, (2, 4)), (7, (1, 7)), (15, (3, 5)), (2, (1, 2))):
+        few = {name: value[:, :count] for name, value in samples.items()}
+        tree = MixedFit(model, design, few, "marginal/importance", sampling).to_arviz()
+        assert tree["posterior"]["noise_scale"].shape == shape
 
 
 def test_sampling_prints_as_a_short_table() -> None:
