@@ -547,7 +547,7 @@ def test_the_other_restarts_outlive_one_that_diverges(monkeypatch: pytest.Monkey
         ),
         ({"start": 3}, TypeError, "start is of type int; expected a Fit"),
         ({"validation": [1]}, TypeError, "validation is of type list; expected Ratings"),
-        ({"key": None}, TypeError, "key is None; give an int seed"),
+        ({"key": None}, TypeError, "key is None of type NoneType; give an int"),
     ],
 )
 def test_bad_arguments(options: dict[str, Any], error: type[Exception], message: str) -> None:
