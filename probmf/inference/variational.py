@@ -135,15 +135,15 @@ def fit_variational(
             shrunk to zero. After Ctrl-C.
 
     Example:
-        >>> import numpyro.distributions as dist
+        >>> import numpy as np, numpyro.distributions as dist
         >>> from probmf import Gaussian, MatrixFactorization, Ratings
-        >>> ratings = Ratings.from_frame(
-        ...     {"user": [1, 1, 2, 2, 3], "item": [1, 2, 1, 3, 2], "rating": [5, 3, 4, 2, 3]}
-        ... )
+        >>> user, item = np.divmod(np.arange(48), 6)
+        >>> rating = 0.5 * (user - 3) * (item - 2) + np.sin(np.arange(48.0))
+        >>> ratings = Ratings.from_frame({"user": user, "item": item, "rating": rating})
         >>> model = MatrixFactorization(1, Gaussian(dist.HalfNormal(1.0)))
         >>> fit = fit_variational(model, ratings, key=0)
         >>> fit.samples["user_factors"].shape
-        (1, 100, 3, 1)
+        (1, 100, 8, 1)
 
     References:
         Lim and Teh (2007), Variational Bayesian approach to movie rating prediction; Raiko, Ilin
@@ -183,7 +183,7 @@ def fit_variational(
                 by_factor(model) is not model
             )
             warnings.warn(
-                f"All {model.num_factors} factors have shrunk to zero, so the predictions are "
+                f"All factors ({model.num_factors}) have shrunk to zero, so the predictions are "
                 "those of the biases alone. Either the ratings hold nothing more, and "
                 "num_factors=0 says the same; or they are too few for this "
                 f"approximation:{shared} try fewer factors, or "

@@ -362,7 +362,7 @@ def test_warns_that_all_factors_shrank(scale_per: Any) -> None:
     rating = rng.normal(size=USERS)[user] + rng.normal(size=ITEMS)[item]
     rating = rating + 0.5 * rng.normal(size=len(user))
     data = Ratings.from_frame({"user": user, "item": item, "rating": rating})
-    message = "All 2 factors have shrunk to zero.* num_factors=0 .* sample_gibbs"
+    message = r"All factors \(2\) have shrunk to zero.* num_factors=0 .* sample_gibbs"
     with pytest.warns(FitWarning, match=message) as told:
         fit = fit_variational(learning(2), data, key=0, num_draws=2, scale_per=scale_per)
     assert len(told) == 1
