@@ -25,7 +25,7 @@ _SOURCE = "source"
 
 @dataclass(frozen=True)
 class Source:
-    """How the file of ratings was read that a fit was made from, which is kept with the fit.
+    """Columns and threshold that a file of ratings was read with, kept with the fit.
 
     Attributes:
         user: Column of user ids.

@@ -63,7 +63,7 @@ def judged[F: AnyFit](fit: F, *, stacklevel: int, warn: bool = True) -> F:
 
 
 def _approval(known: Mapping[str, Any], info: Mapping[str, Any]) -> str:
-    """What to say where nothing is wrong; nothing of an approximation that nobody has compared."""
+    """Verdict where nothing is wrong; empty for an approximation that nobody has compared."""
     if "k_hat" in known:
         return f"k-hat {known['k_hat']:.2f}"
     return "" if "approximation" in info else "diagnostics ok"

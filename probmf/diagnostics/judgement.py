@@ -92,7 +92,7 @@ def complaints(
     num_chains: int,
     num_draws: int,
 ) -> Iterator[Complaint]:
-    """What is wrong, each with what to do about it.
+    """Complaints about a run, each with its remedy.
 
     Args:
         sampling: How the run went, or None.

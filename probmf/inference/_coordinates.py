@@ -113,5 +113,5 @@ def _of_columns(columns: Any, center: np.ndarray, unit: float) -> Coordinate:
 
 
 def _is_logarithmic(prior: Any) -> bool:
-    """Whether a site is sampled by its logarithm."""
+    """True for a site that is sampled by its logarithm."""
     return isinstance(prior, Distribution) and isinstance(biject_to(prior.support), ExpTransform)

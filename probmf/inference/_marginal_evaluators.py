@@ -126,7 +126,7 @@ class HostEvaluator:
         return (sites for _, sites in self(points))
 
     def _tasks(self, points: np.ndarray) -> Iterator[tuple[float, float, list[np.ndarray], int]]:
-        """What else the log density has, noise precision, prior factors and a seed, by point."""
+        """Rest of the log density, noise precision, prior factors and a seed, by point."""
         for some in cut(points, CHUNK):
             extra, precision, *trils = self.host.terms(some)
             for index, seed in enumerate(self.rng.integers(2**63, size=len(some))):

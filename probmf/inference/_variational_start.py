@@ -112,5 +112,5 @@ def to_principal_axes(
 
 
 def is_nothing(products: Float[np.ndarray, " n"], noise_scale: float) -> bool:
-    """Whether what the factors add to the scores of the ratings is nothing beside the noise."""
+    """True where the factors' part of the ratings' scores is nothing beside the noise."""
     return bool(np.sqrt(np.mean(np.square(products))) < NOTHING * noise_scale)

@@ -408,7 +408,7 @@ def _block_moves(
 
 
 def _all_shrunk(model: MatrixFactorization, data: Ratings, parameters: dict[str, Array]) -> bool:
-    """Whether no factor is left of those that the model has."""
+    """True where no factor is left of those that the model has."""
     if not model.num_factors:
         return False
     factors = [np.asarray(parameters[f"{side}_factors"]) for side in SIDES]

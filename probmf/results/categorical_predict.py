@@ -86,7 +86,7 @@ class ClassPredictions:
 
 @dataclass(frozen=True, eq=False)
 class ClassSource:
-    """Where the probabilities of classes come from.
+    """Source of the probabilities of classes.
 
     A point fit's row without ratings is at the mode of its prior; probabilities are averaged over
     that prior, by points of a quasi-random sequence.

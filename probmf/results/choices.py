@@ -86,7 +86,7 @@ def read_exclusions(
 
 
 def _is_list(values: Any) -> bool:
-    """Whether values are a list, set, array or series, and not a table or a single value."""
+    """True for a list, set, array or series; False for a table or a single value."""
     if isinstance(values, bytes | Mapping) or hasattr(values, "columns"):
         return False
     return hasattr(values, "__len__") and getattr(values, "ndim", 1) == 1

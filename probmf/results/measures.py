@@ -95,7 +95,7 @@ def varying(draws: Float[np.ndarray, "chain draw m"]) -> Float[np.ndarray, "chai
 
 
 def is_varying(draws: Float[np.ndarray, "chain draw m"]) -> Bool[np.ndarray, " m"]:
-    """Whether a quantity is not the same number at every draw."""
+    """Mask of quantities that are not the same number at every draw."""
     return np.any(draws != draws[:1, :1], axis=(0, 1))
 
 

@@ -132,7 +132,7 @@ def predict_rows(
 
 
 def blocks(draws: SiteDraws, rows: Encoded) -> Iterator[tuple[Int[np.ndarray, " part"], Given]]:
-    """What the responses of rows depend on at each draw, by blocks of rows.
+    """Parameters of the rows' responses at each draw, by blocks of rows.
 
     Yields:
         Which rows, either all with known groups or all with a new one, and what they depend on.

@@ -21,7 +21,7 @@ QUANTILES = ndtri((np.arange(NODES) + 0.5) / NODES)
 
 
 class Given(NamedTuple):
-    """What the responses of rows depend on at each draw.
+    """Parameters of the rows' responses at each draw.
 
     Attributes:
         mean: The linear predictor, or its mean over the effects of new groups.

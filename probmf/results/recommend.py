@@ -60,7 +60,7 @@ class Recommendations:
         return len(self.user)
 
     def __repr__(self) -> str:
-        """How many there are, the first line, and how many of the users have no ratings."""
+        """Number of lines, the first one, and the number of users without ratings."""
         found = self.code[0] >= 0
         best = [
             f"{plain_text(item)} ({score:.4g})"

@@ -60,16 +60,16 @@ class Sampling(Pickled):
 
     @property
     def is_independent(self) -> bool:
-        """Whether the draws are independent, and of no chain."""
+        """True for independent draws, which are of no chain."""
         return "approximation" in self.info or "effective" in self.info
 
     def num_effective(self, num_draws: int) -> float:
-        """How many draws so many independent ones are worth."""
+        """Effective number of independent draws."""
         return min(float(num_draws), float(self.info.get("effective", num_draws)))
 
     @property
     def verdict(self) -> str:
-        """What was found at the end of the run, in a few words; empty where nobody looked."""
+        """Verdict at the end of the run, in a few words; empty where nobody looked."""
         divergent = int(np.sum(self.stats.get("diverging", 0)))
         return str(self.info.get("verdict", f"{divergent:,} divergent" if divergent else ""))
 

@@ -122,7 +122,7 @@ def check_plates(trace: Mapping[str, Any]) -> None:
 
 
 def hint_of(name: str) -> str:
-    """What else to do about a latent site whose prior depends on effects."""
+    """Further advice on a latent site whose prior depends on effects."""
     if name.endswith("_unobserved"):
         return (
             ". (It is there for obs_mask; to leave rows out, mask the observations with "

@@ -1,4 +1,4 @@
-"""What a traced slope can depend on, whatever the latent values are: a run on generic values.
+"""Entries that a traced slope can depend on at any latent values: a run on generic values.
 
 Latent inputs get generic values, and so does every function of them that is not a sum, product or
 rearrangement of its inputs. What comes out as zero is then zero at all latent values: a polynomial

@@ -209,7 +209,7 @@ class Inject(Messenger):
 
 
 def is_one(scale: Any) -> bool:
-    """Whether a site's scale is none at all."""
+    """True for a scale of one, which is none at all."""
     if scale is None:
         return True
     return not isinstance(scale, jax.core.Tracer) and bool(np.all(np.asarray(scale) == 1))

@@ -1,4 +1,4 @@
-"""How the values of an effect site belong to groups, and the coefficients they enter with."""
+"""Groups of an effect site's values, and the coefficients that they enter with."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """How a site's values are arranged as (groups, coefficients).
+    """Arrangement of a site's values as (groups, coefficients).
 
     Attributes:
         name: The site.
@@ -68,7 +68,7 @@ class Found:
 
 
 class Structure(NamedTuple):
-    """What the evidence of a model needs to know of it.
+    """Parts of a model that its evidence is computed from.
 
     Attributes:
         target: The observed site that the effects enter.

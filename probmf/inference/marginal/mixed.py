@@ -1,4 +1,4 @@
-"""How the effects of our own mixed models enter, which their data say: nothing has to be found."""
+"""Structure of our own mixed models' effects, read from their data: nothing has to be found."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -137,7 +137,7 @@ def _location(data: MixedData) -> np.ndarray:
 
 
 def _has_sampled_prior(data: MixedData, name: str, term: GroupTerm | None) -> bool:
-    """Whether the prior covariance of a site depends on sampled scales or correlations."""
+    """True where the prior covariance of a site depends on sampled scales or correlations."""
     if term is None or name != term.effects_site:
         return False
     return term.correlated or isinstance(data.priors[f"{term.name}_scale"], Distribution)

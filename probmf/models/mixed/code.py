@@ -207,7 +207,7 @@ class _Checks(ast.NodeVisitor):
 
 
 def is_function(name: str) -> bool:
-    """Whether formulas may call it: one of formulaic's transforms, or of Python's own."""
+    """True for a function that formulas may call: a transform of formulaic's, or Python's own."""
     return callable(TRANSFORMS.get(name, getattr(builtins, name, None)))
 
 

@@ -148,7 +148,7 @@ class Table:
         return whole and bool(np.all(np.abs(self.numbers(name)) <= 2**53))
 
     def is_boolean(self, name: str) -> bool:
-        """Whether a column holds booleans."""
+        """True for a column of booleans."""
         column = self.columns[name]
         if isinstance(column, pa.Array):
             return bool(pa.types.is_boolean(column.type))
@@ -206,7 +206,7 @@ def _enums(data: Any) -> set[str]:
 
 
 def _is_ordered(values: Any) -> bool:
-    """Whether a categorical column says that its levels have an order."""
+    """True for a categorical column whose levels are declared to have an order."""
     if isinstance(values, nw.Series):
         if isinstance(values.dtype, nw.Enum):
             return True

@@ -126,7 +126,7 @@ class ColumnEncoder:
 
 
 def _is_intercept(term: Any) -> bool:
-    """Whether a term is the number one; a column called Intercept is not."""
+    """True for the number one as a term; False for a column called Intercept."""
     return all(factor.eval_method.value == "literal" for factor in term.factors)
 
 

@@ -265,7 +265,7 @@ class MixedEffects:
             return numpyro.sample(site, dist.MultivariateNormal(jnp.zeros(shape), scale_tril=root))
 
     def is_centered(self, term: GroupTerm) -> bool:
-        """Whether a term's effects are sampled as such, not as standard Normals times scales."""
+        """True where a term's effects are sampled as such, not as standard Normals times scales."""
         if isinstance(self.centered, bool):
             return self.centered
         return term.effects_site in self.centered
