@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from jaxtyping import Float
+from jaxtyping import Bool
 from numpyro.distributions import Distribution
 
 from probmf.models.mixed.structure import GroupTerm
@@ -28,7 +28,7 @@ class Boundary(NamedTuple):
     """
 
     term: GroupTerm
-    zero: Float[np.ndarray, " d"]
+    zero: Bool[np.ndarray, " d"]
     names: tuple[str, ...]
 
 
