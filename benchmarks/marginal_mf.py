@@ -18,9 +18,9 @@ import numpyro
 import numpyro.distributions as dist
 
 from probmf import Fit, Gaussian, MatrixFactorization, Ratings, fit_map
-from probmf.inference._nuts import Settings, constrain_chains, run_nuts
-from probmf.inference._potential import Potential
 from probmf.inference.marginal_rows import RowsMarginal, Stretched, find_start, rows_marginal
+from probmf.inference.nuts.transitions import Settings, constrain_chains, run_nuts
+from probmf.inference.potential import Potential
 from probmf.metrics import coverage, rmse
 from probmf.models.observations import Observations
 from probmf.models.scores import linear_predictor

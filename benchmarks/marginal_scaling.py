@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from probmf import MixedEffects, marginalize, sample_marginal
-from probmf.inference._potential import Potential
+from probmf.inference.potential import Potential
 
 NUM_GROUPS = 1000
 FIGURE = common.ROOT / "docs" / "images" / "marginal_scaling.png"

@@ -10,7 +10,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from probmf import fit_marginal, marginalize, sample_marginal, sample_nuts
-from probmf.inference._marginal_density import MarginalDensity
+from probmf.inference.marginal.density import MarginalDensity
 
 #: lme4's estimates, where density and gradient are timed: scales of s, d, dept and the noise.
 ESTIMATES = {

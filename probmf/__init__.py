@@ -1,18 +1,21 @@
 """Probabilistic matrix factorization and linear mixed-effects models on JAX."""
 
-from probmf import _numpyro, diagnostics, metrics  # noqa: F401  # _numpyro first of all
+from probmf import numpyro_setup  # noqa: F401  # Before anything that imports NumPyro.
+
+# isort: split
+from probmf import diagnostics, metrics
 from probmf.data import Examples, Features, Ratings, Vocabulary, confidence_weights
 from probmf.diagnostics import DiagnosticWarning
-from probmf.inference.als import fit_als
-from probmf.inference.gibbs import sample_gibbs
-from probmf.inference.laplace import fit_laplace
-from probmf.inference.map import fit_map
+from probmf.inference.approximate.laplace import fit_laplace
+from probmf.inference.approximate.svi import fit_svi
+from probmf.inference.approximate.variational import fit_variational
+from probmf.inference.gibbs.gibbs import sample_gibbs
 from probmf.inference.marginal import MarginalModel, marginalize
-from probmf.inference.marginal_likelihood import fit_marginal
-from probmf.inference.marginal_sampling import sample_marginal
-from probmf.inference.nuts import sample_nuts
-from probmf.inference.svi import fit_svi
-from probmf.inference.variational import fit_variational
+from probmf.inference.mixed.maximum_likelihood import fit_marginal
+from probmf.inference.mixed.sampling import sample_marginal
+from probmf.inference.nuts.nuts import sample_nuts
+from probmf.inference.point.als import fit_als
+from probmf.inference.point.map import fit_map
 from probmf.models import (
     MLP,
     Bernoulli,

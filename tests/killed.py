@@ -9,7 +9,7 @@ import textwrap
 #: Waits for ever after so many writes of a checkpoint, so that the kill can't come too late.
 PAUSE = """
 import os, sys
-from probmf.inference._checkpoint import Checkpoint
+from probmf.run.checkpoint import Checkpoint
 
 def pause_after(last, write=Checkpoint.write, calls=[]):
     def pausing(self, *arguments):

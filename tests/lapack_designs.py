@@ -5,8 +5,8 @@ import pytest
 
 from probmf import MixedEffects, marginalize
 from probmf.effects import pattern as pattern_module
-from probmf.inference import _host_density as host_module
-from probmf.inference._marginal_density import MarginalDensity
+from probmf.inference.marginal import host_density as host_module
+from probmf.inference.marginal.density import MarginalDensity
 
 FORMULA = "y ~ 1 + x + (1 | g) + (1 + x | h)"
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import jax.numpy as jnp
 import numpy as np
 
-from probmf import sweep
 from probmf.models.likelihood import Gaussian, Likelihood
-from probmf.row_values import Prior, RowSums, RowValues
-from probmf.rows import Side, build_rows
-from probmf.sweep import half_sweep, zero_moments
+from probmf.rows import sweep
+from probmf.rows.layout import Side, build_rows
+from probmf.rows.sweep import half_sweep, zero_moments
+from probmf.rows.values import Prior, RowSums, RowValues
 
 USERS, ITEMS, FACTORS = 20, 9, 3
 SIZE = 1 + FACTORS

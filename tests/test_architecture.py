@@ -11,21 +11,10 @@ PACKAGE = Path(__file__).resolve().parents[1] / "probmf"
 
 # From the bottom up. A module may import its own layer and those below.
 LAYERS = (
-    {
-        "_numpyro",
-        "_precision",
-        "_settings",
-        "cpu",
-        "data",
-        "effects",
-        "gaussian",
-        "metrics",
-        "row_values",
-        "rows",
-    },
-    {"sharding", "sweep"},
+    {"data", "effects", "metrics", "numpyro_setup", "precision", "rows", "settings"},
     {"models"},
     {"results"},
+    {"run"},
     {"datasets", "diagnostics", "inference", "plots"},
     {"cli"},
     {"__main__"},

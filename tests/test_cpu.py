@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from row_problems import OPTIONS, SIZE, USERS, check_rest, draw, solutions
 
-from probmf.cpu import kernels, share
-from probmf.cpu.rows import BLOCK, BY_COLUMN
 from probmf.models.likelihood import Gaussian
-from probmf.row_values import Noise, Prior, RowSums, RowValues
-from probmf.rows import Side, build_rows
-from probmf.sweep import half_sweep
+from probmf.rows.cpu import kernels, share
+from probmf.rows.cpu.rows import BLOCK, BY_COLUMN
+from probmf.rows.layout import Side, build_rows
+from probmf.rows.sweep import half_sweep
+from probmf.rows.values import Noise, Prior, RowSums, RowValues
 
 
 @pytest.mark.parametrize("side", ["user", "item"])

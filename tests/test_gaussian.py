@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from jax.typing import ArrayLike
 
-from probmf import gaussian
-from probmf.gaussian import RowBatch
+from probmf.rows import gaussian
+from probmf.rows.gaussian import RowBatch
 
 ROWS, WIDTH, FACTORS = 5, 9, 4
 SIZE = 1 + FACTORS

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from probmf import rows
-from probmf.rows import SIDES, RowLayout, Side, Span, build_rows, choose_widths
+from probmf.rows import layout as row_layout
+from probmf.rows.layout import SIDES, RowLayout, Side, Span, build_rows, choose_widths
 
 
 class Data(NamedTuple):
@@ -172,7 +172,7 @@ def test_padding_counts_the_slots() -> None:
 
 def test_padding_of_long_rows_counts_whole_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """One user with 20 ratings in pieces of 8: 3 pieces, and 20 items of one rating each."""
-    monkeypatch.setattr(rows, "MAX_WIDTH", 8)
+    monkeypatch.setattr(row_layout, "MAX_WIDTH", 8)
     ones = np.ones(20)
     layout = build_rows(
         np.zeros(20, int), np.arange(20), ones, num_users=1, num_items=20, workers=1, slots=8
@@ -191,7 +191,7 @@ def test_padding_of_movielens_1m(shared_data: Path) -> None:
     )
     layout = build_rows(
         user, item, np.ones(len(user)), num_users=user.max() + 1, num_items=item.max() + 1,
-        workers=2, slots=rows.CPU_SLOTS,
+        workers=2, slots=row_layout.CPU_SLOTS,
     )  # fmt: skip
     assert layout.padding <= 1.25
     assert len(layout.buckets) <= 16
@@ -232,12 +232,14 @@ def test_widths_hold_the_longest_row_in_whole_pieces(longest: int) -> None:
     """A width between one and two pieces would be read twice where the pieces overlap."""
     widths = choose_widths(np.array([longest, 3]))
     assert widths[-1] >= longest
-    assert all(width <= rows.MAX_WIDTH or width % rows.MAX_WIDTH == 0 for width in widths)
+    assert all(
+        width <= row_layout.MAX_WIDTH or width % row_layout.MAX_WIDTH == 0 for width in widths
+    )
 
 
 @pytest.mark.parametrize("limit", [8, 16, 48, 56, 100])
 def test_widths_are_whole_pieces_for_any_limit(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "MAX_WIDTH", limit)
+    monkeypatch.setattr(row_layout, "MAX_WIDTH", limit)
     widths = choose_widths(np.arange(1, 400), bucket_cost=0.0)
     assert limit in widths
     assert all(width <= limit or width % limit == 0 for width in widths)
@@ -262,10 +264,10 @@ def test_rows_of_one_bucket_fit_its_width() -> None:
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
 def test_number_of_workers(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows.jax, "default_backend", lambda: backend)
-    monkeypatch.setattr(rows.os, "process_cpu_count", lambda: 64, raising=False)
-    monkeypatch.setattr(rows.os, "cpu_count", lambda: 64)
-    assert rows.num_workers() == (16 if backend == "cpu" else 1)
-    monkeypatch.setattr(rows.os, "process_cpu_count", lambda: None, raising=False)
-    monkeypatch.setattr(rows.os, "cpu_count", lambda: None)
-    assert rows.num_workers() == 1
+    monkeypatch.setattr(row_layout.jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(row_layout.os, "process_cpu_count", lambda: 64, raising=False)
+    monkeypatch.setattr(row_layout.os, "cpu_count", lambda: 64)
+    assert row_layout.num_workers() == (16 if backend == "cpu" else 1)
+    monkeypatch.setattr(row_layout.os, "process_cpu_count", lambda: None, raising=False)
+    monkeypatch.setattr(row_layout.os, "cpu_count", lambda: None)
+    assert row_layout.num_workers() == 1

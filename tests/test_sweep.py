@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from row_problems import INTERCEPT, ITEMS, OPTIONS, SIZE, USERS, check_rest, draw, solutions
 
-from probmf import rows, sweep
 from probmf.models.likelihood import Bernoulli, Gaussian
-from probmf.row_values import Prior, RowResult, RowValues
-from probmf.rows import Side, build_rows
-from probmf.sweep import half_sweep, zero_moments
+from probmf.rows import layout as row_layout
+from probmf.rows import sweep
+from probmf.rows.layout import Side, build_rows
+from probmf.rows.sweep import half_sweep, zero_moments
+from probmf.rows.values import Prior, RowResult, RowValues
 
 
 @pytest.mark.parametrize("side", ["user", "item"])
@@ -149,7 +150,7 @@ def cut_rows(monkeypatch: pytest.MonkeyPatch, limit: int) -> list[int]:
     program = jax.jit(solve_bucket, static_argnames=names)
     monkeypatch.setattr(sweep, "_bucket_program", lambda backend: program)
     monkeypatch.setattr(sweep, "_solve_long_rows", solve_long_rows)
-    monkeypatch.setattr(rows, "MAX_WIDTH", limit)
+    monkeypatch.setattr(row_layout, "MAX_WIDTH", limit)
     monkeypatch.setattr(sweep, "MAX_WIDTH", limit)
     return programs
 
@@ -175,7 +176,7 @@ def test_rows_in_pieces_equal_whole_rows(
 
 def test_row_a_little_longer_than_one_piece() -> None:
     """4,300 ratings of one user: the second piece holds 204, none of them counted twice."""
-    count = rows.MAX_WIDTH + 204
+    count = row_layout.MAX_WIDTH + 204
     layout = build_rows(
         np.zeros(count, int), np.arange(count), np.ones(count),
         num_users=1, num_items=count, workers=1, lists=False,

@@ -23,8 +23,8 @@ from probmf.cli.reading import refuse_to_replace
 from probmf.cli.recommend import show as show_recommendations
 from probmf.data import Ratings, Vocabulary
 from probmf.datasets import Simulation, simulate_catalogue, simulate_ratings
-from probmf.inference.als import fit_als
-from probmf.inference.map import fit_map
+from probmf.inference.point.als import fit_als
+from probmf.inference.point.map import fit_map
 from probmf.models import Gaussian, MatrixFactorization
 from probmf.results import Fit
 from probmf.results.predict import intervals

@@ -7,12 +7,12 @@ import numpy as np
 from numpyro.distributions import HalfNormal
 
 from probmf.data import Ratings
-from probmf.inference.als import fit_als
-from probmf.inference.gibbs import sample_gibbs
-from probmf.inference.map import fit_map
-from probmf.inference.nuts import sample_nuts
-from probmf.inference.svi import fit_svi
-from probmf.inference.variational import fit_variational
+from probmf.inference.approximate.svi import fit_svi
+from probmf.inference.approximate.variational import fit_variational
+from probmf.inference.gibbs.gibbs import sample_gibbs
+from probmf.inference.nuts.nuts import sample_nuts
+from probmf.inference.point.als import fit_als
+from probmf.inference.point.map import fit_map
 from probmf.models import (
     Bernoulli,
     CategoricalFactorization,

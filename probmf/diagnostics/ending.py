@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from probmf._settings import own_settings
 from probmf.diagnostics.judgement import Complaint, DiagnosticWarning, complaints, statistics
 from probmf.diagnostics.quantities import AnyFit, Quantity, of_fit
 from probmf.diagnostics.summary import measured_rows
 from probmf.results.measures import fewest_draws, is_varying, suspects
+from probmf.settings import own_settings
 
 #: Probe pairs or rows, and effects of each group term, that are looked at.
 PROBES = 20

@@ -6,7 +6,7 @@ where each element lies.
 
 import numpy as np
 
-from probmf.cpu.kernels import compiled
+from probmf.rows.cpu.kernels import compiled
 
 
 @compiled

@@ -27,7 +27,7 @@ from probmf.models.ordinal import Ordinal
 from probmf.models.priors import NormalWishart, sample_scale
 from probmf.models.row_means import RowMean, check_mean, prior_means
 from probmf.models.scores import Parameters, linear_predictor, unobserved_loss
-from probmf.rows import SIDES, Side
+from probmf.rows.layout import SIDES, Side
 
 type Scale = float | ArrayLike | Distribution | NormalWishart
 

@@ -21,7 +21,7 @@ from probmf.models.observations import Observations
 from probmf.models.ordinal import Ordinal
 from probmf.models.priors import NormalWishart
 from probmf.models.scores import linear_predictor
-from probmf.rows import SIDES
+from probmf.rows.layout import SIDES
 
 type RowScale = float | ArrayLike | Distribution
 Parameters = Mapping[str, Array]

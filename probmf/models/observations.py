@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from probmf.data import Ratings
-from probmf.rows import Side
+from probmf.rows.layout import Side
 
 
 @partial(

@@ -12,7 +12,7 @@ from numpyro.distributions import Distribution
 
 from probmf.data import Encoder, Features
 from probmf.models.layers import MLP
-from probmf.rows import Side
+from probmf.rows.layout import Side
 
 
 @partial(

@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.scores import Parameters
-from probmf.row_values import RowValues
-from probmf.rows import SIDES, Side
+from probmf.rows.layout import SIDES, Side
+from probmf.rows.values import RowValues
 
 #: Factor columns are padded with zeros to a multiple of this: products of rows whose length is
 #: no multiple of the vector width cost up to three times as much on a CPU.

@@ -10,9 +10,9 @@ from jax.typing import ArrayLike
 from numpyro.infer import Predictive
 from numpyro.infer.util import log_likelihood as log_densities
 
-from probmf._numpyro import run_alone
 from probmf.data import Ratings, as_generator, as_key
 from probmf.models.categorical_factorization import CategoricalFactorization
+from probmf.numpyro_setup import run_alone
 from probmf.results.mixed_arviz import labels
 from probmf.results.samples import laid_out
 from probmf.results.sampling import Sampling

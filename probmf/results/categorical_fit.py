@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from probmf._settings import own_settings
 from probmf.data import Ratings
 from probmf.models.categorical_factorization import CategoricalFactorization
 from probmf.results import categorical_storage
@@ -28,6 +27,7 @@ from probmf.results.predict import plain_text
 from probmf.results.recommend import Recommendations
 from probmf.results.samples import checked_samples
 from probmf.results.sampling import Sampling
+from probmf.settings import own_settings
 
 
 @dataclass(frozen=True, eq=False, repr=False)

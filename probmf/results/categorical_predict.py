@@ -24,7 +24,7 @@ from probmf.results.normal_points import NUM_STRANGERS, normal_points
 from probmf.results.plug_in import rated_rows
 from probmf.results.predict import ids_to_arrow, plain_text
 from probmf.results.recommend import Recommendations
-from probmf.rows import SIDES, Side
+from probmf.rows.layout import SIDES, Side
 
 
 @dataclass(frozen=True, eq=False)

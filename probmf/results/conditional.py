@@ -15,8 +15,8 @@ from probmf.results import row_problem
 from probmf.results.row_centers import row_centers, row_functions
 from probmf.results.row_problem import RowProblem, to_device
 from probmf.results.side_ratings import Batch, SideRatings
-from probmf.rows import Side
-from probmf.sweep import zero_moments
+from probmf.rows.layout import Side
+from probmf.rows.sweep import zero_moments
 
 #: Bytes that one batch of rows may take while it is solved for.
 BATCH_BYTES = 1 << 26

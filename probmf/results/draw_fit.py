@@ -5,10 +5,10 @@ from typing import Any, ClassVar, Self
 
 from jax.typing import ArrayLike
 
-from probmf._settings import own_settings
 from probmf.results.history import History
 from probmf.results.samples import DrawCounts
 from probmf.results.sampling import Sampling
+from probmf.settings import own_settings
 
 
 class DrawFit(DrawCounts):

@@ -13,7 +13,7 @@ from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.models.row_means import RowMean
 from probmf.results.plug_in import rated_rows
 from probmf.results.row_centers import row_centers, row_functions, stranger_moments
-from probmf.rows import Side
+from probmf.rows.layout import Side
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from probmf.data import Ratings
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.results.conditional import Conditionals
 from probmf.results.draws import Draws
-from probmf.rows import SIDES, Side
+from probmf.rows.layout import SIDES, Side
 
 
 def extend_ratings(

@@ -10,7 +10,6 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from probmf._settings import own_settings
 from probmf.data import Ratings, as_generator
 from probmf.models.factorization import MatrixFactorization
 from probmf.results import storage
@@ -33,6 +32,7 @@ from probmf.results.recommend import Recommendations, recommend, similar_items
 from probmf.results.samples import DrawCounts
 from probmf.results.sampling import Sampling
 from probmf.results.traces import Traces
+from probmf.settings import own_settings
 
 
 @dataclass(frozen=True, eq=False, repr=False)

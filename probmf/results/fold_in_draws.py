@@ -20,7 +20,7 @@ from probmf.results.predict import plain_text
 from probmf.results.row_draws import STEPS, cells, draw_rows
 from probmf.results.row_problem import RowProblem
 from probmf.results.side_ratings import PIECE, Batch, SideRatings, power_of_two
-from probmf.sweep import zero_moments
+from probmf.rows.sweep import zero_moments
 
 #: Share of accepted proposals below which the Metropolis steps may not have forgotten their start.
 LEAST_ACCEPTED = 0.15

@@ -10,7 +10,6 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from probmf._settings import own_settings
 from probmf.data import as_generator
 from probmf.models.mixed import Design, MixedEffects
 from probmf.results import mixed_storage
@@ -31,6 +30,7 @@ from probmf.results.moments import RowMoments
 from probmf.results.samples import DrawCounts, checked_samples
 from probmf.results.sampling import Sampling
 from probmf.results.table import Table
+from probmf.settings import own_settings
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -10,13 +10,13 @@ from jax.typing import ArrayLike
 from numpyro.infer import Predictive
 from numpyro.infer.util import log_likelihood as log_densities
 
-from probmf._numpyro import run_alone
 from probmf.data import as_generator, as_key
 from probmf.data.examples import Examples
 from probmf.models.categorical import Categorical
 from probmf.models.likelihood import Gaussian
 from probmf.models.network import NAME, Network
 from probmf.models.ordinal import Ordinal
+from probmf.numpyro_setup import run_alone
 from probmf.results.mixed_arviz import labels
 from probmf.results.samples import laid_out
 from probmf.results.sampling import Sampling

@@ -9,7 +9,6 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from probmf._settings import own_settings
 from probmf.data.examples import Examples
 from probmf.models.network import NAME, Network
 from probmf.results import network_storage
@@ -21,6 +20,7 @@ from probmf.results.network_arviz import to_datatree
 from probmf.results.network_predict import NetworkPredictions, predict_network
 from probmf.results.samples import checked_samples
 from probmf.results.sampling import Sampling
+from probmf.settings import own_settings
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -19,7 +19,7 @@ from probmf.results.normal_points import NUM_STRANGERS, normal_points
 from probmf.results.ranking import BLOCK_SCORES, top_scores
 from probmf.results.row_problem import to_device
 from probmf.results.side_ratings import power_of_two
-from probmf.rows import SIDES, Side
+from probmf.rows.layout import SIDES, Side
 
 #: Numbers that a layer's outputs for one block of pairs may have.
 BLOCK_NUMBERS = 1 << 22

@@ -9,7 +9,6 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from probmf._settings import own_settings
 from probmf.data import Ratings, as_generator
 from probmf.models.neural_factorization import NeuralFactorization
 from probmf.results import neural_storage
@@ -26,6 +25,7 @@ from probmf.results.predict import Predictions
 from probmf.results.recommend import Recommendations, similar_items
 from probmf.results.samples import checked_samples
 from probmf.results.sampling import Sampling
+from probmf.settings import own_settings
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -13,7 +13,7 @@ from probmf.data import Ratings
 from probmf.results.conditional import Conditionals
 from probmf.results.row_problem import to_device
 from probmf.results.side_ratings import power_of_two
-from probmf.rows import Side
+from probmf.rows.layout import Side
 
 #: Bytes that the spreads of one block of rows may take.
 SPREAD_BYTES = 1 << 28

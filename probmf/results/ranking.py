@@ -12,14 +12,14 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 from scipy.special import ndtri
 
-from probmf._settings import as_here
 from probmf.models.likelihood import Likelihood
 from probmf.results.events import point_scales, rank_by_tail
 from probmf.results.exclusions import Exclusions
 from probmf.results.plug_in import PlugIn
 from probmf.results.row_problem import to_device
 from probmf.results.side_ratings import power_of_two
-from probmf.rows import num_workers
+from probmf.rows.layout import num_workers
+from probmf.settings import as_here
 
 RankBy = Literal["mean", "lower", "upper", "thompson", "probability"]
 

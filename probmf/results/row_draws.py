@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, UInt32
 
-from probmf import gaussian
 from probmf.models.likelihood import Gaussian, Likelihood
 from probmf.results.row_problem import RowProblem, find_modes, precision_factors, row_loss
+from probmf.rows import gaussian
 
 #: Metropolis steps for each row and draw under a likelihood that is not Gaussian.
 STEPS = 32

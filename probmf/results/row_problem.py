@@ -11,9 +11,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 from scipy.linalg import get_lapack_funcs
 
-from probmf import gaussian
 from probmf.models.likelihood import Likelihood
 from probmf.results.side_ratings import PIECE
+from probmf.rows import gaussian
 
 #: Newton steps for a row under a likelihood that is not quadratic; ten are plenty as a rule.
 MAX_STEPS = 100

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from probmf.data import Ratings
-from probmf.rows import Side
+from probmf.rows.layout import Side
 
 #: Ratings of a row that are gathered at once; longer rows are read in pieces of that many.
 PIECE = 1024

@@ -9,7 +9,7 @@ import pytest
 import probmf
 from probmf import MatrixFactorization, Ratings, confidence_weights, fit_als, fit_map
 from probmf.data.confidence import heavy_tail
-from probmf.inference._loop import FitWarning
+from probmf.run.driver import FitWarning
 
 PLAYS = np.floor(np.exp(2.0 * np.random.default_rng(0).normal(size=400)))
 

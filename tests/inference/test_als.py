@@ -16,11 +16,11 @@ import pytest
 
 from probmf.data import Ratings
 from probmf.datasets import simulate_ratings
-from probmf.inference import als
-from probmf.inference._loop import FitWarning
-from probmf.inference.als import fit_als
+from probmf.inference.point import als
+from probmf.inference.point.als import fit_als
 from probmf.models import Bernoulli, Gaussian, MatrixFactorization
 from probmf.results import Fit
+from probmf.run.driver import FitWarning
 
 USERS, ITEMS = 11, 10
 LIKELIHOODS = {
@@ -270,7 +270,7 @@ def test_swapped_sides_give_the_transposed_answer() -> None:
 def test_number_of_workers_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     data = table()
     wanted = short_fit(data).point()
-    monkeypatch.setattr("probmf.rows.num_workers", lambda: 3)
+    monkeypatch.setattr("probmf.rows.layout.num_workers", lambda: 3)
     monkeypatch.setattr(als, "num_workers", lambda: 3)
     got = short_fit.__wrapped__(data).point()
     for site, value in wanted.items():

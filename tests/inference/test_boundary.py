@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from probmf import MixedEffects, MixedFit, fit_marginal
-from probmf.inference._loop import FitWarning
-from probmf.inference._search_end import look_around
-from probmf.inference.boundary import boundary
+from probmf.inference.mixed.boundary import boundary
+from probmf.inference.mixed.search_end import look_around
+from probmf.run.driver import FitWarning
 
 ROWS = np.arange(60)
 TIME = ROWS % 6 - 1.0

@@ -32,7 +32,7 @@ from probmf import (
     sample_gibbs,
     sample_nuts,
 )
-from probmf.inference import _gibbs_factorization
+from probmf.inference.gibbs import factorization as _gibbs_factorization
 from probmf.models.observations import Observations
 from probmf.models.scores import linear_predictor
 

@@ -8,8 +8,8 @@ import pytest
 from lapack_designs import FORMULA, density_of, table, use_lapack
 
 from probmf import MixedEffects, fit_marginal, sample_marginal
-from probmf.inference import _host_density as host_module
-from probmf.inference.marginal_likelihood import Objective
+from probmf.inference.marginal import host_density as host_module
+from probmf.inference.mixed.maximum_likelihood import Objective
 
 SIMPLE = "y ~ 1 + x + (1 | g) + (1 | h)"
 

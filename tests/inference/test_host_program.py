@@ -10,8 +10,8 @@ from arviz_stats.base import array_stats
 from lapack_designs import FORMULA, density_of, table, use_lapack
 
 from probmf import MixedEffects, sample_nuts
-from probmf.inference import nuts as nuts_module
-from probmf.inference._host_program import host_program
+from probmf.inference.marginal.host_program import host_program
+from probmf.inference.nuts import nuts as nuts_module
 
 SIMPLE = "y ~ 1 + x + (1 | g)"
 
@@ -72,7 +72,7 @@ def test_chains_are_those_of_the_other_program(monkeypatch: pytest.MonkeyPatch) 
 def test_interrupted_and_resumed_bit_for_bit(
     tmp_path: Any, large: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from probmf.inference import _nuts
+    from probmf.inference.nuts import transitions as _nuts
 
     whole = run(num_samples=120)
     advance, calls = _nuts._advance, []

@@ -17,10 +17,10 @@ from probmf import (
     sample_marginal,
     sample_nuts,
 )
-from probmf.inference._exact_fit import refuse_exact_fit
-from probmf.inference._identified import confounded_variances
-from probmf.inference._loop import FitWarning
+from probmf.inference.mixed.exact_fit import refuse_exact_fit
+from probmf.inference.mixed.identifiability import confounded_variances
 from probmf.models.mixed.design import Design
+from probmf.run.driver import FitWarning
 
 
 def dense(design: Design) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from probmf.inference._importance import (
+from probmf.inference.importance import (
     K_HAT_GATE,
     Mixture,
     NoModeError,

@@ -10,9 +10,9 @@ import pytest
 from lapack_designs import table
 
 from probmf import MixedEffects, fit_marginal, sample_marginal
-from probmf.inference import _kept as kept_module
-from probmf.inference._kept import kept_density
-from probmf.inference._marginal_density import MarginalDensity
+from probmf.inference.marginal import model_cache as kept_module
+from probmf.inference.marginal.density import MarginalDensity
+from probmf.inference.marginal.model_cache import kept_density
 
 FORMULA = "y ~ 1 + x + (1 | g)"
 

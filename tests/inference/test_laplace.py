@@ -22,9 +22,9 @@ from probmf import (
     fit_svi,
     sample_nuts,
 )
-from probmf.inference import _target as target_module
-from probmf.inference import laplace as module
-from probmf.inference._loop import FitWarning
+from probmf.inference.approximate import laplace as module
+from probmf.inference.approximate import target as target_module
+from probmf.run.driver import FitWarning
 
 
 def test_exact_where_the_posterior_is_normal() -> None:

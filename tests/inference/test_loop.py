@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from probmf.data import Ratings
-from probmf.inference._loop import FitWarning, Info, Validation, run
-from probmf.inference._start import (
+from probmf.inference.starts import (
     START_SCALE,
     check_counts,
     check_tol,
@@ -21,6 +20,7 @@ from probmf.inference._start import (
 from probmf.models import Bernoulli, Gaussian, MatrixFactorization
 from probmf.models.observations import Observations
 from probmf.results import Fit, History
+from probmf.run.driver import FitWarning, Info, Validation, run
 
 nan, inf = np.nan, np.inf
 Step = float | str | type[BaseException]

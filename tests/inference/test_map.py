@@ -15,14 +15,17 @@ import optax
 import pytest
 
 from probmf.data import Ratings
-from probmf.inference import _batches, _full_batch, _minibatch, _optimizer
-from probmf.inference._loop import FitWarning
-from probmf.inference._optimizer import Rule, choose_rule, leaves_rows_alone
-from probmf.inference._terms import Terms, side_of, starting_values
-from probmf.inference.als import fit_als
-from probmf.inference.map import fit_map
+from probmf.inference.point import batches as _batches
+from probmf.inference.point import full_batch as _full_batch
+from probmf.inference.point import minibatch as _minibatch
+from probmf.inference.point import optimizer as _optimizer
+from probmf.inference.point.als import fit_als
+from probmf.inference.point.map import fit_map
+from probmf.inference.point.objective import Terms, side_of, starting_values
+from probmf.inference.point.optimizer import Rule, choose_rule, leaves_rows_alone
 from probmf.models import Bernoulli, Gaussian, MatrixFactorization
 from probmf.results import Fit, History
+from probmf.run.driver import FitWarning
 
 USERS, ITEMS = 9, 8
 LIKELIHOODS = {

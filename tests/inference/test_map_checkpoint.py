@@ -11,12 +11,12 @@ import pytest
 from killed import kill_after_writes, run_whole
 
 from probmf import Fit, Gaussian, MatrixFactorization, Ratings, fit_map
-from probmf.inference import _loop as loop
-from probmf.inference._checkpoint import Checkpoint
-from probmf.inference._full_batch import FullBatch
-from probmf.inference._loop import FitWarning
-from probmf.inference._loop_state import restore, stored
-from probmf.inference._minibatch import Minibatch
+from probmf.inference.point.full_batch import FullBatch
+from probmf.inference.point.minibatch import Minibatch
+from probmf.run import driver as loop
+from probmf.run.checkpoint import Checkpoint
+from probmf.run.driver import FitWarning
+from probmf.run.state_arrays import restore, stored
 
 
 def ratings(seed: int = 0) -> Ratings:
@@ -85,7 +85,7 @@ def test_a_killed_fit_goes_on_bit_for_bit(tmp_path: Path) -> None:
     """SIGKILL in the middle, from outside."""
     script = f"""
         sys.path[:0] = {[str(Path(__file__).parents[1]), str(Path(__file__).parent)]!r}
-        import numpy as np, probmf.inference._loop as loop
+        import numpy as np, probmf.run.driver as loop
         from test_map_checkpoint import curves, fit
         loop.WRITE_EVERY = 0.0
         for kind in sys.argv[2:]:

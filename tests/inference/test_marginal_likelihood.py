@@ -12,10 +12,10 @@ import pytest
 import scipy.stats
 
 from probmf import MatrixFactorization, MixedEffects, MixedFit, fit_marginal
-from probmf.inference._importance import climb
-from probmf.inference._loop import FitWarning
-from probmf.inference.boundary import boundary
-from probmf.inference.marginal_likelihood import Objective, _Problem
+from probmf.inference.importance import climb
+from probmf.inference.mixed.boundary import boundary
+from probmf.inference.mixed.maximum_likelihood import Objective, _Problem
+from probmf.run.driver import FitWarning
 
 FORMULA = "y ~ 1 + x + (1 + x | g) + (1 | h)"
 OBJECTIVES: tuple[Objective, ...] = ("likelihood", "restricted", "map")

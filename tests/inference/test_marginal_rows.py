@@ -13,17 +13,17 @@ from jax.scipy.stats import multivariate_normal, norm
 from numpyro.infer.util import log_density
 
 from probmf import Bernoulli, Fit, Gaussian, MatrixFactorization, NormalWishart, Ratings
-from probmf.cpu.evidence import BLOCK
 from probmf.inference import marginal
-from probmf.inference._potential import Potential
 from probmf.inference.marginal_rows import RowsMarginal, Stretched, find_start, rows_marginal
 from probmf.inference.marginal_rows import model as rows_model
 from probmf.inference.marginal_rows.evidence import ELIMINATED, invert
 from probmf.inference.marginal_rows.loops import list_ratings
 from probmf.inference.marginal_rows.model import LEVEL
-from probmf.inference.nuts import sample_nuts
+from probmf.inference.nuts.nuts import sample_nuts
+from probmf.inference.potential import Potential
 from probmf.models.observations import Observations
-from probmf.rows import SIDES
+from probmf.rows.cpu.evidence import BLOCK
+from probmf.rows.layout import SIDES
 
 HALF = dist.HalfNormal(1.0)
 USERS, ITEMS = 9, 7

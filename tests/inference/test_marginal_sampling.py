@@ -15,19 +15,19 @@ import scipy.special
 import scipy.stats
 
 from probmf import MatrixFactorization, MixedEffects, MixedFit, diagnostics, sample_marginal
-from probmf.inference import _kept as kept_module
-from probmf.inference import _marginal_sampler as sampler
-from probmf.inference import _pooled_nuts as pooled
-from probmf.inference import _workers as workers_module
-from probmf.inference import marginal_sampling as sampling
-from probmf.inference._host_density import CHUNK
-from probmf.inference._loop import FitWarning
-from probmf.inference._marginal_evaluators import Evaluator
-from probmf.inference._nuts import NoStartError
-from probmf.inference._pooled_nuts import PooledNuts
-from probmf.inference._workers import AHEAD, Workers, workers
 from probmf.inference.marginal import MarginalModel
-from probmf.inference.marginal_sampling import FallbackWarning
+from probmf.inference.marginal import model_cache as kept_module
+from probmf.inference.marginal.evaluators import Evaluator
+from probmf.inference.marginal.host_density import CHUNK
+from probmf.inference.mixed import importance_sampler as sampler
+from probmf.inference.mixed import sampling as sampling
+from probmf.inference.mixed.sampling import FallbackWarning
+from probmf.inference.nuts import pooled_warmup as pooled
+from probmf.inference.nuts.pooled_warmup import PooledNuts
+from probmf.inference.nuts.transitions import NoStartError
+from probmf.run import threads as workers_module
+from probmf.run.driver import FitWarning
+from probmf.run.threads import AHEAD, Workers, workers
 
 ONE_WAY = "y ~ 1 + (1 | g)"
 PRIORS: dict[str, Any] = {

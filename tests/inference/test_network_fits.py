@@ -27,8 +27,8 @@ from probmf import (
     sample_nuts,
 )
 from probmf.data import ExamplesWarning
-from probmf.inference import _network
-from probmf.inference._loop import FitWarning
+from probmf.inference.point import network_descent as _network
+from probmf.run.driver import FitWarning
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 2))

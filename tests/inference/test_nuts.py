@@ -16,10 +16,11 @@ from killed import kill_after_writes
 import probmf
 from probmf import Bernoulli, MatrixFactorization, MixedEffects, MixedFit, sample_nuts
 from probmf.data import Ratings
-from probmf.inference import _nuts, nuts
-from probmf.inference._loop import FitWarning
-from probmf.inference._nuts import NoStartError
-from probmf.inference._workers import Workers
+from probmf.inference.nuts import nuts
+from probmf.inference.nuts import transitions as _nuts
+from probmf.inference.nuts.transitions import NoStartError
+from probmf.run.driver import FitWarning
+from probmf.run.threads import Workers
 
 ONE_WAY = "y ~ 1 + (1 | g)"
 PRIORS: dict[str, Any] = {

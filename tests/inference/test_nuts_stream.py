@@ -25,13 +25,15 @@ from probmf import (
     sample_nuts,
 )
 from probmf.diagnostics.judgement import statistics
-from probmf.inference import _draw_stream as stream_module
-from probmf.inference import _nuts, _nuts_stream, nuts
-from probmf.inference._checkpoint import Checkpoint
-from probmf.inference._draw_stream import DrawStream
-from probmf.inference._loop import FitWarning
-from probmf.inference._workers import Workers
 from probmf.inference.marginal_rows import find_start
+from probmf.inference.nuts import draws_by_site as _nuts_stream
+from probmf.inference.nuts import nuts
+from probmf.inference.nuts import transitions as _nuts
+from probmf.run import draw_stream as stream_module
+from probmf.run.checkpoint import Checkpoint
+from probmf.run.draw_stream import DrawStream
+from probmf.run.driver import FitWarning
+from probmf.run.threads import Workers
 
 HALF = dist.HalfNormal(1.0)
 #: Two chunks of warmup, and three of draws, the last of which is short.

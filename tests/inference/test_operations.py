@@ -7,14 +7,14 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
-from probmf.inference._operations import (
+from probmf.inference.operation_count import (
     EACH,
     FUSED_GAIN,
     MATRIX_GAIN,
     count_operations,
     gradient_operations,
 )
-from probmf.inference._potential import Potential
+from probmf.inference.potential import Potential
 
 
 def count(function: object, *shapes: tuple[int, ...]) -> float:

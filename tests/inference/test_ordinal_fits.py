@@ -7,7 +7,7 @@ from numpy.random import Generator
 from numpyro.infer import MCMC, NUTS
 
 from probmf import Fit, MatrixFactorization, Ordinal, Ratings, fit_als, fit_map, sample_nuts
-from probmf.inference._cutpoints import CutpointSums, newton_step
+from probmf.inference.point.cutpoints import CutpointSums, newton_step
 
 TRUTH = np.asarray([-1.2, -0.2, 0.9])
 LEVELS = (1.0, 2.0, 3.5, 5.0)

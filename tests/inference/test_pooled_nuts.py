@@ -10,9 +10,9 @@ import numpyro.distributions as dist
 import pytest
 from arviz_stats.base import array_stats
 
-from probmf.inference import _pooled_nuts as pooled_module
-from probmf.inference._pooled_nuts import PooledNuts, shrunk_covariance, variances
-from probmf.inference._potential import Potential
+from probmf.inference.nuts import pooled_warmup as pooled_module
+from probmf.inference.nuts.pooled_warmup import PooledNuts, shrunk_covariance, variances
+from probmf.inference.potential import Potential
 
 SIZE = 30
 #: Correlated, and of very different scales.

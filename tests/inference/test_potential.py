@@ -10,8 +10,8 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
-from probmf.inference._potential import Potential
-from probmf.inference._program import trace_program
+from probmf.inference.potential import Potential
+from probmf.run.compile_cache import trace_program
 
 
 def in_nested_jit(weights: Any) -> Callable[[Any], Any]:

@@ -14,7 +14,7 @@ import pytest
 import scipy.stats
 
 from probmf import MixedEffects, MixedFit, sample_marginal, sample_nuts
-from probmf.inference.marginal_sampling import FallbackWarning
+from probmf.inference.mixed.sampling import FallbackWarning
 
 GROUPS, EACH, REPLICATIONS, RANKS, BINS = 5, 4, 120, 60, 12
 MODEL = MixedEffects(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from probmf.inference._slice import slice_sample
+from probmf.inference.gibbs.slice_sampling import slice_sample
 
 
 @pytest.mark.parametrize("width", [0.05, 1.0, 300.0])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from probmf.effects import Grouping, draw_effects, log_evidence, make_pattern, sum_on_host
-from probmf.inference._spectral import Spectrum
+from probmf.inference.marginal.spectral import Spectrum
 
 
 @pytest.mark.parametrize("dims", [(1,), (2, 1), (1, 2, 3)])

@@ -23,9 +23,9 @@ from probmf import (
     fit_als,
     fit_svi,
 )
-from probmf.inference import _svi_run as kernel
-from probmf.inference import _target as target_module
-from probmf.inference._loop import FitWarning
+from probmf.inference.approximate import svi_loop as kernel
+from probmf.inference.approximate import target as target_module
+from probmf.run.driver import FitWarning
 
 
 @pytest.mark.slow

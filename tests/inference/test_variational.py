@@ -27,15 +27,15 @@ from probmf import (
     fit_variational,
 )
 from probmf.datasets import simulate_ratings
-from probmf.inference import _target as target_module
-from probmf.inference import _variational_block as block_module
-from probmf.inference._gibbs_plan import Plan
-from probmf.inference._loop import FitWarning
-from probmf.inference._variational_start import to_principal_axes
-from probmf.inference._variational_update import State
-from probmf.inference.variational import Variational
+from probmf.inference.approximate import row_covariances as block_module
+from probmf.inference.approximate import target as target_module
+from probmf.inference.approximate.variational import Variational
+from probmf.inference.approximate.variational_start import to_principal_axes
+from probmf.inference.approximate.variational_updates import State
+from probmf.inference.gibbs.plan import Plan
 from probmf.models.table import Table
-from probmf.rows import num_workers
+from probmf.rows.layout import num_workers
+from probmf.run.driver import FitWarning
 
 USERS, ITEMS = 9, 8
 LAW = dist.HalfNormal(1.0)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from probmf import MixedEffects, sample_nuts
-from probmf.inference._potential import Potential
+from probmf.inference.potential import Potential
 
 FORMULA, NOISE = "y ~ 1 + x + (1 + x | g)", "~ 1 + x + (1 + x | g)"
 

@@ -11,7 +11,7 @@ from numpyro.infer.util import log_density
 from scipy import special, stats
 
 from probmf import Bernoulli, Gaussian, MatrixFactorization, Ordinal, Ratings
-from probmf.inference._cutpoints import cutpoint_sums
+from probmf.inference.point.cutpoints import cutpoint_sums
 from probmf.models.ordered import OrderedNormal, OrderedProbit, log_interval, truncated_mean
 
 LEVELS = (0.5, 1.0, 2.5, 4.0)

@@ -10,7 +10,7 @@ import numba
 import numpy as np
 import pytest
 
-from probmf.cpu.kernels import compiled
+from probmf.rows.cpu.kernels import compiled
 
 
 def make_loops() -> Callable[[np.ndarray], np.ndarray]:

@@ -30,7 +30,7 @@ def run(code: str) -> str:
 
 
 def test_arviz_before_numpyro_breaks_numpyro() -> None:
-    # Upstream's fault; when this fails, the healing in probmf._numpyro may go.
+    # Upstream's fault; when this fails, the healing in probmf.numpyro_setup may go.
     code = "import arviz_base, numpyro.distributions, numpyro.infer\n" + WHOLE
     assert "AssertionError: numpyro.distributions." in run(code)
 

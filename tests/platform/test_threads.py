@@ -78,7 +78,7 @@ METHODS: dict[str, Callable[[int], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.filterwarnings("ignore::probmf.inference._loop.FitWarning")
+@pytest.mark.filterwarnings("ignore::probmf.run.driver.FitWarning")
 def test_threads_give_what_one_gives(method: str) -> None:
     together = at_once(METHODS[method])
     for index, found in enumerate(together):
@@ -86,7 +86,7 @@ def test_threads_give_what_one_gives(method: str) -> None:
             np.testing.assert_allclose(found[name], value, rtol=1e-6, atol=1e-9, err_msg=name)
 
 
-@pytest.mark.filterwarnings("ignore::probmf.inference._loop.FitWarning")
+@pytest.mark.filterwarnings("ignore::probmf.run.driver.FitWarning")
 def test_svi_in_threads_takes_the_same_steps() -> None:
     def one(seed: int) -> np.ndarray:
         fit = fit_svi(MODEL, table(seed), key=seed, num_steps=10, num_samples=10, marginalize="all")

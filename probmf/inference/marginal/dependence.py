@@ -7,8 +7,8 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from probmf.inference._program import Program, as_program, compiled, quick_jit
 from probmf.inference.marginal.generic import generic_run, inner_jaxpr
+from probmf.run.compile_cache import Program, as_program, compiled, quick_jit
 
 
 def depends(jaxpr: Any, sources: Sequence[bool]) -> list[bool]:

@@ -17,7 +17,7 @@ from jaxtyping import Array
 from numpyro.distributions import Distribution
 from numpyro.primitives import Messenger
 
-from probmf._numpyro import run_alone
+from probmf.numpyro_setup import run_alone
 
 Values = Mapping[str, Array]
 Model = Callable[..., Any]

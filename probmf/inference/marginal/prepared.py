@@ -12,8 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from probmf._numpyro import run_unchecked
-from probmf._precision import fresh_arrays
 from probmf.effects import (
     Pattern,
     Standard,
@@ -27,7 +25,6 @@ from probmf.effects import (
     standardize,
     sum_on_host,
 )
-from probmf.inference._program import count_numbers, quick_jit
 from probmf.inference.marginal.blocks import Block, make_blocks
 from probmf.inference.marginal.injection import (
     MarginalizeError,
@@ -41,6 +38,9 @@ from probmf.inference.marginal.layout import Found
 from probmf.inference.marginal.mixed import mixed_structure
 from probmf.inference.marginal.probe import Probe
 from probmf.inference.marginal.structure import probed_structure, site_design
+from probmf.numpyro_setup import run_unchecked
+from probmf.precision import fresh_arrays
+from probmf.run.compile_cache import count_numbers, quick_jit
 
 #: Numbers that effects drawn side by side may take up.
 DRAW_NUMBERS = 4_000_000

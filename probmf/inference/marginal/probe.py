@@ -13,7 +13,6 @@ import numpyro.distributions as dist
 from jaxtyping import Array
 from numpyro.distributions.transforms import biject_to
 
-from probmf.inference._program import compiled, quick_jit, trace_program
 from probmf.inference.marginal.dependence import Traced
 from probmf.inference.marginal.forms import check_names, check_plates, hint_of, quoted
 from probmf.inference.marginal.injection import (
@@ -26,6 +25,7 @@ from probmf.inference.marginal.injection import (
     run_with,
     unwrap,
 )
+from probmf.run.compile_cache import compiled, quick_jit, trace_program
 
 
 class Probe:

@@ -12,11 +12,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 from numpyro.distributions import Distribution, constraints
 
-from probmf._numpyro import run_alone
 from probmf.data import as_key
 from probmf.inference.marginal.forms import OneEvent, Whole
 from probmf.inference.marginal.injection import Inject, Model, NothingObservedError, Run
 from probmf.inference.marginal.prepared import Prepared, fingerprint, prepare
+from probmf.numpyro_setup import run_alone
 
 #: How many prepared data sets a model remembers.
 REMEMBERED = 4

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from probmf.models.observations import Observations
-from probmf.rows import Side
+from probmf.rows.layout import Side
 
 #: Ratings of a tile.
 TILE = 32

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
-from probmf.cpu.evidence import Designs, Rated, Slopes, score_rows
-from probmf.inference._ask_host import ask_host
 from probmf.inference.marginal_rows.evidence import Inputs
 from probmf.models.observations import Observations
-from probmf.rows import Side
+from probmf.rows.cpu.evidence import Designs, Rated, Slopes, score_rows
+from probmf.rows.layout import Side
+from probmf.run.host_callback import ask_host
 
 
 class RatingLists(NamedTuple):

@@ -17,7 +17,6 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
-from probmf.inference._program import quick_jit
 from probmf.inference.marginal_rows.evidence import Inputs, gather, rows_evidence, solve
 from probmf.inference.marginal_rows.layout import TileLayout, lay_out
 from probmf.inference.marginal_rows.loops import RatingLists, list_ratings, listed_evidence
@@ -25,7 +24,8 @@ from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.models.likelihood import Gaussian
 from probmf.models.observations import Observations
 from probmf.models.priors import NormalWishart, sample_scale
-from probmf.rows import SIDES, Side
+from probmf.rows.layout import SIDES, Side
+from probmf.run.compile_cache import quick_jit
 
 #: Site of intercept plus bias of the rows that are left.
 LEVEL = "level"

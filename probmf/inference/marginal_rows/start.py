@@ -11,12 +11,12 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from probmf.data import Ratings
-from probmf.inference._potential import Potential
-from probmf.inference.als import fit_als
 from probmf.inference.marginal_rows.evidence import Inputs, rows_evidence
 from probmf.inference.marginal_rows.layout import TileLayout
 from probmf.inference.marginal_rows.loops import RatingLists, listed_evidence
 from probmf.inference.marginal_rows.model import LEVEL, RowsMarginal
+from probmf.inference.point.als import fit_als
+from probmf.inference.potential import Potential
 from probmf.models.factorization import PRIOR_SCALES
 from probmf.models.likelihood import Gaussian
 

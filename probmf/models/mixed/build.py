@@ -3,7 +3,6 @@
 import re
 from typing import Any
 
-from probmf._numpyro import run_unchecked
 from probmf.models.mixed.columns import Table, variables
 from probmf.models.mixed.design import Design, Encoded, EncodedTerm, PredictorCoding, TermCoding
 from probmf.models.mixed.distinct import (
@@ -29,6 +28,7 @@ from probmf.models.mixed.priors import (
 )
 from probmf.models.mixed.response import Response, ResponseValues
 from probmf.models.mixed.structure import GroupTerm, MixedData, Predictor
+from probmf.numpyro_setup import run_unchecked
 
 
 def columns_of(formula: ParsedFormula) -> list[str]:

@@ -10,7 +10,6 @@ import numpyro.distributions as dist
 from jaxtyping import Array
 from numpyro.distributions import Distribution
 
-from probmf._precision import in_precision
 from probmf.models.mixed.build import build_design
 from probmf.models.mixed.cells import join_rows
 from probmf.models.mixed.design import Design, Encoded, encode_rows
@@ -19,6 +18,7 @@ from probmf.models.mixed.labels import coords, dims
 from probmf.models.mixed.priors import Prior
 from probmf.models.mixed.response import RESPONSES, Family, Response
 from probmf.models.mixed.structure import GroupTerm, MixedData, Predictor
+from probmf.precision import in_precision
 
 
 @dataclass(frozen=True, eq=False)

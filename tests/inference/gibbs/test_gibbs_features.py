@@ -20,12 +20,12 @@ from probmf import (
     Ratings,
     sample_gibbs,
 )
-from probmf.inference._gibbs_factorization import make_problem
-from probmf.inference._gibbs_plan import Plan, State
+from probmf.inference.gibbs.factorization import make_problem
+from probmf.inference.gibbs.plan import Plan, State
 from probmf.models.observations import Observations
 from probmf.models.scores import linear_predictor
 from probmf.models.table import Table
-from probmf.rows import num_workers
+from probmf.rows.layout import num_workers
 
 USERS, ITEMS = 6, 5
 

@@ -12,11 +12,11 @@ import pytest
 
 from probmf import MatrixFactorization, MixedEffects, MixedFit, sample_gibbs, sample_nuts
 from probmf.effects import pattern as effects_pattern
-from probmf.inference._gibbs_mixed import MixedProblem
-from probmf.inference._gibbs_mixed_start import mixed_job
-from probmf.inference._loop import FitWarning
-from probmf.inference._workers import Workers
+from probmf.inference.gibbs.mixed_effects import mixed_job
+from probmf.inference.gibbs.mixed_sweep import MixedProblem
 from probmf.results.measures import measure
+from probmf.run.driver import FitWarning
+from probmf.run.threads import Workers
 
 HALF = dist.HalfNormal(1.0)
 

@@ -27,11 +27,11 @@ from probmf import (
     fit_als,
     sample_gibbs,
 )
-from probmf.inference import _gibbs as kernel
-from probmf.inference import _gibbs_job as job_module
-from probmf.inference._checkpoint import Checkpoint
-from probmf.inference._loop import FitWarning
-from probmf.inference._workers import Workers
+from probmf.inference.gibbs import chains as kernel
+from probmf.inference.gibbs import job as job_module
+from probmf.run.checkpoint import Checkpoint
+from probmf.run.driver import FitWarning
+from probmf.run.threads import Workers
 
 USERS, ITEMS = 15, 10
 SHORT: dict[str, Any] = {"num_warmup": 20, "num_samples": 30, "num_chains": 2}
@@ -321,7 +321,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
     """SIGKILL in the middle, from outside."""
     script = f"""
         sys.path[:0] = {[str(Path(__file__).parents[2]), str(Path(__file__).parent)]!r}
-        import numpy as np, probmf.inference._gibbs as kernel
+        import numpy as np, probmf.inference.gibbs.chains as kernel
         from test_gibbs_runs import model, ratings
         from probmf import sample_gibbs
         kernel.WRITE_EVERY = 0.0

@@ -11,11 +11,11 @@ import pytest
 
 from probmf import Fit, Gaussian, MatrixFactorization, MixedEffects, Ratings, open_draws
 from probmf import sample_gibbs as sample
-from probmf.inference import _draw_stream as stream_module
-from probmf.inference import _gibbs as kernel
-from probmf.inference._draw_stream import DrawStream
-from probmf.inference._loop import FitWarning
-from probmf.inference._workers import Workers
+from probmf.inference.gibbs import chains as kernel
+from probmf.run import draw_stream as stream_module
+from probmf.run.draw_stream import DrawStream
+from probmf.run.driver import FitWarning
+from probmf.run.threads import Workers
 
 USERS, ITEMS = 7, 5
 HALF = dist.HalfNormal(1.0)
@@ -94,8 +94,8 @@ def test_a_stream_holds_every_draw(whole: tuple[Fit, Path]) -> None:
 def test_memory_keeps_some_of_what_is_streamed(
     monkeypatch: pytest.MonkeyPatch, whole: tuple[Fit, Path], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("probmf.inference._gibbs_job.KEPT", 11)
-    monkeypatch.setattr("probmf.inference._gibbs_job.KEPT_BYTES", 1)
+    monkeypatch.setattr("probmf.inference.gibbs.job.KEPT", 11)
+    monkeypatch.setattr("probmf.inference.gibbs.job.KEPT_BYTES", 1)
     plain, _ = whole
     fit = sample(MODEL, ratings(), thin=3, stream=tmp_path / "s", **SETTINGS)
     assert fit.samples["user_factors"].shape[:2] == (2, 5)  # of 20 streamed ones, every fourth

@@ -1,0 +1,335 @@
+"""Laplace's approximation: a normal distribution at the mode, on the unconstrained scale."""
+
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from probmf.data import as_key
+from probmf.diagnostics.ending import judged
+from probmf.inference.approximate.guides import weigh
+from probmf.inference.approximate.target import Target, require_memory, require_mode
+from probmf.inference.importance import climb
+from probmf.inference.nuts.transitions import constrain_chains
+from probmf.inference.point.als import fit_als
+from probmf.inference.potential import Potential
+from probmf.inference.starts import check_counts
+from probmf.models import MatrixFactorization, NeuralFactorization
+from probmf.models.neural_factorization import NAME
+from probmf.results import Fit, History, MixedFit, NetworkFit, NeuralFit, Sampling
+from probmf.run.compile_cache import compiled, quick_jit
+from probmf.run.driver import FitWarning
+from probmf.settings import own_settings
+
+#: Unknowns beyond which the Hessian and its factor take minutes.
+MOST_UNKNOWNS = 5000
+#: Matrices of the Hessian's size that exist together.
+COPIES = 4
+#: Nats by which the quadratic at the end may promise a higher point.
+DECREMENT = 1e-3
+#: Newton steps after the search.
+NEWTON_STEPS = 5
+#: Step of differences of the gradient, in standard deviations of the coordinate.
+STEP = 1e-3
+#: Eigenvalues of the Hessian's correlation below this are no curvature.
+FLAT = 1e-9
+
+
+def fit_laplace(
+    model: Any,
+    data: Any,
+    *,
+    key: ArrayLike,
+    num_samples: int = 1000,
+    marginalize: Sequence[str] | str = (),
+    max_iterations: int = 2000,
+    float64: bool = True,
+) -> Fit | MixedFit | NetworkFit | NeuralFit:
+    r"""Approximate the posterior by the normal distribution that fits it at its mode.
+
+    .. math:: q(\theta) = N(\hat\theta, H^{-1}), \quad
+        H = -\nabla^2 \log p(y, \theta) \big|_{\hat\theta}
+
+    on the unconstrained scale (logarithms of scales, say). The mode is found by L-BFGS, for
+    factorizations from that of `fit_als`, and settled by Newton steps. It is exact where the
+    posterior is normal, as for Gaussian models with known scales.
+
+    Two or more factors may be rotated without any change to the density, so that the Hessian is
+    zero along these turns; they are left out, and change no prediction.
+
+    Args:
+        model: A model of the package. A factorization's scales must be numbers or arrays.
+        data: Its data: `Ratings` for a factorization, any data frame (or a design) for a mixed
+            model, `Examples` for a network.
+        key: JAX key or int.
+        num_samples: Independent draws in the result.
+        marginalize: Effects of a mixed model to integrate out exactly first and draw back
+            afterwards, "all" or names of `model.effect_sites(design)`. Without it the joint
+            density of centred effects and their scale has no mode.
+        max_iterations: The most iterations of L-BFGS.
+        float64: Compute in double precision, whatever JAX is set to elsewhere.
+
+    Returns:
+        The fit with one chain of independent draws. Its history's objective is minus the log joint
+        density by iteration; `sampling.info` has "log_evidence" (Laplace's) and, for up to 500
+        unknowns, "k_hat".
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range, there are more unknowns than a dense Hessian
+            is made for, the density has no highest point, or the Hessian where the search ended
+            is not positive definite.
+
+    Warns:
+        FitWarning: If the search stopped before the mode.
+        DiagnosticWarning: Otherwise, if k-hat is above 0.7.
+
+    Example:
+        >>> from probmf.models import MixedEffects
+        >>> table = {"y": [1.0, 2.0, 4.0, 3.0, 2.5, 3.5], "g": ["a", "b", "a", "b", "c", "c"]}
+        >>> fit = fit_laplace(MixedEffects("y ~ 1 + (1 | g)"), table, key=0, marginalize="all")
+        >>> fit.samples["g_effects"].shape
+        (1, 1000, 3, 1)
+
+    References:
+        Tierney and Kadane (1986), Accurate approximations for posterior moments and marginal
+        densities. Cost of d unknowns: two gradients for each, and O(d^3).
+    """
+    begin = time.perf_counter()
+    check_counts(num_samples=num_samples, max_iterations=max_iterations)
+    with own_settings(float64 or bool(jax.config.jax_enable_x64)):
+        start_key, draw_key, recover_key = jax.random.split(as_key(key), 3)
+        if isinstance(model, MatrixFactorization) and marginalize:
+            raise ValueError(
+                "fit_laplace integrates effects out of mixed models only; leave marginalize out, "
+                "or use sample_nuts."
+            )
+        target = Target.build(model, data, marginalize)
+        require_mode(target, "fit_laplace")
+        potential = Potential(target.model, target.args, {})
+        _check_size(potential.num_dims)
+        start = _start(target, potential, start_key)
+        mode, history = _find_mode(potential, start, max_iterations, begin)
+        hessian = _hessian(potential, mode)
+        turns = _turns(target, potential, mode)
+        mode, factor, decrement = _settle(potential, mode, hessian, turns)
+        vectors, log_normal = _draw(draw_key, mode, factor, turns, num_samples)
+        samples = target.recover(recover_key, constrain_chains(potential, vectors[None]))
+        top = float(potential.value(jnp.asarray(mode, potential.vector.dtype)))
+        rank = len(mode) - turns.shape[1]
+        volume = 0.5 * rank * np.log(2 * np.pi) - float(np.sum(np.log(np.diag(factor))))
+        info: dict[str, Any] = {"approximation": "normal at the mode"}
+        if not turns.shape[1]:
+            info["log_evidence"] = float(top + volume)
+            info |= _weigh(potential, vectors, log_normal)
+    # Where a line search fails at the very top, the Newton steps have settled it.
+    info["converged"] = "no" if decrement > DECREMENT else "yes"
+    if decrement > DECREMENT:
+        warnings.warn(
+            f"The search stopped before the mode after {len(history) - 1} of {max_iterations} "
+            f"iterations: by its quadratic the log density is {decrement:.2g} higher there. Raise "
+            "max_iterations, or standardize columns of very different scales.",
+            FitWarning,
+            stacklevel=2,
+        )
+    sampling = Sampling({}, 0, time.perf_counter() - begin, True, info)
+    method = "laplace" + ("/marginal" if target.sites else "")
+    fit = target.fit(samples, method, history, sampling)
+    return judged(fit, stacklevel=2, warn=decrement <= DECREMENT)
+
+
+def _check_size(num_dims: int) -> None:
+    if not num_dims:
+        raise ValueError(
+            "Nothing is left to fit: every site is fixed or integrated out. Leave some of "
+            "marginalize out, or use sample_marginal."
+        )
+    advice = (
+        "Use fit_variational or sample_gibbs for a factorization; integrate the effects of a mixed "
+        "model out (marginalize='all'); or use fit_svi(guide='normal')."
+    )
+    if num_dims > MOST_UNKNOWNS:
+        raise ValueError(
+            f"The model has {num_dims:,} unknowns, and fit_laplace forms the dense Hessian of at "
+            f"most {MOST_UNKNOWNS:,}. {advice}"
+        )
+    size = float(num_dims) ** 2 * COPIES * jnp.dtype(jnp.result_type(float)).itemsize
+    require_memory(size, f"A dense Hessian of {num_dims:,} unknowns", advice)
+
+
+def _start(target: Target, potential: Potential, key: Array) -> np.ndarray:
+    """The mode by alternating least squares where there is one, else a moderate point."""
+    if not isinstance(target.source, MatrixFactorization):
+        return np.asarray(target.start(potential, key), np.float64)
+    if target.source.site_shapes(1, 1):
+        point = fit_als(
+            target.source, target.data, key=key, num_sweeps=200, tol=1e-9, progress=False
+        ).point()
+        values = {name: point[name] for name in potential.sites if name in point}
+        if len(values) == len(potential.sites):
+            exact = {n: jnp.asarray(v, potential.vector.dtype) for n, v in values.items()}
+            return np.asarray(potential.unconstrain(exact), np.float64)
+    return np.asarray(target.start(potential, key), np.float64)
+
+
+def _score(potential: Potential, vector: np.ndarray) -> tuple[float, np.ndarray]:
+    """Minus log density and its gradient."""
+    value, gradient = potential.value_and_grad(jnp.asarray(vector, potential.vector.dtype))
+    return -float(value), -np.asarray(gradient, np.float64)
+
+
+def _find_mode(
+    potential: Potential, start: np.ndarray, max_iterations: int, begin: float
+) -> tuple[np.ndarray, History]:
+    curve: list[float] = []
+    times: list[float] = []
+
+    def note(intermediate_result: Any) -> None:
+        curve.append(float(intermediate_result.fun))
+        times.append(time.perf_counter() - begin)
+
+    found = climb(
+        lambda vector: _score(potential, vector), start, max_iterations, note, reach=np.inf
+    )
+    if not np.isfinite(found.fun):
+        raise ValueError(
+            "The log density is not finite at the starting values; look for observations of "
+            "extreme scale, or priors that contradict the data."
+        )
+    curve.append(float(found.fun))
+    times.append(time.perf_counter() - begin)
+    stopped = "tol" if found.success else "num_iterations"
+    return np.asarray(found.x), History(
+        objective=np.asarray(curve), validation=None, seconds=np.asarray(times), best=len(curve),
+        stopped=stopped, unit="iteration",
+    )  # fmt: skip
+
+
+def _hessian(potential: Potential, mode: np.ndarray) -> Float[np.ndarray, "d d"]:
+    """Minus the second derivatives of the log density, by central differences of its gradient.
+
+    Not by autodiff: the evidence of effects that are integrated out has a hand-written gradient.
+    A first pass finds how wide each coordinate is, a second takes steps that suit it.
+    """
+    evaluate = potential.program.evaluate
+
+    def rows(consts: list[Any], vector: Array, steps: Array) -> Array:
+        slope = jax.grad(lambda v: -evaluate(consts, v)[0])
+
+        def one(index: Array) -> Array:
+            step = steps[index]
+            ahead, behind = vector.at[index].add(step), vector.at[index].add(-step)
+            return (slope(ahead) - slope(behind)) / (ahead[index] - behind[index])
+
+        return jax.lax.map(one, jnp.arange(len(vector)))
+
+    run = compiled((potential.program.text, "hessian"), lambda: quick_jit(rows))
+    vector = jnp.asarray(mode, potential.vector.dtype)
+    steps = np.full(len(mode), 1e-4)
+    for _ in range(2):
+        found = np.asarray(run(potential.program.consts, vector, jnp.asarray(steps)), np.float64)
+        curvature = np.diag(found)
+        wide = np.where(curvature > 0, 1.0 / np.sqrt(np.maximum(curvature, 1e-300)), 1.0)
+        steps = (STEP * np.minimum(wide, 1e3)).astype(vector.dtype)
+    return (found + found.T) / 2
+
+
+def _turns(target: Target, potential: Potential, mode: np.ndarray) -> Float[np.ndarray, "d t"]:
+    """Orthonormal directions in which the factors turn without any change of the density."""
+    model = target.source
+    factorization = isinstance(model, MatrixFactorization | NeuralFactorization)
+    if not factorization or model.num_factors < 2:
+        return np.zeros((len(mode), 0))
+    vector = jnp.asarray(mode, potential.vector.dtype)
+    sites = {name: np.asarray(value) for name, value in potential.unravel(vector).items()}
+    columns = []
+    for together in _turned(model):
+        for a in range(model.num_factors):
+            for b in range(a):
+                moved = {name: np.zeros_like(value) for name, value in sites.items()}
+                for name, rows in together:
+                    # Factors are the last axis: of the first layer's weights, the inputs.
+                    to, given = moved[name].T, sites[name].T
+                    if name == f"{NAME}_weight_0":
+                        to, given = moved[name][rows], sites[name][rows]
+                    to[a], to[b] = given[b], -given[a]
+                columns.append(np.concatenate([moved[name].ravel() for name in sorted(moved)]))
+    return scipy.linalg.orth(np.stack(columns, axis=1).astype(np.float64), rcond=1e-6)
+
+
+def _turned(
+    model: MatrixFactorization | NeuralFactorization,
+) -> list[list[tuple[str, slice]]]:
+    """What turns together: both sides' factors, and the network's weights of them.
+
+    Without the product the two sides turn apart.
+    """
+    k = int(model.num_factors)
+    sides = [[("user_factors", slice(None))], [("item_factors", slice(None))]]
+    if isinstance(model, NeuralFactorization):
+        sides[0].append((f"{NAME}_weight_0", slice(0, k)))
+        sides[1].append((f"{NAME}_weight_0", slice(k, 2 * k)))
+        if not model.product:
+            return sides
+    return [sides[0] + sides[1]]
+
+
+def _settle(
+    potential: Potential, mode: np.ndarray, hessian: np.ndarray, turns: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Newton steps with one Hessian; the mode, the Hessian's lower factor, and what is left."""
+    # Along the turns the density is flat: a unit of curvature there makes the matrix regular.
+    regular = hessian - turns @ (turns.T @ hessian)
+    regular = regular - (regular @ turns) @ turns.T + turns @ turns.T
+    regular = (regular + regular.T) / 2
+    width = np.sqrt(np.maximum(np.diag(regular), 1e-300))
+    least = float("nan")
+    if np.all(np.isfinite(regular)):
+        shape = regular / np.outer(width, width)
+        least = float(scipy.linalg.eigvalsh(shape, subset_by_index=[0, 0])[0])
+    if not (least > FLAT and np.all(np.diag(regular) > 0)):
+        raise ValueError(
+            "The Hessian is not positive definite where the search ended (least eigenvalue of its "
+            f"correlation {least:.2g}): the density has no isolated highest point there, and no "
+            "normal distribution fits it. Give unknowns that the data do not tell apart narrower "
+            "priors, integrate effects out (marginalize='all'), or use fit_svi or a sampler."
+        )
+    factor = np.linalg.cholesky(regular)
+    value, gradient = _score(potential, mode)
+    step = scipy.linalg.cho_solve((factor, True), gradient)
+    decrement = 0.5 * float(gradient @ step)
+    for _ in range(NEWTON_STEPS):
+        trial, slope = _score(potential, mode - step)
+        if decrement < 1e-12 or not trial <= value:
+            break
+        mode, value, gradient = mode - step, trial, slope
+        step = scipy.linalg.cho_solve((factor, True), gradient)
+        decrement = 0.5 * float(gradient @ step)
+    return mode, factor, decrement
+
+
+def _draw(
+    key: Array, mode: np.ndarray, factor: np.ndarray, turns: np.ndarray, num: int
+) -> tuple[Float[np.ndarray, "draw d"], Float[np.ndarray, " draw"]]:
+    """Draws, and their log density under the normal distribution up to a constant."""
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).astype(np.uint64))
+    noise = rng.standard_normal((len(mode), num))
+    moves = scipy.linalg.solve_triangular(factor, noise, lower=True, trans=1)
+    moves = moves - turns @ (turns.T @ moves)
+    return mode + moves.T, -0.5 * np.sum(np.square(noise), axis=0)
+
+
+def _weigh(potential: Potential, vectors: np.ndarray, log_normal: np.ndarray) -> dict[str, float]:
+    if not weigh(np.zeros(len(vectors)), vectors.shape[1]):
+        return {}
+    dtype = potential.vector.dtype
+    log_joint = [float(potential.value(jnp.asarray(vector, dtype))) for vector in vectors]
+    ratios = np.nan_to_num(np.asarray(log_joint), nan=-np.inf) - log_normal
+    return weigh(ratios, vectors.shape[1])

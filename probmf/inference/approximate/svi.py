@@ -1,0 +1,209 @@
+"""Stochastic variational inference of any model, through NumPyro's guides."""
+
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+from numpyro.infer import SVI, Trace_ELBO
+from numpyro.infer.autoguide import AutoDelta, AutoGuide
+
+from probmf.data import as_key
+from probmf.diagnostics.ending import judged
+from probmf.inference.approximate.guides import GuideName, draw_guide, make_guide, weigh
+from probmf.inference.approximate.svi_loop import Course, run_svi
+from probmf.inference.approximate.target import Target, require_memory, require_mode
+from probmf.inference.point.optimizer import Schedule, choose_rule
+from probmf.inference.potential import Potential
+from probmf.inference.starts import check_counts
+from probmf.results import Fit, History, MixedFit, NetworkFit, NeuralFit, Sampling
+from probmf.run.driver import FitWarning
+from probmf.settings import own_settings
+
+#: Learning rate of the default optimizer, from when on it falls, and its share at the last step.
+RATE, LEVEL_SHARE, LAST_SHARE = 0.05, 0.6, 0.01
+#: A rise of the bound from one tenth of the steps to the next that counts: in Monte Carlo errors,
+#: nats.
+RISE_ERRORS, RISE_NATS = 4.0, 1.0
+
+
+def fit_svi(
+    model: Any,
+    data: Any,
+    *,
+    key: ArrayLike,
+    guide: GuideName | type[AutoGuide] | AutoGuide = "normal",
+    num_steps: int = 4000,
+    optimizer: optax.GradientTransformation | str | None = None,
+    learning_rate: float | Schedule | None = None,
+    num_particles: int = 1,
+    num_samples: int = 1000,
+    marginalize: Sequence[str] | str = (),
+    float64: bool | None = None,
+    progress: bool | None = None,
+) -> Fit | MixedFit | NetworkFit | NeuralFit:
+    r"""Approximate the posterior by the nearest member of a family, found by stochastic gradients.
+
+    Raises the evidence's lower bound over the parameters of a guide q,
+
+    .. math:: E_q[\log p(y, \theta) - \log q(\theta)] = \log p(y) - KL(q \,\|\, p(\cdot \mid y)) ,
+
+    whose gradient is estimated from draws of q (reparametrized) at every step, with all data.
+
+    Args:
+        model: A model of the package.
+        data: Its data: `Ratings` for a factorization, any data frame (or a design) for a mixed
+            model, `Examples` for a network.
+        key: JAX key or int.
+        guide: "normal" (all unknowns independent, on the unconstrained scale), "low_rank",
+            "multivariate" (a full covariance), "delta" (a point), or a class or instance of
+            `numpyro.infer.autoguide`.
+        num_steps: Steps of the optimizer.
+        optimizer: Any optax optimizer, or the name of one as in `fit_map`; by default Adam.
+        learning_rate: Number or optax schedule for the default optimizer. By default it is 0.05
+            for six tenths of the steps, and then falls to a hundredth of that.
+        num_particles: Draws of q for each gradient.
+        num_samples: Independent draws of the fitted guide in the result.
+        marginalize: Effects to integrate out exactly first and draw back afterwards, as of
+            `sample_nuts`: for a mixed model "all" or names of `model.effect_sites(design)`.
+        float64: Compute in double precision; None does where effects are integrated out.
+        progress: Show a progress bar; None shows it on a terminal or in a notebook.
+
+    Returns:
+        The fit with one chain of independent draws of the guide. Its history's objective is minus
+        the estimated bound after each step; `sampling.info` has "elbo" with its Monte Carlo error
+        "elbo_error" (over the last tenth of the steps), "elbo_rise" (by how much it rose from one
+        tenth of the steps to the next, in the middle or at the end, less what may be chance), and
+        "k_hat" for up to 500 unknowns. With "delta" and nothing integrated out it is a point fit.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range, a guide's covariance does not fit into memory,
+            the bound is not finite from the first steps on, or with "delta" the density has no
+            highest point.
+
+    Warns:
+        FitWarning: If the bound ceases to be finite, with the step and its learning rate; the best
+            parameters before count. If it still rose when the steps were over. After Ctrl-C, which
+            keeps the steps so far and marks the fit incomplete, while they are compiled, too.
+        DiagnosticWarning: Otherwise, if k-hat is above 0.7.
+
+    Example:
+        >>> from probmf.models import MixedEffects
+        >>> table = {"y": [1.0, 2.0, 4.0, 3.0, 2.5, 3.5], "g": ["a", "b", "a", "b", "c", "c"]}
+        >>> model = MixedEffects("y ~ 1 + (1 | g)")
+        >>> fit = fit_svi(model, table, key=0, num_steps=500, marginalize="all")
+        >>> fit.samples["g_effects"].shape
+        (1, 1000, 3, 1)
+
+    References:
+        Kucukelbir, Tran, Ranganath, Gelman and Blei (2017), Automatic differentiation variational
+        inference. A step costs about that of a gradient of the log density, times the particles.
+    """
+    begin = time.perf_counter()
+    check_counts(num_steps=num_steps, num_particles=num_particles, num_samples=num_samples)
+    precise = bool(marginalize) if float64 is None else float64
+    with own_settings(precise or bool(jax.config.jax_enable_x64)):
+        start_key, run_key, draw_key, recover_key = jax.random.split(as_key(key), 4)
+        target = Target.build(model, data, marginalize)
+        potential = Potential(target.model, target.args, {})
+        if not potential.num_dims:
+            raise ValueError(
+                "Nothing is left to fit: every site is fixed or integrated out. Leave some of "
+                "marginalize out, or use sample_marginal."
+            )
+        own = make_guide(guide, target, potential.num_dims, start_key)
+        name = guide if isinstance(guide, str) else type(own).__name__
+        point = isinstance(own, AutoDelta)
+        if point:
+            require_mode(target, f"fit_svi with guide={name!r}")
+        count = 1 if point and not target.sites else num_samples
+        require_memory(
+            2.0 * count * potential.num_dims * jnp.dtype(jnp.result_type(float)).itemsize,
+            f"Keeping {count:,} draws of {potential.num_dims:,} unknowns", "Lower num_samples.",
+        )  # fmt: skip
+        rates, transform = _optimizer(optimizer, learning_rate, num_steps)
+        svi = SVI(target.model, own, transform, Trace_ELBO(num_particles=num_particles))
+        course = run_svi(svi, target.args, run_key, num_steps, rates, progress=progress)
+        draws = draw_guide(target, own, course.params, draw_key, count)
+        samples = target.recover(recover_key, {n: v[None] for n, v in draws.samples.items()})
+    info: dict[str, Any] = {"approximation": f"guide {name}", **_judge(course)}
+    if not point:
+        info |= weigh(draws.log_weights, potential.num_dims)
+    still = course.stopped != "num_steps" or info["elbo_rise"] > RISE_NATS
+    info["converged"] = "no" if still else "yes"
+    warned = _warn(course, info, num_steps)
+    sampling = None
+    if not point or target.sites:
+        seconds = time.perf_counter() - begin
+        sampling = Sampling({}, 0, seconds, course.stopped != "interrupted", info)
+    method = f"svi/{name}" + ("/marginal" if target.sites else "")
+    fit = target.fit(samples, method, _history(course), sampling)
+    return judged(fit, stacklevel=2, warn=not warned)
+
+
+def _optimizer(
+    optimizer: optax.GradientTransformation | str | None,
+    learning_rate: float | Schedule | None,
+    num_steps: int,
+) -> tuple[np.ndarray | None, optax.GradientTransformation]:
+    """Learning rates by step (None when only the optimizer knows them), and the optimizer."""
+    if optimizer is None and learning_rate is None:
+        level = int(LEVEL_SHARE * num_steps)
+        learning_rate = optax.exponential_decay(
+            RATE, max(1, num_steps - level), LAST_SHARE, transition_begin=level
+        )
+    rule = choose_rule(optimizer, learning_rate, full_batch=True, num_updates=num_steps)
+    if rule.schedule is None:
+        return None, rule.optimizer
+    rates = -rule.factors(0, num_steps)
+    return rates, optax.chain(rule.optimizer, optax.scale_by_learning_rate(rule.schedule))
+
+
+def _judge(course: Course) -> dict[str, float]:
+    """The bound at the end, its error, and how much it still rose; nothing of no steps."""
+    if not len(course.losses):
+        return {}
+    tenths = np.array_split(-course.losses[np.isfinite(course.losses)], 10)
+    tenths = [part for part in tenths if len(part)]
+    error = [float(np.std(part) / np.sqrt(len(part))) for part in tenths]
+    rises = [0.0]
+    # In the middle, too: a learning rate that falls ends every rise.
+    for place in {len(tenths) // 2, len(tenths) - 1} - {0}:
+        chance = RISE_ERRORS * np.hypot(error[place], error[place - 1])
+        rises.append(float(tenths[place].mean() - tenths[place - 1].mean() - chance))
+    return {"elbo": float(tenths[-1].mean()), "elbo_error": error[-1], "elbo_rise": max(rises)}
+
+
+def _warn(course: Course, info: dict[str, Any], num_steps: int) -> bool:
+    """Say that the search did not end as it should, if so; whether it was said."""
+    text = ""
+    if course.stopped == "diverged":
+        text = (
+            f"The fit diverged: {course.trouble}; the best parameters before, of step "
+            f"{course.best}, are kept. Lower the learning rate."
+        )
+    elif course.stopped == "interrupted":
+        far = "is that far" if len(course.losses) else "is where it starts, which no data moved"
+        text = f"Interrupted after {len(course.losses)} of {num_steps} steps; the fit {far}."
+    elif info["elbo_rise"] > RISE_NATS:
+        text = (
+            f"The bound still rose, by {info['elbo_rise']:.3g} over a tenth of the steps: the fit "
+            f"has not converged. Raise num_steps (it is {num_steps:,}), or choose another learning "
+            "rate."
+        )
+    if text:
+        warnings.warn(text, FitWarning, stacklevel=3)
+    return bool(text)
+
+
+def _history(course: Course) -> History:
+    return History(
+        objective=course.losses, validation=None, seconds=course.seconds, best=course.best,
+        stopped=course.stopped, unit="step",
+    )  # fmt: skip

@@ -1,0 +1,161 @@
+"""The loop of stochastic variational inference: NumPyro's update, in chunks."""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpyro.infer import SVI
+from numpyro.infer.svi import SVIState
+
+from probmf.inference.operation_count import count_operations
+from probmf.inference.point.optimizer import own_rate
+from probmf.numpyro_setup import run_alone
+from probmf.run.compile_cache import compiled, trace_program
+from probmf.run.progress import progress_bar
+
+#: The most steps of one call of the compiled program, and its operations: about half a second.
+#: Between calls the run can be shown and stopped.
+CHUNK, CHUNK_OPERATIONS = 100, 3e8
+
+
+class Course(NamedTuple):
+    """How a run went.
+
+    Attributes:
+        params: The guide's parameters.
+        losses: Minus the estimated bound at each step.
+        seconds: Time since the beginning after each step.
+        best: The step whose parameters they are.
+        stopped: "num_steps", "diverged" or "interrupted".
+        trouble: Where the bound ceased to be finite, in words.
+    """
+
+    params: dict[str, Array]
+    losses: Float[np.ndarray, " steps"]
+    seconds: Float[np.ndarray, " steps"]
+    best: int
+    stopped: str
+    trouble: str | None
+
+
+def run_svi(
+    svi: SVI,
+    args: tuple[Any, ...],
+    key: Array,
+    num_steps: int,
+    rates: np.ndarray | None,
+    *,
+    progress: bool | None,
+) -> Course:
+    """Take the steps.
+
+    Args:
+        svi: NumPyro's algorithm.
+        args: The model's arguments.
+        key: JAX key.
+        num_steps: Steps.
+        rates: Learning rate of each step, or None when only the optimizer knows.
+        progress: Show a bar; None shows it on a terminal or in a notebook.
+
+    Returns:
+        The parameters after the last step; where the bound ceased to be finite, those after the
+        chunk of steps with the best mean. An interruption while the steps are compiled leaves
+        those of the start.
+
+    Raises:
+        ValueError: If no chunk of steps has a finite bound.
+    """
+    with run_alone():
+        state = svi.init(jax.random.key_data(key), *args)
+    advance, most = _compile(svi, args, state)
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    stopped, trouble = "num_steps", None
+    done, best, kept, least = 0, 0, state, np.inf
+    begin = time.perf_counter()
+    with progress_bar(progress) as bar:
+        task = bar.add_task("step", total=num_steps, status="")
+        try:
+            while done < num_steps:
+                count = min(most, num_steps - done)
+                before = time.perf_counter() - begin
+                state, part, bad = advance(state, count)
+                now = time.perf_counter() - begin
+                times = before + (now - before) * np.arange(1, count + 1) / count
+                parts.append((part, times[: len(part)]))
+                if bad is not None:
+                    stopped = "diverged"
+                    rate = rates[done + bad] if rates is not None else _rate(state)
+                    trouble = describe(done + bad + 1, rate)
+                    break
+                done += count
+                mean = float(part.mean())
+                # Without trouble the last parameters count: the best chunk is so by its noise.
+                best, kept, least = (done, state, mean) if mean < least else (best, kept, least)
+                bar.update(task, completed=done, status=f"bound {-mean:,.6g}")
+        except KeyboardInterrupt:
+            stopped = "interrupted"
+    if stopped == "diverged" and not best:
+        raise ValueError(
+            f"{trouble}. Lower the learning rate, or look for values of extreme size in the data."
+        )
+    if stopped != "diverged":
+        best, kept = done, state
+    none = np.zeros(0)
+    losses = np.concatenate([none, *(part for part, _ in parts)])
+    seconds = np.concatenate([none, *(times for _, times in parts)])
+    return Course(svi.get_params(kept), losses, seconds, best, stopped, trouble)
+
+
+def describe(step: int, rate: float) -> str:
+    """Where the bound ceased to be finite, in words."""
+    of = "the optimizer's own learning rate" if np.isnan(rate) else f"learning rate {rate:g}"
+    return f"The evidence's lower bound is not finite at step {step} ({of})"
+
+
+def _rate(state: SVIState) -> float:
+    return float(own_rate(state.optim_state[1]))
+
+
+def _compile(svi: SVI, args: tuple[Any, ...], state: SVIState) -> tuple[Any, int]:
+    """A function of (state, number of steps) to (state, losses, first bad step or None).
+
+    And the most steps that it is to be asked for.
+    """
+    leaves, structure = jax.tree.flatten(state)
+
+    def one(*leaves: Array) -> list[Array]:
+        state, loss = svi.update(jax.tree.unflatten(structure, leaves), *args)
+        return [loss, *jax.tree.leaves(state)]
+
+    # The state's numbers are given types of their own, as every later state has them.
+    leaves = [jnp.asarray(leaf, jnp.asarray(leaf).dtype) for leaf in leaves]
+    program = trace_program(one, *leaves)
+    dtype = jnp.result_type(float)
+
+    def chunk(consts: list[Any], leaves: list[Array], count: Array) -> Any:
+        def body(index: Array, carry: Any) -> Any:
+            leaves, losses, bad = carry
+            loss, *new = program.evaluate(consts, *leaves)
+            first = (bad < 0) & ~jnp.isfinite(loss)
+            losses = losses.at[index].set(loss)
+            kept = [jnp.where(bad < 0, a, b) for a, b in zip(new, leaves, strict=True)]
+            return kept, losses, jnp.where(first, index, bad)
+
+        empty = jnp.full(CHUNK, jnp.nan, dtype)
+        return jax.lax.fori_loop(0, count, body, (leaves, empty, jnp.asarray(-1, jnp.int32)))
+
+    run = compiled((program.text, "svi", CHUNK), lambda: jax.jit(chunk))
+
+    def advance(state: SVIState, count: int) -> tuple[SVIState, np.ndarray, int | None]:
+        leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(state)]
+        after, losses, bad = run(program.consts, leaves, jnp.asarray(count, jnp.int32))
+        first = None if int(bad) < 0 else int(bad)
+        end = count if first is None else first + 1
+        part = np.asarray(losses, np.float64)[:end]
+        return jax.tree.unflatten(structure, after), part, first
+
+    step = count_operations(jax.make_jaxpr(program.evaluate)(program.consts, *leaves).jaxpr)
+    return advance, int(np.clip(CHUNK_OPERATIONS / step, 1, CHUNK))

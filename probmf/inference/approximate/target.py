@@ -1,0 +1,216 @@
+"""Target of an approximation: any model of the package, effects integrated out or not."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import psutil
+from jaxtyping import Array
+from numpyro.distributions import Distribution
+from numpyro.distributions.transforms import biject_to
+
+from probmf.inference.gibbs.plan import Plan
+from probmf.inference.gibbs.starting_points import start_scales, start_states
+from probmf.inference.marginal import MarginalModel
+from probmf.inference.marginal.density import median
+from probmf.inference.marginal_rows import RowsMarginal
+from probmf.inference.marginal_rows.model import LEVEL
+from probmf.inference.nuts.nuts import model_arguments, without_sites
+from probmf.inference.point.categorical import refuse_categorical
+from probmf.inference.potential import Potential
+from probmf.models import MatrixFactorization, MixedEffects, Network, NeuralFactorization
+from probmf.models.mixed.design import Design
+from probmf.models.table import Table
+from probmf.numpyro_setup import run_alone
+from probmf.precision import fresh_arrays
+from probmf.results import Fit, History, MixedFit, NetworkFit, NeuralFit, Sampling
+
+#: Standard deviation of the noise about the starting values, on the unconstrained scale.
+JITTER = 0.1
+#: Share of the machine's memory that an approximation may take.
+MEMORY_SHARE = 0.5
+
+
+class Target(NamedTuple):
+    """A NumPyro model and where it comes from.
+
+    Attributes:
+        source: The model as it was given.
+        data: Its data as they were given.
+        design: The design of a mixed model, else None.
+        model: The NumPyro model to fit, without the effects that are integrated out.
+        args: Its arguments.
+        sites: The sites that are integrated out.
+    """
+
+    source: Any
+    data: Any
+    design: Design | None
+    model: Any
+    args: tuple[Any, ...]
+    sites: tuple[str, ...]
+
+    @classmethod
+    def build(cls, source: Any, data: Any, marginalize: Sequence[str] | str) -> "Target":
+        """The target that the arguments of a method ask for.
+
+        Args:
+            source: A model.
+            data: Its data.
+            marginalize: Names of effect sites to integrate out, or "all".
+
+        Returns:
+            The target.
+
+        Raises:
+            TypeError: If model or data are of the wrong type.
+            ValueError: If a site is unknown or can't be integrated out.
+        """
+        refuse_categorical(source, "This approximation")
+        args, design, sites = model_arguments(source, data, marginalize)
+        args = fresh_arrays(args)
+        model: Any = without_sites(source, args, sites) if sites else source
+        own = () if isinstance(model, RowsMarginal) else args
+        return cls(source, data, design, model, own, sites)
+
+    def recover(self, key: Array, samples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The samples, (chain, draw, ...), with what was integrated out drawn back."""
+        if isinstance(self.model, RowsMarginal):
+            return self.model.recover(key, samples)
+        found = dict(samples)
+        if isinstance(self.model, MarginalModel):
+            effects = self.model.recover(key, samples, *self.args)
+            found |= {name: np.asarray(value) for name, value in effects.items()}
+        return found
+
+    def fit(
+        self,
+        samples: Mapping[str, np.ndarray],
+        method: str,
+        history: History | None,
+        sampling: Sampling | None,
+    ) -> Fit | MixedFit | NetworkFit | NeuralFit:
+        """The result class of the model, with these draws."""
+        if self.design is not None:
+            table = None if isinstance(self.data, Design) else self.data
+            return MixedFit(
+                self.source, self.design, samples, method, sampling=sampling, history=history,
+                data=table,
+            )  # fmt: skip
+        family: Any = NetworkFit if isinstance(self.source, Network) else Fit
+        if isinstance(self.source, NeuralFactorization):
+            family = NeuralFit
+        return family(self.source, self.data, samples, method, history=history, sampling=sampling)
+
+    def init_strategy(self, key: Array) -> Any:
+        """Starting point of a search, site by site, as NumPyro's guides take it.
+
+        Args:
+            key: JAX key.
+
+        Returns:
+            A function of a site: small random factors and moderate scales for factorizations,
+            else about the prior's medians.
+        """
+        values: dict[str, Array] = {}
+        if isinstance(self.source, MatrixFactorization):
+            values = _first_values(self.source, self.data, key)
+            if isinstance(self.model, RowsMarginal):
+                rows = self.model.num_rows[self.model.other]
+                values[LEVEL] = jnp.full(rows, values["intercept"])
+        return partial(_first_value, values=values)
+
+    @run_alone()
+    def start(self, potential: Potential, key: Array) -> Array:
+        """The same start as a vector of the potential."""
+        first, model_key = jax.random.split(key)
+        seeded = numpyro.handlers.seed(self.model, jax.random.key_data(model_key))
+        begun = numpyro.handlers.substitute(seeded, substitute_fn=self.init_strategy(first))
+        trace = numpyro.handlers.trace(begun).get_trace(*self.args)
+        return potential.unconstrain({name: trace[name]["value"] for name in potential.sites})
+
+
+def _first_values(model: MatrixFactorization, data: Any, key: Array) -> dict[str, Array]:
+    """Of a factorization: no biases, small factors, moderate scales that their priors allow."""
+    (observations,) = model.arguments(data)
+    users, items = observations.num_users, observations.num_items
+    scales = start_scales(model, data, Plan.of(model, users, items))
+    (state,) = start_states(model, observations, scales, key, 1, None)
+    values = {**Table(model, users, items).unpack(state.table), "intercept": state.intercept}
+    own: dict[str, Any] = model.likelihood.scale_sites()
+    for name in model.random_scales():
+        law = own[name] if name in own else getattr(model, name)
+        if isinstance(law, Distribution) and bool(jnp.all(law.support(scales[name]))):
+            values[name] = scales[name]
+    return values
+
+
+def _first_value(site: Any, values: Mapping[str, Array]) -> Array | None:
+    if site["type"] != "sample" or site["is_observed"]:
+        return None
+    if site["name"] in values:
+        return values[site["name"]]
+    law = site["fn"]
+    transform = biject_to(law.support)
+    shape = transform.inverse_shape(tuple(law.batch_shape) + tuple(law.event_shape))
+    middle = transform.inv(median(law, transform(jnp.zeros(shape))))
+    # Off the middle, where the hidden units of a network would all be alike.
+    noise = jax.random.normal(site["kwargs"]["rng_key"], shape, middle.dtype)
+    return transform(middle + JITTER * noise)
+
+
+def require_memory(size: float, what: str, advice: str) -> None:
+    """Refuse what does not fit into the memory that is free.
+
+    Args:
+        size: Bytes.
+        what: What takes them.
+        advice: What to do instead.
+
+    Raises:
+        ValueError: If they don't fit.
+    """
+    free = psutil.virtual_memory().available
+    if size > MEMORY_SHARE * free:
+        raise ValueError(
+            f"{what} takes {size / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free, of which "
+            f"{MEMORY_SHARE:.0%} may be taken. {advice}"
+        )
+
+
+def require_mode(target: Target, method: str) -> None:
+    """Refuse models whose joint density has no highest point: a scale with what it governs.
+
+    Args:
+        target: The target.
+        method: What asks, for the message.
+
+    Raises:
+        ValueError: Naming the scale.
+    """
+    source = target.source
+    names: list[str] = []
+    if isinstance(source, MatrixFactorization):
+        names = [name for name in source.random_scales() if name not in source.learned_shapes]
+        # The noise is governed by the ratings, which do not move.
+        names = [name for name in names if name != "noise_scale" or source.num_factors]
+    elif isinstance(source, Network | NeuralFactorization):
+        names = [name for name in source.random_scales() if name != "noise_scale"]
+    elif isinstance(source, MixedEffects) and target.design is not None:
+        data = target.design.data
+        for term in (term for part in data.predictors for term in part.groups):
+            fixed = not isinstance(data.priors[f"{term.name}_scale"], Distribution)
+            raw = f"{term.effects_site}_raw" in source.effect_sites(target.design)
+            if not fixed and not raw and term.effects_site not in target.sites:
+                names.append(f"{term.name}_scale")
+    if names:
+        raise ValueError(
+            f"{method} needs the highest point of the density, and with {', '.join(names)} unknown "
+            "there is none: it grows without bound as the scale goes to 0 together with what it "
+            "governs. Integrate the effects of a mixed model out (marginalize='all'), give the "
+            "scale as a number, or use fit_svi(guide='normal'), fit_variational or a sampler."
+        )

@@ -1,0 +1,266 @@
+"""Gibbs sampling of a factorization: its problem, its checks, and its fit."""
+
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from probmf.data import Ratings
+from probmf.inference.fingerprint import described
+from probmf.inference.gibbs.chains import GibbsChains, GibbsSettings, Moments
+from probmf.inference.gibbs.job import Job, row_moments, sampling_of
+from probmf.inference.gibbs.plan import Given, Plan, Rated
+from probmf.inference.gibbs.row_sweep import Pairs, Problem, contents_of
+from probmf.inference.gibbs.starting_points import start_scales, start_states
+from probmf.inference.point.feature_weights import regressions
+from probmf.models.factorization import MatrixFactorization
+from probmf.models.likelihood import Gaussian
+from probmf.models.observations import Observations
+from probmf.models.priors import NormalWishart
+from probmf.models.table import Table
+from probmf.results import Fit
+from probmf.results.asked import read_pairs
+from probmf.results.traces import Traces, Watched
+from probmf.rows.layout import SIDES, build_rows, num_workers
+from probmf.run.stream_sites import factorization_coords, factorization_sites
+
+#: Pairs whose scores are noted at every sweep, half of them rated.
+PROBES = 64
+
+
+def factorization_job(
+    model: MatrixFactorization,
+    data: Ratings,
+    key: Array,
+    start_key: Array,
+    probe_key: Array,
+    num_chains: int,
+    watch: Any,
+    start: Fit | None,
+) -> Job:
+    """All that a run needs to know of a factorization and its ratings.
+
+    Args:
+        model: The factorization.
+        data: Its ratings.
+        key: The run's key, of which the others are made.
+        start_key: For random starts.
+        probe_key: Chooses the probes.
+        num_chains: Chains.
+        watch: Pairs whose expected ratings are averaged, or None.
+        start: A point fit to start from, or None.
+
+    Returns:
+        The job.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If the model has no such conditionals, or a watched pair is unknown.
+    """
+    check_model(model)
+    (observations,) = model.arguments(data)
+    _check_data(model, observations)
+    watched = None if watch is None else _known_pairs(watch, data)
+    scales = start_scales(model, data, Plan.of(model, data.num_users, data.num_items))
+    problem = make_problem(model, observations, scales, num_chains, probe_key, watched)
+
+    def finish(settings: GibbsSettings, chains: GibbsChains, info: dict[str, Any]) -> Fit:
+        return _fit(model, data, settings, problem, chains, watched, info)
+
+    return Job(
+        engine=problem,
+        starts=start_states(model, observations, scales, start_key, num_chains, start),
+        identity=_identity(model, data, key, watched, start),
+        stream=factorization_sites(model.with_encoders(data), _streamed(problem)),
+        coords=factorization_coords(model.with_encoders(data), data),
+        finish=finish,
+    )
+
+
+def make_problem(
+    model: MatrixFactorization,
+    observations: Observations,
+    scales: dict[str, Array],
+    num_chains: int,
+    key: Array,
+    watched: tuple[np.ndarray, np.ndarray] | None,
+) -> Problem:
+    """The problem, as arrays; `scales` are starting ones, for their shapes."""
+    users, items = observations.num_users, observations.num_items
+    plan = Plan.of(model, users, items)
+    packing = Table(model, users, items)
+    weight = None if observations.weight is None else np.asarray(observations.weight, np.float64)
+    layout = build_rows(
+        np.asarray(observations.user), np.asarray(observations.item),
+        np.asarray(observations.rating, np.float64), weight, num_users=users, num_items=items,
+        workers=max(1, num_workers() // num_chains),
+    )  # fmt: skip
+    dtype = jnp.result_type(float)
+    # Columns that only pad the factors must stay zero: drawn, they would be more factors.
+    real = jnp.asarray(np.arange(1 + packing.num_columns) <= model.num_factors, dtype)
+    own: dict[str, Any] = model.likelihood.scale_sites()
+    laws = {
+        name: own[name] if name in own else getattr(model, name)
+        for name in plan.random if name != "cutpoints"
+    }  # fmt: skip
+    center, precision = model.intercept_prior()
+    rated = None
+    if not model.likelihood.quadratic and observations.rating is not None:
+        prior_scale = own["cutpoints"].scale if plan.draws_cutpoints else 1.0
+        rated = Rated(
+            observations.user, observations.item + users, observations.rating,
+            jnp.asarray(prior_scale, dtype),
+        )  # fmt: skip
+    means = model.row_means(observations.features)
+    weights = {name: shape for mean in means.values() for name, shape in mean.shapes.items()}
+    given = Given(
+        laws, (jnp.asarray(center, dtype), jnp.asarray(precision, dtype)),
+        jnp.asarray(len(observations.user), dtype), rated,
+        means, regressions(model, observations, "sample_gibbs"),
+    )  # fmt: skip
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).astype(np.uint64))
+    seen = rng.integers(len(observations.user), size=PROBES // 2)
+    probe_user = np.concatenate(
+        [np.asarray(observations.user)[seen], rng.integers(users, size=PROBES // 2)]
+    )
+    probe_item = np.concatenate(
+        [np.asarray(observations.item)[seen], rng.integers(items, size=PROBES // 2)]
+    )
+    none = np.zeros(0, int)
+    probes = _pairs(probe_user, probe_item, users)
+    return Problem(
+        plan=plan,
+        given=given,
+        layout=layout,
+        free={side: packing.free(side) * real for side in SIDES},
+        probes=probes,
+        watched=_pairs(*(watched or (none, none)), users),
+        contents=contents_of(
+            plan, probes, {name: value.shape for name, value in scales.items()} | weights
+        ),
+    )
+
+
+def _pairs(user: np.ndarray, item: np.ndarray, users: int) -> Pairs:
+    return Pairs(jnp.asarray(user, jnp.int32), jnp.asarray(item + users, jnp.int32))
+
+
+def _fit(
+    model: MatrixFactorization,
+    data: Ratings,
+    settings: GibbsSettings,
+    problem: Problem,
+    chains: GibbsChains,
+    watched: tuple[np.ndarray, np.ndarray] | None,
+    info: dict[str, Any],
+) -> Fit:
+    num_kept = next(iter(chains.kept.values())).shape[1]
+    at = settings.thin * np.arange(1, num_kept + 1) - 1
+    samples: dict[str, Any] = dict(chains.kept)
+    for name, value in chains.traces.items():
+        if name not in ("lp", "probe_score"):
+            samples[name] = value[:, at]
+    averages = None
+    if watched is not None:
+        mean, sd = _pooled(chains.watched)
+        averages = Watched(watched[0], watched[1], mean, sd)
+    traces = Traces(
+        chains.traces, np.asarray(problem.probes.user),
+        np.asarray(problem.probes.item) - data.num_users, settings.thin, averages,
+    )  # fmt: skip
+    return Fit(
+        model, data, samples, "gibbs", sampling=sampling_of(settings, chains, at, info),
+        traces=traces, moments=row_moments(chains),
+    )  # fmt: skip
+
+
+def _streamed(problem: Problem) -> dict[str, tuple[int, ...]]:
+    """Shapes of what is written of each draw."""
+    shapes = problem.contents.rows | problem.contents.traces
+    return {name: shape for name, shape in shapes.items() if name != "probe_score"}
+
+
+def _pooled(moments: list[Moments]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and sd over the sweeps of all chains."""
+    means = np.stack([np.asarray(part.mean, np.float64) for part in moments])
+    counts = np.asarray([float(part.sweeps) for part in moments])[:, None]
+    mean = (counts * means).sum(axis=0) / counts.sum()
+    square = sum(np.asarray(part.square, np.float64) for part in moments)
+    square = square + (counts * np.square(means - mean)).sum(axis=0)
+    return mean, np.sqrt(square / counts.sum())
+
+
+def _known_pairs(watch: Any, data: Ratings) -> tuple[np.ndarray, np.ndarray]:
+    user, item = read_pairs(watch, data, user="user", item="item")
+    for name, asked in (("user", user), ("item", item)):
+        if (asked.codes < 0).any():
+            row = int(np.argmax(asked.codes < 0))
+            raise ValueError(
+                f"watch has a {name} in row {row}, {asked.ids[row]!r}, that the data lack: only "
+                f"pairs of known users and items can be watched."
+            )
+    return user.codes, item.codes
+
+
+def check_model(model: MatrixFactorization) -> None:
+    """Refuse what has no exact conditionals."""
+    if not model.site_shapes(1, 1):
+        raise ValueError("sample_gibbs draws rows, and the model has neither factors nor biases.")
+    if model.unobserved_weight > 0:
+        raise ValueError(
+            "unobserved_weight takes pairs that were not observed for data, which is no model of "
+            "them that could be sampled. Sample negatives, or use fit_als."
+        )
+    own = model.likelihood.scale_sites()
+    for name in model.random_scales():
+        law: Any = own[name] if name in own else getattr(model, name)
+        if isinstance(law, NormalWishart) or name == "cutpoints":
+            continue
+        side = name.split("_")[0]
+        if law.batch_shape and law.batch_shape[0] > 1 and side in model.mean_sides:
+            raise ValueError(
+                f"{name} has a distribution for each row, and with {side}_mean sample_gibbs draws "
+                "weights given scales that rows share, or that are fixed. Give one distribution "
+                "for all rows, or an array, or use sample_nuts."
+            )
+        if law.event_shape:
+            raise ValueError(
+                f"{name} has event shape {law.event_shape}; sample_gibbs draws scales that are "
+                "independent given the rows. Give a distribution with batch shapes only."
+            )
+
+
+def _check_data(model: MatrixFactorization, observations: Observations) -> None:
+    if observations.weight is not None and not isinstance(model.likelihood, Gaussian):
+        raise ValueError(
+            "The ratings have weights, and with them a yes/no or ordinal likelihood is not "
+            "Gaussian given a latent variable. Leave the weights out, or use sample_nuts."
+        )
+
+
+def _identity(
+    model: MatrixFactorization,
+    data: Ratings,
+    key: Array,
+    watched: tuple[np.ndarray, np.ndarray] | None,
+    start: Fit | None,
+) -> str:
+    """Everything that the draws depend on, besides the versions of the programs."""
+    digest = hashlib.blake2b(digest_size=16)
+    arrays = [data.user, data.item, data.rating, jax.random.key_data(key)]
+    arrays += [] if data.weight is None else [data.weight]
+    arrays += list(model.encode(data).values())
+    arrays += [] if watched is None else list(watched)
+    arrays += [] if start is None else [value for _, value in sorted(start.point().items())]
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    text = [model.num_factors, model.intercept, model.likelihood, model.user_bias, model.item_bias]
+    told = [described(value) for value in text]
+    told += [f"{side}={getattr(model, f'{side}_mean')!r}" for side in model.mean_sides]
+    for name in ("user_scale", "item_scale", "user_bias_scale", "item_bias_scale"):
+        told.append(f"{name}={described(getattr(model, name))}")
+    dtype = jnp.result_type(float)
+    return f"gibbs 2|{told}|{num_workers()}|{dtype}|{digest.hexdigest()}"

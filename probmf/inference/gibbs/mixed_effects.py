@@ -1,0 +1,158 @@
+"""Gibbs sampling of a Gaussian mixed model: its problem, its checks, and its fit."""
+
+import hashlib
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from numpyro.distributions import Distribution
+
+from probmf.data import as_key
+from probmf.effects import RemainderTooLargeError
+from probmf.inference.fingerprint import described
+from probmf.inference.gibbs.chains import GibbsChains, GibbsSettings
+from probmf.inference.gibbs.job import Job, row_moments, sampling_of
+from probmf.inference.gibbs.mixed_sweep import MixedProblem, MixedState
+from probmf.inference.marginal import marginalize
+from probmf.inference.marginal.prepared import Prepared
+from probmf.inference.mixed.exact_fit import refuse_exact_fit
+from probmf.models.mixed import Design, MixedEffects
+from probmf.models.mixed.structure import MixedData
+from probmf.results import MixedFit
+from probmf.run.stream_sites import mixed_coords, mixed_sites
+
+#: Starting scales of the effects, and of the noise, as a share of the response's sd.
+EFFECT_SHARE, NOISE_SHARE = 0.4, 0.8
+#: Standard deviation of the logarithm of starting scales about those, from chain to chain.
+SPREAD = 0.5
+
+
+def mixed_job(model: MixedEffects, data: Any, key: Array, start_key: Array, num_chains: int) -> Job:
+    """All that a run needs to know of a mixed model and its data.
+
+    Args:
+        model: The model.
+        data: A table, or a design.
+        key: The run's key, of which the other is made.
+        start_key: For random starts.
+        num_chains: Chains.
+
+    Returns:
+        The job.
+
+    Raises:
+        ValueError: If the model has no such conditionals.
+    """
+    _check(model)
+    model = model if model.centered is True else replace(model, centered=True)
+    design = data if isinstance(data, Design) else model.design(data)
+    refuse_exact_fit(model, design)
+    table = None if isinstance(data, Design) else data
+    (arguments,) = model.arguments(design)
+    response = model.response.on_predictor_scale(np.asarray(design.data.response, np.float64))
+    target = jnp.asarray(response, jnp.result_type(float))
+    problem = MixedProblem(arguments, target, _blocks(model, design, arguments))
+
+    def finish(settings: GibbsSettings, chains: GibbsChains, info: dict[str, Any]) -> MixedFit:
+        num_kept = next(iter(chains.kept.values())).shape[1]
+        at = settings.thin * np.arange(1, num_kept + 1) - 1
+        samples = {n: v[:, at] for n, v in chains.traces.items() if n != "lp"} | chains.kept
+        return MixedFit(
+            model, design, samples, "gibbs", sampling=sampling_of(settings, chains, at, info),
+            data=table, moments=row_moments(chains),
+        )  # fmt: skip
+
+    return Job(
+        engine=problem,
+        starts=_starts(problem, start_key, num_chains),
+        identity=_identity(model, arguments, key),
+        stream=mixed_sites(model, design, problem.contents.rows | problem.contents.traces),
+        coords=mixed_coords(model, design),
+        finish=finish,
+    )
+
+
+def _check(model: MixedEffects) -> None:
+    if model.likelihood not in ("gaussian", "lognormal"):
+        raise ValueError(
+            f"likelihood is {model.likelihood!r}: sample_gibbs draws the effects of mixed models "
+            "from their exact conditional, which Gaussian and log-normal responses have only. Use "
+            "sample_nuts."
+        )
+    if model.scale_formula is not None:
+        raise ValueError(
+            f"scale_formula is {model.scale_formula!r}: coefficients of the logarithm of the noise "
+            "scale have no exact conditional. Use sample_nuts, or sample_marginal."
+        )
+
+
+def _blocks(model: MixedEffects, design: Design, arguments: MixedData) -> tuple[Prepared, ...]:
+    """All effects at once, or by grouping factor where their precision is too large to factor."""
+    sites = model.effect_sites(design)
+    try:
+        return (marginalize(model, sites).prepare(arguments),)
+    except RemainderTooLargeError:
+        plates = dict.fromkeys(term.plate for term in arguments.groups)
+        if len(plates) < 2:
+            raise
+    # The coefficients go along with every grouping factor, lest they crawl against its mean.
+    own = {p: [t.effects_site for t in arguments.groups if t.plate == p] for p in plates}
+    shared = [site for site in sites if site == arguments.mean.site]
+    return tuple(marginalize(model, [*shared, *named]).prepare(arguments) for named in own.values())
+
+
+def _starts(problem: MixedProblem, key: Array, num_chains: int) -> list[MixedState]:
+    """Moderate scales, not the same ones in all chains; the first sweep draws all effects."""
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).astype(np.uint64))
+    dtype = jnp.result_type(float)
+    spread = float(np.std(np.asarray(problem.response))) or 1.0
+    sizes = {
+        f"{t.name}_scale": np.sqrt(np.mean(np.square(np.asarray(t.z)), axis=0))
+        for t in problem.data.groups
+    }
+    contents, states = problem.contents, []
+    for _ in range(num_chains):
+        varying, log_noise = [np.zeros(0)], np.zeros(())
+        for name, law in problem.laws.items():
+            jitter = np.exp(SPREAD * rng.standard_normal(law.batch_shape))
+            if name == "noise_scale":
+                log_noise = np.log(_supported(law, NOISE_SHARE * spread * jitter, rng))
+            elif name.endswith("_correlation"):
+                varying.append(np.zeros(law.event_shape[0] * (law.event_shape[0] - 1) // 2))
+            else:
+                size = np.where(sizes[name] > 0, sizes[name], 1.0)
+                varying.append(np.log(_supported(law, EFFECT_SHARE * spread / size * jitter, rng)))
+        states.append(
+            MixedState(
+                jnp.asarray(np.concatenate(varying), dtype), jnp.asarray(log_noise, dtype),
+                jnp.zeros(contents.num_numbers, dtype),
+                jnp.zeros(sum(int(np.prod(s)) for s in contents.traces.values()), dtype),
+                jnp.zeros((), jnp.int32),
+            )
+        )  # fmt: skip
+    return states
+
+
+def _supported(law: Distribution, value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A starting scale, or a draw from its prior where the prior does not allow it."""
+    inside = np.asarray(law.support(value)) & np.isfinite(np.asarray(law.log_prob(value)))
+    if np.all(inside):
+        return value
+    drawn = np.asarray(law.sample(as_key(int(rng.integers(2**31)))))
+    return np.where(inside, value, drawn)
+
+
+def _identity(model: MixedEffects, data: MixedData, key: Array) -> str:
+    """Everything that the draws depend on, besides settings and the versions of the programs."""
+    digest = hashlib.blake2b(digest_size=16)
+    arrays = [data.response, data.mean.population, jax.random.key_data(key)]
+    for term in data.groups:
+        arrays += [term.group, term.z]
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    told = [model.formula, model.likelihood]
+    told += [f"{name}={described(prior)}" for name, prior in sorted(data.priors.items())]
+    return f"gibbs mixed|{told}|{jnp.result_type(float)}|{digest.hexdigest()}"

@@ -1,0 +1,146 @@
+"""Gibbs sweeps of a factorization: users, items, then everything else."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from probmf.inference.gibbs.chains import Contents, Gathered
+from probmf.inference.gibbs.plan import Given, Plan, Site, State
+from probmf.inference.gibbs.updates import (
+    likelihood_scales,
+    make_ready,
+    pair_scores,
+    update,
+)
+from probmf.rows.layout import SIDES, RowLayout, Side
+from probmf.rows.sweep import half_sweep
+from probmf.rows.values import Noise, Prior, RowSums
+
+#: What a Normal-Wishart prior adds for a side.
+PARTS = ("mean", "precision")
+
+
+class Pairs(NamedTuple):
+    """Pairs by table row, so that items' numbers come after the users'; a pytree."""
+
+    user: Int[Array, " n"]
+    item: Int[Array, " n"]
+
+
+class Problem(NamedTuple):
+    """All that a chain needs, besides where it stands; an engine of `run_gibbs`.
+
+    Attributes:
+        plan: What is drawn.
+        given: Priors.
+        layout: The ratings by row.
+        free: For each side, 1 for coordinates that are drawn.
+        probes: Pairs whose scores are noted at every sweep.
+        watched: Pairs whose expected ratings are averaged over all sweeps.
+        contents: What is kept of a state.
+    """
+
+    plan: Plan
+    given: Given
+    layout: RowLayout
+    free: dict[Side, Array]
+    probes: Pairs
+    watched: Pairs
+    contents: Contents
+
+    @property
+    def num_watched(self) -> int:
+        """Watched pairs."""
+        return len(self.watched.user)
+
+    @property
+    def num_threads(self) -> int:
+        """Parts of the layout."""
+        return len(self.layout.spans["user"])
+
+    def sweep(
+        self, key: Array, state: State, hold: bool, pool: ThreadPoolExecutor
+    ) -> tuple[State, Array]:
+        """Users, items, then everything else."""
+        plan = self.plan
+        keys = _keys(key, state.sweep)
+        ready = make_ready(plan, self.given, keys[0], state)
+        result: RowSums | None = None
+        for side, own_key in zip(SIDES, keys[1:3], strict=True):
+            prior = Prior(
+                state.intercept, likelihood_scales(state.scales), ready.precision,
+                self.free[side], ready.gram[side], ready.shift[side], ready.pull,
+            )  # fmt: skip
+            table, result = half_sweep(
+                self.layout, side, state.table, prior, likelihood=plan.likelihood,
+                method="cholesky", cg_steps=1, pool=pool, noise=Noise(ready.noise, own_key),
+            )  # fmt: skip
+            state = state._replace(table=table)
+        return update(plan, self.given, keys[3], state, result, jnp.asarray(hold))
+
+    def observe(
+        self, state: State, log_joint: Array, gathered: Gathered
+    ) -> tuple[Array, Array, Gathered]:
+        """One sweep's numbers in a row, its rows, and the moments with that sweep."""
+        return _observe(self.plan, self.probes, self.watched, state, gathered, log_joint)
+
+
+def contents_of(plan: Plan, probes: Pairs, shapes: dict[str, tuple[int, ...]]) -> Contents:
+    """Part of a state that is kept as a draw.
+
+    Args:
+        plan: The plan.
+        probes: Pairs whose scores are noted.
+        shapes: Of all scales and weights of prior means.
+
+    Returns:
+        Shapes of rows and traces.
+    """
+    rows = {site.name: _shape(plan, site) for site in plan.sites}
+    traces: dict[str, tuple[int, ...]] = {"lp": (), "intercept": ()}
+    traces |= {name: shapes[name] for name in _traced(plan, shapes)}
+    return Contents(rows, traces | {"probe_score": probes.user.shape})
+
+
+def _shape(plan: Plan, site: Site) -> tuple[int, ...]:
+    rows = plan.span(site.side)
+    count = rows.stop - rows.start
+    return (count,) if site.is_bias else (count, plan.num_factors)
+
+
+@jax.jit
+def _keys(key: Array, sweep: Array) -> Array:
+    return jax.random.split(jax.random.fold_in(key, sweep), 4)
+
+
+@partial(jax.jit, static_argnames="plan")
+def _observe(
+    plan: Plan,
+    probes: Pairs,
+    watched: Pairs,
+    state: State,
+    gathered: Gathered,
+    log_joint: Array,
+) -> tuple[Array, Array, Gathered]:
+    moments = gathered.watched
+    if watched.user.size:
+        scores = pair_scores(state, *watched)
+        moments = moments.add(plan.likelihood.mean(scores, likelihood_scales(state.scales)))
+    parts = [log_joint, state.intercept]
+    parts += [jnp.ravel(state.scales[name]) for name in _traced(plan, state.scales)]
+    parts.append(pair_scores(state, *probes))
+    rows = jnp.concatenate([jnp.ravel(plan.values(site, state.table)) for site in plan.sites])
+    trace = jnp.concatenate([jnp.atleast_1d(part) for part in parts])
+    return trace, rows, Gathered(moments, gathered.rows.add(rows))
+
+
+def _traced(plan: Plan, scales: Mapping[str, Any]) -> list[str]:
+    """Names of what is sampled besides rows and intercept."""
+    drawn = {f"{s.side}_{part}" for s in plan.sites if s.kind == "wishart" for part in PARTS}
+    drawn |= {*plan.random, *plan.weights}
+    return [name for name in sorted(scales) if name in drawn]

@@ -1,0 +1,112 @@
+"""Starting points of Gibbs chains."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from probmf.data import Ratings
+from probmf.inference.gibbs.plan import Plan, State
+from probmf.inference.starts import initial_parameters
+from probmf.models.factorization import MatrixFactorization
+from probmf.models.observations import Observations
+from probmf.models.ordinal import Ordinal
+from probmf.models.table import Table
+from probmf.results import Fit
+
+#: Of the ratings' standard deviation: what starting scales of the noise, the biases and all
+#: factors' products together are.
+NOISE_SHARE, BIAS_SHARE, PRODUCT_SHARE = 0.8, 0.4, 0.4
+#: Standard deviation of random starting factors, as a share of their scale.
+JITTER = 0.3
+
+
+def start_scales(model: MatrixFactorization, data: Ratings, plan: Plan) -> dict[str, Array]:
+    """Scales to start from: the fixed ones as they are, the sampled ones at moderate values.
+
+    Args:
+        model: The factorization.
+        data: Its ratings.
+        plan: What is drawn.
+
+    Returns:
+        All scales, in JAX's present precision.
+    """
+    dtype = jnp.result_type(float)
+    gaussian = "noise_scale" in model.likelihood.scale_sites()
+    spread = float(np.std(data.rating)) if gaussian else 1.0
+    spread = spread if spread > 0 else 1.0
+    k = max(model.num_factors, 1)
+    # k products of two factors of scale s have the standard deviation s^2 sqrt(k).
+    factor = np.sqrt(PRODUCT_SHARE * spread / np.sqrt(k))
+    scales: dict[str, Array] = {}
+    own: dict[str, Any] = model.likelihood.scale_sites()
+    for name, given in own.items():
+        if isinstance(model.likelihood, Ordinal):
+            drawn = name in plan.random
+            start = model.likelihood.start(data.rating, data.weight, 0.0) if drawn else given
+            scales[name] = jnp.asarray(start, dtype)
+        else:
+            moderate = NOISE_SHARE * spread
+            scales[name] = jnp.asarray(moderate if name in plan.random else given, dtype)
+    for site in plan.sites:
+        given = getattr(model, site.scale)
+        if site.kind == "wishart":
+            scales[f"{site.side}_mean"] = jnp.zeros(k, dtype)
+            scales[f"{site.side}_precision"] = jnp.eye(k, dtype=dtype) / factor**2
+        elif site.kind == "random":
+            shape = tuple(given.batch_shape)
+            start = BIAS_SHARE * spread if site.is_bias else factor
+            scales[site.scale] = jnp.full(shape, start, dtype)
+        else:
+            scales[site.scale] = jnp.asarray(given, dtype)
+    return scales
+
+
+def start_states(
+    model: MatrixFactorization,
+    observations: Observations,
+    scales: dict[str, Array],
+    key: Array,
+    num_chains: int,
+    start: Fit | None,
+) -> list[State]:
+    """A state for each chain: at a given fit, or small random factors and no biases.
+
+    Args:
+        model: The factorization.
+        observations: Its data.
+        scales: Starting scales.
+        key: JAX key.
+        num_chains: Chains.
+        start: A point fit, or None.
+
+    Returns:
+        The states.
+    """
+    packing = Table(model, observations.num_users, observations.num_items)
+    means = model.row_means(observations.features)
+    weights = {name: shape for mean in means.values() for name, shape in mean.shapes.items()}
+    sweep = jnp.zeros((), jnp.int32)
+    if start is not None:
+        values = initial_parameters(model, observations, start)(key)
+        scales = scales | {name: values[name] for name in weights}
+        state = State(packing.pack(values), values["intercept"], scales, sweep)
+        return [state] * num_chains
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).astype(np.uint64))
+    intercept = model.fixed_intercept(observations.base_score)
+    dtype = jnp.result_type(float)
+    scales = scales | {name: jnp.zeros(shape, dtype) for name, shape in weights.items()}
+    states = []
+    for _ in range(num_chains):
+        parameters: dict[str, Any] = {}
+        shapes = model.site_shapes(observations.num_users, observations.num_items)
+        for site, shape in shapes.items():
+            parameters[site] = np.zeros(shape)
+            if len(shape) == 2:
+                spread = JITTER * np.sqrt(PRODUCT_SHARE / np.sqrt(shape[1]))
+                parameters[site] = rng.normal(0.0, spread, shape)
+        states.append(State(packing.pack(parameters), intercept, scales, sweep))
+    return states

@@ -1,0 +1,244 @@
+"""Updates of a Gibbs sweep besides the rows: intercept, scales, weights of prior means."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+from numpyro.distributions import Distribution
+
+from probmf.inference.gibbs.cutpoint_draws import draw_cutpoints
+from probmf.inference.gibbs.moves import balance_sides, exchange_levels, shift_biases
+from probmf.inference.gibbs.plan import Given, Plan, Site, State, by_column, log_prior
+from probmf.inference.gibbs.slice_sampling import slice_sample
+from probmf.inference.point.feature_weights import center_rows, solve, solve_full, to_weights
+from probmf.models.ordered import OrderedNormal
+from probmf.models.ordinal import Ordinal
+from probmf.models.priors import wishart_draw
+from probmf.rows.layout import SIDES, Side
+from probmf.rows.values import RowSums, RowValues
+
+
+class Ready(NamedTuple):
+    """Values that the rows of the next sweep are conditioned on; a pytree.
+
+    Attributes:
+        precision: Diagonal prior precision of every table row.
+        gram: Prior precision shared by a side's rows, or None.
+        shift: Minus that times their mean, or None.
+        noise: Standard normal numbers.
+        pull: Prior precision times prior mean of every table row, or None where that is zero.
+    """
+
+    precision: Float[Array, "table d"]
+    gram: dict[Side, Array | None]
+    shift: dict[Side, Array | None]
+    noise: Float[Array, "table d"]
+    pull: Float[Array, "table d"] | None = None
+
+
+@partial(jax.jit, static_argnames="plan")
+def make_ready(plan: Plan, given: Given, key: Array, state: State) -> Ready:
+    """Priors and random numbers of the rows.
+
+    Args:
+        plan: The plan.
+        given: What stays as it is.
+        key: JAX key of this sweep.
+        state: Where the chain stands.
+
+    Returns:
+        What the half-sweeps need.
+    """
+    size, columns = state.table.bias.shape[0], state.table.factors.shape[1]
+    dtype = state.table.bias.dtype
+    precision = jnp.ones((size, 1 + columns), dtype)
+    gram: dict[Side, Array | None] = dict.fromkeys(SIDES)
+    shift: dict[Side, Array | None] = dict.fromkeys(SIDES)
+    for site in plan.sites:
+        rows, own = plan.span(site.side), slice(1, 1 + plan.num_factors)
+        if site.kind == "wishart":
+            matrix = state.scales[f"{site.side}_precision"]
+            center = state.scales[f"{site.side}_mean"]
+            precision = precision.at[rows, own].set(0.0)
+            whole = jnp.zeros((1 + columns, 1 + columns), dtype)
+            gram[site.side] = whole.at[own, own].set(matrix)
+            shift[site.side] = jnp.zeros(1 + columns, dtype).at[own].set(-matrix @ center)
+            continue
+        inverse = 1.0 / jnp.square(state.scales[site.scale])
+        if site.is_bias:
+            precision = precision.at[rows, 0].set(inverse)
+        else:
+            precision = precision.at[rows, own].set(by_column(inverse))
+    noise = jax.random.normal(key, precision.shape, dtype)
+    centers = given.centers(state.scales)
+    if not centers:
+        return Ready(precision, gram, shift, noise)
+    center = center_rows(centers, plan.rows, columns)
+    pull = precision * center
+    for side, full in gram.items():
+        if full is not None:
+            pull = pull.at[plan.span(side)].add(center[plan.span(side)] @ full)
+    return Ready(precision, gram, shift, noise, pull)
+
+
+@partial(jax.jit, static_argnames="plan")
+def update(
+    plan: Plan, given: Given, key: Array, state: State, result: RowSums, hold: Array
+) -> tuple[State, Float[Array, ""]]:
+    """Intercept and scales given the rows, then moves that leave the ratings' scores alone.
+
+    Args:
+        plan: The plan.
+        given: Priors.
+        key: JAX key of this sweep.
+        state: The chain, its rows new.
+        result: Of the items' half-sweep.
+        hold: Whether to leave the scales as they are, early in the warm-up, while the rows are
+            still far off: scales that follow them can collapse.
+
+    Returns:
+        The state, and the log joint density that the rows were drawn at, up to a constant.
+    """
+    keys = iter(jax.random.split(key, 8 + len(plan.sites) + len(given.regressions)))
+    scales = dict(state.scales)
+    loss, slope, curvature = (jnp.sum(x) for x in (result.loss, result.slope, result.curvature))
+    if given.rated is not None:
+        scores = pair_scores(state, given.rated.user, given.rated.item)
+        own = likelihood_scales(state.scales)
+        loss = jnp.sum(plan.likelihood.loss(scores, given.rated.rating, own))
+    log_joint = _log_joint(plan, given, state, loss)
+    intercept, table = state.intercept, state.table
+    if plan.learns_intercept:
+        center, prior = given.intercept
+        total = curvature + prior
+        noise = jax.random.normal(next(keys), (), total.dtype)
+        move = (slope + prior * (center - intercept)) / total + noise / jnp.sqrt(total)
+        # Exact where the loss is quadratic, which is where it is used.
+        loss = loss - slope * move + 0.5 * curvature * jnp.square(move)
+        intercept = intercept + move
+    if "noise_scale" in plan.random:
+        square = 2.0 * jnp.square(scales["noise_scale"]) * loss
+        scales["noise_scale"] = draw_scale(
+            next(keys), given.laws["noise_scale"], scales["noise_scale"], square, given.num_ratings
+        )
+    if plan.draws_cutpoints and given.rated is not None and isinstance(plan.likelihood, Ordinal):
+        scales["cutpoints"], _ = draw_cutpoints(
+            next(keys), scales["cutpoints"], scores, given.rated.rating, plan.likelihood,
+            given.rated.scale,
+        )  # fmt: skip
+    scales |= _draw_weights(plan, given, keys, scales, table)
+    centers = given.centers(scales)
+    for site in plan.sites:
+        values = plan.values(site, table)
+        if site.name in centers:
+            values = values - centers[site.name]
+        if site.kind == "random":
+            square, count = _squares(site, scales[site.scale], values)
+            scales[site.scale] = draw_scale(
+                next(keys), given.laws[site.scale], scales[site.scale], square, count
+            )
+        elif site.wishart is not None:
+            mean, matrix = wishart_draw(next(keys), site.wishart, values)
+            scales |= {f"{site.side}_mean": mean, f"{site.side}_precision": matrix}
+    held = State(table, intercept, state.scales, state.sweep + 1)
+    state = State(table, intercept, scales, state.sweep + 1)
+    if plan.learns_intercept or plan.draws_cutpoints:
+        state = shift_biases(plan, given, next(keys), state)
+    if given.means:
+        state = exchange_levels(plan, given, next(keys), state)
+    state = balance_sides(plan, given, next(keys), state)
+    return jax.tree.map(lambda x, y: jnp.where(hold, x, y), held, state), log_joint
+
+
+def _draw_weights(
+    plan: Plan, given: Given, keys: Iterator[Array], scales: dict[str, Array], table: RowValues
+) -> dict[str, Array]:
+    """Weights of the prior means given the rows and their scales."""
+    turned = {}
+    for site in plan.sites:
+        if site.name not in given.regressions:
+            continue
+        found = given.regressions[site.name]
+        values = plan.values(site, table)
+        rows = values.reshape(len(values), -1)
+        noise = jax.random.normal(next(keys), (len(found.square), rows.shape[1]), rows.dtype)
+        if site.kind == "wishart":
+            apart = rows - scales[f"{site.side}_mean"][None]
+            matrix = scales[f"{site.side}_precision"]
+            turned[site.name] = solve_full(found, apart, matrix, noise)
+            continue
+        scale = scales[site.scale]
+        # A fixed scale of each row's own is in the regression's row weights.
+        by_row = scale.ndim == 1
+        inverse = jnp.ones((), rows.dtype) if by_row else 1.0 / jnp.square(scale)
+        precision = jnp.broadcast_to(inverse.reshape(-1), rows.shape[1:])
+        turned[site.name] = solve(found, rows, precision, noise)
+    return to_weights(turned, given.regressions, given.means)
+
+
+def _log_joint(plan: Plan, given: Given, state: State, loss: Array) -> Array:
+    """Log joint density of ratings, rows and scales."""
+    total = -loss
+    if "noise_scale" in state.scales:
+        total = total - given.num_ratings * jnp.log(state.scales["noise_scale"])
+    for mean in given.means.values():
+        total = total - mean.loss(state.scales)
+    centers = given.centers(state.scales)
+    for site in plan.sites:
+        values = plan.values(site, state.table)
+        if site.name in centers:
+            values = values - centers[site.name]
+        if site.kind == "wishart":
+            matrix = state.scales[f"{site.side}_precision"]
+            apart = values - state.scales[f"{site.side}_mean"][None]
+            total = total - 0.5 * jnp.sum((apart @ matrix) * apart)
+            total = total + 0.5 * len(values) * jnp.linalg.slogdet(matrix)[1]
+        else:
+            scale = state.scales[site.scale]
+            square, count = _squares(site, scale, values)
+            total = total - jnp.sum(0.5 * square / jnp.square(scale) + count * jnp.log(scale))
+    for name, law in given.laws.items():
+        total = total + jnp.sum(log_prior(law, state.scales[name]))
+    if plan.draws_cutpoints and given.rated is not None:
+        cutpoints = state.scales["cutpoints"]
+        total = total + OrderedNormal(given.rated.scale, cutpoints.size).log_prob(cutpoints)
+    return total
+
+
+def _squares(site: Site, scale: Array, values: Array) -> tuple[Array, Array]:
+    """For each number of a scale: sum of the squares it governs, and how many they are."""
+    if scale.ndim == 2:
+        square = jnp.sum(jnp.square(values), axis=0, keepdims=True)
+    elif scale.ndim == 1:
+        square = jnp.sum(jnp.square(values).reshape(len(values), -1), axis=1)
+    else:
+        square = jnp.sum(jnp.square(values))
+    count = values.size / max(scale.size, 1)
+    return square, jnp.full(scale.shape, count, scale.dtype)
+
+
+def draw_scale(key: Array, law: Distribution, scale: Array, square: Array, count: Array) -> Array:
+    """A scale given the squares that it governs, by a slice of its logarithm."""
+
+    def log_density(log_scale: Array) -> Array:
+        here = jnp.exp(log_scale)
+        quadratic = 0.5 * square * jnp.exp(-2.0 * log_scale)
+        return log_prior(law, here) + log_scale - count * log_scale - quadratic
+
+    width = jnp.broadcast_to(3.0 / jnp.sqrt(2.0 * count + 1.0), scale.shape)
+    return jnp.exp(slice_sample(key, jnp.log(scale), log_density, width))
+
+
+def likelihood_scales(scales: Mapping[str, Array]) -> dict[str, Array]:
+    """The likelihood's own parameters among all."""
+    return {name: scales[name] for name in ("noise_scale", "cutpoints") if name in scales}
+
+
+def pair_scores(state: State, user: Int[Array, " n"], item: Int[Array, " n"]) -> Float[Array, " n"]:
+    """Scores of pairs given by table rows."""
+    table = state.table
+    products = jnp.sum(table.factors[user] * table.factors[item], axis=1)
+    return state.intercept + table.bias[user] + table.bias[item] + products

@@ -1,0 +1,198 @@
+"""Log densities and effects of proposals, by whichever way is quickest for the model.
+
+All come piece by piece, in the order of the points, so that a run can be interrupted anywhere and
+keep what there is.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+from numpyro.infer.util import potential_energy
+
+from probmf.inference.marginal.density import MarginalDensity
+from probmf.inference.marginal.host_density import CHUNK, HostDensity, in_chunks
+from probmf.inference.marginal.spectral import Spectrum
+from probmf.numpyro_setup import run_alone
+from probmf.run.compile_cache import Program, compiled, quick_jit
+from probmf.run.threads import Workers
+
+#: Draws of all effects made by one matrix product.
+BATCH = 500
+
+type Sites = dict[str, np.ndarray]
+
+
+class NotServedError(ValueError):
+    """Importance sampling can't be trusted with this density; the message says why."""
+
+
+class Evaluator:
+    """Evaluates proposals by XLA's program, in chunks, side by side.
+
+    Args:
+        density: The density.
+        made: The traced program, its structure, and it compiled for a chunk.
+        pool: Threads.
+        rng: Random numbers, for JAX keys of the effects.
+    """
+
+    def __init__(
+        self,
+        density: MarginalDensity,
+        made: tuple[Program, Any, Any],
+        pool: Workers,
+        rng: np.random.Generator,
+    ) -> None:
+        """Keep them."""
+        self.density, self.pool, self.rng = density, pool, rng
+        self.program, self.tree, self.run = made
+
+    def __call__(self, points: np.ndarray) -> Iterator[tuple[np.ndarray, Sites]]:
+        """Log densities, and sites with their effects."""
+        outputs = self.pool.stream(self._one, self._pieces(points))
+        for some, (values, sites) in zip(cut(points, CHUNK), outputs, strict=True):
+            yield _finite(values[: len(some)]), {n: s[: len(some)] for n, s in sites.items()}
+
+    def sites(self, points: np.ndarray) -> Iterator[Sites]:
+        """All sites at points, effects drawn anew."""
+        return (sites for _, sites in self(points))
+
+    def _pieces(self, points: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Points of one length, the last ones filled up, and keys."""
+        for some in cut(points.astype(self.density.potential.vector.dtype), CHUNK):
+            whole = np.concatenate([some, np.repeat(some[-1:], CHUNK - len(some), axis=0)])
+            # Not split from one of JAX, whose programs would be compiled for every number.
+            yield whole, self.rng.integers(2**32, size=(CHUNK, 2), dtype=np.uint32)
+
+    def _one(self, piece: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, Sites]:
+        leaves = self.run(self.program.consts, *piece)
+        value, sites = jax.tree.unflatten(self.tree, leaves)
+        return np.asarray(value), {name: np.asarray(site) for name, site in sites.items()}
+
+
+class _Sites:
+    """Sites at points, from tables of effects; one program for every number of points."""
+
+    def __init__(self, density: MarginalDensity) -> None:
+        self.dtype = density.potential.vector.dtype
+        self.program, self.tree = density.sites
+
+    def __call__(self, points: np.ndarray, tables: list[np.ndarray]) -> Sites:
+        evaluate = self.program.evaluate
+        run = compiled(
+            (self.program.text, "sites"),
+            lambda: quick_jit(
+                lambda consts, *parts: jax.lax.map(lambda one: evaluate(consts, *one), parts)
+            ),
+        )
+        leaves = in_chunks(
+            lambda *parts: run(self.program.consts, *parts), CHUNK,
+            *(np.asarray(part, self.dtype) for part in (points, *tables)),
+        )  # fmt: skip
+        return jax.tree.unflatten(self.tree, leaves)
+
+
+class HostEvaluator:
+    """Evaluates proposals by LAPACK, side by side.
+
+    Args:
+        density: The density.
+        host: The same by LAPACK.
+        pool: Threads.
+        rng: Random numbers of the effects.
+    """
+
+    def __init__(
+        self, density: MarginalDensity, host: HostDensity, pool: Workers, rng: np.random.Generator
+    ) -> None:
+        """Nothing is compiled but the terms and sites, at the first call."""
+        self.density, self.host, self.pool, self.rng = density, host, pool, rng
+        self._sites = _Sites(density)
+
+    def __call__(self, points: np.ndarray) -> Iterator[tuple[np.ndarray, Sites]]:
+        """Log densities, and sites with their effects."""
+        found = self.pool.stream(self._one, self._tasks(points))
+        for some in cut(points, CHUNK):
+            values, tables = zip(*islice(found, len(some)), strict=True)
+            stacked = [np.stack(parts) for parts in zip(*tables, strict=True)]
+            yield _finite(np.asarray(values)), self._sites(some, stacked)
+
+    def sites(self, points: np.ndarray) -> Iterator[Sites]:
+        """All sites at points, effects drawn anew."""
+        return (sites for _, sites in self(points))
+
+    def _tasks(self, points: np.ndarray) -> Iterator[tuple[float, float, list[np.ndarray], int]]:
+        """Rest of the log density, noise precision, prior factors and a seed, by point."""
+        for some in cut(points, CHUNK):
+            extra, precision, *trils = self.host.terms(some)
+            for index, seed in enumerate(self.rng.integers(2**63, size=len(some))):
+                yield extra[index], precision[index], [tril[index] for tril in trils], seed
+
+    def _one(
+        self, task: tuple[float, float, list[np.ndarray], int]
+    ) -> tuple[float, list[np.ndarray]]:
+        extra, precision, trils, seed = task
+        rng = np.random.default_rng(seed)
+        value, tables = self.host.evidence.draw(trils, float(precision), rng)
+        return extra + value, tables
+
+
+class SpectralEvaluator:
+    """Evaluates proposals of the one noise scale that is left when all prior scales are fixed.
+
+    Args:
+        density: A density of one dimension.
+        rng: Random numbers of the effects.
+    """
+
+    def __init__(self, density: MarginalDensity, rng: np.random.Generator) -> None:
+        """Decompose."""
+        prepared = density.prepared
+        if prepared.statistics is None:
+            raise NotServedError("the design depends on sampled parameters")
+        self.density, self.rng = density, rng
+        run = prepared.run(density.constrain_prior(density.potential.vector))
+        trils = [np.asarray(tril) for tril in prepared.trils(run)]
+        self.spectrum = Spectrum(prepared.pattern, prepared.statistics, trils)
+        self._terms = quick_jit(jax.vmap(self._prior_and_precision))
+        self._sites = _Sites(density)
+
+    @run_alone()
+    def _prior_and_precision(self, vector: Array) -> tuple[Array, Array]:
+        density = self.density
+        unravelled = density.potential.unravel(vector)
+        prior = -potential_energy(density.prior, density.args, density.kwargs, unravelled)
+        latents = density.constrain_prior(vector)
+        _, precision, extra = density.prepared.system(density.prepared.run(latents), latents)
+        return prior + extra, precision
+
+    def __call__(self, points: np.ndarray) -> Iterator[tuple[np.ndarray, Sites]]:
+        """Log densities, and no sites."""
+        for some in cut(points, BATCH):
+            prior, precision = self._terms_at(some)
+            yield _finite(prior + self.spectrum.log_evidence(precision)), {}
+
+    def sites(self, points: np.ndarray) -> Iterator[Sites]:
+        """All sites at points, by one matrix product for many."""
+        for some in cut(points, BATCH):
+            _, precision = self._terms_at(some)
+            yield self._sites(some, self.spectrum.draw(precision, self.rng))
+
+    def _terms_at(self, points: np.ndarray) -> list[np.ndarray]:
+        """Prior and noise precision; one program for every number of points."""
+        dtype = self.density.potential.vector.dtype
+        return in_chunks(self._terms, BATCH, np.asarray(points, dtype))
+
+
+def cut(points: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Points in pieces of a size, the last of what is left."""
+    return (points[start : start + size] for start in range(0, len(points), size))
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Log densities, minus infinity where there is none."""
+    return np.where(np.isfinite(values), values, -np.inf)

@@ -1,0 +1,1 @@
+"""Mixed models with their effects integrated out: likelihood, sampling, checks."""

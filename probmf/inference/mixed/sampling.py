@@ -1,0 +1,271 @@
+"""Posterior draws where only scales and correlations are left: importance sampling, else NUTS."""
+
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+
+from probmf.data import as_key
+from probmf.diagnostics.ending import judged
+from probmf.inference.importance import K_HAT_GATE
+from probmf.inference.marginal.density import MarginalDensity
+from probmf.inference.marginal.evaluators import NotServedError
+from probmf.inference.marginal.model_cache import joint_potential, kept_density
+from probmf.inference.mixed.exact_fit import refuse_exact_fit
+from probmf.inference.mixed.identifiability import Finding, confounded_variances
+from probmf.inference.mixed.importance_sampler import Draws, draw_marginal
+from probmf.inference.nuts.pooled_warmup import PooledNuts
+from probmf.inference.nuts.transitions import NoStartError, constrain_chains, warn_incomplete
+from probmf.inference.starts import check_counts
+from probmf.models import MixedEffects
+from probmf.models.mixed.design import Design
+from probmf.results import MixedFit
+from probmf.results.sampling import Sampling
+from probmf.run.driver import FitWarning
+from probmf.settings import own_settings
+
+#: NUTS in place of importance sampling.
+FALLBACK_CHAINS = 4
+#: Operations that take as long as a trial of a second way, most of whose time compiles it.
+WORTH_A_TRIAL = 1e10
+#: Draws of each chain whose effects are drawn back together.
+RECOVERED = 250
+
+
+class FallbackWarning(UserWarning):
+    """Importance sampling could not serve; NUTS took its place."""
+
+
+def sample_marginal(
+    model: MixedEffects,
+    data: Any,
+    *,
+    key: ArrayLike,
+    num_samples: int = 1000,
+    max_densities: int | None = None,
+    float64: bool = True,
+    progress: bool | None = None,
+) -> MixedFit:
+    r"""Independent draws of a Gaussian mixed model with all its effects integrated out.
+
+    With fixed and random effects integrated out, a few scales and correlations remain, whose
+    density is smooth. Proposals are drawn from a multivariate t around its mode, and from mixtures
+    refitted to them where that is too narrow, and are weighted by
+
+    .. math:: w_i = p(y \mid \theta_i)\, p(\theta_i) / q(\theta_i).
+
+    Proposals go on until `num_samples` of them are effective; as many are drawn by weight, with
+    their effects from the exact conditional. Pareto k-hat of the weights says whether they can be
+    trusted; above 0.7, with more than 20 parameters, or without a mode, NUTS takes over, four
+    chains that learn one mass matrix together: on the marginal density or on the non-centred
+    model, whichever needs less arithmetic for an effective draw of a short trial. That is counted,
+    the gradients of the trial times the operations of one, and never timed: the same key gives the
+    same draws on a busy machine. The latter is tried only where the draws would take more than
+    such a trial.
+
+    Args:
+        model: A mixed model with a Gaussian or log-normal response.
+        data: Any data frame, or a design.
+        key: JAX key or int.
+        num_samples: Draws to return, all in one chain.
+        max_densities: The most evaluations of the density; by default 40 per draw and at least
+            20,000.
+        float64: Compute in double precision, whatever JAX is set to elsewhere.
+        progress: Show a progress bar; None shows it on a terminal or in a notebook.
+
+    Returns:
+        The fit; `fit.sampling.info` has k_hat, num_densities, effective and the seconds by stage.
+        After Ctrl-C as many draws as the proposals so far are good for, marked incomplete.
+
+    Raises:
+        TypeError: If `model` is no MixedEffects.
+        ValueError: If the response is neither Gaussian nor log-normal, an argument is out of range,
+            or there is no posterior, as coefficients and effects leave no noise.
+
+    Warns:
+        FitWarning: If the rows do not tell variances apart, so that priors alone do. After Ctrl-C.
+        FallbackWarning: If NUTS takes over.
+        DiagnosticWarning: If the weights are worth fewer than 100 draws, or NUTS took over and its
+            draws should not be relied upon; see `diagnostics.summary`.
+
+    Example:
+        >>> from probmf.models import MixedEffects
+        >>> table = {"y": [1.0, 2.0, 4.0, 3.0, 2.5, 3.5], "g": ["a", "b", "a", "b", "c", "c"]}
+        >>> fit = sample_marginal(MixedEffects("y ~ 1 + (1 | g)"), table, key=0, num_samples=100)
+        >>> fit.samples["coefficients"].shape, bool(fit.sampling.info["k_hat"] < 0.7)
+        ((1, 100, 1), True)
+
+    References:
+        Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
+    """
+    begin = time.perf_counter()
+    if not isinstance(model, MixedEffects):
+        raise TypeError(
+            f"model is of type {type(model).__name__}; expected MixedEffects. Other NumPyro models "
+            "can be sampled with marginalize(model, sites) and NumPyro's own MCMC."
+        )
+    if model.likelihood not in ("gaussian", "lognormal"):
+        raise ValueError(
+            f"likelihood is {model.likelihood!r}: effects can be integrated out exactly of "
+            "Gaussian and log-normal responses only. Use sample_nuts."
+        )
+    check_counts(num_samples=num_samples)
+    if max_densities is not None:
+        check_counts(max_densities=max_densities)
+    model = model if model.centered is True else replace(model, centered=True)
+    with own_settings(float64 or bool(jax.config.jax_enable_x64)):
+        random_key = as_key(key)
+        design = data if isinstance(data, Design) else model.design(data)
+        table = None if isinstance(data, Design) else data
+        refuse_exact_fit(model, design)
+        findings = confounded_variances(design, prior=True)
+        arguments = model.arguments(design, join=True)
+        density = kept_density(model, arguments, model.effect_sites(design))
+        try:
+            draws = draw_marginal(
+                density, int(num_samples), random_key, max_densities=max_densities,
+                progress=progress,
+            )  # fmt: skip
+        except NotServedError as error:
+            fit = _by_nuts(
+                model, design, density, str(error), int(num_samples), random_key, begin, progress
+            )
+            fit = _noted(replace(fit, data=table), findings)
+            return judged(fit, stacklevel=2, warn=not findings)
+    samples = {name: value[None] for name, value in draws.samples.items()}
+    if not draws.complete:
+        warnings.warn(
+            f"Interrupted: the fit has {len(next(iter(draws.samples.values()))):,} of "
+            f"{num_samples:,} draws, as many as its {draws.num_densities:,} proposals were good "
+            "for or as had their effects drawn, and is marked incomplete.",
+            FitWarning,
+            stacklevel=2,
+        )
+    sampling = Sampling({}, 0, time.perf_counter() - begin, draws.complete, _info(draws))
+    fit = MixedFit(model, design, samples, "marginal/importance", sampling=sampling, data=table)
+    return judged(_noted(fit, findings), stacklevel=2, warn=not findings)
+
+
+def _noted(fit: MixedFit, findings: Sequence[Finding]) -> MixedFit:
+    """The fit, with a warning of what the data leave to the priors."""
+    if not findings or fit.sampling is None:
+        return fit
+    note = " ".join(finding.text for finding in findings)
+    warnings.warn(note, FitWarning, stacklevel=3)
+    return replace(fit, sampling=replace(fit.sampling, info={**fit.sampling.info, "note": note}))
+
+
+def _info(draws: Draws) -> Mapping[str, float | int | str]:
+    return {
+        "k_hat": draws.k_hat,
+        "k_hat_gate": K_HAT_GATE,
+        "num_densities": draws.num_densities,
+        "num_gradients": draws.num_gradients,
+        "effective": draws.effective,
+        "effective_fraction": draws.effective / draws.num_densities,
+        **{f"seconds_{stage}": seconds for stage, seconds in draws.seconds.items()},
+    }
+
+
+def _by_nuts(
+    model: MixedEffects,
+    design: Design,
+    density: MarginalDensity,
+    why: str,
+    num_samples: int,
+    key: jax.Array,
+    begin: float,
+    progress: bool | None,
+) -> MixedFit:
+    """NUTS, the better of the marginal density and the non-centred model."""
+    run_key, recover_key = jax.random.split(key)
+    marginal = PooledNuts(density.potential, FALLBACK_CHAINS, run_key, progress)
+    best, name = marginal, "marginal"
+    told: dict[str, str] = {}
+    failure: NoStartError | None = None
+    try:
+        marginal.warm_up()
+        told[name] = _cost(marginal)
+    except NoStartError as error:
+        failure, told[name] = error, "no starting point with a finite density was found"
+    trials = {name: marginal}
+    needed = num_samples * marginal.cost
+    if needed > WORTH_A_TRIAL:
+        loose = replace(model, centered=False)
+        joint = joint_potential(loose, density.args)
+        other = PooledNuts(joint, FALLBACK_CHAINS, run_key, progress)
+        try:
+            other.warm_up(needed)
+            told["noncentred"] = _cost(other)
+        except NoStartError:
+            told["noncentred"] = "no starting point with a finite density was found"
+        trials["noncentred"] = other
+        if other.cost < marginal.cost:
+            best, name = other, "noncentred"
+    if best is marginal and failure is not None:
+        raise failure
+    untried = "not tried, as a trial takes more than the draws will"
+    warnings.warn(
+        f"Importance sampling can't serve here: {why}. Going on with NUTS on the {name} model. "
+        f"Marginal model: {told['marginal']}; non-centred model: "
+        f"{told.get('noncentred', untried)}.",
+        FallbackWarning,
+        stacklevel=3,
+    )
+    num_draws = -(-num_samples // FALLBACK_CHAINS)
+    chains = best.draw(num_draws)
+    samples = constrain_chains(best.potential, chains.vectors)
+    if best is marginal:
+        samples = _recover(density, recover_key, samples)
+        chains = chains.first(next(iter(samples.values())).shape[1])
+    settings = replace(best.settings, num_samples=num_draws)
+    warn_incomplete(chains, settings, stacklevel=3)
+    samples = {name: value for name, value in samples.items() if not name.endswith("_effects_raw")}
+    info: dict[str, Any] = {
+        "fallback": why,
+        "max_tree_depth": settings.max_tree_depth,
+        **{f"trial_{n}": trial.cost for n, trial in trials.items() if np.isfinite(trial.cost)},
+    }
+    sampling = Sampling(
+        chains.stats, best.num_warmup, time.perf_counter() - begin, chains.complete, info
+    )
+    return MixedFit(model, design, samples, f"nuts/{name}", sampling=sampling)
+
+
+def _cost(trial: PooledNuts) -> str:
+    """The finding of a trial, in words."""
+    if not np.isfinite(trial.cost):
+        return f"given up after {trial.spent:.2g} operations of warmup"
+    return (
+        f"{trial.gradients:.3g} gradients of {trial.operations:.2g} operations for an effective "
+        "draw in a trial"
+    )
+
+
+def _recover(
+    density: MarginalDensity, key: jax.Array, samples: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The samples with their effects: after an interruption of the draws that have them."""
+    num = next(iter(samples.values())).shape[1]
+    size = min(num, RECOVERED)
+    found: list[dict[str, np.ndarray]] = []
+    try:
+        for start in range(0, num, size):
+            # The last are filled up, or their number would be compiled for.
+            at = np.minimum(np.arange(start, start + size), num - 1)
+            some = {name: value[:, at] for name, value in samples.items()}
+            effects = density.model.recover(jax.random.fold_in(key, start), some, *density.args)
+            found.append({n: np.asarray(value)[:, : num - start] for n, value in effects.items()})
+    except KeyboardInterrupt:
+        if not found:
+            raise KeyboardInterrupt(
+                "Interrupted while the first effects were drawn: there are no draws to return."
+            ) from None
+    whole = {name: np.concatenate([part[name] for part in found], axis=1) for name in found[0]}
+    done = min(num, len(found) * size)
+    return {name: value[:, :done] for name, value in samples.items()} | whole

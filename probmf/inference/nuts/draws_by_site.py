@@ -1,0 +1,193 @@
+"""Draws of NUTS by site: all at once, or chunk by chunk to a stream on disk."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from probmf.inference.gibbs.job import KEPT, KEPT_BYTES
+from probmf.inference.marginal import MarginalModel
+from probmf.inference.marginal.prepared import Prepared
+from probmf.inference.marginal_rows import RowsMarginal
+from probmf.inference.nuts.transitions import CHUNK, STATS, Settings, constrain_chains, named_stats
+from probmf.inference.potential import Potential
+from probmf.results.draw_store import STATS as STATS_GROUP
+from probmf.results.draw_store import import_zarr
+from probmf.run.draw_stream import WAITING, DrawStream, Layout, StreamSite
+from probmf.run.stream_sites import sites_and_coords
+
+#: Statistics that are no floating numbers.
+KINDS = {"n_steps": np.dtype(int), "tree_depth": np.dtype(int), "diverging": np.dtype(bool)}
+
+
+@dataclass(frozen=True)
+class SiteDraws:
+    """From draws on the unconstrained scale to draws by site.
+
+    Attributes:
+        target: The model that is sampled.
+        potential: Its density.
+        arguments: Its arguments.
+        recover: Whether what was integrated out is drawn back.
+        keys: A key for each draw, (chain, draw), so that no draw depends on how many there are.
+    """
+
+    target: Any
+    potential: Potential
+    arguments: tuple[Any, ...]
+    recover: bool
+    keys: Array
+
+    def of(self, vectors: np.ndarray, first: int = 0) -> dict[str, np.ndarray]:
+        """Draws number first, first + 1, ... of each chain by site.
+
+        Args:
+            vectors: Draws, (chain, draw, dims).
+            first: Draws before them.
+
+        Returns:
+            By site, (chain, draw, ...).
+        """
+        last = self.keys.shape[1] - 1
+        at = np.minimum(first + np.arange(vectors.shape[1]), last)
+        keys = self.keys[:, at].reshape(-1)
+        samples = constrain_chains(self.potential, vectors)
+        if isinstance(self.target, RowsMarginal):
+            return self.target.recover_each(keys, samples, rows=self.recover)
+        if self._prepared is None:
+            return samples
+        lead = vectors.shape[:2]
+        latents = {
+            name: jnp.asarray(samples[name]).reshape(-1, *shape)
+            for name, shape in self._prepared.latent_shapes.items()
+        }
+        _, effects = self._prepared.draw_all(latents, keys)
+        return samples | {
+            name: np.asarray(value).reshape(*lead, *value.shape[1:])
+            for name, value in effects.items()
+        }
+
+    @cached_property
+    def _prepared(self) -> Prepared | None:
+        """Structure of the effects, where some are to be drawn back."""
+        if self.recover and isinstance(self.target, MarginalModel):
+            return self.target.prepare(*self.arguments)
+        return None
+
+
+class NutsStream:
+    """Stream that a run of NUTS writes its draws to.
+
+    Args:
+        path: The store.
+        identity: What makes the run the same, as text.
+        draws: From vectors to sites.
+        settings: The run's.
+        source: Model, data and design.
+        method: How the fit calls its method.
+        resumable: Whether the run has a checkpoint.
+
+    Raises:
+        ImportError: If zarr is not installed.
+        ValueError: If something else is at `path`, or the disk is too small.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        identity: str,
+        draws: SiteDraws,
+        settings: Settings,
+        source: tuple[Any, Any, Any],
+        *,
+        method: str,
+        resumable: bool,
+    ) -> None:
+        """Find out what a draw holds, and look at what is there; nothing is written yet."""
+        import_zarr()
+        self._draws, chains = draws, settings.num_chains
+        origin = np.zeros((chains, 1, draws.potential.num_dims))
+        self._shapes = {name: value.shape[2:] for name, value in draws.of(origin).items()}
+        sites, coords = sites_and_coords(*source, self._shapes)
+        stats = tuple(
+            StreamSite(name, STATS_GROUP, (), (), KINDS.get(name))
+            for name in (*STATS, "tree_depth")
+        )
+        layout = Layout(
+            sites + stats, coords, chains, settings.num_samples,
+            np.dtype(jnp.result_type(float)), method, "Lower num_samples or num_chains",
+        )  # fmt: skip
+        self._store = DrawStream(
+            path, f"{identity}|recover={draws.recover}", layout, resumable=resumable
+        )
+        size = max(1, sum(layout.bytes_of(site) for site in sites))
+        kept = max(KEPT, KEPT_BYTES // size)
+        self.thin = max(1, -(-settings.num_samples * chains // kept))
+        # Draws of a chunk that are by site at the same time, so that memory is bounded.
+        self._step = int(np.clip(WAITING // (size * chains), 1, CHUNK))
+        total = chains * settings.num_samples
+        self.note = (
+            f"keeps {total // self.thin:,} draws; writes {total:,} draws, "
+            f"{layout.size / 2**20:,.0f} MiB, to {path}"
+        )
+
+    @property
+    def written(self) -> int:
+        """Draws per chain that are on disk."""
+        return self._store.written
+
+    def begin(self, done: int) -> None:
+        """Make the store, or open it where a checkpoint counts `done` draws per chain.
+
+        Raises:
+            ValueError: If it can't be made, or holds fewer draws.
+        """
+        self._store.begin(done)
+
+    def append(self, first: int, vectors: np.ndarray, table: np.ndarray) -> None:
+        """Take draws number first, first + 1, ... of each chain; they may wait in memory.
+
+        Args:
+            first: Draws per chain before them.
+            vectors: Draws, (chain, draw, dims).
+            table: Statistics, (chain, draw, statistic).
+
+        Raises:
+            OSError: If the disk is full, or can't be written.
+        """
+        count, stats = vectors.shape[1], named_stats(table)
+        for start in range(0, count, self._step):
+            # A last short part would be a program of its own.
+            at = np.minimum(np.arange(start, start + self._step), count - 1)
+            own = min(self._step, count - start)
+            part = self._draws.of(vectors[:, at], first + start)
+            found = {name: value[:, :own] for name, value in part.items()}
+            found |= {name: value[:, start : start + own] for name, value in stats.items()}
+            self._store.append(first + start, found)
+
+    def flush(self, done: int) -> None:
+        """Write what waits of the first `done` draws per chain, and count it.
+
+        Raises:
+            OSError: If the disk is full, or can't be written.
+        """
+        self._store.flush(done)
+
+    def read(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, Any]]:
+        """Samples and statistics of some of the draws, and what is told of the run."""
+        every = min(self.thin, self.written)
+        found = self._store.read(every)
+        samples = {
+            name: found[name].reshape(*found[name].shape[:2], *shape)
+            for name, shape in self._shapes.items()
+        }
+        stats = {name: found[name] for name in (*STATS, "tree_depth")}
+        info = {
+            "stream": str(self._store.path.absolute()), "streamed_draws": self.written,
+            "thin": every, "num_divergent": self._store.count("diverging"),
+        }  # fmt: skip
+        return samples, stats, info

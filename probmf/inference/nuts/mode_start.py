@@ -1,0 +1,52 @@
+"""Starting points around the mode, for chains over scales and correlations only."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from probmf.inference.importance import NoModeError, find_mode
+from probmf.inference.marginal.density import MarginalDensity
+from probmf.inference.mixed.importance_sampler import MAX_DIMS
+from probmf.run.threads import blas_cores
+
+
+class ModeStart(NamedTuple):
+    """Starting points and a first inverse mass matrix.
+
+    Attributes:
+        vectors: One per chain, drawn from the normal approximation at the mode.
+        inverse_mass: Its covariance.
+    """
+
+    vectors: Float[np.ndarray, "chain d"]
+    inverse_mass: Float[np.ndarray, "d d"]
+
+
+def start_at_mode(density: MarginalDensity, key: Array, num_chains: int) -> ModeStart | None:
+    """Draw starting points from the normal approximation at the mode.
+
+    Args:
+        density: The density of what is left.
+        key: JAX key.
+        num_chains: How many points.
+
+    Returns:
+        The start; None if there are too many parameters, no mode, or a point of it where the
+        density is not finite.
+    """
+    size = density.potential.num_dims
+    if not 0 < size <= MAX_DIMS:
+        return None
+    try:
+        with blas_cores(1 if density.host is None else density.host.cores):
+            mode = find_mode(density.score, density.start())
+    except NoModeError:
+        return None
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).astype(np.uint64))
+    noise = rng.standard_normal((num_chains, size))
+    vectors = mode.vector + noise @ np.linalg.cholesky(mode.covariance).T
+    if not all(np.isfinite(density.score(vector)[0]) for vector in vectors):
+        return None
+    return ModeStart(vectors, mode.covariance)

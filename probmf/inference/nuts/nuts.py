@@ -1,0 +1,366 @@
+"""NUTS for all families of models, with Gaussian effects integrated out on request."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
+from os import PathLike
+from typing import Any, TypedDict, Unpack, overload
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+
+from probmf.data import Examples, Ratings, as_key
+from probmf.diagnostics.ending import judged
+from probmf.inference import marginal as marginal_models
+from probmf.inference.marginal import MarginalModel
+from probmf.inference.marginal.density import MarginalDensity
+from probmf.inference.marginal.host_program import host_program
+from probmf.inference.marginal.model_cache import joint_potential, kept_density
+from probmf.inference.marginal_rows import RowsMarginal, Stretched, find_start, rows_marginal
+from probmf.inference.mixed.exact_fit import refuse_exact_fit
+from probmf.inference.mixed.importance_sampler import MAX_DIMS
+from probmf.inference.nuts.draws_by_site import NutsStream, SiteDraws
+from probmf.inference.nuts.mode_start import start_at_mode
+from probmf.inference.nuts.transitions import Settings, run_nuts, warn_incomplete
+from probmf.inference.potential import Potential
+from probmf.inference.starts import check_counts, check_warmup
+from probmf.models import (
+    CategoricalFactorization,
+    MatrixFactorization,
+    MixedEffects,
+    Network,
+    NeuralFactorization,
+)
+from probmf.models.mixed.design import Design
+from probmf.results import CategoricalFit, Fit, MixedFit, NetworkFit, NeuralFit
+from probmf.results.sampling import Sampling
+from probmf.run.checkpoint import Checkpoint
+from probmf.settings import own_settings
+
+#: A shorter warmup has no windows long enough to learn a mass matrix from (Stan's rule), and one
+#: found at the mode is kept through it.
+LEAST_WARMUP = 150
+
+
+class _Options(TypedDict, total=False):
+    """What both families take; for type checkers."""
+
+    num_warmup: int
+    num_samples: int
+    num_chains: int
+    marginalize: Sequence[str] | str
+    recover: bool
+    target_accept: float
+    max_tree_depth: int
+    dense_mass: bool | None
+    float64: bool
+    checkpoint: str | PathLike[str] | None
+    stream: str | PathLike[str] | None
+    progress: bool | None
+
+
+@overload
+def sample_nuts(
+    model: MatrixFactorization, data: Ratings, *, key: ArrayLike, **options: Unpack[_Options]
+) -> Fit: ...
+@overload
+def sample_nuts(
+    model: CategoricalFactorization, data: Ratings, *, key: ArrayLike, **options: Unpack[_Options]
+) -> CategoricalFit: ...
+@overload
+def sample_nuts(
+    model: NeuralFactorization, data: Ratings, *, key: ArrayLike, **options: Unpack[_Options]
+) -> NeuralFit: ...
+@overload
+def sample_nuts(
+    model: MixedEffects, data: Any, *, key: ArrayLike, **options: Unpack[_Options]
+) -> MixedFit: ...
+@overload
+def sample_nuts(
+    model: Network, data: Examples, *, key: ArrayLike, **options: Unpack[_Options]
+) -> NetworkFit: ...
+def sample_nuts(
+    model: (
+        MatrixFactorization
+        | CategoricalFactorization
+        | NeuralFactorization
+        | MixedEffects
+        | Network
+    ),
+    data: Any,
+    *,
+    key: ArrayLike,
+    num_warmup: int = 500,
+    num_samples: int = 500,
+    num_chains: int = 4,
+    marginalize: Sequence[str] | str = (),
+    recover: bool = True,
+    target_accept: float = 0.8,
+    max_tree_depth: int = 10,
+    dense_mass: bool | None = None,
+    float64: bool = True,
+    checkpoint: str | PathLike[str] | None = None,
+    stream: str | PathLike[str] | None = None,
+    progress: bool | None = None,
+) -> Fit | CategoricalFit | NeuralFit | MixedFit | NetworkFit:
+    r"""Sample the posterior by NUTS, Gaussian effects integrated out and drawn back.
+
+    Args:
+        model: A factorization (plain, categorical or neural), a mixed model or a network.
+        data: `Ratings` for a factorization, any data frame (or a design) for a mixed model,
+            `Examples` for a network.
+        key: JAX key or int.
+        num_warmup: Transitions per chain that adapt the sampler and are thrown away. Where effects
+            are integrated out and few parameters left, chains start around the mode with the mass
+            matrix of its curvature, so that fewer than 150, which then adapt the step size only,
+            may be enough.
+        num_samples: Draws per chain.
+        num_chains: Chains; on a CPU each runs in its own thread.
+        marginalize: Effect sites to integrate out exactly (`marginalize`): for a factorization any
+            of "user_bias" and "user_factors", or of "item_bias" and "item_factors"; for a mixed
+            model names of `model.effect_sites(design)`, or "all" for all of them.
+        recover: Whether to draw the integrated effects back.
+        target_accept: Acceptance rate that the step size aims at; raise it against divergences.
+        max_tree_depth: A trajectory has at most two to this power of steps.
+        dense_mass: Whether to adapt a full mass matrix; None does with at most 20 parameters.
+        float64: Compute in double precision, whatever JAX is set to elsewhere.
+        checkpoint: Directory to keep the run in after every 50 transitions. Called again with the
+            same model, data, settings and key, it goes on where it was, bit for bit; with another
+            version of probmf, JAX or NumPyro it refuses to.
+        stream: Directory of a zarr store to write the draws to while they are made, integrated
+            effects too if they are recovered, so that memory need not hold them; `open_draws` reads
+            it. The fit then keeps all draws where they are small, and about 200 of them where they
+            are not. It needs the package zarr. With `checkpoint` a run that goes on writes on where
+            it was.
+        progress: Show a progress bar; None shows it on a terminal or in a notebook.
+
+    Returns:
+        The fit with its draws and statistics. After Ctrl-C, or when the disk of checkpoint or
+        stream is full, the draws so far, marked incomplete.
+
+    Warns:
+        DiagnosticWarning: If divergences, R-hat above 1.01, effective sizes below 100 per chain or
+            E-BFMI say that the draws should not be relied upon; see `diagnostics.summary`.
+
+    Raises:
+        TypeError: If model or data are of the wrong type.
+        ValueError: If an argument is out of range, checkpoint or stream hold another run, the draws
+            don't fit onto the disk, a site can't be integrated out, or no finite starting point is
+            found.
+        ImportError: If `stream` is given and zarr is not installed.
+
+    Example:
+        >>> from probmf.models import MixedEffects
+        >>> table = {"y": [1.0, 2.0, 4.0, 3.0, 2.5, 3.5], "g": ["a", "b", "a", "b", "c", "c"]}
+        >>> fit = sample_nuts(MixedEffects("y ~ 1 + (1 | g)"), table, key=0, num_warmup=50,
+        ...                   num_samples=50, num_chains=1, marginalize="all")
+        >>> fit.samples["g_effects"].shape
+        (1, 50, 3, 1)
+
+    References:
+        Hoffman and Gelman (2014); Lai, Domke and Sheldon (2024). The sampler is NumPyro's.
+    """
+    begin = time.perf_counter()
+    check_counts(num_samples=num_samples, num_chains=num_chains, max_tree_depth=max_tree_depth)
+    check_warmup(num_warmup)
+    if not 0 < target_accept < 1:
+        raise ValueError(f"target_accept is {target_accept!r}; expected a number between 0 and 1.")
+    settings = Settings(
+        int(num_warmup), int(num_samples), int(num_chains), float(target_accept),
+        int(max_tree_depth), bool(dense_mass),
+    )  # fmt: skip
+    with own_settings(float64 or bool(jax.config.jax_enable_x64)):
+        random_key = as_key(key)
+        run_key, recover_key = jax.random.split(random_key)
+        arguments, design, sites = model_arguments(model, data, marginalize)
+        target, potential, density = _target(model, arguments, sites)
+        if not potential.num_dims:
+            raise ValueError(
+                "Nothing is left to sample: every site is fixed or integrated out. Leave some of "
+                "marginalize out, or use sample_marginal, whose draws are then independent."
+            )
+        if dense_mass is None:
+            settings = replace(settings, dense_mass=potential.num_dims <= MAX_DIMS)
+        identity = _identity(potential, settings, random_key)
+        store = None if checkpoint is None else Checkpoint(checkpoint, identity)
+        count = (settings.num_chains, settings.num_samples)
+        draws = SiteDraws(
+            target, potential, arguments, recover, jax.random.split(recover_key, count)
+        )
+        sink = None
+        method = "nuts/marginal" if sites else "nuts"
+        if stream is not None:
+            sink = NutsStream(
+                stream, identity, draws, settings, (model, data, design), method=method,
+                resumable=store is not None,
+            )  # fmt: skip
+        if store is not None and store.begun:
+            start: dict[str, Any] = {}
+            adapt_mass = bool(store.note["adapt_mass"])
+        else:
+            start = _start(target, potential, density, data, random_key, settings)
+            at_mode = density is not None and bool(start)
+            adapt_mass = not (at_mode and settings.num_warmup < LEAST_WARMUP)
+        if store is not None:
+            store.note = {"adapt_mass": adapt_mass}
+        settings = replace(settings, adapt_mass=adapt_mass)
+        chains = run_nuts(
+            potential, settings, run_key, checkpoint=store, stream=sink, progress=progress, **start
+        )
+        told: dict[str, Any] = {}
+        if sink is None:
+            samples, stats = draws.of(chains.vectors), chains.stats
+        else:
+            samples, stats, told = sink.read()
+    warn_incomplete(chains, settings, stacklevel=2)
+    sampling = Sampling(
+        stats=stats,
+        num_warmup=settings.num_warmup,
+        seconds=time.perf_counter() - begin,
+        complete=chains.complete,
+        info={
+            "max_tree_depth": settings.max_tree_depth,
+            "seconds_of_setup": chains.seconds["setup"],
+            **told,
+        },
+    )
+    fit: Fit | CategoricalFit | NeuralFit | MixedFit | NetworkFit
+    if isinstance(model, CategoricalFactorization):
+        fit = CategoricalFit(model, data, samples, method, sampling=sampling)
+    elif isinstance(model, NeuralFactorization):
+        fit = NeuralFit(model, data, samples, method, sampling=sampling)
+    elif isinstance(model, Network):
+        fit = NetworkFit(model, data, samples, method, sampling=sampling)
+    elif isinstance(model, MixedEffects):
+        table = None if isinstance(data, Design) else data
+        fit = MixedFit(model, design, samples, method, sampling=sampling, data=table)
+    else:
+        fit = Fit(model, data, samples, method, sampling=sampling)
+    return judged(fit, stacklevel=2)
+
+
+def without_sites(
+    model: Any, arguments: tuple[Any, ...], sites: tuple[str, ...]
+) -> MarginalModel | RowsMarginal:
+    """All rows of one side of a factorization by derivatives written for them, else any sites."""
+    by_rows = None
+    if isinstance(model, MatrixFactorization):
+        by_rows = rows_marginal(model, arguments[0], sites)
+    return marginal_models.marginalize(model, sites) if by_rows is None else by_rows
+
+
+def _target(
+    model: Any, arguments: tuple[Any, ...], sites: tuple[str, ...]
+) -> tuple[Any, Potential, MarginalDensity | None]:
+    """What is sampled, and its density; by LAPACK where that is quicker than XLA's program."""
+    if not sites:
+        if isinstance(model, MixedEffects):
+            return model, joint_potential(model, arguments), None
+        return model, Potential(model, arguments, {}), None
+    if isinstance(model, MixedEffects):
+        density = kept_density(model, arguments, sites)
+    else:
+        target = without_sites(model, arguments, sites)
+        if isinstance(target, RowsMarginal):
+            target = target.by_loops()
+            return target, Stretched(target), None
+        density = MarginalDensity(target, arguments, {})
+    potential = density.potential
+    if density.host is not None and density.host.is_large:
+        potential = copy(potential)
+        potential.program = host_program(density.host)
+    return density.model, potential, density
+
+
+def _start(
+    target: Any,
+    potential: Potential,
+    density: MarginalDensity | None,
+    data: Any,
+    key: Any,
+    settings: Settings,
+) -> dict[str, Any]:
+    """Around the mode where that is cheap, else wherever the sampler finds a start."""
+    start_key = jax.random.fold_in(key, 2)
+    if isinstance(target, RowsMarginal):
+        start = find_start(target, potential, data, start_key, settings.num_chains)
+        widths = np.diag(start.inverse_mass) if settings.dense_mass else start.inverse_mass
+        return {"starts": start.vectors, "inverse_mass": widths}
+    if density is None:
+        return {}
+    mode = start_at_mode(density, start_key, settings.num_chains)
+    if mode is None:
+        return {}
+    mass = mode.inverse_mass if settings.dense_mass else np.diag(mode.inverse_mass)
+    return {"starts": mode.vectors, "inverse_mass": mass}
+
+
+def model_arguments(
+    model: Any, data: Any, chosen: Sequence[str] | str
+) -> tuple[tuple[Any, ...], Any, tuple[str, ...]]:
+    """The NumPyro model's arguments, the design of a mixed model, and the sites to integrate."""
+    if isinstance(model, MatrixFactorization):
+        if not isinstance(data, Ratings):
+            raise TypeError(f"data is of type {type(data).__name__}; expected Ratings.")
+        sites = (chosen,) if isinstance(chosen, str) else tuple(chosen)
+        allowed = tuple(model.site_shapes(1, 1))
+        for site in sites:
+            if site not in allowed:
+                raise ValueError(
+                    f"marginalize names {site!r}; expected any of {', '.join(map(repr, allowed))}."
+                )
+        return model.arguments(data), None, sites
+    if isinstance(model, CategoricalFactorization):
+        if len(chosen):
+            raise ValueError(
+                f"marginalize is {chosen!r}, but under a categorical likelihood no site can be "
+                "integrated out exactly; leave it out."
+            )
+        return model.arguments(data), None, ()
+    if isinstance(model, NeuralFactorization):
+        model.network.check_trainable()
+        if len(chosen):
+            raise ValueError(
+                f"marginalize is {chosen!r}, but through a network the score is not linear in a "
+                "row, so that none can be integrated out exactly; leave it out."
+            )
+        return model.arguments(data), None, ()
+    if isinstance(model, MixedEffects):
+        design = data if isinstance(data, Design) else model.design(data)
+        refuse_exact_fit(model, design)
+        effects = model.effect_sites(design)
+        sites = (chosen,) if isinstance(chosen, str) else tuple(chosen)
+        if sites == ("all",):
+            sites = effects
+        for site in sites:
+            if site not in effects:
+                raise ValueError(
+                    f"marginalize names {site!r}; expected 'all' or any of "
+                    f"{', '.join(map(repr, effects))}."
+                )
+        return model.arguments(design, join=True), design, sites
+    if isinstance(model, Network):
+        model.layers.check_trainable()
+        if len(chosen):
+            raise ValueError(
+                f"marginalize is {chosen!r}, but the weights of a network are all sampled; leave "
+                "it out."
+            )
+        return model.arguments(data), None, ()
+    raise TypeError(
+        f"model is of type {type(model).__name__}; expected MatrixFactorization, "
+        "CategoricalFactorization, NeuralFactorization, MixedEffects or Network. For any other "
+        "NumPyro model use marginalize(model, sites) with NumPyro's own MCMC."
+    )
+
+
+def _identity(potential: Potential, settings: Settings, key: Any) -> str:
+    """Everything that the draws depend on but the versions, which the checkpoint notes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for array in potential.program.consts:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    digest.update(np.asarray(jax.random.key_data(key)).tobytes())
+    return f"{potential.program.text}|{settings}|{digest.hexdigest()}"

@@ -1,0 +1,1 @@
+"""Point estimates: alternating least squares and gradient methods."""

@@ -1,0 +1,362 @@
+"""Maximum a posteriori by alternating least squares."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from probmf.data import Ratings, as_key
+from probmf.inference.point.categorical import refuse_categorical
+from probmf.inference.point.cutpoints import CutpointStep
+from probmf.inference.point.feature_weights import (
+    Regression,
+    center_rows,
+    regressions,
+    solve,
+    to_weights,
+)
+from probmf.inference.point.neural import refuse_neural
+from probmf.inference.starts import (
+    check_counts,
+    check_tol,
+    initial_parameters,
+    prepare_validation,
+    require_fixed_scales,
+    warn_of_heavy_weights,
+)
+from probmf.models.factorization import MatrixFactorization
+from probmf.models.observations import Observations
+from probmf.models.ordinal import Ordinal
+from probmf.models.row_means import RowMean, prior_means
+from probmf.models.table import Table
+from probmf.results import Fit
+from probmf.rows.layout import SIDES, RowLayout, Side, build_rows, num_workers
+from probmf.rows.sweep import Method, half_sweep, zero_moments
+from probmf.rows.values import Prior, RowSums, RowValues
+from probmf.run.driver import Info, run
+from probmf.settings import own_settings
+
+
+def fit_als(
+    model: MatrixFactorization,
+    data: Ratings,
+    *,
+    key: ArrayLike,
+    num_sweeps: int = 30,
+    tol: float = 1e-5,
+    update: Literal["block", "coordinate"] = "block",
+    solver: Literal["cg", "cholesky"] = "cg",
+    cg_steps: int = 3,
+    validation: Ratings | None = None,
+    patience: int = 3,
+    start: Fit | None = None,
+    progress: bool | None = None,
+) -> Fit:
+    r"""Fit by solving for all users' rows, then all items' rows, and so on.
+
+    Each row's bias and factors solve, jointly and given the other side,
+
+    .. math:: (A + \sum_n w_n z_n z_n^\top)\, x = A m + \sum_n w_n z_n t_n .
+
+    For Bernoulli and Ordinal likelihoods the weights and targets are those of a quadratic bound at
+    the present scores (Jaakkola and Jordan 2000), so that the objective never rises there either.
+    Learned cutpoints take a Newton step after each sweep, shortened where it would raise it. With
+    `user_mean=Linear()` the weights follow each half-sweep, by the ridge regression of the rows on
+    their features.
+
+    Args:
+        model: The factorization; its scales must be numbers or arrays.
+        data: Training ratings.
+        key: JAX key or int that draws the starting values.
+        num_sweeps: The most sweeps (one solves both sides once).
+        tol: Stop when a sweep lowers the objective by less than this share; 0 never stops.
+        update: "block" solves a row jointly, "coordinate" one coordinate after another.
+        solver: For blocks: "cg" takes a few warm-started conjugate-gradient steps and is
+            fastest; "cholesky" is exact. Both have the same optimum.
+        cg_steps: Conjugate-gradient steps per row and sweep.
+        validation: Held-out ratings; stops when their error has not improved for `patience`
+            sweeps and keeps the best sweep.
+        patience: See `validation`.
+        start: A fit of the same model shape to start from, instead of random values.
+        progress: Show a progress bar; None shows it on a terminal or in a notebook.
+
+    Returns:
+        The fit, with its history of objective and held-out error.
+
+    Raises:
+        TypeError: If model or data are of the wrong type.
+        ValueError: If the data do not suit the model, or an argument is out of range.
+
+    Warns:
+        FitWarning: If the weights beside `unobserved_weight` have a heavy tail (their largest
+            hundredth holds more than a tenth of all weight). After Ctrl-C.
+
+    Example:
+        >>> from probmf import MatrixFactorization, Ratings, fit_als
+        >>> ratings = Ratings.from_frame(
+        ...     {"user": [1, 1, 2, 2, 3], "item": [1, 2, 1, 3, 2], "rating": [5, 3, 4, 2, 3]}
+        ... )
+        >>> fit = fit_als(MatrixFactorization(num_factors=1), ratings, key=0)
+        >>> bool(fit.history.objective[-1] <= fit.history.objective[0])
+        True
+
+    References:
+        Zhou, Wilkinson, Schreiber and Pan (2008); Hu, Koren and Volinsky (2008), equation 4;
+        Pilaszy, Zibriczky and Tikk (2010). One sweep costs O(n k) memory traffic per CG step,
+        O(n k^2 + (M + N) k^3) with Cholesky.
+    """
+    if update not in ("block", "coordinate"):
+        raise ValueError(f"update is {update!r}; expected 'block' or 'coordinate'.")
+    if solver not in ("cg", "cholesky"):
+        raise ValueError(f"solver is {solver!r}; expected 'cg' or 'cholesky'.")
+    refuse_categorical(model, "fit_als")
+    refuse_neural(model, "fit_als")
+    if not isinstance(model, MatrixFactorization):
+        raise TypeError(f"model is of type {type(model).__name__}; expected MatrixFactorization.")
+    check_counts(num_sweeps=num_sweeps, cg_steps=cg_steps, patience=patience)
+    check_tol(tol)
+    with own_settings():
+        random_key = as_key(key)
+        method: Method = "coordinate" if update == "coordinate" else solver
+        (observations,) = model.arguments(data)
+        require_fixed_scales(model, "fit_als")
+        warn_of_heavy_weights(model, data, stacklevel=3)
+        if not model.site_shapes(1, 1):
+            raise ValueError(
+                "fit_als needs a bias or factors to alternate between; the model has none."
+            )
+        held_out = prepare_validation(model, data, validation)
+        first = initial_parameters(model, observations, start)
+        with ThreadPoolExecutor(num_workers()) as pool:
+            algorithm = AlternatingLeastSquares(model, observations, first, method, cg_steps, pool)
+            best, history = run(
+                algorithm, key=random_key, num_steps=num_sweeps, tol=tol, validation=held_out,
+                patience=patience, progress=progress,
+            )  # fmt: skip
+        return Fit.from_point(model, data, best, history=history, method=f"als/{method}")
+
+
+class State(NamedTuple):
+    """State of a fit.
+
+    Attributes:
+        table: Parameters of both sides.
+        intercept: The intercept.
+        move: What to add to a learned intercept before the next sweep.
+        own: Learned parameters of the likelihood.
+        weights: Weights of the prior means.
+        center: The prior means, or None where they are zero.
+    """
+
+    table: RowValues
+    intercept: Float[Array, ""]
+    move: Float[Array, ""]
+    own: dict[str, Array]
+    weights: dict[str, Array]
+    center: Float[Array, "table d"] | None
+
+
+class AlternatingLeastSquares:
+    """The algorithm under `fit_als`, for the loop."""
+
+    unit = "sweep"
+    num_runs = 1
+
+    def __init__(
+        self,
+        model: MatrixFactorization,
+        observations: Observations,
+        start: Callable[[Array], dict[str, Array]],
+        method: Method,
+        cg_steps: int,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        """Lay out the rows; see `fit_als` for the arguments."""
+        self.model, self.start, self.pool = model, start, pool
+        self.method, self.cg_steps = method, cg_steps
+        self.packing = Table(model, observations.num_users, observations.num_items)
+        self.layout, self.constant = lay_out(model, observations)
+        self.scales = model.fixed_scales()
+        self.means = model.row_means(observations.features)
+        self.regressions = regressions(model, observations, "fit_als")
+        self.cutpoint_step = None
+        if isinstance(model.likelihood, Ordinal) and model.likelihood.learned:
+            self.cutpoint_step = CutpointStep(model.likelihood, observations)
+        self.precision = self.packing.precision()
+        self.free = {side: self.packing.free(side) for side in SIDES}
+        self.zero_weight = None
+        if model.unobserved_weight > 0:
+            self.zero_weight = model.unobserved_weight / jnp.square(self.scales["noise_scale"])
+
+    def init(self, key: Array) -> State:
+        """Small random factors and no biases; or the given start."""
+        parameters = self.start(key)
+        intercept = parameters["intercept"]
+        own = {name: parameters[name] for name in self.model.learned_shapes}
+        weights = {name: parameters[name] for mean in self.means.values() for name in mean.shapes}
+        table = self.packing.pack(parameters)
+        weights, center = self._regress(table, weights, solves=False)
+        return State(table, intercept, jnp.zeros_like(intercept), own, weights, center)
+
+    def step(self, key: Array, state: State) -> tuple[State, list[Info]]:
+        """Intercept, users, items, cutpoints. Deterministic: the key is not used."""
+        intercept, own = state.intercept + state.move, state.own
+        weights, center = state.weights, state.center
+        table, _ = self._half("user", state.table, intercept, own, center)
+        weights, center = self._regress(table, weights, solves=True)
+        table, result = self._half("item", table, intercept, own, center)
+        weights, center = self._regress(table, weights, solves=True)
+        squares, zero_loss, slope, curvature = _finish(
+            table, result, intercept, self.precision, self.free, self.zero_weight, center,
+            split=self.packing.num_users,
+        )  # fmt: skip
+        move = jnp.zeros_like(intercept)
+        objective = self.constant + float(zero_loss)
+        if self.cutpoint_step is None:
+            objective += float(np.sum(np.asarray(result.loss), dtype=np.float64))
+        else:
+            values = {"intercept": intercept, **self.packing.unpack(table), **own}
+            cutpoints, loss = self.cutpoint_step(values)
+            own = {"cutpoints": cutpoints}
+            objective += loss
+        objective += 0.5 * float(np.sum(np.asarray(squares), dtype=np.float64))
+        objective += sum(float(mean.loss(weights)) for mean in self.means.values())
+        if self.model.learns_intercept:
+            mean, precision = self.model.intercept_prior()
+            objective += 0.5 * precision * float((intercept - mean) ** 2)
+            move = (slope - precision * (intercept - mean)) / (curvature + precision)
+        return State(table, intercept, move, own, weights, center), [Info(objective)]
+
+    def parameters(self, state: State, run: int) -> dict[str, Array]:
+        """The parameters by site name; there is one run."""
+        rows = self.packing.unpack(state.table)
+        return {"intercept": state.intercept, **rows, **state.own, **state.weights}
+
+    def _regress(
+        self, table: RowValues, weights: dict[str, Array], *, solves: bool
+    ) -> tuple[dict[str, Array], Array | None]:
+        """The weights of the prior means given the rows, and the means."""
+        if not self.means:
+            return weights, None
+        return _regress(
+            table, weights, self.means, self.regressions, self.precision, solves,
+            packing=self.packing,
+        )  # fmt: skip
+
+    def _half(
+        self,
+        side: Side,
+        table: RowValues,
+        intercept: Array,
+        own: dict[str, Array],
+        center: Array | None,
+    ) -> tuple[RowValues, RowSums]:
+        gram = gram_shift = None
+        if self.zero_weight is not None:
+            rows = self.packing.rows("item" if side == "user" else "user")
+            gram, gram_shift = zero_moments(
+                table.bias[rows], table.factors[rows], intercept, self.zero_weight
+            )
+        scales = self.scales | own
+        pull = None if center is None else self.precision * center
+        prior = Prior(intercept, scales, self.precision, self.free[side], gram, gram_shift, pull)
+        return half_sweep(
+            self.layout, side, table, prior, likelihood=self.model.likelihood.canonical(),
+            method=self.method, cg_steps=self.cg_steps, pool=self.pool,
+        )  # fmt: skip
+
+
+def lay_out(model: MatrixFactorization, observations: Observations) -> tuple[RowLayout, float]:
+    """Rows of the observations; pairs that count as weak zeros are folded into the ratings.
+
+    With unobserved weight w0 the loss of all pairs is w0 eta^2 / 2, and an observed pair of weight
+    w and rating r adds w (r - eta)^2 / 2 - w0 eta^2 / 2. That is a rating w r / (w - w0) of weight
+    w - w0, up to the constant that is returned (in units of the objective).
+
+    Args:
+        model: The factorization.
+        observations: Its data.
+
+    Returns:
+        The layout and the constant.
+    """
+    user, item = np.asarray(observations.user), np.asarray(observations.item)
+    rating = np.asarray(observations.rating, dtype=np.float64)
+    weight = None if observations.weight is None else np.asarray(observations.weight, np.float64)
+    constant = 0.0
+    if model.unobserved_weight > 0:
+        full = np.ones_like(rating) if weight is None else weight
+        weight = full - model.unobserved_weight
+        shifted = full * rating / weight
+        precision = float(model.fixed_scales()["noise_scale"]) ** -2
+        constant = 0.5 * precision * float(np.sum(full * rating**2 - weight * shifted**2))
+        rating = shifted
+    layout = build_rows(
+        user, item, rating, weight, num_users=observations.num_users,
+        num_items=observations.num_items,
+    )  # fmt: skip
+    return layout, constant
+
+
+@partial(jax.jit, static_argnames="packing")
+def _regress(
+    table: RowValues,
+    weights: dict[str, Array],
+    means: dict[Side, RowMean],
+    found: dict[str, Regression],
+    precision: Array,
+    solves: Array,
+    *,
+    packing: Table,
+) -> tuple[dict[str, Array], Array]:
+    """Weights given the rows, unless they are to stay, and the prior means that they give."""
+    turned, rows = {}, packing.unpack(table)
+    for site, regression in found.items():
+        side: Side = "user" if site.startswith("user") else "item"
+        values = rows[site].reshape(len(rows[site]), -1)
+        # A scale of each row's own is in the regression's row weights; else all rows have one.
+        first = precision[packing.rows(side)][0, 0 if site.endswith("bias") else 1]
+        first = first / regression.row_weight[0]
+        turned[site] = solve(regression, values, jnp.broadcast_to(first, values.shape[1:]))
+    solved = to_weights(turned, found, means)
+    weights = jax.tree.map(lambda new, old: jnp.where(solves, new, old), solved, weights)
+    sizes = (packing.num_users, packing.num_items)
+    return weights, center_rows(prior_means(means, weights), sizes, packing.num_columns)
+
+
+@partial(jax.jit, static_argnames="split")
+def _finish(
+    table: RowValues,
+    result: RowSums,
+    intercept: Array,
+    precision: Array,
+    free: dict[Side, Array],
+    zero_weight: Array | None,
+    center: Array | None = None,
+    *,
+    split: int,
+) -> tuple[Array, Array, Array, Array]:
+    """Prior squares by row, loss of the weak zeros, and slope and curvature of the intercept."""
+    values = jnp.concatenate([table.bias[:, None], table.factors], axis=1)
+    own = jnp.where(jnp.arange(len(values))[:, None] < split, free["user"], free["item"])
+    apart = values if center is None else values - center
+    squares = jnp.sum(precision * jnp.square(apart) * own, axis=1)
+    slope, curvature = jnp.sum(result.slope), jnp.sum(result.curvature)
+    zero_loss = jnp.zeros_like(intercept)
+    if zero_weight is not None:
+        # All scores are products of (intercept + bias, 1, factors) and (1, bias, factors).
+        ones = jnp.ones_like(table.bias)
+        users = jnp.stack([intercept + table.bias, ones], axis=1)[:split]
+        items = jnp.stack([ones, table.bias], axis=1)[split:-1]
+        users = jnp.concatenate([users, table.factors[:split]], axis=1)
+        items = jnp.concatenate([items, table.factors[split:-1]], axis=1)
+        zero_loss = 0.5 * zero_weight * jnp.sum((users.T @ users) * (items.T @ items))
+        slope = slope - zero_weight * jnp.dot(users.sum(axis=0), items.sum(axis=0))
+        curvature = curvature + zero_weight * len(users) * len(items)
+    return squares, zero_loss, slope, curvature

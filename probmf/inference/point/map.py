@@ -1,0 +1,341 @@
+"""Maximum a posteriori by gradients."""
+
+from collections.abc import Callable
+from functools import partial
+from os import PathLike
+from typing import Any, NamedTuple, Required, TypedDict, Unpack, overload
+
+import jax
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from probmf.data import Examples, Ratings, as_key
+from probmf.inference.fingerprint import describe_rule, described, digest, digest_ratings
+from probmf.inference.point.categorical import ClassValidation
+from probmf.inference.point.full_batch import FullBatch
+from probmf.inference.point.minibatch import Minibatch
+from probmf.inference.point.network_descent import (
+    NEURAL_RATES,
+    RATES,
+    NetworkDescent,
+    NetworkValidation,
+    adam_rule,
+)
+from probmf.inference.point.neural import NeuralValidation
+from probmf.inference.point.optimizer import Rule, Schedule, choose_rule
+from probmf.inference.starts import (
+    SAME_PAIRS,
+    check_counts,
+    check_tol,
+    initial_parameters,
+    own_start,
+    prepare_validation,
+    require_fixed_scales,
+    require_numbers,
+    warn_of_heavy_weights,
+)
+from probmf.models import (
+    CategoricalFactorization,
+    MatrixFactorization,
+    Network,
+    NeuralFactorization,
+)
+from probmf.results import CategoricalFit, Fit, NetworkFit, NeuralFit
+from probmf.rows.layout import num_workers
+from probmf.run.checkpoint import PACKAGES, Checkpoint
+from probmf.run.driver import Algorithm, HeldOut, run
+from probmf.settings import own_settings
+
+#: Tolerance of the convergence test of full batches.
+FULL_BATCH_TOL = 1e-6
+
+
+class _Options(TypedDict, total=False):
+    """Options of both families; for type checkers."""
+
+    num_epochs: Required[int]
+    optimizer: optax.GradientTransformation | str | None
+    learning_rate: float | Schedule | None
+    batch_size: int | None
+    num_restarts: int
+    validation: Any
+    patience: int
+    tol: float | None
+    start: Any
+    checkpoint: str | PathLike[str] | None
+    progress: bool | None
+
+
+@overload
+def fit_map(
+    model: MatrixFactorization, data: Ratings, *, key: ArrayLike, **options: Unpack[_Options]
+) -> Fit: ...
+@overload
+def fit_map(
+    model: CategoricalFactorization, data: Ratings, *, key: ArrayLike, **options: Unpack[_Options]
+) -> CategoricalFit: ...
+@overload
+def fit_map(
+    model: NeuralFactorization, data: Ratings, *, key: ArrayLike, **options: Unpack[_Options]
+) -> NeuralFit: ...
+@overload
+def fit_map(
+    model: Network, data: Examples, *, key: ArrayLike, **options: Unpack[_Options]
+) -> NetworkFit: ...
+def fit_map(
+    model: MatrixFactorization | CategoricalFactorization | NeuralFactorization | Network,
+    data: Any,
+    *,
+    key: ArrayLike,
+    num_epochs: int,
+    optimizer: optax.GradientTransformation | str | None = None,
+    learning_rate: float | Schedule | None = None,
+    batch_size: int | None = None,
+    num_restarts: int = 1,
+    validation: Any = None,
+    patience: int = 3,
+    tol: float | None = None,
+    start: Any = None,
+    checkpoint: str | PathLike[str] | None = None,
+    progress: bool | None = None,
+) -> Fit | CategoricalFit | NeuralFit | NetworkFit:
+    r"""Fit by gradient descent: full batches, minibatches, or one rating at a time.
+
+    Lowers minus the log posterior,
+
+    .. math::
+        J = \sum_{mn} w_{mn}\, \ell(r_{mn}, \eta_{mn}) + \sum_{rows\ i} \frac{|x_i|^2}{2 s_i^2}
+          = \sum_{mn} \Big[ w_{mn}\, \ell(r_{mn}, \eta_{mn})
+          + \frac{|x_m|^2}{2 s_m^2 n_m} + \frac{|x_n|^2}{2 s_n^2 n_n} \Big] ,
+
+    where a row's prior is spread over its :math:`n_i` ratings. A batch's gradient is that of the
+    bracket summed over its ratings: over an epoch the batches' gradients sum to that of J, so n /
+    batch_size times a random batch's gradient is unbiased; and only rows in the batch have one.
+
+    For a network the rows are the weights, and every example carries an equal share of their prior,
+    as every rating does in a categorical or neural factorization, all of whose rows move at every
+    update.
+
+    Args:
+        model: The factorization (plain, categorical or neural) or network; its scales must be
+            numbers or arrays.
+        data: Training `Ratings`, or `Examples` for a network.
+        key: JAX key or int that draws starting values and the order of the ratings.
+        num_epochs: The most passes over the ratings; with full batches, the most updates.
+        optimizer: Any optax optimizer, or "sgd", "momentum", "rmsprop", "adagrad" or "adam" at the
+            given learning rate. It is given the gradient of J, or the batch's part of it,
+            by site name. One that leaves rows alone whose gradient is zero (gradient descent,
+            AdaGrad, clipping, any schedule) is run on the rows of the batch only, with the same
+            result; others (momentum, Adam) update all rows for every batch. By default AdaGrad
+            for minibatches and Adam for full batches; for networks, categorical and neural
+            factorizations always Adam.
+        learning_rate: Number or optax schedule (of updates) for the default optimizer, or the one
+            named. By default it falls linearly from 0.5 to 0 for minibatches, and is 0.1 for full
+            batches; for networks and categorical factorizations from 0.01 to 0, and 0.05; for
+            neural factorizations from 0.02 to 0, and 0.02.
+        batch_size: Ratings per update: None takes all, 1 is single-rating descent.
+        num_restarts: Random starts, run as one vectorized program; the best is kept.
+        validation: Held-out ratings; a restart stops when their error has not improved for
+            `patience` epochs, and the best epoch of all restarts is kept. Without them, that of
+            the lowest objective.
+        patience: See `validation`.
+        tol: A restart stops when an epoch changes the objective by less than this share; 0 never
+            stops. By default 1e-6 for full batches, 0 for minibatches.
+        start: A fit of the same model shape to start from, instead of random values.
+        checkpoint: Directory to keep the run in. Called again with the same model, data, settings
+            and key, it goes on where it was, bit for bit; with another version of probmf, JAX,
+            NumPyro or optax it refuses to.
+        progress: Show a progress bar; None shows it on a terminal or in a notebook.
+
+    Returns:
+        The fit. Its history has the objective (and held-out error) after every epoch of the best
+        restart, and the objectives of all.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If the data do not suit the model, an argument is out of range, or the
+            checkpoint holds another run or can't be written.
+
+    Warns:
+        FitWarning: If the loss ceases to be finite, with the update and its learning rate; that
+            restart ends, and its best epoch so far counts. After Ctrl-C, or when the disk of the
+            checkpoint is full. If the weights beside `unobserved_weight` have a heavy tail, as in
+            `fit_als`.
+
+    Example:
+        >>> from probmf import MatrixFactorization, Ratings, fit_map
+        >>> ratings = Ratings.from_frame(
+        ...     {"user": ["a", "a", "b", "b"], "item": [1, 2, 1, 3], "rating": [5, 3, 4, 2]}
+        ... )
+        >>> model = MatrixFactorization(num_factors=1)
+        >>> fit = fit_map(model, ratings, key=0, num_epochs=20, batch_size=2)
+        >>> len(fit.history)
+        20
+
+    References:
+        Robbins and Monro (1951); Koren, Bell and Volinsky (2009), Matrix factorization techniques
+        for recommender systems; Duchi, Hazan and Singer (2011) for AdaGrad. An epoch of n ratings
+        costs O(n k), plus O((M + N) k) per update where all rows are updated.
+    """
+    if not isinstance(model, (MatrixFactorization, *FAMILIES)):
+        raise TypeError(
+            f"model is of type {type(model).__name__}; expected MatrixFactorization, "
+            "CategoricalFactorization, NeuralFactorization or Network."
+        )
+    check_counts(num_epochs=num_epochs, num_restarts=num_restarts, patience=patience)
+    if batch_size is not None:
+        check_counts(batch_size=batch_size)
+    full_batch = batch_size is None
+    tol = (FULL_BATCH_TOL if full_batch else 0.0) if tol is None else tol
+    check_tol(tol)
+    with own_settings():
+        random_key = as_key(key)
+        if start is not None and num_restarts > 1:
+            raise ValueError(
+                f"num_restarts is {num_restarts}, but start fixes where to start: the restarts "
+                "would be the same. Leave out one of the two."
+            )
+        make_task = _factorization_task if isinstance(model, MatrixFactorization) else _descent_task
+        task = make_task(model, data, start, validation, batch_size)
+        updates = num_epochs * (1 if batch_size is None else -(-task.num_rows // batch_size))
+        rule = choose_rule(
+            optimizer, learning_rate, full_batch=full_batch, num_updates=updates,
+            default=task.default(full_batch, updates),
+        )  # fmt: skip
+        store = None
+        if checkpoint is not None:
+            settings = (num_epochs, batch_size, num_restarts, patience, tol)
+            identity = _identity(model, data, random_key, task, rule, updates, settings)
+            store = Checkpoint(checkpoint, identity, (*PACKAGES, "optax"))
+        best, history = run(
+            task.algorithm(rule, num_restarts, batch_size), key=random_key, num_steps=num_epochs,
+            tol=tol, validation=task.held_out, patience=patience, progress=progress,
+            checkpoint=store,
+        )  # fmt: skip
+        return task.fit(model, data, best, history=history, method=_method(batch_size))
+
+
+class _Task(NamedTuple):
+    """Parts that the fit of one family of models needs.
+
+    Attributes:
+        num_rows: Number of ratings or examples.
+        held_out: What to stop by, or None.
+        start: Starting values by key.
+        default: The default rule by (full batch, number of updates); None for that of rows.
+        algorithm: The algorithm of a rule, a number of restarts and a batch size.
+        fit: Makes the result.
+        held_digest: Tells held-out data apart.
+    """
+
+    num_rows: int
+    held_out: HeldOut | None
+    start: Callable[[Array], dict[str, Array]]
+    default: Callable[[bool, int], Rule | None]
+    algorithm: Callable[[Rule, int, int | None], Algorithm]
+    fit: Callable[..., Any]
+    held_digest: Callable[[], str]
+
+
+def _identity(
+    model: Any, data: Any, key: Array, task: _Task, rule: Rule, updates: int, settings: tuple
+) -> str:
+    """Everything that the fit depends on, besides the versions of the programs."""
+    first = task.start(jax.random.clone(key))
+    program = describe_rule(rule, first, updates)
+    (arrays,) = model.arguments(data)
+    seen = [digest(jax.tree.leaves(arrays)), str(jax.tree.structure(arrays)), task.held_digest()]
+    values = digest([jax.random.key_data(key), *(first[site] for site in sorted(first))])
+    return f"map|{described(model)}|{seen}|{values}|{settings}|{num_workers()}|{program}"
+
+
+def _factorization_task(
+    model: Any, data: Any, start: Any, validation: Any, batch_size: int | None
+) -> _Task:
+    (observations,) = model.arguments(data)
+    require_fixed_scales(model, "fit_map")
+    warn_of_heavy_weights(model, data, stacklevel=4)
+    if not model.site_shapes(1, 1) and not model.learns_intercept:
+        raise ValueError("fit_map needs something to fit; the model has a fixed intercept only.")
+    _check_batch_size(batch_size, len(observations.user), "ratings")
+    if batch_size is not None and model.unobserved_weight > 0:
+        raise ValueError(
+            f"unobserved_weight is {model.unobserved_weight:g}: every pair counts, rated or not, "
+            "which minibatches of ratings cannot do. Use batch_size=None, or fit_als."
+        )
+    first = initial_parameters(model, observations, start)
+
+    def algorithm(rule: Rule, num_runs: int, batch_size: int | None) -> Algorithm:
+        if batch_size is None:
+            return FullBatch(model, observations, first, rule, num_runs)
+        return Minibatch(model, observations, first, rule, num_runs, batch_size)
+
+    held_out = prepare_validation(model, data, validation)
+    return _Task(
+        len(observations.user), held_out, first, lambda *_: None, algorithm, Fit.from_point,
+        lambda: digest_ratings(validation),
+    )  # fmt: skip
+
+
+class _Family(NamedTuple):
+    """Difference between the families whose rows all move at every update.
+
+    Attributes:
+        fit: Class of the fits.
+        validation: Class of the held-out data.
+        rates: Learning rates of the default, of full batches and of minibatches.
+        rows: What the data consist of.
+        same: What a fit to start from has in common with the model.
+    """
+
+    fit: Any
+    validation: Any
+    rates: tuple[float, float]
+    rows: str = "ratings"
+    same: str = SAME_PAIRS
+
+
+FAMILIES = {
+    Network: _Family(
+        NetworkFit, NetworkValidation, RATES, "examples", "network to the same features"
+    ),
+    CategoricalFactorization: _Family(CategoricalFit, ClassValidation, RATES),
+    NeuralFactorization: _Family(NeuralFit, NeuralValidation, NEURAL_RATES),
+}
+
+
+def _descent_task(
+    model: Any, data: Any, start: Any, validation: Any, batch_size: int | None
+) -> _Task:
+    family = next(own for kind, own in FAMILIES.items() if isinstance(model, kind))
+    (arrays,) = model.arguments(data)
+    if not isinstance(model, CategoricalFactorization):
+        model.layers.check_trainable()
+    require_numbers(model, "fit_map")
+    _check_batch_size(batch_size, arrays.num_rows, family.rows)
+    first = own_start(model, arrays, start, family.fit, family.same)
+
+    def algorithm(rule: Rule, num_runs: int, batch_size: int | None) -> Algorithm:
+        return NetworkDescent(model, arrays, first, rule, num_runs, batch_size)
+
+    held_out = None if validation is None else family.validation.build(model, data, validation)
+    return _Task(
+        arrays.num_rows, held_out, first, partial(adam_rule, family.rates), algorithm,
+        family.fit.from_point,
+        lambda: digest(jax.tree.leaves(None if held_out is None else held_out.data)),
+    )  # fmt: skip
+
+
+def _check_batch_size(batch_size: int | None, count: int, what: str) -> None:
+    if batch_size is not None and batch_size > count:
+        raise ValueError(
+            f"batch_size is {batch_size}, but there are {count} {what}; give at most that "
+            "many, or batch_size=None for full batches."
+        )
+
+
+def _method(batch_size: int | None) -> str:
+    if batch_size is None:
+        return "map/full-batch"
+    return "map/single-rating" if batch_size == 1 else "map/minibatch"

@@ -1,0 +1,278 @@
+"""Where a fit starts, and what it needs checked first."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from probmf.data import Ratings
+from probmf.data.confidence import heavy_tail
+from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
+from probmf.models.likelihood import is_number
+from probmf.models.observations import Observations
+from probmf.models.ordinal import Ordinal
+from probmf.models.row_means import prior_means
+from probmf.results import Fit
+from probmf.run.driver import FitWarning, Validation
+
+#: Standard deviation of random starting factors, unless the prior's is smaller.
+START_SCALE = 0.1
+#: What a factorization shares with the fit that it starts from.
+SAME_PAIRS = "model to the same users and items"
+
+
+def check_counts(**counts: object) -> None:
+    """Refuse arguments that are not whole numbers of at least 1.
+
+    Args:
+        **counts: The values by argument name.
+
+    Raises:
+        TypeError: If one is not a whole number.
+        ValueError: If one is below 1.
+    """
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int | np.integer):
+            raise TypeError(f"{name} is {count!r}; expected a whole number of at least 1.")
+        if count < 1:
+            raise ValueError(f"{name} is {count}; expected a whole number of at least 1.")
+
+
+def check_warmup(count: object) -> None:
+    """Refuse a number of warm-up steps that is not a whole number of at least 0.
+
+    Args:
+        count: The argument `num_warmup`.
+
+    Raises:
+        TypeError: If it is not a whole number.
+        ValueError: If it is negative.
+    """
+    if isinstance(count, bool) or not isinstance(count, int | np.integer):
+        raise TypeError(f"num_warmup is {count!r}; expected a whole number of 0 or more.")
+    if count < 0:
+        raise ValueError(f"num_warmup is {count}; expected a whole number of 0 or more.")
+
+
+def check_tol(tol: object) -> None:
+    """Refuse a tolerance that is not a finite number >= 0.
+
+    Args:
+        tol: The share of the objective.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if not (is_number(tol) and tol >= 0):
+        raise ValueError(f"tol is {tol!r}; expected a finite number >= 0 (0 never stops).")
+
+
+def require_fixed_scales(model: MatrixFactorization, method: str) -> None:
+    """Refuse scales with a prior: they have no joint mode with the rows that they govern.
+
+    Args:
+        model: The factorization.
+        method: The function that was called, for the message.
+
+    Raises:
+        ValueError: If any scale is a distribution; the message says which.
+    """
+    random = [name for name in model.random_scales() if name not in model.learned_shapes]
+    for side in model.mean_sides:
+        random += getattr(model, f"{side}_mean").random_scales(f"{side}_mean")
+    otherwise = (
+        "learn the scales with fit_variational; "
+        "or sample the posterior with sample_gibbs or sample_nuts"
+    )
+    _refuse_random(random, method, "its rows", otherwise)
+
+
+def require_numbers(model: Any, method: str) -> None:
+    """Refuse scales with a prior in the families that no variational fit learns them of.
+
+    Args:
+        model: The model.
+        method: The function that was called, for the message.
+
+    Raises:
+        ValueError: If any scale is a distribution; the message says which.
+    """
+    _refuse_random(
+        model.random_scales(), method, "what it governs", "or sample the posterior with sample_nuts"
+    )
+
+
+def _refuse_random(random: list[str], method: str, governed: str, otherwise: str) -> None:
+    if random:
+        raise ValueError(
+            f"{method} needs fixed scales, but {', '.join(random)} has a prior distribution. A "
+            f"point estimate of a scale together with {governed} is degenerate: the density grows "
+            f"without bound as the scale goes to 0. Give a number; {otherwise}."
+        )
+
+
+def warn_of_heavy_weights(model: MatrixFactorization, data: Ratings, stacklevel: int) -> None:
+    """Say it where confidence weights look like raw counts; see `confidence_weights`.
+
+    Args:
+        model: The factorization.
+        data: Its ratings.
+        stacklevel: Of the user's call.
+    """
+    if not model.unobserved_weight or data.weight is None:
+        return
+    share = heavy_tail(np.asarray(data.weight))
+    if share is not None:
+        warnings.warn(
+            f"The largest hundredth of the weights holds {share:.0%} of all weight, so that a few "
+            "pairs decide the fit, as raw counts of plays or clicks do. Weights of "
+            "1 + log(1 + plays) mostly rank better; probmf.confidence_weights(plays) gives them.",
+            FitWarning,
+            stacklevel=stacklevel,
+        )
+
+
+def own_start(
+    model: Any, data: Any, start: Any, kind: type[Any], same: str
+) -> Callable[[Array], dict[str, Array]]:
+    """A function from a key to starting values: the model's own random ones, or those of a fit.
+
+    Args:
+        model: The model.
+        data: Its arrays.
+        start: A fit to start from, or None.
+        kind: The class of such fits.
+        same: What they have in common, for the message.
+
+    Returns:
+        The function.
+
+    Raises:
+        TypeError: If `start` is no such fit.
+        ValueError: If it has other sites or shapes.
+    """
+    if start is None:
+        return lambda key: model.start(key, data)
+    if not isinstance(start, kind):
+        raise TypeError(f"start is of type {type(start).__name__}; expected a {kind.__name__}.")
+    given, shapes = start.point(), model.site_shapes(data)
+    _check_shapes(given, shapes, same)
+    dtype = jnp.result_type(float)
+    return lambda key: {site: jnp.asarray(given[site], dtype) for site in shapes}
+
+
+def _check_shapes(
+    given: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], same: str
+) -> None:
+    for site, shape in shapes.items():
+        got = given[site].shape if site in given else None
+        if got != shape:
+            raise ValueError(
+                f"The fit to start from has {site} of shape {got}, but the model needs {shape}; "
+                f"start from a fit of the same {same}."
+            )
+
+
+def initial_parameters(
+    model: MatrixFactorization, observations: Observations, start: Fit | None
+) -> Callable[[Array], dict[str, Array]]:
+    """A function from a key to starting values.
+
+    Args:
+        model: The factorization.
+        observations: Its data.
+        start: A fit to start from, or None.
+
+    Returns:
+        Biases at zero, factors Normal with sd `START_SCALE` or the prior's if smaller, the
+        intercept at the best constant, learned cutpoints where they fit the levels' shares at
+        that score; with features, rows as much above their prior means at random weights; or the
+        values of `start`, whatever the key.
+
+    Raises:
+        TypeError: If `start` is no fit.
+        ValueError: If `start` has other sites or shapes.
+    """
+    shapes = model.site_shapes(observations.num_users, observations.num_items)
+    means = model.row_means(observations.features)
+    weights = {site: shape for mean in means.values() for site, shape in mean.shapes.items()}
+    own = starting_cutpoints(model, observations)
+    intercept = model.fixed_intercept(observations.base_score)
+    if start is not None:
+        if not isinstance(start, Fit):
+            raise TypeError(f"start is of type {type(start).__name__}; expected a Fit.")
+        given = start.point()
+        _check_shapes(given, shapes | model.learned_shapes | weights, SAME_PAIRS)
+        # The fit may have been made in another precision.
+        dtype = jnp.result_type(float)
+        values = {site: jnp.asarray(given[site], dtype) for site in [*shapes, *own, *weights]}
+        first = given["intercept"] if model.learns_intercept else intercept
+        return lambda key: {"intercept": jnp.asarray(first, dtype), **values}
+
+    def draw(key: Array) -> dict[str, Array]:
+        parameters = {"intercept": intercept, **own}
+        for index, (site, shape) in enumerate(shapes.items()):
+            if len(shape) == 1:
+                parameters[site] = jnp.zeros(shape)
+                continue
+            prior = np.asarray(getattr(model, PRIOR_SCALES[site]), jnp.result_type(float))
+            scale = np.broadcast_to(np.minimum(prior, START_SCALE), shape[:1])
+            parameters[site] = _noise(key, index, scale, shape)
+        for place, mean in enumerate(means.values()):
+            parameters |= mean.start(jax.random.fold_in(key, len(shapes) + place))
+        for site, center in prior_means(means, parameters).items():
+            parameters[site] = parameters[site] + center
+        return parameters
+
+    return draw
+
+
+def starting_cutpoints(model: MatrixFactorization, observations: Observations) -> dict[str, Array]:
+    """Learned cutpoints that fit the levels' shares at the intercept alone; else nothing."""
+    likelihood = model.likelihood
+    if not isinstance(likelihood, Ordinal) or not likelihood.learned:
+        return {}
+    weight = None if observations.weight is None else np.asarray(observations.weight)
+    score = float(model.fixed_intercept(observations.base_score))
+    start = likelihood.start(np.asarray(observations.rating), weight, score)
+    return {"cutpoints": jnp.asarray(start, jnp.result_type(float))}
+
+
+@partial(jax.jit, static_argnames="shape")
+def _noise(key: Array, index: int, scale: np.ndarray, shape: tuple[int, ...]) -> Array:
+    # As one program: one by one, the operations under a draw take longer to compile.
+    return jnp.asarray(scale)[:, None] * jax.random.normal(jax.random.fold_in(key, index), shape)
+
+
+def prepare_validation(
+    model: MatrixFactorization, data: Ratings, validation: Ratings | None
+) -> Validation | None:
+    """Held-out ratings in the training data's codes.
+
+    Args:
+        model: The factorization.
+        data: The training ratings.
+        validation: The held-out ratings, or None.
+
+    Returns:
+        The validation, or None.
+
+    Raises:
+        TypeError: If it is no Ratings.
+        ValueError: If it has ids that the training vocabulary lacks, or unfit ratings.
+    """
+    if validation is None:
+        return None
+    if not isinstance(validation, Ratings):
+        raise TypeError(
+            f"validation is of type {type(validation).__name__}; expected Ratings, for example the "
+            "second part of ratings.split(key=...)."
+        )
+    recoded = validation.recode(users=data.users, items=data.items)
+    model.likelihood.check_ratings(recoded.rating)
+    return Validation(Observations.from_ratings(recoded, 0.0), model.likelihood)

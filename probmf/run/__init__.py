@@ -1,0 +1,1 @@
+"""Runs of every algorithm: the loop, checkpoints, streams of draws, threads, compiled programs."""
