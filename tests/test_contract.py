@@ -14,14 +14,12 @@ import pytest
 import toys
 
 from probmf import (
-    MLP,
     Bernoulli,
     CategoricalFactorization,
     Gaussian,
     MatrixFactorization,
     MixedEffects,
     Network,
-    NeuralFactorization,
     Ordinal,
     Ratings,
     fit_als,
@@ -46,7 +44,6 @@ WEAK = MatrixFactorization(
     2, Gaussian(1.0), unobserved_weight=0.1, intercept=0.0, user_bias=False, item_bias=False
 )
 CLASSES = CategoricalFactorization(2, 3)
-NEURAL = NeuralFactorization(2, MLP((3,)), likelihood=Gaussian(0.5))
 LAYERS = Network((3,), likelihood=Gaussian(0.3))
 MIXED = MixedEffects("y ~ x + (1 | g) + (1 | h)")
 MIXED_YES = MixedEffects("y ~ x + (1 | g)", likelihood="bernoulli")
@@ -99,7 +96,6 @@ CELLS = {
     "map batches": Cell(fit_map, PLAIN, toys.ratings(), {"num_epochs": 5, "batch_size": 8}),
     "map restarts": Cell(fit_map, PLAIN, toys.ratings(), {"num_epochs": 5, "num_restarts": 3}),
     "map classes": Cell(fit_map, CLASSES, toys.ratings("classes"), {"num_epochs": 5}),
-    "map neural": Cell(fit_map, NEURAL, toys.ratings(), {"num_epochs": 5}),
     "map network": Cell(fit_map, LAYERS, toys.examples(), {"num_epochs": 5}),
     "variational": Cell(fit_variational, LEARNED, toys.ratings(), {"num_sweeps": 5}),
     "variational block": Cell(
@@ -116,7 +112,6 @@ CELLS = {
     "nuts classes": Cell(
         sample_nuts, CLASSES, toys.ratings("classes"), SHORT, foreign=KERNEL
     ),
-    "nuts neural": Cell(sample_nuts, NEURAL, toys.ratings(), SHORT, foreign=KERNEL),
     "nuts network": Cell(sample_nuts, LAYERS, toys.examples(), SHORT, foreign=KERNEL),
     "nuts mixed": Cell(sample_nuts, MIXED, toys.mixed(), SHORT, foreign=KERNEL),
     "nuts mixed yes/no": Cell(

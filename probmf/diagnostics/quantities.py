@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from probmf.results import CategoricalFit, Fit, MixedFit, NetworkFit, NeuralFit
+from probmf.results import CategoricalFit, Fit, MixedFit, NetworkFit
 from probmf.results.categorical_predict import probability_blocks
 from probmf.results.draws import Draws
 from probmf.results.mixed_summary import is_effect, scalars
@@ -19,7 +19,7 @@ from probmf.results.network_arviz import dims as network_dims
 from probmf.results.network_predict import score_blocks
 
 #: Fits whose draws can be judged.
-type AnyFit = Fit | CategoricalFit | MixedFit | NetworkFit | NeuralFit
+type AnyFit = Fit | CategoricalFit | MixedFit | NetworkFit
 
 #: Numbers of a batch of factors that are decomposed at once.
 BATCH_NUMBERS = 1 << 24
@@ -48,10 +48,10 @@ def check_fit(fit: object) -> None:
     Raises:
         TypeError: If it is none.
     """
-    if not isinstance(fit, Fit | CategoricalFit | MixedFit | NetworkFit | NeuralFit):
+    if not isinstance(fit, Fit | CategoricalFit | MixedFit | NetworkFit):
         raise TypeError(
-            f"fit is a {type(fit).__name__}, expected a Fit, a CategoricalFit, a MixedFit, a "
-            "NetworkFit or a NeuralFit."
+            f"fit is a {type(fit).__name__}, expected a Fit, a CategoricalFit, a MixedFit or a "
+            "NetworkFit."
         )
 
 
@@ -71,8 +71,6 @@ def of_fit(
     """
     if isinstance(fit, Fit):
         return of_factorization(fit, probes, rng, quick=quick)
-    if isinstance(fit, NeuralFit):
-        return of_neural(fit, probes, rng, quick=quick)
     if isinstance(fit, CategoricalFit):
         return of_classes(fit, probes, rng)
     if isinstance(fit, MixedFit):
@@ -113,31 +111,6 @@ def of_factorization(
         if site in ("intercept", "cutpoints") or site.endswith("_scale"):
             found = traces.get(site, value)
             yield Quantity(site, found.reshape(*found.shape[:2], -1), found.ndim > 2)
-
-
-def of_neural(
-    fit: NeuralFit, probes: int, rng: np.random.Generator, *, quick: bool = False
-) -> Iterator[Quantity]:
-    """Predictions of probe pairs, biases, scales, cutpoints and a learned intercept.
-
-    Args:
-        fit: A fit of many draws.
-        probes: Number of pairs, half of them rated ones, and of rows whose biases are looked at.
-        rng: Chooses them.
-        quick: Leave out biases.
-
-    Yields:
-        The quantities. Factors and weights are left out: turning the one and the other together,
-        or exchanging hidden units, changes no score.
-    """
-    shape = (fit.num_chains, fit.num_draws, -1)
-    yield Quantity("prediction", probe_scores(fit.draws, probes, rng).reshape(shape), True)
-    if not quick:
-        yield from probe_biases(fit.samples, probes, rng)
-    for site in [*fit.model.random_scales(), "intercept", "cutpoints"]:
-        if site in fit.samples and (site != "intercept" or fit.model.learns_intercept):
-            value = fit.samples[site]
-            yield Quantity(site, value.reshape(shape), value.ndim > 2)
 
 
 def probe_scores(

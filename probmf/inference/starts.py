@@ -93,7 +93,7 @@ def require_fixed_scales(model: MatrixFactorization, method: str) -> None:
 
 
 def require_numbers(model: Any, method: str) -> None:
-    """Refuse scales with a prior in the families that no variational fit learns them of.
+    """Refuse scales with a prior where no variational fit learns them.
 
     Args:
         model: The model.

@@ -9,7 +9,6 @@ from probmf.models.likelihood import Bernoulli, Gaussian
 from probmf.models.mixed import MixedData, MixedEffects
 from probmf.models.network import Network
 from probmf.models.network_data import NetworkData
-from probmf.models.neural_factorization import NeuralFactorization
 from probmf.models.observations import Observations
 from probmf.models.ordinal import Ordinal
 from probmf.models.priors import NormalWishart
@@ -27,7 +26,6 @@ __all__ = [
     "MixedEffects",
     "Network",
     "NetworkData",
-    "NeuralFactorization",
     "NormalWishart",
     "Observations",
     "Ordinal",

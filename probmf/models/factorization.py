@@ -402,7 +402,7 @@ class MatrixFactorization:
         Returns:
             The value of the site `rating`.
         """
-        parameters, scales = self.sample(observations)
+        parameters, scales = self._sample(observations)
         scores = linear_predictor(parameters, observations.user, observations.item)
         if self.unobserved_weight > 0:
             zeros = unobserved_loss(parameters, observations, self.unobserved_weight, scores)
@@ -410,7 +410,7 @@ class MatrixFactorization:
         with numpyro.plate("rating_row", observations.user.shape[0]):
             return self.likelihood.observe(scores, observations.rating, observations.weight, scales)
 
-    def sample(self, observations: Observations) -> tuple[dict[str, Array], dict[str, Array]]:
+    def _sample(self, observations: Observations) -> tuple[dict[str, Array], dict[str, Array]]:
         """Sample everything but the ratings in NumPyro's sense.
 
         Args:

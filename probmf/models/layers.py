@@ -213,21 +213,7 @@ class MLP:
         Returns:
             Outputs. Cost O(n x number of weights).
         """
-        return self.after_first(name, values, _affine(name, values, 0, x))
-
-    def after_first(
-        self, name: str, values: Mapping[str, Array], x: Float[Array, "... width"]
-    ) -> Float[Array, "... outputs"]:
-        """Outputs from those of the first affine map, which need not be computed from one input.
-
-        Args:
-            name: What the sites' names begin with.
-            values: Weights and biases by site name.
-            x: Outputs of the first affine map.
-
-        Returns:
-            Outputs.
-        """
+        x = _affine(name, values, 0, x)
         activation = find_activation(self.activation)
         for place in range(1, self.num_layers):
             x = _affine(name, values, place, activation(x))

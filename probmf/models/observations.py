@@ -52,21 +52,6 @@ class Observations:
     item_features: Float[Array, "items p"] | None = None
 
     @property
-    def num_rows(self) -> int:
-        """Number of pairs."""
-        return len(self.user)
-
-    def take(self, places: Int[Array, " batch"]) -> "Observations":
-        """Some of the pairs."""
-        return replace(
-            self,
-            user=self.user[places],
-            item=self.item[places],
-            rating=None if self.rating is None else self.rating[places],
-            weight=None if self.weight is None else self.weight[places],
-        )
-
-    @property
     def features(self) -> dict[Side, Float[Array, "rows p"]]:
         """Encoded features of the sides that have any."""
         both: dict[Side, Array | None] = {"user": self.user_features, "item": self.item_features}

@@ -7,7 +7,6 @@ from probmf.results.history import History
 from probmf.results.mixed_fit import MixedFit
 from probmf.results.network_fit import NetworkFit
 from probmf.results.network_predict import NetworkPredictions
-from probmf.results.neural_fit import NeuralFit
 from probmf.results.predict import Predictions
 from probmf.results.questions import Questions
 from probmf.results.rank_posterior import RankPosterior
@@ -22,7 +21,6 @@ __all__ = [
     "MixedFit",
     "NetworkFit",
     "NetworkPredictions",
-    "NeuralFit",
     "Predictions",
     "Questions",
     "RankPosterior",

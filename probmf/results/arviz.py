@@ -41,7 +41,6 @@ def to_datatree(
     is_point: bool,
     log_likelihood: bool,
     rng: np.random.Generator | None,
-    weights: tuple[dict[str, list[str]], dict[str, np.ndarray]] | None = None,
 ) -> "DataTree":
     """A DataTree with the groups `posterior` or `point`, and `observed_data`.
 
@@ -55,7 +54,6 @@ def to_datatree(
         is_point: Whether the only draw is a point fit.
         log_likelihood: Whether to add that group.
         rng: Draws ratings for the group `posterior_predictive`; None leaves it out.
-        weights: Dims of the sites of layers, and their coordinates; None for those of prior means.
 
     Returns:
         The tree. Coordinates `rated_user` and `rated_item` of `observed_data` say whose rating
@@ -88,7 +86,7 @@ def to_datatree(
         for name, value in values.items()
         if name.endswith("_scale") and value.ndim == 3
     }
-    layers, names = weight_dims(draws.model) if weights is None else weights
+    layers, names = weight_dims(draws.model)
     tree = arviz_base.from_dict(
         groups,
         coords=coords | names | {"rating_row": np.arange(len(data))},

@@ -90,40 +90,21 @@ class Validation:
 
     def error(self, parameters: Mapping[str, Array]) -> float:
         """Mean held-out error of the parameters."""
-        scores = np.asarray(_scores(dict(parameters), self.observations))
-        return held_out_error(scores, parameters, self.observations, self.likelihood)
+        found = _scores(dict(parameters), self.observations)
+        scores = np.asarray(found, dtype=np.float64)
+        rating = np.asarray(self.observations.rating, dtype=np.float64)
+        given = self.observations.weight
+        weight = None if given is None else np.asarray(given)
+        if self.likelihood.discrete:
+            scales = likelihood_scales(self.likelihood, parameters)
+            losses = np.asarray(self.likelihood.loss(scores, rating, scales), dtype=np.float64)
+            return float(np.average(losses, weights=weight))
+        return float(np.sqrt(np.average(np.square(rating - scores), weights=weight)))
 
 
 @jax.jit
 def _scores(parameters: dict[str, Array], observations: Observations) -> Array:
     return linear_predictor(parameters, observations.user, observations.item)
-
-
-def held_out_error(
-    scores: np.ndarray,
-    parameters: Mapping[str, Array],
-    observations: Observations,
-    likelihood: Likelihood,
-) -> float:
-    """Root mean square of Gaussian ratings, mean log loss of others.
-
-    Args:
-        scores: Scores of the pairs.
-        parameters: Values by site name, for those of the likelihood.
-        observations: The pairs.
-        likelihood: Decides which error is taken.
-
-    Returns:
-        The error.
-    """
-    scores = np.asarray(scores, dtype=np.float64)
-    rating = np.asarray(observations.rating, dtype=np.float64)
-    weight = None if observations.weight is None else np.asarray(observations.weight)
-    if likelihood.discrete:
-        scales = likelihood_scales(likelihood, parameters)
-        losses = np.asarray(likelihood.loss(scores, rating, scales), dtype=np.float64)
-        return float(np.average(losses, weights=weight))
-    return float(np.sqrt(np.average(np.square(rating - scores), weights=weight)))
 
 
 @dataclass

@@ -6,20 +6,13 @@ from typing import Any
 import numpy as np
 
 from probmf.data import Ratings
-from probmf.models import (
-    CategoricalFactorization,
-    MatrixFactorization,
-    MixedEffects,
-    Network,
-    NeuralFactorization,
-)
+from probmf.models import CategoricalFactorization, MatrixFactorization, MixedEffects, Network
 from probmf.models.mixed import Design
 from probmf.models.ordinal import Ordinal
 from probmf.results import categorical_arviz, network_arviz
 from probmf.results.arviz import DIMS, FACTOR_SCALES, labels_of, weight_dims
 from probmf.results.draw_store import POSTERIOR, STATS
 from probmf.results.mixed_arviz import labels
-from probmf.results.neural_draws import layer_dims
 from probmf.run.draw_stream import StreamSite
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -43,9 +36,6 @@ def sites_and_coords(
     if isinstance(model, MatrixFactorization):
         model = model.with_encoders(data)
         return factorization_sites(model, shapes), factorization_coords(model, data)
-    if isinstance(model, NeuralFactorization):
-        inner, (dims, names) = model.factorization, layer_dims(model)
-        return factorization_sites(inner, shapes, dims), factorization_coords(inner, data) | names
     if isinstance(model, MixedEffects) and design is not None:
         return mixed_sites(model, design, shapes), mixed_coords(model, design)
     if isinstance(model, Network):
@@ -55,21 +45,18 @@ def sites_and_coords(
     raise TypeError(f"model is of type {type(model).__name__}, whose draws can't be streamed.")
 
 
-def factorization_sites(
-    model: MatrixFactorization, shapes: Shapes, others: Mapping[str, list[str]] | None = None
-) -> tuple[StreamSite, ...]:
+def factorization_sites(model: MatrixFactorization, shapes: Shapes) -> tuple[StreamSite, ...]:
     """The arrays of a factorization's draws.
 
     Args:
         model: The factorization, which knows its features.
         shapes: Shapes of one draw by site; "lp" counts as a statistic.
-        others: Dimensions of sites that are not a factorization's.
 
     Returns:
         The arrays.
     """
     mean_dims, _ = weight_dims(model)
-    dims, squeezed = {**DIMS, **mean_dims, **(others or {})}, dict(shapes)
+    dims, squeezed = {**DIMS, **mean_dims}, dict(shapes)
     for name, shape in shapes.items():
         if name in FACTOR_SCALES and len(shape) == 2:
             squeezed[name], dims[name] = shape[1:], ["factor"]

@@ -9,14 +9,12 @@ import numpyro.distributions as dist
 import pytest
 
 from probmf import (
-    MLP,
     CategoricalFactorization,
     Examples,
     Gaussian,
     MatrixFactorization,
     MixedEffects,
     Network,
-    NeuralFactorization,
     Ratings,
     sample_gibbs,
     sample_marginal,
@@ -24,7 +22,7 @@ from probmf import (
 )
 from probmf.diagnostics import DiagnosticWarning, summary
 from probmf.diagnostics.ending import judged
-from probmf.results import CategoricalFit, Fit, MixedFit, NetworkFit, NeuralFit, Sampling
+from probmf.results import CategoricalFit, Fit, MixedFit, NetworkFit, Sampling
 
 RATINGS = Ratings.from_frame(
     {"user": np.arange(30) % 6, "item": np.arange(30) // 6, "rating": np.arange(30) % 3}
@@ -66,13 +64,6 @@ def classes(chains: int, draws: int, sampling: Sampling | None) -> CategoricalFi
     return CategoricalFit(model, RATINGS, random(shapes, chains, draws), "nuts", sampling)
 
 
-def neural(chains: int, draws: int, sampling: Sampling | None) -> NeuralFit:
-    model = NeuralFactorization(1, MLP((2,)), likelihood=Gaussian(HALF))
-    (arrays,) = model.arguments(RATINGS)
-    shapes = {"intercept": (), "noise_scale": ()} | model.site_shapes(arrays)
-    return NeuralFit(model, RATINGS, random(shapes, chains, draws), "nuts", sampling)
-
-
 def network(chains: int, draws: int, sampling: Sampling | None) -> NetworkFit:
     rng = np.random.default_rng(1)
     data = Examples.from_arrays(rng.normal(size=(20, 2)), rng.normal(size=20))
@@ -83,8 +74,7 @@ def network(chains: int, draws: int, sampling: Sampling | None) -> NetworkFit:
 
 
 FAMILIES: dict[str, Callable[..., Any]] = {
-    "factorization": factorization, "mixed": mixed, "classes": classes, "neural": neural,
-    "network": network,
+    "factorization": factorization, "mixed": mixed, "classes": classes, "network": network,
 }  # fmt: skip
 
 

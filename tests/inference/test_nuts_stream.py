@@ -9,7 +9,6 @@ import numpyro.distributions as dist
 import pytest
 
 from probmf import (
-    MLP,
     Categorical,
     CategoricalFactorization,
     Examples,
@@ -19,7 +18,6 @@ from probmf import (
     MixedEffects,
     MixedFit,
     Network,
-    NeuralFactorization,
     Ratings,
     open_draws,
     sample_nuts,
@@ -355,7 +353,7 @@ def test_without_recovery(plain: MixedFit, tmp_path: Path) -> None:
     np.testing.assert_array_equal(posterior["g_scale"].values, plain.samples["g_scale"])
 
 
-@pytest.mark.parametrize("family", ["network", "neural", "categorical"])
+@pytest.mark.parametrize("family", ["network", "categorical"])
 def test_other_families(family: str, tmp_path: Path) -> None:
     options = {"key": 1, "num_warmup": 10, "num_samples": 10, "num_chains": 1}
     rng = np.random.default_rng(0)
@@ -365,10 +363,6 @@ def test_other_families(family: str, tmp_path: Path) -> None:
         frame = {"x": rng.normal(size=12), "y": list("abc") * 4}
         model = Network((2,), likelihood=Categorical(3))
         data = Examples.from_frame(frame, response="y")
-    elif family == "neural":
-        model = NeuralFactorization(1, network=MLP((2,)), user_scale=HALF)
-        frame = {"user": [1, 1, 2, 3], "item": [1, 2, 1, 2], "rating": [0.5, 1.0, -1.0, 0.0]}
-        data = Ratings.from_frame(frame)
     else:
         model = CategoricalFactorization(1, classes=("no", "yes"), user_scale=HALF)
         frame = {"user": [1, 1, 2, 3], "item": [1, 2, 1, 2], "rating": [0, 1, 1, 0]}

@@ -11,13 +11,11 @@ import numpyro.distributions as dist
 import toys
 
 from probmf import (
-    MLP,
     CategoricalFactorization,
     Gaussian,
     MatrixFactorization,
     MixedEffects,
     Network,
-    NeuralFactorization,
     Vocabulary,
     marginalize,
 )
@@ -32,7 +30,6 @@ def test_models() -> None:
     models = [
         MatrixFactorization(2, Gaussian(half), user_scale=half),
         CategoricalFactorization(2, 3),
-        NeuralFactorization(2, MLP((3,))),
         Network((3,)),
         MixedEffects("y ~ x + (x | g)", priors={"g_scale": half}),
     ]

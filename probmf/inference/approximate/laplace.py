@@ -21,9 +21,8 @@ from probmf.inference.nuts.transitions import constrain_chains
 from probmf.inference.point.als import fit_als
 from probmf.inference.potential import Potential
 from probmf.inference.starts import check_counts
-from probmf.models import MatrixFactorization, NeuralFactorization
-from probmf.models.neural_factorization import NAME
-from probmf.results import Fit, History, MixedFit, NetworkFit, NeuralFit, Sampling
+from probmf.models import MatrixFactorization
+from probmf.results import Fit, History, MixedFit, NetworkFit, Sampling
 from probmf.run.compile_cache import compiled, quick_jit
 from probmf.run.driver import FitWarning
 from probmf.settings import own_settings
@@ -51,7 +50,7 @@ def fit_laplace(
     marginalize: Sequence[str] | str = (),
     max_iterations: int = 2000,
     float64: bool = True,
-) -> Fit | MixedFit | NetworkFit | NeuralFit:
+) -> Fit | MixedFit | NetworkFit:
     r"""Approximate the posterior by the normal distribution that fits it at its mode.
 
     .. math:: q(\theta) = N(\hat\theta, H^{-1}), \quad
@@ -244,41 +243,18 @@ def _hessian(potential: Potential, mode: np.ndarray) -> Float[np.ndarray, "d d"]
 def _turns(target: Target, potential: Potential, mode: np.ndarray) -> Float[np.ndarray, "d t"]:
     """Orthonormal directions in which the factors turn without any change of the density."""
     model = target.source
-    factorization = isinstance(model, MatrixFactorization | NeuralFactorization)
-    if not factorization or model.num_factors < 2:
+    if not isinstance(model, MatrixFactorization) or model.num_factors < 2:
         return np.zeros((len(mode), 0))
     vector = jnp.asarray(mode, potential.vector.dtype)
     sites = {name: np.asarray(value) for name, value in potential.unravel(vector).items()}
     columns = []
-    for together in _turned(model):
-        for a in range(model.num_factors):
-            for b in range(a):
-                moved = {name: np.zeros_like(value) for name, value in sites.items()}
-                for name, rows in together:
-                    # Factors are the last axis: of the first layer's weights, the inputs.
-                    to, given = moved[name].T, sites[name].T
-                    if name == f"{NAME}_weight_0":
-                        to, given = moved[name][rows], sites[name][rows]
-                    to[a], to[b] = given[b], -given[a]
-                columns.append(np.concatenate([moved[name].ravel() for name in sorted(moved)]))
+    for a in range(model.num_factors):
+        for b in range(a):
+            moved = {name: np.zeros_like(value) for name, value in sites.items()}
+            for name in ("user_factors", "item_factors"):
+                moved[name][:, a], moved[name][:, b] = sites[name][:, b], -sites[name][:, a]
+            columns.append(np.concatenate([moved[name].ravel() for name in sorted(moved)]))
     return scipy.linalg.orth(np.stack(columns, axis=1).astype(np.float64), rcond=1e-6)
-
-
-def _turned(
-    model: MatrixFactorization | NeuralFactorization,
-) -> list[list[tuple[str, slice]]]:
-    """What turns together: both sides' factors, and the network's weights of them.
-
-    Without the product the two sides turn apart.
-    """
-    k = int(model.num_factors)
-    sides = [[("user_factors", slice(None))], [("item_factors", slice(None))]]
-    if isinstance(model, NeuralFactorization):
-        sides[0].append((f"{NAME}_weight_0", slice(0, k)))
-        sides[1].append((f"{NAME}_weight_0", slice(k, 2 * k)))
-        if not model.product:
-            return sides
-    return [sides[0] + sides[1]]
 
 
 def _settle(

@@ -21,7 +21,7 @@ from probmf.inference.approximate.target import Target, require_memory, require_
 from probmf.inference.point.optimizer import Schedule, choose_rule
 from probmf.inference.potential import Potential
 from probmf.inference.starts import check_counts
-from probmf.results import Fit, History, MixedFit, NetworkFit, NeuralFit, Sampling
+from probmf.results import Fit, History, MixedFit, NetworkFit, Sampling
 from probmf.run.driver import FitWarning
 from probmf.settings import own_settings
 
@@ -46,7 +46,7 @@ def fit_svi(
     marginalize: Sequence[str] | str = (),
     float64: bool | None = None,
     progress: bool | None = None,
-) -> Fit | MixedFit | NetworkFit | NeuralFit:
+) -> Fit | MixedFit | NetworkFit:
     r"""Approximate the posterior by the nearest member of a family, found by stochastic gradients.
 
     Raises the evidence's lower bound over the parameters of a guide q,

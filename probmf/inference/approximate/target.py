@@ -22,12 +22,12 @@ from probmf.inference.marginal_rows.model import LEVEL
 from probmf.inference.nuts.nuts import model_arguments, without_sites
 from probmf.inference.point.categorical import refuse_categorical
 from probmf.inference.potential import Potential
-from probmf.models import MatrixFactorization, MixedEffects, Network, NeuralFactorization
+from probmf.models import MatrixFactorization, MixedEffects, Network
 from probmf.models.mixed.design import Design
 from probmf.models.table import Table
 from probmf.numpyro_setup import run_alone
 from probmf.precision import fresh_arrays
-from probmf.results import Fit, History, MixedFit, NetworkFit, NeuralFit, Sampling
+from probmf.results import Fit, History, MixedFit, NetworkFit, Sampling
 
 #: Standard deviation of the noise about the starting values, on the unconstrained scale.
 JITTER = 0.1
@@ -93,7 +93,7 @@ class Target(NamedTuple):
         method: str,
         history: History | None,
         sampling: Sampling | None,
-    ) -> Fit | MixedFit | NetworkFit | NeuralFit:
+    ) -> Fit | MixedFit | NetworkFit:
         """The result class of the model, with these draws."""
         if self.design is not None:
             table = None if isinstance(self.data, Design) else self.data
@@ -102,8 +102,6 @@ class Target(NamedTuple):
                 data=table,
             )  # fmt: skip
         family: Any = NetworkFit if isinstance(self.source, Network) else Fit
-        if isinstance(self.source, NeuralFactorization):
-            family = NeuralFit
         return family(self.source, self.data, samples, method, history=history, sampling=sampling)
 
     def init_strategy(self, key: Array) -> Any:
@@ -198,7 +196,7 @@ def require_mode(target: Target, method: str) -> None:
         names = [name for name in source.random_scales() if name not in source.learned_shapes]
         # The noise is governed by the ratings, which do not move.
         names = [name for name in names if name != "noise_scale" or source.num_factors]
-    elif isinstance(source, Network | NeuralFactorization):
+    elif isinstance(source, Network):
         names = [name for name in source.random_scales() if name != "noise_scale"]
     elif isinstance(source, MixedEffects) and target.design is not None:
         data = target.design.data

@@ -27,15 +27,9 @@ from probmf.inference.nuts.mode_start import start_at_mode
 from probmf.inference.nuts.transitions import Settings, run_nuts, warn_incomplete
 from probmf.inference.potential import Potential
 from probmf.inference.starts import check_counts, check_warmup
-from probmf.models import (
-    CategoricalFactorization,
-    MatrixFactorization,
-    MixedEffects,
-    Network,
-    NeuralFactorization,
-)
+from probmf.models import CategoricalFactorization, MatrixFactorization, MixedEffects, Network
 from probmf.models.mixed.design import Design
-from probmf.results import CategoricalFit, Fit, MixedFit, NetworkFit, NeuralFit
+from probmf.results import CategoricalFit, Fit, MixedFit, NetworkFit
 from probmf.results.sampling import Sampling
 from probmf.run.checkpoint import Checkpoint
 from probmf.settings import own_settings
@@ -72,10 +66,6 @@ def sample_nuts(
 ) -> CategoricalFit: ...
 @overload
 def sample_nuts(
-    model: NeuralFactorization, data: Ratings, *, key: ArrayLike, **options: Unpack[_Options]
-) -> NeuralFit: ...
-@overload
-def sample_nuts(
     model: MixedEffects, data: Any, *, key: ArrayLike, **options: Unpack[_Options]
 ) -> MixedFit: ...
 @overload
@@ -83,13 +73,7 @@ def sample_nuts(
     model: Network, data: Examples, *, key: ArrayLike, **options: Unpack[_Options]
 ) -> NetworkFit: ...
 def sample_nuts(
-    model: (
-        MatrixFactorization
-        | CategoricalFactorization
-        | NeuralFactorization
-        | MixedEffects
-        | Network
-    ),
+    model: MatrixFactorization | CategoricalFactorization | MixedEffects | Network,
     data: Any,
     *,
     key: ArrayLike,
@@ -105,11 +89,11 @@ def sample_nuts(
     checkpoint: str | PathLike[str] | None = None,
     stream: str | PathLike[str] | None = None,
     progress: bool | None = None,
-) -> Fit | CategoricalFit | NeuralFit | MixedFit | NetworkFit:
+) -> Fit | CategoricalFit | MixedFit | NetworkFit:
     r"""Sample the posterior by NUTS, Gaussian effects integrated out and drawn back.
 
     Args:
-        model: A factorization (plain, categorical or neural), a mixed model or a network.
+        model: A factorization (plain or categorical), a mixed model or a network.
         data: `Ratings` for a factorization, any data frame (or a design) for a mixed model,
             `Examples` for a network.
         key: JAX key or int.
@@ -227,11 +211,9 @@ def sample_nuts(
             **told,
         },
     )
-    fit: Fit | CategoricalFit | NeuralFit | MixedFit | NetworkFit
+    fit: Fit | CategoricalFit | MixedFit | NetworkFit
     if isinstance(model, CategoricalFactorization):
         fit = CategoricalFit(model, data, samples, method, sampling=sampling)
-    elif isinstance(model, NeuralFactorization):
-        fit = NeuralFit(model, data, samples, method, sampling=sampling)
     elif isinstance(model, Network):
         fit = NetworkFit(model, data, samples, method, sampling=sampling)
     elif isinstance(model, MixedEffects):
@@ -320,14 +302,6 @@ def model_arguments(
                 "integrated out exactly; leave it out."
             )
         return model.arguments(data), None, ()
-    if isinstance(model, NeuralFactorization):
-        model.network.check_trainable()
-        if len(chosen):
-            raise ValueError(
-                f"marginalize is {chosen!r}, but through a network the score is not linear in a "
-                "row, so that none can be integrated out exactly; leave it out."
-            )
-        return model.arguments(data), None, ()
     if isinstance(model, MixedEffects):
         design = data if isinstance(data, Design) else model.design(data)
         refuse_exact_fit(model, design)
@@ -352,8 +326,8 @@ def model_arguments(
         return model.arguments(data), None, ()
     raise TypeError(
         f"model is of type {type(model).__name__}; expected MatrixFactorization, "
-        "CategoricalFactorization, NeuralFactorization, MixedEffects or Network. For any other "
-        "NumPyro model use marginalize(model, sites) with NumPyro's own MCMC."
+        "CategoricalFactorization, MixedEffects or Network. For any other NumPyro"
+        "model use marginalize(model, sites) with NumPyro's own MCMC."
     )
 
 

@@ -21,7 +21,6 @@ from probmf.inference.point.feature_weights import (
     solve,
     to_weights,
 )
-from probmf.inference.point.neural import refuse_neural
 from probmf.inference.starts import (
     check_counts,
     check_tol,
@@ -116,7 +115,6 @@ def fit_als(
     if solver not in ("cg", "cholesky"):
         raise ValueError(f"solver is {solver!r}; expected 'cg' or 'cholesky'.")
     refuse_categorical(model, "fit_als")
-    refuse_neural(model, "fit_als")
     if not isinstance(model, MatrixFactorization):
         raise TypeError(f"model is of type {type(model).__name__}; expected MatrixFactorization.")
     check_counts(num_sweeps=num_sweeps, cg_steps=cg_steps, patience=patience)

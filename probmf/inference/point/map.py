@@ -16,13 +16,11 @@ from probmf.inference.point.categorical import ClassValidation
 from probmf.inference.point.full_batch import FullBatch
 from probmf.inference.point.minibatch import Minibatch
 from probmf.inference.point.network_descent import (
-    NEURAL_RATES,
     RATES,
     NetworkDescent,
     NetworkValidation,
     adam_rule,
 )
-from probmf.inference.point.neural import NeuralValidation
 from probmf.inference.point.optimizer import Rule, Schedule, choose_rule
 from probmf.inference.starts import (
     SAME_PAIRS,
@@ -35,13 +33,8 @@ from probmf.inference.starts import (
     require_numbers,
     warn_of_heavy_weights,
 )
-from probmf.models import (
-    CategoricalFactorization,
-    MatrixFactorization,
-    Network,
-    NeuralFactorization,
-)
-from probmf.results import CategoricalFit, Fit, NetworkFit, NeuralFit
+from probmf.models import CategoricalFactorization, MatrixFactorization, Network
+from probmf.results import CategoricalFit, Fit, NetworkFit
 from probmf.rows.layout import num_workers
 from probmf.run.checkpoint import PACKAGES, Checkpoint
 from probmf.run.driver import Algorithm, HeldOut, run
@@ -77,14 +70,10 @@ def fit_map(
 ) -> CategoricalFit: ...
 @overload
 def fit_map(
-    model: NeuralFactorization, data: Ratings, *, key: ArrayLike, **options: Unpack[_Options]
-) -> NeuralFit: ...
-@overload
-def fit_map(
     model: Network, data: Examples, *, key: ArrayLike, **options: Unpack[_Options]
 ) -> NetworkFit: ...
 def fit_map(
-    model: MatrixFactorization | CategoricalFactorization | NeuralFactorization | Network,
+    model: MatrixFactorization | CategoricalFactorization | Network,
     data: Any,
     *,
     key: ArrayLike,
@@ -99,7 +88,7 @@ def fit_map(
     start: Any = None,
     checkpoint: str | PathLike[str] | None = None,
     progress: bool | None = None,
-) -> Fit | CategoricalFit | NeuralFit | NetworkFit:
+) -> Fit | CategoricalFit | NetworkFit:
     r"""Fit by gradient descent: full batches, minibatches, or one rating at a time.
 
     Lowers minus the log posterior,
@@ -114,12 +103,11 @@ def fit_map(
     batch_size times a random batch's gradient is unbiased; and only rows in the batch have one.
 
     For a network the rows are the weights, and every example carries an equal share of their prior,
-    as every rating does in a categorical or neural factorization, all of whose rows move at every
-    update.
+    as every rating does in a categorical factorization, all of whose rows move at every update.
 
     Args:
-        model: The factorization (plain, categorical or neural) or network; its scales must be
-            numbers or arrays.
+        model: The factorization (plain or categorical) or network; its scales must be numbers or
+            arrays.
         data: Training `Ratings`, or `Examples` for a network.
         key: JAX key or int that draws starting values and the order of the ratings.
         num_epochs: The most passes over the ratings; with full batches, the most updates.
@@ -128,12 +116,11 @@ def fit_map(
             by site name. One that leaves rows alone whose gradient is zero (gradient descent,
             AdaGrad, clipping, any schedule) is run on the rows of the batch only, with the same
             result; others (momentum, Adam) update all rows for every batch. By default AdaGrad
-            for minibatches and Adam for full batches; for networks, categorical and neural
+            for minibatches and Adam for full batches; for networks and categorical
             factorizations always Adam.
         learning_rate: Number or optax schedule (of updates) for the default optimizer, or the one
             named. By default it falls linearly from 0.5 to 0 for minibatches, and is 0.1 for full
-            batches; for networks and categorical factorizations from 0.01 to 0, and 0.05; for
-            neural factorizations from 0.02 to 0, and 0.02.
+            batches; for networks and categorical factorizations from 0.01 to 0, and 0.05.
         batch_size: Ratings per update: None takes all, 1 is single-rating descent.
         num_restarts: Random starts, run as one vectorized program; the best is kept.
         validation: Held-out ratings; a restart stops when their error has not improved for
@@ -181,7 +168,7 @@ def fit_map(
     if not isinstance(model, (MatrixFactorization, *FAMILIES)):
         raise TypeError(
             f"model is of type {type(model).__name__}; expected MatrixFactorization, "
-            "CategoricalFactorization, NeuralFactorization or Network."
+            "CategoricalFactorization or Network."
         )
     check_counts(num_epochs=num_epochs, num_restarts=num_restarts, patience=patience)
     if batch_size is not None:
@@ -301,7 +288,6 @@ FAMILIES = {
         NetworkFit, NetworkValidation, RATES, "examples", "network to the same features"
     ),
     CategoricalFactorization: _Family(CategoricalFit, ClassValidation, RATES),
-    NeuralFactorization: _Family(NeuralFit, NeuralValidation, NEURAL_RATES),
 }
 
 

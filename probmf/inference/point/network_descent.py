@@ -28,13 +28,10 @@ from probmf.models.categorical_factorization import CategoricalFactorization
 from probmf.models.likelihood import likelihood_scales
 from probmf.models.network import Network
 from probmf.models.network_data import NetworkData
-from probmf.models.neural_factorization import NeuralFactorization
-from probmf.models.observations import Observations
 from probmf.run.driver import Info
 
-#: Learning rates of the default, Adam: of full batches, and the first of minibatches. A neural
-#: factorization has many rows that few ratings move.
-RATES, NEURAL_RATES = (0.05, 0.01), (0.02, 0.02)
+#: Learning rates of the default, Adam: of full batches, and the first of minibatches.
+RATES = (0.05, 0.01)
 
 
 class Terms(NamedTuple):
@@ -84,17 +81,14 @@ class Outcome(NamedTuple):
 
 
 class NetworkDescent:
-    """Gradient descent on the objective of a network, or of a factorization, for the loop.
-
-    Of factorizations, those whose rows all move at every update: categorical and neural ones.
-    """
+    """Gradient descent on the objective of a network or a categorical factorization."""
 
     unit = "epoch"
 
     def __init__(
         self,
-        model: Network | CategoricalFactorization | NeuralFactorization,
-        data: NetworkData | ClassObservations | Observations,
+        model: Network | CategoricalFactorization,
+        data: NetworkData | ClassObservations,
         start: Callable[[Array], dict[str, Array]],
         rule: Rule,
         num_runs: int,
