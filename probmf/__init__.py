@@ -20,7 +20,6 @@ from probmf.models import (
     MLP,
     Bernoulli,
     Categorical,
-    CategoricalFactorization,
     Gaussian,
     Linear,
     MatrixFactorization,
@@ -30,8 +29,6 @@ from probmf.models import (
     Ordinal,
 )
 from probmf.results import (
-    CategoricalFit,
-    ClassPredictions,
     Fit,
     History,
     MixedFit,
@@ -49,9 +46,6 @@ __all__ = [
     "MLP",
     "Bernoulli",
     "Categorical",
-    "CategoricalFactorization",
-    "CategoricalFit",
-    "ClassPredictions",
     "DiagnosticWarning",
     "Examples",
     "Features",

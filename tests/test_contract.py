@@ -15,7 +15,6 @@ import toys
 
 from probmf import (
     Bernoulli,
-    CategoricalFactorization,
     Gaussian,
     MatrixFactorization,
     MixedEffects,
@@ -43,7 +42,6 @@ LEVELS = MatrixFactorization(2, Ordinal(3))
 WEAK = MatrixFactorization(
     2, Gaussian(1.0), unobserved_weight=0.1, intercept=0.0, user_bias=False, item_bias=False
 )
-CLASSES = CategoricalFactorization(2, 3)
 LAYERS = Network((3,), likelihood=Gaussian(0.3))
 MIXED = MixedEffects("y ~ x + (1 | g) + (1 | h)")
 MIXED_YES = MixedEffects("y ~ x + (1 | g)", likelihood="bernoulli")
@@ -95,7 +93,6 @@ CELLS = {
     "map": Cell(fit_map, PLAIN, toys.ratings(), {"num_epochs": 5}),
     "map batches": Cell(fit_map, PLAIN, toys.ratings(), {"num_epochs": 5, "batch_size": 8}),
     "map restarts": Cell(fit_map, PLAIN, toys.ratings(), {"num_epochs": 5, "num_restarts": 3}),
-    "map classes": Cell(fit_map, CLASSES, toys.ratings("classes"), {"num_epochs": 5}),
     "map network": Cell(fit_map, LAYERS, toys.examples(), {"num_epochs": 5}),
     "variational": Cell(fit_variational, LEARNED, toys.ratings(), {"num_sweeps": 5}),
     "variational block": Cell(
@@ -108,9 +105,6 @@ CELLS = {
     "nuts": Cell(sample_nuts, LEARNED, toys.ratings(), SHORT, foreign=KERNEL),
     "nuts without users": Cell(
         sample_nuts, LEARNED, toys.ratings(), SHORT | {"marginalize": USERS}, foreign=KERNEL
-    ),
-    "nuts classes": Cell(
-        sample_nuts, CLASSES, toys.ratings("classes"), SHORT, foreign=KERNEL
     ),
     "nuts network": Cell(sample_nuts, LAYERS, toys.examples(), SHORT, foreign=KERNEL),
     "nuts mixed": Cell(sample_nuts, MIXED, toys.mixed(), SHORT, foreign=KERNEL),

@@ -122,9 +122,7 @@ def test_errors() -> None:
     for draw in (plots.ranks, plots.forest, plots.energy):
         with pytest.raises(ValueError, match="fit by 'x' is a point without draws"):
             draw(point)
-        with pytest.raises(
-            TypeError, match="fit is a str, expected a Fit, a CategoricalFit, a MixedFit"
-        ):
+        with pytest.raises(TypeError, match="fit is a str, expected a Fit, a MixedFit"):
             draw("fit")  # type: ignore[operator]
     with pytest.raises(ValueError, match="is a point without draws"):
         plots.predictive_check(point, key=0)

@@ -11,15 +11,13 @@ _NOISE = 0.3 * _rng.normal(size=len(_USER))
 
 
 def ratings(kind: str = "gaussian") -> Ratings:
-    """Eight users, seven items: scores, yes/no, levels 1 to 3, classes 0 to 2, or plays."""
+    """Eight users, seven items: scores, yes/no, levels 1 to 3, or plays."""
     score = _SCORE[_USER, _ITEM] + _NOISE
     table = {"user": _USER, "item": _ITEM, "rating": score}
     if kind == "yes/no":
         table["rating"] = (score > 0).astype(float)
     elif kind == "levels":
         table["rating"] = 1 + np.digitize(score, [-0.7, 0.7])
-    elif kind == "classes":
-        table["rating"] = np.digitize(score, [-0.7, 0.7])
     elif kind == "implicit":
         table |= {"rating": np.ones(len(score)), "plays": 1.0 + np.abs(score)}
         return Ratings.from_frame(table, weight="plays")

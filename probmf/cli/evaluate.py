@@ -9,13 +9,13 @@ import typer
 from scipy.sparse import csr_array
 
 from probmf import metrics
-from probmf.cli import classes, options
+from probmf.cli import options
 from probmf.cli.console import heading, note, out, plain_errors, plain_table, say
-from probmf.cli.reading import Columns, Source, load_fit, read_ratings, same_kind_of_ids
+from probmf.cli.reading import Columns, Source, read_ratings, same_kind_of_ids
 from probmf.cli.remarks import constant_wins, seen_items, wide_intervals
 from probmf.data import Ratings
 from probmf.models import Ordinal
-from probmf.results import CategoricalFit, Fit
+from probmf.results import Fit
 from probmf.results.levels import level_interval, level_moments
 from probmf.results.predict import intervals
 
@@ -46,14 +46,10 @@ def evaluate(
 ) -> None:
     """Judge a saved fit on test ratings."""
     with plain_errors(debug):
-        fit = load_fit(directory)
+        fit = Fit.load(directory)
         source = Source.of(directory)
         rating = None if pairs_only else rating or source.rating
         columns = Columns(user or source.user, item or source.item, rating)
-        if isinstance(fit, CategoricalFit):
-            _refuse(pairs_only, threshold, k, relevant_from)
-            report(classes.evaluation(fit, test, columns), as_json)
-            return
         data = same_kind_of_ids(read_ratings(test, columns), fit.data)
         if threshold is None and source.threshold is not None:
             threshold = source.threshold
@@ -64,25 +60,10 @@ def evaluate(
         if threshold is not None:
             data = data.binarize(threshold)
         scores = evaluation(fit, data, tuple(k or [10]), relevant_from=relevant_from)
-        report(scores, as_json)
-
-
-def report(scores: dict[str, Any], as_json: bool) -> None:
-    """Print an evaluation as JSON or as tables."""
-    if as_json:
-        typer.echo(json.dumps(_finite(scores), indent=2))
-    else:
-        show(scores)
-
-
-def _refuse(pairs_only: bool, threshold: Any, k: Any, relevant_from: Any) -> None:
-    given = {
-        "--pairs-only": pairs_only, "--threshold": threshold is not None, "-k": bool(k),
-        "--relevant-from": relevant_from is not None,
-    }  # fmt: skip
-    for name, present in given.items():
-        if present:
-            raise ValueError(f"{name} is not for a fit of classes without an order; leave it out.")
+        if as_json:
+            typer.echo(json.dumps(_finite(scores), indent=2))
+        else:
+            show(scores)
 
 
 def evaluation(
@@ -155,8 +136,7 @@ def show(scores: dict[str, Any]) -> None:
         for name, value in scores["errors"].items():
             table.add_row(name, *map(_four_digits, (value, scores["constant"][name])))
         out.print(table)
-        constant = scores.get("constant_is", "the training mean for every pair")
-        say(f"constant: {constant}\n", "dim")
+        say("constant: the training mean for every pair\n", "dim")
     if scores["coverage"]:
         heading("Coverage")
         table = plain_table("interval", "covers")
@@ -173,13 +153,12 @@ def show(scores: dict[str, Any]) -> None:
         say(f"relevant: {scores['relevant']}", "dim")
     for remark in scores["remarks"]:
         say(f"\n{remark}", "yellow")
-    fate = scores.get("unknown_are", "predicted from the prior, and left out of the lists")
     unknown = [(scores[f"num_unknown_{side}"], side) for side in ("user", "item")]
     for count, side in unknown:
         if count:
             note(
                 f"{count:,} of the ratings are of a {side} without training ratings: these are "
-                f"{fate}."
+                "predicted from the prior, and left out of the lists."
             )
 
 

@@ -9,7 +9,6 @@ import typer
 from rich.table import Table
 
 from probmf.cli import options
-from probmf.cli.classes import check_categorical, class_model, read_classes
 from probmf.cli.console import out, plain_errors, plain_table, say
 from probmf.cli.methods import (
     EPOCHS,
@@ -30,8 +29,8 @@ from probmf.cli.reading import (
 )
 from probmf.data import Duplicates
 from probmf.diagnostics.judgement import statistics
-from probmf.models import CategoricalFactorization, MatrixFactorization
-from probmf.results import CategoricalFit, Fit
+from probmf.models import MatrixFactorization
+from probmf.results import Fit
 
 _OF_METHOD: dict[str, tuple[Method, ...]] = {
     "update": ("als",),
@@ -93,10 +92,9 @@ def fit(
     ] = "error",
     threshold: options.Threshold = None,
     likelihood: Annotated[
-        Literal["gaussian", "bernoulli", "ordinal", "categorical"],
+        Literal["gaussian", "bernoulli", "ordinal"],
         typer.Option(
-            help="Of ratings; of yes/no data; of ratings whose levels have an order and no more; "
-            "of classes without one (--method map or nuts).",
+            help="Of ratings; of yes/no data; of ratings whose levels have an order and no more.",
             rich_help_panel=_MODEL,
         ),
     ] = "gaussian",
@@ -274,16 +272,10 @@ def fit(
             "item_scale": item_scale, "user_bias_scale": user_bias_scale,
             "item_bias_scale": item_bias_scale, "unobserved_weight": unobserved_weight,
         }  # fmt: skip
-        model: MatrixFactorization | CategoricalFactorization
-        if likelihood == "categorical":
-            check_categorical(method, pairs_only, threshold, duplicates, settings)
-            data, classes = read_classes(ratings, columns)
-            model = class_model(classes, method, settings.pop("priors", None), **terms)
-        else:
-            data = read_ratings(ratings, columns, duplicates=duplicates)
-            data = data if threshold is None else data.binarize(threshold)
-            own = make_likelihood(likelihood, noise_scale, data)
-            model = MatrixFactorization(likelihood=own, **terms)
+        data = read_ratings(ratings, columns, duplicates=duplicates)
+        data = data if threshold is None else data.binarize(threshold)
+        own = make_likelihood(likelihood, noise_scale, data)
+        model = MatrixFactorization(likelihood=own, **terms)
         if items is not None:
             data = add_features(data, items, "item", item)
         if users is not None:
@@ -298,7 +290,7 @@ def fit(
         say(f"Saved in {directory}. Next: probmf evaluate {directory} TEST")
 
 
-def show(fitted: Fit | CategoricalFit) -> None:
+def show(fitted: Fit) -> None:
     """Print what was fitted to what, and how it went."""
     data, history = fitted.data, fitted.history
     table = plain_table("", "")
@@ -311,7 +303,7 @@ def show(fitted: Fit | CategoricalFit) -> None:
     kind = type(fitted.model.likelihood).__name__
     table.add_row("model", f"{kind}, {fitted.model.num_factors} factors")
     table.add_row("method", fitted.method)
-    if isinstance(fitted, Fit) and fitted.traces is not None and fitted.sampling is not None:
+    if fitted.traces is not None and fitted.sampling is not None:
         chains, sweeps = fitted.traces.values["lp"].shape
         took = f"{chains} x {sweeps} sweeps in {fitted.sampling.seconds:.1f} s"
         table.add_row("chains", f"{took}, {fitted.num_draws} draws of the rows kept of each")
@@ -334,8 +326,7 @@ def show(fitted: Fit | CategoricalFit) -> None:
         )
         table.add_row("objective", f"{history.objective[kept]:,.6g}")
         if history.validation is not None:
-            discrete = isinstance(fitted, CategoricalFit) or fitted.model.likelihood.discrete
-            name = "log loss" if discrete else "RMSE"
+            name = "log loss" if fitted.model.likelihood.discrete else "RMSE"
             table.add_row(f"held-out {name}", f"{history.validation[kept]:.4f}")
     out.print(table, "")
 

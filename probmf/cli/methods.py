@@ -13,17 +13,10 @@ from probmf.inference.gibbs.gibbs import sample_gibbs
 from probmf.inference.nuts.nuts import sample_nuts
 from probmf.inference.point.als import fit_als
 from probmf.inference.point.map import fit_map
-from probmf.models import (
-    Bernoulli,
-    CategoricalFactorization,
-    Gaussian,
-    MatrixFactorization,
-    NormalWishart,
-    Ordinal,
-)
+from probmf.models import Bernoulli, Gaussian, MatrixFactorization, NormalWishart, Ordinal
 from probmf.models.factorization import PRIOR_SCALES
 from probmf.models.likelihood import Likelihood
-from probmf.results import CategoricalFit, Fit
+from probmf.results import Fit
 
 Method = Literal["als", "map", "gibbs", "nuts", "variational", "svi"]
 Priors = Literal["fixed", "learned", "wishart"]
@@ -37,15 +30,13 @@ _MOST_LEVELS = 50
 
 def run_method(
     method: Method,
-    model: MatrixFactorization | CategoricalFactorization,
+    model: MatrixFactorization,
     data: Ratings,
     *,
     key: int,
     **settings: Any,
-) -> Fit | CategoricalFit:
+) -> Fit:
     """Fit by the method that the command line names."""
-    if isinstance(model, CategoricalFactorization):
-        return _run_categorical(method, model, data, key=key, **settings)
     if method in (*SAMPLERS, "variational"):
         model = _with_priors(model, settings.pop("priors", "learned"))
     if method == "variational":
@@ -61,23 +52,9 @@ def run_method(
         return cast(Fit, fit_svi(model, data, key=key, **settings))
     if method == "als":
         return fit_als(model, data, key=key, **settings)
-    return fit_map(model, data, key=key, **_of_map(settings))
-
-
-def _run_categorical(
-    method: Method, model: CategoricalFactorization, data: Ratings, *, key: int, **settings: Any
-) -> CategoricalFit:
-    if method == "nuts":
-        settings.pop("validation")
-        return sample_nuts(model, data, key=key, **settings)
-    return fit_map(model, data, key=key, **_of_map(settings))
-
-
-def _of_map(settings: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `fit_map`."""
     epochs = EPOCHS_FULL if settings.get("batch_size") is None else EPOCHS
     own = {"num_epochs": epochs, "num_restarts": settings.pop("restarts", 1)}
-    return own | settings
+    return fit_map(model, data, key=key, **(own | settings))
 
 
 def _sites_of(model: MatrixFactorization, side: str | None) -> list[str]:

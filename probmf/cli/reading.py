@@ -12,10 +12,9 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from probmf.data import Ratings, Vocabulary
-from probmf.data.frames import read_csv, read_parquet
 from probmf.data.ids import BOOLEANS, INTEGERS, TEXT, UUIDS
 from probmf.data.side_tables import align_features
-from probmf.results import CategoricalFit, Fit, categorical_storage, directory
+from probmf.results import directory
 
 _CSV, _PARQUET = (".csv", ".csv.gz", ".csv.bz2", ".csv.zst", ".tsv", ".tsv.gz"), (".parquet", ".pq")
 _BOOLEANS = {"true": True, "false": False}
@@ -94,15 +93,6 @@ def read_ratings(path: Path, columns: Columns, *, duplicates: Any = "error") -> 
     return Ratings.from_csv(path, delimiter=_delimiter(path), **roles)
 
 
-def read_words(path: Path, columns: Columns) -> pa.Table:
-    """The columns of a file of ratings, ratings as they are written; see `read_ratings`."""
-    names = [name for name in columns.roles().values() if name is not None]
-    if _is_parquet(path):
-        return read_parquet(path, names)
-    words = [columns.user, columns.item, *([columns.rating] if columns.rating else [])]
-    return read_csv(path, names, words, delimiter=_delimiter(path), column_names=None)
-
-
 def refuse_to_replace(path: Path, force: bool) -> None:
     """Keep a fit that is there already, unless it may be replaced.
 
@@ -117,17 +107,6 @@ def refuse_to_replace(path: Path, force: bool) -> None:
         raise FileExistsError(
             f"{path} holds a fit already. Give another folder, or --force to replace it."
         )
-
-
-def load_fit(path: Path) -> Fit | CategoricalFit:
-    """A saved factorization, categorical or not.
-
-    Raises:
-        FileNotFoundError: If there is nothing.
-        ValueError: If it is something else, or damaged.
-    """
-    categorical = directory.format_of(path) == categorical_storage.FORM.format
-    return CategoricalFit.load(path) if categorical else Fit.load(path)
 
 
 def add_features(ratings: Ratings, path: Path, side: str, id_name: str) -> Ratings:

@@ -14,12 +14,11 @@ from probmf.cli.reading import (
     Source,
     check_writable,
     examples,
-    load_fit,
     parse_ids,
     read_table,
     write_table,
 )
-from probmf.results import CategoricalFit, Fit, Recommendations
+from probmf.results import Fit, Recommendations
 from probmf.results.recommend import RankBy
 
 
@@ -44,13 +43,6 @@ def recommend(
     rank_by: Annotated[
         RankBy, typer.Option(help="Rank by mean, by an end of the interval, or by a random draw.")
     ] = "mean",
-    wanted: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="CLASS",
-            help="Of a fit of classes: rank by the probability of this class; may be repeated.",
-        ),
-    ] = None,
     interval: Annotated[
         float | None,
         typer.Option(help="Probability of the intervals; 0: none. Default: 0.9, none with --all."),
@@ -65,7 +57,7 @@ def recommend(
     """Recommend items to users, with intervals."""
     with plain_errors(debug):
         _check_whom(user, everybody, out_file)
-        fit = load_fit(directory)
+        fit = Fit.load(directory)
         chosen: dict[str, Any] = {
             "users": None if everybody else _known_users(fit, user or []),
             "k": k,
@@ -75,15 +67,8 @@ def recommend(
         if candidates is not None:
             column = item or Source.of(directory).item
             chosen["candidates"] = _read_candidates(fit, candidates, column)
-        if isinstance(fit, CategoricalFit):
-            interval, recommended = 0.0, _by_class(fit, wanted, rank_by, interval, chosen)
-        elif wanted:
-            raise ValueError("--wanted names classes, and this fit has none; leave it out.")
-        else:
-            interval = _interval(fit, interval, everybody)
-            recommended = fit.recommend(
-                **chosen, rank_by=rank_by, interval=interval or None, key=seed
-            )
+        interval = _interval(fit, interval, everybody)
+        recommended = fit.recommend(**chosen, rank_by=rank_by, interval=interval or None, key=seed)
         if out_file is not None:
             write_table(_as_table(fit, recommended), out_file)
             say(f"Wrote {out_file}: {k} items for each of {len(recommended):,} users.")
@@ -110,29 +95,8 @@ def _interval(fit: Fit, interval: float | None, everybody: bool) -> float:
     return interval
 
 
-def _by_class(
-    fit: CategoricalFit,
-    wanted: list[str] | None,
-    rank_by: RankBy,
-    interval: float | None,
-    chosen: dict[str, Any],
-) -> Recommendations:
-    labels = {str(label): label for label in fit.model.labels}
-    if not wanted or not set(wanted) <= labels.keys():
-        raise ValueError(
-            "Of a fit of classes, items are ranked by the probability of wanted ones: give "
-            f"--wanted, one or more of {', '.join(map(repr, labels))}."
-        )
-    if rank_by != "mean" or interval:
-        raise ValueError(
-            "A fit of classes ranks by mean probabilities and has no intervals here; leave "
-            "--rank-by and --interval out."
-        )
-    return fit.recommend(**chosen, wanted=[labels[word] for word in wanted])
-
-
 def show(
-    fit: Fit | CategoricalFit,
+    fit: Fit,
     recommended: Recommendations,
     row: int,
     interval: float,
@@ -150,9 +114,8 @@ def show(
     """
     columns = [f"{interval:.0%} interval"] if interval else []
     titled = _has_titles(fit)
-    chance = isinstance(fit, CategoricalFit) or fit.model.likelihood.binary
-    score = "probability" if chance else "rating"
-    if isinstance(fit, Fit) and fit.model.unobserved_weight:
+    score = "probability" if fit.model.likelihood.binary else "rating"
+    if fit.model.unobserved_weight:
         score = "score"
     table = plain_table("", *(["title"] if titled else []), "item", score, *columns, *(extra or {}))
     if titled:
@@ -175,7 +138,7 @@ def _escaped(cell: str) -> Text:
     return Text(cell)
 
 
-def _has_titles(fit: Fit | CategoricalFit) -> bool:
+def _has_titles(fit: Fit) -> bool:
     features = fit.data.item_features
     return features is not None and "title" in features.column_names
 
@@ -189,7 +152,7 @@ def _check_whom(user: list[str] | None, everybody: bool, out_file: Path | None) 
         check_writable(out_file)
 
 
-def _known_users(fit: Fit | CategoricalFit, words: list[str]) -> np.ndarray:
+def _known_users(fit: Fit, words: list[str]) -> np.ndarray:
     ids = parse_ids(words, fit.data.users)
     unknown = [w for w, code in zip(words, fit.data.users.encode(ids, unknown="flag"), strict=True)
                if code < 0]  # fmt: skip
@@ -202,7 +165,7 @@ def _known_users(fit: Fit | CategoricalFit, words: list[str]) -> np.ndarray:
     return ids
 
 
-def _read_candidates(fit: Fit | CategoricalFit, path: Path, column: str) -> np.ndarray:
+def _read_candidates(fit: Fit, path: Path, column: str) -> np.ndarray:
     table = read_table(path, text=(column,))
     if column not in table.column_names:
         raise ValueError(
@@ -212,7 +175,7 @@ def _read_candidates(fit: Fit | CategoricalFit, path: Path, column: str) -> np.n
     return parse_ids([str(value) for value in table[column].to_pylist()], fit.data.items)
 
 
-def _as_table(fit: Fit | CategoricalFit, recommended: Recommendations) -> pa.Table:
+def _as_table(fit: Fit, recommended: Recommendations) -> pa.Table:
     table = recommended.to_arrow()
     if not _has_titles(fit):
         return table

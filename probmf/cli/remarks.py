@@ -7,7 +7,7 @@ import numpy as np
 from probmf.results import Fit
 
 #: Measures that are the better the larger they are.
-LARGER = frozenset({"log score", "accuracy", "AUC"})
+LARGER = frozenset({"log score", "AUC"})
 
 
 def constant_wins(errors: dict[str, Any], constant: dict[str, Any]) -> list[str]:

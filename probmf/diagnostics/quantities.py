@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from probmf.results import CategoricalFit, Fit, MixedFit, NetworkFit
-from probmf.results.categorical_predict import probability_blocks
+from probmf.results import Fit, MixedFit, NetworkFit
 from probmf.results.draws import Draws
 from probmf.results.mixed_summary import is_effect, scalars
 from probmf.results.network_arviz import coords as network_coords
@@ -19,7 +18,7 @@ from probmf.results.network_arviz import dims as network_dims
 from probmf.results.network_predict import score_blocks
 
 #: Fits whose draws can be judged.
-type AnyFit = Fit | CategoricalFit | MixedFit | NetworkFit
+type AnyFit = Fit | MixedFit | NetworkFit
 
 #: Numbers of a batch of factors that are decomposed at once.
 BATCH_NUMBERS = 1 << 24
@@ -48,10 +47,9 @@ def check_fit(fit: object) -> None:
     Raises:
         TypeError: If it is none.
     """
-    if not isinstance(fit, Fit | CategoricalFit | MixedFit | NetworkFit):
+    if not isinstance(fit, Fit | MixedFit | NetworkFit):
         raise TypeError(
-            f"fit is a {type(fit).__name__}, expected a Fit, a CategoricalFit, a MixedFit or a "
-            "NetworkFit."
+            f"fit is a {type(fit).__name__}, expected a Fit, a MixedFit or a NetworkFit."
         )
 
 
@@ -71,8 +69,6 @@ def of_fit(
     """
     if isinstance(fit, Fit):
         return of_factorization(fit, probes, rng, quick=quick)
-    if isinstance(fit, CategoricalFit):
-        return of_classes(fit, probes, rng)
     if isinstance(fit, MixedFit):
         return of_mixed_model(fit, probes if quick else None, rng)
     return of_network(fit, probes, rng)
@@ -133,28 +129,6 @@ def probe_biases(
             size = samples[site].shape[2]
             rows = rng.choice(size, size=min(size, probes), replace=False)
             yield Quantity(site, samples[site][:, :, rows], True)
-
-
-def of_classes(fit: CategoricalFit, probes: int, rng: np.random.Generator) -> Iterator[Quantity]:
-    """Probabilities of the classes of probe pairs, a learned intercept, and scales.
-
-    Args:
-        fit: A fit of many draws.
-        probes: Number of training pairs.
-        rng: Chooses them.
-
-    Yields:
-        The quantities.
-    """
-    pairs = rng.choice(len(fit.data), size=min(len(fit.data), probes), replace=False)
-    user, item = fit.data.user[pairs], fit.data.item[pairs]
-    shape = (fit.num_chains, fit.num_draws, -1)
-    parts = [block.reshape(shape) for block in probability_blocks(fit.samples, user, item)]
-    yield Quantity("prediction", np.concatenate(parts, axis=2), True)
-    learned = [site for site in fit.samples if site.endswith("_scale")]
-    for site in [*(["intercept"] if fit.model.learns_intercept else []), *learned]:
-        value = fit.samples[site]
-        yield Quantity(site, value.reshape(shape), value.ndim > 2)
 
 
 def of_mixed_model(

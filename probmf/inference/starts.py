@@ -14,16 +14,16 @@ from probmf.data import Ratings
 from probmf.data.confidence import heavy_tail
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.models.likelihood import is_number
+from probmf.models.network import Network
+from probmf.models.network_data import NetworkData
 from probmf.models.observations import Observations
 from probmf.models.ordinal import Ordinal
 from probmf.models.row_means import prior_means
-from probmf.results import Fit
+from probmf.results import Fit, NetworkFit
 from probmf.run.driver import FitWarning, Validation
 
 #: Standard deviation of random starting factors, unless the prior's is smaller.
 START_SCALE = 0.1
-#: What a factorization shares with the fit that it starts from.
-SAME_PAIRS = "model to the same users and items"
 
 
 def check_counts(**counts: object) -> None:
@@ -92,11 +92,11 @@ def require_fixed_scales(model: MatrixFactorization, method: str) -> None:
     _refuse_random(random, method, "its rows", otherwise)
 
 
-def require_numbers(model: Any, method: str) -> None:
-    """Refuse scales with a prior where no variational fit learns them.
+def require_numbers(model: Network, method: str) -> None:
+    """Refuse scales of a network with a prior.
 
     Args:
-        model: The model.
+        model: The network.
         method: The function that was called, for the message.
 
     Raises:
@@ -137,31 +137,29 @@ def warn_of_heavy_weights(model: MatrixFactorization, data: Ratings, stacklevel:
         )
 
 
-def own_start(
-    model: Any, data: Any, start: Any, kind: type[Any], same: str
+def network_start(
+    model: Network, data: NetworkData, start: Any
 ) -> Callable[[Array], dict[str, Array]]:
-    """A function from a key to starting values: the model's own random ones, or those of a fit.
+    """A function from a key to starting values: the network's own random ones, or those of a fit.
 
     Args:
-        model: The model.
+        model: The network.
         data: Its arrays.
         start: A fit to start from, or None.
-        kind: The class of such fits.
-        same: What they have in common, for the message.
 
     Returns:
         The function.
 
     Raises:
-        TypeError: If `start` is no such fit.
+        TypeError: If `start` is no fit of a network.
         ValueError: If it has other sites or shapes.
     """
     if start is None:
         return lambda key: model.start(key, data)
-    if not isinstance(start, kind):
-        raise TypeError(f"start is of type {type(start).__name__}; expected a {kind.__name__}.")
+    if not isinstance(start, NetworkFit):
+        raise TypeError(f"start is of type {type(start).__name__}; expected a NetworkFit.")
     given, shapes = start.point(), model.site_shapes(data)
-    _check_shapes(given, shapes, same)
+    _check_shapes(given, shapes, "network to the same features")
     dtype = jnp.result_type(float)
     return lambda key: {site: jnp.asarray(given[site], dtype) for site in shapes}
 
@@ -207,7 +205,9 @@ def initial_parameters(
         if not isinstance(start, Fit):
             raise TypeError(f"start is of type {type(start).__name__}; expected a Fit.")
         given = start.point()
-        _check_shapes(given, shapes | model.learned_shapes | weights, SAME_PAIRS)
+        _check_shapes(
+            given, shapes | model.learned_shapes | weights, "model to the same users and items"
+        )
         # The fit may have been made in another precision.
         dtype = jnp.result_type(float)
         values = {site: jnp.asarray(given[site], dtype) for site in [*shapes, *own, *weights]}

@@ -1,8 +1,6 @@
 """Models: NumPyro models with what the inference algorithms need to know about them."""
 
 from probmf.models.categorical import Categorical
-from probmf.models.categorical_data import ClassObservations
-from probmf.models.categorical_factorization import CategoricalFactorization
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.layers import MLP, Linear
 from probmf.models.likelihood import Bernoulli, Gaussian
@@ -17,8 +15,6 @@ __all__ = [
     "MLP",
     "Bernoulli",
     "Categorical",
-    "CategoricalFactorization",
-    "ClassObservations",
     "Gaussian",
     "Linear",
     "MatrixFactorization",

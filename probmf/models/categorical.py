@@ -55,16 +55,6 @@ class Categorical:
         """The likelihood without its parameters: compiled programs are keyed by it."""
         return self
 
-    def check_ratings(self, rating: np.ndarray) -> None:
-        """Refuse what is no code in 0..K-1."""
-        bad = (rating < 0) | (rating >= self.num_levels) | (rating != np.round(rating))
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise ValueError(
-                f"Row {row} has {rating[row]:g}, but the {self.num_levels} classes are numbered 0 "
-                f"to {self.num_levels - 1} ({int(bad.sum())} such rows)."
-            )
-
     def observe(
         self,
         scores: Float[Array, "... K"],

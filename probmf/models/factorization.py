@@ -117,7 +117,7 @@ class MatrixFactorization:
         if not isinstance(self.likelihood, Likelihood):
             raise TypeError(
                 f"likelihood is {self.likelihood!r}; expected Gaussian(...), Bernoulli(...) or "
-                "Ordinal(...). For classes without an order use CategoricalFactorization."
+                "Ordinal(...). Of classes without an order fit one Bernoulli() model each."
             )
         for name in ("user_bias", "item_bias"):
             if not isinstance(getattr(self, name), bool | np.bool_):

@@ -1,7 +1,5 @@
 """Results: one class for every fit, with prediction, ranking, fold-in and storage."""
 
-from probmf.results.categorical_fit import CategoricalFit
-from probmf.results.categorical_predict import ClassPredictions
 from probmf.results.fit import Fit
 from probmf.results.history import History
 from probmf.results.mixed_fit import MixedFit
@@ -14,8 +12,6 @@ from probmf.results.recommend import Recommendations
 from probmf.results.sampling import Sampling
 
 __all__ = [
-    "CategoricalFit",
-    "ClassPredictions",
     "Fit",
     "History",
     "MixedFit",

@@ -153,14 +153,6 @@ def _format(target: Path) -> Any:
     return manifest.get("format", "") if isinstance(manifest, dict) else ""
 
 
-def format_of(path: str | PathLike[str]) -> str | None:
-    """What the manifest of a saved fit calls its format; None if there is none to be read."""
-    if not (Path(path) / MANIFEST).is_file():
-        return None
-    found = _format(Path(path))
-    return None if found is None else str(found)
-
-
 def _put(staging: Path, target: Path) -> None:
     """Move the new directory into place; the old one is deleted only after that."""
     if not target.exists():

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from probmf.data import Ratings
-from probmf.models import CategoricalFactorization, MatrixFactorization, MixedEffects, Network
+from probmf.models import MatrixFactorization, MixedEffects, Network
 from probmf.models.mixed import Design
 from probmf.models.ordinal import Ordinal
-from probmf.results import categorical_arviz, network_arviz
+from probmf.results import network_arviz
 from probmf.results.arviz import DIMS, FACTOR_SCALES, labels_of, weight_dims
 from probmf.results.draw_store import POSTERIOR, STATS
 from probmf.results.mixed_arviz import labels
@@ -40,8 +40,6 @@ def sites_and_coords(
         return mixed_sites(model, design, shapes), mixed_coords(model, design)
     if isinstance(model, Network):
         return _plain(shapes, network_arviz.dims(model, data)), network_arviz.coords(model, data)
-    if isinstance(model, CategoricalFactorization):
-        return _plain(shapes, categorical_arviz.DIMS), categorical_arviz.coords(model, data)
     raise TypeError(f"model is of type {type(model).__name__}, whose draws can't be streamed.")
 
 

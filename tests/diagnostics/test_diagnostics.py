@@ -256,7 +256,7 @@ def test_errors() -> None:
     one = MixedFit(fit.model, fit.design, {k: v[:1, :3] for k, v in fit.samples.items()}, "x")
     with pytest.raises(ValueError, match="1 chains of 3 draws; whether draws have converged can't"):
         summary(one)
-    with pytest.raises(TypeError, match="fit is a int, expected a Fit, a CategoricalFit"):
+    with pytest.raises(TypeError, match="fit is a int, expected a Fit, a MixedFit"):
         summary(3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="probes is 0; expected at least 1"):
         summary(fit, probes=0)

@@ -9,7 +9,6 @@ import numpyro.distributions as dist
 import pytest
 
 from probmf import (
-    CategoricalFactorization,
     Examples,
     Gaussian,
     MatrixFactorization,
@@ -22,7 +21,7 @@ from probmf import (
 )
 from probmf.diagnostics import DiagnosticWarning, summary
 from probmf.diagnostics.ending import judged
-from probmf.results import CategoricalFit, Fit, MixedFit, NetworkFit, Sampling
+from probmf.results import Fit, MixedFit, NetworkFit, Sampling
 
 RATINGS = Ratings.from_frame(
     {"user": np.arange(30) % 6, "item": np.arange(30) // 6, "rating": np.arange(30) % 3}
@@ -58,12 +57,6 @@ def mixed(chains: int, draws: int, sampling: Sampling | None) -> MixedFit:
     return MixedFit(model, design, random(shapes, chains, draws), "nuts", sampling)
 
 
-def classes(chains: int, draws: int, sampling: Sampling | None) -> CategoricalFit:
-    model = CategoricalFactorization(1, 3, user_scale=HALF)
-    shapes = {"intercept": (3,), "user_scale": ()} | model.row_shapes(6, 5)
-    return CategoricalFit(model, RATINGS, random(shapes, chains, draws), "nuts", sampling)
-
-
 def network(chains: int, draws: int, sampling: Sampling | None) -> NetworkFit:
     rng = np.random.default_rng(1)
     data = Examples.from_arrays(rng.normal(size=(20, 2)), rng.normal(size=20))
@@ -74,7 +67,7 @@ def network(chains: int, draws: int, sampling: Sampling | None) -> NetworkFit:
 
 
 FAMILIES: dict[str, Callable[..., Any]] = {
-    "factorization": factorization, "mixed": mixed, "classes": classes, "network": network,
+    "factorization": factorization, "mixed": mixed, "network": network,
 }  # fmt: skip
 
 

@@ -372,7 +372,7 @@ def test_arguments(options: dict[str, Any], error: type[Exception], message: str
 
 
 def test_models_and_data() -> None:
-    with pytest.raises(TypeError, match="expected MatrixFactorization, Categorical"):
+    with pytest.raises(TypeError, match="expected MatrixFactorization, MixedEffects"):
         sample_nuts("y ~ x", table(), key=0)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="data is of type dict; expected Ratings"):
         sample_nuts(MatrixFactorization(2), table(), key=0)  # type: ignore[call-overload]

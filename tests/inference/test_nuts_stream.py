@@ -10,7 +10,6 @@ import pytest
 
 from probmf import (
     Categorical,
-    CategoricalFactorization,
     Examples,
     Fit,
     Gaussian,
@@ -353,19 +352,10 @@ def test_without_recovery(plain: MixedFit, tmp_path: Path) -> None:
     np.testing.assert_array_equal(posterior["g_scale"].values, plain.samples["g_scale"])
 
 
-@pytest.mark.parametrize("family", ["network", "categorical"])
-def test_other_families(family: str, tmp_path: Path) -> None:
+def test_networks(tmp_path: Path) -> None:
     options = {"key": 1, "num_warmup": 10, "num_samples": 10, "num_chains": 1}
-    rng = np.random.default_rng(0)
-    model: Any
-    data: Any
-    if family == "network":
-        frame = {"x": rng.normal(size=12), "y": list("abc") * 4}
-        model = Network((2,), likelihood=Categorical(3))
-        data = Examples.from_frame(frame, response="y")
-    else:
-        model = CategoricalFactorization(1, classes=("no", "yes"), user_scale=HALF)
-        frame = {"user": [1, 1, 2, 3], "item": [1, 2, 1, 2], "rating": [0, 1, 1, 0]}
-        data = Ratings.from_frame(frame)
+    frame = {"x": np.random.default_rng(0).normal(size=12), "y": list("abc") * 4}
+    model = Network((2,), likelihood=Categorical(3))
+    data = Examples.from_frame(frame, response="y")
     fit = sample_nuts(model, data, stream=tmp_path / "s", **options)
     assert_holds(tmp_path / "s", fit)

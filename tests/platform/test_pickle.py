@@ -11,7 +11,6 @@ import numpyro.distributions as dist
 import toys
 
 from probmf import (
-    CategoricalFactorization,
     Gaussian,
     MatrixFactorization,
     MixedEffects,
@@ -29,7 +28,6 @@ def test_models() -> None:
     half = dist.HalfNormal(1.0)
     models = [
         MatrixFactorization(2, Gaussian(half), user_scale=half),
-        CategoricalFactorization(2, 3),
         Network((3,)),
         MixedEffects("y ~ x + (x | g)", priors={"g_scale": half}),
     ]

@@ -21,6 +21,7 @@ from probmf import (
     NetworkFit,
     Ordinal,
 )
+from probmf.results.directory import MANIFEST
 
 X = np.array([[0.0, 1.0], [1.0, -1.0], [2.0, 0.5], [3.0, 0.0]])
 
@@ -133,6 +134,10 @@ def test_saved_and_loaded(likelihood: Any, y: Any, classes: Any, tmp_path: Path)
     np.testing.assert_array_equal(before.lower, after.lower)
     with pytest.raises(ValueError, match=r"NetworkFit\.load networks"):
         MixedFit.load(tmp_path / "fit")
+    manifest = tmp_path / "fit" / MANIFEST
+    manifest.write_text(manifest.read_text().replace('"hidden"', '"hiding"'))
+    with pytest.raises(ValueError, match="save the fit again"):
+        NetworkFit.load(tmp_path / "fit")
 
 
 def test_what_is_refused() -> None:

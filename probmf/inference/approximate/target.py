@@ -20,7 +20,6 @@ from probmf.inference.marginal.density import median
 from probmf.inference.marginal_rows import RowsMarginal
 from probmf.inference.marginal_rows.model import LEVEL
 from probmf.inference.nuts.nuts import model_arguments, without_sites
-from probmf.inference.point.categorical import refuse_categorical
 from probmf.inference.potential import Potential
 from probmf.models import MatrixFactorization, MixedEffects, Network
 from probmf.models.mixed.design import Design
@@ -70,7 +69,6 @@ class Target(NamedTuple):
             TypeError: If model or data are of the wrong type.
             ValueError: If a site is unknown or can't be integrated out.
         """
-        refuse_categorical(source, "This approximation")
         args, design, sites = model_arguments(source, data, marginalize)
         args = fresh_arrays(args)
         model: Any = without_sites(source, args, sites) if sites else source

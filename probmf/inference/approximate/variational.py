@@ -41,7 +41,6 @@ from probmf.inference.approximate.variational_updates import (
 )
 from probmf.inference.gibbs.plan import Plan
 from probmf.inference.gibbs.starting_points import start_scales, start_states
-from probmf.inference.point.categorical import refuse_categorical
 from probmf.inference.starts import check_counts, check_tol, prepare_validation
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.likelihood import Bernoulli, Gaussian
@@ -417,7 +416,6 @@ def _all_shrunk(model: MatrixFactorization, data: Ratings, parameters: dict[str,
 
 
 def _check_model(model: object) -> None:
-    refuse_categorical(model, "fit_variational")
     if not isinstance(model, MatrixFactorization):
         raise TypeError(f"model is of type {type(model).__name__}; expected MatrixFactorization.")
     if not model.site_shapes(1, 1):

@@ -14,7 +14,6 @@ from probmf.inference.gibbs.chains import run_gibbs
 from probmf.inference.gibbs.factorization import factorization_job
 from probmf.inference.gibbs.job import Job, choose_settings, size_note
 from probmf.inference.gibbs.mixed_effects import mixed_job
-from probmf.inference.point.categorical import refuse_categorical
 from probmf.inference.starts import check_counts, check_warmup
 from probmf.models import MatrixFactorization, MixedEffects
 from probmf.results import Fit, MixedFit
@@ -189,7 +188,6 @@ def _check_family(model: object, data: Any, watch: Any, start: Any) -> bool:
             if value is not None:
                 raise ValueError(f"{name} is for factorizations; leave it out for a mixed model.")
         return True
-    refuse_categorical(model, "sample_gibbs")
     if not isinstance(model, MatrixFactorization):
         raise TypeError(
             f"model is of type {type(model).__name__}; expected MatrixFactorization or "

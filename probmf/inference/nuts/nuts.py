@@ -27,9 +27,9 @@ from probmf.inference.nuts.mode_start import start_at_mode
 from probmf.inference.nuts.transitions import Settings, run_nuts, warn_incomplete
 from probmf.inference.potential import Potential
 from probmf.inference.starts import check_counts, check_warmup
-from probmf.models import CategoricalFactorization, MatrixFactorization, MixedEffects, Network
+from probmf.models import MatrixFactorization, MixedEffects, Network
 from probmf.models.mixed.design import Design
-from probmf.results import CategoricalFit, Fit, MixedFit, NetworkFit
+from probmf.results import Fit, MixedFit, NetworkFit
 from probmf.results.sampling import Sampling
 from probmf.run.checkpoint import Checkpoint
 from probmf.settings import own_settings
@@ -62,10 +62,6 @@ def sample_nuts(
 ) -> Fit: ...
 @overload
 def sample_nuts(
-    model: CategoricalFactorization, data: Ratings, *, key: ArrayLike, **options: Unpack[_Options]
-) -> CategoricalFit: ...
-@overload
-def sample_nuts(
     model: MixedEffects, data: Any, *, key: ArrayLike, **options: Unpack[_Options]
 ) -> MixedFit: ...
 @overload
@@ -73,7 +69,7 @@ def sample_nuts(
     model: Network, data: Examples, *, key: ArrayLike, **options: Unpack[_Options]
 ) -> NetworkFit: ...
 def sample_nuts(
-    model: MatrixFactorization | CategoricalFactorization | MixedEffects | Network,
+    model: MatrixFactorization | MixedEffects | Network,
     data: Any,
     *,
     key: ArrayLike,
@@ -89,11 +85,11 @@ def sample_nuts(
     checkpoint: str | PathLike[str] | None = None,
     stream: str | PathLike[str] | None = None,
     progress: bool | None = None,
-) -> Fit | CategoricalFit | MixedFit | NetworkFit:
+) -> Fit | MixedFit | NetworkFit:
     r"""Sample the posterior by NUTS, Gaussian effects integrated out and drawn back.
 
     Args:
-        model: A factorization (plain or categorical), a mixed model or a network.
+        model: A factorization, a mixed model or a network.
         data: `Ratings` for a factorization, any data frame (or a design) for a mixed model,
             `Examples` for a network.
         key: JAX key or int.
@@ -211,10 +207,8 @@ def sample_nuts(
             **told,
         },
     )
-    fit: Fit | CategoricalFit | MixedFit | NetworkFit
-    if isinstance(model, CategoricalFactorization):
-        fit = CategoricalFit(model, data, samples, method, sampling=sampling)
-    elif isinstance(model, Network):
+    fit: Fit | MixedFit | NetworkFit
+    if isinstance(model, Network):
         fit = NetworkFit(model, data, samples, method, sampling=sampling)
     elif isinstance(model, MixedEffects):
         table = None if isinstance(data, Design) else data
@@ -295,13 +289,6 @@ def model_arguments(
                     f"marginalize names {site!r}; expected any of {', '.join(map(repr, allowed))}."
                 )
         return model.arguments(data), None, sites
-    if isinstance(model, CategoricalFactorization):
-        if len(chosen):
-            raise ValueError(
-                f"marginalize is {chosen!r}, but under a categorical likelihood no site can be "
-                "integrated out exactly; leave it out."
-            )
-        return model.arguments(data), None, ()
     if isinstance(model, MixedEffects):
         design = data if isinstance(data, Design) else model.design(data)
         refuse_exact_fit(model, design)
@@ -325,9 +312,9 @@ def model_arguments(
             )
         return model.arguments(data), None, ()
     raise TypeError(
-        f"model is of type {type(model).__name__}; expected MatrixFactorization, "
-        "CategoricalFactorization, MixedEffects or Network. For any other NumPyro"
-        "model use marginalize(model, sites) with NumPyro's own MCMC."
+        f"model is of type {type(model).__name__}; expected MatrixFactorization, MixedEffects or "
+        "Network. For any other NumPyro model use marginalize(model, sites) with NumPyro's own "
+        "MCMC."
     )
 
 

@@ -12,7 +12,6 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from probmf.data import Ratings, as_key
-from probmf.inference.point.categorical import refuse_categorical
 from probmf.inference.point.cutpoints import CutpointStep
 from probmf.inference.point.feature_weights import (
     Regression,
@@ -114,7 +113,6 @@ def fit_als(
         raise ValueError(f"update is {update!r}; expected 'block' or 'coordinate'.")
     if solver not in ("cg", "cholesky"):
         raise ValueError(f"solver is {solver!r}; expected 'cg' or 'cholesky'.")
-    refuse_categorical(model, "fit_als")
     if not isinstance(model, MatrixFactorization):
         raise TypeError(f"model is of type {type(model).__name__}; expected MatrixFactorization.")
     check_counts(num_sweeps=num_sweeps, cg_steps=cg_steps, patience=patience)

@@ -1,7 +1,6 @@
 """Maximum a posteriori by gradients."""
 
 from collections.abc import Callable
-from functools import partial
 from os import PathLike
 from typing import Any, NamedTuple, Required, TypedDict, Unpack, overload
 
@@ -12,29 +11,22 @@ from jaxtyping import Array
 
 from probmf.data import Examples, Ratings, as_key
 from probmf.inference.fingerprint import describe_rule, described, digest, digest_ratings
-from probmf.inference.point.categorical import ClassValidation
 from probmf.inference.point.full_batch import FullBatch
 from probmf.inference.point.minibatch import Minibatch
-from probmf.inference.point.network_descent import (
-    RATES,
-    NetworkDescent,
-    NetworkValidation,
-    adam_rule,
-)
+from probmf.inference.point.network_descent import NetworkDescent, NetworkValidation, adam_rule
 from probmf.inference.point.optimizer import Rule, Schedule, choose_rule
 from probmf.inference.starts import (
-    SAME_PAIRS,
     check_counts,
     check_tol,
     initial_parameters,
-    own_start,
+    network_start,
     prepare_validation,
     require_fixed_scales,
     require_numbers,
     warn_of_heavy_weights,
 )
-from probmf.models import CategoricalFactorization, MatrixFactorization, Network
-from probmf.results import CategoricalFit, Fit, NetworkFit
+from probmf.models import MatrixFactorization, Network
+from probmf.results import Fit, NetworkFit
 from probmf.rows.layout import num_workers
 from probmf.run.checkpoint import PACKAGES, Checkpoint
 from probmf.run.driver import Algorithm, HeldOut, run
@@ -66,14 +58,10 @@ def fit_map(
 ) -> Fit: ...
 @overload
 def fit_map(
-    model: CategoricalFactorization, data: Ratings, *, key: ArrayLike, **options: Unpack[_Options]
-) -> CategoricalFit: ...
-@overload
-def fit_map(
     model: Network, data: Examples, *, key: ArrayLike, **options: Unpack[_Options]
 ) -> NetworkFit: ...
 def fit_map(
-    model: MatrixFactorization | CategoricalFactorization | Network,
+    model: MatrixFactorization | Network,
     data: Any,
     *,
     key: ArrayLike,
@@ -88,7 +76,7 @@ def fit_map(
     start: Any = None,
     checkpoint: str | PathLike[str] | None = None,
     progress: bool | None = None,
-) -> Fit | CategoricalFit | NetworkFit:
+) -> Fit | NetworkFit:
     r"""Fit by gradient descent: full batches, minibatches, or one rating at a time.
 
     Lowers minus the log posterior,
@@ -102,12 +90,10 @@ def fit_map(
     bracket summed over its ratings: over an epoch the batches' gradients sum to that of J, so n /
     batch_size times a random batch's gradient is unbiased; and only rows in the batch have one.
 
-    For a network the rows are the weights, and every example carries an equal share of their prior,
-    as every rating does in a categorical factorization, all of whose rows move at every update.
+    For a network the rows are the weights, and every example carries an equal share of their prior.
 
     Args:
-        model: The factorization (plain or categorical) or network; its scales must be numbers or
-            arrays.
+        model: The factorization or network; its scales must be numbers or arrays.
         data: Training `Ratings`, or `Examples` for a network.
         key: JAX key or int that draws starting values and the order of the ratings.
         num_epochs: The most passes over the ratings; with full batches, the most updates.
@@ -116,11 +102,10 @@ def fit_map(
             by site name. One that leaves rows alone whose gradient is zero (gradient descent,
             AdaGrad, clipping, any schedule) is run on the rows of the batch only, with the same
             result; others (momentum, Adam) update all rows for every batch. By default AdaGrad
-            for minibatches and Adam for full batches; for networks and categorical
-            factorizations always Adam.
+            for minibatches and Adam for full batches; for networks always Adam.
         learning_rate: Number or optax schedule (of updates) for the default optimizer, or the one
             named. By default it falls linearly from 0.5 to 0 for minibatches, and is 0.1 for full
-            batches; for networks and categorical factorizations from 0.01 to 0, and 0.05.
+            batches; for networks from 0.01 to 0, and 0.05.
         batch_size: Ratings per update: None takes all, 1 is single-rating descent.
         num_restarts: Random starts, run as one vectorized program; the best is kept.
         validation: Held-out ratings; a restart stops when their error has not improved for
@@ -165,10 +150,9 @@ def fit_map(
         for recommender systems; Duchi, Hazan and Singer (2011) for AdaGrad. An epoch of n ratings
         costs O(n k), plus O((M + N) k) per update where all rows are updated.
     """
-    if not isinstance(model, (MatrixFactorization, *FAMILIES)):
+    if not isinstance(model, MatrixFactorization | Network):
         raise TypeError(
-            f"model is of type {type(model).__name__}; expected MatrixFactorization, "
-            "CategoricalFactorization or Network."
+            f"model is of type {type(model).__name__}; expected MatrixFactorization or Network."
         )
     check_counts(num_epochs=num_epochs, num_restarts=num_restarts, patience=patience)
     if batch_size is not None:
@@ -183,8 +167,10 @@ def fit_map(
                 f"num_restarts is {num_restarts}, but start fixes where to start: the restarts "
                 "would be the same. Leave out one of the two."
             )
-        make_task = _factorization_task if isinstance(model, MatrixFactorization) else _descent_task
-        task = make_task(model, data, start, validation, batch_size)
+        if isinstance(model, MatrixFactorization):
+            task = _factorization_task(model, data, start, validation, batch_size)
+        else:
+            task = _network_task(model, data, start, validation, batch_size)
         updates = num_epochs * (1 if batch_size is None else -(-task.num_rows // batch_size))
         rule = choose_rule(
             optimizer, learning_rate, full_batch=full_batch, num_updates=updates,
@@ -265,50 +251,21 @@ def _factorization_task(
     )  # fmt: skip
 
 
-class _Family(NamedTuple):
-    """Difference between the families whose rows all move at every update.
-
-    Attributes:
-        fit: Class of the fits.
-        validation: Class of the held-out data.
-        rates: Learning rates of the default, of full batches and of minibatches.
-        rows: What the data consist of.
-        same: What a fit to start from has in common with the model.
-    """
-
-    fit: Any
-    validation: Any
-    rates: tuple[float, float]
-    rows: str = "ratings"
-    same: str = SAME_PAIRS
-
-
-FAMILIES = {
-    Network: _Family(
-        NetworkFit, NetworkValidation, RATES, "examples", "network to the same features"
-    ),
-    CategoricalFactorization: _Family(CategoricalFit, ClassValidation, RATES),
-}
-
-
-def _descent_task(
-    model: Any, data: Any, start: Any, validation: Any, batch_size: int | None
+def _network_task(
+    model: Network, data: Any, start: Any, validation: Any, batch_size: int | None
 ) -> _Task:
-    family = next(own for kind, own in FAMILIES.items() if isinstance(model, kind))
     (arrays,) = model.arguments(data)
-    if not isinstance(model, CategoricalFactorization):
-        model.layers.check_trainable()
+    model.layers.check_trainable()
     require_numbers(model, "fit_map")
-    _check_batch_size(batch_size, arrays.num_rows, family.rows)
-    first = own_start(model, arrays, start, family.fit, family.same)
+    _check_batch_size(batch_size, arrays.num_rows, "examples")
+    first = network_start(model, arrays, start)
 
     def algorithm(rule: Rule, num_runs: int, batch_size: int | None) -> Algorithm:
         return NetworkDescent(model, arrays, first, rule, num_runs, batch_size)
 
-    held_out = None if validation is None else family.validation.build(model, data, validation)
+    held_out = None if validation is None else NetworkValidation.build(model, data, validation)
     return _Task(
-        arrays.num_rows, held_out, first, partial(adam_rule, family.rates), algorithm,
-        family.fit.from_point,
+        arrays.num_rows, held_out, first, adam_rule, algorithm, NetworkFit.from_point,
         lambda: digest(jax.tree.leaves(None if held_out is None else held_out.data)),
     )  # fmt: skip
 

@@ -23,8 +23,6 @@ from probmf.inference.point.optimizer import (
     initial_states,
     own_rate,
 )
-from probmf.models.categorical_data import ClassObservations
-from probmf.models.categorical_factorization import CategoricalFactorization
 from probmf.models.likelihood import likelihood_scales
 from probmf.models.network import Network
 from probmf.models.network_data import NetworkData
@@ -81,14 +79,14 @@ class Outcome(NamedTuple):
 
 
 class NetworkDescent:
-    """Gradient descent on the objective of a network or a categorical factorization."""
+    """Gradient descent on the objective of a network, for the loop."""
 
     unit = "epoch"
 
     def __init__(
         self,
-        model: Network | CategoricalFactorization,
-        data: NetworkData | ClassObservations,
+        model: Network,
+        data: NetworkData,
         start: Callable[[Array], dict[str, Array]],
         rule: Rule,
         num_runs: int,
@@ -99,8 +97,7 @@ class NetworkDescent:
         self.canonical, self.batch_size = model.canonical(), batch_size
         self.num_updates = 1 if batch_size is None else -(-data.num_rows // batch_size)
         dtype = jnp.result_type(float)
-        own: Any = model
-        precision = own.prior_precisions(data)
+        precision = model.prior_precisions(data)
         self.terms = Terms(
             {site: jnp.asarray(value, dtype) for site, value in precision.items()},
             likelihood_scales(model.likelihood, {}),
@@ -146,11 +143,11 @@ def to_moved(sites: Mapping[str, Array]) -> dict[str, Array]:
 
 def network_objective(
     moved: Mapping[str, Array],
-    data: Any,
+    data: NetworkData,
     weight: Float[Array, " n"],
     share: Float[Array, ""],
     terms: Terms,
-    network: Any,
+    network: Network,
 ) -> Float[Array, ""]:
     """A batch's part of the objective; over an epoch the parts sum to the objective.
 
@@ -182,10 +179,10 @@ def _run_epoch(
     runs: Runs,
     key: Array,
     factors: Array,
-    data: Any,
+    data: NetworkData,
     terms: Terms,
     *,
-    network: Any,
+    network: Network,
     optimizer: optax.GradientTransformation,
     batch_size: int | None,
 ) -> tuple[Runs, Outcome]:
@@ -233,9 +230,9 @@ def _on_host(moved: dict[str, Array]) -> dict[str, np.ndarray]:
     return {site: np.asarray(value) for site, value in jax.vmap(to_sites)(moved).items()}
 
 
-def adam_rule(rates: tuple[float, float], full_batch: bool, num_updates: int) -> Rule:
+def adam_rule(full_batch: bool, num_updates: int) -> Rule:
     """Adam: at one rate for full batches, at one that falls to zero for minibatches."""
-    constant, first = rates
+    constant, first = RATES
     if full_batch:
         return Rule(OPTIMIZERS["adam"], optax.constant_schedule(constant))
     return Rule(OPTIMIZERS["adam"], optax.linear_schedule(first, 0.0, num_updates))
