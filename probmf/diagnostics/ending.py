@@ -1,13 +1,12 @@
-"""The judgement at the end of every sampler: some quantities only, and one warning."""
+"""The judgement at the end of every sampler, of some quantities only."""
 
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from probmf.diagnostics.judgement import Complaint, DiagnosticWarning, complaints, statistics
+from probmf.diagnostics.judgement import Complaint, complaints, statistics
 from probmf.diagnostics.quantities import AnyFit, Quantity, of_fit
 from probmf.diagnostics.summary import measured_rows
 from probmf.results.measures import fewest_draws, is_varying, suspects
@@ -21,26 +20,21 @@ MEASURED = 12
 OPENING = "The draws should not be relied upon as they are."
 
 
-def judged[F: AnyFit](fit: F, *, stacklevel: int, warn: bool = True) -> F:
-    """The fit with its verdict in `sampling.info`, after one warning if something is wrong.
+def judged[F: AnyFit](fit: F) -> tuple[F, tuple[str, ...]]:
+    """The fit with its verdict in `sampling.info`, and what is wrong with its draws, in sentences.
 
     Args:
         fit: What a sampler returns.
-        stacklevel: Whose call the warning is about, counted from the caller, as 1.
-        warn: Whether to warn; an interrupted run has been told of already.
 
     Returns:
-        The fit; a point fit as it is. Takes some tens of milliseconds for 4,000 draws, besides the
-        predictions of the probes.
-
-    Warns:
-        DiagnosticWarning: If there were divergences, R-hat is above 1.01, an effective sample size
-            below 100 per chain, E-BFMI below 0.3, k-hat above 0.7, or there are too few draws to
-            tell.
+        The fit, and sentences if there were divergences, R-hat is above 1.01, an effective sample
+        size below 100 per chain, E-BFMI below 0.3, k-hat above 0.7, or there are too few draws to
+        tell; none of a point fit, and none of an interrupted run, which has been told of already.
+        Takes some tens of milliseconds for 4,000 draws, besides the predictions of the probes.
     """
     sampling = fit.sampling
     if sampling is None:
-        return fit
+        return fit, ()
     known = statistics(sampling)
     rows: list[dict[str, Any]] = []
     found: list[Complaint] = []
@@ -54,12 +48,12 @@ def judged[F: AnyFit](fit: F, *, stacklevel: int, warn: bool = True) -> F:
     found += complaints(
         replace(sampling, complete=True), known, rows, fit.num_chains, fit.num_draws
     )
-    if found and warn and sampling.complete:
-        sentences = [OPENING, *(complaint.sentence for complaint in found)]
-        warnings.warn(" ".join(sentences), DiagnosticWarning, stacklevel=stacklevel + 1)
     verdict = ", ".join(complaint.short for complaint in found) or _approval(known, sampling.info)
     info = dict(sampling.info) | ({"verdict": verdict} if verdict else {})
-    return replace(fit, sampling=replace(sampling, info=info))
+    sentences: tuple[str, ...] = ()
+    if found and sampling.complete:
+        sentences = (OPENING, *(complaint.sentence for complaint in found))
+    return replace(fit, sampling=replace(sampling, info=info)), sentences
 
 
 def _approval(known: Mapping[str, Any], info: Mapping[str, Any]) -> str:

@@ -21,7 +21,9 @@ from probmf import (
 )
 from probmf.diagnostics import DiagnosticWarning, summary
 from probmf.diagnostics.ending import judged
+from probmf.inference.conclusion import concluded
 from probmf.results import Fit, MixedFit, NetworkFit, Sampling
+from probmf.run.driver import FitWarning
 
 RATINGS = Ratings.from_frame(
     {"user": np.arange(30) % 6, "item": np.arange(30) // 6, "rating": np.arange(30) % 3}
@@ -88,7 +90,7 @@ def with_draws(fit: Any, **changes: np.ndarray) -> Any:
 def quietly(fit: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return judged(fit, stacklevel=1)
+        return concluded(fit, stacklevel=1)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -109,7 +111,7 @@ def test_chains_apart_in_every_family(family: str) -> None:
     args = (fit.design,) if family == "mixed" else (fit.data,)
     apart = type(fit)(fit.model, *args, moved, "nuts", sampling=fit.sampling)
     with pytest.warns(DiagnosticWarning, match=r"relied .* R-hat is \d+\.\d+ for") as caught:
-        found = judged(apart, stacklevel=1)
+        found = concluded(apart, stacklevel=1)
     assert len(caught) == 1
     assert caught[0].filename == __file__
     assert found.sampling.verdict.startswith("R-hat ")
@@ -127,7 +129,7 @@ def test_chains_apart_in_every_family(family: str) -> None:
 def test_too_few_draws_to_judge(family: str, shape: tuple[int, int], message: str) -> None:
     fit = FAMILIES[family](*shape, Sampling({}, 0, 0.1))
     with pytest.warns(DiagnosticWarning, match=message) as caught:
-        found = judged(fit, stacklevel=1)
+        found = concluded(fit, stacklevel=1)
     assert len(caught) == 1
     assert found.sampling.verdict == "too short to judge"
 
@@ -138,12 +140,12 @@ def test_the_worst_is_named_and_counted() -> None:
     scale[1] += 1.0
     noise = np.repeat(fit.samples["noise_scale"][:, ::20], 20, axis=1)  # 25 draws a chain
     with pytest.warns(DiagnosticWarning) as caught:
-        judged(with_draws(fit, g_scale=scale), stacklevel=1)
+        concluded(with_draws(fit, g_scale=scale), stacklevel=1)
     text = str(caught[0].message)
     assert text.startswith("The draws should not be relied upon as they are. R-hat is 1.")
     assert "for g_scale[Intercept] (above 1.01 in" in text
     with pytest.warns(DiagnosticWarning, match="size is .* for noise_scale .below 100 per chain"):
-        found = judged(with_draws(fit, noise_scale=noise), stacklevel=1)
+        found = concluded(with_draws(fit, noise_scale=noise), stacklevel=1)
     assert "effective" in found.sampling.verdict
 
 
@@ -153,14 +155,45 @@ def test_divergences_are_counted_in_the_repr() -> None:
     fit = mixed(*SHAPE, Sampling(stats, 100, 1.0))
     assert repr(fit).endswith("4 chains of 500 draws, 7 divergent)")
     with pytest.warns(DiagnosticWarning, match="7 of 2,000 transitions diverged: .* Use smaller"):
-        found = judged(fit, stacklevel=1)
+        found = concluded(fit, stacklevel=1)
     assert found.sampling.verdict == "7 divergent"
+
+
+def test_variances_that_rows_do_not_tell_apart_are_told_of_in_the_same_warning() -> None:
+    """Before what is wrong with the draws, of which they may be the cause."""
+    rng = np.random.default_rng(1)
+    model = MixedEffects("y ~ 1 + (1 | row)")
+    design = model.design({"y": rng.normal(size=9), "row": np.arange(9)})
+    shapes = {"coefficients": (1,), "row_scale": (1,), "row_effects": (9, 1), "noise_scale": ()}
+    stats = dict(run().stats) | {"diverging": np.arange(2000).reshape(SHAPE) < 7}
+    fit = MixedFit(model, design, random(shapes, *SHAPE), "nuts", Sampling(stats, 100, 1.0))
+    words = "Of the variances of row_scale and noise_scale .* relied .* 7 of 2,000 transitions"
+    with pytest.warns(FitWarning, match=words) as caught:
+        found = concluded(fit, stacklevel=1)
+    assert [one.filename for one in caught] == [__file__]
+    (note,) = found.notes
+    assert str(caught[0].message).startswith(note)
+    assert "relied" not in note
+    assert found.sampling is not None
+    assert found.sampling.verdict == "7 divergent"
+
+
+def test_trouble_of_a_search_is_told_of_alone() -> None:
+    """Draws from where it did not arrive are judged in the verdict only."""
+    info = {"approximation": "guide normal", "converged": "no", "k_hat": 0.9}
+    fit = mixed(1, 400, Sampling({}, 0, 0.1, info=info))
+    with pytest.warns(FitWarning) as caught:
+        found = concluded(fit, "It did not arrive.", stacklevel=1)
+    assert [str(one.message) for one in caught] == ["It did not arrive."]
+    assert found.notes == ("It did not arrive.",)
+    assert found.sampling is not None
+    assert "k-hat" in found.sampling.verdict
 
 
 def test_kept_draws_of_a_thinned_run_are_not_counted() -> None:
     """Few of many draws tell nothing of the effective number, but chains can still disagree."""
     fit = mixed(2, 50, run(2, 50, thin=100))
-    assert "effective" not in judged(fit, stacklevel=1, warn=False).sampling.verdict
+    assert "effective" not in judged(fit)[0].sampling.verdict
     assert "effective" in _verdict(mixed(2, 50, run(2, 50)))
     moved = np.array(fit.samples["noise_scale"])
     moved[0] += 5.0
@@ -169,7 +202,7 @@ def test_kept_draws_of_a_thinned_run_are_not_counted() -> None:
 
 def _verdict(fit: Any) -> str:
     with pytest.warns(DiagnosticWarning):
-        return judged(fit, stacklevel=1).sampling.verdict
+        return concluded(fit, stacklevel=1).sampling.verdict
 
 
 def test_an_interrupted_run_has_been_told_of() -> None:
@@ -200,7 +233,7 @@ def test_independent_draws(info: dict[str, Any], verdict: str) -> None:
     found = quietly(fit) if fine else None
     if found is None:
         with pytest.warns(DiagnosticWarning, match="importance weights") as caught:
-            found = judged(fit, stacklevel=1)
+            found = concluded(fit, stacklevel=1)
         assert len(caught) == 1
     assert found.sampling.verdict == verdict
     assert "400 independent draws" in repr(found)

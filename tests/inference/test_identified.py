@@ -36,7 +36,8 @@ def dense(design: Design) -> tuple[np.ndarray, list[np.ndarray]]:
 
 def is_confounded(design: Design) -> bool:
     """By the rank of the covariance's matrices, written out in full."""
-    parts = [np.eye(design.data.num_observations)]
+    noise = isinstance(design.data.priors.get("noise_scale"), dist.Distribution)
+    parts = [np.eye(design.data.num_observations)] if noise else []
     for term, z in zip(design.data.groups, dense(design)[1], strict=True):
         # Any basis of the columns will do for the rank; of effects without correlations, theirs.
         columns = np.linalg.qr(term.z)[0] if term.correlated else np.asarray(term.z)
@@ -103,6 +104,20 @@ def test_scales_that_are_given_are_known() -> None:
     for site in ("row_scale", "noise_scale"):
         model = MixedEffects("y ~ x + (1 | row)", priors={site: 1.0})
         assert confounded_variances(model.design(TABLE), prior=False) == []
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "ordinal"])
+@pytest.mark.parametrize(("formula", "sites"), FORMULAS)
+def test_predictors_without_noise(formula: str, sites: set[str] | None, likelihood: Any) -> None:
+    """Of other responses the predictor's covariance counts, in which there is no noise."""
+    table = TABLE | {"y": (TABLE["y"] > 0) * 1}
+    design = MixedEffects(formula, likelihood=likelihood).design(table)
+    found = confounded_variances(design, prior=True)
+    assert is_confounded(design) == bool(found)
+    if sites is None or "noise_scale" in sites:
+        assert not found
+    else:
+        assert found[0].sites == sites
 
 
 @pytest.mark.parametrize(
@@ -268,10 +283,37 @@ def test_every_method_refuses(call: Any) -> None:
         call(MixedEffects("y ~ 1 + (1 | four)"), TABLE | {"y": STEPS}, **options)
 
 
-def test_a_posterior_that_only_priors_divide() -> None:
+SHORT: dict[str, Any] = {"num_warmup": 20, "num_samples": 20, "num_chains": 1, "progress": False}
+METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "sample_marginal": (sample_marginal, {"num_samples": 200}),
+    "sample_gibbs": (sample_gibbs, SHORT),
+    "sample_nuts": (sample_nuts, SHORT),
+    "sample_nuts without effects": (sample_nuts, SHORT | {"marginalize": "all"}),
+    "fit_laplace": (fit_laplace, {"num_samples": 100, "marginalize": "all"}),
+    "fit_svi": (fit_svi, {"num_steps": 20, "num_samples": 20, "progress": False}),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_posterior_that_only_priors_divide(name: str) -> None:
     table = {"y": TABLE["y"], "row": ROWS}
+    method, options = METHODS[name]
     with pytest.warns(FitWarning, match="row_scale and noise_scale the 24 rows.*prior's") as found:
-        fit = sample_marginal(MixedEffects("y ~ 1 + (1 | row)"), table, key=0, num_samples=100)
+        fit = method(MixedEffects("y ~ 1 + (1 | row)"), table, key=0, **options)
     assert [one.filename for one in found] == [__file__]
-    assert fit.notes == (str(found[0].message),)
+    assert str(found[0].message).startswith(fit.notes[0])
     assert "prior's word alone" in str(fit.summary()).replace("\n", " ")
+
+
+def test_a_point_by_svi_that_only_priors_divide() -> None:
+    table = {"y": (TABLE["y"] > 0) * 1, "four": ROWS // 4, "again": -(ROWS // 4)}
+    priors: dict[str, Any] = {"four_scale": dist.LogNormal(0.0, 1.0)}
+    model = MixedEffects(
+        "y ~ 1 + (1 | four) + (1 | again)", likelihood="bernoulli", priors=priors, centered=False
+    )
+    with pytest.warns(FitWarning, match="again_scale the 24 rows tell no more.*prior's") as found:
+        fit = fit_svi(model, table, key=0, guide="delta", num_steps=20, progress=False)
+    assert [one.filename for one in found] == [__file__]
+    assert fit.history is not None
+    assert fit.notes == fit.history.notes
+    assert "prior's word alone" in fit.notes[0]

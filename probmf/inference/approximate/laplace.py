@@ -1,7 +1,6 @@
 """Laplace's approximation: a normal distribution at the mode, on the unconstrained scale."""
 
 import time
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +12,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from probmf.data import as_key
-from probmf.diagnostics.ending import judged
 from probmf.inference.approximate.guides import weigh
 from probmf.inference.approximate.target import Target, require_memory, require_mode
+from probmf.inference.conclusion import concluded
 from probmf.inference.importance import climb
 from probmf.inference.nuts.transitions import constrain_chains
 from probmf.inference.point.als import fit_als
@@ -24,7 +23,6 @@ from probmf.inference.starts import check_counts
 from probmf.models import MatrixFactorization
 from probmf.results import Fit, History, MixedFit, NetworkFit, Sampling
 from probmf.run.compile_cache import compiled, quick_jit
-from probmf.run.driver import FitWarning
 from probmf.settings import own_settings
 
 #: Unknowns beyond which the Hessian and its factor take minutes.
@@ -87,7 +85,8 @@ def fit_laplace(
             is not positive definite.
 
     Warns:
-        FitWarning: If the search stopped before the mode.
+        FitWarning: If the search stopped before the mode, or the rows of a mixed model do not tell
+            variances apart, so that priors alone do.
         DiagnosticWarning: Otherwise, if k-hat is above 0.7.
 
     Example:
@@ -130,18 +129,17 @@ def fit_laplace(
             info |= _weigh(potential, vectors, log_normal)
     # Where a line search fails at the very top, the Newton steps have settled it.
     info["converged"] = "no" if decrement > DECREMENT else "yes"
+    trouble = ""
     if decrement > DECREMENT:
-        warnings.warn(
+        trouble = (
             f"The search stopped before the mode after {len(history) - 1} of {max_iterations} "
             f"iterations: by its quadratic the log density is {decrement:.2g} higher there. Raise "
-            "max_iterations, or standardize columns of very different scales.",
-            FitWarning,
-            stacklevel=2,
+            "max_iterations, or standardize columns of very different scales."
         )
     sampling = Sampling({}, 0, time.perf_counter() - begin, True, info)
     method = "laplace" + ("/marginal" if target.sites else "")
     fit = target.fit(samples, method, history, sampling)
-    return judged(fit, stacklevel=2, warn=decrement <= DECREMENT)
+    return concluded(fit, trouble, stacklevel=2)
 
 
 def _check_size(num_dims: int) -> None:

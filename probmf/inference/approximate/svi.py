@@ -1,7 +1,6 @@
 """Stochastic variational inference of any model, through NumPyro's guides."""
 
 import time
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,15 +13,14 @@ from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoDelta, AutoGuide
 
 from probmf.data import as_key
-from probmf.diagnostics.ending import judged
 from probmf.inference.approximate.guides import GuideName, draw_guide, make_guide, weigh
 from probmf.inference.approximate.svi_loop import Course, run_svi
 from probmf.inference.approximate.target import Target, require_memory, require_mode
+from probmf.inference.conclusion import concluded
 from probmf.inference.point.optimizer import Schedule, choose_rule
 from probmf.inference.potential import Potential
 from probmf.inference.starts import check_counts
 from probmf.results import Fit, History, MixedFit, NetworkFit, Sampling
-from probmf.run.driver import FitWarning
 from probmf.settings import own_settings
 
 #: Learning rate of the default optimizer, from when on it falls, and its share at the last step.
@@ -91,6 +89,7 @@ def fit_svi(
         FitWarning: If the bound ceases to be finite, with the step and its learning rate; the best
             parameters before count. If it still rose when the steps were over. After Ctrl-C, which
             keeps the steps so far and marks the fit incomplete, while they are compiled, too.
+            If the rows of a mixed model do not tell variances apart, so that priors alone do.
         DiagnosticWarning: Otherwise, if k-hat is above 0.7.
 
     Example:
@@ -137,14 +136,13 @@ def fit_svi(
         info |= weigh(draws.log_weights, potential.num_dims)
     still = course.stopped != "num_steps" or info["elbo_rise"] > RISE_NATS
     info["converged"] = "no" if still else "yes"
-    warned = _warn(course, info, num_steps)
     sampling = None
     if not point or target.sites:
         seconds = time.perf_counter() - begin
         sampling = Sampling({}, 0, seconds, course.stopped != "interrupted", info)
     method = f"svi/{name}" + ("/marginal" if target.sites else "")
     fit = target.fit(samples, method, _history(course), sampling)
-    return judged(fit, stacklevel=2, warn=not warned)
+    return concluded(fit, _trouble(course, info, num_steps), stacklevel=2)
 
 
 def _optimizer(
@@ -180,26 +178,23 @@ def _judge(course: Course) -> dict[str, float]:
     return {"elbo": float(tenths[-1].mean()), "elbo_error": error[-1], "elbo_rise": max(rises)}
 
 
-def _warn(course: Course, info: dict[str, Any], num_steps: int) -> bool:
-    """Say that the search did not end as it should, if so; whether it was said."""
-    text = ""
+def _trouble(course: Course, info: dict[str, Any], num_steps: int) -> str:
+    """How the search ended, if not as it should, in words."""
     if course.stopped == "diverged":
-        text = (
+        return (
             f"The fit diverged: {course.trouble}; the best parameters before, of step "
             f"{course.best}, are kept. Lower the learning rate."
         )
-    elif course.stopped == "interrupted":
+    if course.stopped == "interrupted":
         far = "is that far" if len(course.losses) else "is where it starts, which no data moved"
-        text = f"Interrupted after {len(course.losses)} of {num_steps} steps; the fit {far}."
-    elif info["elbo_rise"] > RISE_NATS:
-        text = (
+        return f"Interrupted after {len(course.losses)} of {num_steps} steps; the fit {far}."
+    if info["elbo_rise"] > RISE_NATS:
+        return (
             f"The bound still rose, by {info['elbo_rise']:.3g} over a tenth of the steps: the fit "
             f"has not converged. Raise num_steps (it is {num_steps:,}), or choose another learning "
             "rate."
         )
-    if text:
-        warnings.warn(text, FitWarning, stacklevel=3)
-    return bool(text)
+    return ""
 
 
 def _history(course: Course) -> History:

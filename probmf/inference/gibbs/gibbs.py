@@ -9,7 +9,7 @@ import jax
 from jax.typing import ArrayLike
 
 from probmf.data import Ratings, as_key
-from probmf.diagnostics.ending import judged
+from probmf.inference.conclusion import concluded
 from probmf.inference.gibbs.chains import run_gibbs
 from probmf.inference.gibbs.factorization import factorization_job
 from probmf.inference.gibbs.job import Job, choose_settings, size_note
@@ -112,6 +112,8 @@ def sample_gibbs(
         far, marked incomplete.
 
     Warns:
+        FitWarning: If the rows of a mixed model do not tell variances apart, so that priors alone
+            do; what is wrong with the draws is then said in the same warning.
         DiagnosticWarning: If R-hat above 1.01 or effective sizes below 100 per chain say that the
             draws should not be relied upon; see `diagnostics.summary`.
 
@@ -178,7 +180,7 @@ def sample_gibbs(
     info: dict[str, Any] = {"seconds": time.perf_counter() - begin}
     if draws is not None:
         info |= {"stream": str(draws.path.absolute()), "streamed_draws": draws.written}
-    return judged(job.finish(settings, chains, info), stacklevel=2)
+    return concluded(job.finish(settings, chains, info), stacklevel=2)
 
 
 def _check_family(model: object, data: Any, watch: Any, start: Any) -> bool:

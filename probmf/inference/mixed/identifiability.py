@@ -3,7 +3,8 @@ r"""Mixed models that the data leave open somewhere, told from their columns bef
 The rows' covariance is linear in the variances, :math:`V = \sum_i \theta_i M_i`, with a matrix
 :math:`M_{ab} = \tfrac12 (Z_a Z_b^\top + Z_b Z_a^\top)` for each two columns of a group term whose
 effects are correlated, :math:`Z_a Z_a^\top` where they are not, and the identity of the noise.
-Where these matrices are linearly dependent the data tell no more than what they add up to.
+Where these matrices are linearly dependent the data tell no more than what they add up to. Of
+responses without a noise scale V is the predictor's covariance.
 """
 
 from itertools import combinations_with_replacement
@@ -43,7 +44,7 @@ def confounded_variances(design: Design, *, prior: bool) -> list[Finding]:
     """Variances that the data do not tell apart.
 
     Args:
-        design: A model's with Gaussian noise.
+        design: A model's; of any response.
         prior: Whether priors of the scales count, which then decide what the data leave open.
 
     Returns:
@@ -122,7 +123,7 @@ def _noise(design: Design) -> list[tuple[str, np.ndarray]]:
     if data.noise is not None and data.noise.groups:
         return []
     if data.noise is None:
-        free = isinstance(data.priors["noise_scale"], Distribution)
+        free = isinstance(data.priors.get("noise_scale"), Distribution)
         return [("noise_scale", ones)] if free else []
     columns = np.asarray(data.noise.population, np.float64)
     spread = np.where(np.ptp(columns, axis=0) > 0, np.std(columns, axis=0), 1.0)

@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,13 +11,12 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from probmf.data import as_key
-from probmf.diagnostics.ending import judged
+from probmf.inference.conclusion import concluded
 from probmf.inference.importance import K_HAT_GATE
 from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.evaluators import NotServedError
 from probmf.inference.marginal.model_cache import joint_potential, kept_density
 from probmf.inference.mixed.exact_fit import refuse_exact_fit
-from probmf.inference.mixed.identifiability import Finding, confounded_variances
 from probmf.inference.mixed.importance_sampler import Draws, draw_marginal
 from probmf.inference.nuts.pooled_warmup import PooledNuts
 from probmf.inference.nuts.transitions import NoStartError, constrain_chains, warn_incomplete
@@ -123,7 +122,6 @@ def sample_marginal(
         design = data if isinstance(data, Design) else model.design(data)
         table = None if isinstance(data, Design) else data
         refuse_exact_fit(model, design)
-        findings = confounded_variances(design, prior=True)
         arguments = model.arguments(design, join=True)
         density = kept_density(model, arguments, model.effect_sites(design))
         try:
@@ -135,8 +133,7 @@ def sample_marginal(
             fit = _by_nuts(
                 model, design, density, str(error), int(num_samples), random_key, begin, progress
             )
-            fit = _noted(replace(fit, data=table), findings)
-            return judged(fit, stacklevel=2, warn=not findings)
+            return concluded(replace(fit, data=table), stacklevel=2)
     samples = {name: value[None] for name, value in draws.samples.items()}
     if not draws.complete:
         warnings.warn(
@@ -148,16 +145,7 @@ def sample_marginal(
         )
     sampling = Sampling({}, 0, time.perf_counter() - begin, draws.complete, _info(draws))
     fit = MixedFit(model, design, samples, "marginal/importance", sampling=sampling, data=table)
-    return judged(_noted(fit, findings), stacklevel=2, warn=not findings)
-
-
-def _noted(fit: MixedFit, findings: Sequence[Finding]) -> MixedFit:
-    """The fit, with a warning of what the data leave to the priors."""
-    if not findings or fit.sampling is None:
-        return fit
-    note = " ".join(finding.text for finding in findings)
-    warnings.warn(note, FitWarning, stacklevel=3)
-    return replace(fit, sampling=replace(fit.sampling, info={**fit.sampling.info, "note": note}))
+    return concluded(fit, stacklevel=2)
 
 
 def _info(draws: Draws) -> Mapping[str, float | int | str]:

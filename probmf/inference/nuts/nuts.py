@@ -13,8 +13,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from probmf.data import Examples, Ratings, as_key
-from probmf.diagnostics.ending import judged
 from probmf.inference import marginal as marginal_models
+from probmf.inference.conclusion import concluded
 from probmf.inference.marginal import MarginalModel
 from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.host_program import host_program
@@ -122,6 +122,8 @@ def sample_nuts(
         stream is full, the draws so far, marked incomplete.
 
     Warns:
+        FitWarning: If the rows of a mixed model do not tell variances apart, so that priors alone
+            do; what is wrong with the draws is then said in the same warning.
         DiagnosticWarning: If divergences, R-hat above 1.01, effective sizes below 100 per chain or
             E-BFMI say that the draws should not be relied upon; see `diagnostics.summary`.
 
@@ -215,7 +217,7 @@ def sample_nuts(
         fit = MixedFit(model, design, samples, method, sampling=sampling, data=table)
     else:
         fit = Fit(model, data, samples, method, sampling=sampling)
-    return judged(fit, stacklevel=2)
+    return concluded(fit, stacklevel=2)
 
 
 def without_sites(

@@ -1,0 +1,50 @@
+"""End of a run: what the data left open and the judgement of the draws, in one warning."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+
+from probmf.diagnostics.ending import judged
+from probmf.diagnostics.judgement import DiagnosticWarning
+from probmf.diagnostics.quantities import AnyFit
+from probmf.inference.mixed.identifiability import confounded_variances
+from probmf.results import MixedFit
+from probmf.run.driver import FitWarning
+
+
+def concluded[F: AnyFit](fit: F, trouble: str = "", *, stacklevel: int) -> F:
+    """The fit with its verdict and notes, after one warning if something is wrong.
+
+    Args:
+        fit: A sampler's, or an approximation's.
+        trouble: How the search ended, if not as it should: draws from there are not judged aloud.
+        stacklevel: Whose call the warning is about, counted from the caller, as 1.
+
+    Returns:
+        The fit. Variances of a mixed model that the rows do not tell apart are in its notes.
+
+    Warns:
+        FitWarning: If the rows do not tell variances apart, or there is trouble.
+        DiagnosticWarning: Otherwise, if the draws should not be relied upon.
+    """
+    findings = confounded_variances(fit.design, prior=True) if isinstance(fit, MixedFit) else []
+    notes = [*(finding.text for finding in findings), *([trouble] if trouble else [])]
+    fit, complaints = judged(_noted(fit, notes))
+    sentences = [*notes, *(() if trouble else complaints)]
+    if sentences:
+        category = FitWarning if notes else DiagnosticWarning
+        warnings.warn(" ".join(sentences), category, stacklevel=stacklevel + 1)
+    return fit
+
+
+def _noted[F: AnyFit](fit: F, notes: Sequence[str]) -> F:
+    """The fit with sentences in its search's history, or in the record of its sampler."""
+    if not notes:
+        return fit
+    if fit.history is not None:
+        history = replace(fit.history, notes=(*fit.history.notes, *notes))
+        return replace(fit, history=history)
+    if fit.sampling is None:
+        return fit
+    info = {**fit.sampling.info, "note": " ".join(notes)}
+    return replace(fit, sampling=replace(fit.sampling, info=info))
