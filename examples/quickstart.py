@@ -3,7 +3,7 @@
 Run it anywhere: it needs no data, and writes a fit and two plots to the current folder.
 """
 
-from probmf import Fit, Gaussian, MatrixFactorization, Ratings, fit_als, metrics, plots
+from probmf import Gaussian, MatrixFactorization, Ratings, fit_als, load, metrics, plots
 from probmf.datasets import simulate_catalogue
 
 # 600 users rate 300 films 30,000 times; the noise of a rating has a standard deviation of 0.5.
@@ -44,7 +44,7 @@ best = fit.fold_in(new).recommend(1001, k=3)
 print(f"\nFor the new user: {', '.join(train.item_labels(best.code[0]))}")
 
 fit.save("quickstart-fit")
-same = Fit.load("quickstart-fit").predict(test, interval=None).mean == predicted.mean
+same = load("quickstart-fit").predict(test, interval=None).mean == predicted.mean
 print(f"\nLoaded again, the fit predicts the same: {same.all()}")
 plots.calibration(fit, test).figure.savefig("calibration.png")
 plots.recommendations(recommended, labels=titles).figure.savefig("recommendations.png")

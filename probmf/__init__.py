@@ -37,6 +37,7 @@ from probmf.results import (
     Predictions,
     Recommendations,
     Sampling,
+    load,
 )
 from probmf.results.draw_store import open_draws
 
@@ -75,6 +76,7 @@ __all__ = [
     "fit_marginal",
     "fit_svi",
     "fit_variational",
+    "load",
     "marginalize",
     "metrics",
     "open_draws",

@@ -23,6 +23,7 @@ from probmf import (
     MatrixFactorization,
     Ratings,
     Vocabulary,
+    load,
     metrics,
 )
 from probmf.cli import app, console
@@ -130,7 +131,7 @@ class TestFit:
         assert f"Saved in {out}. Next: probmf evaluate {out} TEST\n" in result.stdout
 
     def test_saves_the_model_that_was_asked_for(self, saved: Path) -> None:
-        fit = Fit.load(saved)
+        fit = load(saved)
         assert fit.method == "als/cg"
         assert fit.model.num_factors == 2
         assert fit.model.likelihood == Gaussian(0.5)
@@ -224,7 +225,7 @@ class TestFit:
         assert (tmp_path / "fit" / "fit.json").read_bytes() == before
         assert len(asked) == 1
         assert run(*words, "--num-factors", 3, "--force").exit_code == 0
-        assert Fit.load(tmp_path / "fit").model.num_factors == 3
+        assert load(tmp_path / "fit").model.num_factors == 3
 
     def test_gibbs(self, folder: Path, tmp_path: Path) -> None:
         result = run(
@@ -235,7 +236,7 @@ class TestFit:
         assert result.exit_code == 0, result.output
         assert "2 x 40 sweeps in" in result.stdout
         assert "noise_scale" in result.stdout
-        fit = Fit.load(tmp_path / "fit")
+        fit = load(tmp_path / "fit")
         assert (fit.method, fit.num_chains, fit.num_draws) == ("gibbs", 2, 4)
         assert "noise_scale" in fit.samples
         user = fit.data.users.ids[0]
@@ -259,7 +260,7 @@ class TestFit:
             assert result.exit_code == 0, result.output
             assert "10 draws of each chain" in result.stdout
             assert "noise_scale" in result.stdout
-            fit = Fit.load(tmp_path / "fit")
+            fit = load(tmp_path / "fit")
             np.testing.assert_array_equal(
                 probmf.open_draws(tmp_path / "draws")["posterior"]["user_factors"].values,
                 fit.samples["user_factors"],
@@ -282,7 +283,7 @@ class TestFit:
         out = tmp_path / "fit"
         result = run("fit", folder / "train.csv", "--out", out, *MODEL, "--method", *words)
         assert result.exit_code == 0, result.output
-        fit = Fit.load(out)
+        fit = load(out)
         assert fit.method.startswith(str(words[0]))
         assert "noise_scale" in fit.samples
         told = run("evaluate", out, folder / "test.csv")
@@ -361,7 +362,7 @@ class TestEvaluate:
         result = run("evaluate", saved, folder / "test.csv", "-k", 3, "-k", 5, "--json")
         assert result.exit_code == 0, result.output
         scores = json.loads(result.stdout)
-        fit, test = Fit.load(saved), Ratings.from_csv(folder / "test.csv")
+        fit, test = load(saved), Ratings.from_csv(folder / "test.csv")
         predicted = fit.predict(test, interval=0.5)
         assert scores["num_ratings"] == 90
         assert scores["errors"]["RMSE"] == pytest.approx(metrics.rmse(test.rating, predicted.mean))
@@ -377,7 +378,7 @@ class TestEvaluate:
         assert list(scores["ranking"]) == ["3", "5"]
 
     def test_ranking_by_hand(self, saved: Path, tmp_path: Path) -> None:
-        fit = Fit.load(saved)
+        fit = load(saved)
         best = fit.recommend([1, 2], k=2).item
         # User 1 finds a relevant item first; user 2 a relevant one second; 3 has none that is.
         last = fit.recommend([3], k=1).item[0, 0]
@@ -410,7 +411,7 @@ class TestEvaluate:
         assert result.exit_code == 0, result.output
         scores = json.loads(result.stdout)
         test = Ratings.from_csv(folder / "test.csv").binarize(3.5)
-        chance = Fit.load(tmp_path / "fit").predict(test).mean
+        chance = load(tmp_path / "fit").predict(test).mean
         assert scores["errors"] == pytest.approx(
             {
                 "log loss": metrics.log_loss(test.rating, chance),
@@ -521,7 +522,7 @@ class TestRecommend:
     def test_titles_scores_and_intervals(self, saved: Path) -> None:
         result = run("recommend", saved, "--user", 3, "--user", 5, "-k", 4)
         assert result.exit_code == 0, result.output
-        fit = Fit.load(saved)
+        fit = load(saved)
         recommended = fit.recommend([3, 5], k=4, interval=0.9)
         for row, name in enumerate(("user 3", "user 5")):
             assert f"Recommended to {name}" in result.stdout
@@ -539,7 +540,7 @@ class TestRecommend:
         assert table.column_names == ["user", "rank", "item", "title", "score"]
         assert table.num_rows == 120
         assert table.equals(pa.parquet.read_table(tmp_path / "out.parquet"))
-        expected = Fit.load(saved).recommend(k=2).item.ravel()
+        expected = load(saved).recommend(k=2).item.ravel()
         assert table["item"].to_pylist() == expected.tolist()
 
     def test_options(self, saved: Path, tmp_path: Path) -> None:
@@ -626,7 +627,7 @@ def test_demo(tmp_path: Path) -> None:
     assert {f"{name}.png" for name in names} | {"fit"} == {
         path.name for path in (tmp_path / "demo").iterdir()
     }
-    assert len(Fit.load(tmp_path / "demo" / "fit").data) > 1000
+    assert len(load(tmp_path / "demo" / "fit").data) > 1000
 
 
 def test_options_of_other_programs_are_named(folder: Path) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from probmf import (
-    Fit,
     Gaussian,
     MatrixFactorization,
     MixedEffects,
@@ -21,6 +20,7 @@ from probmf import (
     fit_marginal,
     fit_svi,
     fit_variational,
+    load,
     sample_gibbs,
     sample_marginal,
     sample_nuts,
@@ -52,11 +52,11 @@ def used(fit: Any, folder: Path) -> None:
     if isinstance(fit, MixedFit):
         fit.predict(TABLE)
         fit.summary()
-        MixedFit.load(folder / "fit")
+        load(folder / "fit")
         return
     fit.predict({"user": [0, 1], "item": [1, 2]})
     fit.recommend([0, 1], k=2)
-    Fit.load(folder / "fit")
+    load(folder / "fit")
 
 
 CALLS: dict[str, Callable[[Path], Any]] = {

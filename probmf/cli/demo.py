@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.rule import Rule
 from rich.text import Text
 
-from probmf import metrics, plots
+from probmf import load, metrics, plots
 from probmf.cli import options
 from probmf.cli.console import out, plain_errors, plain_table
 from probmf.cli.reading import refuse_to_replace
@@ -268,7 +268,7 @@ def keep(stage: Stage, fits: dict[str, Fit], user: int, directory: Path) -> None
     fit = fits["ALS, block"]
     fit.save(directory / "fit")
     same = np.array_equal(
-        Fit.load(directory / "fit").predict(stage.test, interval=None).mean,
+        load(directory / "fit").predict(stage.test, interval=None).mean,
         fit.predict(stage.test, interval=None).mean,
     )
     out.print(

@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 from probmf import metrics
 from probmf.cli import options
 from probmf.cli.console import heading, note, out, plain_errors, plain_table, say
-from probmf.cli.reading import Columns, Source, read_ratings, same_kind_of_ids
+from probmf.cli.reading import Columns, Source, load_fit, read_ratings, same_kind_of_ids
 from probmf.cli.remarks import constant_wins, seen_items, wide_intervals
 from probmf.data import Ratings
 from probmf.models import Ordinal
@@ -46,7 +46,7 @@ def evaluate(
 ) -> None:
     """Judge a saved fit on test ratings."""
     with plain_errors(debug):
-        fit = Fit.load(directory)
+        fit = load_fit(directory)
         source = Source.of(directory)
         rating = None if pairs_only else rating or source.rating
         columns = Columns(user or source.user, item or source.item, rating)

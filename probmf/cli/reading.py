@@ -14,7 +14,7 @@ import pyarrow.parquet
 from probmf.data import Ratings, Vocabulary
 from probmf.data.ids import BOOLEANS, INTEGERS, TEXT, UUIDS
 from probmf.data.side_tables import align_features
-from probmf.results import directory
+from probmf.results import Fit, directory, load
 
 _CSV, _PARQUET = (".csv", ".csv.gz", ".csv.bz2", ".csv.zst", ".tsv", ".tsv.gz"), (".parquet", ".pq")
 _BOOLEANS = {"true": True, "false": False}
@@ -109,6 +109,22 @@ def refuse_to_replace(path: Path, force: bool) -> None:
         )
 
 
+def load_fit(path: Path) -> Fit:
+    """A saved factorization.
+
+    Raises:
+        FileNotFoundError: If there is nothing.
+        ValueError: If it is a fit of another kind, something else, or damaged.
+    """
+    fit = load(path)
+    if not isinstance(fit, Fit):
+        raise ValueError(
+            f"{path} holds a {type(fit).__name__}; the command line takes fits of "
+            "MatrixFactorization. Use the Python interface, probmf.load(path)."
+        )
+    return fit
+
+
 def add_features(ratings: Ratings, path: Path, side: str, id_name: str) -> Ratings:
     """The ratings with a side table of users or items.
 
@@ -192,7 +208,7 @@ def parse_ids(words: Sequence[str], vocabulary: Vocabulary) -> np.ndarray:
     if vocabulary.kind not in readers:
         raise ValueError(
             f"The {vocabulary.name} ids are {vocabulary.kind}, which can't be written on the "
-            "command line; use the Python interface, Fit.load(...)."
+            "command line; use the Python interface, load(...)."
         )
     ids = np.empty(len(words), dtype=object)
     for place, word in enumerate(words):

@@ -14,6 +14,7 @@ from probmf.cli.reading import (
     Source,
     check_writable,
     examples,
+    load_fit,
     parse_ids,
     read_table,
     write_table,
@@ -57,7 +58,7 @@ def recommend(
     """Recommend items to users, with intervals."""
     with plain_errors(debug):
         _check_whom(user, everybody, out_file)
-        fit = Fit.load(directory)
+        fit = load_fit(directory)
         chosen: dict[str, Any] = {
             "users": None if everybody else _known_users(fit, user or []),
             "k": k,
@@ -160,7 +161,7 @@ def _known_users(fit: Fit, words: list[str]) -> np.ndarray:
         raise ValueError(
             f"The fit has no user {', '.join(unknown)}: it knows {fit.data.num_users:,} users, "
             f"such as {examples(fit.data.users)}. A new user's ratings can be folded in from "
-            "Python: Fit.load(...).fold_in(ratings)."
+            "Python: load(...).fold_in(ratings)."
         )
     return ids
 

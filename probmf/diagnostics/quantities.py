@@ -13,8 +13,6 @@ from jaxtyping import Float
 from probmf.results import Fit, MixedFit, NetworkFit
 from probmf.results.draws import Draws
 from probmf.results.mixed_summary import is_effect, scalars
-from probmf.results.network_arviz import coords as network_coords
-from probmf.results.network_arviz import dims as network_dims
 from probmf.results.network_predict import score_blocks
 
 #: Fits whose draws can be judged.
@@ -144,14 +142,14 @@ def of_mixed_model(
     Yields:
         The quantities.
     """
-    dims, coords = fit.model.dims(fit.design), fit.model.coords(fit.design)
+    sites = fit.model.sites(fit.design)
     for site, value in fit.samples.items():
         if is_effect(site):
             if probes is not None and value.shape[2] > probes:
                 value = value[:, :, rng.choice(value.shape[2], size=probes, replace=False)]
             yield Quantity(site, value.reshape(*value.shape[:2], -1), True)
         else:
-            for name, draws in scalars(site, value, dims, coords):
+            for name, draws in scalars(site, value, sites):
                 yield Quantity(name, draws[:, :, None], False)
 
 
@@ -173,10 +171,10 @@ def of_network(fit: NetworkFit, probes: int, rng: np.random.Generator) -> Iterat
     shape = (fit.num_chains, fit.num_draws, -1)
     parts = [scores.reshape(shape) for scores, _ in score_blocks(fit.model, fit.samples, inputs)]
     yield Quantity("prediction", np.concatenate(parts, axis=2), True)
-    dims, coords = network_dims(fit.model, fit.data), network_coords(fit.model, fit.data)
+    sites = fit.model.sites(fit.data)
     for site, value in fit.samples.items():
         if not fit.model.hidden or "_scale" in site or site == "cutpoints":
-            for name, draws in scalars(site, value, dims, coords):
+            for name, draws in scalars(site, value, sites):
                 yield Quantity(name, draws[:, :, None], False)
 
 

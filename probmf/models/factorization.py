@@ -27,6 +27,7 @@ from probmf.models.ordinal import Ordinal
 from probmf.models.priors import NormalWishart, sample_scale
 from probmf.models.row_means import RowMean, check_mean, prior_means
 from probmf.models.scores import Parameters, linear_predictor, unobserved_loss
+from probmf.models.sites import Sites
 from probmf.rows.layout import SIDES, Side
 
 type Scale = float | ArrayLike | Distribution | NormalWishart
@@ -322,6 +323,56 @@ class MatrixFactorization:
         """Shapes of the likelihood's parameters that point estimates find with the rows."""
         laws: Mapping[str, Any] = self.likelihood.scale_sites()
         return {name: tuple(laws[name].event_shape) for name in self.likelihood.learned}
+
+    def sites(self, ratings: Ratings) -> Sites:
+        """Names of the sites' dimensions, and ids and other labels along them.
+
+        Args:
+            ratings: The training ratings.
+
+        Returns:
+            Dimensions of every site that there may be, and their coordinates.
+        """
+        model = self.with_encoders(ratings)
+        factor = range(self.num_factors)
+        coords: dict[str, Any] = {
+            "user": ratings.users.ids, "item": ratings.items.ids, "factor": factor,
+            "other_factor": factor, "rating_row": range(len(ratings)),
+        }  # fmt: skip
+        if isinstance(self.likelihood, Ordinal):
+            coords["cutpoint"] = self.likelihood.cutpoint_names
+        dims = {"rating": ["rating_row"], "cutpoints": ["cutpoint"]}
+        for site in self.site_shapes(1, 1):
+            side = site.split("_")[0]
+            by_factor = ["factor"] * site.endswith("factors")
+            dims[site] = [side, *by_factor]
+            given = getattr(self, PRIOR_SCALES[site])
+            if isinstance(given, Distribution):
+                shape = given.batch_shape + given.event_shape
+                dims[PRIOR_SCALES[site]] = [[], [side], ["factor"]][len(shape)]
+            if isinstance(given, NormalWishart):
+                dims |= {
+                    f"{side}_mean": ["factor"],
+                    f"{side}_precision": ["factor", "other_factor"],
+                }
+        for side in self.mean_sides:
+            layers, names = model.mean_dims(side)
+            dims, coords = dims | layers, coords | names
+        return Sites(dims, coords)
+
+    def mean_dims(self, side: Side) -> tuple[dict[str, list[str]], dict[str, Any]]:
+        """Dimensions of the weights of a side's prior mean; names of its features and outputs."""
+        encoder: Any = getattr(self, f"{side}_features")
+        has_bias, last = getattr(self, f"{side}_bias"), getattr(self, f"{side}_mean").num_layers
+        outputs = ["bias"] * bool(has_bias) + [f"factor {k}" for k in range(self.num_factors)]
+        ends = [f"{side}_feature", *(f"{side}_hidden_{n}" for n in range(last - 1))]
+        ends.append(f"{side}_output")
+        dims = {}
+        for site, shape in self.mean_shapes.items():
+            if site.startswith(side):
+                place = int(site.rpartition("_")[2])
+                dims[site] = ends[place : place + 2] if len(shape) == 2 else [ends[place + 1]]
+        return dims, {ends[0]: encoder.names, ends[-1]: outputs}
 
     def arguments(self, ratings: Ratings) -> tuple[Observations]:
         """Arguments of the model: `MCMC(NUTS(model)).run(key, *model.arguments(ratings))`.

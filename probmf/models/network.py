@@ -18,6 +18,7 @@ from probmf.models.layers import MLP, LayerScale
 from probmf.models.likelihood import Bernoulli, Gaussian, likelihood_scales
 from probmf.models.network_data import NetworkData, NetworkLikelihood, read_targets
 from probmf.models.ordinal import Ordinal
+from probmf.models.sites import Sites
 
 Parameters = Mapping[str, Array]
 
@@ -269,6 +270,32 @@ class Network:
         shapes = self.layers.shapes(NAME, data.x.shape[1], data.num_outputs)
         laws: Mapping[str, Any] = self.likelihood.scale_sites()
         return shapes | {name: tuple(laws[name].event_shape) for name in self.likelihood.learned}
+
+    def sites(self, data: Examples) -> Sites:
+        """Names of the sites' dimensions; features, classes or responses, and units along them.
+
+        Args:
+            data: The training examples.
+
+        Returns:
+            Dimensions of every site, and their coordinates.
+        """
+        last = self.layers.num_layers - 1
+        ends = ["feature", *(f"unit_{place}" for place in range(last)), "output"]
+        several = len(data.responses) > 1
+        dims = {"response": ["example", *["output"] * several], "cutpoints": ["cutpoint"]}
+        for place in range(last + 1):
+            dims[f"{NAME}_weight_{place}"] = ends[place : place + 2]
+            dims[f"{NAME}_bias_{place}"] = [ends[place + 1]]
+        is_classes = isinstance(self.likelihood, Categorical)
+        outputs = self.classes(data) if is_classes else data.responses
+        coords: dict[str, Any] = {
+            "feature": data.features, "output": outputs, "example": range(len(data)),
+        }  # fmt: skip
+        coords |= {f"unit_{place}": range(width) for place, width in enumerate(self.hidden)}
+        if isinstance(self.likelihood, Ordinal):
+            coords["cutpoint"] = self.likelihood.cutpoint_names
+        return Sites(dims, coords)
 
     def random_scales(self) -> list[str]:
         """Names of the scales that have a prior distribution instead of a value."""

@@ -44,8 +44,9 @@ def effects(
     draws = fit.samples[site][..., place].reshape(-1, fit.samples[site].shape[2])
     order = np.argsort(draws.mean(axis=0), kind="stable")
     draws = draws[:, order]
-    dims = fit.model.dims(fit.design)[site]
-    labels = fit.model.coords(fit.design)[dims[0]]
+    sites = fit.model.sites(fit.design)
+    dims = sites.dims[site]
+    labels = sites.coords[dims[0]]
     few = len(order) <= _LABELLED
     ax = new_axes(ax, (5.2, 0.8 + 0.22 * len(order)) if few else (5.2, 6.0))
     y = np.arange(len(order))

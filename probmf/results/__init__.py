@@ -2,6 +2,7 @@
 
 from probmf.results.fit import Fit
 from probmf.results.history import History
+from probmf.results.load import load
 from probmf.results.mixed_fit import MixedFit
 from probmf.results.network_fit import NetworkFit
 from probmf.results.network_predict import NetworkPredictions
@@ -22,4 +23,5 @@ __all__ = [
     "RankPosterior",
     "Recommendations",
     "Sampling",
+    "load",
 ]

@@ -8,37 +8,25 @@ import uuid
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 MANIFEST = "fit.json"
+FORMAT, VERSION = "probmf-fit", 2
+#: Arrays of numbers, and columns of anything else.
+ARRAYS, COLUMNS = "arrays.safetensors", "columns.parquet"
+#: Files of side tables, by what they are.
+TABLES = {
+    "data.user_features": "user_features.parquet",
+    "data.item_features": "item_features.parquet",
+}
+FILES = frozenset({ARRAYS, COLUMNS, *TABLES.values()})
 
 
-class Form(NamedTuple):
-    """What a kind of saved fit consists of.
-
-    Attributes:
-        format: Its name in the manifest.
-        version: Its version there.
-        owner: The class that reads it.
-        files: Files that it may have beside the manifest.
-        always: Those that it always has.
-        entries: Entries that the manifest always has.
-    """
-
-    format: str
-    version: int
-    owner: str
-    files: frozenset[str]
-    always: frozenset[str]
-    entries: frozenset[str]
-
-
-def write(path: str | PathLike[str], form: Form, fill: Callable[[Path], dict[str, Any]]) -> None:
-    """Make a directory, or replace one that holds a fit of the same form.
+def write(path: str | PathLike[str], fill: Callable[[Path], dict[str, Any]]) -> None:
+    """Make a directory, or replace one that holds a fit.
 
     Args:
         path: The directory.
-        form: Its form.
         fill: Writes the files into the directory that it is given and returns entries of the
             manifest.
 
@@ -46,12 +34,12 @@ def write(path: str | PathLike[str], form: Form, fill: Callable[[Path], dict[str
         FileExistsError: If something else is there.
     """
     target = Path(path).resolve()
-    _check_target(target, form)
+    _check_target(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
     staging.mkdir()
     try:
-        manifest: dict[str, Any] = {"format": form.format, "version": form.version}
+        manifest: dict[str, Any] = {"format": FORMAT, "version": VERSION}
         manifest |= fill(staging)
         manifest["sha256"] = {file.name: digest(file) for file in sorted(staging.iterdir())}
         text = json.dumps(manifest, indent=1, allow_nan=False)
@@ -82,12 +70,11 @@ def entry(path: str | PathLike[str], name: str) -> Any:
     return json.loads((Path(path) / MANIFEST).read_text(encoding="utf-8")).get(name)
 
 
-def read_manifest(source: Path, form: Form) -> dict[str, Any]:
+def read_manifest(source: Path) -> dict[str, Any]:
     """The manifest of a saved fit, whose files are all there and as they were written.
 
     Args:
         source: The directory.
-        form: The form that is expected.
 
     Returns:
         The manifest.
@@ -96,7 +83,7 @@ def read_manifest(source: Path, form: Form) -> dict[str, Any]:
         FileNotFoundError: If there is nothing.
         ValueError: If it is something else, or anything is missing or was altered.
     """
-    manifest = _read(source, form)
+    manifest = _read(source)
     for file, expected in manifest["sha256"].items():
         if not (source / file).is_file():
             raise ValueError(f"The saved fit {source} lacks the file {file}; save it again.")
@@ -124,19 +111,19 @@ def _share_mode(folder: Path) -> None:
         file.chmod(mode)
 
 
-def _check_target(target: Path, form: Form) -> None:
+def _check_target(target: Path) -> None:
     """Refuse to write over anything but a fit."""
     if not target.exists():
         return
     if not target.is_dir():
         raise FileExistsError(f"{target} is a file; give the path of a directory to make.")
     names = {file.name for file in target.iterdir()}
-    if names and (MANIFEST not in names or _format(target) not in (form.format, None)):
+    if names and (MANIFEST not in names or _format(target) not in (FORMAT, None)):
         raise FileExistsError(
-            f"{target} exists and is not a saved fit (it has no {MANIFEST} of probmf's "
-            f"{form.owner}); give another path."
+            f"{target} exists and is not a saved fit (it has no {MANIFEST} of probmf's); give "
+            "another path."
         )
-    others = sorted(names - form.files - {MANIFEST})
+    others = sorted(names - FILES - {MANIFEST})
     if others:
         raise FileExistsError(
             f"{target} holds more than a saved fit ({', '.join(others[:3])}), which would be lost; "
@@ -168,18 +155,18 @@ def _put(staging: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _read(source: Path, form: Form) -> dict[str, Any]:
+def _read(source: Path) -> dict[str, Any]:
     if not source.exists():
         raise FileNotFoundError(f"There is no saved fit at {source}.")
     if not source.is_dir():
         raise ValueError(
-            f"{source} is a file; a saved fit is a directory made by {form.owner}.save (pickled "
-            "and other foreign files are never opened)."
+            f"{source} is a file; a saved fit is a directory that fit.save(path) made (pickled and "
+            "other foreign files are never opened)."
         )
     if not (source / MANIFEST).is_file():
         raise ValueError(
             f"{source} is not a saved fit: it has no {MANIFEST}. Give the directory that "
-            f"{form.owner}.save(path) or `probmf fit --out` wrote."
+            "fit.save(path) or `probmf fit --out` wrote."
         )
     try:
         manifest = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
@@ -187,20 +174,19 @@ def _read(source: Path, form: Form) -> dict[str, Any]:
         raise ValueError(
             f"{source / MANIFEST} is truncated or not JSON ({error}); save the fit again."
         ) from None
-    if not isinstance(manifest, dict) or manifest.get("format") != form.format:
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ValueError(
-            f"{source / MANIFEST} was not written by probmf's {form.owner}; Fit.load reads "
-            "factorizations, MixedFit.load mixed-effects models, NetworkFit.load networks."
+            f"{source / MANIFEST} was not written by probmf; give the directory of a saved fit."
         )
-    if manifest.get("version") != form.version:
+    if manifest.get("version") != VERSION:
         raise ValueError(
             f"{source} has format version {manifest.get('version')}, this probmf reads "
-            f"{form.version}; load it with the version that wrote it, and save it anew."
+            f"{VERSION}; load it with the version that wrote it, and save it anew."
         )
-    lacking = (form.entries | {"sha256"}) - manifest.keys()
+    lacking = {"kind", "fields", "sha256"} - manifest.keys()
     if lacking:
         raise ValueError(f"{source / MANIFEST} lacks {', '.join(sorted(lacking))}.")
     files = set(manifest["sha256"])
-    if form.always - files or files - form.files:
+    if ARRAYS not in files or files - FILES:
         raise ValueError(f"{source / MANIFEST} lists other files than a fit has.")
     return manifest

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,8 @@ from jaxtyping import Float
 
 from probmf.data import Ratings, as_generator
 from probmf.models.factorization import MatrixFactorization
-from probmf.results import storage
-from probmf.results.arviz import to_datatree
+from probmf.models.sites import Sites
+from probmf.results.base import BaseFit
 from probmf.results.choices import Exclude
 from probmf.results.conditional import Conditionals
 from probmf.results.draws import Draws
@@ -28,15 +27,15 @@ from probmf.results.predict import Predictions, predict
 from probmf.results.questions import Questions, choose_next
 from probmf.results.rank_posterior import RankPosterior, rank_posterior
 from probmf.results.ranking import RankBy
+from probmf.results.rating_densities import draw_ratings, log_densities
 from probmf.results.recommend import Recommendations, recommend, similar_items
-from probmf.results.samples import DrawCounts
 from probmf.results.sampling import Sampling
 from probmf.results.traces import Traces
 from probmf.settings import own_settings
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Fit(DrawCounts):
+class Fit(BaseFit):
     """A fitted factorization.
 
     Attributes:
@@ -555,65 +554,33 @@ class Fit(DrawCounts):
         log_likelihood: bool = False,
         key: ArrayLike | None = None,
     ) -> Any:
-        """The fit as an ArviZ DataTree with the user's own ids as coordinates.
+        """The fit as an ArviZ DataTree; see `BaseFit.to_arviz`.
 
-        Args:
-            posterior_predictive: Whether to draw a rating of each training pair at each draw
-                (which needs a key).
-            log_likelihood: Whether to compute the log density of each training rating at each draw.
-            key: JAX key or int.
-
-        Returns:
-            Groups `posterior` (`point` for a point fit, with chain and draw of length one),
-            `observed_data`, `sample_stats` if the sampler has any, and those that were asked for.
-            Independent draws are laid out as four chains (or three or two, whatever divides their
-            number).
-
-        Raises:
-            ValueError: If a key is missing, or draws of what is needed.
-
-        Memory: that of the result, draws x ratings, and a bounded amount besides.
+        Coordinates `rated_user` and `rated_item` of `observed_data` say whose rating each is.
         """
-        if posterior_predictive and key is None:
-            raise ValueError(
-                "posterior_predictive=True draws at random; give key=, a JAX key or an int."
-            )
-        return to_datatree(
-            self._draws, self.method, self.sampling, is_point=self.is_point,
-            log_likelihood=log_likelihood,
-            rng=as_generator(key) if posterior_predictive and key is not None else None,
-        )  # fmt: skip
+        tree = super().to_arviz(
+            posterior_predictive=posterior_predictive, log_likelihood=log_likelihood, key=key
+        )
+        names = self._sites().labels
+        rated = {"rated_user": ("rating_row", names["user"][self.data.user]),
+                 "rated_item": ("rating_row", names["item"][self.data.item])}  # fmt: skip
+        observed = tree["observed_data"]
+        observed.dataset = observed.to_dataset().assign_coords(rated)
+        return tree
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the fit to a directory: JSON, safetensors and Parquet; never pickle.
+    _response_name = "rating"
 
-        Args:
-            path: Directory to make; a saved fit that is there is replaced.
+    def _sites(self) -> Sites:
+        return self.model.sites(self.data)
 
-        Raises:
-            ValueError: If the ids or the configuration have no faithful file form.
-            FileExistsError: If `path` exists and is not a saved fit, or holds other files as well.
-        """
-        storage.save(
-            path, self.model, self.data, self.samples, self.method, self.history, self.sampling,
-            self.traces, self.moments,
-        )  # fmt: skip
+    def _observed(self) -> np.ndarray:
+        return self.data.rating
 
-    @classmethod
-    def load(cls, path: str | PathLike[str]) -> "Fit":
-        """Read a fit that `save` wrote.
+    def _drawn(self, rng: np.random.Generator) -> np.ndarray:
+        return draw_ratings(self._draws, rng)
 
-        Args:
-            path: The directory.
-
-        Returns:
-            The fit; its predictions are those of the fit that was saved, bit for bit.
-
-        Raises:
-            FileNotFoundError: If there is nothing at `path`.
-            ValueError: If a file is missing, truncated, altered or not of this package.
-        """
-        return cls(*storage.load(path))
+    def _log_densities(self) -> np.ndarray:
+        return log_densities(self._draws)
 
 
 def _split(key: ArrayLike | None) -> tuple[int | None, int | None]:

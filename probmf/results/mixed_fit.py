@@ -10,12 +10,12 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from probmf.data import as_generator
 from probmf.models.mixed import Design, MixedEffects
-from probmf.results import mixed_storage
+from probmf.models.sites import Sites
 from probmf.results.asked import check_interval
+from probmf.results.base import BaseFit
 from probmf.results.history import History
-from probmf.results.mixed_arviz import to_datatree
+from probmf.results.mixed_densities import by_distribution
 from probmf.results.mixed_predict import (
     MixedPredictions,
     SiteDraws,
@@ -27,14 +27,16 @@ from probmf.results.mixed_predict import (
 from probmf.results.mixed_response import Kind, Level
 from probmf.results.mixed_summary import summarize_sites
 from probmf.results.moments import RowMoments
-from probmf.results.samples import DrawCounts, checked_samples
+from probmf.results.samples import checked_samples
 from probmf.results.sampling import Sampling
+from probmf.results.storage import write_fit
 from probmf.results.table import Table
+from probmf.results.training_columns import used_columns
 from probmf.settings import own_settings
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class MixedFit(DrawCounts):
+class MixedFit(BaseFit):
     """A fitted mixed-effects model.
 
     Attributes:
@@ -74,15 +76,7 @@ class MixedFit(DrawCounts):
     @cached_property
     def site_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of all sites but the response, without chain and draw."""
-        dims, coords = self.model.dims(self.design), self.model.coords(self.design)
-        shapes: dict[str, tuple[int, ...]] = {
-            site: tuple(len(coords[name]) for name in names)
-            for site, names in dims.items()
-            if site != self.design.data.response_name
-        }
-        if self.model.response.site == "noise_scale" and self.design.noise is None:
-            shapes["noise_scale"] = ()
-        return shapes
+        return self._sites().shapes(self._response_name)
 
     def __repr__(self) -> str:
         """One line: what was fitted to what, and how."""
@@ -180,7 +174,7 @@ class MixedFit(DrawCounts):
         """
         check_interval(interval)
         return summarize_sites(
-            self.samples, self.model.dims(self.design), self.model.coords(self.design),
+            self.samples, self._sites(),
             sampling=self.sampling, interval=interval, effects=effects, notes=self.notes,
         )  # fmt: skip
 
@@ -192,41 +186,21 @@ class MixedFit(DrawCounts):
         told = None if self.sampling is None else self.sampling.info.get("note")
         return () if told is None else (str(told),)
 
-    @own_settings()
-    def to_arviz(
-        self,
-        *,
-        posterior_predictive: bool = False,
-        log_likelihood: bool = False,
-        key: ArrayLike | None = None,
-    ) -> Any:
-        """The fit as an ArviZ DataTree, with the user's levels and columns as coordinates.
+    @property
+    def _response_name(self) -> str:
+        return self.design.data.response_name
 
-        Args:
-            posterior_predictive: Whether to draw a response of each observation at each draw
-                (which needs a key).
-            log_likelihood: Whether to compute the log density of each observation at each draw.
-            key: JAX key or int.
+    def _sites(self) -> Sites:
+        return self.model.sites(self.design)
 
-        Returns:
-            Groups `posterior` (`point` for a point fit), `observed_data`, `sample_stats` if the
-            sampler has any, and those that were asked for. Independent draws are laid out as four
-            chains (or three or two, whatever divides their number).
+    def _observed(self) -> np.ndarray:
+        return np.asarray(self.design.data.response)
 
-        Raises:
-            ValueError: If a key is missing, or draws of what is needed.
+    def _drawn(self, rng: np.random.Generator) -> np.ndarray:
+        return by_distribution(self.model, self._draws, training_rows(self.design), rng)
 
-        Memory: that of the result, draws x observations, and a bounded amount besides.
-        """
-        if posterior_predictive and key is None:
-            raise ValueError(
-                "posterior_predictive=True draws at random; give key=, a JAX key or an int."
-            )
-        rng = as_generator(key) if posterior_predictive and key is not None else None
-        return to_datatree(
-            self.model, self.design, self._draws, training_rows(self.design), self.method,
-            self.sampling, is_point=self.is_point, log_likelihood=log_likelihood, rng=rng,
-        )  # fmt: skip
+    def _log_densities(self) -> np.ndarray:
+        return by_distribution(self.model, self._draws, training_rows(self.design), None)
 
     def save(self, path: str | PathLike[str], *, data: Any = None) -> None:
         """Write the fit to a directory: JSON, safetensors and Parquet; never pickle.
@@ -249,24 +223,6 @@ class MixedFit(DrawCounts):
                 "This fit was made from a design and does not have the training table, which is "
                 "stored with it; give it: save(path, data=table)."
             )
-        mixed_storage.save(
-            path, self.model, self.design, data, self.samples, self.method, self.sampling,
-            self.history, self.moments,
-        )  # fmt: skip
-
-    @classmethod
-    def load(cls, path: str | PathLike[str]) -> "MixedFit":
-        """Read a fit that `save` wrote.
-
-        Args:
-            path: The directory.
-
-        Returns:
-            The fit.
-
-        Raises:
-            FileNotFoundError: If there is nothing at `path`.
-            ValueError: If a file is missing, truncated, altered or not of this package, or the
-                formula calls anything but formulaic's transforms and functions of NumPy's.
-        """
-        return cls(**mixed_storage.load(path))
+        fields = self._fields() | {"data": used_columns(self.model, self.design, data)}
+        del fields["design"]
+        write_fit(path, type(self).__name__, fields)

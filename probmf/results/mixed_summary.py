@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from probmf.models.sites import Sites
 from probmf.results.measures import (
     fewest_draws,
     independent_errors,
@@ -28,8 +29,7 @@ BLOCK = 64
 
 def summarize_sites(
     samples: Mapping[str, np.ndarray],
-    dims: Mapping[str, list[str]],
-    coords: Mapping[str, list[Any]],
+    sites: Sites,
     *,
     sampling: Sampling | None,
     interval: float,
@@ -43,7 +43,7 @@ def summarize_sites(
         found
         for site, value in samples.items()
         if effects or not is_effect(site)
-        for found in scalars(site, value, dims, coords)
+        for found in scalars(site, value, sites)
     )
     for some in batched(numbers, BLOCK):
         told: list[dict[str, float | None]] = [{} for _ in some]
@@ -102,21 +102,19 @@ def is_effect(site: str) -> bool:
 def scalars(
     site: str,
     value: Float[np.ndarray, "chain draw ..."],
-    dims: Mapping[str, list[str]],
-    coords: Mapping[str, list[Any]],
+    sites: Sites,
 ) -> Iterator[tuple[str, Float[np.ndarray, "chain draw"]]]:
     """Single numbers of a site with their names, such as "school_scale[hours]".
 
     Args:
         site: The site.
         value: Its draws.
-        dims: Dimensions by site.
-        coords: Labels by dimension.
+        sites: Names of the dimensions.
 
     Yields:
         Names and draws; of a correlation's Cholesky factor the correlations themselves.
     """
-    labels = [coords[dim] for dim in dims.get(site, [])]
+    labels = [sites.coords[dim] for dim in sites.dims.get(site, [])]
     if site.endswith("_correlation"):
         matrix = value @ np.swapaxes(value, -1, -2)
         for row in range(matrix.shape[-1]):

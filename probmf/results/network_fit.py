@@ -3,29 +3,33 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from os import PathLike
 from typing import Any, get_args
 
 import equinox as eqx
+import jax
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Float
+from numpyro.infer import Predictive
+from numpyro.infer.util import log_likelihood
 
+from probmf.data import as_key
 from probmf.data.examples import Examples
+from probmf.models.likelihood import Gaussian
 from probmf.models.network import NAME, Network
-from probmf.results import network_storage
+from probmf.models.sites import Sites
+from probmf.numpyro_setup import run_alone
 from probmf.results.asked import check_interval
+from probmf.results.base import BaseFit
 from probmf.results.history import History
 from probmf.results.mixed_response import Kind
-from probmf.results.network_arviz import to_datatree
 from probmf.results.network_predict import NetworkPredictions, predict_network
-from probmf.results.samples import DrawCounts, checked_samples
+from probmf.results.samples import checked_samples
 from probmf.results.sampling import Sampling
 from probmf.settings import own_settings
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class NetworkFit(DrawCounts):
+class NetworkFit(BaseFit):
     """A fitted network.
 
     Attributes:
@@ -128,72 +132,6 @@ class NetworkFit(DrawCounts):
             interval=None if self.is_point and kind == "mean" else interval,
         )  # fmt: skip
 
-    @own_settings()
-    def to_arviz(
-        self,
-        *,
-        posterior_predictive: bool = False,
-        log_likelihood: bool = False,
-        key: ArrayLike | None = None,
-    ) -> Any:
-        """The fit as an ArviZ DataTree, names of features, responses and classes as coordinates.
-
-        Args:
-            posterior_predictive: Whether to draw a response of each training row at each draw
-                (which needs a key); classes are codes.
-            log_likelihood: Whether to compute the log density of each row at each draw.
-            key: JAX key or int.
-
-        Returns:
-            Groups `posterior` (`point` for a point fit), `observed_data`, `sample_stats` if the
-            sampler has any, and those that were asked for. Independent draws are laid out as four
-            chains (or three or two, whatever divides their number).
-
-        Raises:
-            ValueError: If a key is missing.
-
-        Memory: that of the result, draws x rows.
-        """
-        if posterior_predictive and key is None:
-            raise ValueError(
-                "posterior_predictive=True draws at random; give key=, a JAX key or an int."
-            )
-        return to_datatree(
-            self.model, self.data, self.samples, self.method, self.sampling,
-            is_point=self.is_point, log_likelihood=log_likelihood,
-            key=key if posterior_predictive else None,
-        )  # fmt: skip
-
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the fit and its training data to a directory: JSON and safetensors.
-
-        Args:
-            path: Directory to make; a saved fit that is there is replaced.
-
-        Raises:
-            ValueError: If a prior or a label has no faithful file form.
-            FileExistsError: If `path` exists and is not a saved fit, or holds other files as well.
-        """
-        network_storage.save(
-            path, self.model, self.data, self.samples, self.method, self.sampling, self.history
-        )
-
-    @classmethod
-    def load(cls, path: str | PathLike[str]) -> "NetworkFit":
-        """Read a fit that `save` wrote.
-
-        Args:
-            path: The directory.
-
-        Returns:
-            The fit.
-
-        Raises:
-            FileNotFoundError: If there is nothing at `path`.
-            ValueError: If a file is missing, truncated, altered or not of this package.
-        """
-        return cls(**network_storage.load(path))
-
     def to_equinox(self) -> eqx.nn.Sequential:
         """The network of a point fit as an Equinox module of one row of standardized features.
 
@@ -201,3 +139,32 @@ class NetworkFit(DrawCounts):
             ValueError: If there are several draws.
         """
         return self.model.layers.to_equinox(NAME, self.point())
+
+    _response_name = "response"
+
+    def _sites(self) -> Sites:
+        return self.model.sites(self.data)
+
+    def _units(self) -> tuple[Any, Any]:
+        """Center and unit of the responses: numbers were standardized, codes and levels not."""
+        if not isinstance(self.model.likelihood, Gaussian):
+            return np.zeros((), np.int32), np.ones((), np.int32)
+        center, unit = self.data.response_center, self.data.response_scale
+        return (center[0], unit[0]) if len(self.data.responses) == 1 else (center, unit)
+
+    def _observed(self) -> np.ndarray:
+        (arrays,), (center, unit) = self.model.arguments(self.data), self._units()
+        return center + unit * np.asarray(arrays.response)
+
+    @run_alone()
+    def _drawn(self, rng: np.random.Generator) -> np.ndarray:
+        (arrays,), (center, unit) = self.model.arguments(self.data), self._units()
+        predictive = Predictive(self.model, dict(self.samples), batch_ndims=2, parallel=True)
+        seed = jax.random.key_data(as_key(int(rng.integers(2**31))))
+        return center + unit * np.asarray(predictive(seed, arrays.without_response())["response"])
+
+    @run_alone()
+    def _log_densities(self) -> np.ndarray:
+        (arrays,), (_, unit) = self.model.arguments(self.data), self._units()
+        found = log_likelihood(self.model, dict(self.samples), arrays, batch_ndims=2, parallel=True)
+        return np.asarray(found["response"]) - np.log(unit)

@@ -1,4 +1,4 @@
-"""Draws by site name: checked against the model, and counted."""
+"""Draws by site name, checked against the model."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -6,7 +6,6 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Float
 
-from probmf.results.pickled import Pickled
 from probmf.results.sampling import Sampling
 
 
@@ -72,51 +71,3 @@ def laid_out(
             count = next(even, 1)
             plain[group][name] = value.reshape(count, size // count, *value.shape[2:])
     return plain
-
-
-class DrawCounts(Pickled):
-    """How many draws a fit has; of anything with `samples` and `sampling`."""
-
-    samples: Mapping[str, Float[np.ndarray, "chain draw ..."]]
-    sampling: Sampling | None
-
-    @property
-    def num_chains(self) -> int:
-        """Number of chains."""
-        return int(next(iter(self.samples.values())).shape[0])
-
-    @property
-    def num_draws(self) -> int:
-        """Draws per chain."""
-        return int(next(iter(self.samples.values())).shape[1])
-
-    @property
-    def is_point(self) -> bool:
-        """Whether this is a point fit: one draw, and not that of a sampler."""
-        return self.sampling is None and (self.num_chains, self.num_draws) == (1, 1)
-
-    def _told_draws(self) -> str:
-        """For `repr`: how many draws there are and what was found of them, unless it is a point."""
-        told = ""
-        if not self.is_point:
-            told = f"; {self.num_chains} chains of {self.num_draws:,} draws"
-        if self.sampling is None:
-            return told
-        if self.sampling.is_independent:
-            told = f"; {self.num_chains * self.num_draws:,} independent draws"
-        if self.sampling.verdict:
-            told += f", {self.sampling.verdict}"
-        return told if self.sampling.complete else told + ", incomplete"
-
-    def point(self) -> dict[str, np.ndarray]:
-        """Parameters of a point fit by site name, without chain and draw axes.
-
-        Raises:
-            ValueError: If there are several draws.
-        """
-        if (self.num_chains, self.num_draws) != (1, 1):
-            raise ValueError(
-                f"The fit has {self.num_chains} chains of {self.num_draws} draws and hence no "
-                "point; see samples."
-            )
-        return {name: value[0, 0] for name, value in self.samples.items()}

@@ -1,107 +1,131 @@
-"""Fits of factorizations on disk: JSON, safetensors and Parquet. Never pickle."""
+"""Fits on disk: JSON, safetensors and Parquet. Never pickle."""
 
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from probmf.data import Ratings
-from probmf.models.factorization import MatrixFactorization
-from probmf.results import directory, rating_files
-from probmf.results.config import (
-    read_history,
-    read_model,
-    read_moments,
-    read_samples,
-    read_sampling,
-    read_traces,
-    write_history,
-    write_model,
-    write_moments,
-    write_samples,
-    write_sampling,
-    write_traces,
+from probmf.data import Encoder, Examples, Ratings
+from probmf.data.encoder import Block
+from probmf.models import (
+    MLP,
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    Linear,
+    MatrixFactorization,
+    MixedEffects,
+    Network,
+    NormalWishart,
+    Ordinal,
 )
+from probmf.results import directory
+from probmf.results.codec import Parts, decode, encode
+from probmf.results.directory import ARRAYS, COLUMNS, TABLES
 from probmf.results.history import History
 from probmf.results.moments import RowMoments
 from probmf.results.sampling import Sampling
-from probmf.results.traces import Traces
+from probmf.results.traces import Traces, Watched
 
-ARRAYS = "arrays.safetensors"
-FILES = (directory.MANIFEST, ARRAYS, *rating_files.FILES)
-FORM = directory.Form(
-    format="probmf-fit",
-    version=1,
-    owner="Fit",
-    files=frozenset(FILES[1:]),
-    # Side tables only some have.
-    always=frozenset({ARRAYS, rating_files.RATINGS, *rating_files.IDS.values()}),
-    entries=frozenset({"method", "model", "history", "types"}),
-)
+#: Classes that a saved fit may hold.
+KINDS: dict[str, type] = {
+    kind.__name__: kind
+    for kind in (
+        Bernoulli, Block, Categorical, Encoder, Examples, Gaussian, History, Linear, MLP,
+        MatrixFactorization, MixedEffects, Network, NormalWishart, Ordinal, Ratings, RowMoments,
+        Sampling, Traces, Watched,
+    )
+}  # fmt: skip
 
 
-def save(
-    path: str | PathLike[str],
-    model: MatrixFactorization,
-    data: Ratings,
-    samples: Mapping[str, np.ndarray],
-    method: str,
-    history: History | None,
-    sampling: Sampling | None,
-    traces: Traces | None,
-    moments: RowMoments | None,
-) -> None:
-    """Write a fit to a directory, all of it or nothing; see `Fit.save`."""
+def write_fit(path: str | PathLike[str], kind: str, fields: Mapping[str, Any]) -> None:
+    """Write a fit to a directory, all of it or nothing.
+
+    Args:
+        path: Directory to make; a saved fit that is there is replaced.
+        kind: Class of the fit.
+        fields: Its fields by name.
+
+    Raises:
+        ValueError: If a prior, an id, a column or a label has no faithful file form.
+        FileExistsError: If `path` exists and is not a saved fit, or holds other files as well.
+    """
 
     def fill(folder: Path) -> dict[str, Any]:
-        arrays = write_samples(samples)
-        manifest = {
-            "method": method,
-            "model": write_model(model, arrays),
-            "history": write_history(history, arrays),
-            "sampling": write_sampling(sampling, arrays),
-            "traces": write_traces(traces, arrays),
-            "moments": write_moments(moments, arrays),
-            "types": rating_files.write_ratings(data, folder),
-        }
-        save_file(arrays, folder / ARRAYS)
-        return manifest
+        parts = Parts()
+        written = {name: encode(value, name, parts) for name, value in fields.items()}
+        save_file(parts.arrays, folder / ARRAYS)
+        if parts.columns:
+            _write_columns(parts.columns, folder / COLUMNS)
+        for name, table in parts.tables.items():
+            _write_parquet(table, folder / TABLES[name], f"{name.rpartition('.')[2]}")
+        return {"kind": kind, "fields": written}
 
-    directory.write(path, FORM, fill)
+    directory.write(path, fill)
 
 
-def load(
-    path: str | PathLike[str],
-) -> tuple[
-    MatrixFactorization,
-    Ratings,
-    dict[str, np.ndarray],
-    str,
-    History | None,
-    Sampling | None,
-    Traces | None,
-    RowMoments | None,
-]:
-    """Read what `save` wrote; see `Fit.load`."""
+def read_fit(path: str | PathLike[str]) -> tuple[str, dict[str, Any]]:
+    """The class and the fields that `write_fit` wrote.
+
+    Args:
+        path: The directory.
+
+    Returns:
+        Name of the class, and its fields by name.
+
+    Raises:
+        FileNotFoundError: If there is nothing at `path`.
+        ValueError: If a file is missing, truncated, altered or not of this package.
+    """
     source = Path(path)
-    manifest = directory.read_manifest(source, FORM)
+    manifest = directory.read_manifest(source)
     try:
-        arrays = load_file(source / ARRAYS)
-        data = rating_files.read_ratings(source, manifest["types"])
-        model = read_model(manifest["model"], arrays)
-        history = read_history(manifest["history"], arrays)
-        sampling = read_sampling(manifest.get("sampling"), arrays)
-        traces = read_traces(manifest.get("traces"), arrays)
-        moments = read_moments(manifest.get("moments"), arrays)
+        parts = Parts(load_file(source / ARRAYS))
+        if (source / COLUMNS).is_file():
+            table = _read_parquet(source / COLUMNS)
+            parts.columns = {name: table[name] for name in table.column_names}
+        for name, file in TABLES.items():
+            if (source / file).is_file():
+                parts.tables[name] = _read_parquet(source / file)
+        fields = {name: decode(value, KINDS, parts) for name, value in manifest["fields"].items()}
     except (SafetensorError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise unreadable(source, error) from error
+    return manifest["kind"], fields
+
+
+def unreadable(source: Path, error: Exception) -> ValueError:
+    """The error of a directory that does not hold what it says."""
+    return ValueError(
+        f"{source} does not hold what its {directory.MANIFEST} says "
+        f"({type(error).__name__}: {error}); save the fit again."
+    )
+
+
+def _write_columns(columns: Mapping[str, pa.Array], file: Path) -> None:
+    """Columns of any lengths in one table: the shorter ones are filled up with nulls."""
+    rows = max(map(len, columns.values()))
+    filled = {
+        name: pa.concat_arrays([column, pa.nulls(rows - len(column), column.type)])
+        for name, column in columns.items()
+    }
+    _write_parquet(pa.table(filled), file, "ids and columns")
+
+
+def _write_parquet(table: pa.Table, file: Path, what: str) -> None:
+    try:
+        pq.write_table(table, file)
+    except pa.ArrowException as error:
         raise ValueError(
-            f"{source} does not hold what its {directory.MANIFEST} says "
-            f"({type(error).__name__}: {error}); save the fit again."
-        ) from error
-    samples = read_samples(arrays)
-    return model, data, samples, manifest["method"], history, sampling, traces, moments
+            f"The table of {what} can't be stored as Parquet ({error}); convert or leave out the "
+            "column that is meant."
+        ) from None
+
+
+def _read_parquet(file: Path) -> pa.Table:
+    # read_table would take folders called like "fold=1" for columns.
+    return pq.ParquetFile(file).read()

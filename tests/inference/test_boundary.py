@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probmf import MixedEffects, MixedFit, fit_marginal
+from probmf import MixedEffects, MixedFit, fit_marginal, load
 from probmf.inference.mixed.boundary import boundary
 from probmf.inference.mixed.search_end import look_around
 from probmf.run.driver import FitWarning
@@ -76,7 +76,7 @@ def test_a_correlation_of_one_is_told(tmp_path: Path) -> None:
     assert fit.notes == fit.history.notes == (str(told[0].message),)
     assert "The fit is singular" in str(fit.summary())
     fit.save(tmp_path / "fit")
-    assert MixedFit.load(tmp_path / "fit").notes == fit.notes
+    assert load(tmp_path / "fit").notes == fit.notes
 
 
 def test_effects_of_every_row() -> None:

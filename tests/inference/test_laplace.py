@@ -20,6 +20,7 @@ from probmf import (
     Ratings,
     fit_laplace,
     fit_svi,
+    load,
     sample_nuts,
 )
 from probmf.inference.approximate import laplace as module
@@ -57,7 +58,7 @@ def test_effects_integrated_out_agree_with_nuts(tmp_path: Path) -> None:
             np.testing.assert_allclose(apart, 0, atol=0.25)
     assert isinstance(fit, MixedFit)
     fit.save(tmp_path / "fit")
-    assert MixedFit.load(tmp_path / "fit").sampling.info == fit.sampling.info  # type: ignore[union-attr]
+    assert load(tmp_path / "fit").sampling.info == fit.sampling.info  # type: ignore[union-attr]
 
 
 def two_factors() -> tuple[MatrixFactorization, Ratings]:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.stats
 
-from probmf import MatrixFactorization, MixedEffects, MixedFit, fit_marginal
+from probmf import MatrixFactorization, MixedEffects, fit_marginal, load
 from probmf.inference.importance import climb
 from probmf.inference.mixed.boundary import boundary
 from probmf.inference.mixed.maximum_likelihood import Objective, _Problem
@@ -177,7 +177,7 @@ def test_centring_is_of_no_consequence() -> None:
 def test_saved_with_its_table(tmp_path: Path) -> None:
     fit = fit_marginal(MixedEffects(FORMULA), table())
     fit.save(tmp_path / "fit")
-    again = MixedFit.load(tmp_path / "fit")
+    again = load(tmp_path / "fit")
     np.testing.assert_array_equal(again.samples["g_effects"], fit.samples["g_effects"])
 
 

@@ -14,7 +14,7 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from probmf import MatrixFactorization, MixedEffects, MixedFit, diagnostics, sample_marginal
+from probmf import MatrixFactorization, MixedEffects, MixedFit, diagnostics, load, sample_marginal
 from probmf.inference.marginal import MarginalModel
 from probmf.inference.marginal import model_cache as kept_module
 from probmf.inference.marginal.evaluators import Evaluator
@@ -132,7 +132,7 @@ def test_the_same_key_gives_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> N
 def test_saved_with_its_table(tmp_path: Path) -> None:
     made = sample_marginal(model(), one_way(), key=0, num_samples=150)
     made.save(tmp_path / "fit")
-    again = MixedFit.load(tmp_path / "fit")
+    again = load(tmp_path / "fit")
     np.testing.assert_array_equal(again.samples["g_effects"], made.samples["g_effects"])
     assert again.sampling.info == made.sampling.info
 

@@ -18,6 +18,7 @@ from probmf import (
     MixedFit,
     Network,
     Ratings,
+    load,
     open_draws,
     sample_nuts,
 )
@@ -147,7 +148,7 @@ def test_memory_keeps_some_of_them(
     assert known["num_divergent"] == 120
     assert "e_bfmi" not in known
     fit.save(tmp_path / "fit")
-    assert MixedFit.load(tmp_path / "fit").sampling.info["num_divergent"] == 120  # type: ignore[union-attr]
+    assert load(tmp_path / "fit").sampling.info["num_divergent"] == 120  # type: ignore[union-attr]
 
 
 def some_diverging(values: np.ndarray) -> dict[str, np.ndarray]:

@@ -22,6 +22,7 @@ from probmf import (
     Ratings,
     fit_als,
     fit_svi,
+    load,
 )
 from probmf.inference.approximate import svi_loop as kernel
 from probmf.inference.approximate import target as target_module
@@ -70,7 +71,7 @@ def test_a_factorization_predicts_and_is_stored(tmp_path: Path) -> None:
     assert len(fit.history) == 1000
     assert fit.history.unit == "step"
     fit.save(tmp_path / "fit")
-    loaded = Fit.load(tmp_path / "fit")
+    loaded = load(tmp_path / "fit")
     assert loaded.method == "svi/normal"
     np.testing.assert_array_equal(loaded.predict(data).mean, predicted.mean)
     assert loaded.sampling is not None
@@ -108,7 +109,7 @@ def test_a_point_of_scales_with_effects_drawn(tmp_path: Path) -> None:
     assert np.ptp(fit.samples["noise_scale"]) == 0
     assert np.ptp(fit.samples["school_effects"][0, :, 0]) > 0
     fit.save(tmp_path / "fit")
-    assert MixedFit.load(tmp_path / "fit").method == "svi/delta/marginal"
+    assert load(tmp_path / "fit").method == "svi/delta/marginal"
 
 
 @pytest.mark.parametrize("own", ["class", "instance"])

@@ -25,6 +25,7 @@ from probmf import (
     Ratings,
     fit_als,
     fit_variational,
+    load,
 )
 from probmf.datasets import simulate_ratings
 from probmf.inference.approximate import row_covariances as block_module
@@ -416,7 +417,7 @@ def test_same_key_start_and_storage(tmp_path: Any) -> None:
     for name, value in one.samples.items():
         np.testing.assert_array_equal(value, two.samples[name])
     one.save(tmp_path / "fit")
-    loaded = Fit.load(tmp_path / "fit")
+    loaded = load(tmp_path / "fit")
     pairs = [(0, 1), (3, 2)]
     np.testing.assert_array_equal(loaded.predict(pairs).mean, one.predict(pairs).mean)
     point = fit_als(MatrixFactorization(2, Gaussian(0.5)), data, key=0)

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from typer.testing import CliRunner
 
-from probmf import Fit, MatrixFactorization, Ordinal, Ratings, fit_als, metrics, plots
+from probmf import Fit, MatrixFactorization, Ordinal, Ratings, fit_als, load, metrics, plots
 from probmf.cli.app import app
 
 LEVELS = (0.5, 1.0, 2.0, 3.0)
@@ -65,7 +65,7 @@ def test_saved_and_loaded_bit_for_bit(cutpoints: object, tmp_path: Path) -> None
     model = MatrixFactorization(1, Ordinal(LEVELS, cutpoints, 4.1))
     fit = fit_als(model, Ratings.from_frame(table()), key=0, num_sweeps=2)
     fit.save(tmp_path / "fit")
-    back = Fit.load(tmp_path / "fit")
+    back = load(tmp_path / "fit")
     assert back.model.likelihood == model.likelihood
     for site, value in fit.samples.items():
         np.testing.assert_array_equal(back.samples[site], value)
@@ -114,7 +114,7 @@ def test_command_line(tmp_path: Path) -> None:
     given = ["fit", str(path), "--out", str(folder), "--likelihood", "ordinal"]
     result = CliRunner().invoke(app, [*given, "--num-factors", "1", "--num-sweeps", "3"])
     assert result.exit_code == 0, result.output
-    assert Fit.load(folder).model.likelihood == Ordinal(LEVELS)
+    assert load(folder).model.likelihood == Ordinal(LEVELS)
     result = CliRunner().invoke(app, ["evaluate", str(folder), str(path), "--json", "-k", "3"])
     assert result.exit_code == 0, result.output
     errors = json.loads(result.stdout)

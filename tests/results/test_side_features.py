@@ -17,6 +17,7 @@ from probmf import (
     NormalWishart,
     Ratings,
     diagnostics,
+    load,
 )
 
 USERS, ITEMS = 8, 6
@@ -206,7 +207,7 @@ def test_files_hold_weights_and_encodings(tmp_path: Path) -> None:
     for model in models:
         fit = point_fit(model)
         fit.save(tmp_path / "fit")
-        back = Fit.load(tmp_path / "fit")
+        back = load(tmp_path / "fit")
         assert back.model.user_features == fit.model.user_features
         assert back.model.item_mean == fit.model.item_mean
         assert repr(back.model.user_mean)[:20] == repr(fit.model.user_mean)[:20]
@@ -217,7 +218,7 @@ def test_files_hold_weights_and_encodings(tmp_path: Path) -> None:
     fit.save(tmp_path / "fit")
     pairs = [(100, 0), (100, 2)]
     np.testing.assert_array_equal(
-        Fit.load(tmp_path / "fit").predict(pairs, user_features=new).mean,
+        load(tmp_path / "fit").predict(pairs, user_features=new).mean,
         fit.predict(pairs, user_features=new).mean,
     )
 

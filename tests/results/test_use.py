@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from probmf import Bernoulli, Fit, Gaussian, MatrixFactorization, Ratings, fit_als
+from probmf import Bernoulli, Fit, Gaussian, MatrixFactorization, Ratings, fit_als, load
 from probmf.datasets import simulate_ratings
 from probmf.results import ranking
 
@@ -219,7 +219,7 @@ def test_save_and_load_give_the_same_fit(kind: str, tmp_path: Path) -> None:
     model = MatrixFactorization(2, user_scale=np.array([0.5, 0.6, 0.7]), intercept="learned")
     fit = fit_als(model, data, key=0, num_sweeps=5)
     fit.save(tmp_path / "fit")
-    again = Fit.load(tmp_path / "fit")
+    again = load(tmp_path / "fit")
     for name, value in fit.samples.items():
         np.testing.assert_array_equal(again.samples[name], value)
     before, after = fit.predict(data), again.predict(data)
@@ -233,18 +233,16 @@ def test_save_and_load_give_the_same_fit(kind: str, tmp_path: Path) -> None:
     fit.save(tmp_path / "fit")  # over the old one
 
 
-@pytest.mark.parametrize(
-    "file", ["fit.json", "arrays.safetensors", "ratings.parquet", "users.parquet", "items.parquet"]
-)
+@pytest.mark.parametrize("file", ["fit.json", "arrays.safetensors", "columns.parquet"])
 def test_truncated_files_are_named(fit: Fit, tmp_path: Path, file: str) -> None:
     fit.save(tmp_path / "fit")
     path = tmp_path / "fit" / file
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ValueError, match=f"{file}.*truncated"):
-        Fit.load(tmp_path / "fit")
+        load(tmp_path / "fit")
     path.unlink()
     with pytest.raises((ValueError, FileNotFoundError), match=file):
-        Fit.load(tmp_path / "fit")
+        load(tmp_path / "fit")
 
 
 class Trap:
@@ -258,18 +256,18 @@ def test_pickles_and_foreign_files_are_never_opened(fit: Fit, tmp_path: Path) ->
     pickled = tmp_path / "fit.pkl"
     pickled.write_bytes(pickle.dumps(Trap()))
     with pytest.raises(ValueError, match=r"is a file|not a saved fit"):
-        Fit.load(pickled)
+        load(pickled)
     fit.save(tmp_path / "fit")
     (tmp_path / "fit" / "arrays.safetensors").write_bytes(pickled.read_bytes())
     with pytest.raises(ValueError, match="checksum"):
-        Fit.load(tmp_path / "fit")
+        load(tmp_path / "fit")
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     with pytest.raises((ValueError, FileNotFoundError), match=r"fit\.json"):
-        Fit.load(foreign)
+        load(foreign)
     (foreign / "fit.json").write_text(json.dumps({"format": "other"}))
     with pytest.raises(ValueError, match="not written by probmf"):
-        Fit.load(foreign)
+        load(foreign)
 
 
 def test_save_spares_what_is_not_a_fit(fit: Fit, tmp_path: Path) -> None:

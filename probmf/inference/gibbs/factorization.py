@@ -25,7 +25,7 @@ from probmf.results import Fit
 from probmf.results.asked import read_pairs
 from probmf.results.traces import Traces, Watched
 from probmf.rows.layout import SIDES, build_rows, num_workers
-from probmf.run.stream_sites import factorization_coords, factorization_sites
+from probmf.run.stream_sites import stream_sites
 
 #: Pairs whose scores are noted at every sweep, half of them rated.
 PROBES = 64
@@ -74,8 +74,8 @@ def factorization_job(
         engine=problem,
         starts=start_states(model, observations, scales, start_key, num_chains, start),
         identity=_identity(model, data, key, watched, start),
-        stream=factorization_sites(model.with_encoders(data), _streamed(problem)),
-        coords=factorization_coords(model.with_encoders(data), data),
+        stream=stream_sites(model.sites(data), _streamed(problem)),
+        coords=model.sites(data).labels,
         finish=finish,
     )
 

@@ -22,7 +22,7 @@ from probmf.inference.mixed.exact_fit import refuse_exact_fit
 from probmf.models.mixed import Design, MixedEffects
 from probmf.models.mixed.structure import MixedData
 from probmf.results import MixedFit
-from probmf.run.stream_sites import mixed_coords, mixed_sites
+from probmf.run.stream_sites import stream_sites
 
 #: Starting scales of the effects, and of the noise, as a share of the response's sd.
 EFFECT_SHARE, NOISE_SHARE = 0.4, 0.8
@@ -69,8 +69,8 @@ def mixed_job(model: MixedEffects, data: Any, key: Array, start_key: Array, num_
         engine=problem,
         starts=_starts(problem, start_key, num_chains),
         identity=_identity(model, arguments, key),
-        stream=mixed_sites(model, design, problem.contents.rows | problem.contents.traces),
-        coords=mixed_coords(model, design),
+        stream=stream_sites(model.sites(design), problem.contents.rows | problem.contents.traces),
+        coords=model.sites(design).labels,
         finish=finish,
     )
 

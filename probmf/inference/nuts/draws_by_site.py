@@ -18,7 +18,7 @@ from probmf.inference.potential import Potential
 from probmf.results.draw_store import STATS as STATS_GROUP
 from probmf.results.draw_store import import_zarr
 from probmf.run.draw_stream import WAITING, DrawStream, Layout, StreamSite
-from probmf.run.stream_sites import sites_and_coords
+from probmf.run.stream_sites import stream_sites
 
 #: Statistics that are no floating numbers.
 KINDS = {"n_steps": np.dtype(int), "tree_depth": np.dtype(int), "diverging": np.dtype(bool)}
@@ -112,7 +112,9 @@ class NutsStream:
         self._draws, chains = draws, settings.num_chains
         origin = np.zeros((chains, 1, draws.potential.num_dims))
         self._shapes = {name: value.shape[2:] for name, value in draws.of(origin).items()}
-        sites, coords = sites_and_coords(*source, self._shapes)
+        model, data, design = source
+        named = model.sites(data if design is None else design)
+        sites, coords = stream_sites(named, self._shapes), named.labels
         stats = tuple(
             StreamSite(name, STATS_GROUP, (), (), KINDS.get(name))
             for name in (*STATS, "tree_depth")

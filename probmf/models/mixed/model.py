@@ -18,6 +18,7 @@ from probmf.models.mixed.labels import coords, dims
 from probmf.models.mixed.priors import Prior
 from probmf.models.mixed.response import RESPONSES, Family, Response
 from probmf.models.mixed.structure import GroupTerm, MixedData, Predictor
+from probmf.models.sites import Sites
 from probmf.precision import in_precision
 
 
@@ -196,15 +197,21 @@ class MixedEffects:
             term.effects_site + "_raw" * (not self.is_centered(term)) for term in mean.groups
         )
 
-    def dims(self, design: Design) -> dict[str, list[str]]:
-        """Dimensions of the model's sites, without chain and draw, for ArviZ."""
+    def sites(self, design: Design) -> Sites:
+        """Names of the sites' dimensions, and the user's levels and names of columns along them.
+
+        Args:
+            design: The formula applied to the training data.
+
+        Returns:
+            Dimensions of every site, and their coordinates.
+        """
         parts = design.data.predictors
         raw = [t.effects_site for p in parts for t in p.groups if not self.is_centered(t)]
-        return dims(design, raw)
-
-    def coords(self, design: Design) -> dict[str, list[Any]]:
-        """Coordinates of those dimensions: the user's levels and names of columns."""
-        return coords(design)
+        found = dims(design, raw)
+        if self.response.site == "noise_scale" and design.noise is None:
+            found["noise_scale"] = []
+        return Sites(found, coords(design))
 
     def __call__(self, data: MixedData) -> Array:
         """The NumPyro model.

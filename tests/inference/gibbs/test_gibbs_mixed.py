@@ -10,7 +10,7 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 
-from probmf import MatrixFactorization, MixedEffects, MixedFit, sample_gibbs, sample_nuts
+from probmf import MatrixFactorization, MixedEffects, MixedFit, load, sample_gibbs, sample_nuts
 from probmf.effects import pattern as effects_pattern
 from probmf.inference.gibbs.mixed_effects import mixed_job
 from probmf.inference.gibbs.mixed_sweep import MixedProblem
@@ -259,7 +259,7 @@ def test_a_fit_as_of_any_sampler(short: MixedFit, tmp_path: Path) -> None:
     assert tree["sample_stats"]["lp"].shape == (2, 40)
     assert np.corrcoef(short.predict().mean, sleep()["y"])[0, 1] > 0.8
     short.save(tmp_path / "fit")
-    loaded = MixedFit.load(tmp_path / "fit")
+    loaded = load(tmp_path / "fit")
     assert short.moments is not None
     assert loaded.moments is not None
     for name, value in short.samples.items():

@@ -25,6 +25,7 @@ from probmf import (
     Ratings,
     diagnostics,
     fit_als,
+    load,
     sample_gibbs,
 )
 from probmf.inference.gibbs import chains as kernel
@@ -135,7 +136,7 @@ def test_the_same_key_gives_the_same_bits(whole: Fit) -> None:
 
 def test_saved_and_loaded(whole: Fit, tmp_path: Path) -> None:
     whole.save(tmp_path / "fit")
-    loaded = Fit.load(tmp_path / "fit")
+    loaded = load(tmp_path / "fit")
     assert_same(whole, loaded)
     assert loaded.moments is not None
     assert whole.moments is not None
@@ -143,7 +144,7 @@ def test_saved_and_loaded(whole: Fit, tmp_path: Path) -> None:
         np.testing.assert_array_equal(loaded.moments.mean[name], value)
     wishart = sample_gibbs(model(user_scale=NormalWishart(dof=5.0)), ratings(), key=0, **SHORT)
     wishart.save(tmp_path / "wishart")
-    back = Fit.load(tmp_path / "wishart")
+    back = load(tmp_path / "wishart")
     assert back.model.user_scale == NormalWishart(dof=5.0)
     assert_same(wishart, back)
 

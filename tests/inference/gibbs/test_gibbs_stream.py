@@ -9,7 +9,7 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 
-from probmf import Fit, Gaussian, MatrixFactorization, MixedEffects, Ratings, open_draws
+from probmf import Fit, Gaussian, MatrixFactorization, MixedEffects, Ratings, load, open_draws
 from probmf import sample_gibbs as sample
 from probmf.inference.gibbs import chains as kernel
 from probmf.run import draw_stream as stream_module
@@ -110,7 +110,7 @@ def test_memory_keeps_some_of_what_is_streamed(
         open_draws(info["stream"])["posterior"]["user_bias"].values, plain.samples["user_bias"]
     )
     fit.save(tmp_path / "fit")
-    again = Fit.load(tmp_path / "fit").sampling
+    again = load(tmp_path / "fit").sampling
     assert again is not None
     assert again.info["stream"] == info["stream"]
 

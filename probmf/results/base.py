@@ -1,0 +1,170 @@
+"""Base class of fits: draws by site name, counted, saved and shown."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from os import PathLike
+from typing import Any
+
+import arviz_base
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float, Shaped
+
+from probmf.data import as_generator
+from probmf.models.sites import Sites
+from probmf.results.history import History
+from probmf.results.pickled import Pickled
+from probmf.results.samples import laid_out
+from probmf.results.sampling import Sampling
+from probmf.results.storage import write_fit
+from probmf.settings import own_settings
+
+
+class BaseFit(Pickled):
+    """A fit of any kind; a point fit is a posterior with one draw.
+
+    Attributes:
+        model: The model that was fitted.
+        data: The training data.
+        samples: Parameters by site name, each with leading (chain, draw) axes.
+        method: How it was fitted, such as "als/cg".
+        sampling: How a sampler's run went, or None.
+        history: How an optimizer's search went, or None.
+    """
+
+    model: Any
+    data: Any
+    method: str
+    history: History | None
+    samples: Mapping[str, Float[np.ndarray, "chain draw ..."]]
+    sampling: Sampling | None
+
+    @property
+    def num_chains(self) -> int:
+        """Number of chains."""
+        return int(next(iter(self.samples.values())).shape[0])
+
+    @property
+    def num_draws(self) -> int:
+        """Draws per chain."""
+        return int(next(iter(self.samples.values())).shape[1])
+
+    @property
+    def is_point(self) -> bool:
+        """Whether this is a point fit: one draw, and not that of a sampler."""
+        return self.sampling is None and (self.num_chains, self.num_draws) == (1, 1)
+
+    def _told_draws(self) -> str:
+        """For `repr`: how many draws there are and what was found of them, unless it is a point."""
+        told = ""
+        if not self.is_point:
+            told = f"; {self.num_chains} chains of {self.num_draws:,} draws"
+        if self.sampling is None:
+            return told
+        if self.sampling.is_independent:
+            told = f"; {self.num_chains * self.num_draws:,} independent draws"
+        if self.sampling.verdict:
+            told += f", {self.sampling.verdict}"
+        return told if self.sampling.complete else told + ", incomplete"
+
+    def point(self) -> dict[str, np.ndarray]:
+        """Parameters of a point fit by site name, without chain and draw axes.
+
+        Raises:
+            ValueError: If there are several draws.
+        """
+        if (self.num_chains, self.num_draws) != (1, 1):
+            raise ValueError(
+                f"The fit has {self.num_chains} chains of {self.num_draws} draws and hence no "
+                "point; see samples."
+            )
+        return {name: value[0, 0] for name, value in self.samples.items()}
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the fit and its training data to a directory: JSON, safetensors, Parquet.
+
+        Nothing is pickled; `probmf.load` reads it.
+
+        Args:
+            path: Directory to make; a saved fit that is there is replaced.
+
+        Raises:
+            ValueError: If a prior, an id, a column or a label has no faithful file form.
+            FileExistsError: If `path` exists and is not a saved fit, or holds other files as well.
+        """
+        write_fit(path, type(self).__name__, self._fields())
+
+    def _fields(self) -> dict[str, Any]:
+        """Fields that the class is made of again."""
+        return {own.name: getattr(self, own.name) for own in fields(self)}  # type: ignore[arg-type]
+
+    @own_settings()
+    def to_arviz(
+        self,
+        *,
+        posterior_predictive: bool = False,
+        log_likelihood: bool = False,
+        key: ArrayLike | None = None,
+    ) -> Any:
+        """The fit as an ArviZ DataTree, with the user's own ids, levels and names as coordinates.
+
+        A point fit is no sample of a posterior, so its group is called `point`: plots take it
+        with `group="point"`.
+
+        Args:
+            posterior_predictive: Whether to draw a response of each training row at each draw
+                (which needs a key); classes are codes.
+            log_likelihood: Whether to compute the log density of each training row at each draw.
+            key: JAX key or int.
+
+        Returns:
+            Groups `posterior` (`point` for a point fit, with chain and draw of length one),
+            `observed_data`, `sample_stats` if the sampler has any, and those that were asked for.
+            Independent draws are laid out as four chains (or three or two, whatever divides their
+            number).
+
+        Raises:
+            ValueError: If a key is missing, or draws of what is needed.
+
+        Memory: that of the result, draws x rows, and a bounded amount besides.
+        """
+        if posterior_predictive and key is None:
+            raise ValueError(
+                "posterior_predictive=True draws at random; give key=, a JAX key or an int."
+            )
+        sites, response = self._sites(), self._response_name
+        groups: dict[str, Any] = {
+            "point" if self.is_point else "posterior": sites.named(self.samples)
+        }
+        if self.sampling is not None and self.sampling.stats:
+            groups["sample_stats"] = dict(self.sampling.stats)
+        if posterior_predictive and key is not None:
+            groups["posterior_predictive"] = {response: self._drawn(as_generator(key))}
+        if log_likelihood:
+            groups["log_likelihood"] = {response: self._log_densities()}
+        groups = laid_out(groups, self.sampling)
+        groups["observed_data"] = {response: self._observed()}
+        return arviz_base.from_dict(
+            groups, coords=sites.labels, dims=dict(sites.dims), attrs={"/": {"method": self.method}}
+        )
+
+    @property
+    def _response_name(self) -> str:
+        """Name of the observed site."""
+        raise NotImplementedError
+
+    def _sites(self) -> Sites:
+        """Dimensions of the sites, and their coordinates."""
+        raise NotImplementedError
+
+    def _observed(self) -> np.ndarray:
+        """The training responses."""
+        raise NotImplementedError
+
+    def _drawn(self, rng: np.random.Generator) -> Shaped[np.ndarray, "chain draw ..."]:
+        """A response of each training row at each draw."""
+        raise NotImplementedError
+
+    def _log_densities(self) -> Float[np.ndarray, "chain draw ..."]:
+        """Log density of each training response at each draw."""
+        raise NotImplementedError
