@@ -135,7 +135,7 @@ def smallest(sizes: dict[str, float]) -> tuple[float, str]:
 
 def globals_of(model: MixedEffects, design) -> list[str]:
     """Population coefficients, scales and correlations: all sites but the effects."""
-    trace = model.dims(design)
+    trace = model.sites(design).dims
     names = [
         n for n in trace if not n.endswith(("_effects", "_raw")) and n != design.data.response_name
     ]

@@ -189,7 +189,7 @@ def test_labels_of_nested_groups_differ(columns: tuple[str, ...]) -> None:
     factor = ":".join(columns)
     model = MixedEffects(f"y ~ 1 + (1 | {factor})")
     design = model.design(table)
-    labels = model.coords(design)[factor]
+    labels = model.sites(design).coords[factor]
     assert len(set(labels)) == len({*zip(*(table[name] for name in columns), strict=True)})
     unseen = {name: ["zz:zz"] for name in columns}
     with pytest.raises(ValueError, match=re.escape("`zz:zz`:`zz:zz`")):
@@ -200,7 +200,7 @@ def test_labels_of_cutpoints_differ() -> None:
     levels = ["a", "b|c", "a|b", "c"]
     answer = pd.Categorical(levels * 3, categories=levels, ordered=True)
     model = MixedEffects("y ~ x", likelihood="ordinal")
-    found = model.coords(model.design({"y": answer, "x": np.arange(12.0)}))["cutpoint"]
+    found = model.sites(model.design({"y": answer, "x": np.arange(12.0)})).coords["cutpoint"]
     assert found == ["a|`b|c`", "`b|c`|`a|b`", "`a|b`|c"]
 
 
@@ -264,7 +264,7 @@ def test_orders_of_lme4_factors(shared_data: Path) -> None:
 def test_dims_and_coords_name_every_site() -> None:
     model = MixedEffects("y ~ x + (1 + x | g) + (1 | h)", centered=["g_effects"])
     design = model.design(frame())
-    dims, coords = model.dims(design), model.coords(design)
+    dims, coords = model.sites(design)
     assert dims == {
         "y": ["observation"],
         "coefficients": ["coefficient"],
@@ -274,6 +274,7 @@ def test_dims_and_coords_name_every_site() -> None:
         "h_scale": ["h_coefficient"],
         "h_effects": ["h", "h_coefficient"],
         "h_effects_raw": ["h", "h_coefficient"],
+        "noise_scale": [],
     }
     assert {name for names in dims.values() for name in names} == set(coords)
     assert coords["h"] == ["t", "u", "v", "w"]

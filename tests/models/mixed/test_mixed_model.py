@@ -101,7 +101,7 @@ def test_other_responses_beside_scipy(likelihood: Any, response: np.ndarray) -> 
         upper, lower = edges[response] - eta, edges[response - 1] - eta
         expected = np.log(stats.logistic.cdf(upper) - stats.logistic.cdf(lower))
         assert design.response_levels == (1, 2, 3, 4)
-        assert model.coords(design)["cutpoint"] == ["1|2", "2|3", "3|4"]
+        assert model.sites(design).coords["cutpoint"] == ["1|2", "2|3", "3|4"]
         assert "noise_scale" not in sites
     elif likelihood == "bernoulli":
         expected = stats.bernoulli.logpmf(response, stats.logistic.cdf(eta + 0.3))
@@ -187,7 +187,8 @@ def test_a_formula_for_the_noise() -> None:
     assert "noise_scale" not in sites
     assert [frame.name for frame in sites["noise_g_effects"]["cond_indep_stack"]] == ["g"]
     assert model.effect_sites(design) == ("coefficients", "g_effects")
-    assert set(model.dims(design)) == {name for name in sites if name not in ("g", "observation")}
+    named = model.sites(design).dims
+    assert set(named) == {name for name in sites if name not in ("g", "observation")}
     center = design.data.priors["noise_coefficients"].loc[0]
     np.testing.assert_allclose(center, np.log(np.log(table["y"]).std()), rtol=1e-5)
 
