@@ -124,20 +124,33 @@ class PlugIn:
         new = ~(self.known("user", user) & self.known("item", item))
         for start in range(0, int(new.sum()), MEAN_BLOCK):
             part = np.flatnonzero(new)[start : start + MEAN_BLOCK]
-            (x, p), (y, q) = self._priors("user", user[part]), self._priors("item", item[part])
-            total[part] = np.einsum("nd,nd->n", p, y) + np.einsum("nd,nd->n", x, q)
-            total[part] += np.einsum("nd,nd->n", p[:, 1:], q[:, 1:])
+            left, right = (
+                self.prior_spread("user", user[part]),
+                self.prior_spread("item", item[part]),
+            )
+            total[part] = np.einsum("nd,nd->n", left, right)
         return total
 
-    def _priors(self, side: Side, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Squares of rows, the bias counting as one, and prior variances of those unrated."""
+    def prior_spread(
+        self, side: Side, codes: Int[np.ndarray, " rows"]
+    ) -> Float[np.ndarray, "rows p"]:
+        """Vectors whose product, one of a user and one of an item, is that variance.
+
+        Args:
+            side: Whose rows.
+            codes: Which; -1 is the prior's.
+
+        Returns:
+            The vectors, of length p = 3 d - 1.
+        """
         squares = np.square(self.tables[side][codes].astype(np.float64))
-        squares[:, 0] = 1.0
+        squares[:, 0] = 1.0  # A bias counts as one.
         rows = self.conditionals
         variance = rows.prior_variance(side, np.maximum(codes, 0)) * rows.free(side)
         variance[codes < 0] = rows.new_variance(side)
         variance[self.known(side, codes)] = 0.0
-        return squares, variance
+        own = (variance, squares) if side == "user" else (squares, variance)
+        return np.concatenate([*own, variance[:, 1:]], axis=1)
 
     def _blocks(self, codes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Pairs and their distinct codes, increasing, in blocks whose spreads fit in memory."""

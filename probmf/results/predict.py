@@ -141,18 +141,17 @@ def summarize_point(
     """Ratings of pairs of codes under a point fit."""
     score = plug_in.means(user, item)
     likelihood = plug_in.conditionals.model.likelihood
-    if interval is None and not likelihood.discrete:
-        return Moments(expected(plug_in, score), None, None, None)
-    uncertain = plug_in.prior_variances if interval is None else plug_in.variances
-    score_sd = np.sqrt(uncertain(user, item))
     if isinstance(likelihood, Ordinal):
+        uncertain = plug_in.prior_variances if interval is None else plug_in.variances
+        score_sd = np.sqrt(uncertain(user, item))
         scales = plug_in.conditionals.scales
         return _of_levels(
             likelihood, level_probabilities(likelihood, score, score_sd, scales), interval
         )
-    mean, sd = moments(plug_in, score, score_sd)
     if interval is None:
-        return Moments(np.where(score_sd > 0, mean, expected(plug_in, score)), None, None, None)
+        return Moments(expected(plug_in, score, user, item), None, None, None)
+    score_sd = np.sqrt(plug_in.variances(user, item))
+    mean, sd = moments(plug_in, score, score_sd)
     return Moments(mean, sd, *interval_ends(plug_in, score, score_sd, interval))
 
 
@@ -209,7 +208,37 @@ def _summarize_block(
     return [mean, np.sqrt(mean * (1 - mean)), *np.asarray(likelihood.mean(ends, {}), np.float64)]
 
 
-def expected(plug_in: PlugIn, score: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+def expected(
+    plug_in: PlugIn,
+    score: Float[np.ndarray, " n"],
+    user: Int[np.ndarray, " n"],
+    item: Int[np.ndarray, " n"],
+) -> Float[np.ndarray, " n"]:
+    """Expected ratings (probabilities for yes/no data) of pairs.
+
+    Args:
+        plug_in: The fit.
+        score: Scores of the pairs at the fit's values.
+        user: User codes.
+        item: Item codes.
+
+    Returns:
+        Expectations, averaged over the prior of rows without ratings.
+    """
+    likelihood = plug_in.conditionals.model.likelihood
+    if not likelihood.discrete:
+        return at_score(plug_in, score)
+    score_sd = np.sqrt(plug_in.prior_variances(user, item))
+    if isinstance(likelihood, Ordinal):
+        chance = level_probabilities(likelihood, score, score_sd, plug_in.conditionals.scales)
+        return level_moments(likelihood, chance)[0]
+    mean, new = at_score(plug_in, score), score_sd > 0
+    if new.any():
+        mean[new] = moments(plug_in, score[new], score_sd[new])[0]
+    return mean
+
+
+def at_score(plug_in: PlugIn, score: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Expected ratings (probabilities for yes/no data) at given scores."""
     rows = plug_in.conditionals
     (mean,) = _evenly(lambda scores: (rows.model.likelihood.mean(scores, rows.scales),), score)
@@ -241,7 +270,7 @@ def interval_ends(
     if not likelihood.binary:
         return intervals(score, moments(plug_in, score, score_sd)[1], interval)
     lower, upper = intervals(score, score_sd, interval)
-    return expected(plug_in, lower), expected(plug_in, upper)
+    return at_score(plug_in, lower), at_score(plug_in, upper)
 
 
 def intervals(

@@ -88,7 +88,7 @@ def top_uncertain(
     rng: np.random.Generator | None = None,
     at_least: float | None = None,
 ) -> tuple[Int[np.ndarray, "lines k"], Float[np.ndarray, "lines k"]]:
-    """Items ranked by a bound, a joint draw of the scores, or the chance of a high rating.
+    """Items ranked by a bound, a joint draw of the scores, or what is expected of the ratings.
 
     Blocks of items are the outer loop: each item's covariance is computed once, and each user's
     once per block of items. Costs O(lines x items x d^2) time; the blocks bound the memory.
@@ -99,14 +99,15 @@ def top_uncertain(
         candidates: Item codes.
         k: How many.
         exclusions: Pairs to leave out, their items as places in `candidates`.
-        rank_by: "lower", "upper", "thompson" or "probability".
+        rank_by: "lower", "upper", "thompson", "probability", or "mean", averaged over the prior of
+            rows without ratings.
         interval: Probability of the central interval whose end is ranked by.
         rng: Draws for "thompson": one of each user's row, and for each user one of every item's.
         at_least: The least rating that counts, for "probability".
 
     Returns:
         Places in `candidates` and the bounds or draws of the scores, as `top_products`; for
-        "probability" numbers in the order of the probabilities.
+        "probability" numbers in the order of the probabilities, for "mean" expected ratings.
     """
     bound = float(ndtri(0.5 + interval / 2)) * (-1.0 if rank_by == "lower" else 1.0)
     users = plug_in.tables["user"][codes]
@@ -118,18 +119,20 @@ def top_uncertain(
     best = np.full((len(codes), k), -np.inf)
     places = np.full((len(codes), k), -1, dtype=np.int64)
     room = plug_in.spread_rows
+    spreads = plug_in.prior_spread if rank_by == "mean" else plug_in.spread
+    of_ratings = rank_by in ("mean", "probability")
+    threshold = np.asarray(at_least) if rank_by == "probability" else None
     for first in range(0, len(candidates), room):
         items = candidates[first : first + room]
-        item_side = [
-            to_device(plug_in.tables["item"][items]), to_device(_item_spread(plug_in, items))
-        ]  # fmt: skip
+        own_spread = spreads("item", items) if rank_by == "mean" else _item_spread(plug_in, items)
+        item_side = [to_device(plug_in.tables["item"][items]), to_device(own_spread)]
         step = min(room, _block_size(len(codes), len(items)))
         for begin in range(0, len(codes), room):
             block = slice(begin, min(begin + room, len(codes)))
             spread = (
                 plug_in.exact_spread("user", users[block])
                 if rng is not None
-                else plug_in.spread("user", codes[block])
+                else spreads("user", codes[block])
             )
             for start in range(block.start, block.stop, step):
                 part = slice(start, min(start + step, block.stop))
@@ -139,11 +142,11 @@ def top_uncertain(
                 if rng is not None:
                     half = rng.standard_normal((step, len(items)))
                 excluded = _excluded(exclusions, part, step, first, len(items))
-                if at_least is not None and rank_by == "probability":
-                    own = _padded(offset[part], step), np.asarray(at_least)
-                    value, place = _top_likely(
-                        *map(to_device, (*user_side, *item_side, *own)), scales, *excluded,
-                        k=min(k, len(items)), likelihood=likelihood,
+                if of_ratings:
+                    level = _padded(offset[part], step)
+                    value, place = _top_ratings(
+                        *map(to_device, (*user_side, *item_side, level)), threshold, scales,
+                        *excluded, k=min(k, len(items)), likelihood=likelihood,
                     )  # fmt: skip
                 else:
                     value, place = _top_uncertain(
@@ -152,7 +155,7 @@ def top_uncertain(
                     )  # fmt: skip
                 _merge(best[part], places[part], np.asarray(value)[:length],
                        np.asarray(place)[:length] + first)  # fmt: skip
-    return np.where(np.isneginf(best), -1, places), best if at_least is not None else best + offset
+    return np.where(np.isneginf(best), -1, places), best if of_ratings else best + offset
 
 
 def top_scores(
@@ -245,13 +248,15 @@ def _top_uncertain(
 
 
 @partial(jax.jit, static_argnames=("k", "likelihood"))
-def _top_likely(
+def _top_ratings(
     users: Array, user_spread: Array, items: Array, item_spread: Array, offset: Array,
-    at_least: Array, scales: Mapping[str, Array], line: Array, item: Array,
+    at_least: Array | None, scales: Mapping[str, Array], line: Array, item: Array,
     *, k: int, likelihood: Likelihood,
 ) -> tuple[Array, Array]:  # fmt: skip
     mean = offset + users.at[:, 0].set(1.0) @ items.T
     sd = jnp.sqrt(jnp.maximum(user_spread @ item_spread.T, 0.0))
+    if at_least is None:
+        return _top(likelihood.integrate(mean, sd, scales)[0], line, item, k)
     return _top(rank_by_tail(likelihood, mean, sd, at_least, scales), line, item, k)
 
 

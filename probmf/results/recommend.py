@@ -38,8 +38,9 @@ class Recommendations:
         user: User ids, shape (users,).
         item: Item ids, shape (users, k); None where a user has fewer than k items left.
         code: Item codes, shape (users, k); -1 where there is none. For `metrics.recall_at_k`.
-        score: Expected rating (probability for yes/no data) at the fit's values, NaN where there
-            is no item.
+        score: Expected rating (probability for yes/no data), NaN where there is no item. Of a
+            point fit that of `predict` without an interval: at the fit's values, averaged over the
+            prior of users and items without ratings.
         lower: Lower end of the interval, or None if not asked for.
         upper: Upper end of the interval, or None.
         known_user: False for users without ratings in the fit, who get the prior's ranking.
@@ -176,7 +177,7 @@ def recommend(
         found = _chosen_of_draws(source, asked, code, interval)
         return described(source, data, asked, code, found, chance)
     if rank_by != "mean":
-        score = source.means(np.repeat(asked.codes, k), code.ravel()).reshape(code.shape)
+        score = _scores(source, asked.codes, code)
     found = _chosen(source, asked, code, score, interval)
     return described(source, data, asked, code, found, chance)
 
@@ -206,6 +207,55 @@ def similar_items(source: PlugIn | Draws, items: Any, k: int) -> Recommendations
 def _best_by_mean(
     plug_in: PlugIn, codes: np.ndarray, items: np.ndarray, k: int, exclusions: Exclusions | None
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the items with the highest expected ratings, and scores at the fit's values.
+
+    Ratings that are not linear in the score are averaged over the prior of rows without ratings.
+    """
+    known, rated = plug_in.known("user", codes), plug_in.known("item", items)
+    if not plug_in.conditionals.model.likelihood.discrete or (known.all() and rated.all()):
+        return _best_by_score(plug_in, codes, items, k, exclusions)
+    places = np.full((len(codes), k), -1)
+    for lines, some in (
+        (np.flatnonzero(known), (np.flatnonzero(rated), np.flatnonzero(~rated))),
+        (np.flatnonzero(~known), (np.arange(0), np.arange(len(items)))),
+    ):
+        if len(lines):
+            own = None if exclusions is None else exclusions.for_lines(exclusions.group[lines])
+            places[lines] = _merged(plug_in, codes[lines], items, k, own, some)
+    return places, _scores(plug_in, codes, np.where(places < 0, -1, items[places]))
+
+
+def _merged(
+    plug_in: PlugIn, codes: np.ndarray, items: np.ndarray, k: int, exclusions: Exclusions | None,
+    parts: tuple[np.ndarray, np.ndarray],
+) -> np.ndarray:  # fmt: skip
+    """Places of the best: of the first part of the items by score, of the second by mean."""
+    found = [np.full((len(codes), k), -1)]
+    for some, by_score in zip(parts, (True, False), strict=True):
+        if not len(some):
+            continue
+        own = None if exclusions is None else exclusions.among(some, len(items))
+        num = min(k, len(some))
+        if by_score:
+            place, _ = _best_by_score(plug_in, codes, items[some], num, own)
+        else:
+            place, _ = top_uncertain(
+                plug_in, codes, items[some], num, own, rank_by="mean", interval=0.9
+            )
+        found.append(np.where(place < 0, -1, some[place]))
+    place = np.concatenate(found, axis=1)
+    code, filled = items[place], place >= 0
+    user = np.broadcast_to(codes[:, None], code.shape)[filled]
+    mean = np.full(code.shape, -np.inf)
+    mean[filled] = expected(plug_in, _scores(plug_in, codes, code)[filled], user, code[filled])
+    order = np.argsort(-mean, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(place, order, axis=1)
+
+
+def _best_by_score(
+    plug_in: PlugIn, codes: np.ndarray, items: np.ndarray, k: int, exclusions: Exclusions | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the items with the highest scores at the fit's values, and these."""
     lines, table = plug_in.tables["user"][codes], plug_in.tables["item"]
     offset = lines[:, :1].astype(np.float64) + float(plug_in.conditionals.parameters["intercept"])
     # A user's bias does not change the order; the item's has a one to be multiplied with.
@@ -215,15 +265,20 @@ def _best_by_mean(
     return places, products + offset
 
 
+def _scores(plug_in: PlugIn, codes: np.ndarray, code: np.ndarray) -> np.ndarray:
+    """Scores of items by line and place at the fit's values."""
+    return plug_in.means(np.repeat(codes, code.shape[1]), code.ravel()).reshape(code.shape)
+
+
 def _chosen(
     plug_in: PlugIn, asked: Asked, code: np.ndarray, score: np.ndarray, interval: float | None
 ) -> Moments:
-    """Expected ratings and intervals of chosen items under a point fit, by line and place."""
+    """Expected ratings and intervals of chosen items under a point fit, whose scores are given."""
     filled = code >= 0
-    mean = expected(plug_in, score[filled])
+    user = np.broadcast_to(asked.codes[:, None], code.shape)[filled]
+    mean = expected(plug_in, score[filled], user, code[filled])
     if interval is None:
         return Moments(mean, None, None, None)
-    user = np.broadcast_to(asked.codes[:, None], code.shape)[filled]
     score_sd = np.sqrt(plug_in.variances(user, code[filled]))
     return Moments(mean, None, *interval_ends(plug_in, score[filled], score_sd, interval))
 

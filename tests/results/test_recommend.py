@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import polars as pl
 import pytest
-from scipy.special import expit, ndtri
+from scipy.special import expit, ndtr, ndtri
 
-from probmf import Bernoulli, Gaussian, MatrixFactorization, Ratings
-from probmf.results import conditional, plug_in, ranking
+from probmf import Bernoulli, Gaussian, MatrixFactorization, Ordinal, Ratings
+from probmf.results import Fit, conditional, plug_in, ranking
 from probmf.results.ranking import top_products, top_uncertain
 
 NUM_USERS, NUM_ITEMS = 14, 11
@@ -246,9 +246,106 @@ def test_yes_no_data(draw_ratings: Any, random_fit: Any, dense_moments: Any) -> 
     recommended = fit.recommend(k=3, exclude=None, interval=0.8)
     lines = np.arange(NUM_USERS)[:, None]
     mean, sd = (part[lines, recommended.code] for part in (oracle.mean, np.sqrt(oracle.variance)))
-    np.testing.assert_allclose(recommended.score, expit(mean), atol=1e-6)
+    rated = recommended.known_user[:, None] & (fit.data.item_degree[recommended.code] > 0)
+    np.testing.assert_allclose(recommended.score[rated], expit(mean[rated]), atol=1e-6)
     np.testing.assert_allclose(recommended.lower, expit(mean - ndtri(0.9) * sd), atol=1e-5)
     assert (np.diff(recommended.score, axis=1) <= 0).all()
+
+
+WIDE = {"user_scale": 2.0, "item_scale": 1.5, "user_bias_scale": 0.7, "item_bias_scale": 1.5}
+NOT_LINEAR = {
+    "logit": MatrixFactorization(2, Bernoulli(), **WIDE),
+    "probit": MatrixFactorization(2, Bernoulli("probit"), **WIDE),
+    "ordinal": MatrixFactorization(2, Ordinal(3), **WIDE),
+}
+
+
+@pytest.fixture(scope="module", params=NOT_LINEAR)
+def bent(request: Any, draw_ratings: Any) -> Any:
+    """A point fit whose ratings are not linear in the score, of well-spread item factors."""
+    model, rng = NOT_LINEAR[request.param], np.random.default_rng(3)
+    data = draw_ratings(binary=True)
+    if request.param == "ordinal":
+        table = {"user": data.user, "item": data.item, "rating": 1.0 + np.arange(len(data)) % 3}
+        vocabulary = {"users": data.users.ids.tolist(), "items": data.items.ids.tolist()}
+        data = Ratings.from_frame(table, **vocabulary)
+    parameters: dict[str, Any] = {"intercept": np.float32(0.7)}
+    for site, shape in model.site_shapes(NUM_USERS, NUM_ITEMS).items():
+        parameters[site] = rng.normal(0, 1, shape).astype(np.float32)
+    for side in ("user", "item"):  # The last of each is known by its prior alone.
+        parameters[f"{side}_bias"][-1] = 0.0
+        parameters[f"{side}_factors"][-1] = 0.0
+    if request.param == "ordinal":
+        parameters["cutpoints"] = np.array([-1.0, 1.5], np.float32)
+    return Fit.from_point(model, data, parameters, method="test")
+
+
+def by_quadrature(fit: Any, user: int, item: int) -> float:
+    """Expected rating over the prior of the one row that has no ratings, number by number."""
+    point = {name: np.asarray(value, np.float64) for name, value in fit.point().items()}
+    nodes, weights = np.polynomial.hermite_e.hermegauss(61)
+    grid = np.stack(np.meshgrid(nodes, nodes, nodes, indexing="ij"), axis=-1).reshape(-1, 3)
+    weight = np.prod(np.stack(np.meshgrid(*3 * [weights], indexing="ij"), axis=-1), axis=-1).ravel()
+    side, other, place = ("user", "item", item)
+    if user not in (-1, NUM_USERS - 1):
+        side, other, place = ("item", "user", user)
+    row = grid * [WIDE[f"{side}_bias_scale"], *2 * [WIDE[f"{side}_scale"]]]
+    score = point["intercept"] + point[f"{other}_bias"][place] + row[:, 0]
+    score = score + row[:, 1:] @ point[f"{other}_factors"][place]
+    if isinstance(fit.model.likelihood, Ordinal):
+        rating = 1.0 + ndtr(score[:, None] - point["cutpoints"]).sum(axis=1)
+    else:
+        rating = expit(score) if fit.model.likelihood.link == "logit" else ndtr(score)
+    return float(weight @ rating / weight.sum())
+
+
+def test_unknown_rows_are_averaged_over_and_ranked_so(bent: Any) -> None:
+    """Users 99 (unknown) and 13 (without ratings), and item 10 (without ratings)."""
+    users, every = [4, 99, NUM_USERS - 1, 6], NUM_ITEMS
+    found = bent.recommend(users, k=every, exclude=None, at_least=1.0)
+    pairs = np.repeat(users, every), found.item.ravel()
+    predicted = bent.predict(pairs, interval=None, at_least=1.0)
+    assert found.known_user.tolist() == [True, False, False, True]
+    np.testing.assert_array_equal(found.score.ravel(), predicted.mean)
+    np.testing.assert_array_equal(found.probability.ravel(), predicted.probability)
+    assert (np.diff(found.score, axis=1) <= 0).all()
+    for line, user in ((1, -1), (2, NUM_USERS - 1)):
+        for code, score in zip(found.code[line], found.score[line], strict=True):
+            if code != NUM_ITEMS - 1:
+                np.testing.assert_allclose(score, by_quadrature(bent, user, code), atol=1e-6)
+    for line in (0, 3):
+        place = int(np.argmax(found.code[line] == NUM_ITEMS - 1))
+        wanted = by_quadrature(bent, users[line], NUM_ITEMS - 1)
+        np.testing.assert_allclose(found.score[line, place], wanted, atol=1e-6)
+    by_bias = np.argsort(-bent.point()["item_bias"], kind="stable")
+    assert (found.code[1] != by_bias).any()
+
+
+@pytest.mark.parametrize("exclude", ["seen", None])
+def test_the_best_few_are_the_first_of_all(bent: Any, exclude: Any) -> None:
+    """With candidates, exclusions and any k, for users with and without ratings."""
+    users = [*range(NUM_USERS), 99]
+    whole = bent.recommend(users, k=NUM_ITEMS, exclude=exclude)
+    for k in (1, 2, 5):
+        few = bent.recommend(users, k=k, exclude=exclude)
+        np.testing.assert_array_equal(few.code, whole.code[:, :k])
+        np.testing.assert_array_equal(few.score, whole.score[:, :k])
+    some = [0, 3, 5, 7, NUM_ITEMS - 1]
+    few = bent.recommend([2, NUM_USERS - 1, 99], k=3, candidates=some, exclude=None)
+    every = bent.recommend([2, NUM_USERS - 1, 99], k=NUM_ITEMS, exclude=None)
+    for line in range(3):
+        kept = [code for code in every.code[line] if code in some]
+        assert few.code[line].tolist() == kept[:3]
+
+
+@pytest.mark.parametrize("rank_by", ["lower", "upper", "probability", "thompson"])
+def test_every_ranking_shows_the_number_of_predict(bent: Any, rank_by: Any) -> None:
+    found = bent.recommend([4, 99], k=4, exclude=None, rank_by=rank_by, at_least=1.0, key=0)
+    predicted = bent.predict(
+        (np.repeat([4, 99], 4), found.item.ravel()), interval=None, at_least=1.0
+    )
+    np.testing.assert_array_equal(found.score.ravel(), predicted.mean)
+    np.testing.assert_array_equal(found.probability.ravel(), predicted.probability)
 
 
 @pytest.mark.parametrize(
