@@ -459,6 +459,23 @@ class TestEvaluate:
         few = ["recommend", tmp_path / "fit", "--user", 1, "-k", 1, "--candidates"]
         assert run(*few, tmp_path / "few.csv", "--seen").exit_code == 0
         assert "has no column 'item'" in mistake(*few, tmp_path / "few.csv", "--item", "item")
+        out = tmp_path / "out.csv"
+        assert run("recommend", tmp_path / "fit", "--all", "-k", 2, "--out", out).exit_code == 0
+        written = pa.csv.read_csv(out)
+        assert written.column_names == ["who", "rank", "what", "score"]
+        best = load(tmp_path / "fit").recommend(k=2)
+        assert written["what"].to_pylist() == best.item.ravel().tolist()
+
+    def test_columns_that_are_called_as_the_file_calls_its_own(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        table = pa.csv.read_csv(folder / "train.csv").rename_columns(["user", "rank", "rating"])
+        pa.csv.write_csv(table, tmp_path / "train.csv")
+        words = ["fit", tmp_path / "train.csv", "--item", "rank", "--out", tmp_path / "fit"]
+        assert run(*words).exit_code == 0
+        told = mistake("recommend", tmp_path / "fit", "--all", "--out", tmp_path / "out.csv")
+        assert "calls its ids 'rank'" in told
+        assert not (tmp_path / "out.csv").exists()
 
     def test_says_that_every_pair_was_trained_on(self, folder: Path, tmp_path: Path) -> None:
         train = Ratings.from_csv(folder / "train.csv")

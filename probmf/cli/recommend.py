@@ -71,7 +71,7 @@ def recommend(
         interval = _interval(fit, interval, everybody)
         recommended = fit.recommend(**chosen, rank_by=rank_by, interval=interval or None, key=seed)
         if out_file is not None:
-            write_table(_as_table(fit, recommended), out_file)
+            write_table(_as_table(fit, recommended, Source.of(directory)), out_file)
             say(f"Wrote {out_file}: {k} items for each of {len(recommended):,} users.")
             return
         labels = fit.data.user_labels(fit.data.users.encode(recommended.user))
@@ -176,10 +176,18 @@ def _read_candidates(fit: Fit, path: Path, column: str) -> np.ndarray:
     return parse_ids([str(value) for value in table[column].to_pylist()], fit.data.items)
 
 
-def _as_table(fit: Fit, recommended: Recommendations) -> pa.Table:
+def _as_table(fit: Fit, recommended: Recommendations, source: Source) -> pa.Table:
+    """The recommendations with ids under the names that they have in the fit's file."""
     table = recommended.to_arrow()
-    if not _has_titles(fit):
-        return table
-    codes = recommended.code[recommended.code >= 0]
-    titles = pa.array(fit.data.item_labels(codes).tolist(), pa.string())
-    return table.add_column(table.column_names.index("item") + 1, "title", titles)
+    if _has_titles(fit):
+        codes = recommended.code[recommended.code >= 0]
+        titles = pa.array(fit.data.item_labels(codes).tolist(), pa.string())
+        table = table.add_column(table.column_names.index("item") + 1, "title", titles)
+    own = {"user": source.user, "item": source.item}
+    taken = set(own.values()) & (set(table.column_names) - own.keys())
+    if taken:
+        raise ValueError(
+            f"The file that the fit was made from calls its ids {taken.pop()!r}, which is what "
+            "--out calls a column of its own; rename that column, and fit again."
+        )
+    return table.rename_columns([own.get(name, name) for name in table.column_names])
