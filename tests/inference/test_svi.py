@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 from approximated_models import hours, linear, small, unknowns
-from numpyro.infer import autoguide
+from numpyro.infer import SVI, autoguide
 
 from probmf import (
     Bernoulli,
@@ -24,6 +24,7 @@ from probmf import (
     fit_svi,
     load,
 )
+from probmf.inference.approximate import svi as approximation
 from probmf.inference.approximate import svi_loop as kernel
 from probmf.inference.approximate import target as target_module
 from probmf.run.driver import FitWarning
@@ -212,6 +213,30 @@ def test_ctrl_c(chunks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fit.history is not None
     assert (len(fit.history), fit.history.stopped) == (100 * chunks, "interrupted")
     assert len(fit.history.seconds) == 100 * chunks
+
+
+@pytest.mark.filterwarnings("ignore::probmf.run.driver.FitWarning")  # Few steps are made.
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(approximation, "Potential"), (SVI, "init"), (SVI, "update"), (kernel, "trace_program")],
+)
+def test_ctrl_c_before_there_is_anything(
+    owner: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the density, the guide or a step is traced."""
+    exact = linear()
+
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, interrupted)
+        with pytest.raises(KeyboardInterrupt, match=r"no step had been taken.*Call fit_svi again"):
+            fit_svi(exact.model, exact.table, key=0, num_steps=20, num_samples=10)
+    # Nothing half-traced is left behind.
+    fit = fit_svi(exact.model, exact.table, key=0, num_steps=20, num_samples=10)
+    assert fit.history is not None
+    assert np.isfinite(fit.history.objective).all()
 
 
 def test_a_dear_step_is_a_chunk_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

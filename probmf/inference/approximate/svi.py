@@ -14,7 +14,7 @@ from numpyro.infer.autoguide import AutoDelta, AutoGuide
 
 from probmf.data import as_key
 from probmf.inference.approximate.guides import GuideName, draw_guide, make_guide, weigh
-from probmf.inference.approximate.svi_loop import Course, run_svi
+from probmf.inference.approximate.svi_loop import Course, nothing_yet, run_svi
 from probmf.inference.approximate.target import Target, require_memory, require_mode
 from probmf.inference.conclusion import concluded
 from probmf.inference.point.optimizer import Schedule, choose_rule
@@ -80,6 +80,7 @@ def fit_svi(
         "k_hat" for up to 500 unknowns. With "delta" and nothing integrated out it is a point fit.
 
     Raises:
+        KeyboardInterrupt: After Ctrl-C while the model is traced, as there is nothing to return.
         TypeError: If an argument has the wrong type.
         ValueError: If an argument is out of range, a guide's covariance does not fit into memory,
             the bound is not finite from the first steps on, or with "delta" the density has no
@@ -109,23 +110,24 @@ def fit_svi(
     precise = bool(marginalize) if float64 is None else float64
     with own_settings(precise or bool(jax.config.jax_enable_x64)):
         start_key, run_key, draw_key, recover_key = jax.random.split(as_key(key), 4)
-        target = Target.build(model, data, marginalize)
-        potential = Potential(target.model, target.args, {})
-        if not potential.num_dims:
-            raise ValueError(
-                "Nothing is left to fit: every site is fixed or integrated out. Leave some of "
-                "marginalize out, or use sample_marginal."
-            )
-        own = make_guide(guide, target, potential.num_dims, start_key)
-        name = guide if isinstance(guide, str) else type(own).__name__
-        point = isinstance(own, AutoDelta)
-        if point:
-            require_mode(target, f"fit_svi with guide={name!r}")
-        count = 1 if point and not target.sites else num_samples
-        require_memory(
-            2.0 * count * potential.num_dims * jnp.dtype(jnp.result_type(float)).itemsize,
-            f"Keeping {count:,} draws of {potential.num_dims:,} unknowns", "Lower num_samples.",
-        )  # fmt: skip
+        with nothing_yet():
+            target = Target.build(model, data, marginalize)
+            potential = Potential(target.model, target.args, {})
+            if not potential.num_dims:
+                raise ValueError(
+                    "Nothing is left to fit: every site is fixed or integrated out. Leave some of "
+                    "marginalize out, or use sample_marginal."
+                )
+            own = make_guide(guide, target, potential.num_dims, start_key)
+            name = guide if isinstance(guide, str) else type(own).__name__
+            point = isinstance(own, AutoDelta)
+            if point:
+                require_mode(target, f"fit_svi with guide={name!r}")
+            count = 1 if point and not target.sites else num_samples
+            require_memory(
+                2.0 * count * potential.num_dims * jnp.dtype(jnp.result_type(float)).itemsize,
+                f"Keeping {count:,} draws of {potential.num_dims:,} unknowns", "Lower num_samples.",
+            )  # fmt: skip
         rates, transform = _optimizer(optimizer, learning_rate, num_steps)
         svi = SVI(target.model, own, transform, Trace_ELBO(num_particles=num_particles))
         course = run_svi(svi, target.args, run_key, num_steps, rates, progress=progress)

@@ -1,6 +1,8 @@
 """The loop of stochastic variational inference: NumPyro's update, in chunks."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -66,11 +68,13 @@ def run_svi(
         those of the start.
 
     Raises:
+        KeyboardInterrupt: After an interruption while the model is traced.
         ValueError: If no chunk of steps has a finite bound.
     """
-    with run_alone():
-        state = svi.init(jax.random.key_data(key), *args)
-    advance, most = _compile(svi, args, state)
+    with nothing_yet():
+        with run_alone():
+            state = svi.init(jax.random.key_data(key), *args)
+        advance, most = _compile(svi, args, state)
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     stopped, trouble = "num_steps", None
     done, best, kept, least = 0, 0, state, np.inf
@@ -107,6 +111,22 @@ def run_svi(
     losses = np.concatenate([none, *(part for part, _ in parts)])
     seconds = np.concatenate([none, *(times for _, times in parts)])
     return Course(svi.get_params(kept), losses, seconds, best, stopped, trouble)
+
+
+@contextmanager
+def nothing_yet() -> Iterator[None]:
+    """Tell of Ctrl-C in a preparation that there is nothing to return.
+
+    Raises:
+        KeyboardInterrupt: After Ctrl-C, in words.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            "Interrupted while the model was prepared: no step had been taken, so that there is no "
+            "fit to return. Call fit_svi again to start over."
+        ) from None
 
 
 def describe(step: int, rate: float) -> str:
