@@ -1,6 +1,7 @@
 """Fits made by several threads at once are those that one thread makes one after the other."""
 
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from formulaic import ModelSpec
 from numpyro.infer.util import log_density
 
 from probmf import (
@@ -22,6 +24,7 @@ from probmf import (
     sample_marginal,
     sample_nuts,
 )
+from probmf.models.mixed import encoding
 
 THREADS = 3
 MODEL = MixedEffects("y ~ 1 + (1 | g)")
@@ -132,3 +135,23 @@ def test_validation_is_as_it_was_when_threads_are_done() -> None:
     at_once(lambda seed: MODEL.design(table(seed)))
     with pytest.raises(ValueError, match="invalid scale"):
         dist.Normal(0.0, -1.0)
+
+
+def test_filters_of_warnings_are_changed_by_one_thread_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are the process's; each thread restores what it found, in whatever order they end."""
+    real, seen = ModelSpec.get_model_matrix, []
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        seen.append(encoding.FILTERS.locked())
+        return real(*arguments, **options)
+
+    before = list(warnings.filters)
+    monkeypatch.setattr(ModelSpec, "get_model_matrix", watched)
+    designs = at_once(lambda seed: MODEL.design(table(seed)))
+    at_once(lambda seed: MODEL.encode(designs[seed], table(seed)))
+    assert len(seen) >= THREADS
+    assert all(seen)
+    assert not encoding.FILTERS.locked()
+    assert warnings.filters == before

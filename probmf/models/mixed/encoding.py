@@ -5,6 +5,7 @@ would turn one that it does not know into zeros.
 """
 
 import re
+import threading
 import warnings
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ from probmf.data.columns import read_any
 from probmf.models.mixed.columns import Table, categorical, some, variables
 from probmf.models.mixed.formula import simple_formula
 from probmf.models.mixed.operators import nesting
+
+#: Held while the filters of warnings are changed: they are the process's, and of two threads that
+#: change and restore them the one that ends last would leave the other's change for good.
+FILTERS = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +180,8 @@ def _index(vocabulary: Vocabulary) -> pd.Index:
 
 def _matrix(source: Any, frame: pd.DataFrame, formula: str) -> tuple[np.ndarray, ModelSpec]:
     try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
+        with FILTERS, warnings.catch_warnings(), np.errstate(all="ignore"):
+            # Levels of computed categories that training lacked: formulaic only warns of them.
             warnings.simplefilter("error", DataMismatchWarning)
             result = source.get_model_matrix(frame, context={}, output="numpy", na_action="ignore")
     except (FormulaicError, DataMismatchWarning, TypeError, ValueError) as error:
