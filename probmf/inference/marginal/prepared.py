@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -132,6 +132,10 @@ class Prepared:
         if self.statistics is None:
             size += 4 * self.pattern.num_rows
         batch = max(1, min(len(keys), DRAW_NUMBERS // size))
+        if isinstance(keys, jax.core.Tracer):
+            # Within the caller's jit, where a program with compiler options of its own may not be.
+            with run_unchecked():
+                return self._mapped(batch, dict(latents), keys)
         draw = self._draw_all(batch)
         with run_unchecked():
             draw.trace(dict(latents), keys)  # Runs the model, which the call below does not.
@@ -140,13 +144,11 @@ class Prepared:
     def _draw_all(self, batch: int) -> Any:
         if batch not in self._compiled:
             numbers = count_numbers((self.args, self.kwargs)) + self.pattern.num_columns**2
-            self._compiled[batch] = quick_jit(
-                lambda latents, keys: jax.lax.map(
-                    lambda both: self.draw(*both), (latents, keys), batch_size=batch
-                ),
-                numbers,
-            )
+            self._compiled[batch] = quick_jit(partial(self._mapped, batch), numbers)
         return self._compiled[batch]
+
+    def _mapped(self, batch: int, latents: Values, keys: Array) -> tuple[Array, dict[str, Array]]:
+        return jax.lax.map(lambda both: self.draw(*both), (latents, keys), batch_size=batch)
 
     @cached_property
     def _compiled(self) -> dict[int, Any]:

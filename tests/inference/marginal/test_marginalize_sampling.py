@@ -113,6 +113,22 @@ def test_how_many_are_drawn_at_once_changes_nothing(
             np.testing.assert_allclose(other[name], values, atol=1e-4)
 
 
+def test_effects_are_drawn_within_jit_as_outside(samples: dict[str, Any]) -> None:
+    marginal, key = marginalize(slopes, EFFECTS), jax.random.key(0)
+    want = marginal.recover(key, samples, **ARRAYS)
+
+    def of_draws(values: Any) -> Any:
+        return marginal.recover(key, values, **ARRAYS)
+
+    def of_key(one: Any) -> Any:
+        return marginal.recover(one, samples, **ARRAYS)
+
+    for got in (jax.jit(of_draws)(samples), jax.jit(of_key)(key)):
+        assert got.keys() == want.keys()
+        for name, value in want.items():
+            np.testing.assert_allclose(got[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
 def test_keys_may_be_numbers_or_typed_and_do_matter(samples: dict[str, Any]) -> None:
     marginal = marginalize(slopes, EFFECTS)
     drawn = marginal.recover(0, samples, **ARRAYS)["u"]
