@@ -1,11 +1,16 @@
 """Strict JAX for every test, and the fixtures that many tests share."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import pytest
 
+# Most of the tests' time is compilation, which is a third quicker with few optimizations. Processes
+# that tests start go on with runs of theirs bit for bit, so theirs are the same.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+jax.config.update("jax_disable_most_optimizations", True)
 # Broadcasting (n, 1) against (n,) gives (n, n) without a word; here it raises. NumPyro bears it.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -13,15 +18,10 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
-@pytest.fixture
-def check_key_reuse() -> Iterator[None]:
-    """Raise when a typed key is consumed twice.
-
-    For the contract only (`tests/test_contract.py`), which runs every method once: with the checks
-    on, JAX takes the Python path for every operation, a third of the whole suite's time.
-    """
-    with jax.debug_key_reuse(True):
-        yield
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Optimize where time is measured, or spent in programs that run for long."""
+    long = any(item.get_closest_marker(name) for name in ("slow", "calibration", "bench"))
+    jax.config.update("jax_disable_most_optimizations", not long)
 
 
 @pytest.fixture(params=[False, True], ids=["float32", "float64"])

@@ -68,9 +68,13 @@ class Cell(NamedTuple):
     foreign: str = ""
 
     def fit(self, key: int | None) -> Any:
-        """The fit; no key for a method without one."""
+        """The fit, every key of which was consumed at most once; no key for a method without one.
+
+        Always with the checks: JAX compiles a program anew where they are switched on or off.
+        """
         given = {} if key is None else {"key": key}
-        with warnings.catch_warnings():
+        checks = nullcontext() if self.foreign else jax.debug_key_reuse(True)
+        with checks, warnings.catch_warnings():
             # Eight draws of toys are no posterior, and say so.
             warnings.simplefilter("ignore")
             return self.method(self.model, self.data, **given, **self.options)
@@ -149,9 +153,8 @@ def cell(request: pytest.FixtureRequest) -> Cell:
 
 @pytest.fixture(scope="module")
 def fit(cell: Cell) -> Any:
-    """The cell's fit, every key of which was consumed at most once."""
-    with nullcontext() if cell.foreign else jax.debug_key_reuse(True):
-        return cell.fit(3 if cell.random else None)
+    """The cell's fit."""
+    return cell.fit(3 if cell.random else None)
 
 
 def test_samples_are_finite_and_lead_with_chains_and_draws(fit: Any) -> None:

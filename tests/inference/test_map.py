@@ -597,12 +597,12 @@ def test_second_call_compiles_nothing(
 ) -> None:
     """Neither for another key, nor scale, nor learning rate, nor number of epochs."""
     train, held_out = table(), table(seed=5).select(np.arange(20))
-    model = model_of("gaussian", rich=True)
+    # No other test has so many columns of factors.
+    model = replace(model_of("gaussian", rich=True), num_factors=33)
     options: dict[str, Any] = {"validation": held_out, "batch_size": batch_size, "num_restarts": 2}
-    jax.clear_caches()
     with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
         fit_map(model, train, key=0, num_epochs=3, learning_rate=0.1, **options)
-        assert compilations(caplog) > 5
+        assert compilations(caplog) > 3
         fit_map(model, train, key=0, num_epochs=3, learning_rate=0.1, **options)
         assert compilations(caplog) == 0
         other = replace(model, likelihood=Gaussian(0.8), item_scale=0.2)
