@@ -54,7 +54,7 @@ def test_new_rows_are_exact_modes(x64: bool, name: str, draw_ratings: Any, rando
     changed = grown.data.users.encode([2, 3, 40, 50])
     curvature = (1 if binary else 4) * 20
     for gradient in gradient_of_users(grown, model).values():
-        assert np.abs(gradient[changed]).max() < curvature * (1e-10 if x64 else 2e-6)
+        assert np.abs(gradient[changed]).max() < curvature * (1e-10 if x64 else 5e-6)
 
 
 @pytest.mark.parametrize("name", ["gaussian", "weak zeros", "logit"])
