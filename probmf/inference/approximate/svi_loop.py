@@ -14,7 +14,7 @@ from numpyro.infer.svi import SVIState
 
 from probmf.inference.operation_count import count_operations
 from probmf.inference.point.optimizer import own_rate
-from probmf.numpyro_setup import run_alone
+from probmf.numpyro_setup import run_unchecked
 from probmf.run.compile_cache import compiled, trace_program
 from probmf.run.progress import progress_bar
 
@@ -72,7 +72,7 @@ def run_svi(
         ValueError: If no chunk of steps has a finite bound.
     """
     with nothing_yet():
-        with run_alone():
+        with run_unchecked():
             state = svi.init(jax.random.key_data(key), *args)
         advance, most = _compile(svi, args, state)
     parts: list[tuple[np.ndarray, np.ndarray]] = []
