@@ -204,7 +204,7 @@ def test_predictions_are_finite(cell: Cell, fit: Any) -> None:
         value = getattr(predicted, name, None)
         assert value is None or np.isfinite(value).all(), name
     if isinstance(cell.data, Ratings):
-        assert np.isfinite(fit.recommend([0, 1], k=2).score).all()
+        assert np.isfinite(fit.recommend([0, 1], k=2, exclude=None).score).all()
     elif cell.model in (MIXED, MIXED_YES):
         assert len(fit.summary())
 
