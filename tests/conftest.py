@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -18,10 +19,31 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
+#: Programs that a process keeps, of one or two megabytes each.
+MOST_PROGRAMS = 600
+_programs = 0
+
+
+def _count(event: str, duration: float, **_: Any) -> None:
+    global _programs  # A listener can't be taken back, so there is one.
+    _programs += event == "/jax/core/compile/backend_compile_duration"
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Optimize where time is measured, or spent in programs that run for long."""
     long = any(item.get_closest_marker(name) for name in ("slow", "calibration", "bench"))
     jax.config.update("jax_disable_most_optimizations", not long)
+
+
+def pytest_runtest_logfinish() -> None:
+    """Forget compiled programs between tests, before they take gigabytes."""
+    global _programs
+    if _programs > MOST_PROGRAMS:
+        _programs = 0
+        jax.clear_caches()
 
 
 @pytest.fixture(params=[False, True], ids=["float32", "float64"])
