@@ -8,10 +8,6 @@ from typing import Any
 import jax
 import pytest
 
-# Most of the tests' time is compilation, which is a third quicker with few optimizations. Processes
-# that tests start go on with runs of theirs bit for bit, so theirs are the same.
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-jax.config.update("jax_disable_most_optimizations", True)
 # Broadcasting (n, 1) against (n,) gives (n, n) without a word; here it raises. NumPyro bears it.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -32,10 +28,14 @@ def _count(event: str, duration: float, **_: Any) -> None:
 jax.monitoring.register_event_duration_secs_listener(_count)
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Optimize where time is measured, or spent in programs that run for long."""
-    long = any(item.get_closest_marker(name) for name in ("slow", "calibration", "bench"))
-    jax.config.update("jax_disable_most_optimizations", not long)
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile with few optimizations, which is a third quicker, but for runs of the long tests.
+
+    In processes that tests start, too: they go on with runs of others bit for bit.
+    """
+    quick = "not slow" in (config.option.markexpr or "not slow")
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(quick))
+    jax.config.update("jax_disable_most_optimizations", quick)
 
 
 def pytest_runtest_logfinish() -> None:
