@@ -12,7 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from probmf.data import Ratings, Vocabulary
-from probmf.data.ids import BOOLEANS, INTEGERS, TEXT, UUIDS
+from probmf.data.kinds import BOOLEANS, INTEGERS, TEXT, UUIDS
 from probmf.data.side_tables import align_features
 from probmf.results import Fit, directory, load
 

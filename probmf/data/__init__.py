@@ -3,12 +3,11 @@
 from probmf.data.confidence import confidence_weights
 from probmf.data.duplicates import Duplicates
 from probmf.data.encoder import Encoder
-from probmf.data.example_columns import ExamplesWarning
-from probmf.data.examples import Examples
+from probmf.data.examples import Examples, ExamplesWarning
 from probmf.data.features import Features
 from probmf.data.keys import as_generator, as_key, wrap_words
-from probmf.data.pairs import encode_pairs
 from probmf.data.ratings import Ratings
+from probmf.data.user_item_pairs import encode_pairs
 from probmf.data.vocabulary import Vocabulary
 
 __all__ = [

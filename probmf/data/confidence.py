@@ -6,6 +6,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float
 
+from probmf.data.column import refuse
+from probmf.data.tables import load
+
 type Transform = Literal["log", "linear"]
 
 #: The largest weights of a table, as a share of its rows, and how many times that share of all
@@ -50,17 +53,8 @@ def confidence_weights(
         number = isinstance(value, Real) and not isinstance(value, bool)
         if not number or not 0 < value < np.inf:
             raise ValueError(f"{name} is {value!r}; expected a finite number above 0.")
-    values = np.asarray(counts)
-    if values.dtype.kind not in "uif" or values.ndim != 1:
-        raise TypeError(
-            f"counts is an array of {values.dtype} and shape {values.shape}; expected a list of "
-            "numbers."
-        )
-    values = values.astype(np.float64)
-    bad = ~(np.isfinite(values) & (values >= 0))
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise ValueError(f"Row {row} of counts holds {values[row]:g}; expected a number >= 0.")
+    values = load(counts, "the list of counts").numbers()
+    refuse(values < 0, values, "the list of counts", "; expected numbers of at least 0.")
     return 1.0 + alpha * (np.log1p(values / unit) if transform == "log" else values)
 
 

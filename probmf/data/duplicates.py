@@ -6,7 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from probmf.data.vocabulary import Vocabulary, plain
+from probmf.data.column import plain
+from probmf.data.ids import first_repeat
+from probmf.data.vocabulary import Vocabulary
 
 Duplicates = Literal["error", "first", "last", "mean", "sum"]
 
@@ -23,14 +25,12 @@ class Rows(NamedTuple):
 
     def take(self, rows: np.ndarray) -> "Rows":
         """Some of the rows."""
-        return Rows(
-            user=self.user[rows],
-            item=self.item[rows],
-            rating=self.rating[rows],
-            weight=None if self.weight is None else self.weight[rows],
-            time=None if self.time is None else self.time[rows],
-            columns={name: values[rows] for name, values in self.columns.items()},
-        )
+        kept: dict[str, Any] = {
+            name: None if values is None else values[rows]
+            for name, values in self._asdict().items()
+            if name != "columns"
+        }
+        return Rows(**kept, columns={name: own[rows] for name, own in self.columns.items()})
 
 
 def resolve_duplicates(
@@ -58,7 +58,7 @@ def resolve_duplicates(
         return rows
     _, first, group = np.unique(pair, return_index=True, return_inverse=True)
     if policy == "error":
-        raise ValueError(_message(rows, users, items, first, group))
+        raise ValueError(_message(rows, users, items, group))
     order = np.argsort(first)
     if policy == "first":
         return rows.take(first[order])
@@ -85,11 +85,8 @@ def _combine(rows: Rows, first: np.ndarray, group: np.ndarray, *, mean: bool) ->
     return kept._replace(rating=rating, weight=weight, time=time)
 
 
-def _message(
-    rows: Rows, users: Vocabulary, items: Vocabulary, first: np.ndarray, group: np.ndarray
-) -> str:
-    again = int(np.argmax(first[group] != np.arange(len(group))))
-    before = int(first[group[again]])
+def _message(rows: Rows, users: Vocabulary, items: Vocabulary, group: np.ndarray) -> str:
+    before, again = first_repeat(group)
     repeated = int((np.bincount(group) > 1).sum())
     user: Any = plain(users.ids[rows.user[again]])
     item: Any = plain(items.ids[rows.item[again]])

@@ -1,18 +1,23 @@
 """Fitted encodings of side tables: plain values that a file can hold, applied again to new rows."""
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from jaxtyping import Bool, Float
 
-from probmf.data.columns import refuse_large
-from probmf.data.frames import require_columns
-from probmf.data.vocabulary import Vocabulary, plain
+from probmf.data.column import Column, plain, refuse, sentence, some_of
+from probmf.data.kinds import TEXT
+from probmf.data.tables import load, require_columns
+from probmf.data.vocabulary import Vocabulary
 
+#: Spread of a column, as a share of its size, below which it is constant.
+CONSTANT = 1e-12
+
+Policy = Literal["error", "average"]
 Kind = Literal["numeric", "categorical", "multi_hot", "text"]
 KINDS: tuple[Kind, ...] = ("numeric", "categorical", "multi_hot", "text")
 
@@ -40,9 +45,55 @@ class Block:
         """Names of the encoded columns, as `year` or `genre[drama]`."""
         if self.kind == "numeric":
             return (self.column,)
+        return tuple(f"{self.column}[{level}]" for level in self.levels[self._first :])
+
+    @property
+    def _first(self) -> int:
         # Of two levels the second is told by the first.
-        first = {1: 1, 2: 1}.get(len(self.levels), 0) if self.kind == "categorical" else 0
-        return tuple(f"{self.column}[{level}]" for level in self.levels[first:])
+        return int(self.kind == "categorical" and len(self.levels) < 3)
+
+    def raw(
+        self, column: Column, separator: str, unknown: Policy
+    ) -> tuple[Float[np.ndarray, "rows columns"], Bool[np.ndarray, " rows"]]:
+        """A column encoded, before anything is subtracted.
+
+        Args:
+            column: The column.
+            separator: Text between labels.
+            unknown: What unknown levels give.
+
+        Returns:
+            Numbers, and which rows have a value (and a known one).
+
+        Raises:
+            TypeError: If the type does not suit the encoding.
+            ValueError: If a number is infinite or too large, or a level is unknown.
+        """
+        known = ~column.missing()
+        if self.kind == "numeric":
+            return column.numbers(gaps=True)[:, None], known
+        if self.kind == "categorical":
+            codes = Vocabulary(self.column, self.levels).encode_known(column)
+            if unknown == "error":
+                column.refuse(known & (codes < 0), self._unknown)
+            return (codes[:, None] == np.arange(self._first, len(self.levels))) * 1.0, codes >= 0
+        place = {level: place for place, level in enumerate(self.levels)}
+        rows = split(column, separator) if self.kind == "multi_hot" else words(column)
+        values = np.zeros((len(rows), len(place)))
+        for row, parts in enumerate(rows):
+            values[row, [place[part] for part in parts if part in place]] = 1.0
+        if self.kind == "multi_hot" and unknown == "error":
+            strange = [next((part for part in parts if part not in place), None) for parts in rows]
+            is_strange = np.array([part is not None for part in strange], bool)
+            refuse(is_strange, strange, column.what, self._unknown, column.row)
+        return values, known
+
+    @property
+    def _unknown(self) -> str:
+        return (
+            f", which training had not (it had {some_of(self.levels)}). Correct it, or train with "
+            "Features(unknown='average'), which leaves it out."
+        )
 
 
 @dataclass(frozen=True)
@@ -58,8 +109,8 @@ class Encoder:
 
     blocks: tuple[Block, ...]
     separator: str
-    missing: Literal["error", "average"]
-    unknown: Literal["error", "average"]
+    missing: Policy
+    unknown: Policy
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -82,17 +133,16 @@ class Encoder:
             TypeError: If a column has another type than in training.
             ValueError: If a column or a value is missing, or a level is unknown.
         """
-        what = f"{vocabulary.name}_features"
-        columns = [block.column for block in self.blocks]
+        names = [block.column for block in self.blocks]
         if table is None:
-            raise ValueError(f"The features {', '.join(columns)} are needed; give {what}=table.")
-        require_columns(columns, table.column_names, what)
-        check_filled(columns, table, vocabulary, self.missing)
-        parts = []
-        for block in self.blocks:
-            values, known = raw_values(
-                block, table[block.column], self.separator, what, self.unknown, vocabulary
+            raise ValueError(
+                f"The features {', '.join(names)} are needed; give {vocabulary.name}_features="
+                "table."
             )
+        columns = read_features(names, table, vocabulary, self.missing)
+        parts = []
+        for block, column in zip(self.blocks, columns, strict=True):
+            values, known = block.raw(column, self.separator, self.unknown)
             values = (values - np.asarray(block.center)) / np.asarray(block.scale)
             parts.append(np.where(known[:, None], values, 0.0))
         return np.concatenate(parts, axis=1)
@@ -111,167 +161,81 @@ class Encoder:
             blocks.append(Block(**{**block, **many}))
         return cls(blocks=tuple(blocks), **fields)
 
-    @staticmethod
-    def labels(
-        name: str, column: pa.ChunkedArray, separator: str, what: str
-    ) -> list[list[Any] | None]:
-        """Labels of each row of a `multi_hot` column; None where it is missing."""
-        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-            return list(column.to_pylist())
-        texts = Encoder.texts(name, column, what)
-        return [
-            None if text is None else [label for label in text.split(separator) if label]
-            for text in texts
-        ]
 
-    @staticmethod
-    def texts(name: str, column: pa.ChunkedArray, what: str) -> list[str | None]:
-        """A column of text."""
-        values = list(column.to_pylist())
-        if not all(value is None or isinstance(value, str) for value in values):
-            raise TypeError(f"Column {name!r} of {what} is of type {column.type}; expected text.")
-        return values
-
-
-def check_filled(
-    columns: Sequence[str], table: pa.Table, vocabulary: Vocabulary, missing: str
-) -> None:
-    """Refuse missing values, unless they count as average.
+def read_features(
+    names: Sequence[str], table: pa.Table, vocabulary: Vocabulary, missing: Policy
+) -> list[Column]:
+    """Columns of an aligned side table, filled unless missing values count as average.
 
     Args:
-        columns: The columns that are used.
+        names: The columns.
         table: The side table.
-        vocabulary: Its ids, for the message.
-        missing: The policy.
-
-    Raises:
-        ValueError: With the column and the first row; or the first id that has nothing at all.
-    """
-    if missing == "average":
-        return
-    what, own = f"{vocabulary.name}_features", vocabulary.name
-    empty = {name: _is_missing(table[name]) for name in columns}
-    nothing = np.all(list(empty.values()), axis=0)
-    advice = "or take the average for it with Features(missing='average')"
-    if nothing.any():
-        code = int(np.argmax(nothing))
-        raise ValueError(
-            f"{what} has nothing for {own} {plain(vocabulary.ids[code])!r} ({nothing.sum():,} of "
-            f"{len(nothing):,} {own}s lack a row, or all of {', '.join(columns)}). Add the row, "
-            f"{advice}."
-        )
-    for name, where in empty.items():
-        if where.any():
-            code = int(np.argmax(where))
-            raise ValueError(
-                f"Column {name!r} of {what} has no value for {own} "
-                f"{plain(vocabulary.ids[code])!r} (row {code}; {where.sum():,} in all). Fill it, "
-                f"{advice}."
-            )
-
-
-def _is_missing(column: pa.ChunkedArray) -> Bool[np.ndarray, " rows"]:
-    floating = pa.types.is_floating(column.type)
-    return np.asarray(pc.is_null(column, nan_is_null=floating).to_numpy(), bool)
-
-
-def raw_values(
-    block: Block,
-    column: pa.ChunkedArray,
-    separator: str,
-    what: str,
-    unknown: str = "error",
-    vocabulary: Vocabulary | None = None,
-) -> tuple[Float[np.ndarray, "rows columns"], Bool[np.ndarray, " rows"]]:
-    """A column encoded, before anything is subtracted.
-
-    Args:
-        block: The encoding.
-        column: The column.
-        separator: Between labels.
-        what: What messages call the table.
-        unknown: What unknown levels give.
-        vocabulary: The ids, for messages.
+        vocabulary: Its ids.
+        missing: What missing values give.
 
     Returns:
-        Numbers, and which rows have a value (and a known one).
+        The columns.
 
     Raises:
-        TypeError: If the type does not suit the encoding.
-        ValueError: If a number is infinite or too large, or a level is unknown.
+        ValueError: If a column is missing; or a value, with the column and the first row, or the
+            first id that has nothing at all.
     """
-    # Importing it takes a second, and most fits have no features.
-    from sklearn.feature_extraction.text import CountVectorizer
-    from sklearn.preprocessing import MultiLabelBinarizer, OneHotEncoder
-
-    known = ~_is_missing(column)
-    if block.kind == "numeric":
-        return _numbers(block.column, column, known, what), known
-    if block.kind == "text":
-        texts = Encoder.texts(block.column, column, what)
-        counter = CountVectorizer(vocabulary=list(block.levels), binary=True)
-        counts = counter.transform("" if text is None else text for text in texts)
-        return np.asarray(counts.toarray(), np.float64), known
-    if block.kind == "multi_hot":
-        labels = Encoder.labels(block.column, column, separator, what)
-        there = set(block.levels)
-        if unknown == "error":
-            for row, own in enumerate(labels):
-                strange = [label for label in own or () if label not in there]
-                if strange:
-                    raise ValueError(_unknown(block, strange[0], row, what, vocabulary))
-        kept = [[label for label in own or () if label in there] for own in labels]
-        binarizer = MultiLabelBinarizer(classes=list(block.levels)).fit([])
-        return np.asarray(binarizer.transform(kept), np.float64), known
-    values = column.to_pylist()
-    # By type as well: True is no 1, and 1 is no 1.0 in a file.
-    there = set(block.levels)
-    strange_rows = [row for row in np.flatnonzero(known) if values[row] not in there]
-    if strange_rows and unknown == "error":
-        row = int(strange_rows[0])
-        raise ValueError(_unknown(block, values[row], row, what, vocabulary))
-    known[strange_rows] = False
-    filled = [value if is_known else block.levels[0] for value, is_known in
-              zip(values, known, strict=True)] if block.levels else []  # fmt: skip
-    if len(block.levels) < 2:
-        return np.zeros((len(values), 0)), known
-    levels = _objects(block.levels)
-    encoder = OneHotEncoder(categories=[levels[:, 0]], drop="if_binary", sparse_output=False)
-    return np.asarray(encoder.fit(levels).transform(_objects(filled)), np.float64), known
-
-
-def _numbers(name: str, column: pa.ChunkedArray, known: np.ndarray, what: str) -> np.ndarray:
-    kind = column.type
-    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-    # A column without any value has no type.
-    if not number and not pa.types.is_null(kind):
-        raise TypeError(f"Column {name!r} of {what} is of type {kind}; expected numbers.")
-    values = np.asarray(column.to_pylist(), dtype=object)
-    found = np.zeros(len(values))
-    found[known] = values[known].astype(np.float64)
-    if np.isinf(found).any():
-        row = int(np.argmax(np.isinf(found)))
+    what, own = f"{vocabulary.name}_features", vocabulary.name
+    require_columns(names, table.column_names, what)
+    columns = [
+        replace(load(table[name], f"column {name!r} of {what}"), owners=vocabulary)
+        for name in names
+    ]
+    if missing == "average":
+        return columns
+    advice = "or take the average for it with Features(missing='average')."
+    nothing = np.all([column.missing() for column in columns], axis=0)
+    if nothing.any():
         raise ValueError(
-            f"Column {name!r} of {what} is {found[row]:g} in row {row}; expected finite numbers."
+            f"{sentence(what)} has nothing for {own} {plain(vocabulary.ids[nothing.argmax()])!r} "
+            f"({nothing.sum():,} of {len(nothing):,} {own}s lack a row, or all of "
+            f"{', '.join(names)}). Add the row, {advice}"
         )
-    refuse_large(found, f"column {name!r} of {what}")
-    return found[:, None]
+    for column in columns:
+        column.refuse_missing(f"fill it, {advice}")
+    return columns
 
 
-def _objects(values: Sequence[Any]) -> np.ndarray:
-    column = np.empty((len(values), 1), dtype=object)
-    column[:, 0] = values
-    return column
+def split(column: Column, separator: str) -> list[list[Any]]:
+    """Labels of each row: a column of lists, or of text with a separator; none where missing."""
+    parts = column.to_list()
+    if any(isinstance(own, list) for own in parts):
+        return [own or [] for own in parts]
+    column.refuse_others({TEXT}, "text")
+    return [[label for label in (text or "").split(separator) if label] for text in parts]
 
 
-def _unknown(
-    block: Block, value: Any, row: int, what: str, vocabulary: Vocabulary | None
-) -> str:  # fmt: skip
-    whose = "" if vocabulary is None else f" of {vocabulary.name} {plain(vocabulary.ids[row])!r}"
-    shown = ", ".join(repr(level) for level in block.levels[:5])
-    more = ", ..." if len(block.levels) > 5 else ""
-    return (
-        f"Column {block.column!r} of {what} has {value!r} in row {row}{whose}, which training had "
-        f"not (it had {shown}{more}). Correct it, or train with Features(unknown='average'), which "
-        "leaves it out."
-    )
+def words(column: Column) -> list[list[str]]:
+    """Words of each row of a column of text, in small letters, those of one letter left out."""
+    column.refuse_others({TEXT}, "text")
+    return [re.findall(r"\b\w\w+\b", (text or "").lower()) for text in column.to_list()]
+
+
+def is_constant(x: Float[np.ndarray, "n columns"]) -> Bool[np.ndarray, " columns"]:
+    """Which columns are the same in all rows, up to rounding."""
+    return np.asarray(np.ptp(x, axis=0) <= CONSTANT * np.maximum(np.abs(x).max(axis=0), 1e-300))
+
+
+def standardization(
+    x: Float[np.ndarray, "n columns"],
+) -> tuple[Float[np.ndarray, " columns"], Float[np.ndarray, " columns"]]:
+    """Means and standard deviations of columns, of constant ones 1."""
+    return x.mean(axis=0), np.where(is_constant(x), 1.0, x.std(axis=0))
+
+
+def equal_columns(columns: Sequence[np.ndarray]) -> list[tuple[int, int]]:
+    """Places of columns that are equal in all rows: the first of them, and each after it."""
+    first: dict[Any, int] = {}
+    found = []
+    for place, values in enumerate(columns):
+        # Plus zero: -0.0 and 0.0 differ in their bytes, as NaNs may.
+        bits = np.where(np.isnan(values), np.nan, values + 0.0).tobytes()
+        before = first.setdefault((values.shape, bits), place)
+        if before != place:
+            found.append((before, place))
+    return found

@@ -1,6 +1,7 @@
 """Tables of examples: features and a response, checked, and what codes new rows alike."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,18 +9,16 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from probmf.data.example_columns import (
-    all_columns,
-    check_names,
-    class_places,
-    is_constant,
-    read_features,
-    read_responses,
-    some_of,
-    warn_of_idle_features,
-)
-from probmf.data.frames import read_columns
+from probmf.data.column import Column, objects, some_of
+from probmf.data.encoder import equal_columns, is_constant, standardization
 from probmf.data.keys import as_generator
+from probmf.data.kinds import BOOLEANS, TEXT
+from probmf.data.tables import load, read_table
+from probmf.data.vocabulary import Vocabulary
+
+
+class ExamplesWarning(UserWarning):
+    """A feature that tells nothing of its own."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -91,22 +90,23 @@ class Examples:
         responses = (response,) if isinstance(response, str) else tuple(response)
         if not responses:
             raise ValueError("response is empty; name at least one column.")
+        what = "the table of examples"
         if features is None:
-            frame, there = all_columns(frame)
-            features = [name for name in there if name not in responses]
+            frame = read_table(frame, None, what)
+            features = [name for name in frame if name not in responses]
         names = tuple(features)
-        check_names(names, responses)
+        _check_names(names, responses)
         hints = dict.fromkeys(responses, " To use another column, name it: response=.")
-        columns = read_columns(frame, [*names, *responses], "the table of examples", hints)
-        x = read_features(columns, names)
-        if not len(x):
+        table = read_table(frame, [*names, *responses], what, hints=hints)
+        if not table.num_rows:
             raise ValueError("The table of examples has no rows; at least one is needed.")
-        own, labels = read_responses({name: columns[name] for name in responses}, classes)
+        x = _numbers(table, names)
+        own, labels = _responses(table, responses, classes)
         made = cls(
             x, own, names, responses, labels, np.zeros(len(names)), np.ones(len(names)),
             np.zeros(len(responses)), np.ones(len(responses)),
         )  # fmt: skip
-        warn_of_idle_features(x, names)
+        _warn_of_idle_features(x, names)
         return made._standardized() if standardize else made
 
     @classmethod
@@ -189,26 +189,25 @@ class Examples:
             TypeError: If it is none of these.
             ValueError: If a column is missing, or a value is missing or infinite.
         """
+        return (self._raw(table) - self.feature_center) / self.feature_scale
+
+    def _raw(self, table: Any) -> Float[np.ndarray, "n features"]:
         if isinstance(table, Examples):
             if table.features != self.features:
                 raise ValueError(
                     f"The examples have the features {some_of(table.features)}; expected "
                     f"{some_of(self.features)}."
                 )
-            x = table.x
-        elif hasattr(table, "ndim") and hasattr(table, "dtype") and not table.dtype.names:
+            return table.x
+        if hasattr(table, "ndim") and hasattr(table, "dtype") and not table.dtype.names:
             matrix = np.asarray(table)
             if matrix.ndim != 2 or matrix.shape[1] != len(self.features):
                 raise ValueError(
                     f"The array has shape {matrix.shape}, expected (rows, {len(self.features)}), "
                     f"with the features {some_of(self.features)} in this order."
                 )
-            x = read_features(
-                {name: matrix[:, i] for i, name in enumerate(self.features)}, self.features
-            )
-        else:
-            x = read_features(read_columns(table, list(self.features), "the table"), self.features)
-        return (x - self.feature_center) / self.feature_scale
+            table = dict(zip(self.features, matrix.T, strict=True))
+        return _numbers(read_table(table, self.features, "the table"), self.features)
 
     def matching(self, table: Any) -> "Examples":
         """Other examples, with responses, coded as these are: to test on, or to stop by.
@@ -224,23 +223,23 @@ class Examples:
             ValueError: If a column is missing, a value is missing or infinite, or a class is none
                 of those known here.
         """
-        x = self.encode(table) * self.feature_scale + self.feature_center
-        if isinstance(table, Examples):
-            if table.responses != self.responses or (table.classes and not self.classes):
-                raise ValueError(
-                    f"The examples have the response {some_of(table.responses)} "
-                    f"({'classes' if table.classes else 'numbers'}); expected "
-                    f"{some_of(self.responses)} ({'classes' if self.classes else 'numbers'})."
-                )
-            own = table.response
-            if table.classes != self.classes:
-                labels = own[:, 0]
-                if table.classes:
-                    labels = np.asarray(table.classes, object)[labels.astype(int)]
-                own = class_places(labels, self.classes, self.responses[0])[:, None]
-        else:
-            columns = read_columns(table, list(self.responses), "the table")
-            own, _ = read_responses(columns, self.classes or None)
+        x = self._raw(table)
+        if not isinstance(table, Examples):
+            columns = read_table(table, self.responses, "the table")
+            return replace(self, x=x, response=_responses(columns, self.responses, self.classes)[0])
+        if table.responses != self.responses or (table.classes and not self.classes):
+            raise ValueError(
+                f"The examples have the response {some_of(table.responses)} "
+                f"({'classes' if table.classes else 'numbers'}); expected "
+                f"{some_of(self.responses)} ({'classes' if self.classes else 'numbers'})."
+            )
+        own = table.response
+        if table.classes != self.classes:
+            labels = own[:, 0]
+            if table.classes:
+                labels = objects([table.classes[int(code)] for code in labels])
+            column = load(labels, f"column {self.responses[0]!r}")
+            own = _class_codes(column, self.classes)
         return replace(self, x=x, response=own)
 
     def split(
@@ -323,8 +322,77 @@ class Examples:
         found: dict[str, Any] = {}
         parts = {"feature": self.x} | ({} if self.classes else {"response": self.response})
         for name, values in parts.items():
-            center = values.mean(axis=0)
-            scale = values.std(axis=0)
-            found[f"{name}_center"] = center
-            found[f"{name}_scale"] = np.where(is_constant(values), 1.0, scale)
+            found[f"{name}_center"], found[f"{name}_scale"] = standardization(values)
         return replace(self, **found)
+
+
+def _check_names(names: tuple[str, ...], responses: tuple[str, ...]) -> None:
+    """Refuse tables without features, and columns that are named twice."""
+    if not names:
+        raise ValueError("There are no features; name at least one column besides the response.")
+    for name in (*names, *responses):
+        if (*names, *responses).count(name) > 1:
+            raise ValueError(
+                f"Column {name!r} is named twice among features and responses; name it once."
+            )
+
+
+def _numbers(table: Mapping[str, Column], names: Sequence[str]) -> Float[np.ndarray, "n columns"]:
+    return np.stack([table[name].numbers() for name in names], axis=1)
+
+
+def _responses(
+    table: Mapping[str, Column], names: Sequence[str], classes: Sequence[Any] | None
+) -> tuple[Float[np.ndarray, "n responses"], tuple[Any, ...]]:
+    """The responses as numbers, and the classes if these are codes.
+
+    Args:
+        table: The columns.
+        names: Those of the responses.
+        classes: The classes; None for those of a column of text or booleans, () for numbers.
+    """
+    kinds = {name: table[name].kinds for name in names}
+    labelled = [name for name in names if TEXT in kinds[name] or kinds[name] == {BOOLEANS}]
+    if not classes and (classes is not None or not labelled):
+        return _numbers(table, names), ()
+    if len(names) > 1:
+        raise ValueError(
+            f"Response {[*labelled, *names][0]!r} has classes, and there are {len(names)} "
+            "responses; classes are read from one column only."
+        )
+    column = table[names[0]]
+    column.refuse_missing()
+    if classes is None:
+        classes = Vocabulary.from_values(column, names[0])[0].ids.tolist()
+    elif len(set(classes)) != len(classes) or len(classes) < 2:
+        raise ValueError(f"classes is {list(classes)!r}; expected two or more, all different.")
+    return _class_codes(column, classes), tuple(classes)
+
+
+def _class_codes(column: Column, classes: Sequence[Any]) -> Float[np.ndarray, "n 1"]:
+    """Each label's place among the classes; others are refused."""
+    codes = Vocabulary("class", classes).encode_known(column)
+    column.refuse(codes < 0, f", which is none of the classes {some_of(classes)}.")
+    return codes[:, None].astype(np.float64)
+
+
+def _warn_of_idle_features(x: np.ndarray, names: Sequence[str]) -> None:
+    """Warn of features that are constant or equal to another."""
+    if len(x) < 2:
+        return
+    idle = [name for name, is_idle in zip(names, is_constant(x), strict=True) if is_idle]
+    if idle:
+        warnings.warn(
+            f"Feature{'s'[: len(idle) > 1]} {some_of(idle)} {'are' if len(idle) > 1 else 'is'} the "
+            "same in all rows and can tell nothing: leave out what carries no information.",
+            ExamplesWarning,
+            stacklevel=3,
+        )
+    for before, after in equal_columns(list(x.T)):
+        if names[after] not in idle:
+            warnings.warn(
+                f"Features {names[before]!r} and {names[after]!r} are equal in all rows: their "
+                "weights can't be told apart. Leave one out.",
+                ExamplesWarning,
+                stacklevel=3,
+            )

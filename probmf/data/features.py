@@ -1,21 +1,33 @@
 """Which columns of a side table are features, and how they become numbers."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from probmf.data.encoder import KINDS, Block, Encoder, Kind, check_filled, raw_values
-from probmf.data.frames import require_columns
+from probmf.data.column import Column, sentence
+from probmf.data.encoder import (
+    KINDS,
+    Block,
+    Encoder,
+    Kind,
+    Policy,
+    equal_columns,
+    is_constant,
+    read_features,
+    split,
+    standardization,
+    words,
+)
+from probmf.data.kinds import BOOLEANS, NUMBERS, TEXT
 from probmf.data.vocabulary import Vocabulary
 
 #: Levels that a column of text may have to be taken for a category unasked.
 MAX_LEVELS = 100
-
-Policy = Literal["error", "average"]
 
 
 @dataclass(frozen=True)
@@ -119,104 +131,72 @@ class Features:
                 f"Ratings.from_frame(..., {what}=table), a table with one row for each "
                 f"{vocabulary.name}."
             )
-        chosen = self._chosen(table, what)
-        require_columns([name for name, _ in chosen], table.column_names, what)
-        check_filled([name for name, _ in chosen], table, vocabulary, self.missing)
-        blocks: list[Block] = []
-        raw: list[np.ndarray] = []
-        for name, kind in chosen:
-            values, block = self._learn(name, kind, table[name], what)
-            for other, before in zip(blocks, raw, strict=True):
-                if before.shape == values.shape and np.array_equal(before, values, equal_nan=True):
-                    raise ValueError(
-                        f"Columns {other.column!r} and {name!r} of {what} say the same in every "
-                        "row; name one of them only."
-                    )
-            blocks.append(block)
-            raw.append(values)
-        return Encoder(tuple(blocks), self.separator, self.missing, self.unknown)
-
-    def _chosen(self, table: pa.Table, what: str) -> list[tuple[str, Kind]]:
-        named = [(name, kind) for kind in KINDS for name in getattr(self, kind)]
-        if named:
-            return named
-        chosen = [(name, _guess(name, table[name], what)) for name in table.column_names[1:]]
-        if not chosen:
+        kinds = {name: kind for kind in KINDS for name in getattr(self, kind)}
+        names = list(kinds) or table.column_names[1:]
+        if not names:
             raise ValueError(f"{what} has no column besides the ids, hence no features.")
-        return chosen
+        columns = read_features(names, table, vocabulary, self.missing)
+        learned = [
+            self._learn(name, kinds.get(name) or _guess(name, column), column)
+            for name, column in zip(names, columns, strict=True)
+        ]
+        for before, after in equal_columns([values for values, _ in learned]):
+            raise ValueError(
+                f"Columns {names[before]!r} and {names[after]!r} of {what} say the same in every "
+                "row; name one of them only."
+            )
+        blocks = tuple(block for _, block in learned)
+        return Encoder(blocks, self.separator, self.missing, self.unknown)
 
-    def _learn(
-        self, name: str, kind: Kind, column: pa.ChunkedArray, what: str
-    ) -> tuple[np.ndarray, Block]:
+    def _learn(self, name: str, kind: Kind, column: Column) -> tuple[np.ndarray, Block]:
         """Values before centring, and the block."""
-        # Here and not above: importing it takes a second, and most fits have no features.
-        from sklearn.feature_extraction.text import CountVectorizer
-        from sklearn.preprocessing import StandardScaler
-
-        levels: tuple[Any, ...] = ()
-        if kind == "categorical":
-            levels = _sorted({value for value in column.to_pylist() if value is not None}, name)
-        elif kind == "multi_hot":
-            labels = Encoder.labels(name, column, self.separator, what)
-            levels = _sorted({label for row in labels if row is not None for label in row}, name)
-        elif kind == "text":
-            counter = CountVectorizer(max_features=int(self.max_words), binary=True)
-            texts = [text for text in Encoder.texts(name, column, what) if text is not None]
-            try:
-                counter.fit(texts)
-            except ValueError as error:
-                raise ValueError(f"Column {name!r} of {what} holds no words ({error}).") from None
-            levels = tuple(counter.get_feature_names_out().tolist())
-        first = Block(name, kind, levels, (), ())
-        values, known = raw_values(first, column, self.separator, what)
-        _refuse_constant(first, values, known, what)
+        block = Block(name, kind, self._levels(name, kind, column), (), ())
+        values, known = block.raw(column, self.separator, "error")
         some = values[known]
+        # One level leaves no indicator, one label a column of ones.
+        if not some.size or is_constant(some).all():
+            where = f" ({column.row(int(known.argmax()))})" if known.any() else ""
+            raise ValueError(
+                f"{sentence(column.what)} is the same in every row that has it{where}, so it tells "
+                "nothing; leave it out."
+            )
+        center, scale = standardization(some)
         # Of 0 and 1 only the mean is taken off: a rare one would become a huge number.
-        spread = kind == "numeric" and not np.isin(some, (0.0, 1.0)).all()
-        scaler = StandardScaler(with_std=spread).fit(some)
-        scale = scaler.scale_ if spread else np.ones(values.shape[1])
-        block = Block(name, kind, levels, tuple(scaler.mean_.tolist()), tuple(scale.tolist()))
-        return values, block
+        if kind != "numeric" or np.isin(some, (0.0, 1.0)).all():
+            scale = np.ones(len(center))
+        return values, replace(block, center=tuple(center.tolist()), scale=tuple(scale.tolist()))
+
+    def _levels(self, name: str, kind: Kind, column: Column) -> tuple[Any, ...]:
+        """Levels, labels or words in order."""
+        known = column.known()
+        if kind == "numeric" or not len(known):
+            return ()
+        if kind == "categorical":
+            ids = Vocabulary.from_values(known, name)[0].ids
+            return tuple(ids if ids.dtype.kind in "mM" else ids.tolist())
+        if kind == "multi_hot":
+            return tuple(sorted({label for row in split(column, self.separator) for label in row}))
+        counts = Counter(word for row in words(column) for word in set(row))
+        if not counts:
+            raise ValueError(f"{sentence(column.what)} holds no words.")
+        commonest = sorted(counts, key=lambda word: (-counts[word], word))
+        return tuple(sorted(commonest[: int(self.max_words)]))
 
 
-def _guess(name: str, column: pa.ChunkedArray, what: str) -> Kind:
-    kind = column.type
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+def _guess(name: str, column: Column) -> Kind:
+    if column.categories is None and column.kinds <= NUMBERS - {BOOLEANS}:
         return "numeric"
-    levels = pa.types.is_boolean(kind) or pa.types.is_dictionary(kind)
-    if levels or pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        count = len(pc.unique(column.drop_null()))
+    if column.categories is not None or column.kinds <= {TEXT, BOOLEANS}:
+        count = len(pc.unique(column.known().values))
         if count <= MAX_LEVELS:
             return "categorical"
         raise ValueError(
-            f"Column {name!r} of {what} has {count:,} different values, too many to be taken for "
+            f"{sentence(column.what)} has {count:,} different values, too many to be taken for "
             f"levels unasked. Name the columns to use, as Features(categorical=[{name!r}]) or "
             f"Features(text=[{name!r}]), and leave out those that are no features."
         )
     raise ValueError(
-        f"Column {name!r} of {what} is of type {kind}, which does not tell how to encode it. Name "
-        "the columns to use, as Features(numeric=[...], multi_hot=[...]); convert dates to numbers."
-    )
-
-
-def _sorted(levels: set[Any], name: str) -> tuple[Any, ...]:
-    try:
-        return tuple(sorted(levels))
-    except TypeError:
-        raise TypeError(
-            f"Column {name!r} holds values of several types, such as "
-            f"{sorted(map(repr, levels))[:3]}; convert them to one."
-        ) from None
-
-
-def _refuse_constant(block: Block, values: np.ndarray, known: np.ndarray, what: str) -> None:
-    some = values[known]
-    if block.names and len(some) and np.ptp(some, axis=0).any():
-        return
-    # One level leaves no indicator, one label a column of ones.
-    rows = np.flatnonzero(known)
-    row = f" (row {rows[0]})" if len(rows) else ""
-    raise ValueError(
-        f"Column {block.column!r} of {what} is the same in every row that has it{row}, so it tells "
-        "nothing; leave it out."
+        f"{sentence(column.what)} holds {', '.join(column.kinds)}, which does not tell how to "
+        "encode it. Name the columns to use, as Features(numeric=[...], multi_hot=[...]); convert "
+        "dates to numbers."
     )

@@ -6,48 +6,40 @@ tuples, anything that can be hashed). The kind is compared before the values are
 True and "1" would otherwise be one id or four depending on where they come from.
 """
 
-from datetime import date, datetime, time, timedelta
-from functools import cache
 from typing import Any, NamedTuple
-from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from probmf.data.columns import Column, is_text, load, objects, refuse_missing, sentence
-
-INTEGERS, TEXT, BYTES, BOOLEANS, DATES = "integers", "text", "bytes", "booleans", "dates"
-FLOATS, DURATIONS, UUIDS = "floating numbers", "durations", "UUIDs"
-
-# A subclass stands before its base: True is an int and a datetime is a date.
-_KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
-    ((bool, np.bool_), BOOLEANS),
-    ((int, np.integer), INTEGERS),
-    ((float, np.floating), FLOATS),
-    (str, TEXT),
-    (bytes, BYTES),
-    ((datetime, np.datetime64), "date-times"),
-    (date, DATES),
-    (time, "times of day"),
-    ((timedelta, np.timedelta64), DURATIONS),
-    (UUID, UUIDS),
-    (tuple, "tuples"),
+from probmf.data.column import objects, sentence
+from probmf.data.kinds import (
+    BOOLEANS,
+    BYTES,
+    DATES,
+    DATETIMES,
+    DURATIONS,
+    FLOATS,
+    INTEGERS,
+    NOTHING,
+    SORTABLE,
+    TEXT,
+    TUPLES,
+    UUIDS,
+    array_kind,
+    python_kind,
 )
+from probmf.data.tables import load
+
 _PLAIN: dict[str, type] = {INTEGERS: int, TEXT: str, BYTES: bytes, BOOLEANS: bool}
 _ARROW_UNITS = ("s", "ms", "us", "ns")
-# Only these are sure to have a total order (sets, for one, compare but do not).
-_SORTABLE = {
-    INTEGERS, TEXT, BYTES, BOOLEANS, DATES, FLOATS, "date-times", "times of day", DURATIONS, UUIDS,
-    "tuples", "Decimal objects",
-}  # fmt: skip
 
 
 class Ids(NamedTuple):
     """Checked ids; none is missing and all are of one kind."""
 
     kind: str
-    values: Column
+    values: pa.Array | np.ndarray
 
     def to_numpy(self) -> np.ndarray:
         """The ids as int64 (uint64 if need be), bool, datetime64, timedelta64 or objects."""
@@ -63,7 +55,7 @@ def read_ids(values: Any, what: str) -> Ids:
     """Check a column of ids.
 
     Args:
-        values: Any sequence; see `columns.load`.
+        values: Any sequence; see `tables.load`.
         what: What the messages call it, such as "column 'user'".
 
     Returns:
@@ -74,40 +66,34 @@ def read_ids(values: Any, what: str) -> Ids:
         ValueError: If an id is missing, ids are of several kinds, or a number is not whole.
     """
     column = load(values, what)
-    refuse_missing(
-        column, what, "an id must be known: drop these rows or give them an id of their own."
-    )
-    if isinstance(column, pa.Array):
-        return _read_arrow(column, what)
-    if column.dtype == object:
-        return _read_objects(column, what)
-    if column.dtype.kind == "f":
-        return _read_floats(column, what)
-    if column.dtype.kind == "c":
-        return _hashed(column, what)
-    if column.dtype.kind == "M" and np.datetime_data(column.dtype)[0] not in ("D", *_ARROW_UNITS):
-        column = column.astype("datetime64[s]")  # Years to weeks, hours, minutes
-    return _read_arrow(pa.array(column), what)
+    what = column.what
+    column.refuse_missing("an id must be known: drop these rows or give them an id of their own.")
+    found = column.values
+    if isinstance(found, pa.Array):
+        return _read_arrow(found, what)
+    if found.dtype == object:
+        return _read_objects(found, what)
+    if found.dtype.kind == "f":
+        return _read_floats(found, what)
+    if found.dtype.kind == "c":
+        return _hashed(found, what)
+    if found.dtype.kind == "M" and np.datetime_data(found.dtype)[0] not in ("D", *_ARROW_UNITS):
+        found = found.astype("datetime64[s]")  # Years to weeks, hours, minutes
+    return _read_arrow(pa.array(found), what)
 
 
 def _read_arrow(column: pa.Array, what: str) -> Ids:
-    kind = column.type
-    if pa.types.is_integer(kind):
-        if kind == pa.uint64() and len(column) and pc.max(column).as_py() >= 2**63:
-            return Ids(INTEGERS, column)
-        return Ids(INTEGERS, column.cast(pa.int64()))
-    if is_text(kind):
-        return Ids(TEXT, column.cast(pa.large_string()))
-    if pa.types.is_boolean(kind):
-        return Ids(BOOLEANS, column)
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return Ids(BYTES, column.cast(pa.large_binary()))
-    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
-        return Ids(DATES, column)
-    if pa.types.is_duration(kind):
-        return Ids(DURATIONS, column)
-    if pa.types.is_floating(kind):
+    kind = array_kind(column)
+    if kind == INTEGERS:
+        large = column.type == pa.uint64() and len(column) and pc.max(column).as_py() >= 2**63
+        return Ids(INTEGERS, column if large else column.cast(pa.int64()))
+    if kind == FLOATS:
         return _read_floats(column.to_numpy(zero_copy_only=False), what)
+    if kind in (TEXT, BYTES):
+        wide = pa.large_string() if kind == TEXT else pa.large_binary()
+        return Ids(kind, column.cast(wide))
+    if kind in (BOOLEANS, DATES, DURATIONS):
+        return Ids(kind, column)
     return _read_objects(objects(column.to_pylist()), what)
 
 
@@ -135,13 +121,13 @@ def _read_objects(column: np.ndarray, what: str) -> Ids:
     kind = _common_kind(values, what)
     if kind == FLOATS:
         return _read_floats(column.astype(np.float64), what)
-    if kind in (DATES, "date-times"):
+    if kind in (DATES, DATETIMES):
         _refuse_mixed_zones(values, what)
     if kind in _PLAIN and set(map(type, values)) != {_PLAIN[kind]}:
         # NumPy scalars and subclasses (enumerations) as what they stand for.
         values = list(map(_PLAIN[kind], values))
         column = objects(values)
-    if kind in (*_PLAIN, DATES, "date-times", DURATIONS):
+    if kind in (*_PLAIN, DATES, DATETIMES, DURATIONS):
         try:
             return _read_arrow(pa.array(values), what)
         except (pa.ArrowException, OverflowError, UnicodeEncodeError):
@@ -161,25 +147,17 @@ def _hashed(column: np.ndarray, what: str, kind: str | None = None) -> Ids:
     return Ids(kind or _common_kind(column.tolist(), what), column.astype(object))
 
 
-@cache
-def _kind(of: type) -> str:
-    for types, kind in _KINDS:
-        if issubclass(of, types):
-            return kind
-    return f"{of.__name__} objects"
-
-
 def _common_kind(values: list[Any], what: str) -> str:
     """The kind that all values share (tuples: entry by entry), or an error at the first change."""
     if not values:
-        return "nothing"
-    kinds = {of: _kind(of) for of in set(map(type, values))}
+        return NOTHING
+    kinds = {of: python_kind(of) for of in set(map(type, values))}
     if len(set(kinds.values())) > 1:
         first = kinds[type(values[0])]
         row = next(row for row, value in enumerate(values) if kinds[type(value)] != first)
         raise ValueError(_mixed_message(what, values, row, first, kinds[type(values[row])]))
     (kind,) = set(kinds.values())
-    if kind == "tuples":
+    if kind == TUPLES:
         _refuse_mixed_tuples(values, what)
     return kind
 
@@ -194,10 +172,10 @@ def _refuse_mixed_tuples(values: list[tuple[Any, ...]], what: str) -> None:
         for place, of in enumerate(types):
             if of is type(None):
                 continue
-            kind = seen.setdefault(place, _kind(of))
-            if kind != _kind(of):
+            kind = seen.setdefault(place, python_kind(of))
+            if kind != python_kind(of):
                 entry = f" in entry {place} of its tuples"
-                raise ValueError(_mixed_message(what + entry, values, row, kind, _kind(of)))
+                raise ValueError(_mixed_message(what + entry, values, row, kind, python_kind(of)))
 
 
 def _refuse_mixed_zones(values: list[Any], what: str) -> None:
@@ -239,13 +217,21 @@ def factorize(ids: Ids) -> tuple[Ids, np.ndarray]:
     return Ids(ids.kind, unique.cast(ids.values.type)), rank[np.asarray(encoded.indices)]
 
 
+def first_repeat(codes: np.ndarray) -> tuple[int, int]:
+    """The first row whose code an earlier row has, that earlier row before it."""
+    first = np.full(codes.max() + 1, -1)
+    first[codes[::-1]] = np.arange(len(codes))[::-1]
+    again = int(np.argmax(first[codes] != np.arange(len(codes))))
+    return int(first[codes[again]]), again
+
+
 def _factorize_objects(ids: Ids) -> tuple[Ids, np.ndarray]:
     index: dict[Any, int] = {}
     codes = np.fromiter(
         (index.setdefault(value, len(index)) for value in ids.values), np.int32, len(ids.values)
     )
     unique = list(index)
-    if ids.kind in _SORTABLE:
+    if ids.kind in SORTABLE:
         try:
             keys = list(map(_sort_key, unique))
             order = sorted(range(len(unique)), key=keys.__getitem__)
@@ -263,7 +249,7 @@ def _sort_key(value: Any) -> Any:
         return value
     for entry in value:
         # mypy does not see that a type can be hashed.
-        if entry is not None and _kind(type(entry)) not in _SORTABLE:  # type: ignore[arg-type]
+        if entry is not None and python_kind(type(entry)) not in SORTABLE:  # type: ignore[arg-type]
             raise TypeError("An entry has no order.")
     return tuple((entry is not None, _sort_key(entry)) for entry in value)
 

@@ -9,12 +9,12 @@ import pyarrow as pa
 from scipy.sparse import csr_array, sparray, spmatrix
 
 from probmf.data import merge
-from probmf.data.build import FrameOptions, build_fields, matrix_fields, wanted_columns
 from probmf.data.duplicates import Duplicates
-from probmf.data.frames import PathLike, read_csv, read_parquet
+from probmf.data.files import PathLike, read_csv, read_parquet
+from probmf.data.rating_fields import FrameOptions, build_fields, matrix_fields, wanted_columns
+from probmf.data.rating_summary import describe, describe_html
 from probmf.data.side_tables import labels
 from probmf.data.splits import SplittableRatings
-from probmf.data.summary import describe, describe_html
 from probmf.data.vocabulary import Vocabulary, in_order
 
 
@@ -260,7 +260,7 @@ class Ratings(SplittableRatings):
         """
         new_users = self.users if users is None else in_order(users, "user")
         new_items = self.items if items is None else in_order(items, "item")
-        return type(self)(**merge.recode(self, new_users, new_items, unknown))
+        return merge.recode(self, new_users, new_items, unknown)
 
     def append(self, other: "Ratings", *, duplicates: Duplicates = "error") -> Self:
         """These ratings and then others, of known items, by known or new users.
@@ -286,7 +286,7 @@ class Ratings(SplittableRatings):
             >>> old.append(new).users.ids
             array(['b', 'a'], dtype=object)
         """
-        return type(self)(**merge.append(self, other, duplicates))
+        return merge.append(self, other, duplicates)
 
     def extend(self, *, user_features: Any = None, item_features: Any = None) -> Self:
         """The same ratings with the users and items of side tables added to the vocabularies.
@@ -313,9 +313,9 @@ class Ratings(SplittableRatings):
         """
         grown = self
         if user_features is not None:
-            grown = type(self)(**merge.extend(grown, "user", user_features))
+            grown = merge.extend(grown, "user", user_features)
         if item_features is not None:
-            grown = type(self)(**merge.extend(grown, "item", item_features))
+            grown = merge.extend(grown, "item", item_features)
         return grown
 
     def to_arrow(self) -> pa.Table:

@@ -1,105 +1,133 @@
 """Side tables: what is known of users or items, put in the order of the codes."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from probmf.data.columns import load
-from probmf.data.frames import check_lengths, collect, require_columns
-from probmf.data.vocabulary import Vocabulary, plain
+from probmf.data.column import plain, sentence
+from probmf.data.ids import first_repeat
+from probmf.data.tables import read_table, require_columns
+from probmf.data.vocabulary import Vocabulary
+
+
+def read_side_table(frame: Any, side: str, id_name: str) -> tuple[Vocabulary, pa.Table]:
+    """A side table in the order of its own ids.
+
+    Args:
+        frame: Any table with a column of ids, each at most once.
+        side: "user" or "item".
+        id_name: Name of the column of ids, as in the ratings; that of the side will do too.
+
+    Returns:
+        The ids that it has rows for, and the table, the ids first; row i belongs to code i.
+
+    Raises:
+        TypeError: If it is no table, or a column's values have no common Arrow type.
+        ValueError: If the ids are missing, repeated or of several kinds.
+    """
+    what = f"{side}_features"
+    columns = read_table(frame, None, what, label=f"column {{!r}} of {what}")
+    if id_name not in columns and side in columns:
+        id_name = side
+    require_columns([id_name], columns, what)
+    ids = columns.pop(id_name)
+    vocabulary, codes = Vocabulary.from_values(ids, side)
+    if len(vocabulary) < len(codes):
+        before, again = first_repeat(codes)
+        raise ValueError(
+            f"{sentence(ids.what)} holds {plain(vocabulary.ids[codes[again]])!r} in rows {before} "
+            f"and {again}; a side table has one row for each {side}."
+        )
+    arrays = {str(name): column.to_arrow() for name, column in columns.items()}
+    table = pa.table({id_name: pa.array(codes), **arrays})
+    return vocabulary, realign_features(table, np.argsort(codes), vocabulary)
 
 
 def align_features(frame: Any, vocabulary: Vocabulary, id_name: str) -> pa.Table:
     """A side table with one row for each id of a vocabulary.
 
     Args:
-        frame: Any table with a column of ids, each at most once.
+        frame: The side table; see `read_side_table`.
         vocabulary: The ids wanted.
-        id_name: Name of the column of ids, as in the ratings; "user" or "item" will do too.
+        id_name: Name of the column of ids.
 
     Returns:
         The table, the ids first; row i belongs to code i, with nulls where the id is missing from
         `frame`. Ids that the vocabulary lacks are left out.
 
     Raises:
-        TypeError: If it is no table, or a column's values have no common Arrow type.
-        ValueError: If the ids are missing, repeated, of another kind, or all unknown.
+        TypeError: As for `read_side_table`.
+        ValueError: As for `read_side_table`, or if all ids are unknown.
     """
-    what = f"{vocabulary.name}_features"
-    found = _columns(frame, what)
-    if id_name not in found and vocabulary.name in found:
-        id_name = vocabulary.name
-    require_columns([id_name], found, what)
-    label = f"column {id_name!r} of {what}"
-    own, codes = Vocabulary.from_values(found[id_name], vocabulary.name, what=label)
-    if len(own) < len(codes):
-        _refuse_repeated(own, codes, label)
-    # Row of the side table that holds each id of the vocabulary, or -1.
-    row_of = np.empty(len(own), dtype=np.int64)
-    row_of[codes] = np.arange(len(codes))
-    place = own.encode(vocabulary.ids, unknown="flag", what=f"the list of {vocabulary.name} ids")
-    rows = np.where(place >= 0, row_of[place], -1)
+    side = vocabulary.name
+    own, table = read_side_table(frame, side, id_name)
+    rows = own.encode(vocabulary.ids, unknown="flag", what=f"the list of {side} ids")
     if (rows < 0).all():
         raise ValueError(
-            f"None of the {len(own):,} ids in {label} occurs in the ratings: the side table has "
-            f"{plain(own.ids[0])!r}, the ratings have {plain(vocabulary.ids[0])!r}. Are they ids "
-            f"of {vocabulary.name}s?"
+            f"None of the {len(own):,} ids in column {table.column_names[0]!r} of {side}_features "
+            f"occurs in the ratings: the side table has {plain(own.ids[0])!r}, the ratings have "
+            f"{plain(vocabulary.ids[0])!r}. Are they ids of {side}s?"
         )
-    others = {name: values for name, values in found.items() if name != id_name}
-    columns = {name: _to_arrow(values, name, what) for name, values in others.items()}
-    return _take({id_name: None, **columns}, vocabulary, rows)
+    return realign_features(table, rows, vocabulary)
 
 
-def side_ids(frame: Any, side: str, id_name: str) -> Vocabulary:
-    """The ids that a side table has rows for.
-
-    Args:
-        frame: The side table.
-        side: "user" or "item".
-        id_name: Name of the column of ids; that of the side will do too.
-
-    Returns:
-        Their vocabulary.
-
-    Raises:
-        TypeError: If it is no table.
-        ValueError: If the column is missing, or ids are missing or of several kinds.
-    """
-    what = f"{side}_features"
-    found = _columns(frame, what)
-    if id_name not in found and side in found:
-        id_name = side
-    require_columns([id_name], found, what)
-    label = f"column {id_name!r} of {what}"
-    return Vocabulary.from_values(found[id_name], side, what=label)[0]
-
-
-def realign_features(table: pa.Table | None, rows: np.ndarray, to: Vocabulary) -> pa.Table | None:
+def realign_features(table: pa.Table, rows: np.ndarray, to: Vocabulary) -> pa.Table:
     """An aligned side table in another vocabulary's order.
 
     Args:
-        table: The side table, or None.
+        table: The side table.
         rows: For each id of `to`, its row in the table, or -1.
         to: The new vocabulary.
 
     Returns:
         The side table with one row per id of `to`.
     """
-    if table is None:
-        return None
-    first, *others = table.column_names
-    return _take({first: None, **{name: table[name] for name in others}}, to, rows)
+    taken = table.take(pa.array(rows, mask=rows < 0))
+    return taken.set_column(0, table.column_names[0], id_column(to))
 
 
-def _take(columns: Mapping[str, Any], vocabulary: Vocabulary, rows: np.ndarray) -> pa.Table:
-    indices = pa.array(rows, mask=rows < 0)
-    taken = [
-        _id_column(vocabulary) if values is None else values.take(indices)
-        for values in columns.values()
-    ]
-    return pa.table(taken, names=list(columns))
+def extend_features(
+    table: pa.Table, to: Vocabulary, added: np.ndarray, other: pa.Table | None
+) -> pa.Table:
+    """A side table with further rows, from another side table as far as that goes.
+
+    Args:
+        table: The side table, aligned to the first ids of `to`.
+        to: The vocabulary, whose last ids are new.
+        added: The new ids' rows in `other`.
+        other: The other side table, or None.
+
+    Returns:
+        The side table with one row per id of `to`.
+
+    Raises:
+        ValueError: If a column has types that do not go together.
+    """
+    first, *names = table.column_names
+    shared = [] if other is None else [name for name in other.column_names[1:] if name in names]
+    if other is None or not shared:
+        rows = np.concatenate([np.arange(table.num_rows), np.full(len(added), -1)])
+        return realign_features(table, rows, to)
+    try:
+        joined = pa.concat_tables(
+            [table.select(names), other.select(shared).take(pa.array(added))],
+            promote_options="permissive",
+        )
+    except pa.ArrowException as error:
+        raise ValueError(
+            f"The new rows of {to.name}_features do not go with those there are: {error}. Convert "
+            "the column to one type in both."
+        ) from error
+    return joined.add_column(0, first, id_column(to))
+
+
+def id_column(vocabulary: Vocabulary) -> pa.Array:
+    """The ids as the first column of a side table."""
+    try:
+        return vocabulary.to_arrow()
+    except TypeError:  # Tuples and the like: the row number is what counts, the text is to read.
+        return pa.array([str(value) for value in vocabulary.ids])
 
 
 def labels(
@@ -131,44 +159,3 @@ def labels(
         for own, label in zip(ids.reshape(-1), names, strict=True)
     ]
     return texts.reshape(ids.shape)
-
-
-def _id_column(vocabulary: Vocabulary) -> pa.Array:
-    try:
-        return vocabulary.to_arrow()
-    except TypeError:  # Tuples and the like: the row number is what counts, the text is to read.
-        return pa.array([str(value) for value in vocabulary.ids])
-
-
-def _columns(frame: Any, what: str) -> dict[str, Any]:
-    if isinstance(frame, Mapping):
-        loaded = {str(name): load(values, f"column {name!r}") for name, values in frame.items()}
-        check_lengths({f"column {name!r}": values for name, values in loaded.items()}, what)
-        return loaded
-    table = collect(frame, None, what)
-    return {str(name): table.get_column(name) for name in table.columns}
-
-
-def _to_arrow(values: Any, name: str, what: str) -> pa.Array | pa.ChunkedArray:
-    try:
-        if isinstance(values, pa.Array):
-            return values
-        if isinstance(values, np.ndarray):
-            return pa.array(values, from_pandas=True)
-        return values.to_arrow()
-    except (pa.ArrowException, TypeError, OverflowError) as error:
-        raise TypeError(
-            f"Column {name!r} of {what} can't be stored as one type ({error}); convert it to "
-            "numbers or text, or leave it out."
-        ) from error
-
-
-def _refuse_repeated(own: Vocabulary, codes: np.ndarray, label: str) -> None:
-    order = np.argsort(codes, kind="stable")
-    same = codes[order][1:] == codes[order][:-1]
-    again = order[1:][same].min()
-    before = int(np.flatnonzero(codes == codes[again])[0])
-    raise ValueError(
-        f"{label[:1].upper() + label[1:]} holds {plain(own.ids[codes[again]])!r} in rows {before} "
-        f"and {int(again)}; a side table has one row for each {own.name}."
-    )

@@ -13,9 +13,9 @@ from typing import Any, Self
 import numpy as np
 from jax.typing import ArrayLike
 
-from probmf.data.frames import require_columns
 from probmf.data.keys import as_generator
-from probmf.data.table import RatingTable
+from probmf.data.rating_table import RatingTable
+from probmf.data.tables import require_columns
 
 
 class SplittableRatings(RatingTable):

@@ -8,8 +8,10 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from probmf.data.columns import sentence
-from probmf.data.ids import DATES, DURATIONS, Ids, factorize, read_ids, to_arrow
+from probmf.data.column import Column, plain, sentence
+from probmf.data.ids import Ids, factorize, first_repeat, read_ids, to_arrow
+from probmf.data.kinds import DATES, DURATIONS, NOTHING
+from probmf.data.tables import load
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
@@ -56,13 +58,11 @@ class Vocabulary:
             raise ValueError(f"There are no {name} ids; a vocabulary needs at least one.")
         different, codes = factorize(checked)
         if len(different.values) < len(ids):
-            first = np.full(len(different.values), -1)
-            first[codes[::-1]] = np.arange(len(ids))[::-1]
-            row = int(np.argmax(first[codes] != np.arange(len(ids))))
+            before, again = first_repeat(codes)
             raise ValueError(
-                f"The {name} id {plain(ids[row])!r} occurs twice, in places "
-                f"{first[codes[row]]} and {row}; list every id once, or use "
-                "Vocabulary.from_values(values, name) for a column with repeats."
+                f"The {name} id {plain(ids[again])!r} occurs twice, in places {before} and "
+                f"{again}; list every id once, or use Vocabulary.from_values(values, name) for a "
+                "column with repeats."
             )
         ids.flags.writeable = False
         object.__setattr__(self, "name", name)
@@ -119,12 +119,20 @@ class Vocabulary:
         """
         if unknown not in ("raise", "flag"):
             raise ValueError(f"unknown is {unknown!r}; expected 'raise' or 'flag'.")
-        what = what or f"the column of {self.name} ids"
-        asked = read_ids(values, what)
-        self._check_kind(asked, what)
+        column = load(values, what or f"the column of {self.name} ids")
+        asked = read_ids(column, column.what)
+        self._check_kind(asked, column.what)
         codes = self._look_up(asked)
         if unknown == "raise" and (codes < 0).any():
-            raise ValueError(self._unknown_message(asked, codes, what))
+            raise ValueError(self._unknown_message(asked, codes, column.what))
+        return codes
+
+    def encode_known(self, column: Column) -> np.ndarray:
+        """Codes of a column, int32 of shape (n,), -1 where it is missing or unknown."""
+        missing = column.missing()
+        codes = np.full(len(column), -1, np.int32)
+        if not missing.all():
+            codes[~missing] = self.encode(column.known(), unknown="flag")
         return codes
 
     def decode(self, codes: Any) -> np.ndarray:
@@ -212,7 +220,7 @@ class Vocabulary:
         return {value: code for code, value in enumerate(self.ids.tolist())}
 
     def _check_kind(self, asked: Ids, what: str) -> None:
-        if asked.kind not in (self.kind, "nothing"):
+        if asked.kind not in (self.kind, NOTHING):
             theirs, ours = plain(asked.to_numpy()[0]), plain(self.ids[0])
             raise ValueError(
                 f"{sentence(what)} holds {asked.kind} (such as {theirs!r}), but the known "
@@ -245,13 +253,6 @@ class Vocabulary:
         )
 
 
-def plain(value: Any) -> Any:
-    """A NumPy scalar as the Python value that a message should show."""
-    if isinstance(value, np.datetime64 | np.timedelta64):
-        return str(value)
-    return value.item() if isinstance(value, np.generic) else value
-
-
 def in_order(values: Any, name: str) -> Vocabulary:
     """A vocabulary given as such or as a sequence of ids in code order."""
     if isinstance(values, Vocabulary):
@@ -262,3 +263,25 @@ def in_order(values: Any, name: str) -> Vocabulary:
             )
         return values
     return Vocabulary(name, values)
+
+
+def read_levels(column: Column, name: str) -> tuple[Vocabulary, np.ndarray]:
+    """Levels of a column, in the order of its categories or else sorted, and their codes.
+
+    Args:
+        column: The column; categories that do not occur are left out.
+        name: What messages call a level.
+
+    Returns:
+        The levels and codes, int32 of shape (n,).
+
+    Raises:
+        TypeError: If a level can't be hashed.
+        ValueError: If a level is missing, or they are of several kinds.
+    """
+    levels, codes = Vocabulary.from_values(column, name)
+    if column.categories is None:
+        return levels, codes
+    place = {value: place for place, value in enumerate(column.categories)}
+    order = np.argsort([place[value] for value in levels.ids.tolist()], kind="stable")
+    return Vocabulary(name, levels.ids[order]), np.argsort(order).astype(np.int32)[codes]

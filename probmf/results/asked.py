@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Int
 
 from probmf.data import Ratings, Vocabulary, encode_pairs
-from probmf.data.columns import objects
-from probmf.data.frames import read_columns
+from probmf.data.column import objects
 from probmf.data.ids import read_ids
+from probmf.data.user_item_pairs import pair_columns
 
 
 class Asked(NamedTuple):
@@ -40,22 +40,17 @@ def read_pairs(pairs: Any, data: Ratings, *, user: str, item: str) -> tuple[Aske
         TypeError: If `pairs` is none of the forms.
         ValueError: If there are none, a column is missing, or the ids are of another kind.
     """
-    if not _is_plain(pairs):
-        # Read once: a lazy table may give its rows in another order the second time.
-        hints = {
-            name: f" To use another column, name it: {side}=."
-            for side, name in (("user", user), ("item", item))
-        }
-        pairs = read_columns(pairs, [user, item], "the table of pairs", hints)
-    codes = encode_pairs(pairs, users=data.users, items=data.items, user=user, item=item)
+    # Read once: a lazy table may give its rows in another order the second time.
+    columns = pairs if isinstance(pairs, Ratings) else pair_columns(pairs, user, item)
+    codes = encode_pairs(columns, users=data.users, items=data.items)
     asked = []
     for side, vocabulary, its in zip((0, 1), (data.users, data.items), codes, strict=True):
         if its.min() >= 0:
             ids = vocabulary.ids[its]
-        elif isinstance(pairs, Ratings):
-            ids = (pairs.users.decode(pairs.user), pairs.items.decode(pairs.item))[side]
+        elif isinstance(columns, Ratings):
+            ids = (columns.users.decode(columns.user), columns.items.decode(columns.item))[side]
         else:
-            ids = read_ids(_column(pairs, side, (user, item)), "the pairs").to_numpy()
+            ids = read_ids(columns[side], "the pairs").to_numpy()
         asked.append(Asked(ids, its))
     return asked[0], asked[1]
 
@@ -124,23 +119,6 @@ def check_count(k: object, most: int, of_what: str) -> int:
             f"k is {k}; expected a whole number from 1 to {most:,}, the number of {of_what}."
         )
     return int(k)
-
-
-def _is_plain(pairs: Any) -> bool:
-    """Whether the pairs are anything but a table with named columns."""
-    if isinstance(pairs, np.ndarray):
-        return not pairs.dtype.names
-    return isinstance(pairs, Ratings | tuple | list)
-
-
-def _column(pairs: Any, side: int, names: tuple[str, str]) -> Any:
-    if isinstance(pairs, tuple):
-        return pairs[side]
-    if isinstance(pairs, np.ndarray):
-        return pairs[:, side]
-    if isinstance(pairs, list):
-        return objects([pair[side] for pair in pairs])
-    return pairs[names[side]]
 
 
 def _is_sequence(ids: Any, vocabulary: Vocabulary) -> bool:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpyro.distributions import Distribution
 
 from probmf.data import Vocabulary
-from probmf.data.columns import objects
+from probmf.data.column import objects
 
 #: Marks of values that JSON has no form for.
 ARRAY, COLUMN, ARROW, TABLE = "array", "column", "arrow", "table"

@@ -9,8 +9,8 @@ import pyarrow as pa
 from jaxtyping import Bool, Float, Int
 
 from probmf.models.mixed import Design, Encoded, EncodedTerm
-from probmf.models.mixed.columns import Table
 from probmf.models.mixed.design import PredictorCoding
+from probmf.models.mixed.variables import read_data
 from probmf.results.mixed_response import NODES, Given, Kind, Summary, summarize
 from probmf.results.mixtures import row_blocks
 
@@ -183,7 +183,7 @@ def training_rows(design: Design) -> Encoded:
 def population_rows(design: Design, data: Any) -> Encoded:
     """Rows without their group terms; columns that only those use need not be there."""
     names = [name for coding in design.codings for name in coding.columns.levels]
-    table = Table(data, list(dict.fromkeys(names)))
+    table = read_data(data, list(dict.fromkeys(names)))
     parts = [
         Encoded(coding.columns.encode(table)[:, list(coding.places)], {})
         for coding in design.codings

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
 from probmf.data import Ratings, as_generator
-from probmf.data.columns import objects
+from probmf.data.column import objects
 from probmf.results.asked import Asked, check_count, check_interval, read_some
 from probmf.results.chances import chances, top_chances
 from probmf.results.choices import Exclude, read_choice, read_exclusions

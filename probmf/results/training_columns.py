@@ -11,10 +11,11 @@ import jax
 import numpy as np
 import pyarrow as pa
 
-from probmf.data.columns import objects
+from probmf.data.column import objects
+from probmf.data.vocabulary import read_levels
 from probmf.models.mixed import Design, MixedEffects
 from probmf.models.mixed.build import columns_of
-from probmf.models.mixed.columns import Table
+from probmf.models.mixed.variables import read_data
 
 Columns = dict[str, Any]
 
@@ -35,17 +36,16 @@ def used_columns(model: MixedEffects, design: Design, data: Any) -> Columns:
     """
     formulas = [part for part in (model.parsed, model.parsed_scale) if part is not None]
     names = [design.data.response_name, *(name for part in formulas for name in columns_of(part))]
-    table = Table(data, list(dict.fromkeys(names)))
     columns: Columns = {}
-    for name, column in table.columns.items():
-        order = table.orders[name]
+    for name, column in read_data(data, list(dict.fromkeys(names))).items():
+        order = column.categories
         if order is None:
-            columns[name] = column
+            columns[name] = column.values
             continue
-        vocabulary, codes = table.categories(name)
+        vocabulary, codes = read_levels(column, name)
         place = {value: place for place, value in enumerate(order)}
         ranks = np.array([place[value] for value in vocabulary.ids.tolist()], np.int32)
-        columns[name] = {"codes": ranks[codes], "order": objects(list(order))}
+        columns[name] = {"codes": ranks[codes], "order": objects(order)}
     _check_same(design, model.design(as_table(columns)))
     return columns
 

@@ -26,10 +26,10 @@ def test_formulas() -> None:
 @pytest.mark.parametrize(
     ("counts", "options", "error", "message"),
     [
-        ([1, -2], {}, ValueError, "Row 1 of counts holds -2"),
-        ([np.nan], {}, ValueError, "Row 0 of counts holds nan"),
-        (["many"], {}, TypeError, "expected a list of numbers"),
-        ([[1.0]], {}, TypeError, "shape"),
+        ([1, -2], {}, ValueError, "list of counts is -2 in row 1"),
+        ([np.nan], {}, ValueError, "missing value .* in row 0"),
+        (["many"], {}, TypeError, "must hold numbers, but row 0 holds 'many'"),
+        ([[1.0]], {}, TypeError, "of type list"),
         ([1], {"alpha": 0}, ValueError, "alpha is 0; expected a finite number above 0"),
         ([1], {"unit": np.inf}, ValueError, "unit is inf"),
         ([1], {"transform": "sqrt"}, ValueError, "transform is 'sqrt'; expected 'log' or 'linear'"),

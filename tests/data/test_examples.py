@@ -84,7 +84,12 @@ def test_idle_features_are_told() -> None:
         (TABLE | {"age": [1, np.nan, 2, 3]}, {}, ValueError, "'age' has 1 missing .*row 1"),
         (TABLE | {"age": [1, np.inf, 2, 3]}, {}, ValueError, "'age' is inf in row 1"),
         (TABLE | {"age": list("abcd")}, {}, TypeError, "'age'.* 'a'"),
-        (pl.DataFrame(TABLE | {"age": list("abcd")}), {}, TypeError, "code its categories as"),
+        (
+            pl.DataFrame(TABLE | {"age": list("abcd")}),
+            {},
+            TypeError,
+            "Text has to be converted first",
+        ),
         (TABLE | {"y": ["a", None, "b", "a"]}, {}, ValueError, "'y' has 1 missing value .*row 1"),
         (TABLE, {"response": "z"}, ValueError, "'z'.* name it: response="),
         (TABLE, {"features": ["age", "age"]}, ValueError, "'age' is named twice"),
@@ -92,7 +97,12 @@ def test_idle_features_are_told() -> None:
         (TABLE, {"features": []}, ValueError, "There are no features"),
         (TABLE, {"response": []}, ValueError, "response is empty"),
         (TABLE, {"response": ["age", "y"]}, ValueError, "Response 'y' has classes"),
-        (TABLE, {"classes": ["sick", "cured"]}, ValueError, "'y' is 'well' in row 1, which is no"),
+        (
+            TABLE,
+            {"classes": ["sick", "cured"]},
+            ValueError,
+            "'y' is 'well' in row 1 .2 such rows., which is no",
+        ),
         (TABLE, {"classes": ["sick", "sick"]}, ValueError, "two or more, all different"),
         ({"age": [], "y": []}, {}, ValueError, "no rows"),
         (3, {}, TypeError, "expected a table"),
@@ -115,7 +125,7 @@ def test_bad_arrays_and_bad_new_rows() -> None:
         examples.encode(np.ones((1, 3)))
     with pytest.raises(ValueError, match="'dose'"):
         examples.encode({"age": [1.0]})
-    with pytest.raises(ValueError, match="is 'dead' in row 0, which is none of the classes"):
+    with pytest.raises(ValueError, match=r"is 'dead' in row 0 .*, which is none of the classes"):
         examples.matching({"age": [1], "dose": [2], "y": ["dead"]})
     with pytest.raises(ValueError, match="have the features 'x0', 'x1'; expected 'age', 'dose'"):
         examples.encode(Examples.from_arrays(np.eye(2), [1, 2]))

@@ -78,7 +78,11 @@ def test_all_forms_agree(pairs: list[tuple[str, int]]) -> None:
 @pytest.mark.parametrize(
     ("pairs", "error", "message"),
     [
-        ((OWN, OTHER[:2]), ValueError, "pairs differ in length: users has 3, items has 2"),
+        (
+            (OWN, OTHER[:2]),
+            ValueError,
+            "pairs differ in length: the column of users has 3, the column of items has 2",
+        ),
         ({"user": OWN, "item": [1]}, ValueError, "'user' has 3, column 'item' has 1"),
         (("ann", 10), ValueError, r"put a single pair in a list, as in \[\('ann', 7\)\]"),
         ((OWN, OTHER, OTHER), ValueError, "pairs is a tuple of 3 values"),

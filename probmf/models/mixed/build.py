@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from probmf.models.mixed.columns import Table, variables
+from probmf.data.tables import Frame
 from probmf.models.mixed.design import Design, Encoded, EncodedTerm, PredictorCoding, TermCoding
 from probmf.models.mixed.distinct import (
     refuse_clashes,
@@ -28,6 +28,7 @@ from probmf.models.mixed.priors import (
 )
 from probmf.models.mixed.response import Response, ResponseValues
 from probmf.models.mixed.structure import GroupTerm, MixedData, Predictor
+from probmf.models.mixed.variables import read_data, variables
 from probmf.numpyro_setup import run_unchecked
 
 
@@ -66,8 +67,8 @@ def build_design(
     formulas = [formula] if scale_formula is None else [formula, scale_formula]
     names = [name, *(column for part in formulas for column in columns_of(part))]
     refuse_own_response(name, formulas)
-    table = Table(data, list(dict.fromkeys(names)))
-    read = response.read(table, name)
+    table = read_data(data, list(dict.fromkeys(names)))
+    read = response.read(table[name], name)
     parts = [
         _encode_predictor(part, table, "noise_" * place, response.has_intercept or place > 0)
         for place, part in enumerate(formulas)
@@ -83,14 +84,14 @@ def build_design(
         response=read.values,
         priors=resolved,
         response_name=name,
-        num_observations=table.length,
+        num_observations=table.num_rows,
     )
     noise = codings[1] if len(codings) > 1 else None
     return Design(arrays, codings[0], noise, levels, read.levels)
 
 
 def _encode_predictor(
-    formula: ParsedFormula, table: Table, prefix: str, has_intercept: bool
+    formula: ParsedFormula, table: Frame, prefix: str, has_intercept: bool
 ) -> tuple[PredictorCoding, Encoded]:
     columns, population = ColumnEncoder.fit(formula.population, table)
     places = tuple(

@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from probmf.models.mixed.columns import Table
+from probmf.data.tables import Frame
 from probmf.models.mixed.encoding import ColumnEncoder
 from probmf.models.mixed.grouping import GroupEncoder, Unseen
 from probmf.models.mixed.structure import MixedData
+from probmf.models.mixed.variables import read_data
 
 
 class EncodedTerm(NamedTuple):
@@ -75,7 +76,7 @@ class PredictorCoding:
         place = self.columns.intercept
         return self.places.index(place) if place in self.places else None
 
-    def encode(self, table: Table, unseen: Unseen) -> Encoded:
+    def encode(self, table: Frame, unseen: Unseen) -> Encoded:
         """New rows in this coding."""
         population = self.columns.encode(table)[:, list(self.places)]
         terms = {
@@ -136,6 +137,6 @@ def encode_rows(design: Design, data: Any, unseen: Unseen) -> Encoded:
             *(name for term in coding.terms for name in term.groups.factors),
         ]
     ]
-    table = Table(data, list(dict.fromkeys(names)))
+    table = read_data(data, list(dict.fromkeys(names)))
     encoded = [coding.encode(table, unseen) for coding in design.codings]
     return encoded[0]._replace(noise=encoded[1] if len(encoded) > 1 else None)

@@ -5,12 +5,12 @@ from collections import Counter
 import numpy as np
 from scipy.linalg import qr
 
-from probmf.models.mixed.columns import variables
 from probmf.models.mixed.design import PredictorCoding, TermCoding
 from probmf.models.mixed.encoding import ColumnEncoder
 from probmf.models.mixed.formula import ParsedFormula
 from probmf.models.mixed.grouping import GroupEncoder
 from probmf.models.mixed.response import Response
+from probmf.models.mixed.variables import variables
 
 #: Columns whose part outside the span of the others is smaller than this share of their standard
 #: deviation are dependent (R has the same share of their size, so that a year may be a constant).

@@ -7,7 +7,7 @@ would turn one that it does not know into zeros.
 import re
 import threading
 import warnings
-from collections.abc import Hashable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,15 @@ from formulaic import ModelSpec
 from formulaic.errors import DataMismatchWarning, FormulaicError
 
 from probmf.data import Vocabulary
-from probmf.data.columns import read_any
-from probmf.models.mixed.columns import Table, categorical, some, variables
+from probmf.data.column import FINITE, Column, refuse, sentence, some_of
+from probmf.data.kinds import BOOLEANS, INTEGERS, TIMES
+from probmf.data.tables import Frame
+from probmf.data.vocabulary import read_levels
 from probmf.models.mixed.formula import simple_formula
 from probmf.models.mixed.operators import nesting
+from probmf.models.mixed.variables import categorical, variables
+
+UNSEEN = ", which was not in the training data; the levels there were {}."
 
 #: Held while the filters of warnings are changed: they are the process's, and of two threads that
 #: change and restore them the one that ends last would leave the other's change for good.
@@ -48,7 +53,7 @@ class ColumnEncoder:
     intercept: int | None
 
     @classmethod
-    def fit(cls, formula: str, table: Table) -> tuple["ColumnEncoder", np.ndarray]:
+    def fit(cls, formula: str, table: Frame) -> tuple["ColumnEncoder", np.ndarray]:
         """Learn the encoding.
 
         Args:
@@ -63,11 +68,11 @@ class ColumnEncoder:
             ValueError: If a term can't be computed or is not finite.
         """
         used = variables(formula)
-        for name in used:
-            table.refuse_times(name)
+        _refuse_times(table[name] for name in used)
         _refuse_ratios(formula, table)
         levels = {
-            name: None if table.is_numeric(name) else table.categories(name)[0] for name in used
+            name: None if table[name].is_numeric else read_levels(table[name], name)[0]
+            for name in used
         }
         frame = _frame(table, levels, formula)
         matrix, spec = _matrix(simple_formula(formula), frame, formula)
@@ -82,7 +87,7 @@ class ColumnEncoder:
         encoder._refuse_neighbours(frame, matrix)
         return encoder, matrix
 
-    def encode(self, table: Table) -> np.ndarray:
+    def encode(self, table: Frame) -> np.ndarray:
         """The matrix of new data, with the training data's levels and transforms.
 
         Args:
@@ -126,8 +131,8 @@ class ColumnEncoder:
                     continue
                 if re.match(rf"C\(\s*`?{re.escape(name)}`?\s*[,)]", str(factor)):
                     new = ~frame[name].isin(contrasts.levels).to_numpy()
-                    if new.any():
-                        _raise_unseen(name, frame[name].to_numpy(), new, contrasts.levels)
+                    known = some_of(list(contrasts.levels), 8)
+                    refuse(new, frame[name].to_numpy(), f"column {name!r}", UNSEEN.format(known))
 
 
 def _is_intercept(term: Any) -> bool:
@@ -135,10 +140,20 @@ def _is_intercept(term: Any) -> bool:
     return all(factor.eval_method.value == "literal" for factor in term.factors)
 
 
-def _refuse_ratios(formula: str, table: Table) -> None:
+def _refuse_times(columns: Iterable[Column]) -> None:
+    """Refuse dates and times: as a term they could be many things."""
+    for column in columns:
+        if column.kinds & TIMES:
+            raise TypeError(
+                f"{sentence(column.what)} holds dates or times, expected numbers or categories; "
+                "make it a number, such as days since the first one, or text."
+            )
+
+
+def _refuse_ratios(formula: str, table: Frame) -> None:
     """Refuse x/z of numbers, which is x + x:z and looks like a ratio."""
     for name in nesting(formula):
-        if table.is_numeric(name):
+        if table[name].is_numeric:
             raise ValueError(
                 f"In the formula part {formula!r} the column {name!r} of numbers stands before "
                 f"'/', which outside of I(...) nests: {name}/z is {name} + {name}:z. Write that, "
@@ -146,36 +161,26 @@ def _refuse_ratios(formula: str, table: Table) -> None:
             )
 
 
-def _frame(table: Table, levels: dict[str, Vocabulary | None], formula: str) -> pd.DataFrame:
+def _frame(table: Frame, levels: dict[str, Vocabulary | None], formula: str) -> pd.DataFrame:
     """Checked columns for formulaic.
 
     Numbers are float64, as sums and powers of integers overflow without a word; but whole ones
     within C(n) stay whole, that its levels are 1 and not 1.0.
     """
-    whole = categorical(formula)
-    columns: dict[str, Any] = {}
+    within = categorical(formula)
+    values: dict[str, Any] = {}
     for name, vocabulary in levels.items():
-        what = f"column {name!r}"
+        column = table[name]
         if vocabulary is None:
-            if not table.is_numeric(name):
-                raise TypeError(
-                    f"Column {name!r} held numbers in the training data, but holds "
-                    f"{read_any(table.columns[name])[0]!r} now."
-                )
-            numbers = table.numbers(name)
-            keep = name in whole and table.is_whole(name)
-            columns[name] = numbers.astype(np.int64) if keep else numbers
+            numbers = column.numbers()
+            whole = column.kinds <= {INTEGERS, BOOLEANS} and bool(np.all(abs(numbers) <= 2**53))
+            values[name] = numbers.astype(np.int64) if whole and name in within else numbers
             continue
-        values = table.columns[name]
-        codes = vocabulary.encode(values, unknown="flag", what=what)
-        if (codes < 0).any():
-            _raise_unseen(name, read_any(values), codes < 0, vocabulary.ids.tolist())
-        columns[name] = pd.Categorical.from_codes(codes, categories=_index(vocabulary))
-    return pd.DataFrame(columns, index=pd.RangeIndex(table.length))
-
-
-def _index(vocabulary: Vocabulary) -> pd.Index:
-    return pd.Index(vocabulary.ids.tolist(), tupleize_cols=False)
+        codes = vocabulary.encode(column, unknown="flag")
+        column.refuse(codes < 0, UNSEEN.format(some_of(vocabulary.ids.tolist(), 8)))
+        categories = pd.Index(vocabulary.ids.tolist(), tupleize_cols=False)
+        values[name] = pd.Categorical.from_codes(codes, categories=categories)
+    return pd.DataFrame(values, index=pd.RangeIndex(table.num_rows))
 
 
 def _matrix(source: Any, frame: pd.DataFrame, formula: str) -> tuple[np.ndarray, ModelSpec]:
@@ -190,21 +195,5 @@ def _matrix(source: Any, frame: pd.DataFrame, formula: str) -> tuple[np.ndarray,
 
 
 def _check_finite(matrix: np.ndarray, names: tuple[str, ...]) -> None:
-    bad = ~np.isfinite(matrix)
-    if bad.any():
-        column = int(bad.any(axis=0).argmax())
-        rows = np.flatnonzero(bad[:, column])
-        raise ValueError(
-            f"The term {names[column]!r} is {matrix[rows[0], column]} in row{'s'[: rows.size > 1]} "
-            f"{some(rows)}; every value must be finite."
-        )
-
-
-def _raise_unseen(name: str, values: Any, new: np.ndarray, known: list[Hashable]) -> None:
-    row = int(new.argmax())
-    value = values[row].item() if isinstance(values[row], np.generic) else values[row]
-    listed = ", ".join(map(repr, known[:8])) + ", ..." * (len(known) > 8)
-    raise ValueError(
-        f"Column {name!r} holds {value!r} in row {row} ({int(new.sum()):,} such rows), which was "
-        f"not in the training data; the levels there were {listed}."
-    )
+    for name, values in zip(names, matrix.T, strict=True):
+        refuse(~np.isfinite(values), values, f"the term {name!r}", FINITE)

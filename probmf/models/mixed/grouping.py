@@ -7,8 +7,9 @@ from typing import Any, Literal
 import numpy as np
 
 from probmf.data import Vocabulary
-from probmf.data.columns import read_any
-from probmf.models.mixed.columns import Table
+from probmf.data.column import objects, refuse
+from probmf.data.tables import Frame
+from probmf.data.vocabulary import read_levels
 
 type Unseen = Literal["error", "prior"]
 
@@ -20,7 +21,7 @@ class GroupEncoder:
     Attributes:
         factors: The columns.
         vocabularies: The levels of each.
-        cells: For the second column and those after it, the sorted combinations that occur, each
+        cells: For each column, the sorted combinations with those before it that occur, each
             written as (code of what stands before) x (number of levels) + (code).
     """
 
@@ -29,7 +30,7 @@ class GroupEncoder:
     cells: tuple[np.ndarray, ...]
 
     @classmethod
-    def fit(cls, factors: tuple[str, ...], table: Table) -> tuple["GroupEncoder", np.ndarray]:
+    def fit(cls, factors: tuple[str, ...], table: Frame) -> tuple["GroupEncoder", np.ndarray]:
         """Learn the groups.
 
         Args:
@@ -43,14 +44,11 @@ class GroupEncoder:
             ValueError: If there is one group only.
         """
         vocabularies, cells = [], []
-        codes = np.zeros(table.length, np.int64)
-        for place, factor in enumerate(factors):
-            vocabulary, own = table.categories(factor)
-            vocabularies.append(vocabulary)
-            if place == 0:
-                codes = own.astype(np.int64)
-                continue
+        codes = np.zeros(table.num_rows, np.int64)
+        for factor in factors:
+            vocabulary, own = read_levels(table[factor], factor)
             there, codes = np.unique(codes * len(vocabulary) + own, return_inverse=True)
+            vocabularies.append(vocabulary)
             cells.append(there)
         encoder = cls(factors, tuple(vocabularies), tuple(cells))
         if encoder.num_groups == 1:
@@ -68,30 +66,26 @@ class GroupEncoder:
 
     @property
     def num_groups(self) -> int:
-        """How many groups there are."""
-        return len(self.cells[-1]) if self.cells else len(self.vocabularies[0])
+        """Number of groups."""
+        return len(self.cells[-1])
 
     @property
     def labels(self) -> np.ndarray:
         """The groups' labels: ids of the column, or for combinations "a:b"; all differ."""
-        if not self.cells:
+        if len(self.factors) == 1:
             return self.vocabularies[0].ids
-        texts = np.array([joined([label]) for label in self.vocabularies[0].ids], dtype=object)
-        for vocabulary, there in zip(self.vocabularies[1:], self.cells, strict=True):
-            outer, inner = np.divmod(there, len(vocabulary))
-            ids = vocabulary.ids
-            texts = np.array(
-                [f"{texts[o]}:{joined([ids[i]])}" for o, i in zip(outer, inner, strict=True)],
-                dtype=object,
-            )
-        return texts
+        codes, parts = np.arange(self.num_groups), []
+        for vocabulary, there in zip(self.vocabularies[::-1], self.cells[::-1], strict=True):
+            codes, own = np.divmod(there[codes], len(vocabulary))
+            parts.append(vocabulary.ids[own])
+        return objects([joined(label) for label in zip(*parts[::-1], strict=True)])
 
-    def encode(self, table: Table, *, unseen: Unseen) -> np.ndarray:
+    def encode(self, table: Frame, *, unseen: Unseen) -> np.ndarray:
         """Groups of new rows.
 
         Args:
             table: The new data.
-            unseen: What a group that the training data lack gives: "error", or the code -1
+            unseen: Treatment of a group that the training data lack: "error", or the code -1
                 ("prior": its effects have their prior distribution).
 
         Returns:
@@ -100,33 +94,24 @@ class GroupEncoder:
         Raises:
             ValueError: If a group is unseen and may not be.
         """
-        codes = np.zeros(table.length, np.int64)
-        for place, (factor, vocabulary) in enumerate(
-            zip(self.factors, self.vocabularies, strict=True)
+        codes = np.zeros(table.num_rows, np.int64)
+        for factor, vocabulary, there in zip(
+            self.factors, self.vocabularies, self.cells, strict=True
         ):
-            own = vocabulary.encode(
-                table.columns[factor], unknown="flag", what=f"column {factor!r}"
-            )
-            if place == 0:
-                codes = own.astype(np.int64)
-                continue
-            there = self.cells[place - 1]
+            own = vocabulary.encode(table[factor], unknown="flag")
             wanted = np.where((codes < 0) | (own < 0), -1, codes * len(vocabulary) + own)
             found = np.minimum(np.searchsorted(there, wanted), len(there) - 1)
             codes = np.where(there[found] == wanted, found, -1)
         if unseen == "error" and (codes < 0).any():
-            self._raise_unseen(table, codes)
+            row = int((codes < 0).argmax())
+            values = [table[factor].to_numpy()[row] for factor in self.factors]
+            refuse(
+                codes < 0, {row: str(values[0]) if len(values) == 1 else joined(values)},
+                f"column {self.name!r}",
+                f", which is not among the {self.num_groups:,} levels of the training data. With "
+                "unseen='prior' the effects of new levels have their prior distribution.",
+            )  # fmt: skip
         return codes.astype(np.int32)
-
-    def _raise_unseen(self, table: Table, codes: np.ndarray) -> None:
-        rows = np.flatnonzero(codes < 0)
-        values = [read_any(table.columns[factor])[rows[0]] for factor in self.factors]
-        label = str(values[0]) if len(values) == 1 else joined(values)
-        raise ValueError(
-            f"Column {self.name!r} holds {label!r} in row {rows[0]} ({rows.size:,} such rows), "
-            f"which is not among the {self.num_groups:,} levels of the training data. With "
-            "unseen='prior' the effects of new levels have their prior distribution."
-        )
 
 
 def joined(values: Iterable[Any], separator: str = ":") -> str:

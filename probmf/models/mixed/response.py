@@ -13,7 +13,10 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
-from probmf.models.mixed.columns import Table, some
+from probmf.data.column import Column
+from probmf.data.kinds import BOOLEANS
+from probmf.data.vocabulary import read_levels
+from probmf.models.mixed.variables import some
 
 type Family = Literal["gaussian", "lognormal", "bernoulli", "ordinal"]
 
@@ -41,7 +44,7 @@ class Response(Protocol):
     site: ClassVar[Literal["noise_scale", "cutpoints"] | None]
     has_intercept: ClassVar[bool]
 
-    def read(self, table: Table, name: str) -> ResponseValues:
+    def read(self, column: Column, name: str) -> ResponseValues:
         """The checked column."""
         ...
 
@@ -60,9 +63,9 @@ class GaussianResponse:
     site: ClassVar[Literal["noise_scale", "cutpoints"] | None] = "noise_scale"
     has_intercept: ClassVar[bool] = True
 
-    def read(self, table: Table, name: str) -> ResponseValues:
+    def read(self, column: Column, name: str) -> ResponseValues:
         """Finite numbers."""
-        return ResponseValues(_measured(table, name))
+        return ResponseValues(_measured(column, name))
 
     def on_predictor_scale(self, values: np.ndarray) -> np.ndarray | None:
         """As it is."""
@@ -76,9 +79,9 @@ class GaussianResponse:
 class LogNormalResponse(GaussianResponse):
     r"""Positive numbers, :math:`\log y \sim N(\eta, \sigma^2)`."""
 
-    def read(self, table: Table, name: str) -> ResponseValues:
+    def read(self, column: Column, name: str) -> ResponseValues:
         """Finite positive numbers."""
-        values = _measured(table, name)
+        values = _measured(column, name)
         rows = np.flatnonzero(values <= 0)
         if rows.size:
             raise ValueError(
@@ -103,10 +106,10 @@ class BernoulliResponse:
     site: ClassVar[Literal["noise_scale", "cutpoints"] | None] = None
     has_intercept: ClassVar[bool] = True
 
-    def read(self, table: Table, name: str) -> ResponseValues:
+    def read(self, column: Column, name: str) -> ResponseValues:
         """Zeros and ones, or booleans."""
         try:
-            values = table.numbers(name)
+            values = column.numbers()
         except TypeError as error:
             raise TypeError(
                 f"{error} Which value of a bernoulli response counts as 1 has to be said: make the "
@@ -139,24 +142,24 @@ class OrdinalResponse:
     site: ClassVar[Literal["noise_scale", "cutpoints"] | None] = "cutpoints"
     has_intercept: ClassVar[bool] = False
 
-    def read(self, table: Table, name: str) -> ResponseValues:
+    def read(self, column: Column, name: str) -> ResponseValues:
         """Consecutive whole numbers, or a categorical column with an order of its own."""
-        if table.is_numeric(name):
-            return _consecutive(table.numbers(name), name)
-        order = table.orders[name]
+        if column.is_numeric:
+            return _consecutive(column.numbers(), name)
+        order = column.categories
         if order is None:
             raise TypeError(
                 f"An ordinal response needs levels in order, but column {name!r} holds plain "
                 "values that are no numbers; make it a categorical column with its levels in "
                 "order (for polars an Enum), or consecutive whole numbers."
             )
-        if name not in table.ordered:
+        if not column.ordered:
             raise TypeError(
                 f"An ordinal response needs levels in order, but the categories of column {name!r} "
                 f"are not ordered ({', '.join(map(repr, order[:8]))}{', ...' * (len(order) > 8)}); "
                 "say their order: pandas.Categorical(values, categories=[...], ordered=True)."
             )
-        levels, codes = table.categories(name)
+        levels, codes = read_levels(column, name)
         unused = [level for level in order if level not in set(levels.ids.tolist())]
         if unused:
             raise ValueError(
@@ -177,14 +180,14 @@ class OrdinalResponse:
         return dist.OrderedLogistic(predictor, jnp.broadcast_to(cutpoints[None, :], shape))
 
 
-def _measured(table: Table, name: str) -> np.ndarray:
+def _measured(column: Column, name: str) -> np.ndarray:
     """Numbers; booleans would be read as 0 and 1, and are more likely meant as yes and no."""
-    if table.is_boolean(name):
+    if column.kinds == {BOOLEANS}:
         raise TypeError(
             f"The response {name!r} holds booleans, expected numbers; use likelihood='bernoulli', "
             "or convert it to 0.0 and 1.0 if a share is to be linear in the predictors."
         )
-    return table.numbers(name)
+    return column.numbers()
 
 
 def _consecutive(values: np.ndarray, name: str) -> ResponseValues:

@@ -62,9 +62,9 @@ def test_unseen_groups() -> None:
     assert found.groups["g"].group.tolist() == [1, 0, -1]
     seen = design.levels["g:h"].tolist()
     assert found.groups["g:h"].group.tolist() == [seen.index("1:v"), -1, -1]
-    with pytest.raises(ValueError, match=re.escape("Column 'g' holds '99' in row 2 (1 such rows)")):
+    with pytest.raises(ValueError, match=re.escape("Column 'g' is '99' in row 2 (1 such rows)")):
         model.encode(design, new)
-    with pytest.raises(ValueError, match="Column 'g:h' holds '0:v' in row 1"):
+    with pytest.raises(ValueError, match="Column 'g:h' is '0:v' in row 1"):
         model.encode(design, {**new, "g": [1, 0, 2]})
     with pytest.raises(ValueError, match="expected 'error' or 'prior'"):
         model.encode(design, new, unseen="drop")  # type: ignore[arg-type]
@@ -73,13 +73,13 @@ def test_unseen_groups() -> None:
 @pytest.mark.parametrize(
     ("formula", "changed", "kind", "message"),
     [
-        ("y ~ a", {"a": ["p", "s"]}, ValueError, "Column 'a' holds 's' in row 1 (1 such rows), "
+        ("y ~ a", {"a": ["p", "s"]}, ValueError, "Column 'a' is 's' in row 1 (1 such rows), "
          "which was not in the training data; the levels there were 'r', 'q', 'p'."),
         ("y ~ x + (0 + a | g)", {"a": ["s", "p"]}, ValueError, "'s' in row 0"),
-        ("y ~ C(k)", {"k": [2, 7]}, ValueError, "Column 'k' holds 7 in row 1"),
+        ("y ~ C(k)", {"k": [2, 7]}, ValueError, "Column 'k' is 7 in row 1"),
         ("y ~ C(k + 1)", {"k": [2, 7]}, ValueError, "can't be computed"),
-        ("y ~ C(a)", {"a": ["p", "s"]}, ValueError, "Column 'a' holds 's' in row 1"),
-        ("y ~ x", {"x": ["1", "2"]}, TypeError, "held numbers in the training data, but holds '1'"),
+        ("y ~ C(a)", {"a": ["p", "s"]}, ValueError, "Column 'a' is 's' in row 1"),
+        ("y ~ x", {"x": ["1", "2"]}, TypeError, "must hold numbers, but row 0 holds '1'"),
         ("y ~ a", {"a": [1, 2]}, ValueError, "convert one to the other"),
         ("y ~ (1 | g)", {"g": ["0", "1"]}, ValueError, "convert one to the other"),
         ("y ~ x", {"x": [1.0, None]}, ValueError, "Column 'x' has 1 missing value"),

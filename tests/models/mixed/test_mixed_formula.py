@@ -5,8 +5,8 @@ import re
 import pytest
 
 from probmf.models.mixed import FormulaError, MixedEffects
-from probmf.models.mixed.columns import variables
 from probmf.models.mixed.formula import parse_formula
+from probmf.models.mixed.variables import variables
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from probmf.data.columns import LARGEST, refuse_large
+from probmf.data.column import FINITE, LARGEST, refuse, refuse_large
+from probmf.data.duplicates import Rows
 from probmf.data.vocabulary import Vocabulary
 
 
@@ -62,11 +63,8 @@ class RatingTable:
                     f"{name} has shape {values.shape}, but user has shape {fields['user'].shape}; "
                     "every column needs one entry per rating."
                 )
-        if fields["weight"] is not None and fields["weight"].min() < 0:
-            row = int(np.argmax(fields["weight"] < 0))
-            raise ValueError(
-                f"weight is {fields['weight'][row]} in row {row}; a weight can't be negative."
-            )
+        if fields["weight"] is not None:
+            refuse_weights(fields["weight"], "weight")
         for features, vocabulary in (
             (self.user_features, self.users), (self.item_features, self.items),
         ):  # fmt: skip
@@ -167,15 +165,12 @@ class RatingTable:
             raise ValueError(f"Row {bad} is out of range: rows are 0 to {len(self) - 1}.")
         if np.bincount(chosen, minlength=len(self)).max() > 1:
             raise ValueError("rows holds a row twice; to count a rating more often, give weights.")
-        return replace(
-            self,
-            user=self.user[chosen],
-            item=self.item[chosen],
-            rating=self.rating[chosen],
-            weight=None if self.weight is None else self.weight[chosen],
-            time=None if self.time is None else self.time[chosen],
-            columns={name: values[chosen] for name, values in self.columns.items()},
-        )
+        return replace(self, **self.rows.take(chosen)._asdict())
+
+    @property
+    def rows(self) -> Rows:
+        """The columns that have one entry per rating."""
+        return Rows(self.user, self.item, self.rating, self.weight, self.time, dict(self.columns))
 
 
 def _frozen(values: np.ndarray) -> np.ndarray:
@@ -191,19 +186,21 @@ def _codes(values: Any, name: str, vocabulary: Vocabulary) -> np.ndarray:
             f"{name} is of type {codes.dtype}, expected codes (whole numbers). For a table with "
             "ids use Ratings.from_frame."
         )
-    if codes.min() < 0 or codes.max() >= len(vocabulary):
-        row = int(np.argmax((codes < 0) | (codes >= len(vocabulary))))
-        raise ValueError(
-            f"{name} is {codes[row]} in row {row}, but codes are 0 to {len(vocabulary) - 1}."
-        )
+    wrong = (codes < 0) | (codes >= len(vocabulary))
+    refuse(wrong, codes, name, f", but codes are 0 to {len(vocabulary) - 1}.")
     return codes.astype(np.int32, copy=False)
 
 
 def _finite(values: Any, name: str) -> np.ndarray:
     numbers = np.asarray(values, dtype=np.float64)
-    if not np.isfinite(numbers).all():
-        row = int(np.argmin(np.isfinite(numbers)))
-        raise ValueError(f"{name} is {numbers.flat[row]} in row {row}; all must be finite.")
+    refuse(~np.isfinite(numbers.ravel()), numbers.ravel(), name, FINITE)
     # Fits add up squares, of residuals that may be several times as large.
-    refuse_large(numbers.ravel(), name, 0.1 * math.sqrt(LARGEST / max(1, numbers.size)))
+    largest = 0.1 * math.sqrt(LARGEST / max(1, numbers.size))
+    refuse_large(numbers.ravel(), name, largest=largest)
     return numbers
+
+
+def refuse_weights(weight: np.ndarray, what: str) -> None:
+    """Raise a ValueError that names the first negative weight."""
+    problem = ", but a weight can't be negative; zero leaves a rating out of the fit."
+    refuse(weight < 0, weight, what, problem)

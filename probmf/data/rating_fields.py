@@ -1,15 +1,16 @@
 """From named columns to the fields of `Ratings`, each checked."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from scipy.sparse import issparse
 
-from probmf.data.columns import Column, load, read_any, read_numbers, read_times, sentence
+from probmf.data.column import Column, sentence
 from probmf.data.duplicates import Duplicates, Rows, resolve_duplicates
-from probmf.data.frames import read_columns
+from probmf.data.rating_table import refuse_weights
 from probmf.data.side_tables import align_features
+from probmf.data.tables import load, read_table
 from probmf.data.vocabulary import Vocabulary, in_order
 
 RESERVED = ("user", "item", "rating", "weight", "time")
@@ -77,7 +78,7 @@ def build_fields(frame: Any, options: FrameOptions, what: str = "the frame") -> 
     """The fields of `Ratings` from any table.
 
     Args:
-        frame: The table; see `frames.read_columns`.
+        frame: The table; see `tables.read_table`.
         options: The arguments of `Ratings.from_frame`.
         what: What messages call the table.
 
@@ -87,19 +88,18 @@ def build_fields(frame: Any, options: FrameOptions, what: str = "the frame") -> 
     names = wanted_columns(options)
     rating, weight, time = (_name(options, role) for role in ("rating", "weight", "time"))
     hints = {rating: " If there are no ratings, only pairs, pass rating=None."} if rating else {}
-    columns = read_columns(frame, names, what, hints)
-    user, item = options.get("user", "user"), options.get("item", "item")
-    if not len(columns[user]):
+    columns = read_table(frame, names, what, hints=hints)
+    if not columns.num_rows:
         raise ValueError(f"{sentence(what)} has no rows; at least one rating is needed.")
-    users, user_codes = _encode(columns[user], "user", user, options.get("users"))
-    items, item_codes = _encode(columns[item], "item", item, options.get("items"))
+    users, user_codes = _encode(columns, "user", options)
+    items, item_codes = _encode(columns, "item", options)
     rows = Rows(
         user=user_codes,
         item=item_codes,
-        rating=_numbers(columns, rating, len(user_codes)),
-        weight=None if weight is None else _weights(columns[weight], weight),
-        time=None if time is None else read_times(columns[time], f"column {time!r}"),
-        columns={name: read_any(columns[name]) for name in options.get("keep", ())},
+        rating=np.ones(columns.num_rows) if rating is None else columns[rating].numbers(),
+        weight=None if weight is None else _weights(columns[weight]),
+        time=None if time is None else columns[time].times(),
+        columns={name: columns[name].to_numpy() for name in options.get("keep", ())},
     )
     return _finish(rows, users, items, options)
 
@@ -118,7 +118,7 @@ def matrix_fields(matrix: Any, options: FrameOptions) -> dict[str, Any]:
         raise ValueError(f"matrix, of shape {matrix.shape}, stores nothing; nothing is rated.")
     users = _of_length(options.get("users"), "user", matrix.shape, 0)
     items = _of_length(options.get("items"), "item", matrix.shape, 1)
-    rating = read_numbers(load(entries.data, "the matrix"), "the matrix")
+    rating = load(entries.data, "the matrix").numbers()
     rows = Rows(entries.row.copy(), entries.col.copy(), rating, None, None, {})
     return _finish(rows, users, items, options)
 
@@ -158,28 +158,20 @@ def _finish(
 
 
 def _encode(
-    column: Column, name: str, label: str, given: Vocabulary | Sequence[Any] | np.ndarray | None
+    columns: Mapping[str, Column], side: Literal["user", "item"], options: FrameOptions
 ) -> tuple[Vocabulary, np.ndarray]:
-    what = f"column {label!r}"
+    column, given = columns[options.get(side, side)], options.get(f"{side}s")
     if given is None:
-        return Vocabulary.from_values(column, name, what=what)
-    vocabulary = in_order(given, name)
-    return vocabulary, vocabulary.encode(column, what=what)
+        return Vocabulary.from_values(column, side)
+    vocabulary = in_order(given, side)
+    return vocabulary, vocabulary.encode(column)
 
 
-def _numbers(columns: Mapping[str, Column], name: str | None, length: int) -> np.ndarray:
-    return np.ones(length) if name is None else read_numbers(columns[name], f"column {name!r}")
-
-
-def _weights(column: Column, name: str) -> np.ndarray:
-    weight = read_numbers(column, f"column {name!r}")
-    negative = weight < 0
-    if negative.any():
-        row = int(negative.argmax())
-        raise ValueError(
-            f"Column {name!r} is {weight[row]} in row {row} ({int(negative.sum()):,} such rows), "
-            "but a weight can't be negative; zero leaves a rating out of the fit."
-        )
+def _weights(column: Column) -> np.ndarray:
+    weight = column.numbers()
+    refuse_weights(weight, column.what)
     if not weight.any():
-        raise ValueError(f"Column {name!r} is zero in every row; at least one rating must count.")
+        raise ValueError(
+            f"{sentence(column.what)} is zero in every row; at least one rating must count."
+        )
     return weight

@@ -6,8 +6,9 @@ from html import escape
 import numpy as np
 import pyarrow as pa
 
-from probmf.data.table import RatingTable
-from probmf.data.vocabulary import Vocabulary, plain
+from probmf.data.column import plain
+from probmf.data.rating_table import RatingTable
+from probmf.data.vocabulary import Vocabulary
 
 _QUANTILES = {"min": 0.0, "5%": 0.05, "50%": 0.5, "95%": 0.95, "max": 1.0}
 

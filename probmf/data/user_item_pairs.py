@@ -4,11 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from probmf.data.columns import objects
-from probmf.data.frames import check_lengths, read_columns
-from probmf.data.ids import read_ids
+from probmf.data.column import Column, objects
 from probmf.data.merge import translate
-from probmf.data.table import RatingTable
+from probmf.data.rating_table import RatingTable
+from probmf.data.tables import check_lengths, load, read_table
 from probmf.data.vocabulary import Vocabulary
 
 
@@ -45,34 +44,33 @@ def encode_pairs(
             translate(pairs.user, pairs.users, users, "flag"),
             translate(pairs.item, pairs.items, items, "flag"),
         )
+    own, other = pair_columns(pairs, user, item)
+    return users.encode(own, unknown="flag"), items.encode(other, unknown="flag")
+
+
+def pair_columns(pairs: Any, user: str, item: str) -> tuple[Column, Column]:
+    """The column of users and that of items; see `encode_pairs`, but for `Ratings`."""
     if isinstance(pairs, tuple):
-        own, other = _two_sequences(pairs)
-        names = "the column of users", "the column of items"
+        if len(pairs) != 2 or any(isinstance(part, str | bytes | int) for part in pairs):
+            raise ValueError(
+                f"pairs is a tuple of {len(pairs)} values, expected two sequences of one length, "
+                "users and items; put a single pair in a list, as in [('ann', 7)]."
+            )
+        sides = pairs
     elif isinstance(pairs, list) or (isinstance(pairs, np.ndarray) and not pairs.dtype.names):
-        own, other = _list_of_pairs(pairs)
-        names = "the column of users", "the column of items"
+        sides = _list_of_pairs(pairs)
     else:
-        columns = read_columns(pairs, [user, item], "the table of pairs")
-        own, other = columns[user], columns[item]
-        names = f"column {user!r}", f"column {item!r}"
+        hints = {
+            name: f" To use another column, name it: {side}=."
+            for side, name in (("user", user), ("item", item))
+        }
+        columns = read_table(pairs, [user, item], "the table of pairs", hints=hints)
+        sides = columns[user], columns[item]
+    own, other = load(sides[0], "the column of users"), load(sides[1], "the column of items")
+    check_lengths([own, other], "pairs")
     if not len(own):
         raise ValueError("There are no pairs; give at least one user and item.")
-    return (
-        users.encode(own, unknown="flag", what=names[0]),
-        items.encode(other, unknown="flag", what=names[1]),
-    )
-
-
-def _two_sequences(pairs: tuple[Any, ...]) -> tuple[Any, Any]:
-    if len(pairs) != 2 or any(isinstance(part, str | bytes | int) for part in pairs):
-        raise ValueError(
-            f"pairs is a tuple of {len(pairs)} values, expected two sequences of one length, users "
-            "and items; put a single pair in a list, as in [('ann', 7)]."
-        )
-    own, other = (read_ids(part, f"the column of {name}") for part, name in
-                  zip(pairs, ("users", "items"), strict=True))  # fmt: skip
-    check_lengths({"users": own.values, "items": other.values}, "pairs")
-    return own.values, other.values
+    return own, other
 
 
 def _list_of_pairs(pairs: Any) -> tuple[Any, Any]:

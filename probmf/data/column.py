@@ -1,0 +1,293 @@
+"""One column at the door: any sequence of values becomes a `Column`, whose readers check it.
+
+Rows are counted from 0 in every message.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from probmf.data.kinds import (
+    CLOCK,
+    INTEGERS,
+    NOTHING,
+    NUMBERS,
+    TIMES,
+    array_kind,
+    python_kind,
+)
+
+#: The largest number of single precision, which fits compute in unless they are told otherwise.
+LARGEST = float(np.finfo(np.float32).max)
+DROP = "drop these rows or fill them in first."
+FINITE = f"; every value must be finite: {DROP}"
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        values: An Arrow array (types and nulls known; categories decoded, so that unused ones are
+            gone), or a NumPy array of one dimension.
+        what: What messages call it, such as "column 'user'".
+        categories: Categories of a categorical column in their own order; None for any other.
+        ordered: Whether the categories are declared to have an order.
+        owners: Vocabulary whose ids the rows belong to, for messages; None for any other table.
+    """
+
+    values: pa.Array | np.ndarray
+    what: str
+    categories: list[Any] | None = None
+    ordered: bool = False
+    owners: Any = None
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.values)
+
+    @cached_property
+    def types(self) -> frozenset[type]:
+        """Python types of the values of a column of objects; empty for any other."""
+        return frozenset(map(type, self.values.tolist())) if _is_objects(self.values) else _NO_TYPES
+
+    @cached_property
+    def kinds(self) -> frozenset[str]:
+        """Kinds of the values that are not missing; see `probmf.data.kinds`."""
+        objects = _is_objects(self.values)
+        found = map(python_kind, self.types) if objects else [array_kind(self.values)]
+        return frozenset(found) - {NOTHING}
+
+    @property
+    def is_numeric(self) -> bool:
+        """True for numbers and booleans that are no categories."""
+        return self.categories is None and self.kinds <= NUMBERS
+
+    def row(self, row: int) -> str:
+        """Name of a row in messages."""
+        if self.owners is None:
+            return f"row {row}"
+        return f"row {row} of {self.owners.name} {plain(self.owners.ids[row])!r}"
+
+    def missing(self) -> np.ndarray:
+        """Which values are missing, as booleans of shape (n,)."""
+        values = self.values
+        if isinstance(values, pa.Array):
+            return np.asarray(pc.is_null(values, nan_is_null=pa.types.is_floating(values.type)))
+        if values.dtype.kind in "mM":
+            return np.isnat(values)
+        if values.dtype.kind in "fc":
+            return np.isnan(values)
+        if all(issubclass(of, str | bytes | int) for of in self.types):
+            return np.zeros(len(values), dtype=bool)
+        return np.fromiter(map(is_missing, values), bool, len(values))
+
+    def known(self) -> "Column":
+        """The values that are not missing."""
+        return replace(self, values=self.values.take(np.flatnonzero(~self.missing())))
+
+    def refuse_missing(self, advice: str = DROP) -> None:
+        """Raise a ValueError that names the first missing value and says how many there are."""
+        missing = self.missing()
+        if missing.any():
+            count = int(missing.sum())
+            raise ValueError(
+                f"{sentence(self.what)} has {count:,} missing value{'s'[: count > 1]} (None, NaN "
+                f"or null), the first in {self.row(int(missing.argmax()))}; {advice}"
+            )
+
+    def refuse(self, broken: np.ndarray, problem: str) -> None:
+        """Raise a ValueError about rows (booleans), if there are any; see `refuse`."""
+        if broken.any():
+            refuse(broken, self.to_list(), self.what, problem, self.row)
+
+    def numbers(self, *, gaps: bool = False) -> np.ndarray:
+        """The values as finite float64 numbers of shape (n,); booleans become 0 and 1.
+
+        Args:
+            gaps: Whether missing values may stand, as NaN.
+
+        Returns:
+            A new array.
+
+        Raises:
+            TypeError: If it holds anything but real numbers.
+            ValueError: If a number is missing, infinite, or too large for single precision.
+        """
+        self.refuse_others(NUMBERS, "numbers")
+        if isinstance(self.values, pa.Array):
+            # Unsafe only in that integers above 2**53 are rounded, as for every float64.
+            found = np.array(pc.cast(self.values, pa.float64(), safe=False), dtype=np.float64)
+        elif NOTHING in map(python_kind, self.types):
+            found = np.array([np.nan if is_missing(v) else float(v) for v in self.values.tolist()])
+        else:
+            found = self.values.astype(np.float64)
+        if not np.isfinite(found).all():
+            if not gaps:
+                self.refuse_missing()
+            refuse(np.isinf(found), found, self.what, FINITE, self.row)
+        refuse_large(found, self.what, self.row)
+        return found
+
+    def times(self) -> np.ndarray:
+        """The values as times that can be sorted: int64 exactly, float64, or datetime64 in UTC.
+
+        Returns:
+            A new array of shape (n,).
+
+        Raises:
+            TypeError: If it holds neither numbers nor dates.
+            ValueError: If a time is missing or infinite.
+        """
+        self.refuse_missing()
+        self.refuse_others(NUMBERS | TIMES - {CLOCK}, "numbers or dates")
+        values = self.values
+        if _is_objects(values) and self.kinds <= TIMES | {INTEGERS}:
+            try:
+                values = pa.array(values)
+            except (pa.ArrowException, OverflowError):
+                return self.numbers()
+        if self.kinds <= TIMES or self.kinds == {INTEGERS}:
+            return np.array(values)
+        return self.numbers()
+
+    def refuse_others(self, kinds: set[str], noun: str) -> None:
+        """Raise a TypeError that names the first value that is of none of the kinds."""
+        if self.kinds <= kinds:
+            return
+        row, value = next(
+            (
+                (row, value)
+                for row, value in enumerate(self.to_list())
+                if not is_missing(value) and python_kind(value.__class__) not in kinds
+            ),
+            (0, None),
+        )
+        hint = " Text has to be converted first." if isinstance(value, str) else ""
+        raise TypeError(
+            f"{sentence(self.what)} must hold {noun}, but {self.row(row)} holds {value!r} of type "
+            f"{type(value).__name__}.{hint}"
+        )
+
+    def to_list(self) -> list[Any]:
+        """The values, unchecked, as Python or NumPy scalars."""
+        return self.values.to_pylist() if isinstance(self.values, pa.Array) else list(self.values)
+
+    def to_numpy(self) -> np.ndarray:
+        """The values as a new NumPy array, unchecked: nulls are None, or NaN among numbers."""
+        return np.array(self.values)
+
+    def to_arrow(self) -> pa.Array:
+        """The values as an Arrow array, of categories dictionary-encoded.
+
+        Raises:
+            TypeError: If they have no common Arrow type.
+        """
+        try:
+            values = pa.array(self.values, from_pandas=True)
+        except (pa.ArrowException, TypeError, OverflowError) as error:
+            raise TypeError(
+                f"{sentence(self.what)} can't be stored as one type ({error}); convert it to "
+                "numbers or text, or leave it out."
+            ) from error
+        return values if self.categories is None else values.dictionary_encode()
+
+
+_NO_TYPES: frozenset[type] = frozenset()
+
+
+def _is_objects(values: pa.Array | np.ndarray) -> bool:
+    return isinstance(values, np.ndarray) and values.dtype == object
+
+
+def refuse(
+    broken: np.ndarray,
+    values: Any,
+    what: str,
+    problem: str,
+    row: Callable[[int], str] = "row {}".format,
+) -> None:
+    """Raise a ValueError that shows the first of some rows and says how many there are.
+
+    Args:
+        broken: The rows, as booleans of shape (n,); nothing happens if there are none.
+        values: Values by row.
+        what: What the message calls the values.
+        problem: Its end, with the punctuation before it.
+        row: Names of rows.
+    """
+    if broken.any():
+        first = int(broken.argmax())
+        value = plain(values[first])
+        shown = f"{value:g}" if isinstance(value, float) else repr(value)
+        raise ValueError(
+            f"{sentence(what)} is {shown} in {row(first)} ({int(broken.sum()):,} such rows)"
+            f"{problem}"
+        )
+
+
+def refuse_large(
+    numbers: np.ndarray,
+    what: str,
+    row: Callable[[int], str] = "row {}".format,
+    largest: float = LARGEST,
+) -> None:
+    """Refuse numbers that calculations in single precision would take for infinite.
+
+    Args:
+        numbers: Finite or NaN, of shape (n,).
+        what: What the message calls them.
+        row: Names of rows.
+        largest: The largest that is none of them.
+
+    Raises:
+        ValueError: If one is larger; it names the first such row.
+    """
+    size = np.abs(numbers)
+    if (size > largest).any():
+        problem = (
+            f", and calculations in single precision bear at most {largest:.2g}: divide it by a "
+            f"constant, such as {np.nanmax(size):.0e}, in every row."
+        )
+        refuse(size > largest, numbers, what, problem, row)
+
+
+def is_missing(value: Any) -> bool:
+    """True for a value that stands for nothing: None, NaN, NaT, pandas.NA, a tuple with NaN."""
+    if python_kind(value.__class__) == NOTHING:
+        return True
+    if isinstance(value, tuple):
+        return any(is_missing(entry) for entry in value if entry is not None)
+    try:
+        return bool(value != value)
+    except (TypeError, ValueError):
+        return False
+
+
+def sentence(phrase: str) -> str:
+    """The phrase with its first letter large."""
+    return phrase[:1].upper() + phrase[1:]
+
+
+def plain(value: Any) -> Any:
+    """A NumPy scalar as the Python value that a message should show."""
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        return str(value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def some_of(values: Sequence[Any], most: int = 5) -> str:
+    """The first values, and dots if there are more."""
+    return ", ".join(repr(plain(v)) for v in values[:most]) + ", ..." * (len(values) > most)
+
+
+def objects(values: Sequence[Any]) -> np.ndarray:
+    """A one-dimensional object array, whatever its entries are (tuples too stay one entry)."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values if isinstance(values, list) else list(values)
+    return array

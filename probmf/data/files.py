@@ -1,0 +1,114 @@
+"""Files of ratings and side tables: CSV and Parquet become Arrow tables."""
+
+import os
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+
+from probmf.data.column import sentence
+from probmf.data.kinds import is_text
+from probmf.data.tables import refuse_doubled, require_columns
+
+type PathLike = str | os.PathLike[str]
+
+
+def read_csv(
+    path: PathLike,
+    names: Sequence[str],
+    id_names: Sequence[str],
+    *,
+    delimiter: str,
+    column_names: Sequence[str] | None,
+) -> pa.Table:
+    """Some columns of a CSV file, with ids read as they are written.
+
+    Ids that are all written as whole numbers (no leading zero, no sign +) become integers; any
+    other column of ids stays text, so that "007" and "7" remain two ids. Empty fields and the usual
+    spellings of missing values ("NA", "nan", "null", ...) are missing among integers; among text
+    only empty fields are.
+
+    Args:
+        path: The file; .gz, .bz2 and .zst are decompressed.
+        names: The columns wanted.
+        id_names: Those among them that hold ids.
+        delimiter: What stands between fields.
+        column_names: Names of the columns of a file without a header line.
+
+    Returns:
+        The table.
+
+    Raises:
+        ValueError: If the file is empty or malformed, or lacks a column.
+    """
+    read_options = pa.csv.ReadOptions(column_names=column_names)
+    parse_options = pa.csv.ParseOptions(delimiter=delimiter)
+    what = f"the file {os.fspath(path)}"
+    types = {name: pa.string() for name in id_names}
+    try:
+        # The whole file and not its first block: a later block may change a column's type.
+        table = pa.csv.read_csv(
+            path, read_options, parse_options, pa.csv.ConvertOptions(column_types=types)
+        )
+    except pa.ArrowInvalid as error:
+        raise ValueError(
+            f"{sentence(what)} could not be read as CSV with the delimiter {delimiter!r}: {error}."
+        ) from error
+    refuse_doubled(table.column_names, what)
+    hints = dict.fromkeys(names, _csv_hint(table, delimiter))
+    require_columns(names, table.column_names, what, hints=hints)
+    table = table.select(list(names))
+    for name in id_names:
+        ids = _written_ids(table[name].combine_chunks())
+        table = table.set_column(table.column_names.index(name), name, ids)
+    return table
+
+
+_MISSING_TEXT = pa.array(
+    ["", "#N/A", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "none", "-nan", "-NaN"]
+)
+
+
+def _csv_hint(table: pa.Table, delimiter: str) -> str:
+    if len(table.column_names) > 1:
+        return ""
+    return f" There is one column only, so the delimiter may not be {delimiter!r}."
+
+
+def _written_ids(texts: pa.Array) -> pa.Array:
+    if not is_text(texts.type):
+        return texts
+    kept = pc.if_else(pc.is_in(texts, _MISSING_TEXT), None, texts)
+    # "-0" and 20-digit numbers are the two that this pattern lets through and int64 changes.
+    canonical = pc.match_substring_regex(kept, r"^(0|-?[1-9][0-9]{0,18})$")
+    if pc.all(canonical, min_count=1).as_py():
+        try:
+            return kept.cast(pa.int64())
+        except pa.ArrowInvalid:
+            pass
+    return pc.if_else(pc.equal(texts, ""), None, texts)
+
+
+def read_parquet(path: PathLike, names: Sequence[str]) -> pa.Table:
+    """Some columns of a Parquet file or of a folder of them.
+
+    Args:
+        path: The file or folder.
+        names: The columns wanted.
+
+    Returns:
+        The table, in the order of the file.
+
+    Raises:
+        ValueError: If the file lacks a column or is no Parquet file.
+    """
+    what = f"the file {os.fspath(path)}"
+    try:
+        found = pa.parquet.ParquetDataset(path).schema.names
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{sentence(what)} could not be read as Parquet: {error}.") from error
+    refuse_doubled(found, what)
+    require_columns(names, found, what)
+    return pa.parquet.read_table(path, columns=list(names))

@@ -1,0 +1,66 @@
+"""Columns that a formula uses, and their values."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from probmf.data.tables import Frame, read_table
+from probmf.models.mixed.code import names_in
+from probmf.models.mixed.formula import simple_formula, unquote
+
+
+def variables(formula: str) -> list[str]:
+    """Columns that a part of a formula mentions, in order.
+
+    Args:
+        formula: A formula for formulaic, without group terms, such as "x + poly(z, 2)".
+
+    Returns:
+        Names of columns: all names but those that are called and those formulaic knows (poly, np).
+
+    Example:
+        >>> variables("1 + x + np.log(z) + C(`my column`)")
+        ['x', 'z', 'my column']
+    """
+    found: list[str] = []
+    called: set[str] = set()
+    for factor in [factor for term in simple_formula(formula) for factor in term.factors]:
+        if factor.eval_method.value == "lookup":
+            found.append(unquote(factor.expr))
+        elif factor.eval_method.value == "python":
+            names = names_in(factor.expr)
+            found += names.columns
+            called |= names.called
+    both = [name for name in found if name in called]
+    if both:
+        raise ValueError(
+            f"The formula part {formula!r} calls {both[0]!r} and has a column of that name; rename "
+            "the column in the data and the formula."
+        )
+    return list(dict.fromkeys(found))
+
+
+def categorical(formula: str) -> set[str]:
+    """Columns that a part of a formula has within C(...)."""
+    codes = [
+        factor.expr
+        for term in simple_formula(formula)
+        for factor in term.factors
+        if factor.eval_method.value == "python"
+    ]
+    return {name for code in codes for name in names_in(code).categories}
+
+
+def read_data(data: Any, names: Sequence[str]) -> Frame:
+    """The columns that formulas use; without a missing value, and at least one row."""
+    table = read_table(data, names, "the data")
+    if not table.num_rows:
+        raise ValueError("The data has no rows; at least one is needed.")
+    for column in table.values():
+        column.refuse_missing()
+    return table
+
+
+def some(rows: Iterable[int]) -> str:
+    """The first five rows, and dots if there are more."""
+    listed = [int(row) for row in rows]
+    return ", ".join(map(str, listed[:5])) + ", ..." * (len(listed) > 5)
