@@ -12,6 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from probmf.data import Ratings, Vocabulary
+from probmf.data.files import read_csv, read_parquet
 from probmf.data.kinds import BOOLEANS, INTEGERS, TEXT, UUIDS
 from probmf.data.side_tables import align_features
 from probmf.results import Fit, directory, load
@@ -143,16 +144,12 @@ def add_features(ratings: Ratings, path: Path, side: str, id_name: str) -> Ratin
     """
     vocabulary = ratings.users if side == "user" else ratings.items
     table = read_table(path, text=(id_name, side))
-    name = id_name if id_name in table.column_names else side
-    if name in table.column_names and vocabulary.kind != TEXT:
-        column = table[name]
-        if pa.types.is_string(column.type):
-            ids = parse_ids(column.to_pylist(), vocabulary)
-            table = table.set_column(table.column_names.index(name), name, _arrow(ids))
-    features = align_features(table, vocabulary, id_name)
-    if side == "user":
-        return replace(ratings, user_features=features)
-    return replace(ratings, item_features=features)
+    columns = dict(zip(table.column_names, table.columns, strict=True))
+    name = id_name if id_name in columns else side
+    if name in columns and vocabulary.kind != TEXT and pa.types.is_string(columns[name].type):
+        columns[name] = parse_ids(columns[name].to_pylist(), vocabulary)
+    features: Any = align_features(columns, vocabulary, id_name)
+    return replace(ratings, **{f"{side}_features": features})
 
 
 def read_table(path: Path, *, text: Sequence[str] = ()) -> pa.Table:
@@ -169,16 +166,9 @@ def read_table(path: Path, *, text: Sequence[str] = ()) -> pa.Table:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is of another kind or malformed.
     """
-    try:
-        if _is_parquet(path):
-            return pa.parquet.read_table(path)
-        return pa.csv.read_csv(
-            path,
-            parse_options=pa.csv.ParseOptions(delimiter=_delimiter(path)),
-            convert_options=pa.csv.ConvertOptions(column_types=dict.fromkeys(text, pa.string())),
-        )
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"The file {path} could not be read: {error}.") from error
+    if _is_parquet(path):
+        return read_parquet(path)
+    return read_csv(path, delimiter=_delimiter(path), text=text)
 
 
 def write_table(table: pa.Table, path: Path) -> None:
@@ -256,12 +246,6 @@ def examples(vocabulary: Vocabulary) -> str:
 def check_writable(path: Path) -> None:
     """Refuse a file name that `write_table` has no format for."""
     _kind_of(path)
-
-
-def _arrow(ids: np.ndarray) -> pa.Array:
-    if len(ids) and isinstance(ids[0], UUID):
-        return pa.array([value.bytes for value in ids], pa.uuid())
-    return pa.array(ids.tolist())
 
 
 def _kind_of(path: Path) -> str:

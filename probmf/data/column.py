@@ -237,17 +237,7 @@ def refuse_large(
     row: Callable[[int], str] = "row {}".format,
     largest: float = LARGEST,
 ) -> None:
-    """Refuse numbers that calculations in single precision would take for infinite.
-
-    Args:
-        numbers: Finite or NaN, of shape (n,).
-        what: What the message calls them.
-        row: Names of rows.
-        largest: The largest that is none of them.
-
-    Raises:
-        ValueError: If one is larger; it names the first such row.
-    """
+    """Refuse numbers that calculations in single precision would take for infinite."""
     size = np.abs(numbers)
     if (size > largest).any():
         problem = (

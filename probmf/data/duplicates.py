@@ -23,6 +23,11 @@ class Rows(NamedTuple):
     time: np.ndarray | None
     columns: dict[str, np.ndarray]
 
+    @classmethod
+    def of(cls, table: Any) -> "Rows":
+        """The columns of a `RatingTable`."""
+        return cls(*(getattr(table, name) for name in cls._fields))
+
     def take(self, rows: np.ndarray) -> "Rows":
         """Some of the rows."""
         kept: dict[str, Any] = {
@@ -36,19 +41,9 @@ class Rows(NamedTuple):
 def resolve_duplicates(
     rows: Rows, users: Vocabulary, items: Vocabulary, policy: Duplicates
 ) -> Rows:
-    """One row for each pair of user and item.
+    """One row for each pair of user and item, in the order of the kept (or first) rows.
 
-    Args:
-        rows: The rows, coded.
-        users: The users' vocabulary, for messages.
-        items: The items' vocabulary.
-        policy: See `Ratings.from_frame`.
-
-    Returns:
-        The rows without repeats, in the order in which the kept (or first) rows stood.
-
-    Raises:
-        ValueError: If there are repeats and the policy is "error", or the policy is unknown.
+    For the policies see `Ratings.from_frame`; the vocabularies are for messages.
     """
     if policy not in get_args(Duplicates):
         names = ", ".join(map(repr, get_args(Duplicates)))

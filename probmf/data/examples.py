@@ -371,7 +371,8 @@ def _responses(
 
 def _class_codes(column: Column, classes: Sequence[Any]) -> Float[np.ndarray, "n 1"]:
     """Each label's place among the classes; others are refused."""
-    codes = Vocabulary("class", classes).encode_known(column)
+    place = {value: code for code, value in enumerate(classes)}
+    codes = np.array([place.get(value, -1) for value in column.to_list()])
     column.refuse(codes < 0, f", which is none of the classes {some_of(classes)}.")
     return codes[:, None].astype(np.float64)
 

@@ -17,25 +17,20 @@ type PathLike = str | os.PathLike[str]
 
 def read_csv(
     path: PathLike,
-    names: Sequence[str],
-    id_names: Sequence[str],
+    names: Sequence[str] | None = None,
     *,
     delimiter: str,
-    column_names: Sequence[str] | None,
+    column_names: Sequence[str] | None = None,
+    text: Sequence[str] = (),
 ) -> pa.Table:
-    """Some columns of a CSV file, with ids read as they are written.
-
-    Ids that are all written as whole numbers (no leading zero, no sign +) become integers; any
-    other column of ids stays text, so that "007" and "7" remain two ids. Empty fields and the usual
-    spellings of missing values ("NA", "nan", "null", ...) are missing among integers; among text
-    only empty fields are.
+    """A CSV file; .gz, .bz2 and .zst are decompressed.
 
     Args:
-        path: The file; .gz, .bz2 and .zst are decompressed.
-        names: The columns wanted.
-        id_names: Those among them that hold ids.
+        path: The file.
+        names: The columns wanted; None for all.
         delimiter: What stands between fields.
         column_names: Names of the columns of a file without a header line.
+        text: Columns that are read as they are written.
 
     Returns:
         The table.
@@ -45,25 +40,34 @@ def read_csv(
     """
     read_options = pa.csv.ReadOptions(column_names=column_names)
     parse_options = pa.csv.ParseOptions(delimiter=delimiter)
+    convert_options = pa.csv.ConvertOptions(column_types=dict.fromkeys(text, pa.string()))
     what = f"the file {os.fspath(path)}"
-    types = {name: pa.string() for name in id_names}
     try:
         # The whole file and not its first block: a later block may change a column's type.
-        table = pa.csv.read_csv(
-            path, read_options, parse_options, pa.csv.ConvertOptions(column_types=types)
-        )
+        table = pa.csv.read_csv(path, read_options, parse_options, convert_options)
     except pa.ArrowInvalid as error:
         raise ValueError(
             f"{sentence(what)} could not be read as CSV with the delimiter {delimiter!r}: {error}."
         ) from error
     refuse_doubled(table.column_names, what)
-    hints = dict.fromkeys(names, _csv_hint(table, delimiter))
+    if names is None:
+        return table
+    hint = f" There is one column only, so the delimiter may not be {delimiter!r}."
+    hints = dict.fromkeys(names, hint if len(table.column_names) == 1 else "")
     require_columns(names, table.column_names, what, hints=hints)
-    table = table.select(list(names))
-    for name in id_names:
-        ids = _written_ids(table[name].combine_chunks())
-        table = table.set_column(table.column_names.index(name), name, ids)
-    return table
+    return table.select(list(names))
+
+
+def read_parquet(path: PathLike, names: Sequence[str] | None = None) -> pa.Table:
+    """A Parquet file, or a folder of them; see `read_csv`."""
+    what = f"the file {os.fspath(path)}"
+    try:
+        found = pa.parquet.ParquetDataset(path).schema.names
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{sentence(what)} could not be read as Parquet: {error}.") from error
+    refuse_doubled(found, what)
+    require_columns(names or (), found, what)
+    return pa.parquet.read_table(path, columns=None if names is None else list(names))
 
 
 _MISSING_TEXT = pa.array(
@@ -71,13 +75,21 @@ _MISSING_TEXT = pa.array(
 )
 
 
-def _csv_hint(table: pa.Table, delimiter: str) -> str:
-    if len(table.column_names) > 1:
-        return ""
-    return f" There is one column only, so the delimiter may not be {delimiter!r}."
+def infer_ids(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """The table with columns of text as ids.
+
+    Ids that are all written as whole numbers (no leading zero, no sign +) become integers; any
+    other column of ids stays text, so that "007" and "7" remain two ids. Empty fields and the usual
+    spellings of missing values ("NA", "nan", "null", ...) are missing among integers; among text
+    only empty fields are.
+    """
+    for name in names:
+        ids = _parsed(table[name].combine_chunks())
+        table = table.set_column(table.column_names.index(name), name, ids)
+    return table
 
 
-def _written_ids(texts: pa.Array) -> pa.Array:
+def _parsed(texts: pa.Array) -> pa.Array:
     if not is_text(texts.type):
         return texts
     kept = pc.if_else(pc.is_in(texts, _MISSING_TEXT), None, texts)
@@ -89,26 +101,3 @@ def _written_ids(texts: pa.Array) -> pa.Array:
         except pa.ArrowInvalid:
             pass
     return pc.if_else(pc.equal(texts, ""), None, texts)
-
-
-def read_parquet(path: PathLike, names: Sequence[str]) -> pa.Table:
-    """Some columns of a Parquet file or of a folder of them.
-
-    Args:
-        path: The file or folder.
-        names: The columns wanted.
-
-    Returns:
-        The table, in the order of the file.
-
-    Raises:
-        ValueError: If the file lacks a column or is no Parquet file.
-    """
-    what = f"the file {os.fspath(path)}"
-    try:
-        found = pa.parquet.ParquetDataset(path).schema.names
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{sentence(what)} could not be read as Parquet: {error}.") from error
-    refuse_doubled(found, what)
-    require_columns(names, found, what)
-    return pa.parquet.read_table(path, columns=list(names))

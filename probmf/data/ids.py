@@ -195,14 +195,10 @@ def _mixed_message(what: str, values: list[Any], row: int, first: str, other: st
 
 
 def factorize(ids: Ids) -> tuple[Ids, np.ndarray]:
-    """The different ids and, for each row, which of them it has.
+    """The different ids and, for each row, which of them it has, int32 of shape (n,).
 
-    Args:
-        ids: Checked ids of n rows.
-
-    Returns:
-        The different ids, sorted where their kind has an order, else as they first appear; and
-        codes, int32 of shape (n,). Cost O(n + m log m) for m different ids.
+    They are sorted where their kind has an order, else as they first appear. Cost O(n + m log m)
+    for n rows with m different ids.
     """
     if not isinstance(ids.values, pa.Array):
         return _factorize_objects(ids)

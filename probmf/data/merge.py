@@ -14,20 +14,7 @@ from probmf.data.vocabulary import Vocabulary
 def translate(
     codes: np.ndarray, old: Vocabulary, new: Vocabulary, unknown: Literal["raise", "flag"]
 ) -> np.ndarray:
-    """Codes of one vocabulary as codes of another.
-
-    Args:
-        codes: Codes in `old`, shape (n,).
-        old: The vocabulary that they are in.
-        new: The vocabulary wanted.
-        unknown: What an id that `new` lacks gives: an error, or -1.
-
-    Returns:
-        Codes in `new`, int32 of shape (n,).
-
-    Raises:
-        ValueError: If an id is unknown (unless flagged), or the ids are of another kind.
-    """
+    """Codes of one vocabulary as codes of another; an unknown id raises, or is flagged as -1."""
     if old == new:
         return codes
     translated = new.encode(old.ids, unknown="flag", what=f"the list of {old.name} ids")[codes]
@@ -59,7 +46,7 @@ def recode[Table: RatingTable](
         )
         if own is not None and old != new
     }  # fmt: skip
-    rows = table.rows._replace(user=user, item=item).take(np.flatnonzero(known))
+    rows = Rows.of(table)._replace(user=user, item=item).take(np.flatnonzero(known))
     return replace(table, **rows._asdict(), users=users, items=items, **features)
 
 
@@ -72,22 +59,13 @@ def append[Table: RatingTable](table: Table, other: RatingTable, duplicates: Dup
     users, features = _grown(old, new, added, table.user_features, other.user_features)
     item = translate(other.item, other.items, table.items, "raise")
     user = translate(other.user, new, users, "raise")
-    rows = _below(table.rows, other.rows._replace(user=user, item=item))
+    rows = _below(Rows.of(table), Rows.of(other)._replace(user=user, item=item))
     rows = resolve_duplicates(rows, users, table.items, duplicates)
     return replace(table, **rows._asdict(), users=users, user_features=features)
 
 
 def extend[Table: RatingTable](table: Table, side: Literal["user", "item"], frame: Any) -> Table:
-    """A table that also has the users or items of a side table; see `Ratings.extend`.
-
-    Args:
-        table: The ratings.
-        side: Whose side table it is.
-        frame: The side table.
-
-    Returns:
-        The table; codes stay, new ids come after all others.
-    """
+    """A table that also has the users or items of a side table; see `Ratings.extend`."""
     old, features = getattr(table, f"{side}s"), getattr(table, f"{side}_features")
     new, other = read_side_table(frame, side, features.column_names[0] if features else side)
     place = old.encode(new.ids, unknown="flag", what=f"the ids of {side}_features")

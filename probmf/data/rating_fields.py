@@ -75,16 +75,7 @@ def _name(roles: Roles, role: str) -> str | None:
 
 
 def build_fields(frame: Any, options: FrameOptions, what: str = "the frame") -> dict[str, Any]:
-    """The fields of `Ratings` from any table.
-
-    Args:
-        frame: The table; see `tables.read_table`.
-        options: The arguments of `Ratings.from_frame`.
-        what: What messages call the table.
-
-    Returns:
-        The fields by name.
-    """
+    """The fields of `Ratings` from any table, which messages call `what`."""
     names = wanted_columns(options)
     rating, weight, time = (_name(options, role) for role in ("rating", "weight", "time"))
     hints = {rating: " If there are no ratings, only pairs, pass rating=None."} if rating else {}
@@ -143,18 +134,12 @@ def _finish(
 ) -> dict[str, Any]:
     """The fields from coded rows: duplicates resolved, side tables aligned."""
     rows = resolve_duplicates(rows, users, items, options.get("duplicates", "error"))
-    user_features, item_features = options.get("user_features"), options.get("item_features")
-    if user_features is not None:
-        user_features = align_features(user_features, users, options.get("user", "user"))
-    if item_features is not None:
-        item_features = align_features(item_features, items, options.get("item", "item"))
-    return {
-        **rows._asdict(),
-        "users": users,
-        "items": items,
-        "user_features": user_features,
-        "item_features": item_features,
-    }
+    fields: dict[str, Any] = {**rows._asdict(), "users": users, "items": items}
+    for side, vocabulary in (("user", users), ("item", items)):
+        frame, id_name = options.get(f"{side}_features"), str(options.get(side, side))
+        if frame is not None:
+            fields[f"{side}_features"] = align_features(frame, vocabulary, id_name)
+    return fields
 
 
 def _encode(

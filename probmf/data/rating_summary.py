@@ -14,14 +14,7 @@ _QUANTILES = {"min": 0.0, "5%": 0.05, "50%": 0.5, "95%": 0.95, "max": 1.0}
 
 
 def describe(table: RatingTable) -> str:
-    """Counts, rating statistics, degree quantiles and memory as aligned text.
-
-    Args:
-        table: The ratings.
-
-    Returns:
-        Several lines; the first holds the counts.
-    """
+    """Counts, in the first line, rating statistics, degree quantiles and memory as aligned text."""
     facts = _facts(table)
     width = max(map(len, facts))
     lines = [_headline(table), ""]
@@ -36,14 +29,7 @@ def describe(table: RatingTable) -> str:
 
 
 def describe_html(table: RatingTable) -> str:
-    """The same as one HTML table, self-contained.
-
-    Args:
-        table: The ratings.
-
-    Returns:
-        The HTML.
-    """
+    """The same as one HTML table, self-contained."""
     head, *rows = _degrees(table)
     span = len(head) - 1
     right = ' style="text-align: right"'

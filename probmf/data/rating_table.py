@@ -165,12 +165,7 @@ class RatingTable:
             raise ValueError(f"Row {bad} is out of range: rows are 0 to {len(self) - 1}.")
         if np.bincount(chosen, minlength=len(self)).max() > 1:
             raise ValueError("rows holds a row twice; to count a rating more often, give weights.")
-        return replace(self, **self.rows.take(chosen)._asdict())
-
-    @property
-    def rows(self) -> Rows:
-        """The columns that have one entry per rating."""
-        return Rows(self.user, self.item, self.rating, self.weight, self.time, dict(self.columns))
+        return replace(self, **Rows.of(self).take(chosen)._asdict())
 
 
 def _frozen(values: np.ndarray) -> np.ndarray:

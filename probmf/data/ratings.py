@@ -10,7 +10,7 @@ from scipy.sparse import csr_array, sparray, spmatrix
 
 from probmf.data import merge
 from probmf.data.duplicates import Duplicates
-from probmf.data.files import PathLike, read_csv, read_parquet
+from probmf.data.files import PathLike, infer_ids, read_csv, read_parquet
 from probmf.data.rating_fields import FrameOptions, build_fields, matrix_fields, wanted_columns
 from probmf.data.rating_summary import describe, describe_html
 from probmf.data.side_tables import labels
@@ -141,9 +141,9 @@ class Ratings(SplittableRatings):
         """
         ids = [options.get("user", "user"), options.get("item", "item")]
         table = read_csv(
-            path, wanted_columns(options), ids, delimiter=delimiter, column_names=column_names
+            path, wanted_columns(options), delimiter=delimiter, column_names=column_names, text=ids
         )
-        return cls(**build_fields(table, options, f"the file {path}"))
+        return cls(**build_fields(infer_ids(table, ids), options, f"the file {path}"))
 
     @classmethod
     def from_parquet(cls, path: PathLike, **options: Unpack[FrameOptions]) -> Self:

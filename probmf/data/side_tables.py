@@ -54,11 +54,7 @@ def align_features(frame: Any, vocabulary: Vocabulary, id_name: str) -> pa.Table
 
     Returns:
         The table, the ids first; row i belongs to code i, with nulls where the id is missing from
-        `frame`. Ids that the vocabulary lacks are left out.
-
-    Raises:
-        TypeError: As for `read_side_table`.
-        ValueError: As for `read_side_table`, or if all ids are unknown.
+        `frame`. Ids that the vocabulary lacks are left out, but not all may be.
     """
     side = vocabulary.name
     own, table = read_side_table(frame, side, id_name)
@@ -73,16 +69,7 @@ def align_features(frame: Any, vocabulary: Vocabulary, id_name: str) -> pa.Table
 
 
 def realign_features(table: pa.Table, rows: np.ndarray, to: Vocabulary) -> pa.Table:
-    """An aligned side table in another vocabulary's order.
-
-    Args:
-        table: The side table.
-        rows: For each id of `to`, its row in the table, or -1.
-        to: The new vocabulary.
-
-    Returns:
-        The side table with one row per id of `to`.
-    """
+    """A side table with one row per id of a vocabulary: for each its row in the table, or -1."""
     taken = table.take(pa.array(rows, mask=rows < 0))
     return taken.set_column(0, table.column_names[0], id_column(to))
 
@@ -97,12 +84,6 @@ def extend_features(
         to: The vocabulary, whose last ids are new.
         added: The new ids' rows in `other`.
         other: The other side table, or None.
-
-    Returns:
-        The side table with one row per id of `to`.
-
-    Raises:
-        ValueError: If a column has types that do not go together.
     """
     first, *names = table.column_names
     shared = [] if other is None else [name for name in other.column_names[1:] if name in names]
@@ -133,17 +114,9 @@ def id_column(vocabulary: Vocabulary) -> pa.Array:
 def labels(
     vocabulary: Vocabulary, features: pa.Table | None, codes: Any, column: str | None, usual: str
 ) -> np.ndarray:
-    """Labels of users or items; see `Ratings.item_labels`.
+    """Labels of users or items: from a column of the side table, or ids where that is null.
 
-    Args:
-        vocabulary: Their ids.
-        features: Their side table, or None.
-        codes: Codes, of any shape.
-        column: Column of the side table; None for the usual one, if there is one.
-        usual: The usual column.
-
-    Returns:
-        Text in the shape of `codes`: from the column, or the id where that is null.
+    See `Ratings.item_labels`; without a column it is the usual one, if there is one.
     """
     ids = vocabulary.decode(codes)
     there = [] if features is None else features.column_names

@@ -80,7 +80,8 @@ def _collect(
     try:
         table = nw.from_native(frame, allow_series=False)
         lazy = isinstance(table, nw.LazyFrame)
-        schema = table.collect_schema() if lazy else dict.fromkeys(table.columns)
+        schema = table.collect_schema() if lazy else {}
+        found = list(schema) if lazy else table.columns
     except narwhals.exceptions.DuplicateError:
         refuse_doubled(_raw_names(frame), what)
         raise
@@ -89,9 +90,9 @@ def _collect(
             f"{sentence(what)} is a {type(frame).__name__}, expected a table: a pandas, polars, "
             "pyarrow or DuckDB table, or a dict of columns such as {'user': [...], 'item': [...]}."
         ) from None
-    refuse_doubled(list(schema), what)
-    names = None if names is None else list(names)
-    require_columns(names or (), schema, what, hints=_index_hints(frame, names or ()) or hints)
+    refuse_doubled(found, what)
+    names = [] if names is None else list(names)
+    require_columns(names, found, what, hints=_index_hints(frame, names) or hints)
     if isinstance(table, nw.LazyFrame):
         table = (table.select(*names) if names else table).collect()
     return table, {name for name, kind in schema.items() if kind == nw.Enum}

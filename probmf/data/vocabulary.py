@@ -266,19 +266,7 @@ def in_order(values: Any, name: str) -> Vocabulary:
 
 
 def read_levels(column: Column, name: str) -> tuple[Vocabulary, np.ndarray]:
-    """Levels of a column, in the order of its categories or else sorted, and their codes.
-
-    Args:
-        column: The column; categories that do not occur are left out.
-        name: What messages call a level.
-
-    Returns:
-        The levels and codes, int32 of shape (n,).
-
-    Raises:
-        TypeError: If a level can't be hashed.
-        ValueError: If a level is missing, or they are of several kinds.
-    """
+    """Levels that occur in a column, in the order of its categories or else sorted, and codes."""
     levels, codes = Vocabulary.from_values(column, name)
     if column.categories is None:
         return levels, codes

@@ -145,7 +145,7 @@ def test_fold_in_starts_from_the_features() -> None:
         found = np.append(point["user_bias"][code], point["user_factors"][code])
         np.testing.assert_allclose(found, row, atol=1e-4)
     bare = Ratings.from_frame({"user": [100], "item": [0], "rating": [5.0]})
-    with pytest.raises(ValueError, match=r"user_features has nothing for user 100"):
+    with pytest.raises(ValueError, match=r"User_features has nothing for user 100"):
         point_fit().fold_in(bare)
 
 
@@ -250,14 +250,17 @@ def test_arviz_names_features_and_outputs() -> None:
     ("options", "message"),
     [
         ({}, r"There is nothing to add"),
-        ({"user_features": {"user": [100], "age": [30.0]}}, r"'job' .* no value for user 100"),
+        (
+            {"user_features": {"user": [100], "age": [30.0]}},
+            r"'job' .* 1 missing value .* user 100",
+        ),
         (
             {"user_features": {"user": [100], "age": [30.0], "job": ["nun"]}},
-            r"'job' of user_features has 'nun' in row 8 of user 100, which training had not",
+            r"'job' of user_features is 'nun' in row 8 of user 100 .*, which training had not",
         ),
         (
             {"user_features": {"user": [100], "age": [np.nan], "job": ["cook"]}},
-            r"Column 'age' of user_features has no value for user 100",
+            r"Column 'age' of user_features has 1 missing value .* in row 8 of user 100",
         ),
         ({"user_features": {"who": [100]}}, r"ser_features has no column 'user'"),
     ],
