@@ -1,8 +1,8 @@
 """Fitted encodings of side tables: plain values that a file can hold, applied again to new rows."""
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -146,20 +146,6 @@ class Encoder:
             values = (values - np.asarray(block.center)) / np.asarray(block.scale)
             parts.append(np.where(known[:, None], values, 0.0))
         return np.concatenate(parts, axis=1)
-
-    def to_config(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "Encoder":
-        """The encoder whose `to_config` this is."""
-        fields = {**config}
-        blocks = []
-        for block in fields.pop("blocks"):
-            many = {name: tuple(block[name]) for name in ("levels", "center", "scale")}
-            blocks.append(Block(**{**block, **many}))
-        return cls(blocks=tuple(blocks), **fields)
 
 
 def read_features(

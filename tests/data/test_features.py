@@ -9,6 +9,8 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 
 from probmf.data import Encoder, Features, Vocabulary
+from probmf.data.encoder import Block
+from probmf.results.codec import Parts, decode, encode
 
 USERS = Vocabulary.from_values(["ann", "bob", "cho", "dee"], "user")[0]
 TABLE: dict[str, Any] = {
@@ -63,7 +65,9 @@ def test_words_are_those_of_scikit_learn() -> None:
 
 
 def test_new_rows_get_the_same_encoding_after_json() -> None:
-    encoder = Encoder.from_config(json.loads(json.dumps(ALL.fit(table(), USERS).to_config())))
+    parts, kinds = Parts(), {"Encoder": Encoder, "Block": Block}
+    written = encode(ALL.fit(table(), USERS), "features", parts)
+    encoder = decode(json.loads(json.dumps(written)), kinds, parts)
     assert encoder == ALL.fit(table(), USERS)
     new = Vocabulary.from_values(["eve"], "user")[0]
     row = {name: [values[0]] for name, values in TABLE.items()}
