@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from probmf.data.column import Column, objects, some_of
+from probmf.data.column import Column, objects, refuse, some_of
 from probmf.data.encoder import equal_columns, is_constant, standardization
 from probmf.data.keys import as_generator
 from probmf.data.kinds import BOOLEANS, TEXT
@@ -289,13 +289,11 @@ class Examples:
                 f"Classes are read from one column, but there are {len(self.responses)} responses."
             )
         values, name = self.response[:, 0], self.responses[0]
-        broken = values != np.round(values)
-        if broken.any():
-            row = int(np.argmax(broken))
-            raise ValueError(
-                f"Column {name!r} is {values[row]:g} in row {row}, which is no class; classes are "
-                "text, booleans or whole numbers. For a response that is a number use Gaussian()."
-            )
+        refuse(
+            values != np.round(values), values, f"column {name!r}",
+            ", which is no class; classes are text, booleans or whole numbers. For a response that "
+            "is a number use Gaussian().",
+        )  # fmt: skip
         low, high = int(values.min()), int(values.max())
         seen = np.unique(values.astype(np.int64))
         if len(seen) != high - low + 1:

@@ -81,15 +81,8 @@ def test_idle_features_are_told() -> None:
     ("table", "options", "error", "message"),
     [
         (TABLE | {"age": [1, None, 2, 3]}, {}, ValueError, "'age' has 1 missing value .*row 1"),
-        (TABLE | {"age": [1, np.nan, 2, 3]}, {}, ValueError, "'age' has 1 missing .*row 1"),
         (TABLE | {"age": [1, np.inf, 2, 3]}, {}, ValueError, "'age' is inf in row 1"),
         (TABLE | {"age": list("abcd")}, {}, TypeError, "'age'.* 'a'"),
-        (
-            pl.DataFrame(TABLE | {"age": list("abcd")}),
-            {},
-            TypeError,
-            "Text has to be converted first",
-        ),
         (TABLE | {"y": ["a", None, "b", "a"]}, {}, ValueError, "'y' has 1 missing value .*row 1"),
         (TABLE, {"response": "z"}, ValueError, "'z'.* name it: response="),
         (TABLE, {"features": ["age", "age"]}, ValueError, "'age' is named twice"),
@@ -97,15 +90,9 @@ def test_idle_features_are_told() -> None:
         (TABLE, {"features": []}, ValueError, "There are no features"),
         (TABLE, {"response": []}, ValueError, "response is empty"),
         (TABLE, {"response": ["age", "y"]}, ValueError, "Response 'y' has classes"),
-        (
-            TABLE,
-            {"classes": ["sick", "cured"]},
-            ValueError,
-            "'y' is 'well' in row 1 .2 such rows., which is no",
-        ),
+        (TABLE, {"classes": ["sick", "cured"]}, ValueError, "'y' is 'well' in row 1 .2 such"),
         (TABLE, {"classes": ["sick", "sick"]}, ValueError, "two or more, all different"),
         ({"age": [], "y": []}, {}, ValueError, "no rows"),
-        (3, {}, TypeError, "expected a table"),
     ],
 )
 def test_bad_tables(table: Any, options: dict, error: type[Exception], message: str) -> None:

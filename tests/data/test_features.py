@@ -125,6 +125,16 @@ def test_an_unknown_level_is_named_or_average(column: str) -> None:
         np.testing.assert_allclose(encoded[1], encoded[2])
 
 
+def test_levels_are_of_one_kind_and_whole_numbers_are_integers() -> None:
+    gaps = table(job=pa.array([1.0, None, 3.0, 1.0]), user=TABLE["user"])
+    encoder = Features(categorical=["job"], missing="average", unknown="average").fit(gaps, USERS)
+    assert encoder.names == ("job[3]",)
+    again = encoder.encode(table(job=[1, 7, 3, 1]), USERS)
+    np.testing.assert_array_equal(again, encoder.encode(gaps, USERS))
+    with pytest.raises(ValueError, match=r"holds booleans .* are integers"):
+        encoder.encode(table(job=TABLE["vip"]), USERS)
+
+
 @pytest.mark.parametrize(
     ("features", "changes", "message"),
     [

@@ -90,13 +90,10 @@ def test_ids_without_an_arrow_type() -> None:
          " has 'x', the ratings have 'ann'"),
         ({"who": [1, 2]}, ValueError, "list of user ids holds text .* known user ids are integers"),
         ({"who": ["ann", None]}, ValueError, "'who' of user_features has 1 missing value"),
-        (KNOWN | {"age": [1]}, ValueError, "columns of user_features differ in length"),
         (KNOWN | {"age": np.ones((3, 2))}, ValueError, r"of user_features has shape \(3, 2\)"),
         (KNOWN | {"age": [1, "a", 2]}, TypeError,
          "Column 'age' of user_features can't be stored as one type"),
         (pd.DataFrame(KNOWN | {"age": [1, "a", 2]}), TypeError, "can't be stored as one type"),
-        (["ann"], TypeError, "User_features is a list, expected a table"),
-        (pd.DataFrame([[1, 2]], columns=["who", "who"]), ValueError, "2 columns called 'who'"),
     ],
 )  # fmt: skip
 def test_bad_side_tables(features: Any, error: type[Exception], message: str) -> None:
