@@ -84,3 +84,14 @@ def test_every_dependency_is_pinned() -> None:
         return re.sub(r"[-_.]+", "-", re.split(r"[\[<>=~! ;]", requirement)[0]).lower()
 
     assert {normal(name) for name in wanted} <= {normal(pin) for pin in pins}
+
+
+def test_contributing_names_tests_that_there_are() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    code = {path: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")}
+    files = set(re.findall(r"\b(test_\w+\.py)\b", text))
+    assert files <= {path.name for path in code}
+    names = set(re.findall(r"(?:`|::)(test_\w+)`", text))
+    assert len(names) > 10
+    for name in names:
+        assert any(f"def {name}(" in source for source in code.values()), name
