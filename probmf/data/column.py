@@ -131,6 +131,7 @@ class Column:
             if not gaps:
                 self.refuse_missing()
             refuse(np.isinf(found), found, self.what, FINITE, self.row)
+            found[np.isnan(found)] = np.nan  # Of one sign and payload.
         refuse_large(found, self.what, self.row)
         return found
 

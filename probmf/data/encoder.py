@@ -80,8 +80,8 @@ class Block:
         place = {level: place for place, level in enumerate(self.levels)}
         rows = split(column, separator) if self.kind == "multi_hot" else words(column)
         values = np.zeros((len(rows), len(place)))
-        for row, parts in enumerate(rows):
-            values[row, [place[part] for part in parts if part in place]] = 1.0
+        ones = [(r, place[p]) for r, parts in enumerate(rows) for p in parts if p in place]
+        values[tuple(np.array(ones, int).reshape(-1, 2).T)] = 1.0
         if self.kind == "multi_hot" and unknown == "error":
             strange = [next((part for part in parts if part not in place), None) for parts in rows]
             is_strange = np.array([part is not None for part in strange], bool)
@@ -219,8 +219,8 @@ def equal_columns(columns: Sequence[np.ndarray]) -> list[tuple[int, int]]:
     first: dict[Any, int] = {}
     found = []
     for place, values in enumerate(columns):
-        # Plus zero: -0.0 and 0.0 differ in their bytes, as NaNs may.
-        bits = np.where(np.isnan(values), np.nan, values + 0.0).tobytes()
+        # Plus zero: -0.0 and 0.0 differ in their bytes.
+        bits = (values + 0.0).tobytes()
         before = first.setdefault((values.shape, bits), place)
         if before != place:
             found.append((before, place))

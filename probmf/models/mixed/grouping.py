@@ -43,11 +43,14 @@ class GroupEncoder:
         Raises:
             ValueError: If there is one group only.
         """
-        vocabularies, cells = [], []
+        vocabularies: list[Vocabulary] = []
+        cells: list[np.ndarray] = []
         codes = np.zeros(table.num_rows, np.int64)
         for factor in factors:
             vocabulary, own = read_levels(table[factor], factor)
-            there, codes = np.unique(codes * len(vocabulary) + own, return_inverse=True)
+            codes, there = codes * len(vocabulary) + own, np.arange(len(vocabulary))
+            if cells:
+                there, codes = np.unique(codes, return_inverse=True)
             vocabularies.append(vocabulary)
             cells.append(there)
         encoder = cls(factors, tuple(vocabularies), tuple(cells))
