@@ -79,7 +79,7 @@ def run(quick: bool) -> common.Report:
 
     for likelihood, setting in (
         (Gaussian(NOISE_1M), f"noise {NOISE_1M:g}"),
-        (Ordinal(5), "ordinal"),
+        (Ordinal(5, link="probit"), "ordinal"),
     ):
         wishart = WISHART if isinstance(likelihood, Gaussian) else 1.0
         fit = sample(build_model(8 if quick else 32, likelihood, wishart), *large, sweeps)

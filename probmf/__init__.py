@@ -16,18 +16,8 @@ from probmf.inference.mixed.sampling import sample_marginal
 from probmf.inference.nuts.nuts import sample_nuts
 from probmf.inference.point.als import fit_als
 from probmf.inference.point.map import fit_map
-from probmf.models import (
-    MLP,
-    Bernoulli,
-    Categorical,
-    Gaussian,
-    Linear,
-    MatrixFactorization,
-    MixedEffects,
-    Network,
-    NormalWishart,
-    Ordinal,
-)
+from probmf.likelihoods import Bernoulli, Categorical, Gaussian, LogNormal, Ordinal
+from probmf.models import MLP, Linear, MatrixFactorization, MixedEffects, Network, NormalWishart
 from probmf.results import (
     Fit,
     History,
@@ -54,6 +44,7 @@ __all__ = [
     "Gaussian",
     "History",
     "Linear",
+    "LogNormal",
     "MarginalModel",
     "MatrixFactorization",
     "MixedEffects",

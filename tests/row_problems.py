@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import jax.numpy as jnp
 import numpy as np
 
-from probmf.models.likelihood import Gaussian, Likelihood
+from probmf.likelihoods import Gaussian, Likelihood
 from probmf.rows import sweep
 from probmf.rows.layout import Side, build_rows
 from probmf.rows.sweep import half_sweep, zero_moments

@@ -16,6 +16,7 @@ import toys
 from probmf import (
     Bernoulli,
     Gaussian,
+    LogNormal,
     MatrixFactorization,
     MixedEffects,
     Network,
@@ -40,6 +41,8 @@ PLAIN = MatrixFactorization(2, Gaussian(0.5))
 LEARNED = MatrixFactorization(2, Gaussian(HALF), user_scale=HALF, item_scale=HALF)
 YES_NO = MatrixFactorization(2, Bernoulli())
 LEVELS = MatrixFactorization(2, Ordinal(3))
+PROBIT = MatrixFactorization(2, Ordinal(3, link="probit"))
+POSITIVE = MatrixFactorization(2, LogNormal(HALF), user_scale=HALF, item_scale=HALF)
 WEAK = MatrixFactorization(
     2, Gaussian(1.0), unobserved_weight=0.1, intercept=0.0, user_bias=False, item_bias=False
 )
@@ -106,6 +109,8 @@ CELLS = {
     "gibbs": Cell(sample_gibbs, LEARNED, toys.ratings(), SHORT),
     "gibbs yes/no": Cell(sample_gibbs, YES_NO, toys.ratings("yes/no"), SHORT),
     "gibbs ordinal": Cell(sample_gibbs, LEVELS, toys.ratings("levels"), SHORT),
+    "gibbs ordinal probit": Cell(sample_gibbs, PROBIT, toys.ratings("levels"), SHORT),
+    "gibbs lognormal": Cell(sample_gibbs, POSITIVE, toys.ratings("levels"), SHORT),
     "gibbs mixed": Cell(sample_gibbs, MIXED, toys.mixed(), SHORT),
     "nuts": Cell(sample_nuts, LEARNED, toys.ratings(), SHORT, foreign=KERNEL),
     "nuts without users": Cell(

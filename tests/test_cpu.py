@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from row_problems import OPTIONS, SIZE, USERS, check_rest, draw, solutions
 
-from probmf.models.likelihood import Gaussian
+from probmf.likelihoods import Gaussian
 from probmf.rows.cpu import kernels, share
 from probmf.rows.cpu.rows import BLOCK, BY_COLUMN
 from probmf.rows.layout import Side, build_rows

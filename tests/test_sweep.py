@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from row_problems import INTERCEPT, ITEMS, OPTIONS, SIZE, USERS, check_rest, draw, solutions
 
-from probmf.models.likelihood import Bernoulli, Gaussian
+from probmf.likelihoods import Bernoulli, Gaussian
 from probmf.rows import layout as row_layout
 from probmf.rows import sweep
 from probmf.rows.layout import Side, build_rows

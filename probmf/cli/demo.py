@@ -25,7 +25,8 @@ from probmf.data import Ratings, Vocabulary
 from probmf.datasets import Simulation, simulate_catalogue, simulate_ratings
 from probmf.inference.point.als import fit_als
 from probmf.inference.point.map import fit_map
-from probmf.models import Gaussian, MatrixFactorization
+from probmf.likelihoods import Gaussian
+from probmf.models import MatrixFactorization
 from probmf.results import Fit
 from probmf.results.predict import intervals
 

@@ -14,10 +14,10 @@ from probmf.cli.console import heading, note, out, plain_errors, plain_table, sa
 from probmf.cli.reading import Columns, Source, load_fit, read_ratings, same_kind_of_ids
 from probmf.cli.remarks import constant_wins, seen_items, wide_intervals
 from probmf.data import Ratings
-from probmf.models import Ordinal
+from probmf.likelihoods import Ordinal
 from probmf.results import Fit
-from probmf.results.levels import level_interval, level_moments
 from probmf.results.predict import intervals
+from probmf.results.summaries import level_interval, level_moments
 
 #: Probabilities of the intervals whose coverage is reported.
 LEVELS = (0.5, 0.9)
@@ -98,13 +98,13 @@ def evaluation(
     if fit.model.unobserved_weight:
         result |= {"errors": {}, "constant": {}, "coverage": {}}
     elif isinstance(likelihood, Ordinal) and predicted.probabilities is not None:
-        chance = predicted.probabilities
+        chance, levels = predicted.probabilities, np.asarray(likelihood.levels)
         shares = likelihood.counts(fit.data.rating, fit.data.weight)
         constant = np.tile(shares / shares.sum(), (len(test), 1))
         result["errors"] = _level_errors(observed, chance, likelihood)
         result["constant"] = _level_errors(observed, constant, likelihood)
         result["coverage"] = {
-            f"{level:g}": metrics.coverage(observed, *level_interval(likelihood, chance, level))
+            f"{level:g}": metrics.coverage(observed, *level_interval(chance, levels, level))
             for level in LEVELS
         }
     elif likelihood.binary:
@@ -184,8 +184,8 @@ def _errors(observed: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> dict[str,
 def _level_errors(
     observed: np.ndarray, chance: np.ndarray, likelihood: Ordinal
 ) -> dict[str, float]:
-    mean, _ = level_moments(likelihood, chance)
     levels = np.asarray(likelihood.levels)
+    mean, _ = level_moments(chance, levels)
     return {
         "RMSE": metrics.rmse(observed, mean),
         "MAE": metrics.mae(observed, mean),

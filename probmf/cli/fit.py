@@ -326,7 +326,7 @@ def show(fitted: Fit) -> None:
         )
         table.add_row("objective", f"{history.objective[kept]:,.6g}")
         if history.validation is not None:
-            name = "log loss" if fitted.model.likelihood.discrete else "RMSE"
+            name = "RMSE" if fitted.model.likelihood.quadratic else "log loss"
             table.add_row(f"held-out {name}", f"{history.validation[kept]:.4f}")
     out.print(table, "")
 

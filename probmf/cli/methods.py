@@ -13,9 +13,9 @@ from probmf.inference.gibbs.gibbs import sample_gibbs
 from probmf.inference.nuts.nuts import sample_nuts
 from probmf.inference.point.als import fit_als
 from probmf.inference.point.map import fit_map
-from probmf.models import Bernoulli, Gaussian, MatrixFactorization, NormalWishart, Ordinal
+from probmf.likelihoods import Bernoulli, Gaussian, Likelihood, Ordinal
+from probmf.models import MatrixFactorization, NormalWishart
 from probmf.models.factorization import PRIOR_SCALES
-from probmf.models.likelihood import Likelihood
 from probmf.results import Fit
 
 Method = Literal["als", "map", "gibbs", "nuts", "variational", "svi"]

@@ -77,9 +77,9 @@ def mixed_coordinates(model: MixedEffects, data: MixedData) -> Coordinates:
         The coordinates of all its sites.
     """
     unit = 1.0
-    if data.response is not None:
-        values = model.response.on_predictor_scale(np.asarray(data.response, np.float64))
-        unit = 1.0 if values is None else float(np.std(values)) or 1.0
+    if data.response is not None and model.likelihood.normal:
+        values = model.likelihood.to_score(np.asarray(data.response, np.float64))
+        unit = float(np.std(values)) or 1.0
     found = _of_predictor(data.mean, data.priors, unit)
     if data.noise is not None:
         found |= _of_predictor(data.noise, data.priors, 1.0)

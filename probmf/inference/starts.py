@@ -12,12 +12,12 @@ from jaxtyping import Array
 
 from probmf.data import Ratings
 from probmf.data.confidence import heavy_tail
+from probmf.likelihoods import Ordinal
+from probmf.likelihoods.base import is_number
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
-from probmf.models.likelihood import is_number
 from probmf.models.network import Network
 from probmf.models.network_data import NetworkData
 from probmf.models.observations import Observations
-from probmf.models.ordinal import Ordinal
 from probmf.models.row_means import prior_means
 from probmf.results import Fit, NetworkFit
 from probmf.run.driver import FitWarning, Validation

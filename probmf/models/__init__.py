@@ -1,21 +1,15 @@
 """Models: NumPyro models with what the inference algorithms need to know about them."""
 
-from probmf.models.categorical import Categorical
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.layers import MLP, Linear
-from probmf.models.likelihood import Bernoulli, Gaussian
 from probmf.models.mixed import MixedData, MixedEffects
 from probmf.models.network import Network
 from probmf.models.network_data import NetworkData
 from probmf.models.observations import Observations
-from probmf.models.ordinal import Ordinal
 from probmf.models.priors import NormalWishart
 
 __all__ = [
     "MLP",
-    "Bernoulli",
-    "Categorical",
-    "Gaussian",
     "Linear",
     "MatrixFactorization",
     "MixedData",
@@ -24,5 +18,4 @@ __all__ = [
     "NetworkData",
     "NormalWishart",
     "Observations",
-    "Ordinal",
 ]

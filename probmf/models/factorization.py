@@ -13,17 +13,11 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from probmf.data import Encoder, Features, Ratings
+from probmf.likelihoods import Gaussian, Likelihood, Ordinal
+from probmf.likelihoods.base import check_scale, is_number, likelihood_scales
 from probmf.models.l2 import Loss, l2_scales
 from probmf.models.layers import MLP
-from probmf.models.likelihood import (
-    Gaussian,
-    Likelihood,
-    check_scale,
-    is_number,
-    likelihood_scales,
-)
 from probmf.models.observations import Observations
-from probmf.models.ordinal import Ordinal
 from probmf.models.priors import NormalWishart, sample_scale
 from probmf.models.row_means import RowMean, check_mean, prior_means
 from probmf.models.scores import Parameters, linear_predictor, unobserved_loss
@@ -54,7 +48,8 @@ class MatrixFactorization:
 
     Args:
         num_factors: Length k of the factors; 0 leaves biases only.
-        likelihood: `Gaussian(noise_scale)`, `Bernoulli(link)` or `Ordinal(levels)`.
+        likelihood: `Gaussian(noise_scale)`, `LogNormal(noise_scale)` of positive ratings,
+            `Bernoulli(link)` or `Ordinal(levels)`.
         intercept: "mean" fixes it at the score that fits all ratings best, a number fixes it
             there, "learned" gives it a flat prior, a NumPyro Normal gives it that prior, and
             None leaves it out. With learned cutpoints of an Ordinal likelihood it is zero or a
@@ -117,8 +112,9 @@ class MatrixFactorization:
             raise ValueError(f"num_factors is {self.num_factors}; expected 0 or more.")
         if not isinstance(self.likelihood, Likelihood):
             raise TypeError(
-                f"likelihood is {self.likelihood!r}; expected Gaussian(...), Bernoulli(...) or "
-                "Ordinal(...). Of classes without an order fit one Bernoulli() model each."
+                f"likelihood is {self.likelihood!r}; expected Gaussian(...), LogNormal(...), "
+                "Bernoulli(...) or Ordinal(...). Of classes without an order fit one Bernoulli() "
+                "model each."
             )
         for name in ("user_bias", "item_bias"):
             if not isinstance(getattr(self, name), bool | np.bool_):
@@ -132,6 +128,8 @@ class MatrixFactorization:
                 scale.degrees(self.num_factors)
             else:
                 check_scale(name, scale)
+        if isinstance(self.likelihood, Ordinal):
+            self.likelihood.require_levels()
         _check_intercept(self.intercept)
         if self.learns_intercept and self.likelihood.learned:
             raise ValueError(

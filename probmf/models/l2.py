@@ -7,7 +7,8 @@ from jax.typing import ArrayLike
 from numpyro.distributions import Distribution
 
 from probmf.data import Ratings
-from probmf.models.likelihood import Gaussian, Likelihood, is_number
+from probmf.likelihoods import Likelihood
+from probmf.likelihoods.base import is_number
 
 Loss = Literal["sum", "mean"]
 
@@ -65,12 +66,13 @@ def prior_scale(
                 "data."
             )
         precision *= num_ratings
-    if isinstance(likelihood, Gaussian):
-        if isinstance(likelihood.noise_scale, Distribution):
+    if likelihood.normal:
+        noise_scale = likelihood.scale_sites()["noise_scale"]
+        if isinstance(noise_scale, Distribution):
             raise ValueError(
                 "from_l2 needs a noise_scale that is a number: lambda is a ratio to it."
             )
-        precision /= float(likelihood.noise_scale) ** 2
+        precision /= float(noise_scale) ** 2
     elif loss == "mean":
         precision *= 2
     if counts is None:

@@ -12,12 +12,12 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from probmf.data.examples import Examples
-from probmf.models.categorical import Categorical
+from probmf.likelihoods import Bernoulli, Gaussian, Ordinal
+from probmf.likelihoods.base import likelihood_scales
+from probmf.likelihoods.categorical import Categorical
 from probmf.models.l2 import Loss, prior_scale
 from probmf.models.layers import MLP, LayerScale
-from probmf.models.likelihood import Bernoulli, Gaussian, likelihood_scales
 from probmf.models.network_data import NetworkData, NetworkLikelihood, read_targets
-from probmf.models.ordinal import Ordinal
 from probmf.models.sites import Sites
 
 Parameters = Mapping[str, Array]
@@ -36,7 +36,7 @@ class Network:
 
     The minus log likelihood is the squared error (Gaussian), the binary cross-entropy (Bernoulli)
     or the cross-entropy (Categorical), and the priors are its weight decay. Without a hidden layer
-    this is linear, logistic, ordered probit or softmax regression. The object is itself a NumPyro
+    this is linear, logistic, ordinal or softmax regression. The object is itself a NumPyro
     model of :class:`NetworkData`.
 
     Args:
@@ -78,8 +78,11 @@ class Network:
         if not isinstance(self.likelihood, Gaussian | Bernoulli | Ordinal | Categorical):
             raise TypeError(
                 f"likelihood is {self.likelihood!r}; expected Gaussian(...), Bernoulli(...), "
-                "Categorical(...) or Ordinal(...)."
+                "Categorical(...) or Ordinal(...). For a log-normal response give Examples its "
+                "logarithm, which they standardize, and use Gaussian()."
             )
+        if isinstance(self.likelihood, Ordinal):
+            self.likelihood.require_levels()
         for name in ("hidden", "weight_scale", "bias_scale"):
             object.__setattr__(self, name, getattr(self.layers, name))
 

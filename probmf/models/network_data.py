@@ -9,9 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from probmf.data.examples import Examples
-from probmf.models.categorical import Categorical
-from probmf.models.likelihood import Bernoulli, Gaussian
-from probmf.models.ordinal import Ordinal
+from probmf.likelihoods import Bernoulli, Gaussian, Ordinal
+from probmf.likelihoods.categorical import Categorical
 
 type NetworkLikelihood = Gaussian | Bernoulli | Ordinal | Categorical
 
@@ -99,7 +98,7 @@ def read_targets(
 
 def _levels(likelihood: Any, data: Examples, complete: bool) -> np.ndarray:
     """Yes/no and ordinal responses, checked; classes stand for the levels in their order."""
-    levels = likelihood.levels if isinstance(likelihood, Ordinal) else (0.0, 1.0)
+    levels = likelihood.levels
     values = data.response
     if data.classes:
         if len(data.classes) != len(levels):

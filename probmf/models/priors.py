@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
-from probmf.models.likelihood import is_number
+from probmf.likelihoods.base import is_number
 
 
 @dataclass(frozen=True)

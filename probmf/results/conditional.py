@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from probmf.data import Ratings
+from probmf.likelihoods.base import likelihood_scales
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
-from probmf.models.likelihood import likelihood_scales
 from probmf.results import row_problem
 from probmf.results.row_centers import row_centers, row_functions
 from probmf.results.row_problem import RowProblem, to_device

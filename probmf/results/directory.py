@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 MANIFEST = "fit.json"
-FORMAT, VERSION = "probmf-fit", 2
+FORMAT, VERSION = "probmf-fit", 3
 #: Arrays of numbers, and columns of anything else.
 ARRAYS, COLUMNS = "arrays.safetensors", "columns.parquet"
 #: Files of side tables, by what they are.

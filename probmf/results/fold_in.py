@@ -9,9 +9,9 @@ from jax.typing import ArrayLike
 from numpyro.distributions import Distribution
 
 from probmf.data import Ratings
+from probmf.likelihoods import Ordinal
+from probmf.likelihoods.base import check_scale
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
-from probmf.models.likelihood import check_scale
-from probmf.models.ordinal import Ordinal
 from probmf.results.conditional import Conditionals
 
 

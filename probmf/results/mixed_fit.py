@@ -17,6 +17,7 @@ from probmf.results.base import BaseFit
 from probmf.results.history import History
 from probmf.results.mixed_densities import by_distribution
 from probmf.results.mixed_predict import (
+    Level,
     MixedPredictions,
     SiteDraws,
     population_rows,
@@ -24,12 +25,12 @@ from probmf.results.mixed_predict import (
     training_rows,
     without_groups,
 )
-from probmf.results.mixed_response import Kind, Level
 from probmf.results.mixed_summary import summarize_sites
 from probmf.results.moments import RowMoments
 from probmf.results.samples import checked_samples
 from probmf.results.sampling import Sampling
 from probmf.results.storage import write_fit
+from probmf.results.summaries import Kind
 from probmf.results.table import Table
 from probmf.results.training_columns import used_columns
 from probmf.settings import own_settings
@@ -81,7 +82,8 @@ class MixedFit(BaseFit):
     def __repr__(self) -> str:
         """One line: what was fitted to what, and how."""
         return (
-            f"MixedFit({self.method}: {self.model.formula}, {self.model.likelihood}; "
+            f"MixedFit({self.method}: {self.model.formula}, "
+            f"{type(self.model.likelihood).__name__}; "
             f"{self.design.data.num_observations:,} observations{self._told_draws()})"
         )
 

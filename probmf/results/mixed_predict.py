@@ -2,17 +2,21 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float, Int
 
+from probmf.likelihoods import Likelihood
 from probmf.models.mixed import Design, Encoded, EncodedTerm
 from probmf.models.mixed.design import PredictorCoding
+from probmf.models.mixed.response import of_codes
 from probmf.models.mixed.variables import read_data
-from probmf.results.mixed_response import NODES, Given, Kind, Summary, summarize
 from probmf.results.mixtures import row_blocks
+from probmf.results.summaries import NODES, PLACES, WEIGHTS, Kind, ScoreMixture, summarize
+
+type Level = Literal["groups", "population"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +73,23 @@ class MixedPredictions:
         return pa.table(columns)
 
 
+class Given(NamedTuple):
+    """Parameters of the rows' responses at each draw.
+
+    Attributes:
+        mean: The linear predictor, or its mean over the effects of new groups.
+        variance: Its variance by these effects, which are Normal; None without new groups.
+        own: Noise scale, of shape (draws, 1) or (draws, n), or cutpoints, of shape (draws, 1, c).
+        spread: Variance of the noise scale's logarithm by effects of new groups, or None; `own` is
+            then the scale's median.
+    """
+
+    mean: Float[np.ndarray, "draws n"]
+    variance: Float[np.ndarray, "draws n"] | None
+    own: dict[str, np.ndarray]
+    spread: Float[np.ndarray, "draws n"] | None = None
+
+
 class SiteDraws:
     """Draws of sites, chains joined; what the model has fixed is repeated.
 
@@ -111,7 +132,7 @@ class SiteDraws:
 def predict_rows(
     draws: SiteDraws,
     rows: Encoded,
-    likelihood: str,
+    likelihood: Likelihood,
     *,
     interval: float | None,
     kind: Kind,
@@ -121,14 +142,45 @@ def predict_rows(
     n = len(rows.population)
     found = np.full((4, n), np.nan)
     probability = np.empty((n, len(levels))) if levels else None
+    coded = of_codes(likelihood, len(levels))
     for part, given in blocks(draws, rows):
-        summary: Summary = summarize(likelihood, given, levels, interval, kind)
-        found[: len(summary.values), part] = summary.values
+        values = level_values(levels) if levels else None
+        summary = summarize(coded, _mixture(given), interval, kind, values)
+        if not likelihood.quadratic and given.spread is not None:
+            # E exp(sigma^2 / 2) is infinite where log(sigma) is Normal.
+            endless = given.spread.any(axis=0)
+            summary = summary._replace(mean=np.where(endless, np.inf, summary.mean))
+            if summary.sd is not None:
+                summary = summary._replace(sd=np.where(endless, np.inf, summary.sd))
+        for place, values in enumerate(summary[:4]):
+            found[place, part] = np.nan if values is None else values
         if probability is not None:
-            probability[part] = summary.probability
+            probability[part] = summary.probabilities
     mean, *rest = found
     sd, lower, upper = rest if interval is not None else (None, None, None)
     return MixedPredictions(mean, sd, lower, upper, known_rows(rows), probability, levels)
+
+
+def level_values(levels: tuple[Any, ...]) -> Float[np.ndarray, " levels"]:
+    """Levels that are numbers as they are, others by their places from 0."""
+    if all(isinstance(level, int | float | np.number) for level in levels):
+        return np.asarray(levels, np.float64)
+    return np.arange(len(levels), dtype=np.float64)
+
+
+def _mixture(given: Given) -> ScoreMixture:
+    """Scores at draws, or at draws and nodes of the noise scale."""
+    sd = None if given.variance is None else np.sqrt(given.variance)
+    if given.spread is None:
+        return ScoreMixture(given.mean, sd, given.own)
+    draws = len(given.mean)
+    mean = np.tile(given.mean, (NODES, 1))
+    shift = np.multiply.outer(PLACES, np.sqrt(given.spread))
+    noise = (given.own["noise_scale"] * np.exp(shift)).reshape(NODES * draws, -1)
+    return ScoreMixture(
+        mean, None if sd is None else np.tile(sd, (NODES, 1)), {"noise_scale": noise},
+        np.repeat(WEIGHTS / draws, draws),
+    )  # fmt: skip
 
 
 def blocks(draws: SiteDraws, rows: Encoded) -> Iterator[tuple[Int[np.ndarray, " part"], Given]]:
@@ -150,13 +202,15 @@ def _given(draws: SiteDraws, rows: Encoded, part: Int[np.ndarray, " part"]) -> G
     design = draws.design
     mean, variance = _linear(draws, design.mean, rows, part)
     if design.response_levels:
-        return Given(mean, variance, np.asarray(draws["cutpoints"], np.float64))
+        cutpoints = np.asarray(draws["cutpoints"], np.float64)
+        return Given(mean, variance, {"cutpoints": cutpoints[:, None]})
     if design.noise is not None and rows.noise is not None:
         log_noise, spread = _linear(draws, design.noise, rows.noise, part)
-        return Given(mean, variance, np.exp(log_noise), spread)
+        return Given(mean, variance, {"noise_scale": np.exp(log_noise)}, spread)
     if "noise_scale" in design.data.priors:
-        return Given(mean, variance, np.asarray(draws["noise_scale"], np.float64)[:, None])
-    return Given(mean, variance, None)
+        noise = np.asarray(draws["noise_scale"], np.float64)[:, None]
+        return Given(mean, variance, {"noise_scale": noise})
+    return Given(mean, variance, {})
 
 
 def known_rows(rows: Encoded) -> Bool[np.ndarray, " n"]:

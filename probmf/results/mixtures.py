@@ -8,6 +8,7 @@ import numpy as np
 from jax import lax
 from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Float
+from scipy.special import ndtri as host_ndtri
 
 from probmf.results.side_ratings import power_of_two
 
@@ -59,6 +60,8 @@ def mixture_quantiles(
         np.True_
     """
     mean = np.asarray(mean, np.float64)
+    if len(mean) == 1:
+        return [mean[0] + host_ndtri(p) * np.broadcast_to(sd, mean.shape)[0] for p in probabilities]
     sd = np.broadcast_to(np.asarray(sd, np.float64), mean.shape)
     if weights is None and not sd.any():
         return list(np.quantile(mean, list(probabilities), axis=0))

@@ -14,17 +14,17 @@ from numpyro.infer.util import log_likelihood
 
 from probmf.data import as_key
 from probmf.data.examples import Examples
-from probmf.models.likelihood import Gaussian
+from probmf.likelihoods import Gaussian
 from probmf.models.network import NAME, Network
 from probmf.models.sites import Sites
 from probmf.numpyro_setup import run_alone
 from probmf.results.asked import check_interval
 from probmf.results.base import BaseFit
 from probmf.results.history import History
-from probmf.results.mixed_response import Kind
 from probmf.results.network_predict import NetworkPredictions, predict_network
 from probmf.results.samples import checked_samples
 from probmf.results.sampling import Sampling
+from probmf.results.summaries import Kind
 from probmf.settings import own_settings
 
 

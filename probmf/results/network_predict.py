@@ -12,11 +12,11 @@ import pyarrow as pa
 from jaxtyping import Array, Float, Shaped
 
 from probmf.data.examples import Examples
-from probmf.models.categorical import Categorical
-from probmf.models.likelihood import Gaussian, likelihood_scales
+from probmf.likelihoods import Categorical, Gaussian, Likelihood
+from probmf.likelihoods.base import likelihood_scales
 from probmf.models.network import Network
-from probmf.results.mixed_response import Kind, discrete, over_draws
-from probmf.results.mixtures import mixture_quantiles, row_blocks, tails
+from probmf.results.mixtures import row_blocks
+from probmf.results.summaries import Kind, ScoreMixture, over_draws, summarize
 
 #: Fields that summarize the draws; without an interval there is the first only.
 SUMMARY = ("mean", "sd", "lower", "upper")
@@ -104,21 +104,24 @@ def predict_network(
             "Classes have no order, so a response has no interval; see probability, or use "
             "kind='mean' for how well each probability is known."
         )
+    likelihood = model.likelihood
     parts = []
     for scores, scales in score_blocks(model, samples, x):
-        if isinstance(model.likelihood, Gaussian):
-            parts.append(_gaussian(scores, scales["noise_scale"], data, interval, kind))
+        if isinstance(likelihood, Categorical):
+            each = np.asarray(likelihood.level_probabilities(jnp.asarray(scores), {}), np.float64)
+            parts.append((*over_draws(each, interval), each.mean(axis=0)))
         else:
-            parts.append(_of_levels(model, scores, scales, interval, kind))
-    joined: list[Any] = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    if isinstance(model.likelihood, Gaussian):
-        return NetworkPredictions(**dict(zip(SUMMARY, joined, strict=False)))
-    probability, *summary = joined
+            parts.append(_summarize(likelihood, scores, scales, data, interval, kind))
+    *summary, probability = [
+        None if column[0] is None else np.concatenate(column) for column in zip(*parts, strict=True)
+    ]
+    given: dict[str, Any] = dict(zip(SUMMARY, summary, strict=False))
+    if probability is None:
+        return NetworkPredictions(**given)
     classes = model.classes(data)
     labels = np.empty(len(classes), object)
     labels[:] = classes
     label = np.asarray(labels[np.argmax(probability, axis=-1)].tolist())
-    given = dict(zip(SUMMARY, summary, strict=False))
     return NetworkPredictions(probability=probability, label=label, classes=classes, **given)
 
 
@@ -152,50 +155,28 @@ def _scores(values: dict[str, Array], x: Array, *, network: Network) -> Array:
     return jax.vmap(lambda own: network.scores(own, x))(values)
 
 
-def _gaussian(
-    scores: np.ndarray,
-    noise: Float[np.ndarray, " draws"],
+def _summarize(
+    likelihood: Likelihood,
+    scores: Float[np.ndarray, "draws part ..."],
+    scales: dict[str, np.ndarray],
     data: Examples,
     interval: float | None,
     kind: Kind,
-) -> tuple[np.ndarray, ...]:
-    """Mean, and with an interval sd and ends, in the response's own units."""
+) -> tuple[Any, ...]:
+    """Mean, sd, ends and probabilities of one response or several, in the user's own units."""
     several = scores.ndim == 3
     columns = []
     for place in range(scores.shape[2] if several else 1):
-        unit, center = data.response_scale[place], data.response_center[place]
-        own = center + unit * (scores[:, :, place] if several else scores)
-        if kind == "mean" or interval is None:
-            columns.append(over_draws(own, interval))
-            continue
-        scale = unit * noise[:, None]
-        sd = np.sqrt(own.var(axis=0) + np.mean(np.square(scale)))
-        columns.append((own.mean(axis=0), sd, *mixture_quantiles(own, scale, tails(interval))))
+        column = scores[:, :, place] if several else scores
+        own = {name: value[:, None] for name, value in scales.items()}
+        if isinstance(likelihood, Gaussian):
+            unit = data.response_scale[place]
+            column = data.response_center[place] + unit * column
+            own = {"noise_scale": unit * own["noise_scale"]}
+        columns.append(summarize(likelihood, ScoreMixture(column, None, own), interval, kind))
     if not several:
-        return columns[0]
-    return tuple(np.stack(column, axis=1) for column in zip(*columns, strict=True))
-
-
-def _of_levels(
-    model: Network,
-    scores: np.ndarray,
-    scales: dict[str, np.ndarray],
-    interval: float | None,
-    kind: Kind,
-) -> tuple[np.ndarray, ...]:
-    """Probabilities of the classes; mean, and with an interval sd and ends."""
-    likelihood: Any = model.likelihood
-    each = np.asarray(
-        jax.vmap(likelihood.level_probabilities)(
-            jnp.asarray(scores), {name: jnp.asarray(value) for name, value in scales.items()}
-        ),
-        np.float64,
+        return tuple(columns[0])
+    return tuple(
+        None if parts[0] is None else np.stack(parts, axis=1)
+        for parts in zip(*columns, strict=True)
     )
-    probability = each.mean(axis=0)
-    if isinstance(likelihood, Categorical):
-        return (probability, *over_draws(each, interval))
-    levels = np.asarray((0.0, 1.0) if likelihood.binary else likelihood.levels)
-    if kind == "mean" or interval is None:
-        return (probability, *over_draws(each @ levels, interval))
-    flat = discrete(probability.reshape(-1, len(levels)), levels, interval)
-    return (probability, *(value.reshape(probability.shape[:-1]) for value in flat))

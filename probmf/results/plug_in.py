@@ -52,6 +52,10 @@ class PlugIn:
             tables[side] = np.concatenate([values, last[None]])
         return tables
 
+    def likelihood_scales(self) -> dict[str, np.ndarray]:
+        """The likelihood's own parameters, by name."""
+        return {name: np.asarray(value) for name, value in self.conditionals.scales.items()}
+
     def known(self, side: Side, codes: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
         """Whether rows have a rating in the fit (one of weight zero is none)."""
         return (codes >= 0) & self._rated[side][codes]

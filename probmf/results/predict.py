@@ -1,8 +1,7 @@
 """Predictions of ratings, from the plug-in uncertainty of a point fit or from many draws."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,20 +9,13 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import ndtri
 
 from probmf.data.ids import read_ids, to_arrow
-from probmf.models.ordinal import Ordinal
+from probmf.likelihoods import Likelihood
 from probmf.results.asked import check_interval, read_pairs
-from probmf.results.chances import chances
 from probmf.results.draws import Draws
-from probmf.results.events import check_at_least
-from probmf.results.levels import (
-    averaged_probabilities,
-    level_interval,
-    level_moments,
-    level_probabilities,
-)
 from probmf.results.mixtures import mixture_quantiles, row_blocks, tails
 from probmf.results.plug_in import PlugIn
-from probmf.results.side_ratings import power_of_two
+from probmf.results.probabilities import check_at_least, tail_probabilities
+from probmf.results.summaries import ScoreMixture, Summary, evaluate, summarize
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,16 +89,6 @@ class Predictions:
         return pa.table(columns)
 
 
-class Moments(NamedTuple):
-    """Mean of ratings, and if an interval was asked for their sd and the interval's ends."""
-
-    mean: Float[np.ndarray, " n"]
-    sd: Float[np.ndarray, " n"] | None
-    lower: Float[np.ndarray, " n"] | None
-    upper: Float[np.ndarray, " n"] | None
-    probabilities: Float[np.ndarray, "n K"] | None = None
-
-
 def predict(
     source: PlugIn | Draws, pairs: Any, *, interval: float | None, user: str, item: str,
     at_least: float | None = None,
@@ -124,11 +106,14 @@ def predict(
         if isinstance(source, Draws)
         else summarize_point(source, users.codes, items.codes, interval)
     )
+    ordered = likelihood.discrete and not likelihood.binary
     return Predictions(
-        users.ids, items.ids, found.mean, found.sd, found.lower, found.upper,
+        users.ids, items.ids, *found[:4],
         source.known("user", users.codes), source.known("item", items.codes),
-        found.probabilities, likelihood.levels if isinstance(likelihood, Ordinal) else None,
-        None if at_least is None else chances(source, users.codes, items.codes, at_least),
+        found.probabilities if ordered else None, likelihood.levels if ordered else None,
+        None
+        if at_least is None
+        else tail_probabilities(source, users.codes, items.codes, at_least),
     )  # fmt: skip
 
 
@@ -137,22 +122,26 @@ def summarize_point(
     user: Int[np.ndarray, " n"],
     item: Int[np.ndarray, " n"],
     interval: float | None,
-) -> Moments:
+) -> Summary:
     """Ratings of pairs of codes under a point fit."""
-    score = plug_in.means(user, item)
     likelihood = plug_in.conditionals.model.likelihood
-    if isinstance(likelihood, Ordinal):
-        uncertain = plug_in.prior_variances if interval is None else plug_in.variances
-        score_sd = np.sqrt(uncertain(user, item))
-        scales = plug_in.conditionals.scales
-        return _of_levels(
-            likelihood, level_probabilities(likelihood, score, score_sd, scales), interval
-        )
-    if interval is None:
-        return Moments(expected(plug_in, score, user, item), None, None, None)
-    score_sd = np.sqrt(plug_in.variances(user, item))
-    mean, sd = moments(plug_in, score, score_sd)
-    return Moments(mean, sd, *interval_ends(plug_in, score, score_sd, interval))
+    score = plug_in.means(user, item)
+    if interval is None and likelihood.quadratic:
+        return Summary(score)
+    uncertain = plug_in.prior_variances if interval is None else plug_in.variances
+    return summarize_scores(plug_in, score, np.sqrt(uncertain(user, item)), interval)
+
+
+def summarize_scores(
+    plug_in: PlugIn,
+    score: Float[np.ndarray, " n"],
+    score_sd: Float[np.ndarray, " n"],
+    interval: float | None,
+) -> Summary:
+    """Ratings whose scores are Normal, with the parameters of a point fit."""
+    scales = {name: value[None, None] for name, value in plug_in.likelihood_scales().items()}
+    mixture = ScoreMixture(score[None], score_sd[None] if score_sd.any() else None, scales)
+    return _summarize(plug_in.conditionals.model.likelihood, mixture, interval)
 
 
 def summarize_draws(
@@ -160,52 +149,52 @@ def summarize_draws(
     user: Int[np.ndarray, " n"],
     item: Int[np.ndarray, " n"],
     interval: float | None,
-) -> Moments:
+) -> Summary:
     """Ratings of pairs of codes under many draws: averages and quantiles over the draws."""
     likelihood = draws.model.likelihood
-    if isinstance(likelihood, Ordinal):
-        chance = averaged_probabilities(draws, likelihood, user, item)
-        return _of_levels(likelihood, chance, interval)
-    found = np.empty((4, len(user)))
-    for rows in row_blocks(len(user), draws.num_draws):
-        found[:, rows] = _summarize_block(draws, user[rows], item[rows], interval)
-    mean, sd, lower, upper = found
-    return Moments(mean, None, None, None) if interval is None else Moments(mean, sd, lower, upper)
+    scales = {name: value[:, None] for name, value in draws.likelihood_scales().items()}
+    parts = []
+    # Pairs with a row from the prior have quantiles of their own kind; the others those of draws.
+    for some in (np.flatnonzero(drawn) for drawn in _by_kind(user, item)):
+        for rows in row_blocks(len(some), draws.num_draws * max(1, likelihood.num_levels)):
+            part = some[rows]
+            score, variance = draws.scores(user[part], item[part])
+            sd = np.sqrt(variance) if variance.any() else None
+            found = _summarize(likelihood, ScoreMixture(score, sd, scales), interval)
+            parts.append((part, found))
+    return _joined(parts, len(user))
 
 
-def _of_levels(likelihood: Ordinal, chance: np.ndarray, interval: float | None) -> Moments:
-    mean, sd = level_moments(likelihood, chance)
-    if interval is None:
-        return Moments(mean, None, None, None, chance)
-    return Moments(mean, sd, *level_interval(likelihood, chance, interval), chance)
-
-
-def _summarize_block(
-    draws: Draws, user: np.ndarray, item: np.ndarray, interval: float | None
-) -> list[np.ndarray]:
-    likelihood = draws.model.likelihood
-    score, variance = draws.scores(user, item)
-    nothing = np.full(len(user), np.nan)
-    if not likelihood.binary:
-        mean = score.mean(axis=0)
-        if interval is None:
-            return [mean, nothing, nothing, nothing]
-        variance += np.square(draws.noise_scale)[:, None]
-        sd = np.sqrt(score.var(axis=0) + variance.mean(axis=0))
-        return [mean, sd, *mixture_quantiles(score, np.sqrt(variance), tails(interval))]
-    given = [np.asarray(likelihood.integrate(m, np.sqrt(v), {})[0])
-             for m, v in zip(score, variance, strict=True)]  # fmt: skip
-    mean = np.mean(given, axis=0, dtype=np.float64)
-    if interval is None:
-        return [mean, nothing, nothing, nothing]
-    ends = np.empty((2, len(user)))
+def _by_kind(user: np.ndarray, item: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     drawn = (user < 0) | (item < 0)
-    for some in (drawn, ~drawn):
-        if some.any():
-            ends[:, some] = mixture_quantiles(
-                score[:, some], np.sqrt(variance[:, some]), tails(interval)
-            )
-    return [mean, np.sqrt(mean * (1 - mean)), *np.asarray(likelihood.mean(ends, {}), np.float64)]
+    return drawn, ~drawn
+
+
+def _joined(parts: list[tuple[np.ndarray, Summary]], size: int) -> Summary:
+    """Summaries of some rows each, in the order of all rows."""
+    columns: list[Any] = []
+    for place in range(len(Summary._fields)):
+        columns.append(None)
+        for rows, found in parts:
+            values = found[place]
+            if values is None:
+                continue
+            if columns[-1] is None:
+                columns[-1] = np.empty((size, *values.shape[1:]))
+            columns[-1][rows] = values
+    return Summary(*columns)
+
+
+def _summarize(likelihood: Likelihood, scores: ScoreMixture, interval: float | None) -> Summary:
+    """Summary of ratings; for yes/no data the interval is that of the probability."""
+    found = summarize(likelihood, scores, interval, "response")
+    if interval is None or not likelihood.binary:
+        return found
+    # Quantiles of the score give those of the probability, whichever its mean is.
+    sd = np.zeros((1, 1)) if scores.sd is None else scores.sd
+    ends = mixture_quantiles(scores.mean, sd, tails(interval))
+    lower, upper = (evaluate(likelihood, "mean", end, scales={}) for end in ends)
+    return found._replace(lower=lower, upper=upper)
 
 
 def expected(
@@ -225,52 +214,9 @@ def expected(
     Returns:
         Expectations, averaged over the prior of rows without ratings.
     """
-    likelihood = plug_in.conditionals.model.likelihood
-    if not likelihood.discrete:
-        return at_score(plug_in, score)
-    score_sd = np.sqrt(plug_in.prior_variances(user, item))
-    if isinstance(likelihood, Ordinal):
-        chance = level_probabilities(likelihood, score, score_sd, plug_in.conditionals.scales)
-        return level_moments(likelihood, chance)[0]
-    mean, new = at_score(plug_in, score), score_sd > 0
-    if new.any():
-        mean[new] = moments(plug_in, score[new], score_sd[new])[0]
-    return mean
-
-
-def at_score(plug_in: PlugIn, score: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Expected ratings (probabilities for yes/no data) at given scores."""
-    rows = plug_in.conditionals
-    (mean,) = _evenly(lambda scores: (rows.model.likelihood.mean(scores, rows.scales),), score)
-    return mean
-
-
-def moments(
-    plug_in: PlugIn, score: Float[np.ndarray, " n"], score_sd: Float[np.ndarray, " n"]
-) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Means and standard deviations of ratings whose scores are Normal."""
-    rows = plug_in.conditionals
-    mean, sd = _evenly(
-        lambda m, s: rows.model.likelihood.integrate(m, s, rows.scales), score, score_sd
-    )
-    return mean, sd
-
-
-def interval_ends(
-    plug_in: PlugIn,
-    score: Float[np.ndarray, " n"],
-    score_sd: Float[np.ndarray, " n"],
-    interval: float,
-) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Ends of the interval of the rating, or for yes/no data of the probability of a one."""
-    likelihood = plug_in.conditionals.model.likelihood
-    if isinstance(likelihood, Ordinal):
-        chance = level_probabilities(likelihood, score, score_sd, plug_in.conditionals.scales)
-        return level_interval(likelihood, chance, interval)
-    if not likelihood.binary:
-        return intervals(score, moments(plug_in, score, score_sd)[1], interval)
-    lower, upper = intervals(score, score_sd, interval)
-    return at_score(plug_in, lower), at_score(plug_in, upper)
+    if plug_in.conditionals.model.likelihood.quadratic:
+        return score
+    return summarize_scores(plug_in, score, np.sqrt(plug_in.prior_variances(user, item)), None).mean
 
 
 def intervals(
@@ -291,12 +237,3 @@ def ids_to_arrow(ids: np.ndarray, name: str) -> pa.Array:
 def plain_text(value: object) -> str:
     """An id as a message should show it."""
     return repr(value.item() if isinstance(value, np.generic) else value)
-
-
-def _evenly(
-    function: Callable[..., tuple[Any, ...]], *arrays: Float[np.ndarray, " n"]
-) -> list[Int[np.ndarray, " n"]]:
-    """Apply an elementwise JAX function; few shapes are compiled, whatever n is."""
-    size = len(arrays[0])
-    padded = [np.pad(array, (0, power_of_two(size) - size)) for array in arrays]
-    return [np.asarray(values, np.float64)[:size] for values in function(*padded)]

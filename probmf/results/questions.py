@@ -13,11 +13,10 @@ from jax import lax
 from jax.scipy.special import entr
 from jaxtyping import Array, Float, Int
 
-from probmf.models.likelihood import Gaussian, Likelihood
+from probmf.likelihoods import Likelihood
 from probmf.results.asked import check_count
 from probmf.results.choices import Exclude
 from probmf.results.draws import Draws
-from probmf.results.events import point_scales
 from probmf.results.exclusions import Exclusions
 from probmf.results.mixtures import BLOCK
 from probmf.results.plug_in import PlugIn
@@ -88,7 +87,7 @@ def choose_next(
     k = check_count(k, len(items), "candidates that are left")
     model = source.model if isinstance(source, Draws) else source.conditionals.model
     code = int(asked.codes[0])
-    if isinstance(model.likelihood, Gaussian):
+    if model.likelihood.normal:
         variance, column, noise = (
             _spread_of_draws(source, code, items)
             if isinstance(source, Draws)
@@ -152,7 +151,7 @@ def _spread_of_point(
 ) -> tuple[np.ndarray, Column, float]:
     """The same from the conditional of the user's row."""
     half = _half_spread(plug_in, code, items)
-    noise = float(np.square(point_scales(plug_in)["noise_scale"]))
+    noise = float(np.square(plug_in.likelihood_scales()["noise_scale"]))
     return np.square(half).sum(axis=1), lambda place: half @ half[place], noise
 
 
@@ -172,7 +171,7 @@ def _disagreement(
     source: PlugIn | Draws, code: int, items: np.ndarray, likelihood: Likelihood
 ) -> Float[np.ndarray, " items"]:
     """Entropy of the mean probabilities less the mean entropy, by item."""
-    thresholds = np.asarray(getattr(likelihood, "levels", (0.0, 1.0))[1:], np.float64)
+    thresholds = np.asarray(likelihood.levels[1:], np.float64)
     total: Any = None
     with jax.enable_x64(True):
         for scores, weight, scales in _weighted(source, code, items):
@@ -195,7 +194,7 @@ def _weighted(
         mean = source.means(np.full(len(items), code), items)
         scales = {
             name: np.broadcast_to(value, (len(NODES), *value.shape))
-            for name, value in point_scales(source).items()
+            for name, value in source.likelihood_scales().items()
         }
         yield mean + NODES[:, None] * sd, WEIGHTS, scales
         return

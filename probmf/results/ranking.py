@@ -12,8 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 from scipy.special import ndtri
 
-from probmf.models.likelihood import Likelihood
-from probmf.results.events import point_scales, rank_by_tail
+from probmf.likelihoods import Likelihood
 from probmf.results.exclusions import Exclusions
 from probmf.results.plug_in import PlugIn
 from probmf.results.row_problem import to_device
@@ -115,7 +114,7 @@ def top_uncertain(
         users = plug_in.draw("user", codes, rng.standard_normal(users.shape)).astype(users.dtype)
     offset = float(plug_in.conditionals.parameters["intercept"]) + users[:, :1]
     likelihood = plug_in.conditionals.model.likelihood.canonical()
-    scales = {name: to_device(value) for name, value in point_scales(plug_in).items()}
+    scales = {name: to_device(value) for name, value in plug_in.likelihood_scales().items()}
     best = np.full((len(codes), k), -np.inf)
     places = np.full((len(codes), k), -1, dtype=np.int64)
     room = plug_in.spread_rows
@@ -257,7 +256,7 @@ def _top_ratings(
     sd = jnp.sqrt(jnp.maximum(user_spread @ item_spread.T, 0.0))
     if at_least is None:
         return _top(likelihood.integrate(mean, sd, scales)[0], line, item, k)
-    return _top(rank_by_tail(likelihood, mean, sd, at_least, scales), line, item, k)
+    return _top(likelihood.tail_order(mean, at_least, scales, sd), line, item, k)
 
 
 def _top(scores: Array, line: Array, item: Array, k: int) -> tuple[Array, Array]:

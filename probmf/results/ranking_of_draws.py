@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from probmf.models.likelihood import Likelihood
+from probmf.likelihoods import Likelihood
 from probmf.results.draws import Draws
 from probmf.results.exclusions import Exclusions
 from probmf.results.mixtures import BLOCK, tails
@@ -131,7 +131,7 @@ def _means(draws: Draws, codes: np.ndarray, items: np.ndarray) -> np.ndarray:
         total += np.asarray(
             _sum_of_means(
                 *map(to_device, (users, others, *spread)), own,
-                likelihood=likelihood, strangers=bool(new.any()) and likelihood.discrete,
+                likelihood=likelihood, strangers=bool(new.any()) and not likelihood.quadratic,
             )
         )  # fmt: skip
     return total / draws.num_draws

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from probmf.data import Ratings
-from probmf.models.likelihood import Likelihood
-from probmf.models.ordinal import Ordinal
+from probmf.likelihoods import Likelihood
+from probmf.likelihoods.gaussian import NormalNoise
 from probmf.results.draws import Draws
 from probmf.results.mixtures import row_blocks
 
@@ -15,17 +15,13 @@ def log_densities(draws: Draws) -> np.ndarray:
     """Log densities of the ratings at each draw; 0 for ratings of weight zero."""
     data, likelihood = draws.data, draws.model.likelihood
     weight = _weights(data)
-    noise = draws.noise_scale[:, None]
     scales = _by_draw(draws)
     found = np.empty((draws.num_draws, len(data)), np.float32)
     for rows in row_blocks(len(data), draws.num_draws):
         score, _ = draws.scores(data.user[rows], data.item[rows])
-        loss = likelihood.loss(score, data.rating[None, rows], scales)
-        found[:, rows] = -weight[rows] * np.asarray(loss)
-        if not likelihood.discrete:
-            own = np.where(weight[rows] > 0, weight[rows], 1.0)
-            density = 0.5 * np.log(own / (2 * np.pi)) - np.log(noise)
-            found[:, rows] += np.where(weight[rows] > 0, density, 0.0)
+        own = np.where(weight[rows] > 0, weight[rows], 1.0)[None]
+        density = likelihood.log_density(score, data.rating[None, rows], own, scales)
+        found[:, rows] = np.where(weight[rows] > 0, np.asarray(density), 0.0)
     return _by_chain(draws, found)
 
 
@@ -36,12 +32,13 @@ def draw_ratings(draws: Draws, rng: np.random.Generator) -> np.ndarray:
     found = np.empty((draws.num_draws, len(data)), np.float32)
     for rows in row_blocks(len(data), draws.num_draws):
         score, _ = draws.scores(data.user[rows], data.item[rows])
-        if likelihood.discrete:
-            found[:, rows] = _draw_levels(likelihood, score, _by_draw(draws), rng)
-        else:
+        if isinstance(likelihood, NormalNoise):
             own = np.where(weight[rows] > 0, weight[rows], 1.0)
             noise = draws.noise_scale[:, None] / np.sqrt(own)
-            found[:, rows] = score + noise * rng.standard_normal(score.shape)
+            drawn = score + noise * rng.standard_normal(score.shape)
+            found[:, rows] = likelihood.from_score(drawn)
+        else:
+            found[:, rows] = _draw_levels(likelihood, score, _by_draw(draws), rng)
     return _by_chain(draws, found)
 
 
@@ -49,7 +46,7 @@ def _draw_levels(
     likelihood: Likelihood, score: np.ndarray, scales: dict[str, Any], rng: np.random.Generator
 ) -> np.ndarray:
     """A level for each score: the number of tails above it that a uniform number lies below."""
-    levels = likelihood.levels if isinstance(likelihood, Ordinal) else (0.0, 1.0)
+    levels = likelihood.levels
     chance, found = rng.random(score.shape), np.full(score.shape, levels[0])
     for level in levels[1:]:
         found[chance < np.asarray(likelihood.tail(score, level, scales))] = level

@@ -11,23 +11,22 @@ from jaxtyping import Bool, Float, Int
 from probmf.data import Ratings, as_generator
 from probmf.data.column import objects
 from probmf.results.asked import Asked, check_count, check_interval, read_some
-from probmf.results.chances import chances, top_chances
 from probmf.results.choices import Exclude, read_choice, read_exclusions
 from probmf.results.draws import Draws
-from probmf.results.events import check_at_least
 from probmf.results.exclusions import Exclusions
 from probmf.results.plug_in import PlugIn
 from probmf.results.predict import (
-    Moments,
     expected,
     ids_to_arrow,
-    interval_ends,
     plain_text,
     summarize_draws,
+    summarize_scores,
 )
+from probmf.results.probabilities import check_at_least, tail_probabilities, top_by_probability
 from probmf.results.ranking import RankBy as RankBy
 from probmf.results.ranking import top_products, top_uncertain
 from probmf.results.ranking_of_draws import top_cosines, top_of_draws, unit_rows
+from probmf.results.summaries import Summary
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +149,7 @@ def recommend(
     rng = as_generator(key) if rank_by == "thompson" and key is not None else None
     level = 0.9 if interval is None else interval
     if isinstance(source, Draws) and rank_by == "probability" and at_least is not None:
-        places = top_chances(source, asked.codes, items, k, exclusions, at_least)
+        places = top_by_probability(source, asked.codes, items, k, exclusions, at_least)
     elif isinstance(source, Draws):
         places = top_of_draws(
             source, asked.codes, items, k, exclusions, rank_by=rank_by, interval=level, rng=rng
@@ -169,17 +168,17 @@ def recommend(
             f"All {len(items):,} candidates are excluded for user {user}. Give other candidates, "
             "or exclude=None to allow items that were rated already."
         )
-    chance = None
+    probability = None
     if at_least is not None:
         own = np.broadcast_to(asked.codes[:, None], code.shape)[code >= 0]
-        chance = chances(source, own, code[code >= 0], at_least)
+        probability = tail_probabilities(source, own, code[code >= 0], at_least)
     if isinstance(source, Draws):
         found = _chosen_of_draws(source, asked, code, interval)
-        return described(source, data, asked, code, found, chance)
+        return described(source, data, asked, code, found, probability)
     if rank_by != "mean":
         score = _scores(source, asked.codes, code)
     found = _chosen(source, asked, code, score, interval)
-    return described(source, data, asked, code, found, chance)
+    return described(source, data, asked, code, found, probability)
 
 
 def similar_items(source: PlugIn | Draws, items: Any, k: int) -> Recommendations:
@@ -212,7 +211,7 @@ def _best_by_mean(
     Ratings that are not linear in the score are averaged over the prior of rows without ratings.
     """
     known, rated = plug_in.known("user", codes), plug_in.known("item", items)
-    if not plug_in.conditionals.model.likelihood.discrete or (known.all() and rated.all()):
+    if plug_in.conditionals.model.likelihood.quadratic or (known.all() and rated.all()):
         return _best_by_score(plug_in, codes, items, k, exclusions)
     places = np.full((len(codes), k), -1)
     for lines, some in (
@@ -272,20 +271,20 @@ def _scores(plug_in: PlugIn, codes: np.ndarray, code: np.ndarray) -> np.ndarray:
 
 def _chosen(
     plug_in: PlugIn, asked: Asked, code: np.ndarray, score: np.ndarray, interval: float | None
-) -> Moments:
-    """Expected ratings and intervals of chosen items under a point fit, whose scores are given."""
+) -> Summary:
+    """Expected ratings and intervals of chosen items under a point fit, by line and place."""
     filled = code >= 0
     user = np.broadcast_to(asked.codes[:, None], code.shape)[filled]
     mean = expected(plug_in, score[filled], user, code[filled])
     if interval is None:
-        return Moments(mean, None, None, None)
+        return Summary(mean)
     score_sd = np.sqrt(plug_in.variances(user, code[filled]))
-    return Moments(mean, None, *interval_ends(plug_in, score[filled], score_sd, interval))
+    return summarize_scores(plug_in, score[filled], score_sd, interval)._replace(mean=mean)
 
 
 def _chosen_of_draws(
     draws: Draws, asked: Asked, code: np.ndarray, interval: float | None
-) -> Moments:
+) -> Summary:
     filled = code >= 0
     user = np.broadcast_to(asked.codes[:, None], code.shape)[filled]
     return summarize_draws(draws, user, code[filled], interval)
@@ -296,15 +295,15 @@ def described(
     data: Ratings,
     asked: Asked,
     code: np.ndarray,
-    found: Moments,
-    chance: np.ndarray | None,
+    found: Summary,
+    probability: np.ndarray | None,
 ) -> Recommendations:
     """Ids, expected ratings and intervals of chosen items."""
     filled = code >= 0
     columns: dict[str, Any] = {}
     for name, values in (
         ("score", found.mean), ("lower", found.lower), ("upper", found.upper),
-        ("probability", chance),
+        ("probability", probability),
     ):  # fmt: skip
         columns[name] = None
         if values is not None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, UInt32
 
-from probmf.models.likelihood import Gaussian, Likelihood
+from probmf.likelihoods import Likelihood
 from probmf.results.row_problem import RowProblem, find_modes, precision_factors, row_loss
 from probmf.rows import gaussian
 
@@ -25,7 +25,7 @@ def draw_rows(
 ) -> tuple[Float[Array, "draws r d"], Float[Array, "draws r"]]:
     r"""One draw of each row from its conditional at each draw of everything else.
 
-    Under a Gaussian likelihood :math:`\Lambda^{-1} h + \Lambda^{-1/2} \epsilon`, exactly.
+    Where the loss is quadratic in the score :math:`\Lambda^{-1} h + \Lambda^{-1/2} \epsilon`.
     Otherwise `STEPS` steps of independence Metropolis whose proposals are a multivariate t about
     the mode with the curvature there (Laplace); since its tails are heavier than the
     conditional's, the chain forgets its start geometrically from anywhere.
@@ -41,7 +41,7 @@ def draw_rows(
     """
     fields: Any = (None, 0, None, None, None, 0, None, 0, 0, 0, 0, 0)
     axes = RowProblem(*fields)
-    draw = _draw_exactly if isinstance(likelihood, Gaussian) else _draw_by_metropolis
+    draw = _draw_exactly if likelihood.normal else _draw_by_metropolis
     return jax.vmap(partial(draw, likelihood=likelihood), in_axes=(axes, 0))(problems, keys)
 
 

@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 from scipy.linalg import get_lapack_funcs
 
-from probmf.models.likelihood import Likelihood
+from probmf.likelihoods import Likelihood
 from probmf.results.side_ratings import PIECE
 from probmf.rows import gaussian
 

@@ -12,17 +12,14 @@ from safetensors.numpy import load_file, save_file
 
 from probmf.data import Encoder, Examples, Ratings
 from probmf.data.encoder import Block
+from probmf.likelihoods import Bernoulli, Categorical, Gaussian, LogNormal, Ordinal
 from probmf.models import (
     MLP,
-    Bernoulli,
-    Categorical,
-    Gaussian,
     Linear,
     MatrixFactorization,
     MixedEffects,
     Network,
     NormalWishart,
-    Ordinal,
 )
 from probmf.results import directory
 from probmf.results.codec import Parts, decode, encode
@@ -36,7 +33,7 @@ from probmf.results.traces import Traces, Watched
 KINDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        Bernoulli, Block, Categorical, Encoder, Examples, Gaussian, History, Linear, MLP,
+        Bernoulli, Block, Categorical, Encoder, Examples, Gaussian, History, Linear, LogNormal, MLP,
         MatrixFactorization, MixedEffects, Network, NormalWishart, Ordinal, Ratings, RowMoments,
         Sampling, Traces, Watched,
     )

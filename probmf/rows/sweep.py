@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from probmf.likelihoods import Likelihood
 from probmf.rows import gaussian
 from probmf.rows.cpu import solve_lists
 from probmf.rows.layout import MAX_WIDTH, Bucket, RowLayout, Side, Span
-from probmf.rows.values import Noise, Prior, RowResult, RowSums, RowValues, SupportsBound
+from probmf.rows.values import Noise, Prior, RowResult, RowSums, RowValues
 from probmf.settings import as_here
 
 Method = Literal["cg", "cholesky", "coordinate"]
@@ -30,7 +31,7 @@ def half_sweep(
     table: RowValues,
     prior: Prior,
     *,
-    likelihood: SupportsBound,
+    likelihood: Likelihood,
     method: Method,
     cg_steps: int,
     pool: ThreadPoolExecutor,
@@ -145,7 +146,7 @@ def _solve_bucket(
     *,
     table: RowValues,
     prior: Prior,
-    likelihood: SupportsBound,
+    likelihood: Likelihood,
     method: Method,
     cg_steps: int,
     capacity: int,
@@ -195,7 +196,7 @@ def _solve_chunk(
     x: Float[Array, "r d"],
     table: RowValues,
     prior: Prior,
-    likelihood: SupportsBound,
+    likelihood: Likelihood,
     method: Method,
     cg_steps: int,
     noise: Noise | None = None,
@@ -254,7 +255,7 @@ def _solve_long_rows(
     x: Float[Array, "r d"],
     table: RowValues,
     prior: Prior,
-    likelihood: SupportsBound,
+    likelihood: Likelihood,
     method: Method,
     cg_steps: int,
     noise: Noise | None = None,
@@ -359,14 +360,14 @@ class _Slots(NamedTuple):
             weight = (chunk.partner != table.bias.shape[0] - 1).astype(table.bias.dtype)
         return cls(table.factors[chunk.partner], offset, chunk.rating, weight)
 
-    def bound(self, likelihood: SupportsBound, scores: Array, prior: Prior) -> tuple[Array, Array]:
+    def bound(self, likelihood: Likelihood, scores: Array, prior: Prior) -> tuple[Array, Array]:
         """Weighted curvature and minus slope of the bound at the scores."""
         curvature, slope = likelihood.bound(scores, self.rating, prior.scales)
         return self.weight * curvature, self.weight * slope
 
     def quadratic(
         self,
-        likelihood: SupportsBound,
+        likelihood: Likelihood,
         scores: Array,
         prior: Prior,
         noise: Noise | None,
@@ -379,11 +380,11 @@ class _Slots(NamedTuple):
         curvature, slope = likelihood.augment(key, scores, self.rating, prior.scales)
         return self.weight * curvature, self.weight * slope
 
-    def loss(self, likelihood: SupportsBound, scores: Array, prior: Prior) -> Array:
+    def loss(self, likelihood: Likelihood, scores: Array, prior: Prior) -> Array:
         """Loss summed over each row."""
         return jnp.sum(self.weight * likelihood.loss(scores, self.rating, prior.scales), axis=1)
 
-    def sums(self, likelihood: SupportsBound, scores: Array, prior: Prior) -> RowSums:
+    def sums(self, likelihood: Likelihood, scores: Array, prior: Prior) -> RowSums:
         """Loss, slope and curvature summed over each row."""
         curvature, slope = self.bound(likelihood, scores, prior)
         loss = self.loss(likelihood, scores, prior)

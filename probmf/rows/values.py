@@ -1,7 +1,7 @@
 """Inputs and outputs of half-sweeps: rows of both sides in one numbering, priors and sums."""
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from jaxtyping import Array, Float
 
@@ -16,29 +16,6 @@ class Noise(NamedTuple):
 
     rows: Float[Array, "table d"]
     key: Array
-
-
-class SupportsBound(Protocol):
-    """Interface of a likelihood to a half-sweep.
-
-    The loss of a `quadratic` one is its bound, with one curvature for all scores and ratings; minus
-    its slope is that curvature times (rating - score).
-    """
-
-    @property
-    def quadratic(self) -> bool:
-        """True where the loss is its own quadratic bound."""
-
-    def loss(self, scores: Array, rating: Array, scales: Mapping[str, Array], /) -> Array:
-        """Minus log likelihood up to a constant."""
-
-    def bound(self, scores: Array, rating: Array, scales: Mapping[str, Array], /) -> tuple:
-        """Curvature and minus slope of a quadratic above the loss."""
-
-    def augment(
-        self, key: Array, scores: Array, rating: Array, scales: Mapping[str, Array], /
-    ) -> tuple:
-        """The same of the loss given a draw of its latent variable."""
 
 
 class RowValues(NamedTuple):

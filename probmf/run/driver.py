@@ -15,7 +15,8 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from probmf.models.likelihood import Likelihood, likelihood_scales
+from probmf.likelihoods import Likelihood
+from probmf.likelihoods.base import likelihood_scales
 from probmf.models.observations import Observations
 from probmf.models.scores import linear_predictor
 from probmf.results import History
@@ -95,7 +96,7 @@ class Validation:
         rating = np.asarray(self.observations.rating, dtype=np.float64)
         given = self.observations.weight
         weight = None if given is None else np.asarray(given)
-        if self.likelihood.discrete:
+        if not self.likelihood.quadratic:
             scales = likelihood_scales(self.likelihood, parameters)
             losses = np.asarray(self.likelihood.loss(scores, rating, scales), dtype=np.float64)
             return float(np.average(losses, weights=weight))

@@ -18,7 +18,8 @@ from probmf.data import Ratings
 from probmf.datasets import simulate_ratings
 from probmf.inference.point import als
 from probmf.inference.point.als import fit_als
-from probmf.models import Bernoulli, Gaussian, MatrixFactorization
+from probmf.likelihoods import Bernoulli, Gaussian
+from probmf.models import MatrixFactorization
 from probmf.results import Fit
 from probmf.run.driver import FitWarning
 

@@ -17,7 +17,8 @@ from probmf.inference.starts import (
     initial_parameters,
     prepare_validation,
 )
-from probmf.models import Bernoulli, Gaussian, MatrixFactorization
+from probmf.likelihoods import Bernoulli, Gaussian
+from probmf.models import MatrixFactorization
 from probmf.models.observations import Observations
 from probmf.results import Fit, History
 from probmf.run.driver import FitWarning, Info, Validation, run

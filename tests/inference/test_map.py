@@ -23,7 +23,8 @@ from probmf.inference.point.als import fit_als
 from probmf.inference.point.map import fit_map
 from probmf.inference.point.objective import Terms, side_of, starting_values
 from probmf.inference.point.optimizer import Rule, choose_rule, leaves_rows_alone
-from probmf.models import Bernoulli, Gaussian, MatrixFactorization
+from probmf.likelihoods import Bernoulli, Gaussian
+from probmf.models import MatrixFactorization
 from probmf.results import Fit, History
 from probmf.run.driver import FitWarning
 

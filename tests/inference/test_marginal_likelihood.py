@@ -273,7 +273,12 @@ def test_noise_by_a_formula() -> None:
     ("formula", "options", "error", "message"),
     [
         ("y ~ 1 + x", {}, ValueError, "no group term"),
-        (FORMULA, {"likelihood": "bernoulli"}, ValueError, "'bernoulli'.*Use sample_nuts"),
+        (
+            FORMULA,
+            {"likelihood": "bernoulli"},
+            ValueError,
+            r"Bernoulli\(.*Use sample_nuts",
+        ),
         (FORMULA, {"scale_formula": "~ 1 + (1 | g)"}, ValueError, "scale_formula.*has group terms"),
     ],
 )

@@ -1,5 +1,7 @@
 """Ordinal ratings by ALS, by gradients and by NUTS."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from numpyro.infer import MCMC, NUTS
 
 from probmf import Fit, MatrixFactorization, Ordinal, Ratings, fit_als, fit_map, sample_nuts
 from probmf.inference.point.cutpoints import CutpointSums, newton_step
+from probmf.likelihoods.links import LinkName
 
 TRUTH = np.asarray([-1.2, -0.2, 0.9])
 LEVELS = (1.0, 2.0, 3.5, 5.0)
@@ -23,25 +26,28 @@ def simulate(rng: Generator, users: int = 12, items: int = 9, *, weighted: bool 
     return Ratings.from_frame(table, weight="weight" if weighted else None)
 
 
-MODEL = MatrixFactorization(1, Ordinal(LEVELS), user_scale=0.5, item_scale=0.5)
+MODEL = MatrixFactorization(1, Ordinal(LEVELS, link="probit"), user_scale=0.5, item_scale=0.5)
 
 
+@pytest.mark.parametrize("link", ["logit", "probit"])
 @pytest.mark.parametrize("method", ["cg", "cholesky", "coordinate"])
-def test_sweeps_never_raise_the_objective(method: str) -> None:
+def test_sweeps_never_raise_the_objective(method: str, link: LinkName) -> None:
+    model = replace(MODEL, likelihood=Ordinal(LEVELS, link=link))
     update = "coordinate" if method == "coordinate" else "block"
     solver = "cg" if method == "cg" else "cholesky"
     with jax.enable_x64(True):
         data = simulate(np.random.default_rng(0), weighted=True)
-        fit = fit_als(MODEL, data, key=0, num_sweeps=25, tol=0, update=update, solver=solver)
+        fit = fit_als(model, data, key=0, num_sweeps=25, tol=0, update=update, solver=solver)
         assert np.diff(fit.history.objective).max() <= 1e-10
-        (observations,) = MODEL.arguments(data)
-        at_end = float(MODEL.objective(fit.point(), observations))
+        (observations,) = model.arguments(data)
+        at_end = float(model.objective(fit.point(), observations))
         assert fit.history.objective[-1] == pytest.approx(at_end, rel=1e-12)
 
 
-def test_als_and_gradients_reach_the_same_optimum() -> None:
+@pytest.mark.parametrize("link", ["logit", "probit"])
+def test_als_and_gradients_reach_the_same_optimum(link: LinkName) -> None:
     """Biases only, where there is one optimum: minus the log posterior is convex."""
-    model = MatrixFactorization(0, Ordinal(LEVELS, cutpoint_scale=2.0))
+    model = MatrixFactorization(0, Ordinal(LEVELS, cutpoint_scale=2.0, link=link))
     with jax.enable_x64(True):
         data = simulate(np.random.default_rng(1), weighted=True)
         als = fit_als(model, data, key=0, num_sweeps=200, tol=1e-14)
@@ -87,7 +93,9 @@ def fit_predictions(fit: Fit, test: Ratings) -> np.ndarray:
 
 
 def test_fixed_cutpoints_are_no_site() -> None:
-    model = MatrixFactorization(0, Ordinal(LEVELS, tuple(TRUTH)), intercept="learned")
+    model = MatrixFactorization(
+        0, Ordinal(LEVELS, tuple(TRUTH), link="probit"), intercept="learned"
+    )
     data = simulate(np.random.default_rng(4))
     fit = fit_als(model, data, key=0, num_sweeps=150, tol=1e-8)
     other = fit_map(model, data, key=0, num_epochs=600)
@@ -131,7 +139,7 @@ def test_draws_average_the_probabilities(sampled: Fit) -> None:
     np.testing.assert_allclose(predicted.mean, predicted.probabilities @ np.asarray(LEVELS))
     score, variance = sampled._draws.scores(np.asarray([0, 3, -1]), np.asarray([1, 2, 0]))
     by_draw = [
-        Ordinal(LEVELS).level_probabilities(s, {"cutpoints": c}, np.sqrt(v))
+        Ordinal(LEVELS, link="probit").level_probabilities(s, {"cutpoints": c}, np.sqrt(v))
         for s, v, c in zip(score, variance, sampled.samples["cutpoints"][0], strict=True)
     ]
     np.testing.assert_allclose(predicted.probabilities, np.mean(by_draw, axis=0), rtol=1e-4)

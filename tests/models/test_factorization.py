@@ -18,7 +18,8 @@ from numpyro.infer.util import log_density
 from scipy import stats
 
 from probmf.data import Ratings
-from probmf.models import Bernoulli, Gaussian, MatrixFactorization
+from probmf.likelihoods import Bernoulli, Gaussian
+from probmf.models import MatrixFactorization
 from probmf.models.observations import Observations
 from probmf.models.scores import linear_predictor
 
@@ -347,7 +348,7 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"num_factors": True}, TypeError, "num_factors is True; expected a whole number"),
     ({"num_factors": "8"}, TypeError, "num_factors is '8'; expected a whole number"),
     ({"likelihood": "gaussian"}, TypeError, "likelihood is 'gaussian'; expected Gaussian(...)"),
-    ({"likelihood": Gaussian}, TypeError, "expected Gaussian(...), Bernoulli(...) or Ordinal(...)"),
+    ({"likelihood": Gaussian}, TypeError, "expected Gaussian(...), LogNormal(...), Bernoulli(...)"),
     ({"user_scale": -1}, ValueError, "user_scale is -1; a scale is a standard deviation"),
     ({"item_scale": 0}, ValueError, "item_scale is 0; a scale is a standard deviation"),
     ({"user_bias_scale": np.nan}, ValueError, "user_bias_scale is nan; a scale is"),

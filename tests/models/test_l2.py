@@ -13,9 +13,9 @@ from jax.flatten_util import ravel_pytree
 from scipy import optimize
 
 from probmf.data import Ratings
-from probmf.models import Bernoulli, Gaussian, MatrixFactorization
+from probmf.likelihoods import Bernoulli, Gaussian, Likelihood
+from probmf.models import MatrixFactorization
 from probmf.models.l2 import prior_scale
-from probmf.models.likelihood import Likelihood
 
 USERS, ITEMS, FACTORS = 5, 4, 2
 PAIRS = np.array([(0, 0), (0, 2), (1, 1), (2, 0), (2, 1), (2, 3), (3, 3), (3, 0)])

@@ -8,7 +8,8 @@ import pytest
 from scipy.special import expit, ndtr
 
 from probmf.data import Ratings
-from probmf.models import Bernoulli, MatrixFactorization
+from probmf.likelihoods import Bernoulli
+from probmf.models import MatrixFactorization
 from probmf.results import Fit
 
 

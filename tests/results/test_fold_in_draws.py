@@ -152,7 +152,7 @@ def test_binary_rows_follow_their_posterior(link: Any, draw_ratings: Any) -> Non
 def test_ordinal_rows_follow_their_posterior(draw_ratings: Any) -> None:
     rated = draw_ratings(binary=True)
     model = MatrixFactorization(
-        1, Ordinal(3, cutpoints=(-0.3, 0.8)), user_bias=False, intercept=0.3, user_scale=2.0
+        1, Ordinal(3, (-0.3, 0.8), link="probit"), user_bias=False, intercept=0.3, user_scale=2.0
     )
     fit = many(model, replace(rated, rating=rated.rating + 1))
     rating = np.array([3, 1, 2, 3, 3, 1])

@@ -11,10 +11,12 @@ import pytest
 from scipy.special import expit
 from scipy.stats import lognorm, norm
 
+from probmf.likelihoods import Bernoulli, Ordinal
 from probmf.models import MixedEffects
 from probmf.results import MixedFit, Sampling, mixtures
 
 DRAWS = (2, 60)
+PROBITS = {"bernoulli probit": Bernoulli("probit"), "ordinal probit": Ordinal(link="probit")}
 FORMULA = "y ~ 1 + x + (1 + x | g) + (1 | h)"
 
 
@@ -51,8 +53,8 @@ def random_samples(model: MixedEffects, design: Any, seed: int = 1) -> dict[str,
 @pytest.fixture
 def make() -> Callable[..., MixedFit]:
     def build(kind: Any = "gaussian", formula: str = FORMULA, **options: Any) -> MixedFit:
-        model = MixedEffects(formula, likelihood=kind, **options)
-        data = table(kind=kind)
+        model = MixedEffects(formula, likelihood=PROBITS.get(kind, kind), **options)
+        data = table(kind=kind.split()[0])
         design = model.design(data)
         samples = random_samples(model, design)
         return MixedFit(model, design, samples, "nuts", Sampling({}, 5, 0.1), data=data)
@@ -67,7 +69,7 @@ def flat(fit: MixedFit, site: str) -> np.ndarray:
 
 def predictor(fit: MixedFit, row: int, *, groups: bool = True) -> np.ndarray:
     """The linear predictor of a training row at each draw."""
-    data = table(kind=fit.model.likelihood)
+    data = table()
     beta, x = flat(fit, "coefficients"), data["x"][row]
     eta = beta @ (np.array([1.0, x]) if beta.shape[1] == 2 else np.array([x]))
     if groups:
@@ -122,9 +124,10 @@ def test_lognormal(make: Any) -> None:
     assert laws.cdf(found.upper[5]).mean() == pytest.approx(0.9, abs=1e-4)
 
 
-def test_bernoulli(make: Any) -> None:
-    fit = make("bernoulli")
-    p = expit(predictor(fit, 5))
+@pytest.mark.parametrize("kind", ["bernoulli", "bernoulli probit"])
+def test_bernoulli(kind: str, make: Any) -> None:
+    fit = make(kind)
+    p = (norm.cdf if kind in PROBITS else expit)(predictor(fit, 5))
     check(fit.predict(interval=0.8), 5, p.mean(), p.std(), *np.quantile(p, [0.1, 0.9]), 1e-5)
     found = fit.predict(interval=0.8, kind="response")
     mean = p.mean()
@@ -133,10 +136,11 @@ def test_bernoulli(make: Any) -> None:
     assert set(found.lower) | set(found.upper) <= {0.0, 1.0}
 
 
-def test_ordinal(make: Any) -> None:
-    fit = make("ordinal", "y ~ x + (1 + x | g) + (1 | h)")
+@pytest.mark.parametrize("kind", ["ordinal", "ordinal probit"])
+def test_ordinal(kind: str, make: Any) -> None:
+    fit = make(kind, "y ~ x + (1 + x | g) + (1 | h)")
     eta, cut = predictor(fit, 7), flat(fit, "cutpoints")
-    below = expit(cut - eta[:, None])
+    below = (norm.cdf if kind in PROBITS else expit)(cut - eta[:, None])
     given = np.column_stack([below[:, 0], below[:, 1] - below[:, 0], 1 - below[:, 1]])
     expected = given @ [1.0, 2.0, 3.0]
     found = fit.predict(interval=0.8)
@@ -394,7 +398,7 @@ def test_sampling_prints_as_a_short_table() -> None:
 
 def test_repr(make: Any) -> None:
     assert repr(make()) == (
-        f"MixedFit(nuts: {FORMULA}, gaussian; 40 observations; 2 chains of 60 draws)"
+        f"MixedFit(nuts: {FORMULA}, Gaussian; 40 observations; 2 chains of 60 draws)"
     )
     fit = make()
     cut = MixedFit(fit.model, fit.design, fit.samples, "nuts", Sampling({}, 1, 1.0, complete=False))

@@ -38,6 +38,8 @@ def fit_of(formula: str, data: Any = None, **options: Any) -> MixedFit:
     empty = MixedFit(model, design, {"coefficients": np.zeros((1, 1, len(design.mean.names)))}, "")
     samples = {site: rng.uniform(0.2, 1.0, (*DRAWS, *shape)).astype(np.float32)
                for site, shape in empty.site_shapes.items()}  # fmt: skip
+    if "cutpoints" in samples:
+        samples["cutpoints"] = np.sort(samples["cutpoints"], axis=-1)
     stats = {"energy": rng.normal(0, 1, DRAWS), "diverging": np.zeros(DRAWS, bool)}
     sampling = Sampling(stats, 9, 0.5, info={"k_hat": 0.2})
     return MixedFit(model, design, samples, "nuts", sampling, data=data)

@@ -81,7 +81,7 @@ def test_probabilities_are_averaged_over_draws() -> None:
 
 def test_levels_of_an_ordinal_response() -> None:
     cuts = np.sort(np.random.default_rng(2).normal(size=(2, 3, 2)), axis=-1)
-    fit = fit_of(Ordinal((1, 2, 5)), [1, 2, 5, 5], DRAWS, cutpoints=cuts)
+    fit = fit_of(Ordinal((1, 2, 5), link="probit"), [1, 2, 5, 5], DRAWS, cutpoints=cuts)
     predicted = fit.predict()
     scores = np.einsum("cdfo,nf->cdno", DRAWS, X)
     below = norm.cdf(cuts[:, :, None, :] - scores)

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import expit
 from scipy.stats import norm
 
-from probmf import MixedEffects, fit_marginal
+from probmf import Bernoulli, MixedEffects, Ordinal, fit_marginal
 from probmf.results import MixedFit, Sampling
 
 FORMULA = "y ~ 1 + x + (1 + x | g) + (1 | h)"
@@ -15,6 +15,8 @@ FORMULA = "y ~ 1 + x + (1 + x | g) + (1 | h)"
 GRID = np.linspace(-9, 9, 1501)
 MASS = norm.pdf(GRID) / norm.pdf(GRID).sum()
 TAILS = (0.1, 0.9)
+PROBITS = {"bernoulli probit": Bernoulli("probit"), "ordinal probit": Ordinal(link="probit")}
+KINDS = ["gaussian", "lognormal", "bernoulli", "ordinal", *PROBITS]
 
 
 def table(kind: str) -> dict[str, Any]:
@@ -28,10 +30,10 @@ def table(kind: str) -> dict[str, Any]:
 
 def fit_of(kind: Any, draws: int, formula: str = FORMULA, **options: Any) -> MixedFit:
     """A fit with random parameters: one draw is a point fit."""
-    if kind == "ordinal":
+    if kind.startswith("ordinal"):
         formula = formula.replace("1 + x +", "x +", 1)
-    model = MixedEffects(formula, likelihood=kind, **options)
-    design = model.design(table(kind))
+    model = MixedEffects(formula, likelihood=PROBITS.get(kind, kind), **options)
+    design = model.design(table(kind.split()[0]))
     rng = np.random.default_rng(1)
     blank = MixedFit(model, design, {"coefficients": np.zeros((1, 1, len(design.mean.names)))}, "x")
     samples = {}
@@ -71,13 +73,17 @@ def moments(values: np.ndarray, mass: np.ndarray) -> tuple[float, float]:
     return mean, float(np.sqrt(np.sum(mass * np.square(values - mean))))
 
 
-def expected_level(eta: np.ndarray, cut: np.ndarray) -> np.ndarray:
-    return 1 + expit(eta - cut[:, :1]) + expit(eta - cut[:, 1:])
+def cdf_of(kind: str) -> Any:
+    return norm.cdf if kind in PROBITS else expit
+
+
+def expected_level(kind: str, eta: np.ndarray, cut: np.ndarray) -> np.ndarray:
+    return 1 + cdf_of(kind)(eta - cut[:, :1]) + cdf_of(kind)(eta - cut[:, 1:])
 
 
 @pytest.mark.parametrize("new_h", [False, True])
 @pytest.mark.parametrize("draws", [1, 60])
-@pytest.mark.parametrize("kind", ["gaussian", "lognormal", "bernoulli", "ordinal"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_responses_of_new_groups(kind: str, draws: int, new_h: bool) -> None:
     fit = fit_of(kind, draws)
     rows = {"x": [0.7, -0.4], "g": [99, 98], "h": ["new" if new_h else "p"] * 2}
@@ -98,13 +104,14 @@ def test_responses_of_new_groups(kind: str, draws: int, new_h: bool) -> None:
             below = [np.sum(mass * norm.cdf((end - eta) / noise)) for end in ends]
             assert below == pytest.approx(TAILS, abs=1e-4)
         else:
-            cut = fit.samples["cutpoints"][0] if kind == "ordinal" else np.zeros((draws, 1))
-            passed = [np.sum(mass * expit(eta - cut[:, [j]])) for j in range(cut.shape[1])]
+            ordinal = kind.startswith("ordinal")
+            cut = fit.samples["cutpoints"][0] if ordinal else np.zeros((draws, 1))
+            passed = [np.sum(mass * cdf_of(kind)(eta - cut[:, [j]])) for j in range(cut.shape[1])]
             chance = -np.diff([1.0, *passed, 0.0])
-            levels = np.arange(len(chance)) + (kind == "ordinal")
+            levels = np.arange(len(chance)) + ordinal
             mean = chance @ levels
             sd = np.sqrt(chance @ np.square(levels - mean))
-            if kind == "ordinal":
+            if ordinal:
                 np.testing.assert_allclose(found.probability[row], chance, atol=1e-7)
             places = [int(np.sum(np.cumsum(chance)[:-1] < tail)) for tail in TAILS]
             assert ends == (levels[places[0]], levels[places[1]])
@@ -114,17 +121,17 @@ def test_responses_of_new_groups(kind: str, draws: int, new_h: bool) -> None:
     np.testing.assert_allclose(means, found.mean, rtol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "lognormal", "bernoulli", "ordinal"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_means_of_new_groups(kind: str) -> None:
     fit = fit_of(kind, 60)
     found = fit.predict({"x": [0.7], "g": [99], "h": ["p"]}, unseen="prior", interval=0.8)
     eta, mass = on_grid(fit, 0.7, False)
     if kind == "lognormal":
         eta = np.exp(eta + fit.samples["noise_scale"][0][:, None] ** 2 / 2)
-    elif kind == "bernoulli":
-        eta = expit(eta)
-    elif kind == "ordinal":
-        eta = expected_level(eta, fit.samples["cutpoints"][0])
+    elif kind.startswith("bernoulli"):
+        eta = cdf_of(kind)(eta)
+    elif kind.startswith("ordinal"):
+        eta = expected_level(kind, eta, fit.samples["cutpoints"][0])
     mean, sd = moments(eta, mass)
     assert found.mean[0] == pytest.approx(mean, rel=1e-6)
     assert found.sd[0] == pytest.approx(sd, rel=1e-5)

@@ -23,7 +23,7 @@ def table() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def fit() -> Fit:
-    model = MatrixFactorization(1, Ordinal(LEVELS, cutpoint_scale=3.0))
+    model = MatrixFactorization(1, Ordinal(LEVELS, cutpoint_scale=3.0, link="probit"))
     return fit_als(model, Ratings.from_frame(table()), key=0, num_sweeps=8)
 
 

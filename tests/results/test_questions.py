@@ -104,7 +104,7 @@ def test_disagreement_about_binary_answers(draw_ratings: Any, random_fit: Any) -
 def test_disagreement_about_levels(draw_ratings: Any) -> None:
     rated = draw_ratings(binary=True)
     data = replace(rated, rating=rated.rating + 1)
-    model = MatrixFactorization(2, Ordinal(3, cutpoints=(-0.3, 0.8)), intercept=None)
+    model = MatrixFactorization(2, Ordinal(3, (-0.3, 0.8), link="probit"), intercept=None)
     fit = many(model, data)
     below = norm.cdf(np.array([-0.3, 0.8])[:, None, None] - all_scores(fit)[:, 3])
     p = np.diff(below, axis=0, prepend=0, append=1)

@@ -292,10 +292,11 @@ def by_quadrature(fit: Any, user: int, item: int) -> float:
     row = grid * [WIDE[f"{side}_bias_scale"], *2 * [WIDE[f"{side}_scale"]]]
     score = point["intercept"] + point[f"{other}_bias"][place] + row[:, 0]
     score = score + row[:, 1:] @ point[f"{other}_factors"][place]
+    cdf = expit if fit.model.likelihood.link == "logit" else ndtr
     if isinstance(fit.model.likelihood, Ordinal):
-        rating = 1.0 + ndtr(score[:, None] - point["cutpoints"]).sum(axis=1)
+        rating = 1.0 + cdf(score[:, None] - point["cutpoints"]).sum(axis=1)
     else:
-        rating = expit(score) if fit.model.likelihood.link == "logit" else ndtr(score)
+        rating = cdf(score)
     return float(weight @ rating / weight.sum())
 
 

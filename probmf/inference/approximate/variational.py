@@ -42,10 +42,9 @@ from probmf.inference.approximate.variational_updates import (
 from probmf.inference.gibbs.plan import Plan
 from probmf.inference.gibbs.starting_points import start_scales, start_states
 from probmf.inference.starts import check_counts, check_tol, prepare_validation
+from probmf.likelihoods import Bernoulli, Gaussian
 from probmf.models.factorization import MatrixFactorization
-from probmf.models.likelihood import Bernoulli, Gaussian
 from probmf.models.observations import Observations
-from probmf.models.ordinal import Ordinal
 from probmf.models.priors import NormalWishart
 from probmf.models.table import Table
 from probmf.results import Fit, History, Sampling
@@ -423,10 +422,10 @@ def _check_model(model: object) -> None:
             "fit_variational needs a bias or factors, and the model has neither; give num_factors "
             "or biases."
         )
-    if isinstance(model.likelihood, Ordinal):
+    if not isinstance(model.likelihood, Gaussian | Bernoulli):
         raise ValueError(
-            "fit_variational has Gaussian and Bernoulli likelihoods, and this is Ordinal; use "
-            "fit_als or sample_gibbs."
+            "fit_variational has Gaussian and Bernoulli likelihoods, and this is "
+            f"{type(model.likelihood).__name__}; use fit_als or sample_gibbs."
         )
     if model.unobserved_weight > 0:
         raise ValueError(

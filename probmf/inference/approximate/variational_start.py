@@ -17,8 +17,8 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from probmf.inference.gibbs.plan import Plan
+from probmf.likelihoods import Likelihood
 from probmf.models.factorization import MatrixFactorization
-from probmf.models.likelihood import Likelihood
 from probmf.rows.values import RowValues
 
 #: Sweeps of least squares.

@@ -24,7 +24,7 @@ from numpyro.distributions import Distribution
 
 from probmf.inference.approximate.row_covariances import pair_spread
 from probmf.inference.gibbs.plan import Plan, Site
-from probmf.models.likelihood import Bernoulli
+from probmf.likelihoods import Bernoulli
 from probmf.rows.layout import Bucket, RowLayout, Side
 from probmf.rows.sweep import join_rows, own_rows, run_spans
 from probmf.rows.values import RowSums, RowValues

@@ -8,8 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from probmf.inference.point.cutpoints import cutpoint_sums
-from probmf.models.ordered import edges, log_interval
-from probmf.models.ordinal import Ordinal
+from probmf.likelihoods import Ordinal
 
 #: Ratings looked at at once.
 BLOCK = 1 << 15
@@ -110,10 +109,7 @@ def _expand(
 def _block_sums(
     at: Array, base: Array, score: Array, rating: Array, weight: Array, likelihood: Ordinal
 ) -> tuple:
-    levels = likelihood.levels
-    sums = cutpoint_sums(score, rating, weight, at, levels)
-    masses = [
-        log_interval(*(end - score for end in edges(rating, point, levels))) for point in (at, base)
-    ]
-    gain = jnp.sum(weight * (masses[0] - masses[1]))
+    sums = cutpoint_sums(score, rating, weight, at, likelihood)
+    here, there = (likelihood.loss(score, rating, {"cutpoints": point}) for point in (at, base))
+    gain = jnp.sum(weight * (there - here))
     return -sums.gradient, sums.diagonal, -sums.beside, gain

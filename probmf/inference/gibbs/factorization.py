@@ -16,8 +16,8 @@ from probmf.inference.gibbs.plan import Given, Plan, Rated
 from probmf.inference.gibbs.row_sweep import Pairs, Problem, contents_of
 from probmf.inference.gibbs.starting_points import start_scales, start_states
 from probmf.inference.point.feature_weights import regressions
+from probmf.likelihoods import Gaussian
 from probmf.models.factorization import MatrixFactorization
-from probmf.models.likelihood import Gaussian
 from probmf.models.observations import Observations
 from probmf.models.priors import NormalWishart
 from probmf.models.table import Table
@@ -236,8 +236,9 @@ def check_model(model: MatrixFactorization) -> None:
 def _check_data(model: MatrixFactorization, observations: Observations) -> None:
     if observations.weight is not None and not isinstance(model.likelihood, Gaussian):
         raise ValueError(
-            "The ratings have weights, and with them a yes/no or ordinal likelihood is not "
-            "Gaussian given a latent variable. Leave the weights out, or use sample_nuts."
+            "sample_gibbs takes weights of Gaussian ratings only: with them a yes/no or ordinal "
+            "likelihood is not Gaussian given a latent variable. Leave the weights out, or use "
+            "sample_nuts."
         )
 
 

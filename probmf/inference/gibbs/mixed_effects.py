@@ -52,7 +52,7 @@ def mixed_job(model: MixedEffects, data: Any, key: Array, start_key: Array, num_
     refuse_exact_fit(model, design)
     table = None if isinstance(data, Design) else data
     (arguments,) = model.arguments(design)
-    response = model.response.on_predictor_scale(np.asarray(design.data.response, np.float64))
+    response = model.likelihood.to_score(np.asarray(design.data.response, np.float64))
     target = jnp.asarray(response, jnp.result_type(float))
     problem = MixedProblem(arguments, target, _blocks(model, design, arguments))
 
@@ -76,7 +76,7 @@ def mixed_job(model: MixedEffects, data: Any, key: Array, start_key: Array, num_
 
 
 def _check(model: MixedEffects) -> None:
-    if model.likelihood not in ("gaussian", "lognormal"):
+    if not model.likelihood.normal:
         raise ValueError(
             f"likelihood is {model.likelihood!r}: sample_gibbs draws the effects of mixed models "
             "from their exact conditional, which Gaussian and log-normal responses have only. Use "

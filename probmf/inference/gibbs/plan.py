@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, Int
 from numpyro.distributions import Distribution
 
 from probmf.inference.point.feature_weights import Regression
+from probmf.likelihoods import Likelihood
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
-from probmf.models.likelihood import Likelihood
 from probmf.models.priors import NormalWishart
 from probmf.models.row_means import RowMean, prior_means
 from probmf.rows.layout import Side

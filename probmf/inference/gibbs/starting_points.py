@@ -10,9 +10,10 @@ from jaxtyping import Array
 from probmf.data import Ratings
 from probmf.inference.gibbs.plan import Plan, State
 from probmf.inference.starts import initial_parameters
+from probmf.likelihoods import Ordinal
+from probmf.likelihoods.gaussian import NormalNoise
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
-from probmf.models.ordinal import Ordinal
 from probmf.models.table import Table
 from probmf.results import Fit
 
@@ -35,8 +36,9 @@ def start_scales(model: MatrixFactorization, data: Ratings, plan: Plan) -> dict[
         All scales, in JAX's present precision.
     """
     dtype = jnp.result_type(float)
-    gaussian = "noise_scale" in model.likelihood.scale_sites()
-    spread = float(np.std(data.rating)) if gaussian else 1.0
+    spread = 1.0
+    if isinstance(model.likelihood, NormalNoise):
+        spread = float(np.std(model.likelihood.to_score(data.rating)))
     spread = spread if spread > 0 else 1.0
     k = max(model.num_factors, 1)
     # k products of two factors of scale s have the standard deviation s^2 sqrt(k).

@@ -14,8 +14,8 @@ from probmf.inference.gibbs.moves import balance_sides, exchange_levels, shift_b
 from probmf.inference.gibbs.plan import Given, Plan, Site, State, by_column, log_prior
 from probmf.inference.gibbs.slice_sampling import slice_sample
 from probmf.inference.point.feature_weights import center_rows, solve, solve_full, to_weights
-from probmf.models.ordered import OrderedNormal
-from probmf.models.ordinal import Ordinal
+from probmf.likelihoods import Ordinal
+from probmf.likelihoods.ordered import OrderedNormal
 from probmf.models.priors import wishart_draw
 from probmf.rows.layout import SIDES, Side
 from probmf.rows.values import RowSums, RowValues

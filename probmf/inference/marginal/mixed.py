@@ -37,7 +37,7 @@ def mixed_structure(
     if type(model) is not MixedEffects or len(args) != 1 or kwargs:
         return None
     (data,) = args
-    if not isinstance(data, MixedData) or model.likelihood not in ("gaussian", "lognormal"):
+    if not isinstance(data, MixedData) or not model.likelihood.normal:
         return None
     effects = model.effect_sites(data)
     if data.response is None or not set(sites) <= set(effects):
@@ -64,7 +64,7 @@ def mixed_structure(
         observed={
             "loc": _location(data),
             "scale": np.zeros(1 if data.noise is None and data.cells is None else len(value)),
-            "value": np.log(value) if model.likelihood == "lognormal" else value,
+            "value": model.likelihood.to_score(value),
             "keep": None,
         },
     )  # fmt: skip

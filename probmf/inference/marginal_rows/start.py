@@ -17,8 +17,8 @@ from probmf.inference.marginal_rows.loops import RatingLists, listed_evidence
 from probmf.inference.marginal_rows.model import LEVEL, RowsMarginal
 from probmf.inference.point.als import fit_als
 from probmf.inference.potential import Potential
+from probmf.likelihoods import Gaussian
 from probmf.models.factorization import PRIOR_SCALES
-from probmf.models.likelihood import Gaussian
 
 #: Sweeps of alternating least squares, and steps of EM, in each round.
 SWEEPS = 10

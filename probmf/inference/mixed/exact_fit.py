@@ -45,13 +45,12 @@ def refuse_exact_fit(
         ValueError: If it does, naming the noise.
     """
     data = design.data
-    if model.response.site != "noise_scale" or data.response is None:
+    if not model.likelihood.normal or data.response is None:
         return
     noise = "noise_scale" if data.noise is None else data.noise.site
     if not isinstance(data.priors[noise], Distribution) or (data.noise is not None and not flat):
         return  # With a formula the logarithm's prior is normal, which forbids small scales.
-    response = np.asarray(data.response, np.float64)
-    response = np.log(response) if model.likelihood == "lognormal" else response
+    response = model.likelihood.to_score(np.asarray(data.response, np.float64))
     by_row = [term for term in data.groups if term.num_groups == data.num_observations]
     for left in ([], *([by_row] if by_row else []), data.groups):
         laws = [data.priors[noise], *(data.priors[f"{term.name}_scale"] for term in left)]

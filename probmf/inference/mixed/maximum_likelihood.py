@@ -92,7 +92,7 @@ def fit_marginal(
         raise ValueError(
             f"objective is {objective!r}; expected 'likelihood', 'restricted' or 'map'."
         )
-    if model.likelihood not in ("gaussian", "lognormal"):
+    if not model.likelihood.normal:
         raise ValueError(
             f"likelihood is {model.likelihood!r}: the marginal likelihood is exact for Gaussian "
             "and log-normal responses only. Use sample_nuts."

@@ -108,7 +108,7 @@ def sample_marginal(
             f"model is of type {type(model).__name__}; expected MixedEffects. Other NumPyro models "
             "can be sampled with marginalize(model, sites) and NumPyro's own MCMC."
         )
-    if model.likelihood not in ("gaussian", "lognormal"):
+    if not model.likelihood.normal:
         raise ValueError(
             f"likelihood is {model.likelihood!r}: effects can be integrated out exactly of "
             "Gaussian and log-normal responses only. Use sample_nuts."

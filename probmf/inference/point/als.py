@@ -28,9 +28,9 @@ from probmf.inference.starts import (
     require_fixed_scales,
     warn_of_heavy_weights,
 )
+from probmf.likelihoods import Ordinal
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
-from probmf.models.ordinal import Ordinal
 from probmf.models.row_means import RowMean, prior_means
 from probmf.models.table import Table
 from probmf.results import Fit

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from probmf.inference.point.objective import Terms, own_parameters, prior_loss, side_of, to_sites
 from probmf.inference.point.optimizer import take_rows
-from probmf.models.likelihood import Likelihood
+from probmf.likelihoods import Likelihood
 from probmf.models.row_means import prior_means
 from probmf.models.scores import Parameters
 from probmf.rows.layout import SIDES

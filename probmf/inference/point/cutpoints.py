@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from probmf.likelihoods import Ordinal
+from probmf.likelihoods.ordinal import CutpointTerms
 from probmf.models.observations import Observations
-from probmf.models.ordered import edges, end_densities, log_interval
-from probmf.models.ordinal import Ordinal
 from probmf.models.scores import Parameters, linear_predictor
 
 #: Ratings that are summed over on the device; the sums are added up on the host, in float64.
@@ -41,42 +41,37 @@ def cutpoint_sums(
     rating: Float[Array, " n"],
     weight: Float[Array, " n"],
     cutpoints: Float[Array, " c"],
-    levels: tuple[float, ...],
+    likelihood: Ordinal,
 ) -> CutpointSums:
     r"""Sums over ratings of :math:`-\log P(r \mid \eta)`, and derivatives by the cutpoints.
-
-    With :math:`u = \phi(b) / P` and :math:`l = \phi(a) / P` at the ends a, b of a rating's interval
-    of probability P, the derivatives are -u and l, the second ones :math:`u (u + b)`,
-    :math:`l (l - a)` and, mixed, :math:`-u l`.
 
     Args:
         scores: Scores.
         rating: Ratings, each at one of the levels.
         weight: Their weights; 0 where there is no rating.
         cutpoints: Increasing cutpoints.
-        levels: The levels.
+        likelihood: Their levels and link.
 
     Returns:
         The sums. Cost O(n x levels).
     """
-    lower, upper = edges(rating, cutpoints, levels)
-    a, b = lower - scores, upper - scores
-    log_mass = log_interval(a, b)
-    at_a, at_b = end_densities(a, b, log_mass)
+    terms = likelihood.cutpoint_terms(scores, rating, {"cutpoints": cutpoints})
     # Weights of zero stand for no rating, whatever is there.
-    up, down = (jnp.where(weight > 0, weight * end, 0.0) for end in (at_b, at_a))
+    terms = CutpointTerms(*(jnp.where(weight > 0, weight * term, 0.0) for term in terms))
+    mixed = jnp.where(weight > 0, terms.lower * terms.upper / weight, 0.0)
     gradient, diagonal, beside = [], [], []
-    last = len(levels) - 2
+    levels, last = likelihood.levels, likelihood.num_levels - 2
     # Unrolled masks: a product with a matrix of indicators takes ten times as long.
     for place in range(last + 1):
         below, above = _at_level(rating, levels, place), _at_level(rating, levels, place + 1)
-        gradient.append(jnp.sum(jnp.where(above, down, 0.0)) - jnp.sum(jnp.where(below, up, 0.0)))
-        curve = jnp.where(below, up * (at_b + b), 0.0) + jnp.where(above, down * (at_a - a), 0.0)
+        slope = jnp.where(above, terms.lower, 0.0) - jnp.where(below, terms.upper, 0.0)
+        gradient.append(jnp.sum(slope))
+        curve = jnp.where(below, terms.upper_curve, 0.0) + jnp.where(above, terms.lower_curve, 0.0)
         diagonal.append(jnp.sum(curve))
         if place < last:
-            beside.append(-jnp.sum(jnp.where(above, up * at_a, 0.0)))
+            beside.append(-jnp.sum(jnp.where(above, mixed, 0.0)))
     return CutpointSums(
-        loss=-jnp.sum(jnp.where(weight > 0, weight * log_mass, 0.0)),
+        loss=jnp.sum(terms.loss),
         gradient=jnp.stack(gradient),
         diagonal=jnp.stack(diagonal),
         beside=jnp.stack(beside) if beside else jnp.zeros(0, scores.dtype),
@@ -125,7 +120,7 @@ class CutpointStep:
         def sums(cutpoints: np.ndarray) -> CutpointSums:
             found = _sums(
                 scores, rating, weight, jnp.asarray(cutpoints, old.dtype),
-                levels=self.likelihood.levels,
+                likelihood=self.likelihood.canonical(),
             )  # fmt: skip
             total: Any = [np.asarray(part, np.float64).sum(axis=0) for part in found]
             return self._with_prior(CutpointSums(*total), cutpoints)
@@ -169,11 +164,11 @@ def _scores(parameters: dict[str, Array], user: Array, item: Array) -> Array:
     return jax.lax.map(lambda pair: linear_predictor(parameters, *pair), (user, item))
 
 
-@partial(jax.jit, static_argnames="levels")
+@partial(jax.jit, static_argnames="likelihood")
 def _sums(
-    scores: Array, rating: Array, weight: Array, cutpoints: Array, *, levels: tuple[float, ...]
+    scores: Array, rating: Array, weight: Array, cutpoints: Array, *, likelihood: Ordinal
 ) -> CutpointSums:
     def one(chunk: tuple[Array, Array, Array]) -> CutpointSums:
-        return cutpoint_sums(*chunk, cutpoints, levels)
+        return cutpoint_sums(*chunk, cutpoints, likelihood)
 
     return jax.lax.map(one, (scores, rating, weight))

@@ -26,8 +26,8 @@ from probmf.inference.point.optimizer import (
     initial_states,
     own_rate,
 )
+from probmf.likelihoods import Likelihood
 from probmf.models.factorization import MatrixFactorization
-from probmf.models.likelihood import Likelihood
 from probmf.models.observations import Observations
 from probmf.models.scores import Parameters, squared_scores
 from probmf.models.table import ALIGNMENT

@@ -24,8 +24,8 @@ from probmf.inference.point.optimizer import (
     row_labels,
     take_rows,
 )
+from probmf.likelihoods import Likelihood
 from probmf.models.factorization import MatrixFactorization
-from probmf.models.likelihood import Likelihood
 from probmf.models.observations import Observations
 from probmf.rows.layout import SIDES
 from probmf.run.driver import Info

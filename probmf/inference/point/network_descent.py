@@ -23,7 +23,7 @@ from probmf.inference.point.optimizer import (
     initial_states,
     own_rate,
 )
-from probmf.models.likelihood import likelihood_scales
+from probmf.likelihoods.base import likelihood_scales
 from probmf.models.network import Network
 from probmf.models.network_data import NetworkData
 from probmf.run.driver import Info

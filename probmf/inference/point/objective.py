@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpyro.distributions.transforms import OrderedTransform
 
+from probmf.likelihoods import Ordinal
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
-from probmf.models.ordinal import Ordinal
 from probmf.models.row_means import RowMean, prior_means
 from probmf.models.scores import Parameters
 from probmf.rows.layout import SIDES, Side

@@ -4,6 +4,8 @@ import re
 from typing import Any
 
 from probmf.data.tables import Frame
+from probmf.likelihoods import Likelihood, Ordinal
+from probmf.likelihoods.gaussian import NormalNoise
 from probmf.models.mixed.design import Design, Encoded, EncodedTerm, PredictorCoding, TermCoding
 from probmf.models.mixed.distinct import (
     refuse_clashes,
@@ -26,7 +28,7 @@ from probmf.models.mixed.priors import (
     noise_target,
     replace_priors,
 )
-from probmf.models.mixed.response import Response, ResponseValues
+from probmf.models.mixed.response import ResponseValues, of_codes, read_response
 from probmf.models.mixed.structure import GroupTerm, MixedData, Predictor
 from probmf.models.mixed.variables import read_data, variables
 from probmf.numpyro_setup import run_unchecked
@@ -44,7 +46,7 @@ def build_design(
     data: Any,
     formula: ParsedFormula,
     scale_formula: ParsedFormula | None,
-    response: Response,
+    likelihood: Likelihood,
     priors: Priors,
 ) -> Design:
     """Encode training data.
@@ -53,7 +55,7 @@ def build_design(
         data: Any table.
         formula: The parsed formula, with a response.
         scale_formula: The parsed formula of the logarithm of the noise scale, or None.
-        response: The kind of response.
+        likelihood: That of the response.
         priors: The user's priors.
 
     Returns:
@@ -68,14 +70,17 @@ def build_design(
     names = [name, *(column for part in formulas for column in columns_of(part))]
     refuse_own_response(name, formulas)
     table = read_data(data, list(dict.fromkeys(names)))
-    read = response.read(table[name], name)
+    read = read_response(table[name], name, likelihood)
     parts = [
-        _encode_predictor(part, table, "noise_" * place, response.has_intercept or place > 0)
+        _encode_predictor(
+            part, table, "noise_" * place, place > 0 or "cutpoints" not in likelihood.learned
+        )
         for place, part in enumerate(formulas)
     ]
     codings = tuple(coding for coding, _ in parts)
-    resolved = _priors(parts, read, response, priors)
-    refuse_clashes(name, response, codings)
+    likelihood = of_codes(likelihood, len(read.levels))
+    resolved = _priors(parts, read, likelihood, priors)
+    refuse_clashes(name, list(likelihood.scale_sites()), codings)
     predictors = [_predictor(coding, encoded) for coding, encoded in parts]
     levels = {term.groups.name: term.groups.labels for part in codings for term in part.terms}
     arrays = MixedData(
@@ -147,11 +152,11 @@ def _term_name(prefix: str, factor: str, terms: list[str], taken: list[TermCodin
 def _priors(
     parts: list[tuple[PredictorCoding, Encoded]],
     read: ResponseValues,
-    response: Response,
+    likelihood: Likelihood,
     given: Priors,
 ) -> dict[str, Prior]:
     target = mean_target(
-        response.on_predictor_scale(read.values),
+        likelihood.to_score(read.values) if isinstance(likelihood, NormalNoise) else None,
         has_intercept=parts[0][0].intercept is not None,
     )
     targets = [target, noise_target(target)]
@@ -167,10 +172,12 @@ def _priors(
                 coding.site, coding.names, encoded.population, coding.intercept, groups
             )
             defaults |= default_priors(columns, aim)
-        if response.site == "noise_scale" and len(parts) == 1:
+        if isinstance(likelihood, NormalNoise) and len(parts) == 1:
             defaults |= noise_prior(target)
-        if response.site == "cutpoints":
-            defaults["cutpoints"] = cutpoint_prior(len(read.levels))
+            if likelihood.noise_scale is not None:
+                given = {"noise_scale": likelihood.noise_scale, **given}
+        if isinstance(likelihood, Ordinal):
+            defaults |= cutpoint_prior(likelihood)
         return replace_priors(defaults, given, names)
 
 

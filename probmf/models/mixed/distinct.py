@@ -9,7 +9,6 @@ from probmf.models.mixed.design import PredictorCoding, TermCoding
 from probmf.models.mixed.encoding import ColumnEncoder
 from probmf.models.mixed.formula import ParsedFormula
 from probmf.models.mixed.grouping import GroupEncoder
-from probmf.models.mixed.response import Response
 from probmf.models.mixed.variables import variables
 
 #: Columns whose part outside the span of the others is smaller than this share of their standard
@@ -108,11 +107,11 @@ def dependent_columns(matrix: np.ndarray) -> list[int]:
     return dependent
 
 
-def refuse_clashes(response: str, kind: Response, codings: tuple[PredictorCoding, ...]) -> None:
+def refuse_clashes(response: str, sites: list[str], codings: tuple[PredictorCoding, ...]) -> None:
     """Refuse columns whose names make two sites, plates or dimensions have the same name."""
     terms = [term for coding in codings for term in coding.terms]
-    own = ["observation", "chain", "draw", *([kind.site] if kind.site else [])]
-    own += ["cutpoint"] * (kind.site == "cutpoints")
+    own = ["observation", "chain", "draw", *sites]
+    own += ["cutpoint"] * ("cutpoints" in sites)
     own += [name for coding in codings for name in (coding.site, coding.site.removesuffix("s"))]
     factors = [":".join(names) for names in {term.groups.factors for term in terms}]
     made = [(name, name) for name in [response, *own, *factors]]

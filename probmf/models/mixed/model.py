@@ -10,13 +10,14 @@ import numpyro.distributions as dist
 from jaxtyping import Array
 from numpyro.distributions import Distribution
 
+from probmf.likelihoods import Likelihood, LogNormal
 from probmf.models.mixed.build import build_design
 from probmf.models.mixed.cells import join_rows
 from probmf.models.mixed.design import Design, Encoded, encode_rows
 from probmf.models.mixed.formula import ParsedFormula, parse_formula
 from probmf.models.mixed.labels import coords, dims
 from probmf.models.mixed.priors import Prior
-from probmf.models.mixed.response import RESPONSES, Family, Response
+from probmf.models.mixed.response import of_codes, read_likelihood
 from probmf.models.mixed.structure import GroupTerm, MixedData, Predictor
 from probmf.models.sites import Sites
 from probmf.precision import in_precision
@@ -37,7 +38,9 @@ class MixedEffects:
             terms, and left of their bars, is read by formulaic, with its transforms. It is
             evaluated as Python code, so take formulas from people you trust only.
         likelihood: "gaussian" (identity link), "lognormal" (the same for log y), "bernoulli"
-            (logit) or "ordinal" (cumulative logit; cutpoints take the place of the intercept).
+            (logit) or "ordinal" (cumulative logit; learned cutpoints take the place of the
+            intercept); or a likelihood such as `Bernoulli("probit")` or `Ordinal(link="probit")`,
+            whose own parameters, if it has any, are fixed or have its priors.
         scale_formula: Formula "~ 1 + x + (1 | g)" of the logarithm of the noise scale; by default
             that is one number.
         priors: Priors by site in place of the default ones: for coefficients a mapping of column
@@ -48,7 +51,8 @@ class MixedEffects:
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If a formula can't be read, with the place, or `likelihood` is unknown.
+        ValueError: If a formula can't be read, with the place, `likelihood` is unknown, or it and
+            `scale_formula` both say what the noise scale is.
 
     Example:
         >>> model = MixedEffects("y ~ x + (1 | g)")
@@ -63,18 +67,15 @@ class MixedEffects:
     """
 
     formula: str
-    likelihood: Family = field(default="gaussian", kw_only=True)
+    # Whatever is given, a Likelihood after __post_init__.
+    likelihood: Any = field(default="gaussian", kw_only=True)
     scale_formula: str | None = field(default=None, kw_only=True)
     priors: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     centered: bool | Collection[str] = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
         """Check the configuration at the door."""
-        if self.likelihood not in (*RESPONSES,):
-            raise ValueError(
-                f"likelihood is {self.likelihood!r}; expected one of "
-                f"{', '.join(map(repr, RESPONSES))}."
-            )
+        object.__setattr__(self, "likelihood", read_likelihood(self.likelihood))
         if self.parsed.response is None:
             raise ValueError(
                 f"The formula {self.formula!r} has no response; write its column before '~', as in "
@@ -85,10 +86,15 @@ class MixedEffects:
                 raise ValueError(
                     f"scale_formula is {self.scale_formula!r}; it has no response: begin with '~'."
                 )
-            if self.response.site != "noise_scale":
+            if not self.likelihood.normal:
                 raise ValueError(
                     f"scale_formula needs a noise scale, which likelihood={self.likelihood!r} does "
                     "not have; use 'gaussian' or 'lognormal'."
+                )
+            if self.likelihood.noise_scale is not None:
+                raise ValueError(
+                    f"likelihood is {self.likelihood!r} and scale_formula {self.scale_formula!r}: "
+                    "both say what the noise scale is. Leave one of them out."
                 )
         if not isinstance(self.priors, Mapping):
             raise TypeError(
@@ -111,11 +117,6 @@ class MixedEffects:
         """The formula of the noise scale in its parts."""
         return None if self.scale_formula is None else parse_formula(self.scale_formula)
 
-    @property
-    def response(self) -> Response:
-        """The kind of response."""
-        return RESPONSES[self.likelihood]
-
     def design(self, data: Any) -> Design:
         """Encode training data.
 
@@ -136,7 +137,7 @@ class MixedEffects:
 
         Cost: O(n (p^2 + sum of the d)) time, and memory for n (p + sum of the d) numbers.
         """
-        return build_design(data, self.parsed, self.parsed_scale, self.response, self.priors)
+        return build_design(data, self.parsed, self.parsed_scale, self.likelihood, self.priors)
 
     def arguments(self, data: Any, *, join: bool = False) -> tuple[MixedData]:
         """What the NumPyro model is called with.
@@ -156,8 +157,8 @@ class MixedEffects:
         """
         design = data if isinstance(data, Design) else self.design(data)
         arrays = design.data
-        if join and self.response.site == "noise_scale":
-            arrays = join_rows(arrays, logarithmic=self.likelihood == "lognormal")
+        if join and self.likelihood.normal:
+            arrays = join_rows(arrays, logarithmic=isinstance(self.likelihood, LogNormal))
         return (in_precision(arrays),)
 
     def encode(
@@ -209,7 +210,7 @@ class MixedEffects:
         parts = design.data.predictors
         raw = [t.effects_site for p in parts for t in p.groups if not self.is_centered(t)]
         found = dims(design, raw)
-        if self.response.site == "noise_scale" and design.noise is None:
+        if self.likelihood.normal and design.noise is None:
             found["noise_scale"] = []
         return Sites(found, coords(design))
 
@@ -230,17 +231,18 @@ class MixedEffects:
             numpyro.factor(f"{data.response_name}_within", data.cells.log_factor(scale))
             parameters = {"noise_scale": scale / jnp.sqrt(data.cells.count)}
         with numpyro.plate("observation", data.num_observations):
-            law = self.response.law(data.mean(values), parameters)
-            return numpyro.sample(data.response_name, law, obs=data.response)
+            given = response_distribution(self.likelihood, data.mean(values), parameters)
+            return numpyro.sample(data.response_name, given, obs=data.response)
 
     def _own_parameters(self, data: MixedData) -> dict[str, Array]:
         """Noise scale or cutpoints."""
-        site = self.response.site
-        if site is None:
-            return {}
         if data.noise is not None:
-            return {site: jnp.exp(data.noise(self._sample(data.noise, data.priors)))}
-        return {site: _sample_or_fixed(site, data.priors[site])}
+            return {"noise_scale": jnp.exp(data.noise(self._sample(data.noise, data.priors)))}
+        return {
+            site: _sample_or_fixed(site, data.priors[site])
+            for site in ("noise_scale", "cutpoints")
+            if site in data.priors
+        }
 
     def _sample(self, predictor: Predictor, priors: Mapping[str, Prior]) -> dict[str, Array]:
         """Coefficients and effects of a predictor."""
@@ -287,6 +289,23 @@ class MixedEffects:
                 f"centered holds {unknown[0]!r}, but the sites of effects are: "
                 f"{', '.join(map(repr, sites)) or 'none'}."
             )
+
+
+def response_distribution(
+    likelihood: Likelihood, predictor: Array, parameters: Mapping[str, Array]
+) -> Distribution:
+    """Distribution of the responses, ordinal ones as codes.
+
+    Args:
+        likelihood: That of the model.
+        predictor: Linear predictor of the rows.
+        parameters: The likelihood's own.
+
+    Returns:
+        The distribution.
+    """
+    num_levels = 1 + parameters["cutpoints"].shape[-1] if "cutpoints" in parameters else 0
+    return of_codes(likelihood, num_levels).distribution(predictor, parameters)
 
 
 def _sample_or_fixed(site: str, prior: Prior) -> Array:

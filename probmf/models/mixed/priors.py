@@ -17,9 +17,9 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array
 from numpyro.distributions import Distribution
-from scipy.special import logit
 
-from probmf.models.likelihood import check_scale, is_number
+from probmf.likelihoods import Ordinal
+from probmf.likelihoods.base import check_scale, is_number
 
 type Prior = Distribution | Array
 type Priors = Mapping[str, Any]
@@ -127,22 +127,17 @@ def noise_prior(target: Target) -> dict[str, Prior]:
     return {"noise_scale": dist.HalfNormal(_array(target.width))}
 
 
-def cutpoint_prior(num_levels: int) -> Distribution:
-    """Cutpoints that make all levels equally likely, give or take.
-
-    The first cutpoint is Normal, and the logarithms of the gaps between them are.
+def cutpoint_prior(likelihood: Ordinal) -> dict[str, Prior]:
+    """Prior of learned cutpoints, or the cutpoints that are given.
 
     Args:
-        num_levels: Number of levels of the response.
+        likelihood: The likelihood, its levels known.
 
     Returns:
-        A distribution of ordered vectors of length `num_levels - 1`.
+        The prior or the numbers by their site, "cutpoints".
     """
-    even = logit(np.arange(1, num_levels) / num_levels)
-    loc = np.concatenate([even[:1], np.log(np.diff(even))])
-    scale = np.where(np.arange(num_levels - 1) == 0, WIDTH, 1.0)
-    base = dist.Normal(_array(loc), _array(scale)).to_event(1)
-    return dist.TransformedDistribution(base, dist.transforms.OrderedTransform())
+    (prior,) = likelihood.scale_sites().values()
+    return {"cutpoints": prior if isinstance(prior, Distribution) else _array(prior)}
 
 
 def replace_priors(

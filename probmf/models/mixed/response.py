@@ -1,87 +1,93 @@
-"""How the linear predictor of a mixed model becomes a response.
+"""The response of a mixed model: its column, read and checked as its likelihood needs it."""
 
-Every kind of response answers the same questions: what values it may have, what its own parameters
-are called, where it lies on the predictor's scale (for the default priors), and its distribution.
-"""
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
-
-import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
-from jaxtyping import Array, Float
-from numpyro.distributions import Distribution
 
 from probmf.data.column import Column
 from probmf.data.kinds import BOOLEANS
 from probmf.data.vocabulary import read_levels
+from probmf.likelihoods import Bernoulli, Gaussian, Likelihood, LogNormal, Ordinal
 from probmf.models.mixed.variables import some
 
-type Family = Literal["gaussian", "lognormal", "bernoulli", "ordinal"]
+type Name = Literal["gaussian", "lognormal", "bernoulli", "ordinal"]
+
+#: Likelihoods by the names that `MixedEffects(likelihood=...)` takes.
+LIKELIHOODS: dict[str, Likelihood] = {
+    "gaussian": Gaussian(),
+    "lognormal": LogNormal(),
+    "bernoulli": Bernoulli(),
+    "ordinal": Ordinal(),
+}
 
 
 class ResponseValues(NamedTuple):
     """Checked values of the response.
 
     Attributes:
-        values: Float64 of shape (n,); for "bernoulli" and "ordinal" int32 codes from 0.
-        levels: What the codes of an ordinal response stand for, in order; empty for the others.
+        values: Float64 of shape (n,); of yes/no and ordinal responses int32 codes from 0.
+        levels: Labels of the codes of an ordinal response, in order; empty for the others.
     """
 
     values: np.ndarray
     levels: tuple[Any, ...] = ()
 
 
-class Response(Protocol):
-    """What a kind of response has to answer.
+def read_likelihood(given: object) -> Likelihood:
+    """The likelihood by its name, or itself.
 
-    Attributes:
-        site: Its own parameter, "noise_scale" or "cutpoints"; None if it has none.
-        has_intercept: Whether the predictor may have an intercept.
+    Args:
+        given: What the user gave.
+
+    Returns:
+        The likelihood.
+
+    Raises:
+        TypeError: If it is neither a name nor a likelihood.
+        ValueError: If there is none of that name.
     """
-
-    site: ClassVar[Literal["noise_scale", "cutpoints"] | None]
-    has_intercept: ClassVar[bool]
-
-    def read(self, column: Column, name: str) -> ResponseValues:
-        """The checked column."""
-        ...
-
-    def on_predictor_scale(self, values: np.ndarray) -> np.ndarray | None:
-        """The response where it can be compared with the predictor; None where it can't."""
-        ...
-
-    def law(self, predictor: Float[Array, " n"], parameters: Mapping[str, Array]) -> Distribution:
-        """Distribution of the responses given predictor and own parameters."""
-        ...
+    names = ", ".join(map(repr, LIKELIHOODS))
+    if isinstance(given, str):
+        if given not in LIKELIHOODS:
+            raise ValueError(f"likelihood is {given!r}; expected one of {names}.")
+        return LIKELIHOODS[given]
+    if not isinstance(given, Likelihood):
+        raise TypeError(
+            f"likelihood is {given!r}; expected one of {names}, or a likelihood such as "
+            "Bernoulli('probit')."
+        )
+    return given
 
 
-class GaussianResponse:
-    r"""Any number, :math:`y \sim N(\eta, \sigma^2)`."""
-
-    site: ClassVar[Literal["noise_scale", "cutpoints"] | None] = "noise_scale"
-    has_intercept: ClassVar[bool] = True
-
-    def read(self, column: Column, name: str) -> ResponseValues:
-        """Finite numbers."""
-        return ResponseValues(_measured(column, name))
-
-    def on_predictor_scale(self, values: np.ndarray) -> np.ndarray | None:
-        """As it is."""
-        return values
-
-    def law(self, predictor: Float[Array, " n"], parameters: Mapping[str, Array]) -> Distribution:
-        """Normal about the predictor."""
-        return dist.Normal(predictor, parameters["noise_scale"])
+def of_codes(likelihood: Likelihood, num_levels: int) -> Likelihood:
+    """The likelihood of the codes of an ordinal response; others as they are."""
+    if isinstance(likelihood, Ordinal):
+        return replace(likelihood, levels=tuple(range(num_levels)))
+    return likelihood
 
 
-class LogNormalResponse(GaussianResponse):
-    r"""Positive numbers, :math:`\log y \sim N(\eta, \sigma^2)`."""
+def read_response(column: Column, name: str, likelihood: Likelihood) -> ResponseValues:
+    """The response's column.
 
-    def read(self, column: Column, name: str) -> ResponseValues:
-        """Finite positive numbers."""
-        values = _measured(column, name)
+    Args:
+        column: The column.
+        name: Its name.
+        likelihood: Decides which values it may have.
+
+    Returns:
+        Its values.
+
+    Raises:
+        TypeError: If the column's type does not suit.
+        ValueError: If a value has no density, or an ordinal response lacks a level.
+    """
+    if isinstance(likelihood, Bernoulli):
+        return _zeros_and_ones(column, name)
+    if isinstance(likelihood, Ordinal):
+        return _ordered(column, name, likelihood)
+    values = _measured(column, name)
+    if isinstance(likelihood, LogNormal):
         rows = np.flatnonzero(values <= 0)
         if rows.size:
             raise ValueError(
@@ -89,95 +95,61 @@ class LogNormalResponse(GaussianResponse):
                 f"{values[rows[0]]:g} in row{'s'[: rows.size > 1]} {some(rows)}; drop these rows "
                 "or use likelihood='gaussian'."
             )
-        return ResponseValues(values)
-
-    def on_predictor_scale(self, values: np.ndarray) -> np.ndarray | None:
-        """Its logarithm."""
-        return np.log(values)
-
-    def law(self, predictor: Float[Array, " n"], parameters: Mapping[str, Array]) -> Distribution:
-        """LogNormal whose logarithm lies about the predictor."""
-        return dist.LogNormal(predictor, parameters["noise_scale"])
+    return ResponseValues(values)
 
 
-class BernoulliResponse:
-    r"""Zeros and ones, :math:`P(y = 1) = 1 / (1 + e^{-\eta})`."""
+def _zeros_and_ones(column: Column, name: str) -> ResponseValues:
+    try:
+        values = column.numbers()
+    except TypeError as error:
+        raise TypeError(
+            f"{error} Which value of a bernoulli response counts as 1 has to be said: make the "
+            "column 0 and 1 or booleans, as in frame['answer'] == 'yes'."
+        ) from None
+    rows = np.flatnonzero((values != 0) & (values != 1))
+    if rows.size:
+        raise ValueError(
+            f"A bernoulli response must be 0 or 1, but column {name!r} is "
+            f"{values[rows[0]]:g} in row{'s'[: rows.size > 1]} {some(rows)}; recode it, or use "
+            "likelihood='ordinal' or 'gaussian'."
+        )
+    return ResponseValues(values.astype(np.int32))
 
-    site: ClassVar[Literal["noise_scale", "cutpoints"] | None] = None
-    has_intercept: ClassVar[bool] = True
 
-    def read(self, column: Column, name: str) -> ResponseValues:
-        """Zeros and ones, or booleans."""
+def _ordered(column: Column, name: str, likelihood: Ordinal) -> ResponseValues:
+    """Levels of the likelihood; without, whole numbers or a categorical column with an order."""
+    if likelihood.levels is not None:
+        values = column.numbers()
         try:
-            values = column.numbers()
-        except TypeError as error:
-            raise TypeError(
-                f"{error} Which value of a bernoulli response counts as 1 has to be said: make the "
-                "column 0 and 1 or booleans, as in frame['answer'] == 'yes'."
-            ) from None
-        rows = np.flatnonzero((values != 0) & (values != 1))
-        if rows.size:
-            raise ValueError(
-                f"A bernoulli response must be 0 or 1, but column {name!r} is "
-                f"{values[rows[0]]:g} in row{'s'[: rows.size > 1]} {some(rows)}; recode it, or use "
-                "likelihood='ordinal' or 'gaussian'."
-            )
-        return ResponseValues(values.astype(np.int32))
-
-    def on_predictor_scale(self, values: np.ndarray) -> np.ndarray | None:
-        """Nothing: a zero or one has no logit."""
-        return None
-
-    def law(self, predictor: Float[Array, " n"], parameters: Mapping[str, Array]) -> Distribution:
-        """Bernoulli with the predictor as logit."""
-        return dist.Bernoulli(logits=predictor)
-
-
-class OrdinalResponse:
-    r"""Ordered levels, :math:`P(y \le k) = 1 / (1 + e^{-(c_k - \eta)})`.
-
-    The cutpoints take the place of the intercept.
-    """
-
-    site: ClassVar[Literal["noise_scale", "cutpoints"] | None] = "cutpoints"
-    has_intercept: ClassVar[bool] = False
-
-    def read(self, column: Column, name: str) -> ResponseValues:
-        """Consecutive whole numbers, or a categorical column with an order of its own."""
-        if column.is_numeric:
-            return _consecutive(column.numbers(), name)
-        order = column.categories
-        if order is None:
-            raise TypeError(
-                f"An ordinal response needs levels in order, but column {name!r} holds plain "
-                "values that are no numbers; make it a categorical column with its levels in "
-                "order (for polars an Enum), or consecutive whole numbers."
-            )
-        if not column.ordered:
-            raise TypeError(
-                f"An ordinal response needs levels in order, but the categories of column {name!r} "
-                f"are not ordered ({', '.join(map(repr, order[:8]))}{', ...' * (len(order) > 8)}); "
-                "say their order: pandas.Categorical(values, categories=[...], ordered=True)."
-            )
-        levels, codes = read_levels(column, name)
-        unused = [level for level in order if level not in set(levels.ids.tolist())]
-        if unused:
-            raise ValueError(
-                f"The ordinal response {name!r} has levels that no row has: "
-                f"{', '.join(map(repr, unused[:5]))}; nothing is known of the cutpoints about "
-                "them. Remove these categories or merge them with their neighbours."
-            )
-        return _at_least_two(codes, tuple(levels.ids.tolist()), name)
-
-    def on_predictor_scale(self, values: np.ndarray) -> np.ndarray | None:
-        """Nothing: levels are no numbers."""
-        return None
-
-    def law(self, predictor: Float[Array, " n"], parameters: Mapping[str, Array]) -> Distribution:
-        """Cumulative logit; the row of cutpoints is repeated for each observation."""
-        cutpoints = parameters["cutpoints"]
-        shape = (predictor.shape[0], cutpoints.shape[-1])
-        return dist.OrderedLogistic(predictor, jnp.broadcast_to(cutpoints[None, :], shape))
+            likelihood.check_ratings(values)
+            likelihood.check_training(values, None)
+        except ValueError as error:
+            raise ValueError(f"The response {name!r} does not suit: {error}") from None
+        return ResponseValues(likelihood.codes(values).astype(np.int32), likelihood.levels)
+    if column.is_numeric:
+        return _consecutive(column.numbers(), name)
+    order = column.categories
+    if order is None:
+        raise TypeError(
+            f"An ordinal response needs levels in order, but column {name!r} holds plain "
+            "values that are no numbers; make it a categorical column with its levels in "
+            "order (for polars an Enum), or consecutive whole numbers."
+        )
+    if not column.ordered:
+        raise TypeError(
+            f"An ordinal response needs levels in order, but the categories of column {name!r} "
+            f"are not ordered ({', '.join(map(repr, order[:8]))}{', ...' * (len(order) > 8)}); "
+            "say their order: pandas.Categorical(values, categories=[...], ordered=True)."
+        )
+    levels, codes = read_levels(column, name)
+    unused = [level for level in order if level not in set(levels.ids.tolist())]
+    if unused:
+        raise ValueError(
+            f"The ordinal response {name!r} has levels that no row has: "
+            f"{', '.join(map(repr, unused[:5]))}; nothing is known of the cutpoints about "
+            "them. Remove these categories or merge them with their neighbours."
+        )
+    return _at_least_two(codes, tuple(levels.ids.tolist()), name)
 
 
 def _measured(column: Column, name: str) -> np.ndarray:
@@ -216,12 +188,3 @@ def _at_least_two(codes: np.ndarray, levels: tuple[Any, ...], name: str) -> Resp
             f"The ordinal response {name!r} has one level only, {levels[0]!r}; it needs two."
         )
     return ResponseValues(codes, levels)
-
-
-#: The kinds of response by the name that `MixedEffects(likelihood=...)` takes.
-RESPONSES: dict[str, Response] = {
-    "gaussian": GaussianResponse(),
-    "lognormal": LogNormalResponse(),
-    "bernoulli": BernoulliResponse(),
-    "ordinal": OrdinalResponse(),
-}

@@ -5,16 +5,17 @@ from concurrent.futures import ThreadPoolExecutor
 import jax.numpy as jnp
 import numpy as np
 
+from probmf.likelihoods import Likelihood
 from probmf.rows.cpu.arrays import Given, Present
 from probmf.rows.cpu.share import RowLists, solve_side
-from probmf.rows.values import Noise, Prior, RowSums, RowValues, SupportsBound
+from probmf.rows.values import Noise, Prior, RowSums, RowValues
 
 
 def solve_lists(
     lists: RowLists,
     table: RowValues,
     prior: Prior,
-    likelihood: SupportsBound,
+    likelihood: Likelihood,
     steps: int | None,
     pool: ThreadPoolExecutor,
     noise: Noise | None,

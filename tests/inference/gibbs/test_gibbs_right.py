@@ -15,6 +15,7 @@ import pytest
 from probmf import (
     Bernoulli,
     Gaussian,
+    LogNormal,
     MatrixFactorization,
     NormalWishart,
     Ordinal,
@@ -81,6 +82,8 @@ LIKELIHOODS: dict[str, Any] = {
     "logit": Bernoulli(),
     "probit": Bernoulli("probit"),
     "ordinal": Ordinal(3, cutpoint_scale=1.0),
+    "ordinal probit": Ordinal(3, cutpoint_scale=1.0, link="probit"),
+    "lognormal": LogNormal(dist.HalfNormal(1.0)),
 }
 #: A few in every run; all of them, and many more replications, in `make calibration`.
 FEW, MANY = 120, 3000
@@ -88,12 +91,13 @@ CASES = [
     ("spherical", "gaussian"), ("one per factor", "gaussian"), ("wishart", "gaussian"),
     ("one per row", "gaussian"), ("fixed", "logit"), ("spherical", "logit"),
     ("spherical", "probit"), ("spherical", "ordinal"),
+    ("spherical", "ordinal probit"), ("spherical", "lognormal"),
 ]  # fmt: skip
 QUICK = [CASES[1], CASES[2], CASES[4]]
 
 
 def make(prior: str, likelihood: str) -> MatrixFactorization:
-    learned = likelihood != "ordinal"
+    learned = not likelihood.startswith("ordinal")
     item = PRIORS["fixed"] if prior == "one per row" else PRIORS[prior]
     return MatrixFactorization(
         2, LIKELIHOODS[likelihood], intercept=dist.Normal(0.5, 1.0) if learned else None,

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from probmf.likelihoods import Gaussian
 from probmf.models.mixed import FormulaError, MixedEffects
 from probmf.models.mixed.formula import parse_formula
 from probmf.models.mixed.variables import variables
@@ -217,7 +218,11 @@ def test_arguments_of_the_model_are_checked() -> None:
     with pytest.raises(ValueError, match="has no response"):
         MixedEffects("~ x")
     with pytest.raises(ValueError, match="'normal'; expected one of 'gaussian', 'lognormal'"):
-        MixedEffects("y ~ x", likelihood="normal")  # type: ignore[arg-type]
+        MixedEffects("y ~ x", likelihood="normal")
+    with pytest.raises(TypeError, match=r"likelihood is 3; .* such as Bernoulli\('probit'\)"):
+        MixedEffects("y ~ x", likelihood=3)
+    with pytest.raises(ValueError, match=r"both say what the noise scale is"):
+        MixedEffects("y ~ x", scale_formula="~ x", likelihood=Gaussian(0.5))
     with pytest.raises(ValueError, match="begin with '~'"):
         MixedEffects("y ~ x", scale_formula="s ~ x")
     with pytest.raises(ValueError, match="needs a noise scale"):

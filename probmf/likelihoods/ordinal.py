@@ -1,56 +1,79 @@
-"""Ratings at a few ordered levels: the ordered probit."""
+"""Ratings at a few ordered levels: cumulative logit and probit."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Self
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
-from jax.scipy.special import ndtr
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 from scipy.optimize import minimize_scalar
-from scipy.special import ndtri
-from scipy.stats import norm
 
-from probmf.models.augmentation import draw_between
-from probmf.models.ordered import (
+from probmf.likelihoods.augmentation import draw_between, draw_polya_gamma
+from probmf.likelihoods.base import Likelihood, Scores
+from probmf.likelihoods.links import LINKS, Link, LinkName, check_link
+from probmf.likelihoods.ordered import (
+    FAR,
+    Ordered,
     OrderedNormal,
-    OrderedProbit,
     cutpoint,
     edges,
+    end_densities,
+    interval_probability,
+    interval_slope,
     log_interval,
-    tail_probabilities,
-    truncated_mean,
 )
 
-#: Scores or ratings of any shape, on the host or the device.
-Scores = Any
 #: Levels must differ by more than this share of the largest, to be told apart in single precision.
 RESOLUTION = 1e-5
 
 
-@dataclass(frozen=True)
-class Ordinal:
-    r"""Ratings at K ordered levels, :math:`P(r \le \ell_k) = \Phi(c_k - \eta)` (ordered probit).
+class CutpointTerms(NamedTuple):
+    """Losses of ratings and their derivatives by the cutpoints beside them.
 
-    A rating is the level whose interval between cutpoints a latent Normal(:math:`\eta`, 1) falls
-    in, so nothing is said about how far apart the levels are. Learned cutpoints have the prior of
-    K - 1 independent Normal(0, `cutpoint_scale`) numbers put in order, whose density is
-    :math:`(K - 1)! \prod_k N(c_k; 0, s^2)` on :math:`c_1 < \dots < c_{K-1}`. The quadratic bound
-    is that of the EM algorithm with the latent Normal, with curvature one.
+    Attributes:
+        loss: Minus log likelihoods.
+        lower: First derivatives by the cutpoint below.
+        upper: Minus first derivatives by the cutpoint above.
+        lower_curve: Second derivatives by the cutpoint below.
+        upper_curve: Second derivatives by the cutpoint above; the mixed ones are -lower upper.
+    """
+
+    loss: Array
+    lower: Array
+    upper: Array
+    lower_curve: Array
+    upper_curve: Array
+
+
+@dataclass(frozen=True)
+class Ordinal(Likelihood):
+    r"""Ratings at K ordered levels, :math:`P(r \le \ell_k) = F(c_k - \eta)` (cumulative link).
+
+    A rating is the level whose interval between cutpoints the score plus noise of distribution F
+    falls in, so nothing is said about how far apart the levels are. Learned cutpoints have the
+    prior of K - 1 independent Normal(0, `cutpoint_scale`) numbers put in order, whose density is
+    :math:`(K - 1)! \prod_k N(c_k; 0, s^2)` on :math:`c_1 < \dots < c_{K-1}`.
+
+    The probability of an interval (a, b) of the noise is :math:`\propto F(b) F(-a)` for the logit:
+    two yes/no answers, each with the bound and the Polya-Gamma variable of `Bernoulli`. For the
+    probit the bound is that of the EM algorithm with the latent Normal, with curvature one.
 
     Args:
         levels: The levels as the ratings have them, increasing, or their number K for 1, ..., K.
+            None for those that the response of a mixed model has; other models need them.
         cutpoints: "learned", or K - 1 increasing numbers.
-        cutpoint_scale: The prior's scale, in units of the score (whose noise has sd 1).
+        cutpoint_scale: The prior's scale, in units of the score (whose noise has sd 1.8 for the
+            logit and 1 for the probit).
+        link: "logit" (F is the sigmoid) or "probit" (the Normal distribution function).
 
     Raises:
         TypeError: If levels or cutpoints are no numbers.
         ValueError: If there are fewer than two levels, levels or cutpoints don't increase, there
-            isn't one cutpoint fewer than levels, or the scale is not positive.
+            isn't one cutpoint fewer than levels, the scale is not positive, or the link is another.
 
     Example:
         >>> Ordinal(5).levels
@@ -63,17 +86,18 @@ class Ordinal:
         McCullagh (1980), Regression models for ordinal data; Albert and Chib (1993), section 4.
     """
 
-    # Whatever is given, a tuple of floats after __post_init__.
-    levels: Any
+    # Whatever is given, a tuple of floats or None after __post_init__.
+    levels: Any = None
     cutpoints: Literal["learned"] | Sequence[float] = "learned"
     cutpoint_scale: float = 5.0
-    binary = False
-    quadratic = False
+    link: LinkName = field(default="logit", kw_only=True)
     discrete = True
 
     def __post_init__(self) -> None:
         """Check at the door; levels and cutpoints are kept as tuples."""
-        object.__setattr__(self, "levels", _levels(self.levels))
+        check_link(self.link)
+        if self.levels is not None:
+            object.__setattr__(self, "levels", _levels(self.levels))
         scale = self.cutpoint_scale
         if isinstance(scale, bool) or not isinstance(scale, int | float | np.number):
             raise TypeError(f"cutpoint_scale is {scale!r}; expected a positive number.")
@@ -83,6 +107,8 @@ class Ordinal:
         if isinstance(self.cutpoints, str) and self.cutpoints == "learned":
             return
         given = _increasing("cutpoints", self.cutpoints)
+        if self.levels is None:
+            raise ValueError("Cutpoints that are numbers need the levels that they lie between.")
         if len(given) != self.num_levels - 1:
             raise ValueError(
                 f"There are {len(given)} cutpoints for {self.num_levels} levels; give "
@@ -91,9 +117,8 @@ class Ordinal:
         object.__setattr__(self, "cutpoints", given)
 
     @property
-    def num_levels(self) -> int:
-        """Number of levels, K."""
-        return len(self.levels)
+    def _link(self) -> Link:
+        return LINKS[self.link]
 
     @property
     def cutpoint_names(self) -> list[str]:
@@ -105,19 +130,27 @@ class Ordinal:
         """Parameters of its own that are found together with the rows."""
         return ("cutpoints",) if self.cutpoints == "learned" else ()
 
+    def require_levels(self) -> None:
+        """Refuse a likelihood whose levels are left to the data.
+
+        Raises:
+            ValueError: If it has none.
+        """
+        if self.levels is None:
+            raise ValueError(
+                "Ordinal() leaves the levels to the response of a mixed model; here give them, as "
+                "in Ordinal(5) or Ordinal(levels=sorted(set(ratings.rating)))."
+            )
+
     def scale_sites(self) -> dict[str, Any]:
         """The likelihood's own parameters, by site name."""
         if self.learned:
             return {"cutpoints": OrderedNormal(self.cutpoint_scale, self.num_levels - 1)}
         return {"cutpoints": np.asarray(self.cutpoints)}
 
-    def cutpoint_log_prior(self, cutpoints: Float[Array, " c"]) -> Float[Array, ""]:
-        """Log density of the prior of learned cutpoints at increasing ones; log-concave."""
-        return OrderedNormal(self.cutpoint_scale, self.num_levels - 1).log_prob(cutpoints)
-
-    def canonical(self) -> "Ordinal":
+    def canonical(self) -> Self:
         """The likelihood without its parameters: compiled programs are keyed by it."""
-        return Ordinal(self.levels)
+        return type(self)(self.levels, link=self.link)
 
     def check_ratings(self, rating: np.ndarray) -> None:
         """Refuse what is none of the levels."""
@@ -165,7 +198,7 @@ class Ordinal:
             Increasing cutpoints.
         """
         share = np.cumsum(self.counts(rating, weight))
-        return score + ndtri(share[:-1] / share[-1])
+        return score + self._link.quantile(share[:-1] / share[-1])
 
     def base_score(self, rating: np.ndarray, weight: np.ndarray | None) -> float:
         """Zero where cutpoints are learned, else the score that fits all ratings best.
@@ -185,53 +218,76 @@ class Ordinal:
             a, b = ends[:-1] - score, ends[1:] - score
             mirrored = a + b > 0
             a, b = np.where(mirrored, -b, a), np.where(mirrored, -a, b)
-            mass = np.maximum(norm.cdf(b) - norm.cdf(a), 1e-300)
+            mass = np.maximum(self._link.host_cdf(b) - self._link.host_cdf(a), 1e-300)
             return -float(counts @ np.log(mass))
 
+        # Further out, not a quarter of a rating would be expected at any other level.
+        reach = float(self._link.quantile(np.asarray(1 - 0.25 / (1 + counts.sum()))))
         found = minimize_scalar(
-            loss, bounds=(inner[0] - 6.0, inner[-1] + 6.0), method="bounded",
+            loss, bounds=(inner[0] - reach, inner[-1] + reach), method="bounded",
             options={"xatol": 1e-9},
         )  # fmt: skip
         return float(found.x)
 
-    def observe(
-        self,
-        scores: Scores,
-        rating: Scores | None,
-        weight: Scores | None,
-        scales: Mapping[str, Array],
-        *,
-        site: str = "rating",
-    ) -> Array:
-        """The observed NumPyro site; a weight counts the pair that many times."""
-        law = OrderedProbit(scores, scales["cutpoints"], self.levels)
-        if weight is None:
-            return numpyro.sample(site, law, obs=rating)
-        with numpyro.handlers.scale(scale=weight):
-            return numpyro.sample(site, law, obs=rating)
+    def distribution(self, scores: Scores, scales: Mapping[str, Array]) -> Distribution:
+        """Levels of latent variables about the scores."""
+        return Ordered(scores, scales["cutpoints"], self.levels, self.link)
 
     def loss(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
         """Minus log likelihood."""
-        return -log_interval(*self._around(scores, rating, scales))
+        return -log_interval(*self._around(scores, rating, scales), self.link)
 
     def bound(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> tuple:
         """Curvature and minus slope at `scores` of a quadratic that is never below the loss."""
-        slope = truncated_mean(*self._around(scores, rating, scales))
-        return jnp.ones_like(slope), slope
+        a, b = self._around(scores, rating, scales)
+        slope = interval_slope(a, b, self.link)
+        if self.link == "probit":
+            return jnp.ones_like(slope), slope
+        return self._link.curvature(a) + self._link.curvature(b), slope
 
     def augment(
         self, key: Array, scores: Scores, rating: Scores, scales: Mapping[str, Array]
     ) -> tuple:
-        """Curvature and minus slope of the loss given a draw of the latent number."""
-        lower, upper = edges(rating, scales["cutpoints"], self.levels)
-        latent = draw_between(key, scores, lower, upper)
-        return jnp.ones_like(scores), latent - scores
+        """Curvature and minus slope of the loss given a draw of its latent variables."""
+        if self.link == "probit":
+            lower, upper = edges(rating, scales["cutpoints"], self.levels)
+            latent = draw_between(key, scores, lower, upper)
+            return jnp.ones_like(scores), latent - scores
+        a, b = self._around(scores, rating, scales)
+        curvature, slope = jnp.zeros_like(a), jnp.zeros_like(a)
+        for part, end, answer in zip(jax.random.split(key), (a, b), (0.5, -0.5), strict=True):
+            # An end that is not there gives no answer.
+            inner = jnp.abs(end) < 0.5 * FAR
+            end = jnp.where(inner, end, 0.0)
+            weight = jnp.where(inner, draw_polya_gamma(part, end), 0.0)
+            curvature = curvature + weight
+            slope = slope + jnp.where(inner, answer, 0.0) + weight * end
+        return curvature, slope
 
-    def _around(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> tuple:
+    def _around(
+        self, scores: Scores, rating: Scores, scales: Mapping[str, Array]
+    ) -> tuple[Array, Array]:
         """The ends of the rating's interval, seen from the score."""
         scores = jnp.asarray(scores)
         lower, upper = edges(jnp.asarray(rating), scales["cutpoints"], self.levels)
         return lower - scores, upper - scores
+
+    def cutpoint_terms(
+        self, scores: Scores, rating: Scores, scales: Mapping[str, Array]
+    ) -> "CutpointTerms":
+        r"""Derivatives of the loss by the cutpoints below and above each rating.
+
+        With :math:`l = f(a) / P` and :math:`u = f(b) / P` at the ends a, b of a rating's interval
+        of probability P, and :math:`d = -f' / f`, the first derivatives are l and -u, the second
+        ones :math:`l (l - d(a))` and :math:`u (u + d(b))`, and the mixed one :math:`-u l`.
+        """
+        a, b = self._around(scores, rating, scales)
+        log_mass = log_interval(a, b, self.link)
+        lower, upper = end_densities(a, b, log_mass, self.link)
+        return CutpointTerms(
+            -log_mass, lower, upper, lower * (lower - self._link.decay(a)),
+            upper * (upper + self._link.decay(b)),
+        )  # fmt: skip
 
     def information(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
         """Fisher information of a score: the mean square of the loss's slope."""
@@ -239,73 +295,73 @@ class Ordinal:
         total = jnp.zeros_like(scores)
         for level in self.levels:
             ends = self._around(scores, jnp.full_like(scores, level), scales)
-            total = total + jnp.exp(log_interval(*ends)) * jnp.square(truncated_mean(*ends))
+            slope = interval_slope(*ends, self.link)
+            total = total + interval_probability(*ends, self.link) * jnp.square(slope)
         return total
 
     def mean(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
         """Expected rating given the score."""
-        scores = jnp.asarray(scores)
-        tails = tail_probabilities(scores, scales["cutpoints"], self.num_levels - 1)
-        total = jnp.full_like(scores, self.levels[0])
-        for step, tail in zip(self._steps, tails, strict=True):
-            total = total + step * tail
+        return self._mean(self._passed(scores, scales, None))
+
+    def _mean(self, passed: list[Array]) -> Array:
+        total = jnp.full_like(passed[0], self.levels[0])
+        for step, probability in zip(self._steps, passed, strict=True):
+            total = total + step * probability
         return total
 
     @property
     def _steps(self) -> list[float]:
         return np.diff(self.levels).tolist()
 
+    def _passed(
+        self, scores: Scores, scales: Mapping[str, Array], sd: Scores, sign: float = 1.0
+    ) -> list[Array]:
+        """Probabilities that the latent variable lies above each cutpoint; below, if sign is -1."""
+        scores = jnp.asarray(scores)
+        apart = [
+            sign * (scores - cutpoint(scales["cutpoints"], place))
+            for place in range(self.num_levels - 1)
+        ]
+        if sd is None:
+            return [self._link.cdf(x) for x in apart]
+        return [self._link.expected_cdf(x, jnp.asarray(sd)) for x in apart]
+
     def integrate(self, mean: Scores, sd: Scores, scales: Mapping[str, Array]) -> tuple:
-        """Mean and sd of a rating whose score is Normal(mean, sd); exact."""
-        flat, narrowed = self._flattened(mean, sd, scales)
+        """Mean and sd of a rating whose score is Normal(mean, sd).
+
+        Exact for the probit; for the logit probabilities are within 3e-9.
+        """
         # The rating is its first level plus a step for each cutpoint passed; those indicators
         # have covariances P(above the higher) P(below the lower), none of them negative.
-        above = tail_probabilities(flat, narrowed["cutpoints"], self.num_levels - 1)
-        below = tail_probabilities(-flat, -narrowed["cutpoints"], self.num_levels - 1)
-        variance = jnp.zeros_like(flat)
+        above = self._passed(mean, scales, sd)
+        below = self._passed(mean, scales, sd, -1.0)
+        variance = jnp.zeros_like(above[0])
         for i, step in enumerate(self._steps):
             for j in range(i, self.num_levels - 1):
                 twice = 1.0 if i == j else 2.0
                 variance = variance + twice * step * self._steps[j] * below[i] * above[j]
-        return self.mean(flat, narrowed), jnp.sqrt(variance)
-
-    def _flattened(
-        self, mean: Scores, sd: Scores, scales: Mapping[str, Array]
-    ) -> tuple[Scores, dict[str, Array]]:
-        """Score and cutpoints of the probit that a Normal score leaves when integrated out.
-
-        The latent number is Normal(mean, 1 + sd^2); divided by its sd it has noise one again. The
-        cutpoints then differ by score, so they are kept as a stack on a last axis.
-        """
-        mean, sd = jnp.broadcast_arrays(jnp.asarray(mean), jnp.asarray(sd))
-        width = jnp.sqrt(1 + jnp.square(sd))
-        cuts = [cutpoint(scales["cutpoints"], k) / width for k in range(self.num_levels - 1)]
-        return mean / width, {"cutpoints": jnp.stack(cuts, axis=-1)}
+        return self._mean(above), jnp.sqrt(variance)
 
     def tail(
         self, scores: Scores, threshold: Scores, scales: Mapping[str, Array], sd: Scores = None
     ) -> Scores:
         """P(rating >= threshold) given the score, or when it is Normal with an sd."""
-        if sd is not None:
-            scores, scales = self._flattened(scores, sd, scales)
-        scores = jnp.asarray(scores)
-        found = jnp.ones_like(scores)
-        for place in range(self.num_levels):
-            last = place == self.num_levels - 1
-            above = 0.0 if last else ndtr(scores - cutpoint(scales["cutpoints"], place))
-            found = jnp.where(jnp.asarray(threshold) > self.levels[place], above, found)
+        passed = self._passed(scores, scales, sd)
+        found = jnp.ones_like(passed[0])
+        for level, above in zip(self.levels, [*passed, jnp.zeros_like(found)], strict=True):
+            found = jnp.where(jnp.asarray(threshold) > level, above, found)
         return found
 
     def level_probabilities(
-        self, scores: Scores, scales: Mapping[str, Array], sd: Scores = 0.0
+        self, scores: Scores, scales: Mapping[str, Array], sd: Scores = None
     ) -> Float[Array, "... K"]:
         """Probabilities of the levels, on a new last axis, when the score is Normal(scores, sd)."""
-        flat, narrowed = self._flattened(scores, sd, scales)
+        scores = jnp.asarray(scores)
         parts = []
         for level in self.levels:
-            ends = self._around(flat, jnp.full_like(flat, level), narrowed)
-            parts.append(jnp.exp(log_interval(*ends)))
-        return jnp.stack(parts, axis=-1)
+            ends = self._around(scores, jnp.full_like(scores, level), scales)
+            parts.append(interval_probability(*ends, self.link, sd))
+        return jnp.stack(jnp.broadcast_arrays(*parts), axis=-1)
 
 
 def _levels(given: Any) -> tuple[float, ...]:

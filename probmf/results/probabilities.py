@@ -1,4 +1,4 @@
-"""Probabilities of events: that a rating is at least so high."""
+"""Probabilities that a rating is at least so high."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -10,9 +10,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from probmf.models.likelihood import Likelihood
+from probmf.likelihoods import Likelihood
+from probmf.likelihoods.base import is_number
 from probmf.results.draws import Draws
-from probmf.results.events import point_scales
 from probmf.results.exclusions import Exclusions
 from probmf.results.mixtures import row_blocks
 from probmf.results.plug_in import PlugIn
@@ -22,7 +22,27 @@ from probmf.results.row_problem import to_device
 from probmf.results.side_ratings import power_of_two
 
 
-def chances(
+def check_at_least(at_least: object) -> float:
+    """A threshold for ratings that is a finite number.
+
+    Args:
+        at_least: The threshold.
+
+    Returns:
+        The threshold as a float.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if not is_number(at_least):
+        raise ValueError(
+            f"at_least is {at_least!r}; expected a finite number, the least rating that counts, "
+            "such as 4.0."
+        )
+    return float(at_least)
+
+
+def tail_probabilities(
     source: PlugIn | Draws,
     user: Int[np.ndarray, " n"],
     item: Int[np.ndarray, " n"],
@@ -33,7 +53,7 @@ def chances(
     Args:
         source: The fit. Of a point the score is Normal with its plug-in variance; over draws the
             probabilities at each draw are averaged.
-        user: User codes, -1 for strangers.
+        user: User codes, -1 for new users.
         item: Item codes.
         at_least: The threshold.
 
@@ -42,7 +62,7 @@ def chances(
     """
     if isinstance(source, PlugIn):
         mean, variance = source.means(user, item)[None], source.variances(user, item)[None]
-        scales = {name: value[None] for name, value in point_scales(source).items()}
+        scales = {name: value[None] for name, value in source.likelihood_scales().items()}
         return _average(source.conditionals.model.likelihood, mean, variance, at_least, scales)
     scales, found = source.likelihood_scales(), np.empty(len(user))
     for rows in row_blocks(len(user), source.num_draws):
@@ -51,7 +71,7 @@ def chances(
     return found
 
 
-def top_chances(
+def top_by_probability(
     draws: Draws,
     codes: Int[np.ndarray, " lines"],
     items: Int[np.ndarray, " items"],

@@ -2,21 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
+from numpyro.distributions import Distribution
 
-#: Responses of any shape, on the host or the device.
-Codes = Any
+from probmf.likelihoods.base import BaseLikelihood, Scores
 
 
 @dataclass(frozen=True)
-class Categorical:
+class Categorical(BaseLikelihood):
     r"""One of K classes, :math:`P(y = k) = e^{\eta_k} / \sum_j e^{\eta_j}`; a score for each.
 
     A shift of all scores says the same; the priors of what makes the scores settle it.
@@ -34,10 +33,7 @@ class Categorical:
     """
 
     num_levels: int
-    binary = False
-    quadratic = False
     discrete = True
-    learned: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         """Check the number at the door."""
@@ -51,25 +47,16 @@ class Categorical:
         """No parameters of its own."""
         return {}
 
-    def canonical(self) -> "Categorical":
+    def canonical(self) -> Self:
         """The likelihood without its parameters: compiled programs are keyed by it."""
         return self
 
-    def observe(
-        self,
-        scores: Float[Array, "... K"],
-        rating: Codes | None,
-        weight: Codes | None,
-        scales: Mapping[str, Array],
-        *,
-        site: str = "rating",
-    ) -> Array:
-        """The observed NumPyro site; a weight counts the observation that many times."""
-        with numpyro.handlers.scale(scale=1.0 if weight is None else weight):
-            return numpyro.sample(site, dist.Categorical(logits=scores), obs=rating)
+    def distribution(self, scores: Scores, scales: Mapping[str, Array]) -> Distribution:
+        """Categorical, by its logits."""
+        return dist.Categorical(logits=scores)
 
     def loss(
-        self, scores: Float[Array, "... K"], rating: Codes, scales: Mapping[str, Array]
+        self, scores: Float[Array, "... K"], rating: Scores, scales: Mapping[str, Array]
     ) -> Float[Array, "..."]:
         r"""Minus log likelihood, :math:`\log \sum_j e^{\eta_j} - \eta_y` (cross-entropy)."""
         scores = jnp.asarray(scores)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from probmf.models.augmentation import draw_between, draw_polya_gamma
+from probmf.likelihoods.augmentation import draw_between, draw_polya_gamma
 
 COUNT = 100_000
 

@@ -1,4 +1,4 @@
-"""Ordered cutpoints, and the probability of a standard Normal between two of them.
+"""Ordered cutpoints, and the probability that noise about a score lies between two of them.
 
 Levels are told apart by the midpoints between them, and all loops over levels are unrolled: in a
 compiled program they are elementwise operations, without a gather.
@@ -6,14 +6,16 @@ compiled program they are elementwise operations, without a gather.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import log_ndtr, ndtr
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution, constraints
+
+from probmf.likelihoods.links import LINKS, LinkName
 
 #: Stands for an infinite end of an interval; its square is finite in single precision.
 FAR = 1e10
@@ -44,48 +46,94 @@ def edges(rating: Array, cutpoints: Array, levels: Sequence[float]) -> tuple[Arr
     return lower, upper
 
 
-@jax.custom_jvp
-def log_interval(a: Array, b: Array) -> Array:
-    r"""Log of :math:`\Phi(b) - \Phi(a)`, :math:`a < b`, right in the tails and where b is near a.
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def log_interval(a: Array, b: Array, link: LinkName) -> Array:
+    r"""Log of :math:`F(b) - F(a)`, :math:`a < b`, right in the tails and where b is near a.
 
-    An interval above zero is mirrored. A narrow one about m of half width h is
-    :math:`2 h \phi(m) \exp((m^2 - 1) h^2 / 6)` up to fourth powers of h and m h.
+    Args:
+        a: Lower ends.
+        b: Upper ends.
+        link: The link, whose distribution function F is.
+
+    Returns:
+        The logarithms. For the logit :math:`F(b)\, F(-a)\, (1 - e^{a - b})` has no cancellation.
     """
+    if link == "logit":
+        either = LINKS[link].log_cdf(b) + LINKS[link].log_cdf(-a)
+        return either + jnp.log(-jnp.expm1(a - b))
+    return _log_normal_interval(a, b)
+
+
+def _log_normal_interval(a: Array, b: Array) -> Array:
+    r"""An interval above zero is mirrored.
+
+    A narrow one about m of half width h is :math:`2 h \phi(m) \exp((m^2 - 1) h^2 / 6)` up to
+    fourth powers of h and m h.
+    """
+    log_cdf = LINKS["probit"].log_cdf
     mirrored = a + b > 0
     a, b = jnp.where(mirrored, -b, a), jnp.where(mirrored, -a, b)
     middle, half = 0.5 * (a + b), 0.5 * (b - a)
     narrow = half * (1 + jnp.abs(middle)) < (180 * jnp.finfo(a.dtype).eps) ** 0.2
-    top = log_ndtr(b)
-    ratio = jnp.where(narrow, -1.0, log_ndtr(a) - top)
+    top = log_cdf(b)
+    ratio = jnp.where(narrow, -1.0, log_cdf(a) - top)
     share = jnp.where(ratio > -0.7, jnp.log(-jnp.expm1(ratio)), jnp.log1p(-jnp.exp(ratio)))
     # The other branch's values are kept finite.
     half, middle = jnp.where(narrow, half, 1.0), jnp.where(narrow, middle, 0.0)
     series = jnp.log(2 * half) + (jnp.square(middle) - 1) * jnp.square(half) / 6
-    return jnp.where(narrow, log_density(middle) + series, top + share)
+    return jnp.where(narrow, LINKS["probit"].log_density(middle) + series, top + share)
 
 
 @log_interval.defjvp
-def _log_interval_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple:
+def _log_interval_jvp(
+    link: LinkName, primals: tuple[Array, Array], tangents: tuple[Any, Any]
+) -> tuple:
     a, b = primals
-    value = log_interval(a, b)
-    at_a, at_b = end_densities(a, b, value)
+    value = log_interval(a, b, link)
+    at_a, at_b = end_densities(a, b, value, link)
     return value, at_b * tangents[1] - at_a * tangents[0]
 
 
-def end_densities(a: Array, b: Array, log_mass: Array) -> tuple[Array, Array]:
-    r"""Densities at the ends of an interval, given that it is hit: :math:`\phi(a) / P`, and b's."""
+def end_densities(a: Array, b: Array, log_mass: Array, link: LinkName) -> tuple[Array, Array]:
+    """Densities at the ends of an interval, given that it is hit: f(a) / P and f(b) / P."""
+    log_density = LINKS[link].log_density
     return jnp.exp(log_density(a) - log_mass), jnp.exp(log_density(b) - log_mass)
 
 
-def log_density(x: Array) -> Array:
-    """Log density of a standard Normal."""
-    return -0.5 * jnp.square(x) - 0.5 * math.log(2 * math.pi)
+def interval_slope(a: Array, b: Array, link: LinkName) -> Array:
+    """Slope of the log of an interval's probability as the score rises: (f(a) - f(b)) / P.
 
-
-def truncated_mean(a: Array, b: Array) -> Array:
-    """Mean of a standard Normal between a and b; it never leaves the interval."""
-    at_a, at_b = end_densities(a, b, log_interval(a, b))
+    For the probit it is the mean of a standard Normal between a and b, and never leaves the
+    interval; for the logit it is F(a) + F(b) - 1.
+    """
+    if link == "logit":
+        return LINKS[link].cdf(a) - LINKS[link].cdf(-b)
+    at_a, at_b = end_densities(a, b, log_interval(a, b, link), link)
     return jnp.clip(at_a - at_b, a, b)
+
+
+def interval_probability(a: Array, b: Array, link: LinkName, sd: Any = None) -> Array:
+    """Probability of an interval, or its mean where both ends are shifted by one Normal variable.
+
+    Args:
+        a: Lower ends, seen from the score's mean.
+        b: Upper ends.
+        link: The link.
+        sd: Standard deviations of the score; None for zero.
+
+    Returns:
+        The probabilities, not negative.
+    """
+    if sd is None:
+        return jnp.exp(log_interval(a, b, link))
+    if link == "probit":
+        width = jnp.sqrt(1 + jnp.square(sd))
+        return jnp.exp(log_interval(a / width, b / width, link))
+    # Differences of the smaller tails.
+    mirrored = a + b > 0
+    a, b = jnp.where(mirrored, -b, a), jnp.where(mirrored, -a, b)
+    expected_cdf = LINKS[link].expected_cdf
+    return jnp.maximum(expected_cdf(b, sd) - expected_cdf(a, sd), 0.0)
 
 
 class OrderedNormal(Distribution):
@@ -118,17 +166,19 @@ class OrderedNormal(Distribution):
         """Log density; that the values increase is not checked."""
         value = jnp.asarray(value)
         size = self.event_shape[0]
-        each = log_density(value / self.scale) - jnp.log(jnp.asarray(self.scale, value.dtype))
+        density = LINKS["probit"].log_density(value / self.scale)
+        each = density - jnp.log(jnp.asarray(self.scale, value.dtype))
         return jnp.sum(each, axis=-1) + math.lgamma(size + 1)
 
 
-class OrderedProbit(Distribution):
-    r"""A rating at one of K levels, :math:`P(r \le \ell_k) = \Phi(c_k - \eta)`.
+class Ordered(Distribution):
+    r"""A rating at one of K levels, :math:`P(r \le \ell_k) = F(c_k - \eta)`.
 
     Args:
         scores: The scores :math:`\eta`.
         cutpoints: The K - 1 increasing cutpoints.
         levels: The K levels, increasing numbers.
+        link: The link, whose distribution function F is.
         validate_args: As for all of NumPyro's distributions.
     """
 
@@ -136,30 +186,31 @@ class OrderedProbit(Distribution):
         "scores": constraints.real, "cutpoints": constraints.ordered_vector,
     }  # fmt: skip
     support = constraints.real
-    pytree_aux_fields = ("levels",)
+    pytree_aux_fields = ("levels", "link")
 
     def __init__(
         self,
         scores: Any,
         cutpoints: Any,
         levels: tuple[float, ...],
+        link: LinkName,
         *,
         validate_args: bool | None = None,
     ) -> None:
         """Keep the parameters."""
-        self.scores, self.cutpoints, self.levels = scores, cutpoints, levels
+        self.scores, self.cutpoints, self.levels, self.link = scores, cutpoints, levels, link
         super().__init__(jnp.shape(scores), (), validate_args=validate_args)
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
-        """Levels of Normal variables with sd one about the scores."""
-        noise = jax.random.normal(key, (*sample_shape, *self.batch_shape))
+        """Levels of latent variables about the scores."""
+        noise = LINKS[self.link].noise(key, (*sample_shape, *self.batch_shape))
         latent = jnp.broadcast_to(self.scores, noise.shape) + noise
         return level_of(latent, self.cutpoints, self.levels)
 
     def log_prob(self, value: Any, intermediates: Any = None) -> Any:
         """Log probability of the level nearest to the value."""
         lower, upper = edges(value, self.cutpoints, self.levels)
-        return log_interval(lower - self.scores, upper - self.scores)
+        return log_interval(lower - self.scores, upper - self.scores, self.link)
 
 
 def level_of(latent: Array, cutpoints: Array, levels: Sequence[float]) -> Array:
@@ -168,8 +219,3 @@ def level_of(latent: Array, cutpoints: Array, levels: Sequence[float]) -> Array:
     for place, level in enumerate(levels[1:]):
         rating = jnp.where(latent > cutpoint(cutpoints, place), level, rating)
     return rating
-
-
-def tail_probabilities(scores: Array, cutpoints: Array, count: int) -> list[Array]:
-    """Probabilities that the latent number lies above each of the `count` cutpoints."""
-    return [ndtr(scores - cutpoint(cutpoints, place)) for place in range(count)]

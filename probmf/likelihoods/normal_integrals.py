@@ -1,10 +1,11 @@
-"""Averages of the logistic function over a Normal score."""
+"""Averages over a Normal score of the logistic and the Normal distribution function."""
 
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtr
+from scipy import special
 
 #: The logistic distribution as a mixture of Normals with mean zero: weights, and the reciprocals
 #: of their standard deviations (Monahan and Stefanski 1992, eight components).
@@ -53,19 +54,38 @@ def expected_sigmoid(mean: Any, sd: Any, cdf: Any = ndtr) -> Any:
     return xp.where(mean + 1.5 * square < TAIL, tail, total)
 
 
-def expected_slope(mean: Any, sd: Any) -> Any:
-    r"""Mean of the slope of a sigmoid whose argument is Normal, :math:`E\, p (1 - p)`.
+def expected_square_of_sigmoid(mean: Any, sd: Any) -> Any:
+    r"""Mean of the square of a sigmoid whose argument is Normal.
+
+    It is the mean of the sigmoid less that of its slope :math:`p (1 - p)`.
 
     Args:
         mean: Means of the arguments, on the host.
         sd: Their standard deviations, which broadcast against the means.
 
     Returns:
-        The means, within 5e-8 of the integrals.
+        The means, within 6e-8 of the integrals.
     """
-    total = 0.0
+    slope = 0.0
     for weight, precision in zip(WEIGHTS, PRECISIONS, strict=True):
         width = np.sqrt(1.0 + np.square(precision * sd))
         density = np.exp(-0.5 * np.square(precision * mean / width)) / np.sqrt(2 * np.pi)
-        total = total + weight * precision / width * density
-    return total
+        slope = slope + weight * precision / width * density
+    return expected_sigmoid(mean, sd, special.ndtr) - slope
+
+
+def expected_square_of_ndtr(mean: Any, sd: Any) -> Any:
+    r"""Mean of the square of a Normal distribution function whose argument is Normal.
+
+    With :math:`h = m / \sqrt{1 + s^2}` it is :math:`\Phi(h) - 2 T(h, 1 / \sqrt{1 + 2 s^2})`, T
+    being Owen's function: two independent Normal variables both lie below the argument.
+
+    Args:
+        mean: Means of the arguments, on the host.
+        sd: Their standard deviations, which broadcast against the means.
+
+    Returns:
+        The means, exact.
+    """
+    h = mean / np.sqrt(1.0 + np.square(sd))
+    return special.ndtr(h) - 2 * special.owens_t(h, 1.0 / np.sqrt(1.0 + 2 * np.square(sd)))

@@ -1,0 +1,9 @@
+"""Likelihoods: distributions of a rating or response given its score."""
+
+from probmf.likelihoods.base import Likelihood
+from probmf.likelihoods.bernoulli import Bernoulli
+from probmf.likelihoods.categorical import Categorical
+from probmf.likelihoods.gaussian import Gaussian, LogNormal
+from probmf.likelihoods.ordinal import Ordinal
+
+__all__ = ["Bernoulli", "Categorical", "Gaussian", "Likelihood", "LogNormal", "Ordinal"]

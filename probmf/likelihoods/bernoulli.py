@@ -1,0 +1,138 @@
+"""Yes/no data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jaxtyping import Array, Float
+from numpyro.distributions import Distribution
+
+from probmf.likelihoods.augmentation import draw_between, draw_polya_gamma
+from probmf.likelihoods.base import Likelihood, Scores
+from probmf.likelihoods.links import LINKS, Link, LinkName, check_link
+
+
+@dataclass(frozen=True)
+class Bernoulli(Likelihood):
+    r"""Yes/no data, :math:`r \sim \mathrm{Bernoulli}(F(\eta))` with logit or probit link.
+
+    The quadratic bounds are those of Jaakkola and Jordan (2000) for the logit, with curvature
+    :math:`w = \tanh(\eta / 2) / 2 \eta`, and of the EM algorithm with a latent Normal for the
+    probit, with curvature one.
+
+    Args:
+        link: "logit" (F is the sigmoid) or "probit" (the Normal distribution function).
+
+    Raises:
+        ValueError: If the link is another.
+
+    Example:
+        >>> float(Bernoulli().mean(0.0, {}))
+        0.5
+    """
+
+    link: LinkName = "logit"
+    binary = True
+    discrete = True
+    levels = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        """Check the link at the door."""
+        check_link(self.link)
+
+    @property
+    def _link(self) -> Link:
+        return LINKS[self.link]
+
+    def scale_sites(self) -> dict[str, Any]:
+        """No parameters of its own."""
+        return {}
+
+    def canonical(self) -> Self:
+        """The likelihood itself: it has no parameters."""
+        return self
+
+    def check_ratings(self, rating: np.ndarray) -> None:
+        """Refuse anything but 0 and 1."""
+        bad = (rating != 0) & (rating != 1)
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(
+                f"A Bernoulli likelihood needs ratings 0 or 1, but row {row} has {rating[row]:g} "
+                f"({int(bad.sum())} such rows). Make them 0/1, for example with "
+                "ratings.binarize(threshold), or use a Gaussian likelihood."
+            )
+
+    def base_score(self, rating: np.ndarray, weight: np.ndarray | None) -> float:
+        """The link of the share of ones (kept off 0 and 1 by half an observation)."""
+        total = float(rating.size if weight is None else weight.sum())
+        ones = float(np.sum(rating if weight is None else rating * weight))
+        share = (ones + 0.5) / (total + 1.0) if ones in (0.0, total) else ones / total
+        return float(self._link.quantile(np.asarray(share)))
+
+    def distribution(self, scores: Scores, scales: Mapping[str, Array]) -> Distribution:
+        """Bernoulli, by its logits."""
+        if self.link == "logit":
+            return dist.Bernoulli(logits=scores)
+        return dist.Bernoulli(logits=self._link.log_cdf(scores) - self._link.log_cdf(-scores))
+
+    def loss(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
+        """Minus log likelihood."""
+        return -self._link.log_cdf((2 * rating - 1) * scores)
+
+    def bound(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> tuple:
+        """Curvature and minus slope at `scores` of a quadratic that is never below the loss."""
+        sign = 2 * rating - 1
+        return self._link.curvature(scores), sign * self._link.log_cdf_slope(sign * scores)
+
+    def augment(
+        self, key: Array, scores: Scores, rating: Scores, scales: Mapping[str, Array]
+    ) -> tuple:
+        """Curvature and minus slope of the loss given a draw of its latent variable."""
+        if self.link == "logit":
+            curvature = draw_polya_gamma(key, scores)
+            return curvature, rating - 0.5 - curvature * scores
+        lower = jnp.where(rating > 0, 0.0, -jnp.inf)
+        upper = jnp.where(rating > 0, jnp.inf, 0.0)
+        latent = draw_between(key, scores, lower, upper)
+        return jnp.ones_like(scores), latent - scores
+
+    def information(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
+        """Fisher information of a score."""
+        return self._link.log_cdf_slope(scores) * self._link.log_cdf_slope(-scores)
+
+    def mean(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
+        """Probability of a one given the score."""
+        return self._link.cdf(jnp.asarray(scores))
+
+    def mean_square(self, scores: np.ndarray, sd: np.ndarray) -> np.ndarray:
+        """Mean of the square of the probability of a one, on the host, as the score varies."""
+        return self._link.expected_square(scores, sd)
+
+    def tail(
+        self, scores: Scores, threshold: Scores, scales: Mapping[str, Array], sd: Scores = None
+    ) -> Scores:
+        """P(rating >= threshold) given the score, or when it is Normal with an sd."""
+        one = self.mean(scores, scales) if sd is None else self.integrate(scores, sd, scales)[0]
+        threshold = jnp.asarray(threshold)
+        return jnp.where(threshold > 1, 0.0, jnp.where(threshold > 0, one, 1.0))
+
+    def level_probabilities(
+        self, scores: Scores, scales: Mapping[str, Array], sd: Scores = None
+    ) -> Float[Array, "... 2"]:
+        """Probabilities of 0 and 1, on a new last axis, when the score is Normal(scores, sd)."""
+        both = [sign * jnp.asarray(scores) for sign in (-1.0, 1.0)]
+        if sd is None:
+            return jnp.stack([self._link.cdf(x) for x in both], axis=-1)
+        return jnp.stack([self._link.expected_cdf(x, jnp.asarray(sd)) for x in both], axis=-1)
+
+    def integrate(self, mean: Scores, sd: Scores, scales: Mapping[str, Array]) -> tuple:
+        """Probability of a one, and sd of the rating, when the score is Normal(mean, sd).
+
+        Exact for the probit; for the logit within 3e-9 (see `expected_sigmoid`).
+        """
+        probability = self._link.expected_cdf(jnp.asarray(mean), jnp.asarray(sd))
+        return probability, jnp.sqrt(probability * (1 - probability))

@@ -1,0 +1,241 @@
+"""Summaries of responses whose scores are mixtures of Normals: means, sds, intervals, levels.
+
+A fit says of the score of a row that it is Normal at each draw (without variance where all of it
+is drawn) and has the likelihood's own parameters beside it. All that follows for the response is
+asked of the likelihood here, for every kind of model.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+from scipy.special import ndtri
+
+from probmf.likelihoods import Bernoulli, Likelihood
+from probmf.likelihoods.gaussian import NormalNoise
+from probmf.results.mixtures import mixture_quantiles, tails
+from probmf.results.side_ratings import power_of_two
+
+type Kind = Literal["mean", "response"]
+
+#: Nodes of a Normal expectation that has no closed form, and the same with equal weights.
+NODES = 64
+PLACES, WEIGHTS = np.polynomial.hermite_e.hermegauss(NODES)
+WEIGHTS = WEIGHTS / WEIGHTS.sum()
+QUANTILES = ndtri((np.arange(NODES) + 0.5) / NODES)
+
+
+class ScoreMixture(NamedTuple):
+    """Scores of rows, Normal at each draw.
+
+    Attributes:
+        mean: Their means.
+        sd: Their standard deviations; None for zero.
+        scales: The likelihood's own parameters at the draws, to be broadcast against the means.
+        weights: Weights of the draws, which sum to one; None for equal ones.
+    """
+
+    mean: Float[np.ndarray, "draws n"]
+    sd: Float[np.ndarray, "draws n"] | None
+    scales: Mapping[str, np.ndarray]
+    weights: Float[np.ndarray, " draws"] | None = None
+
+
+class Summary(NamedTuple):
+    """Mean of rows, and if an interval was asked for their sd and the interval's ends.
+
+    Attributes:
+        mean: Means.
+        sd: Standard deviations, or None.
+        lower: Lower ends of the interval, or None.
+        upper: Upper ends, or None.
+        probabilities: Probabilities of the levels of discrete responses, shape (n, levels).
+    """
+
+    mean: Float[np.ndarray, " n"]
+    sd: Float[np.ndarray, " n"] | None = None
+    lower: Float[np.ndarray, " n"] | None = None
+    upper: Float[np.ndarray, " n"] | None = None
+    probabilities: Float[np.ndarray, "n levels"] | None = None
+
+
+def summarize(
+    likelihood: Likelihood,
+    scores: ScoreMixture,
+    interval: float | None,
+    kind: Kind,
+    values: Float[np.ndarray, " levels"] | None = None,
+) -> Summary:
+    """Summarize the responses of rows.
+
+    Args:
+        likelihood: Their distribution given the score.
+        scores: Their scores.
+        interval: Probability of the interval, or None for means only.
+        kind: "mean" for how well the expected response is known, "response" for where a response
+            will lie.
+        values: Numbers that the levels of a discrete response stand for, if not themselves.
+
+    Returns:
+        The summary, in closed form given the draws where there is one.
+    """
+    if isinstance(likelihood, NormalNoise):
+        return _of_normal(likelihood, scores, interval, kind)
+    values = np.asarray(likelihood.levels) if values is None else values
+    return _of_levels(likelihood, scores, interval, kind, values)
+
+
+def over_draws(values: np.ndarray, interval: float | None) -> tuple[np.ndarray, ...]:
+    """Mean of draws along the first axis; with an interval their sd and quantiles, too."""
+    mean = values.mean(axis=0)
+    if interval is None:
+        return (mean,)
+    return (mean, values.std(axis=0), *np.quantile(values, tails(interval), axis=0))
+
+
+def level_moments(
+    probabilities: Float[np.ndarray, "n K"], values: Float[np.ndarray, " K"]
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Means and standard deviations of distributions over a few values."""
+    mean = probabilities @ values
+    return mean, np.sqrt(np.sum(probabilities * np.square(values - mean[:, None]), axis=1))
+
+
+def level_interval(
+    probabilities: Float[np.ndarray, "n K"], values: Float[np.ndarray, " K"], interval: float
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """The values at which the distribution function reaches the tails of a central interval.
+
+    The interval holds at least its probability, as a rule more.
+    """
+    # The last sum may fall short of one by rounding.
+    below = np.cumsum(probabilities, axis=1)[:, :-1]
+    lower, upper = (values[np.sum(below < tail, axis=1)] for tail in tails(interval))
+    return lower, upper
+
+
+def evaluate(
+    likelihood: Likelihood, question: str, *arrays: Any, scales: Mapping[str, np.ndarray]
+) -> Any:
+    """A method of the likelihood at arrays on the host, in double precision.
+
+    Args:
+        likelihood: The likelihood.
+        question: Name of the method, which takes the arrays and `scales`.
+        *arrays: Arrays whose last axis is that of the rows, or None.
+        scales: Own parameters that broadcast against them.
+
+    Returns:
+        The method's value on the host. Few shapes are compiled, whatever the number of rows.
+    """
+    size = arrays[0].shape[-1]
+
+    def padded(array: np.ndarray) -> np.ndarray:
+        array = np.asarray(array, np.float64)
+        if array.ndim == 0 or array.shape[-1] != size or size == power_of_two(size):
+            return array
+        before = ((0, 0),) * (array.ndim - 1)
+        return np.pad(array, (*before, (0, power_of_two(size) - size)))
+
+    own = {
+        name: np.asarray(value, np.float64) if name == "cutpoints" else padded(value)
+        for name, value in scales.items()
+    }
+    with jax.enable_x64(True):
+        given = [None if array is None else padded(array) for array in arrays]
+        found = _evaluate(likelihood.canonical(), question, given, own)
+        rows = (*([slice(None)] * (arrays[0].ndim - 1)), slice(size))
+        return jax.tree.map(lambda value: np.asarray(value)[rows], found)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _evaluate(
+    likelihood: Likelihood, question: str, arrays: list[Any], scales: dict[str, Array]
+) -> Any:
+    if question == "level_probabilities":
+        return likelihood.level_probabilities(arrays[0], scales, arrays[1])
+    return getattr(likelihood, question)(*arrays, scales)
+
+
+def _average(values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    return np.average(values, axis=0, weights=weights)
+
+
+def _of_normal(
+    likelihood: NormalNoise, scores: ScoreMixture, interval: float | None, kind: Kind
+) -> Summary:
+    center, noise = scores.mean, scores.scales["noise_scale"]
+    if kind == "mean":
+        expected = evaluate(likelihood, "mean", center, scales=scores.scales)
+        if scores.sd is None and scores.weights is None:
+            return Summary(*over_draws(expected, interval))
+        center, noise = likelihood.to_score(expected), np.zeros((1, 1))
+    sd = np.zeros((1, 1)) if scores.sd is None else scores.sd
+    width = np.broadcast_to(np.sqrt(np.square(sd) + np.square(noise)), center.shape)
+    each, spread = evaluate(
+        likelihood, "integrate", center, width, scales={"noise_scale": np.zeros((1, 1))}
+    )
+    mean = _average(each, scores.weights)
+    if interval is None:
+        return Summary(mean)
+    # Means may be infinite, and then standard deviations are.
+    finite = np.isfinite(mean)
+    apart = np.where(finite, each, 0.0) - np.where(finite, mean, 0.0)
+    with np.errstate(over="ignore"):
+        square = _average(np.square(apart) + np.square(spread), scores.weights)
+    square = np.where(finite, square, np.inf)
+    ends = mixture_quantiles(center, width, tails(interval), scores.weights)
+    return Summary(mean, np.sqrt(square), *map(likelihood.from_score, ends))
+
+
+def _of_levels(
+    likelihood: Likelihood,
+    scores: ScoreMixture,
+    interval: float | None,
+    kind: Kind,
+    values: np.ndarray,
+) -> Summary:
+    each = evaluate(likelihood, "level_probabilities", scores.mean, scores.sd, scales=scores.scales)
+    probabilities = _average(each, scores.weights)
+    probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)
+    if interval is None:
+        return Summary(probabilities @ values, probabilities=probabilities)
+    if kind == "response":
+        moments = level_moments(probabilities, values)
+        ends = level_interval(probabilities, values, interval)
+        return Summary(*moments, *ends, probabilities)
+    if scores.sd is None and scores.weights is None:
+        return Summary(*over_draws(each @ values, interval))._replace(probabilities=probabilities)
+    found = _expected_level(likelihood, scores, probabilities @ values, interval, values)
+    return Summary(*found)._replace(probabilities=probabilities)
+
+
+def _expected_level(
+    likelihood: Likelihood,
+    scores: ScoreMixture,
+    mean: Float[np.ndarray, " n"],
+    interval: float,
+    values: np.ndarray,
+) -> tuple[np.ndarray, ...]:
+    """Mean, sd and interval of the expected level as the score varies."""
+    sd = np.zeros((1, 1)) if scores.sd is None else scores.sd
+    if isinstance(likelihood, Bernoulli):
+        square = _average(likelihood.mean_square(scores.mean, sd), scores.weights)
+        ends = mixture_quantiles(scores.mean, sd, tails(interval), scores.weights)
+        lower, upper = (evaluate(likelihood, "mean", end, scales={}) for end in ends)
+        return mean, np.sqrt(np.maximum(square - np.square(mean), 0.0)), lower, upper
+    square, drawn = np.zeros_like(mean), []
+    for place, weight, quantile in zip(PLACES, WEIGHTS, QUANTILES, strict=True):
+        at, beside = (
+            evaluate(
+                likelihood, "level_probabilities", scores.mean + z * sd, None, scales=scores.scales
+            )
+            @ values
+            for z in (place, quantile)
+        )
+        square += weight * _average(np.square(at - mean), scores.weights)
+        drawn.append(beside)
+    return mean, np.sqrt(square), *np.quantile(np.concatenate(drawn), tails(interval), axis=0)
