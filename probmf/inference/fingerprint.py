@@ -13,8 +13,8 @@ from numpyro.distributions import Distribution
 
 from probmf.data import Ratings
 from probmf.inference.point.optimizer import Rule, apply
+from probmf.run.checkpoint import stored
 from probmf.run.compile_cache import trace_program
-from probmf.run.state_arrays import stored
 
 #: Where the densities of priors are told apart.
 DENSITY_AT = (0.05, 0.3, 1.0, 2.5, 7.0)

@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from probmf.data import Ratings
 from probmf.data.confidence import heavy_tail
+from probmf.inference.point.validation import Validation
 from probmf.likelihoods import Ordinal
 from probmf.likelihoods.base import is_number
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
@@ -20,7 +21,7 @@ from probmf.models.network_data import NetworkData
 from probmf.models.observations import Observations
 from probmf.models.row_means import prior_means
 from probmf.results import Fit, NetworkFit
-from probmf.run.driver import FitWarning, Validation
+from probmf.run.driver import FitWarning
 
 #: Standard deviation of random starting factors, unless the prior's is smaller.
 START_SCALE = 0.1

@@ -1,4 +1,4 @@
-"""A sampler's run on disk: NumPy arrays and JSON, replaced whole, so that a kill loses a chunk."""
+"""A run on disk: NumPy arrays and JSON, replaced whole, so that a kill loses a chunk."""
 
 import hashlib
 import importlib.metadata
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-FORMAT, VERSION = "probmf-checkpoint", 3
+FORMAT, VERSION = "probmf-checkpoint", 4
 #: Packages whose versions decide the bits of a run.
 PACKAGES = ("probmf", "jax", "jaxlib", "numpyro")
 #: Files that a run writes.
@@ -44,16 +44,57 @@ def _check_versions(written: Any, manifest: Path, packages: tuple[str, ...]) -> 
 
 @dataclass(frozen=True)
 class Kept:
-    """Contents of a checkpoint."""
+    """Contents of a checkpoint.
 
-    leaves: list[list[np.ndarray]]
-    pieces: list[tuple[np.ndarray, np.ndarray]]
-    done: int
+    Attributes:
+        leaves: Leaves of the run's pytree.
+        pieces: Arrays by name, as they were kept one after the other.
+    """
 
-    def state(self, example: Any, chain: int) -> Any:
-        """The state of one chain, in the structure of an example."""
-        structure = jax.tree.structure(example)
-        return jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in self.leaves[chain]])
+    leaves: list[np.ndarray]
+    pieces: list[dict[str, np.ndarray]]
+
+    def restore(self, example: Any) -> Any:
+        """The pytree that was written.
+
+        Args:
+            example: A pytree of the same structure, whose leaves tell of what type each is:
+                numbers, texts and NumPy arrays (of any length) stay such, others are for the
+                device.
+
+        Returns:
+            The pytree.
+
+        Raises:
+            ValueError: If it has another number of leaves.
+        """
+        kinds, structure = jax.tree.flatten(example)
+        if len(kinds) != len(self.leaves):
+            raise ValueError(
+                f"The checkpoint holds {len(self.leaves)} arrays, and the run has {len(kinds)}; it "
+                "is that of another version of the package. Name another directory."
+            )
+        return jax.tree.unflatten(structure, list(map(_like, kinds, self.leaves)))
+
+
+def stored(tree: Any) -> Any:
+    """The same pytree with typed keys as plain numbers."""
+    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, tree)
+
+
+def _like(kind: Any, leaf: np.ndarray) -> Any:
+    if isinstance(kind, int | float | str):
+        return type(kind)(leaf)
+    if isinstance(kind, np.ndarray):
+        return leaf
+    if _is_key(kind):
+        return jax.random.wrap_key_data(jnp.array(leaf), impl=jax.random.key_impl(kind))
+    # A copy: what is given to the device may be used up.
+    return jnp.array(leaf, kind.dtype)
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 class Checkpoint:
@@ -125,11 +166,8 @@ class Checkpoint:
             return None
         found = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         state = self._load(f"state-{found['done']}.npz")
-        chains, count = int(state["chains"]), int(state["count"])
-        leaves = [[state[f"{c}.{i}"] for i in range(count)] for c in range(chains)]
-        files = [self._load(f"draws-{index}.npz") for index in range(self._written)]
-        pieces = [(file["vectors"], file["stats"]) for file in files]
-        return Kept(leaves, pieces, int(found["done"]))
+        leaves = [state[str(index)] for index in range(len(state))]
+        return Kept(leaves, [self._load(f"draws-{i}.npz") for i in range(self._written)])
 
     def _load(self, name: str) -> dict[str, np.ndarray]:
         try:
@@ -145,18 +183,12 @@ class Checkpoint:
                 "go on. Remove the directory to begin anew."
             ) from None
 
-    def write(
-        self, states: list[Any], pieces: list[tuple[np.ndarray, np.ndarray]], done: int
-    ) -> None:
-        """Keep the states and the new pieces; the manifest, replaced last, makes them count."""
+    def write(self, tree: Any, pieces: list[dict[str, np.ndarray]], done: int) -> None:
+        """Keep a run and its new pieces; the manifest, replaced last, makes them count."""
         for index in range(self._written, len(pieces)):
-            vectors, stats = pieces[index]
-            self._replace(f"draws-{index}.npz", vectors=vectors, stats=stats)
-        arrays: dict[str, Any] = {"chains": len(states)}
-        for chain, state in enumerate(states):
-            leaves = jax.tree.leaves(state)
-            arrays["count"] = len(leaves)
-            arrays |= {f"{chain}.{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+            self._replace(f"draws-{index}.npz", **pieces[index])
+        leaves = jax.tree.leaves(stored(tree))
+        arrays = {str(index): np.asarray(leaf) for index, leaf in enumerate(leaves)}
         self._replace(f"state-{done}.npz", **arrays)
         manifest = {
             "format": FORMAT, "version": VERSION, "digest": self.digest, "done": done,

@@ -254,16 +254,13 @@ class DrawStream:
         if not self._waiting:
             return
         first = self._waiting[0][0]
-        try:
-            for site in self.layout.sites:
-                values = np.concatenate([part[site.name] for _, part in self._waiting], axis=1)
-                end = first + values.shape[1]
-                self._put(site, first, end, values)
-            if end > self.written:
-                self._root.attrs["draws"] = end
-                self._written = end
-        except OSError as error:
-            raise OSError(f"The draws can't be written ({error})") from error
+        for site in self.layout.sites:
+            values = np.concatenate([part[site.name] for _, part in self._waiting], axis=1)
+            end = first + values.shape[1]
+            self._put(site, first, end, values)
+        if end > self.written:
+            self._root.attrs["draws"] = end
+            self._written = end
         self._waiting = []
 
     def _put(self, site: StreamSite, first: int, end: int, values: np.ndarray) -> None:

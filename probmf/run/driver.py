@@ -1,329 +1,377 @@
-"""The one loop under every point-estimate algorithm.
+"""The loop under every algorithm: chunks of steps, shown, kept, streamed, and ended in good order.
 
-An algorithm is `init(key) -> state` and `step(key, state) -> (state, Info)`; the loop knows about
-progress, tolerance, held-out early stopping, interruption and values that are not finite.
+An algorithm has a state for each chain and three methods: `init` makes the states, `step` takes
+some steps of one chain, and `observe` says what a chunk of steps of all chains leaves.
 """
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
-from jaxtyping import Array
 
-from probmf.likelihoods import Likelihood
-from probmf.likelihoods.base import likelihood_scales
-from probmf.models.observations import Observations
-from probmf.models.scores import linear_predictor
-from probmf.results import History
 from probmf.run.checkpoint import Checkpoint
 from probmf.run.progress import progress_bar
-from probmf.run.state_arrays import restore, stored
+from probmf.run.threads import workers
 
-#: Seconds between writes of a checkpoint.
+#: Seconds between writes of checkpoint and stream.
 WRITE_EVERY = 10.0
-
-
-#: What to do when numbers cease to be finite. Sweeps solve for their steps, epochs choose a length.
-ADVICE = {
-    "epoch": "Lower the learning rate, or start from smaller values.",
-    "sweep": "The numbers of the ratings, their weights and the prior scales lie too far apart for "
-    "the present precision: bring them nearer to one, or set jax_enable_x64.",
-}
 
 
 class FitWarning(UserWarning):
     """A fit ended early, as it diverged or was interrupted, or found nothing definite."""
 
 
-class Info(NamedTuple):
-    """Report of one step.
-
-    Attributes:
-        objective: Minus log posterior up to a constant, after the step.
-        trouble: Where the numbers ceased to be finite, in words; None when all is well.
-    """
-
-    objective: float
-    trouble: str | None = None
-
-
-class Algorithm(Protocol):
-    """A point-estimate algorithm; its state is a pytree that holds one or several runs."""
-
-    unit: str
-    num_runs: int
-
-    def init(self, key: Array) -> Any:
-        """The first state."""
-
-    def step(self, key: Array, state: Any) -> tuple[Any, list[Info]]:
-        """The next state, and what each run reports; compiles nothing after the first call."""
-
-    def parameters(self, state: Any, run: int) -> dict[str, Array]:
-        """The parameters of one run by site name."""
-
-
-class HeldOut(Protocol):
-    """Held-out data to stop by."""
-
-    def error(self, parameters: Mapping[str, Array]) -> float:
-        """Mean held-out error of the parameters."""
+class _WriteError(OSError):
+    """Checkpoint or stream can't be written."""
 
 
 @dataclass(frozen=True)
-class Validation:
-    """Held-out ratings to stop by.
+class Schedule:
+    """Steps of a run.
 
-    The error is the root mean square of Gaussian ratings, the log loss of yes/no and ordinal ones.
-
-    Args:
-        observations: The held-out pairs.
-        likelihood: Decides which error is taken.
+    Attributes:
+        num_steps: Steps per chain, with the warm-up.
+        num_warmup: Steps at the beginning whose draws are not kept.
+        chunk: The most steps between looks at the clock and at interruptions.
+        stream_every: Of the steps after the warm-up, every so manieth is streamed.
     """
 
-    observations: Observations
-    likelihood: Likelihood
+    num_steps: int
+    num_warmup: int = 0
+    chunk: int = 1
+    stream_every: int = 1
 
-    def error(self, parameters: Mapping[str, Array]) -> float:
-        """Mean held-out error of the parameters."""
-        found = _scores(dict(parameters), self.observations)
-        scores = np.asarray(found, dtype=np.float64)
-        rating = np.asarray(self.observations.rating, dtype=np.float64)
-        given = self.observations.weight
-        weight = None if given is None else np.asarray(given)
-        if not self.likelihood.quadratic:
-            scales = likelihood_scales(self.likelihood, parameters)
-            losses = np.asarray(self.likelihood.loss(scores, rating, scales), dtype=np.float64)
-            return float(np.average(losses, weights=weight))
-        return float(np.sqrt(np.average(np.square(rating - scores), weights=weight)))
+    def count(self, done: int) -> int:
+        """Steps of the chunk after `done` steps; it never straddles the end of the warm-up."""
+        end = self.num_warmup if done < self.num_warmup else self.num_steps
+        return min(self.chunk, end - done)
+
+    def num_streamed(self, done: int) -> int:
+        """Draws per chain that are streamed of the first `done` steps."""
+        return max(0, done - self.num_warmup) // self.stream_every
 
 
-@jax.jit
-def _scores(parameters: dict[str, Array], observations: Observations) -> Array:
-    return linear_predictor(parameters, observations.user, observations.item)
+class Observed(NamedTuple):
+    """What a chunk of steps leaves.
+
+    Attributes:
+        memory: The algorithm's record of the run so far; a pytree, kept beside the states.
+        piece: Arrays that are kept, by name, (chain, draw, ...).
+        draws: Arrays for the stream, by name, (chain, draw, ...).
+        stopped: Reason to take no more steps; empty where there is none.
+        status: Text beside the progress bar.
+    """
+
+    memory: Any = None
+    piece: dict[str, np.ndarray] | None = None
+    draws: dict[str, np.ndarray] | None = None
+    stopped: str = ""
+    status: str = ""
 
 
-@dataclass
-class _Run:
-    """One run: its curves, and the best parameters so far."""
+class Algorithm(Protocol):
+    """An algorithm; its states are pytrees.
 
-    best: dict[str, Array]
-    score: float = np.inf
-    best_step: int = 0
-    objectives: list[float] = field(default_factory=list)
-    errors: list[float] = field(default_factory=list)
-    stopped: str | None = None
+    Attributes:
+        stage: Name of its steps after the warm-up, for the progress bar.
+        num_threads: Chains that run side by side, each in a thread and on a core of its own; 0 for
+            an algorithm that spreads its steps over the cores itself.
+    """
 
-    def record(
-        self,
-        info: Info,
-        parameters: Callable[[], dict[str, Array]],
-        validation: HeldOut | None,
-        tol: float,
-        patience: int,
-    ) -> None:
-        """Take in one step; decide whether it is the best so far and whether it is the last."""
-        if info.trouble is not None or not np.isfinite(info.objective):
-            self._append(info.objective, np.nan)
-            self.stopped = "diverged"
-            return
-        error = validation.error(parameters()) if validation is not None else np.nan
-        self._append(info.objective, error)
-        score = info.objective if validation is None else error
-        if score < self.score:
-            self.best, self.score, self.best_step = parameters(), score, len(self.objectives)
-        if validation is not None and len(self.objectives) - self.best_step >= patience:
-            self.stopped = "validation"
-        elif _flat(self.objectives, tol):
-            self.stopped = "tol"
+    stage: str
+    num_threads: int
 
-    def pack(self) -> dict[str, Any]:
-        """Part of the run that a checkpoint keeps: a pytree of the same structure at every step."""
-        return {
-            "best": self.best, "score": np.asarray(self.score), "best_step": self.best_step,
-            "objectives": np.asarray(self.objectives), "errors": np.asarray(self.errors),
-            "stopped": np.asarray(self.stopped or ""),
-        }  # fmt: skip
+    def init(self, *, resumed: bool) -> tuple[list[Any], Any]:
+        """The states that the chains start from, and the first memory; see `Observed`.
 
-    @classmethod
-    def unpack(cls, kept: Mapping[str, Any]) -> "_Run":
-        """The run that `pack` was called on."""
-        return cls(
-            kept["best"], float(kept["score"]), kept["best_step"], kept["objectives"].tolist(),
-            kept["errors"].tolist(), str(kept["stopped"]) or None,
-        )  # fmt: skip
+        Where the run is `resumed` from a checkpoint, only their structure and types count.
+        """
 
-    def _append(self, objective: float, error: float) -> None:
-        self.objectives.append(objective)
-        self.errors.append(error)
+    def step(self, chain: int, state: Any, done: int, count: int) -> tuple[Any, Any]:
+        """The state after `count` steps more than `done`, and a record of them for `observe`."""
+
+    def observe(
+        self, memory: Any, done: int, states: tuple[Any, ...], records: tuple[Any, ...]
+    ) -> Observed:
+        """What the steps after `done` leave, from the new states and the records of all chains."""
 
 
-def run(
+class Sink(Protocol):
+    """Stream of draws to disk; see `DrawStream`."""
+
+    def begin(self, done: int) -> None:
+        """Make the store, or open it where a checkpoint counts `done` draws."""
+
+    def append(self, start: int, draws: Mapping[str, np.ndarray]) -> None:
+        """Take the draws from `start` on; they may wait in memory."""
+
+    def flush(self, done: int) -> None:
+        """Write the first `done` draws to disk."""
+
+
+class Run(NamedTuple):
+    """Progress of a run: replaced as one, so that an interruption never sees half of a chunk.
+
+    Attributes:
+        states: States of the chains.
+        memory: See `Observed`.
+        num_pieces: Pieces that are kept.
+        done: Steps per chain.
+        stopped: Reason of the algorithm to take no more steps.
+        seconds: Time since the beginning after each step.
+    """
+
+    states: list[Any]
+    memory: Any
+    num_pieces: int = 0
+    done: int = 0
+    stopped: str = ""
+    seconds: np.ndarray = np.zeros(0)
+
+
+class Result(NamedTuple):
+    """End of a run.
+
+    Attributes:
+        run: The run as it was after its last whole chunk.
+        pieces: What was kept, by name, (chain, draw, ...), joined.
+        interrupted: Whether it ended before all steps were taken, by Ctrl-C or a full disk.
+        trouble: Words on the disk that could not be written, if that was it.
+    """
+
+    run: Run
+    pieces: dict[str, np.ndarray]
+    interrupted: bool
+    trouble: str | None
+
+    @property
+    def why(self) -> str:
+        """Reason of the early end, as the start of a sentence."""
+        return self.trouble or "Interrupted"
+
+
+def drive(
     algorithm: Algorithm,
+    schedule: Schedule,
     *,
-    key: Array,
-    num_steps: int,
-    tol: float,
-    validation: HeldOut | None,
-    patience: int,
-    progress: bool | None,
     checkpoint: Checkpoint | None = None,
-) -> tuple[dict[str, Array], History]:
-    """Step until the tolerance, the held-out error, the number of steps or the user says stop.
-
-    Each run of the algorithm stops by itself; the loop ends with the last.
+    stream: Sink | None = None,
+    progress: bool | None = None,
+    note: str = "",
+) -> Result:
+    """Run an algorithm, chunk by chunk.
 
     Args:
-        algorithm: What to run.
-        key: JAX key; step i gets fold_in(key, i).
-        num_steps: The most steps.
-        tol: Stop when the objective falls by less than this share of itself in a step; 0 never.
-        validation: Held-out data, or None.
-        patience: Stop after this many steps without a better held-out error.
-        progress: Show a bar; None shows it on a terminal or in a notebook.
+        algorithm: See the class.
+        schedule: See the class.
         checkpoint: Where to keep the run, and what is kept of it already.
+        stream: Where to write the draws.
+        progress: Show a bar; None shows it on a terminal or in a notebook.
+        note: Line that is shown above it.
 
     Returns:
-        The best parameters (by held-out error if given, else by objective) of all runs and
-        steps, and the history of their run.
+        How the run ended; after Ctrl-C, or when checkpoint or stream can't be written, with what
+        there is.
+
+    Raises:
+        ValueError: If the checkpoint can't be written at all, or does not go with the stream.
     """
-    init_key, step_key = jax.random.split(key)
-    state = algorithm.init(init_key)
-    runs = [_Run(algorithm.parameters(state, index)) for index in range(algorithm.num_runs)]
-    seconds: list[float] = []
-    first = 0
-    keeper = _Keeper(checkpoint)
-    kept = keeper.read(state, runs)
-    if kept is not None:
-        state, runs, seconds = kept["state"], list(map(_Run.unpack, kept["runs"])), kept["seconds"]
-        first = len(seconds)
-    keeper.write(state, runs, seconds, now=True)
-    last = f"num_{algorithm.unit}s"
-    begin = time.perf_counter() - (seconds[-1] if seconds else 0.0)
-    with progress_bar(progress) as bar:
-        task = bar.add_task(algorithm.unit, total=num_steps, completed=first, status="")
-        between = True
+    loop = _Loop(algorithm, schedule, checkpoint, stream)
+    interrupted, trouble = False, None
+    with _side_by_side(algorithm.num_threads) as each, progress_bar(progress) as bar:
+        if note and not bar.disable:
+            bar.console.print(note, highlight=False, soft_wrap=True)
+        done = loop.run.done
+        task = bar.add_task(loop.stage, total=schedule.num_steps, completed=done, status="")
         try:
-            for step in range(first, num_steps):
-                if all(one.stopped is not None for one in runs):
-                    break
-                between = False
-                state, infos = algorithm.step(jax.random.fold_in(step_key, step), state)
-                seconds.append(time.perf_counter() - begin)
-                for index, (one, info) in enumerate(zip(runs, infos, strict=True)):
-                    if one.stopped is not None:
-                        continue
-                    values = partial(algorithm.parameters, state, index)
-                    one.record(info, values, validation, tol, patience)
-                    if one.stopped == "diverged":
-                        _warn_divergence(algorithm, index, info, one)
-                between = True
-                best = min(runs, key=lambda one: one.score)
-                bar.update(task, advance=1, status=_status(best))
-                keeper.write(state, runs, seconds, now=False)
-            keeper.write(state, runs, seconds, now=True)
-        except (KeyboardInterrupt, OSError) as error:
-            if isinstance(error, OSError) and not keeper.failed:
-                raise
-            last = "interrupted"
-            best = min(runs, key=lambda one: one.score)
-            why = f"The checkpoint can't be written ({error})" if keeper.failed else "Interrupted"
-            warnings.warn(
-                f"{why} after {len(best.objectives)} {algorithm.unit}s; the best parameters "
-                f"so far (of {algorithm.unit} {best.best_step}) are returned.",
-                FitWarning,
-                stacklevel=3,
-            )
-            # A step that was cut short may have used its state up.
-            if between and not keeper.failed:
-                keeper.write(state, runs, seconds, now=True)
-    best = min(runs, key=lambda one: one.score)
-    # An interruption may have fallen between the lists.
-    done = min(len(seconds), len(best.errors))
-    history = History(
-        objective=np.asarray(best.objectives[:done]),
-        validation=np.asarray(best.errors[:done]) if validation is not None else None,
-        seconds=np.asarray(seconds[:done]),
-        best=best.best_step,
-        stopped=best.stopped or last,
-        unit=algorithm.unit,
-        restarts=_stack([one.objectives for one in runs]) if len(runs) > 1 else None,
-    )
-    return best.best, history
+            while loop.goes_on:
+                status = loop.advance(each)
+                loop.save()
+                bar.update(task, description=loop.stage, completed=loop.run.done, status=status)
+            loop.save(now=True)
+        except KeyboardInterrupt:
+            interrupted = loop.goes_on
+            try:
+                loop.save(now=True)
+            except _WriteError as error:
+                interrupted, trouble = True, str(error)
+        except _WriteError as error:
+            interrupted, trouble = True, str(error)
+    return Result(loop.run, _join(loop.pieces[: loop.run.num_pieces]), interrupted, trouble)
 
 
-class _Keeper:
-    """Writes the state of the loop to a checkpoint, if there is one, now and then."""
+class _Loop:
+    """A run under way, and where it is kept."""
 
-    def __init__(self, checkpoint: Checkpoint | None) -> None:
-        self.checkpoint, self.written, self.failed = checkpoint, -np.inf, False
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        schedule: Schedule,
+        checkpoint: Checkpoint | None,
+        stream: Sink | None,
+    ) -> None:
+        """Begin, or go on where the checkpoint ends."""
+        self.algorithm, self.schedule = algorithm, schedule
+        self.checkpoint, self.stream = checkpoint, stream
+        self.pieces: list[dict[str, np.ndarray]] = []
+        self.written = -np.inf
+        kept = None if checkpoint is None else checkpoint.read()
+        self.run = Run(*algorithm.init(resumed=kept is not None))
+        if kept is not None:
+            self.run, self.pieces = kept.restore(self.run), kept.pieces
+        if stream is not None:
+            stream.begin(schedule.num_streamed(self.run.done))
+        try:
+            self.save(now=True)
+        except _WriteError as error:
+            where = "" if checkpoint is None else str(checkpoint.path)
+            raise ValueError(f"checkpoint={where!r}: {error}.") from None
+        past = self.run.seconds[-1] if len(self.run.seconds) else 0.0
+        self.begin = time.perf_counter() - past
 
-    def read(self, state: Any, runs: list[_Run]) -> dict[str, Any] | None:
-        """Kept state and runs, in the structure that they begin with; None without a checkpoint."""
-        kept = None if self.checkpoint is None else self.checkpoint.read()
-        if kept is None:
-            return None
-        example = {"state": state, "runs": [one.pack() for one in runs], "seconds": np.zeros(0)}
-        found = restore(example, kept.leaves[0])
-        return found | {"seconds": found["seconds"].tolist()}
+    @property
+    def goes_on(self) -> bool:
+        """True while there are steps to take."""
+        return self.run.done < self.schedule.num_steps and not self.run.stopped
 
-    def write(self, state: Any, runs: list[_Run], seconds: list[float], *, now: bool) -> None:
+    @property
+    def stage(self) -> str:
+        """Name of the present steps."""
+        warms_up = self.run.done < self.schedule.num_warmup
+        return "warmup" if warms_up else self.algorithm.stage
+
+    def advance(self, each: Callable[..., list[Any]]) -> str:
+        """Take a chunk of steps; gives the status."""
+        run, schedule = self.run, self.schedule
+        count = schedule.count(run.done)
+        before = time.perf_counter() - self.begin
+        outputs = each(partial(_step, self.algorithm, run.done, count), list(enumerate(run.states)))
+        spent = time.perf_counter() - self.begin - before
+        seconds = np.append(run.seconds, before + spent * np.arange(1, count + 1) / count)
+        states, records = zip(*outputs, strict=True)
+        seen = self.algorithm.observe(run.memory, run.done, states, records)
+        # What an interruption left after the last whole chunk is made again.
+        del self.pieces[run.num_pieces :]
+        if self.stream is not None and seen.draws is not None:
+            with _writing("draws"):
+                self.stream.append(schedule.num_streamed(run.done), seen.draws)
+        if seen.piece is not None:
+            self.pieces.append(seen.piece)
+        self.run = Run(
+            list(states), seen.memory, len(self.pieces), run.done + count, seen.stopped, seconds
+        )
+        return seen.status
+
+    def save(self, *, now: bool = False) -> None:
         """Write if it is time to, or `now`."""
         moment = time.perf_counter()
-        if self.checkpoint is None or (not now and moment - self.written < WRITE_EVERY):
+        if not now and moment - self.written <= WRITE_EVERY:
             return
-        tree = {"state": state, "runs": [one.pack() for one in runs]}
-        try:
-            self.checkpoint.write(
-                [stored(tree | {"seconds": np.asarray(seconds)})], [], len(seconds)
-            )
-        except OSError as error:
-            self.failed = True
-            if not seconds:
-                raise ValueError(
-                    f"checkpoint={str(self.checkpoint.path)!r} can't be written: {error}."
-                ) from None
-            raise
+        # The stream first, so that it never holds less than the checkpoint counts.
+        if self.stream is not None:
+            with _writing("draws"):
+                self.stream.flush(self.schedule.num_streamed(self.run.done))
+        # A step that was cut short may have used its states up.
+        if self.checkpoint is not None and not _used_up(self.run.states):
+            with _writing("checkpoint"):
+                self.checkpoint.write(self.run, self.pieces[: self.run.num_pieces], self.run.done)
         self.written = moment
 
 
-def _flat(objectives: list[float], tol: float) -> bool:
-    if tol <= 0 or len(objectives) < 2:
-        return False
-    before, now = objectives[-2:]
-    return abs(before - now) <= tol * max(abs(before), 1e-300)
+def _step(
+    algorithm: Algorithm, done: int, count: int, numbered: tuple[int, Any]
+) -> tuple[Any, Any]:
+    return algorithm.step(*numbered, done, count)
 
 
-def _stack(curves: list[list[float]]) -> np.ndarray:
-    """Curves as rows, NaN after the end of the shorter ones."""
-    stacked = np.full((len(curves), max(map(len, curves))), np.nan)
-    for row, curve in zip(stacked, curves, strict=True):
-        row[: len(curve)] = curve
-    return stacked
+@contextmanager
+def _side_by_side(num_threads: int) -> Iterator[Callable[..., list[Any]]]:
+    """A `map` over chains, in threads where there are to be some."""
+    if not num_threads:
+        yield lambda function, items: [function(item) for item in items]
+        return
+    with workers(num_threads) as pool:
+        yield pool.map
 
 
-def _warn_divergence(algorithm: Algorithm, index: int, info: Info, one: _Run) -> None:
-    steps = len(one.objectives)
-    where = info.trouble or f"the objective is {info.objective} after {algorithm.unit} {steps}"
-    kept = (
-        f"the parameters of {algorithm.unit} {one.best_step} are kept"
-        if one.best_step
-        else "the starting values are kept"
+@contextmanager
+def _writing(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _WriteError(f"The {what} can't be written ({error})") from error
+
+
+def _used_up(states: list[Any]) -> bool:
+    leaves = jax.tree.leaves(states)
+    return any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in leaves)
+
+
+def _join(pieces: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    if not pieces:
+        return {}
+    return {name: np.concatenate([one[name] for one in pieces], axis=1) for name in pieces[0]}
+
+
+def require_finite(state: Any, chain: int, done: int, advice: str) -> None:
+    """Refuse to go on from a state that holds numbers that are not finite.
+
+    Args:
+        state: State of a chain.
+        chain: Its number.
+        done: Steps that led to it.
+        advice: Sentences on what may be the reason, and what to do.
+
+    Raises:
+        FloatingPointError: If it holds some.
+    """
+    if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(state)):
+        raise FloatingPointError(
+            f"Chain {chain} holds numbers that are not finite after step {done}. {advice}"
+        )
+
+
+def require_draws(result: Result, num_draws: int, *, kept: bool) -> None:
+    """Raise what ended a run where it left no draws to return.
+
+    Args:
+        result: End of the run.
+        num_draws: Draws per chain that there are.
+        kept: Whether the run has a checkpoint.
+
+    Raises:
+        KeyboardInterrupt: After Ctrl-C.
+        OSError: If checkpoint or stream can't be written.
+    """
+    if num_draws:
+        return
+    if result.trouble:
+        raise OSError(f"{result.trouble}.")
+    so_far = " The checkpoint has the run so far." if kept else ""
+    raise KeyboardInterrupt(
+        f"Interrupted before the first draw was kept: there are no draws to return.{so_far}"
     )
-    several = algorithm.num_runs > 1
-    subject = f"Restart {index + 1} of {algorithm.num_runs}" if several else "The fit"
-    warnings.warn(
-        f"{subject} diverged: {where}; {kept}. {ADVICE[algorithm.unit]}",
-        FitWarning,
-        stacklevel=4,
-    )
 
 
-def _status(one: _Run) -> str:
-    text = f"objective {one.objectives[-1]:,.6g}"
-    return text if np.isnan(one.errors[-1]) else f"{text}  held-out {one.errors[-1]:.4f}"
+def warn_incomplete(result: Result, num_draws: int, of: int, *, stacklevel: int) -> None:
+    """Say how far an interrupted run came.
+
+    Args:
+        result: End of the run.
+        num_draws: Draws per chain that there are.
+        of: Draws per chain that were asked for.
+        stacklevel: Of the user's call, counted from the caller as 1.
+    """
+    if result.interrupted:
+        warnings.warn(
+            f"{result.why}: each chain has {num_draws} of {of} draws; the fit is marked "
+            "incomplete.",
+            FitWarning,
+            stacklevel=stacklevel + 1,
+        )

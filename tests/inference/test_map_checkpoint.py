@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from killed import kill_after_writes, run_whole
+from probmf.run.state_arrays import restore, stored
 
 from probmf import Fit, Gaussian, MatrixFactorization, Ratings, fit_map
 from probmf.inference.point.full_batch import FullBatch
@@ -16,7 +17,6 @@ from probmf.inference.point.minibatch import Minibatch
 from probmf.run import driver as loop
 from probmf.run.checkpoint import Checkpoint
 from probmf.run.driver import FitWarning
-from probmf.run.state_arrays import restore, stored
 
 
 def ratings(seed: int = 0) -> Ratings:

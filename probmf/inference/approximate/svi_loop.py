@@ -1,6 +1,5 @@
-"""The loop of stochastic variational inference: NumPyro's update, in chunks."""
+"""Steps of stochastic variational inference: NumPyro's update, in chunks."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from probmf.inference.operation_count import count_operations
 from probmf.inference.point.optimizer import own_rate
 from probmf.numpyro_setup import run_unchecked
 from probmf.run.compile_cache import compiled, trace_program
-from probmf.run.progress import progress_bar
+from probmf.run.driver import Observed, Schedule, drive
 
 #: The most steps of one call of the compiled program, and its operations: about half a second.
 #: Between calls the run can be shown and stopped.
@@ -72,45 +71,79 @@ def run_svi(
         ValueError: If no chunk of steps has a finite bound.
     """
     with nothing_yet():
-        with run_unchecked():
-            state = svi.init(jax.random.key_data(key), *args)
-        advance, most = _compile(svi, args, state)
-    parts: list[tuple[np.ndarray, np.ndarray]] = []
-    stopped, trouble = "num_steps", None
-    done, best, kept, least = 0, 0, state, np.inf
-    begin = time.perf_counter()
-    with progress_bar(progress) as bar:
-        task = bar.add_task("step", total=num_steps, status="")
-        try:
-            while done < num_steps:
-                count = min(most, num_steps - done)
-                before = time.perf_counter() - begin
-                state, part, bad = advance(state, count)
-                now = time.perf_counter() - begin
-                times = before + (now - before) * np.arange(1, count + 1) / count
-                parts.append((part, times[: len(part)]))
-                if bad is not None:
-                    stopped = "diverged"
-                    rate = rates[done + bad] if rates is not None else _rate(state)
-                    trouble = describe(done + bad + 1, rate)
-                    break
-                done += count
-                mean = float(part.mean())
-                # Without trouble the last parameters count: the best chunk is so by its noise.
-                best, kept, least = (done, state, mean) if mean < least else (best, kept, least)
-                bar.update(task, completed=done, status=f"bound {-mean:,.6g}")
-        except KeyboardInterrupt:
-            stopped = "interrupted"
-    if stopped == "diverged" and not best:
+        steps = _Steps(svi, args, key, rates)
+    result = drive(steps, Schedule(num_steps, chunk=steps.most), progress=progress)
+    memory: _Memory = result.run.memory
+    if memory.trouble and not memory.best:
         raise ValueError(
-            f"{trouble}. Lower the learning rate, or look for values of extreme size in the data."
+            f"{memory.trouble}. Lower the learning rate, or look for values of extreme size in the "
+            "data."
         )
-    if stopped != "diverged":
-        best, kept = done, state
-    none = np.zeros(0)
-    losses = np.concatenate([none, *(part for part, _ in parts)])
-    seconds = np.concatenate([none, *(times for _, times in parts)])
-    return Course(svi.get_params(kept), losses, seconds, best, stopped, trouble)
+    losses = result.pieces["losses"][0] if result.pieces else np.zeros(0)
+    best, kept, stopped = memory.best, memory.kept, "diverged"
+    if not memory.trouble:
+        # Without trouble the last parameters count: the best chunk is so by its noise.
+        best, kept = result.run.done, result.run.states[0]
+        stopped = "interrupted" if result.interrupted else "num_steps"
+    seconds = result.run.seconds[: len(losses)]
+    return Course(svi.get_params(kept), losses, seconds, best, stopped, memory.trouble or None)
+
+
+class _Memory(NamedTuple):
+    """The best chunk of steps so far.
+
+    Attributes:
+        best: Its last step.
+        kept: The state after it.
+        least: Its mean loss.
+        trouble: Where the bound ceased to be finite, in words.
+    """
+
+    best: int
+    kept: SVIState
+    least: float = np.inf
+    trouble: str = ""
+
+
+class _Steps:
+    """Steps of NumPyro's algorithm, for the driver; see `run_svi` for the arguments."""
+
+    stage, num_threads = "step", 0
+
+    def __init__(
+        self, svi: SVI, args: tuple[Any, ...], key: Array, rates: np.ndarray | None
+    ) -> None:
+        """Trace a step."""
+        self.rates = rates
+        with run_unchecked():
+            self.start = svi.init(jax.random.key_data(key), *args)
+        self.advance, self.most = _compile(svi, args, self.start)
+
+    def init(self, *, resumed: bool) -> tuple[list[SVIState], _Memory]:
+        """The start."""
+        del resumed
+        return [self.start], _Memory(0, self.start)
+
+    def step(self, chain: int, state: SVIState, done: int, count: int) -> tuple[SVIState, Any]:
+        """Some steps; their losses, and the first of them that is not finite, or None."""
+        del chain, done
+        state, losses, bad = self.advance(state, count)
+        return state, (losses, bad)
+
+    def observe(
+        self, memory: _Memory, done: int, states: tuple[SVIState, ...], records: tuple[Any, ...]
+    ) -> Observed:
+        """The best chunk, and the losses."""
+        ((losses, bad),), (state,) = records, states
+        piece = {"losses": losses[None]}
+        if bad is not None:
+            rate = _rate(state) if self.rates is None else self.rates[done + bad]
+            memory = memory._replace(trouble=describe(done + bad + 1, rate))
+            return Observed(memory, piece, stopped="diverged")
+        mean = float(losses.mean())
+        if mean < memory.least:
+            memory = _Memory(done + len(losses), state, mean)
+        return Observed(memory, piece, status=f"bound {-mean:,.6g}")
 
 
 @contextmanager

@@ -51,7 +51,8 @@ from probmf.results import Fit, History, Sampling
 from probmf.rows.layout import SIDES, RowLayout, Side, build_rows, num_workers
 from probmf.rows.sweep import half_sweep
 from probmf.rows.values import Prior, RowSums, RowValues
-from probmf.run.driver import FitWarning, Info, run
+from probmf.run.driver import FitWarning
+from probmf.run.estimate import Info, estimate
 from probmf.settings import own_settings
 
 #: Prefix of the variances among the parameters.
@@ -163,7 +164,7 @@ def fit_variational(
         held_out = prepare_validation(model, data, validation)
         with ThreadPoolExecutor(num_workers()) as pool:
             algorithm = Variational(model, data, observations, start_key, start, pool, covariance)
-            best, history = run(
+            best, history = estimate(
                 algorithm, key=loop_key, num_steps=num_sweeps, tol=tol, validation=held_out,
                 patience=patience, progress=progress,
             )  # fmt: skip
@@ -193,7 +194,7 @@ def fit_variational(
 
 
 class Variational:
-    """The algorithm under `fit_variational`, for the loop."""
+    """The algorithm under `fit_variational`, for `estimate`."""
 
     unit = "sweep"
     num_runs = 1

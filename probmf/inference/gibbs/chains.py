@@ -1,10 +1,8 @@
-"""Gibbs chains: sweeps over rows and scales, side by side in threads, in resumable chunks."""
+"""Gibbs chains: sweeps over rows and scales, for the driver."""
 
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -12,17 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from probmf.run.checkpoint import Checkpoint
-from probmf.run.draw_stream import DrawStream
-from probmf.run.progress import progress_bar
-from probmf.run.threads import workers
+from probmf.run.driver import Observed, Result, Schedule, require_draws, require_finite
 
 #: Sweeps between looks at the clock and at interruptions.
 CHUNK = 10
-#: Seconds between writes of a checkpoint.
-WRITE_EVERY = 10.0
 #: Sweeps at the start, at most, during which scales are held.
 HELD = 20
+ADVICE = (
+    "A precision matrix can be lost to rounding where prior scales are very large against the "
+    "noise: compute with float64=True, or give narrower priors of the scales."
+)
 
 
 @dataclass(frozen=True)
@@ -49,10 +46,16 @@ class GibbsSettings:
         """Draws of the rows per chain that stay in memory."""
         return self.num_samples // self.thin
 
-    def num_streamed(self, done: int | None = None) -> int:
-        """Draws per chain that are written out, after so many sweeps or in the end."""
-        after = self.num_samples if done is None else max(0, done - self.num_warmup)
-        return after // self.stream_every if self.stream_every else 0
+    @property
+    def rows_every(self) -> int:
+        """Sweeps whose rows are fetched: every so manieth."""
+        return self.stream_every or self.thin
+
+    @property
+    def schedule(self) -> Schedule:
+        """Steps of the run."""
+        total = self.num_warmup + self.num_samples
+        return Schedule(total, self.num_warmup, CHUNK, self.rows_every)
 
 
 class Moments(NamedTuple):
@@ -171,7 +174,6 @@ class GibbsChains(NamedTuple):
         mean: Means of the rows over all sweeps, by site, (chain, ...).
         sd: Their standard deviations.
         complete: Whether all sweeps asked for were done.
-        trouble: Why they were not, if it was not an interruption.
     """
 
     kept: dict[str, np.ndarray]
@@ -180,171 +182,101 @@ class GibbsChains(NamedTuple):
     mean: dict[str, np.ndarray]
     sd: dict[str, np.ndarray]
     complete: bool
-    trouble: str | None
+
+    @classmethod
+    def of(cls, engine: Engine, result: Result, *, checkpointed: bool) -> "GibbsChains":
+        """The chains of a run that has ended.
+
+        Raises:
+            KeyboardInterrupt: After an interruption before the first draw is kept.
+            OSError: If checkpoint or stream can't be written before that.
+        """
+        rows = result.pieces.get("rows", np.zeros((0, 0)))
+        require_draws(result, rows.shape[1], kept=checkpointed)
+        moments = [chain.gathered.rows for chain in result.run.states]
+        mean = np.stack([np.asarray(part.mean) for part in moments])
+        sd = np.stack([np.sqrt(np.asarray(part.square) / float(part.sweeps)) for part in moments])
+        split = engine.contents.split_rows
+        return cls(
+            split(rows), engine.contents.split_traces(result.pieces["traces"]),
+            [chain.gathered.watched for chain in result.run.states], split(mean), split(sd),
+            not result.interrupted,
+        )  # fmt: skip
 
 
-class _Run(NamedTuple):
-    """Progress of a run: replaced as one, so that an interruption never sees half of a chunk."""
-
-    chains: list[Chain]
-    num_pieces: int
-    done: int
-
-
-def run_gibbs(
-    engine: Engine,
-    settings: GibbsSettings,
-    key: Array,
-    starts: Sequence[Any],
-    *,
-    checkpoint: Checkpoint | None = None,
-    stream: DrawStream | None = None,
-    progress: bool | None = None,
-    note: str = "",
-) -> GibbsChains:
-    """Sample, chunk by chunk.
+class Sweeps:
+    """Sweeps of several chains, for the driver.
 
     Args:
         engine: See the class.
         settings: See the class.
         key: JAX key.
-        starts: The states that the chains start from, when nothing is kept yet.
-        checkpoint: Where to keep the run, and what is kept of it already.
-        stream: Where to write all draws that `settings.stream_every` chooses.
-        progress: Show a bar.
-        note: Shown beside it.
-
-    Returns:
-        The chains; fewer draws, marked incomplete, after an interruption, or when the checkpoint
-        or the stream can't be written.
-
-    Raises:
-        KeyboardInterrupt: After an interruption before the first draw is kept.
-        OSError: If checkpoint or stream can't be written before that.
+        starts: The states that the chains start from.
     """
-    total = settings.num_warmup + settings.num_samples
-    contents = engine.contents
-    nothing = Gathered(Moments.none(engine.num_watched), Moments.none(contents.num_numbers))
-    pieces: list[tuple[np.ndarray, np.ndarray]] = []
-    found = None if checkpoint is None else checkpoint.read()
-    if found is None:
-        run = _Run([Chain(state, nothing) for state in starts], 0, 0)
-    else:
-        example, numbers = Chain(starts[0], nothing), range(settings.num_chains)
-        pieces = found.pieces
-        run = _Run([found.state(example, n) for n in numbers], len(pieces), found.done)
-    if stream is not None:
-        stream.begin(settings.num_streamed(run.done))
 
-    def save() -> None:
-        """The stream first, so that it never holds less than the checkpoint counts."""
-        if stream is not None:
-            stream.flush(settings.num_streamed(run.done))
-        if checkpoint is not None:
-            try:
-                checkpoint.write(run.chains, pieces[: run.num_pieces], run.done)
-            except OSError as error:
-                raise OSError(f"The checkpoint can't be written ({error})") from error
+    stage = "sampling"
 
-    written = time.perf_counter()
-    complete, trouble = True, None
-    with workers(settings.num_chains) as pool, progress_bar(progress) as bar:
-        if note and not bar.disable:
-            bar.console.print(f"sample_gibbs {note}", highlight=False, soft_wrap=True)
-        task = bar.add_task("warmup", total=total, completed=run.done, status="")
-        try:
-            while run.done < total:
-                end = settings.num_warmup if run.done < settings.num_warmup else total
-                count = min(CHUNK, end - run.done)
-                work = partial(_advance, engine, settings, key, count)
-                outputs = pool.map(work, list(enumerate(run.chains)))
-                if run.done >= settings.num_warmup:
-                    # What an interruption left after the last whole chunk is drawn again.
-                    del pieces[run.num_pieces :]
-                    rows, traces = (np.stack([output[i] for output in outputs]) for i in (1, 2))
-                    first = run.done - settings.num_warmup + 1
-                    if stream is not None:
-                        at = _numbers(settings.stream_every, first, count) - first
-                        draws = contents.split_rows(rows) | contents.split_traces(traces[:, at])
-                        stream.append(settings.num_streamed(run.done), draws)
-                    pieces.append((_in_memory(settings, rows, first, count), traces))
-                run = _Run([output[0] for output in outputs], len(pieces), run.done + count)
-                now = time.perf_counter()
-                if run.done == total or now - written > WRITE_EVERY:
-                    save()
-                    written = now
-                stage = "warmup" if run.done < settings.num_warmup else "sampling"
-                bar.update(task, description=stage, completed=run.done)
-        except KeyboardInterrupt:
-            complete = run.done >= total
-            try:
-                save()
-            except OSError as error:
-                complete, trouble = False, str(error)
-        except OSError as error:
-            if not any(piece[0].shape[1] for piece in pieces[: run.num_pieces]):
-                raise
-            complete, trouble = False, str(error)
-    pieces = pieces[: run.num_pieces]
-    if not any(piece[0].shape[1] for piece in pieces):
-        raise KeyboardInterrupt("Interrupted before the first draw was kept.")
-    kept = np.concatenate([piece[0] for piece in pieces], axis=1)
-    traces = np.concatenate([piece[1] for piece in pieces], axis=1)
-    moments = [chain.gathered.rows for chain in run.chains]
-    mean = np.stack([np.asarray(part.mean) for part in moments])
-    sd = np.stack([np.sqrt(np.asarray(part.square) / float(part.sweeps)) for part in moments])
-    return GibbsChains(
-        contents.split_rows(kept), contents.split_traces(traces),
-        [chain.gathered.watched for chain in run.chains], contents.split_rows(mean),
-        contents.split_rows(sd), complete, trouble,
-    )  # fmt: skip
+    def __init__(
+        self, engine: Engine, settings: GibbsSettings, key: Array, starts: Sequence[Any]
+    ) -> None:
+        """Note the arguments."""
+        self.engine, self.settings, self.key, self.starts = engine, settings, key, starts
+        self.num_threads = settings.num_chains
+
+    def init(self, *, resumed: bool) -> tuple[list[Chain], None]:
+        """The starts, with nothing gathered."""
+        del resumed
+        size = self.engine.contents.num_numbers
+        nothing = Gathered(Moments.none(self.engine.num_watched), Moments.none(size))
+        return [Chain(state, nothing) for state in self.starts], None
+
+    def step(
+        self, chain: int, state: Chain, done: int, count: int
+    ) -> tuple[Chain, tuple[np.ndarray, np.ndarray]]:
+        """Some sweeps of one chain; its rows and its traces, both flat."""
+        engine, settings = self.engine, self.settings
+        now, gathered = state
+        key = jax.random.fold_in(self.key, chain)
+        rows, traces = [], []
+        with ThreadPoolExecutor(engine.num_threads) as pool:
+            for sweep in range(done, done + count):
+                hold = sweep < min(HELD, settings.num_warmup // 2)
+                now, log_joint = engine.sweep(key, now, hold, pool)
+                kept = sweep - settings.num_warmup + 1
+                if kept < 1:
+                    continue
+                trace, flat, gathered = engine.observe(now, log_joint, gathered)
+                traces.append(np.asarray(trace))
+                if kept % settings.rows_every == 0:
+                    rows.append(np.asarray(flat))
+        require_finite(now, chain, done + count, ADVICE)
+        none = np.zeros((0, engine.contents.num_numbers), jnp.result_type(float))
+        return Chain(now, gathered), (np.stack(rows) if rows else none, np.asarray(traces))
+
+    def observe(
+        self, memory: None, done: int, states: tuple[Chain, ...], records: tuple[Any, ...]
+    ) -> Observed:
+        """After the warm-up, rows and traces of the sweeps."""
+        del memory, states
+        settings, contents = self.settings, self.engine.contents
+        if done < settings.num_warmup:
+            return Observed()
+        rows, traces = (np.stack(parts) for parts in zip(*records, strict=True))
+        first, count = done - settings.num_warmup + 1, traces.shape[1]
+        numbers = _numbers(settings.rows_every, first, count)
+        draws = None
+        if settings.stream_every:
+            draws = contents.split_rows(rows) | contents.split_traces(traces[:, numbers - first])
+        stay = numbers % settings.thin == 0
+        # A copy, so that the others can go.
+        piece = {"rows": rows if stay.all() else rows[:, stay], "traces": traces}
+        return Observed(piece=piece, draws=draws)
 
 
 def _numbers(every: int, first: int, count: int) -> np.ndarray:
     """Of the sweeps first, first + 1, ..., those that are multiples."""
     numbers = np.arange(first, first + count)
     return numbers[numbers % every == 0]
-
-
-def _in_memory(settings: GibbsSettings, rows: np.ndarray, first: int, count: int) -> np.ndarray:
-    """Of the rows of a chunk, those that stay; a copy, so that the others can go."""
-    numbers = _numbers(settings.stream_every or settings.thin, first, count)
-    stay = numbers % settings.thin == 0
-    return rows if stay.all() else rows[:, stay]
-
-
-def _advance(
-    engine: Engine, settings: GibbsSettings, key: Array, count: int, numbered: tuple[int, Chain]
-) -> tuple[Chain, np.ndarray, np.ndarray]:
-    """Sweeps of one chain: the chain, its kept rows, and its traces, both flat."""
-    index, (state, gathered) = numbered
-    own_key = jax.random.fold_in(key, index)
-    every = settings.stream_every or settings.thin
-    rows, traces = [], []
-    done = int(state.sweep)
-    with ThreadPoolExecutor(engine.num_threads) as pool:
-        for sweep in range(done, done + count):
-            hold = sweep < min(HELD, settings.num_warmup // 2)
-            state, log_joint = engine.sweep(own_key, state, hold, pool)
-            kept = sweep - settings.num_warmup + 1
-            if kept < 1:
-                continue
-            trace, flat, gathered = engine.observe(state, log_joint, gathered)
-            traces.append(np.asarray(trace))
-            if kept % every == 0:
-                rows.append(np.asarray(flat))
-    _check_finite(state, index)
-    none = np.zeros((0, engine.contents.num_numbers), jnp.result_type(float))
-    return Chain(state, gathered), np.stack(rows) if rows else none, np.asarray(traces)
-
-
-def _check_finite(state: Any, chain: int) -> None:
-    if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(state)):
-        raise FloatingPointError(
-            f"Chain {chain} holds numbers that are not finite after sweep {int(state.sweep)}. A "
-            "precision matrix can be lost to rounding where prior scales are very large against "
-            "the noise: compute with float64=True, or give narrower priors of the scales."
-        )
 
 
 def _split(shapes: dict[str, tuple[int, ...]], flat: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,7 +1,6 @@
 """The posterior by Gibbs sampling: every row, and all effects, from their exact conditional."""
 
 import time
-import warnings
 from os import PathLike
 from typing import Any, TypedDict, Unpack, overload
 
@@ -10,7 +9,7 @@ from jax.typing import ArrayLike
 
 from probmf.data import Ratings, as_key
 from probmf.inference.conclusion import concluded
-from probmf.inference.gibbs.chains import run_gibbs
+from probmf.inference.gibbs.chains import GibbsChains, Sweeps
 from probmf.inference.gibbs.factorization import factorization_job
 from probmf.inference.gibbs.job import Job, choose_settings, size_note
 from probmf.inference.gibbs.mixed_effects import mixed_job
@@ -19,7 +18,7 @@ from probmf.models import MatrixFactorization, MixedEffects
 from probmf.results import Fit, MixedFit
 from probmf.run.checkpoint import Checkpoint
 from probmf.run.draw_stream import DrawStream
-from probmf.run.driver import FitWarning
+from probmf.run.driver import drive, warn_incomplete
 from probmf.settings import own_settings
 
 
@@ -165,18 +164,13 @@ def sample_gibbs(
         draws = None
         if stream is not None:
             draws = DrawStream(stream, identity, layout, resumable=store is not None)
-        chains = run_gibbs(
-            job.engine, settings, run_key, job.starts, checkpoint=store, stream=draws,
-            progress=progress, note=size_note(job.engine, settings, layout, stream),
+        result = drive(
+            Sweeps(job.engine, settings, run_key, job.starts), settings.schedule, checkpoint=store,
+            stream=draws, progress=progress,
+            note=f"sample_gibbs {size_note(job.engine, settings, layout, stream)}",
         )  # fmt: skip
-    if not chains.complete:
-        done = chains.traces["lp"].shape[1]
-        warnings.warn(
-            f"{chains.trouble or 'Interrupted'}: each chain has {done} of {num_samples} sweeps; "
-            "the fit is marked incomplete.",
-            FitWarning,
-            stacklevel=2,
-        )
+        chains = GibbsChains.of(job.engine, result, checkpointed=store is not None)
+    warn_incomplete(result, chains.traces["lp"].shape[1], num_samples, stacklevel=2)
     info: dict[str, Any] = {"seconds": time.perf_counter() - begin}
     if draws is not None:
         info |= {"stream": str(draws.path.absolute()), "streamed_draws": draws.written}

@@ -42,8 +42,8 @@ class Job(NamedTuple):
     def layout(self, settings: GibbsSettings) -> Layout:
         """Sites that a stream of this job holds."""
         return Layout(
-            self.stream, self.coords, settings.num_chains, settings.num_streamed(),
-            np.dtype(jnp.result_type(float)), "gibbs",
+            self.stream, self.coords, settings.num_chains,
+            settings.num_samples // settings.rows_every, np.dtype(jnp.result_type(float)), "gibbs",
         )  # fmt: skip
 
 

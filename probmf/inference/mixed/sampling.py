@@ -19,13 +19,13 @@ from probmf.inference.marginal.model_cache import joint_potential, kept_density
 from probmf.inference.mixed.exact_fit import refuse_exact_fit
 from probmf.inference.mixed.importance_sampler import Draws, draw_marginal
 from probmf.inference.nuts.pooled_warmup import PooledNuts
-from probmf.inference.nuts.transitions import NoStartError, constrain_chains, warn_incomplete
+from probmf.inference.nuts.transitions import NoStartError, constrain_chains
 from probmf.inference.starts import check_counts
 from probmf.models import MixedEffects
 from probmf.models.mixed.design import Design
 from probmf.results import MixedFit
 from probmf.results.sampling import Sampling
-from probmf.run.driver import FitWarning
+from probmf.run.driver import FitWarning, warn_incomplete
 from probmf.settings import own_settings
 
 #: NUTS in place of importance sampling.
@@ -211,12 +211,11 @@ def _by_nuts(
     if best is marginal:
         samples = _recover(density, recover_key, samples)
         chains = chains.first(next(iter(samples.values())).shape[1])
-    settings = replace(best.settings, num_samples=num_draws)
-    warn_incomplete(chains, settings, stacklevel=3)
+    warn_incomplete(chains.result, chains.num_draws, num_draws, stacklevel=3)
     samples = {name: value for name, value in samples.items() if not name.endswith("_effects_raw")}
     info: dict[str, Any] = {
         "fallback": why,
-        "max_tree_depth": settings.max_tree_depth,
+        "max_tree_depth": best.settings.max_tree_depth,
         **{f"trial_{n}": trial.cost for n, trial in trials.items() if np.isfinite(trial.cost)},
     }
     sampling = Sampling(

@@ -1,5 +1,6 @@
 """Draws of NUTS by site: all at once, or chunk by chunk to a stream on disk."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -150,26 +151,26 @@ class NutsStream:
         """
         self._store.begin(done)
 
-    def append(self, first: int, vectors: np.ndarray, table: np.ndarray) -> None:
-        """Take draws number first, first + 1, ... of each chain; they may wait in memory.
+    def append(self, start: int, draws: Mapping[str, np.ndarray]) -> None:
+        """Take draws number start, start + 1, ... of each chain; they may wait in memory.
 
         Args:
-            first: Draws per chain before them.
-            vectors: Draws, (chain, draw, dims).
-            table: Statistics, (chain, draw, statistic).
+            start: Draws per chain before them.
+            draws: "vectors", (chain, draw, dims), and "stats", (chain, draw, statistic).
 
         Raises:
             OSError: If the disk is full, or can't be written.
         """
-        count, stats = vectors.shape[1], named_stats(table)
-        for start in range(0, count, self._step):
+        vectors, stats = draws["vectors"], named_stats(draws["stats"])
+        count = vectors.shape[1]
+        for first in range(0, count, self._step):
             # A last short part would be a program of its own.
-            at = np.minimum(np.arange(start, start + self._step), count - 1)
-            own = min(self._step, count - start)
-            part = self._draws.of(vectors[:, at], first + start)
+            at = np.minimum(np.arange(first, first + self._step), count - 1)
+            own = min(self._step, count - first)
+            part = self._draws.of(vectors[:, at], start + first)
             found = {name: value[:, :own] for name, value in part.items()}
-            found |= {name: value[:, start : start + own] for name, value in stats.items()}
-            self._store.append(first + start, found)
+            found |= {name: value[:, first : first + own] for name, value in stats.items()}
+            self._store.append(start + first, found)
 
     def flush(self, done: int) -> None:
         """Write what waits of the first `done` draws per chain, and count it.

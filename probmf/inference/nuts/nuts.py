@@ -24,7 +24,7 @@ from probmf.inference.mixed.exact_fit import refuse_exact_fit
 from probmf.inference.mixed.importance_sampler import MAX_DIMS
 from probmf.inference.nuts.draws_by_site import NutsStream, SiteDraws
 from probmf.inference.nuts.mode_start import start_at_mode
-from probmf.inference.nuts.transitions import Settings, run_nuts, warn_incomplete
+from probmf.inference.nuts.transitions import Settings, run_nuts
 from probmf.inference.potential import Potential
 from probmf.inference.starts import check_counts, check_warmup
 from probmf.models import MatrixFactorization, MixedEffects, Network
@@ -32,6 +32,7 @@ from probmf.models.mixed.design import Design
 from probmf.results import Fit, MixedFit, NetworkFit
 from probmf.results.sampling import Sampling
 from probmf.run.checkpoint import Checkpoint
+from probmf.run.driver import warn_incomplete
 from probmf.settings import own_settings
 
 #: A shorter warmup has no windows long enough to learn a mass matrix from (Stan's rule), and one
@@ -107,9 +108,9 @@ def sample_nuts(
         max_tree_depth: A trajectory has at most two to this power of steps.
         dense_mass: Whether to adapt a full mass matrix; None does with at most 20 parameters.
         float64: Compute in double precision, whatever JAX is set to elsewhere.
-        checkpoint: Directory to keep the run in after every 50 transitions. Called again with the
-            same model, data, settings and key, it goes on where it was, bit for bit; with another
-            version of probmf, JAX or NumPyro it refuses to.
+        checkpoint: Directory to keep the run in, every ten seconds and when it ends. Called again
+            with the same model, data, settings and key, it goes on where it was, bit for bit; with
+            another version of probmf, JAX or NumPyro it refuses to.
         stream: Directory of a zarr store to write the draws to while they are made, integrated
             effects too if they are recovered, so that memory need not hold them; `open_draws` reads
             it. The fit then keeps all draws where they are small, and about 200 of them where they
@@ -168,6 +169,8 @@ def sample_nuts(
             settings = replace(settings, dense_mass=potential.num_dims <= MAX_DIMS)
         identity = _identity(potential, settings, random_key)
         store = None if checkpoint is None else Checkpoint(checkpoint, identity)
+        if store is not None and store.begun:
+            _check_stream(store, streamed=stream is not None)
         count = (settings.num_chains, settings.num_samples)
         draws = SiteDraws(
             target, potential, arguments, recover, jax.random.split(recover_key, count)
@@ -187,7 +190,7 @@ def sample_nuts(
             at_mode = density is not None and bool(start)
             adapt_mass = not (at_mode and settings.num_warmup < LEAST_WARMUP)
         if store is not None:
-            store.note = {"adapt_mass": adapt_mass}
+            store.note = {"adapt_mass": adapt_mass, "streamed": stream is not None}
         settings = replace(settings, adapt_mass=adapt_mass)
         chains = run_nuts(
             potential, settings, run_key, checkpoint=store, stream=sink, progress=progress, **start
@@ -197,7 +200,7 @@ def sample_nuts(
             samples, stats = draws.of(chains.vectors), chains.stats
         else:
             samples, stats, told = sink.read()
-    warn_incomplete(chains, settings, stacklevel=2)
+    warn_incomplete(chains.result, chains.num_draws, settings.num_samples, stacklevel=2)
     sampling = Sampling(
         stats=stats,
         num_warmup=settings.num_warmup,
@@ -205,7 +208,7 @@ def sample_nuts(
         complete=chains.complete,
         info={
             "max_tree_depth": settings.max_tree_depth,
-            "seconds_of_setup": chains.seconds["setup"],
+            "seconds_of_setup": chains.setup,
             **told,
         },
     )
@@ -318,6 +321,20 @@ def model_arguments(
         "Network. For any other NumPyro model use marginalize(model, sites) with NumPyro's own "
         "MCMC."
     )
+
+
+def _check_stream(store: Checkpoint, *, streamed: bool) -> None:
+    """A checkpoint holds the draws of a run itself, unless they were streamed."""
+    if store.note["streamed"] and not streamed:
+        raise ValueError(
+            "The checkpoint is that of a run with stream=, whose draws are there and not in the "
+            "checkpoint. Give the same stream to go on with it, or name another checkpoint."
+        )
+    if streamed and not store.note["streamed"]:
+        raise ValueError(
+            "The checkpoint is that of a run without stream=, and holds its draws itself. Leave "
+            "stream out to go on with it, or name another checkpoint."
+        )
 
 
 def _identity(potential: Potential, settings: Settings, key: Any) -> str:

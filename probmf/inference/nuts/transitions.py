@@ -1,15 +1,13 @@
-"""NUTS in resumable chunks: one compiled program for all chains and for every data set of a shape.
+"""Transitions of NUTS: one compiled program for all chains and for every data set of a shape.
 
 NumPyro's kernel does the work; this file feeds it a traced potential whose data are arguments, so
-that a second call compiles nothing, and runs chains side by side in threads. A potential that asks
-LAPACK (`_host_program.py`) holds its data, and is compiled for each data set.
+that a second call compiles nothing, and makes of it an algorithm for the driver. A potential that
+asks LAPACK (`host_program.py`) holds its data, and is compiled for each data set.
 """
 
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -22,16 +20,13 @@ from numpyro.infer.util import ParamInfo
 from probmf.data import wrap_words
 from probmf.inference.potential import Potential
 from probmf.numpyro_setup import run_alone
-from probmf.run.checkpoint import Checkpoint, Kept
+from probmf.run.checkpoint import Checkpoint
 from probmf.run.compile_cache import compiled, quick_jit
-from probmf.run.driver import FitWarning
-from probmf.run.progress import progress_bar
+from probmf.run.driver import Observed, Result, Schedule, Sink, drive, require_draws
 from probmf.run.threads import workers
 
 #: Transitions of one call; between calls the run can be shown, stored and stopped.
 CHUNK = 50
-#: Seconds between writes of a stream without a checkpoint.
-WRITE_EVERY = 10.0
 #: Starting points tried for each chain.
 TRIES = 100
 #: ArviZ's names of what NumPyro's kernel tells.
@@ -80,45 +75,40 @@ class Chains(NamedTuple):
         vectors: Draws, (chain, draw, dims); none of them if they were streamed.
         stats: Statistics by ArviZ's names, (chain, draw).
         num_draws: Draws per chain that there are, here or in the stream.
-        complete: Whether all draws asked for are there.
-        trouble: Why they are not, if it was not an interruption.
-        seconds: Wall time of this call: its setup and its transitions.
+        result: End of the run.
+        setup: Seconds that it took to compile and to find the starts.
     """
 
     vectors: np.ndarray
     stats: dict[str, np.ndarray]
     num_draws: int
-    complete: bool
-    trouble: str | None
-    seconds: dict[str, float]
+    result: Result
+    setup: float
+
+    @property
+    def complete(self) -> bool:
+        """True when all draws asked for are there."""
+        return not self.result.interrupted
 
     def first(self, num: int) -> "Chains":
         """The first so many draws; incomplete if that is not all."""
         if num == self.num_draws:
             return self
         stats = {name: value[:, :num] for name, value in self.stats.items()}
+        ended = self.result._replace(interrupted=True)
         return self._replace(
-            vectors=self.vectors[:, :num], stats=stats, num_draws=num, complete=False
+            vectors=self.vectors[:, :num], stats=stats, num_draws=num, result=ended
         )
 
 
-class Sink(Protocol):
-    """Takes draws out of memory; see `NutsStream`."""
+class DrawSink(Sink, Protocol):
+    """Stream of draws on the unconstrained scale; see `NutsStream`."""
 
     note: str
 
     @property
     def written(self) -> int:
         """Number of draws that are on disk."""
-
-    def begin(self, done: int) -> None:
-        """Open the sink at draw `done`."""
-
-    def append(self, first: int, vectors: np.ndarray, table: np.ndarray) -> None:
-        """Take the draws from `first` on."""
-
-    def flush(self, done: int) -> None:
-        """Write everything up to draw `done` to disk."""
 
 
 class _Kernel(NamedTuple):
@@ -198,7 +188,7 @@ def run_nuts(
     starts: np.ndarray | None = None,
     inverse_mass: np.ndarray | None = None,
     checkpoint: Checkpoint | None = None,
-    stream: Sink | None = None,
+    stream: DrawSink | None = None,
     progress: bool | None = None,
 ) -> Chains:
     """Sample, chunk by chunk.
@@ -221,123 +211,94 @@ def run_nuts(
         NoStartError: If no finite starting point is found.
         KeyboardInterrupt: After an interruption when there are no draws yet.
         OSError: If checkpoint or stream can't be written before that.
-        ValueError: If the checkpoint's draws are in a stream and none is given, or the reverse.
     """
     begin = time.perf_counter()
-    kernel: _Kernel = compiled(
-        (potential.program.text, "nuts", settings.compiled_by),
-        lambda: _make_kernel(potential.program.evaluate, settings),
-    )
-    consts = potential.program.consts
-    start_key, chain_key = jax.random.split(key)
+    sampler = _Transitions(potential, settings, key, starts, inverse_mass, stream is not None)
     total = settings.num_warmup + settings.num_samples
-    keys = jax.random.key_data(jax.random.split(chain_key, settings.num_chains))
-    mass = None if inverse_mass is None else jnp.asarray(inverse_mass, potential.vector.dtype)
-    kept = None if checkpoint is None else checkpoint.read()
-    if kept is not None:
-        _check_kept(kept, settings, streamed=stream is not None)
-    if stream is not None:
-        stream.begin(0 if kept is None else max(0, kept.done - settings.num_warmup))
-    first = ParamInfo(potential.vector, potential.vector[0], potential.vector)
-    with run_alone():  # NumPyro's kernel notes what it is traced with, and may be shared.
-        example = jax.eval_shape(kernel.init, consts, first, keys[0], mass)
-        nothing = jax.tree.map(_zeros, example)
-        kernel.advance.lower(consts, nothing, jnp.asarray(0))
-    if kept is None:
+    result = drive(
+        sampler, Schedule(total, settings.num_warmup, CHUNK), checkpoint=checkpoint, stream=stream,
+        progress=progress, note="" if stream is None else f"sample_nuts {stream.note}",
+    )  # fmt: skip
+    vectors = result.pieces.get("vectors", np.zeros((settings.num_chains, 0, potential.num_dims)))
+    num_draws = vectors.shape[1] if stream is None else stream.written
+    require_draws(result, num_draws, kept=checkpoint is not None)
+    stats = named_stats(result.pieces["stats"]) if result.pieces else {}
+    return Chains(vectors, stats, num_draws, result, sampler.ready - begin)
+
+
+class _Transitions:
+    """Transitions of several chains, for the driver; see `run_nuts` for the arguments."""
+
+    stage = "sampling"
+
+    def __init__(
+        self,
+        potential: Potential,
+        settings: Settings,
+        key: Array,
+        starts: np.ndarray | None,
+        inverse_mass: np.ndarray | None,
+        streams: bool,
+    ) -> None:
+        """Compile."""
+        self.potential, self.settings, self.streams = potential, settings, streams
+        self.starts, self.num_threads = starts, settings.num_chains
+        self.kernel: _Kernel = compiled(
+            (potential.program.text, "nuts", settings.compiled_by),
+            lambda: _make_kernel(potential.program.evaluate, settings),
+        )
+        self.consts = potential.program.consts
+        self.start_key, chain_key = jax.random.split(key)
+        self.keys = jax.random.key_data(jax.random.split(chain_key, settings.num_chains))
+        dtype = potential.vector.dtype
+        self.mass = None if inverse_mass is None else jnp.asarray(inverse_mass, dtype)
+        self.ready = time.perf_counter()
+
+    def init(self, *, resumed: bool) -> tuple[list[Any], None]:
+        """States at the starts, which are looked for unless they are given."""
+        vector, num_chains = self.potential.vector, self.settings.num_chains
+        first = ParamInfo(vector, vector[0], vector)
+        with run_alone():  # NumPyro's kernel notes what it is traced with, and may be shared.
+            shapes = jax.eval_shape(self.kernel.init, self.consts, first, self.keys[0], self.mass)
+            nothing = jax.tree.map(_zeros, shapes)
+            self.kernel.advance.lower(self.consts, nothing, jnp.asarray(0))
+        if resumed:
+            self.ready = time.perf_counter()
+            return [shapes] * num_chains, None
         # Compiled in a thread while starts are found, for which their density is.
         with workers(1) as pool:
-            pool.submit(_advance, kernel, consts, 0, nothing)
-            vectors = (
-                find_starts(potential, start_key, settings.num_chains) if starts is None else starts
-            )
+            pool.submit(self.step, 0, nothing, 0, 0)
+            starts = self.starts
+            if starts is None:
+                starts = find_starts(self.potential, self.start_key, num_chains)
             states = [
-                kernel.init(consts, _start_of(potential, vector), chain, mass)
-                for vector, chain in zip(vectors, keys, strict=True)
+                self.kernel.init(self.consts, _start_of(self.potential, start), own, self.mass)
+                for start, own in zip(starts, self.keys, strict=True)
             ]
-        pieces: list[tuple[np.ndarray, np.ndarray]] = []
-        done = 0
-    else:
-        states = [kept.state(example, chain) for chain in range(settings.num_chains)]
-        pieces, done = kept.pieces, kept.done
+        self.ready = time.perf_counter()
+        return states, None
 
-    def save() -> None:
-        """The stream first, so that it never holds less than the checkpoint counts."""
-        if stream is not None:
-            stream.flush(max(0, done - settings.num_warmup))
-        if checkpoint is not None:
-            try:
-                checkpoint.write(states, pieces, done)
-            except OSError as error:
-                raise OSError(f"The checkpoint can't be written ({error})") from error
+    def step(
+        self, chain: int, state: Any, done: int, count: int
+    ) -> tuple[Any, tuple[np.ndarray, np.ndarray]]:
+        """Some transitions of one chain; its vectors and statistics."""
+        del chain, done
+        state, vectors, stats = self.kernel.advance(self.consts, state, jnp.asarray(count))
+        return state, (np.asarray(vectors)[:count], np.asarray(stats)[:count])
 
-    began = written = time.perf_counter()
-    complete, trouble = True, None
-    with workers(settings.num_chains) as pool, progress_bar(progress) as bar:
-        if stream is not None and not bar.disable:
-            bar.console.print(f"sample_nuts {stream.note}", highlight=False, soft_wrap=True)
-        task = bar.add_task("warmup", total=total, completed=done, status="")
-        try:
-            while done < total:
-                # A chunk never straddles the end of the warmup, whose draws are not kept.
-                end = settings.num_warmup if done < settings.num_warmup else total
-                count = min(CHUNK, end - done)
-                steps = partial(_advance, kernel, consts, count)
-                outputs = pool.map(steps, states)
-                states = [output[0] for output in outputs]
-                if done >= settings.num_warmup:
-                    piece, table = (
-                        np.stack([np.asarray(output[i])[:count] for output in outputs])
-                        for i in (1, 2)
-                    )
-                    if stream is None:
-                        pieces.append((piece, table))
-                    else:
-                        stream.append(done - settings.num_warmup, piece, table)
-                done += count
-                now = time.perf_counter()
-                if checkpoint is not None or done == total or now - written > WRITE_EVERY:
-                    save()
-                    written = now
-                stage = "warmup" if done < settings.num_warmup else "sampling"
-                bar.update(task, description=stage, completed=done, status=_status(outputs, count))
-        except KeyboardInterrupt:
-            complete = done >= total
-            try:
-                if stream is not None:
-                    stream.flush(max(0, done - settings.num_warmup))
-            except OSError as error:
-                complete, trouble = False, str(error)
-        except OSError as error:
-            complete, trouble = False, str(error)
-            if not pieces and (stream is None or not stream.written):
-                raise
-    num_draws = sum(piece[0].shape[1] for piece in pieces) if stream is None else stream.written
-    if not num_draws and trouble:
-        raise OSError(trouble)
-    if not num_draws:
-        kept_so_far = "" if checkpoint is None else " The checkpoint has the run so far."
-        raise KeyboardInterrupt(
-            f"Interrupted during the warmup: there are no draws to return.{kept_so_far}"
-        )
-    none = np.zeros((settings.num_chains, 0, potential.num_dims))
-    vectors = np.concatenate([piece[0] for piece in pieces], axis=1) if pieces else none
-    stats = named_stats(np.concatenate([piece[1] for piece in pieces], axis=1)) if pieces else {}
-    seconds = {"setup": began - begin, "sampling": time.perf_counter() - began}
-    return Chains(vectors, stats, num_draws, complete, trouble, seconds)
-
-
-def _check_kept(kept: Kept, settings: Settings, *, streamed: bool) -> None:
-    """A checkpoint holds the draws of a run itself, unless they were streamed."""
-    if kept.done > settings.num_warmup and not kept.pieces and not streamed:
-        raise ValueError(
-            "The checkpoint is that of a run with stream=, whose draws are there and not in the "
-            "checkpoint. Give the same stream to go on with it, or name another checkpoint."
-        )
-    if kept.pieces and streamed:
-        raise ValueError(
-            "The checkpoint is that of a run without stream=, and holds its draws itself. Leave "
-            "stream out to go on with it, or name another checkpoint."
-        )
+    def observe(
+        self, memory: None, done: int, states: tuple[Any, ...], records: tuple[Any, ...]
+    ) -> Observed:
+        """After the warm-up, vectors and statistics, for the stream if there is one."""
+        del memory, states
+        vectors, stats = (np.stack(parts) for parts in zip(*records, strict=True))
+        piece = None
+        if done >= self.settings.num_warmup:
+            piece = {"vectors": vectors, "stats": stats}
+        status = _status(stats)
+        if self.streams:
+            return Observed(draws=piece, status=status)
+        return Observed(piece=piece, status=status)
 
 
 def named_stats(table: np.ndarray) -> dict[str, np.ndarray]:
@@ -351,10 +312,6 @@ def named_stats(table: np.ndarray) -> dict[str, np.ndarray]:
 
 def _zeros(like: jax.ShapeDtypeStruct) -> np.ndarray:
     return np.zeros(like.shape, like.dtype)
-
-
-def _advance(kernel: _Kernel, consts: list[Any], count: int, state: Any) -> Any:
-    return kernel.advance(consts, state, jnp.asarray(count))
 
 
 def _start_of(potential: Potential, vector: np.ndarray) -> ParamInfo:
@@ -383,11 +340,9 @@ def find_starts(potential: Potential, key: Array, num_chains: int) -> np.ndarray
     )
 
 
-def _status(outputs: list[Any], count: int) -> str:
-    steps = np.mean([np.asarray(output[2])[:count, STATS.index("n_steps")] for output in outputs])
-    diverging = sum(
-        float(np.asarray(output[2])[:count, STATS.index("diverging")].sum()) for output in outputs
-    )
+def _status(stats: np.ndarray) -> str:
+    steps = np.mean(stats[..., STATS.index("n_steps")])
+    diverging = np.sum(stats[..., STATS.index("diverging")])
     return f"{steps:.0f} steps" + (f", {diverging:.0f} diverging" if diverging else "")
 
 
@@ -400,14 +355,3 @@ def constrain_chains(potential: Potential, vectors: np.ndarray) -> dict[str, np.
         name: np.asarray(value).reshape(chains, draws, *value.shape[1:])
         for name, value in values.items()
     }
-
-
-def warn_incomplete(chains: Chains, settings: Settings, *, stacklevel: int) -> None:
-    """Say how far an interrupted run came; `stacklevel` counts from the caller, as 1."""
-    if not chains.complete:
-        warnings.warn(
-            f"{chains.trouble or 'Interrupted'}: each chain has {chains.num_draws} of "
-            f"{settings.num_samples} draws; the fit is marked incomplete.",
-            FitWarning,
-            stacklevel=stacklevel + 1,
-        )

@@ -37,7 +37,7 @@ from probmf.results import Fit
 from probmf.rows.layout import SIDES, RowLayout, Side, build_rows, num_workers
 from probmf.rows.sweep import Method, half_sweep, zero_moments
 from probmf.rows.values import Prior, RowSums, RowValues
-from probmf.run.driver import Info, run
+from probmf.run.estimate import Info, estimate
 from probmf.settings import own_settings
 
 
@@ -131,7 +131,7 @@ def fit_als(
         first = initial_parameters(model, observations, start)
         with ThreadPoolExecutor(num_workers()) as pool:
             algorithm = AlternatingLeastSquares(model, observations, first, method, cg_steps, pool)
-            best, history = run(
+            best, history = estimate(
                 algorithm, key=random_key, num_steps=num_sweeps, tol=tol, validation=held_out,
                 patience=patience, progress=progress,
             )  # fmt: skip
@@ -159,7 +159,7 @@ class State(NamedTuple):
 
 
 class AlternatingLeastSquares:
-    """The algorithm under `fit_als`, for the loop."""
+    """The algorithm under `fit_als`, for `estimate`."""
 
     unit = "sweep"
     num_runs = 1

@@ -35,7 +35,7 @@ from probmf.rows import gaussian
 from probmf.rows.layout import SIDES, Bucket, build_rows
 from probmf.rows.sweep import own_rows
 from probmf.rows.values import RowValues
-from probmf.run.driver import Info
+from probmf.run.estimate import Info
 
 
 class RatingTerms(NamedTuple):
@@ -192,7 +192,7 @@ class State(NamedTuple):
 
 
 class FullBatch:
-    """Gradient descent on the objective itself, for the loop; one update is one epoch."""
+    """Gradient descent on the objective itself, for `estimate`; one update is one epoch."""
 
     unit = "epoch"
 

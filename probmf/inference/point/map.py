@@ -29,7 +29,7 @@ from probmf.models import MatrixFactorization, Network
 from probmf.results import Fit, NetworkFit
 from probmf.rows.layout import num_workers
 from probmf.run.checkpoint import PACKAGES, Checkpoint
-from probmf.run.driver import Algorithm, HeldOut, run
+from probmf.run.estimate import Estimator, HeldOut, estimate
 from probmf.settings import own_settings
 
 #: Tolerance of the convergence test of full batches.
@@ -181,7 +181,7 @@ def fit_map(
             settings = (num_epochs, batch_size, num_restarts, patience, tol)
             identity = _identity(model, data, random_key, task, rule, updates, settings)
             store = Checkpoint(checkpoint, identity, (*PACKAGES, "optax"))
-        best, history = run(
+        best, history = estimate(
             task.algorithm(rule, num_restarts, batch_size), key=random_key, num_steps=num_epochs,
             tol=tol, validation=task.held_out, patience=patience, progress=progress,
             checkpoint=store,
@@ -206,7 +206,7 @@ class _Task(NamedTuple):
     held_out: HeldOut | None
     start: Callable[[Array], dict[str, Array]]
     default: Callable[[bool, int], Rule | None]
-    algorithm: Callable[[Rule, int, int | None], Algorithm]
+    algorithm: Callable[[Rule, int, int | None], Estimator]
     fit: Callable[..., Any]
     held_digest: Callable[[], str]
 
@@ -239,7 +239,7 @@ def _factorization_task(
         )
     first = initial_parameters(model, observations, start)
 
-    def algorithm(rule: Rule, num_runs: int, batch_size: int | None) -> Algorithm:
+    def algorithm(rule: Rule, num_runs: int, batch_size: int | None) -> Estimator:
         if batch_size is None:
             return FullBatch(model, observations, first, rule, num_runs)
         return Minibatch(model, observations, first, rule, num_runs, batch_size)
@@ -260,7 +260,7 @@ def _network_task(
     _check_batch_size(batch_size, arrays.num_rows, "examples")
     first = network_start(model, arrays, start)
 
-    def algorithm(rule: Rule, num_runs: int, batch_size: int | None) -> Algorithm:
+    def algorithm(rule: Rule, num_runs: int, batch_size: int | None) -> Estimator:
         return NetworkDescent(model, arrays, first, rule, num_runs, batch_size)
 
     held_out = None if validation is None else NetworkValidation.build(model, data, validation)

@@ -28,7 +28,7 @@ from probmf.likelihoods import Likelihood
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
 from probmf.rows.layout import SIDES
-from probmf.run.driver import Info
+from probmf.run.estimate import Info
 
 
 class Runs(NamedTuple):
@@ -70,7 +70,7 @@ class Outcome(NamedTuple):
 
 
 class Minibatch:
-    """Stochastic gradient descent over shuffled ratings, for the loop."""
+    """Stochastic gradient descent over shuffled ratings, for `estimate`."""
 
     unit = "epoch"
 

@@ -26,7 +26,7 @@ from probmf.inference.point.optimizer import (
 from probmf.likelihoods.base import likelihood_scales
 from probmf.models.network import Network
 from probmf.models.network_data import NetworkData
-from probmf.run.driver import Info
+from probmf.run.estimate import Info
 
 #: Learning rates of the default, Adam: of full batches, and the first of minibatches.
 RATES = (0.05, 0.01)
@@ -79,7 +79,7 @@ class Outcome(NamedTuple):
 
 
 class NetworkDescent:
-    """Gradient descent on the objective of a network, for the loop."""
+    """Gradient descent on the objective of a network, for `estimate`."""
 
     unit = "epoch"
 

@@ -1,7 +1,7 @@
-"""The loop under every point-estimate algorithm, driven by a script instead of mathematics."""
+"""Point estimates under the driver, by a script instead of mathematics."""
 
-import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,19 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from probmf.data import Ratings
-from probmf.inference.starts import (
-    START_SCALE,
-    check_counts,
-    check_tol,
-    initial_parameters,
-    prepare_validation,
-)
-from probmf.likelihoods import Bernoulli, Gaussian
-from probmf.models import MatrixFactorization
-from probmf.models.observations import Observations
-from probmf.results import Fit, History
-from probmf.run.driver import FitWarning, Info, Validation, run
+from probmf.results import History
+from probmf.run import driver
+from probmf.run.checkpoint import Checkpoint
+from probmf.run.driver import FitWarning
+from probmf.run.estimate import Info, estimate
 
 nan, inf = np.nan, np.inf
 Step = float | str | type[BaseException]
@@ -80,7 +72,7 @@ def go(algorithm: Script, **options: Any) -> tuple[int, int, History]:
         "key": jax.random.key(0), "num_steps": len(algorithm.curves[0]), "tol": 0.0,
         "validation": None, "patience": 2, "progress": False,
     }  # fmt: skip
-    best, history = run(algorithm, **given | options)
+    best, history = estimate(algorithm, **given | options)
     return int(best["step"]), int(best["run"]), history
 
 
@@ -228,103 +220,56 @@ def test_keys_are_all_different_and_reproducible() -> None:
     assert not set(data[0]) & set(data[2])
 
 
-def test_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
-    go(Script([5.0, 4.0]), progress=True, validation=Errors(0.5, 0.4))
-    out, _ = capsys.readouterr()
-    assert out == ""
-    go(Script([5.0, 4.0]), progress=False)
-    assert capsys.readouterr() == ("", "")
-    go(Script([5.0, 4.0]), progress=None)  # no terminal: no bar
-    assert capsys.readouterr() == ("", "")
+def test_the_status_tells_objective_and_held_out_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    real = driver._Loop.advance
+
+    def advance(self: Any, each: Any) -> str:
+        told.append(real(self, each))
+        return told[-1]
+
+    monkeypatch.setattr(driver._Loop, "advance", advance)
+    go(Script([5.0, 4.0]), validation=Errors(0.5, 0.4))
+    go(Script([6.0]))
+    assert told == [
+        "objective 5  held-out 0.5000", "objective 4  held-out 0.4000", "objective 6"
+    ]  # fmt: skip
 
 
-WEIGHTS = np.array([1.0, 3.0, 0.5])
+def test_it_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    """Curves, best parameters and runs that have stopped are kept."""
+    curves = [5.0, 4.0, 3.0, 2.0], [6.0, 6.0, 0.5, 0.5], [7.0, nan, 0.5, 0.5]
+    options: dict[str, Any] = {"tol": 1e-3, "validation": Errors(0.9, 0.7, 0.8, 0.6)}
+    with pytest.warns(FitWarning, match="Restart 3 of 3 diverged"):
+        step, run, whole = go(Script(*curves), **options)
+    cut = [[*curves[0][:2], KeyboardInterrupt, 2.0], *curves[1:]]
+    with pytest.warns(FitWarning) as told:
+        go(Script(*cut), checkpoint=Checkpoint(tmp_path, "x"), **options)
+    texts = [str(one.message) for one in told]
+    assert ["Restart 3 of 3" in texts[0], "after 2 sweeps" in texts[1], len(texts)] == [1, 1, 2]
+    with pytest.warns(FitWarning, match="Restart 3 of 3 diverged: the objective is nan after sw"):
+        again = go(Script(*curves), checkpoint=Checkpoint(tmp_path, "x"), **options)
+    assert again[:2] == (step, run) == (4, 0)
+    assert again[2].objective.tolist() == whole.objective.tolist()
+    assert whole.validation is not None
+    assert again[2].validation is not None
+    assert again[2].validation.tolist() == whole.validation.tolist()
+    np.testing.assert_array_equal(again[2].restarts, whole.restarts)
+    assert (again[2].best, again[2].stopped) == (whole.best, whole.stopped)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_held_out_error_is_the_weighted_rmse(weighted: bool) -> None:
-    held_out = observations(np.array([1.0, 2.0, 4.0]), WEIGHTS if weighted else None)
-    parameters = {"intercept": jnp.asarray(1.0), "user_bias": jnp.asarray([0.0, 0.5])}
-    residual = np.array([0.0, 0.5, 3.0])
-    wanted = np.sqrt(np.average(residual**2, weights=WEIGHTS if weighted else None))
-    got = Validation(held_out, Gaussian(0.3)).error(parameters)
-    assert got == pytest.approx(wanted, rel=1e-6)
+def test_a_full_disk_is_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = Checkpoint.write, []
 
+    def full(self: Checkpoint, *arguments: Any) -> None:
+        calls.append(1)
+        if len(calls) > 3:
+            raise OSError(28, "No space left on device")
+        real(self, *arguments)
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("link", ["logit", "probit"])
-def test_held_out_error_of_yes_no_data_is_the_weighted_log_loss(link: str, weighted: bool) -> None:
-    rating = np.array([1.0, 0.0, 1.0])
-    held_out = observations(rating, WEIGHTS if weighted else None)
-    parameters = {"intercept": jnp.asarray(1.0), "user_bias": jnp.asarray([0.0, 0.5])}
-    chance = np.asarray(Bernoulli(link).mean(jnp.asarray([1.0, 1.5, 1.0]), {}), float)
-    losses = -np.log(np.where(rating == 1, chance, 1 - chance))
-    wanted = np.average(losses, weights=WEIGHTS if weighted else None)
-    got = Validation(held_out, Bernoulli(link)).error(parameters)
-    assert got == pytest.approx(wanted, rel=1e-5)
-
-
-def observations(rating: np.ndarray, weight: np.ndarray | None) -> Observations:
-    """Users 0, 1, 0 and items 0, 0, 1."""
-    return Observations(
-        jnp.asarray([0, 1, 0]), jnp.asarray([0, 0, 1]), jnp.asarray(rating),
-        None if weight is None else jnp.asarray(weight), jnp.asarray(0.0), 2, 2,
-    )  # fmt: skip
-
-
-def test_check_counts_names_the_argument() -> None:
-    check_counts(num_sweeps=1, cg_steps=np.int64(3))
-    with pytest.raises(ValueError, match="patience is 0; expected a whole number of at least 1"):
-        check_counts(num_sweeps=1, patience=0)
-    for bad in (1.0, "1", True, None):
-        message = re.escape(f"cg_steps is {bad!r}; expected a whole number")
-        with pytest.raises(TypeError, match=message):
-            check_counts(cg_steps=bad)
-
-
-def test_check_tol() -> None:
-    for good in (0, 0.0, 1e-5, np.float32(0.1)):
-        check_tol(good)
-    for bad in (-1e-9, nan, inf, "0", None, True):
-        with pytest.raises(ValueError, match=re.escape(f"tol is {bad!r}; expected a finite num")):
-            check_tol(bad)
-
-
-TABLE = Ratings.from_frame({"user": ["a", "b", "c"], "item": [1, 2, 2], "rating": [1.0, 4.0, 2.0]})
-
-
-def test_random_start_is_small_and_no_wider_than_the_prior() -> None:
-    """Factors only: biases start at zero, the intercept at the constant that fits best."""
-    users = 4000
-    many = Ratings.from_frame({"user": [0], "item": [0], "rating": [2.0]}, users=list(range(users)))
-    scale = np.where(np.arange(users) < users // 2, 0.01, 5.0)
-    model = MatrixFactorization(2, user_scale=scale, intercept="learned")
-    (data,) = model.arguments(many)
-    values = initial_parameters(model, data, None)(jax.random.key(0))
-    assert float(values["intercept"]) == 2.0
-    assert not np.asarray(values["user_bias"]).any()
-    factors = np.asarray(values["user_factors"])
-    assert factors[: users // 2].std() == pytest.approx(0.01, rel=0.05)
-    assert factors[users // 2 :].std() == pytest.approx(START_SCALE, rel=0.05)
-    assert abs(np.corrcoef(factors.T)[0, 1]) < 0.05
-
-
-def test_start_takes_a_learned_intercept_but_not_a_fixed_one() -> None:
-    """A fixed intercept belongs to the model, not to the fit that is started from."""
-    learned, fixed = (MatrixFactorization(0, intercept=i) for i in ("learned", 1.5))
-    (data,) = learned.arguments(TABLE)
-    values = {"user_bias": np.ones(3), "item_bias": np.ones(2), "intercept": np.asarray(9.0)}
-    start = Fit.from_point(learned, TABLE, values, method="test")
-    key = jax.random.key(0)
-    assert float(initial_parameters(learned, data, start)(key)["intercept"]) == 9.0
-    assert float(initial_parameters(fixed, data, start)(key)["intercept"]) == 1.5
-
-
-def test_validation_is_brought_to_the_training_codes() -> None:
-    held_out = Ratings.from_frame({"user": ["c", "b"], "item": [2, 1], "rating": [3.0, 5.0]})
-    assert prepare_validation(MatrixFactorization(1), TABLE, None) is None
-    found = prepare_validation(MatrixFactorization(1), TABLE, held_out)
-    assert found is not None
-    assert found.observations.user.tolist() == [2, 1]
-    assert found.observations.item.tolist() == [1, 0]
-    assert found.observations.num_users == 3
+    monkeypatch.setattr(driver, "WRITE_EVERY", 0.0)
+    monkeypatch.setattr(Checkpoint, "write", full)
+    message = r"checkpoint can't be written \(.*No space left.*after 3 sweeps; the best parameters"
+    with pytest.warns(FitWarning, match=message):
+        _, _, history = go(Script([5.0, 4.0, 3.0, 2.0]), checkpoint=Checkpoint(tmp_path, "x"))
+    assert history.stopped == "interrupted"
