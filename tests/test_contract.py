@@ -4,8 +4,9 @@ import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,10 +30,13 @@ from probmf import (
     fit_svi,
     fit_variational,
     load,
+    open_draws,
     sample_gibbs,
     sample_marginal,
     sample_nuts,
 )
+from probmf.run import driver
+from probmf.run.driver import FitWarning, Schedule
 
 HALF = dist.HalfNormal(1.0)
 SHORT: dict[str, Any] = {"num_warmup": 6, "num_samples": 8, "num_chains": 2, "progress": False}
@@ -51,7 +55,8 @@ MIXED = MixedEffects("y ~ x + (1 | g) + (1 | h)")
 MIXED_YES = MixedEffects("y ~ x + (1 | g)", likelihood="bernoulli")
 
 
-class Cell(NamedTuple):
+@dataclass(frozen=True)
+class Cell:
     """A method on a model with its data.
 
     Attributes:
@@ -66,7 +71,7 @@ class Cell(NamedTuple):
     method: Callable[..., Any]
     model: Any
     data: Any
-    options: dict[str, Any] = {}  # noqa: RUF012
+    options: dict[str, Any] = field(default_factory=dict)
     random: bool = True
     foreign: str = ""
 
@@ -80,7 +85,12 @@ class Cell(NamedTuple):
         with checks, warnings.catch_warnings():
             # Eight draws of toys are no posterior, and say so.
             warnings.simplefilter("ignore")
-            return self.method(self.model, self.data, **given, **self.options)
+            return self.method(self.model, self.data, **self.options | given)
+
+    @property
+    def samples(self) -> bool:
+        """True for Markov chains."""
+        return self.method in (sample_gibbs, sample_nuts)
 
     def predict(self, fit: Any) -> Any:
         """Predictions of the data that were fitted."""
@@ -201,6 +211,57 @@ def test_settings_of_jax_around_it_change_nothing(cell: Cell, fit: Any) -> None:
         cell.predict(again)
     for name, value in fit.samples.items():
         np.testing.assert_array_equal(again.samples[name], value, err_msg=name)
+
+
+def test_interrupted_and_resumed(
+    cell: Cell, fit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After Ctrl-C what there is is returned, and a second call goes on to the same bits."""
+    if not (cell.samples or cell.method is fit_map):
+        pytest.skip("It has no checkpoint.")
+    options = {"key": 3, "checkpoint": tmp_path / "run", **cell.options}
+    count, advance, calls = Schedule.count, driver._Loop.advance, []
+
+    def interrupted(self: Any, each: Any) -> str:
+        calls.append(self.run.done)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return advance(self, each)
+
+    # Of samplers, two chunks of warm-up, and two of three of draws.
+    monkeypatch.setattr(Schedule, "count", lambda self, done: min(3, count(self, done)))
+    monkeypatch.setattr(driver._Loop, "advance", interrupted)
+    with pytest.warns(FitWarning, match="Interrupted") as told:
+        part = cell.method(cell.model, cell.data, **options)
+    assert [one.filename for one in told if one.category is FitWarning] == [__file__]
+    if cell.samples:
+        assert (part.num_draws, part.sampling.complete) == (6, False)
+        for name, value in fit.samples.items():
+            np.testing.assert_array_equal(part.samples[name], value[:, :6], err_msg=name)
+    else:
+        assert (len(part.history), part.history.stopped) == (4, "interrupted")
+    again = replace(cell, options=options).fit(3)
+    assert calls[5:] == ([12] if cell.samples else [4])
+    for name, value in fit.samples.items():
+        np.testing.assert_array_equal(again.samples[name], value, err_msg=name)
+
+
+def test_a_stream_holds_what_arviz_is_given(cell: Cell, fit: Any, tmp_path: Path) -> None:
+    if not cell.samples:
+        pytest.skip("It has no stream.")
+    options = cell.options | {"stream": tmp_path / "draws"}
+    streamed = replace(cell, options=options).fit(3)
+    for name, value in fit.samples.items():
+        np.testing.assert_array_equal(streamed.samples[name], value, err_msg=name)
+    tree, expected = open_draws(tmp_path / "draws"), fit.to_arviz()
+    for group in ("posterior", "sample_stats"):
+        found, wanted = tree[group], expected[group]
+        assert set(found.data_vars) == set(wanted.data_vars)
+        for name, value in wanted.data_vars.items():
+            assert (found[name].dims, found[name].dtype) == (value.dims, value.dtype), name
+            np.testing.assert_array_equal(found[name].values, value.values, err_msg=name)
+            for dim in value.dims:
+                assert found[dim].values.tolist() == wanted[dim].values.tolist(), dim
 
 
 def test_predictions_are_finite(cell: Cell, fit: Any) -> None:

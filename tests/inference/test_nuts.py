@@ -1,26 +1,21 @@
-"""NUTS on mixed models: answers, checkpoints, interruptions, and what is refused."""
+"""NUTS on mixed models: answers, starts, streams, and what is refused."""
 
-import json
-import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import numpyro
 import numpyro.distributions as dist
 import pytest
-from killed import kill_after_writes
 
-import probmf
-from probmf import Bernoulli, MatrixFactorization, MixedEffects, MixedFit, sample_nuts
+from probmf import Bernoulli, MatrixFactorization, MixedEffects, MixedFit, load, open_draws, sample_nuts
 from probmf.data import Ratings
-from probmf.inference.nuts import nuts
+from probmf.diagnostics.judgement import statistics
+from probmf.inference.nuts import draws_by_site, nuts
 from probmf.inference.nuts import transitions as _nuts
 from probmf.inference.nuts.transitions import NoStartError
+from probmf.run import driver
 from probmf.run.driver import FitWarning
-from probmf.run.threads import Workers
 
 ONE_WAY = "y ~ 1 + (1 | g)"
 PRIORS: dict[str, Any] = {
@@ -119,66 +114,17 @@ def test_no_warmup() -> None:
     assert (fit.num_draws, fit.sampling.num_warmup) == (10, 0)
 
 
-class Interrupted:
-    """Stands for the thread pool's `map`, and raises Ctrl-C at one of the calls."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def __call__(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any) -> Any:
-            self.left -= 1
-            if self.left < 0:
-                raise KeyboardInterrupt
-            return original(*args)
-
-        return run
-
-
-@pytest.fixture
-def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+def interrupt_after(chunks: int, patch: pytest.MonkeyPatch) -> None:
     """Ctrl-C after so many chunks of 50 transitions."""
+    real, made = driver._Loop.advance, []
 
-    def arrange(after: int) -> None:
-        with_interrupt = Interrupted(after)(Workers.map)
-        monkeypatch.setattr(Workers, "map", with_interrupt)
+    def sometimes(self: Any, each: Any) -> str:
+        made.append(1)
+        if len(made) > chunks:
+            raise KeyboardInterrupt
+        return real(self, each)
 
-    return arrange
-
-
-def test_interrupted_and_resumed(
-    whole: MixedFit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two chunks of warmup, one of draws; then Ctrl-C; then the rest, bit for bit."""
-    with monkeypatch.context() as patch:
-        patch.setattr(Workers, "map", Interrupted(3)(Workers.map))
-        with pytest.warns(FitWarning, match="Interrupted: each chain has 50 of 120 draws") as found:
-            part = sample_nuts(model(), table(), key=7, checkpoint=tmp_path / "run", **SHORT)
-    assert found[0].filename == __file__
-    assert (part.num_draws, part.sampling.complete) == (50, False)
-    np.testing.assert_array_equal(part.samples["g_scale"], whole.samples["g_scale"][:, :50])
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["done"] == 150
-    assert_same(sample_nuts(model(), table(), key=7, checkpoint=tmp_path / "run", **SHORT), whole)
-    # A run that is done is read, not made again.
-    monkeypatch.setattr(Workers, "map", Interrupted(0)(Workers.map))
-    assert_same(sample_nuts(model(), table(), key=7, checkpoint=tmp_path / "run", **SHORT), whole)
-
-
-def test_interrupted_in_the_warmup(interrupt: Any, whole: MixedFit, tmp_path: Path) -> None:
-    interrupt(1)
-    with pytest.raises(KeyboardInterrupt, match=r"no draws to return\. The checkpoint has the run"):
-        sample_nuts(model(), table(), key=7, checkpoint=tmp_path, **SHORT)
-    assert json.loads((tmp_path / "run.json").read_text())["done"] == 50
-
-
-def test_resumed_in_the_warmup(
-    whole: MixedFit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(Workers, "map", Interrupted(1)(Workers.map))
-        with pytest.raises(KeyboardInterrupt):
-            sample_nuts(model(), table(), key=7, checkpoint=tmp_path, **SHORT)
-    assert_same(sample_nuts(model(), table(), key=7, checkpoint=tmp_path, **SHORT), whole)
+    patch.setattr(driver._Loop, "advance", sometimes)
 
 
 def never(*_: Any) -> Any:
@@ -189,7 +135,7 @@ def test_a_resumed_run_looks_for_no_start(
     whole: MixedFit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Workers, "map", Interrupted(1)(Workers.map))
+        interrupt_after(1, patch)
         with pytest.raises(KeyboardInterrupt):
             sample_nuts(model(), table(), key=7, checkpoint=tmp_path, **SHORT)
     monkeypatch.setattr(nuts, "start_at_mode", never)
@@ -212,7 +158,7 @@ def test_a_resumed_factorization_looks_for_no_start(
     }  # fmt: skip
     whole = sample_nuts(MatrixFactorization(1), ratings, **options)
     with monkeypatch.context() as patch:
-        patch.setattr(Workers, "map", Interrupted(1)(Workers.map))
+        interrupt_after(1, patch)
         with pytest.raises(KeyboardInterrupt):
             sample_nuts(MatrixFactorization(1), ratings, checkpoint=tmp_path, **options)
     monkeypatch.setattr(nuts, "find_start", never)
@@ -222,131 +168,72 @@ def test_a_resumed_factorization_looks_for_no_start(
         np.testing.assert_array_equal(again.samples[name], value, err_msg=name)
 
 
-SCRIPT = """
-    import numpy as np, numpyro.distributions as dist
-    from probmf import MixedEffects, sample_nuts
-
-    rng = np.random.default_rng(0)
-    y = 1 + rng.normal(0, 0.8, 8)[:, None] + rng.normal(0, 1.0, (8, 5))
-    priors = {
-        "coefficients": {"Intercept": dist.Normal(0.0, 5.0)},
-        "g_scale": dist.HalfNormal(2.0),
-        "noise_scale": dist.HalfNormal(2.0),
-    }
-    sample_nuts(
-        MixedEffects("y ~ 1 + (1 | g)", priors=priors),
-        {"y": y.ravel(), "g": np.repeat(np.arange(8), 5)}, key=7, num_warmup=100, num_samples=120,
-        num_chains=2, marginalize="all", checkpoint=sys.argv[1],
-    )
-"""
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="There is no SIGKILL here.")
 @pytest.mark.slow
-def test_killed_and_resumed(whole: MixedFit, tmp_path: Path) -> None:
-    """Another process began the run and was killed between two chunks."""
-    run = tmp_path / "run"
-    kill_after_writes(3, SCRIPT, str(run))
-    assert_same(sample_nuts(model(), table(), key=7, checkpoint=run, **SHORT), whole)
+def test_memory_keeps_some_of_what_is_streamed(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    whole: MixedFit,
+    tmp_path: Path,
+) -> None:
+    """And no more than one draw is by site at a time."""
+    monkeypatch.setattr(draws_by_site, "KEPT", 60)
+    monkeypatch.setattr(draws_by_site, "KEPT_BYTES", 1)
+    monkeypatch.setattr(draws_by_site, "WAITING", 1)
+    monkeypatch.setattr(draws_by_site, "named_stats", some_diverging)
+    options: dict[str, Any] = {**SHORT, "stream": tmp_path / "s", "progress": True}
+    fit = sample_nuts(model(), table(), key=7, **options)
+    shown = capsys.readouterr().err
+    assert "sample_nuts keeps 60 draws; writes 240 draws, 0 MiB, to" in shown
+    every = open_draws(tmp_path / "s")["posterior"]["g_effects"].values
+    np.testing.assert_allclose(every, whole.samples["g_effects"], atol=1e-10)
+    np.testing.assert_array_equal(fit.samples["g_effects"], every[:, 3::4])
+    np.testing.assert_array_equal(fit.sampling.stats["lp"], whole.sampling.stats["lp"][:, 3::4])
+    # Every second transition is said to diverge, though the kept ones don't.
+    known = statistics(fit.sampling)
+    assert not fit.sampling.stats["diverging"].any()
+    assert known["num_divergent"] == 120
+    assert "e_bfmi" not in known
+    fit.save(tmp_path / "fit")
+    assert load(tmp_path / "fit").sampling.info["num_divergent"] == 120
 
 
-@pytest.fixture
-def kept(whole: MixedFit, tmp_path: Path) -> Path:
-    """A checkpoint of the whole run."""
-    sample_nuts(model(), table(), key=7, checkpoint=tmp_path / "run", **SHORT)
-    return tmp_path / "run"
+def some_diverging(values: np.ndarray) -> dict[str, np.ndarray]:
+    stats = _nuts.named_stats(values)
+    return stats | {
+        "diverging": np.broadcast_to(np.arange(values.shape[1]) % 2 == 0, values.shape[:2])
+    }
 
 
-def test_checkpoint_of_another_run(kept: Path) -> None:
-    others: list[tuple[Any, Any, dict[str, Any]]] = [
-        (model(), table(), SHORT | {"key": 8}),
-        (model(), table(1), SHORT | {"key": 7}),
-        (model(), table(), SHORT | {"key": 7, "num_samples": 121}),
-        (model(), table(), SHORT | {"key": 7, "target_accept": 0.81}),
-        (MixedEffects(ONE_WAY), table(), SHORT | {"key": 7}),
-    ]
-    for other, data, options in others:
-        with pytest.raises(ValueError, match="holds another run: its model, data, settings or key"):
-            sample_nuts(other, data, checkpoint=kept, **options)
+def test_stream_and_checkpoint_have_to_fit(
+    monkeypatch: pytest.MonkeyPatch, whole: MixedFit, tmp_path: Path
+) -> None:
+    streamed: dict[str, Any] = {"stream": tmp_path / "draws", "checkpoint": tmp_path / "run"}
+    with monkeypatch.context() as patch:
+        interrupt_after(3, patch)
+        with pytest.warns(FitWarning, match="50 of 120"):
+            part = sample_nuts(model(), table(), key=7, **SHORT, **streamed)
+    np.testing.assert_array_equal(part.samples["g_effects"], whole.samples["g_effects"][:, :50])
+    # The checkpoint holds no draws a second time.
+    assert not list((tmp_path / "run").glob("draws-*"))
+    sample_nuts(model(), table(), key=7, checkpoint=tmp_path / "own", **SHORT)
+    with pytest.raises(ValueError, match=r"run with stream=.*Give the same stream"):
+        sample_nuts(model(), table(), key=7, checkpoint=tmp_path / "run", **SHORT)
+    other = {"stream": tmp_path / "other"}
+    with pytest.raises(ValueError, match=r"run without stream=.*Leave stream out"):
+        sample_nuts(model(), table(), key=7, checkpoint=tmp_path / "own", **SHORT, **other)
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(ValueError, match="checkpoint counts 50 streamed draws per chain, but"):
+        sample_nuts(model(), table(), key=7, checkpoint=tmp_path / "run", **SHORT, **other)
+    with pytest.raises(ValueError, match="holds the draws of another run"):
+        sample_nuts(model(), table(), key=7, recover=False, **SHORT, **streamed)
+    assert_same(sample_nuts(model(), table(), key=7, **SHORT, **streamed), whole)
 
 
-def edit(run: Path, **entries: Any) -> None:
-    manifest = json.loads((run / "run.json").read_text())
-    assert manifest.keys() >= entries.keys()
-    (run / "run.json").write_text(json.dumps(manifest | entries))
-
-
-def test_checkpoint_of_other_versions(kept: Path) -> None:
-    """They are told first, as another version may trace another program."""
-    versions = json.loads((kept / "run.json").read_text())["versions"]
-    assert versions["jax"] == jax.__version__
-    assert versions["probmf"] == probmf.__version__
-    assert versions["numpyro"] == numpyro.__version__
-    for name in versions:
-        edit(kept, versions=versions | {name: "0.0.1"}, digest="another")
-        with pytest.raises(
-            ValueError,
-            match=rf"written with {name} 0\.0\.1; now {name} {versions[name]} runs, and would not "
-            r"go on with it bit for bit\. Name another directory, or install the versions",
-        ):
-            sample_nuts(model(), table(), key=7, checkpoint=kept, **SHORT)
-
-
-def spoil_versions(run: Path) -> None:
-    edit(run, versions="1.0")
-
-
-def spoil_version(run: Path) -> None:
-    edit(run, version=99)
-
-
-def spoil_manifest(run: Path) -> None:
-    (run / "run.json").write_text((run / "run.json").read_text()[:20])
-
-
-def spoil_list(run: Path) -> None:
-    (run / "run.json").write_text("[1, 2]")
-
-
-def spoil_state(run: Path) -> None:
-    state = next(run.glob("state-*.npz"))
-    state.write_bytes(state.read_bytes()[:200])
-
-
-def spoil_draws(run: Path) -> None:
-    (run / "draws-0.npz").unlink()
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (spoil_version, "another program or version .probmf-checkpoint 99.; name another"),
-        (spoil_manifest, "run.json is truncated or not JSON"),
-        (spoil_versions, "run.json is not that of a run"),
-        (spoil_list, "run.json is not that of a run"),
-        (spoil_state, "state-220.npz is missing, truncated or altered.*Remove the directory"),
-        (spoil_draws, "draws-0.npz is missing, truncated or altered"),
-    ],
-)
-def test_damaged_checkpoint(spoil: Callable[[Path], None], message: str, kept: Path) -> None:
-    spoil(kept)
-    with pytest.raises(ValueError, match=message):
-        sample_nuts(model(), table(), key=7, checkpoint=kept, **SHORT)
-
-
-def test_a_folder_of_somebody_else(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(ValueError, match=r"holds other files \(thesis.tex\) and no run"):
-        sample_nuts(model(), table(), key=7, checkpoint=tmp_path, **SHORT)
-    with pytest.raises(ValueError, match="can't be made a directory"):
-        sample_nuts(model(), table(), key=7, checkpoint=tmp_path / "thesis.tex", **SHORT)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
-
-
-def test_killed_before_the_first_manifest(whole: MixedFit, tmp_path: Path) -> None:
-    (tmp_path / "state-50.npz.new").write_bytes(b"half")
-    (tmp_path / "state-50.npz").write_bytes(b"whole")
-    assert_same(sample_nuts(model(), table(), key=7, checkpoint=tmp_path, **SHORT), whole)
+def test_a_stream_without_recovery(whole: MixedFit, tmp_path: Path) -> None:
+    sample_nuts(model(), table(), key=7, recover=False, stream=tmp_path, **SHORT)
+    posterior = open_draws(tmp_path)["posterior"]
+    assert set(posterior.data_vars) == {"g_scale", "noise_scale"}
+    np.testing.assert_array_equal(posterior["g_scale"].values, whole.samples["g_scale"])
 
 
 @pytest.mark.parametrize(

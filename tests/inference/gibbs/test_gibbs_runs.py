@@ -1,10 +1,5 @@
-"""Runs of sample_gibbs: shapes, bits, checkpoints, interruptions, storage, and what is refused."""
+"""Runs of sample_gibbs: shapes, bits, thinning, storage, and what is refused."""
 
-import ast
-import inspect
-import sys
-import textwrap
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
-from killed import kill_after_writes, run_whole
 
 from probmf import (
     Bernoulli,
@@ -26,13 +20,10 @@ from probmf import (
     diagnostics,
     fit_als,
     load,
+    open_draws,
     sample_gibbs,
 )
-from probmf.inference.gibbs import chains as kernel
 from probmf.inference.gibbs import job as job_module
-from probmf.run.checkpoint import Checkpoint
-from probmf.run.driver import FitWarning
-from probmf.run.threads import Workers
 
 USERS, ITEMS = 15, 10
 SHORT: dict[str, Any] = {"num_warmup": 20, "num_samples": 30, "num_chains": 2}
@@ -210,138 +201,6 @@ def test_weights_count_as_precision() -> None:
     np.testing.assert_allclose(np.cov(drawn.T), np.linalg.inv(precision), atol=0.06)
 
 
-def interrupt_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C during a chunk, some chunks into the run."""
-    real, made = Workers.map, []
-
-    def sometimes(self: Workers, function: Any, items: Any) -> Any:
-        made.append(1)
-        if len(made) > calls:
-            raise KeyboardInterrupt
-        return real(self, function, items)
-
-    monkeypatch.setattr(Workers, "map", sometimes)
-
-
-def test_ctrl_c_keeps_what_there_is(
-    whole: Fit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    interrupt_after(4, monkeypatch)
-    with pytest.warns(FitWarning, match="20 of 30 sweeps"):
-        part = sample_gibbs(
-            model(), ratings(), key=3, watch=ratings(), checkpoint=tmp_path / "run", **SHORT
-        )
-    assert part.sampling is not None
-    assert not part.sampling.complete
-    np.testing.assert_array_equal(
-        part.samples["user_factors"], whole.samples["user_factors"][:, :20]
-    )
-    monkeypatch.undo()
-    resumed = sample_gibbs(
-        model(), ratings(), key=3, watch=ratings(), checkpoint=tmp_path / "run", **SHORT
-    )
-    assert_same(whole, resumed)
-
-
-def interrupt_at(line: int, done: int) -> Any:
-    """A trace function: Ctrl-C just before a line of the loop, once so many sweeps are done."""
-
-    def trace(frame: Any, event: str, argument: Any) -> Any:
-        if frame.f_code is not kernel.run_gibbs.__code__:
-            return None
-        if event == "line" and frame.f_lineno == line and frame.f_locals["run"].done >= done:
-            sys.settrace(None)
-            raise KeyboardInterrupt
-        return trace
-
-    return trace
-
-
-@pytest.mark.slow
-def test_ctrl_c_between_any_two_lines(whole: Fit, tmp_path: Path) -> None:
-    """Wherever in a chunk it comes, what is kept is whole chunks, and the run can go on."""
-    source, first = inspect.getsourcelines(kernel.run_gibbs)
-    start = next(n for n, text in enumerate(source) if "outputs = pool.map" in text)
-    end = next(n for n, text in enumerate(source) if "now = time.perf_counter" in text)
-    statements = {
-        node.lineno - 1
-        for node in ast.walk(ast.parse(textwrap.dedent("".join(source))))
-        if isinstance(node, ast.stmt) and start < node.lineno - 1 <= end
-    }
-    reached = 0
-    for number in sorted(statements):
-        arguments: dict[str, Any] = {"key": 3, "watch": ratings(), **SHORT}
-        arguments["checkpoint"] = tmp_path / str(number)
-        # Lines that a run without a stream does not come to are run through.
-        sys.settrace(interrupt_at(first + number, 30))
-        try:
-            with warnings.catch_warnings(record=True) as told:
-                warnings.simplefilter("always")
-                part = sample_gibbs(model(), ratings(), **arguments)
-        finally:
-            sys.settrace(None)
-        assert part.sampling is not None
-        reached += not part.sampling.complete
-        assert part.sampling.complete != any("Interrupted" in str(w.message) for w in told)
-        assert_same(whole, sample_gibbs(model(), ratings(), **arguments))
-    assert reached >= 5
-
-
-def test_a_full_disk_keeps_what_there_is(
-    whole: Fit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    real, calls = Checkpoint.write, []
-
-    def full(self: Checkpoint, *arguments: Any) -> None:
-        calls.append(1)
-        if len(calls) > last:
-            raise OSError(28, "No space left on device")
-        real(self, *arguments)
-
-    monkeypatch.setattr(kernel, "WRITE_EVERY", 0.0)
-    monkeypatch.setattr(Checkpoint, "write", full)
-    last = 3
-    with pytest.warns(FitWarning, match=r"No space left on device.*20 of 30 sweeps"):
-        part = sample_gibbs(model(), ratings(), key=3, checkpoint=tmp_path / "run", **SHORT)
-    np.testing.assert_array_equal(
-        part.samples["item_factors"], whole.samples["item_factors"][:, :20]
-    )
-    last = 0
-    with pytest.raises(OSError, match="No space left"):
-        sample_gibbs(model(), ratings(), key=3, checkpoint=tmp_path / "new", **SHORT)
-
-
-def test_ctrl_c_before_the_first_draw(monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupt_after(1, monkeypatch)
-    with pytest.raises(KeyboardInterrupt, match="before the first draw"):
-        sample_gibbs(model(), ratings(), key=3, **SHORT)
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    """SIGKILL in the middle, from outside."""
-    script = f"""
-        sys.path[:0] = {[str(Path(__file__).parents[2]), str(Path(__file__).parent)]!r}
-        import numpy as np, probmf.inference.gibbs.chains as kernel
-        from test_gibbs_runs import model, ratings
-        from probmf import sample_gibbs
-        kernel.WRITE_EVERY = 0.0
-        fit = sample_gibbs(model(), ratings(), key=5, num_warmup=50, num_samples=200,
-                           num_chains=2, thin=10, checkpoint=sys.argv[1])
-        np.savez(sys.argv[2], **fit.samples, lp=fit.traces.values["lp"])
-        """
-    runs = {
-        name: [str(tmp_path / name), str(tmp_path / f"{name}.npz")] for name in ("killed", "whole")
-    }
-    kill_after_writes(3, script, *runs["killed"])
-    assert not (tmp_path / "killed.npz").exists()
-    for arguments in runs.values():
-        run_whole(script, *arguments)
-    with np.load(tmp_path / "killed.npz") as one, np.load(tmp_path / "whole.npz") as other:
-        for name in other.files:
-            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
-
-
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -385,15 +244,33 @@ def test_all_equal_answers_are_no_trouble(rating: float) -> None:
     assert np.all(np.abs(fit.predict(data).mean - rating) < 0.5)
 
 
-def test_another_run_in_the_checkpoint(tmp_path: Path) -> None:
-    sample_gibbs(model(), ratings(), key=0, checkpoint=tmp_path / "run", **SHORT)
-    start = fit_als(MatrixFactorization(2), ratings(), key=0, num_sweeps=2)
-    changes: list[dict[str, Any]] = [
-        {"key": 1}, {"num_samples": 40}, {"model": model(item_scale=0.5)}, {"start": start},
-    ]  # fmt: skip
-    for change in changes:
-        arguments: dict[str, Any] = {"model": model(), "key": 0, **SHORT, **change}
-        with pytest.raises(ValueError, match="holds another run"):
-            sample_gibbs(
-                arguments.pop("model"), ratings(), checkpoint=tmp_path / "run", **arguments
-            )
+def test_memory_keeps_some_of_what_is_streamed(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    whole: Fit,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(job_module, "KEPT", 8)
+    monkeypatch.setattr(job_module, "KEPT_BYTES", 1)
+    options: dict[str, Any] = {**SHORT, "thin": 2, "stream": tmp_path / "s", "progress": True}
+    fit = sample_gibbs(model(), ratings(), key=3, **options)
+    shown = capsys.readouterr().err
+    assert "sample_gibbs keeps 6 draws, 0 MiB; writes 30 draws, 0 MiB, to" in shown
+    # Of 15 streamed ones every fourth.
+    np.testing.assert_array_equal(
+        fit.samples["user_factors"], whole.samples["user_factors"][:, 7::8]
+    )
+    assert fit.sampling is not None
+    info = fit.sampling.info
+    assert info["stream"] == str(tmp_path / "s")
+    assert (info["streamed_draws"], info["stream_thin"], info["thin"]) == (15, 2, 8)
+    np.testing.assert_array_equal(
+        open_draws(info["stream"])["posterior"]["user_bias"].values,
+        whole.samples["user_bias"][:, 1::2],
+    )
+    fit.save(tmp_path / "fit")
+    again = load(tmp_path / "fit").sampling
+    assert again is not None
+    assert again.info["stream"] == info["stream"]
+    with pytest.raises(ValueError, match="holds the draws of another run"):
+        sample_gibbs(model(), ratings(), key=3, **options | {"thin": 3})
