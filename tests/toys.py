@@ -11,7 +11,7 @@ _NOISE = 0.3 * _rng.normal(size=len(_USER))
 
 
 def ratings(kind: str = "gaussian") -> Ratings:
-    """Eight users, seven items: scores, yes/no, levels 1 to 3, or plays."""
+    """Eight users, seven items: scores, yes/no, levels 1 to 3, plays, or scores and ages."""
     score = _SCORE[_USER, _ITEM] + _NOISE
     table = {"user": _USER, "item": _ITEM, "rating": score}
     if kind == "yes/no":
@@ -21,6 +21,9 @@ def ratings(kind: str = "gaussian") -> Ratings:
     elif kind == "implicit":
         table |= {"rating": np.ones(len(score)), "plays": 1.0 + np.abs(score)}
         return Ratings.from_frame(table, weight="plays")
+    elif kind == "features":
+        ages = {"user": np.arange(8), "age": np.arange(8) * 5 + 20.0}
+        return Ratings.from_frame(table, user_features=ages)
     return Ratings.from_frame(table)
 
 

@@ -616,7 +616,7 @@ def test_random_scales_are_refused_with_the_reason() -> None:
 
 def test_model_without_rows_is_refused() -> None:
     model = MatrixFactorization(0, user_bias=False, item_bias=False)
-    with pytest.raises(ValueError, match="needs a bias or factors to alternate between"):
+    with pytest.raises(ValueError, match="and the model has neither; give num_fac"):
         fit_als(model, table(), key=0)
 
 

@@ -472,7 +472,7 @@ def test_second_call_compiles_nothing(caplog: pytest.LogCaptureFixture) -> None:
         (MatrixFactorization(2, Ordinal(5)), "Gaussian and Bernoulli"),
         (MatrixFactorization(2, user_scale=NormalWishart()), "user_scale is a NormalWishart"),
         (MatrixFactorization(2, unobserved_weight=0.1), "unobserved_weight"),
-        (MatrixFactorization(0, user_bias=False, item_bias=False), "needs a bias or factors"),
+        (MatrixFactorization(0, user_bias=False, item_bias=False), "and the model has neither"),
         (
             MatrixFactorization(2, user_bias_scale=dist.HalfNormal(np.ones(USERS)).to_event(1)),
             "one by one",

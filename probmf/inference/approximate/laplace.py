@@ -13,15 +13,15 @@ from jaxtyping import Array, Float
 
 from probmf.data import as_key
 from probmf.inference.approximate.guides import weigh
-from probmf.inference.approximate.target import Target, require_memory, require_mode
+from probmf.inference.approximate.target import Target, require_memory, scales_without_mode
 from probmf.inference.conclusion import concluded
 from probmf.inference.importance import climb
 from probmf.inference.nuts.transitions import constrain_chains
 from probmf.inference.point.als import fit_als
 from probmf.inference.potential import Potential
-from probmf.inference.starts import check_counts
 from probmf.models import MatrixFactorization
 from probmf.results import Fit, History, MixedFit, NetworkFit, Sampling
+from probmf.run.checks import check_counts, require, require_mode
 from probmf.run.compile_cache import compiled, quick_jit
 from probmf.settings import own_settings
 
@@ -101,6 +101,7 @@ def fit_laplace(
         densities. Cost of d unknowns: two gradients for each, and O(d^3).
     """
     begin = time.perf_counter()
+    require("fit_laplace", model)
     check_counts(num_samples=num_samples, max_iterations=max_iterations)
     with own_settings(float64 or bool(jax.config.jax_enable_x64)):
         start_key, draw_key, recover_key = jax.random.split(as_key(key), 3)
@@ -110,7 +111,7 @@ def fit_laplace(
                 "or use sample_nuts."
             )
         target = Target.build(model, data, marginalize)
-        require_mode(target, "fit_laplace")
+        require_mode("fit_laplace", scales_without_mode(target))
         potential = Potential(target.model, target.args, {})
         _check_size(potential.num_dims)
         start = _start(target, potential, start_key)

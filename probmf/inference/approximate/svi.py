@@ -15,12 +15,12 @@ from numpyro.infer.autoguide import AutoDelta, AutoGuide
 from probmf.data import as_key
 from probmf.inference.approximate.guides import GuideName, draw_guide, make_guide, weigh
 from probmf.inference.approximate.svi_loop import Course, nothing_yet, run_svi
-from probmf.inference.approximate.target import Target, require_memory, require_mode
+from probmf.inference.approximate.target import Target, require_memory, scales_without_mode
 from probmf.inference.conclusion import concluded
 from probmf.inference.point.optimizer import Schedule, choose_rule
 from probmf.inference.potential import Potential
-from probmf.inference.starts import check_counts
 from probmf.results import Fit, History, MixedFit, NetworkFit, Sampling
+from probmf.run.checks import check_counts, require, require_mode
 from probmf.settings import own_settings
 
 #: Learning rate of the default optimizer, from when on it falls, and its share at the last step.
@@ -106,6 +106,7 @@ def fit_svi(
         inference. A step costs about that of a gradient of the log density, times the particles.
     """
     begin = time.perf_counter()
+    require("fit_svi", model)
     check_counts(num_steps=num_steps, num_particles=num_particles, num_samples=num_samples)
     precise = bool(marginalize) if float64 is None else float64
     with own_settings(precise or bool(jax.config.jax_enable_x64)):
@@ -122,7 +123,7 @@ def fit_svi(
             name = guide if isinstance(guide, str) else type(own).__name__
             point = isinstance(own, AutoDelta)
             if point:
-                require_mode(target, f"fit_svi with guide={name!r}")
+                require_mode(f"fit_svi with guide={name!r}", scales_without_mode(target))
             count = 1 if point and not target.sites else num_samples
             require_memory(
                 2.0 * count * potential.num_dims * jnp.dtype(jnp.result_type(float)).itemsize,

@@ -21,7 +21,7 @@ from probmf.inference.marginal_rows import RowsMarginal
 from probmf.inference.marginal_rows.model import LEVEL
 from probmf.inference.nuts.nuts import model_arguments, without_sites
 from probmf.inference.potential import Potential
-from probmf.models import MatrixFactorization, MixedEffects, Network
+from probmf.models import MatrixFactorization, Network
 from probmf.models.mixed.design import Design
 from probmf.models.table import Table
 from probmf.numpyro_setup import run_alone
@@ -178,35 +178,21 @@ def require_memory(size: float, what: str, advice: str) -> None:
         )
 
 
-def require_mode(target: Target, method: str) -> None:
-    """Refuse models whose joint density has no highest point: a scale with what it governs.
-
-    Args:
-        target: The target.
-        method: What asks, for the message.
-
-    Raises:
-        ValueError: Naming the scale.
-    """
+def scales_without_mode(target: Target) -> list[str]:
+    """Unknown scales whose joint density with what they govern has no highest point."""
     source = target.source
-    names: list[str] = []
     if isinstance(source, MatrixFactorization):
         names = [name for name in source.random_scales() if name not in source.learned_shapes]
         # The noise is governed by the ratings, which do not move.
-        names = [name for name in names if name != "noise_scale" or source.num_factors]
-    elif isinstance(source, Network):
-        names = [name for name in source.random_scales() if name != "noise_scale"]
-    elif isinstance(source, MixedEffects) and target.design is not None:
+        return [name for name in names if name != "noise_scale" or source.num_factors]
+    if isinstance(source, Network):
+        return [name for name in source.random_scales() if name != "noise_scale"]
+    names = []
+    if target.design is not None:
         data = target.design.data
         for term in (term for part in data.predictors for term in part.groups):
             fixed = not isinstance(data.priors[f"{term.name}_scale"], Distribution)
             raw = f"{term.effects_site}_raw" in source.effect_sites(target.design)
             if not fixed and not raw and term.effects_site not in target.sites:
                 names.append(f"{term.name}_scale")
-    if names:
-        raise ValueError(
-            f"{method} needs the highest point of the density, and with {', '.join(names)} unknown "
-            "there is none: it grows without bound as the scale goes to 0 together with what it "
-            "governs. Integrate the effects of a mixed model out (marginalize='all'), give the "
-            "scale as a number, or use fit_svi(guide='normal'), fit_variational or a sampler."
-        )
+    return names

@@ -41,16 +41,16 @@ from probmf.inference.approximate.variational_updates import (
 )
 from probmf.inference.gibbs.plan import Plan
 from probmf.inference.gibbs.starting_points import start_scales, start_states
-from probmf.inference.starts import check_counts, check_tol, prepare_validation
+from probmf.inference.starts import prepare_validation
 from probmf.likelihoods import Bernoulli, Gaussian
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
-from probmf.models.priors import NormalWishart
 from probmf.models.table import Table
 from probmf.results import Fit, History, Sampling
 from probmf.rows.layout import SIDES, RowLayout, Side, build_rows, num_workers
 from probmf.rows.sweep import half_sweep
 from probmf.rows.values import Prior, RowSums, RowValues
+from probmf.run.checks import check_counts, check_tol, require
 from probmf.run.driver import FitWarning
 from probmf.run.estimate import Info, estimate
 from probmf.settings import own_settings
@@ -151,7 +151,7 @@ def fit_variational(
     begin = time.perf_counter()
     check_counts(num_sweeps=num_sweeps, num_draws=num_draws, patience=patience)
     check_tol(tol)
-    _check_model(model)
+    require("fit_variational", model)
     if covariance not in get_args(Covariance):
         raise ValueError(f"covariance is {covariance!r}; expected 'diagonal' or 'block'.")
     if scale_per not in get_args(ScalePer):
@@ -413,43 +413,3 @@ def _all_shrunk(model: MatrixFactorization, data: Ratings, parameters: dict[str,
     products = np.einsum("nk,nk->n", factors[0][data.user], factors[1][data.item])
     noise = parameters.get("noise_scale", model.likelihood.scale_sites().get("noise_scale", 1.0))
     return is_nothing(products, float(noise))
-
-
-def _check_model(model: object) -> None:
-    if not isinstance(model, MatrixFactorization):
-        raise TypeError(f"model is of type {type(model).__name__}; expected MatrixFactorization.")
-    if not model.site_shapes(1, 1):
-        raise ValueError(
-            "fit_variational needs a bias or factors, and the model has neither; give num_factors "
-            "or biases."
-        )
-    if not isinstance(model.likelihood, Gaussian | Bernoulli):
-        raise ValueError(
-            "fit_variational has Gaussian and Bernoulli likelihoods, and this is "
-            f"{type(model.likelihood).__name__}; use fit_als or sample_gibbs."
-        )
-    if model.unobserved_weight > 0:
-        raise ValueError(
-            "unobserved_weight takes pairs that were not observed for data, which is no model of "
-            "them that has an evidence. Sample negatives, or use fit_als."
-        )
-    if model.mean_sides:
-        raise ValueError(
-            f"fit_variational has no prior means from features, and the model has "
-            f"{model.mean_sides[0]}_mean; use fit_als or fit_map, or sample_gibbs or sample_nuts "
-            "for the posterior."
-        )
-    own: dict[str, Any] = model.likelihood.scale_sites()
-    for name in model.random_scales():
-        law: Any = own[name] if name in own else getattr(model, name)
-        if isinstance(law, NormalWishart):
-            raise ValueError(
-                f"{name} is a NormalWishart, but fit_variational learns scales only; give a "
-                "distribution of shape (1, num_factors) for one scale per factor, or use "
-                "sample_gibbs."
-            )
-        if law.event_shape:
-            raise ValueError(
-                f"{name} has event shape {law.event_shape}; fit_variational learns scales one by "
-                "one. Give a distribution with batch shapes only."
-            )

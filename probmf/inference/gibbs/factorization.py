@@ -19,7 +19,6 @@ from probmf.inference.point.feature_weights import regressions
 from probmf.likelihoods import Gaussian
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
-from probmf.models.priors import NormalWishart
 from probmf.models.table import Table
 from probmf.results import Fit
 from probmf.results.asked import read_pairs
@@ -60,7 +59,6 @@ def factorization_job(
         TypeError: If an argument has the wrong type.
         ValueError: If the model has no such conditionals, or a watched pair is unknown.
     """
-    check_model(model)
     (observations,) = model.arguments(data)
     _check_data(model, observations)
     watched = None if watch is None else _known_pairs(watch, data)
@@ -203,34 +201,6 @@ def _known_pairs(watch: Any, data: Ratings) -> tuple[np.ndarray, np.ndarray]:
                 f"pairs of known users and items can be watched."
             )
     return user.codes, item.codes
-
-
-def check_model(model: MatrixFactorization) -> None:
-    """Refuse what has no exact conditionals."""
-    if not model.site_shapes(1, 1):
-        raise ValueError("sample_gibbs draws rows, and the model has neither factors nor biases.")
-    if model.unobserved_weight > 0:
-        raise ValueError(
-            "unobserved_weight takes pairs that were not observed for data, which is no model of "
-            "them that could be sampled. Sample negatives, or use fit_als."
-        )
-    own = model.likelihood.scale_sites()
-    for name in model.random_scales():
-        law: Any = own[name] if name in own else getattr(model, name)
-        if isinstance(law, NormalWishart) or name == "cutpoints":
-            continue
-        side = name.split("_")[0]
-        if law.batch_shape and law.batch_shape[0] > 1 and side in model.mean_sides:
-            raise ValueError(
-                f"{name} has a distribution for each row, and with {side}_mean sample_gibbs draws "
-                "weights given scales that rows share, or that are fixed. Give one distribution "
-                "for all rows, or an array, or use sample_nuts."
-            )
-        if law.event_shape:
-            raise ValueError(
-                f"{name} has event shape {law.event_shape}; sample_gibbs draws scales that are "
-                "independent given the rows. Give a distribution with batch shapes only."
-            )
 
 
 def _check_data(model: MatrixFactorization, observations: Observations) -> None:

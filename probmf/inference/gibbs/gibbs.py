@@ -13,10 +13,10 @@ from probmf.inference.gibbs.chains import GibbsChains, Sweeps
 from probmf.inference.gibbs.factorization import factorization_job
 from probmf.inference.gibbs.job import Job, choose_settings, size_note
 from probmf.inference.gibbs.mixed_effects import mixed_job
-from probmf.inference.starts import check_counts, check_warmup
 from probmf.models import MatrixFactorization, MixedEffects
 from probmf.results import Fit, MixedFit
 from probmf.run.checkpoint import Checkpoint
+from probmf.run.checks import check_counts, check_warmup, require
 from probmf.run.draw_stream import DrawStream
 from probmf.run.driver import drive, warn_incomplete
 from probmf.settings import own_settings
@@ -179,16 +179,12 @@ def sample_gibbs(
 
 def _check_family(model: object, data: Any, watch: Any, start: Any) -> bool:
     """Whether the model is a mixed one."""
-    if isinstance(model, MixedEffects):
-        for name, value in (("watch", watch), ("start", start)):
-            if value is not None:
-                raise ValueError(f"{name} is for factorizations; leave it out for a mixed model.")
-        return True
-    if not isinstance(model, MatrixFactorization):
-        raise TypeError(
-            f"model is of type {type(model).__name__}; expected MatrixFactorization or "
-            "MixedEffects. For any other NumPyro model use NumPyro's own MCMC."
-        )
-    if not isinstance(data, Ratings):
-        raise TypeError(f"data is of type {type(data).__name__}; expected Ratings.")
-    return False
+    require("sample_gibbs", model)
+    if not isinstance(model, MixedEffects):
+        if not isinstance(data, Ratings):
+            raise TypeError(f"data is of type {type(data).__name__}; expected Ratings.")
+        return False
+    for name, value in (("watch", watch), ("start", start)):
+        if value is not None:
+            raise ValueError(f"{name} is for factorizations; leave it out for a mixed model.")
+    return True

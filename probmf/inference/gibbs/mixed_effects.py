@@ -46,7 +46,6 @@ def mixed_job(model: MixedEffects, data: Any, key: Array, start_key: Array, num_
     Raises:
         ValueError: If the model has no such conditionals.
     """
-    _check(model)
     model = model if model.centered is True else replace(model, centered=True)
     design = data if isinstance(data, Design) else model.design(data)
     refuse_exact_fit(model, design)
@@ -73,20 +72,6 @@ def mixed_job(model: MixedEffects, data: Any, key: Array, start_key: Array, num_
         coords=model.sites(design).labels,
         finish=finish,
     )
-
-
-def _check(model: MixedEffects) -> None:
-    if not model.likelihood.normal:
-        raise ValueError(
-            f"likelihood is {model.likelihood!r}: sample_gibbs draws the effects of mixed models "
-            "from their exact conditional, which Gaussian and log-normal responses have only. Use "
-            "sample_nuts."
-        )
-    if model.scale_formula is not None:
-        raise ValueError(
-            f"scale_formula is {model.scale_formula!r}: coefficients of the logarithm of the noise "
-            "scale have no exact conditional. Use sample_nuts, or sample_marginal."
-        )
 
 
 def _blocks(model: MixedEffects, design: Design, arguments: MixedData) -> tuple[Prepared, ...]:

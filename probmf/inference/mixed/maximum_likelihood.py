@@ -22,10 +22,10 @@ from probmf.inference.mixed.boundary import find_boundary
 from probmf.inference.mixed.exact_fit import refuse_exact_fit
 from probmf.inference.mixed.identifiability import Finding, confounded_variances
 from probmf.inference.mixed.search_end import DECREMENT, End, look_around, told
-from probmf.inference.starts import check_counts
 from probmf.models import MixedEffects
 from probmf.models.mixed.design import Design
 from probmf.results import History, MixedFit
+from probmf.run.checks import check_counts, require
 from probmf.run.compile_cache import Program, compiled, quick_jit, trace_program, trace_tree
 from probmf.run.driver import FitWarning
 from probmf.run.threads import blas_cores
@@ -86,16 +86,10 @@ def fit_marginal(
         Bates, Maechler, Bolker and Walker (2015), equations 34 to 42. One evaluation costs one
         factorization of all effects but the largest grouping's, and nothing in the observations.
     """
-    if not isinstance(model, MixedEffects):
-        raise TypeError(f"model is of type {type(model).__name__}; expected MixedEffects.")
+    require("fit_marginal", model)
     if objective not in ("likelihood", "restricted", "map"):
         raise ValueError(
             f"objective is {objective!r}; expected 'likelihood', 'restricted' or 'map'."
-        )
-    if not model.likelihood.normal:
-        raise ValueError(
-            f"likelihood is {model.likelihood!r}: the marginal likelihood is exact for Gaussian "
-            "and log-normal responses only. Use sample_nuts."
         )
     check_counts(max_iterations=max_iterations)
     begin = time.perf_counter()

@@ -20,11 +20,11 @@ from probmf.inference.mixed.exact_fit import refuse_exact_fit
 from probmf.inference.mixed.importance_sampler import Draws, draw_marginal
 from probmf.inference.nuts.pooled_warmup import PooledNuts
 from probmf.inference.nuts.transitions import NoStartError, constrain_chains
-from probmf.inference.starts import check_counts
 from probmf.models import MixedEffects
 from probmf.models.mixed.design import Design
 from probmf.results import MixedFit
 from probmf.results.sampling import Sampling
+from probmf.run.checks import check_counts, require
 from probmf.run.driver import FitWarning, warn_incomplete
 from probmf.settings import own_settings
 
@@ -103,16 +103,7 @@ def sample_marginal(
         Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
     """
     begin = time.perf_counter()
-    if not isinstance(model, MixedEffects):
-        raise TypeError(
-            f"model is of type {type(model).__name__}; expected MixedEffects. Other NumPyro models "
-            "can be sampled with marginalize(model, sites) and NumPyro's own MCMC."
-        )
-    if not model.likelihood.normal:
-        raise ValueError(
-            f"likelihood is {model.likelihood!r}: effects can be integrated out exactly of "
-            "Gaussian and log-normal responses only. Use sample_nuts."
-        )
+    require("sample_marginal", model)
     check_counts(num_samples=num_samples)
     if max_densities is not None:
         check_counts(max_densities=max_densities)

@@ -26,12 +26,12 @@ from probmf.inference.nuts.draws_by_site import NutsStream, SiteDraws
 from probmf.inference.nuts.mode_start import start_at_mode
 from probmf.inference.nuts.transitions import Settings, run_nuts
 from probmf.inference.potential import Potential
-from probmf.inference.starts import check_counts, check_warmup
 from probmf.models import MatrixFactorization, MixedEffects, Network
 from probmf.models.mixed.design import Design
 from probmf.results import Fit, MixedFit, NetworkFit
 from probmf.results.sampling import Sampling
 from probmf.run.checkpoint import Checkpoint
+from probmf.run.checks import check_counts, check_warmup, require
 from probmf.run.driver import warn_incomplete
 from probmf.settings import own_settings
 
@@ -147,6 +147,7 @@ def sample_nuts(
         Hoffman and Gelman (2014); Lai, Domke and Sheldon (2024). The sampler is NumPyro's.
     """
     begin = time.perf_counter()
+    require("sample_nuts", model)
     check_counts(num_samples=num_samples, num_chains=num_chains, max_tree_depth=max_tree_depth)
     check_warmup(num_warmup)
     if not 0 < target_accept < 1:
@@ -308,19 +309,13 @@ def model_arguments(
                     f"{', '.join(map(repr, effects))}."
                 )
         return model.arguments(design, join=True), design, sites
-    if isinstance(model, Network):
-        model.layers.check_trainable()
-        if len(chosen):
-            raise ValueError(
-                f"marginalize is {chosen!r}, but the weights of a network are all sampled; leave "
-                "it out."
-            )
-        return model.arguments(data), None, ()
-    raise TypeError(
-        f"model is of type {type(model).__name__}; expected MatrixFactorization, MixedEffects or "
-        "Network. For any other NumPyro model use marginalize(model, sites) with NumPyro's own "
-        "MCMC."
-    )
+    model.layers.check_trainable()
+    if len(chosen):
+        raise ValueError(
+            f"marginalize is {chosen!r}, but the weights of a network are all sampled; leave it "
+            "out."
+        )
+    return model.arguments(data), None, ()
 
 
 def _check_stream(store: Checkpoint, *, streamed: bool) -> None:

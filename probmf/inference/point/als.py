@@ -21,11 +21,8 @@ from probmf.inference.point.feature_weights import (
     to_weights,
 )
 from probmf.inference.starts import (
-    check_counts,
-    check_tol,
     initial_parameters,
     prepare_validation,
-    require_fixed_scales,
     warn_of_heavy_weights,
 )
 from probmf.likelihoods import Ordinal
@@ -37,6 +34,7 @@ from probmf.results import Fit
 from probmf.rows.layout import SIDES, RowLayout, Side, build_rows, num_workers
 from probmf.rows.sweep import Method, half_sweep, zero_moments
 from probmf.rows.values import Prior, RowSums, RowValues
+from probmf.run.checks import check_counts, check_tol, require
 from probmf.run.estimate import Info, estimate
 from probmf.settings import own_settings
 
@@ -113,20 +111,14 @@ def fit_als(
         raise ValueError(f"update is {update!r}; expected 'block' or 'coordinate'.")
     if solver not in ("cg", "cholesky"):
         raise ValueError(f"solver is {solver!r}; expected 'cg' or 'cholesky'.")
-    if not isinstance(model, MatrixFactorization):
-        raise TypeError(f"model is of type {type(model).__name__}; expected MatrixFactorization.")
+    require("fit_als", model)
     check_counts(num_sweeps=num_sweeps, cg_steps=cg_steps, patience=patience)
     check_tol(tol)
     with own_settings():
         random_key = as_key(key)
         method: Method = "coordinate" if update == "coordinate" else solver
         (observations,) = model.arguments(data)
-        require_fixed_scales(model, "fit_als")
         warn_of_heavy_weights(model, data, stacklevel=3)
-        if not model.site_shapes(1, 1):
-            raise ValueError(
-                "fit_als needs a bias or factors to alternate between; the model has none."
-            )
         held_out = prepare_validation(model, data, validation)
         first = initial_parameters(model, observations, start)
         with ThreadPoolExecutor(num_workers()) as pool:

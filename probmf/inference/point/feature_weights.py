@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
-from probmf.models.layers import Linear
 from probmf.models.observations import Observations
 from probmf.models.row_means import RowMean
 from probmf.rows.layout import Side
@@ -71,12 +70,6 @@ def _sites(mean: RowMean) -> list[str]:
 
 
 def _check_linear(mean: RowMean, side: Side, method: str) -> None:
-    if not isinstance(mean.layers, Linear) and mean.layers.hidden:
-        raise ValueError(
-            f"{method} solves for the weights of {side}_mean given the rows, which it can for "
-            f"Linear() only; {side}_mean is {mean.layers!r}. Use fit_map, or sample_nuts for the "
-            "posterior."
-        )
     if set(mean.precision) != set(mean.shapes):
         raise ValueError(
             f"{method} needs a number for each scale of {side}_mean's weights; {mean.layers!r} has "

@@ -16,19 +16,16 @@ from probmf.inference.point.minibatch import Minibatch
 from probmf.inference.point.network_descent import NetworkDescent, NetworkValidation, adam_rule
 from probmf.inference.point.optimizer import Rule, Schedule, choose_rule
 from probmf.inference.starts import (
-    check_counts,
-    check_tol,
     initial_parameters,
     network_start,
     prepare_validation,
-    require_fixed_scales,
-    require_numbers,
     warn_of_heavy_weights,
 )
 from probmf.models import MatrixFactorization, Network
 from probmf.results import Fit, NetworkFit
 from probmf.rows.layout import num_workers
 from probmf.run.checkpoint import PACKAGES, Checkpoint
+from probmf.run.checks import check_counts, check_tol, require
 from probmf.run.estimate import Estimator, HeldOut, estimate
 from probmf.settings import own_settings
 
@@ -150,10 +147,7 @@ def fit_map(
         for recommender systems; Duchi, Hazan and Singer (2011) for AdaGrad. An epoch of n ratings
         costs O(n k), plus O((M + N) k) per update where all rows are updated.
     """
-    if not isinstance(model, MatrixFactorization | Network):
-        raise TypeError(
-            f"model is of type {type(model).__name__}; expected MatrixFactorization or Network."
-        )
+    require("fit_map", model)
     check_counts(num_epochs=num_epochs, num_restarts=num_restarts, patience=patience)
     if batch_size is not None:
         check_counts(batch_size=batch_size)
@@ -227,7 +221,6 @@ def _factorization_task(
     model: Any, data: Any, start: Any, validation: Any, batch_size: int | None
 ) -> _Task:
     (observations,) = model.arguments(data)
-    require_fixed_scales(model, "fit_map")
     warn_of_heavy_weights(model, data, stacklevel=4)
     if not model.site_shapes(1, 1) and not model.learns_intercept:
         raise ValueError("fit_map needs something to fit; the model has a fixed intercept only.")
@@ -256,7 +249,6 @@ def _network_task(
 ) -> _Task:
     (arrays,) = model.arguments(data)
     model.layers.check_trainable()
-    require_numbers(model, "fit_map")
     _check_batch_size(batch_size, arrays.num_rows, "examples")
     first = network_start(model, arrays, start)
 

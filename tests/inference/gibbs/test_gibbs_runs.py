@@ -212,7 +212,7 @@ def test_weights_count_as_precision() -> None:
         ({"thin": 0}, "thin is 0"),
         ({"model": model(user_scale=dist.HalfNormal(jnp.ones(3)))}, "user_scale has shape"),
         ({"model": model(likelihood=Gaussian(1.0), unobserved_weight=0.1)}, "unobserved_weight"),
-        ({"model": MatrixFactorization(0, user_bias=False, item_bias=False)}, "neither factors"),
+        ({"model": MatrixFactorization(0, user_bias=False, item_bias=False)}, "has neither; give"),
         ({"model": model(likelihood=Ordinal(7)), "data": ratings("ordinal")}, "No rating is at"),
         ({"model": model(user_scale=dist.LogNormal(jnp.zeros(USERS), 1.0).to_event(1))},
          "event shape"),
