@@ -8,7 +8,7 @@ import functools
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import common
 import jax
@@ -19,7 +19,7 @@ import numpyro.distributions as dist
 
 from probmf import Fit, Gaussian, MatrixFactorization, Ratings, fit_map
 from probmf.inference.marginal_rows import RowsMarginal, Stretched, find_start, rows_marginal
-from probmf.inference.nuts.transitions import Settings, constrain_chains, run_nuts
+from probmf.inference.nuts.transitions import Chains, Settings, constrain_chains, run_nuts
 from probmf.inference.potential import Potential
 from probmf.metrics import coverage, rmse
 from probmf.models.observations import Observations
@@ -47,24 +47,10 @@ class Budget:
     far_draws: int = 60
 
 
-@dataclass
-class Clock:
-    """Stands where a checkpoint would, to note when each chunk of transitions was done."""
-
-    times: list[tuple[int, float]] = field(default_factory=list)
-
-    def read(self) -> None:
-        """Begin."""
-        self.times.append((0, time.perf_counter()))
-
-    def write(self, states: object, pieces: object, done: int) -> None:
-        """Note the time."""
-        self.times.append((done, time.perf_counter()))
-
-    def seconds(self, warmup: int) -> tuple[float, float]:
-        """Seconds of the warmup (with starts and compilation) and of the draws."""
-        at = dict(self.times)
-        return at[warmup] - at[0], max(at.values()) - at[warmup]
+def seconds(chains: Chains, warmup: int) -> tuple[float, float]:
+    """Seconds of the warmup (with starts and compilation) and of the draws."""
+    times = chains.result.run.seconds
+    return chains.setup + times[warmup - 1], times[-1] - times[warmup - 1]
 
 
 def make_model(factors: int) -> MatrixFactorization:
@@ -158,13 +144,13 @@ def held_out(fit: Fit, test: Ratings) -> dict:
 def without_users(
     target: RowsMarginal, potential: Potential, start: object, budget: Budget, splits: tuple
 ) -> dict:
-    clock, settings = Clock(), Settings(budget.warmup, budget.draws, budget.chains, 0.8, budget.depth)  # fmt: skip  # noqa: E501
+    settings = Settings(budget.warmup, budget.draws, budget.chains, 0.8, budget.depth)
     chains = run_nuts(
         potential, settings, jax.random.key(1), starts=start.vectors,
-        inverse_mass=start.inverse_mass, checkpoint=clock, progress=False,
+        inverse_mass=start.inverse_mass, progress=False,
     )  # fmt: skip
     samples = target.recover(jax.random.key(2), constrain_chains(potential, chains.vectors))
-    return judge(samples, chains.stats, clock.seconds(budget.warmup), target.model, *splits)
+    return judge(samples, chains.stats, seconds(chains, budget.warmup), target.model, *splits)
 
 
 def with_users(
@@ -174,19 +160,16 @@ def with_users(
     budget: Budget,
     splits: tuple,
 ) -> dict:
-    clock = Clock()
     warmup, draws = budget.joint_warmup, budget.joint_draws
     if starts is None:
         warmup, draws = budget.far_warmup, budget.far_draws
     settings = Settings(warmup, draws, budget.chains, 0.8, budget.depth)
-    chains = run_nuts(
-        potential, settings, jax.random.key(1), starts=starts, checkpoint=clock, progress=False
-    )
+    chains = run_nuts(potential, settings, jax.random.key(1), starts=starts, progress=False)
     samples = constrain_chains(potential, chains.vectors)
     for site in target.model.site_shapes(1, 1):
         scale = np.asarray(scale_of(site, samples | {"item_scale": np.ones(())}))
         samples[site] = samples[site] * scale.reshape(scale.shape + (1,) * (samples[site].ndim - 2))
-    return judge(samples, chains.stats, clock.seconds(warmup), target.model, *splits)
+    return judge(samples, chains.stats, seconds(chains, warmup), target.model, *splits)
 
 
 def joint_starts(

@@ -12,6 +12,7 @@ from lapack_designs import FORMULA, density_of, table, use_lapack
 from probmf import MixedEffects, sample_nuts
 from probmf.inference.marginal.host_program import host_program
 from probmf.inference.nuts import nuts as nuts_module
+from probmf.run import driver
 
 SIMPLE = "y ~ 1 + x + (1 | g)"
 
@@ -72,22 +73,19 @@ def test_chains_are_those_of_the_other_program(monkeypatch: pytest.MonkeyPatch) 
 def test_interrupted_and_resumed_bit_for_bit(
     tmp_path: Any, large: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from probmf.inference.nuts import transitions as _nuts
-
     whole = run(num_samples=120)
-    advance, calls = _nuts._advance, []
+    advance = driver._Loop.advance
 
-    def stop(*args: Any) -> Any:
-        calls.append(1)
-        if len(calls) > 4:
+    def stop(self: Any, each: Any) -> str:
+        if self.run.num_pieces:
             raise KeyboardInterrupt
-        return advance(*args)
+        return advance(self, each)
 
-    monkeypatch.setattr(_nuts, "_advance", stop)
-    with pytest.warns(UserWarning, match="incomplete"):
-        part = run(num_samples=120, checkpoint=tmp_path / "kept")
+    with monkeypatch.context() as patch:
+        patch.setattr(driver._Loop, "advance", stop)
+        with pytest.warns(UserWarning, match="incomplete"):
+            part = run(num_samples=120, checkpoint=tmp_path / "kept")
     assert part.num_draws == 50
-    monkeypatch.setattr(_nuts, "_advance", advance)
     resumed = run(num_samples=120, checkpoint=tmp_path / "kept")
     for name, value in whole.samples.items():
         np.testing.assert_array_equal(resumed.samples[name], value)

@@ -8,7 +8,15 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 
-from probmf import Bernoulli, MatrixFactorization, MixedEffects, MixedFit, load, open_draws, sample_nuts
+from probmf import (
+    Bernoulli,
+    MatrixFactorization,
+    MixedEffects,
+    MixedFit,
+    load,
+    open_draws,
+    sample_nuts,
+)
 from probmf.data import Ratings
 from probmf.diagnostics.judgement import statistics
 from probmf.inference.nuts import draws_by_site, nuts

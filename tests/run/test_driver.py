@@ -66,9 +66,9 @@ def test_chains_in_threads_are_the_same(threads: int, whole: np.ndarray) -> None
 def test_an_algorithm_ends_the_run_itself(whole: np.ndarray) -> None:
     highest = whole.max(axis=0)
     for schedule in (SCHEDULE, Schedule(WARMUP + DRAWS, WARMUP)):
-        result = go(Generator(last=0.99), schedule=schedule)
+        result = go(Generator(last=0.96), schedule=schedule)
         assert (result.run.stopped, result.interrupted) == ("last", False)
-        first = int(np.argmax(highest > 0.99)) // schedule.chunk
+        first = int(np.argmax(highest > 0.96)) // schedule.chunk
         assert result.run.done == WARMUP + (first + 1) * schedule.chunk < WARMUP + DRAWS
         np.testing.assert_array_equal(result.pieces["x"], whole[:, : result.run.done - WARMUP])
 

@@ -286,7 +286,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 
     monkeypatch.setattr(Workers, "map", sometimes)
     arguments: dict[str, Any] = {"key": 3, "checkpoint": tmp_path / "run", **SHORT}
-    with pytest.warns(FitWarning, match="20 of 40 sweeps"):
+    with pytest.warns(FitWarning, match="20 of 40 draws"):
         sample_gibbs(MODELS["correlated"], sleep(), **arguments)
     monkeypatch.undo()
     resumed = sample_gibbs(MODELS["correlated"], sleep(), **arguments)
