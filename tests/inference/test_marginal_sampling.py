@@ -462,7 +462,7 @@ def test_other_likelihoods_have_no_closed_form(likelihood: Any, y: np.ndarray) -
 
 
 def test_arguments() -> None:
-    with pytest.raises(TypeError, match=r"expected MixedEffects\. For any other NumPyro model"):
+    with pytest.raises(TypeError, match=r"expected MixedEffects\. It integrates"):
         sample_marginal(MatrixFactorization(2), one_way(), key=0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="max_densities is 0"):
         sample_marginal(model(), one_way(), key=0, max_densities=0)

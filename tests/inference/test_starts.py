@@ -11,8 +11,6 @@ from probmf.data import Ratings
 from probmf.inference.point.validation import Validation
 from probmf.inference.starts import (
     START_SCALE,
-    check_counts,
-    check_tol,
     initial_parameters,
     prepare_validation,
 )
@@ -20,6 +18,7 @@ from probmf.likelihoods import Bernoulli, Gaussian
 from probmf.models import MatrixFactorization
 from probmf.models.observations import Observations
 from probmf.results import Fit
+from probmf.run.checks import check_counts, check_tol
 
 nan, inf = np.nan, np.inf
 WEIGHTS = np.array([1.0, 3.0, 0.5])
