@@ -14,7 +14,6 @@ from probmf.data import Ratings
 from probmf.data.confidence import heavy_tail
 from probmf.inference.point.validation import Validation
 from probmf.likelihoods import Ordinal
-from probmf.likelihoods.base import is_number
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.models.network import Network
 from probmf.models.network_data import NetworkData
