@@ -231,13 +231,15 @@ def test_ordered_classes_learn_their_cutpoints() -> None:
     truth = np.digitize(X[:, 0] + 0.3 * RNG.normal(size=60), [-0.5, 0.5])
     names = np.array(["low", "mid", "high"])[truth]
     examples = Examples.from_arrays(X, names, classes=["low", "mid", "high"])
-    fit = fit_map(Network((), likelihood=Ordinal(3)), examples, key=0, num_epochs=200)
+    fit = fit_map(
+        Network((), likelihood=Ordinal(3, link="probit")), examples, key=0, num_epochs=200
+    )
     cutpoints = fit.point()["cutpoints"]
     assert cutpoints[0] < cutpoints[1]
     assert np.mean(fit.predict().label == names) > 0.75
     assert "network_bias_0" not in fit.samples
     # A score moved by a constant, fixed cutpoints: the bias takes the place of the shift.
-    fixed = Ordinal(3, cutpoints=tuple(cutpoints + 1.0))
+    fixed = Ordinal(3, tuple(cutpoints + 1.0), link="probit")
     shifted = fit_map(Network((), likelihood=fixed), examples, key=0, num_epochs=200)
     assert shifted.point()["network_bias_0"][0] == pytest.approx(1.0, abs=0.3)
     assert np.mean(shifted.predict().label == fit.predict().label) > 0.95
