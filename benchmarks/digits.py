@@ -47,9 +47,9 @@ def digits(quick: bool) -> tuple[list[list[str]], dict[str, Any], int]:
         )  # fmt: skip
         seconds.setdefault(name, []).append(time.perf_counter() - begin)
         predicted = fitted.predict(x[held], interval=None)
-        assert predicted.probability is not None
+        assert predicted.probabilities is not None
         assert predicted.label is not None
-        return judge(predicted.label, predicted.probability)
+        return judge(predicted.label, predicted.probabilities)
 
     def theirs(seed: int, name: str = names[1]) -> Score:
         begin = time.perf_counter()

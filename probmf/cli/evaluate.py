@@ -91,8 +91,8 @@ def evaluation(
     observed = np.asarray(test.rating)
     result: dict[str, Any] = {
         "num_ratings": len(test),
-        "num_unknown_user": int(np.sum(~predicted.known_user)),
-        "num_unknown_item": int(np.sum(~predicted.known_item)),
+        "num_unknown_user": len(test) - int(np.sum(np.asarray(predicted.known_user))),
+        "num_unknown_item": len(test) - int(np.sum(np.asarray(predicted.known_item))),
     }
     likelihood, remarks = fit.model.likelihood, []
     if fit.model.unobserved_weight:

@@ -5,8 +5,7 @@ from probmf.results.history import History
 from probmf.results.load import load
 from probmf.results.mixed_fit import MixedFit
 from probmf.results.network_fit import NetworkFit
-from probmf.results.network_predict import NetworkPredictions
-from probmf.results.predict import Predictions
+from probmf.results.predictions import Predictions
 from probmf.results.questions import Questions
 from probmf.results.rank_posterior import RankPosterior
 from probmf.results.recommend import Recommendations
@@ -17,7 +16,6 @@ __all__ = [
     "History",
     "MixedFit",
     "NetworkFit",
-    "NetworkPredictions",
     "Predictions",
     "Questions",
     "RankPosterior",

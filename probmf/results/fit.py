@@ -23,7 +23,8 @@ from probmf.results.fold_in_draws import add_users_to_draws
 from probmf.results.history import History
 from probmf.results.moments import RowMoments
 from probmf.results.plug_in import PlugIn
-from probmf.results.predict import Predictions, predict
+from probmf.results.predict import predict
+from probmf.results.predictions import Predictions
 from probmf.results.questions import Questions, choose_next
 from probmf.results.rank_posterior import RankPosterior, rank_posterior
 from probmf.results.ranking import RankBy

@@ -16,7 +16,7 @@ from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.results.conditional import BATCH_BYTES
 from probmf.results.draws import Draws
 from probmf.results.fold_in import check_new_ratings, extend_scales
-from probmf.results.predict import plain_text
+from probmf.results.predictions import plain_text
 from probmf.results.row_draws import STEPS, cells, draw_rows
 from probmf.results.row_problem import RowProblem
 from probmf.results.side_ratings import PIECE, Batch, SideRatings, power_of_two

@@ -18,7 +18,6 @@ from probmf.results.history import History
 from probmf.results.mixed_densities import by_distribution
 from probmf.results.mixed_predict import (
     Level,
-    MixedPredictions,
     SiteDraws,
     population_rows,
     predict_rows,
@@ -27,6 +26,7 @@ from probmf.results.mixed_predict import (
 )
 from probmf.results.mixed_summary import summarize_sites
 from probmf.results.moments import RowMoments
+from probmf.results.predictions import Predictions
 from probmf.results.samples import checked_samples
 from probmf.results.sampling import Sampling
 from probmf.results.storage import write_fit
@@ -101,7 +101,7 @@ class MixedFit(BaseFit):
         level: Level = "groups",
         kind: Kind = "mean",
         key: ArrayLike | None = None,
-    ) -> MixedPredictions:
+    ) -> Predictions:
         r"""Predict the responses of rows, averaged over the draws.
 
         With kind="mean" the interval says how well the expected response is known, with

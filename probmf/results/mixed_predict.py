@@ -1,11 +1,9 @@
 """Predictions of a mixed-effects model, averaged over draws."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from jaxtyping import Bool, Float, Int
 
 from probmf.likelihoods import Likelihood
@@ -14,63 +12,10 @@ from probmf.models.mixed.design import PredictorCoding
 from probmf.models.mixed.response import of_codes
 from probmf.models.mixed.variables import read_data
 from probmf.results.mixtures import row_blocks
+from probmf.results.predictions import Predictions
 from probmf.results.summaries import NODES, PLACES, WEIGHTS, Kind, ScoreMixture, summarize
 
 type Level = Literal["groups", "population"]
-
-
-@dataclass(frozen=True, eq=False)
-class MixedPredictions:
-    """Predicted responses of rows, in their order.
-
-    Attributes:
-        mean: Expected response; the probability of a one for "bernoulli"; for "ordinal" the
-            expected level, with levels that are numbers as they are, and others counted from 0.
-        sd: With kind="mean" the posterior standard deviation of `mean`, with kind="response" that
-            of the response; None if no interval was asked for, or a point fit cannot know it.
-        lower: Lower end of the interval of the same, or None.
-        upper: Upper end, or None.
-        known: False where a group is not among those of the training data.
-        probability: For "ordinal" the probability of each level, shape (n, levels), else None.
-        levels: For "ordinal" the levels, in order.
-    """
-
-    mean: Float[np.ndarray, " n"]
-    sd: Float[np.ndarray, " n"] | None
-    lower: Float[np.ndarray, " n"] | None
-    upper: Float[np.ndarray, " n"] | None
-    known: Bool[np.ndarray, " n"]
-    probability: Float[np.ndarray, "n levels"] | None = None
-    levels: tuple[Any, ...] = ()
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return len(self.mean)
-
-    def __repr__(self) -> str:
-        """How many there are, the first of them, and how many have new groups."""
-        first = f"{self.mean[0]:.4g}"
-        if self.lower is not None and self.upper is not None:
-            first += f" ({self.lower[0]:.4g} to {self.upper[0]:.4g})"
-        new = int(np.sum(~self.known))
-        return (
-            f"MixedPredictions({len(self):,} rows, the first {first}"
-            f"{f'; {new:,} with a new group' if new else ''})"
-        )
-
-    def to_arrow(self) -> pa.Table:
-        """The predictions as an Arrow table (`.to_pandas()` and `polars.from_arrow` follow).
-
-        Returns:
-            One line per row, a column for each field that is not None, and for "ordinal" one
-            called "probability of {level}" for each level.
-        """
-        names = ("mean", "sd", "lower", "upper", "known")
-        columns = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        if self.probability is not None:
-            for level, column in zip(self.levels, self.probability.T, strict=True):
-                columns[f"probability of {level}"] = np.ascontiguousarray(column)
-        return pa.table(columns)
 
 
 class Given(NamedTuple):
@@ -136,7 +81,7 @@ def predict_rows(
     *,
     interval: float | None,
     kind: Kind,
-) -> MixedPredictions:
+) -> Predictions:
     """Predict encoded rows; see `MixedFit.predict`."""
     levels = draws.design.response_levels
     n = len(rows.population)
@@ -158,7 +103,10 @@ def predict_rows(
             probability[part] = summary.probabilities
     mean, *rest = found
     sd, lower, upper = rest if interval is not None else (None, None, None)
-    return MixedPredictions(mean, sd, lower, upper, known_rows(rows), probability, levels)
+    return Predictions(
+        mean=mean, sd=sd, lower=lower, upper=upper, probabilities=probability, levels=levels,
+        known=known_rows(rows),
+    )  # fmt: skip
 
 
 def level_values(levels: tuple[Any, ...]) -> Float[np.ndarray, " levels"]:

@@ -21,7 +21,8 @@ from probmf.numpyro_setup import run_alone
 from probmf.results.asked import check_interval
 from probmf.results.base import BaseFit
 from probmf.results.history import History
-from probmf.results.network_predict import NetworkPredictions, predict_network
+from probmf.results.network_predict import predict_network
+from probmf.results.predictions import Predictions
 from probmf.results.samples import checked_samples
 from probmf.results.sampling import Sampling
 from probmf.results.summaries import Kind
@@ -99,7 +100,7 @@ class NetworkFit(BaseFit):
     @own_settings()
     def predict(
         self, data: Any = None, *, interval: float | None = 0.9, kind: Kind = "mean"
-    ) -> NetworkPredictions:
+    ) -> Predictions:
         """Predict the responses of rows, averaged over the draws.
 
         With kind="mean" the interval says how well the expected response is known, with

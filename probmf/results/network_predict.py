@@ -1,92 +1,21 @@
 """Predictions of networks, averaged over draws."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pyarrow as pa
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float
 
 from probmf.data.examples import Examples
 from probmf.likelihoods import Categorical, Gaussian, Likelihood
 from probmf.likelihoods.base import likelihood_scales
 from probmf.models.network import Network
 from probmf.results.mixtures import row_blocks
+from probmf.results.predictions import SUMMARY, Predictions
 from probmf.results.summaries import Kind, ScoreMixture, over_draws, summarize
-
-#: Fields that summarize the draws; without an interval there is the first only.
-SUMMARY = ("mean", "sd", "lower", "upper")
-
-
-@dataclass(frozen=True, eq=False)
-class NetworkPredictions:
-    """Predicted responses of rows, in their order and in the user's own units.
-
-    Attributes:
-        mean: Expected response, shape (n,), or (n, responses) for several: of yes/no data the
-            probability of the second class, of ordinal data the expected level. Of classes, shape
-            (n, classes), their probabilities.
-        sd: With kind="mean" the posterior standard deviation of `mean`, with kind="response" that
-            of the response; None if no interval was asked for, or a point fit cannot know it.
-        lower: Lower end of the interval of the same, or None.
-        upper: Upper end, or None.
-        probability: Probability of each class, or None for a Gaussian likelihood.
-        label: The most probable class, in the user's labels, or None.
-        classes: The classes in the order of `probability`.
-    """
-
-    mean: Float[np.ndarray, "n ..."]
-    sd: Float[np.ndarray, "n ..."] | None = None
-    lower: Float[np.ndarray, "n ..."] | None = None
-    upper: Float[np.ndarray, "n ..."] | None = None
-    probability: Float[np.ndarray, "n ... classes"] | None = None
-    label: Shaped[np.ndarray, "n ..."] | None = None
-    classes: tuple[Any, ...] = ()
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return len(self.mean)
-
-    def __repr__(self) -> str:
-        """How many there are, and the first of them."""
-        if self.label is not None and self.probability is not None:
-            first = f"{self.label.ravel()[0]} ({np.max(self.probability[0]):.2f})"
-        else:
-            first = f"{self.mean.ravel()[0]:.4g}"
-            if self.lower is not None and self.upper is not None:
-                first += f" ({self.lower.ravel()[0]:.4g} to {self.upper.ravel()[0]:.4g})"
-        return f"NetworkPredictions({len(self):,} rows, the first {first})"
-
-    def to_arrow(self) -> pa.Table:
-        """The predictions as an Arrow table (`.to_pandas()` and `polars.from_arrow` follow).
-
-        Returns:
-            One line per row: `mean`, `sd`, `lower` and `upper` where there is one number for each
-            row (numbered from 0 where there are several), `label`, and for classes a column
-            "probability of {class}" for each.
-        """
-        columns: dict[str, Any] = {}
-        by_class = self.probability is not None and self.mean.shape == self.probability.shape
-        for name in SUMMARY:
-            values = getattr(self, name)
-            if values is None or (by_class and name == "mean"):
-                continue
-            if values.ndim == 1:
-                columns[name] = values
-                continue
-            ends = [f" of {c}" for c in self.classes] if by_class else range(values.shape[1])
-            for end, column in zip(ends, values.T, strict=True):
-                columns[f"{name}{'' if by_class else ' '}{end}"] = np.ascontiguousarray(column)
-        if self.label is not None and self.label.ndim == 1:
-            columns["label"] = self.label.tolist()
-        if self.probability is not None and self.probability.ndim == 2:
-            for level, column in zip(self.classes, self.probability.T, strict=True):
-                columns[f"probability of {level}"] = np.ascontiguousarray(column)
-        return pa.table(columns)
 
 
 def predict_network(
@@ -97,11 +26,11 @@ def predict_network(
     *,
     interval: float | None,
     kind: Kind,
-) -> NetworkPredictions:
+) -> Predictions:
     """Predict rows of standardized features; see `NetworkFit.predict`."""
     if isinstance(model.likelihood, Categorical) and kind == "response" and interval is not None:
         raise ValueError(
-            "Classes have no order, so a response has no interval; see probability, or use "
+            "Classes have no order, so a response has no interval; see probabilities, or use "
             "kind='mean' for how well each probability is known."
         )
     likelihood = model.likelihood
@@ -117,12 +46,12 @@ def predict_network(
     ]
     given: dict[str, Any] = dict(zip(SUMMARY, summary, strict=False))
     if probability is None:
-        return NetworkPredictions(**given)
+        return Predictions(**given)
     classes = model.classes(data)
     labels = np.empty(len(classes), object)
     labels[:] = classes
     label = np.asarray(labels[np.argmax(probability, axis=-1)].tolist())
-    return NetworkPredictions(probability=probability, label=label, classes=classes, **given)
+    return Predictions(probabilities=probability, label=label, levels=classes, **given)
 
 
 def score_blocks(

@@ -1,92 +1,19 @@
 """Predictions of ratings, from the plug-in uncertainty of a point fit or from many draws."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy.special import ndtri
 
-from probmf.data.ids import read_ids, to_arrow
 from probmf.likelihoods import Likelihood
 from probmf.results.asked import check_interval, read_pairs
 from probmf.results.draws import Draws
 from probmf.results.mixtures import mixture_quantiles, row_blocks, tails
 from probmf.results.plug_in import PlugIn
+from probmf.results.predictions import Predictions
 from probmf.results.probabilities import check_at_least, tail_probabilities
 from probmf.results.summaries import ScoreMixture, Summary, evaluate, summarize
-
-
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """Predicted ratings of pairs, in the order in which they were asked for.
-
-    Attributes:
-        user: User ids, shape (n,).
-        item: Item ids.
-        mean: Expected rating; for yes/no data the probability of a one, averaged over the prior of
-            unknown users and items (if an interval was asked for, or there are many draws, over
-            all uncertainty of the score).
-        sd: Standard deviation of the rating, noise included; None if no interval was asked for.
-        lower: Lower end of the interval: for Gaussian ratings of the rating itself, for yes/no
-            data of the probability; for ordinal ratings the quantile, which is a level.
-        upper: Upper end of the interval.
-        known_user: False where the user has no ratings in the fit: the prior is used.
-        known_item: False where the item has none.
-        probabilities: Of ordinal ratings the probability of each level, shape (n, K), averaged
-            over the same uncertainty as `mean`; otherwise None.
-        levels: The K levels of ordinal ratings, otherwise None.
-        probability: That the rating is at least `at_least`, or None if not asked for.
-    """
-
-    user: np.ndarray
-    item: np.ndarray
-    mean: Float[np.ndarray, " n"]
-    sd: Float[np.ndarray, " n"] | None
-    lower: Float[np.ndarray, " n"] | None
-    upper: Float[np.ndarray, " n"] | None
-    known_user: Bool[np.ndarray, " n"]
-    known_item: Bool[np.ndarray, " n"]
-    probabilities: Float[np.ndarray, "n K"] | None = None
-    levels: tuple[float, ...] | None = None
-    probability: Float[np.ndarray, " n"] | None = None
-
-    def __len__(self) -> int:
-        """Number of pairs."""
-        return len(self.mean)
-
-    def __repr__(self) -> str:
-        """How many there are, the first of them, and how many are guesses from the prior."""
-        first = f"{plain_text(self.user[0])} of {plain_text(self.item[0])}: {self.mean[0]:.4g}"
-        if self.lower is not None and self.upper is not None:
-            first += f" ({self.lower[0]:.4g} to {self.upper[0]:.4g})"
-        unknown = int(np.sum(~(self.known_user & self.known_item)))
-        guesses = f"; {unknown:,} with a user or item unknown to the fit" if unknown else ""
-        return f"Predictions({len(self):,} pairs, the first {first}{guesses})"
-
-    def to_arrow(self) -> pa.Table:
-        """The predictions as an Arrow table (`.to_pandas()` and `polars.from_arrow` follow).
-
-        Returns:
-            One line per pair, with a column for each field that is not None, and one for the
-            probability of each level of ordinal ratings, as "probability_4".
-
-        Raises:
-            TypeError: If the kind of the ids has no Arrow type.
-        """
-        columns: dict[str, Any] = {
-            "user": ids_to_arrow(self.user, "user"), "item": ids_to_arrow(self.item, "item"),
-        }  # fmt: skip
-        for name in (
-            "mean", "sd", "lower", "upper", "probability", "known_user", "known_item",
-        ):  # fmt: skip
-            if getattr(self, name) is not None:
-                columns[name] = getattr(self, name)
-        if self.probabilities is not None and self.levels is not None:
-            for place, level in enumerate(self.levels):
-                columns[f"probability_{level:g}"] = self.probabilities[:, place]
-        return pa.table(columns)
 
 
 def predict(
@@ -106,14 +33,17 @@ def predict(
         if isinstance(source, Draws)
         else summarize_point(source, users.codes, items.codes, interval)
     )
+    known_user, known_item = source.known("user", users.codes), source.known("item", items.codes)
     ordered = likelihood.discrete and not likelihood.binary
     return Predictions(
-        users.ids, items.ids, *found[:4],
-        source.known("user", users.codes), source.known("item", items.codes),
-        found.probabilities if ordered else None, likelihood.levels if ordered else None,
-        None
+        mean=found.mean, sd=found.sd, lower=found.lower, upper=found.upper,
+        probabilities=found.probabilities if ordered else None,
+        levels=likelihood.levels if ordered else (),
+        probability=None
         if at_least is None
         else tail_probabilities(source, users.codes, items.codes, at_least),
+        user=users.ids, item=items.ids, known_user=known_user, known_item=known_item,
+        known=known_user & known_item,
     )  # fmt: skip
 
 
@@ -225,15 +155,3 @@ def intervals(
     """Central Normal interval of the given probability."""
     half = float(ndtri(0.5 + interval / 2)) * sd
     return mean - half, mean + half
-
-
-def ids_to_arrow(ids: np.ndarray, name: str) -> pa.Array:
-    """Ids as an Arrow array that reads back as the same ids."""
-    if not len(ids):
-        return pa.nulls(0)
-    return to_arrow(read_ids(ids, f"the column of {name}s"))
-
-
-def plain_text(value: object) -> str:
-    """An id as a message should show it."""
-    return repr(value.item() if isinstance(value, np.generic) else value)

@@ -20,7 +20,7 @@ from probmf.results.draws import Draws
 from probmf.results.exclusions import Exclusions
 from probmf.results.mixtures import BLOCK
 from probmf.results.plug_in import PlugIn
-from probmf.results.predict import ids_to_arrow, plain_text
+from probmf.results.predictions import ids_to_arrow, plain_text
 from probmf.results.recommend import read_candidates, told_unknown
 from probmf.results.score_draws import repeatable, score_draws
 

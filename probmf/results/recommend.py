@@ -15,13 +15,8 @@ from probmf.results.choices import Exclude, read_choice, read_exclusions
 from probmf.results.draws import Draws
 from probmf.results.exclusions import Exclusions
 from probmf.results.plug_in import PlugIn
-from probmf.results.predict import (
-    expected,
-    ids_to_arrow,
-    plain_text,
-    summarize_draws,
-    summarize_scores,
-)
+from probmf.results.predict import expected, summarize_draws, summarize_scores
+from probmf.results.predictions import ids_to_arrow, plain_text
 from probmf.results.probabilities import check_at_least, tail_probabilities, top_by_probability
 from probmf.results.ranking import RankBy as RankBy
 from probmf.results.ranking import top_products, top_uncertain

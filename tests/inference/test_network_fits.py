@@ -96,9 +96,9 @@ def test_logistic_and_softmax_regression(name: str) -> None:
         ours = fit.point()["network_weight_0"].T
         np.testing.assert_allclose(ours, theirs.coef_, atol=1e-4)
         predicted = fit.predict()
-        assert predicted.probability is not None
+        assert predicted.probabilities is not None
         np.testing.assert_allclose(
-            predicted.probability, theirs.predict_proba(examples.inputs()), atol=1e-4
+            predicted.probabilities, theirs.predict_proba(examples.inputs()), atol=1e-4
         )
         np.testing.assert_array_equal(predicted.label, theirs.predict(examples.inputs()))
 
@@ -111,8 +111,8 @@ def test_labels_are_the_user_s_own() -> None:
     model = Network.from_l2((), regularization=1.0, likelihood=Categorical(3))
     fit = fit_map(model, examples, key=0, num_epochs=300, learning_rate=0.3)
     predicted = fit.predict({name: [5.0, 6.3] for name in iris.feature_names})
-    assert predicted.classes == ("setosa", "versicolor", "virginica")
-    assert set(predicted.label.tolist()) <= set(predicted.classes)  # type: ignore[union-attr]
+    assert predicted.levels == ("setosa", "versicolor", "virginica")
+    assert set(predicted.label.tolist()) <= set(predicted.levels)  # type: ignore[union-attr]
     own = fit.predict().label
     theirs = linear_model.LogisticRegression(C=1.0).fit(examples.inputs(), iris.target)
     assert np.mean(own == iris.target_names[theirs.predict(examples.inputs())]) > 0.98
@@ -217,7 +217,7 @@ def test_held_out_classes_are_coded_as_the_training_ones() -> None:
     test = Examples.from_arrays(X[:4], [7, 7, 5, 7])
     model = Network((), likelihood=Categorical(3))
     fit = fit_map(model, train, key=0, num_epochs=3, validation=test)
-    probability = fit.predict(test).probability
+    probability = fit.predict(test).probabilities
     assert probability is not None
     assert fit.history is not None
     assert fit.history.validation is not None

@@ -144,10 +144,10 @@ def test_ordinal(kind: str, make: Any) -> None:
     given = np.column_stack([below[:, 0], below[:, 1] - below[:, 0], 1 - below[:, 1]])
     expected = given @ [1.0, 2.0, 3.0]
     found = fit.predict(interval=0.8)
-    np.testing.assert_allclose(found.probability[7], given.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(found.probabilities[7], given.mean(axis=0), rtol=1e-6)
     check(found, 7, expected.mean(), expected.std(), *np.quantile(expected, [0.1, 0.9]), 1e-6)
     assert found.levels == (1, 2, 3)
-    np.testing.assert_allclose(found.probability.sum(axis=1), 1.0)
+    np.testing.assert_allclose(found.probabilities.sum(axis=1), 1.0)
     found = fit.predict(interval=0.8, kind="response")
     mass = np.cumsum(given.mean(axis=0))
     assert found.lower[7] == 1 + np.sum(mass < 0.1)
@@ -403,7 +403,7 @@ def test_repr(make: Any) -> None:
     fit = make()
     cut = MixedFit(fit.model, fit.design, fit.samples, "nuts", Sampling({}, 1, 1.0, complete=False))
     assert repr(cut).endswith("draws, incomplete)")
-    assert repr(fit.predict()).startswith("MixedPredictions(40 rows, the first ")
+    assert repr(fit.predict()).startswith("Predictions(40 rows, the first ")
 
 
 def test_priors_by_hand(make: Any) -> None:

@@ -73,7 +73,7 @@ def test_probabilities_are_averaged_over_draws() -> None:
     three = np.random.default_rng(1).normal(size=(2, 3, 2, 3))
     classes = fit_of(Categorical(3), [4, 5, 6, 4], three).predict()
     wanted = softmax(np.einsum("cdfo,nf->cdno", three, X), axis=-1).reshape(6, 4, 3)
-    np.testing.assert_allclose(classes.probability, wanted.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(classes.probabilities, wanted.mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(classes.sd, wanted.std(axis=0), rtol=1e-4)
     assert classes.label.tolist() == (4 + wanted.mean(axis=0).argmax(axis=1)).tolist()  # type: ignore[union-attr]
     assert classes.to_arrow().column_names[:2] == ["sd of 4", "sd of 5"]
@@ -87,7 +87,7 @@ def test_levels_of_an_ordinal_response() -> None:
     below = norm.cdf(cuts[:, :, None, :] - scores)
     ends = np.concatenate([np.zeros_like(scores), below, np.ones_like(scores)], axis=-1)
     wanted = np.diff(ends, axis=-1).reshape(6, 4, 3)
-    np.testing.assert_allclose(predicted.probability, wanted.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(predicted.probabilities, wanted.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(predicted.mean, (wanted @ [1, 2, 5]).mean(axis=0), rtol=1e-4)
     response = fit.predict(kind="response")
     assert set(np.asarray(response.upper).tolist()) <= {1.0, 2.0, 5.0}

@@ -112,7 +112,7 @@ def test_responses_of_new_groups(kind: str, draws: int, new_h: bool) -> None:
             mean = chance @ levels
             sd = np.sqrt(chance @ np.square(levels - mean))
             if ordinal:
-                np.testing.assert_allclose(found.probability[row], chance, atol=1e-7)
+                np.testing.assert_allclose(found.probabilities[row], chance, atol=1e-7)
             places = [int(np.sum(np.cumsum(chance)[:-1] < tail)) for tail in TAILS]
             assert ends == (levels[places[0]], levels[places[1]])
         assert found.mean[row] == pytest.approx(mean, rel=1e-6)

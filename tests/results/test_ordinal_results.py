@@ -45,7 +45,7 @@ def test_a_point_fit_adds_the_score_uncertainty(fit: Fit) -> None:
     for line, low, high in zip(below[:, 1:], predicted.lower, predicted.upper, strict=True):
         assert low == LEVELS[int(np.argmax(line >= 0.1))]
         assert high == LEVELS[int(np.argmax(line >= 0.9))]
-    assert "probability_0.5" in predicted.to_arrow().column_names
+    assert "probability of 0.5" in predicted.to_arrow().column_names
     quick = fit.predict([(0, 0)], interval=None)
     assert quick.sd is None
     assert quick.probabilities is not None
