@@ -84,7 +84,7 @@ def _message(error: BaseException) -> str:
 
 
 def _raised_by_us(error: BaseException) -> bool:
-    """Whether the exception was raised by a check in the package, or by the file system."""
+    """True if the exception was raised by a check in the package, or by the file system."""
     frames = traceback.extract_tb(error.__traceback__)
     own = bool(frames) and Path(frames[-1].filename).is_relative_to(_PACKAGE)
     return own or isinstance(error, OSError)

@@ -58,7 +58,7 @@ def run_method(
 
 
 def _sites_of(model: MatrixFactorization, side: str | None) -> list[str]:
-    """What `--marginalize` names."""
+    """Value of `--marginalize`."""
     if side is None:
         return []
     sites = [site for site in model.site_shapes(1, 1) if site.startswith(side)]
@@ -99,7 +99,7 @@ def make_likelihood(word: str, noise_scale: float, data: Ratings) -> Likelihood:
 
 
 def read_intercept(word: str) -> Any:
-    """What `--intercept` means."""
+    """Value of `--intercept`."""
     if word in ("mean", "learned"):
         return word
     if word == "none":

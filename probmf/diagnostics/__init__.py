@@ -1,4 +1,4 @@
-"""Whether draws can be relied upon, and factors of all draws turned alike."""
+"""Reliability of draws, and alignment of the factors of all draws."""
 
 from probmf.diagnostics.alignment import align
 from probmf.diagnostics.judgement import DiagnosticWarning

@@ -1,4 +1,4 @@
-"""What is wrong with a run, in words."""
+"""Faults of a run, in words."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ class Complaint(NamedTuple):
 
 
 def statistics(sampling: Sampling | None) -> dict[str, Any]:
-    """What a sampler's statistics say of the whole run.
+    """Faults that a sampler's statistics show for the whole run.
 
     Args:
         sampling: How the run went, or None.

@@ -1,4 +1,4 @@
-"""What the data identify: the quantities that convergence is judged on.
+"""Identified quantities, which convergence is judged on.
 
 The posterior of a factorization does not change when users' and items' factors are rotated
 together, so factors are never judged as such; what they predict, and how large they are, is.
@@ -54,7 +54,7 @@ def check_fit(fit: object) -> None:
 def of_fit(
     fit: AnyFit, probes: int, rng: np.random.Generator, *, quick: bool = False
 ) -> Iterator[Quantity]:
-    """What the data identify, of any kind of model.
+    """Identified quantities of a fit of any kind.
 
     Args:
         fit: A fit of many draws.

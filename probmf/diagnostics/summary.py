@@ -24,7 +24,7 @@ from probmf.results.table import Table
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Diagnosis:
-    """What `summary` found.
+    """Findings of `summary`.
 
     Attributes:
         table: A row per quantity: "name", "count" (how many numbers it stands for), "mean" and
@@ -44,7 +44,7 @@ class Diagnosis:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """True if nothing is wrong."""
         return not self.warnings
 
     def __repr__(self) -> str:

@@ -71,7 +71,7 @@ class _Factored(NamedTuple):
 
 
 def has_host_form(pattern: Pattern, statistics: Statistics | None) -> bool:
-    """Whether `HostEvidence` serves: a constant design, with columns that remain.
+    """True if `HostEvidence` serves: a constant design, with columns that remain.
 
     Many columns that are eliminated by dense products are left to XLA, which has no lists either.
     """

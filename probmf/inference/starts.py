@@ -1,4 +1,4 @@
-"""Where a fit starts, and what it needs checked first."""
+"""Starting points of fits, and checks before the start."""
 
 import warnings
 from collections.abc import Callable, Mapping

@@ -170,7 +170,7 @@ def likelihood_scales(likelihood: BaseLikelihood, values: Mapping[str, Any]) -> 
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value is a finite real number (and no bool).
+    """True for a finite real number (and no bool).
 
     Args:
         value: Anything.

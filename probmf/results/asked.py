@@ -1,4 +1,4 @@
-"""What callers ask about, at the door: pairs, ids, how many, how sure."""
+"""Checks of queries: pairs, ids, numbers of items, intervals."""
 
 from numbers import Real
 from typing import Any, NamedTuple

@@ -51,7 +51,7 @@ class BaseFit(Pickled):
 
     @property
     def is_point(self) -> bool:
-        """Whether this is a point fit: one draw, and not that of a sampler."""
+        """True for a point fit: one draw, and not that of a sampler."""
         return self.sampling is None and (self.num_chains, self.num_draws) == (1, 1)
 
     def _told_draws(self) -> str:

@@ -132,7 +132,7 @@ def _check_target(target: Path) -> None:
 
 
 def _format(target: Path) -> Any:
-    """What a manifest calls its format; None if it is truncated."""
+    """Format that a manifest names; None if it is truncated."""
     try:
         manifest = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
     except ValueError:

@@ -71,7 +71,7 @@ def open_draws(path: str | PathLike[str]) -> "DataTree":
 
 
 def read_attributes(path: str | PathLike[str]) -> dict[str, Any] | None:
-    """What a store says of itself; None if it is none of ours.
+    """Attributes of a store; None if it is none of ours.
 
     Raises:
         ImportError: If zarr is not installed.

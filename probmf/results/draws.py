@@ -63,7 +63,7 @@ class Draws:
         return sites
 
     def known(self, side: Side, codes: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-        """Whether rows have a rating in the fit (one of weight zero is none)."""
+        """True where rows have a rating in the fit (one of weight zero is none)."""
         return (codes >= 0) & self._rated[side][codes]
 
     @cached_property

@@ -391,7 +391,7 @@ class Fit(BaseFit):
         num_draws: int = 1000,
         key: ArrayLike | None = None,
     ) -> RankPosterior:
-        """Where items stand among a user's candidates: probability of the top k, and rank.
+        """Rank of items among a user's candidates, and the probability of the top k.
 
         At each draw all candidates are ranked by their scores, that is by the expected rating. The
         draws are those of the fit; those of a point fit are drawn from the rows' conditionals, as

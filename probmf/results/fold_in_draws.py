@@ -172,7 +172,7 @@ def _problems(
 def _weak_zeros(
     draws: Draws, some: slice, scales: Mapping[str, np.ndarray]
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """What weak zeros at all items add to a row's precision and gradient, by draw."""
+    """Part of weak zeros at all items in a row's precision and gradient, by draw."""
     if not draws.model.unobserved_weight:
         return None, None
     every, found = np.arange(draws.data.num_items), []

@@ -1,4 +1,4 @@
-"""What a formula from a file may compute: it is Python code, and a file may come from anybody."""
+"""Limits of a formula from a file: it is Python code, and a file may come from anybody."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""How a fit went."""
+"""Record of a fit's search."""
 
 from dataclasses import dataclass
 

@@ -162,7 +162,7 @@ def _given(draws: SiteDraws, rows: Encoded, part: Int[np.ndarray, " part"]) -> G
 
 
 def known_rows(rows: Encoded) -> Bool[np.ndarray, " n"]:
-    """Whether all groups of a row are known."""
+    """True where all groups of a row are known."""
     known = np.ones(len(rows.population), bool)
     for part in (rows, rows.noise):
         for term in part.groups.values() if part is not None else ():

@@ -95,7 +95,7 @@ def convergence(
 
 
 def is_effect(site: str) -> bool:
-    """Whether a site holds effects of groups, as such or standardized."""
+    """True if a site holds effects of groups, as such or standardized."""
     return site.removesuffix("_raw").endswith("_effects")
 
 

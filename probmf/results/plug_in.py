@@ -57,7 +57,7 @@ class PlugIn:
         return {name: np.asarray(value) for name, value in self.conditionals.scales.items()}
 
     def known(self, side: Side, codes: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-        """Whether rows have a rating in the fit (one of weight zero is none)."""
+        """True where rows have a rating in the fit (one of weight zero is none)."""
         return (codes >= 0) & self._rated[side][codes]
 
     @cached_property
@@ -242,7 +242,7 @@ class PlugIn:
 
 
 def rated_rows(data: Ratings) -> dict[Side, Bool[np.ndarray, " rows"]]:
-    """Whether each user and each item has a rating of positive weight."""
+    """True for each user and each item that has a rating of positive weight."""
     counts = slice(None) if data.weight is None else data.weight > 0
     rated: dict[Side, np.ndarray] = {
         "user": np.zeros(data.num_users, bool),

@@ -140,7 +140,7 @@ def _means(draws: Draws, codes: np.ndarray, items: np.ndarray) -> np.ndarray:
 def spread_of_strangers(
     draws: Draws, new: np.ndarray, others: np.ndarray, some: slice
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What new users' scores vary by: bias scale and 1 by line, 0 for others; lengths by item."""
+    """Prior widths of new users' scores: bias scale and 1 by line, else 0; lengths by item."""
     spread = np.zeros((len(others), len(new), 2))
     lengths = np.zeros(others.shape[:2])
     if new.any():

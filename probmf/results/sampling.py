@@ -1,4 +1,4 @@
-"""How a sampler's run went."""
+"""Record of a sampler's run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from probmf.results.table import Table
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Sampling(Pickled):
-    """What a sampler tells of its run, beside the draws.
+    """Record of a sampler's run, beside the draws.
 
     Attributes:
         stats: Statistics of single draws under ArviZ's names ("diverging", "energy", "lp",

@@ -1,4 +1,4 @@
-"""What a sampler noted at every sweep, where it keeps rows at few of them."""
+"""Numbers noted at every sweep of a sampler that keeps rows at few of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

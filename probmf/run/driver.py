@@ -58,7 +58,7 @@ class Schedule:
 
 
 class Observed(NamedTuple):
-    """What a chunk of steps leaves.
+    """Result of a chunk of steps.
 
     Attributes:
         memory: The algorithm's record of the run so far; a pytree, kept beside the states.
@@ -99,7 +99,7 @@ class Algorithm(Protocol):
     def observe(
         self, memory: Any, done: int, states: tuple[Any, ...], records: tuple[Any, ...]
     ) -> Observed:
-        """What the steps after `done` leave, from the new states and the records of all chains."""
+        """Result of the steps after `done`, from the new states and the records of all chains."""
 
 
 class Sink(Protocol):

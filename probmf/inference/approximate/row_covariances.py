@@ -72,13 +72,13 @@ _join = jax.jit(join_rows)
 
 
 def _piece(lines: int, width: int, size: int) -> int:
-    """How much of a chunk's width is gathered at once: a divisor of it."""
+    """Part of a chunk's width that is gathered at once: a divisor of it."""
     most = max(1, GATHERED // (lines * size * size))
     return max(part for part in range(1, width + 1) if width % part == 0 and part <= most)
 
 
 def _over_chunks(bucket: Bucket, start: int, count: int, capacity: int, one: Any) -> Any:
-    """What a function gives for each chunk of a span, zeros beyond it, lines joined."""
+    """Results of a function for each chunk of a span, zeros beyond it, lines joined."""
     chunk = jax.tree.map(lambda x: x[0], bucket)
     shapes = jax.eval_shape(one, chunk)
     empty = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), shapes)

@@ -182,7 +182,7 @@ def _judge(course: Course) -> dict[str, float]:
 
 
 def _trouble(course: Course, info: dict[str, Any], num_steps: int) -> str:
-    """How the search ended, if not as it should, in words."""
+    """Sentence on the end of the search, if it did not end as it should."""
     if course.stopped == "diverged":
         return (
             f"The fit diverged: {course.trouble}; the best parameters before, of step "

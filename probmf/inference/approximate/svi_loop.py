@@ -23,7 +23,7 @@ CHUNK, CHUNK_OPERATIONS = 100, 3e8
 
 
 class Course(NamedTuple):
-    """How a run went.
+    """Record of a run.
 
     Attributes:
         params: The guide's parameters.
@@ -163,7 +163,7 @@ def nothing_yet() -> Iterator[None]:
 
 
 def describe(step: int, rate: float) -> str:
-    """Where the bound ceased to be finite, in words."""
+    """Sentence on the step at which the bound ceased to be finite."""
     of = "the optimizer's own learning rate" if np.isnan(rate) else f"learning rate {rate:g}"
     return f"The evidence's lower bound is not finite at step {step} ({of})"
 

@@ -1,4 +1,4 @@
-r"""What a variational sweep does: moments over a row's ratings, the rows' laws, scales, the bound.
+r"""Steps of a variational sweep: moments over a row's ratings, row distributions, scales, bound.
 
 All numbers are independent under q, each Normal(m, v). A row x (bias, factors) whose ratings have
 designs z with independent entries of moments (m_z, v_z) then has, exactly,
@@ -35,7 +35,7 @@ FLOOR = 1e-5
 
 
 class State(NamedTuple):
-    """Where a fit stands; a pytree.
+    """State of a fit; a pytree.
 
     Attributes:
         mean: Means of the rows of both sides.
@@ -71,7 +71,7 @@ class Moments(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What stays as it is during a fit; a pytree.
+    """Constants of a fit; a pytree.
 
     Attributes:
         intercept: Mean and precision of a learned intercept's prior.

@@ -23,7 +23,7 @@ from probmf.settings import own_settings
 
 
 class _Options(TypedDict, total=False):
-    """What both families take; for type checkers."""
+    """Arguments that both families take; for type checkers."""
 
     num_warmup: int
     num_samples: int
@@ -178,7 +178,7 @@ def sample_gibbs(
 
 
 def _check_family(model: object, data: Any, watch: Any, start: Any) -> bool:
-    """Whether the model is a mixed one."""
+    """True for a mixed model."""
     require("sample_gibbs", model)
     if not isinstance(model, MixedEffects):
         if not isinstance(data, Ratings):

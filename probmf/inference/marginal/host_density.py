@@ -54,7 +54,7 @@ class HostDensity:
 
     @staticmethod
     def serves(prepared: Prepared) -> bool:
-        """Whether the evidence has such a form, and there is no accelerator to prefer."""
+        """True if the evidence has such a form, and there is no accelerator to prefer."""
         on_cpu = jax.default_backend() == "cpu"
         return on_cpu and has_host_form(prepared.pattern, prepared.statistics)
 
@@ -65,7 +65,7 @@ class HostDensity:
 
     @property
     def is_large(self) -> bool:
-        """Whether it is quicker than a program even when that need not be compiled."""
+        """True if it is quicker than a program even when that need not be compiled."""
         return len(self.evidence.rest) >= LEAST_COLUMNS
 
     def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:

@@ -89,7 +89,7 @@ def mask_of(law: Distribution) -> Any:
 
 @dataclass
 class Run:
-    """What one run of the model showed."""
+    """Sites and values of one run of the model."""
 
     effects: dict[str, Site] = field(default_factory=dict)
     observed: dict[str, dict[str, Any]] = field(default_factory=dict)

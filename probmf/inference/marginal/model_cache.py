@@ -1,4 +1,4 @@
-"""What was traced for mixed models, kept: a second call on the same model and data traces nothing.
+"""Traced mixed models, kept: a second call on the same model and data traces nothing.
 
 `_program.py` keeps compiled programs; to find one by its text, the model must be traced first,
 which takes longer than to run it. Here traced things are kept by what they were made from.
@@ -25,7 +25,7 @@ _lock = threading.Lock()
 
 
 def kept[T](kind: str, model: MixedEffects, arguments: tuple[Any, ...], make: Callable[[], T]) -> T:
-    """What `make` gives, or gave when it was last made of the same.
+    """Memoize `make()` by model and arguments.
 
     Args:
         kind: What is made.

@@ -48,7 +48,7 @@ DRAW_NUMBERS = 4_000_000
 
 @dataclass(eq=False)
 class Prepared:
-    """What was found out about a model and its data.
+    """Structure of a model with its data.
 
     Attributes:
         model: The model with its effects.
@@ -285,7 +285,7 @@ def _outside_of_traces() -> AbstractContextManager[Any]:
 
 
 def _is_stale(error: Exception) -> bool:
-    """Whether JAX remembers an array of the model's closure in another precision."""
+    """True if JAX remembers an array of the model's closure in another precision."""
     return "same dtypes" in str(error) or "RuntimeProgramInputMismatch" in str(error)
 
 

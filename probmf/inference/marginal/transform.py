@@ -106,7 +106,7 @@ class MarginalModel:
 
     @run_alone()
     def prepare(self, *args: Any, **kwargs: Any) -> Prepared:
-        """How the effects enter, for these data; remembered for the last few.
+        """Structure of the effects for these data; remembered for the last few.
 
         Args:
             *args: The model's arguments, concrete.

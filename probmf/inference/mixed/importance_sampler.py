@@ -167,7 +167,7 @@ def _collect(pieces: Iterator[Sites]) -> Sites:
 
 
 def _spectrum_pays(density: MarginalDensity, num_samples: int) -> bool:
-    """Whether one decomposition of all effects costs less than a factorization per draw."""
+    """True if one decomposition of all effects costs less than a factorization per draw."""
     prepared = density.prepared
     if density.potential.num_dims != 1 or prepared.statistics is None or not prepared.fixed_priors:
         return False
@@ -233,7 +233,7 @@ class _Rounds:
         return len(self.points)
 
     def plan(self, num_samples: int, limit: int) -> int:
-        """How many proposals to make next; refits the law first where that will pay."""
+        """Number of proposals to make next; refits the proposal first where that will pay."""
         if self.num == 0:
             return min(max(FIRST, num_samples // 4), 2 * FIRST)
         done = self.effective >= num_samples and self.k_hat < K_HAT_GATE

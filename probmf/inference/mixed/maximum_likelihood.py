@@ -194,7 +194,7 @@ class _Problem:
             self.program = trace_program(self._value, self.density.potential.vector)
 
     def start(self) -> np.ndarray:
-        """Where to begin."""
+        """Starting point."""
         return self.density.start() if self.host is None else self.host.start()
 
     def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
@@ -244,7 +244,7 @@ class _Problem:
         return {**latents, **self.prepared.site_values(latents, tables)}
 
     def _terms(self, vector: Array) -> tuple[Array, Array, list[Array]]:
-        """What the evidence depends on; see `HostDensity`."""
+        """Terms that the evidence depends on; see `HostDensity`."""
         latents = self._latents(vector)
         run = self.prepared.run(latents)
         _, precision, extra = self.prepared.system(run, latents)

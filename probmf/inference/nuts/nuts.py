@@ -41,7 +41,7 @@ LEAST_WARMUP = 150
 
 
 class _Options(TypedDict, total=False):
-    """What both families take; for type checkers."""
+    """Arguments that both families take; for type checkers."""
 
     num_warmup: int
     num_samples: int
@@ -237,7 +237,7 @@ def without_sites(
 def _target(
     model: Any, arguments: tuple[Any, ...], sites: tuple[str, ...]
 ) -> tuple[Any, Potential, MarginalDensity | None]:
-    """What is sampled, and its density; by LAPACK where that is quicker than XLA's program."""
+    """Model that is sampled, and its density; by LAPACK where that is quicker than XLA."""
     if not sites:
         if isinstance(model, MixedEffects):
             return model, joint_potential(model, arguments), None

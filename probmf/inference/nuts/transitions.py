@@ -39,7 +39,7 @@ class NoStartError(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """What shapes the sampler.
+    """Settings of the sampler.
 
     Attributes:
         num_warmup: Transitions that adapt step size and mass matrix.
@@ -61,7 +61,7 @@ class Settings:
 
     @property
     def compiled_by(self) -> tuple[Any, ...]:
-        """What the compiled program depends on."""
+        """Settings that the compiled program depends on."""
         return (
             self.num_warmup, self.target_accept, self.max_tree_depth, self.dense_mass,
             self.adapt_mass,

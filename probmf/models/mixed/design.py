@@ -35,7 +35,7 @@ class Encoded(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TermCoding:
-    """How a group term is encoded: its name, and which columns of which encoder it has."""
+    """Encoding of a group term: its name, and which columns of which encoder it has."""
 
     name: str
     columns: ColumnEncoder
@@ -51,7 +51,7 @@ class TermCoding:
 
 @dataclass(frozen=True, eq=False)
 class PredictorCoding:
-    """How a predictor is encoded.
+    """Encoding of a predictor.
 
     Attributes:
         site: Name of the site of its coefficients.

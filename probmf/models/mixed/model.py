@@ -140,7 +140,7 @@ class MixedEffects:
         return build_design(data, self.parsed, self.parsed_scale, self.likelihood, self.priors)
 
     def arguments(self, data: Any, *, join: bool = False) -> tuple[MixedData]:
-        """What the NumPyro model is called with.
+        """Arguments of the NumPyro model.
 
         Args:
             data: The training data, or a design that is made of them.

@@ -31,7 +31,7 @@ WIDTH = 2.5
 
 
 class PredictorColumns(NamedTuple):
-    """What priors need to know of a predictor.
+    """Facts of a predictor that priors depend on.
 
     Attributes:
         site: Name of the site of its coefficients.
@@ -50,7 +50,7 @@ class PredictorColumns(NamedTuple):
 
 
 class Target(NamedTuple):
-    """Where the response lies on a predictor's scale: its centre, and the prior's width there."""
+    """Place of the response on a predictor's scale: its centre, and the prior's width there."""
 
     center: float
     width: float

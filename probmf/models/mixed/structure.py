@@ -1,4 +1,4 @@
-"""What a mixed model is conditioned on: checked arrays, without labels.
+"""Data of a mixed model: checked arrays, without labels.
 
 A dense matrix of observations by groups never exists: a group term is a code and a short row of
 coefficients' columns for each observation. A design holds NumPy arrays; a model's arguments are
@@ -94,7 +94,7 @@ class Predictor:
 )
 @dataclass(frozen=True)
 class Cells:
-    """What the rows of each cell say beyond their mean; a pytree. See `probmf.models.mixed.cells`.
+    """Sums of squares of the rows of each cell about its mean; a pytree. See `models.mixed.cells`.
 
     Attributes:
         count: Number of rows n.
