@@ -223,7 +223,7 @@ def test_held_out_classes_are_coded_as_the_training_ones() -> None:
     assert fit.history.validation is not None
     best = -np.mean(np.log(probability[np.arange(4), [2, 2, 0, 2]]))
     assert fit.history.validation.min() == pytest.approx(best, rel=1e-5)
-    with pytest.raises(ValueError, match=r"is 8 in row 0, which is none of the classes 5, 6, 7"):
+    with pytest.raises(ValueError, match=r"is 8 in row 0 .*, which is none of the classes 5, 6, 7"):
         fit_map(model, train, key=0, num_epochs=3, validation=Examples.from_arrays(X[:1], [8]))
 
 
