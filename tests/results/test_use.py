@@ -233,7 +233,7 @@ def test_save_and_load_give_the_same_fit(kind: str, tmp_path: Path) -> None:
     fit.save(tmp_path / "fit")  # over the old one
 
 
-@pytest.mark.parametrize("file", ["fit.json", "arrays.safetensors", "columns.parquet"])
+@pytest.mark.parametrize("file", ["fit.json", "arrays.safetensors"])
 def test_truncated_files_are_named(fit: Fit, tmp_path: Path, file: str) -> None:
     fit.save(tmp_path / "fit")
     path = tmp_path / "fit" / file
