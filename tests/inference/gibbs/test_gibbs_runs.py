@@ -227,7 +227,7 @@ def test_what_is_refused(change: dict[str, Any], expected: str) -> None:
 def test_weights_of_latent_likelihoods_are_refused() -> None:
     table = {"user": [1, 1, 2], "item": [1, 2, 1], "rating": [1.0, 0.0, 1.0], "w": [2.0, 1.0, 1.0]}
     data = Ratings.from_frame(table, weight="w")
-    with pytest.raises(ValueError, match="have weights"):
+    with pytest.raises(ValueError, match="takes weights of Gaussian ratings only"):
         sample_gibbs(model(likelihood=Bernoulli()), data, key=0, **SHORT)
 
 
