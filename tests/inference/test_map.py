@@ -603,7 +603,8 @@ def test_second_call_compiles_nothing(
     options: dict[str, Any] = {"validation": held_out, "batch_size": batch_size, "num_restarts": 2}
     with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
         fit_map(model, train, key=0, num_epochs=3, learning_rate=0.1, **options)
-        assert compilations(caplog) > 3
+        # How many depends on the programs that other tests of the process have left.
+        assert compilations(caplog) > 0
         fit_map(model, train, key=0, num_epochs=3, learning_rate=0.1, **options)
         assert compilations(caplog) == 0
         other = replace(model, likelihood=Gaussian(0.8), item_scale=0.2)
