@@ -8,8 +8,9 @@ import common
 import numpy as np
 import optax
 
-from probmf import Bernoulli, Fit, Gaussian, MatrixFactorization, Ratings, fit_als, fit_map
+from probmf import Bernoulli, Gaussian, MatrixFactorization, Ratings, fit_als, fit_map
 from probmf.metrics import log_loss, rmse
+from probmf.results import RatingsFit
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Setting:
     With a rate, `fit_map`'s learning rate falls linearly from it to zero.
     """
 
-    fit: Callable[..., Fit]
+    fit: Callable[..., RatingsFit]
     factors: int
     strength: float
     power: float
@@ -27,7 +28,7 @@ class Setting:
     arguments: dict = field(default_factory=dict)
     rate: float | None = None
 
-    def run(self, train: Ratings, likelihood: Gaussian | Bernoulli) -> tuple[Fit, float]:
+    def run(self, train: Ratings, likelihood: Gaussian | Bernoulli) -> tuple[RatingsFit, float]:
         """The fit, and its seconds without compilation."""
 
         def scale(degree: np.ndarray) -> np.ndarray:

@@ -6,7 +6,8 @@ import time
 import common
 import numpy as np
 
-from probmf import Fit, MatrixFactorization, Ratings, fit_als
+from probmf import MatrixFactorization, Ratings, fit_als
+from probmf.results import RatingsFit
 
 #: Both are LensKit's own defaults.
 REGULARIZATION = 0.1
@@ -22,7 +23,7 @@ def build_model(num_factors: int, train: Ratings) -> MatrixFactorization:
     return dataclasses.replace(model, user_bias_scale=DAMPING**-0.5, item_bias_scale=DAMPING**-0.5)
 
 
-def lenskit_start(model: MatrixFactorization, train: Ratings) -> Fit:
+def lenskit_start(model: MatrixFactorization, train: Ratings) -> RatingsFit:
     """Where LensKit starts: means damped item first, then user, and random rows of length one."""
     rng = np.random.default_rng(0)
     mean = train.rating.mean()
@@ -35,10 +36,10 @@ def lenskit_start(model: MatrixFactorization, train: Ratings) -> Fit:
         rows = rng.standard_normal((size, model.num_factors))
         values[f"{side}_factors"] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     values = {name: np.asarray(value, np.float32) for name, value in values.items()}
-    return Fit.from_point(model, train, values, method="LensKit's start")
+    return RatingsFit.from_point(model, train, values, method="LensKit's start")
 
 
-def sweep_seconds(start: Fit, solver: str, sweeps: int) -> list[float]:
+def sweep_seconds(start: RatingsFit, solver: str, sweeps: int) -> list[float]:
     """Seconds of the sweeps of one fit, without the first."""
     fit = fit_als(
         start.model, start.data, key=0, num_sweeps=sweeps + 1, tol=0.0, solver=solver, start=start
@@ -46,7 +47,7 @@ def sweep_seconds(start: Fit, solver: str, sweeps: int) -> list[float]:
     return np.diff(fit.history.seconds).tolist()
 
 
-def held_out(start: Fit, test: Ratings, solver: str, sweeps: int) -> list[float]:
+def held_out(start: RatingsFit, test: Ratings, solver: str, sweeps: int) -> list[float]:
     fit = fit_als(
         start.model, start.data, key=0, num_sweeps=sweeps, tol=0.0, solver=solver, start=start,
         validation=test, patience=sweeps,

@@ -9,8 +9,9 @@ from pathlib import Path
 import common
 import numpy as np
 
-from probmf import Fit, Gaussian, MatrixFactorization, Ratings, fit_als
+from probmf import Gaussian, MatrixFactorization, Ratings, fit_als
 from probmf.metrics import ndcg_at_k, recall_at_k
+from probmf.results import RatingsFit
 
 THRESHOLD = 4
 ITERATIONS = 12
@@ -92,7 +93,7 @@ def judge(ranked: np.ndarray, hidden: Ratings) -> np.ndarray:
     ])  # fmt: skip
 
 
-def rank_ours(fit: Fit, known: Ratings) -> np.ndarray:
+def rank_ours(fit: RatingsFit, known: Ratings) -> np.ndarray:
     return fit.fold_in(known).recommend(known.users.ids, k=100).code
 
 

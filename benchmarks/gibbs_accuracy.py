@@ -8,7 +8,6 @@ import numpyro.distributions as dist
 
 from probmf import (
     Bernoulli,
-    Fit,
     Gaussian,
     MatrixFactorization,
     NormalWishart,
@@ -17,6 +16,7 @@ from probmf import (
     sample_gibbs,
 )
 from probmf.metrics import auc, coverage, log_loss, rmse
+from probmf.results import RatingsFit
 
 #: Scale of the noise, in stars: smurff's usual precision of 1.5; and found, with the number of
 #: factors, on a tenth of the training ratings (key 1). So was the scale of the Wishart prior, of 1
@@ -38,13 +38,13 @@ def build_model(num_factors: int, likelihood: Any, wishart: float = 1.0) -> Matr
 
 def sample(
     model: MatrixFactorization, train: Ratings, test: Ratings, sweeps: tuple[int, int]
-) -> Fit:
+) -> RatingsFit:
     return sample_gibbs(
         model, train, key=0, num_warmup=sweeps[0], num_samples=sweeps[1], num_chains=2, watch=test
     )
 
 
-def covered(fit: Fit, test: Ratings) -> list[float]:
+def covered(fit: RatingsFit, test: Ratings) -> list[float]:
     """Shares of held-out ratings within their central 50 and 90 % intervals.
 
     An interval of whole levels holds more than it says, so for ordinal ratings it is the randomized

@@ -17,13 +17,14 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
-from probmf import Fit, Gaussian, MatrixFactorization, Ratings, fit_map
+from probmf import Gaussian, MatrixFactorization, Ratings, fit_map
 from probmf.inference.marginal_rows import RowsMarginal, Stretched, find_start, rows_marginal
 from probmf.inference.nuts.transitions import Chains, Settings, constrain_chains, run_nuts
 from probmf.inference.potential import Potential
 from probmf.metrics import coverage, rmse
 from probmf.models.observations import Observations
 from probmf.models.scores import linear_predictor
+from probmf.results import RatingsFit
 from probmf.results.measures import measure
 from probmf.results.sampling import Sampling
 
@@ -118,7 +119,7 @@ def judge(
     products = samples["user_factors"][:, :, user] * samples["item_factors"][:, :, item]
     probes = measure(scores + products.sum(-1))
     scales = measure(np.stack([samples[name] for name in SCALES], axis=-1))
-    fit = Fit(model, train, samples, "nuts", sampling=Sampling(stats, 0, sum(seconds)))
+    fit = RatingsFit(model, train, samples, "nuts", sampling=Sampling(stats, 0, sum(seconds)))
     return {
         "seconds": seconds,
         "steps": float(np.mean(stats["n_steps"])),
@@ -133,7 +134,7 @@ def judge(
     }
 
 
-def held_out(fit: Fit, test: Ratings) -> dict:
+def held_out(fit: RatingsFit, test: Ratings) -> dict:
     found = fit.predict(test, interval=0.9)
     return {
         "rmse": rmse(test.rating, found.mean),

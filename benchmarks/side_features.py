@@ -11,7 +11,6 @@ import scipy.stats
 from probmf import (
     MLP,
     Features,
-    Fit,
     Gaussian,
     Linear,
     MatrixFactorization,
@@ -22,6 +21,7 @@ from probmf import (
     sample_gibbs,
 )
 from probmf.metrics import rmse
+from probmf.results import RatingsFit
 
 #: Of the cold start, in stars; chosen beforehand.
 NOISE, FACTOR_SCALE, BIAS_SCALE = 0.85, 0.3, 0.4
@@ -69,7 +69,7 @@ def cold_start(side: str, num_factors: int, sweeps: int, epochs: int) -> dict[st
             user_bias_scale=BIAS_SCALE, item_bias_scale=BIAS_SCALE, **options,
         )  # fmt: skip
 
-    fits: dict[str, Fit] = {
+    fits: dict[str, RatingsFit] = {
         "biases": fit_als(model(factors=0), train, key=0, num_sweeps=sweeps),
         "factors": fit_als(model(), train, key=0, num_sweeps=sweeps),
         "linear, biases": fit_als(model(Linear(), 0), train, key=0, num_sweeps=sweeps),

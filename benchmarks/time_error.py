@@ -11,7 +11,6 @@ import numpyro.distributions as dist
 import optax
 
 from probmf import (
-    Fit,
     Gaussian,
     MatrixFactorization,
     NormalWishart,
@@ -23,6 +22,7 @@ from probmf import (
     sample_nuts,
 )
 from probmf.metrics import log_score, rmse
+from probmf.results import RatingsFit
 
 FIGURE = common.ROOT / "docs" / "images" / "time_error.png"
 FACTORS, NOISE = 16, 0.92
@@ -54,7 +54,7 @@ def learned(prior: Any) -> MatrixFactorization:
     )  # fmt: skip
 
 
-def measure(fit: Callable[[], Fit], test: Ratings, *, again: bool = True) -> Point:
+def measure(fit: Callable[[], RatingsFit], test: Ratings, *, again: bool = True) -> Point:
     """Seconds of a second call (or of the first), held-out RMSE and mean log density."""
     if again:
         fit()

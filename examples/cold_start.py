@@ -17,14 +17,17 @@ import argparse
 import numpy as np
 from matplotlib.figure import Figure
 
-from probmf import Fit, Gaussian, MatrixFactorization, Ratings, metrics, sample_nuts
+from probmf import Gaussian, MatrixFactorization, Ratings, metrics, sample_nuts
 from probmf.datasets import simulate_ratings
+from probmf.results import RatingsFit
 
 NOISE, FIRST_ID = 0.5, 10_000
 ORDERS = ("mean", "upper", "thompson", "random")
 
 
-def fold_in(fit: Fit, asked: dict[int, list[int]], answers: np.ndarray, key: int) -> Fit:
+def fold_in(
+    fit: RatingsFit, asked: dict[int, list[int]], answers: np.ndarray, key: int
+) -> RatingsFit:
     """The fit with all answers so far: rows of `answers` are users, columns are items."""
     pairs = [(user, item) for user, items in asked.items() for item in items]
     if not pairs:
@@ -34,7 +37,9 @@ def fold_in(fit: Fit, asked: dict[int, list[int]], answers: np.ndarray, key: int
     return fit.fold_in(Ratings.from_frame(table), key=key)
 
 
-def show(fit: Fit, truth: np.ndarray, answers: np.ndarray, rounds: int) -> dict[str, np.ndarray]:
+def show(
+    fit: RatingsFit, truth: np.ndarray, answers: np.ndarray, rounds: int
+) -> dict[str, np.ndarray]:
     """Cumulative regret by order, user and round; every order has its own copy of the users."""
     count, num_items = truth.shape
     rng = np.random.default_rng(0)
@@ -62,7 +67,9 @@ def show(fit: Fit, truth: np.ndarray, answers: np.ndarray, rounds: int) -> dict[
     return regret
 
 
-def ask(fit: Fit, truth: np.ndarray, answers: np.ndarray, rounds: int) -> dict[str, np.ndarray]:
+def ask(
+    fit: RatingsFit, truth: np.ndarray, answers: np.ndarray, rounds: int
+) -> dict[str, np.ndarray]:
     """RMSE of the users' predicted scores after each number of answers, by way of asking."""
     count, num_items = truth.shape
     rng = np.random.default_rng(1)

@@ -11,7 +11,16 @@ Writes side_features.png to the current folder.
 import numpy as np
 from matplotlib.figure import Figure
 
-from probmf import Features, Fit, Gaussian, Linear, MatrixFactorization, Ratings, fit_als, metrics
+from probmf import (
+    Features,
+    Gaussian,
+    Linear,
+    MatrixFactorization,
+    Ratings,
+    fit_als,
+    metrics,
+)
+from probmf.results import RatingsFit
 
 USERS, ITEMS, FACTORS, NOISE = 400, 150, 2, 0.5
 JOBS = np.array(["baker", "nurse", "pilot", "clerk"])
@@ -47,7 +56,7 @@ def as_frame(pairs: np.ndarray, ratings: np.ndarray) -> dict:
     return {"user": user, "item": item, "rating": ratings[user, item]}
 
 
-def fold_in(fit: Fit, table: dict, users: dict, size: int) -> Fit:
+def fold_in(fit: RatingsFit, table: dict, users: dict, size: int) -> RatingsFit:
     """The fit after the first ratings of each user in the table."""
     if not size:
         return fit.extend(user_features=users) if fit.model.mean_sides else fit

@@ -3,7 +3,7 @@
 from probmf import numpyro_setup  # noqa: F401  # Before anything that imports NumPyro.
 
 # isort: split
-from probmf import diagnostics, metrics
+from probmf import diagnostics, metrics, results
 from probmf.data import Examples, Features, Ratings, Vocabulary, confidence_weights
 from probmf.diagnostics import DiagnosticWarning
 from probmf.inference.approximate.laplace import fit_laplace
@@ -18,16 +18,7 @@ from probmf.inference.point.als import fit_als
 from probmf.inference.point.map import fit_map
 from probmf.likelihoods import Bernoulli, Categorical, Gaussian, LogNormal, Ordinal
 from probmf.models import MLP, Linear, MatrixFactorization, MixedEffects, Network, NormalWishart
-from probmf.results import (
-    Fit,
-    History,
-    MixedFit,
-    NetworkFit,
-    Predictions,
-    Recommendations,
-    Sampling,
-    load,
-)
+from probmf.results import load
 from probmf.results.draw_store import open_draws
 
 __version__ = "0.1.0"
@@ -39,23 +30,16 @@ __all__ = [
     "DiagnosticWarning",
     "Examples",
     "Features",
-    "Fit",
     "Gaussian",
-    "History",
     "Linear",
     "LogNormal",
     "MarginalModel",
     "MatrixFactorization",
     "MixedEffects",
-    "MixedFit",
     "Network",
-    "NetworkFit",
     "NormalWishart",
     "Ordinal",
-    "Predictions",
     "Ratings",
-    "Recommendations",
-    "Sampling",
     "Vocabulary",
     "confidence_weights",
     "diagnostics",
@@ -69,6 +53,7 @@ __all__ = [
     "marginalize",
     "metrics",
     "open_draws",
+    "results",
     "sample_gibbs",
     "sample_marginal",
     "sample_nuts",

@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from probmf import Fit, MatrixFactorization
-from probmf.results import Sampling
+from probmf import MatrixFactorization
+from probmf.results import RatingsFit, Sampling
 
 DRAWS = (2, 15)
 
 
-def many(model: MatrixFactorization, data: Any) -> Fit:
+def many(model: MatrixFactorization, data: Any) -> RatingsFit:
     """Independent random draws of everything."""
     rng = np.random.default_rng(0)
     samples: dict[str, Any] = {"intercept": rng.normal(0.7, 0.2, DRAWS)}
@@ -19,15 +19,15 @@ def many(model: MatrixFactorization, data: Any) -> Fit:
         samples[site] = (center + rng.normal(0, 0.3, (*DRAWS, *shape))).astype(np.float32)
     for name in model.random_scales():
         samples[name] = rng.uniform(0.3, 0.9, DRAWS)
-    return Fit(model, data, samples, "test", sampling=Sampling({}, 10, 0.1))
+    return RatingsFit(model, data, samples, "test", sampling=Sampling({}, 10, 0.1))
 
 
-def flat(fit: Fit, site: str) -> np.ndarray:
+def flat(fit: RatingsFit, site: str) -> np.ndarray:
     value = np.asarray(fit.samples[site], np.float64)
     return value.reshape(-1, *value.shape[2:])
 
 
-def all_scores(fit: Fit) -> np.ndarray:
+def all_scores(fit: RatingsFit) -> np.ndarray:
     products = np.einsum("smk,snk->smn", flat(fit, "user_factors"), flat(fit, "item_factors"))
     biases = flat(fit, "user_bias")[:, :, None] + flat(fit, "item_bias")[:, None, :]
     return flat(fit, "intercept")[:, None, None] + biases + products

@@ -17,9 +17,7 @@ from typer.testing import CliRunner, Result
 import probmf
 from probmf import (
     Bernoulli,
-    Fit,
     Gaussian,
-    History,
     MatrixFactorization,
     Ratings,
     Vocabulary,
@@ -33,6 +31,7 @@ from probmf.cli.evaluate import evaluation
 from probmf.cli.fit import show
 from probmf.cli.methods import Method
 from probmf.datasets import simulate_ratings
+from probmf.results import History, RatingsFit
 
 WIDTH = 80
 MODEL = ["--num-factors", "2", "--noise-scale", "0.5", "--user-scale", "0.5", "--item-scale", "0.5"]
@@ -63,7 +62,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What `probmf fit` would have fitted: (method, model, ratings, settings); nothing is."""
     calls: list[Any] = []
 
-    def record(method: str, model: Any, data: Ratings, **settings: Any) -> Fit:
+    def record(method: str, model: Any, data: Ratings, **settings: Any) -> RatingsFit:
         calls.append((method, model, data, settings))
         return point_fit(data, model=model)
 
@@ -86,14 +85,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def point_fit(
     ratings: Ratings, *, binary: bool = False, model: MatrixFactorization | None = None
-) -> Fit:
+) -> RatingsFit:
     """A fit with random parameters, so that nothing has to be fitted."""
     rng = np.random.default_rng(0)
     if model is None:
         model = MatrixFactorization(2, Bernoulli() if binary else Gaussian(0.5))
     shapes = model.site_shapes(ratings.num_users, ratings.num_items)
     values = {site: 0.5 * rng.normal(size=shape) for site, shape in shapes.items()}
-    return Fit.from_point(model, ratings, {"intercept": 0.0, **values}, method="made")
+    return RatingsFit.from_point(model, ratings, {"intercept": 0.0, **values}, method="made")
 
 
 @pytest.fixture(scope="module")
@@ -509,7 +508,7 @@ class TestEvaluate:
             0, Gaussian(unit * scale), intercept=0.0, item_bias=False, user_bias_scale=unit
         )
         values = {"intercept": 0.0, "user_bias": unit * effect}
-        scores = evaluation(Fit.from_point(model, train, values, method="made"), test)
+        scores = evaluation(RatingsFit.from_point(model, train, values, method="made"), test)
         remarks = " ".join(scores["remarks"])
         assert ("intervals are" in remarks) == wide
         assert ("By log score the constant does better" in remarks) == wide

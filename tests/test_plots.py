@@ -11,13 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import ndtri
 
-from probmf import Bernoulli, Fit, Gaussian, History, MatrixFactorization, Ratings, plots
+from probmf import Bernoulli, Gaussian, MatrixFactorization, Ratings, plots
 from probmf.datasets import Simulation, simulate_ratings
 from probmf.plots.factors import leading_directions
 from probmf.plots.labels import place_labels
+from probmf.results import History, RatingsFit
 
 
-def simulate(likelihood: str = "gaussian") -> tuple[Simulation, Fit]:
+def simulate(likelihood: str = "gaussian") -> tuple[Simulation, RatingsFit]:
     """Ratings and a "fit" that is the truth, so that nothing has to be fitted."""
     simulation = simulate_ratings(
         key=0, num_users=40, num_items=30, num_ratings=500, num_factors=3, likelihood=likelihood
@@ -32,16 +33,16 @@ def simulate(likelihood: str = "gaussian") -> tuple[Simulation, Fit]:
     )  # fmt: skip
     sites = ["intercept", *model.site_shapes(1, 1)]
     values = {site: np.asarray(truth[site], np.float32) for site in sites}
-    return simulation, Fit.from_point(model, simulation.ratings, values, method="truth")
+    return simulation, RatingsFit.from_point(model, simulation.ratings, values, method="truth")
 
 
 @pytest.fixture(scope="module")
-def gaussian() -> tuple[Simulation, Fit]:
+def gaussian() -> tuple[Simulation, RatingsFit]:
     return simulate()
 
 
 @pytest.fixture(scope="module")
-def bernoulli() -> tuple[Simulation, Fit]:
+def bernoulli() -> tuple[Simulation, RatingsFit]:
     return simulate("bernoulli")
 
 
@@ -66,7 +67,7 @@ def lines(ax: Axes) -> dict[str, np.ndarray]:
     }
 
 
-def test_no_plot_touches_pyplot(gaussian: tuple[Simulation, Fit]) -> None:
+def test_no_plot_touches_pyplot(gaussian: tuple[Simulation, RatingsFit]) -> None:
     plots.degree_distribution(gaussian[0].ratings)
     # The back end is still to be chosen: nobody has asked for a window.
     assert mpl.rcParams._get_backend_or_none() is None or mpl.get_backend().lower() == "agg"
@@ -136,7 +137,9 @@ class TestConvergence:
 
 
 class TestPredictedVsObserved:
-    def test_bins_have_the_means_of_their_pairs(self, gaussian: tuple[Simulation, Fit]) -> None:
+    def test_bins_have_the_means_of_their_pairs(
+        self, gaussian: tuple[Simulation, RatingsFit]
+    ) -> None:
         simulation, fit = gaussian
         ax = plots.predicted_vs_observed(fit, simulation.ratings, num_bins=5)
         predicted = fit.predict(simulation.ratings, interval=None).mean
@@ -147,13 +150,13 @@ class TestPredictedVsObserved:
         np.testing.assert_allclose(dots[0], expected, rtol=1e-5)
         assert "predicted 90% interval" in lines(ax)
 
-    def test_density_counts_every_pair(self, gaussian: tuple[Simulation, Fit]) -> None:
+    def test_density_counts_every_pair(self, gaussian: tuple[Simulation, RatingsFit]) -> None:
         simulation, fit = gaussian
         ax = plots.predicted_vs_observed(fit, simulation.ratings)
         (mesh,) = ax.collections
         assert np.nansum(np.ma.filled(mesh.get_array(), np.nan)) == len(simulation.ratings)
 
-    def test_stars_get_one_row_of_cells_each(self, gaussian: tuple[Simulation, Fit]) -> None:
+    def test_stars_get_one_row_of_cells_each(self, gaussian: tuple[Simulation, RatingsFit]) -> None:
         simulation, fit = gaussian
         stars = replace(
             simulation.ratings, rating=np.clip(np.round(simulation.ratings.rating), 1, 5)
@@ -163,14 +166,16 @@ class TestPredictedVsObserved:
         (mesh,) = ax.collections
         assert np.shape(mesh.get_array())[0] == 5
 
-    def test_yes_no_data_are_shown_by_outcome(self, bernoulli: tuple[Simulation, Fit]) -> None:
+    def test_yes_no_data_are_shown_by_outcome(
+        self, bernoulli: tuple[Simulation, RatingsFit]
+    ) -> None:
         simulation, fit = bernoulli
         ax = plots.predicted_vs_observed(fit, simulation.ratings)
         ones = int(simulation.ratings.rating.sum())
         labels = ax.get_legend_handles_labels()[1]
         assert labels == [f"observed no ({500 - ones})", f"observed yes ({ones})"]
 
-    def test_errors(self, gaussian: tuple[Simulation, Fit]) -> None:
+    def test_errors(self, gaussian: tuple[Simulation, RatingsFit]) -> None:
         simulation, fit = gaussian
         with pytest.raises(TypeError, match="test is a dict, expected Ratings"):
             plots.predicted_vs_observed(fit, {})  # type: ignore[arg-type]
@@ -179,7 +184,7 @@ class TestPredictedVsObserved:
 
 
 class TestCalibration:
-    def test_coverage_is_the_share_inside(self, gaussian: tuple[Simulation, Fit]) -> None:
+    def test_coverage_is_the_share_inside(self, gaussian: tuple[Simulation, RatingsFit]) -> None:
         simulation, fit = gaussian
         ax = plots.calibration(fit, simulation.ratings)
         predicted = fit.predict(simulation.ratings)
@@ -189,7 +194,7 @@ class TestCalibration:
         assert share[np.argmin(np.abs(level - 0.8))] == pytest.approx(inside.mean())
         assert (level[0], share[0], level[-1], share[-1]) == (0, 0, 1, 1)
 
-    def test_band_is_binomial(self, gaussian: tuple[Simulation, Fit]) -> None:
+    def test_band_is_binomial(self, gaussian: tuple[Simulation, RatingsFit]) -> None:
         simulation, fit = gaussian
         ax = plots.calibration(fit, simulation.ratings)
         (path,) = ax.collections[0].get_paths()
@@ -198,7 +203,7 @@ class TestCalibration:
         np.testing.assert_allclose(sorted(middle), [0.5 - half, 0.5 + half])
 
     def test_yes_no_data_give_a_reliability_diagram(
-        self, bernoulli: tuple[Simulation, Fit]
+        self, bernoulli: tuple[Simulation, RatingsFit]
     ) -> None:
         simulation, fit = bernoulli
         ax = plots.calibration(fit, simulation.ratings, num_bins=4)
@@ -212,7 +217,9 @@ class TestCalibration:
 
 
 class TestFactorMap:
-    def test_directions_are_the_singular_ones(self, gaussian: tuple[Simulation, Fit]) -> None:
+    def test_directions_are_the_singular_ones(
+        self, gaussian: tuple[Simulation, RatingsFit]
+    ) -> None:
         simulation, fit = gaussian
         truth = simulation.truth
         _, size, right = np.linalg.svd(
@@ -223,11 +230,13 @@ class TestFactorMap:
         np.testing.assert_allclose(np.abs(place), np.abs(expected), atol=1e-5)
         np.testing.assert_allclose(share, size[:2] ** 2 / np.sum(size**2), rtol=1e-5)
 
-    def test_rotating_the_factors_changes_nothing(self, gaussian: tuple[Simulation, Fit]) -> None:
+    def test_rotating_the_factors_changes_nothing(
+        self, gaussian: tuple[Simulation, RatingsFit]
+    ) -> None:
         _, fit = gaussian
         turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
         point = fit.point()
-        turned = Fit.from_point(
+        turned = RatingsFit.from_point(
             fit.model,
             fit.data,
             point | {name: point[name] @ turn for name in ("user_factors", "item_factors")},
@@ -237,7 +246,9 @@ class TestFactorMap:
             leading_directions(turned)[0], leading_directions(fit)[0], atol=1e-5
         )
 
-    def test_labels_are_titles_of_the_most_rated(self, gaussian: tuple[Simulation, Fit]) -> None:
+    def test_labels_are_titles_of_the_most_rated(
+        self, gaussian: tuple[Simulation, RatingsFit]
+    ) -> None:
         _, fit = gaussian
         ax = plots.factor_map(fit, num_labels=4)
         named = np.argsort(-fit.data.item_degree, kind="stable")[:4]
@@ -246,12 +257,14 @@ class TestFactorMap:
         assert len(written) >= 2
         assert len(ax.collections[0].get_offsets()) + 4 == fit.data.num_items
 
-    def test_errors(self, gaussian: tuple[Simulation, Fit]) -> None:
+    def test_errors(self, gaussian: tuple[Simulation, RatingsFit]) -> None:
         _, fit = gaussian
         with pytest.raises(ValueError, match="num_labels is -1"):
             plots.factor_map(fit, num_labels=-1)
         point = {name: value for name, value in fit.point().items() if "factors" not in name}
-        biases = Fit.from_point(replace(fit.model, num_factors=0), fit.data, point, method="biases")
+        biases = RatingsFit.from_point(
+            replace(fit.model, num_factors=0), fit.data, point, method="biases"
+        )
         with pytest.raises(ValueError, match="num_factors=0; a plane needs at least 2"):
             plots.factor_map(biases)
 
@@ -275,7 +288,7 @@ def test_degree_distribution() -> None:
 
 
 class TestRecommendations:
-    def test_dots_intervals_and_names(self, gaussian: tuple[Simulation, Fit]) -> None:
+    def test_dots_intervals_and_names(self, gaussian: tuple[Simulation, RatingsFit]) -> None:
         _, fit = gaussian
         recommended = fit.recommend([1, 2], k=3, interval=0.9)
         names = fit.data.item_labels(recommended.code[1]).tolist()
@@ -289,7 +302,7 @@ class TestRecommendations:
         assert recommended.lower is not None
         np.testing.assert_allclose(ends[:, 0], recommended.lower[1])
 
-    def test_ids_stand_in_for_names(self, gaussian: tuple[Simulation, Fit]) -> None:
+    def test_ids_stand_in_for_names(self, gaussian: tuple[Simulation, RatingsFit]) -> None:
         _, fit = gaussian
         recommended = fit.recommend([1], k=2)
         ax = plots.recommendations(recommended)
@@ -298,7 +311,7 @@ class TestRecommendations:
         ]
         assert not ax.collections
 
-    def test_errors(self, gaussian: tuple[Simulation, Fit]) -> None:
+    def test_errors(self, gaussian: tuple[Simulation, RatingsFit]) -> None:
         _, fit = gaussian
         recommended = fit.recommend([1], k=2)
         with pytest.raises(IndexError, match="row is 1, but there are recommendations for 1"):
@@ -307,7 +320,7 @@ class TestRecommendations:
             plots.recommendations(recommended, labels=["a"])
 
 
-def test_every_plot_can_be_saved(gaussian: tuple[Simulation, Fit], tmp_path: Path) -> None:
+def test_every_plot_can_be_saved(gaussian: tuple[Simulation, RatingsFit], tmp_path: Path) -> None:
     simulation, fit = gaussian
     drawn = [
         plots.predicted_vs_observed(fit, simulation.ratings),

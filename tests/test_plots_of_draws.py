@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from probmf import Fit, MatrixFactorization, Ratings, plots
+from probmf import MatrixFactorization, Ratings, plots
 from probmf.models import MixedEffects
-from probmf.results import MixedFit, Sampling
+from probmf.results import MixedFit, RatingsFit, Sampling
 
 SHAPE = (2, 100)
 
@@ -19,7 +19,7 @@ def sampling(**stats: Any) -> Sampling:
     return Sampling({"energy": energy} | stats, 10, 0.1)
 
 
-def factorization() -> Fit:
+def factorization() -> RatingsFit:
     rng = np.random.default_rng(0)
     user, item = np.nonzero(rng.random((8, 6)) < 0.7)
     data = Ratings.from_frame({"user": user, "item": item, "rating": rng.normal(3, 1, len(user))})
@@ -27,7 +27,7 @@ def factorization() -> Fit:
     samples: dict[str, Any] = {"intercept": np.full(SHAPE, 3.0)}
     for site, shape in model.site_shapes(8, 6).items():
         samples[site] = rng.normal(1, 0.3, (*SHAPE, *shape))
-    return Fit(model, data, samples, "nuts", sampling=sampling())
+    return RatingsFit(model, data, samples, "nuts", sampling=sampling())
 
 
 def mixed(num_groups: int = 5, run: Sampling | None = None) -> MixedFit:
@@ -122,7 +122,7 @@ def test_errors() -> None:
     for draw in (plots.ranks, plots.forest, plots.energy):
         with pytest.raises(ValueError, match="fit by 'x' is a point without draws"):
             draw(point)
-        with pytest.raises(TypeError, match="fit is a str, expected a Fit, a MixedFit"):
+        with pytest.raises(TypeError, match="fit is a str, expected a RatingsFit, a MixedFit"):
             draw("fit")  # type: ignore[operator]
     with pytest.raises(ValueError, match="is a point without draws"):
         plots.predictive_check(point, key=0)
@@ -133,7 +133,7 @@ def test_errors() -> None:
     for draw in (plots.ranks, plots.forest):
         with pytest.raises(ValueError, match="var_names holds 'sigma', but there are: coeff"):
             draw(fit, var_names=["sigma"])
-    with pytest.raises(TypeError, match="fit is a Fit, expected a MixedFit"):
+    with pytest.raises(TypeError, match="fit is a RatingsFit, expected a MixedFit"):
         plots.effects(factorization(), "g")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no group term 'h'; its terms are 'g', 'g_x'"):
         plots.effects(fit, "h")
@@ -153,7 +153,9 @@ def test_map_of_draws_undoes_their_rotations() -> None:
     turn = np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], axis=-1)
     turn = turn.reshape(*SHAPE, 2, 2)
     turned = {name: fit.samples[name] @ turn for name in ("user_factors", "item_factors")}
-    other = Fit(fit.model, fit.data, dict(fit.samples) | turned, "nuts", sampling=fit.sampling)
+    other = RatingsFit(
+        fit.model, fit.data, dict(fit.samples) | turned, "nuts", sampling=fit.sampling
+    )
     titles = [f"film {n}" for n in range(6)]
     maps = [plots.factor_map(each, titles=titles, num_labels=6) for each in (fit, other)]
     dots = [np.asarray(ax.collections[1].get_offsets()) for ax in maps]

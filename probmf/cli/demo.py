@@ -27,7 +27,7 @@ from probmf.inference.point.als import fit_als
 from probmf.inference.point.map import fit_map
 from probmf.likelihoods import Gaussian
 from probmf.models import MatrixFactorization
-from probmf.results import Fit
+from probmf.results import RatingsFit
 from probmf.results.predict import intervals
 
 #: Ratings that the new user of the demo starts with.
@@ -124,12 +124,12 @@ def set_up(seed: int, *, small: bool) -> Stage:
     return Stage(simulation, train, test, ratings.select(ratings.user == away), model)
 
 
-def fit_all(stage: Stage, seed: int) -> dict[str, Fit]:
+def fit_all(stage: Stage, seed: int) -> dict[str, RatingsFit]:
     """Fit one model in four ways and show that they agree."""
     _heading(1, "One model, four ways to fit it")
     updates = _EPOCHS * -(-len(stage.train) // _BATCH)
     falling = optax.linear_schedule(0.3, 0.0, updates)
-    ways: dict[str, Callable[[], Fit]] = {
+    ways: dict[str, Callable[[], RatingsFit]] = {
         "ALS, block": lambda: fit_als(
             stage.model, stage.train, key=seed, num_sweeps=100, tol=1e-7, progress=False
         ),
@@ -184,7 +184,7 @@ def fit_all(stage: Stage, seed: int) -> dict[str, Fit]:
     return fits
 
 
-def judge(stage: Stage, fit: Fit, seed: int) -> None:
+def judge(stage: Stage, fit: RatingsFit, seed: int) -> None:
     """Held-out error beside what is easy and what is impossible, and coverage."""
     _heading(2, f"Predicting {len(stage.test):,} ratings that were set aside")
     biases = fit_als(
@@ -224,7 +224,7 @@ def judge(stage: Stage, fit: Fit, seed: int) -> None:
     )
 
 
-def recommend(stage: Stage, fit: Fit) -> int:
+def recommend(stage: Stage, fit: RatingsFit) -> int:
     """Recommendations for an average user beside the true scores; returns the user's code."""
     degree = stage.train.user_degree
     user = int(np.argmin(np.abs(degree - np.median(degree))))
@@ -238,7 +238,7 @@ def recommend(stage: Stage, fit: Fit) -> int:
     return user
 
 
-def welcome(stage: Stage, fit: Fit) -> None:
+def welcome(stage: Stage, fit: RatingsFit) -> None:
     """A new user comes in with a few ratings, and nothing is fitted again."""
     _heading(4, f"A new user of pronounced taste, with {NUM_FIRST} ratings")
     first = stage.newcomer.select(np.arange(NUM_FIRST))
@@ -263,7 +263,7 @@ def welcome(stage: Stage, fit: Fit) -> None:
     )
 
 
-def keep(stage: Stage, fits: dict[str, Fit], user: int, directory: Path) -> None:
+def keep(stage: Stage, fits: dict[str, RatingsFit], user: int, directory: Path) -> None:
     """Save and load a fit, and draw."""
     _heading(5, "Saved, loaded and drawn")
     fit = fits["ALS, block"]
@@ -290,7 +290,9 @@ def keep(stage: Stage, fits: dict[str, Fit], user: int, directory: Path) -> None
     out.print(table, "")
 
 
-def draw(stage: Stage, fits: dict[str, Fit], user: int) -> Iterator[tuple[str, str, Axes | Figure]]:
+def draw(
+    stage: Stage, fits: dict[str, RatingsFit], user: int
+) -> Iterator[tuple[str, str, Axes | Figure]]:
     """Every plot with its name and what it shows."""
     fit = fits["ALS, block"]
     histories = {name: each.history for name, each in fits.items() if each.history is not None}

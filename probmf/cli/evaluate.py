@@ -15,7 +15,7 @@ from probmf.cli.reading import Columns, Source, load_fit, read_ratings, same_kin
 from probmf.cli.remarks import constant_wins, seen_items, wide_intervals
 from probmf.data import Ratings
 from probmf.likelihoods import Ordinal
-from probmf.results import Fit
+from probmf.results import RatingsFit
 from probmf.results.predict import intervals
 from probmf.results.summaries import level_interval, level_moments
 
@@ -67,7 +67,11 @@ def evaluate(
 
 
 def evaluation(
-    fit: Fit, test: Ratings, ks: tuple[int, ...] = (10,), *, relevant_from: float | None = None
+    fit: RatingsFit,
+    test: Ratings,
+    ks: tuple[int, ...] = (10,),
+    *,
+    relevant_from: float | None = None,
 ) -> dict[str, Any]:
     """Every figure that `probmf evaluate` shows.
 
@@ -203,7 +207,7 @@ def _binary_errors(observed: np.ndarray, probability: np.ndarray) -> dict[str, f
 
 
 def _ranking(
-    fit: Fit, test: Ratings, ks: tuple[int, ...], relevant_from: float | None
+    fit: RatingsFit, test: Ratings, ks: tuple[int, ...], relevant_from: float | None
 ) -> tuple[dict[str, Any], list[str]]:
     """Measures of the lists of users who have training ratings and a relevant test item."""
     if relevant_from is None and fit.model.likelihood.binary:

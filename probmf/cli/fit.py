@@ -30,7 +30,7 @@ from probmf.cli.reading import (
 from probmf.data import Duplicates
 from probmf.diagnostics.judgement import statistics
 from probmf.models import MatrixFactorization
-from probmf.results import Fit
+from probmf.results import RatingsFit
 
 _OF_METHOD: dict[str, tuple[Method, ...]] = {
     "update": ("als",),
@@ -290,7 +290,7 @@ def fit(
         say(f"Saved in {directory}. Next: probmf evaluate {directory} TEST")
 
 
-def show(fitted: Fit) -> None:
+def show(fitted: RatingsFit) -> None:
     """Print what was fitted to what, and how it went."""
     data, history = fitted.data, fitted.history
     table = plain_table("", "")

@@ -16,7 +16,7 @@ from probmf.inference.point.map import fit_map
 from probmf.likelihoods import Bernoulli, Gaussian, Likelihood, Ordinal
 from probmf.models import MatrixFactorization, NormalWishart
 from probmf.models.factorization import PRIOR_SCALES
-from probmf.results import Fit
+from probmf.results import RatingsFit
 
 Method = Literal["als", "map", "gibbs", "nuts", "variational", "svi"]
 Priors = Literal["fixed", "learned", "wishart"]
@@ -35,7 +35,7 @@ def run_method(
     *,
     key: int,
     **settings: Any,
-) -> Fit:
+) -> RatingsFit:
     """Fit by the method that the command line names."""
     if method in (*SAMPLERS, "variational"):
         model = _with_priors(model, settings.pop("priors", "learned"))
@@ -49,7 +49,7 @@ def run_method(
         sites = _sites_of(model, settings.pop("marginalize", None))
         return sample_nuts(model, data, key=key, marginalize=sites, **settings)
     if method == "svi":
-        return cast(Fit, fit_svi(model, data, key=key, **settings))
+        return cast(RatingsFit, fit_svi(model, data, key=key, **settings))
     if method == "als":
         return fit_als(model, data, key=key, **settings)
     epochs = EPOCHS_FULL if settings.get("batch_size") is None else EPOCHS

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 FitDirectory = Annotated[
-    Path, typer.Argument(metavar="DIR", help="Folder that `probmf fit` or Fit.save wrote.")
+    Path, typer.Argument(metavar="DIR", help="Folder that `probmf fit` or RatingsFit.save wrote.")
 ]
 # The metavar of flags is empty: "<bool>" looks as if they took a value.
 UserColumn = Annotated[str, typer.Option("--user", metavar="COLUMN", help="Column of user ids.")]

@@ -15,7 +15,7 @@ from probmf.data import Ratings, Vocabulary
 from probmf.data.files import read_csv, read_parquet
 from probmf.data.kinds import BOOLEANS, INTEGERS, TEXT, UUIDS
 from probmf.data.side_tables import align_features
-from probmf.results import Fit, directory, load
+from probmf.results import RatingsFit, directory, load
 
 _CSV, _PARQUET = (".csv", ".csv.gz", ".csv.bz2", ".csv.zst", ".tsv", ".tsv.gz"), (".parquet", ".pq")
 _BOOLEANS = {"true": True, "false": False}
@@ -110,7 +110,7 @@ def refuse_to_replace(path: Path, force: bool) -> None:
         )
 
 
-def load_fit(path: Path) -> Fit:
+def load_fit(path: Path) -> RatingsFit:
     """A saved factorization.
 
     Raises:
@@ -118,7 +118,7 @@ def load_fit(path: Path) -> Fit:
         ValueError: If it is a fit of another kind, something else, or damaged.
     """
     fit = load(path)
-    if not isinstance(fit, Fit):
+    if not isinstance(fit, RatingsFit):
         raise ValueError(
             f"{path} holds a {type(fit).__name__}; the command line takes fits of "
             "MatrixFactorization. Use the Python interface, probmf.load(path)."

@@ -19,7 +19,7 @@ from probmf.cli.reading import (
     read_table,
     write_table,
 )
-from probmf.results import Fit, Recommendations
+from probmf.results import RatingsFit, Recommendations
 from probmf.results.recommend import RankBy
 
 
@@ -82,7 +82,7 @@ def recommend(
                 note(f"User {label} has no training ratings; this is the ranking for anybody.")
 
 
-def _interval(fit: Fit, interval: float | None, everybody: bool) -> float:
+def _interval(fit: RatingsFit, interval: float | None, everybody: bool) -> float:
     """Probability of the intervals, 0 for none."""
     if fit.model.unobserved_weight:
         if interval:
@@ -97,7 +97,7 @@ def _interval(fit: Fit, interval: float | None, everybody: bool) -> float:
 
 
 def show(
-    fit: Fit,
+    fit: RatingsFit,
     recommended: Recommendations,
     row: int,
     interval: float,
@@ -139,7 +139,7 @@ def _escaped(cell: str) -> Text:
     return Text(cell)
 
 
-def _has_titles(fit: Fit) -> bool:
+def _has_titles(fit: RatingsFit) -> bool:
     features = fit.data.item_features
     return features is not None and "title" in features.column_names
 
@@ -153,7 +153,7 @@ def _check_whom(user: list[str] | None, everybody: bool, out_file: Path | None) 
         check_writable(out_file)
 
 
-def _known_users(fit: Fit, words: list[str]) -> np.ndarray:
+def _known_users(fit: RatingsFit, words: list[str]) -> np.ndarray:
     ids = parse_ids(words, fit.data.users)
     unknown = [w for w, code in zip(words, fit.data.users.encode(ids, unknown="flag"), strict=True)
                if code < 0]  # fmt: skip
@@ -166,7 +166,7 @@ def _known_users(fit: Fit, words: list[str]) -> np.ndarray:
     return ids
 
 
-def _read_candidates(fit: Fit, path: Path, column: str) -> np.ndarray:
+def _read_candidates(fit: RatingsFit, path: Path, column: str) -> np.ndarray:
     table = read_table(path, text=(column,))
     if column not in table.column_names:
         raise ValueError(
@@ -176,7 +176,7 @@ def _read_candidates(fit: Fit, path: Path, column: str) -> np.ndarray:
     return parse_ids([str(value) for value in table[column].to_pylist()], fit.data.items)
 
 
-def _as_table(fit: Fit, recommended: Recommendations, source: Source) -> pa.Table:
+def _as_table(fit: RatingsFit, recommended: Recommendations, source: Source) -> pa.Table:
     """The recommendations with ids under the names that they have in the fit's file."""
     table = recommended.to_arrow()
     if _has_titles(fit):

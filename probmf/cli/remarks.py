@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from probmf.results import Fit
+from probmf.results import RatingsFit
 
 #: Measures that are the better the larger they are.
 LARGER = frozenset({"log score", "AUC"})
@@ -35,7 +35,9 @@ def constant_wins(errors: dict[str, Any], constant: dict[str, Any]) -> list[str]
     ]
 
 
-def wide_intervals(fit: Fit, lower: np.ndarray, upper: np.ndarray, level: float) -> list[str]:
+def wide_intervals(
+    fit: RatingsFit, lower: np.ndarray, upper: np.ndarray, level: float
+) -> list[str]:
     """A sentence if the intervals are on average wider than the scale of the ratings.
 
     Args:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy.linalg import orthogonal_procrustes
 from scipy.optimize import linear_sum_assignment
 
-from probmf.results import Fit
+from probmf.results import RatingsFit
 
 Method = Literal["procrustes", "varimax"]
 
@@ -18,7 +18,7 @@ ROUNDS = 3
 MAX_STEPS = 100
 
 
-def align(fit: Fit, *, method: Method = "procrustes") -> Fit:
+def align(fit: RatingsFit, *, method: Method = "procrustes") -> RatingsFit:
     r"""The same fit with each draw's users and items rotated together.
 
     .. math:: U_s \to U_s Q_s, \quad V_s \to V_s Q_s, \quad Q_s^\top Q_s = I
@@ -38,7 +38,7 @@ def align(fit: Fit, *, method: Method = "procrustes") -> Fit:
         A fit whose draws of one factor may be averaged and compared.
 
     Raises:
-        TypeError: If it is no `Fit`.
+        TypeError: If it is no `RatingsFit`.
         ValueError: If the model has no factors, draws of them are missing, or the method is
             unknown.
 
@@ -120,10 +120,10 @@ def varimax(loadings: Float[np.ndarray, "rows k"]) -> Float[np.ndarray, "k k"]:
     return turn
 
 
-def _factors(fit: Fit) -> tuple[np.ndarray, np.ndarray]:
+def _factors(fit: RatingsFit) -> tuple[np.ndarray, np.ndarray]:
     """Draws of users' and items' factors, chains joined."""
-    if not isinstance(fit, Fit):
-        raise TypeError(f"fit is a {type(fit).__name__}, expected a Fit.")
+    if not isinstance(fit, RatingsFit):
+        raise TypeError(f"fit is a {type(fit).__name__}, expected a RatingsFit.")
     if not fit.model.num_factors:
         raise ValueError("align rotates factors, and this model has num_factors=0.")
     for name in ("user_scale", "item_scale"):

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from probmf.results import Fit, MixedFit, NetworkFit
+from probmf.results import MixedFit, NetworkFit, RatingsFit
 from probmf.results.draws import Draws
 from probmf.results.mixed_summary import is_effect, scalars
 from probmf.results.network_predict import score_blocks
 
 #: Fits whose draws can be judged.
-type AnyFit = Fit | MixedFit | NetworkFit
+type AnyFit = RatingsFit | MixedFit | NetworkFit
 
 #: Numbers of a batch of factors that are decomposed at once.
 BATCH_NUMBERS = 1 << 24
@@ -45,9 +45,9 @@ def check_fit(fit: object) -> None:
     Raises:
         TypeError: If it is none.
     """
-    if not isinstance(fit, Fit | MixedFit | NetworkFit):
+    if not isinstance(fit, RatingsFit | MixedFit | NetworkFit):
         raise TypeError(
-            f"fit is a {type(fit).__name__}, expected a Fit, a MixedFit or a NetworkFit."
+            f"fit is a {type(fit).__name__}, expected a RatingsFit, a MixedFit or a NetworkFit."
         )
 
 
@@ -65,7 +65,7 @@ def of_fit(
     Returns:
         The quantities.
     """
-    if isinstance(fit, Fit):
+    if isinstance(fit, RatingsFit):
         return of_factorization(fit, probes, rng, quick=quick)
     if isinstance(fit, MixedFit):
         return of_mixed_model(fit, probes if quick else None, rng)
@@ -73,7 +73,7 @@ def of_fit(
 
 
 def of_factorization(
-    fit: Fit, probes: int, rng: np.random.Generator, *, quick: bool = False
+    fit: RatingsFit, probes: int, rng: np.random.Generator, *, quick: bool = False
 ) -> Iterator[Quantity]:
     """Predictions of probe pairs, singular values of U V', biases, scales, intercept.
 

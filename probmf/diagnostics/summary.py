@@ -98,13 +98,13 @@ def summary(
     Example:
         >>> import numpy as np
         >>> from probmf import MatrixFactorization, Ratings
-        >>> from probmf.results import Fit
+        >>> from probmf.results import RatingsFit
         >>> table = {"user": [1, 1, 2], "item": [1, 2, 1], "rating": [5.0, 3.0, 4.0]}
         >>> rng = np.random.default_rng(0)
         >>> draws = {"intercept": rng.normal(4, 1, (4, 500)),
         ...          "user_bias": rng.normal(0, 1, (4, 500, 2))}
         >>> model = MatrixFactorization(0, item_bias=False, intercept="learned")
-        >>> fit = Fit(model, Ratings.from_frame(table), draws, "by hand")
+        >>> fit = RatingsFit(model, Ratings.from_frame(table), draws, "by hand")
         >>> summary(fit, var_names=["intercept"]).ok
         True
 

@@ -19,7 +19,7 @@ from probmf.models.network import Network
 from probmf.models.network_data import NetworkData
 from probmf.models.observations import Observations
 from probmf.models.row_means import prior_means
-from probmf.results import Fit, NetworkFit
+from probmf.results import NetworkFit, RatingsFit
 from probmf.run.driver import FitWarning
 
 #: Standard deviation of random starting factors, unless the prior's is smaller.
@@ -87,7 +87,7 @@ def _check_shapes(
 
 
 def initial_parameters(
-    model: MatrixFactorization, observations: Observations, start: Fit | None
+    model: MatrixFactorization, observations: Observations, start: RatingsFit | None
 ) -> Callable[[Array], dict[str, Array]]:
     """A function from a key to starting values.
 
@@ -112,8 +112,8 @@ def initial_parameters(
     own = starting_cutpoints(model, observations)
     intercept = model.fixed_intercept(observations.base_score)
     if start is not None:
-        if not isinstance(start, Fit):
-            raise TypeError(f"start is of type {type(start).__name__}; expected a Fit.")
+        if not isinstance(start, RatingsFit):
+            raise TypeError(f"start is of type {type(start).__name__}; expected a RatingsFit.")
         given = start.point()
         _check_shapes(
             given, shapes | model.learned_shapes | weights, "model to the same users and items"

@@ -13,7 +13,7 @@ from probmf.diagnostics.alignment import align
 from probmf.diagnostics.quantities import singular_values
 from probmf.plots.labels import place_labels
 from probmf.plots.style import BLUE, GREY, describe, new_axes, span
-from probmf.results import Fit
+from probmf.results import RatingsFit
 from probmf.results.draws import Draws
 from probmf.results.mixtures import tails
 
@@ -24,7 +24,7 @@ REACH = float(np.sqrt(-2 * np.log(0.1)))
 
 
 def factor_map(
-    fit: Fit,
+    fit: RatingsFit,
     *,
     titles: Sequence[object] | None = None,
     num_labels: int = 15,
@@ -99,7 +99,7 @@ def factor_map(
     return ax
 
 
-def leading_directions(fit: Fit) -> tuple[np.ndarray, np.ndarray]:
+def leading_directions(fit: RatingsFit) -> tuple[np.ndarray, np.ndarray]:
     r"""Item coordinates in the two leading directions of :math:`U V^\top`, and their shares.
 
     Args:
@@ -118,7 +118,7 @@ def leading_directions(fit: Fit) -> tuple[np.ndarray, np.ndarray]:
     return place, size[:2] ** 2 / max(float(np.sum(size**2)), np.finfo(float).tiny)
 
 
-def _leading_draws(fit: Fit) -> tuple[Float[np.ndarray, "draws items 2"], np.ndarray]:
+def _leading_draws(fit: RatingsFit) -> tuple[Float[np.ndarray, "draws items 2"], np.ndarray]:
     """The same coordinates at draws that are turned alike, and the directions' mean shares."""
     total = fit.num_chains * fit.num_draws
     chosen = np.linspace(0, total - 1, min(total, MOST_DRAWS)).astype(int)
@@ -152,7 +152,7 @@ def _ellipse(ax: Axes, cloud: Float[np.ndarray, "draws 2"]) -> None:
     )  # fmt: skip
 
 
-def spectrum(fit: Fit, *, interval: float = 0.9, ax: Axes | None = None) -> Axes:
+def spectrum(fit: RatingsFit, *, interval: float = 0.9, ax: Axes | None = None) -> Axes:
     r"""Singular values of :math:`U V^\top`, largest first: how many factors the data speak for.
 
     Each is in units of the score, as the root mean square that its direction adds over all pairs:

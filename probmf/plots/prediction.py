@@ -19,7 +19,7 @@ from probmf.plots.style import (
     quiet,
     span,
 )
-from probmf.results import Fit, Predictions
+from probmf.results import Predictions, RatingsFit
 
 _SIZE, _SQUARE = (5.2, 4.4), (4.7, 4.7)
 _CELLS = 45
@@ -30,7 +30,7 @@ _BIN_ROWS = 10
 
 
 def predicted_vs_observed(
-    fit: Fit,
+    fit: RatingsFit,
     test: Ratings,
     *,
     interval: float = 0.9,
@@ -68,7 +68,9 @@ def predicted_vs_observed(
     return ax
 
 
-def calibration(fit: Fit, test: Ratings, *, num_bins: int = 10, ax: Axes | None = None) -> Axes:
+def calibration(
+    fit: RatingsFit, test: Ratings, *, num_bins: int = 10, ax: Axes | None = None
+) -> Axes:
     r"""Calibration: stated probabilities against observed frequencies.
 
     For ratings: the share of test ratings inside the central intervals of every probability p; for
@@ -106,7 +108,7 @@ def calibration(fit: Fit, test: Ratings, *, num_bins: int = 10, ax: Axes | None 
     return ax
 
 
-def _predict(fit: Fit, test: Ratings, interval: float) -> tuple[Predictions, np.ndarray]:
+def _predict(fit: RatingsFit, test: Ratings, interval: float) -> tuple[Predictions, np.ndarray]:
     if not isinstance(test, Ratings):
         raise TypeError(
             f"test is a {type(test).__name__}, expected Ratings that the fit has not seen; make "

@@ -1,6 +1,7 @@
 """Results: one class for every fit, with prediction, ranking, fold-in and storage."""
 
-from probmf.results.fit import Fit
+from probmf.results.base import Fit
+from probmf.results.fit import RatingsFit
 from probmf.results.history import History
 from probmf.results.load import load
 from probmf.results.mixed_fit import MixedFit
@@ -19,6 +20,7 @@ __all__ = [
     "Predictions",
     "Questions",
     "RankPosterior",
+    "RatingsFit",
     "Recommendations",
     "Sampling",
     "load",

@@ -25,7 +25,7 @@ class Asked(NamedTuple):
 
 
 def read_pairs(pairs: Any, data: Ratings, *, user: str, item: str) -> tuple[Asked, Asked]:
-    """Users and items of pairs in any of the forms of `Fit.predict`.
+    """Users and items of pairs in any of the forms of `RatingsFit.predict`.
 
     Args:
         pairs: The pairs.

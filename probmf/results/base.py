@@ -20,7 +20,7 @@ from probmf.results.storage import write_fit
 from probmf.settings import own_settings
 
 
-class BaseFit(Pickled):
+class Fit(Pickled):
     """A fit of any kind; a point fit is a posterior with one draw.
 
     Attributes:

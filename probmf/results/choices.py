@@ -37,8 +37,8 @@ def read_choice(candidates: Any, exclude: Exclude, data: Ratings) -> Choice:
 
     Args:
         candidates: Ids of items, or None for all.
-        exclude: As in `Fit.recommend`. A list of ids takes these items away for everybody, and
-            leaves out the training pairs; ids that the fit does not know are none to take away.
+        exclude: As in `RatingsFit.recommend`. A list of ids takes these items away for everybody,
+            and leaves out the training pairs; ids that the fit does not know are none to take away.
         data: The training ratings.
 
     Returns:

@@ -38,9 +38,9 @@ def open_draws(path: str | PathLike[str]) -> "DataTree":
 
     Returns:
         An ArviZ DataTree with the groups `posterior` and `sample_stats`, whose dimensions are named
-        as in `Fit.to_arviz` and have the user's ids as coordinates. Of a run that is going on or
-        was interrupted, the draws so far. Arrays are read from disk where they are looked at, so
-        choose first: `tree["posterior"]["user_factors"].sel(user="ann")`.
+        as in `RatingsFit.to_arviz` and have the user's ids as coordinates. Of a run that is going
+        on or was interrupted, the draws so far. Arrays are read from disk where they are looked at,
+        so choose first: `tree["posterior"]["user_factors"].sel(user="ann")`.
 
     Raises:
         ImportError: If zarr is not installed.

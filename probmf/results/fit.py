@@ -12,7 +12,7 @@ from jaxtyping import Float
 from probmf.data import Ratings, as_generator
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.sites import Sites
-from probmf.results.base import BaseFit
+from probmf.results.base import Fit
 from probmf.results.choices import Exclude
 from probmf.results.conditional import Conditionals
 from probmf.results.draws import Draws
@@ -36,7 +36,7 @@ from probmf.settings import own_settings
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Fit(BaseFit):
+class RatingsFit(Fit):
     """A fitted factorization.
 
     Attributes:
@@ -119,7 +119,7 @@ class Fit(BaseFit):
         *,
         method: str,
         history: History | None = None,
-    ) -> "Fit":
+    ) -> "RatingsFit":
         """A fit of one draw.
 
         Args:
@@ -148,7 +148,7 @@ class Fit(BaseFit):
                 f"stopped by {self.history.stopped}"
             )
         return (
-            f"Fit({self.method}: {self.model.num_factors} factors, "
+            f"RatingsFit({self.method}: {self.model.num_factors} factors, "
             f"{type(self.model.likelihood).__name__}; {self.data.num_ratings:,} ratings, "
             f"{self.data.num_users:,} users, {self.data.num_items:,} items"
             f"{steps}{self._told_draws()})"
@@ -440,7 +440,7 @@ class Fit(BaseFit):
         key: ArrayLike | None = None,
         user_scale: ArrayLike | None = None,
         user_bias_scale: ArrayLike | None = None,
-    ) -> "Fit":
+    ) -> "RatingsFit":
         """Add users from their ratings, the items held where they are.
 
         Each user in `new_ratings` gets the exact mode of its row given the items; users that the
@@ -491,7 +491,7 @@ class Fit(BaseFit):
                 self, model=more.model, data=more.data, samples=more.samples, moments=None
             )
         grown = add_users(self._plug_in.conditionals, new_ratings, scales)
-        return Fit.from_point(
+        return RatingsFit.from_point(
             grown.model, grown.data, grown.parameters, method=self.method, history=self.history
         )
 
@@ -502,7 +502,7 @@ class Fit(BaseFit):
         user_features: Any = None,
         item_features: Any = None,
         key: ArrayLike | None = None,
-    ) -> "Fit":
+    ) -> "RatingsFit":
         r"""Add users and items of whom only features are known.
 
         Their rows are those of the prior given the features x, :math:`N(f(x), s^2)`: of a point fit
@@ -537,7 +537,7 @@ class Fit(BaseFit):
         data = extend_ratings(self.model, self.data, user_features, item_features)
         if self.is_point:
             grown = extend_point(self._plug_in.conditionals, data)
-            return Fit.from_point(
+            return RatingsFit.from_point(
                 self.model, data, grown.parameters, method=self.method, history=self.history
             )
         if key is None:
@@ -555,7 +555,7 @@ class Fit(BaseFit):
         log_likelihood: bool = False,
         key: ArrayLike | None = None,
     ) -> Any:
-        """The fit as an ArviZ DataTree; see `BaseFit.to_arviz`.
+        """The fit as an ArviZ DataTree; see `Fit.to_arviz`.
 
         Coordinates `rated_user` and `rated_item` of `observed_data` say whose rating each is.
         """

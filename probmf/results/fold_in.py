@@ -18,7 +18,7 @@ from probmf.results.conditional import Conditionals
 def add_users(
     fitted: Conditionals, new_ratings: Ratings, scales: Mapping[str, ArrayLike | None]
 ) -> Conditionals:
-    """Solve the rows of the users in `new_ratings`; see `Fit.fold_in`.
+    """Solve the rows of the users in `new_ratings`; see `RatingsFit.fold_in`.
 
     Args:
         fitted: The fit's rows.

@@ -35,7 +35,7 @@ def add_users_to_draws(
     scales: Mapping[str, ArrayLike | None],
     rng: np.random.Generator,
 ) -> Draws:
-    """Draw the rows of the users in `new_ratings` at each draw; see `Fit.fold_in`.
+    """Draw the rows of the users in `new_ratings` at each draw; see `RatingsFit.fold_in`.
 
     Args:
         fitted: The fit's draws.

@@ -4,7 +4,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from probmf.results.fit import Fit
+from probmf.results.fit import RatingsFit
 from probmf.results.formula_code import refuse_foreign_code
 from probmf.results.mixed_fit import MixedFit
 from probmf.results.network_fit import NetworkFit
@@ -19,8 +19,8 @@ def load(path: str | PathLike[str]) -> Any:
         path: The directory.
 
     Returns:
-        The fit, of the class that was saved: `Fit`, `MixedFit` or `NetworkFit`. Its predictions are
-        those of the fit that was saved, bit for bit.
+        The fit, of the class that was saved: `RatingsFit`, `MixedFit` or `NetworkFit`. Its
+        predictions are those of the fit that was saved, bit for bit.
 
     Raises:
         FileNotFoundError: If there is nothing at `path`.
@@ -44,6 +44,6 @@ def load(path: str | PathLike[str]) -> Any:
             refuse_foreign_code(fields["model"])
             fields["data"] = as_table(fields["data"])
             return MixedFit(design=fields["model"].design(fields["data"]), **fields)
-        return {"Fit": Fit, "NetworkFit": NetworkFit}[kind](**fields)
+        return {"RatingsFit": RatingsFit, "NetworkFit": NetworkFit}[kind](**fields)
     except (KeyError, TypeError, ValueError) as error:
         raise unreadable(Path(path), error) from error

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from probmf.models.mixed import Design, MixedEffects
 from probmf.models.sites import Sites
 from probmf.results.asked import check_interval
-from probmf.results.base import BaseFit
+from probmf.results.base import Fit
 from probmf.results.history import History
 from probmf.results.mixed_densities import by_distribution
 from probmf.results.mixed_predict import (
@@ -37,7 +37,7 @@ from probmf.settings import own_settings
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class MixedFit(BaseFit):
+class MixedFit(Fit):
     """A fitted mixed-effects model.
 
     Attributes:

@@ -19,7 +19,7 @@ from probmf.models.network import NAME, Network
 from probmf.models.sites import Sites
 from probmf.numpyro_setup import run_alone
 from probmf.results.asked import check_interval
-from probmf.results.base import BaseFit
+from probmf.results.base import Fit
 from probmf.results.history import History
 from probmf.results.network_predict import predict_network
 from probmf.results.predictions import Predictions
@@ -30,7 +30,7 @@ from probmf.settings import own_settings
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class NetworkFit(BaseFit):
+class NetworkFit(Fit):
     """A fitted network.
 
     Attributes:

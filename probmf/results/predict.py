@@ -20,7 +20,7 @@ def predict(
     source: PlugIn | Draws, pairs: Any, *, interval: float | None, user: str, item: str,
     at_least: float | None = None,
 ) -> Predictions:  # fmt: skip
-    """Predict pairs; see `Fit.predict`."""
+    """Predict pairs; see `RatingsFit.predict`."""
     if at_least is not None:
         at_least = check_at_least(at_least)
     if interval is not None:

@@ -82,7 +82,7 @@ def choose_next(
     exclude: Exclude,
     seen: Exclusions,
 ) -> Questions:
-    """The k most informative items; see `Fit.choose_next`."""
+    """The k most informative items; see `RatingsFit.choose_next`."""
     asked, items = read_candidates(source, user, candidates, exclude, seen)
     k = check_count(k, len(items), "candidates that are left")
     model = source.model if isinstance(source, Draws) else source.conditionals.model

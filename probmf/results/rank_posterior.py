@@ -88,7 +88,7 @@ def rank_posterior(
     key: ArrayLike | None,
     seen: Exclusions,
 ) -> RankPosterior:
-    """Ranks over draws of the scores; see `Fit.rank_posterior`."""
+    """Ranks over draws of the scores; see `RatingsFit.rank_posterior`."""
     check_interval(interval)
     asked, among = read_candidates(source, user, candidates, exclude, seen)
     k = check_count(k, len(among), "candidates that are left")

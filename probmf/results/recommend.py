@@ -116,7 +116,7 @@ def recommend(
     at_least: float | None,
     seen: Exclusions,
 ) -> Recommendations:
-    """The k best items of each user; see `Fit.recommend`."""
+    """The k best items of each user; see `RatingsFit.recommend`."""
     if rank_by not in get_args(RankBy):
         names = ", ".join(map(repr, get_args(RankBy)))
         raise ValueError(f"rank_by is {rank_by!r}; expected one of {names}.")
@@ -177,7 +177,7 @@ def recommend(
 
 
 def similar_items(source: PlugIn | Draws, items: Any, k: int) -> Recommendations:
-    """The items whose factors point most nearly the same way; see `Fit.similar_items`."""
+    """The items whose factors point most nearly the same way; see `RatingsFit.similar_items`."""
     of = source if isinstance(source, Draws) else source.conditionals
     if not of.model.num_factors:
         raise ValueError("similar_items compares factors, and this model has num_factors=0.")
@@ -329,7 +329,7 @@ def read_candidates(
         source: The fit.
         user: The user's id.
         candidates: Ids of items, or None for all.
-        exclude: As in `Fit.recommend`.
+        exclude: As in `RatingsFit.recommend`.
         seen: The training pairs.
 
     Returns:

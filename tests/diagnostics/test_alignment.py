@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from scipy.stats import ortho_group, special_ortho_group
 
-from probmf import Fit, MatrixFactorization, Ratings, diagnostics
+from probmf import MatrixFactorization, Ratings, diagnostics
 from probmf.diagnostics.alignment import varimax
-from probmf.results import Sampling
+from probmf.results import RatingsFit, Sampling
 
 SHAPE = (2, 40)
 
 
-def turned_fit(k: int = 3, *, noise: float = 0.02, dtype: Any = np.float64) -> Fit:
+def turned_fit(k: int = 3, *, noise: float = 0.02, dtype: Any = np.float64) -> RatingsFit:
     """Draws that differ by little but a random rotation of each."""
     rng = np.random.default_rng(0)
     user, item = np.nonzero(rng.random((30, 20)) < 0.5)
@@ -30,10 +30,10 @@ def turned_fit(k: int = 3, *, noise: float = 0.02, dtype: Any = np.float64) -> F
         samples[name] = draws.reshape(*SHAPE, *rows.shape).astype(dtype)
     model = MatrixFactorization(k, intercept=None, user_bias=False, item_bias=False)
     samples["intercept"] = np.zeros(SHAPE)
-    return Fit(model, data, samples, "test", sampling=Sampling({}, 0, 0.0))
+    return RatingsFit(model, data, samples, "test", sampling=Sampling({}, 0, 0.0))
 
 
-def product(fit: Fit) -> np.ndarray:
+def product(fit: RatingsFit) -> np.ndarray:
     return np.einsum("csmk,csnk->csmn", fit.samples["user_factors"], fit.samples["item_factors"])
 
 
@@ -91,7 +91,7 @@ def test_errors() -> None:
     fit = turned_fit()
     with pytest.raises(ValueError, match="method is 'pca'; expected 'procrustes' or 'varimax'"):
         diagnostics.align(fit, method="pca")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="fit is a dict, expected a Fit"):
+    with pytest.raises(TypeError, match="fit is a dict, expected a RatingsFit"):
         diagnostics.align({})  # type: ignore[arg-type]
     bare = {name: value for name, value in fit.samples.items() if name != "item_factors"}
     with pytest.raises(ValueError, match="The fit has no draws of item_factors"):
@@ -100,7 +100,7 @@ def test_errors() -> None:
     zeros = {"intercept": np.zeros((1, 1)), "user_bias": np.zeros((1, 1, 30)),
              "item_bias": np.zeros((1, 1, 20))}  # fmt: skip
     with pytest.raises(ValueError, match="this model has num_factors=0"):
-        diagnostics.align(Fit(flat, fit.data, zeros, "test"))
+        diagnostics.align(RatingsFit(flat, fit.data, zeros, "test"))
 
 
 def test_a_learned_mean_and_covariance_turn_along() -> None:
@@ -112,7 +112,7 @@ def test_a_learned_mean_and_covariance_turn_along() -> None:
     fit = replace(fit, samples=dict(fit.samples) | sites)
     found = diagnostics.align(fit)
 
-    def distances(of: Fit) -> np.ndarray:
+    def distances(of: RatingsFit) -> np.ndarray:
         gap = of.samples["user_factors"] - of.samples["user_mean"][:, :, None]
         return np.einsum("csmk,cskl,csml->csm", gap, of.samples["user_precision"], gap)
 

@@ -9,7 +9,7 @@ import pytest
 from probmf import MatrixFactorization, Ratings, plots
 from probmf.diagnostics import summary
 from probmf.models import MixedEffects
-from probmf.results import Fit, MixedFit, Sampling
+from probmf.results import MixedFit, RatingsFit, Sampling
 from probmf.results.measures import energy_fractions, measure, most_suspect
 
 SHAPE = (4, 500)
@@ -21,13 +21,13 @@ def ratings() -> Ratings:
     return Ratings.from_frame({"user": user, "item": item, "rating": rng.normal(3, 1, len(user))})
 
 
-def factorization(*, seed: int = 1, sampling: Sampling | None = None, **changes: Any) -> Fit:
+def factorization(*, seed: int = 1, sampling: Sampling | None = None, **changes: Any) -> RatingsFit:
     rng = np.random.default_rng(seed)
     data, model = ratings(), MatrixFactorization(2, intercept="learned")
     samples: dict[str, Any] = {"intercept": rng.normal(3, 0.1, SHAPE)}
     for site, shape in model.site_shapes(data.num_users, data.num_items).items():
         samples[site] = rng.normal(1, 0.1, (*SHAPE, *shape))
-    return Fit(model, data, samples | changes, "nuts", sampling=sampling)
+    return RatingsFit(model, data, samples | changes, "nuts", sampling=sampling)
 
 
 def mixed(seed: int = 1, sampling: Sampling | None = None, **changes: Any) -> MixedFit:
@@ -234,7 +234,7 @@ def test_constants_and_missing_rows_are_left_out() -> None:
     assert "intercept" not in [row["name"] for row in found.table]
     fit = factorization()
     rest = {name: v for name, v in fit.samples.items() if name != "user_factors"}
-    lacking = Fit(fit.model, fit.data, rest, "nuts", sampling=healthy())
+    lacking = RatingsFit(fit.model, fit.data, rest, "nuts", sampling=healthy())
     names = [row["name"] for row in summary(lacking).table]
     assert names == ["user_bias", "item_bias", "intercept"]
 
@@ -256,7 +256,7 @@ def test_errors() -> None:
     one = MixedFit(fit.model, fit.design, {k: v[:1, :3] for k, v in fit.samples.items()}, "x")
     with pytest.raises(ValueError, match="1 chains of 3 draws; whether draws have converged can't"):
         summary(one)
-    with pytest.raises(TypeError, match="fit is a int, expected a Fit, a MixedFit"):
+    with pytest.raises(TypeError, match="fit is a int, expected a RatingsFit, a MixedFit"):
         summary(3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="probes is 0; expected at least 1"):
         summary(fit, probes=0)

@@ -22,7 +22,7 @@ from probmf import (
 from probmf.diagnostics import DiagnosticWarning, summary
 from probmf.diagnostics.ending import judged
 from probmf.inference.conclusion import concluded
-from probmf.results import Fit, MixedFit, NetworkFit, Sampling
+from probmf.results import MixedFit, NetworkFit, RatingsFit, Sampling
 from probmf.run.driver import FitWarning
 
 RATINGS = Ratings.from_frame(
@@ -43,10 +43,10 @@ def random(
     return found
 
 
-def factorization(chains: int, draws: int, sampling: Sampling | None) -> Fit:
+def factorization(chains: int, draws: int, sampling: Sampling | None) -> RatingsFit:
     model = MatrixFactorization(2, Gaussian(HALF), user_scale=HALF, intercept="learned")
     shapes = {"intercept": (), "noise_scale": (), "user_scale": ()} | model.site_shapes(6, 5)
-    return Fit(model, RATINGS, random(shapes, chains, draws), "nuts", sampling=sampling)
+    return RatingsFit(model, RATINGS, random(shapes, chains, draws), "nuts", sampling=sampling)
 
 
 def mixed(chains: int, draws: int, sampling: Sampling | None) -> MixedFit:

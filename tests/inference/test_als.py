@@ -20,7 +20,7 @@ from probmf.inference.point import als
 from probmf.inference.point.als import fit_als
 from probmf.likelihoods import Bernoulli, Gaussian
 from probmf.models import MatrixFactorization
-from probmf.results import Fit
+from probmf.results import RatingsFit
 from probmf.run.driver import FitWarning
 
 USERS, ITEMS = 11, 10
@@ -83,7 +83,7 @@ def data_of(likelihood: str, options: str) -> Ratings:
 
 
 @cache
-def long_fit(likelihood: str, method: str, options: str, double: bool = True) -> Fit:
+def long_fit(likelihood: str, method: str, options: str, double: bool = True) -> RatingsFit:
     """A fit of many sweeps."""
     with jax.enable_x64(double):
         return fit_als(
@@ -105,12 +105,14 @@ def scores(point: Mapping[str, np.ndarray]) -> np.ndarray:
     return total + point["item_bias"]
 
 
-def start_from(model: MatrixFactorization, data: Ratings, seed: int = 3) -> Fit:
+def start_from(model: MatrixFactorization, data: Ratings, seed: int = 3) -> RatingsFit:
     """Random values of all sites, as a fit."""
     rng = np.random.default_rng(seed)
     shapes = model.site_shapes(data.num_users, data.num_items)
     values = {site: 0.3 * rng.normal(size=shape) for site, shape in shapes.items()}
-    return Fit.from_point(model, data, {"intercept": np.asarray(0.1), **values}, method="random")
+    return RatingsFit.from_point(
+        model, data, {"intercept": np.asarray(0.1), **values}, method="random"
+    )
 
 
 every_fit = pytest.mark.parametrize(
@@ -195,7 +197,7 @@ def test_rows_without_ratings_stay_at_the_prior_mean() -> None:
 
 
 @cache
-def short_fit(data: Ratings, **options: Any) -> Fit:
+def short_fit(data: Ratings, **options: Any) -> RatingsFit:
     model = model_of("gaussian", "plain")
     with jax.enable_x64(True):
         return fit_als(
@@ -225,7 +227,7 @@ def test_names_of_users_and_items_change_nothing() -> None:
         value[np.argsort(new_user if site.startswith("user") else new_item)]
         for site, value in values.items()
     }  # fmt: skip
-    start = Fit.from_point(model, renamed, moved, method="random")
+    start = RatingsFit.from_point(model, renamed, moved, method="random")
     with jax.enable_x64(True):
         fit = fit_als(model, renamed, key=0, tol=0, num_sweeps=6, start=start)
     wanted = short_fit(data).point()
@@ -254,11 +256,11 @@ def test_swapped_sides_give_the_transposed_answer() -> None:
     with jax.enable_x64(True):
         one = fit_als(
             model, data, key=0, tol=0, num_sweeps=300, solver="cholesky",
-            start=Fit.from_point(model, data, start, method="random"),
+            start=RatingsFit.from_point(model, data, start, method="random"),
         ).point()  # fmt: skip
         other = fit_als(
             swapped_model, swapped, key=0, tol=0, num_sweeps=300, solver="cholesky",
-            start=Fit.from_point(swapped_model, swapped, start_swapped, method="random"),
+            start=RatingsFit.from_point(swapped_model, swapped, start_swapped, method="random"),
         ).point()  # fmt: skip
     transposed = {
         "intercept": other["intercept"],
@@ -429,7 +431,7 @@ def test_divergence_returns_the_start_with_a_warning() -> None:
     model, data = model_of("gaussian", "plain"), table()
     values = start_from(model, data).point()
     values["item_factors"] = np.full(values["item_factors"].shape, 1e30)
-    bad = Fit.from_point(model, data, values, method="random")
+    bad = RatingsFit.from_point(model, data, values, method="random")
     with pytest.warns(
         FitWarning, match="after sweep 1; the starting values are kept.*jax_enable_x64"
     ) as record:
@@ -632,7 +634,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"solver": "lu"}, ValueError, "solver is 'lu'; expected 'cg' or 'cholesky'"),
     ({"key": None}, TypeError, "key is None of type NoneType; give an int"),
     ({"key": 0.5}, TypeError, "key is 0.5 of type float; give an int"),
-    ({"start": {"user_bias": 1}}, TypeError, "start is of type dict; expected a Fit"),
+    ({"start": {"user_bias": 1}}, TypeError, "start is of type dict; expected a RatingsFit"),
     ({"validation": {"user": [1]}}, TypeError, "validation is of type dict; expected Ratings"),
     ({"model": "mf"}, TypeError, "model is of type str; expected MatrixFactorization"),
     ({"data": [1, 2]}, TypeError, "Expected Ratings, got list"),

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probmf import MixedEffects, MixedFit, fit_marginal, load
+from probmf import MixedEffects, fit_marginal, load
 from probmf.inference.mixed.boundary import boundary
 from probmf.inference.mixed.search_end import look_around
+from probmf.results import MixedFit
 from probmf.run.driver import FitWarning
 
 ROWS = np.arange(60)

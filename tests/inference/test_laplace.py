@@ -13,10 +13,8 @@ from approximated_models import hours, linear, small, unknowns
 from jax.flatten_util import ravel_pytree
 
 from probmf import (
-    Fit,
     Gaussian,
     MatrixFactorization,
-    MixedFit,
     Ratings,
     fit_laplace,
     fit_svi,
@@ -25,6 +23,7 @@ from probmf import (
 )
 from probmf.inference.approximate import laplace as module
 from probmf.inference.approximate import target as target_module
+from probmf.results import MixedFit, RatingsFit
 from probmf.run.driver import FitWarning
 
 
@@ -70,7 +69,7 @@ def test_turns_of_the_factors_are_left_out() -> None:
     """Predictions have the covariance of the pseudo-inverse of autodiff's Hessian."""
     model, data = two_factors()
     fit = fit_laplace(model, data, key=0, num_samples=4000)
-    assert isinstance(fit, Fit)
+    assert isinstance(fit, RatingsFit)
     assert fit.sampling is not None
     assert fit.sampling.info["converged"] == "yes"
     with jax.enable_x64(True):

@@ -25,7 +25,7 @@ from probmf.inference.point.objective import Terms, side_of, starting_values
 from probmf.inference.point.optimizer import Rule, choose_rule, leaves_rows_alone
 from probmf.likelihoods import Bernoulli, Gaussian
 from probmf.models import MatrixFactorization
-from probmf.results import Fit, History
+from probmf.results import History, RatingsFit
 from probmf.run.driver import FitWarning
 
 USERS, ITEMS = 9, 8
@@ -62,7 +62,7 @@ def model_of(likelihood: str, *, rich: bool = False) -> MatrixFactorization:
     )  # fmt: skip
 
 
-def history_of(fit: Fit) -> History:
+def history_of(fit: RatingsFit) -> History:
     assert fit.history is not None
     return fit.history
 
@@ -549,7 +549,7 @@ def test_the_other_restarts_outlive_one_that_diverges(monkeypatch: pytest.Monkey
             ValueError,
             r"schedule gives -0.05 at update 4; expected a finite number >= 0",
         ),
-        ({"start": 3}, TypeError, "start is of type int; expected a Fit"),
+        ({"start": 3}, TypeError, "start is of type int; expected a RatingsFit"),
         ({"validation": [1]}, TypeError, "validation is of type list; expected Ratings"),
         ({"key": None}, TypeError, "key is None of type NoneType; give an int"),
     ],

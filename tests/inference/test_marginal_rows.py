@@ -12,7 +12,7 @@ import pytest
 from jax.scipy.stats import multivariate_normal, norm
 from numpyro.infer.util import log_density
 
-from probmf import Bernoulli, Fit, Gaussian, MatrixFactorization, NormalWishart, Ratings
+from probmf import Bernoulli, Gaussian, MatrixFactorization, NormalWishart, Ratings
 from probmf.inference import marginal
 from probmf.inference.marginal_rows import RowsMarginal, Stretched, find_start, rows_marginal
 from probmf.inference.marginal_rows import model as rows_model
@@ -22,6 +22,7 @@ from probmf.inference.marginal_rows.model import LEVEL
 from probmf.inference.nuts.nuts import sample_nuts
 from probmf.inference.potential import Potential
 from probmf.models.observations import Observations
+from probmf.results import RatingsFit
 from probmf.rows.cpu.evidence import BLOCK
 from probmf.rows.layout import SIDES
 
@@ -346,7 +347,7 @@ def test_scales_start_where_the_evidence_is_large() -> None:
         assert np.isfinite(potential.value(jnp.asarray(start.vectors[0])))
 
 
-def draw(marginalize: tuple[str, ...], **options: Any) -> Fit:
+def draw(marginalize: tuple[str, ...], **options: Any) -> RatingsFit:
     model = MatrixFactorization(
         1, Gaussian(dist.HalfNormal(1.0)), intercept=dist.Normal(3.0, 1.0), user_scale=0.7,
         item_scale=1.0, user_bias_scale=dist.HalfNormal(1.0), item_bias_scale=0.5,
@@ -362,7 +363,7 @@ def test_a_small_posterior_is_that_of_joint_sampling() -> None:
     rows, joint = draw(("user_bias", "user_factors")), draw((), max_tree_depth=5)
     assert rows.method == "nuts/marginal"
 
-    def quantities(fit: Fit) -> np.ndarray:
+    def quantities(fit: RatingsFit) -> np.ndarray:
         samples = fit.samples
         score = np.einsum("cduk,cdik->cdui", samples["user_factors"], samples["item_factors"])
         score = score + samples["intercept"][..., None, None]

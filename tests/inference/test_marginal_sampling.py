@@ -14,7 +14,7 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from probmf import MatrixFactorization, MixedEffects, MixedFit, diagnostics, load, sample_marginal
+from probmf import MatrixFactorization, MixedEffects, diagnostics, load, sample_marginal
 from probmf.inference.marginal import MarginalModel
 from probmf.inference.marginal import model_cache as kept_module
 from probmf.inference.marginal.evaluators import Evaluator
@@ -25,6 +25,7 @@ from probmf.inference.mixed.sampling import FallbackWarning
 from probmf.inference.nuts import pooled_warmup as pooled
 from probmf.inference.nuts.pooled_warmup import PooledNuts
 from probmf.inference.nuts.transitions import NoStartError
+from probmf.results import MixedFit
 from probmf.run import threads as workers_module
 from probmf.run.driver import FitWarning
 from probmf.run.threads import AHEAD, Workers, workers

@@ -19,7 +19,6 @@ from probmf import (
     Examples,
     Gaussian,
     Network,
-    NetworkFit,
     Ordinal,
     diagnostics,
     fit_laplace,
@@ -29,6 +28,7 @@ from probmf import (
 )
 from probmf.data import ExamplesWarning
 from probmf.inference.point import network_descent as _network
+from probmf.results import NetworkFit
 from probmf.run import driver as loop
 from probmf.run.driver import FitWarning
 

@@ -12,7 +12,6 @@ from probmf import (
     Bernoulli,
     MatrixFactorization,
     MixedEffects,
-    MixedFit,
     load,
     open_draws,
     sample_nuts,
@@ -22,6 +21,7 @@ from probmf.diagnostics.judgement import statistics
 from probmf.inference.nuts import draws_by_site, nuts
 from probmf.inference.nuts import transitions as _nuts
 from probmf.inference.nuts.transitions import NoStartError
+from probmf.results import MixedFit
 from probmf.run import driver
 from probmf.run.driver import FitWarning
 

@@ -8,9 +8,10 @@ import pytest
 from numpy.random import Generator
 from numpyro.infer import MCMC, NUTS
 
-from probmf import Fit, MatrixFactorization, Ordinal, Ratings, fit_als, fit_map, sample_nuts
+from probmf import MatrixFactorization, Ordinal, Ratings, fit_als, fit_map, sample_nuts
 from probmf.inference.point.cutpoints import CutpointSums, newton_step
 from probmf.likelihoods.links import LinkName
+from probmf.results import RatingsFit
 
 TRUTH = np.asarray([-1.2, -0.2, 0.9])
 LEVELS = (1.0, 2.0, 3.5, 5.0)
@@ -84,7 +85,7 @@ def test_start_goes_on_and_validation_takes_the_log_loss() -> None:
     assert more.history.objective[0] <= first.history.objective[first.history.best - 1] * (1 + 1e-6)
 
 
-def fit_predictions(fit: Fit, test: Ratings) -> np.ndarray:
+def fit_predictions(fit: RatingsFit, test: Ratings) -> np.ndarray:
     """Probabilities of the observed levels at the fitted scores."""
     predicted = fit.predict(test, interval=None)
     places = np.searchsorted(LEVELS, test.rating)
@@ -120,19 +121,19 @@ def test_a_newton_step_that_overshoots_is_halved() -> None:
 
 
 @pytest.fixture(scope="module")
-def sampled() -> Fit:
+def sampled() -> RatingsFit:
     data = simulate(np.random.default_rng(5))
     return sample_nuts(MODEL, data, key=0, num_warmup=60, num_samples=40, num_chains=1)
 
 
-def test_nuts_samples_increasing_cutpoints(sampled: Fit) -> None:
+def test_nuts_samples_increasing_cutpoints(sampled: RatingsFit) -> None:
     cutpoints = sampled.samples["cutpoints"]
     assert cutpoints.shape == (1, 40, 3)
     assert (np.diff(cutpoints, axis=-1) > 0).all()
     assert np.abs(cutpoints.mean((0, 1)) - TRUTH).max() < 1.2
 
 
-def test_draws_average_the_probabilities(sampled: Fit) -> None:
+def test_draws_average_the_probabilities(sampled: RatingsFit) -> None:
     predicted = sampled.predict([(0, 1), (3, 2), (999, 0)])
     assert predicted.probabilities is not None
     np.testing.assert_allclose(predicted.probabilities.sum(axis=1), 1.0)

@@ -13,8 +13,9 @@ import numpyro.distributions as dist
 import pytest
 import scipy.stats
 
-from probmf import MixedEffects, MixedFit, sample_marginal, sample_nuts
+from probmf import MixedEffects, sample_marginal, sample_nuts
 from probmf.inference.mixed.sampling import FallbackWarning
+from probmf.results import MixedFit
 
 GROUPS, EACH, REPLICATIONS, RANKS, BINS = 5, 4, 120, 60, 12
 MODEL = MixedEffects(

@@ -17,7 +17,7 @@ from probmf.inference.starts import (
 from probmf.likelihoods import Bernoulli, Gaussian
 from probmf.models import MatrixFactorization
 from probmf.models.observations import Observations
-from probmf.results import Fit
+from probmf.results import RatingsFit
 from probmf.run.checks import check_counts, check_tol
 
 nan, inf = np.nan, np.inf
@@ -97,7 +97,7 @@ def test_start_takes_a_learned_intercept_but_not_a_fixed_one() -> None:
     learned, fixed = (MatrixFactorization(0, intercept=i) for i in ("learned", 1.5))
     (data,) = learned.arguments(TABLE)
     values = {"user_bias": np.ones(3), "item_bias": np.ones(2), "intercept": np.asarray(9.0)}
-    start = Fit.from_point(learned, TABLE, values, method="test")
+    start = RatingsFit.from_point(learned, TABLE, values, method="test")
     key = jax.random.key(0)
     assert float(initial_parameters(learned, data, start)(key)["intercept"]) == 9.0
     assert float(initial_parameters(fixed, data, start)(key)["intercept"]) == 1.5

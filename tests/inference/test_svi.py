@@ -13,20 +13,11 @@ import pytest
 from approximated_models import hours, linear, small, unknowns
 from numpyro.infer import SVI, autoguide
 
-from probmf import (
-    Bernoulli,
-    Fit,
-    Gaussian,
-    MixedFit,
-    Ordinal,
-    Ratings,
-    fit_als,
-    fit_svi,
-    load,
-)
+from probmf import Bernoulli, Gaussian, Ordinal, Ratings, fit_als, fit_svi, load
 from probmf.inference.approximate import svi as approximation
 from probmf.inference.approximate import svi_loop as kernel
 from probmf.inference.approximate import target as target_module
+from probmf.results import MixedFit, RatingsFit
 from probmf.run.driver import FitWarning
 
 
@@ -59,7 +50,7 @@ def test_independent_normals_have_the_means_and_conditional_variances() -> None:
 def test_a_factorization_predicts_and_is_stored(tmp_path: Path) -> None:
     model, data = small()
     fit = fit_svi(model, data, key=0, num_steps=1000, num_samples=200)
-    assert isinstance(fit, Fit)
+    assert isinstance(fit, RatingsFit)
     assert fit.samples["user_factors"].shape == (1, 200, 25, 1)
     predicted = fit.predict(data)
     error = np.sqrt(np.mean((predicted.mean - data.rating) ** 2))
@@ -96,7 +87,7 @@ def test_one_side_of_a_factorization_integrated_out() -> None:
 def test_a_point_is_the_mode() -> None:
     model, data = small(likelihood=Gaussian(0.5), user_scale=0.5, item_scale=0.5)
     fit = fit_svi(model, data, key=0, guide="delta", num_steps=1500)
-    assert isinstance(fit, Fit)
+    assert isinstance(fit, RatingsFit)
     assert fit.is_point
     als = fit_als(model, data, key=0, solver="cholesky", num_sweeps=200, tol=1e-9)
     np.testing.assert_allclose(fit.predict(data).mean, als.predict(data).mean, atol=0.01)

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from probmf import Fit, MatrixFactorization, Ratings, fit_als, fit_map
+from probmf import MatrixFactorization, Ratings, fit_als, fit_map
+from probmf.results import RatingsFit
 
 USERS, ITEMS, FACTORS = 5, 4, 2
 STRENGTH = {"user": 0.02, "item": 0.05}
@@ -53,7 +54,7 @@ def averaged_loss(values: Mapping[str, np.ndarray]) -> float:
     return float(np.mean(np.square(residual(values))) + penalty)
 
 
-def assert_same(fit: Fit, values: Mapping[str, np.ndarray]) -> None:
+def assert_same(fit: RatingsFit, values: Mapping[str, np.ndarray]) -> None:
     for site, value in fit.point().items():
         np.testing.assert_allclose(value, values[site], rtol=1e-9, err_msg=site)
 
@@ -78,7 +79,7 @@ def test_gradient_descent_on_the_averaged_loss() -> None:
         losses.append(averaged_loss(values))
     assert np.all(np.diff(losses) < 0)
     with jax.enable_x64(True):
-        start = Fit.from_point(MODEL, DATA, first_values(), method="given")
+        start = RatingsFit.from_point(MODEL, DATA, first_values(), method="given")
         # The objective is n / 2 times the averaged loss.
         fit = fit_map(
             MODEL, DATA, key=0, num_epochs=steps, tol=0, start=start, optimizer="sgd",
@@ -112,7 +113,7 @@ def test_alternating_coordinate_solutions_of_the_averaged_loss() -> None:
         losses.append(averaged_loss(values))
     assert np.all(np.diff(losses) < 0)
     with jax.enable_x64(True):
-        start = Fit.from_point(MODEL, DATA, first_values(), method="given")
+        start = RatingsFit.from_point(MODEL, DATA, first_values(), method="given")
         fit = fit_als(
             MODEL, DATA, key=0, num_sweeps=sweeps, tol=0, start=start, update="coordinate"
         )

@@ -7,8 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probmf import MixedEffects, MixedFit, fit_marginal, sample_gibbs, sample_marginal, sample_nuts
+from probmf import (
+    MixedEffects,
+    fit_marginal,
+    sample_gibbs,
+    sample_marginal,
+    sample_nuts,
+)
 from probmf.inference.mixed.maximum_likelihood import Objective
+from probmf.results import MixedFit
 
 FORMULA = "y ~ x + w + (x | g) + (1 | h)"
 SHORT: dict[str, Any] = {"num_warmup": 10, "num_samples": 6, "num_chains": 1, "progress": False}

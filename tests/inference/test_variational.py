@@ -17,7 +17,6 @@ from numpyro.infer.util import log_density
 
 from probmf import (
     Bernoulli,
-    Fit,
     Gaussian,
     MatrixFactorization,
     NormalWishart,
@@ -35,6 +34,7 @@ from probmf.inference.approximate.variational_start import to_principal_axes
 from probmf.inference.approximate.variational_updates import State
 from probmf.inference.gibbs.plan import Plan
 from probmf.models.table import Table
+from probmf.results import RatingsFit
 from probmf.rows.layout import num_workers
 from probmf.run.driver import FitWarning
 
@@ -422,7 +422,7 @@ def test_same_key_start_and_storage(tmp_path: Any) -> None:
     np.testing.assert_array_equal(loaded.predict(pairs).mean, one.predict(pairs).mean)
     point = fit_als(MatrixFactorization(2, Gaussian(0.5)), data, key=0)
     nothing = {site: np.zeros_like(value) for site, value in point.point().items()}
-    zeros = Fit.from_point(point.model, data, nothing, method="made")
+    zeros = RatingsFit.from_point(point.model, data, nothing, method="made")
     warm, cold = (
         fit_variational(model, data, key=5, num_sweeps=1, tol=0, num_draws=1, start=start)
         for start in (point, zeros)

@@ -10,7 +10,7 @@ from scipy.special import expit, ndtr
 from probmf.data import Ratings
 from probmf.likelihoods import Bernoulli
 from probmf.models import MatrixFactorization
-from probmf.results import Fit
+from probmf.results import RatingsFit
 
 
 @pytest.fixture(scope="session")
@@ -39,17 +39,17 @@ def draw_ratings() -> Callable[..., Ratings]:
 
 
 @pytest.fixture(scope="session")
-def random_fit() -> Callable[..., Fit]:
+def random_fit() -> Callable[..., RatingsFit]:
     """A fit of random parameters, as if some method had found them."""
 
     def make(
         model: MatrixFactorization, data: Ratings, *, seed: int = 1, dtype: Any = np.float32
-    ) -> Fit:
+    ) -> RatingsFit:
         rng = np.random.default_rng(seed)
         parameters: dict[str, Any] = {"intercept": np.asarray(0.7, dtype)}
         for site, shape in model.site_shapes(data.num_users, data.num_items).items():
             parameters[site] = rng.normal(0, 0.6, shape).astype(dtype)
-        return Fit.from_point(model, data, parameters, method="random")
+        return RatingsFit.from_point(model, data, parameters, method="random")
 
     return make
 
@@ -62,10 +62,10 @@ class Dense(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def dense_moments() -> Callable[[Fit], Dense]:
+def dense_moments() -> Callable[[RatingsFit], Dense]:
     """The plug-in moments by their definition, in float64 and without any batching."""
 
-    def moments(fit: Fit) -> Dense:
+    def moments(fit: RatingsFit) -> Dense:
         point = {name: np.asarray(value, np.float64) for name, value in fit.point().items()}
         users, items = _rows(fit, point, "user"), _rows(fit, point, "item")
         c, d = _covariances(fit, users, items, "user"), _covariances(fit, items, users, "item")
@@ -83,13 +83,15 @@ def dense_moments() -> Callable[[Fit], Dense]:
     return moments
 
 
-def _rows(fit: Fit, point: dict[str, np.ndarray], side: str) -> np.ndarray:
+def _rows(fit: RatingsFit, point: dict[str, np.ndarray], side: str) -> np.ndarray:
     size = fit.data.num_users if side == "user" else fit.data.num_items
     bias = point.get(f"{side}_bias", np.zeros(size))
     return np.column_stack([bias, point.get(f"{side}_factors", np.zeros((size, 0)))])
 
 
-def _covariances(fit: Fit, rows: np.ndarray, others: np.ndarray, side: str) -> list[np.ndarray]:
+def _covariances(
+    fit: RatingsFit, rows: np.ndarray, others: np.ndarray, side: str
+) -> list[np.ndarray]:
     """Of every row, and at the end that of a row which the fit does not know."""
     model, data = fit.model, fit.data
     weight = np.zeros((data.num_users, data.num_items)) + model.unobserved_weight

@@ -10,8 +10,8 @@ import pytest
 import xarray as xr
 from scipy.stats import bernoulli, norm
 
-from probmf import Bernoulli, Fit, Gaussian, MatrixFactorization, Ratings
-from probmf.results import Sampling
+from probmf import Bernoulli, Gaussian, MatrixFactorization, Ratings
+from probmf.results import RatingsFit, Sampling
 
 
 def test_groups_dims_and_coordinates(draw_ratings: Any, random_fit: Any) -> None:
@@ -70,14 +70,14 @@ def test_arviz_can_use_it(draw_ratings: Any, random_fit: Any) -> None:
     assert "user_bias" in table
 
 
-def posterior(model: MatrixFactorization, data: Ratings) -> Fit:
+def posterior(model: MatrixFactorization, data: Ratings) -> RatingsFit:
     rng = np.random.default_rng(0)
     samples: dict[str, Any] = {"intercept": rng.normal(0, 1, (2, 20))}
     for site, shape in model.site_shapes(data.num_users, data.num_items).items():
         samples[site] = rng.normal(0, 0.5, (2, 20, *shape))
     samples |= {name: rng.uniform(0.4, 1.0, (2, 20)) for name in model.random_scales()}
     stats = {"energy": rng.normal(0, 1, (2, 20))}
-    return Fit(model, data, samples, "nuts", sampling=Sampling(stats, 5, 0.1))
+    return RatingsFit(model, data, samples, "nuts", sampling=Sampling(stats, 5, 0.1))
 
 
 def test_groups_of_many_draws(draw_ratings: Any, monkeypatch: pytest.MonkeyPatch) -> None:

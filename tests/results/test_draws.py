@@ -9,15 +9,15 @@ from scipy.optimize import brentq
 from scipy.special import expit
 from scipy.stats import norm
 
-from probmf import Bernoulli, Fit, Gaussian, MatrixFactorization
+from probmf import Bernoulli, Gaussian, MatrixFactorization
 from probmf.models.priors import NormalWishart
-from probmf.results import Sampling, mixtures
+from probmf.results import RatingsFit, Sampling, mixtures
 from probmf.results.mixtures import mixture_quantiles
 
 DRAWS = (2, 15)
 
 
-def many(model: MatrixFactorization, data: Any, *, seed: int = 0, **extra: Any) -> Fit:
+def many(model: MatrixFactorization, data: Any, *, seed: int = 0, **extra: Any) -> RatingsFit:
     """Independent random draws of everything."""
     rng = np.random.default_rng(seed)
     samples: dict[str, Any] = {"intercept": rng.normal(0.7, 0.2, DRAWS)}
@@ -26,15 +26,15 @@ def many(model: MatrixFactorization, data: Any, *, seed: int = 0, **extra: Any) 
         samples[site] = (center + rng.normal(0, 0.3, (*DRAWS, *shape))).astype(np.float32)
     for name in model.random_scales():
         samples[name] = rng.uniform(0.3, 0.9, DRAWS)
-    return Fit(model, data, samples | extra, "test", sampling=Sampling({}, 10, 0.1))
+    return RatingsFit(model, data, samples | extra, "test", sampling=Sampling({}, 10, 0.1))
 
 
-def flat(fit: Fit, site: str) -> np.ndarray:
+def flat(fit: RatingsFit, site: str) -> np.ndarray:
     value = np.asarray(fit.samples[site], np.float64)
     return value.reshape(-1, *value.shape[2:])
 
 
-def all_scores(fit: Fit) -> np.ndarray:
+def all_scores(fit: RatingsFit) -> np.ndarray:
     """Scores of all pairs at all draws."""
     products = np.einsum("smk,snk->smn", flat(fit, "user_factors"), flat(fit, "item_factors"))
     biases = flat(fit, "user_bias")[:, :, None] + flat(fit, "item_bias")[:, None, :]
@@ -179,7 +179,7 @@ def test_equal_draws_are_the_point(draw_ratings: Any, random_fit: Any) -> None:
     point = random_fit(MatrixFactorization(2), draw_ratings())
     samples = {name: np.tile(value, (2, 3) + (1,) * (value.ndim - 2))
                for name, value in point.samples.items()}  # fmt: skip
-    fit = Fit(point.model, point.data, samples, "test")
+    fit = RatingsFit(point.model, point.data, samples, "test")
     assert (fit.num_chains, fit.num_draws, fit.is_point) == (2, 3, False)
     told = fit.predict(point.data)
     np.testing.assert_allclose(
@@ -193,7 +193,7 @@ def test_a_point_never_takes_the_path_of_draws(
     draw_ratings: Any, random_fit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit = random_fit(MatrixFactorization(2), draw_ratings())
-    monkeypatch.setattr(Fit, "_draws", property(lambda self: pytest.fail("draws were used")))
+    monkeypatch.setattr(RatingsFit, "_draws", property(lambda self: pytest.fail("draws were used")))
     fit.predict([(1, 2)])
     fit.recommend(k=1)
     fit.similar_items([1], k=1)
@@ -204,7 +204,7 @@ def test_what_is_fixed_may_be_missing(draw_ratings: Any) -> None:
     data = draw_ratings()
     fit = many(MatrixFactorization(1), data)
     rest = {name: value for name, value in fit.samples.items() if name != "intercept"}
-    same = Fit(fit.model, data, rest, "test", sampling=fit.sampling)
+    same = RatingsFit(fit.model, data, rest, "test", sampling=fit.sampling)
     base = data.rating.mean() - flat(fit, "intercept").mean()
     difference = same.predict(data).mean - fit.predict(data).mean
     np.testing.assert_allclose(difference, base, rtol=1e-4)
@@ -214,11 +214,11 @@ def test_rows_that_were_not_recovered(draw_ratings: Any) -> None:
     data = draw_ratings()
     model = MatrixFactorization(2, user_scale=dist.HalfNormal(1.0))
     rest = {"item_factors": np.ones((*DRAWS, 11, 2)), "user_scale": np.ones(DRAWS)}
-    fit = Fit(model, data, rest, "test", sampling=Sampling({}, 0, 0.0))
+    fit = RatingsFit(model, data, rest, "test", sampling=Sampling({}, 0, 0.0))
     with pytest.raises(ValueError, match="no draws of user_bias and item_bias and user_factors"):
         fit.predict([(1, 1)])
     unscaled = {k: v for k, v in many(model, data).samples.items() if k != "user_scale"}
-    fit = Fit(model, data, unscaled, "test", sampling=Sampling({}, 0, 0.0))
+    fit = RatingsFit(model, data, unscaled, "test", sampling=Sampling({}, 0, 0.0))
     with pytest.raises(ValueError, match="user_scale has a prior distribution in the model, but"):
         fit.predict([(99, 1)])
 
@@ -235,7 +235,7 @@ def test_errors(draw_ratings: Any) -> None:
         many(model, data, user_scale=np.full(DRAWS, np.nan))
     stats = {"energy": np.zeros((2, 14))}
     with pytest.raises(ValueError, match=r"'energy' of sampling has shape \(2, 14\), but the samp"):
-        Fit(model, data, fit.samples, "test", sampling=Sampling(stats, 0, 0.0))
+        RatingsFit(model, data, fit.samples, "test", sampling=Sampling(stats, 0, 0.0))
     with pytest.raises(ValueError, match=r"'lp' has shape \(2, 3\), expected \(chains, draws\) = "):
         Sampling({"energy": np.zeros((2, 14)), "lp": np.zeros((2, 3))}, 0, 0.0)
     with pytest.raises(ValueError, match="read-only"):
@@ -270,7 +270,9 @@ def test_strangers_under_a_learned_mean_and_covariance(draw_ratings: Any) -> Non
     item_scale = rng.uniform(0.3, 1.5, (*DRAWS, 1, 2))
     sites = {"user_mean": mean, "user_precision": precision, "item_scale": item_scale}
     plain = many(MatrixFactorization(2), draw_ratings())
-    fit = Fit(model, plain.data, dict(plain.samples) | sites, "test", sampling=plain.sampling)
+    fit = RatingsFit(
+        model, plain.data, dict(plain.samples) | sites, "test", sampling=plain.sampling
+    )
     found = fit.predict([(99, 3), (99, 77)])
     m, s = mean.reshape(-1, 2), np.linalg.inv(precision.reshape(-1, 2, 2))
     mu, v = flat(fit, "intercept"), flat(fit, "item_factors")[:, 3]

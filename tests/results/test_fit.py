@@ -6,18 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probmf import Bernoulli, Fit, History, MatrixFactorization, fit_als
+from probmf import Bernoulli, MatrixFactorization, fit_als
 from probmf.models.scores import linear_predictor
+from probmf.results import History, RatingsFit
 
 
 def test_repr_says_what_was_fitted(draw_ratings: Any, random_fit: Any) -> None:
     fit = random_fit(MatrixFactorization(3, Bernoulli()), draw_ratings(binary=True))
-    assert repr(fit) == "Fit(random: 3 factors, Bernoulli; 45 ratings, 14 users, 11 items)"
+    assert repr(fit) == "RatingsFit(random: 3 factors, Bernoulli; 45 ratings, 14 users, 11 items)"
     history = History(
         objective=np.array([5.0, 1234.5678]), validation=None, seconds=np.array([0.1, 0.2]),
         best=2, stopped="tol", unit="sweep",
     )  # fmt: skip
-    told = Fit.from_point(fit.model, fit.data, fit.point(), method="als/cg", history=history)
+    told = RatingsFit.from_point(fit.model, fit.data, fit.point(), method="als/cg", history=history)
     assert repr(told).endswith("11 items; 2 sweeps, objective 1,234.57, stopped by tol)")
     assert "\n" not in repr(told)
     assert len(history) == 2
@@ -37,7 +38,7 @@ def test_the_caller_s_arrays_stay_writable(draw_ratings: Any) -> None:
     data = draw_ratings()
     bias = np.zeros((1, 1, 14))
     model = MatrixFactorization(0, item_bias=False)
-    Fit(model, data, {"intercept": np.zeros((1, 1)), "user_bias": bias}, "by hand")
+    RatingsFit(model, data, {"intercept": np.zeros((1, 1)), "user_bias": bias}, "by hand")
     bias[0, 0, 0] = 1.0
 
 
@@ -59,19 +60,19 @@ def test_bad_parameters(
     fit = random_fit(MatrixFactorization(3), draw_ratings())
     parameters = {k: v for k, v in (fit.point() | change).items() if v is not None}
     with pytest.raises(ValueError, match=message):
-        Fit.from_point(fit.model, fit.data, parameters, method="test")
+        RatingsFit.from_point(fit.model, fit.data, parameters, method="test")
 
 
 def test_several_draws_have_no_point(draw_ratings: Any, random_fit: Any) -> None:
     fit = random_fit(MatrixFactorization(1), draw_ratings())
     draws = {name: np.repeat(value, 4, axis=1) for name, value in fit.samples.items()}
-    many = Fit(fit.model, fit.data, draws, "gibbs")
+    many = RatingsFit(fit.model, fit.data, draws, "gibbs")
     with pytest.raises(ValueError, match="1 chains of 4 draws and hence no point; see samples"):
         many.point()
     assert repr(many).endswith("11 items; 1 chains of 4 draws)")
     draws["intercept"] = draws["intercept"][:, :2]
     with pytest.raises(ValueError, match="user_bias has shape"):
-        Fit(fit.model, fit.data, draws, "gibbs")
+        RatingsFit(fit.model, fit.data, draws, "gibbs")
 
 
 def test_a_fit_by_als(draw_ratings: Any) -> None:

@@ -9,14 +9,14 @@ import pytest
 from scipy.special import log_expit, log_ndtr
 from scipy.stats import norm
 
-from probmf import Bernoulli, Fit, Gaussian, MatrixFactorization, Ordinal, Ratings
-from probmf.results import Sampling, fold_in_draws
+from probmf import Bernoulli, Gaussian, MatrixFactorization, Ordinal, Ratings
+from probmf.results import RatingsFit, Sampling, fold_in_draws
 
 SHAPE = (2, 3000)
 RATED = [0, 1, 2, 3, 4, 5]
 
 
-def many(model: MatrixFactorization, data: Ratings, *, equal: bool = True) -> Fit:
+def many(model: MatrixFactorization, data: Ratings, *, equal: bool = True) -> RatingsFit:
     """Draws of everything, all equal or not, in double precision."""
     rng = np.random.default_rng(3)
     samples: dict[str, Any] = {"intercept": np.full(SHAPE, 0.3)}
@@ -26,7 +26,7 @@ def many(model: MatrixFactorization, data: Ratings, *, equal: bool = True) -> Fi
             samples[site] = samples[site] + rng.normal(0, 0.2, samples[site].shape)
     for name in model.random_scales():
         samples[name] = np.full(SHAPE, 0.6) if equal else rng.uniform(0.3, 0.9, SHAPE)
-    return Fit(model, data, samples, "test", sampling=Sampling({}, 0, 0.0))
+    return RatingsFit(model, data, samples, "test", sampling=Sampling({}, 0, 0.0))
 
 
 def new_ratings(*, binary: bool = False, weights: bool = False) -> Ratings:
@@ -35,7 +35,7 @@ def new_ratings(*, binary: bool = False, weights: bool = False) -> Ratings:
     return Ratings.from_frame(table, weight="weight" if weights else None)
 
 
-def rows_of(fit: Fit, user: Any) -> np.ndarray:
+def rows_of(fit: RatingsFit, user: Any) -> np.ndarray:
     """Rows (bias, factors) at all draws."""
     code = fit.data.users.encode([user])[0]
     parts = [fit.samples["user_factors"][:, :, code]]
@@ -93,7 +93,7 @@ def test_scales_of_each_factor(draw_ratings: Any) -> None:
     scale = np.array([0.2, 3.0])
     samples = dict(plain.samples) | {"user_scale": np.tile(scale, (*SHAPE, 1, 1))}
     model = MatrixFactorization(2, Gaussian(0.5), user_scale=law)
-    fit = Fit(model, plain.data, samples, "test", sampling=plain.sampling)
+    fit = RatingsFit(model, plain.data, samples, "test", sampling=plain.sampling)
     prior = np.diag(np.r_[1.0, 1 / scale**2])
     check_moments(rows_of(fit.fold_in(new_ratings(), key=0), 99), *posterior(plain, prior))
 
@@ -107,7 +107,7 @@ def test_learned_mean_and_covariance(zero: float, draw_ratings: Any) -> None:
     own = {"user_mean": np.tile(mean, (*SHAPE, 1))}
     own["user_precision"] = np.tile(precision, (*SHAPE, 1, 1))
     samples = dict(plain.samples) | own
-    fit = Fit(model, plain.data, samples, "test", sampling=plain.sampling)
+    fit = RatingsFit(model, plain.data, samples, "test", sampling=plain.sampling)
     prior = np.eye(3)
     prior[1:, 1:] = precision
     expected = posterior(plain, prior, np.r_[0.0, mean], zero)
@@ -115,7 +115,7 @@ def test_learned_mean_and_covariance(zero: float, draw_ratings: Any) -> None:
 
 
 def posterior(
-    fit: Fit, prior: np.ndarray, center: np.ndarray | None = None, zero: float = 0.0
+    fit: RatingsFit, prior: np.ndarray, center: np.ndarray | None = None, zero: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance of the new user's row by dense algebra."""
     center = np.zeros(3) if center is None else center
@@ -176,7 +176,7 @@ def test_each_draw_has_its_own_items_and_scales(draw_ratings: Any) -> None:
     model = MatrixFactorization(2, Gaussian(dist.HalfNormal(1.0)), user_scale=dist.HalfNormal(1.0))
     fit = many(model, draw_ratings(), equal=False)
     samples = dict(fit.samples) | {"noise_scale": np.full(SHAPE, 1e-4)}
-    exact = Fit(model, fit.data, samples, "test", sampling=fit.sampling)
+    exact = RatingsFit(model, fit.data, samples, "test", sampling=fit.sampling)
     three = Ratings.from_frame({"user": ["x"] * 3, "item": [1, 4, 6], "rating": [3.0, 1.0, 2.0]},
                                items=list(range(11)))  # fmt: skip
     with pytest.raises(ValueError, match="holds text"):
@@ -210,7 +210,7 @@ def test_known_users_are_drawn_given_all_their_ratings(draw_ratings: Any) -> Non
     model = MatrixFactorization(2, Gaussian(0.5), intercept="mean")
     fit = many(model, draw_ratings(50, 11, share=0.6))
     bare = {name: value for name, value in fit.samples.items() if name != "intercept"}
-    fit = Fit(model, fit.data, bare, "test", sampling=fit.sampling)
+    fit = RatingsFit(model, fit.data, bare, "test", sampling=fit.sampling)
     user = 3
     lacking = sorted({*range(10)} - {*fit.data.item[fit.data.user == user].tolist()})[:1]
     again = Ratings.from_frame({"user": [user], "item": lacking, "rating": [2.0]})
@@ -237,7 +237,7 @@ def test_blocks_of_draws_change_nothing(
     data = draw_ratings(binary=likelihood.binary)
     fit = many(MatrixFactorization(2, likelihood), data, equal=False)
     few = {name: value[:, :40] for name, value in fit.samples.items()}
-    fit = Fit(fit.model, data, few, "test", sampling=fit.sampling)
+    fit = RatingsFit(fit.model, data, few, "test", sampling=fit.sampling)
     new = new_ratings(binary=likelihood.binary)
     whole = fit.fold_in(new, key=5)
     monkeypatch.setattr(
@@ -258,7 +258,7 @@ def test_scales_of_each_user(draw_ratings: Any) -> None:
     assert np.abs(narrow[:, 1:]).max() < 1e-2
     laws = MatrixFactorization(2, Gaussian(0.5), user_scale=dist.HalfNormal(np.ones(14)))
     samples = dict(fit.samples) | {"user_scale": np.ones((*SHAPE, 14))}
-    own = Fit(laws, fit.data, samples, "test", sampling=fit.sampling)
+    own = RatingsFit(laws, fit.data, samples, "test", sampling=fit.sampling)
     with pytest.raises(ValueError, match="user_scale has a prior for each user of its own, and a"):
         own.fold_in(new_ratings(), key=0)
 

@@ -11,16 +11,8 @@ import pytest
 from scipy.special import expit, softmax
 from scipy.stats import norm
 
-from probmf import (
-    Bernoulli,
-    Categorical,
-    Examples,
-    Gaussian,
-    Network,
-    NetworkFit,
-    Ordinal,
-    load,
-)
+from probmf import Bernoulli, Categorical, Examples, Gaussian, Network, Ordinal, load
+from probmf.results import NetworkFit
 from probmf.results.directory import MANIFEST
 
 X = np.array([[0.0, 1.0], [1.0, -1.0], [2.0, 0.5], [3.0, 0.0]])

@@ -9,8 +9,9 @@ import pytest
 from scipy import stats
 from typer.testing import CliRunner
 
-from probmf import Fit, MatrixFactorization, Ordinal, Ratings, fit_als, load, metrics, plots
+from probmf import MatrixFactorization, Ordinal, Ratings, fit_als, load, metrics, plots
 from probmf.cli.app import app
+from probmf.results import RatingsFit
 
 LEVELS = (0.5, 1.0, 2.0, 3.0)
 
@@ -22,12 +23,12 @@ def table() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def fit() -> Fit:
+def fit() -> RatingsFit:
     model = MatrixFactorization(1, Ordinal(LEVELS, cutpoint_scale=3.0, link="probit"))
     return fit_als(model, Ratings.from_frame(table()), key=0, num_sweeps=8)
 
 
-def test_a_point_fit_adds_the_score_uncertainty(fit: Fit) -> None:
+def test_a_point_fit_adds_the_score_uncertainty(fit: RatingsFit) -> None:
     predicted = fit.predict([(0, 0), (5, 3), (99, 1)], interval=0.8)
     user, item = np.asarray([0, 5, -1]), np.asarray([0, 3, 1])
     score, variance = fit._plug_in.means(user, item), fit._plug_in.variances(user, item)
@@ -51,7 +52,7 @@ def test_a_point_fit_adds_the_score_uncertainty(fit: Fit) -> None:
     assert quick.probabilities is not None
 
 
-def test_recommendations_are_ranked_by_mean(fit: Fit) -> None:
+def test_recommendations_are_ranked_by_mean(fit: RatingsFit) -> None:
     best = fit.recommend(0, k=8, exclude=None, interval=0.9)
     means = fit.predict(([0] * 8, list(range(8))), interval=None).mean
     assert best.code[0].tolist() == np.argsort(-means, kind="stable").tolist()
@@ -73,13 +74,13 @@ def test_saved_and_loaded_bit_for_bit(cutpoints: object, tmp_path: Path) -> None
     np.testing.assert_array_equal(after.probabilities, before.probabilities)
 
 
-def test_a_fit_without_its_cutpoints_is_refused(fit: Fit) -> None:
+def test_a_fit_without_its_cutpoints_is_refused(fit: RatingsFit) -> None:
     parameters = {site: value for site, value in fit.point().items() if site != "cutpoints"}
     with pytest.raises(ValueError, match="cutpoints has shape None"):
-        Fit.from_point(fit.model, fit.data, parameters, method="none")
+        RatingsFit.from_point(fit.model, fit.data, parameters, method="none")
 
 
-def test_new_users_need_not_use_every_level(fit: Fit) -> None:
+def test_new_users_need_not_use_every_level(fit: RatingsFit) -> None:
     new = Ratings.from_frame({"user": [50, 50], "item": [0, 1], "rating": [3.0, 3.0]})
     grown = fit.fold_in(new)
     assert grown.predict([(50, 2)]).mean > fit.predict([(50, 2)]).mean
@@ -101,7 +102,7 @@ def test_log_score_of_levels() -> None:
         metrics.level_log_score([2], [[1.5, -0.5]], [2, 4])
 
 
-def test_calibration_of_levels(fit: Fit) -> None:
+def test_calibration_of_levels(fit: RatingsFit) -> None:
     ax = plots.calibration(fit, fit.data)
     assert "rating of at least" in ax.get_xlabel()
     plots.predicted_vs_observed(fit, fit.data)

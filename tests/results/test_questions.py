@@ -10,10 +10,11 @@ from scipy.integrate import quad
 from scipy.special import entr, expit
 from scipy.stats import norm
 
-from probmf import Bernoulli, Fit, Gaussian, MatrixFactorization, Ordinal, Ratings
+from probmf import Bernoulli, Gaussian, MatrixFactorization, Ordinal, Ratings
+from probmf.results import RatingsFit
 
 
-def posterior_covariance(fit: Fit, user: int) -> np.ndarray:
+def posterior_covariance(fit: RatingsFit, user: int) -> np.ndarray:
     """Of the user's row given the items, by its definition."""
     rated = fit.data.item[fit.data.user == user]
     design = np.column_stack([np.ones(11), fit.point()["item_factors"]]).astype(np.float64)[rated]

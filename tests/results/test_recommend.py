@@ -9,7 +9,7 @@ import pytest
 from scipy.special import expit, ndtr, ndtri
 
 from probmf import Bernoulli, Gaussian, MatrixFactorization, Ordinal, Ratings
-from probmf.results import Fit, conditional, plug_in, ranking
+from probmf.results import RatingsFit, conditional, plug_in, ranking
 from probmf.results.ranking import top_products, top_uncertain
 
 NUM_USERS, NUM_ITEMS = 14, 11
@@ -277,7 +277,7 @@ def bent(request: Any, draw_ratings: Any) -> Any:
         parameters[f"{side}_factors"][-1] = 0.0
     if request.param == "ordinal":
         parameters["cutpoints"] = np.array([-1.0, 1.5], np.float32)
-    return Fit.from_point(model, data, parameters, method="test")
+    return RatingsFit.from_point(model, data, parameters, method="test")
 
 
 def by_quadrature(fit: Any, user: int, item: int) -> float:

@@ -10,7 +10,6 @@ import pytest
 from probmf import (
     MLP,
     Features,
-    Fit,
     Gaussian,
     Linear,
     MatrixFactorization,
@@ -19,6 +18,7 @@ from probmf import (
     diagnostics,
     load,
 )
+from probmf.results import RatingsFit
 
 USERS, ITEMS = 8, 6
 JOBS = ["cook", "poet", "smith"]
@@ -47,7 +47,7 @@ MODEL = MatrixFactorization(
 )
 
 
-def point_fit(model: MatrixFactorization = MODEL, num_draws: int | None = None) -> Fit:
+def point_fit(model: MatrixFactorization = MODEL, num_draws: int | None = None) -> RatingsFit:
     """Random weights; rows without ratings at their prior mean. Or many equal draws of it."""
     rng = np.random.default_rng(3)
     model = model.with_encoders(DATA)
@@ -68,12 +68,12 @@ def point_fit(model: MatrixFactorization = MODEL, num_draws: int | None = None) 
         values["user_precision"] = np.array([[3.0, 1.0], [1.0, 2.0]], np.float32)
         values["user_factors"] = values["user_factors"] + values["user_mean"]
     if num_draws is None:
-        return Fit.from_point(model, DATA, values, method="random")
+        return RatingsFit.from_point(model, DATA, values, method="random")
     samples = {
         name: np.repeat(np.asarray(value)[None, None], num_draws, axis=1)
         for name, value in values.items()
     }
-    return Fit(model, DATA, samples, "random")
+    return RatingsFit(model, DATA, samples, "random")
 
 
 def features(side: str, code: int, new_id: int) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def test_recommendations_for_new_users_and_of_new_items() -> None:
     assert 77 in more.item[0]
 
 
-def dense_row(fit: Fit, data: Ratings, code: int) -> tuple[np.ndarray, np.ndarray]:
+def dense_row(fit: RatingsFit, data: Ratings, code: int) -> tuple[np.ndarray, np.ndarray]:
     """Mode and covariance of a user's row by dense float64 algebra."""
     values = {name: np.asarray(value[0, 0], float) for name, value in fit.samples.items()}
     encoded = fit.model.encode(data)["user"][code]
@@ -158,7 +158,7 @@ def test_draws_of_new_rows(wishart: bool) -> None:
     )
     fit = point_fit(model, num_draws=4000)
 
-    def rows(more: Fit, code: int) -> np.ndarray:
+    def rows(more: RatingsFit, code: int) -> np.ndarray:
         sites = [
             more.samples["user_bias"][0, :, code, None],
             more.samples["user_factors"][0, :, code],

@@ -14,8 +14,8 @@ import numpyro.distributions as dist
 import pyarrow as pa
 import pytest
 
-from probmf import Bernoulli, Gaussian, History, MatrixFactorization, Ratings, load
-from probmf.results import Fit, Sampling, directory, storage
+from probmf import Bernoulli, Gaussian, MatrixFactorization, Ratings, load
+from probmf.results import History, RatingsFit, Sampling, directory, storage
 from probmf.results.codec import Parts, decode
 
 IDS: dict[str, Any] = {
@@ -52,7 +52,7 @@ def everything(users: Any = IDS["text"], items: Any = IDS["integers"]) -> Rating
     )  # fmt: skip
 
 
-def assert_same(left: Fit, right: Fit) -> None:
+def assert_same(left: RatingsFit, right: RatingsFit) -> None:
     for name, value in left.samples.items():
         np.testing.assert_array_equal(value, right.samples[name])
         assert value.dtype == right.samples[name].dtype
@@ -136,7 +136,7 @@ def test_history(steps: int, random_fit: Any, tmp_path: Path) -> None:
         restarts=np.arange(6.0).reshape(2, 3)[:, :steps],
     )  # fmt: skip
     fit = random_fit(MatrixFactorization(1), everything())
-    fit = Fit(fit.model, fit.data, fit.samples, "map/adam", history)
+    fit = RatingsFit(fit.model, fit.data, fit.samples, "map/adam", history)
     fit.save(tmp_path / "fit")
     loaded = load(tmp_path / "fit").history
     assert loaded is not None
@@ -148,7 +148,7 @@ def test_history(steps: int, random_fit: Any, tmp_path: Path) -> None:
 def test_float64_and_several_draws(random_fit: Any, tmp_path: Path) -> None:
     fit = random_fit(MatrixFactorization(2), everything(), dtype=np.float64)
     draws = {name: np.repeat(np.repeat(v, 2, 0), 3, 1) for name, v in fit.samples.items()}
-    Fit(fit.model, fit.data, draws, "gibbs").save(tmp_path / "fit")
+    RatingsFit(fit.model, fit.data, draws, "gibbs").save(tmp_path / "fit")
     loaded = load(tmp_path / "fit")
     assert loaded.samples["user_factors"].shape == (2, 3, 3, 2)
     assert loaded.samples["user_factors"].dtype == np.float64
@@ -369,13 +369,13 @@ def test_columns_without_a_file_form(random_fit: Any, tmp_path: Path) -> None:
             fit.save(tmp_path / "fit")
 
 
-def sampled(model: MatrixFactorization, random_fit: Any, **info: Any) -> Fit:
+def sampled(model: MatrixFactorization, random_fit: Any, **info: Any) -> RatingsFit:
     fit = random_fit(model, everything())
     draws = {name: np.repeat(np.repeat(v, 2, 0), 3, 1) for name, v in fit.samples.items()}
     scales = {name: np.arange(1.0, 7.0).reshape(2, 3) for name in model.random_scales()}
     stats = {"diverging": np.eye(2, 3) > 0, "energy": np.arange(6.0).reshape(2, 3)}
     sampling = Sampling(stats, 7, 0.25, complete=False, info=info)
-    return Fit(model, fit.data, draws | scales, "nuts", sampling=sampling)
+    return RatingsFit(model, fit.data, draws | scales, "nuts", sampling=sampling)
 
 
 @pytest.mark.parametrize(
@@ -398,7 +398,7 @@ def test_an_expanded_law(random_fit: Any, tmp_path: Path) -> None:
     law = dist.HalfNormal(1 / 3).expand((1, 2))
     fit = random_fit(MatrixFactorization(2, user_scale=law), everything())
     samples = {**fit.samples, "user_scale": np.full((1, 1, 1, 2), 0.5)}
-    Fit(fit.model, fit.data, samples, "made").save(tmp_path / "fit")
+    RatingsFit(fit.model, fit.data, samples, "made").save(tmp_path / "fit")
     back: Any = load(tmp_path / "fit").model.user_scale
     assert (back.batch_shape, back.base_dist.scale) == ((1, 2), 1 / 3)
 

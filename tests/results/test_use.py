@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from probmf import Bernoulli, Fit, Gaussian, MatrixFactorization, Ratings, fit_als, load
+from probmf import Bernoulli, Gaussian, MatrixFactorization, Ratings, fit_als, load
 from probmf.datasets import simulate_ratings
-from probmf.results import ranking
+from probmf.results import RatingsFit, ranking
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +23,12 @@ def ratings() -> Ratings:
 
 
 @pytest.fixture(scope="module")
-def fit(ratings: Ratings) -> Fit:
+def fit(ratings: Ratings) -> RatingsFit:
     model = MatrixFactorization(3, Gaussian(0.5), user_scale=0.5, item_scale=0.5)
     return fit_als(model, ratings, key=0, num_sweeps=20)
 
 
-def score_table(fit: Fit) -> np.ndarray:
+def score_table(fit: RatingsFit) -> np.ndarray:
     point = fit.point()
     products = point["user_factors"] @ point["item_factors"].T
     return point["intercept"] + point["user_bias"][:, None] + point["item_bias"][None] + products
@@ -41,7 +41,7 @@ def best_items(scores: np.ndarray, k: int) -> np.ndarray:
 @pytest.mark.parametrize("block", [64, 1 << 20])
 @pytest.mark.parametrize("k", [1, 4, 10])
 def test_recommends_the_best_unseen(
-    fit: Fit, ratings: Ratings, k: int, block: int, monkeypatch: pytest.MonkeyPatch
+    fit: RatingsFit, ratings: Ratings, k: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ranking, "BLOCK_SCORES", block)
     scores = score_table(fit)
@@ -53,7 +53,7 @@ def test_recommends_the_best_unseen(
     np.testing.assert_allclose(found.score, chosen, atol=1e-5)
 
 
-def test_groups_of_items_give_the_same_ranking_as_all(fit: Fit) -> None:
+def test_groups_of_items_give_the_same_ranking_as_all(fit: RatingsFit) -> None:
     # 90 items are fewer than 4 k groups; with k = 1 they are more: both ways are taken above.
     assert 4 * 1 * ranking.GROUP <= 90 < 4 * 4 * ranking.GROUP
     scores = score_table(fit)
@@ -61,7 +61,7 @@ def test_groups_of_items_give_the_same_ranking_as_all(fit: Fit) -> None:
     np.testing.assert_array_equal(found.code, best_items(scores, 1))
 
 
-def test_candidates_and_given_exclusions(fit: Fit, ratings: Ratings) -> None:
+def test_candidates_and_given_exclusions(fit: RatingsFit, ratings: Ratings) -> None:
     some = ratings.items.ids[[3, 40, 41, 7]]
     scores = np.full((60, 90), -np.inf)
     columns = [3, 40, 41, 7]
@@ -72,7 +72,7 @@ def test_candidates_and_given_exclusions(fit: Fit, ratings: Ratings) -> None:
     np.testing.assert_array_equal(found.code, best_items(scores, 2))
 
 
-def test_few_left_are_marked(fit: Fit, ratings: Ratings) -> None:
+def test_few_left_are_marked(fit: RatingsFit, ratings: Ratings) -> None:
     user = int(ratings.user[0])
     seen = np.flatnonzero(np.isin(np.arange(90), ratings.item[ratings.user == user]))
     unseen = np.setdiff1d(np.arange(90), seen)
@@ -84,7 +84,7 @@ def test_few_left_are_marked(fit: Fit, ratings: Ratings) -> None:
     assert np.isnan(found.score[0, 1:]).all()
 
 
-def test_bounds_and_draws_rank_by_the_plug_in_moments(fit: Fit, ratings: Ratings) -> None:
+def test_bounds_and_draws_rank_by_the_plug_in_moments(fit: RatingsFit, ratings: Ratings) -> None:
     user = ratings.users.ids[5]
     pairs = [(user, item) for item in ratings.items.ids]
     predicted = fit.predict(pairs, interval=0.8)
@@ -116,19 +116,19 @@ def test_bounds_and_draws_rank_by_the_plug_in_moments(fit: Fit, ratings: Ratings
         ({"interval": 1.5}, "interval is 1.5"),
     ],
 )
-def test_bad_requests_are_refused(fit: Fit, arguments: dict, message: str) -> None:
+def test_bad_requests_are_refused(fit: RatingsFit, arguments: dict, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         fit.recommend(**arguments)
 
 
-def test_all_items_excluded_names_the_user(fit: Fit, ratings: Ratings) -> None:
+def test_all_items_excluded_names_the_user(fit: RatingsFit, ratings: Ratings) -> None:
     user = ratings.users.ids[2]
     own = ratings.items.ids[ratings.item[ratings.user == 2]].tolist()
     with pytest.raises(ValueError, match=rf"excluded.*{user}|{user}.*excluded"):
         fit.recommend(user, k=1, candidates=own)
 
 
-def test_unknown_ids_get_the_prior_and_a_flag(fit: Fit, ratings: Ratings) -> None:
+def test_unknown_ids_get_the_prior_and_a_flag(fit: RatingsFit, ratings: Ratings) -> None:
     item = ratings.items.ids[4]
     predicted = fit.predict([(99_999, item), (99_999, 88_888)])
     point = fit.point()
@@ -141,7 +141,7 @@ def test_unknown_ids_get_the_prior_and_a_flag(fit: Fit, ratings: Ratings) -> Non
     np.testing.assert_allclose(predicted.sd[1], np.sqrt(prior + 0.5**2), rtol=1e-5)
 
 
-def test_similar_items_are_the_largest_cosines(fit: Fit, ratings: Ratings) -> None:
+def test_similar_items_are_the_largest_cosines(fit: RatingsFit, ratings: Ratings) -> None:
     factors = fit.point()["item_factors"]
     unit = factors / np.linalg.norm(factors, axis=1, keepdims=True)
     cosine = unit @ unit.T
@@ -174,7 +174,7 @@ def test_fold_in_is_the_mode_of_the_new_rows(likelihood: Gaussian | Bernoulli) -
         np.testing.assert_array_equal(grown.point()["user_bias"][:30], fit.point()["user_bias"])
 
 
-def test_intervals_of_a_new_user_shrink(fit: Fit, ratings: Ratings) -> None:
+def test_intervals_of_a_new_user_shrink(fit: RatingsFit, ratings: Ratings) -> None:
     item = ratings.items.ids[50]
     widths = []
     for count in (0, 3, 40):
@@ -234,7 +234,7 @@ def test_save_and_load_give_the_same_fit(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["fit.json", "arrays.safetensors"])
-def test_truncated_files_are_named(fit: Fit, tmp_path: Path, file: str) -> None:
+def test_truncated_files_are_named(fit: RatingsFit, tmp_path: Path, file: str) -> None:
     fit.save(tmp_path / "fit")
     path = tmp_path / "fit" / file
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -252,7 +252,7 @@ class Trap:
         return (exec, ("raise RuntimeError('unpickled')",))
 
 
-def test_pickles_and_foreign_files_are_never_opened(fit: Fit, tmp_path: Path) -> None:
+def test_pickles_and_foreign_files_are_never_opened(fit: RatingsFit, tmp_path: Path) -> None:
     pickled = tmp_path / "fit.pkl"
     pickled.write_bytes(pickle.dumps(Trap()))
     with pytest.raises(ValueError, match=r"is a file|not a saved fit"):
@@ -270,7 +270,7 @@ def test_pickles_and_foreign_files_are_never_opened(fit: Fit, tmp_path: Path) ->
         load(foreign)
 
 
-def test_save_spares_what_is_not_a_fit(fit: Fit, tmp_path: Path) -> None:
+def test_save_spares_what_is_not_a_fit(fit: RatingsFit, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("keep me")
     with pytest.raises(FileExistsError, match="not a saved fit"):
         fit.save(tmp_path)
@@ -285,7 +285,7 @@ def test_ids_without_a_file_form_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "fit").exists()
 
 
-def test_arviz_has_the_users_ids(fit: Fit, ratings: Ratings) -> None:
+def test_arviz_has_the_users_ids(fit: RatingsFit, ratings: Ratings) -> None:
     tree = fit.to_arviz()
     point = tree["point"]
     assert point["user_factors"].dims == ("chain", "draw", "user", "factor")

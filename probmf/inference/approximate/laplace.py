@@ -20,7 +20,7 @@ from probmf.inference.nuts.transitions import constrain_chains
 from probmf.inference.point.als import fit_als
 from probmf.inference.potential import Potential
 from probmf.models import MatrixFactorization
-from probmf.results import Fit, History, MixedFit, NetworkFit, Sampling
+from probmf.results import History, MixedFit, NetworkFit, RatingsFit, Sampling
 from probmf.run.checks import check_counts, require, require_mode
 from probmf.run.compile_cache import compiled, quick_jit
 from probmf.settings import own_settings
@@ -48,7 +48,7 @@ def fit_laplace(
     marginalize: Sequence[str] | str = (),
     max_iterations: int = 2000,
     float64: bool = True,
-) -> Fit | MixedFit | NetworkFit:
+) -> RatingsFit | MixedFit | NetworkFit:
     r"""Approximate the posterior by the normal distribution that fits it at its mode.
 
     .. math:: q(\theta) = N(\hat\theta, H^{-1}), \quad

@@ -19,7 +19,7 @@ from probmf.inference.approximate.target import Target, require_memory, scales_w
 from probmf.inference.conclusion import concluded
 from probmf.inference.point.optimizer import Schedule, choose_rule
 from probmf.inference.potential import Potential
-from probmf.results import Fit, History, MixedFit, NetworkFit, Sampling
+from probmf.results import History, MixedFit, NetworkFit, RatingsFit, Sampling
 from probmf.run.checks import check_counts, require, require_mode
 from probmf.settings import own_settings
 
@@ -44,7 +44,7 @@ def fit_svi(
     marginalize: Sequence[str] | str = (),
     float64: bool | None = None,
     progress: bool | None = None,
-) -> Fit | MixedFit | NetworkFit:
+) -> RatingsFit | MixedFit | NetworkFit:
     r"""Approximate the posterior by the nearest member of a family, found by stochastic gradients.
 
     Raises the evidence's lower bound over the parameters of a guide q,

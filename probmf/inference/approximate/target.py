@@ -26,7 +26,7 @@ from probmf.models.mixed.design import Design
 from probmf.models.table import Table
 from probmf.numpyro_setup import run_alone
 from probmf.precision import fresh_arrays
-from probmf.results import Fit, History, MixedFit, NetworkFit, Sampling
+from probmf.results import History, MixedFit, NetworkFit, RatingsFit, Sampling
 
 #: Standard deviation of the noise about the starting values, on the unconstrained scale.
 JITTER = 0.1
@@ -91,7 +91,7 @@ class Target(NamedTuple):
         method: str,
         history: History | None,
         sampling: Sampling | None,
-    ) -> Fit | MixedFit | NetworkFit:
+    ) -> RatingsFit | MixedFit | NetworkFit:
         """The result class of the model, with these draws."""
         if self.design is not None:
             table = None if isinstance(self.data, Design) else self.data
@@ -99,7 +99,7 @@ class Target(NamedTuple):
                 self.source, self.design, samples, method, sampling=sampling, history=history,
                 data=table,
             )  # fmt: skip
-        family: Any = NetworkFit if isinstance(self.source, Network) else Fit
+        family: Any = NetworkFit if isinstance(self.source, Network) else RatingsFit
         return family(self.source, self.data, samples, method, history=history, sampling=sampling)
 
     def init_strategy(self, key: Array) -> Any:

@@ -46,7 +46,7 @@ from probmf.likelihoods import Bernoulli, Gaussian
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
 from probmf.models.table import Table
-from probmf.results import Fit, History, Sampling
+from probmf.results import History, RatingsFit, Sampling
 from probmf.rows.layout import SIDES, RowLayout, Side, build_rows, num_workers
 from probmf.rows.sweep import half_sweep
 from probmf.rows.values import Prior, RowSums, RowValues
@@ -76,9 +76,9 @@ def fit_variational(
     num_draws: int = 100,
     validation: Ratings | None = None,
     patience: int = 5,
-    start: Fit | None = None,
+    start: RatingsFit | None = None,
     progress: bool | None = None,
-) -> Fit:
+) -> RatingsFit:
     r"""Approximate the posterior by independent Normals, and learn the scales on the way.
 
     Under q every bias and every entry of every factor is Normal(m, v), independent of all others;
@@ -205,7 +205,7 @@ class Variational:
         data: Ratings,
         observations: Observations,
         key: Array,
-        start: Fit | None,
+        start: RatingsFit | None,
         pool: ThreadPoolExecutor,
         covariance: Covariance = "diagonal",
     ) -> None:
@@ -357,7 +357,7 @@ def _fit(
     key: Array,
     num_draws: int,
     seconds: float,
-) -> Fit:
+) -> RatingsFit:
     """Draws of q as a fit."""
     sites = list(model.site_shapes(data.num_users, data.num_items))
     if COVARIANCE in parameters:
@@ -382,7 +382,7 @@ def _fit(
         stats={}, num_warmup=0, seconds=seconds, complete=history.stopped != "interrupted",
         info=info,
     )  # fmt: skip
-    return Fit(model, data, samples, "variational", history, sampling)
+    return RatingsFit(model, data, samples, "variational", history, sampling)
 
 
 def _block_moves(

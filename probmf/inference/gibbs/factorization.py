@@ -20,7 +20,7 @@ from probmf.likelihoods import Gaussian
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
 from probmf.models.table import Table
-from probmf.results import Fit
+from probmf.results import RatingsFit
 from probmf.results.asked import read_pairs
 from probmf.results.traces import Traces, Watched
 from probmf.rows.layout import SIDES, build_rows, num_workers
@@ -38,7 +38,7 @@ def factorization_job(
     probe_key: Array,
     num_chains: int,
     watch: Any,
-    start: Fit | None,
+    start: RatingsFit | None,
 ) -> Job:
     """All that a run needs to know of a factorization and its ratings.
 
@@ -65,7 +65,7 @@ def factorization_job(
     scales = start_scales(model, data, Plan.of(model, data.num_users, data.num_items))
     problem = make_problem(model, observations, scales, num_chains, probe_key, watched)
 
-    def finish(settings: GibbsSettings, chains: GibbsChains, info: dict[str, Any]) -> Fit:
+    def finish(settings: GibbsSettings, chains: GibbsChains, info: dict[str, Any]) -> RatingsFit:
         return _fit(model, data, settings, problem, chains, watched, info)
 
     return Job(
@@ -154,7 +154,7 @@ def _fit(
     chains: GibbsChains,
     watched: tuple[np.ndarray, np.ndarray] | None,
     info: dict[str, Any],
-) -> Fit:
+) -> RatingsFit:
     num_kept = next(iter(chains.kept.values())).shape[1]
     at = settings.thin * np.arange(1, num_kept + 1) - 1
     samples: dict[str, Any] = dict(chains.kept)
@@ -169,7 +169,7 @@ def _fit(
         chains.traces, np.asarray(problem.probes.user),
         np.asarray(problem.probes.item) - data.num_users, settings.thin, averages,
     )  # fmt: skip
-    return Fit(
+    return RatingsFit(
         model, data, samples, "gibbs", sampling=sampling_of(settings, chains, at, info),
         traces=traces, moments=row_moments(chains),
     )  # fmt: skip
@@ -217,7 +217,7 @@ def _identity(
     data: Ratings,
     key: Array,
     watched: tuple[np.ndarray, np.ndarray] | None,
-    start: Fit | None,
+    start: RatingsFit | None,
 ) -> str:
     """Everything that the draws depend on, besides the versions of the programs."""
     digest = hashlib.blake2b(digest_size=16)

@@ -14,7 +14,7 @@ from probmf.inference.gibbs.factorization import factorization_job
 from probmf.inference.gibbs.job import Job, choose_settings, size_note
 from probmf.inference.gibbs.mixed_effects import mixed_job
 from probmf.models import MatrixFactorization, MixedEffects
-from probmf.results import Fit, MixedFit
+from probmf.results import MixedFit, RatingsFit
 from probmf.run.checkpoint import Checkpoint
 from probmf.run.checks import check_counts, check_warmup, require
 from probmf.run.draw_stream import DrawStream
@@ -42,9 +42,9 @@ def sample_gibbs(
     *,
     key: ArrayLike,
     watch: Any = None,
-    start: Fit | None = None,
+    start: RatingsFit | None = None,
     **options: Unpack[_Options],
-) -> Fit: ...
+) -> RatingsFit: ...
 @overload
 def sample_gibbs(
     model: MixedEffects, data: Any, *, key: ArrayLike, **options: Unpack[_Options]
@@ -59,12 +59,12 @@ def sample_gibbs(
     num_chains: int = 2,
     thin: int | None = None,
     watch: Any = None,
-    start: Fit | None = None,
+    start: RatingsFit | None = None,
     float64: bool | None = None,
     checkpoint: str | PathLike[str] | None = None,
     stream: str | PathLike[str] | None = None,
     progress: bool | None = None,
-) -> Fit | MixedFit:
+) -> RatingsFit | MixedFit:
     r"""Sample a posterior, one block of parameters after the other.
 
     Of a factorization, given the items, every user's row (bias and factors jointly) is Gaussian,
@@ -94,7 +94,8 @@ def sample_gibbs(
         thin: Keep the rows of every `thin`-th sweep; None keeps about 200 draws of all chains, or
             more where they are small. With `stream` those are written to it (None: every one), and
             some of them are kept.
-        watch: Pairs (as for `Fit.predict`) whose expected ratings are averaged over all sweeps.
+        watch: Pairs (as for `RatingsFit.predict`) whose expected ratings are averaged over all
+            sweeps.
         start: A point fit of the same shape to start from; by default small random factors.
         float64: Compute in double precision, whatever JAX is set to elsewhere; None does for mixed
             models.

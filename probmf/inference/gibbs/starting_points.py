@@ -15,7 +15,7 @@ from probmf.likelihoods.gaussian import NormalNoise
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
 from probmf.models.table import Table
-from probmf.results import Fit
+from probmf.results import RatingsFit
 
 #: Of the ratings' standard deviation: what starting scales of the noise, the biases and all
 #: factors' products together are.
@@ -73,7 +73,7 @@ def start_states(
     scales: dict[str, Array],
     key: Array,
     num_chains: int,
-    start: Fit | None,
+    start: RatingsFit | None,
 ) -> list[State]:
     """A state for each chain: at a given fit, or small random factors and no biases.
 

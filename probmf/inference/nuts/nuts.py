@@ -28,7 +28,7 @@ from probmf.inference.nuts.transitions import Settings, run_nuts
 from probmf.inference.potential import Potential
 from probmf.models import MatrixFactorization, MixedEffects, Network
 from probmf.models.mixed.design import Design
-from probmf.results import Fit, MixedFit, NetworkFit
+from probmf.results import MixedFit, NetworkFit, RatingsFit
 from probmf.results.sampling import Sampling
 from probmf.run.checkpoint import Checkpoint
 from probmf.run.checks import check_counts, check_warmup, require
@@ -60,7 +60,7 @@ class _Options(TypedDict, total=False):
 @overload
 def sample_nuts(
     model: MatrixFactorization, data: Ratings, *, key: ArrayLike, **options: Unpack[_Options]
-) -> Fit: ...
+) -> RatingsFit: ...
 @overload
 def sample_nuts(
     model: MixedEffects, data: Any, *, key: ArrayLike, **options: Unpack[_Options]
@@ -86,7 +86,7 @@ def sample_nuts(
     checkpoint: str | PathLike[str] | None = None,
     stream: str | PathLike[str] | None = None,
     progress: bool | None = None,
-) -> Fit | MixedFit | NetworkFit:
+) -> RatingsFit | MixedFit | NetworkFit:
     r"""Sample the posterior by NUTS, Gaussian effects integrated out and drawn back.
 
     Args:
@@ -213,14 +213,14 @@ def sample_nuts(
             **told,
         },
     )
-    fit: Fit | MixedFit | NetworkFit
+    fit: RatingsFit | MixedFit | NetworkFit
     if isinstance(model, Network):
         fit = NetworkFit(model, data, samples, method, sampling=sampling)
     elif isinstance(model, MixedEffects):
         table = None if isinstance(data, Design) else data
         fit = MixedFit(model, design, samples, method, sampling=sampling, data=table)
     else:
-        fit = Fit(model, data, samples, method, sampling=sampling)
+        fit = RatingsFit(model, data, samples, method, sampling=sampling)
     return concluded(fit, stacklevel=2)
 
 

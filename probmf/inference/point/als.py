@@ -30,7 +30,7 @@ from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
 from probmf.models.row_means import RowMean, prior_means
 from probmf.models.table import Table
-from probmf.results import Fit
+from probmf.results import RatingsFit
 from probmf.rows.layout import SIDES, RowLayout, Side, build_rows, num_workers
 from probmf.rows.sweep import Method, half_sweep, zero_moments
 from probmf.rows.values import Prior, RowSums, RowValues
@@ -51,9 +51,9 @@ def fit_als(
     cg_steps: int = 3,
     validation: Ratings | None = None,
     patience: int = 3,
-    start: Fit | None = None,
+    start: RatingsFit | None = None,
     progress: bool | None = None,
-) -> Fit:
+) -> RatingsFit:
     r"""Fit by solving for all users' rows, then all items' rows, and so on.
 
     Each row's bias and factors solve, jointly and given the other side,
@@ -127,7 +127,7 @@ def fit_als(
                 algorithm, key=random_key, num_steps=num_sweeps, tol=tol, validation=held_out,
                 patience=patience, progress=progress,
             )  # fmt: skip
-        return Fit.from_point(model, data, best, history=history, method=f"als/{method}")
+        return RatingsFit.from_point(model, data, best, history=history, method=f"als/{method}")
 
 
 class State(NamedTuple):

@@ -22,7 +22,7 @@ from probmf.inference.starts import (
     warn_of_heavy_weights,
 )
 from probmf.models import MatrixFactorization, Network
-from probmf.results import Fit, NetworkFit
+from probmf.results import NetworkFit, RatingsFit
 from probmf.rows.layout import num_workers
 from probmf.run.checkpoint import PACKAGES, Checkpoint
 from probmf.run.checks import check_counts, check_tol, require
@@ -52,7 +52,7 @@ class _Options(TypedDict, total=False):
 @overload
 def fit_map(
     model: MatrixFactorization, data: Ratings, *, key: ArrayLike, **options: Unpack[_Options]
-) -> Fit: ...
+) -> RatingsFit: ...
 @overload
 def fit_map(
     model: Network, data: Examples, *, key: ArrayLike, **options: Unpack[_Options]
@@ -73,7 +73,7 @@ def fit_map(
     start: Any = None,
     checkpoint: str | PathLike[str] | None = None,
     progress: bool | None = None,
-) -> Fit | NetworkFit:
+) -> RatingsFit | NetworkFit:
     r"""Fit by gradient descent: full batches, minibatches, or one rating at a time.
 
     Lowers minus the log posterior,
@@ -239,7 +239,7 @@ def _factorization_task(
 
     held_out = prepare_validation(model, data, validation)
     return _Task(
-        len(observations.user), held_out, first, lambda *_: None, algorithm, Fit.from_point,
+        len(observations.user), held_out, first, lambda *_: None, algorithm, RatingsFit.from_point,
         lambda: digest_ratings(validation),
     )  # fmt: skip
 

@@ -10,10 +10,11 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 
-from probmf import MatrixFactorization, MixedEffects, MixedFit, load, sample_gibbs, sample_nuts
+from probmf import MatrixFactorization, MixedEffects, load, sample_gibbs, sample_nuts
 from probmf.effects import pattern as effects_pattern
 from probmf.inference.gibbs.mixed_effects import mixed_job
 from probmf.inference.gibbs.mixed_sweep import MixedProblem
+from probmf.results import MixedFit
 from probmf.results.measures import measure
 from probmf.run.driver import FitWarning
 from probmf.run.threads import Workers

@@ -11,7 +11,6 @@ import pytest
 
 from probmf import (
     Bernoulli,
-    Fit,
     Gaussian,
     MatrixFactorization,
     NormalWishart,
@@ -24,6 +23,7 @@ from probmf import (
     sample_gibbs,
 )
 from probmf.inference.gibbs import job as job_module
+from probmf.results import RatingsFit
 
 USERS, ITEMS = 15, 10
 SHORT: dict[str, Any] = {"num_warmup": 20, "num_samples": 30, "num_chains": 2}
@@ -49,7 +49,7 @@ def model(**options: Any) -> MatrixFactorization:
     return MatrixFactorization(2, settings.pop("likelihood", Gaussian(HALF)), **settings)
 
 
-def assert_same(one: Fit, other: Fit) -> None:
+def assert_same(one: RatingsFit, other: RatingsFit) -> None:
     assert one.samples.keys() == other.samples.keys()
     for name, value in one.samples.items():
         np.testing.assert_array_equal(value, other.samples[name], err_msg=name)
@@ -62,11 +62,11 @@ def assert_same(one: Fit, other: Fit) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole() -> Fit:
+def whole() -> RatingsFit:
     return sample_gibbs(model(), ratings(), key=3, watch=ratings(), **SHORT)
 
 
-def test_a_fit_of_many_draws(whole: Fit) -> None:
+def test_a_fit_of_many_draws(whole: RatingsFit) -> None:
     assert whole.samples["user_factors"].shape == (2, 30, USERS, 2)
     assert whole.samples["noise_scale"].shape == (2, 30)
     assert whole.traces is not None
@@ -80,7 +80,7 @@ def test_a_fit_of_many_draws(whole: Fit) -> None:
     assert whole.to_arviz()["posterior"]["user_factors"].sizes["draw"] == 30
 
 
-def test_watched_pairs_average_every_sweep(whole: Fit) -> None:
+def test_watched_pairs_average_every_sweep(whole: RatingsFit) -> None:
     assert whole.traces is not None
     assert whole.traces.watched is not None
     expected = whole.predict(ratings(), interval=None).mean
@@ -88,7 +88,7 @@ def test_watched_pairs_average_every_sweep(whole: Fit) -> None:
     assert whole.traces.watched.sd.min() > 0
 
 
-def test_moments_count_every_sweep(whole: Fit) -> None:
+def test_moments_count_every_sweep(whole: RatingsFit) -> None:
     thinned = sample_gibbs(model(), ratings(), key=3, thin=10, **SHORT)
     for fit in (whole, thinned):
         assert fit.moments is not None
@@ -107,7 +107,7 @@ def test_moments_count_every_sweep(whole: Fit) -> None:
         whole.moments.pooled("nothing")
 
 
-def test_thinning_keeps_rows_of_some_sweeps(whole: Fit) -> None:
+def test_thinning_keeps_rows_of_some_sweeps(whole: RatingsFit) -> None:
     thinned = sample_gibbs(model(), ratings(), key=3, thin=7, **SHORT)
     np.testing.assert_array_equal(
         thinned.samples["item_factors"], whole.samples["item_factors"][:, 6::7]
@@ -117,7 +117,7 @@ def test_thinning_keeps_rows_of_some_sweeps(whole: Fit) -> None:
     np.testing.assert_array_equal(thinned.traces.values["lp"], whole.traces.values["lp"])
 
 
-def test_the_same_key_gives_the_same_bits(whole: Fit) -> None:
+def test_the_same_key_gives_the_same_bits(whole: RatingsFit) -> None:
     assert_same(whole, sample_gibbs(model(), ratings(), key=3, watch=ratings(), **SHORT))
     other = sample_gibbs(model(), ratings(), key=4, **SHORT)
     assert not np.array_equal(other.samples["noise_scale"], whole.samples["noise_scale"])
@@ -125,7 +125,7 @@ def test_the_same_key_gives_the_same_bits(whole: Fit) -> None:
     assert not np.array_equal(first, second)
 
 
-def test_saved_and_loaded(whole: Fit, tmp_path: Path) -> None:
+def test_saved_and_loaded(whole: RatingsFit, tmp_path: Path) -> None:
     whole.save(tmp_path / "fit")
     loaded = load(tmp_path / "fit")
     assert_same(whole, loaded)
@@ -247,7 +247,7 @@ def test_all_equal_answers_are_no_trouble(rating: float) -> None:
 def test_memory_keeps_some_of_what_is_streamed(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    whole: Fit,
+    whole: RatingsFit,
     tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(job_module, "KEPT", 8)
