@@ -17,14 +17,13 @@ import tempfile
 import common
 import numpy as np
 
-#: Prepares movielens(), and prints what is in `seconds` by its label at the end.
+#: What each script stands on: the data, a clock, and `seconds`, which `turn` prints at the end.
 PROLOGUE = """
 import json, sys, time
 import numpy as np
 begin = time.perf_counter()
 import probmf
 from probmf import *
-from probmf import Gaussian, MatrixFactorization, Ratings
 seconds = {"import": time.perf_counter() - begin}
 data = sys.argv[1]
 def clock(label, call):
@@ -42,6 +41,15 @@ model = MatrixFactorization(
     item_scale=0.35, unobserved_weight=0.1,
 )
 events = movielens().binarize(1)
+"""
+
+#: Each tree has its own `mixed_models`, but the data are beside ours.
+MIXED = """
+import pathlib, common
+common.DATA = pathlib.Path(data)
+import mixed_models as mixed
+case = mixed.CASES["{}"]
+frame, model = case.frame(), case.model()
 """
 
 SCRIPTS = {
@@ -82,12 +90,8 @@ for _ in range(5):
     again.append(seconds["again"])
 seconds["again"] = float(np.median(again))
 """,
-    "mixed_insteval": """
-import pathlib, common
-common.DATA = pathlib.Path(data)
-import mixed_models as mixed
-case = mixed.CASES["insteval"]
-frame, model = case.frame(), case.model()
+    "mixed_insteval": MIXED.format("insteval")
+    + """
 clock("fit_marginal cold", lambda: fit_marginal(model, frame))
 clock("fit_marginal again", lambda: fit_marginal(case.model(), frame))
 clock("sample_marginal cold", lambda: sample_marginal(model, frame, key=0, num_samples=400))
@@ -98,12 +102,8 @@ ratings = clock("data", movielens)
 clock("fit_als", lambda: fit_als(MatrixFactorization(64), ratings, key=0, num_sweeps=10, tol=0.0))
 """,
 } | {
-    f"mixed_{name}": f"""
-import pathlib, common
-common.DATA = pathlib.Path(data)
-import mixed_models as mixed
-case = mixed.CASES["{name}"]
-frame, model = case.frame(), case.model()
+    f"mixed_{name}": MIXED.format(name)
+    + """
 clock("cold", lambda: sample_marginal(model, frame, key=0, num_samples=1000))
 clock("again", lambda: sample_marginal(model, frame, key=1, num_samples=1000))
 """

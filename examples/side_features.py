@@ -11,15 +11,7 @@ Writes side_features.png to the current folder.
 import numpy as np
 from matplotlib.figure import Figure
 
-from probmf import (
-    Features,
-    Gaussian,
-    Linear,
-    MatrixFactorization,
-    Ratings,
-    fit_als,
-    metrics,
-)
+from probmf import Features, Gaussian, Linear, MatrixFactorization, Ratings, fit_als, metrics
 from probmf.results import RatingsFit
 
 USERS, ITEMS, FACTORS, NOISE = 400, 150, 2, 0.5

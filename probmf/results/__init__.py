@@ -1,4 +1,4 @@
-"""Results: one class for every fit, with prediction, ranking, fold-in and storage."""
+"""Results: fits of ratings, mixed models and networks, their predictions, rankings and storage."""
 
 from probmf.results.base import Fit
 from probmf.results.fit import RatingsFit

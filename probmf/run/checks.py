@@ -49,8 +49,8 @@ _ROW_PRIORS = _PRIORS + (
     "sample_nuts."
 )
 _MEANS = (
-    "{method} has no prior means from features; use fit_als or fit_map, or sample_gibbs or "
-    "sample_nuts for the posterior."
+    "{method} has no prior means from features (user_mean, item_mean); use fit_als or fit_map, or "
+    "sample_gibbs or sample_nuts for the posterior."
 )
 _MODE = (
     "{method} needs the highest point of the density, and with {found} unknown there is none: it "
@@ -239,11 +239,26 @@ def require(method: str, model: Any) -> None:
             if row.title == row.family.__name__ and isinstance(model, row.family):
                 why = row.sentence(method, row.title)
         raise TypeError(f"model is of type {type(model).__name__}; expected {expected}. {why}")
+    if sentence := refusal(method, model):
+        raise ValueError(sentence)
+
+
+def refusal(method: str, model: Any) -> str:
+    """The sentence that refuses a model of a family that the method takes.
+
+    Args:
+        method: Name of the method.
+        model: The model.
+
+    Returns:
+        The sentence of the table's first row that refuses it; empty where none does.
+    """
     for row in TABLE:
         if method not in row.no or method in row.apart or not isinstance(model, row.family):
             continue
         if found := row.found(model):
-            raise ValueError(row.sentence(method, found))
+            return row.sentence(method, found)
+    return ""
 
 
 def require_mode(method: str, names: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from probmf.inference.point.als import fit_als
 from probmf.inference.potential import Potential
 from probmf.models import MatrixFactorization
 from probmf.results import History, MixedFit, NetworkFit, RatingsFit, Sampling
-from probmf.run.checks import check_counts, require, require_mode
+from probmf.run.checks import check_counts, refusal, require, require_mode
 from probmf.run.compile_cache import compiled, quick_jit
 from probmf.settings import own_settings
 
@@ -164,11 +164,10 @@ def _check_size(num_dims: int) -> None:
 
 def _start(target: Target, potential: Potential, key: Array) -> np.ndarray:
     """The mode by alternating least squares where there is one, else a moderate point."""
-    if not isinstance(target.source, MatrixFactorization):
-        return np.asarray(target.start(potential, key), np.float64)
-    if target.source.site_shapes(1, 1):
+    model = target.source
+    if isinstance(model, MatrixFactorization) and not refusal("fit_als", model):
         point = fit_als(
-            target.source, target.data, key=key, num_sweeps=200, tol=1e-9, progress=False
+            model, target.data, key=key, num_sweeps=200, tol=1e-9, progress=False
         ).point()
         values = {name: point[name] for name in potential.sites if name in point}
         if len(values) == len(potential.sites):

@@ -140,8 +140,11 @@ def _first_values(model: MatrixFactorization, data: Any, key: Array) -> dict[str
     own: dict[str, Any] = model.likelihood.scale_sites()
     for name in model.random_scales():
         law = own[name] if name in own else getattr(model, name)
-        if isinstance(law, Distribution) and bool(jnp.all(law.support(scales[name]))):
-            values[name] = scales[name]
+        if isinstance(law, Distribution):
+            # A joint prior of several scales has one number for all of them to start with.
+            value = jnp.broadcast_to(jnp.asarray(scales[name]), law.shape())
+            if bool(jnp.all(law.support(value))):
+                values[name] = value
     return values
 
 
