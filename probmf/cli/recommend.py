@@ -20,7 +20,7 @@ from probmf.cli.reading import (
     write_table,
 )
 from probmf.results import RatingsFit, Recommendations
-from probmf.results.recommend import RankBy
+from probmf.results.ranking import RankBy
 
 
 def recommend(

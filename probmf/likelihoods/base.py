@@ -69,6 +69,18 @@ class BaseLikelihood(ABC):
         with numpyro.handlers.scale(scale=weight):
             return numpyro.sample(site, found, obs=rating)
 
+    def log_density(
+        self, scores: Scores, rating: Scores, weight: Scores, scales: Mapping[str, Array]
+    ) -> Scores:
+        """Log density of weighted ratings, as `observe` has it."""
+        return weight * self.distribution(scores, scales).log_prob(jnp.asarray(rating))
+
+    def draw(
+        self, key: Array, scores: Scores, weight: Scores, scales: Mapping[str, Array]
+    ) -> Scores:
+        """Draws of ratings; a weight that only counts a rating does not change them."""
+        return self.distribution(scores, scales).sample(key)
+
     @abstractmethod
     def loss(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
         """Minus log likelihood, up to a constant given rating and own parameters."""
@@ -98,12 +110,6 @@ class Likelihood(BaseLikelihood):
     @abstractmethod
     def base_score(self, rating: np.ndarray, weight: np.ndarray | None) -> float:
         """The score that fits all ratings best when it is the same for all."""
-
-    def log_density(
-        self, scores: Scores, rating: Scores, weight: Scores, scales: Mapping[str, Array]
-    ) -> Scores:
-        """Log density of weighted ratings, as `observe` has it."""
-        return weight * self.distribution(scores, scales).log_prob(jnp.asarray(rating))
 
     @abstractmethod
     def bound(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> tuple:

@@ -68,6 +68,12 @@ class NormalNoise(Likelihood):
         """Log density of weighted ratings, as `observe` has it."""
         return self.distribution(scores, weighted(scales, weight)).log_prob(rating)
 
+    def draw(
+        self, key: Array, scores: Scores, weight: Scores, scales: Mapping[str, Array]
+    ) -> Scores:
+        """Draws of ratings, whose precision a weight multiplies."""
+        return self.distribution(scores, weighted(scales, weight)).sample(key)
+
     def base_score(self, rating: np.ndarray, weight: np.ndarray | None) -> float:
         """Mean of the ratings on the scale of scores."""
         return float(np.average(self.to_score(rating), weights=weight))

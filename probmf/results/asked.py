@@ -10,6 +10,7 @@ from probmf.data import Ratings, Vocabulary, encode_pairs
 from probmf.data.column import objects
 from probmf.data.ids import read_ids
 from probmf.data.user_item_pairs import pair_columns
+from probmf.likelihoods.base import is_number
 
 
 class Asked(NamedTuple):
@@ -95,6 +96,26 @@ def check_interval(interval: object) -> None:
         raise ValueError(
             f"interval is {interval!r}; expected a probability between 0 and 1, such as 0.9."
         )
+
+
+def check_at_least(at_least: object) -> float:
+    """A threshold for ratings that is a finite number.
+
+    Args:
+        at_least: The threshold.
+
+    Returns:
+        The threshold as a float.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if not is_number(at_least):
+        raise ValueError(
+            f"at_least is {at_least!r}; expected a finite number, the least rating that counts, "
+            "such as 4.0."
+        )
+    return float(at_least)
 
 
 def check_count(k: object, most: int, of_what: str) -> int:

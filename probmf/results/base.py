@@ -11,12 +11,15 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Shaped
 
 from probmf.data import as_generator
+from probmf.likelihoods.base import BaseLikelihood
 from probmf.models.sites import Sites
+from probmf.results.densities import log_densities
 from probmf.results.history import History
 from probmf.results.pickled import Pickled
 from probmf.results.samples import laid_out
 from probmf.results.sampling import Sampling
 from probmf.results.storage import write_fit
+from probmf.results.summaries import Mixtures
 from probmf.settings import own_settings
 
 
@@ -139,9 +142,9 @@ class Fit(Pickled):
         if self.sampling is not None and self.sampling.stats:
             groups["sample_stats"] = dict(self.sampling.stats)
         if posterior_predictive and key is not None:
-            groups["posterior_predictive"] = {response: self._drawn(as_generator(key))}
+            groups["posterior_predictive"] = {response: self._at_draws(as_generator(key))}
         if log_likelihood:
-            groups["log_likelihood"] = {response: self._log_densities()}
+            groups["log_likelihood"] = {response: self._at_draws(None)}
         groups = laid_out(groups, self.sampling)
         groups["observed_data"] = {response: self._observed()}
         return arviz_base.from_dict(
@@ -161,10 +164,12 @@ class Fit(Pickled):
         """The training responses."""
         raise NotImplementedError
 
-    def _drawn(self, rng: np.random.Generator) -> Shaped[np.ndarray, "chain draw ..."]:
-        """A response of each training row at each draw."""
+    def _training_scores(self) -> tuple[BaseLikelihood, Mixtures, np.ndarray | None]:
+        """The training responses' likelihood, their scores at each draw, and weights or None."""
         raise NotImplementedError
 
-    def _log_densities(self) -> Float[np.ndarray, "chain draw ..."]:
-        """Log density of each training response at each draw."""
-        raise NotImplementedError
+    def _at_draws(self, rng: np.random.Generator | None) -> Shaped[np.ndarray, "chain draw ..."]:
+        """Log density of each training response at each draw, or a response drawn there."""
+        likelihood, mixtures, weight = self._training_scores()
+        found = log_densities(likelihood, mixtures, self._observed(), weight=weight, rng=rng)
+        return found.reshape(self.num_chains, self.num_draws, *found.shape[1:])

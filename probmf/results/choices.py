@@ -9,6 +9,7 @@ from jaxtyping import Int
 from probmf.data import Ratings, encode_pairs
 from probmf.results.asked import Asked, check_count, read_some
 from probmf.results.exclusions import Exclusions
+from probmf.results.predictions import plain_text
 
 #: Items that are not offered: the training pairs, other pairs, a list of item ids, or nothing.
 type Exclude = Ratings | Literal["seen"] | Collection[Any] | None
@@ -83,6 +84,39 @@ def read_exclusions(
     there = item >= 0
     pairs = exclude.user[there], item[there]
     return Exclusions.from_pairs(*pairs, exclude.num_users).for_lines(group)
+
+
+def read_candidates(
+    data: Ratings, user: Any, candidates: Any, exclude: Exclude, seen: Exclusions
+) -> tuple[Asked, Int[np.ndarray, " items"]]:
+    """One user, and the codes of the candidates that are left for it, in order.
+
+    Args:
+        data: The training ratings.
+        user: The user's id.
+        candidates: Ids of items, or None for all.
+        exclude: As in `RatingsFit.recommend`.
+        seen: The training pairs.
+
+    Returns:
+        The user and the items.
+
+    Raises:
+        ValueError: If there are several users, an item is unknown, or none is left.
+    """
+    asked = read_some(user, data.users, "users")
+    if len(asked.codes) != 1:
+        raise ValueError(f"user holds {len(asked.codes)} ids; give one, and ask for each in turn.")
+    items, pairs, _ = read_choice(candidates, exclude, data)
+    exclusions = read_exclusions(pairs, asked, data, seen)
+    if exclusions is not None:
+        items = np.setdiff1d(items, exclusions.block(0, 1)[1])
+    if not len(items):
+        raise ValueError(
+            f"All candidates are excluded for user {plain_text(asked.ids[0])}. Give other "
+            "candidates, or exclude=None to allow items that were rated already."
+        )
+    return asked, items
 
 
 def _is_list(values: Any) -> bool:

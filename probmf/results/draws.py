@@ -62,6 +62,10 @@ class Draws:
             sites["intercept"] = np.broadcast_to(fixed, self.num_draws)
         return sites
 
+    def draw(self, place: int) -> dict[str, np.ndarray]:
+        """One of the draws, by site."""
+        return {name: values[place] for name, values in self.sites.items()}
+
     def known(self, side: Side, codes: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
         """True where rows have a rating in the fit (one of weight zero is none)."""
         return (codes >= 0) & self._rated[side][codes]
@@ -69,12 +73,6 @@ class Draws:
     @cached_property
     def _rated(self) -> dict[Side, np.ndarray]:
         return rated_rows(self.data)
-
-    @cached_property
-    def noise_scale(self) -> Float[np.ndarray, " draws"]:
-        """The noise scale of each draw, 0 for likelihoods that have none."""
-        scale = self.model.likelihood.scale_sites().get("noise_scale", 0.0)
-        return self._scale("noise_scale", scale)
 
     def likelihood_scales(
         self, draws: slice = slice(None)

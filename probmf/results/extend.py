@@ -6,8 +6,8 @@ import numpy as np
 
 from probmf.data import Ratings
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
-from probmf.results.conditional import Conditionals
 from probmf.results.draws import Draws
+from probmf.results.new_rows import num_rows, set_rows, with_rows
 from probmf.rows.layout import SIDES, Side
 
 
@@ -54,56 +54,29 @@ def extend_ratings(
     return data.extend(user_features=user_features, item_features=item_features)
 
 
-def extend_point(fitted: Conditionals, data: Ratings) -> Conditionals:
-    """Point values in which rows that are new in the data are at their prior means."""
-    grown = Conditionals(fitted.model, data, _padded(fitted.parameters, data, axis=0))
-    parameters = dict(grown.parameters)
-    for side in SIDES:
-        for site, columns in ((f"{side}_bias", 0), (f"{side}_factors", slice(1, None))):
-            if site in parameters and side in grown.centers:
-                begin = len(fitted.parameters[site])
-                parameters[site][begin:] = grown.centers[side][begin:, columns]
-    return Conditionals(fitted.model, data, parameters)
+def extend(fitted: Draws, data: Ratings, rng: np.random.Generator | None) -> Draws:
+    """The draws with rows that are new in the data at their prior given features.
 
+    Args:
+        fitted: The fit's draws.
+        data: From `extend_ratings`.
+        rng: Draws the rows, draw by draw; None for their prior means, of a point fit.
 
-def extend_draws(fitted: Draws, data: Ratings, rng: np.random.Generator) -> Draws:
-    """Draws in which rows that are new in the data are drawn from their prior, draw by draw."""
-    samples = _padded(fitted.samples, data, axis=2)
-    shape = next(iter(fitted.samples.values())).shape[:2]
-    samples["intercept"] = np.array(fitted.sites["intercept"]).reshape(shape)
-    grown = Draws(fitted.model, data, samples)
+    Returns:
+        The draws and ratings with the new rows in.
+    """
+    grown = with_rows(fitted, fitted.model, data, SIDES)
     for side in SIDES:
-        old, new = _size(fitted.data, side), _size(data, side)
-        if old == new:
-            continue
-        codes = np.arange(old, new)
-        rows = grown.centers(side, codes, slice(None))
+        codes = np.arange(num_rows(fitted.data, side), num_rows(data, side))
+        rows = grown.centers(side, codes, slice(None)) if len(codes) else None
         if rows is None:
             continue
-        noise = rng.standard_normal(rows.shape)
         rows = rows.astype(np.float64)
-        rows[:, :, 0] += noise[:, :, 0] * fitted.prior_bias_scale(side)[:, None]
-        rows[:, :, 1:] += noise[:, :, 1:] @ np.swapaxes(fitted.prior_roots(side), 1, 2)
+        if rng is not None:
+            noise = rng.standard_normal(rows.shape)
+            rows[:, :, 0] += noise[:, :, 0] * fitted.prior_bias_scale(side)[:, None]
+            rows[:, :, 1:] += noise[:, :, 1:] @ np.swapaxes(fitted.prior_roots(side), 1, 2)
         if f"{side}_precision" in fitted.sites:
             rows[:, :, 1:] += fitted.sites[f"{side}_mean"][:, None]
-        for site, columns in ((f"{side}_bias", 0), (f"{side}_factors", slice(1, None))):
-            if site in samples:
-                values = rows[:, :, columns].reshape(*shape, *rows[:, :, columns].shape[1:])
-                samples[site][:, :, old:] = values
-    return Draws(fitted.model, data, samples)
-
-
-def _size(data: Ratings, side: Side) -> int:
-    return data.num_users if side == "user" else data.num_items
-
-
-def _padded(parameters: Any, data: Ratings, *, axis: int) -> dict[str, np.ndarray]:
-    """Parameters with zeros for rows that are new in the data."""
-    padded = dict(parameters)
-    for side in SIDES:
-        for site in (f"{side}_bias", f"{side}_factors"):
-            if site in padded:
-                widths = [(0, 0)] * padded[site].ndim
-                widths[axis] = (0, _size(data, side) - padded[site].shape[axis])
-                padded[site] = np.pad(padded[site], widths)
-    return padded
+        set_rows(grown, side, codes, rows)
+    return grown

@@ -10,27 +10,30 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from probmf.data import Ratings, as_generator
+from probmf.likelihoods import Likelihood
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.sites import Sites
 from probmf.results.base import Fit
 from probmf.results.choices import Exclude
 from probmf.results.conditional import Conditionals
+from probmf.results.draw_scores import DrawScores
 from probmf.results.draws import Draws
 from probmf.results.exclusions import Exclusions
-from probmf.results.extend import extend_draws, extend_point, extend_ratings
+from probmf.results.extend import extend, extend_ratings
 from probmf.results.fold_in import add_users
-from probmf.results.fold_in_draws import add_users_to_draws
 from probmf.results.history import History
 from probmf.results.moments import RowMoments
 from probmf.results.plug_in import PlugIn
+from probmf.results.point_scores import PointScores
 from probmf.results.predict import predict
 from probmf.results.predictions import Predictions
 from probmf.results.questions import Questions, choose_next
 from probmf.results.rank_posterior import RankPosterior, rank_posterior
 from probmf.results.ranking import RankBy
-from probmf.results.rating_densities import draw_ratings, log_densities
 from probmf.results.recommend import Recommendations, recommend, similar_items
 from probmf.results.sampling import Sampling
+from probmf.results.scores import Scores
+from probmf.results.summaries import Mixtures
 from probmf.results.traces import Traces
 from probmf.settings import own_settings
 
@@ -163,9 +166,9 @@ class RatingsFit(Fit):
     def _draws(self) -> Draws:
         return Draws(self.model, self.data, self.samples)
 
-    @property
-    def _source(self) -> PlugIn | Draws:
-        return self._plug_in if self.is_point else self._draws
+    @cached_property
+    def _scores(self) -> Scores:
+        return PointScores(self._plug_in) if self.is_point else DrawScores(self._draws)
 
     @cached_property
     def _seen(self) -> Exclusions:
@@ -232,7 +235,7 @@ class RatingsFit(Fit):
             known = self.extend(user_features=user_features, item_features=item_features, key=key)
             return known.predict(pairs, interval=interval, at_least=at_least, user=user, item=item)
         return predict(
-            self._source, pairs, interval=interval, user=user, item=item, at_least=at_least
+            self._scores, pairs, interval=interval, user=user, item=item, at_least=at_least
         )
 
     @own_settings()
@@ -300,7 +303,7 @@ class RatingsFit(Fit):
                 interval=interval, at_least=at_least, key=key,
             )  # fmt: skip
         return recommend(
-            self._source, users, k, exclude=exclude, candidates=candidates, rank_by=rank_by,
+            self._scores, users, k, exclude=exclude, candidates=candidates, rank_by=rank_by,
             interval=interval, key=key, at_least=at_least, seen=self._seen,
         )  # fmt: skip
 
@@ -329,7 +332,7 @@ class RatingsFit(Fit):
             >>> fit.similar_items(1, k=1).item.tolist()
             [[2]]
         """
-        return similar_items(self._source, items, k)
+        return similar_items(self._scores, items, k)
 
     @own_settings()
     def choose_next(
@@ -375,7 +378,7 @@ class RatingsFit(Fit):
         Cost: O(items d^2) of a point fit, O(S items (d + k)) of S draws. Memory is bounded.
         """
         return choose_next(
-            self._source, user, k, candidates=candidates, exclude=exclude, seen=self._seen
+            self._scores, user, k, candidates=candidates, exclude=exclude, seen=self._seen
         )
 
     @own_settings()
@@ -428,7 +431,7 @@ class RatingsFit(Fit):
         Cost: O(S items (d + log items)) for S draws, twice; memory S x the items reported.
         """
         return rank_posterior(
-            self._source, user, items, k, candidates=candidates, exclude=exclude,
+            self._scores, user, items, k, candidates=candidates, exclude=exclude,
             interval=interval, num_draws=num_draws, key=key, seen=self._seen,
         )  # fmt: skip
 
@@ -480,20 +483,14 @@ class RatingsFit(Fit):
         sorting the training ratings anew. Memory beyond that of the result is bounded.
         """
         scales = {"user_scale": user_scale, "user_bias_scale": user_bias_scale}
-        if not self.is_point:
-            if key is None:
-                raise ValueError(
-                    "fold_in draws the new users' rows at each draw of the fit; give key=, a JAX "
-                    "key or an int."
-                )
-            more = add_users_to_draws(self._draws, new_ratings, scales, as_generator(key))
-            return replace(
-                self, model=more.model, data=more.data, samples=more.samples, moments=None
+        if not self.is_point and key is None:
+            raise ValueError(
+                "fold_in draws the new users' rows at each draw of the fit; give key=, a JAX "
+                "key or an int."
             )
-        grown = add_users(self._plug_in.conditionals, new_ratings, scales)
-        return RatingsFit.from_point(
-            grown.model, grown.data, grown.parameters, method=self.method, history=self.history
-        )
+        rng = None if self.is_point or key is None else as_generator(key)
+        more = add_users(self._draws, new_ratings, scales, rng)
+        return replace(self, model=more.model, data=more.data, samples=more.samples, moments=None)
 
     @own_settings()
     def extend(
@@ -535,16 +532,13 @@ class RatingsFit(Fit):
             True
         """
         data = extend_ratings(self.model, self.data, user_features, item_features)
-        if self.is_point:
-            grown = extend_point(self._plug_in.conditionals, data)
-            return RatingsFit.from_point(
-                self.model, data, grown.parameters, method=self.method, history=self.history
-            )
-        if key is None:
+        if not self.is_point and key is None:
             raise ValueError(
                 "extend draws the new rows at each draw of the fit; give key=, a JAX key or an int."
             )
-        more = extend_draws(self._draws, data, as_generator(key))
+        more = extend(
+            self._draws, data, None if self.is_point or key is None else as_generator(key)
+        )
         return replace(self, data=data, samples=more.samples)
 
     @own_settings()
@@ -577,11 +571,9 @@ class RatingsFit(Fit):
     def _observed(self) -> np.ndarray:
         return self.data.rating
 
-    def _drawn(self, rng: np.random.Generator) -> np.ndarray:
-        return draw_ratings(self._draws, rng)
-
-    def _log_densities(self) -> np.ndarray:
-        return log_densities(self._draws)
+    def _training_scores(self) -> tuple[Likelihood, Mixtures, np.ndarray | None]:
+        mixtures = DrawScores(self._draws).mixtures(self.data.user, self.data.item)
+        return self.model.likelihood, mixtures, self.data.weight
 
 
 def _split(key: ArrayLike | None) -> tuple[int | None, int | None]:

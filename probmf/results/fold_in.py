@@ -13,40 +13,43 @@ from probmf.likelihoods import Ordinal
 from probmf.likelihoods.base import check_scale
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.results.conditional import Conditionals
+from probmf.results.draws import Draws
+from probmf.results.fold_in_draws import draw_users, refuse_laws_per_user
+from probmf.results.new_rows import set_rows, with_rows
 
 
 def add_users(
-    fitted: Conditionals, new_ratings: Ratings, scales: Mapping[str, ArrayLike | None]
-) -> Conditionals:
-    """Solve the rows of the users in `new_ratings`; see `RatingsFit.fold_in`.
+    fitted: Draws,
+    new_ratings: Ratings,
+    scales: Mapping[str, ArrayLike | None],
+    rng: np.random.Generator | None,
+) -> Draws:
+    """The draws with the rows of the users in `new_ratings`; see `RatingsFit.fold_in`.
 
     Args:
-        fitted: The fit's rows.
+        fitted: The fit's draws.
         new_ratings: Ratings of known items.
         scales: Scales of new users, by name, where the model has one per user.
+        rng: Seeds the draws of the rows; None for the modes, of a point fit.
 
     Returns:
-        The rows, ratings and model with the new users in.
+        The draws, ratings and model with the new users in.
     """
     check_new_ratings(fitted.model, new_ratings)
+    if rng is not None:
+        refuse_laws_per_user(fitted)
     data = fitted.data.append(new_ratings, duplicates="last")
     num_old, num_new = fitted.data.num_users, data.num_users - fitted.data.num_users
     model = extend_scales(fitted.model, num_old, num_new, scales)
-    parameters = dict(fitted.parameters)
-    for site in ("user_bias", "user_factors"):
-        if site in parameters:
-            old = parameters[site]
-            new = np.zeros((num_new, *old.shape[1:]), old.dtype)
-            parameters[site] = np.concatenate([old, new])
-    grown = Conditionals(model, data, parameters)
-    rated = np.unique(new_ratings.user)
-    changed = data.users.encode(new_ratings.users.decode(rated))
-    solved = grown.modes("user", changed)
-    if "user_bias" in parameters:
-        parameters["user_bias"][changed] = solved[:, 0]
-    if "user_factors" in parameters:
-        parameters["user_factors"][changed] = solved[:, 1:]
-    return Conditionals(model, data, parameters)
+    grown = with_rows(fitted, model, data, ("user",))
+    changed = data.users.encode(new_ratings.users.decode(np.unique(new_ratings.user)))
+    if rng is None:
+        values = Conditionals(model, data, grown.draw(0)).modes("user", changed)
+        set_rows(grown, "user", changed, values[None])
+        return grown
+    for draws, rows, values in draw_users(grown, changed, rng):
+        set_rows(grown, "user", rows, values, draws)
+    return grown
 
 
 def check_new_ratings(model: MatrixFactorization, new_ratings: Ratings) -> None:

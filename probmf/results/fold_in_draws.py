@@ -1,4 +1,4 @@
-"""New users for a fit of many draws: their rows are drawn at each of its draws."""
+"""Rows of users drawn at each draw of a fit, given its items."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -7,15 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 from numpyro.distributions import Distribution
 
-from probmf.data import Ratings
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.results.conditional import BATCH_BYTES
 from probmf.results.draws import Draws
-from probmf.results.fold_in import check_new_ratings, extend_scales
 from probmf.results.predictions import plain_text
 from probmf.results.row_draws import STEPS, cells, draw_rows
 from probmf.results.row_problem import RowProblem
@@ -29,57 +26,19 @@ LEAST_ACCEPTED = 0.15
 FEWEST = 256
 
 
-def add_users_to_draws(
-    fitted: Draws,
-    new_ratings: Ratings,
-    scales: Mapping[str, ArrayLike | None],
-    rng: np.random.Generator,
-) -> Draws:
-    """Draw the rows of the users in `new_ratings` at each draw; see `RatingsFit.fold_in`.
-
-    Args:
-        fitted: The fit's draws.
-        new_ratings: Ratings of known items.
-        scales: Scales of new users, by name, where the model has one per user.
-        rng: Seeds the draws.
-
-    Returns:
-        The draws, ratings and model with the new users in.
-    """
-    check_new_ratings(fitted.model, new_ratings)
-    _refuse_laws_per_user(fitted)
-    data = fitted.data.append(new_ratings, duplicates="last")
-    num_old, num_new = fitted.data.num_users, data.num_users - fitted.data.num_users
-    model = extend_scales(fitted.model, num_old, num_new, scales)
-    shape = next(iter(fitted.samples.values())).shape[:2]
-    samples = dict(fitted.samples)
-    # A fixed intercept is that of the ratings that were fitted, not of those with the new ones.
-    samples["intercept"] = np.array(fitted.sites["intercept"]).reshape(shape)
-    for site in ("user_bias", "user_factors"):
-        if site in samples:
-            old = samples[site]
-            new = np.zeros((*shape, num_new, *old.shape[3:]), old.dtype)
-            samples[site] = np.concatenate([old, new], axis=2)
-    grown = Draws(model, data, samples)
-    rated = np.unique(new_ratings.user)
-    changed = data.users.encode(new_ratings.users.decode(rated))
-    for draws, rows, values in _draw(grown, changed, rng):
-        if "user_bias" in samples:
-            _joined(samples["user_bias"])[draws, rows] = values[:, :, 0]
-        if "user_factors" in samples:
-            _joined(samples["user_factors"])[draws, rows] = values[:, :, 1:]
-    return Draws(model, data, samples)
-
-
-def _joined(values: np.ndarray) -> np.ndarray:
-    """A view with the chains joined."""
-    return values.reshape(-1, *values.shape[2:])
-
-
-def _draw(
+def draw_users(
     draws: Draws, codes: Int[np.ndarray, " rows"], rng: np.random.Generator
 ) -> Iterator[tuple[slice, np.ndarray, Float[np.ndarray, "draws rows d"]]]:
-    """Rows of users at blocks of draws, in double precision and bounded memory."""
+    """Rows of users given their ratings and the items of each draw.
+
+    Args:
+        draws: The draws; values of these rows play no part.
+        codes: The users.
+        rng: Seeds the draws.
+
+    Yields:
+        Which draws and which users, and their rows, in double precision and bounded memory.
+    """
     model = draws.model
     width = 1 + int(model.num_factors)
     ratings = SideRatings.from_ratings(
@@ -266,7 +225,8 @@ def _prior_precision(
     return 1.0 / np.square(scales)
 
 
-def _refuse_laws_per_user(fitted: Draws) -> None:
+def refuse_laws_per_user(fitted: Draws) -> None:
+    """Refuse a prior scale for each user of its own: a new user has none."""
     model: MatrixFactorization = fitted.model
     for site in ("user_bias", "user_factors"):
         name = PRIOR_SCALES[site]

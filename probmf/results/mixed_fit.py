@@ -10,15 +10,18 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from probmf.likelihoods import Likelihood
 from probmf.models.mixed import Design, MixedEffects
+from probmf.models.mixed.response import of_codes
 from probmf.models.sites import Sites
 from probmf.results.asked import check_interval
 from probmf.results.base import Fit
 from probmf.results.history import History
-from probmf.results.mixed_densities import by_distribution
 from probmf.results.mixed_predict import (
     Level,
     SiteDraws,
+    blocks,
+    mixture,
     population_rows,
     predict_rows,
     training_rows,
@@ -30,7 +33,7 @@ from probmf.results.predictions import Predictions
 from probmf.results.samples import checked_samples
 from probmf.results.sampling import Sampling
 from probmf.results.storage import write_fit
-from probmf.results.summaries import Kind
+from probmf.results.summaries import Kind, Mixtures
 from probmf.results.table import Table
 from probmf.results.training_columns import used_columns
 from probmf.settings import own_settings
@@ -198,11 +201,10 @@ class MixedFit(Fit):
     def _observed(self) -> np.ndarray:
         return np.asarray(self.design.data.response)
 
-    def _drawn(self, rng: np.random.Generator) -> np.ndarray:
-        return by_distribution(self.model, self._draws, training_rows(self.design), rng)
-
-    def _log_densities(self) -> np.ndarray:
-        return by_distribution(self.model, self._draws, training_rows(self.design), None)
+    def _training_scores(self) -> tuple[Likelihood, Mixtures, None]:
+        given = blocks(self._draws, training_rows(self.design))
+        likelihood = of_codes(self.model.likelihood, len(self.design.response_levels))
+        return likelihood, ((rows, mixture(own)) for rows, own in given), None
 
     def save(self, path: str | PathLike[str], *, data: Any = None) -> None:
         """Write the fit to a directory: JSON, safetensors and Parquet; never pickle.

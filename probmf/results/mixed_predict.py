@@ -13,7 +13,15 @@ from probmf.models.mixed.response import of_codes
 from probmf.models.mixed.variables import read_data
 from probmf.results.mixtures import row_blocks
 from probmf.results.predictions import Predictions
-from probmf.results.summaries import NODES, PLACES, WEIGHTS, Kind, ScoreMixture, summarize
+from probmf.results.summaries import (
+    NODES,
+    PLACES,
+    WEIGHTS,
+    Kind,
+    ScoreMixture,
+    joined,
+    summarize,
+)
 
 type Level = Literal["groups", "population"]
 
@@ -84,29 +92,21 @@ def predict_rows(
 ) -> Predictions:
     """Predict encoded rows; see `MixedFit.predict`."""
     levels = draws.design.response_levels
-    n = len(rows.population)
-    found = np.full((4, n), np.nan)
-    probability = np.empty((n, len(levels))) if levels else None
-    coded = of_codes(likelihood, len(levels))
+    values = level_values(levels) if levels else None
+    coded, parts = of_codes(likelihood, len(levels)), []
     for part, given in blocks(draws, rows):
-        values = level_values(levels) if levels else None
-        summary = summarize(coded, _mixture(given), interval, kind, values)
+        found = summarize(coded, mixture(given), interval, kind, values)
         if not likelihood.quadratic and given.spread is not None:
             # E exp(sigma^2 / 2) is infinite where log(sigma) is Normal.
             endless = given.spread.any(axis=0)
-            summary = summary._replace(mean=np.where(endless, np.inf, summary.mean))
-            if summary.sd is not None:
-                summary = summary._replace(sd=np.where(endless, np.inf, summary.sd))
-        for place, values in enumerate(summary[:4]):
-            found[place, part] = np.nan if values is None else values
-        if probability is not None:
-            probability[part] = summary.probabilities
-    mean, *rest = found
-    sd, lower, upper = rest if interval is not None else (None, None, None)
-    return Predictions(
-        mean=mean, sd=sd, lower=lower, upper=upper, probabilities=probability, levels=levels,
-        known=known_rows(rows),
-    )  # fmt: skip
+            found = found._replace(mean=np.where(endless, np.inf, found.mean))
+            if found.sd is not None:
+                found = found._replace(sd=np.where(endless, np.inf, found.sd))
+        parts.append((part, found))
+    found = joined(parts, len(rows.population))
+    if not levels:
+        found = found._replace(probabilities=None)
+    return Predictions(**found._asdict(), levels=levels, known=known_rows(rows))
 
 
 def level_values(levels: tuple[Any, ...]) -> Float[np.ndarray, " levels"]:
@@ -116,7 +116,7 @@ def level_values(levels: tuple[Any, ...]) -> Float[np.ndarray, " levels"]:
     return np.arange(len(levels), dtype=np.float64)
 
 
-def _mixture(given: Given) -> ScoreMixture:
+def mixture(given: Given) -> ScoreMixture:
     """Scores at draws, or at draws and nodes of the noise scale."""
     sd = None if given.variance is None else np.sqrt(given.variance)
     if given.spread is None:

@@ -6,26 +6,22 @@ from functools import cached_property
 from typing import Any, get_args
 
 import equinox as eqx
-import jax
 import numpy as np
 from jaxtyping import Float
-from numpyro.infer import Predictive
-from numpyro.infer.util import log_likelihood
 
-from probmf.data import as_key
 from probmf.data.examples import Examples
 from probmf.likelihoods import Gaussian
+from probmf.likelihoods.base import BaseLikelihood
 from probmf.models.network import NAME, Network
 from probmf.models.sites import Sites
-from probmf.numpyro_setup import run_alone
 from probmf.results.asked import check_interval
 from probmf.results.base import Fit
 from probmf.results.history import History
-from probmf.results.network_predict import predict_network
+from probmf.results.network_predict import mixtures, predict_network
 from probmf.results.predictions import Predictions
 from probmf.results.samples import checked_samples
 from probmf.results.sampling import Sampling
-from probmf.results.summaries import Kind
+from probmf.results.summaries import Kind, Mixtures
 from probmf.settings import own_settings
 
 
@@ -146,26 +142,17 @@ class NetworkFit(Fit):
     def _sites(self) -> Sites:
         return self.model.sites(self.data)
 
-    def _units(self) -> tuple[Any, Any]:
-        """Center and unit of the responses: numbers were standardized, codes and levels not."""
-        if not isinstance(self.model.likelihood, Gaussian):
-            return np.zeros((), np.int32), np.ones((), np.int32)
-        center, unit = self.data.response_center, self.data.response_scale
-        return (center[0], unit[0]) if len(self.data.responses) == 1 else (center, unit)
-
     def _observed(self) -> np.ndarray:
-        (arrays,), (center, unit) = self.model.arguments(self.data), self._units()
-        return center + unit * np.asarray(arrays.response)
+        (arrays,) = self.model.arguments(self.data)
+        response = np.asarray(arrays.response)
+        if not isinstance(self.model.likelihood, Gaussian):
+            return response
+        # Numbers were standardized, codes and levels not.
+        center, unit = self.data.response_center, self.data.response_scale
+        return response * (unit if response.ndim == 2 else unit[0]) + (
+            center if response.ndim == 2 else center[0]
+        )
 
-    @run_alone()
-    def _drawn(self, rng: np.random.Generator) -> np.ndarray:
-        (arrays,), (center, unit) = self.model.arguments(self.data), self._units()
-        predictive = Predictive(self.model, dict(self.samples), batch_ndims=2, parallel=True)
-        seed = jax.random.key_data(as_key(int(rng.integers(2**31))))
-        return center + unit * np.asarray(predictive(seed, arrays.without_response())["response"])
-
-    @run_alone()
-    def _log_densities(self) -> np.ndarray:
-        (arrays,), (_, unit) = self.model.arguments(self.data), self._units()
-        found = log_likelihood(self.model, dict(self.samples), arrays, batch_ndims=2, parallel=True)
-        return np.asarray(found["response"]) - np.log(unit)
+    def _training_scores(self) -> tuple[BaseLikelihood, Mixtures, None]:
+        found = mixtures(self.model, self.data, self.samples, self.data.inputs())
+        return self.model.likelihood, found, None

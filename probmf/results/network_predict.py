@@ -7,15 +7,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from probmf.data.examples import Examples
 from probmf.likelihoods import Categorical, Gaussian, Likelihood
 from probmf.likelihoods.base import likelihood_scales
 from probmf.models.network import Network
 from probmf.results.mixtures import row_blocks
-from probmf.results.predictions import SUMMARY, Predictions
-from probmf.results.summaries import Kind, ScoreMixture, over_draws, summarize
+from probmf.results.predictions import Predictions
+from probmf.results.summaries import Kind, ScoreMixture, Summary, joined, over_draws, summarize
 
 
 def predict_network(
@@ -33,25 +33,43 @@ def predict_network(
             "Classes have no order, so a response has no interval; see probabilities, or use "
             "kind='mean' for how well each probability is known."
         )
-    likelihood = model.likelihood
-    parts = []
-    for scores, scales in score_blocks(model, samples, x):
+    likelihood, parts = model.likelihood, []
+    for part, scores in mixtures(model, data, samples, x):
         if isinstance(likelihood, Categorical):
-            each = np.asarray(likelihood.level_probabilities(jnp.asarray(scores), {}), np.float64)
-            parts.append((*over_draws(each, interval), each.mean(axis=0)))
+            each = np.asarray(likelihood.level_probabilities(jnp.asarray(scores.mean), {}))
+            found = Summary(*over_draws(each.astype(np.float64), interval))
+            found = found._replace(probabilities=found.mean)
         else:
-            parts.append(_summarize(likelihood, scores, scales, data, interval, kind))
-    *summary, probability = [
-        None if column[0] is None else np.concatenate(column) for column in zip(*parts, strict=True)
-    ]
-    given: dict[str, Any] = dict(zip(SUMMARY, summary, strict=False))
-    if probability is None:
-        return Predictions(**given)
+            found = _summary(likelihood, scores, interval, kind)
+        parts.append((part, found))
+    found = joined(parts, len(x))
+    if found.probabilities is None:
+        return Predictions(**found._asdict())
     classes = model.classes(data)
     labels = np.empty(len(classes), object)
     labels[:] = classes
-    label = np.asarray(labels[np.argmax(probability, axis=-1)].tolist())
-    return Predictions(probabilities=probability, label=label, levels=classes, **given)
+    label = np.asarray(labels[np.argmax(found.probabilities, axis=-1)].tolist())
+    return Predictions(**found._asdict(), label=label, levels=classes)
+
+
+def mixtures(
+    model: Network, data: Examples, samples: Mapping[str, np.ndarray], x: Float[np.ndarray, "n p"]
+) -> Iterator[tuple[Int[np.ndarray, " part"], ScoreMixture]]:
+    """Scores of rows at every draw in the user's own units, by blocks of rows."""
+    start = 0
+    for scores, own in score_blocks(model, samples, x):
+        part = np.arange(start, start + scores.shape[1])
+        start += scores.shape[1]
+        between = [1] * (scores.ndim - 1)
+        scales = {name: v.reshape(len(v), *between, *v.shape[1:]) for name, v in own.items()}
+        if isinstance(model.likelihood, Gaussian):
+            # One of each for a single response, whose scores have no axis for it.
+            center, unit = (
+                value if scores.ndim == 3 else value[0]
+                for value in (data.response_center, data.response_scale)
+            )
+            scores, scales = center + unit * scores, {"noise_scale": unit * scales["noise_scale"]}
+        yield part, ScoreMixture(scores, None, scales)
 
 
 def score_blocks(
@@ -84,28 +102,19 @@ def _scores(values: dict[str, Array], x: Array, *, network: Network) -> Array:
     return jax.vmap(lambda own: network.scores(own, x))(values)
 
 
-def _summarize(
-    likelihood: Likelihood,
-    scores: Float[np.ndarray, "draws part ..."],
-    scales: dict[str, np.ndarray],
-    data: Examples,
-    interval: float | None,
-    kind: Kind,
-) -> tuple[Any, ...]:
-    """Mean, sd, ends and probabilities of one response or several, in the user's own units."""
-    several = scores.ndim == 3
-    columns = []
-    for place in range(scores.shape[2] if several else 1):
-        column = scores[:, :, place] if several else scores
-        own = {name: value[:, None] for name, value in scales.items()}
-        if isinstance(likelihood, Gaussian):
-            unit = data.response_scale[place]
-            column = data.response_center[place] + unit * column
-            own = {"noise_scale": unit * own["noise_scale"]}
-        columns.append(summarize(likelihood, ScoreMixture(column, None, own), interval, kind))
-    if not several:
-        return tuple(columns[0])
-    return tuple(
-        None if parts[0] is None else np.stack(parts, axis=1)
-        for parts in zip(*columns, strict=True)
-    )
+def _summary(
+    likelihood: Likelihood, scores: ScoreMixture, interval: float | None, kind: Kind
+) -> Summary:
+    """Summary of one response or several, each a row of its own."""
+    shape = scores.mean.shape
+    scales = dict(scores.scales)
+    if len(shape) == 3:
+        scales = {name: np.broadcast_to(v, shape) for name, v in scales.items()}
+        scales = {name: v.reshape(shape[0], -1) for name, v in scales.items()}
+    flat = ScoreMixture(scores.mean.reshape(shape[0], -1), None, scales)
+    found = summarize(likelihood, flat, interval, kind)
+    columns: list[Any] = [
+        None if values is None else values.reshape(*shape[1:], *values.shape[1:])
+        for values in found
+    ]
+    return Summary(*columns)

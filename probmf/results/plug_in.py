@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from probmf.data import Ratings
+from probmf.models.factorization import MatrixFactorization
 from probmf.results.conditional import Conditionals
 from probmf.results.row_problem import to_device
 from probmf.results.side_ratings import power_of_two
@@ -43,6 +44,16 @@ class PlugIn:
 
     conditionals: Conditionals
 
+    @property
+    def model(self) -> MatrixFactorization:
+        """The factorization."""
+        return self.conditionals.model
+
+    @property
+    def data(self) -> Ratings:
+        """The training ratings."""
+        return self.conditionals.data
+
     @cached_property
     def tables(self) -> dict[Side, Float[np.ndarray, "rows1 d"]]:
         """Rows of both sides, with a row at the prior mean of a new one at the end."""
@@ -62,7 +73,7 @@ class PlugIn:
 
     @cached_property
     def _rated(self) -> dict[Side, np.ndarray]:
-        return rated_rows(self.conditionals.data)
+        return rated_rows(self.data)
 
     def means(
         self, user: Int[np.ndarray, " n"], item: Int[np.ndarray, " n"]

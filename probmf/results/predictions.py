@@ -126,5 +126,16 @@ def plain_text(value: object) -> str:
     return repr(value.item() if isinstance(value, np.generic) else value)
 
 
+def told_unknown(known: bool | Bool[np.ndarray, " n"]) -> str:
+    """For `repr`: that users, or items, have no ratings in the fit; empty if all have some."""
+    every = np.atleast_1d(known)
+    unknown = int(np.sum(~every))
+    if not unknown:
+        return ""
+    if len(every) == 1:
+        return "; no ratings in the fit, so by the prior alone"
+    return f"; {unknown:,} of {len(every):,} have no ratings in the fit: by the prior alone"
+
+
 def _plain(level: Any) -> str:
     return f"{level:g}" if isinstance(level, float) else str(level)

@@ -11,14 +11,11 @@ from jaxtyping import Float, Int
 
 from probmf.data import Ratings, as_generator
 from probmf.results.asked import check_count, check_interval, read_some
-from probmf.results.choices import Exclude
-from probmf.results.draws import Draws
+from probmf.results.choices import Exclude, read_candidates
 from probmf.results.exclusions import Exclusions
 from probmf.results.mixtures import tails
-from probmf.results.plug_in import PlugIn
-from probmf.results.predictions import ids_to_arrow, plain_text
-from probmf.results.recommend import read_candidates, told_unknown
-from probmf.results.score_draws import score_draws
+from probmf.results.predictions import ids_to_arrow, plain_text, told_unknown
+from probmf.results.scores import Scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +73,7 @@ class RankPosterior:
 
 
 def rank_posterior(
-    source: PlugIn | Draws,
+    scores: Scores,
     user: Any,
     items: Any,
     k: int,
@@ -90,10 +87,10 @@ def rank_posterior(
 ) -> RankPosterior:
     """Ranks over draws of the scores; see `RatingsFit.rank_posterior`."""
     check_interval(interval)
-    asked, among = read_candidates(source, user, candidates, exclude, seen)
+    asked, among = read_candidates(scores.data, user, candidates, exclude, seen)
     k = check_count(k, len(among), "candidates that are left")
-    data = source.data if isinstance(source, Draws) else source.conditionals.data
-    if isinstance(source, PlugIn):
+    data = scores.data
+    if scores.is_point:
         if key is None:
             raise ValueError(
                 "rank_posterior draws the scores of a point fit at random; give key=, a JAX key "
@@ -101,15 +98,14 @@ def rank_posterior(
             )
         if num_draws < 1:
             raise ValueError(f"num_draws is {num_draws}; expected a whole number, at least 1.")
-    count = source.num_draws if isinstance(source, Draws) else num_draws
     # Gone through twice, so that ranks of all items at all draws are never held.
     seed = as_generator(0 if key is None else key).integers(1 << 63)
     code = int(asked.codes[0])
 
     def ranks() -> Iterator[np.ndarray]:
         rng = np.random.default_rng(seed)
-        for scores in score_draws(source, code, among, num_draws=count, rng=rng):
-            order = np.argsort(-scores, axis=1, kind="stable")
+        for block in scores.draw(code, among, rng, num_draws):
+            order = np.argsort(-block, axis=1, kind="stable")
             rank = np.empty(order.shape, np.int32)
             every = np.broadcast_to(np.arange(1, len(among) + 1, dtype=np.int32), order.shape)
             np.put_along_axis(rank, order, every, axis=1)
@@ -127,7 +123,7 @@ def rank_posterior(
     return RankPosterior(
         asked.ids[0], data.items.ids[among[places]], among[places], (found <= k).mean(axis=0),
         found.mean(axis=0), lower, upper, k, len(among),
-        bool(source.known("user", asked.codes)[0]),
+        bool(scores.known("user", asked.codes)[0]),
     )  # fmt: skip
 
 

@@ -14,9 +14,8 @@ from probmf.likelihoods import Likelihood
 from probmf.results.draws import Draws
 from probmf.results.exclusions import Exclusions
 from probmf.results.mixtures import BLOCK, tails
-from probmf.results.ranking import BLOCK_SCORES, RankBy, top_scores
+from probmf.results.ranking import Order, block_size, top_scores, unit_rows
 from probmf.results.row_problem import to_device
-from probmf.results.side_ratings import power_of_two
 
 #: Numbers that the rows of one block of draws may have.
 ROW_NUMBERS = 1 << 24
@@ -28,10 +27,7 @@ def top_of_draws(
     items: Int[np.ndarray, " items"],
     k: int,
     exclusions: Exclusions | None,
-    *,
-    rank_by: RankBy,
-    interval: float,
-    rng: np.random.Generator | None,
+    order: Order,
 ) -> Int[np.ndarray, "lines k"]:
     """Places in `items` of the best, -1 where none is left.
 
@@ -41,15 +37,14 @@ def top_of_draws(
         items: Item codes.
         k: How many.
         exclusions: Pairs to leave out, their items as places in `items`.
-        rank_by: "mean" is the expected rating over all draws; "lower" and "upper" are quantiles of
-            the score over the draws; "thompson" is the score at one draw for each user.
-        interval: Probability of the interval whose end is ranked by.
-        rng: For "thompson".
+        order: "mean" is the expected rating over all draws, "probability" that of a rating that is
+            high enough; "lower" and "upper" are quantiles of the score over the draws; "thompson"
+            is the score at one draw for each user.
 
     Returns:
         The places. Time O(draws x lines x items x d); memory is bounded.
     """
-    size = min(power_of_two(len(codes)), max(8, BLOCK_SCORES // power_of_two(len(items))))
+    rng, size = order.rng, block_size(len(codes), len(items))
     chosen = np.zeros(len(codes), np.int64)
     if rng is not None:
         chosen = rng.integers(draws.num_draws, size=len(codes))
@@ -58,12 +53,12 @@ def top_of_draws(
     places = np.empty((len(codes), k), np.int64)
     for start in range(0, len(codes), size):
         part = slice(start, min(start + size, len(codes)))
-        if rank_by == "mean":
-            scores = _means(draws, codes[part], items)
-        elif rank_by == "thompson":
+        if order.by in ("mean", "probability"):
+            scores = _means(draws, codes[part], items, order)
+        elif order.by == "thompson":
             scores = _single(draws, codes[part], items, chosen[part], strangers)
         else:
-            level = tails(interval)[rank_by == "upper"]
+            level = tails(order.interval)[order.by == "upper"]
             scores = _quantiles(draws, codes[part], items, level, strangers)
         places[part] = top_scores(scores, k, exclusions, part, size)[0]
     return places
@@ -78,7 +73,7 @@ def top_cosines(
     """
     num_items = draws.data.num_items
     every = np.arange(num_items)
-    size = min(power_of_two(len(codes)), max(8, BLOCK_SCORES // power_of_two(num_items)))
+    size = block_size(len(codes), num_items)
     places = np.empty((len(codes), k), np.int64)
     cosine = np.empty((len(codes), k))
     for start in range(0, len(codes), size):
@@ -91,12 +86,6 @@ def top_cosines(
         found = top_scores(total / draws.num_draws, k, exclusions, part, size)
         places[part], cosine[part] = found
     return places, cosine
-
-
-def unit_rows(factors: Float[np.ndarray, "... rows k"]) -> Float[np.ndarray, "... rows k"]:
-    """Rows at length one; rows of zeros stay."""
-    length = np.linalg.norm(factors, axis=-1, keepdims=True)
-    return np.divide(factors, length, out=np.zeros_like(factors), where=length > 0)
 
 
 def draw_blocks(draws: Draws, num_rows: int) -> Iterator[slice]:
@@ -119,25 +108,27 @@ def pairs_of_rows(
     )
 
 
-def _means(draws: Draws, codes: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """Expected ratings, averaged over all draws, by line and item."""
+def _means(draws: Draws, codes: np.ndarray, items: np.ndarray, order: Order) -> np.ndarray:
+    """Expected ratings or probabilities of high ones over all draws, by line and item."""
     new = codes < 0
-    likelihood = draws.model.likelihood.canonical()
+    likelihood = draws.model.likelihood
+    threshold = np.asarray(order.at_least) if order.by == "probability" else None
+    linear = likelihood.quadratic and threshold is None
     total = np.zeros((len(codes), len(items)))
     for some in draw_blocks(draws, len(codes) + len(items)):
         users, others = pairs_of_rows(draws, codes, items, some)
-        spread = spread_of_strangers(draws, new, others, some)
-        own = {name: to_device(value) for name, value in draws.likelihood_scales(some).items()}
+        rows = users, others, *_spread_of_strangers(draws, new, others, some)
+        arrays = jax.tree.map(to_device, (*rows, draws.likelihood_scales(some), threshold))
         total += np.asarray(
             _sum_of_means(
-                *map(to_device, (users, others, *spread)), own,
-                likelihood=likelihood, strangers=bool(new.any()) and not likelihood.quadratic,
+                *arrays, likelihood=likelihood.canonical(),
+                strangers=bool(new.any()) and not linear,
             )
         )  # fmt: skip
     return total / draws.num_draws
 
 
-def spread_of_strangers(
+def _spread_of_strangers(
     draws: Draws, new: np.ndarray, others: np.ndarray, some: slice
 ) -> tuple[np.ndarray, np.ndarray]:
     """Prior widths of new users' scores: bias scale and 1 by line, else 0; lengths by item."""
@@ -152,22 +143,21 @@ def spread_of_strangers(
 
 @partial(jax.jit, static_argnames=("likelihood", "strangers"))
 def _sum_of_means(
-    users: Array,
-    items: Array,
-    spread: Array,
-    lengths: Array,
-    scales: dict[str, Array],
-    *,
-    likelihood: Likelihood,
-    strangers: bool,
-) -> Array:
+    users: Array, items: Array, spread: Array, lengths: Array, scales: dict[str, Array],
+    threshold: Array | None,
+    *, likelihood: Likelihood, strangers: bool,
+) -> Array:  # fmt: skip
     def add(total: Array, draw: tuple[Any, ...]) -> tuple[Array, None]:
         x, y, scale, length, own = draw
-        score = x @ y.T
-        if not strangers:
+        score, sd = x @ y.T, None
+        if strangers:
+            variance = jnp.square(scale[:, :1]) + jnp.square(scale[:, 1:]) * length[None, :]
+            sd = jnp.sqrt(variance)
+        if threshold is not None:
+            return total + likelihood.tail(score, threshold, own, sd), None
+        if sd is None:
             return total + likelihood.mean(score, own), None
-        variance = jnp.square(scale[:, :1]) + jnp.square(scale[:, 1:]) * length[None, :]
-        return total + likelihood.integrate(score, jnp.sqrt(variance), own)[0], None
+        return total + likelihood.integrate(score, sd, own)[0], None
 
     start = jnp.zeros((users.shape[1], items.shape[1]), users.dtype)
     return lax.scan(add, start, (users, items, spread, lengths, scales))[0]

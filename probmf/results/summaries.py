@@ -5,13 +5,13 @@ is drawn) and has the likelihood's own parameters beside it. All that follows fo
 asked of the likelihood here, for every kind of model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from scipy.special import ndtri
 
 from probmf.likelihoods import Bernoulli, Likelihood
@@ -42,6 +42,10 @@ class ScoreMixture(NamedTuple):
     sd: Float[np.ndarray, "draws n"] | None
     scales: Mapping[str, np.ndarray]
     weights: Float[np.ndarray, " draws"] | None = None
+
+
+#: Places of some rows, and their scores, by blocks.
+type Mixtures = Iterator[tuple[Int[np.ndarray, " part"], ScoreMixture]]
 
 
 class Summary(NamedTuple):
@@ -88,6 +92,28 @@ def summarize(
     return _of_levels(likelihood, scores, interval, kind, values)
 
 
+def joined(parts: Sequence[tuple[np.ndarray, Summary]], size: int) -> Summary:
+    """One summary of the summaries of some rows each.
+
+    Args:
+        parts: Places of rows and their summaries.
+        size: Number of all rows.
+
+    Returns:
+        The summary, in the order of the places.
+    """
+    columns: list[Any] = [None] * len(Summary._fields)
+    for place in range(len(columns)):
+        for rows, found in parts:
+            values = found[place]
+            if values is None:
+                continue
+            if columns[place] is None:
+                columns[place] = np.empty((size, *values.shape[1:]))
+            columns[place][rows] = values
+    return Summary(*columns)
+
+
 def over_draws(values: np.ndarray, interval: float | None) -> tuple[np.ndarray, ...]:
     """Mean of draws along the first axis; with an interval their sd and quantiles, too."""
     mean = values.mean(axis=0)
@@ -118,15 +144,20 @@ def level_interval(
 
 
 def evaluate(
-    likelihood: Likelihood, question: str, *arrays: Any, scales: Mapping[str, np.ndarray]
+    likelihood: Likelihood,
+    question: str,
+    *arrays: Any,
+    scales: Mapping[str, np.ndarray],
+    sd: np.ndarray | None = None,
 ) -> Any:
     """A method of the likelihood at arrays on the host, in double precision.
 
     Args:
         likelihood: The likelihood.
-        question: Name of the method, which takes the arrays and `scales`.
-        *arrays: Arrays whose last axis is that of the rows, or None.
+        question: Name of the method, which takes the arrays, `scales` and an `sd` if there is one.
+        *arrays: Arrays whose last axis is that of the rows, and numbers.
         scales: Own parameters that broadcast against them.
+        sd: Standard deviations of the scores, or None.
 
     Returns:
         The method's value on the host. Few shapes are compiled, whatever the number of rows.
@@ -145,19 +176,19 @@ def evaluate(
         for name, value in scales.items()
     }
     with jax.enable_x64(True):
-        given = [None if array is None else padded(array) for array in arrays]
-        found = _evaluate(likelihood.canonical(), question, given, own)
+        given = [padded(array) for array in arrays]
+        spread = {} if sd is None else {"sd": padded(sd)}
+        found = _evaluate(likelihood.canonical(), question, given, own, spread)
         rows = (*([slice(None)] * (arrays[0].ndim - 1)), slice(size))
         return jax.tree.map(lambda value: np.asarray(value)[rows], found)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _evaluate(
-    likelihood: Likelihood, question: str, arrays: list[Any], scales: dict[str, Array]
-) -> Any:
-    if question == "level_probabilities":
-        return likelihood.level_probabilities(arrays[0], scales, arrays[1])
-    return getattr(likelihood, question)(*arrays, scales)
+    likelihood: Likelihood, question: str, arrays: list[Any], scales: dict[str, Array],
+    spread: dict[str, Array],
+) -> Any:  # fmt: skip
+    return getattr(likelihood, question)(*arrays, scales, **spread)
 
 
 def _average(values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
@@ -168,6 +199,8 @@ def _of_normal(
     likelihood: NormalNoise, scores: ScoreMixture, interval: float | None, kind: Kind
 ) -> Summary:
     center, noise = scores.mean, scores.scales["noise_scale"]
+    if interval is None and likelihood.quadratic:
+        return Summary(_average(center, scores.weights))
     if kind == "mean":
         expected = evaluate(likelihood, "mean", center, scales=scores.scales)
         if scores.sd is None and scores.weights is None:
@@ -198,7 +231,9 @@ def _of_levels(
     kind: Kind,
     values: np.ndarray,
 ) -> Summary:
-    each = evaluate(likelihood, "level_probabilities", scores.mean, scores.sd, scales=scores.scales)
+    each = evaluate(
+        likelihood, "level_probabilities", scores.mean, scales=scores.scales, sd=scores.sd
+    )
     probabilities = _average(each, scores.weights)
     probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)
     if interval is None:
@@ -230,9 +265,7 @@ def _expected_level(
     square, drawn = np.zeros_like(mean), []
     for place, weight, quantile in zip(PLACES, WEIGHTS, QUANTILES, strict=True):
         at, beside = (
-            evaluate(
-                likelihood, "level_probabilities", scores.mean + z * sd, None, scales=scores.scales
-            )
+            evaluate(likelihood, "level_probabilities", scores.mean + z * sd, scales=scores.scales)
             @ values
             for z in (place, quantile)
         )

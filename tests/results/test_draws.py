@@ -114,7 +114,7 @@ def test_blocks_change_nothing(draw_ratings: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(mixtures, "BLOCK", 70)
     monkeypatch.setattr("probmf.results.ranking_of_draws.BLOCK", 70)
     monkeypatch.setattr("probmf.results.ranking_of_draws.ROW_NUMBERS", 100)
-    monkeypatch.setattr("probmf.results.ranking_of_draws.BLOCK_SCORES", 64)
+    monkeypatch.setattr("probmf.results.ranking.BLOCK_SCORES", 64)
     again = fit.predict(fit.data)
     np.testing.assert_allclose(again.mean, whole.mean, rtol=1e-6)
     assert whole.lower is not None
@@ -197,6 +197,15 @@ def test_a_point_never_takes_the_path_of_draws(
     fit.predict([(1, 2)])
     fit.recommend(k=1)
     fit.similar_items([1], k=1)
+
+
+def test_a_point_is_folded_into_by_modes(
+    draw_ratings: Any, random_fit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "probmf.results.fold_in.draw_users", lambda *_: pytest.fail("rows were drawn")
+    )
+    fit = random_fit(MatrixFactorization(2), draw_ratings())
     fit.fold_in(fit.data)
 
 

@@ -90,7 +90,6 @@ def test_ranking_by_probability(
     if not draws or likelihood.binary is False:
         np.testing.assert_array_equal(found.code, np.argsort(-every, axis=1)[:, :4])
     assert found.to_arrow()["probability"].to_pylist() == found.probability.ravel().tolist()
-    monkeypatch.setattr("probmf.results.probabilities.BLOCK_SCORES", 64)
     monkeypatch.setattr("probmf.results.ranking.BLOCK_SCORES", 64)
     monkeypatch.setattr("probmf.results.ranking_of_draws.ROW_NUMBERS", 100)
     again = fit.recommend(users, k=4, rank_by="probability", at_least=level, exclude=None)

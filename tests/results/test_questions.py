@@ -70,7 +70,7 @@ def test_gaussian_information_of_draws(draw_ratings: Any, monkeypatch: pytest.Mo
         )
         column = covariance[:, best]
         covariance = covariance - np.outer(column, column) / (column[best] + 0.25)
-    monkeypatch.setattr("probmf.results.questions.BLOCK", 1)
+    monkeypatch.setattr("probmf.results.draw_scores.BLOCK", 1)
     monkeypatch.setattr("probmf.results.ranking_of_draws.ROW_NUMBERS", 100)
     again = fit.choose_next(3, k=3, exclude=None)
     np.testing.assert_allclose(again.information, found.information, rtol=1e-6)

@@ -10,7 +10,8 @@ from scipy.special import expit, ndtr, ndtri
 
 from probmf import Bernoulli, Gaussian, MatrixFactorization, Ordinal, Ratings
 from probmf.results import RatingsFit, conditional, plug_in, ranking
-from probmf.results.ranking import top_products, top_uncertain
+from probmf.results.ranking import Order, top_products
+from probmf.results.ranking_of_point import top_uncertain
 
 NUM_USERS, NUM_ITEMS = 14, 11
 GAUSSIAN = MatrixFactorization(3, Gaussian(0.8), user_scale=0.7)
@@ -214,9 +215,8 @@ def test_thompson_draws_have_the_plug_in_moments(fit: Any, oracle: Any) -> None:
     codes = np.repeat([2, 13, -1], num)
     rng = np.random.default_rng(0)
     places, drawn = top_uncertain(
-        fit._plug_in, codes, np.arange(NUM_ITEMS), NUM_ITEMS, None, rank_by="thompson",
-        interval=0.9, rng=rng,
-    )  # fmt: skip
+        fit._plug_in, codes, np.arange(NUM_ITEMS), NUM_ITEMS, None, Order("thompson", rng=rng)
+    )
     scores = np.take_along_axis(drawn, np.argsort(places, axis=1), axis=1)
     assert (np.diff(drawn, axis=1) <= 0).all()
     for place, user in enumerate([2, 13, -1]):

@@ -1,0 +1,157 @@
+"""Scores of a fit of ratings, alike for a point with its conditionals and for many draws.
+
+Predictions, rankings and questions to ask stand on this and don't know which of both a fit is.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from probmf.data import Ratings
+from probmf.models.factorization import MatrixFactorization
+from probmf.results.draws import Draws
+from probmf.results.exclusions import Exclusions
+from probmf.results.mixtures import mixture_quantiles, tails
+from probmf.results.plug_in import PlugIn
+from probmf.results.ranking import Order
+from probmf.results.summaries import Mixtures, Summary, evaluate, joined, summarize
+from probmf.rows.layout import Side
+
+Codes = Int[np.ndarray, " n"]
+#: The covariances of all scores with the one at a place.
+type Column = Callable[[int], Float[np.ndarray, " n"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Scores(ABC):
+    """Scores of pairs of codes; code -1 is a row that the fit does not know, with the prior.
+
+    Attributes:
+        rows: The rows of both sides.
+        is_point: True where any number of draws can be made, else there are those of the fit.
+    """
+
+    rows: PlugIn | Draws
+    is_point: ClassVar[bool]
+
+    @property
+    def model(self) -> MatrixFactorization:
+        """The factorization."""
+        return self.rows.model
+
+    @property
+    def data(self) -> Ratings:
+        """The training ratings."""
+        return self.rows.data
+
+    def known(self, side: Side, codes: Codes) -> Bool[np.ndarray, " n"]:
+        """True where rows have a rating in the fit (one of weight zero is none)."""
+        return self.rows.known(side, codes)
+
+    @abstractmethod
+    def mixtures(self, user: Codes, item: Codes, *, uncertain: bool = True) -> Mixtures:
+        """Scores of pairs, Normal at each draw, in blocks of bounded memory.
+
+        Args:
+            user: User codes.
+            item: Item codes.
+            uncertain: Count what is not known of the rows with ratings of a point fit, too. What is
+                not known of rows without ratings always counts.
+        """
+
+    @abstractmethod
+    def draw(
+        self, user: int, items: Codes, rng: np.random.Generator, num_draws: int
+    ) -> Iterator[Float[np.ndarray, "draws n"]]:
+        """Joint draws of one user's scores, in blocks of bounded memory.
+
+        Args:
+            user: The user's code.
+            items: Item codes.
+            rng: Draws a stranger's rows, and all of a point fit.
+            num_draws: How many draws of a point fit; of many draws all are taken.
+        """
+
+    @abstractmethod
+    def covariance(
+        self, user: int, items: Codes
+    ) -> tuple[Float[np.ndarray, " n"], Column, Mapping[str, np.ndarray]]:
+        """Covariance of one user's scores, of a point fit given the items.
+
+        Returns:
+            Variances, covariances by column, and the likelihood's own parameters by draw.
+        """
+
+    @abstractmethod
+    def weighted(
+        self, user: int, items: Codes
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, Mapping[str, np.ndarray]]]:
+        """One user's scores at draws, or at nodes of a Normal with that covariance.
+
+        Yields:
+            Scores, weights that sum to one over all blocks, and the likelihood's own parameters.
+        """
+
+    @abstractmethod
+    def best(
+        self, users: Codes, items: Codes, k: int, exclusions: Exclusions | None, order: Order
+    ) -> tuple[Int[np.ndarray, "lines k"], Float[np.ndarray, "lines k"] | None]:
+        """The best items of each user.
+
+        Args:
+            users: User codes.
+            items: Item codes.
+            k: How many.
+            exclusions: Pairs to leave out, their items as places in `items`.
+            order: What the best are.
+
+        Returns:
+            Places in `items`, -1 where none is left, and the expected ratings where they come with
+            the ranking. Memory is bounded.
+        """
+
+    @abstractmethod
+    def similar(
+        self, items: Codes, k: int, exclusions: Exclusions
+    ) -> tuple[Int[np.ndarray, "lines k"], Float[np.ndarray, "lines k"]]:
+        """Items whose factors have the largest cosines with those of some items, and these."""
+
+    def summary(self, user: Codes, item: Codes, interval: float | None) -> Summary:
+        """Ratings of pairs; for yes/no data the interval is that of the probability.
+
+        Args:
+            user: User codes.
+            item: Item codes.
+            interval: Probability of the interval; without, only rows that have no ratings are
+                uncertain in a point fit.
+
+        Returns:
+            The summary, in the order of the pairs.
+        """
+        if not len(user):
+            return Summary(*[np.empty(0)] * (1 if interval is None else 4))
+        likelihood, parts = self.model.likelihood, []
+        for places, scores in self.mixtures(user, item, uncertain=interval is not None):
+            found = summarize(likelihood, scores, interval, "response")
+            if interval is not None and likelihood.binary:
+                # Quantiles of the score give those of the probability, whichever its mean is.
+                sd = np.zeros((1, 1)) if scores.sd is None else scores.sd
+                ends = mixture_quantiles(scores.mean, sd, tails(interval))
+                lower, upper = (evaluate(likelihood, "mean", end, scales={}) for end in ends)
+                found = found._replace(lower=lower, upper=upper)
+            parts.append((places, found))
+        return joined(parts, len(user))
+
+    def tail(self, user: Codes, item: Codes, at_least: float) -> Float[np.ndarray, " n"]:
+        """Probabilities that the ratings of pairs are at least a threshold."""
+        found = np.empty(len(user))
+        for places, scores in self.mixtures(user, item):
+            found[places] = evaluate(
+                self.model.likelihood, "tail", scores.mean, np.asarray(at_least),
+                scales=scores.scales, sd=scores.sd,
+            ).mean(axis=0)  # fmt: skip
+        return found
