@@ -44,7 +44,8 @@ class Coordinates(NamedTuple):
     def apply(self, values: Mapping[str, Array]) -> dict[str, Array]:
         """Unconstrained values from standard ones."""
         found = dict(values)
-        for name in self.by_site.keys() & values.keys():
+        # Not a set of names, whose order, and with it the program's, differs between processes.
+        for name in filter(values.__contains__, self.by_site):
             one, value = self.by_site[name], values[name]
             if one.matrix is not None:
                 value = value @ jnp.asarray(one.matrix.T, value.dtype)
@@ -54,7 +55,7 @@ class Coordinates(NamedTuple):
     def invert(self, values: Mapping[str, Array]) -> dict[str, Array]:
         """Standard values from unconstrained ones."""
         found = dict(values)
-        for name in self.by_site.keys() & values.keys():
+        for name in filter(values.__contains__, self.by_site):
             one, value = self.by_site[name], values[name]
             value = value - one.center_of(value)
             if one.inverse is not None:

@@ -1,6 +1,5 @@
 """A run on disk: NumPy arrays and JSON, replaced whole, so that a kill loses a chunk."""
 
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -15,7 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-FORMAT, VERSION = "probmf-checkpoint", 4
+from probmf.run.fingerprint import fingerprint
+
+FORMAT, VERSION = "probmf-checkpoint", 5
 #: Packages whose versions decide the bits of a run.
 PACKAGES = ("probmf", "jax", "jaxlib", "numpyro")
 #: Files that a run writes.
@@ -115,7 +116,7 @@ class Checkpoint:
     ) -> None:
         """Open or make the directory."""
         self.path, self.packages = Path(path), packages
-        self.digest = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
+        self.digest = fingerprint(identity)
         self._written = 0
         #: What the run found out at its start and needs to go on; JSON.
         self.note: dict[str, Any] = {}

@@ -1,7 +1,5 @@
 """Draws written to disk while a sampler runs, so that memory holds few of them."""
 
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from probmf.results.draw_store import (
     read_attributes,
 )
 from probmf.run.checkpoint import versions
+from probmf.run.fingerprint import fingerprint
 
 #: Bytes that a chunk of an array takes at most, if a single draw of it does not take more.
 CHUNK_BYTES = 1 << 23
@@ -113,8 +112,7 @@ class DrawStream:
         """Look at what is there; nothing is written yet."""
         import_zarr()
         self.path, self.layout = Path(path), layout
-        text = f"{identity}|{json.dumps(versions())}"
-        self.digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        self.digest = fingerprint(identity, versions())
         self._waiting: list[tuple[int, dict[str, np.ndarray]]] = []
         self._written = self._look(resumable)
         self._check_disk()

@@ -1,6 +1,6 @@
 """Gibbs sampling of a factorization: its problem, its checks, and its fit."""
 
-import hashlib
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Array
 
 from probmf.data import Ratings
-from probmf.inference.fingerprint import described
 from probmf.inference.gibbs.chains import GibbsChains, GibbsSettings, Moments
 from probmf.inference.gibbs.job import Job, row_moments, sampling_of
 from probmf.inference.gibbs.plan import Given, Plan, Rated
@@ -24,6 +23,7 @@ from probmf.results import RatingsFit
 from probmf.results.asked import read_pairs
 from probmf.results.traces import Traces, Watched
 from probmf.rows.layout import SIDES, build_rows, num_workers
+from probmf.run.fingerprint import fingerprint
 from probmf.run.stream_sites import stream_sites
 
 #: Pairs whose scores are noted at every sweep, half of them rated.
@@ -68,10 +68,13 @@ def factorization_job(
     def finish(settings: GibbsSettings, chains: GibbsChains, info: dict[str, Any]) -> RatingsFit:
         return _fit(model, data, settings, problem, chains, watched, info)
 
+    # Features count as they are encoded.
+    told = replace(model, user_features=None, item_features=None)
+    begun = None if start is None else start.point()
     return Job(
         engine=problem,
         starts=start_states(model, observations, scales, start_key, num_chains, start),
-        identity=_identity(model, data, key, watched, start),
+        identity=fingerprint(told, observations, watched, begun, num_workers(), key),
         stream=stream_sites(model.sites(data), _streamed(problem)),
         coords=model.sites(data).labels,
         finish=finish,
@@ -210,28 +213,3 @@ def _check_data(model: MatrixFactorization, observations: Observations) -> None:
             "likelihood is not Gaussian given a latent variable. Leave the weights out, or use "
             "sample_nuts."
         )
-
-
-def _identity(
-    model: MatrixFactorization,
-    data: Ratings,
-    key: Array,
-    watched: tuple[np.ndarray, np.ndarray] | None,
-    start: RatingsFit | None,
-) -> str:
-    """Everything that the draws depend on, besides the versions of the programs."""
-    digest = hashlib.blake2b(digest_size=16)
-    arrays = [data.user, data.item, data.rating, jax.random.key_data(key)]
-    arrays += [] if data.weight is None else [data.weight]
-    arrays += list(model.encode(data).values())
-    arrays += [] if watched is None else list(watched)
-    arrays += [] if start is None else [value for _, value in sorted(start.point().items())]
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
-    text = [model.num_factors, model.intercept, model.likelihood, model.user_bias, model.item_bias]
-    told = [described(value) for value in text]
-    told += [f"{side}={getattr(model, f'{side}_mean')!r}" for side in model.mean_sides]
-    for name in ("user_scale", "item_scale", "user_bias_scale", "item_bias_scale"):
-        told.append(f"{name}={described(getattr(model, name))}")
-    dtype = jnp.result_type(float)
-    return f"gibbs 2|{told}|{num_workers()}|{dtype}|{digest.hexdigest()}"

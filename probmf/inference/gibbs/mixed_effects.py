@@ -1,6 +1,5 @@
 """Gibbs sampling of a Gaussian mixed model: its problem, its checks, and its fit."""
 
-import hashlib
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,6 @@ from numpyro.distributions import Distribution
 
 from probmf.data import as_key
 from probmf.effects import RemainderTooLargeError
-from probmf.inference.fingerprint import described
 from probmf.inference.gibbs.chains import GibbsChains, GibbsSettings
 from probmf.inference.gibbs.job import Job, row_moments, sampling_of
 from probmf.inference.gibbs.mixed_sweep import MixedProblem, MixedState
@@ -22,6 +20,7 @@ from probmf.inference.mixed.exact_fit import refuse_exact_fit
 from probmf.models.mixed import Design, MixedEffects
 from probmf.models.mixed.structure import MixedData
 from probmf.results import MixedFit
+from probmf.run.fingerprint import fingerprint
 from probmf.run.stream_sites import stream_sites
 
 #: Starting scales of the effects, and of the noise, as a share of the response's sd.
@@ -67,7 +66,7 @@ def mixed_job(model: MixedEffects, data: Any, key: Array, start_key: Array, num_
     return Job(
         engine=problem,
         starts=_starts(problem, start_key, num_chains),
-        identity=_identity(model, arguments, key),
+        identity=fingerprint(model, arguments, key),
         stream=stream_sites(model.sites(design), problem.contents.rows | problem.contents.traces),
         coords=model.sites(design).labels,
         finish=finish,
@@ -128,16 +127,3 @@ def _supported(law: Distribution, value: np.ndarray, rng: np.random.Generator) -
         return value
     drawn = np.asarray(law.sample(as_key(int(rng.integers(2**31)))))
     return np.where(inside, value, drawn)
-
-
-def _identity(model: MixedEffects, data: MixedData, key: Array) -> str:
-    """Everything that the draws depend on, besides settings and the versions of the programs."""
-    digest = hashlib.blake2b(digest_size=16)
-    arrays = [data.response, data.mean.population, jax.random.key_data(key)]
-    for term in data.groups:
-        arrays += [term.group, term.z]
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
-    told = [model.formula, model.likelihood]
-    told += [f"{name}={described(prior)}" for name, prior in sorted(data.priors.items())]
-    return f"gibbs mixed|{told}|{jnp.result_type(float)}|{digest.hexdigest()}"

@@ -9,9 +9,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from probmf.inference.fingerprint import digest
 from probmf.inference.marginal.host_density import HostDensity
 from probmf.run.compile_cache import Program
+from probmf.run.fingerprint import fingerprint
 from probmf.run.host_callback import ask_host
 
 
@@ -26,7 +26,7 @@ def host_program(host: HostDensity) -> Program:
         observations, too, which are not among its captured arrays: a sampler is compiled anew for
         every data set.
     """
-    text = f"{host.program.text}|evidence {digest(host.evidence.contents)}"
+    text = f"{host.program.text}|evidence {fingerprint(host.evidence.contents)}"
     evidence = _as_primitive(host)
 
     def evaluate(consts: list[Any], vector: Array) -> list[Array]:

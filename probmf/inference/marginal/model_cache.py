@@ -12,7 +12,7 @@ import jax
 
 from probmf.inference.marginal import marginalize
 from probmf.inference.marginal.density import MarginalDensity
-from probmf.inference.marginal.prepared import fingerprint
+from probmf.inference.marginal.prepared import argument_fingerprint
 from probmf.inference.potential import Potential
 from probmf.inference.standard_coordinates import mixed_coordinates
 from probmf.models import MixedEffects
@@ -38,7 +38,8 @@ def kept[T](kind: str, model: MixedEffects, arguments: tuple[Any, ...], make: Ca
     """
     if count_numbers(arguments) > MOST_NUMBERS:
         return make()
-    key = (kind, _identity(model), fingerprint(arguments, ()), str(jax.config.jax_default_device))
+    mark = argument_fingerprint(arguments, str(jax.config.jax_default_device))
+    key = (kind, _identity(model), mark)
     found = _kept.get(key)
     # The model is held, so that no other prior takes the identity of one of its.
     entry = (model, make()) if found is None else found

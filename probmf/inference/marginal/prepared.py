@@ -1,6 +1,5 @@
 """A model with its data: structure and sums found once, the evidence evaluated many times."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -41,6 +40,7 @@ from probmf.inference.marginal.structure import probed_structure, site_design
 from probmf.numpyro_setup import run_unchecked
 from probmf.precision import fresh_arrays
 from probmf.run.compile_cache import count_numbers, quick_jit
+from probmf.run.fingerprint import fingerprint
 
 #: Numbers that effects drawn side by side may take up.
 DRAW_NUMBERS = 4_000_000
@@ -339,26 +339,15 @@ def _cast(statistics: Statistics, dtype: Any) -> Statistics:
     return jax.tree.map(one, statistics)
 
 
-def fingerprint(arguments: Any, sites: tuple[str, ...]) -> str:
-    """A digest of the arguments' values: arrays and plain values by content, others by identity.
+def argument_fingerprint(arguments: Any, *more: Any) -> str:
+    """Fingerprint of concrete arguments: values by content, objects that have none by identity.
 
     What is prepared holds its arguments, so that no other object takes their identity.
     """
-    digest = hashlib.blake2b(digest_size=16)
+    _check_concrete(arguments)
     leaves, tree = jax.tree.flatten(arguments)
-    digest.update(repr((sites, tree, bool(jax.config.jax_enable_x64))).encode())
-    for leaf in leaves:
-        if isinstance(leaf, jax.core.Tracer):
-            _check_concrete(arguments)
-        if isinstance(leaf, np.ndarray | jax.Array):
-            array = np.ascontiguousarray(leaf)
-            digest.update(repr((array.shape, array.dtype)).encode())
-            digest.update(repr(array.tolist()).encode() if array.dtype == object else array.data)
-        elif isinstance(leaf, str | bytes | bool | int | float | complex | np.generic):
-            digest.update(f"{type(leaf)}{leaf!r}".encode())
-        else:
-            digest.update(f"{type(leaf)}{id(leaf)}".encode())
-    return digest.hexdigest()
+    precision = bool(jax.config.jax_enable_x64)
+    return fingerprint(more, repr(tree), precision, leaves, others=id)
 
 
 def _check_concrete(arguments: Any) -> None:

@@ -15,7 +15,7 @@ from numpyro.distributions import Distribution, constraints
 from probmf.data import as_key
 from probmf.inference.marginal.forms import OneEvent, Whole
 from probmf.inference.marginal.injection import Inject, Model, NothingObservedError, Run
-from probmf.inference.marginal.prepared import Prepared, fingerprint, prepare
+from probmf.inference.marginal.prepared import Prepared, argument_fingerprint, prepare
 from probmf.numpyro_setup import run_alone
 
 #: How many prepared data sets a model remembers.
@@ -115,7 +115,7 @@ class MarginalModel:
         Returns:
             The structure and, where the design is constant, its sums.
         """
-        mark = fingerprint((args, kwargs), self.sites)
+        mark = argument_fingerprint((args, kwargs), self.sites)
         if mark not in self._prepared:
             while len(self._prepared) >= REMEMBERED:
                 del self._prepared[next(iter(self._prepared))]

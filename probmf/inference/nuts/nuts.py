@@ -1,6 +1,5 @@
 """NUTS for all families of models, with Gaussian effects integrated out on request."""
 
-import hashlib
 import time
 from collections.abc import Sequence
 from copy import copy
@@ -33,6 +32,7 @@ from probmf.results.sampling import Sampling
 from probmf.run.checkpoint import Checkpoint
 from probmf.run.checks import check_counts, check_warmup, require
 from probmf.run.driver import warn_incomplete
+from probmf.run.fingerprint import fingerprint
 from probmf.settings import own_settings
 
 #: A shorter warmup has no windows long enough to learn a mass matrix from (Stan's rule), and one
@@ -168,7 +168,8 @@ def sample_nuts(
             )
         if dense_mass is None:
             settings = replace(settings, dense_mass=potential.num_dims <= MAX_DIMS)
-        identity = _identity(potential, settings, random_key)
+        program = potential.program
+        identity = fingerprint(program.text, program.consts, settings, random_key)
         store = None if checkpoint is None else Checkpoint(checkpoint, identity)
         if store is not None and store.begun:
             _check_stream(store, streamed=stream is not None)
@@ -330,12 +331,3 @@ def _check_stream(store: Checkpoint, *, streamed: bool) -> None:
             "The checkpoint is that of a run without stream=, and holds its draws itself. Leave "
             "stream out to go on with it, or name another checkpoint."
         )
-
-
-def _identity(potential: Potential, settings: Settings, key: Any) -> str:
-    """Everything that the draws depend on but the versions, which the checkpoint notes."""
-    digest = hashlib.blake2b(digest_size=16)
-    for array in potential.program.consts:
-        digest.update(np.ascontiguousarray(array).tobytes())
-    digest.update(np.asarray(jax.random.key_data(key)).tobytes())
-    return f"{potential.program.text}|{settings}|{digest.hexdigest()}"

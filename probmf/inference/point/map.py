@@ -1,6 +1,7 @@
 """Maximum a posteriori by gradients."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from os import PathLike
 from typing import Any, NamedTuple, Required, TypedDict, Unpack, overload
 
@@ -10,11 +11,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from probmf.data import Examples, Ratings, as_key
-from probmf.inference.fingerprint import describe_rule, described, digest, digest_ratings
 from probmf.inference.point.full_batch import FullBatch
 from probmf.inference.point.minibatch import Minibatch
 from probmf.inference.point.network_descent import NetworkDescent, NetworkValidation, adam_rule
-from probmf.inference.point.optimizer import Rule, Schedule, choose_rule
+from probmf.inference.point.optimizer import Rule, Schedule, choose_rule, describe_rule
 from probmf.inference.starts import (
     initial_parameters,
     network_start,
@@ -27,6 +27,7 @@ from probmf.rows.layout import num_workers
 from probmf.run.checkpoint import PACKAGES, Checkpoint
 from probmf.run.checks import check_counts, check_tol, require
 from probmf.run.estimate import Estimator, HeldOut, estimate
+from probmf.run.fingerprint import fingerprint
 from probmf.settings import own_settings
 
 #: Tolerance of the convergence test of full batches.
@@ -172,8 +173,12 @@ def fit_map(
         )  # fmt: skip
         store = None
         if checkpoint is not None:
-            settings = (num_epochs, batch_size, num_restarts, patience, tol)
-            identity = _identity(model, data, random_key, task, rule, updates, settings)
+            first = task.start(jax.random.clone(random_key))
+            identity = fingerprint(
+                task.told, task.held_out, first, random_key, num_workers(),
+                (num_epochs, batch_size, num_restarts, patience, tol),
+                describe_rule(rule, first, updates),
+            )  # fmt: skip
             store = Checkpoint(checkpoint, identity, (*PACKAGES, "optax"))
         best, history = estimate(
             task.algorithm(rule, num_restarts, batch_size), key=random_key, num_steps=num_epochs,
@@ -193,7 +198,7 @@ class _Task(NamedTuple):
         default: The default rule by (full batch, number of updates); None for that of rows.
         algorithm: The algorithm of a rule, a number of restarts and a batch size.
         fit: Makes the result.
-        held_digest: Tells held-out data apart.
+        told: The model and its data, which a checkpoint is told apart by.
     """
 
     num_rows: int
@@ -202,19 +207,7 @@ class _Task(NamedTuple):
     default: Callable[[bool, int], Rule | None]
     algorithm: Callable[[Rule, int, int | None], Estimator]
     fit: Callable[..., Any]
-    held_digest: Callable[[], str]
-
-
-def _identity(
-    model: Any, data: Any, key: Array, task: _Task, rule: Rule, updates: int, settings: tuple
-) -> str:
-    """Everything that the fit depends on, besides the versions of the programs."""
-    first = task.start(jax.random.clone(key))
-    program = describe_rule(rule, first, updates)
-    (arrays,) = model.arguments(data)
-    seen = [digest(jax.tree.leaves(arrays)), str(jax.tree.structure(arrays)), task.held_digest()]
-    values = digest([jax.random.key_data(key), *(first[site] for site in sorted(first))])
-    return f"map|{described(model)}|{seen}|{values}|{settings}|{num_workers()}|{program}"
+    told: Any
 
 
 def _factorization_task(
@@ -240,7 +233,7 @@ def _factorization_task(
     held_out = prepare_validation(model, data, validation)
     return _Task(
         len(observations.user), held_out, first, lambda *_: None, algorithm, RatingsFit.from_point,
-        lambda: digest_ratings(validation),
+        (replace(model, user_features=None, item_features=None), observations),
     )  # fmt: skip
 
 
@@ -258,7 +251,7 @@ def _network_task(
     held_out = None if validation is None else NetworkValidation.build(model, data, validation)
     return _Task(
         arrays.num_rows, held_out, first, adam_rule, algorithm, NetworkFit.from_point,
-        lambda: digest(jax.tree.leaves(None if held_out is None else held_out.data)),
+        (model, arrays),
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """From gradients to steps: default rules, learning rates, and optimizers that leave rows alone."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,8 @@ from jax.tree_util import DictKey
 from jaxtyping import Array, Float
 
 from probmf.inference.point.objective import side_of
+from probmf.run.compile_cache import trace_program
+from probmf.run.fingerprint import fingerprint
 
 Schedule = Callable[[Array], Array]
 
@@ -25,6 +28,8 @@ OPTIMIZERS = {
     "sgd": optax.identity(), "momentum": optax.trace(0.9), "rmsprop": optax.scale_by_rms(),
     "adagrad": _ADAGRAD, "adam": _ADAM,
 }  # fmt: skip
+#: Places in memory, which differ from process to process.
+ADDRESS = re.compile(r"0x[0-9a-f]+")
 #: First learning rate of the default for minibatches; it falls linearly to zero.
 ADAGRAD_RATE = 0.5
 #: Learning rate of the default for full batches.
@@ -218,6 +223,39 @@ def apply(
     updates, state = full.update(gradient, state, parameters, grad=gradient, **extra)
     moved = jax.tree.map(lambda value, step: value + factor * step, parameters, updates)
     return moved, state
+
+
+def describe_rule(rule: Rule, parameters: dict[str, Array], num_updates: int) -> str:
+    """Fingerprint of an optimizer, whose functions have no identity but the program they trace to.
+
+    Args:
+        rule: The optimizer with its learning rates.
+        parameters: What it moves.
+        num_updates: Updates in all.
+
+    Returns:
+        That of the program of an update and what it captures, of the state that it begins with,
+        and of the learning rates.
+    """
+    first = rule.optimizer.init(parameters)
+    leaves, structure = jax.tree.flatten((parameters, first))
+
+    def value_fn(values: dict[str, Array]) -> Array:
+        return sum((jnp.sum(jnp.square(v)) for v in values.values()), jnp.zeros(()))
+
+    def update(*leaves: Array) -> list[Array]:
+        values, state = jax.tree.unflatten(structure, leaves)
+        moved = apply(
+            rule.optimizer, values, state, values, jnp.asarray(1.0), value=value_fn(values),
+            value_fn=value_fn,
+        )  # fmt: skip
+        return jax.tree.leaves(moved)
+
+    program = trace_program(update, *leaves)
+    return fingerprint(
+        ADDRESS.sub("", program.text), program.consts, jax.tree.leaves(first),
+        rule.factors(0, num_updates),
+    )  # fmt: skip
 
 
 def leaves_rows_alone(
