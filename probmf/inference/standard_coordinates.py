@@ -10,7 +10,7 @@ from numpyro.distributions import Distribution
 from numpyro.distributions.transforms import ExpTransform, biject_to
 
 from probmf.effects.standard import orthogonalize
-from probmf.models import MixedEffects
+from probmf.models.mixed.program import MixedProgram
 from probmf.models.mixed.structure import MixedData, Predictor
 
 
@@ -64,22 +64,22 @@ class Coordinates(NamedTuple):
         return found
 
 
-def mixed_coordinates(model: MixedEffects, data: MixedData) -> Coordinates:
+def mixed_coordinates(program: MixedProgram, data: MixedData) -> Coordinates:
     """Coordinates in which neither the columns' units nor the response's make a difference.
 
     Coefficients and effects enter by centred columns of one size, orthogonal if they can be, in
     standard deviations of the response; logarithms of scales are taken about these units.
 
     Args:
-        model: The model.
+        program: The model.
         data: Its argument.
 
     Returns:
         The coordinates of all its sites.
     """
     unit = 1.0
-    if data.response is not None and model.likelihood.normal:
-        values = model.likelihood.to_score(np.asarray(data.response, np.float64))
+    if data.response is not None and program.likelihood.normal:
+        values = program.likelihood.to_score(np.asarray(data.response, np.float64))
         unit = float(np.std(values)) or 1.0
     found = _of_predictor(data.mean, data.priors, unit)
     if data.noise is not None:

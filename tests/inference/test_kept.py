@@ -1,6 +1,5 @@
 """Traced densities are kept by what they were made of, and by nothing less."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -10,22 +9,16 @@ import pytest
 from lapack_designs import table
 
 from probmf import MixedEffects, fit_marginal, sample_marginal
-from probmf.inference.marginal import model_cache as kept_module
+from probmf.inference.marginal import model_cache
 from probmf.inference.marginal.density import MarginalDensity
-from probmf.inference.marginal.model_cache import kept_density
+from probmf.inference.marginal.model_cache import MOST_KEPT, kept_density
 
 FORMULA = "y ~ 1 + x + (1 | g)"
 
 
-@pytest.fixture(autouse=True)
-def empty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(kept_module, "_kept", {})
-    return
-
-
 def density_of(model: MixedEffects, data: dict[str, np.ndarray]) -> MarginalDensity:
     design = model.design(data)
-    return kept_density(model, model.arguments(design), model.effect_sites(design))
+    return kept_density(model.program, model.arguments(design), model.effect_sites(design))
 
 
 def test_second_calls_give_the_same_and_trace_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,11 +30,12 @@ def test_second_calls_give_the_same_and_trace_nothing(monkeypatch: pytest.Monkey
         init(self, *args)
 
     monkeypatch.setattr(MarginalDensity, "__init__", counted)
-    fits = [sample_marginal(MixedEffects(FORMULA), table(), key=0, num_samples=50) for _ in "ab"]
+    data = table(11)
+    fits = [sample_marginal(MixedEffects(FORMULA), data, key=0, num_samples=50) for _ in "ab"]
     assert len(made) == 1
     for name, value in fits[0].samples.items():
         np.testing.assert_array_equal(value, fits[1].samples[name])
-    points = [fit_marginal(MixedEffects(FORMULA), table()) for _ in "ab"]
+    points = [fit_marginal(MixedEffects(FORMULA), data) for _ in "ab"]
     assert len(made) == 1
     np.testing.assert_array_equal(*[point.samples["g_effects"] for point in points])
 
@@ -62,14 +56,17 @@ def test_whatever_differs_is_made_anew() -> None:
     assert len({id(density) for density in found}) == len(found)
 
 
+def test_priors_of_the_same_contents_are_the_same() -> None:
+    models = [MixedEffects(FORMULA, priors={"g_scale": dist.HalfNormal(0.01)}) for _ in "ab"]
+    assert density_of(models[0], table()) is density_of(models[1], table())
+
+
 def test_only_a_few_and_small_ones_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_module, "MOST_KEPT", 2)
     model = MixedEffects(FORMULA)
-    first = density_of(model, table(1))
-    second = density_of(model, table(2))
-    assert density_of(model, table(1)) is first
-    density_of(model, table(3))  # The second was used longest ago.
-    assert density_of(model, table(1)) is first
-    assert density_of(model, table(2)) is not second
-    monkeypatch.setattr(kept_module, "MOST_NUMBERS", 100)
-    assert density_of(model, table(1)) is not first
+    found = [density_of(model, table(1 + place)) for place in range(MOST_KEPT)]
+    assert density_of(model, table(1)) is found[0]
+    density_of(model, table(1 + MOST_KEPT))  # The second was used longest ago.
+    assert density_of(model, table(1)) is found[0]
+    assert density_of(model, table(2)) is not found[1]
+    monkeypatch.setattr(model_cache, "MOST_NUMBERS", 100)
+    assert density_of(model, table(1)) is not found[0]

@@ -72,7 +72,7 @@ def problems() -> dict[str, tuple[_Problem, np.ndarray]]:
         made = {}
         for objective in OBJECTIVES:
             design = model.design(table())
-            problem = _Problem(model, model.arguments(design), design, objective)
+            problem = _Problem(model.program, model.arguments(design), objective)
             made[objective] = (problem, rng.normal(-0.3, 0.3, problem.density.potential.num_dims))
     return made
 

@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 from numpyro.distributions import Distribution
 
-from probmf.inference.marginal.forms import Whole
 from probmf.inference.marginal.injection import MarginalizeError
 from probmf.inference.marginal.layout import Found, Layout, Structure
 from probmf.inference.marginal.structure import MAX_DENSE_SITE, several_groups
-from probmf.models import MixedEffects
+from probmf.models.mixed.program import MixedProgram
 from probmf.models.mixed.structure import GroupTerm, MixedData, Predictor
 
 
@@ -32,19 +31,15 @@ def mixed_structure(
     Raises:
         MarginalizeError: If there are too many coefficients, or the data are not those of a design.
     """
-    model = model.fn if isinstance(model, Whole) else model
-    # A subclass may do otherwise.
-    if type(model) is not MixedEffects or len(args) != 1 or kwargs:
+    if not isinstance(model, MixedProgram) or len(args) != 1 or kwargs:
         return None
     (data,) = args
     if not isinstance(data, MixedData) or not model.likelihood.normal:
         return None
-    effects = model.effect_sites(data)
-    if data.response is None or not set(sites) <= set(effects):
+    terms = {model.sampled_site(term): term for term in data.groups}
+    effects = set(model.effect_sites(data.mean))
+    if data.response is None or not effects.issuperset(sites):
         return None
-    terms = {
-        term.effects_site + "_raw" * (not model.is_centered(term)): term for term in data.groups
-    }
     latent = _latent_shapes(model, data)
     value = np.asarray(data.response, np.float64)
     return Structure(
@@ -60,7 +55,7 @@ def mixed_structure(
             for name in sites
         ],
         fixed_priors=not any(_has_sampled_prior(data, name, terms.get(name)) for name in sites),
-        fixed_targets=set(effects) <= set(sites),
+        fixed_targets=effects <= set(sites),
         observed={
             "loc": _location(data),
             "scale": np.zeros(1 if data.noise is None and data.cells is None else len(value)),
@@ -70,7 +65,7 @@ def mixed_structure(
     )  # fmt: skip
 
 
-def _latent_shapes(model: MixedEffects, data: MixedData) -> dict[str, tuple[int, ...]]:
+def _latent_shapes(model: MixedProgram, data: MixedData) -> dict[str, tuple[int, ...]]:
     """Shapes of all latent sites, in the model's order."""
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -86,8 +81,7 @@ def _latent_shapes(model: MixedEffects, data: MixedData) -> dict[str, tuple[int,
             note(f"{term.name}_scale")
             if term.correlated:
                 note(f"{term.name}_correlation")
-            site = term.effects_site + "_raw" * (not model.is_centered(term))
-            shapes[site] = (term.num_groups, len(term.names))
+            shapes[model.sampled_site(term)] = (term.num_groups, len(term.names))
     if data.noise is None:
         note("noise_scale")
     return shapes

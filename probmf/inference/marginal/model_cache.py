@@ -1,101 +1,75 @@
 """Traced mixed models, kept: a second call on the same model and data traces nothing.
 
-`_program.py` keeps compiled programs; to find one by its text, the model must be traced first,
+`compile_cache` keeps compiled programs; to find one by its text, the model must be traced first,
 which takes longer than to run it. Here traced things are kept by what they were made from.
 """
 
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache, wraps
 from typing import Any
 
 import jax
 
-from probmf.inference.marginal import marginalize
 from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.prepared import argument_fingerprint
+from probmf.inference.marginal.transform import MarginalModel
 from probmf.inference.potential import Potential
 from probmf.inference.standard_coordinates import mixed_coordinates
-from probmf.models import MixedEffects
+from probmf.models.mixed.program import MixedProgram
 from probmf.run.compile_cache import count_numbers
 
-#: So many are kept, none of more than so many numbers.
+#: So many of a kind are kept, none of more than so many numbers.
 MOST_KEPT, MOST_NUMBERS = 4, 2_000_000
-_kept: dict[Any, tuple[MixedEffects, Any]] = {}
-_lock = threading.Lock()
 
 
-def kept[T](kind: str, model: MixedEffects, arguments: tuple[Any, ...], make: Callable[[], T]) -> T:
-    """Memoize `make()` by model and arguments.
+@dataclass(frozen=True)
+class _Contents:
+    """Arguments that are equal where their fingerprints are."""
 
-    Args:
-        kind: What is made.
-        model: The model that it is made of; priors count as the same if they are the same objects.
-        arguments: Its arguments; they count by their contents.
-        make: Makes it.
-
-    Returns:
-        It, shared by all callers.
-    """
-    if count_numbers(arguments) > MOST_NUMBERS:
-        return make()
-    mark = argument_fingerprint(arguments, str(jax.config.jax_default_device))
-    key = (kind, _identity(model), mark)
-    found = _kept.get(key)
-    # The model is held, so that no other prior takes the identity of one of its.
-    entry = (model, make()) if found is None else found
-    with _lock:
-        entry = _kept.pop(key, entry)  # Another thread's, where it was quicker.
-        _kept[key] = entry
-        while len(_kept) > MOST_KEPT:
-            del _kept[next(iter(_kept))]
-    value: T = entry[1]
-    return value
+    mark: str
+    arguments: tuple[Any, ...] = field(compare=False)
 
 
+def kept[T](make: Callable[..., T]) -> Callable[..., T]:
+    """Memoize a function of a mixed model, its arguments by their contents, and settings."""
+
+    @lru_cache(MOST_KEPT)
+    def made(program: MixedProgram, contents: _Contents, *settings: Any) -> T:
+        return make(program, contents.arguments, *settings)
+
+    @wraps(make)
+    def found(program: MixedProgram, arguments: tuple[Any, ...], *settings: Any) -> T:
+        if count_numbers(arguments) > MOST_NUMBERS:
+            return make(program, arguments, *settings)
+        mark = argument_fingerprint(arguments, str(jax.config.jax_default_device))
+        return made(program, _Contents(mark, arguments), *settings)
+
+    return found
+
+
+@kept
 def kept_density(
-    model: MixedEffects, arguments: tuple[Any, ...], sites: tuple[str, ...]
+    program: MixedProgram, arguments: tuple[Any, ...], sites: tuple[str, ...]
 ) -> MarginalDensity:
-    """The density with sites integrated out.
+    """The density with sites integrated out, shared by all callers: not to be changed.
 
     Args:
-        model: The model.
+        program: The model.
         arguments: Its arguments.
         sites: Integrated out.
-
-    Returns:
-        The density, shared by all callers: not to be changed.
     """
-
-    def make() -> MarginalDensity:
-        marginal = marginalize(model, sites)
-        coordinates = mixed_coordinates(model, arguments[0])
-        potential = Potential(marginal, arguments, {}, coordinates)
-        return MarginalDensity(marginal, arguments, {}, potential)
-
-    return kept(f"density without {sites}", model, arguments, make)
+    marginal = MarginalModel(program, sites)
+    potential = Potential(marginal, arguments, {}, mixed_coordinates(program, arguments[0]))
+    return MarginalDensity(marginal, arguments, {}, potential)
 
 
-def joint_potential(model: MixedEffects, arguments: tuple[Any, ...]) -> Potential:
-    """The density of all sites, in standard coordinates.
+@kept
+def joint_potential(program: MixedProgram, arguments: tuple[Any, ...]) -> Potential:
+    """The density of all sites in standard coordinates, shared by all callers: not to be changed.
 
     Args:
-        model: The model.
+        program: The model.
         arguments: Its arguments.
-
-    Returns:
-        The potential, shared by all callers: not to be changed.
     """
-
-    def make() -> Potential:
-        return Potential(model, arguments, {}, mixed_coordinates(model, arguments[0]))
-
-    return kept("joint", model, arguments, make)
-
-
-def _identity(model: MixedEffects) -> tuple[Any, ...]:
-    priors: list[Any] = []
-    for name, prior in model.priors.items():
-        parts = prior.items() if isinstance(prior, Mapping) else ((None, prior),)
-        priors += [(name, part, id(one)) for part, one in parts]
-    centered = model.centered if isinstance(model.centered, bool) else tuple(model.centered)
-    return (model.formula, model.scale_formula, model.likelihood, centered, *priors)
+    return Potential(program, arguments, {}, mixed_coordinates(program, arguments[0]))

@@ -16,6 +16,7 @@ from probmf.data import as_key
 from probmf.inference.marginal.forms import OneEvent, Whole
 from probmf.inference.marginal.injection import Inject, Model, NothingObservedError, Run
 from probmf.inference.marginal.prepared import Prepared, argument_fingerprint, prepare
+from probmf.models import MixedEffects
 from probmf.numpyro_setup import run_alone
 
 #: How many prepared data sets a model remembers.
@@ -78,7 +79,9 @@ def marginalize(model: Model, sites: str | Sequence[str]) -> "MarginalModel":
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise ValueError(f"sites names {doubled[0]!r} twice.")
-    return MarginalModel(Whole(model), names)
+    given: Any = model
+    # A subclass may do otherwise.
+    return MarginalModel(given.program if type(model) is MixedEffects else Whole(model), names)
 
 
 @dataclass(eq=False)

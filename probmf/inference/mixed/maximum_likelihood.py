@@ -24,6 +24,8 @@ from probmf.inference.mixed.identifiability import Finding, confounded_variances
 from probmf.inference.mixed.search_end import DECREMENT, End, look_around, told
 from probmf.models import MixedEffects
 from probmf.models.mixed.design import Design
+from probmf.models.mixed.program import MixedProgram
+from probmf.models.mixed.structure import MixedData
 from probmf.results import History, MixedFit
 from probmf.run.checks import check_counts, require
 from probmf.run.compile_cache import Program, compiled, quick_jit, trace_program, trace_tree
@@ -107,10 +109,7 @@ def fit_marginal(
             )
         centred = model if model.centered is True else replace(model, centered=True)
         arguments = centred.arguments(design)
-        problem = kept(
-            f"fit of {objective}", centred, arguments,
-            lambda: _Problem(centred, arguments, design, objective),
-        )  # fmt: skip
+        problem = _problem(centred.program, arguments, objective)
         refuse_exact_fit(model, design, flat=objective != "map", mode=True)
         known = confounded_variances(design, prior=objective == "map")
         curve: list[float] = []
@@ -170,14 +169,15 @@ class _Problem:
     """The objective over the unconstrained scales and correlations."""
 
     def __init__(
-        self, model: MixedEffects, arguments: tuple[Any, ...], design: Design, objective: Objective
+        self, program: MixedProgram, arguments: tuple[MixedData], objective: Objective
     ) -> None:
         """Prepare the marginal model and trace the objective."""
         self.objective = objective
-        self.density = kept_density(model, arguments, model.effect_sites(design))
+        mean = arguments[0].mean
+        self.density = kept_density(program, arguments, program.effect_sites(mean))
         self.prepared = self.density.prepared
         names = [[layout.name for layout in block.layouts] for block in self.prepared.blocks]
-        fixed = [index for index, own in enumerate(names) if design.data.mean.site in own]
+        fixed = [index for index, own in enumerate(names) if mean.site in own]
         self.flat = tuple(fixed) if objective != "map" else ()
         # The integral is over the coefficients, not over what they are in other coordinates.
         standards = [self.prepared.standards[index] for index in self.flat]
@@ -292,3 +292,6 @@ class _Problem:
         free = self._trils(run, jnp.eye)
         _, means = draw_effects(self.prepared.pattern, statistics, free, precision, None, self.flat)
         return self._sites(vector, means)
+
+
+_problem = kept(_Problem)

@@ -114,7 +114,7 @@ def sample_marginal(
         table = None if isinstance(data, Design) else data
         refuse_exact_fit(model, design)
         arguments = model.arguments(design, join=True)
-        density = kept_density(model, arguments, model.effect_sites(design))
+        density = kept_density(model.program, arguments, model.effect_sites(design))
         try:
             draws = draw_marginal(
                 density, int(num_samples), random_key, max_densities=max_densities,
@@ -175,7 +175,7 @@ def _by_nuts(
     trials = {name: marginal}
     needed = num_samples * marginal.cost
     if needed > WORTH_A_TRIAL:
-        loose = replace(model, centered=False)
+        loose = replace(model.program, centered=False)
         joint = joint_potential(loose, density.args)
         other = PooledNuts(joint, FALLBACK_CHAINS, run_key, progress)
         try:

@@ -241,10 +241,10 @@ def _target(
     """Model that is sampled, and its density; by LAPACK where that is quicker than XLA."""
     if not sites:
         if isinstance(model, MixedEffects):
-            return model, joint_potential(model, arguments), None
+            return model, joint_potential(model.program, arguments), None
         return model, Potential(model, arguments, {}), None
     if isinstance(model, MixedEffects):
-        density = kept_density(model, arguments, sites)
+        density = kept_density(model.program, arguments, sites)
     else:
         target = without_sites(model, arguments, sites)
         if isinstance(target, RowsMarginal):

@@ -4,21 +4,17 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import jax.numpy as jnp
-import numpyro
-import numpyro.distributions as dist
 from jaxtyping import Array
-from numpyro.distributions import Distribution
 
-from probmf.likelihoods import Likelihood, LogNormal
+from probmf.likelihoods import LogNormal
 from probmf.models.mixed.build import build_design
 from probmf.models.mixed.cells import join_rows
 from probmf.models.mixed.design import Design, Encoded, encode_rows
 from probmf.models.mixed.formula import ParsedFormula, parse_formula
 from probmf.models.mixed.labels import coords, dims
-from probmf.models.mixed.priors import Prior
-from probmf.models.mixed.response import of_codes, read_likelihood
-from probmf.models.mixed.structure import GroupTerm, MixedData, Predictor
+from probmf.models.mixed.program import MixedProgram
+from probmf.models.mixed.response import read_likelihood
+from probmf.models.mixed.structure import MixedData
 from probmf.models.sites import Sites
 from probmf.precision import in_precision
 
@@ -193,10 +189,7 @@ class MixedEffects:
             (`{name}_effects_raw` where it is not centred).
         """
         mean = (design.data if isinstance(design, Design) else design).mean
-        coefficients = (mean.site,) if mean.names else ()
-        return coefficients + tuple(
-            term.effects_site + "_raw" * (not self.is_centered(term)) for term in mean.groups
-        )
+        return self.program.effect_sites(mean)
 
     def sites(self, design: Design) -> Sites:
         """Names of the sites' dimensions, and the user's levels and names of columns along them.
@@ -208,107 +201,20 @@ class MixedEffects:
             Dimensions of every site, and their coordinates.
         """
         parts = design.data.predictors
-        raw = [t.effects_site for p in parts for t in p.groups if not self.is_centered(t)]
+        site_of = self.program.sampled_site
+        raw = [t.effects_site for p in parts for t in p.groups if site_of(t) != t.effects_site]
         found = dims(design, raw)
         if self.likelihood.normal and design.noise is None:
             found["noise_scale"] = []
         return Sites(found, coords(design))
 
+    @property
+    def program(self) -> MixedProgram:
+        """All that distinguishes this NumPyro model from others of the same data."""
+        given = self.centered
+        centered = given if isinstance(given, bool) else tuple(sorted(given))
+        return MixedProgram(self.likelihood.canonical(), centered)
+
     def __call__(self, data: MixedData) -> Array:
-        """The NumPyro model.
-
-        Args:
-            data: From `arguments`.
-
-        Returns:
-            The response.
-        """
-        self._check_centered(data)
-        values = self._sample(data.mean, data.priors)
-        parameters = self._own_parameters(data)
-        if data.cells is not None:
-            scale = parameters["noise_scale"]
-            numpyro.factor(f"{data.response_name}_within", data.cells.log_factor(scale))
-            parameters = {"noise_scale": scale / jnp.sqrt(data.cells.count)}
-        with numpyro.plate("observation", data.num_observations):
-            given = response_distribution(self.likelihood, data.mean(values), parameters)
-            return numpyro.sample(data.response_name, given, obs=data.response)
-
-    def _own_parameters(self, data: MixedData) -> dict[str, Array]:
-        """Noise scale or cutpoints."""
-        if data.noise is not None:
-            return {"noise_scale": jnp.exp(data.noise(self._sample(data.noise, data.priors)))}
-        return {
-            site: _sample_or_fixed(site, data.priors[site])
-            for site in ("noise_scale", "cutpoints")
-            if site in data.priors
-        }
-
-    def _sample(self, predictor: Predictor, priors: Mapping[str, Prior]) -> dict[str, Array]:
-        """Coefficients and effects of a predictor."""
-        values: dict[str, Array] = {}
-        if predictor.names:
-            site = predictor.site
-            values[site] = _sample_or_fixed(site, priors[site])
-        for term in predictor.groups:
-            values[term.effects_site] = self._effects(term, priors)
-        return values
-
-    def _effects(self, term: GroupTerm, priors: Mapping[str, Prior]) -> Array:
-        scale = _sample_or_fixed(f"{term.name}_scale", priors[f"{term.name}_scale"])
-        shape = (term.num_groups, len(term.names))
-        root = None
-        if term.correlated:
-            name = f"{term.name}_correlation"
-            root = scale[:, None] * numpyro.sample(name, priors[name])
-        site = term.effects_site
-        with numpyro.plate(term.plate, term.num_groups):
-            if not self.is_centered(term):
-                raw = numpyro.sample(f"{site}_raw", dist.Normal(jnp.zeros(shape), 1.0).to_event(1))
-                effects = raw * scale[None, :] if root is None else raw @ root.T
-                return numpyro.deterministic(site, effects)
-            if root is None:
-                # Not spread over the groups: what they share need not be handled for each.
-                law = dist.Normal(jnp.zeros(shape), scale[None, :])
-                return numpyro.sample(site, law.to_event(1))
-            return numpyro.sample(site, dist.MultivariateNormal(jnp.zeros(shape), scale_tril=root))
-
-    def is_centered(self, term: GroupTerm) -> bool:
-        """True where a term's effects are sampled as such, not as standard Normals times scales."""
-        if isinstance(self.centered, bool):
-            return self.centered
-        return term.effects_site in self.centered
-
-    def _check_centered(self, data: MixedData) -> None:
-        if isinstance(self.centered, bool):
-            return
-        sites = [term.effects_site for part in data.predictors for term in part.groups]
-        unknown = [site for site in self.centered if site not in sites]
-        if unknown:
-            raise ValueError(
-                f"centered holds {unknown[0]!r}, but the sites of effects are: "
-                f"{', '.join(map(repr, sites)) or 'none'}."
-            )
-
-
-def response_distribution(
-    likelihood: Likelihood, predictor: Array, parameters: Mapping[str, Array]
-) -> Distribution:
-    """Distribution of the responses, ordinal ones as codes.
-
-    Args:
-        likelihood: That of the model.
-        predictor: Linear predictor of the rows.
-        parameters: The likelihood's own.
-
-    Returns:
-        The distribution.
-    """
-    num_levels = 1 + parameters["cutpoints"].shape[-1] if "cutpoints" in parameters else 0
-    return of_codes(likelihood, num_levels).distribution(predictor, parameters)
-
-
-def _sample_or_fixed(site: str, prior: Prior) -> Array:
-    if not isinstance(prior, Distribution):
-        return prior
-    return numpyro.sample(site, prior.to_event(len(prior.batch_shape)))
+        """The NumPyro model of the data from `arguments`; gives the response."""
+        return self.program(data)

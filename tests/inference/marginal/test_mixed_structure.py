@@ -49,10 +49,10 @@ MODELS: dict[str, tuple[MixedEffects, tuple[str, ...]]] = {
 
 
 def both(model: MixedEffects, sites: tuple[str, ...], arguments: Any) -> tuple[Prepared, Prepared]:
-    known = prepare(model, sites, arguments, {})
+    known = prepare(model.program, sites, arguments, {})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepared_module, "mixed_structure", lambda *_: None)
-        return known, prepare(model, sites, arguments, {})
+        return known, prepare(model.program, sites, arguments, {})
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,6 +1,7 @@
 """The NumPyro model: its density beside SciPy's, its sites, its priors, both parametrizations."""
 
 import re
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from scipy import stats
 
 from probmf.likelihoods import Bernoulli, Gaussian, LogNormal, Ordinal
 from probmf.models.mixed import MixedEffects
+from probmf.models.mixed.program import MixedProgram
 
 N = 12
 
@@ -335,23 +337,45 @@ def test_an_unknown_site_in_centered() -> None:
         trace(model, model.arguments(frame())[0])
 
 
-def test_compiled_once_for_the_same_shapes() -> None:
-    model, count = MixedEffects("y ~ x + (x | g)"), 0
+def test_compiled_once_for_one_form_whatever_the_priors() -> None:
+    count = 0
 
-    @jax.jit
-    def density(data: Any, values: dict[str, Any]) -> jax.Array:
+    @partial(jax.jit, static_argnums=0)
+    def density(program: MixedProgram, data: Any, values: dict[str, Any]) -> jax.Array:
         nonlocal count
         count += 1
-        return log_density(model, (data,), {}, values)[0]
+        return log_density(program, (data,), {}, values)[0]
 
     values = {
         "coefficients": jnp.zeros(2), "g_scale": jnp.ones(2), "g_correlation": jnp.eye(2),
         "g_effects": jnp.zeros((3, 2)), "noise_scale": jnp.ones(()),
     }  # fmt: skip
-    first = density(model.arguments(frame())[0], values)
-    second = density(model.arguments(frame(1))[0], values)
+    found = []
+    for seed, scale in enumerate((1.0, 2.0)):
+        priors = {"noise_scale": dist.HalfNormal(scale), "g_correlation": scale}
+        model = MixedEffects("y ~ x + (x | g)", likelihood=Gaussian(), priors=priors)
+        (data,) = model.arguments(frame(seed))
+        found.append(float(density(model.program, data, values)))
+        assert found[-1] == pytest.approx(float(log_density(model, (data,), {}, values)[0]))
     assert count == 1
-    assert float(first) != float(second)
+    assert found[0] != found[1]
+
+
+def test_programs_are_equal_where_the_models_are_of_one_form() -> None:
+    def program(**options: Any) -> MixedProgram:
+        return MixedEffects("y ~ x + (1 | g) + (1 | h)", **options).program
+
+    first = program(priors={"g_scale": 2.0}, likelihood=Gaussian(dist.HalfNormal(1.0)))
+    assert first == program() == program(likelihood=Gaussian(3.0))
+    assert hash(first) == hash(program())
+    assert program(centered=["g_effects", "h_effects"]) == program(
+        centered={"h_effects", "g_effects"}
+    )
+    forms = [
+        {}, {"likelihood": "lognormal"}, {"likelihood": Bernoulli("probit")}, {"centered": False},
+        {"likelihood": Bernoulli()}, {"centered": ["g_effects"]},
+    ]  # fmt: skip
+    assert len({program(**form) for form in forms}) == len(forms)
 
 
 @pytest.mark.slow

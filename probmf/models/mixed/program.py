@@ -1,0 +1,118 @@
+"""A mixed model apart from its data: a NumPyro model that hashes by value."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from jaxtyping import Array
+from numpyro.distributions import Distribution
+
+from probmf.models.mixed.priors import Prior
+from probmf.models.mixed.response import of_codes
+from probmf.models.mixed.structure import GroupTerm, MixedData, Predictor
+
+
+@dataclass(frozen=True)
+class MixedProgram:
+    """The NumPyro model of all mixed models of one form; a static argument of compiled functions.
+
+    Attributes:
+        likelihood: That of the responses, without its parameters, which are among the data.
+        centered: Whether effects are sampled as such, or the sites of those that are.
+    """
+
+    likelihood: Any
+    centered: bool | tuple[str, ...]
+
+    def sampled_site(self, term: GroupTerm) -> str:
+        """The site of a term's effects, or of the standard Normals that its scales multiply."""
+        given = self.centered
+        as_such = given if isinstance(given, bool) else term.effects_site in given
+        return term.effects_site if as_such else f"{term.effects_site}_raw"
+
+    def effect_sites(self, mean: Predictor) -> tuple[str, ...]:
+        """Sampled Gaussian sites that enter the linear predictor: coefficients, then effects."""
+        coefficients = (mean.site,) if mean.names else ()
+        return coefficients + tuple(map(self.sampled_site, mean.groups))
+
+    def __call__(self, data: MixedData) -> Array:
+        """The NumPyro model.
+
+        Args:
+            data: From `arguments`.
+
+        Returns:
+            The response.
+        """
+        self._check_centered(data)
+        values = self._sample(data.mean, data.priors)
+        parameters = self._own_parameters(data)
+        if data.cells is not None:
+            scale = parameters["noise_scale"]
+            numpyro.factor(f"{data.response_name}_within", data.cells.log_factor(scale))
+            parameters = {"noise_scale": scale / jnp.sqrt(data.cells.count)}
+        with numpyro.plate("observation", data.num_observations):
+            levels = 1 + parameters["cutpoints"].shape[-1] if "cutpoints" in parameters else 0
+            likelihood = of_codes(self.likelihood, levels)
+            law = likelihood.distribution(data.mean(values), parameters)
+            return numpyro.sample(data.response_name, law, obs=data.response)
+
+    def _own_parameters(self, data: MixedData) -> dict[str, Array]:
+        """Noise scale or cutpoints."""
+        if data.noise is not None:
+            return {"noise_scale": jnp.exp(data.noise(self._sample(data.noise, data.priors)))}
+        return {
+            site: _sample_or_fixed(site, data.priors[site])
+            for site in ("noise_scale", "cutpoints")
+            if site in data.priors
+        }
+
+    def _sample(self, predictor: Predictor, priors: Mapping[str, Prior]) -> dict[str, Array]:
+        """Coefficients and effects of a predictor."""
+        values: dict[str, Array] = {}
+        if predictor.names:
+            site = predictor.site
+            values[site] = _sample_or_fixed(site, priors[site])
+        for term in predictor.groups:
+            values[term.effects_site] = self._effects(term, priors)
+        return values
+
+    def _effects(self, term: GroupTerm, priors: Mapping[str, Prior]) -> Array:
+        scale = _sample_or_fixed(f"{term.name}_scale", priors[f"{term.name}_scale"])
+        shape = (term.num_groups, len(term.names))
+        root = None
+        if term.correlated:
+            name = f"{term.name}_correlation"
+            root = scale[:, None] * numpyro.sample(name, priors[name])
+        site = term.effects_site
+        with numpyro.plate(term.plate, term.num_groups):
+            if self.sampled_site(term) != site:
+                raw = numpyro.sample(
+                    self.sampled_site(term), dist.Normal(jnp.zeros(shape), 1.0).to_event(1)
+                )
+                effects = raw * scale[None, :] if root is None else raw @ root.T
+                return numpyro.deterministic(site, effects)
+            if root is None:
+                # Not spread over the groups: what they share need not be handled for each.
+                law = dist.Normal(jnp.zeros(shape), scale[None, :])
+                return numpyro.sample(site, law.to_event(1))
+            return numpyro.sample(site, dist.MultivariateNormal(jnp.zeros(shape), scale_tril=root))
+
+    def _check_centered(self, data: MixedData) -> None:
+        sites = [term.effects_site for part in data.predictors for term in part.groups]
+        given = () if isinstance(self.centered, bool) else self.centered
+        unknown = [site for site in given if site not in sites]
+        if unknown:
+            raise ValueError(
+                f"centered holds {unknown[0]!r}, but the sites of effects are: "
+                f"{', '.join(map(repr, sites)) or 'none'}."
+            )
+
+
+def _sample_or_fixed(site: str, prior: Prior) -> Array:
+    if not isinstance(prior, Distribution):
+        return prior
+    return numpyro.sample(site, prior.to_event(len(prior.batch_shape)))
