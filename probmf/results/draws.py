@@ -1,4 +1,4 @@
-"""Scores under many draws of a factorization's parameters."""
+"""Rows and scores of a factorization at draws of its parameters; a point is one draw."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from numpyro.distributions import Distribution
 from probmf.data import Ratings
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.models.row_means import RowMean
-from probmf.results.plug_in import rated_rows
 from probmf.results.row_centers import row_centers, row_functions, stranger_moments
 from probmf.rows.layout import Side
 
@@ -62,33 +61,64 @@ class Draws:
             sites["intercept"] = np.broadcast_to(fixed, self.num_draws)
         return sites
 
-    def draw(self, place: int) -> dict[str, np.ndarray]:
-        """One of the draws, by site."""
-        return {name: values[place] for name, values in self.sites.items()}
-
     def known(self, side: Side, codes: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
         """True where rows have a rating in the fit (one of weight zero is none)."""
         return (codes >= 0) & self._rated[side][codes]
 
     @cached_property
-    def _rated(self) -> dict[Side, np.ndarray]:
-        return rated_rows(self.data)
+    def _rated(self) -> dict[Side, Bool[np.ndarray, " rows"]]:
+        counts = slice(None) if self.data.weight is None else self.data.weight > 0
+        rated: dict[Side, np.ndarray] = {
+            "user": np.zeros(self.data.num_users, bool),
+            "item": np.zeros(self.data.num_items, bool),
+        }
+        rated["user"][self.data.user[counts]] = True
+        rated["item"][self.data.item[counts]] = True
+        return rated
 
     def likelihood_scales(
         self, draws: slice = slice(None)
     ) -> dict[str, Float[np.ndarray, "draws ..."]]:
         """The likelihood's own parameters at draws, by name."""
-        scales = {}
-        for name, given in self.model.likelihood.scale_sites().items():
-            if name in self.samples:
-                scales[name] = np.asarray(self.sites[name][draws], np.float64)
-            elif isinstance(given, Distribution):
-                raise ValueError(_missing(name))
-            else:
-                fixed = np.asarray(given, np.float64)
-                count = len(np.arange(self.num_draws)[draws])
-                scales[name] = np.broadcast_to(fixed, (count, *fixed.shape))
-        return scales
+        given = self.model.likelihood.scale_sites()
+        return {name: self._at(name, value, draws) for name, value in given.items()}
+
+    def prior_scale(self, site: str, draws: slice = slice(None)) -> Float[np.ndarray, "draws r c"]:
+        """Prior scales of a site at draws; one number stands for rows or columns that are alike."""
+        name = PRIOR_SCALES[site]
+        scale = self._at(name, getattr(self.model, name), draws)
+        return scale if scale.ndim == 3 else scale.reshape(len(scale), -1, 1)
+
+    def prior_variance(
+        self, side: Side, codes: Int[np.ndarray, " rows"]
+    ) -> Float[np.ndarray, "draws r d"]:
+        """Prior variances of rows at each draw; one row stands for all unless they differ.
+
+        They are 1 where the model has no such parameter, or a full covariance of the factors.
+        """
+        parts, widths = [], (1, int(self.model.num_factors))
+        for site in (f"{side}_bias", f"{side}_factors"):
+            scale = np.ones((self.num_draws, 1, 1))
+            full = site.endswith("factors") and f"{side}_precision" in self.samples
+            if site in self.sites and not full:
+                scale = self.prior_scale(site)
+                scale = scale[:, codes] if scale.shape[1] > 1 else scale
+            parts.append(np.square(scale))
+        shape = np.broadcast_shapes(*(part.shape[:2] for part in parts))
+        wide = [np.broadcast_to(p, (*shape, w)) for p, w in zip(parts, widths, strict=True)]
+        return np.concatenate(wide, axis=2)
+
+    def _at(self, name: str, given: object, draws: slice) -> Float[np.ndarray, "draws ..."]:
+        """A parameter at draws; what the model has fixed is repeated."""
+        if name in self.samples:
+            return np.asarray(self.sites[name][draws], np.float64)
+        if isinstance(given, Distribution):
+            raise ValueError(
+                f"{name} has a prior distribution in the model, but the fit has no draws of it; "
+                "they belong in samples."
+            )
+        fixed = np.asarray(given, np.float64)
+        return np.broadcast_to(fixed, (len(range(self.num_draws)[draws]), *fixed.shape))
 
     def new_bias_scale(self, side: Side) -> Float[np.ndarray, " draws"]:
         """Scale of a new row's bias at each draw; 0 where there is none."""
@@ -101,8 +131,7 @@ class Draws:
         """Prior scale of a bias at each draw, about its prior mean; 0 where there is none."""
         if f"{side}_bias" not in self.sites:
             return np.zeros(self.num_draws)
-        name = PRIOR_SCALES[f"{side}_bias"]
-        return self._scale(name, getattr(self.model, name))
+        return np.sqrt(np.mean(np.square(self.prior_scale(f"{side}_bias")), axis=(1, 2)))
 
     @cached_property
     def functions(self) -> dict[Side, RowMean]:
@@ -142,23 +171,8 @@ class Draws:
             return np.swapaxes(np.linalg.inv(lower), 1, 2)
         if not k:
             return np.zeros((self.num_draws, 0, 0))
-        name = PRIOR_SCALES[f"{side}_factors"]
-        given = getattr(self.model, name)
-        drawn = self.sites[name] if name in self.samples else np.asarray(given)
-        if np.shape(drawn)[-2:] == (1, k) and (name not in self.samples or np.ndim(drawn) == 3):
-            scale = np.broadcast_to(np.asarray(drawn, np.float64), (self.num_draws, 1, k))
-        else:
-            scale = self._scale(name, given)[:, None, None]
-        return scale * np.eye(k)
-
-    def _scale(self, name: str, given: object) -> np.ndarray:
-        if isinstance(given, Distribution):
-            if name not in self.samples:
-                raise ValueError(_missing(name))
-            drawn = np.asarray(self.sites[name], np.float64).reshape(self.num_draws, -1)
-            return np.sqrt(np.mean(np.square(drawn), axis=1))
-        fixed = np.sqrt(np.mean(np.square(np.asarray(given, np.float64))))
-        return np.full(self.num_draws, fixed)
+        square = np.square(self.prior_scale(f"{side}_factors"))
+        return np.sqrt(np.mean(square, axis=1, keepdims=True)) * np.eye(k)
 
     def rows(
         self, side: Side, codes: Int[np.ndarray, " rows"], draws: slice = slice(None)
@@ -223,10 +237,3 @@ class Draws:
     def _new(self) -> dict[Side, tuple[np.ndarray, np.ndarray]]:
         sides: tuple[Side, Side] = ("user", "item")
         return {side: (self.new_bias_scale(side), self.new_roots(side)) for side in sides}
-
-
-def _missing(name: str) -> str:
-    return (
-        f"{name} has a prior distribution in the model, but the fit has no draws of it; they "
-        "belong in samples."
-    )

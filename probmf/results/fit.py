@@ -160,7 +160,7 @@ class RatingsFit(Fit):
     # What every prediction needs is kept after its first use; the class is frozen otherwise.
     @cached_property
     def _plug_in(self) -> PlugIn:
-        return PlugIn(Conditionals(self.model, self.data, self.point()))
+        return PlugIn(Conditionals(self._draws))
 
     @cached_property
     def _draws(self) -> Draws:

@@ -44,8 +44,7 @@ def add_users(
     grown = with_rows(fitted, model, data, ("user",))
     changed = data.users.encode(new_ratings.users.decode(np.unique(new_ratings.user)))
     if rng is None:
-        values = Conditionals(model, data, grown.draw(0)).modes("user", changed)
-        set_rows(grown, "user", changed, values[None])
+        set_rows(grown, "user", changed, Conditionals(grown).modes("user", changed)[None])
         return grown
     for draws, rows, values in draw_users(grown, changed, rng):
         set_rows(grown, "user", rows, values, draws)

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
-from numpyro.distributions import Distribution
 
-from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
+from probmf.models.factorization import PRIOR_SCALES
 from probmf.results.conditional import BATCH_BYTES
 from probmf.results.draws import Draws
 from probmf.results.predictions import plain_text
@@ -45,7 +44,7 @@ def draw_users(
         draws.data, "user", unobserved_weight=model.unobserved_weight
     )
     likelihood = model.likelihood.canonical()
-    precision = _prior_precision(draws, codes)
+    precision = 1.0 / draws.prior_variance("user", codes)
     accepted = np.ones(len(codes))
     with jax.enable_x64(True):
         for batch in ratings.batches(codes, width, BATCH_BYTES // 8):
@@ -199,46 +198,13 @@ def _padded(precision: np.ndarray, batch: Batch) -> np.ndarray:
     return padded
 
 
-def _prior_precision(
-    draws: Draws, codes: Int[np.ndarray, " rows"]
-) -> Float[np.ndarray, "draws rows d"]:
-    """Prior precision of rows at each draw; one row stands for all unless they differ."""
-    model = draws.model
-    given = {site: getattr(model, PRIOR_SCALES[site]) for site in ("user_bias", "user_factors")
-             if site in draws.sites}  # fmt: skip
-    if "user_precision" in draws.samples:
-        given.pop("user_factors", None)
-    by_row = any(
-        not isinstance(scale, Distribution) and np.ndim(scale) == 1 for scale in given.values()
-    )
-    shape = (draws.num_draws, len(codes) if by_row else 1, 1 + int(model.num_factors))
-    scales = np.ones(shape)
-    for site, scale in given.items():
-        columns = slice(0, 1) if site == "user_bias" else slice(1, None)
-        if isinstance(scale, Distribution):
-            # One number, or one for each factor.
-            own = draws.sites[PRIOR_SCALES[site]].reshape(draws.num_draws, 1, -1)
-        else:
-            own = np.asarray(scale, np.float64)
-            own = own[codes][None, :, None] if own.ndim == 1 else own
-        scales[:, :, columns] = own
-    return 1.0 / np.square(scales)
-
-
 def refuse_laws_per_user(fitted: Draws) -> None:
     """Refuse a prior scale for each user of its own: a new user has none."""
-    model: MatrixFactorization = fitted.model
     for site in ("user_bias", "user_factors"):
         name = PRIOR_SCALES[site]
-        law = getattr(model, name)
-        if site in fitted.sites and isinstance(law, Distribution):
-            if name not in fitted.samples:
-                raise ValueError(
-                    f"{name} has a prior distribution in the model, but the fit has no draws of "
-                    "it; they belong in samples."
-                )
-            if fitted.samples[name].ndim == 3:
-                raise ValueError(
-                    f"{name} has a prior for each user of its own, and a new user has none. Sample "
-                    f"again with the new ratings, or fit a model with one {name} for all."
-                )
+        drawn = fitted.samples.get(name)
+        if site in fitted.sites and drawn is not None and drawn.ndim == 3:
+            raise ValueError(
+                f"{name} has a prior for each user of its own, and a new user has none. Sample "
+                f"again with the new ratings, or fit a model with one {name} for all."
+            )

@@ -47,39 +47,27 @@ class PlugIn:
     @property
     def model(self) -> MatrixFactorization:
         """The factorization."""
-        return self.conditionals.model
+        return self.conditionals.draws.model
 
     @property
     def data(self) -> Ratings:
         """The training ratings."""
-        return self.conditionals.data
+        return self.conditionals.draws.data
 
-    @cached_property
+    @property
     def tables(self) -> dict[Side, Float[np.ndarray, "rows1 d"]]:
         """Rows of both sides, with a row at the prior mean of a new one at the end."""
-        tables = {}
-        for side, values in self.conditionals.rows.items():
-            last = self.conditionals.new_row(side).astype(values.dtype)
-            tables[side] = np.concatenate([values, last[None]])
-        return tables
-
-    def likelihood_scales(self) -> dict[str, np.ndarray]:
-        """The likelihood's own parameters, by name."""
-        return {name: np.asarray(value) for name, value in self.conditionals.scales.items()}
+        return self.conditionals.tables
 
     def known(self, side: Side, codes: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
         """True where rows have a rating in the fit (one of weight zero is none)."""
-        return (codes >= 0) & self._rated[side][codes]
-
-    @cached_property
-    def _rated(self) -> dict[Side, np.ndarray]:
-        return rated_rows(self.data)
+        return self.conditionals.draws.known(side, codes)
 
     def means(
         self, user: Int[np.ndarray, " n"], item: Int[np.ndarray, " n"]
     ) -> Float[np.ndarray, " n"]:
         """Scores of pairs at the point values."""
-        intercept = float(self.conditionals.parameters["intercept"])
+        intercept = float(self.conditionals.intercept)
         scores = np.empty(len(user))
         for start in range(0, len(user), MEAN_BLOCK):
             part = slice(start, start + MEAN_BLOCK)
@@ -205,7 +193,7 @@ class PlugIn:
     @cached_property
     def catalogue_spread(self) -> Float[np.ndarray, "items p"]:
         """Spreads of all items, kept: drawing for one user after another asks for them again."""
-        return self.spread("item", np.arange(len(self.conditionals.rows["item"])))
+        return self.spread("item", np.arange(self.data.num_items))
 
     def exact_spread(
         self, side: Side, rows: Float[np.ndarray, "rows d"]
@@ -250,18 +238,6 @@ class PlugIn:
     def _pack(self, matrices: Float[np.ndarray, "rows d d"]) -> Float[np.ndarray, "rows q"]:
         """The upper triangles of symmetric matrices."""
         return np.take(matrices.reshape(len(matrices), -1), self._upper, axis=1)
-
-
-def rated_rows(data: Ratings) -> dict[Side, Bool[np.ndarray, " rows"]]:
-    """True for each user and each item that has a rating of positive weight."""
-    counts = slice(None) if data.weight is None else data.weight > 0
-    rated: dict[Side, np.ndarray] = {
-        "user": np.zeros(data.num_users, bool),
-        "item": np.zeros(data.num_items, bool),
-    }
-    rated["user"][data.user[counts]] = True
-    rated["item"][data.item[counts]] = True
-    return rated
 
 
 @jax.jit

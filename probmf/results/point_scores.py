@@ -33,7 +33,7 @@ class PointScores(Scores):
 
     @property
     def _scales(self) -> dict[str, Float[np.ndarray, "1 ..."]]:
-        return {name: value[None] for name, value in self.rows.likelihood_scales().items()}
+        return self.rows.conditionals.draws.likelihood_scales()
 
     @override
     def mixtures(self, user: Codes, item: Codes, *, uncertain: bool = True) -> Mixtures:
@@ -54,7 +54,7 @@ class PointScores(Scores):
         """Draws of the user's row, and of each item's score given that; O(draws items d^2) time."""
         rows = self.rows
         step = max(1, min(num_draws, BLOCK_SCORES // len(items), rows.spread_rows))
-        intercept = float(rows.conditionals.parameters["intercept"])
+        intercept = float(rows.conditionals.intercept)
         width = rows.conditionals.num_columns
         for start in range(0, num_draws, step):
             count = min(step, num_draws - start)
@@ -120,7 +120,7 @@ class PointScores(Scores):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Places of the items with the highest scores at the fit's values, and these."""
         lines, table = self.rows.tables["user"][users], self.rows.tables["item"]
-        intercept = float(self.rows.conditionals.parameters["intercept"])
+        intercept = float(self.rows.conditionals.intercept)
         offset = lines[:, :1].astype(np.float64) + intercept
         # A user's bias does not change the order; the item's has a one to be multiplied with.
         lines[:, 0] = 1.0
@@ -156,5 +156,5 @@ class PointScores(Scores):
     def similar(
         self, items: Codes, k: int, exclusions: Exclusions
     ) -> tuple[Int[np.ndarray, "lines k"], Float[np.ndarray, "lines k"]]:
-        unit = unit_rows(self.rows.conditionals.rows["item"][:, 1:])
+        unit = unit_rows(self.rows.tables["item"][:-1, 1:])
         return top_products(unit[items], unit, k, exclusions)

@@ -48,10 +48,11 @@ def top_uncertain(
     users = plug_in.tables["user"][codes]
     if rng is not None:
         users = plug_in.draw("user", codes, rng.standard_normal(users.shape)).astype(users.dtype)
-    offset = float(plug_in.conditionals.parameters["intercept"]) + users[:, :1]
+    offset = float(plug_in.conditionals.intercept) + users[:, :1]
     of_ratings = by_mean or order.by == "probability"
     likelihood = plug_in.model.likelihood.canonical() if of_ratings else None
-    scales = {name: to_device(value) for name, value in plug_in.likelihood_scales().items()}
+    own = plug_in.conditionals.draws.likelihood_scales()
+    scales = {name: to_device(value[0]) for name, value in own.items()}
     best = np.full((len(codes), k), -np.inf)
     places = np.full((len(codes), k), -1, dtype=np.int64)
     room = plug_in.spread_rows
@@ -85,7 +86,7 @@ def top_uncertain(
 
 def _spread(plug_in: PlugIn, items: np.ndarray) -> np.ndarray:
     """Spreads of items, those of the whole catalogue kept."""
-    num_items = len(plug_in.conditionals.rows["item"])
+    num_items = plug_in.data.num_items
     if num_items > plug_in.spread_rows:
         return plug_in.spread("item", items)
     return plug_in.catalogue_spread if len(items) == num_items else plug_in.catalogue_spread[items]
