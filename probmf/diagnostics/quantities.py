@@ -13,7 +13,7 @@ from jaxtyping import Float
 from probmf.results import MixedFit, NetworkFit, RatingsFit
 from probmf.results.draws import Draws
 from probmf.results.mixed_summary import is_effect, scalars
-from probmf.results.network_predict import score_blocks
+from probmf.results.network_predict import mixtures
 
 #: Fits whose draws can be judged.
 type AnyFit = RatingsFit | MixedFit | NetworkFit
@@ -169,7 +169,8 @@ def of_network(fit: NetworkFit, probes: int, rng: np.random.Generator) -> Iterat
     rows = rng.choice(len(fit.data), size=min(len(fit.data), probes), replace=False)
     inputs = fit.data.inputs()[rows]
     shape = (fit.num_chains, fit.num_draws, -1)
-    parts = [scores.reshape(shape) for scores, _ in score_blocks(fit.model, fit.samples, inputs)]
+    blocks = mixtures(fit.model, fit.data, fit.samples, inputs)
+    parts = [scores.mean.reshape(shape) for _, scores in blocks]
     yield Quantity("prediction", np.concatenate(parts, axis=2), True)
     sites = fit.model.sites(fit.data)
     for site, value in fit.samples.items():

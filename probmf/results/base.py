@@ -16,7 +16,7 @@ from probmf.models.sites import Sites
 from probmf.results.densities import log_densities
 from probmf.results.history import History
 from probmf.results.pickled import Pickled
-from probmf.results.samples import laid_out
+from probmf.results.samples import checked_samples, laid_out
 from probmf.results.sampling import Sampling
 from probmf.results.storage import write_fit
 from probmf.results.summaries import Mixtures
@@ -41,6 +41,23 @@ class Fit(Pickled):
     history: History | None
     samples: Mapping[str, Float[np.ndarray, "chain draw ..."]]
     sampling: Sampling | None
+
+    def __post_init__(self) -> None:
+        """Check the draws against the model and freeze them."""
+        samples = checked_samples(self.samples, self.site_shapes, of=self._sites_of)
+        if self.sampling is not None:
+            self.sampling.check_draws(*next(iter(samples.values())).shape[:2])
+        object.__setattr__(self, "samples", samples)
+
+    @property
+    def _sites_of(self) -> str:
+        """What all sites have to be there for; empty where some may be missing."""
+        return ""
+
+    @property
+    def site_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of all sites but the response, without chain and draw."""
+        raise NotImplementedError
 
     @property
     def num_chains(self) -> int:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from probmf.precision import in_precision
 from probmf.results import row_problem
 from probmf.results.draws import Draws
 from probmf.results.row_centers import row_centers
-from probmf.results.row_problem import RowProblem, to_device
+from probmf.results.row_problem import RowProblem
 from probmf.results.side_ratings import Batch, SideRatings
 from probmf.rows.layout import Side
 from probmf.rows.sweep import zero_moments
@@ -126,7 +127,7 @@ class Conditionals:
             yield batch.chosen, row_problem.roots(problem, likelihood)[: len(batch.chosen)]
 
     def _problems(self, side: Side, codes: np.ndarray) -> Iterator[tuple[Batch, RowProblem]]:
-        partners = to_device(self.tables["item" if side == "user" else "user"][:-1])
+        partners = in_precision(self.tables["item" if side == "user" else "user"][:-1])
         variance = self.prior_variance(side, codes)
         values = self.tables[side][codes]
         scales = {name: value[0] for name, value in self.draws.likelihood_scales().items()}

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Shaped
 
 from probmf.data import wrap_words
 from probmf.likelihoods.base import BaseLikelihood
-from probmf.results.row_problem import to_device
+from probmf.precision import in_precision
 from probmf.results.summaries import Mixtures
 
 
@@ -46,7 +46,7 @@ def log_densities(
         if rng is not None:
             words = rng.integers(2**32, size=(num_draws, 2), dtype=np.uint32)
         given = (scores.mean, dict(scores.scales), response[rows], own[rows], words)
-        values = _at_draws(*jax.tree.map(to_device, given), likelihood=likelihood.canonical())
+        values = _at_draws(*in_precision(given), likelihood=likelihood.canonical())
         found[:, rows] = np.asarray(values)
     if rng is None:
         found[:, counts == 0] = 0.0

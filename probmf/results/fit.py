@@ -72,28 +72,16 @@ class RatingsFit(Fit):
     def __post_init__(self) -> None:
         """Check the parameters against the model and freeze them, with encodings of features."""
         object.__setattr__(self, "model", self.model.with_encoders(self.data))
-        samples = {name: np.asarray(value).view() for name, value in self.samples.items()}
-        shapes = self._shapes(samples)
-        leading = next(iter(samples.values())).shape[:2] if samples else ()
-        leading = samples["intercept"].shape[:2] if "intercept" in samples else leading
-        for site, shape in shapes.items():
-            got = samples[site].shape if site in samples else None
-            if got is None or got[2:] != shape or got[:2] != leading:
-                raise ValueError(
-                    f"{site} has shape {got}, expected (chains, draws"
-                    f"{''.join(f', {size}' for size in shape)}) for {self.data.num_users:,} users "
-                    f"and {self.data.num_items:,} items."
-                )
-            if not np.isfinite(samples[site]).all():
-                raise ValueError(f"{site} is not finite everywhere, so nothing can be predicted.")
-        for value in samples.values():
-            value.flags.writeable = False
-        if self.sampling is not None:
-            self.sampling.check_draws(*leading)
-        object.__setattr__(self, "samples", samples)
+        super().__post_init__()
 
-    def _shapes(self, samples: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    @property
+    def _sites_of(self) -> str:
+        return f" for {self.data.num_users:,} users and {self.data.num_items:,} items"
+
+    @property
+    def site_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Shapes of the sites that have to be there, and of those that are."""
+        samples = self.samples
         users, items = self.data.num_users, self.data.num_items
         shapes: dict[str, tuple[int, ...]] = {"intercept": ()}
         shapes |= self.model.site_shapes(users, items) | self.model.learned_shapes

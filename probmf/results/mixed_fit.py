@@ -30,7 +30,6 @@ from probmf.results.mixed_predict import (
 from probmf.results.mixed_summary import summarize_sites
 from probmf.results.moments import RowMoments
 from probmf.results.predictions import Predictions
-from probmf.results.samples import checked_samples
 from probmf.results.sampling import Sampling
 from probmf.results.storage import write_fit
 from probmf.results.summaries import Kind, Mixtures
@@ -70,15 +69,8 @@ class MixedFit(Fit):
     data: Any = None
     moments: RowMoments | None = None
 
-    def __post_init__(self) -> None:
-        """Check the draws against the model and freeze them."""
-        samples = checked_samples(self.samples, self.site_shapes)
-        if self.sampling is not None:
-            self.sampling.check_draws(*next(iter(samples.values())).shape[:2])
-        object.__setattr__(self, "samples", samples)
-
     @cached_property
-    def site_shapes(self) -> dict[str, tuple[int, ...]]:
+    def site_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Shapes of all sites but the response, without chain and draw."""
         return self._sites().shapes(self._response_name)
 

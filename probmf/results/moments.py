@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Float
 
-from probmf.results.pickled import Pickled
+from probmf.results.pickled import Pickled, frozen
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +42,7 @@ class RowMoments(Pickled):
     def __post_init__(self) -> None:
         """Check the shapes and freeze the arrays."""
         for field in ("mean", "sd"):
-            values = {
-                name: np.asarray(value).view() for name, value in getattr(self, field).items()
-            }
-            for value in values.values():
-                value.flags.writeable = False
-            object.__setattr__(self, field, MappingProxyType(values))
+            object.__setattr__(self, field, frozen(getattr(self, field)))
         shapes = [{name: v.shape for name, v in part.items()} for part in (self.mean, self.sd)]
         if shapes[0] != shapes[1]:
             raise ValueError(f"mean has the shapes {shapes[0]}, but sd has {shapes[1]}.")

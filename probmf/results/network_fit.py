@@ -19,7 +19,6 @@ from probmf.results.base import Fit
 from probmf.results.history import History
 from probmf.results.network_predict import mixtures, predict_network
 from probmf.results.predictions import Predictions
-from probmf.results.samples import checked_samples
 from probmf.results.sampling import Sampling
 from probmf.results.summaries import Kind, Mixtures
 from probmf.settings import own_settings
@@ -50,13 +49,6 @@ class NetworkFit(Fit):
     sampling: Sampling | None = None
     history: History | None = None
 
-    def __post_init__(self) -> None:
-        """Check the draws against the model and freeze them."""
-        samples = checked_samples(self.samples, self.site_shapes)
-        if self.sampling is not None:
-            self.sampling.check_draws(*next(iter(samples.values())).shape[:2])
-        object.__setattr__(self, "samples", samples)
-
     @classmethod
     def from_point(
         cls,
@@ -72,7 +64,7 @@ class NetworkFit(Fit):
         return cls(model, data, samples, method, history=history)
 
     @cached_property
-    def site_shapes(self) -> dict[str, tuple[int, ...]]:
+    def site_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Shapes of all sites but the response, without chain and draw."""
         (arrays,) = self.model.arguments(self.data)
         scales: dict[str, tuple[int, ...]] = dict.fromkeys(self.model.random_scales(), ())

@@ -1,13 +1,13 @@
 """Predictions of networks, averaged over draws."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from probmf.data.examples import Examples
 from probmf.likelihoods import Categorical, Gaussian, Likelihood
@@ -15,7 +15,15 @@ from probmf.likelihoods.base import likelihood_scales
 from probmf.models.network import Network
 from probmf.results.mixtures import row_blocks
 from probmf.results.predictions import Predictions
-from probmf.results.summaries import Kind, ScoreMixture, Summary, joined, over_draws, summarize
+from probmf.results.summaries import (
+    Kind,
+    Mixtures,
+    ScoreMixture,
+    Summary,
+    joined,
+    over_draws,
+    summarize,
+)
 
 
 def predict_network(
@@ -54,47 +62,41 @@ def predict_network(
 
 def mixtures(
     model: Network, data: Examples, samples: Mapping[str, np.ndarray], x: Float[np.ndarray, "n p"]
-) -> Iterator[tuple[Int[np.ndarray, " part"], ScoreMixture]]:
-    """Scores of rows at every draw in the user's own units, by blocks of rows."""
-    start = 0
-    for scores, own in score_blocks(model, samples, x):
-        part = np.arange(start, start + scores.shape[1])
-        start += scores.shape[1]
-        between = [1] * (scores.ndim - 1)
-        scales = {name: v.reshape(len(v), *between, *v.shape[1:]) for name, v in own.items()}
-        if isinstance(model.likelihood, Gaussian):
-            # One of each for a single response, whose scores have no axis for it.
-            center, unit = (
-                value if scores.ndim == 3 else value[0]
-                for value in (data.response_center, data.response_scale)
-            )
-            scores, scales = center + unit * scores, {"noise_scale": unit * scales["noise_scale"]}
-        yield part, ScoreMixture(scores, None, scales)
+) -> Mixtures:
+    """Scores of rows at every draw, in the user's own units.
 
-
-def score_blocks(
-    model: Network, samples: Mapping[str, np.ndarray], x: Float[np.ndarray, "n features"]
-) -> Iterator[tuple[Float[np.ndarray, "draws part ..."], dict[str, np.ndarray]]]:
-    """Scores of rows at every draw, and the likelihood's own parameters, by blocks of rows.
+    Args:
+        model: The network.
+        data: The training examples, whose units these are.
+        samples: Draws by site, with leading (chain, draw) axes.
+        x: Standardized features.
 
     Yields:
-        The scores, and parameters with a leading axis over the draws. Memory is bounded.
+        Places of some rows, and their scores, with a last axis of responses or classes where there
+        are several. Memory is bounded.
     """
     values = {site: value.reshape(-1, *value.shape[2:]) for site, value in samples.items()}
     count = len(next(iter(values.values())))
-    sites = model.likelihood.scale_sites()
-    own = {name: values[name] for name in sites if name in values}
-    fixed = likelihood_scales(model.likelihood, {})
-    for name, value in fixed.items():
-        own.setdefault(name, np.broadcast_to(np.asarray(value), (count, *value.shape)))
+    fixed = likelihood_scales(model.likelihood, {}).items()
+    own = {name: np.broadcast_to(value, (count, *value.shape)) for name, value in fixed}
+    own |= {name: values[name] for name in model.likelihood.scale_sites() if name in values}
+    own = {name: np.asarray(value, np.float64) for name, value in own.items()}
     dtype = jnp.result_type(float)
     weights = {
         site: jnp.asarray(value, dtype) for site, value in values.items() if "_scale" not in site
     }
     widest = max([1, *model.hidden, *(np.shape(v)[-1] for v in weights.values())])
     for part in row_blocks(len(x), count * widest):
-        scores = _scores(weights, jnp.asarray(x[part], dtype), network=model.canonical())
-        yield np.asarray(scores, np.float64), {k: np.asarray(v, np.float64) for k, v in own.items()}
+        found = _scores(weights, jnp.asarray(x[part], dtype), network=model.canonical())
+        scores = np.asarray(found, np.float64)
+        between = [1] * (scores.ndim - 1)
+        scales = {name: v.reshape(count, *between, *v.shape[1:]) for name, v in own.items()}
+        if isinstance(model.likelihood, Gaussian):
+            center, unit = (data.response_center, data.response_scale)
+            if scores.ndim == 2:
+                center, unit = center[0], unit[0]
+            scores, scales = center + unit * scores, {"noise_scale": unit * scales["noise_scale"]}
+        yield np.arange(part.start, part.stop), ScoreMixture(scores, None, scales)
 
 
 @partial(jax.jit, static_argnames="network")

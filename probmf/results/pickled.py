@@ -1,8 +1,19 @@
-"""Pickling of results, whose mappings are read-only."""
+"""Results whose arrays are read-only, and how they are pickled."""
 
 from collections.abc import Mapping
 from dataclasses import fields
+from types import MappingProxyType
 from typing import Any
+
+import numpy as np
+
+
+def frozen(arrays: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
+    """Read-only views of arrays by name; the caller's own stay writable."""
+    views = {name: np.asarray(array).view() for name, array in arrays.items()}
+    for view in views.values():
+        view.flags.writeable = False
+    return MappingProxyType(views)
 
 
 class Pickled:

@@ -1,6 +1,6 @@
 """Means and plug-in variances of scores under a point fit."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,8 +11,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from probmf.data import Ratings
 from probmf.models.factorization import MatrixFactorization
+from probmf.precision import in_precision
 from probmf.results.conditional import Conditionals
-from probmf.results.row_problem import to_device
 from probmf.results.side_ratings import power_of_two
 from probmf.rows.layout import Side
 
@@ -91,24 +91,7 @@ class PlugIn:
             half-sweep over the rows (over the items again for every block of users, or the other
             way round, whichever are fewer), plus O(n d^2).
         """
-        variance = np.empty(len(user))
-        sides: tuple[Side, Side] = ("user", "item")
-        outer, inner = user, item
-        if len(np.unique(item)) < len(np.unique(user)):
-            sides, (outer, inner) = ("item", "user"), (item, user)
-        for chosen, rows in self._blocks(outer):
-            left = self.spread(sides[0], rows)
-            for inside, others in self._blocks(inner[chosen]):
-                right = self.spread(sides[1], others)
-                at = chosen[inside]
-                # Sorted, so that neighbours read the same row of the larger side.
-                at = at[np.argsort(outer[at], kind="stable")]
-                here, there = np.searchsorted(rows, outer[at]), np.searchsorted(others, inner[at])
-                for start in range(0, len(at), PAIR_BLOCK):
-                    part = slice(start, start + PAIR_BLOCK)
-                    products = np.einsum("nd,nd->n", left[here[part]], right[there[part]])
-                    variance[at[part]] = products
-        return np.maximum(variance, 0.0)
+        return self._products(self.spread, user, item)
 
     def prior_variances(
         self, user: Int[np.ndarray, " n"], item: Int[np.ndarray, " n"]
@@ -124,15 +107,32 @@ class PlugIn:
             O(n d).
         """
         total = np.zeros(len(user))
-        new = ~(self.known("user", user) & self.known("item", item))
-        for start in range(0, int(new.sum()), MEAN_BLOCK):
-            part = np.flatnonzero(new)[start : start + MEAN_BLOCK]
-            left, right = (
-                self.prior_spread("user", user[part]),
-                self.prior_spread("item", item[part]),
-            )
-            total[part] = np.einsum("nd,nd->n", left, right)
+        new = np.flatnonzero(~(self.known("user", user) & self.known("item", item)))
+        total[new] = self._products(self.prior_spread, user[new], item[new])
         return total
+
+    def _products(
+        self, spread: Callable[[Side, np.ndarray], np.ndarray], user: np.ndarray, item: np.ndarray
+    ) -> np.ndarray:
+        """Products of the spreads of pairs, by blocks of rows."""
+        variance = np.empty(len(user))
+        sides: tuple[Side, Side] = ("user", "item")
+        outer, inner = user, item
+        if len(np.unique(item)) < len(np.unique(user)):
+            sides, (outer, inner) = ("item", "user"), (item, user)
+        for chosen, rows in self._blocks(outer):
+            left = spread(sides[0], rows)
+            for inside, others in self._blocks(inner[chosen]):
+                right = spread(sides[1], others)
+                at = chosen[inside]
+                # Sorted, so that neighbours read the same row of the larger side.
+                at = at[np.argsort(outer[at], kind="stable")]
+                here, there = np.searchsorted(rows, outer[at]), np.searchsorted(others, inner[at])
+                for start in range(0, len(at), PAIR_BLOCK):
+                    part = slice(start, start + PAIR_BLOCK)
+                    products = np.einsum("nd,nd->n", left[here[part]], right[there[part]])
+                    variance[at[part]] = products
+        return np.maximum(variance, 0.0)
 
     def prior_spread(
         self, side: Side, codes: Int[np.ndarray, " rows"]
@@ -186,7 +186,7 @@ class PlugIn:
         known = np.flatnonzero(codes >= 0)
         for part, root in self.conditionals.roots(side, codes[known]):
             padded = np.pad(root, ((0, power_of_two(len(root)) - len(root)), (0, 0), (0, 0)))
-            matrices = np.asarray(_covariances(to_device(padded)))
+            matrices = np.asarray(_covariances(in_precision(padded)))
             covariance[known[part]] = self._pack(matrices[: len(root)])
         return self._join(side, self.tables[side][codes], covariance)
 

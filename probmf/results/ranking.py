@@ -10,8 +10,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from probmf.precision import in_precision
 from probmf.results.exclusions import Exclusions
-from probmf.results.row_problem import to_device
 from probmf.results.side_ratings import power_of_two
 from probmf.rows.layout import num_workers
 from probmf.settings import as_here
@@ -68,7 +68,7 @@ def top_products(
         most = int(np.add.reduceat(exclusions.counts, np.arange(0, len(lines), size)).max())
     width = power_of_two(most)
     # By column and padded, so that the product is one dense block of whole groups.
-    columns = to_device(np.pad(items, ((0, -len(items) % GROUP), (0, 0))).T)
+    columns = in_precision(np.pad(items, ((0, -len(items) % GROUP), (0, 0))).T)
     places = np.empty((len(lines), k), dtype=np.int64)
     products = np.empty((len(lines), k))
 
@@ -77,7 +77,7 @@ def top_products(
         block = padded(lines[start:stop], size)
         excluded = pairs_left_out(exclusions, slice(start, stop), size, 0, len(items), width)
         value, place = _top_of_block(
-            to_device(block), columns, *excluded, num_items=len(items), k=k
+            in_precision(block), columns, *excluded, num_items=len(items), k=k
         )
         places[start:stop] = np.asarray(place)[: stop - start]
         products[start:stop] = np.asarray(value)[: stop - start]
@@ -113,7 +113,7 @@ def top_scores(
         Places (-1 where none is left) and scores, best first; of equal ones the first item's.
     """
     excluded = pairs_left_out(exclusions, lines, size, 0, scores.shape[1])
-    value, place = _top_of_scores(to_device(padded(scores, size)), *excluded, k=k)
+    value, place = _top_of_scores(in_precision(padded(scores, size)), *excluded, k=k)
     values, places = np.asarray(value)[: len(scores)], np.asarray(place)[: len(scores)]
     return np.where(np.isneginf(values), -1, places), values
 

@@ -11,11 +11,11 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from probmf.likelihoods import Likelihood
+from probmf.precision import in_precision
 from probmf.results.draws import Draws
 from probmf.results.exclusions import Exclusions
 from probmf.results.mixtures import BLOCK, tails
 from probmf.results.ranking import Order, block_size, top_scores, unit_rows
-from probmf.results.row_problem import to_device
 
 #: Numbers that the rows of one block of draws may have.
 ROW_NUMBERS = 1 << 24
@@ -118,7 +118,7 @@ def _means(draws: Draws, codes: np.ndarray, items: np.ndarray, order: Order) -> 
     for some in draw_blocks(draws, len(codes) + len(items)):
         users, others = pairs_of_rows(draws, codes, items, some)
         rows = users, others, *_spread_of_strangers(draws, new, others, some)
-        arrays = jax.tree.map(to_device, (*rows, draws.likelihood_scales(some), threshold))
+        arrays = in_precision((*rows, draws.likelihood_scales(some), threshold))
         total += np.asarray(
             _sum_of_means(
                 *arrays, likelihood=likelihood.canonical(),

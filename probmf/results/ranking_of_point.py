@@ -10,10 +10,10 @@ from jaxtyping import Array, Float, Int
 from scipy.special import ndtri
 
 from probmf.likelihoods import Likelihood
+from probmf.precision import in_precision
 from probmf.results.exclusions import Exclusions
 from probmf.results.plug_in import PlugIn
 from probmf.results.ranking import Order, block_size, padded, pairs_left_out, top_of_lines
-from probmf.results.row_problem import to_device
 
 
 def top_uncertain(
@@ -52,14 +52,14 @@ def top_uncertain(
     of_ratings = by_mean or order.by == "probability"
     likelihood = plug_in.model.likelihood.canonical() if of_ratings else None
     own = plug_in.conditionals.draws.likelihood_scales()
-    scales = {name: to_device(value[0]) for name, value in own.items()}
+    scales = in_precision({name: value[0] for name, value in own.items()})
     best = np.full((len(codes), k), -np.inf)
     places = np.full((len(codes), k), -1, dtype=np.int64)
     room = plug_in.spread_rows
     for first in range(0, len(candidates), room):
         items = candidates[first : first + room]
         own_spread = plug_in.prior_spread("item", items) if by_mean else _spread(plug_in, items)
-        item_side = [to_device(plug_in.tables["item"][items]), to_device(own_spread)]
+        item_side = in_precision((plug_in.tables["item"][items], own_spread))
         step = min(room, block_size(len(codes), len(items)))
         for begin in range(0, len(codes), room):
             block = slice(begin, min(begin + room, len(codes)))
@@ -73,9 +73,9 @@ def top_uncertain(
                 length, here = part.stop - start, slice(start - begin, part.stop - begin)
                 half = np.asarray(bound) if rng is None else rng.standard_normal((step, len(items)))
                 value, place = _top_of_block(
-                    to_device(padded(users[part], step)), to_device(padded(spread[here], step)),
-                    *item_side, to_device(padded(offset[part], step)),
-                    to_device(half if order.at_least is None else np.asarray(order.at_least)),
+                    *in_precision((padded(users[part], step), padded(spread[here], step))),
+                    *item_side, in_precision(padded(offset[part], step)),
+                    in_precision(half if order.at_least is None else np.asarray(order.at_least)),
                     scales, *pairs_left_out(exclusions, part, step, first, len(items)),
                     k=min(k, len(items)), likelihood=likelihood, by_mean=by_mean,
                 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from scipy.linalg import get_lapack_funcs
 
 from probmf.likelihoods import Likelihood
+from probmf.precision import in_precision
 from probmf.results.side_ratings import PIECE
 from probmf.rows import gaussian
 
@@ -100,10 +101,11 @@ def modes(problem: RowProblem, likelihood: Likelihood) -> Float[np.ndarray, "r d
     Returns:
         Rows (bias, factors), in double precision if single precision is not enough for them.
     """
-    found = np.asarray(find_modes(_on_device(problem), likelihood=likelihood))
+    # Only now: a fit is kept on the host, as it may be asked in 32 bits and then in 64.
+    found = np.asarray(find_modes(in_precision(problem), likelihood=likelihood))
     if not np.isfinite(found).all():
         with jax.enable_x64(True):
-            found = np.asarray(find_modes(_on_device(problem), likelihood=likelihood))
+            found = np.asarray(find_modes(in_precision(problem), likelihood=likelihood))
     return found
 
 
@@ -118,13 +120,13 @@ def roots(problem: RowProblem, likelihood: Likelihood) -> Float[np.ndarray, "r d
         Inverse Cholesky factors of the rows' precision, zero at fixed coordinates; in double
         precision if the prior's share would be lost in single precision.
     """
-    factors = np.asarray(precision_factors(_on_device(problem), likelihood=likelihood))
+    factors = np.asarray(precision_factors(in_precision(problem), likelihood=likelihood))
     free = np.asarray(problem.free) > 0
     prior = np.asarray(problem.precision)[:, free].min(initial=np.inf)
     largest = np.square(factors).sum(axis=2).max()
     if not np.finfo(factors.dtype).eps * largest < 0.1 * prior:
         with jax.enable_x64(True):
-            factors = np.asarray(precision_factors(_on_device(problem), likelihood=likelihood))
+            factors = np.asarray(precision_factors(in_precision(problem), likelihood=likelihood))
     return _inverses(factors) * free
 
 
@@ -140,20 +142,6 @@ def _inverses(factors: Float[np.ndarray, "r d d"]) -> Float[np.ndarray, "r d d"]
         # What lies in C's order is the transpose to LAPACK.
         inverses[place] = invert(factor.T, lower=0)[0].T
     return inverses
-
-
-def to_device(array: Any) -> Array:
-    """A host or device array on the device, floating numbers in JAX's present precision."""
-    if array.dtype.kind != "f":
-        return jnp.asarray(array)
-    # Converted on the host: on the device every shape would be a program to compile.
-    return jnp.asarray(np.asarray(array, jnp.result_type(float)))
-
-
-def _on_device(problem: RowProblem) -> RowProblem:
-    # Not earlier: a fit is kept on the host, as it may be asked for predictions in 32 bits and,
-    # within `jax.enable_x64`, in 64.
-    return jax.tree.map(to_device, problem)
 
 
 @partial(jax.jit, static_argnames="likelihood")

@@ -7,7 +7,7 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Shaped
 
-from probmf.results.pickled import Pickled
+from probmf.results.pickled import Pickled, frozen
 from probmf.results.table import Table
 
 
@@ -46,7 +46,7 @@ class Sampling(Pickled):
 
     def __post_init__(self) -> None:
         """Check the shapes and freeze the arrays."""
-        stats = {name: np.asarray(value).view() for name, value in self.stats.items()}
+        stats = frozen(self.stats)
         shape = next((value.shape for value in stats.values()), (0, 0))
         for name, value in stats.items():
             if value.ndim != 2 or value.shape != shape:
@@ -54,8 +54,7 @@ class Sampling(Pickled):
                     f"The statistic {name!r} has shape {value.shape}, expected (chains, draws)"
                     f"{f' = {shape}' if len(shape) == 2 else ''}."
                 )
-            value.flags.writeable = False
-        object.__setattr__(self, "stats", MappingProxyType(stats))
+        object.__setattr__(self, "stats", stats)
         object.__setattr__(self, "info", MappingProxyType(dict(self.info)))
 
     @property

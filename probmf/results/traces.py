@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from probmf.results.pickled import Pickled
+from probmf.results.pickled import Pickled, frozen
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +48,4 @@ class Traces(Pickled):
 
     def __post_init__(self) -> None:
         """Freeze the arrays."""
-        values = {name: np.asarray(value).view() for name, value in self.values.items()}
-        for value in values.values():
-            value.flags.writeable = False
-        object.__setattr__(self, "values", MappingProxyType(values))
+        object.__setattr__(self, "values", frozen(self.values))
