@@ -1,7 +1,6 @@
 """Results: fits of ratings, mixed models and networks, their predictions, rankings and storage."""
 
-from probmf.results.base import Fit
-from probmf.results.fit import RatingsFit
+from probmf.results.fit import Fit
 from probmf.results.history import History
 from probmf.results.load import load
 from probmf.results.mixed_fit import MixedFit
@@ -9,6 +8,7 @@ from probmf.results.network_fit import NetworkFit
 from probmf.results.predictions import Predictions
 from probmf.results.questions import Questions
 from probmf.results.rank_posterior import RankPosterior
+from probmf.results.ratings_fit import RatingsFit
 from probmf.results.recommend import Recommendations
 from probmf.results.sampling import Sampling
 

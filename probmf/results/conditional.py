@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from probmf.precision import in_precision
-from probmf.results import row_problem
 from probmf.results.draws import Draws
 from probmf.results.row_centers import row_centers
-from probmf.results.row_problem import RowProblem
-from probmf.results.side_ratings import Batch, SideRatings
+from probmf.rows import problem as row_problem
 from probmf.rows.layout import Side
+from probmf.rows.problem import RowProblem
+from probmf.rows.side_ratings import Batch, SideRatings
 from probmf.rows.sweep import zero_moments
 
 #: Bytes that one batch of rows may take while it is solved for.

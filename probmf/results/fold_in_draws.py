@@ -13,9 +13,9 @@ from probmf.models.factorization import PRIOR_SCALES
 from probmf.results.conditional import BATCH_BYTES
 from probmf.results.draws import Draws
 from probmf.results.predictions import plain_text
-from probmf.results.row_draws import STEPS, cells, draw_rows
-from probmf.results.row_problem import RowProblem
-from probmf.results.side_ratings import PIECE, Batch, SideRatings, power_of_two
+from probmf.rows.problem import RowProblem
+from probmf.rows.problem_draws import STEPS, cells, draw_rows
+from probmf.rows.side_ratings import PIECE, Batch, SideRatings, power_of_two
 from probmf.rows.sweep import zero_moments
 
 #: Share of accepted proposals below which the Metropolis steps may not have forgotten their start.

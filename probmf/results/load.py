@@ -4,10 +4,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from probmf.results.fit import RatingsFit
 from probmf.results.formula_code import refuse_foreign_code
 from probmf.results.mixed_fit import MixedFit
 from probmf.results.network_fit import NetworkFit
+from probmf.results.ratings_fit import RatingsFit
 from probmf.results.storage import read_fit, unreadable
 from probmf.results.training_columns import as_table
 

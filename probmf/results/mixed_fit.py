@@ -15,7 +15,7 @@ from probmf.models.mixed import Design, MixedEffects
 from probmf.models.mixed.response import of_codes
 from probmf.models.sites import Sites
 from probmf.results.asked import check_interval
-from probmf.results.base import Fit
+from probmf.results.fit import Fit
 from probmf.results.history import History
 from probmf.results.mixed_predict import (
     Level,

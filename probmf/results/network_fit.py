@@ -15,7 +15,7 @@ from probmf.likelihoods.base import BaseLikelihood
 from probmf.models.network import NAME, Network
 from probmf.models.sites import Sites
 from probmf.results.asked import check_interval
-from probmf.results.base import Fit
+from probmf.results.fit import Fit
 from probmf.results.history import History
 from probmf.results.network_predict import mixtures, predict_network
 from probmf.results.predictions import Predictions

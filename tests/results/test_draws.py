@@ -193,7 +193,9 @@ def test_a_point_never_takes_the_path_of_draws(
     draw_ratings: Any, random_fit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit = random_fit(MatrixFactorization(2), draw_ratings())
-    monkeypatch.setattr("probmf.results.fit.DrawScores", lambda *_: pytest.fail("draws were used"))
+    monkeypatch.setattr(
+        "probmf.results.ratings_fit.DrawScores", lambda *_: pytest.fail("draws were used")
+    )
     fit.predict([(1, 2)])
     fit.recommend(k=1)
     fit.similar_items([1], k=1)

@@ -10,8 +10,8 @@ from jax import lax
 from jaxtyping import Array, Float, UInt32
 
 from probmf.likelihoods import Likelihood
-from probmf.results.row_problem import RowProblem, find_modes, precision_factors, row_loss
 from probmf.rows import gaussian
+from probmf.rows.problem import RowProblem, find_modes, precision_factors, row_loss
 
 #: Metropolis steps for each row and draw under a likelihood that is not Gaussian.
 STEPS = 32
