@@ -1,5 +1,6 @@
 """The best of many items for many users, in blocks."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Literal, NamedTuple
@@ -94,27 +95,32 @@ def unit_rows(factors: Float[np.ndarray, "... rows k"]) -> Float[np.ndarray, "..
 
 
 def top_scores(
-    scores: Float[np.ndarray, "lines items"],
+    score: Callable[[slice], Float[np.ndarray, "part items"]],
+    num_lines: int,
+    num_items: int,
     k: int,
     exclusions: Exclusions | None,
-    lines: slice,
-    size: int,
 ) -> tuple[Int[np.ndarray, "lines k"], Float[np.ndarray, "lines k"]]:
-    """The k best items of each line of a block, excluded ones left out.
+    """The k best items of each line, excluded ones left out, by blocks of lines.
 
     Args:
-        scores: Scores of the lines in the block.
+        score: Gives the scores of all items for a slice of the lines.
+        num_lines: Number of lines.
+        num_items: Number of items.
         k: How many.
         exclusions: Pairs to leave out.
-        lines: Which of all lines these are.
-        size: Lines that a block has, at least as many as there are.
 
     Returns:
         Places (-1 where none is left) and scores, best first; of equal ones the first item's.
     """
-    excluded = pairs_left_out(exclusions, lines, size, 0, scores.shape[1])
-    value, place = _top_of_scores(in_precision(padded(scores, size)), *excluded, k=k)
-    values, places = np.asarray(value)[: len(scores)], np.asarray(place)[: len(scores)]
+    size = block_size(num_lines, num_items)
+    places, values = np.empty((num_lines, k), np.int64), np.empty((num_lines, k))
+    for start in range(0, num_lines, size):
+        lines = slice(start, min(start + size, num_lines))
+        excluded = pairs_left_out(exclusions, lines, size, 0, num_items)
+        value, place = _top_of_scores(in_precision(padded(score(lines), size)), *excluded, k=k)
+        values[lines] = np.asarray(value)[: lines.stop - start]
+        places[lines] = np.asarray(place)[: lines.stop - start]
     return np.where(np.isneginf(values), -1, places), values
 
 

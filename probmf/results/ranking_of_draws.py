@@ -15,7 +15,7 @@ from probmf.precision import in_precision
 from probmf.results.draws import Draws
 from probmf.results.exclusions import Exclusions
 from probmf.results.mixtures import BLOCK, tails
-from probmf.results.ranking import Order, block_size, top_scores, unit_rows
+from probmf.results.ranking import Order, top_scores, unit_rows
 
 #: Numbers that the rows of one block of draws may have.
 ROW_NUMBERS = 1 << 24
@@ -44,24 +44,22 @@ def top_of_draws(
     Returns:
         The places. Time O(draws x lines x items x d); memory is bounded.
     """
-    rng, size = order.rng, block_size(len(codes), len(items))
+    rng = order.rng
     chosen = np.zeros(len(codes), np.int64)
     if rng is not None:
         chosen = rng.integers(draws.num_draws, size=len(codes))
     # A new user's rows are drawn; for bounds always the same ones, so that calls agree.
     strangers = np.random.default_rng(0) if rng is None else rng
-    places = np.empty((len(codes), k), np.int64)
-    for start in range(0, len(codes), size):
-        part = slice(start, min(start + size, len(codes)))
+
+    def score(part: slice) -> np.ndarray:
         if order.by in ("mean", "probability"):
-            scores = _means(draws, codes[part], items, order)
-        elif order.by == "thompson":
-            scores = _single(draws, codes[part], items, chosen[part], strangers)
-        else:
-            level = tails(order.interval)[order.by == "upper"]
-            scores = _quantiles(draws, codes[part], items, level, strangers)
-        places[part] = top_scores(scores, k, exclusions, part, size)[0]
-    return places
+            return _means(draws, codes[part], items, order)
+        if order.by == "thompson":
+            return _single(draws, codes[part], items, chosen[part], strangers)
+        level = tails(order.interval)[order.by == "upper"]
+        return _quantiles(draws, codes[part], items, level, strangers)
+
+    return top_scores(score, len(codes), len(items), k, exclusions)[0]
 
 
 def top_cosines(
@@ -71,21 +69,16 @@ def top_cosines(
 
     A cosine does not change when the factors of a draw are rotated, so it may be averaged.
     """
-    num_items = draws.data.num_items
-    every = np.arange(num_items)
-    size = block_size(len(codes), num_items)
-    places = np.empty((len(codes), k), np.int64)
-    cosine = np.empty((len(codes), k))
-    for start in range(0, len(codes), size):
-        part = slice(start, min(start + size, len(codes)))
-        total = np.zeros((part.stop - part.start, num_items))
-        for some in draw_blocks(draws, num_items):
-            unit = unit_rows(draws.rows("item", every, some)[:, :, 1:])
-            for draw in unit:
-                total += draw[codes[part]] @ draw.T
-        found = top_scores(total / draws.num_draws, k, exclusions, part, size)
-        places[part], cosine[part] = found
-    return places, cosine
+    every = np.arange(draws.data.num_items)
+
+    def mean_cosines(part: slice) -> np.ndarray:
+        total = np.zeros((part.stop - part.start, len(every)))
+        for some in draw_blocks(draws, len(every)):
+            for unit in unit_rows(draws.rows("item", every, some)[:, :, 1:]):
+                total += unit[codes[part]] @ unit.T
+        return total / draws.num_draws
+
+    return top_scores(mean_cosines, len(codes), len(every), k, exclusions)
 
 
 def draw_blocks(draws: Draws, num_rows: int) -> Iterator[slice]:
