@@ -27,6 +27,7 @@ from probmf.effects import lapack
 from probmf.effects.columns import Columns, Trils
 from probmf.effects.loops import collect, interpolate, join_pairs, part_pairs, place, weigh
 from probmf.effects.pattern import Pattern
+from probmf.effects.rounding import Rounding, factor_error, rounding_error
 from probmf.effects.statistics import Statistics
 
 #: With fewer columns many calls of XLA's program cost less, once it is compiled.
@@ -220,6 +221,56 @@ class HostEvidence:
         white = white + np.einsum("mab,mb->ma", root, np.zeros_like(white) + noise(white))
         tables.insert(0, np.einsum("mab,mb->ma", tril, white))
         return self._value(precision, lead, found), tables
+
+    def rounding(self, trils: Trils, precision: float) -> Rounding:
+        """The log density with an estimate of its error; see `probmf.effects.rounding`.
+
+        Args:
+            trils: See `log_evidence`.
+            precision: Noise precision.
+
+        Returns:
+            Both; the error is infinite where a matrix is not positive definite, and NaN at a point
+            that is no number. Costs as much as the log density where a bound of the error is small
+            already, else as much as a score.
+        """
+        trils = [np.asarray(tril, np.float64) for tril in trils]
+        if not all(np.all(np.isfinite(number)) for number in (precision, *trils)):
+            return Rounding(np.nan, np.nan, ())
+        norm = np.zeros(len(self.rest))
+        diagonal = self.row == self.column
+        norm[self.row[diagonal]] = np.sqrt(precision * self.base[diagonal])
+        seen = [np.sqrt(precision * np.diagonal(self.sums.lead_lead, axis1=-2, axis2=-1))]
+        seen += [norm[own].reshape(self.shapes[b]) for b, own in sorted(self.columns.own.items())]
+        sizes = [
+            np.einsum("mab,ma->mb", np.broadcast_to(np.abs(tril), (*own.shape, own.shape[1])), own)
+            for tril, own in zip(trils, seen, strict=True)
+        ]
+        largest = tuple(float(np.max(size, initial=0.0)) for size in sizes)
+        lead = self._eliminate(trils[0], precision)
+        found = self._factor(trils, precision, lead)
+        if found is None:
+            return Rounding(np.nan, np.inf, largest)
+        size = np.empty(len(norm))
+        for block, own in self.columns.own.items():
+            size[own] = np.sqrt(self.prior[own] + np.square(sizes[block].ravel()))
+        pivots = (np.diagonal(part, axis1=-2, axis2=-1) for part in (lead.system, lead.inverse))
+        by_group = np.sum(np.multiply(*pivots), axis=-1)
+        square = precision * float(self.sums.square)
+        factors = sum(factor_error(tril, own) for tril, own in zip(trils, seen, strict=True))
+        value, total = self._value(precision, lead, found), float(size @ size)
+        if not self.num_flat:
+            # No eigenvalue of S is below one.
+            fitted = np.sqrt(total * float(found.half @ found.half))
+            bound = factors + rounding_error(by_group, total, fitted, square)
+            if (rounding := Rounding(value, bound, largest)).is_small:
+                return rounding
+        mean = lapack.solve(found.factor, found.half, transpose=True)
+        inverse = np.array(found.factor, order="F")
+        lapack.invert(inverse)
+        spread = float(np.square(size) @ np.diag(inverse))
+        error = rounding_error(by_group, spread, float(size @ np.abs(mean)), square)
+        return Rounding(value, factors + error, largest)
 
     def score(self, trils: Trils, precision: float) -> Score:
         """The log density and its derivatives.

@@ -12,23 +12,24 @@ from probmf.results import MixedFit
 from probmf.run.driver import FitWarning
 
 
-def concluded[F: AnyFit](fit: F, trouble: str = "", *, stacklevel: int) -> F:
+def concluded[F: AnyFit](fit: F, trouble: str = "", *, lost_digits: str = "", stacklevel: int) -> F:
     """The fit with its verdict and notes, after one warning if something is wrong.
 
     Args:
         fit: A sampler's, or an approximation's.
         trouble: How the search ended, if not as it should: draws from there are not judged aloud.
+        lost_digits: What rounding left too little of, if anything.
         stacklevel: Whose call the warning is about, counted from the caller, as 1.
 
     Returns:
         The fit. Variances of a mixed model that the rows do not tell apart are in its notes.
 
     Warns:
-        FitWarning: If the rows do not tell variances apart, or there is trouble.
+        FitWarning: If the rows do not tell variances apart, digits were lost, or there is trouble.
         DiagnosticWarning: Otherwise, if the draws should not be relied upon.
     """
     findings = confounded_variances(fit.design, prior=True) if isinstance(fit, MixedFit) else []
-    notes = [*(finding.text for finding in findings), *([trouble] if trouble else [])]
+    notes = [text for text in (*(one.text for one in findings), lost_digits, trouble) if text]
     fit, complaints = judged(_noted(fit, notes))
     sentences = [*notes, *(() if trouble else complaints)]
     if sentences:

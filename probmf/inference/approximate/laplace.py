@@ -121,6 +121,7 @@ def fit_laplace(
         mode, factor, decrement = _settle(potential, mode, hessian, turns)
         vectors, log_normal = _draw(draw_key, mode, factor, turns, num_samples)
         samples = target.recover(recover_key, constrain_chains(potential, vectors[None]))
+        lost_digits = target.lost_digits(samples)
         top = float(potential.value(jnp.asarray(mode, potential.vector.dtype)))
         rank = len(mode) - turns.shape[1]
         volume = 0.5 * rank * np.log(2 * np.pi) - float(np.sum(np.log(np.diag(factor))))
@@ -140,7 +141,7 @@ def fit_laplace(
     sampling = Sampling({}, 0, time.perf_counter() - begin, True, info)
     method = "laplace" + ("/marginal" if target.sites else "")
     fit = target.fit(samples, method, history, sampling)
-    return concluded(fit, trouble, stacklevel=2)
+    return concluded(fit, trouble, lost_digits=lost_digits, stacklevel=2)
 
 
 def _check_size(num_dims: int) -> None:

@@ -134,6 +134,7 @@ def fit_svi(
         course = run_svi(svi, target.args, run_key, num_steps, rates, progress=progress)
         draws = draw_guide(target, own, course.params, draw_key, count)
         samples = target.recover(recover_key, {n: v[None] for n, v in draws.samples.items()})
+        lost_digits = target.lost_digits(samples)
     info: dict[str, Any] = {"approximation": f"guide {name}", **_judge(course)}
     if not point:
         info |= weigh(draws.log_weights, potential.num_dims)
@@ -145,7 +146,8 @@ def fit_svi(
         sampling = Sampling({}, 0, seconds, course.stopped != "interrupted", info)
     method = f"svi/{name}" + ("/marginal" if target.sites else "")
     fit = target.fit(samples, method, _history(course), sampling)
-    return concluded(fit, _trouble(course, info, num_steps), stacklevel=2)
+    trouble = _trouble(course, info, num_steps)
+    return concluded(fit, trouble, lost_digits=lost_digits, stacklevel=2)
 
 
 def _optimizer(

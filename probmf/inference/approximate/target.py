@@ -17,6 +17,7 @@ from probmf.inference.gibbs.plan import Plan
 from probmf.inference.gibbs.starting_points import start_scales, start_states
 from probmf.inference.marginal import MarginalModel
 from probmf.inference.marginal.density import median
+from probmf.inference.marginal.lost_digits import lost_digits_of_draws
 from probmf.inference.marginal_rows import RowsMarginal
 from probmf.inference.marginal_rows.model import LEVEL
 from probmf.inference.nuts.nuts import model_arguments, without_sites
@@ -81,9 +82,15 @@ class Target(NamedTuple):
             return self.model.recover(key, samples)
         found = dict(samples)
         if isinstance(self.model, MarginalModel):
-            effects = self.model.recover(key, samples, *self.args)
+            _, effects = self.model.draw_back(key, samples, *self.args)
             found |= {name: np.asarray(value) for name, value in effects.items()}
         return found
+
+    def lost_digits(self, samples: Mapping[str, np.ndarray]) -> str:
+        """A sentence where rounding leaves too little of the density at the draws, else empty."""
+        if not isinstance(self.model, MarginalModel):
+            return ""
+        return lost_digits_of_draws(self.model.prepare(*self.args), samples)
 
     def fit(
         self,

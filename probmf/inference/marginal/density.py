@@ -13,6 +13,7 @@ from numpyro.distributions import ExpandedDistribution, Independent
 from numpyro.infer.util import constrain_fn, potential_energy
 
 from probmf.data import wrap_words
+from probmf.effects.rounding import Rounding
 from probmf.inference.marginal import MarginalModel
 from probmf.inference.marginal.host_density import HostDensity
 from probmf.inference.marginal.injection import Inject
@@ -113,6 +114,13 @@ class MarginalDensity:
             jnp.asarray(vector, self.potential.vector.dtype)
         )
         return float(value), np.asarray(gradient, np.float64)
+
+    def rounding(self, vector: np.ndarray) -> Rounding:
+        """What rounding leaves of the evidence at a vector, in double precision."""
+        if self.host is not None:
+            return self.host.rounding(vector)
+        own = jnp.asarray(vector, self.potential.vector.dtype)
+        return self.prepared.rounding(self.constrain_prior(own))
 
     @run_alone()
     def constrain_prior(self, vector: Array) -> dict[str, Array]:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from probmf.effects.host import LEAST_COLUMNS, HostEvidence, has_host_form
+from probmf.effects.rounding import Rounding
 from probmf.inference.marginal.prepared import Prepared
 from probmf.rows.layout import num_workers
 from probmf.run.compile_cache import Program, compiled, quick_jit, trace_program
@@ -85,6 +86,11 @@ class HostDensity:
         (extra, precision, *trils), _ = self.terms_at(vector)
         value, tables = self.evidence.draw(trils, float(precision), rng)
         return float(extra) + value, tables
+
+    def rounding(self, vector: np.ndarray) -> Rounding:
+        """What rounding leaves of the evidence at a vector."""
+        (_, precision, *trils), _ = self.terms_at(vector)
+        return self.evidence.rounding(trils, float(precision))
 
     def terms(self, vectors: Float[np.ndarray, "n d"]) -> list[np.ndarray]:
         """The terms at vectors, in double precision."""

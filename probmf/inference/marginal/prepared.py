@@ -24,6 +24,8 @@ from probmf.effects import (
     standardize,
     sum_on_host,
 )
+from probmf.effects.host import HostEvidence
+from probmf.effects.rounding import Rounding
 from probmf.inference.marginal.blocks import Block, make_blocks
 from probmf.inference.marginal.injection import (
     MarginalizeError,
@@ -103,6 +105,25 @@ class Prepared:
         """
         statistics, precision, extra = self.system(run, latents, value)
         return extra + log_evidence(self.pattern, statistics, self.trils(run), precision)
+
+    def rounding(self, latents: Values) -> Rounding:
+        """An estimate of what rounding leaves of the log density in double precision."""
+        with run_unchecked():
+            statistics, precision, trils = self._evidence_terms(dict(latents))
+        sums = statistics if self.statistics is None else self.statistics
+        return HostEvidence(self.pattern, sums).rounding(trils, float(precision))
+
+    @cached_property
+    def _evidence_terms(self) -> Any:
+        """What the evidence depends on, compiled; sums only where they are not constant."""
+
+        def terms(latents: Values) -> tuple[Statistics | None, Array, list[Array]]:
+            run = self.run(latents)
+            statistics, precision, _ = self.system(run, latents)
+            varying = statistics if self.statistics is None else None
+            return varying, precision, self.trils(run)
+
+        return quick_jit(terms, count_numbers((self.args, self.kwargs)))
 
     def draw(self, latents: Values, key: Array) -> tuple[Array, dict[str, Array]]:
         """The log density, and a joint draw of the effect sites' values and what they determine."""

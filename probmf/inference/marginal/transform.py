@@ -1,5 +1,6 @@
 """The transform: a NumPyro model without its Gaussian effects, with the exact evidence instead."""
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,18 @@ from numpyro.distributions import Distribution, constraints
 
 from probmf.data import as_key
 from probmf.inference.marginal.forms import OneEvent, Whole
-from probmf.inference.marginal.injection import Inject, Model, NothingObservedError, Run
+from probmf.inference.marginal.injection import (
+    Inject,
+    MarginalizeError,
+    Model,
+    NothingObservedError,
+    Run,
+)
+from probmf.inference.marginal.lost_digits import lost_digits, lost_digits_of_draws
 from probmf.inference.marginal.prepared import Prepared, argument_fingerprint, prepare
 from probmf.models import MixedEffects
 from probmf.numpyro_setup import run_alone
+from probmf.run.driver import FitWarning
 
 #: How many prepared data sets a model remembers.
 REMEMBERED = 4
@@ -158,13 +167,32 @@ class MarginalModel:
         Returns:
             Draws of the effect sites, and of deterministic sites that depend on them, with the
             same leading axes. Memory beyond the result is bounded.
+
+        Warns:
+            FitWarning: If rounding leaves too little of the density in double precision.
         """
-        return self.evidence_and_effects(key, samples, *args, **kwargs)[1]
+        found = self.draw_back(key, samples, *args, **kwargs)[1]
+        self._warn_of_lost_digits(samples, *args, **kwargs)
+        return found
 
     def evidence_and_effects(
         self, key: ArrayLike, samples: Mapping[str, ArrayLike], *args: Any, **kwargs: Any
     ) -> tuple[Array, dict[str, Array]]:
         """Log density of the observations given each draw, and what `recover` returns."""
+        found = self.draw_back(key, samples, *args, **kwargs)
+        self._warn_of_lost_digits(samples, *args, **kwargs)
+        return found
+
+    def _warn_of_lost_digits(
+        self, samples: Mapping[str, ArrayLike], *args: Any, **kwargs: Any
+    ) -> None:
+        if trouble := lost_digits_of_draws(self.prepare(*args, **kwargs), samples):
+            warnings.warn(trouble, FitWarning, stacklevel=3)
+
+    def draw_back(
+        self, key: ArrayLike, samples: Mapping[str, ArrayLike], *args: Any, **kwargs: Any
+    ) -> tuple[Array, dict[str, Array]]:
+        """`evidence_and_effects` for callers that look for lost digits themselves."""
         prepared = self.prepare(*args, **kwargs)
         latents, lead = _check_samples(prepared, samples)
         count = int(np.prod(lead))
@@ -195,9 +223,19 @@ class Marginal(Distribution):
         super().__init__((), self.observed.shape)
 
     def log_prob(self, value: Array, intermediates: Any = None) -> Array:
-        """Log density of the observations, or of others in their place."""
+        """Log density of the observations, or of others in their place.
+
+        Raises:
+            MarginalizeError: If rounding leaves too little of it; within a compiled program that
+                can't be told.
+        """
         other = None if value is self.observed else value
-        return self._prepared.log_density(self._run, self._latents, other)
+        density = self._prepared.log_density(self._run, self._latents, other)
+        if jax.config.jax_enable_x64 and not isinstance(density, jax.core.Tracer):
+            trouble = lost_digits(self._prepared, [self._prepared.rounding(self._latents)])
+            if trouble:
+                raise MarginalizeError(trouble)
+        return density
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Observations from the prior of the effects."""

@@ -29,6 +29,7 @@ from probmf.inference.marginal.evaluators import (
     SpectralEvaluator,
 )
 from probmf.inference.marginal.host_density import CHUNK
+from probmf.inference.marginal.lost_digits import lost_digits, some_of
 from probmf.rows.layout import num_workers
 from probmf.run.compile_cache import Program, compiled, quick_jit
 from probmf.run.progress import progress_bar
@@ -59,6 +60,7 @@ class Draws(NamedTuple):
         effective: Effective number of draws among the proposals.
         seconds: Wall time by stage.
         complete: False after an interruption: there are fewer draws than were asked for.
+        lost_digits: A sentence where rounding leaves too little of the density, else empty.
     """
 
     samples: dict[str, np.ndarray]
@@ -68,6 +70,7 @@ class Draws(NamedTuple):
     effective: float
     seconds: dict[str, float]
     complete: bool
+    lost_digits: str
 
 
 def draw_marginal(
@@ -144,13 +147,19 @@ def draw_marginal(
                 f"after {rounds.num:,} proposals Pareto k-hat is {rounds.k_hat:.2f}, not below "
                 f"{K_HAT_GATE}"
             )
-        samples = _collect(rounds.sites(resample(rounds.weights, count, rng)))
+        chosen = resample(rounds.weights, count, rng)
+        samples = _collect(rounds.sites(chosen))
+        digits = ""
+        if density.potential.vector.dtype == np.float64:
+            looked_at = rounds.points[chosen[some_of(count)]]
+            digits = lost_digits(density.prepared, [density.rounding(point) for point in looked_at])
     clock.mark("draws")
     gradients = 0 if mode is None else mode.num_evaluations
     complete = all(len(draws) == num_samples for draws in samples.values())
     return Draws(
-        samples, rounds.k_hat, rounds.num, gradients, rounds.effective, clock.seconds, complete
-    )
+        samples, rounds.k_hat, rounds.num, gradients, rounds.effective, clock.seconds, complete,
+        digits,
+    )  # fmt: skip
 
 
 def _collect(pieces: Iterator[Sites]) -> Sites:

@@ -17,6 +17,7 @@ from probmf.effects import collect_targets, draw_effects, log_evidence
 from probmf.inference.importance import climb
 from probmf.inference.marginal.host_density import HostDensity
 from probmf.inference.marginal.injection import read_observed
+from probmf.inference.marginal.lost_digits import lost_digits
 from probmf.inference.marginal.model_cache import kept, kept_density
 from probmf.inference.mixed.boundary import find_boundary
 from probmf.inference.mixed.exact_fit import refuse_exact_fit
@@ -74,8 +75,8 @@ def fit_marginal(
 
     Warns:
         FitWarning: If the rows do not tell variances apart, the fit is singular (a scale at zero,
-            a correlation at one; see `probmf.inference.mixed.boundary.boundary`), or the search
-            stopped before it arrived.
+            a correlation at one; see `probmf.inference.mixed.boundary.boundary`), the search
+            stopped before it arrived, or rounding leaves too little of the likelihood.
 
     Example:
         >>> from probmf.models import MixedEffects
@@ -137,11 +138,14 @@ def fit_marginal(
             table = None if isinstance(data, Design) else data
             fit = MixedFit(model, design, point, f"marginal/{objective}", data=table)
             boundaries = find_boundary(fit)
+            digits = problem.lost_digits(found.x)
             end = look_around(minus, found.x, problem.density.potential.places, boundaries)
     curve.append(float(found.fun))
     times.append(time.perf_counter() - begin)
     arrived = end.gain <= DECREMENT
     findings = [*known, *(told(end, boundaries, known) if arrived else [])]
+    if digits:
+        findings.append(Finding(frozenset(), digits))
     if not arrived:
         findings.append(_stopped(found, end, max_iterations))
     notes = tuple(finding.text for finding in findings)
@@ -212,6 +216,14 @@ class _Problem:
         dtype = self.density.potential.vector.dtype
         value, gradient = run(self.program.consts, jnp.asarray(vector, dtype))
         return float(value), np.asarray(gradient, np.float64)
+
+    def lost_digits(self, vector: np.ndarray) -> str:
+        """A sentence where rounding leaves too little of the objective, else empty."""
+        if self.density.potential.vector.dtype != np.float64:
+            return ""
+        # A flat prior of the coefficients says no less than their own wide one.
+        density = self.density if self.host is None else self.host
+        return lost_digits(self.prepared, [density.rounding(vector)])
 
     def estimates(self, vector: np.ndarray) -> dict[str, Array]:
         """All sites at a vector: effects at their conditional means."""

@@ -15,6 +15,7 @@ from probmf.inference.conclusion import concluded
 from probmf.inference.importance import K_HAT_GATE
 from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.evaluators import NotServedError
+from probmf.inference.marginal.lost_digits import lost_digits_of_draws
 from probmf.inference.marginal.model_cache import joint_potential, kept_density
 from probmf.inference.mixed.exact_fit import refuse_exact_fit
 from probmf.inference.mixed.importance_sampler import Draws, draw_marginal
@@ -124,7 +125,8 @@ def sample_marginal(
             fit = _by_nuts(
                 model, design, density, str(error), int(num_samples), random_key, begin, progress
             )
-            return concluded(replace(fit, data=table), stacklevel=2)
+            lost_digits = lost_digits_of_draws(density.prepared, fit.samples)
+            return concluded(replace(fit, data=table), lost_digits=lost_digits, stacklevel=2)
     samples = {name: value[None] for name, value in draws.samples.items()}
     if not draws.complete:
         warnings.warn(
@@ -136,7 +138,7 @@ def sample_marginal(
         )
     sampling = Sampling({}, 0, time.perf_counter() - begin, draws.complete, _info(draws))
     fit = MixedFit(model, design, samples, "marginal/importance", sampling=sampling, data=table)
-    return concluded(fit, stacklevel=2)
+    return concluded(fit, lost_digits=draws.lost_digits, stacklevel=2)
 
 
 def _info(draws: Draws) -> Mapping[str, float | int | str]:
@@ -237,7 +239,8 @@ def _recover(
             # The last are filled up, or their number would be compiled for.
             at = np.minimum(np.arange(start, start + size), num - 1)
             some = {name: value[:, at] for name, value in samples.items()}
-            effects = density.model.recover(jax.random.fold_in(key, start), some, *density.args)
+            own = jax.random.fold_in(key, start)
+            _, effects = density.model.draw_back(own, some, *density.args)
             found.append({n: np.asarray(value)[:, : num - start] for n, value in effects.items()})
     except KeyboardInterrupt:
         if not found:

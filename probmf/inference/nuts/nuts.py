@@ -17,6 +17,7 @@ from probmf.inference.conclusion import concluded
 from probmf.inference.marginal import MarginalModel
 from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.host_program import host_program
+from probmf.inference.marginal.lost_digits import lost_digits_of_draws
 from probmf.inference.marginal.model_cache import joint_potential, kept_density
 from probmf.inference.marginal_rows import RowsMarginal, Stretched, find_start, rows_marginal
 from probmf.inference.mixed.exact_fit import refuse_exact_fit
@@ -202,6 +203,9 @@ def sample_nuts(
             samples, stats = draws.of(chains.vectors), chains.stats
         else:
             samples, stats, told = sink.read()
+        lost_digits = ""
+        if isinstance(target, MarginalModel):
+            lost_digits = lost_digits_of_draws(target.prepare(*arguments), samples)
     warn_incomplete(chains.result, chains.num_draws, settings.num_samples, stacklevel=2)
     sampling = Sampling(
         stats=stats,
@@ -222,7 +226,7 @@ def sample_nuts(
         fit = MixedFit(model, design, samples, method, sampling=sampling, data=table)
     else:
         fit = RatingsFit(model, data, samples, method, sampling=sampling)
-    return concluded(fit, stacklevel=2)
+    return concluded(fit, lost_digits=lost_digits, stacklevel=2)
 
 
 def without_sites(
