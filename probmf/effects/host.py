@@ -235,7 +235,7 @@ class HostEvidence:
             already, else as much as a score.
         """
         trils = [np.asarray(tril, np.float64) for tril in trils]
-        if not all(np.all(np.isfinite(number)) for number in (precision, *trils)):
+        if not np.isfinite(precision) or not all(np.all(np.isfinite(t)) for t in trils):
             return Rounding(np.nan, np.nan, ())
         norm = np.zeros(len(self.rest))
         diagonal = self.row == self.column
