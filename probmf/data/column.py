@@ -227,9 +227,14 @@ def refuse(
         value = plain(values[first])
         shown = f"{value:g}" if isinstance(value, float) else repr(value)
         raise ValueError(
-            f"{sentence(what)} is {shown} in {row(first)} ({int(broken.sum()):,} such rows)"
-            f"{problem}"
+            f"{sentence(what)} is {shown} in {row(first)} ({such_rows(broken)}){problem}"
         )
+
+
+def such_rows(broken: np.ndarray) -> str:
+    """The number of some rows, in words."""
+    count = int(broken.sum())
+    return f"{count:,} such row{'s' * (count != 1)}"
 
 
 def refuse_large(

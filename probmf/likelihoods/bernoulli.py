@@ -10,6 +10,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
+from probmf.data.column import such_rows
 from probmf.likelihoods.augmentation import draw_between, draw_polya_gamma
 from probmf.likelihoods.base import Likelihood, Scores
 from probmf.likelihoods.links import LINKS, Link, LinkName, check_link
@@ -62,7 +63,7 @@ class Bernoulli(Likelihood):
             row = int(np.argmax(bad))
             raise ValueError(
                 f"A Bernoulli likelihood needs ratings 0 or 1, but row {row} has {rating[row]:g} "
-                f"({int(bad.sum())} such rows). Make them 0/1, for example with "
+                f"({such_rows(bad)}). Make them 0/1, for example with "
                 "ratings.binarize(threshold), or use a Gaussian likelihood."
             )
 

@@ -13,6 +13,7 @@ from jax.scipy.special import ndtr
 from jaxtyping import Array
 from numpyro.distributions import Distribution
 
+from probmf.data.column import such_rows
 from probmf.likelihoods.base import Likelihood, Scores, check_scale
 
 
@@ -195,7 +196,7 @@ class LogNormal(NormalNoise):
             row = int(np.argmax(bad))
             raise ValueError(
                 f"A LogNormal likelihood needs positive ratings, but row {row} has "
-                f"{rating[row]:g} ({int(bad.sum())} such rows). Drop them, or use a Gaussian "
+                f"{rating[row]:g} ({such_rows(bad)}). Drop them, or use a Gaussian "
                 "likelihood."
             )
 

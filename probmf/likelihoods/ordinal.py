@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 from scipy.optimize import minimize_scalar
 
+from probmf.data.column import such_rows
 from probmf.likelihoods.augmentation import draw_between, draw_polya_gamma
 from probmf.likelihoods.base import Likelihood, Scores
 from probmf.likelihoods.links import LINKS, Link, LinkName, check_link
@@ -162,7 +163,7 @@ class Ordinal(Likelihood):
             row = int(np.argmax(bad))
             raise ValueError(
                 f"Row {row} has rating {values[row]:g}, which is none of the levels "
-                f"{_words(self.levels)} ({int(bad.sum())} such rows). Declare all levels, as in "
+                f"{_words(self.levels)} ({such_rows(bad)}). Declare all levels, as in "
                 "Ordinal(levels=sorted(set(ratings.rating))), or use a Gaussian likelihood."
             )
 

@@ -176,7 +176,7 @@ def test_missing_ids(table: Any, values: list[Any]) -> None:
         ([None, None, None], "has 3 missing values .*, the first in row 0"),
         (
             [5.0, 4.0, float("-inf")],
-            r"is -inf in row 2 \(1 such rows\); every value must be finite",
+            r"is -inf in row 2 \(1 such row\); every value must be finite",
         ),
     ],
 )
@@ -391,8 +391,8 @@ def test_repeated_coordinates_can_be_summed() -> None:
     [
         ({"user": []}, ValueError, "There are no ratings"),
         ({"user": [0.0, 1.0]}, TypeError, "user is of type float64, expected codes"),
-        ({"user": [0, 2]}, ValueError, "User is 2 in row 1 .1 such rows., but codes are 0 to 1"),
-        ({"item": [0, -1]}, ValueError, "Item is -1 in row 1 .1 such rows., but codes are 0 to 1"),
+        ({"user": [0, 2]}, ValueError, "User is 2 in row 1 .1 such row., but codes are 0 to 1"),
+        ({"item": [0, -1]}, ValueError, "Item is -1 in row 1 .1 such row., but codes are 0 to 1"),
         ({"rating": [1.0]}, ValueError, r"rating has shape \(1,\), but user has shape \(2,\)"),
         ({"rating": [[1.0], [2.0]]}, ValueError, r"rating has shape \(2, 1\)"),
         ({"rating": [1.0, np.nan]}, ValueError, "Rating is nan in row 1"),

@@ -425,7 +425,7 @@ def test_other_data_than_ratings() -> None:
 
 def test_yes_no_likelihood_names_the_row() -> None:
     ratings = Ratings.from_frame({"user": [1, 2, 3], "item": [1, 2, 3], "rating": [0, 1, 4]})
-    with pytest.raises(ValueError, match=r"but row 2 has 4 \(1 such rows\)"):
+    with pytest.raises(ValueError, match=r"but row 2 has 4 \(1 such row\)"):
         MatrixFactorization(1, Bernoulli()).arguments(ratings)
 
 

@@ -62,7 +62,7 @@ def test_unseen_groups() -> None:
     assert found.groups["g"].group.tolist() == [1, 0, -1]
     seen = design.levels["g:h"].tolist()
     assert found.groups["g:h"].group.tolist() == [seen.index("1:v"), -1, -1]
-    with pytest.raises(ValueError, match=re.escape("Column 'g' is '99' in row 2 (1 such rows)")):
+    with pytest.raises(ValueError, match=re.escape("Column 'g' is '99' in row 2 (1 such row)")):
         model.encode(design, new)
     with pytest.raises(ValueError, match="Column 'g:h' is '0:v' in row 1"):
         model.encode(design, {**new, "g": [1, 0, 2]})
@@ -73,7 +73,7 @@ def test_unseen_groups() -> None:
 @pytest.mark.parametrize(
     ("formula", "changed", "kind", "message"),
     [
-        ("y ~ a", {"a": ["p", "s"]}, ValueError, "Column 'a' is 's' in row 1 (1 such rows), "
+        ("y ~ a", {"a": ["p", "s"]}, ValueError, "Column 'a' is 's' in row 1 (1 such row), "
          "which was not in the training data; the levels there were 'r', 'q', 'p'."),
         ("y ~ x + (0 + a | g)", {"a": ["s", "p"]}, ValueError, "'s' in row 0"),
         ("y ~ C(k)", {"k": [2, 7]}, ValueError, "Column 'k' is 7 in row 1"),
