@@ -406,15 +406,15 @@ class TestInterrupted:
         monkeypatch.setattr(pooled, "STAGES", (40, 60))
         monkeypatch.setattr(sampling, "FALLBACK_CHAINS", 2)
         monkeypatch.setattr(sampling, "RECOVERED", 20)
-        recover, calls = MarginalModel.recover, []
+        draw_back, calls = MarginalModel.draw_back, []
 
         def some(*arguments: Any) -> Any:
             calls.append(None)
             if len(calls) > 2:
                 raise KeyboardInterrupt
-            return recover(*arguments)
+            return draw_back(*arguments)
 
-        monkeypatch.setattr(MarginalModel, "recover", some)
+        monkeypatch.setattr(MarginalModel, "draw_back", some)
         with (
             pytest.warns(FallbackWarning),
             pytest.warns(FitWarning, match="each chain has 40 of 50 draws"),

@@ -160,13 +160,17 @@ def _first_value(site: Any, values: Mapping[str, Array]) -> Array | None:
         return None
     if site["name"] in values:
         return values[site["name"]]
-    law = site["fn"]
+    return _about_median(site["fn"], site["kwargs"]["rng_key"])
+
+
+@jax.jit
+def _about_median(law: Distribution, key: Array) -> Array:
+    """A value beside the median; as one program, since quantiles are dozens of operations."""
     transform = biject_to(law.support)
     shape = transform.inverse_shape(tuple(law.batch_shape) + tuple(law.event_shape))
     middle = transform.inv(median(law, transform(jnp.zeros(shape))))
     # Off the middle, where the hidden units of a network would all be alike.
-    noise = jax.random.normal(site["kwargs"]["rng_key"], shape, middle.dtype)
-    return transform(middle + JITTER * noise)
+    return transform(middle + JITTER * jax.random.normal(key, shape, middle.dtype))
 
 
 def require_memory(size: float, what: str, advice: str) -> None:
