@@ -46,13 +46,16 @@ def lost_digits(prepared: Prepared, found: Sequence[Rounding]) -> str:
 
 
 def lost_digits_of_draws(prepared: Prepared, samples: Mapping[str, ArrayLike]) -> str:
-    """The same about a few draws of the remaining sites; nothing is said in single precision.
+    """The same about a few draws of the remaining sites.
+
+    Nothing is said in single precision and within a compiled program.
 
     Args:
         prepared: The model with its data.
         samples: Draws by site, with one or more leading axes.
     """
-    if not jax.config.jax_enable_x64:
+    traced = any(isinstance(samples[name], jax.core.Tracer) for name in prepared.latent_shapes)
+    if traced or not jax.config.jax_enable_x64:
         return ""
     draws = {
         name: np.reshape(samples[name], (-1, *shape))
