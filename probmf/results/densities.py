@@ -13,7 +13,7 @@ from probmf.precision import in_precision
 from probmf.results.summaries import Mixtures
 
 
-def log_densities(
+def at_draws(
     likelihood: BaseLikelihood,
     mixtures: Mixtures,
     response: Shaped[np.ndarray, "n ..."],

@@ -13,7 +13,7 @@ from jaxtyping import Float, Shaped
 from probmf.data import as_generator
 from probmf.likelihoods.base import BaseLikelihood
 from probmf.models.sites import Sites
-from probmf.results.densities import log_densities
+from probmf.results.densities import at_draws
 from probmf.results.history import History
 from probmf.results.pickled import Pickled
 from probmf.results.samples import checked_samples, laid_out
@@ -188,5 +188,5 @@ class Fit(Pickled):
     def _at_draws(self, rng: np.random.Generator | None) -> Shaped[np.ndarray, "chain draw ..."]:
         """Log density of each training response at each draw, or a response drawn there."""
         likelihood, mixtures, weight = self._training_scores()
-        found = log_densities(likelihood, mixtures, self._observed(), weight=weight, rng=rng)
+        found = at_draws(likelihood, mixtures, self._observed(), weight=weight, rng=rng)
         return found.reshape(self.num_chains, self.num_draws, *found.shape[1:])

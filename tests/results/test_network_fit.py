@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
+from numpyro.infer import log_likelihood
 from scipy.special import expit, softmax
 from scipy.stats import norm
 
@@ -128,6 +129,41 @@ def test_saved_and_loaded(likelihood: Any, y: Any, classes: Any, tmp_path: Path)
     manifest.write_text(manifest.read_text().replace('"hidden"', '"hiding"'))
     with pytest.raises(ValueError, match="save the fit again"):
         load(tmp_path / "fit")
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "y"),
+    [
+        (Gaussian(dist.HalfNormal(2.0)), [1.0, 2.0, 3.0, 50.0]),
+        (Gaussian(0.4), [[1.0, 10.0], [2.0, 0.0], [3.0, -10.0], [5.0, 70.0]]),
+        (Categorical(3), ["a", "b", "c", "a"]),
+        (Bernoulli("probit"), [True, False, True, True]),
+        (Ordinal(3), [1, 2, 3, 3]),
+    ],
+)
+def test_log_likelihood_is_that_of_the_model_in_the_user_s_units(likelihood: Any, y: Any) -> None:
+    data = Examples.from_arrays(X, y)
+    model = Network((2,), likelihood=likelihood)
+    (arrays,) = model.arguments(data)
+    rng = np.random.default_rng(0)
+    shapes = model.site_shapes(arrays) | dict.fromkeys(model.random_scales(), ())
+    samples = {site: np.sort(np.abs(rng.normal(size=(2, 3, *s)))) for site, s in shapes.items()}
+    fit = NetworkFit(model, data, samples, "given")
+    tree = fit.to_arviz(posterior_predictive=True, log_likelihood=True, key=0)
+    theirs = log_likelihood(model, samples, arrays, batch_ndims=2)["response"]
+    unit = data.response_scale if isinstance(likelihood, Gaussian) else 1.0
+    found = tree["log_likelihood"]["response"].to_numpy()
+    np.testing.assert_allclose(found, np.asarray(theirs) - np.log(unit), rtol=1e-4, atol=1e-4)
+    drawn = tree["posterior_predictive"]["response"].to_numpy()
+    assert drawn.shape == found.shape
+    if isinstance(likelihood, Gaussian):
+        told = fit.predict(kind="response")
+        assert told.sd is not None
+        apart = (drawn - told.mean) / told.sd
+        assert np.abs(apart).max() < 5
+        assert np.square(apart).mean() > 0.3
+    else:
+        assert set(np.unique(drawn)) <= set(np.unique(tree["observed_data"]["response"]))
 
 
 def test_what_is_refused() -> None:
