@@ -18,7 +18,7 @@ from probmf.likelihoods.base import check_scale, is_number, likelihood_scales
 from probmf.models.l2 import Loss, l2_scales
 from probmf.models.layers import MLP
 from probmf.models.observations import Observations
-from probmf.models.priors import NormalWishart, sample_scale
+from probmf.models.priors import NormalWishart, normal_loss, sample_scale
 from probmf.models.row_means import RowMean, check_mean, prior_means
 from probmf.models.scores import Parameters, linear_predictor, unobserved_loss
 from probmf.models.sites import Sites
@@ -522,6 +522,26 @@ class MatrixFactorization:
         scale = np.asarray(getattr(self, PRIOR_SCALES[site]), jnp.result_type(float))
         return np.broadcast_to(1.0 / np.square(scale), (num_rows,))
 
+    def prior_precisions(self, num_users: int, num_items: int) -> dict[str, Any]:
+        """Prior precisions of all sites but the weights of prior means; scales must be fixed.
+
+        Args:
+            num_users: Number of users.
+            num_items: Number of items.
+
+        Returns:
+            One number for each row, for a learned intercept, and for learned cutpoints.
+        """
+        shapes = self.site_shapes(num_users, num_items)
+        found: dict[str, Any] = {
+            site: self.prior_precision(site, shape[0]) for site, shape in shapes.items()
+        }
+        if self.learns_intercept:
+            found["intercept"] = self.intercept_prior()[1]
+        if isinstance(self.likelihood, Ordinal) and self.likelihood.learned:
+            found["cutpoints"] = self.likelihood.cutpoint_scale**-2
+        return found
+
     def objective(self, parameters: Parameters, observations: Observations) -> Float[Array, ""]:
         r"""Minus log posterior density up to a constant, in any differentiable dtype.
 
@@ -540,7 +560,16 @@ class MatrixFactorization:
         Returns:
             The objective, a scalar.
         """
-        total = self.prior_loss(parameters, self.row_means(observations.features))
+        means, apart = self.row_means(observations.features), dict(parameters)
+        for site, mean in prior_means(means, parameters).items():
+            apart[site] = apart[site] - mean
+        if self.learns_intercept:
+            apart["intercept"] = apart["intercept"] - self.intercept_prior()[0]
+        total = normal_loss(
+            apart, self.prior_precisions(observations.num_users, observations.num_items)
+        )
+        for own in means.values():
+            total = total + own.loss(parameters)
         values = dict(parameters)
         values.setdefault("intercept", self.fixed_intercept(observations.base_score))
         scores = linear_predictor(values, observations.user, observations.item)
@@ -551,24 +580,6 @@ class MatrixFactorization:
         if self.unobserved_weight > 0:
             zeros = unobserved_loss(values, observations, self.unobserved_weight, scores)
             total = total + zeros / jnp.square(scales["noise_scale"])
-        return total
-
-    def prior_loss(self, parameters: Parameters, means: Mapping[Side, RowMean]) -> Float[Array, ""]:
-        """The prior's part of the objective."""
-        total = jnp.zeros((), jnp.result_type(float))
-        centers = prior_means(means, parameters)
-        for own in means.values():
-            total = total + own.loss(parameters)
-        for site in self.site_shapes(1, 1):
-            values = parameters[site] - centers[site] if site in centers else parameters[site]
-            squares = jnp.square(values) if values.ndim == 1 else jnp.sum(jnp.square(values), -1)
-            total = total + 0.5 * jnp.sum(self.prior_precision(site, len(values)) * squares)
-        if self.learns_intercept:
-            mean, precision = self.intercept_prior()
-            total = total + 0.5 * precision * jnp.square(parameters["intercept"] - mean)
-        if isinstance(self.likelihood, Ordinal) and self.likelihood.learned:
-            squares = jnp.sum(jnp.square(parameters["cutpoints"]))
-            total = total + 0.5 * self.likelihood.cutpoint_scale**-2 * squares
         return total
 
 

@@ -18,6 +18,7 @@ from probmf.likelihoods.categorical import Categorical
 from probmf.models.l2 import Loss, prior_scale
 from probmf.models.layers import MLP, LayerScale
 from probmf.models.network_data import NetworkData, NetworkLikelihood, read_targets
+from probmf.models.priors import normal_loss
 from probmf.models.sites import Sites
 
 Parameters = Mapping[str, Array]
@@ -354,7 +355,7 @@ class Network:
         Returns:
             The objective, a scalar.
         """
-        total = self.prior_loss(parameters, self.prior_precisions(data))
+        total = normal_loss(parameters, self.prior_precisions(data))
         scales = likelihood_scales(self.likelihood, parameters)
         return total + jnp.sum(self.losses(parameters, data, scales))
 
@@ -364,11 +365,3 @@ class Network:
         """Minus log likelihood of each response, up to a constant."""
         scores = self.scores(parameters, data.x)
         return jnp.asarray(self.likelihood.loss(scores, data.response, scales))
-
-    @staticmethod
-    def prior_loss(parameters: Parameters, precisions: Mapping[str, Any]) -> Float[Array, ""]:
-        """The prior's part of the objective, half the squares times their precisions."""
-        total = jnp.zeros((), jnp.result_type(float))
-        for site, precision in precisions.items():
-            total = total + 0.5 * precision * jnp.sum(jnp.square(parameters[site]))
-        return total

@@ -1,5 +1,6 @@
 """Priors of the factors that are more than one scale."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,25 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from probmf.likelihoods.base import is_number
+
+
+def normal_loss(values: Mapping[str, Array], precision: Mapping[str, Any]) -> Float[Array, ""]:
+    """Half the sum of squares times prior precisions: a Normal prior's part of an objective.
+
+    Args:
+        values: Values by site, less their prior means.
+        precision: One for each site that counts, or one for each of its rows.
+
+    Returns:
+        The sum.
+    """
+    total = jnp.zeros((), jnp.result_type(float))
+    for site, known in precision.items():
+        squares = jnp.square(values[site])
+        if squares.ndim > 1:
+            squares = jnp.sum(squares, axis=-1)
+        total = total + 0.5 * jnp.sum(known * squares)
+    return total
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 from numpyro.distributions import Distribution
 
 from probmf.data import Encoder, Features
 from probmf.models.layers import MLP
+from probmf.models.priors import normal_loss
 from probmf.rows.layout import Side
 
 
@@ -89,10 +89,7 @@ class RowMean:
 
     def loss(self, values: Mapping[str, Array]) -> Float[Array, ""]:
         """Minus log prior density of the weights up to a constant."""
-        total = jnp.zeros((), jnp.result_type(float))
-        for site, precision in self.precision.items():
-            total = total + 0.5 * precision * jnp.sum(jnp.square(values[site]))
-        return total
+        return normal_loss(values, self.precision)
 
 
 def prior_means(means: Mapping[Side, RowMean], values: Mapping[str, Array]) -> dict[str, Array]:

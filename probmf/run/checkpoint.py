@@ -89,9 +89,8 @@ def _like(kind: Any, leaf: np.ndarray) -> Any:
     if isinstance(kind, np.ndarray):
         return leaf
     if _is_key(kind):
-        return jax.random.wrap_key_data(jnp.array(leaf), impl=jax.random.key_impl(kind))
-    # A copy: what is given to the device may be used up.
-    return jnp.array(leaf, kind.dtype)
+        return jax.random.wrap_key_data(jnp.asarray(leaf), impl=jax.random.key_impl(kind))
+    return jnp.asarray(leaf, kind.dtype)
 
 
 def _is_key(leaf: Any) -> bool:

@@ -94,7 +94,10 @@ class Algorithm(Protocol):
         """
 
     def step(self, chain: int, state: Any, done: int, count: int) -> tuple[Any, Any]:
-        """The state after `count` steps more than `done`, and a record of them for `observe`."""
+        """The state after `count` steps more than `done`, and a record of them for `observe`.
+
+        The given state stays as it is, not donated: an interrupted run is kept as it was before.
+        """
 
     def observe(
         self, memory: Any, done: int, states: tuple[Any, ...], records: tuple[Any, ...]
@@ -277,8 +280,7 @@ class _Loop:
         if self.stream is not None:
             with _writing("draws"):
                 self.stream.flush(self.schedule.num_streamed(self.run.done))
-        # A step that was cut short may have used its states up.
-        if self.checkpoint is not None and not _used_up(self.run.states):
+        if self.checkpoint is not None:
             with _writing("checkpoint"):
                 self.checkpoint.write(self.run, self.pieces[: self.run.num_pieces], self.run.done)
         self.written = moment
@@ -306,11 +308,6 @@ def _writing(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise _WriteError(f"The {what} can't be written ({error})") from error
-
-
-def _used_up(states: list[Any]) -> bool:
-    leaves = jax.tree.leaves(states)
-    return any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in leaves)
 
 
 def _join(pieces: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,14 +16,16 @@ import optax
 import pytest
 
 from probmf.data import Ratings
-from probmf.inference.point import batches as _batches
-from probmf.inference.point import full_batch as _full_batch
-from probmf.inference.point import minibatch as _minibatch
-from probmf.inference.point import optimizer as _optimizer
+from probmf.inference.point import descent as descent_module
+from probmf.inference.point import map as map_module
 from probmf.inference.point.als import fit_als
+from probmf.inference.point.descent import Descent
+from probmf.inference.point.full_batch import FullBatchObjective
 from probmf.inference.point.map import fit_map
-from probmf.inference.point.objective import Terms, side_of, starting_values
-from probmf.inference.point.optimizer import Rule, choose_rule, leaves_rows_alone
+from probmf.inference.point.minibatch import MinibatchObjective, shuffle
+from probmf.inference.point.objective import Terms
+from probmf.inference.point.optimizer import choose_rule, rating_rule
+from probmf.inference.point.row_updates import leaves_rows_alone
 from probmf.likelihoods import Bernoulli, Gaussian
 from probmf.models import MatrixFactorization
 from probmf.results import History, RatingsFit
@@ -106,26 +109,12 @@ def test_full_batch_gradient_without_factors() -> None:
 def check_full_batch_gradient(model: MatrixFactorization, data: Ratings) -> None:
     with jax.enable_x64(True):
         (observations,) = model.arguments(data)
-        algorithm = full_batch(model, data)
+        objective, given = FullBatchObjective.build(model, observations)
         point = random_point(model)
-
-        def ours(parameters: dict[str, jax.Array]) -> jax.Array:
-            return _full_batch.objective(
-                parameters, algorithm.terms, algorithm.ratings, algorithm.likelihood
-            )
-
-        value, gradient = jax.jit(jax.value_and_grad(ours))(point)
+        value, gradient = jax.jit(jax.value_and_grad(objective.whole))(point, given)
         wanted = jax.jit(jax.value_and_grad(model.objective))(point, observations)
         assert value == pytest.approx(float(wanted[0]), rel=1e-12)
         assert_same(gradient, wanted[1], rtol=1e-10, atol=1e-12)
-
-
-def full_batch(
-    model: MatrixFactorization, data: Ratings, rule: Rule | None = None
-) -> _full_batch.FullBatch:
-    (observations,) = model.arguments(data)
-    rule = rule or choose_rule(None, None, full_batch=True, num_updates=1)
-    return _full_batch.FullBatch(model, observations, lambda key: random_point(model), rule, 1)
 
 
 @pytest.mark.parametrize(
@@ -140,26 +129,16 @@ def test_batches_of_an_epoch_sum_to_the_objective(
     data = table(binary=likelihood != "gaussian", weighted=rich)
     with jax.enable_x64(True):
         (observations,) = model.arguments(data)
-        algorithm = minibatch(model, data, batch_size)
-        terms, point = algorithm.terms, random_point(model)
+        objective, given = MinibatchObjective.build(model, observations, optax.identity())
         # Rows without ratings are in no batch; they rest at their mode.
-        point = starting_values(lambda key: point, model, terms)(jax.random.key(0))
-        labels = {site: side_of(site) for site in point}
-
-        def part(parameters: dict[str, jax.Array], batch: _batches.Batch) -> jax.Array:
-            index = {"user": batch.user, "item": batch.item}
-            rows, shares = (
-                _optimizer.take_rows(labels, values, index)
-                for values in (parameters, terms.shares())
-            )
-            return _batches.batch_loss(rows, batch, shares, terms, algorithm.likelihood)
-
-        batches = _batches.shuffle(jax.random.key(1), algorithm.ratings, batch_size)
-        both = jax.jit(jax.vmap(jax.value_and_grad(part), in_axes=(None, 0)))
-        values, gradients = both(point, batches)
+        point = objective.moved(random_point(model), given)
+        batches = objective.batches(jax.random.key(1), given, batch_size)
+        both = jax.jit(jax.vmap(jax.value_and_grad(objective.part), in_axes=(None, 0, None)))
+        values, gradients = both(point, batches, given)
         assert len(values) == -(-50 // batch_size)
         wanted = jax.jit(jax.value_and_grad(model.objective))(point, observations)
         assert float(values.sum()) == pytest.approx(float(wanted[0]), rel=1e-12)
+        assert float(objective.whole(point, given)) == pytest.approx(float(wanted[0]), rel=1e-12)
         total = {site: value.sum(axis=0) for site, value in gradients.items()}
         assert_same(total, wanted[1], rtol=1e-10, atol=1e-12)
 
@@ -169,18 +148,20 @@ def minibatch(
     data: Ratings,
     batch_size: int,
     optimizer: optax.GradientTransformation | None = None,
-) -> _minibatch.Minibatch:
+) -> Descent:
     (observations,) = model.arguments(data)
-    rule = choose_rule(optimizer, None, full_batch=False, num_updates=100)
-    return _minibatch.Minibatch(
-        model, observations, lambda key: random_point(model), rule, 1, batch_size
-    )
+    rule = choose_rule(optimizer, None, rating_rule(False, 100))
+    return Descent(
+        *MinibatchObjective.build(model, observations, rule.optimizer),
+        lambda key: random_point(model), rule, num_runs=1, num_updates=-(-len(data) // batch_size),
+        batch_size=batch_size,
+    )  # fmt: skip
 
 
 def test_every_rating_is_seen_once_an_epoch_in_another_order() -> None:
     data = table()
-    ratings = minibatch(model_of("gaussian"), data, 7).ratings
-    orders = [_batches.shuffle(jax.random.key(seed), ratings, 7) for seed in (0, 1)]
+    _, ratings = minibatch(model_of("gaussian"), data, 7).given
+    orders = [shuffle(jax.random.key(seed), ratings, 7) for seed in (0, 1)]
     for batches in orders:
         present = np.asarray(batches.present).ravel() > 0
         seen = np.asarray(batches.rating).ravel()[present]
@@ -200,7 +181,7 @@ def test_single_rating_descent_is_the_textbook_loop() -> None:
         state = algorithm.init(jax.random.key(0))
         values = {site: np.array(value) for site, value in algorithm.parameters(state, 0).items()}
         keys = jax.random.split(jax.random.key(1), 2)
-        batches = [_batches.shuffle(key, algorithm.ratings, 1) for key in keys.copy()]
+        batches = [shuffle(key, algorithm.given[1], 1) for key in keys.copy()]
         for key in keys:
             state, _ = algorithm.step(key, state)
         got = algorithm.parameters(state, 0)
@@ -259,12 +240,12 @@ def test_row_updates_equal_updates_of_all_rows(name: str) -> None:
     model, data = model_of("gaussian"), table()
     with jax.enable_x64(True):
         algorithm = minibatch(model, data, 7, make())
-        assert algorithm.by_rows is by_rows
+        assert algorithm.objective.by_rows is by_rows
         if not by_rows:
             return
         ends = []
         for choice in (True, False):
-            algorithm.by_rows = choice
+            algorithm.objective = replace(algorithm.objective, by_rows=choice)
             state, infos = algorithm.step(jax.random.key(1), algorithm.init(jax.random.key(0)))
             assert infos[0].trouble is None
             ends.append(algorithm.parameters(state, 0))
@@ -278,7 +259,7 @@ def test_a_learned_intercept_is_moved_by_every_batch() -> None:
         algorithm = minibatch(model, data, 7, optax.adagrad(0.1))
         ends = []
         for choice in (True, False):
-            algorithm.by_rows = choice
+            algorithm.objective = replace(algorithm.objective, by_rows=choice)
             state, _ = algorithm.step(jax.random.key(1), algorithm.init(jax.random.key(0)))
             ends.append(algorithm.parameters(state, 0))
     assert float(ends[0]["intercept"]) != 1.3
@@ -496,7 +477,7 @@ def test_divergence_under_a_given_optimizer(
 
 def test_the_other_restarts_outlive_one_that_diverges(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = model_of("gaussian"), table()
-    original = _minibatch.starting_values
+    original = map_module.initial_parameters
 
     def spoiled(*arguments: Any) -> Callable[[jax.Array], dict[str, jax.Array]]:
         draw = original(*arguments)
@@ -508,7 +489,7 @@ def test_the_other_restarts_outlive_one_that_diverges(monkeypatch: pytest.Monkey
 
         return one
 
-    monkeypatch.setattr(_minibatch, "starting_values", spoiled)
+    monkeypatch.setattr(map_module, "initial_parameters", spoiled)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit = fit_map(model, data, key=0, num_epochs=5, batch_size=10, num_restarts=6)
@@ -521,6 +502,43 @@ def test_the_other_restarts_outlive_one_that_diverges(monkeypatch: pytest.Monkey
     assert history.restarts is not None
     assert np.sum(np.isnan(history.restarts[:, -1])) == len(troubles)
     assert np.all(np.isfinite(fit.point()["user_bias"]))
+
+
+@pytest.mark.parametrize("batch_size", [None, 10])
+def test_ctrl_c_in_an_update_keeps_the_last_whole_epoch(
+    batch_size: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiled epoch is under way or done, its result not yet taken."""
+    real, calls = descent_module._run_epoch, []
+
+    def cut_short(*arguments: Any, **options: Any) -> Any:
+        found = real(*arguments, **options)
+        calls.append(1)
+        # The gradient at the start of full batches is the first call.
+        if len(calls) == (4 if batch_size else 5):
+            raise KeyboardInterrupt
+        return found
+
+    options: dict[str, Any] = {"key": 0, "tol": 0, "batch_size": batch_size, "num_restarts": 2}
+    run = partial(fit_map, model_of("gaussian"), table(), **options)
+    whole, short = (
+        run(num_epochs=6),
+        run(
+            num_epochs=3, learning_rate=optax.linear_schedule(0.5, 0.0, 30) if batch_size else None
+        ),
+    )
+    monkeypatch.setattr(descent_module, "_run_epoch", cut_short)
+    with pytest.warns(FitWarning, match="Interrupted after 3 epochs"):
+        part = run(num_epochs=6, checkpoint=tmp_path)
+    np.testing.assert_array_equal(history_of(part).objective, history_of(short).objective)
+    for site, value in short.point().items():
+        np.testing.assert_array_equal(part.point()[site], value, err_msg=site)
+    calls.clear()
+    again = run(num_epochs=6, checkpoint=tmp_path)
+    # No epoch is done twice.
+    assert len(calls) == 3 + (batch_size is None)
+    for site, value in whole.point().items():
+        np.testing.assert_array_equal(again.point()[site], value, err_msg=site)
 
 
 @pytest.mark.parametrize(
@@ -616,7 +634,7 @@ def test_terms_share_the_prior_among_the_ratings_of_a_row() -> None:
     model, data = model_of("gaussian", rich=True), table()
     (observations,) = model.arguments(data)
     terms = Terms.build(model, observations)
-    shares, counts = terms.shares(), np.maximum(data.user_degree, 1)
+    shares, counts = terms.shares, np.maximum(data.user_degree, 1)
     np.testing.assert_allclose(
         shares["user_factors"], np.linspace(0.6, 0.9, USERS) ** -2 / counts, rtol=1e-5
     )

@@ -27,7 +27,8 @@ from probmf import (
     sample_nuts,
 )
 from probmf.data import ExamplesWarning
-from probmf.inference.point import network_descent as _network
+from probmf.inference.point import descent as descent_module
+from probmf.inference.point.network_objective import NetworkObjective
 from probmf.results import NetworkFit
 from probmf.run import driver as loop
 from probmf.run.driver import FitWarning
@@ -145,25 +146,17 @@ def test_a_network_does_as_well_as_mlp_classifier() -> None:
 def test_the_parts_of_all_batches_sum_to_the_objective() -> None:
     with jax.enable_x64(True):
         (data,) = SMALL.arguments(CURVE)
-        rule = _network.adam_rule(False, 1)
-        descent = _network.NetworkDescent(
-            SMALL, data, lambda key: SMALL.start(key, data), rule, 1, 25
-        )
+        objective, given = NetworkObjective.build(SMALL, data)
         point = SMALL.start(jax.random.key(3), data)
-        total: Any = 0.0
-        slopes = jax.jit(jax.value_and_grad(_network.network_objective), static_argnums=5)
-        for first in (0, 25, 50):
-            places = jnp.arange(first, first + 25) % 60
-            weight = (jnp.arange(first, first + 25) < 60).astype(float)
-            part = jax.tree.map(lambda a, places=places: a[places], data)
-            value, gradient = slopes(
-                point, part, weight, jnp.sum(weight) / 60, descent.terms, SMALL.canonical()
-            )
-            total = jax.tree.map(jnp.add, total, (value, gradient)) if first else (value, gradient)
         wanted = jax.jit(jax.value_and_grad(SMALL.objective))(point, data)
-        assert total[0] == pytest.approx(float(wanted[0]), rel=1e-12)
-        for site in point:
-            np.testing.assert_allclose(total[1][site], wanted[1][site], rtol=1e-9, atol=1e-12)
+        places, weight = objective.batches(jax.random.key(1), given, 25)
+        assert sorted(np.asarray(places)[np.asarray(weight) > 0]) == list(range(60))
+        both = jax.jit(jax.vmap(jax.value_and_grad(objective.part), in_axes=(None, 0, None)))
+        parts = jax.tree.map(lambda value: value.sum(axis=0), both(point, (places, weight), given))
+        for found in (parts, jax.value_and_grad(objective.whole)(point, given)):
+            assert found[0] == pytest.approx(float(wanted[0]), rel=1e-12)
+            for site in point:
+                np.testing.assert_allclose(found[1][site], wanted[1][site], rtol=1e-9, atol=1e-12)
 
 
 def test_full_batch_descent_is_the_textbook_loop() -> None:
@@ -252,7 +245,7 @@ def test_an_interrupted_fit_goes_on_bit_for_bit(
     model, levels = Network((2,), likelihood=Ordinal(3)), np.digitize(X[:, 0], [-0.5, 0.5])
     examples = Examples.from_arrays(X, levels + 1.0)
     whole = fit_map(model, examples, **options)
-    real, calls = _network.NetworkDescent.step, []
+    real, calls = descent_module.Descent.step, []
 
     def sometimes(self: Any, key: Any, state: Any) -> Any:
         calls.append(1)
@@ -261,7 +254,7 @@ def test_an_interrupted_fit_goes_on_bit_for_bit(
         return real(self, key, state)
 
     monkeypatch.setattr(loop, "WRITE_EVERY", 0.0)
-    monkeypatch.setattr(_network.NetworkDescent, "step", sometimes)
+    monkeypatch.setattr(descent_module.Descent, "step", sometimes)
     with pytest.warns(FitWarning, match="Interrupted after 3 epochs"):
         fit_map(model, examples, checkpoint=tmp_path / "run", **options)
     again = fit_map(model, examples, checkpoint=tmp_path / "run", **options)
@@ -285,9 +278,9 @@ def test_divergence_tells_the_update_and_the_learning_rate(batch_size: int | Non
 def test_a_second_fit_compiles_nothing() -> None:
     fit_map(SMALL, CURVE, key=0, num_epochs=2)
     other = Network((3,), likelihood=Gaussian(0.5), weight_scale=2.0)
-    count = _network._run_epoch._cache_size()
+    count = descent_module._run_epoch._cache_size()
     fit_map(other, CURVE, key=1, num_epochs=2)
-    assert _network._run_epoch._cache_size() == count
+    assert descent_module._run_epoch._cache_size() == count
 
 
 @pytest.mark.parametrize(

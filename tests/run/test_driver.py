@@ -172,31 +172,6 @@ def test_other_errors_are_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None
             go()
 
 
-def test_states_that_were_used_up_are_not_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A program may take its arguments' memory for its results; then Ctrl-C may come."""
-
-    class Consuming(Generator):
-        def init(self, *, resumed: bool) -> tuple[list[Any], float]:
-            states, memory = super().init(resumed=resumed)
-            return [jnp.asarray(int(state)) for state in states], memory
-
-        def step(self, chain: int, state: Any, done: int, count: int) -> tuple[Any, np.ndarray]:
-            value = np.asarray(int(state))
-            if len(self.steps) in self.interrupt_at:
-                state.delete()
-            value, values = super().step(chain, value, done, count)
-            return jnp.asarray(int(value)), values
-
-    monkeypatch.setattr(driver, "WRITE_EVERY", 0.0)
-    whole = go(Consuming()).pieces["x"]
-    part = go(Consuming(interrupt_at=[6]), checkpoint=checkpoint(tmp_path))
-    assert part.run.done == WARMUP + CHUNK
-    resumed = go(Consuming(), checkpoint=checkpoint(tmp_path))
-    np.testing.assert_array_equal(resumed.pieces["x"], whole)
-
-
 def test_numbers_that_are_not_finite_are_told_with_their_chain_and_step() -> None:
     state = {"a": jnp.ones(3), "b": np.zeros(2)}
     require_finite(state, 1, 30, "Do this.")

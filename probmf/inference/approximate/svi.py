@@ -17,7 +17,7 @@ from probmf.inference.approximate.guides import GuideName, draw_guide, make_guid
 from probmf.inference.approximate.svi_loop import Course, nothing_yet, run_svi
 from probmf.inference.approximate.target import Target, require_memory, scales_without_mode
 from probmf.inference.conclusion import concluded
-from probmf.inference.point.optimizer import Schedule, choose_rule
+from probmf.inference.point.optimizer import Schedule, choose_rule, rating_rule
 from probmf.inference.potential import Potential
 from probmf.results import History, MixedFit, NetworkFit, RatingsFit, Sampling
 from probmf.run.checks import check_counts, require, require_mode
@@ -161,7 +161,7 @@ def _optimizer(
         learning_rate = optax.exponential_decay(
             RATE, max(1, num_steps - level), LAST_SHARE, transition_begin=level
         )
-    rule = choose_rule(optimizer, learning_rate, full_batch=True, num_updates=num_steps)
+    rule = choose_rule(optimizer, learning_rate, rating_rule(True, num_steps))
     if rule.schedule is None:
         return None, rule.optimizer
     rates = -rule.factors(0, num_steps)

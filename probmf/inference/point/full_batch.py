@@ -1,30 +1,20 @@
-"""Gradient methods that see all ratings at every update."""
+"""The objective of all ratings at once, with a gradient that needs no scatter of ratings."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 from jaxtyping import Array, Float
 
 from probmf.inference.point.objective import (
+    RatingObjective,
     Terms,
     add_means,
     own_parameters,
-    prior_loss,
-    starting_values,
     to_sites,
-)
-from probmf.inference.point.optimizer import (
-    Rule,
-    apply,
-    describe_divergence,
-    initial_states,
-    own_rate,
 )
 from probmf.likelihoods import Likelihood
 from probmf.models.factorization import MatrixFactorization
@@ -35,7 +25,6 @@ from probmf.rows import gaussian
 from probmf.rows.layout import SIDES, Bucket, build_rows
 from probmf.rows.sweep import own_rows
 from probmf.rows.values import RowValues
-from probmf.run.estimate import Info
 
 
 class RatingTerms(NamedTuple):
@@ -52,37 +41,48 @@ class RatingTerms(NamedTuple):
     zero_weight: Float[Array, ""] | None
 
 
-def objective(
-    parameters: Parameters, terms: Terms, ratings: RatingTerms, likelihood: Likelihood
-) -> Float[Array, ""]:
-    """Objective of `MatrixFactorization`, with a gradient that needs no scatter of ratings.
+class FullBatchObjective(RatingObjective):
+    """The objective of a factorization. Value and gradient read each rating's rows twice."""
 
-    Args:
-        parameters: Values to optimize; see `to_sites`.
-        terms: Priors and constants.
-        ratings: The ratings by row.
-        likelihood: In canonical form.
+    by_rows = False
 
-    Returns:
-        Minus log posterior up to a constant. Cost of value and gradient: two reads of the
-        partners' factors for every rating, one per side.
-    """
-    sites = to_sites(parameters)
-    values = {**terms.constants, **add_means(sites, terms)}
-    total = prior_loss(sites, terms)
-    moved = Moved(_pack(values, terms), values["intercept"], own_parameters(sites))
-    total = total + rating_loss(likelihood, moved, ratings)
-    if ratings.zero_weight is not None:
-        sizes = [len(terms.counts[side]) for side in SIDES]
-        total = total + 0.5 * ratings.zero_weight * squared_scores(values, *sizes)
-    return total
+    @classmethod
+    def build(
+        cls, model: MatrixFactorization, observations: Observations
+    ) -> tuple["FullBatchObjective", tuple[Terms, RatingTerms]]:
+        """The objective of a model, and its data by row."""
+        terms = Terms.build(model, observations)
+        weight = None if observations.weight is None else np.asarray(observations.weight)
+        layout = build_rows(
+            np.asarray(observations.user), np.asarray(observations.item),
+            np.asarray(observations.rating), weight,
+            num_users=observations.num_users, num_items=observations.num_items,
+        )  # fmt: skip
+        zero_weight = None
+        if model.unobserved_weight > 0:
+            zero_weight = model.unobserved_weight / jnp.square(terms.scales["noise_scale"])
+        ratings = RatingTerms(layout.buckets, terms.scales, zero_weight)
+        return cls(model.likelihood.canonical()), (terms, ratings)
+
+    def whole(self, moved: dict[str, Array], given: tuple[Terms, RatingTerms]) -> Float[Array, ""]:
+        """Minus log posterior up to a constant."""
+        terms, ratings = given
+        sites = to_sites(moved)
+        values = add_means(sites, terms)
+        total = terms.prior_loss(sites, terms.precision)
+        inputs = Moved(_pack(values, terms), values["intercept"], own_parameters(sites))
+        total = total + rating_loss(self.likelihood, inputs, ratings)
+        if ratings.zero_weight is not None:
+            sizes = [len(terms.has_data[side]) for side in SIDES]
+            total = total + 0.5 * ratings.zero_weight * squared_scores(values, *sizes)
+        return total
 
 
 def _pack(values: Parameters, terms: Terms) -> RowValues:
     """Rows of both sides in the numbering of the buckets."""
     bias, factors = [], []
     for side in SIDES:
-        size = len(terms.counts[side])
+        size = len(terms.has_data[side])
         bias.append(values.get(f"{side}_bias", jnp.zeros(size)))
         block = values.get(f"{side}_factors", jnp.zeros((size, 0)))
         factors.append(jnp.pad(block, ((0, 0), (0, -block.shape[1] % ALIGNMENT))))
@@ -161,127 +161,3 @@ def _backward(likelihood: Likelihood, slopes: Moved, cotangent: Array) -> tuple[
 
 
 rating_loss.defvjp(_forward, _backward)
-
-
-class Runs(NamedTuple):
-    """State of all restarts; every array has a leading axis over them outside `vmap`.
-
-    Attributes:
-        parameters: Values by site name.
-        value: The objective there.
-        gradient: Its gradient there.
-        optimizer: State of the optimizer.
-    """
-
-    parameters: dict[str, Array]
-    value: Float[Array, " runs"]
-    gradient: dict[str, Array]
-    optimizer: Any
-
-
-class State(NamedTuple):
-    """State of a fit.
-
-    Attributes:
-        runs: All restarts.
-        epoch: Number of updates done.
-    """
-
-    runs: Runs
-    epoch: int
-
-
-class FullBatch:
-    """Gradient descent on the objective itself, for `estimate`; one update is one epoch."""
-
-    unit = "epoch"
-
-    def __init__(
-        self,
-        model: MatrixFactorization,
-        observations: Observations,
-        start: Callable[[Array], dict[str, Array]],
-        rule: Rule,
-        num_runs: int,
-    ) -> None:
-        """Lay out the rows; see `fit_map` for the arguments."""
-        self.rule, self.num_runs = rule, num_runs
-        self.likelihood = model.likelihood.canonical()
-        self.terms = Terms.build(model, observations)
-        self.start = starting_values(start, model, self.terms)
-        weight = None if observations.weight is None else np.asarray(observations.weight)
-        layout = build_rows(
-            np.asarray(observations.user), np.asarray(observations.item),
-            np.asarray(observations.rating), weight,
-            num_users=observations.num_users, num_items=observations.num_items,
-        )  # fmt: skip
-        zero_weight = None
-        if model.unobserved_weight > 0:
-            zero_weight = model.unobserved_weight / jnp.square(self.terms.scales["noise_scale"])
-        self.ratings = RatingTerms(layout.buckets, self.terms.scales, zero_weight)
-
-    def init(self, key: Array) -> State:
-        """Random or given starting values, one for each restart, and the gradient there."""
-        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(self.num_runs))
-        parameters = jax.vmap(self.start)(keys)
-        nothing = jax.tree.map(jnp.zeros_like, parameters)
-        optimizer = initial_states(self.rule.optimizer, parameters)
-        runs = Runs(parameters, jnp.zeros(self.num_runs), nothing, optimizer)
-        still = np.zeros((), np.dtype(jnp.result_type(float)))
-        return State(self._advance(runs, still, moves=False)[0], 0)
-
-    def step(self, key: Array, state: State) -> tuple[State, list[Info]]:
-        """One update. Deterministic: the key is not used."""
-        factor = self.rule.factors(state.epoch, 1)[0]
-        runs, rates = self._advance(state.runs, factor, moves=True)
-        update = state.epoch + 1
-        infos = []
-        for value, rate in zip(np.asarray(runs.value), np.asarray(rates), strict=True):
-            known = rate if self.rule.schedule is None else -factor
-            words = describe_divergence(update, update, float(known))
-            infos.append(Info(float(value), None if np.isfinite(value) else words))
-        return State(runs, update), infos
-
-    def parameters(self, state: State, run: int) -> dict[str, Array]:
-        """The parameters of one restart by site name."""
-        own = {site: value[run] for site, value in state.runs.parameters.items()}
-        return add_means(to_sites(own), self.terms) | self.terms.constants
-
-    def _advance(self, runs: Runs, factor: np.ndarray, *, moves: bool) -> tuple[Runs, Array]:
-        return _advance(
-            runs, factor, moves, self.terms, self.ratings, likelihood=self.likelihood,
-            optimizer=self.rule.optimizer,
-        )  # fmt: skip
-
-
-@partial(jax.jit, static_argnames=("likelihood", "optimizer"))
-def _advance(
-    runs: Runs,
-    factor: Array,
-    moves: Array,
-    terms: Terms,
-    ratings: RatingTerms,
-    *,
-    likelihood: Likelihood,
-    optimizer: optax.GradientTransformation,
-) -> tuple[Runs, Array]:
-    """The next runs and the optimizer's own learning rate, for every restart.
-
-    Without `moves` only value and gradient are computed: the start needs no program of its own.
-    """
-
-    def value_fn(parameters: dict[str, Array]) -> Array:
-        return objective(parameters, terms, ratings, likelihood)
-
-    def one(run: Runs) -> tuple[Runs, Array]:
-        moved, optimizer_state = apply(
-            optimizer, run.gradient, run.optimizer, run.parameters, factor,
-            value=run.value, value_fn=value_fn,
-        )  # fmt: skip
-        pick = partial(jnp.where, moves)
-        parameters = jax.tree.map(pick, moved, run.parameters)
-        kept = jax.tree.map(pick, optimizer_state, run.optimizer)
-        value, gradient = jax.value_and_grad(value_fn)(parameters)
-        return Runs(parameters, value, gradient, kept), own_rate(kept)
-
-    return jax.vmap(one)(runs)

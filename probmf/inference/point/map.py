@@ -11,10 +11,19 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from probmf.data import Examples, Ratings, as_key
-from probmf.inference.point.full_batch import FullBatch
-from probmf.inference.point.minibatch import Minibatch
-from probmf.inference.point.network_descent import NetworkDescent, NetworkValidation, adam_rule
-from probmf.inference.point.optimizer import Rule, Schedule, choose_rule, describe_rule
+from probmf.inference.point.descent import Descent, Objective
+from probmf.inference.point.full_batch import FullBatchObjective
+from probmf.inference.point.minibatch import MinibatchObjective
+from probmf.inference.point.network_objective import NetworkObjective
+from probmf.inference.point.optimizer import (
+    Rule,
+    Schedule,
+    choose_rule,
+    describe_rule,
+    network_rule,
+    rating_rule,
+)
+from probmf.inference.point.validation import NetworkValidation
 from probmf.inference.starts import (
     initial_parameters,
     network_start,
@@ -26,7 +35,7 @@ from probmf.results import NetworkFit, RatingsFit
 from probmf.rows.layout import num_workers
 from probmf.run.checkpoint import PACKAGES, Checkpoint
 from probmf.run.checks import check_counts, check_tol, require
-from probmf.run.estimate import Estimator, HeldOut, estimate
+from probmf.run.estimate import HeldOut, estimate
 from probmf.run.fingerprint import fingerprint
 from probmf.settings import own_settings
 
@@ -162,15 +171,11 @@ def fit_map(
                 f"num_restarts is {num_restarts}, but start fixes where to start: the restarts "
                 "would be the same. Leave out one of the two."
             )
-        if isinstance(model, MatrixFactorization):
-            task = _factorization_task(model, data, start, validation, batch_size)
-        else:
-            task = _network_task(model, data, start, validation, batch_size)
-        updates = num_epochs * (1 if batch_size is None else -(-task.num_rows // batch_size))
-        rule = choose_rule(
-            optimizer, learning_rate, full_batch=full_batch, num_updates=updates,
-            default=task.default(full_batch, updates),
-        )  # fmt: skip
+        make = _factorization_task if isinstance(model, MatrixFactorization) else _network_task
+        task = make(model, data, start, validation, batch_size)
+        num_updates = 1 if batch_size is None else -(-task.num_rows // batch_size)
+        updates = num_epochs * num_updates
+        rule = choose_rule(optimizer, learning_rate, task.default(full_batch, updates))
         store = None
         if checkpoint is not None:
             first = task.start(jax.random.clone(random_key))
@@ -180,10 +185,13 @@ def fit_map(
                 describe_rule(rule, first, updates),
             )  # fmt: skip
             store = Checkpoint(checkpoint, identity, (*PACKAGES, "optax"))
+        descent = Descent(
+            *task.objective(rule.optimizer), task.start, rule, num_runs=num_restarts,
+            num_updates=num_updates, batch_size=batch_size,
+        )  # fmt: skip
         best, history = estimate(
-            task.algorithm(rule, num_restarts, batch_size), key=random_key, num_steps=num_epochs,
-            tol=tol, validation=task.held_out, patience=patience, progress=progress,
-            checkpoint=store,
+            descent, key=random_key, num_steps=num_epochs, tol=tol, validation=task.held_out,
+            patience=patience, progress=progress, checkpoint=store,
         )  # fmt: skip
         return task.fit(model, data, best, history=history, method=_method(batch_size))
 
@@ -193,10 +201,10 @@ class _Task(NamedTuple):
 
     Attributes:
         num_rows: Number of ratings or examples.
-        held_out: What to stop by, or None.
+        held_out: Validation to stop by, or None.
         start: Starting values by key.
-        default: The default rule by (full batch, number of updates); None for that of rows.
-        algorithm: The algorithm of a rule, a number of restarts and a batch size.
+        default: The default rule by (full batch, number of updates).
+        objective: The objective and its data, for an optimizer.
         fit: Makes the result.
         told: The model and its data, which a checkpoint is told apart by.
     """
@@ -204,8 +212,8 @@ class _Task(NamedTuple):
     num_rows: int
     held_out: HeldOut | None
     start: Callable[[Array], dict[str, Array]]
-    default: Callable[[bool, int], Rule | None]
-    algorithm: Callable[[Rule, int, int | None], Estimator]
+    default: Callable[[bool, int], Rule]
+    objective: Callable[[optax.GradientTransformation], tuple[Objective, Any]]
     fit: Callable[..., Any]
     told: Any
 
@@ -223,35 +231,32 @@ def _factorization_task(
             f"unobserved_weight is {model.unobserved_weight:g}: every pair counts, rated or not, "
             "which minibatches of ratings cannot do. Use batch_size=None, or fit_als."
         )
-    first = initial_parameters(model, observations, start)
 
-    def algorithm(rule: Rule, num_runs: int, batch_size: int | None) -> Estimator:
+    def objective(optimizer: optax.GradientTransformation) -> tuple[Objective, Any]:
         if batch_size is None:
-            return FullBatch(model, observations, first, rule, num_runs)
-        return Minibatch(model, observations, first, rule, num_runs, batch_size)
+            return FullBatchObjective.build(model, observations)
+        return MinibatchObjective.build(model, observations, optimizer)
 
-    held_out = prepare_validation(model, data, validation)
+    # Features are among the observations, encoded.
+    told = (replace(model, user_features=None, item_features=None), observations)
     return _Task(
-        len(observations.user), held_out, first, lambda *_: None, algorithm, RatingsFit.from_point,
-        (replace(model, user_features=None, item_features=None), observations),
+        len(observations.user), prepare_validation(model, data, validation),
+        initial_parameters(model, observations, start), rating_rule, objective,
+        RatingsFit.from_point, told,
     )  # fmt: skip
 
 
 def _network_task(
-    model: Network, data: Any, start: Any, validation: Any, batch_size: int | None
+    model: Any, data: Any, start: Any, validation: Any, batch_size: int | None
 ) -> _Task:
     (arrays,) = model.arguments(data)
     model.layers.check_trainable()
     _check_batch_size(batch_size, arrays.num_rows, "examples")
     first = network_start(model, arrays, start)
-
-    def algorithm(rule: Rule, num_runs: int, batch_size: int | None) -> Estimator:
-        return NetworkDescent(model, arrays, first, rule, num_runs, batch_size)
-
     held_out = None if validation is None else NetworkValidation.build(model, data, validation)
     return _Task(
-        arrays.num_rows, held_out, first, adam_rule, algorithm, NetworkFit.from_point,
-        (model, arrays),
+        arrays.num_rows, held_out, first, network_rule,
+        lambda _: NetworkObjective.build(model, arrays), NetworkFit.from_point, (model, arrays),
     )  # fmt: skip
 
 

@@ -1,244 +1,166 @@
-"""Gradient methods that see a few ratings at every update, down to one."""
+"""The objective of ratings in parts, one for each minibatch, down to single ratings."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from probmf.inference.point.batches import Batch, batch_loss, chunked_objective, shuffle
-from probmf.inference.point.objective import Terms, add_means, side_of, starting_values, to_sites
-from probmf.inference.point.optimizer import (
-    Rule,
-    apply,
-    describe_divergence,
-    initial_states,
-    leaves_rows_alone,
-    own_rate,
-    put_rows,
-    row_labels,
-    take_rows,
+from probmf.inference.point.objective import (
+    RatingObjective,
+    Terms,
+    add_means,
+    own_parameters,
+    side_of,
+    to_sites,
 )
+from probmf.inference.point.row_updates import leaves_rows_alone, take_rows
 from probmf.likelihoods import Likelihood
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
+from probmf.models.scores import Parameters
 from probmf.rows.layout import SIDES
-from probmf.run.estimate import Info
+
+#: Ratings whose rows are gathered at once when the objective is computed: they stay in cache.
+OBJECTIVE_SLOTS = 4096
 
 
-class Runs(NamedTuple):
-    """State of all restarts; every array has a leading axis over them outside `vmap`.
-
-    Attributes:
-        parameters: Values by site name.
-        optimizer: State of the optimizer.
-    """
-
-    parameters: dict[str, Array]
-    optimizer: Any
-
-
-class State(NamedTuple):
-    """State of a fit.
+class Batch(NamedTuple):
+    """Ratings of one update, or with a leading axis, of all updates of an epoch.
 
     Attributes:
-        runs: All restarts.
-        epoch: Number of epochs done.
+        user: User codes.
+        item: Item codes.
+        rating: Ratings.
+        weight: Their weights; 0 where the last batch has no rating left.
+        present: 1 for a rating, 0 where the last batch has none left.
     """
 
-    runs: Runs
-    epoch: int
+    user: Int[Array, " b"]
+    item: Int[Array, " b"]
+    rating: Float[Array, " b"]
+    weight: Float[Array, " b"]
+    present: Float[Array, " b"]
 
 
-class Outcome(NamedTuple):
-    """Result of an epoch.
+@dataclass(frozen=True)
+class MinibatchObjective(RatingObjective):
+    """The objective of a factorization in parts, one for each batch of an epoch.
 
     Attributes:
-        objective: The objective after the epoch.
-        bad_update: The first update whose loss was not finite, from 0; -1 when all were.
-        bad_rate: The optimizer's own learning rate at that update, NaN when it does not tell.
+        by_rows: True where an update reads and writes the batch's rows only.
     """
 
-    objective: Float[Array, " runs"]
-    bad_update: Int[Array, " runs"]
-    bad_rate: Float[Array, " runs"]
+    by_rows: bool
 
-
-class Minibatch:
-    """Stochastic gradient descent over shuffled ratings, for `estimate`."""
-
-    unit = "epoch"
-
-    def __init__(
-        self,
+    @classmethod
+    def build(
+        cls,
         model: MatrixFactorization,
         observations: Observations,
-        start: Callable[[Array], dict[str, Array]],
-        rule: Rule,
-        num_runs: int,
-        batch_size: int,
-    ) -> None:
-        """Place the ratings; see `fit_map` for the arguments."""
-        self.rule, self.num_runs, self.batch_size = rule, num_runs, batch_size
-        self.likelihood = model.likelihood.canonical()
-        self.terms = Terms.build(model, observations)
-        self.start = starting_values(start, model, self.terms)
+        optimizer: optax.GradientTransformation,
+    ) -> tuple["MinibatchObjective", tuple[Terms, Batch]]:
+        """The objective of a model, and its ratings."""
+        terms = Terms.build(model, observations)
         rating = jnp.asarray(observations.rating)
         ones = jnp.ones_like(rating)
         weight = ones if observations.weight is None else observations.weight
-        self.ratings = Batch(observations.user, observations.item, rating, weight, ones)
-        self.num_updates = -(-len(rating) // batch_size)
-        sites = model.site_shapes(observations.num_users, observations.num_items)
-        learned: dict[str, tuple[int, ...]] = {"intercept": ()} if model.learns_intercept else {}
+        rows = model.site_shapes(observations.num_users, observations.num_items)
         # What has no rows is tried as one number.
-        learned |= dict.fromkeys(model.learned_shapes, ())
-        for mean in self.terms.means.values():
-            learned |= dict.fromkeys(mean.shapes, ())
-        self.by_rows = leaves_rows_alone(rule.optimizer, sites | learned)
+        by_rows = leaves_rows_alone(optimizer, dict.fromkeys(terms.precision, ()) | rows)
+        batch = Batch(observations.user, observations.item, rating, weight, ones)
+        return cls(model.likelihood.canonical(), by_rows), (terms, batch)
 
-    def init(self, key: Array) -> State:
-        """Random or given starting values, one for each restart."""
-        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(self.num_runs))
-        parameters = jax.vmap(self.start)(keys)
-        return State(Runs(parameters, initial_states(self.rule.optimizer, parameters)), 0)
+    def whole(self, moved: dict[str, Array], given: tuple[Terms, Batch]) -> Float[Array, ""]:
+        """Minus log posterior up to a constant, without gathering all rows at once."""
+        terms, ratings = given
+        unpriored = terms._replace(shares={})
+        chunks = _cut(ratings, min(OBJECTIVE_SLOTS, len(ratings.rating)))
+        losses = lax.map(lambda chunk: self.part(moved, chunk, (unpriored, ratings)), chunks)
+        return terms.prior_loss(to_sites(moved), terms.precision) + jnp.sum(losses)
 
-    def step(self, key: Array, state: State) -> tuple[State, list[Info]]:
-        """One epoch: every rating once, in an order drawn by the key."""
-        done = state.epoch * self.num_updates
-        factors = self.rule.factors(done, self.num_updates)
-        runs, outcome = _run_epoch(
-            state.runs, key, factors, self.ratings, self.terms, likelihood=self.likelihood,
-            optimizer=self.rule.optimizer, batch_size=self.batch_size, by_rows=self.by_rows,
-        )  # fmt: skip
-        infos = []
-        for objective, bad, rate in zip(*map(np.asarray, outcome), strict=True):
-            trouble = None
-            if bad >= 0 or not np.isfinite(objective):
-                at = int(bad) if bad >= 0 else self.num_updates - 1
-                known = rate if self.rule.schedule is None else -factors[at]
-                trouble = describe_divergence(done + at + 1, state.epoch + 1, float(known))
-            infos.append(Info(float(objective), trouble))
-        return State(runs, state.epoch + 1), infos
+    def batches(self, key: Array, given: tuple[Terms, Batch], size: int) -> Batch:
+        """The ratings in random order, cut in batches along a leading axis; see `shuffle`."""
+        return shuffle(key, given[1], size)
 
-    def parameters(self, state: State, run: int) -> dict[str, Array]:
-        """The parameters of one restart by site name."""
-        own = {site: value[run] for site, value in state.runs.parameters.items()}
-        return add_means(to_sites(own), self.terms) | self.terms.constants
+    def index(self, batch: Batch) -> dict[str, Array]:
+        """Rows of each side that the batch has."""
+        return {"user": batch.user, "item": batch.item}
 
+    def part(
+        self, moved: dict[str, Array], batch: Batch, given: tuple[Terms, Batch]
+    ) -> Float[Array, ""]:
+        """The batch's part of the objective."""
+        labels = {site: side_of(site) for site in moved}
+        rows = take_rows(labels, moved, self.index(batch))
+        return self.part_of_rows(rows, batch, given)
 
-@partial(
-    jax.jit,
-    static_argnames=("likelihood", "optimizer", "batch_size", "by_rows"),
-    donate_argnames="runs",
-)
-def _run_epoch(
-    runs: Runs,
-    key: Array,
-    factors: Array,
-    ratings: Batch,
-    terms: Terms,
-    *,
-    likelihood: Likelihood,
-    optimizer: optax.GradientTransformation,
-    batch_size: int,
-    by_rows: bool,
-) -> tuple[Runs, Outcome]:
-    """One epoch of every restart, all in the same order of ratings."""
-    batches = shuffle(key, ratings, batch_size)
-    shares = terms.shares()
-    update = _update_rows if by_rows else _update_all
-
-    def one(run: Runs) -> tuple[Runs, Outcome]:
-        def body(carry: tuple, step: tuple) -> tuple[tuple, None]:
-            run, seen, bad, bad_rate = carry
-            batch, factor, number = step
-            run, seen, loss = update(run, seen, batch, factor, shares, terms, likelihood, optimizer)
-            first = (bad < 0) & ~jnp.isfinite(loss)
-            bad_rate = jnp.where(first, own_rate(run.optimizer), bad_rate)
-            return (run, seen, jnp.where(first, number, bad), bad_rate), None
-
-        seen = {side: jnp.zeros(len(terms.counts[side]), jnp.int32) for side in SIDES}
-        start = (run, seen, jnp.asarray(-1, jnp.int32), jnp.asarray(jnp.nan))
-        steps = (batches, factors, jnp.arange(len(factors), dtype=jnp.int32))
-        (run, _, bad, bad_rate), _ = lax.scan(body, start, steps)
-        return run, Outcome(
-            chunked_objective(run.parameters, ratings, terms, likelihood), bad, bad_rate
-        )
-
-    return jax.vmap(one)(runs)
+    def part_of_rows(
+        self, rows: dict[str, Array], batch: Batch, given: tuple[Terms, Batch]
+    ) -> Float[Array, ""]:
+        """The same from one row per rating."""
+        return batch_loss(rows, batch, given[0], self.likelihood)
 
 
-def _update_rows(
-    run: Runs,
-    seen: dict[str, Array],
-    batch: Batch,
-    factor: Array,
-    shares: dict[str, Array],
-    terms: Terms,
-    likelihood: Likelihood,
-    optimizer: optax.GradientTransformation,
-) -> tuple[Runs, dict[str, Array], Array]:
-    """One update that reads and writes the batch's rows only. Cost O(batch x num_factors).
+def batch_loss(
+    rows: Parameters, batch: Batch, terms: Terms, likelihood: Likelihood
+) -> Float[Array, ""]:
+    """The batch's part of the objective: its losses, and a share of its rows' priors per rating.
 
-    A row that stands several times in the batch must move once, by the sum of its gradients: one
-    of its places, whichever `seen` ends up with, gets that sum and is written back.
+    Every rating of a row carries an equal share of the row's prior, so the parts of all batches of
+    an epoch sum to the objective, and a batch has a gradient only in its own rows.
+
+    Args:
+        rows: Parameters (see `to_sites`) of each rating's own user and item, with one row per
+            rating.
+        batch: The ratings.
+        terms: Shares of the prior, constants and scales.
+        likelihood: In canonical form.
+
+    Returns:
+        The part of the objective. Cost O(batch x num_factors).
     """
+    sites = to_sites(rows)
     index = {"user": batch.user, "item": batch.item}
-    labels, state_labels = row_labels(run.optimizer, run.parameters)
-    rows = take_rows(labels, run.parameters, index)
-    kept = take_rows(state_labels, run.optimizer, index)
-    # Without the barrier XLA may read the old rows again after writing, and then it copies the
-    # whole table at every update.
-    rows, kept = lax.optimization_barrier((rows, kept))
-    loss, gradient = jax.value_and_grad(batch_loss)(
-        rows, batch, take_rows(labels, shares, index), terms, likelihood
-    )
-    size = len(batch.rating)
-    if size > 1:
-        places = jnp.arange(size, dtype=jnp.int32)
-        seen = {side: seen[side].at[index[side]].set(places) for side in seen}
-        owner = {side: seen[side][index[side]] for side in seen}
-        gradient = {
-            site: jnp.zeros_like(value).at[owner[label]].add(value) if label in owner else value
-            for site, value in gradient.items()
-            for label in [labels[site]]
-        }
-        index = {
-            side: jnp.where(owner[side] == places, index[side], len(terms.counts[side]))
-            for side in seen
-        }
-    rows, kept = apply(optimizer, gradient, kept, rows, factor, value=loss)
-    rows, kept = lax.optimization_barrier((rows, kept))
-    parameters = put_rows(labels, run.parameters, rows, index)
-    return Runs(parameters, put_rows(state_labels, run.optimizer, kept, index)), seen, loss
+    own = {side: mean.at(index[side]) for side, mean in terms.means.items()}
+    values = add_means(sites, terms._replace(means=own))
+    scores = jnp.broadcast_to(values["intercept"], batch.rating.shape)
+    for side in SIDES:
+        if f"{side}_bias" in values:
+            scores = scores + values[f"{side}_bias"]
+    if "user_factors" in values:
+        scores = scores + jnp.sum(values["user_factors"] * values["item_factors"], axis=-1)
+    losses = likelihood.loss(scores, batch.rating, terms.scales | own_parameters(sites))
+    shares = {
+        site: share[index[side]] * batch.present if side in index else share * batch.present.sum()
+        for site, share in terms.shares.items()
+        for side in [side_of(site)]
+    }
+    return jnp.sum(batch.weight * losses) + terms.prior_loss(sites, shares)
 
 
-def _update_all(
-    run: Runs,
-    seen: dict[str, Array],
-    batch: Batch,
-    factor: Array,
-    shares: dict[str, Array],
-    terms: Terms,
-    likelihood: Likelihood,
-    optimizer: optax.GradientTransformation,
-) -> tuple[Runs, dict[str, Array], Array]:
-    """One update of every row, for optimizers that move rows without a gradient, such as Adam."""
-    index = {"user": batch.user, "item": batch.item}
-    labels = {site: side_of(site) for site in run.parameters}
+def shuffle(key: Array, ratings: Batch, batch_size: int) -> Batch:
+    """The ratings in random order, cut in batches.
 
-    def value_fn(parameters: dict[str, Array]) -> Array:
-        rows = take_rows(labels, parameters, index)
-        return batch_loss(rows, batch, take_rows(labels, shares, index), terms, likelihood)
+    Args:
+        key: JAX key.
+        ratings: All ratings, present.
+        batch_size: Ratings per batch; the last batch is filled with absent ones.
 
-    loss, gradient = jax.value_and_grad(value_fn)(run.parameters)
-    parameters, kept = apply(
-        optimizer, gradient, run.optimizer, run.parameters, factor, value=loss,
-        value_fn=value_fn,
-    )  # fmt: skip
-    return Runs(parameters, kept), seen, loss
+    Returns:
+        Batches with a leading axis.
+    """
+    count = len(ratings.rating)
+    places = jnp.arange(count, dtype=jnp.int32)
+    # One sort by random bits: half the time of jax.random.permutation. A few of the bits tie,
+    # and those pairs stay in their order, which harms nothing.
+    order = lax.sort((jax.random.bits(key, (count,)), places), num_keys=1, is_stable=False)[1]
+    return _cut(jax.tree.map(lambda value: value[order], ratings), batch_size)
+
+
+def _cut(ratings: Batch, size: int) -> Batch:
+    missing = -len(ratings.rating) % size
+    return jax.tree.map(lambda value: jnp.pad(value, (0, missing)).reshape(-1, size), ratings)

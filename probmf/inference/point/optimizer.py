@@ -1,7 +1,7 @@
-"""From gradients to steps: default rules, learning rates, and optimizers that leave rows alone."""
+"""From gradients to steps: optimizers, their default rules, and learning rates."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,10 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.tree_util import DictKey
 from jaxtyping import Array, Float
 
-from probmf.inference.point.objective import side_of
 from probmf.run.compile_cache import trace_program
 from probmf.run.fingerprint import fingerprint
 
@@ -21,19 +19,19 @@ Schedule = Callable[[Array], Array]
 
 #: AdaGrad for minibatches: a zero gradient is no step, and rows that are seldom seen keep a
 #: long step. Adam for full batches. Both are independent of the scale of the loss.
-_ADAGRAD = optax.scale_by_rss(initial_accumulator_value=0.1, eps=1e-7)
+ADAGRAD = optax.scale_by_rss(initial_accumulator_value=0.1, eps=1e-7)
 _ADAM = optax.scale_by_adam()
 #: Optimizers by name; their learning rate is then known, and told when a fit diverges.
 OPTIMIZERS = {
     "sgd": optax.identity(), "momentum": optax.trace(0.9), "rmsprop": optax.scale_by_rms(),
-    "adagrad": _ADAGRAD, "adam": _ADAM,
+    "adagrad": ADAGRAD, "adam": _ADAM,
 }  # fmt: skip
 #: Places in memory, which differ from process to process.
 ADDRESS = re.compile(r"0x[0-9a-f]+")
-#: First learning rate of the default for minibatches; it falls linearly to zero.
-ADAGRAD_RATE = 0.5
-#: Learning rate of the default for full batches.
-ADAM_RATE = 0.1
+#: Learning rates of the defaults: of full batches, and the first of minibatches, which falls
+#: linearly to zero.
+RATING_RATES = (0.1, 0.5)
+NETWORK_RATES = (0.05, 0.01)
 
 
 @dataclass(frozen=True)
@@ -70,22 +68,33 @@ class Rule:
         return -values
 
 
+def rating_rule(full_batch: bool, num_updates: int) -> Rule:
+    """The default for rows of ratings: Adam for full batches, AdaGrad for minibatches."""
+    constant, first = RATING_RATES
+    if full_batch:
+        return Rule(_ADAM, optax.constant_schedule(constant))
+    return Rule(ADAGRAD, optax.linear_schedule(first, 0.0, num_updates))
+
+
+def network_rule(full_batch: bool, num_updates: int) -> Rule:
+    """The default for networks: Adam."""
+    constant, first = NETWORK_RATES
+    if full_batch:
+        return Rule(_ADAM, optax.constant_schedule(constant))
+    return Rule(_ADAM, optax.linear_schedule(first, 0.0, num_updates))
+
+
 def choose_rule(
     optimizer: optax.GradientTransformation | str | None,
     learning_rate: float | Schedule | None,
-    *,
-    full_batch: bool,
-    num_updates: int,
-    default: Rule | None = None,
+    default: Rule,
 ) -> Rule:
     """The rule that the arguments of `fit_map` ask for.
 
     Args:
         optimizer: Any optax optimizer, one of `OPTIMIZERS`, or None for the default.
         learning_rate: Learning rate or schedule of the default optimizer, or of the one named.
-        full_batch: Whether every update sees all ratings.
-        num_updates: Updates in all.
-        default: The default rule, in place of that for rows of a factorization.
+        default: The default rule.
 
     Returns:
         The rule.
@@ -94,7 +103,7 @@ def choose_rule(
         TypeError: If the optimizer is none of optax's, or the learning rate no number or schedule.
         ValueError: If both are given, or the learning rate is not positive and finite.
     """
-    base = _ADAM if full_batch else _ADAGRAD
+    base = default.optimizer
     if isinstance(optimizer, str):
         if optimizer not in OPTIMIZERS:
             raise ValueError(
@@ -118,14 +127,8 @@ def choose_rule(
                 "as in optimizer=optax.sgd(learning_rate)."
             )
         return Rule(optimizer, None)
-    elif default is not None:
-        base = default.optimizer
     if learning_rate is None:
-        if default is not None:
-            return default
-        if full_batch:
-            return Rule(base, optax.constant_schedule(ADAM_RATE))
-        return Rule(base, optax.linear_schedule(ADAGRAD_RATE, 0.0, num_updates))
+        return default
     if callable(learning_rate):
         return Rule(base, learning_rate)
     number = isinstance(learning_rate, int | float | np.number)
@@ -160,45 +163,6 @@ def describe_divergence(update: int, epoch: int, rate: float) -> str:
     """
     of = "the optimizer's own learning rate" if np.isnan(rate) else f"learning rate {rate:g}"
     return f"the loss is not finite at update {update} (epoch {epoch}, {of})"
-
-
-def row_labels(state: Any, parameters: Mapping[str, Array]) -> tuple[dict[str, str], Any]:
-    """Whose rows each array has: "user", "item", or "intercept" for what has no rows.
-
-    Args:
-        state: State of an optimizer. What it keeps for a site stands under the site's name.
-        parameters: What it optimizes.
-
-    Returns:
-        Labels in the structure of the parameters, and in that of the state.
-    """
-
-    def label(path: tuple, leaf: Array) -> str:
-        sites = [part.key for part in path if isinstance(part, DictKey) and part.key in parameters]
-        kept = bool(sites) and jnp.shape(leaf) == parameters[sites[-1]].shape
-        return side_of(sites[-1]) if kept else "intercept"
-
-    own = {site: side_of(site) for site in parameters}
-    return own, jax.tree_util.tree_map_with_path(label, state)
-
-
-def take_rows(labels: Any, values: Any, index: Mapping[str, Array]) -> Any:
-    """Rows of every array: `index` has those of "user" and "item"."""
-    return jax.tree.map(
-        lambda label, value: value[index[label]] if label in index else value, labels, values
-    )
-
-
-def put_rows(labels: Any, values: Any, rows: Any, index: Mapping[str, Array]) -> Any:
-    """The arrays with rows replaced; rows whose index is out of range are dropped."""
-    return jax.tree.map(
-        lambda label, value, row: (
-            value.at[index[label]].set(row, mode="drop") if label in index else row
-        ),
-        labels,
-        values,
-        rows,
-    )
 
 
 def apply(
@@ -256,62 +220,3 @@ def describe_rule(rule: Rule, parameters: dict[str, Array], num_updates: int) ->
         ADDRESS.sub("", program.text), program.consts, jax.tree.leaves(first),
         rule.factors(0, num_updates),
     )  # fmt: skip
-
-
-def leaves_rows_alone(
-    optimizer: optax.GradientTransformation, sites: Mapping[str, tuple[int, ...]]
-) -> bool:
-    """True where updating only the rows that have a gradient equals updating all rows.
-
-    True of gradient descent, AdaGrad, clipping and the like, under any schedule; not of momentum,
-    Adam or weight decay, which move a row whose gradient is zero. It is found out by trying both
-    on a few rows.
-
-    Args:
-        optimizer: The optimizer.
-        sites: Shapes of the sites to optimize, () for a learned intercept.
-    """
-    if optimizer is _ADAGRAD:
-        return True
-    shapes = tuple((site, tuple(shape[1:]) if shape else None) for site, shape in sites.items())
-    try:
-        return bool(_same_on_trial(optimizer, shapes))
-    except (TypeError, ValueError):
-        # Made for parameters of one shape, such as a step size per parameter.
-        return False
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _same_on_trial(
-    optimizer: optax.GradientTransformation, shapes: tuple[tuple[str, tuple[int, ...] | None], ...]
-) -> Array:
-    def values(scale: float, num_rows: int, shift: float) -> dict[str, Array]:
-        made = {}
-        for position, (site, rest) in enumerate(shapes):
-            size = () if rest is None else (num_rows, *rest)
-            count = jnp.arange(int(np.prod(size)), dtype=float).reshape(size)
-            made[site] = scale * jnp.sin(1.0 + position + shift + 0.7 * count)
-        return made
-
-    def total(parameters: dict[str, Array]) -> Array:
-        return optax.tree_utils.tree_sum(jax.tree.map(jnp.square, parameters))
-
-    dense = rows = values(0.3, 3, 0.0)
-    dense_state = rows_state = optimizer.init(dense)
-    labels, state_labels = row_labels(dense_state, dense)
-    factor = jnp.asarray(1.0)
-    for step, chosen in enumerate(((0, 1), (1, 2), (2, 0))):
-        index = dict.fromkeys(("user", "item"), jnp.asarray(chosen))
-        part = values(0.5, 2, 1.0 + step)
-        zeros = jax.tree.map(jnp.zeros_like, dense)
-        extra = {"value": jnp.asarray(1.0), "value_fn": total}
-        whole = put_rows(labels, zeros, part, index)
-        dense, dense_state = apply(optimizer, whole, dense_state, dense, factor, **extra)
-        own, own_state = apply(
-            optimizer, part, take_rows(state_labels, rows_state, index),
-            take_rows(labels, rows, index), factor, **extra,
-        )  # fmt: skip
-        rows = put_rows(labels, rows, own, index)
-        rows_state = put_rows(state_labels, rows_state, own_state, index)
-    near = jax.tree.map(lambda a, b: jnp.all(jnp.abs(a - b) <= 1e-5 * jnp.abs(a)), dense, rows)
-    return jnp.all(jnp.stack(jax.tree.leaves(near)))

@@ -1,14 +1,19 @@
-"""Held-out ratings that a point fit stops by."""
+"""Held-out ratings or examples that a point fit stops by."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array
 
+from probmf.data.examples import Examples
 from probmf.likelihoods import Likelihood
 from probmf.likelihoods.base import likelihood_scales
+from probmf.models.network import Network
+from probmf.models.network_data import NetworkData
 from probmf.models.observations import Observations
 from probmf.models.scores import linear_predictor
 
@@ -20,19 +25,19 @@ class Validation:
     The error is the root mean square of Gaussian ratings, the log loss of yes/no and ordinal ones.
 
     Args:
-        observations: The held-out pairs.
+        data: The held-out pairs.
         likelihood: Decides which error is taken.
     """
 
-    observations: Observations
+    data: Observations
     likelihood: Likelihood
 
     def error(self, parameters: Mapping[str, Array]) -> float:
         """Mean held-out error of the parameters."""
-        found = _scores(dict(parameters), self.observations)
+        found = _scores(dict(parameters), self.data)
         scores = np.asarray(found, dtype=np.float64)
-        rating = np.asarray(self.observations.rating, dtype=np.float64)
-        given = self.observations.weight
+        rating = np.asarray(self.data.rating, dtype=np.float64)
+        given = self.data.weight
         weight = None if given is None else np.asarray(given)
         if not self.likelihood.quadratic:
             scales = likelihood_scales(self.likelihood, parameters)
@@ -44,3 +49,54 @@ class Validation:
 @jax.jit
 def _scores(parameters: dict[str, Array], observations: Observations) -> Array:
     return linear_predictor(parameters, observations.user, observations.item)
+
+
+@dataclass(frozen=True)
+class NetworkValidation:
+    """Held-out examples to stop by.
+
+    The error is the root mean square of Gaussian responses, in their own units (of several, in
+    standard deviations), and the mean log loss of the others.
+
+    Args:
+        model: The network.
+        data: The held-out examples, coded as the training ones.
+        unit: What the root mean square is multiplied by.
+    """
+
+    model: Network
+    data: NetworkData
+    unit: float
+
+    @classmethod
+    def build(cls, model: Network, data: Examples, validation: Any) -> "NetworkValidation":
+        """Code held-out examples as the training data.
+
+        Raises:
+            TypeError: If they are no Examples.
+            ValueError: If features or classes are others, or the responses do not suit.
+        """
+        if not isinstance(validation, Examples):
+            raise TypeError(
+                f"validation is of type {type(validation).__name__}; expected Examples, for "
+                "example the second part of examples.split(key=...)."
+            )
+        unit = float(data.response_scale[0]) if len(data.responses) == 1 else 1.0
+        return cls(model, model.held_out(data, validation), unit)
+
+    def error(self, parameters: Mapping[str, Array]) -> float:
+        """Mean held-out error of the parameters."""
+        scales = likelihood_scales(self.model.likelihood, parameters)
+        losses = _losses(dict(parameters), self.data, scales, network=self.model.canonical())
+        mean = float(np.mean(np.asarray(losses, np.float64)))
+        if self.model.likelihood.discrete:
+            return mean
+        # The loss is half the square over the noise variance.
+        return self.unit * float(np.sqrt(2.0 * mean) * float(scales["noise_scale"]))
+
+
+@partial(jax.jit, static_argnames="network")
+def _losses(
+    parameters: dict[str, Array], data: NetworkData, scales: dict[str, Array], *, network: Network
+) -> Array:
+    return network.losses(parameters, data, scales)
