@@ -25,7 +25,9 @@ _programs: dict[Any, Any] = {}
 _lock = threading.Lock()
 
 
-def quick_jit(function: Callable[..., Any], numbers: int | None = None) -> Any:
+def quick_jit(
+    function: Callable[..., Any], numbers: int | None = None, *, static_argnums: int | None = None
+) -> Any:
     """`jax.jit` for programs that run for less time than they take to compile.
 
     On a CPU the optimizer's expensive passes double the time of compilation and gain nothing here,
@@ -35,17 +37,18 @@ def quick_jit(function: Callable[..., Any], numbers: int | None = None) -> Any:
     Args:
         function: What to compile.
         numbers: How many numbers it captures, where that is known.
+        static_argnums: As in `jax.jit`.
 
     Returns:
         The compiled function.
     """
     if jax.default_backend() != "cpu":
-        return jax.jit(function)
+        return jax.jit(function, static_argnums=static_argnums)
     options = {
         "xla_backend_optimization_level": 1 if numbers is None or numbers > SMALL else 0,
         "xla_llvm_disable_expensive_passes": True,
     }
-    return jax.jit(function, compiler_options=options)
+    return jax.jit(function, static_argnums=static_argnums, compiler_options=options)
 
 
 def count_numbers(tree: Any) -> int:

@@ -10,7 +10,7 @@ near zero nor a large one holds the chain up (Yu and Meng 2011).
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +29,8 @@ from probmf.inference.gibbs.slice_sampling import slice_sample
 from probmf.inference.gibbs.updates import draw_scale
 from probmf.inference.marginal.prepared import Prepared
 from probmf.models.mixed.structure import GroupTerm, MixedData
-from probmf.run.compile_cache import compiled, quick_jit, trace_program
+from probmf.numpyro_setup import run_unchecked
+from probmf.run.compile_cache import quick_jit
 
 #: First width of the slices along a coordinate, in its prior's or its groups' units.
 WIDTH = 1.0
@@ -53,9 +54,12 @@ class MixedState(NamedTuple):
     sweep: Int[Array, ""]
 
 
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["data", "response", "blocks"], meta_fields=[]
+)
 @dataclass(frozen=True, eq=False)
 class MixedProblem:
-    """All that a chain needs, besides where it stands; an engine of `run_gibbs`.
+    """All that a chain needs, besides where it stands: an engine of `run_gibbs`, and a pytree.
 
     Attributes:
         data: The model's arguments.
@@ -117,19 +121,19 @@ class MixedProblem:
         """Effects, then everything else; scales have no need to be held."""
         del hold, pool
         words = _words(key, state.sweep)
-        leaves = (state.varying, state.log_noise, state.effects)
-        program = self._program
-        run = compiled((program.text, "gibbs"), lambda: quick_jit(program.evaluate))
-        varying, log_noise, effects, trace = run(program.consts, *leaves, words)
+        moving = (state.varying, state.log_noise, state.effects)
+        varying, log_noise, effects, trace = self._compiled(self, *moving, words)
         following = MixedState(varying, log_noise, effects, trace, state.sweep + 1)
         return following, trace[0]
 
     @cached_property
-    def _program(self) -> Any:
-        dtype = jnp.result_type(float)
-        size = self.contents.num_numbers
-        example = (np.zeros(self.num_varying, dtype), np.zeros((), dtype), np.zeros(size, dtype))
-        return trace_program(self._next, *example, np.zeros(2, np.uint32))
+    def _compiled(self) -> Any:
+        """`_next`, which chains side by side must not trace."""
+        dtype, run = jnp.result_type(float), quick_jit(MixedProblem._next)
+        sizes = (self.num_varying, (), self.contents.num_numbers)
+        with run_unchecked():
+            run.trace(self, *(np.zeros(size, dtype) for size in sizes), np.zeros(2, np.uint32))
+        return run
 
     def observe(
         self, state: MixedState, log_joint: Array, gathered: Gathered

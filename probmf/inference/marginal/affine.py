@@ -8,7 +8,7 @@ import numpy as np
 
 from probmf.inference.marginal.forms import quoted
 from probmf.inference.marginal.injection import MarginalizeError, Values
-from probmf.inference.marginal.layout import Layout
+from probmf.inference.marginal.layout import Found, Layout
 from probmf.inference.marginal.probe import Probe
 
 #: Disagreement that rounding explains, as a share of the sum of the terms' magnitudes in the row.
@@ -22,7 +22,7 @@ def check_affine(
     location: Callable[..., Any],
     slopes: Sequence[Callable[..., np.ndarray]],
     latents: Values,
-    layouts: Sequence[Layout],
+    found: Sequence[Found],
     designs: Sequence[np.ndarray],
 ) -> None:
     """Compare the location at random effects, and its slopes there, with what the designs say.
@@ -32,7 +32,7 @@ def check_affine(
         location: Locations of the rows by latents and deviations.
         slopes: For each site the slope of the location along a move, at latents and deviations.
         latents: Values of the other latent sites.
-        layouts: How the values of each site are arranged.
+        found: Arrangement and groups of each site.
         designs: Coefficients of each site at these latents.
 
     Raises:
@@ -43,10 +43,11 @@ def check_affine(
     offset = np.asarray(location(latents, zeros))
     moves: dict[str, np.ndarray] = {}
     terms: dict[str, np.ndarray] = {}
-    for layout, design in zip(layouts, designs, strict=True):
+    for one, design in zip(found, designs, strict=True):
+        layout = one.layout
         table = _move(layout, design)
         moves[layout.name] = np.asarray(layout.restore(table), zeros[layout.name].dtype)
-        terms[layout.name] = design * table[layout.group]
+        terms[layout.name] = design * table[one.group]
 
     def complain(names: Sequence[str], row: int, what: str) -> MarginalizeError:
         if len(names) == 1:

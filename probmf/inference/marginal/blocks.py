@@ -14,29 +14,30 @@ from probmf.inference.marginal.injection import Site, as_float
 from probmf.inference.marginal.layout import Found, Layout
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Block:
     """Sites whose effects belong to the same groups.
 
     Attributes:
         layouts: Their layouts; the coefficients lie side by side in this order.
-        group: Group of each row.
-        num_groups: Number of groups.
     """
 
     layouts: tuple[Layout, ...]
-    group: np.ndarray
-    num_groups: int
+
+    @property
+    def num_groups(self) -> int:
+        """Number of groups."""
+        return self.layouts[0].num_groups
 
     @property
     def dim(self) -> int:
         """Coefficients per group."""
         return sum(layout.dim for layout in self.layouts)
 
-    def grouping(self) -> Grouping:
-        """For the pattern."""
+    def grouping(self, group: np.ndarray) -> Grouping:
+        """For the pattern, from the group of each row."""
         name = " and ".join(layout.name for layout in self.layouts)
-        return Grouping(name, self.group, self.num_groups, self.dim)
+        return Grouping(name, group, self.num_groups, self.dim)
 
     def tril(self, sites: Mapping[str, Site]) -> Array:
         """Lower factor of the prior covariance: (d, d), or (groups, d, d) if the groups differ."""
@@ -67,31 +68,30 @@ class Block:
         return parts
 
 
-def make_blocks(found: Sequence[Found]) -> list[tuple[Block, list[int]]]:
+def make_blocks(found: Sequence[Found]) -> list[tuple[Block, np.ndarray, list[int]]]:
     """Join sites with the same groups.
 
     Args:
         found: Layouts and designs.
 
     Returns:
-        Blocks, each with the positions of its sites.
+        Blocks, each with the group of each row and the positions of its sites.
     """
-    blocks: list[tuple[Block, list[int], np.ndarray]] = []
+    blocks: list[tuple[Block, np.ndarray, np.ndarray, list[int]]] = []
     for position, one in enumerate(found):
         layout = one.layout
-        for index, (block, members, known) in enumerate(blocks):
-            both = known & layout.known
+        for index, (block, group, known, members) in enumerate(blocks):
+            both = known & one.known
             if block.num_groups == layout.num_groups and np.array_equal(
-                block.group[both], layout.group[both]
+                group[both], one.group[both]
             ):
-                group = np.where(known, block.group, layout.group)
-                joined = Block((*block.layouts, layout), group, block.num_groups)
-                blocks[index] = (joined, [*members, position], known | layout.known)
+                joined = Block((*block.layouts, layout))
+                group = np.where(known, group, one.group)
+                blocks[index] = (joined, group, known | one.known, [*members, position])
                 break
         else:
-            own = Block((layout,), layout.group, layout.num_groups)
-            blocks.append((own, [position], layout.known))
-    return [(block, members) for block, members, _ in blocks]
+            blocks.append((Block((layout,)), one.group, one.known, [position]))
+    return [(block, group, members) for block, group, _, members in blocks]
 
 
 def _site_tril(layout: Layout, site: Site) -> Array:

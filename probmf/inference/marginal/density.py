@@ -1,6 +1,6 @@
 """Density of what is left when every Gaussian effect is integrated out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from functools import cached_property
 from typing import Any
@@ -95,9 +95,10 @@ class MarginalDensity:
         """The density by LAPACK, on a CPU."""
         if not HostDensity.serves(self.prepared):
             return None
-        return HostDensity(self.prepared, self._terms, self.medians)
+        return HostDensity(self.prepared, self.terms, self.medians)
 
-    def _terms(self, vector: Array) -> tuple[Array, Array, list[Array]]:
+    @run_alone()
+    def terms(self, vector: Array) -> tuple[Array, Array, list[Array]]:
         """The prior with what else the log density has, noise precision, and prior factors."""
         unravelled = self.potential.unravel(vector)
         prior = -potential_energy(self.prior, self.args, self.kwargs, unravelled)
@@ -129,6 +130,11 @@ class MarginalDensity:
         values = constrain_fn(self.prior, self.args, self.kwargs, unravelled)
         return {name: values[name] for name in self.prepared.latent_shapes}
 
+    def sites_at(self, vector: Array, tables: Sequence[Array]) -> dict[str, Array]:
+        """The sites at a vector and each block's deviations of the effects."""
+        latents = self.constrain_prior(vector)
+        return {**latents, **self.prepared.site_values(latents, tables)}
+
     def _joint(self, vector: Array, key: Array) -> tuple[Array, dict[str, Array]]:
         """Log density, and effects drawn from their conditional: one factorization for both."""
         unravelled = self.potential.unravel(vector)
@@ -146,11 +152,7 @@ class MarginalDensity:
         vector = self.potential.vector
         tables = [np.zeros(shape, vector.dtype) for shape in self.prepared.pattern.shapes]
 
-        def values(vector: Array, *tables: Array) -> dict[str, Array]:
-            latents = self.constrain_prior(vector)
-            return {**latents, **self.prepared.site_values(latents, list(tables))}
-
-        return trace_tree(values, vector, *tables)
+        return trace_tree(lambda vector, *tables: self.sites_at(vector, tables), vector, *tables)
 
     @cached_property
     def program(self) -> tuple[Program, Any]:

@@ -10,13 +10,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array
-from numpyro.infer.util import potential_energy
 
 from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.host_density import CHUNK, HostDensity, in_chunks
 from probmf.inference.marginal.spectral import Spectrum
-from probmf.numpyro_setup import run_alone
 from probmf.run.compile_cache import Program, compiled, quick_jit
 from probmf.run.threads import Workers
 
@@ -158,17 +155,8 @@ class SpectralEvaluator:
         run = prepared.run(density.constrain_prior(density.potential.vector))
         trils = [np.asarray(tril) for tril in prepared.trils(run)]
         self.spectrum = Spectrum(prepared.pattern, prepared.statistics, trils)
-        self._terms = quick_jit(jax.vmap(self._prior_and_precision))
+        self._terms = quick_jit(jax.vmap(lambda vector: density.terms(vector)[:2]))
         self._sites = _Sites(density)
-
-    @run_alone()
-    def _prior_and_precision(self, vector: Array) -> tuple[Array, Array]:
-        density = self.density
-        unravelled = density.potential.unravel(vector)
-        prior = -potential_energy(density.prior, density.args, density.kwargs, unravelled)
-        latents = density.constrain_prior(vector)
-        _, precision, extra = density.prepared.system(density.prepared.run(latents), latents)
-        return prior + extra, precision
 
     def __call__(self, points: np.ndarray) -> Iterator[tuple[np.ndarray, Sites]]:
         """Log densities, and no sites."""

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Layout:
     """Arrangement of a site's values as (groups, coefficients).
 
@@ -16,15 +16,11 @@ class Layout:
         name: The site.
         shape: Shape of its values.
         axis: The axis of the groups; None when all values belong to one group.
-        group: Group of each row; None when there is one, or the row does not involve the site.
-        known: Rows whose group is known, as their coefficients are not all zero.
     """
 
     name: str
     shape: tuple[int, ...]
     axis: int | None
-    group: np.ndarray
-    known: np.ndarray
 
     @property
     def num_groups(self) -> int:
@@ -36,15 +32,8 @@ class Layout:
         """Coefficients per group."""
         return int(np.prod(self.shape)) // self.num_groups
 
-    def arrange[Values: (Array, np.ndarray)](self, values: Values) -> Values:
-        """Values of the site's shape as (groups, coefficients)."""
-        if self.axis is None:
-            return values.reshape(1, -1)
-        others: list[int] = [axis for axis in range(len(self.shape)) if axis != self.axis]
-        return values.transpose(self.axis, *others).reshape(self.num_groups, self.dim)
-
     def restore[Values: (Array, np.ndarray)](self, table: Values) -> Values:
-        """The inverse of `arrange`."""
+        """A table (groups, coefficients) in the site's shape."""
         if self.axis is None:
             return table.reshape(self.shape)
         others: list[int] = [axis for axis in range(len(self.shape)) if axis != self.axis]
@@ -58,13 +47,25 @@ class Found:
 
     Attributes:
         layout: How its values are arranged.
+        group: Group of each row; 0 when there is one, or the row does not involve the site.
+        known: Rows whose group is known, as their coefficients are not all zero.
         design: Coefficients (rows, dim), at the latents of the probe.
         constant: Whether they depend on no latent value.
     """
 
     layout: Layout
+    group: np.ndarray
+    known: np.ndarray
     design: np.ndarray
     constant: bool
+
+
+class Shapes(dict[str, tuple[int, ...]]):
+    """Shapes by site, which never change."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        """By value, as compiled programs are told apart by it."""
+        return hash(frozenset(self.items()))
 
 
 class Structure(NamedTuple):

@@ -100,9 +100,10 @@ def _term_effects(name: str, term: GroupTerm) -> Found:
     axis = None if term.num_groups == 1 else 0
     known = np.any(z != 0, axis=1)
     shape = (term.num_groups, z.shape[1])
-    layout = Layout(name, shape, axis, np.where(known, group, 0).astype(np.int32), known)
+    group = np.where(known, group, 0).astype(np.int32)
     # Standardized effects enter by their scale as well, which is sampled.
-    return Found(layout, z, constant=name == term.effects_site)
+    constant = name == term.effects_site
+    return Found(Layout(name, shape, axis), group, known, z, constant)
 
 
 def _coefficients(mean: Predictor) -> Found:
@@ -112,13 +113,13 @@ def _coefficients(mean: Predictor) -> Found:
     rows, size = columns.shape
     if size <= MAX_DENSE_SITE:
         group, known = np.zeros(rows, np.int32), np.ones(rows, bool)
-        return Found(Layout(mean.site, (size,), None, group, known), columns, constant=True)
+        return Found(Layout(mean.site, (size,), None), group, known, columns, constant=True)
     nonzero = columns != 0
     if np.any(np.sum(nonzero, axis=1) > 1):
         raise several_groups("Some rows involve two or more columns of", mean.site, (size,))
     group = np.argmax(nonzero, axis=1).astype(np.int32)
-    layout = Layout(mean.site, (size,), 0, group, nonzero.any(axis=1))
-    return Found(layout, columns[np.arange(rows), group][:, None], constant=True)
+    layout, design = Layout(mean.site, (size,), 0), columns[np.arange(rows), group][:, None]
+    return Found(layout, group, nonzero.any(axis=1), design, constant=True)
 
 
 def _location(data: MixedData) -> np.ndarray:

@@ -35,10 +35,11 @@ from probmf.inference.marginal.injection import (
     read_observed,
     run_with,
 )
-from probmf.inference.marginal.layout import Found
+from probmf.inference.marginal.layout import Found, Shapes
 from probmf.inference.marginal.mixed import mixed_structure
 from probmf.inference.marginal.probe import Probe
 from probmf.inference.marginal.structure import probed_structure, site_design
+from probmf.models.mixed.program import MixedProgram
 from probmf.numpyro_setup import run_unchecked
 from probmf.precision import fresh_arrays
 from probmf.run.compile_cache import count_numbers, quick_jit
@@ -48,9 +49,17 @@ from probmf.run.fingerprint import fingerprint
 DRAW_NUMBERS = 4_000_000
 
 
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["args", "kwargs", "pattern", "designs", "standards", "statistics", "sums"],
+    meta_fields=[
+        "model", "target", "hidden", "shapes", "latent_shapes", "blocks", "shared_noise",
+        "fixed_priors",
+    ],
+)  # fmt: skip
 @dataclass(eq=False)
 class Prepared:
-    """Structure of a model with its data.
+    """Structure of a model with its data; a pytree of arrays, if the model's arguments are some.
 
     Attributes:
         model: The model with its effects.
@@ -66,6 +75,7 @@ class Prepared:
             standard coordinates, where it has any.
         standards: Coordinates of each block's effects in which its columns are apart, or None.
         statistics: All sums when nothing in them depends on latents; else None.
+        sums: The others of a constant design, without those of the target; else None.
         shared_noise: Whether all rows have one noise scale.
         fixed_priors: Whether the effects' prior covariances depend on no latent.
     """
@@ -75,13 +85,14 @@ class Prepared:
     kwargs: Mapping[str, Any]
     target: str
     hidden: frozenset[str]
-    shapes: Mapping[str, tuple[int, ...]]
-    latent_shapes: Mapping[str, tuple[int, ...]]
+    shapes: Shapes
+    latent_shapes: Shapes
     blocks: tuple[Block, ...]
     pattern: Pattern
     designs: tuple[np.ndarray | None, ...]
     standards: tuple[Standard | None, ...]
     statistics: Statistics | None
+    sums: Statistics | None
     shared_noise: bool
     fixed_priors: bool
 
@@ -132,7 +143,7 @@ class Prepared:
         value, tables = draw_effects(self.pattern, statistics, self.trils(run), precision, key)
         return value + extra, self.site_values(latents, tables)
 
-    def site_values(self, latents: Values, tables: list[Array]) -> dict[str, Array]:
+    def site_values(self, latents: Values, tables: Sequence[Array]) -> dict[str, Array]:
         """Values of the effect sites, and of what they determine, from each block's deviations."""
         deviations: dict[str, Array] = {}
         for block, standard, table in zip(self.blocks, self.standards, tables, strict=True):
@@ -157,23 +168,21 @@ class Prepared:
             # Within the caller's jit, where a program with compiler options of its own may not be.
             with run_unchecked():
                 return self._mapped(batch, dict(latents), keys)
-        draw = self._draw_all(batch)
+        run, own = self._compiled
         with run_unchecked():
-            draw.trace(dict(latents), keys)  # Runs the model, which the call below does not.
-        return draw(dict(latents), keys)
-
-    def _draw_all(self, batch: int) -> Any:
-        if batch not in self._compiled:
-            numbers = count_numbers((self.args, self.kwargs)) + self.pattern.num_columns**2
-            self._compiled[batch] = quick_jit(partial(self._mapped, batch), numbers)
-        return self._compiled[batch]
+            run.trace(*own, batch, dict(latents), keys)  # Runs the model; the call below does not.
+        return run(*own, batch, dict(latents), keys)
 
     def _mapped(self, batch: int, latents: Values, keys: Array) -> tuple[Array, dict[str, Array]]:
         return jax.lax.map(lambda both: self.draw(*both), (latents, keys), batch_size=batch)
 
     @cached_property
-    def _compiled(self) -> dict[int, Any]:
-        return {}
+    def _compiled(self) -> tuple[Any, tuple[Any, ...]]:
+        """`_mapped`, and what it takes first: data are arguments where they are arrays only."""
+        numbers = count_numbers((self.args, self.kwargs)) + self.pattern.num_columns**2
+        if isinstance(self.model, MixedProgram):
+            return quick_jit(Prepared._mapped, numbers, static_argnums=1), (self,)
+        return quick_jit(self._mapped, numbers, static_argnums=0), ()
 
     def simulate(self, latents: Values, key: Array) -> Array:
         """Observations given latents, the effects from their prior."""
@@ -230,25 +239,17 @@ class Prepared:
         residual = observed.value - observed.loc
         if kept is not None:
             residual = jnp.where(kept, residual, 0.0)
-        if self._sums is not None and self.shared_noise and kept is None:
+        constant = self.statistics if self.sums is None else self.sums
+        if constant is not None and kept is None:
             lead, rest, square = collect_targets(
                 self.pattern, self.designs_at(latents, dtype), residual
             )
-            sums = _cast(self._sums, dtype)._replace(lead=lead, rest=rest, square=square)
+            sums = _cast(constant, dtype)._replace(lead=lead, rest=rest, square=square)
             return sums, precision, extra
         statistics = collect_statistics(
             self.pattern, self.designs_at(latents, dtype), residual, weight
         )
         return statistics, precision, extra
-
-    @cached_property
-    def _sums(self) -> Statistics | None:
-        """Sums of a constant design, whatever the offset is."""
-        if any(design is None for design in self.designs):
-            return None
-        designs = [design for design in self.designs if design is not None]
-        nothing = np.zeros(self.pattern.num_rows)
-        return compress(self.pattern, sum_on_host(self.pattern, designs, nothing))
 
     def designs_at(self, latents: Values, dtype: Any) -> list[Array]:
         """Coefficients of the blocks at these latents."""
@@ -322,11 +323,11 @@ def _prepare(
         observed, found = structure.observed, structure.found
         _check_rows(observed, structure.target)
         grouped = make_blocks(found)
-        pattern = make_pattern([block.grouping() for block, _ in grouped])
+        pattern = make_pattern([block.grouping(group) for block, group, _ in grouped])
         grouped = [grouped[index] for index in pattern.order]
         designs: list[np.ndarray | None] = []
         standards: list[Standard | None] = []
-        for _, members in grouped:
+        for _, _, members in grouped:
             design, standard = None, None
             if all(found[i].constant for i in members):
                 design, standard = standardize(
@@ -335,20 +336,24 @@ def _prepare(
             designs.append(design)
             standards.append(standard)
         shared = observed["scale"].size == 1
-        statistics = None
-        if structure.fixed_targets and shared and all(design is not None for design in designs):
-            residual, weight = np.asarray(observed["value"] - observed["loc"], np.float64), None
-            if observed["keep"] is not None:
-                weight = np.asarray(observed["keep"], np.float64)
-                residual = np.where(weight > 0, residual, 0.0)
-            constant = [design for design in designs if design is not None]
-            statistics = compress(pattern, sum_on_host(pattern, constant, residual, weight))
+        statistics = sums = None
+        constant = [design for design in designs if design is not None]
+        if shared and len(constant) == len(designs):
+            add = partial(sum_on_host, pattern, constant)
+            if structure.fixed_targets:
+                residual, weight = np.asarray(observed["value"] - observed["loc"], np.float64), None
+                if observed["keep"] is not None:
+                    weight = np.asarray(observed["keep"], np.float64)
+                    residual = np.where(weight > 0, residual, 0.0)
+                statistics = compress(pattern, add(residual, weight))
+            elif observed["keep"] is None:
+                sums = compress(pattern, add(np.zeros(pattern.num_rows)))
     return Prepared(
         model=model, args=args, kwargs=kwargs, target=structure.target, hidden=structure.hidden,
-        shapes=structure.shapes, latent_shapes=structure.latent_shapes,
-        blocks=tuple(block for block, _ in grouped), pattern=pattern, designs=tuple(designs),
-        standards=tuple(standards),
-        statistics=statistics, shared_noise=shared, fixed_priors=structure.fixed_priors,
+        shapes=Shapes(structure.shapes), latent_shapes=Shapes(structure.latent_shapes),
+        blocks=tuple(block for block, *_ in grouped), pattern=pattern, designs=tuple(designs),
+        standards=tuple(standards), statistics=statistics, sums=sums,
+        shared_noise=shared, fixed_priors=structure.fixed_priors,
     )  # fmt: skip
 
 
@@ -408,12 +413,12 @@ def _check_indices(found: Sequence[Found], arguments: Any) -> None:
             continue
         size = layout.num_groups
         for name, array in leaves:
-            if array.size != len(layout.group):
+            if array.size != len(one.group):
                 continue
             index = array.ravel()
             bad = (index < 0) | (index >= size)
             wrapped = np.clip(np.where(index < 0, index + size, index), 0, size - 1)
-            if bad.any() and np.array_equal(wrapped[layout.known], layout.group[layout.known]):
+            if bad.any() and np.array_equal(wrapped[one.known], one.group[one.known]):
                 row = int(np.argmax(bad))
                 raise MarginalizeError(
                     f"The argument {name} indexes the site {layout.name!r}, which has {size} "

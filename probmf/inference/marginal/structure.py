@@ -48,14 +48,14 @@ def find_sites(probe: Probe) -> list[Found]:
     slopes = [Slope(probe, name) for name in probe.sites]
     found = [_find_site(probe, slope) for slope in slopes]
     designs = [one.design for one in found]
-    check_affine(probe, location, slopes, probe.latents, [one.layout for one in found], designs)
+    check_affine(probe, location, slopes, probe.latents, found, designs)
     if not all(one.constant for one in found):
         latents = probe.values(seed=1)
         designs = [
             one.design if one.constant else _design(one.layout, slope, latents)
             for one, slope in zip(found, slopes, strict=True)
         ]
-        check_affine(probe, location, slopes, latents, [one.layout for one in found], designs)
+        check_affine(probe, location, slopes, latents, found, designs)
     return found
 
 
@@ -150,10 +150,10 @@ def _find_site(probe: Probe, slope: Slope) -> Found:
     several = f"Some rows of {probe.target!r} involve two or more groups of"
     try:
         for axis in _candidate_axes(probe, name):
-            found = _group_by_digits(slope, shape, axis)
-            if found is not None:
-                layout = Layout(name, shape, axis, *found)
-                return Found(layout, _design(layout, slope), slope.constant)
+            grouped = _group_by_digits(slope, shape, axis)
+            if grouped is not None:
+                layout = Layout(name, shape, axis)
+                return Found(layout, *grouped, _design(layout, slope), slope.constant)
     except UndecidedError:
         several = f"A latent site decides which group rows of {probe.target!r} involve of"
     size = int(np.prod(shape))
@@ -166,8 +166,8 @@ def _find_site(probe: Probe, slope: Slope) -> Found:
             )
         raise several_groups(several, name, shape)
     rows = len(slope(np.zeros(shape)))
-    layout = Layout(name, shape, None, np.zeros(rows, np.int32), np.ones(rows, bool))
-    return Found(layout, _design(layout, slope), slope.constant)
+    layout, group = Layout(name, shape, None), np.zeros(rows, np.int32)
+    return Found(layout, group, np.ones(rows, bool), _design(layout, slope), slope.constant)
 
 
 def several_groups(what: str, name: str, shape: tuple[int, ...]) -> MarginalizeError:

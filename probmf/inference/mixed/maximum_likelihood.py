@@ -229,7 +229,7 @@ class _Problem:
         """All sites at a vector: effects at their conditional means."""
         if self.host is not None:
             _, means = self.host.draw(vector, None)
-            return self._sites(jnp.asarray(vector), [jnp.asarray(table) for table in means])
+            return self.density.sites_at(jnp.asarray(vector), list(map(jnp.asarray, means)))
         program, tree = self._estimator
         run = compiled(
             (program.text, "estimates"), lambda: quick_jit(program.evaluate, program.numbers)
@@ -241,9 +241,6 @@ class _Problem:
     def _estimator(self) -> tuple[Program, Any]:
         return trace_tree(self._estimates, self.density.potential.vector)
 
-    def _latents(self, vector: Array) -> dict[str, Array]:
-        return self.density.constrain_prior(vector)
-
     def _trils(self, run: Any, coefficients: Any) -> list[Array]:
         """Prior factors; `coefficients` makes that of the population's block."""
         trils = self.prepared.trils(run)
@@ -251,13 +248,9 @@ class _Problem:
             trils[index] = coefficients(len(trils[index]))
         return trils
 
-    def _sites(self, vector: Array, tables: list[Array]) -> dict[str, Array]:
-        latents = self._latents(vector)
-        return {**latents, **self.prepared.site_values(latents, tables)}
-
     def _terms(self, vector: Array) -> tuple[Array, Array, list[Array]]:
         """Terms that the evidence depends on; see `HostDensity`."""
-        latents = self._latents(vector)
+        latents = self.density.constrain_prior(vector)
         run = self.prepared.run(latents)
         _, precision, extra = self.prepared.system(run, latents)
         if self.objective == "map":
@@ -269,7 +262,7 @@ class _Problem:
         return log_density(density.prior, density.args, density.kwargs, latents)[0]
 
     def _value(self, vector: Array) -> Array:
-        latents = self._latents(vector)
+        latents = self.density.constrain_prior(vector)
         run = self.prepared.run(latents)
         statistics, precision, extra = self.prepared.system(run, latents)
         pattern = self.prepared.pattern
@@ -298,12 +291,12 @@ class _Problem:
         return extra + log_evidence(pattern, statistics, held, precision)
 
     def _estimates(self, vector: Array) -> dict[str, Array]:
-        latents = self._latents(vector)
+        latents = self.density.constrain_prior(vector)
         run = self.prepared.run(latents)
         statistics, precision, _ = self.prepared.system(run, latents)
         free = self._trils(run, jnp.eye)
         _, means = draw_effects(self.prepared.pattern, statistics, free, precision, None, self.flat)
-        return self._sites(vector, means)
+        return self.density.sites_at(vector, means)
 
 
 _problem = kept(_Problem)

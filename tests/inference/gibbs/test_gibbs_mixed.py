@@ -14,6 +14,7 @@ from probmf import MatrixFactorization, MixedEffects, load, sample_gibbs, sample
 from probmf.effects import pattern as effects_pattern
 from probmf.inference.gibbs.mixed_effects import mixed_job
 from probmf.inference.gibbs.mixed_sweep import MixedProblem
+from probmf.models.mixed.program import MixedProgram
 from probmf.results import MixedFit
 from probmf.results.measures import measure
 from probmf.run.driver import FitWarning
@@ -237,6 +238,9 @@ def test_a_scale_at_zero_does_not_hold_the_chain() -> None:
             MixedProblem, "_interweave",
             lambda self, key, varying, effects, error, latents: (varying, effects, error),
         )  # fmt: skip
+        # Another function, which JAX has not compiled yet.
+        following = MixedProblem._next
+        patch.setattr(MixedProblem, "_next", lambda *given: following(*given))
         once = sample_gibbs(model, data, **settings).samples["g_scale"][..., 0]
     assert ess(np.log(both)) > 3 * ess(np.log(once))
 
@@ -299,6 +303,21 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     other = replace(MODELS["correlated"], priors={"noise_scale": HALF})
     with pytest.raises(ValueError, match="holds another run"):
         sample_gibbs(other, sleep(), **arguments)
+
+
+@pytest.mark.usefixtures("short")
+def test_other_data_of_the_same_shapes_trace_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    traced, run = [], MixedProgram.__call__
+
+    def counted(self: MixedProgram, data: Any) -> Any:
+        traced.append(data)
+        return run(self, data)
+
+    monkeypatch.setattr(MixedProgram, "__call__", counted)
+    sample_gibbs(replace(MODELS["correlated"]), sleep(4), key=4, **SHORT)
+    assert not traced
+    sample_gibbs(MODELS["correlated"], sleep(groups=11), key=4, **SHORT)
+    assert traced
 
 
 def test_a_lognormal_response_is_its_logarithm(short: MixedFit) -> None:

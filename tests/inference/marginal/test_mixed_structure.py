@@ -1,6 +1,7 @@
 """What a mixed model's data say of its effects is what probing the model finds."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -100,6 +101,31 @@ def test_mixed_models_are_not_probed(monkeypatch: pytest.MonkeyPatch) -> None:
     model = MixedEffects("y ~ x + (x | g)")
     marginal = marginalize(model, model.effect_sites(model.design(TABLE)))
     assert marginal.prepare(*model.arguments(TABLE)).statistics is not None
+
+
+def test_effects_given_other_data_of_the_same_shapes_trace_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    traced, draw = [], Prepared.draw
+
+    def counted(self: Prepared, *args: Any) -> Any:
+        traced.append(self)
+        return draw(self, *args)
+
+    monkeypatch.setattr(Prepared, "draw", counted)
+    for place, shift in enumerate((0.0, 1.0)):
+        model = MixedEffects("y ~ x + w + (1 | g) + (1 | h)")
+        (data,) = model.arguments(TABLE | {"y": TABLE["y"] + shift})
+        marginal = marginalize(model, model.effect_sites(data))
+        prepared = marginal.prepare(data)
+        latents = {name: jnp.ones((1, *shape)) for name, shape in prepared.latent_shapes.items()}
+        found = marginal.recover(0, latents, data)
+        assert len(traced) == 1, place
+        at = {name: value[0] for name, value in latents.items()}
+        key = jax.random.split(jax.random.key(0), 1)[0]
+        _, alone = jax.jit(partial(draw, prepared))(at, key)
+        for site, effects in alone.items():
+            np.testing.assert_allclose(found[site][0], effects, rtol=1e-3, atol=1e-4)
 
 
 def test_more_levels_than_groups_are_one_block_with_a_flat_prior() -> None:
