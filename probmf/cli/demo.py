@@ -17,7 +17,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from probmf import load, metrics, plots
-from probmf.cli import options
+from probmf.cli import shared_options as options
 from probmf.cli.console import out, plain_errors, plain_table
 from probmf.cli.reading import refuse_to_replace
 from probmf.cli.recommend import show as show_recommendations

@@ -9,7 +9,7 @@ import typer
 from scipy.sparse import csr_array
 
 from probmf import metrics
-from probmf.cli import options
+from probmf.cli import shared_options as options
 from probmf.cli.console import heading, note, out, plain_errors, plain_table, say
 from probmf.cli.reading import Columns, Source, load_fit, read_ratings, same_kind_of_ids
 from probmf.cli.remarks import constant_wins, seen_items, wide_intervals
@@ -17,7 +17,7 @@ from probmf.data import Ratings
 from probmf.likelihoods import Ordinal
 from probmf.results import RatingsFit
 from probmf.results.predict import intervals
-from probmf.results.summaries import level_interval, level_moments
+from probmf.results.prediction_intervals import level_interval, level_moments
 
 #: Probabilities of the intervals whose coverage is reported.
 LEVELS = (0.5, 0.9)

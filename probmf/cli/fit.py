@@ -8,7 +8,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from probmf.cli import options
+from probmf.cli import shared_options as options
 from probmf.cli.console import out, plain_errors, plain_table, say
 from probmf.cli.methods import (
     EPOCHS,

@@ -8,7 +8,7 @@ import pyarrow as pa
 import typer
 from rich.text import Text
 
-from probmf.cli import options
+from probmf.cli import shared_options as options
 from probmf.cli.console import heading, note, out, plain_errors, plain_table, say
 from probmf.cli.reading import (
     Source,

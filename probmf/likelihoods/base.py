@@ -3,8 +3,9 @@
 A likelihood is the distribution of a rating given its score, and everything that follows from it:
 a loss, a quadratic that touches the loss at a score and lies above it (which alternating least
 squares solves), a latent variable given which the loss is quadratic (which Gibbs sampling draws),
-moments and tail probabilities, and all of these where the score itself is Normal. Nothing else in
-the package depends on which likelihood it is.
+moments and tail probabilities, and all of these where the score itself is Normal. The
+table of what a method can't do with it is in `probmf.run.checks`; stored fits, mixed models and the
+command line know likelihoods by name.
 """
 
 from abc import ABC, abstractmethod

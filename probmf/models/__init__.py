@@ -1,12 +1,12 @@
 """Models: NumPyro models with what the inference algorithms need to know about them."""
 
+from probmf.models.factor_priors import NormalWishart
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.layers import MLP, Linear
 from probmf.models.mixed import MixedData, MixedEffects
 from probmf.models.network import Network
 from probmf.models.network_data import NetworkData
 from probmf.models.observations import Observations
-from probmf.models.priors import NormalWishart
 
 __all__ = [
     "MLP",

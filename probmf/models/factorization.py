@@ -15,10 +15,10 @@ from numpyro.distributions import Distribution
 from probmf.data import Encoder, Features, Ratings
 from probmf.likelihoods import Gaussian, Likelihood, Ordinal
 from probmf.likelihoods.base import check_scale, is_number, likelihood_scales
+from probmf.models.factor_priors import NormalWishart, normal_loss, sample_scale
 from probmf.models.l2 import Loss, l2_scales
 from probmf.models.layers import MLP
 from probmf.models.observations import Observations
-from probmf.models.priors import NormalWishart, normal_loss, sample_scale
 from probmf.models.row_means import RowMean, check_mean, prior_means
 from probmf.models.scores import Parameters, linear_predictor, unobserved_loss
 from probmf.models.sites import Sites

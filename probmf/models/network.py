@@ -15,10 +15,10 @@ from probmf.data.examples import Examples
 from probmf.likelihoods import Bernoulli, Gaussian, Ordinal
 from probmf.likelihoods.base import likelihood_scales
 from probmf.likelihoods.categorical import Categorical
+from probmf.models.factor_priors import normal_loss
 from probmf.models.l2 import Loss, prior_scale
 from probmf.models.layers import MLP, LayerScale
 from probmf.models.network_data import NetworkData, NetworkLikelihood, read_targets
-from probmf.models.priors import normal_loss
 from probmf.models.sites import Sites
 
 Parameters = Mapping[str, Array]

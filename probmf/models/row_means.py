@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, Int
 from numpyro.distributions import Distribution
 
 from probmf.data import Encoder, Features
+from probmf.models.factor_priors import normal_loss
 from probmf.models.layers import MLP
-from probmf.models.priors import normal_loss
 from probmf.rows.layout import Side
 
 

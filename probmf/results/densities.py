@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Shaped
 from probmf.data import wrap_words
 from probmf.likelihoods.base import BaseLikelihood
 from probmf.precision import in_precision
-from probmf.results.summaries import Mixtures
+from probmf.results.prediction_intervals import Mixtures
 
 
 def at_draws(

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from probmf.results.draws import Draws
 from probmf.results.exclusions import Exclusions
 from probmf.results.mixtures import BLOCK, row_blocks
+from probmf.results.prediction_intervals import Mixtures, ScoreMixture
 from probmf.results.ranking import Order
 from probmf.results.ranking_of_draws import (
     draw_blocks,
@@ -19,7 +20,6 @@ from probmf.results.ranking_of_draws import (
     top_of_draws,
 )
 from probmf.results.scores import Codes, Column, Scores
-from probmf.results.summaries import Mixtures, ScoreMixture
 
 
 @dataclass(frozen=True, eq=False)

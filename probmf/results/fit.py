@@ -5,7 +5,6 @@ from dataclasses import fields
 from os import PathLike
 from typing import Any
 
-import arviz_base
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Shaped
@@ -13,13 +12,14 @@ from jaxtyping import Float, Shaped
 from probmf.data import as_generator
 from probmf.likelihoods.base import BaseLikelihood
 from probmf.models.sites import Sites
+from probmf.results.arviz_tree import arviz_tree
 from probmf.results.densities import at_draws
 from probmf.results.history import History
 from probmf.results.pickled import Pickled
-from probmf.results.samples import checked_samples, laid_out
+from probmf.results.prediction_intervals import Mixtures
+from probmf.results.samples import checked_samples
 from probmf.results.sampling import Sampling
 from probmf.results.storage import write_fit
-from probmf.results.summaries import Mixtures
 from probmf.settings import own_settings
 
 
@@ -156,17 +156,12 @@ class Fit(Pickled):
         groups: dict[str, Any] = {
             "point" if self.is_point else "posterior": sites.named(self.samples)
         }
-        if self.sampling is not None and self.sampling.stats:
-            groups["sample_stats"] = dict(self.sampling.stats)
         if posterior_predictive and key is not None:
             groups["posterior_predictive"] = {response: self._at_draws(as_generator(key))}
         if log_likelihood:
             groups["log_likelihood"] = {response: self._at_draws(None)}
-        groups = laid_out(groups, self.sampling)
-        groups["observed_data"] = {response: self._observed()}
-        return arviz_base.from_dict(
-            groups, coords=sites.labels, dims=dict(sites.dims), attrs={"/": {"method": self.method}}
-        )
+        observed = {response: self._observed()}
+        return arviz_tree(groups, observed, sites, self.sampling, self.method)
 
     @property
     def _response_name(self) -> str:

@@ -12,10 +12,10 @@ from probmf.data import Ratings
 from probmf.likelihoods import Ordinal
 from probmf.likelihoods.base import check_scale
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
-from probmf.results.conditional import Conditionals
 from probmf.results.draws import Draws
 from probmf.results.fold_in_draws import draw_users, refuse_laws_per_user
 from probmf.results.new_rows import set_rows, with_rows
+from probmf.results.row_conditionals import Conditionals
 
 
 def add_users(

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from probmf.models.factorization import PRIOR_SCALES
-from probmf.results.conditional import BATCH_BYTES
 from probmf.results.draws import Draws
 from probmf.results.predictions import plain_text
+from probmf.results.row_conditionals import BATCH_BYTES
 from probmf.rows.problem import RowProblem
 from probmf.rows.problem_draws import STEPS, cells, draw_rows
 from probmf.rows.side_ratings import PIECE, Batch, SideRatings, power_of_two

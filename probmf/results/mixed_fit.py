@@ -29,10 +29,10 @@ from probmf.results.mixed_predict import (
 )
 from probmf.results.mixed_summary import summarize_sites
 from probmf.results.moments import RowMoments
+from probmf.results.prediction_intervals import Kind, Mixtures
 from probmf.results.predictions import Predictions
 from probmf.results.sampling import Sampling
 from probmf.results.storage import write_fit
-from probmf.results.summaries import Kind, Mixtures
 from probmf.results.table import Table
 from probmf.results.training_columns import used_columns
 from probmf.settings import own_settings

@@ -12,8 +12,7 @@ from probmf.models.mixed.design import PredictorCoding
 from probmf.models.mixed.response import of_codes
 from probmf.models.mixed.variables import read_data
 from probmf.results.mixtures import row_blocks
-from probmf.results.predictions import Predictions
-from probmf.results.summaries import (
+from probmf.results.prediction_intervals import (
     NODES,
     PLACES,
     WEIGHTS,
@@ -22,6 +21,7 @@ from probmf.results.summaries import (
     joined,
     summarize,
 )
+from probmf.results.predictions import Predictions
 
 type Level = Literal["groups", "population"]
 

@@ -18,9 +18,9 @@ from probmf.results.asked import check_interval
 from probmf.results.fit import Fit
 from probmf.results.history import History
 from probmf.results.network_predict import mixtures, predict_network
+from probmf.results.prediction_intervals import Kind, Mixtures
 from probmf.results.predictions import Predictions
 from probmf.results.sampling import Sampling
-from probmf.results.summaries import Kind, Mixtures
 from probmf.settings import own_settings
 
 

@@ -14,8 +14,7 @@ from probmf.likelihoods import Categorical, Gaussian, Likelihood
 from probmf.likelihoods.base import likelihood_scales
 from probmf.models.network import Network
 from probmf.results.mixtures import row_blocks
-from probmf.results.predictions import Predictions
-from probmf.results.summaries import (
+from probmf.results.prediction_intervals import (
     Kind,
     Mixtures,
     ScoreMixture,
@@ -24,6 +23,7 @@ from probmf.results.summaries import (
     over_draws,
     summarize,
 )
+from probmf.results.predictions import Predictions
 
 
 def predict_network(

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from probmf.data import Ratings
 from probmf.models.factorization import MatrixFactorization
 from probmf.precision import in_precision
-from probmf.results.conditional import Conditionals
+from probmf.results.row_conditionals import Conditionals
 from probmf.rows.layout import Side
 from probmf.rows.side_ratings import power_of_two
 

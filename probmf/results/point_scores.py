@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 from probmf.results.exclusions import Exclusions
 from probmf.results.mixtures import row_blocks
 from probmf.results.plug_in import PlugIn
+from probmf.results.prediction_intervals import Mixtures, ScoreMixture
 from probmf.results.ranking import BLOCK_SCORES, Order, top_products, unit_rows
 from probmf.results.ranking_of_point import top_uncertain
 from probmf.results.scores import Codes, Column, Scores
-from probmf.results.summaries import Mixtures, ScoreMixture
 
 #: Nodes and weights of a standard Normal expectation, exact for polynomials up to degree 39.
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(20)

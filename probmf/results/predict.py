@@ -1,4 +1,4 @@
-"""Predictions of ratings."""
+"""Predictions of ratings by a fit; their intervals come from `prediction_intervals`."""
 
 from typing import Any
 
@@ -38,6 +38,6 @@ def predict(
 def intervals(
     mean: Float[np.ndarray, " n"], sd: Float[np.ndarray, " n"], interval: float
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Central Normal interval of the given probability."""
+    """Ends of a central interval of a Normal."""
     half = float(ndtri(0.5 + interval / 2)) * sd
     return mean - half, mean + half

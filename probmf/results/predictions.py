@@ -1,4 +1,4 @@
-"""Predictions of every kind of fit."""
+"""`Predictions`, the class that every kind of fit returns: its columns, table and repr."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -12,9 +12,9 @@ from probmf.results.asked import check_count
 from probmf.results.choices import Exclude, read_candidates
 from probmf.results.exclusions import Exclusions
 from probmf.results.mixtures import row_blocks
+from probmf.results.prediction_intervals import evaluate
 from probmf.results.predictions import ids_to_arrow, plain_text, told_unknown
 from probmf.results.scores import Column, Scores
-from probmf.results.summaries import evaluate
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""The one result class: a point fit is a posterior with one draw."""
+"""Fits of ratings: predictions, recommendations, similar items, new users, ArviZ."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +14,6 @@ from probmf.likelihoods import Likelihood
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.sites import Sites
 from probmf.results.choices import Exclude
-from probmf.results.conditional import Conditionals
 from probmf.results.draw_scores import DrawScores
 from probmf.results.draws import Draws
 from probmf.results.exclusions import Exclusions
@@ -26,14 +25,15 @@ from probmf.results.moments import RowMoments
 from probmf.results.plug_in import PlugIn
 from probmf.results.point_scores import PointScores
 from probmf.results.predict import predict
+from probmf.results.prediction_intervals import Mixtures
 from probmf.results.predictions import Predictions
 from probmf.results.questions import Questions, choose_next
 from probmf.results.rank_posterior import RankPosterior, rank_posterior
 from probmf.results.ranking import RankBy
 from probmf.results.recommend import Recommendations, recommend, similar_items
+from probmf.results.row_conditionals import Conditionals
 from probmf.results.sampling import Sampling
 from probmf.results.scores import Scores
-from probmf.results.summaries import Mixtures
 from probmf.results.traces import Traces
 from probmf.settings import own_settings
 

@@ -13,10 +13,10 @@ from probmf.data.column import objects
 from probmf.results.asked import Asked, check_at_least, check_count, check_interval, read_some
 from probmf.results.choices import Exclude, read_choice, read_exclusions
 from probmf.results.exclusions import Exclusions
+from probmf.results.prediction_intervals import Summary
 from probmf.results.predictions import ids_to_arrow, plain_text, told_unknown
 from probmf.results.ranking import Order, RankBy
 from probmf.results.scores import Scores
-from probmf.results.summaries import Summary
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import Float
 
 from probmf.results.pickled import frozen
-from probmf.results.sampling import Sampling
 
 
 def checked_samples(
@@ -49,30 +48,3 @@ def checked_samples(
         if not np.isfinite(checked[site]).all():
             raise ValueError(f"{site} is not finite everywhere, so nothing can be predicted.")
     return checked
-
-
-def laid_out(
-    groups: Mapping[str, Mapping[str, np.ndarray]], sampling: Sampling | None
-) -> dict[str, dict[str, np.ndarray]]:
-    """Independent draws as four chains, or as many fewer as divide them evenly, four draws or more.
-
-    They are of no chain, so that any division of them is as good as another, and measures that
-    compare chains have something to compare.
-
-    Args:
-        groups: Arrays by group and name, each with leading (chain, draw) axes.
-        sampling: How the draws came about.
-
-    Returns:
-        The same; draws of chains as they are.
-    """
-    plain = {group: dict(values) for group, values in groups.items()}
-    if sampling is None or not sampling.is_independent:
-        return plain
-    for group, values in plain.items():
-        for name, value in values.items():
-            size = value.shape[0] * value.shape[1]
-            even = (count for count in (4, 3, 2) if size % count == 0 and size >= 4 * count)
-            count = next(even, 1)
-            plain[group][name] = value.reshape(count, size // count, *value.shape[2:])
-    return plain

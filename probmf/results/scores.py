@@ -17,8 +17,8 @@ from probmf.results.draws import Draws
 from probmf.results.exclusions import Exclusions
 from probmf.results.mixtures import mixture_quantiles, tails
 from probmf.results.plug_in import PlugIn
+from probmf.results.prediction_intervals import Mixtures, Summary, evaluate, joined, summarize
 from probmf.results.ranking import Order
-from probmf.results.summaries import Mixtures, Summary, evaluate, joined, summarize
 from probmf.rows.layout import Side
 
 Codes = Int[np.ndarray, " n"]

@@ -1,4 +1,4 @@
-"""The loop under every algorithm: chunks of steps, shown, kept, streamed, and ended in good order.
+"""The loop under every algorithm: chunks of steps, shown, kept, streamed, and ended by Ctrl-C.
 
 An algorithm has a state for each chain and three methods: `init` makes the states, `step` takes
 some steps of one chain, and `observe` says what a chunk of steps of all chains leaves.

@@ -1,13 +1,12 @@
-"""Point estimates under the driver: curves, tolerance, held-out stop, and fits that diverge.
+"""Point estimates under the driver, which stop as `probmf.run.stopping` says; their history.
 
 An algorithm is `init(key) -> state`, `step(key, state) -> (state, infos)` and `parameters`; its
 state holds one or several runs (restarts), each of which stops by itself.
 """
 
 import warnings
-from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -16,6 +15,7 @@ from jaxtyping import Array
 from probmf.results import History
 from probmf.run.checkpoint import Checkpoint
 from probmf.run.driver import FitWarning, Observed, Result, Schedule, drive
+from probmf.run.stopping import Curve, HeldOut, Info, Stopping
 
 #: What to do when numbers cease to be finite. Sweeps solve for their steps, epochs choose a length.
 ADVICE = {
@@ -23,18 +23,6 @@ ADVICE = {
     "sweep": "The numbers of the ratings, their weights and the prior scales lie too far apart for "
     "the present precision: bring them nearer to one, or set jax_enable_x64.",
 }
-
-
-class Info(NamedTuple):
-    """Report of one step.
-
-    Attributes:
-        objective: Minus log posterior up to a constant, after the step.
-        trouble: Where the numbers ceased to be finite, in words; None when all is well.
-    """
-
-    objective: float
-    trouble: str | None = None
 
 
 class Estimator(Protocol):
@@ -51,47 +39,6 @@ class Estimator(Protocol):
 
     def parameters(self, state: Any, run: int) -> dict[str, Array]:
         """The parameters of one run by site name."""
-
-
-class HeldOut(Protocol):
-    """Held-out data to stop by."""
-
-    def error(self, parameters: Mapping[str, Array]) -> float:
-        """Mean held-out error of the parameters."""
-
-
-class Curve(NamedTuple):
-    """One run: its curves, and the best parameters so far; a pytree.
-
-    Attributes:
-        best: The best parameters.
-        score: What they are the best by: held-out error, or objective.
-        best_step: The step that they are of; 0 for the start.
-        objectives: Objective after each step.
-        errors: Held-out error after each step; NaN without held-out data.
-        stopped: Reason of its end; empty before.
-        trouble: Where it diverged, in words.
-    """
-
-    best: dict[str, Any]
-    score: float = np.inf
-    best_step: int = 0
-    objectives: np.ndarray = np.zeros(0)
-    errors: np.ndarray = np.zeros(0)
-    stopped: str = ""
-    trouble: str = ""
-
-    def after(
-        self, objective: float, error: float, parameters: Callable[[], dict[str, Any]] | None
-    ) -> "Curve":
-        """The curve with one more step; `parameters` where they may be the best."""
-        longer = self._replace(
-            objectives=np.append(self.objectives, objective), errors=np.append(self.errors, error)
-        )
-        score = objective if np.isnan(error) else error
-        if parameters is None or not score < self.score:
-            return longer
-        return longer._replace(best=parameters(), score=score, best_step=len(longer.objectives))
 
 
 def estimate(
@@ -111,7 +58,7 @@ def estimate(
         algorithm: What to run.
         key: JAX key; step i gets fold_in(key, i).
         num_steps: The most steps.
-        tol: Stop when the objective falls by less than this share of itself in a step; 0 never.
+        tol: Stop when the objective changes by less than this share of itself in a step; 0 never.
         validation: Held-out data, or None.
         patience: Stop after this many steps without a better held-out error.
         progress: Show a bar; None shows it on a terminal or in a notebook.
@@ -121,7 +68,7 @@ def estimate(
         The best parameters (by held-out error if given, else by objective) of all runs and
         steps, and the history of their run.
     """
-    search = _Search(algorithm, key, tol, validation, patience)
+    search = _Search(algorithm, key, Stopping(algorithm.unit, tol, validation, patience))
     result = drive(search, Schedule(num_steps), checkpoint=checkpoint, progress=progress)
     curves = result.run.memory
     best = _best(curves)
@@ -143,14 +90,11 @@ class _Search:
 
     num_threads = 0
 
-    def __init__(
-        self, algorithm: Estimator, key: Array, tol: float, validation: HeldOut | None,
-        patience: int,
-    ) -> None:  # fmt: skip
+    def __init__(self, algorithm: Estimator, key: Array, stopping: Stopping) -> None:
         """See `estimate` for the arguments."""
         self.algorithm, self.stage = algorithm, algorithm.unit
         self.init_key, self.step_key = jax.random.split(key)
-        self.tol, self.validation, self.patience = tol, validation, patience
+        self.stopping = stopping
 
     def init(self, *, resumed: bool) -> tuple[list[Any], tuple[Curve, ...]]:
         """The first state, and a curve without steps for each run."""
@@ -172,41 +116,16 @@ class _Search:
         del done
         curves = tuple(
             one if one.stopped
-            else self._record(one, info, partial(self.algorithm.parameters, states[0], run))
+            else self.stopping.after(one, info, partial(self.algorithm.parameters, states[0], run))
             for run, (one, info) in enumerate(zip(memory, records[0], strict=True))
         )  # fmt: skip
         best = _best(curves)
         stopped = "" if any(not one.stopped for one in curves) else best.stopped
         return Observed(curves, stopped=stopped, status=_status(best))
 
-    def _record(
-        self, curve: Curve, info: Info, parameters: Callable[[], dict[str, Array]]
-    ) -> Curve:
-        """Take in one step; decide whether it is the best so far and whether it is the last."""
-        if info.trouble is not None or not np.isfinite(info.objective):
-            curve = curve.after(info.objective, np.nan, None)
-            unit, step = self.algorithm.unit, len(curve.objectives)
-            words = info.trouble or f"the objective is {info.objective} after {unit} {step}"
-            return curve._replace(stopped="diverged", trouble=words)
-        if self.validation is None:
-            curve = curve.after(info.objective, np.nan, parameters)
-        else:
-            error = self.validation.error(parameters())
-            curve = curve.after(info.objective, error, None if np.isnan(error) else parameters)
-            if len(curve.objectives) - curve.best_step >= self.patience:
-                return curve._replace(stopped="validation")
-        return curve._replace(stopped="tol") if _flat(curve.objectives, self.tol) else curve
-
 
 def _best(curves: tuple[Curve, ...]) -> Curve:
     return min(curves, key=lambda one: one.score)
-
-
-def _flat(objectives: np.ndarray, tol: float) -> bool:
-    if tol <= 0 or len(objectives) < 2:
-        return False
-    before, now = objectives[-2:]
-    return bool(abs(before - now) <= tol * max(abs(before), 1e-300))
 
 
 def _stack(curves: list[np.ndarray]) -> np.ndarray:

@@ -16,7 +16,7 @@ from scipy.special import expit, ndtr, ndtri
 from probmf import Bernoulli, Gaussian, MatrixFactorization, Ratings, fit_als, metrics
 from probmf.datasets import simulate_ratings
 from probmf.models.scores import linear_predictor
-from probmf.results import conditional, plug_in
+from probmf.results import plug_in
 from probmf.rows import problem as row_problem
 
 SCALES = np.linspace(0.5, 1.5, 14), np.linspace(0.4, 0.9, 11)
@@ -158,7 +158,7 @@ def test_blocks_change_nothing(
     fit = random_fit(MODELS["gaussian"], draw_ratings())
     pairs = everything()
     whole = fit.predict(pairs)
-    monkeypatch.setattr(conditional, "BATCH_BYTES", 1)
+    monkeypatch.setattr(row_conditionals, "BATCH_BYTES", 1)
     monkeypatch.setattr(plug_in, "SPREAD_BYTES", 200)
     monkeypatch.setattr(plug_in, "PAIR_BLOCK", 3)
     monkeypatch.setattr(plug_in, "MEAN_BLOCK", 7)

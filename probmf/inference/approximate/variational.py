@@ -52,7 +52,8 @@ from probmf.rows.sweep import half_sweep
 from probmf.rows.values import Prior, RowSums, RowValues
 from probmf.run.checks import check_counts, check_tol, require
 from probmf.run.driver import FitWarning
-from probmf.run.estimate import Info, estimate
+from probmf.run.estimate import estimate
+from probmf.run.stopping import Info
 from probmf.settings import own_settings
 
 #: Prefix of the variances among the parameters.

@@ -16,7 +16,7 @@ from probmf.inference.gibbs.slice_sampling import slice_sample
 from probmf.inference.point.feature_weights import center_rows, solve, solve_full, to_weights
 from probmf.likelihoods import Ordinal
 from probmf.likelihoods.ordered import OrderedNormal
-from probmf.models.priors import wishart_draw
+from probmf.models.factor_priors import wishart_draw
 from probmf.rows.layout import SIDES, Side
 from probmf.rows.values import RowSums, RowValues
 

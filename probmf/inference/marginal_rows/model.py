@@ -21,9 +21,9 @@ from probmf.inference.marginal_rows.evidence import Inputs, gather, rows_evidenc
 from probmf.inference.marginal_rows.layout import TileLayout, lay_out
 from probmf.inference.marginal_rows.loops import RatingLists, list_ratings, listed_evidence
 from probmf.likelihoods import Gaussian
+from probmf.models.factor_priors import NormalWishart, sample_scale
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.models.observations import Observations
-from probmf.models.priors import NormalWishart, sample_scale
 from probmf.rows.layout import SIDES, Side
 from probmf.run.compile_cache import quick_jit
 

@@ -35,7 +35,8 @@ from probmf.rows.layout import SIDES, RowLayout, Side, build_rows, num_workers
 from probmf.rows.sweep import Method, half_sweep, zero_moments
 from probmf.rows.values import Prior, RowSums, RowValues
 from probmf.run.checks import check_counts, check_tol, require
-from probmf.run.estimate import Info, estimate
+from probmf.run.estimate import estimate
+from probmf.run.stopping import Info
 from probmf.settings import own_settings
 
 

@@ -35,8 +35,9 @@ from probmf.results import NetworkFit, RatingsFit
 from probmf.rows.layout import num_workers
 from probmf.run.checkpoint import PACKAGES, Checkpoint
 from probmf.run.checks import check_counts, check_tol, require
-from probmf.run.estimate import HeldOut, estimate
+from probmf.run.estimate import estimate
 from probmf.run.fingerprint import fingerprint
+from probmf.run.stopping import HeldOut
 from probmf.settings import own_settings
 
 #: Tolerance of the convergence test of full batches.

@@ -1,4 +1,4 @@
-"""Held-out ratings or examples that a point fit stops by."""
+"""Held-out errors that a point fit stops by; the rule is in `probmf.run.stopping`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

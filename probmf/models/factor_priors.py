@@ -1,4 +1,7 @@
-"""Priors of the factors that are more than one scale."""
+"""Priors of factors: scales, numbers or sampled, and `NormalWishart`.
+
+Their defaults are those of the fields of `MatrixFactorization`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
