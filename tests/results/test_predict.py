@@ -16,7 +16,7 @@ from scipy.special import expit, ndtr, ndtri
 from probmf import Bernoulli, Gaussian, MatrixFactorization, Ratings, fit_als, metrics
 from probmf.datasets import simulate_ratings
 from probmf.models.scores import linear_predictor
-from probmf.results import plug_in
+from probmf.results import plug_in, row_conditionals
 from probmf.rows import problem as row_problem
 
 SCALES = np.linspace(0.5, 1.5, 14), np.linspace(0.4, 0.9, 11)
