@@ -489,3 +489,11 @@ def test_second_call_compiles_nothing(caplog: pytest.LogCaptureFixture) -> None:
         assert "Compiling" not in caplog.text
         jax.jit(lambda x: x)(1.0)
         assert "Compiling" in caplog.text
+
+
+@pytest.mark.parametrize("law", [dist.Gamma(2.0, 1.0), dist.InverseGamma(2.0, 1.0)])
+def test_scales_with_a_prior_of_the_gamma_family(law: dist.Distribution) -> None:
+    """NumPyro has their quantiles from a package that need not be there."""
+    mixed = MixedEffects("y ~ 1 + (1 | g)", priors={"g_scale": law})
+    fit = sample_marginal(mixed, one_way(), key=0, num_samples=50)
+    assert np.all(fit.samples["g_scale"] > 0)

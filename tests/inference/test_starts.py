@@ -5,9 +5,11 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 
 from probmf.data import Ratings
+from probmf.inference.marginal.density import median
 from probmf.inference.point.validation import Validation
 from probmf.inference.starts import (
     START_SCALE,
@@ -111,3 +113,24 @@ def test_validation_is_brought_to_the_training_codes() -> None:
     assert found.observations.user.tolist() == [2, 1]
     assert found.observations.item.tolist() == [1, 0]
     assert found.observations.num_users == 3
+
+
+@pytest.mark.parametrize(
+    ("law", "wanted"),
+    [
+        (dist.HalfNormal(3.0), 3.0 * 0.67449),
+        (dist.Gamma(2.0, 1e5), 2e-5),
+        (dist.InverseGamma(3.0, 8e6), 4e6),
+        (dist.Beta(2.0, 6.0), 0.25),
+        (dist.HalfCauchy(2.0), 2.0),
+        (dist.InverseGamma(0.5, 1.0), 7.0),
+        (dist.LogNormal(1.0, 2.0).expand((3,)).to_event(1), np.exp(1.0)),
+    ],
+)
+def test_a_search_begins_where_the_prior_is(law: dist.Distribution, wanted: float) -> None:
+    """In its own unit; with or without the package that has NumPyro's quantiles of some laws."""
+    otherwise = jnp.full(law.batch_shape + law.event_shape, 7.0)
+    got = median(law, otherwise)
+    assert got.shape == otherwise.shape
+    # The mean of a skewed law in place of its median is near enough to begin with.
+    np.testing.assert_allclose(got, wanted, rtol=0.5)

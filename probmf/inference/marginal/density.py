@@ -165,11 +165,15 @@ class MarginalDensity:
 
 
 def median(law: Any, otherwise: Array) -> Array:
-    """The median of a distribution, or another value where it has no quantiles."""
+    """The median of a distribution, its mean without quantiles, or another value without either."""
     while isinstance(law, Independent | ExpandedDistribution):
         law = law.base_dist
+    # NumPyro's quantiles of Gamma, Beta and others are those of a package that need not be there.
     try:
-        median = law.icdf(jnp.full(jnp.shape(otherwise), 0.5))
-    except NotImplementedError:
-        return otherwise
-    return jnp.where(jnp.isfinite(median), median, otherwise)
+        middle = law.icdf(jnp.full(jnp.shape(otherwise), 0.5))
+    except (NotImplementedError, ImportError):
+        try:
+            middle = law.mean if not law.event_shape else otherwise
+        except NotImplementedError:
+            return otherwise
+    return jnp.where(jnp.isfinite(middle), middle, otherwise)

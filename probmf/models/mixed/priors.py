@@ -227,7 +227,23 @@ def _of_shape(
     if prior.event_shape != event_shape or prior.batch_shape not in ((), batch_shape):
         got = prior.batch_shape + prior.event_shape
         raise ValueError(_shape_message(site, got, batch_shape + event_shape))
+    _require_pytree(site, prior)
     return prior.expand(batch_shape)
+
+
+def _require_pytree(site: str, prior: Distribution) -> None:
+    """Refuse a class of the user's own that JAX can't take apart and put together again."""
+    if type(prior).__module__.partition(".")[0] == "numpyro":
+        return
+    leaves, tree = jax.tree.flatten(prior)
+    lost = vars(prior).keys() - vars(jax.tree.unflatten(tree, leaves)).keys()
+    if lost:
+        names = ", ".join(sorted(map(repr, lost)))
+        raise ValueError(
+            f"priors[{site!r}] is {_named(prior)}, a class of your own that loses {names} when JAX "
+            "takes it apart. Name arrays and numbers in the class's pytree_data_fields, and the "
+            "rest in its pytree_aux_fields, as NumPyro's distributions do."
+        )
 
 
 def _shape_message(site: str, got: tuple[int, ...], expected: tuple[int, ...]) -> str:

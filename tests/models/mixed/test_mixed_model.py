@@ -300,6 +300,26 @@ def test_priors_of_the_user() -> None:
     np.testing.assert_allclose(sites["h_effects"]["fn"].base_dist.scale, 1.0)
 
 
+class LosesItsRate(dist.Distribution):
+    """A user's class that says nothing to JAX of what it holds."""
+
+    support = dist.constraints.positive
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        super().__init__((), ())
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any:
+        return jax.random.exponential(key, sample_shape) / self.rate
+
+    def log_prob(self, value: Any) -> Any:
+        return jnp.log(self.rate) - self.rate * value
+
+
+class KeepsItsRate(LosesItsRate):
+    pytree_data_fields = ("rate",)
+
+
 @pytest.mark.parametrize(
     ("priors", "kind", "message"),
     [
@@ -322,6 +342,7 @@ def test_priors_of_the_user() -> None:
         ({"noise_scale": "wide"}, TypeError, "give a positive number"),
         ({"g_correlation": dist.LKJCholesky(3)}, TypeError, "LKJCholesky(2, ...)"),
         ({"g_correlation": -1.0}, TypeError, "expected a positive number"),
+        ({"noise_scale": LosesItsRate(1.0)}, ValueError, "of your own that loses 'rate'"),
     ],
 )  # fmt: skip
 def test_priors_that_do_not_fit(
@@ -329,6 +350,14 @@ def test_priors_that_do_not_fit(
 ) -> None:
     with pytest.raises(kind, match=re.escape(message)):
         MixedEffects("y ~ x + (x | g)", priors=priors).design(frame())
+
+
+def test_a_class_of_ones_own_is_a_prior() -> None:
+    model = MixedEffects("y ~ x + (1 | g)", priors={"noise_scale": KeepsItsRate(2.0)})
+    (data,) = model.arguments(frame())
+    sites = trace(model, data)
+    found = sites["noise_scale"]["fn"].log_prob(0.5)
+    np.testing.assert_allclose(found, np.log(2.0) - 1.0, rtol=1e-6)
 
 
 def test_an_unknown_site_in_centered() -> None:
