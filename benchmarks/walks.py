@@ -19,6 +19,7 @@ import numpy as np
 
 import probmf
 from probmf import MatrixFactorization, MixedEffects, Ratings, fit_als, sample_marginal
+from probmf.models.mixed.program import MixedProgram
 
 PACKAGE = str(Path(probmf.__file__).parent)
 
@@ -82,17 +83,17 @@ def mixed(seed: int = 0) -> None:
 
 
 class Runs:
-    """Count of the runs of `MixedEffects` as a NumPyro model; a trace is a run."""
+    """Count of the runs of a mixed model as a NumPyro model; a trace is a run."""
 
     def __init__(self) -> None:
         """Count from now on."""
-        self.count, own = 0, MixedEffects.__call__
+        self.count, own = 0, MixedProgram.__call__
 
-        def counted(model: MixedEffects, *args: Any, **kwargs: Any) -> Any:
+        def counted(program: MixedProgram, *args: Any, **kwargs: Any) -> Any:
             self.count += 1
-            return own(model, *args, **kwargs)
+            return own(program, *args, **kwargs)
 
-        MixedEffects.__call__ = counted  # type: ignore[method-assign]
+        MixedProgram.__call__ = counted  # type: ignore[method-assign]
 
     def read(self) -> int:
         """The count, which begins again at zero."""
