@@ -1,6 +1,6 @@
 """A model with its data: structure and sums found once, the evidence evaluated many times."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -119,22 +119,18 @@ class Prepared:
 
     def rounding(self, latents: Values) -> Rounding:
         """An estimate of what rounding leaves of the log density in double precision."""
+        run, own = self._compiled_terms
         with run_unchecked():
-            statistics, precision, trils = self._evidence_terms(dict(latents))
+            statistics, precision, trils = run(*own, dict(latents))
         sums = statistics if self.statistics is None else self.statistics
         return HostEvidence(self.pattern, sums).rounding(trils, float(precision))
 
-    @cached_property
-    def _evidence_terms(self) -> Any:
-        """What the evidence depends on, compiled; sums only where they are not constant."""
-
-        def terms(latents: Values) -> tuple[Statistics | None, Array, list[Array]]:
-            run = self.run(latents)
-            statistics, precision, _ = self.system(run, latents)
-            varying = statistics if self.statistics is None else None
-            return varying, precision, self.trils(run)
-
-        return quick_jit(terms, count_numbers((self.args, self.kwargs)))
+    def _terms(self, latents: Values) -> tuple[Statistics | None, Array, list[Array]]:
+        """What the evidence depends on; sums only where they are not constant."""
+        run = self.run(latents)
+        statistics, precision, _ = self.system(run, latents)
+        varying = statistics if self.statistics is None else None
+        return varying, precision, self.trils(run)
 
     def draw(self, latents: Values, key: Array) -> tuple[Array, dict[str, Array]]:
         """The log density, and a joint draw of the effect sites' values and what they determine."""
@@ -168,7 +164,7 @@ class Prepared:
             # Within the caller's jit, where a program with compiler options of its own may not be.
             with run_unchecked():
                 return self._mapped(batch, dict(latents), keys)
-        run, own = self._compiled
+        run, own = self._compiled_draws
         with run_unchecked():
             run.trace(*own, batch, dict(latents), keys)  # Runs the model; the call below does not.
         return run(*own, batch, dict(latents), keys)
@@ -177,12 +173,27 @@ class Prepared:
         return jax.lax.map(lambda both: self.draw(*both), (latents, keys), batch_size=batch)
 
     @cached_property
-    def _compiled(self) -> tuple[Any, tuple[Any, ...]]:
-        """`_mapped`, and what it takes first: data are arguments where they are arrays only."""
-        numbers = count_numbers((self.args, self.kwargs)) + self.pattern.num_columns**2
+    def _compiled_draws(self) -> tuple[Any, tuple[Any, ...]]:
+        return self._compile(Prepared._mapped, self.pattern.num_columns**2, static=True)
+
+    @cached_property
+    def _compiled_terms(self) -> tuple[Any, tuple[Any, ...]]:
+        return self._compile(Prepared._terms, 0)
+
+    def _compile(
+        self, method: Callable[..., Any], numbers: int, *, static: bool = False
+    ) -> tuple[Any, tuple[Any, ...]]:
+        """A method, and what it takes first: data are arguments where they are arrays only.
+
+        Args:
+            method: One of this class.
+            numbers: How many numbers it works with beside the model's arguments.
+            static: Whether its first argument is a number that the program is made for.
+        """
+        numbers += count_numbers((self.args, self.kwargs))
         if isinstance(self.model, MixedProgram):
-            return quick_jit(Prepared._mapped, numbers, static_argnums=1), (self,)
-        return quick_jit(self._mapped, numbers, static_argnums=0), ()
+            return quick_jit(method, numbers, static_argnums=1 if static else None), (self,)
+        return quick_jit(partial(method, self), numbers, static_argnums=0 if static else None), ()
 
     def simulate(self, latents: Values, key: Array) -> Array:
         """Observations given latents, the effects from their prior."""
