@@ -45,6 +45,7 @@ def find_sites(probe: Probe) -> list[Found]:
         np.asarray(location(probe.latents, zeros)), f"The location of {probe.target!r}",
         "with every latent site at a moderate value; look for missing values in the data",
     )  # fmt: skip
+    _refuse_kinks(probe, location)
     slopes = [Slope(probe, name) for name in probe.sites]
     found = [_find_site(probe, slope) for slope in slopes]
     designs = [one.design for one in found]
@@ -57,6 +58,18 @@ def find_sites(probe: Probe) -> list[Found]:
         ]
         check_affine(probe, location, slopes, latents, found, designs)
     return found
+
+
+def _refuse_kinks(probe: Probe, location: Traced) -> None:
+    """Refuse effects that are affine piece by piece, which shows in the program alone."""
+    # The leaves of a mapping lie in the order of its sorted keys.
+    for leaf, name in enumerate(sorted(probe.shapes)):
+        if (kink := location.kink_of(1, leaf)) is not None:
+            raise MarginalizeError(
+                f"The site {name!r} does not enter the location of {probe.target!r} affinely: it "
+                f"goes through {kink!r}, which has a kink or a jump; only affine effects can be "
+                "integrated out. Leave it out of the sites to integrate."
+            )
 
 
 def probed_structure(probe: Probe) -> Structure:

@@ -346,3 +346,43 @@ def test_recovering_needs_observations() -> None:
     data = {**DATA, "y": None}
     with pytest.raises(MarginalizeError, match=r"nothing is observed. Call the model with its"):
         marginalize(intercepts, "u").recover(0, SAMPLES, **data)
+
+
+KINKS: dict[str, Any] = {
+    "minimum": lambda b: jnp.minimum(b, 1.0),
+    "far away": lambda b: jnp.clip(b, -1e6, 1e6),
+    "where": lambda b: jnp.where(b > 1, 1 + (b - 1) / 2, b),
+    "product with a comparison": lambda b: (b > -30) * b,
+    "cond": lambda b: jax.lax.cond(b > 50, lambda v: 2 * v, lambda v: v, b),
+    "relu": jax.nn.leaky_relu,
+    "in a loop": lambda b: jax.lax.scan(
+        lambda carry, _: (jnp.maximum(carry, b - 100.0), None), b, None, length=2
+    )[0],
+}
+
+
+@pytest.mark.parametrize("name", ["a", "b", "alpha", "slope"])
+@pytest.mark.parametrize("kink", KINKS)
+def test_kinks_are_read_from_the_program(kink: str, name: str) -> None:
+    """However far they are from where the model is probed, and whatever the site is called."""
+
+    def model(y: Any) -> None:
+        b = numpyro.sample(name, dist.Normal(0.0, 1.0))
+        numpyro.sample("y", dist.Normal(KINKS[kink](b) * jnp.linspace(-1.0, 1.0, 5), 1.0), obs=y)
+
+    with pytest.raises(MarginalizeError, match=f"'{name}' does not enter .* has a kink or a jump"):
+        marginalize(model, name).prepare(jnp.ones(5))
+
+
+def test_kinks_beside_the_location_are_let_through() -> None:
+    def model(y: Any) -> None:
+        b = numpyro.sample("b", dist.Normal(0.0, 1.0))
+        numpyro.deterministic("positive", jnp.maximum(b, 0.0))
+        chosen = jnp.where(jnp.arange(5) > 2, b, 0.0)
+        summed = jax.lax.scan(lambda c, i: (c + b * jnp.arange(3.0)[i], None), 0.0, jnp.arange(3))
+        numpyro.sample("y", dist.Normal(chosen + summed[0], 1.0), obs=y)
+
+    marginal = marginalize(model, "b")
+    (design,) = marginal.prepare(jnp.ones(5)).designs
+    np.testing.assert_allclose(design[:, 0], [3.0, 3.0, 3.0, 4.0, 4.0])
+    assert set(marginal.recover(0, {}, jnp.ones(5))) == {"b", "positive"}
