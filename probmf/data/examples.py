@@ -36,6 +36,7 @@ class Examples:
         response_center: The same for responses that are numbers; only a Gaussian likelihood uses
             it.
         response_scale: The same.
+        classes_sorted: Whether the classes' order is that of sorting, for want of any other.
     """
 
     x: Float[np.ndarray, "n features"]
@@ -47,6 +48,7 @@ class Examples:
     feature_scale: Float[np.ndarray, " features"]
     response_center: Float[np.ndarray, " responses"]
     response_scale: Float[np.ndarray, " responses"]
+    classes_sorted: bool = False
 
     @classmethod
     def from_frame(
@@ -66,7 +68,7 @@ class Examples:
             response: Column of the response, or several of them, all numbers.
             features: Columns of the features, all numbers; None takes all other columns.
             classes: The classes of the response in their order, seen or not. By default text and
-                booleans are classes, in sorted order.
+                booleans are classes, in the order of an ordered categorical, else sorted.
             standardize: Whether features, and responses under a Gaussian likelihood, are brought to
                 mean zero and standard deviation one.
 
@@ -101,10 +103,12 @@ class Examples:
         if not table.num_rows:
             raise ValueError("The table of examples has no rows; at least one is needed.")
         x = _numbers(table, names)
+        if classes is None and table[responses[0]].ordered:
+            classes = table[responses[0]].categories
         own, labels = _responses(table, responses, classes)
         made = cls(
             x, own, names, responses, labels, np.zeros(len(names)), np.ones(len(names)),
-            np.zeros(len(responses)), np.ones(len(responses)),
+            np.zeros(len(responses)), np.ones(len(responses)), bool(labels) and classes is None,
         )  # fmt: skip
         _warn_of_idle_features(x, names)
         return made._standardized() if standardize else made

@@ -189,12 +189,19 @@ def is_number(value: object) -> TypeGuard[float]:
     return number and bool(np.isfinite(value))  # type: ignore[call-overload]
 
 
-def check_scale(name: str, scale: object) -> None:
+def check_scale(
+    name: str,
+    scale: object,
+    per: str = "row",
+    leave_out: str = "switch it off (user_bias=False, item_bias=False, num_factors=0)",
+) -> None:
     """Refuse a scale that is not positive and finite (a distribution is let through).
 
     Args:
         name: The argument's name, for the message.
         scale: A number, an array or a NumPyro distribution.
+        per: What an array has one scale for, for the message.
+        leave_out: How the user leaves out what would have a scale of zero.
 
     Raises:
         TypeError: If it is neither number, array nor distribution.
@@ -210,13 +217,12 @@ def check_scale(name: str, scale: object) -> None:
     if values is None:
         raise TypeError(
             f"{name} is {scale!r} of type {type(scale).__name__}; "
-            "give a positive number, an array with one scale per row, or a NumPyro distribution."
+            f"give a positive number, an array with one scale per {per}, or a NumPyro distribution."
         )
     bad = ~(np.isfinite(values) & (values > 0))
     if bad.any():
         where = "" if values.ndim == 0 else f" at position {int(np.argmax(bad.ravel()))}"
         raise ValueError(
             f"{name} is {values.ravel()[np.argmax(bad.ravel())]:g}{where}; a scale is a standard "
-            "deviation and must be positive and finite. To leave a term out, switch it off "
-            "(user_bias=False, item_bias=False, num_factors=0)."
+            f"deviation and must be positive and finite. To leave a term out, {leave_out}."
         )

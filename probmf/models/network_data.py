@@ -87,6 +87,12 @@ def read_targets(
         values = (data.response - data.response_center) / data.response_scale
     else:
         values = _levels(likelihood, data, complete)
+    if isinstance(likelihood, Ordinal) and data.classes_sorted and len(data.classes) > 2:
+        raise ValueError(
+            f"The response {data.responses[0]!r} has classes without an order "
+            f"({_words(data.classes)}), which an ordinal likelihood can't take. Give an ordered "
+            "categorical, their order as classes=[...], or Categorical for a likelihood."
+        )
     if isinstance(likelihood, Ordinal) and several:
         raise ValueError(
             f"An ordinal likelihood takes one response, but there are {len(data.responses)}."

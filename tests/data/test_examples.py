@@ -116,3 +116,16 @@ def test_bad_arrays_and_bad_new_rows() -> None:
         examples.matching({"age": [1], "dose": [2], "y": ["dead"]})
     with pytest.raises(ValueError, match="have the features 'x0', 'x1'; expected 'age', 'dose'"):
         examples.encode(Examples.from_arrays(np.eye(2), [1, 2]))
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars"])
+def test_classes_of_an_ordered_categorical_keep_their_order(kind: str) -> None:
+    levels, given = ["low", "mid", "high"], ["high", "low", "mid", "low"]
+    ordered: Any = pd.Categorical(given, categories=levels, ordered=True)
+    if kind == "polars":
+        ordered = pl.Series(given).cast(pl.Enum(levels))
+    frame = (pd.DataFrame if kind == "pandas" else pl.DataFrame)({"x": range(4), "y": ordered})
+    examples = Examples.from_frame(frame)
+    assert (examples.classes, examples.classes_sorted) == (("low", "mid", "high"), False)
+    np.testing.assert_array_equal(examples.response[:, 0], [2, 0, 1, 0])
+    assert Examples.from_frame({"x": range(4), "y": given}).classes_sorted

@@ -175,10 +175,22 @@ def _priors(
         if isinstance(likelihood, NormalNoise) and len(parts) == 1:
             defaults |= noise_prior(target)
             if likelihood.noise_scale is not None:
+                _refuse_twice(likelihood, given, "noise_scale", "the noise scale is")
                 given = {"noise_scale": likelihood.noise_scale, **given}
         if isinstance(likelihood, Ordinal):
             defaults |= cutpoint_prior(likelihood)
+            if "cutpoints" not in likelihood.learned:
+                _refuse_twice(likelihood, given, "cutpoints", "the cutpoints are")
         return replace_priors(defaults, given, names)
+
+
+def _refuse_twice(likelihood: Likelihood, given: Priors, site: str, what: str) -> None:
+    """Refuse a prior of something that the likelihood has as a number."""
+    if site in given:
+        raise ValueError(
+            f"likelihood is {likelihood!r} and priors[{site!r}] is {given[site]!r}: both say what "
+            f"{what}. Leave one of them out."
+        )
 
 
 def _predictor(coding: PredictorCoding, encoded: Encoded) -> Predictor:

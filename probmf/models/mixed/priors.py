@@ -206,10 +206,15 @@ def _correlation(site: str, default: Any, prior: Any) -> Distribution:
 def _scale(site: str, default: Any, prior: Any) -> Prior:
     shape = default.batch_shape
     if not isinstance(prior, Distribution):
-        check_scale(f"priors[{site!r}]", prior)
+        check_scale(f"priors[{site!r}]", prior, "column", "take it out of the formula")
         if np.shape(prior) not in ((), shape):
             raise ValueError(_shape_message(site, np.shape(prior), shape))
         return jnp.broadcast_to(_array(prior), shape)
+    if isinstance(prior, dist.Delta):
+        raise ValueError(
+            f"priors[{site!r}] is {_named(prior)}; give a fixed scale as a number, or as an array "
+            "with one number per column."
+        )
     lower = getattr(prior.support, "lower_bound", None)
     if lower is None or np.any(np.asarray(lower) < 0):
         raise ValueError(

@@ -337,7 +337,8 @@ class KeepsItsRate(LosesItsRate):
         ({"g_scale": dist.Normal(0, 1)}, ValueError, "allows negative numbers"),
         ({"g_scale": dist.HalfNormal(np.ones(3))}, ValueError, "shape (3,); expected (2,)"),
         ({"g_scale": [1.0, 2.0, 3.0]}, ValueError, "shape (3,); expected (2,)"),
-        ({"g_scale": -1.0}, ValueError, "must be positive"),
+        ({"g_scale": -1.0}, ValueError, "To leave a term out, take it out of the formula."),
+        ({"g_scale": dist.Delta(0.7)}, ValueError, "give a fixed scale as a number"),
         ({"noise_scale": dist.HalfNormal(np.ones(2))}, ValueError, "expected () (a scalar)"),
         ({"noise_scale": "wide"}, TypeError, "give a positive number"),
         ({"g_correlation": dist.LKJCholesky(3)}, TypeError, "LKJCholesky(2, ...)"),
@@ -358,6 +359,20 @@ def test_a_class_of_ones_own_is_a_prior() -> None:
     sites = trace(model, data)
     found = sites["noise_scale"]["fn"].log_prob(0.5)
     np.testing.assert_allclose(found, np.log(2.0) - 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "priors", "what"),
+    [
+        (Gaussian(0.9), {"noise_scale": 0.1}, "the noise scale is"),
+        (LogNormal(0.1), {"noise_scale": dist.HalfNormal(1.0)}, "the noise scale is"),
+        (Ordinal(3, cutpoints=(-1.0, 1.0)), {"cutpoints": dist.Normal(0.0, 1.0)}, "the cutpoints"),
+    ],
+)
+def test_a_number_of_the_likelihood_has_no_prior(likelihood: Any, priors: Any, what: str) -> None:
+    table = {"y": [1, 2, 3, 1], "x": [1.0, 0.0, 2.0, 1.0]}
+    with pytest.raises(ValueError, match=f"both say what {what}"):
+        MixedEffects("y ~ x", likelihood=likelihood, priors=priors).design(table)
 
 
 def test_an_unknown_site_in_centered() -> None:
