@@ -137,7 +137,9 @@ def test_categorical_loss_is_that_of_the_site() -> None:
 def test_levels_without_an_order_are_refused() -> None:
     table = {"x": np.arange(6.0), "y": ["low", "mid", "high"] * 2}
     network = Network((), likelihood=Ordinal(3))
-    with pytest.raises(ValueError, match=r"'y' has classes without an order .*'high', 'low', 'mid'"):
+    with pytest.raises(
+        ValueError, match=r"'y' has classes without an order .*'high', 'low', 'mid'"
+    ):
         network.targets(Examples.from_frame(table))
     known = Examples.from_frame(table, classes=["low", "mid", "high"])
     np.testing.assert_array_equal(network.targets(known)[0], [1, 2, 3, 1, 2, 3])
