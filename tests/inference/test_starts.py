@@ -110,9 +110,9 @@ def test_validation_is_brought_to_the_training_codes() -> None:
     assert prepare_validation(MatrixFactorization(1), TABLE, None) is None
     found = prepare_validation(MatrixFactorization(1), TABLE, held_out)
     assert found is not None
-    assert found.observations.user.tolist() == [2, 1]
-    assert found.observations.item.tolist() == [1, 0]
-    assert found.observations.num_users == 3
+    assert found.data.user.tolist() == [2, 1]
+    assert found.data.item.tolist() == [1, 0]
+    assert found.data.num_users == 3
 
 
 @pytest.mark.parametrize(
