@@ -9,7 +9,7 @@ import pytest
 from scipy.special import expit, ndtr, ndtri
 
 from probmf import Bernoulli, Gaussian, MatrixFactorization, Ordinal, Ratings
-from probmf.results import RatingsFit, conditional, plug_in, ranking
+from probmf.results import RatingsFit, plug_in, ranking, row_conditionals
 from probmf.results.ranking import Order, top_products
 from probmf.results.ranking_of_point import top_uncertain
 
@@ -187,7 +187,7 @@ def test_ranking_by_a_bound(
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, fit: Any) -> None:
     whole = [fit.recommend(k=4, rank_by=rank_by) for rank_by in ("mean", "lower", "upper")]
     monkeypatch.setattr(ranking, "BLOCK_SCORES", 1)
-    monkeypatch.setattr(conditional, "BATCH_BYTES", 1)
+    monkeypatch.setattr(row_conditionals, "BATCH_BYTES", 1)
     monkeypatch.setattr(plug_in, "SPREAD_BYTES", 3 * 4 * 4 * 5)
     assert fit._plug_in.spread_rows == 3
     for rank_by, expected in zip(("mean", "lower", "upper"), whole, strict=True):
