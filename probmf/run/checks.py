@@ -54,9 +54,10 @@ _MEANS = (
 )
 _MODE = (
     "{method} needs the highest point of the density, and with {found} unknown there is none: it "
-    "grows without bound as the scale goes to 0 together with what it governs. Integrate the "
-    "effects of a mixed model out (marginalize='all'), give the scale as a number, or use "
-    "fit_svi(guide='normal'), fit_variational or a sampler."
+    "grows without bound as the scale goes to 0 together with what it governs. Give the scale as "
+    "a number, or use fit_svi(guide='normal') or a sampler. The effects of a mixed model with a "
+    "Gaussian or log-normal response can be integrated out (marginalize='all'), and "
+    "factorizations have fit_variational, too."
 )
 _NETWORK_MEANS = (
     "{method} solves for the weights of a prior mean given the rows, which it can for Linear() "
