@@ -51,7 +51,7 @@ class Fit(Pickled):
 
     @property
     def _sites_of(self) -> str:
-        """What all sites have to be there for; empty where some may be missing."""
+        """Purpose that needs all sites, for messages; empty where some may be missing."""
         return ""
 
     @property

@@ -92,7 +92,7 @@ def _contents(value: Any, others: Callable[[Any], Any] | None) -> list[Any]:
 
 
 def _arguments(law: Distribution) -> list[Any]:
-    """What a distribution is made of.
+    """Parts that a distribution is made of.
 
     Not its leaves as a pytree: NumPyro takes their order from a set of names, whose order is
     another one in each process.

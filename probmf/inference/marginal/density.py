@@ -117,7 +117,7 @@ class MarginalDensity:
         return float(value), np.asarray(gradient, np.float64)
 
     def rounding(self, vector: np.ndarray) -> Rounding:
-        """What rounding leaves of the evidence at a vector, in double precision."""
+        """The evidence with its error by rounding at a vector, in double precision."""
         if self.host is not None:
             return self.host.rounding(vector)
         own = jnp.asarray(vector, self.potential.vector.dtype)

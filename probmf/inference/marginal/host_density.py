@@ -88,7 +88,7 @@ class HostDensity:
         return float(extra) + value, tables
 
     def rounding(self, vector: np.ndarray) -> Rounding:
-        """What rounding leaves of the evidence at a vector."""
+        """The evidence with its error by rounding at a vector."""
         (_, precision, *trils), _ = self.terms_at(vector)
         return self.evidence.rounding(trils, float(precision))
 

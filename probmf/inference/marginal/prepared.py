@@ -126,7 +126,7 @@ class Prepared:
         return HostEvidence(self.pattern, sums).rounding(trils, float(precision))
 
     def _terms(self, latents: Values) -> tuple[Statistics | None, Array, list[Array]]:
-        """What the evidence depends on; sums only where they are not constant."""
+        """Terms that the evidence depends on; sums only where they are not constant."""
         run = self.run(latents)
         statistics, precision, _ = self.system(run, latents)
         varying = statistics if self.statistics is None else None

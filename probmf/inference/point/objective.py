@@ -99,7 +99,7 @@ def to_sites(moved: Parameters) -> dict[str, Array]:
 
 
 def to_moved(sites: Parameters) -> dict[str, Array]:
-    """What an optimizer moves; the inverse of `to_sites`."""
+    """Values that an optimizer moves; the inverse of `to_sites`."""
     moved = dict(sites)
     if "cutpoints" in moved:
         moved["cutpoints"] = OrderedTransform().inv(moved["cutpoints"])
