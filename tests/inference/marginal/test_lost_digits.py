@@ -53,7 +53,7 @@ def rounding_and_error(level: float, *, flat: bool = False) -> tuple[Any, float]
     assert pattern.order == (0, 1)
     sums = sum_on_host(pattern, design, data["y"])
     if flat:
-        # A flat prior has no density; one of a million standard deviations stands for it.
+        # Without a density to compare with: only whether it is told.
         trils[1] = np.array([[1.0]])
         return HostEvidence(pattern, sums, (1,)).rounding(trils, precision), np.nan
     halves = []
