@@ -1,12 +1,17 @@
 """Strict JAX for every test, and the fixtures that many tests share."""
 
+import ctypes
+import gc
+import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import pytest
+from jax._src import compiler  # The one place that every program passes.
 
 # Broadcasting (n, 1) against (n,) gives (n, n) without a word; here it raises. NumPyro bears it.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -15,17 +20,49 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
-#: Programs that a process keeps, of one or two megabytes each.
+#: Programs that a process keeps, of half a megabyte to two megabytes each.
 MOST_PROGRAMS = 600
-_programs = 0
 
 
-def _count(event: str, duration: float, **_: Any) -> None:
-    global _programs  # A listener can't be taken back, so there is one.
-    _programs += event == "/jax/core/compile/backend_compile_duration"
+class Programs:
+    """Compiled programs by their text: another function of the same text isn't compiled again.
+
+    A jitted closure, a guide and a kernel are new functions in every test that makes one, and
+    JAX's own cache goes by the function. A fourth of the seconds of compiling went there.
+    """
+
+    def __init__(self) -> None:
+        self.made: dict[str, Any] = {}
+        self.wanted_again: set[str] = set()
+        self._compile = compiler.backend_compile_and_load
+        compiler.backend_compile_and_load = self  # type: ignore[assignment]
+
+    def __call__(
+        self, backend: Any, module: Any, devices: Any, options: Any, host_callbacks: Any
+    ) -> Any:
+        """The program of this text and these options, compiled where there is none."""
+        given = (backend, module, devices, options, host_callbacks)
+        text = str(module)
+        if host_callbacks or "callback" in text:  # A program that calls one Python function.
+            return self._compile(*given)
+        settings = options.SerializeAsString() + str(devices).encode()
+        key = hashlib.sha256(text.encode() + settings).hexdigest()
+        if key in self.made:
+            self.wanted_again.add(key)
+        else:
+            self.made[key] = self._compile(*given)
+        return self.made[key]
+
+    def forget(self) -> None:
+        """Keep only those that were wanted more than once, before they take gigabytes."""
+        self.made = {key: made for key, made in self.made.items() if key in self.wanted_again}
+        jax.clear_caches()
+        gc.collect()
+        if sys.platform == "linux":  # Memory that is free again goes back to the system.
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-jax.monitoring.register_event_duration_secs_listener(_count)
+programs = Programs()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,11 +76,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_logfinish() -> None:
-    """Forget compiled programs between tests, before they take gigabytes."""
-    global _programs
-    if _programs > MOST_PROGRAMS:
-        _programs = 0
-        jax.clear_caches()
+    """Forget compiled programs between tests."""
+    if len(programs.made) > MOST_PROGRAMS + len(programs.wanted_again):
+        programs.forget()
 
 
 @pytest.fixture(params=[False, True], ids=["float32", "float64"])
