@@ -9,7 +9,9 @@ import numpy as np
 
 from probmf.likelihoods import Gaussian, Likelihood
 from probmf.rows import sweep
-from probmf.rows.layout import Side, build_rows
+from probmf.rows.blocks import build_blocks
+from probmf.rows.cpu import RowLists
+from probmf.rows.layout import RowStore, Side
 from probmf.rows.sweep import half_sweep, zero_moments
 from probmf.rows.values import Prior, RowSums, RowValues
 
@@ -89,10 +91,12 @@ class Problem:
 
         With `lists` by the loops for a CPU, else by the compiled program for any device.
         """
-        layout = build_rows(
-            self.user, self.item, self.rating, self.weight,
-            num_users=USERS, num_items=ITEMS, workers=workers, slots=slots, lists=lists,
-        )  # fmt: skip
+        store = RowStore.of(
+            self.user, self.item, self.rating, self.weight, num_users=USERS, num_items=ITEMS
+        )
+        layout = build_blocks(store, workers=workers, slots=slots)
+        if lists:
+            layout = RowLists.of(store, workers)
         dtype = jnp.result_type(float)
         table = RowValues(
             jnp.asarray(np.append(self.bias, 0), dtype),

@@ -10,9 +10,10 @@ import pytest
 from row_problems import OPTIONS, SIZE, USERS, check_rest, draw, solutions
 
 from probmf.likelihoods import Gaussian
-from probmf.rows.cpu import kernels, share
+from probmf.rows.blocks import build_blocks
+from probmf.rows.cpu import RowLists, kernels, share
 from probmf.rows.cpu.rows import BLOCK, BY_COLUMN
-from probmf.rows.layout import Side, build_rows
+from probmf.rows.layout import RowStore, Side
 from probmf.rows.sweep import half_sweep
 from probmf.rows.values import Noise, Prior, RowSums, RowValues
 
@@ -121,11 +122,8 @@ def both_ways(
     noise = Noise(jnp.asarray(rng.normal(size=(size, d)), dtype), jax.random.key(0))
     answers = []
     rating = rng.normal(size=len(user))
-    for lists in (False, True):
-        layout = build_rows(
-            user, item, rating, weight, num_users=len(lengths), num_items=items, workers=2,
-            lists=lists,
-        )  # fmt: skip
+    store = RowStore.of(user, item, rating, weight, num_users=len(lengths), num_items=items)
+    for layout in (build_blocks(store, workers=2), RowLists.of(store, 2)):
         with ThreadPoolExecutor(2) as pool:
             answers.append(
                 half_sweep(

@@ -8,8 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from probmf.rows import blocks as row_blocks
 from probmf.rows import layout as row_layout
-from probmf.rows.layout import SIDES, RowLayout, Side, Span, build_rows, choose_widths
+from probmf.rows.blocks import RowBlocks, Span, build_blocks, choose_widths
+from probmf.rows.layout import SIDES, RowStore, Side
 
 
 class Data(NamedTuple):
@@ -22,10 +24,13 @@ class Data(NamedTuple):
     num_users: int
     num_items: int
 
-    def layout(self, *, weighted: bool = True, workers: int = 2, slots: int = 64) -> RowLayout:
-        return build_rows(
+    def layout(self, *, weighted: bool = True, workers: int = 2, slots: int = 64) -> RowBlocks:
+        return build_blocks(self.store(weighted=weighted), workers=workers, slots=slots)
+
+    def store(self, *, weighted: bool = True) -> RowStore:
+        return RowStore.of(
             self.user, self.item, self.rating, self.weight if weighted else None,
-            num_users=self.num_users, num_items=self.num_items, workers=workers, slots=slots,
+            num_users=self.num_users, num_items=self.num_items,
         )  # fmt: skip
 
 
@@ -57,13 +62,24 @@ CASES = {
 }
 
 
-def spans_of(layout: RowLayout, side: Side) -> list[Span]:
+def padding(blocks: RowBlocks, store: RowStore) -> float:
+    """Slots that are computed on, divided by the ratings of both sides; 1 is no padding."""
+    zero_row, slots = store.num_rows("user") + store.num_rows("item"), 0
+    for bucket in blocks.buckets:
+        piece = min(bucket.partner.shape[2], row_blocks.MAX_WIDTH)
+        lengths = np.asarray((bucket.partner != zero_row).sum(axis=2))
+        whole = bucket.partner.shape[2] <= row_blocks.MAX_WIDTH
+        slots += lengths.size * piece if whole else int(np.sum(-(-lengths // piece) * piece))
+    return slots / (2 * store.num_ratings)
+
+
+def spans_of(layout: RowBlocks, side: Side) -> list[Span]:
     return [span for worker in layout.spans[side] for span in worker]
 
 
-def ratings_of(layout: RowLayout, side: Side) -> list[tuple[int, int, float, float]]:
+def ratings_of(layout: RowBlocks, side: Side) -> list[tuple[int, int, float, float]]:
     """(own table row, partner's table row, rating, weight) of the side's filled slots."""
-    zero_row = layout.num_users + layout.num_items
+    zero_row = len(layout.source[side]) - 1
     found = []
     for span in spans_of(layout, side):
         part = slice(span.first, span.first + span.num_chunks)
@@ -90,7 +106,6 @@ def test_every_rating_appears_once_on_each_side(name: str, weighted: bool, worke
     user, item = data.user.tolist(), (data.item + data.num_users).tolist()
     assert sorted(ratings_of(layout, "user")) == sorted(zip(user, item, *values, strict=True))
     assert sorted(ratings_of(layout, "item")) == sorted(zip(item, user, *values, strict=True))
-    assert layout.num_ratings == len(data.rating)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 7])
@@ -166,18 +181,18 @@ def test_padding_counts_the_slots() -> None:
     data = CASES["square"]
     layout = data.layout()
     slots = sum(np.prod(bucket.partner.shape) for bucket in layout.buckets)
-    assert layout.padding == pytest.approx(slots / (2 * len(data.rating)))
-    assert layout.padding >= 1
+    assert padding(layout, data.store()) == pytest.approx(slots / (2 * len(data.rating)))
+    assert padding(layout, data.store()) >= 1
 
 
 def test_padding_of_long_rows_counts_whole_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """One user with 20 ratings in pieces of 8: 3 pieces, and 20 items of one rating each."""
-    monkeypatch.setattr(row_layout, "MAX_WIDTH", 8)
+    monkeypatch.setattr(row_blocks, "MAX_WIDTH", 8)
     ones = np.ones(20)
-    layout = build_rows(
-        np.zeros(20, int), np.arange(20), ones, num_users=1, num_items=20, workers=1, slots=8
+    store = RowStore.of(np.zeros(20, int), np.arange(20), ones, num_users=1, num_items=20)
+    assert padding(build_blocks(store, workers=1, slots=8), store) == pytest.approx(
+        (3 * 8 + 20 * 8) / 40
     )
-    assert layout.padding == pytest.approx((3 * 8 + 20 * 8) / 40)
 
 
 def test_padding_of_movielens_1m(shared_data: Path) -> None:
@@ -189,11 +204,11 @@ def test_padding_of_movielens_1m(shared_data: Path) -> None:
         np.unique(table.column(name).to_numpy(), return_inverse=True)[1]
         for name in ("user", "item")
     )
-    layout = build_rows(
-        user, item, np.ones(len(user)), num_users=user.max() + 1, num_items=item.max() + 1,
-        workers=2, slots=row_layout.CPU_SLOTS,
-    )  # fmt: skip
-    assert layout.padding <= 1.25
+    store = RowStore.of(
+        user, item, np.ones(len(user)), num_users=user.max() + 1, num_items=item.max() + 1
+    )
+    layout = build_blocks(store, workers=2, slots=row_blocks.CPU_SLOTS)
+    assert padding(layout, store) <= 1.25
     assert len(layout.buckets) <= 16
 
 
@@ -233,13 +248,13 @@ def test_widths_hold_the_longest_row_in_whole_pieces(longest: int) -> None:
     widths = choose_widths(np.array([longest, 3]))
     assert widths[-1] >= longest
     assert all(
-        width <= row_layout.MAX_WIDTH or width % row_layout.MAX_WIDTH == 0 for width in widths
+        width <= row_blocks.MAX_WIDTH or width % row_blocks.MAX_WIDTH == 0 for width in widths
     )
 
 
 @pytest.mark.parametrize("limit", [8, 16, 48, 56, 100])
 def test_widths_are_whole_pieces_for_any_limit(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_layout, "MAX_WIDTH", limit)
+    monkeypatch.setattr(row_blocks, "MAX_WIDTH", limit)
     widths = choose_widths(np.arange(1, 400), bucket_cost=0.0)
     assert limit in widths
     assert all(width <= limit or width % limit == 0 for width in widths)
@@ -271,3 +286,35 @@ def test_number_of_workers(backend: str, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(row_layout.os, "process_cpu_count", lambda: None, raising=False)
     monkeypatch.setattr(row_layout.os, "cpu_count", lambda: None)
     assert row_layout.num_workers() == 1
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_the_store_is_the_table_sorted_by_row(name: str, weighted: bool) -> None:
+    data = CASES[name]
+    store = data.store(weighted=weighted)
+    sides = {"user": (data.user, data.item), "item": (data.item, data.user)}
+    for side in SIDES:
+        own, partner = sides[side]
+        order = np.argsort(own, kind="stable")
+        rows = store[side]
+        assert (np.repeat(np.arange(store.num_rows(side)), rows.degree) == own[order]).all()
+        assert (rows.partner == partner[order]).all()
+        assert (rows.rating == data.rating[order].astype(np.float32)).all()
+        assert (rows.weight is not None) == weighted
+        if rows.weight is not None:
+            assert (rows.weight == data.weight[order].astype(np.float32)).all()
+
+
+def test_padded_rows_hold_the_ratings_of_those_asked_for() -> None:
+    rows = CASES["square"].store()["user"]
+    codes = np.array([3, 39, 0])
+    assert rows.degree[39] == 0
+    padded = rows.pad(codes, 4, int(rows.degree.max()) + 2, empty=-7)
+    assert padded.filled.sum(axis=1).tolist() == [*rows.degree[codes], 0]
+    assert (padded.partner[~padded.filled] == -7).all()
+    assert not padded.rating[~padded.filled].any()
+    for line, code in enumerate(codes):
+        part = slice(rows.start[code], rows.start[code + 1])
+        assert (padded.rating[line][padded.filled[line]] == rows.rating[part]).all()
+        assert (padded.partner[line][padded.filled[line]] == rows.partner[part]).all()

@@ -10,9 +10,10 @@ import pytest
 from row_problems import INTERCEPT, ITEMS, OPTIONS, SIZE, USERS, check_rest, draw, solutions
 
 from probmf.likelihoods import Bernoulli, Gaussian
-from probmf.rows import layout as row_layout
+from probmf.rows import blocks as row_blocks
 from probmf.rows import sweep
-from probmf.rows.layout import Side, build_rows
+from probmf.rows.blocks import build_blocks
+from probmf.rows.layout import RowStore, Side
 from probmf.rows.sweep import half_sweep, zero_moments
 from probmf.rows.values import Prior, RowResult, RowValues
 
@@ -150,7 +151,7 @@ def cut_rows(monkeypatch: pytest.MonkeyPatch, limit: int) -> list[int]:
     program = jax.jit(solve_bucket, static_argnames=names)
     monkeypatch.setattr(sweep, "_bucket_program", lambda backend: program)
     monkeypatch.setattr(sweep, "_solve_long_rows", solve_long_rows)
-    monkeypatch.setattr(row_layout, "MAX_WIDTH", limit)
+    monkeypatch.setattr(row_blocks, "MAX_WIDTH", limit)
     monkeypatch.setattr(sweep, "MAX_WIDTH", limit)
     return programs
 
@@ -176,11 +177,11 @@ def test_rows_in_pieces_equal_whole_rows(
 
 def test_row_a_little_longer_than_one_piece() -> None:
     """4,300 ratings of one user: the second piece holds 204, none of them counted twice."""
-    count = row_layout.MAX_WIDTH + 204
-    layout = build_rows(
-        np.zeros(count, int), np.arange(count), np.ones(count),
-        num_users=1, num_items=count, workers=1, lists=False,
-    )  # fmt: skip
+    count = row_blocks.MAX_WIDTH + 204
+    store = RowStore.of(
+        np.zeros(count, int), np.arange(count), np.ones(count), num_users=1, num_items=count
+    )
+    layout = build_blocks(store, workers=1)
     table = RowValues(jnp.zeros(count + 2), jnp.zeros((count + 2, 0)))
     prior = Prior(
         jnp.zeros(()), {"noise_scale": jnp.ones(())}, jnp.ones((count + 2, 1)), jnp.ones(1),

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from probmf.data import Ratings
-from probmf.rows.layout import Side
+from probmf.rows.layout import RowStore, Side, shift_weak_zeros
 
 
 @partial(
@@ -82,6 +82,16 @@ class Observations:
             num_users=ratings.num_users,
             num_items=ratings.num_items,
         )
+
+    def by_row(self, unobserved_weight: float = 0.0) -> RowStore:
+        """The ratings sorted by user and by item; see `shift_weak_zeros` for the weight."""
+        rating = np.asarray(self.rating, np.float64)
+        weight = None if self.weight is None else np.asarray(self.weight, np.float64)
+        return RowStore.of(
+            np.asarray(self.user), np.asarray(self.item),
+            *shift_weak_zeros(rating, weight, unobserved_weight),
+            num_users=self.num_users, num_items=self.num_items,
+        )  # fmt: skip
 
     def without_ratings(self) -> "Observations":
         """The same pairs with the ratings left open, for NumPyro's `Predictive`."""

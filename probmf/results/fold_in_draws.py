@@ -13,9 +13,9 @@ from probmf.models.factorization import PRIOR_SCALES
 from probmf.results.draws import Draws
 from probmf.results.predictions import plain_text
 from probmf.results.row_conditionals import BATCH_BYTES
+from probmf.rows.batches import PIECE, Batch, batches, power_of_two, rows_of
 from probmf.rows.problem import RowProblem
 from probmf.rows.problem_draws import STEPS, cells, draw_rows
-from probmf.rows.side_ratings import PIECE, Batch, SideRatings, power_of_two
 from probmf.rows.sweep import zero_moments
 
 #: Share of accepted proposals below which the Metropolis steps may not have forgotten their start.
@@ -40,14 +40,12 @@ def draw_users(
     """
     model = draws.model
     width = 1 + int(model.num_factors)
-    ratings = SideRatings.from_ratings(
-        draws.data, "user", unobserved_weight=model.unobserved_weight
-    )
+    ratings = rows_of(draws.data, "user", unobserved_weight=model.unobserved_weight)
     likelihood = model.likelihood.canonical()
     precision = 1.0 / draws.prior_variance("user", codes)
     accepted = np.ones(len(codes))
     with jax.enable_x64(True):
-        for batch in ratings.batches(codes, width, BATCH_BYTES // 8):
+        for batch in batches(ratings, codes, width, BATCH_BYTES // 8):
             # A key for each draw, so that blocks of draws change nothing.
             seeds = rng.integers(1 << 32, size=(draws.num_draws, 2), dtype=np.uint32)
             total = np.zeros(len(batch.rating))

@@ -10,7 +10,7 @@ from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Float
 from scipy.special import ndtri as host_ndtri
 
-from probmf.rows.side_ratings import power_of_two
+from probmf.rows.batches import power_of_two
 
 #: Numbers that one block of (draws, rows) may have.
 BLOCK = 1 << 22

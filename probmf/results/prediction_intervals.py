@@ -17,7 +17,7 @@ from scipy.special import ndtri
 from probmf.likelihoods import Bernoulli, Likelihood
 from probmf.likelihoods.gaussian import NormalNoise
 from probmf.results.mixtures import mixture_quantiles, tails
-from probmf.rows.side_ratings import power_of_two
+from probmf.rows.batches import power_of_two
 
 type Kind = Literal["mean", "response"]
 

@@ -12,9 +12,9 @@ from probmf.precision import in_precision
 from probmf.results.draws import Draws
 from probmf.results.row_centers import row_centers
 from probmf.rows import problem as row_problem
-from probmf.rows.layout import Side
+from probmf.rows.batches import Batch, batches, rows_of
+from probmf.rows.layout import RowRatings, Side
 from probmf.rows.problem import RowProblem
-from probmf.rows.side_ratings import Batch, SideRatings
 from probmf.rows.sweep import zero_moments
 
 #: Bytes that one batch of rows may take while it is solved for.
@@ -52,12 +52,12 @@ class Conditionals:
         }
 
     @cached_property
-    def ratings(self) -> dict[Side, SideRatings]:
+    def ratings(self) -> dict[Side, RowRatings]:
         """The ratings by row, of both sides."""
         weight = self.draws.model.unobserved_weight
         return {
-            "user": SideRatings.from_ratings(self.draws.data, "user", unobserved_weight=weight),
-            "item": SideRatings.from_ratings(self.draws.data, "item", unobserved_weight=weight),
+            "user": rows_of(self.draws.data, "user", unobserved_weight=weight),
+            "item": rows_of(self.draws.data, "item", unobserved_weight=weight),
         }
 
     def free(self, side: Side) -> Float[np.ndarray, " d"]:
@@ -136,7 +136,7 @@ class Conditionals:
             weight = self.draws.model.unobserved_weight / np.square(scales["noise_scale"])
             moments = zero_moments(partners[:, 0], partners[:, 1:], self.intercept, weight)
             gram, gram_shift = map(np.asarray, moments)
-        for batch in self.ratings[side].batches(codes, self.num_columns, BATCH_BYTES):
+        for batch in batches(self.ratings[side], codes, self.num_columns, BATCH_BYTES):
             start = np.zeros((len(batch.rating), self.num_columns))
             precision = np.full_like(start, 1.0 / variance.min())
             start[: len(batch.chosen)] = values[batch.chosen]

@@ -1,99 +1,219 @@
-"""Rows of ratings laid out for fast batched algebra: buckets of equal width, cut in chunks.
+"""Ratings by row: the one order of the ratings that every way to solve rows reads.
 
-Rows of both sides (users, items) live in one numbering, that of the parameter table: users
-first, then items, then one row of zeros. An empty slot points at that row of zeros, so padding
-adds nothing to any product. Rows are grouped by degree into buckets of few widths, and each
-bucket is cut into chunks whose gathered block stays in cache. A row longer than `MAX_WIDTH` is
-read in pieces of that many ratings.
+The ratings stand twice, sorted by user and sorted by item; within a row they keep the order of the
+table, so that sums are the same on every machine.
 """
 
 import os
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
-
-from probmf.rows.cpu import RowLists, list_rows
+from jaxtyping import Bool, Float, Int
+from scipy.sparse import csr_array
 
 Side = Literal["user", "item"]
 SIDES: tuple[Side, Side] = ("user", "item")
 
-#: Longer rows are read in pieces of this many ratings.
-MAX_WIDTH = 4096
-#: Ratings gathered at once on a CPU: the block should stay in a level-2 cache.
-CPU_SLOTS = 1024
-#: The same on an accelerator, where every chunk is a kernel launch.
-ACCELERATOR_SLOTS = 1 << 18
-#: A bucket must save this share of all slots to be worth its compiled program.
-BUCKET_COST = 0.015
 
-
-class Bucket(NamedTuple):
-    """Chunks of rows of one width; a pytree.
+class Padded(NamedTuple):
+    """Ratings of some rows, padded to one width.
 
     Attributes:
-        row: Table row of each line, the zero row where there is none.
-        partner: Table row of the other side of each rating, the zero row in empty slots.
+        filled: True in slots that hold a rating.
+        partner: Code of the other side in each slot, `empty` where there is none.
         rating: Rating in each slot, 0 in empty ones.
-        weight: Weight in each slot (0 in empty ones), or None when all are one.
+        weight: Weight in each slot, 0 in empty ones; None when all weights are one.
     """
 
-    row: Int[Array, "chunks lines"]
-    partner: Int[Array, "chunks lines width"]
-    rating: Float[Array, "chunks lines width"]
-    weight: Float[Array, "chunks lines width"] | None
-
-
-class Span(NamedTuple):
-    """Chunks of one bucket, from the `first` on: the share of one worker."""
-
-    bucket: int
-    first: int
-    num_chunks: int
+    filled: Bool[np.ndarray, "lines width"]
+    partner: Int[np.ndarray, "lines width"]
+    rating: Float[np.ndarray, "lines width"]
+    weight: Float[np.ndarray, "lines width"] | None
 
 
 @dataclass(frozen=True, eq=False)
-class RowLayout:
-    """Both sides' rows in buckets, and who does which chunks.
+class RowRatings:
+    """The ratings of one side's rows, row after row.
 
     Attributes:
-        buckets: The buckets, narrowest first. Each holds rows of both sides, users first.
-        spans: For each side, for each worker, its spans (some may be empty).
-        capacity: For each bucket, the most chunks that any of its spans has.
-        source: For each side, where in the workers' concatenated outputs (worker by worker,
-            bucket by bucket, `capacity` chunks each) the result of each table row lies; -1 for
-            rows of the other side.
-        num_users: Number of users.
-        num_items: Number of items.
-        num_ratings: Number of ratings.
-        lists: On a CPU, the same ratings for the loops of `probmf.rows.cpu`; None elsewhere.
+        start: Place of each row's first rating, and the end of the last row.
+        partner: Code of the other side of each rating.
+        rating: The ratings.
+        weight: Their weights, or None when all are one.
     """
 
-    buckets: tuple[Bucket, ...]
-    spans: dict[Side, tuple[tuple[Span, ...], ...]]
-    capacity: tuple[int, ...]
-    source: dict[Side, Int[Array, " table"]]
-    num_users: int
-    num_items: int
-    num_ratings: int
-    lists: dict[Side, RowLists] | None
+    start: Int[np.ndarray, " rows1"]
+    partner: Int[np.ndarray, " n"]
+    rating: Float[np.ndarray, " n"]
+    weight: Float[np.ndarray, " n"] | None
+
+    @classmethod
+    def sort(
+        cls,
+        own: Int[np.ndarray, " n"],
+        partner: Int[np.ndarray, " n"],
+        rating: Float[np.ndarray, " n"],
+        weight: Float[np.ndarray, " n"] | None,
+        *,
+        num_rows: int,
+    ) -> Self:
+        """Sort ratings by row.
+
+        Args:
+            own: Code of each rating's row, in 0..num_rows-1.
+            partner: Code of its other side.
+            rating: The ratings.
+            weight: Their weights, or None when all are one.
+            num_rows: Number of rows.
+
+        Returns:
+            The ratings by row. O(n) time and memory.
+        """
+        order, start = sort_rows(own, num_rows)
+        by_row = None if weight is None else weight[order]
+        return cls(start, partner[order].astype(np.int32), rating[order], by_row)
 
     @property
-    def padding(self) -> float:
-        """Slots that are computed on, divided by the ratings of both sides; 1 is no padding."""
-        zero_row = self.num_users + self.num_items
-        slots = 0
-        for bucket in self.buckets:
-            chunks, lines, width = bucket.partner.shape
-            if width <= MAX_WIDTH:
-                slots += chunks * lines * width
-            else:
-                lengths = np.asarray((bucket.partner != zero_row).sum(axis=2))
-                slots += int(np.sum(-(-lengths // MAX_WIDTH) * MAX_WIDTH))
-        return slots / (2 * self.num_ratings)
+    def degree(self) -> Int[np.ndarray, " rows"]:
+        """Number of ratings of each row."""
+        return np.diff(self.start)
+
+    def pad(
+        self, codes: Int[np.ndarray, " rows"], lines: int, width: int, *, empty: int = 0
+    ) -> Padded:
+        """Ratings of some rows, each in a line of its own.
+
+        Args:
+            codes: The rows, at most `lines`; lines beyond them are empty.
+            lines: Number of lines.
+            width: Slots of a line, at least the ratings of the longest of the rows.
+            empty: Partner in empty slots.
+
+        Returns:
+            The padded ratings.
+        """
+        begin, end = np.zeros((2, lines, 1), dtype=np.int64)
+        begin[: len(codes), 0] = self.start[codes]
+        end[: len(codes), 0] = self.start[codes + 1]
+        place = begin + np.arange(width)
+        filled = place < end
+        place = place[filled]
+
+        def fill(values: np.ndarray, rest: int = 0) -> np.ndarray:
+            slots = np.full((lines, width), rest, values.dtype)
+            slots[filled] = values[place]
+            return slots
+
+        weight = None if self.weight is None else fill(self.weight)
+        return Padded(filled, fill(self.partner, empty), fill(self.rating), weight)
+
+
+@dataclass(frozen=True, eq=False)
+class RowStore:
+    """The ratings of both sides' rows.
+
+    Attributes:
+        user: The ratings by user.
+        item: The ratings by item.
+    """
+
+    user: RowRatings
+    item: RowRatings
+
+    @classmethod
+    def of(
+        cls,
+        user: Int[np.ndarray, " n"],
+        item: Int[np.ndarray, " n"],
+        rating: Float[np.ndarray, " n"],
+        weight: Float[np.ndarray, " n"] | None = None,
+        *,
+        num_users: int,
+        num_items: int,
+    ) -> Self:
+        """Sort a table of ratings by user and by item.
+
+        Args:
+            user: User codes, in 0..num_users-1 (checked at the data door).
+            item: Item codes, likewise.
+            rating: Ratings.
+            weight: Weights, or None when all are one.
+            num_users: Number of users.
+            num_items: Number of items.
+
+        Returns:
+            The store, its numbers in JAX's present precision.
+        """
+        dtype = np.dtype(jnp.result_type(float))
+        user, item, rating = np.asarray(user), np.asarray(item), np.asarray(rating).astype(dtype)
+        weight = None if weight is None else np.asarray(weight).astype(dtype)
+        return cls(
+            RowRatings.sort(user, item, rating, weight, num_rows=num_users),
+            RowRatings.sort(item, user, rating, weight, num_rows=num_items),
+        )
+
+    def __getitem__(self, side: Side) -> RowRatings:
+        """The ratings by one side's rows."""
+        return self.user if side == "user" else self.item
+
+    @property
+    def num_ratings(self) -> int:
+        """Number of ratings."""
+        return len(self.user.rating)
+
+    def num_rows(self, side: Side) -> int:
+        """Number of rows of one side."""
+        return len(self[side].start) - 1
+
+    def first(self, side: Side) -> int:
+        """Table row of a side's first row; see `probmf.models.table`."""
+        return 0 if side == "user" else self.num_rows("user")
+
+
+def sort_rows(
+    own: Int[np.ndarray, " n"], num_rows: int
+) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " rows1"]]:
+    """Order that puts ratings row after row, and where each row then starts.
+
+    Args:
+        own: Code of each rating's row, in 0..num_rows-1.
+        num_rows: Number of rows.
+
+    Returns:
+        The order, stable within a row, and the starts. O(n) time.
+    """
+    # The transpose of a matrix with a single entry in each row is a stable sort by counting.
+    ones = np.ones(len(own), np.int8)
+    matrix = csr_array((ones, own, np.arange(len(own) + 1)), shape=(len(own), num_rows)).tocsc()
+    return matrix.indices, matrix.indptr.astype(np.int64)
+
+
+def shift_weak_zeros(
+    rating: Float[np.ndarray, " n"],
+    weight: Float[np.ndarray, " n"] | None,
+    unobserved_weight: float,
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"] | None]:
+    r"""Ratings beside weak zeros at all pairs, as ratings that count on top of those zeros.
+
+    Of a pair with rating r and weight w the zero of weight :math:`w_0` does not count, so it adds
+    :math:`w (r - \eta)^2 / 2 - w_0 \eta^2 / 2` to the loss of the zeros: that is a rating
+    :math:`w r / (w - w_0)` of weight :math:`w - w_0`, up to a constant.
+
+    Args:
+        rating: Ratings r.
+        weight: Weights w, above the zeros', or None when all are one.
+        unobserved_weight: Weight of a zero; at 0 nothing changes.
+
+    Returns:
+        The ratings and weights that stand for them.
+    """
+    if not unobserved_weight > 0:
+        return rating, weight
+    full = np.ones_like(rating) if weight is None else weight
+    return full * rating / (full - unobserved_weight), full - unobserved_weight
 
 
 def num_workers() -> int:
@@ -102,182 +222,3 @@ def num_workers() -> int:
         return 1
     usable = getattr(os, "process_cpu_count", os.cpu_count)() or 1
     return max(1, min(usable, 16))
-
-
-def choose_widths(degrees: np.ndarray, *, bucket_cost: float = BUCKET_COST) -> np.ndarray:
-    """Bucket widths that waste the fewest slots, each bucket costing a fixed share of them.
-
-    Solved exactly by dynamic programming over a fine ladder of candidate widths.
-
-    Args:
-        degrees: Number of ratings of every row, users and items together.
-        bucket_cost: Slots that a further bucket must save, as a share of all ratings.
-
-    Returns:
-        Increasing widths, the last at least the largest degree.
-    """
-    largest = max(int(degrees.max(initial=1)), 1)
-    ladder = [8]
-    while ladder[-1] < largest:
-        grain = 8 if ladder[-1] < MAX_WIDTH else MAX_WIDTH
-        width = -(-int(ladder[-1] * 2**0.25 + 1) // grain) * grain
-        # Wider rows are read in whole pieces, so every width beyond MAX_WIDTH is a multiple of it.
-        ladder.append(min(width, MAX_WIDTH) if ladder[-1] < MAX_WIDTH else width)
-    widths = np.asarray(ladder)
-    rows = np.bincount(np.searchsorted(widths, degrees), minlength=len(widths))
-    before = np.concatenate([[0], np.cumsum(rows)])
-    cost = np.full(len(widths) + 1, np.inf)
-    cost[0] = 0.0
-    parent = np.zeros(len(widths) + 1, dtype=int)
-    penalty = bucket_cost * degrees.sum()
-    for last in range(1, len(widths) + 1):
-        covered = before[last] - before[:last]
-        trial = cost[:last] + covered * widths[last - 1] + penalty * (covered > 0)
-        parent[last] = np.argmin(trial)
-        cost[last] = trial[parent[last]]
-    chosen, last = [], len(widths)
-    while last > 0:
-        if before[last] > before[parent[last]]:
-            chosen.append(widths[last - 1])
-        last = parent[last]
-    return np.asarray(chosen[::-1])
-
-
-def build_rows(
-    user: np.ndarray,
-    item: np.ndarray,
-    rating: np.ndarray,
-    weight: np.ndarray | None = None,
-    *,
-    num_users: int,
-    num_items: int,
-    workers: int | None = None,
-    slots: int | None = None,
-    lists: bool | None = None,
-) -> RowLayout:
-    """Lay out ratings by user and by item.
-
-    Args:
-        user: User codes, in 0..num_users-1 (checked at the data door), shape (n,).
-        item: Item codes, likewise.
-        rating: Ratings, shape (n,).
-        weight: Weights, or None when all are one.
-        num_users: Number of users.
-        num_items: Number of items.
-        workers: Threads to cut the work for; by default `num_workers()`.
-        slots: Ratings gathered at once; by default chosen for the backend.
-        lists: Whether to list the ratings for a CPU's loops, too; by default on a CPU.
-
-    Returns:
-        The layout, its arrays on the default device. Cost O(n log n) time, O(n) memory.
-    """
-    workers = workers or num_workers()
-    if slots is None:
-        slots = CPU_SLOTS if jax.default_backend() == "cpu" else ACCELERATOR_SLOTS
-    sizes = {"user": num_users, "item": num_items}
-    own = {"user": user, "item": item}
-    first = {"user": 0, "item": num_users}
-    degree = {side: np.bincount(own[side], minlength=sizes[side]) for side in SIDES}
-    widths = choose_widths(np.concatenate([degree[side] for side in SIDES]))
-    order = {side: np.argsort(own[side], kind="stable") for side in SIDES}
-    begin = {side: np.concatenate([[0], np.cumsum(degree[side])]) for side in SIDES}
-    partner = {"user": item.astype(np.int64) + num_users, "item": user.astype(np.int64)}
-    zero_row = num_users + num_items
-    dtype = np.dtype(jnp.result_type(float))
-
-    buckets: list[Bucket] = []
-    capacity: list[int] = []
-    spans: dict[Side, list[list[Span]]] = {side: [[] for _ in range(workers)] for side in SIDES}
-    places = {side: np.full(zero_row + 1, -1, dtype=np.int64) for side in SIDES}
-    located: list[tuple[Side, np.ndarray, int, np.ndarray, np.ndarray]] = []
-    for index, width in enumerate(widths):
-        members = {
-            side: np.flatnonzero(np.searchsorted(widths, degree[side]) == index) for side in SIDES
-        }
-        longest = max(len(rows) for rows in members.values())
-        lines = max(1, min(round(slots / int(width)), -(-longest // workers)))
-        fields, num_chunks, most = [], 0, 0
-        for side in SIDES:
-            rows = members[side]
-            count = -(-len(rows) // lines)
-            shares = np.diff(np.round(np.linspace(0, count, workers + 1)).astype(int))
-            starts = num_chunks + np.concatenate([[0], np.cumsum(shares)])
-            for worker, share in enumerate(shares):
-                spans[side][worker].append(Span(index, int(starts[worker]), int(share)))
-            line = np.arange(len(rows))
-            worker_of = np.searchsorted(starts[1:] - num_chunks, line // lines, side="right")
-            within = line - (starts[worker_of] - num_chunks) * lines
-            located.append((side, first[side] + rows, index, worker_of, within))
-            fields.append(
-                _fill(rows, begin[side], order[side], partner[side], rating, weight,
-                      first[side], zero_row, (count, lines, int(width)), dtype)
-            )  # fmt: skip
-            num_chunks += count
-            most = max(most, int(shares.max(initial=0)))
-        row, partners, ratings, weights = zip(*fields, strict=True)
-        buckets.append(
-            Bucket(
-                row=jnp.asarray(np.concatenate(row)),
-                partner=jnp.asarray(np.concatenate(partners)),
-                rating=jnp.asarray(np.concatenate(ratings)),
-                weight=None if weight is None else jnp.asarray(np.concatenate(weights)),
-            )
-        )
-        capacity.append(most)
-
-    lines_of = [bucket.row.shape[1] for bucket in buckets]
-    block = np.concatenate(
-        [[0], np.cumsum([c * n for c, n in zip(capacity, lines_of, strict=True)])]
-    )
-    for side, table_rows, index, worker_of, within in located:
-        places[side][table_rows] = worker_of * block[-1] + block[index] + within
-    return RowLayout(
-        buckets=tuple(buckets),
-        spans={side: tuple(tuple(part) for part in spans[side]) for side in SIDES},
-        capacity=tuple(capacity),
-        source={side: jnp.asarray(places[side], jnp.int32) for side in SIDES},
-        num_users=num_users,
-        num_items=num_items,
-        num_ratings=len(rating),
-        lists={
-            side: list_rows(
-                own[side], partner[side], rating, weight, first=first[side], num_rows=sizes[side],
-                workers=workers, dtype=dtype,
-            )
-            for side in SIDES
-        } if lists or (lists is None and jax.default_backend() == "cpu") else None,
-    )  # fmt: skip
-
-
-def _fill(
-    rows: np.ndarray,
-    begin: np.ndarray,
-    order: np.ndarray,
-    partner: np.ndarray,
-    rating: np.ndarray,
-    weight: np.ndarray | None,
-    first: int,
-    zero_row: int,
-    shape: tuple[int, int, int],
-    dtype: np.dtype,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-    """Host arrays (row, partner, rating, weight) of one side's part of a bucket."""
-    count, lines, width = shape
-    row = np.full(count * lines, zero_row, dtype=np.int32)
-    row[: len(rows)] = first + rows
-    lengths = np.zeros(count * lines, dtype=np.int64)
-    lengths[: len(rows)] = begin[rows + 1] - begin[rows]
-    starts = np.zeros(count * lines, dtype=np.int64)
-    starts[: len(rows)] = begin[rows]
-    slot = np.arange(width)
-    filled = slot[None, :] < lengths[:, None]
-    position = order[np.where(filled, starts[:, None] + slot[None, :], 0)]
-    partners = np.where(filled, partner[position], zero_row).astype(np.int32)
-    ratings = np.where(filled, rating[position], 0).astype(dtype)
-    weights = None if weight is None else np.where(filled, weight[position], 0).astype(dtype)
-    return (
-        row.reshape(count, lines),
-        partners.reshape(shape),
-        ratings.reshape(shape),
-        None if weights is None else weights.reshape(shape),
-    )

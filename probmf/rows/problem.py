@@ -14,7 +14,7 @@ from scipy.linalg import get_lapack_funcs
 from probmf.likelihoods import Likelihood
 from probmf.precision import in_precision
 from probmf.rows import gaussian
-from probmf.rows.side_ratings import PIECE
+from probmf.rows.batches import PIECE
 
 #: Newton steps for a row under a likelihood that is not quadratic; ten are plenty as a rule.
 MAX_STEPS = 100

@@ -17,16 +17,37 @@ from jaxtyping import Array, Float, Int
 
 from probmf.likelihoods import Likelihood
 from probmf.rows import gaussian
-from probmf.rows.cpu import solve_lists
-from probmf.rows.layout import MAX_WIDTH, Bucket, RowLayout, Side, Span
+from probmf.rows.blocks import MAX_WIDTH, Bucket, RowBlocks, Span, build_blocks
+from probmf.rows.cpu import RowLists, solve_lists
+from probmf.rows.layout import RowStore, Side, num_workers
 from probmf.rows.values import Noise, Prior, RowResult, RowSums, RowValues
 from probmf.settings import as_here
 
 Method = Literal["cg", "cholesky", "coordinate"]
 
 
+def lay_out(
+    store: RowStore, likelihood: Likelihood, method: Method, *, workers: int | None = None
+) -> RowBlocks | RowLists:
+    """Ratings as the quickest way to solve their rows reads them.
+
+    Args:
+        store: The ratings.
+        likelihood: Their likelihood.
+        method: How rows are solved; see `half_sweep`.
+        workers: Threads that share a half-sweep; by default `num_workers()`.
+
+    Returns:
+        Lists for the loops of a CPU where the loss is quadratic in the score, else blocks.
+    """
+    workers = workers or num_workers()
+    if jax.default_backend() == "cpu" and likelihood.quadratic and method != "coordinate":
+        return RowLists.of(store, workers)
+    return build_blocks(store, workers=workers)
+
+
 def half_sweep(
-    layout: RowLayout,
+    layout: RowBlocks | RowLists,
     side: Side,
     table: RowValues,
     prior: Prior,
@@ -40,7 +61,7 @@ def half_sweep(
     """Solve every row of one side, or draw it from its conditional.
 
     Args:
-        layout: The ratings.
+        layout: The ratings; see `lay_out`.
         side: Whose rows to solve.
         table: Parameters of both sides.
         prior: The side's prior.
@@ -56,9 +77,9 @@ def half_sweep(
         The table with the side's rows replaced, and each table row's result (zeros for rows
         of the other side).
     """
-    if layout.lists is not None and likelihood.quadratic and method != "coordinate":
+    if isinstance(layout, RowLists):
         steps = cg_steps if method == "cg" else None
-        return solve_lists(layout.lists[side], table, prior, likelihood, steps, pool, noise)
+        return solve_lists(layout, side, table, prior, likelihood, steps, pool, noise)
     run = partial(
         _bucket_program(jax.default_backend()), table=table, prior=prior, likelihood=likelihood,
         method=method, cg_steps=cg_steps, noise=noise,
@@ -67,7 +88,7 @@ def half_sweep(
     return _assemble(table, run_spans(run, layout, side, pool), layout.source[side])
 
 
-def run_spans(run: Any, layout: RowLayout, side: Side, pool: ThreadPoolExecutor) -> list[Any]:
+def run_spans(run: Any, layout: RowBlocks, side: Side, pool: ThreadPoolExecutor) -> list[Any]:
     """Run a program on all rows of one side, each worker on its share.
 
     Args:
@@ -95,7 +116,7 @@ def run_spans(run: Any, layout: RowLayout, side: Side, pool: ThreadPoolExecutor)
     return [result for part in parts for result in part]
 
 
-def _run_span(run: Any, layout: RowLayout, span: Span) -> Any:
+def _run_span(run: Any, layout: RowBlocks, span: Span) -> Any:
     return run(
         layout.buckets[span.bucket],
         span.first,

@@ -17,7 +17,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from probmf.rows import gaussian
-from probmf.rows.layout import Bucket, RowLayout, Side
+from probmf.rows.blocks import Bucket, RowBlocks
+from probmf.rows.layout import Side
 from probmf.rows.sweep import join_rows, own_rows, run_spans
 from probmf.rows.values import RowSums, RowValues
 
@@ -56,7 +57,7 @@ class BlockRows(NamedTuple):
 
 
 def sum_blocks(
-    layout: RowLayout,
+    layout: RowBlocks,
     side: Side,
     mean: RowValues,
     covariance: Float[Array, "table d d"],
@@ -206,7 +207,7 @@ def row_spread(
 
 
 def residual_sums(
-    layout: RowLayout,
+    layout: RowBlocks,
     side: Side,
     mean: RowValues,
     intercept: Array,

@@ -47,8 +47,10 @@ from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
 from probmf.models.table import Table
 from probmf.results import History, RatingsFit, Sampling
-from probmf.rows.layout import SIDES, RowLayout, Side, build_rows, num_workers
-from probmf.rows.sweep import half_sweep
+from probmf.rows.blocks import RowBlocks, build_blocks
+from probmf.rows.cpu import RowLists
+from probmf.rows.layout import SIDES, Side, num_workers
+from probmf.rows.sweep import half_sweep, lay_out
 from probmf.rows.values import Prior, RowSums, RowValues
 from probmf.run.checks import check_counts, check_tol, require
 from probmf.run.driver import FitWarning
@@ -215,13 +217,9 @@ class Variational:
         self.model, self.pool = model, pool
         self.plan, self.packing = Plan.of(model, users, items), Table(model, users, items)
         dtype = jnp.result_type(float)
-        weight = None
-        if observations.weight is not None:
-            weight = np.asarray(observations.weight, np.float64)
-        self.layout = build_rows(
-            np.asarray(observations.user), np.asarray(observations.item),
-            np.asarray(observations.rating, np.float64), weight, num_users=users, num_items=items,
-        )  # fmt: skip
+        store = observations.by_row()
+        self.layout = lay_out(store, model.likelihood, "cholesky")
+        self.blocks = self.layout if isinstance(self.layout, RowBlocks) else build_blocks(store)
         # Columns that only pad the factors must have neither mean nor variance.
         real = jnp.asarray(np.arange(1 + self.packing.num_columns) <= model.num_factors, dtype)
         self.free = {side: self.packing.free(side) * real for side in SIDES}
@@ -243,7 +241,9 @@ class Variational:
             )  # fmt: skip
             blocks, volume = jnp.zeros((size, width, width), dtype), jnp.zeros(size, dtype)
             self.start = self.start._replace(covariance=blocks, volume=volume)
-        counted = np.ones(len(observations.user)) if weight is None else weight[weight > 0]
+        counted = np.ones(len(observations.user))
+        if observations.weight is not None:
+            counted = np.asarray(observations.weight, np.float64)
         center, precision = model.intercept_prior()
         self.given = Given(
             (jnp.asarray(center, dtype), jnp.asarray(precision, dtype)),
@@ -272,7 +272,7 @@ class Variational:
         likelihood, layout = self.model.likelihood, self.layout
         noise_scale = state.scales.get("noise_scale", jnp.ones_like(state.intercept))
         if isinstance(likelihood, Bernoulli):
-            layout, _ = linearize(layout, likelihood, state)
+            layout, _ = linearize(self.blocks, likelihood, state)
         prior = prior_precision(self.plan, state)
         for side in SIDES:
             mean, _ = self._solve(side, layout, state, prior, noise_scale)
@@ -280,7 +280,12 @@ class Variational:
         return state
 
     def _solve(
-        self, side: Side, layout: RowLayout, state: State, precision: Array, noise_scale: Array
+        self,
+        side: Side,
+        layout: RowBlocks | RowLists,
+        state: State,
+        precision: Array,
+        noise_scale: Array,
     ) -> tuple[RowValues, RowSums]:
         """The means of a side under a diagonal precision."""
         rows = Prior(
@@ -293,17 +298,19 @@ class Variational:
 
     def step(self, key: Array, state: State) -> tuple[State, list[Info]]:
         """Users, items, intercept, scales. Deterministic: the key is not used."""
-        likelihood, layout, constant = self.model.likelihood, self.layout, self.constant
+        likelihood, constant = self.model.likelihood, self.constant
+        layout, blocks = self.layout, self.blocks
         noise_scale = state.scales.get("noise_scale", jnp.ones_like(state.intercept))
         if isinstance(likelihood, Bernoulli):
-            layout, sums = linearize(layout, likelihood, state)
+            blocks, sums = linearize(blocks, likelihood, state)
+            layout = blocks
             constant += float(sum(np.sum(np.asarray(x), dtype=np.float64) for x in sums))
         prior = prior_precision(self.plan, state)
         if state.covariance is None or state.volume is None:
-            state, result, spread = self._diagonal(state, layout, prior, noise_scale)
+            state, result, spread = self._diagonal(state, layout, blocks, prior, noise_scale)
         else:
             rows = BlockRows(state.mean, state.variance, state.covariance, state.volume)
-            rows, result, spread = self._blocks(rows, layout, prior, state.intercept, noise_scale)
+            rows, result, spread = self._blocks(rows, blocks, prior, state.intercept, noise_scale)
             state = state._replace(**rows._asdict())
         state, parts = finish(self.plan, self.given, state, result, spread, noise_scale)
         elbo = constant - float(parts.loss) + float(parts.intercept)
@@ -313,11 +320,16 @@ class Variational:
         return state, [Info(-elbo)]
 
     def _diagonal(
-        self, state: State, layout: RowLayout, prior: Array, noise_scale: Array
+        self,
+        state: State,
+        layout: RowBlocks | RowLists,
+        blocks: RowBlocks,
+        prior: Array,
+        noise_scale: Array,
     ) -> tuple[State, RowSums, Array]:
         """Both sides' means and variances; the items' losses, and spreads of their scores."""
         for side in SIDES:
-            moments = sum_partners(layout, side, state.mean, state.variance, self.pool)
+            moments = sum_partners(blocks, side, state.mean, state.variance, self.pool)
             total = with_partners(prior, moments, noise_scale)
             mean, result = self._solve(side, layout, state, total, noise_scale)
             variance = update_variances(
@@ -327,14 +339,14 @@ class Variational:
         return state, result, spread_of_rows(state.mean, state.variance, moments)
 
     def _blocks(
-        self, rows: BlockRows, layout: RowLayout, prior: Array, intercept: Array, noise: Array
+        self, rows: BlockRows, blocks: RowBlocks, prior: Array, intercept: Array, noise: Array
     ) -> tuple[BlockRows, RowSums, Array]:
         """The same with a covariance for each row."""
         for side in SIDES:
-            sums = sum_blocks(layout, side, rows.mean, rows.covariance, intercept, self.pool)
+            sums = sum_blocks(blocks, side, rows.mean, rows.covariance, intercept, self.pool)
             span = self.plan.span(side)
             rows = update_rows((span.start, span.stop), rows, sums, prior, self.free[side], noise)
-        result = residual_sums(layout, side, rows.mean, intercept, noise, self.pool)
+        result = residual_sums(blocks, side, rows.mean, intercept, noise, self.pool)
         return rows, result, row_spread(rows.mean, rows.covariance, sums)
 
     def parameters(self, state: State, run: int) -> dict[str, Array]:

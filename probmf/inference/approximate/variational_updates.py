@@ -25,7 +25,8 @@ from numpyro.distributions import Distribution
 from probmf.inference.approximate.row_covariances import pair_spread
 from probmf.inference.gibbs.plan import Plan, Site
 from probmf.likelihoods import Bernoulli
-from probmf.rows.layout import Bucket, RowLayout, Side
+from probmf.rows.blocks import Bucket, RowBlocks
+from probmf.rows.layout import Side
 from probmf.rows.sweep import join_rows, own_rows, run_spans
 from probmf.rows.values import RowSums, RowValues
 
@@ -99,7 +100,7 @@ class Parts(NamedTuple):
 
 
 def sum_partners(
-    layout: RowLayout, side: Side, mean: RowValues, variance: RowValues, pool: ThreadPoolExecutor
+    layout: RowBlocks, side: Side, mean: RowValues, variance: RowValues, pool: ThreadPoolExecutor
 ) -> Moments:
     """Weighted sums of the partners' moments over the ratings of each row of a side.
 
@@ -302,8 +303,8 @@ def scale_bounds(law: Distribution, start: Array) -> tuple[Array, Array]:
 
 
 def linearize(
-    layout: RowLayout, likelihood: Bernoulli, state: State
-) -> tuple[RowLayout, list[Array]]:
+    layout: RowBlocks, likelihood: Bernoulli, state: State
+) -> tuple[RowBlocks, list[Array]]:
     r"""Yes/no ratings as Gaussian ones of weight w and value t under the bound that is best now.
 
     For the logit that of Jaakkola and Jordan at :math:`\xi^2 = E \eta^2`; for the probit that of
@@ -326,7 +327,7 @@ def linearize(
         for bucket, (target, weight, _) in zip(layout.buckets, pairs, strict=True)
     )
     # The lists hold the ratings as they were.
-    return replace(layout, buckets=buckets, lists=None), [constant for _, _, constant in pairs]
+    return replace(layout, buckets=buckets), [constant for _, _, constant in pairs]
 
 
 @partial(jax.jit, static_argnames=("likelihood", "num_users"))

@@ -22,7 +22,8 @@ from probmf.models.table import Table
 from probmf.results import RatingsFit
 from probmf.results.asked import read_pairs
 from probmf.results.traces import Traces, Watched
-from probmf.rows.layout import SIDES, build_rows, num_workers
+from probmf.rows.layout import SIDES, num_workers
+from probmf.rows.sweep import lay_out
 from probmf.run.fingerprint import fingerprint
 from probmf.run.stream_sites import stream_sites
 
@@ -93,12 +94,8 @@ def make_problem(
     users, items = observations.num_users, observations.num_items
     plan = Plan.of(model, users, items)
     packing = Table(model, users, items)
-    weight = None if observations.weight is None else np.asarray(observations.weight, np.float64)
-    layout = build_rows(
-        np.asarray(observations.user), np.asarray(observations.item),
-        np.asarray(observations.rating, np.float64), weight, num_users=users, num_items=items,
-        workers=max(1, num_workers() // num_chains),
-    )  # fmt: skip
+    workers = max(1, num_workers() // num_chains)
+    layout = lay_out(observations.by_row(), model.likelihood, "cholesky", workers=workers)
     dtype = jnp.result_type(float)
     # Columns that only pad the factors must stay zero: drawn, they would be more factors.
     real = jnp.asarray(np.arange(1 + packing.num_columns) <= model.num_factors, dtype)

@@ -17,7 +17,9 @@ from probmf.inference.gibbs.updates import (
     pair_scores,
     update,
 )
-from probmf.rows.layout import SIDES, RowLayout, Side
+from probmf.rows.blocks import RowBlocks
+from probmf.rows.cpu import RowLists
+from probmf.rows.layout import SIDES, Side
 from probmf.rows.sweep import half_sweep
 from probmf.rows.values import Noise, Prior, RowSums
 
@@ -47,7 +49,7 @@ class Problem(NamedTuple):
 
     plan: Plan
     given: Given
-    layout: RowLayout
+    layout: RowBlocks | RowLists
     free: dict[Side, Array]
     probes: Pairs
     watched: Pairs
@@ -60,8 +62,8 @@ class Problem(NamedTuple):
 
     @property
     def num_threads(self) -> int:
-        """Parts of the layout."""
-        return len(self.layout.spans["user"])
+        """Threads that the layout is cut for."""
+        return self.layout.workers
 
     def sweep(
         self, key: Array, state: State, hold: bool, pool: ThreadPoolExecutor

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from probmf.models.observations import Observations
-from probmf.rows.layout import Side
+from probmf.rows.layout import Side, sort_rows
 
 #: Ratings of a tile.
 TILE = 32
@@ -59,40 +59,38 @@ def lay_out(observations: Observations, side: Side) -> TileLayout:
         side: The side that is integrated out.
 
     Returns:
-        The layout. Cost O(n log n) time, O(n) memory.
+        The layout. O(n) time and memory.
     """
     codes = {"user": np.asarray(observations.user), "item": np.asarray(observations.item)}
-    sizes = {"user": observations.num_users, "item": observations.num_items}
     other: Side = "item" if side == "user" else "user"
-    dtype = np.dtype(jnp.result_type(float))
-    order = np.argsort(codes[side], kind="stable")
-    degree = np.bincount(codes[side], minlength=sizes[side])
-    tiles = -(-degree // TILE)
-    num_tiles = int(tiles.sum())
-    slot = np.empty(len(order), np.int64)
-    slot[order] = _places(degree, tiles, TILE)
+    store = observations.by_row()
+    rows, partners = store[side], store[other]
+    tiles = -(-rows.degree // TILE)
+    num_rows, num_tiles = len(tiles), int(tiles.sum())
+    place = _places(rows.degree, tiles, TILE)
 
-    def filled(values: np.ndarray, empty: float, kind: np.dtype) -> Array:
-        table = np.full((num_tiles + 1) * TILE, empty, kind)
-        table[slot] = values
+    def filled(values: np.ndarray, empty: float) -> Array:
+        table = np.full((num_tiles + 1) * TILE, empty, values.dtype)
+        table[place] = values
         return jnp.asarray(table.reshape(-1, TILE))
 
-    weight = None if observations.weight is None else np.asarray(observations.weight)
-    there = np.argsort(codes[other], kind="stable")
-    row = np.append(np.repeat(np.arange(sizes[side]), tiles), sizes[side])
+    order, _ = sort_rows(codes[side], num_rows)
+    slot = np.empty(len(order), np.int64)
+    slot[order] = place
+    there, _ = sort_rows(codes[other], len(partners.degree))
+    dtype = rows.rating.dtype
     return TileLayout(
-        partner=filled(codes[other], sizes[other], np.dtype(np.int32)),
-        rating=filled(np.asarray(observations.rating), 0.0, dtype),
-        root=None if weight is None else filled(np.sqrt(weight), 0.0, dtype),
-        row=jnp.asarray(row, jnp.int32),
+        partner=filled(rows.partner, len(partners.degree)),
+        rating=filled(rows.rating, 0.0),
+        root=None if rows.weight is None else filled(np.sqrt(rows.weight), 0.0),
+        row=jnp.asarray(np.append(np.repeat(np.arange(num_rows), tiles), num_rows), jnp.int32),
         by_row=sums(np.arange(num_tiles), tiles, FAN, empty=num_tiles),
-        by_partner=sums(
-            slot[there], np.bincount(codes[other], minlength=sizes[other]), LINE,
-            empty=num_tiles * TILE,
+        by_partner=sums(slot[there], partners.degree, LINE, empty=num_tiles * TILE),
+        num_ratings=jnp.asarray(store.num_ratings, dtype),
+        log_weight=jnp.asarray(
+            0.0 if rows.weight is None else np.log(rows.weight, dtype=np.float64).sum(), dtype
         ),
-        num_ratings=jnp.asarray(len(order), dtype),
-        log_weight=jnp.asarray(0.0 if weight is None else np.log(weight).sum(), dtype),
-    )  # fmt: skip
+    )
 
 
 def sums(entry: np.ndarray, count: np.ndarray, entries: int, *, empty: int) -> Sums:

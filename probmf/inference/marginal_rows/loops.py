@@ -41,17 +41,14 @@ def list_ratings(observations: Observations, side: Side) -> RatingLists:
         side: The side that is integrated out.
 
     Returns:
-        The lists. Cost O(n log n) time, O(n) memory.
+        The lists. O(n) time and memory.
     """
-    user, item = np.asarray(observations.user), np.asarray(observations.item)
-    own, partner = (user, item) if side == "user" else (item, user)
-    rows = observations.num_users if side == "user" else observations.num_items
-    order = np.argsort(own, kind="stable")
-    weight = np.ones(0) if observations.weight is None else np.asarray(observations.weight)[order]
+    rows = observations.by_row()[side]
+    weight = np.ones(0) if rows.weight is None else rows.weight.astype(np.float64)
     return RatingLists(
-        start=jnp.asarray(np.append(0, np.cumsum(np.bincount(own, minlength=rows))), jnp.int32),
-        partner=jnp.asarray(partner[order], jnp.int32),
-        rating=_words(np.asarray(observations.rating)[order]),
+        start=jnp.asarray(rows.start, jnp.int32),
+        partner=jnp.asarray(rows.partner),
+        rating=_words(rows.rating),
         root=_words(np.sqrt(weight)),
         log_weight=jnp.asarray(np.log(weight).sum(), jnp.result_type(float)),
     )

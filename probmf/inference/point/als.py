@@ -31,8 +31,8 @@ from probmf.models.observations import Observations
 from probmf.models.row_means import RowMean, prior_means
 from probmf.models.table import Table
 from probmf.results import RatingsFit
-from probmf.rows.layout import SIDES, RowLayout, Side, build_rows, num_workers
-from probmf.rows.sweep import Method, half_sweep, zero_moments
+from probmf.rows.layout import SIDES, Side, num_workers, shift_weak_zeros
+from probmf.rows.sweep import Method, half_sweep, lay_out, zero_moments
 from probmf.rows.values import Prior, RowSums, RowValues
 from probmf.run.checks import check_counts, check_tol, require
 from probmf.run.estimate import estimate
@@ -170,7 +170,9 @@ class AlternatingLeastSquares:
         self.model, self.start, self.pool = model, start, pool
         self.method, self.cg_steps = method, cg_steps
         self.packing = Table(model, observations.num_users, observations.num_items)
-        self.layout, self.constant = lay_out(model, observations)
+        self.constant = _weak_zero_constant(model, observations)
+        store = observations.by_row(model.unobserved_weight)
+        self.layout = lay_out(store, model.likelihood, method)
         self.scales = model.fixed_scales()
         self.means = model.row_means(observations.features)
         self.regressions = regressions(model, observations, "fit_als")
@@ -261,36 +263,17 @@ class AlternatingLeastSquares:
         )  # fmt: skip
 
 
-def lay_out(model: MatrixFactorization, observations: Observations) -> tuple[RowLayout, float]:
-    """Rows of the observations; pairs that count as weak zeros are folded into the ratings.
-
-    With unobserved weight w0 the loss of all pairs is w0 eta^2 / 2, and an observed pair of weight
-    w and rating r adds w (r - eta)^2 / 2 - w0 eta^2 / 2. That is a rating w r / (w - w0) of weight
-    w - w0, up to the constant that is returned (in units of the objective).
-
-    Args:
-        model: The factorization.
-        observations: Its data.
-
-    Returns:
-        The layout and the constant.
-    """
-    user, item = np.asarray(observations.user), np.asarray(observations.item)
-    rating = np.asarray(observations.rating, dtype=np.float64)
-    weight = None if observations.weight is None else np.asarray(observations.weight, np.float64)
-    constant = 0.0
-    if model.unobserved_weight > 0:
-        full = np.ones_like(rating) if weight is None else weight
-        weight = full - model.unobserved_weight
-        shifted = full * rating / weight
-        precision = float(model.fixed_scales()["noise_scale"]) ** -2
-        constant = 0.5 * precision * float(np.sum(full * rating**2 - weight * shifted**2))
-        rating = shifted
-    layout = build_rows(
-        user, item, rating, weight, num_users=observations.num_users,
-        num_items=observations.num_items,
-    )  # fmt: skip
-    return layout, constant
+def _weak_zero_constant(model: MatrixFactorization, observations: Observations) -> float:
+    """Part of the objective that `shift_weak_zeros` leaves out."""
+    if not model.unobserved_weight > 0:
+        return 0.0
+    rating = np.asarray(observations.rating, np.float64)
+    weight = np.ones_like(rating)
+    if observations.weight is not None:
+        weight = np.asarray(observations.weight, np.float64)
+    shifted, above = shift_weak_zeros(rating, weight, model.unobserved_weight)
+    precision = float(model.fixed_scales()["noise_scale"]) ** -2
+    return 0.5 * precision * float(np.sum(weight * rating**2 - above * shifted**2))
 
 
 @partial(jax.jit, static_argnames="packing")

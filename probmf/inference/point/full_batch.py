@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -22,7 +21,8 @@ from probmf.models.observations import Observations
 from probmf.models.scores import Parameters, squared_scores
 from probmf.models.table import ALIGNMENT
 from probmf.rows import gaussian
-from probmf.rows.layout import SIDES, Bucket, build_rows
+from probmf.rows.blocks import Bucket, build_blocks
+from probmf.rows.layout import SIDES
 from probmf.rows.sweep import own_rows
 from probmf.rows.values import RowValues
 
@@ -52,16 +52,11 @@ class FullBatchObjective(RatingObjective):
     ) -> tuple["FullBatchObjective", tuple[Terms, RatingTerms]]:
         """The objective of a model, and its data by row."""
         terms = Terms.build(model, observations)
-        weight = None if observations.weight is None else np.asarray(observations.weight)
-        layout = build_rows(
-            np.asarray(observations.user), np.asarray(observations.item),
-            np.asarray(observations.rating), weight,
-            num_users=observations.num_users, num_items=observations.num_items,
-        )  # fmt: skip
         zero_weight = None
         if model.unobserved_weight > 0:
             zero_weight = model.unobserved_weight / jnp.square(terms.scales["noise_scale"])
-        ratings = RatingTerms(layout.buckets, terms.scales, zero_weight)
+        buckets = build_blocks(observations.by_row()).buckets
+        ratings = RatingTerms(buckets, terms.scales, zero_weight)
         return cls(model.likelihood.canonical()), (terms, ratings)
 
     def whole(self, moved: dict[str, Array], given: tuple[Terms, RatingTerms]) -> Float[Array, ""]:

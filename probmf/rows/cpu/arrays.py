@@ -1,4 +1,4 @@
-"""Inputs and outputs of the loops over rows: arrays by table row, users first."""
+"""Inputs and outputs of the loops over the rows of one side: arrays by row."""
 
 from typing import NamedTuple
 
@@ -6,17 +6,17 @@ import numpy as np
 
 
 class Observed(NamedTuple):
-    """The observations of one side's rows, row by row.
+    """The observations of one side's rows, row after row.
 
     Attributes:
-        row: Table row of each row.
+        order: The rows in the order of work.
         start: Where each row's observations start, and where the last one's end.
-        partner: Table row of the other side of each observation.
+        partner: Row of the other side of each observation.
         rating: The observations.
         weight: Their weights; of length 0 when all are one.
     """
 
-    row: np.ndarray
+    order: np.ndarray
     start: np.ndarray
     partner: np.ndarray
     rating: np.ndarray
@@ -27,12 +27,16 @@ class Present(NamedTuple):
     """Present values of the rows of both sides.
 
     Attributes:
-        bias: Biases, by table row.
-        factors: Factors.
+        bias: Biases of the side that is solved for.
+        factors: Its factors.
+        other_bias: Biases of the other side.
+        other_factors: Its factors.
     """
 
     bias: np.ndarray
     factors: np.ndarray
+    other_bias: np.ndarray
+    other_factors: np.ndarray
 
 
 class Given(NamedTuple):
@@ -41,12 +45,12 @@ class Given(NamedTuple):
     Attributes:
         intercept: Added to every score.
         curvature: Of the loss of an observation of weight one.
-        precision: Diagonal prior precision of every table row's (bias, factors).
+        precision: Diagonal prior precision of every row's (bias, factors).
         free: 1 for coordinates to solve for, 0 for fixed ones.
         gram: Added to every row's precision, of bias and the factors that are solved for; of size
             0 when there is none.
         shift: Subtracted from every row's gradient; likewise.
-        pull: The prior's precision times its mean, of every table row; of size 0 where it is zero.
+        pull: The prior's precision times its mean, of every row; of size 0 where it is zero.
     """
 
     intercept: np.ndarray
@@ -59,7 +63,7 @@ class Given(NamedTuple):
 
 
 class Solved(NamedTuple):
-    """Outputs by table row; the rows hold their present values at the start.
+    """Outputs by row; rows hold their present values at the start.
 
     Attributes:
         bias: Biases.

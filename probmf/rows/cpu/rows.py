@@ -44,7 +44,7 @@ def _residuals(
     """Rating less the scores without factors, and each observation's curvature."""
     curvature, base = given.curvature[0], given.intercept[0] + own_bias
     for i in range(end - begin):
-        e[i] = seen.rating[begin + i] - base - table.bias[seen.partner[begin + i]]
+        e[i] = seen.rating[begin + i] - base - table.other_bias[seen.partner[begin + i]]
     if len(seen.weight):
         for i in range(end - begin):
             weight[i] = curvature * seen.weight[begin + i]
@@ -95,14 +95,14 @@ def solve_by_steps(
     columns: int,
     steps: int,
 ) -> None:
-    """A few conjugate-gradient steps for each of the rows lo..hi-1, from its present value.
+    """A few conjugate-gradient steps for each row of a stretch, from its present value.
 
     Args:
         seen: Observations.
-        lo: First row.
-        hi: Row after the last.
+        lo: First place of the stretch in the order of work.
+        hi: Place after the last.
         given: The prior.
-        table: Present values of both sides (bias, factors).
+        table: Present values of both sides.
         solved: Where the answers go.
         columns: Factors to solve for; later ones stay.
         steps: Number of steps.
@@ -112,8 +112,8 @@ def solve_by_steps(
     by_row = columns > BY_COLUMN
     k = columns if by_row else (columns + 3) // 4 * 4
     longest = 0
-    for t in range(lo, hi):
-        longest = max(longest, seen.start[t + 1] - seen.start[t])
+    for row in seen.order[lo:hi]:
+        longest = max(longest, seen.start[row + 1] - seen.start[row])
     space = np.empty(longest * k, solved.factors.dtype)
     residual, weight = np.empty(longest, space.dtype), np.empty(longest, space.dtype)
     change, weighed = np.empty(longest, space.dtype), np.empty(longest, space.dtype)
@@ -124,8 +124,8 @@ def solve_by_steps(
     full = np.zeros(1 + columns, space.dtype)
     curved = np.zeros(1 + columns, space.dtype)
     free = given.free
-    for t in range(lo, hi):
-        row, begin, end = seen.row[t], seen.start[t], seen.start[t + 1]
+    for row in seen.order[lo:hi]:
+        begin, end = seen.start[row], seen.start[row + 1]
         n = end - begin
         partner = seen.partner[begin:end]
         e, w, along, we = residual[:n], weight[:n], change[:n], weighed[:n]
@@ -136,10 +136,10 @@ def solve_by_steps(
         _residuals(seen, given, table, begin, end, bias, w, e)
         fill(along, zero)
         if by_row:
-            gather_rows(table.factors, partner, columns, design)
+            gather_rows(table.other_factors, partner, columns, design)
             project_rows(design, x, along, zero)
         else:
-            gather_columns(table.factors, partner, columns, design)
+            gather_columns(table.other_factors, partner, columns, design)
             project_columns(design, x, along)
         rb = zero
         for i in range(n):
@@ -236,19 +236,19 @@ def solve_exactly(
     columns: int,
     noise: np.ndarray,
 ) -> None:
-    """Each of the rows lo..hi-1 by the Cholesky factor of its precision; a draw with noise.
+    """Each row of a stretch by the Cholesky factor of its precision; a draw with noise.
 
     The bias is eliminated first. The sums move along with the step, without a second pass.
 
     Args:
         seen: Observations.
-        lo: First row.
-        hi: Row after the last.
+        lo: First place of the stretch in the order of work.
+        hi: Place after the last.
         given: The prior.
-        table: Present values of both sides (bias, factors).
+        table: Present values of both sides.
         solved: Where the answers go.
         columns: Factors to solve for; later ones stay.
-        noise: Standard normal numbers for every table row, or of length 0 for the mean.
+        noise: Standard normal numbers for every row, or of length 0 for the mean.
     """
     # Numbers of the arrays' own type: a literal would turn single precision into double.
     one = given.curvature[0] / given.curvature[0]
@@ -263,8 +263,8 @@ def solve_exactly(
     full = np.zeros(1 + columns, dtype)
     free, draws = given.free, len(noise) > 0
     has_gram, even = len(given.gram) > 0, len(seen.weight) == 0
-    for t in range(lo, hi):
-        row, stop = seen.row[t], seen.start[t + 1]
+    for row in seen.order[lo:hi]:
+        stop = seen.start[row + 1]
         bias = table.bias[row]
         for j in range(columns):
             x[j] = table.factors[row, j]
@@ -273,12 +273,12 @@ def solve_exactly(
         fill(first, zero)
         fill(cross, zero)
         loss, slope, corner = zero, zero, zero
-        for begin in range(seen.start[t], stop, BLOCK):
+        for begin in range(seen.start[row], stop, BLOCK):
             end = min(begin + BLOCK, stop)
             n = end - begin
             e, w, score = residual[:n], weight[:n], along[:n]
             design = space[: k * n].reshape((k, n))
-            gather_columns(table.factors, seen.partner[begin:end], columns, design)
+            gather_columns(table.other_factors, seen.partner[begin:end], columns, design)
             _residuals(seen, given, table, begin, end, bias, w, e)
             fill(score, zero)
             project_columns(design, x, score)

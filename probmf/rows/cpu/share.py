@@ -1,14 +1,17 @@
 """One side's rows, shared out between threads."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Self
 
 import numpy as np
+from jaxtyping import Int
 
 from probmf.rows.cpu.arrays import Given, Observed, Present, Solved
 from probmf.rows.cpu.rows import solve_by_steps, solve_exactly
+from probmf.rows.layout import SIDES, RowStore, Side
 
 #: Longer rows are solved exactly, block by block, instead of by steps: a block of all their designs
 #: would not stay in cache, and the precision costs little against reading them.
@@ -20,123 +23,106 @@ ROW_COST = 32
 
 
 @dataclass(frozen=True, eq=False)
-class RowLists:
-    """One side's observations, row by row, the shortest row first.
+class Stretch:
+    """Rows next to each other in the order of work.
 
     Attributes:
-        seen: The observations.
-        num_short: Rows of at most `LONGEST` observations; they come first.
+        first: Place of the first.
+        last: Place after the last.
+        is_short: Whether each has at most `LONGEST` observations.
+    """
+
+    first: int
+    last: int
+    is_short: bool
+
+
+@dataclass(frozen=True, eq=False)
+class RowLists:
+    """The ratings as the loops read them.
+
+    Attributes:
+        store: The ratings.
+        order: For each side its rows in the order of work: the shortest first.
         workers: Threads to share the work between.
     """
 
-    seen: Observed
-    num_short: int
+    store: RowStore
+    order: dict[Side, Int[np.ndarray, " rows"]]
     workers: int
 
-    def pieces(self) -> list[tuple[int, int]]:
-        """Ranges of rows of about the same cost, the longest first, none across `num_short`."""
-        cost = self.seen.start + ROW_COST * np.arange(len(self.seen.start))
+    @classmethod
+    def of(cls, store: RowStore, workers: int) -> Self:
+        """Lists of the ratings of a store, for so many threads."""
+        # Rows of like lengths after each other keep in cache what short rows need.
+        by_length = {side: np.argsort(store[side].degree, kind="stable") for side in SIDES}
+        return cls(store, by_length, workers)
+
+    def observed(self, side: Side) -> Observed:
+        """The ratings of one side, for the loops."""
+        rows = self.store[side]
+        weight = np.zeros(0, rows.rating.dtype) if rows.weight is None else rows.weight
+        return Observed(self.order[side], rows.start, rows.partner, rows.rating, weight)
+
+    def stretches(self, side: Side) -> Iterator[Stretch]:
+        """Stretches of about the same cost, the longest rows first."""
+        degree = self.store[side].degree[self.order[side]]
+        cost = np.concatenate([[0], np.cumsum(degree + ROW_COST)])
+        num_short = int(np.count_nonzero(degree <= LONGEST))
         number = 1 if self.workers == 1 else PIECES * self.workers
         marks = np.linspace(0, cost[-1], number + 1)
-        cuts = np.unique(
-            [0, *np.searchsorted(cost, marks[1:-1]), self.num_short, len(self.seen.row)]
-        )
-        return [(int(a), int(b)) for a, b in pairwise(cuts)][::-1]
-
-
-def list_rows(
-    own: np.ndarray,
-    partner: np.ndarray,
-    rating: np.ndarray,
-    weight: np.ndarray | None,
-    *,
-    first: int,
-    num_rows: int,
-    workers: int,
-    dtype: Any,
-) -> RowLists:
-    """Sort observations by row.
-
-    Args:
-        own: Code of the row of each observation, 0..num_rows-1.
-        partner: Table row of the other side.
-        rating: The observations.
-        weight: Their weights, or None.
-        first: Table row of the side's first row.
-        num_rows: Number of rows.
-        workers: Threads to share the work between.
-        dtype: Of the numbers.
-
-    Returns:
-        The lists.
-    """
-    degree = np.bincount(own, minlength=num_rows)
-    by_length = np.argsort(degree, kind="stable")
-    place = np.empty(num_rows, np.int64)
-    place[by_length] = np.arange(num_rows)
-    order = np.argsort(place[own], kind="stable")
-    start = np.concatenate([[0], np.cumsum(degree[by_length])]).astype(np.int64)
-    seen = Observed(
-        row=(first + by_length).astype(np.int32),
-        start=start,
-        partner=partner[order].astype(np.int32),
-        rating=rating[order].astype(dtype),
-        weight=np.zeros(0, dtype) if weight is None else weight[order].astype(dtype),
-    )
-    short = int(np.searchsorted(degree[by_length], LONGEST, side="right"))
-    return RowLists(seen, short, workers)
+        cuts = np.unique([0, *np.searchsorted(cost, marks[1:-1]), num_short, len(degree)])
+        for first, last in reversed(list(pairwise(cuts))):
+            yield Stretch(int(first), int(last), bool(last <= num_short))
 
 
 def solve_side(
     lists: RowLists,
+    side: Side,
     given: Given,
     table: Present,
+    solved: Solved,
     *,
     steps: int | None,
     noise: np.ndarray | None,
     pool: ThreadPoolExecutor,
-) -> Solved:
+) -> None:
     """Solve or draw all rows of one side.
 
     Args:
-        lists: The side's observations.
+        lists: The ratings.
+        side: The side.
         given: Its prior.
         table: Present values of both sides.
+        solved: Takes the rows.
         steps: Conjugate-gradient steps, or None for the exact solution.
-        noise: Standard normal numbers for every table row, which make the exact solution a draw.
+        noise: Standard normal numbers for every row, which make the exact solution a draw.
         pool: Threads.
-
-    Returns:
-        The table's rows with the side's replaced, and sums for each table row.
     """
-    bias, factors = table
-    columns = _used_columns(given, factors, noise)
-    empty = [np.zeros_like(bias) for _ in range(3)]
-    solved = Solved(bias.copy(), factors.copy(), *empty)
+    columns = _used_columns(given, table, noise)
     if len(given.gram):
         # Contiguous, as the loops want it.
         kept = slice(0, 1 + columns)
         given = given._replace(gram=given.gram[kept, kept].copy(), shift=given.shift[kept].copy())
-    random = np.zeros((0, 0), factors.dtype) if noise is None else noise
+    random = np.zeros((0, 0), table.factors.dtype) if noise is None else noise
+    seen = lists.observed(side)
 
-    def work(piece: tuple[int, int]) -> None:
-        first, last = piece
-        if steps is not None and last <= lists.num_short:
-            solve_by_steps(lists.seen, first, last, given, table, solved, columns, steps)
+    def work(rows: Stretch) -> None:
+        if steps is not None and rows.is_short:
+            solve_by_steps(seen, rows.first, rows.last, given, table, solved, columns, steps)
         else:
-            solve_exactly(lists.seen, first, last, given, table, solved, columns, random)
+            solve_exactly(seen, rows.first, rows.last, given, table, solved, columns, random)
 
-    pieces = lists.pieces()
-    if len(pieces) == 1:
-        work(pieces[0])
+    stretches = list(lists.stretches(side))
+    if len(stretches) == 1:
+        work(stretches[0])
     else:
-        list(pool.map(work, pieces))
-    return solved
+        list(pool.map(work, stretches))
 
 
-def _used_columns(given: Given, factors: np.ndarray, noise: np.ndarray | None) -> int:
+def _used_columns(given: Given, table: Present, noise: np.ndarray | None) -> int:
     """Columns of factors that are not padding: zeros on both sides that nothing pulls at stay."""
     used = given.free[1:] > 0
     if noise is None and not len(given.pull):
-        used = used & factors.any(axis=0)
+        used = used & (table.factors.any(axis=0) | table.other_factors.any(axis=0))
     return int(np.flatnonzero(used)[-1]) + 1 if used.any() else 0
