@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import psutil
 import pytest
 from jax._src import compiler  # The one place that every program passes.
 
@@ -20,8 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
-#: Programs that a process keeps, of half a megabyte to two megabytes each.
-MOST_PROGRAMS = 600
+#: Bytes of a process beyond which it forgets programs, of half a megabyte to ten of them each,
+#: and how many it has to have made since it last did.
+MOST_MEMORY, LEAST_PROGRAMS = 1.6e9, 100
 
 
 class Programs:
@@ -77,7 +79,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_runtest_logfinish() -> None:
     """Forget compiled programs between tests."""
-    if len(programs.made) > MOST_PROGRAMS + len(programs.wanted_again):
+    new = len(programs.made) - len(programs.wanted_again)
+    if new > LEAST_PROGRAMS and psutil.Process().memory_info().rss > MOST_MEMORY:
         programs.forget()
 
 

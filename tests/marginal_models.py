@@ -222,9 +222,30 @@ EXAMPLES = {
 
 
 def trace_of(example: Example) -> dict[str, Any]:
-    seeded = numpyro.handlers.seed(example.model, 5)
+    """The model's sites with values of a draw, by one program."""
+    sites: dict[str, Any] = {}
+
+    @jax.jit
+    def drawn(key: Array) -> dict[str, Array]:
+        seeded = numpyro.handlers.seed(example.model, key)
+        trace = numpyro.handlers.trace(seeded).get_trace(**example.data)
+        sites.update(trace)
+        return {name: site["value"] for name, site in trace.items() if site["type"] != "plate"}
+
     with jax.numpy_rank_promotion("allow"):  # NumPyro's own draws of vectors need it.
-        return numpyro.handlers.trace(seeded).get_trace(**example.data)
+        values = drawn(jax.random.key(5))
+    return {name: {**sites[name], "value": value} for name, value in values.items()}
+
+
+def jitted(marginal: Any, data: dict[str, Any]) -> Any:
+    """The log density and the sites, from one program."""
+
+    def one(latents: dict[str, Any]) -> Any:
+        density, trace = log_density(marginal, (), data, latents)
+        return density, {name: site["value"] for name, site in trace.items()}
+
+    marginal.prepare(**data)
+    return jax.jit(one)
 
 
 def latents_of(example: Example) -> dict[str, Array]:

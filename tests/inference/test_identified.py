@@ -288,9 +288,7 @@ METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
     "sample_marginal": (sample_marginal, {"num_samples": 200}),
     "sample_gibbs": (sample_gibbs, SHORT),
     "sample_nuts": (sample_nuts, SHORT),
-    "sample_nuts without effects": (sample_nuts, SHORT | {"marginalize": "all"}),
     "fit_laplace": (fit_laplace, {"num_samples": 100, "marginalize": "all"}),
-    "fit_svi": (fit_svi, {"num_steps": 20, "num_samples": 20, "progress": False}),
 }
 
 

@@ -9,7 +9,7 @@ import scipy.stats
 from probmf.inference.gibbs.slice_sampling import slice_sample
 
 
-@pytest.mark.parametrize("width", [0.05, 1.0, 300.0])
+@pytest.mark.parametrize("width", [0.05, 300.0])
 def test_slice_sampling_leaves_a_law_invariant(width: float) -> None:
     """Started from the law, it stays there: many chains at once, a few updates each."""
     count = 20_000

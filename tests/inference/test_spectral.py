@@ -9,7 +9,7 @@ from probmf.effects import Grouping, draw_effects, log_evidence, make_pattern, s
 from probmf.inference.marginal.spectral import Spectrum
 
 
-@pytest.mark.parametrize("dims", [(1,), (2, 1), (1, 2, 3)])
+@pytest.mark.parametrize("dims", [(1,), (1, 2, 3)])
 def test_evidence_and_draws_against_the_factorization(dims: tuple[int, ...]) -> None:
     """Same evidence at any noise; draws with the exact conditional's mean and spread."""
     rng = np.random.default_rng(3)
@@ -29,16 +29,17 @@ def test_evidence_and_draws_against_the_factorization(dims: tuple[int, ...]) -> 
     with jax.enable_x64(True):
         device = jax.tree.map(jnp.asarray, statistics)
         factors = [jnp.asarray(tril) for tril in ordered]
+        evidence = jax.jit(lambda beta: log_evidence(pattern, device, factors, beta))
         for precision in (1e-3, 0.7, 50.0):
             beta = jnp.asarray(precision)
-            expected = log_evidence(pattern, device, factors, beta)
+            expected = evidence(beta)
             got = spectrum.log_evidence(np.array([precision]))
             np.testing.assert_allclose(got, [float(expected)], rtol=1e-10)
-        _, means = draw_effects(pattern, device, factors, jnp.asarray(0.7), None)
+        beta = jnp.asarray(0.7)
+        _, means = jax.jit(lambda: draw_effects(pattern, device, factors, beta, None))()
         keys = jax.random.split(jax.random.key(0), 4000)
-        exact = jax.vmap(
-            lambda key: draw_effects(pattern, device, factors, jnp.asarray(0.7), key)[1]
-        )(keys)
+        drawn = jax.vmap(lambda key: draw_effects(pattern, device, factors, beta, key)[1])
+        exact = jax.jit(drawn)(keys)
     draws = spectrum.draw(np.full(4000, 0.7), rng)
     for drawn, mean, reference in zip(draws, means, exact, strict=True):
         deviation = np.asarray(reference).std(axis=0)

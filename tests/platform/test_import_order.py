@@ -43,7 +43,6 @@ def test_sample_with_arviz_first_as_isort_orders_it() -> None:
     "modules",
     [
         ("arviz_base", "probmf", "numpyro.distributions"),
-        ("probmf", "arviz_base", "numpyro.infer"),
         ("numpyro.distributions", "arviz_base", "probmf"),
     ],
     ids=" ".join,

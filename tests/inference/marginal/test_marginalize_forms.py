@@ -15,7 +15,16 @@ import numpyro.distributions as dist
 import pytest
 from conftest import ROOT
 from marginal_forms import FORMS, REFUSED, in_sample_shape
-from marginal_models import DATA, GROUPS, ROWS, check_draws, integrate, latents_of, trace_of
+from marginal_models import (
+    DATA,
+    GROUPS,
+    ROWS,
+    check_draws,
+    integrate,
+    jitted,
+    latents_of,
+    trace_of,
+)
 from numpyro import handlers
 from numpyro.infer.reparam import LocScaleReparam
 from numpyro.infer.util import log_density
@@ -25,17 +34,6 @@ from probmf.inference.marginal import marginalize
 from probmf.inference.marginal.injection import MarginalizeError
 
 NUM_DRAWS = 4000
-
-
-def jitted(marginal: Any, data: dict[str, Any]) -> Any:
-    """The log density and the sites, from one program."""
-
-    def one(latents: dict[str, Any]) -> Any:
-        density, trace = log_density(marginal, (), data, latents)
-        return density, {name: site["value"] for name, site in trace.items()}
-
-    marginal.prepare(**data)
-    return jax.jit(one)
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from marginal_models import DATA, EXAMPLES, check_draws, integrate, latents_of
+from marginal_models import DATA, EXAMPLES, check_draws, integrate, jitted, latents_of
 from numpyro.infer.util import log_density
 
 from probmf.inference.marginal import marginalize
@@ -18,7 +18,7 @@ def test_the_density_is_the_integral_over_the_effects(name: str) -> None:
     marginal = marginalize(example.model, example.sites)
     with jax.enable_x64(True):
         latents = latents_of(example)
-        density, trace = log_density(marginal, (), DATA, latents)
+        density, trace = jitted(marginal, example.data)(latents)
         with jax.numpy_rank_promotion("allow"):  # NumPyro's MultivariateNormal needs it.
             expected = integrate(example, latents)
     assert density == pytest.approx(expected.log_density, rel=1e-9)
