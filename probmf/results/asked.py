@@ -12,6 +12,9 @@ from probmf.data.ids import read_ids
 from probmf.data.user_item_pairs import pair_columns
 from probmf.likelihoods.base import is_number
 
+#: Length of a list of items that nobody gave a length for.
+LIST = 10
+
 
 class Asked(NamedTuple):
     """Ids of one side and what the fit knows them as.
@@ -122,7 +125,7 @@ def check_count(k: object, most: int, of_what: str) -> int:
     """A number of items that is at least one and no more than there are.
 
     Args:
-        k: The number.
+        k: The number; None is `LIST`, or all of them where there are fewer.
         most: How many there are.
         of_what: What they are, for the message.
 
@@ -133,6 +136,8 @@ def check_count(k: object, most: int, of_what: str) -> int:
         TypeError: If it is no whole number.
         ValueError: If it is out of range.
     """
+    if k is None:
+        return min(LIST, most)
     if isinstance(k, bool | np.bool_) or not isinstance(k, int | np.integer):
         raise TypeError(f"k is {k!r}; expected a whole number from 1 to {most:,}.")
     if not 1 <= k <= most:

@@ -76,7 +76,7 @@ def rank_posterior(
     scores: Scores,
     user: Any,
     items: Any,
-    k: int,
+    k: int | None,
     *,
     candidates: Any,
     exclude: Exclude,

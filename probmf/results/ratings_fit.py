@@ -230,7 +230,7 @@ class RatingsFit(Fit):
     def recommend(
         self,
         users: Any = None,
-        k: int = 10,
+        k: int | None = None,
         *,
         exclude: Exclude = "seen",
         candidates: Any = None,
@@ -246,7 +246,8 @@ class RatingsFit(Fit):
         Args:
             users: One id, several ids, or None for all users of the fit. Unknown users get the
                 prior's ranking and are flagged.
-            k: How many items, at most the number of candidates.
+            k: How many items, at most the number of candidates; None for ten, or all if there are
+                fewer.
             exclude: "seen" leaves out the pairs of the training data, Ratings those pairs (of users
                 whom the fit does not know, too), a list of item ids these items for everybody and
                 the training pairs, None nothing.
@@ -296,7 +297,7 @@ class RatingsFit(Fit):
         )  # fmt: skip
 
     @own_settings()
-    def similar_items(self, items: Any, k: int = 10) -> Recommendations:
+    def similar_items(self, items: Any, k: int | None = None) -> Recommendations:
         r"""The items whose factors point most nearly the same way.
 
         The score is the cosine :math:`v \cdot v' / |v| |v'|`; biases have no part in it.
@@ -304,7 +305,8 @@ class RatingsFit(Fit):
 
         Args:
             items: One item id or several.
-            k: How many, at most the number of items less one.
+            k: How many, at most the number of items less one; None for ten, or all if there are
+                fewer.
 
         Returns:
             One line per item given (its id in the field `user`), the scores being cosines.
@@ -374,7 +376,7 @@ class RatingsFit(Fit):
         self,
         user: Any,
         items: Any = None,
-        k: int = 10,
+        k: int | None = None,
         *,
         candidates: Any = None,
         exclude: Exclude = "seen",
@@ -392,7 +394,7 @@ class RatingsFit(Fit):
             user: An id.
             items: Ids of the candidates to report; None for the k that are most probably among
                 the top k.
-            k: How many are the top.
+            k: How many are the top; None for ten, or all candidates if there are fewer.
             candidates: Ids of the items to rank; None for all.
             exclude: "seen" leaves out the training pairs, Ratings those pairs, a list of item ids
                 these items and the training pairs, None nothing.

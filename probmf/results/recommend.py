@@ -90,7 +90,7 @@ class Recommendations:
 def recommend(
     scores: Scores,
     users: Any,
-    k: int,
+    k: int | None,
     *,
     exclude: Exclude,
     candidates: Any,
@@ -178,7 +178,7 @@ def _ids(data: Ratings, code: np.ndarray) -> np.ndarray:
     return item
 
 
-def similar_items(scores: Scores, items: Any, k: int) -> Recommendations:
+def similar_items(scores: Scores, items: Any, k: int | None) -> Recommendations:
     """The items whose factors point most nearly the same way; see `RatingsFit.similar_items`."""
     data = scores.data
     if not scores.model.num_factors:

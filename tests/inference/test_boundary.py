@@ -70,6 +70,7 @@ def test_a_correlation_of_one_is_told(tmp_path: Path) -> None:
     with pytest.warns(FitWarning, match=r"as g_correlation\[Intercept, t\] is one or mi") as told:
         fit = fit_marginal(model, grouped())
     assert [one.filename for one in told] == [__file__]
+    assert "in a fixed proportion to the other. Write ||" in str(told[0].message)
     tril = fit.point()["g_correlation"]
     assert (tril @ tril.T)[0, 1] == pytest.approx(1.0, abs=1e-3)
     assert boundary(fit) == ["g_correlation[Intercept, t]"]

@@ -437,6 +437,17 @@ def test_bad_similar_items(fit: Any, items: Any, k: Any, error: Any, message: st
         fit.similar_items(items, k)
 
 
+def test_a_length_that_nobody_gave_is_ten_or_all_there_are(
+    random_fit: Any, draw_ratings: Any
+) -> None:
+    fit = random_fit(GAUSSIAN, draw_ratings())
+    assert fit.recommend([3], exclude=None).item.shape == (1, min(10, NUM_ITEMS))
+    assert fit.recommend([3], exclude=None, candidates=[1, 2, 4]).item.shape == (1, 3)
+    assert fit.similar_items(2).item.shape == (1, min(10, NUM_ITEMS - 1))
+    ranks = fit.rank_posterior(3, candidates=[1, 2, 4], exclude=None, key=0)
+    assert ranks.k == 3
+
+
 def test_nothing_to_compare(random_fit: Any, draw_ratings: Any) -> None:
     with pytest.raises(ValueError, match="this model has num_factors=0"):
         random_fit(MatrixFactorization(0), draw_ratings()).similar_items(1)

@@ -111,9 +111,14 @@ def _singular(boundaries: Sequence[Boundary]) -> Finding:
         for name in names
     ]
     sites = {f"{one.term.name}_{part}" for one in boundaries for part in ("scale", "correlation")}
+    why = "the rows show no such effect apart from the others and from noise. Leave it out"
+    if all("_correlation" in name for name in names):
+        why = (
+            "the rows show no two effects but one, in a fixed proportion to the other. Write || "
+            "in the formula for effects without a correlation, leave one of them out"
+        )
     text = (
-        f"The fit is singular, as {', '.join(parts)}: the rows show no such effect apart from the "
-        "others and from noise. Leave it out of the formula, or use sample_marginal, which "
-        "averages over all values that the rows allow."
+        f"The fit is singular, as {', '.join(parts)}: {why} of the formula, or use "
+        "sample_marginal, which averages over all values that the rows allow."
     )
     return Finding(frozenset(sites), text)

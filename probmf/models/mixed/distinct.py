@@ -71,11 +71,17 @@ def refuse_collinear(population: np.ndarray, names: list[str]) -> None:
     dependent = [names[place] for place in dependent_columns(population)]
     if dependent:
         listed = ", ".join(map(repr, dependent))
+        advice = "Leave such terms out of the formula."
+        if any(name.startswith(("cr(", "cc(")) for name in dependent):
+            advice = (
+                "A cubic spline beside an intercept is written cr(x, df=4, constraints='center'); "
+                "leave other such terms out of the formula."
+            )
         raise ValueError(
             f"The population columns are collinear: {listed} "
             f"{'is a combination' if len(dependent) == 1 else 'are combinations'} of those before "
             f"(rank {len(names) - len(dependent)} of {len(names)} columns in "
-            f"{len(population):,} rows). Leave such terms out of the formula."
+            f"{len(population):,} rows). {advice}"
         )
 
 

@@ -7,7 +7,6 @@ would turn one that it does not know into zeros.
 import re
 import threading
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +67,8 @@ class ColumnEncoder:
             ValueError: If a term can't be computed or is not finite.
         """
         used = variables(formula)
-        _refuse_times(table[name] for name in used)
+        for name in used:
+            _refuse_kinds(table[name])
         _refuse_ratios(formula, table)
         levels = {
             name: None if table[name].is_numeric else read_levels(table[name], name)[0]
@@ -83,8 +83,10 @@ class ColumnEncoder:
         encoder = cls(
             formula, names, tuple(map(str, terms)), levels, spec, next(iter(intercepts), None)
         )
-        _check_finite(matrix, names)
+        _refuse_single_levels(spec, levels, frame)
+        # First, as values that a neighbour lacks are not finite.
         encoder._refuse_neighbours(frame, matrix)
+        _check_finite(matrix, names)
         return encoder, matrix
 
     def encode(self, table: Frame) -> np.ndarray:
@@ -111,8 +113,10 @@ class ColumnEncoder:
             return
         rows = [len(frame) - 1, 0]
         alone, _ = _matrix(self.spec, frame.iloc[rows].reset_index(drop=True), self.formula)
-        size = np.abs(matrix).max(axis=0, initial=0.0)
-        wrong = ~(np.abs(alone - matrix[rows]) <= 1e-9 * size)
+        size = np.abs(matrix).max(axis=0, initial=0.0, where=np.isfinite(matrix))
+        with np.errstate(invalid="ignore"):
+            near = np.abs(alone - matrix[rows]) <= 1e-9 * size
+        wrong = ~(near | (alone == matrix[rows]) | (np.isnan(alone) & np.isnan(matrix[rows])))
         if wrong.any():
             row, column = np.argwhere(wrong)[0]
             raise ValueError(
@@ -140,13 +144,34 @@ def _is_intercept(term: Any) -> bool:
     return all(factor.eval_method.value == "literal" for factor in term.factors)
 
 
-def _refuse_times(columns: Iterable[Column]) -> None:
-    """Refuse dates and times: as a term they could be many things."""
-    for column in columns:
-        if column.kinds & TIMES:
-            raise TypeError(
-                f"{sentence(column.what)} holds dates or times, expected numbers or categories; "
-                "make it a number, such as days since the first one, or text."
+def _refuse_kinds(column: Column) -> None:
+    """Refuse dates and times, which as a term could be many things, and complex numbers."""
+    if column.kinds & TIMES:
+        raise TypeError(
+            f"{sentence(column.what)} holds dates or times, expected numbers or categories; "
+            "make it a number, such as days since the first one, or text."
+        )
+    if "complex objects" in column.kinds:
+        raise TypeError(
+            f"{sentence(column.what)} holds complex numbers, expected numbers or categories; "
+            "make columns of its real and imaginary parts."
+        )
+
+
+def _refuse_single_levels(
+    spec: ModelSpec, levels: dict[str, Vocabulary | None], frame: pd.DataFrame
+) -> None:
+    """Refuse categories of one level, whose terms would have no column and vanish."""
+    found = {name: own.ids.tolist() for name, own in levels.items() if own is not None}
+    for factor, contrasts in spec.factor_contrasts.items():
+        for variable in spec.factor_variables[factor]:
+            if str(variable) in frame.columns:
+                found.setdefault(str(variable), list(contrasts.levels))
+    for name, own in found.items():
+        if len(own) == 1:
+            raise ValueError(
+                f"Column {name!r} has one level only, {own[0]!r}, so that its terms can't be told "
+                "from the rest of the formula. Leave them out."
             )
 
 

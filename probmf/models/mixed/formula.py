@@ -196,9 +196,14 @@ class _Grouping:
     def read(self) -> list[tuple[str, ...]]:
         factors = self._nested()
         if self.place < len(self.tokens):
-            token = self.tokens[self.place]
+            token, before = self.tokens[self.place], self.tokens[self.place - 1].text
             each = " Write one group term for each factor: (1 | a) + (1 | b)."
+            quoted = (
+                f" A name that holds other characters stands in backticks: (1 | `{before}...`)."
+            )
             hints = {
+                ".": quoted,
+                "-": quoted,
                 "+": each,
                 "*": each,
                 "(": " Calls such as gr(g), mm(g, h) and factor(g) are not supported here: a "

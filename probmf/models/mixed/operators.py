@@ -82,6 +82,9 @@ def _check_symbols(reader: FormulaReader, tokens: list[Token]) -> None:
         if token.text in _NO_OPERATORS:
             reader.fail(f"{token.text!r}: {_NO_OPERATORS[token.text]}", token.start)
         power = before.text in ("**", "^")
+        if token.text.startswith(".") and before.kind == "name" and token.kind == "number":
+            name = before.text + token.text
+            reader.fail(f"a name that holds a dot stands in backticks: `{name}`.", before.start)
         if token.kind == "number" and not power and len(tokens) > 1:
             reader.fail(
                 "a number stands by itself, 1 with and 0 without an intercept; to compute with it "

@@ -56,6 +56,14 @@ def gap(column: list[Any], *rows: int) -> list[Any]:
         ("y ~ I(x - np.mean(x))", {}, "The term 'I(x - np.mean(x))' depends on other rows"),
         ("y ~ {x / x.max()}", {}, "depends on other rows: in row 5"),
         ("y ~ {x.rank()}", {}, "depends on other rows"),
+        ("y ~ lag(x)", {}, "The term 'lag(x)' depends on other rows"),
+        ("y ~ x + one", {"one": ["u"] * 6}, "Column 'one' has one level only, 'u'"),
+        ("y ~ x + one:x", {"one": ["u"] * 6}, "Column 'one' has one level only, 'u'"),
+        ("y ~ x + C(one)", {"one": [3] * 6}, "Column 'one' has one level only, 3"),
+        ("y ~ (one | g)", {"one": ["u"] * 6}, "Column 'one' has one level only, 'u'"),
+        ("y ~ x.1", {"x.1": [1.0] * 6}, "a name that holds a dot stands in backticks: `x.1`"),
+        ("y ~ (1 | g.id)", {}, "stands in backticks: (1 | `g...`)"),
+        ("y ~ cr(x, df=4)", {}, "written cr(x, df=4, constraints='center')"),
         ("y ~ Intercept", {"Intercept": [1.0, 3, 2, 5, 4, 6]}, "called 'Intercept', and could"),
         ("y ~ (Intercept | g)", {"Intercept": [1.0, 3, 2, 5, 4, 6]}, "called 'Intercept'"),
         ("y ~ x:b + `x:b`", {"b": [1, 1, 0, 0, 1, 0], "x:b": [3, 1, 4, 1, 5, 9]},
@@ -142,3 +150,8 @@ def test_numbers_of_a_categorical_column_are_levels() -> None:
     table = frame(x=pd.Categorical([3, 1, 3, 1, 2, 2], categories=[3, 2, 1]))
     design = MixedEffects("y ~ x").design(table)
     assert design.data.mean.names == ("Intercept", "x[T.2]", "x[T.1]")
+
+
+def test_complex_numbers_are_no_categories() -> None:
+    with pytest.raises(TypeError, match="Column 'x' holds complex numbers, expected numbers"):
+        MixedEffects("y ~ x").design(frame(x=np.arange(6) + 1j))
