@@ -9,7 +9,8 @@ of the fit (`fold_in`), the items held where they are. Two experiments:
 2. Every round each user is asked about one item, by expected information (`choose_next`) or at
    random, and its scores of all items are predicted.
 
-Writes regret.png and questions.png to the current folder. `--users 60` gives smoother curves.
+Writes regret.png and questions.png to the current folder. `--users 60 --rounds 50` gives
+smoother and longer curves.
 """
 
 import argparse
@@ -106,19 +107,19 @@ def draw(curves: dict[str, np.ndarray], first: int, x: str, y: str, path: str) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--users", type=int, default=12, help="number of new users")
-    parser.add_argument("--rounds", type=int, default=50, help="items that each is shown")
-    parser.add_argument("--questions", type=int, default=12, help="items that each is asked about")
+    parser.add_argument("--rounds", type=int, default=15, help="items that each is shown")
+    parser.add_argument("--questions", type=int, default=6, help="items that each is asked about")
     options, _ = parser.parse_known_args()
 
     scales = {"user_scale": 0.6, "item_scale": 0.6, "user_bias_scale": 0.3, "item_bias_scale": 0.4}
     simulated = simulate_ratings(
-        key=0, num_users=150, num_items=120, num_ratings=4000, num_factors=3, noise_scale=NOISE,
+        key=0, num_users=80, num_items=60, num_ratings=1500, num_factors=3, noise_scale=NOISE,
         popularity=0.5, **scales,
     )  # fmt: skip
     model = MatrixFactorization(3, Gaussian(NOISE), **scales)
     # Few draws, to be quick: a DiagnosticWarning says so.
     fit = sample_nuts(
-        model, simulated.ratings, key=0, num_warmup=150, num_samples=50, num_chains=2,
+        model, simulated.ratings, key=0, num_warmup=80, num_samples=40, num_chains=2,
         progress=False,
     )  # fmt: skip
     print(fit)

@@ -9,10 +9,10 @@ import numpyro.distributions as dist
 from probmf import Gaussian, MatrixFactorization, Ratings, diagnostics, fit_als, sample_nuts
 from probmf.metrics import coverage, rmse
 
-USERS, ITEMS, FACTORS = 150, 60, 2
+USERS, ITEMS, FACTORS = 60, 30, 2
 
 rng = np.random.default_rng(0)
-user, item = np.nonzero(rng.random((USERS, ITEMS)) < 0.25)
+user, item = np.nonzero(rng.random((USERS, ITEMS)) < 0.3)
 score = 3.5 + 0.5 * rng.normal(size=USERS)[user] + 0.4 * rng.normal(size=ITEMS)[item]
 taste, kind = rng.normal(0, 0.6, (USERS, FACTORS)), rng.normal(0, 1, (ITEMS, FACTORS))
 score += np.sum(taste[user] * kind[item], axis=1)
@@ -28,9 +28,10 @@ model = MatrixFactorization(
 )  # fmt: skip
 
 # Given the items the users are Gaussian: name their sites, and NUTS moves the items only.
+# Few draws, to be quick: a DiagnosticWarning says so.
 fit = sample_nuts(
     model, train, key=0, marginalize=("user_bias", "user_factors"),
-    num_warmup=300, num_samples=500, progress=False,
+    num_warmup=100, num_samples=100, progress=False,
 )  # fmt: skip
 print(diagnostics.summary(fit))
 

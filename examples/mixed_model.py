@@ -23,7 +23,7 @@ def main():
     point = fit_marginal(model, table, objective="restricted")
     print("Restricted maximum likelihood: scales", point.samples["subject_scale"].ravel().round(1))
 
-    fit = sample_marginal(model, table, key=0, num_samples=1000)
+    fit = sample_marginal(model, table, key=0, num_samples=500)
     info = fit.sampling.info
     print(f"{info['num_densities']} densities, Pareto k-hat {info['k_hat']:.2f}")
     print(fit.summary(interval=0.9))

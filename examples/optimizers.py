@@ -44,7 +44,7 @@ def settings(name, num_epochs):
     return {"optimizer": name, "learning_rate": rates[name]}
 
 
-def main(num_restarts=4, num_epochs=60, only=OPTIMIZERS, figure="optimizers.png"):
+def main(num_restarts=4, num_epochs=40, only=OPTIMIZERS, figure="optimizers.png"):
     examples = Examples.from_frame(half_moons(), response="moon", features=["x", "y"])
     model = Network(hidden=(3,), weight_scale=3.0, bias_scale=3.0, likelihood=Bernoulli())
     histories = {}
@@ -69,7 +69,7 @@ def main(num_restarts=4, num_epochs=60, only=OPTIMIZERS, figure="optimizers.png"
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--restarts", type=int, default=4)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--only", nargs="+", default=OPTIMIZERS, choices=OPTIMIZERS)
     parser.add_argument("--figure", default="optimizers.png")
     given, _ = parser.parse_known_args()

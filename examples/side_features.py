@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from probmf import Features, Gaussian, Linear, MatrixFactorization, Ratings, fit_als, metrics
 from probmf.results import RatingsFit
 
-USERS, ITEMS, FACTORS, NOISE = 400, 150, 2, 0.5
+USERS, ITEMS, FACTORS, NOISE = 160, 80, 2, 0.5
 JOBS = np.array(["baker", "nurse", "pilot", "clerk"])
 GENRES = np.array(["crime", "drama", "comedy", "space"])
-SIZES = (0, 1, 2, 4, 8, 16)
+SIZES = (0, 1, 2, 4, 8)
 
 
 def simulate(rng: np.random.Generator) -> tuple[dict, dict, np.ndarray]:
@@ -59,7 +59,7 @@ def fold_in(fit: RatingsFit, table: dict, users: dict, size: int) -> RatingsFit:
 def main() -> None:
     rng = np.random.default_rng(0)
     users, items, ratings = simulate(rng)
-    new_user, new_item = np.arange(USERS) >= 300, np.arange(ITEMS) >= 120
+    new_user, new_item = np.arange(USERS) >= 120, np.arange(ITEMS) >= 60
     seen = rng.random(ratings.shape) < 0.15
     train = Ratings.from_frame(
         as_frame(seen & ~new_user[:, None] & ~new_item, ratings),

@@ -91,6 +91,7 @@ def test_interrupted_and_resumed_bit_for_bit(
         np.testing.assert_array_equal(resumed.samples[name], value)
 
 
+@pytest.mark.slow
 def test_a_short_warmup_is_enough_from_the_mode() -> None:
     fit = run(SIMPLE, num_warmup=30, num_samples=300, recover=False)
     assert not fit.sampling.stats["diverging"].any()

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 from numpy.random import Generator
-from numpyro.infer import MCMC, NUTS
 
 from probmf import MatrixFactorization, Ordinal, Ratings, fit_als, fit_map, sample_nuts
 from probmf.inference.point.cutpoints import CutpointSums, newton_step
@@ -30,8 +29,9 @@ def simulate(rng: Generator, users: int = 12, items: int = 9, *, weighted: bool 
 MODEL = MatrixFactorization(1, Ordinal(LEVELS, link="probit"), user_scale=0.5, item_scale=0.5)
 
 
-@pytest.mark.parametrize("link", ["logit", "probit"])
-@pytest.mark.parametrize("method", ["cg", "cholesky", "coordinate"])
+@pytest.mark.parametrize(
+    ("method", "link"), [("cg", "logit"), ("cholesky", "probit"), ("coordinate", "logit")]
+)
 def test_sweeps_never_raise_the_objective(method: str, link: LinkName) -> None:
     model = replace(MODEL, likelihood=Ordinal(LEVELS, link=link))
     update = "coordinate" if method == "coordinate" else "block"
@@ -52,12 +52,12 @@ def test_als_and_gradients_reach_the_same_optimum(link: LinkName) -> None:
     with jax.enable_x64(True):
         data = simulate(np.random.default_rng(1), weighted=True)
         als = fit_als(model, data, key=0, num_sweeps=200, tol=1e-14)
-        gradients = fit_map(model, data, key=1, num_epochs=1500, tol=1e-14)
+        gradients = fit_map(model, data, key=1, num_epochs=1000, tol=1e-14)
         assert als.history.objective[-1] == pytest.approx(gradients.history.objective[-1], rel=1e-9)
         for site, value in als.point().items():
             np.testing.assert_allclose(gradients.point()[site], value, atol=2e-4)
         (observations,) = model.arguments(data)
-        slopes = jax.grad(model.objective)(als.point(), observations)
+        slopes = jax.jit(jax.grad(model.objective))(als.point(), observations)
         np.testing.assert_allclose(slopes["cutpoints"], 0, atol=1e-4)
 
 
@@ -99,7 +99,7 @@ def test_fixed_cutpoints_are_no_site() -> None:
     )
     data = simulate(np.random.default_rng(4))
     fit = fit_als(model, data, key=0, num_sweeps=150, tol=1e-8)
-    other = fit_map(model, data, key=0, num_epochs=600)
+    other = fit_map(model, data, key=0, num_epochs=400)
     assert "cutpoints" not in fit.samples
     np.testing.assert_allclose(fit.point()["intercept"], other.point()["intercept"], atol=5e-3)
 
@@ -123,7 +123,7 @@ def test_a_newton_step_that_overshoots_is_halved() -> None:
 @pytest.fixture(scope="module")
 def sampled() -> RatingsFit:
     data = simulate(np.random.default_rng(5))
-    return sample_nuts(MODEL, data, key=0, num_warmup=60, num_samples=40, num_chains=1)
+    return sample_nuts(MODEL, data, key=0, num_warmup=30, num_samples=40, num_chains=1)
 
 
 def test_nuts_samples_increasing_cutpoints(sampled: RatingsFit) -> None:
@@ -150,13 +150,6 @@ def test_draws_average_the_probabilities(sampled: RatingsFit) -> None:
     tree = sampled.to_arviz(posterior_predictive=True, log_likelihood=True, key=0)
     assert list(tree["posterior"]["cutpoint"].to_numpy()) == ["1|2", "2|3.5", "3.5|5"]
     assert set(np.unique(tree["posterior_predictive"]["rating"])) <= set(LEVELS)
-
-
-def test_numpyro_itself_takes_the_model() -> None:
-    data = simulate(np.random.default_rng(6), 5, 4)
-    mcmc = MCMC(NUTS(MODEL), num_warmup=5, num_samples=5, progress_bar=False)
-    mcmc.run(jax.random.PRNGKey(0), *MODEL.arguments(data))
-    assert mcmc.get_samples()["cutpoints"].shape == (5, 3)
 
 
 def test_marginalization_is_refused() -> None:

@@ -29,7 +29,9 @@ def normal() -> None:
 COVARIANCE = ROOT @ ROOT.T
 
 
-@pytest.mark.parametrize("most_dense", [500, 5], ids=["dense", "diagonal"])
+@pytest.mark.parametrize(
+    "most_dense", [500, pytest.param(5, marks=pytest.mark.slow)], ids=["dense", "diagonal"]
+)
 def test_draws_of_a_normal_law(most_dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pooled_module, "MAX_DENSE", most_dense)
     with jax.enable_x64(True):

@@ -29,7 +29,6 @@ TABLE = {
 }
 
 MODELS: dict[str, tuple[MixedEffects, tuple[str, ...]]] = {
-    "intercepts": (MixedEffects("y ~ 1 + (1 | g)"), ()),
     "correlated, crossed": (MixedEffects("y ~ x + w + (x | g) + (1 | h)"), ()),
     "uncorrelated": (MixedEffects("y ~ x + (x || g)"), ()),
     "nested": (MixedEffects("y ~ x + (1 | h/f)"), ()),
@@ -40,7 +39,6 @@ MODELS: dict[str, tuple[MixedEffects, tuple[str, ...]]] = {
     "cells": (MixedEffects("y ~ 1 + (1 | h)", scale_formula="~ 1 + f"), ()),
     "lognormal": (MixedEffects("y ~ x + (1 | g)", likelihood="lognormal"), ()),
     "fixed scales": (MixedEffects("y ~ x + (1 | g)", priors={"g_scale": 2.0}), ()),
-    "some sites": (MixedEffects("y ~ x + (1 | g) + (1 | h)"), ("g_effects",)),
     "other sites": (MixedEffects("y ~ x + (1 | g) + (1 | h)"), ("h_effects", "coefficients")),
     "standardized": (MixedEffects("y ~ x + (x | g)", centered=False), ()),
     "own prior": (
