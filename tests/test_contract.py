@@ -160,6 +160,20 @@ ODD_SETTINGS: tuple[Callable[[], Any], ...] = (
 )
 
 
+#: Cells of methods whose loop others have as well: one model of each method goes through it.
+ALIKE = {
+    "als cholesky", "als coordinate", "als implicit", "als yes/no", "map restarts",
+    "variational block", "gibbs yes/no", "gibbs ordinal", "gibbs ordinal probit",
+    "gibbs lognormal", "nuts mixed yes/no", "nuts network", "laplace network", "svi network",
+}  # fmt: skip
+
+
+def skip_alike(cell: Cell) -> None:
+    """Skip where another cell asks the same of the same loop."""
+    if any(cell is CELLS[name] for name in ALIKE):
+        pytest.skip("Another model of this method goes through the same loop.")
+
+
 @pytest.fixture(scope="module", params=CELLS)
 def cell(request: pytest.FixtureRequest) -> Cell:
     """One cell of the table; its tests follow one another, so that it is fitted once."""
@@ -204,6 +218,7 @@ def test_keys_decide(cell: Cell, fit: Any) -> None:
 
 
 def test_settings_of_jax_around_it_change_nothing(cell: Cell, fit: Any) -> None:
+    skip_alike(cell)
     with ExitStack() as stack:
         for setting in ODD_SETTINGS:
             stack.enter_context(setting())
@@ -219,6 +234,7 @@ def test_interrupted_and_resumed(
     """After Ctrl-C what there is is returned, and a second call goes on to the same bits."""
     if not (cell.samples or cell.method is fit_map):
         pytest.skip("It has no checkpoint.")
+    skip_alike(cell)
     options = {"key": 3, "checkpoint": tmp_path / "run", **cell.options}
     count, advance, calls = Schedule.count, driver._Loop.advance, []
 
@@ -251,6 +267,7 @@ def test_interrupted_and_resumed(
 def test_a_stream_holds_what_arviz_is_given(cell: Cell, fit: Any, tmp_path: Path) -> None:
     if not cell.samples:
         pytest.skip("It has no stream.")
+    skip_alike(cell)
     options = cell.options | {"stream": tmp_path / "draws"}
     streamed = replace(cell, options=options).fit(3)
     for name, value in fit.samples.items():

@@ -148,14 +148,22 @@ def target_values(target: RowsMarginal, values: dict[str, jax.Array]) -> dict[st
     return fixed | values
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case not in ("fixed", "tiny scale")])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "sampled", "per row", "sampled per row", "factors only", "no own bias", "bias only",
+        *(pytest.param(case, marks=pytest.mark.slow)
+          for case in ("fixed", "all sampled", "no other bias")),
+    ],
+)  # fmt: skip
 def test_density_and_gradient_are_those_of_the_general_transform(case: str) -> None:
     with jax.enable_x64(True):
         check_general(*setting(case), 1e-10)
 
 
 @pytest.mark.parametrize(("case", "side", "weighted"), [
-    ("sampled", "item", True), ("per row", "item", False), ("sampled", "user", True),
+    ("sampled", "item", True), ("per row", "item", False),
+    pytest.param("sampled", "user", True, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_sides_and_weights(case: str, side: str, weighted: bool) -> None:
     with jax.enable_x64(True):
