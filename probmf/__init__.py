@@ -4,6 +4,7 @@ from probmf import numpyro_setup  # noqa: F401  # Before anything that imports N
 
 # isort: split
 from probmf import diagnostics, metrics, results
+from probmf.backend import use_backend
 from probmf.data import Examples, Features, Ratings, Vocabulary, confidence_weights
 from probmf.diagnostics import DiagnosticWarning
 from probmf.inference.approximate.laplace import fit_laplace
@@ -57,4 +58,5 @@ __all__ = [
     "sample_gibbs",
     "sample_marginal",
     "sample_nuts",
+    "use_backend",
 ]

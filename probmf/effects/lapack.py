@@ -7,14 +7,22 @@ import ctypes
 from typing import Any
 
 import numpy as np
-from numba.extending import get_cython_function_address
+from scipy.linalg import cython_lapack
 
 _INT = ctypes.POINTER(ctypes.c_int)
+#: Python's own ways into a capsule, in which Cython keeps the address of a function.
+_NAME = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(
+    ("PyCapsule_GetName", ctypes.pythonapi)
+)
+_POINTER = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
 
 
 def _routine(name: str, *arguments: Any) -> Any:
     """A routine of SciPy's LAPACK; a call by ctypes gives the lock up while it runs."""
-    address = get_cython_function_address("scipy.linalg.cython_lapack", name)
+    capsule = ctypes.py_object(cython_lapack.__pyx_capi__[name])
+    address = _POINTER(capsule, _NAME(capsule))
     return ctypes.CFUNCTYPE(None, *arguments)(address)
 
 

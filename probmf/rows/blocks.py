@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from probmf.backend import platform
 from probmf.rows.layout import SIDES, RowStore, Side, num_workers
 
 #: Longer rows are read in pieces of this many ratings.
@@ -131,7 +132,7 @@ def build_blocks(
     """
     workers = workers or num_workers()
     if slots is None:
-        slots = CPU_SLOTS if jax.default_backend() == "cpu" else ACCELERATOR_SLOTS
+        slots = CPU_SLOTS if platform() == "cpu" else ACCELERATOR_SLOTS
     degree = {side: store[side].degree for side in SIDES}
     widths = choose_widths(np.concatenate([degree[side] for side in SIDES]))
     zero_row = store.num_rows("user") + store.num_rows("item")

@@ -8,11 +8,12 @@ import os
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Self
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_array
+
+from probmf.backend import platform
 
 Side = Literal["user", "item"]
 SIDES: tuple[Side, Side] = ("user", "item")
@@ -218,7 +219,7 @@ def shift_weak_zeros(
 
 def num_workers() -> int:
     """Threads that share a half-sweep: the usable cores on a CPU, one on an accelerator."""
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         return 1
     usable = getattr(os, "process_cpu_count", os.cpu_count)() or 1
     return max(1, min(usable, 16))

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from probmf.backend import platform, uses_loops
 from probmf.likelihoods import Likelihood
 from probmf.rows import gaussian
 from probmf.rows.blocks import MAX_WIDTH, Bucket, RowBlocks, Span, build_blocks
@@ -41,7 +42,7 @@ def lay_out(
         Lists for the loops of a CPU where the loss is quadratic in the score, else blocks.
     """
     workers = workers or num_workers()
-    if jax.default_backend() == "cpu" and likelihood.quadratic and method != "coordinate":
+    if uses_loops() and likelihood.quadratic and method != "coordinate":
         return RowLists.of(store, workers)
     return build_blocks(store, workers=workers)
 
@@ -81,7 +82,7 @@ def half_sweep(
         steps = cg_steps if method == "cg" else None
         return solve_lists(layout, side, table, prior, likelihood, steps, pool, noise)
     run = partial(
-        _bucket_program(jax.default_backend()), table=table, prior=prior, likelihood=likelihood,
+        _bucket_program(platform()), table=table, prior=prior, likelihood=likelihood,
         method=method, cg_steps=cg_steps, noise=noise,
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ import numpy as np
 from jax.extend.core import Jaxpr, Literal, Var
 from jaxtyping import Array
 
+from probmf.backend import platform
 from probmf.numpyro_setup import run_unchecked
 from probmf.run.captured import captured_digest
 
@@ -42,7 +43,7 @@ def quick_jit(
     Returns:
         The compiled function.
     """
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         return jax.jit(function, static_argnums=static_argnums)
     options = {
         "xla_backend_optimization_level": 1 if numbers is None or numbers > SMALL else 0,

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from probmf.backend import uses_loops
 from probmf.effects.host import LEAST_COLUMNS, HostEvidence, has_host_form
 from probmf.effects.rounding import Rounding
 from probmf.inference.marginal.prepared import Prepared
@@ -56,8 +57,7 @@ class HostDensity:
     @staticmethod
     def serves(prepared: Prepared) -> bool:
         """True if the evidence has such a form, and there is no accelerator to prefer."""
-        on_cpu = jax.default_backend() == "cpu"
-        return on_cpu and has_host_form(prepared.pattern, prepared.statistics)
+        return uses_loops() and has_host_form(prepared.pattern, prepared.statistics)
 
     @property
     def cores(self) -> int:

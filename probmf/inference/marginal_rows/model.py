@@ -17,6 +17,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
+from probmf.backend import uses_loops
 from probmf.inference.marginal_rows.evidence import Inputs, gather, rows_evidence, solve
 from probmf.inference.marginal_rows.layout import TileLayout, lay_out
 from probmf.inference.marginal_rows.loops import RatingLists, list_ratings, listed_evidence
@@ -73,7 +74,7 @@ class RowsMarginal:
     def by_loops(self) -> "RowsMarginal":
         """The same for samplers on a CPU, where it pays: differentiable once, and not batched."""
         work = len(self.observations.user) * (self.model.num_factors + 2) ** 2
-        if jax.default_backend() != "cpu" or work < LEAST_WORK:
+        if not uses_loops() or work < LEAST_WORK:
             return self
         return replace(self, lists=list_ratings(self.observations, self.side))
 

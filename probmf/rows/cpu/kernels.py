@@ -10,16 +10,33 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, cast
 
-import numba
 import numpy as np
-from numba.core.caching import FunctionCache
+
+from probmf.backend import HAS_NUMBA
+
+if HAS_NUMBA:
+    import numba
+    from numba.core.caching import FunctionCache
+
+    class _Cache(FunctionCache):
+        """A cache on a disk that may fill up: what it can't keep is compiled again elsewhere."""
+
+        @contextmanager
+        def _guard_against_spurious_io_errors(self) -> Iterator[None]:
+            try:
+                yield
+            except (OSError, EOFError):
+                self.disable()
 
 
 def compiled[F: Callable[..., Any]](function: F) -> F:
     """Compile on first use, without the interpreter's lock, and keep the result on disk.
 
-    Sums may be reordered, as on any vector unit; NaN and infinities are kept as they are.
+    Sums may be reordered, as on any vector unit; NaN and infinities are kept as they are. Without
+    Numba the function stays as it is.
     """
+    if not HAS_NUMBA:
+        return function
     options: dict[str, Any] = {
         "nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz", "arcp"}
     }  # fmt: skip
@@ -29,17 +46,6 @@ def compiled[F: Callable[..., Any]](function: F) -> F:
     with suppress(RuntimeError, OSError):
         dispatcher._cache = _Cache(function)
     return cast("F", dispatcher)
-
-
-class _Cache(FunctionCache):
-    """A cache on a disk that may fill up: what it can't keep is compiled again elsewhere."""
-
-    @contextmanager
-    def _guard_against_spurious_io_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, EOFError):
-            self.disable()
 
 
 @compiled
