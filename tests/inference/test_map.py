@@ -299,8 +299,8 @@ METHODS: dict[str, dict[str, Any]] = {
     ("likelihood", "methods"),
     [
         ("gaussian", list(METHODS)),
-        ("logit", ["full batch", "minibatch"]),
-        ("probit", ["full batch", "minibatch"]),
+        pytest.param("logit", ["full batch", "minibatch"], marks=pytest.mark.slow),
+        pytest.param("probit", ["full batch", "minibatch"], marks=pytest.mark.slow),
     ],
 )
 def test_all_methods_agree(likelihood: str, methods: list[str]) -> None:
@@ -456,14 +456,13 @@ def test_divergence_names_the_update_and_its_learning_rate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "words"),
+    ("optimizer", "words", "batch_size"),
     [
-        (lambda: optax.sgd(1e3), "the optimizer's own learning rate"),
-        (lambda: optax.inject_hyperparams(optax.sgd)(learning_rate=1e3), "learning rate 1000"),
+        (lambda: optax.sgd(1e3), "the optimizer's own learning rate", None),
+        (lambda: optax.inject_hyperparams(optax.sgd)(learning_rate=1e3), "learning rate 1000", 5),
     ],
     ids=["hidden", "injected"],
 )
-@pytest.mark.parametrize("batch_size", [None, 5])
 def test_divergence_under_a_given_optimizer(
     optimizer: Callable[[], optax.GradientTransformation], words: str, batch_size: int | None
 ) -> None:

