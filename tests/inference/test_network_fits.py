@@ -119,6 +119,7 @@ def test_labels_are_the_user_s_own() -> None:
     assert np.mean(own == iris.target_names[theirs.predict(examples.inputs())]) > 0.98
 
 
+@pytest.mark.slow
 def test_a_network_does_as_well_as_mlp_classifier() -> None:
     x, y = datasets.load_digits(return_X_y=True)
     with warnings.catch_warnings():

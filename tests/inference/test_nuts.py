@@ -284,7 +284,7 @@ def test_models_and_data() -> None:
         sample_nuts(fixed, table(), key=0, **SHORT)
 
 
-@pytest.mark.parametrize("kind", ["bernoulli", "ordinal"])
+@pytest.mark.parametrize("kind", [pytest.param("bernoulli", marks=pytest.mark.slow), "ordinal"])
 def test_other_likelihoods(kind: Any) -> None:
     data = table()
     levels = np.digitize(data["y"], [0.0, 1.5])
