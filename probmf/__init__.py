@@ -17,7 +17,7 @@ from probmf.inference.mixed.sampling import sample_marginal
 from probmf.inference.nuts.nuts import sample_nuts
 from probmf.inference.point.als import fit_als
 from probmf.inference.point.map import fit_map
-from probmf.likelihoods import Bernoulli, Categorical, Gaussian, LogNormal, Ordinal
+from probmf.likelihoods import Bernoulli, Categorical, Gaussian, LogNormal, Ordinal, Poisson
 from probmf.models import MLP, Linear, MatrixFactorization, MixedEffects, Network, NormalWishart
 from probmf.results import load
 from probmf.results.draw_store import open_draws
@@ -40,6 +40,7 @@ __all__ = [
     "Network",
     "NormalWishart",
     "Ordinal",
+    "Poisson",
     "Ratings",
     "Vocabulary",
     "confidence_weights",

@@ -37,7 +37,9 @@ EXAMPLES: dict[str, tuple[Any, Any]] = {
             0, Gaussian(0.5), user_bias=False, item_bias=False, intercept="learned"
         ), toys.ratings(),
     ),
-    "ordinal ratings": (contract.LEVELS, toys.ratings("levels")),
+    "ratings without a quadratic bound": (contract.COUNTS, toys.ratings("counts")),
+    "ratings without a latent variable": (contract.COUNTS, toys.ratings("counts")),
+    "ratings that are neither Gaussian nor yes/no": (contract.LEVELS, toys.ratings("levels")),
     "weak zeros": (contract.WEAK, toys.ratings("implicit")),
     "prior means from features": (
         MatrixFactorization(2, Gaussian(0.5), user_mean=Linear()), toys.ratings("features")

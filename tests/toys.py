@@ -11,13 +11,15 @@ _NOISE = 0.3 * _rng.normal(size=len(_USER))
 
 
 def ratings(kind: str = "gaussian") -> Ratings:
-    """Eight users, seven items: scores, yes/no, levels 1 to 3, plays, or scores and ages."""
+    """Eight users, seven items: scores, yes/no, levels 1 to 3, counts, plays, scores and ages."""
     score = _SCORE[_USER, _ITEM] + _NOISE
     table = {"user": _USER, "item": _ITEM, "rating": score}
     if kind == "yes/no":
         table["rating"] = (score > 0).astype(float)
     elif kind == "levels":
         table["rating"] = 1 + np.digitize(score, [-0.7, 0.7])
+    elif kind == "counts":
+        table["rating"] = np.round(np.exp(score))
     elif kind == "implicit":
         table |= {"rating": np.ones(len(score)), "plays": 1.0 + np.abs(score)}
         return Ratings.from_frame(table, weight="plays")
@@ -34,7 +36,8 @@ def mixed(kind: str = "gaussian") -> dict[str, np.ndarray]:
     x = rng.normal(size=40)
     mean = 1 + 0.5 * x + rng.normal(size=8)[g] + 0.5 * rng.normal(size=5)[h]
     y = mean + 0.5 * rng.normal(size=40)
-    return {"y": (y > 1) * 1 if kind == "yes/no" else y, "x": x, "g": g, "h": h}
+    response = {"yes/no": (y > 1) * 1, "counts": np.round(np.exp(y))}.get(kind, y)
+    return {"y": response, "x": x, "g": g, "h": h}
 
 
 def examples(kind: str = "gaussian") -> Examples:
@@ -42,4 +45,5 @@ def examples(kind: str = "gaussian") -> Examples:
     rng = np.random.default_rng(22)
     inputs = rng.normal(size=(30, 2))
     response = np.sin(inputs[:, 0]) + 0.1 * rng.normal(size=30)
-    return Examples.from_arrays(inputs, (response > 0) * 1 if kind == "yes/no" else response)
+    chosen = {"yes/no": (response > 0) * 1, "counts": np.round(np.exp(response))}
+    return Examples.from_arrays(inputs, chosen.get(kind, response))

@@ -14,10 +14,8 @@ from probmf.cli.console import heading, note, out, plain_errors, plain_table, sa
 from probmf.cli.reading import Columns, Source, load_fit, read_ratings, same_kind_of_ids
 from probmf.cli.remarks import constant_wins, seen_items, wide_intervals
 from probmf.data import Ratings
-from probmf.likelihoods import Ordinal
+from probmf.likelihoods.base import Predicted
 from probmf.results import RatingsFit
-from probmf.results.predict import intervals
-from probmf.results.prediction_intervals import level_interval, level_moments
 
 #: Probabilities of the intervals whose coverage is reported.
 LEVELS = (0.5, 0.9)
@@ -101,32 +99,21 @@ def evaluation(
     likelihood, remarks = fit.model.likelihood, []
     if fit.model.unobserved_weight:
         result |= {"errors": {}, "constant": {}, "coverage": {}}
-    elif isinstance(likelihood, Ordinal) and predicted.probabilities is not None:
-        chance, levels = predicted.probabilities, np.asarray(likelihood.levels)
-        shares = likelihood.counts(fit.data.rating, fit.data.weight)
-        constant = np.tile(shares / shares.sum(), (len(test), 1))
-        result["errors"] = _level_errors(observed, chance, likelihood)
-        result["constant"] = _level_errors(observed, constant, likelihood)
-        result["coverage"] = {
-            f"{level:g}": metrics.coverage(observed, *level_interval(chance, levels, level))
-            for level in LEVELS
-        }
-    elif likelihood.binary:
-        share = np.full(len(test), np.clip(fit.data.mean, 1e-6, 1 - 1e-6))
-        result["errors"] = _binary_errors(observed, np.asarray(predicted.mean, dtype=np.float64))
-        result["constant"] = _binary_errors(observed, share)
-        result["coverage"] = {}
     else:
-        sd = np.asarray(predicted.sd, dtype=np.float64)
-        constant = np.full(len(test), fit.data.mean)
-        result["errors"] = _errors(observed, predicted.mean, sd)
-        spread = max(float(np.std(fit.data.rating)), 1e-12)
-        result["constant"] = _errors(observed, constant, np.full(len(test), spread))
-        result["coverage"] = {
-            f"{level:g}": metrics.coverage(observed, *intervals(predicted.mean, sd, level))
-            for level in LEVELS
+        found = Predicted(predicted.mean, predicted.sd, predicted.probabilities)
+        result["errors"] = likelihood.errors(observed, found)
+        result["constant"] = likelihood.errors(observed, likelihood.constant(fit.data, len(test)))
+        told = {level: fit.predict(test, interval=level) for level in LEVELS[:-1]}
+        ends = {
+            level: (np.asarray(own.lower), np.asarray(own.upper))
+            for level, own in (told | {LEVELS[-1]: predicted}).items()
         }
-        remarks += wide_intervals(fit, *intervals(predicted.mean, sd, LEVELS[-1]), LEVELS[-1])
+        result["coverage"] = {
+            f"{level:g}": metrics.coverage(observed, *own)
+            for level, own in ends.items() if not likelihood.binary
+        }  # fmt: skip
+        if not likelihood.levels:
+            remarks += wide_intervals(fit, *ends[LEVELS[-1]], LEVELS[-1])
     remarks = constant_wins(result["errors"], result["constant"]) + remarks
     ranking, more = _ranking(fit, test, ks, relevant_from)
     return result | ranking | {"remarks": remarks + more}
@@ -175,35 +162,6 @@ def _finite(scores: Any) -> Any:
     if isinstance(scores, dict):
         return {name: _finite(value) for name, value in scores.items()}
     return None if isinstance(scores, float) and not np.isfinite(scores) else scores
-
-
-def _errors(observed: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> dict[str, float]:
-    return {
-        "RMSE": metrics.rmse(observed, mean),
-        "MAE": metrics.mae(observed, mean),
-        "log score": metrics.log_score(observed, mean, sd),
-    }
-
-
-def _level_errors(
-    observed: np.ndarray, chance: np.ndarray, likelihood: Ordinal
-) -> dict[str, float]:
-    levels = np.asarray(likelihood.levels)
-    mean, _ = level_moments(chance, levels)
-    return {
-        "RMSE": metrics.rmse(observed, mean),
-        "MAE": metrics.mae(observed, mean),
-        "log score": metrics.level_log_score(levels[likelihood.codes(observed)], chance, levels),
-    }
-
-
-def _binary_errors(observed: np.ndarray, probability: np.ndarray) -> dict[str, float | None]:
-    both = 0 < observed.sum() < len(observed)
-    return {
-        "log loss": metrics.log_loss(observed, probability),
-        "Brier score": metrics.brier(observed, probability),
-        "AUC": metrics.auc(observed, probability) if both else None,
-    }
 
 
 def _ranking(

@@ -16,7 +16,6 @@ from probmf.cli.methods import (
     SAMPLERS,
     Method,
     Priors,
-    make_likelihood,
     read_intercept,
     run_method,
 )
@@ -29,6 +28,7 @@ from probmf.cli.reading import (
 )
 from probmf.data import Duplicates
 from probmf.diagnostics.judgement import statistics
+from probmf.likelihoods.registry import LIKELIHOODS, read_likelihood
 from probmf.models import MatrixFactorization
 from probmf.results import RatingsFit
 
@@ -92,9 +92,11 @@ def fit(
     ] = "error",
     threshold: options.Threshold = None,
     likelihood: Annotated[
-        Literal["gaussian", "bernoulli", "ordinal"],
+        str,
         typer.Option(
-            help="Of ratings; of yes/no data; of ratings whose levels have an order and no more.",
+            metavar=f"[{'|'.join(LIKELIHOODS)}]",
+            help="Distribution of ratings: of numbers; of positive ones; of yes/no data; of levels "
+            "that have an order and no more; of counts.",
             rich_help_panel=_MODEL,
         ),
     ] = "gaussian",
@@ -274,7 +276,7 @@ def fit(
         }  # fmt: skip
         data = read_ratings(ratings, columns, duplicates=duplicates)
         data = data if threshold is None else data.binarize(threshold)
-        own = make_likelihood(likelihood, noise_scale, data)
+        own = type(read_likelihood(likelihood)).of_ratings(data.rating, noise_scale)
         model = MatrixFactorization(likelihood=own, **terms)
         if items is not None:
             data = add_features(data, items, "item", item)

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any, Literal, cast
 
-import numpy as np
 from numpyro.distributions import HalfNormal
 
 from probmf.data import Ratings
@@ -13,7 +12,6 @@ from probmf.inference.gibbs.gibbs import sample_gibbs
 from probmf.inference.nuts.nuts import sample_nuts
 from probmf.inference.point.als import fit_als
 from probmf.inference.point.map import fit_map
-from probmf.likelihoods import Bernoulli, Gaussian, Likelihood, Ordinal
 from probmf.models import MatrixFactorization, NormalWishart
 from probmf.models.factorization import PRIOR_SCALES
 from probmf.results import RatingsFit
@@ -24,8 +22,6 @@ Priors = Literal["fixed", "learned", "wishart"]
 SAMPLERS: tuple[Method, ...] = ("gibbs", "nuts", "svi")
 #: Epochs of `--method map` by default: full batches stop by themselves when they are done.
 EPOCHS, EPOCHS_FULL = 30, 500
-#: Different ratings that `--likelihood ordinal` takes for levels, at most.
-_MOST_LEVELS = 50
 
 
 def run_method(
@@ -74,28 +70,17 @@ def _with_priors(model: MatrixFactorization, priors: Priors) -> MatrixFactorizat
     """Half-normal priors of the scales in place of the scales."""
     if priors == "fixed":
         return model
-    likelihood = model.likelihood
-    if isinstance(likelihood, Gaussian):
-        likelihood = Gaussian(HalfNormal(likelihood.noise_scale))
+    likelihood: Any = model.likelihood
+    own = {
+        name: HalfNormal(scale) for name, scale in likelihood.stated.items()
+        if name.endswith("_scale")
+    }  # fmt: skip
     laws: dict[str, Any] = {
         name: HalfNormal(getattr(model, name)) for name in PRIOR_SCALES.values()
     }
     if priors == "wishart":
         laws |= {"user_scale": NormalWishart(), "item_scale": NormalWishart()}
-    return replace(model, likelihood=likelihood, **laws)
-
-
-def make_likelihood(word: str, noise_scale: float, data: Ratings) -> Likelihood:
-    """The likelihood; the levels of ordinal ratings are all that the file has."""
-    if word == "ordinal":
-        levels = np.unique(data.rating)
-        if len(levels) > _MOST_LEVELS:
-            raise ValueError(
-                f"The file has {len(levels):,} different ratings, which is too many for levels "
-                "with a cutpoint each. Use --likelihood gaussian, or round the ratings."
-            )
-        return Ordinal(levels)
-    return Bernoulli() if word == "bernoulli" else Gaussian(noise_scale)
+    return replace(model, likelihood=replace(likelihood, **own), **laws)
 
 
 def read_intercept(word: str) -> Any:

@@ -13,7 +13,6 @@ from jaxtyping import Array
 from probmf.data import Ratings
 from probmf.data.confidence import heavy_tail
 from probmf.inference.point.validation import Validation
-from probmf.likelihoods import Ordinal
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.models.network import Network
 from probmf.models.network_data import NetworkData
@@ -109,7 +108,7 @@ def initial_parameters(
     shapes = model.site_shapes(observations.num_users, observations.num_items)
     means = model.row_means(observations.features)
     weights = {site: shape for mean in means.values() for site, shape in mean.shapes.items()}
-    own = starting_cutpoints(model, observations)
+    own = _own_start(model, observations)
     intercept = model.fixed_intercept(observations.base_score)
     if start is not None:
         if not isinstance(start, RatingsFit):
@@ -142,15 +141,12 @@ def initial_parameters(
     return draw
 
 
-def starting_cutpoints(model: MatrixFactorization, observations: Observations) -> dict[str, Array]:
-    """Learned cutpoints that fit the levels' shares at the intercept alone; else nothing."""
-    likelihood = model.likelihood
-    if not isinstance(likelihood, Ordinal) or not likelihood.learned:
-        return {}
+def _own_start(model: MatrixFactorization, observations: Observations) -> dict[str, Array]:
+    """The likelihood's learned parameters where they fit the ratings at the intercept alone."""
     weight = None if observations.weight is None else np.asarray(observations.weight)
     score = float(model.fixed_intercept(observations.base_score))
-    start = likelihood.start(np.asarray(observations.rating), weight, score)
-    return {"cutpoints": jnp.asarray(start, jnp.result_type(float))}
+    start = model.likelihood.start(np.asarray(observations.rating), weight, score)
+    return {name: jnp.asarray(value, jnp.result_type(float)) for name, value in start.items()}
 
 
 @partial(jax.jit, static_argnames="shape")

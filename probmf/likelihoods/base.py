@@ -3,44 +3,104 @@
 A likelihood is the distribution of a rating given its score, and everything that follows from it:
 a loss, a quadratic that touches the loss at a score and lies above it (which alternating least
 squares solves), a latent variable given which the loss is quadratic (which Gibbs sampling draws),
-moments and tail probabilities, and all of these where the score itself is Normal. The
-table of what a method can't do with it is in `probmf.run.checks`; stored fits, mixed models and the
-command line know likelihoods by name.
+moments and tail probabilities, and all of these where the score itself is Normal; how the column
+of responses is checked and encoded; its own parameters with their priors and starts; the errors
+that judge predictions. Models, methods, results and the command line ask it, and never its class;
+optional methods are asked for by `has`, from which `probmf.run.checks` knows what a method can't do
+with it. They know it by name from `probmf.likelihoods.registry` alone.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self, TypeGuard
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import jax.numpy as jnp
 import numpy as np
 import numpyro
-from jaxtyping import Array
+from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
+
+from probmf import metrics
+from probmf.data import Ratings
+from probmf.data.column import Column
+from probmf.data.examples import Examples
+from probmf.likelihoods.responses import (
+    ResponseValues,
+    level_values,
+    measured_values,
+    naming_column,
+    refuse_classes,
+)
 
 #: Scores or ratings of any shape, on the host or the device.
 Scores = Any
+
+#: Methods that not every likelihood has; what needs them is refused without.
+type Optional = Literal[
+    "augment", "bound", "cutpoint_terms", "expected_bound", "in_units", "mean_square"
+]
+
+
+class Predicted(NamedTuple):
+    """Predictions that are judged by a likelihood's `errors`.
+
+    Attributes:
+        mean: Expected ratings.
+        sd: Standard deviations of the ratings, or None.
+        probabilities: Probabilities of the levels, or None.
+    """
+
+    mean: Float[np.ndarray, " n"]
+    # As None where the likelihood does not ask for them.
+    sd: Any
+    probabilities: Any = None
 
 
 class BaseLikelihood(ABC):
     """Distribution of a response given its score, or given its scores, one for each class.
 
     Attributes:
-        binary: Ratings are 0 or 1.
-        discrete: Ratings are at a few levels, each with a probability.
+        binary: Responses are 0 or 1.
+        by_class: There is a score for each class, on the last axis.
         quadratic: The loss is a quadratic function of rating less score.
         normal: A function of the rating, `to_score`, is Normal about the score.
     """
 
     binary: ClassVar[bool] = False
-    discrete: ClassVar[bool] = False
+    by_class: ClassVar[bool] = False
     quadratic: ClassVar[bool] = False
     normal: ClassVar[bool] = False
 
     @property
-    def learned(self) -> tuple[str, ...]:
-        """Parameters of its own that point estimates find together with the rows."""
+    def levels(self) -> Any:
+        """The levels that responses are at, increasing, or codes of the classes; else empty."""
         return ()
+
+    @classmethod
+    def has(cls, method: Optional) -> bool:
+        """True for an optional method that this likelihood has."""
+        nothing = getattr(Likelihood, method)
+        return getattr(cls, method, nothing) is not nothing
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """Parameters of its own that point estimates find together with the rows.
+
+        A shift of all scores undoes one of theirs, so that there is no learned intercept beside.
+        """
+        return ()
+
+    @property
+    def labels(self) -> dict[str, dict[str, list[str]]]:
+        """Labels along the dimension of each own parameter that is a vector, by site."""
+        return {}
+
+    def require_levels(self) -> None:  # noqa: B027 (most have nothing to refuse)
+        """Refuse a likelihood whose levels are left to the data.
+
+        Raises:
+            ValueError: If it has none.
+        """
 
     @abstractmethod
     def scale_sites(self) -> dict[str, Any]:
@@ -49,6 +109,16 @@ class BaseLikelihood(ABC):
     @abstractmethod
     def canonical(self) -> Self:
         """The likelihood without its parameters: compiled programs are keyed by it."""
+
+    def prior_precisions(self) -> dict[str, float]:
+        """Precision of the Normal prior about zero that each learned parameter has."""
+        return {}
+
+    def start(
+        self, rating: np.ndarray, weight: np.ndarray | None, score: float
+    ) -> dict[str, np.ndarray]:
+        """First values of the learned parameters, where all ratings have one and the same score."""
+        return {}
 
     @abstractmethod
     def distribution(self, scores: Scores, scales: Mapping[str, Array]) -> Distribution:
@@ -86,44 +156,163 @@ class BaseLikelihood(ABC):
     def loss(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
         """Minus log likelihood, up to a constant given rating and own parameters."""
 
+    @abstractmethod
+    def read_examples(
+        self, data: Examples, *, complete: bool = True
+    ) -> Float[np.ndarray, "n responses"]:
+        """Responses of a network as the likelihood takes them, checked.
+
+        Args:
+            data: The examples.
+            complete: Whether every level has to occur whose cutpoints are learned.
+
+        Returns:
+            Standardized numbers if the likelihood has `in_units`, else numbers, levels or codes.
+
+        Raises:
+            ValueError: If they do not suit the likelihood.
+        """
+
 
 class Likelihood(BaseLikelihood):
     """Distribution of a rating given its score.
 
-    Attributes:
-        levels: The levels of a discrete likelihood, increasing.
+    A rating is `normal` in some function of it, or at one of a few `levels`, or else a count.
     """
-
-    levels: Any = ()
 
     @property
     def num_levels(self) -> int:
-        """Number of levels; 0 if ratings are not discrete."""
+        """Number of levels; 0 if ratings are not at a few levels."""
         return len(self.levels)
 
+    @classmethod
+    def of_ratings(cls, rating: np.ndarray, noise_scale: float) -> Self:
+        """The likelihood that the command line means by its name.
+
+        Args:
+            rating: The ratings.
+            noise_scale: Noise scale, if it has one.
+        """
+        return cls()
+
     @abstractmethod
-    def check_ratings(self, rating: np.ndarray) -> None:
-        """Refuse ratings that have no density; the error names the first bad row."""
+    def check_ratings(self, rating: np.ndarray, noun: str = "ratings") -> None:
+        """Refuse ratings that have no density; the error names the first bad row.
+
+        Args:
+            rating: The ratings.
+            noun: Name for them in the message.
+
+        Raises:
+            ValueError: If there are any.
+        """
 
     def check_training(self, rating: np.ndarray, weight: np.ndarray | None) -> None:
         """Refuse training ratings that say nothing about a learned parameter."""
+
+    def read_column(self, column: Column, name: str) -> ResponseValues:
+        """The response of a mixed model, checked and encoded.
+
+        Args:
+            column: Its column.
+            name: The column's name.
+
+        Returns:
+            Its values.
+
+        Raises:
+            TypeError: If the column's type does not suit.
+            ValueError: If a value has no density, or a learned parameter is left open.
+        """
+        values = measured_values(column, name)
+        with naming_column(name):
+            self.check_ratings(values, "responses")
+        return ResponseValues(values)
+
+    def read_examples(
+        self, data: Examples, *, complete: bool = True
+    ) -> Float[np.ndarray, "n responses"]:
+        """Responses of a network, checked; see the base class."""
+        if not self.levels:
+            refuse_classes(data, type(self).__name__)
+        if self.has("in_units"):
+            return (data.response - data.response_center) / data.response_scale
+        values = level_values(data, self) if self.levels else data.response
+        for name, column in zip(data.responses, values.T, strict=True):
+            with naming_column(name):
+                self.check_ratings(column, "responses")
+                if complete:
+                    self.check_training(column, None)
+        return values
+
+    def coded(self, num_levels: int) -> Self:
+        """The likelihood of the codes 0, 1, ... of levels that a column has; else itself."""
+        return self
+
+    def place(self, response: np.ndarray) -> np.ndarray | float:
+        """Responses on the scale of scores, by which default priors are scaled.
+
+        Where they have no place there: the score about which an intercept is expected, within a
+        few units.
+        """
+        return 0.0
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """Own parameters that the user has given: numbers, or priors."""
+        return {}
+
+    def default_priors(self, width: float) -> dict[str, Distribution]:
+        """Priors of the own parameters in a mixed model, if nothing else is stated.
+
+        Args:
+            width: The scale of priors of the linear predictor.
+        """
+        return {}
 
     @abstractmethod
     def base_score(self, rating: np.ndarray, weight: np.ndarray | None) -> float:
         """The score that fits all ratings best when it is the same for all."""
 
-    @abstractmethod
+    def slope(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
+        """Minus the derivative of the loss by the score."""
+        return self.bound(scores, rating, scales)[1]
+
     def bound(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> tuple:
         """Curvature and minus slope at `scores` of a quadratic that is never below the loss.
 
-        It touches the loss there, so that its slope is the loss's own.
+        It touches the loss there, so that its slope is the loss's own. Optional.
         """
+        raise NotImplementedError
 
-    @abstractmethod
+    def expected_bound(self, mean: Scores, variance: Scores, rating: Scores) -> tuple:
+        r"""Target t, curvature w, constant c of a bound for a score Normal(mean, variance).
+
+        The expected log likelihood is at least :math:`c - w E (t - \eta)^2 / 2`. Optional.
+        """
+        raise NotImplementedError
+
     def augment(
         self, key: Array, scores: Scores, rating: Scores, scales: Mapping[str, Array]
     ) -> tuple:
-        """Curvature and minus slope at `scores` of the loss given a draw of its latent variable."""
+        """Curvature and minus slope at `scores` of the loss given a draw of its latent variable.
+
+        Optional.
+        """
+        raise NotImplementedError
+
+    def cutpoint_terms(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Any:
+        """Derivatives of the loss by the cutpoints beside each rating. Optional."""
+        raise NotImplementedError
+
+    def in_units(
+        self, scores: Scores, scales: Mapping[str, Any], center: Any, unit: Any
+    ) -> tuple[Scores, dict[str, Any]]:
+        """Scores and own parameters of center + unit x response from those of the response.
+
+        Optional; a network then takes its responses standardized.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def information(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
@@ -132,6 +321,13 @@ class Likelihood(BaseLikelihood):
     @abstractmethod
     def mean(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
         """Expected rating given the score."""
+
+    def mean_square(self, scores: np.ndarray, sd: np.ndarray) -> np.ndarray:
+        """Mean of the square of the expected rating when the score is Normal, on the host.
+
+        Optional; for an expected rating that rises with the score, whatever the own parameters.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def tail(
@@ -155,6 +351,27 @@ class Likelihood(BaseLikelihood):
     def integrate(self, mean: Scores, sd: Scores, scales: Mapping[str, Array]) -> tuple:
         """Mean and sd of a rating whose score is Normal(mean, sd)."""
 
+    def errors(self, rating: np.ndarray, predicted: Predicted) -> dict[str, float | None]:
+        """Measures of predictions of ratings, by name.
+
+        Args:
+            rating: The ratings.
+            predicted: The predictions.
+        """
+        return {
+            "RMSE": metrics.rmse(rating, predicted.mean), "MAE": metrics.mae(rating, predicted.mean)
+        }  # fmt: skip
+
+    def constant(self, data: Ratings, size: int) -> Predicted:
+        """The best prediction that is the same for all pairs.
+
+        Args:
+            data: The training ratings.
+            size: Number of pairs.
+        """
+        spread = max(float(np.std(data.rating)), 1e-12)
+        return Predicted(np.full(size, data.mean), np.full(size, spread))
+
 
 def likelihood_scales(likelihood: BaseLikelihood, values: Mapping[str, Any]) -> dict[str, Array]:
     """The likelihood's own parameters: those in `values`, else those that are numbers.
@@ -174,55 +391,3 @@ def likelihood_scales(likelihood: BaseLikelihood, values: Mapping[str, Any]) -> 
         for name, scale in given.items()
         if not isinstance(scale, Distribution)
     }
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """True for a finite real number (and no bool).
-
-    Args:
-        value: Anything.
-
-    Returns:
-        The answer; a type checker then takes the value for a float.
-    """
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    return number and bool(np.isfinite(value))  # type: ignore[call-overload]
-
-
-def check_scale(
-    name: str,
-    scale: object,
-    per: str = "row",
-    leave_out: str = "switch it off (user_bias=False, item_bias=False, num_factors=0)",
-) -> None:
-    """Refuse a scale that is not positive and finite (a distribution is let through).
-
-    Args:
-        name: The argument's name, for the message.
-        scale: A number, an array or a NumPyro distribution.
-        per: What an array has one scale for, for the message.
-        leave_out: How the user leaves out what would have a scale of zero.
-
-    Raises:
-        TypeError: If it is neither number, array nor distribution.
-        ValueError: If any entry is negative, zero, NaN or infinite.
-    """
-    if isinstance(scale, Distribution):
-        return
-    try:
-        no_number = scale is None or isinstance(scale, str | bytes | bool)
-        values = None if no_number else np.asarray(scale, dtype=np.float64)
-    except (TypeError, ValueError):
-        values = None
-    if values is None:
-        raise TypeError(
-            f"{name} is {scale!r} of type {type(scale).__name__}; "
-            f"give a positive number, an array with one scale per {per}, or a NumPyro distribution."
-        )
-    bad = ~(np.isfinite(values) & (values > 0))
-    if bad.any():
-        where = "" if values.ndim == 0 else f" at position {int(np.argmax(bad.ravel()))}"
-        raise ValueError(
-            f"{name} is {values.ravel()[np.argmax(bad.ravel())]:g}{where}; a scale is a standard "
-            f"deviation and must be positive and finite. To leave a term out, {leave_out}."
-        )

@@ -4,16 +4,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
-from probmf.data.column import such_rows
+from probmf import metrics
+from probmf.data import Ratings
+from probmf.data.column import Column, such_rows
 from probmf.likelihoods.augmentation import draw_between, draw_polya_gamma
-from probmf.likelihoods.base import Likelihood, Scores
+from probmf.likelihoods.base import Likelihood, Predicted, Scores
 from probmf.likelihoods.links import LINKS, Link, LinkName, check_link
+from probmf.likelihoods.responses import ResponseValues, naming_column
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,6 @@ class Bernoulli(Likelihood):
 
     link: LinkName = "logit"
     binary = True
-    discrete = True
     levels = (0.0, 1.0)
 
     def __post_init__(self) -> None:
@@ -56,16 +59,29 @@ class Bernoulli(Likelihood):
         """The likelihood itself: it has no parameters."""
         return self
 
-    def check_ratings(self, rating: np.ndarray) -> None:
+    def check_ratings(self, rating: np.ndarray, noun: str = "ratings") -> None:
         """Refuse anything but 0 and 1."""
         bad = (rating != 0) & (rating != 1)
         if bad.any():
             row = int(np.argmax(bad))
             raise ValueError(
-                f"A Bernoulli likelihood needs ratings 0 or 1, but row {row} has {rating[row]:g} "
-                f"({such_rows(bad)}). Make them 0/1, for example with "
+                f"A Bernoulli likelihood needs {noun} 0 or 1, but row {row} has {rating[row]:g} "
+                f"({such_rows(bad)}). Make them 0/1, of ratings for example with "
                 "ratings.binarize(threshold), or use a Gaussian likelihood."
             )
+
+    def read_column(self, column: Column, name: str) -> ResponseValues:
+        """Numbers 0 and 1, or booleans."""
+        try:
+            values = column.numbers()
+        except TypeError as error:
+            raise TypeError(
+                f"{error} Which value of a bernoulli response counts as 1 has to be said: make the "
+                "column 0 and 1 or booleans, as in frame['answer'] == 'yes'."
+            ) from None
+        with naming_column(name):
+            self.check_ratings(values, "responses")
+        return ResponseValues(values.astype(np.int32))
 
     def base_score(self, rating: np.ndarray, weight: np.ndarray | None) -> float:
         """The link of the share of ones (kept off 0 and 1 by half an observation)."""
@@ -88,6 +104,23 @@ class Bernoulli(Likelihood):
         """Curvature and minus slope at `scores` of a quadratic that is never below the loss."""
         sign = 2 * rating - 1
         return self._link.curvature(scores), sign * self._link.log_cdf_slope(sign * scores)
+
+    def expected_bound(self, mean: Scores, variance: Scores, rating: Scores) -> tuple:
+        r"""Target, curvature and constant of the bound that is best for a Normal score.
+
+        For the logit that of Jaakkola and Jordan at :math:`\xi^2 = E \eta^2`; for the probit that
+        of the latent normal, :math:`t = E z`, w = 1.
+        """
+        if self.link == "probit":
+            curvature, slope = self.bound(mean, rating, {})
+            constant = 0.5 * jnp.square(slope) - self.loss(mean, rating, {})
+            return mean + slope, curvature, constant
+        place = jnp.sqrt(jnp.square(mean) + variance)
+        curvature, _ = self.bound(place, rating, {})
+        target = (rating - 0.5) / curvature
+        constant = 0.5 * place - jax.nn.softplus(place)
+        constant = constant + 0.5 * curvature * (jnp.square(place) + jnp.square(target))
+        return target, curvature, constant
 
     def augment(
         self, key: Array, scores: Scores, rating: Scores, scales: Mapping[str, Array]
@@ -137,3 +170,17 @@ class Bernoulli(Likelihood):
         """
         probability = self._link.expected_cdf(jnp.asarray(mean), jnp.asarray(sd))
         return probability, jnp.sqrt(probability * (1 - probability))
+
+    def errors(self, rating: np.ndarray, predicted: Predicted) -> dict[str, float | None]:
+        """Measures of probabilities; without both answers there is no AUC."""
+        probability = np.asarray(predicted.mean, dtype=np.float64)
+        both = 0 < rating.sum() < len(rating)
+        return {
+            "log loss": metrics.log_loss(rating, probability),
+            "Brier score": metrics.brier(rating, probability),
+            "AUC": metrics.auc(rating, probability) if both else None,
+        }
+
+    def constant(self, data: Ratings, size: int) -> Predicted:
+        """The share of ones."""
+        return Predicted(np.full(size, np.clip(data.mean, 1e-6, 1 - 1e-6)), None)

@@ -11,7 +11,9 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
+from probmf.data.examples import Examples
 from probmf.likelihoods.base import BaseLikelihood, Scores
+from probmf.likelihoods.responses import listed
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Categorical(BaseLikelihood):
     """
 
     num_levels: int
-    discrete = True
+    by_class = True
 
     def __post_init__(self) -> None:
         """Check the number at the door."""
@@ -42,6 +44,24 @@ class Categorical(BaseLikelihood):
             raise TypeError(f"num_levels is {number!r}; expected a whole number such as 3.")
         if number < 2:
             raise ValueError(f"num_levels is {number}; there must be at least two classes.")
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Codes of the classes."""
+        return tuple(range(self.num_levels))
+
+    def read_examples(
+        self, data: Examples, *, complete: bool = True
+    ) -> Float[np.ndarray, "n responses"]:
+        """Codes of the classes, which must be as many as the likelihood has."""
+        classes, codes = data.class_codes()
+        if len(classes) != self.num_levels:
+            raise ValueError(
+                f"The response has {len(classes)} classes ({listed(classes)}), but the "
+                f"likelihood is Categorical({self.num_levels}); use "
+                f"Categorical({len(classes)})."
+            )
+        return codes[:, None]
 
     def scale_sites(self) -> dict[str, Any]:
         """No parameters of its own."""

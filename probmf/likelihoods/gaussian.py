@@ -13,8 +13,10 @@ from jax.scipy.special import ndtr
 from jaxtyping import Array
 from numpyro.distributions import Distribution
 
+from probmf import metrics
 from probmf.data.column import such_rows
-from probmf.likelihoods.base import Likelihood, Scores, check_scale
+from probmf.likelihoods.base import Likelihood, Predicted, Scores
+from probmf.likelihoods.parameters import check_scale
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class NormalNoise(Likelihood):
         """The likelihood without its parameter: compiled programs are keyed by it."""
         return type(self)()
 
+    @classmethod
+    def of_ratings(cls, rating: np.ndarray, noise_scale: float) -> Self:
+        """The likelihood with that noise scale."""
+        return cls(noise_scale)
+
     def to_score(self, rating: Scores) -> Scores:
         """The function of a rating that is Normal about the score."""
         raise NotImplementedError
@@ -50,6 +57,28 @@ class NormalNoise(Likelihood):
     def from_score(self, score: Scores) -> Scores:
         """Inverse of `to_score`."""
         raise NotImplementedError
+
+    def log_slope(self, score: np.ndarray) -> np.ndarray | float:
+        """Logarithm of the derivative of `from_score`."""
+        raise NotImplementedError
+
+    def place(self, response: np.ndarray) -> np.ndarray:
+        """The responses on the scale of scores."""
+        return np.asarray(self.to_score(response))
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """The noise scale, if it was given."""
+        return {} if self.noise_scale is None else {"noise_scale": self.noise_scale}
+
+    def default_priors(self, width: float) -> dict[str, Distribution]:
+        """A HalfNormal noise scale, as wide as the linear predictor."""
+        return {"noise_scale": dist.HalfNormal(jnp.asarray(width, jnp.result_type(float)))}
+
+    def errors(self, rating: np.ndarray, predicted: Predicted) -> dict[str, float | None]:
+        """Besides those of all numbers the log score of Normals with these means and sds."""
+        score = metrics.log_score(rating, predicted.mean, predicted.sd)
+        return super().errors(rating, predicted) | {"log score": score}
 
     def observe(
         self,
@@ -140,7 +169,17 @@ class Gaussian(NormalNoise):
         """The score as it is."""
         return score
 
-    def check_ratings(self, rating: np.ndarray) -> None:
+    def log_slope(self, score: np.ndarray) -> float:
+        """Zero, as the score is the rating."""
+        return 0.0
+
+    def in_units(
+        self, scores: Scores, scales: Mapping[str, Any], center: Any, unit: Any
+    ) -> tuple[Scores, dict[str, Any]]:
+        """The scores moved and stretched, the noise scale stretched."""
+        return center + unit * scores, {"noise_scale": unit * scales["noise_scale"]}
+
+    def check_ratings(self, rating: np.ndarray, noun: str = "ratings") -> None:
         """Any finite number is a rating; the data door has seen to that."""
 
     def distribution(self, scores: Scores, scales: Mapping[str, Array]) -> Distribution:
@@ -182,6 +221,10 @@ class LogNormal(NormalNoise):
         """Exponential function of the score."""
         return jnp.exp(score) if isinstance(score, jax.Array) else np.exp(score)
 
+    def log_slope(self, score: np.ndarray) -> np.ndarray:
+        """The score."""
+        return score
+
     def tail_order(
         self, mean: Scores, threshold: Scores, scales: Mapping[str, Array], sd: Scores
     ) -> Scores:
@@ -189,13 +232,13 @@ class LogNormal(NormalNoise):
         found = super().tail_order(mean, threshold, scales, sd)
         return jnp.where(jnp.asarray(threshold) > 0, found, jnp.inf)
 
-    def check_ratings(self, rating: np.ndarray) -> None:
+    def check_ratings(self, rating: np.ndarray, noun: str = "ratings") -> None:
         """Refuse what is not positive."""
         bad = ~(rating > 0)
         if bad.any():
             row = int(np.argmax(bad))
             raise ValueError(
-                f"A LogNormal likelihood needs positive ratings, but row {row} has "
+                f"A LogNormal likelihood needs positive {noun}, but row {row} has "
                 f"{rating[row]:g} ({such_rows(bad)}). Drop them, or use a Gaussian "
                 "likelihood."
             )

@@ -1,7 +1,7 @@
 """Ratings at a few ordered levels: cumulative logit and probit."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, Self
 
@@ -12,9 +12,12 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 from scipy.optimize import minimize_scalar
 
-from probmf.data.column import such_rows
+from probmf import metrics
+from probmf.data import Ratings
+from probmf.data.column import Column, such_rows
+from probmf.data.examples import Examples
 from probmf.likelihoods.augmentation import draw_between, draw_polya_gamma
-from probmf.likelihoods.base import Likelihood, Scores
+from probmf.likelihoods.base import Likelihood, Predicted, Scores
 from probmf.likelihoods.links import LINKS, Link, LinkName, check_link
 from probmf.likelihoods.ordered import (
     FAR,
@@ -27,7 +30,10 @@ from probmf.likelihoods.ordered import (
     interval_slope,
     log_interval,
 )
+from probmf.likelihoods.responses import ResponseValues, listed, naming_column, ordered_values
 
+#: Different ratings that `of_ratings` takes for levels, at most.
+MOST_LEVELS = 50
 #: Levels must differ by more than this share of the largest, to be told apart in single precision.
 RESOLUTION = 1e-5
 
@@ -92,7 +98,6 @@ class Ordinal(Likelihood):
     cutpoints: Literal["learned"] | Sequence[float] = "learned"
     cutpoint_scale: float = 5.0
     link: LinkName = field(default="logit", kw_only=True)
-    discrete = True
 
     def __post_init__(self) -> None:
         """Check at the door; levels and cutpoints are kept as tuples."""
@@ -121,10 +126,22 @@ class Ordinal(Likelihood):
     def _link(self) -> Link:
         return LINKS[self.link]
 
+    @classmethod
+    def of_ratings(cls, rating: np.ndarray, noise_scale: float) -> Self:
+        """The levels are all that the ratings have."""
+        levels = np.unique(rating)
+        if len(levels) > MOST_LEVELS:
+            raise ValueError(
+                f"The file has {len(levels):,} different ratings, which is too many for levels "
+                "with a cutpoint each. Use --likelihood gaussian, or round the ratings."
+            )
+        return cls(levels)
+
     @property
-    def cutpoint_names(self) -> list[str]:
+    def labels(self) -> dict[str, dict[str, list[str]]]:
         """The levels that each cutpoint lies between, as "1|2"."""
-        return [f"{low:g}|{high:g}" for low, high in pairwise(self.levels)]
+        between = [f"{low:g}|{high:g}" for low, high in pairwise(self.levels)]
+        return {"cutpoints": {"cutpoint": between}}
 
     @property
     def learned(self) -> tuple[str, ...]:
@@ -145,15 +162,58 @@ class Ordinal(Likelihood):
 
     def scale_sites(self) -> dict[str, Any]:
         """The likelihood's own parameters, by site name."""
-        if self.learned:
-            return {"cutpoints": OrderedNormal(self.cutpoint_scale, self.num_levels - 1)}
-        return {"cutpoints": np.asarray(self.cutpoints)}
+        return self.default_priors(1.0) | self.stated
 
     def canonical(self) -> Self:
         """The likelihood without its parameters: compiled programs are keyed by it."""
         return type(self)(self.levels, link=self.link)
 
-    def check_ratings(self, rating: np.ndarray) -> None:
+    def coded(self, num_levels: int) -> Self:
+        """The likelihood of the codes 0, 1, ... of the levels."""
+        return replace(self, levels=tuple(range(num_levels)))
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """The cutpoints, if they are numbers."""
+        return {} if self.learned else {"cutpoints": np.asarray(self.cutpoints)}
+
+    def default_priors(self, width: float) -> dict[str, Distribution]:
+        """Cutpoints in order."""
+        return {"cutpoints": OrderedNormal(self.cutpoint_scale, self.num_levels - 1)}
+
+    def prior_precisions(self) -> dict[str, float]:
+        """That of learned cutpoints."""
+        return {"cutpoints": self.cutpoint_scale**-2.0} if self.learned else {}
+
+    def read_column(self, column: Column, name: str) -> ResponseValues:
+        """Levels of the likelihood, or whole numbers or a categorical column with an order."""
+        if self.levels is None:
+            return ordered_values(column, name)
+        values = column.numbers()
+        with naming_column(name):
+            self.check_ratings(values, "responses")
+            self.check_training(values, None)
+        return ResponseValues(self.codes(values).astype(np.int32), self.levels)
+
+    def read_examples(
+        self, data: Examples, *, complete: bool = True
+    ) -> Float[np.ndarray, "n responses"]:
+        """Levels of one response, whose classes have an order."""
+        values = super().read_examples(data, complete=complete)
+        if data.classes_sorted and len(data.classes) > 2:
+            raise ValueError(
+                f"The response {data.responses[0]!r} has classes without an order "
+                f"({listed(data.classes)}), which an ordinal likelihood can't take. Give an "
+                "ordered categorical, their order as classes=[...], or Categorical for a "
+                "likelihood."
+            )
+        if len(data.responses) > 1:
+            raise ValueError(
+                f"An ordinal likelihood takes one response, but there are {len(data.responses)}."
+            )
+        return values
+
+    def check_ratings(self, rating: np.ndarray, noun: str = "ratings") -> None:
         """Refuse what is none of the levels."""
         levels = np.asarray(self.levels)
         values = np.asarray(rating, np.float64)
@@ -162,7 +222,7 @@ class Ordinal(Likelihood):
         if bad.any():
             row = int(np.argmax(bad))
             raise ValueError(
-                f"Row {row} has rating {values[row]:g}, which is none of the levels "
+                f"Row {row} has {noun[:-1]} {values[row]:g}, which is none of the levels "
                 f"{_words(self.levels)} ({such_rows(bad)}). Declare all levels, as in "
                 "Ordinal(levels=sorted(set(ratings.rating))), or use a Gaussian likelihood."
             )
@@ -187,7 +247,9 @@ class Ordinal(Likelihood):
         """Number of ratings of each level, weighted."""
         return np.bincount(self.codes(rating), weight, self.num_levels)
 
-    def start(self, rating: np.ndarray, weight: np.ndarray | None, score: float) -> np.ndarray:
+    def start(
+        self, rating: np.ndarray, weight: np.ndarray | None, score: float
+    ) -> dict[str, np.ndarray]:
         """Cutpoints under which each level has its share of the ratings at one and the same score.
 
         Args:
@@ -196,10 +258,12 @@ class Ordinal(Likelihood):
             score: That score.
 
         Returns:
-            Increasing cutpoints.
+            Increasing cutpoints, if they are learned.
         """
+        if not self.learned:
+            return {}
         share = np.cumsum(self.counts(rating, weight))
-        return score + self._link.quantile(share[:-1] / share[-1])
+        return {"cutpoints": score + self._link.quantile(share[:-1] / share[-1])}
 
     def base_score(self, rating: np.ndarray, weight: np.ndarray | None) -> float:
         """Zero where cutpoints are learned, else the score that fits all ratings best.
@@ -363,6 +427,19 @@ class Ordinal(Likelihood):
             ends = self._around(scores, jnp.full_like(scores, level), scales)
             parts.append(interval_probability(*ends, self.link, sd))
         return jnp.stack(jnp.broadcast_arrays(*parts), axis=-1)
+
+    def errors(self, rating: np.ndarray, predicted: Predicted) -> dict[str, float | None]:
+        """Besides those of all numbers the log of the probability of the rating's level."""
+        levels = np.asarray(self.levels)
+        at = levels[self.codes(rating)]
+        score = metrics.level_log_score(at, predicted.probabilities, levels)
+        return super().errors(rating, predicted) | {"log score": score}
+
+    def constant(self, data: Ratings, size: int) -> Predicted:
+        """The shares of the levels."""
+        counts = self.counts(data.rating, data.weight)
+        shares = np.tile(counts / counts.sum(), (size, 1))
+        return Predicted(shares @ np.asarray(self.levels), None, shares)
 
 
 def _levels(given: Any) -> tuple[float, ...]:

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
-from probmf.likelihoods.base import is_number
+from probmf.likelihoods.parameters import is_number
 
 
 def normal_loss(values: Mapping[str, Array], precision: Mapping[str, Any]) -> Float[Array, ""]:

@@ -13,8 +13,9 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from probmf.data import Encoder, Features, Ratings
-from probmf.likelihoods import Gaussian, Likelihood, Ordinal
-from probmf.likelihoods.base import check_scale, is_number, likelihood_scales
+from probmf.likelihoods import Gaussian, Likelihood
+from probmf.likelihoods.base import likelihood_scales
+from probmf.likelihoods.parameters import check_scale, is_number
 from probmf.models.factor_priors import NormalWishart, normal_loss, sample_scale
 from probmf.models.l2 import Loss, l2_scales
 from probmf.models.layers import MLP
@@ -112,8 +113,8 @@ class MatrixFactorization:
             raise ValueError(f"num_factors is {self.num_factors}; expected 0 or more.")
         if not isinstance(self.likelihood, Likelihood):
             raise TypeError(
-                f"likelihood is {self.likelihood!r}; expected Gaussian(...), LogNormal(...), "
-                "Bernoulli(...) or Ordinal(...). Of classes without an order fit one Bernoulli() "
+                f"likelihood is {self.likelihood!r}; expected one such as Gaussian(), LogNormal(), "
+                "Bernoulli() or Ordinal(5). Of classes without an order fit one Bernoulli() "
                 "model each."
             )
         for name in ("user_bias", "item_bias"):
@@ -128,8 +129,7 @@ class MatrixFactorization:
                 scale.degrees(self.num_factors)
             else:
                 check_scale(name, scale)
-        if isinstance(self.likelihood, Ordinal):
-            self.likelihood.require_levels()
+        self.likelihood.require_levels()
         _check_intercept(self.intercept)
         if self.learns_intercept and self.likelihood.learned:
             raise ValueError(
@@ -138,7 +138,7 @@ class MatrixFactorization:
                 "as numbers."
             )
         _check_unobserved_weight(self.unobserved_weight)
-        if self.unobserved_weight > 0 and not isinstance(self.likelihood, Gaussian):
+        if self.unobserved_weight > 0 and not self.likelihood.quadratic:
             raise ValueError(
                 "unobserved_weight counts unobserved pairs as zeros under a Gaussian likelihood; "
                 f"the likelihood is {self.likelihood!r}. Use Gaussian(), or sample negatives."
@@ -337,9 +337,9 @@ class MatrixFactorization:
             "user": ratings.users.ids, "item": ratings.items.ids, "factor": factor,
             "other_factor": factor, "rating_row": range(len(ratings)),
         }  # fmt: skip
-        if isinstance(self.likelihood, Ordinal):
-            coords["cutpoint"] = self.likelihood.cutpoint_names
-        dims = {"rating": ["rating_row"], "cutpoints": ["cutpoint"]}
+        dims = {"rating": ["rating_row"]}
+        for site, names in self.likelihood.labels.items():
+            dims[site], coords = list(names), coords | names
         for site in self.site_shapes(1, 1):
             side = site.split("_")[0]
             by_factor = ["factor"] * site.endswith("factors")
@@ -385,21 +385,33 @@ class MatrixFactorization:
             ValueError: If the ratings do not fit the likelihood, or an array of scales does not
                 have one entry per row.
         """
-        if not isinstance(ratings, Ratings):
-            raise TypeError(
-                f"Expected Ratings, got {type(ratings).__name__}. "
-                "Make them with Ratings.from_frame(frame, user=..., item=..., rating=...)."
-            )
-        self.likelihood.check_ratings(ratings.rating)
+        self.check_data(ratings)
         self.likelihood.check_training(ratings.rating, ratings.weight)
-        self._check_rows(ratings.num_users, ratings.num_items)
-        self._check_weights(ratings.weight)
         base = self.likelihood.base_score(ratings.rating, ratings.weight)
         features: dict[str, Any] = {
             f"{side}_features": jnp.asarray(values, jnp.result_type(float))
             for side, values in self.encode(ratings).items()
         }
         return (replace(Observations.from_ratings(ratings, base), **features),)
+
+    def check_data(self, ratings: Ratings) -> None:
+        """Refuse ratings that do not suit the model, whatever they tell of learned parameters.
+
+        Args:
+            ratings: The ratings.
+
+        Raises:
+            TypeError: If they are no Ratings.
+            ValueError: If a value or weight is out of range, or scales are not one per row.
+        """
+        if not isinstance(ratings, Ratings):
+            raise TypeError(
+                f"Expected Ratings, got {type(ratings).__name__}. "
+                "Make them with Ratings.from_frame(frame, user=..., item=..., rating=...)."
+            )
+        self.likelihood.check_ratings(ratings.rating)
+        self._check_rows(ratings.num_users, ratings.num_items)
+        self._check_weights(ratings.weight)
 
     def _check_rows(self, num_users: int, num_items: int) -> None:
         for site, shape in self.site_shapes(num_users, num_items).items():
@@ -538,9 +550,7 @@ class MatrixFactorization:
         }
         if self.learns_intercept:
             found["intercept"] = self.intercept_prior()[1]
-        if isinstance(self.likelihood, Ordinal) and self.likelihood.learned:
-            found["cutpoints"] = self.likelihood.cutpoint_scale**-2
-        return found
+        return found | self.likelihood.prior_precisions()
 
     def objective(self, parameters: Parameters, observations: Observations) -> Float[Array, ""]:
         r"""Minus log posterior density up to a constant, in any differentiable dtype.

@@ -8,7 +8,7 @@ from numpyro.distributions import Distribution
 
 from probmf.data import Ratings
 from probmf.likelihoods import Likelihood
-from probmf.likelihoods.base import is_number
+from probmf.likelihoods.parameters import is_number
 
 Loss = Literal["sum", "mean"]
 

@@ -12,13 +12,12 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from probmf.data.examples import Examples
-from probmf.likelihoods import Bernoulli, Gaussian, Ordinal
+from probmf.likelihoods import BaseLikelihood, Gaussian
 from probmf.likelihoods.base import likelihood_scales
-from probmf.likelihoods.categorical import Categorical
 from probmf.models.factor_priors import normal_loss
 from probmf.models.l2 import Loss, prior_scale
 from probmf.models.layers import MLP, LayerScale
-from probmf.models.network_data import NetworkData, NetworkLikelihood, read_targets
+from probmf.models.network_data import NetworkData
 from probmf.models.sites import Sites
 
 Parameters = Mapping[str, Array]
@@ -45,8 +44,9 @@ class Network:
         activation: Of the hidden layers: "tanh", "relu", "logistic", "identity", "step" (can't be
             trained), or another elementwise function of `jax.nn`.
         likelihood: `Gaussian(noise_scale)`, its scale in standard deviations of the response where
-            `Examples` standardize it; `Bernoulli(link)`; `Categorical(num_levels)`; or
-            `Ordinal(levels)`, whose learned cutpoints take the place of the last bias.
+            `Examples` standardize it; `Bernoulli(link)`; `Categorical(num_levels)`;
+            `Ordinal(levels)`, whose learned cutpoints take the place of the last bias; or another,
+            which takes the response as it is.
         weight_scale: Prior standard deviation of the weights: None for
             :math:`1/\sqrt{\text{inputs of the layer}}`, a number, "flat", a NumPyro distribution
             (then it is sampled, one for each layer), or a tuple with one of these for each layer.
@@ -70,20 +70,18 @@ class Network:
 
     hidden: tuple[int, ...] = (16,)
     activation: str = "tanh"
-    likelihood: NetworkLikelihood = field(default_factory=Gaussian)
+    likelihood: BaseLikelihood = field(default_factory=Gaussian)
     weight_scale: LayerScale = None
     bias_scale: LayerScale = None
 
     def __post_init__(self) -> None:
         """Check the configuration at the door."""
-        if not isinstance(self.likelihood, Gaussian | Bernoulli | Ordinal | Categorical):
+        if not isinstance(self.likelihood, BaseLikelihood):
             raise TypeError(
-                f"likelihood is {self.likelihood!r}; expected Gaussian(...), Bernoulli(...), "
-                "Categorical(...) or Ordinal(...). For a log-normal response give Examples its "
-                "logarithm, which they standardize, and use Gaussian()."
+                f"likelihood is {self.likelihood!r}; expected one such as Gaussian(), Bernoulli(), "
+                "Categorical(3) or Ordinal(5)."
             )
-        if isinstance(self.likelihood, Ordinal):
-            self.likelihood.require_levels()
+        self.likelihood.require_levels()
         for name in ("hidden", "weight_scale", "bias_scale"):
             object.__setattr__(self, name, getattr(self.layers, name))
 
@@ -96,7 +94,7 @@ class Network:
         bias: float | None = None,
         loss: Loss = "sum",
         data: Examples | None = None,
-        likelihood: NetworkLikelihood | None = None,
+        likelihood: BaseLikelihood | None = None,
         activation: str = "tanh",
     ) -> "Network":
         r"""The network whose MAP minimizes a loss with weight decay.
@@ -190,20 +188,20 @@ class Network:
             TypeError: If `data` is no table.
             ValueError: If a column is missing, or a response does not suit.
         """
-        if isinstance(self.likelihood, Categorical):
+        if self.likelihood.by_class:
             training = training.with_classes()
         other = training.matching(data)
         return self._arrays(other, *self.targets(other, complete=False))
 
     def _arrays(self, data: Examples, values: np.ndarray, num_outputs: int) -> NetworkData:
         dtype = jnp.result_type(float)
-        kind = jnp.int32 if isinstance(self.likelihood, Categorical) else dtype
+        kind = jnp.int32 if self.likelihood.by_class else dtype
         return NetworkData(
             jnp.asarray(data.inputs(), dtype), jnp.asarray(values, kind), num_outputs
         )
 
     def classes(self, data: Examples) -> tuple[Any, ...]:
-        """The classes that predictions name: the user's labels; () for a Gaussian likelihood.
+        """The classes that predictions name: the user's labels; () for responses without levels.
 
         Args:
             data: The training examples.
@@ -211,18 +209,29 @@ class Network:
         Returns:
             The labels in the order of the codes.
         """
-        if isinstance(self.likelihood, Gaussian):
-            return ()
-        if isinstance(self.likelihood, Ordinal):
-            levels = self.likelihood.levels
-            return data.classes or tuple(int(x) if x.is_integer() else x for x in levels)
-        if isinstance(self.likelihood, Bernoulli):
-            return data.classes or (0, 1)
-        return data.class_codes()[0]
+        if self.likelihood.by_class:
+            return data.class_codes()[0]
+        levels = self.likelihood.levels
+        return data.classes or tuple(int(x) if x.is_integer() else x for x in levels)
 
     def targets(self, data: Examples, *, complete: bool = True) -> tuple[np.ndarray, int]:
-        """Responses as the likelihood takes them, and the number of outputs; see `read_targets`."""
-        return read_targets(self.likelihood, data, complete=complete)
+        """Responses as the likelihood takes them, of shape (n,), or (n, responses) for several.
+
+        Args:
+            data: The examples.
+            complete: Whether every level has to occur whose cutpoints are learned.
+
+        Returns:
+            The responses, and the number of outputs of the last layer.
+
+        Raises:
+            ValueError: If the responses do not suit the likelihood.
+        """
+        values = self.likelihood.read_examples(data, complete=complete)
+        count = values.shape[1]
+        if self.likelihood.by_class:
+            return values[:, 0], len(self.likelihood.levels)
+        return values if count > 1 else values[:, 0], count
 
     def __call__(self, data: NetworkData) -> Array:
         """Sample the model in NumPyro's sense.
@@ -240,7 +249,7 @@ class Network:
             for name, scale in self.likelihood.scale_sites().items()
         }  # fmt: skip
         scores = self.scores(values, data.x)
-        several = scores.ndim == 2 and not isinstance(self.likelihood, Categorical)
+        several = scores.ndim == 2 and not self.likelihood.by_class
         with ExitStack() as plates:
             plates.enter_context(numpyro.plate("example", len(data.x), dim=-1 - several))
             if several:
@@ -258,7 +267,7 @@ class Network:
             The scores.
         """
         outputs = self.layers.apply(NAME, values, x)
-        if outputs.shape[-1] == 1 and not isinstance(self.likelihood, Categorical):
+        if outputs.shape[-1] == 1 and not self.likelihood.by_class:
             return outputs[..., 0]
         return outputs
 
@@ -287,18 +296,19 @@ class Network:
         last = self.layers.num_layers - 1
         ends = ["feature", *(f"unit_{place}" for place in range(last)), "output"]
         several = len(data.responses) > 1
-        dims = {"response": ["example", *["output"] * several], "cutpoints": ["cutpoint"]}
+        labels = self.likelihood.labels
+        dims = {"response": ["example", *["output"] * several]}
+        dims |= {site: list(names) for site, names in labels.items()}
         for place in range(last + 1):
             dims[f"{NAME}_weight_{place}"] = ends[place : place + 2]
             dims[f"{NAME}_bias_{place}"] = [ends[place + 1]]
-        is_classes = isinstance(self.likelihood, Categorical)
-        outputs = self.classes(data) if is_classes else data.responses
+        outputs = self.classes(data) if self.likelihood.by_class else data.responses
         coords: dict[str, Any] = {
             "feature": data.features, "output": outputs, "example": range(len(data)),
         }  # fmt: skip
         coords |= {f"unit_{place}": range(width) for place, width in enumerate(self.hidden)}
-        if isinstance(self.likelihood, Ordinal):
-            coords["cutpoint"] = self.likelihood.cutpoint_names
+        for names in labels.values():
+            coords |= names
         return Sites(dims, coords)
 
     def random_scales(self) -> list[str]:
@@ -320,9 +330,7 @@ class Network:
         """
         scales = self.layers.scales(NAME, data.x.shape[1], data.num_outputs)
         found = {site: 0.0 if scale == "flat" else scale**-2.0 for site, scale in scales.items()}
-        if isinstance(self.likelihood, Ordinal) and self.likelihood.learned:
-            found["cutpoints"] = self.likelihood.cutpoint_scale**-2.0
-        return found
+        return found | self.likelihood.prior_precisions()
 
     def start(self, key: Array, data: NetworkData) -> dict[str, Array]:
         """Random starting values; learned cutpoints fit the levels' shares at score zero.
@@ -335,10 +343,9 @@ class Network:
             Values by site name.
         """
         values = self.layers.start(NAME, key, data.x.shape[1], data.num_outputs)
-        if isinstance(self.likelihood, Ordinal) and self.likelihood.learned:
-            first = self.likelihood.start(np.asarray(data.response), None, 0.0)
-            values["cutpoints"] = jnp.asarray(first, jnp.result_type(float))
-        return values
+        first = self.likelihood.start(np.asarray(data.response), None, 0.0)
+        own = {name: jnp.asarray(value, jnp.result_type(float)) for name, value in first.items()}
+        return values | own
 
     def objective(self, parameters: Parameters, data: NetworkData) -> Float[Array, ""]:
         r"""Minus log posterior density up to a constant.

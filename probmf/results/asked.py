@@ -10,7 +10,7 @@ from probmf.data import Ratings, Vocabulary, encode_pairs
 from probmf.data.column import objects
 from probmf.data.ids import read_ids
 from probmf.data.user_item_pairs import pair_columns
-from probmf.likelihoods.base import is_number
+from probmf.likelihoods.parameters import is_number
 
 #: Length of a list of items that nobody gave a length for.
 LIST = 10

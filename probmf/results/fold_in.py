@@ -9,8 +9,7 @@ from jax.typing import ArrayLike
 from numpyro.distributions import Distribution
 
 from probmf.data import Ratings
-from probmf.likelihoods import Ordinal
-from probmf.likelihoods.base import check_scale
+from probmf.likelihoods.parameters import check_scale
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.results.draws import Draws
 from probmf.results.fold_in_draws import draw_users, refuse_laws_per_user
@@ -53,15 +52,11 @@ def add_users(
 
 def check_new_ratings(model: MatrixFactorization, new_ratings: Ratings) -> None:
     """Refuse what is no ratings, or ratings that don't suit the model."""
-    # A model without scales per row checks the new ratings' values and weights at its door.
-    # They need not have every level of ordinal ratings: the cutpoints stay where they are.
+    # Without scales per row: the new users are others.
     alike: dict[str, Any] = dict.fromkeys(PRIOR_SCALES.values(), 1.0)
     # Features are looked at when the new users are among the others.
     alike |= dict.fromkeys(("user_mean", "item_mean", "user_features", "item_features"))
-    if isinstance(model.likelihood, Ordinal) and isinstance(new_ratings, Ratings):
-        middle = tuple(range(model.likelihood.num_levels - 1))
-        alike["likelihood"] = replace(model.likelihood, cutpoints=middle)
-    replace(model, **alike).arguments(new_ratings)
+    replace(model, **alike).check_data(new_ratings)
 
 
 def extend_scales(

@@ -12,7 +12,6 @@ from jaxtyping import Float
 
 from probmf.likelihoods import Likelihood
 from probmf.models.mixed import Design, MixedEffects
-from probmf.models.mixed.response import of_codes
 from probmf.models.sites import Sites
 from probmf.results.asked import check_interval
 from probmf.results.fit import Fit
@@ -194,8 +193,8 @@ class MixedFit(Fit):
         return np.asarray(self.design.data.response)
 
     def _training_scores(self) -> tuple[Likelihood, Mixtures, None]:
-        given = blocks(self._draws, training_rows(self.design))
-        likelihood = of_codes(self.model.likelihood, len(self.design.response_levels))
+        likelihood = self.model.likelihood.coded(len(self.design.response_levels))
+        given = blocks(self._draws, training_rows(self.design), likelihood)
         return likelihood, ((rows, mixture(own)) for rows, own in given), None
 
     def save(self, path: str | PathLike[str], *, data: Any = None) -> None:

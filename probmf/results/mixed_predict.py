@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float, Int
 from probmf.likelihoods import Likelihood
 from probmf.models.mixed import Design, Encoded, EncodedTerm
 from probmf.models.mixed.design import PredictorCoding
-from probmf.models.mixed.response import of_codes
 from probmf.models.mixed.variables import read_data
 from probmf.results.mixtures import row_blocks
 from probmf.results.prediction_intervals import (
@@ -32,7 +31,8 @@ class Given(NamedTuple):
     Attributes:
         mean: The linear predictor, or its mean over the effects of new groups.
         variance: Its variance by these effects, which are Normal; None without new groups.
-        own: Noise scale, of shape (draws, 1) or (draws, n), or cutpoints, of shape (draws, 1, c).
+        own: The likelihood's own parameters: noise scale, of shape (draws, 1) or (draws, n), or
+            cutpoints, of shape (draws, 1, c).
         spread: Variance of the noise scale's logarithm by effects of new groups, or None; `own` is
             then the scale's median.
     """
@@ -93,8 +93,8 @@ def predict_rows(
     """Predict encoded rows; see `MixedFit.predict`."""
     levels = draws.design.response_levels
     values = level_values(levels) if levels else None
-    coded, parts = of_codes(likelihood, len(levels)), []
-    for part, given in blocks(draws, rows):
+    coded, parts = likelihood.coded(len(levels)), []
+    for part, given in blocks(draws, rows, coded):
         found = summarize(coded, mixture(given), interval, kind, values)
         if not likelihood.quadratic and given.spread is not None:
             # E exp(sigma^2 / 2) is infinite where log(sigma) is Normal.
@@ -131,8 +131,15 @@ def mixture(given: Given) -> ScoreMixture:
     )  # fmt: skip
 
 
-def blocks(draws: SiteDraws, rows: Encoded) -> Iterator[tuple[Int[np.ndarray, " part"], Given]]:
+def blocks(
+    draws: SiteDraws, rows: Encoded, likelihood: Likelihood
+) -> Iterator[tuple[Int[np.ndarray, " part"], Given]]:
     """Parameters of the rows' responses at each draw, by blocks of rows.
+
+    Args:
+        draws: The draws.
+        rows: The rows.
+        likelihood: That of the codes, where the response has levels.
 
     Yields:
         Which rows, either all with known groups or all with a new one, and what they depend on.
@@ -143,22 +150,20 @@ def blocks(draws: SiteDraws, rows: Encoded) -> Iterator[tuple[Int[np.ndarray, " 
     for chosen, each in ((known, numbers), (~known, numbers * NODES)):
         places = np.flatnonzero(chosen)
         for part in row_blocks(len(places), each):
-            yield places[part], _given(draws, rows, places[part])
+            yield places[part], _given(draws, rows, places[part], likelihood)
 
 
-def _given(draws: SiteDraws, rows: Encoded, part: Int[np.ndarray, " part"]) -> Given:
+def _given(
+    draws: SiteDraws, rows: Encoded, part: Int[np.ndarray, " part"], likelihood: Likelihood
+) -> Given:
     design = draws.design
     mean, variance = _linear(draws, design.mean, rows, part)
-    if design.response_levels:
-        cutpoints = np.asarray(draws["cutpoints"], np.float64)
-        return Given(mean, variance, {"cutpoints": cutpoints[:, None]})
     if design.noise is not None and rows.noise is not None:
         log_noise, spread = _linear(draws, design.noise, rows.noise, part)
         return Given(mean, variance, {"noise_scale": np.exp(log_noise)}, spread)
-    if "noise_scale" in design.data.priors:
-        noise = np.asarray(draws["noise_scale"], np.float64)[:, None]
-        return Given(mean, variance, {"noise_scale": noise})
-    return Given(mean, variance, {})
+    sites = likelihood.scale_sites()
+    own = {site: np.asarray(draws[site], np.float64)[:, None] for site in sites}
+    return Given(mean, variance, own)
 
 
 def known_rows(rows: Encoded) -> Bool[np.ndarray, " n"]:

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Float
 
 from probmf.data.examples import Examples
-from probmf.likelihoods import Gaussian
 from probmf.likelihoods.base import BaseLikelihood
 from probmf.models.network import NAME, Network
 from probmf.models.sites import Sites
@@ -137,7 +136,7 @@ class NetworkFit(Fit):
     def _observed(self) -> np.ndarray:
         (arrays,) = self.model.arguments(self.data)
         response = np.asarray(arrays.response)
-        if not isinstance(self.model.likelihood, Gaussian):
+        if not self.model.likelihood.has("in_units"):
             return response
         # Numbers were standardized, codes and levels not.
         center, unit = self.data.response_center, self.data.response_scale

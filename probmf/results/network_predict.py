@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from probmf.data.examples import Examples
-from probmf.likelihoods import Categorical, Gaussian, Likelihood
+from probmf.likelihoods import Likelihood
 from probmf.likelihoods.base import likelihood_scales
 from probmf.models.network import Network
 from probmf.results.mixtures import row_blocks
@@ -36,14 +36,16 @@ def predict_network(
     kind: Kind,
 ) -> Predictions:
     """Predict rows of standardized features; see `NetworkFit.predict`."""
-    if isinstance(model.likelihood, Categorical) and kind == "response" and interval is not None:
+    if model.likelihood.by_class and kind == "response" and interval is not None:
         raise ValueError(
             "Classes have no order, so a response has no interval; see probabilities, or use "
             "kind='mean' for how well each probability is known."
         )
-    likelihood, parts = model.likelihood, []
+    # Of a kind that has `level_probabilities`, by class or for one score.
+    likelihood: Any = model.likelihood
+    parts = []
     for part, scores in mixtures(model, data, samples, x):
-        if isinstance(likelihood, Categorical):
+        if likelihood.by_class:
             each = np.asarray(likelihood.level_probabilities(jnp.asarray(scores.mean), {}))
             found = Summary(*over_draws(each.astype(np.float64), interval))
             found = found._replace(probabilities=found.mean)
@@ -75,11 +77,12 @@ def mixtures(
         Places of some rows, and their scores, with a last axis of responses or classes where there
         are several. Memory is bounded.
     """
+    likelihood: Any = model.likelihood
     values = {site: value.reshape(-1, *value.shape[2:]) for site, value in samples.items()}
     count = len(next(iter(values.values())))
-    fixed = likelihood_scales(model.likelihood, {}).items()
+    fixed = likelihood_scales(likelihood, {}).items()
     own = {name: np.broadcast_to(value, (count, *value.shape)) for name, value in fixed}
-    own |= {name: values[name] for name in model.likelihood.scale_sites() if name in values}
+    own |= {name: values[name] for name in likelihood.scale_sites() if name in values}
     own = {name: np.asarray(value, np.float64) for name, value in own.items()}
     dtype = jnp.result_type(float)
     weights = {
@@ -91,11 +94,11 @@ def mixtures(
         scores = np.asarray(found, np.float64)
         between = [1] * (scores.ndim - 1)
         scales = {name: v.reshape(count, *between, *v.shape[1:]) for name, v in own.items()}
-        if isinstance(model.likelihood, Gaussian):
+        if likelihood.has("in_units"):
             center, unit = (data.response_center, data.response_scale)
             if scores.ndim == 2:
                 center, unit = center[0], unit[0]
-            scores, scales = center + unit * scores, {"noise_scale": unit * scales["noise_scale"]}
+            scores, scales = likelihood.in_units(scores, scales, center, unit)
         yield np.arange(part.start, part.stop), ScoreMixture(scores, None, scales)
 
 

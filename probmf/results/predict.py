@@ -24,7 +24,7 @@ def predict(
     found = scores.summary(users.codes, items.codes, interval)
     known_user, known_item = scores.known("user", users.codes), scores.known("item", items.codes)
     likelihood = scores.model.likelihood
-    ordered = likelihood.discrete and not likelihood.binary
+    ordered = bool(likelihood.levels) and not likelihood.binary
     if not ordered:
         found = found._replace(probabilities=None)
     return Predictions(

@@ -5,7 +5,7 @@ is drawn) and has the likelihood's own parameters beside it. All that follows fo
 asked of the likelihood here, for every kind of model.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -14,8 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy.special import ndtri
 
-from probmf.likelihoods import Bernoulli, Likelihood
-from probmf.likelihoods.gaussian import NormalNoise
+from probmf.likelihoods import Likelihood
 from probmf.results.mixtures import mixture_quantiles, tails
 from probmf.rows.batches import power_of_two
 
@@ -86,8 +85,10 @@ def summarize(
     Returns:
         The summary, in closed form given the draws where there is one.
     """
-    if isinstance(likelihood, NormalNoise):
+    if likelihood.normal:
         return _of_normal(likelihood, scores, interval, kind)
+    if not likelihood.levels:
+        return _of_counts(likelihood, scores, interval, kind)
     values = np.asarray(likelihood.levels) if values is None else values
     return _of_levels(likelihood, scores, interval, kind, values)
 
@@ -172,7 +173,7 @@ def evaluate(
         return np.pad(array, (*before, (0, power_of_two(size) - size)))
 
     own = {
-        name: np.asarray(value, np.float64) if name == "cutpoints" else padded(value)
+        name: np.asarray(value, np.float64) if name in likelihood.labels else padded(value)
         for name, value in scales.items()
     }
     with jax.enable_x64(True):
@@ -196,7 +197,7 @@ def _average(values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
 
 
 def _of_normal(
-    likelihood: NormalNoise, scores: ScoreMixture, interval: float | None, kind: Kind
+    likelihood: Any, scores: ScoreMixture, interval: float | None, kind: Kind
 ) -> Summary:
     center, noise = scores.mean, scores.scales["noise_scale"]
     if interval is None and likelihood.quadratic:
@@ -244,31 +245,96 @@ def _of_levels(
         return Summary(*moments, *ends, probabilities)
     if scores.sd is None and scores.weights is None:
         return Summary(*over_draws(each @ values, interval))._replace(probabilities=probabilities)
-    found = _expected_level(likelihood, scores, probabilities @ values, interval, values)
+
+    def expected(at: np.ndarray) -> np.ndarray:
+        found = evaluate(likelihood, "level_probabilities", at, scales=scores.scales)
+        return np.asarray(found @ values)
+
+    found = _of_expected(likelihood, scores, probabilities @ values, interval, expected)
     return Summary(*found)._replace(probabilities=probabilities)
 
 
-def _expected_level(
+def _of_counts(
+    likelihood: Likelihood, scores: ScoreMixture, interval: float | None, kind: Kind
+) -> Summary:
+    """Summary of counts, by their moments and tail probabilities."""
+    sd = np.zeros((1, 1)) if scores.sd is None else scores.sd
+    width = np.broadcast_to(sd, scores.mean.shape)
+    each, spread = evaluate(likelihood, "integrate", scores.mean, width, scales=scores.scales)
+    mean = _average(each, scores.weights)
+    if interval is None:
+        return Summary(mean)
+    if kind == "mean":
+
+        def expected(at: np.ndarray) -> np.ndarray:
+            return np.asarray(evaluate(likelihood, "mean", at, scales=scores.scales))
+
+        if scores.sd is None and scores.weights is None:
+            return Summary(*over_draws(expected(scores.mean), interval))
+        return Summary(*_of_expected(likelihood, scores, mean, interval, expected))
+    with np.errstate(invalid="ignore", over="ignore"):
+        square = _average(np.square(each - mean) + np.square(spread), scores.weights)
+    square = np.where(np.isfinite(mean), square, np.inf)
+
+    def tail(at_least: np.ndarray) -> np.ndarray:
+        at = np.broadcast_to(at_least, scores.mean.shape)
+        found = evaluate(likelihood, "tail", scores.mean, at, scales=scores.scales, sd=scores.sd)
+        return _average(found, scores.weights)
+
+    ends = (count_quantiles(tail, mean, np.sqrt(square), p) for p in tails(interval))
+    return Summary(mean, np.sqrt(square), *ends)
+
+
+def count_quantiles(
+    tail: Callable[[np.ndarray], np.ndarray],
+    mean: Float[np.ndarray, " n"],
+    sd: Float[np.ndarray, " n"],
+    probability: float,
+) -> Float[np.ndarray, " n"]:
+    r"""Quantiles of counts: the least k with :math:`P(r \le k) \ge p`.
+
+    By bisection between the ends that Cantelli's inequality gives for the mean and sd.
+
+    Args:
+        tail: P(r >= k) by row, for a k of each row.
+        mean: Means.
+        sd: Standard deviations.
+        probability: The probability p.
+
+    Returns:
+        Whole numbers. Cost: the tail as often as the ends have binary digits.
+    """
+    odds = np.sqrt(probability / (1 - probability))
+    finite = np.isfinite(sd)
+    low = np.where(finite, np.maximum(np.floor(mean - sd / odds), 0.0), 0.0) - 1.0
+    high = np.where(finite, np.ceil(mean + sd * odds), 1.0)
+    while np.any(short := 1.0 - tail(high + 1.0) < probability):
+        high = np.where(short, 2.0 * high + 1.0, high)
+    # P(r <= low) < p <= P(r <= high) throughout, until they are neighbours, or as good as.
+    while np.any(high - low > np.maximum(1.0, 1e-15 * high)):
+        middle = np.floor(0.5 * (low + high))
+        reached = 1.0 - tail(middle + 1.0) >= probability
+        low, high = np.where(reached, low, middle), np.where(reached, middle, high)
+    return high
+
+
+def _of_expected(
     likelihood: Likelihood,
     scores: ScoreMixture,
     mean: Float[np.ndarray, " n"],
     interval: float,
-    values: np.ndarray,
+    expected: Callable[[np.ndarray], np.ndarray],
 ) -> tuple[np.ndarray, ...]:
-    """Mean, sd and interval of the expected level as the score varies."""
+    """Mean, sd and interval of the expected response, a function of the score, as that varies."""
     sd = np.zeros((1, 1)) if scores.sd is None else scores.sd
-    if isinstance(likelihood, Bernoulli):
+    if likelihood.has("mean_square"):
         square = _average(likelihood.mean_square(scores.mean, sd), scores.weights)
         ends = mixture_quantiles(scores.mean, sd, tails(interval), scores.weights)
         lower, upper = (evaluate(likelihood, "mean", end, scales={}) for end in ends)
         return mean, np.sqrt(np.maximum(square - np.square(mean), 0.0)), lower, upper
     square, drawn = np.zeros_like(mean), []
     for place, weight, quantile in zip(PLACES, WEIGHTS, QUANTILES, strict=True):
-        at, beside = (
-            evaluate(likelihood, "level_probabilities", scores.mean + z * sd, scales=scores.scales)
-            @ values
-            for z in (place, quantile)
-        )
+        at, beside = (expected(scores.mean + z * sd) for z in (place, quantile))
         square += weight * _average(np.square(at - mean), scores.weights)
         drawn.append(beside)
     return mean, np.sqrt(square), *np.quantile(np.concatenate(drawn), tails(interval), axis=0)

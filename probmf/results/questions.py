@@ -25,8 +25,8 @@ class Questions:
         user: The user's id.
         item: Item ids, shape (k,).
         code: Item codes.
-        information: Expected information of each answer, in nats; for Gaussian ratings given the
-            answers to the questions before it, otherwise of each alone.
+        information: Expected information of each answer, in nats; for ratings at a few levels of
+            each alone, else given the answers to the questions before it.
         known_user: False if the user has no ratings in the fit.
     """
 
@@ -77,12 +77,15 @@ def choose_next(
     code = int(asked.codes[0])
     if likelihood.normal:
         variance, column, scales = scores.covariance(code, items)
-        noise = float(np.mean(np.square(scales["noise_scale"])))
+        noise = np.full(len(items), np.mean(np.square(scales["noise_scale"])))
         places, information = _greedy(variance, column, noise, k)
-    else:
+    elif likelihood.levels:
         every = _disagreement(scores, code, items)
         places = np.argsort(-every, kind="stable")[:k]
         information = every[places]
+    else:
+        variance, column, _ = scores.covariance(code, items)
+        places, information = _greedy(variance, column, 1.0 / _precision(scores, code, items), k)
     return Questions(
         asked.ids[0], data.items.ids[items[places]], items[places], information,
         bool(scores.known("user", asked.codes)[0]),
@@ -90,7 +93,10 @@ def choose_next(
 
 
 def _greedy(
-    variance: Float[np.ndarray, " items"], column: Column, noise: float, k: int
+    variance: Float[np.ndarray, " items"],
+    column: Column,
+    noise: Float[np.ndarray, " items"],
+    k: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Items of the largest variance, each given the answers to those before it.
 
@@ -103,11 +109,11 @@ def _greedy(
     for step in range(k):
         place = int(np.argmax(np.where(open_, variance, -np.inf)))
         places[step], open_[place] = place, False
-        information[step] = 0.5 * np.log1p(variance[place] / noise)
+        information[step] = 0.5 * np.log1p(variance[place] / noise[place])
         if step + 1 < k:
             done = factor[:step]
             left = column(place) - done[:, place] @ done
-            factor[step] = left / np.sqrt(variance[place] + noise)
+            factor[step] = left / np.sqrt(variance[place] + noise[place])
             variance = np.maximum(variance - np.square(factor[step]), 0.0)
     return places, information
 
@@ -124,3 +130,12 @@ def _disagreement(scores: Scores, code: int, items: np.ndarray) -> Float[np.ndar
             chance[some] += np.tensordot(weight, each, 1)
             entropy[some] += weight @ entr(each).sum(axis=2)
     return entr(chance).sum(axis=1) - entropy
+
+
+def _precision(scores: Scores, code: int, items: np.ndarray) -> Float[np.ndarray, " items"]:
+    """Mean Fisher information of a score, by item: what a Normal answer's precision would be."""
+    total = np.zeros(len(items))
+    for block, weight, scales in scores.weighted(code, items):
+        scales = {name: value[:, None] for name, value in scales.items()}
+        total += weight @ evaluate(scores.model.likelihood, "information", block, scales=scales)
+    return total

@@ -341,8 +341,9 @@ class RatingsFit(Fit):
         exact; of many draws v is the variance over the draws, :math:`\sigma^2` its mean, and this
         takes the scores as Gaussian and counts what the answer tells of the item, too. For
         levels it is the entropy of the mean probabilities less the mean entropy (BALD; Houlsby et
-        al. 2011). Of k Gaussian questions each is chosen given the answers to those before it,
-        which need not be known; of others each is judged alone.
+        al. 2011); for counts that of a Normal answer with the mean Fisher information of the score
+        in place of :math:`1 / \sigma^2`. Of k such questions each is chosen given the answers to
+        those before it, which need not be known; of levels each is judged alone.
 
         Args:
             user: An id; one that the fit does not know has the prior's row.

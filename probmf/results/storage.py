@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from probmf.data import Encoder, Examples, Ratings
 from probmf.data.encoder import Block
-from probmf.likelihoods import Bernoulli, Categorical, Gaussian, LogNormal, Ordinal
+from probmf.likelihoods import registry
 from probmf.models import (
     MLP,
     Linear,
@@ -33,9 +33,8 @@ from probmf.results.traces import Traces, Watched
 KINDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        Bernoulli, Block, Categorical, Encoder, Examples, Gaussian, History, Linear, LogNormal, MLP,
-        MatrixFactorization, MixedEffects, Network, NormalWishart, Ordinal, Ratings, RowMoments,
-        Sampling, Traces, Watched,
+        Block, Encoder, Examples, History, Linear, MLP, MatrixFactorization, MixedEffects, Network,
+        NormalWishart, Ratings, RowMoments, Sampling, Traces, Watched, *registry.KINDS,
     )
 }  # fmt: skip
 

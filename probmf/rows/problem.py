@@ -18,6 +18,8 @@ from probmf.rows.batches import PIECE
 
 #: Newton steps for a row under a likelihood that is not quadratic; ten are plenty as a rule.
 MAX_STEPS = 100
+#: The shortest share of Newton's step that is tried.
+SHORTEST = 2.0**-16
 
 Sums = TypeVar("Sums")
 
@@ -160,7 +162,7 @@ def precision_factors(problem: RowProblem, *, likelihood: Likelihood) -> Array:
 def find_modes(problem: RowProblem, *, likelihood: Likelihood) -> Array:
     """The rows' modes, on the device."""
     start = jnp.zeros_like(problem.value)
-    if not likelihood.discrete:
+    if likelihood.normal:
         # The second step removes the rounding of the first.
         return _bound_step(problem, _bound_step(problem, start, likelihood), likelihood)
     tolerance = jnp.finfo(start.dtype).eps ** 0.75
@@ -171,11 +173,14 @@ def find_modes(problem: RowProblem, *, likelihood: Likelihood) -> Array:
 
     def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         index, x, _ = state
-        # The bound's step always descends; Newton's is taken where it descends further.
-        slow = _bound_step(problem, x, likelihood)
         fast = _newton_step(problem, x, likelihood)
-        better = row_loss(problem, fast, likelihood) <= row_loss(problem, slow, likelihood)
-        new = jnp.where(better[:, None], fast, slow)
+        if likelihood.has("bound"):
+            # The bound's step always descends; Newton's is taken where it descends further.
+            slow = _bound_step(problem, x, likelihood)
+            better = row_loss(problem, fast, likelihood) <= row_loss(problem, slow, likelihood)
+            new = jnp.where(better[:, None], fast, slow)
+        else:
+            new = _shortened(problem, x, fast, likelihood)
         return index + 1, new, jnp.max(jnp.abs(new - x))
 
     first = (jnp.asarray(0), start, jnp.full((), jnp.inf, start.dtype))
@@ -183,26 +188,48 @@ def find_modes(problem: RowProblem, *, likelihood: Likelihood) -> Array:
 
 
 def _bound_step(problem: RowProblem, x: Array, likelihood: Likelihood) -> Array:
-    return _step(problem, x, likelihood, lambda scores, curvature: curvature)
+    def quadratic(scores: Array, rating: Array) -> tuple[Array, Array]:
+        curvature, slope = likelihood.bound(scores, rating, problem.scales)
+        return curvature, slope
+
+    return _step(problem, x, quadratic)
 
 
 def _newton_step(problem: RowProblem, x: Array, likelihood: Likelihood) -> Array:
-    return _step(
-        problem, x, likelihood,
-        lambda scores, curvature: likelihood.information(scores, problem.scales),
-    )  # fmt: skip
+    def quadratic(scores: Array, rating: Array) -> tuple[Array, Array]:
+        information = likelihood.information(scores, problem.scales)
+        return information, likelihood.slope(scores, rating, problem.scales)
+
+    return _step(problem, x, quadratic)
+
+
+def _shortened(problem: RowProblem, x: Array, aim: Array, likelihood: Likelihood) -> Array:
+    """Part of the way to each row's aim, halved until it lowers the row's loss."""
+    here = row_loss(problem, x, likelihood)
+
+    def failed(state: tuple[Array, Array, Array]) -> Array:
+        share, _, descended = state
+        return (share >= SHORTEST) & ~jnp.all(descended)
+
+    def halve(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        share, new, descended = state
+        tried = x + share * (aim - x)
+        lower = row_loss(problem, tried, likelihood) <= here
+        new = jnp.where((lower & ~descended)[:, None], tried, new)
+        return 0.5 * share, new, descended | lower
+
+    start = (jnp.ones((), x.dtype), x, jnp.zeros(len(x), bool))
+    return lax.while_loop(failed, halve, start)[1]
 
 
 def _step(
-    problem: RowProblem,
-    x: Array,
-    likelihood: Likelihood,
-    curve: Callable[[Array, Array], Array],
+    problem: RowProblem, x: Array, quadratic: Callable[[Array, Array], tuple[Array, Array]]
 ) -> Array:
+    """To the minimum of a quadratic function of the scores, by its curvature and minus slope."""
+
     def moments(z: Array, offset: Array, rating: Array, weight: Array) -> tuple[Array, Array]:
-        scores = offset + gaussian.project(z, x)
-        curvature, slope = likelihood.bound(scores, rating, problem.scales)
-        second = gaussian.second_moments(z, weight * curve(scores, curvature))
+        curvature, slope = quadratic(offset + gaussian.project(z, x), rating)
+        second = gaussian.second_moments(z, weight * curvature)
         return gaussian.collect(z, weight * slope), second
 
     first, second = problem.sum(moments)

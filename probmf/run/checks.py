@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpyro.distributions import Distribution
 
-from probmf.likelihoods import Bernoulli, Gaussian
-from probmf.likelihoods.base import is_number
+from probmf.likelihoods.parameters import is_number
 from probmf.models import MatrixFactorization, MixedEffects, Network
 from probmf.models.factor_priors import NormalWishart
 from probmf.models.layers import Linear
@@ -134,6 +133,11 @@ def _when(has: Callable[[Any], Any], words: str) -> Callable[[Any], str]:
     return lambda model: words if has(model) else ""
 
 
+def _lacks(method: Any) -> Callable[[Any], str]:
+    """The likelihood's name, where it lacks an optional method."""
+    return lambda model: "" if model.likelihood.has(method) else type(model.likelihood).__name__
+
+
 TABLE: tuple[Row, ...] = (
     Row("MatrixFactorization", MatrixFactorization, lambda _: "MatrixFactorization",
         "MatrixFactorization", {
@@ -160,12 +164,19 @@ TABLE: tuple[Row, ...] = (
         _when(lambda model: not model.site_shapes(1, 1), "the model"), "the model", {
             "fit_als": _NO_ROWS, "fit_variational": _NO_ROWS, "sample_gibbs": _NO_ROWS,
         }),
-    Row("ordinal ratings", MatrixFactorization,
-        lambda model: "" if isinstance(model.likelihood, Gaussian | Bernoulli)
-        else type(model.likelihood).__name__,
+    Row("ratings without a quadratic bound", MatrixFactorization, _lacks("bound"), "Poisson", {
+            "fit_als": "The likelihood is {found}, whose loss lies below no quadratic function of "
+            "the score, and {method} solves for rows under one. Use fit_map.",
+        }),
+    Row("ratings without a latent variable", MatrixFactorization, _lacks("augment"), "Poisson", {
+            "sample_gibbs": "The likelihood is {found}, which has no latent variable given which "
+            "rows are normal, and {method} draws them given one. Use sample_nuts.",
+        }),
+    Row("ratings that are neither Gaussian nor yes/no", MatrixFactorization,
+        lambda model: "" if model.likelihood.quadratic else _lacks("expected_bound")(model),
         "Ordinal", {
             "fit_variational": "{method} has Gaussian and Bernoulli likelihoods, and this is "
-            "{found}; use fit_als or sample_gibbs.",
+            "{found}; use fit_svi or a sampler.",
         }),
     Row("weak zeros", MatrixFactorization,
         _when(lambda model: model.unobserved_weight > 0, "unobserved_weight"),

@@ -13,8 +13,7 @@ from numpyro import handlers
 from scipy import special, stats
 
 from probmf.inference.point.cutpoints import cutpoint_sums
-from probmf.likelihoods import Bernoulli, Gaussian, Likelihood, LogNormal, Ordinal
-from probmf.likelihoods.base import check_scale
+from probmf.likelihoods import Bernoulli, Gaussian, Likelihood, LogNormal, Ordinal, Poisson
 from probmf.likelihoods.links import LinkName
 from probmf.likelihoods.normal_integrals import (
     expected_sigmoid,
@@ -22,6 +21,7 @@ from probmf.likelihoods.normal_integrals import (
     expected_square_of_sigmoid,
 )
 from probmf.likelihoods.ordered import Ordered, OrderedNormal, interval_slope, log_interval
+from probmf.likelihoods.parameters import check_scale
 
 SIGMA = 0.7
 LEVELS = (0.5, 1.0, 2.5, 4.0)
@@ -70,6 +70,9 @@ CASES = {
         LogNormal(SIGMA), NOISE, (0.3, 2.5),
         lambda s, r: stats.norm.logpdf(np.log(r), s, SIGMA) - np.log(r),
     ),
+    "poisson": Case(
+        Poisson(), {}, (0.0, 1.0, 3.0, 40.0), lambda s, r: stats.poisson.logpmf(r, np.exp(s))
+    ),
 }  # fmt: skip
 for LINK in LINKS:
     CASES[f"bernoulli {LINK}"] = Case(
@@ -79,6 +82,19 @@ for LINK in LINKS:
         Ordinal(LEVELS, CUTPOINTS, link=LINK), {"cutpoints": CUTPOINTS}, LEVELS,
         lambda s, r, link=LINK: log_level(link, s, r),
     )  # fmt: skip
+
+
+#: Counts that are as good as all at the scores of these tests.
+COUNTS = np.arange(3000.0)
+
+
+def counted(case: Case) -> bool:
+    return not (case.likelihood.normal or case.likelihood.levels)
+
+
+def requires(case: Case, method: Any) -> None:
+    if not case.likelihood.has(method):
+        pytest.skip(f"It has no {method}.")
 
 
 @pytest.fixture(params=CASES)
@@ -125,6 +141,7 @@ def test_density_loss_and_site(case: Case, x64: bool) -> None:
 
 
 def test_bound_touches_and_is_never_below_the_loss(case: Case) -> None:
+    requires(case, "bound")
     likelihood = case.likelihood
     with jax.enable_x64(True):
         own, at = case.parameters(), jnp.asarray(GRID)
@@ -143,11 +160,22 @@ def test_bound_touches_and_is_never_below_the_loss(case: Case) -> None:
                 np.testing.assert_allclose(gap, 0, atol=1e-9)
 
 
+def test_slope_is_minus_the_derivative_of_the_loss(case: Case) -> None:
+    with jax.enable_x64(True):
+        own, at = case.parameters(), jnp.asarray(GRID)
+        derivative = jax.vmap(jax.grad(lambda s, r: case.likelihood.loss(s, r, own)))
+        for rating in case.ratings:
+            ratings = jnp.full_like(at, rating)
+            slope = case.likelihood.slope(at, ratings, own)
+            np.testing.assert_allclose(-slope, derivative(at, ratings), rtol=1e-8, atol=1e-12)
+
+
 def test_augmented_density_averages_to_the_likelihood(case: Case) -> None:
     r"""Of the latent variables' draws at s, :math:`E\, p(r, w | s + d) / p(r, w | s)`.
 
     It is the ratio of the likelihoods at s + d and s, for every d.
     """
+    requires(case, "augment")
     likelihood, count = case.likelihood, 4_000
     with jax.enable_x64(True):
         own, at = case.parameters(), jnp.asarray([-2.5, -0.4, 0.0, 1.1, 3.0])
@@ -169,15 +197,21 @@ def test_information_is_the_expected_curvature(case: Case) -> None:
         own, scores = case.parameters(), jnp.linspace(-4, 4, COUNT)
         second = jax.vmap(jax.grad(jax.grad(lambda s, r: likelihood.loss(s, r, own))), (0, None))
         share = [1.0, *[0.0] * (len(case.ratings) - 1)]  # a Normal's is the same for all ratings
-        if likelihood.discrete:
-            share = [np.exp(case.log_density(np.asarray(scores), r)) for r in case.ratings]
-        wanted = sum(p * second(scores, r) for p, r in zip(share, case.ratings, strict=True))
+        ratings = case.ratings
+        if counted(case):
+            ratings = tuple(np.arange(400.0))
+        if likelihood.levels or counted(case):
+            share = [np.exp(case.log_density(np.asarray(scores), r)) for r in ratings]
+        wanted = sum(p * second(scores, r) for p, r in zip(share, ratings, strict=True))
         np.testing.assert_allclose(likelihood.information(scores, own), wanted, rtol=1e-7)
 
 
 def conditional(case: Case, score: np.ndarray, function: Callable[[Any], Any]) -> np.ndarray:
     """Expectation of a function of the rating given the score, by brute force."""
-    if not case.likelihood.discrete:
+    if counted(case):
+        mass = np.exp(case.log_density(score[..., None], COUNTS))
+        return mass @ function(COUNTS)
+    if not case.likelihood.levels:
         latent = score[..., None] + SIGMA * np.linspace(-9, 9, 401)
         mass = stats.norm.pdf(np.linspace(-9, 9, 401)) * 18 / 400
         rating = np.exp(latent) if isinstance(case.likelihood, LogNormal) else latent
@@ -188,6 +222,8 @@ def conditional(case: Case, score: np.ndarray, function: Callable[[Any], Any]) -
 @pytest.mark.parametrize("sd", [0.0, 0.3, 1.5])
 def test_moments_over_a_normal_score(case: Case, sd: float) -> None:
     likelihood, means = case.likelihood, np.linspace(-3, 3, COUNT)
+    if counted(case):  # Larger rates have more counts than `COUNTS`.
+        sd = min(sd, 0.5)
     with jax.enable_x64(True):
         own = case.parameters()
         scores = means[:, None] + sd * NODES[::8]
@@ -205,7 +241,9 @@ def test_moments_over_a_normal_score(case: Case, sd: float) -> None:
 
 def tail_of(case: Case, score: np.ndarray, threshold: float) -> np.ndarray:
     """Probability of a rating that is at least so high, by SciPy."""
-    if case.likelihood.discrete:
+    if counted(case):
+        return stats.poisson.sf(np.ceil(threshold) - 1, np.exp(score))
+    if case.likelihood.levels:
         return sum(
             np.exp(case.log_density(score, r)) * (r >= threshold) for r in case.ratings
         ) + np.zeros_like(score)  # fmt: skip
@@ -230,7 +268,7 @@ def test_tails_over_a_normal_score(case: Case, sd: float | None, x64: bool) -> N
 
 
 @pytest.mark.parametrize("sd", [None, 0.0, 0.7, 5.0])
-@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].likelihood.discrete])
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].likelihood.levels])
 def test_probabilities_of_levels(name: str, sd: float | None, x64: bool) -> None:
     case = CASES[name]
     means = np.linspace(-6, 6, COUNT)
@@ -246,6 +284,7 @@ def test_probabilities_of_levels(name: str, sd: float | None, x64: bool) -> None
 def test_far_scores_are_finite_in_float32(case: Case) -> None:
     likelihood, own = case.likelihood, case.parameters()
     scores = jnp.asarray([-80.0, -30.0, 0.0, 30.0, 80.0])
+    exponential = isinstance(likelihood, LogNormal | Poisson)
     if not isinstance(likelihood, LogNormal):
         scores = jnp.asarray([-1e3, -100.0, -30.0, 0.0, 30.0, 100.0, 1e3])
     for rating in case.ratings:
@@ -254,13 +293,15 @@ def test_far_scores_are_finite_in_float32(case: Case) -> None:
         def total(s: jax.Array, own: dict[str, jax.Array], r: jax.Array = ratings) -> jax.Array:
             return jnp.sum(likelihood.loss(s, r, own))
 
-        curvature, slope = likelihood.bound(scores, ratings, own)
+        curvature, slope = jnp.ones(1), likelihood.slope(scores, ratings, own)
+        if likelihood.has("bound"):
+            curvature, slope = likelihood.bound(scores, ratings, own)
         gradients = jax.tree.leaves(jax.grad(total, argnums=(0, 1))(scores, own))
         for values in (likelihood.loss(scores, ratings, own), curvature, slope, *gradients):
             assert np.isfinite(values).all()
         assert (np.asarray(curvature) > 0).all()
     information = likelihood.information(scores, own)
-    if not isinstance(likelihood, LogNormal):  # whose mean grows like the exponential
+    if not exponential:  # whose mean grows like the exponential
         moments = [likelihood.mean(scores, own), *likelihood.integrate(scores, 1.0, own)]
         assert all(np.isfinite(values).all() for values in moments)
     assert np.isfinite(information).all()
@@ -325,7 +366,7 @@ def test_base_score_stays_finite_when_all_ratings_agree(link: LinkName) -> None:
 def test_learned_cutpoints_start_where_each_level_has_its_share(link: LinkName) -> None:
     rating = np.asarray([1.0, 1.0, 2.0, 3.0])
     wanted = 0.5 + QUANTILE[link]([0.5, 0.75])
-    np.testing.assert_allclose(Ordinal(3, link=link).start(rating, None, 0.5), wanted)
+    np.testing.assert_allclose(Ordinal(3, link=link).start(rating, None, 0.5)["cutpoints"], wanted)
     assert Ordinal(3, link=link).base_score(rating, None) == 0.0
 
 
@@ -525,6 +566,11 @@ def test_the_first_bad_row_is_named() -> None:
         Bernoulli().check_ratings(np.array([0.0, 1.0, 0.5, 1.0, 2.0]))
     Bernoulli().check_ratings(np.array([0.0, 1.0]))
     Gaussian().check_ratings(np.array([-3.0, 0.5]))
+    with pytest.raises(
+        ValueError, match=r"needs ratings that are counts .*, but row 1 has 0.5 \(3 "
+    ):
+        Poisson().check_ratings(np.array([4.0, 0.5, -1.0, np.nan]))
+    Poisson().check_ratings(np.array([4.0, 0.0]))
     with pytest.raises(ValueError, match=r"needs positive ratings, but row 1 has 0 \(2 such"):
         LogNormal().check_ratings(np.array([1.0, 0.0, -1.0]))
 
@@ -553,3 +599,34 @@ def test_bad_configurations(given: tuple, error: type[Exception], words: str) ->
 def test_levels_are_numbers_from_one_or_those_given() -> None:
     assert Ordinal(3).levels == (1.0, 2.0, 3.0)
     assert Ordinal(np.arange(1, 4)) == Ordinal(3) == Ordinal((1, 2, 3)).canonical()
+
+
+@pytest.mark.parametrize("sd", [0.0, 0.5])
+def test_a_mean_square_is_that_of_the_mean(case: Case, sd: float) -> None:
+    requires(case, "mean_square")
+    means = np.linspace(-3, 3, 13)
+    with jax.enable_x64(True):
+        at = case.likelihood.mean(jnp.asarray(means[:, None] + sd * NODES), case.parameters())
+    wanted = np.square(np.asarray(at)) @ MASS
+    found = case.likelihood.mean_square(means, np.asarray(sd))
+    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-7)
+
+
+@pytest.mark.parametrize(("sd", "count"), [(0.3, 200.0), (1.0, 1000.0), (3.0, 50.0)])
+def test_tails_of_many_counts_over_a_normal_score(sd: float, count: float) -> None:
+    """The rise of the tail along the score is steep."""
+    with jax.enable_x64(True):
+        means = np.log(count) + np.linspace(-4, 4, 17) * sd
+        nodes = np.linspace(-9, 9, 200_001)
+        mass = stats.norm.pdf(nodes) * (nodes[1] - nodes[0])
+        wanted = [stats.poisson.sf(count - 1, np.exp(m + sd * nodes)) @ mass for m in means]
+        got = Poisson().tail(jnp.asarray(means), count, {}, jnp.asarray(sd))
+        np.testing.assert_allclose(got, wanted, atol=1e-8)
+
+
+def test_draws_of_counts_have_their_moments() -> None:
+    scores = jnp.broadcast_to(jnp.asarray([-2.0, 0.5, 4.0]), (20_000, 3))
+    drawn = np.asarray(Poisson().draw(jax.random.key(1), scores, jnp.ones(()), {}), float)
+    mean = np.exp([-2.0, 0.5, 4.0])
+    assert (np.abs(drawn.mean(axis=0) - mean) < 5 * np.sqrt(mean / 20_000)).all()
+    np.testing.assert_allclose(drawn.var(axis=0), mean, rtol=0.08)

@@ -9,7 +9,7 @@ import numpyro.distributions as dist
 import pytest
 from numpyro.infer.util import log_density
 
-from probmf import Bernoulli, Categorical, Examples, Gaussian, Network, Ordinal
+from probmf import Bernoulli, Categorical, Examples, Gaussian, Network, Ordinal, Poisson
 from probmf.models.layers import MLP
 
 RNG = np.random.default_rng(0)
@@ -98,6 +98,8 @@ def test_equal_networks_share_compiled_programs() -> None:
         (Categorical(3), np.arange(12) % 2 * 2, "run from 0 to 2, but no row has 1"),
         (Categorical(2), np.arange(12) / 2, r"is 0.5 in row 1 .6 such rows., which is no class"),
         (Bernoulli(), np.arange(12) % 3, "'y' does not suit: .*row 2 has 2"),
+        (Poisson(), np.arange(12) - 1, "'y' does not suit: .*row 0 has -1"),
+        (Poisson(), ["a", "b"] * 6, r"a Poisson likelihood can't take; use Bernoulli\(\)"),
         (Bernoulli(), list("abcabcabcabc"), "3 classes .* 2 levels"),
         (Ordinal(4), 1 + np.arange(12) % 3, "No rating is at level 4"),
         (Ordinal(3), np.zeros((12, 2)) + 1, "does not suit: No rating is at level"),
@@ -110,7 +112,7 @@ def test_responses_that_do_not_suit(likelihood: Any, y: Any, message: str) -> No
 
 
 def test_bad_settings() -> None:
-    with pytest.raises(TypeError, match="likelihood is 'gaussian'; expected Gaussian"):
+    with pytest.raises(TypeError, match="likelihood is 'gaussian'; expected one such as Gaussian"):
         Network((), likelihood="gaussian")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"such as \(3,\)"):
         Network(3)  # type: ignore[arg-type]

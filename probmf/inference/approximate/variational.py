@@ -42,7 +42,7 @@ from probmf.inference.approximate.variational_updates import (
 from probmf.inference.gibbs.plan import Plan
 from probmf.inference.gibbs.starting_points import start_scales, start_states
 from probmf.inference.starts import prepare_validation
-from probmf.likelihoods import Bernoulli, Gaussian
+from probmf.likelihoods import Gaussian
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
 from probmf.models.table import Table
@@ -252,7 +252,7 @@ class Variational:
         )
         self.num_ratings = len(counted)
         self.constant = 0.0
-        if isinstance(model.likelihood, Gaussian):
+        if model.likelihood.quadratic:
             self.constant += 0.5 * float(np.sum(np.log(counted / (2.0 * np.pi))))
         if precision > 0:
             self.constant += 0.5 * float(np.log(precision / (2.0 * np.pi)))
@@ -271,7 +271,7 @@ class Variational:
         """A sweep of the means alone: variances stay zero, intercept and scales as they are."""
         likelihood, layout = self.model.likelihood, self.layout
         noise_scale = state.scales.get("noise_scale", jnp.ones_like(state.intercept))
-        if isinstance(likelihood, Bernoulli):
+        if not likelihood.quadratic:
             layout, _ = linearize(self.blocks, likelihood, state)
         prior = prior_precision(self.plan, state)
         for side in SIDES:
@@ -301,7 +301,7 @@ class Variational:
         likelihood, constant = self.model.likelihood, self.constant
         layout, blocks = self.layout, self.blocks
         noise_scale = state.scales.get("noise_scale", jnp.ones_like(state.intercept))
-        if isinstance(likelihood, Bernoulli):
+        if not likelihood.quadratic:
             blocks, sums = linearize(blocks, likelihood, state)
             layout = blocks
             constant += float(sum(np.sum(np.asarray(x), dtype=np.float64) for x in sums))

@@ -24,7 +24,7 @@ from numpyro.distributions import Distribution
 
 from probmf.inference.approximate.row_covariances import pair_spread
 from probmf.inference.gibbs.plan import Plan, Site
-from probmf.likelihoods import Bernoulli
+from probmf.likelihoods import Likelihood
 from probmf.rows.blocks import Bucket, RowBlocks
 from probmf.rows.layout import Side
 from probmf.rows.sweep import join_rows, own_rows, run_spans
@@ -303,15 +303,12 @@ def scale_bounds(law: Distribution, start: Array) -> tuple[Array, Array]:
 
 
 def linearize(
-    layout: RowBlocks, likelihood: Bernoulli, state: State
+    layout: RowBlocks, likelihood: Likelihood, state: State
 ) -> tuple[RowBlocks, list[Array]]:
-    r"""Yes/no ratings as Gaussian ones of weight w and value t under the bound that is best now.
-
-    For the logit that of Jaakkola and Jordan at :math:`\xi^2 = E \eta^2`; for the probit that of
-    the latent normal, :math:`t = E z`, w = 1.
+    r"""Ratings as Gaussian ones of weight w and value t under the bound that is best now.
 
     Args:
-        layout: The ratings, 0 or 1.
+        layout: The ratings.
         likelihood: The likelihood.
         state: The state.
 
@@ -332,7 +329,7 @@ def linearize(
 
 @partial(jax.jit, static_argnames=("likelihood", "num_users"))
 def _linearize_bucket(
-    bucket: Bucket, state: State, likelihood: Bernoulli, num_users: int
+    bucket: Bucket, state: State, likelihood: Likelihood, num_users: int
 ) -> tuple[Array, Array, Array]:
     zero_row = state.mean.bias.shape[0] - 1
 
@@ -351,24 +348,9 @@ def _linearize_bucket(
         weight = chunk.weight
         if weight is None:
             weight = (chunk.partner != zero_row).astype(score.dtype)
-        target, curvature, constant = _bound(likelihood, score, spread, chunk.rating)
+        target, curvature, constant = likelihood.expected_bound(score, spread, chunk.rating)
         # Each rating counts once, with its item.
         is_item = (chunk.row >= num_users) & (chunk.row < zero_row)
         return target, weight * curvature, jnp.sum(is_item[:, None] * weight * constant)
 
     return lax.map(one, bucket)
-
-
-def _bound(
-    likelihood: Bernoulli, score: Array, variance: Array, rating: Array
-) -> tuple[Array, Array, Array]:
-    if likelihood.link == "probit":
-        curvature, slope = likelihood.bound(score, rating, {})
-        constant = 0.5 * jnp.square(slope) - likelihood.loss(score, rating, {})
-        return score + slope, curvature, constant
-    place = jnp.sqrt(jnp.square(score) + variance)
-    curvature, _ = likelihood.bound(place, rating, {})
-    target = (rating - 0.5) / curvature
-    constant = 0.5 * place - jax.nn.softplus(place)
-    constant = constant + 0.5 * curvature * (jnp.square(place) + jnp.square(target))
-    return target, curvature, constant

@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from probmf.inference.point.cutpoints import cutpoint_sums
-from probmf.likelihoods import Ordinal
+from probmf.likelihoods import Likelihood
 
 #: Ratings looked at at once.
 BLOCK = 1 << 15
@@ -31,7 +31,7 @@ def draw_cutpoints(
     cutpoints: Float[Array, " c"],
     scores: Float[Array, " n"],
     rating: Float[Array, " n"],
-    likelihood: Ordinal,
+    likelihood: Likelihood,
     scale: Array,
 ) -> tuple[Float[Array, " c"], Array]:
     """One Metropolis-Hastings update of the cutpoints, the latent variables integrated out.
@@ -77,7 +77,7 @@ def _log_proposal(to: Array, start: Array, about: Quadratic) -> Array:
 
 
 def _expand(
-    at: Array, base: Array, scores: Array, rating: Array, likelihood: Ordinal, scale: Array
+    at: Array, base: Array, scores: Array, rating: Array, likelihood: Likelihood, scale: Array
 ) -> tuple[Quadratic, Array]:
     """Gradient and curvature at `at`, and the log density there less that at `base`.
 
@@ -107,7 +107,7 @@ def _expand(
 
 
 def _block_sums(
-    at: Array, base: Array, score: Array, rating: Array, weight: Array, likelihood: Ordinal
+    at: Array, base: Array, score: Array, rating: Array, weight: Array, likelihood: Likelihood
 ) -> tuple:
     sums = cutpoint_sums(score, rating, weight, at, likelihood)
     here, there = (likelihood.loss(score, rating, {"cutpoints": point}) for point in (at, base))

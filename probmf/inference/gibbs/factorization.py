@@ -15,7 +15,6 @@ from probmf.inference.gibbs.plan import Given, Plan, Rated
 from probmf.inference.gibbs.row_sweep import Pairs, Problem, contents_of
 from probmf.inference.gibbs.starting_points import start_scales, start_states
 from probmf.inference.point.feature_weights import regressions
-from probmf.likelihoods import Gaussian
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
 from probmf.models.table import Table
@@ -204,7 +203,7 @@ def _known_pairs(watch: Any, data: Ratings) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_data(model: MatrixFactorization, observations: Observations) -> None:
-    if observations.weight is not None and not isinstance(model.likelihood, Gaussian):
+    if observations.weight is not None and not model.likelihood.quadratic:
         raise ValueError(
             "sample_gibbs takes weights of Gaussian ratings only: with them a yes/no or ordinal "
             "likelihood is not Gaussian given a latent variable. Leave the weights out, or use "

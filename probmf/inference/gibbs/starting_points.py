@@ -10,8 +10,6 @@ from jaxtyping import Array
 from probmf.data import Ratings
 from probmf.inference.gibbs.plan import Plan, State
 from probmf.inference.starts import initial_parameters
-from probmf.likelihoods import Ordinal
-from probmf.likelihoods.gaussian import NormalNoise
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
 from probmf.models.table import Table
@@ -36,23 +34,17 @@ def start_scales(model: MatrixFactorization, data: Ratings, plan: Plan) -> dict[
         All scales, in JAX's present precision.
     """
     dtype = jnp.result_type(float)
-    spread = 1.0
-    if isinstance(model.likelihood, NormalNoise):
-        spread = float(np.std(model.likelihood.to_score(data.rating)))
+    spread = float(np.std(model.likelihood.place(data.rating)))
     spread = spread if spread > 0 else 1.0
     k = max(model.num_factors, 1)
     # k products of two factors of scale s have the standard deviation s^2 sqrt(k).
     factor = np.sqrt(PRODUCT_SHARE * spread / np.sqrt(k))
     scales: dict[str, Array] = {}
     own: dict[str, Any] = model.likelihood.scale_sites()
+    learned = model.likelihood.start(data.rating, data.weight, 0.0)
     for name, given in own.items():
-        if isinstance(model.likelihood, Ordinal):
-            drawn = name in plan.random
-            start = model.likelihood.start(data.rating, data.weight, 0.0) if drawn else given
-            scales[name] = jnp.asarray(start, dtype)
-        else:
-            moderate = NOISE_SHARE * spread
-            scales[name] = jnp.asarray(moderate if name in plan.random else given, dtype)
+        moderate = learned.get(name, NOISE_SHARE * spread)
+        scales[name] = jnp.asarray(moderate if name in plan.random else given, dtype)
     for site in plan.sites:
         given = getattr(model, site.scale)
         if site.kind == "wishart":

@@ -14,7 +14,6 @@ from probmf.inference.gibbs.moves import balance_sides, exchange_levels, shift_b
 from probmf.inference.gibbs.plan import Given, Plan, Site, State, by_column, log_prior
 from probmf.inference.gibbs.slice_sampling import slice_sample
 from probmf.inference.point.feature_weights import center_rows, solve, solve_full, to_weights
-from probmf.likelihoods import Ordinal
 from probmf.likelihoods.ordered import OrderedNormal
 from probmf.models.factor_priors import wishart_draw
 from probmf.rows.layout import SIDES, Side
@@ -124,7 +123,7 @@ def update(
         scales["noise_scale"] = draw_scale(
             next(keys), given.laws["noise_scale"], scales["noise_scale"], square, given.num_ratings
         )
-    if plan.draws_cutpoints and given.rated is not None and isinstance(plan.likelihood, Ordinal):
+    if plan.draws_cutpoints and given.rated is not None:
         scales["cutpoints"], _ = draw_cutpoints(
             next(keys), scales["cutpoints"], scores, given.rated.rating, plan.likelihood,
             given.rated.scale,

@@ -21,7 +21,6 @@ from probmf.backend import uses_loops
 from probmf.inference.marginal_rows.evidence import Inputs, gather, rows_evidence, solve
 from probmf.inference.marginal_rows.layout import TileLayout, lay_out
 from probmf.inference.marginal_rows.loops import RatingLists, list_ratings, listed_evidence
-from probmf.likelihoods import Gaussian
 from probmf.models.factor_priors import NormalWishart, sample_scale
 from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
 from probmf.models.observations import Observations
@@ -263,7 +262,7 @@ def rows_marginal(
     Raises:
         ValueError: If the ratings are not Gaussian, or factors of both sides are named.
     """
-    if not isinstance(model.likelihood, Gaussian):
+    if not model.likelihood.quadratic:
         raise ValueError(
             f"marginalize names {', '.join(map(repr, sites))}, but the likelihood is "
             f"{model.likelihood!r}; rows can be integrated out exactly under a Gaussian likelihood "

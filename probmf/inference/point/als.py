@@ -25,7 +25,6 @@ from probmf.inference.starts import (
     prepare_validation,
     warn_of_heavy_weights,
 )
-from probmf.likelihoods import Ordinal
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
 from probmf.models.row_means import RowMean, prior_means
@@ -177,7 +176,7 @@ class AlternatingLeastSquares:
         self.means = model.row_means(observations.features)
         self.regressions = regressions(model, observations, "fit_als")
         self.cutpoint_step = None
-        if isinstance(model.likelihood, Ordinal) and model.likelihood.learned:
+        if model.likelihood.learned:
             self.cutpoint_step = CutpointStep(model.likelihood, observations)
         self.precision = self.packing.precision()
         self.free = {side: self.packing.free(side) for side in SIDES}

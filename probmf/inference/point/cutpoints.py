@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from probmf.likelihoods import Ordinal
+from probmf.likelihoods import Likelihood
 from probmf.likelihoods.ordinal import CutpointTerms
 from probmf.models.observations import Observations
 from probmf.models.scores import Parameters, linear_predictor
@@ -41,7 +41,7 @@ def cutpoint_sums(
     rating: Float[Array, " n"],
     weight: Float[Array, " n"],
     cutpoints: Float[Array, " c"],
-    likelihood: Ordinal,
+    likelihood: Likelihood,
 ) -> CutpointSums:
     r"""Sums over ratings of :math:`-\log P(r \mid \eta)`, and derivatives by the cutpoints.
 
@@ -96,7 +96,7 @@ class CutpointStep:
         observations: The data.
     """
 
-    def __init__(self, likelihood: Ordinal, observations: Observations) -> None:
+    def __init__(self, likelihood: Likelihood, observations: Observations) -> None:
         """Cut the ratings in chunks."""
         self.likelihood = likelihood
         rating = jnp.asarray(observations.rating)
@@ -129,7 +129,7 @@ class CutpointStep:
         return jnp.asarray(cutpoints, old.dtype), loss
 
     def _with_prior(self, sums: CutpointSums, cutpoints: np.ndarray) -> CutpointSums:
-        precision = self.likelihood.cutpoint_scale**-2
+        precision = self.likelihood.prior_precisions()["cutpoints"]
         return sums._replace(
             loss=sums.loss + 0.5 * precision * np.sum(np.square(cutpoints)),
             gradient=sums.gradient + precision * cutpoints,
@@ -166,7 +166,7 @@ def _scores(parameters: dict[str, Array], user: Array, item: Array) -> Array:
 
 @partial(jax.jit, static_argnames="likelihood")
 def _sums(
-    scores: Array, rating: Array, weight: Array, cutpoints: Array, *, likelihood: Ordinal
+    scores: Array, rating: Array, weight: Array, cutpoints: Array, *, likelihood: Likelihood
 ) -> CutpointSums:
     def one(chunk: tuple[Array, Array, Array]) -> CutpointSums:
         return cutpoint_sums(*chunk, cutpoints, likelihood)

@@ -129,7 +129,7 @@ def _loss_and_slopes(
 
         # Without parameters of its own nothing is differentiated.
         own_slopes, loss = jax.grad(chunk_loss, has_aux=True)(moved.own)
-        slope = -weight * likelihood.bound(scores, chunk.rating, ratings.scales | moved.own)[1]
+        slope = -weight * likelihood.slope(scores, chunk.rating, ratings.scales | moved.own)
         if ratings.zero_weight is not None:
             loss = loss - 0.5 * ratings.zero_weight * filled * jnp.square(scores)
             slope = slope - ratings.zero_weight * filled * scores

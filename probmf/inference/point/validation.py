@@ -22,7 +22,7 @@ from probmf.models.scores import linear_predictor
 class Validation:
     """Held-out ratings to stop by.
 
-    The error is the root mean square of Gaussian ratings, the log loss of yes/no and ordinal ones.
+    The error is the root mean square of Gaussian ratings, the mean loss of others.
 
     Args:
         data: The held-out pairs.
@@ -56,7 +56,7 @@ class NetworkValidation:
     """Held-out examples to stop by.
 
     The error is the root mean square of Gaussian responses, in their own units (of several, in
-    standard deviations), and the mean log loss of the others.
+    standard deviations), and the mean loss of the others.
 
     Args:
         model: The network.
@@ -89,7 +89,7 @@ class NetworkValidation:
         scales = likelihood_scales(self.model.likelihood, parameters)
         losses = _losses(dict(parameters), self.data, scales, network=self.model.canonical())
         mean = float(np.mean(np.asarray(losses, np.float64)))
-        if self.model.likelihood.discrete:
+        if not self.model.likelihood.quadratic:
             return mean
         # The loss is half the square over the noise variance.
         return self.unit * float(np.sqrt(2.0 * mean) * float(scales["noise_scale"]))

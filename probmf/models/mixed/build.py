@@ -3,9 +3,11 @@
 import re
 from typing import Any
 
+from numpyro.distributions import Distribution
+
 from probmf.data.tables import Frame
-from probmf.likelihoods import Likelihood, Ordinal
-from probmf.likelihoods.gaussian import NormalNoise
+from probmf.likelihoods import Likelihood
+from probmf.likelihoods.responses import ResponseValues
 from probmf.models.mixed.design import Design, Encoded, EncodedTerm, PredictorCoding, TermCoding
 from probmf.models.mixed.distinct import (
     refuse_clashes,
@@ -21,14 +23,12 @@ from probmf.models.mixed.priors import (
     PredictorColumns,
     Prior,
     Priors,
-    cutpoint_prior,
+    as_array,
     default_priors,
     mean_target,
-    noise_prior,
     noise_target,
     replace_priors,
 )
-from probmf.models.mixed.response import ResponseValues, of_codes, read_response
 from probmf.models.mixed.structure import GroupTerm, MixedData, Predictor
 from probmf.models.mixed.variables import read_data, variables
 from probmf.numpyro_setup import run_unchecked
@@ -70,15 +70,13 @@ def build_design(
     names = [name, *(column for part in formulas for column in columns_of(part))]
     refuse_own_response(name, formulas)
     table = read_data(data, list(dict.fromkeys(names)))
-    read = read_response(table[name], name, likelihood)
+    read = likelihood.read_column(table[name], name)
     parts = [
-        _encode_predictor(
-            part, table, "noise_" * place, place > 0 or "cutpoints" not in likelihood.learned
-        )
+        _encode_predictor(part, table, "noise_" * place, place > 0 or not likelihood.learned)
         for place, part in enumerate(formulas)
     ]
     codings = tuple(coding for coding, _ in parts)
-    likelihood = of_codes(likelihood, len(read.levels))
+    likelihood = likelihood.coded(len(read.levels))
     resolved = _priors(parts, read, likelihood, priors)
     refuse_clashes(name, list(likelihood.scale_sites()), codings)
     predictors = [_predictor(coding, encoded) for coding, encoded in parts]
@@ -90,6 +88,7 @@ def build_design(
         priors=resolved,
         response_name=name,
         num_observations=table.num_rows,
+        num_levels=len(read.levels),
     )
     noise = codings[1] if len(codings) > 1 else None
     return Design(arrays, codings[0], noise, levels, read.levels)
@@ -156,8 +155,7 @@ def _priors(
     given: Priors,
 ) -> dict[str, Prior]:
     target = mean_target(
-        likelihood.to_score(read.values) if isinstance(likelihood, NormalNoise) else None,
-        has_intercept=parts[0][0].intercept is not None,
+        likelihood.place(read.values), has_intercept=parts[0][0].intercept is not None
     )
     targets = [target, noise_target(target)]
     defaults: dict[str, Prior] = {}
@@ -172,24 +170,24 @@ def _priors(
                 coding.site, coding.names, encoded.population, coding.intercept, groups
             )
             defaults |= default_priors(columns, aim)
-        if isinstance(likelihood, NormalNoise) and len(parts) == 1:
-            defaults |= noise_prior(target)
-            if likelihood.noise_scale is not None:
-                _refuse_twice(likelihood, given, "noise_scale", "the noise scale is")
-                given = {"noise_scale": likelihood.noise_scale, **given}
-        if isinstance(likelihood, Ordinal):
-            defaults |= cutpoint_prior(likelihood)
-            if "cutpoints" not in likelihood.learned:
-                _refuse_twice(likelihood, given, "cutpoints", "the cutpoints are")
+        if len(parts) == 1:  # Else the noise scale has a predictor in place of a prior.
+            defaults |= likelihood.default_priors(target.width)
+            for site, value in likelihood.stated.items():
+                _refuse_twice(likelihood, given, site)
+                if isinstance(value, Distribution):
+                    given = {site: value, **given}
+                else:
+                    defaults[site] = as_array(value)
         return replace_priors(defaults, given, names)
 
 
-def _refuse_twice(likelihood: Likelihood, given: Priors, site: str, what: str) -> None:
-    """Refuse a prior of something that the likelihood has as a number."""
+def _refuse_twice(likelihood: Likelihood, given: Priors, site: str) -> None:
+    """Refuse a prior of something that the likelihood has already."""
     if site in given:
+        words = site.replace("_", " ")
         raise ValueError(
             f"likelihood is {likelihood!r} and priors[{site!r}] is {given[site]!r}: both say what "
-            f"{what}. Leave one of them out."
+            f"the {words} {'are' if words.endswith('s') else 'is'}. Leave one of them out."
         )
 
 

@@ -12,18 +12,19 @@ from dataclasses import replace
 
 import numpy as np
 
+from probmf.likelihoods.gaussian import NormalNoise
 from probmf.models.mixed.structure import Cells, MixedData, Predictor
 
 #: Rows are joined when that leaves at most this share of them.
 WORTHWHILE = 0.5
 
 
-def join_rows(data: MixedData, *, logarithmic: bool) -> MixedData:
+def join_rows(data: MixedData, likelihood: NormalNoise) -> MixedData:
     """The same model of means by cell, where the noise has a predictor and many rows are alike.
 
     Args:
-        data: A design's, with a Gaussian response.
-        logarithmic: Whether the logarithm of the response is Gaussian.
+        data: A design's.
+        likelihood: That of its response.
 
     Returns:
         Data of cells, or `data` itself where joining does not pay. Cost O(n log n), on the host.
@@ -42,11 +43,10 @@ def join_rows(data: MixedData, *, logarithmic: bool) -> MixedData:
     if len(first) > WORTHWHILE * data.num_observations:
         return data
     cell = cell.ravel()
-    values = np.asarray(data.response, np.float64)
-    values = np.log(values) if logarithmic else values
+    values = likelihood.place(np.asarray(data.response, np.float64))
     mean = np.bincount(cell, values) / count
     within = np.bincount(cell, np.square(values - mean[cell]))
-    jacobian = np.sum(mean) - np.sum(values) if logarithmic else 0.0
+    jacobian = np.sum(likelihood.log_slope(mean)) - np.sum(likelihood.log_slope(values))
 
     def taken(predictor: Predictor) -> Predictor:
         groups = tuple(
@@ -56,6 +56,6 @@ def join_rows(data: MixedData, *, logarithmic: bool) -> MixedData:
 
     return replace(
         data, mean=taken(data.mean), noise=taken(data.noise),
-        response=np.exp(mean) if logarithmic else mean, num_observations=len(first),
+        response=likelihood.from_score(mean), num_observations=len(first),
         cells=Cells(count.astype(np.float64), within, np.asarray(jacobian)),
     )  # fmt: skip

@@ -32,8 +32,6 @@ def dims(design: Design, raw: Collection[str] = ()) -> dict[str, list[str]]:
             found[site] = [term.groups.name, own]
             if site in raw:
                 found[f"{site}_raw"] = [term.groups.name, own]
-    if design.response_levels:
-        found["cutpoints"] = ["cutpoint"]
     return found
 
 

@@ -6,14 +6,13 @@ from typing import Any, Literal
 
 from jaxtyping import Array
 
-from probmf.likelihoods import LogNormal
+from probmf.likelihoods.registry import read_likelihood
 from probmf.models.mixed.build import build_design
 from probmf.models.mixed.cells import join_rows
 from probmf.models.mixed.design import Design, Encoded, encode_rows
 from probmf.models.mixed.formula import ParsedFormula, parse_formula
 from probmf.models.mixed.labels import coords, dims
 from probmf.models.mixed.program import MixedProgram
-from probmf.models.mixed.response import read_likelihood
 from probmf.models.mixed.structure import MixedData
 from probmf.models.sites import Sites
 from probmf.precision import in_precision
@@ -154,7 +153,7 @@ class MixedEffects:
         design = data if isinstance(data, Design) else self.design(data)
         arrays = design.data
         if join and self.likelihood.normal:
-            arrays = join_rows(arrays, logarithmic=isinstance(self.likelihood, LogNormal))
+            arrays = join_rows(arrays, self.likelihood)
         return (in_precision(arrays),)
 
     def encode(
@@ -204,8 +203,10 @@ class MixedEffects:
         site_of = self.program.sampled_site
         raw = [t.effects_site for p in parts for t in p.groups if site_of(t) != t.effects_site]
         found = dims(design, raw)
-        if self.likelihood.normal and design.noise is None:
-            found["noise_scale"] = []
+        if design.noise is None:
+            likelihood = self.likelihood.coded(len(design.response_levels))
+            own = dict.fromkeys(likelihood.scale_sites(), ())
+            found |= {site: list(names) for site, names in (own | likelihood.labels).items()}
         return Sites(found, coords(design))
 
     @property

@@ -1,10 +1,11 @@
 r"""Default priors, scaled by the data, and the user's own in their place.
 
-With :math:`s` the standard deviation of the response on the predictor's scale (one for logits; the
-root mean square if there is no intercept) a coefficient is :math:`N(0, (2.5 s / \mathrm{sd}(x))^2)`
-and a group scale is HalfNormal with :math:`2.5 s / \mathrm{sd}(z)`, as in rstanarm: a change of one
-standard deviation in a column hardly moves the response by more than a few of its own. A column
-that is constant, the intercept's among them, counts with sd one.
+With :math:`s` the standard deviation of the response on the predictor's scale (one for logits and
+logarithms of rates; the root mean square if there is no intercept) a coefficient is
+:math:`N(0, (2.5 s / \mathrm{sd}(x))^2)` and a group scale is HalfNormal with
+:math:`2.5 s / \mathrm{sd}(z)`, as in rstanarm: a change of one standard deviation in a column
+hardly moves the response by more than a few of its own. A column that is constant, the intercept's
+among them, counts with sd one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,8 +19,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array
 from numpyro.distributions import Distribution
 
-from probmf.likelihoods import Ordinal
-from probmf.likelihoods.base import check_scale, is_number
+from probmf.likelihoods.parameters import check_scale, is_number
 
 type Prior = Distribution | Array
 type Priors = Mapping[str, Any]
@@ -56,18 +56,19 @@ class Target(NamedTuple):
     width: float
 
 
-def mean_target(response: np.ndarray | None, *, has_intercept: bool) -> Target:
+def mean_target(response: np.ndarray | float, *, has_intercept: bool) -> Target:
     """Target of the linear predictor.
 
     Args:
-        response: The response on the predictor's scale; None if it has none (logits).
+        response: The response on the predictor's scale; or, if it has no place there (as a count
+            of zero has none on that of logarithms), where an intercept is expected.
         has_intercept: Whether the predictor has an intercept; else it starts from zero.
 
     Returns:
-        Mean and 2.5 standard deviations, or 0 and 2.5 root mean squares.
+        Mean and 2.5 standard deviations, or 0 and 2.5 root mean squares; a width of 2.5 without.
     """
-    if response is None:
-        return Target(0.0, WIDTH)
+    if not isinstance(response, np.ndarray):
+        return Target(response if has_intercept else 0.0, WIDTH)
     if not has_intercept:
         return Target(0.0, WIDTH * (float(np.sqrt(np.mean(np.square(response)))) or 1.0))
     return Target(float(np.mean(response)), WIDTH * float(_sd(response[:, None])[0]))
@@ -101,9 +102,9 @@ def default_priors(columns: PredictorColumns, target: Target) -> dict[str, Prior
         at_zero = target.width * np.sqrt(1.0 + np.sum(np.square(shift)))
         loc = np.where(is_intercept, target.center, 0.0)
         scale = np.where(is_intercept, at_zero, target.width / spread)
-        priors[columns.site] = dist.Normal(_array(loc), _array(scale))
+        priors[columns.site] = dist.Normal(as_array(loc), as_array(scale))
     for name, names, z, correlated in columns.groups:
-        priors[f"{name}_scale"] = dist.HalfNormal(_array(target.width / _sd(z)))
+        priors[f"{name}_scale"] = dist.HalfNormal(as_array(target.width / _sd(z)))
         if correlated and len(names) > 1:
             priors[f"{name}_correlation"] = _uniform_correlation(len(names))
     return priors
@@ -113,31 +114,6 @@ def default_priors(columns: PredictorColumns, target: Target) -> dict[str, Prior
 def _uniform_correlation(size: int) -> Distribution:
     """In one program: by themselves its operations take ten times as long to compile."""
     return dist.LKJCholesky(size, 1.0)
-
-
-def noise_prior(target: Target) -> dict[str, Prior]:
-    """HalfNormal prior of the noise scale, as wide as 2.5 standard deviations of the response.
-
-    Args:
-        target: Where the response lies on the predictor's scale.
-
-    Returns:
-        The prior by its site, "noise_scale".
-    """
-    return {"noise_scale": dist.HalfNormal(_array(target.width))}
-
-
-def cutpoint_prior(likelihood: Ordinal) -> dict[str, Prior]:
-    """Prior of learned cutpoints, or the cutpoints that are given.
-
-    Args:
-        likelihood: The likelihood, its levels known.
-
-    Returns:
-        The prior or the numbers by their site, "cutpoints".
-    """
-    (prior,) = likelihood.scale_sites().values()
-    return {"cutpoints": prior if isinstance(prior, Distribution) else _array(prior)}
 
 
 def replace_priors(
@@ -188,7 +164,7 @@ def _coefficients(site: str, default: Any, given: Any, names: tuple[str, ...]) -
                 "out as Gaussians, so it must be a scalar numpyro.distributions.Normal."
             )
         loc[place], scale[place] = float(prior.loc), float(prior.scale)
-    return dist.Normal(_array(loc), _array(scale))
+    return dist.Normal(as_array(loc), as_array(scale))
 
 
 def _correlation(site: str, default: Any, prior: Any) -> Distribution:
@@ -209,7 +185,7 @@ def _scale(site: str, default: Any, prior: Any) -> Prior:
         check_scale(f"priors[{site!r}]", prior, "column", "take it out of the formula")
         if np.shape(prior) not in ((), shape):
             raise ValueError(_shape_message(site, np.shape(prior), shape))
-        return jnp.broadcast_to(_array(prior), shape)
+        return jnp.broadcast_to(as_array(prior), shape)
     if isinstance(prior, dist.Delta):
         raise ValueError(
             f"priors[{site!r}] is {_named(prior)}; give a fixed scale as a number, or as an array "
@@ -276,5 +252,6 @@ def _sd(columns: np.ndarray) -> np.ndarray:
     return np.where(negligible, 1.0, spread)
 
 
-def _array(values: Any) -> Array:
+def as_array(values: Any) -> Array:
+    """An array in JAX's present precision."""
     return jnp.asarray(values, jnp.result_type(float))

@@ -10,8 +10,8 @@ import numpyro.distributions as dist
 from jaxtyping import Array
 from numpyro.distributions import Distribution
 
+from probmf.likelihoods import Likelihood
 from probmf.models.mixed.priors import Prior
-from probmf.models.mixed.response import of_codes
 from probmf.models.mixed.structure import GroupTerm, MixedData, Predictor
 
 
@@ -49,25 +49,22 @@ class MixedProgram:
         """
         self._check_centered(data)
         values = self._sample(data.mean, data.priors)
-        parameters = self._own_parameters(data)
+        likelihood = self.likelihood.coded(data.num_levels)
+        parameters = self._own_parameters(data, likelihood)
         if data.cells is not None:
             scale = parameters["noise_scale"]
             numpyro.factor(f"{data.response_name}_within", data.cells.log_factor(scale))
             parameters = {"noise_scale": scale / jnp.sqrt(data.cells.count)}
         with numpyro.plate("observation", data.num_observations):
-            levels = 1 + parameters["cutpoints"].shape[-1] if "cutpoints" in parameters else 0
-            likelihood = of_codes(self.likelihood, levels)
             law = likelihood.distribution(data.mean(values), parameters)
             return numpyro.sample(data.response_name, law, obs=data.response)
 
-    def _own_parameters(self, data: MixedData) -> dict[str, Array]:
-        """Noise scale or cutpoints."""
+    def _own_parameters(self, data: MixedData, likelihood: Likelihood) -> dict[str, Array]:
+        """The likelihood's own parameters, such as noise scale or cutpoints."""
         if data.noise is not None:
             return {"noise_scale": jnp.exp(data.noise(self._sample(data.noise, data.priors)))}
         return {
-            site: _sample_or_fixed(site, data.priors[site])
-            for site in ("noise_scale", "cutpoints")
-            if site in data.priors
+            site: _sample_or_fixed(site, data.priors[site]) for site in likelihood.scale_sites()
         }
 
     def _sample(self, predictor: Predictor, priors: Mapping[str, Prior]) -> dict[str, Array]:

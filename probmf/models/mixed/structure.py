@@ -116,7 +116,7 @@ class Cells:
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["mean", "noise", "response", "priors", "cells"],
-    meta_fields=["response_name", "num_observations"],
+    meta_fields=["response_name", "num_observations", "num_levels"],
 )
 @dataclass(frozen=True)
 class MixedData:
@@ -129,6 +129,7 @@ class MixedData:
         priors: Prior of each site, resolved against the data. An array is a fixed value.
         response_name: Name of the response's column and site.
         num_observations: Number of rows.
+        num_levels: Number of levels of the response, whose codes it then is; else 0.
         cells: What the rows stood for where each is the mean of several, or None; see `join_rows`.
     """
 
@@ -138,6 +139,7 @@ class MixedData:
     priors: dict[str, Distribution | Array]
     response_name: str
     num_observations: int
+    num_levels: int = 0
     cells: Cells | None = None
 
     @property

@@ -1,6 +1,6 @@
 """Columns that a formula uses, and their values."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from probmf.data.tables import Frame, read_table
@@ -58,9 +58,3 @@ def read_data(data: Any, names: Sequence[str]) -> Frame:
     for column in table.values():
         column.refuse_missing()
     return table
-
-
-def some(rows: Iterable[int]) -> str:
-    """The first five rows, and dots if there are more."""
-    listed = [int(row) for row in rows]
-    return ", ".join(map(str, listed[:5])) + ", ..." * (len(listed) > 5)

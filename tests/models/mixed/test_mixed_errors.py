@@ -103,8 +103,12 @@ def test_the_dependent_column_is_named() -> None:
     [
         ("gaussian", list("aabbcc"), TypeError, "must hold numbers, but row 0 holds 'a'"),
         ("gaussian", pd.Categorical([1, 2] * 3), None, ""),
-        ("lognormal", [1, 2, 0, -1, 1, 1], ValueError, "'y' is 0 in rows 2, 3;"),
-        ("bernoulli", [0, 1, 2, 1, 0, 1], ValueError, "must be 0 or 1, but column 'y' is 2 in row"),
+        ("lognormal", [1, 2, 0, -1, 1, 1], ValueError, "'y' does not suit: A LogNormal likelihood "
+         "needs positive responses, but row 2 has 0 (2 such rows)"),
+        ("bernoulli", [0, 1, 2, 1, 0, 1], ValueError, "needs responses 0 or 1, but row 2 has 2 (1"),
+        ("poisson", [0, 1, 2.5, -1, 0, 1], ValueError, "'y' does not suit: A Poisson likelihood "
+         "needs responses that are counts (0, 1, 2, ...), but row 2 has 2.5 (2 such rows)"),
+        ("poisson", np.arange(6), None, ""),
         ("bernoulli", list("nynyny"), TypeError, "must hold numbers"),
         ("ordinal", [1, 2, 4, 2, 1, 4], ValueError, "'y' has 2 and 4 and nothing between"),
         ("ordinal", [1, 2, 1.5, 2, 1, 1], ValueError, "numbers, but column 'y' is 1.5 in row 2"),

@@ -165,7 +165,7 @@ def test_likelihoods_as_objects() -> None:
     np.testing.assert_allclose(got, stats.lognorm.logpdf(table["size"], 0.5, scale=np.exp(eta)))
     _, _, sites = found("size ~ x", Gaussian(dist.Exponential(2.0)))
     assert isinstance(sites["noise_scale"]["fn"], dist.Exponential)
-    with pytest.raises(ValueError, match=r"The response 'y' does not suit: Row 1 has rating 2"):
+    with pytest.raises(ValueError, match=r"The response 'y' does not suit: Row 1 has response 2"):
         MixedEffects("y ~ x", likelihood=Ordinal((1, 3))).design(table)
     with pytest.raises(ValueError, match=r"does not suit: No rating is at level 4"):
         MixedEffects("y ~ x", likelihood=Ordinal(4)).design(table)

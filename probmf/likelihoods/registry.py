@@ -1,0 +1,43 @@
+"""All likelihoods, for those who know them by name: stored fits, formulas, the command line."""
+
+from probmf.likelihoods.base import BaseLikelihood, Likelihood
+from probmf.likelihoods.bernoulli import Bernoulli
+from probmf.likelihoods.categorical import Categorical
+from probmf.likelihoods.counts import Poisson
+from probmf.likelihoods.gaussian import Gaussian, LogNormal
+from probmf.likelihoods.ordinal import Ordinal
+
+#: All of them; a new one is added here.
+KINDS: tuple[type[BaseLikelihood], ...] = (
+    Gaussian, LogNormal, Bernoulli, Ordinal, Poisson, Categorical,
+)  # fmt: skip
+#: Those of a single score, by the names that `MixedEffects` and the command line take.
+LIKELIHOODS: dict[str, type[Likelihood]] = {
+    kind.__name__.lower(): kind for kind in KINDS if issubclass(kind, Likelihood)
+}
+
+
+def read_likelihood(given: object) -> Likelihood:
+    """The likelihood by its name, or itself.
+
+    Args:
+        given: What the user gave.
+
+    Returns:
+        The likelihood.
+
+    Raises:
+        TypeError: If it is neither a name nor a likelihood.
+        ValueError: If there is none of that name.
+    """
+    names = ", ".join(map(repr, LIKELIHOODS))
+    if isinstance(given, str):
+        if given not in LIKELIHOODS:
+            raise ValueError(f"likelihood is {given!r}; expected one of {names}.")
+        return LIKELIHOODS[given]()
+    if not isinstance(given, Likelihood):
+        raise TypeError(
+            f"likelihood is {given!r}; expected one of {names}, or a likelihood such as "
+            "Bernoulli('probit')."
+        )
+    return given
