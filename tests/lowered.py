@@ -38,15 +38,27 @@ class Lowered:
         return getattr(self.jitted, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.check(*args, **kwargs)
+        return self.jitted(*args, **kwargs)
+
+    def lower(self, *args: Any, **kwargs: Any) -> Any:
+        """For programs that are compiled before they are called."""
+        self.check(*args, **kwargs)
+        return self.jitted.lower(*args, **kwargs)
+
+    def trace(self, *args: Any, **kwargs: Any) -> Any:
+        """Likewise."""
+        self.check(*args, **kwargs)
+        return self.jitted.trace(*args, **kwargs)
+
+    def check(self, *args: Any, **kwargs: Any) -> None:
+        """Lower for the platforms, once for every kind of input."""
         leaves, structure = jax.tree.flatten((args, kwargs))
         kinds = [(leaf.shape, leaf.dtype) if hasattr(leaf, "dtype") else leaf for leaf in leaves]
         inputs = (structure, tuple(map(str, kinds)), jax.config.jax_enable_x64)
-        if inputs not in self.seen and not any(isinstance(x, jax.core.Tracer) for x in leaves):
-            self.seen.add(inputs)
-            self.lower(*args, **kwargs)
-        return self.jitted(*args, **kwargs)
-
-    def lower(self, *args: Any, **kwargs: Any) -> None:
+        if inputs in self.seen or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            return
+        self.seen.add(inputs)
         name = f"{getattr(self.function, '__module__', '')}.{self.__qualname__}"
         _lowered.append(name)
         for platform in PLATFORMS:
