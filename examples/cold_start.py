@@ -9,8 +9,7 @@ of the fit (`fold_in`), the items held where they are. Two experiments:
 2. Every round each user is asked about one item, by expected information (`choose_next`) or at
    random, and its scores of all items are predicted.
 
-Writes regret.png and questions.png to the current folder. `--users 60 --rounds 50` gives
-smoother and longer curves.
+Writes regret.png and questions.png to the current folder. `--full` takes the sizes of the docs.
 """
 
 import argparse
@@ -106,33 +105,35 @@ def draw(curves: dict[str, np.ndarray], first: int, x: str, y: str, path: str) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--users", type=int, default=12, help="number of new users")
-    parser.add_argument("--rounds", type=int, default=15, help="items that each is shown")
-    parser.add_argument("--questions", type=int, default=6, help="items that each is asked about")
-    options, _ = parser.parse_known_args()
+    parser.add_argument("--full", action="store_true", help="the sizes of the docs, in minutes")
+    full = parser.parse_known_args()[0].full
+    # New users; items that each is shown, and is asked about.
+    users, rounds, questions = (60, 50, 12) if full else (12, 15, 6)
+    num_users, num_items, num_ratings = (150, 120, 4000) if full else (80, 60, 1500)
+    num_warmup, num_samples = (150, 50) if full else (80, 40)
 
     scales = {"user_scale": 0.6, "item_scale": 0.6, "user_bias_scale": 0.3, "item_bias_scale": 0.4}
     simulated = simulate_ratings(
-        key=0, num_users=80, num_items=60, num_ratings=1500, num_factors=3, noise_scale=NOISE,
-        popularity=0.5, **scales,
+        key=0, num_users=num_users, num_items=num_items, num_ratings=num_ratings, num_factors=3,
+        noise_scale=NOISE, popularity=0.5, **scales,
     )  # fmt: skip
     model = MatrixFactorization(3, Gaussian(NOISE), **scales)
     # Few draws, to be quick: a DiagnosticWarning says so.
     fit = sample_nuts(
-        model, simulated.ratings, key=0, num_warmup=80, num_samples=40, num_chains=2,
-        progress=False,
+        model, simulated.ratings, key=0, num_warmup=num_warmup, num_samples=num_samples,
+        num_chains=2, progress=False,
     )  # fmt: skip
     print(fit)
 
     rng = np.random.default_rng(2)
     items = simulated.truth["item_factors"]
-    bias = rng.normal(0, scales["user_bias_scale"], (options.users, 1))
-    tastes = rng.normal(0, scales["user_scale"], (options.users, 3))
+    bias = rng.normal(0, scales["user_bias_scale"], (users, 1))
+    tastes = rng.normal(0, scales["user_scale"], (users, 3))
     truth = simulated.truth["intercept"] + bias + simulated.truth["item_bias"] + tastes @ items.T
     answers = truth + rng.normal(0, NOISE, truth.shape)
 
-    regret = show(fit, truth, answers, options.rounds)
-    print(f"\nregret after {options.rounds} rounds, and less that of the mean, in rating points:")
+    regret = show(fit, truth, answers, rounds)
+    print(f"\nregret after {rounds} rounds, and less that of the mean, in rating points:")
     for order, curves in regret.items():
         more = curves[:, -1] - regret["mean"][:, -1]
         error = more.std(ddof=1) / np.sqrt(len(more))
@@ -140,10 +141,10 @@ def main() -> None:
     means = {order: curves.mean(axis=0) for order, curves in regret.items()}
     draw(means, 1, "round", "cumulative regret (rating points)", "regret.png")
 
-    rmse = ask(fit, truth, answers, options.questions)
+    rmse = ask(fit, truth, answers, questions)
     print("\nRMSE of the scores of all items, by number of answers:")
     for way, curve in rmse.items():
-        told = "  ".join(f"{n}: {curve[n]:.3f}" for n in (0, 2, 5, options.questions))
+        told = "  ".join(f"{n}: {curve[n]:.3f}" for n in (0, 2, 5, questions))
         print(f"  {way:21s} {told}")
     draw(rmse, 0, "number of answers", "RMSE of the scores", "questions.png")
 
