@@ -33,9 +33,9 @@ def time_density(repeats: int) -> dict:
         host = density.host
         if host is None:
             raise RuntimeError("Made for a CPU: elsewhere the density is a compiled program.")
-        shapes = density.potential.unravel(density.potential.vector)
+        shapes = density.unravel(density.vector)
         values = {n: jnp.full(np.shape(shapes[n]), v) for n, v in ESTIMATES.items()}
-        vector = np.asarray(density.potential.unconstrain(values))
+        vector = np.asarray(density.unconstrain(values))
 
         def value() -> None:
             _, precision, *trils = (part[0] for part in host.terms(vector[None]))

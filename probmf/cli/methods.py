@@ -13,7 +13,7 @@ from probmf.inference.nuts.nuts import sample_nuts
 from probmf.inference.point.als import fit_als
 from probmf.inference.point.map import fit_map
 from probmf.models import MatrixFactorization, NormalWishart
-from probmf.models.factorization import PRIOR_SCALES
+from probmf.models.factorization_program import PRIOR_SCALES
 from probmf.results import RatingsFit
 
 Method = Literal["als", "map", "gibbs", "nuts", "variational", "svi"]

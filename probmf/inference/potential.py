@@ -1,8 +1,13 @@
-"""A NumPyro model's log density as a function of one unconstrained vector, compiled once."""
+"""A NumPyro model's log density as a function of one unconstrained vector.
 
-from collections.abc import Mapping
+The model, its data and its coordinates are arguments of the compiled functions: a second data set
+of the same shapes traces and compiles nothing.
+"""
+
+import math
+from collections.abc import Callable, Hashable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -14,21 +19,27 @@ from numpyro.distributions.transforms import biject_to
 from numpyro.infer.util import constrain_fn, potential_energy
 
 from probmf.inference.marginal.probe import moderate_value
-from probmf.inference.standard_coordinates import Coordinates
+from probmf.inference.marginal.transform import MarginalModel, sample_rest
+from probmf.inference.standard_coordinates import Coordinates, mixed_coordinates
+from probmf.models.mixed.program import MixedProgram
 from probmf.numpyro_setup import run_unchecked
-from probmf.precision import fresh_arrays
-from probmf.run.compile_cache import Program, compiled, quick_jit, trace_program, trace_tree
+from probmf.run.compile_cache import count_numbers, traced_jit
+from probmf.run.programs import as_tree
 
 
+@jax.tree_util.register_pytree_node_class
 class Potential:
-    """Log density of a model over the unconstrained real line.
+    """Log density of a model over the unconstrained real line; a pytree.
 
     Args:
-        model: A NumPyro model.
-        args: Its arguments.
+        model: A NumPyro model; see `as_tree`.
+        args: Its arguments, trees of arrays.
         kwargs: Its keyword arguments.
         coordinates: What the vector's elements are, if not the sites' unconstrained values.
     """
+
+    #: What else than structure and arrays the density depends on.
+    mark: Hashable = None
 
     def __init__(
         self,
@@ -37,109 +48,178 @@ class Potential:
         kwargs: Mapping[str, Any],
         coordinates: Coordinates | None = None,
     ) -> None:
-        """Run the model once for its sites, and trace its log density."""
-        self.model, self.coordinates = model, coordinates
-        self.args, self.kwargs = fresh_arrays((args, dict(kwargs)))
-        self.supports: dict[str, Any] = {}
+        """Find the sites."""
+        if isinstance(model, MarginalModel):
+            model, args, kwargs = sample_rest, (model.prepare(*args, **kwargs),), {}
+        self._hold(as_tree(model), args, dict(kwargs), coordinates)
+
+    def _hold(self, *parts: Any) -> None:
+        """Take the parts of the density, and find the sites."""
+        leaves, self._structure = jax.tree.flatten(parts)
+        self._leaves = [jnp.asarray(leaf) for leaf in leaves]
+        self._shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
         with run_unchecked():  # Data are checked at the door.
-            shapes = jax.eval_shape(self._sites)
-        self.sites = tuple(shapes)
-        start = {
-            name: np.zeros(shape.shape, jnp.result_type(float)) for name, shape in shapes.items()
-        }
-        # Zeros made on the host, for the same reason.
-        flat = jax.eval_shape(lambda: self._ravel(start))
-        self.vector: Any = np.zeros(flat.shape, flat.dtype)
+            found = jax.jit(Potential._unconstrained).eval_shape(self)
+        self._shapes = tuple((name, tuple(shape.shape)) for name, shape in sorted(found.items()))
 
-    def _ravel(self, values: Mapping[str, Any]) -> Array:
-        vector, self._unravel = ravel_pytree(values)
-        return vector
+    def tree_flatten(self) -> tuple[list[Any], tuple[Any, ...]]:
+        """Arrays, and all else."""
+        return self._leaves, (self._structure, self._shapes, self.mark)
 
-    def unravel(self, vector: Float[Array, " d"]) -> dict[str, Array]:
-        """Unconstrained values by site."""
-        values: dict[str, Array] = self._unravel(vector)
-        return values if self.coordinates is None else self.coordinates.apply(values)
+    @classmethod
+    def tree_unflatten(cls, rest: tuple[Any, ...], leaves: Any) -> Self:
+        """The same with other arrays."""
+        found = object.__new__(cls)
+        found._leaves = list(leaves)
+        found._structure, found._shapes, found.mark = rest
+        return found
 
     @cached_property
-    def program(self) -> Program:
-        """The log density, traced."""
-        return trace_program(self._log_density, self.vector)
-
-    def _sites(self) -> dict[str, Array]:
-        """Unconstrained values of the latent sites; notes their supports."""
-        seeded = numpyro.handlers.seed(self.model, rng_seed=0)
-        # Not a draw from the prior, which may be flat.
-        moderate = numpyro.handlers.substitute(seeded, substitute_fn=moderate_value)
-        trace = numpyro.handlers.trace(moderate).get_trace(*self.args, **self.kwargs)
-        found = {}
-        for name, site in trace.items():
-            if site["type"] == "sample" and not site["is_observed"]:
-                self.supports[name] = site["fn"].support
-                found[name] = biject_to(site["fn"].support).inv(site["value"])
+    def _parts(self) -> tuple[Any, ...]:
+        found: tuple[Any, ...] = jax.tree.unflatten(self._structure, self._leaves)
         return found
 
     @property
-    def places(self) -> dict[str, np.ndarray]:
-        """Places of each site in the vector."""
-        numbers = jnp.arange(self.num_dims, dtype=self.vector.dtype)
-        return {name: np.asarray(own, int) for name, own in self._unravel(numbers).items()}
+    def model(self) -> Any:
+        """The model."""
+        return self._parts[0]
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """Its arguments."""
+        found: tuple[Any, ...] = self._parts[1]
+        return found
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """Its keyword arguments."""
+        found: dict[str, Any] = self._parts[2]
+        return found
+
+    @property
+    def coordinates(self) -> Coordinates | None:
+        """What the vector's elements are, if not unconstrained values."""
+        found: Coordinates | None = self._parts[3]
+        return found
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The latent sites, in the order in which they lie in the vector."""
+        return tuple(name for name, _ in self._shapes)
 
     @property
     def num_dims(self) -> int:
         """Length of the vector."""
-        return len(self.vector)
+        return sum(math.prod(shape) for _, shape in self._shapes)
 
-    def _log_density(self, vector: Float[Array, " d"]) -> Float[Array, ""]:
+    @property
+    def vector(self) -> Any:
+        """Zeros, as many as the vector has elements."""
+        return np.zeros(self.num_dims, jnp.result_type(float))
+
+    @property
+    def places(self) -> dict[str, np.ndarray]:
+        """Places of each site in the vector."""
+        return self._split(np.arange(self.num_dims))
+
+    def _split(self, vector: Any) -> dict[str, Any]:
+        values, start = {}, 0
+        for name, shape in self._shapes:
+            end = start + math.prod(shape)
+            values[name], start = vector[start:end].reshape(shape), end
+        return values
+
+    def unravel(self, vector: Float[Array, " d"]) -> dict[str, Array]:
+        """Unconstrained values by site."""
+        values: dict[str, Array] = self._split(vector)
+        return values if self.coordinates is None else self.coordinates.apply(values)
+
+    def _unconstrained(self, values: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """Unconstrained values of the latent sites: of moderate ones, or of those given."""
+        seeded = numpyro.handlers.seed(self.model, rng_seed=0)
+        # Not a draw from the prior, which may be flat.
+        moderate = numpyro.handlers.substitute(seeded, substitute_fn=moderate_value)
+        trace = numpyro.handlers.trace(moderate).get_trace(*self.args, **self.kwargs)
+        return {
+            name: biject_to(site["fn"].support).inv((values or {}).get(name, site["value"]))
+            for name, site in trace.items()
+            if site["type"] == "sample" and not site["is_observed"]
+        }
+
+    def log_density(self, vector: Float[Array, " d"]) -> Float[Array, ""]:
+        """Log density at a vector, to be traced."""
         return -potential_energy(self.model, self.args, self.kwargs, self.unravel(vector))
 
-    def value(self, vector: Array) -> Array:
-        """Log density at a vector; compiled."""
-        run = compiled(
-            (self.program.text, "value"),
-            lambda: quick_jit(
-                lambda consts, x: self.program.evaluate(consts, x)[0], self.program.numbers
-            ),
-        )
-        return run(self.program.consts, vector)
-
-    def value_and_grad(self, vector: Array) -> tuple[Array, Array]:
-        """Log density and its gradient; compiled."""
-        evaluate = self.program.evaluate
-        run = compiled(
-            (self.program.text, "gradient"),
-            lambda: quick_jit(
-                lambda consts, x: jax.value_and_grad(lambda v: evaluate(consts, v)[0])(x),
-                self.program.numbers,
-            ),
-        )
-        return run(self.program.consts, vector)
-
-    def unconstrain(self, values: Mapping[str, Array]) -> Array:
-        """The vector of values given by site; the inverse of `constrain`."""
-        inner = {name: biject_to(self.supports[name]).inv(values[name]) for name in self.sites}
-        if self.coordinates is not None:
-            inner = self.coordinates.invert(inner)
-        return ravel_pytree(inner)[0]
-
     def constrain(self, vector: Array) -> dict[str, Array]:
-        """Sites, and what they determine, at a vector."""
+        """Sites, and what they determine, at a vector, to be traced."""
         values = constrain_fn(
             self.model, self.args, self.kwargs, self.unravel(vector), return_deterministic=True
         )
         return dict(values)
 
+    def invert(self, values: Mapping[str, Array]) -> Array:
+        """The vector of values given by site, to be traced; the inverse of `constrain`."""
+        inner = self._unconstrained(values)
+        if self.coordinates is not None:
+            inner = self.coordinates.invert(inner)
+        return ravel_pytree(inner)[0]
+
+    def value(self, vector: Array) -> Array:
+        """Log density at a vector; compiled."""
+        found: Array = self._value(self, vector)
+        return found
+
+    def value_and_grad(self, vector: Array) -> tuple[Array, Array]:
+        """Log density and its gradient; compiled."""
+        found: tuple[Array, Array] = self._value_and_grad(self, vector)
+        return found
+
+    def unconstrain(self, values: Mapping[str, Array]) -> Array:
+        """`invert`, compiled."""
+        own = {name: jnp.asarray(values[name]) for name in self.sites}
+        found: Array = self.compiled(type(self).invert, own)(self, own)
+        return found
+
     def constrain_all(self, vectors: Float[Array, "n d"]) -> dict[str, Array]:
         """`constrain` for many vectors; compiled."""
-        program, tree = self._constrained
-        run = compiled(
-            (program.text, "constrain"),
-            lambda: quick_jit(
-                lambda consts, x: jax.lax.map(lambda v: program.evaluate(consts, v), x),
-                program.numbers,
-            ),
-        )
-        return jax.tree.unflatten(tree, run(program.consts, vectors))
+        found: dict[str, Array] = self.compiled(_constrain_all, vectors)(self, vectors)
+        return found
+
+    def compiled(self, function: Callable[..., Any], *example: Any) -> Any:
+        """A function of the potential and more, compiled.
+
+        Args:
+            function: Of a module or of this class, so that its programs are shared.
+            *example: Its other arguments, for their shapes.
+        """
+        return traced_jit(function, self._numbers, self, *example)
 
     @cached_property
-    def _constrained(self) -> tuple[Program, Any]:
-        return trace_tree(self.constrain, self.vector)
+    def _numbers(self) -> int:
+        return count_numbers(self._leaves)
+
+    @cached_property
+    def _value(self) -> Any:
+        return self.compiled(type(self).log_density, self.vector)
+
+    @cached_property
+    def _value_and_grad(self) -> Any:
+        return self.compiled(_value_and_grad, self.vector)
+
+
+def mixed_potential(program: MixedProgram, args: tuple[Any, ...]) -> Potential:
+    """The density of all sites of a mixed model, in standard coordinates.
+
+    Args:
+        program: The model.
+        args: Its arguments.
+    """
+    return Potential(program, args, {}, mixed_coordinates(program, args[0]))
+
+
+def _value_and_grad(potential: Potential, vector: Array) -> tuple[Array, Array]:
+    return jax.value_and_grad(potential.log_density)(vector)
+
+
+def _constrain_all(potential: Potential, vectors: Array) -> dict[str, Array]:
+    return jax.lax.map(potential.constrain, vectors)

@@ -23,13 +23,13 @@ class Coordinate(NamedTuple):
         inverse: Its inverse.
     """
 
-    center: Float[np.ndarray, "..."]
-    matrix: Float[np.ndarray, "d d"] | None = None
-    inverse: Float[np.ndarray, "d d"] | None = None
+    center: Float[Array | np.ndarray, "..."]
+    matrix: Float[Array | np.ndarray, "d d"] | None = None
+    inverse: Float[Array | np.ndarray, "d d"] | None = None
 
     def center_of(self, value: Array) -> Array:
         """The center, as large as a value."""
-        return jnp.asarray(np.broadcast_to(self.center, jnp.shape(value)), value.dtype)
+        return jnp.broadcast_to(jnp.asarray(self.center, value.dtype), jnp.shape(value))
 
 
 class Coordinates(NamedTuple):

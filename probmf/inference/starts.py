@@ -13,7 +13,8 @@ from jaxtyping import Array
 from probmf.data import Ratings
 from probmf.data.confidence import heavy_tail
 from probmf.inference.point.validation import Validation
-from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
+from probmf.models.factorization import MatrixFactorization
+from probmf.models.factorization_program import PRIOR_SCALES
 from probmf.models.network import Network
 from probmf.models.network_data import NetworkData
 from probmf.models.observations import Observations

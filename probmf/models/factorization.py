@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-import numpyro
 import numpyro.distributions as dist
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -16,28 +15,25 @@ from probmf.data import Encoder, Features, Ratings
 from probmf.likelihoods import Gaussian, Likelihood
 from probmf.likelihoods.base import likelihood_scales
 from probmf.likelihoods.parameters import check_scale, is_number
-from probmf.models.factor_priors import NormalWishart, normal_loss, sample_scale
+from probmf.models.factor_priors import NormalWishart, normal_loss
+from probmf.models.factorization_program import (
+    PRIOR_SCALES,
+    FactorizationProgram,
+    FactorTerms,
+)
 from probmf.models.l2 import Loss, l2_scales
 from probmf.models.layers import MLP
 from probmf.models.observations import Observations
-from probmf.models.row_means import RowMean, check_mean, prior_means
+from probmf.models.row_means import check_mean, prior_means
 from probmf.models.scores import Parameters, linear_predictor, unobserved_loss
 from probmf.models.sites import Sites
 from probmf.rows.layout import SIDES, Side
 
 type Scale = float | ArrayLike | Distribution | NormalWishart
 
-#: Prior scale of each kind of parameter.
-PRIOR_SCALES = {
-    "user_bias": "user_bias_scale",
-    "item_bias": "item_bias_scale",
-    "user_factors": "user_scale",
-    "item_factors": "item_scale",
-}
-
 
 @dataclass(frozen=True, eq=False)
-class MatrixFactorization:
+class MatrixFactorization(FactorTerms):
     r"""Score = intercept + user bias + item bias + inner product of user and item factors.
 
     .. math::
@@ -223,31 +219,6 @@ class MatrixFactorization:
         arguments: dict[str, Any] = {**present, **scales, **options}
         return cls(num_factors, likelihood, **arguments)
 
-    def site_shapes(self, num_users: int, num_items: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of the per-row sites that this model has.
-
-        Args:
-            num_users: Number of users.
-            num_items: Number of items.
-
-        Returns:
-            Site name to shape, in the order in which the model samples them.
-        """
-        shapes: dict[str, tuple[int, ...]] = {}
-        if self.user_bias:
-            shapes["user_bias"] = (num_users,)
-        if self.item_bias:
-            shapes["item_bias"] = (num_items,)
-        if self.num_factors:
-            shapes["user_factors"] = (num_users, self.num_factors)
-            shapes["item_factors"] = (num_items, self.num_factors)
-        return shapes
-
-    @property
-    def mean_sides(self) -> tuple[Side, ...]:
-        """Sides whose rows have a prior mean that is a function of features."""
-        return tuple(side for side in SIDES if getattr(self, f"{side}_mean") is not None)
-
     def with_encoders(self, ratings: Ratings) -> "MatrixFactorization":
         """The model with the encodings of its features fitted, unless they are already.
 
@@ -283,30 +254,6 @@ class MatrixFactorization:
             )
             for side in self.mean_sides
         }
-
-    def row_means(self, features: Mapping[Side, ArrayLike]) -> dict[Side, RowMean]:
-        """The prior means of the sides that have one, as functions of their weights.
-
-        Args:
-            features: Encoded features by side.
-
-        Returns:
-            The functions by side.
-        """
-        means: dict[Side, RowMean] = {}
-        for side in self.mean_sides:
-            has_bias = bool(getattr(self, f"{side}_bias"))
-            rows = jnp.asarray(features[side], jnp.result_type(float))
-            layers = getattr(self, f"{side}_mean")
-            means[side] = RowMean(rows, layers, side, has_bias, int(self.num_factors))
-        return means
-
-    @property
-    def learns_intercept(self) -> bool:
-        """True where the intercept is a parameter rather than a constant."""
-        return isinstance(self.intercept, Distribution) or (
-            isinstance(self.intercept, str) and self.intercept == "learned"
-        )
 
     def random_scales(self) -> list[str]:
         """Names of the scales that have a prior distribution instead of a value."""
@@ -454,6 +401,23 @@ class MatrixFactorization:
                 "observed pair must count for more than an unobserved one."
             )
 
+    @property
+    def program(self) -> FactorizationProgram:
+        """The NumPyro model of all factorizations of this form; numbers of the priors are data."""
+        names = [PRIOR_SCALES[site] for site in self.site_shapes(1, 1)]
+        given = {name: getattr(self, name) for name in names}
+        given |= self.likelihood.scale_sites()
+        wishart = {name: s for name, s in given.items() if isinstance(s, NormalWishart)}
+        intercept: Any = self.intercept
+        if isinstance(intercept, dist.Normal):
+            intercept = (float(intercept.loc), float(intercept.scale))
+        return FactorizationProgram(
+            {name: scale for name, scale in given.items() if name not in wishart},
+            tuple(wishart.items()), int(self.num_factors), self.likelihood.canonical(), intercept,
+            bool(self.user_bias), bool(self.item_bias), float(self.unobserved_weight),
+            self.user_mean, self.item_mean,
+        )  # fmt: skip
+
     def __call__(self, observations: Observations) -> Array:
         """Sample the model in NumPyro's sense.
 
@@ -463,67 +427,7 @@ class MatrixFactorization:
         Returns:
             The value of the site `rating`.
         """
-        parameters, scales = self._sample(observations)
-        scores = linear_predictor(parameters, observations.user, observations.item)
-        if self.unobserved_weight > 0:
-            zeros = unobserved_loss(parameters, observations, self.unobserved_weight, scores)
-            numpyro.factor("unobserved", -zeros / jnp.square(scales["noise_scale"]))
-        with numpyro.plate("rating_row", observations.user.shape[0]):
-            return self.likelihood.observe(scores, observations.rating, observations.weight, scales)
-
-    def _sample(self, observations: Observations) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Sample everything but the ratings in NumPyro's sense.
-
-        Args:
-            observations: The data.
-
-        Returns:
-            Intercept and rows by site, and the likelihood's own scales.
-        """
-        shapes = self.site_shapes(observations.num_users, observations.num_items)
-        scales = {name: sample_scale(name, s) for name, s in self.likelihood.scale_sites().items()}
-        parameters = {"intercept": self._sample_intercept(observations.base_score)}
-        means: dict[str, Array] = {}
-        for own in self.row_means(observations.features).values():
-            means |= own(own.sample())
-        for site, shape in shapes.items():
-            side, given = site.split("_")[0], getattr(self, PRIOR_SCALES[site])
-            mean = means.get(site, 0.0)
-            if isinstance(given, NormalWishart):
-                law = given.sample(side, self.num_factors, mean)
-            else:
-                scale = sample_scale(PRIOR_SCALES[site], given)
-                if len(shape) == 2:
-                    # One scale for all, one per row, or (1, k): one per factor.
-                    scale = scale if scale.ndim == 2 else jnp.expand_dims(scale, -1)
-                    law = dist.Normal(mean, jnp.broadcast_to(scale, shape)).to_event(1)
-                else:
-                    law = dist.Normal(mean, scale)
-            with numpyro.plate(side, shape[0]):
-                parameters[site] = numpyro.sample(site, law)
-        return parameters, scales
-
-    def _sample_intercept(self, base_score: Array) -> Array:
-        if isinstance(self.intercept, Distribution):
-            return numpyro.sample("intercept", self.intercept)
-        if self.learns_intercept:
-            flat = dist.ImproperUniform(dist.constraints.real, (), ())
-            return numpyro.sample("intercept", flat)
-        return numpyro.deterministic("intercept", self.fixed_intercept(base_score))
-
-    def fixed_intercept(self, base_score: ArrayLike) -> Array:
-        """The intercept when it is a constant; where a learned one starts otherwise."""
-        if isinstance(self.intercept, int | float | np.number):
-            return jnp.asarray(self.intercept, jnp.result_type(float))
-        if self.intercept is None:
-            return jnp.zeros((), jnp.result_type(float))
-        return jnp.asarray(base_score, jnp.result_type(float))
-
-    def intercept_prior(self) -> tuple[float, float]:
-        """Mean and precision of a learned intercept's prior (precision 0 when flat)."""
-        if isinstance(self.intercept, dist.Normal):
-            return float(self.intercept.loc), float(self.intercept.scale) ** -2
-        return 0.0, 0.0
+        return self.program(observations)
 
     def fixed_scales(self) -> dict[str, Array]:
         """The likelihood's own scales, when they are numbers."""

@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float, Int
 from numpyro.distributions import Distribution
 
 from probmf.data import Ratings
-from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
+from probmf.models.factorization import MatrixFactorization
+from probmf.models.factorization_program import PRIOR_SCALES
 from probmf.models.row_means import RowMean
 from probmf.results.row_centers import row_centers, row_functions, stranger_moments
 from probmf.rows.layout import Side

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from probmf.data import Ratings
-from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
+from probmf.models.factorization import MatrixFactorization
+from probmf.models.factorization_program import PRIOR_SCALES
 from probmf.results.draws import Draws
 from probmf.results.new_rows import num_rows, set_rows, with_rows
 from probmf.rows.layout import SIDES, Side

@@ -10,7 +10,8 @@ from numpyro.distributions import Distribution
 
 from probmf.data import Ratings
 from probmf.likelihoods.parameters import check_scale
-from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
+from probmf.models.factorization import MatrixFactorization
+from probmf.models.factorization_program import PRIOR_SCALES
 from probmf.results.draws import Draws
 from probmf.results.fold_in_draws import draw_users, refuse_laws_per_user
 from probmf.results.new_rows import set_rows, with_rows

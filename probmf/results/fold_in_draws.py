@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from probmf.models.factorization import PRIOR_SCALES
+from probmf.models.factorization_program import PRIOR_SCALES
 from probmf.results.draws import Draws
 from probmf.results.predictions import plain_text
 from probmf.results.row_conditionals import BATCH_BYTES

@@ -52,6 +52,27 @@ def quick_jit(
     return jax.jit(function, static_argnums=static_argnums, compiler_options=options)
 
 
+def traced_jit(
+    function: Callable[..., Any], numbers: int, *example: Any, static_argnums: int | None = None
+) -> Any:
+    """`quick_jit` of a function that runs NumPyro models, traced here and now.
+
+    Args:
+        function: What to compile; its programs are shared by all who ask for the same one.
+        numbers: How many numbers it works with.
+        *example: Arguments, for their structure and shapes.
+        static_argnums: As in `jax.jit`.
+
+    Returns:
+        The compiled function. Called with arguments of these shapes it runs no model, so that
+        threads may call it side by side.
+    """
+    run = quick_jit(function, numbers, static_argnums=static_argnums)
+    with run_unchecked():
+        run.trace(*example)
+    return run
+
+
 def count_numbers(tree: Any) -> int:
     """Number of numbers in the arrays of a tree."""
     return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(tree))

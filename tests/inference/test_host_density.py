@@ -31,9 +31,9 @@ def test_score_is_that_of_the_program(by_lapack: Any) -> None:
     with jax.enable_x64(True):
         density = density_of(MixedEffects(FORMULA), table())
         assert density.host is not None
-        vector = np.random.default_rng(0).normal(-0.5, 0.3, density.potential.num_dims)
+        vector = np.random.default_rng(0).normal(-0.5, 0.3, density.num_dims)
         got, slopes = density.score(vector)
-        want, gradient = density.potential.value_and_grad(jax.numpy.asarray(vector))
+        want, gradient = density.value_and_grad(jax.numpy.asarray(vector))
     assert got == pytest.approx(float(want), abs=1e-9)
     np.testing.assert_allclose(slopes, gradient, rtol=1e-9, atol=1e-9)
 
@@ -74,7 +74,7 @@ def test_draws_agree_and_are_repeatable(by_lapack: Any) -> None:
 def test_single_precision_elsewhere_changes_nothing_here(by_lapack: Any) -> None:
     by_lapack(True)
     density = density_of(MixedEffects(SIMPLE), table())
-    vector = np.full(density.potential.num_dims, -0.3)
+    vector = np.full(density.num_dims, -0.3)
     value, gradient = density.score(vector)
     with jax.enable_x64(True):
         want, slopes = density_of(MixedEffects(SIMPLE), table()).score(vector)

@@ -73,7 +73,7 @@ def problems() -> dict[str, tuple[_Problem, np.ndarray]]:
         for objective in OBJECTIVES:
             design = model.design(table())
             problem = _Problem(model.program, model.arguments(design), objective)
-            made[objective] = (problem, rng.normal(-0.3, 0.3, problem.density.potential.num_dims))
+            made[objective] = (problem, rng.normal(-0.3, 0.3, problem.density.num_dims))
     return made
 
 

@@ -86,15 +86,28 @@ def test_hoisted_arrays_share_a_program() -> None:
     assert not np.allclose(first.consts[0], second.consts[0])
 
 
-def test_the_same_model_traced_after_use_reads_the_same() -> None:
-    """What JAX keeps with a program that was differentiated is not part of the program."""
+def test_other_numbers_of_the_same_shapes_trace_nothing() -> None:
+    calls: list[Any] = []
+    traced = 0
 
-    def model(y: Any) -> None:
+    def model(y: Any, prior: Any) -> None:
+        calls.append(y)
         root = numpyro.sample("root", dist.LKJCholesky(2, 1.0))
-        scale = numpyro.sample("scale", dist.HalfNormal(1.0).expand([2]).to_event(1))
+        scale = numpyro.sample("scale", prior.expand([2]).to_event(1))
         effect = numpyro.sample("u", dist.MultivariateNormal(0.0, scale_tril=scale[:, None] * root))
         numpyro.sample("y", dist.Normal(jnp.sum(effect), 1.0), obs=y)
 
-    first = Potential(model, (jnp.asarray(0.5),), {})
-    first.value_and_grad(jnp.zeros_like(first.vector))
-    assert Potential(model, (jnp.asarray(0.5),), {}).program.text == first.program.text
+    values = []
+    for y, width in ((0.5, 1.0), (1.5, 2.0)):
+        potential = Potential(model, (jnp.asarray(y), dist.HalfNormal(width)), {})
+        vector = jnp.full_like(potential.vector, 0.3)
+        values.append((*potential.value_and_grad(vector), potential.value(vector)))
+        assert {"root", "scale", "u"} == set(potential.constrain_all(vector[None]))
+        traced = traced or len(calls)
+    assert traced == len(calls)
+    assert values[0][0] != values[1][0]
+    want = dist.HalfNormal(2.0).log_prob(jnp.exp(0.3)) + 0.3
+    own = dist.HalfNormal(1.0).log_prob(jnp.exp(0.3)) + 0.3
+    parts = [dist.Normal(0.6, 1.0).log_prob(y) for y in (0.5, 1.5)]
+    change = 2 * (want - own) + parts[1] - parts[0]
+    np.testing.assert_allclose(values[1][0] - values[0][0], change, rtol=1e-4)

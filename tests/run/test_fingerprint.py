@@ -15,7 +15,6 @@ import pytest
 import toys
 
 from probmf import Bernoulli, Gaussian, MatrixFactorization, MixedEffects, Network, NormalWishart
-from probmf.inference.marginal.model_cache import joint_potential
 from probmf.run.fingerprint import fingerprint
 
 HALF = dist.HalfNormal(1.0)
@@ -41,8 +40,7 @@ def of_laws() -> list[str]:
 def of_program() -> str:
     """What a NUTS run of a mixed model is told apart by."""
     model = MixedEffects("y ~ x + (x | g) + (1 | h)")
-    program = joint_potential(model, model.arguments(toys.mixed())).program
-    return fingerprint(program.text, program.consts)
+    return fingerprint(model, model.arguments(model.design(toys.mixed())))
 
 
 def test_laws_are_told_apart() -> None:

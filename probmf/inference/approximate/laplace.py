@@ -22,7 +22,6 @@ from probmf.inference.potential import Potential
 from probmf.models import MatrixFactorization
 from probmf.results import History, MixedFit, NetworkFit, RatingsFit, Sampling
 from probmf.run.checks import check_counts, refusal, require, require_mode
-from probmf.run.compile_cache import compiled, quick_jit
 from probmf.settings import own_settings
 
 #: Unknowns beyond which the Hessian and its factor take minutes.
@@ -216,27 +215,26 @@ def _hessian(potential: Potential, mode: np.ndarray) -> Float[np.ndarray, "d d"]
     Not by autodiff: the evidence of effects that are integrated out has a hand-written gradient.
     A first pass finds how wide each coordinate is, a second takes steps that suit it.
     """
-    evaluate = potential.program.evaluate
-
-    def rows(consts: list[Any], vector: Array, steps: Array) -> Array:
-        slope = jax.grad(lambda v: -evaluate(consts, v)[0])
-
-        def one(index: Array) -> Array:
-            step = steps[index]
-            ahead, behind = vector.at[index].add(step), vector.at[index].add(-step)
-            return (slope(ahead) - slope(behind)) / (ahead[index] - behind[index])
-
-        return jax.lax.map(one, jnp.arange(len(vector)))
-
-    run = compiled((potential.program.text, "hessian"), lambda: quick_jit(rows))
     vector = jnp.asarray(mode, potential.vector.dtype)
-    steps = np.full(len(mode), 1e-4)
+    steps = np.full(len(mode), 1e-4, vector.dtype)
+    run = potential.compiled(_rows, vector, steps)
     for _ in range(2):
-        found = np.asarray(run(potential.program.consts, vector, jnp.asarray(steps)), np.float64)
+        found = np.asarray(run(potential, vector, steps), np.float64)
         curvature = np.diag(found)
         wide = np.where(curvature > 0, 1.0 / np.sqrt(np.maximum(curvature, 1e-300)), 1.0)
         steps = (STEP * np.minimum(wide, 1e3)).astype(vector.dtype)
     return (found + found.T) / 2
+
+
+def _rows(potential: Potential, vector: Array, steps: Array) -> Array:
+    slope = jax.grad(lambda v: -potential.log_density(v))
+
+    def one(index: Array) -> Array:
+        step = steps[index]
+        ahead, behind = vector.at[index].add(step), vector.at[index].add(-step)
+        return (slope(ahead) - slope(behind)) / (ahead[index] - behind[index])
+
+    return jax.lax.map(one, jnp.arange(len(vector)))
 
 
 def _turns(target: Target, potential: Potential, mode: np.ndarray) -> Float[np.ndarray, "d t"]:

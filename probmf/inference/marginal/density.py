@@ -5,12 +5,13 @@ from concurrent.futures import Future
 from functools import cached_property
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 from jaxtyping import Array
 from numpyro.distributions import ExpandedDistribution, Independent
-from numpyro.infer.util import constrain_fn, potential_energy
+from numpyro.infer.util import constrain_fn, log_density, potential_energy
 
 from probmf.data import wrap_words
 from probmf.effects.rounding import Rounding
@@ -19,19 +20,21 @@ from probmf.inference.marginal.host_density import HostDensity
 from probmf.inference.marginal.injection import Inject
 from probmf.inference.marginal.prepared import Prepared
 from probmf.inference.potential import Potential
-from probmf.numpyro_setup import run_alone
-from probmf.run.compile_cache import Program, compiled, quick_jit, trace_program, trace_tree
+from probmf.inference.standard_coordinates import Coordinates, mixed_coordinates
+from probmf.models.mixed.program import MixedProgram
+from probmf.run.compile_cache import count_numbers
 from probmf.run.threads import Workers
 
 
-class MarginalDensity:
+@jax.tree_util.register_pytree_node_class
+class MarginalDensity(Potential):
     """Density of the remaining sites of a marginal model, over one unconstrained vector.
 
     Args:
         model: The marginal model.
         args: Its arguments.
         kwargs: Its keyword arguments.
-        potential: The model's potential, if it is there already.
+        coordinates: See `Potential`.
     """
 
     def __init__(
@@ -39,69 +42,73 @@ class MarginalDensity:
         model: MarginalModel,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        potential: Potential | None = None,
+        coordinates: Coordinates | None = None,
     ) -> None:
-        """Prepare the model, and trace it."""
-        self.model, self.args, self.kwargs = model, args, dict(kwargs)
-        self.prepared: Prepared = model.prepare(*args, **kwargs)
-        self.potential = potential or Potential(model, args, kwargs)
-        prepared = self.prepared
+        """Prepare the model."""
+        self.marginal, self._prepared = model, model.prepare(*args, **kwargs)
+        super().__init__(model, args, kwargs, coordinates)
 
-        def without_observations(*args: Any, **kwargs: Any) -> None:
-            Inject(prepared.model, prepared.zeros(), prepared.target, prepared.hidden)(
-                *args, **kwargs
-            )
+    @classmethod
+    def of_mixed(
+        cls, program: MixedProgram, args: tuple[Any, ...], sites: tuple[str, ...]
+    ) -> "MarginalDensity":
+        """That of a mixed model, in standard coordinates.
 
-        self.prior = without_observations
+        Args:
+            program: The model.
+            args: Its arguments.
+            sites: Integrated out.
+        """
+        coordinates = mixed_coordinates(program, args[0])
+        return cls(MarginalModel(program, sites), args, {}, coordinates)
+
+    @property
+    def prepared(self) -> Prepared:
+        """The marginal model with its data, on the host; those of a trace within one."""
+        found: Prepared = getattr(self, "_prepared", None) or self.args[0]
+        return found
+
+    @cached_property
+    def _numbers(self) -> int:
+        return count_numbers(self.prepared.args)
 
     def start(self) -> np.ndarray:
         """The prior's medians where it has quantiles, else the middle of the unconstrained line."""
         if self.host is not None:
             return self.host.start()
-        program = self.medians
-        run = compiled(
-            (program.text, "start"), lambda: quick_jit(program.evaluate, program.numbers)
-        )
-        return np.asarray(run(program.consts)[0], np.float64)
+        return np.asarray(self._medians(self), np.float64)
 
     def begin(self, pool: Workers) -> "Future[np.ndarray]":
         """Find the start, and compile what the score needs, while other things are traced."""
-        # NumPyro's stack of handlers is one for all threads: trace here, compile there.
-        _ = self.medians, self.host
+        # Traced here, as models are run by one thread at a time, and compiled there.
+        _ = self._medians if self.host is None else self.host.slopes
         return pool.submit(self.start)
 
     @cached_property
-    def medians(self) -> Program:
-        """The start, traced."""
+    def _medians(self) -> Any:
+        return self.compiled(type(self).medians)
 
-        def medians() -> Array:
-            zeros = self.potential.unravel(jnp.zeros_like(self.potential.vector))
-            inject = Inject(self.prior, {})
-            with numpyro.handlers.block(), numpyro.handlers.seed(rng_seed=0):
-                numpyro.handlers.substitute(
-                    inject, data=constrain_fn(self.prior, self.args, self.kwargs, zeros)
-                )(*self.args, **self.kwargs)
-            return self.potential.unconstrain(
-                {
-                    name: median(inject.run.latent[name], inject.run.values[name])
-                    for name in self.potential.sites
-                }
-            )
-
-        return trace_program(medians)
+    def medians(self) -> Array:
+        """The start, to be traced."""
+        zeros = self.unravel(jnp.zeros(self.num_dims, jnp.result_type(float)))
+        inject = Inject(_prior, {})
+        with numpyro.handlers.block(), numpyro.handlers.seed(rng_seed=0):
+            values = constrain_fn(_prior, self.args, {}, zeros)
+            numpyro.handlers.substitute(inject, data=values)(*self.args)
+        return self.invert(
+            {name: median(inject.run.latent[name], inject.run.values[name]) for name in self.sites}
+        )
 
     @cached_property
     def host(self) -> HostDensity | None:
         """The density by LAPACK, on a CPU."""
         if not HostDensity.serves(self.prepared):
             return None
-        return HostDensity(self.prepared, self.terms, self.medians)
+        return HostDensity(self, self.prepared)
 
-    @run_alone()
     def terms(self, vector: Array) -> tuple[Array, Array, list[Array]]:
         """The prior with what else the log density has, noise precision, and prior factors."""
-        unravelled = self.potential.unravel(vector)
-        prior = -potential_energy(self.prior, self.args, self.kwargs, unravelled)
+        prior = -potential_energy(_prior, self.args, {}, self.unravel(vector))
         latents = self.constrain_prior(vector)
         run = self.prepared.run(latents)
         _, precision, extra = self.prepared.system(run, latents)
@@ -111,57 +118,50 @@ class MarginalDensity:
         """Log density and its gradient."""
         if self.host is not None:
             return self.host.score(vector)
-        value, gradient = self.potential.value_and_grad(
-            jnp.asarray(vector, self.potential.vector.dtype)
-        )
+        value, gradient = self.value_and_grad(jnp.asarray(vector, self.vector.dtype))
         return float(value), np.asarray(gradient, np.float64)
 
     def rounding(self, vector: np.ndarray) -> Rounding:
         """The evidence with its error by rounding at a vector, in double precision."""
         if self.host is not None:
             return self.host.rounding(vector)
-        own = jnp.asarray(vector, self.potential.vector.dtype)
-        return self.prepared.rounding(self.constrain_prior(own))
+        own = jnp.asarray(vector, self.vector.dtype)
+        latents = self.compiled(MarginalDensity.constrain_prior, own)(self, own)
+        return self.prepared.rounding(latents)
 
-    @run_alone()
     def constrain_prior(self, vector: Array) -> dict[str, Array]:
-        """The remaining sites at a vector; does not touch the observations."""
-        unravelled = self.potential.unravel(vector)
-        values = constrain_fn(self.prior, self.args, self.kwargs, unravelled)
+        """The remaining sites at a vector, to be traced; does not touch the observations."""
+        values = constrain_fn(_prior, self.args, {}, self.unravel(vector))
         return {name: values[name] for name in self.prepared.latent_shapes}
 
+    def log_prior(self, latents: Mapping[str, Array]) -> Array:
+        """Log density of the remaining sites' own values, to be traced."""
+        found: Array = log_density(_prior, self.args, {}, dict(latents))[0]
+        return found
+
     def sites_at(self, vector: Array, tables: Sequence[Array]) -> dict[str, Array]:
-        """The sites at a vector and each block's deviations of the effects."""
+        """The sites at a vector and each block's deviations of the effects, to be traced."""
         latents = self.constrain_prior(vector)
         return {**latents, **self.prepared.site_values(latents, tables)}
 
-    def _joint(self, vector: Array, key: Array) -> tuple[Array, dict[str, Array]]:
-        """Log density, and effects drawn from their conditional: one factorization for both."""
-        unravelled = self.potential.unravel(vector)
-        prior = -potential_energy(self.prior, self.args, self.kwargs, unravelled)
-        values = constrain_fn(
-            self.prior, self.args, self.kwargs, unravelled, return_deterministic=True
-        )
+    def joint(self, vector: Array, words: Array) -> tuple[Array, dict[str, Array]]:
+        """Log density, and all sites, effects drawn from their conditional, to be traced.
+
+        One factorization serves both.
+        """
+        unravelled = self.unravel(vector)
+        prior = -potential_energy(_prior, self.args, {}, unravelled)
+        values = constrain_fn(_prior, self.args, {}, unravelled, return_deterministic=True)
         latents = {n: v for n, v in values.items() if n in self.prepared.latent_shapes}
-        evidence, effects = self.prepared.draw(latents, key)
+        evidence, effects = self.prepared.draw(latents, wrap_words(words))
         return prior + evidence, {**values, **effects}
 
-    @cached_property
-    def sites(self) -> tuple[Program, Any]:
-        """(vector, *tables of effects) -> sites, traced, and their structure."""
-        vector = self.potential.vector
-        tables = [np.zeros(shape, vector.dtype) for shape in self.prepared.pattern.shapes]
 
-        return trace_tree(lambda vector, *tables: self.sites_at(vector, tables), vector, *tables)
-
-    @cached_property
-    def program(self) -> tuple[Program, Any]:
-        """(vector, key data) -> log density and sites, traced, and their structure."""
-
-        def joint(vector: Array, key: Array) -> Any:
-            return self._joint(vector, wrap_words(key))
-
-        return trace_tree(joint, self.potential.vector, np.zeros(2, np.uint32))
+def _prior(prepared: Prepared) -> None:
+    """The model without its observations."""
+    Inject(prepared.model, prepared.zeros(), prepared.target, prepared.hidden)(
+        *prepared.args, **prepared.kwargs
+    )
 
 
 def median(law: Any, otherwise: Array) -> Array:

@@ -10,11 +10,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array
 
 from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.host_density import CHUNK, HostDensity, in_chunks
 from probmf.inference.marginal.spectral import Spectrum
-from probmf.run.compile_cache import Program, compiled, quick_jit
 from probmf.run.threads import Workers
 
 #: Draws of all effects made by one matrix product.
@@ -32,7 +32,7 @@ class Evaluator:
 
     Args:
         density: The density.
-        made: The traced program, its structure, and it compiled for a chunk.
+        run: The program of a chunk, compiled.
         pool: Threads.
         rng: Random numbers, for JAX keys of the effects.
     """
@@ -40,13 +40,12 @@ class Evaluator:
     def __init__(
         self,
         density: MarginalDensity,
-        made: tuple[Program, Any, Any],
+        run: Any,
         pool: Workers,
         rng: np.random.Generator,
     ) -> None:
         """Keep them."""
-        self.density, self.pool, self.rng = density, pool, rng
-        self.program, self.tree, self.run = made
+        self.density, self.run, self.pool, self.rng = density, run, pool, rng
 
     def __call__(self, points: np.ndarray) -> Iterator[tuple[np.ndarray, Sites]]:
         """Log densities, and sites with their effects."""
@@ -60,14 +59,13 @@ class Evaluator:
 
     def _pieces(self, points: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Points of one length, the last ones filled up, and keys."""
-        for some in cut(points.astype(self.density.potential.vector.dtype), CHUNK):
+        for some in cut(points.astype(self.density.vector.dtype), CHUNK):
             whole = np.concatenate([some, np.repeat(some[-1:], CHUNK - len(some), axis=0)])
             # Not split from one of JAX, whose programs would be compiled for every number.
             yield whole, self.rng.integers(2**32, size=(CHUNK, 2), dtype=np.uint32)
 
     def _one(self, piece: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, Sites]:
-        leaves = self.run(self.program.consts, *piece)
-        value, sites = jax.tree.unflatten(self.tree, leaves)
+        value, sites = self.run(self.density, *piece)
         return np.asarray(value), {name: np.asarray(site) for name, site in sites.items()}
 
 
@@ -75,22 +73,21 @@ class _Sites:
     """Sites at points, from tables of effects; one program for every number of points."""
 
     def __init__(self, density: MarginalDensity) -> None:
-        self.dtype = density.potential.vector.dtype
-        self.program, self.tree = density.sites
+        self.density, self.dtype = density, density.vector.dtype
+        shapes = [(density.num_dims,), *density.prepared.pattern.shapes]
+        parts = [np.zeros((CHUNK, *shape), self.dtype) for shape in shapes]
+        self.run = density.compiled(_sites_at, *parts)
 
     def __call__(self, points: np.ndarray, tables: list[np.ndarray]) -> Sites:
-        evaluate = self.program.evaluate
-        run = compiled(
-            (self.program.text, "sites"),
-            lambda: quick_jit(
-                lambda consts, *parts: jax.lax.map(lambda one: evaluate(consts, *one), parts)
-            ),
-        )
-        leaves = in_chunks(
-            lambda *parts: run(self.program.consts, *parts), CHUNK,
-            *(np.asarray(part, self.dtype) for part in (points, *tables)),
-        )  # fmt: skip
-        return jax.tree.unflatten(self.tree, leaves)
+        parts = [np.asarray(part, self.dtype) for part in (points, *tables)]
+        names: list[str] = []
+
+        def run(*parts: np.ndarray) -> list[Array]:
+            found = self.run(self.density, *parts)
+            names[:] = found
+            return list(found.values())
+
+        return dict(zip(names, in_chunks(run, CHUNK, *parts), strict=True))
 
 
 class HostEvaluator:
@@ -152,10 +149,13 @@ class SpectralEvaluator:
         if prepared.statistics is None:
             raise NotServedError("the design depends on sampled parameters")
         self.density, self.rng = density, rng
-        run = prepared.run(density.constrain_prior(density.potential.vector))
-        trils = [np.asarray(tril) for tril in prepared.trils(run)]
+        _, _, trils = density.compiled(MarginalDensity.terms, density.vector)(
+            density, density.vector
+        )
+        trils = [np.asarray(tril) for tril in trils]
         self.spectrum = Spectrum(prepared.pattern, prepared.statistics, trils)
-        self._terms = quick_jit(jax.vmap(lambda vector: density.terms(vector)[:2]))
+        example = np.zeros((BATCH, density.num_dims), density.vector.dtype)
+        self._terms = density.compiled(_prior_and_precision, example)
         self._sites = _Sites(density)
 
     def __call__(self, points: np.ndarray) -> Iterator[tuple[np.ndarray, Sites]]:
@@ -172,8 +172,16 @@ class SpectralEvaluator:
 
     def _terms_at(self, points: np.ndarray) -> list[np.ndarray]:
         """Prior and noise precision; one program for every number of points."""
-        dtype = self.density.potential.vector.dtype
-        return in_chunks(self._terms, BATCH, np.asarray(points, dtype))
+        dtype = self.density.vector.dtype
+        return in_chunks(lambda x: self._terms(self.density, x), BATCH, np.asarray(points, dtype))
+
+
+def _sites_at(density: MarginalDensity, vectors: Array, *tables: Array) -> dict[str, Array]:
+    return jax.lax.map(lambda one: density.sites_at(one[0], one[1:]), (vectors, *tables))
+
+
+def _prior_and_precision(density: MarginalDensity, vectors: Array) -> list[Array]:
+    return list(jax.vmap(lambda vector: density.terms(vector)[:2])(vectors))
 
 
 def cut(points: np.ndarray, size: int) -> Iterator[np.ndarray]:

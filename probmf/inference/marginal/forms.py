@@ -3,19 +3,31 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.primitives import Messenger
 
 from probmf.inference.marginal.injection import MarginalizeError
+from probmf.run.programs import as_tree
 
 
+@jax.tree_util.register_pytree_node_class
 class Whole(Messenger):
     """Makes what is drawn, or observed, at a site as large as the site's distribution.
 
     NumPyro draws `sample_shape` values from a distribution that knows nothing of them, and takes
-    observations larger than their distribution.
+    observations larger than their distribution. A pytree, as its model is.
     """
+
+    def tree_flatten(self) -> tuple[tuple[Any], None]:
+        """The model."""
+        return (as_tree(self.fn),), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, parts: tuple[Any]) -> "Whole":
+        """The same with another model."""
+        return cls(parts[0])
 
     def process_message(self, msg: dict[str, Any]) -> None:
         """Called by NumPyro for every site, after the plates within the model."""

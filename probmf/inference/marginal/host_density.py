@@ -1,7 +1,8 @@
 """A marginal density whose evidence is found on the CPU by LAPACK, and the rest by a program."""
 
 from collections.abc import Callable, Collection
-from typing import Any
+from functools import cached_property
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -12,47 +13,50 @@ from probmf.effects.host import LEAST_COLUMNS, HostEvidence, has_host_form
 from probmf.effects.rounding import Rounding
 from probmf.inference.marginal.prepared import Prepared
 from probmf.rows.layout import num_workers
-from probmf.run.compile_cache import Program, compiled, quick_jit, trace_program
+from probmf.run.compile_cache import count_numbers, traced_jit
 
 #: Points of one call.
 CHUNK = 32
-#: What the evidence depends on: what else the log density has, noise precision, trils.
-Terms = Callable[[Array], tuple[Array, Array, list[Array]]]
+
+
+class Terms(Protocol):
+    """What the evidence depends on; a pytree."""
+
+    @property
+    def vector(self) -> np.ndarray:
+        """An example of a vector."""
+
+    def terms(self, vector: Array) -> tuple[Array, Array, list[Array]]:
+        """What else the log density has, noise precision, and prior factors."""
+
+    def medians(self) -> Array:
+        """A start."""
 
 
 class HostDensity:
     """Log density over one unconstrained vector, and its gradient.
 
     Args:
+        parts: What the evidence depends on.
         prepared: A model with its data; `serves` says which.
-        terms: What the evidence depends on, at a vector.
-        medians: A start, as a program.
         flat: See `HostEvidence`.
         best: See `HostEvidence`.
     """
 
     def __init__(
         self,
+        parts: Terms,
         prepared: Prepared,
-        terms: Terms,
-        medians: Program,
         flat: Collection[int] = (),
         *,
         best: bool = False,
     ) -> None:
-        """Trace the terms."""
+        """Nothing is traced yet."""
         if prepared.statistics is None:
             raise ValueError("The design depends on sampled parameters; see HostDensity.serves.")
         self.evidence = HostEvidence(prepared.pattern, prepared.statistics, flat, best=best)
-        self.medians = medians
-        (start,) = jax.eval_shape(medians.evaluate, medians.consts)
-        self.example = np.zeros(start.shape, start.dtype)
-
-        def leaves(vector: Array) -> list[Array]:
-            extra, precision, trils = terms(vector)
-            return [extra, precision, *trils]
-
-        self.program = trace_program(leaves, self.example)
+        self.parts, self.example = parts, parts.vector
+        self._numbers = count_numbers(prepared.args)
 
     @staticmethod
     def serves(prepared: Prepared) -> bool:
@@ -94,17 +98,8 @@ class HostDensity:
 
     def terms(self, vectors: Float[np.ndarray, "n d"]) -> list[np.ndarray]:
         """The terms at vectors, in double precision."""
-        evaluate = self.program.evaluate
-        run = compiled(
-            (self.program.text, "terms"),
-            lambda: quick_jit(
-                lambda consts, x: jax.lax.map(lambda one: evaluate(consts, one), x),
-                self.program.numbers,
-            ),
-        )
-        found = in_chunks(
-            lambda x: run(self.program.consts, x), CHUNK, np.asarray(vectors, self.example.dtype)
-        )
+        points = np.asarray(vectors, self.example.dtype)
+        found = in_chunks(lambda x: self._terms(self.parts, x), CHUNK, points)
         return [np.asarray(part, np.float64) for part in found]
 
     def terms_at(self, vector: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -118,23 +113,38 @@ class HostDensity:
 
     def _all_at(self, vector: np.ndarray) -> tuple[list[Array], list[Array], Array]:
         """Terms, derivatives, and the start: one program for all, or there were two to compile."""
-        evaluate, medians = self.program.evaluate, self.medians
-
-        def together(
-            consts: tuple[list[Any], list[Any]], vector: Array
-        ) -> tuple[list[Array], list[Array], Array]:
-            def twice(x: Array) -> tuple[list[Array], list[Array]]:
-                found = evaluate(consts[0], x)
-                return found, found
-
-            slopes, values = jax.jacfwd(twice, has_aux=True)(vector)
-            return values, slopes, medians.evaluate(consts[1])[0]
-
-        run = compiled(
-            (self.program.text, medians.text, "slopes"),
-            lambda: quick_jit(together, self.program.numbers + medians.numbers),
+        found: tuple[list[Array], list[Array], Array] = self.slopes(
+            self.parts, np.asarray(vector, self.example.dtype)
         )
-        return run((self.program.consts, medians.consts), np.asarray(vector, self.example.dtype))
+        return found
+
+    @cached_property
+    def slopes(self) -> Any:
+        """Compiled: terms, derivatives, and the start."""
+        return traced_jit(_slopes, self._numbers, self.parts, self.example)
+
+    @cached_property
+    def _terms(self) -> Any:
+        example = np.zeros((CHUNK, len(self.example)), self.example.dtype)
+        return traced_jit(_terms, self._numbers, self.parts, example)
+
+
+def _leaves(parts: Terms, vector: Array) -> list[Array]:
+    extra, precision, trils = parts.terms(vector)
+    return [extra, precision, *trils]
+
+
+def _terms(parts: Terms, vectors: Array) -> list[Array]:
+    return jax.lax.map(lambda one: _leaves(parts, one), vectors)
+
+
+def _slopes(parts: Terms, vector: Array) -> tuple[list[Array], list[Array], Array]:
+    def twice(x: Array) -> tuple[list[Array], list[Array]]:
+        found = _leaves(parts, x)
+        return found, found
+
+    slopes, values = jax.jacfwd(twice, has_aux=True)(vector)
+    return values, slopes, parts.medians()
 
 
 def in_chunks(run: Callable[..., list[Array]], size: int, *parts: np.ndarray) -> list[np.ndarray]:

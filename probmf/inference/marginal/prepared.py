@@ -51,9 +51,11 @@ DRAW_NUMBERS = 4_000_000
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["args", "kwargs", "pattern", "designs", "standards", "statistics", "sums"],
+    data_fields=[
+        "model", "args", "kwargs", "pattern", "designs", "standards", "statistics", "sums",
+    ],
     meta_fields=[
-        "model", "target", "hidden", "shapes", "latent_shapes", "blocks", "shared_noise",
+        "target", "hidden", "shapes", "latent_shapes", "blocks", "shared_noise",
         "fixed_priors",
     ],
 )  # fmt: skip

@@ -24,9 +24,10 @@ from probmf.inference.marginal.injection import (
 )
 from probmf.inference.marginal.lost_digits import lost_digits, lost_digits_of_draws
 from probmf.inference.marginal.prepared import Prepared, argument_fingerprint, prepare
-from probmf.models import MixedEffects
+from probmf.models.mixed.program import MixedProgram
 from probmf.numpyro_setup import run_alone
 from probmf.run.driver import FitWarning
+from probmf.run.programs import as_tree
 
 #: How many prepared data sets a model remembers.
 REMEMBERED = 4
@@ -88,9 +89,8 @@ def marginalize(model: Model, sites: str | Sequence[str]) -> "MarginalModel":
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise ValueError(f"sites names {doubled[0]!r} twice.")
-    given: Any = model
-    # A subclass may do otherwise.
-    return MarginalModel(given.program if type(model) is MixedEffects else Whole(model), names)
+    given = as_tree(model)
+    return MarginalModel(given if isinstance(given, MixedProgram) else Whole(model), names)
 
 
 @dataclass(eq=False)
@@ -142,12 +142,7 @@ class MarginalModel:
         except NothingObservedError:
             self.model(*args, **kwargs)
             return
-        inject = Inject(self.model, prepared.zeros(), prepared.target, prepared.hidden)
-        inject(*args, **kwargs)
-        latents = {name: inject.run.values[name] for name in prepared.latent_shapes}
-        law = Marginal(prepared, inject.run, latents)
-        with OneEvent():
-            numpyro.sample(prepared.target, law, obs=law.observed)
+        sample_rest(prepared)
 
     def recover(
         self,
@@ -201,6 +196,16 @@ class MarginalModel:
         keys = jax.random.split(as_key(key), count)
         value, effects = prepared.draw_all(latents, keys)
         return value.reshape(lead), {n: v.reshape(lead + v.shape[1:]) for n, v in effects.items()}
+
+
+def sample_rest(prepared: Prepared) -> None:
+    """The NumPyro model of the remaining sites, as a function of arrays."""
+    inject = Inject(prepared.model, prepared.zeros(), prepared.target, prepared.hidden)
+    inject(*prepared.args, **prepared.kwargs)
+    latents = {name: inject.run.values[name] for name in prepared.latent_shapes}
+    law = Marginal(prepared, inject.run, latents)
+    with OneEvent():
+        numpyro.sample(prepared.target, law, obs=law.observed)
 
 
 class Marginal(Distribution):

@@ -6,7 +6,7 @@ more than about the two apart, and a learned intercept is integrated out given t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,10 +22,12 @@ from probmf.inference.marginal_rows.evidence import Inputs, gather, rows_evidenc
 from probmf.inference.marginal_rows.layout import TileLayout, lay_out
 from probmf.inference.marginal_rows.loops import RatingLists, list_ratings, listed_evidence
 from probmf.models.factor_priors import NormalWishart, sample_scale
-from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
+from probmf.models.factorization import MatrixFactorization
+from probmf.models.factorization_program import PRIOR_SCALES, FactorizationProgram
 from probmf.models.observations import Observations
 from probmf.rows.layout import SIDES, Side
 from probmf.run.compile_cache import quick_jit
+from probmf.run.programs import as_tree
 
 #: Site of intercept plus bias of the rows that are left.
 LEVEL = "level"
@@ -52,9 +54,12 @@ class Flat(dist.ImproperUniform):
         return jnp.zeros(sample_shape + self.event_shape)
 
 
+@jax.tree_util.register_pytree_node_class
 @dataclass(frozen=True, eq=False)
 class RowsMarginal:
     """A Gaussian factorization without one side's rows: a NumPyro model without arguments.
+
+    A pytree, within which the factorization is its program.
 
     Attributes:
         model: The factorization.
@@ -69,6 +74,22 @@ class RowsMarginal:
     side: Side
     layout: TileLayout
     lists: RatingLists | None = None
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], Side]:
+        """Program and data."""
+        return (self.program, self.observations, self.layout, self.lists), self.side
+
+    @classmethod
+    def tree_unflatten(cls, side: Side, parts: tuple[Any, ...]) -> "RowsMarginal":
+        """The same with other arrays."""
+        model, observations, layout, lists = parts
+        return cls(model, observations, side, layout, lists)
+
+    @property
+    def program(self) -> FactorizationProgram:
+        """The factorization, apart from its data."""
+        found: FactorizationProgram = as_tree(self.model)
+        return found
 
     def by_loops(self) -> "RowsMarginal":
         """The same for samplers on a CPU, where it pays: differentiable once, and not batched."""
@@ -107,8 +128,8 @@ class RowsMarginal:
             numpyro.factor("level_prior", self.level_law(values)[0])
         elif self.model.learns_intercept:
             flat = Flat(())
-            given = self.model.intercept
-            law = given if isinstance(given, Distribution) else flat
+            given = self.program.intercept
+            law = dist.Normal(*given) if isinstance(given, tuple) else flat
             values["intercept"] = numpyro.sample("intercept", law)
         if self.model.num_factors:
             site = f"{self.other}_factors"
@@ -120,8 +141,8 @@ class RowsMarginal:
     def scales(self) -> dict[str, Any]:
         """Every scale that the model uses, by name: numbers, arrays or distributions."""
         names = [PRIOR_SCALES[site] for site in self.model.site_shapes(1, 1)]
-        own = {name: getattr(self.model, name) for name in names}
-        return own | dict(self.model.likelihood.scale_sites())
+        scales = self.program.scales
+        return {name: scales[name] for name in (*names, "noise_scale")}
 
     def inputs(self, values: Mapping[str, Array]) -> Inputs:
         """The evidence's inputs from values by site."""
@@ -198,25 +219,23 @@ class RowsMarginal:
         count = lead[0] * lead[1]
         width = sum(self.num_rows[side] for side in SIDES) * (self.model.num_factors + 1)
         step = max(1, min(count, DRAWN_AT_ONCE // width))
-        if rows not in self._drawers:
-            self._drawers[rows] = quick_jit(partial(jax.lax.map, partial(self._draw, rows)))
-        draw, pieces = self._drawers[rows], []
+        draw, pieces = quick_jit(RowsMarginal._draw_all, static_argnums=1), []
         for begin in range(0, count, step):
             # A last short piece would be a program of its own.
             at = np.minimum(np.arange(begin, begin + step), count - 1)
-            piece = draw((keys[at], {name: jnp.asarray(v[at]) for name, v in flat.items()}))
+            some = {name: jnp.asarray(value[at]) for name, value in flat.items()}
+            piece = draw(self, rows, (keys[at], some))
             pieces.append({n: np.asarray(v)[: count - begin] for n, v in piece.items()})
         found = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
         found |= {name: value for name, value in flat.items() if name != LEVEL}
         return {name: value.reshape(*lead, *value.shape[1:]) for name, value in found.items()}
 
-    @cached_property
-    def _drawers(self) -> dict[bool, Any]:
-        """Compiled: with and without the rows."""
-        return {}
-
     def _latent(self) -> list[str]:
-        return [*self.model.random_scales(), LEVEL, "intercept", f"{self.other}_factors"]
+        random = [n for n, scale in self.scales().items() if isinstance(scale, Distribution)]
+        return [*random, LEVEL, "intercept", f"{self.other}_factors"]
+
+    def _draw_all(self, rows: bool, given: tuple[Array, Mapping[str, Array]]) -> dict[str, Array]:
+        return jax.lax.map(partial(self._draw, rows), given)
 
     def _draw(self, rows: bool, given: tuple[Array, Mapping[str, Array]]) -> dict[str, Array]:
         key, latent = given

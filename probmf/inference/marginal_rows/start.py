@@ -18,7 +18,7 @@ from probmf.inference.marginal_rows.model import LEVEL, RowsMarginal
 from probmf.inference.point.als import fit_als
 from probmf.inference.potential import Potential
 from probmf.likelihoods import Gaussian
-from probmf.models.factorization import PRIOR_SCALES
+from probmf.models.factorization_program import PRIOR_SCALES
 
 #: Sweeps of alternating least squares, and steps of EM, in each round.
 SWEEPS = 10

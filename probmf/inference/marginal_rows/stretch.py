@@ -13,6 +13,7 @@ density has no Jacobian but a constant, which is left out.
 
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -26,6 +27,7 @@ from probmf.inference.potential import Potential
 BIAS_SHARE, FACTORS_SHARE = 0.25, 0.25
 
 
+@jax.tree_util.register_pytree_node_class
 class Stretched(Potential):
     """The density of `RowsMarginal` over stretched coordinates.
 
@@ -34,39 +36,42 @@ class Stretched(Potential):
     """
 
     def __init__(self, target: RowsMarginal) -> None:
-        """Find the weights before the density is traced."""
-        self.alpha, self.weights = _shape_of(target)
-        super().__init__(target, (), {})
+        """Find the weights."""
+        alpha, weights = _shape_of(target)
+        self._hold(target, (), {}, None, jnp.asarray(alpha), weights)
 
-    def _log_density(self, vector: Float[Array, " d"]) -> Float[Array, ""]:
-        return super()._log_density(self._stretch(vector, self.alpha))
-
-    def constrain(self, vector: Array) -> dict[str, Array]:
-        """Sites, and what they determine, at a vector."""
-        return super().constrain(self._stretch(vector, self.alpha))
-
-    def unconstrain(self, values: Mapping[str, Array]) -> Array:
-        """The vector of values given by site; the inverse of `constrain`."""
-        return self._stretch(super().unconstrain(values), 1.0 / self.alpha)
-
-    def _stretch(self, vector: Array, alpha: float) -> Array:
-        """The weighted means of the sites' columns, times alpha."""
-        parts, start = [], 0
-        for name in sorted(self.sites):
-            shape = self._shapes[name]
-            size = int(np.prod(shape))
-            part = vector[start : start + size]
-            if name in self.weights and alpha != 1.0:
-                table = part.reshape(shape[0], -1)
-                mean = jnp.asarray(self.weights[name], vector.dtype)[None] @ table
-                part = (table + (alpha - 1.0) * mean).ravel()
-            parts.append(part)
-            start += size
-        return jnp.concatenate(parts)
+    def log_density(self, vector: Float[Array, " d"]) -> Float[Array, ""]:
+        """Log density at a vector, to be traced."""
+        return super().log_density(self._stretch(vector, self.alpha))
 
     @property
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: np.shape(value) for name, value in self.unravel(self.vector).items()}
+    def alpha(self) -> Array:
+        """Stretch of the weighted means."""
+        found: Array = self._parts[4]
+        return found
+
+    @property
+    def weights(self) -> dict[str, Array]:
+        """Weights of the rows by site."""
+        found: dict[str, Array] = self._parts[5]
+        return found
+
+    def constrain(self, vector: Array) -> dict[str, Array]:
+        """Sites, and what they determine, at a vector, to be traced."""
+        return super().constrain(self._stretch(vector, self.alpha))
+
+    def invert(self, values: Mapping[str, Array]) -> Array:
+        """The vector of values given by site, to be traced; the inverse of `constrain`."""
+        return self._stretch(super().invert(values), 1.0 / self.alpha)
+
+    def _stretch(self, vector: Array, alpha: Array) -> Array:
+        """The weighted means of the sites' columns, times alpha."""
+        parts = self._split(vector)
+        for name, weights in self.weights.items():
+            table = parts[name].reshape(len(weights), -1)
+            mean = weights.astype(vector.dtype)[None] @ table
+            parts[name] = table + (alpha - 1.0).astype(vector.dtype) * mean
+        return jnp.concatenate([part.ravel() for part in parts.values()])
 
 
 def _shape_of(target: RowsMarginal) -> tuple[float, dict[str, np.ndarray]]:

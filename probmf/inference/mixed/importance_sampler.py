@@ -31,7 +31,6 @@ from probmf.inference.marginal.evaluators import (
 from probmf.inference.marginal.host_density import CHUNK
 from probmf.inference.marginal.lost_digits import lost_digits, some_of
 from probmf.rows.layout import num_workers
-from probmf.run.compile_cache import Program, compiled, quick_jit
 from probmf.run.progress import progress_bar
 from probmf.run.threads import blas_cores, workers
 
@@ -97,7 +96,7 @@ def draw_marginal(
         NotServedError: If there are too many parameters, no mode, or k-hat stays above the gate.
         KeyboardInterrupt: After an interruption before there are draws that can be trusted.
     """
-    size = density.potential.num_dims
+    size = density.num_dims
     if size > MAX_DIMS:
         raise NotServedError(
             f"{size} parameters are left, more than the {MAX_DIMS} that importance sampling serves"
@@ -113,8 +112,7 @@ def draw_marginal(
         host = density.host if density.host is not None and density.host.is_large else None
         if not spectral and host is None:
             # First, as it takes longest to compile.
-            program, tree = density.program
-            run = pool.submit(_compile_chunk, density, program)
+            run = pool.submit(_compile_chunk, *_traced_chunk(density))
         start = density.begin(pool) if size else None
         try:
             with blas_cores(1 if host is None else host.cores):
@@ -128,7 +126,7 @@ def draw_marginal(
         elif host is not None:
             evaluate = HostEvaluator(density, host, pool, rng)
         else:
-            evaluate = Evaluator(density, (program, tree, run.result()), pool, rng)
+            evaluate = Evaluator(density, run.result(), pool, rng)
         clock.mark("compilation")
         bar.update(task, description="proposals", total=num_samples, completed=0)
         rounds = _Rounds(evaluate, rng, mode)
@@ -150,7 +148,7 @@ def draw_marginal(
         chosen = resample(rounds.weights, count, rng)
         samples = _collect(rounds.sites(chosen))
         digits = ""
-        if density.potential.vector.dtype == np.float64:
+        if density.vector.dtype == np.float64:
             looked_at = rounds.points[chosen[some_of(count)]]
             digits = lost_digits(density.prepared, [density.rounding(point) for point in looked_at])
     clock.mark("draws")
@@ -178,25 +176,29 @@ def _collect(pieces: Iterator[Sites]) -> Sites:
 def _spectrum_pays(density: MarginalDensity, num_samples: int) -> bool:
     """True if one decomposition of all effects costs less than a factorization per draw."""
     prepared = density.prepared
-    if density.potential.num_dims != 1 or prepared.statistics is None or not prepared.fixed_priors:
+    if density.num_dims != 1 or prepared.statistics is None or not prepared.fixed_priors:
         return False
     size = sum(groups * dim for groups, dim in prepared.pattern.shapes)
     by_draw = prepared.pattern.num_columns**3 / 3 + 50.0 * size
     return size <= MAX_REMAINDER and SPECTRUM_COST * size**3 < num_samples * by_draw
 
 
-def _compile_chunk(density: MarginalDensity, program: Program) -> Any:
-    """The program of one chunk, compiled."""
-    example = np.zeros((CHUNK, density.potential.num_dims), density.potential.vector.dtype)
-    keys = np.zeros((CHUNK, 2), np.uint32)
+def _traced_chunk(density: MarginalDensity) -> tuple[Any, ...]:
+    """The program of one chunk, and its arguments."""
+    example = np.zeros((CHUNK, density.num_dims), density.vector.dtype)
+    words = np.zeros((CHUNK, 2), np.uint32)
+    return density.compiled(_chunk, example, words), density, example, words
 
-    def chunk(consts: list[Array], vectors: Array, keys: Array) -> list[Array]:
-        return jax.lax.map(lambda both: program.evaluate(consts, *both), (vectors, keys))
 
-    return compiled(
-        (program.text, "chunk"),
-        lambda: quick_jit(chunk, program.numbers).lower(program.consts, example, keys).compile(),
-    )
+def _chunk(
+    density: MarginalDensity, vectors: Array, words: Array
+) -> tuple[Array, dict[str, Array]]:
+    return jax.lax.map(lambda both: density.joint(*both), (vectors, words))
+
+
+def _compile_chunk(run: Any, *example: Any) -> Any:
+    run.lower(*example).compile()
+    return run
 
 
 class _Clock:
@@ -226,7 +228,7 @@ class _Rounds:
 
     def __init__(self, evaluate: Any, rng: np.random.Generator, mode: Mode | None) -> None:
         self.evaluate, self.rng = evaluate, rng
-        size = evaluate.density.potential.num_dims
+        size = evaluate.density.num_dims
         mean = np.zeros(size) if mode is None else mode.vector
         covariance = np.eye(size) if mode is None else mode.covariance
         self.laws = [Mixture.around(mean, covariance)]

@@ -2,8 +2,8 @@
 
 import time
 import warnings
-from dataclasses import replace
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import jax
@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 from jaxtyping import Array
-from numpyro.infer.util import log_density
 
 from probmf.effects import collect_targets, draw_effects, log_evidence
 from probmf.inference.importance import climb
+from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.host_density import HostDensity
 from probmf.inference.marginal.injection import read_observed
 from probmf.inference.marginal.lost_digits import lost_digits
-from probmf.inference.marginal.model_cache import kept, kept_density
+from probmf.inference.marginal.prepared import Prepared
 from probmf.inference.mixed.boundary import find_boundary
 from probmf.inference.mixed.exact_fit import refuse_exact_fit
 from probmf.inference.mixed.identifiability import Finding, confounded_variances
@@ -29,7 +29,7 @@ from probmf.models.mixed.program import MixedProgram
 from probmf.models.mixed.structure import MixedData
 from probmf.results import History, MixedFit
 from probmf.run.checks import check_counts, require
-from probmf.run.compile_cache import Program, compiled, quick_jit, trace_program, trace_tree
+from probmf.run.compile_cache import count_numbers, traced_jit
 from probmf.run.driver import FitWarning
 from probmf.run.threads import blas_cores
 from probmf.settings import own_settings
@@ -110,7 +110,7 @@ def fit_marginal(
             )
         centred = model if model.centered is True else replace(model, centered=True)
         arguments = centred.arguments(design)
-        problem = _problem(centred.program, arguments, objective)
+        problem = _Problem(centred.program, arguments, objective)
         refuse_exact_fit(model, design, flat=objective != "map", mode=True)
         known = confounded_variances(design, prior=objective == "map")
         curve: list[float] = []
@@ -139,7 +139,7 @@ def fit_marginal(
             fit = MixedFit(model, design, point, f"marginal/{objective}", data=table)
             boundaries = find_boundary(fit)
             digits = problem.lost_digits(found.x)
-            end = look_around(minus, found.x, problem.density.potential.places, boundaries)
+            end = look_around(minus, found.x, problem.density.places, boundaries)
     curve.append(float(found.fun))
     times.append(time.perf_counter() - begin)
     arrived = end.gain <= DECREMENT
@@ -169,77 +169,40 @@ def _stopped(found: scipy.optimize.OptimizeResult, end: End, max_iterations: int
     return Finding(frozenset(), text)
 
 
-class _Problem:
-    """The objective over the unconstrained scales and correlations."""
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["density", "volume"],
+    meta_fields=["objective", "flat"],
+)  # fmt: skip
+@dataclass(frozen=True, eq=False)
+class _Target:
+    """The objective over the unconstrained scales and correlations; a pytree.
 
-    def __init__(
-        self, program: MixedProgram, arguments: tuple[MixedData], objective: Objective
-    ) -> None:
-        """Prepare the marginal model and trace the objective."""
-        self.objective = objective
-        mean = arguments[0].mean
-        self.density = kept_density(program, arguments, program.effect_sites(mean))
-        self.prepared = self.density.prepared
-        names = [[layout.name for layout in block.layouts] for block in self.prepared.blocks]
-        fixed = [index for index, own in enumerate(names) if mean.site in own]
-        self.flat = tuple(fixed) if objective != "map" else ()
-        # The integral is over the coefficients, not over what they are in other coordinates.
-        standards = [self.prepared.standards[index] for index in self.flat]
-        self.volume = sum(standard.log_volume for standard in standards if standard is not None)
-        if objective != "restricted":
-            self.volume = 0.0
-        self.host: HostDensity | None = None
-        if HostDensity.serves(self.prepared):
-            self.host = HostDensity(
-                self.prepared, self._terms, self.density.medians, self.flat,
-                best=objective == "likelihood",
-            )  # fmt: skip
-        else:
-            self.program = trace_program(self._value, self.density.potential.vector)
+    Attributes:
+        density: That of all sites but coefficients and effects.
+        volume: Logarithm of the volume of the coefficients' units.
+        objective: Which one.
+        flat: Blocks without a prior.
+    """
 
-    def start(self) -> np.ndarray:
-        """Starting point."""
-        return self.density.start() if self.host is None else self.host.start()
+    density: MarginalDensity
+    volume: float
+    objective: Objective
+    flat: tuple[int, ...]
 
-    def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
-        """The objective and its gradient; compiled."""
-        if self.host is not None:
-            return self.host.score(vector)
-        evaluate = self.program.evaluate
-        run = compiled(
-            (self.program.text, "gradient"),
-            lambda: quick_jit(
-                lambda consts, x: jax.value_and_grad(lambda v: evaluate(consts, v)[0])(x),
-                self.program.numbers,
-            ),
-        )
-        dtype = self.density.potential.vector.dtype
-        value, gradient = run(self.program.consts, jnp.asarray(vector, dtype))
-        return float(value), np.asarray(gradient, np.float64)
+    @property
+    def prepared(self) -> Prepared:
+        """The marginal model with its data."""
+        return self.density.prepared
 
-    def lost_digits(self, vector: np.ndarray) -> str:
-        """A sentence where rounding leaves too little of the objective, else empty."""
-        if self.density.potential.vector.dtype != np.float64:
-            return ""
-        # A flat prior of the coefficients says no less than their own wide one.
-        density = self.density if self.host is None else self.host
-        return lost_digits(self.prepared, [density.rounding(vector)])
+    @property
+    def vector(self) -> np.ndarray:
+        """An example of a vector."""
+        vector: np.ndarray = self.density.vector
+        return vector
 
-    def estimates(self, vector: np.ndarray) -> dict[str, Array]:
-        """All sites at a vector: effects at their conditional means."""
-        if self.host is not None:
-            _, means = self.host.draw(vector, None)
-            return self.density.sites_at(jnp.asarray(vector), list(map(jnp.asarray, means)))
-        program, tree = self._estimator
-        run = compiled(
-            (program.text, "estimates"), lambda: quick_jit(program.evaluate, program.numbers)
-        )
-        example = self.density.potential.vector
-        return jax.tree.unflatten(tree, run(program.consts, jnp.asarray(vector, example.dtype)))
-
-    @cached_property
-    def _estimator(self) -> tuple[Program, Any]:
-        return trace_tree(self._estimates, self.density.potential.vector)
+    def medians(self) -> Array:
+        """A start, to be traced."""
+        return self.density.medians()
 
     def _trils(self, run: Any, coefficients: Any) -> list[Array]:
         """Prior factors; `coefficients` makes that of the population's block."""
@@ -248,29 +211,24 @@ class _Problem:
             trils[index] = coefficients(len(trils[index]))
         return trils
 
-    def _terms(self, vector: Array) -> tuple[Array, Array, list[Array]]:
+    def terms(self, vector: Array) -> tuple[Array, Array, list[Array]]:
         """Terms that the evidence depends on; see `HostDensity`."""
         latents = self.density.constrain_prior(vector)
         run = self.prepared.run(latents)
         _, precision, extra = self.prepared.system(run, latents)
         if self.objective == "map":
-            extra = extra + self._prior(latents)
+            extra = extra + self.density.log_prior(latents)
         return extra - self.volume, precision, self._trils(run, jnp.eye)
 
-    def _prior(self, latents: dict[str, Array]) -> Array:
-        density = self.density
-        return log_density(density.prior, density.args, density.kwargs, latents)[0]
-
-    def _value(self, vector: Array) -> Array:
+    def value(self, vector: Array) -> Array:
+        """The objective, to be traced."""
         latents = self.density.constrain_prior(vector)
         run = self.prepared.run(latents)
         statistics, precision, extra = self.prepared.system(run, latents)
         pattern = self.prepared.pattern
         if self.objective == "map":
-            trils = self._trils(run, None)
-            return (
-                self._prior(latents) + extra + log_evidence(pattern, statistics, trils, precision)
-            )
+            value = log_evidence(pattern, statistics, self._trils(run, None), precision)
+            return self.density.log_prior(latents) + extra + value
         free = self._trils(run, jnp.eye)
         if self.objective == "restricted" or not self.flat:
             value = log_evidence(pattern, statistics, free, precision, self.flat)
@@ -290,13 +248,77 @@ class _Problem:
         held = self._trils(run, lambda size: jnp.zeros((size, size)))
         return extra + log_evidence(pattern, statistics, held, precision)
 
-    def _estimates(self, vector: Array) -> dict[str, Array]:
+    def means(self, vector: Array) -> list[Array]:
+        """Conditional means of the effects, to be traced."""
         latents = self.density.constrain_prior(vector)
         run = self.prepared.run(latents)
         statistics, precision, _ = self.prepared.system(run, latents)
         free = self._trils(run, jnp.eye)
         _, means = draw_effects(self.prepared.pattern, statistics, free, precision, None, self.flat)
-        return self.density.sites_at(vector, means)
+        return means
 
 
-_problem = kept(_Problem)
+def _score(target: _Target, vector: Array) -> tuple[Array, Array]:
+    return jax.value_and_grad(target.value)(vector)
+
+
+class _Problem:
+    """The objective for a search, by LAPACK where there is one effect for many rows."""
+
+    def __init__(
+        self, program: MixedProgram, arguments: tuple[MixedData], objective: Objective
+    ) -> None:
+        """Prepare the marginal model."""
+        mean = arguments[0].mean
+        self.density = MarginalDensity.of_mixed(program, arguments, program.effect_sites(mean))
+        self.prepared = self.density.prepared
+        names = [[layout.name for layout in block.layouts] for block in self.prepared.blocks]
+        fixed = [index for index, own in enumerate(names) if mean.site in own]
+        flat = tuple(fixed) if objective != "map" else ()
+        # The integral is over the coefficients, not over what they are in other coordinates.
+        standards = [self.prepared.standards[index] for index in flat]
+        volume = sum(standard.log_volume for standard in standards if standard is not None)
+        self.target = _Target(
+            self.density, float(volume) if objective == "restricted" else 0.0, objective, flat
+        )
+        self.host: HostDensity | None = None
+        if HostDensity.serves(self.prepared):
+            best = objective == "likelihood"
+            self.host = HostDensity(self.target, self.prepared, flat, best=best)
+
+    def start(self) -> np.ndarray:
+        """Starting point."""
+        return self.density.start() if self.host is None else self.host.start()
+
+    def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
+        """The objective and its gradient; compiled."""
+        if self.host is not None:
+            return self.host.score(vector)
+        value, gradient = self._score(self.target, jnp.asarray(vector, self.target.vector.dtype))
+        return float(value), np.asarray(gradient, np.float64)
+
+    @cached_property
+    def _score(self) -> Any:
+        numbers = count_numbers(self.prepared.args)
+        return traced_jit(_score, numbers, self.target, self.target.vector)
+
+    def lost_digits(self, vector: np.ndarray) -> str:
+        """A sentence where rounding leaves too little of the objective, else empty."""
+        if self.density.vector.dtype != np.float64:
+            return ""
+        # A flat prior of the coefficients says no less than their own wide one.
+        density = self.density if self.host is None else self.host
+        return lost_digits(self.prepared, [density.rounding(vector)])
+
+    def estimates(self, vector: np.ndarray) -> dict[str, Array]:
+        """All sites at a vector: effects at their conditional means."""
+        own = jnp.asarray(vector, self.target.vector.dtype)
+        if self.host is not None:
+            means = [jnp.asarray(table) for table in self.host.draw(vector, None)[1]]
+        else:
+            numbers = count_numbers(self.prepared.args)
+            means = traced_jit(_Target.means, numbers, self.target, own)(self.target, own)
+        found: dict[str, Array] = self.density.compiled(MarginalDensity.sites_at, own, means)(
+            self.density, own, means
+        )
+        return found

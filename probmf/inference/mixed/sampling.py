@@ -16,11 +16,11 @@ from probmf.inference.importance import K_HAT_GATE
 from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.evaluators import NotServedError
 from probmf.inference.marginal.lost_digits import lost_digits_of_draws
-from probmf.inference.marginal.model_cache import joint_potential, kept_density
 from probmf.inference.mixed.exact_fit import refuse_exact_fit
 from probmf.inference.mixed.importance_sampler import Draws, draw_marginal
 from probmf.inference.nuts.pooled_warmup import PooledNuts
 from probmf.inference.nuts.transitions import NoStartError, constrain_chains
+from probmf.inference.potential import mixed_potential
 from probmf.models import MixedEffects
 from probmf.models.mixed.design import Design
 from probmf.results import MixedFit
@@ -115,7 +115,7 @@ def sample_marginal(
         table = None if isinstance(data, Design) else data
         refuse_exact_fit(model, design)
         arguments = model.arguments(design, join=True)
-        density = kept_density(model.program, arguments, model.effect_sites(design))
+        density = MarginalDensity.of_mixed(model.program, arguments, model.effect_sites(design))
         try:
             draws = draw_marginal(
                 density, int(num_samples), random_key, max_densities=max_densities,
@@ -165,7 +165,7 @@ def _by_nuts(
 ) -> MixedFit:
     """NUTS, the better of the marginal density and the non-centred model."""
     run_key, recover_key = jax.random.split(key)
-    marginal = PooledNuts(density.potential, FALLBACK_CHAINS, run_key, progress)
+    marginal = PooledNuts(density, FALLBACK_CHAINS, run_key, progress)
     best, name = marginal, "marginal"
     told: dict[str, str] = {}
     failure: NoStartError | None = None
@@ -178,7 +178,7 @@ def _by_nuts(
     needed = num_samples * marginal.cost
     if needed > WORTH_A_TRIAL:
         loose = replace(model.program, centered=False)
-        joint = joint_potential(loose, density.args)
+        joint = mixed_potential(loose, density.prepared.args)
         other = PooledNuts(joint, FALLBACK_CHAINS, run_key, progress)
         try:
             other.warm_up(needed)
@@ -240,7 +240,7 @@ def _recover(
             at = np.minimum(np.arange(start, start + size), num - 1)
             some = {name: value[:, at] for name, value in samples.items()}
             own = jax.random.fold_in(key, start)
-            _, effects = density.model.draw_back(own, some, *density.args)
+            _, effects = density.marginal.draw_back(own, some, *density.prepared.args)
             found.append({n: np.asarray(value)[:, : num - start] for n, value in effects.items()})
     except KeyboardInterrupt:
         if not found:

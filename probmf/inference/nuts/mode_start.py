@@ -36,7 +36,7 @@ def start_at_mode(density: MarginalDensity, key: Array, num_chains: int) -> Mode
         The start; None if there are too many parameters, no mode, or a point of it where the
         density is not finite.
     """
-    size = density.potential.num_dims
+    size = density.num_dims
     if not 0 < size <= MAX_DIMS:
         return None
     try:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import replace
 from os import PathLike
 from typing import Any, TypedDict, Unpack, overload
@@ -16,16 +15,15 @@ from probmf.inference import marginal as marginal_models
 from probmf.inference.conclusion import concluded
 from probmf.inference.marginal import MarginalModel
 from probmf.inference.marginal.density import MarginalDensity
-from probmf.inference.marginal.host_program import host_program
+from probmf.inference.marginal.host_potential import HostPotential
 from probmf.inference.marginal.lost_digits import lost_digits_of_draws
-from probmf.inference.marginal.model_cache import joint_potential, kept_density
 from probmf.inference.marginal_rows import RowsMarginal, Stretched, find_start, rows_marginal
 from probmf.inference.mixed.exact_fit import refuse_exact_fit
 from probmf.inference.mixed.importance_sampler import MAX_DIMS
 from probmf.inference.nuts.draws_by_site import NutsStream, SiteDraws
 from probmf.inference.nuts.mode_start import start_at_mode
 from probmf.inference.nuts.transitions import Settings, run_nuts
-from probmf.inference.potential import Potential
+from probmf.inference.potential import Potential, mixed_potential
 from probmf.models import MatrixFactorization, MixedEffects, Network
 from probmf.models.mixed.design import Design
 from probmf.results import MixedFit, NetworkFit, RatingsFit
@@ -169,8 +167,7 @@ def sample_nuts(
             )
         if dense_mass is None:
             settings = replace(settings, dense_mass=potential.num_dims <= MAX_DIMS)
-        program = potential.program
-        identity = fingerprint(program.text, program.consts, settings, random_key)
+        identity = fingerprint(model, arguments, sites, settings, random_key)
         store = None if checkpoint is None else Checkpoint(checkpoint, identity)
         if store is not None and store.begun:
             _check_stream(store, streamed=stream is not None)
@@ -245,21 +242,18 @@ def _target(
     """Model that is sampled, and its density; by LAPACK where that is quicker than XLA."""
     if not sites:
         if isinstance(model, MixedEffects):
-            return model, joint_potential(model.program, arguments), None
+            return model, mixed_potential(model.program, arguments), None
         return model, Potential(model, arguments, {}), None
     if isinstance(model, MixedEffects):
-        density = kept_density(model.program, arguments, sites)
+        density = MarginalDensity.of_mixed(model.program, arguments, sites)
     else:
         target = without_sites(model, arguments, sites)
         if isinstance(target, RowsMarginal):
             target = target.by_loops()
             return target, Stretched(target), None
         density = MarginalDensity(target, arguments, {})
-    potential = density.potential
-    if density.host is not None and density.host.is_large:
-        potential = copy(potential)
-        potential.program = host_program(density.host)
-    return density.model, potential, density
+    by_lapack = density.host is not None and density.host.is_large
+    return density.marginal, HostPotential(density) if by_lapack else density, density
 
 
 def _start(

@@ -6,8 +6,9 @@ asks LAPACK (`host_program.py`) holds its data, and is compiled for each data se
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -21,12 +22,14 @@ from probmf.data import wrap_words
 from probmf.inference.potential import Potential
 from probmf.numpyro_setup import run_alone
 from probmf.run.checkpoint import Checkpoint
-from probmf.run.compile_cache import compiled, quick_jit
+from probmf.run.compile_cache import quick_jit
 from probmf.run.driver import Observed, Result, Schedule, Sink, drive, require_draws
 from probmf.run.threads import workers
 
 #: Transitions of one call; between calls the run can be shown, stored and stopped.
 CHUNK = 50
+#: Kernels kept.
+KERNELS = 16
 #: Starting points tried for each chain.
 TRIES = 100
 #: ArviZ's names of what NumPyro's kernel tells.
@@ -60,12 +63,9 @@ class Settings:
     adapt_mass: bool = True
 
     @property
-    def compiled_by(self) -> tuple[Any, ...]:
-        """Settings that the compiled program depends on."""
-        return (
-            self.num_warmup, self.target_accept, self.max_tree_depth, self.dense_mass,
-            self.adapt_mass,
-        )  # fmt: skip
+    def compiled_by(self) -> "Settings":
+        """Settings that the compiled program depends on, and no others."""
+        return replace(self, num_samples=0, num_chains=0)
 
 
 class Chains(NamedTuple):
@@ -118,13 +118,17 @@ class _Kernel(NamedTuple):
     advance: Any
 
 
-def _make_kernel(evaluate: Callable[..., list[Array]], settings: Settings) -> _Kernel:
-    def potential_of(consts: list[Array]) -> Callable[[Array], Array]:
-        return lambda vector: -evaluate(consts, vector)[0]
+@lru_cache(KERNELS)
+def _make_kernel(settings: Settings, mark: Hashable) -> _Kernel:
+    """The kernel of all potentials of a mark, and of settings that differ in numbers only."""
+    del mark
+
+    def potential_of(potential: Potential) -> Callable[[Array], Array]:
+        return lambda vector: -potential.log_density(vector)
 
     init_kernel, sample_kernel = hmc(potential_fn_gen=potential_of, algo="NUTS")
 
-    def init(consts: list[Array], start: ParamInfo, key: Array, inverse_mass: Array | None) -> Any:
+    def init(potential: Potential, start: ParamInfo, key: Array, inverse_mass: Array | None) -> Any:
         state = init_kernel(
             start,
             settings.num_warmup,
@@ -133,18 +137,18 @@ def _make_kernel(evaluate: Callable[..., list[Array]], settings: Settings) -> _K
             dense_mass=settings.dense_mass,
             adapt_mass_matrix=settings.adapt_mass,
             inverse_mass_matrix=inverse_mass,
-            model_args=(consts,),
+            model_args=(potential,),
             rng_key=wrap_words(key),
         )
         return _without_typed_keys(state)
 
-    def advance(consts: list[Array], state: Any, count: Array) -> Any:
+    def advance(potential: Potential, state: Any, count: Array) -> Any:
         vectors = jnp.zeros((CHUNK, *state.z.shape), state.z.dtype)
         stats = jnp.zeros((CHUNK, len(STATS)), state.z.dtype)
 
         def one(index: Array, carry: Any) -> Any:
             state, vectors, stats = carry
-            state = sample_kernel(_with_typed_keys(state), (consts,))
+            state = sample_kernel(_with_typed_keys(state), (potential,))
             now = jnp.stack(
                 [
                     -state.potential_energy,
@@ -243,11 +247,7 @@ class _Transitions:
         """Compile."""
         self.potential, self.settings, self.streams = potential, settings, streams
         self.starts, self.num_threads = starts, settings.num_chains
-        self.kernel: _Kernel = compiled(
-            (potential.program.text, "nuts", settings.compiled_by),
-            lambda: _make_kernel(potential.program.evaluate, settings),
-        )
-        self.consts = potential.program.consts
+        self.kernel = _make_kernel(settings.compiled_by, potential.mark)
         self.start_key, chain_key = jax.random.split(key)
         self.keys = jax.random.key_data(jax.random.split(chain_key, settings.num_chains))
         dtype = potential.vector.dtype
@@ -259,9 +259,11 @@ class _Transitions:
         vector, num_chains = self.potential.vector, self.settings.num_chains
         first = ParamInfo(vector, vector[0], vector)
         with run_alone():  # NumPyro's kernel notes what it is traced with, and may be shared.
-            shapes = jax.eval_shape(self.kernel.init, self.consts, first, self.keys[0], self.mass)
+            shapes = jax.eval_shape(
+                self.kernel.init, self.potential, first, self.keys[0], self.mass
+            )
             nothing = jax.tree.map(_zeros, shapes)
-            self.kernel.advance.lower(self.consts, nothing, jnp.asarray(0))
+            self.kernel.advance.lower(self.potential, nothing, jnp.asarray(0))
         if resumed:
             self.ready = time.perf_counter()
             return [shapes] * num_chains, None
@@ -272,7 +274,7 @@ class _Transitions:
             if starts is None:
                 starts = find_starts(self.potential, self.start_key, num_chains)
             states = [
-                self.kernel.init(self.consts, _start_of(self.potential, start), own, self.mass)
+                self.kernel.init(self.potential, _start_of(self.potential, start), own, self.mass)
                 for start, own in zip(starts, self.keys, strict=True)
             ]
         self.ready = time.perf_counter()
@@ -283,7 +285,7 @@ class _Transitions:
     ) -> tuple[Any, tuple[np.ndarray, np.ndarray]]:
         """Some transitions of one chain; its vectors and statistics."""
         del chain, done
-        state, vectors, stats = self.kernel.advance(self.consts, state, jnp.asarray(count))
+        state, vectors, stats = self.kernel.advance(self.potential, state, jnp.asarray(count))
         return state, (np.asarray(vectors)[:count], np.asarray(stats)[:count])
 
     def observe(

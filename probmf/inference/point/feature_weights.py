@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from probmf.models.factorization import PRIOR_SCALES, MatrixFactorization
+from probmf.models.factorization import MatrixFactorization
+from probmf.models.factorization_program import PRIOR_SCALES
 from probmf.models.observations import Observations
 from probmf.models.row_means import RowMean
 from probmf.rows.layout import Side

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
@@ -15,9 +16,10 @@ from probmf.models.mixed.priors import Prior
 from probmf.models.mixed.structure import GroupTerm, MixedData, Predictor
 
 
+@jax.tree_util.register_static
 @dataclass(frozen=True)
 class MixedProgram:
-    """The NumPyro model of all mixed models of one form; a static argument of compiled functions.
+    """The NumPyro model of all mixed models of one form; a pytree without leaves.
 
     Attributes:
         likelihood: That of the responses, without its parameters, which are among the data.
