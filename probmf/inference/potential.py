@@ -23,8 +23,36 @@ from probmf.inference.marginal.transform import MarginalModel, sample_rest
 from probmf.inference.standard_coordinates import Coordinates, mixed_coordinates
 from probmf.models.mixed.program import MixedProgram
 from probmf.numpyro_setup import run_unchecked
-from probmf.run.compile_cache import count_numbers, traced_jit
+from probmf.run.compilation import count_numbers, traced_jit
 from probmf.run.programs import as_tree
+
+
+class Form:
+    """All of a potential but its arrays; hashed once, as every call of a program asks for it.
+
+    Args:
+        structure: Structure of its parts.
+        shapes: Shapes of the unconstrained values by site, sorted.
+        mark: What else the density depends on.
+    """
+
+    def __init__(
+        self, structure: Any, shapes: tuple[tuple[str, tuple[int, ...]], ...], mark: Hashable = None
+    ) -> None:
+        """Keep them."""
+        self.structure, self.shapes, self.mark = structure, shapes, mark
+        self._hash = hash((structure, shapes, mark))
+
+    def __hash__(self) -> int:
+        """By value."""
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        """By value."""
+        if self is other or not isinstance(other, Form):
+            return self is other
+        mine, theirs = (self.structure, self.shapes), (other.structure, other.shapes)
+        return mine == theirs and self.mark == other.mark
 
 
 @jax.tree_util.register_pytree_node_class
@@ -37,9 +65,6 @@ class Potential:
         kwargs: Its keyword arguments.
         coordinates: What the vector's elements are, if not the sites' unconstrained values.
     """
-
-    #: What else than structure and arrays the density depends on.
-    mark: Hashable = None
 
     def __init__(
         self,
@@ -55,28 +80,28 @@ class Potential:
 
     def _hold(self, *parts: Any) -> None:
         """Take the parts of the density, and find the sites."""
-        leaves, self._structure = jax.tree.flatten(parts)
-        self._leaves = [jnp.asarray(leaf) for leaf in leaves]
-        self._shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+        leaves, structure = jax.tree.flatten(parts)
+        self.leaves: list[Any] = [jnp.asarray(leaf) for leaf in leaves]
+        self.form = Form(structure, ())
         with run_unchecked():  # Data are checked at the door.
             found = jax.jit(Potential._unconstrained).eval_shape(self)
-        self._shapes = tuple((name, tuple(shape.shape)) for name, shape in sorted(found.items()))
+        shapes = tuple((name, tuple(shape.shape)) for name, shape in sorted(found.items()))
+        self.form = Form(structure, shapes)
 
-    def tree_flatten(self) -> tuple[list[Any], tuple[Any, ...]]:
+    def tree_flatten(self) -> tuple[list[Any], Form]:
         """Arrays, and all else."""
-        return self._leaves, (self._structure, self._shapes, self.mark)
+        return self.leaves, self.form
 
     @classmethod
-    def tree_unflatten(cls, rest: tuple[Any, ...], leaves: Any) -> Self:
+    def tree_unflatten(cls, form: Form, leaves: Any) -> Self:
         """The same with other arrays."""
         found = object.__new__(cls)
-        found._leaves = list(leaves)
-        found._structure, found._shapes, found.mark = rest
+        found.leaves, found.form = list(leaves), form
         return found
 
     @cached_property
     def _parts(self) -> tuple[Any, ...]:
-        found: tuple[Any, ...] = jax.tree.unflatten(self._structure, self._leaves)
+        found: tuple[Any, ...] = jax.tree.unflatten(self.form.structure, self.leaves)
         return found
 
     @property
@@ -105,12 +130,12 @@ class Potential:
     @property
     def sites(self) -> tuple[str, ...]:
         """The latent sites, in the order in which they lie in the vector."""
-        return tuple(name for name, _ in self._shapes)
+        return tuple(name for name, _ in self.form.shapes)
 
     @property
     def num_dims(self) -> int:
         """Length of the vector."""
-        return sum(math.prod(shape) for _, shape in self._shapes)
+        return sum(math.prod(shape) for _, shape in self.form.shapes)
 
     @property
     def vector(self) -> Any:
@@ -124,7 +149,7 @@ class Potential:
 
     def _split(self, vector: Any) -> dict[str, Any]:
         values, start = {}, 0
-        for name, shape in self._shapes:
+        for name, shape in self.form.shapes:
             end = start + math.prod(shape)
             values[name], start = vector[start:end].reshape(shape), end
         return values
@@ -196,7 +221,7 @@ class Potential:
 
     @cached_property
     def _numbers(self) -> int:
-        return count_numbers(self._leaves)
+        return count_numbers(self.leaves)
 
     @cached_property
     def _value(self) -> Any:

@@ -18,6 +18,7 @@ from probmf import (
     Ratings,
     fit_laplace,
     fit_marginal,
+    fit_svi,
     sample_marginal,
     sample_nuts,
 )
@@ -52,6 +53,7 @@ CALLS: dict[str, Callable[[int], Any]] = {
     "fit_laplace": lambda seed: fit_laplace(
         *mixed(seed), key=seed, num_samples=50, marginalize="all"
     ),
+    "fit_svi": lambda seed: fit_svi(*ratings(seed), key=seed, num_steps=30, num_samples=10),
     "sample_nuts of a factorization": lambda seed: sample_nuts(*ratings(seed), key=seed, **FEW),
     "sample_nuts without its users": lambda seed: sample_nuts(
         *ratings(seed), key=seed, marginalize=("user_bias", "user_factors"), **FEW
@@ -69,6 +71,7 @@ def log_compiles() -> Iterator[None]:
 
 @pytest.mark.usefixtures("log_compiles")
 @pytest.mark.filterwarnings("ignore::probmf.DiagnosticWarning")
+@pytest.mark.filterwarnings("ignore:The bound still rose")
 @pytest.mark.parametrize("name", CALLS)
 def test_other_data_of_the_same_shapes_trace_nothing(
     name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -140,13 +140,13 @@ def test_same_key_and_second_call_compiles_nothing(caplog: pytest.LogCaptureFixt
         for key in (3, 3):
             with caplog.at_level(logging.WARNING, logger="jax"):
                 fits.append(fit_svi(exact.model, exact.table, key=key, num_steps=37))
-            named = [r.getMessage() for r in caplog.records if "chunk" in r.getMessage()]
-            counts.append(sum(text.startswith("Compiling") for text in named))
+            told = [record.getMessage() for record in caplog.records]
+            counts.append(sum(text.startswith("Compiling") for text in told))
             caplog.clear()
     finally:
         jax.config.update("jax_log_compiles", False)
     np.testing.assert_array_equal(unknowns(fits[0]), unknowns(fits[1]))
-    assert counts == [1, 0]
+    assert counts[0] > counts[1] == 0
 
 
 def test_a_bound_that_is_not_finite() -> None:
@@ -209,11 +209,11 @@ def test_ctrl_c(chunks: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.filterwarnings("ignore::probmf.run.driver.FitWarning")  # Few steps are made.
 @pytest.mark.parametrize(
-    ("owner", "name"),
-    [(approximation, "Potential"), (SVI, "init"), (SVI, "update")],
+    ("owner", "name", "num_steps"),  # Other numbers of steps, or nothing would be traced.
+    [(approximation, "Potential", 20), (SVI, "init", 21), (SVI, "update", 22)],
 )
 def test_ctrl_c_before_there_is_anything(
-    owner: Any, name: str, monkeypatch: pytest.MonkeyPatch
+    owner: Any, name: str, num_steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the density, the guide or a step is traced."""
     exact = linear()
@@ -224,9 +224,9 @@ def test_ctrl_c_before_there_is_anything(
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, interrupted)
         with pytest.raises(KeyboardInterrupt, match=r"no step had been taken.*Call fit_svi again"):
-            fit_svi(exact.model, exact.table, key=0, num_steps=20, num_samples=10)
+            fit_svi(exact.model, exact.table, key=0, num_steps=num_steps, num_samples=10)
     # Nothing half-traced is left behind.
-    fit = fit_svi(exact.model, exact.table, key=0, num_steps=20, num_samples=10)
+    fit = fit_svi(exact.model, exact.table, key=0, num_steps=num_steps, num_samples=10)
     assert fit.history is not None
     assert np.isfinite(fit.history.objective).all()
 

@@ -1,18 +1,24 @@
 """NumPyro's guides by name, class or instance, and the draws that a fitted one gives."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+import optax
 from jaxtyping import Array, Float
-from numpyro.infer import autoguide
+from numpyro.infer import SVI, Trace_ELBO, autoguide, init_to_value
+from numpyro.infer.svi import SVIState
 from numpyro.infer.util import log_density
 
 from probmf.inference.approximate.target import Target, require_memory
 from probmf.inference.importance import smooth
-from probmf.run.compile_cache import compiled, quick_jit, trace_tree
+from probmf.numpyro_setup import run_unchecked
+from probmf.run.compilation import quick_jit
 
 GuideName = Literal["delta", "normal", "low_rank", "multivariate"]
 
@@ -41,17 +47,81 @@ class GuideDraws(NamedTuple):
     log_weights: Float[np.ndarray, " draw"]
 
 
-def make_guide(guide: Any, target: Target, num_dims: int, key: Array) -> autoguide.AutoGuide:
-    """The guide that was asked for, starting where the model's searches start.
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["model", "args", "start", "rates"],
+    meta_fields=["guide", "optimizer", "num_particles"],
+)  # fmt: skip
+@dataclass(frozen=True, eq=False)
+class Variation:
+    """All that a step depends on besides where it stands; a pytree.
+
+    Attributes:
+        model: What to fit, as a pytree.
+        args: Its arguments.
+        start: Values by site that a guide made of a class begins with.
+        rates: Learning rate of each step, or None when the optimizer has its own.
+        guide: The guide's class, or a guide, with which its programs go.
+        optimizer: The optimizer.
+        num_particles: Draws of an estimate of the bound.
+    """
+
+    model: Any
+    args: tuple[Any, ...]
+    start: Mapping[str, Array]
+    rates: Float[Array, " steps"] | None
+    guide: type[autoguide.AutoGuide] | autoguide.AutoGuide
+    optimizer: optax.GradientTransformation
+    num_particles: int
+
+    def begin(self, words: Array) -> tuple[SVI, SVIState]:
+        """NumPyro's algorithm, and its first state."""
+        guide = self.guide
+        if isinstance(guide, type):
+            guide = guide(self.model, init_loc_fn=init_to_value(values=dict(self.start)))
+        rule, rates = self.optimizer, self.rates
+        if rates is not None:
+            rule = optax.chain(rule, optax.scale_by_learning_rate(lambda step: rates[step]))
+        svi = SVI(self.model, guide, rule, Trace_ELBO(num_particles=self.num_particles))
+        state = svi.init(words, *self.args)
+        # Numbers are given types of their own, as every later state has them.
+        return svi, jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.asarray(leaf).dtype), state)
+
+    def again(self) -> SVI:
+        """The algorithm within a trace, whose guide knows the model."""
+        return self.begin(jnp.zeros(2, jnp.uint32))[0]
+
+    def compiled(self, function: Callable[..., Any], *example: Any, quick: bool = True) -> Any:
+        """A function of this and more, compiled.
+
+        Args:
+            function: Of a module or of this class.
+            *example: Its other arguments, for their shapes.
+            quick: Whether it runs for less time than it takes to compile.
+
+        Returns:
+            A function of the others.
+        """
+        make = quick_jit if quick else jax.jit
+        shared = isinstance(self.guide, type)
+        run = make(function if shared else partial(function, self))
+        first = (self,) if shared else ()
+        with run_unchecked():
+            run.trace(*first, *example)
+        return partial(run, *first)
+
+
+def choose_guide(
+    guide: Any, target: Target, num_dims: int
+) -> type[autoguide.AutoGuide] | autoguide.AutoGuide:
+    """The guide that was asked for.
 
     Args:
         guide: A name, a class of `numpyro.infer.autoguide`, or a guide made of the model.
         target: What to fit.
         num_dims: Number of unknowns.
-        key: JAX key of the starting values.
 
     Returns:
-        The guide.
+        The guide, or its class.
 
     Raises:
         TypeError: If it is none of these.
@@ -81,7 +151,7 @@ def make_guide(guide: Any, target: Target, num_dims: int, key: Array) -> autogui
         )
     _refuse(guide)
     _check_size(guide, num_dims)
-    return guide(target.model, init_loc_fn=target.init_strategy(key))
+    return guide
 
 
 def _refuse(kind: type) -> None:
@@ -107,30 +177,34 @@ def _check_size(kind: type, num_dims: int) -> None:
         )
 
 
-def draw_guide(
-    target: Target, guide: autoguide.AutoGuide, params: dict[str, Any], key: Array, num: int
-) -> GuideDraws:
+def draw_guide(variation: Variation, params: dict[str, Any], key: Array, num: int) -> GuideDraws:
     """Draws of a fitted guide, each with its weight against the posterior.
 
     Args:
-        target: What was fitted.
-        guide: The guide.
-        params: Its parameters.
+        variation: What was fitted.
+        params: The guide's parameters.
         key: JAX key.
         num: Number of draws.
 
     Returns:
         The draws. One evaluation of the model for each.
     """
-    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.key_data(jax.random.split(key, num))
+    samples, weights = variation.compiled(_draws, params, keys)(params, keys)
+    found = {name: np.asarray(value) for name, value in samples.items()}
+    return GuideDraws(found, np.asarray(weights, np.float64))
 
-    def one(key_data: Array, *values: Array) -> tuple[dict[str, Array], Array]:
-        own = jax.tree.unflatten(structure, values)
-        guide_key, model_key = jax.random.split(key_data)
-        seeded = numpyro.handlers.seed(guide, guide_key)
-        log_guide, trace = log_density(seeded, target.args, {}, own)
-        replayed = numpyro.handlers.replay(numpyro.handlers.seed(target.model, model_key), trace)
-        log_model, trace = log_density(replayed, target.args, {}, own)
+
+def _draws(
+    variation: Variation, params: dict[str, Any], keys: Array
+) -> tuple[dict[str, Array], Array]:
+    guide, model, args = variation.again().guide, variation.model, variation.args
+
+    def one(words: Array) -> tuple[dict[str, Array], Array]:
+        guide_key, model_key = jax.random.split(words)
+        log_guide, trace = log_density(numpyro.handlers.seed(guide, guide_key), args, {}, params)
+        replayed = numpyro.handlers.replay(numpyro.handlers.seed(model, model_key), trace)
+        log_model, trace = log_density(replayed, args, {}, params)
         sites = {
             name: site["value"]
             for name, site in trace.items()
@@ -139,19 +213,7 @@ def draw_guide(
         }
         return sites, log_model - log_guide
 
-    keys = jax.random.key_data(jax.random.split(key, num))
-    program, tree = trace_tree(one, keys[0], *leaves)
-    run = compiled(
-        (program.text, "guide draws"),
-        lambda: quick_jit(
-            lambda consts, keys, *values: jax.lax.map(
-                lambda own: program.evaluate(consts, own, *values), keys
-            )
-        ),
-    )
-    samples, weights = jax.tree.unflatten(tree, run(program.consts, keys, *leaves))
-    found = {name: np.asarray(value) for name, value in samples.items()}
-    return GuideDraws(found, np.asarray(weights, np.float64))
+    return jax.lax.map(one, keys)
 
 
 def weigh(log_weights: Float[np.ndarray, " draw"], num_dims: int) -> dict[str, float]:

@@ -22,6 +22,7 @@ from probmf.inference.potential import Potential
 from probmf.models import MatrixFactorization
 from probmf.results import History, MixedFit, NetworkFit, RatingsFit, Sampling
 from probmf.run.checks import check_counts, refusal, require, require_mode
+from probmf.run.compilation import traced_jit
 from probmf.settings import own_settings
 
 #: Unknowns beyond which the Hessian and its factor take minutes.
@@ -173,7 +174,7 @@ def _start(target: Target, potential: Potential, key: Array) -> np.ndarray:
         if len(values) == len(potential.sites):
             exact = {n: jnp.asarray(v, potential.vector.dtype) for n, v in values.items()}
             return np.asarray(potential.unconstrain(exact), np.float64)
-    return np.asarray(target.start(potential, key), np.float64)
+    return np.asarray(potential.unconstrain(target.start(potential, key)), np.float64)
 
 
 def _score(potential: Potential, vector: np.ndarray) -> tuple[float, np.ndarray]:
@@ -217,7 +218,7 @@ def _hessian(potential: Potential, mode: np.ndarray) -> Float[np.ndarray, "d d"]
     """
     vector = jnp.asarray(mode, potential.vector.dtype)
     steps = np.full(len(mode), 1e-4, vector.dtype)
-    run = potential.compiled(_rows, vector, steps)
+    run = traced_jit(_rows, None, potential, vector, steps)
     for _ in range(2):
         found = np.asarray(run(potential, vector, steps), np.float64)
         curvature = np.diag(found)

@@ -9,11 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.typing import ArrayLike
-from numpyro.infer import SVI, Trace_ELBO
+from jaxtyping import Array
 from numpyro.infer.autoguide import AutoDelta, AutoGuide
 
 from probmf.data import as_key
-from probmf.inference.approximate.guides import GuideName, draw_guide, make_guide, weigh
+from probmf.inference.approximate.guides import (
+    GuideName,
+    Variation,
+    choose_guide,
+    draw_guide,
+    weigh,
+)
 from probmf.inference.approximate.svi_loop import Course, nothing_yet, run_svi
 from probmf.inference.approximate.target import Target, require_memory, scales_without_mode
 from probmf.inference.conclusion import concluded
@@ -119,9 +125,10 @@ def fit_svi(
                     "Nothing is left to fit: every site is fixed or integrated out. Leave some of "
                     "marginalize out, or use sample_marginal."
                 )
-            own = make_guide(guide, target, potential.num_dims, start_key)
-            name = guide if isinstance(guide, str) else type(own).__name__
-            point = isinstance(own, AutoDelta)
+            own = choose_guide(guide, target, potential.num_dims)
+            kind = own if isinstance(own, type) else type(own)
+            name = guide if isinstance(guide, str) else kind.__name__
+            point = issubclass(kind, AutoDelta)
             if point:
                 require_mode(f"fit_svi with guide={name!r}", scales_without_mode(target))
             count = 1 if point and not target.sites else num_samples
@@ -130,9 +137,13 @@ def fit_svi(
                 f"Keeping {count:,} draws of {potential.num_dims:,} unknowns", "Lower num_samples.",
             )  # fmt: skip
         rates, transform = _optimizer(optimizer, learning_rate, num_steps)
-        svi = SVI(target.model, own, transform, Trace_ELBO(num_particles=num_particles))
-        course = run_svi(svi, target.args, run_key, num_steps, rates, progress=progress)
-        draws = draw_guide(target, own, course.params, draw_key, count)
+        with nothing_yet():
+            start = target.start(potential, start_key) if isinstance(own, type) else {}
+            variation = Variation(
+                potential.model, potential.args, start, rates, own, transform, int(num_particles)
+            )
+        course = run_svi(variation, run_key, num_steps, progress=progress)
+        draws = draw_guide(variation, course.params, draw_key, count)
         samples = target.recover(recover_key, {n: v[None] for n, v in draws.samples.items()})
         lost_digits = target.lost_digits(samples)
     info: dict[str, Any] = {"approximation": f"guide {name}", **_judge(course)}
@@ -154,7 +165,7 @@ def _optimizer(
     optimizer: optax.GradientTransformation | str | None,
     learning_rate: float | Schedule | None,
     num_steps: int,
-) -> tuple[np.ndarray | None, optax.GradientTransformation]:
+) -> tuple[Array | None, optax.GradientTransformation]:
     """Learning rates by step (None when only the optimizer knows them), and the optimizer."""
     if optimizer is None and learning_rate is None:
         level = int(LEVEL_SHARE * num_steps)
@@ -164,8 +175,7 @@ def _optimizer(
     rule = choose_rule(optimizer, learning_rate, rating_rule(True, num_steps))
     if rule.schedule is None:
         return None, rule.optimizer
-    rates = -rule.factors(0, num_steps)
-    return rates, optax.chain(rule.optimizer, optax.scale_by_learning_rate(rule.schedule))
+    return jnp.asarray(-rule.factors(0, num_steps)), rule.optimizer
 
 
 def _judge(course: Course) -> dict[str, float]:

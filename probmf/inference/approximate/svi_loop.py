@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from numpyro.infer import SVI
 from numpyro.infer.svi import SVIState
 
+from probmf.inference.approximate.guides import Variation
 from probmf.inference.operation_count import count_operations
 from probmf.inference.point.optimizer import own_rate
 from probmf.numpyro_setup import run_unchecked
-from probmf.run.compile_cache import compiled, trace_program
 from probmf.run.driver import Observed, Schedule, drive
 
 #: The most steps of one call of the compiled program, and its operations: about half a second.
@@ -43,22 +42,18 @@ class Course(NamedTuple):
 
 
 def run_svi(
-    svi: SVI,
-    args: tuple[Any, ...],
+    variation: Variation,
     key: Array,
     num_steps: int,
-    rates: np.ndarray | None,
     *,
     progress: bool | None,
 ) -> Course:
     """Take the steps.
 
     Args:
-        svi: NumPyro's algorithm.
-        args: The model's arguments.
+        variation: What to fit by what.
         key: JAX key.
         num_steps: Steps.
-        rates: Learning rate of each step, or None when only the optimizer knows.
         progress: Show a bar; None shows it on a terminal or in a notebook.
 
     Returns:
@@ -71,7 +66,7 @@ def run_svi(
         ValueError: If no chunk of steps has a finite bound.
     """
     with nothing_yet():
-        steps = _Steps(svi, args, key, rates)
+        steps = _Steps(variation, key)
     result = drive(steps, Schedule(num_steps, chunk=steps.most), progress=progress)
     memory: _Memory = result.run.memory
     if memory.trouble and not memory.best:
@@ -86,7 +81,8 @@ def run_svi(
         best, kept = result.run.done, result.run.states[0]
         stopped = "interrupted" if result.interrupted else "num_steps"
     seconds = result.run.seconds[: len(losses)]
-    return Course(svi.get_params(kept), losses, seconds, best, stopped, memory.trouble or None)
+    params = variation.compiled(_params, kept)(kept)
+    return Course(params, losses, seconds, best, stopped, memory.trouble or None)
 
 
 class _Memory(NamedTuple):
@@ -110,14 +106,15 @@ class _Steps:
 
     stage, num_threads = "step", 0
 
-    def __init__(
-        self, svi: SVI, args: tuple[Any, ...], key: Array, rates: np.ndarray | None
-    ) -> None:
+    def __init__(self, variation: Variation, key: Array) -> None:
         """Trace a step."""
-        self.rates = rates
-        with run_unchecked():
-            self.start = svi.init(jax.random.key_data(key), *args)
-        self.advance, self.most = _compile(svi, args, self.start)
+        self.rates, words = variation.rates, jax.random.key_data(key)
+        if isinstance(variation.guide, type):
+            self.start = variation.compiled(_start, words)(words)
+        else:
+            with run_unchecked():  # What a guide learns of the model it keeps.
+                self.start = variation.begin(words)[1]
+        self.advance, self.most = _compile(variation, self.start)
 
     def init(self, *, resumed: bool) -> tuple[list[SVIState], _Memory]:
         """The start."""
@@ -137,7 +134,7 @@ class _Steps:
         ((losses, bad),), (state,) = records, states
         piece = {"losses": losses[None]}
         if bad is not None:
-            rate = _rate(state) if self.rates is None else self.rates[done + bad]
+            rate = _rate(state) if self.rates is None else float(self.rates[done + bad])
             memory = memory._replace(trouble=describe(done + bad + 1, rate))
             return Observed(memory, piece, stopped="diverged")
         mean = float(losses.mean())
@@ -172,43 +169,46 @@ def _rate(state: SVIState) -> float:
     return float(own_rate(state.optim_state[1]))
 
 
-def _compile(svi: SVI, args: tuple[Any, ...], state: SVIState) -> tuple[Any, int]:
+def _compile(variation: Variation, state: SVIState) -> tuple[Any, int]:
     """A function of (state, number of steps) to (state, losses, first bad step or None).
 
     And the most steps that it is to be asked for.
     """
-    leaves, structure = jax.tree.flatten(state)
-
-    def one(*leaves: Array) -> list[Array]:
-        state, loss = svi.update(jax.tree.unflatten(structure, leaves), *args)
-        return [loss, *jax.tree.leaves(state)]
-
-    # The state's numbers are given types of their own, as every later state has them.
-    leaves = [jnp.asarray(leaf, jnp.asarray(leaf).dtype) for leaf in leaves]
-    program = trace_program(one, *leaves)
-    dtype = jnp.result_type(float)
-
-    def chunk(consts: list[Any], leaves: list[Array], count: Array) -> Any:
-        def body(index: Array, carry: Any) -> Any:
-            leaves, losses, bad = carry
-            loss, *new = program.evaluate(consts, *leaves)
-            first = (bad < 0) & ~jnp.isfinite(loss)
-            losses = losses.at[index].set(loss)
-            kept = [jnp.where(bad < 0, a, b) for a, b in zip(new, leaves, strict=True)]
-            return kept, losses, jnp.where(first, index, bad)
-
-        empty = jnp.full(CHUNK, jnp.nan, dtype)
-        return jax.lax.fori_loop(0, count, body, (leaves, empty, jnp.asarray(-1, jnp.int32)))
-
-    run = compiled((program.text, "svi", CHUNK), lambda: jax.jit(chunk))
+    none = jnp.asarray(0, jnp.int32)
+    run = variation.compiled(_advance, state, none, quick=False)
 
     def advance(state: SVIState, count: int) -> tuple[SVIState, np.ndarray, int | None]:
-        leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(state)]
-        after, losses, bad = run(program.consts, leaves, jnp.asarray(count, jnp.int32))
+        after, losses, bad = run(state, jnp.asarray(count, jnp.int32))
         first = None if int(bad) < 0 else int(bad)
         end = count if first is None else first + 1
-        part = np.asarray(losses, np.float64)[:end]
-        return jax.tree.unflatten(structure, after), part, first
+        return after, np.asarray(losses, np.float64)[:end], first
 
-    step = count_operations(jax.make_jaxpr(program.evaluate)(program.consts, *leaves).jaxpr)
+    with run_unchecked():
+        traced = run.func.trace(*run.args, state, none).jaxpr
+    loops = [equation for equation in traced.eqns if equation.primitive.name == "while"]
+    step = count_operations(loops[-1].params["body_jaxpr"].jaxpr)
     return advance, int(np.clip(CHUNK_OPERATIONS / step, 1, CHUNK))
+
+
+def _start(variation: Variation, words: Array) -> SVIState:
+    return variation.begin(words)[1]
+
+
+def _params(variation: Variation, state: SVIState) -> dict[str, Array]:
+    found: dict[str, Array] = variation.again().get_params(state)
+    return found
+
+
+def _advance(variation: Variation, state: SVIState, count: Array) -> Any:
+    svi = variation.again()
+
+    def body(index: Array, carry: Any) -> Any:
+        state, losses, bad = carry
+        new, loss = svi.update(state, *variation.args)
+        first = (bad < 0) & ~jnp.isfinite(loss)
+        losses = losses.at[index].set(loss)
+        kept = jax.tree.map(lambda a, b: jnp.where(bad < 0, a, b), new, state)
+        return kept, losses, jnp.where(first, index, bad)
+
+    empty = jnp.full(CHUNK, jnp.nan, jnp.result_type(float))
+    return jax.lax.fori_loop(0, count, body, (state, empty, jnp.asarray(-1, jnp.int32)))

@@ -25,7 +25,6 @@ from probmf.inference.potential import Potential
 from probmf.models import MatrixFactorization, Network
 from probmf.models.mixed.design import Design
 from probmf.models.table import Table
-from probmf.numpyro_setup import run_alone
 from probmf.precision import fresh_arrays
 from probmf.results import History, MixedFit, NetworkFit, RatingsFit, Sampling
 
@@ -109,32 +108,26 @@ class Target(NamedTuple):
         family: Any = NetworkFit if isinstance(self.source, Network) else RatingsFit
         return family(self.source, self.data, samples, method, history=history, sampling=sampling)
 
-    def init_strategy(self, key: Array) -> Any:
-        """Starting point of a search, site by site, as NumPyro's guides take it.
+    def start(self, potential: Potential, key: Array) -> dict[str, Array]:
+        """Starting point of a search.
 
         Args:
+            potential: The model's density.
             key: JAX key.
 
         Returns:
-            A function of a site: small random factors and moderate scales for factorizations,
-            else about the prior's medians.
+            Values by site: small random factors and moderate scales for factorizations, else
+            about the prior's medians.
         """
+        first, model_key = jax.random.split(key)
         values: dict[str, Array] = {}
         if isinstance(self.source, MatrixFactorization):
-            values = _first_values(self.source, self.data, key)
+            values = _first_values(self.source, self.data, first)
             if isinstance(self.model, RowsMarginal):
                 rows = self.model.num_rows[self.model.other]
                 values[LEVEL] = jnp.full(rows, values["intercept"])
-        return partial(_first_value, values=values)
-
-    @run_alone()
-    def start(self, potential: Potential, key: Array) -> Array:
-        """The same start as a vector of the potential."""
-        first, model_key = jax.random.split(key)
-        seeded = numpyro.handlers.seed(self.model, jax.random.key_data(model_key))
-        begun = numpyro.handlers.substitute(seeded, substitute_fn=self.init_strategy(first))
-        trace = numpyro.handlers.trace(begun).get_trace(*self.args)
-        return potential.unconstrain({name: trace[name]["value"] for name in potential.sites})
+        words = jax.random.key_data(model_key)
+        return potential.compiled(_begun, values, words)(potential, values, words)
 
 
 def _first_values(model: MatrixFactorization, data: Any, key: Array) -> dict[str, Array]:
@@ -153,6 +146,14 @@ def _first_values(model: MatrixFactorization, data: Any, key: Array) -> dict[str
             if bool(jnp.all(law.support(value))):
                 values[name] = value
     return values
+
+
+def _begun(potential: Potential, values: dict[str, Array], words: Array) -> dict[str, Array]:
+    """Values of all sites, some of which are given."""
+    seeded = numpyro.handlers.seed(potential.model, words)
+    begun = numpyro.handlers.substitute(seeded, substitute_fn=partial(_first_value, values=values))
+    trace = numpyro.handlers.trace(begun).get_trace(*potential.args, **potential.kwargs)
+    return {name: trace[name]["value"] for name in potential.sites}
 
 
 def _first_value(site: Any, values: Mapping[str, Array]) -> Array | None:

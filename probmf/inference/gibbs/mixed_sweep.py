@@ -30,7 +30,7 @@ from probmf.inference.gibbs.updates import draw_scale
 from probmf.inference.marginal.prepared import Prepared
 from probmf.models.mixed.structure import GroupTerm, MixedData
 from probmf.numpyro_setup import run_unchecked
-from probmf.run.compile_cache import quick_jit
+from probmf.run.compilation import quick_jit
 
 #: First width of the slices along a coordinate, in its prior's or its groups' units.
 WIDTH = 1.0

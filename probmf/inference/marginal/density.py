@@ -22,7 +22,7 @@ from probmf.inference.marginal.prepared import Prepared
 from probmf.inference.potential import Potential
 from probmf.inference.standard_coordinates import Coordinates, mixed_coordinates
 from probmf.models.mixed.program import MixedProgram
-from probmf.run.compile_cache import count_numbers
+from probmf.run.compilation import count_numbers
 from probmf.run.threads import Workers
 
 

@@ -5,10 +5,12 @@ from functools import cached_property
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
+from jaxtyping import Array
 
 from probmf.inference.marginal.generic import generic_run, inner_jaxpr
-from probmf.run.compile_cache import Program, as_program, compiled, quick_jit
+from probmf.run.compilation import count_numbers, quick_jit
 
 #: Choices, of which only what decides counts, and operations with kinks, in NumPy's words.
 CHOICES = {"select_n": "where", "cond": "cond"}
@@ -131,40 +133,40 @@ class Traced:
 
     def __init__(self, function: Any, *example: Any) -> None:
         """Trace the function."""
-        self.closed, shape = jax.make_jaxpr(function, return_shape=True)(*example)
+        closed, shape = jax.make_jaxpr(function, return_shape=True)(*example)
+        self.jaxpr, self.consts = closed.jaxpr, [jnp.asarray(const) for const in closed.consts]
         self.num_leaves = [len(jax.tree.leaves(one)) for one in example]
         self.output = jax.tree.structure(shape)
+        self._generic: dict[int, Any] = {}
 
     def __call__(self, *args: Any) -> Any:
         """Evaluate, compiled."""
-        program = self._program
-        run = compiled(
-            (program.text, "traced"), lambda: quick_jit(program.evaluate, program.numbers)
-        )
-        return jax.tree.unflatten(self.output, run(program.consts, *jax.tree.leaves(args)))
+        return jax.tree.unflatten(self.output, self._run(self.consts, *jax.tree.leaves(args)))
 
     def at_generic(self, position: int, seed: int, *args: Any) -> Any:
         """Evaluate with generic values in the place of one argument; see `generic`."""
-        latent = self._leaves_of(position)
-        program = self._program
-        run = compiled(
-            (program.text, "generic", position, seed),
-            lambda: quick_jit(generic_run(self.closed.jaxpr, latent, seed), program.numbers),
-        )
-        return jax.tree.unflatten(self.output, run(self.closed.consts, *jax.tree.leaves(args)))
+        if position not in self._generic:
+            run = generic_run(self.jaxpr, self._leaves_of(position))
+            self._generic[position] = quick_jit(run, count_numbers(self.consts))
+        found = self._generic[position](self.consts, seed, *jax.tree.leaves(args))
+        return jax.tree.unflatten(self.output, found)
 
     @cached_property
-    def _program(self) -> Program:
-        return as_program(self.closed)
+    def _run(self) -> Any:
+        def run(consts: list[Array], *leaves: Array) -> list[Array]:
+            found: list[Array] = jax.core.eval_jaxpr(self.jaxpr, consts, *leaves)
+            return found
+
+        return quick_jit(run, count_numbers(self.consts))
 
     def depends_on(self, position: int, leaf: int | None = None) -> Any:
         """The output's pytree: whether each leaf depends on an argument, or on one leaf of it."""
-        found = depends(self.closed.jaxpr, self._leaves_of(position, leaf))
+        found = depends(self.jaxpr, self._leaves_of(position, leaf))
         return jax.tree.unflatten(self.output, found)
 
     def kink_of(self, position: int, leaf: int) -> str | None:
         """An operation with a kink that one leaf of an argument meets on its way; see there."""
-        return find_kink(self.closed.jaxpr, self._leaves_of(position, leaf))
+        return find_kink(self.jaxpr, self._leaves_of(position, leaf))
 
     def _leaves_of(self, position: int, leaf: int | None = None) -> list[bool]:
         """Which leaves of the arguments are those of one, or are one leaf of it."""

@@ -41,22 +41,22 @@ class _Unknown:
 _UNKNOWN = _Unknown()
 
 
-def generic_run(jaxpr: Any, latent: Sequence[bool], seed: int) -> Callable[..., list[Array]]:
+def generic_run(jaxpr: Any, latent: Sequence[bool]) -> Callable[..., list[Array]]:
     """A traced function with generic values in the place of its latent inputs.
 
     Args:
         jaxpr: An open jaxpr that is linear in its other inputs.
         latent: Which of its inputs are latent.
-        seed: Which generic values.
 
     Returns:
-        A function of the captured arrays and the leaves of the inputs, to be compiled.
+        A function of the captured arrays, a number that tells which generic values, and the leaves
+        of the inputs, to be compiled.
 
     Raises:
         UndecidedError: From that function, if an index depends on a latent value.
     """
 
-    def run(consts: Sequence[Array], *leaves: Array) -> list[Array]:
+    def run(consts: Sequence[Array], seed: Array, *leaves: Array) -> list[Array]:
         values = _Values(seed)
         inputs = [
             (values.like(leaf), True) if on else (leaf, False)
@@ -71,7 +71,7 @@ def generic_run(jaxpr: Any, latent: Sequence[bool], seed: int) -> Callable[..., 
 class _Values:
     """A stream of generic values between 1/2 and 3/2, none twice."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: Array) -> None:
         self.count = 1000 * seed
 
     def like(self, shape: Any) -> Any:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.host_density import HostDensity
+from probmf.inference.potential import Form
 from probmf.run.fingerprint import fingerprint
 from probmf.run.host_callback import ask_host
 
@@ -31,13 +32,13 @@ class HostPotential(MarginalDensity):
         if host is None:
             raise ValueError("The density has no form for LAPACK; see HostDensity.serves.")
         self._density, self._host = density, host
-        self._leaves, (self._structure, self._shapes, _) = density.tree_flatten()
-        self.mark = _Evidence(host)
+        self.leaves = density.leaves
+        self.form = Form(density.form.structure, density.form.shapes, _Evidence(host))
 
     def log_density(self, vector: Float[Array, " d"]) -> Float[Array, ""]:
         """Log density at a vector, to be traced."""
         extra, precision, trils = self.terms(vector)
-        evidence: Any = self.mark
+        evidence: Any = self.form.mark
         return extra + evidence([precision, *trils])
 
     def value_and_grad(self, vector: Array) -> tuple[Array, Array]:

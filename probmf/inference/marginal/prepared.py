@@ -42,7 +42,7 @@ from probmf.inference.marginal.structure import probed_structure, site_design
 from probmf.models.mixed.program import MixedProgram
 from probmf.numpyro_setup import run_unchecked
 from probmf.precision import fresh_arrays
-from probmf.run.compile_cache import count_numbers, quick_jit
+from probmf.run.compilation import count_numbers, quick_jit
 from probmf.run.fingerprint import fingerprint
 
 #: Numbers that effects drawn side by side may take up.

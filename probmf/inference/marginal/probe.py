@@ -25,7 +25,6 @@ from probmf.inference.marginal.injection import (
     run_with,
     unwrap,
 )
-from probmf.run.compile_cache import compiled, quick_jit, trace_program
 
 
 class Probe:
@@ -96,12 +95,9 @@ class Probe:
                 trace.update(numpyro.handlers.trace(moderate).get_trace(*self.args, **self.kwargs))
             return [jnp.asarray(site["value"]) for name, site in trace.items() if _is_latent(site)]
 
-        program = trace_program(draw)
-        run = compiled(
-            (program.text, "prototype"), lambda: quick_jit(program.evaluate, program.numbers)
-        )
+        values = Traced(draw)()
         latent = [name for name, site in trace.items() if _is_latent(site)]
-        return trace, dict(zip(latent, run(program.consts), strict=True))
+        return trace, dict(zip(latent, values, strict=True))
 
     def _prototype(self) -> tuple[dict[str, Any], dict[str, Array]]:
         """The sites and their values, checked."""

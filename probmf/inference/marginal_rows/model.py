@@ -26,7 +26,7 @@ from probmf.models.factorization import MatrixFactorization
 from probmf.models.factorization_program import PRIOR_SCALES, FactorizationProgram
 from probmf.models.observations import Observations
 from probmf.rows.layout import SIDES, Side
-from probmf.run.compile_cache import quick_jit
+from probmf.run.compilation import quick_jit
 from probmf.run.programs import as_tree
 
 #: Site of intercept plus bias of the rows that are left.

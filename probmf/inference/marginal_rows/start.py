@@ -190,4 +190,4 @@ def _variances(
 
 
 def _fixed(target: RowsMarginal, name: str) -> np.ndarray:
-    return np.asarray(getattr(target.model, name, getattr(target.model.likelihood, name, None)))
+    return np.asarray(target.scales()[name])

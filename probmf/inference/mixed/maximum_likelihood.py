@@ -29,7 +29,7 @@ from probmf.models.mixed.program import MixedProgram
 from probmf.models.mixed.structure import MixedData
 from probmf.results import History, MixedFit
 from probmf.run.checks import check_counts, require
-from probmf.run.compile_cache import count_numbers, traced_jit
+from probmf.run.compilation import count_numbers, traced_jit
 from probmf.run.driver import FitWarning
 from probmf.run.threads import blas_cores
 from probmf.settings import own_settings

@@ -167,7 +167,8 @@ def sample_nuts(
             )
         if dense_mass is None:
             settings = replace(settings, dense_mass=potential.num_dims <= MAX_DIMS)
-        identity = fingerprint(model, arguments, sites, settings, random_key)
+        source = model if isinstance(model, Network) else model.program
+        identity = fingerprint(source, arguments, sites, settings, random_key)
         store = None if checkpoint is None else Checkpoint(checkpoint, identity)
         if store is not None and store.begun:
             _check_stream(store, streamed=stream is not None)

@@ -2,7 +2,7 @@
 
 NumPyro's kernel does the work; this file feeds it a traced potential whose data are arguments, so
 that a second call compiles nothing, and makes of it an algorithm for the driver. A potential that
-asks LAPACK (`host_program.py`) holds its data, and is compiled for each data set.
+asks LAPACK (`host_potential.py`) holds its data, and is compiled for each data set.
 """
 
 import time
@@ -22,7 +22,7 @@ from probmf.data import wrap_words
 from probmf.inference.potential import Potential
 from probmf.numpyro_setup import run_alone
 from probmf.run.checkpoint import Checkpoint
-from probmf.run.compile_cache import quick_jit
+from probmf.run.compilation import quick_jit
 from probmf.run.driver import Observed, Result, Schedule, Sink, drive, require_draws
 from probmf.run.threads import workers
 
@@ -247,7 +247,7 @@ class _Transitions:
         """Compile."""
         self.potential, self.settings, self.streams = potential, settings, streams
         self.starts, self.num_threads = starts, settings.num_chains
-        self.kernel = _make_kernel(settings.compiled_by, potential.mark)
+        self.kernel = _make_kernel(settings.compiled_by, potential.form.mark)
         self.start_key, chain_key = jax.random.split(key)
         self.keys = jax.random.key_data(jax.random.split(chain_key, settings.num_chains))
         dtype = potential.vector.dtype

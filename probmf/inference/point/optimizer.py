@@ -12,7 +12,6 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from probmf.run.compile_cache import trace_program
 from probmf.run.fingerprint import fingerprint
 
 Schedule = Callable[[Array], Array]
@@ -215,8 +214,19 @@ def describe_rule(rule: Rule, parameters: dict[str, Array], num_updates: int) ->
         )  # fmt: skip
         return jax.tree.leaves(moved)
 
-    program = trace_program(update, *leaves)
+    closed = jax.make_jaxpr(update)(*leaves)
     return fingerprint(
-        ADDRESS.sub("", program.text), program.consts, jax.tree.leaves(first),
+        ADDRESS.sub("", str(closed.jaxpr)), _captured(closed), jax.tree.leaves(first),
         rule.factors(0, num_updates),
     )  # fmt: skip
+
+
+def _captured(program: Any) -> list[np.ndarray]:
+    """Arrays that a traced program holds besides its text, with those of programs that it calls."""
+    found = [np.asarray(const) for const in getattr(program, "consts", ())]
+    for equation in getattr(program, "jaxpr", program).eqns:
+        for value in equation.params.values():
+            for part in value if isinstance(value, list | tuple) else [value]:
+                if hasattr(part, "eqns"):
+                    found += _captured(part)
+    return found
