@@ -11,7 +11,7 @@ from probmf.likelihoods import Gaussian, Likelihood
 from probmf.rows import sweep
 from probmf.rows.blocks import build_blocks
 from probmf.rows.cpu import RowLists
-from probmf.rows.layout import RowStore, Side
+from probmf.rows.store import RowStore, Side
 from probmf.rows.sweep import half_sweep, zero_moments
 from probmf.rows.values import Prior, RowSums, RowValues
 

@@ -13,7 +13,7 @@ from probmf.likelihoods import Gaussian
 from probmf.rows.blocks import build_blocks
 from probmf.rows.cpu import RowLists, kernels, share
 from probmf.rows.cpu.rows import BLOCK, BY_COLUMN
-from probmf.rows.layout import RowStore, Side
+from probmf.rows.store import RowStore, Side
 from probmf.rows.sweep import half_sweep
 from probmf.rows.values import Noise, Prior, RowSums, RowValues
 

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from probmf.rows import blocks as row_blocks
-from probmf.rows import layout as row_layout
+from probmf.rows import store as row_store
 from probmf.rows.blocks import RowBlocks, Span, build_blocks, choose_widths
-from probmf.rows.layout import SIDES, RowStore, Side
+from probmf.rows.store import SIDES, RowStore, Side
 
 
 class Data(NamedTuple):
@@ -279,13 +279,13 @@ def test_rows_of_one_bucket_fit_its_width() -> None:
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
 def test_number_of_workers(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_layout.jax, "default_backend", lambda: backend)
-    monkeypatch.setattr(row_layout.os, "process_cpu_count", lambda: 64, raising=False)
-    monkeypatch.setattr(row_layout.os, "cpu_count", lambda: 64)
-    assert row_layout.num_workers() == (16 if backend == "cpu" else 1)
-    monkeypatch.setattr(row_layout.os, "process_cpu_count", lambda: None, raising=False)
-    monkeypatch.setattr(row_layout.os, "cpu_count", lambda: None)
-    assert row_layout.num_workers() == 1
+    monkeypatch.setattr(row_store.jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(row_store.os, "process_cpu_count", lambda: 64, raising=False)
+    monkeypatch.setattr(row_store.os, "cpu_count", lambda: 64)
+    assert row_store.num_workers() == (16 if backend == "cpu" else 1)
+    monkeypatch.setattr(row_store.os, "process_cpu_count", lambda: None, raising=False)
+    monkeypatch.setattr(row_store.os, "cpu_count", lambda: None)
+    assert row_store.num_workers() == 1
 
 
 @pytest.mark.parametrize("weighted", [False, True])

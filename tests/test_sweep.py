@@ -13,7 +13,7 @@ from probmf.likelihoods import Bernoulli, Gaussian
 from probmf.rows import blocks as row_blocks
 from probmf.rows import sweep
 from probmf.rows.blocks import build_blocks
-from probmf.rows.layout import RowStore, Side
+from probmf.rows.store import RowStore, Side
 from probmf.rows.sweep import half_sweep, zero_moments
 from probmf.rows.values import Prior, RowResult, RowValues
 

@@ -1,6 +1,6 @@
 """Gaussian effects of crossed and nested groups: exact evidence, its gradient, joint draws."""
 
-from probmf.effects.evidence import draw_effects, log_evidence
+from probmf.effects.evidence_and_draws import draw_effects, log_evidence
 from probmf.effects.pattern import Grouping, Pattern, RemainderTooLargeError, make_pattern
 from probmf.effects.standard import Standard, standardize
 from probmf.effects.statistics import (

@@ -1,7 +1,7 @@
 r"""The evidence of many crossed effects on a CPU: LAPACK and compiled loops, without XLA.
 
-The same quantities as in `probmf.effects.evidence` and `probmf.effects.remainder`, for a constant
-design. Nothing is compiled for a new model, and with many columns the factor of what remains,
+The same quantities as in `evidence_and_draws.py` and `remainder.py`, for a constant design. Nothing
+is compiled for a new model, and with many columns the factor of what remains,
 
 .. math:: S = D + \beta P^\top M P = R R^\top ,
 

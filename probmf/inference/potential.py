@@ -18,8 +18,8 @@ from jaxtyping import Array, Float
 from numpyro.distributions.transforms import biject_to
 from numpyro.infer.util import constrain_fn, potential_energy
 
+from probmf.inference.marginal.marginal_model import MarginalModel, sample_rest
 from probmf.inference.marginal.probe import moderate_value
-from probmf.inference.marginal.transform import MarginalModel, sample_rest
 from probmf.inference.standard_coordinates import Coordinates, mixed_coordinates
 from probmf.models.mixed.program import MixedProgram
 from probmf.numpyro_setup import run_unchecked

@@ -10,8 +10,8 @@ from numpyro.distributions import Distribution
 from numpyro.distributions.transforms import ExpTransform, biject_to
 
 from probmf.effects.standard import orthogonalize
+from probmf.models.mixed.arrays import MixedData, Predictor
 from probmf.models.mixed.program import MixedProgram
-from probmf.models.mixed.structure import MixedData, Predictor
 
 
 class Coordinate(NamedTuple):

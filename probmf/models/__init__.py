@@ -1,11 +1,11 @@
 """Models: NumPyro models with what the inference algorithms need to know about them."""
 
-from probmf.models.factor_priors import NormalWishart
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.layers import MLP, Linear
 from probmf.models.mixed import MixedData, MixedEffects
 from probmf.models.network import Network
 from probmf.models.network_data import NetworkData
+from probmf.models.normal_wishart import NormalWishart
 from probmf.models.observations import Observations
 
 __all__ = [

@@ -15,7 +15,6 @@ from probmf.data import Encoder, Features, Ratings
 from probmf.likelihoods import Gaussian, Likelihood
 from probmf.likelihoods.base import likelihood_scales
 from probmf.likelihoods.parameters import check_scale, is_number
-from probmf.models.factor_priors import NormalWishart, normal_loss
 from probmf.models.factorization_program import (
     PRIOR_SCALES,
     FactorizationProgram,
@@ -23,11 +22,12 @@ from probmf.models.factorization_program import (
 )
 from probmf.models.l2 import Loss, l2_scales
 from probmf.models.layers import MLP
+from probmf.models.normal_wishart import NormalWishart, normal_loss
 from probmf.models.observations import Observations
 from probmf.models.row_means import check_mean, prior_means
 from probmf.models.scores import Parameters, linear_predictor, unobserved_loss
 from probmf.models.sites import Sites
-from probmf.rows.layout import SIDES, Side
+from probmf.rows.store import SIDES, Side
 
 type Scale = float | ArrayLike | Distribution | NormalWishart
 

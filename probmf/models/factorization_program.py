@@ -15,12 +15,12 @@ from jaxtyping import Array
 from numpyro.distributions import Distribution
 
 from probmf.likelihoods import Likelihood
-from probmf.models.factor_priors import NormalWishart, sample_scale
 from probmf.models.layers import MLP
+from probmf.models.normal_wishart import NormalWishart, sample_scale
 from probmf.models.observations import Observations
 from probmf.models.row_means import RowMean
 from probmf.models.scores import linear_predictor, unobserved_loss
-from probmf.rows.layout import SIDES, Side
+from probmf.rows.store import SIDES, Side
 
 #: Prior scale of each kind of parameter.
 PRIOR_SCALES = {

@@ -14,10 +14,10 @@ from numpyro.distributions import Distribution
 from probmf.data.examples import Examples
 from probmf.likelihoods import BaseLikelihood, Gaussian
 from probmf.likelihoods.base import likelihood_scales
-from probmf.models.factor_priors import normal_loss
 from probmf.models.l2 import Loss, prior_scale
 from probmf.models.layers import MLP, LayerScale
 from probmf.models.network_data import NetworkData
+from probmf.models.normal_wishart import normal_loss
 from probmf.models.sites import Sites
 
 Parameters = Mapping[str, Array]

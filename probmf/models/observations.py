@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from probmf.data import Ratings
-from probmf.rows.layout import RowStore, Side, shift_weak_zeros
+from probmf.rows.store import RowStore, Side, shift_weak_zeros
 
 
 @partial(

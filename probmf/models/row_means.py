@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, Int
 from numpyro.distributions import Distribution
 
 from probmf.data import Encoder, Features
-from probmf.models.factor_priors import normal_loss
 from probmf.models.layers import MLP
-from probmf.rows.layout import Side
+from probmf.models.normal_wishart import normal_loss
+from probmf.rows.store import Side
 
 
 @partial(

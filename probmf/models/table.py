@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.scores import Parameters
-from probmf.rows.layout import SIDES, Side
+from probmf.rows.store import SIDES, Side
 from probmf.rows.values import RowValues
 
 #: Factor columns are padded with zeros to a multiple of this: products of rows whose length is

@@ -13,7 +13,7 @@ from probmf.models.factorization import MatrixFactorization
 from probmf.models.factorization_program import PRIOR_SCALES
 from probmf.models.row_means import RowMean
 from probmf.results.row_centers import row_centers, row_functions, stranger_moments
-from probmf.rows.layout import Side
+from probmf.rows.store import Side
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from probmf.models.factorization import MatrixFactorization
 from probmf.models.factorization_program import PRIOR_SCALES
 from probmf.results.draws import Draws
 from probmf.results.new_rows import num_rows, set_rows, with_rows
-from probmf.rows.layout import SIDES, Side
+from probmf.rows.store import SIDES, Side
 
 
 def extend_ratings(

@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from probmf.data import Ratings
 from probmf.models.factorization import MatrixFactorization
 from probmf.results.draws import Draws
-from probmf.rows.layout import Side
+from probmf.rows.store import Side
 
 
 def num_rows(data: Ratings, side: Side) -> int:

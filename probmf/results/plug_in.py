@@ -14,7 +14,7 @@ from probmf.models.factorization import MatrixFactorization
 from probmf.precision import in_precision
 from probmf.results.row_conditionals import Conditionals
 from probmf.rows.batches import power_of_two
-from probmf.rows.layout import Side
+from probmf.rows.store import Side
 
 #: Bytes that the spreads of one block of rows may take.
 SPREAD_BYTES = 1 << 28

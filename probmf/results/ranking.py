@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from probmf.precision import in_precision
 from probmf.results.exclusions import Exclusions
 from probmf.rows.batches import power_of_two
-from probmf.rows.layout import num_workers
+from probmf.rows.store import num_workers
 from probmf.settings import as_here
 
 #: Scores of one block of users; each worker has two such blocks in memory.

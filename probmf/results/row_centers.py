@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from probmf.data import Ratings
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.row_means import RowMean
-from probmf.rows.layout import Side
+from probmf.rows.store import Side
 
 
 def row_functions(model: MatrixFactorization, data: Ratings) -> dict[Side, RowMean]:

@@ -13,8 +13,8 @@ from probmf.results.draws import Draws
 from probmf.results.row_centers import row_centers
 from probmf.rows import problem as row_problem
 from probmf.rows.batches import Batch, batches, rows_of
-from probmf.rows.layout import RowRatings, Side
 from probmf.rows.problem import RowProblem
+from probmf.rows.store import RowRatings, Side
 from probmf.rows.sweep import zero_moments
 
 #: Bytes that one batch of rows may take while it is solved for.

@@ -19,7 +19,7 @@ from probmf.results.mixtures import mixture_quantiles, tails
 from probmf.results.plug_in import PlugIn
 from probmf.results.prediction_intervals import Mixtures, Summary, evaluate, joined, summarize
 from probmf.results.ranking import Order
-from probmf.rows.layout import Side
+from probmf.rows.store import Side
 
 Codes = Int[np.ndarray, " n"]
 #: The covariances of all scores with the one at a place.

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from probmf.data import Ratings
-from probmf.rows.layout import RowRatings, Side, shift_weak_zeros
+from probmf.rows.store import RowRatings, Side, shift_weak_zeros
 
 #: Ratings of a row that are gathered at once; longer rows are read in pieces of that many.
 PIECE = 1024

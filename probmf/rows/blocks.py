@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from probmf.backend import platform
-from probmf.rows.layout import SIDES, RowStore, Side, num_workers
+from probmf.rows.store import SIDES, RowStore, Side, num_workers
 
 #: Longer rows are read in pieces of this many ratings.
 MAX_WIDTH = 4096

@@ -13,7 +13,7 @@ from scipy.linalg import get_lapack_funcs
 
 from probmf.likelihoods import Likelihood
 from probmf.precision import in_precision
-from probmf.rows import gaussian
+from probmf.rows import conditionals
 from probmf.rows.batches import PIECE
 
 #: Newton steps for a row under a likelihood that is not quadratic; ten are plenty as a rule.
@@ -90,7 +90,7 @@ class RowProblem(NamedTuple):
     def matrix(self, moments: Array) -> Array:
         """Precision matrices from the ratings' second moments."""
         moments = moments if self.gram is None else moments + self.gram[None]
-        return gaussian.mask_precision(moments, self.precision, self.free)
+        return conditionals.mask_precision(moments, self.precision, self.free)
 
 
 def modes(problem: RowProblem, likelihood: Likelihood) -> Float[np.ndarray, "r d"]:
@@ -151,9 +151,9 @@ def precision_factors(problem: RowProblem, *, likelihood: Likelihood) -> Array:
     """Cholesky factors of the rows' precision matrices."""
 
     def moments(z: Array, offset: Array, rating: Array, weight: Array) -> Array:
-        scores = offset + gaussian.project(z, problem.value)
+        scores = offset + conditionals.project(z, problem.value)
         information = likelihood.information(scores, problem.scales)
-        return gaussian.second_moments(z, weight * information)
+        return conditionals.second_moments(z, weight * information)
 
     return jnp.linalg.cholesky(problem.matrix(problem.sum(moments)))
 
@@ -228,19 +228,19 @@ def _step(
     """To the minimum of a quadratic function of the scores, by its curvature and minus slope."""
 
     def moments(z: Array, offset: Array, rating: Array, weight: Array) -> tuple[Array, Array]:
-        curvature, slope = quadratic(offset + gaussian.project(z, x), rating)
-        second = gaussian.second_moments(z, weight * curvature)
-        return gaussian.collect(z, weight * slope), second
+        curvature, slope = quadratic(offset + conditionals.project(z, x), rating)
+        second = conditionals.second_moments(z, weight * curvature)
+        return conditionals.collect(z, weight * slope), second
 
     first, second = problem.sum(moments)
-    return x + gaussian.cholesky_step(problem.matrix(second), problem.gradient(first, x))
+    return x + conditionals.cholesky_step(problem.matrix(second), problem.gradient(first, x))
 
 
 def row_loss(problem: RowProblem, x: Array, likelihood: Likelihood) -> Array:
     """Minus log density of each row up to a constant, weak zeros aside."""
 
     def total(z: Array, offset: Array, rating: Array, weight: Array) -> Array:
-        scores = offset + gaussian.project(z, x)
+        scores = offset + conditionals.project(z, x)
         return jnp.sum(weight * likelihood.loss(scores, rating, problem.scales), axis=1)
 
     return problem.sum(total) + 0.5 * jnp.sum(

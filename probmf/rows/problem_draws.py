@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, UInt32
 
 from probmf.likelihoods import Likelihood
-from probmf.rows import gaussian
+from probmf.rows import conditionals
 from probmf.rows.problem import RowProblem, find_modes, precision_factors, row_loss
 
 #: Metropolis steps for each row and draw under a likelihood that is not Gaussian.
@@ -50,13 +50,13 @@ def _draw_exactly(
 ) -> tuple[Array, Array]:
     def moments(z: Array, offset: Array, rating: Array, weight: Array) -> tuple[Array, Array]:
         curvature, slope = likelihood.bound(offset, rating, problem.scales)
-        second = gaussian.second_moments(z, weight * curvature)
-        return gaussian.collect(z, weight * slope), second
+        second = conditionals.second_moments(z, weight * curvature)
+        return conditionals.collect(z, weight * slope), second
 
     start = jnp.zeros_like(problem.value)
     first, second = problem.sum(moments)
     noise = jax.random.normal(key, start.shape, start.dtype) * problem.free[None]
-    rows = gaussian.cholesky_step(problem.matrix(second), problem.gradient(first, start), noise)
+    rows = conditionals.cholesky_step(problem.matrix(second), problem.gradient(first, start), noise)
     return rows, jnp.ones(len(rows), rows.dtype)
 
 

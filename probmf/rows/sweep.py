@@ -17,10 +17,10 @@ from jaxtyping import Array, Float, Int
 
 from probmf.backend import platform, uses_loops
 from probmf.likelihoods import Likelihood
-from probmf.rows import gaussian
+from probmf.rows import conditionals
 from probmf.rows.blocks import MAX_WIDTH, Bucket, RowBlocks, Span, build_blocks
 from probmf.rows.cpu import RowLists, solve_lists
-from probmf.rows.layout import RowStore, Side, num_workers
+from probmf.rows.store import RowStore, Side, num_workers
 from probmf.rows.values import Noise, Prior, RowResult, RowSums, RowValues
 from probmf.settings import as_here
 
@@ -224,10 +224,10 @@ def _solve_chunk(
     noise: Noise | None = None,
 ) -> RowResult:
     slots = _Slots.read(chunk, table, prior)
-    scores = slots.offset + gaussian.project(slots.design, x)
+    scores = slots.offset + conditionals.project(slots.design, x)
     curvature, slope = slots.quadratic(likelihood, scores, prior, noise)
-    first = gaussian.collect(slots.design, slope)
-    batch = gaussian.RowBatch(
+    first = conditionals.collect(slots.design, slope)
+    batch = conditionals.RowBatch(
         design=slots.design,
         curvature=curvature,
         rhs=_gradient(first, x, prior),
@@ -236,19 +236,19 @@ def _solve_chunk(
         gram=prior.gram,
     )
     if noise is not None:
-        step, curved = gaussian.draw_step(batch, noise.rows)
+        step, curved = conditionals.draw_step(batch, noise.rows)
         loss = jnp.zeros(x.shape[0], x.dtype)
         if likelihood.quadratic:
             loss = slots.loss(likelihood, scores, prior)
         total = jnp.sum(curvature, axis=1)
         return _moved(x, step, loss, first, curved, total, quadratic=likelihood.quadratic)
     if method == "cg":
-        step, change = gaussian.cg_step(batch, cg_steps)
+        step, change = conditionals.cg_step(batch, cg_steps)
     elif method == "coordinate":
-        step, change = gaussian.coordinate_step(batch)
+        step, change = conditionals.coordinate_step(batch)
     else:
-        step = gaussian.exact_step(batch)
-        change = gaussian.project(slots.design, step)
+        step = conditionals.exact_step(batch)
+        change = conditionals.project(slots.design, step)
     return RowResult(x + step, slots.sums(likelihood, scores + change, prior))
 
 
@@ -297,13 +297,13 @@ def _solve_long_rows(
 
     def moments(index: int, total: tuple) -> tuple:
         slots = piece(index)
-        scores = slots.offset + gaussian.project(slots.design, x)
+        scores = slots.offset + conditionals.project(slots.design, x)
         curvature, slope = slots.quadratic(likelihood, scores, prior, noise, index)
-        second = gaussian.second_moments(slots.design, curvature)
+        second = conditionals.second_moments(slots.design, curvature)
         loss = jnp.zeros(x.shape[0], x.dtype)
         if noise is not None and likelihood.quadratic:
             loss = slots.loss(likelihood, scores, prior)
-        here = (second, gaussian.collect(slots.design, slope), loss)
+        here = (second, conditionals.collect(slots.design, slope), loss)
         return jax.tree.map(jnp.add, total, here)
 
     empty = jnp.zeros(x.shape[0], x.dtype)
@@ -311,22 +311,22 @@ def _solve_long_rows(
     data_second, first, loss = lax.fori_loop(0, pieces, moments, start)
     second = data_second if prior.gram is None else data_second + prior.gram[None]
     rhs = _gradient(first, x, prior)
-    precision = gaussian.mask_precision(second, prior.precision, prior.free)
+    precision = conditionals.mask_precision(second, prior.precision, prior.free)
     if noise is not None:
-        step = gaussian.cholesky_step(precision, rhs, noise.rows * prior.free[None])
+        step = conditionals.cholesky_step(precision, rhs, noise.rows * prior.free[None])
         curved, total = jnp.einsum("rde,re->rd", data_second, step), data_second[:, 0, 0]
         return _moved(x, step, loss, first, curved, total, quadratic=likelihood.quadratic)
     if method == "cg":
-        step = gaussian.cg_step_dense(precision, rhs, cg_steps)
+        step = conditionals.cg_step_dense(precision, rhs, cg_steps)
     elif method == "coordinate":
-        step = gaussian.coordinate_step_dense(precision, rhs)
+        step = conditionals.coordinate_step_dense(precision, rhs)
     else:
-        step = gaussian.cholesky_step(precision, rhs)
+        step = conditionals.cholesky_step(precision, rhs)
     x = x + step
 
     def sums(index: int, total: RowSums) -> RowSums:
         slots = piece(index)
-        scores = slots.offset + gaussian.project(slots.design, x)
+        scores = slots.offset + conditionals.project(slots.design, x)
         return jax.tree.map(jnp.add, total, slots.sums(likelihood, scores, prior))
 
     return RowResult(x, lax.fori_loop(0, pieces, sums, RowSums(empty, empty, empty)))

@@ -8,8 +8,8 @@ from numpyro.distributions import Distribution
 
 from probmf.likelihoods.parameters import is_number
 from probmf.models import MatrixFactorization, MixedEffects, Network
-from probmf.models.factor_priors import NormalWishart
 from probmf.models.layers import Linear
+from probmf.models.normal_wishart import NormalWishart
 
 #: Methods, and the families of models that they take.
 METHODS: dict[str, tuple[type[Any], ...]] = {

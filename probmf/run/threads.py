@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from threadpoolctl import threadpool_limits
 
-from probmf.rows.layout import num_workers
+from probmf.rows.store import num_workers
 from probmf.settings import as_here
 
 #: Items under way or waiting for a thread, for each thread.

@@ -273,7 +273,7 @@ def test_swapped_sides_give_the_transposed_answer() -> None:
 def test_number_of_workers_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     data = table()
     wanted = short_fit(data).point()
-    monkeypatch.setattr("probmf.rows.layout.num_workers", lambda: 3)
+    monkeypatch.setattr("probmf.rows.store.num_workers", lambda: 3)
     monkeypatch.setattr(als, "num_workers", lambda: 3)
     got = short_fit.__wrapped__(data).point()
     for site, value in wanted.items():

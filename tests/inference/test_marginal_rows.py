@@ -24,7 +24,7 @@ from probmf.inference.potential import Potential
 from probmf.models.observations import Observations
 from probmf.results import RatingsFit
 from probmf.rows.cpu.evidence import BLOCK
-from probmf.rows.layout import SIDES
+from probmf.rows.store import SIDES
 
 HALF = dist.HalfNormal(1.0)
 USERS, ITEMS = 9, 7

@@ -35,7 +35,7 @@ from probmf.inference.approximate.variational_updates import State
 from probmf.inference.gibbs.plan import Plan
 from probmf.models.table import Table
 from probmf.results import RatingsFit
-from probmf.rows.layout import num_workers
+from probmf.rows.store import num_workers
 from probmf.run.driver import FitWarning
 
 USERS, ITEMS = 9, 8

@@ -10,7 +10,7 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from probmf import Bernoulli, Gaussian, MatrixFactorization
-from probmf.models.factor_priors import NormalWishart
+from probmf.models.normal_wishart import NormalWishart
 from probmf.results import RatingsFit, Sampling, mixtures
 from probmf.results.mixtures import mixture_quantiles
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from probmf.data import as_key
 from probmf.inference.approximate.guides import weigh
 from probmf.inference.approximate.target import Target, require_memory, scales_without_mode
-from probmf.inference.conclusion import concluded
+from probmf.inference.final_warning import concluded
 from probmf.inference.importance import climb
 from probmf.inference.nuts.transitions import constrain_chains
 from probmf.inference.point.als import fit_als

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from probmf.rows import gaussian
+from probmf.rows import conditionals
 from probmf.rows.blocks import Bucket, RowBlocks
-from probmf.rows.layout import Side
+from probmf.rows.store import Side
 from probmf.rows.sweep import join_rows, own_rows, run_spans
 from probmf.rows.values import RowSums, RowValues
 
@@ -127,9 +127,9 @@ def _bucket_sums(
             rest = cut(chunk.rating) - intercept - mean.bias[partner]
             blocks = covariance[partner].reshape(lines, step, size * size)
             here = BlockSums(
-                gaussian.second_moments(design, weight),
+                conditionals.second_moments(design, weight),
                 jnp.einsum("rw,rwx->rx", weight, blocks).reshape(lines, size, size),
-                gaussian.collect(design, weight * rest),
+                conditionals.collect(design, weight * rest),
             )
             return jax.tree.map(jnp.add, total, here)
 
@@ -166,8 +166,8 @@ def update_rows(
     beta = 1.0 / jnp.square(noise_scale)
     moments, partners, linear = (x[own] for x in sums)
     data = beta * (moments + _factors_only(partners))
-    precision = gaussian.mask_precision(data, prior[own], free)
-    covariance = gaussian.covariance(precision, free)
+    precision = conditionals.mask_precision(data, prior[own], free)
+    covariance = conditionals.covariance(precision, free)
     x = own_rows(old.mean, jnp.arange(*rows))
     # The step from the present mean: near the solution it is small, and loses nothing.
     slope = beta * (linear - partners[:, :, 0].at[:, 0].set(0.0)) * free[None]
@@ -234,7 +234,7 @@ def _bucket_residuals(
         x = own_rows(mean, chunk.row)
         weight = _weight(chunk, mean) / jnp.square(noise_scale)
         score = intercept + mean.bias[chunk.partner]
-        score = score + gaussian.project(mean.factors[chunk.partner], x)
+        score = score + conditionals.project(mean.factors[chunk.partner], x)
         rest = chunk.rating - score
         loss = 0.5 * jnp.sum(weight * jnp.square(rest), axis=1)
         return RowSums(loss, jnp.sum(weight * rest, axis=1), jnp.sum(weight, axis=1))

@@ -22,7 +22,7 @@ from probmf.inference.approximate.guides import (
 )
 from probmf.inference.approximate.svi_loop import Course, nothing_yet, run_svi
 from probmf.inference.approximate.target import Target, require_memory, scales_without_mode
-from probmf.inference.conclusion import concluded
+from probmf.inference.final_warning import concluded
 from probmf.inference.point.optimizer import Schedule, choose_rule, rating_rule
 from probmf.inference.potential import Potential
 from probmf.results import History, MixedFit, NetworkFit, RatingsFit, Sampling

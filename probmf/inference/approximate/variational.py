@@ -49,7 +49,7 @@ from probmf.models.table import Table
 from probmf.results import History, RatingsFit, Sampling
 from probmf.rows.blocks import RowBlocks, build_blocks
 from probmf.rows.cpu import RowLists
-from probmf.rows.layout import SIDES, Side, num_workers
+from probmf.rows.store import SIDES, Side, num_workers
 from probmf.rows.sweep import half_sweep, lay_out
 from probmf.rows.values import Prior, RowSums, RowValues
 from probmf.run.checks import check_counts, check_tol, require

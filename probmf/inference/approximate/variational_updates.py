@@ -26,7 +26,7 @@ from probmf.inference.approximate.row_covariances import pair_spread
 from probmf.inference.gibbs.plan import Plan, Site
 from probmf.likelihoods import Likelihood
 from probmf.rows.blocks import Bucket, RowBlocks
-from probmf.rows.layout import Side
+from probmf.rows.store import Side
 from probmf.rows.sweep import join_rows, own_rows, run_spans
 from probmf.rows.values import RowSums, RowValues
 

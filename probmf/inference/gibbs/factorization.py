@@ -21,7 +21,7 @@ from probmf.models.table import Table
 from probmf.results import RatingsFit
 from probmf.results.asked import read_pairs
 from probmf.results.traces import Traces, Watched
-from probmf.rows.layout import SIDES, num_workers
+from probmf.rows.store import SIDES, num_workers
 from probmf.rows.sweep import lay_out
 from probmf.run.fingerprint import fingerprint
 from probmf.run.stream_sites import stream_sites

@@ -8,7 +8,7 @@ import jax
 from jax.typing import ArrayLike
 
 from probmf.data import Ratings, as_key
-from probmf.inference.conclusion import concluded
+from probmf.inference.final_warning import concluded
 from probmf.inference.gibbs.chains import GibbsChains, Sweeps
 from probmf.inference.gibbs.factorization import factorization_job
 from probmf.inference.gibbs.job import Job, choose_settings, size_note

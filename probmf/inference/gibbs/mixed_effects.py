@@ -18,7 +18,7 @@ from probmf.inference.marginal import marginalize
 from probmf.inference.marginal.prepared import Prepared
 from probmf.inference.mixed.exact_fit import refuse_exact_fit
 from probmf.models.mixed import Design, MixedEffects
-from probmf.models.mixed.structure import MixedData
+from probmf.models.mixed.arrays import MixedData
 from probmf.results import MixedFit
 from probmf.run.fingerprint import fingerprint
 from probmf.run.stream_sites import stream_sites

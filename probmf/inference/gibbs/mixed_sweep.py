@@ -28,7 +28,7 @@ from probmf.inference.gibbs.plan import log_prior
 from probmf.inference.gibbs.slice_sampling import slice_sample
 from probmf.inference.gibbs.updates import draw_scale
 from probmf.inference.marginal.prepared import Prepared
-from probmf.models.mixed.structure import GroupTerm, MixedData
+from probmf.models.mixed.arrays import GroupTerm, MixedData
 from probmf.numpyro_setup import run_unchecked
 from probmf.run.compilation import quick_jit
 

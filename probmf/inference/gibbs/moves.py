@@ -7,7 +7,7 @@ from jaxtyping import Array
 from probmf.inference.gibbs.plan import Given, Plan, Site, State, by_column, log_prior
 from probmf.inference.gibbs.slice_sampling import slice_sample
 from probmf.inference.point.feature_weights import factor_weights, stretch_factors
-from probmf.rows.layout import Side
+from probmf.rows.store import Side
 
 
 def shift_biases(plan: Plan, given: Given, key: Array, state: State) -> State:

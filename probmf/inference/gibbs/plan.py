@@ -10,11 +10,11 @@ from numpyro.distributions import Distribution
 
 from probmf.inference.point.feature_weights import Regression
 from probmf.likelihoods import Likelihood
-from probmf.models.factor_priors import NormalWishart
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.factorization_program import PRIOR_SCALES
+from probmf.models.normal_wishart import NormalWishart
 from probmf.models.row_means import RowMean, prior_means
-from probmf.rows.layout import Side
+from probmf.rows.store import Side
 from probmf.rows.values import RowValues
 
 

@@ -19,7 +19,7 @@ from probmf.inference.gibbs.updates import (
 )
 from probmf.rows.blocks import RowBlocks
 from probmf.rows.cpu import RowLists
-from probmf.rows.layout import SIDES, Side
+from probmf.rows.store import SIDES, Side
 from probmf.rows.sweep import half_sweep
 from probmf.rows.values import Noise, Prior, RowSums
 

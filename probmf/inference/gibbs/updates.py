@@ -15,8 +15,8 @@ from probmf.inference.gibbs.plan import Given, Plan, Site, State, by_column, log
 from probmf.inference.gibbs.slice_sampling import slice_sample
 from probmf.inference.point.feature_weights import center_rows, solve, solve_full, to_weights
 from probmf.likelihoods.ordered import OrderedNormal
-from probmf.models.factor_priors import wishart_draw
-from probmf.rows.layout import SIDES, Side
+from probmf.models.normal_wishart import wishart_draw
+from probmf.rows.store import SIDES, Side
 from probmf.rows.values import RowSums, RowValues
 
 

@@ -12,7 +12,7 @@ from probmf.backend import uses_loops
 from probmf.effects.host import LEAST_COLUMNS, HostEvidence, has_host_form
 from probmf.effects.rounding import Rounding
 from probmf.inference.marginal.prepared import Prepared
-from probmf.rows.layout import num_workers
+from probmf.rows.store import num_workers
 from probmf.run.compilation import count_numbers, traced_jit
 
 #: Points of one call.

@@ -9,8 +9,8 @@ from numpyro.distributions import Distribution
 from probmf.inference.marginal.injection import MarginalizeError
 from probmf.inference.marginal.layout import Found, Layout, Structure
 from probmf.inference.marginal.structure import MAX_DENSE_SITE, several_groups
+from probmf.models.mixed.arrays import GroupTerm, MixedData, Predictor
 from probmf.models.mixed.program import MixedProgram
-from probmf.models.mixed.structure import GroupTerm, MixedData, Predictor
 
 
 def mixed_structure(

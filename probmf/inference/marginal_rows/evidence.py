@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from probmf.effects.linalg import logdet_and_inverse
-from probmf.inference.marginal_rows.layout import TileLayout, sum_lines
+from probmf.inference.marginal_rows.tiles import TileLayout, sum_lines
 
 #: Systems up to this size are inverted by elimination, one loop over all rows at each step.
 ELIMINATED = 16

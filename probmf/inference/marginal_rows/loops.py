@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, UInt32
 from probmf.inference.marginal_rows.evidence import Inputs
 from probmf.models.observations import Observations
 from probmf.rows.cpu.evidence import Designs, Rated, Slopes, score_rows
-from probmf.rows.layout import Side
+from probmf.rows.store import Side
 from probmf.run.host_callback import ask_host
 
 

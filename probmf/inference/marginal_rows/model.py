@@ -19,13 +19,13 @@ from numpyro.distributions import Distribution
 
 from probmf.backend import uses_loops
 from probmf.inference.marginal_rows.evidence import Inputs, gather, rows_evidence, solve
-from probmf.inference.marginal_rows.layout import TileLayout, lay_out
 from probmf.inference.marginal_rows.loops import RatingLists, list_ratings, listed_evidence
-from probmf.models.factor_priors import NormalWishart, sample_scale
+from probmf.inference.marginal_rows.tiles import TileLayout, lay_out
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.factorization_program import PRIOR_SCALES, FactorizationProgram
+from probmf.models.normal_wishart import NormalWishart, sample_scale
 from probmf.models.observations import Observations
-from probmf.rows.layout import SIDES, Side
+from probmf.rows.store import SIDES, Side
 from probmf.run.compilation import quick_jit
 from probmf.run.programs import as_tree
 

@@ -10,7 +10,7 @@ import scipy.linalg
 from jaxtyping import Bool
 from numpyro.distributions import Distribution
 
-from probmf.models.mixed.structure import GroupTerm
+from probmf.models.mixed.arrays import GroupTerm
 from probmf.results import MixedFit
 
 #: Effects smaller than this share of the noise are reported as lying on the boundary. The search

@@ -11,8 +11,8 @@ from numpyro.distributions import Distribution
 from scipy.sparse.linalg import LinearOperator, lsqr
 
 from probmf.models import MixedEffects
+from probmf.models.mixed.arrays import GroupTerm
 from probmf.models.mixed.design import Design
-from probmf.models.mixed.structure import GroupTerm
 
 #: Share of the response that sums of squares in double precision can't tell from nothing.
 RESOLVED = 1e-8

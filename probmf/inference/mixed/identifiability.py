@@ -15,9 +15,9 @@ import scipy.linalg
 import scipy.sparse
 from numpyro.distributions import Distribution
 
+from probmf.models.mixed.arrays import GroupTerm
 from probmf.models.mixed.design import Design
 from probmf.models.mixed.distinct import dependent_columns
-from probmf.models.mixed.structure import GroupTerm
 
 #: Cosines are rounded to this: matrices nearer to dependence can't be told from dependent ones.
 ROUNDING = 1e-10

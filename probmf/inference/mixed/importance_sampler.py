@@ -30,7 +30,7 @@ from probmf.inference.marginal.evaluators import (
 )
 from probmf.inference.marginal.host_density import CHUNK
 from probmf.inference.marginal.lost_digits import lost_digits, some_of
-from probmf.rows.layout import num_workers
+from probmf.rows.store import num_workers
 from probmf.run.progress import progress_bar
 from probmf.run.threads import blas_cores, workers
 

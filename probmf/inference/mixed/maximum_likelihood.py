@@ -24,9 +24,9 @@ from probmf.inference.mixed.exact_fit import refuse_exact_fit
 from probmf.inference.mixed.identifiability import Finding, confounded_variances
 from probmf.inference.mixed.search_end import DECREMENT, End, look_around, told
 from probmf.models import MixedEffects
+from probmf.models.mixed.arrays import MixedData
 from probmf.models.mixed.design import Design
 from probmf.models.mixed.program import MixedProgram
-from probmf.models.mixed.structure import MixedData
 from probmf.results import History, MixedFit
 from probmf.run.checks import check_counts, require
 from probmf.run.compilation import count_numbers, traced_jit

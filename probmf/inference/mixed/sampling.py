@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from probmf.data import as_key
-from probmf.inference.conclusion import concluded
+from probmf.inference.final_warning import concluded
 from probmf.inference.importance import K_HAT_GATE
 from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.evaluators import NotServedError

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from probmf.data import Examples, Ratings, as_key
 from probmf.inference import marginal as marginal_models
-from probmf.inference.conclusion import concluded
+from probmf.inference.final_warning import concluded
 from probmf.inference.marginal import MarginalModel
 from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.host_potential import HostPotential

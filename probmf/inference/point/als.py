@@ -30,7 +30,7 @@ from probmf.models.observations import Observations
 from probmf.models.row_means import RowMean, prior_means
 from probmf.models.table import Table
 from probmf.results import RatingsFit
-from probmf.rows.layout import SIDES, Side, num_workers, shift_weak_zeros
+from probmf.rows.store import SIDES, Side, num_workers, shift_weak_zeros
 from probmf.rows.sweep import Method, half_sweep, lay_out, zero_moments
 from probmf.rows.values import Prior, RowSums, RowValues
 from probmf.run.checks import check_counts, check_tol, require

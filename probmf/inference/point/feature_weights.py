@@ -18,7 +18,7 @@ from probmf.models.factorization import MatrixFactorization
 from probmf.models.factorization_program import PRIOR_SCALES
 from probmf.models.observations import Observations
 from probmf.models.row_means import RowMean
-from probmf.rows.layout import Side
+from probmf.rows.store import Side
 
 
 class Regression(NamedTuple):

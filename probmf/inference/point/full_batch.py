@@ -20,9 +20,9 @@ from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
 from probmf.models.scores import Parameters, squared_scores
 from probmf.models.table import ALIGNMENT
-from probmf.rows import gaussian
+from probmf.rows import conditionals
 from probmf.rows.blocks import Bucket, build_blocks
-from probmf.rows.layout import SIDES
+from probmf.rows.store import SIDES
 from probmf.rows.sweep import own_rows
 from probmf.rows.values import RowValues
 
@@ -119,7 +119,7 @@ def _loss_and_slopes(
     def one_chunk(chunk: Bucket) -> tuple[Array, Array, dict[str, Array]]:
         design = rows.factors[chunk.partner]
         offset = intercept + rows.bias[chunk.partner]
-        scores = offset + gaussian.project(design, own_rows(rows, chunk.row))
+        scores = offset + conditionals.project(design, own_rows(rows, chunk.row))
         filled = (chunk.partner != zero_row).astype(scores.dtype)
         weight = filled if chunk.weight is None else chunk.weight
 
@@ -133,7 +133,7 @@ def _loss_and_slopes(
         if ratings.zero_weight is not None:
             loss = loss - 0.5 * ratings.zero_weight * filled * jnp.square(scores)
             slope = slope - ratings.zero_weight * filled * scores
-        return jnp.sum(loss, axis=1), gaussian.collect(design, slope), own_slopes
+        return jnp.sum(loss, axis=1), conditionals.collect(design, slope), own_slopes
 
     loss = jnp.zeros((), rows.bias.dtype)
     bias, factors = jnp.zeros_like(rows.bias), jnp.zeros_like(rows.factors)

@@ -32,7 +32,7 @@ from probmf.inference.starts import (
 )
 from probmf.models import MatrixFactorization, Network
 from probmf.results import NetworkFit, RatingsFit
-from probmf.rows.layout import num_workers
+from probmf.rows.store import num_workers
 from probmf.run.checkpoint import PACKAGES, Checkpoint
 from probmf.run.checks import check_counts, check_tol, require
 from probmf.run.estimate import estimate

@@ -22,7 +22,7 @@ from probmf.likelihoods import Likelihood
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
 from probmf.models.scores import Parameters
-from probmf.rows.layout import SIDES
+from probmf.rows.store import SIDES
 
 #: Ratings whose rows are gathered at once when the objective is computed: they stay in cache.
 OBJECTIVE_SLOTS = 4096

@@ -9,9 +9,9 @@ from jaxtyping import Array, Float
 
 from probmf.inference.point.objective import to_moved, to_sites
 from probmf.likelihoods.base import likelihood_scales
-from probmf.models.factor_priors import normal_loss
 from probmf.models.network import Network
 from probmf.models.network_data import NetworkData
+from probmf.models.normal_wishart import normal_loss
 
 
 class NetworkTerms(NamedTuple):

@@ -14,12 +14,12 @@ from jaxtyping import Array, Bool, Float
 from numpyro.distributions.transforms import OrderedTransform
 
 from probmf.likelihoods import Likelihood
-from probmf.models.factor_priors import normal_loss
 from probmf.models.factorization import MatrixFactorization
+from probmf.models.normal_wishart import normal_loss
 from probmf.models.observations import Observations
 from probmf.models.row_means import RowMean, prior_means
 from probmf.models.scores import Parameters
-from probmf.rows.layout import SIDES, Side
+from probmf.rows.store import SIDES, Side
 
 
 class Terms(NamedTuple):

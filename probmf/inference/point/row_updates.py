@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from probmf.inference.point.objective import side_of
 from probmf.inference.point.optimizer import ADAGRAD, apply
-from probmf.rows.layout import SIDES
+from probmf.rows.store import SIDES
 
 
 def update_rows(

@@ -8,6 +8,7 @@ from numpyro.distributions import Distribution
 from probmf.data.tables import Frame
 from probmf.likelihoods import Likelihood
 from probmf.likelihoods.responses import ResponseValues
+from probmf.models.mixed.arrays import GroupTerm, MixedData, Predictor
 from probmf.models.mixed.design import Design, Encoded, EncodedTerm, PredictorCoding, TermCoding
 from probmf.models.mixed.distinct import (
     refuse_clashes,
@@ -29,7 +30,6 @@ from probmf.models.mixed.priors import (
     noise_target,
     replace_priors,
 )
-from probmf.models.mixed.structure import GroupTerm, MixedData, Predictor
 from probmf.models.mixed.variables import read_data, variables
 from probmf.numpyro_setup import run_unchecked
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from probmf.likelihoods.gaussian import NormalNoise
-from probmf.models.mixed.structure import Cells, MixedData, Predictor
+from probmf.models.mixed.arrays import Cells, MixedData, Predictor
 
 #: Rows are joined when that leaves at most this share of them.
 WORTHWHILE = 0.5

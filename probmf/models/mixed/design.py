@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from probmf.data.tables import Frame
+from probmf.models.mixed.arrays import MixedData
 from probmf.models.mixed.encoding import ColumnEncoder
 from probmf.models.mixed.grouping import GroupEncoder, Unseen
-from probmf.models.mixed.structure import MixedData
 from probmf.models.mixed.variables import read_data
 
 

@@ -7,13 +7,13 @@ from typing import Any, Literal
 from jaxtyping import Array
 
 from probmf.likelihoods.registry import read_likelihood
+from probmf.models.mixed.arrays import MixedData
 from probmf.models.mixed.build import build_design
 from probmf.models.mixed.cells import join_rows
 from probmf.models.mixed.design import Design, Encoded, encode_rows
 from probmf.models.mixed.formula import ParsedFormula, parse_formula
 from probmf.models.mixed.labels import coords, dims
 from probmf.models.mixed.program import MixedProgram
-from probmf.models.mixed.structure import MixedData
 from probmf.models.sites import Sites
 from probmf.precision import in_precision
 

@@ -12,8 +12,8 @@ from jaxtyping import Array
 from numpyro.distributions import Distribution
 
 from probmf.likelihoods import Likelihood
+from probmf.models.mixed.arrays import GroupTerm, MixedData, Predictor
 from probmf.models.mixed.priors import Prior
-from probmf.models.mixed.structure import GroupTerm, MixedData, Predictor
 
 
 @jax.tree_util.register_static

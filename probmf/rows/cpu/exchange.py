@@ -8,7 +8,7 @@ import numpy as np
 from probmf.likelihoods import Likelihood
 from probmf.rows.cpu.arrays import Given, Present, Solved
 from probmf.rows.cpu.share import RowLists, solve_side
-from probmf.rows.layout import Side
+from probmf.rows.store import Side
 from probmf.rows.values import Noise, Prior, RowSums, RowValues
 
 

@@ -1,8 +1,8 @@
 """Rows solved or drawn one after another on a CPU, under a loss that is quadratic in the score.
 
-The equations are those of `probmf.rows.gaussian`. There, rows are batched and padded for compilers
-that want few shapes; here, each row's observations are gathered once into a block that stays in
-cache.
+The equations are those of `probmf.rows.conditionals`. There, rows are batched and padded for
+compilers that want few shapes; here, each row's observations are gathered once into a block that
+stays in cache.
 """
 
 import numpy as np

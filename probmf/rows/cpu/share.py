@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from probmf.rows.cpu.arrays import Given, Observed, Present, Solved
 from probmf.rows.cpu.rows import solve_by_steps, solve_exactly
-from probmf.rows.layout import SIDES, RowStore, Side
+from probmf.rows.store import SIDES, RowStore, Side
 
 #: Longer rows are solved exactly, block by block, instead of by steps: a block of all their designs
 #: would not stay in cache, and the precision costs little against reading them.

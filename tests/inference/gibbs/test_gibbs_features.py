@@ -25,7 +25,7 @@ from probmf.inference.gibbs.plan import Plan, State
 from probmf.models.observations import Observations
 from probmf.models.scores import linear_predictor
 from probmf.models.table import Table
-from probmf.rows.layout import num_workers
+from probmf.rows.store import num_workers
 
 USERS, ITEMS = 6, 5
 

@@ -26,7 +26,7 @@ from probmf.effects import log_evidence
 from probmf.effects.host import HostEvidence, has_host_form
 from probmf.effects.rounding import MOST_NATS, MOST_SHARE, Rounding
 from probmf.inference.marginal.injection import MarginalizeError
-from probmf.models.mixed.structure import MixedData
+from probmf.models.mixed.arrays import MixedData
 
 #: Few shapes, so that few programs are compiled.
 ROWS = 24

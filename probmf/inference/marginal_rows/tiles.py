@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from probmf.models.observations import Observations
-from probmf.rows.layout import Side, sort_rows
+from probmf.rows.store import Side, sort_rows
 
 #: Ratings of a tile.
 TILE = 32

@@ -20,8 +20,8 @@ from probmf import (
     sample_nuts,
 )
 from probmf.diagnostics import DiagnosticWarning, summary
-from probmf.diagnostics.ending import judged
-from probmf.inference.conclusion import concluded
+from probmf.diagnostics.verdict import judged
+from probmf.inference.final_warning import concluded
 from probmf.results import MixedFit, NetworkFit, RatingsFit, Sampling
 from probmf.run.driver import FitWarning
 

@@ -4,9 +4,9 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
-from probmf.diagnostics.ending import judged
 from probmf.diagnostics.judgement import DiagnosticWarning
 from probmf.diagnostics.quantities import AnyFit
+from probmf.diagnostics.verdict import judged
 from probmf.inference.mixed.identifiability import confounded_variances
 from probmf.results import MixedFit
 from probmf.run.driver import FitWarning

@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 from jax.typing import ArrayLike
 
-from probmf.rows import gaussian
-from probmf.rows.gaussian import RowBatch
+from probmf.rows import conditionals
+from probmf.rows.conditionals import RowBatch
 
 ROWS, WIDTH, FACTORS = 5, 9, 4
 SIZE = 1 + FACTORS
 
 # Compiled once for all tests; the number of steps may change.
-row_precision = jax.jit(gaussian.row_precision)
-second_moments = jax.jit(gaussian.second_moments)
-cholesky_step = jax.jit(gaussian.cholesky_step)
-cg_step = jax.jit(gaussian.cg_step)
-cg_step_dense = jax.jit(gaussian.cg_step_dense)
-coordinate_step = jax.jit(gaussian.coordinate_step)
-coordinate_step_dense = jax.jit(gaussian.coordinate_step_dense)
-covariance = jax.jit(gaussian.covariance)
+row_precision = jax.jit(conditionals.row_precision)
+second_moments = jax.jit(conditionals.second_moments)
+cholesky_step = jax.jit(conditionals.cholesky_step)
+cg_step = jax.jit(conditionals.cg_step)
+cg_step_dense = jax.jit(conditionals.cg_step_dense)
+coordinate_step = jax.jit(conditionals.coordinate_step)
+coordinate_step_dense = jax.jit(conditionals.coordinate_step_dense)
+covariance = jax.jit(conditionals.covariance)
 
 
 class Case(NamedTuple):
@@ -120,9 +120,9 @@ def test_project_and_collect(x64: bool) -> None:
     x = np.random.default_rng(1).normal(size=(ROWS, SIZE))
     e = np.random.default_rng(2).normal(size=(ROWS, WIDTH))
     dtype = case.batch.rhs.dtype
-    products = gaussian.project(case.batch.design, jnp.asarray(x, dtype))
+    products = conditionals.project(case.batch.design, jnp.asarray(x, dtype))
     close(products, np.einsum("rwd,rd->rw", case.columns, x), case.tolerance)
-    sums = gaussian.collect(case.batch.design, jnp.asarray(e, dtype))
+    sums = conditionals.collect(case.batch.design, jnp.asarray(e, dtype))
     close(sums, np.einsum("rwd,rw->rd", case.columns, e), case.tolerance)
 
 
