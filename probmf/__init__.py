@@ -11,13 +11,21 @@ from probmf.inference.approximate.laplace import fit_laplace
 from probmf.inference.approximate.svi import fit_svi
 from probmf.inference.approximate.variational import fit_variational
 from probmf.inference.gibbs.gibbs import sample_gibbs
-from probmf.inference.marginal import MarginalModel, marginalize
+from probmf.inference.marginal import marginalize
 from probmf.inference.mixed.maximum_likelihood import fit_marginal
 from probmf.inference.mixed.sampling import sample_marginal
 from probmf.inference.nuts.nuts import sample_nuts
 from probmf.inference.point.als import fit_als
 from probmf.inference.point.map import fit_map
-from probmf.likelihoods import Bernoulli, Categorical, Gaussian, LogNormal, Ordinal, Poisson
+from probmf.likelihoods import (
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    LogNormal,
+    NegativeBinomial,
+    Ordinal,
+    Poisson,
+)
 from probmf.models import MLP, Linear, MatrixFactorization, MixedEffects, Network, NormalWishart
 from probmf.results import load
 from probmf.results.draw_store import open_draws
@@ -34,9 +42,9 @@ __all__ = [
     "Gaussian",
     "Linear",
     "LogNormal",
-    "MarginalModel",
     "MatrixFactorization",
     "MixedEffects",
+    "NegativeBinomial",
     "Network",
     "NormalWishart",
     "Ordinal",

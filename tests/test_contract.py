@@ -20,6 +20,7 @@ from probmf import (
     LogNormal,
     MatrixFactorization,
     MixedEffects,
+    NegativeBinomial,
     Network,
     Ordinal,
     Poisson,
@@ -49,6 +50,7 @@ LEVELS = MatrixFactorization(2, Ordinal(3))
 PROBIT = MatrixFactorization(2, Ordinal(3, link="probit"))
 POSITIVE = MatrixFactorization(2, LogNormal(HALF), user_scale=HALF, item_scale=HALF)
 COUNTS = MatrixFactorization(2, Poisson(), user_scale=0.5, item_scale=0.5)
+BURSTS = MatrixFactorization(2, NegativeBinomial(2.0), user_scale=0.5, item_scale=0.5)
 WEAK = MatrixFactorization(
     2, Gaussian(1.0), unobserved_weight=0.1, intercept=0.0, user_bias=False, item_bias=False
 )
@@ -115,6 +117,7 @@ CELLS = {
     "map": Cell(fit_map, PLAIN, toys.ratings(), {"num_epochs": 5}),
     "map batches": Cell(fit_map, PLAIN, toys.ratings(), {"num_epochs": 5, "batch_size": 8}),
     "map restarts": Cell(fit_map, PLAIN, toys.ratings(), {"num_epochs": 5, "num_restarts": 3}),
+    "map bursts": Cell(fit_map, BURSTS, toys.ratings("counts"), {"num_epochs": 5}),
     "map counts": Cell(
         fit_map, COUNTS, toys.ratings("counts"), {"num_epochs": 5, "batch_size": 8}
     ),

@@ -3,7 +3,7 @@
 from probmf.likelihoods.base import BaseLikelihood, Likelihood
 from probmf.likelihoods.bernoulli import Bernoulli
 from probmf.likelihoods.categorical import Categorical
-from probmf.likelihoods.counts import Poisson
+from probmf.likelihoods.counts import NegativeBinomial, Poisson
 from probmf.likelihoods.gaussian import Gaussian, LogNormal
 from probmf.likelihoods.ordinal import Ordinal
 
@@ -14,6 +14,7 @@ __all__ = [
     "Gaussian",
     "Likelihood",
     "LogNormal",
+    "NegativeBinomial",
     "Ordinal",
     "Poisson",
 ]

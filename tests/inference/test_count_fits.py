@@ -10,7 +10,7 @@ import toys
 from numpyro.infer.util import log_density
 from scipy import optimize, stats
 
-from probmf import MatrixFactorization, MixedEffects, Poisson, Ratings, fit_map
+from probmf import MatrixFactorization, MixedEffects, Poisson, Ratings, fit_map, sample_nuts
 from probmf.cli.evaluate import evaluation
 from probmf.likelihoods.registry import KINDS, LIKELIHOODS
 from probmf.models.factorization import PRIOR_SCALES
@@ -128,6 +128,24 @@ def test_a_mixed_model_of_counts_has_their_density_and_priors() -> None:
     )  # fmt: skip
     found = jax.jit(lambda values: log_density(model, (data,), {}, values)[0])(latent)
     assert float(found) - rest == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_the_concentration_of_a_mixed_model_is_recovered() -> None:
+    """2,000 counts about known means, that vary more than a Poisson's."""
+    rng = np.random.default_rng(5)
+    g, x = np.arange(2000) % 40, rng.normal(size=2000)
+    mean = np.exp(1.0 + 0.4 * x + 0.5 * rng.normal(size=40)[g])
+    table = {"y": rng.negative_binomial(3.0, 3.0 / (3.0 + mean)), "x": x, "g": g}
+    model = MixedEffects("y ~ x + (1 | g)", likelihood="negativebinomial")
+    fit = sample_nuts(model, table, key=0, num_warmup=300, num_samples=300, num_chains=2)
+    for drawn, truth in (
+        (fit.samples["concentration"], 3.0),
+        (fit.samples["coefficients"][..., 1], 0.4),
+        (fit.samples["g_scale"][..., 0], 0.5),
+    ):
+        assert abs(drawn.mean() - truth) < 4 * drawn.std()
+    assert fit.samples["concentration"].std() < 0.4
 
 
 def test_the_registry_names_every_likelihood_once() -> None:

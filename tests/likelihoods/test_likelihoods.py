@@ -13,7 +13,16 @@ from numpyro import handlers
 from scipy import special, stats
 
 from probmf.inference.point.cutpoints import cutpoint_sums
-from probmf.likelihoods import Bernoulli, Gaussian, Likelihood, LogNormal, Ordinal, Poisson
+from probmf.likelihoods import (
+    Bernoulli,
+    Gaussian,
+    Likelihood,
+    LogNormal,
+    NegativeBinomial,
+    Ordinal,
+    Poisson,
+)
+from probmf.likelihoods.counts import Counts
 from probmf.likelihoods.links import LinkName
 from probmf.likelihoods.normal_integrals import (
     expected_sigmoid,
@@ -72,6 +81,10 @@ CASES = {
     ),
     "poisson": Case(
         Poisson(), {}, (0.0, 1.0, 3.0, 40.0), lambda s, r: stats.poisson.logpmf(r, np.exp(s))
+    ),
+    "negative binomial": Case(
+        NegativeBinomial(20.0), {"concentration": 20.0}, (0.0, 1.0, 3.0, 40.0),
+        lambda s, r: stats.nbinom.logpmf(r, 20.0, special.expit(np.log(20.0) - s)),
     ),
 }  # fmt: skip
 for LINK in LINKS:
@@ -241,6 +254,9 @@ def test_moments_over_a_normal_score(case: Case, sd: float) -> None:
 
 def tail_of(case: Case, score: np.ndarray, threshold: float) -> np.ndarray:
     """Probability of a rating that is at least so high, by SciPy."""
+    if case.scales.get("concentration"):
+        share = special.expit(np.log(20.0) - score)
+        return stats.nbinom.sf(np.ceil(threshold) - 1, 20.0, share)
     if counted(case):
         return stats.poisson.sf(np.ceil(threshold) - 1, np.exp(score))
     if case.likelihood.levels:
@@ -284,7 +300,7 @@ def test_probabilities_of_levels(name: str, sd: float | None, x64: bool) -> None
 def test_far_scores_are_finite_in_float32(case: Case) -> None:
     likelihood, own = case.likelihood, case.parameters()
     scores = jnp.asarray([-80.0, -30.0, 0.0, 30.0, 80.0])
-    exponential = isinstance(likelihood, LogNormal | Poisson)
+    exponential = isinstance(likelihood, LogNormal | Counts)
     if not isinstance(likelihood, LogNormal):
         scores = jnp.asarray([-1e3, -100.0, -30.0, 0.0, 30.0, 100.0, 1e3])
     for rating in case.ratings:
@@ -624,9 +640,33 @@ def test_tails_of_many_counts_over_a_normal_score(sd: float, count: float) -> No
         np.testing.assert_allclose(got, wanted, atol=1e-8)
 
 
-def test_draws_of_counts_have_their_moments() -> None:
+@pytest.mark.parametrize("name", ["poisson", "negative binomial"])
+def test_draws_of_counts_have_their_moments(name: str) -> None:
+    case = CASES[name]
     scores = jnp.broadcast_to(jnp.asarray([-2.0, 0.5, 4.0]), (20_000, 3))
-    drawn = np.asarray(Poisson().draw(jax.random.key(1), scores, jnp.ones(()), {}), float)
+    own = case.parameters()
+    drawn = np.asarray(case.likelihood.draw(jax.random.key(1), scores, jnp.ones(()), own), float)
     mean = np.exp([-2.0, 0.5, 4.0])
-    assert (np.abs(drawn.mean(axis=0) - mean) < 5 * np.sqrt(mean / 20_000)).all()
-    np.testing.assert_allclose(drawn.var(axis=0), mean, rtol=0.08)
+    variance = mean + (np.square(mean) / 20.0 if own else 0.0)
+    assert (np.abs(drawn.mean(axis=0) - mean) < 5 * np.sqrt(variance / 20_000)).all()
+    np.testing.assert_allclose(drawn.var(axis=0), variance, rtol=0.08)
+
+
+def test_tails_of_counts_that_vary_more() -> None:
+    """Over a Normal score, by a fine grid of SciPy's."""
+    with jax.enable_x64(True):
+        means, nodes = np.linspace(1, 7, 13), np.linspace(-9, 9, 20_001)
+        mass = stats.norm.pdf(nodes) * (nodes[1] - nodes[0])
+        odds = special.expit(np.log(2.5) - means[:, None] - 0.8 * nodes)
+        own = {"concentration": jnp.asarray(2.5)}
+        got = NegativeBinomial().tail(jnp.asarray(means), 60.0, own, jnp.asarray(0.8))
+        np.testing.assert_allclose(got, stats.nbinom.sf(59, 2.5, odds) @ mass, atol=1e-8)
+
+
+def test_a_concentration_is_checked_and_found_in_counts() -> None:
+    with pytest.raises(ValueError, match="concentration is 0; a scale is a standard"):
+        NegativeBinomial(0.0)
+    with pytest.raises(ValueError, match=r"concentration has shape \(2,\); give one number"):
+        NegativeBinomial(np.ones(2))  # type: ignore[arg-type]
+    counts = np.random.default_rng(0).negative_binomial(3.0, 3.0 / 13.0, 20_000).astype(float)
+    assert NegativeBinomial.of_ratings(counts, 1.0).concentration == pytest.approx(3.0, rel=0.1)
