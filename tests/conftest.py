@@ -21,9 +21,11 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
-#: Bytes of a process beyond which it forgets programs, of half a megabyte to ten of them each,
-#: and how many it has to have made since it last did.
-MOST_MEMORY, LEAST_PROGRAMS = 1.6e9, 100
+#: Bytes of a process beyond which it forgets programs, of half a megabyte to ten of them each, and
+#: maps of its memory, of six to forty each: Linux allows 65,530, and without one LLVM crashes.
+MOST_MEMORY, MOST_MAPS = 1.6e9, 25_000
+#: Programs made between two looks at them.
+LEAST_PROGRAMS = 100
 
 
 class Programs:
@@ -36,6 +38,7 @@ class Programs:
     def __init__(self) -> None:
         self.made: dict[str, Any] = {}
         self.wanted_again: set[str] = set()
+        self.looked_at = 0
         self._compile = compiler.backend_compile_and_load
         compiler.backend_compile_and_load = self  # type: ignore[assignment]
 
@@ -55,9 +58,20 @@ class Programs:
             self.made[key] = self._compile(*given)
         return self.made[key]
 
+    @property
+    def are_too_many(self) -> bool:
+        """True if memory is short, looked at every `LEAST_PROGRAMS` programs."""
+        if len(self.made) - self.looked_at < LEAST_PROGRAMS:
+            return False
+        self.looked_at = len(self.made)
+        maps = Path("/proc/self/maps")
+        too_many = maps.is_file() and len(maps.read_bytes().splitlines()) > MOST_MAPS
+        return too_many or psutil.Process().memory_info().rss > MOST_MEMORY
+
     def forget(self) -> None:
-        """Keep only those that were wanted more than once, before they take gigabytes."""
-        self.made = {key: made for key, made in self.made.items() if key in self.wanted_again}
+        """Keep only those that were wanted more than once since it was last done."""
+        self.made = {key: self.made[key] for key in self.wanted_again if key in self.made}
+        self.wanted_again, self.looked_at = set(), len(self.made)
         jax.clear_caches()
         gc.collect()
         if sys.platform == "linux":  # Memory that is free again goes back to the system.
@@ -79,8 +93,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_runtest_logfinish() -> None:
     """Forget compiled programs between tests."""
-    new = len(programs.made) - len(programs.wanted_again)
-    if new > LEAST_PROGRAMS and psutil.Process().memory_info().rss > MOST_MEMORY:
+    if programs.are_too_many:
         programs.forget()
 
 

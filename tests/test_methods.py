@@ -38,7 +38,6 @@ EXAMPLES: dict[str, tuple[Any, Any]] = {
         ), toys.ratings(),
     ),
     "ratings without a quadratic bound": (contract.COUNTS, toys.ratings("counts")),
-    "ratings without a latent variable": (contract.COUNTS, toys.ratings("counts")),
     "ratings that are neither Gaussian nor yes/no": (contract.LEVELS, toys.ratings("levels")),
     "weak zeros": (contract.WEAK, toys.ratings("implicit")),
     "prior means from features": (

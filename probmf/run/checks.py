@@ -62,6 +62,10 @@ _NETWORK_MEANS = (
     "{method} solves for the weights of a prior mean given the rows, which it can for Linear() "
     "only, and {found} goes through a network. Use fit_map, or sample_nuts for the posterior."
 )
+_NO_BOUND = (
+    "The likelihood is {found}, whose loss lies below no quadratic function of the score, and "
+    "{method} solves for rows under one."
+)
 _NOT_GAUSSIAN = (
     "{found}: {method} needs effects that are normal given the response, as they are of Gaussian "
     "and log-normal responses only. Use sample_nuts."
@@ -164,11 +168,10 @@ TABLE: tuple[Row, ...] = (
         _when(lambda model: not model.site_shapes(1, 1), "the model"), "the model", {
             "fit_als": _NO_ROWS, "fit_variational": _NO_ROWS, "sample_gibbs": _NO_ROWS,
         }),
-    Row("ratings without a quadratic bound", MatrixFactorization, _lacks("bound"), "Poisson", {
-            "fit_als": "The likelihood is {found}, whose loss lies below no quadratic function of "
-            "the score, and {method} solves for rows under one. Use fit_map.",
-        }),
-    Row("ratings without a latent variable", MatrixFactorization, _lacks("augment"), "Poisson", {
+    Row("ratings without a quadratic bound", MatrixFactorization,
+        lambda model: _lacks("bound")(model) or _lacks("augment")(model), "Poisson", {
+            "fit_als": f"{_NO_BOUND} Use fit_map.",
+            "fit_variational": f"{_NO_BOUND} Use fit_svi or a sampler.",
             "sample_gibbs": "The likelihood is {found}, which has no latent variable given which "
             "rows are normal, and {method} draws them given one. Use sample_nuts.",
         }),
