@@ -37,6 +37,15 @@ def own_settings(x64: bool | None = None) -> Iterator[None]:
         yield
 
 
+#: Settings of the caller's that programs are traced under, too: what one thread has traced another
+#: finds only under the same ones.
+_FOLLOWED: tuple[tuple[str, Callable[[Any], Any]], ...] = (
+    ("jax_numpy_rank_promotion", jax.numpy_rank_promotion),
+    ("jax_default_matmul_precision", jax.default_matmul_precision),
+    ("jax_debug_key_reuse", jax.debug_key_reuse),
+)
+
+
 def as_here[**P, T](function: Callable[P, T]) -> Callable[P, T]:
     """A function for another thread, where JAX's settings are others, that runs as in this one.
 
@@ -44,12 +53,17 @@ def as_here[**P, T](function: Callable[P, T]) -> Callable[P, T]:
         function: The function.
 
     Returns:
-        It, in this thread's precision and on this thread's device.
+        It, under this thread's settings and on this thread's device.
     """
     x64, device = bool(jax.config.jax_enable_x64), jax.config.jax_default_device
+    followed = [(setting, getattr(jax.config, name)) for name, setting in _FOLLOWED]
 
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        with own_settings(x64), jax.default_device(device):
+        with ExitStack() as stack:
+            for setting, value in followed:
+                stack.enter_context(setting(value))
+            stack.enter_context(own_settings(x64))
+            stack.enter_context(jax.default_device(device))
             return function(*args, **kwargs)
 
     return run

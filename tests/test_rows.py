@@ -279,7 +279,7 @@ def test_rows_of_one_bucket_fit_its_width() -> None:
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
 def test_number_of_workers(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_store.jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(row_store, "platform", lambda: backend)
     monkeypatch.setattr(row_store.os, "process_cpu_count", lambda: 64, raising=False)
     monkeypatch.setattr(row_store.os, "cpu_count", lambda: 64)
     assert row_store.num_workers() == (16 if backend == "cpu" else 1)

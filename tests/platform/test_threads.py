@@ -6,11 +6,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+import toys
 from formulaic import ModelSpec
 from numpyro.infer.util import log_density
 
@@ -25,6 +27,7 @@ from probmf import (
     sample_nuts,
 )
 from probmf.models.mixed import encoding
+from probmf.models.mixed.program import MixedProgram
 
 THREADS = 2
 MODEL = MixedEffects("y ~ 1 + (1 | g)")
@@ -155,3 +158,24 @@ def test_filters_of_warnings_are_changed_by_one_thread_at_a_time(
     assert all(seen)
     assert not encoding.FILTERS.locked()
     assert warnings.filters == before
+
+
+def test_models_run_in_the_thread_of_the_caller_whatever_its_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Programs that it has traced are found by threads of ours, which would run a model else."""
+    run, threads = MixedProgram.__call__, set()
+
+    def noted(self: MixedProgram, *args: Any) -> Any:
+        threads.add(threading.get_ident())
+        return run(self, *args)
+
+    monkeypatch.setattr(MixedProgram, "__call__", noted)
+    model = MixedEffects("y ~ x + (1 | g)", scale_formula="~ x")
+    with (
+        jax.numpy_rank_promotion("allow"), jax.default_matmul_precision("float32"),
+        warnings.catch_warnings(),
+    ):  # fmt: skip
+        warnings.simplefilter("ignore")
+        sample_marginal(model, toys.mixed(), key=0, num_samples=4)
+    assert threads == {threading.get_ident()}
