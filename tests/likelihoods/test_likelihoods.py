@@ -234,13 +234,13 @@ def conditional(case: Case, score: np.ndarray, function: Callable[[Any], Any]) -
 
 @pytest.mark.parametrize("sd", [0.0, 0.3, 1.5])
 def test_moments_over_a_normal_score(case: Case, sd: float) -> None:
-    likelihood, means = case.likelihood, np.linspace(-3, 3, COUNT)
-    if counted(case):  # Larger rates have more counts than `COUNTS`.
-        sd = min(sd, 0.5)
+    likelihood, means, every = case.likelihood, np.linspace(-3, 3, COUNT), 8
+    if counted(case):  # Larger rates have more counts than `COUNTS`, of which there are many.
+        sd, every = min(sd, 0.5), 80
     with jax.enable_x64(True):
         own = case.parameters()
-        scores = means[:, None] + sd * NODES[::8]
-        mass = MASS[::8] * 8
+        scores = means[:, None] + sd * NODES[::every]
+        mass = MASS[::every] * every
         mean = conditional(case, scores, lambda r: r) @ mass
         square = conditional(case, scores, np.square) @ mass
         got, spread = likelihood.integrate(jnp.asarray(means), jnp.asarray(sd), own)
