@@ -123,7 +123,7 @@ class Potential:
 
     @property
     def coordinates(self) -> Coordinates | None:
-        """What the vector's elements are, if not unconstrained values."""
+        """Meaning of the elements of the vector, if not unconstrained values."""
         found: Coordinates | None = self._parts[3]
         return found
 

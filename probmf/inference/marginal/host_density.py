@@ -20,14 +20,14 @@ CHUNK = 32
 
 
 class Terms(Protocol):
-    """What the evidence depends on; a pytree."""
+    """Terms that the evidence depends on; a pytree."""
 
     @property
     def vector(self) -> np.ndarray:
         """An example of a vector."""
 
     def terms(self, vector: Array) -> tuple[Array, Array, list[Array]]:
-        """What else the log density has, noise precision, and prior factors."""
+        """Rest of the log density, noise precision, and prior factors."""
 
     def medians(self) -> Array:
         """A start."""
