@@ -18,7 +18,7 @@ from scipy.special import xlogy
 
 from probmf.data.column import such_rows
 from probmf.likelihoods.base import Likelihood, Predicted, Scores
-from probmf.likelihoods.parameters import check_scale
+from probmf.likelihoods.parameters import is_number
 
 #: Score beyond which the rate goes on along its tangent, so that no loss is infinite: e^60 things
 #: are more than anybody counts.
@@ -181,8 +181,7 @@ class NegativeBinomial(Counts):
             in a mixed model the default prior.
 
     Raises:
-        TypeError: If it is neither a number nor a distribution.
-        ValueError: If it is not positive and finite.
+        ValueError: If it is neither a positive number nor a distribution.
 
     Example:
         >>> counts = NegativeBinomial(2.0).distribution(1.0, {"concentration": 2.0})
@@ -199,10 +198,12 @@ class NegativeBinomial(Counts):
         """Check the concentration at the door."""
         if self.concentration is None:
             return
-        check_scale("concentration", self.concentration, leave_out="use Poisson()")
-        if not isinstance(self.concentration, Distribution) and np.ndim(self.concentration) != 0:
+        if isinstance(self.concentration, Distribution):
+            return
+        if not (is_number(self.concentration) and self.concentration > 0):
             raise ValueError(
-                f"concentration has shape {np.shape(self.concentration)}; give one number."
+                f"concentration is {self.concentration!r}; expected a positive number, the larger "
+                "the nearer to Poisson(), or a NumPyro distribution."
             )
 
     def scale_sites(self) -> dict[str, Any]:

@@ -149,8 +149,9 @@ class Checkpoint:
         _check_versions(found.get("versions"), manifest, packages)
         if found["digest"] != self.digest:
             raise ValueError(
-                f"checkpoint={str(path)!r} holds another run: its model, data, settings or key "
-                "differ. Give the same ones to resume it, or name another directory."
+                f"checkpoint={str(path)!r} holds another run: its model, data, settings or key, "
+                "or a sampler's backend, differ. Give the same ones to resume it, or name another "
+                "directory."
             )
         self._written = int(found["pieces"])
         self.note = dict(found["note"])

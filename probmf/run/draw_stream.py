@@ -133,8 +133,8 @@ class DrawStream:
             return None
         if found["digest"] != self.digest:
             raise ValueError(
-                f"{shown} holds the draws of another run: its model, data, settings or key, or the "
-                "versions of the packages differ. Name another directory."
+                f"{shown} holds the draws of another run: its model, data, settings or key, the "
+                "backend, or the versions of the packages differ. Name another directory."
             )
         if found["draws"] and not resumable:
             raise ValueError(

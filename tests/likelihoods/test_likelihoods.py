@@ -664,9 +664,8 @@ def test_tails_of_counts_that_vary_more() -> None:
 
 
 def test_a_concentration_is_checked_and_found_in_counts() -> None:
-    with pytest.raises(ValueError, match="concentration is 0; a scale is a standard"):
-        NegativeBinomial(0.0)
-    with pytest.raises(ValueError, match=r"concentration has shape \(2,\); give one number"):
-        NegativeBinomial(np.ones(2))  # type: ignore[arg-type]
+    for bad in (0.0, -1.0, np.inf, "wide", np.ones(2)):
+        with pytest.raises(ValueError, match=r"concentration is .*; expected a positive number"):
+            NegativeBinomial(bad)  # type: ignore[arg-type]
     counts = np.random.default_rng(0).negative_binomial(3.0, 3.0 / 13.0, 20_000).astype(float)
     assert NegativeBinomial.of_ratings(counts, 1.0).concentration == pytest.approx(3.0, rel=0.1)

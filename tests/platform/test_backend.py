@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import toys
 
-from probmf import Gaussian, MatrixFactorization, MixedEffects, use_backend
+from probmf import Gaussian, MatrixFactorization, MixedEffects, sample_gibbs, use_backend
 from probmf.backend import platform, uses_loops
 from probmf.inference.marginal import marginalize
 from probmf.inference.marginal.host_density import HostDensity
@@ -83,6 +84,16 @@ def test_an_unknown_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROBMF_BACKEND", "numba")
     with pytest.raises(ValueError, match="PROBMF_BACKEND is 'numba'; expected 'auto' or 'xla'"):
         uses_loops()
+
+
+def test_a_run_goes_on_with_the_backend_it_was_begun_with(tmp_path: Path) -> None:
+    model = MatrixFactorization(2, Gaussian(0.5))
+    short: dict[str, Any] = {"num_warmup": 2, "num_samples": 4, "num_chains": 1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Four draws are few, and say so.
+        sample_gibbs(model, toys.ratings(), key=0, checkpoint=tmp_path / "run", **short)
+    with use_backend("xla"), pytest.raises(ValueError, match="holds another run"):
+        sample_gibbs(model, toys.ratings(), key=0, checkpoint=tmp_path / "run", **short)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from probmf.backend import uses_loops
 from probmf.data import Ratings
 from probmf.inference.gibbs.chains import GibbsChains, GibbsSettings, Moments
 from probmf.inference.gibbs.job import Job, row_moments, sampling_of
@@ -74,7 +75,7 @@ def factorization_job(
     return Job(
         engine=problem,
         starts=start_states(model, observations, scales, start_key, num_chains, start),
-        identity=fingerprint(told, observations, watched, begun, num_workers(), key),
+        identity=fingerprint(told, observations, watched, begun, num_workers(), uses_loops(), key),
         stream=stream_sites(model.sites(data), _streamed(problem)),
         coords=model.sites(data).labels,
         finish=finish,

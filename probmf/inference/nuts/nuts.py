@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from probmf.backend import uses_loops
 from probmf.data import Examples, Ratings, as_key
 from probmf.inference import marginal as marginal_models
 from probmf.inference.final_warning import concluded
@@ -168,7 +169,7 @@ def sample_nuts(
         if dense_mass is None:
             settings = replace(settings, dense_mass=potential.num_dims <= MAX_DIMS)
         source = model if isinstance(model, Network) else model.program
-        identity = fingerprint(source, arguments, sites, settings, random_key)
+        identity = fingerprint(source, arguments, sites, settings, random_key, uses_loops())
         store = None if checkpoint is None else Checkpoint(checkpoint, identity)
         if store is not None and store.begun:
             _check_stream(store, streamed=stream is not None)
