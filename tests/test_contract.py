@@ -162,6 +162,7 @@ CELLS = {
     "marginal restricted": Cell(
         fit_marginal, MIXED, toys.mixed(), {"objective": "restricted"}, random=False
     ),
+    "marginal yes/no": Cell(fit_marginal, MIXED_YES, toys.mixed("yes/no"), random=False),
     "sample marginal": Cell(sample_marginal, MIXED, toys.mixed(), {"num_samples": 40}),
 }  # fmt: skip
 

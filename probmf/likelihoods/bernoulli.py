@@ -100,6 +100,15 @@ class Bernoulli(Likelihood):
         """Minus log likelihood."""
         return -self._link.log_cdf((2 * rating - 1) * scores)
 
+    def log_density(
+        self, scores: Scores, rating: Scores, weight: Scores, scales: Mapping[str, Array]
+    ) -> Scores:
+        """Log density of weighted ratings, whose second derivative at zero is right, too.
+
+        NumPyro's is made of |score|, of which JAX takes the slope at zero for constant.
+        """
+        return -weight * self.loss(scores, rating, scales)
+
     def bound(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> tuple:
         """Curvature and minus slope at `scores` of a quadratic that is never below the loss."""
         sign = 2 * rating - 1

@@ -209,7 +209,7 @@ TABLE: tuple[Row, ...] = (
     Row("responses that are neither Gaussian nor log-normal", MixedEffects,
         lambda model: "" if model.likelihood.normal else f"likelihood is {model.likelihood!r}",
         "likelihood is Bernoulli()", dict.fromkeys(
-            ("sample_gibbs", "fit_marginal", "sample_marginal"), _NOT_GAUSSIAN
+            ("sample_gibbs", "sample_marginal"), _NOT_GAUSSIAN
         )),
     Row("a formula for the noise", MixedEffects,
         lambda model: "" if model.scale_formula is None

@@ -9,7 +9,7 @@ from lapack_designs import FORMULA, density_of, table, use_lapack
 
 from probmf import MixedEffects, fit_marginal, sample_marginal
 from probmf.inference.marginal import host_density as host_module
-from probmf.inference.mixed.maximum_likelihood import Objective
+from probmf.inference.mixed.exact_problem import Objective
 
 SIMPLE = "y ~ 1 + x + (1 | g) + (1 | h)"
 

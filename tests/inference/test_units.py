@@ -14,7 +14,7 @@ from probmf import (
     sample_marginal,
     sample_nuts,
 )
-from probmf.inference.mixed.maximum_likelihood import Objective
+from probmf.inference.mixed.exact_problem import Objective
 from probmf.results import MixedFit
 
 FORMULA = "y ~ x + w + (x | g) + (1 | h)"

@@ -51,7 +51,7 @@ def mixed_structure(
         shapes={name: latent[name] for name in sites},
         latent_shapes={name: shape for name, shape in latent.items() if name not in sites},
         found=[
-            _term_effects(name, terms[name]) if name in terms else _coefficients(data.mean)
+            term_effects(name, terms[name]) if name in terms else population_effects(data.mean)
             for name in sites
         ],
         fixed_priors=not any(_has_sampled_prior(data, name, terms.get(name)) for name in sites),
@@ -87,7 +87,8 @@ def _latent_shapes(model: MixedProgram, data: MixedData) -> dict[str, tuple[int,
     return shapes
 
 
-def _term_effects(name: str, term: GroupTerm) -> Found:
+def term_effects(name: str, term: GroupTerm) -> Found:
+    """Layout and design of a group term's effects, by the name of their site."""
     z, group = np.asarray(term.z, np.float64), np.asarray(term.group, np.int32)
     wrong = (group < 0) | (group >= term.num_groups)
     if wrong.any():
@@ -106,8 +107,11 @@ def _term_effects(name: str, term: GroupTerm) -> Found:
     return Found(Layout(name, shape, axis), group, known, z, constant)
 
 
-def _coefficients(mean: Predictor) -> Found:
-    """One block; too many columns for one are groups, if each row has one column only."""
+def population_effects(mean: Predictor) -> Found:
+    """Layout and design of the coefficients: one block.
+
+    Too many columns for one are groups, if each row has one column only.
+    """
     columns = np.asarray(mean.population, np.float64)
     _refuse_not_finite(columns, mean.site)
     rows, size = columns.shape

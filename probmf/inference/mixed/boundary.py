@@ -10,6 +10,7 @@ import scipy.linalg
 from jaxtyping import Bool
 from numpyro.distributions import Distribution
 
+from probmf.likelihoods.base import likelihood_scales
 from probmf.models.mixed.arrays import GroupTerm
 from probmf.results import MixedFit
 
@@ -98,7 +99,20 @@ def _noise_level(fit: MixedFit) -> float:
         with jax.enable_x64(True):
             values = {name: jnp.asarray(value[0, 0]) for name, value in fit.samples.items()}
             return float(np.exp(np.mean(np.asarray(noise(values)))))
+    if not fit.model.likelihood.normal:
+        return _score_level(fit)
     if "noise_scale" in fit.samples:
         return float(np.min(fit.samples["noise_scale"]))
     fixed = fit.design.data.priors["noise_scale"]
     return float(np.asarray(fixed))
+
+
+def _score_level(fit: MixedFit) -> float:
+    """The error with which one row tells its linear predictor, typically."""
+    data = fit.design.data
+    likelihood = fit.model.likelihood.coded(data.num_levels)
+    with jax.enable_x64(True):
+        values = {name: jnp.asarray(value[0, 0]) for name, value in fit.samples.items()}
+        own = likelihood_scales(likelihood, data.priors | values)
+        information = np.asarray(likelihood.information(data.mean(values), own))
+    return float(1.0 / np.sqrt(np.mean(information)))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
-from jaxtyping import Array
+from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from probmf.likelihoods import Likelihood
@@ -52,7 +52,7 @@ class MixedProgram:
         self._check_centered(data)
         values = self._sample(data.mean, data.priors)
         likelihood = self.likelihood.coded(data.num_levels)
-        parameters = self._own_parameters(data, likelihood)
+        parameters = self.own_parameters(data)
         if data.cells is not None:
             scale = parameters["noise_scale"]
             numpyro.factor(f"{data.response_name}_within", data.cells.log_factor(scale))
@@ -61,31 +61,50 @@ class MixedProgram:
             law = likelihood.distribution(data.mean(values), parameters)
             return numpyro.sample(data.response_name, law, obs=data.response)
 
-    def _own_parameters(self, data: MixedData, likelihood: Likelihood) -> dict[str, Array]:
-        """The likelihood's own parameters, such as noise scale or cutpoints."""
+    def log_densities(
+        self, data: MixedData, scores: Array, parameters: Mapping[str, Array]
+    ) -> Float[Array, " n"]:
+        """Log densities of the responses at a linear predictor, smooth in it.
+
+        Args:
+            data: From `arguments`.
+            scores: The linear predictor.
+            parameters: The likelihood's own, from `own_parameters`.
+        """
+        likelihood: Likelihood = self.likelihood.coded(data.num_levels)
+        one = jnp.ones((), scores.dtype)
+        return likelihood.log_density(scores, data.response, one, parameters)
+
+    def own_parameters(self, data: MixedData) -> dict[str, Array]:
+        """The likelihood's own parameters, such as noise scale or cutpoints: samples them."""
         if data.noise is not None:
             return {"noise_scale": jnp.exp(data.noise(self._sample(data.noise, data.priors)))}
+        likelihood = self.likelihood.coded(data.num_levels)
         return {
             site: _sample_or_fixed(site, data.priors[site]) for site in likelihood.scale_sites()
         }
 
-    def _sample(self, predictor: Predictor, priors: Mapping[str, Prior]) -> dict[str, Array]:
-        """Coefficients and effects of a predictor."""
-        values: dict[str, Array] = {}
-        if predictor.names:
-            site = predictor.site
-            values[site] = _sample_or_fixed(site, priors[site])
-        for term in predictor.groups:
-            values[term.effects_site] = self._effects(term, priors)
-        return values
+    def coefficients(self, predictor: Predictor, priors: Mapping[str, Prior]) -> dict[str, Array]:
+        """The coefficients by their site, if there are any: samples them."""
+        if not predictor.names:
+            return {}
+        site = predictor.site
+        return {site: _sample_or_fixed(site, priors[site])}
 
-    def _effects(self, term: GroupTerm, priors: Mapping[str, Prior]) -> Array:
+    def scales(
+        self, term: GroupTerm, priors: Mapping[str, Prior]
+    ) -> tuple[Float[Array, " d"], Float[Array, "d d"] | None]:
+        """Scales of a term, and the lower factor of its covariance if it is correlated."""
         scale = _sample_or_fixed(f"{term.name}_scale", priors[f"{term.name}_scale"])
+        if not term.correlated:
+            return scale, None
+        name = f"{term.name}_correlation"
+        return scale, scale[:, None] * numpyro.sample(name, priors[name])
+
+    def effects(self, term: GroupTerm, priors: Mapping[str, Prior]) -> Float[Array, "groups d"]:
+        """Effects of a term with their scales: samples all of them."""
+        scale, root = self.scales(term, priors)
         shape = (term.num_groups, len(term.names))
-        root = None
-        if term.correlated:
-            name = f"{term.name}_correlation"
-            root = scale[:, None] * numpyro.sample(name, priors[name])
         site = term.effects_site
         with numpyro.plate(term.plate, term.num_groups):
             if self.sampled_site(term) != site:
@@ -99,6 +118,13 @@ class MixedProgram:
                 law = dist.Normal(jnp.zeros(shape), scale[None, :])
                 return numpyro.sample(site, law.to_event(1))
             return numpyro.sample(site, dist.MultivariateNormal(jnp.zeros(shape), scale_tril=root))
+
+    def _sample(self, predictor: Predictor, priors: Mapping[str, Prior]) -> dict[str, Array]:
+        """Coefficients and effects of a predictor."""
+        values = self.coefficients(predictor, priors)
+        for term in predictor.groups:
+            values[term.effects_site] = self.effects(term, priors)
+        return values
 
     def _check_centered(self, data: MixedData) -> None:
         sites = [term.effects_site for part in data.predictors for term in part.groups]

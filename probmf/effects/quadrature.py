@@ -1,0 +1,228 @@
+r"""Effects of one grouping integrated out of any likelihood, by adaptive Gauss-Hermite quadrature.
+
+Given all else the groups are independent. With whitened effects v of a group, :math:`u = L v`,
+
+.. math::
+    \log \int N(v; 0, I) \prod_n f(y_n \mid o_n + z_n^\top L v)\, dv \approx
+    \log \sum_k w_k \exp\big(\ell(v_k) + \tfrac12 |x_k|^2\big) - \log|R|, \quad
+    v_k = a + R^{-\top} x_k,
+
+where :math:`\ell` is the logarithm of the integrand, a its mode, :math:`R R^\top` minus its second
+derivative there, and x, w are nodes and weights for the standard Normal. One node is Laplace's
+approximation. The value is differentiated as it stands, with the nodes, which move with the mode.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from probmf.effects.linalg import cholesky
+from probmf.effects.rows import Derivatives, Rows
+
+#: The most effects of a group: nodes are a grid.
+MAX_DIM = 2
+#: Iterations of Newton's method, halvings among them.
+MOST_ITERATIONS = 100
+
+
+class Groups(NamedTuple):
+    r"""Groups whose effects are to be integrated out, given all else.
+
+    Attributes:
+        rows: The log density of each row.
+        offset: The linear predictor without these effects.
+        group: Group of each row.
+        columns: The columns of the effects times the prior's factor, :math:`z_n^\top L`.
+        num_groups: Number of groups.
+    """
+
+    rows: Rows
+    offset: Float[Array, " n"]
+    group: Int[Array, " n"]
+    columns: Float[Array, "n d"]
+    num_groups: int
+
+    def sum(self, values: Float[Array, "n ..."]) -> Float[Array, "groups ..."]:
+        """Sums over the rows of each group."""
+        return jax.ops.segment_sum(values, self.group, num_segments=self.num_groups)
+
+    def predictor(self, effects: Float[Array, "groups d"]) -> Float[Array, " n"]:
+        """The linear predictor at whitened effects."""
+        return self.offset + jnp.sum(self.columns * effects[self.group], axis=1)
+
+    def joint(self, value: Float[Array, " n"], effects: Float[Array, "groups d"]) -> Array:
+        """Logarithm of the integrand by group, but for the constant of the Normal."""
+        return self.sum(value) - 0.5 * jnp.sum(jnp.square(effects), axis=1)
+
+    def slope(self, found: Derivatives, effects: Float[Array, "groups d"]) -> Array:
+        """Its slope."""
+        return self.sum(self.columns * found.slope[:, None]) - effects
+
+    def precision(self, weight: Float[Array, " n"]) -> Float[Array, "groups d d"]:
+        """Minus its second derivative."""
+        columns = self.columns
+        products = self.sum(weight[:, None, None] * columns[:, :, None] * columns[:, None, :])
+        return products + jnp.eye(columns.shape[1], dtype=columns.dtype)[None]
+
+
+def gauss_hermite(num_nodes: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """A grid for integrals over independent standard Normals.
+
+    Args:
+        num_nodes: Nodes along each axis.
+        dim: Number of axes.
+
+    Returns:
+        Nodes, of shape (num_nodes**dim, dim), and logarithms of their weights, whose sum is one.
+    """
+    nodes, weights = np.polynomial.hermite_e.hermegauss(num_nodes)
+    logs = np.log(weights) - np.log(np.sum(weights))
+    grid = np.array(list(itertools.product(nodes, repeat=dim)))
+    return grid, np.array([sum(one) for one in itertools.product(logs, repeat=dim)])
+
+
+def log_integrals(
+    groups: Groups, num_nodes: int, start: Float[Array, "groups d"] | None = None
+) -> tuple[Float[Array, " groups"], Float[Array, "groups d"]]:
+    """Logarithms of the integrals over the effects of each group, to be traced.
+
+    Args:
+        groups: The groups, with one or two effects each.
+        num_nodes: Nodes for each effect.
+        start: Where the search for the modes begins; zero by default.
+
+    Returns:
+        The logarithms, and the modes of the whitened effects (without derivatives). Cost
+        O(n num_nodes^d).
+    """
+    dim = groups.columns.shape[1]
+    x, log_weight = gauss_hermite(num_nodes, dim)
+    mode, root = moving_modes(groups, find_modes(groups, start))
+    dtype = mode.dtype
+
+    def at_node(node: Array) -> Array:
+        effects = mode + solve_upper(root, jnp.broadcast_to(node, mode.shape))
+        value = groups.rows(groups.predictor(effects))
+        return groups.joint(value, effects) + 0.5 * jnp.sum(jnp.square(node))
+
+    joint = jax.vmap(at_node, out_axes=1)(jnp.asarray(x, dtype))
+    logdet = jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), axis=-1)
+    total = jax.nn.logsumexp(joint + jnp.asarray(log_weight, dtype)[None], axis=1)
+    return total - logdet, lax.stop_gradient(mode)
+
+
+def moving_modes(
+    groups: Groups, modes: Float[Array, "groups d"]
+) -> tuple[Float[Array, "groups d"], Float[Array, "groups d d"]]:
+    """Modes with their derivatives, by one more step of Newton's, and factors of the precisions.
+
+    The step's matrix is held: at a mode its slope is zero, and the product's derivative is the
+    implicit function's.
+
+    Args:
+        groups: The groups.
+        modes: Their modes, as numbers.
+
+    Returns:
+        Modes, and lower factors R of minus the second derivative there.
+    """
+    modes = lax.stop_gradient(modes)
+    found = groups.rows.differentiate(groups.predictor(modes))
+    held = lax.stop_gradient(groups.precision(found.weight))
+    moved = modes + solve(cholesky(held), groups.slope(found, modes))
+    weight = groups.rows.differentiate(groups.predictor(moved)).weight
+    return moved, cholesky(groups.precision(weight))
+
+
+class _Search(NamedTuple):
+    """State of the search: where each group is, where it goes, how far, and what is left."""
+
+    effects: Array
+    step: Array
+    length: Array
+    joint: Array
+    left: Array
+    num_steps: Array
+
+
+def find_modes(
+    groups: Groups, start: Float[Array, "groups d"] | None = None
+) -> Float[Array, "groups d"]:
+    """Modes of the whitened effects by Newton's method with halved steps, side by side.
+
+    Args:
+        groups: The groups.
+        start: Where to begin; zero by default.
+
+    Returns:
+        The modes, without derivatives.
+    """
+    offset, columns = lax.stop_gradient((groups.offset, groups.columns))
+    groups = groups._replace(rows=groups.rows.held(), offset=offset, columns=columns)
+    dim, dtype = groups.columns.shape[1], groups.columns.dtype
+    small = jnp.finfo(dtype).eps
+
+    def aim(effects: Array, found: Derivatives) -> tuple[Array, Array]:
+        """The step, and twice the gain that it promises."""
+        slope = groups.slope(found, effects)
+        # Where a density bends upwards the prior's curvature serves.
+        step = solve(cholesky(groups.precision(jnp.maximum(found.weight, 0.0))), slope)
+        return step, jnp.sum(step * slope, axis=1)
+
+    def begin(effects: Array) -> _Search:
+        found = groups.rows.differentiate(groups.predictor(effects))
+        step, left = aim(effects, found)
+        ones = jnp.ones_like(left)
+        return _Search(effects, step, ones, groups.joint(found.value, effects), left, jnp.zeros(()))
+
+    def move(state: _Search) -> _Search:
+        new = state.effects + state.length[:, None] * state.step
+        found = groups.rows.differentiate(groups.predictor(new))
+        joint = groups.joint(found.value, new)
+        step, left = aim(new, found)
+        # No less but for rounding; a comparison with NaN is false.
+        good = joint >= state.joint - 10 * small * (1 + jnp.abs(state.joint))
+        return _Search(
+            jnp.where(good[:, None], new, state.effects),
+            jnp.where(good[:, None], step, state.step),
+            jnp.where(good, 1.0, 0.5 * state.length),
+            jnp.where(good, joint, state.joint),
+            jnp.where(good, left, state.left),
+            state.num_steps + 1,
+        )
+
+    def is_on(state: _Search) -> Array:
+        return jnp.any(state.left * state.length > small) & (state.num_steps < MOST_ITERATIONS)
+
+    first = jnp.zeros((groups.num_groups, dim), dtype) if start is None else start
+    return lax.while_loop(is_on, move, begin(lax.stop_gradient(first))).effects
+
+
+def solve(factor: Float[Array, "m d d"], vector: Float[Array, "m d"]) -> Float[Array, "m d"]:
+    """Solve R R^T x = b for each group."""
+    return solve_upper(factor, _solve_lower(factor, vector))
+
+
+def _solve_lower(factor: Array, vector: Array) -> Array:
+    rows: list[Array] = []
+    for i in range(vector.shape[1]):
+        done = sum((factor[:, i, k] * rows[k] for k in range(i)), jnp.zeros_like(vector[:, i]))
+        rows.append((vector[:, i] - done) / factor[:, i, i])
+    return jnp.stack(rows, axis=1)
+
+
+def solve_upper(factor: Float[Array, "m d d"], vector: Float[Array, "m d"]) -> Float[Array, "m d"]:
+    """Solve R^T x = b for each group, by substitution in one loop over all of them."""
+    size = vector.shape[1]
+    rows: dict[int, Array] = {}
+    for i in reversed(range(size)):
+        done = sum(
+            (factor[:, k, i] * rows[k] for k in range(i + 1, size)), jnp.zeros_like(vector[:, i])
+        )
+        rows[i] = (vector[:, i] - done) / factor[:, i, i]
+    return jnp.stack([rows[i] for i in range(size)], axis=1)

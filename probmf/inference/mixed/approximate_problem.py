@@ -1,0 +1,166 @@
+"""Evidence of a mixed model that is not Gaussian, as a function of what is left, for a search.
+
+Laplace's approximation, or adaptive quadrature where one grouping has all effects. As in lme4's
+glmer with nAGQ > 0 the coefficients are searched for together with scales and correlations.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from numpyro.distributions.transforms import biject_to
+
+from probmf.effects.laplace import Tables
+from probmf.effects.quadrature import MAX_DIM
+from probmf.inference.mixed.exact_problem import Objective
+from probmf.inference.mixed.integral import Integral, IntegralDensity
+from probmf.models.mixed.arrays import MixedData
+from probmf.models.mixed.program import MixedProgram
+from probmf.run.compilation import count_numbers, traced_jit
+
+
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["density", "volume"], meta_fields=["objective"]
+)
+@dataclass(frozen=True, eq=False)
+class _Target:
+    """The objective over the unconstrained sites that are left; a pytree.
+
+    Attributes:
+        density: Density of the sites that are left.
+        volume: Logarithm of the volume of the coefficients' units.
+        objective: Which one.
+    """
+
+    density: IntegralDensity
+    volume: float
+    objective: Objective
+
+    def value(self, vector: Array, start: Tables) -> tuple[Array, Tables]:
+        """The objective, and the modes of the whitened effects, to be traced."""
+        latents = self.density.latents(vector)
+        found, modes = self.density.integral.evidence(self.density.rest(latents), start)
+        if self.objective == "map":
+            found = found + self.density.log_prior(latents)
+        return found - self.volume, modes
+
+    def estimates(self, vector: Array, start: Tables) -> dict[str, Array]:
+        """All sites at a vector, effects at their modes, to be traced."""
+        latents = self.density.latents(vector)
+        rest = self.density.rest(latents)
+        _, modes = self.density.integral.evidence(rest, start)
+        return latents | self.density.integral.effects(rest, modes)
+
+
+def _score(target: _Target, vector: Array, start: Tables) -> tuple[tuple[Array, Tables], Array]:
+    return jax.value_and_grad(target.value, has_aux=True)(vector, start)
+
+
+class ApproximateProblem:
+    """The objective for a search; each evaluation begins at the modes of the last.
+
+    Args:
+        program: The model, centred.
+        arguments: Its arguments.
+        objective: Which objective.
+        num_nodes: Nodes of the quadrature for each effect; 1 is Laplace's approximation.
+
+    Raises:
+        ValueError: If there is no quadrature of these effects.
+    """
+
+    cores = 1
+
+    def __init__(
+        self,
+        program: MixedProgram,
+        arguments: tuple[MixedData],
+        objective: Objective,
+        num_nodes: int,
+    ) -> None:
+        """Lay out the effects."""
+        (data,) = arguments
+        joint = objective != "likelihood"
+        self.integral = Integral.of(
+            program, data, [term.name for term in data.groups], coefficients=joint,
+            flat=objective == "restricted", num_nodes=num_nodes if num_nodes > 1 else 0,
+        )  # fmt: skip
+        if num_nodes > 1:
+            _require_one_grouping(self.integral, objective, num_nodes)
+        density = IntegralDensity.of_integral(self.integral)
+        self.target = _Target(density, self.integral.log_volume, objective)
+        self._numbers = count_numbers(data)
+        self._modes = self._zeros()
+
+    @property
+    def places(self) -> dict[str, np.ndarray]:
+        """Places of each site in the vector."""
+        return self.target.density.places
+
+    def start(self) -> np.ndarray:
+        """Units of the columns for scales, prior means for coefficients, shares for cutpoints."""
+        vector = np.array(self.target.density.vector, np.float64)
+        data, program = self.integral.data, self.integral.program
+        likelihood = program.likelihood.coded(data.num_levels)
+        first = likelihood.start(np.asarray(data.response, np.float64), None, 0.0)
+        for site, value in first.items():
+            prior: Any = data.priors[site]
+            if site in self.places:
+                own = biject_to(prior.support).inv(jnp.asarray(value, jnp.result_type(float)))
+                vector[self.places[site]] = np.asarray(own)
+        return vector
+
+    def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
+        """The objective and its gradient; compiled."""
+        point = jnp.asarray(vector, self.target.density.vector.dtype)
+        (value, modes), gradient = self._score(self.target, point, self._modes)
+        finite = np.isfinite(value) and all(np.all(np.isfinite(table)) for table in modes)
+        self._modes = modes if finite else self._zeros()
+        return float(value), np.asarray(gradient, np.float64)
+
+    def estimates(self, vector: np.ndarray) -> dict[str, Array]:
+        """All sites at a vector: effects at their modes given the rest."""
+        point = jnp.asarray(vector, self.target.density.vector.dtype)
+        run = traced_jit(_Target.estimates, self._numbers, self.target, point, self._modes)
+        found: dict[str, Array] = run(self.target, point, self._modes)
+        return found
+
+    def lost_digits(self, vector: np.ndarray) -> str:
+        """Nothing: no sums of squares are subtracted."""
+        del vector
+        return ""
+
+    @cached_property
+    def _score(self) -> Any:
+        vector = self.target.density.vector
+        return traced_jit(_score, self._numbers, self.target, vector, self._modes)
+
+    def _zeros(self) -> Tables:
+        dtype = jnp.result_type(float)
+        return [jnp.zeros(shape, dtype) for shape in self.integral.pattern.shapes]
+
+
+def _require_one_grouping(integral: Integral, objective: Objective, num_nodes: int) -> None:
+    """Refuse quadrature where effects of several groupings, or too many of one, are integrated."""
+    told = f"num_nodes is {num_nodes}: quadrature"
+    if objective != "likelihood":
+        raise ValueError(
+            f"{told} is over the effects of one grouping, and objective={objective!r} integrates "
+            "the coefficients out with them. Use objective='likelihood', or num_nodes=1, Laplace's "
+            "approximation."
+        )
+    if len(integral.blocks) > 1:
+        sites = ", ".join(integral.sites)
+        raise ValueError(
+            f"{told} is over the effects of one grouping, given which its groups are independent, "
+            f"and this model has {sites}. Use num_nodes=1, Laplace's approximation."
+        )
+    if (dim := integral.blocks[0].dim) > MAX_DIM:
+        raise ValueError(
+            f"{told} with {dim} effects for each group takes {num_nodes}^{dim} nodes; expected at "
+            f"most {MAX_DIM} effects. Use num_nodes=1, Laplace's approximation."
+        )

@@ -1,0 +1,261 @@
+"""A mixed model of any response whose effects are integrated out, as a NumPyro model.
+
+What is left are scales, correlations, the likelihood's own parameters, the effects of groupings
+that stay, and the coefficients, unless they are integrated out, too: the evidence is a factor of a
+model of these. All effects go by Laplace's approximation, or those of one grouping by quadrature.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from jaxtyping import Array, Float
+from numpyro.infer.util import constrain_fn, log_density
+
+from probmf.effects import Pattern, Standard, make_pattern, standardize
+from probmf.effects.laplace import Blocks, Tables, log_laplace
+from probmf.effects.quadrature import Groups, log_integrals
+from probmf.effects.rows import Rows
+from probmf.inference.marginal.blocks import Block, make_blocks
+from probmf.inference.marginal.mixed import population_effects, term_effects
+from probmf.inference.potential import Potential
+from probmf.inference.standard_coordinates import mixed_coordinates
+from probmf.models.mixed.arrays import MixedData
+from probmf.models.mixed.program import MixedProgram
+
+
+class Rest(NamedTuple):
+    """Everything that is not integrated out.
+
+    Attributes:
+        values: Coefficients and effects by site.
+        roots: Lower factor of the prior covariance of each term that is integrated out.
+        parameters: The likelihood's own.
+    """
+
+    values: dict[str, Array]
+    roots: dict[str, Array]
+    parameters: dict[str, Array]
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["program", "data", "pattern", "designs", "standards"],
+    meta_fields=["blocks", "num_nodes", "flat"],
+)
+@dataclass(frozen=True, eq=False)
+class Integral:
+    """A mixed model with its data, and the effects that are integrated out; a pytree.
+
+    Attributes:
+        program: The model.
+        data: Its argument.
+        pattern: Which of the effects meet.
+        designs: Columns of each block, in the pattern's order.
+        standards: Coordinates in which its columns are apart, or None.
+        blocks: The blocks; layouts are called after sites.
+        num_nodes: Nodes of the quadrature for each effect; 0 for Laplace's approximation.
+        flat: Blocks whose prior is flat.
+    """
+
+    program: MixedProgram
+    data: MixedData
+    pattern: Pattern
+    designs: tuple[np.ndarray, ...]
+    standards: tuple[Standard | None, ...]
+    blocks: tuple[Block, ...]
+    num_nodes: int
+    flat: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls,
+        program: MixedProgram,
+        data: MixedData,
+        terms: Collection[str],
+        *,
+        num_nodes: int = 0,
+        coefficients: bool = False,
+        flat: bool = False,
+    ) -> "Integral":
+        """The integral over the effects of some terms.
+
+        Args:
+            program: The model, centred.
+            data: Its argument.
+            terms: Names of the group terms.
+            num_nodes: Nodes of the quadrature for each effect; 0 for Laplace's approximation.
+            coefficients: Whether the coefficients are integrated out, too.
+            flat: Whether their prior is flat.
+
+        Raises:
+            RemainderTooLargeError: If the crossed groupings are too large for a dense matrix.
+        """
+        found = [term_effects(t.effects_site, t) for t in data.groups if t.name in terms]
+        if coefficients and data.mean.names:
+            found.append(population_effects(data.mean))
+        grouped = make_blocks(found)
+        pattern = make_pattern([block.grouping(group) for block, group, _ in grouped])
+        grouped = [grouped[place] for place in pattern.order]
+        apart = [
+            standardize(np.concatenate([found[i].design for i in members], axis=1))
+            for _, _, members in grouped
+        ]
+        blocks = tuple(block for block, *_ in grouped)
+        own = [i for i, block in enumerate(blocks) if _holds(block, data.mean.site)]
+        dtype = jnp.result_type(float)
+        return cls(
+            program, data, pattern, tuple(np.asarray(design, dtype) for design, _ in apart),
+            tuple(standard for _, standard in apart), blocks, num_nodes,
+            tuple(own) if flat else (),
+        )  # fmt: skip
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Sites that are integrated out."""
+        return tuple(layout.name for block in self.blocks for layout in block.layouts)
+
+    @property
+    def log_volume(self) -> float:
+        """Logarithm of the volume of the units of flat blocks."""
+        own = [self.standards[place] for place in self.flat]
+        return float(sum(standard.log_volume for standard in own if standard is not None))
+
+    def rest(self) -> Rest:
+        """All that is left, sampled."""
+        data, program = self.data, self.program
+        values: dict[str, Array] = {}
+        if data.mean.site not in self.sites:
+            values |= program.coefficients(data.mean, data.priors)
+        roots: dict[str, Array] = {}
+        for term in data.groups:
+            if term.effects_site in self.sites:
+                scale, root = program.scales(term, data.priors)
+                roots[term.effects_site] = jnp.diag(scale) if root is None else root
+            else:
+                values[term.effects_site] = program.effects(term, data.priors)
+        return Rest(values, roots, program.own_parameters(data))
+
+    def evidence(self, rest: Rest, start: Tables | None = None) -> tuple[Float[Array, ""], Tables]:
+        """Logarithm of the integral over the effects, and their modes, whitened; to be traced.
+
+        Args:
+            rest: All that is left.
+            start: Where the search for the modes begins; zero by default.
+        """
+        if not self.num_nodes:
+            return log_laplace(self.system(rest), start)
+        found, modes = log_integrals(
+            self.groups(rest), self.num_nodes, None if start is None else start[0]
+        )
+        return jnp.sum(found), [modes]
+
+    def groups(self, rest: Rest) -> Groups:
+        """The groups whose integral is by quadrature."""
+        system = self.system(rest)
+        return Groups(
+            system.rows, system.offset, self.pattern.group, system.designs[0] @ system.trils[0],
+            self.pattern.shapes[0][0],
+        )  # fmt: skip
+
+    def system(self, rest: Rest) -> Blocks:
+        """The rows with the effects that are integrated out."""
+        offset = self._kept(rest.values)
+        dtype = offset.dtype
+        trils = []
+        for block, standard in zip(self.blocks, self.standards, strict=True):
+            tril = self._root(block, rest.roots)
+            trils.append(tril if standard is None else standard.root(tril))
+        rows = Rows(partial(_densities, self.program), (self.data, rest.parameters))
+        designs = [jnp.asarray(design, dtype) for design in self.designs]
+        return Blocks(self.pattern, rows, offset, designs, trils, self.flat)
+
+    def effects(self, rest: Rest, whitened: Tables) -> dict[str, Array]:
+        """Values of the sites that are integrated out, from whitened ones in the blocks' units."""
+        found: dict[str, Array] = {}
+        tables = self.system(rest).effects(whitened)
+        for block, standard, table in zip(self.blocks, self.standards, tables, strict=True):
+            found |= block.split(table if standard is None else standard.effects(table))
+        site = self.data.mean.site
+        if site in found:
+            found[site] = found[site] + self._center()
+        return found
+
+    def _kept(self, values: Mapping[str, Array]) -> Float[Array, " n"]:
+        """The linear predictor of what stays, the coefficients at their centre if they don't."""
+        mean, site = self.data.mean, self.data.mean.site
+        kept = tuple(t for t in mean.groups if t.effects_site not in self.sites)
+        centre = {site: self._center()} if site in self.sites else {}
+        return replace(mean, groups=kept)(centre | dict(values))
+
+    def _center(self) -> Float[Array, " p"]:
+        prior: Any = self.data.priors[self.data.mean.site]
+        return jnp.asarray(prior.mean, jnp.result_type(float))
+
+    def _root(self, block: Block, roots: Mapping[str, Array]) -> Float[Array, "d d"]:
+        """Lower factor of a block's prior covariance."""
+        if _holds(block, self.data.mean.site):
+            if self.flat:
+                return jnp.eye(block.dim)
+            prior: Any = self.data.priors[self.data.mean.site]
+            return jnp.diag(jnp.asarray(jnp.sqrt(prior.variance), jnp.result_type(float)))
+        return jax.scipy.linalg.block_diag(*(roots[layout.name] for layout in block.layouts))
+
+
+def _holds(block: Block, site: str) -> bool:
+    return any(layout.name == site for layout in block.layouts)
+
+
+def _densities(program: MixedProgram, predictor: Array, parameters: Any) -> Array:
+    """Log densities of the rows, by what they depend on."""
+    data, own = parameters
+    return program.log_densities(data, predictor, own)
+
+
+def integrated(integral: Integral) -> None:
+    """The NumPyro model of all that is left."""
+    value, _ = integral.evidence(integral.rest())
+    numpyro.factor(f"{integral.data.response_name}_evidence", value)
+
+
+def _prior(integral: Integral) -> Rest:
+    """The same without the observations."""
+    return integral.rest()
+
+
+@jax.tree_util.register_pytree_node_class
+class IntegralDensity(Potential):
+    """Density of what is left of a mixed model, over one unconstrained vector."""
+
+    @classmethod
+    def of_integral(cls, integral: Integral) -> "IntegralDensity":
+        """The density in standard coordinates."""
+        coordinates = mixed_coordinates(integral.program, integral.data)
+        return cls(integrated, (integral,), {}, coordinates)
+
+    @property
+    def integral(self) -> Integral:
+        """The model with its data."""
+        found: Integral = self.args[0]
+        return found
+
+    def latents(self, vector: Array) -> dict[str, Array]:
+        """Values of the sites that are left, to be traced; does not touch the observations."""
+        values = constrain_fn(_prior, self.args, {}, self.unravel(vector))
+        return {name: values[name] for name in self.sites}
+
+    def rest(self, latents: Mapping[str, Array]) -> Rest:
+        """All that is left, from the values of its sites, to be traced."""
+        with numpyro.handlers.block(), numpyro.handlers.seed(rng_seed=0):
+            found: Rest = numpyro.handlers.substitute(_prior, data=dict(latents))(self.integral)
+        return found
+
+    def log_prior(self, latents: Mapping[str, Array]) -> Array:
+        """Log density of the sites' own values, to be traced."""
+        found: Array = log_density(_prior, self.args, {}, dict(latents))[0]
+        return found

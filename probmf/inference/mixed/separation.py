@@ -1,0 +1,90 @@
+"""Coefficients whose likelihood grows without bound, as their columns separate the responses."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+
+from probmf.inference.mixed.identifiability import Finding
+from probmf.likelihoods.base import likelihood_scales
+from probmf.models import MixedEffects
+from probmf.models.mixed.design import Design
+
+#: Scores beyond which nothing more happens to a row, and slopes that count as none there.
+FAR, NOTHING = 40.0, 1e-6
+#: Numbers below which an element of a linear program's answer is zero.
+ROUNDING = 1e-7
+
+
+def separated_coefficients(
+    model: MixedEffects, design: Design, samples: dict[str, Any]
+) -> list[Finding]:
+    r"""Coefficients along which no row's likelihood ever falls, and some rows' rises.
+
+    A direction b of the coefficients is such a one if :math:`x_n^\top b` is zero in every row but
+    those whose log density does not fall with their score on the side to which it moves: yes
+    answers upwards, no answers and counts of zero downwards. Whatever the scales of effects are,
+    there is then no best value. A linear program finds it.
+
+    Args:
+        model: A model whose response is not Gaussian.
+        design: Its design.
+        samples: A point fit's own parameters, by site.
+
+    Returns:
+        One finding that names the coefficients, or none.
+    """
+    data = design.data
+    if not data.mean.names:
+        return []
+    likelihood = model.likelihood.coded(data.num_levels)
+    rating = np.asarray(data.response, np.float64)
+    with jax.enable_x64(True):
+        own = likelihood_scales(likelihood, data.priors | samples)
+        up, down = (
+            np.asarray(likelihood.slope(jnp.full(rating.shape, end), jnp.asarray(rating), own))
+            for end in (FAR, -FAR)
+        )
+    may_rise, may_fall = up > -NOTHING, down < NOTHING
+    columns = np.asarray(data.population, np.float64)
+    size = np.max(np.abs(columns), axis=0)
+    columns = columns / np.where(size > 0, size, 1.0)
+    sign = np.where(may_rise, 1.0, 0.0) - np.where(may_fall, 1.0, 0.0)
+    held, open_ = ~(may_rise | may_fall), sign != 0
+    if not open_.any():
+        return []
+    equal = columns[held] if held.any() else None
+    signed = sign[open_, None] * columns[open_]
+
+    def direction(reach: np.ndarray) -> np.ndarray | None:
+        """The direction within reach along which most is gained, if anything is."""
+        found = scipy.optimize.linprog(
+            -np.sum(signed, axis=0), A_ub=-signed, b_ub=np.zeros(len(signed)), A_eq=equal,
+            b_eq=None if equal is None else np.zeros(len(equal)),
+            bounds=np.stack([-reach, reach], axis=1),
+        )  # fmt: skip
+        return None if found.x is None or -found.fun <= ROUNDING else np.asarray(found.x)
+
+    ones = np.ones(columns.shape[1])
+    move = direction(ones)
+    if move is None:
+        return []
+    moving = np.flatnonzero(np.abs(move) > ROUNDING)
+    # Those without which there is no such direction, as one of many may move others along.
+    needed = [
+        place
+        for place in moving
+        if direction(np.where(ones.cumsum() == place + 1, 0.0, 1.0)) is None
+    ]
+    names = [repr(data.mean.names[place]) for place in needed or moving]
+    rows = int(np.sum(np.abs(columns @ move) > ROUNDING))
+    listed = f"the coefficient{'s' * (len(names) > 1)} {', '.join(names)}"
+    text = (
+        f"Complete separation: along {listed} the likelihood of {rows:,} of the {len(rating):,} "
+        "rows rises without end and that of no row falls, so that there is no best value, and the "
+        "one given is where the search stopped. Leave the column out, join levels of a factor, or "
+        "use objective='map' or a sampler, where priors hold it."
+    )
+    return [Finding(frozenset({data.mean.site}), text)]
