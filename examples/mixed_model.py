@@ -31,7 +31,7 @@ def main():
 
     new = {"days": [0, 9, 9], "subject": ["s00", "s00", "someone else"]}
     print(fit.predict(new, kind="response", interval=0.9, unseen="prior", key=1))
-    plots.effects(fit, "subject").figure.savefig("subjects.png")
+    plots.effects(fit, "subject").savefig("subjects.png")
 
 
 if __name__ == "__main__":

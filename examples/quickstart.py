@@ -46,5 +46,5 @@ print(f"\nFor the new user: {', '.join(train.item_labels(best.code[0]))}")
 fit.save("quickstart-fit")
 same = load("quickstart-fit").predict(test, interval=None).mean == predicted.mean
 print(f"\nLoaded again, the fit predicts the same: {same.all()}")
-plots.calibration(fit, test).figure.savefig("calibration.png")
-plots.recommendations(recommended, labels=titles).figure.savefig("recommendations.png")
+plots.calibration(fit, test).savefig("calibration.png")
+plots.recommendations(recommended, labels=titles).savefig("recommendations.png")

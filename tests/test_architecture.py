@@ -12,7 +12,17 @@ PACKAGE = Path(__file__).resolve().parents[1] / "probmf"
 # From the bottom up. A module may import its own layer and those below.
 LAYERS = (
     {"backend"},
-    {"data", "effects", "likelihoods", "metrics", "numpyro_setup", "precision", "rows", "settings"},
+    {
+        "data",
+        "effects",
+        "html",
+        "likelihoods",
+        "metrics",
+        "numpyro_setup",
+        "precision",
+        "rows",
+        "settings",
+    },
     {"models"},
     {"results"},
     {"run"},

@@ -141,7 +141,7 @@ class TestPredictedVsObserved:
         self, gaussian: tuple[Simulation, RatingsFit]
     ) -> None:
         simulation, fit = gaussian
-        ax = plots.predicted_vs_observed(fit, simulation.ratings, num_bins=5)
+        ax = plots.predicted_vs_observed(fit, simulation.ratings, num_bins=5).axes[0]
         predicted = fit.predict(simulation.ratings, interval=None).mean
         lowest = np.argsort(predicted, kind="stable")[:100]
         dots = lines(ax)["mean observed rating"]
@@ -152,7 +152,7 @@ class TestPredictedVsObserved:
 
     def test_density_counts_every_pair(self, gaussian: tuple[Simulation, RatingsFit]) -> None:
         simulation, fit = gaussian
-        ax = plots.predicted_vs_observed(fit, simulation.ratings)
+        ax = plots.predicted_vs_observed(fit, simulation.ratings).axes[0]
         (mesh,) = ax.collections
         assert np.nansum(np.ma.filled(mesh.get_array(), np.nan)) == len(simulation.ratings)
 
@@ -161,7 +161,7 @@ class TestPredictedVsObserved:
         stars = replace(
             simulation.ratings, rating=np.clip(np.round(simulation.ratings.rating), 1, 5)
         )
-        ax = plots.predicted_vs_observed(fit, stars)
+        ax = plots.predicted_vs_observed(fit, stars).axes[0]
         assert ax.get_ylim() == (0.5, 5.5)
         (mesh,) = ax.collections
         assert np.shape(mesh.get_array())[0] == 5
@@ -170,7 +170,7 @@ class TestPredictedVsObserved:
         self, bernoulli: tuple[Simulation, RatingsFit]
     ) -> None:
         simulation, fit = bernoulli
-        ax = plots.predicted_vs_observed(fit, simulation.ratings)
+        ax = plots.predicted_vs_observed(fit, simulation.ratings).axes[0]
         ones = int(simulation.ratings.rating.sum())
         labels = ax.get_legend_handles_labels()[1]
         assert labels == [f"observed no ({500 - ones})", f"observed yes ({ones})"]
@@ -186,7 +186,7 @@ class TestPredictedVsObserved:
 class TestCalibration:
     def test_coverage_is_the_share_inside(self, gaussian: tuple[Simulation, RatingsFit]) -> None:
         simulation, fit = gaussian
-        ax = plots.calibration(fit, simulation.ratings)
+        ax = plots.calibration(fit, simulation.ratings).axes[0]
         predicted = fit.predict(simulation.ratings)
         half = ndtri(0.9) * predicted.sd
         inside = np.abs(simulation.ratings.rating - predicted.mean) <= half
@@ -196,7 +196,7 @@ class TestCalibration:
 
     def test_band_is_binomial(self, gaussian: tuple[Simulation, RatingsFit]) -> None:
         simulation, fit = gaussian
-        ax = plots.calibration(fit, simulation.ratings)
+        ax = plots.calibration(fit, simulation.ratings).axes[0]
         (path,) = ax.collections[0].get_paths()
         middle = path.vertices[np.isclose(path.vertices[:, 0], 0.5), 1]
         half = 1.96 * np.sqrt(0.25 / 500)
@@ -206,7 +206,7 @@ class TestCalibration:
         self, bernoulli: tuple[Simulation, RatingsFit]
     ) -> None:
         simulation, fit = bernoulli
-        ax = plots.calibration(fit, simulation.ratings, num_bins=4)
+        ax = plots.calibration(fit, simulation.ratings, num_bins=4).axes[0]
         (container,) = ax.containers
         x, y = np.asarray(container[0].get_xydata()).T
         predicted = fit.predict(simulation.ratings).mean
@@ -250,7 +250,7 @@ class TestFactorMap:
         self, gaussian: tuple[Simulation, RatingsFit]
     ) -> None:
         _, fit = gaussian
-        ax = plots.factor_map(fit, num_labels=4)
+        ax = plots.factor_map(fit, num_labels=4).axes[0]
         named = np.argsort(-fit.data.item_degree, kind="stable")[:4]
         written = {text.get_text() for text in ax.texts} - {""}
         assert written <= set(fit.data.item_labels(named))
@@ -281,7 +281,7 @@ def test_labels_do_not_overlap() -> None:
 
 def test_degree_distribution() -> None:
     ratings = Ratings.from_frame({"user": [1, 1, 1, 2, 3], "item": [7, 8, 9, 7, 7]}, rating=None)
-    ax = plots.degree_distribution(ratings)
+    ax = plots.degree_distribution(ratings).axes[0]
     np.testing.assert_allclose(lines(ax)["3 users"], [[1, 3], [2, 1], [3, 1]])
     np.testing.assert_allclose(lines(ax)["3 items"], [[1, 3], [2, 1], [3, 1]])
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
@@ -292,7 +292,9 @@ class TestRecommendations:
         _, fit = gaussian
         recommended = fit.recommend([1, 2], k=3, interval=0.9)
         names = fit.data.item_labels(recommended.code[1]).tolist()
-        ax = plots.recommendations(recommended, row=1, labels=names, reference=[1.0, 2.0, 3.0])
+        ax = plots.recommendations(
+            recommended, row=1, labels=names, reference=[1.0, 2.0, 3.0]
+        ).axes[0]
         np.testing.assert_allclose(lines(ax)["prediction"][:, 0], recommended.score[1])
         np.testing.assert_allclose(lines(ax)["true score"][:, 0], [1, 2, 3])
         assert [label.get_text() for label in ax.get_yticklabels()] == names
@@ -305,7 +307,7 @@ class TestRecommendations:
     def test_ids_stand_in_for_names(self, gaussian: tuple[Simulation, RatingsFit]) -> None:
         _, fit = gaussian
         recommended = fit.recommend([1], k=2)
-        ax = plots.recommendations(recommended)
+        ax = plots.recommendations(recommended).axes[0]
         assert [label.get_text() for label in ax.get_yticklabels()] == [
             str(item) for item in recommended.item[0]
         ]
@@ -329,11 +331,9 @@ def test_every_plot_can_be_saved(gaussian: tuple[Simulation, RatingsFit], tmp_pa
         plots.degree_distribution(simulation.ratings),
         plots.recommendations(fit.recommend([1], k=3, interval=0.5)),
     ]
-    figures = [ax.get_figure(root=True) for ax in drawn] + [plots.convergence(history())]
-    for number, figure in enumerate(figures):
-        assert figure is not None
+    for number, figure in enumerate([*drawn, plots.convergence(history())]):
         figure.savefig(tmp_path / f"{number}.png")
-        assert all(ax.get_xlabel() for ax in drawn)
+        assert all(figure.axes[0].get_xlabel() for figure in drawn)
 
 
 # --- optimization -----------------------------------------------------------------------------

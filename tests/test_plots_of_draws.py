@@ -80,7 +80,7 @@ def test_forest_has_the_labels_of_the_user() -> None:
 
 def test_effects_in_order() -> None:
     fit = mixed()
-    ax = plots.effects(fit, "g_x")
+    ax = plots.effects(fit, "g_x").axes[0]
     means = fit.samples["g_x_effects"][..., 0].mean(axis=(0, 1))
     np.testing.assert_allclose(ax.lines[0].get_xdata(), np.sort(means))
     labels = [label.get_text() for label in ax.get_yticklabels()]
@@ -89,16 +89,16 @@ def test_effects_in_order() -> None:
     expected = np.quantile(fit.samples["g_x_effects"][..., 0], [0.05, 0.95], axis=(0, 1))
     np.testing.assert_allclose(ends, expected.T[np.argsort(means)])
     assert ax.get_title(loc="left") == "x by g, 90% and 50% intervals"
-    assert plots.effects(fit, "g_effects", column="Intercept", ax=ax) is ax
+    assert plots.effects(fit, "g_effects", column="Intercept", ax=ax) is ax.figure
 
 
 def test_effects_of_many_groups_and_of_a_point() -> None:
     fit = mixed(num_groups=80)
-    ax = plots.effects(fit, "g")
+    ax = plots.effects(fit, "g").axes[0]
     assert ax.get_ylabel() == "80 groups in order"
     one = {name: value[:1, :1] for name, value in fit.samples.items()}
     point = MixedFit(fit.model, fit.design, one, "marginal")
-    ax = plots.effects(point, "g")
+    ax = plots.effects(point, "g").axes[0]
     assert len(ax.collections) == 0
     assert ax.get_title(loc="left") == "Intercept by g"
 
@@ -157,7 +157,7 @@ def test_map_of_draws_undoes_their_rotations() -> None:
         fit.model, fit.data, dict(fit.samples) | turned, "nuts", sampling=fit.sampling
     )
     titles = [f"film {n}" for n in range(6)]
-    maps = [plots.factor_map(each, titles=titles, num_labels=6) for each in (fit, other)]
+    maps = [plots.factor_map(each, titles=titles, num_labels=6).axes[0] for each in (fit, other)]
     dots = [np.asarray(ax.collections[1].get_offsets()) for ax in maps]
     np.testing.assert_allclose(dots[0], dots[1], atol=1e-6)
     assert len(maps[0].patches) == 6
@@ -168,7 +168,7 @@ def test_map_of_draws_undoes_their_rotations() -> None:
 
 def test_spectrum_has_an_interval_for_each_singular_value() -> None:
     fit = factorization()
-    ax = plots.spectrum(fit)
+    ax = plots.spectrum(fit).axes[0]
     users, items = fit.samples["user_factors"], fit.samples["item_factors"]
     value = np.linalg.svd(users @ np.swapaxes(items, 2, 3), compute_uv=False)[:, :, :2]
     value = value.reshape(-1, 2) / np.sqrt(8 * 6)

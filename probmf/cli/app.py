@@ -9,6 +9,7 @@ import probmf
 from probmf.cli.demo import demo
 from probmf.cli.evaluate import evaluate
 from probmf.cli.fit import fit
+from probmf.cli.mixed import mixed
 from probmf.cli.recommend import recommend
 from probmf.cli.words import MEANT
 
@@ -32,11 +33,10 @@ class Command(TyperCommand):
 app = typer.Typer(
     name="probmf",
     no_args_is_help=True,
-    add_completion=False,
     # Our errors are one message; with --debug a plain traceback is wanted, not a page of locals.
     pretty_exceptions_enable=False,
 )
-for command in (demo, fit, evaluate, recommend):
+for command in (demo, fit, evaluate, recommend, mixed):
     app.command(cls=Command)(command)
 
 
@@ -55,4 +55,4 @@ def main(
         ),
     ] = False,
 ) -> None:
-    """Probabilistic matrix factorization: fit, evaluate and recommend with uncertainty."""
+    """Probabilistic matrix factorization and mixed-effects models, with uncertainty."""

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import typer
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.markup import escape
 from rich.rule import Rule
@@ -283,16 +282,12 @@ def keep(stage: Stage, fits: dict[str, RatingsFit], user: int, directory: Path) 
     table.add_row("fit", "the fit: JSON, safetensors and Parquet")
     for name, what, picture in draw(stage, fits, user):
         path = directory / f"{name}.png"
-        figure = picture if isinstance(picture, Figure) else picture.get_figure(root=True)
-        if figure is not None:
-            figure.savefig(path)
+        picture.savefig(path)
         table.add_row(path.name, what)
     out.print(table, "")
 
 
-def draw(
-    stage: Stage, fits: dict[str, RatingsFit], user: int
-) -> Iterator[tuple[str, str, Axes | Figure]]:
+def draw(stage: Stage, fits: dict[str, RatingsFit], user: int) -> Iterator[tuple[str, str, Figure]]:
     """Every plot with its name and what it shows."""
     fit = fits["ALS, block"]
     histories = {name: each.history for name, each in fits.items() if each.history is not None}

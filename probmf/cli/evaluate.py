@@ -47,7 +47,7 @@ def evaluate(
         fit = load_fit(directory)
         source = Source.of(directory)
         rating = None if pairs_only else rating or source.rating
-        columns = Columns(user or source.user, item or source.item, rating)
+        columns = Columns(user or fit.data.users.column, item or fit.data.items.column, rating)
         data = same_kind_of_ids(read_ratings(test, columns), fit.data)
         if threshold is None and source.threshold is not None:
             threshold = source.threshold

@@ -287,7 +287,7 @@ def fit(
             train, validation = data.split(key=seed, test_fraction=validation_fraction)
         fitted = run_method(method, model, train, key=seed, validation=validation, **settings)
         fitted.save(directory)
-        Source(user, item, columns.rating, threshold).keep(directory)
+        Source(columns.rating, threshold).keep(directory)
         show(fitted)
         say(f"Saved in {directory}. Next: probmf evaluate {directory} TEST")
 

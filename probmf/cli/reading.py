@@ -25,17 +25,13 @@ _SOURCE = "source"
 
 @dataclass(frozen=True)
 class Source:
-    """Columns and threshold that a file of ratings was read with, kept with the fit.
+    """Column and threshold that a file of ratings was read with, kept with the fit.
 
     Attributes:
-        user: Column of user ids.
-        item: Column of item ids.
         rating: Column of ratings; None counted every pair as 1.
         threshold: Ratings of at least this counted as yes; None left them as they were.
     """
 
-    user: str = "user"
-    item: str = "item"
     rating: str | None = "rating"
     threshold: float | None = None
 
@@ -45,7 +41,7 @@ class Source:
 
     @classmethod
     def of(cls, path: Path) -> "Source":
-        """That of a saved fit; the names of `probmf fit` if it was saved from Python."""
+        """That of a saved fit; the name of `probmf fit` if it was saved from Python."""
         found = directory.entry(path, _SOURCE)
         return cls() if found is None else cls(**found)
 
@@ -235,7 +231,7 @@ def same_kind_of_ids(ratings: Ratings, known: Ratings) -> Ratings:
 def _same_kind(own: Vocabulary, other: Vocabulary) -> Vocabulary:
     if own.kind == other.kind or TEXT not in (own.kind, other.kind):
         return own
-    return Vocabulary(own.name, parse_ids([str(value) for value in own], other))
+    return Vocabulary(own.name, parse_ids([str(value) for value in own], other), own.column)
 
 
 def examples(vocabulary: Vocabulary) -> str:

@@ -11,7 +11,6 @@ from rich.text import Text
 from probmf.cli import shared_options as options
 from probmf.cli.console import heading, note, out, plain_errors, plain_table, say
 from probmf.cli.reading import (
-    Source,
     check_writable,
     examples,
     load_fit,
@@ -66,12 +65,12 @@ def recommend(
             "candidates": None,
         }
         if candidates is not None:
-            column = item or Source.of(directory).item
+            column = item or fit.data.items.column
             chosen["candidates"] = _read_candidates(fit, candidates, column)
         interval = _interval(fit, interval, everybody)
         recommended = fit.recommend(**chosen, rank_by=rank_by, interval=interval or None, key=seed)
         if out_file is not None:
-            write_table(_as_table(fit, recommended, Source.of(directory)), out_file)
+            write_table(_as_table(fit, recommended), out_file)
             say(f"Wrote {out_file}: {k} items for each of {len(recommended):,} users.")
             return
         labels = fit.data.user_labels(fit.data.users.encode(recommended.user))
@@ -176,18 +175,11 @@ def _read_candidates(fit: RatingsFit, path: Path, column: str) -> np.ndarray:
     return parse_ids([str(value) for value in table[column].to_pylist()], fit.data.items)
 
 
-def _as_table(fit: RatingsFit, recommended: Recommendations, source: Source) -> pa.Table:
-    """The recommendations with ids under the names that they have in the fit's file."""
+def _as_table(fit: RatingsFit, recommended: Recommendations) -> pa.Table:
+    """The recommendations, with titles if there are any."""
     table = recommended.to_arrow()
     if _has_titles(fit):
         codes = recommended.code[recommended.code >= 0]
         titles = pa.array(fit.data.item_labels(codes).tolist(), pa.string())
-        table = table.add_column(table.column_names.index("item") + 1, "title", titles)
-    own = {"user": source.user, "item": source.item}
-    taken = set(own.values()) & (set(table.column_names) - own.keys())
-    if taken:
-        raise ValueError(
-            f"The file that the fit was made from calls its ids {taken.pop()!r}, which is what "
-            "--out calls a column of its own; rename that column, and fit again."
-        )
-    return table.rename_columns([own.get(name, name) for name in table.column_names])
+        table = table.add_column(2, "title", titles)  # After both columns of ids.
+    return table

@@ -5,10 +5,12 @@ import re
 #: Methods by the function that they are in Python.
 METHODS = {
     "fit_als": "--method als",
+    "fit_marginal": "--method likelihood",
     "fit_map": "--method map",
     "fit_svi": "--method svi",
     "fit_variational": "--method variational",
     "sample_gibbs": "--method gibbs",
+    "sample_marginal": "--method marginal",
     "sample_nuts": "--method nuts",
 }
 #: Options whose Python names are no words of English, wherever they occur.

@@ -79,7 +79,7 @@ def _grown(
     """A vocabulary and its side table with the ids added that have these codes in another one."""
     if not len(added):
         return old, features
-    users = Vocabulary(old.name, np.concatenate([old.ids, new.ids[added]]))
+    users = Vocabulary(old.name, np.concatenate([old.ids, new.ids[added]]), old.column)
     return users, None if features is None else extend_features(features, users, added, other)
 
 

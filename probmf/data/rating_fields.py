@@ -145,10 +145,11 @@ def _finish(
 def _encode(
     columns: Mapping[str, Column], side: Literal["user", "item"], options: FrameOptions
 ) -> tuple[Vocabulary, np.ndarray]:
-    column, given = columns[options.get(side, side)], options.get(f"{side}s")
+    name, given = options.get(side, side), options.get(f"{side}s")
+    column = columns[name]
     if given is None:
-        return Vocabulary.from_values(column, side)
-    vocabulary = in_order(given, side)
+        return Vocabulary.from_values(column, side, column=name)
+    vocabulary = in_order(given, side, name)
     return vocabulary, vocabulary.encode(column)
 
 

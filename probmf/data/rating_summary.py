@@ -1,11 +1,11 @@
 """Summary of a table of ratings, as text and as a small HTML table."""
 
 import sys
-from html import escape
 
 import numpy as np
 import pyarrow as pa
 
+from probmf import html
 from probmf.data.column import plain
 from probmf.data.rating_table import RatingTable
 from probmf.data.vocabulary import Vocabulary
@@ -29,22 +29,11 @@ def describe(table: RatingTable) -> str:
 
 
 def describe_html(table: RatingTable) -> str:
-    """The same as one HTML table, self-contained."""
+    """The same as small HTML tables, self-contained."""
     head, *rows = _degrees(table)
-    span = len(head) - 1
-    right = ' style="text-align: right"'
-    lines = ["<table>", f'<caption style="text-align: left">{escape(_headline(table))}</caption>']
-    for name, value in _facts(table).items():
-        lines.append(
-            f'<tr><th style="text-align: left">{escape(name)}</th>'
-            f'<td colspan="{span}" style="text-align: left">{escape(value)}</td></tr>'
-        )
-    cells = "".join(f"<th{right}>{escape(cell)}</th>" for cell in head[1:])
-    lines.append(f'<tr><th style="text-align: left">{escape(head[0])}</th>{cells}</tr>')
-    for name, *values in rows:
-        cells = "".join(f"<td{right}>{escape(cell)}</td>" for cell in values)
-        lines.append(f'<tr><th style="text-align: left">{escape(name)}</th>{cells}</tr>')
-    return "\n".join([*lines, "</table>"])
+    to_left = [True, *(False for _ in head[1:])]
+    facts = html.facts({"": _headline(table)} | _facts(table))
+    return html.together(facts, html.table(head, rows, to_left))
 
 
 def headline_count(count: int, noun: str) -> str:

@@ -22,6 +22,7 @@ class Vocabulary:
 
     Attributes:
         name: "user" or "item"; what messages call one id.
+        column: Name of the column that the ids were read from; tables of results have it, too.
         ids: The different ids in the order of their codes: int64 (exact), datetime64, bool, or
             Python objects (text and everything else). Read-only.
         kind: What the ids are: "integers", "text", "UUIDs", ...
@@ -44,13 +45,15 @@ class Vocabulary:
     name: str
     ids: np.ndarray
     kind: str = field(init=False)
+    column: str = field(init=False)
 
-    def __init__(self, name: str, ids: Any) -> None:
+    def __init__(self, name: str, ids: Any, column: str | None = None) -> None:
         """Check the ids and freeze them.
 
         Args:
             name: "user" or "item".
             ids: The different ids in the order of their codes: array, series or list.
+            column: Name of their column in tables; None for `name`.
         """
         checked = read_ids(ids, f"the list of {name} ids")
         ids = checked.to_numpy()
@@ -66,12 +69,13 @@ class Vocabulary:
             )
         ids.flags.writeable = False
         object.__setattr__(self, "name", name)
+        object.__setattr__(self, "column", name if column is None else column)
         object.__setattr__(self, "ids", ids)
         object.__setattr__(self, "kind", checked.kind)
 
     @classmethod
     def from_values(
-        cls, values: Any, name: str, *, what: str | None = None
+        cls, values: Any, name: str, *, what: str | None = None, column: str | None = None
     ) -> tuple["Vocabulary", np.ndarray]:
         """The vocabulary of a column and the column in its codes.
 
@@ -79,6 +83,7 @@ class Vocabulary:
             values: Ids of n rows: array, series, list; see `Ratings.from_frame` for the kinds.
             name: "user" or "item".
             what: What messages call the values; by default "the column of user ids".
+            column: Name of the column in tables; None for `name`.
 
         Returns:
             The vocabulary, sorted where the ids have an order (else as they first appear), and
@@ -94,7 +99,7 @@ class Vocabulary:
             (array(['ann', 'bob'], dtype=object), array([1, 0, 1], dtype=int32))
         """
         different, codes = factorize(read_ids(values, what or f"the column of {name} ids"))
-        return cls(name, different.values), codes
+        return cls(name, different.values, column), codes
 
     def encode(
         self,
@@ -253,7 +258,7 @@ class Vocabulary:
         )
 
 
-def in_order(values: Any, name: str) -> Vocabulary:
+def in_order(values: Any, name: str, column: str | None = None) -> Vocabulary:
     """A vocabulary given as such or as a sequence of ids in code order."""
     if isinstance(values, Vocabulary):
         if values.name != name:
@@ -262,7 +267,7 @@ def in_order(values: Any, name: str) -> Vocabulary:
                 "and items exchanged?"
             )
         return values
-    return Vocabulary(name, values)
+    return Vocabulary(name, values, column)
 
 
 def read_levels(column: Column, name: str) -> tuple[Vocabulary, np.ndarray]:

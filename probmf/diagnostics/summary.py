@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jax.typing import ArrayLike
 
+from probmf import html
 from probmf.data import as_generator
 from probmf.diagnostics.judgement import complaints, remarks, statistics
 from probmf.diagnostics.quantities import AnyFit, Quantity, check_fit, of_fit
@@ -47,14 +48,22 @@ class Diagnosis:
         """True if nothing is wrong."""
         return not self.warnings
 
-    def __repr__(self) -> str:
-        """The table, the statistics, and the warnings."""
+    def _sentences(self) -> list[str]:
+        """Statistics, remarks and warnings, below the table."""
         told = []
         for name, value in self.statistics.items():
             number = float(np.min(value))
             told.append(f"{name} {number:,.3g}{' (least)' if np.size(value) > 1 else ''}")
-        lines = [repr(self.table), *([", ".join(told)] if told else []), *self.remarks]
-        return "\n".join([*lines, *self.warnings] if self.warnings else [*lines, "No warnings."])
+        return [*([", ".join(told)] if told else []), *self.remarks,
+                *(self.warnings or ("No warnings.",))]  # fmt: skip
+
+    def __repr__(self) -> str:
+        """The table, the statistics, and the warnings."""
+        return "\n".join([repr(self.table), *self._sentences()])
+
+    def _repr_html_(self) -> str:
+        """The same for notebooks."""
+        return html.together(self.table._repr_html_(), html.lines(self._sentences()))
 
 
 def summary(

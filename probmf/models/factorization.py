@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
+from probmf import html
 from probmf.data import Encoder, Features, Ratings
 from probmf.likelihoods import Gaussian, Likelihood
 from probmf.likelihoods.base import likelihood_scales
@@ -417,6 +418,10 @@ class MatrixFactorization(FactorTerms):
             bool(self.user_bias), bool(self.item_bias), float(self.unobserved_weight),
             self.user_mean, self.item_mean,
         )  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        """The arguments, for notebooks."""
+        return html.fields(self)
 
     def __call__(self, observations: Observations) -> Array:
         """Sample the model in NumPyro's sense.

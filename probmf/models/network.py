@@ -11,6 +11,7 @@ import numpyro
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
+from probmf import html
 from probmf.data.examples import Examples
 from probmf.likelihoods import BaseLikelihood, Gaussian
 from probmf.likelihoods.base import likelihood_scales
@@ -232,6 +233,10 @@ class Network:
         if self.likelihood.by_class:
             return values[:, 0], len(self.likelihood.levels)
         return values if count > 1 else values[:, 0], count
+
+    def _repr_html_(self) -> str:
+        """The arguments, for notebooks."""
+        return html.fields(self)
 
     def __call__(self, data: NetworkData) -> Array:
         """Sample the model in NumPyro's sense.

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 from jax.typing import ArrayLike
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from probmf.data import Ratings
-from probmf.plots.style import BLUE, INK, ORANGE, describe, legend, log_axis, new_axes
+from probmf.plots.style import BLUE, INK, ORANGE, describe, figure_of, legend, log_axis, new_axes
 from probmf.results import Recommendations
 
 
-def degree_distribution(ratings: Ratings, *, ax: Axes | None = None) -> Axes:
+def degree_distribution(ratings: Ratings, *, ax: Axes | None = None) -> Figure:
     """Numbers of ratings of users and items: count against rank, both logarithmic.
 
     A straight line is a power law. Where the lines end is the number of users and of items.
@@ -21,11 +22,11 @@ def degree_distribution(ratings: Ratings, *, ax: Axes | None = None) -> Axes:
         ax: Axes to draw into; None makes a figure.
 
     Returns:
-        The axes.
+        The figure.
 
     Example:
         >>> ratings = Ratings.from_frame({"user": [1, 1, 2], "item": [7, 8, 7]}, rating=None)
-        >>> [line.get_label() for line in degree_distribution(ratings).get_lines()]
+        >>> [line.get_label() for line in degree_distribution(ratings).axes[0].get_lines()]
         ['2 users', '2 items']
     """
     ax = new_axes(ax, (5.2, 4.0))
@@ -45,7 +46,7 @@ def degree_distribution(ratings: Ratings, *, ax: Axes | None = None) -> Axes:
         x="rank, from the one with the most ratings",
         y="number of ratings",
     )
-    return ax
+    return figure_of(ax)
 
 
 def recommendations(
@@ -57,7 +58,7 @@ def recommendations(
     reference_label: str = "true score",
     x_label: str = "predicted rating",
     ax: Axes | None = None,
-) -> Axes:
+) -> Figure:
     """One user's recommendations, best on top: a dot for the score, a line for its interval.
 
     Args:
@@ -71,7 +72,7 @@ def recommendations(
         ax: Axes to draw into; None makes a figure.
 
     Returns:
-        The axes.
+        The figure.
 
     Raises:
         IndexError: If there is no such row.
@@ -114,4 +115,4 @@ def recommendations(
         f"Recommended to user {recommended.user[row]}", loc="left", fontsize=11, color=INK, pad=pad
     )
     ax.set_xlabel(x_label, fontsize=10, color=INK)
-    return ax
+    return figure_of(ax)

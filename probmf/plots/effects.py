@@ -2,8 +2,9 @@
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from probmf.plots.style import BLUE, GREY, describe, new_axes
+from probmf.plots.style import BLUE, GREY, describe, figure_of, new_axes
 from probmf.results import MixedFit
 from probmf.results.mixtures import tails
 
@@ -18,7 +19,7 @@ def effects(
     column: str | None = None,
     interval: float = 0.9,
     ax: Axes | None = None,
-) -> Axes:
+) -> Figure:
     """Effects of groups in order of their means, with intervals (a caterpillar plot).
 
     Args:
@@ -29,7 +30,7 @@ def effects(
         ax: Axes to draw into; None makes a figure.
 
     Returns:
-        The axes.
+        The figure.
 
     Raises:
         TypeError: If `fit` is no fit of a mixed model.
@@ -69,7 +70,7 @@ def effects(
         x="effect",
         y="" if few else f"{len(order):,} groups in order",
     )
-    return ax
+    return figure_of(ax)
 
 
 def _find(fit: MixedFit, term: str, column: str | None) -> tuple[str, int, tuple[str, ...]]:

@@ -6,13 +6,14 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator
 
 from probmf.diagnostics.alignment import align
 from probmf.diagnostics.quantities import singular_values
 from probmf.plots.labels import place_labels
-from probmf.plots.style import BLUE, GREY, describe, new_axes, span
+from probmf.plots.style import BLUE, GREY, describe, figure_of, new_axes, span
 from probmf.results import RatingsFit
 from probmf.results.draws import Draws
 from probmf.results.mixtures import tails
@@ -29,7 +30,7 @@ def factor_map(
     titles: Sequence[object] | None = None,
     num_labels: int = 15,
     ax: Axes | None = None,
-) -> Axes:
+) -> Figure:
     r"""Items in the plane in which users' tastes differ most.
 
     .. math:: U V^\top = A S B^\top, \qquad
@@ -96,7 +97,7 @@ def factor_map(
     told = fit.data.item_labels(named) if titles is None and len(named) else titles
     labels = [str(told[n if titles is None else item]) for n, item in enumerate(named)]  # type: ignore[index]
     place_labels(ax, place[named], np.sqrt(size[named]) / 2, labels)
-    return ax
+    return figure_of(ax)
 
 
 def leading_directions(fit: RatingsFit) -> tuple[np.ndarray, np.ndarray]:
@@ -152,7 +153,7 @@ def _ellipse(ax: Axes, cloud: Float[np.ndarray, "draws 2"]) -> None:
     )  # fmt: skip
 
 
-def spectrum(fit: RatingsFit, *, interval: float = 0.9, ax: Axes | None = None) -> Axes:
+def spectrum(fit: RatingsFit, *, interval: float = 0.9, ax: Axes | None = None) -> Figure:
     r"""Singular values of :math:`U V^\top`, largest first: how many factors the data speak for.
 
     Each is in units of the score, as the root mean square that its direction adds over all pairs:
@@ -164,7 +165,7 @@ def spectrum(fit: RatingsFit, *, interval: float = 0.9, ax: Axes | None = None) 
         ax: Axes to draw into; None makes a figure.
 
     Returns:
-        The axes.
+        The figure.
 
     Raises:
         ValueError: If the model has no factors, or the interval is not in (0, 1).
@@ -190,4 +191,4 @@ def spectrum(fit: RatingsFit, *, interval: float = 0.9, ax: Axes | None = None) 
         x="direction, the largest first",
         y="singular value (score units)",
     )
-    return ax
+    return figure_of(ax)

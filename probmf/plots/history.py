@@ -7,9 +7,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from probmf.diagnostics.quantities import AnyFit
 from probmf.plots.style import CYCLE, DASHES, describe, legend, log_axis, new_figure, quiet
 from probmf.results import History
 
+#: A fit of a search, or its history.
+type Searched = AnyFit | History
 #: Below this share two objectives are the same number in float32.
 FLOOR = 1e-7
 #: Runs whose lengths differ by more than this factor are drawn on a logarithmic axis.
@@ -17,7 +20,7 @@ _LONG = 5
 
 
 def convergence(
-    history: History | Mapping[str, History],
+    history: Searched | Mapping[str, Searched],
     *,
     against: Literal["steps", "seconds"] = "steps",
     ax: Axes | Sequence[Axes] | None = None,
@@ -29,7 +32,7 @@ def convergence(
     held-out error, with a dot at the step that was kept.
 
     Args:
-        history: A fit's `history`, or several by name.
+        history: A fit of a search, or its `history`; or several by name.
         against: What the horizontal axis is: "steps" (sweeps or epochs) or "seconds" (compilation
             included).
         ax: Axes of the panels: one for the objective only, two for both, or None for a new figure.
@@ -75,15 +78,16 @@ def convergence(
     return cast(Figure, panels[0].get_figure(root=True))
 
 
-def check_histories(history: History | Mapping[str, History]) -> dict[str, History]:
+def check_histories(history: Searched | Mapping[str, Searched]) -> dict[str, History]:
     """One or several histories by name, those without a step left out."""
-    runs = dict(history) if isinstance(history, Mapping) else {"": history}
+    given = dict(history) if isinstance(history, Mapping) else {"": history}
+    runs: dict[str, Any] = {name: getattr(of, "history", of) for name, of in given.items()}
     for name, run in runs.items():
         if not isinstance(run, History):
             whose = f"The history of {name!r}" if name else "history"
             raise TypeError(
-                f"{whose} is a {type(run).__name__}, expected a History; give fit.history of a fit "
-                "that an optimizer made."
+                f"{whose} is a {type(run).__name__}, expected a History; give a fit that an "
+                "optimizer made."
             )
     runs = {name: run for name, run in runs.items() if len(run)}
     if not runs:

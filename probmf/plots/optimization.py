@@ -8,13 +8,13 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from probmf.plots.history import FLOOR, check_histories, share_above, unit_of
+from probmf.plots.history import FLOOR, Searched, check_histories, share_above, unit_of
 from probmf.plots.style import CYCLE, DASHES, GREY, describe, legend, new_figure, percent, quiet
 from probmf.results import History
 
 
 def optimization(
-    history: History | Mapping[str, History],
+    history: Searched | Mapping[str, Searched],
     *,
     tolerance: float = 0.01,
     ax: Sequence[Axes] | None = None,
@@ -27,7 +27,7 @@ def optimization(
     most that; the legend counts those within `tolerance`, in the best basin.
 
     Args:
-        history: A fit's `history`, or those of several optimizers by name, of one and the same
+        history: A fit of a search, or its `history`; or several by name, of one and the same
             objective.
         tolerance: Share above the lowest objective up to which a restart counts as having reached
             it.

@@ -2,6 +2,7 @@
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from scipy.special import ndtri
 
@@ -13,6 +14,7 @@ from probmf.plots.style import (
     INK,
     ORANGE,
     describe,
+    figure_of,
     legend,
     new_axes,
     percent,
@@ -36,7 +38,7 @@ def predicted_vs_observed(
     interval: float = 0.9,
     num_bins: int = 12,
     ax: Axes | None = None,
-) -> Axes:
+) -> Figure:
     """Observed ratings against their predictions, or predictions by outcome for yes/no data.
 
     For ratings: the density of all pairs, and in bins of equally many pairs the mean observed
@@ -52,7 +54,7 @@ def predicted_vs_observed(
         ax: Axes to draw into; None makes a figure.
 
     Returns:
-        The axes.
+        The figure.
 
     Raises:
         TypeError: If `test` is not `Ratings`.
@@ -65,12 +67,12 @@ def predicted_vs_observed(
         _draw_outcomes(ax, predicted.mean, observed)
     else:
         _draw_density(ax, predicted, observed, interval, num_bins)
-    return ax
+    return figure_of(ax)
 
 
 def calibration(
     fit: RatingsFit, test: Ratings, *, num_bins: int = 10, ax: Axes | None = None
-) -> Axes:
+) -> Figure:
     r"""Calibration: stated probabilities against observed frequencies.
 
     For ratings: the share of test ratings inside the central intervals of every probability p; for
@@ -87,7 +89,7 @@ def calibration(
         ax: Axes to draw into; None makes a figure.
 
     Returns:
-        The axes.
+        The figure.
 
     Raises:
         TypeError: If `test` is not `Ratings`.
@@ -105,7 +107,7 @@ def calibration(
         _draw_coverage(ax, predicted, observed)
     ax.set_aspect("equal")
     legend(ax, loc="upper left")
-    return ax
+    return figure_of(ax)
 
 
 def _predict(fit: RatingsFit, test: Ratings, interval: float) -> tuple[Predictions, np.ndarray]:

@@ -39,6 +39,14 @@ def new_figure(size: tuple[float, float]) -> Figure:
     return Figure(figsize=size, dpi=_DPI, layout="constrained")
 
 
+def figure_of(ax: Axes) -> Figure:
+    """The whole figure, which shows itself as the last line of a notebook's cell."""
+    found = ax.get_figure(root=True)
+    if found is None:
+        raise ValueError("ax belongs to no figure; draw into axes of one.")
+    return found
+
+
 def quiet(ax: Axes) -> Axes:
     """Take off what carries no information."""
     ax.spines[["top", "right"]].set_visible(False)

@@ -28,14 +28,16 @@ class Asked(NamedTuple):
     codes: Int[np.ndarray, " n"]
 
 
-def read_pairs(pairs: Any, data: Ratings, *, user: str, item: str) -> tuple[Asked, Asked]:
+def read_pairs(
+    pairs: Any, data: Ratings, *, user: str | None, item: str | None
+) -> tuple[Asked, Asked]:
     """Users and items of pairs in any of the forms of `RatingsFit.predict`.
 
     Args:
         pairs: The pairs.
         data: The training ratings.
-        user: Name of the column of users, in a table.
-        item: Name of the column of items, in a table.
+        user: Name of the column of users, in a table; None for that of the training ratings.
+        item: The same of items.
 
     Returns:
         The users and the items, one entry per pair.
@@ -45,7 +47,8 @@ def read_pairs(pairs: Any, data: Ratings, *, user: str, item: str) -> tuple[Aske
         ValueError: If there are none, a column is missing, or the ids are of another kind.
     """
     # Read once: a lazy table may give its rows in another order the second time.
-    columns = pairs if isinstance(pairs, Ratings) else pair_columns(pairs, user, item)
+    names = user or data.users.column, item or data.items.column
+    columns = pairs if isinstance(pairs, Ratings) else pair_columns(pairs, *names)
     codes = encode_pairs(columns, users=data.users, items=data.items)
     asked = []
     for side, vocabulary, its in zip((0, 1), (data.users, data.items), codes, strict=True):

@@ -126,7 +126,7 @@ def decode(written: Any, kinds: Mapping[str, type], parts: Parts) -> Any:
     if form == COLUMN:
         return _from_arrow(parts.columns[found][: written["rows"]], written["dtype"])
     if form == IDS:
-        return Vocabulary(written["of"], decode(found, kinds, parts))
+        return Vocabulary(written["of"], decode(found, kinds, parts), written["column"])
     if form == ARROW:
         column = parts.columns[found][: written["rows"]]
         unit = written["unit"]
@@ -155,8 +155,9 @@ def _encode_array(values: np.ndarray, name: str, parts: Parts) -> dict[str, Any]
 
 
 def _encode_ids(vocabulary: Vocabulary, name: str, parts: Parts) -> dict[str, Any]:
+    told = {"of": vocabulary.name, "column": vocabulary.column}
     if vocabulary.ids.dtype.kind in "biufmM":
-        return {IDS: _encode_array(vocabulary.ids, name, parts), "of": vocabulary.name}
+        return {IDS: _encode_array(vocabulary.ids, name, parts)} | told
     try:
         column = parts.add_column(name, vocabulary.to_arrow())
     except TypeError:
@@ -166,7 +167,7 @@ def _encode_ids(vocabulary: Vocabulary, name: str, parts: Parts) -> dict[str, An
             "before fitting."
         ) from None
     ids = {COLUMN: column, "dtype": vocabulary.ids.dtype.str, "rows": len(vocabulary)}
-    return {IDS: ids, "of": vocabulary.name}
+    return {IDS: ids} | told
 
 
 def _to_arrow(values: np.ndarray, name: str) -> pa.Array:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 MANIFEST = "fit.json"
-FORMAT, VERSION = "probmf-fit", 3
+FORMAT, VERSION = "probmf-fit", 4
 #: Arrays of numbers, and columns of anything else.
 ARRAYS, COLUMNS = "arrays.safetensors", "columns.parquet"
 #: Files of side tables, by what they are.

@@ -9,6 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Shaped
 
+from probmf import html
 from probmf.data import as_generator
 from probmf.likelihoods.base import BaseLikelihood
 from probmf.models.sites import Sites
@@ -74,18 +75,46 @@ class Fit(Pickled):
         """True for a point fit: one draw, and not that of a sampler."""
         return self.sampling is None and (self.num_chains, self.num_draws) == (1, 1)
 
-    def _told_draws(self) -> str:
-        """For `repr`: how many draws there are and what was found of them, unless it is a point."""
-        told = ""
-        if not self.is_point:
-            told = f"; {self.num_chains} chains of {self.num_draws:,} draws"
+    @property
+    def _model_words(self) -> str:
+        """The model in a few words."""
+        raise NotImplementedError
+
+    @property
+    def _data_words(self) -> str:
+        """The training data in a few words."""
+        raise NotImplementedError
+
+    @property
+    def _draws_words(self) -> str:
+        """Number of draws and what was found of them; empty for a point."""
+        told = "" if self.is_point else f"{self.num_chains} chains of {self.num_draws:,} draws"
         if self.sampling is None:
             return told
         if self.sampling.is_independent:
-            told = f"; {self.num_chains * self.num_draws:,} independent draws"
+            told = f"{self.num_chains * self.num_draws:,} independent draws"
         if self.sampling.verdict:
             told += f", {self.sampling.verdict}"
         return told if self.sampling.complete else told + ", incomplete"
+
+    def _facts(self) -> dict[str, str]:
+        """Words about the fit, by what they are about."""
+        facts = {"method": self.method, "model": self._model_words, "data": self._data_words}
+        if self.history is not None and len(self.history):
+            facts["search"] = self.history.words
+        return facts | ({"draws": self._draws_words} if self._draws_words else {})
+
+    def __repr__(self) -> str:
+        """One line: what was fitted to what, and how."""
+        method, model, *others = self._facts().values()
+        return f"{type(self).__name__}({'; '.join([f'{method}: {model}', *others])})"
+
+    def _repr_html_(self) -> str:
+        """The same for notebooks, with the time that it took."""
+        facts = self._facts()
+        seconds = self.history.seconds[-1:].sum() if self.history is not None else 0.0
+        seconds = seconds if self.sampling is None else self.sampling.seconds
+        return html.facts(facts | ({"time": f"{seconds:.3g} s"} if seconds else {}))
 
     def point(self) -> dict[str, np.ndarray]:
         """Parameters of a point fit by site name, without chain and draw axes.

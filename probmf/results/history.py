@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Float
 
+from probmf.results.table import Tabular
 
-@dataclass(frozen=True, eq=False)
-class History:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class History(Tabular):
     """Objective and held-out error after every step of a point fit.
 
     Attributes:
@@ -34,3 +37,29 @@ class History:
     def __len__(self) -> int:
         """Number of steps taken."""
         return len(self.objective)
+
+    @property
+    def words(self) -> str:
+        """Number of steps, the objective that was kept, and why the search ended."""
+        if not len(self):
+            return f"no {self.unit}, stopped by {self.stopped}"
+        kept = self.objective[max(self.best - 1, 0)]
+        return f"{len(self)} {self.unit}s, objective {kept:,.6g}, stopped by {self.stopped}"
+
+    def __repr__(self) -> str:
+        """The same, and the last held-out error."""
+        told = ""
+        if self.validation is not None and len(self):
+            told = f", held-out error {self.validation[max(self.best - 1, 0)]:.4g}"
+        return f"History({self.words}{told})"
+
+    def to_arrow(self) -> pa.Table:
+        """One line per step.
+
+        Returns:
+            Columns "sweep" (or "epoch"), "objective", "validation" if there is any, and "seconds".
+        """
+        columns = {"objective": self.objective, "validation": self.validation}
+        present = {name: of for name, of in columns.items() if of is not None}
+        steps = {self.unit: np.arange(1, len(self) + 1)}
+        return pa.table(steps | present | {"seconds": self.seconds})

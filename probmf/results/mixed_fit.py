@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from probmf import html
 from probmf.likelihoods import Likelihood
 from probmf.models.mixed import Design, MixedEffects
 from probmf.models.sites import Sites
@@ -26,7 +27,7 @@ from probmf.results.mixed_predict import (
     training_rows,
     without_groups,
 )
-from probmf.results.mixed_summary import summarize_sites
+from probmf.results.mixed_summary import is_effect, summarize_sites
 from probmf.results.moments import RowMoments
 from probmf.results.prediction_intervals import Kind, Mixtures
 from probmf.results.predictions import Predictions
@@ -35,6 +36,9 @@ from probmf.results.storage import write_fit
 from probmf.results.table import Table
 from probmf.results.training_columns import used_columns
 from probmf.settings import own_settings
+
+#: Numbers that a notebook shows beside a fit; their convergence is measured, some ms each.
+SHOWN = 40
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -73,13 +77,19 @@ class MixedFit(Fit):
         """Shapes of all sites but the response, without chain and draw."""
         return self._sites().shapes(self._response_name)
 
-    def __repr__(self) -> str:
-        """One line: what was fitted to what, and how."""
-        return (
-            f"MixedFit({self.method}: {self.model.formula}, "
-            f"{type(self.model.likelihood).__name__}; "
-            f"{self.design.data.num_observations:,} observations{self._told_draws()})"
-        )
+    @property
+    def _model_words(self) -> str:
+        return f"{self.model.formula}, {type(self.model.likelihood).__name__}"
+
+    @property
+    def _data_words(self) -> str:
+        return f"{self.design.data.num_observations:,} observations"
+
+    def _repr_html_(self) -> str:
+        """One line and the summary, for notebooks; without it where it would be long."""
+        numbers = (value[0, 0].size for site, value in self.samples.items() if not is_effect(site))
+        table = self.summary()._repr_html_() if sum(numbers) <= SHOWN else ""
+        return html.together(super()._repr_html_(), table)
 
     @cached_property
     def _draws(self) -> SiteDraws:

@@ -69,16 +69,16 @@ class NetworkFit(Fit):
         scales: dict[str, tuple[int, ...]] = dict.fromkeys(self.model.random_scales(), ())
         return self.model.site_shapes(arrays) | scales
 
-    def __repr__(self) -> str:
-        """One line: what was fitted to what, and how."""
+    @property
+    def _model_words(self) -> str:
         shapes = self.model.layers.shapes(NAME, len(self.data.features), self._num_outputs)
         widths = [shapes[f"{NAME}_weight_0"][0]]
         widths += [shapes[f"{NAME}_weight_{i}"][1] for i in range(self.model.layers.num_layers)]
-        return (
-            f"NetworkFit({self.method}: {'-'.join(map(str, widths))}, "
-            f"{type(self.model.likelihood).__name__}; {len(self.data):,} examples"
-            f"{self._told_draws()})"
-        )
+        return f"{'-'.join(map(str, widths))}, {type(self.model.likelihood).__name__}"
+
+    @property
+    def _data_words(self) -> str:
+        return f"{len(self.data):,} examples"
 
     @cached_property
     def _num_outputs(self) -> int:

@@ -7,13 +7,13 @@ from jaxtyping import Float
 from scipy.special import ndtri
 
 from probmf.results.asked import check_at_least, check_interval, read_pairs
-from probmf.results.predictions import Predictions
+from probmf.results.predictions import Predictions, id_columns
 from probmf.results.scores import Scores
 
 
 def predict(
-    scores: Scores, pairs: Any, *, interval: float | None, user: str, item: str,
-    at_least: float | None = None,
+    scores: Scores, pairs: Any, *, interval: float | None, user: str | None = None,
+    item: str | None = None,    at_least: float | None = None,
 ) -> Predictions:  # fmt: skip
     """Predict pairs; see `RatingsFit.predict`."""
     if at_least is not None:
@@ -31,7 +31,7 @@ def predict(
         **found._asdict(), levels=likelihood.levels if ordered else (),
         probability=None if at_least is None else scores.tail(users.codes, items.codes, at_least),
         user=users.ids, item=items.ids, known_user=known_user, known_item=known_item,
-        known=known_user & known_item,
+        known=known_user & known_item, id_columns=id_columns(scores.data),
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """`Predictions`, the class that every kind of fit returns: its columns, table and repr."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,14 +8,16 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float, Shaped
 
+from probmf.data import Ratings
 from probmf.data.ids import read_ids, to_arrow
+from probmf.results.table import Tabular
 
 #: Fields that summarize the draws; without an interval there is the first only.
 SUMMARY = ("mean", "sd", "lower", "upper")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Predictions:
+class Predictions(Tabular):
     """Predicted responses of rows, or ratings of pairs, in the order in which they were asked for.
 
     Attributes:
@@ -37,6 +40,7 @@ class Predictions:
         known_user: False where the user has no ratings in the fit: the prior is used.
         known_item: False where the item has none.
         known: False where something is new to the fit: a user, an item, or a group.
+        id_columns: Names of the columns of users and items in the training data.
     """
 
     mean: Float[np.ndarray, "n ..."]
@@ -52,6 +56,7 @@ class Predictions:
     known_user: Bool[np.ndarray, " n"] | None = None
     known_item: Bool[np.ndarray, " n"] | None = None
     known: Bool[np.ndarray, " n"] | None = None
+    id_columns: tuple[str, str] = ("user", "item")
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -77,7 +82,7 @@ class Predictions:
         return f"Predictions({len(self):,} {rows}, the first {whose}{first}{told})"
 
     def to_arrow(self) -> pa.Table:
-        """The predictions as an Arrow table (`.to_pandas()` and `polars.from_arrow` follow).
+        """The predictions as an Arrow table.
 
         Returns:
             One line per row, with a column for each field that is not None (numbered from 0 where
@@ -88,9 +93,6 @@ class Predictions:
             TypeError: If the kind of the ids has no Arrow type.
         """
         columns: dict[str, Any] = {}
-        for name, ids in (("user", self.user), ("item", self.item)):
-            if ids is not None:
-                columns[name] = ids_to_arrow(ids, name)
         by_class = self.probabilities is not None and self.mean.shape == self.probabilities.shape
         for name in SUMMARY:
             values = getattr(self, name)
@@ -111,7 +113,38 @@ class Predictions:
         for name in ("probability", *flags):
             if getattr(self, name) is not None:
                 columns[name] = getattr(self, name)
-        return pa.table(columns)
+        ids = {name: getattr(self, name) for name in ("user", "item")}
+        present = {name: own for name, own in ids.items() if own is not None}
+        return pa.table(with_ids(present, self.id_columns, columns))
+
+    @property
+    def _num_ids(self) -> int:  # type: ignore[override]
+        return 0 if self.user is None else 2
+
+
+def id_columns(data: Ratings) -> tuple[str, str]:
+    """Names of the columns of users and items in the training data."""
+    return data.users.column, data.items.column
+
+
+def with_ids(
+    ids: Mapping[str, np.ndarray], own: tuple[str, str], columns: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Columns of ids before others, as the training data call them.
+
+    Args:
+        ids: Ids by "user" and "item".
+        own: Names in the training data. Where another column has such a name, or both are one,
+            they are "user" and "item".
+        columns: The others.
+
+    Returns:
+        All columns.
+    """
+    names = dict(zip(("user", "item"), own, strict=True))
+    if len(set(own)) < 2 or set(own) & columns.keys():
+        names = {name: name for name in names}
+    return {names[name]: ids_to_arrow(of, name) for name, of in ids.items()} | dict(columns)
 
 
 def ids_to_arrow(ids: np.ndarray, name: str) -> pa.Array:

@@ -13,12 +13,13 @@ from probmf.results.choices import Exclude, read_candidates
 from probmf.results.exclusions import Exclusions
 from probmf.results.mixtures import row_blocks
 from probmf.results.prediction_intervals import evaluate
-from probmf.results.predictions import ids_to_arrow, plain_text, told_unknown
+from probmf.results.predictions import plain_text, told_unknown, with_ids
 from probmf.results.scores import Column, Scores
+from probmf.results.table import Tabular
 
 
 @dataclass(frozen=True, eq=False)
-class Questions:
+class Questions(Tabular):
     """Items to ask a user about, best first.
 
     Attributes:
@@ -28,6 +29,7 @@ class Questions:
         information: Expected information of each answer, in nats; for ratings at a few levels of
             each alone, else given the answers to the questions before it.
         known_user: False if the user has no ratings in the fit.
+        id_column: Name of the column of items in the training data.
     """
 
     user: Any
@@ -35,6 +37,7 @@ class Questions:
     code: Int[np.ndarray, " k"]
     information: Float[np.ndarray, " k"]
     known_user: bool
+    id_column: str = "item"
 
     def __len__(self) -> int:
         """Number of items."""
@@ -53,12 +56,15 @@ class Questions:
         """One line per item, best first.
 
         Returns:
-            Columns "item" and "information".
+            A column of items, called as in the training data, and "information".
 
         Raises:
             TypeError: If the kind of the ids has no Arrow type.
         """
-        return pa.table({"item": ids_to_arrow(self.item, "item"), "information": self.information})
+        columns = {"information": self.information}
+        return pa.table(with_ids({"item": self.item}, ("user", self.id_column), columns))
+
+    _num_ids = 1
 
 
 def choose_next(
@@ -88,7 +94,7 @@ def choose_next(
         places, information = _greedy(variance, column, 1.0 / _precision(scores, code, items), k)
     return Questions(
         asked.ids[0], data.items.ids[items[places]], items[places], information,
-        bool(scores.known("user", asked.codes)[0]),
+        bool(scores.known("user", asked.codes)[0]), data.items.column,
     )  # fmt: skip
 
 

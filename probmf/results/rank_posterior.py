@@ -14,12 +14,13 @@ from probmf.results.asked import check_count, check_interval, read_some
 from probmf.results.choices import Exclude, read_candidates
 from probmf.results.exclusions import Exclusions
 from probmf.results.mixtures import tails
-from probmf.results.predictions import ids_to_arrow, plain_text, told_unknown
+from probmf.results.predictions import plain_text, told_unknown, with_ids
 from probmf.results.scores import Scores
+from probmf.results.table import Tabular
 
 
 @dataclass(frozen=True, eq=False)
-class RankPosterior:
+class RankPosterior(Tabular):
     """Ranks of items among a user's candidates, over draws of the scores; 1 is the best.
 
     Attributes:
@@ -33,6 +34,7 @@ class RankPosterior:
         k: How many are the top.
         num_candidates: Number of items that were ranked.
         known_user: False if the user has no ratings in the fit.
+        id_column: Name of the column of items in the training data.
     """
 
     user: Any
@@ -45,6 +47,7 @@ class RankPosterior:
     k: int
     num_candidates: int
     known_user: bool
+    id_column: str = "item"
 
     def __len__(self) -> int:
         """Number of items."""
@@ -63,13 +66,15 @@ class RankPosterior:
         """One line per item.
 
         Returns:
-            Columns "item", "top", "mean", "lower" and "upper".
+            A column of items, called as in the training data, "top", "mean", "lower" and "upper".
 
         Raises:
             TypeError: If the kind of the ids has no Arrow type.
         """
         columns = {name: getattr(self, name) for name in ("top", "mean", "lower", "upper")}
-        return pa.table({"item": ids_to_arrow(self.item, "item")} | columns)
+        return pa.table(with_ids({"item": self.item}, ("user", self.id_column), columns))
+
+    _num_ids = 1
 
 
 def rank_posterior(
@@ -123,7 +128,7 @@ def rank_posterior(
     return RankPosterior(
         asked.ids[0], data.items.ids[among[places]], among[places], (found <= k).mean(axis=0),
         found.mean(axis=0), lower, upper, k, len(among),
-        bool(scores.known("user", asked.codes)[0]),
+        bool(scores.known("user", asked.codes)[0]), data.items.column,
     )  # fmt: skip
 
 

@@ -129,20 +129,15 @@ class RatingsFit(Fit):
         samples = {name: np.asarray(value)[None, None] for name, value in parameters.items()}
         return cls(model, data, samples, method, history)
 
-    def __repr__(self) -> str:
-        """One line: what was fitted to what, and how."""
-        steps = ""
-        if self.history is not None and len(self.history):
-            steps = (
-                f"; {len(self.history)} {self.history.unit}s, objective "
-                f"{self.history.objective[max(self.history.best - 1, 0)]:,.6g}, "
-                f"stopped by {self.history.stopped}"
-            )
+    @property
+    def _model_words(self) -> str:
+        return f"{self.model.num_factors} factors, {type(self.model.likelihood).__name__}"
+
+    @property
+    def _data_words(self) -> str:
         return (
-            f"RatingsFit({self.method}: {self.model.num_factors} factors, "
-            f"{type(self.model.likelihood).__name__}; {self.data.num_ratings:,} ratings, "
-            f"{self.data.num_users:,} users, {self.data.num_items:,} items"
-            f"{steps}{self._told_draws()})"
+            f"{self.data.num_ratings:,} ratings, {self.data.num_users:,} users, "
+            f"{self.data.num_items:,} items"
         )
 
     # What every prediction needs is kept after its first use; the class is frozen otherwise.
@@ -169,8 +164,8 @@ class RatingsFit(Fit):
         *,
         interval: float | None = 0.9,
         at_least: float | None = None,
-        user: str = "user",
-        item: str = "item",
+        user: str | None = None,
+        item: str | None = None,
         user_features: Any = None,
         item_features: Any = None,
         key: ArrayLike | None = None,
@@ -193,8 +188,8 @@ class RatingsFit(Fit):
                 much faster.
             at_least: Also tell the `probability` of a rating of at least this, noise included: of
                 a point fit with the score's plug-in variance, otherwise averaged over the draws.
-            user: Name of the column of users, in a table.
-            item: Name of the column of items, in a table.
+            user: Name of the column of users, in a table; None for that of the training ratings.
+            item: The same of items.
             user_features: Table of what is known of users that the fit does not know; see `extend`.
             item_features: The same for items.
             key: JAX key or int, for features and many draws.

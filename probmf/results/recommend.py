@@ -14,13 +14,14 @@ from probmf.results.asked import Asked, check_at_least, check_count, check_inter
 from probmf.results.choices import Exclude, read_choice, read_exclusions
 from probmf.results.exclusions import Exclusions
 from probmf.results.prediction_intervals import Summary
-from probmf.results.predictions import ids_to_arrow, plain_text, told_unknown
+from probmf.results.predictions import id_columns, plain_text, told_unknown, with_ids
 from probmf.results.ranking import Order, RankBy
 from probmf.results.scores import Scores
+from probmf.results.table import Tabular
 
 
 @dataclass(frozen=True, eq=False)
-class Recommendations:
+class Recommendations(Tabular):
     """The k best items of each user, best first.
 
     Attributes:
@@ -34,6 +35,7 @@ class Recommendations:
         upper: Upper end of the interval, or None.
         known_user: False for users without ratings in the fit, who get the prior's ranking.
         probability: That the rating is at least `at_least`, or None if not asked for.
+        id_columns: Names of the columns of users and items in the training data.
     """
 
     user: np.ndarray
@@ -44,6 +46,7 @@ class Recommendations:
     upper: Float[np.ndarray, "users k"] | None
     known_user: Bool[np.ndarray, " users"]
     probability: Float[np.ndarray, "users k"] | None = None
+    id_columns: tuple[str, str] = ("user", "item")
 
     def __len__(self) -> int:
         """Number of users."""
@@ -67,24 +70,22 @@ class Recommendations:
         """One line per recommendation, with its rank from 1; empty places are left out.
 
         Returns:
-            Columns "user", "rank", "item", "score", and "lower", "upper" and "probability" if
-            there are any.
+            Columns of users and items, called as in the training data, "rank", "score", and
+            "lower", "upper" and "probability" if there are any.
 
         Raises:
             TypeError: If the kind of the ids has no Arrow type.
         """
         users, places = np.nonzero(self.code >= 0)
-        columns: dict[str, Any] = {
-            "user": ids_to_arrow(self.user[users], "user"),
-            "rank": places + 1,
-            "item": ids_to_arrow(self.item[users, places], "item"),
-            "score": self.score[users, places],
-        }
+        columns: dict[str, Any] = {"rank": places + 1, "score": self.score[users, places]}
         for name in ("lower", "upper", "probability"):
             values = getattr(self, name)
             if values is not None:
                 columns[name] = values[users, places]
-        return pa.table(columns)
+        ids = {"user": self.user[users], "item": self.item[users, places]}
+        return pa.table(with_ids(ids, self.id_columns, columns))
+
+    _num_ids = 2
 
 
 def recommend(
@@ -138,6 +139,7 @@ def recommend(
         user=asked.ids, item=_ids(data, code), code=code, score=by_place(found.mean),
         lower=by_place(found.lower), upper=by_place(found.upper),
         known_user=scores.known("user", asked.codes), probability=by_place(probability),
+        id_columns=id_columns(data),
     )  # fmt: skip
 
 
@@ -193,4 +195,5 @@ def similar_items(scores: Scores, items: Any, k: int | None) -> Recommendations:
     return Recommendations(
         user=asked.ids, item=data.items.ids[code], code=code, score=cosine,
         lower=None, upper=None, known_user=scores.known("item", asked.codes),
+        id_columns=(data.items.column, f"similar {data.items.column}"),
     )  # fmt: skip

@@ -7,6 +7,7 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Shaped
 
+from probmf import html
 from probmf.results.pickled import Pickled, frozen
 from probmf.results.table import Table
 
@@ -72,22 +73,35 @@ class Sampling(Pickled):
         divergent = int(np.sum(self.stats.get("diverging", 0)))
         return str(self.info.get("verdict", f"{divergent:,} divergent" if divergent else ""))
 
+    @property
+    def _statistics(self) -> Table:
+        """Each statistic's mean and extremes."""
+        return Table(
+            tuple(
+                {
+                    "statistic": name, "mean": float(np.mean(value)),
+                    "least": float(np.min(value)), "greatest": float(np.max(value)),
+                }
+                for name, value in self.stats.items()
+                if value.size
+            )
+        )  # fmt: skip
+
     def __repr__(self) -> str:
         """The time, each statistic's mean and extremes, and what else is known."""
         ended = "" if self.complete else ", incomplete"
         lines = [f"Sampling({self.num_warmup:,} draws of warmup, {self.seconds:.3g} s{ended})"]
-        rows = [
-            {
-                "statistic": name, "mean": float(np.mean(value)), "least": float(np.min(value)),
-                "greatest": float(np.max(value)),
-            }
-            for name, value in self.stats.items()
-            if value.size
-        ]  # fmt: skip
-        if rows:
-            lines.append(repr(Table(tuple(rows))))
+        if len(self._statistics):
+            lines.append(repr(self._statistics))
         lines += [f"{name}: {_told(value)}" for name, value in self.info.items()]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """The same for notebooks."""
+        head, *_ = repr(self).split("\n")
+        told = html.facts({name: _told(value) for name, value in self.info.items()})
+        table = self._statistics._repr_html_() if len(self._statistics) else ""
+        return html.together(html.lines([head]), table, told)
 
     def check_draws(self, num_chains: int, num_draws: int) -> None:
         """Refuse statistics of another number of draws.

@@ -1,21 +1,59 @@
-"""Small tables of numbers that print well."""
+"""Results that are tables: Arrow, pandas, polars, text, and a view in notebooks."""
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import narwhals as nw
 import numpy as np
 import pyarrow as pa
+
+from probmf import html
 
 #: Rows that are printed; of longer tables the first and the last of them.
 PRINTED = 60
 #: Characters of a line of notes.
 NOTE_WIDTH = 88
+#: Rows of a longer table that a notebook shows.
+SHOWN = 10
+
+
+class Tabular:
+    """Results with rows: tables of other packages, and a view in notebooks."""
+
+    def to_arrow(self) -> pa.Table:
+        """The rows as an Arrow table."""
+        raise NotImplementedError
+
+    def to_pandas(self) -> Any:
+        """The rows as a pandas data frame; see `to_arrow` for its columns."""
+        return self.to_arrow().to_pandas()
+
+    def to_polars(self) -> Any:
+        """The rows as a polars data frame; see `to_arrow` for its columns.
+
+        Raises:
+            ModuleNotFoundError: If polars is not installed.
+        """
+        return nw.from_native(self.to_arrow(), eager_only=True).to_polars()
+
+    #: Number of columns of ids, the first ones, which are shown as they are: 1984, not 1,984.
+    _num_ids = 0
+
+    def _repr_html_(self) -> str:
+        """What the results are, and their first rows, for notebooks."""
+        rows = self.to_arrow()
+        ids = rows.column_names[: self._num_ids]
+        first = rows.slice(0, SHOWN).to_pylist()
+        shown = Table(tuple(row | {name: str(row[name]) for name in ids} for row in first))
+        more = rows.num_rows - len(shown)
+        told = [f"{more:,} more {'row' if more == 1 else 'rows'}"] if more else []
+        return html.together(html.lines([repr(self)]), shown._repr_html_(), html.lines(told))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Table:
+class Table(Tabular):
     """Rows of named values, all with the same names.
 
     Attributes:
@@ -55,26 +93,50 @@ class Table:
         """Columns one below the other: text to the left, numbers to the right."""
         if not self.rows:
             return "(no rows)"
-        shown = list(self.rows)
-        if len(shown) > PRINTED:
-            shown = [*shown[: PRINTED // 2], {}, *shown[-PRINTED // 2 :]]
-        names = list(self.rows[0])
-        cells = [names, *([_cell(row[name]) if row else "..." for name in names] for row in shown)]
-        widths = [max(len(line[place]) for line in cells) for place in range(len(names))]
-        left = [isinstance(self.rows[0][name], str) for name in names]
+        cells = [self._names, *self._cells()]
+        widths = [max(len(line[place]) for line in cells) for place in range(len(self._names))]
         lines = [
             "  ".join(
                 cell.ljust(width) if to_left else cell.rjust(width)
-                for cell, width, to_left in zip(line, widths, left, strict=True)
+                for cell, width, to_left in zip(line, widths, self._to_left, strict=True)
             )
             for line in cells
         ]
         notes = (textwrap.fill(note, NOTE_WIDTH) for note in self.notes)
         return "\n".join([*(line.rstrip() for line in lines), *notes])
 
+    def _repr_html_(self) -> str:
+        """The same for notebooks."""
+        if not self.rows:
+            return html.lines(["(no rows)"])
+        cells = html.table(self._names, self._cells(), self._to_left)
+        return html.together(cells, html.lines(self.notes))
+
+    @property
+    def _names(self) -> list[str]:
+        """Names of the columns."""
+        return list(self.rows[0])
+
+    @property
+    def _to_left(self) -> list[bool]:
+        """Columns of words."""
+        return [isinstance(value, str) for value in self.rows[0].values()]
+
+    def _cells(self) -> Sequence[list[str]]:
+        """The rows as they are printed."""
+        shown = list(self.rows)
+        if len(shown) > PRINTED:
+            shown = [*shown[: PRINTED // 2], {}, *shown[-PRINTED // 2 :]]
+        return [[_cell(row[name]) if row else "..." for name in self._names] for row in shown]
+
     def to_arrow(self) -> pa.Table:
-        """The rows as an Arrow table (`.to_pandas()` and `polars.from_arrow` follow)."""
+        """The rows as an Arrow table."""
         return pa.Table.from_pylist([dict(row) for row in self.rows])
+
+
+def shown(table: Table) -> tuple[list[str], Sequence[list[str]]]:
+    """Names of a table's columns, and its rows as they are printed."""
+    return table._names, table._cells()
 
 
 def _cell(value: Any) -> str:

@@ -90,7 +90,7 @@ def test_repr(films: Ratings) -> None:
 def test_html(films: Ratings) -> None:
     html = films._repr_html_()
     root = ET.fromstring(html)
-    assert root.tag == "table"
+    assert root.tag == "div"
     rows = [[cell.text for cell in row] for row in root.iter("tr")]
     assert ["density", "66.7 %"] in rows
     assert rows[-1] == ["item", "1", "1.1", "2", "2.9", "3", "2", "0"]

@@ -103,7 +103,7 @@ def test_log_score_of_levels() -> None:
 
 
 def test_calibration_of_levels(fit: RatingsFit) -> None:
-    ax = plots.calibration(fit, fit.data)
+    ax = plots.calibration(fit, fit.data).axes[0]
     assert "rating of at least" in ax.get_xlabel()
     plots.predicted_vs_observed(fit, fit.data)
 

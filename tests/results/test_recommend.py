@@ -160,9 +160,9 @@ def test_few_left(fit: Any, unseen: np.ndarray) -> None:
     assert all(type(value) is int for value in recommended.item[filled])
     table = recommended.to_arrow()
     assert table.num_rows == filled.sum()
-    assert table.column_names == ["user", "rank", "item", "score", "lower", "upper"]
+    assert table.column_names == ["user", "item", "rank", "score", "lower", "upper"]
     assert table["rank"].to_pylist()[: left[0]] == list(range(1, left[0] + 1))
-    assert fit.recommend(k=2).to_arrow().column_names == ["user", "rank", "item", "score"]
+    assert fit.recommend(k=2).to_arrow().column_names == ["user", "item", "rank", "score"]
 
 
 @pytest.mark.parametrize("rank_by", ["lower", "upper"])

@@ -283,7 +283,7 @@ def test_truncated_manifest(saved: Path) -> None:
     ("change", "message"),
     [
         ({"format": "other"}, "was not written by probmf"),
-        ({"version": 99}, "format version 99, this probmf reads 3; load it with the version"),
+        ({"version": 99}, "format version 99, this probmf reads 4; load it with the version"),
         ({"kind": "Other"}, "does not hold what its fit.json says"),
         ({"fields": {}}, "does not hold what its fit.json says"),
         ({"fields": {"model": {"kind": "Popen", "fields": {}}}}, "what its fit.json says"),

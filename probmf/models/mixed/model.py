@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from jaxtyping import Array
 
+from probmf import html
 from probmf.likelihoods.registry import read_likelihood
 from probmf.models.mixed.arrays import MixedData
 from probmf.models.mixed.build import build_design
@@ -215,6 +216,10 @@ class MixedEffects:
         given = self.centered
         centered = given if isinstance(given, bool) else tuple(sorted(given))
         return MixedProgram(self.likelihood.canonical(), centered)
+
+    def _repr_html_(self) -> str:
+        """The arguments, for notebooks."""
+        return html.fields(self)
 
     def __call__(self, data: MixedData) -> Array:
         """The NumPyro model of the data from `arguments`; gives the response."""
