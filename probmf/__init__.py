@@ -19,12 +19,15 @@ from probmf.inference.point.als import fit_als
 from probmf.inference.point.map import fit_map
 from probmf.likelihoods import (
     Bernoulli,
+    Beta,
     Categorical,
+    Gamma,
     Gaussian,
     LogNormal,
     NegativeBinomial,
     Ordinal,
     Poisson,
+    StudentT,
 )
 from probmf.models import MLP, Linear, MatrixFactorization, MixedEffects, Network, NormalWishart
 from probmf.results import load
@@ -35,10 +38,12 @@ __version__ = "0.1.0"
 __all__ = [
     "MLP",
     "Bernoulli",
+    "Beta",
     "Categorical",
     "DiagnosticWarning",
     "Examples",
     "Features",
+    "Gamma",
     "Gaussian",
     "Linear",
     "LogNormal",
@@ -50,6 +55,7 @@ __all__ = [
     "Ordinal",
     "Poisson",
     "Ratings",
+    "StudentT",
     "Vocabulary",
     "confidence_weights",
     "diagnostics",

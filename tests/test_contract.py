@@ -16,6 +16,7 @@ import toys
 
 from probmf import (
     Bernoulli,
+    Beta,
     Gaussian,
     LogNormal,
     MatrixFactorization,
@@ -25,6 +26,7 @@ from probmf import (
     Ordinal,
     Poisson,
     Ratings,
+    StudentT,
     fit_als,
     fit_laplace,
     fit_map,
@@ -51,6 +53,8 @@ PROBIT = MatrixFactorization(2, Ordinal(3, link="probit"))
 POSITIVE = MatrixFactorization(2, LogNormal(HALF), user_scale=HALF, item_scale=HALF)
 COUNTS = MatrixFactorization(2, Poisson(), user_scale=0.5, item_scale=0.5)
 BURSTS = MatrixFactorization(2, NegativeBinomial(2.0), user_scale=0.5, item_scale=0.5)
+ROBUST = MatrixFactorization(2, StudentT(0.3, 5.0))
+SHARES = MatrixFactorization(2, Beta(8.0), user_scale=0.5, item_scale=0.5)
 WEAK = MatrixFactorization(
     2, Gaussian(1.0), unobserved_weight=0.1, intercept=0.0, user_bias=False, item_bias=False
 )
@@ -58,6 +62,7 @@ LAYERS = Network((3,), likelihood=Gaussian(0.3))
 MIXED = MixedEffects("y ~ x + (1 | g) + (1 | h)")
 MIXED_YES = MixedEffects("y ~ x + (1 | g)", likelihood="bernoulli")
 MIXED_COUNTS = MixedEffects("y ~ x + (1 | g)", likelihood="poisson")
+MIXED_POSITIVE = MixedEffects("y ~ x + (1 | g)", likelihood="gamma")
 COUNTED_LAYERS = Network((3,), likelihood=Poisson())
 
 
@@ -113,10 +118,12 @@ CELLS = {
     ),
     "als implicit": Cell(fit_als, WEAK, toys.ratings("implicit"), {"num_sweeps": 4}),
     "als yes/no": Cell(fit_als, YES_NO, toys.ratings("yes/no"), {"num_sweeps": 4}),
+    "als robust": Cell(fit_als, ROBUST, toys.ratings(), {"num_sweeps": 4}),
     "als ordinal": Cell(fit_als, LEVELS, toys.ratings("levels"), {"num_sweeps": 4}),
     "map": Cell(fit_map, PLAIN, toys.ratings(), {"num_epochs": 5}),
     "map batches": Cell(fit_map, PLAIN, toys.ratings(), {"num_epochs": 5, "batch_size": 8}),
     "map restarts": Cell(fit_map, PLAIN, toys.ratings(), {"num_epochs": 5, "num_restarts": 3}),
+    "map shares": Cell(fit_map, SHARES, toys.ratings("shares"), {"num_epochs": 5}),
     "map bursts": Cell(fit_map, BURSTS, toys.ratings("counts"), {"num_epochs": 5}),
     "map counts": Cell(
         fit_map, COUNTS, toys.ratings("counts"), {"num_epochs": 5, "batch_size": 8}
@@ -140,6 +147,9 @@ CELLS = {
     "nuts counts": Cell(sample_nuts, COUNTS, toys.ratings("counts"), SHORT, foreign=KERNEL),
     "nuts mixed counts": Cell(
         sample_nuts, MIXED_COUNTS, toys.mixed("counts"), SHORT, foreign=KERNEL
+    ),
+    "nuts mixed positive": Cell(
+        sample_nuts, MIXED_POSITIVE, toys.mixed("positive"), SHORT, foreign=KERNEL
     ),
     "nuts mixed": Cell(sample_nuts, MIXED, toys.mixed(), SHORT, foreign=KERNEL),
     "nuts mixed yes/no": Cell(
@@ -180,9 +190,10 @@ ODD_SETTINGS: tuple[Callable[[], Any], ...] = (
 
 #: Cells of methods whose loop others have as well: one model of each method goes through it.
 ALIKE = {
-    "als cholesky", "als coordinate", "als implicit", "als yes/no", "map restarts",
+    "als cholesky", "als coordinate", "als implicit", "als yes/no", "als robust", "map restarts",
     "variational block", "gibbs yes/no", "gibbs ordinal", "gibbs ordinal probit",
-    "gibbs lognormal", "nuts mixed yes/no", "nuts network", "laplace network", "svi network",
+    "gibbs lognormal", "nuts mixed yes/no", "nuts mixed positive", "map shares",
+    "nuts network", "laplace network", "svi network",
 }  # fmt: skip
 
 

@@ -38,6 +38,7 @@ EXAMPLES: dict[str, tuple[Any, Any]] = {
         ), toys.ratings(),
     ),
     "ratings without a quadratic bound": (contract.COUNTS, toys.ratings("counts")),
+    "ratings without a latent variable": (contract.ROBUST, toys.ratings()),
     "ratings that are neither Gaussian nor yes/no": (contract.LEVELS, toys.ratings("levels")),
     "weak zeros": (contract.WEAK, toys.ratings("implicit")),
     "prior means from features": (

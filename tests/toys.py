@@ -11,7 +11,7 @@ _NOISE = 0.3 * _rng.normal(size=len(_USER))
 
 
 def ratings(kind: str = "gaussian") -> Ratings:
-    """Eight users, seven items: scores, yes/no, levels 1 to 3, counts, plays, scores and ages."""
+    """Eight users, seven items: numbers of many kinds, plays, scores and ages."""
     score = _SCORE[_USER, _ITEM] + _NOISE
     table = {"user": _USER, "item": _ITEM, "rating": score}
     if kind == "yes/no":
@@ -20,6 +20,8 @@ def ratings(kind: str = "gaussian") -> Ratings:
         table["rating"] = 1 + np.digitize(score, [-0.7, 0.7])
     elif kind == "counts":
         table["rating"] = np.round(np.exp(score))
+    elif kind == "shares":
+        table["rating"] = 1 / (1 + np.exp(-score))
     elif kind == "implicit":
         table |= {"rating": np.ones(len(score)), "plays": 1.0 + np.abs(score)}
         return Ratings.from_frame(table, weight="plays")
@@ -36,7 +38,8 @@ def mixed(kind: str = "gaussian") -> dict[str, np.ndarray]:
     x = rng.normal(size=40)
     mean = 1 + 0.5 * x + rng.normal(size=8)[g] + 0.5 * rng.normal(size=5)[h]
     y = mean + 0.5 * rng.normal(size=40)
-    response = {"yes/no": (y > 1) * 1, "counts": np.round(np.exp(y))}.get(kind, y)
+    kinds = {"yes/no": (y > 1) * 1, "counts": np.round(np.exp(y)), "positive": np.exp(y)}
+    response = kinds.get(kind, y)
     return {"y": response, "x": x, "g": g, "h": h}
 
 

@@ -96,7 +96,7 @@ def fit(
         typer.Option(
             metavar=f"[{'|'.join(LIKELIHOODS)}]",
             help="Distribution of ratings: of numbers; of positive ones; of yes/no data; of levels "
-            "that have an order and no more; of counts.",
+            "that have an order and no more; of counts, and more.",
             rich_help_panel=_MODEL,
         ),
     ] = "gaussian",

@@ -78,9 +78,9 @@ def mixed_coordinates(program: MixedProgram, data: MixedData) -> Coordinates:
         The coordinates of all its sites.
     """
     unit = 1.0
-    if data.response is not None and program.likelihood.normal:
-        values = program.likelihood.to_score(np.asarray(data.response, np.float64))
-        unit = float(np.std(values)) or 1.0
+    if data.response is not None:
+        # One where responses have no place on the scale of scores.
+        unit = float(np.std(program.likelihood.place(np.asarray(data.response, np.float64)))) or 1.0
     found = _of_predictor(data.mean, data.priors, unit)
     if data.noise is not None:
         found |= _of_predictor(data.noise, data.priors, 1.0)

@@ -2,19 +2,25 @@
 
 from probmf.likelihoods.base import BaseLikelihood, Likelihood
 from probmf.likelihoods.bernoulli import Bernoulli
+from probmf.likelihoods.beta import Beta
 from probmf.likelihoods.categorical import Categorical
 from probmf.likelihoods.counts import NegativeBinomial, Poisson
+from probmf.likelihoods.gamma import Gamma
 from probmf.likelihoods.gaussian import Gaussian, LogNormal
 from probmf.likelihoods.ordinal import Ordinal
+from probmf.likelihoods.student_t import StudentT
 
 __all__ = [
     "BaseLikelihood",
     "Bernoulli",
+    "Beta",
     "Categorical",
+    "Gamma",
     "Gaussian",
     "Likelihood",
     "LogNormal",
     "NegativeBinomial",
     "Ordinal",
     "Poisson",
+    "StudentT",
 ]

@@ -64,23 +64,24 @@ class BaseLikelihood(ABC):
         by_class: There is a score for each class, on the last axis.
         quadratic: The loss is a quadratic function of rating less score.
         normal: A function of the rating, `to_score`, is Normal about the score.
+        step: Distance between neighbouring ratings; 0 where any number between two is one.
     """
 
     binary: ClassVar[bool] = False
     by_class: ClassVar[bool] = False
     quadratic: ClassVar[bool] = False
     normal: ClassVar[bool] = False
+    step: ClassVar[float] = 0.0
 
     @property
     def levels(self) -> Any:
         """The levels that responses are at, increasing, or codes of the classes; else empty."""
         return ()
 
-    @classmethod
-    def has(cls, method: Optional) -> bool:
+    def has(self, method: Optional) -> bool:
         """True for an optional method that this likelihood has."""
         nothing = getattr(Likelihood, method)
-        return getattr(cls, method, nothing) is not nothing
+        return getattr(type(self), method, nothing) is not nothing
 
     @property
     def learned(self) -> tuple[str, ...]:
@@ -177,7 +178,8 @@ class BaseLikelihood(ABC):
 class Likelihood(BaseLikelihood):
     """Distribution of a rating given its score.
 
-    A rating is `normal` in some function of it, or at one of a few `levels`, or else a count.
+    A rating is `normal` in some function of it, or at one of a few `levels`, or else asked for its
+    `tail`, from which quantiles are found: of counts, whose `step` is one, and of other numbers.
     """
 
     @property

@@ -8,43 +8,30 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
-from jax import lax
 from jax.nn import sigmoid
 from jax.scipy.special import betainc, gammainc, gammaln
 from jaxtyping import Array
 from numpyro.distributions import Distribution, constraints
-from scipy.special import xlogy
+from scipy import special
 
 from probmf.data.column import such_rows
-from probmf.likelihoods.base import Likelihood, Predicted, Scores
-from probmf.likelihoods.parameters import is_number
-
-#: Score beyond which the rate goes on along its tangent, so that no loss is infinite: e^60 things
-#: are more than anybody counts.
-STEEPEST = 60.0
-#: Half the width of integrals over a Normal score, in its standard deviations.
-REACH = 8.5
-#: The most steps of such an integral.
-MOST_STEPS = 4000
+from probmf.likelihoods.base import Predicted, Scores
+from probmf.likelihoods.parameters import check_parameter, concentration_prior
+from probmf.likelihoods.rates import RateLikelihood, rate, rate_moments
 
 
-def rate(score: Scores) -> Array:
-    r"""The exponential function, and its tangent beyond `STEEPEST`."""
-    score = jnp.asarray(score)
-    inner = jnp.minimum(score, STEEPEST)
-    return jnp.exp(inner) * (1.0 + (score - inner))
-
-
-class Counts(Likelihood):
+class Counts(RateLikelihood):
     r"""Base class of counts whose expectation is :math:`e^\eta`.
 
     The loss lies below no quadratic function of the score, and no latent variable makes it one, so
     that methods that need either are not for counts (see the table of methods).
     """
 
+    support = constraints.nonnegative_integer
+    step = 1.0
+
     @abstractmethod
-    def reach(self, score: Array, count: Array, scales: Mapping[str, Array]) -> Array:
+    def reach_count(self, score: Array, count: Array, scales: Mapping[str, Array]) -> Array:
         """P(count or more) given the score, for a count of at least one."""
 
     def check_ratings(self, rating: np.ndarray, noun: str = "ratings") -> None:
@@ -62,57 +49,21 @@ class Counts(Likelihood):
         """The logarithm of the mean count: a count of zero has no place on that scale."""
         return self.base_score(response, None)
 
-    def base_score(self, rating: np.ndarray, weight: np.ndarray | None) -> float:
-        """Logarithm of the mean count (of half a thing in all, if nothing was counted)."""
-        total = float(rating.size if weight is None else weight.sum())
-        count = float(np.sum(rating if weight is None else rating * weight))
-        return float(np.log((count or 0.5) / total))
+    def reach(self, scores: Array, threshold: Array, scales: Mapping[str, Array]) -> Array:
+        """P(count >= threshold) given the score."""
+        least = jnp.ceil(threshold)
+        at_least_one = self.reach_count(scores, jnp.maximum(least, 1.0), scales)
+        return jnp.where(least > 0, at_least_one, 1.0)
 
-    def mean(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
-        """The rate."""
-        return rate(scores)
-
-    def mean_square(self, scores: np.ndarray, sd: np.ndarray) -> np.ndarray:
-        """Mean of the square of a log-normal rate."""
-        with np.errstate(over="ignore"):
-            return np.exp(2.0 * (scores + np.square(sd)))
-
-    def tail(
-        self, scores: Scores, threshold: Scores, scales: Mapping[str, Array], sd: Scores = None
-    ) -> Scores:
-        r"""P(count >= threshold) given the score, or when it is Normal with an sd.
-
-        Over a Normal score `reach` is integrated by the trapezoid rule, in steps that are short
-        beside its rise, whose width is :math:`1 / \sqrt k` or more: within 1e-8.
-        """
-        scores = jnp.asarray(scores)
-        least = jnp.ceil(jnp.asarray(threshold, scores.dtype))
-        place = jnp.maximum(least, 1.0)
-
-        def reached(score: Array) -> Array:
-            return jnp.where(least > 0, self.reach(score, place, scales), 1.0)
-
-        if sd is None:
-            return reached(scores)
-        steepness = jnp.max(jnp.asarray(sd) * jnp.sqrt(place))
-        count = jnp.clip(jnp.ceil(4 * REACH * jnp.maximum(1.0, steepness)), 1, MOST_STEPS)
-
-        def add(step: Array, total: tuple[Array, Array]) -> tuple[Array, Array]:
-            z = REACH * (2.0 * (step + 0.5) / count - 1.0)
-            mass = jnp.exp(-0.5 * jnp.square(z))
-            return total[0] + mass * reached(scores + z * sd), total[1] + mass
-
-        own = [jnp.shape(value) for value in scales.values()]
-        shape = jnp.broadcast_shapes(scores.shape, jnp.shape(sd), least.shape, *own)
-        nothing = (jnp.zeros(shape, scores.dtype), jnp.zeros((), scores.dtype))
-        found, mass = lax.fori_loop(0, count.astype(jnp.int32), add, nothing)
-        return found / mass
+    def steepness(self, threshold: Array, scales: Mapping[str, Array]) -> Array:
+        r"""Of a threshold k the rise is :math:`1 / \sqrt k` wide, or wider."""
+        return jnp.sqrt(jnp.maximum(jnp.ceil(threshold), 1.0))
 
     def errors(self, rating: np.ndarray, predicted: Predicted) -> dict[str, float | None]:
         r"""Besides those of all numbers Poisson's deviance, :math:`2 (r \log(r / m) - r + m)`."""
         mean = np.asarray(predicted.mean, np.float64)
         with np.errstate(divide="ignore"):
-            each = xlogy(rating, rating / mean) - rating + mean
+            each = special.xlogy(rating, rating / mean) - rating + mean
         return super().errors(rating, predicted) | {"deviance": float(2.0 * np.mean(each))}
 
 
@@ -137,9 +88,11 @@ class Poisson(Counts):
         """The likelihood itself: it has no parameters."""
         return self
 
-    def distribution(self, scores: Scores, scales: Mapping[str, Array]) -> Distribution:
-        """Poisson, by the logarithm of its rate."""
-        return PoissonOfScore(scores)
+    def sample(
+        self, key: Array, scores: Array, scales: Mapping[str, Array], shape: tuple[int, ...]
+    ) -> Array:
+        """Counts."""
+        return jax.random.poisson(key, rate(scores), shape)
 
     def loss(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
         r"""Minus log likelihood, :math:`e^\eta - r \eta + \log r!`."""
@@ -154,14 +107,11 @@ class Poisson(Counts):
         return rate(scores)
 
     def integrate(self, mean: Scores, sd: Scores, scales: Mapping[str, Array]) -> tuple:
-        r"""Mean and sd of a count whose rate is log-normal: the variance is :math:`m + V(\lambda)`.
-
-        With :math:`m = e^{\mu + s^2 / 2}` the rate's variance is :math:`m^2 (e^{s^2} - 1)`.
-        """
-        center, varying = _of_rate(mean, sd)
+        """Mean and sd of a count whose rate is log-normal."""
+        center, varying, _ = rate_moments(mean, sd)
         return center, jnp.sqrt(center + varying)
 
-    def reach(self, score: Array, count: Array, scales: Mapping[str, Array]) -> Array:
+    def reach_count(self, score: Array, count: Array, scales: Mapping[str, Array]) -> Array:
         r"""The incomplete gamma function :math:`P(k, \lambda)`: the k-th event comes in time."""
         return gammainc(count, rate(score))
 
@@ -181,7 +131,8 @@ class NegativeBinomial(Counts):
             in a mixed model the default prior.
 
     Raises:
-        ValueError: If it is neither a positive number nor a distribution.
+        TypeError: If it is neither a number nor a distribution.
+        ValueError: If it is not positive.
 
     Example:
         >>> counts = NegativeBinomial(2.0).distribution(1.0, {"concentration": 2.0})
@@ -196,15 +147,11 @@ class NegativeBinomial(Counts):
 
     def __post_init__(self) -> None:
         """Check the concentration at the door."""
-        if self.concentration is None:
-            return
-        if isinstance(self.concentration, Distribution):
-            return
-        if not (is_number(self.concentration) and self.concentration > 0):
-            raise ValueError(
-                f"concentration is {self.concentration!r}; expected a positive number, the larger "
-                "the nearer to Poisson(), or a NumPyro distribution."
-            )
+        check_parameter(
+            "concentration",
+            self.concentration,
+            "positive number, the larger the nearer to Poisson()",
+        )
 
     def scale_sites(self) -> dict[str, Any]:
         """The concentration; 1 where none was given."""
@@ -227,12 +174,16 @@ class NegativeBinomial(Counts):
 
     def default_priors(self, width: float) -> dict[str, Distribution]:
         """A LogNormal concentration: a median of 2.7, nine tenths between 0.23 and 32."""
-        one = jnp.asarray(1.0, jnp.result_type(float))
-        return {"concentration": dist.LogNormal(one, 1.5 * one)}
+        return {"concentration": concentration_prior()}
 
-    def distribution(self, scores: Scores, scales: Mapping[str, Array]) -> Distribution:
-        """Negative binomial, by the logarithm of its rate."""
-        return NegativeBinomialOfScore(scores, scales["concentration"])
+    def sample(
+        self, key: Array, scores: Array, scales: Mapping[str, Array], shape: tuple[int, ...]
+    ) -> Array:
+        """Poisson counts whose rates vary by Gamma variables."""
+        rates, counts = jax.random.split(key)
+        own = scales["concentration"]
+        varying = jax.random.gamma(rates, own, shape) / own
+        return jax.random.poisson(counts, rate(scores) * varying, shape)
 
     def loss(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
         """Minus log likelihood."""
@@ -252,87 +203,10 @@ class NegativeBinomial(Counts):
 
     def integrate(self, mean: Scores, sd: Scores, scales: Mapping[str, Array]) -> tuple:
         """Mean and sd of a count whose rate is log-normal."""
-        center, varying = _of_rate(mean, sd)
-        square = jnp.exp(2.0 * (mean + jnp.square(jnp.asarray(sd))))
+        center, varying, square = rate_moments(mean, sd)
         return center, jnp.sqrt(center + varying + square / scales["concentration"])
 
-    def reach(self, score: Array, count: Array, scales: Mapping[str, Array]) -> Array:
+    def reach_count(self, score: Array, count: Array, scales: Mapping[str, Array]) -> Array:
         r"""The incomplete beta function :math:`I_{\lambda / (\lambda + \phi)}(k, \phi)`."""
         own = scales["concentration"]
         return betainc(count, jnp.asarray(own, score.dtype), sigmoid(score - jnp.log(own)))
-
-
-def _of_rate(mean: Scores, sd: Scores) -> tuple[Array, Array]:
-    """Mean and variance of a log-normal rate."""
-    square = jnp.square(jnp.asarray(sd))
-    # Of logarithms, as the one factor may be zero where the other is infinite.
-    varying = jnp.exp(2.0 * (mean + square) + jnp.log(-jnp.expm1(-square)))
-    return jnp.exp(mean + 0.5 * square), varying
-
-
-class PoissonOfScore(Distribution):
-    r"""Counts of rate :math:`e^\eta`, right where the rate is zero or infinite in floating point.
-
-    Args:
-        scores: The logarithms of the rates.
-        validate_args: As for all of NumPyro's distributions.
-    """
-
-    arg_constraints = {"scores": constraints.real}  # noqa: RUF012 (as NumPyro has it)
-    support = constraints.nonnegative_integer
-
-    def __init__(self, scores: Any, *, validate_args: bool | None = None) -> None:
-        """Keep the scores."""
-        self.scores = scores
-        super().__init__(jnp.shape(scores), (), validate_args=validate_args)
-
-    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
-        """Counts."""
-        return jax.random.poisson(key, rate(self.scores), (*sample_shape, *self.batch_shape))
-
-    def log_prob(self, value: Any, intermediates: Any = None) -> Any:
-        """Log probability of counts."""
-        return -Poisson().loss(self.scores, jnp.asarray(value), {})
-
-
-class NegativeBinomialOfScore(Distribution):
-    r"""Counts of mean :math:`e^\eta` and variance :math:`e^\eta + e^{2 \eta} / \phi`.
-
-    Args:
-        scores: The logarithms of the means.
-        concentration: The concentration :math:`\phi`.
-        validate_args: As for all of NumPyro's distributions.
-    """
-
-    arg_constraints = {"scores": constraints.real, "concentration": constraints.positive}  # noqa: RUF012
-    support = constraints.nonnegative_integer
-
-    def __init__(
-        self, scores: Any, concentration: Any, *, validate_args: bool | None = None
-    ) -> None:
-        """Keep the scores and the concentration."""
-        self.scores, self.concentration = scores, concentration
-        shape = jnp.broadcast_shapes(jnp.shape(scores), jnp.shape(concentration))
-        super().__init__(shape, (), validate_args=validate_args)
-
-    @property
-    def mean(self) -> Array:
-        """The rates."""
-        return jnp.broadcast_to(rate(self.scores), self.batch_shape)
-
-    @property
-    def variance(self) -> Array:
-        """The variances."""
-        return self.mean + jnp.square(self.mean) / self.concentration
-
-    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
-        """Poisson counts whose rates vary by Gamma variables."""
-        shape = (*sample_shape, *self.batch_shape)
-        rates, counts = jax.random.split(key)
-        varying = jax.random.gamma(rates, self.concentration, shape) / self.concentration
-        return jax.random.poisson(counts, rate(self.scores) * varying, shape)
-
-    def log_prob(self, value: Any, intermediates: Any = None) -> Any:
-        """Log probability of counts."""
-        own = {"concentration": self.concentration}
-        return -NegativeBinomial().loss(self.scores, jnp.asarray(value), own)

@@ -1,8 +1,10 @@
 """Checks of parameters that a user gives: numbers and scales."""
 
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
+import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 from numpyro.distributions import Distribution
 
 
@@ -56,3 +58,60 @@ def check_scale(
             f"{name} is {values.ravel()[np.argmax(bad.ravel())]:g}{where}; a scale is a standard "
             f"deviation and must be positive and finite. To leave a term out, {leave_out}."
         )
+
+
+def check_parameter(name: str, given: object, expected: str, *, most: float = np.inf) -> None:
+    """Refuse an own parameter of a likelihood that is no number in its range, and no prior there.
+
+    Args:
+        name: The parameter's name, for the message.
+        given: A number, a NumPyro distribution, or None for what the likelihood has by default.
+        expected: What numbers it may be, for the message: "positive number".
+        most: What it has to lie below; above zero it always has to.
+
+    Raises:
+        TypeError: If it is neither.
+        ValueError: If it may be 0, less, or `most` or more.
+    """
+    if given is None:
+        return
+    if isinstance(given, Distribution):
+        check_support(name, given, 0.0, most)
+        return
+    if isinstance(given, bool) or not isinstance(given, int | float | np.number):
+        raise TypeError(
+            f"{name} is {given!r} of type {type(given).__name__}; expected a {expected}, or a "
+            "NumPyro distribution."
+        )
+    if not (is_number(given) and 0 < given < most):
+        raise ValueError(f"{name} is {given!r}; expected a {expected}, or a NumPyro distribution.")
+
+
+def check_support(name: str, law: Distribution, least: float, most: float) -> None:
+    """Refuse a prior of numbers below `least` or above `most`.
+
+    Args:
+        name: What it is the prior of, for the message.
+        law: The prior.
+        least: The lower end of the parameter's range.
+        most: The upper end.
+
+    Raises:
+        ValueError: If it allows others.
+    """
+    support: Any = law.support
+    lower, upper = (getattr(support, f"{end}_bound", None) for end in ("lower", "upper"))
+    low = -np.inf if lower is None else np.min(np.asarray(lower))
+    high = np.inf if upper is None else np.max(np.asarray(upper))
+    if low < least or high > most:
+        words = f"between {least:g} and {most:g}" if np.isfinite(most) else f"above {least:g}"
+        raise ValueError(
+            f"{name} has the prior {type(law).__name__}, which allows numbers that it can't be; it "
+            f"lies {words}."
+        )
+
+
+def concentration_prior() -> Distribution:
+    """The default prior of a concentration: a median of 2.7, nine tenths between 0.23 and 32."""
+    one = jnp.asarray(1.0, jnp.result_type(float))
+    return dist.LogNormal(one, 1.5 * one)

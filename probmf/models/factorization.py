@@ -47,7 +47,7 @@ class MatrixFactorization(FactorTerms):
     Args:
         num_factors: Length k of the factors; 0 leaves biases only.
         likelihood: `Gaussian(noise_scale)`, `LogNormal(noise_scale)` of positive ratings,
-            `Bernoulli(link)` or `Ordinal(levels)`.
+            `Bernoulli(link)`, `Ordinal(levels)` or any other of a single score.
         intercept: "mean" fixes it at the score that fits all ratings best, a number fixes it
             there, "learned" gives it a flat prior, a NumPyro Normal gives it that prior, and
             None leaves it out. With learned cutpoints of an Ordinal likelihood it is zero or a

@@ -25,6 +25,8 @@ NODES = 64
 PLACES, WEIGHTS = np.polynomial.hermite_e.hermegauss(NODES)
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
 QUANTILES = ndtri((np.arange(NODES) + 0.5) / NODES)
+#: The most steps of a search for a quantile, which takes ten as a rule.
+MOST_STEPS = 200
 
 
 class ScoreMixture(NamedTuple):
@@ -88,7 +90,7 @@ def summarize(
     if likelihood.normal:
         return _of_normal(likelihood, scores, interval, kind)
     if not likelihood.levels:
-        return _of_counts(likelihood, scores, interval, kind)
+        return _by_tails(likelihood, scores, interval, kind)
     values = np.asarray(likelihood.levels) if values is None else values
     return _of_levels(likelihood, scores, interval, kind, values)
 
@@ -254,10 +256,10 @@ def _of_levels(
     return Summary(*found)._replace(probabilities=probabilities)
 
 
-def _of_counts(
+def _by_tails(
     likelihood: Likelihood, scores: ScoreMixture, interval: float | None, kind: Kind
 ) -> Summary:
-    """Summary of counts, by their moments and tail probabilities."""
+    """Summary of counts and other numbers, by their moments and tail probabilities."""
     sd = np.zeros((1, 1)) if scores.sd is None else scores.sd
     width = np.broadcast_to(sd, scores.mean.shape)
     each, spread = evaluate(likelihood, "integrate", scores.mean, width, scales=scores.scales)
@@ -281,41 +283,89 @@ def _of_counts(
         found = evaluate(likelihood, "tail", scores.mean, at, scales=scores.scales, sd=scores.sd)
         return _average(found, scores.weights)
 
-    ends = (count_quantiles(tail, mean, np.sqrt(square), p) for p in tails(interval))
-    return Summary(mean, np.sqrt(square), *ends)
+    deviation = np.sqrt(square)
+    ends = (quantiles(tail, mean, deviation, p, step=likelihood.step) for p in tails(interval))
+    return Summary(mean, deviation, *ends)
 
 
-def count_quantiles(
+def quantiles(
     tail: Callable[[np.ndarray], np.ndarray],
     mean: Float[np.ndarray, " n"],
     sd: Float[np.ndarray, " n"],
     probability: float,
+    *,
+    step: float,
 ) -> Float[np.ndarray, " n"]:
-    r"""Quantiles of counts: the least k with :math:`P(r \le k) \ge p`.
+    r"""Quantiles of numbers: the least x with :math:`P(r \le x) \ge p`.
 
-    By bisection between the ends that Cantelli's inequality gives for the mean and sd.
+    Between the ends that Cantelli's inequality gives for the mean and sd, by secants that are cut
+    short where they don't come near (the Illinois rule) and bisection.
 
     Args:
-        tail: P(r >= k) by row, for a k of each row.
+        tail: P(r >= x) by row, for an x of each row.
         mean: Means.
-        sd: Standard deviations.
+        sd: Standard deviations; where they are infinite, ends are searched.
         probability: The probability p.
+        step: Distance of neighbouring numbers, as 1 of counts; 0 if all between two are numbers.
 
     Returns:
-        Whole numbers. Cost: the tail as often as the ends have binary digits.
+        Multiples of the step; other numbers within 1e-8 of the probability, 1e-7 of their size or
+        1e-8 of the sd.
     """
+
+    def excess(x: np.ndarray) -> np.ndarray:
+        return 1.0 - tail(x + step) - probability
+
+    low, high = _ends(excess, mean, sd, probability, step)
+    below, above = excess(low), excess(high)
+    least = (1e-15 if step else 1e-7) * np.maximum(np.abs(low), np.abs(high))
+    floor = step if step else np.where(np.isfinite(sd), 1e-9 * (high - low), 0.0)
+    side = np.zeros(len(mean))
+    for count in range(MOST_STEPS):
+        open_ = high - low > np.maximum(floor, least)
+        if not open_.any():
+            break
+        share = 0.5 if count % 6 == 5 else np.clip(below / (below - above), 0.01, 0.99)
+        middle = low + share * (high - low)
+        if step:
+            middle = np.clip(step * np.floor(middle / step), low + step, high - step)
+        found = excess(middle)
+        up, down = open_ & (found < 0), open_ & (found >= 0)
+        low, below = np.where(up, middle, low), np.where(up, found, below)
+        high, above = np.where(down, middle, high), np.where(down, found, above)
+        if not step:
+            met = open_ & (np.abs(found) <= 1e-8)
+            low, high = np.where(met, middle, low), np.where(met, middle, high)
+        # The end that stays twice counts half.
+        above = np.where(up & (side > 0), 0.5 * above, above)
+        below = np.where(down & (side < 0), 0.5 * below, below)
+        side = np.where(up, 1.0, np.where(down, -1.0, side))
+        least = (1e-15 if step else 1e-7) * np.maximum(np.abs(low), np.abs(high))
+    return high
+
+
+def _ends(
+    excess: Callable[[np.ndarray], np.ndarray],
+    mean: np.ndarray,
+    sd: np.ndarray,
+    probability: float,
+    step: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers below and at least at the quantile."""
     odds = np.sqrt(probability / (1 - probability))
     finite = np.isfinite(sd)
-    low = np.where(finite, np.maximum(np.floor(mean - sd / odds), 0.0), 0.0) - 1.0
-    high = np.where(finite, np.ceil(mean + sd * odds), 1.0)
-    while np.any(short := 1.0 - tail(high + 1.0) < probability):
-        high = np.where(short, 2.0 * high + 1.0, high)
-    # P(r <= low) < p <= P(r <= high) throughout, until they are neighbours, or as good as.
-    while np.any(high - low > np.maximum(1.0, 1e-15 * high)):
-        middle = np.floor(0.5 * (low + high))
-        reached = 1.0 - tail(middle + 1.0) >= probability
-        low, high = np.where(reached, low, middle), np.where(reached, middle, high)
-    return high
+    # No sd is so small that its ends would be one and the same number.
+    half = np.maximum(sd, np.spacing(np.abs(mean)))
+    low = np.where(finite, mean - half / odds, -1.0)
+    high = np.where(finite, mean + half * odds, 1.0)
+    if step:
+        low = step * (np.floor(np.maximum(low, 0.0) / step) - 1.0)
+        high = step * np.maximum(np.ceil(high / step), 0.0)
+    while np.any(short := excess(high) < 0):
+        high = np.where(short, high + 2.0 * (high - low) + step, high)
+    while np.any(long := excess(low) >= 0):
+        low = np.where(long, low - 2.0 * (high - low), low)
+    return low, high
 
 
 def _of_expected(

@@ -66,6 +66,14 @@ _NO_BOUND = (
     "The likelihood is {found}, whose loss lies below no quadratic function of the score, and "
     "{method} solves for rows under one."
 )
+_NO_LATENT = (
+    "The likelihood is {found}, which has no latent variable given which rows are normal, and "
+    "{method} draws them given one. Use sample_nuts."
+)
+_NO_EXPECTED = (
+    "{method} has Gaussian and Bernoulli likelihoods, and this is {found}; use fit_svi or a "
+    "sampler."
+)
 _NOT_GAUSSIAN = (
     "{found}: {method} needs effects that are normal given the response, as they are of Gaussian "
     "and log-normal responses only. Use sample_nuts."
@@ -169,17 +177,18 @@ TABLE: tuple[Row, ...] = (
             "fit_als": _NO_ROWS, "fit_variational": _NO_ROWS, "sample_gibbs": _NO_ROWS,
         }),
     Row("ratings without a quadratic bound", MatrixFactorization,
-        lambda model: _lacks("bound")(model) or _lacks("augment")(model), "Poisson", {
+        _lacks("bound"), "Poisson", {
             "fit_als": f"{_NO_BOUND} Use fit_map.",
             "fit_variational": f"{_NO_BOUND} Use fit_svi or a sampler.",
-            "sample_gibbs": "The likelihood is {found}, which has no latent variable given which "
-            "rows are normal, and {method} draws them given one. Use sample_nuts.",
+            "sample_gibbs": _NO_LATENT,
+        }),
+    Row("ratings without a latent variable", MatrixFactorization, _lacks("augment"), "StudentT", {
+            "sample_gibbs": _NO_LATENT, "fit_variational": _NO_EXPECTED,
         }),
     Row("ratings that are neither Gaussian nor yes/no", MatrixFactorization,
         lambda model: "" if model.likelihood.quadratic else _lacks("expected_bound")(model),
         "Ordinal", {
-            "fit_variational": "{method} has Gaussian and Bernoulli likelihoods, and this is "
-            "{found}; use fit_svi or a sampler.",
+            "fit_variational": _NO_EXPECTED,
         }),
     Row("weak zeros", MatrixFactorization,
         _when(lambda model: model.unobserved_weight > 0, "unobserved_weight"),

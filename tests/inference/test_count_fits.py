@@ -15,7 +15,7 @@ from probmf.cli.evaluate import evaluation
 from probmf.likelihoods.registry import KINDS, LIKELIHOODS
 from probmf.models.factorization import PRIOR_SCALES
 from probmf.results import RatingsFit
-from probmf.results.prediction_intervals import ScoreMixture, count_quantiles, summarize
+from probmf.results.prediction_intervals import ScoreMixture, quantiles, summarize
 
 SCALE = 0.6
 MODEL = MatrixFactorization(2, Poisson(), intercept=1.0, user_scale=SCALE, item_scale=SCALE)
@@ -53,8 +53,20 @@ def test_quantiles_of_counts_are_those_of_scipy() -> None:
     law = stats.nbinom([0.3, 4.0, 4.0, 1e4], [0.9, 0.1, 1e-4, 0.5])
     for probability in (0.05, 0.5, 0.95, 0.999):
         for sd in (law.std(), np.full(4, np.inf)):
-            found = count_quantiles(lambda k: law.sf(k - 1), law.mean(), sd, probability)
+            found = quantiles(lambda k: law.sf(k - 1), law.mean(), sd, probability, step=1.0)
             np.testing.assert_array_equal(found, law.ppf(probability))
+
+
+def test_quantiles_of_other_numbers_are_those_of_scipy() -> None:
+    """In any unit, of any shape, and where there is no sd or no mean."""
+    shape, unit = np.array([0.3, 1.0, 40.0]), np.array([1e-9, 1.0, 1e6])
+    laws = [stats.gamma(shape, scale=unit), stats.beta(shape, 2.0), stats.t(shape, unit, unit)]
+    for law in laws:
+        for probability in (0.05, 0.5, 0.999):
+            for sd in (np.full(3, np.inf), law.std()):
+                center = np.where(np.isfinite(sd), law.mean(), 0.0)
+                found = quantiles(law.sf, center, sd, probability, step=0.0)
+                np.testing.assert_allclose(law.cdf(found), probability, atol=1e-4)
 
 
 @pytest.mark.parametrize("sd", [None, 0.8])

@@ -15,14 +15,16 @@ from scipy import special, stats
 from probmf.inference.point.cutpoints import cutpoint_sums
 from probmf.likelihoods import (
     Bernoulli,
+    Beta,
+    Gamma,
     Gaussian,
     Likelihood,
     LogNormal,
     NegativeBinomial,
     Ordinal,
     Poisson,
+    StudentT,
 )
-from probmf.likelihoods.counts import Counts
 from probmf.likelihoods.links import LinkName
 from probmf.likelihoods.normal_integrals import (
     expected_sigmoid,
@@ -30,7 +32,9 @@ from probmf.likelihoods.normal_integrals import (
     expected_square_of_sigmoid,
 )
 from probmf.likelihoods.ordered import Ordered, OrderedNormal, interval_slope, log_interval
-from probmf.likelihoods.parameters import check_scale
+from probmf.likelihoods.parameters import check_parameter, check_scale
+from probmf.likelihoods.quadrature import QuadratureLikelihood
+from probmf.likelihoods.rates import RateLikelihood
 
 SIGMA = 0.7
 LEVELS = (0.5, 1.0, 2.5, 4.0)
@@ -53,7 +57,11 @@ class Case(NamedTuple):
     likelihood: Likelihood
     scales: dict[str, Any]
     ratings: tuple[float, ...]
-    log_density: Callable[[np.ndarray, float], np.ndarray]
+    # None where SciPy has the law.
+    log_density: Callable[[np.ndarray, Any], np.ndarray]
+    law: Callable[[np.ndarray], Any] = stats.norm
+    # Of scores and a grid, ratings that lie all over and their slopes: for the trapezoid rule.
+    spread: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
 
     def parameters(self) -> dict[str, jax.Array]:
         return {name: jnp.asarray(value) for name, value in self.scales.items()}
@@ -70,6 +78,20 @@ def log_level(link: str, score: np.ndarray, rating: float) -> np.ndarray:
         return np.log(CDF[link](high) - CDF[link](low))
 
 
+def told(
+    likelihood: Likelihood, scales: dict[str, Any], ratings: tuple[float, ...],
+    law: Callable[[np.ndarray], Any],
+    spread: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None,
+) -> Case:  # fmt: skip
+    """A likelihood whose law SciPy has."""
+
+    def log_density(score: np.ndarray, rating: Any) -> np.ndarray:
+        found = law(score)
+        return found.logpmf(rating) if spread is None else found.logpdf(rating)
+
+    return Case(likelihood, scales, ratings, log_density, law, spread)
+
+
 NOISE = {"noise_scale": SIGMA}
 CASES = {
     "gaussian": Case(
@@ -79,12 +101,23 @@ CASES = {
         LogNormal(SIGMA), NOISE, (0.3, 2.5),
         lambda s, r: stats.norm.logpdf(np.log(r), s, SIGMA) - np.log(r),
     ),
-    "poisson": Case(
-        Poisson(), {}, (0.0, 1.0, 3.0, 40.0), lambda s, r: stats.poisson.logpmf(r, np.exp(s))
-    ),
-    "negative binomial": Case(
+    "poisson": told(Poisson(), {}, (0.0, 1.0, 3.0, 40.0), lambda s: stats.poisson(np.exp(s))),
+    "negative binomial": told(
         NegativeBinomial(20.0), {"concentration": 20.0}, (0.0, 1.0, 3.0, 40.0),
-        lambda s, r: stats.nbinom.logpmf(r, 20.0, special.expit(np.log(20.0) - s)),
+        lambda s: stats.nbinom(20.0, special.expit(np.log(20.0) - s)),
+    ),
+    "gamma": told(
+        Gamma(2.5), {"concentration": 2.5}, (0.02, 0.7, 4.0),
+        lambda s: stats.gamma(2.5, scale=np.exp(s) / 2.5), lambda s, x: 2 * (np.exp(s + x),),
+    ),
+    "beta": told(
+        Beta(60.0), {"concentration": 60.0}, (0.003, 0.4, 0.9),
+        lambda s: stats.beta(60.0 * special.expit(s), 60.0 * special.expit(-s)),
+        lambda s, x: (special.expit(x + 0 * s), special.expit(x) * special.expit(-x)),
+    ),
+    "student t": told(
+        StudentT(SIGMA, 5.0), NOISE | {"df": 5.0}, (-1.3, 0.2, 9.0),
+        lambda s: stats.t(5.0, s, SIGMA), lambda s, x: (s + SIGMA * np.sinh(x), SIGMA * np.cosh(x)),
     ),
 }  # fmt: skip
 for LINK in LINKS:
@@ -102,7 +135,7 @@ COUNTS = np.arange(3000.0)
 
 
 def counted(case: Case) -> bool:
-    return not (case.likelihood.normal or case.likelihood.levels)
+    return case.likelihood.step > 0
 
 
 def requires(case: Case, method: Any) -> None:
@@ -211,6 +244,12 @@ def test_information_is_the_expected_curvature(case: Case) -> None:
         second = jax.vmap(jax.grad(jax.grad(lambda s, r: likelihood.loss(s, r, own))), (0, None))
         share = [1.0, *[0.0] * (len(case.ratings) - 1)]  # a Normal's is the same for all ratings
         ratings = case.ratings
+        if case.spread is not None:
+            drawn, mass = ratings_of(case, np.asarray(scores))
+            curved = jax.jit(jax.vmap(lambda s, r: jax.vmap(second, (None, 0))(s[None], r)[:, 0]))
+            wanted = np.sum(np.asarray(curved(scores, jnp.asarray(drawn))) * mass, axis=1)
+            np.testing.assert_allclose(likelihood.information(scores, own), wanted, rtol=1e-7)
+            return
         if counted(case):
             ratings = tuple(np.arange(400.0))
         if likelihood.levels or counted(case):
@@ -219,11 +258,23 @@ def test_information_is_the_expected_curvature(case: Case) -> None:
         np.testing.assert_allclose(likelihood.information(scores, own), wanted, rtol=1e-7)
 
 
+def ratings_of(case: Case, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ratings given scores, and their probabilities, by the trapezoid rule."""
+    assert case.spread is not None
+    x = np.linspace(-36, 36, 1201)
+    rating, slope = case.spread(score[..., None], x)
+    mass = np.exp(case.log_density(score[..., None], rating)) * slope * (x[1] - x[0])
+    return rating, np.nan_to_num(mass)
+
+
 def conditional(case: Case, score: np.ndarray, function: Callable[[Any], Any]) -> np.ndarray:
     """Expectation of a function of the rating given the score, by brute force."""
     if counted(case):
         mass = np.exp(case.log_density(score[..., None], COUNTS))
         return mass @ function(COUNTS)
+    if case.spread is not None:
+        ratings, mass = ratings_of(case, score)
+        return np.sum(function(ratings) * mass, axis=-1)
     if not case.likelihood.levels:
         latent = score[..., None] + SIGMA * np.linspace(-9, 9, 401)
         mass = stats.norm.pdf(np.linspace(-9, 9, 401)) * 18 / 400
@@ -235,7 +286,8 @@ def conditional(case: Case, score: np.ndarray, function: Callable[[Any], Any]) -
 @pytest.mark.parametrize("sd", [0.0, 0.3, 1.5])
 def test_moments_over_a_normal_score(case: Case, sd: float) -> None:
     likelihood, means, every = case.likelihood, np.linspace(-3, 3, COUNT), 8
-    if counted(case):  # Larger rates have more counts than `COUNTS`, of which there are many.
+    if isinstance(likelihood, QuadratureLikelihood):
+        # Larger rates have more counts than `COUNTS`, of which there are many.
         sd, every = min(sd, 0.5), 80
     with jax.enable_x64(True):
         own = case.parameters()
@@ -254,11 +306,10 @@ def test_moments_over_a_normal_score(case: Case, sd: float) -> None:
 
 def tail_of(case: Case, score: np.ndarray, threshold: float) -> np.ndarray:
     """Probability of a rating that is at least so high, by SciPy."""
-    if case.scales.get("concentration"):
-        share = special.expit(np.log(20.0) - score)
-        return stats.nbinom.sf(np.ceil(threshold) - 1, 20.0, share)
     if counted(case):
-        return stats.poisson.sf(np.ceil(threshold) - 1, np.exp(score))
+        return case.law(score).sf(np.ceil(threshold) - 1)
+    if case.spread is not None:
+        return case.law(score).sf(threshold)
     if case.likelihood.levels:
         return sum(
             np.exp(case.log_density(score, r)) * (r >= threshold) for r in case.ratings
@@ -272,12 +323,13 @@ def tail_of(case: Case, score: np.ndarray, threshold: float) -> np.ndarray:
 @pytest.mark.parametrize("sd", [None, 0.3, 4.0])
 def test_tails_over_a_normal_score(case: Case, sd: float | None, x64: bool) -> None:
     likelihood, own, means = case.likelihood, case.parameters(), np.linspace(-4, 4, COUNT)
+    every = 8 if isinstance(likelihood, QuadratureLikelihood) else 1
     for threshold in (*case.ratings, -0.5, 0.7, 4.1, 7.0):
         at = None if sd is None else jnp.asarray(sd)
         got = likelihood.tail(jnp.asarray(means), threshold, own, at)
-        scores = means[:, None] + (sd or 0.0) * NODES
-        wanted = tail_of(case, scores, threshold) @ MASS
-        np.testing.assert_allclose(got, wanted, atol=1e-8 if x64 else 3e-6)
+        scores = means[:, None] + (sd or 0.0) * NODES[::every]
+        wanted = tail_of(case, scores, threshold) @ MASS[::every] * every
+        np.testing.assert_allclose(got, wanted, atol=1e-8 if x64 else 6e-6)
         order = likelihood.tail_order(jnp.asarray(means), threshold, own, 0.0 if at is None else at)
         ranks = np.argsort(np.asarray(order), kind="stable")
         assert (np.diff(np.asarray(got)[ranks]) >= -1e-6).all()
@@ -300,7 +352,7 @@ def test_probabilities_of_levels(name: str, sd: float | None, x64: bool) -> None
 def test_far_scores_are_finite_in_float32(case: Case) -> None:
     likelihood, own = case.likelihood, case.parameters()
     scores = jnp.asarray([-80.0, -30.0, 0.0, 30.0, 80.0])
-    exponential = isinstance(likelihood, LogNormal | Counts)
+    exponential = isinstance(likelihood, LogNormal | RateLikelihood)
     if not isinstance(likelihood, LogNormal):
         scores = jnp.asarray([-1e3, -100.0, -30.0, 0.0, 30.0, 100.0, 1e3])
     for rating in case.ratings:
@@ -587,8 +639,13 @@ def test_the_first_bad_row_is_named() -> None:
     ):
         Poisson().check_ratings(np.array([4.0, 0.5, -1.0, np.nan]))
     Poisson().check_ratings(np.array([4.0, 0.0]))
-    with pytest.raises(ValueError, match=r"needs positive ratings, but row 1 has 0 \(2 such"):
-        LogNormal().check_ratings(np.array([1.0, 0.0, -1.0]))
+    for kind in (LogNormal, Gamma):
+        with pytest.raises(ValueError, match=r"needs positive ratings, but row 1 has 0 \(2 such"):
+            kind().check_ratings(np.array([1.0, 0.0, -1.0]))
+    with pytest.raises(
+        ValueError, match=r"between 0 and 1, both excluded, but row 2 has 1 \(3 such"
+    ):
+        Beta().check_ratings(np.array([0.1, 0.9, 1.0, 0.0, np.nan]))
 
 
 @pytest.mark.parametrize(
@@ -640,16 +697,15 @@ def test_tails_of_many_counts_over_a_normal_score(sd: float, count: float) -> No
         np.testing.assert_allclose(got, wanted, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["poisson", "negative binomial"])
-def test_draws_of_counts_have_their_moments(name: str) -> None:
-    case = CASES[name]
-    scores = jnp.broadcast_to(jnp.asarray([-2.0, 0.5, 4.0]), (20_000, 3))
-    own = case.parameters()
+def test_draws_have_their_moments(case: Case) -> None:
+    at, own = [-2.0, 0.5, 1.2], case.parameters()
+    scores = jnp.broadcast_to(jnp.asarray(at), (20_000, 3))
     drawn = np.asarray(case.likelihood.draw(jax.random.key(1), scores, jnp.ones(()), own), float)
-    mean = np.exp([-2.0, 0.5, 4.0])
-    variance = mean + (np.square(mean) / 20.0 if own else 0.0)
+    mean = conditional(case, np.asarray(at), lambda r: r)
+    variance = conditional(case, np.asarray(at), np.square) - np.square(mean)
     assert (np.abs(drawn.mean(axis=0) - mean) < 5 * np.sqrt(variance / 20_000)).all()
-    np.testing.assert_allclose(drawn.var(axis=0), variance, rtol=0.08)
+    rarely = 0.5 if isinstance(case.likelihood, StudentT | LogNormal) else 0.08
+    np.testing.assert_allclose(drawn.var(axis=0), variance, rtol=rarely)
 
 
 def test_tails_of_counts_that_vary_more() -> None:
@@ -664,8 +720,22 @@ def test_tails_of_counts_that_vary_more() -> None:
 
 
 def test_a_concentration_is_checked_and_found_in_counts() -> None:
-    for bad in (0.0, -1.0, np.inf, "wide", np.ones(2)):
-        with pytest.raises(ValueError, match=r"concentration is .*; expected a positive number"):
-            NegativeBinomial(bad)  # type: ignore[arg-type]
+    for kind in (NegativeBinomial, Gamma, Beta):
+        for bad in (0.0, -1.0, np.inf, "wide", np.ones(2)):
+            with pytest.raises(
+                (TypeError, ValueError), match=r"concentration is .*; expected a positive number"
+            ):
+                kind(bad)
+    with pytest.raises(ValueError, match="df has the prior Normal, which allows numbers"):
+        StudentT(1.0, dist.Normal(4.0, 1.0))
+    check_parameter("df", dist.HalfNormal(1.0), "positive number")
+    check_parameter("share", dist.Beta(1.0, 1.0), "number", most=1.0)
+    with pytest.raises(ValueError, match="it lies between 0 and 1"):
+        check_parameter("share", dist.HalfNormal(1.0), "number", most=1.0)
     counts = np.random.default_rng(0).negative_binomial(3.0, 3.0 / 13.0, 20_000).astype(float)
     assert NegativeBinomial.of_ratings(counts, 1.0).concentration == pytest.approx(3.0, rel=0.1)
+    for name in ("gamma", "beta"):
+        case = CASES[name]
+        drawn = case.law(np.full(20_000, 0.5)).rvs(random_state=0)
+        found = case.likelihood.of_ratings(drawn, 1.0).scale_sites()["concentration"]
+        assert found == pytest.approx(case.scales["concentration"], rel=0.05)

@@ -34,9 +34,10 @@ class MixedEffects:
             terms, and left of their bars, is read by formulaic, with its transforms. It is
             evaluated as Python code, so take formulas from people you trust only.
         likelihood: "gaussian" (identity link), "lognormal" (the same for log y), "bernoulli"
-            (logit) or "ordinal" (cumulative logit; learned cutpoints take the place of the
-            intercept); or a likelihood such as `Bernoulli("probit")` or `Ordinal(link="probit")`,
-            whose own parameters, if it has any, are fixed or have its priors.
+            (logit), "ordinal" (cumulative logit; learned cutpoints take the place of the
+            intercept) or the lower-case name of another; or a likelihood such as
+            `Bernoulli("probit")` or `Ordinal(link="probit")`, whose own parameters, if it has any,
+            are fixed or have its priors.
         scale_formula: Formula "~ 1 + x + (1 | g)" of the logarithm of the noise scale; by default
             that is one number.
         priors: Priors by site in place of the default ones: for coefficients a mapping of column

@@ -19,7 +19,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array
 from numpyro.distributions import Distribution
 
-from probmf.likelihoods.parameters import check_scale, is_number
+from probmf.likelihoods.parameters import check_scale, check_support, is_number
 
 type Prior = Distribution | Array
 type Priors = Mapping[str, Any]
@@ -147,6 +147,10 @@ def replace_priors(
             priors[site] = _scale(site, default, prior)
         else:
             priors[site] = _of_shape(site, prior, (), default.event_shape)
+            support = default.support
+            least, most = (getattr(support, f"{end}_bound", None) for end in ("lower", "upper"))
+            if least is not None:
+                check_support(f"priors[{site!r}]", prior, least, np.inf if most is None else most)
     return priors
 
 

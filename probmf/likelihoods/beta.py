@@ -1,0 +1,187 @@
+"""Shares between 0 and 1, whose mean's logit is the score."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.nn import log_sigmoid, sigmoid
+from jax.scipy.special import betainc, digamma, polygamma
+from jaxtyping import Array
+from numpyro.distributions import Distribution, constraints
+from scipy import optimize, special
+
+from probmf.data.column import such_rows
+from probmf.likelihoods.base import Scores
+from probmf.likelihoods.log_gamma import log_beta
+from probmf.likelihoods.normal_integrals import average, expected_square_of_sigmoid
+from probmf.likelihoods.parameters import check_parameter, concentration_prior, is_number
+from probmf.likelihoods.quadrature import QuadratureLikelihood
+
+
+@dataclass(frozen=True)
+class Beta(QuadratureLikelihood):
+    r"""Shares in (0, 1) of mean :math:`m = 1 / (1 + e^{-\eta})` and variance m (1 - m) / (1 + c).
+
+    .. math:: p(r) = \frac{r^{m c - 1} (1 - r)^{(1 - m) c - 1}}{B(m c, (1 - m) c)}
+
+    Args:
+        concentration: The concentration c, positive, which regressions call the precision; or a
+            NumPyro distribution for it. None is 1, and in a mixed model the default prior.
+
+    Raises:
+        TypeError: If it is neither a number nor a distribution.
+        ValueError: If it is not positive.
+
+    Example:
+        >>> shares = Beta(3.0).distribution(0.0, {"concentration": 3.0})
+        >>> float(shares.mean), float(shares.variance)
+        (0.5, 0.0625)
+
+    References:
+        Ferrari and Cribari-Neto (2004), Beta regression for modelling rates and proportions.
+    """
+
+    concentration: float | Distribution | None = None
+    support = constraints.unit_interval
+
+    def __post_init__(self) -> None:
+        """Check the concentration at the door."""
+        check_parameter("concentration", self.concentration, "positive number")
+
+    def scale_sites(self) -> dict[str, Any]:
+        """The concentration; 1 where none was given."""
+        return {"concentration": 1.0 if self.concentration is None else self.concentration}
+
+    def canonical(self) -> Self:
+        """The likelihood without its parameter: compiled programs are keyed by it."""
+        return type(self)()
+
+    @classmethod
+    def of_ratings(cls, rating: np.ndarray, noise_scale: float) -> Self:
+        """The concentration that the ratings have about their mean."""
+        mean, variance = float(np.mean(rating)), float(np.var(rating))
+        return cls(max(mean * (1 - mean) / variance - 1.0, 1e-3) if variance else 1.0)
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """The concentration, if it was given."""
+        return {} if self.concentration is None else {"concentration": self.concentration}
+
+    def default_priors(self, width: float) -> dict[str, Distribution]:
+        """A LogNormal concentration."""
+        return {"concentration": concentration_prior()}
+
+    def check_ratings(self, rating: np.ndarray, noun: str = "ratings") -> None:
+        """Refuse what does not lie between 0 and 1."""
+        bad = ~((rating > 0) & (rating < 1))
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(
+                f"A Beta likelihood needs {noun} between 0 and 1, both excluded, but row {row} has "
+                f"{rating[row]:g} ({such_rows(bad)}). Move shares of 0 and 1 inwards, as in "
+                "(y * (n - 1) + 0.5) / n, or give counts of successes to a Binomial likelihood."
+            )
+
+    def place(self, response: np.ndarray) -> np.ndarray:
+        """Logits of the responses."""
+        return np.asarray(special.logit(response))
+
+    def base_score(self, rating: np.ndarray, weight: np.ndarray | None) -> float:
+        """The score at which the mean logit is the expected one, where the slope is zero."""
+        own = float(self.concentration) if is_number(self.concentration) else 1.0
+        middle = float(np.average(special.logit(rating), weights=weight))
+
+        def excess(score: float) -> float:
+            share = special.expit(score)
+            one, other = special.digamma(own * share), special.digamma(own * (1 - share))
+            return float(one - other - middle)
+
+        reach = 1.0
+        while excess(-reach) > 0 or excess(reach) < 0:
+            reach *= 2.0
+        return float(optimize.brentq(excess, -reach, reach, xtol=1e-10))
+
+    def sample(
+        self, key: Array, scores: Array, scales: Mapping[str, Array], shape: tuple[int, ...]
+    ) -> Array:
+        """Shares, kept off 0 and 1."""
+        one, other = _shapes(scores, scales)
+        drawn = jax.random.beta(key, one, other, shape)
+        limits = jnp.finfo(drawn.dtype)
+        return jnp.clip(drawn, limits.tiny, 1.0 - limits.epsneg)
+
+    def loss(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
+        """Minus log likelihood."""
+        own, (one, other) = scales["concentration"], _shapes(scores, scales)
+        # B(p, q) by B(p + 1, q + 1), which is finite where p or q is none in floating point.
+        constant = log_beta(one + 1.0, other + 1.0) + jnp.log1p(1.0 / jnp.asarray(own))
+        constant = constant - log_sigmoid(scores) - log_sigmoid(-jnp.asarray(scores))
+        yes, no = _logs(rating)
+        return constant - (one - 1.0) * yes - (other - 1.0) * no
+
+    def slope(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
+        """Logit of the rating less its expectation, times the slope of the first shape."""
+        own, (one, other) = scales["concentration"], _shapes(scores, scales)
+        share, rest = sigmoid(scores), sigmoid(-jnp.asarray(scores))
+        yes, no = _logs(rating)
+        # p digamma(p) = p digamma(1 + p) - 1.
+        low = rest * (1.0 - one * digamma(1.0 + one))
+        high = share * (1.0 - other * digamma(1.0 + other))
+        return low - high + own * share * rest * (yes - no)
+
+    def information(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
+        """Fisher information of a score: the variance of the logit, times the squared slope."""
+        one, other = _shapes(scores, scales)
+        share, rest = sigmoid(scores), sigmoid(-jnp.asarray(scores))
+
+        def part(shape: Array) -> Array:
+            # p^2 trigamma(p) = p^2 trigamma(1 + p) + 1.
+            return jnp.square(shape) * polygamma(1, 1.0 + shape) + 1.0
+
+        return jnp.square(rest) * part(one) + jnp.square(share) * part(other)
+
+    def mean(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
+        """The sigmoid of the score."""
+        return sigmoid(jnp.asarray(scores))
+
+    def mean_square(self, scores: np.ndarray, sd: np.ndarray) -> np.ndarray:
+        """Mean of the square of the sigmoid, on the host, as the score varies."""
+        return np.asarray(expected_square_of_sigmoid(scores, sd))
+
+    def integrate(self, mean: Scores, sd: Scores, scales: Mapping[str, Array]) -> tuple:
+        """Mean and sd of a rating whose score is Normal(mean, sd), within 1e-8."""
+
+        def moments(score: Array) -> tuple[Array, Array]:
+            share = sigmoid(score)
+            return share, share * sigmoid(-score)
+
+        center, noise = average(moments, mean, sd)
+        # E m^2 - (E m)^2 = E m (1 - E m) - E m (1 - m).
+        varying = jnp.maximum(center * (1.0 - center) - noise, 0.0)
+        return center, jnp.sqrt(varying + noise / (1.0 + scales["concentration"]))
+
+    def reach(self, scores: Array, threshold: Array, scales: Mapping[str, Array]) -> Array:
+        """The incomplete beta function of the rest."""
+        tiny = jnp.finfo(scores.dtype).tiny
+        one, other = (jnp.maximum(shape, tiny) for shape in _shapes(scores, scales))
+        return betainc(other, one, jnp.clip(1.0 - threshold, 0.0, 1.0))
+
+    def steepness(self, threshold: Array, scales: Mapping[str, Array]) -> Array:
+        """The root of one plus the concentration, halved: that of a mean of one half."""
+        return 0.5 * jnp.sqrt(1.0 + scales["concentration"])
+
+
+def _shapes(scores: Scores, scales: Mapping[str, Array]) -> tuple[Array, Array]:
+    """Both shapes of the Beta distribution."""
+    own = scales["concentration"]
+    return own * sigmoid(jnp.asarray(scores)), own * sigmoid(-jnp.asarray(scores))
+
+
+def _logs(rating: Scores) -> tuple[Array, Array]:
+    """Logarithms of a share and of the rest; padding is zero."""
+    rating = jnp.asarray(rating)
+    inner = jnp.where((rating > 0) & (rating < 1), rating, 0.5)
+    return jnp.log(inner), jnp.log1p(-inner)

@@ -1,0 +1,137 @@
+"""Positive numbers whose standard deviation grows with their mean, the logarithm of the score."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import gammaincc
+from jaxtyping import Array
+from numpyro.distributions import Distribution, constraints
+
+from probmf.data.column import such_rows
+from probmf.likelihoods.base import Predicted, Scores
+from probmf.likelihoods.log_gamma import log_gamma_rest
+from probmf.likelihoods.parameters import check_parameter, concentration_prior
+from probmf.likelihoods.rates import STEEPEST, RateLikelihood, rate, rate_moments
+
+
+@dataclass(frozen=True)
+class Gamma(RateLikelihood):
+    r"""Positive ratings of mean :math:`m = e^\eta` and variance :math:`m^2 / \phi`.
+
+    .. math:: p(r) = \frac{(\phi / m)^\phi}{\Gamma(\phi)}\, r^{\phi - 1} e^{-\phi r / m}
+
+    Args:
+        concentration: The shape :math:`\phi`, positive, or a NumPyro distribution for it; None is
+            1, and in a mixed model the default prior. One over its root is the coefficient of
+            variation.
+
+    Raises:
+        TypeError: If it is neither a number nor a distribution.
+        ValueError: If it is not positive.
+
+    Example:
+        >>> waits = Gamma(4.0).distribution(1.0, {"concentration": 4.0})
+        >>> round(float(waits.mean), 4), round(float(waits.variance), 4)
+        (2.7183, 1.8473)
+
+    References:
+        McCullagh and Nelder (1989), Generalized linear models, chapter 8.
+    """
+
+    concentration: float | Distribution | None = None
+    support = constraints.positive
+
+    def __post_init__(self) -> None:
+        """Check the concentration at the door."""
+        check_parameter("concentration", self.concentration, "positive number")
+
+    def scale_sites(self) -> dict[str, Any]:
+        """The concentration; 1 where none was given."""
+        return {"concentration": 1.0 if self.concentration is None else self.concentration}
+
+    def canonical(self) -> Self:
+        """The likelihood without its parameter: compiled programs are keyed by it."""
+        return type(self)()
+
+    @classmethod
+    def of_ratings(cls, rating: np.ndarray, noise_scale: float) -> Self:
+        """The concentration that the ratings have about their mean."""
+        mean, variance = float(np.mean(rating)), float(np.var(rating))
+        return cls(mean**2 / variance if variance else 1.0)
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """The concentration, if it was given."""
+        return {} if self.concentration is None else {"concentration": self.concentration}
+
+    def default_priors(self, width: float) -> dict[str, Distribution]:
+        """A LogNormal concentration."""
+        return {"concentration": concentration_prior()}
+
+    def check_ratings(self, rating: np.ndarray, noun: str = "ratings") -> None:
+        """Refuse what is not positive."""
+        bad = ~(rating > 0)
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(
+                f"A Gamma likelihood needs positive {noun}, but row {row} has {rating[row]:g} "
+                f"({such_rows(bad)}). Drop them, or use a Gaussian likelihood."
+            )
+
+    def place(self, response: np.ndarray) -> np.ndarray:
+        """Logarithms of the responses."""
+        return np.log(response)
+
+    def sample(
+        self, key: Array, scores: Array, scales: Mapping[str, Array], shape: tuple[int, ...]
+    ) -> Array:
+        """Positive numbers."""
+        own = scales["concentration"]
+        drawn = rate(scores) * jax.random.gamma(key, own, shape) / own
+        return jnp.maximum(drawn, jnp.finfo(drawn.dtype).tiny)
+
+    def loss(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
+        r"""Minus log likelihood, :math:`\phi (x - 1 - \log x) + \log r + c(\phi)`, x = r / m."""
+        own, log = scales["concentration"], _log(rating)
+        misfit = rating * rate(-jnp.asarray(scores)) - 1.0 - (log - scores)
+        return own * misfit + log + log_gamma_rest(own)
+
+    def slope(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
+        """Rating by mean, less one, times the concentration."""
+        share = rating * jnp.exp(jnp.minimum(-jnp.asarray(scores), STEEPEST))
+        return scales["concentration"] * (share - 1.0)
+
+    def information(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
+        """Fisher information of a score: the concentration."""
+        return jnp.broadcast_to(scales["concentration"], jnp.shape(scores))
+
+    def integrate(self, mean: Scores, sd: Scores, scales: Mapping[str, Array]) -> tuple:
+        """Mean and sd of a rating whose mean is log-normal."""
+        center, varying, square = rate_moments(mean, sd)
+        return center, jnp.sqrt(varying + square / scales["concentration"])
+
+    def reach(self, scores: Array, threshold: Array, scales: Mapping[str, Array]) -> Array:
+        r"""The incomplete gamma function :math:`Q(\phi, \phi t / m)`."""
+        own = jnp.asarray(scales["concentration"], scores.dtype)
+        share = jnp.maximum(threshold, 0.0) * rate(-scores)
+        return gammaincc(own, own * share)
+
+    def steepness(self, threshold: Array, scales: Mapping[str, Array]) -> Array:
+        """The root of the concentration."""
+        return jnp.sqrt(scales["concentration"])
+
+    def errors(self, rating: np.ndarray, predicted: Predicted) -> dict[str, float | None]:
+        r"""Besides those of all numbers the deviance, :math:`2 (r / m - 1 - \log(r / m))`."""
+        share = rating / np.asarray(predicted.mean, np.float64)
+        deviance = float(2.0 * np.mean(share - 1.0 - np.log(share)))
+        return super().errors(rating, predicted) | {"deviance": deviance}
+
+
+def _log(rating: Scores) -> Array:
+    """Logarithms; padding is zero."""
+    rating = jnp.asarray(rating)
+    return jnp.log(jnp.where(rating > 0, rating, 1.0))
