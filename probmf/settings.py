@@ -13,6 +13,7 @@ from probmf.data.keys import IMPLEMENTATION
 #: not finite on purpose; without compilation they would take hours.
 _OWN: tuple[tuple[str, Any, Callable[[Any], Any]], ...] = (
     ("jax_default_prng_impl", IMPLEMENTATION, jax.default_prng_impl),
+    ("jax_threefry_partitionable", True, jax.threefry_partitionable),
     ("jax_legacy_prng_key", "allow", jax.legacy_prng_key),
     ("jax_numpy_dtype_promotion", "standard", jax.numpy_dtype_promotion),
     ("jax_disable_jit", False, jax.disable_jit),

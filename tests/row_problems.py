@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from probmf.likelihoods import Gaussian, Likelihood
 from probmf.rows import sweep
@@ -85,7 +86,7 @@ class Problem:
 
     def solve(
         self, side: Side, method: sweep.Method, *, workers: int = 2, slots: int = 64,
-        cg_steps: int = 3, lists: bool = False,
+        cg_steps: int = 3, lists: bool = False, key: Array | None = None,
     ) -> tuple[np.ndarray, RowSums, RowValues]:  # fmt: skip
         """New rows (bias, factors) of both sides by `half_sweep`, and the rest of its answer.
 
@@ -122,7 +123,7 @@ class Problem:
         with ThreadPoolExecutor(workers) as pool:
             new, result = half_sweep(
                 layout, side, table, prior, likelihood=self.likelihood, method=method,
-                cg_steps=cg_steps, pool=pool,
+                cg_steps=cg_steps, pool=pool, key=key,
             )  # fmt: skip
         both = np.column_stack([np.asarray(new.bias), np.asarray(new.factors)])
         return both[:-1].astype(float), result, new

@@ -115,6 +115,15 @@ def test_second_moments(x64: bool) -> None:
     close(got, wanted, case.tolerance)
 
 
+@pytest.mark.parametrize("rows", [0, 1, 256, 600])
+def test_sum_products(rows: int) -> None:
+    rng = np.random.default_rng(rows)
+    x, y = rng.normal(size=(rows, 3)), rng.normal(size=(rows, 2))
+    with jax.enable_x64(True):
+        got = conditionals.sum_products(jnp.asarray(x), jnp.asarray(y))
+        np.testing.assert_allclose(got, x.T @ y, rtol=1e-12, atol=1e-12)
+
+
 def test_project_and_collect(x64: bool) -> None:
     case = draw(x64, FREE["all free"], with_gram=False)
     x = np.random.default_rng(1).normal(size=(ROWS, SIZE))

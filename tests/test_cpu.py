@@ -15,7 +15,7 @@ from probmf.rows.cpu import RowLists, kernels, share
 from probmf.rows.cpu.rows import BLOCK, BY_COLUMN
 from probmf.rows.store import RowStore, Side
 from probmf.rows.sweep import half_sweep
-from probmf.rows.values import Noise, Prior, RowSums, RowValues
+from probmf.rows.values import Prior, RowSums, RowValues
 
 
 @pytest.mark.parametrize("side", ["user", "item"])
@@ -119,7 +119,6 @@ def both_ways(
         jnp.asarray(rng.normal(size=d) * free, dtype) if gram else None,
         jnp.asarray(rng.normal(size=(size, d)) * free, dtype) if pull else None,
     )  # fmt: skip
-    noise = Noise(jnp.asarray(rng.normal(size=(size, d)), dtype), jax.random.key(0))
     answers = []
     rating = rng.normal(size=len(user))
     store = RowStore.of(user, item, rating, weight, num_users=len(lengths), num_items=items)
@@ -136,7 +135,7 @@ def both_ways(
                     method=method,
                     cg_steps=3,
                     pool=pool,
-                    noise=noise if drawn else None,
+                    key=jax.random.key(0) if drawn else None,
                 )
             )
     return answers

@@ -15,7 +15,7 @@ from probmf.rows import sweep
 from probmf.rows.blocks import build_blocks
 from probmf.rows.store import RowStore, Side
 from probmf.rows.sweep import half_sweep, zero_moments
-from probmf.rows.values import Prior, RowResult, RowValues
+from probmf.rows.values import Noise, Prior, RowResult, RowValues
 
 
 @pytest.mark.parametrize("side", ["user", "item"])
@@ -106,6 +106,42 @@ def test_number_of_workers_and_chunk_size_change_nothing(workers: int, slots: in
         got, other, _ = problem.solve("item", "cg", workers=workers, slots=slots)
         np.testing.assert_allclose(got, wanted, rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(other.loss, one.loss, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli(), Bernoulli("probit")])
+def test_draws_are_those_of_the_key_and_the_row(likelihood: Bernoulli) -> None:
+    """For any number of threads bit for bit, and for any chunks and widths of buckets."""
+    problem = draw()
+    problem = replace(problem, rating=(problem.rating > 0) * 1.0, likelihood=likelihood)
+    key = jax.random.key(3)
+    with jax.enable_x64(True):
+        wanted, sums, _ = problem.solve("user", "cholesky", key=key)
+        for workers in (1, 3):
+            got, other, _ = problem.solve("user", "cholesky", workers=workers, key=key)
+            np.testing.assert_array_equal(got, wanted)
+            np.testing.assert_array_equal(other.slope, sums.slope)
+        # With a much longer row there are other widths.
+        more = np.full(40, USERS - 1), np.arange(40) % (ITEMS - 1), np.zeros(40)
+        longer = replace(
+            problem, user=np.append(problem.user, more[0]), item=np.append(problem.item, more[1]),
+            rating=np.append(problem.rating, more[2]),
+        )  # fmt: skip
+        for changed, slots in ((problem, 16), (problem, 1024), (longer, 64)):
+            got, *_ = changed.solve("user", "cholesky", slots=slots, key=key)
+            rows = np.arange(USERS - 1)
+            np.testing.assert_allclose(got[rows], wanted[rows], rtol=1e-9, atol=1e-10)
+        again, *_ = problem.solve("user", "cholesky", key=jax.random.key(4))
+        assert np.abs(again - wanted)[:USERS].min() > 0
+
+
+def test_numbers_go_with_the_codes() -> None:
+    codes, like = np.random.default_rng(0).permutation(30), jnp.zeros((1, SIZE))
+    whole, some = (Noise.of(jax.random.key(1), at, like) for at in (jnp.arange(30), codes[:12]))
+    np.testing.assert_array_equal(some.rows, whole.rows[codes[:12]])
+    words = [jax.random.key_data(noise.keys) for noise in (some, whole)]
+    np.testing.assert_array_equal(words[0], words[1][codes[:12]])
+    assert len(np.unique(whole.rows)) == whole.rows.size
+    assert len(np.unique(words[1], axis=0)) == 30
 
 
 def test_precisions_from_1e_minus_8_to_1e8() -> None:

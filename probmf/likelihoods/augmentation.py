@@ -2,7 +2,8 @@ r"""Latent variables that make a likelihood Gaussian in the score: Polya-Gamma a
 
 Both are drawn exactly (to the resolution of uniform numbers), for arrays of any shape, by
 rejection rounds that go on until every entry is accepted. What is not a number is accepted as it
-is: no loop waits for it.
+is: no loop waits for it. A draw depends on the key and on its place in the array, not on how long
+the array is.
 """
 
 import jax
@@ -45,12 +46,11 @@ def draw_polya_gamma(key: Array, score: Float[Array, "..."]) -> Float[Array, "..
     left = jnp.where(steep, 2.0, 4.0 * tail_mass)
     right = 0.5 * np.pi / rate * jnp.exp(-rate * CUT + jnp.where(steep, z, 0.0))
     share = right / (left + right)
-    least = _least(z)
 
     def propose(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         key, value, done = state
         key, draw = jax.random.split(key)
-        u, v, w = jax.random.uniform(draw, (3, *z.shape), z.dtype, minval=least)
+        u, v, w = _uniforms(draw, 3, z)
         is_right = u < share
         # What is left of u, given the side, is uniform again.
         u = jnp.where(is_right, u / share, (u - share) / (1.0 - share))
@@ -105,9 +105,8 @@ def draw_between(
     flipped = low + high > 0
     low, high = jnp.where(flipped, -high, low), jnp.where(flipped, -low, high)
     far = high < -FAR
-    least = _least(mean)
     first, loop = jax.random.split(key)
-    u = jax.random.uniform(first, mean.shape, mean.dtype, minval=least)
+    (u,) = _uniforms(first, 1, mean)
     from_, to = ndtr(low), ndtr(high)
     inverted = jnp.clip(ndtri(from_ + u * (to - from_)), low, high)
     # In the tail: Rayleigh proposals beyond the bound, accepted with probability |bound / x|.
@@ -117,7 +116,7 @@ def draw_between(
     def propose(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         key, value, done = state
         key, draw = jax.random.split(key)
-        u, v = jax.random.uniform(draw, (2, *mean.shape), mean.dtype, minval=least)
+        u, v = _uniforms(draw, 2, mean)
         x = -jnp.sqrt(jnp.square(edge) - 2.0 * jnp.log1p(-u * width))
         return key, jnp.where(done, value, x), done | ~(v * -x >= -edge)
 
@@ -126,10 +125,14 @@ def draw_between(
     return mean + jnp.where(flipped, -drawn, drawn)
 
 
-def _least(like: Array) -> float:
-    """The least uniform number: half of their spacing, in place of an exact zero.
+def _uniforms(key: Array, count: int, like: Array) -> Array:
+    """So many uniform numbers for each entry, the same for the first entries of a longer array.
 
-    One in eight million numbers of single precision is zero, and a normal quantile of zero, or of
-    the least positive number, is as good as infinite.
+    The least is half of their spacing, in place of an exact zero: one in eight million numbers of
+    single precision is zero, and a normal quantile of zero, or of the least positive number, is as
+    good as infinite.
     """
-    return 0.5 * float(jnp.finfo(like.dtype).eps)
+    least = 0.5 * float(jnp.finfo(like.dtype).eps)
+    return jnp.moveaxis(
+        jax.random.uniform(key, (*like.shape, count), like.dtype, minval=least), -1, 0
+    )

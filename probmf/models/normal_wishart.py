@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from probmf.likelihoods.parameters import is_number
+from probmf.rows.conditionals import sum_products
 
 
 def normal_loss(values: Mapping[str, Array], precision: Mapping[str, Any]) -> Float[Array, ""]:
@@ -140,7 +141,7 @@ def wishart_draw(
     center = jnp.mean(factors, axis=0)
     spread = factors - center[None]
     weight = prior.mean_weight * rows / (prior.mean_weight + rows)
-    rate = jnp.eye(k, dtype=factors.dtype) / prior.scale + spread.T @ spread
+    rate = jnp.eye(k, dtype=factors.dtype) / prior.scale + sum_products(spread, spread)
     rate = rate + weight * jnp.outer(center, center)
     precision = dist.Wishart(prior.degrees(k) + rows, rate_matrix=rate).sample(matrix_key)
     total = prior.mean_weight + rows

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from probmf.backend import platform
-from probmf.rows.store import SIDES, RowStore, Side, num_workers
+from probmf.rows.store import MOST_WORKERS, SIDES, RowStore, Side, num_workers
 
 #: Longer rows are read in pieces of this many ratings.
 MAX_WIDTH = 4096
@@ -131,8 +131,9 @@ def build_blocks(
         The blocks, their arrays on the default device. O(n) time and memory.
     """
     workers = workers or num_workers()
+    on_cpu = platform() == "cpu"
     if slots is None:
-        slots = CPU_SLOTS if platform() == "cpu" else ACCELERATOR_SLOTS
+        slots = CPU_SLOTS if on_cpu else ACCELERATOR_SLOTS
     degree = {side: store[side].degree for side in SIDES}
     widths = choose_widths(np.concatenate([degree[side] for side in SIDES]))
     zero_row = store.num_rows("user") + store.num_rows("item")
@@ -147,7 +148,10 @@ def build_blocks(
             side: np.flatnonzero(np.searchsorted(widths, degree[side]) == index) for side in SIDES
         }
         longest = max(len(rows) for rows in members.values())
-        lines = max(1, min(round(slots / int(width)), -(-longest // workers)))
+        # The same for any number of workers, so that their rounding is the same, too.
+        lines = max(
+            1, min(round(slots / int(width)), -(-longest // (MOST_WORKERS if on_cpu else 1)))
+        )
         parts, num_chunks, most = [], 0, 0
         for side in SIDES:
             rows = members[side]

@@ -20,6 +20,8 @@ from jaxtyping import Array, Float
 
 #: Up to this many factors the rows' second moments are one batch of products.
 SMALL_BLOCK = 16
+#: Rows of a block of `sum_products`.
+SUMMED = 256
 
 
 class RowBatch(NamedTuple):
@@ -53,6 +55,18 @@ def collect(design: Float[Array, "r w k"], e: Float[Array, "r w"]) -> Float[Arra
     """Sums of e (1, z) over every row's slots."""
     factors = jnp.einsum("rwk,rw->rk", design, e)
     return jnp.concatenate([jnp.sum(e, axis=1, keepdims=True), factors], axis=1)
+
+
+def sum_products(x: Float[Array, "rows a"], y: Float[Array, "rows b"]) -> Float[Array, "a b"]:
+    """Sum of the outer products of rows, x^T y, whose rounding is that of any number of cores.
+
+    A single product is shared out between as many threads as there are, and rounded accordingly.
+    """
+    short = -x.shape[0] % SUMMED
+    cut = [
+        jnp.pad(rows, ((0, short), (0, 0))).reshape(-1, SUMMED, rows.shape[1]) for rows in (x, y)
+    ]
+    return jnp.sum(jnp.einsum("nra,nrb->nab", *cut), axis=0)
 
 
 class Blocks(NamedTuple):

@@ -16,6 +16,8 @@ from scipy.sparse import csr_array
 from probmf.backend import platform
 
 Side = Literal["user", "item"]
+#: Threads that share a half-sweep, at most.
+MOST_WORKERS = 16
 SIDES: tuple[Side, Side] = ("user", "item")
 
 
@@ -222,4 +224,4 @@ def num_workers() -> int:
     if platform() != "cpu":
         return 1
     usable = getattr(os, "process_cpu_count", os.cpu_count)() or 1
-    return max(1, min(usable, 16))
+    return max(1, min(usable, MOST_WORKERS))

@@ -57,7 +57,7 @@ def half_sweep(
     method: Method,
     cg_steps: int,
     pool: ThreadPoolExecutor,
-    noise: Noise | None = None,
+    key: Array | None = None,
 ) -> tuple[RowValues, RowSums]:
     """Solve every row of one side, or draw it from its conditional.
 
@@ -70,9 +70,10 @@ def half_sweep(
         method: "cg", "cholesky" or "coordinate".
         cg_steps: Steps of "cg".
         pool: One thread per worker of the layout.
-        noise: Draws the rows instead of solving them (with "cholesky"). The result's sums of slope
-            and curvature are then those of the likelihood given its latent variables, and that of
-            the loss is left out unless it is quadratic.
+        key: Draws the rows instead of solving them (with "cholesky"), each by the key and its
+            table row alone; see `Noise`. The result's sums of slope and curvature are then those
+            of the likelihood given its latent variables, and that of the loss is left out unless
+            it is quadratic.
 
     Returns:
         The table with the side's rows replaced, and each table row's result (zeros for rows
@@ -80,10 +81,10 @@ def half_sweep(
     """
     if isinstance(layout, RowLists):
         steps = cg_steps if method == "cg" else None
-        return solve_lists(layout, side, table, prior, likelihood, steps, pool, noise)
+        return solve_lists(layout, side, table, prior, likelihood, steps, pool, key)
     run = partial(
         _bucket_program(platform()), table=table, prior=prior, likelihood=likelihood,
-        method=method, cg_steps=cg_steps, noise=noise,
+        method=method, cg_steps=cg_steps, key=key,
     )  # fmt: skip
 
     return _assemble(table, run_spans(run, layout, side, pool), layout.source[side])
@@ -172,7 +173,7 @@ def _solve_bucket(
     method: Method,
     cg_steps: int,
     capacity: int,
-    noise: Noise | None = None,
+    key: Array | None = None,
 ) -> RowResult:
     """Chunks `start..start+count-1` of a bucket; results of further chunks are zero."""
     lines, width = bucket.partner.shape[1:]
@@ -186,7 +187,7 @@ def _solve_bucket(
     at_once = method == "cholesky"
     rows = bucket.row[start + jnp.arange(capacity)] if at_once else bucket.row[:0]
     gathered = own_rows(table, rows), prior.precision[rows]
-    gathered_noise = None if noise is None else noise.rows[rows]
+    noise = None if key is None else Noise.of(key, rows, prior.precision)
     gathered_pull = None if prior.pull is None else prior.pull[rows]
 
     def body(i: int, out: RowResult) -> RowResult:
@@ -198,13 +199,8 @@ def _solve_bucket(
             x, precision = own_rows(table, chunk.row), prior.precision[chunk.row]
             pull = None if prior.pull is None else prior.pull[chunk.row]
         own = prior._replace(precision=precision, pull=pull)
-        if noise is None or gathered_noise is None:
-            result = solve(chunk, x, table, own, likelihood, method, cg_steps)
-        else:
-            # No two buckets have the same width.
-            key = jax.random.fold_in(jax.random.fold_in(noise.key, width), start + i)
-            random = Noise(gathered_noise[i], key)
-            result = solve(chunk, x, table, own, likelihood, method, cg_steps, random)
+        random = None if noise is None else Noise(noise.rows[i], noise.keys[i])
+        result = solve(chunk, x, table, own, likelihood, method, cg_steps, random)
         return jax.tree.map(
             lambda whole, x: lax.dynamic_update_index_in_dim(whole, x, i, 0), out, result
         )
@@ -398,8 +394,9 @@ class _Slots(NamedTuple):
         """The bound, or with noise the loss given a draw of the latent variables."""
         if noise is None:
             return self.bound(likelihood, scores, prior)
-        key = jax.random.fold_in(noise.key, piece)
-        curvature, slope = likelihood.augment(key, scores, self.rating, prior.scales)
+        keys = jax.vmap(jax.random.fold_in, (0, None))(noise.keys, piece)
+        augment = jax.vmap(likelihood.augment, (0, 0, 0, None))
+        curvature, slope = augment(keys, scores, self.rating, prior.scales)
         return self.weight * curvature, self.weight * slope
 
     def loss(self, likelihood: Likelihood, scores: Array, prior: Prior) -> Array:

@@ -1,21 +1,35 @@
 """Inputs and outputs of half-sweeps: rows of both sides in one numbering, priors and sums."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, Self
 
-from jaxtyping import Array, Float
+import jax
+from jaxtyping import Array, Float, Int
 
 
 class Noise(NamedTuple):
     """Random numbers that turn solving rows into drawing them; a pytree.
 
+    Those of a row depend on the key and the row's code alone: not on the other rows, nor on how
+    the rows are laid out, shared between threads and computed.
+
     Attributes:
-        rows: Standard normal numbers for every table row.
-        key: For the likelihood's latent variables.
+        rows: Standard normal numbers of each row.
+        keys: Keys of each row's latent variables.
     """
 
-    rows: Float[Array, "table d"]
-    key: Array
+    rows: Float[Array, "*r d"]
+    keys: Array
+
+    @classmethod
+    def of(cls, key: Array, code: Int[Array, "*r"], like: Float[Array, "*table d"]) -> Self:
+        """The numbers of some rows, as many and of the type of those of a table of rows."""
+        shape, dtype = like.shape[-1:], like.dtype
+        own = jax.vmap(partial(jax.random.fold_in, key))(code.ravel())
+        keys = jax.vmap(jax.random.split)(own)
+        rows = jax.vmap(lambda one: jax.random.normal(one, shape, dtype))(keys[:, 0])
+        return cls(rows.reshape(*code.shape, *shape), keys[:, 1].reshape(code.shape))
 
 
 class RowValues(NamedTuple):

@@ -75,7 +75,7 @@ def factorization_job(
     return Job(
         engine=problem,
         starts=start_states(model, observations, scales, start_key, num_chains, start),
-        identity=fingerprint(told, observations, watched, begun, num_workers(), uses_loops(), key),
+        identity=fingerprint(told, observations, watched, begun, uses_loops(), key),
         stream=stream_sites(model.sites(data), _streamed(problem)),
         coords=model.sites(data).labels,
         finish=finish,

@@ -21,7 +21,7 @@ from probmf.rows.blocks import RowBlocks
 from probmf.rows.cpu import RowLists
 from probmf.rows.store import SIDES, Side
 from probmf.rows.sweep import half_sweep
-from probmf.rows.values import Noise, Prior, RowSums
+from probmf.rows.values import Prior, RowSums
 
 #: What a Normal-Wishart prior adds for a side.
 PARTS = ("mean", "precision")
@@ -71,19 +71,19 @@ class Problem(NamedTuple):
         """Users, items, then everything else."""
         plan = self.plan
         keys = _keys(key, state.sweep)
-        ready = make_ready(plan, self.given, keys[0], state)
+        ready = make_ready(plan, self.given, state)
         result: RowSums | None = None
-        for side, own_key in zip(SIDES, keys[1:3], strict=True):
+        for side, own_key in zip(SIDES, keys[:2], strict=True):
             prior = Prior(
                 state.intercept, likelihood_scales(state.scales), ready.precision,
                 self.free[side], ready.gram[side], ready.shift[side], ready.pull,
             )  # fmt: skip
             table, result = half_sweep(
                 self.layout, side, state.table, prior, likelihood=plan.likelihood,
-                method="cholesky", cg_steps=1, pool=pool, noise=Noise(ready.noise, own_key),
+                method="cholesky", cg_steps=1, pool=pool, key=own_key,
             )  # fmt: skip
             state = state._replace(table=table)
-        return update(plan, self.given, keys[3], state, result, jnp.asarray(hold))
+        return update(plan, self.given, keys[2], state, result, jnp.asarray(hold))
 
     def observe(
         self, state: State, log_joint: Array, gathered: Gathered
@@ -117,7 +117,7 @@ def _shape(plan: Plan, site: Site) -> tuple[int, ...]:
 
 @jax.jit
 def _keys(key: Array, sweep: Array) -> Array:
-    return jax.random.split(jax.random.fold_in(key, sweep), 4)
+    return jax.random.split(jax.random.fold_in(key, sweep), 3)
 
 
 @partial(jax.jit, static_argnames="plan")

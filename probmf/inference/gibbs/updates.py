@@ -27,25 +27,22 @@ class Ready(NamedTuple):
         precision: Diagonal prior precision of every table row.
         gram: Prior precision shared by a side's rows, or None.
         shift: Minus that times their mean, or None.
-        noise: Standard normal numbers.
         pull: Prior precision times prior mean of every table row, or None where that is zero.
     """
 
     precision: Float[Array, "table d"]
     gram: dict[Side, Array | None]
     shift: dict[Side, Array | None]
-    noise: Float[Array, "table d"]
     pull: Float[Array, "table d"] | None = None
 
 
 @partial(jax.jit, static_argnames="plan")
-def make_ready(plan: Plan, given: Given, key: Array, state: State) -> Ready:
-    """Priors and random numbers of the rows.
+def make_ready(plan: Plan, given: Given, state: State) -> Ready:
+    """Priors of the rows.
 
     Args:
         plan: The plan.
         given: What stays as it is.
-        key: JAX key of this sweep.
         state: Where the chain stands.
 
     Returns:
@@ -71,16 +68,15 @@ def make_ready(plan: Plan, given: Given, key: Array, state: State) -> Ready:
             precision = precision.at[rows, 0].set(inverse)
         else:
             precision = precision.at[rows, own].set(by_column(inverse))
-    noise = jax.random.normal(key, precision.shape, dtype)
     centers = given.centers(state.scales)
     if not centers:
-        return Ready(precision, gram, shift, noise)
+        return Ready(precision, gram, shift)
     center = center_rows(centers, plan.rows, columns)
     pull = precision * center
     for side, full in gram.items():
         if full is not None:
             pull = pull.at[plan.span(side)].add(center[plan.span(side)] @ full)
-    return Ready(precision, gram, shift, noise, pull)
+    return Ready(precision, gram, shift, pull)
 
 
 @partial(jax.jit, static_argnames="plan")

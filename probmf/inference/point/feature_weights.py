@@ -18,6 +18,7 @@ from probmf.models.factorization import MatrixFactorization
 from probmf.models.factorization_program import PRIOR_SCALES
 from probmf.models.observations import Observations
 from probmf.models.row_means import RowMean
+from probmf.rows.conditionals import sum_products
 from probmf.rows.store import Side
 
 
@@ -120,7 +121,7 @@ def solve(
     Returns:
         The coefficients. Cost O(rows q k).
     """
-    products = regression.design.T @ (regression.row_weight[:, None] * rows)
+    products = sum_products(regression.design, regression.row_weight[:, None] * rows)
     total = 1.0 + regression.square[:, None] * precision[None]
     mode = products * precision[None] / total
     return mode if noise is None else mode + noise / jnp.sqrt(total)

@@ -2,8 +2,10 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from probmf.likelihoods import Likelihood
 from probmf.rows.cpu.arrays import Given, Present, Solved
@@ -20,7 +22,7 @@ def solve_lists(
     likelihood: Likelihood,
     steps: int | None,
     pool: ThreadPoolExecutor,
-    noise: Noise | None,
+    key: Array | None,
 ) -> tuple[RowValues, RowSums]:
     """A half-sweep on arrays that NumPy and JAX share.
 
@@ -32,7 +34,7 @@ def solve_lists(
         likelihood: Quadratic in the score.
         steps: Conjugate-gradient steps, or None for the exact solution.
         pool: Threads.
-        noise: Draws the rows.
+        key: Draws the rows.
 
     Returns:
         The table with the side's rows replaced, and each table row's sums.
@@ -57,10 +59,15 @@ def solve_lists(
     solve_side(
         lists, side, given, Present(bias[own], factors[own], bias[other], factors[other]),
         Solved(new_bias[own], new_factors[own], loss[own], slope[own], curved[own]), steps=steps,
-        noise=None if noise is None else np.asarray(noise.rows)[own], pool=pool,
+        noise=None if key is None else np.asarray(_normals(key, prior.precision))[own], pool=pool,
     )  # fmt: skip
     new = RowValues(jnp.asarray(new_bias), jnp.asarray(new_factors))
     return new, RowSums(jnp.asarray(loss), jnp.asarray(slope), jnp.asarray(curved))
+
+
+@jax.jit
+def _normals(key: Array, like: Array) -> Array:
+    return Noise.of(key, jnp.arange(len(like)), like).rows
 
 
 def _table_rows(lists: RowLists, side: Side) -> slice:

@@ -22,8 +22,11 @@ from probmf import (
     open_draws,
     sample_gibbs,
 )
+from probmf.inference.gibbs import factorization as gibbs_factorization
 from probmf.inference.gibbs import job as job_module
 from probmf.results import RatingsFit
+from probmf.run.driver import FitWarning
+from probmf.run.threads import Workers
 
 USERS, ITEMS = 15, 10
 SHORT: dict[str, Any] = {"num_warmup": 20, "num_samples": 30, "num_chains": 2}
@@ -125,6 +128,35 @@ def test_the_same_key_gives_the_same_bits(whole: RatingsFit) -> None:
     assert not np.array_equal(first, second)
 
 
+def test_a_run_goes_on_with_other_cores(
+    whole: RatingsFit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, made = Workers.map, []
+
+    def sometimes(self: Workers, function: Any, items: Any) -> Any:
+        made.append(1)
+        if len(made) > 3:
+            raise KeyboardInterrupt
+        return real(self, function, items)
+
+    options = SHORT | {"key": 3, "watch": ratings(), "checkpoint": tmp_path / "run"}
+    monkeypatch.setattr(gibbs_factorization, "num_workers", lambda: 1)
+    monkeypatch.setattr(Workers, "map", sometimes)
+    with pytest.warns(FitWarning, match="10 of 30 draws"):
+        sample_gibbs(model(), ratings(), **options)
+    monkeypatch.setattr(Workers, "map", real)
+    monkeypatch.setattr(gibbs_factorization, "num_workers", lambda: 6)
+    assert_same(sample_gibbs(model(), ratings(), **options), whole)
+
+
+def test_the_order_of_the_table_is_of_no_account() -> None:
+    data, short = ratings(), SHORT | {"num_warmup": 2, "num_samples": 4, "key": 3}
+    mixed = data.select(np.random.default_rng(0).permutation(len(data)))
+    one, other = (sample_gibbs(model(), table, **short) for table in (data, mixed))
+    for name, value in one.samples.items():
+        np.testing.assert_allclose(other.samples[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
 def test_saved_and_loaded(whole: RatingsFit, tmp_path: Path) -> None:
     whole.save(tmp_path / "fit")
     loaded = load(tmp_path / "fit")
@@ -142,7 +174,7 @@ def test_saved_and_loaded(whole: RatingsFit, tmp_path: Path) -> None:
 
 def test_diagnostics_judge_every_sweep() -> None:
     fit = sample_gibbs(
-        model(), ratings(), key=0, num_warmup=50, num_samples=400, num_chains=2, thin=40
+        model(), ratings(), key=1, num_warmup=50, num_samples=400, num_chains=2, thin=40
     )
     told = diagnostics.summary(fit)
     rows = {row["name"]: row for row in told.table}
