@@ -14,7 +14,16 @@ import test_contract as contract
 import toys
 
 import probmf
-from probmf import MLP, Gaussian, Linear, MatrixFactorization, MixedEffects, Network, NormalWishart
+from probmf import (
+    MLP,
+    Bernoulli,
+    Gaussian,
+    Linear,
+    MatrixFactorization,
+    MixedEffects,
+    Network,
+    NormalWishart,
+)
 from probmf.run.checks import METHODS, TABLE, Row
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "methods.md"
@@ -141,6 +150,13 @@ def test_a_yes_works(title: str, method: str) -> None:
         fit = getattr(probmf, method)(model, data, **options)
     for name, value in fit.samples.items():
         assert np.isfinite(value).all(), name
+
+
+def test_a_link_that_is_not_symmetric_is_named() -> None:
+    model = MatrixFactorization(2, Bernoulli("cloglog"))
+    for method, words in (("fit_als", "whose loss lies below"), ("sample_gibbs", "which has no")):
+        with pytest.raises(ValueError, match=rf"likelihood is Bernoulli\('cloglog'\), {words}"):
+            getattr(probmf, method)(model, toys.ratings("yes/no"), **OPTIONS[method])
 
 
 def markdown() -> str:

@@ -84,6 +84,11 @@ class BaseLikelihood(ABC):
         return getattr(type(self), method, nothing) is not nothing
 
     @property
+    def kind(self) -> str:
+        """Its name in messages."""
+        return type(self).__name__
+
+    @property
     def learned(self) -> tuple[str, ...]:
         """Parameters of its own that point estimates find together with the rows.
 

@@ -15,21 +15,22 @@ from probmf import metrics
 from probmf.data import Ratings
 from probmf.data.column import Column, such_rows
 from probmf.likelihoods.augmentation import draw_between, draw_polya_gamma
-from probmf.likelihoods.base import Likelihood, Predicted, Scores
-from probmf.likelihoods.links import LINKS, Link, LinkName, check_link
+from probmf.likelihoods.base import Likelihood, Optional, Predicted, Scores
+from probmf.likelihoods.links import ANSWERS, LINKS, AnswerLink, Answers, check_link
 from probmf.likelihoods.responses import ResponseValues, naming_column
 
 
 @dataclass(frozen=True)
 class Bernoulli(Likelihood):
-    r"""Yes/no data, :math:`r \sim \mathrm{Bernoulli}(F(\eta))` with logit or probit link.
+    r"""Yes/no data, :math:`r \sim \mathrm{Bernoulli}(F(\eta))`.
 
     The quadratic bounds are those of Jaakkola and Jordan (2000) for the logit, with curvature
     :math:`w = \tanh(\eta / 2) / 2 \eta`, and of the EM algorithm with a latent Normal for the
-    probit, with curvature one.
+    probit, with curvature one. For the complementary log-log there is none.
 
     Args:
-        link: "logit" (F is the sigmoid) or "probit" (the Normal distribution function).
+        link: "logit" (F is the sigmoid), "probit" (the Normal distribution function) or "cloglog"
+            (:math:`F(\eta) = 1 - e^{-e^\eta}`: whether any of a Poisson's events comes).
 
     Raises:
         ValueError: If the link is another.
@@ -39,17 +40,26 @@ class Bernoulli(Likelihood):
         0.5
     """
 
-    link: LinkName = "logit"
+    link: AnswerLink = "logit"
     binary = True
     levels = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         """Check the link at the door."""
-        check_link(self.link)
+        check_link(self.link, ANSWERS)
 
     @property
-    def _link(self) -> Link:
-        return LINKS[self.link]
+    def _link(self) -> Answers:
+        return ANSWERS[self.link]
+
+    def has(self, method: Optional) -> bool:
+        """Under a link that is not symmetric there is no bound, and no latent variable."""
+        return super().has(method) and (self.link in LINKS or method == "mean_square")
+
+    @property
+    def kind(self) -> str:
+        """Its class's name, and the link if it is not the logit."""
+        return "Bernoulli" if self.link == "logit" else f"Bernoulli({self.link!r})"
 
     def scale_sites(self) -> dict[str, Any]:
         """No parameters of its own."""
@@ -94,11 +104,16 @@ class Bernoulli(Likelihood):
         """Bernoulli, by its logits."""
         if self.link == "logit":
             return dist.Bernoulli(logits=scores)
-        return dist.Bernoulli(logits=self._link.log_cdf(scores) - self._link.log_cdf(-scores))
+        yes, no = (self._link.log_mass(answer, jnp.asarray(scores)) for answer in (1, 0))
+        return dist.Bernoulli(logits=yes - no)
 
     def loss(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
         """Minus log likelihood."""
-        return -self._link.log_cdf((2 * rating - 1) * scores)
+        return -self._link.log_mass(rating, scores)
+
+    def slope(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
+        """Minus the derivative of the loss by the score."""
+        return self._link.mass_slope(rating, scores)
 
     def log_density(
         self, scores: Scores, rating: Scores, weight: Scores, scales: Mapping[str, Array]
@@ -111,8 +126,7 @@ class Bernoulli(Likelihood):
 
     def bound(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> tuple:
         """Curvature and minus slope at `scores` of a quadratic that is never below the loss."""
-        sign = 2 * rating - 1
-        return self._link.curvature(scores), sign * self._link.log_cdf_slope(sign * scores)
+        return LINKS[self.link].curvature(scores), self.slope(scores, rating, scales)
 
     def expected_bound(self, mean: Scores, variance: Scores, rating: Scores) -> tuple:
         r"""Target, curvature and constant of the bound that is best for a Normal score.
@@ -145,7 +159,7 @@ class Bernoulli(Likelihood):
 
     def information(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
         """Fisher information of a score."""
-        return self._link.log_cdf_slope(scores) * self._link.log_cdf_slope(-scores)
+        return self._link.information(scores)
 
     def mean(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
         """Probability of a one given the score."""
@@ -167,18 +181,15 @@ class Bernoulli(Likelihood):
         self, scores: Scores, scales: Mapping[str, Array], sd: Scores = None
     ) -> Float[Array, "... 2"]:
         """Probabilities of 0 and 1, on a new last axis, when the score is Normal(scores, sd)."""
-        both = [sign * jnp.asarray(scores) for sign in (-1.0, 1.0)]
-        if sd is None:
-            return jnp.stack([self._link.cdf(x) for x in both], axis=-1)
-        return jnp.stack([self._link.expected_cdf(x, jnp.asarray(sd)) for x in both], axis=-1)
+        return jnp.stack(self._link.masses(jnp.asarray(scores), sd), axis=-1)
 
     def integrate(self, mean: Scores, sd: Scores, scales: Mapping[str, Array]) -> tuple:
         """Probability of a one, and sd of the rating, when the score is Normal(mean, sd).
 
         Exact for the probit; for the logit within 3e-9 (see `expected_sigmoid`).
         """
-        probability = self._link.expected_cdf(jnp.asarray(mean), jnp.asarray(sd))
-        return probability, jnp.sqrt(probability * (1 - probability))
+        no, yes = self._link.masses(jnp.asarray(mean), jnp.asarray(sd))
+        return yes, jnp.sqrt(yes * no)
 
     def errors(self, rating: np.ndarray, predicted: Predicted) -> dict[str, float | None]:
         """Measures of probabilities; without both answers there is no AUC."""

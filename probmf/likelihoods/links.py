@@ -1,6 +1,7 @@
-"""Links: the distribution of the noise between a score and a threshold, logistic or Normal."""
+"""Links: the distribution of the noise between a score and a threshold."""
 
 import math
+from collections.abc import Collection
 from typing import Any, Literal, Protocol
 
 import jax
@@ -11,23 +12,55 @@ from jax.scipy.special import log_ndtr, ndtr
 from scipy import special
 
 from probmf.likelihoods.normal_integrals import (
+    average,
     expected_sigmoid,
     expected_square_of_ndtr,
     expected_square_of_sigmoid,
+    host_average,
 )
+from probmf.likelihoods.rates import STEEPEST, rate
 
 type LinkName = Literal["logit", "probit"]
+type AnswerLink = Literal["logit", "probit", "cloglog"]
 
 #: Numbers of any shape, on the host or the device.
 Numbers = Any
 
 
-class Link(Protocol):
-    """A symmetric distribution F with a log-concave density f."""
+class Answers(Protocol):
+    """A distribution F with a log-concave density f, as yes/no answers take it."""
 
     def cdf(self, x: Numbers) -> Numbers:
         """F(x)."""
         ...
+
+    def log_mass(self, answer: Numbers, x: Numbers) -> Numbers:
+        """Log of F(x) for the answer 1, of 1 - F(x) for 0."""
+        ...
+
+    def mass_slope(self, answer: Numbers, x: Numbers) -> Numbers:
+        """Slope of `log_mass` in x."""
+        ...
+
+    def information(self, x: Numbers) -> Numbers:
+        """Fisher information of x, f(x)^2 / F(x) (1 - F(x))."""
+        ...
+
+    def quantile(self, p: np.ndarray) -> np.ndarray:
+        """Inverse of F, on the host."""
+        ...
+
+    def masses(self, mean: Numbers, sd: Numbers) -> tuple[Numbers, Numbers]:
+        """Means of 1 - F(x) and F(x) when x is Normal(mean, sd); an sd of None is zero."""
+        ...
+
+    def expected_square(self, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
+        """Mean of the square of F(x) when x is Normal(mean, sd), on the host."""
+        ...
+
+
+class Link(Answers, Protocol):
+    """One that is symmetric."""
 
     def log_cdf(self, x: Numbers) -> Numbers:
         """Log of F(x), right in the lower tail."""
@@ -49,10 +82,6 @@ class Link(Protocol):
         """Curvature of a quadratic in x that touches minus `log_cdf` and lies above it."""
         ...
 
-    def quantile(self, p: np.ndarray) -> np.ndarray:
-        """Inverse of F, on the host."""
-        ...
-
     def host_cdf(self, x: np.ndarray) -> np.ndarray:
         """F(x) in double precision, on the host."""
         ...
@@ -61,16 +90,35 @@ class Link(Protocol):
         """Mean of F(x) when x is Normal(mean, sd)."""
         ...
 
-    def expected_square(self, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
-        """Mean of the square of F(x) when x is Normal(mean, sd), on the host."""
-        ...
-
     def noise(self, key: Any, shape: tuple[int, ...]) -> jax.Array:
         """Draws from F."""
         ...
 
 
-class Logit:
+class _Symmetric:
+    """Answers of a symmetric distribution: no is yes to minus the score."""
+
+    def log_mass(self: Any, answer: Numbers, x: Numbers) -> Numbers:
+        """Log of the probability of an answer."""
+        return self.log_cdf((2 * answer - 1) * x)
+
+    def mass_slope(self: Any, answer: Numbers, x: Numbers) -> Numbers:
+        """Its slope in x."""
+        sign = 2 * answer - 1
+        return sign * self.log_cdf_slope(sign * x)
+
+    def information(self: Any, x: Numbers) -> Numbers:
+        """Fisher information of x."""
+        return self.log_cdf_slope(x) * self.log_cdf_slope(-x)
+
+    def masses(self: Any, mean: Numbers, sd: Numbers) -> tuple[Numbers, Numbers]:
+        """Probabilities of 0 and 1."""
+        if sd is None:
+            return self.cdf(-mean), self.cdf(mean)
+        return self.expected_cdf(-mean, sd), self.expected_cdf(mean, sd)
+
+
+class Logit(_Symmetric):
     """The standard logistic distribution."""
 
     quantile = staticmethod(special.logit)
@@ -110,7 +158,7 @@ class Logit:
         return expected_sigmoid(mean, sd)
 
 
-class Probit:
+class Probit(_Symmetric):
     """The standard Normal distribution."""
 
     quantile = staticmethod(special.ndtri)
@@ -147,17 +195,66 @@ class Probit:
         return ndtr(mean / jnp.sqrt(1 + jnp.square(sd)))
 
 
+class Cloglog:
+    r"""The distribution :math:`F(x) = 1 - e^{-e^x}`: whether any event of the rate e^x comes."""
+
+    def cdf(self, x: Numbers) -> Numbers:
+        """One minus the exponential of minus the rate."""
+        return -jnp.expm1(-rate(x))
+
+    def log_mass(self, answer: Numbers, x: Numbers) -> Numbers:
+        """Log of the probability of an answer."""
+        # Far below zero F is the rate, which is zero in floating point at last.
+        low = x < -15.0
+        inner = jnp.where(low, 0.0, x)
+        yes = jnp.where(low, x - 0.5 * rate(jnp.minimum(x, 0.0)), jnp.log(self.cdf(inner)))
+        return jnp.where(answer > 0, yes, -rate(x))
+
+    def mass_slope(self, answer: Numbers, x: Numbers) -> Numbers:
+        """Its slope in x."""
+        low = x < -15.0
+        here = jnp.exp(jnp.minimum(jnp.where(low, 0.0, x), STEEPEST))
+        yes = jnp.where(low, 1.0 - 0.5 * jnp.exp(jnp.minimum(x, 0.0)), here / jnp.expm1(here))
+        return jnp.where(answer > 0, yes, -jnp.exp(jnp.minimum(x, STEEPEST)))
+
+    def information(self, x: Numbers) -> Numbers:
+        r"""The square of the rate over :math:`e^{e^x} - 1`, which is the rate far below zero."""
+        here = jnp.exp(jnp.minimum(x, 20.0))
+        tiny = here < 1e-4
+        return jnp.where(
+            tiny, here * (1.0 - 0.5 * here), here * here / jnp.expm1(jnp.where(tiny, 1.0, here))
+        )
+
+    def quantile(self, p: np.ndarray) -> np.ndarray:
+        """The complementary log-log of p, which gives the link its name."""
+        return np.log(-np.log1p(-p))
+
+    def masses(self, mean: Numbers, sd: Numbers) -> tuple[Numbers, Numbers]:
+        """Probabilities of 0 and 1, within 1e-8 where the score is Normal."""
+
+        def both(x: Numbers) -> tuple[Numbers, Numbers]:
+            return jnp.exp(-rate(x)), self.cdf(x)
+
+        return both(mean) if sd is None else average(both, mean, sd)
+
+    def expected_square(self, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
+        """By the trapezoid rule."""
+        return host_average(lambda x: np.square(np.expm1(-np.exp(np.minimum(x, 700.0)))), mean, sd)
+
+
 LINKS: dict[str, Link] = {"logit": Logit(), "probit": Probit()}
+ANSWERS: dict[str, Answers] = {**LINKS, "cloglog": Cloglog()}
 
 
-def check_link(link: object) -> None:
+def check_link(link: object, links: Collection[str]) -> None:
     """Refuse a link that there is not.
 
     Args:
         link: Its name.
+        links: Those that there are.
 
     Raises:
         ValueError: If it is none.
     """
-    if link not in ("logit", "probit"):
-        raise ValueError(f"link is {link!r}; expected 'logit' or 'probit'.")
+    if link not in links:
+        raise ValueError(f"link is {link!r}; expected {' or '.join(map(repr, links))}.")

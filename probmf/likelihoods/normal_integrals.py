@@ -64,6 +64,27 @@ def average(function: Callable[[Array], Any], mean: Any, sd: Any, steepness: Any
     return jax.tree.map(lambda each: each / mass, found)
 
 
+def host_average(function: Callable[[np.ndarray], np.ndarray], mean: Any, sd: Any) -> np.ndarray:
+    """The same as `average` of a function on the host, for a rise that is 1 wide or wider.
+
+    Args:
+        function: Takes scores, and gives as many numbers.
+        mean: Means of the scores.
+        sd: Their standard deviations, which broadcast against the means.
+
+    Returns:
+        The means.
+    """
+    mean, sd = np.broadcast_arrays(np.asarray(mean, np.float64), np.asarray(sd, np.float64))
+    steepest = max(float(np.max(sd, initial=1.0)), 1.0)
+    places = REACH * np.linspace(-1.0, 1.0, int(min(8 * REACH * steepest, MOST_STEPS)))
+    mass = np.exp(-0.5 * np.square(places))
+    total = np.zeros(mean.shape)
+    for z, weight in zip(places, mass / mass.sum(), strict=True):
+        total += weight * function(mean + z * sd)
+    return total
+
+
 def expected_sigmoid(mean: Any, sd: Any, cdf: Any = ndtr) -> Any:
     r"""Mean of a sigmoid whose argument is Normal, :math:`E\, 1 / (1 + e^{-\eta})`.
 

@@ -101,7 +101,7 @@ class Ordinal(Likelihood):
 
     def __post_init__(self) -> None:
         """Check at the door; levels and cutpoints are kept as tuples."""
-        check_link(self.link)
+        check_link(self.link, LINKS)
         if self.levels is not None:
             object.__setattr__(self, "levels", _levels(self.levels))
         scale = self.cutpoint_scale

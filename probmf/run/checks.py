@@ -147,7 +147,7 @@ def _when(has: Callable[[Any], Any], words: str) -> Callable[[Any], str]:
 
 def _lacks(method: Any) -> Callable[[Any], str]:
     """The likelihood's name, where it lacks an optional method."""
-    return lambda model: "" if model.likelihood.has(method) else type(model.likelihood).__name__
+    return lambda model: "" if model.likelihood.has(method) else model.likelihood.kind
 
 
 TABLE: tuple[Row, ...] = (
