@@ -1,6 +1,6 @@
 """Gaussian effects of crossed and nested groups: exact evidence, its gradient, joint draws."""
 
-from probmf.effects.evidence_and_draws import draw_effects, log_evidence
+from probmf.effects.evidence_and_draws import block_covariance, draw_effects, log_evidence
 from probmf.effects.pattern import Grouping, Pattern, RemainderTooLargeError, make_pattern
 from probmf.effects.standard import Standard, standardize
 from probmf.effects.statistics import (
@@ -17,6 +17,7 @@ __all__ = [
     "RemainderTooLargeError",
     "Standard",
     "Statistics",
+    "block_covariance",
     "collect_statistics",
     "collect_targets",
     "compress",

@@ -120,6 +120,40 @@ def draw_effects(
     return value, [jnp.einsum(f"{_groups(tril)}ab,mb->ma", tril, whitened), *columns]
 
 
+def block_covariance(
+    pattern: Pattern,
+    statistics: Statistics,
+    trils: Sequence[Float[Array, "..."]],
+    precision: Float[Array, ""],
+    block: int,
+    flat: Collection[int] = (),
+) -> Float[Array, "D D"]:
+    """Covariance of all effects of one block given the observations, the other effects unknown.
+
+    Args:
+        pattern: Which effects meet.
+        statistics: Sums over the observations; those of the target are of no consequence.
+        trils: See `log_evidence`.
+        precision: Noise precision.
+        block: Position of the block, not of the leading one.
+        flat: See `log_evidence`.
+
+    Returns:
+        The matrix. The conditional mean is linear in the sums of the target, and this its slope;
+        one factorization serves all its columns.
+    """
+    start, (groups, dim) = pattern.offsets[block - 1], pattern.shapes[block]
+    units = jnp.eye(pattern.num_columns, dtype=statistics.rest.dtype)[start : start + groups * dim]
+    lead, square = jnp.zeros_like(statistics.lead), jnp.zeros_like(statistics.square)
+
+    def column(unit: Array) -> Array:
+        sums = statistics._replace(lead=lead, rest=unit, square=square)
+        _, tables = draw_effects(pattern, sums, trils, precision, None, flat)
+        return tables[block].ravel() / precision
+
+    return jax.vmap(column)(units)
+
+
 def _shapes(pattern: Pattern, flat: Collection[int]) -> tuple[Shape, ...]:
     return tuple(
         Shape(groups, dim, index in flat)

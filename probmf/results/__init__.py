@@ -3,6 +3,7 @@
 from probmf.results.fit import Fit
 from probmf.results.history import History
 from probmf.results.load import load
+from probmf.results.maximum import Maximum
 from probmf.results.mixed_fit import MixedFit
 from probmf.results.network_fit import NetworkFit
 from probmf.results.predictions import Predictions
@@ -15,6 +16,7 @@ from probmf.results.sampling import Sampling
 __all__ = [
     "Fit",
     "History",
+    "Maximum",
     "MixedFit",
     "NetworkFit",
     "Predictions",

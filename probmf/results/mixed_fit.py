@@ -17,6 +17,7 @@ from probmf.models.sites import Sites
 from probmf.results.asked import check_interval
 from probmf.results.fit import Fit
 from probmf.results.history import History
+from probmf.results.maximum import Maximum
 from probmf.results.mixed_predict import (
     Level,
     SiteDraws,
@@ -57,6 +58,7 @@ class MixedFit(Fit):
         data: The training table, any that `model.design` takes; only `save` needs it.
         moments: Means and standard deviations of coefficients and effects over all sweeps of a
             Gibbs sampler, by chain, or None.
+        maximum: Log likelihood, AIC, BIC and standard errors of a best fit, or None.
 
     Raises:
         ValueError: If there are no draws, a site is none of the model's, has another shape than
@@ -71,6 +73,7 @@ class MixedFit(Fit):
     history: History | None = None
     data: Any = None
     moments: RowMoments | None = None
+    maximum: Maximum | None = None
 
     @cached_property
     def site_shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -170,8 +173,9 @@ class MixedFit(Fit):
             Correlations are listed in place of their Cholesky factor. Of draws there are ArviZ's
             columns "ess_bulk", "ess_tail", "r_hat", "mcse_mean" and "mcse_sd", None for what is the
             same at every draw. Independent draws have no R-hat, and their effective number in
-            place of a chain's. Its notes say what the data left open or the
-            search did not find.
+            place of a chain's. Of a best fit there is "se", the standard error, None for effects
+            and on the boundary; its notes begin with log likelihood, AIC and BIC. They say, too,
+            what the data left open or the search did not find.
 
         Raises:
             ValueError: If the interval is not in (0, 1).
@@ -182,6 +186,7 @@ class MixedFit(Fit):
         return summarize_sites(
             self.samples, self._sites(),
             sampling=self.sampling, interval=interval, effects=effects, notes=self.notes,
+            maximum=self.maximum,
         )  # fmt: skip
 
     @property

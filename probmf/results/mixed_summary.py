@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from probmf.models.sites import Sites
+from probmf.results.maximum import Maximum
 from probmf.results.measures import (
     fewest_draws,
     independent_errors,
@@ -35,8 +36,12 @@ def summarize_sites(
     interval: float,
     effects: bool,
     notes: tuple[str, ...] = (),
+    maximum: Maximum | None = None,
 ) -> Table:
     """The table; see `MixedFit.summary`."""
+    errors = {} if maximum is None else _named_errors(maximum, sites)
+    if maximum is not None and maximum.note:
+        notes = (maximum.note, *notes)
     rows: list[dict[str, Any]] = []
     low, high = tails(interval)
     numbers = (
@@ -57,8 +62,25 @@ def summarize_sites(
                     "sd": float(draws.std()), f"{low:.4g}": float(ends[0]),
                     f"{high:.4g}": float(ends[1]),
                 }  # fmt: skip
+            elif maximum is not None:
+                row["se"] = errors.get(name)
             rows.append(row | measured)
     return Table(tuple(rows), notes)
+
+
+def _named_errors(maximum: Maximum, sites: Sites) -> dict[str, float | None]:
+    """Standard errors by the names of numbers."""
+    found: dict[str, float | None] = {}
+    for site, errors in maximum.errors.items():
+        if site.endswith("_correlation"):
+            names = [name for name, _ in scalars(site, np.eye(len(errors))[None, None], sites)]
+            values = errors[np.tril_indices(len(errors), -1)]
+        else:
+            values = np.ravel(errors)
+            names = [name for name, _ in scalars(site, np.asarray(errors)[None, None], sites)]
+        for name, value in zip(names, values, strict=True):
+            found[name] = float(value) if np.isfinite(value) else None
+    return found
 
 
 def convergence(

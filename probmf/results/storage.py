@@ -25,6 +25,7 @@ from probmf.results import directory
 from probmf.results.codec import Parts, decode, encode
 from probmf.results.directory import ARRAYS, COLUMNS, TABLES
 from probmf.results.history import History
+from probmf.results.maximum import Maximum
 from probmf.results.moments import RowMoments
 from probmf.results.sampling import Sampling
 from probmf.results.traces import Traces, Watched
@@ -33,8 +34,8 @@ from probmf.results.traces import Traces, Watched
 KINDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        Block, Encoder, Examples, History, Linear, MLP, MatrixFactorization, MixedEffects, Network,
-        NormalWishart, Ratings, RowMoments, Sampling, Traces, Watched, *registry.KINDS,
+        Block, Encoder, Examples, History, Linear, MLP, MatrixFactorization, Maximum, MixedEffects,
+        Network, NormalWishart, Ratings, RowMoments, Sampling, Traces, Watched, *registry.KINDS,
     )
 }  # fmt: skip
 

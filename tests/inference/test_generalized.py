@@ -11,7 +11,7 @@ from probmf import MixedEffects, fit_marginal
 from probmf.run.driver import FitWarning
 
 #: Fits that the quick tests do, by model and method; the others are slow.
-QUICK = {("cbpp-laplace", "Laplace"), ("culcita-agq", "AGHQ 7")}
+QUICK = {("cbpp-laplace", "Laplace"), ("culcita-agq", "AGHQ 7"), ("paired-se", "AGHQ 21")}
 
 
 def cases() -> list[Any]:
@@ -37,6 +37,11 @@ def test_best_fits_are_those_published(name: str, method: str, shared_data: Path
     fixed = np.array(list(wanted.get("fixed", {}).values()))
     if name not in published.RECODED and len(fixed) == len(point["coefficients"]):
         np.testing.assert_allclose(np.sort(point["coefficients"]), np.sort(fixed), atol=1e-3)
+    if "se_fixed" in wanted:
+        errors = fit.maximum.errors["coefficients"]
+        np.testing.assert_allclose(
+            np.sort(errors), np.sort([*wanted["se_fixed"].values()]), rtol=2e-4
+        )
     for site, sd in wanted.get("random_sd", {}).items():
         if f"{site}_scale" in point:
             np.testing.assert_allclose(point[f"{site}_scale"], [sd], atol=1e-3)

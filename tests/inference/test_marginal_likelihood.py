@@ -135,6 +135,14 @@ def test_estimates(objective: Objective) -> None:
         mean, precision = np.asarray(prior.loc), 1 / np.square(np.asarray(prior.scale))
     beta = dense.coefficients(mean, precision)
     np.testing.assert_allclose(values["coefficients"], beta, rtol=1e-6)
+    information = dense.x.T @ np.linalg.solve(dense.covariance, dense.x) + np.diag(
+        np.broadcast_to(precision, 2)
+    )
+    errors = fit.maximum.errors["coefficients"]
+    np.testing.assert_allclose(errors, np.sqrt(np.diag(np.linalg.inv(information))), rtol=1e-6)
+    assert fit.summary()["coefficients[x]"]["se"] == errors[1]
+    told = " ".join(fit.summary().notes)
+    assert told.startswith("Log likelihood") == (objective != "map")
     effects = dense.means(beta)
     np.testing.assert_allclose(values["g_effects"], effects[:16].reshape(8, 2), atol=1e-6)
     np.testing.assert_allclose(values["h_effects"].ravel(), effects[16:], atol=1e-6)

@@ -18,6 +18,7 @@ from probmf.effects.laplace import Tables
 from probmf.effects.quadrature import MAX_DIM
 from probmf.inference.mixed.exact_problem import Objective
 from probmf.inference.mixed.integral import Integral, IntegralDensity
+from probmf.inference.mixed.standard_errors import shown
 from probmf.models.mixed.arrays import MixedData
 from probmf.models.mixed.program import MixedProgram
 from probmf.run.compilation import count_numbers, traced_jit
@@ -54,6 +55,17 @@ class _Target:
         rest = self.density.rest(latents)
         _, modes = self.density.integral.evidence(rest, start)
         return latents | self.density.integral.effects(rest, modes)
+
+    def slopes(self, vector: Array) -> dict[str, Array]:
+        """Derivatives of the sites that are left, correlations as such, to be traced."""
+        found: dict[str, Array] = jax.jacfwd(lambda x: shown(self.density.latents(x)))(vector)
+        return found
+
+    def covariance(self, vector: Array, start: Tables, block: int) -> Array:
+        """Covariance of the effects of a block given the rest, to be traced."""
+        rest = self.density.rest(self.density.latents(vector))
+        _, modes = self.density.integral.evidence(rest, start)
+        return self.density.integral.covariance(rest, modes, block)
 
 
 def _score(target: _Target, vector: Array, start: Tables) -> tuple[tuple[Array, Tables], Array]:
@@ -128,6 +140,26 @@ class ApproximateProblem:
         run = traced_jit(_Target.estimates, self._numbers, self.target, point, self._modes)
         found: dict[str, Array] = run(self.target, point, self._modes)
         return found
+
+    def slopes(self, vector: np.ndarray) -> dict[str, np.ndarray]:
+        """Derivatives of the shown values of each site, on the last axis."""
+        point = jnp.asarray(vector, self.target.density.vector.dtype)
+        run = traced_jit(_Target.slopes, self._numbers, self.target, point)
+        return {k: np.asarray(v, np.float64) for k, v in run(self.target, point).items()}
+
+    def covariances(self, vector: np.ndarray) -> dict[str, np.ndarray]:
+        """Covariance of the coefficients given the scales, where they are integrated out."""
+        site = self.integral.data.mean.site
+        own = [
+            place for place, block in enumerate(self.integral.blocks)
+            if block.num_groups == 1 and block.layouts[0].name == site
+        ]  # fmt: skip
+        if not own:
+            return {}
+        point = jnp.asarray(vector, self.target.density.vector.dtype)
+        given = (self.target, point, self._modes, own[0])
+        run = traced_jit(_Target.covariance, self._numbers, *given, static_argnums=3)
+        return {site: np.asarray(run(*given), np.float64)}
 
     def lost_digits(self, vector: np.ndarray) -> str:
         """Nothing: no sums of squares are subtracted."""

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from probmf.effects import collect_targets, draw_effects, log_evidence
+from probmf.effects import block_covariance, collect_targets, draw_effects, log_evidence
 from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.host_density import HostDensity
 from probmf.inference.marginal.injection import read_observed
 from probmf.inference.marginal.lost_digits import lost_digits
 from probmf.inference.marginal.prepared import Prepared
+from probmf.inference.mixed.standard_errors import shown
 from probmf.models.mixed.arrays import MixedData
 from probmf.models.mixed.program import MixedProgram
 from probmf.run.compilation import count_numbers, traced_jit
@@ -110,6 +111,23 @@ class _Target:
         _, means = draw_effects(self.prepared.pattern, statistics, free, precision, None, self.flat)
         return means
 
+    def slopes(self, vector: Array) -> dict[str, Array]:
+        """Derivatives of the sites that are left, correlations as such, to be traced."""
+        found: dict[str, Array] = jax.jacfwd(lambda x: shown(self.density.constrain_prior(x)))(
+            vector
+        )
+        return found
+
+    def covariance(self, vector: Array, block: int) -> Array:
+        """Covariance of the effects of a block given the rest, to be traced."""
+        latents = self.density.constrain_prior(vector)
+        run = self.prepared.run(latents)
+        statistics, precision, _ = self.prepared.system(run, latents)
+        free = self._trils(run, jnp.eye)
+        return block_covariance(
+            self.prepared.pattern, statistics, free, precision, block, self.flat
+        )
+
 
 def _score(target: _Target, vector: Array) -> tuple[Array, Array]:
     return jax.value_and_grad(target.value)(vector)
@@ -128,6 +146,7 @@ class ExactProblem:
         names = [[layout.name for layout in block.layouts] for block in self.prepared.blocks]
         fixed = [index for index, own in enumerate(names) if mean.site in own]
         flat = tuple(fixed) if objective != "map" else ()
+        self.coefficients = (mean.site, fixed[0]) if fixed else None
         # The integral is over the coefficients, not over what they are in other coordinates.
         standards = [self.prepared.standards[index] for index in flat]
         volume = sum(standard.log_volume for standard in standards if standard is not None)
@@ -185,3 +204,24 @@ class ExactProblem:
             self.density, own, means
         )
         return found
+
+    def slopes(self, vector: np.ndarray) -> dict[str, np.ndarray]:
+        """Derivatives of the shown values of each site, on the last axis."""
+        own = jnp.asarray(vector, self.target.vector.dtype)
+        numbers = count_numbers(self.prepared.args)
+        found = traced_jit(_Target.slopes, numbers, self.target, own)(self.target, own)
+        return {site: np.asarray(value, np.float64) for site, value in found.items()}
+
+    def covariances(self, vector: np.ndarray) -> dict[str, np.ndarray]:
+        """Covariance of the coefficients given the scales."""
+        if self.coefficients is None or self.prepared.blocks[self.coefficients[1]].num_groups > 1:
+            return {}
+        site, block = self.coefficients
+        own = jnp.asarray(vector, self.target.vector.dtype)
+        numbers = count_numbers(self.prepared.args)
+        run = traced_jit(_Target.covariance, numbers, self.target, own, block, static_argnums=2)
+        covariance = np.asarray(run(self.target, own, block), np.float64)
+        standard = self.prepared.standards[block]
+        if standard is not None:
+            covariance = standard.backward @ covariance @ standard.backward.T
+        return {site: covariance}

@@ -17,7 +17,14 @@ import numpyro
 from jaxtyping import Array, Float
 from numpyro.infer.util import constrain_fn, log_density
 
-from probmf.effects import Pattern, Standard, make_pattern, standardize
+from probmf.effects import (
+    Pattern,
+    Standard,
+    block_covariance,
+    collect_statistics,
+    make_pattern,
+    standardize,
+)
 from probmf.effects.laplace import Blocks, Tables, log_laplace
 from probmf.effects.quadrature import Groups, log_integrals
 from probmf.effects.rows import Rows
@@ -185,6 +192,20 @@ class Integral:
         if site in found:
             found[site] = found[site] + self._center()
         return found
+
+    def covariance(self, rest: Rest, whitened: Tables, block: int) -> Float[Array, "D D"]:
+        """Covariance of the effects of a block, not the leading one, about the modes."""
+        system = self.system(rest)
+        predictor = system.offset + system.added(system.effects(whitened))
+        weight = system.rows.differentiate(predictor).weight
+        sums = collect_statistics(self.pattern, system.designs, jnp.zeros_like(weight), weight)
+        one = jnp.ones((), weight.dtype)
+        found = block_covariance(self.pattern, sums, system.trils, one, block, self.flat)
+        standard = self.standards[block]
+        if standard is None:
+            return found
+        backward = jnp.asarray(standard.backward, found.dtype)
+        return backward @ found @ backward.T
 
     def _kept(self, values: Mapping[str, Array]) -> Float[Array, " n"]:
         """The linear predictor of what stays, the coefficients at their centre if they don't."""

@@ -17,9 +17,10 @@ from probmf.inference.mixed.exact_problem import ExactProblem, Objective
 from probmf.inference.mixed.identifiability import Finding, confounded_variances
 from probmf.inference.mixed.search_end import DECREMENT, End, look_around, told
 from probmf.inference.mixed.separation import separated_coefficients
+from probmf.inference.mixed.standard_errors import standard_errors
 from probmf.models import MixedEffects
 from probmf.models.mixed.design import Design
-from probmf.results import History, MixedFit
+from probmf.results import History, Maximum, MixedFit
 from probmf.run.checks import check_counts, require
 from probmf.run.driver import FitWarning
 from probmf.run.threads import blas_cores
@@ -62,7 +63,8 @@ def fit_marginal(
     Returns:
         A fit of one draw: scales, correlations, the coefficients' estimates and the effects'
         conditional means. `fit.history.objective` is minus the maximized logarithm, iteration by
-        iteration; -2 log L is twice its last value. `fit.history.notes` has the warnings.
+        iteration; -2 log L is twice its last value. `fit.history.notes` has the warnings, and
+        `fit.maximum` the log likelihood, AIC, BIC and standard errors.
 
     Raises:
         TypeError: If `model` is no MixedEffects.
@@ -150,6 +152,10 @@ def fit_marginal(
             boundaries = find_boundary(fit)
             digits = problem.lost_digits(found.x)
             end = look_around(minus, found.x, problem.places, boundaries)
+            maximum = Maximum(
+                standard_errors(problem, found.x, end), _num_parameters(problem, design),
+                design.data.num_observations, None if objective == "map" else -float(found.fun),
+            )  # fmt: skip
     curve.append(float(found.fun))
     times.append(time.perf_counter() - begin)
     arrived = end.gain <= DECREMENT
@@ -170,7 +176,14 @@ def fit_marginal(
         objective=np.asarray(curve), validation=None, seconds=np.asarray(times), best=len(curve),
         stopped="tol" if arrived else "num_iterations", unit="iteration", notes=notes,
     )  # fmt: skip
-    return replace(fit, history=history)
+    return replace(fit, history=history, maximum=maximum)
+
+
+def _num_parameters(problem: ExactProblem | ApproximateProblem, design: Design) -> int:
+    """All numbers that are estimated; the coefficients may not be searched for."""
+    mean, places = design.data.mean, problem.places
+    inside = 0 if mean.site in places else len(mean.names)
+    return inside + sum(own.size for own in places.values())
 
 
 def _stopped(found: scipy.optimize.OptimizeResult, end: End, max_iterations: int) -> Finding:

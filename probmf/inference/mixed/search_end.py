@@ -25,11 +25,15 @@ class End(NamedTuple):
         gain: Nats by which it is higher elsewhere, by its quadratic.
         flat: Sites of each direction along which it does not change.
         rising: Sites of each direction along which it bends upwards.
+        inside: Which elements of the vector are not on the boundary.
+        curvature: Minus second derivatives by these.
     """
 
     gain: float
     flat: list[frozenset[str]]
     rising: list[frozenset[str]]
+    inside: np.ndarray
+    curvature: np.ndarray
 
 
 def look_around(
@@ -47,7 +51,7 @@ def look_around(
         boundaries: What lies on the boundary, where nothing is to be expected of the curvature.
 
     Returns:
-        The likelihood about it. One more gradient for each element of the vector.
+        The likelihood about it. Two more gradients for each element of the vector.
     """
     names = np.empty(len(vector), object)
     inside = np.ones(len(vector), bool)
@@ -59,11 +63,13 @@ def look_around(
             inside[np.ravel(places[f"{one.term.name}_correlation"])] = False
     slope = minus(vector)[1]
     moves = STEP * np.eye(len(vector))[inside]
-    rows = np.array([(minus(vector + move)[1] - slope)[inside] / STEP for move in moves])
+    ends = [(minus(vector + move)[1], minus(vector - move)[1]) for move in moves]
+    rows = np.array([(after - before)[inside] / (2 * STEP) for after, before in ends])
     rows = rows.reshape(len(moves), len(moves))
-    if not np.all(np.isfinite(rows)):
-        return End(np.inf, [], [])
-    values, axes = np.linalg.eigh((rows + rows.T) / 2)
+    curvature = (rows + rows.T) / 2
+    if not np.all(np.isfinite(curvature)):
+        return End(np.inf, [], [], inside, curvature)
+    values, axes = np.linalg.eigh(curvature)
     along = axes.T @ slope[inside]
     curved = values > FLAT
     gain = 0.5 * np.sum(along[curved] ** 2 / values[curved]) + np.sum(np.abs(along[~curved]))
@@ -72,7 +78,8 @@ def look_around(
         sizes = np.abs(axes[:, which].T)
         return [frozenset(names[inside][own >= ALONG * own.max()]) for own in sizes]
 
-    return End(float(gain), sites(np.abs(values) <= FLAT), sites(values < -FLAT))
+    flat, rising = sites(np.abs(values) <= FLAT), sites(values < -FLAT)
+    return End(float(gain), flat, rising, inside, curvature)
 
 
 def told(end: End, boundaries: Sequence[Boundary], known: Sequence[Finding]) -> list[Finding]:

@@ -1,0 +1,63 @@
+"""The top of a likelihood: its height, and standard errors from its curvature."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from probmf.results.pickled import Pickled, frozen
+
+
+@dataclass(frozen=True, eq=False)
+class Maximum(Pickled):
+    r"""A best fit's likelihood and standard errors.
+
+    Attributes:
+        errors: Standard errors by site, from the inverse of the curvature there; of correlations
+            those of the correlations themselves, a square matrix. NaN where there is none, as on
+            the boundary of what variances can be.
+        num_parameters: Number k of scales, correlations, coefficients and the likelihood's own.
+        num_observations: Number n of rows.
+        log_likelihood: Logarithm of the maximized likelihood, or restricted likelihood; None where
+            priors count.
+
+    Example:
+        >>> top = Maximum({}, 3, 60, -100.0)
+        >>> top.aic, round(top.bic, 2)
+        (206.0, 212.28)
+    """
+
+    errors: Mapping[str, Float[np.ndarray, "..."]]
+    num_parameters: int
+    num_observations: int
+    log_likelihood: float | None = None
+
+    def __post_init__(self) -> None:
+        """Freeze the arrays."""
+        object.__setattr__(self, "errors", frozen(self.errors))
+
+    @property
+    def aic(self) -> float | None:
+        r"""Akaike's criterion, :math:`2 k - 2 \log L`."""
+        return self._penalized(2.0)
+
+    @property
+    def bic(self) -> float | None:
+        r"""The Bayesian criterion, :math:`k \log n - 2 \log L`."""
+        return self._penalized(float(np.log(self.num_observations)))
+
+    def _penalized(self, price: float) -> float | None:
+        if self.log_likelihood is None:
+            return None
+        return price * self.num_parameters - 2.0 * self.log_likelihood
+
+    @property
+    def note(self) -> str:
+        """All of it in a sentence; empty without a likelihood."""
+        if self.log_likelihood is None:
+            return ""
+        return (
+            f"Log likelihood {self.log_likelihood:.6g}, AIC {self.aic:.6g}, BIC {self.bic:.6g} "
+            f"({self.num_parameters:,} parameters, {self.num_observations:,} observations)."
+        )
