@@ -20,16 +20,17 @@ from probmf import (
     Gaussian,
     MatrixFactorization,
     Ratings,
-    Vocabulary,
     load,
     metrics,
 )
 from probmf.cli import app, console
 from probmf.cli import fit as fit_command
 from probmf.cli import words as wording
+from probmf.cli.app import COMMANDS
 from probmf.cli.evaluate import evaluation
 from probmf.cli.fit import show
 from probmf.cli.methods import Method
+from probmf.data import Vocabulary
 from probmf.datasets import simulate_ratings
 from probmf.results import History, RatingsFit
 
@@ -39,6 +40,12 @@ MODEL = ["--num-factors", "2", "--noise-scale", "0.5", "--user-scale", "0.5", "-
 
 def run(*words: object) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def command_of(name: str) -> Any:
+    """The command of a name."""
+    group: Any = get_command(app)
+    return group.get_command(None, name)
 
 
 def mistake(*words: object) -> str:
@@ -261,7 +268,7 @@ class TestFit:
             assert "noise_scale" in result.stdout
             fit = load(tmp_path / "fit")
             np.testing.assert_array_equal(
-                probmf.open_draws(tmp_path / "draws")["posterior"]["user_factors"].values,
+                probmf.results.open_draws(tmp_path / "draws")["posterior"]["user_factors"].values,
                 fit.samples["user_factors"],
             )
         assert fit.method == ("gibbs" if method == "gibbs" else "nuts/marginal")
@@ -656,7 +663,7 @@ def test_options_of_other_programs_are_named(folder: Path) -> None:
 
 def test_words_of_the_command_line_are_options_of_it() -> None:
     """Advice names options that there are, and every option has one name."""
-    commands = get_command(app).commands.values()  # type: ignore[attr-defined]
+    commands = map(command_of, COMMANDS)
     options = {name for command in commands for param in command.params for name in param.opts}
     for name in (*wording.NAMES, *wording.WORDS):
         assert wording.option_of(name) in options
@@ -685,7 +692,7 @@ def test_advice_in_options(python: str, told: str) -> None:
 
 @pytest.mark.parametrize("command", ["fit", "evaluate", "recommend", "demo"])
 def test_flags_take_no_value(command: str) -> None:
-    params = get_command(app).commands[command].params  # type: ignore[attr-defined]
+    params = command_of(command).params
     flags = [param for param in params if getattr(param, "is_flag", False)]
     assert flags
     for flag in flags:

@@ -1,17 +1,17 @@
 """The program `probmf` and its commands."""
 
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
 import probmf
-from probmf.cli.demo import demo
-from probmf.cli.evaluate import evaluate
-from probmf.cli.fit import fit
-from probmf.cli.mixed import mixed
-from probmf.cli.recommend import recommend
 from probmf.cli.words import MEANT
+
+#: The commands, each a function of the file of its name.
+COMMANDS = ("demo", "fit", "evaluate", "recommend", "mixed")
 
 
 class Command(TyperCommand):
@@ -30,14 +30,35 @@ class Command(TyperCommand):
         return super().parse_args(ctx, args)
 
 
+class Commands(TyperGroup):
+    """Commands that are imported when they are called, or listed by --help."""
+
+    def __init__(self, **options: Any) -> None:
+        """Take the names for suggestions."""
+        super().__init__(**options)
+        self.commands: Any = dict.fromkeys(COMMANDS)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Their names."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of a name, or None."""
+        if cmd_name not in COMMANDS:
+            return None
+        function = getattr(import_module(f"probmf.cli.{cmd_name}"), cmd_name)
+        single = typer.Typer(add_completion=False)
+        single.command(cmd_name, cls=Command)(function)
+        return get_command(single)
+
+
 app = typer.Typer(
     name="probmf",
+    cls=Commands,
     no_args_is_help=True,
     # Our errors are one message; with --debug a plain traceback is wanted, not a page of locals.
     pretty_exceptions_enable=False,
 )
-for command in (demo, fit, evaluate, recommend, mixed):
-    app.command(cls=Command)(command)
 
 
 def _print_version(wanted: bool) -> None:

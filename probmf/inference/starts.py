@@ -41,7 +41,7 @@ def warn_of_heavy_weights(model: MatrixFactorization, data: Ratings, stacklevel:
         warnings.warn(
             f"The largest hundredth of the weights holds {share:.0%} of all weight, so that a few "
             "pairs decide the fit, as raw counts of plays or clicks do. Weights of "
-            "1 + log(1 + plays) mostly rank better; probmf.confidence_weights(plays) gives them.",
+            "1 + log(1 + plays) mostly rank better; data.confidence_weights(plays) gives them.",
             FitWarning,
             stacklevel=stacklevel,
         )

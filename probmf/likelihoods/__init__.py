@@ -1,5 +1,8 @@
 """Likelihoods: distributions of a rating or response given its score."""
 
+from probmf import numpyro_setup  # noqa: F401  # Before anything that imports NumPyro.
+
+# isort: split
 from probmf.likelihoods.base import BaseLikelihood, Likelihood
 from probmf.likelihoods.bernoulli import Bernoulli
 from probmf.likelihoods.beta import Beta

@@ -1,5 +1,8 @@
 """Models: NumPyro models with what the inference algorithms need to know about them."""
 
+from probmf import numpyro_setup  # noqa: F401  # Before anything that imports NumPyro.
+
+# isort: split
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.layers import MLP, Linear
 from probmf.models.mixed import MixedData, MixedEffects

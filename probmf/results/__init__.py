@@ -1,5 +1,9 @@
 """Results: fits of ratings, mixed models and networks, their predictions, rankings and storage."""
 
+from probmf import numpyro_setup  # noqa: F401  # Before anything that imports NumPyro.
+
+# isort: split
+from probmf.results.draw_store import open_draws
 from probmf.results.fit import Fit
 from probmf.results.history import History
 from probmf.results.load import load
@@ -26,4 +30,5 @@ __all__ = [
     "Recommendations",
     "Sampling",
     "load",
+    "open_draws",
 ]

@@ -70,7 +70,7 @@ def log_compiles() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("log_compiles")
-@pytest.mark.filterwarnings("ignore::probmf.DiagnosticWarning")
+@pytest.mark.filterwarnings("ignore::probmf.diagnostics.DiagnosticWarning")
 @pytest.mark.filterwarnings("ignore:The bound still rose")
 @pytest.mark.parametrize("name", CALLS)
 def test_other_data_of_the_same_shapes_trace_nothing(

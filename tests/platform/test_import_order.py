@@ -42,10 +42,29 @@ def test_sample_with_arviz_first_as_isort_orders_it() -> None:
 @pytest.mark.parametrize(
     "modules",
     [
-        ("arviz_base", "probmf", "numpyro.distributions"),
-        ("numpyro.distributions", "arviz_base", "probmf"),
+        ("arviz_base", "probmf.data", "probmf.models", "numpyro.distributions"),
+        ("numpyro.distributions", "arviz_base", "probmf.results"),
+        *(
+            ("probmf", "arviz_base", f"probmf.{package}", "numpyro.distributions")
+            for package in ("inference", "likelihoods", "models", "results", "run")
+        ),
     ],
     ids=" ".join,
 )
 def test_numpyro_is_whole_in_every_order(modules: tuple[str, ...]) -> None:
     assert run("\n".join(f"import {module}" for module in modules) + WHOLE) == ""
+
+
+def test_a_look_at_the_version_waits_for_nothing() -> None:
+    code = """
+import sys
+sys.argv = ["probmf", "--version"]
+from probmf.cli import app
+try:
+    app()
+except SystemExit as end:
+    assert end.code == 0
+loaded = {"jax", "numpyro", "numba", "pandas", "scipy"} & sys.modules.keys()
+assert not loaded, loaded
+"""
+    assert run(code) == ""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from generator import Generator, checkpoint, files, go, layout, stream
 
-from probmf import open_draws
+from probmf.results import open_draws
 from probmf.run import draw_stream, driver
 from probmf.run.checkpoint import Checkpoint
 from probmf.run.draw_stream import DrawStream
