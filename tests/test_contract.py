@@ -34,11 +34,11 @@ from probmf import (
     fit_svi,
     fit_variational,
     load,
-    open_draws,
     sample_gibbs,
     sample_marginal,
     sample_nuts,
 )
+from probmf.results import open_draws
 from probmf.run import driver
 from probmf.run.driver import FitWarning, Schedule
 

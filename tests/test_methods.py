@@ -68,6 +68,9 @@ EXAMPLES: dict[str, tuple[Any, Any]] = {
     "a formula for the noise": (
         MixedEffects("y ~ x + (1 | g)", scale_formula="~ x"), toys.mixed()
     ),
+    "weights of rows": (
+        MixedEffects("y ~ x + (1 | g)", weights="w"), toys.mixed() | {"w": np.arange(1.0, 41.0)}
+    ),
     "Network": (contract.LAYERS, toys.examples()),
     "network whose scales have a prior": (
         Network((3,), likelihood=Gaussian(0.3), weight_scale=HALF), toys.examples()

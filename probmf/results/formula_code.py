@@ -31,7 +31,7 @@ def refuse_foreign_code(model: MixedEffects) -> None:
     for parsed in (model.parsed, model.parsed_scale):
         if parsed is None:
             continue
-        for part in (parsed.population, *(term.left for term in parsed.groups)):
+        for part in parsed.parts:
             for term in simple_formula(part):
                 for factor in term.factors:
                     if factor.eval_method.value == "python" and not _is_plain(factor.expr):

@@ -207,10 +207,12 @@ class MixedFit(Fit):
     def _observed(self) -> np.ndarray:
         return np.asarray(self.design.data.response)
 
-    def _training_scores(self) -> tuple[Likelihood, Mixtures, None]:
+    def _training_scores(self) -> tuple[Likelihood, Mixtures, np.ndarray | None]:
         likelihood = self.model.likelihood.coded(len(self.design.response_levels))
         given = blocks(self._draws, training_rows(self.design), likelihood)
-        return likelihood, ((rows, mixture(own)) for rows, own in given), None
+        weight = self.design.data.weight
+        weight = None if weight is None else np.asarray(weight, np.float64)
+        return likelihood, ((rows, mixture(own)) for rows, own in given), weight
 
     def save(self, path: str | PathLike[str], *, data: Any = None) -> None:
         """Write the fit to a directory: JSON, safetensors and Parquet; never pickle.

@@ -183,18 +183,16 @@ def training_rows(design: Design) -> Encoded:
             term.name: EncodedTerm(np.asarray(term.group), np.asarray(term.z, np.float64))
             for term in predictor.groups
         }
-        parts.append(Encoded(np.asarray(predictor.population, np.float64), terms))
+        offset = None if predictor.offset is None else np.asarray(predictor.offset, np.float64)
+        parts.append(Encoded(np.asarray(predictor.population, np.float64), terms, offset=offset))
     return parts[0]._replace(noise=parts[1] if len(parts) > 1 else None)
 
 
 def population_rows(design: Design, data: Any) -> Encoded:
     """Rows without their group terms; columns that only those use need not be there."""
-    names = [name for coding in design.codings for name in coding.columns.levels]
+    names = [name for coding in design.codings for name in coding.population_columns]
     table = read_data(data, list(dict.fromkeys(names)))
-    parts = [
-        Encoded(coding.columns.encode(table)[:, list(coding.places)], {})
-        for coding in design.codings
-    ]
+    parts = [coding.encode_population(table) for coding in design.codings]
     return parts[0]._replace(noise=parts[1] if len(parts) > 1 else None)
 
 
@@ -211,6 +209,8 @@ def _linear(
     x = rows.population[part]
     total = np.zeros((draws.num_draws, len(x)))
     variance = None
+    if rows.offset is not None:
+        total += rows.offset[part]
     if coding.names:
         total += draws[coding.site] @ x.T
     for term in coding.terms:

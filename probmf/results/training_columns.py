@@ -36,6 +36,7 @@ def used_columns(model: MixedEffects, design: Design, data: Any) -> Columns:
     """
     formulas = [part for part in (model.parsed, model.parsed_scale) if part is not None]
     names = [design.data.response_name, *(name for part in formulas for name in columns_of(part))]
+    names += [] if model.weights is None else [model.weights]
     columns: Columns = {}
     for name, column in read_data(data, list(dict.fromkeys(names))).items():
         order = column.categories
@@ -65,7 +66,8 @@ def as_table(columns: Mapping[str, Any]) -> Columns:
 def _check_same(design: Design, again: Design) -> None:
     """Refuse data that do not give the design that was fitted."""
     ours, theirs = (
-        jax.tree.leaves((part.data.predictors, part.data.response)) for part in (design, again)
+        jax.tree.leaves((part.data.predictors, part.data.response, part.data.weight))
+        for part in (design, again)
     )
     same = len(ours) == len(theirs) and all(
         a.shape == b.shape and np.array_equal(np.float32(a), np.float32(b))

@@ -227,6 +227,12 @@ TABLE: tuple[Row, ...] = (
             "sample_gibbs": "{found}: coefficients of the logarithm of the noise scale have no "
             "exact conditional. Use sample_nuts, or sample_marginal.",
         }),
+    Row("weights of rows", MixedEffects,
+        lambda model: "" if model.weights is None else f"weights is {model.weights!r}",
+        "weights is 'w'", {
+            "sample_gibbs": "{found}, and {method} takes all rows to have one noise scale. Use "
+            "sample_marginal, or sample_nuts.",
+        }),
     Row("Network", Network, lambda _: "Network", "Network", {
             "fit_als": _ROWS + " Use fit_map.",
             "fit_variational": _ROWS + " Use fit_svi.",

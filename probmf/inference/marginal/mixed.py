@@ -58,7 +58,7 @@ def mixed_structure(
         fixed_targets=effects <= set(sites),
         observed={
             "loc": _location(data),
-            "scale": np.zeros(1 if data.noise is None and data.cells is None else len(value)),
+            "scale": np.zeros(1 if _one_noise(data) else len(value)),
             "value": model.likelihood.to_score(value),
             "keep": None,
         },
@@ -129,10 +129,18 @@ def population_effects(mean: Predictor) -> Found:
 def _location(data: MixedData) -> np.ndarray:
     """At the prior mean of the coefficients; the effects' is zero."""
     mean = data.mean
+    found = np.zeros(data.num_observations)
+    if mean.offset is not None:
+        found = found + np.asarray(mean.offset, np.float64)
     if not mean.names:
-        return np.zeros(data.num_observations)
+        return found
     prior: Any = data.priors[mean.site]
-    return np.asarray(mean.population, np.float64) @ np.asarray(prior.mean, np.float64)
+    return found + np.asarray(mean.population, np.float64) @ np.asarray(prior.mean, np.float64)
+
+
+def _one_noise(data: MixedData) -> bool:
+    """True where all rows have one noise scale."""
+    return data.noise is None and data.cells is None and data.weight is None
 
 
 def _has_sampled_prior(data: MixedData, name: str, term: GroupTerm | None) -> bool:

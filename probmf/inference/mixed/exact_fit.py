@@ -51,6 +51,8 @@ def refuse_exact_fit(
     if not isinstance(data.priors[noise], Distribution) or (data.noise is not None and not flat):
         return  # With a formula the logarithm's prior is normal, which forbids small scales.
     response = model.likelihood.to_score(np.asarray(data.response, np.float64))
+    if data.mean.offset is not None:
+        response = response - np.asarray(data.mean.offset, np.float64)
     by_row = [term for term in data.groups if term.num_groups == data.num_observations]
     for left in ([], *([by_row] if by_row else []), data.groups):
         laws = [data.priors[noise], *(data.priors[f"{term.name}_scale"] for term in left)]

@@ -109,7 +109,7 @@ def fit_marginal(
         if not design.data.groups:
             raise ValueError(
                 f"The formula {model.formula!r} has no group term such as (1 | g); there are no "
-                "variances to estimate. Use an ordinary regression."
+                "effects to integrate out. Use sample_marginal, sample_nuts or fit_svi."
             )
         if design.data.noise is not None and design.data.noise.groups:
             raise ValueError(

@@ -51,7 +51,7 @@ class GroupTerm:
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["population", "groups"],
+    data_fields=["population", "groups", "offset"],
     meta_fields=["names", "site"],
 )
 @dataclass(frozen=True)
@@ -63,15 +63,17 @@ class Predictor:
         groups: The group terms.
         names: Names of the population columns.
         site: Name of the site of the coefficients.
+        offset: What is added without a coefficient, or None.
     """
 
     population: Float[Array | np.ndarray, "n p"]
     groups: tuple[GroupTerm, ...]
     names: tuple[str, ...]
     site: str
+    offset: Float[Array | np.ndarray, " n"] | None = None
 
     def __call__(self, values: Mapping[str, Array]) -> Float[Array, " n"]:
-        r"""Its value, :math:`x_n \cdot \beta + \sum_k z_{kn} \cdot u_{k, g_k(n)}`.
+        r"""Its value, :math:`x_n \cdot \beta + \sum_k z_{kn} \cdot u_{k, g_k(n)}`, and the offset.
 
         Args:
             values: Coefficients and effects by site name.
@@ -81,6 +83,8 @@ class Predictor:
         """
         n = self.population.shape[0]
         total = jnp.zeros((n,), jnp.result_type(float))
+        if self.offset is not None:
+            total = total + self.offset
         if self.names:
             total = total + self.population @ values[self.site]
         for term in self.groups:
@@ -115,7 +119,7 @@ class Cells:
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["mean", "noise", "response", "priors", "cells"],
+    data_fields=["mean", "noise", "response", "priors", "cells", "weight"],
     meta_fields=["response_name", "num_observations", "num_levels"],
 )
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ class MixedData:
         num_observations: Number of rows.
         num_levels: Number of levels of the response, whose codes it then is; else 0.
         cells: What the rows stood for where each is the mean of several, or None; see `join_rows`.
+        weight: Weights of the rows, None for one each.
     """
 
     mean: Predictor
@@ -141,6 +146,7 @@ class MixedData:
     num_observations: int
     num_levels: int = 0
     cells: Cells | None = None
+    weight: Float[Array | np.ndarray, " n"] | None = None
 
     @property
     def population(self) -> Float[Array | np.ndarray, "n p"]:

@@ -3,8 +3,10 @@
 import re
 from typing import Any
 
+import numpy as np
 from numpyro.distributions import Distribution
 
+from probmf.data.column import Column
 from probmf.data.tables import Frame
 from probmf.likelihoods import Likelihood
 from probmf.likelihoods.responses import ResponseValues
@@ -36,9 +38,9 @@ from probmf.numpyro_setup import run_unchecked
 
 def columns_of(formula: ParsedFormula) -> list[str]:
     """Columns that a formula's right side uses, in order."""
-    names = variables(formula.population)
+    names = [name for part in formula.parts for name in variables(part)]
     for term in formula.groups:
-        names += [*variables(term.left), *term.factors]
+        names += term.factors
     return list(dict.fromkeys(names))
 
 
@@ -48,6 +50,7 @@ def build_design(
     scale_formula: ParsedFormula | None,
     likelihood: Likelihood,
     priors: Priors,
+    weights: str | None = None,
 ) -> Design:
     """Encode training data.
 
@@ -57,6 +60,7 @@ def build_design(
         scale_formula: The parsed formula of the logarithm of the noise scale, or None.
         likelihood: That of the response.
         priors: The user's priors.
+        weights: Column of the rows' weights, or None.
 
     Returns:
         The design.
@@ -68,6 +72,7 @@ def build_design(
     name = str(formula.response)
     formulas = [formula] if scale_formula is None else [formula, scale_formula]
     names = [name, *(column for part in formulas for column in columns_of(part))]
+    names += [] if weights is None else [weights]
     refuse_own_response(name, formulas)
     table = read_data(data, list(dict.fromkeys(names)))
     read = likelihood.read_column(table[name], name)
@@ -89,6 +94,7 @@ def build_design(
         response_name=name,
         num_observations=table.num_rows,
         num_levels=len(read.levels),
+        weight=None if weights is None else _weights(table[weights]),
     )
     noise = codings[1] if len(codings) > 1 else None
     return Design(arrays, codings[0], noise, levels, read.levels)
@@ -121,8 +127,23 @@ def _encode_predictor(
             name = _term_name(prefix, groups.name, [left.terms[place] for place in block], terms)
             terms.append(TermCoding(name, left, block, groups, group.correlated))
             encoded[name] = EncodedTerm(codes, z[:, list(block)])
-    coding = PredictorCoding(f"{prefix}coefficients", columns, places, tuple(terms))
-    return coding, Encoded(population, encoded)
+    site = f"{prefix}coefficients"
+    if not formula.offset:
+        return PredictorCoding(site, columns, places, tuple(terms)), Encoded(population, encoded)
+    for used in variables(formula.offset):
+        table[used].numbers()  # Refuses categories.
+    offset, added = ColumnEncoder.fit(formula.offset, table)
+    coding = PredictorCoding(site, columns, places, tuple(terms), offset)
+    return coding, Encoded(population, encoded, offset=added[:, 0])
+
+
+def _weights(column: Column) -> np.ndarray:
+    """Weights of rows, all positive."""
+    values = column.numbers()
+    column.refuse(
+        ~(values > 0), "; expected positive weights. Leave rows of weight zero out of the data."
+    )
+    return values
 
 
 def _blocks(left: ColumnEncoder, group: GroupFormula) -> list[tuple[int, ...]]:
@@ -154,9 +175,11 @@ def _priors(
     likelihood: Likelihood,
     given: Priors,
 ) -> dict[str, Prior]:
-    target = mean_target(
-        likelihood.place(read.values), has_intercept=parts[0][0].intercept is not None
-    )
+    offset = parts[0][1].offset
+    place = likelihood.place(read.values)
+    if offset is not None:
+        place = place - (offset if isinstance(place, np.ndarray) else float(np.mean(offset)))
+    target = mean_target(place, has_intercept=parts[0][0].intercept is not None)
     targets = [target, noise_target(target)]
     defaults: dict[str, Prior] = {}
     names = {coding.site: coding.names for coding, _ in parts}
@@ -204,4 +227,4 @@ def _predictor(coding: PredictorCoding, encoded: Encoded) -> Predictor:
         )
         for term in coding.terms
     )
-    return Predictor(encoded.population, terms, coding.names, coding.site)
+    return Predictor(encoded.population, terms, coding.names, coding.site, encoded.offset)

@@ -10,6 +10,7 @@ squares about it are all that they say:
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 
 from probmf.likelihoods.gaussian import NormalNoise
@@ -29,12 +30,12 @@ def join_rows(data: MixedData, likelihood: NormalNoise) -> MixedData:
     Returns:
         Data of cells, or `data` itself where joining does not pay. Cost O(n log n), on the host.
     """
-    if data.noise is None or data.response is None:
+    if data.noise is None or data.response is None or data.weight is not None:
         return data
     columns = [
         np.asarray(part, np.float64).reshape(data.num_observations, -1)
         for predictor in data.predictors
-        for part in (predictor.population, *(p for t in predictor.groups for p in (t.group, t.z)))
+        for part in jax.tree.leaves(predictor)
     ]
     _, first, cell, count = np.unique(
         np.concatenate(columns, axis=1), axis=0, return_index=True, return_inverse=True,
@@ -52,7 +53,9 @@ def join_rows(data: MixedData, likelihood: NormalNoise) -> MixedData:
         groups = tuple(
             replace(term, group=term.group[first], z=term.z[first]) for term in predictor.groups
         )
-        return replace(predictor, population=predictor.population[first], groups=groups)
+        offset = None if predictor.offset is None else predictor.offset[first]
+        population = predictor.population[first]
+        return replace(predictor, population=population, groups=groups, offset=offset)
 
     return replace(
         data, mean=taken(data.mean), noise=taken(data.noise),

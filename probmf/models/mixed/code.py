@@ -31,8 +31,8 @@ _LEVELS = "Write C(x) for the levels of a column, or make it a categorical colum
 #: What to do instead of calls that other packages' formulas have.
 ADVICE = {
     "offset": (
-        "Terms without a coefficient are not supported: subtract the column from the response "
-        "first, or give its coefficient the prior Normal(1, 0.001)."
+        "An offset is a term by itself, outside of group terms, as in "
+        "y ~ x + offset(np.log(n)) + (1 | g)."
     ),
     **dict.fromkeys(("s", "t2", "te", "ti", "gp", "lo", "ns", "rcs", "pspline"), _SMOOTH),
     **dict.fromkeys(("ar", "ma", "arma", "cosy", "unstr", "sar", "car", "fcor"), _CORRELATED),

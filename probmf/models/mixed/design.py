@@ -26,11 +26,13 @@ class Encoded(NamedTuple):
         population: Float64 of shape (n, p).
         groups: Group terms by name.
         noise: The same for the predictor of the noise scale, if there is one.
+        offset: What is added to the predictor, of shape (n,), or None.
     """
 
     population: np.ndarray
     groups: dict[str, EncodedTerm]
     noise: "Encoded | None" = None
+    offset: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +60,14 @@ class PredictorCoding:
         columns: Encoder of the population part.
         places: Which of its columns are used; an ordinal model has no intercept.
         terms: The group terms.
+        offset: Encoder of the offset, or None.
     """
 
     site: str
     columns: ColumnEncoder
     places: tuple[int, ...]
     terms: tuple[TermCoding, ...]
+    offset: ColumnEncoder | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -76,9 +80,19 @@ class PredictorCoding:
         place = self.columns.intercept
         return self.places.index(place) if place in self.places else None
 
+    @property
+    def population_columns(self) -> list[str]:
+        """Columns of the data that all but the group terms need."""
+        return [*self.columns.levels, *(() if self.offset is None else self.offset.levels)]
+
+    def encode_population(self, table: Frame) -> Encoded:
+        """New rows in this coding, without group terms."""
+        population = self.columns.encode(table)[:, list(self.places)]
+        offset = None if self.offset is None else self.offset.encode(table)[:, 0]
+        return Encoded(population, {}, offset=offset)
+
     def encode(self, table: Frame, unseen: Unseen) -> Encoded:
         """New rows in this coding."""
-        population = self.columns.encode(table)[:, list(self.places)]
         terms = {
             term.name: EncodedTerm(
                 term.groups.encode(table, unseen=unseen),
@@ -86,7 +100,7 @@ class PredictorCoding:
             )
             for term in self.terms
         }
-        return Encoded(population, terms)
+        return self.encode_population(table)._replace(groups=terms)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +146,7 @@ def encode_rows(design: Design, data: Any, unseen: Unseen) -> Encoded:
         name
         for coding in design.codings
         for name in [
-            *coding.columns.levels,
+            *coding.population_columns,
             *(name for term in coding.terms for name in term.columns.levels),
             *(name for term in coding.terms for name in term.groups.factors),
         ]

@@ -20,8 +20,7 @@ ROUNDING = 1e-14
 
 def refuse_own_response(response: str, formulas: list[ParsedFormula]) -> None:
     """Refuse the response among the terms."""
-    parts = [part for one in formulas for part in (one.population, *(t.left for t in one.groups))]
-    for part in parts:
+    for part in [part for one in formulas for part in one.parts]:
         if response in variables(part):
             raise ValueError(
                 f"The response {response!r} is also among the terms, in {part!r}, and would "

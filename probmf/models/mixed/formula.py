@@ -10,7 +10,7 @@ from typing import NamedTuple
 from formulaic import Formula, SimpleFormula
 from formulaic.errors import FormulaicError
 
-from probmf.models.mixed.code import RESPONSE_ADVICE, RESPONSE_CALLS
+from probmf.models.mixed.code import RESPONSE_ADVICE, RESPONSE_CALLS, check_code
 from probmf.models.mixed.operators import Terms, check_meaning, check_operators
 from probmf.models.mixed.tokens import FormulaReader, Token
 
@@ -38,11 +38,19 @@ class ParsedFormula(NamedTuple):
         response: Column of the response; None if nothing stands before `~`.
         population: The part without group terms, for formulaic.
         groups: The group terms, `/` expanded.
+        offset: The sum of all `offset(...)` as a formula of one column, empty without any.
     """
 
     response: str | None
     population: str
     groups: tuple[GroupFormula, ...]
+    offset: str = ""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Formulas of columns, for formulaic."""
+        own = (self.population, *(term.left for term in self.groups))
+        return (*own, self.offset) if self.offset else own
 
 
 def parse_formula(text: str) -> ParsedFormula:
@@ -77,7 +85,11 @@ def parse_formula(text: str) -> ParsedFormula:
     response = _response(reader, reader.tokens[:place])
     population: Terms = []
     groups: list[GroupFormula] = []
+    offsets: list[str] = []
     for sign, tokens in _additive_terms(reader, reader.tokens[place + 1 :]):
+        if _is_offset(reader, tokens):
+            offsets.append(_offset(reader, sign, tokens))
+            continue
         bar = _bar_outside_calls(reader, tokens)
         if bar is None:
             population.append((sign, tokens))
@@ -93,7 +105,11 @@ def parse_formula(text: str) -> ParsedFormula:
         groups += _group_terms(reader, tokens)
     _check_side(reader, population)
     joined = " ".join(f"{sign} {reader.source(tokens)}" for sign, tokens in population)
-    return ParsedFormula(response, joined.removeprefix("+ ") or "1", tuple(groups))
+    total = offsets[0] if len(offsets) == 1 else " + ".join(f"({one})" for one in offsets)
+    return ParsedFormula(
+        response, joined.removeprefix("+ ") or "1", tuple(groups),
+        f"0 + {{{total}}}" if offsets else "",
+    )  # fmt: skip
 
 
 def simple_formula(text: str) -> SimpleFormula:
@@ -137,6 +153,23 @@ def _additive_terms(reader: FormulaReader, tokens: list[Token]) -> Terms:
             reader.fail("a term is missing here.", token.start)
         sign, first = token.text, place + 1
     return terms
+
+
+def _is_offset(reader: FormulaReader, tokens: list[Token]) -> bool:
+    """True for `offset(...)` as a term by itself."""
+    if len(tokens) < 2 or tokens[0].text != "offset" or tokens[1].text != "(":
+        return False
+    return reader.partner[tokens[1].start] == tokens[-1].start
+
+
+def _offset(reader: FormulaReader, sign: str, tokens: list[Token]) -> str:
+    """The code within an offset."""
+    if sign == "-":
+        reader.fail("an offset is added; for the difference write offset(-x).", tokens[0].start)
+    if len(tokens) == 3:
+        reader.fail("an offset is a column, or code such as np.log(x).", tokens[-1].start)
+    check_code(reader, tokens[2].start, tokens[-1].start)
+    return reader.source(tokens[2:-1])
 
 
 def _bar_outside_calls(reader: FormulaReader, tokens: list[Token]) -> Token | None:

@@ -24,14 +24,15 @@ class MixedEffects:
     r"""Population coefficients plus effects of groups, from a formula as in lme4.
 
     .. math::
-        \eta_n = x_n \cdot \beta + \sum_k z_{kn} \cdot u_{k, g_k(n)}, \quad
+        \eta_n = o_n + x_n \cdot \beta + \sum_k z_{kn} \cdot u_{k, g_k(n)}, \quad
         u_{kj} \sim N(0, \Sigma_k), \quad y_n \sim N(\eta_n, \sigma^2)
 
     The object is itself a NumPyro model of :class:`MixedData`.
 
     Args:
         formula: Such as "y ~ 1 + x + (1 + x | g) + (1 | a/b)". What stands outside of the group
-            terms, and left of their bars, is read by formulaic, with its transforms. It is
+            terms, and left of their bars, is read by formulaic, with its transforms;
+            `offset(np.log(n))` is added to the predictor without a coefficient. It is
             evaluated as Python code, so take formulas from people you trust only.
         likelihood: "gaussian" (identity link), "lognormal" (the same for log y), "bernoulli"
             (logit), "ordinal" (cumulative logit; learned cutpoints take the place of the
@@ -43,6 +44,9 @@ class MixedEffects:
         priors: Priors by site in place of the default ones: for coefficients a mapping of column
             names to Normals, for scales a distribution (or a number, which fixes it), for
             correlations the concentration of the LKJ distribution.
+        weights: Column of positive weights w. A Gaussian or log-normal response then has the noise
+            :math:`\sigma / \sqrt w`, as in lme4; any other counts w times. Predictions are of
+            responses of weight one.
         centered: Whether effects are sampled as such (True), as standard Normals times their
             scales (False), or which sites of effects are sampled as such.
 
@@ -68,6 +72,7 @@ class MixedEffects:
     likelihood: Any = field(default="gaussian", kw_only=True)
     scale_formula: str | None = field(default=None, kw_only=True)
     priors: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    weights: str | None = field(default=None, kw_only=True)
     centered: bool | Collection[str] = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -97,6 +102,11 @@ class MixedEffects:
             raise TypeError(
                 f"priors is of type {type(self.priors).__name__}; expected a mapping such as "
                 "{'noise_scale': numpyro.distributions.HalfNormal(1.0)}."
+            )
+        if self.weights is not None and not isinstance(self.weights, str):
+            raise TypeError(
+                f"weights is of type {type(self.weights).__name__}; expected the name of a column "
+                "of the data."
             )
         if isinstance(self.centered, str):
             raise TypeError(
@@ -134,7 +144,9 @@ class MixedEffects:
 
         Cost: O(n (p^2 + sum of the d)) time, and memory for n (p + sum of the d) numbers.
         """
-        return build_design(data, self.parsed, self.parsed_scale, self.likelihood, self.priors)
+        return build_design(
+            data, self.parsed, self.parsed_scale, self.likelihood, self.priors, self.weights
+        )
 
     def arguments(self, data: Any, *, join: bool = False) -> tuple[MixedData]:
         """Arguments of the NumPyro model.

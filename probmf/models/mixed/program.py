@@ -58,8 +58,9 @@ class MixedProgram:
             numpyro.factor(f"{data.response_name}_within", data.cells.log_factor(scale))
             parameters = {"noise_scale": scale / jnp.sqrt(data.cells.count)}
         with numpyro.plate("observation", data.num_observations):
-            law = likelihood.distribution(data.mean(values), parameters)
-            return numpyro.sample(data.response_name, law, obs=data.response)
+            return likelihood.observe(
+                data.mean(values), data.response, data.weight, parameters, site=data.response_name
+            )
 
     def log_densities(
         self, data: MixedData, scores: Array, parameters: Mapping[str, Array]
@@ -72,8 +73,8 @@ class MixedProgram:
             parameters: The likelihood's own, from `own_parameters`.
         """
         likelihood: Likelihood = self.likelihood.coded(data.num_levels)
-        one = jnp.ones((), scores.dtype)
-        return likelihood.log_density(scores, data.response, one, parameters)
+        weight = jnp.ones((), scores.dtype) if data.weight is None else data.weight
+        return likelihood.log_density(scores, data.response, weight, parameters)
 
     def own_parameters(self, data: MixedData) -> dict[str, Array]:
         """The likelihood's own parameters, such as noise scale or cutpoints: samples them."""

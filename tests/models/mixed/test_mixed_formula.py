@@ -136,7 +136,7 @@ TWICE_READ = [
     ("`log(x)` + log(x)", "`log(x)` + log(x)", "rename it in the data"),
 ]
 UNSUPPORTED = [
-    ("offset(x) + (1 | g)", "offset(x) + (1 | g)", "subtract the column from the response"),
+    ("x:offset(x) + (1 | g)", "offset(x) + (1 | g)", "An offset is a term by itself"),
     ("C(lambda) + (1 | g)", "lambda) + (1 | g)", "'lambda' is a word of Python"),
     ("I(class + 1)", "class + 1)", "'class' is a word of Python"),
     ("as.factor(x)", "as.factor(x)", "'as.factor' is R's"),
