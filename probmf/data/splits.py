@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 from jax.typing import ArrayLike
 
+from probmf.data.column import plain
 from probmf.data.keys import as_generator
 from probmf.data.rating_table import RatingTable
 from probmf.data.tables import require_columns
@@ -153,6 +154,49 @@ class SplittableRatings(RatingTable):
         test = (after < num_last) & (self.user_degree[self.user] > num_last)
         most = self.user_degree.max()
         return self._divide(test, f"num_last={num_last} of at most {most} ratings a user")
+
+    def split_at(self, time: Any) -> tuple[Self, Self]:
+        """Learn from what was rated before a moment, test on what was rated from then on.
+
+        Args:
+            time: The moment, as the ratings have their times: a number, or a date in any form that
+                NumPy reads, such as "2024-06-01".
+
+        Returns:
+            Training and test ratings.
+
+        Raises:
+            ValueError: If the ratings have no times, the moment is of another kind than they, or
+                one side would be empty.
+
+        Example:
+            >>> from probmf import Ratings
+            >>> frame = {"user": [1, 1, 2], "item": [1, 2, 1], "at": ["2024-01-01", "2024-07-01",
+            ...     "2024-03-01"]}
+            >>> frame["at"] = np.array(frame["at"], "datetime64[D]")
+            >>> ratings = Ratings.from_frame(frame, rating=None, time="at")
+            >>> train, test = ratings.split_at("2024-06-01")
+            >>> len(train), len(test)
+            (2, 1)
+        """
+        if self.time is None:
+            raise ValueError(
+                "split_at needs to know when the ratings were given, and these have no times; name "
+                "the column, as in Ratings.from_frame(frame, time='timestamp')."
+            )
+        first, last = (plain(end) for end in (self.time.min(), self.time.max()))
+        dates = self.time.dtype.kind in "mM"
+        try:
+            moment = np.asarray(time, self.time.dtype.kind + "8" if dates else np.float64)
+        except (ValueError, TypeError):
+            moment = np.asarray(np.nan)
+        if moment.shape != () or np.isnat(moment) if dates else not np.isfinite(moment):
+            raise ValueError(
+                f"time is {time!r}, but the ratings were given from {first} to {last}; expected "
+                "a moment between."
+            )
+        how = f"time={time!r} (ratings are from {first} to {last})"
+        return self._divide(self.time >= moment, how)
 
     def folds(self, *, key: ArrayLike, num_folds: int = 5) -> Iterator[tuple[Self, Self]]:
         """Divide the ratings at random into parts that take turns as the test set.

@@ -4,6 +4,7 @@ from probmf import numpyro_setup  # noqa: F401  # Before anything that imports N
 
 # isort: split
 from probmf.results.draw_store import open_draws
+from probmf.results.explain import Explanation
 from probmf.results.fit import Fit
 from probmf.results.history import History
 from probmf.results.load import load
@@ -18,6 +19,7 @@ from probmf.results.recommend import Recommendations
 from probmf.results.sampling import Sampling
 
 __all__ = [
+    "Explanation",
     "Fit",
     "History",
     "Maximum",

@@ -20,6 +20,7 @@ from probmf.results.ranking_of_draws import (
     top_of_draws,
 )
 from probmf.results.scores import Codes, Column, Scores
+from probmf.rows.store import Side
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +102,6 @@ class DrawScores(Scores):
 
     @override
     def similar(
-        self, items: Codes, k: int, exclusions: Exclusions
+        self, side: Side, codes: Codes, k: int, exclusions: Exclusions
     ) -> tuple[Int[np.ndarray, "lines k"], Float[np.ndarray, "lines k"]]:
-        return top_cosines(self.rows, items, k, exclusions)
+        return top_cosines(self.rows, side, codes, k, exclusions)

@@ -14,6 +14,7 @@ from probmf.results.prediction_intervals import Mixtures, ScoreMixture
 from probmf.results.ranking import BLOCK_SCORES, Order, top_products, unit_rows
 from probmf.results.ranking_of_point import top_uncertain
 from probmf.results.scores import Codes, Column, Scores
+from probmf.rows.store import Side
 
 #: Nodes and weights of a standard Normal expectation, exact for polynomials up to degree 39.
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(20)
@@ -154,7 +155,7 @@ class PointScores(Scores):
 
     @override
     def similar(
-        self, items: Codes, k: int, exclusions: Exclusions
+        self, side: Side, codes: Codes, k: int, exclusions: Exclusions
     ) -> tuple[Int[np.ndarray, "lines k"], Float[np.ndarray, "lines k"]]:
-        unit = unit_rows(self.rows.tables["item"][:-1, 1:])
-        return top_products(unit[items], unit, k, exclusions)
+        unit = unit_rows(self.rows.tables[side][:-1, 1:])
+        return top_products(unit[codes], unit, k, exclusions)

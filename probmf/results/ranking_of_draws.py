@@ -16,6 +16,7 @@ from probmf.results.draws import Draws
 from probmf.results.exclusions import Exclusions
 from probmf.results.mixtures import BLOCK, tails
 from probmf.results.ranking import Order, top_scores, unit_rows
+from probmf.rows.store import Side
 
 #: Numbers that the rows of one block of draws may have.
 ROW_NUMBERS = 1 << 24
@@ -63,18 +64,18 @@ def top_of_draws(
 
 
 def top_cosines(
-    draws: Draws, codes: Int[np.ndarray, " lines"], k: int, exclusions: Exclusions
+    draws: Draws, side: Side, codes: Int[np.ndarray, " lines"], k: int, exclusions: Exclusions
 ) -> tuple[Int[np.ndarray, "lines k"], Float[np.ndarray, "lines k"]]:
-    """Items whose factors have the largest mean cosine with those of some items.
+    """Rows of a side whose factors have the largest mean cosine with those of some.
 
     A cosine does not change when the factors of a draw are rotated, so it may be averaged.
     """
-    every = np.arange(draws.data.num_items)
+    every = np.arange(draws.data.num_users if side == "user" else draws.data.num_items)
 
     def mean_cosines(part: slice) -> np.ndarray:
         total = np.zeros((part.stop - part.start, len(every)))
         for some in draw_blocks(draws, len(every)):
-            for unit in unit_rows(draws.rows("item", every, some)[:, :, 1:]):
+            for unit in unit_rows(draws.rows(side, every, some)[:, :, 1:]):
                 total += unit[codes[part]] @ unit.T
         return total / draws.num_draws
 

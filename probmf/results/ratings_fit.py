@@ -17,6 +17,7 @@ from probmf.results.choices import Exclude
 from probmf.results.draw_scores import DrawScores
 from probmf.results.draws import Draws
 from probmf.results.exclusions import Exclusions
+from probmf.results.explain import Explanation, explain
 from probmf.results.extend import extend, extend_ratings
 from probmf.results.fit import Fit
 from probmf.results.fold_in import add_users
@@ -30,11 +31,12 @@ from probmf.results.predictions import Predictions
 from probmf.results.questions import Questions, choose_next
 from probmf.results.rank_posterior import RankPosterior, rank_posterior
 from probmf.results.ranking import RankBy
-from probmf.results.recommend import Recommendations, recommend, similar_items
+from probmf.results.recommend import Recommendations, recommend, similar
 from probmf.results.row_conditionals import Conditionals
 from probmf.results.sampling import Sampling
 from probmf.results.scores import Scores
 from probmf.results.traces import Traces
+from probmf.rows.store import SIDES, Side
 from probmf.settings import own_settings
 
 
@@ -317,7 +319,111 @@ class RatingsFit(Fit):
             >>> fit.similar_items(1, k=1).item.tolist()
             [[2]]
         """
-        return similar_items(self._scores, items, k)
+        return similar(self._scores, "item", items, k)
+
+    @own_settings()
+    def similar_users(self, users: Any, k: int | None = None) -> Recommendations:
+        """The users whose factors point most nearly the same way; see `similar_items`.
+
+        Args:
+            users: One user id or several.
+            k: How many, at most the number of users less one; None for ten, or all if there are
+                fewer.
+
+        Returns:
+            One line per user given, with the ids of the others in the field `item`, the scores
+            being cosines.
+
+        Raises:
+            TypeError: If k is no whole number.
+            ValueError: If a user is unknown, k is out of range, or the model has no factors.
+
+        Example:
+            >>> from probmf import MatrixFactorization, Ratings, fit_als
+            >>> table = {"user": ["a", "a", "b"], "item": [1, 2, 1], "rating": [5.0, 3.0, 4.0]}
+            >>> fit = fit_als(MatrixFactorization(1), Ratings.from_frame(table), key=0)
+            >>> fit.similar_users("a", k=1).item.tolist()
+            [['b']]
+        """
+        return similar(self._scores, "user", users, k)
+
+    @own_settings()
+    def explain(self, user: Any, item: Any) -> Explanation:
+        r"""Which of a user's ratings carry the score of an item.
+
+        A row that is the mode given the items is a linear function of the user's ratings (for
+        other than Gaussian ones of their working values), so that the score is a sum,
+
+        .. math:: \mu + c + \sum_n (1, v)^\top C\, (1, v_n)\, w_n (r_n - \mu - c_n) / \sigma^2,
+
+        with C the covariance of the user's row. A rating's share is what it adds to the score.
+
+        Args:
+            user: The user's id.
+            item: The item's id, rated or not.
+
+        Returns:
+            The shares, the largest first; they sum to the score with `baseline` and `remainder`.
+
+        Raises:
+            ValueError: If there are several draws, or an id is unknown to the fit.
+
+        Example:
+            >>> from probmf import MatrixFactorization, Ratings, fit_als
+            >>> table = {"user": ["a", "a", "b"], "item": [1, 2, 1], "rating": [5.0, 3.0, 4.0]}
+            >>> fit = fit_als(MatrixFactorization(1), Ratings.from_frame(table), key=0)
+            >>> told = fit.explain("b", 2)
+            >>> bool(abs(told.baseline + told.share.sum() + told.remainder - told.score) < 1e-6)
+            True
+
+        References:
+            Hu, Koren and Volinsky (2008), Collaborative filtering for implicit feedback datasets,
+            section 5.
+        """
+        self._require_point("explain")
+        return explain(self._plug_in.conditionals, self.data, user, item)
+
+    @own_settings()
+    def vectors(self, side: Side) -> Float[np.ndarray, "rows d"]:
+        r"""Rows of one side with the biases folded in, for an index of nearest neighbours.
+
+        Of a user :math:`(\mu + b, 1, u)` and of an item :math:`(1, c, v)`, whose inner product is
+        the score. An index by inner product finds the items of `recommend`.
+
+        Args:
+            side: "user" or "item".
+
+        Returns:
+            One row for each code, float32, of length 2 + `num_factors`.
+
+        Raises:
+            ValueError: If the side is neither, or there are several draws, whose mean score is no
+                product of two vectors.
+
+        Example:
+            >>> from probmf import MatrixFactorization, Ratings, fit_als
+            >>> table = {"user": ["a", "a", "b"], "item": [1, 2, 1], "rating": [5.0, 3.0, 4.0]}
+            >>> fit = fit_als(MatrixFactorization(1), Ratings.from_frame(table), key=0)
+            >>> scores = fit.vectors("user") @ fit.vectors("item").T
+            >>> bool(abs(scores[1, 1] - fit.predict([("b", 2)], interval=None).mean[0]) < 1e-5)
+            True
+        """
+        if side not in SIDES:
+            raise ValueError(f"side is {side!r}; expected 'user' or 'item'.")
+        self._require_point("vectors")
+        rows = self._plug_in.tables[side][:-1].astype(np.float64)
+        ones = np.ones((len(rows), 1))
+        if side == "user":
+            bias = rows[:, :1] + float(self._plug_in.conditionals.intercept)
+            return np.hstack([bias, ones, rows[:, 1:]]).astype(np.float32)
+        return np.hstack([ones, rows]).astype(np.float32)
+
+    def _require_point(self, method: str) -> None:
+        if not self.is_point:
+            raise ValueError(
+                f"{method} is for point fits, such as of fit_als; this fit has "
+                f"{self.num_chains} chains of {self.num_draws:,} draws."
+            )
 
     @own_settings()
     def choose_next(

@@ -18,6 +18,7 @@ from probmf.results.predictions import id_columns, plain_text, told_unknown, wit
 from probmf.results.ranking import Order, RankBy
 from probmf.results.scores import Scores
 from probmf.results.table import Tabular
+from probmf.rows.store import Side
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,20 +181,22 @@ def _ids(data: Ratings, code: np.ndarray) -> np.ndarray:
     return item
 
 
-def similar_items(scores: Scores, items: Any, k: int | None) -> Recommendations:
-    """The items whose factors point most nearly the same way; see `RatingsFit.similar_items`."""
+def similar(scores: Scores, side: Side, ids: Any, k: int | None) -> Recommendations:
+    """The users or items whose factors point most nearly the same way, and their cosines."""
     data = scores.data
     if not scores.model.num_factors:
-        raise ValueError("similar_items compares factors, and this model has num_factors=0.")
-    asked = read_some(items, data.items, "items", known=True)
-    if data.num_items == 1:
-        raise ValueError("The fit knows one item only, so there is nothing to compare it with.")
-    k = check_count(k, data.num_items - 1, "other items")
-    every = np.arange(data.num_items)
-    own = Exclusions.from_pairs(every, every, len(every)).for_lines(asked.codes)
-    code, cosine = scores.similar(asked.codes, k, own)
+        raise ValueError(f"similar_{side}s compares factors, and this model has num_factors=0.")
+    vocabulary = data.users if side == "user" else data.items
+    asked = read_some(ids, vocabulary, f"{side}s", known=True)
+    count = len(vocabulary)
+    if count == 1:
+        raise ValueError(f"The fit knows one {side} only, so there is nothing to compare it with.")
+    k = check_count(k, count - 1, f"other {side}s")
+    every = np.arange(count)
+    own = Exclusions.from_pairs(every, every, count).for_lines(asked.codes)
+    code, cosine = scores.similar(side, asked.codes, k, own)
     return Recommendations(
-        user=asked.ids, item=data.items.ids[code], code=code, score=cosine,
-        lower=None, upper=None, known_user=scores.known("item", asked.codes),
-        id_columns=(data.items.column, f"similar {data.items.column}"),
+        user=asked.ids, item=vocabulary.ids[code], code=code, score=cosine,
+        lower=None, upper=None, known_user=scores.known(side, asked.codes),
+        id_columns=(vocabulary.column, f"similar {vocabulary.column}"),
     )  # fmt: skip

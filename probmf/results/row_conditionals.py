@@ -102,7 +102,7 @@ class Conditionals:
         """
         found = np.zeros((len(codes), self.num_columns))
         likelihood = self.draws.model.likelihood.canonical()
-        for batch, problem in self._problems(side, codes):
+        for batch, problem in self.problems(side, codes):
             value = row_problem.modes(problem, likelihood)
             found[batch.chosen] = value[: len(batch.chosen)]
         return found
@@ -123,10 +123,11 @@ class Conditionals:
             Places in `codes` and their roots, in batches of bounded memory.
         """
         likelihood = self.draws.model.likelihood.canonical()
-        for batch, problem in self._problems(side, codes):
+        for batch, problem in self.problems(side, codes):
             yield batch.chosen, row_problem.roots(problem, likelihood)[: len(batch.chosen)]
 
-    def _problems(self, side: Side, codes: np.ndarray) -> Iterator[tuple[Batch, RowProblem]]:
+    def problems(self, side: Side, codes: np.ndarray) -> Iterator[tuple[Batch, RowProblem]]:
+        """The rows with all that they are conditioned on, in batches of bounded memory."""
         partners = in_precision(self.tables["item" if side == "user" else "user"][:-1])
         variance = self.prior_variance(side, codes)
         values = self.tables[side][codes]

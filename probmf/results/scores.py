@@ -116,9 +116,9 @@ class Scores(ABC):
 
     @abstractmethod
     def similar(
-        self, items: Codes, k: int, exclusions: Exclusions
+        self, side: Side, codes: Codes, k: int, exclusions: Exclusions
     ) -> tuple[Int[np.ndarray, "lines k"], Float[np.ndarray, "lines k"]]:
-        """Items whose factors have the largest cosines with those of some items, and these."""
+        """Rows of a side whose factors have the largest cosines with those of some, and these."""
 
     def summary(self, user: Codes, item: Codes, interval: float | None) -> Summary:
         """Ratings of pairs; for yes/no data the interval is that of the probability.

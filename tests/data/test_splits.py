@@ -356,3 +356,28 @@ def test_select(rows: Any, expected: list[int], films: Ratings) -> None:
 def test_bad_rows(rows: Any, error: type[Exception], message: str, films: Ratings) -> None:
     with pytest.raises(error, match=message):
         films.select(rows)
+
+
+class TestSplitAt:
+    def test_ratings_from_a_moment_on_are_set_aside(self) -> None:
+        at = np.array([5, 1, 9, 7])
+        frame = {"user": [1, 2, 3, 4], "item": [1, 1, 1, 1], "at": at}
+        train, test = Ratings.from_frame(frame, rating=None, time="at").split_at(7)
+        assert (train.time.tolist(), test.time.tolist()) == ([5, 1], [9, 7])
+
+    def test_dates_are_read_from_text(self) -> None:
+        at = np.array(["2024-01-31", "2024-02-01"], "datetime64[s]")
+        frame = {"user": [1, 2], "item": [1, 1], "at": at}
+        train, test = Ratings.from_frame(frame, rating=None, time="at").split_at("2024-02")
+        assert (len(train), test.time[0]) == (1, at[1])
+
+    @pytest.mark.parametrize(
+        ("time", "message"),
+        [("soon", "time is 'soon', but"), (np.nan, "time is nan, but"), (99, "test set would be")],
+    )
+    def test_mistakes(self, time: object, message: str) -> None:
+        frame = {"user": [1, 2], "item": [1, 1], "at": [1, 2]}
+        with pytest.raises(ValueError, match=message):
+            Ratings.from_frame(frame, rating=None, time="at").split_at(time)
+        with pytest.raises(ValueError, match="split_at needs to know when"):
+            Ratings.from_frame(frame, rating=None).split_at(1)
