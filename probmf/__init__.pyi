@@ -15,6 +15,7 @@ from .inference.point.map import fit_map
 from .likelihoods import (
     Bernoulli,
     Beta,
+    Binomial,
     Categorical,
     Gamma,
     Gaussian,
@@ -33,6 +34,7 @@ __all__ = [
     "MLP",
     "Bernoulli",
     "Beta",
+    "Binomial",
     "Categorical",
     "Examples",
     "Features",

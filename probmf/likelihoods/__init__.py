@@ -6,6 +6,7 @@ from probmf import numpyro_setup  # noqa: F401  # Before anything that imports N
 from probmf.likelihoods.base import BaseLikelihood, Likelihood
 from probmf.likelihoods.bernoulli import Bernoulli
 from probmf.likelihoods.beta import Beta
+from probmf.likelihoods.binomial import Binomial
 from probmf.likelihoods.categorical import Categorical
 from probmf.likelihoods.counts import NegativeBinomial, Poisson
 from probmf.likelihoods.gamma import Gamma
@@ -17,6 +18,7 @@ __all__ = [
     "BaseLikelihood",
     "Bernoulli",
     "Beta",
+    "Binomial",
     "Categorical",
     "Gamma",
     "Gaussian",

@@ -64,6 +64,7 @@ class BaseLikelihood(ABC):
         by_class: There is a score for each class, on the last axis.
         quadratic: The loss is a quadratic function of rating less score.
         normal: A function of the rating, `to_score`, is Normal about the score.
+        known: Own parameters that are data: a number, or in a mixed model a column.
         step: Distance between neighbouring ratings; 0 where any number between two is one.
     """
 
@@ -72,6 +73,7 @@ class BaseLikelihood(ABC):
     quadratic: ClassVar[bool] = False
     normal: ClassVar[bool] = False
     step: ClassVar[float] = 0.0
+    known: ClassVar[tuple[str, ...]] = ()
 
     @property
     def levels(self) -> Any:
@@ -212,6 +214,17 @@ class Likelihood(BaseLikelihood):
 
         Raises:
             ValueError: If there are any.
+        """
+
+    def check_known(self, response: np.ndarray, known: Mapping[str, np.ndarray]) -> None:
+        """Refuse responses of a mixed model that own parameters in its data do not allow.
+
+        Args:
+            response: The responses.
+            known: Own parameters by row, such as numbers of trials.
+
+        Raises:
+            ValueError: If there are any, naming the first row.
         """
 
     def check_training(self, rating: np.ndarray, weight: np.ndarray | None) -> None:

@@ -16,7 +16,7 @@ from scipy import optimize, special
 from probmf.data.column import such_rows
 from probmf.likelihoods.base import Scores
 from probmf.likelihoods.log_gamma import log_beta
-from probmf.likelihoods.normal_integrals import average, expected_square_of_sigmoid
+from probmf.likelihoods.normal_integrals import expected_square_of_sigmoid, sigmoid_moments
 from probmf.likelihoods.parameters import check_parameter, concentration_prior, is_number
 from probmf.likelihoods.quadrature import QuadratureLikelihood
 
@@ -153,14 +153,7 @@ class Beta(QuadratureLikelihood):
 
     def integrate(self, mean: Scores, sd: Scores, scales: Mapping[str, Array]) -> tuple:
         """Mean and sd of a rating whose score is Normal(mean, sd), within 1e-8."""
-
-        def moments(score: Array) -> tuple[Array, Array]:
-            share = sigmoid(score)
-            return share, share * sigmoid(-score)
-
-        center, noise = average(moments, mean, sd)
-        # E m^2 - (E m)^2 = E m (1 - E m) - E m (1 - m).
-        varying = jnp.maximum(center * (1.0 - center) - noise, 0.0)
+        center, noise, varying = sigmoid_moments(mean, sd)
         return center, jnp.sqrt(varying + noise / (1.0 + scales["concentration"]))
 
     def reach(self, scores: Array, threshold: Array, scales: Mapping[str, Array]) -> Array:

@@ -64,6 +64,26 @@ def average(function: Callable[[Array], Any], mean: Any, sd: Any, steepness: Any
     return jax.tree.map(lambda each: each / mass, found)
 
 
+def sigmoid_moments(mean: Any, sd: Any) -> tuple[Array, Array, Array]:
+    """Moments of a sigmoid p whose argument is Normal.
+
+    Args:
+        mean: Means of the arguments.
+        sd: Their standard deviations.
+
+    Returns:
+        Means of p, means of p (1 - p), and variances of p, within 1e-8.
+    """
+
+    def moments(score: Array) -> tuple[Array, Array]:
+        share = jax.nn.sigmoid(score)
+        return share, share * jax.nn.sigmoid(-score)
+
+    center, noise = average(moments, mean, sd)
+    # E p^2 - (E p)^2 = E p (1 - E p) - E p (1 - p).
+    return center, noise, jnp.maximum(center * (1.0 - center) - noise, 0.0)
+
+
 def host_average(function: Callable[[np.ndarray], np.ndarray], mean: Any, sd: Any) -> np.ndarray:
     """The same as `average` of a function on the host, for a rise that is 1 wide or wider.
 

@@ -3,6 +3,7 @@
 from probmf.likelihoods.base import BaseLikelihood, Likelihood
 from probmf.likelihoods.bernoulli import Bernoulli
 from probmf.likelihoods.beta import Beta
+from probmf.likelihoods.binomial import Binomial
 from probmf.likelihoods.categorical import Categorical
 from probmf.likelihoods.counts import NegativeBinomial, Poisson
 from probmf.likelihoods.gamma import Gamma
@@ -12,8 +13,8 @@ from probmf.likelihoods.student_t import StudentT
 
 #: All of them; a new one is added here.
 KINDS: tuple[type[BaseLikelihood], ...] = (
-    Gaussian, LogNormal, StudentT, Gamma, Beta, Bernoulli, Ordinal, Poisson, NegativeBinomial,
-    Categorical,
+    Gaussian, LogNormal, StudentT, Gamma, Beta, Bernoulli, Binomial, Ordinal, Poisson,
+    NegativeBinomial, Categorical,
 )  # fmt: skip
 #: Those of a single score, by the names that `MixedEffects` and the command line take.
 LIKELIHOODS: dict[str, type[Likelihood]] = {

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from probmf.likelihoods import Likelihood
 from probmf.models.mixed import Design, Encoded, EncodedTerm
-from probmf.models.mixed.design import PredictorCoding
+from probmf.models.mixed.design import PredictorCoding, join_parts
 from probmf.models.mixed.variables import read_data
 from probmf.results.mixtures import row_blocks
 from probmf.results.prediction_intervals import (
@@ -162,7 +162,11 @@ def _given(
         log_noise, spread = _linear(draws, design.noise, rows.noise, part)
         return Given(mean, variance, {"noise_scale": np.exp(log_noise)}, spread)
     sites = likelihood.scale_sites()
-    own = {site: np.asarray(draws[site], np.float64)[:, None] for site in sites}
+    own = {
+        site: np.broadcast_to(rows.known[site][part], mean.shape) if site in rows.known
+        else np.asarray(draws[site], np.float64)[:, None]
+        for site in sites
+    }  # fmt: skip
     return Given(mean, variance, own)
 
 
@@ -185,15 +189,15 @@ def training_rows(design: Design) -> Encoded:
         }
         offset = None if predictor.offset is None else np.asarray(predictor.offset, np.float64)
         parts.append(Encoded(np.asarray(predictor.population, np.float64), terms, offset=offset))
-    return parts[0]._replace(noise=parts[1] if len(parts) > 1 else None)
+    known = {site: np.asarray(design.data.priors[site], np.float64) for site in design.known}
+    return parts[0]._replace(noise=parts[1] if len(parts) > 1 else None, known=known)
 
 
 def population_rows(design: Design, data: Any) -> Encoded:
     """Rows without their group terms; columns that only those use need not be there."""
     names = [name for coding in design.codings for name in coding.population_columns]
-    table = read_data(data, list(dict.fromkeys(names)))
-    parts = [coding.encode_population(table) for coding in design.codings]
-    return parts[0]._replace(noise=parts[1] if len(parts) > 1 else None)
+    table = read_data(data, list(dict.fromkeys([*names, *design.known.values()])))
+    return join_parts(design, table, [one.encode_population(table) for one in design.codings])
 
 
 def without_groups(rows: Encoded) -> Encoded:

@@ -36,7 +36,7 @@ def used_columns(model: MixedEffects, design: Design, data: Any) -> Columns:
     """
     formulas = [part for part in (model.parsed, model.parsed_scale) if part is not None]
     names = [design.data.response_name, *(name for part in formulas for name in columns_of(part))]
-    names += [] if model.weights is None else [model.weights]
+    names += [*design.known.values(), *([] if model.weights is None else [model.weights])]
     columns: Columns = {}
     for name, column in read_data(data, list(dict.fromkeys(names))).items():
         order = column.categories

@@ -16,6 +16,7 @@ from probmf.inference.point.cutpoints import cutpoint_sums
 from probmf.likelihoods import (
     Bernoulli,
     Beta,
+    Binomial,
     Gamma,
     Gaussian,
     Likelihood,
@@ -105,6 +106,10 @@ CASES = {
     "negative binomial": told(
         NegativeBinomial(20.0), {"concentration": 20.0}, (0.0, 1.0, 3.0, 40.0),
         lambda s: stats.nbinom(20.0, special.expit(np.log(20.0) - s)),
+    ),
+    "binomial": told(
+        Binomial(12), {"trials": 12.0}, (0.0, 5.0, 12.0),
+        lambda s: stats.binom(12, special.expit(s)),
     ),
     "gamma": told(
         Gamma(2.5), {"concentration": 2.5}, (0.02, 0.7, 4.0),

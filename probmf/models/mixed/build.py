@@ -9,7 +9,7 @@ from numpyro.distributions import Distribution
 from probmf.data.column import Column
 from probmf.data.tables import Frame
 from probmf.likelihoods import Likelihood
-from probmf.likelihoods.responses import ResponseValues
+from probmf.likelihoods.responses import ResponseValues, naming_column
 from probmf.models.mixed.arrays import GroupTerm, MixedData, Predictor
 from probmf.models.mixed.design import Design, Encoded, EncodedTerm, PredictorCoding, TermCoding
 from probmf.models.mixed.distinct import (
@@ -72,7 +72,8 @@ def build_design(
     name = str(formula.response)
     formulas = [formula] if scale_formula is None else [formula, scale_formula]
     names = [name, *(column for part in formulas for column in columns_of(part))]
-    names += [] if weights is None else [weights]
+    known = {} if formula.trials is None else {"trials": formula.trials}
+    names += [*known.values(), *([] if weights is None else [weights])]
     refuse_own_response(name, formulas)
     table = read_data(data, list(dict.fromkeys(names)))
     read = likelihood.read_column(table[name], name)
@@ -83,6 +84,11 @@ def build_design(
     codings = tuple(coding for coding, _ in parts)
     likelihood = likelihood.coded(len(read.levels))
     resolved = _priors(parts, read, likelihood, priors)
+    for site, column in known.items():
+        values = table[column].numbers()
+        with naming_column(name):
+            likelihood.check_known(read.values, {site: values})
+        resolved[site] = values
     refuse_clashes(name, list(likelihood.scale_sites()), codings)
     predictors = [_predictor(coding, encoded) for coding, encoded in parts]
     levels = {term.groups.name: term.groups.labels for part in codings for term in part.terms}
@@ -97,7 +103,7 @@ def build_design(
         weight=None if weights is None else _weights(table[weights]),
     )
     noise = codings[1] if len(codings) > 1 else None
-    return Design(arrays, codings[0], noise, levels, read.levels)
+    return Design(arrays, codings[0], noise, levels, read.levels, known)
 
 
 def _encode_predictor(

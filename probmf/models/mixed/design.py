@@ -1,6 +1,8 @@
 """A formula applied to data: arrays, their labels, and the coding of new rows."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,12 +29,14 @@ class Encoded(NamedTuple):
         groups: Group terms by name.
         noise: The same for the predictor of the noise scale, if there is one.
         offset: What is added to the predictor, of shape (n,), or None.
+        known: Own parameters of the likelihood that the data have by row, of shape (n,).
     """
 
     population: np.ndarray
     groups: dict[str, EncodedTerm]
     noise: "Encoded | None" = None
     offset: np.ndarray | None = None
+    known: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +117,7 @@ class Design:
         noise: How the predictor of the noise scale is, if there is one.
         levels: Labels of the groups, by grouping factor.
         response_levels: Levels of an ordinal response, in order.
+        known: Columns of own parameters of the likelihood, by site: {"trials": "n"}.
     """
 
     data: MixedData
@@ -120,6 +125,7 @@ class Design:
     noise: PredictorCoding | None
     levels: dict[str, np.ndarray]
     response_levels: tuple[Any, ...]
+    known: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """The sizes and names."""
@@ -151,6 +157,11 @@ def encode_rows(design: Design, data: Any, unseen: Unseen) -> Encoded:
             *(name for term in coding.terms for name in term.groups.factors),
         ]
     ]
-    table = read_data(data, list(dict.fromkeys(names)))
-    encoded = [coding.encode(table, unseen) for coding in design.codings]
-    return encoded[0]._replace(noise=encoded[1] if len(encoded) > 1 else None)
+    table = read_data(data, list(dict.fromkeys([*names, *design.known.values()])))
+    return join_parts(design, table, [coding.encode(table, unseen) for coding in design.codings])
+
+
+def join_parts(design: Design, table: Frame, parts: list[Encoded]) -> Encoded:
+    """Rows of all predictors as one, with what the data have of the likelihood's parameters."""
+    known = {site: table[column].numbers() for site, column in design.known.items()}
+    return parts[0]._replace(noise=parts[1] if len(parts) > 1 else None, known=known)

@@ -38,6 +38,7 @@ class ParsedFormula(NamedTuple):
         response: Column of the response; None if nothing stands before `~`.
         population: The part without group terms, for formulaic.
         groups: The group terms, `/` expanded.
+        trials: Column of the numbers of trials, in `y | trials(n) ~ ...`, or None.
         offset: The sum of all `offset(...)` as a formula of one column, empty without any.
     """
 
@@ -45,6 +46,7 @@ class ParsedFormula(NamedTuple):
     population: str
     groups: tuple[GroupFormula, ...]
     offset: str = ""
+    trials: str | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -82,7 +84,8 @@ def parse_formula(text: str) -> ParsedFormula:
     if len(tildes) > 1:
         reader.fail("there is a second '~'.", tildes[1].start)
     place = reader.tokens.index(tildes[0])
-    response = _response(reader, reader.tokens[:place])
+    left, trials = _split_trials(reader, reader.tokens[:place])
+    response = _response(reader, left)
     population: Terms = []
     groups: list[GroupFormula] = []
     offsets: list[str] = []
@@ -108,7 +111,7 @@ def parse_formula(text: str) -> ParsedFormula:
     total = offsets[0] if len(offsets) == 1 else " + ".join(f"({one})" for one in offsets)
     return ParsedFormula(
         response, joined.removeprefix("+ ") or "1", tuple(groups),
-        f"0 + {{{total}}}" if offsets else "",
+        f"0 + {{{total}}}" if offsets else "", trials,
     )  # fmt: skip
 
 
@@ -138,6 +141,20 @@ def _response(reader: FormulaReader, tokens: list[Token]) -> str | None:
             tokens[0].start,
         )
     return unquote(tokens[0].text)
+
+
+def _split_trials(reader: FormulaReader, tokens: list[Token]) -> tuple[list[Token], str | None]:
+    """The response, and the column within `trials(...)` if that stands behind it."""
+    if len(tokens) < 3 or [token.text for token in tokens[1:3]] != ["|", "trials"]:
+        return tokens, None
+    inside = tokens[4:-1]
+    if len(inside) != 1 or inside[0].kind != "name" or tokens[3].text != "(":
+        reader.fail(
+            "expected one column within trials(...), as in 'y | trials(n) ~ x'; the same number "
+            "for all rows is likelihood=Binomial(10).",
+            tokens[2].start,
+        )
+    return tokens[:1], unquote(inside[0].text)
 
 
 def _additive_terms(reader: FormulaReader, tokens: list[Token]) -> Terms:

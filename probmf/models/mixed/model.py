@@ -33,7 +33,8 @@ class MixedEffects:
         formula: Such as "y ~ 1 + x + (1 + x | g) + (1 | a/b)". What stands outside of the group
             terms, and left of their bars, is read by formulaic, with its transforms;
             `offset(np.log(n))` is added to the predictor without a coefficient. It is
-            evaluated as Python code, so take formulas from people you trust only.
+            evaluated as Python code, so take formulas from people you trust only. Of successes
+            among trials the response is "y | trials(n)".
         likelihood: "gaussian" (identity link), "lognormal" (the same for log y), "bernoulli"
             (logit), "ordinal" (cumulative logit; learned cutpoints take the place of the
             intercept) or the lower-case name of another; or a likelihood such as
@@ -98,6 +99,7 @@ class MixedEffects:
                     f"likelihood is {self.likelihood!r} and scale_formula {self.scale_formula!r}: "
                     "both say what the noise scale is. Leave one of them out."
                 )
+        self._check_trials()
         if not isinstance(self.priors, Mapping):
             raise TypeError(
                 f"priors is of type {type(self.priors).__name__}; expected a mapping such as "
@@ -112,6 +114,25 @@ class MixedEffects:
             raise TypeError(
                 f"centered is {self.centered!r}; expected True, False, or a collection of sites "
                 f"such as [{self.centered!r}]."
+            )
+
+    def _check_trials(self) -> None:
+        """Refuse trials that are said twice, not at all, or of another likelihood."""
+        column, takes = self.parsed.trials, "trials" in self.likelihood.known
+        if column is not None and not takes:
+            raise ValueError(
+                f"The formula {self.formula!r} has trials, which likelihood={self.likelihood!r} "
+                "does not take; use likelihood='binomial'."
+            )
+        if takes and (column is None) != ("trials" in self.likelihood.stated):
+            raise ValueError(
+                f"likelihood is {self.likelihood!r} and the formula {self.formula!r}: "
+                + (
+                    "neither says how many trials there were. Write y | trials(n) ~ ..., or "
+                    "likelihood=Binomial(10)."
+                    if column is None
+                    else "both say how many trials there were. Leave one of them out."
+                )
             )
 
     @property
