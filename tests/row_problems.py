@@ -12,9 +12,9 @@ from probmf.likelihoods import Gaussian, Likelihood
 from probmf.rows import sweep
 from probmf.rows.blocks import build_blocks
 from probmf.rows.cpu import RowLists
-from probmf.rows.store import RowStore, Side
+from probmf.rows.store import OTHER, SIDES, RowStore, Side
 from probmf.rows.sweep import half_sweep, zero_moments
-from probmf.rows.values import Prior, RowSums, RowValues
+from probmf.rows.values import Prior, Rows, RowSums, RowValues
 
 USERS, ITEMS, FACTORS = 20, 9, 3
 SIZE = 1 + FACTORS
@@ -87,8 +87,8 @@ class Problem:
     def solve(
         self, side: Side, method: sweep.Method, *, workers: int = 2, slots: int = 64,
         cg_steps: int = 3, lists: bool = False, key: Array | None = None,
-    ) -> tuple[np.ndarray, RowSums, RowValues]:  # fmt: skip
-        """New rows (bias, factors) of both sides by `half_sweep`, and the rest of its answer.
+    ) -> tuple[np.ndarray, RowSums, Rows]:  # fmt: skip
+        """New rows (bias, factors), users then items, by `half_sweep`, and the rest of its answer.
 
         With `lists` by the loops for a CPU, else by the compiled program for any device.
         """
@@ -99,23 +99,23 @@ class Problem:
         if lists:
             layout = RowLists.of(store, workers)
         dtype = jnp.result_type(float)
-        table = RowValues(
-            jnp.asarray(np.append(self.bias, 0), dtype),
-            jnp.asarray(np.append(self.factors, np.zeros((1, FACTORS)), axis=0), dtype),
-        )
+        table = {
+            one: RowValues(
+                jnp.asarray(self.bias[self.own(one)], dtype),
+                jnp.asarray(self.factors[self.own(one)], dtype),
+            )
+            for one in SIDES
+        }
         gram = shift = None
         intercept = jnp.asarray(INTERCEPT, dtype)
         if self.zero_weight:
-            other = self.other(side)
-            gram, shift = zero_moments(
-                table.bias[other], table.factors[other], intercept,
-                jnp.asarray(self.zero_weight, dtype),
-            )  # fmt: skip
+            zero_weight = jnp.asarray(self.zero_weight, dtype)
+            gram, shift = zero_moments(*table[OTHER[side]], intercept, zero_weight)
         gaussian = isinstance(self.likelihood, Gaussian)
         prior = Prior(
             intercept,
             {"noise_scale": jnp.asarray(SIGMA, dtype)} if gaussian else {},
-            jnp.asarray(np.append(self.precision, np.ones((1, SIZE)), axis=0), dtype),
+            jnp.asarray(self.precision[self.own(side)], dtype),
             jnp.asarray(self.free, dtype),
             gram,
             shift,
@@ -125,8 +125,8 @@ class Problem:
                 layout, side, table, prior, likelihood=self.likelihood, method=method,
                 cg_steps=cg_steps, pool=pool, key=key,
             )  # fmt: skip
-        both = np.column_stack([np.asarray(new.bias), np.asarray(new.factors)])
-        return both[:-1].astype(float), result, new
+        both = [np.column_stack([new[one].bias, new[one].factors]) for one in SIDES]
+        return np.concatenate(both).astype(float), result, new
 
 
 def draw(*, weighted: bool = False, bias: bool = True, zero_weight: float = 0.0) -> Problem:
@@ -163,14 +163,15 @@ def solutions(problem: Problem, side: Side) -> Iterator[tuple[int, np.ndarray]]:
 
 def check_rest(problem: Problem, side: Side, result: RowSums, new: np.ndarray, rtol: float) -> None:
     """Everything but the new rows themselves."""
-    wanted = np.zeros((3, USERS + ITEMS + 1))
-    for row in problem.own(side):
+    own = problem.own(side)
+    wanted = np.zeros((3, len(own)))
+    for row in own:
         for place, partner in zip(*problem.rated(row), strict=True):
             score = INTERCEPT + problem.bias[partner] + new[row] @ [1, *problem.factors[partner]]
             weight = 1.0 if problem.weight is None else problem.weight[place]
             curvature, slope = problem.bound(score, problem.rating[place])
             loss = problem.loss(score, problem.rating[place])
-            wanted[:, row] += weight * np.array([loss, slope, curvature])
+            wanted[:, row - own[0]] += weight * np.array([loss, slope, curvature])
     for name, sums in zip(("loss", "slope", "curvature"), wanted, strict=True):
         got = np.asarray(getattr(result, name), float)
         np.testing.assert_allclose(got, sums, rtol=rtol, atol=20 * rtol, err_msg=name)

@@ -10,8 +10,8 @@ import pytest
 
 from probmf.rows import blocks as row_blocks
 from probmf.rows import store as row_store
-from probmf.rows.blocks import RowBlocks, Span, build_blocks, choose_widths
-from probmf.rows.store import SIDES, RowStore, Side
+from probmf.rows.blocks import Bucket, RowBlocks, SideBlocks, build_blocks, choose_widths
+from probmf.rows.store import OTHER, SIDES, RowStore
 
 
 class Data(NamedTuple):
@@ -64,34 +64,28 @@ CASES = {
 
 def padding(blocks: RowBlocks, store: RowStore) -> float:
     """Slots that are computed on, divided by the ratings of both sides; 1 is no padding."""
-    zero_row, slots = store.num_rows("user") + store.num_rows("item"), 0
-    for bucket in blocks.buckets:
-        piece = min(bucket.partner.shape[2], row_blocks.MAX_WIDTH)
-        lengths = np.asarray((bucket.partner != zero_row).sum(axis=2))
-        whole = bucket.partner.shape[2] <= row_blocks.MAX_WIDTH
+    slots = 0
+    for bucket in (bucket for side in SIDES for bucket in blocks.sides[side].buckets):
+        width, lengths = bucket.partner.shape[2], np.asarray(bucket.length)
+        piece = min(width, row_blocks.MAX_WIDTH)
+        whole = width <= row_blocks.MAX_WIDTH
         slots += lengths.size * piece if whole else int(np.sum(-(-lengths // piece) * piece))
     return slots / (2 * store.num_ratings)
 
 
-def spans_of(layout: RowBlocks, side: Side) -> list[Span]:
-    return [span for worker in layout.spans[side] for span in worker]
+def filled_slots(bucket: Bucket) -> np.ndarray:
+    return np.arange(bucket.partner.shape[2]) < np.asarray(bucket.length)[..., None]
 
 
-def ratings_of(layout: RowBlocks, side: Side) -> list[tuple[int, int, float, float]]:
-    """(own table row, partner's table row, rating, weight) of the side's filled slots."""
-    zero_row = len(layout.source[side]) - 1
+def ratings_of(blocks: SideBlocks) -> list[tuple[int, int, float, float]]:
+    """(own row, partner's row, rating, weight) of the side's filled slots."""
     found = []
-    for span in spans_of(layout, side):
-        part = slice(span.first, span.first + span.num_chunks)
-        bucket = layout.buckets[span.bucket]
-        partner = np.asarray(bucket.partner[part])
-        own = np.broadcast_to(np.asarray(bucket.row[part])[..., None], partner.shape)
-        weight = (
-            np.ones(partner.shape) if bucket.weight is None else np.asarray(bucket.weight[part])
-        )
-        filled = partner != zero_row
-        fields = (own, partner, np.asarray(bucket.rating[part]), weight)
-        found += list(zip(*(field[filled].tolist() for field in fields), strict=True))
+    for bucket in blocks.buckets:
+        own = np.broadcast_to(np.asarray(bucket.row)[..., None], bucket.partner.shape)
+        weight = bucket.weights(bucket.rating.dtype)
+        fields = (own, bucket.partner, bucket.rating, weight)
+        filled = filled_slots(bucket)
+        found += list(zip(*(np.asarray(x)[filled].tolist() for x in fields), strict=True))
     return found
 
 
@@ -103,9 +97,10 @@ def test_every_rating_appears_once_on_each_side(name: str, weighted: bool, worke
     layout = data.layout(weighted=weighted, workers=workers)
     weight = data.weight if weighted else np.ones_like(data.weight)
     values = [data.rating.astype(np.float32).tolist(), weight.astype(np.float32).tolist()]
-    user, item = data.user.tolist(), (data.item + data.num_users).tolist()
-    assert sorted(ratings_of(layout, "user")) == sorted(zip(user, item, *values, strict=True))
-    assert sorted(ratings_of(layout, "item")) == sorted(zip(item, user, *values, strict=True))
+    codes = {"user": data.user.tolist(), "item": data.item.tolist()}
+    for side in SIDES:
+        wanted = zip(codes[side], codes[OTHER[side]], *values, strict=True)
+        assert sorted(ratings_of(layout.sides[side])) == sorted(wanted)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 7])
@@ -114,73 +109,55 @@ def test_workers_share_all_chunks_and_results_are_found_again(name: str, workers
     """`source` is checked by playing the workers: each writes its rows' own numbers."""
     data = CASES[name]
     layout = data.layout(workers=workers, slots=16)
-    chunks = {(b, c) for b, bucket in enumerate(layout.buckets) for c in range(len(bucket.row))}
-    claimed: list[tuple[int, int]] = []
     for side in SIDES:
-        assert len(layout.spans[side]) == workers
-        output = []
-        for spans in layout.spans[side]:
-            assert [span.bucket for span in spans] == list(range(len(layout.buckets)))
+        blocks, output = layout.sides[side], []
+        claimed: list[tuple[int, int]] = []
+        assert len(blocks.spans) == workers
+        for spans in blocks.spans:
+            assert [span.bucket for span in spans] == list(range(len(blocks.buckets)))
             for span in spans:
-                row = np.asarray(layout.buckets[span.bucket].row)
-                block = np.full((layout.capacity[span.bucket], row.shape[1]), -1)
+                row = np.asarray(blocks.buckets[span.bucket].row)
+                block = np.full((blocks.capacity[span.bucket], row.shape[1]), -1)
                 block[: span.num_chunks] = row[span.first : span.first + span.num_chunks]
                 output.append(block.ravel())
                 claimed += [(span.bucket, span.first + i) for i in range(span.num_chunks)]
-        source = np.asarray(layout.source[side])
-        first = 0 if side == "user" else data.num_users
-        own = np.arange(first, first + (data.num_users if side == "user" else data.num_items))
-        assert (np.concatenate(output)[source[own]] == own).all()
-        assert (np.delete(source, own) == -1).all()
-    assert len(claimed) == len(set(claimed))
-    assert set(claimed) == chunks
+        count = data.store().num_rows(side)
+        assert (np.concatenate(output)[np.asarray(blocks.source)] == np.arange(count)).all()
+        chunks = [(b, c) for b, bucket in enumerate(blocks.buckets) for c in range(len(bucket.row))]
+        assert sorted(claimed) == chunks
 
 
-def test_empty_slots_are_zeros_that_point_at_the_zero_row() -> None:
+@pytest.mark.parametrize("weighted", [False, True])
+def test_empty_slots_have_no_weight(weighted: bool) -> None:
     data = CASES["square"]
-    layout = data.layout()
-    zero_row = data.num_users + data.num_items
     assert data.num_users - 1 not in data.user
-    assert data.num_items - 1 not in data.item
-    for bucket in layout.buckets:
-        empty = np.asarray(bucket.partner) == zero_row
-        assert bucket.weight is not None
-        assert not np.asarray(bucket.rating)[empty].any()
-        assert not np.asarray(bucket.weight)[empty].any()
-        assert np.asarray(bucket.weight)[~empty].all()
-        unused = np.asarray(bucket.row) == zero_row
-        assert empty[unused].all()
-    empty_rows = {data.num_users - 1, zero_row - 1}
-    assert empty_rows <= {int(row) for b in layout.buckets for row in np.asarray(b.row).ravel()}
-
-
-def test_sides_share_one_bucket_of_each_width() -> None:
-    layout = CASES["square"].layout()
-    widths = [bucket.partner.shape[2] for bucket in layout.buckets]
-    assert widths == sorted(set(widths))
-    assert len(widths) > 1
+    for blocks in data.layout(weighted=weighted).sides.values():
+        for bucket in blocks.buckets:
+            filled, weight = filled_slots(bucket), np.asarray(bucket.weights(np.float32))
+            assert not np.asarray(bucket.rating)[~filled].any()
+            assert not np.asarray(bucket.partner)[~filled].any()
+            assert not weight[~filled].any()
+            assert weight[filled].all()
 
 
 def test_ratings_keep_their_order_within_a_row() -> None:
     """Within a row the slots are in the order of the table: reproducible sums."""
     data = CASES["one user"]
-    (span,) = [span for span in spans_of(data.layout(workers=1), "user") if span.num_chunks]
-    bucket = data.layout(workers=1).buckets[span.bucket]
-    slots = np.asarray(bucket.partner[span.first, 0])[: len(data.item)]
-    assert slots.tolist() == (data.item + 1).tolist()
+    (bucket,) = data.layout(workers=1).sides["user"].buckets
+    assert np.asarray(bucket.partner)[0, 0, : len(data.item)].tolist() == data.item.tolist()
 
 
 def test_rating_dtype_follows_jax(x64: bool) -> None:
-    bucket = CASES["square"].layout().buckets[0]
+    bucket = CASES["square"].layout().sides["user"].buckets[0]
     assert bucket.weight is not None
     assert bucket.rating.dtype == bucket.weight.dtype == ("float64" if x64 else "float32")
-    assert bucket.partner.dtype == bucket.row.dtype == "int32"
+    assert bucket.partner.dtype == bucket.row.dtype == bucket.length.dtype == "int32"
 
 
 def test_padding_counts_the_slots() -> None:
     data = CASES["square"]
     layout = data.layout()
-    slots = sum(np.prod(bucket.partner.shape) for bucket in layout.buckets)
+    slots = sum(b.partner.size for blocks in layout.sides.values() for b in blocks.buckets)
     assert padding(layout, data.store()) == pytest.approx(slots / (2 * len(data.rating)))
     assert padding(layout, data.store()) >= 1
 
@@ -209,7 +186,7 @@ def test_padding_of_movielens_1m(shared_data: Path) -> None:
     )
     layout = build_blocks(store, workers=2, slots=row_blocks.CPU_SLOTS)
     assert padding(layout, store) <= 1.25
-    assert len(layout.buckets) <= 16
+    assert sum(len(blocks.buckets) for blocks in layout.sides.values()) <= 22
 
 
 def widths_cost(widths: tuple[int, ...], degrees: np.ndarray, penalty: float) -> float:
@@ -263,18 +240,17 @@ def test_widths_are_whole_pieces_for_any_limit(limit: int, monkeypatch: pytest.M
 
 def test_rows_of_one_bucket_fit_its_width() -> None:
     data = CASES["square"]
-    zero_row = data.num_users + data.num_items
-    layout = data.layout()
-    before = 0
-    degree = np.bincount(np.concatenate([data.user, data.item + data.num_users]))
-    for bucket in layout.buckets:
-        width = bucket.partner.shape[2]
-        members = np.asarray(bucket.row).ravel()
-        members = members[members != zero_row]
-        lengths = np.append(degree, np.zeros(zero_row + 1 - len(degree), int))[members]
-        assert (lengths <= width).all()
-        assert ((lengths > before) | (before == 0)).all()
-        before = width
+    for side, blocks in data.layout().sides.items():
+        before, degree = -1, data.store()[side].degree
+        widths = [bucket.partner.shape[2] for bucket in blocks.buckets]
+        assert widths == sorted(set(widths))
+        for bucket, width in zip(blocks.buckets, widths, strict=True):
+            length, row = np.asarray(bucket.length).ravel(), np.asarray(bucket.row).ravel()
+            members = row[length > 0]
+            assert (degree[members] == length[length > 0]).all()
+            assert ((length[length > 0] > before) & (length[length > 0] <= width)).all()
+            before = width
+    assert len(widths) > 1
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])

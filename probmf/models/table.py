@@ -1,8 +1,7 @@
-"""One numbering and one array layout for the rows of both sides.
+"""One array layout for the rows of both sides.
 
 A row is a bias and factors; a score is intercept + the two biases + the product of the factors.
-Users come first, then items, then one row of zeros at which empty slots point. A bias that the
-model leaves out is zero and fixed.
+A bias that the model leaves out is zero and fixed.
 """
 
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from jaxtyping import Array, Float
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.scores import Parameters
 from probmf.rows.store import SIDES, Side
-from probmf.rows.values import RowValues
+from probmf.rows.values import Rows, RowValues
 
 #: Factor columns are padded with zeros to a multiple of this: products of rows whose length is
 #: no multiple of the vector width cost up to three times as much on a CPU.
@@ -27,8 +26,8 @@ class Table:
 
     Args:
         model: The factorization; its row scales must be fixed.
-        num_users: Number of users: rows 0..num_users-1.
-        num_items: Number of items: the rows after the users'.
+        num_users: Number of users.
+        num_items: Number of items.
         alignment: Factor columns are padded to a multiple of this.
     """
 
@@ -42,37 +41,32 @@ class Table:
         """Number of factor columns, padding included."""
         return -(-self.model.num_factors // self.alignment) * self.alignment
 
-    def rows(self, side: Side) -> slice:
-        """The rows of one side."""
-        if side == "user":
-            return slice(0, self.num_users)
-        return slice(self.num_users, self.num_users + self.num_items)
-
     def num_rows(self, side: Side) -> int:
         """Number of rows of one side."""
         return self.num_users if side == "user" else self.num_items
 
-    def pack(self, parameters: Parameters) -> RowValues:
+    def pack(self, parameters: Parameters) -> Rows:
         """The rows of parameters given by site name."""
-        size = self.num_users + self.num_items + 1
-        bias, factors = np.zeros(size), np.zeros((size, self.num_columns))
+        dtype, table = jnp.result_type(float), {}
         for side in SIDES:
+            size = self.num_rows(side)
+            bias, factors = np.zeros(size), np.zeros((size, self.num_columns))
             if self.has_bias(side):
-                bias[self.rows(side)] = parameters[f"{side}_bias"]
+                bias[:] = parameters[f"{side}_bias"]
             if self.model.num_factors:
-                factors[self.rows(side), : self.model.num_factors] = parameters[f"{side}_factors"]
-        dtype = jnp.result_type(float)
-        return RowValues(jnp.asarray(bias, dtype), jnp.asarray(factors, dtype))
+                factors[:, : self.model.num_factors] = parameters[f"{side}_factors"]
+            table[side] = RowValues(jnp.asarray(bias, dtype), jnp.asarray(factors, dtype))
+        return table
 
-    def unpack(self, values: RowValues) -> dict[str, Array]:
+    def unpack(self, table: Rows) -> dict[str, Array]:
         """Parameters by site name; the inverse of `pack`."""
         parameters = {}
         for side in SIDES:
             if self.has_bias(side):
-                parameters[f"{side}_bias"] = values.bias[self.rows(side)]
+                parameters[f"{side}_bias"] = table[side].bias
             if self.model.num_factors:
-                block = values.factors[self.rows(side)]
-                parameters[f"{side}_factors"] = block[:, : self.model.num_factors]
+                factors = table[side].factors[:, : self.model.num_factors]
+                parameters[f"{side}_factors"] = factors
         return parameters
 
     def has_bias(self, side: Side) -> bool:
@@ -85,15 +79,14 @@ class Table:
         free[0] = self.has_bias(side)
         return jnp.asarray(free, jnp.result_type(float))
 
-    def precision(self) -> Float[Array, "table d"]:
-        """Diagonal prior precision of every row's (bias, factors); 1 where nothing is estimated."""
+    def precision(self, side: Side) -> Float[Array, "rows d"]:
+        """Diagonal prior precision of a side's (bias, factors); 1 where nothing is estimated."""
         # Filled on the host: every small operation on a device is a program to compile.
-        total = np.ones((self.num_users + self.num_items + 1, 1 + self.num_columns))
-        for side in SIDES:
-            rows, size = self.rows(side), self.num_rows(side)
-            if self.has_bias(side):
-                total[rows, 0] = self.model.prior_precision(f"{side}_bias", size)
-            if self.model.num_factors:
-                column = self.model.prior_precision(f"{side}_factors", size)
-                total[rows, 1 : 1 + self.model.num_factors] = column[:, None]
+        size = self.num_rows(side)
+        total = np.ones((size, 1 + self.num_columns))
+        if self.has_bias(side):
+            total[:, 0] = self.model.prior_precision(f"{side}_bias", size)
+        if self.model.num_factors:
+            column = self.model.prior_precision(f"{side}_factors", size)
+            total[:, 1 : 1 + self.model.num_factors] = column[:, None]
         return jnp.asarray(total, jnp.result_type(float))

@@ -1,22 +1,23 @@
 """Rows in blocks for compiled programs: buckets of equal width, cut in chunks.
 
-Rows of both sides (users, items) live in one numbering, that of the parameter table: users
-first, then items, then one row of zeros. An empty slot points at that row of zeros, so padding
-adds nothing to any product. Rows are grouped by degree into buckets of few widths, and each
-bucket is cut into chunks whose gathered block stays in cache. A row longer than `MAX_WIDTH` is
-read in pieces of that many ratings.
+The rows of a side (users, items) are grouped by degree into buckets of few widths, and each bucket
+is cut into chunks whose gathered block stays in cache. Empty slots point at the first row of the
+other side and have the weight zero, so padding adds nothing to any sum. A row longer than
+`MAX_WIDTH` is read in pieces of that many ratings.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from probmf.backend import platform
-from probmf.rows.store import MOST_WORKERS, SIDES, RowStore, Side, num_workers
+from probmf.rows.store import MOST_WORKERS, SIDES, RowRatings, RowStore, Side, num_workers
 
 #: Longer rows are read in pieces of this many ratings.
 MAX_WIDTH = 4096
@@ -24,24 +25,33 @@ MAX_WIDTH = 4096
 CPU_SLOTS = 1024
 #: The same on an accelerator, where every chunk is a kernel launch.
 ACCELERATOR_SLOTS = 1 << 18
-#: A bucket must save this share of all slots to be worth its compiled program.
-BUCKET_COST = 0.015
+#: A bucket must save this share of its side's slots to be worth its compiled program.
+BUCKET_COST = 0.022
 
 
 class Bucket(NamedTuple):
     """Chunks of rows of one width; a pytree.
 
     Attributes:
-        row: Table row of each line, the zero row where there is none.
-        partner: Table row of the other side of each rating, the zero row in empty slots.
+        row: Row of each line, 0 where there is none.
+        length: Number of ratings of each line.
+        partner: Row of the other side of each rating, 0 in empty slots.
         rating: Rating in each slot, 0 in empty ones.
         weight: Weight in each slot (0 in empty ones), or None when all are one.
     """
 
-    row: Int[Array, "chunks lines"]
-    partner: Int[Array, "chunks lines width"]
-    rating: Float[Array, "chunks lines width"]
-    weight: Float[Array, "chunks lines width"] | None
+    row: Int[Array, "*chunks lines"]
+    length: Int[Array, "*chunks lines"]
+    partner: Int[Array, "*chunks lines width"]
+    rating: Float[Array, "*chunks lines width"]
+    weight: Float[Array, "*chunks lines width"] | None
+
+    def weights(self, dtype: Any) -> Float[Array, "*chunks lines width"]:
+        """Weight in each slot, 0 in empty ones."""
+        if self.weight is not None:
+            return self.weight
+        place = lax.broadcasted_iota(jnp.int32, self.partner.shape, self.partner.ndim - 1)
+        return (place < self.length[..., None]).astype(dtype)
 
 
 class Span(NamedTuple):
@@ -53,29 +63,34 @@ class Span(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class RowBlocks:
-    """Both sides' rows in buckets, and who does which chunks.
+class SideBlocks:
+    """One side's rows in buckets, and who does which chunks.
 
     Attributes:
-        buckets: The buckets, narrowest first. Each holds rows of both sides, users first.
-        spans: For each side, for each worker, its spans (some may be empty).
+        buckets: The buckets, narrowest first.
+        spans: For each worker its spans (some may be empty).
         capacity: For each bucket, the most chunks that any of its spans has.
-        source: For each side, where in the workers' concatenated outputs (worker by worker,
-            bucket by bucket, `capacity` chunks each) the result of each table row lies; -1 for
-            rows of the other side.
-        num_users: Number of users.
+        source: Where in the workers' concatenated outputs (worker by worker, bucket by bucket,
+            `capacity` chunks each) the result of each row lies.
     """
 
     buckets: tuple[Bucket, ...]
-    spans: dict[Side, tuple[tuple[Span, ...], ...]]
+    spans: tuple[tuple[Span, ...], ...]
     capacity: tuple[int, ...]
-    source: dict[Side, Int[Array, " table"]]
-    num_users: int
+    source: Int[Array, " rows"]
 
-    @property
-    def workers(self) -> int:
-        """Threads that the work is cut for."""
-        return len(self.spans["user"])
+
+@dataclass(frozen=True, eq=False)
+class RowBlocks:
+    """Both sides' rows in buckets.
+
+    Attributes:
+        sides: The rows of each side.
+        workers: Threads that the work is cut for.
+    """
+
+    sides: dict[Side, SideBlocks]
+    workers: int
 
 
 def choose_widths(degrees: np.ndarray, *, bucket_cost: float = BUCKET_COST) -> np.ndarray:
@@ -84,7 +99,7 @@ def choose_widths(degrees: np.ndarray, *, bucket_cost: float = BUCKET_COST) -> n
     Solved exactly by dynamic programming over a fine ladder of candidate widths.
 
     Args:
-        degrees: Number of ratings of every row, users and items together.
+        degrees: Number of ratings of every row.
         bucket_cost: Slots that a further bucket must save, as a share of all ratings.
 
     Returns:
@@ -131,75 +146,62 @@ def build_blocks(
         The blocks, their arrays on the default device. O(n) time and memory.
     """
     workers = workers or num_workers()
-    on_cpu = platform() == "cpu"
     if slots is None:
-        slots = CPU_SLOTS if on_cpu else ACCELERATOR_SLOTS
-    degree = {side: store[side].degree for side in SIDES}
-    widths = choose_widths(np.concatenate([degree[side] for side in SIDES]))
-    zero_row = store.num_rows("user") + store.num_rows("item")
+        slots = CPU_SLOTS if platform() == "cpu" else ACCELERATOR_SLOTS
+    return RowBlocks({side: _cut(store[side], workers, slots) for side in SIDES}, workers)
 
-    buckets: list[Bucket] = []
-    capacity: list[int] = []
-    spans: dict[Side, list[list[Span]]] = {side: [[] for _ in range(workers)] for side in SIDES}
-    places = {side: np.full(zero_row + 1, -1, dtype=np.int64) for side in SIDES}
-    located: list[tuple[Side, np.ndarray, int, np.ndarray, np.ndarray]] = []
+
+def _cut(ratings: RowRatings, workers: int, slots: int) -> SideBlocks:
+    """One side's rows in buckets, each cut in chunks, and these shared between workers."""
+    # The same chunks for any number of workers, so that their rounding is the same, too.
+    parts = MOST_WORKERS if platform() == "cpu" else 1
+    widths = choose_widths(ratings.degree)
+    bucket_of = np.searchsorted(widths, ratings.degree)
+    buckets, capacity, places = [], [], []
+    spans: list[list[Span]] = [[] for _ in range(workers)]
     for index, width in enumerate(widths):
-        members = {
-            side: np.flatnonzero(np.searchsorted(widths, degree[side]) == index) for side in SIDES
-        }
-        longest = max(len(rows) for rows in members.values())
-        # The same for any number of workers, so that their rounding is the same, too.
-        lines = max(
-            1, min(round(slots / int(width)), -(-longest // (MOST_WORKERS if on_cpu else 1)))
-        )
-        parts, num_chunks, most = [], 0, 0
-        for side in SIDES:
-            rows = members[side]
-            count = -(-len(rows) // lines)
-            shares = np.diff(np.round(np.linspace(0, count, workers + 1)).astype(int))
-            starts = num_chunks + np.concatenate([[0], np.cumsum(shares)])
-            for worker, share in enumerate(shares):
-                spans[side][worker].append(Span(index, int(starts[worker]), int(share)))
-            line = np.arange(len(rows))
-            worker_of = np.searchsorted(starts[1:] - num_chunks, line // lines, side="right")
-            within = line - (starts[worker_of] - num_chunks) * lines
-            located.append((side, store.first(side) + rows, index, worker_of, within))
-            parts.append(_fill(store, side, rows, (count, lines, int(width)), zero_row))
-            num_chunks += count
-            most = max(most, int(shares.max(initial=0)))
-        buckets.append(jax.tree.map(lambda *x: jnp.asarray(np.concatenate(x)), *parts))
-        capacity.append(most)
-
-    lines_of = [bucket.row.shape[1] for bucket in buckets]
-    block = np.concatenate(
-        [[0], np.cumsum([c * n for c, n in zip(capacity, lines_of, strict=True)])]
-    )
-    for side, table_rows, index, worker_of, within in located:
-        places[side][table_rows] = worker_of * block[-1] + block[index] + within
-    return RowBlocks(
-        buckets=tuple(buckets),
-        spans={side: tuple(tuple(part) for part in spans[side]) for side in SIDES},
-        capacity=tuple(capacity),
-        source={side: jnp.asarray(places[side], jnp.int32) for side in SIDES},
-        num_users=store.num_rows("user"),
-    )
+        rows = np.flatnonzero(bucket_of == index)
+        lines = max(1, min(round(slots / int(width)), -(-len(rows) // parts)))
+        count = -(-len(rows) // lines)
+        starts = np.round(np.linspace(0, count, workers + 1)).astype(int)
+        for worker, (first, end) in enumerate(pairwise(starts.tolist())):
+            spans[worker].append(Span(index, first, end - first))
+        line = np.arange(len(rows))
+        worker_of = np.searchsorted(starts[1:], line // lines, side="right")
+        places.append((rows, worker_of, line - starts[worker_of] * lines))
+        buckets.append(fill_bucket(ratings, rows, (count, lines, int(width))))
+        capacity.append(int(np.diff(starts).max()))
+    sizes = [most * bucket.row.shape[1] for most, bucket in zip(capacity, buckets, strict=True)]
+    begin = np.concatenate([[0], np.cumsum(sizes)])
+    source = np.zeros(len(ratings.degree), np.int32)
+    for index, (rows, worker_of, within) in enumerate(places):
+        source[rows] = worker_of * begin[-1] + begin[index] + within
+    return SideBlocks(
+        tuple(jax.tree.map(jnp.asarray, buckets)), tuple(map(tuple, spans)), tuple(capacity),
+        jnp.asarray(source),
+    )  # fmt: skip
 
 
-def _fill(
-    store: RowStore, side: Side, rows: np.ndarray, shape: tuple[int, int, int], zero_row: int
+def fill_bucket(
+    ratings: RowRatings, rows: Int[np.ndarray, " rows"], shape: tuple[int, int, int]
 ) -> Bucket:
-    """One side's part of a bucket, on the host."""
+    """Some rows in lines of chunks, on the host.
+
+    Args:
+        ratings: The ratings of one side's rows.
+        rows: The rows, at most one for each line.
+        shape: Chunks, lines of each, and slots of each line.
+
+    Returns:
+        The bucket.
+    """
     count, lines, width = shape
-    row = np.full(count * lines, zero_row, dtype=np.int32)
-    row[: len(rows)] = store.first(side) + rows
-    padded = store[side].pad(rows, count * lines, width)
-    first = store.first("item" if side == "user" else "user")
-    partner = np.where(padded.filled, padded.partner + np.int32(first), np.int32(zero_row))
+    row, length = np.zeros((2, count * lines), np.int32)
+    row[: len(rows)], length[: len(rows)] = rows, ratings.degree[rows]
+    padded = ratings.pad(rows, count * lines, width)
     weight = None if padded.weight is None else padded.weight.reshape(shape)
     parts: Any = (
-        row.reshape(count, lines),
-        partner.reshape(shape),
-        padded.rating.reshape(shape),
-        weight,
-    )
+        row.reshape(count, lines), length.reshape(count, lines), padded.partner.reshape(shape),
+        padded.rating.reshape(shape), weight,
+    )  # fmt: skip
     return Bucket(*parts)

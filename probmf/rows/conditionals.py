@@ -30,7 +30,7 @@ class RowBatch(NamedTuple):
     A row's first coordinate is its bias, whose design is one; `design` holds the others.
 
     Attributes:
-        design: Designs z of the factors; zero in empty slots.
+        design: Designs z of the factors.
         curvature: Weights w; zero in empty slots.
         rhs: Gradient of the log posterior at the present value, zero at fixed coordinates.
         precision: Diagonal of the prior precision A.

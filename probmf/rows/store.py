@@ -16,9 +16,11 @@ from scipy.sparse import csr_array
 from probmf.backend import platform
 
 Side = Literal["user", "item"]
+SIDES: tuple[Side, Side] = ("user", "item")
+#: Each side's other side.
+OTHER: dict[Side, Side] = {"user": "item", "item": "user"}
 #: Threads that share a half-sweep, at most.
 MOST_WORKERS = 16
-SIDES: tuple[Side, Side] = ("user", "item")
 
 
 class Padded(NamedTuple):
@@ -170,10 +172,6 @@ class RowStore:
     def num_rows(self, side: Side) -> int:
         """Number of rows of one side."""
         return len(self[side].start) - 1
-
-    def first(self, side: Side) -> int:
-        """Table row of a side's first row; see `probmf.models.table`."""
-        return 0 if side == "user" else self.num_rows("user")
 
 
 def sort_rows(

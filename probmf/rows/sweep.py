@@ -1,8 +1,7 @@
 """Half-sweeps: every row of one side, solved given the other side.
 
-The parameters of both sides lie in one numbering (see `probmf.models.table`). One program per
-bucket width serves both sides and every worker; on a CPU each worker is a thread that runs its
-share of the chunks. Losses that are quadratic in the score have loops of their own on a CPU, in
+One program per bucket serves every worker; on a CPU each worker is a thread that runs its share
+of the chunks. Losses that are quadratic in the score have loops of their own on a CPU, in
 `probmf.rows.cpu`.
 """
 
@@ -18,10 +17,10 @@ from jaxtyping import Array, Float, Int
 from probmf.backend import platform, uses_loops
 from probmf.likelihoods import Likelihood
 from probmf.rows import conditionals
-from probmf.rows.blocks import MAX_WIDTH, Bucket, RowBlocks, Span, build_blocks
+from probmf.rows.blocks import MAX_WIDTH, Bucket, RowBlocks, SideBlocks, Span, build_blocks
 from probmf.rows.cpu import RowLists, solve_lists
-from probmf.rows.store import RowStore, Side, num_workers
-from probmf.rows.values import Noise, Prior, RowResult, RowSums, RowValues
+from probmf.rows.store import OTHER, RowStore, Side, num_workers
+from probmf.rows.values import Noise, Prior, RowResult, Rows, RowSums, RowValues
 from probmf.settings import as_here
 
 Method = Literal["cg", "cholesky", "coordinate"]
@@ -50,7 +49,7 @@ def lay_out(
 def half_sweep(
     layout: RowBlocks | RowLists,
     side: Side,
-    table: RowValues,
+    table: Rows,
     prior: Prior,
     *,
     likelihood: Likelihood,
@@ -58,7 +57,7 @@ def half_sweep(
     cg_steps: int,
     pool: ThreadPoolExecutor,
     key: Array | None = None,
-) -> tuple[RowValues, RowSums]:
+) -> tuple[Rows, RowSums]:
     """Solve every row of one side, or draw it from its conditional.
 
     Args:
@@ -71,80 +70,68 @@ def half_sweep(
         cg_steps: Steps of "cg".
         pool: One thread per worker of the layout.
         key: Draws the rows instead of solving them (with "cholesky"), each by the key and its
-            table row alone; see `Noise`. The result's sums of slope and curvature are then those
+            code alone; see `Noise`. The result's sums of slope and curvature are then those
             of the likelihood given its latent variables, and that of the loss is left out unless
             it is quadratic.
 
     Returns:
-        The table with the side's rows replaced, and each table row's result (zeros for rows
-        of the other side).
+        The table with the side's rows replaced, and the sums of each of these.
     """
     if isinstance(layout, RowLists):
         steps = cg_steps if method == "cg" else None
-        return solve_lists(layout, side, table, prior, likelihood, steps, pool, key)
+        own, other = table[side], table[OTHER[side]]
+        rows, sums = solve_lists(layout, side, own, other, prior, likelihood, steps, pool, key)
+        return table | {side: rows}, sums
     run = partial(
-        _bucket_program(platform()), table=table, prior=prior, likelihood=likelihood,
-        method=method, cg_steps=cg_steps, key=key,
+        _bucket_program(platform()), own=table[side], other=table[OTHER[side]], prior=prior,
+        likelihood=likelihood, method=method, cg_steps=cg_steps, key=key,
     )  # fmt: skip
+    outputs = run_spans(run, layout.sides[side], pool)
+    rows, sums = _split(join_rows(outputs, layout.sides[side].source))
+    return table | {side: rows}, sums
 
-    return _assemble(table, run_spans(run, layout, side, pool), layout.source[side])
+
+@jax.jit
+def _split(result: RowResult) -> tuple[RowValues, RowSums]:
+    return RowValues(result.value[:, 0], result.value[:, 1:]), result.sums
 
 
-def run_spans(run: Any, layout: RowBlocks, side: Side, pool: ThreadPoolExecutor) -> list[Any]:
+def run_spans(run: Any, blocks: SideBlocks, pool: ThreadPoolExecutor) -> list[Any]:
     """Run a program on all rows of one side, each worker on its share.
 
     Args:
         run: Called with (bucket, first chunk, number of chunks, capacity=...); returns a pytree of
             arrays with one entry for each line of `capacity` chunks.
-        layout: The ratings.
-        side: Whose rows.
-        pool: One thread per worker of the layout.
+        blocks: The side's ratings.
+        pool: One thread per worker of the blocks.
 
     Returns:
-        The outputs in the order that the layout's `source` counts in; see `join_rows`.
+        The outputs in the order that the blocks' `source` counts in; see `join_rows`.
     """
 
     def work(worker: int) -> list[Any]:
-        spans = layout.spans[side][worker]
+        spans = blocks.spans[worker]
         # Each worker starts at another bucket, so that on the first call they compile
         # different programs at the same time.
-        shift = worker * len(spans) // len(layout.spans[side])
+        shift = worker * len(spans) // len(blocks.spans)
         results: list[Any] = [None] * len(spans)
         for span in spans[shift:] + spans[:shift]:
-            results[span.bucket] = _run_span(run, layout, span)
+            results[span.bucket] = _run_span(run, blocks, span)
         return jax.block_until_ready(results)
 
-    parts = list(pool.map(as_here(work), range(len(layout.spans[side]))))
+    parts = list(pool.map(as_here(work), range(len(blocks.spans))))
     return [result for part in parts for result in part]
 
 
-def _run_span(run: Any, layout: RowBlocks, span: Span) -> Any:
-    return run(
-        layout.buckets[span.bucket],
-        span.first,
-        span.num_chunks,
-        capacity=layout.capacity[span.bucket],
-    )
+def _run_span(run: Any, blocks: SideBlocks, span: Span) -> Any:
+    bucket, capacity = blocks.buckets[span.bucket], blocks.capacity[span.bucket]
+    return run(bucket, span.first, span.num_chunks, capacity=capacity)
 
 
 @jax.jit
-def _assemble(
-    table: RowValues, outputs: list[RowResult], source: Int[Array, " table"]
-) -> tuple[RowValues, RowSums]:
-    own, joined = source >= 0, join_rows(outputs, source)
-    bias = jnp.where(own, joined.value[:, 0], table.bias)
-    factors = jnp.where(own[:, None], joined.value[:, 1:], table.factors)
-    return table._replace(bias=bias, factors=factors), joined.sums
-
-
-def join_rows[Rows](outputs: list[Rows], source: Int[Array, " table"]) -> Rows:
-    """Results of `run_spans` by table row, zeros for rows of the other side."""
-    joined = jax.tree.map(lambda *parts: jnp.concatenate(parts)[source], *outputs)
-    return jax.tree.map(lambda x: jnp.where(_stretch(source >= 0, x), x, 0), joined)
-
-
-def _stretch(mask: Array, like: Array) -> Array:
-    return mask.reshape(mask.shape + (1,) * (like.ndim - 1))
+def join_rows[Result](outputs: list[Result], source: Int[Array, " rows"]) -> Result:
+    """Results of `run_spans` by row."""
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[source], *outputs)
 
 
 @cache
@@ -167,7 +154,8 @@ def _solve_bucket(
     start: int,
     count: int,
     *,
-    table: RowValues,
+    own: RowValues,
+    other: RowValues,
     prior: Prior,
     likelihood: Likelihood,
     method: Method,
@@ -178,7 +166,7 @@ def _solve_bucket(
     """Chunks `start..start+count-1` of a bucket; results of further chunks are zero."""
     lines, width = bucket.partner.shape[1:]
     solve = _solve_chunk if width <= MAX_WIDTH else _solve_long_rows
-    dtype, size = table.factors.dtype, 1 + table.factors.shape[1]
+    dtype, size = own.factors.dtype, 1 + own.factors.shape[1]
     empty = jnp.zeros((capacity, lines), dtype)
     start_out = RowResult(jnp.zeros((capacity, lines, size), dtype), RowSums(*[empty] * 3))
 
@@ -186,7 +174,7 @@ def _solve_bucket(
     # values are gathered for all chunks at once, with conjugate gradients a tenth more.
     at_once = method == "cholesky"
     rows = bucket.row[start + jnp.arange(capacity)] if at_once else bucket.row[:0]
-    gathered = own_rows(table, rows), prior.precision[rows]
+    gathered = own.at(rows), prior.precision[rows]
     noise = None if key is None else Noise.of(key, rows, prior.precision)
     gathered_pull = None if prior.pull is None else prior.pull[rows]
 
@@ -196,11 +184,11 @@ def _solve_bucket(
             x, precision = gathered[0][i], gathered[1][i]
             pull = None if gathered_pull is None else gathered_pull[i]
         else:
-            x, precision = own_rows(table, chunk.row), prior.precision[chunk.row]
+            x, precision = own.at(chunk.row), prior.precision[chunk.row]
             pull = None if prior.pull is None else prior.pull[chunk.row]
-        own = prior._replace(precision=precision, pull=pull)
+        here = prior._replace(precision=precision, pull=pull)
         random = None if noise is None else Noise(noise.rows[i], noise.keys[i])
-        result = solve(chunk, x, table, own, likelihood, method, cg_steps, random)
+        result = solve(chunk, x, other, here, likelihood, method, cg_steps, random)
         return jax.tree.map(
             lambda whole, x: lax.dynamic_update_index_in_dim(whole, x, i, 0), out, result
         )
@@ -212,14 +200,14 @@ def _solve_bucket(
 def _solve_chunk(
     chunk: Bucket,
     x: Float[Array, "r d"],
-    table: RowValues,
+    other: RowValues,
     prior: Prior,
     likelihood: Likelihood,
     method: Method,
     cg_steps: int,
     noise: Noise | None = None,
 ) -> RowResult:
-    slots = _Slots.read(chunk, table, prior)
+    slots = _Slots.read(chunk, other, prior)
     scores = slots.offset + conditionals.project(slots.design, x)
     curvature, slope = slots.quadratic(likelihood, scores, prior, noise)
     first = conditionals.collect(slots.design, slope)
@@ -271,7 +259,7 @@ def _moved(
 def _solve_long_rows(
     chunk: Bucket,
     x: Float[Array, "r d"],
-    table: RowValues,
+    other: RowValues,
     prior: Prior,
     likelihood: Likelihood,
     method: Method,
@@ -279,17 +267,16 @@ def _solve_long_rows(
     noise: Noise | None = None,
 ) -> RowResult:
     """Rows longer than MAX_WIDTH: their moments are summed over the pieces that are not empty."""
-    zero_row = table.bias.shape[0] - 1
-    filled = jnp.max(jnp.sum(chunk.partner != zero_row, axis=1))
-    pieces = (filled + MAX_WIDTH - 1) // MAX_WIDTH
+    pieces = (jnp.max(chunk.length) + MAX_WIDTH - 1) // MAX_WIDTH
 
     def piece(index: int) -> "_Slots":
         def cut(a: Array) -> Array:
             return lax.dynamic_slice_in_dim(a, index * MAX_WIDTH, MAX_WIDTH, axis=1)
 
         weight = None if chunk.weight is None else cut(chunk.weight)
-        part = Bucket(chunk.row, cut(chunk.partner), cut(chunk.rating), weight)
-        return _Slots.read(part, table, prior)
+        rest = chunk.length - index * MAX_WIDTH
+        part = Bucket(chunk.row, rest, cut(chunk.partner), cut(chunk.rating), weight)
+        return _Slots.read(part, other, prior)
 
     def moments(index: int, total: tuple) -> tuple:
         slots = piece(index)
@@ -350,11 +337,6 @@ def zero_moments(
     return weight * design.T @ design, weight * design.T @ (intercept + bias)
 
 
-def own_rows(table: RowValues, row: Int[Array, "*r"]) -> Float[Array, "*r d"]:
-    """Rows as vectors (bias, factors)."""
-    return jnp.concatenate([table.bias[row][..., None], table.factors[row]], axis=-1)
-
-
 class _Slots(NamedTuple):
     """The ratings of a chunk, gathered.
 
@@ -371,12 +353,10 @@ class _Slots(NamedTuple):
     weight: Float[Array, "r w"]
 
     @classmethod
-    def read(cls, chunk: Bucket, table: RowValues, prior: Prior) -> "_Slots":
-        offset = prior.intercept + table.bias[chunk.partner]
-        weight = chunk.weight
-        if weight is None:
-            weight = (chunk.partner != table.bias.shape[0] - 1).astype(table.bias.dtype)
-        return cls(table.factors[chunk.partner], offset, chunk.rating, weight)
+    def read(cls, chunk: Bucket, other: RowValues, prior: Prior) -> "_Slots":
+        offset = prior.intercept + other.bias[chunk.partner]
+        weight = chunk.weights(other.bias.dtype)
+        return cls(other.factors[chunk.partner], offset, chunk.rating, weight)
 
     def bound(self, likelihood: Likelihood, scores: Array, prior: Prior) -> tuple[Array, Array]:
         """Weighted curvature and minus slope of the bound at the scores."""

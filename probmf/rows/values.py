@@ -1,11 +1,14 @@
-"""Inputs and outputs of half-sweeps: rows of both sides in one numbering, priors and sums."""
+"""Inputs and outputs of half-sweeps: rows of each side, priors, random numbers and sums."""
 
 from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple, Self
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from probmf.rows.store import Side
 
 
 class Noise(NamedTuple):
@@ -23,8 +26,8 @@ class Noise(NamedTuple):
     keys: Array
 
     @classmethod
-    def of(cls, key: Array, code: Int[Array, "*r"], like: Float[Array, "*table d"]) -> Self:
-        """The numbers of some rows, as many and of the type of those of a table of rows."""
+    def of(cls, key: Array, code: Int[Array, "*r"], like: Float[Array, "*rows d"]) -> Self:
+        """The numbers of some rows, as many and of the type of those in a row of `like`."""
         shape, dtype = like.shape[-1:], like.dtype
         own = jax.vmap(partial(jax.random.fold_in, key))(code.ravel())
         keys = jax.vmap(jax.random.split)(own)
@@ -33,15 +36,23 @@ class Noise(NamedTuple):
 
 
 class RowValues(NamedTuple):
-    """Parameters of the rows of both sides; a pytree.
+    """Parameters of the rows of one side, by code; a pytree.
 
     Attributes:
         bias: Bias of each row.
         factors: Factors of each row, padded with zero columns.
     """
 
-    bias: Float[Array, " table"]
-    factors: Float[Array, "table k"]
+    bias: Float[Array, " rows"]
+    factors: Float[Array, "rows k"]
+
+    def at(self, row: Int[Array, "*r"] | slice) -> Float[Array, "*r d"]:
+        """Some rows as vectors (bias, factors)."""
+        return jnp.concatenate([self.bias[row][..., None], self.factors[row]], axis=-1)
+
+
+#: Rows of both sides.
+Rows = dict[Side, RowValues]
 
 
 class Prior(NamedTuple):
@@ -50,21 +61,21 @@ class Prior(NamedTuple):
     Attributes:
         intercept: Added to every score.
         scales: The likelihood's own parameters.
-        precision: Diagonal prior precision of every table row.
+        precision: Diagonal prior precision of every row.
         free: 1 for coordinates (bias, factors) to solve for, 0 for fixed ones.
         gram: With weak zeros, their weight times the sum of (1, v) (1, v)^T over the other side's
             rows v; else None.
         gram_shift: That weight times the sum of (1, v) (intercept + bias), or None.
-        pull: The prior's precision times its mean, of every table row; None where that is zero.
+        pull: The prior's precision times its mean, of every row; None where that is zero.
     """
 
     intercept: Float[Array, ""]
     scales: Mapping[str, Array]
-    precision: Float[Array, "table d"]
+    precision: Float[Array, "rows d"]
     free: Float[Array, " d"]
     gram: Float[Array, "d d"] | None
     gram_shift: Float[Array, " d"] | None
-    pull: Float[Array, "table d"] | None = None
+    pull: Float[Array, "rows d"] | None = None
 
 
 class RowSums(NamedTuple):

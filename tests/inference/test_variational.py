@@ -35,7 +35,7 @@ from probmf.inference.approximate.variational_updates import State
 from probmf.inference.gibbs.plan import Plan
 from probmf.models.table import Table
 from probmf.results import RatingsFit
-from probmf.rows.store import num_workers
+from probmf.rows.store import SIDES, num_workers
 from probmf.run.driver import FitWarning
 
 USERS, ITEMS = 9, 8
@@ -117,12 +117,10 @@ def test_bound_never_falls(name: str, covariance: str) -> None:
     assert np.diff(bounds).min() > -1e-9
     assert bounds[-1] > bounds[0] + 0.1
     k = MODELS[name].num_factors
-    for rows in (state.mean, state.variance):
+    for rows in (*state.mean.values(), *state.variance.values()):
         assert not np.any(rows.factors[:, k:])
-        assert not np.any(rows.factors[-1])
-        assert rows.bias[-1] == 0
     if not MODELS[name].user_bias:
-        assert not np.any(state.variance.bias[:USERS])
+        assert not np.any(state.variance["user"].bias)
     for scale, (lower, upper) in algorithm.given.bounds.items():
         assert np.all((state.scales[scale] >= lower) & (state.scales[scale] <= upper))
 
@@ -182,9 +180,10 @@ def test_blocks_bound_is_that_of_draws(name: str) -> None:
     _, state, bounds = sweeps(model, data, 60, "block")
     exact = fixed(model, state.scales)
     arguments = exact.arguments(data)
-    mean = np.concatenate([state.mean.bias[:, None], state.mean.factors], axis=1)[:-1]
-    free = np.diagonal(state.covariance, axis1=1, axis2=2)[:-1] > 0
-    blocks = np.asarray(state.covariance)[:-1]
+    assert state.covariance is not None
+    mean = np.concatenate([state.mean[side].at(slice(None)) for side in SIDES])
+    blocks = np.concatenate([state.covariance[side] for side in SIDES])
+    free = np.diagonal(blocks, axis1=1, axis2=2) > 0
     roots, volume = np.zeros_like(blocks), 0.0
     for row, own in enumerate(free):
         root = np.linalg.cholesky(blocks[row][np.ix_(own, own)])
@@ -231,11 +230,11 @@ def test_blocks_in_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
         for _ in range(30):
             state, _ = algorithm.step(jax.random.key(2), state)
     assert state.covariance is not None
-    for row, name, place in ((2, "user", 2), (USERS + 3, "item", 3)):
+    for name, place in (("user", 2), ("item", 3)):
         bias = fit.samples[f"{name}_bias"][0, :, place]
         factors = fit.samples[f"{name}_factors"][0, :, place]
         drawn = np.cov(np.column_stack([bias, factors]).T)
-        exact = np.asarray(state.covariance[row, :3, :3])
+        exact = np.asarray(state.covariance[name][place, :3, :3])
         sd = np.sqrt(np.diag(exact))
         np.testing.assert_allclose(drawn / np.outer(sd, sd), exact / np.outer(sd, sd), atol=0.07)
     monkeypatch.setattr(block_module, "GATHERED", 1)
@@ -376,7 +375,7 @@ def test_principal_axes(name: str, users: int) -> None:
     model = replace(MODELS[name], num_factors=3)
     if name == "by factor":
         model = replace(model, user_scale=dist.HalfNormal(np.ones((1, 3))), item_scale=0.5)
-    plan, packing = Plan.of(model, users, ITEMS), Table(model, users, ITEMS)
+    plan, packing = Plan.of(model), Table(model, users, ITEMS)
     shapes = model.site_shapes(users, ITEMS)
     values = {site: rng.normal(size=shape) for site, shape in shapes.items()}
     scales = {n: jnp.asarray(0.5) for n in ("user_scale", "item_scale")}

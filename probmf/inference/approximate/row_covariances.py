@@ -17,9 +17,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from probmf.rows import conditionals
-from probmf.rows.blocks import Bucket, RowBlocks
-from probmf.rows.store import Side
-from probmf.rows.sweep import join_rows, own_rows, run_spans
+from probmf.rows.blocks import Bucket, SideBlocks
+from probmf.rows.sweep import join_rows, run_spans
 from probmf.rows.values import RowSums, RowValues
 
 #: Numbers of partners' covariances that are gathered at once.
@@ -35,13 +34,13 @@ class BlockSums(NamedTuple):
         linear: Of (1, v) times what the rest leaves of the rating, at the means.
     """
 
-    moments: Float[Array, "table d d"]
-    partners: Float[Array, "table d d"]
-    linear: Float[Array, "table d"]
+    moments: Float[Array, "rows d d"]
+    partners: Float[Array, "rows d d"]
+    linear: Float[Array, "rows d"]
 
 
 class BlockRows(NamedTuple):
-    """Rows after an update.
+    """A side's rows after an update.
 
     Attributes:
         mean: Means.
@@ -52,24 +51,20 @@ class BlockRows(NamedTuple):
 
     mean: RowValues
     variance: RowValues
-    covariance: Float[Array, "table d d"]
-    volume: Float[Array, " table"]
+    covariance: Float[Array, "rows d d"]
+    volume: Float[Array, " rows"]
 
 
 def sum_blocks(
-    layout: RowBlocks,
-    side: Side,
+    blocks: SideBlocks,
     mean: RowValues,
-    covariance: Float[Array, "table d d"],
+    covariance: Float[Array, "partners d d"],
     intercept: Array,
     pool: ThreadPoolExecutor,
 ) -> BlockSums:
-    """The sums over the ratings of each row of a side, zeros for the other. Cost O(n d^2)."""
+    """The sums over the ratings of each row of a side, given the other. Cost O(n d^2)."""
     program = partial(_bucket_sums, mean=mean, covariance=covariance, intercept=intercept)
-    return _join(run_spans(program, layout, side, pool), layout.source[side])
-
-
-_join = jax.jit(join_rows)
+    return join_rows(run_spans(program, blocks, pool), blocks.source)
 
 
 def _piece(lines: int, width: int, size: int) -> int:
@@ -94,12 +89,6 @@ def _over_chunks(bucket: Bucket, start: int, count: int, capacity: int, one: Any
     return jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), out)
 
 
-def _weight(chunk: Bucket, table: RowValues) -> Array:
-    if chunk.weight is not None:
-        return chunk.weight
-    return (chunk.partner != len(table.bias) - 1).astype(table.bias.dtype)
-
-
 @partial(jax.jit, static_argnames="capacity")
 def _bucket_sums(
     bucket: Bucket,
@@ -116,7 +105,7 @@ def _bucket_sums(
     step = _piece(lines, width, size)
 
     def one(chunk: Bucket) -> BlockSums:
-        weights = _weight(chunk, mean)
+        weights = chunk.weights(covariance.dtype)
 
         def add(index: int, total: BlockSums) -> BlockSums:
             def cut(a: Array) -> Array:
@@ -140,35 +129,32 @@ def _bucket_sums(
     return _over_chunks(bucket, start, count, capacity, one)
 
 
-@partial(jax.jit, static_argnames="rows")
+@jax.jit
 def update_rows(
-    rows: tuple[int, int],
-    old: BlockRows,
+    mean: RowValues,
     sums: BlockSums,
-    prior: Float[Array, "table d"],
+    prior: Float[Array, "rows d"],
     free: Float[Array, " d"],
     noise_scale: Float[Array, ""],
 ) -> BlockRows:
     """The best Normal of every row of a side, given the others. Cost O(rows d^3).
 
     Args:
-        rows: First and last-but-one table row of the side.
-        old: Rows of both sides.
+        mean: Present means of the side.
         sums: Over the ratings of the side's rows.
         prior: Diagonal prior precision.
         free: 1 for coordinates to estimate, 0 for others.
         noise_scale: Noise scale.
 
     Returns:
-        The rows, those of the side replaced.
+        The rows.
     """
-    own = slice(*rows)
     beta = 1.0 / jnp.square(noise_scale)
-    moments, partners, linear = (x[own] for x in sums)
+    moments, partners, linear = sums
     data = beta * (moments + _factors_only(partners))
-    precision = conditionals.mask_precision(data, prior[own], free)
+    precision = conditionals.mask_precision(data, prior, free)
     covariance = conditionals.covariance(precision, free)
-    x = own_rows(old.mean, jnp.arange(*rows))
+    x = mean.at(slice(None))
     # The step from the present mean: near the solution it is small, and loses nothing.
     slope = beta * (linear - partners[:, :, 0].at[:, 0].set(0.0)) * free[None]
     slope = slope - jnp.einsum("rde,re->rd", precision, x)
@@ -178,15 +164,11 @@ def update_rows(
     factor = lax.linalg.cholesky(precision, symmetrize_input=False)
     half = jnp.sum(jnp.log(jnp.diagonal(factor, axis1=1, axis2=2)), axis=1)
     return BlockRows(
-        _put(old.mean, own, x),
-        _put(old.variance, own, variance),
-        old.covariance.at[own].set(covariance),
-        old.volume.at[own].set(-half - 0.5 * spread),
+        RowValues(x[:, 0], x[:, 1:]),
+        RowValues(variance[:, 0], variance[:, 1:]),
+        covariance,
+        -half - 0.5 * spread,
     )
-
-
-def _put(table: RowValues, own: slice, rows: Array) -> RowValues:
-    return RowValues(table.bias.at[own].set(rows[:, 0]), table.factors.at[own].set(rows[:, 1:]))
 
 
 def _factors_only(blocks: Array) -> Array:
@@ -196,8 +178,8 @@ def _factors_only(blocks: Array) -> Array:
 
 @jax.jit
 def row_spread(
-    mean: RowValues, covariance: Float[Array, "table d d"], sums: BlockSums
-) -> Float[Array, " table"]:
+    mean: RowValues, covariance: Float[Array, "rows d d"], sums: BlockSums
+) -> Float[Array, " rows"]:
     """Weighted sum of the scores' variances over the ratings of each row."""
     one = jnp.concatenate([jnp.ones_like(mean.bias)[:, None], mean.factors], axis=1)
     second = sums.moments + _factors_only(sums.partners)
@@ -207,16 +189,18 @@ def row_spread(
 
 
 def residual_sums(
-    layout: RowBlocks,
-    side: Side,
-    mean: RowValues,
+    blocks: SideBlocks,
+    own: RowValues,
+    other: RowValues,
     intercept: Array,
     noise_scale: Array,
     pool: ThreadPoolExecutor,
 ) -> RowSums:
     """Loss of the means, its slope and curvature, summed over each row. Cost O(n d)."""
-    program = partial(_bucket_residuals, mean=mean, intercept=intercept, noise_scale=noise_scale)
-    return _join(run_spans(program, layout, side, pool), layout.source[side])
+    program = partial(
+        _bucket_residuals, own=own, other=other, intercept=intercept, noise_scale=noise_scale
+    )
+    return join_rows(run_spans(program, blocks, pool), blocks.source)
 
 
 @partial(jax.jit, static_argnames="capacity")
@@ -225,16 +209,17 @@ def _bucket_residuals(
     start: int,
     count: int,
     *,
-    mean: RowValues,
+    own: RowValues,
+    other: RowValues,
     intercept: Array,
     noise_scale: Array,
     capacity: int,
 ) -> RowSums:
     def one(chunk: Bucket) -> RowSums:
-        x = own_rows(mean, chunk.row)
-        weight = _weight(chunk, mean) / jnp.square(noise_scale)
-        score = intercept + mean.bias[chunk.partner]
-        score = score + conditionals.project(mean.factors[chunk.partner], x)
+        x = own.at(chunk.row)
+        weight = chunk.weights(x.dtype) / jnp.square(noise_scale)
+        score = intercept + other.bias[chunk.partner]
+        score = score + conditionals.project(other.factors[chunk.partner], x)
         rest = chunk.rating - score
         loss = 0.5 * jnp.sum(weight * jnp.square(rest), axis=1)
         return RowSums(loss, jnp.sum(weight * rest, axis=1), jnp.sum(weight, axis=1))
@@ -247,9 +232,9 @@ def pair_spread(
     own: Float[Array, "r d d"],
     chunk: Bucket,
     mean: RowValues,
-    covariance: Float[Array, "table d d"],
+    covariance: Float[Array, "partners d d"],
 ) -> Float[Array, "r w"]:
-    """Variance of the score of every slot of a chunk. Cost O(r w d^2)."""
+    """Variance of the score of every slot of a chunk, given the other side. Cost O(r w d^2)."""
     lines, width = chunk.partner.shape
     step = _piece(lines, width, own.shape[1])
     one = jnp.concatenate([jnp.ones_like(x[:, :1]), x[:, 1:]], axis=1)

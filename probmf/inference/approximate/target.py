@@ -134,7 +134,7 @@ def _first_values(model: MatrixFactorization, data: Any, key: Array) -> dict[str
     """Of a factorization: no biases, small factors, moderate scales that their priors allow."""
     (observations,) = model.arguments(data)
     users, items = observations.num_users, observations.num_items
-    scales = start_scales(model, data, Plan.of(model, users, items))
+    scales = start_scales(model, data, Plan.of(model))
     (state,) = start_states(model, observations, scales, key, 1, None)
     values = {**Table(model, users, items).unpack(state.table), "intercept": state.intercept}
     own: dict[str, Any] = model.likelihood.scale_sites()

@@ -13,7 +13,6 @@ from jaxtyping import Array
 
 from probmf.data import Ratings, as_key
 from probmf.inference.approximate.row_covariances import (
-    BlockRows,
     residual_sums,
     row_spread,
     sum_blocks,
@@ -49,9 +48,9 @@ from probmf.models.table import Table
 from probmf.results import History, RatingsFit, Sampling
 from probmf.rows.blocks import RowBlocks, build_blocks
 from probmf.rows.cpu import RowLists
-from probmf.rows.store import SIDES, Side, num_workers
+from probmf.rows.store import OTHER, SIDES, Side, num_workers
 from probmf.rows.sweep import half_sweep, lay_out
-from probmf.rows.values import Prior, RowSums, RowValues
+from probmf.rows.values import Prior, Rows, RowSums
 from probmf.run.checks import check_counts, check_tol, require
 from probmf.run.driver import FitWarning
 from probmf.run.estimate import estimate
@@ -215,7 +214,7 @@ class Variational:
         """Lay out the rows; see `fit_variational` for the arguments."""
         users, items = observations.num_users, observations.num_items
         self.model, self.pool = model, pool
-        self.plan, self.packing = Plan.of(model, users, items), Table(model, users, items)
+        self.plan, self.packing = Plan.of(model), Table(model, users, items)
         dtype = jnp.result_type(float)
         store = observations.by_row()
         self.layout = lay_out(store, model.likelihood, "cholesky")
@@ -234,12 +233,16 @@ class Variational:
         nothing = jax.tree.map(jnp.zeros_like, chain.table)
         self.start = State(chain.table, nothing, chain.intercept, scales)
         if covariance == "block":
-            size, width = len(nothing.bias), 1 + self.packing.num_columns
+            width = 1 + self.packing.num_columns
             require_memory(
-                4.0 * size * width**2 * jnp.dtype(dtype).itemsize,
-                f"A covariance for each of {size - 1:,} rows", "Use covariance='diagonal'.",
+                4.0 * (users + items) * width**2 * jnp.dtype(dtype).itemsize,
+                f"A covariance for each of {users + items:,} rows", "Use covariance='diagonal'.",
             )  # fmt: skip
-            blocks, volume = jnp.zeros((size, width, width), dtype), jnp.zeros(size, dtype)
+            volume = {side: rows.bias for side, rows in nothing.items()}
+            blocks = {
+                side: jnp.zeros((*size.shape, width, width), dtype)
+                for side, size in volume.items()
+            }  # fmt: skip
             self.start = self.start._replace(covariance=blocks, volume=volume)
         counted = np.ones(len(observations.user))
         if observations.weight is not None:
@@ -275,7 +278,7 @@ class Variational:
             layout, _ = linearize(self.blocks, likelihood, state)
         prior = prior_precision(self.plan, state)
         for side in SIDES:
-            mean, _ = self._solve(side, layout, state, prior, noise_scale)
+            mean, _ = self._solve(side, layout, state, prior[side], noise_scale)
             state = state._replace(mean=mean)
         return state
 
@@ -286,7 +289,7 @@ class Variational:
         state: State,
         precision: Array,
         noise_scale: Array,
-    ) -> tuple[RowValues, RowSums]:
+    ) -> tuple[Rows, RowSums]:
         """The means of a side under a diagonal precision."""
         rows = Prior(
             state.intercept, {"noise_scale": noise_scale}, precision, self.free[side], None, None
@@ -309,12 +312,11 @@ class Variational:
         if state.covariance is None or state.volume is None:
             state, result, spread = self._diagonal(state, layout, blocks, prior, noise_scale)
         else:
-            rows = BlockRows(state.mean, state.variance, state.covariance, state.volume)
-            rows, result, spread = self._blocks(rows, blocks, prior, state.intercept, noise_scale)
-            state = state._replace(**rows._asdict())
+            state, result, spread = self._blocks(state, blocks, prior, noise_scale)
         state, parts = finish(self.plan, self.given, state, result, spread, noise_scale)
         elbo = constant - float(parts.loss) + float(parts.intercept)
-        elbo += float(np.sum(np.asarray(parts.rows), dtype=np.float64))
+        for side in SIDES:
+            elbo += float(np.sum(np.asarray(parts.rows[side]), dtype=np.float64))
         if "noise_scale" in state.scales:
             elbo -= self.num_ratings * float(np.log(float(state.scales["noise_scale"])))
         return state, [Info(-elbo)]
@@ -324,37 +326,48 @@ class Variational:
         state: State,
         layout: RowBlocks | RowLists,
         blocks: RowBlocks,
-        prior: Array,
+        prior: dict[Side, Array],
         noise_scale: Array,
     ) -> tuple[State, RowSums, Array]:
         """Both sides' means and variances; the items' losses, and spreads of their scores."""
         for side in SIDES:
-            moments = sum_partners(blocks, side, state.mean, state.variance, self.pool)
-            total = with_partners(prior, moments, noise_scale)
-            mean, result = self._solve(side, layout, state, total, noise_scale)
-            variance = update_variances(
-                self.plan, side, state.variance, total, moments, self.free[side], noise_scale
+            other = OTHER[side]
+            moments = sum_partners(
+                blocks.sides[side], state.mean[other], state.variance[other], self.pool
             )
-            state = state._replace(mean=mean, variance=variance)
-        return state, result, spread_of_rows(state.mean, state.variance, moments)
+            total = with_partners(prior[side], moments, noise_scale)
+            mean, result = self._solve(side, layout, state, total, noise_scale)
+            own = update_variances(total, moments, self.free[side], noise_scale)
+            state = state._replace(mean=mean, variance=state.variance | {side: own})
+        return state, result, spread_of_rows(mean[side], own, moments)
 
     def _blocks(
-        self, rows: BlockRows, blocks: RowBlocks, prior: Array, intercept: Array, noise: Array
-    ) -> tuple[BlockRows, RowSums, Array]:
+        self, state: State, blocks: RowBlocks, prior: dict[Side, Array], noise_scale: Array
+    ) -> tuple[State, RowSums, Array]:
         """The same with a covariance for each row."""
+        parts = [part or {} for part in (state.covariance, state.volume)]
         for side in SIDES:
-            sums = sum_blocks(blocks, side, rows.mean, rows.covariance, intercept, self.pool)
-            span = self.plan.span(side)
-            rows = update_rows((span.start, span.stop), rows, sums, prior, self.free[side], noise)
-        result = residual_sums(blocks, side, rows.mean, intercept, noise, self.pool)
-        return rows, result, row_spread(rows.mean, rows.covariance, sums)
+            other, intercept = state.mean[OTHER[side]], state.intercept
+            sums = sum_blocks(
+                blocks.sides[side], other, parts[0][OTHER[side]], intercept, self.pool
+            )
+            rows = update_rows(state.mean[side], sums, prior[side], self.free[side], noise_scale)
+            parts = [parts[0] | {side: rows.covariance}, parts[1] | {side: rows.volume}]
+            state = State(
+                state.mean | {side: rows.mean}, state.variance | {side: rows.variance}, intercept,
+                state.scales, *parts,
+            )  # fmt: skip
+        result = residual_sums(
+            blocks.sides[side], rows.mean, other, intercept, noise_scale, self.pool
+        )
+        return state, result, row_spread(rows.mean, rows.covariance, sums)
 
     def parameters(self, state: State, run: int) -> dict[str, Array]:
         """Means by site name, variances, and learned scales; there is one run."""
         variances = self.packing.unpack(state.variance)
-        blocks = {} if state.covariance is None else {COVARIANCE: state.covariance}
+        blocks = state.covariance or {}
         return {
-            **blocks,
+            **{f"{COVARIANCE} of {side}": value for side, value in blocks.items()},
             "intercept": state.intercept,
             **self.packing.unpack(state.mean),
             **{VARIANCE + site: value for site, value in variances.items()},
@@ -373,8 +386,9 @@ def _fit(
 ) -> RatingsFit:
     """Draws of q as a fit."""
     sites = list(model.site_shapes(data.num_users, data.num_items))
-    if COVARIANCE in parameters:
-        moves = _block_moves(parameters, sites, data.num_users, key, num_draws)
+    is_block = f"{COVARIANCE} of user" in parameters
+    if is_block:
+        moves = _block_moves(parameters, sites, key, num_draws)
     else:
         moves = {}
         for site, own in zip(sites, jax.random.split(key, max(len(sites), 1)), strict=False):
@@ -385,7 +399,7 @@ def _fit(
     for name in ("intercept", *model.random_scales()):
         samples[name] = np.repeat(np.asarray(parameters[name])[None, None], num_draws, axis=1)
     elbo = -float(history.objective[history.best - 1]) if history.best else float("nan")
-    kind = "rows" if COVARIANCE in parameters else "numbers"
+    kind = "rows" if is_block else "numbers"
     info: dict[str, Any] = {
         "approximation": f"independent {kind}",
         "elbo": elbo,
@@ -399,22 +413,22 @@ def _fit(
 
 
 def _block_moves(
-    parameters: dict[str, Array], sites: list[str], num_users: int, key: Array, num_draws: int
+    parameters: dict[str, Array], sites: list[str], key: Array, num_draws: int
 ) -> dict[str, np.ndarray]:
     """Draws of whole rows about their means, by site."""
-    covariance = parameters[COVARIANCE]
-    # Coordinates that are not estimated have no variance, and get no factor.
-    fixed = jnp.diagonal(covariance, axis1=1, axis2=2) <= 0
-    identity = jnp.eye(covariance.shape[1], dtype=covariance.dtype)
-    regular = covariance + identity[None] * fixed[:, None, :]
-    root = jnp.where(fixed[:, :, None], 0.0, jnp.linalg.cholesky(regular))
-    noise = jax.random.normal(key, (num_draws, *covariance.shape[:2]), covariance.dtype)
-    rows = np.asarray(jnp.einsum("rde,sre->srd", root, noise))
     moves = {}
-    for site in sites:
-        shape, first = parameters[site].shape, 0 if site.startswith("user") else num_users
-        own = rows[:, first : first + shape[0]]
-        moves[site] = own[:, :, 0] if len(shape) == 1 else own[:, :, 1 : 1 + shape[1]]
+    for side, own_key in zip(SIDES, jax.random.split(key), strict=True):
+        covariance = parameters[f"{COVARIANCE} of {side}"]
+        # Coordinates that are not estimated have no variance, and get no factor.
+        fixed = jnp.diagonal(covariance, axis1=1, axis2=2) <= 0
+        identity = jnp.eye(covariance.shape[1], dtype=covariance.dtype)
+        regular = covariance + identity[None] * fixed[:, None, :]
+        root = jnp.where(fixed[:, :, None], 0.0, jnp.linalg.cholesky(regular))
+        noise = jax.random.normal(own_key, (num_draws, *covariance.shape[:2]), covariance.dtype)
+        rows = np.asarray(jnp.einsum("rde,sre->srd", root, noise))
+        for site in (site for site in sites if site.startswith(side)):
+            shape = parameters[site].shape
+            moves[site] = rows[:, :, 0] if len(shape) == 1 else rows[:, :, 1 : 1 + shape[1]]
     return moves
 
 

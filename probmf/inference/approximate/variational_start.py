@@ -19,7 +19,7 @@ from numpyro.distributions import Distribution
 from probmf.inference.gibbs.plan import Plan
 from probmf.likelihoods import Likelihood
 from probmf.models.factorization import MatrixFactorization
-from probmf.rows.values import RowValues
+from probmf.rows.values import Rows
 
 #: Sweeps of least squares.
 SWEEPS = 15
@@ -67,8 +67,8 @@ def loosen(likelihood: Likelihood, plan: Plan, scales: dict[str, Array]) -> dict
 
 
 def to_principal_axes(
-    plan: Plan, table: RowValues, scales: dict[str, Array]
-) -> tuple[RowValues, dict[str, Array]]:
+    plan: Plan, table: Rows, scales: dict[str, Array]
+) -> tuple[Rows, dict[str, Array]]:
     """The same scores with factors along the axes of their products, and scales to match.
 
     Each axis is shared out so that both sides are equally many times their scales, and the longest
@@ -98,16 +98,16 @@ def to_principal_axes(
     }
     widths = [np.broadcast_to(s, (1, plan.num_factors)) for s in scale.values() if s.ndim != 1]
     order = np.argsort(-np.prod(widths, axis=0).ravel(), kind="stable") if widths else None
-    found = {}
+    found, dtype = {}, table["user"].factors.dtype
     for site in sites:
         rows = np.zeros_like(own[site.side])
         rows[:, : len(length)] = turned[site.side]
         if order is not None:
             rows[:, order] = rows.copy()
-        table = plan.replace(site, table, jnp.asarray(rows, table.factors.dtype))
+        table = plan.replace(site, table, jnp.asarray(rows, dtype))
         if site.kind == "random" and scale[site.side].ndim == 2:
             root = np.sqrt(np.mean(np.square(rows), axis=0, keepdims=True))
-            found[site.scale] = jnp.asarray(root, table.factors.dtype)
+            found[site.scale] = jnp.asarray(root, dtype)
     return table, found
 
 

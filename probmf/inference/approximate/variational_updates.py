@@ -25,10 +25,10 @@ from numpyro.distributions import Distribution
 from probmf.inference.approximate.row_covariances import pair_spread
 from probmf.inference.gibbs.plan import Plan, Site
 from probmf.likelihoods import Likelihood
-from probmf.rows.blocks import Bucket, RowBlocks
-from probmf.rows.store import Side
-from probmf.rows.sweep import join_rows, own_rows, run_spans
-from probmf.rows.values import RowSums, RowValues
+from probmf.rows.blocks import Bucket, RowBlocks, SideBlocks
+from probmf.rows.store import OTHER, SIDES, Side
+from probmf.rows.sweep import join_rows, run_spans
+from probmf.rows.values import Rows, RowSums, RowValues
 
 #: Learned scales don't fall below this share of where they started: their squares' inverses have
 #: to be numbers.
@@ -39,7 +39,7 @@ class State(NamedTuple):
     """State of a fit; a pytree.
 
     Attributes:
-        mean: Means of the rows of both sides.
+        mean: Means of the rows of each side.
         variance: Their variances, zero in what is not estimated.
         intercept: The intercept.
         scales: Scales of the likelihood and the rows, fixed or learned.
@@ -47,16 +47,16 @@ class State(NamedTuple):
         volume: Half the log determinant of each, less that of its diagonal; or None.
     """
 
-    mean: RowValues
-    variance: RowValues
+    mean: Rows
+    variance: Rows
     intercept: Float[Array, ""]
     scales: dict[str, Array]
-    covariance: Float[Array, "table d d"] | None = None
-    volume: Float[Array, " table"] | None = None
+    covariance: dict[Side, Float[Array, "rows d d"]] | None = None
+    volume: dict[Side, Float[Array, " rows"]] | None = None
 
 
 class Moments(NamedTuple):
-    """Of the rows of both sides, or weighted sums of the partners' over each row's ratings.
+    """Of the rows of a side, or weighted sums of the partners' over each row's ratings.
 
     Attributes:
         weight: Ones, or sums of the weights.
@@ -65,10 +65,10 @@ class Moments(NamedTuple):
         variance: Variances of factors.
     """
 
-    weight: Float[Array, " table"]
-    bias: Float[Array, " table"]
-    square: Float[Array, "table k"]
-    variance: Float[Array, "table k"]
+    weight: Float[Array, " rows"]
+    bias: Float[Array, " rows"]
+    square: Float[Array, "rows k"]
+    variance: Float[Array, "rows k"]
 
 
 class Given(NamedTuple):
@@ -90,43 +90,37 @@ class Parts(NamedTuple):
 
     Attributes:
         loss: Expected loss of the ratings.
-        rows: What each table row's prior and entropy add.
+        rows: What each row's prior and entropy add.
         intercept: What its prior adds.
     """
 
     loss: Float[Array, ""]
-    rows: Float[Array, " table"]
+    rows: dict[Side, Float[Array, " rows"]]
     intercept: Float[Array, ""]
 
 
 def sum_partners(
-    layout: RowBlocks, side: Side, mean: RowValues, variance: RowValues, pool: ThreadPoolExecutor
+    blocks: SideBlocks, mean: RowValues, variance: RowValues, pool: ThreadPoolExecutor
 ) -> Moments:
     """Weighted sums of the partners' moments over the ratings of each row of a side.
 
     Args:
-        layout: The ratings.
-        side: Whose rows.
-        mean: Means of both sides.
+        blocks: The ratings of the side.
+        mean: Means of the other side.
         variance: Their variances.
-        pool: One thread per worker of the layout.
+        pool: One thread per worker of the blocks.
 
     Returns:
-        The sums by table row, zeros for the other side. Cost O(n k).
+        The sums by row. Cost O(n k).
     """
     columns = _columns(mean, variance)
-    outputs = run_spans(partial(_bucket_sums, columns=columns), layout, side, pool)
-    return _join(outputs, layout.source[side])
+    return join_rows(run_spans(partial(_bucket_sums, columns=columns), blocks, pool), blocks.source)
 
 
 @jax.jit
 def _columns(mean: RowValues, variance: RowValues) -> Moments:
-    # Empty slots point at the last row, where everything is zero.
-    ones = jnp.ones_like(mean.bias).at[-1].set(0.0)
+    ones = jnp.ones_like(mean.bias)
     return Moments(ones, variance.bias, jnp.square(mean.factors), variance.factors)
-
-
-_join = jax.jit(join_rows)
 
 
 @partial(jax.jit, static_argnames="capacity")
@@ -136,10 +130,8 @@ def _bucket_sums(
     lines = bucket.partner.shape[1]
 
     def add(column: Array, chunk: Bucket) -> Array:
-        gathered = column[chunk.partner]
-        if chunk.weight is None:
-            return jnp.sum(gathered, axis=1)
-        return jnp.einsum("rw,rw...->r...", chunk.weight, gathered)
+        weight = chunk.weights(column.dtype)
+        return jnp.einsum("rw,rw...->r...", weight, column[chunk.partner])
 
     def body(i: int, out: Moments) -> Moments:
         chunk = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, start + i, 0, False), bucket)
@@ -154,34 +146,32 @@ def _bucket_sums(
 
 
 @partial(jax.jit, static_argnames="plan")
-def prior_precision(plan: Plan, state: State) -> Float[Array, "table d"]:
+def prior_precision(plan: Plan, state: State) -> dict[Side, Float[Array, "rows d"]]:
     """Diagonal prior precision of every row's (bias, factors); 1 where nothing is estimated."""
-    size, columns = state.mean.factors.shape
-    precision = jnp.ones((size, 1 + columns), state.mean.bias.dtype)
+    precision = {
+        side: jnp.ones((rows.factors.shape[0], 1 + rows.factors.shape[1]), rows.factors.dtype)
+        for side, rows in state.mean.items()
+    }
     for site in plan.sites:
-        inverse = 1.0 / jnp.square(state.scales[site.scale])
-        if site.is_bias:
-            precision = precision.at[plan.span(site.side), 0].set(inverse)
-        else:
+        inverse, own = 1.0 / jnp.square(state.scales[site.scale]), slice(0, 1)
+        if not site.is_bias:
             own = slice(1, 1 + plan.num_factors)
-            precision = precision.at[plan.span(site.side), own].set(_by_column(inverse))
+        columns = inverse.reshape(-1, 1) if inverse.ndim < 2 else inverse
+        precision[site.side] = precision[site.side].at[:, own].set(columns)
     return precision
 
 
 @jax.jit
 def with_partners(
-    precision: Float[Array, "table d"], sums: Moments, noise_scale: Float[Array, ""]
-) -> Float[Array, "table d"]:
+    precision: Float[Array, "rows d"], sums: Moments, noise_scale: Float[Array, ""]
+) -> Float[Array, "rows d"]:
     """The prior precision plus what the partners' variances add to it."""
     return precision.at[:, 1:].add(sums.variance / jnp.square(noise_scale))
 
 
-@partial(jax.jit, static_argnames=("plan", "side"))
+@jax.jit
 def update_variances(
-    plan: Plan,
-    side: Side,
-    variance: RowValues,
-    total: Float[Array, "table d"],
+    total: Float[Array, "rows d"],
     sums: Moments,
     free: Float[Array, " d"],
     noise_scale: Float[Array, ""],
@@ -189,26 +179,21 @@ def update_variances(
     """Variances of a side's rows: the inverse diagonal of their precision.
 
     Args:
-        plan: The plan.
-        side: Whose rows.
-        variance: Variances of both sides.
         total: Precisions of `with_partners`.
         sums: Sums over the rows' ratings.
         free: 1 for coordinates to estimate, 0 for others.
         noise_scale: Noise scale.
 
     Returns:
-        The variances with the side's replaced.
+        The variances.
     """
-    rows = plan.span(side)
     data = jnp.concatenate([sums.weight[:, None], sums.square], axis=1)
-    new = (free[None] / (total + data / jnp.square(noise_scale)))[rows]
-    bias = variance.bias.at[rows].set(new[:, 0])
-    return RowValues(bias, variance.factors.at[rows].set(new[:, 1:]))
+    new = free[None] / (total + data / jnp.square(noise_scale))
+    return RowValues(new[:, 0], new[:, 1:])
 
 
 @jax.jit
-def spread_of_rows(mean: RowValues, variance: RowValues, sums: Moments) -> Float[Array, " table"]:
+def spread_of_rows(mean: RowValues, variance: RowValues, sums: Moments) -> Float[Array, " rows"]:
     """Weighted sum of the scores' variances over the ratings of each row."""
     own = jnp.square(mean.factors) + variance.factors
     spread = sums.weight * variance.bias + sums.bias
@@ -221,7 +206,7 @@ def finish(
     given: Given,
     state: State,
     result: RowSums,
-    spread: Float[Array, " table"],
+    spread: Float[Array, " rows"],
     noise_scale: Float[Array, ""],
 ) -> tuple[State, Parts]:
     """Intercept and scales at their best given q, and the bound there.
@@ -253,14 +238,15 @@ def finish(
         square = 2.0 * loss / (precision * given.num_ratings)
         new["noise_scale"] = jnp.clip(jnp.sqrt(square), *given.bounds["noise_scale"])
         loss = loss / (precision * jnp.square(new["noise_scale"]))
-    rows = jnp.zeros_like(mean.bias) if volume is None else volume
+    rows = volume or {side: jnp.zeros_like(mean[side].bias) for side in SIDES}
     for site in plan.sites:
         v = plan.values(site, variance)
         second = jnp.square(plan.values(site, mean)) + v
         if site.kind == "random":
             best = jnp.sqrt(_average(second, scales[site.scale]))
             new[site.scale] = jnp.clip(best, *given.bounds[site.scale])
-        rows = rows.at[plan.span(site.side)].add(_gain(site, new[site.scale], second, v))
+        gain = _gain(site, new[site.scale], second, v)
+        rows = rows | {site.side: rows[site.side] + gain}
     state = state._replace(intercept=intercept, scales=new)
     return state, Parts(loss, rows, about)
 
@@ -316,41 +302,39 @@ def linearize(
         The layout of (w, t), and by bucket and chunk the sums of what the bound has besides
         :math:`-w (t - \eta)^2 / 2`. Cost O(n k).
     """
-    pairs = [
-        _linearize_bucket(bucket, state, likelihood, layout.num_users) for bucket in layout.buckets
-    ]
-    buckets = tuple(
-        bucket._replace(rating=target, weight=weight)
-        for bucket, (target, weight, _) in zip(layout.buckets, pairs, strict=True)
-    )
-    # The lists hold the ratings as they were.
-    return replace(layout, buckets=buckets), [constant for _, _, constant in pairs]
+    sides, constants = {}, {}
+    for side, blocks in layout.sides.items():
+        parts = [_linearize_bucket(bucket, state, likelihood, side) for bucket in blocks.buckets]
+        buckets = tuple(
+            bucket._replace(rating=target, weight=weight)
+            for bucket, (target, weight, _) in zip(blocks.buckets, parts, strict=True)
+        )
+        sides[side] = replace(blocks, buckets=buckets)
+        constants[side] = [constant for _, _, constant in parts]
+    # Each rating counts once, with its item.
+    return replace(layout, sides=sides), constants["item"]
 
 
-@partial(jax.jit, static_argnames=("likelihood", "num_users"))
+@partial(jax.jit, static_argnames=("likelihood", "side"))
 def _linearize_bucket(
-    bucket: Bucket, state: State, likelihood: Likelihood, num_users: int
+    bucket: Bucket, state: State, likelihood: Likelihood, side: Side
 ) -> tuple[Array, Array, Array]:
-    zero_row = state.mean.bias.shape[0] - 1
+    mean, variance = state.mean[OTHER[side]], state.variance[OTHER[side]]
 
     def one(chunk: Bucket) -> tuple[Array, Array, Array]:
-        x, v = own_rows(state.mean, chunk.row), own_rows(state.variance, chunk.row)
-        z, u = state.mean.factors[chunk.partner], state.variance.factors[chunk.partner]
-        score = state.intercept + x[:, :1] + state.mean.bias[chunk.partner]
+        x, v = state.mean[side].at(chunk.row), state.variance[side].at(chunk.row)
+        z, u = mean.factors[chunk.partner], variance.factors[chunk.partner]
+        score = state.intercept + x[:, :1] + mean.bias[chunk.partner]
         score = score + jnp.einsum("rk,rwk->rw", x[:, 1:], z)
         if state.covariance is not None:
-            own = state.covariance[chunk.row]
-            spread = pair_spread(x, own, chunk, state.mean, state.covariance)
+            own = state.covariance[side][chunk.row]
+            spread = pair_spread(x, own, chunk, mean, state.covariance[OTHER[side]])
         else:
-            spread = v[:, :1] + state.variance.bias[chunk.partner]
+            spread = v[:, :1] + variance.bias[chunk.partner]
             spread = spread + jnp.einsum("rk,rwk->rw", jnp.square(x[:, 1:]) + v[:, 1:], u)
             spread = spread + jnp.einsum("rk,rwk->rw", v[:, 1:], jnp.square(z))
-        weight = chunk.weight
-        if weight is None:
-            weight = (chunk.partner != zero_row).astype(score.dtype)
+        weight = chunk.weights(score.dtype)
         target, curvature, constant = likelihood.expected_bound(score, spread, chunk.rating)
-        # Each rating counts once, with its item.
-        is_item = (chunk.row >= num_users) & (chunk.row < zero_row)
-        return target, weight * curvature, jnp.sum(is_item[:, None] * weight * constant)
+        return target, weight * curvature, jnp.sum(weight * constant)
 
     return lax.map(one, bucket)

@@ -63,7 +63,7 @@ def factorization_job(
     (observations,) = model.arguments(data)
     _check_data(model, observations)
     watched = None if watch is None else _known_pairs(watch, data)
-    scales = start_scales(model, data, Plan.of(model, data.num_users, data.num_items))
+    scales = start_scales(model, data, Plan.of(model))
     problem = make_problem(model, observations, scales, num_chains, probe_key, watched)
 
     def finish(settings: GibbsSettings, chains: GibbsChains, info: dict[str, Any]) -> RatingsFit:
@@ -92,7 +92,7 @@ def make_problem(
 ) -> Problem:
     """The problem, as arrays; `scales` are starting ones, for their shapes."""
     users, items = observations.num_users, observations.num_items
-    plan = Plan.of(model, users, items)
+    plan = Plan.of(model)
     packing = Table(model, users, items)
     workers = max(1, num_workers() // num_chains)
     layout = lay_out(observations.by_row(), model.likelihood, "cholesky", workers=workers)
@@ -109,7 +109,7 @@ def make_problem(
     if not model.likelihood.quadratic and observations.rating is not None:
         prior_scale = own["cutpoints"].scale if plan.draws_cutpoints else 1.0
         rated = Rated(
-            observations.user, observations.item + users, observations.rating,
+            observations.user, observations.item, observations.rating,
             jnp.asarray(prior_scale, dtype),
         )  # fmt: skip
     means = model.row_means(observations.features)
@@ -128,22 +128,25 @@ def make_problem(
         [np.asarray(observations.item)[seen], rng.integers(items, size=PROBES // 2)]
     )
     none = np.zeros(0, int)
-    probes = _pairs(probe_user, probe_item, users)
+    probes = _pairs(probe_user, probe_item)
     return Problem(
         plan=plan,
         given=given,
         layout=layout,
         free={side: packing.free(side) * real for side in SIDES},
         probes=probes,
-        watched=_pairs(*(watched or (none, none)), users),
+        watched=_pairs(*(watched or (none, none))),
         contents=contents_of(
-            plan, probes, {name: value.shape for name, value in scales.items()} | weights
+            plan,
+            probes,
+            model.site_shapes(users, items),
+            {name: value.shape for name, value in scales.items()} | weights,
         ),
     )
 
 
-def _pairs(user: np.ndarray, item: np.ndarray, users: int) -> Pairs:
-    return Pairs(jnp.asarray(user, jnp.int32), jnp.asarray(item + users, jnp.int32))
+def _pairs(user: np.ndarray, item: np.ndarray) -> Pairs:
+    return Pairs(jnp.asarray(user, jnp.int32), jnp.asarray(item, jnp.int32))
 
 
 def _fit(
@@ -167,7 +170,7 @@ def _fit(
         averages = Watched(watched[0], watched[1], mean, sd)
     traces = Traces(
         chains.traces, np.asarray(problem.probes.user),
-        np.asarray(problem.probes.item) - data.num_users, settings.thin, averages,
+        np.asarray(problem.probes.item), settings.thin, averages,
     )  # fmt: skip
     return RatingsFit(
         model, data, samples, "gibbs", sampling=sampling_of(settings, chains, at, info),

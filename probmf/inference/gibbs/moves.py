@@ -92,7 +92,7 @@ def balance_sides(plan: Plan, given: Given, key: Array, state: State) -> State:
         site.kind == "random" and state.scales[site.scale].ndim < 2 for site in sites
     )  # fmt: skip
     shape = () if shared else (plan.num_factors,)
-    values_dtype, centers = state.table.factors.dtype, given.centers(state.scales)
+    values_dtype, centers = state.intercept.dtype, given.centers(state.scales)
 
     def side_density(site: Site, t: Array) -> Array:
         """Along the logarithm t of what the side is multiplied by."""

@@ -15,21 +15,21 @@ from probmf.models.factorization_program import PRIOR_SCALES
 from probmf.models.normal_wishart import NormalWishart
 from probmf.models.row_means import RowMean, prior_means
 from probmf.rows.store import Side
-from probmf.rows.values import RowValues
+from probmf.rows.values import Rows
 
 
 class State(NamedTuple):
     """State of a chain; a pytree.
 
     Attributes:
-        table: Rows of both sides.
+        table: Rows of each side.
         intercept: The intercept.
         scales: Scales, cutpoints, means and precisions of factors, weights of prior means; fixed or
             sampled.
         sweep: Sweeps done.
     """
 
-    table: RowValues
+    table: Rows
     intercept: Float[Array, ""]
     scales: dict[str, Array]
     sweep: Int[Array, ""]
@@ -57,7 +57,6 @@ class Plan:
 
     Attributes:
         sites: Sites of rows.
-        rows: Numbers of users and items.
         num_factors: Factors.
         random: Names of scales of the likelihood and of the rows that are sampled.
         learns_intercept: Whether the intercept is.
@@ -67,7 +66,6 @@ class Plan:
     """
 
     sites: tuple[Site, ...]
-    rows: tuple[int, int]
     num_factors: int
     random: tuple[str, ...]
     learns_intercept: bool
@@ -76,10 +74,10 @@ class Plan:
     weights: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, model: MatrixFactorization, num_users: int, num_items: int) -> "Plan":
+    def of(cls, model: MatrixFactorization) -> "Plan":
         """The plan for a model."""
         sites = []
-        for name in model.site_shapes(num_users, num_items):
+        for name in model.site_shapes(1, 1):
             given = getattr(model, PRIOR_SCALES[name])
             side: Side = "user" if name.startswith("user") else "item"
             if isinstance(given, NormalWishart):
@@ -92,36 +90,32 @@ class Plan:
             if not isinstance(getattr(model, name, None), NormalWishart)
         )  # fmt: skip
         return cls(
-            tuple(sites), (num_users, num_items), model.num_factors, random, model.learns_intercept,
+            tuple(sites), model.num_factors, random, model.learns_intercept,
             model.likelihood.canonical(), "cutpoints" in random,
             tuple(name for side in model.mean_sides
                   for name in getattr(model, f"{side}_mean").shapes(f"{side}_mean", 1, 1)),
         )  # fmt: skip
 
-    def span(self, side: Side) -> slice:
-        """Table rows of a side."""
-        users, items = self.rows
-        return slice(0, users) if side == "user" else slice(users, users + items)
-
-    def values(self, site: Site, table: RowValues) -> Array:
+    def values(self, site: Site, table: Rows) -> Array:
         """Rows of a site."""
-        rows = self.span(site.side)
-        return table.bias[rows] if site.is_bias else table.factors[rows, : self.num_factors]
+        rows = table[site.side]
+        return rows.bias if site.is_bias else rows.factors[:, : self.num_factors]
 
-    def replace(self, site: Site, table: RowValues, values: Array) -> RowValues:
+    def replace(self, site: Site, table: Rows, values: Array) -> Rows:
         """The table with other rows of a site."""
-        rows = self.span(site.side)
+        rows = table[site.side]
         if site.is_bias:
-            return table._replace(bias=table.bias.at[rows].set(values))
-        return table._replace(factors=table.factors.at[rows, : self.num_factors].set(values))
+            return table | {site.side: rows._replace(bias=values)}
+        factors = rows.factors.at[:, : self.num_factors].set(values)
+        return table | {site.side: rows._replace(factors=factors)}
 
 
 class Rated(NamedTuple):
     """The rated pairs in the table's order; a pytree.
 
     Attributes:
-        user: Table rows of the users.
-        item: Table rows of the items.
+        user: Codes of the users.
+        item: Codes of the items.
         rating: Ratings.
         scale: Scale of the cutpoints' prior, where they are drawn.
     """

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from probmf.inference.gibbs.chains import Contents, Gathered
-from probmf.inference.gibbs.plan import Given, Plan, Site, State
+from probmf.inference.gibbs.plan import Given, Plan, State
 from probmf.inference.gibbs.updates import (
     likelihood_scales,
     make_ready,
@@ -28,7 +28,7 @@ PARTS = ("mean", "precision")
 
 
 class Pairs(NamedTuple):
-    """Pairs by table row, so that items' numbers come after the users'; a pytree."""
+    """Pairs by code; a pytree."""
 
     user: Int[Array, " n"]
     item: Int[Array, " n"]
@@ -75,8 +75,8 @@ class Problem(NamedTuple):
         result: RowSums | None = None
         for side, own_key in zip(SIDES, keys[:2], strict=True):
             prior = Prior(
-                state.intercept, likelihood_scales(state.scales), ready.precision,
-                self.free[side], ready.gram[side], ready.shift[side], ready.pull,
+                state.intercept, likelihood_scales(state.scales), ready.precision[side],
+                self.free[side], ready.gram[side], ready.shift[side], ready.pull[side],
             )  # fmt: skip
             table, result = half_sweep(
                 self.layout, side, state.table, prior, likelihood=plan.likelihood,
@@ -92,27 +92,26 @@ class Problem(NamedTuple):
         return _observe(self.plan, self.probes, self.watched, state, gathered, log_joint)
 
 
-def contents_of(plan: Plan, probes: Pairs, shapes: dict[str, tuple[int, ...]]) -> Contents:
+def contents_of(
+    plan: Plan,
+    probes: Pairs,
+    rows: dict[str, tuple[int, ...]],
+    shapes: dict[str, tuple[int, ...]],
+) -> Contents:
     """Part of a state that is kept as a draw.
 
     Args:
         plan: The plan.
         probes: Pairs whose scores are noted.
+        rows: Shapes of the sites of rows.
         shapes: Of all scales and weights of prior means.
 
     Returns:
         Shapes of rows and traces.
     """
-    rows = {site.name: _shape(plan, site) for site in plan.sites}
     traces: dict[str, tuple[int, ...]] = {"lp": (), "intercept": ()}
     traces |= {name: shapes[name] for name in _traced(plan, shapes)}
     return Contents(rows, traces | {"probe_score": probes.user.shape})
-
-
-def _shape(plan: Plan, site: Site) -> tuple[int, ...]:
-    rows = plan.span(site.side)
-    count = rows.stop - rows.start
-    return (count,) if site.is_bias else (count, plan.num_factors)
 
 
 @jax.jit

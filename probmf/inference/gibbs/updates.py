@@ -17,23 +17,23 @@ from probmf.inference.point.feature_weights import center_rows, solve, solve_ful
 from probmf.likelihoods.ordered import OrderedNormal
 from probmf.models.normal_wishart import wishart_draw
 from probmf.rows.store import SIDES, Side
-from probmf.rows.values import RowSums, RowValues
+from probmf.rows.values import Rows, RowSums
 
 
 class Ready(NamedTuple):
     """Values that the rows of the next sweep are conditioned on; a pytree.
 
     Attributes:
-        precision: Diagonal prior precision of every table row.
+        precision: Diagonal prior precision of every row.
         gram: Prior precision shared by a side's rows, or None.
         shift: Minus that times their mean, or None.
-        pull: Prior precision times prior mean of every table row, or None where that is zero.
+        pull: Prior precision times prior mean of every row, or None where that is zero.
     """
 
-    precision: Float[Array, "table d"]
+    precision: dict[Side, Float[Array, "rows d"]]
     gram: dict[Side, Array | None]
     shift: dict[Side, Array | None]
-    pull: Float[Array, "table d"] | None = None
+    pull: dict[Side, Float[Array, "rows d"] | None]
 
 
 @partial(jax.jit, static_argnames="plan")
@@ -48,34 +48,32 @@ def make_ready(plan: Plan, given: Given, state: State) -> Ready:
     Returns:
         What the half-sweeps need.
     """
-    size, columns = state.table.bias.shape[0], state.table.factors.shape[1]
-    dtype = state.table.bias.dtype
-    precision = jnp.ones((size, 1 + columns), dtype)
+    precision = {
+        side: jnp.ones((rows.factors.shape[0], 1 + rows.factors.shape[1]), rows.factors.dtype)
+        for side, rows in state.table.items()
+    }
     gram: dict[Side, Array | None] = dict.fromkeys(SIDES)
     shift: dict[Side, Array | None] = dict.fromkeys(SIDES)
+    pull: dict[Side, Array | None] = dict.fromkeys(SIDES)
+    own = slice(1, 1 + plan.num_factors)
     for site in plan.sites:
-        rows, own = plan.span(site.side), slice(1, 1 + plan.num_factors)
+        here = precision[site.side]
         if site.kind == "wishart":
             matrix = state.scales[f"{site.side}_precision"]
             center = state.scales[f"{site.side}_mean"]
-            precision = precision.at[rows, own].set(0.0)
-            whole = jnp.zeros((1 + columns, 1 + columns), dtype)
+            precision[site.side] = here.at[:, own].set(0.0)
+            whole = jnp.zeros((here.shape[1], here.shape[1]), here.dtype)
             gram[site.side] = whole.at[own, own].set(matrix)
-            shift[site.side] = jnp.zeros(1 + columns, dtype).at[own].set(-matrix @ center)
+            shift[site.side] = whole[0].at[own].set(-matrix @ center)
             continue
         inverse = 1.0 / jnp.square(state.scales[site.scale])
         if site.is_bias:
-            precision = precision.at[rows, 0].set(inverse)
+            precision[site.side] = here.at[:, 0].set(inverse)
         else:
-            precision = precision.at[rows, own].set(by_column(inverse))
-    centers = given.centers(state.scales)
-    if not centers:
-        return Ready(precision, gram, shift)
-    center = center_rows(centers, plan.rows, columns)
-    pull = precision * center
-    for side, full in gram.items():
-        if full is not None:
-            pull = pull.at[plan.span(side)].add(center[plan.span(side)] @ full)
+            precision[site.side] = here.at[:, own].set(by_column(inverse))
+    for side, center in center_rows(given.centers(state.scales), state.table).items():
+        full, diagonal = gram[side], precision[side] * center
+        pull[side] = diagonal if full is None else diagonal + center @ full
     return Ready(precision, gram, shift, pull)
 
 
@@ -149,7 +147,7 @@ def update(
 
 
 def _draw_weights(
-    plan: Plan, given: Given, keys: Iterator[Array], scales: dict[str, Array], table: RowValues
+    plan: Plan, given: Given, keys: Iterator[Array], scales: dict[str, Array], table: Rows
 ) -> dict[str, Array]:
     """Weights of the prior means given the rows and their scales."""
     turned = {}
@@ -233,7 +231,7 @@ def likelihood_scales(scales: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def pair_scores(state: State, user: Int[Array, " n"], item: Int[Array, " n"]) -> Float[Array, " n"]:
-    """Scores of pairs given by table rows."""
-    table = state.table
-    products = jnp.sum(table.factors[user] * table.factors[item], axis=1)
-    return state.intercept + table.bias[user] + table.bias[item] + products
+    """Scores of pairs given by codes."""
+    users, items = state.table["user"], state.table["item"]
+    products = jnp.sum(users.factors[user] * items.factors[item], axis=1)
+    return state.intercept + users.bias[user] + items.bias[item] + products

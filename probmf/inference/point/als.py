@@ -30,9 +30,9 @@ from probmf.models.observations import Observations
 from probmf.models.row_means import RowMean, prior_means
 from probmf.models.table import Table
 from probmf.results import RatingsFit
-from probmf.rows.store import SIDES, Side, num_workers, shift_weak_zeros
+from probmf.rows.store import OTHER, SIDES, Side, num_workers, shift_weak_zeros
 from probmf.rows.sweep import Method, half_sweep, lay_out, zero_moments
-from probmf.rows.values import Prior, RowSums, RowValues
+from probmf.rows.values import Prior, Rows, RowSums
 from probmf.run.checks import check_counts, check_tol, require
 from probmf.run.estimate import estimate
 from probmf.run.stopping import Info
@@ -134,20 +134,20 @@ class State(NamedTuple):
     """State of a fit.
 
     Attributes:
-        table: Parameters of both sides.
+        table: Rows of each side.
         intercept: The intercept.
         move: What to add to a learned intercept before the next sweep.
         own: Learned parameters of the likelihood.
         weights: Weights of the prior means.
-        center: The prior means, or None where they are zero.
+        center: The prior means of the rows of the sides that have any.
     """
 
-    table: RowValues
+    table: Rows
     intercept: Float[Array, ""]
     move: Float[Array, ""]
     own: dict[str, Array]
     weights: dict[str, Array]
-    center: Float[Array, "table d"] | None
+    center: dict[Side, Float[Array, "rows d"]]
 
 
 class AlternatingLeastSquares:
@@ -178,7 +178,7 @@ class AlternatingLeastSquares:
         self.cutpoint_step = None
         if model.likelihood.learned:
             self.cutpoint_step = CutpointStep(model.likelihood, observations)
-        self.precision = self.packing.precision()
+        self.precision = {side: self.packing.precision(side) for side in SIDES}
         self.free = {side: self.packing.free(side) for side in SIDES}
         self.zero_weight = None
         if model.unobserved_weight > 0:
@@ -203,9 +203,8 @@ class AlternatingLeastSquares:
         table, result = self._half("item", table, intercept, own, center)
         weights, center = self._regress(table, weights, solves=True)
         squares, zero_loss, slope, curvature = _finish(
-            table, result, intercept, self.precision, self.free, self.zero_weight, center,
-            split=self.packing.num_users,
-        )  # fmt: skip
+            table, result, intercept, self.precision, self.free, self.zero_weight, center
+        )
         move = jnp.zeros_like(intercept)
         objective = self.constant + float(zero_loss)
         if self.cutpoint_step is None:
@@ -215,7 +214,8 @@ class AlternatingLeastSquares:
             cutpoints, loss = self.cutpoint_step(values)
             own = {"cutpoints": cutpoints}
             objective += loss
-        objective += 0.5 * float(np.sum(np.asarray(squares), dtype=np.float64))
+        for side in SIDES:
+            objective += 0.5 * float(np.sum(np.asarray(squares[side]), dtype=np.float64))
         objective += sum(float(mean.loss(weights)) for mean in self.means.values())
         if self.model.learns_intercept:
             mean, precision = self.model.intercept_prior()
@@ -229,11 +229,11 @@ class AlternatingLeastSquares:
         return {"intercept": state.intercept, **rows, **state.own, **state.weights}
 
     def _regress(
-        self, table: RowValues, weights: dict[str, Array], *, solves: bool
-    ) -> tuple[dict[str, Array], Array | None]:
+        self, table: Rows, weights: dict[str, Array], *, solves: bool
+    ) -> tuple[dict[str, Array], dict[Side, Array]]:
         """The weights of the prior means given the rows, and the means."""
         if not self.means:
-            return weights, None
+            return weights, {}
         return _regress(
             table, weights, self.means, self.regressions, self.precision, solves,
             packing=self.packing,
@@ -242,20 +242,19 @@ class AlternatingLeastSquares:
     def _half(
         self,
         side: Side,
-        table: RowValues,
+        table: Rows,
         intercept: Array,
         own: dict[str, Array],
-        center: Array | None,
-    ) -> tuple[RowValues, RowSums]:
+        center: dict[Side, Array],
+    ) -> tuple[Rows, RowSums]:
         gram = gram_shift = None
         if self.zero_weight is not None:
-            rows = self.packing.rows("item" if side == "user" else "user")
-            gram, gram_shift = zero_moments(
-                table.bias[rows], table.factors[rows], intercept, self.zero_weight
-            )
-        scales = self.scales | own
-        pull = None if center is None else self.precision * center
-        prior = Prior(intercept, scales, self.precision, self.free[side], gram, gram_shift, pull)
+            gram, gram_shift = zero_moments(*table[OTHER[side]], intercept, self.zero_weight)
+        precision = self.precision[side]
+        pull = precision * center[side] if side in center else None
+        prior = Prior(
+            intercept, self.scales | own, precision, self.free[side], gram, gram_shift, pull
+        )
         return half_sweep(
             self.layout, side, table, prior, likelihood=self.model.likelihood.canonical(),
             method=self.method, cg_steps=self.cg_steps, pool=self.pool,
@@ -277,56 +276,55 @@ def _weak_zero_constant(model: MatrixFactorization, observations: Observations) 
 
 @partial(jax.jit, static_argnames="packing")
 def _regress(
-    table: RowValues,
+    table: Rows,
     weights: dict[str, Array],
     means: dict[Side, RowMean],
     found: dict[str, Regression],
-    precision: Array,
+    precision: dict[Side, Array],
     solves: Array,
     *,
     packing: Table,
-) -> tuple[dict[str, Array], Array]:
+) -> tuple[dict[str, Array], dict[Side, Array]]:
     """Weights given the rows, unless they are to stay, and the prior means that they give."""
     turned, rows = {}, packing.unpack(table)
     for site, regression in found.items():
         side: Side = "user" if site.startswith("user") else "item"
         values = rows[site].reshape(len(rows[site]), -1)
         # A scale of each row's own is in the regression's row weights; else all rows have one.
-        first = precision[packing.rows(side)][0, 0 if site.endswith("bias") else 1]
+        first = precision[side][0, 0 if site.endswith("bias") else 1]
         first = first / regression.row_weight[0]
         turned[site] = solve(regression, values, jnp.broadcast_to(first, values.shape[1:]))
     solved = to_weights(turned, found, means)
     weights = jax.tree.map(lambda new, old: jnp.where(solves, new, old), solved, weights)
-    sizes = (packing.num_users, packing.num_items)
-    return weights, center_rows(prior_means(means, weights), sizes, packing.num_columns)
+    return weights, center_rows(prior_means(means, weights), table)
 
 
-@partial(jax.jit, static_argnames="split")
+@jax.jit
 def _finish(
-    table: RowValues,
+    table: Rows,
     result: RowSums,
     intercept: Array,
-    precision: Array,
+    precision: dict[Side, Array],
     free: dict[Side, Array],
     zero_weight: Array | None,
-    center: Array | None = None,
-    *,
-    split: int,
-) -> tuple[Array, Array, Array, Array]:
+    center: dict[Side, Array],
+) -> tuple[dict[Side, Array], Array, Array, Array]:
     """Prior squares by row, loss of the weak zeros, and slope and curvature of the intercept."""
-    values = jnp.concatenate([table.bias[:, None], table.factors], axis=1)
-    own = jnp.where(jnp.arange(len(values))[:, None] < split, free["user"], free["item"])
-    apart = values if center is None else values - center
-    squares = jnp.sum(precision * jnp.square(apart) * own, axis=1)
+    squares: dict[Side, Array] = {}
+    for side, rows in table.items():
+        values = rows.at(slice(None))
+        apart = values - center[side] if side in center else values
+        squares[side] = jnp.sum(precision[side] * jnp.square(apart) * free[side][None], axis=1)
     slope, curvature = jnp.sum(result.slope), jnp.sum(result.curvature)
     zero_loss = jnp.zeros_like(intercept)
     if zero_weight is not None:
         # All scores are products of (intercept + bias, 1, factors) and (1, bias, factors).
-        ones = jnp.ones_like(table.bias)
-        users = jnp.stack([intercept + table.bias, ones], axis=1)[:split]
-        items = jnp.stack([ones, table.bias], axis=1)[split:-1]
-        users = jnp.concatenate([users, table.factors[:split]], axis=1)
-        items = jnp.concatenate([items, table.factors[split:-1]], axis=1)
+        bias = {side: rows.bias[:, None] for side, rows in table.items()}
+        ones = jax.tree.map(jnp.ones_like, bias)
+        users = jnp.concatenate(
+            [intercept + bias["user"], ones["user"], table["user"].factors], axis=1
+        )
+        items = jnp.concatenate([ones["item"], bias["item"], table["item"].factors], axis=1)
         zero_loss = 0.5 * zero_weight * jnp.sum((users.T @ users) * (items.T @ items))
         slope = slope - zero_weight * jnp.dot(users.sum(axis=0), items.sum(axis=0))
         curvature = curvature + zero_weight * len(users) * len(items)

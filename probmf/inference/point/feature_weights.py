@@ -20,6 +20,7 @@ from probmf.models.observations import Observations
 from probmf.models.row_means import RowMean
 from probmf.rows.conditionals import sum_products
 from probmf.rows.store import Side
+from probmf.rows.values import Rows
 
 
 class Regression(NamedTuple):
@@ -169,28 +170,24 @@ def to_weights(
     return weights
 
 
-def center_rows(
-    centers: dict[str, Array], sizes: tuple[int, int], num_columns: int
-) -> Float[Array, "table d"]:
-    """Prior means by site as table rows (bias, factors), zero where there is none.
+def center_rows(centers: dict[str, Array], table: Rows) -> dict[Side, Float[Array, "rows d"]]:
+    """Prior means by site as rows (bias, factors) of the sides that have any.
 
     Args:
         centers: Means by site of the rows.
-        sizes: Numbers of users and items.
-        num_columns: Number of factor columns of the table.
+        table: Rows of both sides, of whose shapes they are.
 
     Returns:
-        The means, users first, then items, then the row of zeros.
+        The means, zero where only the other part of a row has one.
     """
-    total = jnp.zeros((sum(sizes) + 1, 1 + num_columns), next(iter(centers.values())).dtype)
+    found: dict[Side, Array] = {}
     for site, mean in centers.items():
-        begin = 0 if site.startswith("user") else sizes[0]
-        rows = slice(begin, begin + len(mean))
-        if mean.ndim == 1:
-            total = total.at[rows, 0].set(mean)
-        else:
-            total = total.at[rows, 1 : 1 + mean.shape[1]].set(mean)
-    return total
+        side: Side = "user" if site.startswith("user") else "item"
+        size, columns = table[side].factors.shape
+        total = found.get(side, jnp.zeros((size, 1 + columns), mean.dtype))
+        own = slice(0, 1) if mean.ndim == 1 else slice(1, 1 + mean.shape[1])
+        found[side] = total.at[:, own].set(mean.reshape(size, -1))
+    return found
 
 
 def factor_weights(mean: RowMean, values: Mapping[str, Array]) -> dict[str, Array]:

@@ -22,21 +22,20 @@ from probmf.models.scores import Parameters, squared_scores
 from probmf.models.table import ALIGNMENT
 from probmf.rows import conditionals
 from probmf.rows.blocks import Bucket, build_blocks
-from probmf.rows.store import SIDES
-from probmf.rows.sweep import own_rows
-from probmf.rows.values import RowValues
+from probmf.rows.store import OTHER, SIDES, Side
+from probmf.rows.values import Rows, RowValues
 
 
 class RatingTerms(NamedTuple):
     """The ratings by row, and what weighs on their scores; a pytree.
 
     Attributes:
-        buckets: Ratings of the rows of both sides.
+        buckets: Ratings of the rows of each side.
         scales: The likelihood's own scales.
         zero_weight: Precision of the weak zeros that stand for unobserved pairs, or None.
     """
 
-    buckets: tuple[Bucket, ...]
+    buckets: dict[Side, tuple[Bucket, ...]]
     scales: dict[str, Array]
     zero_weight: Float[Array, ""] | None
 
@@ -55,7 +54,8 @@ class FullBatchObjective(RatingObjective):
         zero_weight = None
         if model.unobserved_weight > 0:
             zero_weight = model.unobserved_weight / jnp.square(terms.scales["noise_scale"])
-        buckets = build_blocks(observations.by_row()).buckets
+        blocks = build_blocks(observations.by_row())
+        buckets = {side: own.buckets for side, own in blocks.sides.items()}
         ratings = RatingTerms(buckets, terms.scales, zero_weight)
         return cls(model.likelihood.canonical()), (terms, ratings)
 
@@ -73,28 +73,28 @@ class FullBatchObjective(RatingObjective):
         return total
 
 
-def _pack(values: Parameters, terms: Terms) -> RowValues:
-    """Rows of both sides in the numbering of the buckets."""
-    bias, factors = [], []
+def _pack(values: Parameters, terms: Terms) -> Rows:
+    """Rows of both sides."""
+    table = {}
     for side in SIDES:
         size = len(terms.has_data[side])
-        bias.append(values.get(f"{side}_bias", jnp.zeros(size)))
+        bias = values.get(f"{side}_bias", jnp.zeros(size))
         block = values.get(f"{side}_factors", jnp.zeros((size, 0)))
-        factors.append(jnp.pad(block, ((0, 0), (0, -block.shape[1] % ALIGNMENT))))
-    last = jnp.zeros((1, factors[0].shape[1]))
-    return RowValues(jnp.concatenate([*bias, jnp.zeros(1)]), jnp.concatenate([*factors, last]))
+        padding = ((0, 0), (0, -block.shape[1] % ALIGNMENT))
+        table[side] = RowValues(bias, jnp.pad(block, padding))
+    return table
 
 
 class Moved(NamedTuple):
     """Arguments that the losses of ratings are differentiated in; a pytree.
 
     Attributes:
-        rows: Rows of both sides.
+        rows: Rows of each side.
         intercept: Added to every score.
         own: Those parameters of the likelihood that are optimized, too.
     """
 
-    rows: RowValues
+    rows: Rows
     intercept: Float[Array, ""]
     own: dict[str, Array]
 
@@ -113,15 +113,13 @@ def _loss_and_slopes(
     Every rating stands in two buckets, its user's and its item's, so that each row sums over its
     own slots; for the loss, the two are halved.
     """
-    rows, intercept = moved.rows, moved.intercept
-    zero_row = len(rows.bias) - 1
 
-    def one_chunk(chunk: Bucket) -> tuple[Array, Array, dict[str, Array]]:
-        design = rows.factors[chunk.partner]
-        offset = intercept + rows.bias[chunk.partner]
-        scores = offset + conditionals.project(design, own_rows(rows, chunk.row))
-        filled = (chunk.partner != zero_row).astype(scores.dtype)
-        weight = filled if chunk.weight is None else chunk.weight
+    def one_chunk(side: Side, chunk: Bucket) -> tuple[Array, Array, dict[str, Array]]:
+        other = moved.rows[OTHER[side]]
+        design = other.factors[chunk.partner]
+        offset = moved.intercept + other.bias[chunk.partner]
+        scores = offset + conditionals.project(design, moved.rows[side].at(chunk.row))
+        weight = chunk.weights(scores.dtype)
 
         def chunk_loss(own: dict[str, Array]) -> tuple[Array, Array]:
             losses = weight * likelihood.loss(scores, chunk.rating, ratings.scales | own)
@@ -131,20 +129,24 @@ def _loss_and_slopes(
         own_slopes, loss = jax.grad(chunk_loss, has_aux=True)(moved.own)
         slope = -weight * likelihood.slope(scores, chunk.rating, ratings.scales | moved.own)
         if ratings.zero_weight is not None:
+            filled = chunk._replace(weight=None).weights(scores.dtype)
             loss = loss - 0.5 * ratings.zero_weight * filled * jnp.square(scores)
             slope = slope - ratings.zero_weight * filled * scores
         return jnp.sum(loss, axis=1), conditionals.collect(design, slope), own_slopes
 
-    loss = jnp.zeros((), rows.bias.dtype)
-    bias, factors = jnp.zeros_like(rows.bias), jnp.zeros_like(rows.factors)
-    own = jax.tree.map(jnp.zeros_like, moved.own)
-    for bucket in ratings.buckets:
-        losses, slopes, own_slopes = lax.map(one_chunk, bucket)
-        loss = loss + 0.5 * jnp.sum(losses)
-        own = jax.tree.map(lambda total, x: total + 0.5 * jnp.sum(x, axis=0), own, own_slopes)
-        bias = bias.at[bucket.row].set(slopes[..., 0])
-        factors = factors.at[bucket.row].set(slopes[..., 1:])
-    return loss, Moved(RowValues(bias, factors), 0.5 * jnp.sum(bias), own)
+    loss = jnp.zeros_like(moved.intercept)
+    rows, own = jax.tree.map(jnp.zeros_like, (moved.rows, moved.own))
+    for side, buckets in ratings.buckets.items():
+        for bucket in buckets:
+            losses, slopes, own_slopes = lax.map(partial(one_chunk, side), bucket)
+            loss = loss + 0.5 * jnp.sum(losses)
+            own = jax.tree.map(lambda total, x: total + 0.5 * jnp.sum(x, axis=0), own, own_slopes)
+            # Lines without a row add zero to the first.
+            bias, factors = rows[side]
+            bias = bias.at[bucket.row].add(slopes[..., 0])
+            rows[side] = RowValues(bias, factors.at[bucket.row].add(slopes[..., 1:]))
+    intercept = 0.5 * (jnp.sum(rows["user"].bias) + jnp.sum(rows["item"].bias))
+    return loss, Moved(rows, intercept, own)
 
 
 def _forward(likelihood: Likelihood, moved: Moved, ratings: RatingTerms) -> tuple[Array, Moved]:

@@ -17,7 +17,8 @@ from probmf.rows.values import Noise, Prior, RowSums, RowValues
 def solve_lists(
     lists: RowLists,
     side: Side,
-    table: RowValues,
+    own: RowValues,
+    other: RowValues,
     prior: Prior,
     likelihood: Likelihood,
     steps: int | None,
@@ -29,7 +30,8 @@ def solve_lists(
     Args:
         lists: The ratings.
         side: Whose rows to solve.
-        table: Parameters of both sides.
+        own: Present values of the side's rows.
+        other: Those of the other side.
         prior: The side's prior.
         likelihood: Quadratic in the score.
         steps: Conjugate-gradient steps, or None for the exact solution.
@@ -37,40 +39,33 @@ def solve_lists(
         key: Draws the rows.
 
     Returns:
-        The table with the side's rows replaced, and each table row's sums.
+        The side's new rows and their sums.
     """
-    dtype = table.factors.dtype
+    dtype = own.factors.dtype
     size = prior.precision.shape[1]
-    own, other = (_table_rows(lists, one) for one in (side, "item" if side == "user" else "user"))
     zero = jnp.zeros(1, dtype)
     curvature, _ = likelihood.bound(zero, zero, prior.scales)
     given = Given(
         intercept=np.asarray(prior.intercept, dtype).reshape(1),
         curvature=np.asarray(curvature, dtype),
-        precision=np.asarray(prior.precision)[own],
+        precision=np.asarray(prior.precision),
         free=np.asarray(prior.free),
         gram=np.zeros((0, size), dtype) if prior.gram is None else np.asarray(prior.gram),
         shift=np.zeros(0, dtype) if prior.gram_shift is None else np.asarray(prior.gram_shift),
-        pull=np.zeros((0, size), dtype) if prior.pull is None else np.asarray(prior.pull)[own],
+        pull=np.zeros((0, size), dtype) if prior.pull is None else np.asarray(prior.pull),
     )
-    bias, factors = np.asarray(table.bias), np.asarray(table.factors)
-    new_bias, new_factors = bias.copy(), factors.copy()
-    loss, slope, curved = (np.zeros_like(bias) for _ in range(3))
+    present = Present(*map(np.asarray, (*own, *other)))
+    solved = Solved(
+        present.bias.copy(), present.factors.copy(), *np.zeros((3, len(present.bias)), dtype)
+    )
     solve_side(
-        lists, side, given, Present(bias[own], factors[own], bias[other], factors[other]),
-        Solved(new_bias[own], new_factors[own], loss[own], slope[own], curved[own]), steps=steps,
-        noise=None if key is None else np.asarray(_normals(key, prior.precision))[own], pool=pool,
+        lists, side, given, present, solved, steps=steps,
+        noise=None if key is None else np.asarray(_normals(key, prior.precision)), pool=pool,
     )  # fmt: skip
-    new = RowValues(jnp.asarray(new_bias), jnp.asarray(new_factors))
-    return new, RowSums(jnp.asarray(loss), jnp.asarray(slope), jnp.asarray(curved))
+    bias, factors, *sums = map(jnp.asarray, solved)
+    return RowValues(bias, factors), RowSums(*sums)
 
 
 @jax.jit
 def _normals(key: Array, like: Array) -> Array:
     return Noise.of(key, jnp.arange(len(like)), like).rows
-
-
-def _table_rows(lists: RowLists, side: Side) -> slice:
-    """Rows of a side in the table of both."""
-    first = lists.store.first(side)
-    return slice(first, first + lists.store.num_rows(side))

@@ -168,7 +168,7 @@ def test_sweeps_leave_the_joint_distribution_alone(prior: str, likelihood: str, 
             values = {name: value[index] for name, value in truth.items()}
             rating = values.pop("rating")
             observed = dataclasses.replace(pairs, rating=jnp.asarray(rating))
-            plan = Plan.of(model, USERS, ITEMS)
+            plan = Plan.of(model)
             scales = {
                 site.scale: jnp.asarray(getattr(model, site.scale))
                 for site in plan.sites if site.kind == "fixed"
