@@ -139,14 +139,13 @@ MODELS: dict[str, Callable[[Path, dict[str, Any]], Published]] = {
     ),
     "culcita-laplace": lambda path, _: _culcita(path),
     "culcita-agq": lambda path, _: _culcita(path),
-    "gopherdat2": _counts(
-        "lme4/gopherdat2.parquet", "shells ~ 1 + year + prev + (1|Site)", "year"
-    ),
     "toenail-visit": _yes(
         "lme4/toenail.parquet", "outcome", "moderate or severe",
         "y ~ 1 + treatment + visit + treatment:visit + (1|patientID)",
     ),
-    "mmmec": _counts("lme4/mmmec.parquet", "deaths ~ 1 + uvb + (1|region)"),
+    "mmmec": _counts(
+        "lme4/mmmec.parquet", "deaths ~ 1 + uvb + offset(np.log(expected)) + (1|region)"
+    ),
     "goldstein": _goldstein,
     "paired-se": _paired,
 }  # fmt: skip
@@ -177,6 +176,7 @@ METHODS: dict[str, list[str]] = {
     "culcita-laplace": ["Laplace"],
     "culcita-agq": ["AGHQ 7", "AGHQ 9", "AGHQ 25", "AGHQ 60 (converged)"],
     "toenail-visit": ["Laplace", "AGHQ 5", "AGHQ 10", "AGHQ 20", "AGHQ 50", "AGHQ 100"],
+    "mmmec": ["AGHQ 11", "Laplace"],
     "goldstein": ["Laplace", "AGHQ 11", "AGHQ 25"],
     "paired-se": ["AGHQ 21"],
 }

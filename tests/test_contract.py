@@ -173,6 +173,9 @@ CELLS = {
         fit_marginal, MIXED, toys.mixed(), {"objective": "restricted"}, random=False
     ),
     "marginal yes/no": Cell(fit_marginal, MIXED_YES, toys.mixed("yes/no"), random=False),
+    "sample marginal yes/no": Cell(
+        sample_marginal, MIXED_YES, toys.mixed("yes/no"), {"num_samples": 40}, foreign=KERNEL
+    ),
     "sample marginal": Cell(sample_marginal, MIXED, toys.mixed(), {"num_samples": 40}),
 }  # fmt: skip
 

@@ -9,7 +9,8 @@ Given all else the groups are independent. With whitened effects v of a group, :
 
 where :math:`\ell` is the logarithm of the integrand, a its mode, :math:`R R^\top` minus its second
 derivative there, and x, w are nodes and weights for the standard Normal. One node is Laplace's
-approximation. The value is differentiated as it stands, with the nodes, which move with the mode.
+approximation. The value is differentiated as it stands, with the nodes, which move with the mode;
+or nodes are held, where there are enough of them for their places to be of no consequence.
 """
 
 import itertools
@@ -28,6 +29,8 @@ from probmf.effects.rows import Derivatives, Rows
 MAX_DIM = 2
 #: Iterations of Newton's method, halvings among them.
 MOST_ITERATIONS = 100
+#: Squared distance to a mode, in its standard deviations, that will do for where nodes lie.
+ROUGH = 1e-3
 
 
 class Groups(NamedTuple):
@@ -46,6 +49,11 @@ class Groups(NamedTuple):
     group: Int[Array, " n"]
     columns: Float[Array, "n d"]
     num_groups: int
+
+    def held(self) -> "Groups":
+        """The same as numbers that nothing is differentiated by."""
+        offset, columns = lax.stop_gradient((self.offset, self.columns))
+        return self._replace(rows=self.rows.held(), offset=offset, columns=columns)
 
     def sum(self, values: Float[Array, "n ..."]) -> Float[Array, "groups ..."]:
         """Sums over the rows of each group."""
@@ -87,7 +95,11 @@ def gauss_hermite(num_nodes: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def log_integrals(
-    groups: Groups, num_nodes: int, start: Float[Array, "groups d"] | None = None
+    groups: Groups,
+    num_nodes: int,
+    start: Float[Array, "groups d"] | None = None,
+    *,
+    held: bool = False,
 ) -> tuple[Float[Array, " groups"], Float[Array, "groups d"]]:
     """Logarithms of the integrals over the effects of each group, to be traced.
 
@@ -95,6 +107,7 @@ def log_integrals(
         groups: The groups, with one or two effects each.
         num_nodes: Nodes for each effect.
         start: Where the search for the modes begins; zero by default.
+        held: Whether nodes lie about rough modes, and are not differentiated: a third of the cost.
 
     Returns:
         The logarithms, and the modes of the whitened effects (without derivatives). Cost
@@ -102,18 +115,39 @@ def log_integrals(
     """
     dim = groups.columns.shape[1]
     x, log_weight = gauss_hermite(num_nodes, dim)
-    mode, root = moving_modes(groups, find_modes(groups, start))
+    find = rough_modes if held else moving_modes
+    mode, root = find(groups, find_modes(groups, start, rough=held))
     dtype = mode.dtype
+    joint = log_ratios(groups, mode, root, x)
+    logdet = jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), axis=-1)
+    total = jax.nn.logsumexp(joint + jnp.asarray(log_weight, dtype)[None], axis=1)
+    return total - logdet, lax.stop_gradient(mode)
+
+
+def log_ratios(
+    groups: Groups,
+    mode: Float[Array, "groups d"],
+    root: Float[Array, "groups d d"],
+    nodes: Float[Array | np.ndarray, "nodes d"],
+) -> Float[Array, "groups nodes"]:
+    r"""Integrands at nodes, over the Normal density of the nodes themselves.
+
+    Args:
+        groups: The groups.
+        mode: Their modes.
+        root: Lower factors R of the precisions there.
+        nodes: Nodes x; the effects are :math:`a + R^{-\top} x`.
+
+    Returns:
+        The logarithms :math:`\ell(v) + |x|^2 / 2`.
+    """
 
     def at_node(node: Array) -> Array:
         effects = mode + solve_upper(root, jnp.broadcast_to(node, mode.shape))
         value = groups.rows(groups.predictor(effects))
         return groups.joint(value, effects) + 0.5 * jnp.sum(jnp.square(node))
 
-    joint = jax.vmap(at_node, out_axes=1)(jnp.asarray(x, dtype))
-    logdet = jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), axis=-1)
-    total = jax.nn.logsumexp(joint + jnp.asarray(log_weight, dtype)[None], axis=1)
-    return total - logdet, lax.stop_gradient(mode)
+    return jax.vmap(at_node, out_axes=1)(jnp.asarray(nodes, mode.dtype))
 
 
 def moving_modes(
@@ -139,6 +173,15 @@ def moving_modes(
     return moved, cholesky(groups.precision(weight))
 
 
+def rough_modes(
+    groups: Groups, modes: Float[Array, "groups d"]
+) -> tuple[Float[Array, "groups d"], Float[Array, "groups d d"]]:
+    """The same modes, and factors of the precisions there, nothing of which is differentiated."""
+    groups = groups.held()
+    weight = groups.rows.differentiate(groups.predictor(modes)).weight
+    return modes, cholesky(groups.precision(jnp.maximum(weight, 0.0)))
+
+
 class _Search(NamedTuple):
     """State of the search: where each group is, where it goes, how far, and what is left."""
 
@@ -151,21 +194,22 @@ class _Search(NamedTuple):
 
 
 def find_modes(
-    groups: Groups, start: Float[Array, "groups d"] | None = None
+    groups: Groups, start: Float[Array, "groups d"] | None = None, *, rough: bool = False
 ) -> Float[Array, "groups d"]:
     """Modes of the whitened effects by Newton's method with halved steps, side by side.
 
     Args:
         groups: The groups.
         start: Where to begin; zero by default.
+        rough: Whether within a few hundredths of a standard deviation will do.
 
     Returns:
         The modes, without derivatives.
     """
-    offset, columns = lax.stop_gradient((groups.offset, groups.columns))
-    groups = groups._replace(rows=groups.rows.held(), offset=offset, columns=columns)
+    groups = groups.held()
     dim, dtype = groups.columns.shape[1], groups.columns.dtype
     small = jnp.finfo(dtype).eps
+    enough = ROUGH if rough else small
 
     def aim(effects: Array, found: Derivatives) -> tuple[Array, Array]:
         """The step, and twice the gain that it promises."""
@@ -197,7 +241,7 @@ def find_modes(
         )
 
     def is_on(state: _Search) -> Array:
-        return jnp.any(state.left * state.length > small) & (state.num_steps < MOST_ITERATIONS)
+        return jnp.any(state.left * state.length > enough) & (state.num_steps < MOST_ITERATIONS)
 
     first = jnp.zeros((groups.num_groups, dim), dtype) if start is None else start
     return lax.while_loop(is_on, move, begin(lax.stop_gradient(first))).effects

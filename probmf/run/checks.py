@@ -76,7 +76,7 @@ _NO_EXPECTED = (
 )
 _NOT_GAUSSIAN = (
     "{found}: {method} needs effects that are normal given the response, as they are of Gaussian "
-    "and log-normal responses only. Use sample_nuts."
+    "and log-normal responses only. Use sample_marginal or sample_nuts."
 )
 
 
@@ -217,9 +217,7 @@ TABLE: tuple[Row, ...] = (
         }),
     Row("responses that are neither Gaussian nor log-normal", MixedEffects,
         lambda model: "" if model.likelihood.normal else f"likelihood is {model.likelihood!r}",
-        "likelihood is Bernoulli()", dict.fromkeys(
-            ("sample_gibbs", "sample_marginal"), _NOT_GAUSSIAN
-        )),
+        "likelihood is Bernoulli()", {"sample_gibbs": _NOT_GAUSSIAN}),
     Row("a formula for the noise", MixedEffects,
         lambda model: "" if model.scale_formula is None
         else f"scale_formula is {model.scale_formula!r}",

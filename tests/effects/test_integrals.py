@@ -1,15 +1,18 @@
 """Effects integrated out of any likelihood: brute force, dense algebra, differences."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from probmf import Bernoulli, MixedEffects, NegativeBinomial, Ordinal, Poisson
+from probmf.effects.conditional_draws import draw_effects_of_groups
 from probmf.inference.mixed.approximate_problem import ApproximateProblem, Objective
-from probmf.inference.mixed.integral import Integral, Rest
+from probmf.inference.mixed.integral import Integral, IntegralDensity, Rest
 
 #: A likelihood and its responses, from whole numbers of at most 5.
 LIKELIHOODS: dict[str, tuple[Any, Any]] = {
@@ -51,11 +54,9 @@ def rest_at(integral: Integral, made: ApproximateProblem, vector: np.ndarray) ->
     return jax.jit(lambda v: density.rest(density.latents(v)))(jnp.asarray(vector))
 
 
-def brute_force(integral: Integral, rest: Rest, dim: int) -> float:
-    """The trapezoid rule over whitened effects, group by group."""
-    places = np.linspace(-9.0, 9.0, 181 if dim > 1 else 1801)
-    grid = np.stack(np.meshgrid(*[places] * dim, indexing="ij"), -1).reshape(-1, dim)
-    normal = -0.5 * np.sum(grid**2, axis=1) - 0.5 * dim * np.log(2 * np.pi)
+def log_joint(integral: Integral, rest: Rest, grid: np.ndarray) -> np.ndarray:
+    """Density of each group's rows and whitened effects at points, (points, groups)."""
+    normal = -0.5 * np.sum(grid**2, axis=1) - 0.5 * grid.shape[1] * np.log(2 * np.pi)
 
     def joint(rest: Rest) -> Any:
         groups = integral.groups(rest)
@@ -66,8 +67,15 @@ def brute_force(integral: Integral, rest: Rest, dim: int) -> float:
 
         return jax.vmap(at)(jnp.asarray(grid))
 
-    found = np.asarray(jax.jit(joint)(rest)) + normal[:, None]
+    return np.asarray(jax.jit(joint)(rest)) + normal[:, None]
+
+
+def brute_force(integral: Integral, rest: Rest, dim: int) -> float:
+    """The trapezoid rule over whitened effects, group by group."""
+    places = np.linspace(-9.0, 9.0, 181 if dim > 1 else 1801)
+    grid = np.stack(np.meshgrid(*[places] * dim, indexing="ij"), -1).reshape(-1, dim)
     volume = dim * np.log(places[1] - places[0])
+    found = log_joint(integral, rest, grid)
     return float(np.sum(np.logaddexp.reduce(found, axis=0) + volume))
 
 
@@ -169,6 +177,54 @@ def test_quadrature_with_few_nodes_has_its_own_gradient(dim: int, num_nodes: int
         made, vector = problem("logit", formula, num_nodes=num_nodes)
         _, gradient = made.score(vector)
         np.testing.assert_allclose(gradient, slopes(made, vector), rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_held_nodes_give_the_same_where_there_are_enough(dim: int) -> None:
+    formula = ("y ~ x + (1 | g)", "y ~ x + (1 + x | g)")[dim - 1]
+    with jax.enable_x64(True):
+        made, vector = problem("NegativeBinomial", formula, num_nodes=21)
+        value, gradient = made.score(vector)
+        held = replace(made.integral, near=jnp.zeros((6, dim)))
+        density = IntegralDensity.of_integral(held)
+
+        def evidence(density: Any, vector: Any) -> Any:
+            return density.integral.evidence(density.rest(density.latents(vector)))[0]
+
+        found = jax.jit(jax.value_and_grad(evidence, argnums=1))(density, jnp.asarray(vector))
+        np.testing.assert_allclose(found[0], value, rtol=1e-9)
+        np.testing.assert_allclose(found[1], gradient, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("name", "dim"), [("logit", 1), ("Poisson", 2)])
+def test_draws_of_effects_are_of_their_conditional(name: str, dim: int) -> None:
+    """The exact distribution function of each group's effects, at the draws, is uniform."""
+    formula = ("y ~ x + (1 | g)", "y ~ x + (1 + x | g)")[dim - 1]
+    size, places = 4000, np.linspace(-7.0, 7.0, 281)
+    with jax.enable_x64(True):
+        made, vector = problem(name, formula, num_nodes=9)
+        vector[made.places["g_scale"]] += 1.0
+        rest = rest_at(made.integral, made, vector)
+
+        def draw(key: Any, rest: Rest) -> Any:
+            return draw_effects_of_groups(made.integral.groups(rest), key)
+
+        keys = jax.random.split(jax.random.key(0), size)
+        draws = np.asarray(jax.jit(jax.vmap(draw, (0, None)))(keys, rest))
+        grid = np.stack(np.meshgrid(*[places] * dim, indexing="ij"), -1).reshape(-1, dim)
+        joint = log_joint(made.integral, rest, grid)
+    mass = np.exp(joint - joint.max(axis=0)).T.reshape(6, *[len(places)] * dim)
+    for axis in range(dim):
+        own = mass if dim == 1 else mass.sum(axis=2 - axis)
+        below = np.cumsum(own, axis=1) - 0.5 * own
+        below /= own.sum(axis=1, keepdims=True)
+        for group in range(6):
+            uniform = np.interp(draws[:, group, axis], places, below[group])
+            assert scipy.stats.kstest(uniform, "uniform").pvalue > 1e-4
+    if dim == 2:
+        product = np.einsum("mab,a,b->m", mass, places, places) / mass.sum(axis=(1, 2))
+        error = np.std(np.prod(draws, axis=2), axis=0) / np.sqrt(size)
+        assert np.all(np.abs(np.prod(draws, axis=2).mean(axis=0) - product) < 4 * error)
 
 
 def test_one_node_is_laplace() -> None:

@@ -453,14 +453,6 @@ def fail_after(count: int, monkeypatch: pytest.MonkeyPatch) -> list[None]:
     return calls
 
 
-@pytest.mark.parametrize(
-    ("likelihood", "y"), [("bernoulli", np.arange(40) % 2), ("ordinal", np.arange(40) % 3)]
-)
-def test_other_likelihoods_have_no_closed_form(likelihood: Any, y: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=f"likelihood is {likelihood.title()}.*Use sample_nuts"):
-        sample_marginal(MixedEffects(ONE_WAY, likelihood=likelihood), one_way() | {"y": y}, key=0)
-
-
 def test_arguments() -> None:
     with pytest.raises(TypeError, match=r"expected MixedEffects\. It integrates"):
         sample_marginal(MatrixFactorization(2), one_way(), key=0)  # type: ignore[arg-type]

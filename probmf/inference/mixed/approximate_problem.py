@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
-from numpyro.distributions.transforms import biject_to
 
 from probmf.effects.laplace import Tables
 from probmf.effects.quadrature import MAX_DIM
@@ -114,17 +113,8 @@ class ApproximateProblem:
         return self.target.density.places
 
     def start(self) -> np.ndarray:
-        """Units of the columns for scales, prior means for coefficients, shares for cutpoints."""
-        vector = np.array(self.target.density.vector, np.float64)
-        data, program = self.integral.data, self.integral.program
-        likelihood = program.likelihood.coded(data.num_levels)
-        first = likelihood.start(np.asarray(data.response, np.float64), None, 0.0)
-        for site, value in first.items():
-            prior: Any = data.priors[site]
-            if site in self.places:
-                own = biject_to(prior.support).inv(jnp.asarray(value, jnp.result_type(float)))
-                vector[self.places[site]] = np.asarray(own)
-        return vector
+        """Starting point."""
+        return self.target.density.start()
 
     def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         """The objective and its gradient; compiled."""

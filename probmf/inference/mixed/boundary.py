@@ -1,5 +1,6 @@
 """Best fits on the boundary of what variances can be: a scale of zero, a correlation of one."""
 
+from collections.abc import Mapping
 from itertools import combinations
 from typing import NamedTuple
 
@@ -11,7 +12,8 @@ from jaxtyping import Bool
 from numpyro.distributions import Distribution
 
 from probmf.likelihoods.base import likelihood_scales
-from probmf.models.mixed.arrays import GroupTerm
+from probmf.models.mixed.arrays import GroupTerm, MixedData
+from probmf.models.mixed.program import MixedProgram
 from probmf.results import MixedFit
 
 #: Effects smaller than this share of the noise are reported as lying on the boundary. The search
@@ -109,10 +111,27 @@ def _noise_level(fit: MixedFit) -> float:
 
 def _score_level(fit: MixedFit) -> float:
     """The error with which one row tells its linear predictor, typically."""
-    data = fit.design.data
-    likelihood = fit.model.likelihood.coded(data.num_levels)
+    values = {name: value[0, 0] for name, value in fit.samples.items()}
+    information = row_information(fit.model.program, fit.design.data, values)
+    return float(1.0 / np.sqrt(information / fit.design.data.num_observations))
+
+
+def row_information(
+    program: MixedProgram, data: MixedData, values: Mapping[str, np.ndarray]
+) -> float:
+    """Fisher information of the linear predictors of all rows, summed.
+
+    Args:
+        program: The model.
+        data: Its data.
+        values: All sites.
+    """
+    likelihood = program.likelihood.coded(data.num_levels)
     with jax.enable_x64(True):
-        values = {name: jnp.asarray(value[0, 0]) for name, value in fit.samples.items()}
-        own = likelihood_scales(likelihood, data.priors | values)
-        information = np.asarray(likelihood.information(data.mean(values), own))
-    return float(1.0 / np.sqrt(np.mean(information)))
+        own = {name: jnp.asarray(value, float) for name, value in values.items()}
+        given = likelihood_scales(likelihood, data.priors | own)
+        scores = data.mean(own)
+        information = jnp.broadcast_to(likelihood.information(scores, given), scores.shape)
+        if data.weight is not None:
+            information = information * data.weight
+    return float(np.sum(np.asarray(information)))

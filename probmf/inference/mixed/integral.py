@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 from jaxtyping import Array, Float
+from numpyro.distributions.transforms import biject_to
 from numpyro.infer.util import constrain_fn, log_density
 
+from probmf.data import wrap_words
 from probmf.effects import (
     Pattern,
     Standard,
@@ -25,6 +27,7 @@ from probmf.effects import (
     make_pattern,
     standardize,
 )
+from probmf.effects.conditional_draws import draw_effects_of_groups
 from probmf.effects.laplace import Blocks, Tables, log_laplace
 from probmf.effects.quadrature import Groups, log_integrals
 from probmf.effects.rows import Rows
@@ -52,7 +55,7 @@ class Rest(NamedTuple):
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["program", "data", "pattern", "designs", "standards"],
+    data_fields=["program", "data", "pattern", "designs", "standards", "near"],
     meta_fields=["blocks", "num_nodes", "flat"],
 )
 @dataclass(frozen=True, eq=False)
@@ -68,6 +71,8 @@ class Integral:
         blocks: The blocks; layouts are called after sites.
         num_nodes: Nodes of the quadrature for each effect; 0 for Laplace's approximation.
         flat: Blocks whose prior is flat.
+        near: Whitened effects near their modes; nodes of a quadrature are then held, and should
+            be enough for their places to be of no consequence.
     """
 
     program: MixedProgram
@@ -78,6 +83,7 @@ class Integral:
     blocks: tuple[Block, ...]
     num_nodes: int
     flat: tuple[int, ...]
+    near: Float[Array, "groups d"] | None = None
 
     @classmethod
     def of(
@@ -157,8 +163,9 @@ class Integral:
         """
         if not self.num_nodes:
             return log_laplace(self.system(rest), start)
+        near = self.near if start is None else start[0]
         found, modes = log_integrals(
-            self.groups(rest), self.num_nodes, None if start is None else start[0]
+            self.groups(rest), self.num_nodes, near, held=self.near is not None
         )
         return jnp.sum(found), [modes]
 
@@ -192,6 +199,10 @@ class Integral:
         if site in found:
             found[site] = found[site] + self._center()
         return found
+
+    def draw(self, rest: Rest, key: Array) -> dict[str, Array]:
+        """The effects of one grouping from their conditional, to be traced."""
+        return self.effects(rest, [draw_effects_of_groups(self.groups(rest), key)])
 
     def covariance(self, rest: Rest, whitened: Tables, block: int) -> Float[Array, "D D"]:
         """Covariance of the effects of a block, not the leading one, about the modes."""
@@ -265,6 +276,19 @@ class IntegralDensity(Potential):
         found: Integral = self.args[0]
         return found
 
+    def start(self) -> np.ndarray:
+        """Units of the columns for scales, prior means for coefficients, shares for cutpoints."""
+        vector = np.array(self.vector, np.float64)
+        data, places = self.integral.data, self.places
+        likelihood = self.integral.program.likelihood.coded(data.num_levels)
+        first = likelihood.start(np.asarray(data.response, np.float64), None, 0.0)
+        for site, value in first.items():
+            if site in places:
+                prior: Any = data.priors[site]
+                own = biject_to(prior.support).inv(jnp.asarray(value, jnp.result_type(float)))
+                vector[places[site]] = np.asarray(own)
+        return vector
+
     def latents(self, vector: Array) -> dict[str, Array]:
         """Values of the sites that are left, to be traced; does not touch the observations."""
         values = constrain_fn(_prior, self.args, {}, self.unravel(vector))
@@ -280,3 +304,17 @@ class IntegralDensity(Potential):
         """Log density of the sites' own values, to be traced."""
         found: Array = log_density(_prior, self.args, {}, dict(latents))[0]
         return found
+
+    def at_mode(self, vector: Array) -> dict[str, Array]:
+        """All sites at a vector, what is integrated out at its modes, to be traced."""
+        latents = self.latents(vector)
+        rest = self.rest(latents)
+        return latents | self.integral.effects(rest, self.integral.evidence(rest)[1])
+
+    def drawn(self, vector: Array, words: Array) -> dict[str, Array]:
+        """All sites at a vector, the effects of the grouping drawn, to be traced."""
+        values = constrain_fn(
+            _prior, self.args, {}, self.unravel(vector), return_deterministic=True
+        )
+        rest = self.rest({name: values[name] for name in self.sites})
+        return {**values, **self.integral.draw(rest, wrap_words(words))}

@@ -12,12 +12,17 @@ from jax.typing import ArrayLike
 
 from probmf.data import as_key
 from probmf.inference.final_warning import concluded
-from probmf.inference.importance import K_HAT_GATE
+from probmf.inference.importance import K_HAT_GATE, NoModeError
 from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.evaluators import NotServedError
 from probmf.inference.marginal.lost_digits import lost_digits_of_draws
 from probmf.inference.mixed.exact_fit import refuse_exact_fit
 from probmf.inference.mixed.importance_sampler import Draws, draw_marginal
+from probmf.inference.mixed.quadrature_sampler import (
+    NUM_CHAINS,
+    NoGroupingError,
+    sample_by_quadrature,
+)
 from probmf.inference.nuts.pooled_warmup import PooledNuts
 from probmf.inference.nuts.transitions import NoStartError, constrain_chains
 from probmf.inference.potential import mixed_potential
@@ -51,11 +56,11 @@ def sample_marginal(
     float64: bool = True,
     progress: bool | None = None,
 ) -> MixedFit:
-    r"""Independent draws of a Gaussian mixed model with all its effects integrated out.
+    r"""Draws of a mixed model with effects integrated out: all of them, or those of one grouping.
 
-    With fixed and random effects integrated out, a few scales and correlations remain, whose
-    density is smooth. Proposals are drawn from a multivariate t around its mode, and from mixtures
-    refitted to them where that is too narrow, and are weighted by
+    With fixed and random effects of a Gaussian model integrated out, a few scales and correlations
+    remain, whose density is smooth. Proposals are drawn from a multivariate t around its mode, and
+    from mixtures refitted to them where that is too narrow, and are weighted by
 
     .. math:: w_i = p(y \mid \theta_i)\, p(\theta_i) / q(\theta_i).
 
@@ -68,24 +73,35 @@ def sample_marginal(
     same draws on a busy machine. The latter is tried only where the draws would take more than
     such a trial.
 
+    Where the response is neither Gaussian nor log-normal, the effects of the largest grouping with
+    one or two for each group are integrated out by adaptive Gauss-Hermite quadrature,
+
+    .. math:: p(y \mid \psi) = \prod_j \int N(u_j; 0, \Sigma) \prod_{n \in j}
+       f(y_n \mid \eta_n(\psi) + z_n^\top u_j)\, du_j,
+
+    four chains of NUTS draw all that is left, :math:`\psi`, with the metric of the mode, and the
+    effects are drawn from their conditional given each draw.
+
     Args:
-        model: A mixed model with a Gaussian or log-normal response.
+        model: A mixed model.
         data: Any data frame, or a design.
         key: JAX key or int.
-        num_samples: Draws to return, all in one chain.
-        max_densities: The most evaluations of the density; by default 40 per draw and at least
-            20,000.
+        num_samples: Draws to return: in one chain if they are independent, else in four.
+        max_densities: The most evaluations of a Gaussian model's density; by default 40 per draw
+            and at least 20,000.
         float64: Compute in double precision, whatever JAX is set to elsewhere.
         progress: Show a progress bar; None shows it on a terminal or in a notebook.
 
     Returns:
-        The fit; `fit.sampling.info` has k_hat, num_densities, effective and the seconds by stage.
-        After Ctrl-C as many draws as the proposals so far are good for, marked incomplete.
+        The fit; `fit.sampling.info` has k_hat, num_densities, effective and the seconds by stage,
+        or what was integrated out and the number of nodes. After Ctrl-C as many draws as the
+        proposals so far are good for, marked incomplete.
 
     Raises:
         TypeError: If `model` is no MixedEffects.
-        ValueError: If the response is neither Gaussian nor log-normal, an argument is out of range,
-            or there is no posterior, as coefficients and effects leave no noise.
+        ValueError: If an argument is out of range, no grouping of a response that is not Gaussian
+            has one or two effects for each group, or there is no posterior, as coefficients and
+            effects leave no noise.
 
     Warns:
         FitWarning: If the rows do not tell variances apart, so that priors alone do. After Ctrl-C.
@@ -113,6 +129,9 @@ def sample_marginal(
         random_key = as_key(key)
         design = data if isinstance(data, Design) else model.design(data)
         table = None if isinstance(data, Design) else data
+        if not model.likelihood.normal:
+            fit = _by_quadrature(model, design, int(num_samples), random_key, begin, progress)
+            return concluded(replace(fit, data=table), stacklevel=2)
         refuse_exact_fit(model, design)
         arguments = model.arguments(design, join=True)
         density = MarginalDensity.of_mixed(model.program, arguments, model.effect_sites(design))
@@ -151,6 +170,34 @@ def _info(draws: Draws) -> Mapping[str, float | int | str]:
         "effective_fraction": draws.effective / draws.num_densities,
         **{f"seconds_{stage}": seconds for stage, seconds in draws.seconds.items()},
     }
+
+
+def _by_quadrature(
+    model: MixedEffects,
+    design: Design,
+    num_samples: int,
+    key: jax.Array,
+    begin: float,
+    progress: bool | None,
+) -> MixedFit:
+    """One grouping integrated out by quadrature, NUTS on all that is left."""
+    (data,) = model.arguments(design)
+    each = -(-num_samples // NUM_CHAINS)
+    try:
+        found = sample_by_quadrature(model.program, data, each, key, progress)
+    except (NoGroupingError, NoModeError) as error:
+        raise ValueError(
+            f"likelihood is {model.likelihood!r}, and sample_marginal can't serve: {error}. Use "
+            "sample_nuts(centered=False)."
+        ) from error
+    chains = found.chains
+    warn_incomplete(chains.result, chains.num_draws, each, stacklevel=3)
+    info: dict[str, float | int | str] = {"num_nodes": found.num_nodes}
+    info["integrated"] = ", ".join(found.sites)
+    sampling = Sampling(
+        chains.stats, found.num_warmup, time.perf_counter() - begin, chains.complete, info
+    )
+    return MixedFit(model, design, found.samples, "marginal/quadrature", sampling=sampling)
 
 
 def _by_nuts(

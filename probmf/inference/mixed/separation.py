@@ -47,6 +47,8 @@ def separated_coefficients(
             np.asarray(likelihood.slope(jnp.full(rating.shape, end), jnp.asarray(rating), own))
             for end in (FAR, -FAR)
         )
+    if data.weight is not None:  # A row that does not count may move either way.
+        up, down = up * np.asarray(data.weight), down * np.asarray(data.weight)
     may_rise, may_fall = up > -NOTHING, down < NOTHING
     columns = np.asarray(data.population, np.float64)
     size = np.max(np.abs(columns), axis=0)

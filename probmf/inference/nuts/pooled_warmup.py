@@ -57,6 +57,14 @@ class PooledNuts:
         self._mass = np.eye(size) if self.settings.dense_mass else np.ones(size)
         self._last: np.ndarray | None = None
 
+    def begin(self, starts: Float[np.ndarray, "chain d"]) -> None:
+        """Begin at points, and not at random ones.
+
+        Args:
+            starts: One for each chain.
+        """
+        self._last = starts
+
     @cached_property
     def operations(self) -> float:
         """Operations of a gradient."""

@@ -1,0 +1,313 @@
+"""Draws of mixed models of any response: one grouping by quadrature, NUTS on all that is left.
+
+The mode of scales with all effects integrated out by Laplace's approximation, and the curvature
+there and at the mode of the others, give NUTS its metric: nothing but its step size is adapted.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+from jaxtyping import Array, Float
+
+from probmf.effects.quadrature import MAX_DIM, find_modes, gauss_hermite, log_ratios, rough_modes
+from probmf.inference.importance import Mode, find_mode
+from probmf.inference.mixed.boundary import row_information
+from probmf.inference.mixed.integral import Integral, IntegralDensity
+from probmf.inference.nuts.pooled_warmup import MAX_DENSE, PooledNuts
+from probmf.inference.nuts.transitions import Chains, Settings, run_nuts
+from probmf.models.mixed.arrays import GroupTerm, MixedData
+from probmf.models.mixed.program import MixedProgram
+from probmf.rows.store import num_workers
+from probmf.run.threads import workers
+
+#: Chains.
+NUM_CHAINS = 4
+#: Transitions that adapt the step size, and the acceptance rate that it aims at.
+NUM_WARMUP, ACCEPT = 50, 0.75
+#: The same where fewer numbers than so many are left, mostly scales, of no Normal density:
+#: shorter steps, and more surely found, as they cost little.
+FEW, WARMUP_OF_FEW, ACCEPT_OF_FEW = 20, 150, 0.95
+#: Nodes that are tried for each effect, by the number of effects, and those that they are judged
+#: by: the fewest whose evidence is as near as this many nats.
+NODES = {1: (5, 7, 9, 15, 21, 31), 2: (3, 5, 7, 9)}
+REFERENCE, NEAR = {1: 41, 2: 13}, 1e-2
+#: Draws whose effects are drawn back by one call.
+RECOVERED = 64
+
+
+class NoGroupingError(ValueError):
+    """No grouping whose effects have a quadrature."""
+
+
+class QuadratureDraws(NamedTuple):
+    """Draws, and how they came about.
+
+    Attributes:
+        samples: Draws by site, (chain, draw, ...).
+        chains: The chains on the unconstrained scale.
+        num_warmup: Transitions per chain that were thrown away.
+        sites: What was integrated out.
+        num_nodes: Nodes for each effect.
+    """
+
+    samples: dict[str, np.ndarray]
+    chains: Chains
+    num_warmup: int
+    sites: tuple[str, ...]
+    num_nodes: int
+
+
+def sample_by_quadrature(
+    program: MixedProgram,
+    data: MixedData,
+    num_samples: int,
+    key: Array,
+    progress: bool | None,
+) -> QuadratureDraws:
+    """Draw from the posterior.
+
+    Args:
+        program: The model, centred.
+        data: Its argument.
+        num_samples: Draws of each chain.
+        key: JAX key.
+        progress: Show a bar.
+
+    Returns:
+        The draws; fewer of them after an interruption.
+
+    Raises:
+        NoGroupingError: If no grouping has one or two effects for each group.
+        NoModeError: If the density has no mode.
+        NoStartError: If it is not finite where the chains were to start.
+    """
+    names = [term.name for term in data.groups]
+    if not names:
+        raise NoGroupingError("the formula has no group term such as (1 | g)")
+    whole = Integral.of(program, data, names, coefficients=True)
+    terms = _chosen(whole)
+    outer = IntegralDensity.of_integral(whole)
+    mode = _mode_of(outer)
+    point = jnp.asarray(mode.vector, outer.vector.dtype)
+    at_mode = {
+        k: np.asarray(v, np.float64) for k, v in _run(IntegralDensity.at_mode, outer, point).items()
+    }
+    inner_program = replace(program, centered=_centred(program, data, terms, at_mode))
+    integral = Integral.of(inner_program, data, terms, num_nodes=1)
+    integral = replace(integral, **_nodes(integral, at_mode))
+    density = IntegralDensity.of_integral(integral)
+    values = _as_sampled(inner_program, data, at_mode)
+    centre = np.asarray(density.unconstrain(jax.tree.map(jnp.asarray, values)), np.float64)
+    start_key, run_key, draw_key = jax.random.split(key, 3)
+    chains, num_warmup = _run_chains(
+        density, centre, outer, mode.covariance, num_samples, start_key, run_key, progress
+    )
+    samples = _recovered(density, chains.vectors, draw_key)
+    return QuadratureDraws(samples, chains, num_warmup, integral.sites, integral.num_nodes)
+
+
+def _mode_of(density: IntegralDensity) -> Mode:
+    """The mode; of nothing at all, where all scales are numbers, there is none to find."""
+    if not density.num_dims:
+        return Mode(np.zeros(0), 0.0, np.zeros((0, 0)), 0)
+    return find_mode(_score_of(density), density.start())
+
+
+def _chosen(whole: Integral) -> list[str]:
+    """Names of the terms of the largest grouping with one or two effects for each group."""
+    site = whole.data.mean.site
+    sizes = {
+        place: block.num_groups * block.dim
+        for place, block in enumerate(whole.blocks)
+        if block.dim <= MAX_DIM and all(layout.name != site for layout in block.layouts)
+    }
+    if not sizes:
+        told = ", ".join(
+            f"{' and '.join(layout.name for layout in block.layouts)} ({block.dim} for each group)"
+            for block in whole.blocks if all(layout.name != site for layout in block.layouts)
+        )  # fmt: skip
+        raise NoGroupingError(
+            f"quadrature is over one or two effects for each group, and this model has {told}"
+        )
+    block = whole.blocks[max(sizes, key=lambda place: sizes[place])]
+    own = {layout.name for layout in block.layouts}
+    return [term.name for term in whole.data.groups if term.effects_site in own]
+
+
+def _centred(
+    program: MixedProgram, data: MixedData, terms: list[str], at_mode: Mapping[str, np.ndarray]
+) -> tuple[str, ...]:
+    """Sites of effects of which their rows tell more than their prior does."""
+    told = row_information(program, data, at_mode)
+
+    def is_told(term: GroupTerm) -> bool:
+        z = np.asarray(term.z, np.float64)
+        by_group = told * np.sum(np.square(z), axis=0) / term.num_groups
+        return bool(np.all(by_group * np.square(_scale(data, term, at_mode)) >= 1.0))
+
+    return tuple(sorted(t.effects_site for t in data.groups if t.name in terms or is_told(t)))
+
+
+def _scale(data: MixedData, term: GroupTerm, values: Mapping[str, np.ndarray]) -> np.ndarray:
+    site = f"{term.name}_scale"
+    return np.asarray(values[site] if site in values else data.priors[site], np.float64)
+
+
+def _as_sampled(
+    program: MixedProgram, data: MixedData, values: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Values by site, standardized effects in place of those that are not centred."""
+    found = dict(values)
+    for term in data.groups:
+        site = program.sampled_site(term)
+        if site == term.effects_site:
+            continue
+        root = np.diag(_scale(data, term, values))
+        if term.correlated:
+            root = root @ values[f"{term.name}_correlation"]
+        effects = np.asarray(values[term.effects_site])
+        found[site] = scipy.linalg.solve_triangular(root, effects.T, lower=True).T
+    return found
+
+
+def _nodes(integral: Integral, at_mode: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The fewest nodes for each effect whose evidence at the mode is that of many; the modes."""
+    dim = integral.blocks[0].dim
+    choices = (*NODES[dim], REFERENCE[dim])
+    grids = [gauss_hermite(count, dim) for count in choices]
+    nodes = np.concatenate([grid for grid, _ in grids])
+    density = IntegralDensity.of_integral(integral)
+    values = _as_sampled(integral.program, integral.data, at_mode)
+    latents = {name: jnp.asarray(values[name]) for name in density.sites}
+    modes, ratios = _run(_ratios, density, latents, jnp.asarray(nodes))
+    joint = np.asarray(ratios)
+    ends = np.cumsum([0, *(len(grid) for grid, _ in grids)])
+    totals = [
+        np.sum(np.logaddexp.reduce(joint[:, start:end] + weights[None], axis=1))
+        for start, end, (_, weights) in zip(ends[:-1], ends[1:], grids, strict=True)
+    ]
+    near = [n for n, total in zip(choices, totals, strict=True) if abs(total - totals[-1]) <= NEAR]
+    return {"num_nodes": near[0], "near": modes}
+
+
+def _ratios(
+    density: IntegralDensity, latents: dict[str, Array], nodes: Array
+) -> tuple[Array, Array]:
+    groups = density.integral.groups(density.rest(latents))
+    mode, root = rough_modes(groups, find_modes(groups))
+    return mode, log_ratios(groups, mode, root, nodes)
+
+
+def _run_chains(
+    density: IntegralDensity,
+    centre: np.ndarray,
+    outer: IntegralDensity,
+    covariance: np.ndarray,
+    num_samples: int,
+    start_key: Array,
+    run_key: Array,
+    progress: bool | None,
+) -> tuple[Chains, int]:
+    """NUTS with the mode's metric; where that is large, with one that it learns."""
+    size = len(centre)
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(start_key)).astype(np.uint64))
+    noise = rng.standard_normal((NUM_CHAINS, size))
+    if size > MAX_DENSE:
+        learner = PooledNuts(density, NUM_CHAINS, run_key, progress)
+        learner.begin(centre + 0.1 * noise)
+        learner.warm_up()
+        return learner.draw(num_samples), learner.num_warmup
+    mass = _metric(density, centre, outer, covariance)
+    starts = centre + noise @ np.linalg.cholesky(mass).T
+    num_warmup, accept = (NUM_WARMUP, ACCEPT) if size >= FEW else (WARMUP_OF_FEW, ACCEPT_OF_FEW)
+    settings = Settings(
+        num_warmup, num_samples, NUM_CHAINS, target_accept=accept, dense_mass=True, adapt_mass=False
+    )
+    chains = run_nuts(
+        density, settings, run_key, starts=starts, inverse_mass=mass, progress=progress
+    )
+    return chains, num_warmup
+
+
+def _metric(
+    density: IntegralDensity, centre: np.ndarray, outer: IntegralDensity, covariance: np.ndarray
+) -> Float[np.ndarray, "d d"]:
+    """Covariance of scales at their mode, and of the rest given scales by the curvature there."""
+    minus = _score_of(density)
+    size, step = len(centre), 1e-4
+    moves = step * np.eye(size)
+    rows = [(minus(centre - move)[1] - minus(centre + move)[1]) / (2 * step) for move in moves]
+    curvature = (np.array(rows) + np.array(rows).T) / 2
+    known, order = (_all_places(own, outer.sites) for own in (density, outer))
+    rest = np.setdiff1d(np.arange(size), known)
+    given = covariance[np.ix_(order, order)]
+    found = np.zeros((size, size))
+    found[np.ix_(known, known)] = given
+    if len(rest):
+        inverse = _positive_inverse(curvature[np.ix_(rest, rest)])
+        slope = inverse @ curvature[np.ix_(rest, known)]
+        found[np.ix_(rest, rest)] = inverse + slope @ given @ slope.T
+        found[np.ix_(rest, known)] = -slope @ given
+        found[np.ix_(known, rest)] = -given @ slope.T
+    return found
+
+
+def _all_places(density: IntegralDensity, sites: Sequence[str]) -> np.ndarray:
+    """Places of sites in the vector, in their order."""
+    parts = [np.zeros(0, int), *(np.ravel(density.places[site]) for site in sites)]
+    return np.concatenate(parts).astype(int)
+
+
+def _positive_inverse(matrix: np.ndarray) -> np.ndarray:
+    """Inverse of a matrix whose eigenvalues are taken to be positive, and not next to zero."""
+    values, axes = np.linalg.eigh(matrix)
+    values = np.maximum(np.abs(values), 1e-10 * np.max(np.abs(values)))
+    return (axes / values) @ axes.T
+
+
+def _recovered(
+    density: IntegralDensity, vectors: Float[np.ndarray, "chain draw d"], key: Array
+) -> dict[str, np.ndarray]:
+    """All sites at each draw, side by side."""
+    chains, draws, size = vectors.shape
+    flat = np.asarray(vectors.reshape(-1, size), density.vector.dtype)
+    words = np.asarray(jax.random.key_data(jax.random.split(key, len(flat))))
+    index = np.arange(0, len(flat), RECOVERED)[:, None] + np.arange(RECOVERED)
+    pieces = np.minimum(index, len(flat) - 1)  # The last are filled up.
+    example = (jnp.asarray(flat[pieces[0]]), jnp.asarray(words[pieces[0]]))
+    run = density.compiled(_drawn, *example)
+    with workers(num_workers()) as pool:
+        parts = list(
+            pool.map(lambda own: jax.device_get(run(density, flat[own], words[own])), pieces)
+        )
+    return {
+        name: np.concatenate([part[name] for part in parts])[: len(flat)].reshape(
+            chains, draws, *parts[0][name].shape[1:]
+        )
+        for name in parts[0]
+        if not name.endswith("_effects_raw")
+    }
+
+
+def _drawn(density: IntegralDensity, vectors: Array, words: Array) -> dict[str, Array]:
+    return jax.lax.map(lambda both: density.drawn(*both), (vectors, words))
+
+
+def _score_of(density: IntegralDensity) -> Any:
+    """Log density and its gradient at a vector."""
+
+    def score(vector: np.ndarray) -> tuple[float, np.ndarray]:
+        point = jnp.asarray(vector, density.vector.dtype)
+        value, gradient = density.value_and_grad(point)
+        return float(value), np.asarray(gradient, np.float64)
+
+    return score
+
+
+def _run(function: Any, density: IntegralDensity, *given: Any) -> Any:
+    return density.compiled(function, *given)(density, *given)

@@ -1,0 +1,142 @@
+"""Draws of mixed models of any response: against brute force, simulated truth, refusals."""
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+import scipy.stats
+
+from probmf import MixedEffects, sample_marginal
+from probmf.diagnostics.judgement import DiagnosticWarning
+from probmf.inference.mixed.integral import Integral, IntegralDensity
+
+G = np.repeat(np.arange(8), 5)
+ANSWERS = {"y": (np.arange(40) * 7 % 11 > G % 5).astype(int), "g": G}
+
+
+def test_draws_are_of_the_posterior() -> None:
+    """Two numbers are left, whose density is summed over a grid."""
+    model = MixedEffects("y ~ 1 + (1 | g)", likelihood="bernoulli")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DiagnosticWarning)
+        fit = sample_marginal(model, ANSWERS, key=0, num_samples=2000)
+    assert fit.method == "marginal/quadrature"
+    assert fit.sampling.info["integrated"] == "g_effects"
+    with jax.enable_x64(True):
+        design = model.design(ANSWERS)
+        (data,) = model.arguments(design)
+        integral = Integral.of(model.program, data, ["g"], num_nodes=25)
+        density = IntegralDensity.of_integral(integral)
+        places = np.linspace(-6.0, 6.0, 121)
+        scale = np.linspace(-9.0, 4.0, 131)
+        order = [density.places[site].item() for site in ("coefficients", "g_scale")]
+        grid = np.zeros((len(places) * len(scale), 2))
+        grid[:, order] = np.stack(np.meshgrid(places, scale, indexing="ij"), -1).reshape(-1, 2)
+        run = jax.jit(jax.vmap(density.log_density))
+        weight = np.asarray(run(jnp.asarray(grid)))
+        values = jax.jit(jax.vmap(density.latents))(jnp.asarray(grid))
+    weight = np.exp(weight - weight.max())
+    weight /= weight.sum()
+    for site in ("coefficients", "g_scale"):
+        exact, draws = np.asarray(values[site])[:, 0], fit.samples[site][..., 0]
+        row = fit.summary()[f"{site}[Intercept]"]
+        mean = weight @ exact
+        sd = np.sqrt(weight @ np.square(exact - mean))
+        assert abs(draws.mean() - mean) < 4 * row["mcse_mean"], site
+        np.testing.assert_allclose(draws.std(), sd, rtol=0.1)
+
+
+CROSSED = {
+    "y": np.minimum(np.arange(60) * 13 % 17 // 4, 3), "x": np.sin(np.arange(60.0)),
+    "g": np.repeat(np.arange(12), 5), "h": np.tile(np.arange(5), 12),
+}  # fmt: skip
+
+
+def test_slopes_of_the_largest_grouping_are_integrated_out() -> None:
+    """Two effects a group; another grouping of which rows tell little is sampled standardized."""
+    model = MixedEffects("y ~ x + (1 + x | g) + (1 | h)", likelihood="ordinal")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DiagnosticWarning)
+        fit = sample_marginal(model, CROSSED, key=0, num_samples=40)
+    assert fit.sampling.info["integrated"] == "g_effects"
+    assert fit.samples["g_effects"].shape == (4, 10, 12, 2)
+    assert fit.samples.keys() == {
+        "coefficients", "cutpoints", "g_scale", "g_correlation", "g_effects", "h_scale",
+        "h_effects",
+    }  # fmt: skip
+    assert np.all(np.std(fit.samples["h_effects"], axis=(0, 1)) > 0)
+    predicted = fit.predict(CROSSED, kind="response")
+    np.testing.assert_allclose(np.sum(predicted.probabilities, axis=1), 1.0, atol=1e-6)
+
+
+def test_scales_that_are_numbers() -> None:
+    """Nothing but a coefficient is left."""
+    model = MixedEffects("y ~ 1 + (1 | g)", likelihood="bernoulli", priors={"g_scale": 0.7})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DiagnosticWarning)
+        fit = sample_marginal(model, ANSWERS, key=0, num_samples=40)
+    assert fit.samples.keys() == {"coefficients", "g_effects"}
+
+
+def test_what_has_no_quadrature_is_refused() -> None:
+    model = MixedEffects("y ~ x + (1 + x + I(x**2) | g)", likelihood="poisson")
+    told = r"likelihood is Poisson\(\).* this model has g_effects \(3 for each group\)"
+    with pytest.raises(ValueError, match=told):
+        sample_marginal(model, CROSSED, key=0)
+    with pytest.raises(ValueError, match=r"no group term such as \(1 \| g\)"):
+        sample_marginal(MixedEffects("y ~ x", likelihood="poisson"), CROSSED, key=0)
+
+
+RANKS, BINS, REPLICATIONS = 60, 12, 120
+
+
+@pytest.mark.calibration
+@pytest.mark.parametrize("likelihood", ["bernoulli", "poisson", "ordinal"])
+def test_ranks_are_uniform(likelihood: str) -> None:
+    """Ranks of the truth among the draws, with two groupings."""
+    priors: dict[str, Any] = {
+        "coefficients": {"x": dist.Normal(0.0, 1.0), "Intercept": dist.Normal(0.0, 1.0)},
+        "g_scale": dist.HalfNormal(1.0), "h_scale": dist.HalfNormal(0.5),
+    }  # fmt: skip
+    if likelihood == "ordinal":
+        priors["coefficients"] = {"x": dist.Normal(0.0, 1.0)}
+    rng = np.random.default_rng(0)
+    g, h = np.repeat(np.arange(10), 6), np.tile(np.arange(6), 10)
+    ranks: dict[str, list[int]] = {}
+    for key in range(REPLICATIONS):
+        scale, other, slope = abs(rng.normal()), abs(rng.normal(0, 0.5)), rng.normal()
+        u, v, x = rng.normal(0, scale, 10), rng.normal(0, other, 6), rng.normal(size=60)
+        score = slope * x + u[g] + v[h] + (likelihood != "ordinal") * rng.normal()
+        if likelihood == "bernoulli":
+            y = (rng.random(60) < 1 / (1 + np.exp(-score))).astype(int)
+        elif likelihood == "poisson":
+            y = rng.poisson(np.exp(np.minimum(score, 20.0)))
+        else:
+            cuts = np.sort(rng.normal(0, 5, 2))
+            y = np.searchsorted(cuts, score + rng.logistic(size=60))
+            if len(np.unique(y)) < 3:
+                continue
+        model = MixedEffects("y ~ x + (1 | g) + (1 | h)", likelihood=likelihood, priors=priors)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fit = sample_marginal(
+                model, {"y": y, "x": x, "g": g, "h": h}, key=key, num_samples=4 * (RANKS - 1)
+            )
+        found = fit.samples
+        truth = {
+            "g_scale": (found["g_scale"][..., 0], scale),
+            "h_scale": (found["h_scale"][..., 0], other),
+            "x": (found["coefficients"][..., -1], slope),
+            "g_effects": (found["g_effects"][..., 0, 0], u[0]),
+            "h_effects": (found["h_effects"][..., 0, 0], v[0]),
+        }
+        for name, (draws, value) in truth.items():
+            thinned = draws.reshape(-1)[:: draws.size // (RANKS - 1)][: RANKS - 1]
+            ranks.setdefault(name, []).append(int(np.sum(thinned < value)))
+    for name, own in ranks.items():
+        counts = np.bincount(np.asarray(own) * BINS // RANKS, minlength=BINS)
+        assert scipy.stats.chisquare(counts).pvalue > 1e-3, (name, counts)
