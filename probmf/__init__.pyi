@@ -5,6 +5,7 @@ from .data import Examples, Features, Ratings
 from .inference.approximate.laplace import fit_laplace
 from .inference.approximate.svi import fit_svi
 from .inference.approximate.variational import fit_variational
+from .inference.default_fit import fit
 from .inference.gibbs.gibbs import sample_gibbs
 from .inference.marginal import marginalize
 from .inference.mixed.maximum_likelihood import fit_marginal
@@ -52,6 +53,7 @@ __all__ = [
     "Ratings",
     "StudentT",
     "diagnostics",
+    "fit",
     "fit_als",
     "fit_laplace",
     "fit_map",

@@ -39,7 +39,11 @@ MODEL = ["--num-factors", "2", "--noise-scale", "0.5", "--user-scale", "0.5", "-
 
 
 def run(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
+    """A command; a fit is by alternating least squares where no other method is named."""
+    given = [str(word) for word in words]
+    if given[:1] == ["fit"] and "--method" not in given:
+        given += ["--method", "als"]
+    return CliRunner().invoke(app, given)
 
 
 def command_of(name: str) -> Any:
@@ -670,7 +674,7 @@ def test_words_of_the_command_line_are_options_of_it() -> None:
     for meant in wording.MEANT.values():
         assert {*meant.split(", ")} <= options
     assert not wording.MEANT.keys() & options
-    methods = [*get_args(Method), "likelihood", "marginal"]
+    methods = [*get_args(Method)[1:], "likelihood", "marginal"]  # All but "auto".
     assert {option.removeprefix("--method ") for option in wording.METHODS.values()} == {*methods}
 
 
@@ -720,6 +724,35 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("mixed") / "table.csv"
     pa.csv.write_csv(pa.table({"y": y, "x": x, "g": [f"g{code}" for code in group]}), path)
     return path
+
+
+class TestAutomaticFit:
+    def test_is_the_function_of_the_package(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        train = Ratings.from_csv(folder / "train.csv")
+        made = point_fit(train)
+        calls: list[Any] = []
+        monkeypatch.setattr(
+            probmf.inference.default_fit, "fit",
+            lambda data, **settings: calls.append((data, settings)) or made,
+        )  # fmt: skip
+        words = ["fit", str(folder / "train.csv"), "--out", str(tmp_path / "fit"), "--seed", "7"]
+        found = CliRunner().invoke(app, [*words, "--num-factors", "3"])
+        assert found.exit_code == 0, found.output
+        ((data, settings),) = calls
+        assert (len(data), settings) == (len(train), {"num_factors": 3, "key": 7})
+
+    @pytest.mark.parametrize("option", ["--user-scale", "--likelihood", "--no-user-bias"])
+    def test_a_choice_needs_a_method_that_takes_it(
+        self, folder: Path, tmp_path: Path, option: str
+    ) -> None:
+        value = {"--user-scale": ["1"], "--likelihood": ["bernoulli"]}.get(option, [])
+        words = ["fit", str(folder / "train.csv"), "--out", str(tmp_path), option, *value]
+        found = CliRunner().invoke(app, words)
+        assert found.exit_code == 1
+        told = " ".join(found.stderr.split())
+        assert f"{option.replace('-no', '')} is for the methods that leave the model to you" in told
 
 
 class TestMixed:

@@ -52,6 +52,11 @@ _OF_METHOD: dict[str, tuple[Method, ...]] = {
     "guide": ("svi",),
     "num_steps": ("svi",),
 }
+#: What the automatic method chooses or learns.
+_OF_MODEL = (
+    "likelihood", "noise_scale", "user_scale", "item_scale", "user_bias_scale", "item_bias_scale",
+    "user_bias", "item_bias", "intercept", "unobserved_weight",
+)  # fmt: skip
 # Headings of the options in --help.
 _MODEL, _ALS, _MAP = "Model", "Alternating least squares", "Gradient descent"
 _SAMPLING = "Sampling"
@@ -59,6 +64,7 @@ _APPROXIMATE = "Variational inference"
 
 
 def fit(
+    context: typer.Context,
     ratings: Annotated[
         Path, typer.Argument(metavar="RATINGS", help="CSV or Parquet file, one rating per line.")
     ],
@@ -68,10 +74,11 @@ def fit(
     method: Annotated[
         Method,
         typer.Option(
-            help="Alternating least squares; gradient descent; the posterior by Gibbs sampling or "
-            "NUTS; or an approximation of it, in closed form or by stochastic gradients."
+            help="Default: auto, the posterior with all scales learned, as probmf.fit. Else "
+            "alternating least squares; gradient descent; the posterior by Gibbs sampling or NUTS; "
+            "or an approximation of it, in closed form or by stochastic gradients."
         ),
-    ] = "als",
+    ] = "auto",
     user: options.UserColumn = "user",
     item: options.ItemColumn = "item",
     rating: options.RatingColumn = "rating",
@@ -255,6 +262,8 @@ def fit(
     """Fit a factorization to a file of ratings and save it."""
     with plain_errors(debug):
         refuse_to_replace(directory, force)
+        if method == "auto":
+            _refuse_choices(context)
         settings = _settings(
             method, update=update, solver=solver, num_sweeps=num_sweeps, num_epochs=num_epochs,
             batch_size=batch_size, learning_rate=learning_rate, restarts=restarts, priors=priors,
@@ -347,6 +356,18 @@ def _why(history: Any) -> str:
         "diverged": f"diverged, {history.unit} {history.best} kept",
     }
     return reasons.get(history.stopped, f"all that were asked for ({history.unit} limit)")
+
+
+def _refuse_choices(context: typer.Context) -> None:
+    """Refuse options of the model, which the automatic method chooses or learns."""
+    for name in _OF_MODEL:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ValueError(
+                f"--{name.replace('_', '-')} is for the methods that leave the model to you, and "
+                "--method is auto, which learns it from the ratings; leave it out, or give "
+                "--method als, gibbs, ..."
+            )
 
 
 def _settings(method: Method, **given: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any, Literal, cast
 from numpyro.distributions import HalfNormal
 
 from probmf.data import Ratings
+from probmf.inference import default_fit
 from probmf.inference.approximate.svi import fit_svi
 from probmf.inference.approximate.variational import fit_variational
 from probmf.inference.gibbs.gibbs import sample_gibbs
@@ -16,10 +17,10 @@ from probmf.models import MatrixFactorization, NormalWishart
 from probmf.models.factorization_program import PRIOR_SCALES
 from probmf.results import RatingsFit
 
-Method = Literal["als", "map", "gibbs", "nuts", "variational", "svi"]
+Method = Literal["auto", "als", "map", "gibbs", "nuts", "variational", "svi"]
 Priors = Literal["fixed", "learned", "wishart"]
 #: Methods of many draws, which don't stop by ratings set aside.
-SAMPLERS: tuple[Method, ...] = ("gibbs", "nuts", "svi")
+SAMPLERS: tuple[Method, ...] = ("auto", "gibbs", "nuts", "svi")
 #: Epochs of `--method map` by default: full batches stop by themselves when they are done.
 EPOCHS, EPOCHS_FULL = 30, 500
 
@@ -33,6 +34,8 @@ def run_method(
     **settings: Any,
 ) -> RatingsFit:
     """Fit by the method that the command line names."""
+    if method == "auto":
+        return default_fit.fit(data, num_factors=int(model.num_factors), key=key)
     if method in (*SAMPLERS, "variational"):
         model = _with_priors(model, settings.pop("priors", "learned"))
     if method == "variational":
