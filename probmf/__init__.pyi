@@ -1,6 +1,5 @@
 # Names of the package; each is imported when it is first used. `__init__.py` reads this file.
 from . import diagnostics, metrics, results
-from .backend import use_backend
 from .data import Examples, Features, Ratings
 from .inference.approximate.laplace import fit_laplace
 from .inference.approximate.svi import fit_svi
@@ -67,5 +66,4 @@ __all__ = [
     "sample_gibbs",
     "sample_marginal",
     "sample_nuts",
-    "use_backend",
 ]

@@ -37,7 +37,7 @@ def use_backend(name: Backend) -> Iterator[None]:
         ValueError: If there is no such backend.
 
     Example:
-        >>> from probmf import MatrixFactorization, Ratings, fit_als, use_backend
+        >>> from probmf import MatrixFactorization, Ratings, fit_als
         >>> table = {"user": ["a", "a", "b"], "item": [1, 2, 1], "rating": [5.0, 3.0, 4.0]}
         >>> with use_backend("xla"):
         ...     fit = fit_als(MatrixFactorization(1), Ratings.from_frame(table), key=0)

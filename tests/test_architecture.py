@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
+import probmf
+
 PACKAGE = Path(__file__).resolve().parents[1] / "probmf"
 
 # From the bottom up. A module may import its own layer and those below.
@@ -175,3 +177,8 @@ def write_package(folder: Path, files: dict[str, str]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(source, encoding="utf-8")
     return package
+
+
+def test_the_package_has_few_names_at_the_top() -> None:
+    assert len(probmf.__all__) <= 35
+    assert all(hasattr(probmf, name) for name in probmf.__all__)

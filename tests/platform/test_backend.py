@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import toys
 
-from probmf import Gaussian, MatrixFactorization, MixedEffects, sample_gibbs, use_backend
-from probmf.backend import platform, uses_loops
+from probmf import Gaussian, MatrixFactorization, MixedEffects, sample_gibbs
+from probmf.backend import platform, use_backend, uses_loops
 from probmf.inference.marginal import marginalize
 from probmf.inference.marginal.host_density import HostDensity
 from probmf.rows.blocks import RowBlocks
