@@ -19,11 +19,15 @@ from .likelihoods import (
     Categorical,
     Gamma,
     Gaussian,
+    HurdleNegativeBinomial,
+    HurdlePoisson,
     LogNormal,
     NegativeBinomial,
     Ordinal,
     Poisson,
     StudentT,
+    ZeroInflatedNegativeBinomial,
+    ZeroInflatedPoisson,
 )
 from .models import MLP, Linear, MatrixFactorization, MixedEffects, Network, NormalWishart
 from .results import load
@@ -40,6 +44,8 @@ __all__ = [
     "Features",
     "Gamma",
     "Gaussian",
+    "HurdleNegativeBinomial",
+    "HurdlePoisson",
     "Linear",
     "LogNormal",
     "MatrixFactorization",
@@ -51,6 +57,8 @@ __all__ = [
     "Poisson",
     "Ratings",
     "StudentT",
+    "ZeroInflatedNegativeBinomial",
+    "ZeroInflatedPoisson",
     "diagnostics",
     "fit",
     "fit_als",

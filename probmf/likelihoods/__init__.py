@@ -13,6 +13,12 @@ from probmf.likelihoods.gamma import Gamma
 from probmf.likelihoods.gaussian import Gaussian, LogNormal
 from probmf.likelihoods.ordinal import Ordinal
 from probmf.likelihoods.student_t import StudentT
+from probmf.likelihoods.zeros import (
+    HurdleNegativeBinomial,
+    HurdlePoisson,
+    ZeroInflatedNegativeBinomial,
+    ZeroInflatedPoisson,
+)
 
 __all__ = [
     "BaseLikelihood",
@@ -22,10 +28,14 @@ __all__ = [
     "Categorical",
     "Gamma",
     "Gaussian",
+    "HurdleNegativeBinomial",
+    "HurdlePoisson",
     "Likelihood",
     "LogNormal",
     "NegativeBinomial",
     "Ordinal",
     "Poisson",
     "StudentT",
+    "ZeroInflatedNegativeBinomial",
+    "ZeroInflatedPoisson",
 ]

@@ -34,6 +34,10 @@ class Counts(RateLikelihood):
     def reach_count(self, score: Array, count: Array, scales: Mapping[str, Array]) -> Array:
         """P(count or more) given the score, for a count of at least one."""
 
+    def none(self, scores: Scores, scales: Mapping[str, Array]) -> Array:
+        """Minus the log of the probability of a zero; its slope is the information."""
+        return rate(scores)
+
     def check_ratings(self, rating: np.ndarray, noun: str = "ratings") -> None:
         """Refuse what is no count."""
         bad = ~(rating >= 0) | (rating != np.round(rating))
@@ -184,6 +188,10 @@ class NegativeBinomial(Counts):
         own = scales["concentration"]
         varying = jax.random.gamma(rates, own, shape) / own
         return jax.random.poisson(counts, rate(scores) * varying, shape)
+
+    def none(self, scores: Scores, scales: Mapping[str, Array]) -> Array:
+        """Minus the log of the probability of a zero."""
+        return scales["concentration"] * jnp.log1p(rate(scores) / scales["concentration"])
 
     def loss(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
         """Minus log likelihood."""

@@ -10,11 +10,18 @@ from probmf.likelihoods.gamma import Gamma
 from probmf.likelihoods.gaussian import Gaussian, LogNormal
 from probmf.likelihoods.ordinal import Ordinal
 from probmf.likelihoods.student_t import StudentT
+from probmf.likelihoods.zeros import (
+    HurdleNegativeBinomial,
+    HurdlePoisson,
+    ZeroInflatedNegativeBinomial,
+    ZeroInflatedPoisson,
+)
 
 #: All of them; a new one is added here.
 KINDS: tuple[type[BaseLikelihood], ...] = (
     Gaussian, LogNormal, StudentT, Gamma, Beta, Bernoulli, Binomial, Ordinal, Poisson,
-    NegativeBinomial, Categorical,
+    NegativeBinomial, ZeroInflatedPoisson, ZeroInflatedNegativeBinomial, HurdlePoisson,
+    HurdleNegativeBinomial, Categorical,
 )  # fmt: skip
 #: Those of a single score, by the names that `MixedEffects` and the command line take.
 LIKELIHOODS: dict[str, type[Likelihood]] = {

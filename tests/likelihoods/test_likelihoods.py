@@ -36,6 +36,12 @@ from probmf.likelihoods.ordered import Ordered, OrderedNormal, interval_slope, l
 from probmf.likelihoods.parameters import check_parameter, check_scale
 from probmf.likelihoods.quadrature import QuadratureLikelihood
 from probmf.likelihoods.rates import RateLikelihood
+from probmf.likelihoods.zeros import (
+    HurdleNegativeBinomial,
+    HurdlePoisson,
+    ZeroInflatedNegativeBinomial,
+    ZeroInflatedPoisson,
+)
 
 SIGMA = 0.7
 LEVELS = (0.5, 1.0, 2.5, 4.0)
@@ -93,6 +99,26 @@ def told(
     return Case(likelihood, scales, ratings, log_density, law, spread)
 
 
+class WithZeros:
+    """A law of counts, of which some are zero for another reason, or a hurdle."""
+
+    def __init__(self, law: Any, zero: float, *, hurdle: bool) -> None:
+        """By the log of the share of counts that SciPy's law has."""
+        self.law, self.hurdle, self.zero = law, hurdle, zero
+        self.other = np.log1p(-zero) - hurdle * np.log(np.maximum(law.sf(0), 1e-300))
+
+    def logpmf(self, count: Any) -> np.ndarray:
+        found = self.other + self.law.logpmf(count)
+        at_zero = np.log(self.zero) + 0.0 * found
+        if not self.hurdle:
+            at_zero = np.logaddexp(at_zero, found)
+        return np.where(np.asarray(count) == 0, at_zero, found)
+
+    def sf(self, count: Any) -> np.ndarray:
+        found = np.exp(self.other) * self.law.sf(count)
+        return np.where(np.asarray(count) < 0, 1.0, found)
+
+
 NOISE = {"noise_scale": SIGMA}
 CASES = {
     "gaussian": Case(
@@ -125,6 +151,21 @@ CASES = {
         lambda s: stats.t(5.0, s, SIGMA), lambda s, x: (s + SIGMA * np.sinh(x), SIGMA * np.cosh(x)),
     ),
 }  # fmt: skip
+for NAME, LAW, OWN in (
+    ("poisson", lambda s: stats.poisson(np.exp(s)), {}),
+    (
+        "negative binomial", lambda s: stats.nbinom(20.0, special.expit(np.log(20.0) - s)),
+        {"concentration": 20.0},
+    ),
+):  # fmt: skip
+    KINDS = (ZeroInflatedNegativeBinomial, HurdleNegativeBinomial)
+    if not OWN:
+        KINDS = (ZeroInflatedPoisson, HurdlePoisson)
+    for KIND, HURDLE in zip(KINDS, (False, True), strict=True):
+        CASES[f"{'hurdle' if HURDLE else 'zero-inflated'} {NAME}"] = told(
+            KIND(0.3, *OWN.values()), {"zero_probability": 0.3} | OWN, (0.0, 1.0, 3.0, 40.0),
+            lambda s, law=LAW, hurdle=HURDLE: WithZeros(law(s), 0.3, hurdle=hurdle),
+        )  # fmt: skip
 for LINK in LINKS:
     CASES[f"bernoulli {LINK}"] = Case(
         Bernoulli(LINK), {}, (0.0, 1.0), lambda s, r, link=LINK: LOG_CDF[link]((2 * r - 1) * s)
@@ -253,6 +294,7 @@ def test_information_is_the_expected_curvature(case: Case) -> None:
     with jax.enable_x64(True):
         own, scores = case.parameters(), jnp.linspace(-4, 4, COUNT)
         second = jax.vmap(jax.grad(jax.grad(lambda s, r: likelihood.loss(s, r, own))), (0, None))
+        second = jax.jit(second)
         share = [1.0, *[0.0] * (len(case.ratings) - 1)]  # a Normal's is the same for all ratings
         ratings = case.ratings
         if case.spread is not None:

@@ -109,6 +109,10 @@ def test_the_dependent_column_is_named() -> None:
         ("poisson", [0, 1, 2.5, -1, 0, 1], ValueError, "'y' does not suit: A Poisson likelihood "
          "needs responses that are counts (0, 1, 2, ...), but row 2 has 2.5 (2 such rows)"),
         ("poisson", np.arange(6), None, ""),
+        ("zeroinflatedpoisson", np.arange(6) + 1, ValueError, "'y' does not suit: None of the 6 "
+         "counts is zero, so the data say nothing of the zeros of ZeroInflatedPoisson"),
+        ("hurdlenegativebinomial", np.arange(6) + 1, ValueError, "Use NegativeBinomial, or give"),
+        ("beta", [0.1, 0.5, 1.0, 0.2, 0.3, 0.0], ValueError, "both excluded, but row 2 has 1 (2 "),
         ("bernoulli", list("nynyny"), TypeError, "must hold numbers"),
         ("ordinal", [1, 2, 4, 2, 1, 4], ValueError, "'y' has 2 and 4 and nothing between"),
         ("ordinal", [1, 2, 1.5, 2, 1, 1], ValueError, "numbers, but column 'y' is 1.5 in row 2"),
