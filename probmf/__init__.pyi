@@ -19,15 +19,11 @@ from .likelihoods import (
     Categorical,
     Gamma,
     Gaussian,
-    HurdleNegativeBinomial,
-    HurdlePoisson,
     LogNormal,
     NegativeBinomial,
     Ordinal,
     Poisson,
     StudentT,
-    ZeroInflatedNegativeBinomial,
-    ZeroInflatedPoisson,
 )
 from .models import MLP, Linear, MatrixFactorization, MixedEffects, Network, NormalWishart
 from .results import load
@@ -44,8 +40,6 @@ __all__ = [
     "Features",
     "Gamma",
     "Gaussian",
-    "HurdleNegativeBinomial",
-    "HurdlePoisson",
     "Linear",
     "LogNormal",
     "MatrixFactorization",
@@ -57,8 +51,6 @@ __all__ = [
     "Poisson",
     "Ratings",
     "StudentT",
-    "ZeroInflatedNegativeBinomial",
-    "ZeroInflatedPoisson",
     "diagnostics",
     "fit",
     "fit_als",
