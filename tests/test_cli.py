@@ -404,13 +404,29 @@ class TestEvaluate:
         scores = json.loads(result.stdout)
         assert scores["num_ranked_users"] == 2
         assert scores["ranking"]["2"] == pytest.approx(
-            {"recall": 1.0, "precision": 0.5, "NDCG": (1 + 1 / np.log2(3)) / 2}
+            {"recall": 1.0, "precision": 0.5, "NDCG": (1 + 1 / np.log2(3)) / 2, "MAP": 0.75}
         )
+        hits = []
+        for user, item in ((1, best[0, 0]), (2, best[1, 1])):
+            degree = fit.data.item_degree.astype(float)
+            degree[fit.data.item[fit.data.user == fit.data.users.encode([user])[0]]] = -1
+            most = fit.data.items.ids[np.argsort(-degree, kind="stable")[:2]]
+            hits.append(item in most)
+        assert scores["popular"]["2"]["recall"] == np.mean(hits)
 
     def test_tables(self, folder: Path, saved: Path) -> None:
         result = run("evaluate", saved, folder / "test.parquet")
         assert result.exit_code == 0, result.output
-        for word in ("RMSE", "MAE", "log score", "Coverage", "90%", "NDCG", "every test item"):
+        for word in (
+            "RMSE",
+            "MAE",
+            "log score",
+            "Coverage",
+            "90%",
+            "NDCG",
+            "popular",
+            "every test item",
+        ):
             assert word in result.stdout
 
     def test_yes_no_data(self, folder: Path, tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from probmf.cli.remarks import constant_wins, seen_items, wide_intervals
 from probmf.data import Ratings
 from probmf.likelihoods.base import Predicted
 from probmf.results import RatingsFit
+from probmf.results.exclusions import Exclusions
+from probmf.results.ranking import top_products
 
 #: Probabilities of the intervals whose coverage is reported.
 LEVELS = (0.5, 0.9)
@@ -82,7 +84,8 @@ def evaluation(
 
     Returns:
         "errors", "constant" (the same of a prediction that is the training mean for all pairs),
-        "coverage" (by level), "ranking" (by measure and k), counts, and "remarks": sentences on
+        "coverage" (by level), "ranking" (by k and measure), "popular" (the same of lists of the
+        items with the most training ratings), counts, and "remarks": sentences on
         what the figures can't tell. Where unobserved pairs count as zeros only lists are judged.
 
     Raises:
@@ -137,11 +140,13 @@ def show(scores: dict[str, Any]) -> None:
     if scores["ranking"]:
         names = list(next(iter(scores["ranking"].values())))
         heading(f"Lists of k items, for {scores['num_ranked_users']:,} users")
-        table = plain_table("k", *names)
+        table = plain_table("k", "", *names)
+        table.columns[1].justify = "left"
         for size, values in scores["ranking"].items():
-            table.add_row(size, *(f"{values[name]:.4f}" for name in names))
+            for which, own in (("this fit", values), ("popular", scores["popular"][size])):
+                table.add_row(size, which, *(f"{own[name]:.4f}" for name in names))
         out.print(table)
-        say(f"relevant: {scores['relevant']}", "dim")
+        say(f"relevant: {scores['relevant']}; popular: the items with the most ratings", "dim")
     for remark in scores["remarks"]:
         say(f"\n{remark}", "yellow")
     unknown = [(scores[f"num_unknown_{side}"], side) for side in ("user", "item")]
@@ -182,19 +187,39 @@ def _ranking(
         fit.data.item_degree[item[chosen]] > 0
     )
     users = np.unique(user[chosen])
-    result: dict[str, Any] = {"relevant": words, "num_ranked_users": len(users), "ranking": {}}
+    result: dict[str, Any] = {
+        "relevant": words,
+        "num_ranked_users": len(users),
+        "ranking": {},
+        "popular": {},
+    }
     if not len(users):
         return result, []
     pairs = (np.ones(int(chosen.sum())), (np.searchsorted(users, user[chosen]), item[chosen]))
     relevant = csr_array(pairs, shape=(len(users), fit.data.num_items))
     lists = fit.recommend(fit.data.users.decode(users), k=max(ks)).code
+    popular = _most_rated(fit.data, users, max(ks))
     for size in ks:
-        result["ranking"][str(size)] = {
-            "recall": metrics.recall_at_k(lists, relevant, size),
-            "precision": metrics.precision_at_k(lists, relevant, size),
-            "NDCG": metrics.ndcg_at_k(lists, relevant, size),
-        }
+        result["ranking"][str(size)] = _judged(lists, relevant, size)
+        result["popular"][str(size)] = _judged(popular, relevant, size)
     # A pair as one number, of training and of test.
     pair = user[chosen].astype(np.int64) * fit.data.num_items + item[chosen]
     trained = fit.data.user.astype(np.int64) * fit.data.num_items + fit.data.item
     return result, seen_items(len(pair), int(np.isin(pair, trained).sum()))
+
+
+def _judged(lists: np.ndarray, relevant: csr_array, k: int) -> dict[str, float]:
+    """Measures of lists of k items."""
+    return {
+        "recall": metrics.recall_at_k(lists, relevant, k),
+        "precision": metrics.precision_at_k(lists, relevant, k),
+        "NDCG": metrics.ndcg_at_k(lists, relevant, k),
+        "MAP": metrics.map_at_k(lists, relevant, k),
+    }
+
+
+def _most_rated(data: Ratings, users: np.ndarray, k: int) -> np.ndarray:
+    """For each user the items with the most ratings, those that the user has rated left out."""
+    seen = Exclusions.from_pairs(data.user, data.item, data.num_users).for_lines(users)
+    degree = data.item_degree[:, None].astype(np.float64)
+    return top_products(np.ones((len(users), 1)), degree, k, seen)[0]

@@ -1,5 +1,7 @@
 """Metrics of predictions: errors, scores of probabilities, and rankings."""
 
+from probmf.metrics.bootstrap import BootstrapMean, bootstrap
+from probmf.metrics.lists import catalog_coverage, novelty
 from probmf.metrics.pointwise import (
     auc,
     brier,
@@ -12,6 +14,7 @@ from probmf.metrics.pointwise import (
 )
 from probmf.metrics.ranking import (
     hit_rate_at_k,
+    map_at_k,
     mrr_at_k,
     ndcg_at_k,
     precision_at_k,
@@ -19,16 +22,21 @@ from probmf.metrics.ranking import (
 )
 
 __all__ = [
+    "BootstrapMean",
     "auc",
+    "bootstrap",
     "brier",
+    "catalog_coverage",
     "coverage",
     "hit_rate_at_k",
     "level_log_score",
     "log_loss",
     "log_score",
     "mae",
+    "map_at_k",
     "mrr_at_k",
     "ndcg_at_k",
+    "novelty",
     "precision_at_k",
     "recall_at_k",
     "rmse",

@@ -1,4 +1,4 @@
-"""Metrics of ranked lists: recall, precision, hit rate, reciprocal rank and nDCG at k.
+"""Metrics of ranked lists: recall, precision, hit rate, reciprocal rank, MAP and nDCG at k.
 
 All take the ranked items and the sparse matrix of what is relevant, look at all users at once, and
 leave users without any relevant item out of the mean.
@@ -196,6 +196,52 @@ def mrr_at_k(
     # argmax finds the first True; where there is none it says 0, and `any` undoes that.
     reciprocal = judged.gain.any(axis=1) / (judged.gain.argmax(axis=1) + 1.0)
     return _summary(reciprocal, judged.degree, per_user)
+
+
+@overload
+def map_at_k(
+    ranked: ArrayLike, relevant: Sparse, k: int, *, per_user: Literal[False] = False
+) -> float: ...
+@overload
+def map_at_k(
+    ranked: ArrayLike, relevant: Sparse, k: int, *, per_user: Literal[True]
+) -> np.ndarray: ...
+def map_at_k(
+    ranked: ArrayLike, relevant: Sparse, k: int, *, per_user: bool = False
+) -> float | np.ndarray:
+    r"""Mean average precision: the mean precision at the places of the relevant items.
+
+    With :math:`r_j = 1` where the item in place j is relevant and :math:`|R|` relevant items,
+
+    .. math:: \frac{1}{\min(k, |R|)} \sum_{j=1}^k r_j\, \frac{r_1 + \dots + r_j}{j} .
+
+    Args:
+        ranked: As for `recall_at_k`.
+        relevant: As for `recall_at_k`.
+        k: Number of places that count.
+        per_user: Return one value per user instead of the mean.
+
+    Returns:
+        As `recall_at_k`; one is the best possible.
+
+    Raises:
+        TypeError: As for `recall_at_k`.
+        ValueError: As for `recall_at_k`.
+
+    Example:
+        >>> from scipy.sparse import csr_array
+        >>> relevant = csr_array([[1, 1, 1, 0, 0], [0, 0, 0, 0, 1]])
+        >>> map_at_k([[0, 3, 1], [1, 4, 2]], relevant, 3, per_user=True).round(4)
+        array([0.5556, 0.5   ])
+
+    Source: Manning, Raghavan and Schütze (2008), Introduction to information retrieval, section
+    8.4, cut off at k.
+    """
+    judged = judge(ranked, relevant, k)
+    found = judged.gain > 0
+    precision = np.cumsum(found, axis=1) / np.arange(1.0, judged.k + 1)
+    possible = np.maximum(np.minimum(judged.degree, judged.k), 1)
+    return _summary((precision * found).sum(axis=1) / possible, judged.degree, per_user)
 
 
 def _ideal_gain(relevant: csr_array, discount: np.ndarray, graded: bool) -> np.ndarray:

@@ -118,6 +118,27 @@ def _check_items(block: np.ndarray, start: int, num_items: int) -> None:
         )
 
 
+def checked_lists(ranked: ArrayLike, num_items: int, k: int) -> np.ndarray:
+    """The first `k` items of each list, checked.
+
+    Args:
+        ranked: Item codes, best first, integers (num_users, K) with K >= k; -1 for no item.
+        num_items: Number of items.
+        k: Number of places that count.
+
+    Returns:
+        Codes, of shape (num_users, k).
+
+    Raises:
+        TypeError: If `ranked` is not integer, or `k` not a whole number.
+        ValueError: If `k` or a code is out of range, or a row holds an item twice.
+    """
+    lists = _checked_ranked(ranked)
+    for start, block in _blocks(lists):
+        _check_items(block, start, num_items)
+    return lists[:, : _checked_k(k, lists.shape[1])]
+
+
 def judge(ranked: ArrayLike, relevant: Sparse, k: int, *, graded: bool = False) -> Judged:
     """Check everything, then look up the relevance of the first `k` items of each list.
 
