@@ -145,23 +145,30 @@ def build_blocks(
     Returns:
         The blocks, their arrays on the default device. O(n) time and memory.
     """
-    workers = workers or num_workers()
-    if slots is None:
-        slots = CPU_SLOTS if platform() == "cpu" else ACCELERATOR_SLOTS
+    workers, slots = workers or num_workers(), slots or default_slots()
     return RowBlocks({side: _cut(store[side], workers, slots) for side in SIDES}, workers)
+
+
+def default_slots() -> int:
+    """Ratings gathered at once."""
+    return CPU_SLOTS if platform() == "cpu" else ACCELERATOR_SLOTS
+
+
+def chunk_lines(num_rows: int, width: int, slots: int) -> int:
+    """Lines of a chunk, the same for any number of workers, so that their rounding is, too."""
+    parts = MOST_WORKERS if platform() == "cpu" else 1
+    return max(1, min(round(slots / width), -(-num_rows // parts)))
 
 
 def _cut(ratings: RowRatings, workers: int, slots: int) -> SideBlocks:
     """One side's rows in buckets, each cut in chunks, and these shared between workers."""
-    # The same chunks for any number of workers, so that their rounding is the same, too.
-    parts = MOST_WORKERS if platform() == "cpu" else 1
     widths = choose_widths(ratings.degree)
     bucket_of = np.searchsorted(widths, ratings.degree)
     buckets, capacity, places = [], [], []
     spans: list[list[Span]] = [[] for _ in range(workers)]
     for index, width in enumerate(widths):
         rows = np.flatnonzero(bucket_of == index)
-        lines = max(1, min(round(slots / int(width)), -(-len(rows) // parts)))
+        lines = chunk_lines(len(rows), int(width), slots)
         count = -(-len(rows) // lines)
         starts = np.round(np.linspace(0, count, workers + 1)).astype(int)
         for worker, (first, end) in enumerate(pairwise(starts.tolist())):

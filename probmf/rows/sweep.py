@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from probmf.backend import platform, uses_loops
@@ -19,16 +20,23 @@ from probmf.likelihoods import Likelihood
 from probmf.rows import conditionals
 from probmf.rows.blocks import MAX_WIDTH, Bucket, RowBlocks, SideBlocks, Span, build_blocks
 from probmf.rows.cpu import RowLists, solve_lists
+from probmf.rows.placement import RowShards, deal_rows, solve_shards
 from probmf.rows.store import OTHER, RowStore, Side, num_workers
 from probmf.rows.values import Noise, Prior, RowResult, Rows, RowSums, RowValues
 from probmf.settings import as_here
 
 Method = Literal["cg", "cholesky", "coordinate"]
+Layout = RowBlocks | RowLists | RowShards
 
 
 def lay_out(
-    store: RowStore, likelihood: Likelihood, method: Method, *, workers: int | None = None
-) -> RowBlocks | RowLists:
+    store: RowStore,
+    likelihood: Likelihood,
+    method: Method,
+    *,
+    workers: int | None = None,
+    mesh: Mesh | None = None,
+) -> Layout:
     """Ratings as the quickest way to solve their rows reads them.
 
     Args:
@@ -36,10 +44,14 @@ def lay_out(
         likelihood: Their likelihood.
         method: How rows are solved; see `half_sweep`.
         workers: Threads that share a half-sweep; by default `num_workers()`.
+        mesh: Devices that share it, instead of threads; see `probmf.rows.placement`.
 
     Returns:
-        Lists for the loops of a CPU where the loss is quadratic in the score, else blocks.
+        Shards for a mesh; lists for the loops of a CPU where the loss is quadratic in the score;
+        else blocks.
     """
+    if mesh is not None:
+        return deal_rows(store, mesh)
     workers = workers or num_workers()
     if uses_loops() and likelihood.quadratic and method != "coordinate":
         return RowLists.of(store, workers)
@@ -47,7 +59,7 @@ def lay_out(
 
 
 def half_sweep(
-    layout: RowBlocks | RowLists,
+    layout: Layout,
     side: Side,
     table: Rows,
     prior: Prior,
@@ -75,16 +87,24 @@ def half_sweep(
             it is quadratic.
 
     Returns:
-        The table with the side's rows replaced, and the sums of each of these.
+        The table with the side's rows replaced, and the sums of each of these (over all of them,
+        of length one, where the layout is for a mesh).
     """
+    own, other = table[side], table[OTHER[side]]
+    if isinstance(layout, RowShards):
+        given = {"own": own, "other": other, "prior": prior, "key": key}
+        rows, sums = solve_shards(
+            _solve_bucket, layout.mesh, *layout.sides[side], given, likelihood=likelihood,
+            method=method, cg_steps=cg_steps,
+        )  # fmt: skip
+        return table | {side: rows}, sums
     if isinstance(layout, RowLists):
         steps = cg_steps if method == "cg" else None
-        own, other = table[side], table[OTHER[side]]
         rows, sums = solve_lists(layout, side, own, other, prior, likelihood, steps, pool, key)
         return table | {side: rows}, sums
     run = partial(
-        _bucket_program(platform()), own=table[side], other=table[OTHER[side]], prior=prior,
-        likelihood=likelihood, method=method, cg_steps=cg_steps, key=key,
+        _bucket_program(platform()), own=own, other=other, prior=prior, likelihood=likelihood,
+        method=method, cg_steps=cg_steps, key=key,
     )  # fmt: skip
     outputs = run_spans(run, layout.sides[side], pool)
     rows, sums = _split(join_rows(outputs, layout.sides[side].source))

@@ -47,9 +47,8 @@ from probmf.models.observations import Observations
 from probmf.models.table import Table
 from probmf.results import History, RatingsFit, Sampling
 from probmf.rows.blocks import RowBlocks, build_blocks
-from probmf.rows.cpu import RowLists
 from probmf.rows.store import OTHER, SIDES, Side, num_workers
-from probmf.rows.sweep import half_sweep, lay_out
+from probmf.rows.sweep import Layout, half_sweep, lay_out
 from probmf.rows.values import Prior, Rows, RowSums
 from probmf.run.checks import check_counts, check_tol, require
 from probmf.run.driver import FitWarning
@@ -285,7 +284,7 @@ class Variational:
     def _solve(
         self,
         side: Side,
-        layout: RowBlocks | RowLists,
+        layout: Layout,
         state: State,
         precision: Array,
         noise_scale: Array,
@@ -324,7 +323,7 @@ class Variational:
     def _diagonal(
         self,
         state: State,
-        layout: RowBlocks | RowLists,
+        layout: Layout,
         blocks: RowBlocks,
         prior: dict[Side, Array],
         noise_scale: Array,

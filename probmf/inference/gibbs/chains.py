@@ -130,6 +130,8 @@ class Engine(Protocol):
         contents: What is kept of a state.
         num_watched: Pairs whose expected ratings are averaged.
         num_threads: Threads that a sweep hands its parts to.
+        side_by_side: Whether chains may run at the same time: programs of several devices have to
+            be started in one order on all of them.
     """
 
     @property
@@ -143,6 +145,10 @@ class Engine(Protocol):
     @property
     def num_threads(self) -> int:
         """Number of threads that a sweep hands its parts to."""
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether chains may run at the same time."""
 
     def sweep(
         self, key: Array, state: Any, hold: bool, pool: ThreadPoolExecutor
@@ -221,7 +227,7 @@ class Sweeps:
     ) -> None:
         """Note the arguments."""
         self.engine, self.settings, self.key, self.starts = engine, settings, key, starts
-        self.num_threads = settings.num_chains
+        self.num_threads = settings.num_chains if engine.side_by_side else 1
 
     def init(self, *, resumed: bool) -> tuple[list[Chain], None]:
         """The starts, with nothing gathered."""

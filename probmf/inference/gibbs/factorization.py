@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array
 
-from probmf.backend import uses_loops
 from probmf.data import Ratings
 from probmf.inference.gibbs.chains import GibbsChains, GibbsSettings, Moments
 from probmf.inference.gibbs.job import Job, row_moments, sampling_of
@@ -22,6 +22,8 @@ from probmf.models.table import Table
 from probmf.results import RatingsFit
 from probmf.results.asked import read_pairs
 from probmf.results.traces import Traces, Watched
+from probmf.rows.cpu import RowLists
+from probmf.rows.placement import RowShards
 from probmf.rows.store import SIDES, num_workers
 from probmf.rows.sweep import lay_out
 from probmf.run.fingerprint import fingerprint
@@ -40,6 +42,7 @@ def factorization_job(
     num_chains: int,
     watch: Any,
     start: RatingsFit | None,
+    mesh: Mesh | None = None,
 ) -> Job:
     """All that a run needs to know of a factorization and its ratings.
 
@@ -52,6 +55,7 @@ def factorization_job(
         num_chains: Chains.
         watch: Pairs whose expected ratings are averaged, or None.
         start: A point fit to start from, or None.
+        mesh: Devices that the rows are dealt out to, or None.
 
     Returns:
         The job.
@@ -64,7 +68,7 @@ def factorization_job(
     _check_data(model, observations)
     watched = None if watch is None else _known_pairs(watch, data)
     scales = start_scales(model, data, Plan.of(model))
-    problem = make_problem(model, observations, scales, num_chains, probe_key, watched)
+    problem = make_problem(model, observations, scales, num_chains, probe_key, watched, mesh)
 
     def finish(settings: GibbsSettings, chains: GibbsChains, info: dict[str, Any]) -> RatingsFit:
         return _fit(model, data, settings, problem, chains, watched, info)
@@ -72,10 +76,11 @@ def factorization_job(
     # Features count as they are encoded.
     told = replace(model, user_features=None, item_features=None)
     begun = None if start is None else start.point()
+    by_loops = isinstance(problem.layout, RowLists)
     return Job(
         engine=problem,
         starts=start_states(model, observations, scales, start_key, num_chains, start),
-        identity=fingerprint(told, observations, watched, begun, uses_loops(), key),
+        identity=fingerprint(told, observations, watched, begun, by_loops, key),
         stream=stream_sites(model.sites(data), _streamed(problem)),
         coords=model.sites(data).labels,
         finish=finish,
@@ -89,13 +94,16 @@ def make_problem(
     num_chains: int,
     key: Array,
     watched: tuple[np.ndarray, np.ndarray] | None,
+    mesh: Mesh | None = None,
 ) -> Problem:
     """The problem, as arrays; `scales` are starting ones, for their shapes."""
     users, items = observations.num_users, observations.num_items
     plan = Plan.of(model)
     packing = Table(model, users, items)
     workers = max(1, num_workers() // num_chains)
-    layout = lay_out(observations.by_row(), model.likelihood, "cholesky", workers=workers)
+    layout = lay_out(
+        observations.by_row(), model.likelihood, "cholesky", workers=workers, mesh=mesh
+    )
     dtype = jnp.result_type(float)
     # Columns that only pad the factors must stay zero: drawn, they would be more factors.
     real = jnp.asarray(np.arange(1 + packing.num_columns) <= model.num_factors, dtype)
@@ -129,6 +137,8 @@ def make_problem(
     )
     none = np.zeros(0, int)
     probes = _pairs(probe_user, probe_item)
+    if isinstance(layout, RowShards):
+        given = layout.replicate(given)
     return Problem(
         plan=plan,
         given=given,

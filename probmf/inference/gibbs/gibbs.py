@@ -15,6 +15,7 @@ from probmf.inference.gibbs.job import Job, choose_settings, size_note
 from probmf.inference.gibbs.mixed_effects import mixed_job
 from probmf.models import MatrixFactorization, MixedEffects
 from probmf.results import MixedFit, RatingsFit
+from probmf.rows.placement import Devices, row_mesh
 from probmf.run.checkpoint import Checkpoint
 from probmf.run.checks import check_counts, check_warmup, require
 from probmf.run.draw_stream import DrawStream
@@ -43,6 +44,7 @@ def sample_gibbs(
     key: ArrayLike,
     watch: Any = None,
     start: RatingsFit | None = None,
+    devices: Devices | None = None,
     **options: Unpack[_Options],
 ) -> RatingsFit: ...
 @overload
@@ -60,6 +62,7 @@ def sample_gibbs(
     thin: int | None = None,
     watch: Any = None,
     start: RatingsFit | None = None,
+    devices: Devices | None = None,
     float64: bool | None = None,
     checkpoint: str | PathLike[str] | None = None,
     stream: str | PathLike[str] | None = None,
@@ -97,6 +100,9 @@ def sample_gibbs(
         watch: Pairs (as for `RatingsFit.predict`) whose expected ratings are averaged over all
             sweeps.
         start: A point fit of the same shape to start from; by default small random factors.
+        devices: Of a factorization, devices to deal the rows out to, one chain after the other: a
+            number of them, JAX devices, or a `jax.sharding.Mesh` with an axis 'row'; None computes
+            on one. See `docs/devices.md`.
         float64: Compute in double precision, whatever JAX is set to elsewhere; None does for mixed
             models.
         checkpoint: Directory to keep the run in. Called again with the same model, data, settings
@@ -145,7 +151,8 @@ def sample_gibbs(
     if thin is not None:
         check_counts(thin=thin)
     check_warmup(num_warmup)
-    is_mixed = _check_family(model, data, watch, start)
+    is_mixed = _check_family(model, data, watch=watch, start=start, devices=devices)
+    mesh = None if devices is None else row_mesh(devices)
     double = is_mixed if float64 is None else float64
     with own_settings(double or bool(jax.config.jax_enable_x64)):
         random_key = as_key(key)
@@ -154,7 +161,7 @@ def sample_gibbs(
             job: Job = mixed_job(model, data, random_key, start_key, int(num_chains))
         else:
             job = factorization_job(
-                model, data, random_key, start_key, probe_key, int(num_chains), watch, start
+                model, data, random_key, start_key, probe_key, int(num_chains), watch, start, mesh
             )
         settings = choose_settings(
             job.engine, int(num_warmup), int(num_samples), int(num_chains), thin,
@@ -178,14 +185,14 @@ def sample_gibbs(
     return concluded(job.finish(settings, chains, info), stacklevel=2)
 
 
-def _check_family(model: object, data: Any, watch: Any, start: Any) -> bool:
+def _check_family(model: object, data: Any, **for_ratings: Any) -> bool:
     """True for a mixed model."""
     require("sample_gibbs", model)
     if not isinstance(model, MixedEffects):
         if not isinstance(data, Ratings):
             raise TypeError(f"data is of type {type(data).__name__}; expected Ratings.")
         return False
-    for name, value in (("watch", watch), ("start", start)):
+    for name, value in for_ratings.items():
         if value is not None:
             raise ValueError(f"{name} is for factorizations; leave it out for a mixed model.")
     return True

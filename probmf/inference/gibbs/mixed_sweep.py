@@ -73,7 +73,7 @@ class MixedProblem:
     blocks: tuple[Prepared, ...]
 
     num_watched = 0
-    num_threads = 1
+    num_threads, side_by_side = 1, True
 
     @cached_property
     def sites(self) -> dict[str, tuple[int, ...]]:

@@ -17,10 +17,9 @@ from probmf.inference.gibbs.updates import (
     pair_scores,
     update,
 )
-from probmf.rows.blocks import RowBlocks
-from probmf.rows.cpu import RowLists
+from probmf.rows.placement import RowShards
 from probmf.rows.store import SIDES, Side
-from probmf.rows.sweep import half_sweep
+from probmf.rows.sweep import Layout, half_sweep
 from probmf.rows.values import Prior, RowSums
 
 #: What a Normal-Wishart prior adds for a side.
@@ -49,7 +48,7 @@ class Problem(NamedTuple):
 
     plan: Plan
     given: Given
-    layout: RowBlocks | RowLists
+    layout: Layout
     free: dict[Side, Array]
     probes: Pairs
     watched: Pairs
@@ -64,6 +63,11 @@ class Problem(NamedTuple):
     def num_threads(self) -> int:
         """Threads that the layout is cut for."""
         return self.layout.workers
+
+    @property
+    def side_by_side(self) -> bool:
+        """False where a sweep takes several devices."""
+        return not isinstance(self.layout, RowShards)
 
     def sweep(
         self, key: Array, state: State, hold: bool, pool: ThreadPoolExecutor

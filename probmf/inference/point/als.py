@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -30,6 +31,7 @@ from probmf.models.observations import Observations
 from probmf.models.row_means import RowMean, prior_means
 from probmf.models.table import Table
 from probmf.results import RatingsFit
+from probmf.rows.placement import Devices, RowShards, row_mesh
 from probmf.rows.store import OTHER, SIDES, Side, num_workers, shift_weak_zeros
 from probmf.rows.sweep import Method, half_sweep, lay_out, zero_moments
 from probmf.rows.values import Prior, Rows, RowSums
@@ -52,6 +54,7 @@ def fit_als(
     validation: Ratings | None = None,
     patience: int = 3,
     start: RatingsFit | None = None,
+    devices: Devices | None = None,
     progress: bool | None = None,
 ) -> RatingsFit:
     r"""Fit by solving for all users' rows, then all items' rows, and so on.
@@ -80,14 +83,17 @@ def fit_als(
             sweeps and keeps the best sweep.
         patience: See `validation`.
         start: A fit of the same model shape to start from, instead of random values.
+        devices: Devices to deal the rows out to: a number of them, JAX devices, or a
+            `jax.sharding.Mesh` with an axis 'row'; None computes on one. See `docs/devices.md`.
         progress: Show a progress bar; None shows it on a terminal or in a notebook.
 
     Returns:
         The fit, with its history of objective and held-out error.
 
     Raises:
-        TypeError: If model or data are of the wrong type.
-        ValueError: If the data do not suit the model, or an argument is out of range.
+        TypeError: If model, data or devices are of the wrong type.
+        ValueError: If the data do not suit the model, an argument is out of range, or there are
+            not so many devices.
 
     Warns:
         FitWarning: If the weights beside `unobserved_weight` have a heavy tail (their largest
@@ -114,6 +120,7 @@ def fit_als(
     require("fit_als", model)
     check_counts(num_sweeps=num_sweeps, cg_steps=cg_steps, patience=patience)
     check_tol(tol)
+    mesh = None if devices is None else row_mesh(devices)
     with own_settings():
         random_key = as_key(key)
         method: Method = "coordinate" if update == "coordinate" else solver
@@ -122,7 +129,9 @@ def fit_als(
         held_out = prepare_validation(model, data, validation)
         first = initial_parameters(model, observations, start)
         with ThreadPoolExecutor(num_workers()) as pool:
-            algorithm = AlternatingLeastSquares(model, observations, first, method, cg_steps, pool)
+            algorithm = AlternatingLeastSquares(
+                model, observations, first, method, cg_steps, pool, mesh
+            )
             best, history = estimate(
                 algorithm, key=random_key, num_steps=num_sweeps, tol=tol, validation=held_out,
                 patience=patience, progress=progress,
@@ -164,6 +173,7 @@ class AlternatingLeastSquares:
         method: Method,
         cg_steps: int,
         pool: ThreadPoolExecutor,
+        mesh: Mesh | None = None,
     ) -> None:
         """Lay out the rows; see `fit_als` for the arguments."""
         self.model, self.start, self.pool = model, start, pool
@@ -171,7 +181,7 @@ class AlternatingLeastSquares:
         self.packing = Table(model, observations.num_users, observations.num_items)
         self.constant = _weak_zero_constant(model, observations)
         store = observations.by_row(model.unobserved_weight)
-        self.layout = lay_out(store, model.likelihood, method)
+        self.layout = lay_out(store, model.likelihood, method, mesh=mesh)
         self.scales = model.fixed_scales()
         self.means = model.row_means(observations.features)
         self.regressions = regressions(model, observations, "fit_als")
@@ -180,6 +190,8 @@ class AlternatingLeastSquares:
             self.cutpoint_step = CutpointStep(model.likelihood, observations)
         self.precision = {side: self.packing.precision(side) for side in SIDES}
         self.free = {side: self.packing.free(side) for side in SIDES}
+        if isinstance(self.layout, RowShards):
+            self.precision, self.free = self.layout.replicate((self.precision, self.free))
         self.zero_weight = None
         if model.unobserved_weight > 0:
             self.zero_weight = model.unobserved_weight / jnp.square(self.scales["noise_scale"])

@@ -1,0 +1,186 @@
+r"""Rows on many devices: the one place that knows meshes.
+
+The rows of a side are dealt out to the devices of a mesh like cards, bucket by bucket in order of
+their degree, so that all have the same work. In a half-sweep each device solves its own rows, given
+tables that every device holds whole; then the new rows are gathered once, and what is summed over
+ratings is summed on the devices.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from probmf.rows.blocks import Bucket, choose_widths, chunk_lines, default_slots, fill_bucket
+from probmf.rows.store import SIDES, RowRatings, RowStore, Side
+from probmf.rows.values import RowResult, RowSums, RowValues
+
+#: Axis of a mesh that the rows are dealt out along.
+AXIS = "row"
+#: Rows whose sums are added up first: a plain sum of millions loses digits in single precision.
+SUMMED = 256
+
+Devices = int | Sequence[jax.Device] | Mesh
+
+
+class SideShards(NamedTuple):
+    """One side's rows by device.
+
+    Attributes:
+        buckets: The buckets with an axis of devices in front, each device's part on it.
+        source: Where in the gathered lines (device by device, bucket by bucket) each row lies.
+    """
+
+    buckets: tuple[Bucket, ...]
+    source: Int[Array, " rows"]
+
+
+@dataclass(frozen=True, eq=False)
+class RowShards:
+    """Both sides' rows by device.
+
+    Attributes:
+        sides: The rows of each side.
+        mesh: The devices.
+    """
+
+    sides: dict[Side, SideShards]
+    mesh: Mesh
+
+    #: Threads that the work is cut for: devices need none.
+    workers = 1
+
+    def replicate[Tree](self, tree: Tree) -> Tree:
+        """Arrays whole on every device."""
+        placed: Tree = jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
+        return placed
+
+
+def row_mesh(devices: Devices) -> Mesh:
+    """The mesh that the caller means.
+
+    Args:
+        devices: A number of devices, devices, or a mesh with an axis 'row'.
+
+    Returns:
+        A mesh with that axis.
+
+    Raises:
+        TypeError: If it is none of these.
+        ValueError: If there are not so many devices, one is named twice or none is, or the mesh
+            lacks the axis.
+    """
+    if isinstance(devices, Mesh):
+        if AXIS not in devices.axis_names:
+            raise ValueError(
+                f"devices is a mesh with the axes {devices.axis_names}; rows are dealt out along "
+                f"an axis named {AXIS!r}. Name one of them so."
+            )
+        return devices
+    if isinstance(devices, int | np.integer) and not isinstance(devices, bool):
+        present = jax.devices()
+        if not 1 <= devices <= len(present):
+            raise ValueError(
+                f"devices is {devices}, but JAX sees {len(present)} "
+                f"({present[0].platform}); give a number from 1 to {len(present)}."
+            )
+        return Mesh(np.array(present[:devices]), (AXIS,))
+    chosen = list(devices) if isinstance(devices, Sequence) else []
+    if not chosen or not all(isinstance(device, jax.Device) for device in chosen):
+        raise TypeError(
+            f"devices is {devices!r}; expected a number, a list of JAX devices, or a "
+            f"jax.sharding.Mesh with an axis {AXIS!r}."
+        )
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"devices names a device more than once: {chosen}.")
+    return Mesh(np.array(chosen), (AXIS,))
+
+
+def deal_rows(store: RowStore, mesh: Mesh) -> RowShards:
+    """Deal the rows of both sides out to the devices of a mesh.
+
+    Args:
+        store: The ratings.
+        mesh: A mesh with an axis 'row'.
+
+    Returns:
+        The rows, each device's on it.
+    """
+    return RowShards({side: _deal(store[side], mesh) for side in SIDES}, mesh)
+
+
+def _deal(ratings: RowRatings, mesh: Mesh) -> SideShards:
+    num, by_degree = mesh.shape[AXIS], np.argsort(ratings.degree, kind="stable")
+    widths, slots = choose_widths(ratings.degree), default_slots()
+    bucket_of = np.searchsorted(widths, ratings.degree[by_degree])
+    device, within = np.zeros((2, len(by_degree)), np.int32)
+    buckets, begin = [], 0
+    for index, width in enumerate(widths):
+        rows = by_degree[bucket_of == index]
+        most = -(-len(rows) // num)
+        lines = min(chunk_lines(len(rows), int(width), slots), most)
+        shape = (-(-most // lines), lines, int(width))
+        turn, place = np.divmod(np.arange(len(rows)), num)
+        # Every other turn goes back, or the last device would have the longest of each.
+        place = np.where(turn % 2, num - 1 - place, place)
+        device[rows], within[rows] = place, begin + turn
+        begin += shape[0] * lines
+        parts = [fill_bucket(ratings, rows[place == one], shape) for one in range(num)]
+        stacked = jax.tree.map(lambda *part: np.stack(part), *parts)
+        buckets.append(jax.device_put(stacked, NamedSharding(mesh, PartitionSpec(AXIS))))
+    source = jax.device_put(device * begin + within, NamedSharding(mesh, PartitionSpec()))
+    return SideShards(tuple(buckets), source)
+
+
+@partial(
+    jax.jit, static_argnames=("solve", "mesh", "likelihood", "method", "cg_steps")
+)  # fmt: skip
+def solve_shards(
+    solve: Callable[..., RowResult],
+    mesh: Mesh,
+    buckets: tuple[Bucket, ...],
+    source: Int[Array, " rows"],
+    given: dict[str, Any],
+    **options: Any,
+) -> tuple[RowValues, RowSums]:
+    """A half-sweep, each device's rows on it.
+
+    Args:
+        solve: Solves chunks of a bucket.
+        mesh: The devices.
+        buckets: See `SideShards`.
+        source: Likewise.
+        given: Arrays that `solve` wants by name.
+        options: Its static arguments.
+
+    Returns:
+        The new rows by code, and sums over all of them, of length one; whole on every device.
+    """
+
+    def own_part(buckets: tuple[Bucket, ...], given: dict[str, Any]) -> tuple[Array, Array]:
+        results = []
+        for bucket in jax.tree.map(lambda x: x[0], buckets):
+            count = len(bucket.row)
+            results.append(solve(bucket, 0, count, capacity=count, **given, **options))
+        value, sums = jax.tree.map(lambda *parts: jnp.concatenate(parts), *results)
+        # Lines without a row have no ratings, and sums of zero.
+        total = jnp.stack([_total(x) for x in sums])
+        return jax.lax.all_gather(value, AXIS, tiled=True), jax.lax.psum(total, AXIS)
+
+    value, total = jax.shard_map(
+        own_part, mesh=mesh, in_specs=(PartitionSpec(AXIS), PartitionSpec()),
+        out_specs=PartitionSpec(), check_vma=False,
+    )(buckets, given)  # fmt: skip
+    value = value[source]
+    return RowValues(value[:, 0], value[:, 1:]), RowSums(*total[:, None])
+
+
+def _total(x: Float[Array, " n"]) -> Float[Array, ""]:
+    """A sum whose rounding grows with the root of the number of rows."""
+    return jnp.sum(jnp.sum(jnp.pad(x, (0, -len(x) % SUMMED)).reshape(-1, SUMMED), axis=1))

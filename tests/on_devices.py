@@ -1,0 +1,128 @@
+"""Rows and fits on several devices, as JSON; a script for a process with eight pretended devices.
+
+Arguments: "rows" for single half-sweeps and what they hold and move, or "fits"; numbers of devices.
+"""
+
+import json
+import re
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+
+from probmf import Gaussian, MatrixFactorization, Ratings, fit_als, sample_gibbs
+from probmf.backend import use_backend
+from probmf.rows.placement import RowShards, row_mesh, solve_shards
+from probmf.rows.store import OTHER, SIDES, RowStore, Side
+from probmf.rows.sweep import _solve_bucket, half_sweep, lay_out
+from probmf.rows.values import Prior, Rows, RowValues
+
+FACTORS = 3
+SIZE: dict[Side, int] = {"user": 64, "item": 48}
+BYTES = {"f32": 4, "f64": 8}
+
+
+def data() -> dict[Side | str, np.ndarray]:
+    """Users of up to eight ratings, items of up to eight and a few of more: three buckets."""
+    rng = np.random.default_rng(0)
+    user = np.repeat(np.arange(SIZE["user"]), rng.integers(4, 9, SIZE["user"]))
+    item = np.concatenate(
+        [[code % 4, *4 + rng.permutation(SIZE["item"] - 4)[: count - 1]]
+         for code, count in enumerate(np.bincount(user))]
+    )  # fmt: skip
+    return {"user": user, "item": item, "rating": rng.normal(size=len(user))}
+
+
+def fits(devices: int | None) -> dict[str, Any]:
+    """Estimates of least squares with weak zeros, and draws of two chains."""
+    ratings = Ratings.from_frame(data(), **{f"{side}s": [*range(n)] for side, n in SIZE.items()})
+    half = dist.HalfNormal(1.0)
+    weak = MatrixFactorization(FACTORS, Gaussian(0.5), unobserved_weight=0.01)
+    drawn = MatrixFactorization(FACTORS, Gaussian(half), user_scale=half)
+    point = fit_als(weak, ratings, key=0, num_sweeps=4, devices=devices)
+    draws = sample_gibbs(
+        drawn, ratings, key=0, num_warmup=2, num_samples=3, num_chains=2, devices=devices
+    )
+    assert point.history is not None
+    found = {name: point.point()[name] for name in ("user_factors", "item_bias")}
+    found |= {f"draws of {name}": draws.samples[name] for name in ("item_factors", "noise_scale")}
+    found["objective"] = point.history.objective
+    return {name: np.asarray(value).tolist() for name, value in found.items()}
+
+
+def rows(devices: int | None) -> dict[str, Any]:
+    """New rows and sums of half-sweeps; of shards also bytes, ratings, lines and collectives."""
+    table, rng = data(), np.random.default_rng(1)
+    store = RowStore.of(
+        table["user"], table["item"], table["rating"], num_users=SIZE["user"],
+        num_items=SIZE["item"],
+    )  # fmt: skip
+    present: Rows = {
+        side: RowValues(jnp.asarray(rng.normal(size=n)), jnp.asarray(rng.normal(size=(n, FACTORS))))
+        for side, n in SIZE.items()
+    }
+    mesh = None if devices is None else row_mesh(devices)
+    layout, found = lay_out(store, Gaussian(), "cg", mesh=mesh), {}
+    for side in SIDES:
+        prior = Prior(
+            jnp.asarray(0.3), {"noise_scale": jnp.asarray(0.5)},
+            jnp.asarray(rng.uniform(1, 2, (SIZE[side], 1 + FACTORS))), jnp.ones(1 + FACTORS),
+            None, None,
+        )  # fmt: skip
+        for method, key in (("cg", None), ("cholesky", jax.random.key(2))):
+            with ThreadPoolExecutor(layout.workers) as pool:
+                new, sums = half_sweep(
+                    layout, side, present, prior, likelihood=Gaussian(), method=method,
+                    cg_steps=3, pool=pool, key=key,
+                )  # fmt: skip
+            found[f"{side} {method}"] = np.asarray(new[side].at(slice(None))).tolist()
+            found[f"{side} {method} sums"] = [float(jnp.sum(x)) for x in sums]
+        if isinstance(layout, RowShards):
+            given = {"own": present[side], "other": present[OTHER[side]], "prior": prior}
+            found[f"{side} gathered"] = gathered(layout, side, given | {"key": None})
+    return found | (holdings(layout) if isinstance(layout, RowShards) else {})
+
+
+def holdings(shards: RowShards) -> dict[str, Any]:
+    """Of each device: bytes of its ratings, their number, and lines for rows of each side."""
+    buckets = [bucket for side in SIDES for bucket in shards.sides[side].buckets]
+    count = shards.mesh.size
+    lengths = [np.asarray(bucket.length).reshape(count, -1).sum(axis=1) for bucket in buckets]
+    return {
+        "bytes": [
+            sum(x.addressable_shards[one].data.nbytes for x in jax.tree.leaves(buckets))
+            for one in range(count)
+        ],
+        "ratings": np.sum(lengths, axis=0).tolist(),
+        "lines": {
+            side: sum(bucket.row[0].size for bucket in shards.sides[side].buckets) for side in SIDES
+        },
+    }
+
+
+def gathered(shards: RowShards, side: Side, given: dict[str, Any]) -> int:
+    """Bytes that come out of the collectives of a compiled half-sweep."""
+    lowered = solve_shards.lower(
+        _solve_bucket, shards.mesh, *shards.sides[side], given, likelihood=Gaussian(), method="cg",
+        cg_steps=3,
+    )  # fmt: skip
+    text, total = lowered.compile().as_text(), 0
+    collectives = "all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute"
+    for shapes in re.findall(rf"= (.+?) (?:{collectives})(?:-start)?\(", text):
+        for dtype, shape in re.findall(r"(f32|f64)\[([\d,]*)\]", shapes):
+            total += BYTES[dtype] * int(np.prod([int(n) for n in shape.split(",") if n]))
+    return total
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")  # Three draws are few, and say so.
+    jax.config.update("jax_enable_x64", True)
+    ask = {"rows": rows, "fits": fits}[sys.argv[1]]
+    with use_backend("xla"):
+        answers = {str(count): ask(count) for count in (None, *map(int, sys.argv[2:]))}
+    sys.stdout.write(json.dumps(answers))

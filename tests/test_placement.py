@@ -1,0 +1,106 @@
+"""Rows dealt out to devices: the same fits, less memory on each, and bytes by a formula."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import toys
+from jax.sharding import Mesh
+
+from probmf import Gaussian, MatrixFactorization, MixedEffects, fit_als, sample_gibbs
+from probmf.rows.placement import row_mesh
+
+COUNTS = (1, 2, 4, 8)
+
+
+def answers(what: str) -> dict[str, Any]:
+    """Answers of `on_devices` for no devices named, and for so many."""
+    flags = {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "on_devices.py", what, *map(str, COUNTS)], capture_output=True, text=True,
+        check=False, cwd=Path(__file__).parent, env=os.environ | flags,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, Any]:
+    return answers("rows")
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_rows_are_solved_and_drawn_as_on_one_device(rows: dict[str, Any], count: int) -> None:
+    assert len(rows["None"]) == 8
+    for name, wanted in rows["None"].items():
+        got = rows[str(count)][name]
+        np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-10, err_msg=name)
+
+
+@pytest.mark.slow
+def test_fits_and_draws_are_those_of_one_device() -> None:
+    found = answers("fits")
+    for count in COUNTS:
+        for name, wanted in found["None"].items():
+            got = np.array(found[str(count)][name])
+            np.testing.assert_allclose(got, wanted, rtol=1e-8, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("count", COUNTS[1:])
+def test_ratings_are_dealt_out_evenly(rows: dict[str, Any], count: int) -> None:
+    (whole,), found = rows["1"]["bytes"], rows[str(count)]
+    # A part of a bucket may end in empty lines.
+    assert len(set(found["bytes"])) == 1
+    assert whole / count <= found["bytes"][0] < 1.25 * whole / count
+    assert sum(found["ratings"]) == rows["1"]["ratings"][0]
+    assert max(found["ratings"]) < 1.2 * min(found["ratings"])
+
+
+@pytest.mark.parametrize("count", COUNTS[1:])
+def test_collectives_move_what_the_docs_say(rows: dict[str, Any], count: int) -> None:
+    """Double precision, a bias and three factors."""
+    for side, lines in rows[str(count)]["lines"].items():
+        assert rows[str(count)][f"{side} gathered"] == 8 * (count * lines * (3 + 1) + 3)
+
+
+def test_one_device_by_any_name_is_the_same() -> None:
+    model, (device, *_) = MatrixFactorization(2, Gaussian(0.5)), jax.devices()
+    for devices in (1, [device], Mesh(np.array([[device]]), ("chain", "row"))):
+        assert row_mesh(devices).shape["row"] == 1
+    fit = fit_als(model, toys.ratings(), key=0, num_sweeps=3, devices=[device])
+    plain = fit_als(model, toys.ratings(), key=0, num_sweeps=3)
+    for name, value in plain.point().items():
+        np.testing.assert_allclose(fit.point()[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("devices", "error", "expected"),
+    [
+        (99, ValueError, r"devices is 99, but JAX sees \d+ \(cpu\); give a number from 1 to"),
+        (0, ValueError, "devices is 0, but"),
+        (True, TypeError, "devices is True; expected a number"),
+        ("two", TypeError, "devices is 'two'; expected a number"),
+        ([], TypeError, r"devices is \[\]; expected a number"),
+        (2 * jax.devices()[:1], ValueError, "names a device more than once"),
+        (Mesh(np.array(jax.devices()[:1]), ("x",)), ValueError, r"axes \('x',\); rows are dealt"),
+    ],
+)
+def test_devices_that_are_none(devices: Any, error: type[Exception], expected: str) -> None:
+    for fit in (fit_als, sample_gibbs):
+        with pytest.raises(error, match=expected):
+            fit(MatrixFactorization(1), toys.ratings(), key=0, devices=devices)
+
+
+def test_mixed_models_take_no_devices() -> None:
+    with pytest.raises(ValueError, match="devices is for factorizations"):
+        sample_gibbs(MixedEffects("y ~ x + (1 | g)"), toys.mixed(), key=0, devices=1)
