@@ -30,7 +30,7 @@ MAX_DIM = 2
 #: Iterations of Newton's method, halvings among them.
 MOST_ITERATIONS = 100
 #: Squared distance to a mode, in its standard deviations, that will do for where nodes lie.
-ROUGH = 1e-3
+ROUGH = 1e-2
 
 
 class Groups(NamedTuple):
@@ -115,8 +115,10 @@ def log_integrals(
     """
     dim = groups.columns.shape[1]
     x, log_weight = gauss_hermite(num_nodes, dim)
-    find = rough_modes if held else moving_modes
-    mode, root = find(groups, find_modes(groups, start, rough=held))
+    if held:
+        mode, root = rough_modes(groups, start)
+    else:
+        mode, root = moving_modes(groups, find_modes(groups, start))
     dtype = mode.dtype
     joint = log_ratios(groups, mode, root, x)
     logdet = jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), axis=-1)
@@ -144,7 +146,9 @@ def log_ratios(
 
     def at_node(node: Array) -> Array:
         effects = mode + solve_upper(root, jnp.broadcast_to(node, mode.shape))
-        value = groups.rows(groups.predictor(effects))
+        # Apart from the gathers, with which no loop over the rows would be vectorized.
+        value = groups.rows(lax.optimization_barrier(groups.predictor(effects)))
+        value = lax.optimization_barrier(value)
         return groups.joint(value, effects) + 0.5 * jnp.sum(jnp.square(node))
 
     return jax.vmap(at_node, out_axes=1)(jnp.asarray(nodes, mode.dtype))
@@ -174,18 +178,25 @@ def moving_modes(
 
 
 def rough_modes(
-    groups: Groups, modes: Float[Array, "groups d"]
+    groups: Groups, start: Float[Array, "groups d"] | None = None
 ) -> tuple[Float[Array, "groups d"], Float[Array, "groups d d"]]:
-    """The same modes, and factors of the precisions there, nothing of which is differentiated."""
-    groups = groups.held()
-    weight = groups.rows.differentiate(groups.predictor(modes)).weight
-    return modes, cholesky(groups.precision(jnp.maximum(weight, 0.0)))
+    """Modes to a tenth of a standard deviation, and factors of the precisions near by.
+
+    Nothing of it is differentiated. Begun near the modes it takes two looks at the rows.
+
+    Args:
+        groups: The groups.
+        start: Where to begin; zero by default.
+    """
+    found = _search(groups.held(), start, ROUGH)
+    return found.effects, found.root
 
 
 class _Search(NamedTuple):
     """State of the search: where each group is, where it goes, how far, and what is left."""
 
     effects: Array
+    root: Array
     step: Array
     length: Array
     joint: Array
@@ -194,45 +205,42 @@ class _Search(NamedTuple):
 
 
 def find_modes(
-    groups: Groups, start: Float[Array, "groups d"] | None = None, *, rough: bool = False
+    groups: Groups, start: Float[Array, "groups d"] | None = None
 ) -> Float[Array, "groups d"]:
     """Modes of the whitened effects by Newton's method with halved steps, side by side.
 
     Args:
         groups: The groups.
         start: Where to begin; zero by default.
-        rough: Whether within a few hundredths of a standard deviation will do.
 
     Returns:
         The modes, without derivatives.
     """
-    groups = groups.held()
+    return _search(groups.held(), start, float(jnp.finfo(groups.columns.dtype).eps)).effects
+
+
+def _search(groups: Groups, start: Array | None, enough: float) -> _Search:
+    """Search until twice the gain that a step promises is small enough in every group."""
     dim, dtype = groups.columns.shape[1], groups.columns.dtype
     small = jnp.finfo(dtype).eps
-    enough = ROUGH if rough else small
 
-    def aim(effects: Array, found: Derivatives) -> tuple[Array, Array]:
-        """The step, and twice the gain that it promises."""
+    def look(effects: Array) -> tuple[Array, Array, Array, Array]:
+        """The density, the precision's factor, the step, and twice the gain that it promises."""
+        found = groups.rows.differentiate(groups.predictor(effects))
         slope = groups.slope(found, effects)
         # Where a density bends upwards the prior's curvature serves.
-        step = solve(cholesky(groups.precision(jnp.maximum(found.weight, 0.0))), slope)
-        return step, jnp.sum(step * slope, axis=1)
-
-    def begin(effects: Array) -> _Search:
-        found = groups.rows.differentiate(groups.predictor(effects))
-        step, left = aim(effects, found)
-        ones = jnp.ones_like(left)
-        return _Search(effects, step, ones, groups.joint(found.value, effects), left, jnp.zeros(()))
+        root = cholesky(groups.precision(jnp.maximum(found.weight, 0.0)))
+        step = solve(root, slope)
+        return groups.joint(found.value, effects), root, step, jnp.sum(step * slope, axis=1)
 
     def move(state: _Search) -> _Search:
         new = state.effects + state.length[:, None] * state.step
-        found = groups.rows.differentiate(groups.predictor(new))
-        joint = groups.joint(found.value, new)
-        step, left = aim(new, found)
+        joint, root, step, left = look(new)
         # No less but for rounding; a comparison with NaN is false.
         good = joint >= state.joint - 10 * small * (1 + jnp.abs(state.joint))
         return _Search(
             jnp.where(good[:, None], new, state.effects),
+            jnp.where(good[:, None, None], root, state.root),
             jnp.where(good[:, None], step, state.step),
             jnp.where(good, 1.0, 0.5 * state.length),
             jnp.where(good, joint, state.joint),
@@ -244,7 +252,10 @@ def find_modes(
         return jnp.any(state.left * state.length > enough) & (state.num_steps < MOST_ITERATIONS)
 
     first = jnp.zeros((groups.num_groups, dim), dtype) if start is None else start
-    return lax.while_loop(is_on, move, begin(lax.stop_gradient(first))).effects
+    first = lax.stop_gradient(first)
+    joint, root, step, left = look(first)
+    ones = jnp.ones_like(left)
+    return lax.while_loop(is_on, move, _Search(first, root, step, ones, joint, left, jnp.zeros(())))
 
 
 def solve(factor: Float[Array, "m d d"], vector: Float[Array, "m d"]) -> Float[Array, "m d"]:

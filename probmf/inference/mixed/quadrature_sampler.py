@@ -199,7 +199,7 @@ def _ratios(
     density: IntegralDensity, latents: dict[str, Array], nodes: Array
 ) -> tuple[Array, Array]:
     groups = density.integral.groups(density.rest(latents))
-    mode, root = rough_modes(groups, find_modes(groups))
+    mode, root = rough_modes(groups, find_modes(groups))  # Begun at them, it stays there.
     return mode, log_ratios(groups, mode, root, nodes)
 
 
