@@ -3,6 +3,7 @@
 from probmf import numpyro_setup  # noqa: F401  # Before anything that imports NumPyro.
 
 # isort: split
+from probmf.results.anova import anova
 from probmf.results.draw_store import open_draws
 from probmf.results.explain import Explanation
 from probmf.results.fit import Fit
@@ -31,6 +32,7 @@ __all__ = [
     "RatingsFit",
     "Recommendations",
     "Sampling",
+    "anova",
     "load",
     "open_draws",
 ]
