@@ -333,7 +333,7 @@ def test_a_lognormal_response_is_its_logarithm(short: MixedFit) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"likelihood": "bernoulli"}, r"likelihood is Bernoulli\(.*\): .* Use sample_nuts"),
+        ({"likelihood": "bernoulli"}, r"likelihood is Bernoulli\(.*\): .* Use sample_marginal or"),
         ({"scale_formula": "~ x"}, "scale_formula is '~ x': .* Use sample_nuts"),
     ],
 )
