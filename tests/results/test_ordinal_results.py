@@ -112,7 +112,7 @@ def test_command_line(tmp_path: Path) -> None:
     path, folder = tmp_path / "ratings.csv", tmp_path / "fit"
     lines = [",".join(map(str, line)) for line in zip(*table().values(), strict=True)]
     path.write_text("user,item,rating\n" + "\n".join(lines))
-    given = ["fit", str(path), "--out", str(folder), "--likelihood", "ordinal"]
+    given = ["fit", str(path), "--out", str(folder), "--method", "als", "--likelihood", "ordinal"]
     result = CliRunner().invoke(app, [*given, "--num-factors", "1", "--num-sweeps", "3"])
     assert result.exit_code == 0, result.output
     assert load(folder).model.likelihood == Ordinal(LEVELS)
