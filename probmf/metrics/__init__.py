@@ -1,6 +1,6 @@
 """Metrics of predictions: errors, scores of probabilities, and rankings."""
 
-from probmf.metrics.bootstrap import BootstrapMean, bootstrap
+from probmf.metrics.bootstrap import bootstrap
 from probmf.metrics.lists import catalog_coverage, novelty
 from probmf.metrics.pointwise import (
     auc,
@@ -22,7 +22,6 @@ from probmf.metrics.ranking import (
 )
 
 __all__ = [
-    "BootstrapMean",
     "auc",
     "bootstrap",
     "brier",

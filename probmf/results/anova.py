@@ -86,7 +86,7 @@ def _check(fits: tuple[MixedFit, ...]) -> None:
                 "fit_marginal(objective='likelihood')."
             )
         own, other = fit.design.data, first.design.data
-        if not np.array_equal(own.response, other.response):
+        if not np.array_equal(np.asarray(own.response), np.asarray(other.response)):
             raise ValueError(f"Fit {place} is of other responses than fit 0; fit both to one.")
         for name, mine, theirs in (
             ("objective", fit.method, first.method),
