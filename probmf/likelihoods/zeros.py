@@ -344,7 +344,7 @@ class HurdlePoisson(_Hurdle):
 
     Example:
         >>> round(float(HurdlePoisson().mean(1.0, {"zero_probability": 0.5})), 4)
-        1.4549
+        1.4552
 
     References:
         Mullahy (1986), Specification and testing of some modified count data models.
