@@ -8,20 +8,13 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 
-from probmf import (
-    Bernoulli,
-    MatrixFactorization,
-    MixedEffects,
-    load,
-    open_draws,
-    sample_nuts,
-)
+from probmf import Bernoulli, MatrixFactorization, MixedEffects, load, sample_nuts
 from probmf.data import Ratings
 from probmf.diagnostics.judgement import statistics
 from probmf.inference.nuts import draws_by_site, nuts
 from probmf.inference.nuts import transitions as _nuts
 from probmf.inference.nuts.transitions import NoStartError
-from probmf.results import MixedFit
+from probmf.results import MixedFit, open_draws
 from probmf.run import driver
 from probmf.run.driver import FitWarning
 

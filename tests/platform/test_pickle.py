@@ -10,14 +10,8 @@ import numpyro
 import numpyro.distributions as dist
 import toys
 
-from probmf import (
-    Gaussian,
-    MatrixFactorization,
-    MixedEffects,
-    Network,
-    Vocabulary,
-    marginalize,
-)
+from probmf import Gaussian, MatrixFactorization, MixedEffects, Network, marginalize
+from probmf.data import Vocabulary
 
 
 def through_pickle[T](value: T) -> T:

@@ -19,12 +19,11 @@ from probmf import (
     diagnostics,
     fit_als,
     load,
-    open_draws,
     sample_gibbs,
 )
 from probmf.inference.gibbs import factorization as gibbs_factorization
 from probmf.inference.gibbs import job as job_module
-from probmf.results import RatingsFit
+from probmf.results import RatingsFit, open_draws
 from probmf.run.driver import FitWarning
 from probmf.run.threads import Workers
 
