@@ -348,7 +348,7 @@ def test_moments_over_a_normal_score(case: Case, sd: float) -> None:
         mass = MASS[::every] * every
         mean = conditional(case, scores, lambda r: r) @ mass
         square = conditional(case, scores, np.square) @ mass
-        got, spread = likelihood.integrate(jnp.asarray(means), jnp.asarray(sd), own)
+        got, spread = jax.jit(likelihood.integrate)(jnp.asarray(means), jnp.asarray(sd), own)
         np.testing.assert_allclose(got, mean, rtol=1e-7, atol=1e-12)
         np.testing.assert_allclose(spread, np.sqrt(square - mean**2), rtol=1e-6, atol=1e-9)
         if sd == 0:
@@ -377,13 +377,16 @@ def tail_of(case: Case, score: np.ndarray, threshold: float) -> np.ndarray:
 def test_tails_over_a_normal_score(case: Case, sd: float | None, x64: bool) -> None:
     likelihood, own, means = case.likelihood, case.parameters(), np.linspace(-4, 4, COUNT)
     every = 8 if isinstance(likelihood, QuadratureLikelihood) else 1
+    # Compiled, as loops that run by themselves are compiled anew at every call.
+    tail, tail_order = jax.jit(likelihood.tail), jax.jit(likelihood.tail_order)
+    at = None if sd is None else jnp.asarray(sd)
     for threshold in (*case.ratings, -0.5, 0.7, 4.1, 7.0):
-        at = None if sd is None else jnp.asarray(sd)
-        got = likelihood.tail(jnp.asarray(means), threshold, own, at)
+        least = jnp.asarray(float(threshold))
+        got = tail(jnp.asarray(means), least, own, at)
         scores = means[:, None] + (sd or 0.0) * NODES[::every]
         wanted = tail_of(case, scores, threshold) @ MASS[::every] * every
         np.testing.assert_allclose(got, wanted, atol=1e-8 if x64 else 6e-6)
-        order = likelihood.tail_order(jnp.asarray(means), threshold, own, 0.0 if at is None else at)
+        order = tail_order(jnp.asarray(means), least, own, jnp.asarray(sd or 0.0))
         ranks = np.argsort(np.asarray(order), kind="stable")
         assert (np.diff(np.asarray(got)[ranks]) >= -1e-6).all()
 
