@@ -14,7 +14,7 @@ from probmf.results import RatingsFit
 
 #: Sweeps of each chain, a quarter of them to warm up: as many as go through so many ratings, but
 #: neither fewer nor more than these.
-RATINGS, LEAST_SWEEPS, MOST_SWEEPS = 50_000_000, 300, 1_200
+RATINGS, LEAST_SWEEPS, MOST_SWEEPS = 30_000_000, 300, 1_200
 #: Draws of the rows that each chain keeps, if they take no more numbers than this in all.
 NUM_KEPT, MOST_NUMBERS = 50, 500_000_000
 
