@@ -80,7 +80,7 @@ class StudentT(QuadratureLikelihood):
 
     @property
     def stated(self) -> dict[str, Any]:
-        """What was given."""
+        """Parameters that were given."""
         given = {"noise_scale": self.noise_scale, "df": self.df}
         return {name: value for name, value in given.items() if value is not None}
 

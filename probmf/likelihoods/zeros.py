@@ -76,7 +76,7 @@ class _Zeros(Counts):
 
     @property
     def stated(self) -> dict[str, Any]:
-        """What was given."""
+        """Parameters that were given."""
         return {name: given for name, given in self._given.items() if given is not None}
 
     def default_priors(self, width: float) -> dict[str, Distribution]:

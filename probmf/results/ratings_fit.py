@@ -349,7 +349,7 @@ class RatingsFit(Fit):
 
     @own_settings()
     def explain(self, user: Any, item: Any) -> Explanation:
-        r"""Which of a user's ratings carry the score of an item.
+        r"""Shares of a user's ratings in the score of an item.
 
         A row that is the mode given the items is a linear function of the user's ratings (for
         other than Gaussian ones of their working values), so that the score is a sum,

@@ -42,7 +42,7 @@ class Tabular:
     _num_ids = 0
 
     def _repr_html_(self) -> str:
-        """What the results are, and their first rows, for notebooks."""
+        """A headline and the first rows, for notebooks."""
         rows = self.to_arrow()
         ids = rows.column_names[: self._num_ids]
         first = rows.slice(0, SHOWN).to_pylist()

@@ -148,7 +148,7 @@ class Engine(Protocol):
 
     @property
     def side_by_side(self) -> bool:
-        """Whether chains may run at the same time."""
+        """True if chains may run at the same time."""
 
     def sweep(
         self, key: Array, state: Any, hold: bool, pool: ThreadPoolExecutor
