@@ -189,8 +189,8 @@ class SplittableRatings(RatingTable):
         try:
             moment = np.asarray(time, self.time.dtype.kind + "8" if dates else np.float64)
         except (ValueError, TypeError):
-            moment = np.asarray(np.nan)
-        if moment.shape != () or np.isnat(moment) if dates else not np.isfinite(moment):
+            moment = np.empty(0)  # None that could be read.
+        if moment.shape != () or bool(np.isnat(moment) if dates else ~np.isfinite(moment)):
             raise ValueError(
                 f"time is {time!r}, but the ratings were given from {first} to {last}; expected "
                 "a moment between."

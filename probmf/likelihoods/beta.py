@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -10,19 +10,19 @@ import numpy as np
 from jax.nn import log_sigmoid, sigmoid
 from jax.scipy.special import betainc, digamma, polygamma
 from jaxtyping import Array
-from numpyro.distributions import Distribution, constraints
+from numpyro.distributions import constraints
 from scipy import optimize, special
 
 from probmf.data.column import such_rows
 from probmf.likelihoods.base import Scores
+from probmf.likelihoods.concentration import Concentrated
 from probmf.likelihoods.log_gamma import log_beta
 from probmf.likelihoods.normal_integrals import expected_square_of_sigmoid, sigmoid_moments
-from probmf.likelihoods.parameters import check_parameter, concentration_prior, is_number
-from probmf.likelihoods.quadrature import QuadratureLikelihood
+from probmf.likelihoods.parameters import is_number
 
 
 @dataclass(frozen=True)
-class Beta(QuadratureLikelihood):
+class Beta(Concentrated):
     r"""Shares in (0, 1) of mean :math:`m = 1 / (1 + e^{-\eta})` and variance m (1 - m) / (1 + c).
 
     .. math:: p(r) = \frac{r^{m c - 1} (1 - r)^{(1 - m) c - 1}}{B(m c, (1 - m) c)}
@@ -44,35 +44,13 @@ class Beta(QuadratureLikelihood):
         Ferrari and Cribari-Neto (2004), Beta regression for modelling rates and proportions.
     """
 
-    concentration: float | Distribution | None = None
     support = constraints.unit_interval
-
-    def __post_init__(self) -> None:
-        """Check the concentration at the door."""
-        check_parameter("concentration", self.concentration, "positive number")
-
-    def scale_sites(self) -> dict[str, Any]:
-        """The concentration; 1 where none was given."""
-        return {"concentration": 1.0 if self.concentration is None else self.concentration}
-
-    def canonical(self) -> Self:
-        """The likelihood without its parameter: compiled programs are keyed by it."""
-        return type(self)()
 
     @classmethod
     def of_ratings(cls, rating: np.ndarray, noise_scale: float) -> Self:
         """The concentration that the ratings have about their mean."""
         mean, variance = float(np.mean(rating)), float(np.var(rating))
         return cls(max(mean * (1 - mean) / variance - 1.0, 1e-3) if variance else 1.0)
-
-    @property
-    def stated(self) -> dict[str, Any]:
-        """The concentration, if it was given."""
-        return {} if self.concentration is None else {"concentration": self.concentration}
-
-    def default_priors(self, width: float) -> dict[str, Distribution]:
-        """A LogNormal concentration."""
-        return {"concentration": concentration_prior()}
 
     def check_ratings(self, rating: np.ndarray, noun: str = "ratings") -> None:
         """Refuse what does not lie between 0 and 1."""

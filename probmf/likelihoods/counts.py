@@ -11,12 +11,12 @@ import numpy as np
 from jax.nn import sigmoid
 from jax.scipy.special import betainc, gammainc, gammaln
 from jaxtyping import Array
-from numpyro.distributions import Distribution, constraints
+from numpyro.distributions import constraints
 from scipy import special
 
 from probmf.data.column import such_rows
 from probmf.likelihoods.base import Predicted, Scores
-from probmf.likelihoods.parameters import check_parameter, concentration_prior
+from probmf.likelihoods.concentration import Concentrated
 from probmf.likelihoods.rates import RateLikelihood, rate, rate_moments
 
 
@@ -121,7 +121,7 @@ class Poisson(Counts):
 
 
 @dataclass(frozen=True)
-class NegativeBinomial(Counts):
+class NegativeBinomial(Concentrated, Counts):
     r"""Counts that vary more than Poisson's, of variance :math:`\lambda + \lambda^2 / \phi`.
 
     They are Poisson counts whose rate is :math:`\lambda = e^\eta` times a Gamma variable of mean
@@ -147,38 +147,13 @@ class NegativeBinomial(Counts):
         Hilbe (2011), Negative binomial regression, second edition, chapter 8 (NB2).
     """
 
-    concentration: float | Distribution | None = None
-
-    def __post_init__(self) -> None:
-        """Check the concentration at the door."""
-        check_parameter(
-            "concentration",
-            self.concentration,
-            "positive number, the larger the nearer to Poisson()",
-        )
-
-    def scale_sites(self) -> dict[str, Any]:
-        """The concentration; 1 where none was given."""
-        return {"concentration": 1.0 if self.concentration is None else self.concentration}
-
-    def canonical(self) -> Self:
-        """The likelihood without its parameter: compiled programs are keyed by it."""
-        return type(self)()
+    expected = "positive number, the larger the nearer to Poisson()"
 
     @classmethod
     def of_ratings(cls, rating: np.ndarray, noise_scale: float) -> Self:
         """The concentration that the counts have about their mean."""
         mean, variance = float(np.mean(rating)), float(np.var(rating))
         return cls(mean**2 / max(variance - mean, 1e-3 * mean) if mean else 1.0)
-
-    @property
-    def stated(self) -> dict[str, Any]:
-        """The concentration, if it was given."""
-        return {} if self.concentration is None else {"concentration": self.concentration}
-
-    def default_priors(self, width: float) -> dict[str, Distribution]:
-        """A LogNormal concentration: a median of 2.7, nine tenths between 0.23 and 32."""
-        return {"concentration": concentration_prior()}
 
     def sample(
         self, key: Array, scores: Array, scales: Mapping[str, Array], shape: tuple[int, ...]

@@ -2,24 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaincc
 from jaxtyping import Array
-from numpyro.distributions import Distribution, constraints
+from numpyro.distributions import constraints
 
 from probmf.data.column import such_rows
 from probmf.likelihoods.base import Predicted, Scores
+from probmf.likelihoods.concentration import Concentrated
 from probmf.likelihoods.log_gamma import log_gamma_rest
-from probmf.likelihoods.parameters import check_parameter, concentration_prior
 from probmf.likelihoods.rates import STEEPEST, RateLikelihood, rate, rate_moments
 
 
 @dataclass(frozen=True)
-class Gamma(RateLikelihood):
+class Gamma(Concentrated, RateLikelihood):
     r"""Positive ratings of mean :math:`m = e^\eta` and variance :math:`m^2 / \phi`.
 
     .. math:: p(r) = \frac{(\phi / m)^\phi}{\Gamma(\phi)}\, r^{\phi - 1} e^{-\phi r / m}
@@ -42,35 +42,13 @@ class Gamma(RateLikelihood):
         McCullagh and Nelder (1989), Generalized linear models, chapter 8.
     """
 
-    concentration: float | Distribution | None = None
     support = constraints.positive
-
-    def __post_init__(self) -> None:
-        """Check the concentration at the door."""
-        check_parameter("concentration", self.concentration, "positive number")
-
-    def scale_sites(self) -> dict[str, Any]:
-        """The concentration; 1 where none was given."""
-        return {"concentration": 1.0 if self.concentration is None else self.concentration}
-
-    def canonical(self) -> Self:
-        """The likelihood without its parameter: compiled programs are keyed by it."""
-        return type(self)()
 
     @classmethod
     def of_ratings(cls, rating: np.ndarray, noise_scale: float) -> Self:
         """The concentration that the ratings have about their mean."""
         mean, variance = float(np.mean(rating)), float(np.var(rating))
         return cls(mean**2 / variance if variance else 1.0)
-
-    @property
-    def stated(self) -> dict[str, Any]:
-        """The concentration, if it was given."""
-        return {} if self.concentration is None else {"concentration": self.concentration}
-
-    def default_priors(self, width: float) -> dict[str, Distribution]:
-        """A LogNormal concentration."""
-        return {"concentration": concentration_prior()}
 
     def check_ratings(self, rating: np.ndarray, noun: str = "ratings") -> None:
         """Refuse what is not positive."""

@@ -16,7 +16,6 @@ from numpyro.distributions import Distribution
 from scipy import optimize
 
 from probmf.data.column import Column
-from probmf.data.examples import Examples
 from probmf.likelihoods.base import Optional, Scores
 from probmf.likelihoods.counts import Counts, NegativeBinomial, Poisson
 from probmf.likelihoods.normal_integrals import average
@@ -103,10 +102,6 @@ class _Zeros(Counts):
         with naming_column(name):
             self.check_training(read.values, None)
         return read
-
-    def read_examples(self, data: Examples, *, complete: bool = True) -> np.ndarray:
-        """Counts of a network."""
-        return super().read_examples(data, complete=complete)
 
     def base_score(self, rating: np.ndarray, weight: np.ndarray | None) -> float:
         """The score that fits best; of unknown parameters the log of the mean count above zero."""

@@ -373,11 +373,18 @@ class TestSplitAt:
 
     @pytest.mark.parametrize(
         ("time", "message"),
-        [("soon", "time is 'soon', but"), (np.nan, "time is nan, but"), (99, "test set would be")],
-    )
+        [
+            ("soon", "time is 'soon', but"), (np.nan, "time is nan, but"),
+            ([1, 2], r"time is \[1, 2\], but"), (99, "test set would be"),
+        ],
+    )  # fmt: skip
     def test_mistakes(self, time: object, message: str) -> None:
         frame = {"user": [1, 2], "item": [1, 1], "at": [1, 2]}
         with pytest.raises(ValueError, match=message):
             Ratings.from_frame(frame, rating=None, time="at").split_at(time)
+        dated = frame | {"at": np.array(["2024-01-31", "2024-02-01"], "datetime64[s]")}
+        for moment in ("soon", 7, np.datetime64("NaT", "s")):
+            with pytest.raises(ValueError, match="but the ratings were given from"):
+                Ratings.from_frame(dated, rating=None, time="at").split_at(moment)
         with pytest.raises(ValueError, match="split_at needs to know when"):
             Ratings.from_frame(frame, rating=None).split_at(1)
