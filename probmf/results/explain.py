@@ -58,7 +58,7 @@ class Explanation(Tabular):
         more = ", ..." * (len(self) > 3)
         return (
             f"Explanation({plain_text(self.user)}, {plain_text(self.item)}: score "
-            f"{self.score:.4g} = {self.baseline:.4g} {', '.join(parts)}{more})"
+            f"{self.score:.4g} = {' '.join([f'{self.baseline:.4g}', *parts])}{more})"
         )
 
     def to_arrow(self) -> pa.Table:
