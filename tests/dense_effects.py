@@ -107,6 +107,22 @@ def conditional(case: Case, flat: Sequence[int] = ()) -> tuple[np.ndarray, np.nd
     return covariance @ design.T @ case.target * case.precision, covariance, factor
 
 
+def flat_evidence(
+    columns: np.ndarray, target: np.ndarray, cover: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """The integral of N(target; X b, cover) over all b, and b's mean and covariance."""
+    root = np.linalg.cholesky(cover)
+    own, left = np.linalg.solve(root, columns), np.linalg.solve(root, target)
+    mean = np.linalg.lstsq(own, left, rcond=None)[0]
+    residual = left - own @ mean
+    upper = np.linalg.qr(own, mode="r")
+    half_logs = np.sum(np.log(np.diag(root))) + np.sum(np.log(np.abs(np.diag(upper))))
+    free = len(target) - columns.shape[1]
+    value = -0.5 * (free * np.log(2 * np.pi) + residual @ residual) - half_logs
+    inverse = np.linalg.inv(upper)
+    return float(value), mean, inverse @ inverse.T
+
+
 def block_diagonal(parts: Sequence[np.ndarray]) -> np.ndarray:
     size = sum(len(part) for part in parts)
     full, start = np.zeros((size, size)), 0

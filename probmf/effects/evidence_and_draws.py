@@ -50,23 +50,22 @@ def log_evidence(
         trils: Lower factors L of the prior covariance of each block in the pattern's order: (d, d)
             shared by the groups, or (groups, d, d).
         precision: Noise precision :math:`\beta`.
-        flat: Positions of blocks (not the leading one) whose prior is flat, with a tril of ones;
-            their effects' density is one everywhere.
+        flat: Positions of blocks whose prior is flat, with a tril of ones; their effects' density
+            is one everywhere.
 
     Returns:
         The log density. Cost O(groups d^3 + pairs + D^3), without n.
     """
     n = pattern.num_rows
     constant = 0.5 * n * (jnp.log(precision) - np.log(2 * np.pi))
+    constant = constant + _flat_volume(pattern, flat)
     if pattern.num_columns == 0:
-        matrix, vector = _lead_system(statistics, trils[0], precision)
+        matrix, vector = _lead_system(statistics, trils[0], precision, 0 in flat)
         value = jnp.sum(evidence_term(matrix, vector))
         return constant - 0.5 * precision * statistics.square + value
-    value, system = _eliminate(pattern, statistics, trils, precision)
-    shapes = _shapes(pattern, flat)
-    rest = remainder_evidence(shapes, system, tuple(trils[1:]), precision)
-    volume = 0.5 * np.log(2 * np.pi) * sum(s.groups * s.dim for s in shapes if s.flat)
-    return constant + value + rest + volume
+    value, system = _eliminate(pattern, statistics, trils, precision, 0 in flat)
+    rest = remainder_evidence(_shapes(pattern, flat), system, tuple(trils[1:]), precision)
+    return constant + value + rest
 
 
 def draw_effects(
@@ -93,13 +92,13 @@ def draw_effects(
     keys = (None, None) if key is None else jax.random.split(key)
     tril, size = trils[0], pattern.num_columns
     constant = 0.5 * pattern.num_rows * (jnp.log(precision) - np.log(2 * np.pi))
+    constant = constant + _flat_volume(pattern, flat)
     lead_target, columns = statistics.lead, []
     if size:
         shapes, others = _shapes(pattern, flat), tuple(trils[1:])
-        value, system = _eliminate(pattern, statistics, trils, precision)
+        value, system = _eliminate(pattern, statistics, trils, precision, 0 in flat)
         factor, half = factor_remainder(shapes, system, others, precision)
-        volume = 0.5 * np.log(2 * np.pi) * sum(s.groups * s.dim for s in shapes if s.flat)
-        value = constant + value + _gaussian_integral(factor, half) + volume
+        value = constant + value + _gaussian_integral(factor, half)
         whitened = solve_lower(factor, half + _noise(keys[1], half), transpose=True)
         effects = scale_columns(shapes, others, whitened[:, None], transpose=False)[:, 0]
         pulled = statistics.lead_rest * effects[pattern.entry_column][:, None]
@@ -110,7 +109,8 @@ def draw_effects(
             effects[start : start + groups * dim].reshape(groups, dim)
             for start, (groups, dim, _) in zip(pattern.offsets, shapes, strict=True)
         ]
-    matrix, vector = _lead_system(statistics._replace(lead=lead_target), tril, precision)
+    pulled_to = statistics._replace(lead=lead_target)
+    matrix, vector = _lead_system(pulled_to, tril, precision, 0 in flat)
     factor = cholesky(matrix)
     half = solve_lower(factor, vector)
     if not size:
@@ -161,6 +161,11 @@ def _shapes(pattern: Pattern, flat: Collection[int]) -> tuple[Shape, ...]:
     )
 
 
+def _flat_volume(pattern: Pattern, flat: Collection[int]) -> float:
+    count = sum(groups * dim for i, (groups, dim) in enumerate(pattern.shapes) if i in flat)
+    return 0.5 * float(np.log(2 * np.pi)) * count
+
+
 def _noise(key: Array | None, like: Array) -> Array:
     return jnp.zeros_like(like) if key is None else jax.random.normal(key, like.shape, like.dtype)
 
@@ -170,15 +175,17 @@ def _gaussian_integral(factor: Array, half: Array) -> Array:
     return 0.5 * jnp.sum(jnp.square(half), -1) - jnp.sum(jnp.log(diagonal), -1)
 
 
-def _lead_system(statistics: Statistics, tril: Array, precision: Array) -> tuple[Array, Array]:
+def _lead_system(
+    statistics: Statistics, tril: Array, precision: Array, is_flat: bool
+) -> tuple[Array, Array]:
     """The whitened precision A and right-hand side of the leading groups."""
     index = _groups(tril)
     matrix = jnp.einsum(
         f"{index}ab,mac,{index}cd->mbd", tril, statistics.lead_lead, tril, optimize=True
     )
-    identity = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
+    prior = (0.0 if is_flat else 1.0) * jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
     vector = jnp.einsum(f"{index}ab,ma->mb", tril, statistics.lead)
-    return identity[None] + precision * matrix, precision * vector
+    return prior[None] + precision * matrix, precision * vector
 
 
 def _groups(tril: Array) -> str:
@@ -186,11 +193,15 @@ def _groups(tril: Array) -> str:
 
 
 def _eliminate(
-    pattern: Pattern, statistics: Statistics, trils: Sequence[Array], precision: Array
+    pattern: Pattern,
+    statistics: Statistics,
+    trils: Sequence[Array],
+    precision: Array,
+    is_flat: bool,
 ) -> tuple[Array, Remainder]:
     """The leading block's share of the evidence, and the system of the columns."""
     tril, index = trils[0], _groups(trils[0])
-    matrix, _ = _lead_system(statistics, tril, precision)
+    matrix, _ = _lead_system(statistics, tril, precision, is_flat)
     logdet, inverse = logdet_and_inverse(matrix)
     spread = jnp.einsum(f"{index}ab,mbc,{index}dc->mad", tril, inverse, tril, optimize=True)
     mean = jnp.einsum("mab,mb->ma", spread, statistics.lead)
@@ -200,6 +211,8 @@ def _eliminate(
     target = statistics.rest - precision * jax.ops.segment_sum(
         pulled, pattern.entry_column, num_segments=pattern.num_columns
     )
+    if is_flat:
+        statistics = statistics._replace(table=None)  # It is made for a prior's precision.
     products = _products(pattern, statistics, tril, spread, precision)
     element = None if pattern.pairs is None else pattern.pairs.element
     return value, Remainder(products, element, target)

@@ -86,7 +86,7 @@ class HostEvidence:
     Args:
         pattern: Which effects meet; `has_host_form` says whether it will do.
         statistics: Sums over the observations, with nothing traced.
-        flat: Positions of blocks (not the leading one) whose prior is flat, with a tril of ones.
+        flat: Positions of blocks whose prior is flat, with a tril of ones.
         best: The likelihood at the best values of the flat effects, in place of their integral.
     """
 
@@ -112,9 +112,11 @@ class HostEvidence:
             new[old : old + groups * dim] = np.arange(start, start + groups * dim)
             start += groups * dim
         self.columns = Columns(own, pattern.shapes, size)
-        self.num_flat = sum(pattern.shapes[b][0] * pattern.shapes[b][1] for b in flat)
+        sizes = {b: pattern.shapes[b][0] * pattern.shapes[b][1] for b in flat}
+        self.lead_prior = 0.0 if 0 in flat else 1.0
+        self.num_flat = sum(count for b, count in sizes.items() if b)
         self.num_inverted = size - (self.num_flat if best else 0)
-        self.volume = 0.0 if best else 0.5 * np.log(2 * np.pi) * self.num_flat
+        self.volume = 0.0 if best else 0.5 * np.log(2 * np.pi) * sum(sizes.values())
         self.prior = np.where(np.arange(size) < size - self.num_flat, 1.0, 0.0)
         self.rest = np.empty(size)
         self.rest[new] = np.asarray(statistics.rest)
@@ -156,7 +158,7 @@ class HostEvidence:
         self.times = np.where(together, 1.0, 2.0)
         self.group = np.asarray(pattern.entry_group, np.int64)
         self.table = None
-        if statistics.table is not None:
+        if statistics.table is not None and self.lead_prior:
             knot, terms, _ = statistics.table
             self.table = np.asarray(knot), np.ascontiguousarray(terms)
 
@@ -165,7 +167,7 @@ class HostEvidence:
         """All numbers that the evidence depends on."""
         lists = () if self.lists is None else self.lists
         found = [*self.sums, *lists, self.rest, self.prior, self.row, self.column, self.group]
-        counts = np.asarray([self.num_rows, self.num_inverted, self.num_flat])
+        counts = np.asarray([self.num_rows, self.num_inverted, self.num_flat, self.lead_prior])
         order = np.asarray([(block, own.start) for block, own in self.columns.own.items()])
         found += [self.base, *(self.table or ()), self.cross.data, self.cross.indices]
         return [*found, counts, order, np.asarray(self.shapes)]
@@ -311,7 +313,7 @@ class HostEvidence:
     def _eliminate(self, tril: np.ndarray, precision: float) -> _Lead:
         tril = np.broadcast_to(tril, self.sums.lead_lead.shape)
         product = np.einsum("mab,mac,mcd->mbd", tril, self.sums.lead_lead, tril, optimize=True)
-        system = np.eye(tril.shape[-1]) + precision * product
+        system = self.lead_prior * np.eye(tril.shape[-1]) + precision * product
         inverse = np.linalg.inv(system)
         spread = np.einsum("mab,mbc,mdc->mad", tril, inverse, tril, optimize=True)
         mean = np.einsum("mab,mb->ma", spread, self.sums.lead)

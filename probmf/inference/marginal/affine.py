@@ -53,12 +53,13 @@ def check_affine(
         if len(names) == 1:
             return MarginalizeError(
                 f"The site {names[0]!r} does not enter the location of {probe.target!r} affinely "
-                f"(row {row}: {what}); only affine effects can be integrated out."
+                f"(row {row}: {what}); only affine effects can be integrated out.",
+                sites=names,
             )
         return MarginalizeError(
             f"{quoted(names)} do not enter the location of {probe.target!r} affinely together (row "
-            f"{row}: {what}); a product of effects can't be integrated out. Leave one of its sites "
-            "out."
+            f"{row}: {what}); a product of effects can't be integrated out.",
+            "Leave one of its sites out.",
         )
 
     def compare(names: Sequence[str], size: float) -> None:

@@ -16,7 +16,7 @@ from probmf.inference.marginal.layout import Found, Layout
 
 @dataclass(frozen=True)
 class Block:
-    """Sites whose effects belong to the same groups.
+    """Sites whose effects belong to the same groups; all of them have flat priors, or none has.
 
     Attributes:
         layouts: Their layouts; the coefficients lie side by side in this order.
@@ -33,6 +33,11 @@ class Block:
     def dim(self) -> int:
         """Coefficients per group."""
         return sum(layout.dim for layout in self.layouts)
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the prior's density is one everywhere."""
+        return self.layouts[0].is_flat
 
     def grouping(self, group: np.ndarray) -> Grouping:
         """For the pattern, from the group of each row."""
@@ -82,9 +87,8 @@ def make_blocks(found: Sequence[Found]) -> list[tuple[Block, np.ndarray, list[in
         layout = one.layout
         for index, (block, group, known, members) in enumerate(blocks):
             both = known & one.known
-            if block.num_groups == layout.num_groups and np.array_equal(
-                group[both], one.group[both]
-            ):
+            alike = block.num_groups == layout.num_groups and block.is_flat == layout.is_flat
+            if alike and np.array_equal(group[both], one.group[both]):
                 joined = Block((*block.layouts, layout))
                 group = np.where(known, group, one.group)
                 blocks[index] = (joined, group, known | one.known, [*members, position])
@@ -95,8 +99,10 @@ def make_blocks(found: Sequence[Found]) -> list[tuple[Block, np.ndarray, list[in
 
 
 def _site_tril(layout: Layout, site: Site) -> Array:
-    """Lower factor (d, d) of one group's prior, or (groups, d, d)."""
+    """Lower factor (d, d) of one group's prior, or (groups, d, d); ones where it is flat."""
     base = site.base
+    if layout.is_flat:
+        return jnp.eye(layout.dim)
     if isinstance(base, dist.Normal):
         return _diagonal(layout, as_float(base.scale))
     return _correlated(layout, tuple(site.law.batch_shape), as_float(base.scale_tril))

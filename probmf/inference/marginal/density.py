@@ -104,7 +104,7 @@ class MarginalDensity(Potential):
         """The density by LAPACK, on a CPU."""
         if not HostDensity.serves(self.prepared):
             return None
-        return HostDensity(self, self.prepared)
+        return HostDensity(self, self.prepared, self.prepared.flat)
 
     def terms(self, vector: Array) -> tuple[Array, Array, list[Array]]:
         """The prior with what else the log density has, noise precision, and prior factors."""

@@ -4,7 +4,7 @@ At every effect site the value becomes prior mean + deviation, where the mean ma
 effects drawn before (nested means). The observed site's location is then affine in the deviations.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array
-from numpyro.distributions import Distribution
+from numpyro.distributions import Distribution, constraints
 from numpyro.primitives import Messenger
 
 from probmf.numpyro_setup import run_alone
@@ -24,7 +24,18 @@ Model = Callable[..., Any]
 
 
 class MarginalizeError(ValueError):
-    """The model or a site is not what can be integrated out."""
+    """The model or a site is not what can be integrated out.
+
+    Args:
+        reason: What is in the way.
+        hint: What to do about it.
+        sites: Effect sites to blame; without them the others might be integrated out.
+    """
+
+    def __init__(self, reason: str, hint: str = "", sites: Iterable[str] = ()) -> None:
+        """See the class."""
+        self.reason, self.sites = reason, tuple(sites)
+        super().__init__(f"{reason} {hint}".rstrip())
 
 
 class NothingObservedError(MarginalizeError):
@@ -41,6 +52,25 @@ class Site(NamedTuple):
     def base(self) -> Distribution:
         """The Normal or MultivariateNormal under expansions and reinterpreted dimensions."""
         return unwrap(self.law)
+
+    @property
+    def is_flat(self) -> bool:
+        """True for a density of one on the whole line."""
+        return is_flat(self.law)
+
+    @property
+    def center(self) -> Array:
+        """Prior mean, of the site's shape; zero of a flat prior."""
+        return (
+            jnp.zeros(self.shape) if self.is_flat else jnp.broadcast_to(self.base.loc, self.shape)
+        )
+
+    @property
+    def scale(self) -> Array:
+        """The scale of a Normal or the lower factor of a MultivariateNormal, unexpanded."""
+        if self.is_flat:
+            return jnp.ones(())
+        return self.base.scale if isinstance(self.base, dist.Normal) else self.base.scale_tril
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -75,6 +105,17 @@ def unwrap(law: Distribution) -> Distribution:
     while isinstance(law, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
         law = law.base_dist
     return law
+
+
+def is_flat(law: Distribution) -> bool:
+    """True for an improper prior of density one on the whole line."""
+    base = unwrap(law)
+    if not isinstance(base, dist.ImproperUniform):
+        return False
+    support = base.support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return isinstance(support, type(constraints.real))
 
 
 def mask_of(law: Distribution) -> Any:
@@ -166,35 +207,43 @@ class Inject(Messenger):
         if msg.get("_control_flow_done"):
             raise MarginalizeError(
                 f"The site {name!r} is sampled within scan, step by step, so it can't be "
-                "integrated out. Sample all steps before, and hand them to scan as inputs."
+                "integrated out.",
+                "Sample all steps before, and hand them to scan as inputs.",
+                [name],
             )
         if msg["value"] is not None:
             raise MarginalizeError(
                 f"The site {name!r} has been given a value (by handlers.substitute or replay), so "
-                "there is nothing to integrate out. Take the value away, or leave the site out."
+                "there is nothing to integrate out.",
+                "Take the value away, or leave the site out.",
+                [name],
             )
         if not is_one(msg.get("scale")):
             raise MarginalizeError(
                 f"The site {name!r} is scaled (by handlers.scale or a subsampled plate); its exact "
-                "marginal does not exist then. Remove the scaling."
+                "marginal does not exist then.",
+                "Remove the scaling.",
+                [name],
             )
         site = Site(law, name)
-        if not isinstance(site.base, dist.Normal | dist.MultivariateNormal):
+        if not (isinstance(site.base, dist.Normal | dist.MultivariateNormal) or site.is_flat):
             hint = ""
             if isinstance(site.base, dist.TransformedDistribution):
                 hint = (
-                    " Where it is an affine transform of one, write it so, or reparametrize it "
+                    "Where it is an affine transform of one, write it so, or reparametrize it "
                     f"with TransformReparam and name '{name}_base'."
                 )
             raise MarginalizeError(
                 f"The prior of {name!r} is {type(site.base).__name__}; only Normal and "
-                f"MultivariateNormal effects can be integrated out exactly.{hint}"
+                "MultivariateNormal effects can be integrated out exactly, and those of a flat "
+                "prior on the whole line.",
+                hint,
+                [name],
             )
         if mask_of(law) is not None:
-            raise MarginalizeError(f"The prior of {name!r} is masked; remove the mask.")
+            raise MarginalizeError(f"The prior of {name!r} is masked;", "remove the mask.", [name])
         self.run.effects[name] = site
-        loc = jnp.broadcast_to(site.base.loc, site.shape)
-        msg["value"] = loc + self.deviations[name].reshape(site.shape)
+        msg["value"] = site.center + self.deviations[name].reshape(site.shape)
         msg["stop"] = True
 
     def _observed(self, msg: dict[str, Any]) -> None:

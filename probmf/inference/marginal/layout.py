@@ -16,11 +16,13 @@ class Layout:
         name: The site.
         shape: Shape of its values.
         axis: The axis of the groups; None when all values belong to one group.
+        is_flat: Whether the prior's density is one everywhere.
     """
 
     name: str
     shape: tuple[int, ...]
     axis: int | None
+    is_flat: bool = False
 
     @property
     def num_groups(self) -> int:

@@ -26,6 +26,7 @@ from probmf.inference.marginal.lost_digits import lost_digits, lost_digits_of_dr
 from probmf.inference.marginal.prepared import Prepared, argument_fingerprint, prepare
 from probmf.models.mixed.program import MixedProgram
 from probmf.numpyro_setup import run_alone
+from probmf.results.table import Table
 from probmf.run.driver import FitWarning
 from probmf.run.programs import as_tree
 
@@ -33,19 +34,21 @@ from probmf.run.programs import as_tree
 REMEMBERED = 4
 
 
-def marginalize(model: Model, sites: str | Sequence[str]) -> "MarginalModel":
+def marginalize(model: Model, sites: str | Sequence[str] | None = None) -> "MarginalModel":
     r"""Integrate Gaussian effects out of a NumPyro model exactly.
 
     .. math:: p(y \mid \theta) = \int p(y \mid u, \theta)\, p(u \mid \theta)\, du
 
-    The sites have to be Normal or MultivariateNormal and to enter the location of one Normal or
-    LogNormal observed site affinely. Nothing else is asked of the model: how each effect enters is
-    found by running it.
+    The sites have to be Normal, MultivariateNormal or flat (ImproperUniform on the whole line) and
+    to enter the location of one Normal or LogNormal observed site affinely. Nothing else is asked
+    of the model: how each effect enters is found by running it.
 
     Args:
         model: A NumPyro model, a function or callable object.
         sites: Name or names of the effect sites: random effects in plates, vectors and scalars
             (fixed effects), correlated effects. Sites of the same groups may be named together.
+            None for as many values as can be integrated out, where that pays; `report` says what
+            becomes of each site, and why.
 
     Returns:
         A NumPyro model of the remaining sites, with `recover`, which draws the effects back.
@@ -53,7 +56,7 @@ def marginalize(model: Model, sites: str | Sequence[str]) -> "MarginalModel":
     Raises:
         TypeError: If `model` is not callable or a name is not a string.
         ValueError: If no site or a site twice is named. When the result is first called:
-            `MarginalizeError`, naming the site and what is in the way.
+            `MarginalizeError`, naming the site and what is in the way; without names, each site.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist
@@ -63,7 +66,11 @@ def marginalize(model: Model, sites: str | Sequence[str]) -> "MarginalModel":
         ...         u = numpyro.sample("u", dist.Normal(0.0, tau))
         ...     numpyro.sample("y", dist.Normal(u[group], 1.0), obs=y)
         >>> group, y = jax.numpy.array([0, 0, 1]), jax.numpy.array([1.0, 2.0, 3.0])
-        >>> marginal = marginalize(model, "u")
+        >>> marginal = marginalize(model)
+        >>> marginal.report(group, y)
+        site  done                    reason
+        tau   sampled                 Its prior is HalfNormal, neither Gaussian nor flat.
+        u     integrated out exactly  1 value for each of 2 groups
         >>> samples = {"tau": jax.numpy.ones(5)}
         >>> marginal.recover(0, samples, group, y)["u"].shape
         (5, 2)
@@ -76,6 +83,10 @@ def marginalize(model: Model, sites: str | Sequence[str]) -> "MarginalModel":
     """
     if not callable(model):
         raise TypeError(f"model is of type {type(model).__name__}; expected a NumPyro model.")
+    given = as_tree(model)
+    model = given if isinstance(given, MixedProgram) else Whole(model)
+    if sites is None:
+        return MarginalModel(model, None)
     if not isinstance(sites, Iterable):
         raise TypeError(
             f"sites is of type {type(sites).__name__}; expected a name or names of sites."
@@ -89,8 +100,7 @@ def marginalize(model: Model, sites: str | Sequence[str]) -> "MarginalModel":
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise ValueError(f"sites names {doubled[0]!r} twice.")
-    given = as_tree(model)
-    return MarginalModel(given if isinstance(given, MixedProgram) else Whole(model), names)
+    return MarginalModel(model, names)
 
 
 @dataclass(eq=False)
@@ -102,11 +112,11 @@ class MarginalModel:
 
     Attributes:
         model: The model as it was, each site as large as its distribution.
-        sites: The sites integrated out.
+        sites: The sites integrated out; None for those that are found.
     """
 
     model: Model
-    sites: tuple[str, ...]
+    sites: tuple[str, ...] | None
 
     def __post_init__(self) -> None:
         """Start with nothing remembered."""
@@ -133,6 +143,19 @@ class MarginalModel:
                 del self._prepared[next(iter(self._prepared))]
             self._prepared[mark] = prepare(self.model, self.sites, args, kwargs)
         return self._prepared[mark]
+
+    def report(self, *args: Any, **kwargs: Any) -> Table:
+        """Each latent site, what becomes of it, and why.
+
+        Args:
+            *args: The model's arguments.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            A table with the columns "site", "done" and "reason", in the order of the model.
+        """
+        choices = self.prepare(*args, **kwargs).choices
+        return Table(tuple(choice._asdict() for choice in choices))
 
     @run_alone()
     def __call__(self, *args: Any, **kwargs: Any) -> None:

@@ -27,6 +27,7 @@ from probmf.effects import (
 from probmf.effects.host import HostEvidence
 from probmf.effects.rounding import Rounding
 from probmf.inference.marginal.blocks import Block, make_blocks
+from probmf.inference.marginal.forms import quoted
 from probmf.inference.marginal.injection import (
     MarginalizeError,
     Model,
@@ -35,9 +36,10 @@ from probmf.inference.marginal.injection import (
     read_observed,
     run_with,
 )
-from probmf.inference.marginal.layout import Found, Shapes
+from probmf.inference.marginal.layout import Found, Shapes, Structure
 from probmf.inference.marginal.mixed import mixed_structure
 from probmf.inference.marginal.probe import Probe
+from probmf.inference.marginal.search import Choice, find_structure, named_choices
 from probmf.inference.marginal.structure import probed_structure, site_design
 from probmf.models.mixed.program import MixedProgram
 from probmf.numpyro_setup import run_unchecked
@@ -56,7 +58,7 @@ DRAW_NUMBERS = 4_000_000
     ],
     meta_fields=[
         "target", "hidden", "shapes", "latent_shapes", "blocks", "shared_noise",
-        "fixed_priors",
+        "fixed_priors", "choices",
     ],
 )  # fmt: skip
 @dataclass(eq=False)
@@ -80,6 +82,7 @@ class Prepared:
         sums: The others of a constant design, without those of the target; else None.
         shared_noise: Whether all rows have one noise scale.
         fixed_priors: Whether the effects' prior covariances depend on no latent.
+        choices: What becomes of each latent site.
     """
 
     model: Model
@@ -97,6 +100,18 @@ class Prepared:
     sums: Statistics | None
     shared_noise: bool
     fixed_priors: bool
+    choices: tuple[Choice, ...]
+
+    @property
+    def flat(self) -> tuple[int, ...]:
+        """Positions of blocks whose prior is flat."""
+        return tuple(place for place, block in enumerate(self.blocks) if block.is_flat)
+
+    @property
+    def log_volume(self) -> float:
+        """Logarithm of the volume of the units of flat blocks."""
+        own = [self.standards[place] for place in self.flat]
+        return float(sum(standard.log_volume for standard in own if standard is not None))
 
     def zeros(self) -> dict[str, Array]:
         """Deviations of zero."""
@@ -117,7 +132,8 @@ class Prepared:
             value: Other observations than those of the run, or None.
         """
         statistics, precision, extra = self.system(run, latents, value)
-        return extra + log_evidence(self.pattern, statistics, self.trils(run), precision)
+        trils = self.trils(run)
+        return extra + log_evidence(self.pattern, statistics, trils, precision, self.flat)
 
     def rounding(self, latents: Values) -> Rounding:
         """An estimate of what rounding leaves of the log density in double precision."""
@@ -125,7 +141,7 @@ class Prepared:
         with run_unchecked():
             statistics, precision, trils = run(*own, dict(latents))
         sums = statistics if self.statistics is None else self.statistics
-        return HostEvidence(self.pattern, sums).rounding(trils, float(precision))
+        return HostEvidence(self.pattern, sums, self.flat).rounding(trils, float(precision))
 
     def _terms(self, latents: Values) -> tuple[Statistics | None, Array, list[Array]]:
         """Terms that the evidence depends on; sums only where they are not constant."""
@@ -138,7 +154,9 @@ class Prepared:
         """The log density, and a joint draw of the effect sites' values and what they determine."""
         run = self.run(latents)
         statistics, precision, extra = self.system(run, latents)
-        value, tables = draw_effects(self.pattern, statistics, self.trils(run), precision, key)
+        value, tables = draw_effects(
+            self.pattern, statistics, self.trils(run), precision, key, self.flat
+        )
         return value + extra, self.site_values(latents, tables)
 
     def site_values(self, latents: Values, tables: Sequence[Array]) -> dict[str, Array]:
@@ -199,6 +217,12 @@ class Prepared:
 
     def simulate(self, latents: Values, key: Array) -> Array:
         """Observations given latents, the effects from their prior."""
+        if self.flat:
+            names = quoted(layout.name for i in self.flat for layout in self.blocks[i].layouts)
+            raise MarginalizeError(
+                f"The prior of {names} is flat, so that there is no draw from it.",
+                "Give it a proper prior to draw observations.",
+            )
         run = self.run(latents)
         effects_key, noise_key = jax.random.split(key)
         deviations: dict[str, Array] = {}
@@ -219,8 +243,8 @@ class Prepared:
         dtype = jnp.result_type(float)
         trils = [block.tril(run.effects).astype(dtype) for block in self.blocks]
         return [
-            tril if standard is None else standard.root(tril)
-            for tril, standard in zip(trils, self.standards, strict=True)
+            tril if standard is None or block.is_flat else standard.root(tril)
+            for tril, standard, block in zip(trils, self.standards, self.blocks, strict=True)
         ]
 
     def system(
@@ -233,7 +257,7 @@ class Prepared:
         observed = read_observed(self.target, site)
         kept = observed.keep
         jacobian = observed.jacobian if kept is None else jnp.where(kept, observed.jacobian, 0.0)
-        extra = jnp.sum(jacobian)
+        extra = jnp.sum(jacobian) - self.log_volume
         if self.shared_noise:
             weight = None if kept is None else kept.astype(observed.loc.dtype)
             precision = 1.0 / jnp.square(observed.scale[0])
@@ -277,13 +301,13 @@ class Prepared:
 
 
 def prepare(
-    model: Model, sites: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    model: Model, sites: tuple[str, ...] | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Prepared:
     """Find out how the effects enter and sum what can be summed once.
 
     Args:
         model: The NumPyro model.
-        sites: The effect sites.
+        sites: The effect sites; None for as many as can be integrated out.
         args: Its arguments.
         kwargs: Its keyword arguments.
 
@@ -324,15 +348,28 @@ def _is_stale(error: Exception) -> bool:
     return "same dtypes" in str(error) or "RuntimeProgramInputMismatch" in str(error)
 
 
+def _structure(
+    model: Model, sites: tuple[str, ...] | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Structure, tuple[Choice, ...]]:
+    """How the effects enter, and what becomes of each site."""
+    if sites is None:
+        structure, choices = find_structure(model, args, kwargs)
+    else:
+        known = mixed_structure(model, sites, args, kwargs)
+        structure = known or probed_structure(Probe(model, sites, args, kwargs))
+        choices = named_choices(structure, sites)
+        if known is not None:
+            return structure, choices
+    _check_indices(structure.found, (args, kwargs))
+    return structure, choices
+
+
 def _prepare(
-    model: Model, sites: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    model: Model, sites: tuple[str, ...] | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Prepared:
     # Missing values are reported with their rows below.
     with run_unchecked(), jax.enable_x64(True), _outside_of_traces():
-        structure = mixed_structure(model, sites, args, kwargs)
-        if structure is None:
-            structure = probed_structure(Probe(model, sites, args, kwargs))
-            _check_indices(structure.found, (args, kwargs))
+        structure, choices = _structure(model, sites, args, kwargs)
         observed, found = structure.observed, structure.found
         _check_rows(observed, structure.target)
         grouped = make_blocks(found)
@@ -361,13 +398,39 @@ def _prepare(
                 statistics = compress(pattern, add(residual, weight))
             elif observed["keep"] is None:
                 sums = compress(pattern, add(np.zeros(pattern.num_rows)))
+    blocks = tuple(block for block, *_ in grouped)
+    known = sums if statistics is None else statistics
+    if known is not None and any(block.is_flat for block in blocks):
+        _refuse_improper(blocks, pattern, known)
     return Prepared(
         model=model, args=args, kwargs=kwargs, target=structure.target, hidden=structure.hidden,
         shapes=Shapes(structure.shapes), latent_shapes=Shapes(structure.latent_shapes),
-        blocks=tuple(block for block, *_ in grouped), pattern=pattern, designs=tuple(designs),
+        blocks=blocks, pattern=pattern, designs=tuple(designs),
         standards=tuple(standards), statistics=statistics, sums=sums,
-        shared_noise=shared, fixed_priors=structure.fixed_priors,
+        shared_noise=shared, fixed_priors=structure.fixed_priors, choices=choices,
     )  # fmt: skip
+
+
+def _refuse_improper(blocks: Sequence[Block], pattern: Pattern, sums: Statistics) -> None:
+    """Refuse flat priors of effects that the rows don't tell apart, whatever the other effects."""
+    flat = [place for place, block in enumerate(blocks) if block.is_flat]
+    trils = [(np.eye if block.is_flat else _zero)(block.dim) for block in blocks]
+    try:
+        found = HostEvidence(pattern, sums, flat).rounding(trils, 1.0)
+    except np.linalg.LinAlgError:
+        found = None
+    if found is None or not found.is_small:
+        names = [layout.name for place in flat for layout in blocks[place].layouts]
+        raise MarginalizeError(
+            f"The flat prior of {quoted(names)} leaves no posterior: the rows don't tell all of "
+            "its values apart, as columns depend on each other or a group has no row.",
+            "Give it a proper prior, or take the columns out.",
+            names,
+        )
+
+
+def _zero(size: int) -> np.ndarray:
+    return np.zeros((size, size))
 
 
 def _cast(statistics: Statistics, dtype: Any) -> Statistics:

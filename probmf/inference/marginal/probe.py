@@ -1,8 +1,8 @@
 """The model as a pure function of its effects, and what they may not enter."""
 
 import zlib
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -19,7 +19,6 @@ from probmf.inference.marginal.injection import (
     MarginalizeError,
     Model,
     NothingObservedError,
-    Site,
     Values,
     read_observed,
     run_with,
@@ -53,6 +52,8 @@ class Probe:
         }
         self.shapes = {name: jnp.shape(values[name]) for name in sites}
         self.correlated: set[str] = set()
+        self.flat: set[str] = set()
+        self.kinds: dict[str, type] = {}
         self.traced = Traced(self._everything, self.latents, self.zeros())
         self.on_effects = self.traced.depends_on(1)
         self.on_latents = self.traced.depends_on(0)
@@ -61,9 +62,7 @@ class Probe:
                 f"Can't integrate out {quoted(self.sites)}: nothing is observed. Call the model "
                 "with its observations."
             )
-        self._check_other_sites()
-        self.target = self._target(trace)
-        self._check_target()
+        self._empty = [n for n in self.on_effects["observed"] if np.size(trace[n]["value"]) == 0]
 
     def zeros(self) -> dict[str, Array]:
         """Deviations of zero."""
@@ -80,28 +79,12 @@ class Probe:
 
     def values(self, seed: int) -> dict[str, Array]:
         """Other values of moderate size of the latent sites."""
-        return {name: value for name, value in self._draw(seed)[1].items() if name in self.latents}
-
-    def _draw(self, seed: int) -> tuple[dict[str, Any], dict[str, Array]]:
-        """The sites, and a value of moderate size for each latent one, from one program."""
-        trace: dict[str, Any] = {}
-
-        def draw() -> list[Array]:
-            seeded = numpyro.handlers.seed(self.model, rng_seed=0)
-            moderate = numpyro.handlers.substitute(
-                seeded, substitute_fn=partial(moderate_value, seed=seed)
-            )
-            with numpyro.handlers.block():
-                trace.update(numpyro.handlers.trace(moderate).get_trace(*self.args, **self.kwargs))
-            return [jnp.asarray(site["value"]) for name, site in trace.items() if _is_latent(site)]
-
-        values = Traced(draw)()
-        latent = [name for name, site in trace.items() if _is_latent(site)]
-        return trace, dict(zip(latent, values, strict=True))
+        found = draw_values(self.model, self.args, self.kwargs, seed)[1]
+        return {name: value for name, value in found.items() if name in self.latents}
 
     def _prototype(self) -> tuple[dict[str, Any], dict[str, Array]]:
         """The sites and their values, checked."""
-        trace, values = self._draw(0)
+        trace, values = draw_values(self.model, self.args, self.kwargs, 0)
         check_names(self.sites, trace)
         check_plates(trace)
         return trace, values
@@ -113,44 +96,60 @@ class Probe:
             for name, site in run.effects.items()
             if isinstance(site.base, dist.MultivariateNormal)
         }
+        self.flat = {name for name, site in run.effects.items() if site.is_flat}
         laws = {n: site["law"] for n, site in run.observed.items()}
+        self.kinds = {name: type(unwrap(law)) for name, law in laws.items()}
         factors = {n for n, law in laws.items() if isinstance(unwrap(law), dist.Unit)}
         scales = {n: site["scale"] for n, site in run.observed.items()} | run.scales
         return {
             "observed": {n: _parameters(law) for n, law in laws.items() if n not in factors},
             "values": {n: site["value"] for n, site in run.observed.items()},
             "latent": {n: _parameters(law) for n, law in run.latent.items()},
-            "effects": {n: prior_scale(site) for n, site in run.effects.items()},
+            "effects": {n: site.scale for n, site in run.effects.items()},
+            "centers": {n: site.center for n, site in run.effects.items()},
             "factors": {n: _parameters(laws[n]) for n in factors},
             "scales": {n: scale for n, scale in scales.items() if scale is not None},
             "computed": run.computed,
         }
 
-    def _target(self, trace: Mapping[str, Any]) -> str:
-        names = [
-            name for name, on in self.on_effects["observed"].items() if any(jax.tree.leaves(on))
-        ]
-        if not names:
-            observed = [n for n in trace if n in self.on_effects["observed"]]
-            empty = [n for n in observed if np.size(trace[n]["value"]) == 0]
-            if empty:
-                raise MarginalizeError(f"The observed site {empty[0]!r} has no rows.")
+    def check(self) -> None:
+        """Refuse effects that enter anything but the location of one observed site.
+
+        Raises:
+            MarginalizeError: Naming those to blame.
+        """
+        for fault in self.faults():
+            raise fault
+        _ = self.target
+
+    @cached_property
+    def reached(self) -> dict[str, list[str]]:
+        """Observed sites that effects enter, and which."""
+        found = self.on_effects["observed"]
+        reached = [name for name, on in found.items() if any(jax.tree.leaves(on))]
+        return {name: self.blamed("observed", name) for name in reached}
+
+    @cached_property
+    def target(self) -> str:
+        """The one observed site that the effects enter."""
+        if not self.reached:
+            if self._empty:
+                raise MarginalizeError(f"The observed site {self._empty[0]!r} has no rows.")
             raise MarginalizeError(
                 f"Can't integrate out {quoted(self.sites)}: no observed site depends on them "
-                f"(observed: {quoted(observed)})."
+                f"(observed: {quoted(self.on_effects['observed'])}).",
+                sites=self.sites,
             )
-        if len(names) > 1:
-            who = "; ".join(
-                f"{_entering(self._blamed('observed', name))} {name!r}" for name in names
-            )
+        if len(self.reached) > 1:
+            who = "; ".join(f"{_entering(own)} {name!r}" for name, own in self.reached.items())
             raise MarginalizeError(
-                f"The effects enter several observed sites ({who}); put the observations into one "
-                "site."
+                f"The effects enter several observed sites ({who});",
+                "put the observations into one site.",
             )
-        return names[0]
+        return next(iter(self.reached))
 
-    def _check_other_sites(self) -> None:
-        """The effects may not enter anything but locations of observations."""
+    def faults(self) -> Iterator[MarginalizeError]:
+        """Places that the effects may not enter, and do."""
         where = {
             "latent": "the prior of {0!r}", "factors": "the factor {0!r}",
             "values": "the observed values of {0!r}", "scales": "the handlers.scale of {0!r}",
@@ -160,22 +159,35 @@ class Probe:
                 if not any(jax.tree.leaves(on)):
                     continue
                 hint = hint_of(name) if kind == "latent" else ""
-                who = self._blamed(kind, name)
-                raise MarginalizeError(
+                who = self.blamed(kind, name)
+                yield MarginalizeError(
                     f"{_entering(who)} {what.format(name)}; what is integrated out may enter the "
-                    f"location of the observations only. Leave {quoted(who)} out of the sites to "
-                    f"integrate{hint}."
+                    "location of the observations only.",
+                    f"Leave {quoted(who)} out of the sites to integrate{hint}.",
+                    who,
                 )
         for name, on in self.on_effects["effects"].items():
             if on:
-                raise MarginalizeError(
+                who = self.blamed("effects", name)
+                yield MarginalizeError(
                     f"The prior scale of {name!r} depends on another effect that is to be "
-                    f"integrated out, {quoted(self._blamed('effects', name))}; leave one of them "
-                    "out."
+                    f"integrated out, {quoted(who)};",
+                    "leave one of them out.",
+                    who,
                 )
+        for target, parameters in self.on_effects["observed"].items():
+            for parameter, on in parameters.items():
+                if parameter in ("scale", "mask") and any(jax.tree.leaves(on)):
+                    who = self.blamed("observed", target, parameter)
+                    yield MarginalizeError(
+                        f"{_entering(who)} the {parameter} of the observed site {target!r}; what "
+                        "is integrated out may enter its location only.",
+                        f"Leave {quoted(who)} out.",
+                        who,
+                    )
 
-    def _blamed(self, kind: str, name: str, parameter: str | None = None) -> list[str]:
-        """Those of the effects that one output depends on, for a message."""
+    def blamed(self, kind: str, name: str, parameter: str | None = None) -> list[str]:
+        """Those of the effects that one output depends on."""
         found = []
         # The leaves of a mapping lie in the order of its sorted keys.
         for leaf, site in enumerate(sorted(self.shapes)):
@@ -183,16 +195,6 @@ class Probe:
             if any(jax.tree.leaves(on if parameter is None else on[parameter])):
                 found.append(site)
         return sorted(found, key=self.sites.index)
-
-    def _check_target(self) -> None:
-        """The effects may enter the target's location only, if it has one."""
-        for parameter, on in self.on_effects["observed"][self.target].items():
-            if parameter in ("scale", "mask") and any(jax.tree.leaves(on)):
-                who = self._blamed("observed", self.target, parameter)
-                raise MarginalizeError(
-                    f"{_entering(who)} the {parameter} of the observed site {self.target!r}; what "
-                    f"is integrated out may enter its location only. Leave {quoted(who)} out."
-                )
 
     # The location as a function of the deviations, at given latents.
 
@@ -212,6 +214,26 @@ class Probe:
         return read_observed(self.target, run.observed[self.target]).loc
 
 
+def draw_values(
+    model: Model, args: tuple[Any, ...], kwargs: Mapping[str, Any], seed: int
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """The sites, and a value of moderate size for each latent one, from one program."""
+    trace: dict[str, Any] = {}
+
+    def draw() -> list[Array]:
+        seeded = numpyro.handlers.seed(model, rng_seed=0)
+        moderate = numpyro.handlers.substitute(
+            seeded, substitute_fn=partial(moderate_value, seed=seed)
+        )
+        with numpyro.handlers.block():
+            trace.update(numpyro.handlers.trace(moderate).get_trace(*args, **kwargs))
+        return [jnp.asarray(site["value"]) for name, site in trace.items() if is_latent(site)]
+
+    values = Traced(draw)()
+    latent = [name for name, site in trace.items() if is_latent(site)]
+    return trace, dict(zip(latent, values, strict=True))
+
+
 def _parameters(law: Any) -> dict[str, Any]:
     base = law
     masks = []
@@ -226,13 +248,8 @@ def _parameters(law: Any) -> dict[str, Any]:
     return {**{str(k): v for k, v in found.items()}, "mask": masks}
 
 
-def prior_scale(site: Site) -> Array:
-    """The scale of a Normal or the lower factor of a MultivariateNormal, unexpanded."""
-    base = site.base
-    return base.scale if isinstance(base, dist.Normal) else base.scale_tril
-
-
-def _is_latent(site: Mapping[str, Any]) -> bool:
+def is_latent(site: Mapping[str, Any]) -> bool:
+    """True for a site that has to be given a value: sampled, or a param."""
     return site["type"] in ("sample", "param") and not site.get("is_observed")
 
 

@@ -68,7 +68,9 @@ def _refuse_kinks(probe: Probe, location: Traced) -> None:
             raise MarginalizeError(
                 f"The site {name!r} does not enter the location of {probe.target!r} affinely: it "
                 f"goes through {kink!r}, which has a kink or a jump; only affine effects can be "
-                "integrated out. Leave it out of the sites to integrate."
+                "integrated out.",
+                "Leave it out of the sites to integrate.",
+                [name],
             )
 
 
@@ -84,6 +86,7 @@ def probed_structure(probe: Probe) -> Structure:
     Raises:
         MarginalizeError: See `find_sites`.
     """
+    probe.check()
     observed = probe.observations()
     on = probe.on_latents["observed"][probe.target]
     varies = (on["loc"], probe.on_latents["values"][probe.target], *jax.tree.leaves(on["mask"]))
@@ -165,7 +168,7 @@ def _find_site(probe: Probe, slope: Slope) -> Found:
         for axis in _candidate_axes(probe, name):
             grouped = _group_by_digits(slope, shape, axis)
             if grouped is not None:
-                layout = Layout(name, shape, axis)
+                layout = Layout(name, shape, axis, name in probe.flat)
                 return Found(layout, *grouped, _design(layout, slope), slope.constant)
     except UndecidedError:
         several = f"A latent site decides which group rows of {probe.target!r} involve of"
@@ -174,12 +177,14 @@ def _find_site(probe: Probe, slope: Slope) -> Found:
         if not _candidate_axes(probe, name):
             raise MarginalizeError(
                 f"The prior of {name!r}, of shape {shape}, correlates all its values; at most "
-                f"{MAX_DENSE_SITE} can be kept in one block. Leave it out, or give it a plate of "
-                "groups."
+                f"{MAX_DENSE_SITE} can be kept in one block.",
+                "Leave it out, or give it a plate of groups.",
+                [name],
             )
         raise several_groups(several, name, shape)
     rows = len(slope(np.zeros(shape)))
-    layout, group = Layout(name, shape, None), np.zeros(rows, np.int32)
+    layout = Layout(name, shape, None, name in probe.flat)
+    group = np.zeros(rows, np.int32)
     return Found(layout, group, np.ones(rows, bool), _design(layout, slope), slope.constant)
 
 
@@ -187,7 +192,9 @@ def several_groups(what: str, name: str, shape: tuple[int, ...]) -> MarginalizeE
     """The error of a large site whose elements are not apart."""
     return MarginalizeError(
         f"{what} the site {name!r}, of shape {shape}; beyond {MAX_DENSE_SITE} values each row must "
-        "involve one, and always the same. Split it into one site for each role, or leave it out."
+        "involve one, and always the same.",
+        "Split it into one site for each role, or leave it out.",
+        [name],
     )
 
 

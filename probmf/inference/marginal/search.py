@@ -1,0 +1,301 @@
+"""The largest set of sites that can be integrated out, read from the program.
+
+Sites that can't be are put aside one after the other, each with what is in its way, until the rest
+can be integrated out together. Nothing is judged by the size of a number: a site enters what the
+traced program says that it enters, and its slope depends on what the program says.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpyro.distributions as dist
+
+from probmf.effects import RemainderTooLargeError, make_pattern
+from probmf.inference.marginal.blocks import Block, make_blocks
+from probmf.inference.marginal.dependence import Traced
+from probmf.inference.marginal.forms import check_plates, quoted
+from probmf.inference.marginal.injection import (
+    MarginalizeError,
+    Model,
+    is_flat,
+    unwrap,
+)
+from probmf.inference.marginal.layout import Structure
+from probmf.inference.marginal.probe import Probe, draw_values, is_latent
+from probmf.inference.marginal.structure import Slope, probed_structure
+
+#: Columns that may be left when one grouping is eliminated. With more of them the factor of their
+#: matrix, for each gradient, takes NUTS longer than sampling their effects (see docs/marginal.md).
+MOST_COLUMNS = 256
+
+
+class Choice(NamedTuple):
+    """What becomes of a latent site.
+
+    Attributes:
+        site: The site.
+        done: "integrated out exactly", or "sampled".
+        reason: Why it is not integrated out, or how it enters.
+    """
+
+    site: str
+    done: str
+    reason: str
+
+
+class Found(NamedTuple):
+    """Structure of what is integrated out, and what becomes of each site."""
+
+    structure: Structure
+    choices: tuple[Choice, ...]
+
+
+def find_structure(model: Model, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Found:
+    """Choose the sites, and find how they enter.
+
+    Args:
+        model: The NumPyro model.
+        args: Its arguments, concrete.
+        kwargs: Its keyword arguments.
+
+    Raises:
+        MarginalizeError: If nothing can be integrated out, with the reason for each site.
+    """
+    search = Search(model, args, kwargs)
+    structure = search.run()
+    return Found(structure, search.choices(structure))
+
+
+class Search:
+    """A search among the latent sites of a model with its data.
+
+    Args:
+        model: The NumPyro model.
+        args: Its arguments.
+        kwargs: Its keyword arguments.
+    """
+
+    def __init__(self, model: Model, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Put aside the sites without a Gaussian or flat prior."""
+        self.model, self.args, self.kwargs = model, args, kwargs
+        trace, values = draw_values(model, args, kwargs, 0)
+        check_plates(trace)
+        self.sizes = {n: int(np.size(values[n])) for n, s in trace.items() if is_latent(s)}
+        self.reasons: dict[str, str] = {}
+        for name in self.sizes:
+            site = trace[name]
+            if site["type"] == "param":
+                self.reasons[name] = "It is a param, which has no prior."
+            elif not _is_gaussian(site["fn"]):
+                kind = type(unwrap(site["fn"])).__name__
+                self.reasons[name] = f"Its prior is {kind}, neither Gaussian nor flat."
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """Sites that nothing is known against."""
+        return tuple(name for name in self.sizes if name not in self.reasons)
+
+    def choices(self, structure: Structure) -> tuple[Choice, ...]:
+        """What becomes of each site."""
+        inside = {
+            one.layout.name: _words(one.layout.num_groups, one.layout.dim)
+            for one in structure.found
+        }
+        return tuple(
+            Choice(name, "integrated out exactly", inside[name])
+            if name in inside
+            else Choice(name, "sampled", self.reasons[name])
+            for name in self.sizes
+        )
+
+    def run(self) -> Structure:
+        """Put sites aside until the others can be integrated out."""
+        while self.left:
+            try:
+                probe = Probe(self.model, self.left, self.args, self.kwargs)
+                if self._set_faults_aside(probe) or self._set_slopes_aside(probe):
+                    continue
+                structure = probed_structure(probe)
+            except MarginalizeError as error:
+                if not error.sites:
+                    raise
+                self._put_aside(error.sites, error.reason)
+                continue
+            if not self._set_costs_aside(structure):
+                return structure
+        raise MarginalizeError(
+            "Nothing can be integrated out exactly. "
+            + " ".join(f"{name!r}: {reason}" for name, reason in self.reasons.items()),
+            "Sample the model as it is.",
+        )
+
+    def _put_aside(self, sites: Iterable[str], reason: str) -> bool:
+        for site in sites:
+            self.reasons.setdefault(site, reason)
+        return bool(sites)
+
+    def _set_faults_aside(self, probe: Probe) -> bool:
+        """Sites that enter what they may not, or another observed site than most do."""
+        faults = list(probe.faults())
+        for fault in faults:
+            self._put_aside(fault.sites, fault.reason)
+        if faults:
+            return True
+        reached = probe.reached
+        fit = {
+            name: sites for name, sites in reached.items()
+            if issubclass(probe.kinds[name], dist.Normal | dist.LogNormal)
+        }  # fmt: skip
+        several = {site for sites in reached.values() for site in sites
+                   if sum(site in own for own in reached.values()) > 1}  # fmt: skip
+        found = False
+        for name, sites in reached.items():
+            if name not in fit:
+                kind = probe.kinds[name].__name__
+                why = f"It enters the observed site {name!r}, which is {kind}."
+                found |= self._put_aside(sites, why)
+        found |= self._put_aside(several, "It enters several observed sites.")
+        nowhere = [site for site in self.left if not any(site in own for own in reached.values())]
+        found |= self._put_aside(nowhere, "No observation depends on it.")
+        if found or len(fit) <= 1:
+            return found
+        best = max(fit, key=lambda name: sum(self.sizes[site] for site in fit[name]))
+        for name, sites in fit.items():
+            if name != best:
+                why = f"It enters the observed site {name!r}, and others enter {best!r}."
+                found |= self._put_aside(sites, why)
+        return found
+
+    def _set_slopes_aside(self, probe: Probe) -> bool:
+        """Sites that don't enter affinely, and the fewest values of products of sites."""
+        location = Traced(probe.location, probe.latents, probe.zeros())
+        # The leaves of a mapping lie in the order of its sorted keys.
+        leaves = {name: leaf for leaf, name in enumerate(sorted(probe.shapes))}
+        found = False
+        products: set[tuple[str, str]] = set()
+        for name, leaf in leaves.items():
+            kink = location.kink_of(1, leaf)
+            slope = Slope(probe, name).traced
+            if kink is not None:
+                why = f"It goes through {kink!r} on its way to {probe.target!r}."
+                found |= self._put_aside([name], why)
+            elif slope.depends_on(1, leaf):
+                why = f"Its slope in {probe.target!r} depends on its own value."
+                found |= self._put_aside([name], why)
+            products |= {
+                (min(name, other), max(name, other))
+                for other, place in leaves.items()
+                if other != name and slope.depends_on(1, place)
+            }
+        if found or not products:
+            return found
+        needs = {name: _needed_by(probe, name) for name in self.left}
+        kept = largest(self.sizes, needs, frozenset(self.left), frozenset(products))
+        for name in self.left:
+            if name not in kept:
+                self._put_aside([name], _product_words(name, products, needs, kept))
+        return True
+
+    def _set_costs_aside(self, structure: Structure) -> bool:
+        """Whole groupings of which too many columns would be left."""
+        grouped = make_blocks(structure.found)
+        sizes = [block.num_groups * block.dim for block, *_ in grouped]
+        try:
+            pattern = make_pattern([block.grouping(group) for block, group, _ in grouped])
+            if pattern.num_columns <= MOST_COLUMNS:
+                return False
+            lead = pattern.order[0]
+        except RemainderTooLargeError:
+            lead = int(np.argmax(sizes))
+        size, block = max(
+            ((size, block) for place, (size, (block, *_)) in
+             enumerate(zip(sizes, grouped, strict=True)) if place != lead),
+            key=lambda one: one[0],
+        )  # fmt: skip
+        return self._put_aside(*_cost_words(block, size, sum(sizes) - sizes[lead]))
+
+
+def _is_gaussian(law: Any) -> bool:
+    return isinstance(unwrap(law), dist.Normal | dist.MultivariateNormal) or is_flat(law)
+
+
+def _words(num_groups: int, dim: int) -> str:
+    values = f"{dim} value{'s' if dim > 1 else ''}"
+    return f"{values} for each of {num_groups:,} groups" if num_groups > 1 else f"{values} in all"
+
+
+def _cost_words(block: Block, size: int, columns: int) -> tuple[list[str], str]:
+    names = [layout.name for layout in block.layouts]
+    return names, (
+        f"It does not pay: beside the largest grouping {columns:,} effects would be left in a "
+        f"dense matrix, {size:,} of them of {quoted(names)}, to be factored for each gradient; at "
+        f"most {MOST_COLUMNS} are worth it."
+    )
+
+
+def _needed_by(probe: Probe, name: str) -> frozenset[str]:
+    """Sites whose prior means depend on a site, so that it goes only if they do."""
+    leaf = sorted(probe.shapes).index(name)
+    on = probe.traced.depends_on(1, leaf)["centers"]
+    return frozenset(other for other, depends in on.items() if depends and other != name)
+
+
+def largest(
+    sizes: Mapping[str, int],
+    needs: Mapping[str, frozenset[str]],
+    sites: frozenset[str],
+    products: frozenset[tuple[str, str]],
+) -> frozenset[str]:
+    """The sites of the most values without a product of two of them, and with all that each needs.
+
+    Args:
+        sizes: Values of each site.
+        needs: Sites that have to be there for a site to be.
+        sites: Sites to choose from.
+        products: Pairs that can't both be there.
+
+    Returns:
+        The sites. All ways to leave one of each pair out are tried, at most two for each pair.
+    """
+    sites = _supported(sites, needs)
+    pair = next((pair for pair in sorted(products) if sites.issuperset(pair)), None)
+    if pair is None:
+        return sites
+    ways = [largest(sizes, needs, sites - {one}, products - {pair}) for one in pair]
+    return max(ways, key=lambda way: sum(sizes[name] for name in way))
+
+
+def _supported(sites: frozenset[str], needs: Mapping[str, frozenset[str]]) -> frozenset[str]:
+    """Without those that lack what they need."""
+    while not all(needs[name] <= sites for name in sites):
+        sites = frozenset(name for name in sites if needs[name] <= sites)
+    return sites
+
+
+def _product_words(
+    name: str,
+    products: set[tuple[str, str]],
+    needs: Mapping[str, frozenset[str]],
+    kept: frozenset[str],
+) -> str:
+    """Why a site is left out for others."""
+    partners = sorted(
+        {other for pair in products if name in pair for other in pair if other != name} & kept
+    )
+    if partners:
+        return f"It multiplies {quoted(partners)}, of as many values in all or more."
+    lacking = sorted(needs[name] - kept)
+    return f"It is the prior mean of {quoted(lacking)}, sampled as well."
+
+
+def named_choices(structure: Structure, sites: Sequence[str]) -> tuple[Choice, ...]:
+    """The same of sites that were named."""
+    layouts = {one.layout.name: one.layout for one in structure.found}
+    inside = tuple(
+        Choice(name, "integrated out exactly", _words(layouts[name].num_groups, layouts[name].dim))
+        for name in sites
+    )
+    return inside + tuple(
+        Choice(name, "sampled", "It was not named.") for name in structure.latent_shapes
+    )
