@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from probmf import MatrixFactorization, Ratings, plots
 from probmf.models import MixedEffects
+from probmf.plots.posterior import _rank_band
 from probmf.results import MixedFit, RatingsFit, Sampling
 
 SHAPE = (2, 100)
@@ -44,15 +45,29 @@ def mixed(num_groups: int = 5, run: Sampling | None = None) -> MixedFit:
     return MixedFit(model, design, samples, "nuts", run or sampling())
 
 
+def correlated() -> MixedFit:
+    """A fit with two columns of effects in one term."""
+    rng = np.random.default_rng(0)
+    model = MixedEffects("y ~ x + (1 + x | g)")
+    table = {"y": rng.normal(0, 1, 20), "x": rng.normal(0, 1, 20), "g": np.arange(20) % 5}
+    empty = MixedFit(model, model.design(table), {"noise_scale": np.ones((1, 1))}, "")
+    samples = {site: rng.normal(1, 0.1, (*SHAPE, *shape))
+               for site, shape in empty.site_shapes.items()}  # fmt: skip
+    return MixedFit(model, empty.design, samples, "nuts", sampling())
+
+
 def titles(figure: Figure) -> list[str]:
-    return [ax.get_title() for ax in figure.axes if ax.get_title()]
+    return [title for ax in figure.axes if (title := ax.get_title(loc="left"))]
 
 
 def test_figures_are_not_left_with_pyplot() -> None:
     for fit in (factorization(), mixed()):
         for figure in (
             plots.ranks(fit), plots.energy(fit), plots.predictive_check(fit, key=0, num_samples=3),
-            plots.diagnostics(fit, probes=5),
+            plots.diagnostics(fit, probes=5), plots.trace(fit),
+            plots.predictive_check(
+                fit, key=0, num_samples=3, by="g" if isinstance(fit, MixedFit) else "item"
+            ),
         ):  # fmt: skip
             assert isinstance(figure, Figure)
     assert plt.get_fignums() == []
@@ -67,15 +82,131 @@ def test_ranks_of_what_is_identified() -> None:
     ]  # fmt: skip
 
 
+def test_traces_are_the_draws_of_the_chains() -> None:
+    fit = mixed()
+    figure = plots.trace(fit, var_names=["noise_scale"])
+    assert titles(figure) == ["noise_scale"]
+    chains = [np.asarray(line.get_ydata()) for line in figure.axes[1].get_lines()]
+    np.testing.assert_allclose(chains, fit.samples["noise_scale"])
+    long = {name: np.repeat(value, 30, axis=1) for name, value in fit.samples.items()}
+    run = Sampling({}, 0, 0.0)
+    figure = plots.trace(MixedFit(fit.model, fit.design, long, "x", run), var_names="noise_scale")
+    (low, high), values = figure.axes[1].get_ylim(), fit.samples["noise_scale"]
+    assert len(figure.axes[1].get_lines()) == 0
+    assert low < values.min() < values.max() < high
+
+
+def test_ranks_show_a_chain_that_is_elsewhere() -> None:
+    def outside(shift: float) -> bool:
+        rng = np.random.default_rng(0)
+        fit = mixed()
+        draws = rng.normal(size=(2, 400))
+        draws[0] += shift
+        samples = {name: np.tile(value, (1, 4, *[1] * (value.ndim - 2)))
+                   for name, value in fit.samples.items()}  # fmt: skip
+        samples["noise_scale"] = np.exp(draws)
+        moved = MixedFit(fit.model, fit.design, samples, "x", Sampling({}, 0, 0.0))
+        ax = plots.ranks(moved, var_names="noise_scale").axes[0]
+        (path,) = ax.collections[0].get_paths()
+        half = path.vertices[:, 1].max()
+        return any(np.abs(np.asarray(line.get_ydata())).max() > half for line in ax.get_lines())
+
+    assert not outside(0.0)
+    assert outside(0.4)
+
+
+def test_band_of_ranks_holds_95_percent_of_what_is_uniform() -> None:
+    rng, share = np.random.default_rng(1), np.linspace(0, 1, 100)
+    half = _rank_band(share, 2) / np.sqrt(150)
+    held = 0
+    for _ in range(300):
+        rank = (1 + rng.permutation(300)[:150]) / 300
+        below = np.searchsorted(np.sort(rank), share, side="right") / 150
+        held += bool(np.all(np.abs(below - share) <= half + 1e-12))
+    assert 0.9 < held / 300 < 0.99
+
+
 def test_forest_has_the_labels_of_the_user() -> None:
-    figure = plots.forest(mixed(), var_names="g_effects", coords={"g": ["group 1", "group 3"]})
-    told = {text.get_text() for ax in figure.axes for text in ax.texts}
-    assert {"group 1", "group 3", "Intercept"} <= told
-    assert "group 2" not in told
-    figure = plots.forest(mixed())
-    told = {text.get_text() for ax in figure.axes for text in ax.texts}
-    assert "noise_scale" in told
-    assert "g_effects" not in told
+    fit = mixed()
+    figure = plots.forest(fit, var_names="g_effects", coords={"g": ["group 1", "group 3"]})
+    (ax,) = figure.axes
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels == ["group 1, Intercept", "group 3, Intercept"]
+    means = fit.samples["g_effects"][..., 0].mean(axis=(0, 1))
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), means[[1, 3]])
+    figure = plots.forest(fit)
+    labels = [label.get_text() for ax in figure.axes for label in ax.get_yticklabels()]
+    assert labels == ["Intercept", "x", "Intercept", "x", "noise_scale"]
+    assert titles(figure)[0].startswith("coefficients  (means, 90% and 50% intervals)")
+    many = plots.forest(mixed(num_groups=70), var_names=["g_effects"]).axes[0]
+    assert many.get_ylabel() == "70 in order"
+    assert np.all(np.diff(many.lines[0].get_xdata()) <= 0)
+    with pytest.raises(ValueError, match="coords has 'lake' for 'g', whose labels are group 0"):
+        plots.forest(fit, var_names="g_effects", coords={"g": ["lake"]})
+
+
+def test_predictive_check_by_group() -> None:
+    fit = mixed()
+    ax = plots.predictive_check(fit, key=0, num_samples=40, by="g").axes[0]
+    response = np.asarray(fit.design.data.response)
+    observed = np.array([response[n::5].mean() for n in range(5)])
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), np.sort(observed), rtol=1e-6)
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels == [f"group {n}" for n in np.argsort(observed)]
+    spread = plots.predictive_check(
+        fit, key=0, num_samples=4, by=np.arange(20) % 2, statistic="sd"
+    ).axes[0]
+    np.testing.assert_allclose(
+        spread.lines[0].get_xdata(), sorted([response[::2].std(), response[1::2].std()]), rtol=1e-5
+    )
+    with pytest.raises(ValueError, match="by is 'h'; expected 'g', or one label for each"):
+        plots.predictive_check(fit, key=0, by="h")
+    with pytest.raises(ValueError, match="by has 3 labels; give one for each of the 20 training"):
+        plots.predictive_check(fit, key=0, by=[1, 2, 3])
+    with pytest.raises(ValueError, match="statistic is 'max'; expected 'mean' or 'sd'"):
+        plots.predictive_check(fit, key=0, statistic="max")  # type: ignore[arg-type]
+
+
+def test_predictive_check_holds_every_row() -> None:
+    ax = plots.predictive_check(mixed(), key=0, num_samples=5).axes[0]
+    band, observed = (patch.get_data() for patch in ax.patches)  # type: ignore[attr-defined]
+    assert observed.values.sum() == pytest.approx(1.0)
+    assert np.all(band.baseline <= band.values)
+
+
+def test_profile_of_a_user() -> None:
+    fit = factorization()
+    user = fit.data.users.ids[2]
+    rated, recommended, bias, similar = plots.user_profile(fit, user, k=3).axes
+    rows = np.flatnonzero(fit.data.user == 2)
+    shown = np.asarray(rated.lines[1].get_xdata())
+    rating = np.sort(fit.data.rating[rows])
+    expected = rating if len(rows) <= 6 else np.concatenate([rating[:3], rating[-3:]])
+    np.testing.assert_allclose(shown, expected)
+    best = fit.recommend([user], k=min(3, 6 - len(rows)))
+    np.testing.assert_allclose(recommended.lines[0].get_xdata(), best.score[0], rtol=1e-6)
+    mean = fit.samples["user_bias"].mean(axis=(0, 1))
+    assert bias.get_title(loc="left") == f"Rates higher than {np.mean(mean < mean[2]):.0%}"
+    names = [label.get_text() for label in similar.get_yticklabels()]
+    assert names == [str(own) for own in fit.similar_users(user, k=5).item[0]][::-1]
+    with pytest.raises(ValueError, match="user"):
+        plots.user_profile(fit, "nobody")
+    with pytest.raises(TypeError, match="fit is a MixedFit, expected a RatingsFit"):
+        plots.user_profile(mixed(), 1)  # type: ignore[arg-type]
+
+
+def test_effects_of_several_columns_side_by_side() -> None:
+    fit = correlated()
+    first, second = plots.effects(fit, "g").axes
+    draws = fit.samples["g_effects"]
+    order = np.argsort(draws[..., 0].mean(axis=(0, 1)))
+    for place, ax in enumerate((first, second)):
+        means = draws[..., place].mean(axis=(0, 1))[order]
+        np.testing.assert_allclose(ax.lines[0].get_xdata(), means)
+    assert second.get_title(loc="left") == "x"
+    assert len(plots.effects(fit, "g", column="x").axes) == 1
+    with pytest.raises(ValueError, match="ax holds 1 axes; give one for each of 2 columns"):
+        plots.effects(fit, "g", ax=first)
 
 
 def test_effects_in_order() -> None:
@@ -89,7 +220,7 @@ def test_effects_in_order() -> None:
     expected = np.quantile(fit.samples["g_x_effects"][..., 0], [0.05, 0.95], axis=(0, 1))
     np.testing.assert_allclose(ends, expected.T[np.argsort(means)])
     assert ax.get_title(loc="left") == "x by g, 90% and 50% intervals"
-    assert plots.effects(fit, "g_effects", column="Intercept", ax=ax) is ax.figure
+    assert plots.effects(fit, "g_effects", column=["Intercept"], ax=[ax]) is ax.figure
 
 
 def test_effects_of_many_groups_and_of_a_point() -> None:
@@ -160,7 +291,7 @@ def test_map_of_draws_undoes_their_rotations() -> None:
     maps = [plots.factor_map(each, titles=titles, num_labels=6).axes[0] for each in (fit, other)]
     dots = [np.asarray(ax.collections[1].get_offsets()) for ax in maps]
     np.testing.assert_allclose(dots[0], dots[1], atol=1e-6)
-    assert len(maps[0].patches) == 6
+    assert len(maps[0].patches) == 5
     assert {text.get_text() for text in maps[0].texts} & set(titles)
     with pytest.raises(ValueError, match="titles has 2 entries; give one for each of the 6 items"):
         plots.factor_map(fit, titles=["a", "b"])

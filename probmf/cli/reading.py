@@ -90,6 +90,49 @@ def read_ratings(path: Path, columns: Columns, *, duplicates: Any = "error") -> 
     return Ratings.from_csv(path, delimiter=_delimiter(path), **roles)
 
 
+def read_test(
+    path: Path,
+    fit: RatingsFit,
+    directory: Path,
+    *,
+    user: str | None,
+    item: str | None,
+    rating: str | None,
+    pairs_only: bool,
+    threshold: float | None,
+) -> tuple[Ratings, str]:
+    """Test ratings, read as the fit's own were unless told otherwise.
+
+    Args:
+        path: Their file.
+        fit: The fit.
+        directory: Where it is saved.
+        user: Column of user ids; None for the fit's.
+        item: The same of items.
+        rating: The same of ratings.
+        pairs_only: Whether there are no ratings.
+        threshold: Ratings of at least this are yes; None for the fit's, if it has one.
+
+    Returns:
+        The ratings, and a remark if they were made yes/no by the fit's own threshold.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is of another kind or its content does not do.
+    """
+    source = Source.of(directory)
+    rating = None if pairs_only else rating or source.rating
+    columns = Columns(user or fit.data.users.column, item or fit.data.items.column, rating)
+    data, told = same_kind_of_ids(read_ratings(path, columns), fit.data), ""
+    if threshold is None and source.threshold is not None:
+        threshold = source.threshold
+        told = (
+            f"Ratings of at least {threshold:g} are taken for yes, as in the fit's own; "
+            "--threshold sets another value."
+        )
+    return (data if threshold is None else data.binarize(threshold)), told
+
+
 def refuse_to_replace(path: Path, force: bool) -> None:
     """Keep a fit that is there already, unless it may be replaced.
 

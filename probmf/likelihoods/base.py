@@ -21,7 +21,6 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from probmf import metrics
-from probmf.data import Ratings
 from probmf.data.column import Column
 from probmf.data.examples import Examples
 from probmf.likelihoods.responses import (
@@ -382,15 +381,17 @@ class Likelihood(BaseLikelihood):
             "RMSE": metrics.rmse(rating, predicted.mean), "MAE": metrics.mae(rating, predicted.mean)
         }  # fmt: skip
 
-    def constant(self, data: Ratings, size: int) -> Predicted:
-        """The best prediction that is the same for all pairs.
+    def constant(self, rating: np.ndarray, weight: np.ndarray | None, size: int) -> Predicted:
+        """The best prediction that is the same for all rows.
 
         Args:
-            data: The training ratings.
-            size: Number of pairs.
+            rating: The training ratings.
+            weight: Their weights, or None.
+            size: Number of rows.
         """
-        spread = max(float(np.std(data.rating)), 1e-12)
-        return Predicted(np.full(size, data.mean), np.full(size, spread))
+        spread = max(float(np.std(rating)), 1e-12)
+        mean = float(np.average(rating, weights=weight))
+        return Predicted(np.full(size, mean), np.full(size, spread))
 
 
 def likelihood_scales(likelihood: BaseLikelihood, values: Mapping[str, Any]) -> dict[str, Array]:

@@ -12,7 +12,6 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from probmf import metrics
-from probmf.data import Ratings
 from probmf.data.column import Column, such_rows
 from probmf.likelihoods.augmentation import draw_between, draw_polya_gamma
 from probmf.likelihoods.base import Likelihood, Optional, Predicted, Scores
@@ -201,6 +200,7 @@ class Bernoulli(Likelihood):
             "AUC": metrics.auc(rating, probability) if both else None,
         }
 
-    def constant(self, data: Ratings, size: int) -> Predicted:
+    def constant(self, rating: np.ndarray, weight: np.ndarray | None, size: int) -> Predicted:
         """The share of ones."""
-        return Predicted(np.full(size, np.clip(data.mean, 1e-6, 1 - 1e-6)), None)
+        share = np.clip(np.average(rating, weights=weight), 1e-6, 1 - 1e-6)
+        return Predicted(np.full(size, share), None)

@@ -13,7 +13,6 @@ from numpyro.distributions import Distribution
 from scipy.optimize import minimize_scalar
 
 from probmf import metrics
-from probmf.data import Ratings
 from probmf.data.column import Column, such_rows
 from probmf.data.examples import Examples
 from probmf.likelihoods.augmentation import draw_between, draw_polya_gamma
@@ -435,9 +434,9 @@ class Ordinal(Likelihood):
         score = metrics.level_log_score(at, predicted.probabilities, levels)
         return super().errors(rating, predicted) | {"log score": score}
 
-    def constant(self, data: Ratings, size: int) -> Predicted:
+    def constant(self, rating: np.ndarray, weight: np.ndarray | None, size: int) -> Predicted:
         """The shares of the levels."""
-        counts = self.counts(data.rating, data.weight)
+        counts = self.counts(rating, weight)
         shares = np.tile(counts / counts.sum(), (size, 1))
         return Predicted(shares @ np.asarray(self.levels), None, shares)
 

@@ -1,8 +1,8 @@
 """Pictures of data, fits and recommendations.
 
 Every function draws into the axes it is given, or into a new figure that pyplot does not know
-about, and returns the axes: `plots.calibration(fit, test).figure.savefig("calibration.png")`.
-Those of several panels, and those that arviz-plots draws, return the figure.
+about, and returns the figure, which a notebook shows as the last line of a cell:
+`plots.calibration(fit, test).savefig("calibration.png")`.
 """
 
 from probmf.plots.catalogue import degree_distribution, recommendations
@@ -11,8 +11,10 @@ from probmf.plots.effects import effects
 from probmf.plots.factors import factor_map, spectrum
 from probmf.plots.history import convergence
 from probmf.plots.optimization import optimization
-from probmf.plots.posterior import energy, forest, predictive_check, ranks
+from probmf.plots.posterior import energy, forest, ranks, trace
 from probmf.plots.prediction import calibration, predicted_vs_observed
+from probmf.plots.predictive import predictive_check
+from probmf.plots.profile import user_profile
 
 __all__ = [
     "calibration",
@@ -29,4 +31,6 @@ __all__ = [
     "ranks",
     "recommendations",
     "spectrum",
+    "trace",
+    "user_profile",
 ]

@@ -41,7 +41,7 @@ def diagnostics(fit: AnyFit, *, probes: int = 200) -> Figure:
     _draw_r_hat(panels[0], found)
     _draw_sizes(panels[1], found, ESS_PER_CHAIN * fit.num_chains)
     if energy is not None:
-        _draw_energy(panels[2], energy)
+        draw_energy(panels[2], energy)
     return figure
 
 
@@ -82,7 +82,8 @@ def _label(ax: Axes, found: Diagnosis) -> None:
     ax.grid(axis="y", visible=False)
 
 
-def _draw_energy(ax: Axes, energy: np.ndarray) -> None:
+def draw_energy(ax: Axes, energy: np.ndarray) -> None:
+    """Draw the distributions of energies and of their changes."""
     marginal = (energy - energy.mean(axis=1, keepdims=True)).ravel()
     change = np.diff(energy, axis=1).ravel()
     span = float(np.max(np.abs(np.quantile(np.r_[marginal, change], [0.001, 0.999]))))

@@ -22,6 +22,10 @@ from probmf.results.mixtures import tails
 MOST_DRAWS = 200
 #: Distance at which an ellipse holds 90 % of a plane's Normal.
 REACH = float(np.sqrt(-2 * np.log(0.1)))
+#: Items whose ellipse is drawn at most.
+_ELLIPSES = 5
+#: Of more items than this the dots are smaller, and one picture.
+_MANY = 2_000
 
 
 def factor_map(
@@ -42,7 +46,8 @@ def factor_map(
     square over the M users; items that lie near each other please the same people.
 
     With many draws each draw is turned to match the others (`diagnostics.align`); dots are means,
-    and ellipses about the labelled ones hold 90 % of a Normal with the draws' covariance.
+    and ellipses about the five most rated of the labelled ones hold 90 % of a Normal with the
+    draws' covariance.
 
     Args:
         fit: A fit with at least two factors.
@@ -52,7 +57,7 @@ def factor_map(
         ax: Axes to draw into; None makes a figure.
 
     Returns:
-        The axes. The area of a dot grows with the item's number of ratings.
+        The figure. The area of a dot grows with the item's number of ratings.
 
     Raises:
         ValueError: If the model has fewer than two factors, `num_labels` is negative, or there is
@@ -82,10 +87,12 @@ def factor_map(
     size = 6 + 90 * degree / max(degree.max(), 1)
     named = np.argsort(-degree, kind="stable")[:num_labels]
     rest = np.setdiff1d(np.arange(len(degree)), named)
-    ax.scatter(place[rest, 0], place[rest, 1], s=size[rest], color=GREY, alpha=0.45, lw=0)
+    small = min(1.0, _MANY / max(len(rest), 1))
+    ax.scatter(
+        place[rest, 0], place[rest, 1], s=small * size[rest], color=GREY, alpha=0.45, lw=0,
+        rasterized=len(rest) > _MANY,
+    )  # fmt: skip
     ax.scatter(place[named, 0], place[named, 1], s=size[named], color=BLUE, alpha=0.85, lw=0)
-    for item in named if len(cloud) > 1 else []:
-        _ellipse(ax, cloud[:, item])
     ax.set_xlim(*span(place[:, 0], np.zeros(1)))
     ax.set_ylim(*span(place[:, 1], np.zeros(1)))
     describe(
@@ -96,7 +103,13 @@ def factor_map(
     )
     told = fit.data.item_labels(named) if titles is None and len(named) else titles
     labels = [str(told[n if titles is None else item]) for n, item in enumerate(named)]  # type: ignore[index]
-    place_labels(ax, place[named], np.sqrt(size[named]) / 2, labels)
+    placed = place_labels(ax, place[named], np.sqrt(size[named]) / 2, labels)
+    if len(cloud) > 1:
+        # Ellipses of some items say how well places are known; of all, nothing could be told.
+        written = {text.get_text() for text in placed}
+        known = [item for item, label in zip(named, labels, strict=True) if label in written]
+        for item in known[:_ELLIPSES]:
+            _ellipse(ax, cloud[:, item])
     return figure_of(ax)
 
 
@@ -148,7 +161,7 @@ def _ellipse(ax: Axes, cloud: Float[np.ndarray, "draws 2"]) -> None:
     ax.add_patch(
         Ellipse(
             (float(center[0]), float(center[1])), width, height, angle=angle,
-            facecolor=BLUE, alpha=0.12, lw=0, zorder=0.9,
+            facecolor="none", edgecolor=BLUE, alpha=0.6, lw=0.9, zorder=1.5,
         )
     )  # fmt: skip
 

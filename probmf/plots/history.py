@@ -62,7 +62,7 @@ def convergence(
     _draw_objective(panels[0], runs, against)
     describe(
         panels[0],
-        title="Objective",
+        title="Distance from the lowest objective",
         x=x_label,
         y="share above the lowest objective reached",
     )

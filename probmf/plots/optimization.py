@@ -12,6 +12,9 @@ from probmf.plots.history import FLOOR, Searched, check_histories, share_above, 
 from probmf.plots.style import CYCLE, DASHES, GREY, describe, legend, new_figure, percent, quiet
 from probmf.results import History
 
+#: Ends of so many restarts are marked one by one.
+_MARKED = 20
+
 
 def optimization(
     history: Searched | Mapping[str, Searched],
@@ -74,7 +77,8 @@ def optimization(
         label = f"{reached} of {len(ends)} within {tolerance:.0%}"
         panels[1].step(
             there, np.arange(1, len(there) + 1) / len(ends), where="post", color=color, ls=dash,
-            lw=2, label=f"{name}: {label}" if name else label,
+            lw=2, marker="o" if len(ends) <= _MARKED else "", ms=4,
+            label=f"{name}: {label}" if name else label,
         )  # fmt: skip
     panels[1].axvline(tolerance, color=GREY, lw=1)
     for panel in panels:

@@ -1,61 +1,174 @@
-"""Pictures of draws, drawn by arviz-plots: ranks, forests, energies, predictive checks."""
+"""Pictures of draws: traces, ranks, forests, energies."""
 
-from collections.abc import Callable, Collection
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import arviz_base
-import arviz_plots
-import matplotlib.pyplot as plt
 import numpy as np
-from jax.typing import ArrayLike
+from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import rankdata
 
+from probmf.diagnostics.judgement import statistics
 from probmf.diagnostics.quantities import AnyFit, check_fit, of_fit
+from probmf.models.sites import Sites
+from probmf.plots.convergence import draw_energy
+from probmf.plots.intervals import LABELLED, draw_intervals
+from probmf.plots.style import (
+    CYCLE,
+    DASHES,
+    GREY,
+    describe,
+    figure_legend,
+    figure_of,
+    new_axes,
+    new_figure,
+    quiet,
+)
+from probmf.results.asked import check_interval
+from probmf.results.measures import fewest_draws, measure
+from probmf.results.mixed_summary import is_effect, scalars
 
-#: Sites that a picture shows at most if none are named.
-MOST = 20
-#: Pairs of which a prediction each could be shown.
-_PROBES = 1
+#: Quantities that a picture of chains shows at most if none are named.
+MOST = 12
+#: Points of a trace that are drawn one by one; of longer chains the range within equal pieces.
+_POINTS = 2_000
+#: Places at which distributions of ranks are compared, and simulations of their band.
+_PLACES, _SIMULATIONS = 100, 400
+
+
+def trace(fit: AnyFit, *, var_names: Collection[str] | None = None) -> Figure:
+    """Draws of each chain in their order, beside their distributions, of what the data identify.
+
+    Chains that have converged lie on top of each other and look like noise without a trend.
+
+    Args:
+        fit: A fit of a sampler.
+        var_names: Which quantities, as in the table of `diagnostics.summary`; None for the first
+            12 that are single numbers.
+
+    Returns:
+        The figure, one line of panels for each quantity. Of chains longer than 2,000 draws each
+        line shows the range of the draws within pieces of the chain.
+
+    Raises:
+        TypeError: If it is no fit.
+        ValueError: If it is a point fit, or there is no such quantity.
+    """
+    found = _quantities(fit, var_names)
+    figure = new_figure((8.4, 0.5 + 1.15 * len(found)))
+    grid = figure.subplots(
+        len(found), 2, squeeze=False, width_ratios=(1, 3.2), sharex="col", sharey="row"
+    )
+    for (name, draws), (left, right) in zip(found.items(), grid, strict=True):
+        edges = np.histogram_bin_edges(draws, bins=min(40, max(10, draws.size // 50)))
+        for chain, values in enumerate(draws):
+            color, dash = CYCLE[chain % len(CYCLE)], DASHES[chain % len(DASHES)]
+            count, _ = np.histogram(values, edges)
+            left.stairs(count, edges, orientation="horizontal", color=color, ls=dash, lw=1.2)
+            _draw_chain(right, values, color, f"chain {chain + 1}")
+        for panel in (left, right):
+            quiet(panel)
+        left.set_xticks([])
+        right.tick_params(axis="y", left=False)
+        right.set_xlim(0, draws.shape[1])
+        right.set_title(name, loc="left", fontsize=10)
+    grid[0][0].invert_xaxis()
+    grid[-1][1].set_xlabel("draw", fontsize=10)
+    figure_legend(figure, grid[0][1])
+    return figure
+
+
+def _draw_chain(ax: Axes, values: Float[np.ndarray, " draws"], color: str, name: str) -> None:
+    size = -(-len(values) // _POINTS)
+    if size == 1:
+        ax.plot(np.arange(len(values)), values, color=color, lw=0.5, alpha=0.8, label=name)
+        return
+    starts = np.arange(0, len(values), size)
+    low, high = (of.reduceat(values, starts) for of in (np.minimum, np.maximum))
+    ax.fill_between(starts, low, high, color=color, alpha=0.5, lw=0, label=name)
 
 
 def ranks(fit: AnyFit, *, var_names: Collection[str] | None = None) -> Figure:
     """Distributions of ranks by chain, for each quantity that the data identify.
 
     Each panel shows how the share of a chain's draws below each rank differs from what it would
-    be if all chains explored the same distribution; a chain that lies outside of the band did not.
+    be if all chains explored the same distribution. A chain that leaves the grey band did not: if
+    all do, it lies within with 95 % probability. The band is that of as many independent draws as
+    the chains, each by itself, are worth.
 
     Args:
-        fit: A fit of a sampler.
-        var_names: Which quantities, as in the table of `diagnostics.summary`; None for all that
-            are single numbers, at most 20.
+        fit: A fit of a sampler with several chains.
+        var_names: Which quantities, as in the table of `diagnostics.summary`; None for the first
+            12 that are single numbers.
 
     Returns:
         The figure.
 
     Raises:
         TypeError: If it is no fit.
-        ValueError: If it is a point fit, or there is no such quantity.
+        ValueError: If it is a point fit or has one chain only, or there is no such quantity.
+
+    References:
+        Saeilynoja, Buerkner and Vehtari (2022), Graphical test for discrete uniformity and its
+        applications in goodness-of-fit evaluation and multiple sample comparison.
     """
-    _check_sampled(fit)
-    found: dict[str, np.ndarray] = {}
-    for quantity in of_fit(fit, _PROBES, np.random.default_rng(0)):
-        varies = np.ptp(quantity.draws) > 0
-        if varies and (not quantity.grouped or quantity.name == "prediction"):
-            found[quantity.name] = np.asarray(quantity.draws[:, :, 0])
-    names = _chosen(found, var_names)
-    tree = arviz_base.from_dict({"posterior": {name: found[name] for name in names}})
-    options = {"layout": "constrained"}
-    return _drawn(
-        lambda: arviz_plots.plot_rank(tree, backend="matplotlib", col_wrap=4, figure_kwargs=options)
-    )
+    found = _quantities(fit, var_names)
+    if fit.num_chains < 2:
+        raise ValueError(
+            "The fit has one chain, and ranks compare chains; sample several, or see plots.trace."
+        )
+    wide = min(3, len(found))
+    high = -(-len(found) // wide)
+    figure = new_figure((1.2 + 2.9 * wide, 0.9 + 2.0 * high))
+    panels = figure.subplots(high, wide, squeeze=False, sharex=True)
+    share = np.linspace(0.0, 1.0, _PLACES)
+    half = _rank_band(share, fit.num_chains)
+    for (name, draws), ax in zip(found.items(), panels.flat, strict=False):
+        quiet(ax)
+        rank = rankdata(draws, axis=None).reshape(draws.shape) / draws.size
+        width = half / np.sqrt(_size_by_itself(draws))
+        ax.fill_between(share, -width, width, color=GREY, alpha=0.3, lw=0)
+        for chain, values in enumerate(rank):
+            below = np.searchsorted(np.sort(values), share, side="right") / len(values)
+            ax.plot(
+                share, below - share, color=CYCLE[chain % len(CYCLE)],
+                ls=DASHES[chain % len(DASHES)], lw=1.5, label=f"chain {chain + 1}",
+            )  # fmt: skip
+        ax.set_title(name, loc="left", fontsize=10)
+    for ax in panels.flat[len(found) :]:
+        ax.set_visible(False)
+    figure.supxlabel("rank among all draws, as a share", fontsize=10)
+    figure.supylabel("draws below it: excess", fontsize=10)
+    figure_legend(figure, panels[0][0])
+    return figure
+
+
+def _rank_band(share: Float[np.ndarray, " p"], num_chains: int) -> Float[np.ndarray, " p"]:
+    """Half width of the simultaneous 95 % band, times the root of the number of draws."""
+    rng, count = np.random.default_rng(0), 200
+    at = np.sort(rng.random((_SIMULATIONS, count)), axis=1)
+    below = np.stack([np.searchsorted(values, share, side="right") for values in at]) / count
+    sd = np.sqrt(share * (1 - share) / count)
+    far = np.divide(np.abs(below - share), sd, out=np.zeros_like(below), where=sd > 0).max(axis=1)
+    # A chain is a share of the draws that it is compared with.
+    return np.quantile(far, 0.95) * np.sqrt(share * (1 - share) * (1 - 1 / num_chains))
+
+
+def _size_by_itself(draws: Float[np.ndarray, "chain draw"]) -> float:
+    """Mean effective number of draws of a chain, whatever the others do."""
+    if draws.shape[1] < fewest_draws(1):
+        return float(draws.shape[1])
+    sizes = [float(measure(own[None, :, None]).ess_bulk[0]) for own in draws]
+    return float(np.clip(np.nanmean(sizes), 1.0, draws.shape[1]))
 
 
 def forest(
     fit: AnyFit,
     *,
     var_names: Collection[str] | None = None,
-    coords: dict[str, Any] | None = None,
+    coords: Mapping[str, Sequence[Any]] | None = None,
+    interval: float = 0.9,
 ) -> Figure:
     """Means and intervals of parameters, one line each, with the user's own labels.
 
@@ -64,39 +177,83 @@ def forest(
         var_names: Names of sites, such as "coefficients" or "school_effects"; None for those
             without effects, factors and biases of single rows.
         coords: Labels to choose, by dimension, as in ArviZ: {"school": ["north", "lake"]}.
+        interval: Probability of the thin intervals; the thick ones are 50 %.
 
     Returns:
-        The figure. The thick lines are 50 %, the thin ones 94 % intervals.
+        The figure, with a panel for each site, as their units may differ. Of a site with more
+        than 60 numbers these are in their order and without labels.
 
     Raises:
         TypeError: If it is no fit.
-        ValueError: If it is a point fit, or there is no such site.
+        ValueError: If it is a point fit, there is no such site or label, or the interval is not
+            in (0, 1).
     """
-    _check_sampled(fit)
-    tree = fit.to_arviz()
-    sites = dict(tree["posterior"].data_vars)
-    small = {
-        name: values
-        for name, values in sites.items()
-        if not name.endswith(("_effects", "_effects_raw", "_correlation"))
-        and not {"user", "item"} & {*values.dims}
-    }
-    names = _chosen(small if var_names is None else sites, var_names)
-    return _drawn(
-        lambda: arviz_plots.plot_forest(
-            tree, var_names=names, coords=coords, combined=True, ci_probs=(0.5, 0.94),
-            backend="matplotlib",
-        )
+    check_sampled(fit)
+    check_interval(interval)
+    sites = fit._sites()
+    single = [
+        site for site in fit.samples
+        if not is_effect(site) and not {"user", "item"} & {*sites.dims.get(site, ())}
+    ]  # fmt: skip
+    numbers = {}
+    for site in chosen(dict.fromkeys(fit.samples if var_names else single), var_names):
+        draws = dict(scalars(site, *_selected(site, fit.samples[site], sites, coords or {})))
+        found = {name: own.ravel() for name, own in draws.items() if np.ptp(own) > 0}
+        if found:
+            numbers[site] = found
+    if not numbers:
+        raise ValueError("There is nothing to draw: these parameters are the same at every draw.")
+    sizes = [len(own) if len(own) <= LABELLED else 20 for own in numbers.values()]
+    figure = new_figure((6.0, 0.6 + 0.3 * sum(sizes) + 0.62 * len(sizes)))
+    panels = figure.subplots(len(numbers), 1, squeeze=False, height_ratios=[n + 1 for n in sizes])
+    for (site, own), ax in zip(numbers.items(), panels[:, 0], strict=True):
+        labels = [name.removeprefix(site).strip("[]") or site for name in own]
+        values = np.stack([*own.values()], axis=1)
+        if len(own) > LABELLED:  # Without labels what can be seen is the order.
+            values = values[:, np.argsort(-values.mean(axis=0), kind="stable")]
+            ax.set_ylabel(f"{len(own):,} in order", fontsize=10)
+        draw_intervals(quiet(ax), values, labels, interval=interval)
+        ax.invert_yaxis()
+        title = "" if labels == [site] else site
+        ax.set_title(title, loc="left", fontsize=10)
+    panels[0, 0].set_title(
+        f"{panels[0, 0].get_title(loc='left')}  (means, {interval:.0%} and 50% intervals)".strip(),
+        loc="left", fontsize=10,
     )  # fmt: skip
+    return figure
 
 
-def energy(fit: AnyFit) -> Figure:
+def _selected(
+    site: str, value: np.ndarray, sites: Sites, coords: Mapping[str, Sequence[Any]]
+) -> tuple[np.ndarray, Sites]:
+    """Draws of a site at the labels that were chosen, and what they are called."""
+    value = sites.named({site: value})[site]
+    kept = dict(sites.coords)
+    for axis, dim in enumerate(sites.dims.get(site, [])):
+        if dim not in coords:
+            continue
+        wanted = [coords[dim]] if isinstance(coords[dim], str) else list(coords[dim])
+        known = [str(label) for label in sites.coords[dim]]
+        missing = [label for label in wanted if str(label) not in known]
+        if missing:
+            raise ValueError(
+                f"coords has {missing[0]!r} for {dim!r}, whose labels are "
+                f"{', '.join(known[:5])}{', ...' * (len(known) > 5)}."
+            )
+        places = [known.index(str(label)) for label in wanted]
+        value, kept[dim] = np.take(value, places, axis=2 + axis), wanted
+    return value, sites._replace(coords=kept)
+
+
+def energy(fit: AnyFit, *, ax: Axes | None = None) -> Figure:
     """The distribution of the energy beside that of its changes, and E-BFMI of each chain.
 
-    Changes that are much narrower mean that the sampler moves slowly into the tails.
+    Changes that are much narrower mean that the sampler moves slowly into the tails; E-BFMI below
+    0.3 says so, too.
 
     Args:
         fit: A fit of a Hamiltonian sampler.
+        ax: Axes to draw into; None makes a figure.
 
     Returns:
         The figure.
@@ -105,53 +262,35 @@ def energy(fit: AnyFit) -> Figure:
         TypeError: If it is no fit.
         ValueError: If there are no energies.
     """
-    _check_sampled(fit)
+    check_sampled(fit)
     if fit.sampling is None or "energy" not in fit.sampling.stats:
         raise ValueError(
             f"The fit by {fit.method!r} has no energies; only Hamiltonian samplers, such as "
             "sample_nuts, have them."
         )
-    tree = arviz_base.from_dict(
-        {"posterior": {}, "sample_stats": {"energy": fit.sampling.stats["energy"]}}
-    )
-    return _drawn(lambda: arviz_plots.plot_energy(tree, backend="matplotlib"))
+    ax = new_axes(ax, (5.2, 3.4))
+    draw_energy(ax, fit.sampling.stats["energy"])
+    known = statistics(fit.sampling).get("e_bfmi")
+    told = "" if known is None else f"; E-BFMI {', '.join(f'{own:.2f}' for own in known)}"
+    describe(ax, title=f"Energy{told}", x="energy about the mean of its chain", y="density")
+    return figure_of(ax)
 
 
-def predictive_check(fit: AnyFit, *, key: ArrayLike, num_samples: int = 50) -> Figure:
-    """Predictive check: replicated responses of the fitted model over the observed ones.
-
-    Args:
-        fit: A fit of a sampler.
-        key: JAX key or int.
-        num_samples: How many data sets to generate, each at a draw of its own.
-
-    Returns:
-        The figure: cumulative distributions, that of the data in black.
-
-    Raises:
-        TypeError: If it is no fit.
-        ValueError: If it is a point fit, or `num_samples` is less than one.
-    """
-    _check_sampled(fit)
-    if num_samples < 1:
-        raise ValueError(f"num_samples is {num_samples}; expected at least 1.")
-    total = fit.num_chains * fit.num_draws
-    chosen = np.linspace(0, total - 1, min(num_samples, total)).astype(int)
-    samples = {
-        name: value.reshape(1, total, *value.shape[2:])[:, chosen]
-        for name, value in fit.samples.items()
-    }
-    run = None if fit.sampling is None else replace(fit.sampling, stats={})
-    few = replace(fit, samples=samples, sampling=run)
-    tree = few.to_arviz(posterior_predictive=True, key=key)
-    return _drawn(
-        lambda: arviz_plots.plot_ppc_dist(
-            tree, kind="ecdf", num_samples=len(chosen), backend="matplotlib"
-        )
-    )
+def _quantities(
+    fit: AnyFit, names: Collection[str] | None
+) -> dict[str, Float[np.ndarray, "chain draw"]]:
+    """Draws of single numbers by name; of the predictions of pairs or rows the first."""
+    check_sampled(fit)
+    found: dict[str, np.ndarray] = {}
+    for quantity in of_fit(fit, 1, np.random.default_rng(0)):
+        varies = np.ptp(quantity.draws) > 0
+        if varies and (not quantity.grouped or quantity.name == "prediction"):
+            found[quantity.name] = np.asarray(quantity.draws[:, :, 0], np.float64)
+    return {name: found[name] for name in chosen(found, names, MOST)}
 
 
-def _check_sampled(fit: AnyFit) -> None:
+def check_sampled(fit: AnyFit) -> None:
+    """Refuse what has no draws."""
     check_fit(fit)
     if fit.is_point:
         raise ValueError(
@@ -160,22 +299,17 @@ def _check_sampled(fit: AnyFit) -> None:
         )
 
 
-def _chosen(found: dict[Any, Any], names: Collection[str] | None) -> list[str]:
+def chosen(
+    found: Mapping[str, Any], names: Collection[str] | None, most: int | None = None
+) -> list[str]:
+    """Names of what a picture shows: those that were asked for, or the first."""
     if names is None:
-        return list(found)[:MOST]
+        return list(found)[:most]
     wanted = [names] if isinstance(names, str) else list(names)
-    chosen = [own for own in found if {own, own.partition("[")[0]} & {*wanted}]
     told = {*found, *(own.partition("[")[0] for own in found)}
     unknown = [name for name in wanted if name not in told]
     if unknown:
         raise ValueError(
             f"var_names holds {unknown[0]!r}, but there are: {', '.join(map(str, found))}."
         )
-    return chosen
-
-
-def _drawn(draw: Callable[[], Any]) -> Figure:
-    """The figure of a picture by arviz-plots, which pyplot need not keep."""
-    figure: Figure = draw().viz["figure"].item()
-    plt.close(figure)
-    return figure
+    return [own for own in found if {own, own.partition("[")[0]} & {*wanted}]

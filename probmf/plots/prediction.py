@@ -1,12 +1,14 @@
 """Plots of predictions against ratings that the fit has not seen."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy.special import ndtri
 
-from probmf.data import Ratings
 from probmf.plots.style import (
     BLUE,
     DENSITY,
@@ -21,7 +23,8 @@ from probmf.plots.style import (
     quiet,
     span,
 )
-from probmf.results import Predictions, RatingsFit
+from probmf.results import MixedFit, RatingsFit
+from probmf.results.held_out import HeldOut, held_out
 
 _SIZE, _SQUARE = (5.2, 4.4), (4.7, 4.7)
 _CELLS = 45
@@ -29,11 +32,15 @@ _CELLS = 45
 _PLAIN = 0.1
 #: Fewer rows in a bin tell too little.
 _BIN_ROWS = 10
+#: Shares above this leave no room for a label above.
+_HIGH = 0.94
+#: Up to so many rows are drawn one by one.
+_POINTS = 200
 
 
 def predicted_vs_observed(
-    fit: RatingsFit,
-    test: Ratings,
+    fit: RatingsFit | MixedFit,
+    test: Any,
     *,
     interval: float = 0.9,
     num_bins: int = 12,
@@ -47,8 +54,8 @@ def predicted_vs_observed(
     probabilities of the ones and of the zeros are distributed.
 
     Args:
-        fit: The fit.
-        test: Ratings that it was not fitted to.
+        fit: A fit of ratings, or of a mixed model.
+        test: Ratings that it was not fitted to, or for a mixed model a table with its columns.
         interval: Probability of the interval that the band shows.
         num_bins: Number of bins, at least 1.
         ax: Axes to draw into; None makes a figure.
@@ -57,21 +64,21 @@ def predicted_vs_observed(
         The figure.
 
     Raises:
-        TypeError: If `test` is not `Ratings`.
-        ValueError: If the test ratings do not suit the fit, or an argument is out of range.
+        TypeError: If `test` is not of the fit's type.
+        ValueError: If the test responses do not suit the fit, or an argument is out of range.
     """
     _check_bins(num_bins)
-    predicted, observed = _predict(fit, test, interval)
+    found = held_out(fit, test, interval=interval)
     ax = new_axes(ax, _SIZE)
-    if fit.model.likelihood.binary:
-        _draw_outcomes(ax, predicted.mean, observed)
+    if found.likelihood.binary:
+        _draw_outcomes(ax, found)
     else:
-        _draw_density(ax, predicted, observed, interval, num_bins)
+        _draw_density(ax, found, interval, num_bins)
     return figure_of(ax)
 
 
 def calibration(
-    fit: RatingsFit, test: Ratings, *, num_bins: int = 10, ax: Axes | None = None
+    fit: RatingsFit | MixedFit, test: Any, *, num_bins: int = 10, ax: Axes | None = None
 ) -> Figure:
     r"""Calibration: stated probabilities against observed frequencies.
 
@@ -83,8 +90,8 @@ def calibration(
     error bar (with the events of one rating counted as one).
 
     Args:
-        fit: The fit.
-        test: Ratings that it was not fitted to.
+        fit: A fit of ratings, or of a mixed model.
+        test: Ratings that it was not fitted to, or for a mixed model a table with its columns.
         num_bins: Number of bins for yes/no and ordinal data, at least 1.
         ax: Axes to draw into; None makes a figure.
 
@@ -92,32 +99,23 @@ def calibration(
         The figure.
 
     Raises:
-        TypeError: If `test` is not `Ratings`.
-        ValueError: If the test ratings do not suit the fit, or an argument is out of range.
+        TypeError: If `test` is not of the fit's type.
+        ValueError: If the test responses do not suit the fit, or an argument is out of range.
     """
     _check_bins(num_bins)
-    predicted, observed = _predict(fit, test, 0.9)
+    found = held_out(fit, test)
+    predicted, observed = found.predicted, found.observed
     ax = new_axes(ax, _SQUARE)
     percent(ax, "xy")
-    if fit.model.likelihood.binary:
-        _draw_reliability(ax, predicted.mean, observed, num_bins)
-    elif predicted.probabilities is not None and predicted.levels is not None:
-        _draw_level_reliability(ax, predicted.probabilities, predicted.levels, observed, num_bins)
+    if found.likelihood.binary:
+        _draw_reliability(ax, found, predicted.mean, observed, num_bins)
+    elif predicted.probabilities is not None:
+        _draw_level_reliability(ax, found, num_bins)
     else:
-        _draw_coverage(ax, predicted, observed)
+        _draw_coverage(ax, found)
     ax.set_aspect("equal")
     legend(ax, loc="upper left")
     return figure_of(ax)
-
-
-def _predict(fit: RatingsFit, test: Ratings, interval: float) -> tuple[Predictions, np.ndarray]:
-    if not isinstance(test, Ratings):
-        raise TypeError(
-            f"test is a {type(test).__name__}, expected Ratings that the fit has not seen; make "
-            "them with Ratings.from_frame."
-        )
-    fit.model.likelihood.check_ratings(test.rating)
-    return fit.predict(test, interval=interval), np.asarray(test.rating)
 
 
 def _check_bins(num_bins: int) -> None:
@@ -131,27 +129,13 @@ def _bins(values: np.ndarray, num_bins: int) -> list[np.ndarray]:
     return np.array_split(np.argsort(values, kind="stable"), num_bins)
 
 
-def _draw_density(
-    ax: Axes, predicted: Predictions, observed: np.ndarray, interval: float, num_bins: int
-) -> None:
+def _draw_density(ax: Axes, found: HeldOut, interval: float, num_bins: int) -> None:
+    predicted, observed = found.predicted, found.observed
     x_range, y_range = span(predicted.mean), span(observed)
-    levels = np.unique(observed)
-    # Stars get one row of cells each; what is continuous gets small cells.
-    if len(levels) <= 20:
-        half = np.diff(levels).min() / 2 if len(levels) > 1 else 0.5
-        y_range = (levels[0] - half, levels[-1] + half)
-        rows = round((y_range[1] - y_range[0]) / (2 * half))
+    if len(observed) <= _POINTS:
+        ax.plot(predicted.mean, observed, "o", color=BLUE, ms=4, alpha=0.45, mew=0)
     else:
-        rows = _CELLS
-    counts, x_edges, y_edges = np.histogram2d(
-        predicted.mean, observed, bins=(_CELLS, rows), range=(x_range, y_range)
-    )
-    mesh = ax.pcolormesh(
-        x_edges, y_edges, np.where(counts > 0, counts, np.nan).T, cmap=DENSITY, rasterized=True
-    )
-    bar = ax.figure.colorbar(mesh, ax=ax, fraction=0.05, pad=0.02, label="pairs in a cell")
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=8, colors=INK)
+        y_range = _draw_cells(ax, predicted.mean, observed, x_range, y_range)
     ax.axline((x_range[0], x_range[0]), slope=1, color=GREY, lw=1, ls="--")
     bins = _bins(predicted.mean, num_bins)
     x = [predicted.mean[rows].mean() for rows in bins]
@@ -161,7 +145,7 @@ def _draw_density(
             ax.plot(x, [end[rows].mean() for rows in bins], color=ORANGE, lw=1.4, label=label)
     ax.plot(
         x, [observed[rows].mean() for rows in bins],
-        "o", color=ORANGE, mec="white", ms=6, label="mean observed rating",
+        "o", color=ORANGE, mec="white", ms=6, label=f"mean observed {found.name}",
     )  # fmt: skip
     ax.set_xlim(*x_range)
     ax.set_ylim(*y_range)
@@ -169,13 +153,46 @@ def _draw_density(
     legend(ax, loc="upper left")
     describe(
         ax,
-        title=f"{len(observed):,} test ratings against their predictions",
-        x="predicted rating",
-        y="observed rating",
+        title=f"{_rows(found)} against their predictions",
+        x=f"predicted {found.name}",
+        y=f"observed {found.name}",
     )
 
 
-def _draw_outcomes(ax: Axes, probability: np.ndarray, observed: np.ndarray) -> None:
+def _draw_cells(
+    ax: Axes, mean: np.ndarray, observed: np.ndarray, x_range: tuple[float, float],
+    y_range: tuple[float, float],
+) -> tuple[float, float]:  # fmt: skip
+    """Numbers of pairs in cells; the range of these."""
+    levels = np.unique(observed)
+    # Stars get one row of cells each; what is continuous gets small cells.
+    if len(levels) <= 20:
+        half = np.diff(levels).min() / 2 if len(levels) > 1 else 0.5
+        y_range = (levels[0] - half, levels[-1] + half)
+        rows = round((y_range[1] - y_range[0]) / (2 * half))
+    else:
+        rows = _CELLS
+    counts, x_edges, y_edges = np.histogram2d(
+        mean, observed, bins=(_CELLS, rows), range=(x_range, y_range)
+    )
+    mesh = ax.pcolormesh(
+        x_edges, y_edges, np.where(counts > 0, counts, np.nan).T, cmap=DENSITY, rasterized=True
+    )
+    bar = ax.figure.colorbar(
+        mesh, ax=ax, fraction=0.05, pad=0.02, label="number in a cell",
+        ticks=MaxNLocator(integer=True),
+    )  # fmt: skip
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, colors=INK)
+    return y_range
+
+
+def _rows(found: HeldOut) -> str:
+    return f"{len(found.observed):,} test {found.rows}"
+
+
+def _draw_outcomes(ax: Axes, found: HeldOut) -> None:
+    probability, observed = found.predicted.mean, found.observed
     edges = np.linspace(0.0, 1.0, 26).tolist()
     for outcome, color, name in ((0, ORANGE, "observed no"), (1, BLUE, "observed yes")):
         values = probability[observed == outcome]
@@ -193,13 +210,14 @@ def _draw_outcomes(ax: Axes, probability: np.ndarray, observed: np.ndarray) -> N
     legend(ax, loc="upper center", ncols=2)
     describe(
         ax,
-        title=f"Predicted probabilities of {len(observed):,} test pairs",
+        title=f"Predicted probabilities of {_rows(found)}",
         x="predicted probability of yes",
-        y="share of the pairs with this outcome",
+        y=f"share of the {found.rows} with this outcome",
     )
 
 
-def _draw_coverage(ax: Axes, predicted: Predictions, observed: np.ndarray) -> None:
+def _draw_coverage(ax: Axes, found: HeldOut) -> None:
+    predicted, observed = found.predicted, found.observed
     sd = np.asarray(predicted.sd, dtype=np.float64)
     distance = np.abs(observed - predicted.mean) / sd
     level = np.linspace(0.0, 1.0, 101)
@@ -211,17 +229,21 @@ def _draw_coverage(ax: Axes, predicted: Predictions, observed: np.ndarray) -> No
     for mark in (0.5, 0.9):
         share = inside[np.searchsorted(level, mark)]
         ax.plot(mark, share, "o", color=BLUE, mec="white", ms=7)
+        # Above on the left, where the curve does not go, unless that is beyond the frame.
+        place: dict[str, Any] = {"xytext": (-8, 6), "ha": "right"}
+        if share > _HIGH:
+            place = {"xytext": (2, -18), "ha": "center"}
         ax.annotate(
-            f"{mark:.0%}: {share:.1%}", (mark, share), xytext=(-8, 6),
-            textcoords="offset points", ha="right", fontsize=9, color=INK,
+            f"{mark:.0%}: {share:.1%}", (mark, share), textcoords="offset points", fontsize=9,
+            color=INK, path_effects=[withStroke(linewidth=2, foreground="white")], **place,
         )  # fmt: skip
     if np.min(inside - level) > -_PLAIN:
         _draw_difference(ax, level, inside, len(observed))
     describe(
         ax,
-        title=f"Calibration of intervals, {len(observed):,} test ratings",
+        title=f"Calibration of intervals, {_rows(found)}",
         x="probability of the predicted interval",
-        y="share of test ratings inside",
+        y=f"share of test {found.rows} inside",
     )
 
 
@@ -237,7 +259,13 @@ def _draw_difference(ax: Axes, level: np.ndarray, inside: np.ndarray, count: int
 
 
 def _draw_reliability(
-    ax: Axes, probability: np.ndarray, observed: np.ndarray, num_bins: int, *, each: int = 1
+    ax: Axes,
+    found: HeldOut,
+    probability: np.ndarray,
+    observed: np.ndarray,
+    num_bins: int,
+    *,
+    each: int = 1,
 ) -> None:
     """Shares of ones in bins of probability; `each` events of a pair count as one for the error."""
     ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="calibrated")
@@ -255,25 +283,24 @@ def _draw_reliability(
     )  # fmt: skip
     describe(
         ax,
-        title=f"Calibration of probabilities, {len(observed):,} test pairs",
+        title=f"Calibration of probabilities, {_rows(found)}",
         x="predicted probability of yes",
         y="share of yes observed",
     )
 
 
-def _draw_level_reliability(
-    ax: Axes, chance: np.ndarray, levels: tuple[float, ...], observed: np.ndarray, num_bins: int
-) -> None:
+def _draw_level_reliability(ax: Axes, found: HeldOut, num_bins: int) -> None:
     """Reliability of the events that a rating is at least each level but the first."""
+    chance, levels = np.asarray(found.predicted.probabilities), found.likelihood.levels
     tails = np.clip(np.cumsum(chance[:, :0:-1], axis=1)[:, ::-1], 0.0, 1.0)
     middles = 0.5 * (np.asarray(levels[:-1]) + np.asarray(levels[1:]))
-    reached = (observed[:, None] > middles).astype(float)
-    _draw_reliability(ax, tails.ravel(), reached.ravel(), num_bins, each=len(middles))
+    reached = (found.observed[:, None] > middles).astype(float)
+    _draw_reliability(ax, found, tails.ravel(), reached.ravel(), num_bins, each=len(middles))
     describe(
         ax,
-        title=f"Calibration of probabilities, {len(observed):,} test ratings",
-        x="predicted probability of a rating of at least some level",
-        y="share of such ratings observed",
+        title=f"Calibration of probabilities, {_rows(found)}",
+        x=f"predicted probability of a {found.name} of at least some level",
+        y=f"share of such {found.rows} observed",
     )
 
 

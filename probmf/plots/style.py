@@ -6,7 +6,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    NullFormatter,
+    PercentFormatter,
+    StrMethodFormatter,
+)
 
 # Okabe and Ito (2008), Color universal design; their yellow is too light for a line on white.
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -70,12 +76,32 @@ def legend(ax: Axes, **options: object) -> None:
         ax.legend(**({"frameon": False, "fontsize": 9} | options))
 
 
+def figure_legend(figure: Figure, ax: Axes) -> None:
+    """One legend above all panels, of what is in one of them; none for a single entry."""
+    handles, labels = ax.get_legend_handles_labels()
+    if len(labels) > 1:
+        figure.legend(
+            handles, labels, loc="outside upper left", ncols=len(labels), frameon=False, fontsize=9
+        )
+
+
 def log_axis(ax: Axes, axes: Iterable[str]) -> None:
     """Make axes of counts logarithmic, with their ticks as plain numbers."""
     for name in axes:
         (ax.set_xscale if name == "x" else ax.set_yscale)("log")
         axis = ax.xaxis if name == "x" else ax.yaxis
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+        plain = FuncFormatter(lambda value, _: f"{value:,.10g}")
+        axis.set_major_formatter(plain)
+        low, high = sorted(axis.get_view_interval())
+        # Within a few decades powers of ten alone are too few ticks.
+        axis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+        axis.set_minor_formatter(plain if high < 300 * low else NullFormatter())
+        axis.set_tick_params(which="minor", labelsize=9, labelcolor=INK, color=GREY)
+
+
+def count_ticks(ax: Axes) -> None:
+    """Ticks of a vertical axis of counts, such as 100,000."""
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
 def percent(ax: Axes, axes: Iterable[str]) -> None:

@@ -109,8 +109,15 @@ class Table(Tabular):
         """The same for notebooks."""
         if not self.rows:
             return html.lines(["(no rows)"])
-        cells = html.table(self._names, self._cells(), self._to_left)
-        return html.together(cells, html.lines(self.notes))
+        return html.together(self.to_html(), html.lines(self.notes))
+
+    def to_html(self, caption: str = "") -> str:
+        """The rows as an HTML table, without notes.
+
+        Args:
+            caption: Line above it.
+        """
+        return html.table(self._names, self._cells(), self._to_left, caption) if self.rows else ""
 
     @property
     def _names(self) -> list[str]:

@@ -11,7 +11,7 @@ from numpyro.infer.util import log_density
 from scipy import optimize, stats
 
 from probmf import MatrixFactorization, MixedEffects, Poisson, Ratings, fit_map, sample_nuts
-from probmf.cli.evaluate import evaluation
+from probmf.diagnostics.evaluation import evaluation
 from probmf.likelihoods.registry import KINDS, LIKELIHOODS
 from probmf.models.factorization import PRIOR_SCALES
 from probmf.results import RatingsFit

@@ -145,6 +145,15 @@ class Design:
         """Coding of the linear predictor, and of that of the noise if there is one."""
         return (self.mean,) if self.noise is None else (self.mean, self.noise)
 
+    @property
+    def group_codes(self) -> dict[str, np.ndarray]:
+        """Code of each row's group, by grouping factor."""
+        found: dict[str, np.ndarray] = {}
+        for coding, part in zip(self.codings, self.data.predictors, strict=True):
+            for term, own in zip(coding.terms, part.groups, strict=True):
+                found.setdefault(term.groups.name, np.asarray(own.group))
+        return found
+
 
 def encode_rows(design: Design, data: Any, unseen: Unseen) -> Encoded:
     """Encode new data with the training data's coding; no response is needed."""

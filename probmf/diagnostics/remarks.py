@@ -1,10 +1,8 @@
-"""Sentences under the tables of `probmf evaluate`: what the figures say when they say little."""
+"""Sentences under an evaluation: what its figures say when they say little."""
 
 from typing import Any
 
 import numpy as np
-
-from probmf.results import RatingsFit
 
 #: Measures that are the better the larger they are.
 LARGER = frozenset({"log score", "AUC"})
@@ -30,33 +28,33 @@ def constant_wins(errors: dict[str, Any], constant: dict[str, Any]) -> list[str]
     if not better:
         return []
     return [
-        f"By {' and '.join(better)} the constant does better than this fit: its scales do not suit "
-        "the ratings (--method gibbs or variational learns them), or the ratings are too few."
+        f"By {' and '.join(better)} the constant does better than this fit: the data are too few, "
+        "or its scales do not suit them (those of a factorization are learned by sample_gibbs or "
+        "fit_variational)."
     ]
 
 
 def wide_intervals(
-    fit: RatingsFit, lower: np.ndarray, upper: np.ndarray, level: float
+    training: np.ndarray, lower: np.ndarray, upper: np.ndarray, level: float
 ) -> list[str]:
-    """A sentence if the intervals are on average wider than the scale of the ratings.
+    """A sentence if the intervals are on average wider than the scale of the responses.
 
     Args:
-        fit: The fit.
+        training: The training responses.
         lower: Lower ends.
         upper: Upper ends.
         level: Their probability.
 
     Returns:
-        The sentence, or nothing. The scale is the range of the training ratings.
+        The sentence, or nothing. The scale is the range of the training responses.
     """
-    rating = np.asarray(fit.data.rating, dtype=np.float64)
-    width, span = float(np.mean(upper - lower)), float(np.ptp(rating))
+    width, span = float(np.mean(upper - lower)), float(np.ptp(training))
     if not width > span > 0:
         return []
     return [
-        f"The {level:.0%} intervals are {width:.3g} wide on average, but all training ratings lie "
-        f"within {span:.3g} ({rating.min():g} to {rating.max():g}): the fit's scales are far too "
-        "large. --method gibbs or variational learns them from the ratings."
+        f"The {level:.0%} intervals are {width:.3g} wide on average, but all training data lie "
+        f"within {span:.3g} ({training.min():g} to {training.max():g}): the fit's scales are far "
+        "too large (those of a factorization are learned by sample_gibbs or fit_variational)."
     ]
 
 

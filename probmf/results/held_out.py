@@ -1,0 +1,123 @@
+"""Predictions beside the responses that were observed, of data that a fit has not seen."""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from probmf.data import Ratings
+from probmf.data.vocabulary import read_levels
+from probmf.likelihoods import Likelihood
+from probmf.likelihoods.base import Predicted
+from probmf.likelihoods.responses import listed, naming_column
+from probmf.models.mixed.variables import read_data
+from probmf.results.mixed_fit import MixedFit
+from probmf.results.mixed_predict import level_values
+from probmf.results.predictions import Predictions
+from probmf.results.ratings_fit import RatingsFit
+
+
+class HeldOut(NamedTuple):
+    """Test responses and their predictions, with the likelihood that judges them.
+
+    Attributes:
+        likelihood: Likelihood of the responses as they are coded here.
+        predicted: Predictions of responses, noise included.
+        observed: The responses; ordered levels that are no numbers are counted from 0.
+        training: Training responses, coded alike.
+        weight: Weights of these, or None.
+        name: Name of a response.
+    """
+
+    likelihood: Likelihood
+    predicted: Predictions
+    observed: Float[np.ndarray, " n"]
+    training: Float[np.ndarray, " m"]
+    weight: np.ndarray | None
+    name: str
+
+    @property
+    def rows(self) -> str:
+        """Name of several of them."""
+        return "ratings" if self.predicted.user is not None else "rows"
+
+    def errors(self) -> dict[str, float | None]:
+        """Measures of the predictions, by name."""
+        own = self.predicted
+        return self.likelihood.errors(self.observed, Predicted(own.mean, own.sd, own.probabilities))
+
+    def constant(self) -> dict[str, float | None]:
+        """The same measures of the prediction that is the training mean for every row."""
+        same = self.likelihood.constant(self.training, self.weight, len(self.observed))
+        return self.likelihood.errors(self.observed, same)
+
+
+def held_out(fit: RatingsFit | MixedFit, test: Any, *, interval: float = 0.9) -> HeldOut:
+    """Predict test responses, those of new users, items and groups by the prior.
+
+    Args:
+        fit: A fit of ratings, or of a mixed model.
+        test: `Ratings`, or for a mixed model a table with its columns, the response among them.
+        interval: Probability of the predicted intervals.
+
+    Returns:
+        Predictions and responses.
+
+    Raises:
+        TypeError: If the fit is of another kind, or the test data of another type.
+        ValueError: If the test responses do not suit the fit.
+    """
+    if isinstance(fit, MixedFit):
+        return _of_mixed_model(fit, test, interval)
+    if not isinstance(fit, RatingsFit):
+        raise TypeError(f"fit is a {type(fit).__name__}, expected a RatingsFit or a MixedFit.")
+    if not isinstance(test, Ratings):
+        raise TypeError(
+            f"test is a {type(test).__name__}, expected Ratings that the fit has not seen; make "
+            "them with Ratings.from_frame."
+        )
+    fit.model.likelihood.check_ratings(test.rating)
+    return HeldOut(
+        fit.model.likelihood, fit.predict(test, interval=interval), np.asarray(test.rating),
+        np.asarray(fit.data.rating), fit.data.weight, "rating",
+    )  # fmt: skip
+
+
+def _of_mixed_model(fit: MixedFit, test: Any, interval: float) -> HeldOut:
+    likelihood: Any = fit.model.likelihood
+    training = np.asarray(fit.design.data.response, np.float64)
+    values = level_values(fit.design.response_levels)
+    if len(values):
+        likelihood = replace(likelihood, levels=tuple(values.tolist()))
+        training = values[training.astype(int)]
+    predicted = fit.predict(test, interval=interval, unseen="prior", kind="response")
+    weight = fit.design.data.weight
+    return HeldOut(
+        likelihood, predicted, _responses(fit, test), training,
+        None if weight is None else np.asarray(weight, np.float64), fit.design.data.response_name,
+    )  # fmt: skip
+
+
+def _responses(fit: MixedFit, test: Any) -> Float[np.ndarray, " n"]:
+    """Responses of a table, coded as the training ones."""
+    name, levels = fit.design.data.response_name, fit.design.response_levels
+    column = read_data(test, [name])[name]
+    if not levels:
+        with naming_column(name):
+            values = column.numbers()
+            fit.model.likelihood.check_ratings(values, "responses")
+        return values
+    if column.is_numeric:
+        found = column.numbers().tolist()
+    else:
+        known, codes = read_levels(column, name)
+        found = known.ids[codes].tolist()
+    place = dict(zip(levels, level_values(levels).tolist(), strict=True))
+    for row, value in enumerate(found):
+        if value not in place:
+            raise ValueError(
+                f"The response {name!r} is {value!r} in row {row}, a level that the training data "
+                f"do not have; they have {listed(levels)}."
+            )
+    return np.array([place[value] for value in found])
