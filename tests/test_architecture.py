@@ -29,6 +29,7 @@ LAYERS = (
     {"results"},
     {"run"},
     {"datasets", "diagnostics", "inference", "plots"},
+    {"report"},
     {"cli"},
     {"__main__"},
 )

@@ -1,0 +1,175 @@
+"""Sections that reports of all fits have: how the search or the sampler went, held-out error."""
+
+from typing import Any
+
+import numpy as np
+
+from probmf import plots
+from probmf.diagnostics import summary
+from probmf.diagnostics.evaluation import LEVELS
+from probmf.likelihoods import Likelihood
+from probmf.report.page import Section, Tile, columns, picture, table, text
+from probmf.results import MixedFit, RatingsFit
+from probmf.results.measures import fewest_draws
+from probmf.results.table import Table
+
+#: Measures whose fewest digits say enough.
+_DIGITS = "{:.4g}"
+
+
+def convergence(fit: RatingsFit | MixedFit) -> Section:
+    """The section on how far the fit can be relied upon as a computation."""
+    parts = []
+    if fit.history is not None and len(fit.history):
+        alt = "Objective by step of the search, as its distance from the lowest that was reached."
+        parts.append(text(fit.history.words.capitalize() + "."))
+        parts.append(picture(plots.convergence(fit), alt))
+    if fit.is_point:
+        parts.append(
+            text(
+                "This is a point estimate: what it does not know of its parameters is not in it, "
+                "and there are no draws whose convergence could be judged.", kind="muted",
+            )
+        )  # fmt: skip
+        return Section("Convergence", parts)
+    independent = fit.sampling is not None and fit.sampling.is_independent
+    if fit.num_draws < (2 if independent else fewest_draws(fit.num_chains)):
+        parts.append(text("There are too few draws for their convergence to be judged."))
+        return Section("Convergence", parts)
+    found = summary(fit)
+    parts += [text(sentence, kind="warning") for sentence in found.warnings]
+    if found.ok:
+        parts.append(text("The diagnostics found nothing wrong."))
+    parts += [table(found.table, "Measures of convergence, the worst of each quantity")]
+    parts += [text(sentence, kind="muted") for sentence in found.remarks]
+    if not independent:
+        parts.append(
+            picture(
+                plots.trace(fit),
+                "Draws of each chain in their order, beside their distributions, for "
+                "quantities that the data identify.",
+                "Converged chains lie on top of each other and show no trend.",
+            )
+        )
+        if fit.sampling is not None and "energy" in fit.sampling.stats:
+            alt = "Distribution of the sampler's energy beside that of its changes."
+            parts.append(picture(plots.energy(fit), alt))
+    return Section("Convergence", parts)
+
+
+def prior_words(law: Any) -> str:
+    """A prior, or the value that stands in its place, as text."""
+    if law is None:
+        return "learned"
+    if not hasattr(law, "log_prob"):
+        return _array(law)
+    told = ", ".join(f"{name} {_array(getattr(law, name))}" for name in law.arg_constraints)
+    return f"{type(law).__name__}({told})"
+
+
+def likelihood_words(likelihood: Likelihood) -> str:
+    """A likelihood with its own parameters, as text."""
+    told = ", ".join(f"{site} {prior_words(law)}" for site, law in likelihood.scale_sites().items())
+    return f"{likelihood.kind}({told})" if told else likelihood.kind
+
+
+def _array(values: Any) -> str:
+    return np.array2string(np.asarray(values), precision=4, threshold=6)
+
+
+def held_out(fit: RatingsFit | MixedFit, test: Any, scores: dict[str, Any] | None) -> Section:
+    """The section on data that the fit has not seen."""
+    if scores is None:
+        return Section("Held-out data", [_without(fit)])
+    rows = [
+        {"measure": name, "this fit": _number(value),
+         "constant": _number(scores["constant"][name])}
+        for name, value in scores["errors"].items()
+    ]  # fmt: skip
+    covered = [
+        {"interval": f"{float(level):.0%}", "covers": f"{share:.1%}"}
+        for level, share in scores["coverage"].items()
+    ]
+    count = scores["num_ratings"]
+    parts = [
+        columns(
+            table(Table(tuple(rows)), f"Errors of {count:,} test rows; constant: the training mean")
+            if rows else "",
+            table(Table(tuple(covered)), "Coverage of predicted intervals") if covered else "",
+        ),
+        table(_lists(scores), "Lists of recommendations, beside lists of the most rated items"),
+    ]  # fmt: skip
+    parts += [text(remark, kind="warning") for remark in scores["remarks"]]
+    if rows:
+        told = coverage_words(scores)
+        parts.append(
+            columns(
+                picture(plots.calibration(fit, test), f"Calibration: {told}"),
+                picture(
+                    plots.predicted_vs_observed(fit, test),
+                    "Observed against predicted test responses, with means in bins.",
+                ),
+            )
+        )
+    return Section("Held-out data", parts)
+
+
+def _without(fit: RatingsFit | MixedFit) -> str:
+    known = ""
+    if fit.history is not None and fit.history.validation is not None and len(fit.history):
+        kept = fit.history.validation[max(fit.history.best - 1, 0)]
+        known = (
+            f"While it was fitted, the error on the ratings set aside was {kept:.4g} at the step "
+            "that was kept; as the search stopped by it, it is a little too low."
+        )
+    return text(
+        known,
+        "A saved fit keeps its training data only, so that errors, intervals and lists could not "
+        "be judged here. Give test data that it has not seen: --test FILE on the command line, "
+        "test= in Python.",
+        kind="muted",
+    )
+
+
+def coverage_words(scores: dict[str, Any]) -> str:
+    """Coverage of intervals in words."""
+    if not scores["coverage"]:
+        return "predicted probabilities against observed shares."
+    told = [f"{float(own):.0%} intervals cover {share:.1%}" for own, share in
+            scores["coverage"].items()]  # fmt: skip
+    return f"{' and '.join(told)} of {scores['num_ratings']:,} test rows."
+
+
+def tiles(fit: RatingsFit | MixedFit, scores: dict[str, Any] | None) -> list[Tile]:
+    """Held-out error, coverage and the sampler's verdict."""
+    shown = []
+    if scores is not None and scores["errors"]:
+        name, value = next(iter(scores["errors"].items()))
+        remark = f"constant: {_number(scores['constant'][name])}"
+        shown.append(Tile(f"held-out {name}", _number(value), remark))
+        if scores["coverage"]:
+            share = scores["coverage"][f"{LEVELS[-1]:g}"]
+            shown.append(Tile(f"{LEVELS[-1]:.0%} intervals cover", f"{share:.1%}"))
+    elif scores is not None and scores["ranking"]:
+        size, own = next(iter(scores["ranking"].items()))
+        remark = f"most rated items: {scores['popular'][size]['NDCG']:.4f}"
+        shown.append(Tile(f"NDCG of {size} items", f"{own['NDCG']:.4f}", remark))
+    if fit.sampling is not None:
+        draws = f"{fit.num_chains * fit.num_draws:,}"
+        shown.append(Tile("draws", draws, fit.sampling.verdict or ""))
+    return shown
+
+
+def _lists(scores: dict[str, Any]) -> Table:
+    rows = [
+        {"k": size, "lists": which} | {name: f"{value:.4f}" for name, value in own.items()}
+        for size in scores.get("ranking", {})
+        for which, own in (
+            ("this fit", scores["ranking"][size]), ("popular", scores["popular"][size]),
+        )
+    ]  # fmt: skip
+    return Table(tuple(rows))
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or not np.isfinite(value) else _DIGITS.format(value)
