@@ -63,8 +63,8 @@ def log_evidence(
         matrix, vector = _lead_system(statistics, trils[0], precision, 0 in flat)
         value = jnp.sum(evidence_term(matrix, vector))
         return constant - 0.5 * precision * statistics.square + value
-    value, system = _eliminate(pattern, statistics, trils, precision, 0 in flat)
-    rest = remainder_evidence(_shapes(pattern, flat), system, tuple(trils[1:]), precision)
+    value, system, _ = eliminate(pattern, statistics, trils, precision, 0 in flat)
+    rest = remainder_evidence(remainder_shapes(pattern, flat), system, tuple(trils[1:]), precision)
     return constant + value + rest
 
 
@@ -95,8 +95,8 @@ def draw_effects(
     constant = constant + _flat_volume(pattern, flat)
     lead_target, columns = statistics.lead, []
     if size:
-        shapes, others = _shapes(pattern, flat), tuple(trils[1:])
-        value, system = _eliminate(pattern, statistics, trils, precision, 0 in flat)
+        shapes, others = remainder_shapes(pattern, flat), tuple(trils[1:])
+        value, system, _ = eliminate(pattern, statistics, trils, precision, 0 in flat)
         factor, half = factor_remainder(shapes, system, others, precision)
         value = constant + value + _gaussian_integral(factor, half)
         whitened = solve_lower(factor, half + _noise(keys[1], half), transpose=True)
@@ -154,7 +154,8 @@ def block_covariance(
     return jax.vmap(column)(units)
 
 
-def _shapes(pattern: Pattern, flat: Collection[int]) -> tuple[Shape, ...]:
+def remainder_shapes(pattern: Pattern, flat: Collection[int]) -> tuple[Shape, ...]:
+    """The blocks that the columns belong to."""
     return tuple(
         Shape(groups, dim, index in flat)
         for index, (groups, dim) in enumerate(pattern.shapes[1:], start=1)
@@ -192,14 +193,14 @@ def _groups(tril: Array) -> str:
     return "m" if tril.ndim == 3 else ""
 
 
-def _eliminate(
+def eliminate(
     pattern: Pattern,
     statistics: Statistics,
     trils: Sequence[Array],
     precision: Array,
     is_flat: bool,
-) -> tuple[Array, Remainder]:
-    """The leading block's share of the evidence, and the system of the columns."""
+) -> tuple[Array, Remainder, Float[Array, "m d d"]]:
+    """The leading block's share of the evidence, the system of the columns, and H."""
     tril, index = trils[0], _groups(trils[0])
     matrix, _ = _lead_system(statistics, tril, precision, is_flat)
     logdet, inverse = logdet_and_inverse(matrix)
@@ -215,7 +216,7 @@ def _eliminate(
         statistics = statistics._replace(table=None)  # It is made for a prior's precision.
     products = _products(pattern, statistics, tril, spread, precision)
     element = None if pattern.pairs is None else pattern.pairs.element
-    return value, Remainder(products, element, target)
+    return value, Remainder(products, element, target), spread
 
 
 def _products(

@@ -152,7 +152,7 @@ class Fit(Pickled):
         self,
         *,
         posterior_predictive: bool = False,
-        log_likelihood: bool = False,
+        log_likelihood: bool | ArrayLike = False,
         key: ArrayLike | None = None,
     ) -> Any:
         """The fit as an ArviZ DataTree, with the user's own ids, levels and names as coordinates.
@@ -163,7 +163,9 @@ class Fit(Pickled):
         Args:
             posterior_predictive: Whether to draw a response of each training row at each draw
                 (which needs a key); classes are codes.
-            log_likelihood: Whether to compute the log density of each training row at each draw.
+            log_likelihood: Whether to compute the log density of each training row at each draw; or
+                log densities of shape (chain, draw, ...) to put there, such as those of
+                `probmf.inference.mixed.leave_one_out.leave_one_out`, by row or by group.
             key: JAX key or int.
 
         Returns:
@@ -187,10 +189,25 @@ class Fit(Pickled):
         }
         if posterior_predictive and key is not None:
             groups["posterior_predictive"] = {response: self._at_draws(as_generator(key))}
-        if log_likelihood:
-            groups["log_likelihood"] = {response: self._at_draws(None)}
+        if isinstance(log_likelihood, bool | np.bool_):
+            if log_likelihood:
+                groups["log_likelihood"] = {response: self._at_draws(None)}
+        else:
+            groups["log_likelihood"] = self._given_densities(log_likelihood)
         observed = {response: self._observed()}
         return arviz_tree(groups, observed, sites, self.sampling, self.method)
+
+    def _given_densities(self, given: ArrayLike) -> dict[str, np.ndarray]:
+        """Log densities that are given, under the response's name where they are of its rows."""
+        values, shape = np.asarray(given), (self.num_chains, self.num_draws)
+        if values.ndim < 2 or values.shape[:2] != shape:
+            raise ValueError(
+                f"log_likelihood has shape {values.shape}; expected True, False, or log densities "
+                f"with leading axes {shape}, the fit's chains and draws."
+            )
+        response = self._response_name
+        of_rows = values.shape[2:] == self._observed().shape
+        return {response if of_rows else f"{response}_by_group": values}
 
     @property
     def _response_name(self) -> str:

@@ -638,7 +638,7 @@ class RatingsFit(Fit):
         self,
         *,
         posterior_predictive: bool = False,
-        log_likelihood: bool = False,
+        log_likelihood: bool | ArrayLike = False,
         key: ArrayLike | None = None,
     ) -> Any:
         """The fit as an ArviZ DataTree; see `Fit.to_arviz`.

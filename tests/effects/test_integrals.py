@@ -59,7 +59,7 @@ def log_joint(integral: Integral, rest: Rest, grid: np.ndarray) -> np.ndarray:
     normal = -0.5 * np.sum(grid**2, axis=1) - 0.5 * grid.shape[1] * np.log(2 * np.pi)
 
     def joint(rest: Rest) -> Any:
-        groups = integral.groups(rest)
+        groups = integral.integrand(rest).groups
 
         def at(point: Any) -> Any:
             value = groups.rows(groups.offset + groups.columns @ point)
@@ -207,7 +207,7 @@ def test_draws_of_effects_are_of_their_conditional(name: str, dim: int) -> None:
         rest = rest_at(made.integral, made, vector)
 
         def draw(key: Any, rest: Rest) -> Any:
-            return draw_effects_of_groups(made.integral.groups(rest), key)
+            return draw_effects_of_groups(made.integral.integrand(rest).groups, key)
 
         keys = jax.random.split(jax.random.key(0), size)
         draws = np.asarray(jax.jit(jax.vmap(draw, (0, None)))(keys, rest))

@@ -1,5 +1,6 @@
 """Gibbs sampling of a Gaussian mixed model: its problem, its checks, and its fit."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -77,7 +78,7 @@ def _blocks(model: MixedEffects, design: Design, arguments: MixedData) -> tuple[
     """All effects at once, or by grouping factor where their precision is too large to factor."""
     sites = model.effect_sites(design)
     try:
-        return (marginalize(model, sites).prepare(arguments),)
+        return (_exactly(model, sites, arguments),)
     except RemainderTooLargeError:
         plates = dict.fromkeys(term.plate for term in arguments.groups)
         if len(plates) < 2:
@@ -85,7 +86,15 @@ def _blocks(model: MixedEffects, design: Design, arguments: MixedData) -> tuple[
     # The coefficients go along with every grouping factor, lest they crawl against its mean.
     own = {p: [t.effects_site for t in arguments.groups if t.plate == p] for p in plates}
     shared = [site for site in sites if site == arguments.mean.site]
-    return tuple(marginalize(model, [*shared, *named]).prepare(arguments) for named in own.values())
+    return tuple(_exactly(model, [*shared, *named], arguments) for named in own.values())
+
+
+def _exactly(model: Any, sites: Sequence[str], arguments: Any) -> Prepared:
+    """The model without some sites, whose integral is exact."""
+    found = marginalize(model, sites).prepare(arguments)
+    if not isinstance(found, Prepared):
+        raise TypeError(f"The effects {sites} of {model} have no exact conditional.")
+    return found
 
 
 def _starts(problem: MixedProblem, key: Array, num_chains: int) -> list[MixedState]:

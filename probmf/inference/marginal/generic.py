@@ -101,7 +101,7 @@ def _evaluate(
     for equation in _needed(jaxpr):
         incoming = [read(atom) for atom in equation.invars]
         if not any(on for _, on in incoming):
-            outgoing = [(value, False) for value in _bind(equation, [v for v, _ in incoming])]
+            outgoing = [(value, False) for value in bind(equation, [v for v, _ in incoming])]
         else:
             outgoing = [(value, True) for value in _generic(equation, incoming, values)]
         known.update(zip(equation.outvars, outgoing, strict=True))
@@ -139,16 +139,17 @@ def _generic(equation: Any, incoming: Sequence[Valued], values: _Values) -> list
     if name == "div":
         return [operands[0] * values.like(shapes[0])]
     if name in _POLYNOMIAL and equation.params.get("y", 0) >= 0:
-        return _bind(equation, operands)
+        return bind(equation, operands)
     if name in _ZERO_AT_ZERO:
         return [jnp.where(operands[0] == 0, 0, values.like(shapes[0]))]
     if name in ("while", "scan", "cond"):
         # Loops are run as they are.
-        return _bind(equation, operands)
+        return bind(equation, operands)
     return [values.like(shape) for shape in shapes]
 
 
-def _bind(equation: Any, operands: Sequence[Any]) -> list[Any]:
+def bind(equation: Any, operands: Sequence[Any]) -> list[Any]:
+    """The outputs of an equation for its operands."""
     # JAX 0.12 has parameters only, releases before it also functions to call.
     bound = equation.primitive.get_bind_params(equation.params)
     subfuns, params = bound if isinstance(bound, tuple) else ((), bound)

@@ -264,6 +264,34 @@ def is_one(scale: Any) -> bool:
     return not isinstance(scale, jax.core.Tracer) and bool(np.all(np.asarray(scale) == 1))
 
 
+def refuse_scaled(name: str, site: Mapping[str, Any]) -> None:
+    """Refuse an observed site whose log density is multiplied."""
+    if not is_one(site["scale"]):
+        raise MarginalizeError(
+            f"The observed site {name!r} is scaled (by handlers.scale or a subsampled plate); "
+            "integrating out needs all observations as they are. Where scales are weights, divide "
+            "the noise scale by their square roots instead."
+        )
+
+
+def refuse_outside(name: str, site: Mapping[str, Any]) -> None:
+    """Refuse observed values that their distribution can't have."""
+    base, mask = unwrap(site["law"]), mask_of(site["law"])
+    if base.event_shape:
+        return
+    shape = tuple(site["law"].batch_shape) + tuple(site["law"].event_shape)
+    value = jnp.broadcast_to(jnp.asarray(site["value"]), shape)
+    bad = ~np.asarray(jnp.broadcast_to(base.support(value), shape))
+    if mask is not None:
+        bad &= np.asarray(jnp.broadcast_to(mask, shape))
+    if bad.any():
+        row = int(np.argmax(bad.ravel()))
+        raise MarginalizeError(
+            f"The observed value of {name!r} in row {row} is {np.ravel(value)[row]:g}, which "
+            f"{type(base).__name__} can't have. Drop those rows or mask them."
+        )
+
+
 def read_observed(name: str, site: Mapping[str, Any]) -> Observed:
     """Flatten the observed site; checks that it is Normal or LogNormal."""
     law, value = site["law"], site["value"]
@@ -273,12 +301,7 @@ def read_observed(name: str, site: Mapping[str, Any]) -> Observed:
             f"The observed site {name!r} is {type(base).__name__}; effects can be integrated out "
             "of Normal and LogNormal observations only. Use the model as it is, or augment it."
         )
-    if not is_one(site["scale"]):
-        raise MarginalizeError(
-            f"The observed site {name!r} is scaled (by handlers.scale or a subsampled plate); "
-            "integrating out needs all observations as they are. Where scales are weights, divide "
-            "the noise scale by their square roots instead."
-        )
+    refuse_scaled(name, site)
     shape = tuple(law.batch_shape) + tuple(law.event_shape)
     rows = jnp.broadcast_to(jnp.asarray(value, jnp.result_type(float)), shape).ravel()
     jacobian = jnp.zeros(len(rows), rows.dtype)

@@ -70,6 +70,21 @@ class Shapes(dict[str, tuple[int, ...]]):
         return hash(frozenset(self.items()))
 
 
+class Choice(NamedTuple):
+    """What becomes of a latent site.
+
+    Attributes:
+        site: The site.
+        done: "integrated out exactly", "... by quadrature", "... by Laplace's approximation", or
+            "sampled".
+        reason: Why it is not integrated out, or how it enters.
+    """
+
+    site: str
+    done: str
+    reason: str
+
+
 class Structure(NamedTuple):
     """Parts of a model that its evidence is computed from.
 
@@ -82,6 +97,7 @@ class Structure(NamedTuple):
         fixed_priors: Whether the effects' prior covariances depend on no latent.
         fixed_targets: Whether values, mask and the location without effects depend on no latent.
         observed: Location without effects, scale, value and mask of the rows.
+        is_gaussian: Whether the observations are Normal or LogNormal, given the effects.
     """
 
     target: str
@@ -92,3 +108,4 @@ class Structure(NamedTuple):
     fixed_priors: bool
     fixed_targets: bool
     observed: Mapping[str, Any]
+    is_gaussian: bool = True

@@ -7,7 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from probmf.effects.rounding import Rounding
-from probmf.inference.marginal.prepared import Prepared
+from probmf.inference.marginal.prepared_model import PreparedModel
 
 #: Draws that are looked at.
 LOOKED_AT = 3
@@ -18,7 +18,7 @@ def some_of(count: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, LOOKED_AT).astype(int))
 
 
-def lost_digits(prepared: Prepared, found: Sequence[Rounding]) -> str:
+def lost_digits(prepared: PreparedModel, found: Sequence[Rounding]) -> str:
     """A sentence about the worst of some points, empty where double precision does.
 
     Args:
@@ -45,7 +45,7 @@ def lost_digits(prepared: Prepared, found: Sequence[Rounding]) -> str:
     )
 
 
-def lost_digits_of_draws(prepared: Prepared, samples: Mapping[str, ArrayLike]) -> str:
+def lost_digits_of_draws(prepared: PreparedModel, samples: Mapping[str, ArrayLike]) -> str:
     """The same about a few draws of the remaining sites.
 
     Nothing is said in single precision and within a compiled program.
@@ -66,4 +66,4 @@ def lost_digits_of_draws(prepared: Prepared, samples: Mapping[str, ArrayLike]) -
         prepared.rounding({name: values[place] for name, values in draws.items()})
         for place in some_of(count)
     ]
-    return lost_digits(prepared, found)
+    return lost_digits(prepared, [rounding for rounding in found if rounding is not None])

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 from jax.typing import ArrayLike
-from jaxtyping import Array
+from jaxtyping import Array, Float
 from numpyro.distributions import Distribution, constraints
 
 from probmf.data import as_key
@@ -23,10 +23,12 @@ from probmf.inference.marginal.injection import (
     Run,
 )
 from probmf.inference.marginal.lost_digits import lost_digits, lost_digits_of_draws
-from probmf.inference.marginal.prepared import Prepared, argument_fingerprint, prepare
+from probmf.inference.marginal.prepare import argument_fingerprint, prepare
+from probmf.inference.marginal.prepared_model import PreparedModel
 from probmf.models.mixed.program import MixedProgram
 from probmf.numpyro_setup import run_alone
 from probmf.results.table import Table
+from probmf.run.checks import check_counts
 from probmf.run.driver import FitWarning
 from probmf.run.programs import as_tree
 
@@ -34,27 +36,34 @@ from probmf.run.programs import as_tree
 REMEMBERED = 4
 
 
-def marginalize(model: Model, sites: str | Sequence[str] | None = None) -> "MarginalModel":
-    r"""Integrate Gaussian effects out of a NumPyro model exactly.
+def marginalize(
+    model: Model, sites: str | Sequence[str] | None = None, *, num_nodes: int | None = None
+) -> "MarginalModel":
+    r"""Integrate Gaussian effects out of a NumPyro model.
 
     .. math:: p(y \mid \theta) = \int p(y \mid u, \theta)\, p(u \mid \theta)\, du
 
     The sites have to be Normal, MultivariateNormal or flat (ImproperUniform on the whole line) and
-    to enter the location of one Normal or LogNormal observed site affinely. Nothing else is asked
-    of the model: how each effect enters is found by running it.
+    to enter the location of one Normal or LogNormal observed site affinely; the integral is exact.
+    Those that enter any other observed site through a linear predictor, a number for each row, are
+    integrated out by adaptive Gauss-Hermite quadrature, where they are one or two effects of each
+    group of one grouping, or else by Laplace's approximation. Nothing else is asked of the model:
+    how each effect enters is found by running it.
 
     Args:
         model: A NumPyro model, a function or callable object.
         sites: Name or names of the effect sites: random effects in plates, vectors and scalars
             (fixed effects), correlated effects. Sites of the same groups may be named together.
-            None for as many values as can be integrated out, where that pays; `report` says what
-            becomes of each site, and why.
+            None for as many values as can be integrated out exactly, or else one grouping by
+            quadrature, where that pays; `report` says what becomes of each site, and why.
+        num_nodes: Nodes of the quadrature for each effect, 1 for Laplace's approximation; by
+            default 15 for one effect of each group and 9 for two.
 
     Returns:
         A NumPyro model of the remaining sites, with `recover`, which draws the effects back.
 
     Raises:
-        TypeError: If `model` is not callable or a name is not a string.
+        TypeError: If `model` is not callable, a name is not a string, or `num_nodes` no number.
         ValueError: If no site or a site twice is named. When the result is first called:
             `MarginalizeError`, naming the site and what is in the way; without names, each site.
 
@@ -85,8 +94,10 @@ def marginalize(model: Model, sites: str | Sequence[str] | None = None) -> "Marg
         raise TypeError(f"model is of type {type(model).__name__}; expected a NumPyro model.")
     given = as_tree(model)
     model = given if isinstance(given, MixedProgram) else Whole(model)
+    if num_nodes is not None:
+        check_counts(num_nodes=num_nodes)
     if sites is None:
-        return MarginalModel(model, None)
+        return MarginalModel(model, None, num_nodes)
     if not isinstance(sites, Iterable):
         raise TypeError(
             f"sites is of type {type(sites).__name__}; expected a name or names of sites."
@@ -100,7 +111,7 @@ def marginalize(model: Model, sites: str | Sequence[str] | None = None) -> "Marg
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise ValueError(f"sites names {doubled[0]!r} twice.")
-    return MarginalModel(model, names)
+    return MarginalModel(model, names, num_nodes)
 
 
 @dataclass(eq=False)
@@ -113,21 +124,23 @@ class MarginalModel:
     Attributes:
         model: The model as it was, each site as large as its distribution.
         sites: The sites integrated out; None for those that are found.
+        num_nodes: Nodes of a quadrature for each effect; None for enough of them.
     """
 
     model: Model
     sites: tuple[str, ...] | None
+    num_nodes: int | None = None
 
     def __post_init__(self) -> None:
         """Start with nothing remembered."""
-        self._prepared: dict[str, Prepared] = {}
+        self._prepared: dict[str, PreparedModel] = {}
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         """Pickled without what is remembered."""
-        return MarginalModel, (self.model, self.sites)
+        return MarginalModel, (self.model, self.sites, self.num_nodes)
 
     @run_alone()
-    def prepare(self, *args: Any, **kwargs: Any) -> Prepared:
+    def prepare(self, *args: Any, **kwargs: Any) -> PreparedModel:
         """Structure of the effects for these data; remembered for the last few.
 
         Args:
@@ -141,7 +154,7 @@ class MarginalModel:
         if mark not in self._prepared:
             while len(self._prepared) >= REMEMBERED:
                 del self._prepared[next(iter(self._prepared))]
-            self._prepared[mark] = prepare(self.model, self.sites, args, kwargs)
+            self._prepared[mark] = prepare(self.model, self.sites, args, kwargs, self.num_nodes)
         return self._prepared[mark]
 
     def report(self, *args: Any, **kwargs: Any) -> Table:
@@ -174,7 +187,10 @@ class MarginalModel:
         *args: Any,
         **kwargs: Any,
     ) -> dict[str, Array]:
-        """Draw the effects from their exact joint conditional given each draw of the rest.
+        """Draw the effects from their joint conditional given each draw of the rest.
+
+        That is exact where their integral is, or a quadrature of many nodes; by Laplace's
+        approximation it is the Normal about their mode.
 
         Args:
             key: JAX key or int.
@@ -201,6 +217,77 @@ class MarginalModel:
         self._warn_of_lost_digits(samples, *args, **kwargs)
         return found
 
+    def leave_one_out(
+        self, samples: Mapping[str, ArrayLike], *args: Any, **kwargs: Any
+    ) -> Float[Array, "... rows"]:
+        r"""Log density of each row given the others and each draw, the effects integrated out.
+
+        .. math:: \log p(y_n \mid y_{-n}, \theta)
+
+        These are what Pareto-smoothed importance sampling takes in place of the densities given
+        the effects; they vary far less from draw to draw.
+
+        Args:
+            samples: Draws of the remaining sites, with one or more leading axes.
+            *args: The model's arguments.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            The logarithms, rows on the last axis: exact where the integral is, from one
+            factorization at O(n D^2) for each draw with D columns; by quadrature one pass for each
+            row of the largest group; by Laplace's approximation one evaluation for each row. Zero
+            for rows that are masked.
+
+        References:
+            Vehtari, Mononen, Tolvanen, Sivula and Winther (2016), Bayesian leave-one-out
+            cross-validation approximations for Gaussian latent variable models.
+        """
+        return self._left_out(None, samples, args, kwargs)
+
+    def leave_group_out(
+        self, group: ArrayLike, samples: Mapping[str, ArrayLike], *args: Any, **kwargs: Any
+    ) -> Float[Array, "... groups"]:
+        r"""Log density of the rows of each group given those of all others and each draw.
+
+        Args:
+            group: Group of each row, any labels.
+            samples: Draws of the remaining sites, with one or more leading axes.
+            *args: The model's arguments.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            The logarithms, groups in the order of their sorted labels on the last axis. It takes
+            an evaluation for each group, but one in all where the effects are integrated out by
+            quadrature and are of these groups.
+
+        Raises:
+            ValueError: If there are not as many labels as rows.
+        """
+        return self._left_out(np.asarray(group), samples, args, kwargs)
+
+    def _left_out(
+        self,
+        group: np.ndarray | None,
+        samples: Mapping[str, ArrayLike],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Array:
+        prepared = self.prepare(*args, **kwargs)
+        latents, lead = _check_samples(prepared, samples)
+        if not latents:
+            raise ValueError("No site is left to have draws of; the model has one log density.")
+        part, count = None, 0
+        if group is not None:
+            if np.shape(group) != (prepared.pattern.num_rows,):
+                raise ValueError(
+                    f"group has shape {np.shape(group)}; expected a label for each of "
+                    f"{prepared.pattern.num_rows:,} rows."
+                )
+            labels, part = np.unique(group, return_inverse=True)
+            count = len(labels)
+        found = prepared.left_out(latents, part, count)
+        return found.reshape(*lead, found.shape[-1])
+
     def _warn_of_lost_digits(
         self, samples: Mapping[str, ArrayLike], *args: Any, **kwargs: Any
     ) -> None:
@@ -221,7 +308,7 @@ class MarginalModel:
         return value.reshape(lead), {n: v.reshape(lead + v.shape[1:]) for n, v in effects.items()}
 
 
-def sample_rest(prepared: Prepared) -> None:
+def sample_rest(prepared: PreparedModel) -> None:
     """The NumPyro model of the remaining sites, as a function of arrays."""
     inject = Inject(prepared.model, prepared.zeros(), prepared.target, prepared.hidden)
     inject(*prepared.args, **prepared.kwargs)
@@ -244,7 +331,7 @@ class Marginal(Distribution):
     support = constraints.independent(constraints.real, 1)
     reparametrized_params: list[str] = []  # noqa: RUF012
 
-    def __init__(self, prepared: Prepared, run: Run, latents: Mapping[str, Array]) -> None:
+    def __init__(self, prepared: PreparedModel, run: Run, latents: Mapping[str, Array]) -> None:
         """See the class."""
         self._prepared, self._run, self._latents = prepared, run, latents
         self.observed = jnp.asarray(run.observed[prepared.target]["value"])
@@ -260,7 +347,8 @@ class Marginal(Distribution):
         other = None if value is self.observed else value
         density = self._prepared.log_density(self._run, self._latents, other)
         if jax.config.jax_enable_x64 and not isinstance(density, jax.core.Tracer):
-            trouble = lost_digits(self._prepared, [self._prepared.rounding(self._latents)])
+            found = self._prepared.rounding(self._latents)
+            trouble = "" if found is None else lost_digits(self._prepared, [found])
             if trouble:
                 raise MarginalizeError(trouble)
         return density
@@ -273,7 +361,7 @@ class Marginal(Distribution):
 
 
 def _check_samples(
-    prepared: Prepared, samples: Mapping[str, ArrayLike]
+    prepared: PreparedModel, samples: Mapping[str, ArrayLike]
 ) -> tuple[dict[str, Array], tuple[int, ...]]:
     """Draws of the latents on one leading axis, and the leading shape they came with."""
     lacking = [name for name in prepared.latent_shapes if name not in samples]

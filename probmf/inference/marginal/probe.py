@@ -20,10 +20,14 @@ from probmf.inference.marginal.injection import (
     Model,
     NothingObservedError,
     Values,
+    mask_of,
     read_observed,
+    refuse_outside,
+    refuse_scaled,
     run_with,
     unwrap,
 )
+from probmf.inference.marginal.predictor import RowProgram
 
 
 class Probe:
@@ -148,6 +152,10 @@ class Probe:
             )
         return next(iter(self.reached))
 
+    def is_gaussian(self, target: str) -> bool:
+        """True for a Normal or LogNormal observed site."""
+        return issubclass(self.kinds[target], dist.Normal | dist.LogNormal)
+
     def faults(self) -> Iterator[MarginalizeError]:
         """Places that the effects may not enter, and do."""
         where = {
@@ -176,8 +184,9 @@ class Probe:
                     who,
                 )
         for target, parameters in self.on_effects["observed"].items():
+            may_not = ("scale", "mask") if self.is_gaussian(target) else ("mask",)
             for parameter, on in parameters.items():
-                if parameter in ("scale", "mask") and any(jax.tree.leaves(on)):
+                if parameter in may_not and any(jax.tree.leaves(on)):
                     who = self.blamed("observed", target, parameter)
                     yield MarginalizeError(
                         f"{_entering(who)} the {parameter} of the observed site {target!r}; what "
@@ -205,13 +214,68 @@ class Probe:
 
     def _observations(self, latents: Values, deviations: Values) -> dict[str, Any]:
         run = run_with(self.model, latents, deviations, self.args, self.kwargs)
-        observed = read_observed(self.target, run.observed[self.target])
-        return {name: getattr(observed, name) for name in ("loc", "scale", "value", "keep")}
+        site = run.observed[self.target]
+        if self.is_gaussian(self.target):
+            observed = read_observed(self.target, site)
+            return {name: getattr(observed, name) for name in ("loc", "scale", "value", "keep")}
+        refuse_scaled(self.target, site)
+        shape, mask = tuple(site["law"].batch_shape), mask_of(site["law"])
+        shape += tuple(site["law"].event_shape)
+        return {
+            "loc": self.location(latents, deviations),
+            "scale": jnp.ones(1),
+            "value": jnp.broadcast_to(jnp.asarray(site["value"], float), shape).ravel(),
+            "keep": None if mask is None else jnp.broadcast_to(mask, shape).ravel(),
+        }
 
     def location(self, latents: Values, deviations: Values) -> Array:
-        """Locations of the observed rows."""
-        run = run_with(self.model, latents, deviations, self.args, self.kwargs)
-        return read_observed(self.target, run.observed[self.target]).loc
+        """Locations of the observed rows, or their linear predictors."""
+        if self.is_gaussian(self.target):
+            run = run_with(self.model, latents, deviations, self.args, self.kwargs)
+            return read_observed(self.target, run.observed[self.target]).loc
+        program = self.program(latents, deviations)
+        return program.predictor(program.require_predictor(self.sites))
+
+    def program(self, latents: Values, deviations: Values) -> RowProgram:
+        """Log densities of the rows as a program."""
+        return RowProgram(self.model, self.target, latents, deviations, self.args, self.kwargs)
+
+    def check_rows(self) -> None:
+        """Each row's density has to depend on its own predictor alone, and to be finite.
+
+        Raises:
+            MarginalizeError: Naming the first row.
+        """
+
+        def slopes(latents: Values, deviations: Values, move: Array) -> tuple[Array, Array]:
+            program = self.program(latents, deviations)
+            number = program.require_predictor(self.sites)
+            density = partial(program.density, number, parameters=program.parameters)
+            return jax.jvp(density, (program.predictor(number),), (move,))
+
+        zeros = self.zeros()
+        run = run_with(self.model, self.latents, zeros, self.args, self.kwargs)
+        refuse_outside(self.target, run.observed[self.target])
+        count = len(self.observations()["loc"])
+        traced = Traced(slopes, self.latents, zeros, np.zeros(count))
+        weight = np.random.default_rng(1).uniform(0.5, 1.5, count)
+        for bit in range(max(1, int(count - 1).bit_length())):
+            digit = (np.arange(count) >> bit) & 1
+            for chosen in (digit, 1 - digit):
+                value, slope = (np.asarray(x) for x in traced(self.latents, zeros, weight * chosen))
+                if not np.all(np.isfinite(value)):
+                    raise MarginalizeError(
+                        f"The log density of {self.target!r} is not finite in row "
+                        f"{int(np.argmin(np.isfinite(value)))}, with every latent site at a "
+                        "moderate value; look for responses that its distribution can't have."
+                    )
+                if np.any(slope[chosen == 0] != 0):
+                    raise MarginalizeError(
+                        f"The rows of {self.target!r} have no linear predictor each: that of one "
+                        "enters the density of another.",
+                        "Leave its effects in the model.",
+                        self.sites,
+                    )
 
 
 def draw_values(
@@ -241,11 +305,20 @@ def _parameters(law: Any) -> dict[str, Any]:
         if isinstance(base, dist.MaskedDistribution):
             masks.append(base._mask)
         base = base.base_dist
-    names = [n for n in base.arg_constraints if n in vars(base)]
-    found = {name: vars(base)[name] for name in names}
-    if not found:
-        found = dict(enumerate(jax.tree.leaves(base)))
-    return {**{str(k): v for k, v in found.items()}, "mask": masks}
+    found: dict[str, Any] = {"mask": masks}
+    for name, value in vars(base).items():
+        # Some distributions are made of others, which hold their parameters.
+        held = value if name in base.arg_constraints else _held(value)
+        found |= {name: held} if jax.tree.leaves(held) else {}
+    return found
+
+
+def _held(value: Any) -> list[Any]:
+    """Arrays that a distribution's attribute holds."""
+    if isinstance(value, dist.Distribution):
+        return [one for own in vars(value).values() for one in _held(own)]
+    leaves = jax.tree.leaves(value) if isinstance(value, list | tuple | dict) else [value]
+    return [one for one in leaves if isinstance(one, jax.Array | np.ndarray)]
 
 
 def is_latent(site: Mapping[str, Any]) -> bool:

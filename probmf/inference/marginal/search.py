@@ -5,13 +5,15 @@ can be integrated out together. Nothing is judged by the size of a number: a sit
 traced program says that it enters, and its slope depends on what the program says.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import numpyro.distributions as dist
 
 from probmf.effects import RemainderTooLargeError, make_pattern
+from probmf.effects.conditional_draws import NUM_NODES
+from probmf.effects.quadrature import MAX_DIM
 from probmf.inference.marginal.blocks import Block, make_blocks
 from probmf.inference.marginal.dependence import Traced
 from probmf.inference.marginal.forms import check_plates, quoted
@@ -21,7 +23,7 @@ from probmf.inference.marginal.injection import (
     is_flat,
     unwrap,
 )
-from probmf.inference.marginal.layout import Structure
+from probmf.inference.marginal.layout import Choice, Structure
 from probmf.inference.marginal.probe import Probe, draw_values, is_latent
 from probmf.inference.marginal.structure import Slope, probed_structure
 
@@ -30,41 +32,36 @@ from probmf.inference.marginal.structure import Slope, probed_structure
 MOST_COLUMNS = 256
 
 
-class Choice(NamedTuple):
-    """What becomes of a latent site.
-
-    Attributes:
-        site: The site.
-        done: "integrated out exactly", or "sampled".
-        reason: Why it is not integrated out, or how it enters.
-    """
-
-    site: str
-    done: str
-    reason: str
-
-
-class Found(NamedTuple):
-    """Structure of what is integrated out, and what becomes of each site."""
-
-    structure: Structure
-    choices: tuple[Choice, ...]
-
-
-def find_structure(model: Model, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Found:
-    """Choose the sites, and find how they enter.
+def find_structure(
+    model: Model, args: tuple[Any, ...], kwargs: Mapping[str, Any], num_nodes: int | None
+) -> tuple[Structure, tuple[Choice, ...]]:
+    """Choose the sites, and find how they enter: exactly what can be, else one grouping otherwise.
 
     Args:
         model: The NumPyro model.
         args: Its arguments, concrete.
         kwargs: Its keyword arguments.
+        num_nodes: Nodes of a quadrature for each effect, if they are given.
+
+    Returns:
+        The structure of what is integrated out, and what becomes of each site.
 
     Raises:
         MarginalizeError: If nothing can be integrated out, with the reason for each site.
     """
     search = Search(model, args, kwargs)
-    structure = search.run()
-    return Found(structure, search.choices(structure))
+    try:
+        structure = search.run()
+    except NothingLeftError:
+        if not search.others:
+            raise
+        search = Search(model, args, kwargs, gaussian=False, num_nodes=num_nodes)
+        structure = search.run()
+    return structure, search.choices(structure)
+
+
+class NothingLeftError(MarginalizeError):
+    """No site can be integrated out."""
 
 
 class Search:
@@ -74,11 +71,23 @@ class Search:
         model: The NumPyro model.
         args: Its arguments.
         kwargs: Its keyword arguments.
+        gaussian: Whether to look for effects of Gaussian observations, or of all others.
+        num_nodes: Nodes of a quadrature for each effect, if they are given.
     """
 
-    def __init__(self, model: Model, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        model: Model,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        gaussian: bool = True,
+        num_nodes: int | None = None,
+    ) -> None:
         """Put aside the sites without a Gaussian or flat prior."""
         self.model, self.args, self.kwargs = model, args, kwargs
+        self.gaussian, self.num_nodes = gaussian, num_nodes
+        self.others = False
         trace, values = draw_values(model, args, kwargs, 0)
         check_plates(trace)
         self.sizes = {n: int(np.size(values[n])) for n, s in trace.items() if is_latent(s)}
@@ -90,6 +99,8 @@ class Search:
             elif not _is_gaussian(site["fn"]):
                 kind = type(unwrap(site["fn"])).__name__
                 self.reasons[name] = f"Its prior is {kind}, neither Gaussian nor flat."
+            elif not gaussian and is_flat(site["fn"]):
+                self.reasons[name] = "Its prior is flat, and only effects of groups go here."
 
     @property
     def left(self) -> tuple[str, ...]:
@@ -98,14 +109,9 @@ class Search:
 
     def choices(self, structure: Structure) -> tuple[Choice, ...]:
         """What becomes of each site."""
-        inside = {
-            one.layout.name: _words(one.layout.num_groups, one.layout.dim)
-            for one in structure.found
-        }
+        inside = {choice.site: choice for choice in _inside(structure, self.num_nodes)}
         return tuple(
-            Choice(name, "integrated out exactly", inside[name])
-            if name in inside
-            else Choice(name, "sampled", self.reasons[name])
+            inside[name] if name in inside else Choice(name, "sampled", self.reasons[name])
             for name in self.sizes
         )
 
@@ -114,7 +120,11 @@ class Search:
         while self.left:
             try:
                 probe = Probe(self.model, self.left, self.args, self.kwargs)
-                if self._set_faults_aside(probe) or self._set_slopes_aside(probe):
+                if (
+                    self._set_faults_aside(probe)
+                    or self._set_predictors_aside(probe)
+                    or self._set_slopes_aside(probe)
+                ):
                     continue
                 structure = probed_structure(probe)
             except MarginalizeError as error:
@@ -122,10 +132,11 @@ class Search:
                     raise
                 self._put_aside(error.sites, error.reason)
                 continue
-            if not self._set_costs_aside(structure):
+            aside = self._set_costs_aside if self.gaussian else self._set_blocks_aside
+            if not aside(structure):
                 return structure
-        raise MarginalizeError(
-            "Nothing can be integrated out exactly. "
+        raise NothingLeftError(
+            "Nothing can be integrated out. "
             + " ".join(f"{name!r}: {reason}" for name, reason in self.reasons.items()),
             "Sample the model as it is.",
         )
@@ -145,13 +156,14 @@ class Search:
         reached = probe.reached
         fit = {
             name: sites for name, sites in reached.items()
-            if issubclass(probe.kinds[name], dist.Normal | dist.LogNormal)
+            if probe.is_gaussian(name) == self.gaussian
         }  # fmt: skip
         several = {site for sites in reached.values() for site in sites
                    if sum(site in own for own in reached.values()) > 1}  # fmt: skip
         found = False
         for name, sites in reached.items():
             if name not in fit:
+                self.others = True
                 kind = probe.kinds[name].__name__
                 why = f"It enters the observed site {name!r}, which is {kind}."
                 found |= self._put_aside(sites, why)
@@ -166,6 +178,50 @@ class Search:
                 why = f"It enters the observed site {name!r}, and others enter {best!r}."
                 found |= self._put_aside(sites, why)
         return found
+
+    def _set_predictors_aside(self, probe: Probe) -> bool:
+        """Sites that enter an observed site without a density of its own through no predictor."""
+        if self.gaussian:
+            return False
+        program = probe.program(probe.latents, probe.zeros())
+        predictors = {name: program.find_predictor([name]) for name in self.left}
+        none = [name for name, number in predictors.items() if number is None]
+        why = f"It enters {probe.target!r} through no linear predictor, a number for each row."
+        if self._put_aside(none, why):
+            return True
+        size = {
+            number: sum(self.sizes[name] for name, own in predictors.items() if own == number)
+            for number in predictors.values()
+        }
+        best = max(size, key=lambda number: size[number])
+        others = [name for name, number in predictors.items() if number != best]
+        why = f"It enters {probe.target!r} through another predictor than effects of more values."
+        if self._put_aside(others, why):
+            return True
+        if program.find_predictor(self.left) is not None:
+            return False
+        least = min(self.left, key=lambda name: self.sizes[name])
+        why = f"It enters {probe.target!r} with the other effects through no predictor together."
+        return self._put_aside([least], why)
+
+    def _set_blocks_aside(self, structure: Structure) -> bool:
+        """All but the largest grouping that a quadrature serves, and pays for."""
+        found, others = [], []
+        for block, *_ in make_blocks(structure.found):
+            names = [layout.name for layout in block.layouts]
+            why = _quadrature_words(block, self.num_nodes)
+            if why:
+                others.append((names, why))
+            else:
+                found.append((block.num_groups * block.dim, names))
+        for _, names in sorted(found, reverse=True)[1:]:
+            best = max(found)[1]
+            others.append(
+                (names, f"A quadrature is over one grouping, and {quoted(best)} has more effects.")
+            )
+        for names, why in others:
+            self._put_aside(names, why)
+        return bool(others)
 
     def _set_slopes_aside(self, probe: Probe) -> bool:
         """Sites that don't enter affinely, and the fewest values of products of sites."""
@@ -289,13 +345,67 @@ def _product_words(
     return f"It is the prior mean of {quoted(lacking)}, sampled as well."
 
 
-def named_choices(structure: Structure, sites: Sequence[str]) -> tuple[Choice, ...]:
-    """The same of sites that were named."""
-    layouts = {one.layout.name: one.layout for one in structure.found}
-    inside = tuple(
-        Choice(name, "integrated out exactly", _words(layouts[name].num_groups, layouts[name].dim))
-        for name in sites
-    )
-    return inside + tuple(
+def _quadrature_words(block: Block, num_nodes: int | None) -> str:
+    """Why a block's effects are not integrated out by quadrature; empty where they are."""
+    if block.num_groups == 1:
+        return (
+            "A quadrature is over effects of groups, and this enters all rows. (Named, it goes by "
+            "Laplace's approximation.)"
+        )
+    if block.dim > MAX_DIM:
+        return (
+            f"A quadrature is over one or two effects of each group, and here are {block.dim}. "
+            "(Named, they go by Laplace's approximation.)"
+        )
+    nodes = nodes_of(block.dim, num_nodes) ** block.dim
+    if block.num_groups * block.dim < nodes:
+        return (
+            f"It does not pay: each row would be evaluated at {nodes} nodes to be rid of "
+            f"{block.num_groups * block.dim} effects."
+        )
+    return ""
+
+
+def nodes_of(dim: int, num_nodes: int | None) -> int:
+    """Nodes of a quadrature for each effect."""
+    return NUM_NODES[dim] if num_nodes is None else num_nodes
+
+
+def quadrature_nodes(structure: Structure, num_nodes: int | None) -> int:
+    """Nodes of what is integrated out; 0 for Laplace's approximation.
+
+    Args:
+        structure: The structure.
+        num_nodes: Those that were asked for; None for enough of them.
+
+    Raises:
+        MarginalizeError: If they were, and there is no quadrature of these effects.
+    """
+    grouped = [block for block, *_ in make_blocks(structure.found)]
+    serves = len(grouped) == 1 and grouped[0].dim <= MAX_DIM and not grouped[0].is_flat
+    if num_nodes is not None and num_nodes > 1 and not serves:
+        raise MarginalizeError(
+            f"num_nodes is {num_nodes}, and a quadrature is over one or two effects of each group "
+            "of one grouping.",
+            "Name fewer sites, or take num_nodes=1, Laplace's approximation.",
+        )
+    if not serves or num_nodes == 1:
+        return 0
+    return nodes_of(grouped[0].dim, num_nodes)
+
+
+def _inside(structure: Structure, num_nodes: int | None) -> tuple[Choice, ...]:
+    done = "integrated out exactly"
+    if not structure.is_gaussian:
+        nodes = quadrature_nodes(structure, num_nodes)
+        how = f"quadrature, {nodes} nodes each" if nodes else "Laplace's approximation"
+        done = f"integrated out by {how}"
+    layouts = [one.layout for one in structure.found]
+    return tuple(Choice(one.name, done, _words(one.num_groups, one.dim)) for one in layouts)
+
+
+def named_choices(structure: Structure, num_nodes: int | None) -> tuple[Choice, ...]:
+    """What becomes of each site, where some were named."""
+    return _inside(structure, num_nodes) + tuple(
         Choice(name, "sampled", "It was not named.") for name in structure.latent_shapes
     )

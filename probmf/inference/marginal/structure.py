@@ -14,12 +14,7 @@ from jaxtyping import Array
 from probmf.inference.marginal.affine import check_affine
 from probmf.inference.marginal.dependence import Traced
 from probmf.inference.marginal.generic import UndecidedError
-from probmf.inference.marginal.injection import (
-    MarginalizeError,
-    Values,
-    read_observed,
-    run_with,
-)
+from probmf.inference.marginal.injection import MarginalizeError, Values
 from probmf.inference.marginal.layout import Found, Layout, Structure
 from probmf.inference.marginal.probe import Probe
 
@@ -89,7 +84,12 @@ def probed_structure(probe: Probe) -> Structure:
     probe.check()
     observed = probe.observations()
     on = probe.on_latents["observed"][probe.target]
-    varies = (on["loc"], probe.on_latents["values"][probe.target], *jax.tree.leaves(on["mask"]))
+    is_gaussian = probe.is_gaussian(probe.target)
+    varies: tuple[Any, ...] = (True,)
+    if is_gaussian:
+        varies = (on["loc"], probe.on_latents["values"][probe.target], *jax.tree.leaves(on["mask"]))
+    else:
+        probe.check_rows()
     return Structure(
         target=probe.target,
         hidden=probe.hidden,
@@ -99,6 +99,7 @@ def probed_structure(probe: Probe) -> Structure:
         fixed_priors=not any(probe.on_latents["effects"].values()),
         fixed_targets=not any(varies),
         observed=observed,
+        is_gaussian=is_gaussian,
     )
 
 
@@ -246,7 +247,7 @@ def site_design(source: Any, latents: Values, layout: Layout) -> Array:
     """Coefficients (rows, dim) of a site at given latents, inside a trace.
 
     Args:
-        source: Has the model, its arguments, the target and `zeros`.
+        source: Has `predictor`, by latents and deviations, and `zeros`.
         latents: Values of the other latent sites.
         layout: The site's layout.
     """
@@ -256,10 +257,8 @@ def site_design(source: Any, latents: Values, layout: Layout) -> Array:
     moves = jax.vmap(layout.restore)(jnp.asarray(one, zeros[layout.name].dtype))
 
     def along(deviation: Array) -> Array:
-        run = run_with(
-            source.model, latents, {**zeros, layout.name: deviation}, source.args, source.kwargs
-        )
-        return read_observed(source.target, run.observed[source.target]).loc
+        found: Array = source.predictor(latents, {**zeros, layout.name: deviation})
+        return found
 
     _, slope = jax.linearize(along, zeros[layout.name])
     return jax.vmap(slope)(moves).T

@@ -27,11 +27,10 @@ from probmf.effects import (
     make_pattern,
     standardize,
 )
-from probmf.effects.conditional_draws import draw_effects_of_groups
-from probmf.effects.laplace import Blocks, Tables, log_laplace
-from probmf.effects.quadrature import Groups, log_integrals
+from probmf.effects.laplace import Blocks, Tables
 from probmf.effects.rows import Rows
 from probmf.inference.marginal.blocks import Block, make_blocks
+from probmf.inference.marginal.integrand import Integrand, site_tables
 from probmf.inference.marginal.mixed import population_effects, term_effects
 from probmf.inference.potential import Potential
 from probmf.inference.standard_coordinates import mixed_coordinates
@@ -161,21 +160,11 @@ class Integral:
             rest: All that is left.
             start: Where the search for the modes begins; zero by default.
         """
-        if not self.num_nodes:
-            return log_laplace(self.system(rest), start)
-        near = self.near if start is None else start[0]
-        found, modes = log_integrals(
-            self.groups(rest), self.num_nodes, near, held=self.near is not None
-        )
-        return jnp.sum(found), [modes]
+        return self.integrand(rest).evidence(start)
 
-    def groups(self, rest: Rest) -> Groups:
-        """The groups whose integral is by quadrature."""
-        system = self.system(rest)
-        return Groups(
-            system.rows, system.offset, self.pattern.group, system.designs[0] @ system.trils[0],
-            self.pattern.shapes[0][0],
-        )  # fmt: skip
+    def integrand(self, rest: Rest) -> Integrand:
+        """The rows with the effects that are integrated out."""
+        return Integrand(self.system(rest), self.num_nodes, self.near)
 
     def system(self, rest: Rest) -> Blocks:
         """The rows with the effects that are integrated out."""
@@ -191,10 +180,10 @@ class Integral:
 
     def effects(self, rest: Rest, whitened: Tables) -> dict[str, Array]:
         """Values of the sites that are integrated out, from whitened ones in the blocks' units."""
-        found: dict[str, Array] = {}
-        tables = self.system(rest).effects(whitened)
-        for block, standard, table in zip(self.blocks, self.standards, tables, strict=True):
-            found |= block.split(table if standard is None else standard.effects(table))
+        return self._values(self.system(rest).effects(whitened))
+
+    def _values(self, tables: Tables) -> dict[str, Array]:
+        found = site_tables(self.blocks, self.standards, tables)
         site = self.data.mean.site
         if site in found:
             found[site] = found[site] + self._center()
@@ -202,7 +191,7 @@ class Integral:
 
     def draw(self, rest: Rest, key: Array) -> dict[str, Array]:
         """The effects of one grouping from their conditional, to be traced."""
-        return self.effects(rest, [draw_effects_of_groups(self.groups(rest), key)])
+        return self._values(self.integrand(rest).draw(key))
 
     def covariance(self, rest: Rest, whitened: Tables, block: int) -> Float[Array, "D D"]:
         """Covariance of the effects of a block, not the leading one, about the modes."""

@@ -90,7 +90,7 @@ def sample_by_quadrature(
     if not names:
         raise NoGroupingError("the formula has no group term such as (1 | g)")
     whole = Integral.of(program, data, names, coefficients=True)
-    terms = _chosen(whole)
+    terms = largest_grouping(whole)
     outer = IntegralDensity.of_integral(whole)
     mode = _mode_of(outer)
     point = jnp.asarray(mode.vector, outer.vector.dtype)
@@ -118,8 +118,15 @@ def _mode_of(density: IntegralDensity) -> Mode:
     return find_mode(_score_of(density), density.start())
 
 
-def _chosen(whole: Integral) -> list[str]:
-    """Names of the terms of the largest grouping with one or two effects for each group."""
+def largest_grouping(whole: Integral) -> list[str]:
+    """Names of the terms of the largest grouping with one or two effects for each group.
+
+    Args:
+        whole: The integral over all effects and coefficients.
+
+    Raises:
+        NoGroupingError: If there is none.
+    """
     site = whole.data.mean.site
     sizes = {
         place: block.num_groups * block.dim
@@ -198,7 +205,7 @@ def _nodes(integral: Integral, at_mode: Mapping[str, np.ndarray]) -> dict[str, A
 def _ratios(
     density: IntegralDensity, latents: dict[str, Array], nodes: Array
 ) -> tuple[Array, Array]:
-    groups = density.integral.groups(density.rest(latents))
+    groups = density.integral.integrand(density.rest(latents)).groups
     mode, root = rough_modes(groups, find_modes(groups))  # Begun at them, it stays there.
     return mode, log_ratios(groups, mode, root, nodes)
 

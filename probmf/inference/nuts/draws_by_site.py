@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from probmf.inference.gibbs.job import KEPT, KEPT_BYTES
 from probmf.inference.marginal import MarginalModel
-from probmf.inference.marginal.prepared import Prepared
+from probmf.inference.marginal.prepared_model import PreparedModel
 from probmf.inference.marginal_rows import RowsMarginal
 from probmf.inference.nuts.transitions import CHUNK, STATS, Settings, constrain_chains, named_stats
 from probmf.inference.potential import Potential
@@ -73,7 +73,7 @@ class SiteDraws:
         }
 
     @cached_property
-    def _prepared(self) -> Prepared | None:
+    def _prepared(self) -> PreparedModel | None:
         """Structure of the effects, where some are to be drawn back."""
         if self.recover and isinstance(self.target, MarginalModel):
             return self.target.prepare(*self.arguments)

@@ -12,9 +12,10 @@ import pytest
 from numpyro.infer.util import log_density
 
 from probmf import MixedEffects, fit_marginal, marginalize
-from probmf.inference.marginal import prepared as prepared_module
+from probmf.inference.marginal import prepare as prepare_module
 from probmf.inference.marginal.injection import MarginalizeError
-from probmf.inference.marginal.prepared import Prepared, prepare
+from probmf.inference.marginal.prepare import prepare
+from probmf.inference.marginal.prepared import Prepared
 
 ROWS = 40
 _rng = np.random.default_rng(0)
@@ -50,7 +51,7 @@ MODELS: dict[str, tuple[MixedEffects, tuple[str, ...]]] = {
 def both(model: MixedEffects, sites: tuple[str, ...], arguments: Any) -> tuple[Prepared, Prepared]:
     known = prepare(model.program, sites, arguments, {})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepared_module, "mixed_structure", lambda *_: None)
+        patch.setattr(prepare_module, "mixed_structure", lambda *_: None)
         return known, prepare(model.program, sites, arguments, {})
 
 
@@ -95,7 +96,7 @@ def test_mixed_models_are_not_probed(monkeypatch: pytest.MonkeyPatch) -> None:
     def probe(*_: Any) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(prepared_module, "Probe", probe)
+    monkeypatch.setattr(prepare_module, "Probe", probe)
     model = MixedEffects("y ~ x + (x | g)")
     marginal = marginalize(model, model.effect_sites(model.design(TABLE)))
     assert marginal.prepare(*model.arguments(TABLE)).statistics is not None

@@ -1,0 +1,122 @@
+"""Rows and groups given all others, effects integrated out: against the densities without them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from marginal_models import EXAMPLES, GROUPS, ROWS, g, h, latents_of, x
+from numpyro.infer.util import log_density
+
+from probmf.inference.marginal import marginalize
+
+normal, sample, plate = dist.Normal, numpyro.sample, numpyro.plate
+
+
+GAUSSIAN = ("slopes and means", "crossed", "factors", "masked", "logarithmic")
+
+
+@pytest.mark.parametrize("name", GAUSSIAN)
+def test_gaussian_rows_and_groups_given_the_others(name: str) -> None:
+    """Against the ratio of the densities of all rows and of all others, rows being masked."""
+    example = EXAMPLES[name]
+    marginal = marginalize(example.model, example.sites)
+    part = np.arange(ROWS) % 3
+    with jax.enable_x64(True):
+        latents = latents_of(example)
+        prepared = marginal.prepare(**example.data)
+        run = prepared.run(latents)
+        kept = jax.jit(lambda keep: prepared.kept_density(run, latents, keep))
+        whole = float(kept(jnp.ones(ROWS, bool)))
+        rows = np.array([whole - float(kept(jnp.arange(ROWS) != n)) for n in range(ROWS)])
+        parts = np.array([whole - float(kept(jnp.asarray(part != k))) for k in range(3)])
+        twice = {site: jnp.stack([value, value]) for site, value in latents.items()}
+        got = marginal.leave_one_out(twice, **example.data)
+        by_part = marginal.leave_group_out(part, twice, **example.data)
+        density = prepared.log_density(run, latents)
+    assert whole == pytest.approx(float(density), rel=1e-12)
+    np.testing.assert_allclose(got, [rows, rows], atol=1e-9)
+    np.testing.assert_allclose(by_part, [parts, parts], atol=1e-9)
+
+
+def test_gaussian_rows_against_refits_without_them() -> None:
+    """The model is run on the other rows, and predicts the one that is left out."""
+
+    def model(group: Any, x: Any, y: Any) -> None:
+        tau = sample("tau", dist.HalfNormal(1.0))
+        b = sample("b", normal(0, 2))
+        with plate("groups", GROUPS):
+            u = sample("u", normal(0, tau))
+        with plate("rows", len(y)):
+            sample("y", normal(u[group] + b * x, 0.6), obs=y)
+
+    y, tau = EXAMPLES["crossed"].data["y"], 0.8
+    with jax.enable_x64(True):
+        latents = {"tau": jnp.asarray([tau])}
+        got = marginalize(model).leave_one_out(latents, g, x, y)[0]
+        parts = marginalize(model).leave_group_out(g, latents, g, x, y)[0]
+    cover = tau**2 * (g[:, None] == g) + 4.0 * np.outer(x, x) + 0.36 * np.eye(ROWS)
+    for one, left in [(np.arange(ROWS) == n, got[n]) for n in (0, 7, 19)] + [
+        (g == k, parts[k]) for k in range(GROUPS - 1)
+    ]:
+        solved = np.linalg.solve(cover[np.ix_(~one, ~one)], cover[np.ix_(~one, one)])
+        mean = solved.T @ y[~one]
+        spread = cover[np.ix_(one, one)] - cover[np.ix_(one, ~one)] @ solved
+        error = y[one] - mean
+        want = -0.5 * (
+            error @ np.linalg.solve(spread, error) + np.linalg.slogdet(2 * np.pi * spread)[1]
+        )
+        assert float(left) == pytest.approx(float(want), abs=1e-9)
+
+
+def counted(group: Any, y: Any) -> None:
+    a = sample("a", normal(0, 1))
+    tau = sample("tau", dist.HalfNormal(1.0))
+    with plate("groups", GROUPS):
+        u = sample("u", normal(a, tau))
+    with plate("rows", len(y)):
+        sample("y", dist.Poisson(jnp.exp(u[group])), obs=y)
+
+
+@pytest.mark.parametrize("sites", ["u", ("u", "a")])
+def test_counts_given_the_others_against_fits_without_them(sites: Any) -> None:
+    """Of each fit without rows the density of the rest is subtracted, by quadrature or Laplace's.
+
+    Large counts have conditionals far narrower than the prior, which is what is left of a group
+    without its rows.
+    """
+    y = np.random.default_rng(4).poisson(40.0 * np.exp(0.3 * h))[:12]
+    group, part = g[:12], np.arange(12) % 3
+    marginal = marginalize(counted, sites)
+    latents = {"a": jnp.asarray([0.5]), "tau": jnp.asarray([1.5])}
+    latents = {site: value for site, value in latents.items() if site not in sites}
+
+    def density(keep: np.ndarray) -> float:
+        own = {site: value[0] for site, value in latents.items()}
+        marginal.prepare(group[keep], y[keep])
+        run = jax.jit(lambda: log_density(marginal, (group[keep], y[keep]), {}, own)[0])
+        return float(run())
+
+    with jax.enable_x64(True):
+        whole = density(np.ones(12, bool))
+        rows = [whole - density(np.arange(12) != n) for n in (0, 5)]
+        parts = [whole - density(part != 1)]
+        own = [whole - density(group != group[0])]
+        got = marginal.leave_one_out(latents, group, y)[0]
+        by_part = marginal.leave_group_out(part, latents, group, y)[0]
+        by_group = marginal.leave_group_out(group, latents, group, y)[0]
+    np.testing.assert_allclose(got[np.array([0, 5])], rows, atol=1e-7)
+    np.testing.assert_allclose(by_part[1], parts[0], atol=1e-7)
+    np.testing.assert_allclose(by_group[group[0]], own[0], atol=1e-7)
+
+
+def test_bad_groups_are_refused() -> None:
+    example = EXAMPLES["intercepts"]
+    samples = {"tau": np.ones(2), "sigma": np.ones(2)}
+    with pytest.raises(
+        ValueError, match=r"group has shape \(3,\); expected a label for each of 20"
+    ):
+        marginalize(example.model).leave_group_out([0, 1, 2], samples, **example.data)

@@ -1,0 +1,102 @@
+"""`leave_one_out` of mixed models against dense algebra and integrals on a grid, at given draws."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal, norm, poisson
+
+from probmf import MixedEffects
+from probmf.inference.mixed.leave_one_out import leave_one_out
+from probmf.results import MixedFit
+
+rng = np.random.default_rng(0)
+ROWS = 12
+g = np.arange(ROWS) % 4
+TABLE: dict[str, Any] = {
+    "y": rng.normal(size=ROWS), "n": rng.poisson(3.0, ROWS), "x": rng.normal(size=ROWS),
+    "g": np.array(list("abcd"))[g],
+}  # fmt: skip
+
+
+def made(model: MixedEffects, **draws: Any) -> MixedFit:
+    """A fit of one chain with given draws; effects are whatever they are."""
+    samples = {name: np.asarray(value, float)[None] for name, value in draws.items()}
+    return MixedFit(model, model.design(TABLE), samples, "made")
+
+
+def gaussian() -> MixedFit:
+    sigma, tau = [[0.7, 1.2], [[0.9], [0.4]]]
+    return made(
+        MixedEffects("y ~ 1 + x + (1 | g)"), noise_scale=sigma, g_scale=tau,
+        coefficients=np.zeros((2, 2)), g_effects=np.zeros((2, 4, 1)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("by", [None, "g"])
+def test_gaussian_rows_and_groups(by: str | None) -> None:
+    fit = gaussian()
+    found = leave_one_out(fit, by=by)
+    prior = fit.design.data.priors["coefficients"]
+    columns = np.stack([np.ones(ROWS), TABLE["x"]], axis=1)
+    mean = columns @ np.asarray(prior.mean)
+    fixed = (columns * np.asarray(prior.variance)) @ columns.T
+    for draw, (sigma, tau) in enumerate([(0.7, 0.9), (1.2, 0.4)]):
+        cover = sigma**2 * np.eye(ROWS) + tau**2 * (g[:, None] == g) + fixed
+        whole = multivariate_normal(mean, cover).logpdf(TABLE["y"])
+        for part, keep in enumerate(
+            g != k if by else np.arange(ROWS) != k for k in range(4 if by else ROWS)
+        ):
+            rest = multivariate_normal(mean[keep], cover[np.ix_(keep, keep)])
+            want = whole - rest.logpdf(TABLE["y"][keep])
+            assert found[0, draw, part] == pytest.approx(want, abs=1e-8)
+
+
+@pytest.mark.parametrize("by", [None, "g"])
+def test_counts_by_quadrature(by: str | None) -> None:
+    beta, tau = np.array([0.8, 0.3]), 0.9
+    fit = made(
+        MixedEffects("n ~ 1 + x + (1 | g)", likelihood="poisson"), g_scale=[[tau]],
+        coefficients=[beta], g_effects=np.zeros((1, 4, 1)),
+    )  # fmt: skip
+    found = leave_one_out(fit, by=by)[0, 0]
+    u = np.linspace(-8, 8, 4001)
+    logs = poisson.logpmf(
+        TABLE["n"][:, None], np.exp((beta[0] + beta[1] * TABLE["x"])[:, None] + u)
+    )
+    for part in range(4 if by else ROWS):
+        own = g == (part if by else g[part])
+        keep = own & ((np.arange(ROWS) != part) if by is None else False)
+        both = [
+            np.logaddexp.reduce(norm.logpdf(u, 0, tau) + logs[rows].sum(axis=0))
+            for rows in (own, keep)
+        ]
+        assert found[part] == pytest.approx(both[0] - both[1], abs=1e-5)
+
+
+def test_arviz_takes_them() -> None:
+    fit = gaussian()
+    rows, groups = leave_one_out(fit), leave_one_out(fit, by=TABLE["g"])
+    tree = fit.to_arviz(log_likelihood=rows)
+    np.testing.assert_array_equal(tree["log_likelihood"]["y"], rows)
+    tree = fit.to_arviz(log_likelihood=groups)
+    np.testing.assert_array_equal(tree["log_likelihood"]["y_by_group"], groups)
+    with pytest.raises(ValueError, match=r"has shape \(3, 2\); expected .* axes \(1, 2\)"):
+        fit.to_arviz(log_likelihood=np.zeros((3, 2)))
+
+
+@pytest.mark.parametrize(
+    ("by", "message"),
+    [
+        ("h", "by is 'h'; the grouping factors are: 'g'"),
+        ([0, 1], r"by has shape \(2,\); expected a label for each of 12 rows"),
+    ],
+)
+def test_bad_groups_are_refused(by: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        leave_one_out(gaussian(), by=by)
+
+
+def test_other_fits_are_refused() -> None:
+    with pytest.raises(TypeError, match="fit is of type int; expected a fit of a mixed model"):
+        leave_one_out(3)  # type: ignore[arg-type]
