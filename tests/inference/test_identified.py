@@ -315,3 +315,19 @@ def test_a_point_by_svi_that_only_priors_divide() -> None:
     assert fit.history is not None
     assert fit.notes == fit.history.notes
     assert "prior's word alone" in fit.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("formula", "is_told"),
+    [
+        ("y ~ C(four) + (1 | four)", True),
+        ("y ~ C(four) + x:C(four) + (1 + x | four)", True),
+        ("y ~ C(four) + (1 + x | four)", False),
+        ("y ~ x + (1 | four)", False),
+    ],
+)
+def test_effects_that_are_sums_of_columns_are_told(formula: str, is_told: bool) -> None:
+    design = MixedEffects(formula).design(TABLE)
+    told = [one.text for one in confounded_variances(design, prior=True)]
+    assert [text for text in told if "Every effect of four is a sum" in text] == told * is_told
+    assert confounded_variances(design, prior=False) == []

@@ -41,7 +41,7 @@ class Finding(NamedTuple):
 
 
 def confounded_variances(design: Design, *, prior: bool) -> list[Finding]:
-    """Variances that the data do not tell apart.
+    """Variances that the data do not tell apart, or with priors not from coefficients.
 
     Args:
         design: A model's; of any response.
@@ -50,9 +50,10 @@ def confounded_variances(design: Design, *, prior: bool) -> list[Finding]:
     Returns:
         One finding for each set of them. Cost O(n log n) for each two group terms.
     """
+    spanned = _spanned(design) if prior else []
     matrices = _matrices(design)
     if not matrices:
-        return []
+        return spanned
     gram = _products(matrices)
     size = np.sqrt(np.diag(gram))
     size[size == 0] = 1.0
@@ -61,11 +62,34 @@ def confounded_variances(design: Design, *, prior: bool) -> list[Finding]:
     together = np.abs(null @ null.T) > np.sqrt(ROUNDING)
     count, part = scipy.sparse.csgraph.connected_components(together)
     sets = [np.flatnonzero(part == one) for one in range(count)]
-    return [
+    return spanned + [
         _confounded(design, [matrices[place] for place in own], prior=prior)
         for own in sets
         if together[own[0], own[0]]
     ]
+
+
+def _spanned(design: Design) -> list[Finding]:
+    """Terms whose effects are sums of the population's columns, which then tell the same."""
+    columns = np.asarray(design.data.population, np.float64)
+    basis = scipy.linalg.qr(columns, mode="economic")[0] if columns.shape[1] else columns
+    found = []
+    for term in design.data.groups:
+        site, z = f"{term.name}_scale", np.asarray(term.z, np.float64)
+        num = term.num_groups * z.shape[1]
+        if not isinstance(design.data.priors[site], Distribution) or num > columns.shape[1]:
+            continue
+        effects = (np.eye(term.num_groups)[term.group][:, :, None] * z[:, None]).reshape(-1, num)
+        left = np.linalg.norm(effects - basis @ (basis.T @ effects), axis=0)
+        if np.all(left <= ROUNDING * np.linalg.norm(effects, axis=0)):
+            text = (
+                f"Every effect of {term.plate} is a sum of the coefficients' columns, so that the "
+                f"{design.data.num_observations:,} rows tell next to nothing of {site}: it is left "
+                f"to its prior. Leave the group term of {term.plate} or those columns out of the "
+                "formula, or give the scale as a number in priors=."
+            )
+            found.append(Finding(frozenset([site]), text))
+    return found
 
 
 def _confounded(design: Design, members: list[_Matrix], *, prior: bool) -> Finding:
