@@ -135,23 +135,29 @@ def block_covariance(
         statistics: Sums over the observations; those of the target are of no consequence.
         trils: See `log_evidence`.
         precision: Noise precision.
-        block: Position of the block, not of the leading one.
+        block: Position of the block.
         flat: See `log_evidence`.
 
     Returns:
         The matrix. The conditional mean is linear in the sums of the target, and this its slope;
         one factorization serves all its columns.
     """
-    start, (groups, dim) = pattern.offsets[block - 1], pattern.shapes[block]
-    units = jnp.eye(pattern.num_columns, dtype=statistics.rest.dtype)[start : start + groups * dim]
-    lead, square = jnp.zeros_like(statistics.lead), jnp.zeros_like(statistics.square)
+    groups, dim = pattern.shapes[block]
+    sums = statistics._replace(
+        lead=jnp.zeros_like(statistics.lead), rest=jnp.zeros_like(statistics.rest),
+        square=jnp.zeros_like(statistics.square),
+    )  # fmt: skip
 
     def column(unit: Array) -> Array:
-        sums = statistics._replace(lead=lead, rest=unit, square=square)
-        _, tables = draw_effects(pattern, sums, trils, precision, None, flat)
+        if block:
+            start = pattern.offsets[block - 1]
+            own = sums._replace(rest=sums.rest.at[start : start + groups * dim].set(unit))
+        else:
+            own = sums._replace(lead=unit.reshape(groups, dim))
+        _, tables = draw_effects(pattern, own, trils, precision, None, flat)
         return tables[block].ravel() / precision
 
-    return jax.vmap(column)(units)
+    return jax.vmap(column)(jnp.eye(groups * dim, dtype=statistics.rest.dtype))
 
 
 def remainder_shapes(pattern: Pattern, flat: Collection[int]) -> tuple[Shape, ...]:

@@ -280,18 +280,49 @@ def test_noise_by_a_formula() -> None:
         assert log_likelihood(noise, scale + step) < best
 
 
-@pytest.mark.parametrize(
-    ("formula", "options", "error", "message"),
-    [
-        ("y ~ 1 + x", {}, ValueError, "no group term"),
-        (FORMULA, {"scale_formula": "~ 1 + (1 | g)"}, ValueError, "scale_formula.*has group terms"),
-    ],
-)
-def test_models_that_have_none(
-    formula: str, options: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        fit_marginal(MixedEffects(formula, **options), table())
+def test_effects_in_the_noise_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"scale_formula.*has group terms"):
+        fit_marginal(MixedEffects(FORMULA, scale_formula="~ 1 + (1 | g)"), table())
+
+
+@pytest.mark.parametrize("objective", ["likelihood", "restricted"])
+def test_without_group_terms_it_is_least_squares(objective: Any) -> None:
+    data = table()
+    fit = fit_marginal(MixedEffects("y ~ 1 + x"), data, objective=objective)
+    columns = np.stack([np.ones(len(data["y"])), data["x"]], axis=1)
+    best, (square,), *_ = np.linalg.lstsq(columns, np.asarray(data["y"]), rcond=None)
+    free = len(columns) - (2 if objective == "restricted" else 0)
+    point = fit.point()
+    np.testing.assert_allclose(point["coefficients"], best, rtol=1e-6)
+    np.testing.assert_allclose(point["noise_scale"], np.sqrt(square / free), rtol=1e-5)
+    spread = np.linalg.inv(columns.T @ columns) * square / free
+    np.testing.assert_allclose(
+        fit.maximum.errors["coefficients"], np.sqrt(np.diag(spread)), rtol=1e-4
+    )
+    value = -0.5 * free * (np.log(2 * np.pi * square / free) + 1)
+    if objective == "restricted":
+        value -= 0.5 * np.linalg.slogdet(columns.T @ columns)[1]
+    assert -fit.history.objective[-1] == pytest.approx(value, rel=1e-8)
+    assert fit.maximum.num_parameters == 3
+
+
+def test_without_group_terms_it_is_a_generalized_linear_model() -> None:
+    """Poisson counts, by Newton's method."""
+    data = table()
+    data["n"] = np.random.default_rng(0).poisson(np.exp(0.5 + 0.3 * np.asarray(data["x"])))
+    fit = fit_marginal(MixedEffects("n ~ 1 + x", likelihood="poisson"), data)
+    columns, best = np.stack([np.ones(len(data["n"])), data["x"]], axis=1), np.zeros(2)
+    for _ in range(30):
+        rate = np.exp(columns @ best)
+        information = (columns * rate[:, None]).T @ columns
+        best = best + np.linalg.solve(information, columns.T @ (data["n"] - rate))
+    np.testing.assert_allclose(fit.point()["coefficients"], best, atol=1e-6)
+    errors = np.sqrt(np.diag(np.linalg.inv(information)))
+    np.testing.assert_allclose(fit.maximum.errors["coefficients"], errors, rtol=1e-4)
+    value = np.sum(scipy.stats.poisson.logpmf(data["n"], np.exp(columns @ best)))
+    assert fit.maximum.log_likelihood == pytest.approx(value, rel=1e-10)
+    with pytest.raises(ValueError, match="this model has no group term"):
+        fit_marginal(MixedEffects("n ~ 1 + x", likelihood="poisson"), data, num_nodes=5)
 
 
 def test_arguments() -> None:
@@ -311,8 +342,8 @@ def test_too_few_iterations_warn() -> None:
 
 
 def test_double_precision_is_left_alone_after_an_error() -> None:
-    with pytest.raises(ValueError, match="no group term"):
-        fit_marginal(MixedEffects("y ~ x"), table())
+    with pytest.raises(ValueError, match="num_nodes is 5, but likelihood"):
+        fit_marginal(MixedEffects(FORMULA), table(), num_nodes=5)
     assert not jax.config.jax_enable_x64
 
 

@@ -163,7 +163,7 @@ class ApproximateProblem:
 
     def _zeros(self) -> Tables:
         dtype = jnp.result_type(float)
-        return [jnp.zeros(shape, dtype) for shape in self.integral.pattern.shapes]
+        return [jnp.zeros((own.num_groups, own.dim), dtype) for own in self.integral.blocks]
 
 
 def _require_one_grouping(integral: Integral, objective: Objective, num_nodes: int) -> None:
@@ -174,6 +174,10 @@ def _require_one_grouping(integral: Integral, objective: Objective, num_nodes: i
             f"{told} is over the effects of one grouping, and objective={objective!r} integrates "
             "the coefficients out with them. Use objective='likelihood', or num_nodes=1, Laplace's "
             "approximation."
+        )
+    if not integral.blocks:
+        raise ValueError(
+            f"{told} is over effects, and this model has no group term. Leave num_nodes out."
         )
     if len(integral.blocks) > 1:
         sites = ", ".join(integral.sites)

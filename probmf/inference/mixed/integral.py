@@ -20,6 +20,7 @@ from numpyro.infer.util import constrain_fn, log_density
 
 from probmf.data import wrap_words
 from probmf.effects import (
+    Grouping,
     Pattern,
     Standard,
     block_covariance,
@@ -112,8 +113,9 @@ class Integral:
         if coefficients and data.mean.names:
             found.append(population_effects(data.mean))
         grouped = make_blocks(found)
-        pattern = make_pattern([block.grouping(group) for block, group, _ in grouped])
-        grouped = [grouped[place] for place in pattern.order]
+        nothing = Grouping("nothing", np.zeros(data.num_observations, np.int32), 1, 1)
+        pattern = make_pattern([b.grouping(group) for b, group, _ in grouped] or [nothing])
+        grouped = [grouped[place] for place in pattern.order] if grouped else []
         apart = [
             standardize(np.concatenate([found[i].design for i in members], axis=1))
             for _, _, members in grouped
@@ -160,6 +162,9 @@ class Integral:
             rest: All that is left.
             start: Where the search for the modes begins; zero by default.
         """
+        if not self.blocks:
+            system = self.system(rest)
+            return jnp.sum(system.rows(system.offset)), []
         return self.integrand(rest).evidence(start)
 
     def integrand(self, rest: Rest) -> Integrand:

@@ -46,10 +46,11 @@ def fit_marginal(
     The first two ignore all priors. The third integrates the coefficients out under theirs; it is
     the mode on the scale of the sites themselves.
 
-    Effects of a Gaussian or log-normal response are integrated out exactly. Of another one the
-    integral is Laplace's approximation about their mode, with the observed information; with
-    `num_nodes` above 1 it is adaptive Gauss-Hermite quadrature about the same mode, which more
-    nodes make as exact as one likes.
+    A formula without group terms is a linear or a generalized linear model. Effects of a Gaussian
+    or log-normal response are integrated out exactly. Of another one the integral is Laplace's
+    approximation about their mode, with the observed information; with `num_nodes` above 1 it is
+    adaptive Gauss-Hermite quadrature about the same mode, which more nodes make as exact as one
+    likes.
 
     Args:
         model: A mixed model.
@@ -68,9 +69,9 @@ def fit_marginal(
 
     Raises:
         TypeError: If `model` is no MixedEffects.
-        ValueError: If the formula has no group term or that of the noise has one, an argument is
-            out of range, there is no quadrature of these effects, or there is no best fit as
-            coefficients and effects leave no noise.
+        ValueError: If the formula of the noise has a group term, an argument is out of range, there
+            is no quadrature of these effects, or there is no best fit as coefficients and effects
+            leave no noise.
 
     Warns:
         FitWarning: If the rows do not tell variances apart, the fit is singular (a scale at zero,
@@ -106,11 +107,6 @@ def fit_marginal(
     begin = time.perf_counter()
     with own_settings(float64 or bool(jax.config.jax_enable_x64)):
         design = data if isinstance(data, Design) else model.design(data)
-        if not design.data.groups:
-            raise ValueError(
-                f"The formula {model.formula!r} has no group term such as (1 | g); there are no "
-                "effects to integrate out. Use sample_marginal, sample_nuts or fit_svi."
-            )
         if design.data.noise is not None and design.data.noise.groups:
             raise ValueError(
                 f"scale_formula {model.scale_formula!r} has group terms, whose effects can't be "
