@@ -262,7 +262,7 @@ def require(method: str, model: Any) -> None:
     if not isinstance(model, families):
         *others, last = (family.__name__ for family in families)
         expected = f"{', '.join(others)} or {last}" if others else last
-        why = "For any other NumPyro model use marginalize(model, sites) with NumPyro's own MCMC."
+        why = "For any other NumPyro model use marginalize(model) with NumPyro's own MCMC."
         for row in TABLE:
             if row.title == row.family.__name__ and isinstance(model, row.family):
                 why = row.sentence(method, row.title)

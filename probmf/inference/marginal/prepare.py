@@ -22,6 +22,7 @@ from probmf.effects import (
 from probmf.effects.host import HostEvidence
 from probmf.inference.marginal.approximated import Approximated
 from probmf.inference.marginal.blocks import Block, make_blocks
+from probmf.inference.marginal.choices import named_choices, quadrature_nodes
 from probmf.inference.marginal.forms import quoted
 from probmf.inference.marginal.injection import (
     MarginalizeError,
@@ -32,7 +33,7 @@ from probmf.inference.marginal.mixed import mixed_structure
 from probmf.inference.marginal.prepared import Prepared
 from probmf.inference.marginal.prepared_model import PreparedModel
 from probmf.inference.marginal.probe import Probe
-from probmf.inference.marginal.search import find_structure, named_choices, quadrature_nodes
+from probmf.inference.marginal.search import find_structure
 from probmf.inference.marginal.structure import probed_structure
 from probmf.models.mixed.program import MixedProgram
 from probmf.numpyro_setup import run_unchecked
