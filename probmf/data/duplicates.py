@@ -3,8 +3,6 @@
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from probmf.data.column import plain
 from probmf.data.ids import first_repeat
@@ -49,7 +47,7 @@ def resolve_duplicates(
         names = ", ".join(map(repr, get_args(Duplicates)))
         raise ValueError(f"duplicates is {policy!r}; expected one of {names}.")
     pair = rows.user.astype(np.int64) * len(items) + rows.item
-    if pc.count_distinct(pa.array(pair)).as_py() == len(pair):
+    if not _repeats(pair):
         return rows
     _, first, group = np.unique(pair, return_index=True, return_inverse=True)
     if policy == "error":
@@ -61,10 +59,27 @@ def resolve_duplicates(
         last = np.zeros_like(first)
         last[group] = np.arange(len(pair))  # Of several assignments the last one stays.
         return rows.take(np.sort(last))
-    return _combine(rows, first, group, mean=policy == "mean").take(order)
+    return combine(rows, first, group, mean=policy == "mean").take(order)
 
 
-def _combine(rows: Rows, first: np.ndarray, group: np.ndarray, *, mean: bool) -> Rows:
+def _repeats(pair: np.ndarray) -> bool:
+    """True if a number occurs twice; in half the memory of a table of those seen."""
+    ordered = np.sort(pair)
+    return bool((ordered[1:] == ordered[:-1]).any())
+
+
+def combine(rows: Rows, first: np.ndarray, group: np.ndarray, *, mean: bool) -> Rows:
+    """One row for each pair: means or sums of ratings, sums of weights, the latest times.
+
+    Args:
+        rows: The rows.
+        first: The first row of each pair.
+        group: The pair of each row.
+        mean: True for means of ratings.
+
+    Returns:
+        The rows, in the order of `first`.
+    """
     kept = rows.take(first)
     rating = np.bincount(group, rows.rating)
     weight = None if rows.weight is None else np.bincount(group, rows.weight)

@@ -76,20 +76,21 @@ _MISSING_TEXT = pa.array(
 
 
 def infer_ids(table: pa.Table, names: Sequence[str]) -> pa.Table:
-    """The table with columns of text as ids.
+    """The table with columns of text as ids; see `parse_ids`."""
+    for name in names:
+        ids = parse_ids(table[name].combine_chunks())
+        table = table.set_column(table.column_names.index(name), name, ids)
+    return table
+
+
+def parse_ids(texts: pa.Array) -> pa.Array:
+    """Ids that were written as text.
 
     Ids that are all written as whole numbers (no leading zero, no sign +) become integers; any
     other column of ids stays text, so that "007" and "7" remain two ids. Empty fields and the usual
     spellings of missing values ("NA", "nan", "null", ...) are missing among integers; among text
     only empty fields are.
     """
-    for name in names:
-        ids = _parsed(table[name].combine_chunks())
-        table = table.set_column(table.column_names.index(name), name, ids)
-    return table
-
-
-def _parsed(texts: pa.Array) -> pa.Array:
     if not is_text(texts.type):
         return texts
     kept = pc.if_else(pc.is_in(texts, _MISSING_TEXT), None, texts)

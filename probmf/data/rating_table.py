@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ import pyarrow as pa
 from probmf.data.column import FINITE, LARGEST, refuse, refuse_large
 from probmf.data.duplicates import Rows
 from probmf.data.vocabulary import Vocabulary
+from probmf.rows.store import RowStore
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,6 +45,8 @@ class RatingTable:
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     user_features: pa.Table | None = None
     item_features: pa.Table | None = None
+    #: The same ratings by row, where they were opened so; no field, as any change makes it false.
+    rows: ClassVar[RowStore | None] = None
 
     def __post_init__(self) -> None:
         """Check the fields against each other and freeze the arrays."""
@@ -181,21 +184,25 @@ def _codes(values: Any, name: str, vocabulary: Vocabulary) -> np.ndarray:
             f"{name} is of type {codes.dtype}, expected codes (whole numbers). For a table with "
             "ids use Ratings.from_frame."
         )
-    wrong = (codes < 0) | (codes >= len(vocabulary))
-    refuse(wrong, codes, name, f", but codes are 0 to {len(vocabulary) - 1}.")
+    # The extremes first: of a hundred million codes a mask takes more than the answer.
+    if len(codes) and (codes.min() < 0 or codes.max() >= len(vocabulary)):
+        wrong = (codes < 0) | (codes >= len(vocabulary))
+        refuse(wrong, codes, name, f", but codes are 0 to {len(vocabulary) - 1}.")
     return codes.astype(np.int32, copy=False)
 
 
 def _finite(values: Any, name: str) -> np.ndarray:
     numbers = np.asarray(values, dtype=np.float64)
-    refuse(~np.isfinite(numbers.ravel()), numbers.ravel(), name, FINITE)
     # Fits add up squares, of residuals that may be several times as large.
     largest = 0.1 * math.sqrt(LARGEST / max(1, numbers.size))
-    refuse_large(numbers.ravel(), name, largest=largest)
+    if numbers.size and not (numbers.min() >= -largest and numbers.max() <= largest):
+        refuse(~np.isfinite(numbers.ravel()), numbers.ravel(), name, FINITE)
+        refuse_large(numbers.ravel(), name, largest=largest)
     return numbers
 
 
 def refuse_weights(weight: np.ndarray, what: str) -> None:
     """Raise a ValueError that names the first negative weight."""
-    problem = ", but a weight can't be negative; zero leaves a rating out of the fit."
-    refuse(weight < 0, weight, what, problem)
+    if weight.size and weight.min() < 0:
+        problem = ", but a weight can't be negative; zero leaves a rating out of the fit."
+        refuse(weight < 0, weight, what, problem)

@@ -14,8 +14,10 @@ from probmf.data.files import PathLike, infer_ids, read_csv, read_parquet
 from probmf.data.rating_fields import FrameOptions, build_fields, matrix_fields, wanted_columns
 from probmf.data.rating_summary import describe, describe_html
 from probmf.data.side_tables import labels
+from probmf.data.sort_files import POLICIES, Source, open_files
 from probmf.data.splits import SplittableRatings
 from probmf.data.vocabulary import Vocabulary, in_order
+from probmf.rows.store import Side
 
 
 class Ratings(SplittableRatings):
@@ -166,6 +168,88 @@ class Ratings(SplittableRatings):
         """
         table = read_parquet(path, wanted_columns(options))
         return cls(**build_fields(table, options, f"the file {path}"))
+
+    @classmethod
+    def open(
+        cls,
+        path: PathLike,
+        *,
+        folder: PathLike | None = None,
+        user: str = "user",
+        item: str = "item",
+        rating: str | None = "rating",
+        weight: str | None = None,
+        time: str | None = None,
+        user_features: Any = None,
+        item_features: Any = None,
+        duplicates: Literal["error", "mean", "sum"] = "error",
+        users: Vocabulary | Sequence[Any] | np.ndarray | None = None,
+        items: Vocabulary | Sequence[Any] | np.ndarray | None = None,
+        delimiter: str = ",",
+        column_names: Sequence[str] | None = None,
+        memory_limit: str = "2GB",
+        rebuild: bool = False,
+    ) -> Self:
+        """Ratings of files that need not fit in memory.
+
+        At the first call the files are sorted by user and by item into a folder; after that the
+        folder is mapped into memory, and a fit reads from it what it needs. The ratings are in the
+        order of their users, then items; else they are those of `from_parquet` or `from_csv`.
+
+        Args:
+            path: A Parquet file, a folder of them, or a CSV file; or a folder that was made so.
+            folder: Where the sorted ratings are kept; by default beside `path`, with ".sorted"
+                after its name. It takes some 32 bytes a rating, and once more while it is made.
+            user: Name of the column of user ids.
+            item: Name of the column of item ids.
+            rating: Name of the column of ratings; None if all ratings are one.
+            weight: Name of a column of weights, not negative.
+            time: Name of a column of times.
+            user_features: See `from_frame`.
+            item_features: See `from_frame`.
+            duplicates: See `from_frame`; sorted rows have no "first" and no "last".
+            users: See `from_frame`; for test files the users of the training ratings.
+            items: The same for items.
+            delimiter: What stands between fields of CSV.
+            column_names: Names of the columns, if a CSV file has no header line.
+            memory_limit: Memory that sorting may take; beyond it DuckDB goes on on disk.
+            rebuild: Make the folder again, even if it is there.
+
+        Returns:
+            The ratings; their arrays are maps of files.
+
+        Raises:
+            FileNotFoundError: If there is no such file or folder.
+            ImportError: If DuckDB is not installed.
+            MemoryError: If `memory_limit` does not suffice.
+            OSError: If the disk is full.
+            TypeError: As for `from_frame`.
+            ValueError: If a file can't be read, has other column types than the first, or changes
+                while it is read; if the folder was made from other files or with other arguments,
+                was changed, or is of another version; and as for `from_frame`.
+
+        Example:
+            >>> Ratings.open("ratings.parquet", time="timestamp")  # doctest: +SKIP
+            Ratings(100,000,000 ratings of 17,770 items by 480,189 users, from 1 to 5)
+
+        Cost: The first call reads the files three times, O(n log n); further calls read the folder
+        once, to check it.
+        """
+        if duplicates not in POLICIES:
+            raise ValueError(
+                f"duplicates is {duplicates!r}; expected 'error', 'mean' or 'sum': in which order "
+                "rows stood in the files is not known once they are sorted."
+            )
+        source = Source(
+            str(path), user, item, rating, weight, time, duplicates, delimiter,
+            None if column_names is None else tuple(column_names),
+        )  # fmt: skip
+        given: dict[Side, Any] = {"user": users, "item": items}
+        features: dict[Side, Any] = {"user": user_features, "item": item_features}
+        fields, rows = open_files(source, folder, given, features, memory_limit, rebuild)
+        ratings = cls(**fields)
+        object.__setattr__(ratings, "rows", rows)
+        return ratings
 
     @classmethod
     def from_scipy(

@@ -336,11 +336,7 @@ class MatrixFactorization(FactorTerms):
         self.check_data(ratings)
         self.likelihood.check_training(ratings.rating, ratings.weight)
         base = self.likelihood.base_score(ratings.rating, ratings.weight)
-        features: dict[str, Any] = {
-            f"{side}_features": jnp.asarray(values, jnp.result_type(float))
-            for side, values in self.encode(ratings).items()
-        }
-        return (replace(Observations.from_ratings(ratings, base), **features),)
+        return (Observations.from_ratings(ratings, base, self.encode(ratings)),)
 
     def check_data(self, ratings: Ratings) -> None:
         """Refuse ratings that do not suit the model, whatever they tell of learned parameters.

@@ -1,7 +1,10 @@
 """Data of a factorization: checked device arrays, without labels."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +53,8 @@ class Observations:
     num_items: int
     user_features: Float[Array, "users p"] | None = None
     item_features: Float[Array, "items p"] | None = None
+    #: The ratings by row in the files that they were opened from; lost where anything changes.
+    rows: ClassVar[RowStore | None] = None
 
     @property
     def features(self) -> dict[Side, Float[Array, "rows p"]]:
@@ -58,12 +63,18 @@ class Observations:
         return {side: features for side, features in both.items() if features is not None}
 
     @classmethod
-    def from_ratings(cls, ratings: Ratings, base_score: float) -> "Observations":
+    def from_ratings(
+        cls,
+        ratings: Ratings,
+        base_score: float,
+        features: Mapping[Side, np.ndarray] = MappingProxyType({}),
+    ) -> "Observations":
         """Place checked ratings on the device; ratings of weight zero are left out.
 
         Args:
             ratings: The table; its codes are within range by construction.
             base_score: The "mean" intercept that belongs to these ratings.
+            features: Encoded features of the sides that the model uses any of.
 
         Returns:
             The observations, in the table's order, in JAX's default precision.
@@ -73,7 +84,7 @@ class Observations:
         weight = None
         if ratings.weight is not None and np.any(ratings.weight[keep] != 1):
             weight = jnp.asarray(ratings.weight[keep], dtype)
-        return cls(
+        observations = cls(
             user=jnp.asarray(ratings.user[keep]),
             item=jnp.asarray(ratings.item[keep]),
             rating=jnp.asarray(ratings.rating[keep], dtype),
@@ -81,10 +92,19 @@ class Observations:
             base_score=jnp.asarray(base_score, dtype),
             num_users=ratings.num_users,
             num_items=ratings.num_items,
+            **{f"{side}_features": jnp.asarray(x, dtype) for side, x in features.items()},
         )
+        object.__setattr__(observations, "rows", ratings.rows)
+        return observations
 
     def by_row(self, unobserved_weight: float = 0.0) -> RowStore:
-        """The ratings sorted by user and by item; see `shift_weak_zeros` for the weight."""
+        """The ratings sorted by user and by item; see `shift_weak_zeros` for the weight.
+
+        Where they were opened from files that hold them in JAX's present precision, their rows are
+        those of the files.
+        """
+        if self.rows is not None and self.rows.dtype == jnp.result_type(float):
+            return self.rows.shift(unobserved_weight)
         rating = np.asarray(self.rating, np.float64)
         weight = None if self.weight is None else np.asarray(self.weight, np.float64)
         return RowStore.of(

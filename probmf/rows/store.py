@@ -5,7 +5,7 @@ table, so that sums are the same on every machine.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Self
 
 import jax.numpy as jnp
@@ -86,6 +86,15 @@ class RowRatings:
         """Number of ratings of each row."""
         return np.diff(self.start)
 
+    def shift(self, unobserved_weight: float) -> Self:
+        """Ratings that stand on top of weak zeros; see `shift_weak_zeros`."""
+        if not unobserved_weight > 0:
+            return self
+        rating, weight = shift_weak_zeros(self.rating, self.weight, unobserved_weight)
+        dtype = self.rating.dtype
+        by_row = None if weight is None else weight.astype(dtype)
+        return replace(self, rating=rating.astype(dtype), weight=by_row)
+
     def pad(
         self, codes: Int[np.ndarray, " rows"], lines: int, width: int, *, empty: int = 0
     ) -> Padded:
@@ -165,9 +174,20 @@ class RowStore:
         return self.user if side == "user" else self.item
 
     @property
+    def dtype(self) -> np.dtype:
+        """Precision of the ratings."""
+        return self.user.rating.dtype
+
+    @property
     def num_ratings(self) -> int:
         """Number of ratings."""
         return len(self.user.rating)
+
+    def shift(self, unobserved_weight: float) -> Self:
+        """Ratings that stand on top of weak zeros; see `shift_weak_zeros`."""
+        return replace(
+            self, user=self.user.shift(unobserved_weight), item=self.item.shift(unobserved_weight)
+        )
 
     def num_rows(self, side: Side) -> int:
         """Number of rows of one side."""

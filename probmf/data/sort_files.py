@@ -1,0 +1,470 @@
+"""Files of ratings, sorted by row into a folder, without ever being in memory as a whole.
+
+DuckDB reads, joins with the codes and sorts, in as much memory as it is given and else on disk.
+"""
+
+import importlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset
+import pyarrow.parquet
+
+from probmf.data.column import DROP, plain, sentence
+from probmf.data.duplicates import Rows, combine
+from probmf.data.files import PathLike, parse_ids
+from probmf.data.kinds import CLOCK, NUMBERS, TIMES, array_kind
+from probmf.data.row_files import (
+    MANIFEST,
+    ColumnFile,
+    column_path,
+    map_columns,
+    map_rows,
+    read_manifest,
+    read_vocabularies,
+    write_manifest,
+)
+from probmf.data.side_tables import align_features
+from probmf.data.tables import refuse_doubled, require_columns
+from probmf.data.vocabulary import Vocabulary, in_order
+from probmf.rows.store import OTHER, SIDES, RowStore, Side
+
+#: Ratings that are looked at at once.
+BATCH = 1 << 20
+#: What a repeated pair may mean here: rows that were sorted have no first and no last.
+POLICIES = ("error", "mean", "sum")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files of ratings and what their columns mean.
+
+    Attributes:
+        path: A file of CSV or Parquet, or a folder of Parquet files.
+        user: Name of the column of user ids.
+        item: Name of the column of item ids.
+        rating: Name of the column of ratings, or None if all are one.
+        weight: Name of the column of weights, or None.
+        time: Name of the column of times, or None.
+        duplicates: What a repeated pair means.
+        delimiter: What stands between the fields of CSV.
+        column_names: Names of the columns of CSV without a header line.
+    """
+
+    path: str
+    user: str
+    item: str
+    rating: str | None
+    weight: str | None
+    time: str | None
+    duplicates: str
+    delimiter: str
+    column_names: tuple[str, ...] | None
+
+    @property
+    def what(self) -> str:
+        """Name in messages."""
+        return f"the file {self.path}"
+
+    @property
+    def names(self) -> list[str]:
+        """Columns that are read."""
+        all_names = (self.user, self.item, self.rating, self.weight, self.time)
+        return [name for name in all_names if name is not None]
+
+    @property
+    def files(self) -> list[Path]:
+        """The files, in order.
+
+        Raises:
+            FileNotFoundError: If there are none.
+        """
+        path = Path(self.path)
+        if not path.is_dir():
+            if not path.is_file():
+                raise FileNotFoundError(f"There is no file or folder {path}.")
+            return [path]
+        found = sorted(p for p in path.rglob("*.parquet") if p.is_file())
+        if not found:
+            raise FileNotFoundError(f"The folder {path} holds no Parquet file (*.parquet).")
+        return found
+
+    @property
+    def is_parquet(self) -> bool:
+        """True for Parquet, told by the first bytes of the first file."""
+        with self.files[0].open("rb") as file:
+            return file.read(4) == b"PAR1"
+
+    def state(self) -> dict[str, Any]:
+        """What tells these files in their present state from others, as values for JSON."""
+        files = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in self.files]
+        own = asdict(self) | {"path": None}
+        own["column_names"] = self.column_names and list(self.column_names)
+        return {"options": own, "files": [list(facts) for facts in files]}
+
+    def dataset(self) -> pyarrow.dataset.Dataset:
+        """The files as one table that is read in pieces.
+
+        Raises:
+            ValueError: If a file can't be read, lacks a column, or has one of another type.
+        """
+        paths = [str(path) for path in self.files]
+        try:
+            if self.is_parquet:
+                schemas = {path: pa.parquet.read_schema(path) for path in paths}
+                self._refuse_types(schemas)
+                found = pyarrow.dataset.dataset(paths, format="parquet")
+            else:
+                found = pyarrow.dataset.dataset(paths, format=self._csv())
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{sentence(self.what)} can't be read: {error}.") from error
+        refuse_doubled(found.schema.names, self.what)
+        require_columns(self.names, found.schema.names, self.what)
+        return found
+
+    def _csv(self) -> pyarrow.dataset.CsvFileFormat:
+        types = dict.fromkeys((self.user, self.item), pa.string())
+        numbers = [name for name in (self.rating, self.weight) if name is not None]
+        return pyarrow.dataset.CsvFileFormat(
+            pa.csv.ParseOptions(delimiter=self.delimiter),
+            convert_options=pa.csv.ConvertOptions(
+                column_types=types | dict.fromkeys(numbers, pa.float64())
+            ),
+            read_options=pa.csv.ReadOptions(
+                column_names=None if self.column_names is None else list(self.column_names)
+            ),
+        )
+
+    def _refuse_types(self, schemas: Mapping[str, pa.Schema]) -> None:
+        first, *others = schemas
+        for path in schemas:
+            require_columns(self.names, schemas[path].names, f"the file {path}")
+        for path in others:
+            for name in self.names:
+                wanted, found = (schemas[p].field(name).type for p in (first, path))
+                if found != wanted:
+                    raise ValueError(
+                        f"Column {name!r} is of type {found} in the file {path}, but of type "
+                        f"{wanted} in {first}; write all files with the same types."
+                    )
+
+
+def open_files(
+    source: Source,
+    folder: PathLike | None,
+    given: Mapping[Side, Any],
+    features: Mapping[Side, Any],
+    memory_limit: str,
+    rebuild: bool,
+) -> tuple[dict[str, Any], RowStore]:
+    """The fields of `Ratings` from the folder of a source, which is made where it is missing.
+
+    Args:
+        source: The files, or such a folder.
+        folder: The folder; None for one beside the files.
+        given: The ids of each side in the order of their codes, or None for those with ratings.
+        features: Side tables.
+        memory_limit: What sorting may take.
+        rebuild: True to make it again.
+
+    Returns:
+        The fields, and the ratings by row.
+
+    Raises:
+        ValueError: If the folder does not belong to the files; see `Ratings.open` for the rest.
+    """
+    path = Path(source.path)
+    own = path.with_name(path.name + ".sorted") if folder is None else Path(folder)
+    if folder is None and (path / MANIFEST).is_file():
+        own = path
+        read_manifest(own)
+    elif rebuild or not (own / MANIFEST).is_file():
+        sort_files(source, own, given, memory_limit)
+    elif (made_from := read_manifest(own)) != (now := source.state()):
+        differ = [name for name in now if now[name] != made_from.get(name)]
+        raise ValueError(
+            f"The folder {own} was made from other {' and '.join(differ)} than are given now. "
+            "Make it again (rebuild=True), or name another (folder=...)."
+        )
+    vocabularies = read_vocabularies(own)
+    fields: dict[str, Any] = {**map_columns(own)}
+    for side, vocabulary in vocabularies.items():
+        wanted = given[side]
+        if wanted is not None and in_order(wanted, side) != vocabulary:
+            raise ValueError(
+                f"The folder {own} was made with other ids than {side}s= has. Make it again "
+                "(rebuild=True), or name another (folder=...)."
+            )
+        fields[f"{side}s"] = vocabulary
+        if features[side] is not None:
+            fields[f"{side}_features"] = align_features(
+                features[side], vocabulary, getattr(source, side)
+            )
+    return fields, map_rows(own)
+
+
+def sort_files(
+    source: Source,
+    folder: Path,
+    given: Mapping[Side, Vocabulary | Sequence[Any] | np.ndarray | None],
+    memory_limit: str,
+) -> None:
+    """Make the folder of a source: either all of it or, after an error, nothing.
+
+    Args:
+        source: The files.
+        folder: The folder; one that is there is replaced.
+        given: The ids of each side in the order of their codes, or None for those with ratings.
+        memory_limit: What DuckDB may take, such as "2GB".
+
+    Raises:
+        ImportError: If DuckDB is not installed.
+        OSError: If the disk is full.
+        ValueError: If the files do not hold ratings, or change while they are read.
+    """
+    before, dataset = source.state(), source.dataset()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        with _connect(partial / "spilled", memory_limit) as database:
+            database.register("source", dataset)
+            _check_numbers(database, source, dataset.schema)
+            vocabularies = {side: _encode(database, source, side, given[side]) for side in SIDES}
+            _write_table(database, source, partial, vocabularies)
+            degrees = {side: _write_rows(database, partial, side, vocabularies) for side in SIDES}
+        shutil.rmtree(partial / "spilled", ignore_errors=True)
+        if source.state() != before:
+            raise ValueError(
+                f"{sentence(source.what)} changed while it was read; wait until it is written, and "
+                "open it again."
+            )
+        write_manifest(partial, vocabularies, degrees, before)
+        partial.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _connect(spilled: Path, memory_limit: str) -> Iterator[Any]:
+    """A database in memory that spills to a folder; its errors in words."""
+    try:
+        duckdb = importlib.import_module("duckdb")
+    except ImportError as error:
+        raise ImportError(
+            "Ratings.open sorts files with DuckDB, which is not installed: pip install "
+            "'probmf[large]'."
+        ) from error
+    options = {
+        "memory_limit": memory_limit, "temp_directory": str(spilled),
+        "preserve_insertion_order": "false",
+    }  # fmt: skip
+    try:
+        with duckdb.connect(config=options) as database:
+            database.execute(f"SET enable_progress_bar = {str(sys.stderr.isatty()).lower()}").fetchall()
+            yield database
+    except duckdb.OutOfMemoryException as error:
+        raise MemoryError(
+            f"memory_limit={memory_limit!r} does not suffice to sort these ratings: {error}"
+        ) from error
+    except duckdb.IOException as error:
+        raise OSError(
+            f"The ratings can't be sorted on disk, in {spilled.parent}: {error}"
+        ) from error
+    except (duckdb.Error, pa.ArrowException) as error:
+        raise ValueError(f"The files can't be read as ratings: {error}") from error
+
+
+def _encode(
+    database: Any,
+    source: Source,
+    side: Side,
+    given: Vocabulary | Sequence[Any] | np.ndarray | None,
+) -> Vocabulary:
+    """The ids of one side, and a table of their codes in the database."""
+    name = getattr(source, side)
+    query = f"SELECT DISTINCT {_quoted(name)} AS id FROM source"
+    written = database.sql(query).to_arrow_table().column(0).combine_chunks()
+    if not len(written):
+        raise ValueError(f"{sentence(source.what)} has no rows; at least one rating is needed.")
+    ids = written if source.is_parquet else parse_ids(written)
+    what = f"column {name!r}"
+    if ids.null_count:
+        _refuse_missing(database, name, written.filter(pc.is_null(ids)), what)
+    if given is None:
+        vocabulary, codes = Vocabulary.from_values(ids, side, what=what, column=name)
+    else:
+        vocabulary = in_order(given, side, name)
+        codes = vocabulary.encode(ids, what=what)
+    database.register(f"{side}_codes", pa.table({"id": written, "code": codes}))
+    return vocabulary
+
+
+def _refuse_missing(database: Any, name: str, spellings: pa.Array, what: str) -> None:
+    """Name the first row without an id."""
+    database.register("missing_ids", pa.table({"id": spellings}))
+    missing = f"{_quoted(name)} IS NULL OR {_quoted(name)} IN (SELECT id FROM missing_ids)"
+    row, count = _first_row(database, missing)
+    raise ValueError(
+        f"{sentence(what)} has {count:,} missing value{'s'[: count > 1]} (None, NaN or null), the "
+        f"first in row {row}; an id must be known: drop these rows or give them an id of their own."
+    )
+
+
+def _first_row(database: Any, condition: str) -> tuple[int | None, int]:
+    """The first row, counted from 0, of those that a condition holds for, and their number."""
+    database.execute("SET preserve_insertion_order = true").fetchall()
+    numbered = "SELECT *, row_number() OVER () - 1 AS row_of_file FROM source"
+    query = f"SELECT min(row_of_file), count(*) FROM ({numbered}) WHERE {condition}"
+    row, count = database.execute(query).fetchall()[0]
+    return row, count
+
+
+def _check_numbers(database: Any, source: Source, schema: pa.Schema) -> None:
+    """Refuse columns of numbers and times that hold others, or none, or too large ones."""
+    for name in source.names[2:]:
+        own = schema.field(name).type
+        kinds = NUMBERS | (TIMES - {CLOCK} if name == source.time else set())
+        if array_kind(pa.array([], own)) not in kinds:
+            noun = "numbers or dates" if name == source.time else "numbers"
+            raise TypeError(f"Column {name!r} must hold {noun}, but is of type {own}.")
+        column = _quoted(name)
+        broken = {f"{column} IS NULL": ("missing", DROP)}
+        if pa.types.is_floating(own):
+            broken[f"NOT isfinite({column})"] = ("not finite", DROP)
+        if name == source.weight:
+            broken[f"{column} < 0"] = ("negative", "zero leaves a rating out of the fit.")
+        # All at once: it is the whole file that is read.
+        found = database.execute(
+            f"SELECT {', '.join(f'bool_or({condition})' for condition in broken)} FROM source"
+        ).fetchall()[0]
+        for (condition, (state, advice)), is_there in zip(broken.items(), found, strict=True):
+            if is_there:
+                row, count = _first_row(database, condition)
+                raise ValueError(
+                    f"Column {name!r} is {state} in row {row} ({count:,} such "
+                    f"row{'s'[: count > 1]}); {advice}"
+                )
+
+
+def _write_table(
+    database: Any, source: Source, folder: Path, vocabularies: Mapping[Side, Vocabulary]
+) -> None:
+    """The table's columns, sorted by user, then item."""
+    rating = "1.0" if source.rating is None else _quoted(source.rating)
+    parts = [*(f"{side}s.code AS {side}" for side in SIDES), f"CAST({rating} AS DOUBLE) AS rating"]
+    if source.weight is not None:
+        parts.append(f"CAST({_quoted(source.weight)} AS DOUBLE) AS weight")
+    if source.time is not None:
+        parts.append(f"{_quoted(source.time)} AS time")
+    joins = " ".join(
+        f"JOIN {side}_codes AS {side}s ON source.{_quoted(getattr(source, side))} = {side}s.id"
+        for side in SIDES
+    )
+    # By all columns, so that rows of one pair are added up in the same order by any threads.
+    query = f"SELECT {', '.join(parts)} FROM source {joins} ORDER BY ALL"
+    with ExitStack() as stack:
+        files: dict[str, ColumnFile] = {}
+        for columns in _whole_pairs(database.sql(query).to_arrow_reader(BATCH)):
+            repeated = _first_repeat(columns)
+            if repeated is not None and source.duplicates == "error":
+                user, item = (
+                    plain(vocabularies[side].ids[columns[side][repeated]]) for side in SIDES
+                )
+                raise ValueError(
+                    f"User {user!r} and item {item!r} occur together in several rows. Choose what "
+                    "a repeated pair means: duplicates='mean' averages the ratings, 'sum' adds "
+                    "them."
+                )
+            if repeated is not None:
+                columns = _combine(columns, mean=source.duplicates == "mean")
+            for name, values in columns.items():
+                if name not in files:
+                    file = ColumnFile(column_path(folder, name), values.dtype)
+                    files[name] = stack.enter_context(file)
+                files[name].append(values)
+
+
+def _whole_pairs(batches: Iterable[pa.RecordBatch]) -> Iterator[dict[str, np.ndarray]]:
+    """Columns piece by piece, all rows of a pair in one piece."""
+    kept: dict[str, np.ndarray] | None = None
+    for batch in batches:
+        columns = {
+            name: np.asarray(batch.column(place)) for place, name in enumerate(batch.schema.names)
+        }
+        if kept is not None:
+            columns = {name: np.concatenate([kept[name], columns[name]]) for name in columns}
+        new = np.flatnonzero(_new_pairs(columns))
+        kept = {name: values[new[-1] :] for name, values in columns.items()}
+        if new[-1]:
+            yield {name: values[: new[-1]] for name, values in columns.items()}
+    if kept is not None:
+        yield kept
+
+
+def _new_pairs(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """True for the first row of each pair."""
+    user, item = columns["user"], columns["item"]
+    new = np.ones(len(user), bool)
+    new[1:] = (user[1:] != user[:-1]) | (item[1:] != item[:-1])
+    return new
+
+
+def _first_repeat(columns: Mapping[str, np.ndarray]) -> int | None:
+    repeats = np.flatnonzero(~_new_pairs(columns))
+    return int(repeats[0]) if len(repeats) else None
+
+
+def _combine(columns: Mapping[str, np.ndarray], *, mean: bool) -> dict[str, np.ndarray]:
+    """One row for each pair."""
+    new = _new_pairs(columns)
+    first, group = np.flatnonzero(new), np.cumsum(new) - 1
+    found = {name: values[first] for name, values in columns.items()}
+    rows = Rows(columns["user"], columns["item"], columns["rating"], columns.get("weight"),
+                columns.get("time"), {})  # fmt: skip
+    combined = combine(rows, first, group, mean=mean)._asdict()
+    return {name: combined[name] for name in found}
+
+
+def _write_rows(
+    database: Any, folder: Path, side: Side, vocabularies: Mapping[Side, Vocabulary]
+) -> np.ndarray:
+    """The columns of one side's rows, of the ratings that count; the number of each row's."""
+    table = map_columns(folder)
+    weighted = "weight" in table
+    names = [side, OTHER[side], "rating", *(["weight"] if weighted else [])]
+    database.register("sorted", pa.table({name: pa.array(table[name]) for name in names}))
+    query = f"SELECT {', '.join(names)} FROM sorted"
+    query += " WHERE weight > 0" if weighted else ""
+    query += f" ORDER BY {side}, {OTHER[side]}"
+    degree = np.zeros(len(vocabularies[side]), np.int64)
+    with ExitStack() as stack:
+        own: dict[str, Any] = {"partner": np.int32, "rating": np.float32}
+        if weighted:
+            own["weight"] = np.float32
+        files = [
+            stack.enter_context(ColumnFile(column_path(folder, f"{side}_{name}"), dtype))
+            for name, dtype in own.items()
+        ]
+        for batch in database.sql(query).to_arrow_reader(BATCH):
+            codes, *columns = (np.asarray(column) for column in batch.columns)
+            degree += np.bincount(codes, minlength=len(degree))
+            for file, values in zip(files, columns, strict=True):
+                file.append(values.astype(file.dtype))
+    return degree
+
+
+def _quoted(name: str) -> str:
+    """A column's name in SQL."""
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,230 @@
+"""Ratings opened from files: the same as those in memory, in the order of their rows."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+
+from probmf import MatrixFactorization, Ratings, fit_als
+from probmf.data import sort_files
+
+TABLE = {
+    "who": ["bob", "ann", "bob", "eve", "ann", "007", "eve"],
+    "what": [9, 7, 7, 8, 9, 8, 7],
+    "stars": [4.0, 3.5, 5.0, 1.0, 2.0, 3.0, 4.5],
+    "w": [1.0, 2.0, 0.5, 0.0, 1.5, 1.0, 2.0],
+    "at": [2**54 + 1, 3, 1, 5, 8, 7, 2],
+}
+ROLES: dict[str, Any] = {
+    "user": "who", "item": "what", "rating": "stars", "weight": "w", "time": "at",
+}  # fmt: skip
+
+
+def write(path: Path, table: dict[str, Any] = TABLE) -> Path:
+    pl.DataFrame(table).write_parquet(path)
+    return path
+
+
+def by_rows(ratings: Ratings) -> Ratings:
+    return ratings.select(np.lexsort((ratings.item, ratings.user)))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write(tmp_path / "ratings.parquet")
+
+
+@pytest.fixture(params=["parquet", "folder", "csv"])
+def files(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Ratings]:
+    """Files of ratings and the same in memory."""
+    if request.param == "csv":
+        path = tmp_path / "ratings.csv"
+        pl.DataFrame(TABLE).write_csv(path)
+        return path, Ratings.from_csv(path, **ROLES)
+    if request.param == "parquet":
+        path = write(tmp_path / "ratings.parquet")
+        return path, Ratings.from_parquet(path, **ROLES)
+    path = tmp_path / "ratings"
+    path.mkdir()
+    pl.DataFrame(TABLE)[:3].write_parquet(path / "a.parquet")
+    pl.DataFrame(TABLE)[3:].write_parquet(path / "b.parquet")
+    return path, Ratings.from_parquet(path, **ROLES)
+
+
+def test_the_same_ratings_sorted(
+    files: tuple[Path, Ratings], assert_same: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, in_memory = files
+    assert_same(Ratings.open(path, **ROLES), by_rows(in_memory))
+    # What is there is not made again, and is opened by its own name, too.
+    monkeypatch.setattr(sort_files, "sort_files", None)
+    folder = path.with_name(path.name + ".sorted")
+    assert_same(Ratings.open(path, **ROLES), by_rows(in_memory))
+    assert_same(Ratings.open(folder), by_rows(in_memory))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+@pytest.mark.parametrize("policy", ["mean", "sum"])
+def test_repeated_pairs(
+    policy: Any, batch: int, tmp_path: Path, assert_same: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sort_files, "BATCH", batch)
+    table = {name: [*values, *values[2:6], values[2]] for name, values in TABLE.items()}
+    table["stars"][-1] = 1.25
+    path = write(tmp_path / "ratings.parquet", table)
+    wanted = Ratings.from_parquet(path, duplicates=policy, **ROLES)
+    assert_same(Ratings.open(path, duplicates=policy, **ROLES), by_rows(wanted))
+    with pytest.raises(ValueError, match=r"User '007' and item 8 occur together in several rows"):
+        Ratings.open(path, folder=tmp_path / "other", **ROLES)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "ratings.parquet",
+        "ratings.parquet.sorted",
+    ]
+    with pytest.raises(ValueError, match="'first'; expected 'error', 'mean' or 'sum'"):
+        Ratings.open(path, duplicates="first")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("unobserved_weight", [0.0, 0.25])
+def test_a_fit_reads_the_files(
+    unobserved_weight: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = TABLE | {"w": [1.0, 2.0, 0.5, 0.0, 1.5, 1.0, 2.0]}
+    opened = Ratings.open(write(tmp_path / "ratings.parquet", table), **ROLES)
+    in_memory = by_rows(Ratings.from_frame(table, **ROLES))
+    model = MatrixFactorization(2, unobserved_weight=unobserved_weight)
+    wanted = fit_als(model, in_memory, key=0, num_sweeps=3)
+    monkeypatch.setattr("probmf.rows.store.sort_rows", None)  # Nothing is sorted in memory.
+    found = fit_als(model, opened, key=0, num_sweeps=3)
+    for site, values in wanted.samples.items():
+        np.testing.assert_array_equal(found.samples[site], values)
+    with pytest.raises(TypeError, match="not callable"):
+        fit_als(model, opened.select(opened.rating > 1), key=0)
+
+
+def test_further_ids_and_side_tables(path: Path) -> None:
+    train = Ratings.open(path, **ROLES)
+    test = write(path.with_name("test.parquet"), {k: v[:2] for k, v in TABLE.items()})
+    titles = {"what": [7, 8, 9], "title": ["A", "B", "C"]}
+    opened = Ratings.open(test, users=train.users, items=train.items, item_features=titles, **ROLES)
+    assert opened.num_users == 4
+    assert opened.item_labels([2]) == ["C"]
+    with pytest.raises(ValueError, match="was made with other ids than users="):
+        Ratings.open(test, users=["ann", "bob", "cho"], **ROLES)
+    with pytest.raises(ValueError, match=r"id 'bob', which is not among the 2 known users"):
+        Ratings.open(test, users=["ann", "cho"], rebuild=True, **ROLES)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"stars": ["x"] * 7}, TypeError, "Column 'stars' must hold numbers, but is of type"),
+        ({"stars": [1.0, None, *[2.0] * 5]}, ValueError, r"'stars' is missing in row 1 \(1 such"),
+        ({"stars": [1.0, 2.0, np.inf, *[np.nan] * 4]}, ValueError, r"not finite in row 2 \(5 such"),
+        ({"w": [1.0, 2.0, 0.0, -1.0, 1.0, 1.0, -2.0]}, ValueError, r"'w' is negative in row 3 \(2"),
+        ({"at": [True, None, *[False] * 5]}, ValueError, "'at' is missing in row 1"),
+        ({"who": ["a", "b", None, "c", None, "d", "e"]}, ValueError, "2 missing .*first in row 2"),
+        ({"stars": [1e30] * 7}, ValueError, "divide it by a constant"),
+    ],
+)  # fmt: skip
+def test_bad_columns(
+    change: dict[str, Any], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        Ratings.open(write(tmp_path / "ratings.parquet", TABLE | change), **ROLES)
+
+
+def test_bad_files(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="has no column 'user'"):
+        Ratings.open(path)
+    with pytest.raises(FileNotFoundError, match="no file or folder"):
+        Ratings.open(path.with_name("none.parquet"), **ROLES)
+    empty = path.with_name("empty")
+    empty.mkdir()
+    with pytest.raises(FileNotFoundError, match=r"holds no Parquet file"):
+        Ratings.open(empty, **ROLES)
+    nothing = pl.DataFrame(TABLE)[:0]
+    nothing.write_parquet(empty / "a.parquet")
+    with pytest.raises(ValueError, match="has no rows"):
+        Ratings.open(empty, **ROLES)
+    write(empty / "a.parquet")
+    write(empty / "b.parquet", TABLE | {"stars": [1] * 7})
+    with pytest.raises(ValueError, match=r"'stars' is of type int64 in the file .*b.parquet, but"):
+        Ratings.open(empty, **ROLES)
+    broken = path.with_name("broken.parquet")
+    broken.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match="can't be read"):
+        Ratings.open(broken, **ROLES)
+    bad = path.with_name("bad.csv")
+    bad.write_text("who,what,stars,w,at\na,1,2,1,1\nb,2,many,1,1\n")
+    with pytest.raises(ValueError, match="invalid value 'many'"):
+        Ratings.open(bad, **ROLES)
+    sort, grown = sort_files._write_rows, path.with_name("grown.parquet")
+    grown.write_bytes(path.read_bytes())
+
+    def grow(*args: Any) -> Any:
+        with grown.open("ab") as file:
+            file.write(b"more")
+        return sort(*args)
+
+    monkeypatch.setattr(sort_files, "_write_rows", grow)
+    with pytest.raises(ValueError, match="changed while it was read"):
+        Ratings.open(grown, **ROLES)
+    assert not grown.with_name("grown.parquet.sorted").exists()
+
+
+def test_a_folder_that_does_not_fit(path: Path) -> None:
+    Ratings.open(path, **ROLES)
+    with pytest.raises(ValueError, match="was made from other options than are given now"):
+        Ratings.open(path, **ROLES | {"weight": None})
+    assert Ratings.open(path, rebuild=True, **ROLES | {"weight": None}).weight is None
+    write(path, {name: values[:-1] for name, values in TABLE.items()})
+    with pytest.raises(ValueError, match="was made from other files than"):
+        Ratings.open(path, **ROLES | {"weight": None})
+    assert len(Ratings.open(path, rebuild=True, **ROLES)) == 6
+
+
+def test_a_folder_that_was_changed(path: Path) -> None:
+    folder = path.with_name("ratings.parquet.sorted")
+    Ratings.open(path, **ROLES)
+    manifest = folder / "manifest.json"
+    stated = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(stated | {"format": 99}))
+    with pytest.raises(ValueError, match="is of form 99; this version of probmf reads form 1"):
+        Ratings.open(path, **ROLES)
+    manifest.write_text("{")
+    with pytest.raises(ValueError, match=r"holds no ratings that Ratings\.open made"):
+        Ratings.open(folder)
+    manifest.write_text(json.dumps(stated))
+    part = folder / "item_partner.npy"
+    content = bytearray(part.read_bytes())
+    content[-1] ^= 1
+    part.write_bytes(content)
+    with pytest.raises(ValueError, match=r"was changed: item_partner.npy has .* checksum"):
+        Ratings.open(path, **ROLES)
+    part.unlink()
+    with pytest.raises(ValueError, match=r"lacks the file item_partner.npy. Make it again"):
+        Ratings.open(path, **ROLES)
+
+
+def test_a_full_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Any, values: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sort_files.ColumnFile, "append", full)
+    with pytest.raises(OSError, match="No space left"):
+        Ratings.open(path, **ROLES)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_little_memory(tmp_path: Path) -> None:
+    rows = np.arange(300_000)
+    path = write(
+        tmp_path / "ratings.parquet", {"user": rows // 100, "item": rows % 100, "rating": rows % 5}
+    )
+    with pytest.raises(MemoryError, match="memory_limit='1MB' does not suffice"):
+        Ratings.open(path, memory_limit="1MB")
+    assert pq.read_metadata(path).num_rows == len(Ratings.open(path, memory_limit="200MB"))
