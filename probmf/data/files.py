@@ -62,12 +62,17 @@ def read_parquet(path: PathLike, names: Sequence[str] | None = None) -> pa.Table
     """A Parquet file, or a folder of them; see `read_csv`."""
     what = f"the file {os.fspath(path)}"
     try:
-        found = pa.parquet.ParquetDataset(path).schema.names
+        dataset = pa.parquet.ParquetDataset(path)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{sentence(what)} could not be read as Parquet: {error}.") from error
-    refuse_doubled(found, what)
-    require_columns(names or (), found, what)
-    return pa.parquet.read_table(path, columns=None if names is None else list(names))
+    refuse_doubled(dataset.schema.names, what)
+    require_columns(names or (), dataset.schema.names, what)
+    wanted = dataset.schema.names if names is None else names
+    # One column after the other, so that only one stands in memory twice while it is put together.
+    columns = [
+        pa.parquet.read_table(path, columns=[name]).column(0).combine_chunks() for name in wanted
+    ]
+    return pa.table(columns, list(wanted))
 
 
 _MISSING_TEXT = pa.array(

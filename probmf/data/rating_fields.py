@@ -1,9 +1,10 @@
 """From named columns to the fields of `Ratings`, each checked."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal, TypedDict
 
 import numpy as np
+import pyarrow as pa
 from scipy.sparse import issparse
 
 from probmf.data.column import Column, sentence
@@ -80,6 +81,8 @@ def build_fields(frame: Any, options: FrameOptions, what: str = "the frame") -> 
     rating, weight, time = (_name(options, role) for role in ("rating", "weight", "time"))
     hints = {rating: " If there are no ratings, only pairs, pass rating=None."} if rating else {}
     columns = read_table(frame, names, what, hints=hints)
+    # Of a hundred million rows a column is let go as soon as its codes or numbers are there.
+    del frame
     if not columns.num_rows:
         raise ValueError(f"{sentence(what)} has no rows; at least one rating is needed.")
     users, user_codes = _encode(columns, "user", options)
@@ -87,11 +90,12 @@ def build_fields(frame: Any, options: FrameOptions, what: str = "the frame") -> 
     rows = Rows(
         user=user_codes,
         item=item_codes,
-        rating=np.ones(columns.num_rows) if rating is None else columns[rating].numbers(),
-        weight=None if weight is None else _weights(columns[weight]),
-        time=None if time is None else columns[time].times(),
-        columns={name: columns[name].to_numpy() for name in options.get("keep", ())},
+        rating=np.ones(columns.num_rows) if rating is None else columns.pop(rating).numbers(),
+        weight=None if weight is None else _weights(columns.pop(weight)),
+        time=None if time is None else columns.pop(time).times(),
+        columns={name: columns.pop(name).to_numpy() for name in options.get("keep", ())},
     )
+    pa.default_memory_pool().release_unused()
     return _finish(rows, users, items, options)
 
 
@@ -143,10 +147,10 @@ def _finish(
 
 
 def _encode(
-    columns: Mapping[str, Column], side: Literal["user", "item"], options: FrameOptions
+    columns: dict[str, Column], side: Literal["user", "item"], options: FrameOptions
 ) -> tuple[Vocabulary, np.ndarray]:
     name, given = options.get(side, side), options.get(f"{side}s")
-    column = columns[name]
+    column = columns.pop(name)
     if given is None:
         return Vocabulary.from_values(column, side, column=name)
     vocabulary = in_order(given, side, name)

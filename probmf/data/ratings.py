@@ -166,8 +166,8 @@ class Ratings(SplittableRatings):
         Example:
             >>> Ratings.from_parquet("ratings.parquet", time="timestamp")  # doctest: +SKIP
         """
-        table = read_parquet(path, wanted_columns(options))
-        return cls(**build_fields(table, options, f"the file {path}"))
+        names, what = wanted_columns(options), f"the file {path}"
+        return cls(**build_fields(read_parquet(path, names), options, what))
 
     @classmethod
     def open(

@@ -272,7 +272,9 @@ def _connect(spilled: Path, memory_limit: str) -> Iterator[Any]:
     }  # fmt: skip
     try:
         with duckdb.connect(config=options) as database:
-            database.execute(f"SET enable_progress_bar = {str(sys.stderr.isatty()).lower()}").fetchall()
+            database.execute(
+                f"SET enable_progress_bar = {str(sys.stderr.isatty()).lower()}"
+            ).fetchall()
             yield database
     except duckdb.OutOfMemoryException as error:
         raise MemoryError(

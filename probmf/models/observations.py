@@ -105,8 +105,10 @@ class Observations:
         """
         if self.rows is not None and self.rows.dtype == jnp.result_type(float):
             return self.rows.shift(unobserved_weight)
-        rating = np.asarray(self.rating, np.float64)
-        weight = None if self.weight is None else np.asarray(self.weight, np.float64)
+        # Weak zeros are taken off in double precision; else nothing is copied.
+        wide = np.float64 if unobserved_weight > 0 else None
+        rating = np.asarray(self.rating, wide)
+        weight = None if self.weight is None else np.asarray(self.weight, wide)
         return RowStore.of(
             np.asarray(self.user), np.asarray(self.item),
             *shift_weak_zeros(rating, weight, unobserved_weight),

@@ -79,7 +79,7 @@ class RowRatings:
         """
         order, start = sort_rows(own, num_rows)
         by_row = None if weight is None else weight[order]
-        return cls(start, partner[order].astype(np.int32), rating[order], by_row)
+        return cls(start, partner[order].astype(np.int32, copy=False), rating[order], by_row)
 
     @property
     def degree(self) -> Int[np.ndarray, " rows"]:
@@ -162,8 +162,8 @@ class RowStore:
             The store, its numbers in JAX's present precision.
         """
         dtype = np.dtype(jnp.result_type(float))
-        user, item, rating = np.asarray(user), np.asarray(item), np.asarray(rating).astype(dtype)
-        weight = None if weight is None else np.asarray(weight).astype(dtype)
+        user, item, rating = np.asarray(user), np.asarray(item), np.asarray(rating, dtype)
+        weight = None if weight is None else np.asarray(weight, dtype)
         return cls(
             RowRatings.sort(user, item, rating, weight, num_rows=num_users),
             RowRatings.sort(item, user, rating, weight, num_rows=num_items),
@@ -207,8 +207,9 @@ def sort_rows(
         The order, stable within a row, and the starts. O(n) time.
     """
     # The transpose of a matrix with a single entry in each row is a stable sort by counting.
-    ones = np.ones(len(own), np.int8)
-    matrix = csr_array((ones, own, np.arange(len(own) + 1)), shape=(len(own), num_rows)).tocsc()
+    ones, short = np.ones(len(own), np.int8), len(own) < np.iinfo(np.int32).max
+    begin = np.arange(len(own) + 1, dtype=np.int32 if short else np.int64)
+    matrix = csr_array((ones, own, begin), shape=(len(own), num_rows)).tocsc()
     return matrix.indices, matrix.indptr.astype(np.int64)
 
 
