@@ -37,6 +37,7 @@ _OF_METHOD: dict[str, tuple[Method, ...]] = {
     "solver": ("als",),
     "num_sweeps": ("als", "variational"),
     "num_epochs": ("map",),
+    "objective": ("map",),
     "batch_size": ("map",),
     "learning_rate": ("map", "svi"),
     "restarts": ("map",),
@@ -173,6 +174,14 @@ def fit(
             rich_help_panel=_MAP,
         ),
     ] = None,
+    objective: Annotated[
+        Literal["likelihood", "bpr", "warp"] | None,
+        typer.Option(
+            help="What is lowered: minus the log posterior, or a loss that ranks pairs that "
+            "occurred before others. Default: likelihood.",
+            rich_help_panel=_MAP,
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None,
         typer.Option(help="Ratings per update. Default: all.", rich_help_panel=_MAP),
@@ -265,7 +274,7 @@ def fit(
         if method == "auto":
             _refuse_choices(context)
         settings = _settings(
-            method, update=update, solver=solver, num_sweeps=num_sweeps, num_epochs=num_epochs,
+            method, update=update, solver=solver, num_sweeps=num_sweeps, num_epochs=num_epochs, objective=objective,
             batch_size=batch_size, learning_rate=learning_rate, restarts=restarts, priors=priors,
             num_warmup=num_warmup, num_samples=num_samples, num_chains=num_chains, thin=thin,
             marginalize=marginalize, checkpoint=checkpoint, stream=stream, covariance=covariance,

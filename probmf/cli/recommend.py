@@ -83,11 +83,11 @@ def recommend(
 
 def _interval(fit: RatingsFit, interval: float | None, everybody: bool) -> float:
     """Probability of the intervals, 0 for none."""
-    if fit.model.unobserved_weight:
+    if fit.ranks_only:
         if interval:
             raise ValueError(
-                "In this fit pairs that were not observed count as zeros, which orders items and "
-                "is no model of ratings: its scores have no intervals. Leave --interval out."
+                "This fit orders items and is no model of ratings, as pairs that were not observed "
+                "count as zeros or negatives: its scores have no intervals. Leave --interval out."
             )
         return 0.0
     if interval is None:
@@ -115,7 +115,7 @@ def show(
     columns = [f"{interval:.0%} interval"] if interval else []
     titled = _has_titles(fit)
     score = "probability" if fit.model.likelihood.binary else "rating"
-    if fit.model.unobserved_weight:
+    if fit.ranks_only:
         score = "score"
     table = plain_table("", *(["title"] if titled else []), "item", score, *columns, *(extra or {}))
     if titled:

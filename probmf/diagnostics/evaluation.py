@@ -38,8 +38,7 @@ def evaluation(
         "errors", "constant" (the same of a prediction that is the training mean for all rows),
         "coverage" (by level), and "remarks": sentences on what the figures can't tell. Of ratings
         also counts, "ranking" (by k and measure) and "popular" (the same of lists of the items
-        with the most training ratings). Where unobserved pairs count as zeros only lists are
-        judged.
+        with the most training ratings). Of a fit that ranks only, lists alone are judged.
 
     Raises:
         TypeError: If the test data are of the wrong type.
@@ -48,7 +47,7 @@ def evaluation(
     found = held_out(fit, test, interval=LEVELS[-1])
     result: dict[str, Any] = {"num_ratings": len(found.observed)}
     remarks: list[str] = []
-    if isinstance(fit, RatingsFit) and fit.model.unobserved_weight:
+    if isinstance(fit, RatingsFit) and fit.ranks_only:
         result |= {"errors": {}, "constant": {}, "coverage": {}}
     else:
         narrow = {level: held_out(fit, test, interval=level) for level in LEVELS[:-1]}

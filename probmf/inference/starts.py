@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from probmf.data import Ratings
 from probmf.data.confidence import heavy_tail
-from probmf.inference.point.validation import Validation
+from probmf.inference.point.validation import RankingValidation, Validation
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.factorization_program import PRIOR_SCALES
 from probmf.models.network import Network
@@ -175,11 +175,34 @@ def prepare_validation(
     """
     if validation is None:
         return None
+    recoded = _recoded(data, validation)
+    model.likelihood.check_ratings(recoded.rating)
+    return Validation(Observations.from_ratings(recoded, 0.0), model.likelihood)
+
+
+def prepare_ranking_validation(
+    data: Ratings, validation: Ratings | None
+) -> RankingValidation | None:
+    """Held-out pairs that lists are judged by.
+
+    Args:
+        data: The training ratings.
+        validation: The held-out ratings, or None.
+
+    Returns:
+        The validation, or None.
+
+    Raises:
+        TypeError: If it is no Ratings.
+        ValueError: If it has ids that the training vocabulary lacks, or none above zero.
+    """
+    return None if validation is None else RankingValidation.build(data, _recoded(data, validation))
+
+
+def _recoded(data: Ratings, validation: Ratings) -> Ratings:
     if not isinstance(validation, Ratings):
         raise TypeError(
             f"validation is of type {type(validation).__name__}; expected Ratings, for example the "
             "second part of ratings.split(key=...)."
         )
-    recoded = validation.recode(users=data.users, items=data.items)
-    model.likelihood.check_ratings(recoded.rating)
-    return Validation(Observations.from_ratings(recoded, 0.0), model.likelihood)
+    return validation.recode(users=data.users, items=data.items)

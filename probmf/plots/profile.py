@@ -25,7 +25,7 @@ def user_profile(fit: RatingsFit, user: Any, *, k: int = 8, interval: float = 0.
         interval: Probability of the intervals.
 
     Returns:
-        The figure. Where unobserved pairs count as zeros there are no intervals.
+        The figure. Of a fit that ranks only there are no intervals.
 
     Raises:
         TypeError: If `fit` is no fit of ratings.
@@ -38,7 +38,7 @@ def user_profile(fit: RatingsFit, user: Any, *, k: int = 8, interval: float = 0.
     if len(asked.codes) != 1:
         raise ValueError(f"user holds {len(asked.codes)} ids; give one.")
     code = int(asked.codes[0])
-    level = None if fit.model.unobserved_weight else interval
+    level = None if fit.ranks_only else interval
     rows = _shown(fit, code, k)
     figure = new_figure((9.6, max(4.2, 1.2 + 0.24 * max(len(rows), 2 * k))))
     grid = figure.add_gridspec(2, 2)

@@ -101,7 +101,7 @@ def items_section(fit: RatingsFit) -> Section:
         rows = as_generator(0).choice(len(data), _MOST, replace=False)
         told = f"Errors are those of {_MOST:,} training ratings chosen at random."
     popular = np.argsort(-data.item_degree, kind="stable")[:_ITEMS]
-    if not _has_rows(fit) or fit.model.unobserved_weight:
+    if not _has_rows(fit) or fit.ranks_only:
         plain = {"ratings": data.item_degree[popular].tolist()}
         return Section("Items", [table(_items(fit, popular, plain), "Most rated items")])
     pairs = (data.users.decode(data.user[rows]), data.items.decode(data.item[rows]))
@@ -168,14 +168,14 @@ def recommendations_section(fit: RatingsFit) -> Section:
     if not len(order) or not _has_rows(fit):
         return Section("Recommendations", [])
     users = order[np.unique(np.linspace(0, len(order) - 1, _USERS).astype(int))]
-    interval = None if fit.model.unobserved_weight else _INTERVAL
+    interval = None if fit.ranks_only else _INTERVAL
     parts = [
         text(
             "Samples: for the user with the most ratings, one with some, and the one with the "
             "fewest. The best of many predictions tend to be too high, as those that err upwards "
             "come first; the intervals say how far each can be trusted." if interval else
             "Samples: for the user with the most ratings, one with some, and the one with the "
-            "fewest. Unobserved pairs count as zeros, so that scores order items and are no "
+            "fewest. Unobserved pairs count as zeros or negatives: scores order items and are no "
             "ratings.", kind="muted",
         )
     ]  # fmt: skip

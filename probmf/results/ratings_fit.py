@@ -39,6 +39,9 @@ from probmf.results.traces import Traces
 from probmf.rows.store import SIDES, Side
 from probmf.settings import own_settings
 
+#: How methods begin that rank and do not predict.
+RANKING = "map/ranking/"
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RatingsFit(Fit):
@@ -75,6 +78,14 @@ class RatingsFit(Fit):
         """Check the parameters against the model and freeze them, with encodings of features."""
         object.__setattr__(self, "model", self.model.with_encoders(self.data))
         super().__post_init__()
+
+    @property
+    def ranks_only(self) -> bool:
+        """True where scores order items and are no ratings.
+
+        Unobserved pairs count as zeros, or `fit_map` lowered an objective that ranks.
+        """
+        return self.model.unobserved_weight > 0 or self.method.startswith(RANKING)
 
     @property
     def _sites_of(self) -> str:

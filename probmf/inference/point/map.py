@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 from os import PathLike
-from typing import Any, NamedTuple, Required, TypedDict, Unpack, overload
+from typing import Any, Literal, NamedTuple, Required, TypedDict, Unpack, overload
 
 import jax
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array
@@ -23,15 +24,20 @@ from probmf.inference.point.optimizer import (
     network_rule,
     rating_rule,
 )
+from probmf.inference.point.pairwise import LOSSES
+from probmf.inference.point.ranking import RankingObjective
 from probmf.inference.point.validation import NetworkValidation
 from probmf.inference.starts import (
     initial_parameters,
     network_start,
+    prepare_ranking_validation,
     prepare_validation,
     warn_of_heavy_weights,
 )
+from probmf.likelihoods import Gaussian
 from probmf.models import MatrixFactorization, Network
 from probmf.results import NetworkFit, RatingsFit
+from probmf.results.ratings_fit import RANKING
 from probmf.rows.store import num_workers
 from probmf.run.checkpoint import PACKAGES, Checkpoint
 from probmf.run.checks import check_counts, check_tol, require
@@ -40,6 +46,8 @@ from probmf.run.fingerprint import fingerprint
 from probmf.run.stopping import HeldOut
 from probmf.settings import own_settings
 
+#: What is lowered; all but the first are of `LOSSES`.
+type MapObjective = Literal["likelihood", "bpr", "warp"]
 #: Tolerance of the convergence test of full batches.
 FULL_BATCH_TOL = 1e-6
 
@@ -48,6 +56,7 @@ class _Options(TypedDict, total=False):
     """Options of both families; for type checkers."""
 
     num_epochs: Required[int]
+    objective: MapObjective
     optimizer: optax.GradientTransformation | str | None
     learning_rate: float | Schedule | None
     batch_size: int | None
@@ -74,6 +83,7 @@ def fit_map(
     *,
     key: ArrayLike,
     num_epochs: int,
+    objective: MapObjective = "likelihood",
     optimizer: optax.GradientTransformation | str | None = None,
     learning_rate: float | Schedule | None = None,
     batch_size: int | None = None,
@@ -100,11 +110,24 @@ def fit_map(
 
     For a network the rows are the weights, and every example carries an equal share of their prior.
 
+    For pairs that occurred or did not, such as plays and purchases, two objectives rank instead of
+    predicting: in place of the loss of a rating stands that of a pair whose rating is above zero
+    against items j that the user has no such pair with, drawn anew for each update,
+
+    .. math::
+        \text{bpr: } -\log \sigma(s_{ui} - s_{uj}) , \qquad
+        \text{warp: } \sum_{k=1}^{r} \tfrac1k \, \max(0, 1 - s_{ui} + s_{uj}) ,
+
+    with the positive's rank r as estimated from the number of draws until one violates the margin.
+    The likelihood, the intercept and users' biases have no part in it. Scores order the items of a
+    user and are no ratings: take `recommend` without intervals.
+
     Args:
         model: The factorization or network; its scales must be numbers or arrays.
         data: Training `Ratings`, or `Examples` for a network.
         key: JAX key or int that draws starting values and the order of the ratings.
         num_epochs: The most passes over the ratings; with full batches, the most updates.
+        objective: "likelihood", the log posterior; or "bpr" or "warp", which need a batch size.
         optimizer: Any optax optimizer, or "sgd", "momentum", "rmsprop", "adagrad" or "adam" at the
             given learning rate. It is given the gradient of J, or the batch's part of it,
             by site name. One that leaves rows alone whose gradient is zero (gradient descent,
@@ -116,9 +139,9 @@ def fit_map(
             batches; for networks from 0.01 to 0, and 0.05.
         batch_size: Ratings per update: None takes all, 1 is single-rating descent.
         num_restarts: Random starts, run as one vectorized program; the best is kept.
-        validation: Held-out ratings; a restart stops when their error has not improved for
-            `patience` epochs, and the best epoch of all restarts is kept. Without them, that of
-            the lowest objective.
+        validation: Held-out ratings; a restart stops when their error (of an objective that
+            ranks, one less the nDCG of lists of ten items) has not improved for `patience` epochs,
+            and the best epoch of all restarts is kept. Without them, that of the lowest objective.
         patience: See `validation`.
         tol: A restart stops when an epoch changes the objective by less than this share; 0 never
             stops. By default 1e-6 for full batches, 0 for minibatches.
@@ -155,7 +178,8 @@ def fit_map(
 
     References:
         Robbins and Monro (1951); Koren, Bell and Volinsky (2009), Matrix factorization techniques
-        for recommender systems; Duchi, Hazan and Singer (2011) for AdaGrad. An epoch of n ratings
+        for recommender systems; Duchi, Hazan and Singer (2011) for AdaGrad; Rendle et al. (2009)
+        for BPR; Weston, Bengio and Usunier (2011) for WARP. An epoch of n ratings
         costs O(n k), plus O((M + N) k) per update where all rows are updated.
     """
     require("fit_map", model)
@@ -172,8 +196,7 @@ def fit_map(
                 f"num_restarts is {num_restarts}, but start fixes where to start: the restarts "
                 "would be the same. Leave out one of the two."
             )
-        make = _factorization_task if isinstance(model, MatrixFactorization) else _network_task
-        task = make(model, data, start, validation, batch_size)
+        task = _task(model, data, start, validation, batch_size, objective)
         num_updates = 1 if batch_size is None else -(-task.num_rows // batch_size)
         updates = num_epochs * num_updates
         rule = choose_rule(optimizer, learning_rate, task.default(full_batch, updates))
@@ -194,7 +217,7 @@ def fit_map(
             descent, key=random_key, num_steps=num_epochs, tol=tol, validation=task.held_out,
             patience=patience, progress=progress, checkpoint=store,
         )  # fmt: skip
-        return task.fit(model, data, best, history=history, method=_method(batch_size))
+        return task.fit(model, data, best, history=history, method=_method(batch_size, objective))
 
 
 class _Task(NamedTuple):
@@ -217,6 +240,83 @@ class _Task(NamedTuple):
     objective: Callable[[optax.GradientTransformation], tuple[Objective, Any]]
     fit: Callable[..., Any]
     told: Any
+
+
+def _task(
+    model: Any, data: Any, start: Any, validation: Any, batch_size: int | None,
+    objective: MapObjective,
+) -> _Task:  # fmt: skip
+    if objective == "likelihood":
+        make = _factorization_task if isinstance(model, MatrixFactorization) else _network_task
+        return make(model, data, start, validation, batch_size)
+    if objective not in LOSSES:
+        raise ValueError(
+            f"objective is {objective!r}; expected one of "
+            f"{', '.join(map(repr, ('likelihood', *LOSSES)))}."
+        )
+    if batch_size is None:
+        raise ValueError(
+            f"objective={objective!r} draws negatives anew for each update, and batch_size is "
+            "None; give a size such as 1024."
+        )
+    if not isinstance(model, MatrixFactorization):
+        raise ValueError(
+            f"objective={objective!r} ranks items for users, and the model is a "
+            f"{type(model).__name__}; use objective='likelihood'."
+        )
+    return _ranking_task(model, data, start, validation, batch_size, objective)
+
+
+def _ranking_task(
+    model: MatrixFactorization, data: Ratings, start: Any, validation: Any, batch_size: int,
+    objective: MapObjective,
+) -> _Task:  # fmt: skip
+    model.check_data(data)
+    _check_ranked(model, objective)
+    held_out = prepare_ranking_validation(data, validation)
+    occurred = data.rating > 0
+    # Of a user who has every item there is nothing to compare with.
+    occurred &= (np.bincount(data.user[occurred], minlength=data.num_users) < data.num_items)[
+        data.user
+    ]
+    if data.weight is not None:
+        occurred &= data.weight > 0
+    if not occurred.any():
+        raise ValueError(
+            f"objective={objective!r} takes pairs with a rating above zero for those that "
+            "occurred, and there is none of a user who could have another item."
+        )
+    pairs = data.select(occurred)
+    (observations,) = replace(model, likelihood=Gaussian()).arguments(pairs)
+    _check_batch_size(batch_size, len(pairs), "pairs that occurred")
+
+    def build(optimizer: optax.GradientTransformation) -> tuple[Objective, Any]:
+        return RankingObjective.build(model, observations, optimizer, LOSSES[objective])
+
+    told = (replace(model, user_features=None, item_features=None), observations, objective)
+    return _Task(
+        len(pairs), held_out, initial_parameters(model, observations, start), rating_rule, build,
+        RatingsFit.from_point, told,
+    )  # fmt: skip
+
+
+def _check_ranked(model: MatrixFactorization, objective: MapObjective) -> None:
+    """Refuse what the comparison of two items of a user says nothing about."""
+    for has, words in (
+        (model.learns_intercept, "a learned intercept, which all scores of a user share; set "
+         "intercept=None"),
+        (bool(model.learned_shapes), f"{type(model.likelihood).__name__}, whose own parameters it "
+         "tells nothing about; use Bernoulli()"),
+        (model.unobserved_weight > 0, "unobserved_weight, and it draws unobserved pairs as "
+         "negatives; leave it out"),
+        (not model.num_factors and not model.item_bias, "neither factors nor item biases; give "
+         "num_factors"),
+    ):  # fmt: skip
+        if has:
+            raise ValueError(
+                f"objective={objective!r} compares the scores of two items of a user, and the "
+                f"model has {words}."
+            )
 
 
 def _factorization_task(
@@ -269,7 +369,9 @@ def _check_batch_size(batch_size: int | None, count: int, what: str) -> None:
         )
 
 
-def _method(batch_size: int | None) -> str:
+def _method(batch_size: int | None, objective: MapObjective) -> str:
+    if objective != "likelihood":
+        return f"{RANKING}{objective}"
     if batch_size is None:
         return "map/full-batch"
     return "map/single-rating" if batch_size == 1 else "map/minibatch"

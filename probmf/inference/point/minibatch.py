@@ -78,7 +78,7 @@ class MinibatchObjective(RatingObjective):
         """Minus log posterior up to a constant, without gathering all rows at once."""
         terms, ratings = given
         unpriored = terms._replace(shares={})
-        chunks = _cut(ratings, min(OBJECTIVE_SLOTS, len(ratings.rating)))
+        chunks = cut(ratings, min(OBJECTIVE_SLOTS, len(ratings.rating)))
         losses = lax.map(lambda chunk: self.part(moved, chunk, (unpriored, ratings)), chunks)
         return terms.prior_loss(to_sites(moved), terms.precision) + jnp.sum(losses)
 
@@ -142,25 +142,26 @@ def batch_loss(
     return jnp.sum(batch.weight * losses) + terms.prior_loss(sites, shares)
 
 
-def shuffle(key: Array, ratings: Batch, batch_size: int) -> Batch:
+def shuffle[T](key: Array, ratings: T, batch_size: int) -> T:
     """The ratings in random order, cut in batches.
 
     Args:
         key: JAX key.
-        ratings: All ratings, present.
+        ratings: All ratings, present; a pytree of arrays along them.
         batch_size: Ratings per batch; the last batch is filled with absent ones.
 
     Returns:
         Batches with a leading axis.
     """
-    count = len(ratings.rating)
+    count = len(jax.tree.leaves(ratings)[0])
     places = jnp.arange(count, dtype=jnp.int32)
     # One sort by random bits: half the time of jax.random.permutation. A few of the bits tie,
     # and those pairs stay in their order, which harms nothing.
     order = lax.sort((jax.random.bits(key, (count,)), places), num_keys=1, is_stable=False)[1]
-    return _cut(jax.tree.map(lambda value: value[order], ratings), batch_size)
+    return cut(jax.tree.map(lambda value: value[order], ratings), batch_size)
 
 
-def _cut(ratings: Batch, size: int) -> Batch:
-    missing = -len(ratings.rating) % size
+def cut[T](ratings: T, size: int) -> T:
+    """The ratings in batches along a leading axis, the last one filled with zeros."""
+    missing = -len(jax.tree.leaves(ratings)[0]) % size
     return jax.tree.map(lambda value: jnp.pad(value, (0, missing)).reshape(-1, size), ratings)

@@ -35,7 +35,7 @@ def update_rows(
         parameters: Present values.
         state: State of the optimizer.
         seen: Scratch from `unseen`, or the update before.
-        index: Rows of the batch's users and items.
+        index: Rows of the batch's users and items, some of them several times.
         factor: What the optimizer's updates are multiplied by.
         loss_of_rows: The batch's part of the objective, from its rows.
         optimizer: The optimizer.
@@ -49,10 +49,9 @@ def update_rows(
     # whole table at every update.
     rows, kept = lax.optimization_barrier((rows, kept))
     loss, gradient = jax.value_and_grad(loss_of_rows)(rows)
-    size = len(index["user"])
-    if size > 1:
-        places = jnp.arange(size, dtype=jnp.int32)
-        seen = {side: seen[side].at[index[side]].set(places) for side in seen}
+    if max(map(len, index.values())) > 1:
+        places = {side: jnp.arange(len(rows), dtype=jnp.int32) for side, rows in index.items()}
+        seen = {side: seen[side].at[index[side]].set(places[side]) for side in seen}
         owner = {side: seen[side][index[side]] for side in seen}
         gradient = {
             site: jnp.zeros_like(value).at[owner[label]].add(value) if label in owner else value
@@ -60,7 +59,8 @@ def update_rows(
             for label in [labels[site]]
         }
         index = {
-            side: jnp.where(owner[side] == places, index[side], len(seen[side])) for side in seen
+            side: jnp.where(owner[side] == places[side], index[side], len(seen[side]))
+            for side in seen
         }
     rows, kept = apply(optimizer, gradient, kept, rows, factor, value=loss)
     rows, kept = lax.optimization_barrier((rows, kept))

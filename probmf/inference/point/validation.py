@@ -7,15 +7,23 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Int
+from scipy.sparse import csr_array
 
+from probmf.data import Ratings
 from probmf.data.examples import Examples
 from probmf.likelihoods import Likelihood
 from probmf.likelihoods.base import likelihood_scales
+from probmf.metrics import ndcg_at_k
 from probmf.models.network import Network
 from probmf.models.network_data import NetworkData
 from probmf.models.observations import Observations
 from probmf.models.scores import linear_predictor
+from probmf.results.exclusions import Exclusions
+from probmf.results.ranking import top_products
+
+#: Length of the lists that ranking is judged by.
+LIST = 10
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,47 @@ class Validation:
 @jax.jit
 def _scores(parameters: dict[str, Array], observations: Observations) -> Array:
     return linear_predictor(parameters, observations.user, observations.item)
+
+
+@dataclass(frozen=True)
+class RankingValidation:
+    """Held-out pairs to stop by; the error is one less the nDCG of lists of ten items.
+
+    Args:
+        users: Users with a held-out pair.
+        relevant: Their held-out items, one line for each.
+        seen: Training pairs, which lists leave out.
+    """
+
+    users: Int[np.ndarray, " m"]
+    relevant: csr_array
+    seen: Exclusions
+
+    @classmethod
+    def build(cls, data: Ratings, validation: Ratings) -> "RankingValidation":
+        """Held-out pairs in the training data's codes, those with a rating above zero."""
+        rows = validation.rating > 0
+        if not rows.any():
+            raise ValueError(
+                "validation has no rating above zero; a list is judged by the pairs that occurred."
+            )
+        users, line = np.unique(validation.user[rows], return_inverse=True)
+        relevant = csr_array(
+            (np.ones(len(line)), (line, validation.item[rows])), (len(users), data.num_items)
+        )
+        return cls(users, relevant, Exclusions.from_pairs(data.user, data.item, data.num_users))
+
+    def error(self, parameters: Mapping[str, Array]) -> float:
+        """One less the mean nDCG."""
+        given = {site: np.asarray(value, np.float64) for site, value in parameters.items()}
+        rows = np.ones((len(self.users), 1))
+        bias = given.get("item_bias", np.zeros(self.relevant.shape[1]))[:, None]
+        if "user_factors" in given:
+            rows = np.hstack([rows, given["user_factors"][self.users]])
+            bias = np.hstack([bias, given["item_factors"]])
+        k = min(LIST, self.relevant.shape[1])
+        lists = top_products(rows, bias, k, self.seen.for_lines(self.users))[0]
+        return 1.0 - ndcg_at_k(lists, self.relevant, k)
 
 
 @dataclass(frozen=True)
