@@ -274,7 +274,8 @@ def fit(
         if method == "auto":
             _refuse_choices(context)
         settings = _settings(
-            method, update=update, solver=solver, num_sweeps=num_sweeps, num_epochs=num_epochs, objective=objective,
+            method, update=update, solver=solver, num_sweeps=num_sweeps, num_epochs=num_epochs,
+            objective=objective,
             batch_size=batch_size, learning_rate=learning_rate, restarts=restarts, priors=priors,
             num_warmup=num_warmup, num_samples=num_samples, num_chains=num_chains, thin=thin,
             marginalize=marginalize, checkpoint=checkpoint, stream=stream, covariance=covariance,

@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-from numpyro.distributions import Distribution
 
 from probmf import plots
 from probmf.data import as_generator
@@ -43,15 +42,14 @@ def model_section(fit: RatingsFit) -> Section:
         [
             facts({"score of a pair": terms, "factors": f"{model.num_factors}",
                    "rating given the score": shared.likelihood_words(model.likelihood)}),
-            table(_scales(fit), "Scales (standard deviations)"),
+            table(_scales(fit), "Scales and parameters of the likelihood"),
         ],
     )  # fmt: skip
 
 
 def _scales(fit: RatingsFit) -> Table:
     """Learned scales with intervals, others as they were set."""
-    rows = []
-    low, high = tails(_INTERVAL)
+    rows: list[dict[str, Any]] = []
     sites: dict[str, Any] = dict(fit.model.likelihood.scale_sites())
     sides = [side for side in ("user", "item") if f"{side}_bias" in fit.samples]
     sites |= {f"{side}_bias_scale": getattr(fit.model, f"{side}_bias_scale") for side in sides}
@@ -59,20 +57,29 @@ def _scales(fit: RatingsFit) -> Table:
         sites |= {f"{side}_scale": getattr(fit.model, f"{side}_scale") for side in ("user", "item")}
     for name, given in sites.items():
         values = fit.samples.get(name)
-        if values is not None and not fit.is_point:
-            flat = values.reshape(values.shape[0] * values.shape[1], -1)
-            several = f" (mean of {flat.shape[1]})" if flat.shape[1] > 1 else ""
-            flat = flat.mean(axis=1)
-            ends = np.quantile(flat, [low, high])
-            rows.append({"scale": name + several, "value": float(flat.mean()),
-                         "90% interval": f"{ends[0]:.4g} to {ends[1]:.4g}"})  # fmt: skip
-        elif isinstance(given, Distribution):
-            rows.append({"scale": name, "value": None, "90% interval": "integrated out"})
-        else:
-            value = np.asarray(given, np.float64) if np.ndim(given) or given is not None else None
-            shown = None if value is None else float(value.mean())
-            rows.append({"scale": name, "value": shown, "90% interval": "fixed"})
+        if values is None:
+            rows.append(
+                {"parameter": name, "value": _number(given), "90% interval": _origin(given)}
+            )
+            continue
+        flat = values.reshape(values.shape[0] * values.shape[1], -1)
+        row = {"parameter": name + (f" (mean of {flat.shape[1]})" if flat.shape[1] > 1 else "")}
+        flat = flat.mean(axis=1)
+        low, high = np.quantile(flat, tails(_INTERVAL))
+        told = "estimated" if fit.is_point else f"{low:.4g} to {high:.4g}"
+        rows.append(row | {"value": float(flat.mean()), "90% interval": told})
     return Table(tuple(rows))
+
+
+def _number(given: Any) -> float | None:
+    """Mean of a number or an array of them; None of anything else."""
+    values = np.asarray(given)
+    return float(values.mean()) if np.issubdtype(values.dtype, np.number) else None
+
+
+def _origin(given: Any) -> str:
+    """Words in place of an interval."""
+    return "fixed" if _number(given) is not None else f"{type(given).__name__}, not drawn"
 
 
 def factors_section(fit: RatingsFit) -> Section:
