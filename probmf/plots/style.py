@@ -80,9 +80,11 @@ def figure_legend(figure: Figure, ax: Axes) -> None:
     """One legend above all panels, of what is in one of them; none for a single entry."""
     handles, labels = ax.get_legend_handles_labels()
     if len(labels) > 1:
-        figure.legend(
+        made = figure.legend(
             handles, labels, loc="outside upper left", ncols=len(labels), frameon=False, fontsize=9
         )
+        for line in made.get_lines():
+            line.set(linewidth=2, alpha=1)  # Thin lines of long chains would not be seen there.
 
 
 def log_axis(ax: Axes, axes: Iterable[str]) -> None:

@@ -167,7 +167,7 @@ def check_section(fit: MixedFit) -> Section:
 
 def mixed_tiles(fit: MixedFit) -> list[Tile]:
     """Sizes."""
-    groups = ", ".join(f"{len(of):,} {name}" for name, of in fit.design.levels.items())
+    groups = ", ".join(f"{name}: {len(of):,}" for name, of in fit.design.levels.items())
     shown = [Tile("rows", f"{fit.design.data.num_observations:,}", groups)]
     if fit.maximum is not None and fit.maximum.log_likelihood is not None:
         top = fit.maximum

@@ -1,0 +1,91 @@
+"""Predictions beside test responses, of ratings and of mixed models."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from probmf.diagnostics.evaluation import evaluation
+from probmf.models import MixedEffects
+from probmf.results import MixedFit
+from probmf.results.held_out import held_out
+
+SHAPE = (1, 30)
+
+
+def table(seed: int, response: Any) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    count = len(response)
+    return {"y": response, "x": rng.normal(size=count), "g": np.arange(count) % 4}
+
+
+def made(model: MixedEffects, data: dict[str, Any]) -> MixedFit:
+    """A fit whose draws are numbers near one, its cutpoints in order."""
+    rng = np.random.default_rng(0)
+    design = model.design(data)
+    shapes = model.sites(design).shapes("y")
+    samples: dict[str, Any] = {
+        site: rng.normal(1, 0.1, (*SHAPE, *shape)) for site, shape in shapes.items()
+    }
+    if "cutpoints" in samples:
+        samples["cutpoints"] = np.sort(samples["cutpoints"], axis=-1)
+    return MixedFit(model, design, samples, "made")
+
+
+def test_errors_and_coverage_of_a_mixed_model() -> None:
+    rng = np.random.default_rng(1)
+    fit = made(MixedEffects("y ~ x + (1 | g)"), table(2, rng.normal(2, 1, 40)))
+    test = table(3, rng.normal(2, 1, 20)) | {"g": [9, *range(4)] * 4}
+    found = held_out(fit, test, interval=0.8)
+    predicted = fit.predict(test, interval=0.8, unseen="prior", kind="response")
+    np.testing.assert_array_equal(found.predicted.mean, predicted.mean)
+    rmse = np.sqrt(np.mean((test["y"] - predicted.mean) ** 2))
+    assert found.errors()["RMSE"] == pytest.approx(rmse)
+    training = np.asarray(fit.design.data.response, np.float64)
+    constant = np.sqrt(np.mean((test["y"] - training.mean()) ** 2))
+    assert found.constant()["RMSE"] == pytest.approx(constant)
+    scores = evaluation(fit, test)
+    ends = fit.predict(test, interval=0.5, unseen="prior", kind="response")
+    assert ends.lower is not None
+    inside = np.mean((ends.lower <= test["y"]) & (test["y"] <= ends.upper))
+    assert scores["coverage"]["0.5"] == pytest.approx(inside)
+    assert "ranking" not in scores
+
+
+@pytest.mark.parametrize("words", [False, True])
+def test_levels_are_those_of_training(words: bool) -> None:
+    """Numbers stand for themselves, words for their places, whatever the test data hold of them."""
+
+    def levels(codes: np.ndarray) -> Any:
+        if not words:
+            return codes + 1
+        return pd.Categorical(
+            np.array(["low", "middle", "high"])[codes], ["low", "middle", "high"], ordered=True
+        )
+
+    rng = np.random.default_rng(1)
+    codes = rng.integers(0, 3, 40)
+    fit = made(MixedEffects("y ~ x + (1 | g)", likelihood="ordinal"), table(2, levels(codes)))
+    tested = np.array([2, 0, 2, 2])
+    found = held_out(fit, table(3, levels(tested)))
+    np.testing.assert_array_equal(found.observed, tested + (not words))
+    np.testing.assert_array_equal(found.training, codes + (not words))
+    chance = np.asarray(found.predicted.probabilities)
+    expected = np.mean(np.log(chance[np.arange(4), tested]))
+    assert found.errors()["log score"] == pytest.approx(expected)
+
+
+def test_a_level_that_training_lacks() -> None:
+    codes = np.arange(40) % 3
+    fit = made(MixedEffects("y ~ x + (1 | g)", likelihood="ordinal"), table(2, codes))
+    with pytest.raises(ValueError, match=r"'y' is 3.0 in row 1, a level that the training data"):
+        held_out(fit, table(3, np.array([0, 3])))
+
+
+def test_responses_that_do_not_suit() -> None:
+    fit = made(MixedEffects("y ~ x + (1 | g)", likelihood="bernoulli"), table(2, np.arange(40) % 2))
+    with pytest.raises(ValueError, match="The response 'y' does not suit: A Bernoulli likelihood"):
+        held_out(fit, table(3, np.array([0, 3])))
+    with pytest.raises(TypeError, match="fit is a str, expected a RatingsFit or a MixedFit"):
+        held_out("fit", {})  # type: ignore[arg-type]
