@@ -73,6 +73,13 @@ def test_no_plot_touches_pyplot(gaussian: tuple[Simulation, RatingsFit]) -> None
     assert mpl.rcParams._get_backend_or_none() is None or mpl.get_backend().lower() == "agg"
 
 
+def test_a_picture_shows_itself_in_a_notebook(gaussian: tuple[Simulation, RatingsFit]) -> None:
+    picture = plots.degree_distribution(gaussian[0].ratings)
+    data, metadata = picture._repr_png_()  # type: ignore[attr-defined]
+    assert data.startswith(b"\x89PNG")
+    assert metadata == {"width": round(100 * picture.get_figwidth())}
+
+
 class TestConvergence:
     def test_one_panel_without_held_out_error(self) -> None:
         figure = plots.convergence(history(held_out=False))

@@ -40,7 +40,8 @@ class ColumnFile:
     def append(self, values: np.ndarray) -> None:
         """Add values at the end."""
         # Not through a map of the file: where the disk is full that kills the process.
-        self._file.write(np.ascontiguousarray(values, self.dtype).data)
+        # Bytes, as dates have no buffer of their own.
+        self._file.write(np.ascontiguousarray(values, self.dtype).view(np.uint8).data)
         self.length += len(values)
 
     def __enter__(self) -> Self:

@@ -272,9 +272,10 @@ def _connect(spilled: Path, memory_limit: str) -> Iterator[Any]:
     }  # fmt: skip
     try:
         with duckdb.connect(config=options) as database:
-            database.execute(
-                f"SET enable_progress_bar = {str(sys.stderr.isatty()).lower()}"
-            ).fetchall()
+            # In a notebook either value would ask for ipywidgets, and none shows no bar.
+            if "ipykernel" not in sys.modules:
+                shown = str(sys.stderr.isatty()).lower()
+                database.execute(f"SET enable_progress_bar = {shown}").fetchall()
             yield database
     except duckdb.OutOfMemoryException as error:
         raise MemoryError(

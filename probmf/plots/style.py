@@ -1,6 +1,7 @@
 """Style of all plots: colours that colour-blind readers can tell apart, and quiet axes."""
 
 from collections.abc import Iterable
+from io import BytesIO
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,7 +25,18 @@ DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
 INK, GREY, PALE = "#262626", "#8A8A8A", "#E3E3E3"
 DENSITY = LinearSegmentedColormap.from_list("density", ["#EEF4F8", "#7FB3D3", "#0B4F7D"])
 
-_DPI = 150
+# Dots an inch of a file, and pixels an inch of a notebook's page.
+_DPI, _SHOWN_DPI = 150, 100
+
+
+class Picture(Figure):
+    """A figure that shows itself as the last line of a notebook's cell, without pyplot."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        """The picture and its width, in pixels of the page."""
+        file = BytesIO()
+        self.savefig(file, format="png")
+        return file.getvalue(), {"width": round(self.get_figwidth() * _SHOWN_DPI)}
 
 
 def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
@@ -42,7 +54,7 @@ def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
 
 def new_figure(size: tuple[float, float]) -> Figure:
     """A figure outside pyplot: nothing to close, and no display is looked for."""
-    return Figure(figsize=size, dpi=_DPI, layout="constrained")
+    return Picture(figsize=size, dpi=_DPI, layout="constrained")
 
 
 def figure_of(ax: Axes) -> Figure:

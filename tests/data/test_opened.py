@@ -67,6 +67,12 @@ def test_the_same_ratings_sorted(
     assert_same(Ratings.open(folder), by_rows(in_memory))
 
 
+def test_times_may_be_dates(tmp_path: Path, assert_same: Any) -> None:
+    dates = (np.datetime64("2024-01-01") + np.arange(len(TABLE["at"]))).tolist()
+    path = write(tmp_path / "ratings.parquet", TABLE | {"at": dates})
+    assert_same(Ratings.open(path, **ROLES), by_rows(Ratings.from_parquet(path, **ROLES)))
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3])
 @pytest.mark.parametrize("policy", ["mean", "sum"])
 def test_repeated_pairs(
