@@ -1,35 +1,58 @@
-"""The python blocks of the README and the docs run as printed."""
+"""The README shows what the start page runs; examples are pages; warnings end the build."""
 
 import re
-import warnings
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
-def python_blocks(page: Path) -> list[tuple[int, str]]:
-    """Line number and source of every fenced python block of a page."""
-    text = page.read_text(encoding="utf-8")
-    return [(text.count("\n", 0, m.start(1)), m.group(1)) for m in BLOCK.finditer(text)]
+def blocks(page: str) -> list[str]:
+    """The fenced python blocks of a page."""
+    return BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if python_blocks(p)], ids=lambda p: p.name)
-def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {"__name__": "__page__"}
-    for line, source in python_blocks(page):
-        with warnings.catch_warnings():
-            # A block whose draws are few, to be quick, says that this warning is to be expected.
-            action: Any = "ignore" if "DiagnosticWarning" in source else "error"
-            warnings.filterwarnings(action, "The draws should not be relied upon")
-            # Blank lines in front make a traceback's line number the page's own.
-            exec(compile("\n" * line + source, str(page), "exec"), namespace)
+def test_what_the_readme_shows_is_executed_on_the_start_page() -> None:
+    assert blocks("README.md")
+    assert blocks("README.md") == blocks("docs/index.md")
 
 
-def test_the_readme_has_a_block_to_run() -> None:
-    assert python_blocks(ROOT / "README.md")
+def test_every_example_is_a_page_with_a_title_and_tells_its_cost() -> None:
+    contents = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    examples = sorted((ROOT / "docs" / "examples").glob("*.py"))
+    assert examples
+    for path in examples:
+        source = path.read_text(encoding="utf-8")
+        assert source.startswith("# %% [markdown]\n# # "), path.name
+        assert source.endswith("resources())\n"), path.name
+        assert f"\nexamples/{path.stem}\n" in contents, f"{path.name} is in no table of contents"
+
+
+CELLS = """
+import sys
+from IPython.core.interactiveshell import InteractiveShell
+
+shell = InteractiveShell.instance()
+exec(open(sys.argv[1]).read(), {})
+for cell in (
+    "import warnings; warnings.warn('old', DeprecationWarning)",
+    "warnings.warn('The draws should not be relied upon as they are: R-hat is 2.')",
+    "# DiagnosticWarning\\nwarnings.warn('The draws should not be relied upon as they are.')",
+    "# DiagnosticWarning\\nwarnings.warn('Something else.')",
+):
+    print(type(shell.run_cell(cell).error_in_exec).__name__, file=sys.stderr)
+"""
+
+
+def test_warnings_are_errors_in_the_kernels_of_the_docs() -> None:
+    pytest.importorskip("IPython", reason="The tools of the docs are not installed: probmf[docs].")
+    start = ROOT / "docs" / "jupyter" / "kernels" / "python3" / "start.py"
+    run = subprocess.run(
+        [sys.executable, "-c", CELLS, str(start)], capture_output=True, check=True, text=True
+    )
+    found = run.stderr.split()
+    assert found == ["DeprecationWarning", "UserWarning", "NoneType", "UserWarning"]

@@ -19,7 +19,8 @@ pytest.importorskip("ziamath", reason="The tools of the docs are not installed: 
 def formulas() -> list[tuple[str, bool]]:
     """All formulas of the pages and docstrings, and whether each stands by itself."""
     found: list[tuple[str, bool]] = []
-    for page in sorted(DOCS.glob("*.md")):
+    examples = sorted((DOCS / "examples").glob("*.py"))
+    for page in [*sorted(DOCS.rglob("*.md")), *examples]:
         text = FENCED.sub("", page.read_text())
         found += [(tex, True) for tex in re.findall(r"\$\$(.*?)\$\$", text, re.DOTALL)]
         found += [(tex, False) for tex in re.findall(r"(?<!\$)\$([^$]+)\$(?!\$)", text)]
@@ -74,7 +75,8 @@ def test_no_setting_asks_for_a_file_from_elsewhere(monkeypatch: pytest.MonkeyPat
     assert settings["html_math_renderer"] == "mathml"
     assert "sphinx.ext.mathjax" not in settings["extensions"]
     files = [*settings["html_css_files"], *settings.get("html_js_files", [])]
+    files += settings["nb_ipywidgets_js"]
     files += settings["html_static_path"]
     assert not [file for file in files if "//" in file]
     assert all((DOCS / file).is_file() for file in settings["html_static_path"])
-    assert "//" not in (DOCS / "mathml.css").read_text()
+    assert "//" not in (DOCS / "pages.css").read_text()

@@ -1,0 +1,92 @@
+# %% [markdown]
+# # From ratings to recommendations
+#
+# **What will each user like, and how sure are we?** 200 people have rated some of 100 films. We
+# learn from nine tenths of the ratings, check the predictions on the rest, and make lists. The
+# ratings are simulated, so that the truth is known; your own table goes in the same way.
+
+# %%
+from probmf import Ratings, fit, metrics, plots
+from probmf.datasets import simulate_ratings
+from probmf.diagnostics import resources
+
+simulated = simulate_ratings(
+    key=0, num_users=200, num_items=100, num_ratings=6000, num_factors=3, popularity=0.5
+)
+train, test = simulated.ratings.split(key=1, test_fraction=0.1)
+train
+
+# %% [markdown]
+# `Ratings.from_frame(table)` takes a pandas, polars or Arrow table, `Ratings.from_csv` a file. Ids
+# may be numbers or text. [Data](../data.md) has the details.
+#
+# ## Fit
+#
+# `fit` has nothing to choose: it samples the posterior of a factorization and learns all its
+# scales, the noise included.
+
+# %%
+model = fit(train, num_factors=6, key=0)
+model
+
+# %% [markdown]
+# ## Are the predictions any good?
+#
+# On ratings that the fit has not seen. The noise of a single rating is 0.5 here, and no method can
+# have a smaller error than that.
+
+# %%
+predicted = model.predict(test, interval=0.9)
+error = metrics.rmse(test.rating, predicted.mean)
+inside = metrics.coverage(test.rating, predicted.lower, predicted.upper)
+print(f"RMSE {error:.3f}; {inside:.1%} of the ratings lie in their 90 % intervals")
+plots.calibration(model, test)
+
+# %% [markdown]
+# The curve stays within its band: an interval that promises 80 % holds 80 % of the ratings.
+#
+# ## Lists
+#
+# What the user has rated is left out. The line is the interval of the score, without the noise of a
+# single rating.
+
+# %%
+best = model.recommend(17, k=8, interval=0.9)
+plots.recommendations(best, labels=train.item_labels(best.code[0]))
+
+# %% [markdown]
+# The first places go to films whose score is overrated by chance as much as to the best ones, as in
+# any ranking by a noisy number. `rank_by="lower"` puts what is surely good first, and
+# `probability` tells how probable a rating of at least 4 is.
+
+# %%
+model.recommend(17, k=5, rank_by="lower", at_least=4.0, interval=0.9)
+
+# %% [markdown]
+# ## A new user
+#
+# Somebody joins and rates five films. Nothing is fitted again: their row is drawn given the films
+# as they are.
+
+# %%
+new = Ratings.from_frame(
+    {"user": [1001] * 5, "item": [3, 14, 15, 92, 65], "rating": [5.0, 1.0, 4.0, 2.0, 5.0]}
+)
+grown = model.fold_in(new, key=1)
+print(train.item_labels(grown.recommend(1001, k=3).code[0]))
+
+# %% [markdown]
+# ## What does the fit know of the films?
+#
+# Items that the same people like lie in the same direction.
+
+# %%
+plots.factor_map(model, num_labels=6)
+
+# %% [markdown]
+# `model.save("my-fit")` keeps all of it, and `probmf.load("my-fit")` reads it back. Where to go on:
+# [faster point estimates](../fitting.md), [what to ask a new user](cold_start.py),
+# [plays and clicks](implicit_feedback.py).
+
+# %%
+print(resources())

@@ -1,0 +1,82 @@
+# %% [markdown]
+# # Yes or no, and how many
+#
+# **My response is not a number with Gaussian noise. What changes?** The likelihood, and nothing
+# else. Two examples: pupils who pass or don't, and calls to offices.
+
+# %%
+import numpy as np
+
+from probmf import MixedEffects, fit_marginal, plots, sample_marginal
+from probmf.diagnostics import resources
+
+rng = np.random.default_rng(0)
+school, hours = np.repeat(np.arange(20), 15), rng.uniform(0, 5, 300)
+logit = -1.5 + 0.8 * hours + rng.normal(0, 1, 20)[school]
+pupils = {"passed": rng.random(300) < 1 / (1 + np.exp(-logit)), "hours": hours, "school": school}
+
+# %% [markdown]
+# ## Yes or no
+#
+# `glmer(passed ~ hours + (1 | school), binomial)` in lme4. The schools' effects have no exact
+# integral now; adaptive quadrature is as good as exact, and costs milliseconds.
+
+# %%
+logistic = MixedEffects("passed ~ hours + (1 | school)", likelihood="bernoulli")
+fit_marginal(logistic, pupils, num_nodes=9).summary()
+
+# %% [markdown]
+# The posterior: effects integrated out by the same quadrature, NUTS on what is left.
+
+# %%
+fit = sample_marginal(logistic, pupils, key=0, num_samples=1000)
+fit.summary()
+
+# %% [markdown]
+# An hour more, as a change of the probability to pass, at three places of the curve:
+
+# %%
+for start in (0.0, 2.0, 4.0):
+    pair = {"hours": [start, start + 1], "school": [3, 3]}
+    low, high = fit.predict(pair, level="population").mean
+    print(f"{start:.0f} to {start + 1:.0f} hours: {low:.0%} to {high:.0%}")
+
+# %% [markdown]
+# ## Counts
+#
+# Calls to 25 offices on weekdays and weekends, over spells of different length. The offset makes
+# the rate one per day, and `negativebinomial` lets days vary more than a Poisson's do.
+
+# %%
+office, weekend = np.repeat(np.arange(25), 10), np.tile([0, 0, 0, 0, 0, 0, 0, 1, 1, 1], 25)
+days = rng.integers(1, 8, 250)
+rate = days * np.exp(1.2 - 0.7 * weekend + rng.normal(0, 0.5, 25)[office])
+calls = rng.poisson(rate * rng.gamma(3.0, 1 / 3.0, 250))
+table = {"calls": calls, "weekend": weekend, "days": days, "office": office}
+
+formula = "calls ~ weekend + offset(np.log(days)) + (1 | office)"
+counted = sample_marginal(
+    MixedEffects(formula, likelihood="negativebinomial"), table, key=0, num_samples=1000
+)
+counted.summary()
+
+# %% [markdown]
+# Weekends have $e^{-0.7}$, half as many calls. The concentration says how much days of one rate
+# vary: a Poisson's would be infinite. Do simulated calls look like ours?
+
+# %%
+plots.predictive_check(counted, key=0)
+
+# %% [markdown]
+# ## And others
+#
+# Stars that are levels rather than lengths take `likelihood="ordinal"` (R's `clmm`, brms's
+# `cumulative()`), successes among trials `"binomial"`, counts with too many zeros
+# `"zeroinflatedpoisson"` or `"hurdlepoisson"`, numbers with outliers `"studentt"`, positive numbers
+# `"gamma"` or `"lognormal"`, shares `"beta"`.
+#
+# All responses and their links are listed in [mixed models](../mixed.md#responses). Ratings of
+# users and items take the same likelihoods: [models](../models.md).
+
+# %%
+print(resources())
