@@ -11,6 +11,10 @@ import pyarrow.parquet
 from probmf.data.column import sentence
 from probmf.data.kinds import is_text
 from probmf.data.tables import refuse_doubled, require_columns
+from probmf.memory import require_memory
+
+#: Memory that a row of numbers takes at most while it is read, measured at ten million.
+ROW_BYTES = 60
 
 type PathLike = str | os.PathLike[str]
 
@@ -67,6 +71,13 @@ def read_parquet(path: PathLike, names: Sequence[str] | None = None) -> pa.Table
         raise ValueError(f"{sentence(what)} could not be read as Parquet: {error}.") from error
     refuse_doubled(dataset.schema.names, what)
     require_columns(names or (), dataset.schema.names, what)
+    num_rows = sum(fragment.metadata.num_rows for fragment in dataset.fragments)
+    require_memory(
+        ROW_BYTES * num_rows,
+        f"{sentence(what)} has {num_rows:,} rows, and to read them",
+        "Ratings.open sorts them on disk instead.",
+        share=0.8,
+    )
     wanted = dataset.schema.names if names is None else names
     # One column after the other, so that only one stands in memory twice while it is put together.
     columns = [

@@ -161,7 +161,8 @@ class Ratings(SplittableRatings):
         Raises:
             FileNotFoundError: If there is no such file.
             TypeError: As for `from_frame`.
-            ValueError: If it is no Parquet file; and as for `from_frame`.
+            ValueError: If it is no Parquet file, or memory does not suffice (see `open`); and as
+                for `from_frame`.
 
         Example:
             >>> Ratings.from_parquet("ratings.parquet", time="timestamp")  # doctest: +SKIP

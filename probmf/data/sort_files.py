@@ -40,6 +40,8 @@ from probmf.rows.store import OTHER, SIDES, RowStore, Side
 
 #: Ratings that are looked at at once.
 BATCH = 1 << 20
+#: Folder of what does not fit in memory while the ratings are sorted.
+SPILLED = "spilled"
 #: What a repeated pair may mean here: rows that were sorted have no first and no last.
 POLICIES = ("error", "mean", "sum")
 
@@ -235,13 +237,13 @@ def sort_files(
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        with _connect(partial / "spilled", memory_limit) as database:
+        with _connect(partial / SPILLED, memory_limit) as database:
             database.register("source", dataset)
             _check_numbers(database, source, dataset.schema)
             vocabularies = {side: _encode(database, source, side, given[side]) for side in SIDES}
             _write_table(database, source, partial, vocabularies)
             degrees = {side: _write_rows(database, partial, side, vocabularies) for side in SIDES}
-        shutil.rmtree(partial / "spilled", ignore_errors=True)
+        shutil.rmtree(partial / SPILLED, ignore_errors=True)
         if source.state() != before:
             raise ValueError(
                 f"{sentence(source.what)} changed while it was read; wait until it is written, and "
@@ -375,8 +377,11 @@ def _write_table(
         f"JOIN {side}_codes AS {side}s ON source.{_quoted(getattr(source, side))} = {side}s.id"
         for side in SIDES
     )
+    # In two steps: DuckDB sorts its own files in less memory than what comes through Arrow.
+    coded = f"{folder / SPILLED}/coded.parquet"
+    _copy(database, f"SELECT {', '.join(parts)} FROM source {joins}", coded)
     # By all columns, so that rows of one pair are added up in the same order by any threads.
-    query = f"SELECT {', '.join(parts)} FROM source {joins} ORDER BY ALL"
+    query = f"SELECT * FROM {_text(coded)} ORDER BY ALL"
     with ExitStack() as stack:
         files: dict[str, ColumnFile] = {}
         for columns in _whole_pairs(database.sql(query).to_arrow_reader(BATCH)):
@@ -448,9 +453,10 @@ def _write_rows(
     weighted = "weight" in table
     names = [side, OTHER[side], "rating", *(["weight"] if weighted else [])]
     database.register("sorted", pa.table({name: pa.array(table[name]) for name in names}))
-    query = f"SELECT {', '.join(names)} FROM sorted"
-    query += " WHERE weight > 0" if weighted else ""
-    query += f" ORDER BY {side}, {OTHER[side]}"
+    query = f"SELECT {', '.join(names)} FROM sorted{' WHERE weight > 0' if weighted else ''}"
+    counting = f"{folder / SPILLED}/counting.parquet"
+    _copy(database, query, counting)
+    query = f"SELECT * FROM {_text(counting)} ORDER BY {side}, {OTHER[side]}"
     degree = np.zeros(len(vocabularies[side]), np.int64)
     with ExitStack() as stack:
         own: dict[str, Any] = {"partner": np.int32, "rating": np.float32}
@@ -466,6 +472,18 @@ def _write_rows(
             for file, values in zip(files, columns, strict=True):
                 file.append(values.astype(file.dtype))
     return degree
+
+
+def _copy(database: Any, query: str, path: str) -> None:
+    """Write rows to a file of DuckDB's own."""
+    Path(path).parent.mkdir(exist_ok=True)
+    form = "(FORMAT parquet, COMPRESSION uncompressed)"
+    database.execute(f"COPY ({query}) TO {_text(path)} {form}").fetchall()
+
+
+def _text(path: str) -> str:
+    """A text in SQL."""
+    return "'" + path.replace("'", "''") + "'"
 
 
 def _quoted(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from probmf import MatrixFactorization, Ratings, fit_als
+from probmf import MatrixFactorization, Ratings, fit_als, memory
 from probmf.data import sort_files
 
 TABLE = {
@@ -234,3 +235,25 @@ def test_little_memory(tmp_path: Path) -> None:
     with pytest.raises(MemoryError, match="memory_limit='1MB' does not suffice"):
         Ratings.open(path, memory_limit="1MB")
     assert pq.read_metadata(path).num_rows == len(Ratings.open(path, memory_limit="200MB"))
+
+
+def test_a_file_that_memory_does_not_hold(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # 4 GiB for a hundred million ratings, each of them 60 bytes, in proportion.
+    monkeypatch.setattr("probmf.memory.free_memory", lambda: 4 * 2**30 * len(TABLE["who"]) // 10**8)
+    with pytest.raises(
+        ValueError, match=r"has 7 rows, and to read them takes .* Ratings.open sorts"
+    ):
+        Ratings.from_parquet(path, **ROLES)
+    monkeypatch.setattr("probmf.memory.free_memory", lambda: 10**6)
+    assert len(Ratings.from_parquet(path, **ROLES)) == 7
+
+
+@pytest.mark.parametrize(("limit", "free"), [("max", 7_000), ("5000", 4_000), ("900", 0)])
+def test_free_memory_is_that_of_the_container(
+    limit: str, free: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    monkeypatch.setattr(memory, "GROUP", tmp_path)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=7_000))
+    assert memory.free_memory() == free

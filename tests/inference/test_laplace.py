@@ -22,7 +22,6 @@ from probmf import (
     sample_nuts,
 )
 from probmf.inference.approximate import laplace as module
-from probmf.inference.approximate import target as target_module
 from probmf.results import MixedFit, RatingsFit
 from probmf.run.driver import FitWarning
 
@@ -116,7 +115,7 @@ def test_too_many_unknowns(monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, "MOST_UNKNOWNS", 100)
         with pytest.raises(ValueError, match=r"has 136 unknowns.*at most 100\. Use " + expected):
             fit_laplace(model, data, key=0)
-    monkeypatch.setattr(target_module, "MEMORY_SHARE", 1e-9)
+    monkeypatch.setattr("probmf.memory.MEMORY_SHARE", 1e-9)
     with pytest.raises(ValueError, match=r"dense Hessian of 136 unknowns takes .*" + expected):
         fit_laplace(model, data, key=0)
 

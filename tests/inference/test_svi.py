@@ -16,7 +16,6 @@ from numpyro.infer import SVI, autoguide
 from probmf import Bernoulli, Gaussian, Ordinal, Ratings, fit_als, fit_svi, load
 from probmf.inference.approximate import svi as approximation
 from probmf.inference.approximate import svi_loop as kernel
-from probmf.inference.approximate import target as target_module
 from probmf.results import MixedFit, RatingsFit
 from probmf.run.driver import FitWarning
 
@@ -254,7 +253,7 @@ def test_a_dear_step_is_a_chunk_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("guide", ["multivariate", "low_rank"])
 def test_a_covariance_that_does_not_fit(monkeypatch: pytest.MonkeyPatch, guide: Any) -> None:
     model, data = small()
-    monkeypatch.setattr(target_module, "MEMORY_SHARE", 1e-9)
+    monkeypatch.setattr("probmf.memory.MEMORY_SHARE", 1e-9)
     with pytest.raises(ValueError, match=r"93 unknowns takes .*guide='normal'"):
         fit_svi(model, data, key=0, guide=guide)
 

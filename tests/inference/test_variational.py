@@ -28,7 +28,6 @@ from probmf import (
 )
 from probmf.datasets import simulate_ratings
 from probmf.inference.approximate import row_covariances as block_module
-from probmf.inference.approximate import target as target_module
 from probmf.inference.approximate.variational import Variational
 from probmf.inference.approximate.variational_start import to_principal_axes
 from probmf.inference.approximate.variational_updates import State
@@ -489,6 +488,6 @@ def test_refused_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
         fit_variational(MODELS["gaussian"], table(), key=0, covariance="full")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="scale_per is 'row'; expected 'factor' or 'side'"):
         fit_variational(MODELS["gaussian"], table(), key=0, scale_per="row")  # type: ignore[arg-type]
-    monkeypatch.setattr(target_module, "MEMORY_SHARE", 1e-9)
+    monkeypatch.setattr("probmf.memory.MEMORY_SHARE", 1e-9)
     with pytest.raises(ValueError, match=r"each of 17 rows takes .*covariance='diagonal'"):
         fit_variational(MODELS["gaussian"], table(), key=0, covariance="block")

@@ -13,12 +13,13 @@ from jaxtyping import Array, Float
 
 from probmf.data import as_key
 from probmf.inference.approximate.guides import weigh
-from probmf.inference.approximate.target import Target, require_memory, scales_without_mode
+from probmf.inference.approximate.target import Target, scales_without_mode
 from probmf.inference.final_warning import concluded
 from probmf.inference.importance import climb
 from probmf.inference.nuts.transitions import constrain_chains
 from probmf.inference.point.als import fit_als
 from probmf.inference.potential import Potential
+from probmf.memory import require_memory
 from probmf.models import MatrixFactorization
 from probmf.results import History, MixedFit, NetworkFit, RatingsFit, Sampling
 from probmf.run.checks import check_counts, refusal, require, require_mode

@@ -21,10 +21,11 @@ from probmf.inference.approximate.guides import (
     weigh,
 )
 from probmf.inference.approximate.svi_loop import Course, nothing_yet, run_svi
-from probmf.inference.approximate.target import Target, require_memory, scales_without_mode
+from probmf.inference.approximate.target import Target, scales_without_mode
 from probmf.inference.final_warning import concluded
 from probmf.inference.point.optimizer import Schedule, choose_rule, rating_rule
 from probmf.inference.potential import Potential
+from probmf.memory import require_memory
 from probmf.results import History, MixedFit, NetworkFit, RatingsFit, Sampling
 from probmf.run.checks import check_counts, require, require_mode
 from probmf.settings import own_settings

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
-import psutil
 from jaxtyping import Array
 from numpyro.distributions import Distribution
 from numpyro.distributions.transforms import biject_to
@@ -30,8 +29,6 @@ from probmf.results import History, MixedFit, NetworkFit, RatingsFit, Sampling
 
 #: Standard deviation of the noise about the starting values, on the unconstrained scale.
 JITTER = 0.1
-#: Share of the machine's memory that an approximation may take.
-MEMORY_SHARE = 0.5
 
 
 class Target(NamedTuple):
@@ -172,25 +169,6 @@ def _about_median(law: Distribution, key: Array) -> Array:
     middle = transform.inv(median(law, transform(jnp.zeros(shape))))
     # Off the middle, where the hidden units of a network would all be alike.
     return transform(middle + JITTER * jax.random.normal(key, shape, middle.dtype))
-
-
-def require_memory(size: float, what: str, advice: str) -> None:
-    """Refuse what does not fit into the memory that is free.
-
-    Args:
-        size: Bytes.
-        what: What takes them.
-        advice: What to do instead.
-
-    Raises:
-        ValueError: If they don't fit.
-    """
-    free = psutil.virtual_memory().available
-    if size > MEMORY_SHARE * free:
-        raise ValueError(
-            f"{what} takes {size / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free, of which "
-            f"{MEMORY_SHARE:.0%} may be taken. {advice}"
-        )
 
 
 def scales_without_mode(target: Target) -> list[str]:

@@ -18,7 +18,6 @@ from probmf.inference.approximate.row_covariances import (
     sum_blocks,
     update_rows,
 )
-from probmf.inference.approximate.target import require_memory
 from probmf.inference.approximate.variational_start import (
     SWEEPS,
     by_factor,
@@ -42,6 +41,7 @@ from probmf.inference.gibbs.plan import Plan
 from probmf.inference.gibbs.starting_points import start_scales, start_states
 from probmf.inference.starts import prepare_validation
 from probmf.likelihoods import Gaussian
+from probmf.memory import require_memory
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
 from probmf.models.table import Table

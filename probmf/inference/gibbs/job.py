@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import psutil
 
 from probmf.inference.gibbs.chains import Engine, GibbsChains, GibbsSettings
+from probmf.memory import require_memory
 from probmf.results import Sampling
 from probmf.results.moments import RowMoments
 from probmf.run.draw_stream import Layout, StreamSite
@@ -16,8 +16,6 @@ from probmf.run.draw_stream import Layout, StreamSite
 KEPT = 200
 #: Bytes that kept draws may take by default, if they are more than so many.
 KEPT_BYTES = 1 << 28
-#: Share of the machine's memory that kept draws may take.
-MEMORY_SHARE = 0.5
 
 
 class Job(NamedTuple):
@@ -79,7 +77,14 @@ def choose_settings(
             "draw of the rows would be kept. Lower thin or raise num_samples."
         )
     settings = GibbsSettings(warmup, samples, chains, memory, own if streamed else 0)
-    _check_memory(draw * chains * (settings.num_kept + 1), settings)
+    # Pieces and what they are joined to exist together for a moment.
+    require_memory(
+        2 * draw * chains * (settings.num_kept + 1),
+        f"The draws of all rows ({chains} chains x {settings.num_kept} kept, twice while they are "
+        "joined)",
+        "Raise thin, or lower num_samples, num_chains or num_factors, or write the draws to disk "
+        "with stream=.",
+    )
     return settings
 
 
@@ -116,15 +121,3 @@ def sampling_of(
 def row_moments(chains: GibbsChains) -> RowMoments:
     """Moments of the rows over all sweeps."""
     return RowMoments(chains.mean, chains.sd, chains.traces["lp"].shape[1])
-
-
-def _check_memory(size: int, settings: GibbsSettings) -> None:
-    free = psutil.virtual_memory().available
-    # Pieces and what they are joined to exist together for a moment.
-    if 2 * size > MEMORY_SHARE * free:
-        raise ValueError(
-            f"{settings.num_chains} chains x {settings.num_kept} kept draws of all rows take "
-            f"{size / 2**30:,.1f} GiB, twice that while they are joined, and {free / 2**30:,.1f} "
-            "GiB are free. Raise thin, or lower num_samples, num_chains or num_factors, or write "
-            "the draws to disk with stream=."
-        )

@@ -263,7 +263,7 @@ def test_weights_of_latent_likelihoods_are_refused() -> None:
 
 
 def test_too_many_draws_for_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_module, "MEMORY_SHARE", 1e-9)
+    monkeypatch.setattr("probmf.memory.MEMORY_SHARE", 1e-9)
     with pytest.raises(ValueError, match="Raise thin"):
         sample_gibbs(model(), ratings(), key=0, **SHORT)
 

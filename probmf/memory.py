@@ -1,0 +1,40 @@
+"""Memory that is free, asked before work that would take more."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+#: Share of the free memory that may be taken: what is computed from large arrays is large, too.
+MEMORY_SHARE = 0.5
+#: Limits of the control group of a container, and what it takes.
+GROUP = Path("/sys/fs/cgroup")
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take: of the machine, its container and its own limit."""
+    free = [psutil.virtual_memory().available]
+    with suppress(OSError, ValueError):  # "max" where there is no limit.
+        limit = int((GROUP / "memory.max").read_text("ascii"))
+        free.append(limit - int((GROUP / "memory.current").read_text("ascii")))
+    return max(0, min(free))
+
+
+def require_memory(size: float, what: str, advice: str, share: float | None = None) -> None:
+    """Refuse what does not fit into the memory that is free.
+
+    Args:
+        size: Bytes.
+        what: What takes them.
+        advice: What to do instead.
+        share: Share of the free memory that it may take; None for `MEMORY_SHARE`.
+
+    Raises:
+        ValueError: If they don't fit.
+    """
+    free, share = free_memory(), MEMORY_SHARE if share is None else share
+    if size > share * free:
+        raise ValueError(
+            f"{what} takes {size / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free, of which "
+            f"{share:.0%} may be taken. {advice}"
+        )
