@@ -256,10 +256,11 @@ def test_rows_of_one_bucket_fit_its_width() -> None:
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
 def test_number_of_workers(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_store, "platform", lambda: backend)
-    monkeypatch.setattr(row_store.os, "process_cpu_count", lambda: 64, raising=False)
-    monkeypatch.setattr(row_store.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(row_store.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
     assert row_store.num_workers() == (16 if backend == "cpu" else 1)
-    monkeypatch.setattr(row_store.os, "process_cpu_count", lambda: None, raising=False)
+    monkeypatch.setattr(row_store.os, "sched_getaffinity", lambda _: {3, 7}, raising=False)
+    assert row_store.num_workers() == (2 if backend == "cpu" else 1)
+    monkeypatch.delattr(row_store.os, "sched_getaffinity")
     monkeypatch.setattr(row_store.os, "cpu_count", lambda: None)
     assert row_store.num_workers() == 1
 

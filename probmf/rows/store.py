@@ -242,5 +242,7 @@ def num_workers() -> int:
     """Threads that share a half-sweep: the usable cores on a CPU, one on an accelerator."""
     if platform() != "cpu":
         return 1
-    usable = getattr(os, "process_cpu_count", os.cpu_count)() or 1
+    # The system's own limit, as of a batch job; not every system has one.
+    own = getattr(os, "sched_getaffinity", None)
+    usable = len(own(0)) if own is not None else os.cpu_count() or 1
     return max(1, min(usable, MOST_WORKERS))
