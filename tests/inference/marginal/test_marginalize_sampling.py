@@ -14,7 +14,7 @@ from numpyro.diagnostics import effective_sample_size
 from numpyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, log_likelihood
 from numpyro.infer.autoguide import AutoNormal
 
-from probmf.inference.marginal import marginalize, prepared
+from probmf.inference.marginal import marginalize, prepared_model
 from probmf.inference.marginal.injection import MarginalizeError
 
 ARRAYS = {name: jnp.asarray(values) for name, values in DATA.items()}
@@ -98,7 +98,7 @@ def test_how_many_are_drawn_at_once_changes_nothing(
     flat = {name: values.ravel() for name, values in samples.items()}
     drawn = []
     for numbers in (1, 4_000, 4_000_000):
-        monkeypatch.setattr(prepared, "DRAW_NUMBERS", numbers)
+        monkeypatch.setattr(prepared_model, "DRAW_NUMBERS", numbers)
         drawn.append(marginalize(slopes, EFFECTS).recover(0, flat, **ARRAYS))
     for other in drawn[1:]:
         for name, values in drawn[0].items():
