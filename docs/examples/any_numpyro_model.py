@@ -1,8 +1,9 @@
 # %% [markdown]
 # # A model of your own, with its effects integrated out
 #
-# **My NumPyro model has Gaussian effects, and NUTS is slow. Does it have to be?** Scores of pupils
-# in classes of schools, with a line of their own for each school. The model stays as it is written.
+# **My NumPyro model has Gaussian effects, and NUTS is slow. Does it have to be?** The example has
+# scores of pupils in classes of schools, with an intercept and a slope for each school. The model
+# stays as it is written.
 
 # %%
 import jax
@@ -60,8 +61,8 @@ marginal = marginalize(model)
 print(marginal.report(*data))
 
 # %% [markdown]
-# NUTS takes either. With the effects gone there is no funnel left, and a draw takes a fraction of
-# the steps.
+# NUTS takes either model. With the effects integrated out there is no funnel left, and a draw
+# takes a fraction of the steps.
 
 # %%
 draws, steps = {}, {}
@@ -80,7 +81,7 @@ for name, one in {"as written": model, "marginal": marginal}.items():
 # ## The effects come back
 #
 # `recover` draws them from their exact joint distribution given each draw of the rest. Together
-# they are draws of the posterior of the model as it was written, and go to ArviZ.
+# they are draws from the posterior of the model as it was written, and ArviZ takes them.
 
 # %%
 effects = marginal.recover(1, draws["marginal"], *data)
@@ -96,7 +97,7 @@ for number, true in enumerate(slope):
     print(f"{number:6}  {true:10.2f}  {float(own.mean()):8.2f} ± {float(own.std()):.2f}")
 
 # %% [markdown]
-# What may be named, and what is refused: [any NumPyro model](../marginal.md).
+# [Any NumPyro model](../marginal.md) lists what can be integrated out, and what is refused.
 
 # %%
 print(resources())

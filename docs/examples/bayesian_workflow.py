@@ -1,9 +1,10 @@
 # %% [markdown]
 # # A Bayesian workflow with ArviZ
 #
-# **Which model of these ratings should I believe, and can I trust the draws?** The steps of Gelman
-# and others (2020): look at the prior, fit, check the sampler, check the fit against the data,
-# compare models, and see what the prior did. 40 people have rated 25 films, 500 times.
+# **Which model of these ratings should I believe, and can I trust the draws?** We take the steps
+# of Gelman and others (2020): look at the prior, fit, check the sampler, check the fit against the
+# data, compare models, and see what the prior did. 40 people have rated 25 films, 600 times in
+# all; 15 % of the ratings are set aside.
 
 # %%
 import warnings
@@ -28,8 +29,8 @@ train, test = simulated.ratings.split(key=0, test_fraction=0.15)
 # %% [markdown]
 # ## The model and its prior
 #
-# Every scale has a half-normal prior. What ratings does that expect before it has seen any? The
-# model is an ordinary NumPyro model, and `uncondition` takes its observations away.
+# Every scale has a half-normal prior. What ratings does the model expect before it has seen any?
+# It is an ordinary NumPyro model, and `uncondition` takes its observations away.
 
 
 # %%
@@ -50,7 +51,7 @@ print("90 % of the prior's ratings:", np.quantile(expected, [0.05, 0.95]).round(
 print("90 % of the data:           ", np.quantile(train.rating, [0.05, 0.95]).round(1))
 
 # %% [markdown]
-# Wider than any rating, and of the same size: a prior that lets the data speak.
+# The prior is wider than the data, but of the same order of magnitude: it lets the data speak.
 #
 # ## Fit, and look at the sampler
 
@@ -60,8 +61,8 @@ fit = sample_gibbs(model, train, key=0, **SETTINGS)
 diagnostics.summary(fit, var_names=["prediction", "noise_scale", "user_scale", "intercept"])
 
 # %% [markdown]
-# R-hat of what the data identify is near one. Factors are not judged: they may be rotated without
-# any change. A rank plot says the same of the chains:
+# R-hat of what the data identify is near one. Factors are not judged, because they can be rotated
+# without any change. A rank plot shows whether the chains agree:
 
 # %%
 plots.ranks(fit, var_names=["noise_scale", "intercept"])
@@ -75,8 +76,8 @@ plots.predictive_check(fit, key=0)
 # %% [markdown]
 # ## Do factors help, and do biases?
 #
-# Leave-one-out scores of ArviZ, higher is better; and the error on the ratings that were set aside,
-# which no model has seen.
+# We compare ArviZ's leave-one-out scores (higher is better), and the error on the ratings that
+# were set aside, which no model has seen.
 
 # %%
 # In some the chains agree a little less than they should: a DiagnosticWarning says so.
@@ -99,13 +100,14 @@ for name in candidates:
     print(f"k above 0.7: {bad:3.0%}, held-out RMSE {error:.3f}")
 
 # %% [markdown]
-# A tenth of the Pareto k of two factors is above 0.7: a film with three ratings moves a lot without
-# one of them. Its leave-one-out score is then too good, as with every flexible factorization. The
-# held-out error has no such fault, and agrees on what matters: factors help, and so do biases.
+# With two factors a tenth of the Pareto k are above 0.7: a film with three ratings moves a lot
+# without one of them. The leave-one-out score is then too good, as for every flexible
+# factorization. The held-out error has no such fault, and agrees on what matters: factors help,
+# and so do biases.
 #
 # ## What did the prior do?
 #
-# Fit again with all scales' priors three times as wide.
+# We fit again with priors that are three times as wide for all scales.
 
 # %%
 # A DiagnosticWarning would say that its chains agree a little less than they should.
@@ -120,8 +122,8 @@ change = np.abs(fit.predict(test).mean - wide.predict(test).mean).max()
 print(f"largest change of a prediction: {change:.3f}")
 
 # %% [markdown]
-# The prior matters little for what is predicted. Only the product of the users' and the items'
-# scale is known from the data, so that each by itself follows its prior.
+# The prior matters little for predictions. The data determine only the product of the users' and
+# the items' scale, so each of the two follows its prior.
 
 # %%
 print(resources())

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Cold start: what to ask, and what to show
 #
-# **Somebody new arrives. Which question tells most of them, and what do we show meanwhile?** A fit
-# of many draws knows what it doesn't know. Twelve simulated people arrive without ratings at a
-# catalogue of 60 films, and answer truthfully, with noise.
+# **A new user arrives. Which question tells most about them, and what do we show meanwhile?** A
+# fit of many draws knows what it doesn't know. Here twelve simulated people without ratings come
+# to a catalogue of 60 films, and answer questions truthfully, with noise.
 
 # %%
 import matplotlib.pyplot as plt
@@ -84,9 +84,10 @@ legend = ax.legend(frameon=False)
 #
 # ## What to show
 #
-# Show one film a round, learn from the answer, and lose as little as possible meanwhile. By the
-# mean, optimistically by the upper end of the interval, by a draw (Thompson), or at random; the
-# loss is what the best films of the same number would have scored more.
+# In each round we show one film, learn from the answer, and want to lose as little as possible.
+# Films are chosen by the mean, by the upper end of the interval (optimistically), by a draw
+# (Thompson), or at random. The loss is the total score of the best films less that of as many
+# films that were shown.
 
 # %%
 for order in ("mean", "upper", "thompson", "random"):
@@ -103,8 +104,8 @@ for order in ("mean", "upper", "thompson", "random"):
     print(f"{order:9} {loss.mean():4.1f} ± {loss.std() / np.sqrt(NEW):.1f}")
 
 # %% [markdown]
-# All that learn are far ahead of chance; a longer run with more people is in
-# [using uncertainty](../uncertainty.md#a-simulated-cold-start).
+# All orders that learn are far ahead of chance. A longer run with more people is in [using
+# uncertainty](../uncertainty.md#a-simulated-cold-start).
 
 # %%
 print(resources())

@@ -2,7 +2,7 @@
 # # Many devices
 #
 # **My ratings don't fit on one accelerator. What do I change?** One argument. Four devices are
-# pretended here, which makes nothing faster on a CPU, and shows that the answers are the same.
+# simulated here, which makes nothing faster on a CPU, but shows that the answers are the same.
 
 # %%
 import os
@@ -26,8 +26,8 @@ jax.devices()
 # ## Least squares
 #
 # Users and items are dealt out like cards, and each device solves for its own. After each
-# half-sweep the new rows are gathered, once: what goes over the wires depends on the number of
-# rows, never on that of the ratings.
+# half-sweep the new rows are gathered, once, so what is sent between devices depends on the number
+# of rows, never on the number of ratings.
 
 # %%
 one = fit_als(model, ratings, key=0, num_sweeps=5, tol=0)
@@ -40,11 +40,11 @@ print(f"largest difference of a factor: {np.max(np.abs(one - four)):.1e}")
 
 # %% [markdown]
 # The difference is rounding, in single precision. `sample_gibbs(..., devices=4)` shares each sweep
-# in the same way. A row's random numbers depend on the key and the row alone, so that its draws
-# agree, too, whatever the number of devices.
+# in the same way. A row's random numbers depend only on the key and the row, so draws agree, too,
+# whatever the number of devices.
 #
-# A list of JAX devices or your own `jax.sharding.Mesh` does as well:
-# [beyond one device](../devices.md).
+# `devices` may also be a list of JAX devices or your own `jax.sharding.Mesh`: [beyond one
+# device](../devices.md).
 
 # %%
 print(resources())

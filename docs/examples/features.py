@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Features: users and items without ratings
 #
-# **A film has no ratings yet, but I know its year and genres. What can be said?** 160 people of
-# whom age and job are known rate 80 films; a quarter of both are held out with all their ratings.
+# **A film has no ratings yet, but I know its year and genres. What can be said?** 160 people,
+# whose age and job are known, rate 80 films. A quarter of the people and of the films are held out
+# with all their ratings.
 
 # %%
 import matplotlib.pyplot as plt
@@ -35,7 +36,8 @@ items = {
 # %% [markdown]
 # ## With features and without
 #
-# Prior means of biases and factors are linear in the features, and their weights are learned along.
+# Prior means of biases and factors are linear in the features, with weights that are learned
+# together with everything else.
 
 
 # %%
@@ -80,12 +82,13 @@ for what, pairs in {
         print(f"{what:23} {name:11} RMSE {error:.3f}, {inside:.0%} in their 90 % intervals")
 
 # %% [markdown]
-# With features the error is about half as large, and the intervals hold what they promise. Without
-# them the scales that were given are too small for rows that differ as much as these.
+# With features the error is about half as large, and the intervals have the coverage that they
+# promise. Without them the given scales are too small for rows that differ as much as these.
 #
 # ## And after the first ratings?
 #
-# The new users' first ratings are folded in. What features say fades as ratings come.
+# The new users' first ratings are folded in. The more ratings there are, the less the features
+# matter.
 
 # %%
 answers, test = (frame(known & new_user[:, None] & ~new_item) for known in (seen, ~seen))
@@ -108,8 +111,8 @@ ax.set(xlabel="ratings of each new user", ylabel="RMSE of the others", ylim=(0, 
 legend = ax.legend(frameon=False)
 
 # %% [markdown]
-# How numbers, categories, lists and text are encoded, and which methods take features:
-# [features](../features.md).
+# [Features](../features.md) describes how numbers, categories, lists and text are encoded, and
+# which methods take features.
 
 # %%
 print(resources())

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Plays and clicks: feedback without a no
 #
-# **I know what people played, and how often. I don't know what they dislike. How do I rank?** 300
-# listeners, 200 artists, and how often each was played. A pair that is missing was not refused: it
-# was mostly never seen.
+# **I know what people played, and how often. I don't know what they dislike. How do I rank?**
+# There are 300 listeners and 200 artists, and we know how often each listener played each artist.
+# A missing pair is not a rejection: mostly the listener has never met the artist.
 
 # %%
 import numpy as np
@@ -24,7 +24,7 @@ print(np.quantile(table["plays"], [0.25, 0.5, 0.75, 0.9, 0.99]).astype(int))
 # ## Counts as confidence
 #
 # Each play makes us surer that the pair is liked; a pair without any is a weak no (Hu, Koren and
-# Volinsky 2008). Counts have heavy tails, so that their logarithm makes the better weight.
+# Volinsky 2008). Counts have heavy tails, so their logarithm is the better weight.
 
 # %%
 table["weight"] = confidence_weights(table["plays"], alpha=5.0)
@@ -43,7 +43,8 @@ fit
 # %% [markdown]
 # ## Is it better than a list of what is popular?
 #
-# The share of each listener's hidden artists among the first ten, and how near the top they are.
+# Recall is the share of each listener's hidden artists among the first ten; nDCG also counts how
+# near the top they are.
 
 # %%
 ranked = fit.recommend(k=10)
@@ -64,8 +65,8 @@ for name, lists in {"factorization": ranked.code, "popular": hits}.items():
 fit.explain(1, ranked.item[0, 0])
 
 # %% [markdown]
-# For a shop window of millions, `fit.vectors("item")` gives rows for an index of nearest neighbours
-# by inner product: the order is that of `recommend`.
+# For catalogues of millions of items, `fit.vectors("item")` gives rows for an index of nearest
+# neighbours by inner product. The order is that of `recommend`:
 
 # %%
 scores = fit.vectors("user")[:1] @ fit.vectors("item").T

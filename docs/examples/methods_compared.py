@@ -1,8 +1,9 @@
 # %% [markdown]
 # # A point, an approximation or draws?
 #
-# **What do I gain by waiting longer?** The same ratings from the fastest method to the most careful
-# one: what each costs, how well it predicts, and whether its intervals keep their word.
+# **What do I gain by waiting longer?** The same ratings are fitted by methods from the fastest to
+# the most careful one. What does each cost, how well does it predict, and do its intervals have
+# the right coverage?
 
 # %%
 import time
@@ -63,11 +64,12 @@ for name, run in runs.items():
 # %% [markdown]
 # The seconds are mostly compilation, which a second call on data of the same shapes does without.
 # The errors are near each other; the intervals are not. Scales that are left at one give intervals
-# which hold every rating and say nothing. Those who don't know their scales let `fit_variational`
-# or `sample_gibbs` find them.
+# which hold every rating and say nothing. If you don't know your scales, let `fit_variational` or
+# `sample_gibbs` learn them.
 #
-# NUTS samples the same posterior as Gibbs, in a hundred times its time: it is for models that Gibbs
-# sampling doesn't take. [Which method when](../which_method.md) has such a table for real ratings.
+# NUTS samples the same posterior as Gibbs, but takes a hundred times as long: it is for models
+# that Gibbs sampling doesn't take. [Which method when](../which_method.md) has such a table for
+# real ratings.
 
 # %%
 print(resources())

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Mixed models, beside lme4 and brms
 #
-# **How do I write the model that I know from R, and what do I get?** Two data sets of the shapes
-# that lme4's users know: reaction times of 18 people over ten days without sleep, and lectures
-# rated by students.
+# **How do I write the model that I know from R, and what do I get?** Two simulated data sets look
+# like those that lme4's users know: reaction times of 18 people over ten days without sleep, and
+# lectures rated by students.
 
 # %%
 import numpy as np
@@ -20,7 +20,7 @@ reaction = 251.4 + own[:, 0] + (10.5 + own[:, 1]) * days + rng.normal(0, 25.6, 1
 sleep = {"reaction": reaction, "days": days, "subject": subject}
 
 # %% [markdown]
-# ## Everybody starts elsewhere and slows down at a rate of their own
+# ## An intercept and a slope for everybody
 #
 # | | |
 # | --- | --- |
@@ -28,7 +28,7 @@ sleep = {"reaction": reaction, "days": days, "subject": subject}
 # | brms | `brm(reaction ~ 1 + days + (1 + days \| subject), sleep)` |
 # | probmf | `MixedEffects("reaction ~ 1 + days + (1 + days \| subject)")` |
 #
-# lme4's numbers come from `fit_marginal`, here by restricted maximum likelihood:
+# lme4's estimates come from `fit_marginal`, here by restricted maximum likelihood:
 
 # %%
 model = MixedEffects("reaction ~ 1 + days + (1 + days | subject)")
@@ -36,7 +36,7 @@ fit_marginal(model, sleep, objective="restricted").summary()
 
 # %% [markdown]
 # The posterior, as from brms, comes from `sample_marginal`. Intercepts and slopes are integrated
-# out exactly, so that its draws are independent, and there are no chains to wait for.
+# out exactly, so the draws are independent, and no chains have to converge.
 
 # %%
 fit = sample_marginal(model, sleep, key=0, num_samples=1000)
@@ -48,7 +48,7 @@ plots.effects(fit, "subject", column="days")
 # %% [markdown]
 # ## Does the slope vary at all?
 #
-# As in R: fit both by maximum likelihood, and compare.
+# As in R, fit both models by maximum likelihood, and compare them.
 
 # %%
 parallel = MixedEffects("reaction ~ 1 + days + (1 | subject)")
@@ -57,8 +57,8 @@ anova(fit_marginal(parallel, sleep), fit_marginal(model, sleep))
 # %% [markdown]
 # ## A prediction for somebody new
 #
-# `unseen="prior"` draws the effects of people that were not there from what the others say of
-# people.
+# `unseen="prior"` gives people who were not in the data the distribution of effects that was
+# learned from the others.
 
 # %%
 new = {"days": [0, 9, 9], "subject": ["s00", "s00", "somebody else"]}
@@ -67,7 +67,8 @@ fit.predict(new, kind="response", interval=0.9, unseen="prior", key=1)
 # %% [markdown]
 # ## Crossed effects
 #
-# 60 students rate lectures of 30 lecturers in 5 departments: three groupings, none within another.
+# 60 students rate lectures of 30 lecturers in 5 departments. Students and lecturers are crossed,
+# and each lecturer belongs to one department.
 #
 # | | |
 # | --- | --- |
@@ -89,7 +90,8 @@ rated = sample_marginal(crossed, lectures, key=0, num_samples=1000)
 rated.summary()
 
 # %% [markdown]
-# How much of the variance is whose? Draws of any function of the parameters are one line of NumPy.
+# How much of the variance comes from whom? Draws of any function of the parameters are one line of
+# NumPy.
 
 # %%
 names = ("student_scale", "lecturer_scale", "department_scale", "noise_scale")
@@ -99,7 +101,7 @@ for name, share in zip(names, variance / variance.sum(axis=0), strict=True):
     print(f"{name.removesuffix('_scale'):10} {share.mean():4.0%}   {low:3.0%} to {high:3.0%}")
 
 # %% [markdown]
-# The department's share is hardly known: five departments say little about how departments vary.
+# The departments' share is hardly known: five departments say little about how departments vary.
 # More terms, priors and responses are in [mixed models](../mixed.md).
 
 # %%

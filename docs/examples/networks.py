@@ -2,8 +2,8 @@
 # # Networks and the landscape of their minima
 #
 # **Does it matter where the optimizer starts, and which one it is?** With a hidden layer the
-# objective has many minima. Two interlocked half moons, three hidden units, and many random starts
-# at once show them.
+# objective has many minima. Many random starts at once show them, here for two interlocked half
+# moons and three hidden units.
 
 # %%
 import numpy as np
@@ -24,7 +24,8 @@ examples
 # %% [markdown]
 # ## Sixteen starts of each optimizer
 #
-# They run as one program. Adam's rate falls along a cosine; L-BFGS needs no rate.
+# All starts of an optimizer run as one program. Adam's rate falls along a cosine; L-BFGS needs no
+# rate.
 
 # %%
 model = Network(hidden=(3,), weight_scale=3.0, bias_scale=3.0, likelihood=Bernoulli())
@@ -47,11 +48,12 @@ for name, one in fits.items():
 plots.optimization({name: one.history for name, one in fits.items()})
 
 # %% [markdown]
-# One start would have told little. `num_restarts` costs less than it looks, and the best is kept.
+# One start would have told little. `num_restarts` costs less than you may expect, and the best
+# start is kept.
 #
 # ## A posterior instead of a minimum
 #
-# The same networks are NumPyro models. Where there are no data, the draws part ways.
+# The same networks are NumPyro models. Where there are no data, the draws differ more.
 
 # %%
 inputs = np.linspace(-2, 2, 30)
@@ -64,8 +66,7 @@ for place in (0.0, 3.0, 4.0):
     print(f"at {place:.0f}: {found.mean[0]:5.2f} ± {found.sd[0]:.2f}")
 
 # %% [markdown]
-# Ridge, logistic and softmax regression are networks without a hidden layer:
-# [networks](../networks.md).
+# Ridge, logistic and softmax regression are [networks](../networks.md) without a hidden layer.
 
 # %%
 print(resources())

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Nine experiments, with and without their effects
 #
-# **How much does it help to integrate effects out?** Lai, Domke and Sheldon (2024) asked this of
-# nine experiments of cognitive science, with models as they are written for brms. Here are the same
-# nine models, on small simulated data of the same designs.
+# **How much does it help to integrate effects out?** Lai, Domke and Sheldon (2024) asked this for
+# nine experiments of cognitive science, with models as they are written for brms. Here are the
+# same nine models, on small simulated data of the same designs.
 
 # %%
 import numpy as np
@@ -40,9 +40,9 @@ def simulate(intercept, effect, noise, seed):
 
 # %% [markdown]
 # Each model is sampled as it is written, by NUTS, and with all coefficients and effects integrated
-# out, by `sample_marginal`. Times are logarithms here, which is the same as
-# `likelihood="lognormal"` of milliseconds. In the Stroop experiment the noise has effects of its
-# own. They can't be integrated out, so that NUTS samples these with the scales.
+# out, by `sample_marginal`. Reaction times are logarithms here, which is the same as
+# `likelihood="lognormal"` with milliseconds. In the Stroop experiment the noise has effects of its
+# own, which can't be integrated out, so NUTS samples these together with the scales.
 
 # %%
 print("             as it is written                        integrated out")
@@ -71,11 +71,11 @@ for seed, (name, (formula, *truth)) in enumerate(EXPERIMENTS.items()):
     )
 
 # %% [markdown]
-# 400 draws of each. What is left after integration are a few scales and correlations without a
-# funnel: importance sampling draws them independently, for two to five evaluations of the density a
-# draw, where NUTS takes tens of gradients for a draw that is worth a fraction of one. The paper's
-# authors find it always better to integrate, and so do we; the same on the real data is among the
-# [benchmarks](../benchmarks.md#small-mixed-models).
+# There are 400 draws of each. After integration only a few scales and correlations are left,
+# without a funnel. Importance sampling draws them independently, with two to five evaluations of
+# the density a draw, where NUTS takes tens of gradients for a draw that is worth a fraction of an
+# independent one. The paper's authors find it always better to integrate, and so do we. Results on
+# some of the real data are in the [benchmarks](../benchmarks.md#small-mixed-models).
 
 # %%
 print(resources())

@@ -2,8 +2,8 @@
 # # From ratings to recommendations
 #
 # **What will each user like, and how sure are we?** 200 people have rated some of 100 films. We
-# learn from nine tenths of the ratings, check the predictions on the rest, and make lists. The
-# ratings are simulated, so that the truth is known; your own table goes in the same way.
+# learn from nine tenths of the ratings, check the predictions on the rest, and recommend films.
+# The ratings are simulated, so that the truth is known; your own table goes in the same way.
 
 # %%
 from probmf import Ratings, fit, metrics, plots
@@ -22,8 +22,8 @@ train
 #
 # ## Fit
 #
-# `fit` has nothing to choose: it samples the posterior of a factorization and learns all its
-# scales, the noise included.
+# With `fit` there is nothing to choose: it samples the posterior of a factorization and learns all
+# its scales, the noise included.
 
 # %%
 model = fit(train, num_factors=6, key=0)
@@ -32,8 +32,8 @@ model
 # %% [markdown]
 # ## Are the predictions any good?
 #
-# On ratings that the fit has not seen. The noise of a single rating is 0.5 here, and no method can
-# have a smaller error than that.
+# We look at ratings that the fit has not seen. The noise of a single rating is 0.5 here, so no
+# method can have a smaller error than that.
 
 # %%
 predicted = model.predict(test, interval=0.9)
@@ -43,21 +43,21 @@ print(f"RMSE {error:.3f}; {inside:.1%} of the ratings lie in their 90 % interval
 plots.calibration(model, test)
 
 # %% [markdown]
-# The curve stays within its band: an interval that promises 80 % holds 80 % of the ratings.
+# The curve stays within its band: intervals that promise 80 % hold about 80 % of the ratings.
 #
-# ## Lists
+# ## Recommendations
 #
-# What the user has rated is left out. The line is the interval of the score, without the noise of a
-# single rating.
+# Films that the user has rated are left out. The lines are intervals of the score, without the
+# noise of a single rating.
 
 # %%
 best = model.recommend(17, k=8, interval=0.9)
 plots.recommendations(best, labels=train.item_labels(best.code[0]))
 
 # %% [markdown]
-# The first places go to films whose score is overrated by chance as much as to the best ones, as in
-# any ranking by a noisy number. `rank_by="lower"` puts what is surely good first, and
-# `probability` tells how probable a rating of at least 4 is.
+# As in any ranking by a noisy number, films whose score is too high by chance come first as easily
+# as the best ones. `rank_by="lower"` puts first what is surely good, and `at_least=4.0` adds the
+# probability of a rating of at least 4.
 
 # %%
 model.recommend(17, k=5, rank_by="lower", at_least=4.0, interval=0.9)
@@ -65,8 +65,8 @@ model.recommend(17, k=5, rank_by="lower", at_least=4.0, interval=0.9)
 # %% [markdown]
 # ## A new user
 #
-# Somebody joins and rates five films. Nothing is fitted again: their row is drawn given the films
-# as they are.
+# A new user rates five films. Nothing is fitted again: only the user's row is drawn, given the
+# films as they are.
 
 # %%
 new = Ratings.from_frame(
@@ -76,7 +76,7 @@ grown = model.fold_in(new, key=1)
 print(train.item_labels(grown.recommend(1001, k=3).code[0]))
 
 # %% [markdown]
-# ## What does the fit know of the films?
+# ## What does the fit know about the films?
 #
 # Items that the same people like lie in the same direction.
 

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Yes or no, and how many
 #
-# **My response is not a number with Gaussian noise. What changes?** The likelihood, and nothing
-# else. Two examples: pupils who pass or don't, and calls to offices.
+# **My response is not a number with Gaussian noise. What changes?** Only the likelihood. Two
+# examples: pupils who pass or don't, and calls to offices.
 
 # %%
 import numpy as np
@@ -18,22 +18,24 @@ pupils = {"passed": rng.random(300) < 1 / (1 + np.exp(-logit)), "hours": hours, 
 # %% [markdown]
 # ## Yes or no
 #
-# `glmer(passed ~ hours + (1 | school), binomial)` in lme4. The schools' effects have no exact
-# integral now; adaptive quadrature is as good as exact, and costs milliseconds.
+# In lme4 this is `glmer(passed ~ hours + (1 | school), binomial)`. The integral over the schools'
+# effects has no closed form now, but adaptive quadrature is practically exact, and takes
+# milliseconds.
 
 # %%
 logistic = MixedEffects("passed ~ hours + (1 | school)", likelihood="bernoulli")
 fit_marginal(logistic, pupils, num_nodes=9).summary()
 
 # %% [markdown]
-# The posterior: effects integrated out by the same quadrature, NUTS on what is left.
+# For the posterior, effects are integrated out by the same quadrature, and NUTS samples what is
+# left.
 
 # %%
 fit = sample_marginal(logistic, pupils, key=0, num_samples=1000)
 fit.summary()
 
 # %% [markdown]
-# An hour more, as a change of the probability to pass, at three places of the curve:
+# What one more hour does to the probability of passing, at three places of the curve:
 
 # %%
 for start in (0.0, 2.0, 4.0):
@@ -44,8 +46,9 @@ for start in (0.0, 2.0, 4.0):
 # %% [markdown]
 # ## Counts
 #
-# Calls to 25 offices on weekdays and weekends, over spells of different length. The offset makes
-# the rate one per day, and `negativebinomial` lets days vary more than a Poisson's do.
+# There are calls to 25 offices on weekdays and weekends, over periods of different length. With
+# the offset the rate is one per day, and `negativebinomial` lets the counts vary more than a
+# Poisson's.
 
 # %%
 office, weekend = np.repeat(np.arange(25), 10), np.tile([0, 0, 0, 0, 0, 0, 0, 1, 1, 1], 25)
@@ -61,8 +64,8 @@ counted = sample_marginal(
 counted.summary()
 
 # %% [markdown]
-# Weekends have $e^{-0.7}$, half as many calls. The concentration says how much days of one rate
-# vary: a Poisson's would be infinite. Do simulated calls look like ours?
+# Weekends have $e^{-0.7}$ times as many calls, about half. The concentration says how much counts
+# of one rate vary: a Poisson's would be infinite. Do simulated calls look like ours?
 
 # %%
 plots.predictive_check(counted, key=0)
@@ -70,10 +73,10 @@ plots.predictive_check(counted, key=0)
 # %% [markdown]
 # ## And others
 #
-# Stars that are levels rather than lengths take `likelihood="ordinal"` (R's `clmm`, brms's
+# Stars that are levels rather than measurements take `likelihood="ordinal"` (R's `clmm`, brms's
 # `cumulative()`), successes among trials `"binomial"`, counts with too many zeros
-# `"zeroinflatedpoisson"` or `"hurdlepoisson"`, numbers with outliers `"studentt"`, positive numbers
-# `"gamma"` or `"lognormal"`, shares `"beta"`.
+# `"zeroinflatedpoisson"` or `"hurdlepoisson"`, numbers with outliers `"studentt"`, positive
+# numbers `"gamma"` or `"lognormal"`, shares `"beta"`.
 #
 # All responses and their links are listed in [mixed models](../mixed.md#responses). Ratings of
 # users and items take the same likelihoods: [models](../models.md).
