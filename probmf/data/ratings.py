@@ -227,7 +227,8 @@ class Ratings(SplittableRatings):
             TypeError: As for `from_frame`.
             ValueError: If a file can't be read, has other column types than the first, or changes
                 while it is read; if the folder was made from other files or with other arguments,
-                was changed, or is of another version; and as for `from_frame`.
+                was changed, is of another version, or holds other files than sorted ratings; and as
+                for `from_frame`.
 
         Example:
             >>> Ratings.open("ratings.parquet", time="timestamp")  # doctest: +SKIP

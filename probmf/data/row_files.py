@@ -24,6 +24,16 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 #: Columns of the table that every folder has, and those that it may have.
 NEEDED, FURTHER = ("user", "item", "rating"), ("weight", "time")
+#: Columns of each side's rows.
+OF_ROWS = ("start", "partner", "rating", "weight")
+#: Names of all files that a folder may have.
+FILES = frozenset(
+    {
+        *(MANIFEST, *(f"{name}.npy" for name in (*NEEDED, *FURTHER))),
+        *(f"{side}_{name}.npy" for side in SIDES for name in OF_ROWS),
+        *(f"{side}s.parquet" for side in SIDES),
+    }
+)
 #: Bytes that a checksum reads at once.
 PIECE = 1 << 24
 
@@ -98,6 +108,24 @@ def write_manifest(
     files = {path.name: _facts(path) for path in paths}
     manifest = {"format": FORMAT, "made_from": made_from, "files": files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
+def refuse_other_contents(folder: Path) -> None:
+    """Refuse to replace what is anything but a folder of sorted ratings, or empty.
+
+    Raises:
+        ValueError: If there is a file of that name, or a folder with other files in it.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file, not a folder for sorted ratings; name another.")
+    others = sorted({path.name for path in folder.iterdir()} - FILES)
+    if others:
+        raise ValueError(
+            f"The folder {folder} holds {others[0]!r}, which is no file of sorted ratings and "
+            "would be deleted. Name another folder, which need not be there yet."
+        )
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

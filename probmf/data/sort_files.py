@@ -31,6 +31,7 @@ from probmf.data.row_files import (
     map_rows,
     read_manifest,
     read_vocabularies,
+    refuse_other_contents,
     write_manifest,
 )
 from probmf.data.side_tables import align_features
@@ -224,15 +225,17 @@ def sort_files(
 
     Args:
         source: The files.
-        folder: The folder; one that is there is replaced.
+        folder: The folder; one that was made so before is replaced.
         given: The ids of each side in the order of their codes, or None for those with ratings.
         memory_limit: What DuckDB may take, such as "2GB".
 
     Raises:
         ImportError: If DuckDB is not installed.
         OSError: If the disk is full.
-        ValueError: If the files do not hold ratings, or change while they are read.
+        ValueError: If the files do not hold ratings, or change while they are read, or the folder
+            holds anything else.
     """
+    refuse_other_contents(folder)
     before, dataset = source.state(), source.dataset()
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

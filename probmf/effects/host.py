@@ -257,7 +257,11 @@ class HostEvidence:
         for block, own in self.columns.own.items():
             size[own] = np.sqrt(self.prior[own] + np.square(sizes[block].ravel()))
         pivots = (np.diagonal(part, axis1=-2, axis2=-1) for part in (lead.system, lead.inverse))
-        by_group = np.sum(np.multiply(*pivots), axis=-1)
+        shares = np.multiply(*pivots)
+        # None is below one but for rounding, which has taken everything where one is negative.
+        if np.any(shares <= 0):
+            return Rounding(np.nan, np.inf, largest)
+        by_group = np.sum(shares, axis=-1)
         square = precision * float(self.sums.square)
         factors = sum(factor_error(tril, own) for tril, own in zip(trils, seen, strict=True))
         value, total = self._value(precision, lead, found), float(size @ size)

@@ -217,6 +217,22 @@ def test_a_folder_that_was_changed(path: Path) -> None:
         Ratings.open(path, **ROLES)
 
 
+def test_a_folder_of_other_files_is_left_alone(path: Path) -> None:
+    """The folder would be replaced, and the ratings may well lie in it."""
+    content = path.read_bytes()
+    with pytest.raises(ValueError, match=r"holds 'ratings.parquet', which is no file of sorted"):
+        Ratings.open(path, folder=path.parent, **ROLES)
+    with pytest.raises(ValueError, match="is a file, not a folder for sorted ratings"):
+        Ratings.open(path, folder=path, **ROLES)
+    folder = path.with_name("ratings.parquet.sorted")
+    Ratings.open(path, **ROLES)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds 'notes.txt'"):
+        Ratings.open(path, rebuild=True, **ROLES)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert path.read_bytes() == content
+
+
 def test_a_full_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Any, values: Any) -> None:
         raise OSError(28, "No space left on device")

@@ -119,11 +119,13 @@ def is_flat(law: Distribution) -> bool:
 
 
 def mask_of(law: Distribution) -> Any:
-    """The mask of a distribution, or None."""
+    """The mask of a distribution, to be broadcast to the shape of its values; or None."""
     found = None
     while isinstance(law, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
         if isinstance(law, dist.MaskedDistribution):
-            found = law._mask if found is None else jnp.logical_and(found, law._mask)
+            # A mask has the batch's axes only, and masks whole events.
+            own = jnp.reshape(law._mask, jnp.shape(law._mask) + (1,) * law.event_dim)
+            found = own if found is None else jnp.logical_and(found, own)
         law = law.base_dist
     return found
 

@@ -256,11 +256,11 @@ def log_densities(law: Any, value: Array) -> Float[Array, " n"]:
     base, mask = unwrap(law), mask_of(law)
     shape = tuple(law.batch_shape) + tuple(law.event_shape)
     value = jnp.broadcast_to(jnp.asarray(value), shape)
-    if mask is not None:
-        keep = jnp.broadcast_to(mask, shape)
-        # A missing value must not reach a derivative.
-        value = jnp.where(keep, value, value.ravel()[jnp.argmax(keep.ravel())])
-    rows = base.log_prob(value)
-    if mask is not None:
-        rows = jnp.where(keep.reshape(rows.shape), rows, 0.0)
-    return jnp.ravel(rows)
+    if mask is None:
+        return jnp.ravel(base.log_prob(value))
+    events = value.reshape(-1, *base.event_shape)
+    keep = jnp.broadcast_to(mask, shape).reshape(len(events), -1)[:, 0]
+    # A missing value must not reach a derivative.
+    other = events[jnp.argmax(keep)][None]
+    known = jnp.where(keep.reshape(-1, *(1,) * len(base.event_shape)), events, other)
+    return jnp.where(keep, jnp.ravel(base.log_prob(known.reshape(shape))), 0.0)

@@ -189,8 +189,10 @@ def _refuse_improper(blocks: Sequence[Block], pattern: Pattern, sums: Statistics
     """Refuse flat priors of effects that the rows don't tell apart, whatever the other effects."""
     flat = [place for place, block in enumerate(blocks) if block.is_flat]
     trils = [(np.eye if block.is_flat else _zero)(block.dim) for block in blocks]
+    # The target has no part in it: its unit would have one.
+    nothing = {name: np.zeros_like(getattr(sums, name)) for name in ("lead", "rest", "square")}
     try:
-        found = HostEvidence(pattern, sums, flat).rounding(trils, 1.0)
+        found = HostEvidence(pattern, sums._replace(**nothing), flat).rounding(trils, 1.0)
     except np.linalg.LinAlgError:
         found = None
     if found is None or not found.is_small:

@@ -241,17 +241,22 @@ class Probe:
         return RowProgram(self.model, self.target, latents, deviations, self.args, self.kwargs)
 
     def check_rows(self) -> None:
-        """Each row's density has to depend on its own predictor alone, and to be finite.
+        """Each row's density has to be a smooth one of its own predictor alone, and finite.
 
         Raises:
             MarginalizeError: Naming the first row.
         """
 
-        def slopes(latents: Values, deviations: Values, move: Array) -> tuple[Array, Array]:
+        def slopes(latents: Values, deviations: Values, move: Array) -> tuple[Array, Array, Array]:
             program = self.program(latents, deviations)
             number = program.require_predictor(self.sites)
             density = partial(program.density, number, parameters=program.parameters)
-            return jax.jvp(density, (program.predictor(number),), (move,))
+
+            def along(predictor: Array) -> tuple[Array, Array]:
+                return jax.jvp(density, (predictor,), (move,))
+
+            (value, slope), (_, bend) = jax.jvp(along, (program.predictor(number),), (move,))
+            return value, slope, bend
 
         zeros = self.zeros()
         run = run_with(self.model, self.latents, zeros, self.args, self.kwargs)
@@ -259,10 +264,15 @@ class Probe:
         count = len(self.observations()["loc"])
         traced = Traced(slopes, self.latents, zeros, np.zeros(count))
         weight = np.random.default_rng(1).uniform(0.5, 1.5, count)
+        is_sloped = is_bent = False
         for bit in range(max(1, int(count - 1).bit_length())):
             digit = (np.arange(count) >> bit) & 1
             for chosen in (digit, 1 - digit):
-                value, slope = (np.asarray(x) for x in traced(self.latents, zeros, weight * chosen))
+                value, slope, bend = (
+                    np.asarray(x) for x in traced(self.latents, zeros, weight * chosen)
+                )
+                is_sloped = is_sloped or bool(np.any(slope != 0))
+                is_bent = is_bent or bool(np.any(bend != 0))
                 if not np.all(np.isfinite(value)):
                     raise MarginalizeError(
                         f"The log density of {self.target!r} is not finite in row "
@@ -276,6 +286,13 @@ class Probe:
                         "Leave its effects in the model.",
                         self.sites,
                     )
+        if is_sloped and not is_bent:
+            raise MarginalizeError(
+                f"The log density of {self.target!r} is linear in its predictor but for kinks, so "
+                "that it has no curvature, which quadrature and Laplace's approximation go by.",
+                "Leave its effects in the model.",
+                self.sites,
+            )
 
 
 def draw_values(

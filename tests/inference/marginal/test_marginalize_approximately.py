@@ -249,7 +249,14 @@ def bent() -> None:
         sample("y", dist.Beta(jnp.exp(u)[g], jnp.exp(-(u**3))[g]), obs=0.5)
 
 
+def kinked() -> None:
+    u = effects()
+    with plate("rows", ROWS):
+        sample("y", dist.Laplace(u[g], 0.7), obs=x)
+
+
 REFUSED = {
+    "kinked": (kinked, None, "density of 'y' is linear in its predictor but for kinks"),
     "coupled": (coupled, None, "The rows of 'y' have no linear predictor each"),
     "bent": (bent, None, "'u' do not enter the observed site 'y' through one linear predictor"),
     "negative": (lambda: poisson(counts - 5), None, r"'y' in row \d+ is -\d, which Poisson can't"),

@@ -30,7 +30,8 @@ from numpyro.infer.util import log_density
 from scipy.stats import multivariate_normal
 
 from probmf.inference.marginal import marginalize
-from probmf.inference.marginal.injection import MarginalizeError
+from probmf.inference.marginal.injection import MarginalizeError, read_observed
+from probmf.inference.marginal.predictor import log_densities
 
 NUM_DRAWS = 4000
 
@@ -177,3 +178,19 @@ def test_a_site_is_reparametrized_around_a_marginal_model() -> None:
     assert density == pytest.approx(float(plain) + np.log(0.5), rel=1e-12)
     draws = {n: np.broadcast_to(trace[n]["value"], 5) for n in ("log_tau", "log_tau_decentered")}
     assert marginal.recover(0, draws, **DATA)["u"].shape == (5, GROUPS)
+
+
+def test_a_mask_is_one_of_whole_events() -> None:
+    """With as many events as values in each it fits the other axis, too."""
+    mask, value = np.array([True, False, True]), jnp.arange(9).reshape(3, 3)
+    with jax.numpy_rank_promotion("allow"):  # NumPyro's Multinomial needs it.
+        law = dist.Normal(jnp.zeros((3, 3)), 1.0).to_event(1).mask(mask)
+        observed = read_observed("y", {"law": law, "value": value, "scale": None})
+        np.testing.assert_array_equal(observed.keep, np.repeat(mask, 3))
+        rows = log_densities(law, value)
+        np.testing.assert_allclose(rows.reshape(3, 3).sum(axis=1), law.log_prob(value), rtol=1e-6)
+        counts = jnp.array([[1, 1, 2], [0, 3, 1], [2, 2, 0]])
+        events = dist.Multinomial(4, jnp.full((3, 3), 1 / 3)).mask(mask)
+        np.testing.assert_allclose(
+            log_densities(events, counts), events.log_prob(counts), rtol=1e-6
+        )

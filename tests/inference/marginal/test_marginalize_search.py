@@ -115,8 +115,12 @@ def test_the_largest_choice_among_products_keeps_what_is_needed() -> None:
     assert largest(sizes, needs, sites, frozenset({("a", "b"), ("a", "c")})) == {"b", "c"}
 
 
+def flat(size: int = 2) -> Any:
+    return sample("beta", dist.ImproperUniform(constraints.real_vector, (), (size,)))
+
+
 FLAT: dict[str, Any] = {
-    "coefficients": lambda: sample("beta", dist.ImproperUniform(constraints.real_vector, (), (2,))),
+    "coefficients": flat,
     "expanded": lambda: sample(
         "beta", dist.ImproperUniform(constraints.real, (), ()).expand([2]).to_event(1)
     ),
@@ -179,6 +183,29 @@ def test_flat_priors_without_a_posterior_are_refused(size: int) -> None:
 
     with pytest.raises(MarginalizeError, match=r"The flat prior of .*'u'.* leaves no posterior"):
         marginalize(model).prepare()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_dependent_columns_with_a_flat_prior_are_refused(seed: int) -> None:
+    """Rounding makes of their Gram matrix one that is not positive definite, or is just so."""
+    a, b = np.random.default_rng(seed).normal(size=(2, ROWS))
+    columns = np.stack([a, b, a + b], axis=1)
+
+    def model(y: Any) -> None:
+        sample("y", normal(columns @ flat(3), 0.7), obs=y)
+
+    with pytest.raises(MarginalizeError, match="The flat prior of 'beta' leaves no posterior"):
+        marginalize(model).prepare(y)
+
+
+def test_the_unit_of_the_responses_decides_nothing_about_flat_priors() -> None:
+    columns = np.stack([np.ones(ROWS), x], axis=1)
+
+    def model(y: Any) -> None:
+        sample("y", normal(columns @ flat(), 1e4), obs=y)
+
+    report = marginalize(model).report(1e9 + 1e4 * y)
+    assert report["beta"]["done"] == "integrated out exactly"
 
 
 def test_flat_priors_have_no_prior_draw() -> None:
