@@ -323,7 +323,7 @@ def _factorization_task(
     model: Any, data: Any, start: Any, validation: Any, batch_size: int | None
 ) -> _Task:
     (observations,) = model.arguments(data)
-    warn_of_heavy_weights(model, data, stacklevel=4)
+    warn_of_heavy_weights(model, data, stacklevel=5)
     if not model.site_shapes(1, 1) and not model.learns_intercept:
         raise ValueError("fit_map needs something to fit; the model has a fixed intercept only.")
     _check_batch_size(batch_size, len(observations.user), "ratings")
