@@ -110,18 +110,18 @@ def _problems(
         center = _whitened_means(draws, some, center)
         center = np.pad(center, ((0, 0), (0, len(batch.rating) - center.shape[1]), (0, 0)))
     return RowProblem(
-        jnp.asarray(np.zeros((len(batch.rating), width))),
-        full(_whitened(draws, some, draws.rows("item", items, some))),
-        jnp.asarray(place.reshape(batch.partner.shape).astype(np.int32)),
-        jnp.asarray(batch.rating),
-        jnp.asarray(batch.weight),
-        full(_padded(precision, batch)),
-        jnp.asarray(free),
-        full(draws.sites["intercept"][some]),
-        {name: full(values) for name, values in scales.items()},
-        None if gram is None else full(gram),
-        None if gram_shift is None else full(gram_shift),
-        None if center is None else full(center),
+        value=jnp.asarray(np.zeros((len(batch.rating), width))),
+        partners=full(_whitened(draws, some, draws.rows("item", items, some))),
+        partner=jnp.asarray(place.reshape(batch.partner.shape).astype(np.int32)),
+        rating=jnp.asarray(batch.rating),
+        weight=jnp.asarray(batch.weight),
+        precision=full(_padded(precision, batch)),
+        free=jnp.asarray(free),
+        intercept=full(draws.sites["intercept"][some]),
+        scales={name: full(values) for name, values in scales.items()},
+        gram=None if gram is None else full(gram),
+        gram_shift=None if gram_shift is None else full(gram_shift),
+        center=None if center is None else full(center),
     )
 
 

@@ -147,8 +147,10 @@ class Conditionals:
                 center = np.zeros_like(start)
                 center[: len(batch.chosen)] = self._centers[side][codes[batch.chosen]]
             # On the host: the fit's predictions may be asked for in either precision.
-            fields: Any = (
-                start, partners, batch.partner, batch.rating, batch.weight, precision,
-                self.free(side), self.intercept, scales, gram, gram_shift, center,
-            )  # fmt: skip
-            yield batch, RowProblem(*fields)
+            fields: dict[str, Any] = {
+                "value": start, "partners": partners, "partner": batch.partner,
+                "rating": batch.rating, "weight": batch.weight, "precision": precision,
+                "free": self.free(side), "intercept": self.intercept, "scales": scales,
+                "gram": gram, "gram_shift": gram_shift, "center": center,
+            }  # fmt: skip
+            yield batch, RowProblem(**fields)

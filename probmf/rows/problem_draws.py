@@ -39,8 +39,9 @@ def draw_rows(
     Returns:
         The rows, and the share of proposals that were accepted (1 where the draw is exact).
     """
-    fields: Any = (None, 0, None, None, None, 0, None, 0, 0, 0, 0, 0)
-    axes = RowProblem(*fields)
+    by_draw = {"partners", "precision", "intercept", "scales", "gram", "gram_shift", "center"}
+    fields: Any = {name: 0 if name in by_draw else None for name in RowProblem._fields}
+    axes = RowProblem(**fields)
     draw = _draw_exactly if likelihood.normal else _draw_by_metropolis
     return jax.vmap(partial(draw, likelihood=likelihood), in_axes=(axes, 0))(problems, keys)
 

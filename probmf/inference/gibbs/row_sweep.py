@@ -12,8 +12,8 @@ from jaxtyping import Array, Int
 from probmf.inference.gibbs.chains import Contents, Gathered
 from probmf.inference.gibbs.plan import Given, Plan, State
 from probmf.inference.gibbs.updates import (
-    likelihood_scales,
     make_ready,
+    own_scales,
     pair_scores,
     update,
 )
@@ -79,7 +79,7 @@ class Problem(NamedTuple):
         result: RowSums | None = None
         for side, own_key in zip(SIDES, keys[:2], strict=True):
             prior = Prior(
-                state.intercept, likelihood_scales(state.scales), ready.precision[side],
+                state.intercept, own_scales(plan.likelihood, state.scales), ready.precision[side],
                 self.free[side], ready.gram[side], ready.shift[side], ready.pull[side],
             )  # fmt: skip
             table, result = half_sweep(
@@ -135,7 +135,8 @@ def _observe(
     moments = gathered.watched
     if watched.user.size:
         scores = pair_scores(state, *watched)
-        moments = moments.add(plan.likelihood.mean(scores, likelihood_scales(state.scales)))
+        own = own_scales(plan.likelihood, state.scales)
+        moments = moments.add(plan.likelihood.mean(scores, own))
     parts = [log_joint, state.intercept]
     parts += [jnp.ravel(state.scales[name]) for name in _traced(plan, state.scales)]
     parts.append(pair_scores(state, *probes))

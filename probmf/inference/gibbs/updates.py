@@ -14,6 +14,7 @@ from probmf.inference.gibbs.moves import balance_sides, exchange_levels, shift_b
 from probmf.inference.gibbs.plan import Given, Plan, Site, State, by_column, log_prior
 from probmf.inference.gibbs.slice_sampling import slice_sample
 from probmf.inference.point.feature_weights import center_rows, solve, solve_full, to_weights
+from probmf.likelihoods import Likelihood
 from probmf.likelihoods.ordered import OrderedNormal
 from probmf.models.normal_wishart import wishart_draw
 from probmf.rows.store import SIDES, Side
@@ -100,7 +101,7 @@ def update(
     loss, slope, curvature = (jnp.sum(x) for x in (result.loss, result.slope, result.curvature))
     if given.rated is not None:
         scores = pair_scores(state, given.rated.user, given.rated.item)
-        own = likelihood_scales(state.scales)
+        own = own_scales(plan.likelihood, state.scales)
         loss = jnp.sum(plan.likelihood.loss(scores, given.rated.rating, own))
     log_joint = _log_joint(plan, given, state, loss)
     intercept, table = state.intercept, state.table
@@ -225,9 +226,9 @@ def draw_scale(key: Array, law: Distribution, scale: Array, square: Array, count
     return jnp.exp(slice_sample(key, jnp.log(scale), log_density, width))
 
 
-def likelihood_scales(scales: Mapping[str, Array]) -> dict[str, Array]:
+def own_scales(likelihood: Likelihood, scales: Mapping[str, Array]) -> dict[str, Array]:
     """The likelihood's own parameters among all."""
-    return {name: scales[name] for name in ("noise_scale", "cutpoints") if name in scales}
+    return {name: scales[name] for name in likelihood.scale_sites() if name in scales}
 
 
 def pair_scores(state: State, user: Int[Array, " n"], item: Int[Array, " n"]) -> Float[Array, " n"]:
