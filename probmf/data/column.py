@@ -75,7 +75,7 @@ class Column:
         return f"row {row} of {self.owners.name} {plain(self.owners.ids[row])!r}"
 
     def missing(self) -> np.ndarray:
-        """Which values are missing, as booleans of shape (n,)."""
+        """Marks of the values that are missing, booleans of shape (n,)."""
         values = self.values
         if isinstance(values, pa.Array):
             return np.asarray(pc.is_null(values, nan_is_null=pa.types.is_floating(values.type)))

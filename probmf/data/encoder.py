@@ -203,7 +203,7 @@ def words(column: Column) -> list[list[str]]:
 
 
 def is_constant(x: Float[np.ndarray, "n columns"]) -> Bool[np.ndarray, " columns"]:
-    """Which columns are the same in all rows, up to rounding."""
+    """Marks of the columns that are the same in all rows, up to rounding."""
     return np.asarray(np.ptp(x, axis=0) <= CONSTANT * np.maximum(np.abs(x).max(axis=0), 1e-300))
 
 

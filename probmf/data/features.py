@@ -1,4 +1,4 @@
-"""Which columns of a side table are features, and how they become numbers."""
+"""Features: columns of a side table, and their way to numbers."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -129,7 +129,7 @@ def refuse_other_contents(folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What a folder was made from.
+    """The source that a folder was made from.
 
     Raises:
         ValueError: If it is no such folder, is of another form, or a file is missing or was

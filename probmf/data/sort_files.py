@@ -108,7 +108,7 @@ class Source:
             return file.read(4) == b"PAR1"
 
     def state(self) -> dict[str, Any]:
-        """What tells these files in their present state from others, as values for JSON."""
+        """The present state of these files, as values for JSON: others differ."""
         files = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in self.files]
         own = asdict(self) | {"path": None}
         own["column_names"] = self.column_names and list(self.column_names)

@@ -1,4 +1,4 @@
-"""Which effects meet in which observations: index lists made once, on the host.
+"""Effects that meet in the same observations: index lists made once, on the host.
 
 A block holds all effects of one grouping: d coefficients for each of M groups. The block with the
 most coefficients leads: its precision is block-diagonal and is eliminated group by group. The
@@ -166,7 +166,7 @@ def _columns(rest: list[Grouping], num_rows: int) -> np.ndarray:
 
 
 def _cells(rest: list[Grouping]) -> np.ndarray:
-    """Which group of which block each column belongs to."""
+    """The group and block that each column belongs to."""
     parts, offset = [np.zeros(0, np.int64)], 0
     for block in rest:
         parts.append(offset + np.repeat(np.arange(block.num_groups), block.dim))

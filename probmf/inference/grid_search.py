@@ -23,7 +23,7 @@ _FACTORS = ("user_factors", "item_factors")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GridSearch(Tabular):
-    """What a search found.
+    """Result of a search.
 
     Attributes:
         table: A row per setting, best first: "num_factors", "multiple" (of the model's scales),

@@ -8,14 +8,14 @@ from probmf import plots
 from probmf.plots.intervals import LABELLED
 from probmf.report import shared
 from probmf.report.page import Section, Tile, columns, facts, heading, picture, table, text
-from probmf.report.residuals import surprises
+from probmf.report.residuals import surprise_words, surprises
+from probmf.report.shared import INTERVAL, INTERVAL_NAME
 from probmf.results import MixedFit
 from probmf.results.mixtures import tails
 from probmf.results.table import Table
 
 #: Group terms that are shown with a picture, groups at each end of a table, rows of a table.
 _TERMS, _ENDS, _GROUPS = 6, 5, 10
-_INTERVAL = 0.9
 #: Columns of a summary that the section on convergence has.
 _LEFT_OUT = ("ess_tail", "mcse_mean", "mcse_sd")
 
@@ -58,7 +58,7 @@ def model_section(fit: MixedFit) -> Section:
 
 def parameters_section(fit: MixedFit) -> Section:
     """Coefficients, scales and correlations."""
-    found = fit.summary(interval=_INTERVAL)
+    found = fit.summary(interval=INTERVAL)
     rows = [{name: own for name, own in row.items() if name not in _LEFT_OUT} for row in found]
     parts = [table(Table(tuple(rows), found.notes), "Coefficients, scales and correlations")]
     if not fit.is_point:
@@ -100,8 +100,8 @@ def _ends(fit: MixedFit, term: Any, place: int) -> str:
     for group in [*order[:_ENDS], *order[-_ENDS:]]:
         row: dict[str, Any] = {"group": str(labels[group]), "effect": float(draws[:, group].mean())}
         if len(draws) > 1:
-            low, high = np.quantile(draws[:, group], tails(_INTERVAL))
-            row["90% interval"] = f"{low:.4g} to {high:.4g}"
+            low, high = np.quantile(draws[:, group], tails(INTERVAL))
+            row[INTERVAL_NAME] = f"{low:.4g} to {high:.4g}"
         rows.append(row)
     return table(Table(tuple(rows)), f"{term.names[place]}: the largest and the smallest effects")
 
@@ -135,8 +135,7 @@ def groups_section(fit: MixedFit) -> Section:
     if parts:
         parts.append(
             text(
-                "Error: root mean square of response less prediction, in training. Surprise: by "
-                "how many standard errors a group's mean square lies above that of all rows.",
+                surprise_words("response", "a group"),
                 kind="muted",
             )
         )
@@ -176,6 +175,6 @@ def mixed_tiles(fit: MixedFit) -> list[Tile]:
 
 
 def _predictable(fit: MixedFit) -> bool:
-    """Whether all effects are there."""
+    """True if all effects are there."""
     terms = [own.name for coding in fit.design.codings for own in coding.terms]
     return all(f"{name}_effects" in fit.samples for name in terms)

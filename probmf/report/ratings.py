@@ -8,7 +8,8 @@ from probmf import plots
 from probmf.data import as_generator
 from probmf.report import shared
 from probmf.report.page import Section, Tile, columns, facts, heading, picture, raw, table, text
-from probmf.report.residuals import Surprise, surprises
+from probmf.report.residuals import Surprise, surprise_words, surprises
+from probmf.report.shared import INTERVAL, INTERVAL_NAME
 from probmf.results import RatingsFit
 from probmf.results.mixtures import tails
 from probmf.results.table import Table
@@ -17,8 +18,6 @@ from probmf.results.table import Table
 _ITEMS, _USERS, _LIST = 10, 3, 8
 #: Training ratings whose errors are looked at, of more a random part.
 _MOST = 50_000
-#: Probability of all intervals.
-_INTERVAL = 0.9
 
 
 def data_section(fit: RatingsFit) -> Section:
@@ -32,7 +31,7 @@ def data_section(fit: RatingsFit) -> Section:
 
 
 def model_section(fit: RatingsFit) -> Section:
-    """What the model is, and its scales."""
+    """The model and its scales."""
     model = fit.model
     parts = {"intercept": True, "user bias": model.user_bias, "item bias": model.item_bias,
              "user factors \N{MIDDLE DOT} item factors": bool(model.num_factors)}  # fmt: skip
@@ -59,19 +58,19 @@ def _scales(fit: RatingsFit) -> Table:
         values = fit.samples.get(name)
         if values is None:
             rows.append(
-                {"parameter": name, "value": _number(given), "90% interval": _origin(given)}
+                {"parameter": name, "value": _mean_of(given), INTERVAL_NAME: _origin(given)}
             )
             continue
         flat = values.reshape(values.shape[0] * values.shape[1], -1)
         row = {"parameter": name + (f" (mean of {flat.shape[1]})" if flat.shape[1] > 1 else "")}
         flat = flat.mean(axis=1)
-        low, high = np.quantile(flat, tails(_INTERVAL))
+        low, high = np.quantile(flat, tails(INTERVAL))
         told = "estimated" if fit.is_point else f"{low:.4g} to {high:.4g}"
-        rows.append(row | {"value": float(flat.mean()), "90% interval": told})
+        rows.append(row | {"value": float(flat.mean()), INTERVAL_NAME: told})
     return Table(tuple(rows))
 
 
-def _number(given: Any) -> float | None:
+def _mean_of(given: Any) -> float | None:
     """Mean of a number or an array of them; None of anything else."""
     values = np.asarray(given)
     return float(values.mean()) if np.issubdtype(values.dtype, np.number) else None
@@ -79,7 +78,7 @@ def _number(given: Any) -> float | None:
 
 def _origin(given: Any) -> str:
     """Words in place of an interval."""
-    return "fixed" if _number(given) is not None else f"{type(given).__name__}, not drawn"
+    return "fixed" if _mean_of(given) is not None else f"{type(given).__name__}, not drawn"
 
 
 def factors_section(fit: RatingsFit) -> Section:
@@ -125,9 +124,7 @@ def items_section(fit: RatingsFit) -> Section:
                 table(_judged(fit, worst, found), "Surprising items: predicted worst"),
             ),
             text(
-                "Error: root mean square of rating less prediction, in training. Surprise: by how "
-                "many standard errors an item's mean square lies above that of all.", told,
-                kind="muted",
+                surprise_words("rating", "an item"), told, kind="muted",
             ),
             _liked(fit),
         ],
@@ -155,8 +152,8 @@ def _liked(fit: RatingsFit) -> str:
             "bias": draws[:, items].mean(axis=0).tolist(),
         }
         if len(draws) > 1:
-            ends = np.quantile(draws[:, items], tails(_INTERVAL), axis=0)
-            values["90% interval"] = [f"{low:.2f} to {high:.2f}" for low, high in ends.T]
+            ends = np.quantile(draws[:, items], tails(INTERVAL), axis=0)
+            values[INTERVAL_NAME] = [f"{low:.2f} to {high:.2f}" for low, high in ends.T]
         made.append(table(_items(fit, items, values), f"{caption}: the item's bias"))
     return columns(*made)
 
@@ -175,7 +172,7 @@ def recommendations_section(fit: RatingsFit) -> Section:
     if not len(order) or not _has_rows(fit):
         return Section("Recommendations", [])
     users = order[np.unique(np.linspace(0, len(order) - 1, _USERS).astype(int))]
-    interval = None if fit.ranks_only else _INTERVAL
+    interval = None if fit.ranks_only else INTERVAL
     parts = [
         text(
             "Samples: for the user with the most ratings, one with some, and the one with the "
@@ -206,7 +203,7 @@ def _for_user(fit: RatingsFit, user: int, interval: float | None) -> str:
             "prediction" if interval else "score": float(found.score[0, place]),
         }  # fmt: skip
         if found.lower is not None and found.upper is not None:
-            row["90% interval"] = f"{found.lower[0, place]:.2f} to {found.upper[0, place]:.2f}"
+            row[INTERVAL_NAME] = f"{found.lower[0, place]:.2f} to {found.upper[0, place]:.2f}"
         rows.append(row)
     rated = np.flatnonzero(data.user == user)
     best = rated[np.argsort(-data.rating[rated], kind="stable")[:5]]
@@ -228,5 +225,5 @@ def ratings_tiles(fit: RatingsFit) -> list[Tile]:
 
 
 def _has_rows(fit: RatingsFit) -> bool:
-    """Whether all rows are there; samplers may have integrated out those of a side."""
+    """True if all rows are there; samplers may have integrated out those of a side."""
     return all(site in fit.samples for site in fit.model.site_shapes(1, 1))

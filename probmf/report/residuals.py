@@ -51,3 +51,11 @@ def surprises(
         spread = square.std()
         surprise = np.sqrt(count) * (own - square.mean()) / spread if spread else 0.0 * own
     return Surprise(count, mean, np.sqrt(own), np.where(count > 0, surprise, -np.inf))
+
+
+def surprise_words(response: str, group: str) -> str:
+    """Explanation of a table of surprises, in words."""
+    return (
+        f"Error: root mean square of {response} less prediction, in training. Surprise: by how "
+        f"many standard errors {group}'s mean square lies above that of all."
+    )

@@ -13,6 +13,9 @@ from probmf.results import MixedFit, RatingsFit
 from probmf.results.measures import fewest_draws
 from probmf.results.table import Table
 
+#: Probability of all intervals, and the name of their column.
+INTERVAL = 0.9
+INTERVAL_NAME = f"{INTERVAL:.0%} interval"
 #: Measures whose fewest digits say enough.
 _DIGITS = "{:.4g}"
 

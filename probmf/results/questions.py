@@ -1,4 +1,4 @@
-"""Which items to ask a user about: those whose answers tell the most."""
+"""Items to ask a user about: those whose answers tell the most."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,6 +1,6 @@
 """The loop under algorithms in steps: chunks, shown, kept, streamed, and ended by Ctrl-C.
 
-Independent draws (`inference/mixed`) and stochastic variational inference end by Ctrl-C themselves.
+Independent draws (`inference/mixed`) end by Ctrl-C themselves.
 
 An algorithm has a state for each chain and three methods: `init` makes the states, `step` takes
 some steps of one chain, and `observe` says what a chunk of steps of all chains leaves.

@@ -36,7 +36,7 @@ class Block:
 
     @property
     def is_flat(self) -> bool:
-        """Whether the prior's density is one everywhere."""
+        """True if the prior's density is one everywhere."""
         return self.layouts[0].is_flat
 
     def grouping(self, group: np.ndarray) -> Grouping:

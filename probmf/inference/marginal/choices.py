@@ -1,4 +1,4 @@
-"""What becomes of each site, in words, and the nodes of a quadrature."""
+"""The fate of each site in words, and the nodes of a quadrature."""
 
 from probmf.effects.conditional_draws import NUM_NODES
 from probmf.effects.quadrature import MAX_DIM
@@ -36,7 +36,7 @@ def quadrature_nodes(structure: Structure, num_nodes: int | None) -> int:
 
 
 def inside_choices(structure: Structure, num_nodes: int | None) -> tuple[Choice, ...]:
-    """What is integrated out, and how."""
+    """The sites that are integrated out, with the way."""
     done = "integrated out exactly"
     if not structure.is_gaussian:
         nodes = quadrature_nodes(structure, num_nodes)
@@ -47,7 +47,7 @@ def inside_choices(structure: Structure, num_nodes: int | None) -> tuple[Choice,
 
 
 def named_choices(structure: Structure, num_nodes: int | None) -> tuple[Choice, ...]:
-    """What becomes of each site, where some were named."""
+    """The fate of each site, where some were named."""
     return inside_choices(structure, num_nodes) + tuple(
         Choice(name, "sampled", "It was not named.") for name in structure.latent_shapes
     )

@@ -1,4 +1,4 @@
-"""Which outputs of a traced function depend on which of its inputs."""
+"""Dependence of the outputs of a traced function on its inputs."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -169,7 +169,7 @@ class Traced:
         return find_kink(self.jaxpr, self._leaves_of(position, leaf))
 
     def _leaves_of(self, position: int, leaf: int | None = None) -> list[bool]:
-        """Which leaves of the arguments are those of one, or are one leaf of it."""
+        """Marks of the leaves that belong to one argument, or are one leaf of it."""
         return [
             index == position and leaf in (None, place)
             for index, count in enumerate(self.num_leaves)

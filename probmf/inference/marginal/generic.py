@@ -31,7 +31,7 @@ _ZERO_AT_ZERO = frozenset(
 
 
 class UndecidedError(Exception):
-    """Which values are read depends on a latent value."""
+    """Raised where the values that are read depend on a latent value."""
 
 
 class _Unknown:

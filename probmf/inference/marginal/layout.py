@@ -71,7 +71,7 @@ class Shapes(dict[str, tuple[int, ...]]):
 
 
 class Choice(NamedTuple):
-    """What becomes of a latent site.
+    """The fate of a latent site.
 
     Attributes:
         site: The site.

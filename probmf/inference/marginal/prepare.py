@@ -101,7 +101,7 @@ def _structure(
     kwargs: Mapping[str, Any],
     num_nodes: int | None,
 ) -> tuple[Structure, tuple[Choice, ...]]:
-    """How the effects enter, and what becomes of each site."""
+    """The structure of the effects, and the fate of each site."""
     if sites is None:
         structure, choices = find_structure(model, args, kwargs, num_nodes)
     else:

@@ -116,7 +116,7 @@ class PreparedModel:
         raise NotImplementedError
 
     def rounding(self, latents: Values) -> Rounding | None:
-        """What rounding leaves of the log density; None where no sums of squares are subtracted."""
+        """Digits that rounding leaves of the log density; None where nothing is subtracted."""
         del latents
         return None
 

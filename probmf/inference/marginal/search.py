@@ -107,7 +107,7 @@ class Search:
         return tuple(name for name in self.sizes if name not in self.reasons)
 
     def choices(self, structure: Structure) -> tuple[Choice, ...]:
-        """What becomes of each site."""
+        """The fate of each site."""
         inside = {choice.site: choice for choice in inside_choices(structure, self.num_nodes)}
         return tuple(
             inside[name] if name in inside else Choice(name, "sampled", self.reasons[name])

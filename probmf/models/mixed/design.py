@@ -80,7 +80,7 @@ class PredictorCoding:
 
     @property
     def intercept(self) -> int | None:
-        """Which of them is the intercept; None if there is none."""
+        """Place of the intercept among them; None if there is none."""
         place = self.columns.intercept
         return self.places.index(place) if place in self.places else None
 
