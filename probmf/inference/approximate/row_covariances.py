@@ -73,8 +73,19 @@ def _piece(lines: int, width: int, size: int) -> int:
     return max(part for part in range(1, width + 1) if width % part == 0 and part <= most)
 
 
-def _over_chunks(bucket: Bucket, start: int, count: int, capacity: int, one: Any) -> Any:
-    """Results of a function for each chunk of a span, zeros beyond it, lines joined."""
+def over_chunks(bucket: Bucket, start: int, count: int, capacity: int, one: Any) -> Any:
+    """Results of a function for each chunk of a span, zeros beyond it, lines joined.
+
+    Args:
+        bucket: A bucket.
+        start: The first chunk of the span.
+        count: Number of its chunks.
+        capacity: The most chunks of any span.
+        one: The function, of a chunk; a pytree of arrays with one entry for each line.
+
+    Returns:
+        The results, of `capacity` chunks.
+    """
     chunk = jax.tree.map(lambda x: x[0], bucket)
     shapes = jax.eval_shape(one, chunk)
     empty = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), shapes)
@@ -126,7 +137,7 @@ def _bucket_sums(
         empty = BlockSums(square, square, jnp.zeros((lines, size), covariance.dtype))
         return lax.fori_loop(0, width // step, add, empty)
 
-    return _over_chunks(bucket, start, count, capacity, one)
+    return over_chunks(bucket, start, count, capacity, one)
 
 
 @jax.jit
@@ -224,7 +235,7 @@ def _bucket_residuals(
         loss = 0.5 * jnp.sum(weight * jnp.square(rest), axis=1)
         return RowSums(loss, jnp.sum(weight * rest, axis=1), jnp.sum(weight, axis=1))
 
-    return _over_chunks(bucket, start, count, capacity, one)
+    return over_chunks(bucket, start, count, capacity, one)
 
 
 def pair_spread(

@@ -22,8 +22,8 @@ from jax import lax
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
-from probmf.inference.approximate.row_covariances import pair_spread
-from probmf.inference.gibbs.plan import Plan, Site
+from probmf.inference.approximate.row_covariances import over_chunks, pair_spread
+from probmf.inference.gibbs.plan import Plan, Site, by_column
 from probmf.likelihoods import Likelihood
 from probmf.rows.blocks import Bucket, RowBlocks, SideBlocks
 from probmf.rows.store import OTHER, SIDES, Side
@@ -127,22 +127,14 @@ def _columns(mean: RowValues, variance: RowValues) -> Moments:
 def _bucket_sums(
     bucket: Bucket, start: int, count: int, *, columns: Moments, capacity: int
 ) -> Moments:
-    lines = bucket.partner.shape[1]
+    def one(chunk: Bucket) -> Moments:
+        def add(column: Array) -> Array:
+            weight = chunk.weights(column.dtype)
+            return jnp.einsum("rw,rw...->r...", weight, column[chunk.partner])
 
-    def add(column: Array, chunk: Bucket) -> Array:
-        weight = chunk.weights(column.dtype)
-        return jnp.einsum("rw,rw...->r...", weight, column[chunk.partner])
+        return jax.tree.map(add, columns)
 
-    def body(i: int, out: Moments) -> Moments:
-        chunk = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, start + i, 0, False), bucket)
-        return jax.tree.map(
-            lambda whole, column: lax.dynamic_update_index_in_dim(whole, add(column, chunk), i, 0),
-            out, columns,
-        )  # fmt: skip
-
-    empty = jax.tree.map(lambda x: jnp.zeros((capacity, lines, *x.shape[1:]), x.dtype), columns)
-    out = lax.fori_loop(0, count, body, empty)
-    return jax.tree.map(lambda x: x.reshape((capacity * lines, *x.shape[2:])), out)
+    return over_chunks(bucket, start, count, capacity, one)
 
 
 @partial(jax.jit, static_argnames="plan")
@@ -251,11 +243,6 @@ def finish(
     return state, Parts(loss, rows, about)
 
 
-def _by_column(scale: Array) -> Array:
-    """One number, one per row or (1, k), to multiply with rows of factors."""
-    return scale[:, None] if scale.ndim == 1 else scale
-
-
 def _average(second: Array, scale: Array) -> Array:
     """For each number of a scale: the mean of the expected squares that it governs."""
     if scale.ndim == 2:
@@ -267,7 +254,7 @@ def _average(second: Array, scale: Array) -> Array:
 
 def _gain(site: Site, scale: Array, second: Array, variance: Array) -> Array:
     """Expected log prior plus entropy of each row: minus its divergence from the prior."""
-    square = jnp.square(scale if site.is_bias else _by_column(scale))
+    square = jnp.square(scale if site.is_bias else by_column(scale))
     gain = 0.5 * (1.0 + jnp.log(variance / square) - second / square)
     return gain if site.is_bias else jnp.sum(gain, axis=1)
 
