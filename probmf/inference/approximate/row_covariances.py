@@ -97,7 +97,7 @@ def over_chunks(bucket: Bucket, start: int, count: int, capacity: int, one: Any)
         )
 
     out = lax.fori_loop(0, count, body, empty)
-    return jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), out)
+    return jax.tree.map(lambda x: x.reshape((x.shape[0] * x.shape[1], *x.shape[2:])), out)
 
 
 @partial(jax.jit, static_argnames="capacity")
