@@ -28,7 +28,7 @@ def surprises(
     group: Int[np.ndarray, " n"],
     num_groups: int,
 ) -> Surprise:
-    r"""How well each group is predicted, beside all others.
+    r"""Errors of each group beside those of all others.
 
     A group of n rows with mean square :math:`q` has the surprise :math:`\sqrt{n} (q - \bar q) / s`,
     with the mean and standard deviation of the squares of all rows. It has no unit, and a group of
