@@ -109,7 +109,7 @@ class Source:
 
     def state(self) -> dict[str, Any]:
         """The present state of these files, as values for JSON: others differ."""
-        files = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in self.files]
+        files = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in self.files]
         own = asdict(self) | {"path": None}
         own["column_names"] = self.column_names and list(self.column_names)
         return {"options": own, "files": [list(facts) for facts in files]}
@@ -188,6 +188,11 @@ def open_files(
     path = Path(source.path)
     own = path.with_name(path.name + ".sorted") if folder is None else Path(folder)
     if folder is None and (path / MANIFEST).is_file():
+        if rebuild:
+            raise ValueError(
+                f"rebuild is True, but {path} is a folder of sorted ratings, which tells nothing "
+                "of how to read its files; give the path of the files instead."
+            )
         own = path
         read_manifest(own)
     elif rebuild or not (own / MANIFEST).is_file():

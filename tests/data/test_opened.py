@@ -194,6 +194,16 @@ def test_a_folder_that_does_not_fit(path: Path) -> None:
     assert len(Ratings.open(path, rebuild=True, **ROLES)) == 6
 
 
+def test_another_way_to_write_the_path_is_the_same_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Ratings.open(path, **ROLES)
+    monkeypatch.chdir(path.parent)
+    assert len(Ratings.open(path.name, **ROLES)) == 7
+    with pytest.raises(ValueError, match="give the path of the files instead"):
+        Ratings.open(f"{path.name}.sorted", rebuild=True)
+
+
 def test_a_folder_that_was_changed(path: Path) -> None:
     folder = path.with_name("ratings.parquet.sorted")
     Ratings.open(path, **ROLES)
