@@ -1,5 +1,6 @@
 """Checks of queries: pairs, ids, numbers of items, intervals."""
 
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -102,6 +103,22 @@ def check_interval(interval: object) -> None:
         raise ValueError(
             f"interval is {interval!r}; expected a probability between 0 and 1, such as 0.9."
         )
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Refuse what is none of a few words.
+
+    Args:
+        name: The argument's name.
+        value: What was given.
+        choices: The words.
+
+    Raises:
+        ValueError: If it is none of them.
+    """
+    if value not in choices:
+        listed = " or ".join(map(repr, choices))
+        raise ValueError(f"{name} is {value!r}; expected {listed}.")
 
 
 def check_at_least(at_least: object) -> float:

@@ -1,20 +1,23 @@
 """Fits of mixed-effects models: draws of coefficients, effects and scales."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from probmf import html
+from probmf.data import as_generator
 from probmf.likelihoods import Likelihood
-from probmf.models.mixed import Design, MixedEffects
+from probmf.models.mixed import Design, Encoded, MixedEffects
+from probmf.models.mixed.design import encode_rows
+from probmf.models.mixed.grouping import Unseen
 from probmf.models.sites import Sites
-from probmf.results.asked import check_interval
+from probmf.results.asked import check_choice, check_interval
 from probmf.results.fit import Fit
 from probmf.results.history import History
 from probmf.results.maximum import Maximum
@@ -22,11 +25,13 @@ from probmf.results.mixed_predict import (
     Level,
     SiteDraws,
     blocks,
+    draw_rows,
+    known_rows,
+    left_out,
     mixture,
-    population_rows,
     predict_rows,
     training_rows,
-    without_groups,
+    without,
 )
 from probmf.results.mixed_summary import is_effect, summarize_sites
 from probmf.results.moments import RowMoments
@@ -104,9 +109,10 @@ class MixedFit(Fit):
         data: Any = None,
         *,
         interval: float | None = 0.9,
-        unseen: Literal["error", "prior"] = "error",
+        unseen: Unseen = "error",
         level: Level = "groups",
         kind: Kind = "mean",
+        draws: bool = False,
         key: ArrayLike | None = None,
     ) -> Predictions:
         r"""Predict the responses of rows, averaged over the draws.
@@ -121,10 +127,13 @@ class MixedFit(Fit):
             interval: Probability of the central interval; None for means only.
             unseen: What a group that the training data lack does: "error", or "prior" for effects
                 with the prior of each draw, which are integrated out; flagged in `known`.
-            level: "groups" with the effects of groups; "population" without them, for the group
-                whose effects are all zero. Grouping columns are not needed then.
+            level: "groups" with the effects of all groups; "population" without them, for the group
+                whose effects are all zero; or a list of the groupings whose effects count, such as
+                ["school"]. Columns that only other groupings use are not needed.
             kind: "mean" or "response".
-            key: Not needed, as nothing is drawn; taken because other fits' `predict` has it.
+            draws: Whether to return draws, too: the expected response at each draw of the fit, or
+                with kind="response" a response drawn there. Effects of new groups are drawn.
+            key: JAX key or int, for draws of responses or of new groups.
 
         Returns:
             The predictions, in the order of the rows. A point fit (one draw) knows no uncertainty
@@ -141,25 +150,30 @@ class MixedFit(Fit):
         """
         if interval is not None:
             check_interval(interval)
-        for name, value, options in (
-            ("unseen", unseen, ("error", "prior")),
-            ("level", level, get_args(Level.__value__)),
-            ("kind", kind, get_args(Kind.__value__)),
-        ):
-            if value not in options:
-                listed = " or ".join(map(repr, options))
-                raise ValueError(f"{name} is {value!r}; expected {listed}.")
-        if data is None:
-            rows = training_rows(self.design)
-            rows = rows if level == "groups" else without_groups(rows)
-        elif level == "population":
-            rows = population_rows(self.design, data)
-        else:
-            rows = self.model.encode(self.design, data, unseen=unseen)
-        return predict_rows(
+        check_choice("kind", kind, get_args(Kind.__value__))
+        rows = self._rows(data, unseen, level)
+        found = predict_rows(
             self._draws, rows, self.model.likelihood, kind=kind,
             interval=None if self.is_point and kind == "mean" else interval,
         )  # fmt: skip
+        if not draws:
+            return found
+        rng = None if key is None else as_generator(key)
+        if rng is None and (kind == "response" or not known_rows(rows).all()):
+            raise ValueError(
+                "draws=True draws at random: responses, or the effects of new groups. Give key=, "
+                "a JAX key or an int."
+            )
+        own = draw_rows(self._draws, rows, self.model.likelihood, kind=kind, rng=rng)
+        return replace(found, draws=own)
+
+    def _rows(self, data: Any, unseen: Unseen, level: Level) -> Encoded:
+        """Rows of a table, or of the training data, with the effects of some groupings."""
+        check_choice("unseen", unseen, get_args(Unseen.__value__))
+        terms = left_out(self.design, level)
+        if data is None:
+            return without(training_rows(self.design), terms)
+        return encode_rows(self.design, data, unseen, terms)
 
     def summary(self, *, interval: float = 0.9, effects: bool = False) -> Table:
         """Means, standard deviations and intervals of the parameters.

@@ -1,6 +1,6 @@
 """Predictions of a mixed-effects model, averaged over draws."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float, Int
 
 from probmf.likelihoods import Likelihood
 from probmf.models.mixed import Design, Encoded, EncodedTerm
-from probmf.models.mixed.design import PredictorCoding, join_parts
-from probmf.models.mixed.variables import read_data
+from probmf.models.mixed.design import PredictorCoding
+from probmf.results.densities import at_draws
 from probmf.results.mixtures import row_blocks
 from probmf.results.prediction_intervals import (
     NODES,
@@ -17,12 +17,17 @@ from probmf.results.prediction_intervals import (
     WEIGHTS,
     Kind,
     ScoreMixture,
+    evaluate,
     joined,
     summarize,
 )
 from probmf.results.predictions import Predictions
 
-type Level = Literal["groups", "population"]
+#: Which effects count: those of all groups, none, or those of some groupings.
+type Level = Literal["groups", "population"] | Collection[str]
+#: What is told of a row: its expected response, its linear predictor, or the probability of each
+#: level.
+type Scale = Literal["mean", "link", "probabilities"]
 
 
 class Given(NamedTuple):
@@ -193,17 +198,139 @@ def training_rows(design: Design) -> Encoded:
     return parts[0]._replace(noise=parts[1] if len(parts) > 1 else None, known=known)
 
 
-def population_rows(design: Design, data: Any) -> Encoded:
-    """Rows without their group terms; columns that only those use need not be there."""
-    names = [name for coding in design.codings for name in coding.population_columns]
-    table = read_data(data, list(dict.fromkeys([*names, *design.known.values()])))
-    return join_parts(design, table, [one.encode_population(table) for one in design.codings])
+def left_out(design: Design, level: Level) -> frozenset[str]:
+    """Names of the group terms that a level leaves out.
+
+    Raises:
+        ValueError: If it is unknown, or names what is no grouping.
+    """
+    factor = {term.name: term.groups.name for own in design.codings for term in own.terms}
+    if level == "groups":
+        return frozenset()
+    if level == "population":
+        return frozenset(factor)
+    known = list(dict.fromkeys([*factor.values(), *factor]))
+    listed = ", ".join(map(repr, known)) or "none"
+    if isinstance(level, str):
+        raise ValueError(
+            f"level is {level!r}; expected 'groups' or 'population', or a list of groupings whose "
+            f"effects count; there are: {listed}."
+        )
+    wanted = set(level)
+    if unknown := wanted - set(known):
+        raise ValueError(
+            f"level holds {sorted(map(str, unknown))[0]!r}, which is no grouping of the model; "
+            f"its groupings are: {listed}."
+        )
+    return frozenset(name for name, own in factor.items() if not wanted & {name, own})
 
 
-def without_groups(rows: Encoded) -> Encoded:
-    """The same rows, their group terms left out."""
-    noise = None if rows.noise is None else rows.noise._replace(groups={})
-    return rows._replace(groups={}, noise=noise)
+def without(rows: Encoded, terms: Collection[str]) -> Encoded:
+    """The same rows, some group terms left out."""
+    kept = {name: term for name, term in rows.groups.items() if name not in terms}
+    noise = None if rows.noise is None else without(rows.noise, terms)
+    return rows._replace(groups=kept, noise=noise)
+
+
+def with_drawn_groups(
+    draws: SiteDraws, rows: Encoded, rng: np.random.Generator
+) -> tuple[SiteDraws, Encoded]:
+    """Draw the effects of new groups from their prior at each draw, so that all are known.
+
+    Args:
+        draws: The draws.
+        rows: Rows, some of new groups; rows of the same group share its effects.
+        rng: Draws the effects.
+
+    Returns:
+        Draws with the new groups' effects behind those of the others, and rows that refer to them.
+    """
+    samples = dict(draws.samples)
+
+    def drawn(part: Encoded) -> Encoded:
+        terms = dict(part.groups)
+        for name, term in terms.items():
+            count = -min(int(term.group.min(initial=0)), 0)
+            if not count:
+                continue
+            effects = draws[f"{name}_effects"]
+            size, num_groups, width = effects.shape
+            normal = rng.normal(size=(size, count, width))
+            if f"{name}_correlation" in draws.design.data.priors:
+                normal = normal @ np.swapaxes(draws[f"{name}_correlation"], 1, 2)
+            new = normal * draws[f"{name}_scale"][:, None, :]
+            samples[f"{name}_effects"] = np.concatenate([effects, new], axis=1)[None]
+            # The codes -1, -2, ... follow on those of the known groups.
+            group = np.where(term.group < 0, num_groups - 1 - term.group, term.group)
+            terms[name] = term._replace(group=group)
+        return part._replace(groups=terms)
+
+    noise = None if rows.noise is None else drawn(rows.noise)
+    known = drawn(rows)._replace(noise=noise)
+    return SiteDraws(draws.design, samples), known
+
+
+def draw_rows(
+    draws: SiteDraws,
+    rows: Encoded,
+    likelihood: Likelihood,
+    *,
+    kind: Kind,
+    rng: np.random.Generator | None,
+) -> Float[np.ndarray, "draws n"]:
+    """Expected responses of encoded rows at each draw, or responses drawn there.
+
+    Args:
+        draws: The draws.
+        rows: The rows.
+        likelihood: The model's.
+        kind: Which of the two.
+        rng: Draws responses, and effects of new groups; None where there is neither.
+
+    Returns:
+        One row of numbers for each draw; levels that are numbers as they are, others by their
+        places from 0.
+    """
+    levels, size = draws.design.response_levels, len(rows.population)
+    if rng is not None:
+        draws, rows = with_drawn_groups(draws, rows, rng)
+    coded, values = likelihood.coded(len(levels)), level_values(levels)
+    given = blocks(draws, rows, coded)
+    if kind == "response":
+        like = np.zeros(size, np.asarray(draws.design.data.response).dtype)
+        found = at_draws(coded, ((part, mixture(own)) for part, own in given), like, rng=rng)
+        return values[found.astype(int)] if levels else found
+    found = np.empty((draws.num_draws, size))
+    for part, own in given:
+        found[:, part] = expected(coded, own, "mean", values)[..., 0]
+    return found
+
+
+def expected(
+    likelihood: Likelihood, given: Given, scale: Scale, values: Float[np.ndarray, " levels"]
+) -> Float[np.ndarray, "draws n k"]:
+    """Expected responses at each draw, linear predictors, or probabilities of levels.
+
+    Args:
+        likelihood: That of the codes, where the response has levels.
+        given: Parameters of the rows' responses. Where a row has a new group, its effects are
+            integrated out.
+        scale: Which of them.
+        values: Numbers that the levels stand for.
+
+    Returns:
+        One number for each row, or one for each level.
+    """
+    if scale == "link":
+        return given.mean[..., None]
+    sd = None if given.variance is None else np.sqrt(given.variance)
+    if likelihood.levels:
+        each = evaluate(likelihood, "level_probabilities", given.mean, scales=given.own, sd=sd)
+        return np.asarray(each if scale == "probabilities" else (each @ values)[..., None])
+    if sd is None:
+        return np.asarray(evaluate(likelihood, "mean", given.mean, scales=given.own))[..., None]
+    mean, _ = evaluate(likelihood, "integrate", given.mean, sd, scales=given.own)
+    return np.asarray(mean)[..., None]
 
 
 def _linear(

@@ -40,6 +40,7 @@ class Predictions(Tabular):
         known_user: False where the user has no ratings in the fit: the prior is used.
         known_item: False where the item has none.
         known: False where something is new to the fit: a user, an item, or a group.
+        draws: Draws of what `mean` is the mean of, shape (draws, n), if they were asked for.
         id_columns: Names of the columns of users and items in the training data.
     """
 
@@ -56,6 +57,7 @@ class Predictions(Tabular):
     known_user: Bool[np.ndarray, " n"] | None = None
     known_item: Bool[np.ndarray, " n"] | None = None
     known: Bool[np.ndarray, " n"] | None = None
+    draws: Float[np.ndarray, "draws n"] | None = None
     id_columns: tuple[str, str] = ("user", "item")
 
     def __len__(self) -> int:

@@ -210,6 +210,40 @@ def test_new_groups_have_their_prior(make: Any) -> None:
     assert "400 with a new group" in repr(found)
 
 
+def test_effects_of_some_groupings(make: Any) -> None:
+    fit, data = make(), table()
+    rows = {"x": data["x"][:7], "h": data["h"][:7]}
+    found = fit.predict(rows, level=["h"], draws=True)
+    beta, h = flat(fit, "coefficients"), flat(fit, "h_effects")[..., 0]
+    eta = beta @ np.stack([np.ones(7), rows["x"]]) + h[:, ["pqr".index(i) for i in rows["h"]]]
+    np.testing.assert_allclose(found.draws, eta, rtol=1e-6)
+    np.testing.assert_allclose(fit.predict(level=("h",)).mean[:7], found.mean, rtol=1e-6)
+    np.testing.assert_allclose(fit.predict(level=["g", "h"]).mean, fit.predict().mean)
+    two = make(formula="y ~ x + (1 + x || g) + (1 | h)")
+    slopes = two.predict(level=["g_x"]).mean - two.predict(level="population").mean
+    own = flat(two, "g_x_effects").mean(axis=0)[data["g"], 0] * data["x"]
+    np.testing.assert_allclose(slopes, own, atol=1e-6)
+    with pytest.raises(ValueError, match=r"level holds 'k', .*; its groupings are: 'g', 'h'"):
+        fit.predict(level=["k"])
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "ordinal"])
+def test_draws_have_the_moments_that_predictions_have(kind: str, make: Any) -> None:
+    fit = make(kind, "y ~ x + (1 + x | g) + (1 | h)")
+    new = {"x": [0.7] * 900, "g": np.arange(900) + 9, "h": ["p"] * 900}
+    for options in ({"kind": "mean"}, {"kind": "response"}):
+        found = fit.predict(new, unseen="prior", draws=True, key=0, **options)
+        error = found.sd[0] / np.sqrt(900)  # Of 900 groups.
+        assert found.draws.mean() == pytest.approx(found.mean[0], abs=4 * error)
+        assert found.draws.std() == pytest.approx(found.sd[0], abs=4 * error)
+    levels = {1.0, 2.0, 3.0}
+    assert kind == "gaussian" or set(np.unique(found.draws)) == levels
+    same = fit.predict(new | {"g": [9] * 900}, unseen="prior", draws=True, key=0).draws
+    assert np.ptp(same, axis=1).max() < 1e-12 < np.ptp(same, axis=0).max()
+    with pytest.raises(ValueError, match=r"draws=True draws at random: .* Give key="):
+        fit.predict(new, unseen="prior", draws=True)
+
+
 @pytest.mark.parametrize("kind", ["gaussian", "lognormal", "bernoulli", "ordinal"])
 def test_blocks_change_nothing(kind: str, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fit = make(kind, "y ~ x + (1 | g)")

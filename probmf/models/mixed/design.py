@@ -1,6 +1,6 @@
 """A formula applied to data: arrays, their labels, and the coding of new rows."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,7 +15,10 @@ from probmf.models.mixed.variables import read_data
 
 
 class EncodedTerm(NamedTuple):
-    """A group term of some rows: groups, int32 of shape (n,), -1 if unseen; columns (n, d)."""
+    """A group term of some rows: groups, int32 of shape (n,), columns of shape (n, d).
+
+    Of groups that the training data lack the first has the code -1, the second -2, and so on.
+    """
 
     group: np.ndarray
     z: np.ndarray
@@ -84,27 +87,27 @@ class PredictorCoding:
         place = self.columns.intercept
         return self.places.index(place) if place in self.places else None
 
-    @property
-    def population_columns(self) -> list[str]:
-        """Columns of the data that all but the group terms need."""
-        return [*self.columns.levels, *(() if self.offset is None else self.offset.levels)]
+    def columns_used(self, leave_out: Collection[str] = ()) -> list[str]:
+        """Columns of the data that it needs, but for some group terms."""
+        names = [*self.columns.levels, *(() if self.offset is None else self.offset.levels)]
+        for term in self.terms:
+            if term.name not in leave_out:
+                names += [*term.columns.levels, *term.groups.factors]
+        return names
 
-    def encode_population(self, table: Frame) -> Encoded:
-        """New rows in this coding, without group terms."""
+    def encode(self, table: Frame, unseen: Unseen, leave_out: Collection[str] = ()) -> Encoded:
+        """New rows in this coding, but for some group terms."""
         population = self.columns.encode(table)[:, list(self.places)]
         offset = None if self.offset is None else self.offset.encode(table)[:, 0]
-        return Encoded(population, {}, offset=offset)
-
-    def encode(self, table: Frame, unseen: Unseen) -> Encoded:
-        """New rows in this coding."""
         terms = {
             term.name: EncodedTerm(
                 term.groups.encode(table, unseen=unseen),
                 term.columns.encode(table)[:, list(term.places)],
             )
             for term in self.terms
+            if term.name not in leave_out
         }
-        return self.encode_population(table)._replace(groups=terms)
+        return Encoded(population, terms, offset=offset)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,22 +158,23 @@ class Design:
         return found
 
 
-def encode_rows(design: Design, data: Any, unseen: Unseen) -> Encoded:
-    """Encode new data with the training data's coding; no response is needed."""
-    names = [
-        name
-        for coding in design.codings
-        for name in [
-            *coding.population_columns,
-            *(name for term in coding.terms for name in term.columns.levels),
-            *(name for term in coding.terms for name in term.groups.factors),
-        ]
-    ]
+def encode_rows(
+    design: Design, data: Any, unseen: Unseen, leave_out: Collection[str] = ()
+) -> Encoded:
+    """Encode new data with the training data's coding; no response is needed.
+
+    Args:
+        design: From the training data.
+        data: The new data.
+        unseen: What a new group does.
+        leave_out: Group terms that are left out, by name; columns that only these use need not be
+            there.
+
+    Returns:
+        The rows.
+    """
+    names = [name for coding in design.codings for name in coding.columns_used(leave_out)]
     table = read_data(data, list(dict.fromkeys([*names, *design.known.values()])))
-    return join_parts(design, table, [coding.encode(table, unseen) for coding in design.codings])
-
-
-def join_parts(design: Design, table: Frame, parts: list[Encoded]) -> Encoded:
-    """Rows of all predictors as one, with what the data have of the likelihood's parameters."""
+    parts = [coding.encode(table, unseen, leave_out) for coding in design.codings]
     known = {site: table[column].numbers() for site, column in design.known.items()}
     return parts[0]._replace(noise=parts[1] if len(parts) > 1 else None, known=known)

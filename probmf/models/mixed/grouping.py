@@ -88,8 +88,8 @@ class GroupEncoder:
 
         Args:
             table: The new data.
-            unseen: Treatment of a group that the training data lack: "error", or the code -1
-                ("prior": its effects have their prior distribution).
+            unseen: Treatment of a group that the training data lack: "error", or with "prior" (its
+                effects have their prior distribution) a negative code, -1 for the first one.
 
         Returns:
             Codes, int32 of shape (n,).
@@ -114,6 +114,12 @@ class GroupEncoder:
                 f", which is not among the {self.num_groups:,} levels of the training data. With "
                 "unseen='prior' the effects of new levels have their prior distribution.",
             )  # fmt: skip
+        new = np.flatnonzero(codes < 0)
+        if len(new):
+            values = [table[factor].to_numpy()[new].tolist() for factor in self.factors]
+            labels = zip(*values, strict=True)
+            places: dict[Any, int] = {}
+            codes[new] = [-1 - places.setdefault(label, len(places)) for label in labels]
         return codes.astype(np.int32)
 
 

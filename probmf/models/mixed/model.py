@@ -200,7 +200,8 @@ class MixedEffects:
             design: From the training data.
             data: The new data; they need no response.
             unseen: What a level of a grouping factor that the training data lack does: "error",
-                or "prior" for the code -1, which stands for effects from their prior.
+                or "prior" for a negative code, which stands for effects from their prior: -1 for
+                the first new level, -2 for the second, and so on.
 
         Returns:
             NumPy arrays: population columns, and by group term codes and columns.

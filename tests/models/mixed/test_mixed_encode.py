@@ -61,7 +61,7 @@ def test_unseen_groups() -> None:
     found = model.encode(design, new, unseen="prior")
     assert found.groups["g"].group.tolist() == [1, 0, -1]
     seen = design.levels["g:h"].tolist()
-    assert found.groups["g:h"].group.tolist() == [seen.index("1:v"), -1, -1]
+    assert found.groups["g:h"].group.tolist() == [seen.index("1:v"), -1, -2]
     with pytest.raises(ValueError, match=re.escape("Column 'g' is '99' in row 2 (1 such row)")):
         model.encode(design, new)
     with pytest.raises(ValueError, match="Column 'g:h' is '0:v' in row 1"):
