@@ -37,7 +37,7 @@ from probmf.inference.marginal.search import find_structure
 from probmf.inference.marginal.structure import probed_structure
 from probmf.models.mixed.program import MixedProgram
 from probmf.numpyro_setup import run_unchecked
-from probmf.precision import fresh_arrays
+from probmf.precision import fresh_arrays, with_fresh_captures
 from probmf.run.fingerprint import fingerprint
 
 
@@ -64,20 +64,12 @@ def prepare(
         MarginalizeError: If the effects can't be integrated out.
     """
     _check_concrete((args, kwargs))
+    # Those that have been used in double precision go.
+    own = model if isinstance(model, MixedProgram) else with_fresh_captures(model)
+    own_args, own_kwargs = fresh_arrays((args, dict(kwargs)))
+    prepared = _prepare(own, sites, own_args, own_kwargs, num_nodes)
     fresh_args, fresh_kwargs = fresh_arrays((args, dict(kwargs)))
-    try:
-        prepared = _prepare(model, sites, fresh_args, fresh_kwargs, num_nodes)
-    except (TypeError, jax.errors.JaxRuntimeError) as error:
-        if jax.config.jax_enable_x64 or not _is_stale(error):
-            raise
-        raise MarginalizeError(
-            "The model captures a NumPy array that JAX holds in single precision, as the model was "
-            "sampled before, so that its structure can't be read in double precision. Hand the "
-            "array over as an argument, make it a JAX array, or call numpyro.enable_x64() first."
-        ) from error
-    # Copied again: those above have been used in double precision.
-    fresh_args, fresh_kwargs = fresh_arrays((args, dict(kwargs)))
-    return replace(prepared, args=fresh_args, kwargs=fresh_kwargs)
+    return replace(prepared, model=model, args=fresh_args, kwargs=fresh_kwargs)
 
 
 def _outside_of_traces() -> AbstractContextManager[Any]:
@@ -87,11 +79,6 @@ def _outside_of_traces() -> AbstractContextManager[Any]:
     """
     traced = isinstance(jnp.zeros(()), jax.core.Tracer)
     return jax.ensure_compile_time_eval() if traced else nullcontext()
-
-
-def _is_stale(error: Exception) -> bool:
-    """True if JAX remembers an array of the model's closure in another precision."""
-    return "same dtypes" in str(error) or "RuntimeProgramInputMismatch" in str(error)
 
 
 def _structure(

@@ -1,6 +1,7 @@
 """Marginal models in the hands of NumPyro: samplers, guides, prediction; and effects drawn back."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,7 +16,6 @@ from numpyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, log_likelihoo
 from numpyro.infer.autoguide import AutoNormal
 
 from probmf.inference.marginal import marginalize, prepared_model
-from probmf.inference.marginal.injection import MarginalizeError
 
 ARRAYS = {name: jnp.asarray(values) for name, values in DATA.items()}
 FEATURES = {name: values for name, values in ARRAYS.items() if name != "y"}
@@ -182,25 +182,46 @@ def test_structure_is_found_once_for_the_same_data_and_anew_for_others() -> None
     assert marginal.prepare(DATA["g"], DATA["y"], plain) is one
 
 
-def test_arrays_that_a_compiled_loop_has_seen_are_read_in_double_precision() -> None:
-    """As after sampling the model as it was: JAX takes such NumPy arrays for single ones."""
-    group, y = DATA["g"].astype(np.int64), DATA["y"].copy()
+class Holder:
+    """A model that is a method of what holds its data."""
 
-    def model(group: Any = group, y: Any = y) -> None:
+    def __init__(self, group: Any) -> None:
+        self.group = group
+
+    def run(self, y: Any = DATA["y"]) -> None:
         with numpyro.plate("groups", GROUPS):
             u = numpyro.sample("u", dist.Normal(0, 1))
-        numpyro.sample("y", dist.Normal(u[group] + 0 * y, 1.0), obs=y)
+        numpyro.sample("y", dist.Normal(u[self.group], 1.0), obs=y)
+
+
+def test_arrays_that_a_program_has_seen_are_read_in_both_precisions() -> None:
+    """JAX remembers a NumPy array in the precision of a program that has used it."""
+    held = {"group": DATA["g"].astype(np.int64), "y": DATA["y"].copy()}
+
+    def shift(u: Any) -> Any:
+        return u[held["group"]]
+
+    def model(group: Any = None, y: Any = held["y"]) -> None:
+        with numpyro.plate("groups", GROUPS):
+            u = numpyro.sample("u", dist.Normal(0, 1))
+        own = shift(u) if group is None else u[group]
+        numpyro.sample("y", dist.Normal(own, 1.0), obs=y)
 
     def step(_: int, total: jax.Array) -> jax.Array:
-        return total + jnp.sum(total[group] * y)
+        return total + jnp.sum(shift(total) * held["y"])
 
+    def density(model: Any) -> float:
+        return float(numpyro.infer.util.log_density(model, (), {}, {})[0])
+
+    right = density(marginalize(partial(model, jnp.asarray(held["group"])), "u"))
+    # Held by the marginal model, and then by a loop of the caller's in the caller's precision.
+    first = marginalize(model, "u")
+    assert density(first) == right
     seen = jax.jit(lambda start: jax.lax.fori_loop(0, 3, step, start))
     seen(jnp.ones(GROUPS))
-    marginal = marginalize(model, "u")
-    assert marginal.prepare(group, y).shapes == {"u": (GROUPS,)}
-    # What the model holds itself is not ours to copy.
-    with pytest.raises(MarginalizeError, match=r"captures a NumPy array .* Hand the array over"):
-        marginal.prepare()
+    others = partial(model), numpyro.handlers.block(model, hide=["z"]), Holder(held["group"]).run
+    for one in (model, *others):
+        assert density(marginalize(one, "u")) == right
 
 
 @pytest.mark.slow
