@@ -22,6 +22,14 @@ def quadrature_nodes(structure: Structure, num_nodes: int | None) -> int:
     Raises:
         MarginalizeError: If they were, and there is no quadrature of these effects.
     """
+    if structure.is_gaussian:
+        if num_nodes is not None:
+            raise MarginalizeError(
+                f"num_nodes is {num_nodes}, and effects of Gaussian observations are integrated "
+                "out exactly.",
+                "Leave it out.",
+            )
+        return 0
     grouped = [block for block, *_ in make_blocks(structure.found)]
     serves = len(grouped) == 1 and grouped[0].dim <= MAX_DIM and not grouped[0].is_flat
     if num_nodes is not None and num_nodes > 1 and not serves:
@@ -37,9 +45,8 @@ def quadrature_nodes(structure: Structure, num_nodes: int | None) -> int:
 
 def inside_choices(structure: Structure, num_nodes: int | None) -> tuple[Choice, ...]:
     """The sites that are integrated out, with the way."""
-    done = "integrated out exactly"
+    done, nodes = "integrated out exactly", quadrature_nodes(structure, num_nodes)
     if not structure.is_gaussian:
-        nodes = quadrature_nodes(structure, num_nodes)
         how = f"quadrature, {nodes} nodes each" if nodes else "Laplace's approximation"
         done = f"integrated out by {how}"
     layouts = [one.layout for one in structure.found]

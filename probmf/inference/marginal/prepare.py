@@ -122,16 +122,15 @@ def _prepare(
         grouped = make_blocks(found)
         pattern = make_pattern([block.grouping(group) for block, group, _ in grouped])
         grouped = [grouped[index] for index in pattern.order]
+        columns: list[np.ndarray] = []
         designs: list[np.ndarray | None] = []
         standards: list[Standard | None] = []
         for _, _, members in grouped:
-            design, standard = None, None
-            if all(found[i].constant for i in members):
-                design, standard = standardize(
-                    np.concatenate([found[i].design for i in members], axis=1)
-                )
-            designs.append(design)
-            standards.append(standard)
+            own, standard = standardize(np.concatenate([found[i].design for i in members], axis=1))
+            constant = all(found[i].constant for i in members)
+            columns.append(own)
+            designs.append(own if constant else None)
+            standards.append(standard if constant else None)
         blocks = tuple(block for block, *_ in grouped)
         parts: dict[str, Any] = {
             "model": model, "args": args, "kwargs": kwargs, "target": structure.target,
@@ -139,13 +138,12 @@ def _prepare(
             "latent_shapes": Shapes(structure.latent_shapes), "blocks": blocks, "pattern": pattern,
             "designs": tuple(designs), "standards": tuple(standards), "choices": choices,
         }  # fmt: skip
+        if any(block.is_flat for block in blocks):
+            _refuse_improper(blocks, pattern, columns, observed["keep"])
         if not structure.is_gaussian:
             nodes = quadrature_nodes(structure, num_nodes)
             return Approximated(**parts, num_nodes=nodes)
         statistics, sums = _constant_sums(structure, pattern, designs)
-    known = sums if statistics is None else statistics
-    if known is not None and any(block.is_flat for block in blocks):
-        _refuse_improper(blocks, pattern, known)
     return Prepared(
         **parts, statistics=statistics, sums=sums,
         shared_noise=observed["scale"].size == 1, fixed_priors=structure.fixed_priors,
@@ -172,14 +170,22 @@ def _constant_sums(
     return None, None
 
 
-def _refuse_improper(blocks: Sequence[Block], pattern: Pattern, sums: Statistics) -> None:
-    """Refuse flat priors of effects that the rows don't tell apart, whatever the other effects."""
+def _refuse_improper(
+    blocks: Sequence[Block],
+    pattern: Pattern,
+    columns: Sequence[np.ndarray],
+    keep: np.ndarray | None,
+) -> None:
+    """Refuse flat priors of effects that the rows don't tell apart, whatever the other effects.
+
+    Weights of the rows and units of the columns have no part in it, so all rows count alike.
+    """
     flat = [place for place, block in enumerate(blocks) if block.is_flat]
     trils = [(np.eye if block.is_flat else _zero)(block.dim) for block in blocks]
-    # The target has no part in it: its unit would have one.
-    nothing = {name: np.zeros_like(getattr(sums, name)) for name in ("lead", "rest", "square")}
+    weight = None if keep is None else np.asarray(keep, np.float64)
+    sums = sum_on_host(pattern, columns, np.zeros(pattern.num_rows), weight)
     try:
-        found = HostEvidence(pattern, sums._replace(**nothing), flat).rounding(trils, 1.0)
+        found = HostEvidence(pattern, sums, flat).rounding(trils, 1.0)
     except np.linalg.LinAlgError:
         found = None
     if found is None or not found.is_small:

@@ -255,12 +255,17 @@ def kinked() -> None:
         sample("y", dist.Laplace(u[g], 0.7), obs=x)
 
 
+def gaussian() -> None:
+    sample("y", dist.Normal(effects()[g], 0.7), obs=x)
+
+
 REFUSED = {
     "kinked": (kinked, None, "density of 'y' is linear in its predictor but for kinks"),
     "coupled": (coupled, None, "The rows of 'y' have no linear predictor each"),
     "bent": (bent, None, "'u' do not enter the observed site 'y' through one linear predictor"),
     "negative": (lambda: poisson(counts - 5), None, r"'y' in row \d+ is -\d, which Poisson can't"),
     "not whole": (lambda: poisson(counts + 0.5), None, r"in row 0 is \d.5, which Poisson can't"),
+    "exact": (gaussian, 5, "num_nodes is 5, and effects of Gaussian observations are integrated"),
     "too many": (crossed, 5, "num_nodes is 5, and a quadrature is over one or two effects"),
 }
 

@@ -171,18 +171,28 @@ def test_flat_effects_of_groups_may_lead() -> None:
     assert value == pytest.approx(want, rel=1e-9)
 
 
+LAWS = {
+    "normal": lambda loc: normal(loc, 1.0),
+    "noise by row": lambda loc: normal(loc, jnp.linspace(0.5, 2.0, ROWS)),
+    "mask": lambda loc: normal(loc, 1.0).mask(np.arange(ROWS) % 5 > 0),
+    "poisson": lambda loc: dist.Poisson(jnp.exp(loc)),
+}
+
+
+@pytest.mark.parametrize("law", list(LAWS))
 @pytest.mark.parametrize("size", [GROUPS, GROUPS - 1])
-def test_flat_priors_without_a_posterior_are_refused(size: int) -> None:
+def test_flat_priors_without_a_posterior_are_refused(size: int, law: str) -> None:
     """The last group has no row, or an intercept is the sum of the groups'."""
 
     def model() -> None:
         with plate("groups", size):
             u = sample("u", dist.ImproperUniform(constraints.real, (), ()))
         a = sample("a", dist.ImproperUniform(constraints.real, (), ())) if size < GROUPS else 0.0
-        sample("y", normal(u[g] + a, 1.0), obs=y)
+        sample("y", LAWS[law](u[g] + a), obs=np.round(np.exp(y)))
 
+    sites = ("u", "a") if size < GROUPS else "u"
     with pytest.raises(MarginalizeError, match=r"The flat prior of .*'u'.* leaves no posterior"):
-        marginalize(model).prepare()
+        marginalize(model, sites).prepare()
 
 
 @pytest.mark.parametrize("seed", range(6))
