@@ -41,7 +41,10 @@ def mixed(
     ] = "gaussian",
     scale_formula: Annotated[
         str | None,
-        typer.Option(metavar="FORMULA", help='Of the log noise scale, such as "~ 1 + (1 | g)".'),
+        typer.Option(
+            metavar="FORMULA",
+            help='Of the log noise scale or concentration, such as "~ 1 + (1 | g)".',
+        ),
     ] = None,
     num_samples: Annotated[
         int | None, typer.Option(help="Draws; of nuts for each chain. Default: 1000; 500.")

@@ -64,6 +64,8 @@ class BaseLikelihood(ABC):
         quadratic: The loss is a quadratic function of rating less score.
         normal: A function of the rating, `to_score`, is Normal about the score.
         known: Own parameters that are data: a number, or in a mixed model a column.
+        scale_parameter: The own parameter that the `scale_formula` of a mixed model is for; empty
+            where none is.
         step: Distance between neighbouring ratings; 0 where any number between two is one.
     """
 
@@ -73,6 +75,7 @@ class BaseLikelihood(ABC):
     normal: ClassVar[bool] = False
     step: ClassVar[float] = 0.0
     known: ClassVar[tuple[str, ...]] = ()
+    scale_parameter: ClassVar[str] = ""
 
     @property
     def levels(self) -> Any:
@@ -225,6 +228,18 @@ class Likelihood(BaseLikelihood):
         Raises:
             ValueError: If there are any, naming the first row.
         """
+
+    def from_scale_predictor(self, predictor: Scores) -> Scores:
+        """The `scale_parameter` whose linear predictor is given: its exponential, by default."""
+        return jnp.exp(predictor)
+
+    def scale_place(self, spread: float) -> tuple[float, float]:
+        """Mean and sd that a priori the linear predictor of the `scale_parameter` has.
+
+        Args:
+            spread: Standard deviation of the responses on the scale of scores.
+        """
+        return 0.0, 1.0
 
     def check_training(self, rating: np.ndarray, weight: np.ndarray | None) -> None:
         """Refuse training ratings that say nothing about a learned parameter."""

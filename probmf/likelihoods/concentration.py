@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Self
 
 from numpyro.distributions import Distribution
 
-from probmf.likelihoods.parameters import check_parameter, concentration_prior
+from probmf.likelihoods.parameters import LOG_CONCENTRATION, check_parameter, concentration_prior
 from probmf.likelihoods.quadrature import QuadratureLikelihood
 
 
@@ -21,10 +21,15 @@ class Concentrated(QuadratureLikelihood):
 
     concentration: float | Distribution | None = None
     expected: ClassVar[str] = "positive number"
+    scale_parameter = "concentration"
 
     def __post_init__(self) -> None:
         """Check the concentration at the door."""
         check_parameter("concentration", self.concentration, self.expected)
+
+    def scale_place(self, spread: float) -> tuple[float, float]:
+        """Where the default prior of a concentration has its logarithm."""
+        return LOG_CONCENTRATION
 
     def scale_sites(self) -> dict[str, Any]:
         """The concentration; 1 where none was given."""

@@ -25,6 +25,7 @@ class NormalNoise(Likelihood):
 
     noise_scale: float | Distribution | None = None
     normal = True
+    scale_parameter = "noise_scale"
 
     def __post_init__(self) -> None:
         """Check the scale at the door."""
@@ -36,6 +37,10 @@ class NormalNoise(Likelihood):
                 f"noise_scale has shape {np.shape(self.noise_scale)}; give one number, and the "
                 "precision of single ratings as a weight column of the ratings."
             )
+
+    def scale_place(self, spread: float) -> tuple[float, float]:
+        """About the logarithm of the responses' spread, within a factor e."""
+        return float(np.log(spread)), 1.0
 
     def scale_sites(self) -> dict[str, Any]:
         """The noise scale; 1 where none was given."""

@@ -7,6 +7,9 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import Distribution
 
+#: Mean and standard deviation of a concentration's logarithm, a priori.
+LOG_CONCENTRATION = 1.0, 1.5
+
 
 def is_number(value: object) -> TypeGuard[float]:
     """True for a finite real number (and no bool).
@@ -113,5 +116,4 @@ def check_support(name: str, law: Distribution, least: float, most: float) -> No
 
 def concentration_prior() -> Distribution:
     """The default prior of a concentration: a median of 2.7, nine tenths between 0.23 and 32."""
-    one = jnp.asarray(1.0, jnp.result_type(float))
-    return dist.LogNormal(one, 1.5 * one)
+    return dist.LogNormal(*(jnp.asarray(one, jnp.result_type(float)) for one in LOG_CONCENTRATION))

@@ -54,6 +54,7 @@ class StudentT(QuadratureLikelihood):
     noise_scale: float | Distribution | None = None
     df: float | Distribution | None = None
     support = constraints.real
+    scale_parameter = "noise_scale"
 
     def __post_init__(self) -> None:
         """Check both at the door."""
@@ -61,6 +62,10 @@ class StudentT(QuadratureLikelihood):
             check_scale("noise_scale", self.noise_scale)
         check_parameter("noise_scale", self.noise_scale, "positive number")
         check_parameter("df", self.df, "positive number, the larger the nearer to Gaussian()")
+
+    def scale_place(self, spread: float) -> tuple[float, float]:
+        """About the logarithm of the responses' spread, within a factor e."""
+        return float(np.log(spread)), 1.0
 
     def scale_sites(self) -> dict[str, Any]:
         """Scale and degrees of freedom."""

@@ -34,6 +34,7 @@ class _Zeros(Counts):
     """Base class of both: a probability of zeros, and counts."""
 
     zero_probability: float | Distribution | None = None
+    scale_parameter = "zero_probability"
 
     def __post_init__(self) -> None:
         """Check the parameters at the door."""
@@ -82,6 +83,18 @@ class _Zeros(Counts):
         """A uniform probability of zeros."""
         one = jnp.asarray(1.0, jnp.result_type(float))
         return {"zero_probability": dist.Beta(one, one), **self.counts.default_priors(width)}
+
+    def from_scale_predictor(self, predictor: Scores) -> Scores:
+        """A probability from its logit, a concentration from its logarithm."""
+        if self.scale_parameter == "zero_probability":
+            return sigmoid(predictor)
+        return self.counts.from_scale_predictor(predictor)
+
+    def scale_place(self, spread: float) -> tuple[float, float]:
+        """That of a concentration, and nearly all probabilities."""
+        if self.scale_parameter == "zero_probability":
+            return 0.0, 1.5
+        return self.counts.scale_place(spread)
 
     def has(self, method: Optional) -> bool:
         """No mean square: the expected count is no function of the score alone."""
@@ -321,6 +334,7 @@ class ZeroInflatedNegativeBinomial(_ZeroInflated):
 
     concentration: float | Distribution | None = None
     counts = NegativeBinomial()
+    scale_parameter = "concentration"
 
 
 @dataclass(frozen=True)
@@ -367,6 +381,7 @@ class HurdleNegativeBinomial(_Hurdle):
 
     concentration: float | Distribution | None = None
     counts = NegativeBinomial()
+    scale_parameter = "concentration"
 
     def _varying(self, key: Array, rates: Array, scales: Mapping[str, Array]) -> Array:
         """Gamma variables, accepted with the probability of an event.

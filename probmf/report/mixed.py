@@ -48,7 +48,8 @@ def model_section(fit: MixedFit) -> Section:
         "likelihood": fit.model.likelihood.kind,
     }
     if fit.model.scale_formula is not None:
-        told["log noise scale"] = fit.model.scale_formula
+        words = fit.model.likelihood.scale_parameter.replace("_", " ")
+        told[f"formula of the {words}"] = fit.model.scale_formula
     rows = [
         {"parameter": site, "prior": shared.prior_words(law)}
         for site, law in fit.design.data.priors.items() if site not in fit.design.known

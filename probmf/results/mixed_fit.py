@@ -226,7 +226,7 @@ class MixedFit(Fit):
         given = blocks(self._draws, training_rows(self.design), likelihood)
         weight = self.design.data.weight
         weight = None if weight is None else np.asarray(weight, np.float64)
-        return likelihood, ((rows, mixture(own)) for rows, own in given), weight
+        return likelihood, ((rows, mixture(likelihood, own)) for rows, own in given), weight
 
     def save(self, path: str | PathLike[str], *, data: Any = None) -> None:
         """Write the fit to a directory: JSON, safetensors and Parquet; never pickle.

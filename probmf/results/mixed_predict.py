@@ -37,15 +37,24 @@ class Given(NamedTuple):
         mean: The linear predictor, or its mean over the effects of new groups.
         variance: Its variance by these effects, which are Normal; None without new groups.
         own: The likelihood's own parameters: noise scale, of shape (draws, 1) or (draws, n), or
-            cutpoints, of shape (draws, 1, c).
-        spread: Variance of the noise scale's logarithm by effects of new groups, or None; `own` is
-            then the scale's median.
+            cutpoints, of shape (draws, 1, c). That of a `scale_formula` is in `scale` only.
+        scale: Linear predictor of the parameter that has a `scale_formula`, or its mean over the
+            effects of new groups; None without one.
+        spread: Its variance by these effects, which are Normal; None without new groups.
     """
 
     mean: Float[np.ndarray, "draws n"]
     variance: Float[np.ndarray, "draws n"] | None
     own: dict[str, np.ndarray]
+    scale: Float[np.ndarray, "draws n"] | None = None
     spread: Float[np.ndarray, "draws n"] | None = None
+
+    def parameters(self, likelihood: Likelihood, shift: Any = 0.0) -> dict[str, np.ndarray]:
+        """Own parameters, that of a `scale_formula` with something added to its predictor."""
+        if self.scale is None:
+            return self.own
+        found = np.asarray(likelihood.from_scale_predictor(self.scale + shift))
+        return {**self.own, likelihood.scale_parameter: found}
 
 
 class SiteDraws:
@@ -100,10 +109,8 @@ def predict_rows(
     values = level_values(levels) if levels else None
     coded, parts = likelihood.coded(len(levels)), []
     for part, given in blocks(draws, rows, coded):
-        found = summarize(coded, mixture(given), interval, kind, values)
-        if not likelihood.quadratic and given.spread is not None:
-            # E exp(sigma^2 / 2) is infinite where log(sigma) is Normal.
-            endless = given.spread.any(axis=0)
+        found = summarize(coded, mixture(coded, given), interval, kind, values)
+        if (endless := endless_means(coded, given)).any():
             found = found._replace(mean=np.where(endless, np.inf, found.mean))
             if found.sd is not None:
                 found = found._replace(sd=np.where(endless, np.inf, found.sd))
@@ -114,6 +121,13 @@ def predict_rows(
     return Predictions(**found._asdict(), levels=levels, known=known_rows(rows))
 
 
+def endless_means(likelihood: Likelihood, given: Given) -> Bool[np.ndarray, " n"]:
+    """True where the expected response has no bound: E exp(sigma^2 / 2), log(sigma) Normal."""
+    if given.spread is None or not likelihood.normal or likelihood.quadratic:
+        return np.zeros(given.mean.shape[1], bool)
+    return given.spread.any(axis=0)
+
+
 def level_values(levels: tuple[Any, ...]) -> Float[np.ndarray, " levels"]:
     """Levels that are numbers as they are, others by their places from 0."""
     if all(isinstance(level, int | float | np.number) for level in levels):
@@ -121,17 +135,21 @@ def level_values(levels: tuple[Any, ...]) -> Float[np.ndarray, " levels"]:
     return np.arange(len(levels), dtype=np.float64)
 
 
-def mixture(given: Given) -> ScoreMixture:
-    """Scores at draws, or at draws and nodes of the noise scale."""
+def mixture(likelihood: Likelihood, given: Given) -> ScoreMixture:
+    """Scores at draws, or at draws and nodes of the parameter that has a `scale_formula`."""
     sd = None if given.variance is None else np.sqrt(given.variance)
     if given.spread is None:
-        return ScoreMixture(given.mean, sd, given.own)
+        return ScoreMixture(given.mean, sd, given.parameters(likelihood))
     draws = len(given.mean)
     mean = np.tile(given.mean, (NODES, 1))
     shift = np.multiply.outer(PLACES, np.sqrt(given.spread))
-    noise = (given.own["noise_scale"] * np.exp(shift)).reshape(NODES * draws, -1)
+    own = {
+        site: np.tile(each, (NODES, *(1,) * (each.ndim - 1))) for site, each in given.own.items()
+    }
+    varying = given.parameters(likelihood, shift)[likelihood.scale_parameter]
+    own[likelihood.scale_parameter] = varying.reshape(NODES * draws, -1)
     return ScoreMixture(
-        mean, None if sd is None else np.tile(sd, (NODES, 1)), {"noise_scale": noise},
+        mean, None if sd is None else np.tile(sd, (NODES, 1)), own,
         np.repeat(WEIGHTS / draws, draws),
     )  # fmt: skip
 
@@ -163,16 +181,16 @@ def _given(
 ) -> Given:
     design = draws.design
     mean, variance = _linear(draws, design.mean, rows, part)
+    sites, scale, spread = set(likelihood.scale_sites()), None, None
     if design.noise is not None and rows.noise is not None:
-        log_noise, spread = _linear(draws, design.noise, rows.noise, part)
-        return Given(mean, variance, {"noise_scale": np.exp(log_noise)}, spread)
-    sites = likelihood.scale_sites()
+        scale, spread = _linear(draws, design.noise, rows.noise, part)
+        sites.remove(likelihood.scale_parameter)
     own = {
         site: np.broadcast_to(rows.known[site][part], mean.shape) if site in rows.known
         else np.asarray(draws[site], np.float64)[:, None]
         for site in sites
     }  # fmt: skip
-    return Given(mean, variance, own)
+    return Given(mean, variance, own, scale, spread)
 
 
 def known_rows(rows: Encoded) -> Bool[np.ndarray, " n"]:
@@ -298,7 +316,7 @@ def draw_rows(
     given = blocks(draws, rows, coded)
     if kind == "response":
         like = np.zeros(size, np.asarray(draws.design.data.response).dtype)
-        found = at_draws(coded, ((part, mixture(own)) for part, own in given), like, rng=rng)
+        found = at_draws(coded, ((part, mixture(coded, own)) for part, own in given), like, rng=rng)
         return values[found.astype(int)] if levels else found
     found = np.empty((draws.num_draws, size))
     for part, own in given:
@@ -327,10 +345,18 @@ def expected(
     if likelihood.levels:
         each = evaluate(likelihood, "level_probabilities", given.mean, scales=given.own, sd=sd)
         return np.asarray(each if scale == "probabilities" else (each @ values)[..., None])
-    if sd is None:
-        return np.asarray(evaluate(likelihood, "mean", given.mean, scales=given.own))[..., None]
-    mean, _ = evaluate(likelihood, "integrate", given.mean, sd, scales=given.own)
-    return np.asarray(mean)[..., None]
+
+    def mean(shift: Any) -> np.ndarray:
+        own = given.parameters(likelihood, shift)
+        if sd is None:
+            return np.asarray(evaluate(likelihood, "mean", given.mean, scales=own))
+        return np.asarray(evaluate(likelihood, "integrate", given.mean, sd, scales=own)[0])
+
+    if given.spread is None:
+        return mean(0.0)[..., None]
+    root = np.sqrt(given.spread)
+    found = sum(w * mean(place * root) for place, w in zip(PLACES, WEIGHTS, strict=True))
+    return np.where(endless_means(likelihood, given), np.inf, found)[..., None]
 
 
 def _linear(

@@ -162,6 +162,30 @@ def test_new_groups_in_the_noise_scale(kind: str, draws: int) -> None:
         assert np.isfinite([found.mean[0], found.sd[0], *ends]).all()
 
 
+def test_new_groups_in_the_probability_of_zeros() -> None:
+    """The expected count depends on it, and is told alike with draws of it and without."""
+    model = MixedEffects(
+        "y ~ 1 + x", likelihood="zeroinflatedpoisson", scale_formula="~ 1 + (1 | h)"
+    )
+    table = {"y": np.arange(40) % 4, "x": np.linspace(-1, 1, 40), "h": np.resize(["p", "q"], 40)}
+    rng, design = np.random.default_rng(2), model.design(table)
+    shapes = {"coefficients": 2, "zero_coefficients": 1, "zero_h_scale": 1}
+    samples = {site: rng.uniform(0.2, 1.0, (1, 20, size)) for site, size in shapes.items()}
+    samples["zero_h_effects"] = rng.normal(0, 0.5, (1, 20, 2, 1))
+    fit = MixedFit(model, design, samples, "x", Sampling({}, 5, 0.1))
+    rows = {"x": [0.7, 0.7], "h": ["p", "new"]}
+    found = fit.predict(rows, unseen="prior", kind="response")
+    of = {site: value[0] for site, value in samples.items()}
+    rate = np.exp(of["coefficients"] @ [1.0, 0.7])[:, None]
+    count = 1.0 - expit(of["zero_coefficients"] + of["zero_h_scale"] * GRID)
+    mean = np.sum(MASS / 20 * count * rate)
+    square = np.sum(MASS / 20 * count * (rate + rate**2))
+    assert found.mean[1] == pytest.approx(mean, rel=1e-6)
+    assert found.sd[1] == pytest.approx(np.sqrt(square - mean**2), rel=1e-6)
+    told = 1.0 - expit(of["zero_coefficients"][:, 0] + of["zero_h_effects"][:, 0, 0])
+    assert found.mean[0] == pytest.approx(np.mean(told * rate[:, 0]), rel=1e-6)
+
+
 def test_new_and_known_groups_in_one_table() -> None:
     fit = fit_of("bernoulli", 20)
     rows = {"x": [0.3, 0.7, 0.1], "g": [2, 99, 0], "h": ["p", "q", "r"]}

@@ -11,7 +11,6 @@ import scipy.linalg
 from jaxtyping import Bool
 from numpyro.distributions import Distribution
 
-from probmf.likelihoods.base import likelihood_scales
 from probmf.models.mixed.arrays import GroupTerm, MixedData
 from probmf.models.mixed.program import MixedProgram
 from probmf.results import MixedFit
@@ -97,7 +96,7 @@ def _of_term(fit: MixedFit, term: GroupTerm, least: float) -> Boundary:
 def _noise_level(fit: MixedFit) -> float:
     """The noise scale, or the typical one of the rows."""
     noise = fit.design.data.noise
-    if noise is not None:
+    if noise is not None and fit.model.likelihood.normal:
         with jax.enable_x64(True):
             values = {name: jnp.asarray(value[0, 0]) for name, value in fit.samples.items()}
             return float(np.exp(np.mean(np.asarray(noise(values)))))
@@ -129,7 +128,7 @@ def row_information(
     likelihood = program.likelihood.coded(data.num_levels)
     with jax.enable_x64(True):
         own = {name: jnp.asarray(value, float) for name, value in values.items()}
-        given = likelihood_scales(likelihood, data.priors | own)
+        given = program.parameters_at(data, own)
         scores = data.mean(own)
         information = jnp.broadcast_to(likelihood.information(scores, given), scores.shape)
         if data.weight is not None:

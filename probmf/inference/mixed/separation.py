@@ -8,7 +8,6 @@ import numpy as np
 import scipy.optimize
 
 from probmf.inference.mixed.identifiability import Finding
-from probmf.likelihoods.base import likelihood_scales
 from probmf.models import MixedEffects
 from probmf.models.mixed.design import Design
 
@@ -42,7 +41,7 @@ def separated_coefficients(
     likelihood = model.likelihood.coded(data.num_levels)
     rating = np.asarray(data.response, np.float64)
     with jax.enable_x64(True):
-        own = likelihood_scales(likelihood, data.priors | samples)
+        own = model.program.parameters_at(data, samples)
         up, down = (
             np.asarray(likelihood.slope(jnp.full(rating.shape, end), jnp.asarray(rating), own))
             for end in (FAR, -FAR)

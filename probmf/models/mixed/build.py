@@ -23,13 +23,14 @@ from probmf.models.mixed.encoding import ColumnEncoder
 from probmf.models.mixed.formula import GroupFormula, ParsedFormula
 from probmf.models.mixed.grouping import GroupEncoder
 from probmf.models.mixed.priors import (
+    WIDTH,
     PredictorColumns,
     Prior,
     Priors,
+    Target,
     as_array,
     default_priors,
     mean_target,
-    noise_target,
     replace_priors,
 )
 from probmf.models.mixed.variables import read_data, variables
@@ -57,7 +58,7 @@ def build_design(
     Args:
         data: Any table.
         formula: The parsed formula, with a response.
-        scale_formula: The parsed formula of the logarithm of the noise scale, or None.
+        scale_formula: The parsed formula of the likelihood's `scale_parameter`, or None.
         likelihood: That of the response.
         priors: The user's priors.
         weights: Column of the rows' weights, or None.
@@ -77,8 +78,10 @@ def build_design(
     refuse_own_response(name, formulas)
     table = read_data(data, list(dict.fromkeys(names)))
     read = likelihood.read_column(table[name], name)
+    # "noise_", "concentration_", "zero_".
+    prefix = likelihood.scale_parameter.partition("_")[0] + "_"
     parts = [
-        _encode_predictor(part, table, "noise_" * place, place > 0 or not likelihood.learned)
+        _encode_predictor(part, table, prefix * place, place > 0 or not likelihood.learned)
         for place, part in enumerate(formulas)
     ]
     codings = tuple(coding for coding, _ in parts)
@@ -186,7 +189,9 @@ def _priors(
     if offset is not None:
         place = place - (offset if isinstance(place, np.ndarray) else float(np.mean(offset)))
     target = mean_target(place, has_intercept=parts[0][0].intercept is not None)
-    targets = [target, noise_target(target)]
+    # The parameter that has a predictor has no prior of its own.
+    varying = likelihood.scale_parameter if len(parts) > 1 else ""
+    targets = [target, Target(*likelihood.scale_place(target.width / WIDTH))]
     defaults: dict[str, Prior] = {}
     names = {coding.site: coding.names for coding, _ in parts}
     with run_unchecked():  # The user's own were checked when they were made.
@@ -199,14 +204,14 @@ def _priors(
                 coding.site, coding.names, encoded.population, coding.intercept, groups
             )
             defaults |= default_priors(columns, aim)
-        if len(parts) == 1:  # Else the noise scale has a predictor in place of a prior.
-            defaults |= likelihood.default_priors(target.width)
-            for site, value in likelihood.stated.items():
-                _refuse_twice(likelihood, given, site)
-                if isinstance(value, Distribution):
-                    given = {site: value, **given}
-                else:
-                    defaults[site] = as_array(value)
+        own = likelihood.default_priors(target.width)
+        defaults |= {site: law for site, law in own.items() if site != varying}
+        for site, value in likelihood.stated.items():
+            _refuse_twice(likelihood, given, site)
+            if isinstance(value, Distribution):
+                given = {site: value, **given}
+            else:
+                defaults[site] = as_array(value)
         return replace_priors(defaults, given, names)
 
 

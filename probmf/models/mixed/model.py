@@ -40,8 +40,9 @@ class MixedEffects:
             intercept) or the lower-case name of another; or a likelihood such as
             `Bernoulli("probit")` or `Ordinal(link="probit")`, whose own parameters, if it has any,
             are fixed or have its priors.
-        scale_formula: Formula "~ 1 + x + (1 | g)" of the logarithm of the noise scale; by default
-            that is one number.
+        scale_formula: Formula "~ 1 + x + (1 | g)" of the logarithm of the likelihood's second
+            parameter: of a noise scale, or a concentration; of the logit of a zero-inflated or
+            hurdle Poisson's probability of zeros. By default that is one number.
         priors: Priors by site in place of the default ones: for coefficients a mapping of column
             names to Normals, for scales a distribution (or a number, which fixes it), for
             correlations the concentration of the LKJ distribution.
@@ -54,7 +55,7 @@ class MixedEffects:
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If a formula can't be read, with the place, `likelihood` is unknown, or it and
-            `scale_formula` both say what the noise scale is.
+            `scale_formula` both say what its second parameter is.
 
     Example:
         >>> model = MixedEffects("y ~ x + (1 | g)")
@@ -89,15 +90,17 @@ class MixedEffects:
                 raise ValueError(
                     f"scale_formula is {self.scale_formula!r}; it has no response: begin with '~'."
                 )
-            if not self.likelihood.normal:
+            parameter = self.likelihood.scale_parameter
+            if not parameter:
                 raise ValueError(
-                    f"scale_formula needs a noise scale, which likelihood={self.likelihood!r} does "
-                    "not have; use 'gaussian' or 'lognormal'."
+                    f"scale_formula is {self.scale_formula!r}, but likelihood={self.likelihood!r} "
+                    "has no second parameter, such as a noise scale or a concentration. Leave it "
+                    "out."
                 )
-            if self.likelihood.noise_scale is not None:
+            if parameter in self.likelihood.stated:
                 raise ValueError(
                     f"likelihood is {self.likelihood!r} and scale_formula {self.scale_formula!r}: "
-                    "both say what the noise scale is. Leave one of them out."
+                    f"both say what the {parameter.replace('_', ' ')} is. Leave one of them out."
                 )
         self._check_trials()
         if not isinstance(self.priors, Mapping):
@@ -239,10 +242,11 @@ class MixedEffects:
         site_of = self.program.sampled_site
         raw = [t.effects_site for p in parts for t in p.groups if site_of(t) != t.effects_site]
         found = dims(design, raw)
-        if design.noise is None:
-            likelihood = self.likelihood.coded(len(design.response_levels))
-            own = dict.fromkeys(likelihood.scale_sites(), ())
-            found |= {site: list(names) for site, names in (own | likelihood.labels).items()}
+        likelihood = self.likelihood.coded(len(design.response_levels))
+        own = dict.fromkeys(likelihood.scale_sites(), ()) | likelihood.labels
+        if design.noise is not None:
+            del own[likelihood.scale_parameter]
+        found |= {site: list(names) for site, names in own.items()}
         return Sites(found, coords(design))
 
     @property

@@ -74,11 +74,6 @@ def mean_target(response: np.ndarray | float, *, has_intercept: bool) -> Target:
     return Target(float(np.mean(response)), WIDTH * float(_sd(response[:, None])[0]))
 
 
-def noise_target(target: Target) -> Target:
-    """Target of the logarithm of the noise scale: that of the response's sd, within a factor e."""
-    return Target(float(np.log(target.width / WIDTH)), 1.0)
-
-
 def default_priors(columns: PredictorColumns, target: Target) -> dict[str, Prior]:
     r"""Priors of a predictor's sites.
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from probmf.likelihoods import Likelihood
+from probmf.likelihoods.base import likelihood_scales
 from probmf.models.mixed.arrays import GroupTerm, MixedData, Predictor
 from probmf.models.mixed.priors import Prior
 
@@ -78,12 +79,27 @@ class MixedProgram:
 
     def own_parameters(self, data: MixedData) -> dict[str, Array]:
         """The likelihood's own parameters, such as noise scale or cutpoints: samples them."""
+        likelihood: Likelihood = self.likelihood.coded(data.num_levels)
+        found, sites = {}, list(likelihood.scale_sites())
         if data.noise is not None:
-            return {"noise_scale": jnp.exp(data.noise(self._sample(data.noise, data.priors)))}
-        likelihood = self.likelihood.coded(data.num_levels)
-        return {
-            site: _sample_or_fixed(site, data.priors[site]) for site in likelihood.scale_sites()
-        }
+            predictor = data.noise(self._sample(data.noise, data.priors))
+            found[likelihood.scale_parameter] = likelihood.from_scale_predictor(predictor)
+        others = [site for site in sites if site not in found]
+        return found | {site: _sample_or_fixed(site, data.priors[site]) for site in others}
+
+    def parameters_at(self, data: MixedData, values: Mapping[str, Array]) -> dict[str, Array]:
+        """The likelihood's own parameters where the sites have values.
+
+        Args:
+            data: From `arguments`.
+            values: By site.
+        """
+        likelihood: Likelihood = self.likelihood.coded(data.num_levels)
+        found = likelihood_scales(likelihood, {**data.priors, **values})
+        if data.noise is not None:
+            predictor = data.noise(values)
+            found[likelihood.scale_parameter] = likelihood.from_scale_predictor(predictor)
+        return found
 
     def coefficients(self, predictor: Predictor, priors: Mapping[str, Prior]) -> dict[str, Array]:
         """The coefficients by their site, if there are any: samples them."""

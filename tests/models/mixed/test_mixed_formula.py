@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from probmf.likelihoods import Gaussian
+from probmf.likelihoods import Gaussian, NegativeBinomial
 from probmf.models.mixed import FormulaError, MixedEffects
 from probmf.models.mixed.formula import parse_formula
 from probmf.models.mixed.variables import variables
@@ -225,7 +225,9 @@ def test_arguments_of_the_model_are_checked() -> None:
         MixedEffects("y ~ x", scale_formula="~ x", likelihood=Gaussian(0.5))
     with pytest.raises(ValueError, match="begin with '~'"):
         MixedEffects("y ~ x", scale_formula="s ~ x")
-    with pytest.raises(ValueError, match="needs a noise scale"):
+    with pytest.raises(ValueError, match=r"both say what the concentration is"):
+        MixedEffects("y ~ x", scale_formula="~ x", likelihood=NegativeBinomial(2.0))
+    with pytest.raises(ValueError, match=r"Bernoulli\(.*\) has no second parameter"):
         MixedEffects("y ~ x", scale_formula="~ x", likelihood="bernoulli")
     with pytest.raises(TypeError, match="expected a mapping"):
         MixedEffects("y ~ x", priors=[1.0])  # type: ignore[arg-type]
