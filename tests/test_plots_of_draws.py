@@ -308,3 +308,38 @@ def test_spectrum_has_an_interval_for_each_singular_value() -> None:
     np.testing.assert_allclose(ends.T, np.quantile(value, [0.05, 0.95], axis=0), rtol=1e-6)
     with pytest.raises(ValueError, match="interval is 2"):
         plots.spectrum(fit, interval=2)
+
+
+def test_estimates_along_a_column_and_one_by_one() -> None:
+    bare = mixed()
+    n = bare.design.data.num_observations
+    data = {"x": np.linspace(0, 1, n), "g": [f"group {i % 5}" for i in range(n)]}
+    fit = MixedFit(bare.model, bare.design, bare.samples, "nuts", sampling(), data=data)
+    grid = fit.datagrid(x=np.linspace(0, 1, 9), g=["group 1", "group 3"])
+    found = fit.predictions(grid)
+    ax = plots.estimates(found, "x", color="g").axes[0]
+    assert [line.get_label() for line in ax.lines] == ["group 1", "group 3"]
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), found.mean[1::2])
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("x", "expected y")
+    # Other groups vary within the one colour, so that there is no curve.
+    dots = plots.estimates(found, "x").axes[0].lines[0]
+    assert (dots.get_linestyle(), dots.get_marker()) == ("None", "o")
+    slopes = fit.slopes(by="g")
+    ax = plots.estimates(slopes, "g").axes[0]
+    assert ax.get_ylabel() == "slope of y by x"
+    np.testing.assert_allclose(
+        [line[:, 1] for line in ax.collections[0].get_segments()],
+        np.stack([slopes.lower, slopes.upper], axis=1),
+    )
+    ax = plots.estimates(slopes).axes[0]
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), slopes.mean[::-1])
+    assert [text.get_text() for text in ax.get_yticklabels()][-1] == "group 0"
+    with pytest.raises(TypeError, match=r"found is a MixedFit, expected what fit.predictions"):
+        plots.estimates(fit)  # type: ignore[arg-type]
+    with pytest.raises(
+        ValueError, match=r"There is no column 'z'; there are: 'term', 'contrast', "
+    ):
+        plots.estimates(slopes, "z")
+    many = fit.comparisons(variables=["x", "g"], by="g")
+    with pytest.raises(ValueError, match="in one colour; choose one with variables=, or give col"):
+        plots.estimates(many, "g")

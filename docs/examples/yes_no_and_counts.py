@@ -38,10 +38,7 @@ fit.summary()
 # What one more hour does to the probability of passing, at three places of the curve:
 
 # %%
-for start in (0.0, 2.0, 4.0):
-    pair = {"hours": [start, start + 1], "school": [3, 3]}
-    low, high = fit.predict(pair, level="population").mean
-    print(f"{start:.0f} to {start + 1:.0f} hours: {low:.0%} to {high:.0%}")
+fit.comparisons(fit.datagrid(hours=[0, 2, 4]), variables="hours", level="population")
 
 # %% [markdown]
 # ## Counts

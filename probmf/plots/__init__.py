@@ -8,6 +8,7 @@ about, and returns the figure, which a notebook shows as the last line of a cell
 from probmf.plots.catalogue import degree_distribution, recommendations
 from probmf.plots.convergence import diagnostics
 from probmf.plots.effects import effects
+from probmf.plots.estimates import estimates
 from probmf.plots.factors import factor_map, spectrum
 from probmf.plots.history import convergence
 from probmf.plots.optimization import optimization
@@ -23,6 +24,7 @@ __all__ = [
     "diagnostics",
     "effects",
     "energy",
+    "estimates",
     "factor_map",
     "forest",
     "optimization",

@@ -32,22 +32,44 @@ def draw_intervals(
         interval: Probability of the thin intervals; the thick ones are 50 %.
         zero: Whether to mark zero where it lies within.
     """
-    count = draws.shape[1]
-    y, few = np.arange(count), count <= LABELLED
-    mean = draws.mean(axis=0)
+    ends = []
     if len(draws) > 1:
         for share, width, alpha in ((interval, 1.0, 0.25), (0.5, 3.0, 0.5)):
             low, high = np.quantile(draws, tails(share), axis=0)
-            if count > DRAWN:
-                ax.fill_betweenx(y, low, high, color=BLUE, alpha=alpha, lw=0, rasterized=True)
-            else:
-                ax.hlines(y, low, high, color=BLUE, lw=width if few else width / 3)
+            ends.append((low, high, width, alpha))
+    draw_lines(ax, draws.mean(axis=0), ends, labels, zero=zero)
+
+
+def draw_lines(
+    ax: Axes,
+    mean: Float[np.ndarray, " rows"],
+    ends: Sequence[tuple[np.ndarray, np.ndarray, float, float]],
+    labels: Sequence[str],
+    *,
+    zero: bool = True,
+) -> None:
+    """Draw a dot for each mean and lines between ends, the first row at the bottom.
+
+    Args:
+        ax: Axes.
+        mean: The means.
+        ends: Lower and upper ends, with the width of their line and the opacity of their band.
+        labels: Names of the rows.
+        zero: Whether to mark zero where it lies within.
+    """
+    count = len(mean)
+    y, few = np.arange(count), count <= LABELLED
+    for low, high, width, alpha in ends:
+        if count > DRAWN:
+            ax.fill_betweenx(y, low, high, color=BLUE, alpha=alpha, lw=0, rasterized=True)
+        else:
+            ax.hlines(y, low, high, color=BLUE, lw=width if few else width / 3)
     if count > DRAWN:
         ax.plot(mean, y, color=BLUE, lw=1.0, rasterized=True)
     else:
         ax.plot(mean, y, "o", color="white" if few else BLUE, mec=BLUE, ms=5 if few else 2)
-    low, high = ax.get_xlim()
-    if zero and low <= 0 <= high:
+    left, right = ax.get_xlim()
+    if zero and left <= 0 <= right:
         ax.axvline(0.0, color=GREY, lw=1, ls="--", zorder=0.5)
     if few:
         ax.set_yticks(y, list(labels))

@@ -5,6 +5,7 @@ from probmf import numpyro_setup  # noqa: F401  # Before anything that imports N
 # isort: split
 from probmf.results.anova import anova
 from probmf.results.draw_store import open_draws
+from probmf.results.estimates import Estimates
 from probmf.results.explain import Explanation
 from probmf.results.fit import Fit
 from probmf.results.history import History
@@ -20,6 +21,7 @@ from probmf.results.recommend import Recommendations
 from probmf.results.sampling import Sampling
 
 __all__ = [
+    "Estimates",
     "Explanation",
     "Fit",
     "History",

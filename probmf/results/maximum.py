@@ -21,6 +21,7 @@ class Maximum(Pickled):
         num_observations: Number n of rows.
         log_likelihood: Logarithm of the maximized likelihood, or restricted likelihood; None where
             priors count.
+        covariance: Covariance of the coefficients' errors, or None without coefficients.
 
     Example:
         >>> top = Maximum({}, 3, 60, -100.0)
@@ -32,6 +33,7 @@ class Maximum(Pickled):
     num_parameters: int
     num_observations: int
     log_likelihood: float | None = None
+    covariance: Float[np.ndarray, "p p"] | None = None
 
     def __post_init__(self) -> None:
         """Freeze the arrays."""

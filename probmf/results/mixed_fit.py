@@ -1,6 +1,6 @@
 """Fits of mixed-effects models: draws of coefficients, effects and scales."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
@@ -18,11 +18,14 @@ from probmf.models.mixed.design import encode_rows
 from probmf.models.mixed.grouping import Unseen
 from probmf.models.sites import Sites
 from probmf.results.asked import check_choice, check_interval
+from probmf.results.estimates import Estimates
 from probmf.results.fit import Fit
 from probmf.results.history import History
+from probmf.results.marginal_effects import Asked, By, Comparison, Slope
 from probmf.results.maximum import Maximum
 from probmf.results.mixed_predict import (
     Level,
+    Scale,
     SiteDraws,
     blocks,
     draw_rows,
@@ -42,6 +45,9 @@ from probmf.results.storage import write_fit
 from probmf.results.table import Table
 from probmf.results.training_columns import used_columns
 from probmf.settings import own_settings
+
+#: Columns to vary, and how; see `MixedFit.comparisons`.
+type Variables = str | Collection[str] | Mapping[str, Any] | None
 
 #: Numbers that a notebook shows beside a fit; their convergence is measured, some ms each.
 SHOWN = 40
@@ -166,6 +172,225 @@ class MixedFit(Fit):
             )
         own = draw_rows(self._draws, rows, self.model.likelihood, kind=kind, rng=rng)
         return replace(found, draws=own)
+
+    def predictions(
+        self,
+        data: Any = None,
+        *,
+        variables: Variables = None,
+        by: By = False,
+        kind: Scale = "mean",
+        interval: float | None = 0.9,
+        unseen: Unseen = "error",
+        level: Level = "groups",
+        draws: bool = False,
+        key: ArrayLike | None = None,
+    ) -> Estimates:
+        r"""Estimate expected responses :math:`E[y \mid x]`, of rows or averaged over rows.
+
+        `predict` tells of each row where its response will lie; this tells how well expectations
+        and their averages are known.
+
+        Args:
+            data: A table with the columns of the formula, such as one from `datagrid`; None for the
+                training table.
+            variables: Columns to set to other values, the same for all rows: every row is asked
+                about once for each combination. A mapping gives values (or a function of the
+                training column); a name alone stands for all levels, of numbers for the least, the
+                greatest and the quartiles.
+            by: What is averaged: nothing (False), all rows (True), or the rows of each value of a
+                column, or of each combination of several.
+            kind: "mean" for expected responses, "link" for linear predictors, "probabilities" for
+                those of each level of an ordinal response.
+            interval: Probability of the intervals, or None.
+            unseen: What a group that the training data lack does: "error", or "prior" for effects
+                that are drawn from their prior at each draw, the same for all rows of the group;
+                those of a point fit are integrated out.
+            level: "groups" with the effects of all groups, "population" without them, or a list of
+                the groupings whose effects count.
+            draws: Whether to return the estimates at each draw, too.
+            key: JAX key or int, for effects of new groups.
+
+        Returns:
+            One line for each row or average. Intervals are quantiles of the draws; those of
+            `fit_marginal` come from the errors of the coefficients alone, given scales and effects
+            (the delta method), those of another point fit are None.
+
+        Raises:
+            TypeError: If a column has another type than in training.
+            ValueError: If an option or a column is unknown, a value is missing, or there is no
+                training table and one is needed.
+
+        Example:
+            >>> from probmf import MixedEffects, fit_marginal
+            >>> table = {"y": [1, 2, 4.5, 3, 6.5, 7.5], "x": [0, 1, 2] * 2, "g": [*"aabbcc"]}
+            >>> fit = fit_marginal(MixedEffects("y ~ x + (1 | g)"), table)
+            >>> grid = fit.datagrid(x=[0, 2])
+            >>> fit.predictions(grid, level="population", interval=None).mean.round(2)
+            array([3.25, 4.92])
+
+        References:
+            Arel-Bundock, Greifer and Heiss (2024), How to interpret statistical models using
+            marginaleffects for R and Python.
+        """
+        return self._asked(data, by, kind, interval, unseen, level, draws, key).predictions(
+            variables
+        )
+
+    def comparisons(
+        self,
+        data: Any = None,
+        *,
+        variables: Variables = None,
+        comparison: Comparison = "difference",
+        by: By = False,
+        kind: Scale = "mean",
+        interval: float | None = 0.9,
+        unseen: Unseen = "error",
+        level: Level = "groups",
+        draws: bool = False,
+        key: ArrayLike | None = None,
+    ) -> Estimates:
+        r"""Compare expected responses under two values of a column, all else as it is.
+
+        .. math::
+            E[y \mid x_1] - E[y \mid x_0] \quad \text{or another function of the two}
+
+        Args:
+            data: As for `predictions`.
+            variables: Columns to vary, one after the other; None for all predictors. A mapping says
+                what is compared. Of numbers: a number to add (1 by default), a pair (low, high),
+                "sd" or "2sd" (so wide a step about each value), "iqr" or "minmax". Of levels:
+                "reference" (each with the first), "sequential", "pairwise", or a pair.
+            comparison: "difference", "ratio", "lift" (ratio less one), "lnratio", "lnor" (logarithm
+                of the odds ratio), or a function of the higher and the lower expectation, arrays
+                of shape (draws, lines, levels).
+            by: As for `predictions`. Expectations are averaged first and then compared, so that a
+                ratio is one of averages.
+            kind: As for `predictions`.
+            interval: As for `predictions`.
+            unseen: As for `predictions`.
+            level: As for `predictions`.
+            draws: As for `predictions`.
+            key: As for `predictions`.
+
+        Returns:
+            For each "term" and "contrast" one line for each row or average.
+
+        Raises:
+            TypeError: As for `predictions`.
+            ValueError: As for `predictions`, or if there is no such comparison.
+
+        Example:
+            >>> from probmf import MixedEffects, fit_marginal
+            >>> table = {"y": [1, 2, 4.5, 3, 6.5, 7.5], "x": [0, 1, 2] * 2, "g": [*"aabbcc"]}
+            >>> fit = fit_marginal(MixedEffects("y ~ x + (1 | g)"), table)
+            >>> found = fit.comparisons(variables={"x": 2}, by=True)
+            >>> found.labels(), found.mean.round(2)  # Twice the coefficient.
+            (['x'], array([1.67]))
+
+        References:
+            Arel-Bundock, Greifer and Heiss (2024), How to interpret statistical models using
+            marginaleffects for R and Python.
+        """
+        return self._asked(data, by, kind, interval, unseen, level, draws, key).comparisons(
+            variables, comparison
+        )
+
+    def slopes(
+        self,
+        data: Any = None,
+        *,
+        variables: str | Collection[str] | None = None,
+        slope: Slope = "dydx",
+        by: By = False,
+        kind: Scale = "mean",
+        interval: float | None = 0.9,
+        unseen: Unseen = "error",
+        level: Level = "groups",
+        draws: bool = False,
+        key: ArrayLike | None = None,
+    ) -> Estimates:
+        r"""Differentiate expected responses by columns of numbers (marginal effects).
+
+        .. math::
+            \partial E[y \mid x] / \partial x
+
+        by differences over 2e-6 of the training column's range.
+
+        Args:
+            data: As for `predictions`.
+            variables: Columns of numbers; None for all of the predictors that are.
+            slope: "dydx"; "eyex" for elasticities, by how many percent the expectation changes with
+                one percent of x; "eydx" and "dyex" for those of one of both.
+            by: As for `predictions`; slopes are averaged.
+            kind: As for `predictions`.
+            interval: As for `predictions`.
+            unseen: As for `predictions`.
+            level: As for `predictions`.
+            draws: As for `predictions`.
+            key: As for `predictions`.
+
+        Returns:
+            For each "term" one line for each row or average.
+
+        Raises:
+            TypeError: As for `predictions`.
+            ValueError: As for `predictions`, or if a column is none of numbers.
+
+        Example:
+            >>> from probmf import MixedEffects, fit_marginal
+            >>> table = {"y": [1, 2, 4.5, 3, 6.5, 7.5], "x": [0, 1, 2] * 2, "g": [*"aabbcc"]}
+            >>> fit = fit_marginal(MixedEffects("y ~ x + (1 | g)"), table)
+            >>> fit.slopes(by=True).mean.round(2)
+            array([0.84])
+
+        References:
+            Arel-Bundock, Greifer and Heiss (2024), How to interpret statistical models using
+            marginaleffects for R and Python.
+        """
+        return self._asked(data, by, kind, interval, unseen, level, draws, key).slopes(
+            variables, slope
+        )
+
+    def datagrid(self, **values: Any) -> dict[str, np.ndarray]:
+        """Make rows of all combinations of some values, other predictors at typical ones.
+
+        Args:
+            **values: Values by column: one, several, a function of the training column such as
+                `numpy.unique`, or None for all levels, of numbers for the least, the greatest and
+                the quartiles.
+
+        Returns:
+            A table for `predictions`, `comparisons`, `slopes` and `predict`. Other columns of
+            numbers are at their mean; those of levels, booleans and trials at the most frequent
+            value. Grouping columns are not in it unless they are given: name their values, or ask
+            with level="population".
+
+        Raises:
+            ValueError: If the formula has no such column, values are empty, or the fit does not
+                have the training table.
+
+        Example:
+            >>> from probmf import MixedEffects, fit_marginal
+            >>> table = {"y": [1, 2, 4.5, 3, 6.5, 7.5], "x": [0, 1, 2] * 2, "g": [*"aabbcc"]}
+            >>> fit = fit_marginal(MixedEffects("y ~ x + (1 | g)"), table)
+            >>> fit.datagrid(g=["a", "b"])
+            {'g': array(['a', 'b'], dtype=object), 'x': array([1., 1.])}
+        """
+        return self._asked().grid(values)
+
+    def _asked(
+        self, data: Any = None, by: By = False, kind: Scale = "mean",
+        interval: float | None = None, unseen: Unseen = "error", level: Level = "groups",
+        keep: bool = False, key: ArrayLike | None = None,
+    ) -> Asked:  # fmt: skip
+        return Asked(
+            draws=self._draws, likelihood=self.model.likelihood, training=self.data,
+            covariance=None if self.maximum is None else self.maximum.covariance,
+            is_point=self.is_point, data=data, by=by, kind=kind, interval=interval, unseen=unseen,
+            level=level, keep=keep, key=key,
+        )  # fmt: skip
 
     def _rows(self, data: Any, unseen: Unseen, level: Level) -> Encoded:
         """Rows of a table, or of the training data, with the effects of some groupings."""

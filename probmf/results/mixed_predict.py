@@ -173,12 +173,13 @@ def blocks(
     for chosen, each in ((known, numbers), (~known, numbers * NODES)):
         places = np.flatnonzero(chosen)
         for part in row_blocks(len(places), each):
-            yield places[part], _given(draws, rows, places[part], likelihood)
+            yield places[part], given_rows(draws, rows, places[part], likelihood)
 
 
-def _given(
+def given_rows(
     draws: SiteDraws, rows: Encoded, part: Int[np.ndarray, " part"], likelihood: Likelihood
 ) -> Given:
+    """Parameters of the responses of some rows at each draw."""
     design = draws.design
     mean, variance = _linear(draws, design.mean, rows, part)
     sites, scale, spread = set(likelihood.scale_sites()), None, None
@@ -312,7 +313,8 @@ def draw_rows(
     levels, size = draws.design.response_levels, len(rows.population)
     if rng is not None:
         draws, rows = with_drawn_groups(draws, rows, rng)
-    coded, values = likelihood.coded(len(levels)), level_values(levels)
+    coded = likelihood.coded(len(levels))
+    values = level_values(levels or coded.levels)
     given = blocks(draws, rows, coded)
     if kind == "response":
         like = np.zeros(size, np.asarray(draws.design.data.response).dtype)

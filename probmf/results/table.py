@@ -49,7 +49,12 @@ class Tabular:
         shown = Table(tuple(row | {name: str(row[name]) for name in ids} for row in first))
         more = rows.num_rows - len(shown)
         told = [f"{more:,} more {'row' if more == 1 else 'rows'}"] if more else []
-        return html.together(html.lines([repr(self)]), shown._repr_html_(), html.lines(told))
+        return html.together(html.lines([self._headline]), shown._repr_html_(), html.lines(told))
+
+    @property
+    def _headline(self) -> str:
+        """The result in one line."""
+        return repr(self)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

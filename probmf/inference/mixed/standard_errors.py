@@ -33,7 +33,9 @@ def shown(latents: Mapping[str, Array]) -> dict[str, Array]:
     }
 
 
-def standard_errors(problem: Problem, vector: np.ndarray, end: End) -> dict[str, Any]:
+def standard_errors(
+    problem: Problem, vector: np.ndarray, end: End
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Standard errors of all sites but effects.
 
     Args:
@@ -43,7 +45,8 @@ def standard_errors(problem: Problem, vector: np.ndarray, end: End) -> dict[str,
 
     Returns:
         Errors by site; NaN of what lies on the boundary or depends on it, and of everything where
-        the curvature has a direction without a top.
+        the curvature has a direction without a top. Covariances of the errors of sites that are
+        vectors.
     """
     held = np.flatnonzero(~end.inside)
     covariance = np.full((len(vector), len(vector)), np.nan)
@@ -51,10 +54,13 @@ def standard_errors(problem: Problem, vector: np.ndarray, end: End) -> dict[str,
         covariance[:] = 0.0
         covariance[np.ix_(end.inside, end.inside)] = np.linalg.inv(end.curvature)
     found: dict[str, Any] = {}
+    joint: dict[str, np.ndarray] = {}
     for site, slopes in problem.slopes(vector).items():
         variance = np.einsum("...i,ij,...j->...", slopes, covariance, slopes)
         on_boundary = np.any(slopes[..., held] != 0, axis=-1)
         found[site] = np.sqrt(np.where(on_boundary, np.nan, variance))
-    for site, own in problem.covariances(vector).items():
-        found[site] = np.sqrt(np.diag(own))
-    return found
+        if slopes.ndim == 2:
+            joint[site] = slopes @ covariance @ slopes.T
+    given = dict(problem.covariances(vector))
+    found |= {site: np.sqrt(np.diag(own)) for site, own in given.items()}
+    return found, joint | given

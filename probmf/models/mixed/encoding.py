@@ -107,6 +107,22 @@ class ColumnEncoder:
         _check_finite(matrix, self.names)
         return matrix
 
+    @property
+    def choices(self) -> dict[str, list[Any] | None]:
+        """Levels of the columns that it uses, also of numbers within C(...); None for numbers."""
+        found = {n: None if own is None else own.ids.tolist() for n, own in self.levels.items()}
+        return found | self._levels_of_numbers()
+
+    def _levels_of_numbers(self) -> dict[str, list[Any]]:
+        """Levels of columns of numbers within C(...)."""
+        return {
+            str(variable): list(contrasts.levels)
+            for factor, contrasts in self.spec.factor_contrasts.items()
+            for variable in self.spec.factor_variables[factor]
+            if str(variable) in self.levels and self.levels[str(variable)] is None
+            and re.match(rf"C\(\s*`?{re.escape(str(variable))}`?\s*[,)]", str(factor))
+        }  # fmt: skip
+
     def _refuse_neighbours(self, frame: pd.DataFrame, matrix: np.ndarray) -> None:
         """Refuse terms that depend on other rows, such as x - np.mean(x): new rows have others."""
         if not any(factor.eval_method.value == "python" for factor in self.spec.factors):
@@ -128,15 +144,10 @@ class ColumnEncoder:
 
     def _refuse_new_levels(self, frame: pd.DataFrame) -> None:
         """Refuse numbers within C(...) that the training data lack; formulaic would make zeros."""
-        for factor, contrasts in self.spec.factor_contrasts.items():
-            for variable in self.spec.factor_variables[factor]:
-                name = str(variable)
-                if name not in frame.columns or self.levels.get(name) is not None:
-                    continue
-                if re.match(rf"C\(\s*`?{re.escape(name)}`?\s*[,)]", str(factor)):
-                    new = ~frame[name].isin(contrasts.levels).to_numpy()
-                    known = some_of(list(contrasts.levels), 8)
-                    refuse(new, frame[name].to_numpy(), f"column {name!r}", UNSEEN.format(known))
+        for name, levels in self._levels_of_numbers().items():
+            new = ~frame[name].isin(levels).to_numpy()
+            known = some_of(levels, 8)
+            refuse(new, frame[name].to_numpy(), f"column {name!r}", UNSEEN.format(known))
 
 
 def _is_intercept(term: Any) -> bool:

@@ -1,0 +1,368 @@
+r"""Predictions, comparisons and slopes of mixed models, by rows or averaged, with their intervals.
+
+With m the expected response at a draw, or the linear predictor,
+
+.. math::
+    \text{predictions: } m(x), \quad \text{comparisons: } m(x_1) - m(x_0), \quad
+    \text{slopes: } \partial m(x) / \partial x,
+
+each averaged over rows at every draw, so that intervals hold what the draws know. The vocabulary is
+that of marginaleffects (Arel-Bundock, Greifer and Heiss, 2024).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import scipy.sparse
+from jax.typing import ArrayLike
+from jaxtyping import Float
+from scipy.special import ndtri
+
+from probmf.data import as_generator
+from probmf.data.column import Column, objects
+from probmf.data.tables import Frame
+from probmf.likelihoods import Likelihood
+from probmf.models.mixed import Encoded
+from probmf.models.mixed.design import encode_rows
+from probmf.models.mixed.grouping import Unseen
+from probmf.models.mixed.variables import read_data
+from probmf.results.asked import check_choice, check_interval
+from probmf.results.estimates import NUMBERS, Estimates
+from probmf.results.grids import (
+    COMPARISONS,
+    Columns,
+    choose,
+    columns_of,
+    contrasts,
+    counterfactual,
+    grid,
+    steps,
+    varied,
+    written,
+)
+from probmf.results.grids import cells as cells_of
+from probmf.results.mixed_predict import (
+    Level,
+    Scale,
+    SiteDraws,
+    expected,
+    given_rows,
+    known_rows,
+    left_out,
+    level_values,
+    with_drawn_groups,
+)
+from probmf.results.mixtures import row_blocks, tails
+from probmf.results.prediction_intervals import over_draws
+
+type Comparison = (
+    Literal["difference", "ratio", "lift", "lnratio", "lnor"]
+    | Callable[[np.ndarray, np.ndarray], np.ndarray]
+)
+type Slope = Literal["dydx", "eyex", "eydx", "dyex"]
+#: What is averaged: nothing, all rows, or the rows of each combination of some columns' values.
+type By = bool | str | Sequence[str]
+
+#: Step of a derivative by a coefficient, in standard errors.
+STEP = 1e-3
+#: Names of columns of estimates, which columns of the data can't have.
+RESERVED = ("term", "contrast", "level", *NUMBERS)
+
+
+class _Question(NamedTuple):
+    """One quantity of every row.
+
+    Attributes:
+        labels: What it is about, in words by column.
+        rows: One, two copies of the rows, one after the other.
+        copies: Number of copies.
+        each: From the expectations under the copies, and places of rows, what is averaged.
+        combine: From the averages the estimate.
+    """
+
+    labels: dict[str, str]
+    rows: Frame
+    copies: int
+    each: Callable[[list[np.ndarray], slice], list[np.ndarray]]
+    combine: Callable[..., np.ndarray]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Asked:
+    """A question to a fit, checked.
+
+    Attributes:
+        draws: Draws of the fit.
+        likelihood: The model's.
+        training: The training table, or None.
+        covariance: Covariance of the coefficients of a point fit, or None.
+        is_point: Whether it is a point fit.
+        data: The rows that are asked about, None for those of the training table.
+        by: What is averaged.
+        kind: Scale of the expectations.
+        interval: Probability of the intervals, or None.
+        unseen: What a new group does.
+        level: Which effects count.
+        keep: Whether draws are returned.
+        key: Draws effects of new groups; None without.
+    """
+
+    draws: SiteDraws
+    likelihood: Likelihood
+    training: Any
+    covariance: Float[np.ndarray, "p p"] | None = None
+    is_point: bool = False
+    data: Any = None
+    by: By = False
+    kind: Scale = "mean"
+    interval: float | None = 0.9
+    unseen: Unseen = "error"
+    level: Level = "groups"
+    keep: bool = False
+    key: ArrayLike | None = None
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if self.interval is not None:
+            check_interval(self.interval)
+        check_choice("unseen", self.unseen, get_args(Unseen.__value__))
+        check_choice("kind", self.kind, get_args(Scale.__value__))
+        if self.kind == "probabilities" and not self._levels:
+            raise ValueError(
+                f"kind is 'probabilities', but a response of {self.likelihood!r} has no levels; "
+                "expected 'mean' or 'link'."
+            )
+
+    def predictions(self, variables: Any) -> Estimates:
+        """Answer of `MixedFit.predictions`."""
+        table, columns = self._table(), self._columns
+        if variables is not None:
+            table = counterfactual(table, choose(variables, columns), columns, self._trained)
+        return self._answer("predictions", table, [_Question({}, table, 1, _same, _alone)])
+
+    def comparisons(self, variables: Any, comparison: Comparison) -> Estimates:
+        """Answer of `MixedFit.comparisons`."""
+        if not callable(comparison):
+            check_choice("comparison", comparison, list(COMPARISONS))
+        table, columns = self._table(variables), self._columns
+        combine = comparison if callable(comparison) else COMPARISONS[comparison][0]
+        asked = []
+        for name, said in choose(variables, columns).items():
+            levels = columns.choices[name]
+            for one in contrasts(name, said, table, levels, partial(self._trained, name)):
+                text = ", ".join(one.texts) if callable(comparison) else written(one, comparison)
+                rows = varied(table, name, one.high, one.low)
+                asked.append(_Question({"term": name, "contrast": text}, rows, 2, _same, combine))
+        return self._answer("comparisons", table, asked)
+
+    def slopes(self, variables: Any, slope: Slope) -> Estimates:
+        """Answer of `MixedFit.slopes`."""
+        check_choice("slope", slope, get_args(Slope.__value__))
+        if isinstance(variables, Mapping):
+            raise TypeError("variables is a mapping; slopes takes names of columns, or one name.")
+        table, columns = self._table(variables), self._columns
+        asked = []
+        for name in choose(variables, columns, numbers=True):
+            one, gap = steps(name, table, partial(self._trained, name))
+            x = table[name].numbers()
+
+            def each(
+                values: list[np.ndarray], part: slice, gap: np.ndarray = gap, x: np.ndarray = x
+            ) -> list[np.ndarray]:
+                high, low = values
+                found = (high - low) / gap[part, None]
+                if slope in ("eyex", "dyex"):
+                    found = found * x[part, None]
+                return [found / (0.5 * (high + low)) if slope in ("eyex", "eydx") else found]
+
+            rows = varied(table, name, one.high, one.low)
+            asked.append(_Question({"term": name, "contrast": slope}, rows, 2, each, _alone))
+        return self._answer("slopes", table, asked)
+
+    def grid(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Answer of `MixedFit.datagrid`."""
+        return grid(values, self._columns, self._trained)
+
+    @property
+    def _coded(self) -> Any:
+        return self.likelihood.coded(len(self.draws.design.response_levels))
+
+    @property
+    def _levels(self) -> tuple[Any, ...]:
+        """Levels of the response; empty if it has none."""
+        return tuple(self.draws.design.response_levels or self._coded.levels)
+
+    @property
+    def _columns(self) -> Columns:
+        return columns_of(self.draws.design, left_out(self.draws.design, self.level))
+
+    @property
+    def _averages(self) -> list[str] | None:
+        """Columns that are averaged by; None for no averages."""
+        if isinstance(self.by, bool | np.bool_):
+            return [] if self.by else None
+        return [self.by] if isinstance(self.by, str) else list(self.by)
+
+    def _table(self, variables: Any = None) -> Frame:
+        """Columns of the rows that are needed."""
+        data = self.training if self.data is None else self.data
+        if data is None:
+            raise ValueError(
+                "This fit was made from a design and does not have the training table; give the "
+                "rows that are asked about: data=table."
+            )
+        named = [] if variables is None else choose(variables, self._columns)
+        names = [*self._needed, *named, *(self._averages or [])]
+        return read_data(data, list(dict.fromkeys(names)))
+
+    @property
+    def _needed(self) -> list[str]:
+        """Columns that the formula needs, but for what is left out."""
+        design = self.draws.design
+        terms = left_out(design, self.level)
+        names = [name for coding in design.codings for name in coding.columns_used(terms)]
+        return list(dict.fromkeys([*names, *design.known.values()]))
+
+    def _trained(self, name: str) -> Column:
+        """A column of the training data."""
+        if self.training is None:
+            raise ValueError(
+                f"The training values of {name!r} are needed, and this fit was made from a design "
+                "and does not have the training table. Fit the table itself."
+            )
+        return read_data(self.training, [name])[name]
+
+    def _answer(self, what: str, table: Frame, asked: Iterable[_Question]) -> Estimates:
+        by, levels = self._averages, self._levels
+        codes, about = None, {name: table[name].to_numpy() for name in self._needed}
+        if by is not None:
+            codes, about = cells_of(table, by)
+        about = {f"{n} of the data" if n in RESERVED else n: own for n, own in about.items()}
+        each = len(levels) if self.kind == "probabilities" else 1
+        parts: list[dict[str, Any]] = []
+        for question in asked:
+            values = self._values(question, codes)
+            lines = values.shape[1]
+            columns = {n: objects([text] * (lines * each)) for n, text in question.labels.items()}
+            columns |= {name: np.repeat(own, each) for name, own in about.items()}
+            if each > 1:
+                columns["level"] = np.array(levels * lines, object)
+            parts.append({"columns": columns} | self._summary(values.reshape(len(values), -1)))
+        first = parts[0]
+        joined = {
+            name: np.concatenate([part[name] for part in parts], axis=-1)
+            for name in first
+            if name != "columns" and first[name] is not None
+        }
+        columns = {
+            name: np.concatenate([part["columns"][name] for part in parts])
+            for name in first["columns"]
+        }
+        return Estimates(
+            what=what, response=self.draws.design.data.response_name, columns=columns,
+            interval=self.interval if "sd" in joined else None, **joined,
+        )  # fmt: skip
+
+    def _values(
+        self, question: _Question, codes: np.ndarray | None
+    ) -> Float[np.ndarray, "draws lines k"]:
+        """Estimates at each draw, or at a point fit's coefficients and beside each of them."""
+        rows = encode_rows(
+            self.draws.design, question.rows, self.unseen,
+            left_out(self.draws.design, self.level),
+        )  # fmt: skip
+        draws, rows = self._with_groups(self._beside(), rows)
+        size, copies = question.rows.num_rows // question.copies, question.copies
+        coded, values = self._coded, level_values(self._levels)
+        numbers = draws.num_draws * copies * max(1, len(values))
+        totals: list[np.ndarray] | None = None
+        parts = []
+        for part in row_blocks(size, numbers):
+            here = np.arange(part.start, part.stop)
+            places = np.concatenate([here + copy * size for copy in range(copies)])
+            given = given_rows(draws, rows, places, coded)
+            found = expected(coded, given, self.kind, values)
+            own = question.each(np.split(found, copies, axis=1), part)
+            if codes is None:
+                parts.append(question.combine(*own))
+                continue
+            sums = [_summed(one, codes[part], codes.max() + 1) for one in own]
+            totals = sums if totals is None else [a + b for a, b in zip(totals, sums, strict=True)]
+        if codes is None or totals is None:
+            return np.concatenate(parts, axis=1)
+        count = np.bincount(codes)[:, None]
+        return np.asarray(question.combine(*(total / count for total in totals)))
+
+    def _with_groups(self, draws: SiteDraws, rows: Encoded) -> tuple[SiteDraws, Encoded]:
+        """Effects of new groups drawn, but those of a point fit, which are integrated out."""
+        if self.is_point or known_rows(rows).all():
+            return draws, rows
+        if self.key is None:
+            raise ValueError(
+                "Effects of new groups are drawn at random; give key=, a JAX key or an int. "
+                "level='population' leaves them out."
+            )
+        return with_drawn_groups(draws, rows, as_generator(self.key))
+
+    @property
+    def _errors(self) -> Float[np.ndarray, " p"] | None:
+        """Standard errors of a point fit's coefficients, if it has any and an interval is wanted.
+
+        None where any is missing.
+        """
+        if self.covariance is None or self.interval is None:
+            return None
+        variance = np.diag(self.covariance)
+        return np.sqrt(variance) if np.all(variance > 0) else None
+
+    def _beside(self) -> SiteDraws:
+        """The draws; of a point with errors the point and points beside it for derivatives."""
+        errors = self._errors
+        if errors is None:
+            return self.draws
+        site = self.draws.design.mean.site
+        shift = np.diag(STEP * errors)
+        moved = np.concatenate([np.zeros_like(errors)[None], shift, -shift])
+        samples = {
+            name: np.broadcast_to(value, (1, len(moved), *value.shape[2:]))
+            for name, value in self.draws.samples.items()
+        }
+        samples[site] = samples[site] + moved
+        return SiteDraws(self.draws.design, samples)
+
+    def _summary(self, values: Float[np.ndarray, "draws m"]) -> dict[str, Any]:
+        """Mean, sd and interval, and the draws if they are wanted."""
+        errors = self._errors
+        kept = {"draws": values[:1] if self.is_point else values} if self.keep else {}
+        if not self.is_point:
+            found = over_draws(values, self.interval)
+            return dict(zip(NUMBERS, found, strict=False)) | kept
+        if errors is None or self.covariance is None or self.interval is None:
+            return {"mean": values[0]} | kept
+        # By the delta method, from differences in both directions.
+        up, down = np.split(values[1:], 2)
+        slopes = (up - down) / (2 * STEP * errors[:, None])
+        sd = np.sqrt(np.einsum("im,ij,jm->m", slopes, self.covariance, slopes))
+        ends = [values[0] + ndtri(tail) * sd for tail in tails(self.interval)]
+        return dict(zip(NUMBERS, (values[0], sd, *ends), strict=True)) | kept
+
+
+def _same(values: list[np.ndarray], part: slice) -> list[np.ndarray]:
+    del part
+    return values
+
+
+def _alone(value: np.ndarray) -> np.ndarray:
+    return value
+
+
+def _summed(
+    values: Float[np.ndarray, "draws part k"], codes: np.ndarray, size: int
+) -> Float[np.ndarray, "draws cells k"]:
+    """Sums of the rows of each cell."""
+    rows = np.arange(len(codes))
+    cell = scipy.sparse.csr_array((np.ones(len(codes)), (rows, codes)), (len(codes), size))
+    return np.stack([values[..., place] @ cell for place in range(values.shape[2])], axis=2)

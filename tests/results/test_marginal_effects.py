@@ -1,0 +1,273 @@
+"""Predictions, comparisons and slopes of mixed models, against closed forms and brute force."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import expit, logit
+from scipy.stats import norm
+
+from probmf import MixedEffects, fit_marginal
+from probmf.results import MixedFit, Sampling
+
+DRAWS = 40
+
+
+def table(kind: str = "gaussian", n: int = 60) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    g = rng.permutation(np.arange(n) % 4)
+    y = rng.normal(2, 1, n) + np.array([-2, -1, 1, 2])[g]
+    responses = {"gaussian": y, "bernoulli": (y > 2) * 1, "poisson": rng.poisson(2.0, n)}
+    responses["ordinal"] = np.digitize(y, [1.5, 2.5]) + 1
+    return {
+        "y": responses[kind], "x": rng.uniform(0.5, 3, n), "z": rng.normal(0, 1, n),
+        "a": rng.permutation(np.resize(["p", "q", "r"], n)), "on": rng.random(n) < 0.4,
+        "g": g, "year": np.arange(n) % 2,
+    }  # fmt: skip
+
+
+def fit_of(formula: str, kind: str = "gaussian", draws: int = DRAWS) -> MixedFit:
+    """A fit with random parameters: one draw is a point fit."""
+    model, rng = MixedEffects(formula, likelihood=kind), np.random.default_rng(1)
+    design = model.design(table(kind))
+    blank = MixedFit(model, design, {"coefficients": np.zeros((1, 1, len(design.mean.names)))}, "x")
+    samples = {}
+    for site, shape in blank.site_shapes.items():
+        value = rng.normal(0, 0.5, (1, draws, *shape))
+        if site.endswith("_scale"):
+            value = rng.uniform(0.5, 1.2, value.shape)
+        elif site.endswith("_correlation"):
+            value = np.broadcast_to([[1.0, 0.0], [0.6, 0.8]], value.shape)
+        elif site == "cutpoints":
+            value = np.sort(value, axis=-1)
+        samples[site] = value
+    sampling = None if draws == 1 else Sampling({}, 5, 0.1)
+    return MixedFit(model, design, samples, "x", sampling, data=table(kind))
+
+
+def of(fit: MixedFit, site: str) -> np.ndarray:
+    return fit.samples[site][0]
+
+
+def expectations(fit: MixedFit, data: dict[str, Any], **options: Any) -> np.ndarray:
+    """Expected responses at each draw, which are tested by their definition elsewhere."""
+    found = fit.predict(data, draws=True, **options).draws
+    assert found is not None
+    return found
+
+
+def check(found: Any, draws: np.ndarray, tol: float = 1e-6) -> None:
+    np.testing.assert_allclose(found.draws, draws, atol=tol)
+    np.testing.assert_allclose(found.mean, draws.mean(axis=0), atol=tol)
+    np.testing.assert_allclose(found.sd, draws.std(axis=0), atol=tol)
+    np.testing.assert_allclose(found.lower, np.quantile(draws, 0.1, axis=0), atol=tol)
+    np.testing.assert_allclose(found.upper, np.quantile(draws, 0.9, axis=0), atol=tol)
+
+
+def test_slopes_of_a_linear_model_are_coefficients() -> None:
+    fit, data = fit_of("y ~ x * z + (1 + x | g)"), table()
+    beta, u = of(fit, "coefficients"), of(fit, "g_effects")
+    rows = beta[:, [1]] + beta[:, [3]] * data["z"] + u[:, data["g"], 1]
+    check(fit.slopes(variables="x", interval=0.8, draws=True), rows)
+    # A step of one is a slope of one, averaged by group and over all rows.
+    by_group = np.stack([rows[:, data["g"] == g].mean(axis=1) for g in range(4)], axis=1)
+    found = fit.comparisons(variables=["x"], by="g", interval=0.8, draws=True)
+    check(found, by_group)
+    assert found.columns["g"].tolist() == [0, 1, 2, 3]
+    assert set(found.columns["contrast"]) == {"+1"}
+    every = fit.slopes(by=True, level="population", interval=0.8, draws=True)
+    assert every.columns["term"].tolist() == ["x", "z"]
+    slopes = [
+        beta[:, 1] + beta[:, 3] * data["z"].mean(),
+        beta[:, 2] + beta[:, 3] * data["x"].mean(),
+    ]
+    check(every, np.stack(slopes, axis=1))
+    pair = fit.comparisons(variables={"x": (1, 4)}, by=True, draws=True, interval=0.8)
+    check(pair, 3 * rows.mean(axis=1)[:, None])
+    for word, width in (("sd", data["x"].std(ddof=1)), ("minmax", np.ptp(data["x"]))):
+        found = fit.comparisons(variables={"x": word}, by=True, draws=True, interval=0.8)
+        check(found, width * rows.mean(axis=1)[:, None])
+
+
+def test_slopes_and_ratios_of_a_logistic_model() -> None:
+    fit, data = fit_of("y ~ x + a + (1 | g)", "bernoulli"), table("bernoulli")
+    b, p = of(fit, "coefficients")[:, [1]], expectations(fit, data)
+    options: dict[str, Any] = {"interval": 0.8, "draws": True, "variables": "x"}
+    check(fit.slopes(**options), p * (1 - p) * b)
+    check(fit.slopes(slope="eyex", **options), (1 - p) * b * data["x"])
+    check(fit.slopes(slope="eydx", by=True, **options), ((1 - p) * b).mean(axis=1)[:, None])
+    check(fit.slopes(kind="link", by="a", **options), np.repeat(b, 3, axis=1))
+    check(fit.comparisons(comparison="lnor", **options), np.broadcast_to(b, p.shape))
+    # Averages first, then the ratio, also of a function of one's own.
+    more = expectations(fit, data | {"x": data["x"] + 1})
+    for comparison in ("ratio", lambda high, low: high / low):
+        found = fit.comparisons(comparison=comparison, by=True, **options)
+        check(found, (more.mean(axis=1) / p.mean(axis=1))[:, None])
+    assert found.columns["contrast"].tolist() == ["(x + 1), x"]
+    assert fit.comparisons(comparison="ratio", by=True).columns["contrast"].tolist() == [
+        "(x + 1) / x", "q / p", "r / p"
+    ]  # fmt: skip
+
+
+def test_transformed_columns_against_finite_differences() -> None:
+    fit, data = fit_of("y ~ log(x) + bs(z, df=4) + offset(z) + (0 + x | g)", "poisson"), table()
+    data["y"] = table("poisson")["y"]
+    mean = expectations(fit, data)
+    beta, u = of(fit, "coefficients"), of(fit, "g_effects")[..., 0]
+    found = fit.slopes(variables="x", interval=0.8, draws=True)
+    check(found, mean * (beta[:, [1]] / data["x"] + u[:, data["g"]]), 1e-4)
+    # The spline ends at the least and the greatest z of training.
+    found = fit.slopes(variables="z", draws=True)
+    inner = np.argsort(data["z"])[1:-1]
+    up, down = (expectations(fit, data | {"z": _moved(data["z"], inner, h)}) for h in (1e-4, -1e-4))
+    assert found.draws is not None
+    assert np.isfinite(found.draws).all()
+    numeric = ((up - down) / 2e-4)[:, inner]
+    np.testing.assert_allclose(found.draws[:, inner], numeric, rtol=1e-3, atol=1e-3)
+
+
+def _moved(z: np.ndarray, rows: np.ndarray, by: float) -> np.ndarray:
+    z = z.copy()
+    z[rows] += by
+    return z
+
+
+def test_levels_against_brute_force() -> None:
+    fit, data = fit_of("y ~ a * x + on + C(year) + (1 | g)", "poisson"), table("poisson")
+    n = len(data["x"])
+
+    def at(**values: Any) -> np.ndarray:
+        return expectations(fit, data | {name: [own] * n for name, own in values.items()})
+
+    options: dict[str, Any] = {"interval": 0.8, "draws": True}
+    found = fit.comparisons(variables={"a": "pairwise"}, by=["on"], **options)
+    pairs = [("q", "p"), ("r", "p"), ("r", "q")]
+    expected = [
+        (at(a=high) - at(a=low))[:, data["on"] == on].mean(axis=1)
+        for high, low in pairs for on in (False, True)
+    ]  # fmt: skip
+    check(found, np.stack(expected, axis=1))
+    assert found.columns["contrast"].tolist() == ["q - p"] * 2 + ["r - p"] * 2 + ["r - q"] * 2
+    assert found.columns["on"].tolist() == [False, True] * 3
+    last = fit.comparisons(variables=["on", "year", "g"], by=True, **options)
+    pairs = [("True", "False"), ("1", "0"), ("1", "0"), ("2", "0"), ("3", "0")]
+    assert last.columns["contrast"].tolist() == [f"{high} - {low}" for high, low in pairs]
+    sets = [({"on": True}, {"on": False}), ({"year": 1}, {"year": 0})]
+    sets += [({"g": own}, {"g": 0}) for own in (1, 2, 3)]
+    means = [(at(**high) - at(**low)).mean(axis=1) for high, low in sets]
+    check(last, np.stack(means, axis=1))
+    # Counterfactual rows: the average under each of some values.
+    found = fit.predictions(variables={"a": ["q", "p"], "x": [1, 2]}, by=["a", "x"], **options)
+    cells = [(a, x) for a in "pq" for x in (1, 2)]
+    check(found, np.stack([at(a=a, x=x).mean(axis=1) for a, x in cells], axis=1))
+    assert [*zip(found.columns["a"], found.columns["x"], strict=True)] == cells
+    assert len(fit.predictions(variables="x")) == 5 * n
+    check(fit.predictions(**options), expectations(fit, data))
+
+
+def test_grids() -> None:
+    fit, data = fit_of("y ~ a + x + on + (1 | g)"), table()
+    found = fit.datagrid(a=None, x=[1, 2])
+    assert found["a"].tolist() == ["p", "p", "q", "q", "r", "r"]
+    assert found["x"].tolist() == [1, 2] * 3
+    assert not found["on"].any()
+    assert "g" not in found
+    assert fit.datagrid(g=np.unique)["g"].tolist() == [0, 1, 2, 3]
+    assert fit.datagrid(a="q")["x"] == pytest.approx(data["x"].mean())
+    assert len(fit.predictions(found, level="population")) == 6
+    with pytest.raises(ValueError, match="has no column 'g'"):
+        fit.predictions(found)
+
+
+def test_probabilities_of_levels() -> None:
+    fit, data = fit_of("y ~ x + (1 | g)", "ordinal"), table("ordinal")
+    eta = of(fit, "coefficients") @ data["x"][None] + of(fit, "g_effects")[:, data["g"], 0]
+    below = expit(of(fit, "cutpoints")[:, None] - eta[..., None])
+    padded = np.pad(below, ((0, 0), (0, 0), (1, 1)), constant_values=((0, 0), (0, 0), (0, 1)))
+    mass = np.diff(padded, axis=-1)
+    found = fit.predictions(kind="probabilities", by="g", interval=0.8, draws=True)
+    cells = [mass[:, data["g"] == g].mean(axis=1) for g in range(4)]
+    check(found, np.concatenate(cells, axis=1))
+    assert found.columns["level"].tolist() == [1, 2, 3] * 4
+    slopes = fit.slopes(kind="probabilities", by=True)
+    assert slopes.mean.sum() == pytest.approx(0.0, abs=1e-9)
+    expected = fit.slopes(by=True).mean
+    assert slopes.mean @ [1, 2, 3] == pytest.approx(expected[0], abs=1e-6)
+    assert fit.slopes(by=True, draws=False).draws is None
+    with pytest.raises(ValueError, match="kind is 'probabilities', but a response of Gaussian"):
+        fit_of("y ~ x").predictions(kind="probabilities")
+
+
+def test_new_groups() -> None:
+    rows = {"x": np.full(2000, 0.7), "g": np.arange(2000) + 9}
+    fit = fit_of("y ~ x + (1 | g)", "bernoulli", draws=1)
+    beta, tau = of(fit, "coefficients")[0], of(fit, "g_scale")[0, 0]
+    # Of a point they are integrated out, as predict does.
+    found = fit.predictions(rows, unseen="prior", by=True)
+    assert found.mean == pytest.approx(fit.predict(rows, unseen="prior").mean[:1])
+    assert found.sd is None
+    grid = np.linspace(-8, 8, 2001)
+    mass = norm.pdf(grid) / norm.pdf(grid).sum()
+    p = [expit(beta @ [1, x] + tau * grid) @ mass for x in (1.7, 0.7)]
+    compared = fit.comparisons(rows, unseen="prior", by=True)
+    assert compared.mean[0] == pytest.approx(p[0] - p[1], abs=1e-7)
+    # Of draws they are drawn, the same for both values of x.
+    many = fit_of("y ~ x + (1 | g)", "bernoulli")
+    found = many.comparisons(rows, unseen="prior", kind="link", key=0, draws=True)
+    assert found.draws is not None
+    np.testing.assert_allclose(found.draws, np.repeat(of(many, "coefficients")[:, [1]], 2000, 1))
+    mean = many.predictions(rows, unseen="prior", key=0, by=True).mean[0]
+    assert mean == pytest.approx(many.predict(rows, unseen="prior").mean[0], abs=2e-3)
+    with pytest.raises(ValueError, match="Effects of new groups are drawn at random; give key="):
+        many.slopes(rows, unseen="prior")
+
+
+def test_intervals_of_a_best_fit_come_from_the_errors_of_coefficients() -> None:
+    data = table("bernoulli")
+    fit = fit_marginal(MixedEffects("y ~ x + z + (1 | g)", likelihood="bernoulli"), data)
+    assert fit.maximum is not None
+    covariance, beta = fit.maximum.covariance, of(fit, "coefficients")[0]
+    assert covariance is not None
+    np.testing.assert_allclose(np.sqrt(np.diag(covariance)), fit.maximum.errors["coefficients"])
+    design = np.stack([np.ones(60), data["x"], data["z"]], axis=1)
+    p = expit(design @ beta + of(fit, "g_effects")[0][data["g"], 0])
+    # d/d beta of the mean of p (1 - p) beta_x.
+    slope = p * (1 - p)
+    gradient = (slope * (1 - 2 * p) * beta[1]) @ design / 60 + np.array([0, slope.mean(), 0])
+    found = fit.slopes(variables="x", by=True, interval=0.95)
+    sd = np.sqrt(gradient @ covariance @ gradient)
+    assert found.mean[0] == pytest.approx(slope.mean() * beta[1])
+    assert found.sd[0] == pytest.approx(sd, rel=1e-5)
+    assert found.upper[0] - found.mean[0] == pytest.approx(1.959964 * sd, rel=1e-5)
+    link = fit.slopes(kind="link", by=True)
+    np.testing.assert_allclose(link.sd, fit.maximum.errors["coefficients"][1:], rtol=1e-6)
+    assert np.isfinite(logit(fit.predictions(interval=None).mean)).all()
+
+
+def test_views_and_errors() -> None:
+    fit = fit_of("y ~ x + a + (1 | g)")
+    found = fit.predictions()
+    assert found.to_arrow().column_names == ["x", "a", "g", "mean", "sd", "lower", "upper"]
+    assert "60 predictions of y, 90% intervals" in found._repr_html_()
+    assert repr(found).splitlines()[-1] == "50 more rows"
+    compared = fit.comparisons(by=True)
+    assert compared.labels() == ["x, +1", "a, q - p", "a, r - p"]
+    assert compared.to_pandas().shape == (3, 6)
+    for call, message in (
+        (lambda: fit.slopes(variables="a"), "variables holds 'a', a column of levels"),
+        (lambda: fit.comparisons(variables="w"), "variables holds 'w', which the formula does not"),
+        (lambda: fit.comparisons(variables={"x": "iqd"}), r"variables\['x'\] is 'iqd'; expected a"),
+        (lambda: fit.comparisons(variables={"a": "all"}), r"variables\['a'\] is 'all'; expected "),
+        (lambda: fit.comparisons(comparison="odds"), "comparison is 'odds'; expected 'difference'"),
+        (lambda: fit.predictions(by="k"), "has no column 'k'"),
+        (lambda: fit.predictions(kind="response"), "kind is 'response'; expected 'mean' or 'link'"),
+        (lambda: fit.slopes(slope="dxdy"), "slope is 'dxdy'; expected 'dydx'"),
+        (lambda: fit.datagrid(x=[]), "The values of 'x' are empty"),
+        (lambda: fit_of("y ~ 1 + (1 | g)").slopes(), "has no columns of numbers to vary"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    bare = MixedFit(fit.model, fit.design, fit.samples, "x", fit.sampling)
+    with pytest.raises(ValueError, match="does not have the training table; give the rows"):
+        bare.predictions()
+    assert len(bare.comparisons(table(), by=True)) == 3
