@@ -36,7 +36,7 @@ Scores = Any
 
 #: Methods that not every likelihood has; what needs them is refused without.
 type Optional = Literal[
-    "augment", "bound", "cutpoint_terms", "expected_bound", "in_units", "mean_square"
+    "augment", "bound", "cutpoint_terms", "expected_bound", "in_units", "log_tails", "mean_square"
 ]
 
 
@@ -218,6 +218,15 @@ class Likelihood(BaseLikelihood):
             ValueError: If there are any.
         """
 
+    def read_known(self, site: str, column: Column) -> Float[np.ndarray, " n"]:
+        """An own parameter that a mixed model's data have by row, checked by itself.
+
+        Args:
+            site: Its name.
+            column: Its column.
+        """
+        return column.numbers()
+
     def check_known(self, response: np.ndarray, known: Mapping[str, np.ndarray]) -> None:
         """Refuse responses of a mixed model that own parameters in its data do not allow.
 
@@ -337,6 +346,12 @@ class Likelihood(BaseLikelihood):
 
     def cutpoint_terms(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Any:
         """Derivatives of the loss by the cutpoints beside each rating. Optional."""
+        raise NotImplementedError
+
+    def log_tails(
+        self, scores: Scores, rating: Scores, scales: Mapping[str, Array]
+    ) -> tuple[Array, Array]:
+        """Logarithms of P(R >= rating) and of P(R <= rating) given the score. Optional."""
         raise NotImplementedError
 
     def in_units(

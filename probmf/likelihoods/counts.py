@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.nn import sigmoid
-from jax.scipy.special import betainc, gammainc, gammaln
+from jax.scipy.special import betainc, gammainc, gammaincc, gammaln
 from jaxtyping import Array
 from numpyro.distributions import constraints
 from scipy import special
@@ -17,7 +17,7 @@ from scipy import special
 from probmf.data.column import such_rows
 from probmf.likelihoods.base import Predicted, Scores
 from probmf.likelihoods.concentration import Concentrated
-from probmf.likelihoods.rates import RateLikelihood, rate, rate_moments
+from probmf.likelihoods.rates import RateLikelihood, log_of, rate, rate_moments
 
 
 class Counts(RateLikelihood):
@@ -114,6 +114,15 @@ class Poisson(Counts):
         """Mean and sd of a count whose rate is log-normal."""
         center, varying, _ = rate_moments(mean, sd)
         return center, jnp.sqrt(center + varying)
+
+    def log_tails(
+        self, scores: Scores, rating: Scores, scales: Mapping[str, Array]
+    ) -> tuple[Array, Array]:
+        """Logarithms of the incomplete gamma functions."""
+        count, mean = jnp.asarray(rating), rate(scores)
+        some = gammainc(jnp.maximum(count, 1.0), mean)
+        above = jnp.where(count > 0, log_of(some), 0.0)
+        return above, log_of(gammaincc(count + 1.0, mean))
 
     def reach_count(self, score: Array, count: Array, scales: Mapping[str, Array]) -> Array:
         r"""The incomplete gamma function :math:`P(k, \lambda)`: the k-th event comes in time."""

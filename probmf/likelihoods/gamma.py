@@ -7,7 +7,7 @@ from typing import Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import gammaincc
+from jax.scipy.special import gammainc, gammaincc
 from jaxtyping import Array
 from numpyro.distributions import constraints
 
@@ -15,7 +15,7 @@ from probmf.data.column import such_rows
 from probmf.likelihoods.base import Predicted, Scores
 from probmf.likelihoods.concentration import Concentrated
 from probmf.likelihoods.log_gamma import log_gamma_rest
-from probmf.likelihoods.rates import STEEPEST, RateLikelihood, rate, rate_moments
+from probmf.likelihoods.rates import STEEPEST, RateLikelihood, log_of, rate, rate_moments
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,14 @@ class Gamma(Concentrated, RateLikelihood):
         own = jnp.asarray(scales["concentration"], scores.dtype)
         share = jnp.maximum(threshold, 0.0) * rate(-scores)
         return gammaincc(own, own * share)
+
+    def log_tails(
+        self, scores: Scores, rating: Scores, scales: Mapping[str, Array]
+    ) -> tuple[Array, Array]:
+        """Logarithms of the incomplete gamma functions."""
+        own = jnp.asarray(scales["concentration"])
+        share = own * rating * rate(-jnp.asarray(scores))
+        return log_of(gammaincc(own, share)), log_of(gammainc(own, share))
 
     def steepness(self, threshold: Array, scales: Mapping[str, Array]) -> Array:
         """The root of the concentration."""

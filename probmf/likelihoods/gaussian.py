@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from jax.scipy.special import ndtr
+from jax.scipy.special import log_ndtr, ndtr
 from jaxtyping import Array
 from numpyro.distributions import Distribution
 
@@ -138,6 +138,13 @@ class NormalNoise(Likelihood):
     ) -> Scores:
         """P(rating of weight one >= threshold) given the score, or when it is Normal with an sd."""
         return ndtr(self.tail_order(scores, threshold, scales, 0.0 if sd is None else sd))
+
+    def log_tails(
+        self, scores: Scores, rating: Scores, scales: Mapping[str, Array]
+    ) -> tuple[Array, Array]:
+        """Logarithms of P(R >= rating) and of P(R <= rating), far out too."""
+        apart = (jnp.asarray(self.to_score(jnp.asarray(rating))) - scores) / scales["noise_scale"]
+        return log_ndtr(-apart), log_ndtr(apart)
 
     def tail_order(
         self, mean: Scores, threshold: Scores, scales: Mapping[str, Array], sd: Scores

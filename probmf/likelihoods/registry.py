@@ -5,6 +5,7 @@ from probmf.likelihoods.bernoulli import Bernoulli
 from probmf.likelihoods.beta import Beta
 from probmf.likelihoods.binomial import Binomial
 from probmf.likelihoods.categorical import Categorical
+from probmf.likelihoods.censored import Censored
 from probmf.likelihoods.counts import NegativeBinomial, Poisson
 from probmf.likelihoods.gamma import Gamma
 from probmf.likelihoods.gaussian import Gaussian, LogNormal
@@ -21,11 +22,13 @@ from probmf.likelihoods.zeros import (
 KINDS: tuple[type[BaseLikelihood], ...] = (
     Gaussian, LogNormal, StudentT, Gamma, Beta, Bernoulli, Binomial, Ordinal, Poisson,
     NegativeBinomial, ZeroInflatedPoisson, ZeroInflatedNegativeBinomial, HurdlePoisson,
-    HurdleNegativeBinomial, Categorical,
+    HurdleNegativeBinomial, Censored, Categorical,
 )  # fmt: skip
 #: Those of a single score, by the names that `MixedEffects` and the command line take.
 LIKELIHOODS: dict[str, type[Likelihood]] = {
-    kind.__name__.lower(): kind for kind in KINDS if issubclass(kind, Likelihood)
+    kind.__name__.lower(): kind
+    for kind in KINDS
+    if issubclass(kind, Likelihood) and kind is not Censored
 }
 
 

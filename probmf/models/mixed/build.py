@@ -73,7 +73,7 @@ def build_design(
     name = str(formula.response)
     formulas = [formula] if scale_formula is None else [formula, scale_formula]
     names = [name, *(column for part in formulas for column in columns_of(part))]
-    known = {} if formula.trials is None else {"trials": formula.trials}
+    known = dict(formula.known)
     names += [*known.values(), *([] if weights is None else [weights])]
     refuse_own_response(name, formulas)
     table = read_data(data, list(dict.fromkeys(names)))
@@ -88,7 +88,7 @@ def build_design(
     likelihood = likelihood.coded(len(read.levels))
     resolved = _priors(parts, read, likelihood, priors)
     for site, column in known.items():
-        values = table[column].numbers()
+        values = likelihood.read_known(site, table[column])
         with naming_column(name):
             likelihood.check_known(read.values, {site: values})
         resolved[site] = values

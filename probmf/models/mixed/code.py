@@ -24,8 +24,8 @@ _MEASURED = "Errors in columns are not supported; use the column as it is."
 #: Calls that belong to a response, in other packages' formulas.
 RESPONSE_CALLS = ("trials", "weights", "cens", "trunc", "se", "cbind", "mvbind")
 RESPONSE_ADVICE = (
-    "The response is one column, behind which may stand trials(n) alone: 'y | trials(n) ~ x'. "
-    "Weights are MixedEffects(..., weights='w'); censoring and several responses are not supported."
+    "The response is one column, behind which may stand trials(n) or cens(c): 'y | cens(c) ~ x'. "
+    "Weights are MixedEffects(..., weights='w'); several responses are not supported."
 )
 _LEVELS = "Write C(x) for the levels of a column, or make it a categorical column of the data."
 #: What to do instead of calls that other packages' formulas have.

@@ -13,6 +13,9 @@ from probmf.models.mixed.encoding import ColumnEncoder
 from probmf.models.mixed.grouping import GroupEncoder, Unseen
 from probmf.models.mixed.variables import read_data
 
+#: What is told of the responses of the training data, and holds of those of new rows.
+OF_TRAINING = {"censored": 0.0}
+
 
 class EncodedTerm(NamedTuple):
     """A group term of some rows: groups, int32 of shape (n,), columns of shape (n, d).
@@ -174,7 +177,10 @@ def encode_rows(
         The rows.
     """
     names = [name for coding in design.codings for name in coding.columns_used(leave_out)]
-    table = read_data(data, list(dict.fromkeys([*names, *design.known.values()])))
+    asked = {site: column for site, column in design.known.items() if site not in OF_TRAINING}
+    table = read_data(data, list(dict.fromkeys([*names, *asked.values()])))
     parts = [coding.encode(table, unseen, leave_out) for coding in design.codings]
-    known = {site: table[column].numbers() for site, column in design.known.items()}
+    known = {site: table[column].numbers() for site, column in asked.items()}
+    for site in design.known.keys() - asked.keys():
+        known[site] = np.full(table.num_rows, OF_TRAINING[site])
     return parts[0]._replace(noise=parts[1] if len(parts) > 1 else None, known=known)

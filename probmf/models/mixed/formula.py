@@ -14,6 +14,9 @@ from probmf.models.mixed.code import RESPONSE_ADVICE, RESPONSE_CALLS, check_code
 from probmf.models.mixed.operators import Terms, check_meaning, check_operators
 from probmf.models.mixed.tokens import FormulaReader, Token
 
+#: Calls that may stand behind the response, and the likelihood's parameter that they give by row.
+KNOWN = {"trials": "trials", "cens": "censored"}
+
 
 class GroupFormula(NamedTuple):
     """A group term `(left | right)`.
@@ -38,7 +41,8 @@ class ParsedFormula(NamedTuple):
         response: Column of the response; None if nothing stands before `~`.
         population: The part without group terms, for formulaic.
         groups: The group terms, `/` expanded.
-        trials: Column of the numbers of trials, in `y | trials(n) ~ ...`, or None.
+        known: Columns that belong to the response, by what they are: "trials" in
+            `y | trials(n) ~ ...`, "censored" in `y | cens(c) ~ ...`.
         offset: The sum of all `offset(...)` as a formula of one column, empty without any.
     """
 
@@ -46,7 +50,7 @@ class ParsedFormula(NamedTuple):
     population: str
     groups: tuple[GroupFormula, ...]
     offset: str = ""
-    trials: str | None = None
+    known: tuple[tuple[str, str], ...] = ()
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -84,7 +88,7 @@ def parse_formula(text: str) -> ParsedFormula:
     if len(tildes) > 1:
         reader.fail("there is a second '~'.", tildes[1].start)
     place = reader.tokens.index(tildes[0])
-    left, trials = _split_trials(reader, reader.tokens[:place])
+    left, known = _split_known(reader, reader.tokens[:place])
     response = _response(reader, left)
     population: Terms = []
     groups: list[GroupFormula] = []
@@ -111,7 +115,7 @@ def parse_formula(text: str) -> ParsedFormula:
     total = offsets[0] if len(offsets) == 1 else " + ".join(f"({one})" for one in offsets)
     return ParsedFormula(
         response, joined.removeprefix("+ ") or "1", tuple(groups),
-        f"0 + {{{total}}}" if offsets else "", trials,
+        f"0 + {{{total}}}" if offsets else "", known,
     )  # fmt: skip
 
 
@@ -143,18 +147,23 @@ def _response(reader: FormulaReader, tokens: list[Token]) -> str | None:
     return unquote(tokens[0].text)
 
 
-def _split_trials(reader: FormulaReader, tokens: list[Token]) -> tuple[list[Token], str | None]:
-    """The response, and the column within `trials(...)` if that stands behind it."""
-    if len(tokens) < 3 or [token.text for token in tokens[1:3]] != ["|", "trials"]:
-        return tokens, None
-    inside = tokens[4:-1]
+def _split_known(
+    reader: FormulaReader, tokens: list[Token]
+) -> tuple[list[Token], tuple[tuple[str, str], ...]]:
+    """The response, and the column within `trials(...)` or `cens(...)` that stands behind it."""
+    if len(tokens) < 3 or tokens[1].text != "|" or tokens[2].text not in KNOWN:
+        return tokens, ()
+    call, inside = tokens[2].text, tokens[4:-1]
     if len(inside) != 1 or inside[0].kind != "name" or tokens[3].text != "(":
         reader.fail(
-            "expected one column within trials(...), as in 'y | trials(n) ~ x'; the same number "
-            "for all rows is likelihood=Binomial(10).",
+            f"expected one column within {call}(...), as in 'y | {call}(n) ~ x'; "
+            + {
+                "trials": "the same number for all rows is likelihood=Binomial(10).",
+                "cens": "bounds on both sides are not supported.",
+            }[call],
             tokens[2].start,
         )
-    return tokens[:1], unquote(inside[0].text)
+    return tokens[:1], ((KNOWN[call], unquote(inside[0].text)),)
 
 
 def _additive_terms(reader: FormulaReader, tokens: list[Token]) -> Terms:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from jaxtyping import Array
 
 from probmf import html
+from probmf.likelihoods.censored import Censored
 from probmf.likelihoods.registry import read_likelihood
 from probmf.models.mixed.arrays import MixedData
 from probmf.models.mixed.build import build_design
@@ -34,7 +35,9 @@ class MixedEffects:
             terms, and left of their bars, is read by formulaic, with its transforms;
             `offset(np.log(n))` is added to the predictor without a coefficient. It is
             evaluated as Python code, so take formulas from people you trust only. Of successes
-            among trials the response is "y | trials(n)".
+            among trials the response is "y | trials(n)"; "y | cens(c)" has a column that says
+            which responses are bounds: 0 observed, 1 at least y, -1 at most y, or "none", "right",
+            "left".
         likelihood: "gaussian" (identity link), "lognormal" (the same for log y), "bernoulli"
             (logit), "ordinal" (cumulative logit; learned cutpoints take the place of the
             intercept) or the lower-case name of another; or a likelihood such as
@@ -103,6 +106,7 @@ class MixedEffects:
                     f"both say what the {parameter.replace('_', ' ')} is. Leave one of them out."
                 )
         self._check_trials()
+        self._wrap_censored()
         if not isinstance(self.priors, Mapping):
             raise TypeError(
                 f"priors is of type {type(self.priors).__name__}; expected a mapping such as "
@@ -121,7 +125,7 @@ class MixedEffects:
 
     def _check_trials(self) -> None:
         """Refuse trials that are said twice, not at all, or of another likelihood."""
-        column, takes = self.parsed.trials, "trials" in self.likelihood.known
+        column, takes = dict(self.parsed.known).get("trials"), "trials" in self.likelihood.known
         if column is not None and not takes:
             raise ValueError(
                 f"The formula {self.formula!r} has trials, which likelihood={self.likelihood!r} "
@@ -136,6 +140,17 @@ class MixedEffects:
                     if column is None
                     else "both say how many trials there were. Leave one of them out."
                 )
+            )
+
+    def _wrap_censored(self) -> None:
+        """Take the likelihood for that of responses of which some are bounds."""
+        said, wrapped = "censored" in dict(self.parsed.known), isinstance(self.likelihood, Censored)
+        if said and not wrapped:
+            object.__setattr__(self, "likelihood", Censored(self.likelihood))
+        elif wrapped and not said:
+            raise ValueError(
+                f"likelihood is {self.likelihood!r}, and the formula {self.formula!r} does not "
+                "say which responses are bounds; write y | cens(c) ~ ..."
             )
 
     @property

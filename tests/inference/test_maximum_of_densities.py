@@ -1,0 +1,139 @@
+"""Formulas of the second parameter, and censored responses, against SciPy's densities."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats as st
+from scipy.special import expit, gammaln
+
+from probmf import MixedEffects, fit_marginal, load
+from probmf.likelihoods import StudentT
+
+SIZE = 400
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=SIZE)
+ETA, OWN = 0.4 + 0.3 * X, 0.8 - 0.6 * X
+
+
+def negative_binomial(y: np.ndarray, eta: np.ndarray, own: np.ndarray) -> np.ndarray:
+    phi = np.exp(own)
+    return np.asarray(st.nbinom(phi, phi / (phi + np.exp(eta))).logpmf(y))
+
+
+def gamma(y: np.ndarray, eta: np.ndarray, own: np.ndarray) -> np.ndarray:
+    return np.asarray(st.gamma(np.exp(own), scale=np.exp(eta - own)).logpdf(y))
+
+
+def student_t(y: np.ndarray, eta: np.ndarray, own: np.ndarray) -> np.ndarray:
+    return np.asarray(st.t(4.0, loc=eta, scale=np.exp(own)).logpdf(y))
+
+
+def zero_inflated(y: np.ndarray, eta: np.ndarray, own: np.ndarray) -> np.ndarray:
+    counts = -np.logaddexp(0.0, own) + y * eta - np.exp(eta) - gammaln(y + 1.0)
+    return np.where(y > 0, counts, np.logaddexp(-np.logaddexp(0.0, -own), counts))
+
+
+RATES = RNG.gamma(np.exp(OWN)) / np.exp(OWN) * np.exp(ETA)
+#: Likelihood, what its sites are called by, its log density, and responses.
+CASES: dict[str, tuple[str, Callable[..., np.ndarray], np.ndarray]] = {
+    "negativebinomial": ("concentration", negative_binomial, RNG.poisson(RATES)),
+    "gamma": ("concentration", gamma, RATES),
+    "studentt": ("noise", student_t, ETA + np.exp(OWN) * RNG.standard_t(4.0, SIZE)),
+    "zeroinflatedpoisson": (
+        "zero", zero_inflated, (RNG.uniform(size=SIZE) > expit(OWN)) * RNG.poisson(np.exp(ETA + 1))
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("likelihood", CASES)
+def test_the_maximum_is_that_of_scipys_density(likelihood: str) -> None:
+    name, log_density, y = CASES[likelihood]
+    given = StudentT(df=4.0) if likelihood == "studentt" else likelihood
+    model = MixedEffects("y ~ x", likelihood=given, scale_formula="~ x")
+    fit = fit_marginal(model, {"y": y, "x": X})
+    found = np.stack([fit.point()["coefficients"], fit.point()[f"{name}_coefficients"]])
+
+    def value(at: np.ndarray) -> float:
+        eta, own = at @ np.stack([np.ones(SIZE), X])
+        return float(np.sum(log_density(y, eta, own)))
+
+    check_highest(fit, found, value)
+    # The effect on the second parameter that the responses were drawn with.
+    assert found[1, 1] == pytest.approx(-0.6, abs=0.3)
+
+
+def check_highest(fit: Any, found: np.ndarray, value: Callable[[np.ndarray], float]) -> None:
+    """The log likelihood is that of a density, and lower all around."""
+    assert value(found) == pytest.approx(fit.maximum.log_likelihood, rel=1e-9)
+    for step in 0.01 * np.eye(found.size).reshape(-1, *found.shape):
+        assert value(found + step) < value(found)
+        assert value(found - step) < value(found)
+
+
+#: What censors a response: it is 1 where a response is above its limit, -1 where it is below.
+LIMIT = RNG.normal(0.6, 0.5, SIZE)
+NOISE = 0.7 * RNG.normal(size=SIZE)
+
+
+def normal(eta: np.ndarray, scale: float) -> Any:
+    return st.norm(eta, scale)
+
+
+CENSORED: dict[str, tuple[Callable[[np.ndarray, float], Any], np.ndarray, np.ndarray]] = {
+    "gaussian": (normal, ETA + NOISE, LIMIT),
+    "lognormal": (
+        lambda eta, s: st.lognorm(s, scale=np.exp(eta)), np.exp(ETA + NOISE), np.exp(LIMIT)
+    ),
+    "gamma": (
+        lambda eta, phi: st.gamma(phi, scale=np.exp(eta) / phi),
+        RNG.gamma(2.0, np.exp(ETA) / 2.0), np.exp(LIMIT),
+    ),
+    "poisson": (
+        lambda eta, _: st.poisson(np.exp(eta)), RNG.poisson(np.exp(ETA)), np.round(np.exp(LIMIT))
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("likelihood", CENSORED)
+def test_bounds_count_by_their_probability(likelihood: str, tmp_path: Path) -> None:
+    law, full, limit = CENSORED[likelihood]
+    kind = np.where(np.arange(SIZE) % 3 > 0, 1 * (full > limit), -1 * (full < limit))
+    y = np.where(kind == 0, full, limit)
+    words = np.array(["left", "none", "right"])[kind + 1]
+    table = {"y": y, "x": X, "c": words if likelihood == "gaussian" else kind}
+    fit = fit_marginal(MixedEffects("y | cens(c) ~ x", likelihood=likelihood), table)
+    point = fit.point()
+    own = [point[name] for name in ("noise_scale", "concentration") if name in point]
+
+    def value(at: np.ndarray) -> float:
+        laws = law(at[0] + at[1] * X, at[2] if own else 1.0)
+        density = laws.logpmf(y) if likelihood == "poisson" else laws.logpdf(y)
+        above = laws.logsf(y - 1 * (likelihood == "poisson"))
+        return float(np.sum(np.select([kind > 0, kind < 0], [above, laws.logcdf(y)], density)))
+
+    check_highest(fit, np.array([*point["coefficients"], *own]), value)
+    # New rows need no column, and saved fits keep it.
+    fit.save(tmp_path / "fit", data=table)
+    found = load(tmp_path / "fit").predict({"x": [0.0, 1.0]}, kind="response")
+    eta = point["coefficients"] @ np.array([[1.0, 1.0], [0.0, 1.0]])
+    laws = law(eta, own[0] if own else 1.0)
+    np.testing.assert_allclose(found.mean, laws.mean(), rtol=1e-5)
+    np.testing.assert_allclose([found.lower, found.upper], laws.ppf([[0.05], [0.95]]), rtol=1e-4)
+
+
+def test_bounds_that_can_not_be_read_are_refused() -> None:
+    table = {"y": [1.0, 2.0], "x": [0.0, 1.0], "c": [0, 2], "w": ["none", "up"], "all": [1, 1]}
+    for column, words in (
+        ("c", r"'c' is 2 in row 1 .*; expected 0 for an observed response"),
+        ("w", r"'w' is 'up' in row 1 .*; expected 'none', 'left'"),
+        ("all", "all 2 responses are censored"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            MixedEffects(f"y | cens({column}) ~ 1").design(table)
+    with pytest.raises(ValueError, match="no probabilities of bounds; use 'gaussian'"):
+        MixedEffects("y | cens(c) ~ x", likelihood="negativebinomial")
+    with pytest.raises(ValueError, match=r"expected one column within cens\(...\)"):
+        MixedEffects("y | cens(c, d) ~ x")
