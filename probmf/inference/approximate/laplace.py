@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from probmf.data import as_key
+from probmf.data.keys import as_generator
 from probmf.inference.approximate.guides import weigh
 from probmf.inference.approximate.target import Target, scales_without_mode
 from probmf.inference.final_warning import concluded
@@ -294,7 +295,7 @@ def _draw(
     key: Array, mode: np.ndarray, factor: np.ndarray, turns: np.ndarray, num: int
 ) -> tuple[Float[np.ndarray, "draw d"], Float[np.ndarray, " draw"]]:
     """Draws, and their log density under the normal distribution up to a constant."""
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).astype(np.uint64))
+    rng = as_generator(key)
     noise = rng.standard_normal((len(mode), num))
     moves = scipy.linalg.solve_triangular(factor, noise, lower=True, trans=1)
     moves = moves - turns @ (turns.T @ moves)

@@ -3,13 +3,13 @@
 from dataclasses import replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
 from probmf.data import Ratings
+from probmf.data.keys import as_generator
 from probmf.inference.gibbs.chains import GibbsChains, GibbsSettings, Moments
 from probmf.inference.gibbs.job import Job, row_moments, sampling_of
 from probmf.inference.gibbs.plan import Given, Plan, Rated
@@ -127,7 +127,7 @@ def make_problem(
         jnp.asarray(len(observations.user), dtype), rated,
         means, regressions(model, observations, "sample_gibbs"),
     )  # fmt: skip
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).astype(np.uint64))
+    rng = as_generator(key)
     seen = rng.integers(len(observations.user), size=PROBES // 2)
     probe_user = np.concatenate(
         [np.asarray(observations.user)[seen], rng.integers(users, size=PROBES // 2)]

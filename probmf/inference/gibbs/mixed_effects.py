@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 from numpyro.distributions import Distribution
 
 from probmf.data import as_key
+from probmf.data.keys import as_generator
 from probmf.effects import RemainderTooLargeError
 from probmf.inference.gibbs.chains import GibbsChains, GibbsSettings
 from probmf.inference.gibbs.job import Job, row_moments, sampling_of
@@ -99,7 +99,7 @@ def _exactly(model: Any, sites: Sequence[str], arguments: Any) -> Prepared:
 
 def _starts(problem: MixedProblem, key: Array, num_chains: int) -> list[MixedState]:
     """Moderate scales, not the same ones in all chains; the first sweep draws all effects."""
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).astype(np.uint64))
+    rng = as_generator(key)
     dtype = jnp.result_type(float)
     spread = float(np.std(np.asarray(problem.response))) or 1.0
     sizes = {

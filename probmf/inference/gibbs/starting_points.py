@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from probmf.data import Ratings
+from probmf.data.keys import as_generator
 from probmf.inference.gibbs.plan import Plan, State
 from probmf.inference.starts import initial_parameters
 from probmf.models.factorization import MatrixFactorization
@@ -89,7 +89,7 @@ def start_states(
         scales = scales | {name: values[name] for name in weights}
         state = State(packing.pack(values), values["intercept"], scales, sweep)
         return [state] * num_chains
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).astype(np.uint64))
+    rng = as_generator(key)
     intercept = model.fixed_intercept(observations.base_score)
     dtype = jnp.result_type(float)
     scales = scales | {name: jnp.zeros(shape, dtype) for name, shape in weights.items()}

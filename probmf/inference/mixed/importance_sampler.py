@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from probmf.data.keys import as_generator
 from probmf.effects.pattern import MAX_REMAINDER
 from probmf.inference.importance import (
     K_HAT_GATE,
@@ -103,7 +104,7 @@ def draw_marginal(
         )
     clock = _Clock()
     limit = max_densities or max(40 * num_samples, 20_000)
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).astype(np.uint64))
+    rng = as_generator(key)
     spectral = _spectrum_pays(density, num_samples)
     # One large product after the other, in place of proposals side by side.
     cores = num_workers() if spectral else 1

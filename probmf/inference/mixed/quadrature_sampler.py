@@ -14,6 +14,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Array, Float
 
+from probmf.data.keys import as_generator
 from probmf.effects.quadrature import MAX_DIM, find_modes, gauss_hermite, log_ratios, rough_modes
 from probmf.inference.importance import Mode, find_mode
 from probmf.inference.mixed.boundary import row_information
@@ -222,7 +223,7 @@ def _run_chains(
 ) -> tuple[Chains, int]:
     """NUTS with the mode's metric; where that is large, with one that it learns."""
     size = len(centre)
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(start_key)).astype(np.uint64))
+    rng = as_generator(start_key)
     noise = rng.standard_normal((NUM_CHAINS, size))
     if size > MAX_DENSE:
         learner = PooledNuts(density, NUM_CHAINS, run_key, progress)

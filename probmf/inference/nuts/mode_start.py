@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from probmf.data.keys import as_generator
 from probmf.inference.importance import NoModeError, find_mode
 from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.mixed.importance_sampler import MAX_DIMS
@@ -44,7 +44,7 @@ def start_at_mode(density: MarginalDensity, key: Array, num_chains: int) -> Mode
             mode = find_mode(density.score, density.start())
     except NoModeError:
         return None
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).astype(np.uint64))
+    rng = as_generator(key)
     noise = rng.standard_normal((num_chains, size))
     vectors = mode.vector + noise @ np.linalg.cholesky(mode.covariance).T
     if not all(np.isfinite(density.score(vector)[0]) for vector in vectors):

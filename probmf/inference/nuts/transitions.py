@@ -19,6 +19,7 @@ from numpyro.infer.hmc import hmc
 from numpyro.infer.util import ParamInfo
 
 from probmf.data import wrap_words
+from probmf.data.keys import as_generator
 from probmf.inference.potential import Potential
 from probmf.numpyro_setup import run_alone
 from probmf.run.checkpoint import Checkpoint
@@ -326,7 +327,7 @@ def _start_of(potential: Potential, vector: np.ndarray) -> ParamInfo:
 def find_starts(potential: Potential, key: Array, num_chains: int) -> np.ndarray:
     """Uniform starting vectors in (-2, 2) at which density and score are finite."""
     found: list[np.ndarray] = []
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).astype(np.uint64))
+    rng = as_generator(key)
     for attempt in range(TRIES * num_chains):
         radius = 2.0 if attempt < TRIES * num_chains // 2 else 0.2
         vector = rng.uniform(-radius, radius, size=potential.num_dims)
