@@ -78,7 +78,7 @@ def columns_of(design: Design, leave_out: Collection[str]) -> Columns:
             parts = zip(term.groups.factors, term.groups.vocabularies, strict=True)
             for name, vocabulary in parts:
                 choices.setdefault(name, vocabulary.ids.tolist())
-    known = tuple(design.known.values())
+    known = tuple(design.known_of_rows.values())
     choices = dict.fromkeys(known) | choices
     return Columns(choices, tuple(dict.fromkeys(predictors)), known)
 

@@ -224,7 +224,7 @@ class Asked:
         design = self.draws.design
         terms = left_out(design, self.level)
         names = [name for coding in design.codings for name in coding.columns_used(terms)]
-        return list(dict.fromkeys([*names, *design.known.values()]))
+        return list(dict.fromkeys([*names, *design.known_of_rows.values()]))
 
     def _trained(self, name: str) -> Column:
         """A column of the training data."""

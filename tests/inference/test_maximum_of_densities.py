@@ -118,6 +118,8 @@ def test_bounds_count_by_their_probability(likelihood: str, tmp_path: Path) -> N
     # New rows need no column, and saved fits keep it.
     fit.save(tmp_path / "fit", data=table)
     found = load(tmp_path / "fit").predict({"x": [0.0, 1.0]}, kind="response")
+    at_one = fit.predictions({"x": [1.0]}, interval=None).mean
+    np.testing.assert_allclose(at_one, found.mean[1:], rtol=1e-6)
     eta = point["coefficients"] @ np.array([[1.0, 1.0], [0.0, 1.0]])
     laws = law(eta, own[0] if own else 1.0)
     np.testing.assert_allclose(found.mean, laws.mean(), rtol=1e-5)

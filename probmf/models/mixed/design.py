@@ -152,6 +152,11 @@ class Design:
         return (self.mean,) if self.noise is None else (self.mean, self.noise)
 
     @property
+    def known_of_rows(self) -> dict[str, str]:
+        """Those of `known` that new rows need, too."""
+        return {site: name for site, name in self.known.items() if site not in OF_TRAINING}
+
+    @property
     def group_codes(self) -> dict[str, np.ndarray]:
         """Code of each row's group, by grouping factor."""
         found: dict[str, np.ndarray] = {}
@@ -177,7 +182,7 @@ def encode_rows(
         The rows.
     """
     names = [name for coding in design.codings for name in coding.columns_used(leave_out)]
-    asked = {site: column for site, column in design.known.items() if site not in OF_TRAINING}
+    asked = design.known_of_rows
     table = read_data(data, list(dict.fromkeys([*names, *asked.values()])))
     parts = [coding.encode(table, unseen, leave_out) for coding in design.codings]
     known = {site: table[column].numbers() for site, column in asked.items()}
