@@ -21,6 +21,8 @@ from probmf.effects.pattern import Pattern
 from probmf.effects.remainder import factor_remainder, scale_columns
 from probmf.effects.statistics import Statistics
 
+#: Shares of a row's variance that are left by all others below so many roundings are none.
+UNDETERMINED = 64.0
 #: Rows whose variances are found side by side.
 ROWS = 256
 
@@ -90,7 +92,11 @@ def log_left_out(
         shares: Of the effects given all rows.
         residual: Observations less their location without effects.
         precision: Noise precision of each row.
+
+    Returns:
+        The logarithms; NaN where the others leave an effect with a flat prior undetermined.
     """
     left = 1.0 - precision * shares.variance
+    left = jnp.where(left > UNDETERMINED * jnp.finfo(left.dtype).eps, left, jnp.nan)
     error = (residual - shares.mean) / left
     return 0.5 * (jnp.log(precision * left) - np.log(2 * np.pi) - precision * left * error**2)

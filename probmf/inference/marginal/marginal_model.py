@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution, constraints
 
 from probmf.data import as_key
-from probmf.inference.marginal.forms import OneEvent, Whole
+from probmf.inference.marginal.forms import OneEvent, Whole, quoted
 from probmf.inference.marginal.injection import (
     Inject,
     MarginalizeError,
@@ -24,7 +24,7 @@ from probmf.inference.marginal.injection import (
 )
 from probmf.inference.marginal.lost_digits import lost_digits, lost_digits_of_draws
 from probmf.inference.marginal.prepare import argument_fingerprint, prepare
-from probmf.inference.marginal.prepared_model import PreparedModel
+from probmf.inference.marginal.prepared_model import PreparedModel, in_double_precision
 from probmf.models.mixed.program import MixedProgram
 from probmf.numpyro_setup import run_alone
 from probmf.results.table import Table
@@ -236,7 +236,10 @@ class MarginalModel:
             The logarithms, rows on the last axis: exact where the integral is, from one
             factorization at O(n D^2) for each draw with D columns; by quadrature one pass for each
             row of the largest group; by Laplace's approximation one evaluation for each row. Zero
-            for rows that are masked.
+            for rows that are masked. They are computed in double precision.
+
+        Raises:
+            MarginalizeError: If a row alone determines an effect with a flat prior.
 
         References:
             Vehtari, Mononen, Tolvanen, Sivula and Winther (2016), Bayesian leave-one-out
@@ -285,8 +288,19 @@ class MarginalModel:
                 )
             labels, part = np.unique(group, return_inverse=True)
             count = len(labels)
-        found = prepared.left_out(latents, part, count)
-        return found.reshape(*lead, found.shape[-1])
+        with jax.enable_x64(True):  # What is left of a row given the others may be next to nothing.
+            double = {name: jnp.asarray(value, float) for name, value in latents.items()}
+            found = np.asarray(in_double_precision(prepared).left_out(double, part, count))
+        undetermined = np.isnan(found).any(axis=0)
+        if undetermined.any():
+            what = "row" if group is None else "group"
+            sites = quoted(prepared.flat_sites or prepared.shapes)
+            raise MarginalizeError(
+                f"Without {what} {int(np.argmax(undetermined))} the others leave {sites} "
+                f"undetermined, so that it has no density given them "
+                f"({int(undetermined.sum()):,} such {what}s). Give the prior a (smaller) scale.",
+            )
+        return jnp.asarray(found.reshape(*lead, found.shape[-1]))
 
     def _warn_of_lost_digits(
         self, samples: Mapping[str, ArrayLike], *args: Any, **kwargs: Any

@@ -1,7 +1,7 @@
 """A model with its data, its effects laid out: what serves whatever their integral is."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from probmf.inference.marginal.layout import Choice, Shapes
 from probmf.inference.marginal.structure import site_design
 from probmf.models.mixed.program import MixedProgram
 from probmf.numpyro_setup import run_unchecked
+from probmf.precision import fresh_arrays, with_fresh_captures
 from probmf.run.compilation import count_numbers, quick_jit
 
 #: Numbers that effects drawn side by side may take up.
@@ -126,6 +127,11 @@ class PreparedModel:
         return tuple(place for place, block in enumerate(self.blocks) if block.is_flat)
 
     @property
+    def flat_sites(self) -> list[str]:
+        """Names of the sites with a flat prior."""
+        return [layout.name for place in self.flat for layout in self.blocks[place].layouts]
+
+    @property
     def log_volume(self) -> float:
         """Logarithm of the volume of the units of flat blocks."""
         own = [self.standards[place] for place in self.flat]
@@ -184,9 +190,8 @@ class PreparedModel:
     def simulate(self, latents: Values, key: Array) -> Array:
         """Observations given latents, the effects from their prior."""
         if self.flat:
-            names = quoted(layout.name for i in self.flat for layout in self.blocks[i].layouts)
             raise MarginalizeError(
-                f"The prior of {names} is flat, so that there is no draw from it.",
+                f"The prior of {quoted(self.flat_sites)} is flat: there is no draw from it.",
                 "Give it a proper prior to draw observations.",
             )
         run = self.run(latents)
@@ -223,3 +228,11 @@ class PreparedModel:
             columns = [site_design(self, latents, layout) for layout in block.layouts]
             found.append(jnp.concatenate(columns, axis=1))
         return found
+
+
+def in_double_precision[P: PreparedModel](prepared: P) -> P:
+    """The same for programs in double precision, with arrays that JAX has not seen in single."""
+    args, kwargs = fresh_arrays((prepared.args, dict(prepared.kwargs)))
+    model = prepared.model
+    own = model if isinstance(model, MixedProgram) else with_fresh_captures(model)
+    return replace(prepared, model=own, args=args, kwargs=kwargs)

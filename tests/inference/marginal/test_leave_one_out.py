@@ -8,10 +8,13 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+import scipy.stats as st
 from marginal_models import EXAMPLES, GROUPS, ROWS, g, h, latents_of, x
+from numpyro.distributions import constraints
 from numpyro.infer.util import log_density
 
 from probmf.inference.marginal import marginalize
+from probmf.inference.marginal.injection import MarginalizeError
 
 normal, sample, plate = dist.Normal, numpyro.sample, numpyro.plate
 
@@ -40,6 +43,31 @@ def test_gaussian_rows_and_groups_given_the_others(name: str) -> None:
     assert whole == pytest.approx(float(density), rel=1e-12)
     np.testing.assert_allclose(got, [rows, rows], atol=1e-9)
     np.testing.assert_allclose(by_part, [parts, parts], atol=1e-9)
+
+
+def test_rows_that_determine_effects_nearly_alone_keep_their_digits() -> None:
+    """In single precision too, in which one less their leverage is rounding."""
+    group = np.array([0, 0, 1, 2, 2, 2])
+    y = np.array([1.0, 1.5, 3.0, -1.0, 0.5, 2.0])
+    wide = 3e4
+
+    def model(flat: bool) -> None:
+        sample("scale", dist.HalfNormal(1.0))
+        with plate("groups", 3):
+            law = dist.ImproperUniform(constraints.real, (), ()) if flat else normal(0.0, wide)
+            u = sample("u", law)
+        sample("y", normal(u[group], 1.0), obs=y)
+
+    latents = {"scale": np.ones(1, np.float32)}
+    got = np.asarray(marginalize(model, "u").leave_one_out(latents, False))[0]
+    same = (group[:, None] == group) & ~np.eye(6, dtype=bool)
+    weight = same.sum(axis=1) + wide**-2
+    law = st.norm((same @ y) / weight, np.sqrt(1.0 + 1.0 / weight))
+    np.testing.assert_allclose(got, law.logpdf(y), rtol=1e-5)
+    with pytest.raises(MarginalizeError, match=r"Without row 2 the others leave 'u' undetermined"):
+        marginalize(model, "u").leave_one_out(latents, True)
+    with pytest.raises(MarginalizeError, match=r"Without group 0 .* \(3 such groups\)"):
+        marginalize(model, "u").leave_group_out(group, latents, True)
 
 
 def test_gaussian_rows_against_refits_without_them() -> None:
