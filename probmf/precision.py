@@ -59,6 +59,15 @@ def _fresh(value: Any, memo: dict[int, Any]) -> Any:
         found = value if same else functools.partial(own[0], *own[1], **own[2])
     elif isinstance(value, type | types.ModuleType | jax.stages.Wrapped):
         found = value
+    elif isinstance(value, np.ndarray):
+        found = value.copy()
+    elif type(value) in (list, tuple):
+        items = [_fresh(one, memo) for one in value]
+        same = all(a is b for a, b in zip(items, value, strict=True))
+        found = value if same else type(value)(items)
+    elif type(value) is dict:
+        found = {name: _fresh(one, memo) for name, one in value.items()}
+        found = value if all(found[name] is one for name, one in value.items()) else found
     elif any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(value)):
         found = fresh_arrays(value)
     elif hasattr(value, "__dict__") and (callable(value) or not _is_installed(type(value))):
