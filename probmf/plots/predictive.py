@@ -16,12 +16,16 @@ from probmf.plots.intervals import DRAWN, LABELLED
 from probmf.plots.posterior import check_sampled
 from probmf.plots.style import BLUE, INK, count_ticks, describe, figure_of, legend, new_axes
 from probmf.results import MixedFit, RatingsFit
+from probmf.results.asked import check_choice
 from probmf.results.mixtures import tails
 from probmf.settings import own_settings
 
 type Statistic = Literal["mean", "sd"]
+type Group = Literal["posterior", "prior"]
 #: Values that are looked at one by one; of more there is a histogram.
 _VALUES = 25
+#: Replicated responses that are so many times larger than all observed need a logarithmic axis.
+_FAR = 20
 #: Probability of the intervals of replications.
 _LEVEL = 0.9
 
@@ -34,20 +38,23 @@ def predictive_check(
     num_samples: int = 50,
     by: str | Sequence[Any] | None = None,
     statistic: Statistic = "mean",
+    group: Group = "posterior",
     ax: Axes | None = None,
 ) -> Figure:
     """Predictive check: responses that the fitted model would make, beside those observed.
 
     At each of some draws a data set is made; the band is where 90 % of them lie. With `by` the
-    check is one of each group: whether its observed mean lies where replicated means do.
+    check is one of each group: whether its observed mean lies where replicated means do. With
+    group="prior" the draws are those of the prior: whether it takes data like ours for possible.
 
     Args:
-        fit: A fit of a sampler.
+        fit: A fit of a sampler; for the prior any.
         key: JAX key or int.
         num_samples: How many data sets to make, each at a draw of its own.
         by: Groups to check one by one: "user" or "item" of ratings, a grouping factor of a mixed
             model, or one label for each training row. None checks the distribution of all.
         statistic: What is compared by group, "mean" or "sd".
+        group: Draws of which parameters, "posterior" or "prior".
         ax: Axes to draw into; None makes a figure.
 
     Returns:
@@ -55,37 +62,42 @@ def predictive_check(
 
     Raises:
         TypeError: If it is no fit.
-        ValueError: If it is a point fit, `num_samples` is less than one, or there is no such
-            grouping or statistic.
+        ValueError: If it is a point fit, `num_samples` is less than one, there is no such grouping
+            or statistic, or a prior is flat.
 
     Memory: `num_samples` numbers for each training row.
     """
-    check_sampled(fit)
+    check_choice("group", group, get_args(Group.__value__))
+    if group == "posterior":
+        check_sampled(fit)
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; expected at least 1.")
-    if statistic not in get_args(Statistic.__value__):
-        raise ValueError(f"statistic is {statistic!r}; expected 'mean' or 'sd'.")
+    check_choice("statistic", statistic, get_args(Statistic.__value__))
     groups = None if by is None else _groups(fit, by)
-    made = _replicated(fit, as_generator(key), num_samples)
+    told = "" if group == "posterior" else ", by the prior"
+    made = _replicated(fit, as_generator(key), num_samples, group)
     observed = np.asarray(fit._observed(), np.float64).ravel()
     name = fit._response_name
     if groups is not None:
-        return _draw_groups(ax, made, observed, *groups, statistic, name)
+        return _draw_groups(ax, made, observed, *groups, statistic, name, told)
     ax = new_axes(ax, (5.6, 3.8))
     values = np.unique(observed)
     if len(values) <= _VALUES and np.isin(made[:1], values).mean() > 0.5:
         _draw_values(ax, made, observed, np.unique(np.concatenate([values, made.ravel()])))
     else:
-        _draw_histogram(ax, made, observed)
+        _draw_histogram(ax, made, observed, wide=group == "prior")
     legend(ax, loc="best")
-    describe(ax, title=f"{len(made)} replicated data sets", x=name, y="share of rows")
+    describe(ax, title=f"{len(made)} replicated data sets{told}", x=name, y="share of rows")
     return figure_of(ax)
 
 
 def _replicated(
-    fit: AnyFit, rng: np.random.Generator, count: int
+    fit: AnyFit, rng: np.random.Generator, count: int, group: Group
 ) -> Float[np.ndarray, "samples n"]:
-    """Data sets at draws that are equally far apart."""
+    """Data sets at draws that are equally far apart, or at draws of the prior."""
+    if group == "prior":
+        found = fit._prior_draws(rng, count)[fit._response_name]
+        return np.asarray(found[0], np.float64).reshape(count, -1)
     total = fit.num_chains * fit.num_draws
     at = np.linspace(0, total - 1, min(count, total)).astype(int)
     samples = {
@@ -109,10 +121,26 @@ def _draw_values(ax: Axes, made: np.ndarray, observed: np.ndarray, values: np.nd
     ax.set_ylim(bottom=0)
 
 
-def _draw_histogram(ax: Axes, made: np.ndarray, observed: np.ndarray) -> None:
-    """Shares of the rows in bins that hold all observed responses, and some beyond."""
+def _draw_histogram(
+    ax: Axes, made: np.ndarray, observed: np.ndarray, *, wide: bool = False
+) -> None:
+    """Shares of the rows in bins that hold all observed responses, and some beyond.
+
+    If it is wide, they hold 98 % of the replicated responses, too; on a logarithmic axis where
+    these are positive, or zero, and much larger.
+    """
     values = np.unique(observed)
-    if 1 < len(values) <= _VALUES:  # Such as stars: each in a bin of its own.
+    if wide:
+        ends = [*np.quantile(made, [0.01, 0.99]), observed.min(), observed.max()]
+        edges = np.linspace(min(ends), max(ends), 41)
+        if made.min() >= 0 and max(ends) > _FAR * observed.max():
+            least = np.quantile(made[made > 0], 0.01)
+            edges = np.concatenate([[0.0], np.geomspace(least, max(ends), 31)])
+            if np.all(made % 1 == 0):
+                edges = np.unique(np.ceil(edges))
+            ax.set_xscale("symlog", linthresh=least, linscale=0.3)
+        step, beyond = edges[1] - edges[0], 0
+    elif 1 < len(values) <= _VALUES:  # Such as stars: each in a bin of its own.
         step, beyond = float(np.diff(values).min()), 2
         inner = 0.5 * (values[:-1] + values[1:])
         edges = np.concatenate([[values[0] - step / 2], inner, [values[-1] + step / 2]])
@@ -167,7 +195,7 @@ def _groupings(fit: AnyFit) -> dict[str, tuple[Int[np.ndarray, " n"], list[str]]
 
 def _draw_groups(
     ax: Axes | None, made: np.ndarray, observed: np.ndarray, codes: np.ndarray, names: list[str],
-    statistic: Statistic, response: str,
+    statistic: Statistic, response: str, source: str,
 ) -> Figure:  # fmt: skip
     size = np.bincount(codes, minlength=len(names))
     there = np.flatnonzero(size > (statistic == "sd"))
@@ -202,7 +230,7 @@ def _draw_groups(
     legend(ax, loc="lower right", markerscale=1 if few else 4)
     describe(
         ax,
-        title=f"{statistic} of {response} by group: {inside:.0%} of {len(there):,} within",
+        title=f"{statistic} of {response} by group: {inside:.0%} of {len(there):,} within{source}",
         x=f"{statistic} of {response}",
         y="" if few else f"{len(there):,} groups in order",
     )

@@ -16,6 +16,7 @@ def arviz_tree(
     sites: Sites,
     sampling: Sampling | None,
     method: str,
+    log_prior: Mapping[str, np.ndarray] | None = None,
 ) -> Any:
     """The tree of some groups of draws.
 
@@ -25,14 +26,19 @@ def arviz_tree(
         sites: Dimensions and coordinates.
         sampling: How the draws came about; its statistics are a group, too.
         method: Name of the method, an attribute of the tree.
+        log_prior: One number for each draw and site, or None.
     """
     known = dict(groups)
     if sampling is not None and sampling.stats:
         known["sample_stats"] = dict(sampling.stats)
     found: dict[str, Any] = {**_laid_out(known, sampling), "observed_data": dict(observed)}
-    return arviz_base.from_dict(
+    tree = arviz_base.from_dict(
         found, coords=sites.labels, dims=dict(sites.dims), attrs={"/": {"method": method}}
     )
+    if log_prior is not None:  # Of other shapes than the sites that it is called after.
+        given = _laid_out({"log_prior": log_prior}, sampling)
+        tree["log_prior"] = arviz_base.from_dict(given)["log_prior"]
+    return tree
 
 
 def _laid_out(

@@ -121,6 +121,20 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
         raise ValueError(f"{name} is {value!r}; expected {listed}.")
 
 
+def check_num_draws(name: str, value: object) -> None:
+    """Refuse what is no number of draws, zero or more.
+
+    Args:
+        name: The argument's name.
+        value: What was given.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+        raise ValueError(f"{name} is {value!r}; expected a number of draws, such as 500.")
+
+
 def check_at_least(at_least: object) -> float:
     """A threshold for ratings that is a finite number.
 

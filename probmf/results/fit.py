@@ -5,19 +5,23 @@ from dataclasses import fields
 from os import PathLike
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Shaped
 
 from probmf import html
-from probmf.data import as_generator
+from probmf.data import as_generator, wrap_words
 from probmf.likelihoods.base import BaseLikelihood
 from probmf.models.sites import Sites
 from probmf.results.arviz_tree import arviz_tree
+from probmf.results.asked import check_num_draws
 from probmf.results.densities import at_draws
 from probmf.results.history import History
 from probmf.results.pickled import Pickled
 from probmf.results.prediction_intervals import Mixtures
+from probmf.results.priors import draw_prior
+from probmf.results.priors import log_prior as log_prior_at
 from probmf.results.samples import checked_samples
 from probmf.results.sampling import Sampling
 from probmf.results.storage import write_fit
@@ -153,6 +157,8 @@ class Fit(Pickled):
         *,
         posterior_predictive: bool = False,
         log_likelihood: bool | ArrayLike = False,
+        prior: int = 0,
+        log_prior: bool = False,
         key: ArrayLike | None = None,
     ) -> Any:
         """The fit as an ArviZ DataTree, with the user's own ids, levels and names as coordinates.
@@ -166,36 +172,64 @@ class Fit(Pickled):
             log_likelihood: Whether to compute the log density of each training row at each draw; or
                 log densities of shape (chain, draw, ...) to put there, such as those of
                 `probmf.inference.mixed.leave_one_out.leave_one_out`, by row or by group.
+            prior: How many draws of the prior to make (which needs a key): groups `prior`, and
+                `prior_predictive` with a response of each training row.
+            log_prior: Whether to compute the log density of each site's prior, given those above
+                it, at each draw: one number a site, as for prior sensitivity by power scaling.
             key: JAX key or int.
 
         Returns:
             Groups `posterior` (`point` for a point fit, with chain and draw of length one),
             `observed_data`, `sample_stats` if the sampler has any, and those that were asked for.
             Independent draws are laid out as four chains (or three or two, whatever divides their
-            number).
+            number). Of ratings coordinates `rated_user` and `rated_item` of `observed_data` say
+            whose each is.
 
         Raises:
-            ValueError: If a key is missing, or draws of what is needed.
+            ValueError: If a key is missing, or draws of what is needed, or a prior is flat.
 
         Memory: that of the result, draws x rows, and a bounded amount besides.
         """
-        if posterior_predictive and key is None:
-            raise ValueError(
-                "posterior_predictive=True draws at random; give key=, a JAX key or an int."
-            )
+        check_num_draws("prior", prior)
+        if (posterior_predictive or prior) and key is None:
+            what = "posterior_predictive=True" if posterior_predictive else f"prior={prior}"
+            raise ValueError(f"{what} draws at random; give key=, a JAX key or an int.")
+        rng = None if key is None else as_generator(key)
         sites, response = self._sites(), self._response_name
         groups: dict[str, Any] = {
             "point" if self.is_point else "posterior": sites.named(self.samples)
         }
-        if posterior_predictive and key is not None:
-            groups["posterior_predictive"] = {response: self._at_draws(as_generator(key))}
+        if posterior_predictive and rng is not None:
+            groups["posterior_predictive"] = {response: self._at_draws(rng)}
+        if prior and rng is not None:
+            drawn = self._prior_draws(rng, prior)
+            groups["prior_predictive"] = {response: drawn.pop(response)}
+            groups["prior"] = sites.named(drawn)
         if isinstance(log_likelihood, bool | np.bool_):
             if log_likelihood:
                 groups["log_likelihood"] = {response: self._at_draws(None)}
         else:
             groups["log_likelihood"] = self._given_densities(log_likelihood)
         observed = {response: self._observed()}
-        return arviz_tree(groups, observed, sites, self.sampling, self.method)
+        own = log_prior_at(self.model, self._arguments(), self.samples) if log_prior else None
+        tree = arviz_tree(groups, observed, sites, self.sampling, self.method, own)
+        data = tree["observed_data"]
+        data.dataset = data.to_dataset().assign_coords(self._observed_coords())
+        return tree
+
+    def _prior_draws(
+        self, rng: np.random.Generator, count: int
+    ) -> dict[str, Shaped[np.ndarray, "chain draw ..."]]:
+        """Draws of sites and responses from the prior."""
+        words = jnp.asarray(rng.integers(2**32, size=2, dtype=np.uint32))
+        found = draw_prior(self.model, self._arguments(), count, wrap_words(words))
+        known = self._sites().dims
+        return {name: value for name, value in found.items() if name in known}
+
+    def _arguments(self) -> tuple[Any, ...]:
+        """Arguments of the NumPyro model."""
+        found: tuple[Any, ...] = self.model.arguments(self.data)
+        return found
 
     def _given_densities(self, given: ArrayLike) -> dict[str, np.ndarray]:
         """Log densities that are given, under the response's name where they are of its rows."""
@@ -221,6 +255,10 @@ class Fit(Pickled):
     def _observed(self) -> np.ndarray:
         """The training responses."""
         raise NotImplementedError
+
+    def _observed_coords(self) -> dict[str, tuple[str, np.ndarray]]:
+        """Coordinates of the training responses, each with its dimension."""
+        return {}
 
     def _training_scores(self) -> tuple[BaseLikelihood, Mixtures, np.ndarray | None]:
         """The training responses' likelihood, their scores at each draw, and weights or None."""

@@ -443,6 +443,9 @@ class MixedFit(Fit):
     def _sites(self) -> Sites:
         return self.model.sites(self.design)
 
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.model.arguments(self.design)
+
     def _observed(self) -> np.ndarray:
         return np.asarray(self.design.data.response)
 

@@ -135,14 +135,21 @@ class NetworkFit(Fit):
 
     def _observed(self) -> np.ndarray:
         (arrays,) = self.model.arguments(self.data)
-        response = np.asarray(arrays.response)
+        return self._in_units(np.asarray(arrays.response))
+
+    def _prior_draws(self, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
+        found = super()._prior_draws(rng, count)
+        name = self._response_name
+        return found | {name: self._in_units(found[name], lead=2)}
+
+    def _in_units(self, response: np.ndarray, lead: int = 0) -> np.ndarray:
+        """Responses of the model in their own units, with leading axes of draws."""
         if not self.model.likelihood.has("in_units"):
             return response
         # Numbers were standardized, codes and levels not.
         center, unit = self.data.response_center, self.data.response_scale
-        return response * (unit if response.ndim == 2 else unit[0]) + (
-            center if response.ndim == 2 else center[0]
-        )
+        several = response.ndim == lead + 2
+        return response * (unit if several else unit[0]) + (center if several else center[0])
 
     def _training_scores(self) -> tuple[BaseLikelihood, Mixtures, None]:
         found = mixtures(self.model, self.data, self.samples, self.data.inputs())

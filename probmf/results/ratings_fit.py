@@ -644,28 +644,6 @@ class RatingsFit(Fit):
         )
         return replace(self, data=data, samples=more.samples)
 
-    @own_settings()
-    def to_arviz(
-        self,
-        *,
-        posterior_predictive: bool = False,
-        log_likelihood: bool | ArrayLike = False,
-        key: ArrayLike | None = None,
-    ) -> Any:
-        """The fit as an ArviZ DataTree; see `Fit.to_arviz`.
-
-        Coordinates `rated_user` and `rated_item` of `observed_data` say whose rating each is.
-        """
-        tree = super().to_arviz(
-            posterior_predictive=posterior_predictive, log_likelihood=log_likelihood, key=key
-        )
-        names = self._sites().labels
-        rated = {"rated_user": ("rating_row", names["user"][self.data.user]),
-                 "rated_item": ("rating_row", names["item"][self.data.item])}  # fmt: skip
-        observed = tree["observed_data"]
-        observed.dataset = observed.to_dataset().assign_coords(rated)
-        return tree
-
     _response_name = "rating"
 
     def _sites(self) -> Sites:
@@ -673,6 +651,13 @@ class RatingsFit(Fit):
 
     def _observed(self) -> np.ndarray:
         return self.data.rating
+
+    def _observed_coords(self) -> dict[str, tuple[str, np.ndarray]]:
+        names = self._sites().labels
+        return {
+            "rated_user": ("rating_row", names["user"][self.data.user]),
+            "rated_item": ("rating_row", names["item"][self.data.item]),
+        }
 
     def _training_scores(self) -> tuple[Likelihood, Mixtures, np.ndarray | None]:
         mixtures = DrawScores(self._draws).mixtures(self.data.user, self.data.item)
