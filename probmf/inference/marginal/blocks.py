@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array
 
-from probmf.effects import Grouping
+from probmf.effects import Grouping, Pattern, Standard, make_pattern, standardize
 from probmf.inference.marginal.injection import Site, as_float
 from probmf.inference.marginal.layout import Found, Layout
 
@@ -96,6 +97,49 @@ def make_blocks(found: Sequence[Found]) -> list[tuple[Block, np.ndarray, list[in
         else:
             blocks.append((Block((layout,)), one.group, one.known, [position]))
     return [(block, group, members) for block, group, _, members in blocks]
+
+
+class LaidOut(NamedTuple):
+    """The blocks of some sites, in the order of their pattern.
+
+    Attributes:
+        blocks: The blocks.
+        pattern: Which of their effects meet.
+        columns: Coefficients of each block (float64), in the standard coordinates if it has any.
+        standards: Coordinates of each block's effects in which its columns are apart, or None.
+        constant: Whether the columns of a block depend on nothing.
+    """
+
+    blocks: tuple[Block, ...]
+    pattern: Pattern
+    columns: tuple[np.ndarray, ...]
+    standards: tuple[Standard | None, ...]
+    constant: tuple[bool, ...]
+
+
+def lay_out(found: Sequence[Found], num_rows: int) -> LaidOut:
+    """Lay out the effects of some sites.
+
+    Args:
+        found: Layouts and designs; none for a pattern of one effect that enters nowhere.
+        num_rows: Number of observations.
+
+    Raises:
+        RemainderTooLargeError: If the crossed groupings are too large for a dense matrix.
+    """
+    grouped = make_blocks(found)
+    nothing = Grouping("nothing", np.zeros(num_rows, np.int32), 1, 1)
+    pattern = make_pattern([block.grouping(group) for block, group, _ in grouped] or [nothing])
+    ordered = [grouped[place] for place in pattern.order] if grouped else []
+    apart = [
+        standardize(np.concatenate([found[place].design for place in members], axis=1))
+        for *_, members in ordered
+    ]
+    return LaidOut(
+        tuple(block for block, *_ in ordered), pattern, tuple(own for own, _ in apart),
+        tuple(standard for _, standard in apart),
+        tuple(all(found[place].constant for place in members) for *_, members in ordered),
+    )  # fmt: skip
 
 
 def _site_tril(layout: Layout, site: Site) -> Array:

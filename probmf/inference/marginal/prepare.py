@@ -12,16 +12,13 @@ import numpy as np
 
 from probmf.effects import (
     Pattern,
-    Standard,
     Statistics,
     compress,
-    make_pattern,
-    standardize,
     sum_on_host,
 )
 from probmf.effects.host import HostEvidence
 from probmf.inference.marginal.approximated import Approximated
-from probmf.inference.marginal.blocks import Block, make_blocks
+from probmf.inference.marginal.blocks import Block, lay_out
 from probmf.inference.marginal.choices import named_choices, quadrature_nodes
 from probmf.inference.marginal.forms import quoted
 from probmf.inference.marginal.injection import (
@@ -117,26 +114,20 @@ def _prepare(
     # Missing values are reported with their rows below.
     with run_unchecked(), jax.enable_x64(True), _outside_of_traces():
         structure, choices = _structure(model, sites, args, kwargs, num_nodes)
-        observed, found = structure.observed, structure.found
+        observed = structure.observed
         _check_rows(observed, structure.target)
-        grouped = make_blocks(found)
-        pattern = make_pattern([block.grouping(group) for block, group, _ in grouped])
-        grouped = [grouped[index] for index in pattern.order]
-        columns: list[np.ndarray] = []
-        designs: list[np.ndarray | None] = []
-        standards: list[Standard | None] = []
-        for _, _, members in grouped:
-            own, standard = standardize(np.concatenate([found[i].design for i in members], axis=1))
-            constant = all(found[i].constant for i in members)
-            columns.append(own)
-            designs.append(own if constant else None)
-            standards.append(standard if constant else None)
-        blocks = tuple(block for block, *_ in grouped)
+        blocks, pattern, columns, standards, constant = lay_out(
+            structure.found, len(observed["value"])
+        )
+        designs = tuple(c if is_so else None for c, is_so in zip(columns, constant, strict=True))
+        standards = tuple(
+            s if is_so else None for s, is_so in zip(standards, constant, strict=True)
+        )
         parts: dict[str, Any] = {
             "model": model, "args": args, "kwargs": kwargs, "target": structure.target,
             "hidden": structure.hidden, "shapes": Shapes(structure.shapes),
             "latent_shapes": Shapes(structure.latent_shapes), "blocks": blocks, "pattern": pattern,
-            "designs": tuple(designs), "standards": tuple(standards), "choices": choices,
+            "designs": designs, "standards": standards, "choices": choices,
         }  # fmt: skip
         if any(block.is_flat for block in blocks):
             _refuse_improper(blocks, pattern, columns, observed["keep"])

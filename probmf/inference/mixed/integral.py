@@ -20,17 +20,14 @@ from numpyro.infer.util import constrain_fn, log_density
 
 from probmf.data import wrap_words
 from probmf.effects import (
-    Grouping,
     Pattern,
     Standard,
     block_covariance,
     collect_statistics,
-    make_pattern,
-    standardize,
 )
 from probmf.effects.laplace import Blocks, Tables
 from probmf.effects.rows import Rows
-from probmf.inference.marginal.blocks import Block, make_blocks
+from probmf.inference.marginal.blocks import Block, lay_out
 from probmf.inference.marginal.integrand import Integrand, site_tables
 from probmf.inference.marginal.mixed import population_effects, term_effects
 from probmf.inference.potential import Potential
@@ -112,21 +109,12 @@ class Integral:
         found = [term_effects(t.effects_site, t) for t in data.groups if t.name in terms]
         if coefficients and data.mean.names:
             found.append(population_effects(data.mean))
-        grouped = make_blocks(found)
-        nothing = Grouping("nothing", np.zeros(data.num_observations, np.int32), 1, 1)
-        pattern = make_pattern([b.grouping(group) for b, group, _ in grouped] or [nothing])
-        grouped = [grouped[place] for place in pattern.order] if grouped else []
-        apart = [
-            standardize(np.concatenate([found[i].design for i in members], axis=1))
-            for _, _, members in grouped
-        ]
-        blocks = tuple(block for block, *_ in grouped)
-        own = [i for i, block in enumerate(blocks) if _holds(block, data.mean.site)]
+        laid = lay_out(found, data.num_observations)
+        own = [i for i, block in enumerate(laid.blocks) if _holds(block, data.mean.site)]
         dtype = jnp.result_type(float)
         return cls(
-            program, data, pattern, tuple(np.asarray(design, dtype) for design, _ in apart),
-            tuple(standard for _, standard in apart), blocks, num_nodes,
-            tuple(own) if flat else (),
+            program, data, laid.pattern, tuple(np.asarray(one, dtype) for one in laid.columns),
+            laid.standards, laid.blocks, num_nodes, tuple(own) if flat else (),
         )  # fmt: skip
 
     @property
