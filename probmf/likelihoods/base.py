@@ -367,6 +367,24 @@ class Likelihood(BaseLikelihood):
     def information(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
         """Fisher information of a score."""
 
+    def latent_variance(
+        self, score: np.ndarray, variance: np.ndarray, scales: Mapping[str, Any]
+    ) -> np.ndarray:
+        """Variance of what is left besides the score, on the scale of scores, on the host.
+
+        Args:
+            score: The mean score of all rows.
+            variance: Variance of the scores by effects.
+            scales: Own parameters.
+
+        Raises:
+            ValueError: If no such variance is defined.
+        """
+        raise ValueError(
+            f"No variance on the scale of the linear predictor is defined for a {self.kind} "
+            "response, and so no share of it is explained."
+        )
+
     @abstractmethod
     def mean(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
         """Expected rating given the score."""

@@ -129,6 +129,12 @@ class NormalNoise(Likelihood):
         """Curvature and minus slope of the loss: it needs no latent variable."""
         return self.bound(scores, rating, scales)
 
+    def latent_variance(
+        self, score: np.ndarray, variance: np.ndarray, scales: Mapping[str, Any]
+    ) -> np.ndarray:
+        """That of the noise."""
+        return np.square(np.asarray(scales["noise_scale"], np.float64))
+
     def information(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
         """Fisher information of a score, 1 / sigma squared."""
         return jnp.broadcast_to(1.0 / jnp.square(scales["noise_scale"]), scores.shape)

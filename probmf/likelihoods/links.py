@@ -30,6 +30,9 @@ Numbers = Any
 class Answers(Protocol):
     """A distribution F with a log-concave density f, as yes/no answers take it."""
 
+    #: Variance of the distribution.
+    variance: float
+
     def cdf(self, x: Numbers) -> Numbers:
         """F(x)."""
         ...
@@ -145,6 +148,7 @@ def _falling_sigmoid_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple:
 class Logit(_Symmetric):
     """The standard logistic distribution."""
 
+    variance = math.pi**2 / 3
     quantile = staticmethod(special.logit)
     host_cdf = staticmethod(special.expit)
     noise = staticmethod(jax.random.logistic)
@@ -185,6 +189,7 @@ class Logit(_Symmetric):
 class Probit(_Symmetric):
     """The standard Normal distribution."""
 
+    variance = 1.0
     quantile = staticmethod(special.ndtri)
     host_cdf = staticmethod(special.ndtr)
     noise = staticmethod(jax.random.normal)
@@ -221,6 +226,8 @@ class Probit(_Symmetric):
 
 class Cloglog:
     r"""The distribution :math:`F(x) = 1 - e^{-e^x}`: whether any event of the rate e^x comes."""
+
+    variance = math.pi**2 / 6
 
     def cdf(self, x: Numbers) -> Numbers:
         """One minus the exponential of minus the rate."""

@@ -16,7 +16,7 @@ from numpyro.distributions import Distribution
 from scipy import optimize
 
 from probmf.data.column import Column
-from probmf.likelihoods.base import Optional, Scores
+from probmf.likelihoods.base import Likelihood, Optional, Scores
 from probmf.likelihoods.counts import Counts, NegativeBinomial, Poisson
 from probmf.likelihoods.normal_integrals import average
 from probmf.likelihoods.parameters import check_parameter, is_number
@@ -146,6 +146,12 @@ class _Zeros(Counts):
     def _square_of_none(self, loss: Array, slope: Array) -> Array:
         """Probability of a zero times the slope's square, of which either may be too large."""
         return jnp.square(jnp.exp(-0.5 * loss) * slope)
+
+    def latent_variance(
+        self, score: np.ndarray, variance: np.ndarray, scales: Mapping[str, Any]
+    ) -> np.ndarray:
+        """Nothing: zeros of another kind are not on the scale of scores."""
+        return Likelihood.latent_variance(self, score, variance, scales)
 
     def mean(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
         """Expected count given the score."""
