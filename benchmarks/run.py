@@ -13,7 +13,7 @@ import sys
 import common
 
 NAMES = (
-    "als_explicit", "als_implicit", "recommend", "accuracy", "first_call",
+    "als_explicit", "als_implicit", "bpr", "recommend", "accuracy", "first_call",
     "mixed_insteval", "mixed_small", "marginal_scaling", "marginal_mf", "marginal_mf_long",
     "gibbs", "gibbs_accuracy", "time_error", "side_features", "digits",
 )  # fmt: skip

@@ -14,7 +14,7 @@ from probmf.data import Ratings
 from probmf.inference.point.map import fit_map
 from probmf.inference.point.optimizer import ADAGRAD
 from probmf.inference.point.pairwise import LOSSES
-from probmf.inference.point.ranking import Contest, Positives, RankingObjective, Unseen
+from probmf.inference.point.ranking import Contest, Pairs, Positives, RankingObjective, Unseen
 from probmf.inference.point.row_updates import unseen as scratch
 from probmf.inference.point.row_updates import update_rows
 from probmf.likelihoods import Ordinal
@@ -38,9 +38,11 @@ def pairs() -> Ratings:
     )
 
 
-def problem(name: str) -> tuple[RankingObjective, Any]:
-    (observations,) = MODEL.arguments(pairs())
-    return RankingObjective.build(MODEL, observations, ADAGRAD, LOSSES[name])
+def problem(name: str, data: Ratings | None = None) -> tuple[RankingObjective, Any]:
+    data = pairs() if data is None else data
+    (observations,) = MODEL.arguments(data)
+    known = Pairs(data.user, data.item)
+    return RankingObjective.build(MODEL, observations, known, ADAGRAD, LOSSES[name])
 
 
 def point(seed: int = 0) -> dict[str, jax.Array]:
@@ -104,7 +106,7 @@ def test_loss_and_gradient_are_those_by_hand(name: str) -> None:
 
 def test_negatives_are_the_items_without_a_pair_all_alike() -> None:
     data = pairs()
-    unseen = Unseen.of(data.user, data.item, USERS, ITEMS)
+    unseen = Unseen.of(Pairs(data.user, data.item), USERS, ITEMS)
     users = jnp.arange(USERS, dtype=jnp.int32)
     drawn = np.asarray(jax.jit(unseen.draw, static_argnums=2)(jax.random.key(0), users, 3000))
     for user in range(USERS):
@@ -115,9 +117,10 @@ def test_negatives_are_the_items_without_a_pair_all_alike() -> None:
         assert np.all(np.abs(count[free] - 3000 / len(free)) <= 5 * sd)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_an_epoch_carries_the_prior_once(name: str) -> None:
-    objective, given = problem(name)
+@pytest.mark.parametrize(("name", "few"), [("bpr", False), ("warp", False), ("bpr", True)])
+def test_an_epoch_carries_the_prior_once(name: str, few: bool) -> None:
+    # Of few pairs most items are drawn less than once an epoch.
+    objective, given = problem(name, pairs().select(np.arange(1)) if few else None)
     terms, data = given
     batches = jax.jit(partial(objective.batches, given=given, size=4))
     seen = np.zeros((2000, ITEMS))
@@ -129,6 +132,7 @@ def test_an_epoch_carries_the_prior_once(name: str) -> None:
         seen[epoch] = np.bincount(np.append(items, others), minlength=ITEMS)
         users = np.asarray(contest.positives.user)[present > 0]
         np.testing.assert_array_equal(np.bincount(users), np.bincount(data.positives.user))
+    assert not few or np.median(seen.mean(axis=0)) < 0.9
     carried = seen * np.asarray(terms.shares["item_bias"])
     error = carried.std(axis=0) / np.sqrt(len(seen))
     assert np.all(np.abs(carried.mean(axis=0) - np.asarray(terms.precision["item_bias"]))
@@ -211,6 +215,25 @@ def test_bad_arguments(model: Any, options: dict[str, Any], message: str) -> Non
     given = {"objective": "bpr", "batch_size": 4, "num_epochs": 1} | options
     with pytest.raises(ValueError, match=message):
         fit_map(model, pairs(), key=0, **given)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_pair_of_weight_zero_is_no_negative(name: str) -> None:
+    data = pairs()
+    # The last item is nobody's otherwise.
+    frame = {"user": np.append(data.user, range(USERS)),
+             "item": np.append(data.item, [ITEMS - 1] * USERS),
+             "weight": np.append(data.weight, np.zeros(USERS))}  # fmt: skip
+    silent = Ratings.from_frame(
+        frame, rating=None, weight="weight", users=range(USERS), items=range(ITEMS)
+    )
+    fits = [
+        fit_map(MODEL, own, key=0, num_epochs=2, batch_size=4, objective=name)  # type: ignore[arg-type]
+        for own in (data, silent)
+    ]
+    drawn, never = (fit.samples["item_bias"].ravel()[-1] for fit in fits)
+    assert drawn < 0
+    assert never == 0
 
 
 def test_pairs_that_did_not_occur() -> None:

@@ -25,7 +25,7 @@ from probmf.inference.point.optimizer import (
     rating_rule,
 )
 from probmf.inference.point.pairwise import LOSSES
-from probmf.inference.point.ranking import RankingObjective
+from probmf.inference.point.ranking import Pairs, RankingObjective
 from probmf.inference.point.validation import NetworkValidation
 from probmf.inference.starts import (
     initial_parameters,
@@ -112,7 +112,8 @@ def fit_map(
 
     For pairs that occurred or did not, such as plays and purchases, two objectives rank instead of
     predicting: in place of the loss of a rating stands that of a pair whose rating is above zero
-    against items j that the user has no such pair with, drawn anew for each update,
+    against items j that the user has no such pair with, drawn anew for each update (a pair of
+    weight 0 is neither),
 
     .. math::
         \text{bpr: } -\log \sigma(s_{ui} - s_{uj}) , \qquad
@@ -274,26 +275,26 @@ def _ranking_task(
     model.check_data(data)
     _check_ranked(model, objective)
     held_out = prepare_ranking_validation(data, validation)
+    counts = np.ones(len(data), bool) if data.weight is None else data.weight > 0
     occurred = data.rating > 0
+    # A pair without weight says nothing: it is no positive, and no negative either.
+    known = Pairs(data.user[occurred | ~counts], data.item[occurred | ~counts])
     # Of a user who has every item there is nothing to compare with.
-    occurred &= (np.bincount(data.user[occurred], minlength=data.num_users) < data.num_items)[
-        data.user
-    ]
-    if data.weight is not None:
-        occurred &= data.weight > 0
-    if not occurred.any():
+    has_other = np.bincount(known.user, minlength=data.num_users) < data.num_items
+    kept = occurred & counts & has_other[data.user]
+    if not kept.any():
         raise ValueError(
             f"objective={objective!r} takes pairs with a rating above zero for those that "
             "occurred, and there is none of a user who could have another item."
         )
-    pairs = data.select(occurred)
+    pairs = data.select(kept)
     (observations,) = replace(model, likelihood=Gaussian()).arguments(pairs)
     _check_batch_size(batch_size, len(pairs), "pairs that occurred")
 
     def build(optimizer: optax.GradientTransformation) -> tuple[Objective, Any]:
-        return RankingObjective.build(model, observations, optimizer, LOSSES[objective])
+        return RankingObjective.build(model, observations, known, optimizer, LOSSES[objective])
 
-    told = (replace(model, user_features=None, item_features=None), observations, objective)
+    told = (replace(model, user_features=None, item_features=None), observations, known, objective)
     return _Task(
         len(pairs), held_out, initial_parameters(model, observations, start), rating_rule, build,
         RatingsFit.from_point, told,

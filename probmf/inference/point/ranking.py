@@ -19,6 +19,18 @@ from probmf.models.observations import Observations
 from probmf.models.scores import Parameters
 
 
+class Pairs(NamedTuple):
+    """Pairs of a user and an item.
+
+    Attributes:
+        user: User codes.
+        item: Item codes.
+    """
+
+    user: Int[np.ndarray, " n"]
+    item: Int[np.ndarray, " n"]
+
+
 class Positives(NamedTuple):
     """Pairs that occurred; with a leading axis, those of the updates of an epoch.
 
@@ -38,6 +50,8 @@ class Positives(NamedTuple):
 class Unseen(NamedTuple):
     """Items that a user has no pair with, to draw from.
 
+    A pair of weight 0 is one: it says neither that it occurred nor that it did not.
+
     Attributes:
         start: Where each user's pairs begin, and the end.
         below: For each pair, sorted by user and item, the number of items before it that the user
@@ -50,8 +64,9 @@ class Unseen(NamedTuple):
     size: Int[Array, " users"]
 
     @classmethod
-    def of(cls, user: np.ndarray, item: np.ndarray, num_users: int, num_items: int) -> "Unseen":
+    def of(cls, known: Pairs, num_users: int, num_items: int) -> "Unseen":
         """Those of pairs, each of which is there once."""
+        user, item = known
         order = np.lexsort((item, user))
         degree = np.bincount(user, minlength=num_users)
         start = np.concatenate([[0], np.cumsum(degree)])
@@ -86,7 +101,7 @@ class RankingData(NamedTuple):
     """Data of the objective besides its terms; a pytree.
 
     Attributes:
-        positives: All pairs that occurred, of users who could have another item.
+        positives: All pairs that occurred and count, of users who could have another item.
         unseen: Where negatives are drawn from.
     """
 
@@ -130,27 +145,38 @@ class RankingObjective(RatingObjective):
         cls,
         model: MatrixFactorization,
         observations: Observations,
+        known: Pairs,
         optimizer: optax.GradientTransformation,
         loss: PairLoss,
     ) -> tuple["RankingObjective", tuple[Terms, RankingData]]:
-        """The objective of a model, and its data: the pairs of the observations."""
+        """The objective of a model, and its data.
+
+        Args:
+            model: The model.
+            observations: Pairs that occurred and count.
+            known: Pairs that are no negatives: those, and any others.
+            optimizer: The optimizer, which decides whether an update reads a batch's rows only.
+            loss: The loss.
+
+        Returns:
+            The objective and its data.
+        """
         num_users, num_items = observations.num_users, observations.num_items
-        user, item = np.asarray(observations.user), np.asarray(observations.item)
-        unseen = Unseen.of(user, item, num_users, num_items)
+        unseen = Unseen.of(known, num_users, num_items)
         terms = Terms.build(model, observations)
-        often = _appearances(user, item, np.asarray(unseen.size), num_items, loss.num_negatives)
+        often = _appearances(observations, known, np.asarray(unseen.size), loss.num_negatives)
         dtype = jnp.result_type(float)
         shares = {
-            site: jnp.asarray(np.asarray(value) / often, dtype)
+            site: jnp.asarray(np.asarray(value) / np.where(often > 0, often, np.inf), dtype)
             for site, value in terms.precision.items() if side_of(site) == "item"
         }  # fmt: skip
-        everywhere = jnp.ones(num_items, bool)
+        drawn = jnp.asarray(often > 0)
         terms = terms._replace(
-            shares=terms.shares | shares, has_data=terms.has_data | {"item": everywhere}
+            shares=terms.shares | shares, has_data=terms.has_data | {"item": drawn}
         )
         rows = model.site_shapes(num_users, num_items)
         by_rows = leaves_rows_alone(optimizer, dict.fromkeys(terms.precision, ()) | rows)
-        ones = jnp.ones(len(user), dtype)
+        ones = jnp.ones(len(observations.user), dtype)
         weight = ones if observations.weight is None else observations.weight
         positives = Positives(observations.user, observations.item, weight, ones)
         return cls(model.likelihood.canonical(), loss, by_rows), (
@@ -225,11 +251,15 @@ def _scores(values: Parameters, size: int, count: int) -> tuple[Array, Array]:
 
 
 def _appearances(
-    user: np.ndarray, item: np.ndarray, unseen: np.ndarray, num_items: int, count: int
+    observations: Observations, known: Pairs, unseen: np.ndarray, count: int
 ) -> np.ndarray:
     """Number of times that each item is expected in an epoch, as a positive or a negative."""
-    degree = np.bincount(user, minlength=len(unseen))
+    num_items = observations.num_items
+    degree = np.bincount(np.asarray(observations.user), minlength=len(unseen))
     # Chance that one negative of the user is a certain item that the user has no pair with.
     each = np.divide(degree, unseen, out=np.zeros(len(unseen)), where=unseen > 0)
-    negative = each.sum() - np.bincount(item, each[user], num_items)
-    return np.maximum(np.bincount(item, minlength=num_items) + count * negative, 1.0)
+    as_negative = each.sum() - np.bincount(known.item, each[known.user], num_items)
+    as_positive = np.bincount(np.asarray(observations.item), minlength=num_items)
+    # Where rounding leaves less than the least chance there is, no user can draw the item.
+    as_negative[as_negative < 0.5 / num_items] = 0.0
+    return as_positive + count * as_negative
