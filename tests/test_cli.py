@@ -1,5 +1,6 @@
 """The command line: the round trip, every mistake's message, and the demo."""
 
+import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -800,6 +801,30 @@ class TestMixed:
             path.name for path in tree.iterdir()
         }
         assert "is there already" in mistake("mixed", self.FORMULA, table, "--arviz", tree)
+
+    def test_the_method_of_a_response_that_is_not_normal(
+        self, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rows = pa.csv.read_csv(table)
+        y = rows["y"].to_numpy()
+        path = tmp_path / "counts.csv"
+        rows = rows.append_column("z", pa.array(np.round(np.exp(y / 2)).astype(int)))
+        pa.csv.write_csv(rows.append_column("w", pa.array(y**2)), path)
+        words = ("--likelihood", "poisson", "--num-samples", 20, "--json")
+        found = run("mixed", "z ~ x + (1 + x + w | g)", path, *words)
+        assert found.exit_code == 0, found.output
+        assert json.loads(found.stdout)["method"] == "nuts"
+        assert "so NUTS draws all of them" in " ".join(found.stderr.split())
+
+        calls: list[dict[str, Any]] = []
+
+        def reached(*_: Any, **settings: Any) -> None:
+            calls.append(settings)
+            raise SystemExit(0)
+
+        monkeypatch.setattr(importlib.import_module("probmf.cli.mixed"), "sample_marginal", reached)
+        assert run("mixed", "z ~ x + (1 | g)", path, *words).exit_code == 0
+        assert calls == [{"key": 0, "num_samples": 20}]
 
     def test_mistakes(self, table: Path) -> None:
         assert "z" in mistake("mixed", "y ~ z + (1 | g)", table)

@@ -1,6 +1,7 @@
 """`probmf mixed`: from a formula and a table to a summary, and a saved fit if asked for."""
 
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,6 +12,7 @@ from probmf.cli import shared_options as options
 from probmf.cli.console import note, out, plain_errors, plain_table, say
 from probmf.cli.reading import read_table, refuse_to_replace
 from probmf.inference.mixed.maximum_likelihood import fit_marginal
+from probmf.inference.mixed.quadrature_sampler import NoGroupingError
 from probmf.inference.mixed.sampling import sample_marginal
 from probmf.inference.nuts.nuts import sample_nuts
 from probmf.likelihoods.registry import LIKELIHOODS, read_likelihood
@@ -31,8 +33,8 @@ def mixed(
         Method,
         typer.Option(
             help="Maximum likelihood; restricted likelihood (REML); independent posterior draws "
-            "with the effects integrated out; or NUTS. Default: marginal where the response is "
-            "gaussian or lognormal, else nuts."
+            "with effects integrated out; or NUTS. Default: marginal, and nuts where no effects "
+            "can be integrated out."
         ),
     ] = "auto",
     likelihood: Annotated[
@@ -76,11 +78,9 @@ def mixed(
         model = MixedEffects(
             formula, likelihood=read_likelihood(likelihood), scale_formula=scale_formula
         )
-        if method == "auto":
-            method = "marginal" if model.likelihood.normal else "nuts"
         given = {"num_samples": num_samples, "num_chains": num_chains}
-        settings = _settings(method, {n: v for n, v in given.items() if v is not None})
-        fit = _fit(method, model, read_table(table), seed, settings)
+        known = {n: v for n, v in given.items() if v is not None}
+        fit = _fit(method, model, read_table(table), seed, _settings(method, known))
         summary = fit.summary(interval=interval, effects=effects)
         if as_json:
             typer.echo(json.dumps(_as_json(fit, summary), indent=2))
@@ -120,16 +120,22 @@ def _fit(
     """The fit by the method that the command line names."""
     if method == "likelihood" or method == "restricted":
         return fit_marginal(model, data, objective=method, **settings)
-    if method == "marginal":
+    if method == "nuts":
+        return sample_nuts(model, data, key=seed, **settings)
+    try:
         return sample_marginal(model, data, key=seed, **settings)
-    return sample_nuts(model, data, key=seed, **settings)
+    except ValueError as error:
+        if method == "marginal" or not isinstance(error.__cause__, NoGroupingError):
+            raise
+        note(f"No effects can be integrated out ({error.__cause__}), so NUTS draws all of them.")
+        return sample_nuts(replace(model, centered=False), data, key=seed, **settings)
 
 
 def _settings(method: Method, given: dict[str, Any]) -> dict[str, Any]:
     """The options given, those of another method refused."""
     of = {"num_samples": ("marginal", "nuts"), "num_chains": ("nuts",)}
     for name in given:
-        if method not in of[name]:
+        if method not in (*of[name], "auto" if "marginal" in of[name] else ""):
             raise ValueError(
                 f"--{name.replace('_', '-')} belongs to --method {' or '.join(of[name])}, but the "
                 f"method is {method}; leave it out, or change the method."

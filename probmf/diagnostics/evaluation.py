@@ -7,7 +7,12 @@ from scipy.sparse import csr_array
 
 from probmf import metrics
 from probmf.data import Ratings
-from probmf.diagnostics.remarks import constant_wins, seen_items, wide_intervals
+from probmf.diagnostics.remarks import (
+    constant_wins,
+    events_alone,
+    seen_items,
+    wide_intervals,
+)
 from probmf.results import MixedFit, RatingsFit
 from probmf.results.exclusions import Exclusions
 from probmf.results.held_out import HeldOut, held_out
@@ -44,24 +49,38 @@ def evaluation(
         TypeError: If the test data are of the wrong type.
         ValueError: If they do not suit the fit's likelihood.
     """
-    found = held_out(fit, test, interval=LEVELS[-1])
+    return judge(fit, test, held_out(fit, test, interval=LEVELS[-1]), ks, relevant_from)
+
+
+def judge(
+    fit: RatingsFit | MixedFit,
+    test: Any,
+    found: HeldOut,
+    ks: tuple[int, ...] = (10,),
+    relevant_from: float | None = None,
+) -> dict[str, Any]:
+    """The figures of `evaluation` from predictions that were made.
+
+    Args:
+        fit: See `evaluation`.
+        test: See `evaluation`.
+        found: Predictions of the test data, with intervals of the last of `LEVELS`.
+        ks: See `evaluation`.
+        relevant_from: See `evaluation`.
+
+    Returns:
+        See `evaluation`.
+    """
     result: dict[str, Any] = {"num_ratings": len(found.observed)}
-    remarks: list[str] = []
-    if isinstance(fit, RatingsFit) and fit.ranks_only:
-        result |= {"errors": {}, "constant": {}, "coverage": {}}
-    else:
-        narrow = {level: held_out(fit, test, interval=level) for level in LEVELS[:-1]}
-        ends = {
-            level: (np.asarray(own.predicted.lower), np.asarray(own.predicted.upper))
-            for level, own in (narrow | {LEVELS[-1]: found}).items()
-        }
+    result |= {"errors": {}, "constant": {}, "coverage": {}}
+    remarks = events_alone(found.training, found.observed)
+    if not remarks and not (isinstance(fit, RatingsFit) and fit.ranks_only):
         result |= {"errors": found.errors(), "constant": found.constant()}
-        result["coverage"] = {
-            f"{level:g}": metrics.coverage(found.observed, *own)
-            for level, own in ends.items() if not found.likelihood.binary
-        }  # fmt: skip
+        if not found.likelihood.binary:
+            result["coverage"] = {f"{level:g}": found.covered(level) for level in LEVELS}
         if not found.likelihood.levels:
-            remarks += wide_intervals(found.training, *ends[LEVELS[-1]], LEVELS[-1])
+            ends = (np.asarray(found.predicted.lower), np.asarray(found.predicted.upper))
+            remarks += wide_intervals(found.training, *ends, LEVELS[-1])
     remarks = constant_wins(result["errors"], result["constant"]) + remarks
     if isinstance(fit, MixedFit):
         return result | {"remarks": remarks}

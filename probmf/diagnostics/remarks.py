@@ -34,6 +34,25 @@ def constant_wins(errors: dict[str, Any], constant: dict[str, Any]) -> list[str]
     ]
 
 
+def events_alone(training: np.ndarray, observed: np.ndarray) -> list[str]:
+    """A sentence if all responses are the same, so that errors would tell nothing.
+
+    Args:
+        training: The training responses.
+        observed: The test responses.
+
+    Returns:
+        The sentence, or nothing.
+    """
+    value = training[0]
+    if np.any(training != value) or np.any(observed != value):
+        return []
+    return [
+        f"All training and test data are {value:g}, as of events: errors would need pairs that did "
+        "not occur as well, so that only lists are judged."
+    ]
+
+
 def wide_intervals(
     training: np.ndarray, lower: np.ndarray, upper: np.ndarray, level: float
 ) -> list[str]:

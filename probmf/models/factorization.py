@@ -1,7 +1,9 @@
 """Probabilistic matrix factorization as a NumPyro model."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -29,6 +31,9 @@ from probmf.models.row_means import check_mean, prior_means
 from probmf.models.scores import Parameters, linear_predictor, unobserved_loss
 from probmf.models.sites import Sites
 from probmf.rows.store import SIDES, Side
+
+#: Where this package lies: warnings name the first line outside.
+PACKAGE = str(Path(__file__).parents[1])
 
 type Scale = float | ArrayLike | Distribution | NormalWishart
 
@@ -332,8 +337,12 @@ class MatrixFactorization(FactorTerms):
         Raises:
             ValueError: If the ratings do not fit the likelihood, or an array of scales does not
                 have one entry per row.
+
+        Warns:
+            UserWarning: If all ratings are the same, which says nothing of what is not rated.
         """
         self.check_data(ratings)
+        self._warn_of_equal(ratings.rating)
         self.likelihood.check_training(ratings.rating, ratings.weight)
         base = self.likelihood.base_score(ratings.rating, ratings.weight)
         return (Observations.from_ratings(ratings, base, self.encode(ratings)),)
@@ -356,6 +365,18 @@ class MatrixFactorization(FactorTerms):
         self.likelihood.check_ratings(ratings.rating)
         self._check_rows(ratings.num_users, ratings.num_items)
         self._check_weights(ratings.weight)
+
+    def _warn_of_equal(self, rating: np.ndarray) -> None:
+        if self.unobserved_weight or len(rating) < 2 or np.any(rating != rating[0]):
+            return
+        warnings.warn(
+            f"All ratings are {rating[0]:g}, so that {rating[0]:g} is the best prediction for any "
+            "pair. Of events such as plays, count the pairs that did not occur as weak zeros "
+            "(unobserved_weight=0.1), or rank with fit_map(objective='bpr').",
+            UserWarning,
+            stacklevel=2,
+            skip_file_prefixes=(PACKAGE,),
+        )
 
     def _check_rows(self, num_users: int, num_items: int) -> None:
         for site, shape in self.site_shapes(num_users, num_items).items():

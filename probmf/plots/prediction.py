@@ -7,7 +7,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from scipy.special import ndtri
 
 from probmf.plots.style import (
     BLUE,
@@ -69,6 +68,13 @@ def predicted_vs_observed(
     """
     _check_bins(num_bins)
     found = held_out(fit, test, interval=interval)
+    return draw_observed(found, interval=interval, num_bins=num_bins, ax=ax)
+
+
+def draw_observed(
+    found: HeldOut, *, interval: float = 0.9, num_bins: int = 12, ax: Axes | None = None
+) -> Figure:
+    """Draw `predicted_vs_observed` of predictions that were made, with intervals as told."""
     ax = new_axes(ax, _SIZE)
     if found.likelihood.binary:
         _draw_outcomes(ax, found)
@@ -103,7 +109,11 @@ def calibration(
         ValueError: If the test responses do not suit the fit, or an argument is out of range.
     """
     _check_bins(num_bins)
-    found = held_out(fit, test)
+    return draw_calibration(held_out(fit, test), num_bins=num_bins, ax=ax)
+
+
+def draw_calibration(found: HeldOut, *, num_bins: int = 10, ax: Axes | None = None) -> Figure:
+    """Draw `calibration` of predictions that were made."""
     predicted, observed = found.predicted, found.observed
     ax = new_axes(ax, _SQUARE)
     percent(ax, "xy")
@@ -217,13 +227,8 @@ def _draw_outcomes(ax: Axes, found: HeldOut) -> None:
 
 
 def _draw_coverage(ax: Axes, found: HeldOut) -> None:
-    predicted, observed = found.predicted, found.observed
-    sd = np.asarray(predicted.sd, dtype=np.float64)
-    distance = np.abs(observed - predicted.mean) / sd
-    level = np.linspace(0.0, 1.0, 101)
-    with np.errstate(divide="ignore"):
-        half = ndtri(0.5 + level / 2)
-    inside = np.searchsorted(np.sort(distance), half, side="right") / len(distance)
+    observed, level = found.observed, np.linspace(0.0, 1.0, 101)
+    inside = np.array([found.covered(own) for own in level])
     _draw_error_band(ax, level, len(observed))
     ax.plot(level, inside, color=BLUE, lw=2, label="this fit")
     for mark in (0.5, 0.9):

@@ -8,8 +8,10 @@ from probmf import plots
 from probmf.diagnostics import summary
 from probmf.diagnostics.evaluation import LEVELS
 from probmf.likelihoods import Likelihood
+from probmf.plots.prediction import draw_calibration, draw_observed
 from probmf.report.page import Section, Tile, columns, picture, table, text
 from probmf.results import MixedFit, RatingsFit
+from probmf.results.held_out import HeldOut
 from probmf.results.measures import fewest_draws
 from probmf.results.table import Table
 
@@ -80,9 +82,11 @@ def _array(values: Any) -> str:
     return np.array2string(np.asarray(values), precision=4, threshold=6)
 
 
-def held_out(fit: RatingsFit | MixedFit, test: Any, scores: dict[str, Any] | None) -> Section:
+def held_out(
+    fit: RatingsFit | MixedFit, found: HeldOut | None, scores: dict[str, Any] | None
+) -> Section:
     """The section on data that the fit has not seen."""
-    if scores is None:
+    if scores is None or found is None:
         return Section("Held-out data", [_without(fit)])
     rows = [
         {"measure": name, "this fit": _number(value),
@@ -107,9 +111,9 @@ def held_out(fit: RatingsFit | MixedFit, test: Any, scores: dict[str, Any] | Non
         told = coverage_words(scores)
         parts.append(
             columns(
-                picture(plots.calibration(fit, test), f"Calibration: {told}"),
+                picture(draw_calibration(found), f"Calibration: {told}"),
                 picture(
-                    plots.predicted_vs_observed(fit, test),
+                    draw_observed(found, interval=INTERVAL),
                     "Observed against predicted test responses, with means in bins.",
                 ),
             )

@@ -5,10 +5,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from probmf.diagnostics.evaluation import evaluation
+from probmf.diagnostics.evaluation import judge
 from probmf.report import mixed, ratings, shared
 from probmf.report.page import Section, Tile, facts, page
 from probmf.results import MixedFit, RatingsFit
+from probmf.results.held_out import held_out
 from probmf.settings import own_settings
 
 
@@ -54,11 +55,11 @@ def write_report(
         raise TypeError(
             f"fit is a {type(fit).__name__}; a report is of a RatingsFit or a MixedFit."
         )
-    scores = None if test is None else evaluation(fit, test)
+    found = None if test is None else held_out(fit, test, interval=shared.INTERVAL)
+    scores = None if found is None else judge(fit, test, found)
+    held = shared.held_out(fit, found, scores)
     tiles, sections = (
-        _of_ratings(fit, test, scores)
-        if isinstance(fit, RatingsFit)
-        else _of_mixed_model(fit, test, scores)
+        _of_ratings(fit, held) if isinstance(fit, RatingsFit) else _of_mixed_model(fit, held)
     )
     told = fit._facts() | {"made with": f"probmf {version('probmf')}"}
     sections.append(Section("This fit", [facts(told)]))
@@ -76,23 +77,19 @@ def _title(fit: RatingsFit | MixedFit) -> str:
     return f"Mixed model of {fit.design.data.response_name}"
 
 
-def _of_ratings(
-    fit: RatingsFit, test: Any, scores: dict[str, Any] | None
-) -> tuple[list[Tile], list[Section]]:
+def _of_ratings(fit: RatingsFit, held: Section) -> tuple[list[Tile], list[Section]]:
     return ratings.ratings_tiles(fit), [
         ratings.data_section(fit),
         ratings.model_section(fit),
         shared.convergence(fit),
-        shared.held_out(fit, test, scores),
+        held,
         ratings.factors_section(fit),
         ratings.items_section(fit),
         ratings.recommendations_section(fit),
     ]
 
 
-def _of_mixed_model(
-    fit: MixedFit, test: Any, scores: dict[str, Any] | None
-) -> tuple[list[Tile], list[Section]]:
+def _of_mixed_model(fit: MixedFit, held: Section) -> tuple[list[Tile], list[Section]]:
     return mixed.mixed_tiles(fit), [
         mixed.data_section(fit),
         mixed.model_section(fit),
@@ -100,6 +97,6 @@ def _of_mixed_model(
         mixed.parameters_section(fit),
         mixed.effects_section(fit),
         mixed.groups_section(fit),
-        shared.held_out(fit, test, scores),
+        held,
         mixed.check_section(fit),
     ]

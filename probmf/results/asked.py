@@ -135,11 +135,12 @@ def check_num_draws(name: str, value: object) -> None:
         raise ValueError(f"{name} is {value!r}; expected a number of draws, such as 500.")
 
 
-def check_at_least(at_least: object) -> float:
-    """A threshold for ratings that is a finite number.
+def check_at_least(at_least: object, levels: Sequence[float] | np.ndarray = ()) -> float:
+    """A threshold for ratings that is a finite number, and that some rating reaches.
 
     Args:
         at_least: The threshold.
+        levels: Ratings that there are, in increasing order; empty for any.
 
     Returns:
         The threshold as a float.
@@ -151,6 +152,10 @@ def check_at_least(at_least: object) -> float:
         raise ValueError(
             f"at_least is {at_least!r}; expected a finite number, the least rating that counts, "
             "such as 4.0."
+        )
+    if len(levels) and at_least > levels[-1]:
+        raise ValueError(
+            f"at_least is {at_least:g}, and no rating reaches it: the highest is {levels[-1]:g}."
         )
     return float(at_least)
 

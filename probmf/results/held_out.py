@@ -1,6 +1,8 @@
 """Predictions beside the responses that were observed, of data that a fit has not seen."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +16,7 @@ from probmf.likelihoods.responses import listed, naming_column
 from probmf.models.mixed.variables import read_data
 from probmf.results.mixed_fit import MixedFit
 from probmf.results.mixed_predict import level_values
+from probmf.results.mixtures import tails
 from probmf.results.predictions import Predictions
 from probmf.results.ratings_fit import RatingsFit
 
@@ -25,6 +28,8 @@ class HeldOut(NamedTuple):
         likelihood: Likelihood of the responses as they are coded here.
         predicted: Predictions of responses, noise included.
         observed: The responses; ordered levels that are no numbers are counted from 0.
+        below: Predicted probabilities of a response below the observed one.
+        at_most: The same of one at most as large.
         training: Training responses, coded alike.
         weight: Weights of these, or None.
         name: Name of a response.
@@ -33,6 +38,8 @@ class HeldOut(NamedTuple):
     likelihood: Likelihood
     predicted: Predictions
     observed: Float[np.ndarray, " n"]
+    below: Float[np.ndarray, " n"]
+    at_most: Float[np.ndarray, " n"]
     training: Float[np.ndarray, " m"]
     weight: np.ndarray | None
     name: str
@@ -46,6 +53,15 @@ class HeldOut(NamedTuple):
         """Measures of the predictions, by name."""
         own = self.predicted
         return self.likelihood.errors(self.observed, Predicted(own.mean, own.sd, own.probabilities))
+
+    def covered(self, interval: float) -> float:
+        """Share of the responses inside the predicted central intervals of a probability.
+
+        Their ends are the least responses that are not exceeded with the probabilities
+        (1 - interval) / 2 and (1 + interval) / 2.
+        """
+        low, high = tails(interval)
+        return float(np.mean((self.at_most >= low) & (self.below < high)))
 
     def constant(self) -> dict[str, float | None]:
         """The same measures of the prediction that is the training mean for every row."""
@@ -77,11 +93,39 @@ def held_out(fit: RatingsFit | MixedFit, test: Any, *, interval: float = 0.9) ->
             f"test is a {type(test).__name__}, expected Ratings that the fit has not seen; make "
             "them with Ratings.from_frame."
         )
-    fit.model.likelihood.check_ratings(test.rating)
+    likelihood, observed = fit.model.likelihood, np.asarray(test.rating)
+    likelihood.check_ratings(observed)
+    predicted = fit.predict(test, interval=interval)
+    chances = _chances(likelihood, predicted, observed, partial(fit._reach, test))
     return HeldOut(
-        fit.model.likelihood, fit.predict(test, interval=interval), np.asarray(test.rating),
-        np.asarray(fit.data.rating), fit.data.weight, "rating",
+        likelihood, predicted, observed, *chances, np.asarray(fit.data.rating), fit.data.weight,
+        "rating",
     )  # fmt: skip
+
+
+def _chances(
+    likelihood: Likelihood,
+    predicted: Predictions,
+    observed: Float[np.ndarray, " n"],
+    reach: Callable[[np.ndarray], np.ndarray],
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Predicted probabilities of responses below the observed ones, and of at most these.
+
+    Args:
+        likelihood: Likelihood of the responses.
+        predicted: Their predictions.
+        observed: The responses.
+        reach: Probabilities that they reach numbers, one for each.
+    """
+    if not likelihood.levels:
+        step = likelihood.step or 1e-12 * np.abs(observed) + np.finfo(np.float64).tiny
+        return 1.0 - reach(observed), 1.0 - reach(observed + step)
+    chance = predicted.probabilities
+    if chance is None:
+        chance = np.stack([1.0 - predicted.mean, predicted.mean], axis=1)
+    below = np.pad(np.cumsum(chance, axis=1), ((0, 0), (1, 0)))
+    row, at = np.arange(len(observed)), np.searchsorted(np.asarray(likelihood.levels), observed)
+    return below[row, at], below[row, at + 1]
 
 
 def _of_mixed_model(fit: MixedFit, test: Any, interval: float) -> HeldOut:
@@ -92,9 +136,10 @@ def _of_mixed_model(fit: MixedFit, test: Any, interval: float) -> HeldOut:
         likelihood = replace(likelihood, levels=tuple(values.tolist()))
         training = values[training.astype(int)]
     predicted = fit.predict(test, interval=interval, unseen="prior", kind="response")
-    weight = fit.design.data.weight
+    weight, observed = fit.design.data.weight, _responses(fit, test)
+    chances = _chances(likelihood, predicted, observed, partial(fit._reach, test))
     return HeldOut(
-        likelihood, predicted, _responses(fit, test), training,
+        likelihood, predicted, observed, *chances, training,
         None if weight is None else np.asarray(weight, np.float64), fit.design.data.response_name,
     )  # fmt: skip
 

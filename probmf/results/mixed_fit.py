@@ -17,7 +17,7 @@ from probmf.models.mixed import Design, Encoded, MixedEffects
 from probmf.models.mixed.design import encode_rows
 from probmf.models.mixed.grouping import Unseen
 from probmf.models.sites import Sites
-from probmf.results.asked import check_choice, check_interval
+from probmf.results.asked import check_at_least, check_choice, check_interval
 from probmf.results.estimates import Estimates
 from probmf.results.fit import Fit
 from probmf.results.history import History
@@ -31,8 +31,10 @@ from probmf.results.mixed_predict import (
     draw_rows,
     known_rows,
     left_out,
+    level_values,
     mixture,
     predict_rows,
+    tail_rows,
     training_rows,
     without,
 )
@@ -122,6 +124,7 @@ class MixedFit(Fit):
         kind: Kind = "mean",
         draws: bool = False,
         key: ArrayLike | None = None,
+        at_least: float | None = None,
     ) -> Predictions:
         r"""Predict the responses of rows, averaged over the draws.
 
@@ -142,6 +145,8 @@ class MixedFit(Fit):
             draws: Whether to return draws, too: the expected response at each draw of the fit, or
                 with kind="response" a response drawn there. Effects of new groups are drawn.
             key: JAX key or int, for draws of responses or of new groups.
+            at_least: Also tell the `probability` of a response of at least this, noise included.
+                Levels that are no numbers are counted from 0.
 
         Returns:
             The predictions, in the order of the rows. A point fit (one draw) knows no uncertainty
@@ -159,11 +164,17 @@ class MixedFit(Fit):
         if interval is not None:
             check_interval(interval)
         check_choice("kind", kind, get_args(Kind.__value__))
+        if at_least is not None:
+            levels = self.design.response_levels
+            known = level_values(levels) if levels else self.model.likelihood.levels
+            at_least = check_at_least(at_least, known)
         rows = self._rows(data, unseen, level)
         found = predict_rows(
             self._draws, rows, self.model.likelihood, kind=kind,
             interval=None if self.is_point and kind == "mean" else interval,
         )  # fmt: skip
+        if at_least is not None:
+            found = replace(found, probability=self._tail(rows, found, at_least))
         if not draws:
             return found
         rng = None if key is None else as_generator(key)
@@ -393,6 +404,17 @@ class MixedFit(Fit):
             is_point=self.is_point, data=data, by=by, kind=kind, interval=interval, unseen=unseen,
             level=level, keep=keep, key=key,
         )  # fmt: skip
+    def _tail(self, rows: Encoded, found: Predictions, at_least: float) -> Float[np.ndarray, " n"]:
+        """Probabilities of responses of at least a number."""
+        if found.probabilities is None:
+            return tail_rows(self._draws, rows, self.model.likelihood, at_least)
+        reached = level_values(found.levels) >= at_least
+        return np.asarray(found.probabilities[:, reached].sum(axis=1))
+
+    def _reach(self, data: Any, numbers: np.ndarray) -> Float[np.ndarray, " n"]:
+        """Probabilities that responses of rows are at least some numbers, one for each."""
+        rows = self._rows(data, "prior", "groups")
+        return tail_rows(self._draws, rows, self.model.likelihood, numbers)
 
     def _rows(self, data: Any, unseen: Unseen, level: Level) -> Encoded:
         """Rows of a table, or of the training data, with the effects of some groupings."""

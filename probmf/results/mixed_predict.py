@@ -20,6 +20,7 @@ from probmf.results.prediction_intervals import (
     evaluate,
     joined,
     summarize,
+    tail_probability,
 )
 from probmf.results.predictions import Predictions
 
@@ -126,6 +127,25 @@ def endless_means(likelihood: Likelihood, given: Given) -> Bool[np.ndarray, " n"
     if given.spread is None or not likelihood.normal or likelihood.quadratic:
         return np.zeros(given.mean.shape[1], bool)
     return given.spread.any(axis=0)
+def tail_rows(
+    draws: SiteDraws, rows: Encoded, likelihood: Likelihood, at_least: float | np.ndarray
+) -> Float[np.ndarray, " n"]:
+    """Probabilities that responses of encoded rows reach a number, or one for each row.
+
+    Args:
+        draws: The draws.
+        rows: The rows.
+        likelihood: The model's, whose responses are numbers without levels.
+        at_least: The numbers.
+
+    Returns:
+        The probabilities, averaged over the draws.
+    """
+    found = np.empty(len(rows.population))
+    at = np.broadcast_to(np.asarray(at_least, np.float64), found.shape)
+    for part, given in blocks(draws, rows, likelihood):
+        found[part] = tail_probability(likelihood, mixture(given), at[part])
+    return found
 
 
 def level_values(levels: tuple[Any, ...]) -> Float[np.ndarray, " levels"]:

@@ -6,18 +6,18 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtri
 
-from probmf.results.asked import check_at_least, check_interval, read_pairs
+from probmf.results.asked import check_interval, read_pairs
 from probmf.results.predictions import Predictions, id_columns
 from probmf.results.scores import Scores
 
 
 def predict(
     scores: Scores, pairs: Any, *, interval: float | None, user: str | None = None,
-    item: str | None = None,    at_least: float | None = None,
+    item: str | None = None, at_least: float | None = None,
 ) -> Predictions:  # fmt: skip
     """Predict pairs; see `RatingsFit.predict`."""
     if at_least is not None:
-        at_least = check_at_least(at_least)
+        at_least = scores.check_at_least(at_least)
     if interval is not None:
         check_interval(interval)
     users, items = read_pairs(pairs, scores.data, user=user, item=item)

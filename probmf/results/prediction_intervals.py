@@ -256,6 +256,25 @@ def _of_levels(
     return Summary(*found)._replace(probabilities=probabilities)
 
 
+def tail_probability(
+    likelihood: Likelihood, scores: ScoreMixture, at_least: float | Float[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
+    """Probabilities that responses of rows reach a number.
+
+    Args:
+        likelihood: Their distribution given the score.
+        scores: Their scores.
+        at_least: The number, or one for each row.
+
+    Returns:
+        P(response >= number), averaged over the draws.
+    """
+    at = np.asarray(at_least, np.float64)
+    at = at if at.ndim == 0 else np.broadcast_to(at, scores.mean.shape)
+    found = evaluate(likelihood, "tail", scores.mean, at, scales=scores.scales, sd=scores.sd)
+    return _average(found, scores.weights)
+
+
 def _by_tails(
     likelihood: Likelihood, scores: ScoreMixture, interval: float | None, kind: Kind
 ) -> Summary:
@@ -278,11 +297,7 @@ def _by_tails(
         square = _average(np.square(each - mean) + np.square(spread), scores.weights)
     square = np.where(np.isfinite(mean), square, np.inf)
 
-    def tail(at_least: np.ndarray) -> np.ndarray:
-        at = np.broadcast_to(at_least, scores.mean.shape)
-        found = evaluate(likelihood, "tail", scores.mean, at, scales=scores.scales, sd=scores.sd)
-        return _average(found, scores.weights)
-
+    tail = partial(tail_probability, likelihood, scores)
     deviation = np.sqrt(square)
     ends = (quantiles(tail, mean, deviation, p, step=likelihood.step) for p in tails(interval))
     return Summary(mean, deviation, *ends)

@@ -13,6 +13,7 @@ from probmf.data import Ratings, as_generator
 from probmf.likelihoods import Likelihood
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.sites import Sites
+from probmf.results.asked import read_pairs
 from probmf.results.choices import Exclude
 from probmf.results.draw_scores import DrawScores
 from probmf.results.draws import Draws
@@ -212,8 +213,9 @@ class RatingsFit(Fit):
 
         Raises:
             TypeError: If the pairs are of none of these forms.
-            ValueError: If the interval is not in (0, 1), `at_least` is not finite, the pairs are
-                malformed, or the ids are of another kind than the fit's.
+            ValueError: If the interval is not in (0, 1), `at_least` is not finite or above
+                all levels of the ratings, the pairs are malformed, or the ids are of another kind
+                than the fit's.
 
         Example:
             >>> from probmf import MatrixFactorization, Ratings, fit_als
@@ -233,6 +235,12 @@ class RatingsFit(Fit):
         return predict(
             self._scores, pairs, interval=interval, user=user, item=item, at_least=at_least
         )
+
+    @own_settings()
+    def _reach(self, pairs: Ratings, numbers: np.ndarray) -> Float[np.ndarray, " n"]:
+        """Probabilities that ratings of pairs are at least some numbers, one for each."""
+        users, items = read_pairs(pairs, self.data, user=None, item=None)
+        return self._scores.tail(users.codes, items.codes, numbers)
 
     @own_settings()
     def recommend(

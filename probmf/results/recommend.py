@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from probmf.data import Ratings, as_generator
 from probmf.data.column import objects
-from probmf.results.asked import Asked, check_at_least, check_count, check_interval, read_some
+from probmf.results.asked import Asked, check_count, check_interval, read_some
 from probmf.results.choices import Exclude, read_choice, read_exclusions
 from probmf.results.exclusions import Exclusions
 from probmf.results.prediction_intervals import Summary
@@ -103,6 +103,8 @@ def recommend(
     seen: Exclusions,
 ) -> Recommendations:
     """The k best items of each user; see `RatingsFit.recommend`."""
+    if at_least is not None:
+        at_least = scores.check_at_least(at_least)
     order = _read_order(rank_by, interval, key, at_least)
     data = scores.data
     if users is None:
@@ -127,7 +129,7 @@ def recommend(
     found = scores.summary(*pairs, None) if mean is None else Summary(mean[filled])
     if interval is not None:
         found = scores.summary(*pairs, interval)._replace(mean=found.mean)
-    probability = None if at_least is None else scores.tail(*pairs, float(at_least))
+    probability = None if at_least is None else scores.tail(*pairs, at_least)
 
     def by_place(values: np.ndarray | None) -> Any:
         if values is None:
@@ -158,8 +160,6 @@ def _read_order(
             "rank_by='probability' ranks by the probability of a rating that is high enough; give "
             "at_least=, the least rating that is."
         )
-    if at_least is not None:
-        check_at_least(at_least)
     if interval is not None:
         check_interval(interval)
     return Order(

@@ -3,6 +3,7 @@
 Predictions, rankings and questions to ask stand on this and don't know which of both a fit is.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,11 +14,19 @@ from jaxtyping import Bool, Float, Int
 
 from probmf.data import Ratings
 from probmf.models.factorization import MatrixFactorization
+from probmf.results.asked import check_at_least
 from probmf.results.draws import Draws
 from probmf.results.exclusions import Exclusions
 from probmf.results.mixtures import mixture_quantiles, tails
 from probmf.results.plug_in import PlugIn
-from probmf.results.prediction_intervals import Mixtures, Summary, evaluate, joined, summarize
+from probmf.results.prediction_intervals import (
+    Mixtures,
+    Summary,
+    evaluate,
+    joined,
+    summarize,
+    tail_probability,
+)
 from probmf.results.ranking import Order
 from probmf.rows.store import Side
 
@@ -146,12 +155,28 @@ class Scores(ABC):
             parts.append((places, found))
         return joined(parts, len(user))
 
-    def tail(self, user: Codes, item: Codes, at_least: float) -> Float[np.ndarray, " n"]:
-        """Probabilities that the ratings of pairs are at least a threshold."""
-        found = np.empty(len(user))
+    def check_at_least(self, at_least: object) -> float:
+        """A threshold for ratings, as a float; warn if the ratings end below it.
+
+        Raises:
+            ValueError: If it is no finite number, or above all levels that ratings are at.
+        """
+        found = check_at_least(at_least, self.model.likelihood.levels)
+        if self.model.likelihood.quadratic and found > (most := self.data.rating.max()):
+            warnings.warn(
+                f"at_least is {found:g}, above all training ratings, of which the highest is "
+                f"{most:g}: the probabilities will be small.",
+                UserWarning,
+                stacklevel=5,
+            )
+        return found
+
+    def tail(
+        self, user: Codes, item: Codes, at_least: float | Float[np.ndarray, " n"]
+    ) -> Float[np.ndarray, " n"]:
+        """Probabilities that the ratings of pairs are at least a threshold, or one for each."""
+        found, at = np.empty(len(user)), np.asarray(at_least)
         for places, scores in self.mixtures(user, item):
-            found[places] = evaluate(
-                self.model.likelihood, "tail", scores.mean, np.asarray(at_least),
-                scales=scores.scales, sd=scores.sd,
-            ).mean(axis=0)  # fmt: skip
+            own = at if at.ndim == 0 else at[places]
+            found[places] = tail_probability(self.model.likelihood, scores, own)
         return found

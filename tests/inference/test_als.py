@@ -667,3 +667,10 @@ def test_example_data_of_this_file_fit_one_bucket() -> None:
     assert max(data.user_degree.max(), data.item_degree.max()) <= 8
     assert data.user_degree[-1] == data.item_degree[-1] == 0
     assert Path(__file__).name == "test_als.py"
+
+
+def test_ratings_that_are_all_the_same_are_told() -> None:
+    events = Ratings.from_frame({"user": [1, 1, 2], "item": [1, 2, 1], "rating": [1.0, 1.0, 1.0]})
+    with pytest.warns(UserWarning, match=r"All ratings are 1, so that 1 is the best") as caught:
+        fit_als(MatrixFactorization(1), events, key=0, num_sweeps=1)
+    assert caught[0].filename == __file__

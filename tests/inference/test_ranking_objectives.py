@@ -19,6 +19,7 @@ from probmf.inference.point.row_updates import unseen as scratch
 from probmf.inference.point.row_updates import update_rows
 from probmf.likelihoods import Ordinal
 from probmf.models import MatrixFactorization, Network
+from probmf.models.observations import Observations
 
 USERS, ITEMS = 7, 6
 MODEL = MatrixFactorization(
@@ -40,7 +41,7 @@ def pairs() -> Ratings:
 
 def problem(name: str, data: Ratings | None = None) -> tuple[RankingObjective, Any]:
     data = pairs() if data is None else data
-    (observations,) = MODEL.arguments(data)
+    observations = Observations.from_ratings(data, 1.0)
     known = Pairs(data.user, data.item)
     return RankingObjective.build(MODEL, observations, known, ADAGRAD, LOSSES[name])
 

@@ -6,8 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from probmf.data import Ratings
 from probmf.diagnostics.evaluation import evaluation
-from probmf.models import MixedEffects
+from probmf.inference.point.als import fit_als
+from probmf.likelihoods import Gaussian
+from probmf.models import MatrixFactorization, MixedEffects
 from probmf.results import MixedFit
 from probmf.results.held_out import held_out
 
@@ -51,6 +54,50 @@ def test_errors_and_coverage_of_a_mixed_model() -> None:
     inside = np.mean((ends.lower <= test["y"]) & (test["y"] <= ends.upper))
     assert scores["coverage"]["0.5"] == pytest.approx(inside)
     assert "ranking" not in scores
+
+
+RESPONSES: dict[str, Any] = {
+    "lognormal": lambda rng: rng.lognormal(1.0, 0.7, 40),
+    "hurdlepoisson": lambda rng: rng.poisson(4, 40) * (rng.random(40) < 0.6),
+    "ordinal": lambda rng: 1 + np.arange(40) % 4,
+}
+
+
+@pytest.mark.parametrize("kind", RESPONSES)
+def test_coverage_is_that_of_the_intervals_of_skewed_responses(kind: str) -> None:
+    rng = np.random.default_rng(4)
+    fit = made(MixedEffects("y ~ x + (1 | g)", likelihood=kind), table(2, RESPONSES[kind](rng)))
+    test = table(3, RESPONSES[kind](rng)) | {"g": [*range(3), 9] * 10}
+    found = held_out(fit, test)
+    for level in (0.3, 0.5, 0.9):
+        ends = fit.predict(test, interval=level, unseen="prior", kind="response")
+        assert ends.lower is not None
+        inside = np.mean((ends.lower <= test["y"]) & (test["y"] <= ends.upper))
+        assert found.covered(level) == pytest.approx(inside)
+    reached = [
+        fit.predict(test, interval=None, unseen="prior", at_least=at).probability
+        for at in (*test["y"][:8],)
+    ]
+    for row, chance in enumerate(reached):
+        assert chance is not None
+        assert 1 - found.below[row] == pytest.approx(chance[row], abs=1e-9)
+
+
+def test_no_level_reaches_the_threshold() -> None:
+    fit = made(MixedEffects("y ~ x + (1 | g)", likelihood="ordinal"), table(2, np.arange(40) % 3))
+    with pytest.raises(ValueError, match="at_least is 5, and no rating reaches it: the highest is"):
+        fit.predict(at_least=5)
+
+
+def test_errors_of_events_alone_are_not_told() -> None:
+    ratings = Ratings.from_frame(
+        {"user": [0, 0, 1, 2, 2], "item": [0, 1, 1, 0, 2], "rating": np.ones(5)}
+    )
+    model = MatrixFactorization(1, Gaussian(1.0), intercept=None, unobserved_weight=0.1)
+    scores = evaluation(fit_als(model, ratings, key=0, num_sweeps=2), ratings, (2,))
+    assert scores["errors"] == {}
+    assert scores["coverage"] == {}
+    assert scores["remarks"][0].startswith("All training and test data are 1, as of events")
 
 
 @pytest.mark.parametrize("words", [False, True])

@@ -77,7 +77,7 @@ class Problem(NamedTuple):
         keys = _keys(key, state.sweep)
         ready = make_ready(plan, self.given, state)
         result: RowSums | None = None
-        for side, own_key in zip(SIDES, keys[:2], strict=True):
+        for side, own_key in zip(SIDES, keys, strict=False):
             prior = Prior(
                 state.intercept, own_scales(plan.likelihood, state.scales), ready.precision[side],
                 self.free[side], ready.gram[side], ready.shift[side], ready.pull[side],
@@ -119,8 +119,9 @@ def contents_of(
 
 
 @jax.jit
-def _keys(key: Array, sweep: Array) -> Array:
-    return jax.random.split(jax.random.fold_in(key, sweep), 3)
+def _keys(key: Array, sweep: Array) -> tuple[Array, Array, Array]:
+    first, second, third = jax.random.split(jax.random.fold_in(key, sweep), 3)
+    return first, second, third
 
 
 @partial(jax.jit, static_argnames="plan")

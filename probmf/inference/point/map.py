@@ -36,6 +36,7 @@ from probmf.inference.starts import (
 )
 from probmf.likelihoods import Gaussian
 from probmf.models import MatrixFactorization, Network
+from probmf.models.observations import Observations
 from probmf.results import NetworkFit, RatingsFit
 from probmf.results.ratings_fit import RANKING
 from probmf.rows.store import num_workers
@@ -288,7 +289,8 @@ def _ranking_task(
             "occurred, and there is none of a user who could have another item."
         )
     pairs = data.select(kept)
-    (observations,) = replace(model, likelihood=Gaussian()).arguments(pairs)
+    base = Gaussian().base_score(pairs.rating, pairs.weight)
+    observations = Observations.from_ratings(pairs, base, model.encode(pairs))
     _check_batch_size(batch_size, len(pairs), "pairs that occurred")
 
     def build(optimizer: optax.GradientTransformation) -> tuple[Objective, Any]:

@@ -1,6 +1,8 @@
 """Between JAX's arrays and the loops' NumPy arrays."""
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -43,8 +45,7 @@ def solve_lists(
     """
     dtype = own.factors.dtype
     size = prior.precision.shape[1]
-    zero = jnp.zeros(1, dtype)
-    curvature, _ = likelihood.bound(zero, zero, prior.scales)
+    curvature = _curvature(likelihood, prior.scales, dtype)
     given = Given(
         intercept=np.asarray(prior.intercept, dtype).reshape(1),
         curvature=np.asarray(curvature, dtype),
@@ -64,6 +65,13 @@ def solve_lists(
     )  # fmt: skip
     bias, factors, *sums = map(jnp.asarray, solved)
     return RowValues(bias, factors), RowSums(*sums)
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def _curvature(likelihood: Likelihood, scales: Mapping[str, Array], dtype: np.dtype) -> Array:
+    # One program: started one by one, its operations take longer than the rows of a small table.
+    zero = jnp.zeros(1, dtype)
+    return likelihood.bound(zero, zero, scales)[0]
 
 
 @jax.jit
