@@ -404,6 +404,7 @@ class MixedFit(Fit):
             is_point=self.is_point, data=data, by=by, kind=kind, interval=interval, unseen=unseen,
             level=level, keep=keep, key=key,
         )  # fmt: skip
+
     def _tail(self, rows: Encoded, found: Predictions, at_least: float) -> Float[np.ndarray, " n"]:
         """Probabilities of responses of at least a number."""
         if found.probabilities is None:

@@ -127,6 +127,8 @@ def endless_means(likelihood: Likelihood, given: Given) -> Bool[np.ndarray, " n"
     if given.spread is None or not likelihood.normal or likelihood.quadratic:
         return np.zeros(given.mean.shape[1], bool)
     return given.spread.any(axis=0)
+
+
 def tail_rows(
     draws: SiteDraws, rows: Encoded, likelihood: Likelihood, at_least: float | np.ndarray
 ) -> Float[np.ndarray, " n"]:
@@ -144,7 +146,7 @@ def tail_rows(
     found = np.empty(len(rows.population))
     at = np.broadcast_to(np.asarray(at_least, np.float64), found.shape)
     for part, given in blocks(draws, rows, likelihood):
-        found[part] = tail_probability(likelihood, mixture(given), at[part])
+        found[part] = tail_probability(likelihood, mixture(likelihood, given), at[part])
     return found
 
 
