@@ -11,7 +11,7 @@ import probmf
 from probmf.cli.words import MEANT
 
 #: The commands, each a function of the file of its name.
-COMMANDS = ("demo", "fit", "evaluate", "recommend", "report", "mixed")
+COMMANDS = ("demo", "fit", "evaluate", "recommend", "report", "mixed", "launch")
 
 
 class Command(TyperCommand):

@@ -18,6 +18,8 @@ from probmf.cli.words import in_options
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+#: Who says what is wrong, where it is one of several processes.
+speaker = ""
 
 #: What our own checks raise when the user's input does not do.
 MISTAKES = (ValueError, TypeError, LookupError, OSError, ImportError)
@@ -49,12 +51,13 @@ def plain_errors(debug: bool) -> Iterator[None]:
 
 def say_error(message: str) -> None:
     """Print a message in red on standard error; the terminal wraps it, not we."""
-    err.print(Text(message, style="red"), soft_wrap=True)
+    err.print(Text(speaker + message, style="red"), soft_wrap=True)
 
 
 def note(message: str) -> None:
     """Print a remark that is no error, such as what was left out, on standard error."""
-    err.print(Text(message, style="yellow"), soft_wrap=True)
+    if not speaker:
+        err.print(Text(message, style="yellow"), soft_wrap=True)
 
 
 def say(message: str, style: str = "") -> None:

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jax
 import numpy as np
 import typer
 from rich.table import Table
 
+from probmf import processes
 from probmf.cli import shared_options as options
 from probmf.cli.console import out, plain_errors, plain_table, say
 from probmf.cli.methods import (
@@ -33,6 +35,7 @@ from probmf.models import MatrixFactorization
 from probmf.results import RatingsFit
 
 _OF_METHOD: dict[str, tuple[Method, ...]] = {
+    "devices": ("auto", "als", "gibbs"),
     "update": ("als",),
     "solver": ("als",),
     "num_sweeps": ("als", "variational"),
@@ -67,7 +70,12 @@ _APPROXIMATE = "Variational inference"
 def fit(
     context: typer.Context,
     ratings: Annotated[
-        Path, typer.Argument(metavar="RATINGS", help="CSV or Parquet file, one rating per line.")
+        Path,
+        typer.Argument(
+            metavar="RATINGS",
+            help="CSV or Parquet file, one rating per line; or a folder of Parquet files, which "
+            "need not fit in memory.",
+        ),
     ],
     directory: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder to save the fit in.")
@@ -264,6 +272,13 @@ def fit(
         float,
         typer.Option(help="Share of the ratings to stop by and not to learn from."),
     ] = 0.0,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            help="Devices to deal users and items out to, of auto, als and gibbs. Default: one; "
+            "all, where several processes fit together."
+        ),
+    ] = None,
     seed: options.Seed = 0,
     force: options.Force = False,
     debug: options.Debug = False,
@@ -274,8 +289,8 @@ def fit(
         if method == "auto":
             _refuse_choices(context)
         settings = _settings(
-            method, update=update, solver=solver, num_sweeps=num_sweeps, num_epochs=num_epochs,
-            objective=objective,
+            method, devices=_devices(method, devices), update=update, solver=solver,
+            num_sweeps=num_sweeps, num_epochs=num_epochs, objective=objective,
             batch_size=batch_size, learning_rate=learning_rate, restarts=restarts, priors=priors,
             num_warmup=num_warmup, num_samples=num_samples, num_chains=num_chains, thin=thin,
             marginalize=marginalize, checkpoint=checkpoint, stream=stream, covariance=covariance,
@@ -305,8 +320,9 @@ def fit(
         if validation_fraction:
             train, validation = data.split(key=seed, test_fraction=validation_fraction)
         fitted = run_method(method, model, train, key=seed, validation=validation, **settings)
-        fitted.save(directory)
-        Source(columns.rating, threshold).keep(directory)
+        if processes.rank() == 0:
+            fitted.save(directory)
+            Source(columns.rating, threshold).keep(directory)
         show(fitted)
         say(f"Saved in {directory}. Next: probmf evaluate {directory} TEST")
 
@@ -378,6 +394,18 @@ def _refuse_choices(context: typer.Context) -> None:
                 "--method is auto, which learns it from the ratings; leave it out, or give "
                 "--method als, gibbs, ..."
             )
+
+
+def _devices(method: Method, given: int | None) -> int | None:
+    """Number of devices: all, where several processes fit together."""
+    if processes.num_processes() == 1 or given is not None:
+        return given
+    if method not in _OF_METHOD["devices"]:
+        raise ValueError(
+            f"--method {method} computes in one process; take auto, als or gibbs, or leave out "
+            "probmf launch."
+        )
+    return jax.device_count()
 
 
 def _settings(method: Method, **given: Any) -> dict[str, Any]:

@@ -35,7 +35,9 @@ def run_method(
 ) -> RatingsFit:
     """Fit by the method that the command line names."""
     if method == "auto":
-        return default_fit.fit(data, num_factors=int(model.num_factors), key=key)
+        return default_fit.fit(
+            data, num_factors=int(model.num_factors), key=key, devices=settings.get("devices")
+        )
     if method in (*SAMPLERS, "variational"):
         model = _with_priors(model, settings.pop("priors", "learned"))
     if method == "variational":

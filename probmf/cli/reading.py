@@ -70,10 +70,10 @@ class Columns:
 
 
 def read_ratings(path: Path, columns: Columns, *, duplicates: Any = "error") -> Ratings:
-    """Ratings from a CSV, TSV or Parquet file, told apart by the name.
+    """Ratings from a CSV, TSV or Parquet file, told apart by the name, or from a folder.
 
     Args:
-        path: The file.
+        path: The file; or a folder of Parquet files or of sorted ratings, for `Ratings.open`.
         columns: Names of its columns.
         duplicates: What a repeated pair means; see `Ratings.from_frame`.
 
@@ -85,6 +85,8 @@ def read_ratings(path: Path, columns: Columns, *, duplicates: Any = "error") -> 
         ValueError: If the file is of another kind or its content does not do.
     """
     roles = columns.roles() | {"duplicates": duplicates}
+    if path.is_dir():
+        return Ratings.open(path, **roles)
     if _is_parquet(path):
         return Ratings.from_parquet(path, **roles)
     return Ratings.from_csv(path, delimiter=_delimiter(path), **roles)

@@ -4,11 +4,12 @@ DuckDB reads, joins with the codes and sorts, in as much memory as it is given a
 """
 
 import importlib
+import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,11 @@ from probmf.data.side_tables import align_features
 from probmf.data.tables import refuse_doubled, require_columns
 from probmf.data.vocabulary import Vocabulary, in_order
 from probmf.rows.store import OTHER, SIDES, RowStore, Side
+
+try:
+    import fcntl
+except ImportError:  # As on Windows, which has no such locks.
+    fcntl = None  # type: ignore[assignment]
 
 #: Ratings that are looked at at once.
 BATCH = 1 << 20
@@ -195,9 +201,9 @@ def open_files(
             )
         own = path
         read_manifest(own)
-    elif rebuild or not (own / MANIFEST).is_file():
-        sort_files(source, own, given, memory_limit)
-    elif (made_from := read_manifest(own)) != (now := source.state()):
+    elif not _make_where_missing(source, own, given, memory_limit, rebuild) and (
+        made_from := read_manifest(own)
+    ) != (now := source.state()):
         differ = [name for name in now if now[name] != made_from.get(name)]
         raise ValueError(
             f"The folder {own} was made from other {' and '.join(differ)} than are given now. "
@@ -218,6 +224,37 @@ def open_files(
                 features[side], vocabulary, getattr(source, side)
             )
     return fields, map_rows(own)
+
+
+def _make_where_missing(
+    source: Source, folder: Path, given: Mapping[Side, Any], memory_limit: str, rebuild: bool
+) -> bool:
+    """Make the folder if it is not there, or is to be made again; True if it was made."""
+    if not rebuild and (folder / MANIFEST).is_file():
+        return False
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone_in(folder.parent):
+        # Another process may have made it while this one waited.
+        if not rebuild and (folder / MANIFEST).is_file():
+            return False
+        sort_files(source, folder, given, memory_limit)
+    return True
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Let other processes wait that want to make something in the same folder, as they may."""
+    if fcntl is None:
+        yield
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        # Not every file system has locks; without one each process makes its own, the last stays.
+        with suppress(OSError):
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
 
 
 def sort_files(
@@ -242,7 +279,6 @@ def sort_files(
     """
     refuse_other_contents(folder)
     before, dataset = source.state(), source.dataset()
-    folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         with _connect(partial / SPILLED, memory_limit) as database:

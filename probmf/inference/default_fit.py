@@ -11,6 +11,7 @@ from probmf.inference.gibbs.gibbs import sample_gibbs
 from probmf.likelihoods import Bernoulli, Gaussian
 from probmf.models import MatrixFactorization, NormalWishart
 from probmf.results import RatingsFit
+from probmf.rows.placement import Devices
 
 #: Sweeps of each chain, a quarter of them to warm up: as many as go through so many ratings, but
 #: neither fewer nor more than these.
@@ -20,7 +21,12 @@ NUM_KEPT, MOST_NUMBERS = 50, 500_000_000
 
 
 def fit(
-    ratings: Ratings, *, num_factors: int = 16, key: ArrayLike = 0, progress: bool | None = None
+    ratings: Ratings,
+    *,
+    num_factors: int = 16,
+    key: ArrayLike = 0,
+    devices: Devices | None = None,
+    progress: bool | None = None,
 ) -> RatingsFit:
     r"""Fit a factorization whose scales, means and covariances are learned, by Gibbs sampling.
 
@@ -36,6 +42,7 @@ def fit(
         ratings: The ratings: numbers, or 0 and 1.
         num_factors: The most directions of taste; the time grows with it, and errors hardly do.
         key: JAX key or int.
+        devices: Devices to deal the rows out to; see `sample_gibbs`.
         progress: Show a progress bar; None shows it on a terminal or in a notebook.
 
     Returns:
@@ -44,7 +51,8 @@ def fit(
 
     Raises:
         TypeError: If `ratings` is not Ratings.
-        ValueError: If all ratings are the same, as of events, which need another model.
+        ValueError: If all ratings are the same, as of events, which need another model; if there
+            are not so many devices.
 
     Warns:
         DiagnosticWarning: If the draws should not be relied upon; see `diagnostics.summary`.
@@ -68,7 +76,7 @@ def fit(
     thin = 3 * sweeps // 4 // kept
     return sample_gibbs(
         model, ratings, key=key, num_warmup=sweeps // 4, num_samples=thin * kept, num_chains=2,
-        thin=thin, progress=progress,
+        thin=thin, devices=devices, progress=progress,
     )  # fmt: skip
 
 

@@ -58,7 +58,7 @@ class RowShards:
 
     def replicate[Tree](self, tree: Tree) -> Tree:
         """Arrays whole on every device."""
-        placed: Tree = jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
+        placed: Tree = jax.tree.map(partial(_on_all, self.mesh), tree)
         return placed
 
 
@@ -73,9 +73,24 @@ def row_mesh(devices: Devices) -> Mesh:
 
     Raises:
         TypeError: If it is none of these.
-        ValueError: If there are not so many devices, one is named twice or none is, or the mesh
-            lacks the axis.
+        ValueError: If there are not so many devices, one is named twice or none is, the mesh
+            lacks the axis, or this process would have none of them.
     """
+    mesh = _mesh_of(devices)
+    if jax.process_index() not in {device.process_index for device in mesh.devices.flat}:
+        raise ValueError(
+            f"None of the {mesh.size} devices belongs to process {jax.process_index()}. Give "
+            f"devices of every process, such as devices={jax.device_count()} for all."
+        )
+    return mesh
+
+
+def spans_processes(mesh: Mesh | None) -> bool:
+    """True if the devices belong to several processes."""
+    return mesh is not None and len({one.process_index for one in mesh.devices.flat}) > 1
+
+
+def _mesh_of(devices: Devices) -> Mesh:
     if isinstance(devices, Mesh):
         if AXIS not in devices.axis_names:
             raise ValueError(
@@ -116,6 +131,7 @@ def deal_rows(store: RowStore, mesh: Mesh) -> RowShards:
 
 
 def _deal(ratings: RowRatings, mesh: Mesh) -> SideShards:
+    present = _own_places(mesh)
     num, by_degree = mesh.shape[AXIS], np.argsort(ratings.degree, kind="stable")
     widths, slots = choose_widths(ratings.degree), default_slots()
     bucket_of = np.searchsorted(widths, ratings.degree[by_degree])
@@ -131,11 +147,44 @@ def _deal(ratings: RowRatings, mesh: Mesh) -> SideShards:
         place = np.where(turn % 2, num - 1 - place, place)
         device[rows], within[rows] = place, begin + turn
         begin += shape[0] * lines
-        parts = [fill_bucket(ratings, rows[place == one], shape) for one in range(num)]
-        stacked = jax.tree.map(lambda *part: np.stack(part), *parts)
-        buckets.append(jax.device_put(stacked, NamedSharding(mesh, PartitionSpec(AXIS))))
-    source = jax.device_put(device * begin + within, NamedSharding(mesh, PartitionSpec()))
-    return SideShards(tuple(buckets), source)
+        own = {one: fill_bucket(ratings, rows[place == one], shape) for one in present}
+        buckets.append(_on_own(mesh, own))
+    return SideShards(tuple(buckets), _on_all(mesh, device * begin + within))
+
+
+def _own_places(mesh: Mesh) -> set[int]:
+    """Places along the axis of rows of this process's devices."""
+    axis = mesh.axis_names.index(AXIS)
+    here = jax.process_index()
+    return {
+        place[axis] for place, device in np.ndenumerate(mesh.devices)
+        if device.process_index == here
+    }  # fmt: skip
+
+
+def _on_own(mesh: Mesh, parts: dict[int, Bucket]) -> Bucket:
+    """Parts by their place along the axis of rows, each on its device, as one bucket."""
+    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+    first = next(iter(parts.values()))
+
+    def placed(leaf: np.ndarray, name: str) -> Array:
+        def own(index: Any) -> np.ndarray:
+            part: np.ndarray = getattr(parts[index[0].start or 0], name)
+            return part[None]
+
+        return jax.make_array_from_callback((mesh.shape[AXIS], *leaf.shape), sharding, own)
+
+    leaves = {name: leaf for name, leaf in first._asdict().items() if leaf is not None}
+    return first._replace(**{name: placed(leaf, name) for name, leaf in leaves.items()})
+
+
+def _on_all(mesh: Mesh, array: Any) -> Array:
+    """An array whole on every device; every process has it."""
+    # Unlike `device_put` this asks no other process whether it has the same.
+    whole = np.asarray(array)
+    return jax.make_array_from_callback(
+        whole.shape, NamedSharding(mesh, PartitionSpec()), lambda index: whole[index]
+    )
 
 
 @partial(

@@ -17,12 +17,16 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from probmf import processes
 from probmf.run.checkpoint import Checkpoint
+from probmf.run.fingerprint import fingerprint
 from probmf.run.progress import progress_bar
 from probmf.run.threads import workers
 
 #: Seconds between writes of checkpoint and stream.
 WRITE_EVERY = 10.0
+#: Arrays of at most so many numbers are compared between processes after each chunk.
+COMPARED = 1024
 
 
 class FitWarning(UserWarning):
@@ -169,6 +173,7 @@ def drive(
     stream: Sink | None = None,
     progress: bool | None = None,
     note: str = "",
+    shared: bool = False,
 ) -> Result:
     """Run an algorithm, chunk by chunk.
 
@@ -179,17 +184,24 @@ def drive(
         stream: Where to write the draws.
         progress: Show a bar; None shows it on a terminal or in a notebook.
         note: Line that is shown above it.
+        shared: Whether each step takes all processes; the first alone then writes and shows.
 
     Returns:
         How the run ended; after Ctrl-C, or when checkpoint or stream can't be written, with what
         there is.
 
     Raises:
-        ValueError: If the checkpoint can't be written at all, or does not go with the stream.
+        ValueError: If the checkpoint can't be written at all, or does not go with the stream; if
+            processes that share the run see different checkpoints, or compute different numbers.
+        ConnectionError: If another of these processes has ended.
     """
-    loop = _Loop(algorithm, schedule, checkpoint, stream)
     interrupted, trouble = False, None
-    with _side_by_side(algorithm.num_threads) as each, progress_bar(progress) as bar:
+    with (
+        processes.loss_told(), processes.Together(shared) as together,
+        _side_by_side(algorithm.num_threads) as each,
+        progress_bar(progress if together.leads else False) as bar,
+    ):  # fmt: skip
+        loop = _Loop(algorithm, schedule, checkpoint, stream, together)
         if note and not bar.disable:
             bar.console.print(note, highlight=False, soft_wrap=True)
         done = loop.run.done
@@ -197,7 +209,7 @@ def drive(
         try:
             while loop.goes_on:
                 status = loop.advance(each)
-                loop.save()
+                together.end_step(loop.save, loop.standing)
                 bar.update(task, description=loop.stage, completed=loop.run.done, status=status)
             loop.save(now=True)
         except KeyboardInterrupt:
@@ -220,18 +232,22 @@ class _Loop:
         schedule: Schedule,
         checkpoint: Checkpoint | None,
         stream: Sink | None,
+        together: processes.Together,
     ) -> None:
         """Begin, or go on where the checkpoint ends."""
         self.algorithm, self.schedule = algorithm, schedule
-        self.checkpoint, self.stream = checkpoint, stream
         self.pieces: list[dict[str, np.ndarray]] = []
         self.written = -np.inf
         kept = None if checkpoint is None else checkpoint.read()
         self.run = Run(*algorithm.init(resumed=kept is not None))
         if kept is not None:
             self.run, self.pieces = kept.restore(self.run), kept.pieces
-        if stream is not None:
-            stream.begin(schedule.num_streamed(self.run.done))
+        if together.shared:
+            # Before anything is written: what others have not read yet.
+            processes.agree("The checkpoints", str(self.run.done))
+        self.checkpoint, self.stream = (checkpoint, stream) if together.leads else (None, None)
+        if self.stream is not None:
+            self.stream.begin(schedule.num_streamed(self.run.done))
         try:
             self.save(now=True)
         except _WriteError as error:
@@ -250,6 +266,12 @@ class _Loop:
         """Name of the present steps."""
         warms_up = self.run.done < self.schedule.num_warmup
         return "warmup" if warms_up else self.algorithm.stage
+
+    def standing(self) -> str:
+        """Fingerprint of where the run stands, but for large arrays."""
+        run = self.run
+        small = [x for x in jax.tree.leaves(run.states) if np.size(x) <= COMPARED]
+        return fingerprint(small, run.done, run.stopped)
 
     def advance(self, each: Callable[..., list[Any]]) -> str:
         """Take a chunk of steps; gives the status."""

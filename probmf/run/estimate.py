@@ -51,6 +51,7 @@ def estimate(
     patience: int,
     progress: bool | None,
     checkpoint: Checkpoint | None = None,
+    shared: bool = False,
 ) -> tuple[dict[str, Array], History]:
     """Step until the tolerance, the held-out error, the number of steps or the user says stop.
 
@@ -63,13 +64,16 @@ def estimate(
         patience: Stop after this many steps without a better held-out error.
         progress: Show a bar; None shows it on a terminal or in a notebook.
         checkpoint: Where to keep the run, and what is kept of it already.
+        shared: Whether each step takes all processes.
 
     Returns:
         The best parameters (by held-out error if given, else by objective) of all runs and
         steps, and the history of their run.
     """
     search = _Search(algorithm, key, Stopping(algorithm.unit, tol, validation, patience))
-    result = drive(search, Schedule(num_steps), checkpoint=checkpoint, progress=progress)
+    result = drive(
+        search, Schedule(num_steps), checkpoint=checkpoint, progress=progress, shared=shared
+    )
     curves = result.run.memory
     best = _best(curves)
     _warn(algorithm, curves, result)

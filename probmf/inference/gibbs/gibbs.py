@@ -7,6 +7,7 @@ from typing import Any, TypedDict, Unpack, overload
 import jax
 from jax.typing import ArrayLike
 
+from probmf import processes
 from probmf.data import Ratings, as_key
 from probmf.inference.final_warning import concluded
 from probmf.inference.gibbs.chains import GibbsChains, Sweeps
@@ -15,7 +16,7 @@ from probmf.inference.gibbs.job import Job, choose_settings, size_note
 from probmf.inference.gibbs.mixed_effects import mixed_job
 from probmf.models import MatrixFactorization, MixedEffects
 from probmf.results import MixedFit, RatingsFit
-from probmf.rows.placement import Devices, row_mesh
+from probmf.rows.placement import Devices, row_mesh, spans_processes
 from probmf.run.checkpoint import Checkpoint
 from probmf.run.checks import check_counts, check_warmup, require
 from probmf.run.draw_stream import DrawStream
@@ -126,7 +127,9 @@ def sample_gibbs(
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If the model has no such conditionals, an argument is out of range, checkpoint
-            or stream hold another run, or the draws don't fit into memory or onto the disk.
+            or stream hold another run, or the draws don't fit into memory or onto the disk; if
+            processes that share the run have different models, data, settings or keys.
+        ConnectionError: If another of these processes has ended.
         ImportError: If `stream` is given and zarr is not installed.
 
     Example:
@@ -168,6 +171,9 @@ def sample_gibbs(
             streamed=stream is not None,
         )  # fmt: skip
         identity, layout = f"{job.identity}|{settings}", job.layout(settings)
+        shared = spans_processes(mesh)
+        if shared:
+            processes.agree("Model, data, settings or key", identity)
         store = None if checkpoint is None else Checkpoint(checkpoint, identity)
         draws = None
         if stream is not None:
@@ -176,6 +182,7 @@ def sample_gibbs(
             Sweeps(job.engine, settings, run_key, job.starts), settings.schedule, checkpoint=store,
             stream=draws, progress=progress,
             note=f"sample_gibbs {size_note(job.engine, settings, layout, stream)}",
+            shared=shared,
         )  # fmt: skip
         chains = GibbsChains.of(job.engine, result, checkpointed=store is not None)
     warn_incomplete(result, chains.traces["lp"].shape[1], num_samples, stacklevel=2)

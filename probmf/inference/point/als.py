@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -12,6 +13,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from probmf import processes
 from probmf.data import Ratings, as_key
 from probmf.inference.point.cutpoints import CutpointStep
 from probmf.inference.point.feature_weights import (
@@ -31,12 +33,13 @@ from probmf.models.observations import Observations
 from probmf.models.row_means import RowMean, prior_means
 from probmf.models.table import Table
 from probmf.results import RatingsFit
-from probmf.rows.placement import Devices, RowShards, row_mesh
+from probmf.rows.placement import Devices, RowShards, row_mesh, spans_processes
 from probmf.rows.store import OTHER, SIDES, Side, num_workers, shift_weak_zeros
 from probmf.rows.sweep import Method, half_sweep, lay_out, zero_moments
 from probmf.rows.values import Prior, Rows, RowSums
 from probmf.run.checks import check_counts, check_tol, require
 from probmf.run.estimate import estimate
+from probmf.run.fingerprint import fingerprint
 from probmf.run.stopping import Info
 from probmf.settings import own_settings
 
@@ -93,7 +96,9 @@ def fit_als(
     Raises:
         TypeError: If model, data or devices are of the wrong type.
         ValueError: If the data do not suit the model, an argument is out of range, or there are
-            not so many devices.
+            not so many devices; if processes that share the fit have different models, data,
+            settings or keys.
+        ConnectionError: If another of these processes has ended.
 
     Warns:
         FitWarning: If the weights beside `unobserved_weight` have a heavy tail (their largest
@@ -126,6 +131,15 @@ def fit_als(
         method: Method = "coordinate" if update == "coordinate" else solver
         (observations,) = model.arguments(data)
         warn_of_heavy_weights(model, data, stacklevel=3)
+        shared = spans_processes(mesh)
+        if shared:
+            settings = (num_sweeps, tol, method, cg_steps, patience)
+            begun = None if start is None else start.point()
+            told = replace(model, user_features=None, item_features=None)
+            processes.agree(
+                "Model, data, settings or key",
+                fingerprint(told, observations, random_key, settings, begun),
+            )
         held_out = prepare_validation(model, data, validation)
         first = initial_parameters(model, observations, start)
         with ThreadPoolExecutor(num_workers()) as pool:
@@ -134,7 +148,7 @@ def fit_als(
             )
             best, history = estimate(
                 algorithm, key=random_key, num_steps=num_sweeps, tol=tol, validation=held_out,
-                patience=patience, progress=progress,
+                patience=patience, progress=progress, shared=shared,
             )  # fmt: skip
         return RatingsFit.from_point(model, data, best, history=history, method=f"als/{method}")
 

@@ -1,0 +1,165 @@
+"""Several processes compute one fit: the same numbers, a death is told, and the run goes on."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import in_processes
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from probmf import Ratings, fit_als, load, processes
+from probmf.backend import use_backend
+from probmf.cli import app
+
+COUNT = 2
+
+
+class Ended(NamedTuple):
+    """What two processes left, of which one was killed: files, and the first's last words."""
+
+    folder: Path
+    words: str
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
+    folder = tmp_path_factory.mktemp("processes")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    first, other = (
+        subprocess.Popen(
+            [sys.executable, "in_processes.py", address, str(COUNT), str(rank), str(folder)],
+            cwd=Path(__file__).parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, env=os.environ | flags,
+        )
+        for rank in range(COUNT)
+    )  # fmt: skip
+    try:
+        assert first.stdout is not None
+        line = first.stdout.readline()
+        other.kill()
+        begin = time.monotonic()
+        # Its standard input ends here, and it goes on to a sum that the other has no part in.
+        _, words = first.communicate(timeout=90)
+        assert line == "paused\n", words
+        yield Ended(folder, words, time.monotonic() - begin)
+    finally:
+        for process in (first, other):
+            process.kill()
+            process.communicate()
+
+
+def test_a_death_stops_the_others_with_a_sentence(ended: Ended) -> None:
+    assert "ConnectionError: Another process of this fit has ended" in ended.words
+    assert ended.seconds < 60
+
+
+def found(ended: Ended, rank: int) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((ended.folder / f"{rank}.json").read_text("utf-8"))
+    return read
+
+
+def test_all_have_the_estimates_of_one_process(ended: Ended) -> None:
+    with use_backend("xla"):
+        wanted = in_processes.point(1)
+    for rank in range(COUNT):
+        for name, value in wanted.items():
+            got = found(ended, rank)["point"][name]
+            np.testing.assert_allclose(got, value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_sums_over_processes_are_right(ended: Ended) -> None:
+    assert max(found(ended, 0)["sums"] + found(ended, 1)["sums"]) < 1e-6
+
+
+def test_other_data_in_one_process_are_refused_in_all(ended: Ended) -> None:
+    for rank in range(COUNT):
+        words = found(ended, rank)["other data"]
+        assert words.startswith("Model, data, settings or key of process 1 differ from those")
+
+
+def test_the_run_goes_on_in_one_process(ended: Ended) -> None:
+    manifest = json.loads((ended.folder / "run" / "run.json").read_text("utf-8"))
+    assert 0 < manifest["done"] < 60
+    resumed, whole = in_processes.draws(1, ended.folder / "run"), in_processes.draws(1)
+    for name, value in whole.items():
+        np.testing.assert_allclose(resumed[name], value, rtol=1e-6, atol=1e-8, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"address": "localhost:1"}, "count and rank of the processes must be given"),
+        ({"address": "localhost:1", "count": 2, "rank": 2}, "rank is 2, but with count=2 ranks"),
+    ],
+)
+def test_processes_that_can_not_join(given: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        processes.join(**given)
+
+
+def launched(*words: object) -> subprocess.CompletedProcess[str]:
+    """`probmf launch` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "probmf", "launch", *map(str, words)], capture_output=True,
+        text=True, check=False, env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+    )  # fmt: skip
+
+
+def test_launch_fits_in_processes_of_which_the_first_prints(tmp_path: Path) -> None:
+    lines = [f"{user},{item},{rating}" for user, item, rating in zip(*table(), strict=True)]
+    file = tmp_path / "ratings.csv"
+    file.write_text("\n".join(["user,item,rating", *lines]), encoding="utf-8")
+    words = (file, "--method", "als", "--num-factors", "3", "--noise-scale", "0.5", "--out")
+    done = launched("-n", COUNT, "--", "fit", *words, tmp_path / "fit")
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert done.stdout.count("Saved in") == 1
+    plain = fit_als(in_processes.POINT, Ratings.from_csv(file), key=0).point()
+    for name, value in load(tmp_path / "fit").point().items():
+        np.testing.assert_allclose(value, plain[name], rtol=2e-3, atol=2e-3, err_msg=name)
+
+
+def table() -> tuple[list[Any], ...]:
+    ratings = in_processes.ratings()
+    return ratings.user.tolist(), ratings.item.tolist(), ratings.rating.tolist()
+
+
+def test_launch_stops_all_when_one_fails(tmp_path: Path) -> None:
+    done = launched("-n", COUNT, "--", "fit", tmp_path / "none.csv", "--out", tmp_path / "fit")
+    assert done.returncode == 1
+    words = " ".join(done.stderr.split())
+    assert "There is no file" in words
+    assert re.search(r"Process [01] of 2 ended with exit code 1(; the other 1 stopped)?\.", words)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("-n", 2, "--", "evaluate"), "The command after -- is evaluate, but only fit computes"),
+        (("-n", 0, "--", "fit"), "-n is 0; expected a number of processes"),
+        (("-n", 2, "--rank", 1, "--", "fit"), "-n starts all processes here"),
+    ],
+)
+def test_launches_that_are_refused(words: tuple[object, ...], expected: str) -> None:
+    result = CliRunner().invoke(app, ["launch", *map(str, words)])
+    assert result.exit_code == 1
+    assert expected in " ".join(result.stderr.split())
+
+
+def test_a_job_that_is_none() -> None:
+    done = launched("--", "fit", "ratings.csv")
+    assert done.returncode == 1
+    words = " ".join(done.stderr.split())
+    assert "No job of Slurm, Open MPI, Kubernetes or a TPU pod was found" in words
