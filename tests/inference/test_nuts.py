@@ -1,5 +1,6 @@
 """NUTS on mixed models: answers, starts, streams, and what is refused."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 from probmf import Bernoulli, MatrixFactorization, MixedEffects, load, sample_nuts
 from probmf.data import Ratings
 from probmf.diagnostics.judgement import statistics
+from probmf.inference.drawn_back import drawn_back
+from probmf.inference.marginal.prepared_model import PreparedModel
 from probmf.inference.nuts import draws_by_site, nuts
 from probmf.inference.nuts import transitions as _nuts
 from probmf.inference.nuts.transitions import NoStartError
@@ -131,6 +134,28 @@ def interrupt_after(chunks: int, patch: pytest.MonkeyPatch) -> None:
         return real(self, each)
 
     patch.setattr(driver._Loop, "advance", sometimes)
+
+
+def test_interrupted_while_effects_are_drawn_back(
+    whole: MixedFit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first draws of each chain are kept, with their effects."""
+    real, made = PreparedModel.draw_all, []
+
+    def twice(self: Any, *given: Any) -> Any:
+        made.append(1)
+        if len(made) > 2:
+            raise KeyboardInterrupt
+        return real(self, *given)
+
+    monkeypatch.setattr(draws_by_site, "drawn_back", partial(drawn_back, size=20))
+    monkeypatch.setattr(PreparedModel, "draw_all", twice)
+    with pytest.warns(FitWarning, match=rf"each chain has 40 of {whole.num_draws} draws"):
+        fit = sample_nuts(model(), table(), key=7, **SHORT)
+    assert not fit.sampling.complete
+    for site, value in fit.samples.items():
+        np.testing.assert_allclose(value, whole.samples[site][:, :40], rtol=1e-9)
+    assert fit.sampling.stats["n_steps"].shape == (fit.num_chains, 40)
 
 
 def never(*_: Any) -> Any:

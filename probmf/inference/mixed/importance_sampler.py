@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from probmf.data.keys import as_generator
 from probmf.effects.pattern import MAX_REMAINDER
+from probmf.inference.drawn_back import joined
 from probmf.inference.importance import (
     K_HAT_GATE,
     Mixture,
@@ -147,7 +148,7 @@ def draw_marginal(
                 f"{K_HAT_GATE}"
             )
         chosen = resample(rounds.weights, count, rng)
-        samples = _collect(rounds.sites(chosen))
+        samples = joined(rounds.sites(chosen), 0)  # In random order, so that any are draws.
         digits = ""
         if density.vector.dtype == np.float64:
             looked_at = rounds.points[chosen[some_of(count)]]
@@ -159,19 +160,6 @@ def draw_marginal(
         samples, rounds.k_hat, rounds.num, gradients, rounds.effective, clock.seconds, complete,
         digits,
     )  # fmt: skip
-
-
-def _collect(pieces: Iterator[Sites]) -> Sites:
-    """Draws that come in pieces, in random order: after an interruption those that came."""
-    found: list[Sites] = []
-    try:
-        found.extend(pieces)
-    except KeyboardInterrupt:
-        if not found:
-            raise KeyboardInterrupt(
-                "Interrupted while the first effects were drawn: there are no draws to return."
-            ) from None
-    return {name: np.concatenate([piece[name] for piece in found]) for name in found[0]}
 
 
 def _spectrum_pays(density: MarginalDensity, num_samples: int) -> bool:

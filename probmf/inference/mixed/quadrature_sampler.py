@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from probmf.data.keys import as_generator
 from probmf.effects.quadrature import MAX_DIM, find_modes, gauss_hermite, log_ratios, rough_modes
+from probmf.inference.drawn_back import PIECE, drawn_back
 from probmf.inference.importance import Mode, find_mode
 from probmf.inference.mixed.boundary import row_information
 from probmf.inference.mixed.integral import Integral, IntegralDensity
@@ -37,8 +38,6 @@ FEW, WARMUP_OF_FEW, ACCEPT_OF_FEW = 20, 150, 0.95
 #: by: the fewest whose evidence is as near as this many nats.
 NODES = {1: (5, 7, 9, 15, 21, 31), 2: (3, 5, 7, 9)}
 REFERENCE, NEAR = {1: 41, 2: 13}, 1e-2
-#: Draws whose effects are drawn back by one call.
-RECOVERED = 64
 
 
 class NoGroupingError(ValueError):
@@ -109,6 +108,7 @@ def sample_by_quadrature(
         density, centre, outer, mode.covariance, num_samples, start_key, run_key, progress
     )
     samples = _recovered(density, chains.vectors, draw_key)
+    chains = chains.first(next(iter(samples.values())).shape[1])
     return QuadratureDraws(samples, chains, num_warmup, integral.sites, integral.num_nodes)
 
 
@@ -281,25 +281,25 @@ def _positive_inverse(matrix: np.ndarray) -> np.ndarray:
 def _recovered(
     density: IntegralDensity, vectors: Float[np.ndarray, "chain draw d"], key: Array
 ) -> dict[str, np.ndarray]:
-    """All sites at each draw, side by side."""
-    chains, draws, size = vectors.shape
-    flat = np.asarray(vectors.reshape(-1, size), density.vector.dtype)
-    words = np.asarray(jax.random.key_data(jax.random.split(key, len(flat))))
-    index = np.arange(0, len(flat), RECOVERED)[:, None] + np.arange(RECOVERED)
-    pieces = np.minimum(index, len(flat) - 1)  # The last are filled up.
-    example = (jnp.asarray(flat[pieces[0]]), jnp.asarray(words[pieces[0]]))
-    run = density.compiled(_drawn, *example)
+    """All sites at each draw, chains side by side; after an interruption at the first draws."""
+    chains, draws, _ = vectors.shape
+    vectors = np.asarray(vectors, density.vector.dtype)
+    keys = jax.random.split(key, chains * draws)
+    words = np.asarray(jax.random.key_data(keys)).reshape(chains, draws, -1)
+    some = slice(min(PIECE, draws))
+    run = density.compiled(_drawn, jnp.asarray(vectors[0, some]), jnp.asarray(words[0, some]))
     with workers(num_workers()) as pool:
-        parts = list(
-            pool.map(lambda own: jax.device_get(run(density, flat[own], words[own])), pieces)
-        )
-    return {
-        name: np.concatenate([part[name] for part in parts])[: len(flat)].reshape(
-            chains, draws, *parts[0][name].shape[1:]
-        )
-        for name in parts[0]
-        if not name.endswith("_effects_raw")
-    }
+
+        def draw(at: np.ndarray) -> dict[str, np.ndarray]:
+            given = zip(vectors[:, at], words[:, at], strict=True)
+            parts = list(pool.map(lambda own: jax.device_get(run(density, *own)), given))
+            return {
+                name: np.stack([part[name] for part in parts])
+                for name in parts[0]
+                if not name.endswith("_effects_raw")
+            }
+
+        return drawn_back(draw, draws)
 
 
 def _drawn(density: IntegralDensity, vectors: Array, words: Array) -> dict[str, Array]:

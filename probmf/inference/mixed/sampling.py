@@ -11,6 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from probmf.data import as_key
+from probmf.inference.drawn_back import drawn_back
 from probmf.inference.final_warning import concluded
 from probmf.inference.importance import K_HAT_GATE, NoModeError
 from probmf.inference.marginal.density import MarginalDensity
@@ -278,22 +279,11 @@ def _recover(
     density: MarginalDensity, key: jax.Array, samples: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """The samples with their effects: after an interruption of the draws that have them."""
-    num = next(iter(samples.values())).shape[1]
-    size = min(num, RECOVERED)
-    found: list[dict[str, np.ndarray]] = []
-    try:
-        for start in range(0, num, size):
-            # The last are filled up, or their number would be compiled for.
-            at = np.minimum(np.arange(start, start + size), num - 1)
-            some = {name: value[:, at] for name, value in samples.items()}
-            own = jax.random.fold_in(key, start)
-            _, effects = density.marginal.draw_back(own, some, *density.prepared.args)
-            found.append({n: np.asarray(value)[:, : num - start] for n, value in effects.items()})
-    except KeyboardInterrupt:
-        if not found:
-            raise KeyboardInterrupt(
-                "Interrupted while the first effects were drawn: there are no draws to return."
-            ) from None
-    whole = {name: np.concatenate([part[name] for part in found], axis=1) for name in found[0]}
-    done = min(num, len(found) * size)
-    return {name: value[:, :done] for name, value in samples.items()} | whole
+
+    def draw(at: np.ndarray) -> dict[str, np.ndarray]:
+        some = {name: value[:, at] for name, value in samples.items()}
+        own = jax.random.fold_in(key, int(at[0]))
+        _, effects = density.marginal.draw_back(own, some, *density.prepared.args)
+        return some | {name: np.asarray(value) for name, value in effects.items()}
+
+    return drawn_back(draw, next(iter(samples.values())).shape[1], RECOVERED)

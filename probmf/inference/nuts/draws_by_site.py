@@ -8,8 +8,9 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
+from probmf.inference.drawn_back import drawn_back
 from probmf.inference.gibbs.job import KEPT, KEPT_BYTES
 from probmf.inference.marginal import MarginalModel
 from probmf.inference.marginal.prepared_model import PreparedModel
@@ -43,18 +44,31 @@ class SiteDraws:
     recover: bool
     keys: Array
 
-    def of(self, vectors: np.ndarray, first: int = 0) -> dict[str, np.ndarray]:
-        """Draws number first, first + 1, ... of each chain by site.
+    def all_of(self, vectors: np.ndarray) -> dict[str, np.ndarray]:
+        """All draws by site; after an interruption the first of them.
 
         Args:
             vectors: Draws, (chain, draw, dims).
-            first: Draws before them.
+
+        Raises:
+            KeyboardInterrupt: After an interruption before there are any.
+        """
+        count = vectors.shape[1]
+        if isinstance(self.target, RowsMarginal) or self._prepared is not None:
+            return drawn_back(lambda at: self.of(vectors[:, at], at), count)
+        return self.of(vectors, np.arange(count))
+
+    def of(self, vectors: np.ndarray, at: Int[np.ndarray, " draw"]) -> dict[str, np.ndarray]:
+        """Some draws of each chain by site.
+
+        Args:
+            vectors: Draws, (chain, draw, dims).
+            at: Their numbers.
 
         Returns:
             By site, (chain, draw, ...).
         """
-        last = self.keys.shape[1] - 1
-        at = np.minimum(first + np.arange(vectors.shape[1]), last)
+        at = np.minimum(at, self.keys.shape[1] - 1)
         keys = self.keys[:, at].reshape(-1)
         samples = constrain_chains(self.potential, vectors)
         if isinstance(self.target, RowsMarginal):
@@ -112,7 +126,8 @@ class NutsStream:
         import_zarr()
         self._draws, chains = draws, settings.num_chains
         origin = np.zeros((chains, 1, draws.potential.num_dims))
-        self._shapes = {name: value.shape[2:] for name, value in draws.of(origin).items()}
+        at = np.zeros(1, int)
+        self._shapes = {name: value.shape[2:] for name, value in draws.of(origin, at).items()}
         model, data, design = source
         named = model.sites(data if design is None else design)
         sites, coords = stream_sites(named, self._shapes), named.labels
@@ -167,7 +182,7 @@ class NutsStream:
             # A last short part would be a program of its own.
             at = np.minimum(np.arange(first, first + self._step), count - 1)
             own = min(self._step, count - first)
-            part = self._draws.of(vectors[:, at], start + first)
+            part = self._draws.of(vectors[:, at], start + at)
             found = {name: value[:, :own] for name, value in part.items()}
             found |= {name: value[:, first : first + own] for name, value in stats.items()}
             self._store.append(start + first, found)

@@ -199,7 +199,9 @@ def sample_nuts(
         )
         told: dict[str, Any] = {}
         if sink is None:
-            samples, stats = draws.of(chains.vectors), chains.stats
+            samples = draws.all_of(chains.vectors)
+            chains = chains.first(next(iter(samples.values())).shape[1])
+            stats = chains.stats
         else:
             samples, stats, told = sink.read()
         lost_digits = ""
