@@ -35,7 +35,12 @@ def own_settings(x64: bool | None = None) -> Iterator[None]:
                 stack.enter_context(setting(value))
         if x64 is not None:
             stack.enter_context(jax.enable_x64(x64))
-        yield
+        try:
+            yield
+        except KeyboardInterrupt as stop:
+            # Loops return what they have, or say what there is; this came before them.
+            stop.args = stop.args or ("Interrupted before there was anything to return.",)
+            raise
 
 
 #: Settings of the caller's that programs are traced under, too: what one thread has traced another

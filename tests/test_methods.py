@@ -170,7 +170,7 @@ def markdown() -> str:
         if method not in row.no:
             return "yes" if serves(method, row) else ""
         found = row.example if " " in row.example else f"`{row.example}`"
-        words = row.no[method].format(method="the method", found=found)
+        words = row.sentence(method, found, "the method")
         words = f"T{words[1:]}" if words.startswith("the method") else words
         if words not in notes:
             notes.append(words)

@@ -43,8 +43,9 @@ def report(
         fit = load(directory)
         if not isinstance(fit, RatingsFit | MixedFit):
             raise ValueError(
-                f"{directory} holds a {type(fit).__name__}; a report is of a fit of ratings or of "
-                "a mixed model."
+                f"{directory} holds a {type(fit).__name__}, and a report is of a fit of ratings or "
+                "of a mixed model. In Python probmf.load reads it: fit.summary(), "
+                "probmf.diagnostics.summary(fit) and the plots of probmf.plots tell of it."
             )
         data: Any = None
         if test is not None and isinstance(fit, MixedFit):

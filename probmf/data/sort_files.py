@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +70,14 @@ class Source:
     """
 
     path: str
-    user: str
-    item: str
-    rating: str | None
-    weight: str | None
-    time: str | None
-    duplicates: str
-    delimiter: str
-    column_names: tuple[str, ...] | None
+    user: str = "user"
+    item: str = "item"
+    rating: str | None = "rating"
+    weight: str | None = None
+    time: str | None = None
+    duplicates: str = "error"
+    delimiter: str = ","
+    column_names: tuple[str, ...] | None = None
 
     @property
     def what(self) -> str:
@@ -200,7 +200,7 @@ def open_files(
                 "of how to read its files; give the path of the files instead."
             )
         own = path
-        read_manifest(own)
+        source = _as_sorted(source, read_manifest(own)["options"])
     elif not _make_where_missing(source, own, given, memory_limit, rebuild) and (
         made_from := read_manifest(own)
     ) != (now := source.state()):
@@ -255,6 +255,29 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(opened)
+
+
+def _as_sorted(source: Source, options: Mapping[str, Any]) -> Source:
+    """The source with the options that a folder was sorted by.
+
+    Args:
+        source: The folder, with options that are defaults or were given.
+        options: Those that it was sorted by.
+
+    Raises:
+        ValueError: If an option that is no default differs.
+    """
+    defaults = Source(source.path)
+    known: dict[str, Any] = {
+        name: tuple(own) if isinstance(own, list) else own for name, own in options.items()
+    }
+    for name, value in asdict(source).items():
+        if name != "path" and value not in (getattr(defaults, name), known[name]):
+            raise ValueError(
+                f"{name} is {value!r}, but the sorted ratings in {source.path} were made with "
+                f"{name}={known[name]!r}. Leave it out, or give the path of the files."
+            )
+    return replace(source, **(known | {"path": source.path}))
 
 
 def sort_files(

@@ -15,7 +15,7 @@ from probmf.rows.placement import Devices
 
 #: Sweeps of each chain, a quarter of them to warm up: as many as go through so many ratings, but
 #: neither fewer nor more than these.
-RATINGS, LEAST_SWEEPS, MOST_SWEEPS = 30_000_000, 300, 1_200
+RATINGS, LEAST_SWEEPS, MOST_SWEEPS = 30_000_000, 300, 3_200
 #: Draws of the rows that each chain keeps, if they take no more numbers than this in all.
 NUM_KEPT, MOST_NUMBERS = 50, 500_000_000
 
@@ -67,7 +67,7 @@ def fit(
         Salakhutdinov and Mnih (2008), Bayesian probabilistic matrix factorization using Markov
         chain Monte Carlo.
 
-    Cost: 300 sweeps of two chains (up to 1,200 of few ratings), O(n d^2 + rows d^3) each.
+    Cost: 300 sweeps of two chains (up to 3,200 of few ratings), O(n d^2 + rows d^3) each.
     """
     model = default_model(ratings, num_factors)
     sweeps = min(max(RATINGS // len(ratings), LEAST_SWEEPS), MOST_SWEEPS)

@@ -53,7 +53,8 @@ def write_report(
     """
     if not isinstance(fit, RatingsFit | MixedFit):
         raise TypeError(
-            f"fit is a {type(fit).__name__}; a report is of a RatingsFit or a MixedFit."
+            f"fit is a {type(fit).__name__}; a report is of a RatingsFit or a MixedFit. Of a "
+            "network fit.summary(), probmf.diagnostics.summary(fit) and plots.convergence tell."
         )
     found = None if test is None else held_out(fit, test, interval=shared.INTERVAL)
     scores = None if found is None else judge(fit, test, found)

@@ -54,10 +54,12 @@ _MEANS = (
 _MODE = (
     "{method} needs the highest point of the density, and with {found} unknown there is none: it "
     "grows without bound as the scale goes to 0 together with what it governs. Give the scale as "
-    "a number, or use fit_svi(guide='normal') or a sampler. The effects of a mixed model with a "
-    "Gaussian or log-normal response can be integrated out (marginalize='all'), and "
-    "factorizations have fit_variational, too."
+    "a number, or use fit_svi(guide='normal') or a sampler{instead}."
 )
+#: What else there is for models without a mode.
+_ROWS_INSTEAD = "; or fit_variational, which learns scales"
+_EFFECTS_INSTEAD = "; or integrate the effects out, with marginalize='all'"
+_GROUPING_INSTEAD = "; or fit_marginal or sample_marginal, which integrate effects out"
 _NETWORK_MEANS = (
     "{method} solves for the weights of a prior mean given the rows, which it can for Linear() "
     "only, and {found} goes through a network. Use fit_map, or sample_nuts for the posterior."
@@ -71,8 +73,8 @@ _NO_LATENT = (
     "{method} draws them given one. Use sample_nuts."
 )
 _NO_EXPECTED = (
-    "{method} has Gaussian and Bernoulli likelihoods, and this is {found}; use fit_svi or a "
-    "sampler."
+    "{method} knows the mean of the loss over a normal score for Gaussian and Bernoulli "
+    "likelihoods only, and the likelihood is {found}. Use fit_svi or a sampler."
 )
 _NOT_GAUSSIAN = (
     "{found}: {method} needs effects that are normal given the response, as they are of Gaussian "
@@ -99,9 +101,10 @@ class Row(NamedTuple):
     no: Mapping[str, str]
     apart: tuple[str, ...] = ()
 
-    def sentence(self, method: str, found: str) -> str:
-        """Refusal of a model by a method."""
-        return self.no[method].format(method=method, found=found)
+    def sentence(self, method: str, found: str, called: str = "") -> str:
+        """Refusal of a model by a method, which is called by another name if one is given."""
+        instead = _ROWS_INSTEAD if self.family is MatrixFactorization else ""
+        return self.no[method].format(method=called or method, found=found, instead=instead)
 
 
 def scales_of_rows(model: MatrixFactorization) -> list[str]:
@@ -289,18 +292,23 @@ def refusal(method: str, model: Any) -> str:
     return ""
 
 
-def require_mode(method: str, names: Sequence[str]) -> None:
+def require_mode(method: str, model: Any, names: Sequence[str]) -> None:
     """Refuse unknown scales whose joint density with what they govern has no highest point.
 
     Args:
         method: The function that was called, with the argument that asks for it.
+        model: Its model.
         names: The scales.
 
     Raises:
         ValueError: If there are any.
     """
-    if names:
-        raise ValueError(_MODE.format(method=method, found=", ".join(names)))
+    if not names:
+        return
+    instead = _ROWS_INSTEAD if isinstance(model, MatrixFactorization) else ""
+    if isinstance(model, MixedEffects):
+        instead = _EFFECTS_INSTEAD if model.likelihood.normal else _GROUPING_INSTEAD
+    raise ValueError(_MODE.format(method=method, found=", ".join(names), instead=instead))
 
 
 def check_counts(**counts: object) -> None:

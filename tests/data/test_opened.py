@@ -204,6 +204,19 @@ def test_another_way_to_write_the_path_is_the_same_file(
         Ratings.open(f"{path.name}.sorted", rebuild=True)
 
 
+def test_a_folder_of_sorted_ratings_knows_its_columns(path: Path) -> None:
+    first = Ratings.open(path, **ROLES)
+    folder = path.with_name(path.name + ".sorted")
+    ages = {"who": ["ann", "bob", "eve", "007"], "age": [3, 1, 4, 2]}
+    again = Ratings.open(folder, user_features=ages)
+    assert again.users == first.users
+    assert again.user_features is not None
+    assert len(Ratings.open(folder, **ROLES)) == len(first)
+    for option, value, made in (("rating", "grade", "'stars'"), ("duplicates", "sum", "'error'")):
+        with pytest.raises(ValueError, match=rf"{option} is '{value}'.*{option}={made}"):
+            Ratings.open(folder, **{option: value})  # type: ignore[arg-type]
+
+
 def test_a_folder_that_was_changed(path: Path) -> None:
     folder = path.with_name("ratings.parquet.sorted")
     Ratings.open(path, **ROLES)

@@ -32,7 +32,7 @@ def test_mistakes() -> None:
         probmf.fit(table([1.0, 1.0]))
 
 
-@pytest.mark.parametrize(("num_ratings", "sweeps"), [(100, 1_200), (60_000, 500), (10**7, 300)])
+@pytest.mark.parametrize(("num_ratings", "sweeps"), [(100, 3_200), (60_000, 500), (10**7, 300)])
 def test_fewer_sweeps_of_more_ratings(
     monkeypatch: pytest.MonkeyPatch, num_ratings: int, sweeps: int
 ) -> None:

@@ -136,6 +136,7 @@ def test_a_hessian_that_is_not_positive_definite() -> None:
         ({"num_samples": 0}, ValueError, "num_samples is 0"),
         ({"max_iterations": 1.5}, TypeError, "max_iterations is 1.5"),
         ({"marginalize": "b_effects"}, ValueError, "marginalize names 'b_effects'"),
+        ({"marginalize": None}, TypeError, "marginalize is None; expected the name of a site"),
     ],
 )
 def test_refusals(change: dict[str, Any], error: type[Exception], message: str) -> None:

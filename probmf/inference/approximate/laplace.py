@@ -113,7 +113,7 @@ def fit_laplace(
                 "or use sample_nuts."
             )
         target = Target.build(model, data, marginalize)
-        require_mode("fit_laplace", scales_without_mode(target))
+        require_mode("fit_laplace", model, scales_without_mode(target))
         potential = Potential(target.model, target.args, {})
         _check_size(potential.num_dims)
         start = _start(target, potential, start_key)

@@ -131,7 +131,7 @@ def fit_svi(
             name = guide if isinstance(guide, str) else kind.__name__
             point = issubclass(kind, AutoDelta)
             if point:
-                require_mode(f"fit_svi with guide={name!r}", scales_without_mode(target))
+                require_mode(f"fit_svi with guide={name!r}", model, scales_without_mode(target))
             count = 1 if point and not target.sites else num_samples
             require_memory(
                 2.0 * count * potential.num_dims * jnp.dtype(jnp.result_type(float)).itemsize,

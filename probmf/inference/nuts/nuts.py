@@ -287,6 +287,11 @@ def model_arguments(
     model: Any, data: Any, chosen: Sequence[str] | str
 ) -> tuple[tuple[Any, ...], Any, tuple[str, ...]]:
     """The NumPyro model's arguments, the design of a mixed model, and the sites to integrate."""
+    if not isinstance(chosen, str | Sequence):
+        raise TypeError(
+            f"marginalize is {chosen!r}; expected the name of a site, a list of names, or for a "
+            "mixed model 'all'. Leave it out to integrate nothing out."
+        )
     if isinstance(model, MatrixFactorization):
         if not isinstance(data, Ratings):
             raise TypeError(f"data is of type {type(data).__name__}; expected Ratings.")
