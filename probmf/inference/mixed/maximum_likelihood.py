@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -19,7 +20,9 @@ from probmf.inference.mixed.search_end import DECREMENT, End, look_around, told
 from probmf.inference.mixed.separation import separated_coefficients
 from probmf.inference.mixed.standard_errors import standard_errors
 from probmf.models import MixedEffects
+from probmf.models.mixed.arrays import MixedData
 from probmf.models.mixed.design import Design
+from probmf.models.mixed.program import MixedProgram
 from probmf.results import History, Maximum, MixedFit
 from probmf.run.checks import check_counts, require
 from probmf.run.driver import FitWarning
@@ -113,22 +116,12 @@ def fit_marginal(
                 "integrated out exactly, so there is no marginal likelihood. Use sample_nuts."
             )
         centred = model if model.centered is True else replace(model, centered=True)
-        arguments = centred.arguments(design)
-        problem: ExactProblem | ApproximateProblem
-        if model.likelihood.normal:
-            problem = ExactProblem(centred.program, arguments, objective)
-        else:
-            problem = ApproximateProblem(centred.program, arguments, objective, num_nodes)
+        problem = pose(centred.program, centred.arguments(design), objective, num_nodes)
+        minus = minus_score(problem)
         refuse_exact_fit(model, design, flat=objective != "map", mode=True)
         known = confounded_variances(design, prior=objective == "map")
         curve: list[float] = []
         times: list[float] = []
-
-        def minus(vector: np.ndarray) -> tuple[float, np.ndarray]:
-            value, gradient = problem.score(vector)
-            if not (np.isfinite(value) and np.all(np.isfinite(gradient))):
-                return np.inf, np.zeros_like(vector)
-            return -value, -gradient
 
         def note(intermediate_result: scipy.optimize.OptimizeResult) -> None:
             curve.append(float(intermediate_result.fun))
@@ -174,6 +167,36 @@ def fit_marginal(
         stopped="tol" if arrived else "num_iterations", unit="iteration", notes=notes,
     )  # fmt: skip
     return replace(fit, history=history, maximum=maximum)
+
+
+def pose(
+    program: MixedProgram, arguments: tuple[MixedData], objective: Objective, num_nodes: int
+) -> ExactProblem | ApproximateProblem:
+    """The objective of a search, exact where the response is Gaussian.
+
+    Args:
+        program: The model, centred.
+        arguments: Its arguments.
+        objective: Which objective.
+        num_nodes: Nodes of the quadrature for each effect; 1 is Laplace's approximation.
+    """
+    if program.likelihood.normal:
+        return ExactProblem(program, arguments, objective)
+    return ApproximateProblem(program, arguments, objective, num_nodes)
+
+
+def minus_score(
+    problem: ExactProblem | ApproximateProblem,
+) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
+    """Minus an objective and its gradient; infinite where one of them is not finite."""
+
+    def minus(vector: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = problem.score(vector)
+        if not (np.isfinite(value) and np.all(np.isfinite(gradient))):
+            return np.inf, np.zeros_like(vector)
+        return -value, -gradient
+
+    return minus
 
 
 def _num_parameters(problem: ExactProblem | ApproximateProblem, design: Design) -> int:

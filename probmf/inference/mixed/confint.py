@@ -1,0 +1,359 @@
+"""Confidence intervals of a best fit: Wald's, by profile likelihood, by parametric bootstrap."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import jax
+import numpy as np
+import numpyro.distributions as dist
+import scipy.optimize
+from jax.typing import ArrayLike
+from numpyro import handlers
+from scipy.special import ndtri
+
+from probmf.data import as_key
+from probmf.inference.importance import climb
+from probmf.inference.mixed.maximum_likelihood import minus_score, pose
+from probmf.models.mixed.arrays import MixedData
+from probmf.results import MixedFit
+from probmf.results.asked import check_choice, check_interval
+from probmf.results.mixed_summary import is_effect, scalars
+from probmf.results.mixtures import tails
+from probmf.results.priors import draw_prior
+from probmf.results.table import Table
+from probmf.run.checks import check_counts
+from probmf.run.threads import blas_cores
+from probmf.settings import own_settings
+
+type Method = Literal["wald", "profile", "bootstrap"]
+
+#: Distance on the unconstrained scale, downwards, at which a scale counts as zero.
+DEEP = 15.0
+#: The most steps of a search for a place where the profile is low enough, each longer than the one
+#: before it.
+MOST_STEPS, GROWTH = 25, 1.6
+#: Accuracy of an end of a profile's interval, as a share of its first step.
+ACCURACY = 1e-4
+#: Nats by which the likelihood may differ from that of the fit.
+SAME = 1e-3
+
+
+def confint(
+    fit: MixedFit,
+    *,
+    method: Method = "profile",
+    interval: float = 0.95,
+    num_samples: int = 500,
+    num_nodes: int = 1,
+    key: ArrayLike | None = None,
+) -> Table:
+    r"""Confidence intervals of coefficients, scales, correlations and own parameters.
+
+    .. math::
+        \text{wald: } \hat\theta \pm z\, \mathrm{se}, \quad
+        \text{profile: } \{\theta : 2 (\log L(\hat\theta) - \max_{\text{others}} \log L(\theta))
+        \le z^2\}
+
+    The parametric bootstrap fits data sets that the fitted model makes, with new effects, and takes
+    quantiles of their estimates.
+
+    Args:
+        fit: A fit of `fit_marginal(objective="likelihood")`.
+        method: "wald", "profile" or "bootstrap".
+        interval: Probability of the intervals.
+        num_samples: Number of data sets of the bootstrap.
+        num_nodes: As the fit was made with.
+        key: JAX key or int, for the bootstrap.
+
+    Returns:
+        One row for each parameter: "name", "estimate", "lower" and "upper". Without a standard
+        error there is no Wald interval. Profiles leave out parameters of which none has a
+        coordinate of its own: correlations of three effects or more, and cutpoints but the first.
+        A scale's lower end is zero where the likelihood of zero is not low enough.
+
+    Raises:
+        TypeError: If `fit` is no MixedFit.
+        ValueError: If it is another fit, an option is out of range, or a key is missing.
+
+    Example:
+        >>> from probmf import MixedEffects, fit_marginal
+        >>> table = {"y": [1, 2, 4.5, 3, 6.5, 7.5], "x": [0, 1, 2] * 2, "g": [*"aabbcc"]}
+        >>> fit = fit_marginal(MixedEffects("y ~ x + (1 | g)"), table)
+        >>> found = confint(fit, method="wald")["coefficients[x]"]
+        >>> round(found["lower"], 2), round(found["upper"], 2)
+        (0.7, 0.97)
+
+    References:
+        Bates, Maechler, Bolker and Walker (2015), Fitting linear mixed-effects models using lme4,
+        section 5.1; Davison and Hinkley (1997), Bootstrap methods and their application, chapter 5.
+    """
+    if not isinstance(fit, MixedFit):
+        raise TypeError(f"fit is a {type(fit).__name__}, expected a MixedFit of fit_marginal.")
+    if fit.maximum is None or fit.method != "marginal/likelihood":
+        raise ValueError(
+            f"The fit is by {fit.method!r}, expected one of fit_marginal(objective='likelihood'): "
+            "draws have their own intervals, in fit.summary()."
+        )
+    check_choice("method", method, get_args(Method.__value__))
+    check_interval(interval)
+    check_counts(num_samples=num_samples, num_nodes=num_nodes)
+    estimates = _named(fit, fit.samples)
+    if method == "wald":
+        return _wald(fit, estimates, interval)
+    search = _Search(fit, num_nodes)
+    with own_settings(True), blas_cores(1):
+        search.check()
+        if method == "profile":
+            ends = search.profiles(float(ndtri(tails(interval)[1]) ** 2))
+            return _table(estimates, ends)
+        if key is None:
+            raise ValueError("The bootstrap draws at random; give key=, a JAX key or an int.")
+        drawn, failed = search.bootstrap(as_key(key), num_samples)
+    low, high = tails(interval)
+    ends = {}
+    for name, own in drawn.items():
+        lower, upper = np.quantile(own, [low, high])
+        ends[name] = float(lower), float(upper)
+    note = f"{failed} of {num_samples} fits found no maximum and are left out."
+    return _table(estimates, ends, (note,) if failed else ())
+
+
+def _named(fit: MixedFit, samples: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Numbers by name, but effects."""
+    return {
+        name: float(value[0, 0])
+        for site, own in samples.items()
+        if not is_effect(site)
+        for name, value in scalars(site, np.asarray(own), fit.model.sites(fit.design))
+    }
+
+
+def _table(
+    estimates: Mapping[str, float],
+    ends: Mapping[str, tuple[float, ...]],
+    notes: tuple[str, ...] = (),
+) -> Table:
+    rows: list[dict[str, Any]] = []
+    for name, value in estimates.items():
+        lower, upper = ends.get(name, (None, None))
+        rows.append({"name": name, "estimate": value, "lower": lower, "upper": upper})
+    return Table(tuple(rows), notes)
+
+
+def _wald(fit: MixedFit, estimates: Mapping[str, float], interval: float) -> Table:
+    width, ends = float(ndtri(tails(interval)[1])), {}
+    errors = {row["name"]: row["se"] for row in fit.summary()}
+    for name, value in estimates.items():
+        if (error := errors.get(name)) is not None:
+            ends[name] = value - width * error, value + width * error
+    return _table(estimates, ends)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The search that made a fit, to be made again.
+
+    Attributes:
+        fit: The fit.
+        num_nodes: Nodes of its quadrature.
+    """
+
+    fit: MixedFit
+    num_nodes: int
+
+    @cached_property
+    def program(self) -> Any:
+        """The model, centred."""
+        model = self.fit.model
+        return (model if model.centered is True else replace(model, centered=True)).program
+
+    @cached_property
+    def data(self) -> MixedData:
+        """Its argument."""
+        found: MixedData = self.fit.model.arguments(self.fit.design)[0]
+        return found
+
+    @cached_property
+    def problem(self) -> Any:
+        """The objective."""
+        return self.pose(self.data)
+
+    @cached_property
+    def top(self) -> Any:
+        """Its top."""
+        return climb(minus_score(self.problem), self.problem.start())
+
+    def pose(self, data: MixedData) -> Any:
+        """The objective of other data."""
+        return pose(self.program, (data,), "likelihood", self.num_nodes)
+
+    def check(self) -> None:
+        """Refuse another number of nodes than the fit's."""
+        known = float(getattr(self.fit.maximum, "log_likelihood", 0.0))
+        if not abs(known + self.top.fun) < SAME:
+            raise ValueError(
+                f"With num_nodes={self.num_nodes} the log likelihood is {-self.top.fun:.6g}, and "
+                f"that of the fit is {known:.6g}; give the num_nodes that it was fitted with."
+            )
+
+    def profiles(self, height: float) -> dict[str, tuple[float, float]]:
+        """Ends of the intervals of all parameters that have a profile, by name."""
+        vector, found = np.asarray(self.top.x), {}
+        minus, errors = minus_score(self.problem), _errors(self.fit)
+        places = {
+            name: int(np.flatnonzero(slope)[0])
+            for name, slope in self._slopes(vector).items()
+            if np.sum(slope != 0) == 1 and not name.startswith(f"{self.data.mean.site}[")
+        }
+        for name, place in places.items():
+            rest = np.delete(np.arange(len(vector)), place)
+
+            def profile(
+                value: float, start: np.ndarray, place: int = place, rest: np.ndarray = rest
+            ) -> tuple[float, np.ndarray]:
+                return _constrained(minus, vector, place, rest, value, start)
+
+            slope = abs(self._slopes(vector)[name][place])
+            step = errors.get(name, 0.3 * slope) / slope
+            lowest = vector[place] - DEEP if name.partition("[")[0].endswith("_scale") else -np.inf
+            ends = _ends(profile, vector[place], vector[rest], self.top.fun, height, step, lowest)
+            lower, upper = (self._value(name, place, end) for end in ends)
+            found[name] = lower, upper
+        for place, column in enumerate(self.data.mean.names):
+            name = f"{self.data.mean.site}[{column}]"
+            center = float(self.fit.samples[self.data.mean.site][0, 0, place])
+            if errors.get(name) is None:
+                continue
+
+            def without(
+                value: float, start: np.ndarray, place: int = place
+            ) -> tuple[float, np.ndarray]:
+                problem = self.pose(_with_fixed(self.data, place, value))
+                end = climb(minus_score(problem), start if len(start) else problem.start())
+                return float(end.fun), np.asarray(end.x)
+
+            found[name] = _ends(
+                without, center, np.zeros(0), self.top.fun, height, errors[name], -np.inf
+            )
+        return found
+
+    def _slopes(self, vector: np.ndarray) -> dict[str, np.ndarray]:
+        """Derivatives of each named number by the vector."""
+        found: dict[str, np.ndarray] = {}
+        for site, slopes in self.problem.slopes(vector).items():
+            for place in range(len(vector)):
+                for name, value in _shown(self.fit, site, slopes[..., place]):
+                    found.setdefault(name, np.zeros(len(vector)))[place] = value
+        return found
+
+    def _value(self, name: str, place: int, end: float) -> float:
+        """The number of a name where a coordinate has some value, or its limit there."""
+        if not np.isfinite(end):
+            if "_correlation[" in name:
+                return float(np.sign(end))
+            return float(end) if end > 0 else 0.0
+        vector = np.array(self.top.x)
+        vector[place] = end
+        return _named(self.fit, _alone(self.problem.estimates(vector)))[name]
+
+    def bootstrap(self, key: Any, count: int) -> tuple[dict[str, np.ndarray], int]:
+        """Estimates of data sets that the model makes, by name, and the number of failures."""
+        parameters = {
+            site: np.asarray(value[0, 0])
+            for site, value in self.fit.samples.items()
+            if not is_effect(site)
+        }
+        known = handlers.substitute(self.program, parameters)
+        made = draw_prior(known, (self.data,), count, key)[self.data.response_name][0]
+        found: list[dict[str, float]] = []
+        for response in made:
+            own = np.asarray(response, np.asarray(self.data.response).dtype)
+            problem = self.pose(replace(self.data, response=jax.numpy.asarray(own)))
+            end = climb(minus_score(problem), np.asarray(self.top.x))
+            if np.isfinite(end.fun):
+                found.append(_named(self.fit, _alone(problem.estimates(end.x))))
+        return {name: np.array([one[name] for one in found]) for name in found[0]}, count - len(
+            found
+        )
+
+
+def _errors(fit: MixedFit) -> dict[str, float]:
+    return {row["name"]: row["se"] for row in fit.summary() if row["se"]}
+
+
+def _alone(sites: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """A point as draws of one chain of one draw."""
+    return {site: np.asarray(value)[None, None] for site, value in sites.items()}
+
+
+def _shown(fit: MixedFit, site: str, values: np.ndarray) -> list[tuple[str, float]]:
+    """Names of a site's numbers; of correlations `values` has the correlations themselves."""
+    sites = fit.model.sites(fit.design)
+    if not site.endswith("_correlation"):
+        return [(n, float(v[0, 0])) for n, v in scalars(site, values[None, None], sites)]
+    names = [name for name, _ in scalars(site, np.eye(len(values))[None, None], sites)]
+    return list(zip(names, values[np.tril_indices(len(values), -1)].tolist(), strict=True))
+
+
+def _with_fixed(data: MixedData, place: int, value: float) -> MixedData:
+    """The data with a coefficient as part of the offset."""
+    mean, kept = data.mean, [i for i in range(len(data.mean.names)) if i != place]
+    added = mean.population[:, place] * value
+    fixed = replace(
+        mean, population=mean.population[:, np.array(kept, int)],
+        names=tuple(mean.names[i] for i in kept),
+        offset=added if mean.offset is None else mean.offset + added,
+    )  # fmt: skip
+    law: Any = data.priors[mean.site]
+    rest = dist.Normal(
+        *(np.broadcast_to(x, (len(mean.names),))[kept] for x in (law.loc, law.scale))
+    )
+    return replace(data, mean=fixed, priors={**data.priors, mean.site: rest})
+
+
+def _constrained(
+    minus: Callable[[np.ndarray], tuple[float, np.ndarray]], vector: np.ndarray, place: int,
+    rest: np.ndarray, value: float, start: np.ndarray,
+) -> tuple[float, np.ndarray]:  # fmt: skip
+    """The best value with one coordinate held, and the others there."""
+    full = np.array(vector)
+    full[place] = value
+
+    def some(others: np.ndarray) -> tuple[float, np.ndarray]:
+        full[rest] = others
+        height, slope = minus(full)
+        return height, slope[rest]
+
+    if not len(rest):
+        return minus(full)[0], start
+    end = climb(some, start)
+    return float(end.fun), np.asarray(end.x)
+
+
+def _ends(
+    profile: Callable[[float, np.ndarray], tuple[float, np.ndarray]], center: float,
+    start: np.ndarray, least: float, height: float, step: float, lowest: float,
+) -> tuple[float, float]:  # fmt: skip
+    """Places on both sides of the top at which twice the drop is a height; infinite without one."""
+    found = []
+    for side in (-1.0, 1.0):
+        others = start
+
+        def excess(value: float) -> float:
+            nonlocal others
+            fun, others = profile(value, others)
+            return 2.0 * (fun - least) - height
+
+        near, far, width = center, center + side * step, step
+        for _ in range(MOST_STEPS):
+            if far < lowest or excess(far) > 0:
+                break
+            width *= GROWTH
+            near, far = far, far + side * width
+        if far < lowest or excess(far) <= 0:
+            found.append(side * np.inf)
+            continue
+        found.append(float(scipy.optimize.brentq(excess, near, far, xtol=ACCURACY * step)))
+    return found[0], found[1]

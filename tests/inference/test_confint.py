@@ -1,0 +1,104 @@
+"""Confidence intervals of best fits, against lme4's and against fits with a parameter held."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit
+
+from probmf import MixedEffects, fit_marginal
+from probmf.inference.mixed.confint import confint
+
+
+def test_profiles_as_lme4_prints_them(shared_data: Path) -> None:
+    """`confint(lmer(Reaction ~ Days + (Days | Subject), sleepstudy))`, from lme4's manual."""
+    table = pd.read_parquet(shared_data / "lme4" / "sleepstudy.parquet")
+    table.columns = table.columns.str.lower()
+    found = confint(fit_marginal(MixedEffects("reaction ~ days + (days | subject)"), table))
+    published = {
+        "subject_scale[Intercept]": (14.3815, 37.7160),
+        "subject_correlation[Intercept, days]": (-0.4815, 0.6850),
+        "subject_scale[days]": (3.8012, 8.7534),
+        "noise_scale": (22.8983, 28.8580),
+        "coefficients[Intercept]": (237.6807, 265.1295),
+        "coefficients[days]": (7.3587, 13.5759),
+    }
+    for name, ends in published.items():
+        row = found[name]
+        assert (row["lower"], row["upper"]) == pytest.approx(ends, rel=2e-4), name
+    assert len(found) == len(published)
+
+
+def answers() -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    g, x = np.repeat(np.arange(12), 8), rng.normal(0, 1, 96)
+    chance = expit(0.5 + x + rng.normal(0, 2, 12)[g])
+    return {"y": (rng.random(96) < chance) * 1, "x": x, "g": g}
+
+
+def test_profiles_of_a_logistic_model_against_fits_with_a_number_held() -> None:
+    table = answers()
+    model = MixedEffects("y ~ x + (1 | g)", likelihood="bernoulli")
+    fit = fit_marginal(model, table, num_nodes=5)
+    assert fit.maximum is not None
+    found = confint(fit, interval=0.9, num_nodes=5)
+    drop = 1.6448536**2 / 2
+    for end in ("lower", "upper"):
+        held = table | {"held": found["coefficients[x]"][end] * table["x"]}
+        without = MixedEffects("y ~ 1 + offset(held) + (1 | g)", likelihood="bernoulli")
+        fixed = MixedEffects(
+            model.formula, likelihood="bernoulli",
+            priors={"g_scale": found["g_scale[Intercept]"][end]},
+        )  # fmt: skip
+        for other, data in ((without, held), (fixed, table)):
+            top = fit_marginal(other, data, num_nodes=5).maximum
+            assert top is not None
+            assert fit.maximum.log_likelihood - top.log_likelihood == pytest.approx(drop, abs=2e-3)
+    with pytest.raises(ValueError, match="give the num_nodes that it was fitted with"):
+        confint(fit)
+
+
+def test_a_scale_that_may_be_zero_begins_at_zero() -> None:
+    rng = np.random.default_rng(3)
+    g = np.repeat(np.arange(6), 4)
+    table = {"y": rng.normal(0, 1, 24) + rng.normal(0, 0.5, 6)[g], "g": g}
+    row = confint(fit_marginal(MixedEffects("y ~ 1 + (1 | g)"), table))["g_scale[Intercept]"]
+    assert row["estimate"] > 0.1
+    assert row["lower"] == 0.0 < row["estimate"] < row["upper"]
+
+
+def test_wald_and_bootstrap_of_a_linear_model() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 1, 60)
+    fit = fit_marginal(MixedEffects("y ~ x"), {"y": 1 + 2 * x + rng.normal(0, 0.5, 60), "x": x})
+    wald = confint(fit, method="wald")
+    drawn = confint(fit, method="bootstrap", num_samples=150, key=0)
+    assert fit.maximum is not None
+    error = fit.maximum.errors["coefficients"][1]
+    row, other = wald["coefficients[x]"], drawn["coefficients[x]"]
+    assert row["upper"] - row["estimate"] == pytest.approx(1.959964 * error, rel=1e-5)
+    for end in ("lower", "upper"):
+        assert other[end] == pytest.approx(row[end], abs=0.6 * error)
+    # Of maximum likelihood the noise scale is too small by 1 / 60 on average.
+    middle = (drawn["noise_scale"]["lower"] + drawn["noise_scale"]["upper"]) / 2
+    assert 0.95 < middle / fit.samples["noise_scale"].item() < 1.01
+    few = [confint(fit, method="bootstrap", num_samples=5, key=0).rows for _ in range(2)]
+    assert few[0] == few[1]
+
+
+def test_errors() -> None:
+    table = answers()
+    fit = fit_marginal(MixedEffects("y ~ x + (1 | g)"), table, objective="restricted")
+    with pytest.raises(
+        ValueError, match=r"The fit is by 'marginal/restricted', expected one of fi"
+    ):
+        confint(fit)
+    best = fit_marginal(MixedEffects("y ~ x + (1 | g)"), table)
+    with pytest.raises(ValueError, match="The bootstrap draws at random; give key="):
+        confint(best, method="bootstrap")
+    with pytest.raises(ValueError, match="method is 'exact'; expected 'wald' or 'profile'"):
+        confint(best, method="exact")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="fit is a str, expected a MixedFit"):
+        confint("fit")  # type: ignore[arg-type]
