@@ -783,6 +783,7 @@ class TestMixed:
         assert found.exit_code == 0, found.output
         assert "60 observations" in found.stdout
         assert "g: 6 groups" in found.stdout
+        assert "coefficients[x] " in found.stdout
         fit = load(out)
         row = next(line for line in found.stdout.splitlines() if line.startswith("noise_scale"))
         assert float(row.split()[1]) == pytest.approx(float(fit.point()["noise_scale"]), rel=1e-3)

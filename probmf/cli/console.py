@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich import box
@@ -70,11 +71,19 @@ def heading(text: str) -> None:
     say(text, "bold")
 
 
+class PlainTable(Table):
+    """A table whose cells are shown as they are: names such as `coefficients[x]` are no markup."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """Add a row of strings."""
+        super().add_row(*(Text(c) if isinstance(c, str) else c for c in cells), **options)
+
+
 def plain_table(*columns: str) -> Table:
     """A table with a line under its head and nothing else; first column left, others right."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = PlainTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place else "left")
+        table.add_column(Text(column), justify="right" if place else "left")
     return table
 
 

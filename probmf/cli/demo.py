@@ -208,7 +208,7 @@ def judge(stage: Stage, fit: RatingsFit, seed: int) -> None:
     table = plain_table("prediction", "RMSE")
     for name, mean in means.items():
         table.add_row(name, f"{metrics.rmse(observed, mean):.3f}")
-    table.add_row("[dim]the truth (noise)[/dim]", f"[dim]{stage.simulation.noise_floor:.3f}[/dim]")
+    table.add_row("the truth (noise)", f"{stage.simulation.noise_floor:.3f}", style="dim")
     out.print(table, "")
     shares = {
         level: metrics.coverage(

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import numpy as np
 import pyarrow as pa
 import typer
-from rich.text import Text
 
 from probmf.cli import shared_options as options
 from probmf.cli.console import heading, note, out, plain_errors, plain_table, say
@@ -129,13 +128,8 @@ def show(
             low, high = recommended.lower[row, place], recommended.upper[row, place]
             cells.append(f"{low:.2f} to {high:.2f}")
         cells += [f"{values[place]:.2f}" for values in (extra or {}).values()]
-        table.add_row(*map(_escaped, cells))
+        table.add_row(*cells)
     out.print(table, "")
-
-
-def _escaped(cell: str) -> Text:
-    # A title may hold square brackets, which rich would read as markup.
-    return Text(cell)
 
 
 def _has_titles(fit: RatingsFit) -> bool:

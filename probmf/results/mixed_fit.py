@@ -97,7 +97,7 @@ class MixedFit(Fit):
 
     @property
     def _model_words(self) -> str:
-        return f"{self.model.formula}, {type(self.model.likelihood).__name__}"
+        return f"{self.model.formula}, {self.model.likelihood.kind}"
 
     @property
     def _data_words(self) -> str:
