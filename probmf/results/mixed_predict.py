@@ -363,7 +363,7 @@ def expected(
     Returns:
         One number for each row, or one for each level.
     """
-    if scale == "link":
+    if scale == "link" or likelihood.quadratic:
         return given.mean[..., None]
     sd = None if given.variance is None else np.sqrt(given.variance)
     if likelihood.levels:
