@@ -91,52 +91,75 @@ def test_what_has_no_quadrature_is_refused() -> None:
         sample_marginal(MixedEffects("y ~ x", likelihood="poisson"), CROSSED, key=0)
 
 
-RANKS, BINS, REPLICATIONS = 60, 12, 120
+RANKS, BINS, REPLICATIONS = 60, 12, 300
+CALIBRATED = ["bernoulli", "poisson", "negativebinomial", "binomial", "ordinal"]
+ROWS_BY_G, ROWS_BY_H = np.repeat(np.arange(10), 6), np.tile(np.arange(6), 10)
+
+
+def simulated(
+    likelihood: str, score: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Responses, and own parameters from their priors."""
+    chance, rate = 1 / (1 + np.exp(-score)), np.exp(np.minimum(score, 12.0))
+    if likelihood == "bernoulli":
+        return (rng.random(60) < chance).astype(int), {}
+    if likelihood == "binomial":
+        return rng.binomial(np.arange(60) % 5 + 1, chance), {}
+    if likelihood == "poisson":
+        return rng.poisson(rate), {}
+    if likelihood == "negativebinomial":
+        own = rng.lognormal(1.0, 1.0)
+        return rng.poisson(rate * rng.gamma(own, 1.0 / own, 60)), {"concentration": own}
+    cuts = np.sort(rng.normal(0, 5, 2))
+    return np.searchsorted(cuts, score + rng.logistic(size=60)), {"cutpoints": cuts[0]}
 
 
 @pytest.mark.calibration
-@pytest.mark.parametrize("likelihood", ["bernoulli", "poisson", "ordinal"])
-def test_ranks_are_uniform(likelihood: str) -> None:
-    """Ranks of the truth among the draws, with two groupings."""
+@pytest.mark.parametrize("groupings", [1, 2])
+@pytest.mark.parametrize("likelihood", CALIBRATED)
+def test_ranks_are_uniform(likelihood: str, groupings: int) -> None:
+    """Ranks of the truth among the draws; of responses at all levels where these have to occur."""
+    rng, ordinal = np.random.default_rng(0), likelihood == "ordinal"
     priors: dict[str, Any] = {
-        "coefficients": {"x": dist.Normal(0.0, 1.0), "Intercept": dist.Normal(0.0, 1.0)},
-        "g_scale": dist.HalfNormal(1.0), "h_scale": dist.HalfNormal(0.5),
+        "coefficients": {"x": dist.Normal(0.0, 1.0)}, "g_scale": dist.HalfNormal(1.0),
     }  # fmt: skip
-    if likelihood == "ordinal":
-        priors["coefficients"] = {"x": dist.Normal(0.0, 1.0)}
-    rng = np.random.default_rng(0)
-    g, h = np.repeat(np.arange(10), 6), np.tile(np.arange(6), 10)
+    if not ordinal:
+        priors["coefficients"]["Intercept"] = dist.Normal(0.0, 1.0)
+    if groupings == 2:
+        priors["h_scale"] = dist.HalfNormal(0.5)
+    if likelihood == "negativebinomial":
+        priors["concentration"] = dist.LogNormal(1.0, 1.0)
+    response = "y | trials(n)" if likelihood == "binomial" else "y"
+    formula = f"{response} ~ x + (1 | g)" + " + (1 | h)" * (groupings == 2)
+    model = MixedEffects(formula, likelihood=likelihood, priors=priors)
     ranks: dict[str, list[int]] = {}
     for key in range(REPLICATIONS):
         scale, other, slope = abs(rng.normal()), abs(rng.normal(0, 0.5)), rng.normal()
         u, v, x = rng.normal(0, scale, 10), rng.normal(0, other, 6), rng.normal(size=60)
-        score = slope * x + u[g] + v[h] + (likelihood != "ordinal") * rng.normal()
-        if likelihood == "bernoulli":
-            y = (rng.random(60) < 1 / (1 + np.exp(-score))).astype(int)
-        elif likelihood == "poisson":
-            y = rng.poisson(np.exp(np.minimum(score, 20.0)))
-        else:
-            cuts = np.sort(rng.normal(0, 5, 2))
-            y = np.searchsorted(cuts, score + rng.logistic(size=60))
-            if len(np.unique(y)) < 3:
-                continue
-        model = MixedEffects("y ~ x + (1 | g) + (1 | h)", likelihood=likelihood, priors=priors)
+        score = slope * x + u[ROWS_BY_G] + (groupings == 2) * v[ROWS_BY_H]
+        y, own = simulated(likelihood, score + (not ordinal) * rng.normal(), rng)
+        if ordinal and len(np.unique(y)) < 3:
+            continue
+        table = {"y": y, "x": x, "g": ROWS_BY_G, "h": ROWS_BY_H, "n": np.arange(60) % 5 + 1}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            fit = sample_marginal(
-                model, {"y": y, "x": x, "g": g, "h": h}, key=key, num_samples=4 * (RANKS - 1)
-            )
+            fit = sample_marginal(model, table, key=key, num_samples=4 * (RANKS - 1))
         found = fit.samples
         truth = {
             "g_scale": (found["g_scale"][..., 0], scale),
-            "h_scale": (found["h_scale"][..., 0], other),
             "x": (found["coefficients"][..., -1], slope),
             "g_effects": (found["g_effects"][..., 0, 0], u[0]),
-            "h_effects": (found["h_effects"][..., 0, 0], v[0]),
         }
+        if groupings == 2:
+            truth["h_scale"] = found["h_scale"][..., 0], other
+            truth["h_effects"] = found["h_effects"][..., 0, 0], v[0]
+        if "concentration" in own:
+            truth["concentration"] = found["concentration"], own["concentration"]
+        if ordinal:
+            truth["cutpoints"] = found["cutpoints"][..., 0], own["cutpoints"]
         for name, (draws, value) in truth.items():
             thinned = draws.reshape(-1)[:: draws.size // (RANKS - 1)][: RANKS - 1]
             ranks.setdefault(name, []).append(int(np.sum(thinned < value)))
-    for name, own in ranks.items():
-        counts = np.bincount(np.asarray(own) * BINS // RANKS, minlength=BINS)
+    for name, places in ranks.items():
+        counts = np.bincount(np.asarray(places) * BINS // RANKS, minlength=BINS)
         assert scipy.stats.chisquare(counts).pvalue > 1e-3, (name, counts)
