@@ -24,7 +24,7 @@ class Estimates(Tabular):
         response: Name of the response.
         columns: What each line is about, arrays of shape (n,): "term" and "contrast" of comparisons
             and slopes, columns of the data, and the "level" of a probability. A column of the data
-            that has one of these names is called "level of the data".
+            that is called as one of these is here "level of the data".
         mean: The estimates, shape (n,): means over the draws, or of a point fit its own.
         sd: Standard deviations over the draws, or standard errors of a point fit; None without an
             interval, or where a point fit has none.

@@ -68,8 +68,6 @@ type By = bool | str | Sequence[str]
 
 #: Step of a derivative by a coefficient, in standard errors.
 STEP = 1e-3
-#: Names of columns of estimates, which columns of the data can't have.
-RESERVED = ("term", "contrast", "level", *NUMBERS)
 
 
 class _Question(NamedTuple):
@@ -216,7 +214,14 @@ class Asked:
             )
         named = [] if variables is None else choose(variables, self._columns)
         names = [*self._needed, *named, *(self._averages or [])]
-        return read_data(data, list(dict.fromkeys(names)))
+        return read_data(data, list(dict.fromkeys(names)), hints=self._hints)
+
+    @property
+    def _hints(self) -> dict[str, str]:
+        """What to do where a column of groups is missing."""
+        told = " The effects of its groups need it; level='population' leaves them out."
+        terms = [term for own in self.draws.design.codings for term in own.terms]
+        return {name: told for term in terms for name in term.groups.factors}
 
     @property
     def _needed(self) -> list[str]:
@@ -240,14 +245,15 @@ class Asked:
         codes, about = None, {name: table[name].to_numpy() for name in self._needed}
         if by is not None:
             codes, about = cells_of(table, by)
-        about = {f"{n} of the data" if n in RESERVED else n: own for n, own in about.items()}
         each = len(levels) if self.kind == "probabilities" else 1
         parts: list[dict[str, Any]] = []
         for question in asked:
             values = self._values(question, codes)
             lines = values.shape[1]
+            ours = {*question.labels, *NUMBERS, *(["level"] if each > 1 else [])}
             columns = {n: objects([text] * (lines * each)) for n, text in question.labels.items()}
-            columns |= {name: np.repeat(own, each) for name, own in about.items()}
+            for name, own in about.items():
+                columns[f"{name} of the data" if name in ours else name] = np.repeat(own, each)
             if each > 1:
                 columns["level"] = np.array(levels * lines, object)
             parts.append({"columns": columns} | self._summary(values.reshape(len(values), -1)))

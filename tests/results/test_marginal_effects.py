@@ -175,7 +175,7 @@ def test_grids() -> None:
     assert fit.datagrid(g=np.unique)["g"].tolist() == [0, 1, 2, 3]
     assert fit.datagrid(a="q")["x"] == pytest.approx(data["x"].mean())
     assert len(fit.predictions(found, level="population")) == 6
-    with pytest.raises(ValueError, match="has no column 'g'"):
+    with pytest.raises(ValueError, match=r"no column 'g'; .* level='population' leaves them out"):
         fit.predictions(found)
 
 
@@ -267,6 +267,9 @@ def test_views_and_errors() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             call()
+    data = table() | {"level": table()["a"], "mean": table()["z"]}
+    named = fit.predictions(data, by=["level", "mean"]).columns
+    assert list(named) == ["level", "mean of the data"]
     bare = MixedFit(fit.model, fit.design, fit.samples, "x", fit.sampling)
     with pytest.raises(ValueError, match="does not have the training table; give the rows"):
         bare.predictions()

@@ -1,6 +1,6 @@
 """Columns that a formula uses, and their values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from probmf.data.tables import Frame, read_table
@@ -50,9 +50,18 @@ def categorical(formula: str) -> set[str]:
     return {name for code in codes for name in names_in(code).categories}
 
 
-def read_data(data: Any, names: Sequence[str]) -> Frame:
-    """The columns that formulas use; without a missing value, and at least one row."""
-    table = read_table(data, names, "the data")
+def read_data(data: Any, names: Sequence[str], *, hints: Mapping[str, str] | None = None) -> Frame:
+    """The columns that formulas use; without a missing value, and at least one row.
+
+    Args:
+        data: The table.
+        names: The columns.
+        hints: What to do when a column is missing, by name.
+
+    Returns:
+        The columns.
+    """
+    table = read_table(data, names, "the data", hints=hints)
     if not table.num_rows:
         raise ValueError("The data has no rows; at least one is needed.")
     for column in table.values():
