@@ -33,7 +33,7 @@ define make_venv
 	exit 1
 endef
 
-.PHONY: help setup demo test check format bench calibration docs clean
+.PHONY: help setup demo test check package format bench calibration docs clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1|/p' Makefile | while IFS='|' read -r target what; do \
@@ -69,6 +69,18 @@ check: $(DEV) ## Check format, lint, types and docs
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
+
+# First the source distribution, from which pip builds a wheel of its own, then our wheel.
+package: ## Build both distributions, and try each in an empty environment
+	rm -rf dist build/package
+	@mkdir -p build
+	$(call make_venv,build/package,$(PYTHON))
+	build/package/bin/python $(PIP_INSTALL) "hatchling>=1.27"
+	build/package/bin/python -m hatchling build -d dist
+	build/package/bin/python $(PIP_INSTALL) --constraint constraints.txt dist/probmf-*.tar.gz
+	cd build && package/bin/python -W ignore ../tests/installed.py
+	build/package/bin/python $(PIP_INSTALL) --no-deps --force-reinstall dist/probmf-*.whl
+	cd build && package/bin/python -W ignore ../tests/installed.py
 
 format: $(DEV) ## Format the code and mend what lint can mend
 	$(BIN)/ruff check --fix-only --quiet .

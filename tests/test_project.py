@@ -2,11 +2,15 @@
 
 import re
 import subprocess
+import sys
 import tomllib
+from importlib import metadata
 from itertools import chain
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import probmf
 
@@ -71,6 +75,36 @@ def test_no_file_lies_in_the_checkout_of_its_author() -> None:
 def test_version_is_the_same_everywhere() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["version"] == probmf.__version__
+
+
+def needed(name: str, extras: frozenset[str], found: set[tuple[str, frozenset[str]]]) -> None:
+    """Add an installed package and all that it needs; what is not installed is left out."""
+    if (name, extras) in found:
+        return
+    try:
+        requirements = metadata.requires(name) or []
+    except metadata.PackageNotFoundError:
+        return
+    found.add((name, extras))
+    for text in requirements:
+        wanted = Requirement(text)
+        if wanted.marker is None or any(
+            wanted.marker.evaluate({"extra": extra}) for extra in (*extras, "")
+        ):
+            needed(canonicalize_name(wanted.name), frozenset(wanted.extras), found)
+
+
+def test_the_environment_has_nothing_that_nobody_asked_for() -> None:
+    """What an earlier version needed, or was installed by hand, may hide that a package is missing.
+
+    Such an environment is made anew by `make clean setup`.
+    """
+    if Path(sys.prefix).resolve() != (ROOT / ".venv").resolve():
+        pytest.skip("The tests run in another environment than the .venv of this checkout.")
+    found: set[tuple[str, frozenset[str]]] = set()
+    needed("probmf", frozenset({"large", "stream", "test", "dev", "docs"}), found)
+    there = {canonicalize_name(own.metadata["Name"]) for own in metadata.distributions()}
+    assert there - {name for name, _ in found} - {"pip", "setuptools", "wheel"} == set()
 
 
 def test_every_dependency_is_pinned() -> None:

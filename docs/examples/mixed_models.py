@@ -62,7 +62,7 @@ anova(fit_marginal(parallel, sleep), fit_marginal(model, sleep))
 
 # %%
 new = {"days": [0, 9, 9], "subject": ["s00", "s00", "somebody else"]}
-fit.predict(new, kind="response", interval=0.9, unseen="prior", key=1)
+fit.predict(new, kind="response", interval=0.9, unseen="prior")
 
 # %% [markdown]
 # ## Crossed effects
