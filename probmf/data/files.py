@@ -10,7 +10,7 @@ import pyarrow.parquet
 
 from probmf.data.column import sentence
 from probmf.data.kinds import is_text
-from probmf.data.tables import refuse_doubled, require_columns
+from probmf.data.tables import IDS_ELSEWHERE, refuse_doubled, require_columns
 from probmf.memory import require_memory
 
 #: Memory that a row of numbers takes at most while it is read, measured at ten million.
@@ -57,7 +57,7 @@ def read_csv(
     if names is None:
         return table
     hint = f" There is one column only, so the delimiter may not be {delimiter!r}."
-    hints = dict.fromkeys(names, hint if len(table.column_names) == 1 else "")
+    hints = dict.fromkeys(names, hint) if len(table.column_names) == 1 else IDS_ELSEWHERE
     require_columns(names, table.column_names, what, hints=hints)
     return table.select(list(names))
 
@@ -70,7 +70,7 @@ def read_parquet(path: PathLike, names: Sequence[str] | None = None) -> pa.Table
     except pa.ArrowInvalid as error:
         raise ValueError(f"{sentence(what)} could not be read as Parquet: {error}.") from error
     refuse_doubled(dataset.schema.names, what)
-    require_columns(names or (), dataset.schema.names, what)
+    require_columns(names or (), dataset.schema.names, what, hints=IDS_ELSEWHERE)
     num_rows = sum(fragment.metadata.num_rows for fragment in dataset.fragments)
     require_memory(
         ROW_BYTES * num_rows,

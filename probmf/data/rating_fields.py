@@ -11,7 +11,7 @@ from probmf.data.column import Column, sentence
 from probmf.data.duplicates import Duplicates, Rows, resolve_duplicates
 from probmf.data.rating_table import refuse_weights
 from probmf.data.side_tables import align_features
-from probmf.data.tables import load, read_table
+from probmf.data.tables import IDS_ELSEWHERE, load, read_table
 from probmf.data.vocabulary import Vocabulary, in_order
 
 RESERVED = ("user", "item", "rating", "weight", "time")
@@ -79,7 +79,9 @@ def build_fields(frame: Any, options: FrameOptions, what: str = "the frame") -> 
     """The fields of `Ratings` from any table, which messages call `what`."""
     names = wanted_columns(options)
     rating, weight, time = (_name(options, role) for role in ("rating", "weight", "time"))
-    hints = {rating: " If there are no ratings, only pairs, pass rating=None."} if rating else {}
+    hints = dict(IDS_ELSEWHERE)
+    if rating:
+        hints[rating] = " If there are no ratings, only pairs, pass rating=None."
     columns = read_table(frame, names, what, hints=hints)
     # Of a hundred million rows a column is let go as soon as its codes or numbers are there.
     del frame

@@ -13,6 +13,12 @@ import pyarrow as pa
 
 from probmf.data.column import Column, objects, sentence
 
+#: What to do where a column of ids does not have the name that is taken without another.
+IDS_ELSEWHERE = {
+    role: f" If the ids of the {role}s are in another column, name it: {role}=."
+    for role in ("user", "item")
+}
+
 
 class Frame(dict[str, Column]):
     """Columns of a table by name, all of one length.

@@ -41,6 +41,11 @@ def test_missing_column(table: Any) -> None:
         build(table(GOOD), user="userid")
 
 
+def test_ids_in_another_column() -> None:
+    with pytest.raises(ValueError, match=r"items are in another column, name it: item=\.$"):
+        Ratings.from_frame({"user": [1], "sku": [2], "rating": [3.0]})
+
+
 def test_missing_column_without_anything_close() -> None:
     with pytest.raises(ValueError, match=r"no column 'xyz'; its columns are: .*'rating'.$"):
         build(item="xyz")
