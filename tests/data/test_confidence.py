@@ -67,4 +67,6 @@ def test_fits_say_so_once(fit: Any) -> None:
     assert len(told) == 1
     assert told[0].filename == __file__
     fit(model, log, key=0, **steps)
-    fit(MatrixFactorization(1), raw, key=0, **steps)
+    with pytest.warns(UserWarning, match="All ratings are 1, so that") as told:
+        fit(MatrixFactorization(1), raw, key=0, **steps)
+    assert len(told) == 1
