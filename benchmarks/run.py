@@ -15,7 +15,7 @@ import common
 NAMES = (
     "als_explicit", "als_implicit", "bpr", "recommend", "accuracy", "first_call",
     "mixed_insteval", "mixed_small", "marginal_scaling", "marginal_mf", "marginal_mf_long",
-    "gibbs", "gibbs_accuracy", "time_error", "side_features", "digits",
+    "gibbs", "gibbs_accuracy", "time_error", "side_features", "digits", "size",
 )  # fmt: skip
 PAGE = common.ROOT / "docs" / "benchmarks.md"
 

@@ -76,7 +76,11 @@ def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
 
 
 def main(names: list[str]) -> None:
+    # After `jit` has taken the place of JAX's.
     from test_contract import CELLS
+
+    from probmf import fit_als, sample_gibbs
+    from probmf.results import RatingsFit
 
     counts = {}
     for name in names or list(CELLS):
@@ -84,7 +88,13 @@ def main(names: list[str]) -> None:
         key = {"key": 0} if "key" in inspect.signature(cell.method).parameters else {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            cell.method(cell.model, cell.data, **cell.options | key)
+            fit = cell.method(cell.model, cell.data, **cell.options | key)
+            cell.predict(fit)
+            if isinstance(fit, RatingsFit):
+                fit.recommend(fit.data.users.ids[:2], k=2, exclude=None)
+                fit.recommend(fit.data.users.ids[:2], k=2, exclude=None, rank_by="upper")
+            if cell.method in (fit_als, sample_gibbs) and isinstance(fit, RatingsFit):
+                cell.method(cell.model, cell.data, devices=1, **cell.options | key)
         counts[name] = len(_lowered) - before
     sys.stdout.write(json.dumps({"programs": counts, "failed": _failed}))
 

@@ -67,7 +67,10 @@ def rows(devices: int | None) -> dict[str, Any]:
         for side, n in SIZE.items()
     }
     mesh = None if devices is None else row_mesh(devices)
-    layout, found = lay_out(store, Gaussian(), "cg", mesh=mesh), {}
+    layout, found = (
+        lay_out(store, Gaussian(), "cg", num_columns=FACTORS, num_tables=1, mesh=mesh),
+        {},
+    )
     for side in SIDES:
         prior = Prior(
             jnp.asarray(0.3), {"noise_scale": jnp.asarray(0.5)},

@@ -17,13 +17,17 @@ from jaxtyping import Array, Float, Int
 
 from probmf.backend import platform, uses_loops
 from probmf.likelihoods import Likelihood
+from probmf.memory import require_memory
 from probmf.rows import conditionals
 from probmf.rows.blocks import MAX_WIDTH, Bucket, RowBlocks, SideBlocks, Span, build_blocks
 from probmf.rows.cpu import RowLists, solve_lists
 from probmf.rows.placement import RowShards, deal_rows, solve_shards
-from probmf.rows.store import OTHER, RowStore, Side, num_workers
+from probmf.rows.store import OTHER, SIDES, RowStore, Side, num_workers
 from probmf.rows.values import Noise, Prior, RowResult, Rows, RowSums, RowValues
 from probmf.settings import as_here
+
+#: Share of the free memory that a fit may take: its estimate leaves little out.
+SHARE = 0.9
 
 Method = Literal["cg", "cholesky", "coordinate"]
 Layout = RowBlocks | RowLists | RowShards
@@ -34,6 +38,8 @@ def lay_out(
     likelihood: Likelihood,
     method: Method,
     *,
+    num_columns: int,
+    num_tables: int,
     workers: int | None = None,
     mesh: Mesh | None = None,
 ) -> Layout:
@@ -43,19 +49,54 @@ def lay_out(
         store: The ratings.
         likelihood: Their likelihood.
         method: How rows are solved; see `half_sweep`.
+        num_columns: Columns of factors of the tables of rows.
+        num_tables: Tables of all rows that the method will hold at the same time, of which the
+            memory is asked; measured, and rather too few than too many.
         workers: Threads that share a half-sweep; by default `num_workers()`.
         mesh: Devices that share it, instead of threads; see `probmf.rows.placement`.
 
     Returns:
         Shards for a mesh; lists for the loops of a CPU where the loss is quadratic in the score;
         else blocks.
+
+    Raises:
+        ValueError: If blocks and tables do not fit into the memory of a CPU.
     """
+    workers = workers or num_workers()
+    loops = mesh is None and uses_loops() and likelihood.quadratic and method != "coordinate"
+    if platform() == "cpu":
+        own = 1 if mesh is None else len(mesh.local_devices)
+        share = 0.0 if loops else own / (1 if mesh is None else mesh.size)
+        _require_memory(store, share, (1 + num_columns) * own * num_tables)
     if mesh is not None:
         return deal_rows(store, mesh)
-    workers = workers or num_workers()
-    if uses_loops() and likelihood.quadratic and method != "coordinate":
-        return RowLists.of(store, workers)
-    return build_blocks(store, workers=workers)
+    return RowLists.of(store, workers) if loops else build_blocks(store, workers=workers)
+
+
+def _require_memory(store: RowStore, share: float, width: int) -> None:
+    """Refuse a fit whose layout and tables do not fit into memory.
+
+    Args:
+        store: The ratings.
+        share: Share of them that is copied into blocks here; loops read them where they are.
+        width: Numbers of each row in all tables.
+    """
+    number, rows = store.dtype.itemsize, [store.num_rows(side) for side in SIDES]
+    slot = 4 + number * (1 if store.user.weight is None else 2)
+    # Blocks hold every rating with its user and with its item.
+    size = 2 * share * store.num_ratings * slot + sum(rows) * width * number
+    opened = (
+        " Gaussian ratings that were opened from files (Ratings.open) take no memory themselves, "
+        'with the backend "auto" and without devices=.'
+    )
+    require_memory(
+        size,
+        f"A fit of {store.num_ratings:,} ratings of {rows[1]:,} items by {rows[0]:,} users, at "
+        "the least,",
+        "Lower num_factors or num_chains, compute in single precision, or leave out users and "
+        "items of few ratings." + (opened if share else ""),
+        share=SHARE,
+    )  # fmt: skip
 
 
 def half_sweep(

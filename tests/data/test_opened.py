@@ -9,8 +9,18 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from numpyro.distributions import HalfNormal
 
-from probmf import MatrixFactorization, Ratings, fit_als, memory
+from probmf import (
+    Gaussian,
+    MatrixFactorization,
+    Ratings,
+    fit_als,
+    fit_variational,
+    memory,
+    sample_gibbs,
+)
+from probmf.backend import use_backend
 from probmf.data import sort_files
 
 TABLE = {
@@ -285,6 +295,22 @@ def test_a_file_that_memory_does_not_hold(path: Path, monkeypatch: pytest.Monkey
         Ratings.from_parquet(path, **ROLES)
     monkeypatch.setattr("probmf.memory.free_memory", lambda: 10**6)
     assert len(Ratings.from_parquet(path, **ROLES)) == 7
+
+
+@pytest.mark.parametrize("method", [fit_als, sample_gibbs, fit_variational])
+def test_fits_that_do_not_fit_are_refused_before_they_start(
+    path: Path, method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, half = Ratings.open(path, user="who", item="what", rating="stars"), HalfNormal(1.0)
+    model = MatrixFactorization(2, Gaussian(half), user_scale=half, item_scale=half)
+    model = MatrixFactorization(2) if method is fit_als else model
+    monkeypatch.setattr("probmf.memory.free_memory", lambda: 1000)
+    words = r"A fit of \d+ ratings of \d+ items by \d+ users.* Lower num_factors or num_chains"
+    with pytest.raises(ValueError, match=words) as told:
+        method(model, opened, key=0)
+    assert "Ratings.open" not in str(told.value)
+    with use_backend("xla"), pytest.raises(ValueError, match=r"opened from files \(Ratings.open\)"):
+        method(model, opened, key=0)
 
 
 @pytest.mark.parametrize(("limit", "free"), [("max", 7_000), ("5000", 4_000), ("900", 0)])

@@ -57,10 +57,12 @@ def test_the_choice_holds_within_the_block(monkeypatch: pytest.MonkeyPatch) -> N
     model = MixedEffects("y ~ x + (1 | g) + (1 | h)")
     design = model.design(toys.mixed())
     prepared = marginalize(model, model.effect_sites(design)).prepare(*model.arguments(design))
-    assert isinstance(lay_out(store, Gaussian(1.0), "cg"), RowLists)
+    assert isinstance(lay_out(store, Gaussian(1.0), "cg", num_columns=16, num_tables=1), RowLists)
     assert HostDensity.serves(prepared)
     with use_backend("xla"):
-        assert isinstance(lay_out(store, Gaussian(1.0), "cg"), RowBlocks)
+        assert isinstance(
+            lay_out(store, Gaussian(1.0), "cg", num_columns=16, num_tables=1), RowBlocks
+        )
         assert not HostDensity.serves(prepared)
         with use_backend("auto"):
             assert uses_loops()

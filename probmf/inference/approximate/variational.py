@@ -56,6 +56,8 @@ from probmf.run.estimate import estimate
 from probmf.run.stopping import Info
 from probmf.settings import own_settings
 
+#: Tables of all rows that a fit holds: means, variances and precisions, each present and new.
+NUM_TABLES = 6
 #: Prefix of the variances among the parameters.
 VARIANCE = "variance of "
 #: Name of the rows' covariances among them.
@@ -216,7 +218,13 @@ class Variational:
         self.plan, self.packing = Plan.of(model), Table(model, users, items)
         dtype = jnp.result_type(float)
         store = observations.by_row()
-        self.layout = lay_out(store, model.likelihood, "cholesky")
+        self.layout = lay_out(
+            store,
+            model.likelihood,
+            "cholesky",
+            num_columns=self.packing.num_columns,
+            num_tables=NUM_TABLES,
+        )
         self.blocks = self.layout if isinstance(self.layout, RowBlocks) else build_blocks(store)
         # Columns that only pad the factors must have neither mean nor variance.
         real = jnp.asarray(np.arange(1 + self.packing.num_columns) <= model.num_factors, dtype)

@@ -31,6 +31,8 @@ from probmf.run.stream_sites import stream_sites
 
 #: Pairs whose scores are noted at every sweep, half of them rated.
 PROBES = 64
+#: Tables of all rows that a chain holds, with its moments: measured, 13.
+TABLES_OF_CHAIN = 11
 
 
 def factorization_job(
@@ -102,8 +104,9 @@ def make_problem(
     packing = Table(model, users, items)
     workers = max(1, num_workers() // num_chains)
     layout = lay_out(
-        observations.by_row(), model.likelihood, "cholesky", workers=workers, mesh=mesh
-    )
+        observations.by_row(), model.likelihood, "cholesky", num_columns=packing.num_columns,
+        num_tables=TABLES_OF_CHAIN * num_chains, workers=workers, mesh=mesh,
+    )  # fmt: skip
     dtype = jnp.result_type(float)
     # Columns that only pad the factors must stay zero: drawn, they would be more factors.
     real = jnp.asarray(np.arange(1 + packing.num_columns) <= model.num_factors, dtype)

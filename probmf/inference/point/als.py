@@ -43,6 +43,9 @@ from probmf.run.fingerprint import fingerprint
 from probmf.run.stopping import Info
 from probmf.settings import own_settings
 
+#: Tables of all rows that a fit holds: measured, 7 with loops and 9 with XLA's programs.
+NUM_TABLES = 6
+
 
 def fit_als(
     model: MatrixFactorization,
@@ -195,7 +198,14 @@ class AlternatingLeastSquares:
         self.packing = Table(model, observations.num_users, observations.num_items)
         self.constant = _weak_zero_constant(model, observations)
         store = observations.by_row(model.unobserved_weight)
-        self.layout = lay_out(store, model.likelihood, method, mesh=mesh)
+        self.layout = lay_out(
+            store,
+            model.likelihood,
+            method,
+            num_columns=self.packing.num_columns,
+            num_tables=NUM_TABLES,
+            mesh=mesh,
+        )
         self.scales = model.fixed_scales()
         self.means = model.row_means(observations.features)
         self.regressions = regressions(model, observations, "fit_als")
