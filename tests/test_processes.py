@@ -3,15 +3,18 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import in_processes
+import jax
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -108,6 +111,60 @@ def test_the_run_goes_on_in_one_process(ended: Ended) -> None:
 def test_processes_that_can_not_join(given: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         processes.join(**given)
+
+
+def second_says(monkeypatch: pytest.MonkeyPatch, text: str | None) -> None:
+    """A second process says this; None for what the first says."""
+
+    def gathered(own: np.ndarray) -> np.ndarray:
+        other = own if text is None else np.frombuffer(text.encode().ljust(len(own)), np.uint8)
+        return np.stack([own, other])
+
+    monkeypatch.setattr(processes, "_gather", gathered)
+
+
+def test_other_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: None)
+    second_says(monkeypatch, "probmf 9")
+    with pytest.raises(processes.MismatchError, match=r"Versions of process 1 .*: probmf 9, not"):
+        processes.join("localhost:1", 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [(None, None), ("1state", KeyboardInterrupt), ("0other", processes.MismatchError)],
+)
+def test_steps_end_together(
+    text: str | None, error: type[BaseException] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second_says(monkeypatch, text)
+    done: list[int] = []
+    with (
+        processes.Together(shared=True) as together,
+        nullcontext() if error is None else pytest.raises(error),
+    ):
+        together.end_step(lambda: done.append(1), lambda: "state")
+    assert done == [1]
+
+
+def test_an_interruption_waits_for_the_end_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    second_says(monkeypatch, None)
+    before = signal.getsignal(signal.SIGINT)
+    with processes.Together(shared=True) as together:
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            together.end_step(lambda: None, lambda: "state")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_full_disk_of_one_stops_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    second_says(monkeypatch, None)
+
+    def write() -> None:
+        raise OSError("full")
+
+    with processes.Together(shared=True) as together, pytest.raises(OSError, match="full"):
+        together.end_step(write, lambda: "state")
 
 
 def launched(*words: object) -> subprocess.CompletedProcess[str]:

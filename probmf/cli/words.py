@@ -21,9 +21,9 @@ NAMES = (
 )  # fmt: skip
 #: Options that are words of English, as in `rating=` or at the beginning of a message.
 WORDS = (
-    "candidates", "checkpoint", "covariance", "duplicates", "guide", "intercept", "interval",
-    "item", "k", "likelihood", "marginalize", "rating", "seed", "solver", "stream", "thin",
-    "threshold", "time", "update", "user", "weight",
+    "candidates", "checkpoint", "covariance", "devices", "duplicates", "guide", "intercept",
+    "interval", "item", "k", "likelihood", "marginalize", "rating", "seed", "solver", "stream",
+    "thin", "threshold", "time", "update", "user", "weight",
 )  # fmt: skip
 #: What has another name, or no name, in Python.
 PHRASES = {
