@@ -22,8 +22,8 @@ from probmf.cli.methods import (
     run_method,
 )
 from probmf.cli.reading import (
-    Columns,
-    Source,
+    ColumnNames,
+    RatingsOrigin,
     add_features,
     read_ratings,
     refuse_to_replace,
@@ -301,7 +301,7 @@ def fit(
                 f"--validation-fraction sets ratings aside to stop by, and --method {method} does "
                 "not stop by them; leave it out."
             )
-        columns = Columns(user, item, None if pairs_only else rating, weight, time)
+        columns = ColumnNames(user, item, None if pairs_only else rating, weight, time)
         terms: dict[str, Any] = {
             "num_factors": num_factors, "intercept": read_intercept(intercept),
             "user_bias": user_bias, "item_bias": item_bias, "user_scale": user_scale,
@@ -322,7 +322,7 @@ def fit(
         fitted = run_method(method, model, train, key=seed, validation=validation, **settings)
         if processes.rank() == 0:
             fitted.save(directory)
-            Source(columns.rating, threshold).keep(directory)
+            RatingsOrigin(columns.rating, threshold).keep(directory)
         show(fitted)
         say(f"Saved in {directory}. Next: probmf evaluate {directory} TEST")
 

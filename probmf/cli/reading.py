@@ -24,7 +24,7 @@ _SOURCE = "source"
 
 
 @dataclass(frozen=True)
-class Source:
+class RatingsOrigin:
     """Column and threshold that a file of ratings was read with, kept with the fit.
 
     Attributes:
@@ -40,14 +40,14 @@ class Source:
         directory.add_entry(path, _SOURCE, asdict(self))
 
     @classmethod
-    def of(cls, path: Path) -> "Source":
+    def of(cls, path: Path) -> "RatingsOrigin":
         """That of a saved fit; the name of `probmf fit` if it was saved from Python."""
         found = directory.entry(path, _SOURCE)
         return cls() if found is None else cls(**found)
 
 
 @dataclass(frozen=True)
-class Columns:
+class ColumnNames:
     """Names of the columns of a file of ratings; None where there is none.
 
     Attributes:
@@ -69,7 +69,7 @@ class Columns:
         return dict(vars(self))
 
 
-def read_ratings(path: Path, columns: Columns, *, duplicates: Any = "error") -> Ratings:
+def read_ratings(path: Path, columns: ColumnNames, *, duplicates: Any = "error") -> Ratings:
     """Ratings from a CSV, TSV or Parquet file, told apart by the name, or from a folder.
 
     Args:
@@ -122,9 +122,9 @@ def read_test(
         FileNotFoundError: If there is no such file.
         ValueError: If it is of another kind or its content does not do.
     """
-    source = Source.of(directory)
+    source = RatingsOrigin.of(directory)
     rating = None if pairs_only else rating or source.rating
-    columns = Columns(user or fit.data.users.column, item or fit.data.items.column, rating)
+    columns = ColumnNames(user or fit.data.users.column, item or fit.data.items.column, rating)
     data, told = same_kind_of_ids(read_ratings(path, columns), fit.data), ""
     if threshold is None and source.threshold is not None:
         threshold = source.threshold

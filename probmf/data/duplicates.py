@@ -11,7 +11,7 @@ from probmf.data.vocabulary import Vocabulary
 Duplicates = Literal["error", "first", "last", "mean", "sum"]
 
 
-class Rows(NamedTuple):
+class RatingColumns(NamedTuple):
     """The columns of a table of ratings, n rows each."""
 
     user: np.ndarray
@@ -22,23 +22,25 @@ class Rows(NamedTuple):
     columns: dict[str, np.ndarray]
 
     @classmethod
-    def of(cls, table: Any) -> "Rows":
+    def of(cls, table: Any) -> "RatingColumns":
         """The columns of a `RatingTable`."""
         return cls(*(getattr(table, name) for name in cls._fields))
 
-    def take(self, rows: np.ndarray) -> "Rows":
+    def take(self, rows: np.ndarray) -> "RatingColumns":
         """Some of the rows."""
         kept: dict[str, Any] = {
             name: None if values is None else values[rows]
             for name, values in self._asdict().items()
             if name != "columns"
         }
-        return Rows(**kept, columns={name: own[rows] for name, own in self.columns.items()})
+        return RatingColumns(
+            **kept, columns={name: own[rows] for name, own in self.columns.items()}
+        )
 
 
 def resolve_duplicates(
-    rows: Rows, users: Vocabulary, items: Vocabulary, policy: Duplicates
-) -> Rows:
+    rows: RatingColumns, users: Vocabulary, items: Vocabulary, policy: Duplicates
+) -> RatingColumns:
     """One row for each pair of user and item, in the order of the kept (or first) rows.
 
     For the policies see `Ratings.from_frame`; the vocabularies are for messages.
@@ -68,7 +70,9 @@ def _repeats(pair: np.ndarray) -> bool:
     return bool((ordered[1:] == ordered[:-1]).any())
 
 
-def combine(rows: Rows, first: np.ndarray, group: np.ndarray, *, mean: bool) -> Rows:
+def combine(
+    rows: RatingColumns, first: np.ndarray, group: np.ndarray, *, mean: bool
+) -> RatingColumns:
     """One row for each pair: means or sums of ratings, sums of weights, the latest times.
 
     Args:
@@ -95,7 +99,7 @@ def combine(rows: Rows, first: np.ndarray, group: np.ndarray, *, mean: bool) -> 
     return kept._replace(rating=rating, weight=weight, time=time)
 
 
-def _message(rows: Rows, users: Vocabulary, items: Vocabulary, group: np.ndarray) -> str:
+def _message(rows: RatingColumns, users: Vocabulary, items: Vocabulary, group: np.ndarray) -> str:
     before, again = first_repeat(group)
     repeated = int((np.bincount(group) > 1).sum())
     user: Any = plain(users.ids[rows.user[again]])

@@ -23,7 +23,7 @@ KINDS: tuple[Kind, ...] = ("numeric", "categorical", "multi_hot", "text")
 
 
 @dataclass(frozen=True)
-class Block:
+class ColumnEncoding:
     """The encoding of one column.
 
     Attributes:
@@ -107,7 +107,7 @@ class Encoder:
         unknown: What unknown levels give.
     """
 
-    blocks: tuple[Block, ...]
+    blocks: tuple[ColumnEncoding, ...]
     separator: str
     missing: Policy
     unknown: Policy

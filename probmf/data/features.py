@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from probmf.data.column import Column, sentence
 from probmf.data.encoder import (
     KINDS,
-    Block,
+    ColumnEncoding,
     Encoder,
     Kind,
     Policy,
@@ -148,9 +148,9 @@ class Features:
         blocks = tuple(block for _, block in learned)
         return Encoder(blocks, self.separator, self.missing, self.unknown)
 
-    def _learn(self, name: str, kind: Kind, column: Column) -> tuple[np.ndarray, Block]:
+    def _learn(self, name: str, kind: Kind, column: Column) -> tuple[np.ndarray, ColumnEncoding]:
         """Values before centring, and the block."""
-        block = Block(name, kind, self._levels(name, kind, column), (), ())
+        block = ColumnEncoding(name, kind, self._levels(name, kind, column), (), ())
         values, known = block.raw(column, self.separator, "error")
         some = values[known]
         # One level leaves no indicator, one label a column of ones.

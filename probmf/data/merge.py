@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from probmf.data.duplicates import Duplicates, Rows, resolve_duplicates
+from probmf.data.duplicates import Duplicates, RatingColumns, resolve_duplicates
 from probmf.data.rating_table import RatingTable
 from probmf.data.side_tables import extend_features, read_side_table, realign_features
 from probmf.data.vocabulary import Vocabulary
@@ -46,7 +46,7 @@ def recode[Table: RatingTable](
         )
         if own is not None and old != new
     }  # fmt: skip
-    rows = Rows.of(table)._replace(user=user, item=item).take(np.flatnonzero(known))
+    rows = RatingColumns.of(table)._replace(user=user, item=item).take(np.flatnonzero(known))
     return replace(table, **rows._asdict(), users=users, items=items, **features)
 
 
@@ -59,7 +59,7 @@ def append[Table: RatingTable](table: Table, other: RatingTable, duplicates: Dup
     users, features = _grown(old, new, added, table.user_features, other.user_features)
     item = translate(other.item, other.items, table.items, "raise")
     user = translate(other.user, new, users, "raise")
-    rows = _below(Rows.of(table), Rows.of(other)._replace(user=user, item=item))
+    rows = _below(RatingColumns.of(table), RatingColumns.of(other)._replace(user=user, item=item))
     rows = resolve_duplicates(rows, users, table.items, duplicates)
     return replace(table, **rows._asdict(), users=users, user_features=features)
 
@@ -83,8 +83,8 @@ def _grown(
     return users, None if features is None else extend_features(features, users, added, other)
 
 
-def _below(above: Rows, below: Rows) -> Rows:
-    def ones(part: Rows) -> np.ndarray:
+def _below(above: RatingColumns, below: RatingColumns) -> RatingColumns:
+    def ones(part: RatingColumns) -> np.ndarray:
         return np.ones(len(part.user)) if part.weight is None else part.weight
 
     weighted = above.weight is not None or below.weight is not None
@@ -97,7 +97,7 @@ def _below(above: Rows, below: Rows) -> Rows:
                 "common order; give both as dates or both as numbers."
             )
         time = np.concatenate([above.time, below.time])
-    return Rows(
+    return RatingColumns(
         user=np.concatenate([above.user, below.user]),
         item=np.concatenate([above.item, below.item]),
         rating=np.concatenate([above.rating, below.rating]),

@@ -8,7 +8,7 @@ import pyarrow as pa
 from scipy.sparse import issparse
 
 from probmf.data.column import Column, sentence
-from probmf.data.duplicates import Duplicates, Rows, resolve_duplicates
+from probmf.data.duplicates import Duplicates, RatingColumns, resolve_duplicates
 from probmf.data.rating_table import refuse_weights
 from probmf.data.side_tables import align_features
 from probmf.data.tables import IDS_ELSEWHERE, load, read_table
@@ -89,7 +89,7 @@ def build_fields(frame: Any, options: FrameOptions, what: str = "the frame") -> 
         raise ValueError(f"{sentence(what)} has no rows; at least one rating is needed.")
     users, user_codes = _encode(columns, "user", options)
     items, item_codes = _encode(columns, "item", options)
-    rows = Rows(
+    rows = RatingColumns(
         user=user_codes,
         item=item_codes,
         rating=np.ones(columns.num_rows) if rating is None else columns.pop(rating).numbers(),
@@ -116,7 +116,7 @@ def matrix_fields(matrix: Any, options: FrameOptions) -> dict[str, Any]:
     users = _of_length(options.get("users"), "user", matrix.shape, 0)
     items = _of_length(options.get("items"), "item", matrix.shape, 1)
     rating = load(entries.data, "the matrix").numbers()
-    rows = Rows(entries.row.copy(), entries.col.copy(), rating, None, None, {})
+    rows = RatingColumns(entries.row.copy(), entries.col.copy(), rating, None, None, {})
     return _finish(rows, users, items, options)
 
 
@@ -136,7 +136,7 @@ def _of_length(
 
 
 def _finish(
-    rows: Rows, users: Vocabulary, items: Vocabulary, options: FrameOptions
+    rows: RatingColumns, users: Vocabulary, items: Vocabulary, options: FrameOptions
 ) -> dict[str, Any]:
     """The fields from coded rows: duplicates resolved, side tables aligned."""
     rows = resolve_duplicates(rows, users, items, options.get("duplicates", "error"))

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from probmf.data.column import FINITE, LARGEST, refuse, refuse_large
-from probmf.data.duplicates import Rows
+from probmf.data.duplicates import RatingColumns
 from probmf.data.vocabulary import Vocabulary
 from probmf.rows.store import RowStore
 
@@ -168,7 +168,7 @@ class RatingTable:
             raise ValueError(f"Row {bad} is out of range: rows are 0 to {len(self) - 1}.")
         if np.bincount(chosen, minlength=len(self)).max() > 1:
             raise ValueError("rows holds a row twice; to count a rating more often, give weights.")
-        return replace(self, **Rows.of(self).take(chosen)._asdict())
+        return replace(self, **RatingColumns.of(self).take(chosen)._asdict())
 
 
 def _frozen(values: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ import pyarrow.dataset
 import pyarrow.parquet
 
 from probmf.data.column import DROP, plain, sentence
-from probmf.data.duplicates import Rows, combine
+from probmf.data.duplicates import RatingColumns, combine
 from probmf.data.files import PathLike, parse_ids
 from probmf.data.kinds import CLOCK, NUMBERS, TIMES, array_kind
 from probmf.data.row_files import (
@@ -506,7 +506,7 @@ def _combine(columns: Mapping[str, np.ndarray], *, mean: bool) -> dict[str, np.n
     new = _new_pairs(columns)
     first, group = np.flatnonzero(new), np.cumsum(new) - 1
     found = {name: values[first] for name, values in columns.items()}
-    rows = Rows(columns["user"], columns["item"], columns["rating"], columns.get("weight"),
+    rows = RatingColumns(columns["user"], columns["item"], columns["rating"], columns.get("weight"),
                 columns.get("time"), {})  # fmt: skip
     combined = combine(rows, first, group, mean=mean)._asdict()
     return {name: combined[name] for name in found}

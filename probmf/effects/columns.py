@@ -9,7 +9,7 @@ Trils = Sequence[np.ndarray]
 
 
 @dataclass(frozen=True)
-class Columns:
+class ColumnPlaces:
     """Positions of each block's columns; P is not stored.
 
     Attributes:

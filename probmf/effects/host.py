@@ -24,7 +24,7 @@ import numpy as np
 import scipy.sparse
 
 from probmf.effects import lapack
-from probmf.effects.columns import Columns, Trils
+from probmf.effects.columns import ColumnPlaces, Trils
 from probmf.effects.loops import collect, interpolate, join_pairs, part_pairs, place, weigh
 from probmf.effects.pattern import Pattern
 from probmf.effects.rounding import Rounding, factor_error, rounding_error
@@ -111,7 +111,7 @@ class HostEvidence:
             old = pattern.offsets[block - 1]
             new[old : old + groups * dim] = np.arange(start, start + groups * dim)
             start += groups * dim
-        self.columns = Columns(own, pattern.shapes, size)
+        self.columns = ColumnPlaces(own, pattern.shapes, size)
         sizes = {b: pattern.shapes[b][0] * pattern.shapes[b][1] for b in flat}
         self.lead_prior = 0.0 if 0 in flat else 1.0
         self.num_flat = sum(count for b, count in sizes.items() if b)

@@ -126,7 +126,7 @@ def log_laplace(blocks: Blocks, start: Tables | None = None) -> tuple[Array, Tab
         and one factorization for each iteration, and two for value and gradient.
     """
     held = blocks.held()
-    mode = find_mode(held, start)
+    mode = mode_of_effects(held, start)
     at_mode = held.offset + held.added(held.effects(mode))
 
     def half_logdet(predictor: Array) -> Array:
@@ -156,7 +156,7 @@ def draw_near_mode(blocks: Blocks, key: Array) -> Tables:
         The effects of each block. Cost of the mode, and one factorization.
     """
     held = blocks.held()
-    added = held.added(held.effects(find_mode(held)))
+    added = held.added(held.effects(mode_of_effects(held)))
     found = held.rows.differentiate(held.offset + added)
     nothing = jnp.zeros_like(found.weight)
     sums = collect_statistics(held.pattern, held.designs, nothing, found.weight)
@@ -177,7 +177,7 @@ class _Search(NamedTuple):
     num_steps: Array
 
 
-def find_mode(blocks: Blocks, start: Tables | None = None) -> Tables:
+def mode_of_effects(blocks: Blocks, start: Tables | None = None) -> Tables:
     """The mode of the whitened effects by Newton's method with halved steps.
 
     Args:

@@ -44,7 +44,7 @@ class Grouping(NamedTuple):
     dim: int
 
 
-class Pairs(NamedTuple):
+class EntryPairs(NamedTuple):
     """Pairs of entries of a leading group, and which flat element of the remainder they add to."""
 
     left: Int[Array, " pairs"]
@@ -86,7 +86,7 @@ class Pattern:
     entry: Int[Array, "n q"]
     entry_group: Int[Array, " entries"]
     entry_column: Int[Array, " entries"]
-    pairs: Pairs | None
+    pairs: EntryPairs | None
 
     @property
     def offsets(self) -> tuple[int, ...]:
@@ -174,7 +174,7 @@ def _cells(rest: list[Grouping]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _pairs(count: np.ndarray, column: np.ndarray, cell: np.ndarray, num_columns: int) -> Pairs:
+def _pairs(count: np.ndarray, column: np.ndarray, cell: np.ndarray, num_columns: int) -> EntryPairs:
     """All pairs of entries of the same group that fall in the stored part, sorted by element."""
     begin = np.concatenate([[0], np.cumsum(count)])
     lefts, rights = [], []
@@ -195,4 +195,4 @@ def _pairs(count: np.ndarray, column: np.ndarray, cell: np.ndarray, num_columns:
     element, which = np.unique(element, return_inverse=True)
     order = np.argsort(which, kind="stable")
     lists = (left[order], right[order], which[order], element)
-    return Pairs(*(jnp.asarray(x, jnp.int32) for x in lists))
+    return EntryPairs(*(jnp.asarray(x, jnp.int32) for x in lists))

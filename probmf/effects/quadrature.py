@@ -118,7 +118,7 @@ def log_integrals(
     if held:
         mode, root = rough_modes(groups, start)
     else:
-        mode, root = moving_modes(groups, find_modes(groups, start))
+        mode, root = moving_modes(groups, modes_of_groups(groups, start))
     dtype = mode.dtype
     joint = log_ratios(groups, mode, root, x)
     logdet = jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), axis=-1)
@@ -204,7 +204,7 @@ class _Search(NamedTuple):
     num_steps: Array
 
 
-def find_modes(
+def modes_of_groups(
     groups: Groups, start: Float[Array, "groups d"] | None = None
 ) -> Float[Array, "groups d"]:
     """Modes of the whitened effects by Newton's method with halved steps, side by side.

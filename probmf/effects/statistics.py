@@ -16,7 +16,7 @@ from probmf.effects.pattern import Pattern
 TABLE_TOLERANCE = 1e-14
 
 
-class Table(NamedTuple):
+class EliminationTable(NamedTuple):
     r"""The elimination of a leading block of scalars, in a few numbers per element.
 
     Element e of the eliminated matrix is :math:`\sum_g t_{eg} / (g + \lambda)` over the groups'
@@ -54,7 +54,7 @@ class Statistics(NamedTuple):
     lead: Float[Array, "m d"]
     rest: Float[Array, " D"]
     square: Float[Array, ""]
-    table: Table | None = None
+    table: EliminationTable | None = None
 
 
 def collect_statistics(
@@ -199,7 +199,7 @@ def compress(pattern: Pattern, statistics: Statistics) -> Statistics:
         "terms": products @ coefficients,
         "element": np.asarray(element, np.int32),
     }
-    return statistics._replace(table=Table(**table))
+    return statistics._replace(table=EliminationTable(**table))
 
 
 def _skeleton(square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -21,7 +21,7 @@ ALIGNMENT = 16
 
 
 @dataclass(frozen=True)
-class Table:
+class ParameterTable:
     """Positions of each site in the rows.
 
     Args:

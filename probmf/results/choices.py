@@ -15,7 +15,7 @@ from probmf.results.predictions import plain_text
 type Exclude = Ratings | Literal["seen"] | Collection[Any] | None
 
 
-class Choice(NamedTuple):
+class ItemChoice(NamedTuple):
     """Items that may be recommended to anybody, and what is left out for single users.
 
     Attributes:
@@ -33,7 +33,7 @@ class Choice(NamedTuple):
         return check_count(k, len(self.items), self.of_what)
 
 
-def read_choice(candidates: Any, exclude: Exclude, data: Ratings) -> Choice:
+def read_choice(candidates: Any, exclude: Exclude, data: Ratings) -> ItemChoice:
     """The candidates without the items of a block list.
 
     Args:
@@ -57,7 +57,7 @@ def read_choice(candidates: Any, exclude: Exclude, data: Ratings) -> Choice:
     if isinstance(exclude, str) and exclude != "seen":
         raise ValueError(f"exclude is {exclude!r}; {expected}.")
     if exclude is None or isinstance(exclude, Ratings | str):
-        return Choice(items, exclude, of_what)  # type: ignore[arg-type]
+        return ItemChoice(items, exclude, of_what)  # type: ignore[arg-type]
     if not _is_list(exclude):
         raise TypeError(f"exclude is a {type(exclude).__name__}; {expected}.")
     blocked = list(exclude) if isinstance(exclude, set | frozenset) else exclude
@@ -67,7 +67,7 @@ def read_choice(candidates: Any, exclude: Exclude, data: Ratings) -> Choice:
         raise ValueError(
             f"exclude holds all {of_what}, so that none is left to recommend. Give a shorter list."
         )
-    return Choice(items, "seen", f"{of_what} that are left")
+    return ItemChoice(items, "seen", f"{of_what} that are left")
 
 
 def read_exclusions(

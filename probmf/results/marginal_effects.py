@@ -89,7 +89,7 @@ class _Question(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Asked:
+class EffectQuery:
     """A question to a fit, checked.
 
     Attributes:

@@ -21,7 +21,7 @@ from probmf.results.asked import check_at_least, check_choice, check_interval
 from probmf.results.estimates import Estimates
 from probmf.results.fit import Fit
 from probmf.results.history import History
-from probmf.results.marginal_effects import Asked, By, Comparison, Slope
+from probmf.results.marginal_effects import By, Comparison, EffectQuery, Slope
 from probmf.results.maximum import Maximum
 from probmf.results.mixed_predict import (
     Level,
@@ -397,8 +397,8 @@ class MixedFit(Fit):
         self, data: Any = None, by: By = False, kind: Scale = "mean",
         interval: float | None = None, unseen: Unseen = "error", level: Level = "groups",
         keep: bool = False, key: ArrayLike | None = None,
-    ) -> Asked:  # fmt: skip
-        return Asked(
+    ) -> EffectQuery:  # fmt: skip
+        return EffectQuery(
             draws=self._draws, likelihood=self.model.likelihood, training=self.data,
             covariance=None if self.maximum is None else self.maximum.covariance,
             is_point=self.is_point, data=data, by=by, kind=kind, interval=interval, unseen=unseen,

@@ -31,7 +31,7 @@ type Level = Literal["groups", "population"] | Collection[str]
 type Scale = Literal["mean", "link", "probabilities"]
 
 
-class Given(NamedTuple):
+class RowParameters(NamedTuple):
     """Parameters of the rows' responses at each draw.
 
     Attributes:
@@ -122,7 +122,7 @@ def predict_rows(
     return Predictions(**found._asdict(), levels=levels, known=known_rows(rows))
 
 
-def endless_means(likelihood: Likelihood, given: Given) -> Bool[np.ndarray, " n"]:
+def endless_means(likelihood: Likelihood, given: RowParameters) -> Bool[np.ndarray, " n"]:
     """True where the expected response has no bound: E exp(sigma^2 / 2), log(sigma) Normal."""
     if given.spread is None or not likelihood.normal or likelihood.quadratic:
         return np.zeros(given.mean.shape[1], bool)
@@ -157,7 +157,7 @@ def level_values(levels: tuple[Any, ...]) -> Float[np.ndarray, " levels"]:
     return np.arange(len(levels), dtype=np.float64)
 
 
-def mixture(likelihood: Likelihood, given: Given) -> ScoreMixture:
+def mixture(likelihood: Likelihood, given: RowParameters) -> ScoreMixture:
     """Scores at draws, or at draws and nodes of the parameter that has a `scale_formula`."""
     sd = None if given.variance is None else np.sqrt(given.variance)
     if given.spread is None:
@@ -178,7 +178,7 @@ def mixture(likelihood: Likelihood, given: Given) -> ScoreMixture:
 
 def blocks(
     draws: SiteDraws, rows: Encoded, likelihood: Likelihood
-) -> Iterator[tuple[Int[np.ndarray, " part"], Given]]:
+) -> Iterator[tuple[Int[np.ndarray, " part"], RowParameters]]:
     """Parameters of the rows' responses at each draw, by blocks of rows.
 
     Args:
@@ -200,7 +200,7 @@ def blocks(
 
 def given_rows(
     draws: SiteDraws, rows: Encoded, part: Int[np.ndarray, " part"], likelihood: Likelihood
-) -> Given:
+) -> RowParameters:
     """Parameters of the responses of some rows at each draw."""
     design = draws.design
     mean, variance = _linear(draws, design.mean, rows, part)
@@ -213,7 +213,7 @@ def given_rows(
         else np.asarray(draws[site], np.float64)[:, None]
         for site in sites
     }  # fmt: skip
-    return Given(mean, variance, own, scale, spread)
+    return RowParameters(mean, variance, own, scale, spread)
 
 
 def known_rows(rows: Encoded) -> Bool[np.ndarray, " n"]:
@@ -349,7 +349,7 @@ def draw_rows(
 
 
 def expected(
-    likelihood: Likelihood, given: Given, scale: Scale, values: Float[np.ndarray, " levels"]
+    likelihood: Likelihood, given: RowParameters, scale: Scale, values: Float[np.ndarray, " levels"]
 ) -> Float[np.ndarray, "draws n k"]:
     """Expected responses at each draw, linear predictors, or probabilities of levels.
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from probmf.data import Encoder, Examples, Ratings
-from probmf.data.encoder import Block
+from probmf.data.encoder import ColumnEncoding
 from probmf.likelihoods import registry
 from probmf.models import (
     MLP,
@@ -34,8 +34,9 @@ from probmf.results.traces import Traces, Watched
 KINDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        Block, Encoder, Examples, History, Linear, MLP, MatrixFactorization, Maximum, MixedEffects,
-        Network, NormalWishart, Ratings, RowMoments, Sampling, Traces, Watched, *registry.KINDS,
+        ColumnEncoding, Encoder, Examples, History, Linear, MLP, MatrixFactorization, Maximum,
+        MixedEffects, Network, NormalWishart, Ratings, RowMoments, Sampling, Traces, Watched,
+        *registry.KINDS,
     )
 }  # fmt: skip
 

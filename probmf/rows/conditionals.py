@@ -69,7 +69,7 @@ def sum_products(x: Float[Array, "rows a"], y: Float[Array, "rows b"]) -> Float[
     return jnp.sum(jnp.einsum("nra,nrb->nab", *cut), axis=0)
 
 
-class Blocks(NamedTuple):
+class BiasFactorBlocks(NamedTuple):
     """Symmetric matrices of (bias, factors) cut at the bias.
 
     Attributes:
@@ -83,17 +83,19 @@ class Blocks(NamedTuple):
     factors: Float[Array, "r k k"]
 
 
-def moment_blocks(design: Float[Array, "r w k"], curvature: Float[Array, "r w"]) -> Blocks:
+def moment_blocks(
+    design: Float[Array, "r w k"], curvature: Float[Array, "r w"]
+) -> BiasFactorBlocks:
     """Sums of w (1, z) (1, z)^T over every row's slots. Cost O(r w k^2)."""
     corner = jnp.sum(curvature, axis=1)
     cross = jnp.einsum("rwk,rw->rk", design, curvature)
     if design.shape[2] <= SMALL_BLOCK:
         weighted = design * curvature[..., None]
-        return Blocks(corner, cross, jnp.einsum("rwk,rwl->rkl", weighted, design))
+        return BiasFactorBlocks(corner, cross, jnp.einsum("rwk,rwl->rkl", weighted, design))
     weighted = design * curvature[..., None]
     # Row by row: a batch of larger products runs at half the speed of single ones.
     factors = lax.map(lambda pair: pair[0].T @ pair[1], (weighted, design))
-    return Blocks(corner, cross, factors)
+    return BiasFactorBlocks(corner, cross, factors)
 
 
 def second_moments(
@@ -172,7 +174,7 @@ def draw_step(
     return step, jnp.concatenate([first[:, None], rest], axis=1)
 
 
-def _solve(blocks: Blocks, batch: RowBatch, noise: Array | None) -> Array:
+def _solve(blocks: BiasFactorBlocks, batch: RowBatch, noise: Array | None) -> Array:
     corner, cross, factors = blocks
     if batch.gram is not None:
         corner, cross = corner + batch.gram[0, 0], cross + batch.gram[None, 0, 1:]

@@ -104,10 +104,10 @@ def modes(problem: RowProblem, likelihood: Likelihood) -> Float[np.ndarray, "r d
         Rows (bias, factors), in double precision if single precision is not enough for them.
     """
     # Only now: a fit is kept on the host, as it may be asked in 32 bits and then in 64.
-    found = np.asarray(find_modes(in_precision(problem), likelihood=likelihood))
+    found = np.asarray(modes_of_rows(in_precision(problem), likelihood=likelihood))
     if not np.isfinite(found).all():
         with jax.enable_x64(True):
-            found = np.asarray(find_modes(in_precision(problem), likelihood=likelihood))
+            found = np.asarray(modes_of_rows(in_precision(problem), likelihood=likelihood))
     return found
 
 
@@ -159,7 +159,7 @@ def precision_factors(problem: RowProblem, *, likelihood: Likelihood) -> Array:
 
 
 @partial(jax.jit, static_argnames="likelihood")
-def find_modes(problem: RowProblem, *, likelihood: Likelihood) -> Array:
+def modes_of_rows(problem: RowProblem, *, likelihood: Likelihood) -> Array:
     """The rows' modes, on the device."""
     start = jnp.zeros_like(problem.value)
     if likelihood.normal:

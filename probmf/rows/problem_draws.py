@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, UInt32
 
 from probmf.likelihoods import Likelihood
 from probmf.rows import conditionals
-from probmf.rows.problem import RowProblem, find_modes, precision_factors, row_loss
+from probmf.rows.problem import RowProblem, modes_of_rows, precision_factors, row_loss
 
 #: Metropolis steps for each row and draw under a likelihood that is not Gaussian.
 STEPS = 32
@@ -64,7 +64,7 @@ def _draw_exactly(
 def _draw_by_metropolis(
     problem: RowProblem, key: Array, *, likelihood: Likelihood
 ) -> tuple[Array, Array]:
-    mode = find_modes(problem, likelihood=likelihood)
+    mode = modes_of_rows(problem, likelihood=likelihood)
     factor = precision_factors(problem._replace(value=mode), likelihood=likelihood)
     dimension = jnp.sum(problem.free)
 

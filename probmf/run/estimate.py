@@ -15,7 +15,7 @@ from jaxtyping import Array
 from probmf.results import History
 from probmf.run.checkpoint import Checkpoint
 from probmf.run.driver import FitWarning, Observed, Result, Schedule, drive
-from probmf.run.stopping import Curve, HeldOut, Info, Stopping
+from probmf.run.stopping import Curve, HeldOutStop, Info, Stopping
 
 #: What to do when numbers cease to be finite. Sweeps solve for their steps, epochs choose a length.
 ADVICE = {
@@ -47,7 +47,7 @@ def estimate(
     key: Array,
     num_steps: int,
     tol: float,
-    validation: HeldOut | None,
+    validation: HeldOutStop | None,
     patience: int,
     progress: bool | None,
     checkpoint: Checkpoint | None = None,

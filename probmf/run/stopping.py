@@ -19,7 +19,7 @@ class Info(NamedTuple):
     trouble: str | None = None
 
 
-class HeldOut(Protocol):
+class HeldOutStop(Protocol):
     """Held-out data to stop by."""
 
     def error(self, parameters: Mapping[str, Array]) -> float:
@@ -72,7 +72,7 @@ class Stopping(NamedTuple):
 
     unit: str
     tol: float
-    validation: HeldOut | None
+    validation: HeldOutStop | None
     patience: int
 
     def after(self, curve: Curve, info: Info, parameters: Callable[[], dict[str, Array]]) -> Curve:

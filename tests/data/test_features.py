@@ -9,7 +9,7 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 
 from probmf.data import Encoder, Features, Vocabulary
-from probmf.data.encoder import Block
+from probmf.data.encoder import ColumnEncoding
 from probmf.results.codec import Parts, decode, encode
 
 USERS = Vocabulary.from_values(["ann", "bob", "cho", "dee"], "user")[0]
@@ -65,7 +65,7 @@ def test_words_are_those_of_scikit_learn() -> None:
 
 
 def test_new_rows_get_the_same_encoding_after_json() -> None:
-    parts, kinds = Parts(), {"Encoder": Encoder, "Block": Block}
+    parts, kinds = Parts(), {"Encoder": Encoder, "ColumnEncoding": ColumnEncoding}
     written = encode(ALL.fit(table(), USERS), "features", parts)
     encoder = decode(json.loads(json.dumps(written)), kinds, parts)
     assert encoder == ALL.fit(table(), USERS)

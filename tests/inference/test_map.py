@@ -23,7 +23,7 @@ from probmf.inference.point.descent import Descent
 from probmf.inference.point.full_batch import FullBatchObjective
 from probmf.inference.point.map import fit_map
 from probmf.inference.point.minibatch import MinibatchObjective, shuffle
-from probmf.inference.point.objective import Terms
+from probmf.inference.point.objective import ObjectiveTerms
 from probmf.inference.point.optimizer import choose_rule, rating_rule
 from probmf.inference.point.row_updates import leaves_rows_alone
 from probmf.likelihoods import Bernoulli, Gaussian
@@ -632,7 +632,7 @@ def test_second_call_compiles_nothing(
 def test_terms_share_the_prior_among_the_ratings_of_a_row() -> None:
     model, data = model_of("gaussian", rich=True), table()
     (observations,) = model.arguments(data)
-    terms = Terms.build(model, observations)
+    terms = ObjectiveTerms.build(model, observations)
     shares, counts = terms.shares, np.maximum(data.user_degree, 1)
     np.testing.assert_allclose(
         shares["user_factors"], np.linspace(0.6, 0.9, USERS) ** -2 / counts, rtol=1e-5

@@ -14,7 +14,13 @@ from probmf.data import Ratings
 from probmf.inference.point.map import fit_map
 from probmf.inference.point.optimizer import ADAGRAD
 from probmf.inference.point.pairwise import LOSSES
-from probmf.inference.point.ranking import Contest, Pairs, Positives, RankingObjective, Unseen
+from probmf.inference.point.ranking import (
+    Contest,
+    Positives,
+    RankingObjective,
+    Unseen,
+    UserItemPairs,
+)
 from probmf.inference.point.row_updates import unseen as scratch
 from probmf.inference.point.row_updates import update_rows
 from probmf.likelihoods import Ordinal
@@ -42,7 +48,7 @@ def pairs() -> Ratings:
 def problem(name: str, data: Ratings | None = None) -> tuple[RankingObjective, Any]:
     data = pairs() if data is None else data
     observations = Observations.from_ratings(data, 1.0)
-    known = Pairs(data.user, data.item)
+    known = UserItemPairs(data.user, data.item)
     return RankingObjective.build(MODEL, observations, known, ADAGRAD, LOSSES[name])
 
 
@@ -107,7 +113,7 @@ def test_loss_and_gradient_are_those_by_hand(name: str) -> None:
 
 def test_negatives_are_the_items_without_a_pair_all_alike() -> None:
     data = pairs()
-    unseen = Unseen.of(Pairs(data.user, data.item), USERS, ITEMS)
+    unseen = Unseen.of(UserItemPairs(data.user, data.item), USERS, ITEMS)
     users = jnp.arange(USERS, dtype=jnp.int32)
     drawn = np.asarray(jax.jit(unseen.draw, static_argnums=2)(jax.random.key(0), users, 3000))
     for user in range(USERS):

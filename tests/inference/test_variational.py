@@ -30,9 +30,9 @@ from probmf.datasets import simulate_ratings
 from probmf.inference.approximate import row_covariances as block_module
 from probmf.inference.approximate.variational import Variational
 from probmf.inference.approximate.variational_start import to_principal_axes
-from probmf.inference.approximate.variational_updates import State
+from probmf.inference.approximate.variational_updates import VariationalState
 from probmf.inference.gibbs.plan import Plan
-from probmf.models.table import Table
+from probmf.models.table import ParameterTable
 from probmf.results import RatingsFit
 from probmf.rows.store import SIDES, num_workers
 from probmf.run.driver import FitWarning
@@ -84,7 +84,7 @@ def table(*, binary: bool = False, weighted: bool = True) -> Ratings:
 
 def sweeps(
     model: MatrixFactorization, data: Ratings, count: int, covariance: Any = "diagonal"
-) -> tuple[Variational, State, list[float]]:
+) -> tuple[Variational, VariationalState, list[float]]:
     """The algorithm, its state after so many sweeps, and the bound after each."""
     (observations,) = model.arguments(data)
     bounds = []
@@ -374,7 +374,7 @@ def test_principal_axes(name: str, users: int) -> None:
     model = replace(MODELS[name], num_factors=3)
     if name == "by factor":
         model = replace(model, user_scale=dist.HalfNormal(np.ones((1, 3))), item_scale=0.5)
-    plan, packing = Plan.of(model), Table(model, users, ITEMS)
+    plan, packing = Plan.of(model), ParameterTable(model, users, ITEMS)
     shapes = model.site_shapes(users, ITEMS)
     values = {site: rng.normal(size=shape) for site, shape in shapes.items()}
     scales = {n: jnp.asarray(0.5) for n in ("user_scale", "item_scale")}

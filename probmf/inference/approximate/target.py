@@ -23,7 +23,7 @@ from probmf.inference.nuts.nuts import model_arguments, without_sites
 from probmf.inference.potential import Potential
 from probmf.models import MatrixFactorization, Network
 from probmf.models.mixed.design import Design
-from probmf.models.table import Table
+from probmf.models.table import ParameterTable
 from probmf.precision import fresh_arrays
 from probmf.results import History, MixedFit, NetworkFit, RatingsFit, Sampling
 
@@ -133,7 +133,10 @@ def _first_values(model: MatrixFactorization, data: Any, key: Array) -> dict[str
     users, items = observations.num_users, observations.num_items
     scales = start_scales(model, data, Plan.of(model))
     (state,) = start_states(model, observations, scales, key, 1, None)
-    values = {**Table(model, users, items).unpack(state.table), "intercept": state.intercept}
+    values = {
+        **ParameterTable(model, users, items).unpack(state.table),
+        "intercept": state.intercept,
+    }
     own: dict[str, Any] = model.likelihood.scale_sites()
     for name in model.random_scales():
         law = own[name] if name in own else getattr(model, name)

@@ -26,8 +26,8 @@ from probmf.inference.approximate.variational_start import (
     to_principal_axes,
 )
 from probmf.inference.approximate.variational_updates import (
-    Given,
-    State,
+    VariationalConstants,
+    VariationalState,
     finish,
     linearize,
     prior_precision,
@@ -44,7 +44,7 @@ from probmf.likelihoods import Gaussian
 from probmf.memory import require_memory
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
-from probmf.models.table import Table
+from probmf.models.table import ParameterTable
 from probmf.results import History, RatingsFit, Sampling
 from probmf.rows.blocks import RowBlocks, build_blocks
 from probmf.rows.store import OTHER, SIDES, Side, num_workers
@@ -215,7 +215,7 @@ class Variational:
         """Lay out the rows; see `fit_variational` for the arguments."""
         users, items = observations.num_users, observations.num_items
         self.model, self.pool = model, pool
-        self.plan, self.packing = Plan.of(model), Table(model, users, items)
+        self.plan, self.packing = Plan.of(model), ParameterTable(model, users, items)
         dtype = jnp.result_type(float)
         store = observations.by_row()
         self.layout = lay_out(
@@ -238,7 +238,7 @@ class Variational:
         scales |= {name: jnp.clip(scales[name], *ends) for name, ends in bounds.items()}
         chain = start_states(model, observations, scales, key, 1, start)[0]
         nothing = jax.tree.map(jnp.zeros_like, chain.table)
-        self.start = State(chain.table, nothing, chain.intercept, scales)
+        self.start = VariationalState(chain.table, nothing, chain.intercept, scales)
         if covariance == "block":
             width = 1 + self.packing.num_columns
             require_memory(
@@ -255,7 +255,7 @@ class Variational:
         if observations.weight is not None:
             counted = np.asarray(observations.weight, np.float64)
         center, precision = model.intercept_prior()
-        self.given = Given(
+        self.given = VariationalConstants(
             (jnp.asarray(center, dtype), jnp.asarray(precision, dtype)),
             jnp.asarray(len(counted), dtype),
             bounds,
@@ -268,7 +268,7 @@ class Variational:
             self.constant += 0.5 * float(np.log(precision / (2.0 * np.pi)))
         self.sweeps_before = SWEEPS if start is None and model.num_factors else 0
 
-    def init(self, key: Array) -> State:
+    def init(self, key: Array) -> VariationalState:
         """The start: means, and variances of zero, which the first sweep replaces."""
         state = self.start
         for _ in range(self.sweeps_before):
@@ -277,7 +277,7 @@ class Variational:
         scales = {name: jnp.clip(x, *self.given.bounds[name]) for name, x in found.items()}
         return state._replace(mean=mean, scales=state.scales | scales)
 
-    def _least_squares(self, state: State) -> State:
+    def _least_squares(self, state: VariationalState) -> VariationalState:
         """A sweep of the means alone: variances stay zero, intercept and scales as they are."""
         likelihood, layout = self.model.likelihood, self.layout
         noise_scale = state.scales.get("noise_scale", jnp.ones_like(state.intercept))
@@ -293,7 +293,7 @@ class Variational:
         self,
         side: Side,
         layout: Layout,
-        state: State,
+        state: VariationalState,
         precision: Array,
         noise_scale: Array,
     ) -> tuple[Rows, RowSums]:
@@ -306,7 +306,7 @@ class Variational:
             pool=self.pool,
         )  # fmt: skip
 
-    def step(self, key: Array, state: State) -> tuple[State, list[Info]]:
+    def step(self, key: Array, state: VariationalState) -> tuple[VariationalState, list[Info]]:
         """Users, items, intercept, scales. Deterministic: the key is not used."""
         likelihood, constant = self.model.likelihood, self.constant
         layout, blocks = self.layout, self.blocks
@@ -330,12 +330,12 @@ class Variational:
 
     def _diagonal(
         self,
-        state: State,
+        state: VariationalState,
         layout: Layout,
         blocks: RowBlocks,
         prior: dict[Side, Array],
         noise_scale: Array,
-    ) -> tuple[State, RowSums, Array]:
+    ) -> tuple[VariationalState, RowSums, Array]:
         """Both sides' means and variances; the items' losses, and spreads of their scores."""
         for side in SIDES:
             other = OTHER[side]
@@ -349,8 +349,12 @@ class Variational:
         return state, result, spread_of_rows(mean[side], own, moments)
 
     def _blocks(
-        self, state: State, blocks: RowBlocks, prior: dict[Side, Array], noise_scale: Array
-    ) -> tuple[State, RowSums, Array]:
+        self,
+        state: VariationalState,
+        blocks: RowBlocks,
+        prior: dict[Side, Array],
+        noise_scale: Array,
+    ) -> tuple[VariationalState, RowSums, Array]:
         """The same with a covariance for each row."""
         parts = [part or {} for part in (state.covariance, state.volume)]
         for side in SIDES:
@@ -360,7 +364,7 @@ class Variational:
             )
             rows = update_rows(state.mean[side], sums, prior[side], self.free[side], noise_scale)
             parts = [parts[0] | {side: rows.covariance}, parts[1] | {side: rows.volume}]
-            state = State(
+            state = VariationalState(
                 state.mean | {side: rows.mean}, state.variance | {side: rows.variance}, intercept,
                 state.scales, *parts,
             )  # fmt: skip
@@ -369,7 +373,7 @@ class Variational:
         )
         return state, result, row_spread(rows.mean, rows.covariance, sums)
 
-    def parameters(self, state: State, run: int) -> dict[str, Array]:
+    def parameters(self, state: VariationalState, run: int) -> dict[str, Array]:
         """Means by site name, variances, and learned scales; there is one run."""
         variances = self.packing.unpack(state.variance)
         blocks = state.covariance or {}

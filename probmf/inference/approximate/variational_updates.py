@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from probmf.inference.approximate.row_covariances import over_chunks, pair_spread
-from probmf.inference.gibbs.plan import Plan, Site, by_column
+from probmf.inference.gibbs.plan import Plan, RowPrior, by_column
 from probmf.likelihoods import Likelihood
 from probmf.rows.blocks import Bucket, RowBlocks, SideBlocks
 from probmf.rows.store import OTHER, SIDES, Side
@@ -35,7 +35,7 @@ from probmf.rows.values import Rows, RowSums, RowValues
 FLOOR = 1e-5
 
 
-class State(NamedTuple):
+class VariationalState(NamedTuple):
     """State of a fit; a pytree.
 
     Attributes:
@@ -55,7 +55,7 @@ class State(NamedTuple):
     volume: dict[Side, Float[Array, " rows"]] | None = None
 
 
-class Moments(NamedTuple):
+class PosteriorMoments(NamedTuple):
     """Of the rows of a side, or weighted sums of the partners' over each row's ratings.
 
     Attributes:
@@ -71,7 +71,7 @@ class Moments(NamedTuple):
     variance: Float[Array, "rows k"]
 
 
-class Given(NamedTuple):
+class VariationalConstants(NamedTuple):
     """Constants of a fit; a pytree.
 
     Attributes:
@@ -85,7 +85,7 @@ class Given(NamedTuple):
     bounds: Mapping[str, tuple[Array, Array]]
 
 
-class Parts(NamedTuple):
+class BoundParts(NamedTuple):
     """Of the evidence's lower bound, up to what does not change.
 
     Attributes:
@@ -101,7 +101,7 @@ class Parts(NamedTuple):
 
 def sum_partners(
     blocks: SideBlocks, mean: RowValues, variance: RowValues, pool: ThreadPoolExecutor
-) -> Moments:
+) -> PosteriorMoments:
     """Weighted sums of the partners' moments over the ratings of each row of a side.
 
     Args:
@@ -118,16 +118,16 @@ def sum_partners(
 
 
 @jax.jit
-def _columns(mean: RowValues, variance: RowValues) -> Moments:
+def _columns(mean: RowValues, variance: RowValues) -> PosteriorMoments:
     ones = jnp.ones_like(mean.bias)
-    return Moments(ones, variance.bias, jnp.square(mean.factors), variance.factors)
+    return PosteriorMoments(ones, variance.bias, jnp.square(mean.factors), variance.factors)
 
 
 @partial(jax.jit, static_argnames="capacity")
 def _bucket_sums(
-    bucket: Bucket, start: int, count: int, *, columns: Moments, capacity: int
-) -> Moments:
-    def one(chunk: Bucket) -> Moments:
+    bucket: Bucket, start: int, count: int, *, columns: PosteriorMoments, capacity: int
+) -> PosteriorMoments:
+    def one(chunk: Bucket) -> PosteriorMoments:
         def add(column: Array) -> Array:
             weight = chunk.weights(column.dtype)
             return jnp.einsum("rw,rw...->r...", weight, column[chunk.partner])
@@ -138,7 +138,7 @@ def _bucket_sums(
 
 
 @partial(jax.jit, static_argnames="plan")
-def prior_precision(plan: Plan, state: State) -> dict[Side, Float[Array, "rows d"]]:
+def prior_precision(plan: Plan, state: VariationalState) -> dict[Side, Float[Array, "rows d"]]:
     """Diagonal prior precision of every row's (bias, factors); 1 where nothing is estimated."""
     precision = {
         side: jnp.ones((rows.factors.shape[0], 1 + rows.factors.shape[1]), rows.factors.dtype)
@@ -155,7 +155,7 @@ def prior_precision(plan: Plan, state: State) -> dict[Side, Float[Array, "rows d
 
 @jax.jit
 def with_partners(
-    precision: Float[Array, "rows d"], sums: Moments, noise_scale: Float[Array, ""]
+    precision: Float[Array, "rows d"], sums: PosteriorMoments, noise_scale: Float[Array, ""]
 ) -> Float[Array, "rows d"]:
     """The prior precision plus what the partners' variances add to it."""
     return precision.at[:, 1:].add(sums.variance / jnp.square(noise_scale))
@@ -164,7 +164,7 @@ def with_partners(
 @jax.jit
 def update_variances(
     total: Float[Array, "rows d"],
-    sums: Moments,
+    sums: PosteriorMoments,
     free: Float[Array, " d"],
     noise_scale: Float[Array, ""],
 ) -> RowValues:
@@ -185,7 +185,9 @@ def update_variances(
 
 
 @jax.jit
-def spread_of_rows(mean: RowValues, variance: RowValues, sums: Moments) -> Float[Array, " rows"]:
+def spread_of_rows(
+    mean: RowValues, variance: RowValues, sums: PosteriorMoments
+) -> Float[Array, " rows"]:
     """Weighted sum of the scores' variances over the ratings of each row."""
     own = jnp.square(mean.factors) + variance.factors
     spread = sums.weight * variance.bias + sums.bias
@@ -195,12 +197,12 @@ def spread_of_rows(mean: RowValues, variance: RowValues, sums: Moments) -> Float
 @partial(jax.jit, static_argnames="plan")
 def finish(
     plan: Plan,
-    given: Given,
-    state: State,
+    given: VariationalConstants,
+    state: VariationalState,
     result: RowSums,
     spread: Float[Array, " rows"],
     noise_scale: Float[Array, ""],
-) -> tuple[State, Parts]:
+) -> tuple[VariationalState, BoundParts]:
     """Intercept and scales at their best given q, and the bound there.
 
     Args:
@@ -240,7 +242,7 @@ def finish(
         gain = _gain(site, new[site.scale], second, v)
         rows = rows | {site.side: rows[site.side] + gain}
     state = state._replace(intercept=intercept, scales=new)
-    return state, Parts(loss, rows, about)
+    return state, BoundParts(loss, rows, about)
 
 
 def _average(second: Array, scale: Array) -> Array:
@@ -252,7 +254,7 @@ def _average(second: Array, scale: Array) -> Array:
     return jnp.mean(second)
 
 
-def _gain(site: Site, scale: Array, second: Array, variance: Array) -> Array:
+def _gain(site: RowPrior, scale: Array, second: Array, variance: Array) -> Array:
     """Expected log prior plus entropy of each row: minus its divergence from the prior."""
     square = jnp.square(scale if site.is_bias else by_column(scale))
     gain = 0.5 * (1.0 + jnp.log(variance / square) - second / square)
@@ -276,7 +278,7 @@ def scale_bounds(law: Distribution, start: Array) -> tuple[Array, Array]:
 
 
 def linearize(
-    layout: RowBlocks, likelihood: Likelihood, state: State
+    layout: RowBlocks, likelihood: Likelihood, state: VariationalState
 ) -> tuple[RowBlocks, list[Array]]:
     r"""Ratings as Gaussian ones of weight w and value t under the bound that is best now.
 
@@ -304,7 +306,7 @@ def linearize(
 
 @partial(jax.jit, static_argnames=("likelihood", "side"))
 def _linearize_bucket(
-    bucket: Bucket, state: State, likelihood: Likelihood, side: Side
+    bucket: Bucket, state: VariationalState, likelihood: Likelihood, side: Side
 ) -> tuple[Array, Array, Array]:
     mean, variance = state.mean[OTHER[side]], state.variance[OTHER[side]]
 

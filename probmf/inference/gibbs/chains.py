@@ -58,7 +58,7 @@ class GibbsSettings:
         return Schedule(total, self.num_warmup, CHUNK, self.rows_every)
 
 
-class Moments(NamedTuple):
+class RunningMoments(NamedTuple):
     """Running moments of many numbers; a pytree.
 
     Attributes:
@@ -72,17 +72,17 @@ class Moments(NamedTuple):
     square: Float[Array, " n"]
 
     @classmethod
-    def none(cls, size: int) -> "Moments":
+    def none(cls, size: int) -> "RunningMoments":
         """Of no sweep yet."""
         empty = jnp.zeros(size, jnp.result_type(float))
         return cls(jnp.zeros((), empty.dtype), empty, empty)
 
-    def add(self, value: Float[Array, " n"]) -> "Moments":
+    def add(self, value: Float[Array, " n"]) -> "RunningMoments":
         """With one more sweep (Welford)."""
         sweeps = self.sweeps + 1
         apart = value - self.mean
         mean = self.mean + apart / sweeps
-        return Moments(sweeps, mean, self.square + apart * (value - mean))
+        return RunningMoments(sweeps, mean, self.square + apart * (value - mean))
 
 
 class Gathered(NamedTuple):
@@ -93,8 +93,8 @@ class Gathered(NamedTuple):
         rows: Moments of every number of the rows.
     """
 
-    watched: Moments
-    rows: Moments
+    watched: RunningMoments
+    rows: RunningMoments
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class GibbsChains(NamedTuple):
 
     kept: dict[str, np.ndarray]
     traces: dict[str, np.ndarray]
-    watched: list[Moments]
+    watched: list[RunningMoments]
     mean: dict[str, np.ndarray]
     sd: dict[str, np.ndarray]
     complete: bool
@@ -233,7 +233,7 @@ class Sweeps:
         """The starts, with nothing gathered."""
         del resumed
         size = self.engine.contents.num_numbers
-        nothing = Gathered(Moments.none(self.engine.num_watched), Moments.none(size))
+        nothing = Gathered(RunningMoments.none(self.engine.num_watched), RunningMoments.none(size))
         return [Chain(state, nothing) for state in self.starts], None
 
     def step(

@@ -10,15 +10,15 @@ from jaxtyping import Array
 
 from probmf.data import Ratings
 from probmf.data.keys import as_generator
-from probmf.inference.gibbs.chains import GibbsChains, GibbsSettings, Moments
+from probmf.inference.gibbs.chains import GibbsChains, GibbsSettings, RunningMoments
 from probmf.inference.gibbs.job import Job, row_moments, sampling_of
-from probmf.inference.gibbs.plan import Given, Plan, Rated
-from probmf.inference.gibbs.row_sweep import Pairs, Problem, contents_of
+from probmf.inference.gibbs.plan import GibbsConstants, Plan, RatedPairs
+from probmf.inference.gibbs.row_sweep import CodedPairs, RowChain, contents_of
 from probmf.inference.gibbs.starting_points import start_scales, start_states
 from probmf.inference.point.feature_weights import regressions
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
-from probmf.models.table import Table
+from probmf.models.table import ParameterTable
 from probmf.results import RatingsFit
 from probmf.results.asked import read_pairs
 from probmf.results.traces import Traces, Watched
@@ -97,11 +97,11 @@ def make_problem(
     key: Array,
     watched: tuple[np.ndarray, np.ndarray] | None,
     mesh: Mesh | None = None,
-) -> Problem:
+) -> RowChain:
     """The problem, as arrays; `scales` are starting ones, for their shapes."""
     users, items = observations.num_users, observations.num_items
     plan = Plan.of(model)
-    packing = Table(model, users, items)
+    packing = ParameterTable(model, users, items)
     workers = max(1, num_workers() // num_chains)
     layout = lay_out(
         observations.by_row(), model.likelihood, "cholesky", num_columns=packing.num_columns,
@@ -119,13 +119,13 @@ def make_problem(
     rated = None
     if not model.likelihood.quadratic and observations.rating is not None:
         prior_scale = own["cutpoints"].scale if plan.draws_cutpoints else 1.0
-        rated = Rated(
+        rated = RatedPairs(
             observations.user, observations.item, observations.rating,
             jnp.asarray(prior_scale, dtype),
         )  # fmt: skip
     means = model.row_means(observations.features)
     weights = {name: shape for mean in means.values() for name, shape in mean.shapes.items()}
-    given = Given(
+    given = GibbsConstants(
         laws, (jnp.asarray(center, dtype), jnp.asarray(precision, dtype)),
         jnp.asarray(len(observations.user), dtype), rated,
         means, regressions(model, observations, "sample_gibbs"),
@@ -142,7 +142,7 @@ def make_problem(
     probes = _pairs(probe_user, probe_item)
     if isinstance(layout, RowShards):
         given = layout.replicate(given)
-    return Problem(
+    return RowChain(
         plan=plan,
         given=given,
         layout=layout,
@@ -158,15 +158,15 @@ def make_problem(
     )
 
 
-def _pairs(user: np.ndarray, item: np.ndarray) -> Pairs:
-    return Pairs(jnp.asarray(user, jnp.int32), jnp.asarray(item, jnp.int32))
+def _pairs(user: np.ndarray, item: np.ndarray) -> CodedPairs:
+    return CodedPairs(jnp.asarray(user, jnp.int32), jnp.asarray(item, jnp.int32))
 
 
 def _fit(
     model: MatrixFactorization,
     data: Ratings,
     settings: GibbsSettings,
-    problem: Problem,
+    problem: RowChain,
     chains: GibbsChains,
     watched: tuple[np.ndarray, np.ndarray] | None,
     info: dict[str, Any],
@@ -191,13 +191,13 @@ def _fit(
     )  # fmt: skip
 
 
-def _streamed(problem: Problem) -> dict[str, tuple[int, ...]]:
+def _streamed(problem: RowChain) -> dict[str, tuple[int, ...]]:
     """Shapes of what is written of each draw."""
     shapes = problem.contents.rows | problem.contents.traces
     return {name: shape for name, shape in shapes.items() if name != "probe_score"}
 
 
-def _pooled(moments: list[Moments]) -> tuple[np.ndarray, np.ndarray]:
+def _pooled(moments: list[RunningMoments]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and sd over the sweeps of all chains."""
     means = np.stack([np.asarray(part.mean, np.float64) for part in moments])
     counts = np.asarray([float(part.sweeps) for part in moments])[:, None]

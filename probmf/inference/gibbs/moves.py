@@ -4,13 +4,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from probmf.inference.gibbs.plan import Given, Plan, Site, State, by_column, log_prior
+from probmf.inference.gibbs.plan import (
+    GibbsConstants,
+    GibbsState,
+    Plan,
+    RowPrior,
+    by_column,
+    log_prior,
+)
 from probmf.inference.gibbs.slice_sampling import slice_sample
 from probmf.inference.point.feature_weights import factor_weights, stretch_factors
 from probmf.rows.store import Side
 
 
-def shift_biases(plan: Plan, given: Given, key: Array, state: State) -> State:
+def shift_biases(plan: Plan, given: GibbsConstants, key: Array, state: GibbsState) -> GibbsState:
     """Moves a constant between all biases of a side and the intercept, or minus the cutpoints."""
     keys = jax.random.split(key)
     for site, own in zip((s for s in plan.sites if s.is_bias), keys, strict=False):
@@ -32,7 +39,7 @@ def shift_biases(plan: Plan, given: Given, key: Array, state: State) -> State:
     return state
 
 
-def exchange_levels(plan: Plan, given: Given, key: Array, state: State) -> State:
+def exchange_levels(plan: Plan, given: GibbsConstants, key: Array, state: GibbsState) -> GibbsState:
     """Moves a constant from all biases of the users to those of the items."""
     sites = [site for site in plan.sites if site.is_bias]
     if len(sites) < 2:
@@ -44,7 +51,9 @@ def exchange_levels(plan: Plan, given: Given, key: Array, state: State) -> State
     return _raise(plan, given, _raise(plan, given, state, sites[0], -move), sites[1], move)
 
 
-def _level(plan: Plan, given: Given, state: State, site: Site) -> tuple[Array, Array]:
+def _level(
+    plan: Plan, given: GibbsConstants, state: GibbsState, site: RowPrior
+) -> tuple[Array, Array]:
     """Slope and curvature of the prior along a constant that is taken from all biases of a side.
 
     Where their prior mean has a constant of its own, that goes along, and only its prior counts.
@@ -61,7 +70,9 @@ def _level(plan: Plan, given: Given, state: State, site: Site) -> tuple[Array, A
     return jnp.sum(weight * values), jnp.sum(weight)
 
 
-def _raise(plan: Plan, given: Given, state: State, site: Site, by: Array) -> State:
+def _raise(
+    plan: Plan, given: GibbsConstants, state: GibbsState, site: RowPrior, by: Array
+) -> GibbsState:
     """The state with a constant added to all biases of a side."""
     constant, scales = _constant(given, site.side), state.scales
     if constant is not None:
@@ -70,14 +81,14 @@ def _raise(plan: Plan, given: Given, state: State, site: Site, by: Array) -> Sta
     return state._replace(table=table, scales=scales)
 
 
-def _constant(given: Given, side: Side) -> str | None:
+def _constant(given: GibbsConstants, side: Side) -> str | None:
     """Site of the constant in the prior mean of a side's biases."""
     mean = given.means.get(side)
     name = f"{side}_mean_bias_0"
     return name if mean is not None and mean.has_bias and name in mean.shapes else None
 
 
-def balance_sides(plan: Plan, given: Given, key: Array, state: State) -> State:
+def balance_sides(plan: Plan, given: GibbsConstants, key: Array, state: GibbsState) -> GibbsState:
     r"""Multiplies the users' factors by a and divides the items' by it, scales going along.
 
     The scores stay, and so does the density of rows about a scale that moves with them; what is
@@ -94,14 +105,14 @@ def balance_sides(plan: Plan, given: Given, key: Array, state: State) -> State:
     shape = () if shared else (plan.num_factors,)
     values_dtype, centers = state.intercept.dtype, given.centers(state.scales)
 
-    def side_density(site: Site, t: Array) -> Array:
+    def side_density(site: RowPrior, t: Array) -> Array:
         """Along the logarithm t of what the side is multiplied by."""
         scale, values = state.scales[site.scale], plan.values(site, state.table)
         if site.name in centers:
             values = values - centers[site.name]
         return row_density(site, scale, values, t) + weight_density(site, t)
 
-    def weight_density(site: Site, t: Array) -> Array:
+    def weight_density(site: RowPrior, t: Array) -> Array:
         total = jnp.zeros(shape, values_dtype)
         mean = given.means.get(site.side)
         if mean is None:
@@ -114,7 +125,7 @@ def balance_sides(plan: Plan, given: Given, key: Array, state: State) -> State:
             total = total + (jnp.sum(one) if shared else one)
         return total
 
-    def row_density(site: Site, scale: Array, values: Array, t: Array) -> Array:
+    def row_density(site: RowPrior, scale: Array, values: Array, t: Array) -> Array:
         if site.kind == "random":
             by = t if scale.ndim < 2 else jnp.broadcast_to(t, (1, plan.num_factors))
             density = log_prior(given.laws[site.scale], scale * jnp.exp(by)) + by

@@ -18,7 +18,7 @@ from probmf.rows.store import Side
 from probmf.rows.values import Rows
 
 
-class State(NamedTuple):
+class GibbsState(NamedTuple):
     """State of a chain; a pytree.
 
     Attributes:
@@ -36,7 +36,7 @@ class State(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Site:
+class RowPrior:
     """Kind of prior that the rows of one site have; hashable."""
 
     name: str
@@ -65,7 +65,7 @@ class Plan:
         weights: Names of the weights of prior means.
     """
 
-    sites: tuple[Site, ...]
+    sites: tuple[RowPrior, ...]
     num_factors: int
     random: tuple[str, ...]
     learns_intercept: bool
@@ -81,10 +81,10 @@ class Plan:
             given = getattr(model, PRIOR_SCALES[name])
             side: Side = "user" if name.startswith("user") else "item"
             if isinstance(given, NormalWishart):
-                sites.append(Site(name, side, PRIOR_SCALES[name], "wishart", given))
+                sites.append(RowPrior(name, side, PRIOR_SCALES[name], "wishart", given))
             else:
                 kind: Any = "random" if isinstance(given, Distribution) else "fixed"
-                sites.append(Site(name, side, PRIOR_SCALES[name], kind))
+                sites.append(RowPrior(name, side, PRIOR_SCALES[name], kind))
         random = tuple(
             name for name in model.random_scales()
             if not isinstance(getattr(model, name, None), NormalWishart)
@@ -96,12 +96,12 @@ class Plan:
                   for name in getattr(model, f"{side}_mean").shapes(f"{side}_mean", 1, 1)),
         )  # fmt: skip
 
-    def values(self, site: Site, table: Rows) -> Array:
+    def values(self, site: RowPrior, table: Rows) -> Array:
         """Rows of a site."""
         rows = table[site.side]
         return rows.bias if site.is_bias else rows.factors[:, : self.num_factors]
 
-    def replace(self, site: Site, table: Rows, values: Array) -> Rows:
+    def replace(self, site: RowPrior, table: Rows, values: Array) -> Rows:
         """The table with other rows of a site."""
         rows = table[site.side]
         if site.is_bias:
@@ -110,7 +110,7 @@ class Plan:
         return table | {site.side: rows._replace(factors=factors)}
 
 
-class Rated(NamedTuple):
+class RatedPairs(NamedTuple):
     """The rated pairs in the table's order; a pytree.
 
     Attributes:
@@ -126,7 +126,7 @@ class Rated(NamedTuple):
     scale: Float[Array, ""]
 
 
-class Given(NamedTuple):
+class GibbsConstants(NamedTuple):
     """Constants of a run; a pytree.
 
     Attributes:
@@ -141,7 +141,7 @@ class Given(NamedTuple):
     laws: Mapping[str, Distribution]
     intercept: tuple[Float[Array, ""], Float[Array, ""]]
     num_ratings: Float[Array, ""]
-    rated: Rated | None
+    rated: RatedPairs | None
     means: dict[Side, RowMean]
     regressions: dict[str, Regression]
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from probmf.inference.gibbs.chains import Contents, Gathered
-from probmf.inference.gibbs.plan import Given, Plan, State
+from probmf.inference.gibbs.plan import GibbsConstants, GibbsState, Plan
 from probmf.inference.gibbs.updates import (
     make_ready,
     own_scales,
@@ -26,14 +26,14 @@ from probmf.rows.values import Prior, RowSums
 PARTS = ("mean", "precision")
 
 
-class Pairs(NamedTuple):
+class CodedPairs(NamedTuple):
     """Pairs by code; a pytree."""
 
     user: Int[Array, " n"]
     item: Int[Array, " n"]
 
 
-class Problem(NamedTuple):
+class RowChain(NamedTuple):
     """All that a chain needs, besides where it stands; an engine of `run_gibbs`.
 
     Attributes:
@@ -47,11 +47,11 @@ class Problem(NamedTuple):
     """
 
     plan: Plan
-    given: Given
+    given: GibbsConstants
     layout: Layout
     free: dict[Side, Array]
-    probes: Pairs
-    watched: Pairs
+    probes: CodedPairs
+    watched: CodedPairs
     contents: Contents
 
     @property
@@ -70,8 +70,8 @@ class Problem(NamedTuple):
         return not isinstance(self.layout, RowShards)
 
     def sweep(
-        self, key: Array, state: State, hold: bool, pool: ThreadPoolExecutor
-    ) -> tuple[State, Array]:
+        self, key: Array, state: GibbsState, hold: bool, pool: ThreadPoolExecutor
+    ) -> tuple[GibbsState, Array]:
         """Users, items, then everything else."""
         plan = self.plan
         keys = _keys(key, state.sweep)
@@ -90,7 +90,7 @@ class Problem(NamedTuple):
         return update(plan, self.given, keys[2], state, result, jnp.asarray(hold))
 
     def observe(
-        self, state: State, log_joint: Array, gathered: Gathered
+        self, state: GibbsState, log_joint: Array, gathered: Gathered
     ) -> tuple[Array, Array, Gathered]:
         """One sweep's numbers in a row, its rows, and the moments with that sweep."""
         return _observe(self.plan, self.probes, self.watched, state, gathered, log_joint)
@@ -98,7 +98,7 @@ class Problem(NamedTuple):
 
 def contents_of(
     plan: Plan,
-    probes: Pairs,
+    probes: CodedPairs,
     rows: dict[str, tuple[int, ...]],
     shapes: dict[str, tuple[int, ...]],
 ) -> Contents:
@@ -127,9 +127,9 @@ def _keys(key: Array, sweep: Array) -> tuple[Array, Array, Array]:
 @partial(jax.jit, static_argnames="plan")
 def _observe(
     plan: Plan,
-    probes: Pairs,
-    watched: Pairs,
-    state: State,
+    probes: CodedPairs,
+    watched: CodedPairs,
+    state: GibbsState,
     gathered: Gathered,
     log_joint: Array,
 ) -> tuple[Array, Array, Gathered]:

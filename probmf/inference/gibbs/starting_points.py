@@ -8,11 +8,11 @@ from jaxtyping import Array
 
 from probmf.data import Ratings
 from probmf.data.keys import as_generator
-from probmf.inference.gibbs.plan import Plan, State
+from probmf.inference.gibbs.plan import GibbsState, Plan
 from probmf.inference.starts import initial_parameters
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
-from probmf.models.table import Table
+from probmf.models.table import ParameterTable
 from probmf.results import RatingsFit
 
 #: Of the ratings' standard deviation: what starting scales of the noise, the biases and all
@@ -66,7 +66,7 @@ def start_states(
     key: Array,
     num_chains: int,
     start: RatingsFit | None,
-) -> list[State]:
+) -> list[GibbsState]:
     """A state for each chain: at a given fit, or small random factors and no biases.
 
     Args:
@@ -80,14 +80,14 @@ def start_states(
     Returns:
         The states.
     """
-    packing = Table(model, observations.num_users, observations.num_items)
+    packing = ParameterTable(model, observations.num_users, observations.num_items)
     means = model.row_means(observations.features)
     weights = {name: shape for mean in means.values() for name, shape in mean.shapes.items()}
     sweep = jnp.zeros((), jnp.int32)
     if start is not None:
         values = initial_parameters(model, observations, start)(key)
         scales = scales | {name: values[name] for name in weights}
-        state = State(packing.pack(values), values["intercept"], scales, sweep)
+        state = GibbsState(packing.pack(values), values["intercept"], scales, sweep)
         return [state] * num_chains
     rng = as_generator(key)
     intercept = model.fixed_intercept(observations.base_score)
@@ -102,5 +102,5 @@ def start_states(
             if len(shape) == 2:
                 spread = JITTER * np.sqrt(PRODUCT_SHARE / np.sqrt(shape[1]))
                 parameters[site] = rng.normal(0.0, spread, shape)
-        states.append(State(packing.pack(parameters), intercept, scales, sweep))
+        states.append(GibbsState(packing.pack(parameters), intercept, scales, sweep))
     return states

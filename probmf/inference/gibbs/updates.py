@@ -11,7 +11,14 @@ from numpyro.distributions import Distribution
 
 from probmf.inference.gibbs.cutpoint_draws import draw_cutpoints
 from probmf.inference.gibbs.moves import balance_sides, exchange_levels, shift_biases
-from probmf.inference.gibbs.plan import Given, Plan, Site, State, by_column, log_prior
+from probmf.inference.gibbs.plan import (
+    GibbsConstants,
+    GibbsState,
+    Plan,
+    RowPrior,
+    by_column,
+    log_prior,
+)
 from probmf.inference.gibbs.slice_sampling import slice_sample
 from probmf.inference.point.feature_weights import center_rows, solve, solve_full, to_weights
 from probmf.likelihoods import Likelihood
@@ -38,7 +45,7 @@ class Ready(NamedTuple):
 
 
 @partial(jax.jit, static_argnames="plan")
-def make_ready(plan: Plan, given: Given, state: State) -> Ready:
+def make_ready(plan: Plan, given: GibbsConstants, state: GibbsState) -> Ready:
     """Priors of the rows.
 
     Args:
@@ -80,8 +87,8 @@ def make_ready(plan: Plan, given: Given, state: State) -> Ready:
 
 @partial(jax.jit, static_argnames="plan")
 def update(
-    plan: Plan, given: Given, key: Array, state: State, result: RowSums, hold: Array
-) -> tuple[State, Float[Array, ""]]:
+    plan: Plan, given: GibbsConstants, key: Array, state: GibbsState, result: RowSums, hold: Array
+) -> tuple[GibbsState, Float[Array, ""]]:
     """Intercept and scales given the rows, then moves that leave the ratings' scores alone.
 
     Args:
@@ -137,8 +144,8 @@ def update(
         elif site.wishart is not None:
             mean, matrix = wishart_draw(next(keys), site.wishart, values)
             scales |= {f"{site.side}_mean": mean, f"{site.side}_precision": matrix}
-    held = State(table, intercept, state.scales, state.sweep + 1)
-    state = State(table, intercept, scales, state.sweep + 1)
+    held = GibbsState(table, intercept, state.scales, state.sweep + 1)
+    state = GibbsState(table, intercept, scales, state.sweep + 1)
     if plan.learns_intercept or plan.draws_cutpoints:
         state = shift_biases(plan, given, next(keys), state)
     if given.means:
@@ -148,7 +155,7 @@ def update(
 
 
 def _draw_weights(
-    plan: Plan, given: Given, keys: Iterator[Array], scales: dict[str, Array], table: Rows
+    plan: Plan, given: GibbsConstants, keys: Iterator[Array], scales: dict[str, Array], table: Rows
 ) -> dict[str, Array]:
     """Weights of the prior means given the rows and their scales."""
     turned = {}
@@ -173,7 +180,7 @@ def _draw_weights(
     return to_weights(turned, given.regressions, given.means)
 
 
-def _log_joint(plan: Plan, given: Given, state: State, loss: Array) -> Array:
+def _log_joint(plan: Plan, given: GibbsConstants, state: GibbsState, loss: Array) -> Array:
     """Log joint density of ratings, rows and scales."""
     total = -loss
     if "noise_scale" in state.scales:
@@ -202,7 +209,7 @@ def _log_joint(plan: Plan, given: Given, state: State, loss: Array) -> Array:
     return total
 
 
-def _squares(site: Site, scale: Array, values: Array) -> tuple[Array, Array]:
+def _squares(site: RowPrior, scale: Array, values: Array) -> tuple[Array, Array]:
     """For each number of a scale: sum of the squares it governs, and how many they are."""
     if scale.ndim == 2:
         square = jnp.sum(jnp.square(values), axis=0, keepdims=True)
@@ -231,7 +238,9 @@ def own_scales(likelihood: Likelihood, scales: Mapping[str, Array]) -> dict[str,
     return {name: scales[name] for name in likelihood.scale_sites() if name in scales}
 
 
-def pair_scores(state: State, user: Int[Array, " n"], item: Int[Array, " n"]) -> Float[Array, " n"]:
+def pair_scores(
+    state: GibbsState, user: Int[Array, " n"], item: Int[Array, " n"]
+) -> Float[Array, " n"]:
     """Scores of pairs given by codes."""
     users, items = state.table["user"], state.table["item"]
     products = jnp.sum(users.factors[user] * items.factors[item], axis=1)

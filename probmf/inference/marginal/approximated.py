@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from probmf.effects.laplace import Blocks
 from probmf.effects.rows import Rows
-from probmf.inference.marginal.injection import Run, Values
+from probmf.inference.marginal.injection import ModelRun, Values
 from probmf.inference.marginal.integrand import Integrand
 from probmf.inference.marginal.predictor import RowProgram
 from probmf.inference.marginal.prepared_model import PreparedModel
@@ -34,7 +34,7 @@ class Approximated(PreparedModel):
     num_nodes: int
 
     def log_density(
-        self, run: Run, latents: Values, value: Array | None = None
+        self, run: ModelRun, latents: Values, value: Array | None = None
     ) -> Float[Array, ""]:
         """The log density of the observations; see the base class."""
         return self.integrand(run, latents, value).evidence()[0] - self.log_volume
@@ -66,7 +66,7 @@ class Approximated(PreparedModel):
         size = self.pattern.num_columns**2 + sum(g * d**2 for g, d in self.pattern.shapes)
         return size + self.pattern.num_rows * max(self.num_nodes, 1) ** self.pattern.shapes[0][1]
 
-    def integrand(self, run: Run, latents: Values, value: Array | None = None) -> Integrand:
+    def integrand(self, run: ModelRun, latents: Values, value: Array | None = None) -> Integrand:
         """The rows with the effects, given all else.
 
         Args:

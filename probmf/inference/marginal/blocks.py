@@ -117,7 +117,7 @@ class LaidOut(NamedTuple):
     constant: tuple[bool, ...]
 
 
-def lay_out(found: Sequence[Found], num_rows: int) -> LaidOut:
+def lay_out_blocks(found: Sequence[Found], num_rows: int) -> LaidOut:
     """Lay out the effects of some sites.
 
     Args:

@@ -4,7 +4,7 @@ from probmf.effects.conditional_draws import NUM_NODES
 from probmf.effects.quadrature import MAX_DIM
 from probmf.inference.marginal.blocks import Block, make_blocks
 from probmf.inference.marginal.injection import MarginalizeError
-from probmf.inference.marginal.layout import Choice, Structure
+from probmf.inference.marginal.layout import SiteChoice, Structure
 
 
 def nodes_of(dim: int, num_nodes: int | None) -> int:
@@ -43,20 +43,20 @@ def quadrature_nodes(structure: Structure, num_nodes: int | None) -> int:
     return nodes_of(grouped[0].dim, num_nodes)
 
 
-def inside_choices(structure: Structure, num_nodes: int | None) -> tuple[Choice, ...]:
+def inside_choices(structure: Structure, num_nodes: int | None) -> tuple[SiteChoice, ...]:
     """The sites that are integrated out, with the way."""
     done, nodes = "integrated out exactly", quadrature_nodes(structure, num_nodes)
     if not structure.is_gaussian:
         how = f"quadrature, {nodes} nodes each" if nodes else "Laplace's approximation"
         done = f"integrated out by {how}"
     layouts = [one.layout for one in structure.found]
-    return tuple(Choice(one.name, done, _words(one.num_groups, one.dim)) for one in layouts)
+    return tuple(SiteChoice(one.name, done, _words(one.num_groups, one.dim)) for one in layouts)
 
 
-def named_choices(structure: Structure, num_nodes: int | None) -> tuple[Choice, ...]:
+def named_choices(structure: Structure, num_nodes: int | None) -> tuple[SiteChoice, ...]:
     """The fate of each site, where some were named."""
     return inside_choices(structure, num_nodes) + tuple(
-        Choice(name, "sampled", "It was not named.") for name in structure.latent_shapes
+        SiteChoice(name, "sampled", "It was not named.") for name in structure.latent_shapes
     )
 
 

@@ -19,7 +19,7 @@ from probmf.run.compilation import count_numbers, traced_jit
 CHUNK = 32
 
 
-class Terms(Protocol):
+class EvidenceTerms(Protocol):
     """Terms that the evidence depends on; a pytree."""
 
     @property
@@ -45,7 +45,7 @@ class HostDensity:
 
     def __init__(
         self,
-        parts: Terms,
+        parts: EvidenceTerms,
         prepared: Prepared,
         flat: Collection[int] = (),
         *,
@@ -129,16 +129,16 @@ class HostDensity:
         return traced_jit(_terms, self._numbers, self.parts, example)
 
 
-def _leaves(parts: Terms, vector: Array) -> list[Array]:
+def _leaves(parts: EvidenceTerms, vector: Array) -> list[Array]:
     extra, precision, trils = parts.terms(vector)
     return [extra, precision, *trils]
 
 
-def _terms(parts: Terms, vectors: Array) -> list[Array]:
+def _terms(parts: EvidenceTerms, vectors: Array) -> list[Array]:
     return jax.lax.map(lambda one: _leaves(parts, one), vectors)
 
 
-def _slopes(parts: Terms, vector: Array) -> tuple[list[Array], list[Array], Array]:
+def _slopes(parts: EvidenceTerms, vector: Array) -> tuple[list[Array], list[Array], Array]:
     def twice(x: Array) -> tuple[list[Array], list[Array]]:
         found = _leaves(parts, x)
         return found, found

@@ -78,7 +78,7 @@ class Site(NamedTuple):
         return tuple(self.law.batch_shape) + tuple(self.law.event_shape)
 
 
-class Observed(NamedTuple):
+class ObservedRows(NamedTuple):
     """The observed site, flattened over its rows.
 
     Attributes:
@@ -131,7 +131,7 @@ def mask_of(law: Distribution) -> Any:
 
 
 @dataclass
-class Run:
+class ModelRun:
     """Sites and values of one run of the model."""
 
     effects: dict[str, Site] = field(default_factory=dict)
@@ -161,7 +161,7 @@ class Inject(Messenger):
     ) -> None:
         """See the class."""
         self.deviations, self.target, self.hidden = deviations, target, hidden
-        self.run = Run()
+        self.run = ModelRun()
         self._names: dict[int, str] = {}
         super().__init__(fn)
 
@@ -294,7 +294,7 @@ def refuse_outside(name: str, site: Mapping[str, Any]) -> None:
         )
 
 
-def read_observed(name: str, site: Mapping[str, Any]) -> Observed:
+def read_observed(name: str, site: Mapping[str, Any]) -> ObservedRows:
     """Flatten the observed site; checks that it is Normal or LogNormal."""
     law, value = site["law"], site["value"]
     base = unwrap(law)
@@ -312,7 +312,7 @@ def read_observed(name: str, site: Mapping[str, Any]) -> Observed:
     scale = as_float(base.scale)
     shared = scale.size == 1
     mask = mask_of(law)
-    return Observed(
+    return ObservedRows(
         name=name,
         law=law,
         loc=jnp.broadcast_to(as_float(base.loc), shape).ravel(),
@@ -345,7 +345,7 @@ def run_with(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     target: str | None = None,
-) -> Run:
+) -> ModelRun:
     """Run the model as a pure function of its latent values and the effects' deviations."""
     inject = Inject(model, deviations, target)
     with numpyro.handlers.block(), numpyro.handlers.seed(rng_seed=0):

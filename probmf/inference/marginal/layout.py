@@ -70,7 +70,7 @@ class Shapes(dict[str, tuple[int, ...]]):
         return hash(frozenset(self.items()))
 
 
-class Choice(NamedTuple):
+class SiteChoice(NamedTuple):
     """The fate of a latent site.
 
     Attributes:

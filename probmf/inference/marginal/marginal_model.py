@@ -19,8 +19,8 @@ from probmf.inference.marginal.injection import (
     Inject,
     MarginalizeError,
     Model,
+    ModelRun,
     NothingObservedError,
-    Run,
 )
 from probmf.inference.marginal.lost_digits import lost_digits, lost_digits_of_draws
 from probmf.inference.marginal.prepare import argument_fingerprint, prepare
@@ -345,7 +345,9 @@ class Marginal(Distribution):
     support = constraints.independent(constraints.real, 1)
     reparametrized_params: list[str] = []  # noqa: RUF012
 
-    def __init__(self, prepared: PreparedModel, run: Run, latents: Mapping[str, Array]) -> None:
+    def __init__(
+        self, prepared: PreparedModel, run: ModelRun, latents: Mapping[str, Array]
+    ) -> None:
         """See the class."""
         self._prepared, self._run, self._latents = prepared, run, latents
         self.observed = jnp.asarray(run.observed[prepared.target]["value"])

@@ -18,14 +18,14 @@ from probmf.effects import (
 )
 from probmf.effects.host import HostEvidence
 from probmf.inference.marginal.approximated import Approximated
-from probmf.inference.marginal.blocks import Block, lay_out
+from probmf.inference.marginal.blocks import Block, lay_out_blocks
 from probmf.inference.marginal.choices import named_choices, quadrature_nodes
 from probmf.inference.marginal.forms import quoted
 from probmf.inference.marginal.injection import (
     MarginalizeError,
     Model,
 )
-from probmf.inference.marginal.layout import Choice, Found, Shapes, Structure
+from probmf.inference.marginal.layout import Found, Shapes, SiteChoice, Structure
 from probmf.inference.marginal.mixed import mixed_structure
 from probmf.inference.marginal.prepared import Prepared
 from probmf.inference.marginal.prepared_model import PreparedModel
@@ -84,7 +84,7 @@ def _structure(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     num_nodes: int | None,
-) -> tuple[Structure, tuple[Choice, ...]]:
+) -> tuple[Structure, tuple[SiteChoice, ...]]:
     """The structure of the effects, and the fate of each site."""
     if sites is None:
         structure, choices = find_structure(model, args, kwargs, num_nodes)
@@ -116,7 +116,7 @@ def _prepare(
         structure, choices = _structure(model, sites, args, kwargs, num_nodes)
         observed = structure.observed
         _check_rows(observed, structure.target)
-        blocks, pattern, columns, standards, constant = lay_out(
+        blocks, pattern, columns, standards, constant = lay_out_blocks(
             structure.found, len(observed["value"])
         )
         designs = tuple(c if is_so else None for c, is_so in zip(columns, constant, strict=True))

@@ -19,7 +19,7 @@ from probmf.effects import (
 from probmf.effects.host import HostEvidence
 from probmf.effects.leave_one_out import effect_shares, log_left_out
 from probmf.effects.rounding import Rounding
-from probmf.inference.marginal.injection import Run, Values, read_observed, run_with
+from probmf.inference.marginal.injection import ModelRun, Values, read_observed, run_with
 from probmf.inference.marginal.prepared_model import PreparedModel
 from probmf.numpyro_setup import run_unchecked
 
@@ -51,7 +51,7 @@ class Prepared(PreparedModel):
     fixed_priors: bool
 
     def log_density(
-        self, run: Run, latents: Values, value: Array | None = None
+        self, run: ModelRun, latents: Values, value: Array | None = None
     ) -> Float[Array, ""]:
         """The exact log density of the observations, in their own units.
 
@@ -64,7 +64,9 @@ class Prepared(PreparedModel):
         trils = self.trils(run)
         return extra + log_evidence(self.pattern, statistics, trils, precision, self.flat)
 
-    def kept_density(self, run: Run, latents: Values, keep: Bool[Array, " n"]) -> Float[Array, ""]:
+    def kept_density(
+        self, run: ModelRun, latents: Values, keep: Bool[Array, " n"]
+    ) -> Float[Array, ""]:
         """`log_density` of some of the rows; cost O(n q^2) more."""
         statistics, precision, extra = self.system(run, latents, keep=keep)
         trils = self.trils(run)
@@ -141,7 +143,7 @@ class Prepared(PreparedModel):
 
     def system(
         self,
-        run: Run,
+        run: ModelRun,
         latents: Values,
         value: Array | None = None,
         keep: Bool[Array, " n"] | None = None,

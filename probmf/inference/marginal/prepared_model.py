@@ -14,9 +14,9 @@ from probmf.effects import Pattern, Standard
 from probmf.effects.rounding import Rounding
 from probmf.inference.marginal.blocks import Block
 from probmf.inference.marginal.forms import quoted
-from probmf.inference.marginal.injection import MarginalizeError, Model, Run, Values, run_with
+from probmf.inference.marginal.injection import MarginalizeError, Model, ModelRun, Values, run_with
 from probmf.inference.marginal.integrand import site_tables
-from probmf.inference.marginal.layout import Choice, Shapes
+from probmf.inference.marginal.layout import Shapes, SiteChoice
 from probmf.inference.marginal.structure import site_design
 from probmf.models.mixed.program import MixedProgram
 from probmf.numpyro_setup import run_unchecked
@@ -58,10 +58,10 @@ class PreparedModel:
     pattern: Pattern
     designs: tuple[np.ndarray | None, ...]
     standards: tuple[Standard | None, ...]
-    choices: tuple[Choice, ...]
+    choices: tuple[SiteChoice, ...]
 
     def log_density(
-        self, run: Run, latents: Values, value: Array | None = None
+        self, run: ModelRun, latents: Values, value: Array | None = None
     ) -> Float[Array, ""]:
         """The log density of the observations, in their own units.
 
@@ -141,7 +141,7 @@ class PreparedModel:
         """Deviations of zero."""
         return {name: jnp.zeros(shape) for name, shape in self.shapes.items()}
 
-    def run(self, latents: Values) -> Run:
+    def run(self, latents: Values) -> ModelRun:
         """The model at given latents, effects at their prior mean."""
         return run_with(self.model, latents, self.zeros(), self.args, self.kwargs, self.target)
 
@@ -208,7 +208,7 @@ class PreparedModel:
         law = values.observed[self.target]["law"]
         return law.sample(noise_key)
 
-    def trils(self, run: Run) -> list[Array]:
+    def trils(self, run: ModelRun) -> list[Array]:
         """Lower factor of each block's prior covariance, in the designs' coordinates."""
         # A model may hold arrays of single precision in a run in double.
         dtype = jnp.result_type(float)

@@ -22,7 +22,7 @@ from probmf.inference.marginal.injection import (
     is_flat,
     unwrap,
 )
-from probmf.inference.marginal.layout import Choice, Structure
+from probmf.inference.marginal.layout import SiteChoice, Structure
 from probmf.inference.marginal.probe import Probe, draw_values, is_latent
 from probmf.inference.marginal.structure import Slope, probed_structure
 
@@ -33,7 +33,7 @@ MOST_COLUMNS = 256
 
 def find_structure(
     model: Model, args: tuple[Any, ...], kwargs: Mapping[str, Any], num_nodes: int | None
-) -> tuple[Structure, tuple[Choice, ...]]:
+) -> tuple[Structure, tuple[SiteChoice, ...]]:
     """Choose the sites, and find how they enter: exactly what can be, else one grouping otherwise.
 
     Args:
@@ -106,11 +106,11 @@ class Search:
         """Sites that nothing is known against."""
         return tuple(name for name in self.sizes if name not in self.reasons)
 
-    def choices(self, structure: Structure) -> tuple[Choice, ...]:
+    def choices(self, structure: Structure) -> tuple[SiteChoice, ...]:
         """The fate of each site."""
         inside = {choice.site: choice for choice in inside_choices(structure, self.num_nodes)}
         return tuple(
-            inside[name] if name in inside else Choice(name, "sampled", self.reasons[name])
+            inside[name] if name in inside else SiteChoice(name, "sampled", self.reasons[name])
             for name in self.sizes
         )
 

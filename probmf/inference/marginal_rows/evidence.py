@@ -39,7 +39,7 @@ class Inputs(NamedTuple):
     noise_scale: Float[Array, ""]
 
 
-class Solved(NamedTuple):
+class SolvedRows(NamedTuple):
     """Rows' conditionals given the rest, rows last; one more row, which is empty.
 
     Attributes:
@@ -96,7 +96,7 @@ def gather(layout: TileLayout, inputs: Inputs) -> Float[Array, "tiles slots d1"]
     return lax.optimization_barrier(block)
 
 
-def solve(layout: TileLayout, inputs: Inputs, block: Array) -> Solved:
+def solve(layout: TileLayout, inputs: Inputs, block: Array) -> SolvedRows:
     """Conditionals of the rows from their designs and targets."""
     tiles, _, size = block.shape
     flat = jnp.einsum("twi,twj->tij", block, block).reshape(tiles, size * size)
@@ -109,7 +109,7 @@ def solve(layout: TileLayout, inputs: Inputs, block: Array) -> Solved:
     system = system + jnp.eye(size - 1, dtype=system.dtype)[:, :, None]
     inverse, logdet = invert(system)
     half = (scale * gram[:-1, -1] * precision)[None]
-    return Solved(scale, gram, inverse, logdet, jnp.sum(inverse * half, axis=1))
+    return SolvedRows(scale, gram, inverse, logdet, jnp.sum(inverse * half, axis=1))
 
 
 def invert(system: Float[Array, "d d rows"]) -> tuple[Float[Array, "d d rows"], Array]:
@@ -140,7 +140,7 @@ def _scales(inputs: Inputs) -> Float[Array, "d rows"]:
     return jnp.concatenate([scale, jnp.ones_like(scale[:, :1])], axis=1)
 
 
-def _value(layout: TileLayout, inputs: Inputs, solved: Solved, squares: Array) -> Array:
+def _value(layout: TileLayout, inputs: Inputs, solved: SolvedRows, squares: Array) -> Array:
     variance = jnp.square(inputs.noise_scale)
     constant = layout.num_ratings * jnp.log(2 * jnp.pi * variance) - layout.log_weight
     deviance = jnp.sum(solved.logdet) + squares / variance + jnp.sum(jnp.square(solved.white))

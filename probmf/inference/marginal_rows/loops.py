@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from probmf.inference.marginal_rows.evidence import Inputs
 from probmf.models.observations import Observations
-from probmf.rows.cpu.evidence import Designs, Rated, Slopes, score_rows
+from probmf.rows.cpu.evidence import Designs, RatedRows, Slopes, score_rows
 from probmf.rows.store import Side
 from probmf.run.host_callback import ask_host
 
@@ -138,6 +138,6 @@ def _score(
     slopes = Slopes(
         found[4 : 4 + end].reshape(table_shape), found[4 + end :].reshape(scale_shape), found[:4]
     )
-    seen = Rated(start, partner, rating.view(np.float64), root.view(np.float64))
+    seen = RatedRows(start, partner, rating.view(np.float64), root.view(np.float64))
     score_rows(seen, Designs(table, scale, vector[-1:]), factors, slopes)
     return found

@@ -50,7 +50,7 @@ MAX_ROUNDS = 4
 FIRST = 256
 
 
-class Draws(NamedTuple):
+class ImportanceDraws(NamedTuple):
     """Draws of every site, and how they came about.
 
     Attributes:
@@ -81,7 +81,7 @@ def draw_marginal(
     *,
     max_densities: int | None,
     progress: bool | None,
-) -> Draws:
+) -> ImportanceDraws:
     """Draw from the density by importance sampling with a fitted proposal.
 
     Args:
@@ -156,7 +156,7 @@ def draw_marginal(
     clock.mark("draws")
     gradients = 0 if mode is None else mode.num_evaluations
     complete = all(len(draws) == num_samples for draws in samples.values())
-    return Draws(
+    return ImportanceDraws(
         samples, rounds.k_hat, rounds.num, gradients, rounds.effective, clock.seconds, complete,
         digits,
     )  # fmt: skip

@@ -27,7 +27,7 @@ from probmf.effects import (
 )
 from probmf.effects.laplace import Blocks, Tables
 from probmf.effects.rows import Rows
-from probmf.inference.marginal.blocks import Block, lay_out
+from probmf.inference.marginal.blocks import Block, lay_out_blocks
 from probmf.inference.marginal.integrand import Integrand, site_tables
 from probmf.inference.marginal.mixed import population_effects, term_effects
 from probmf.inference.potential import Potential
@@ -109,7 +109,7 @@ class Integral:
         found = [term_effects(t.effects_site, t) for t in data.groups if t.name in terms]
         if coefficients and data.mean.names:
             found.append(population_effects(data.mean))
-        laid = lay_out(found, data.num_observations)
+        laid = lay_out_blocks(found, data.num_observations)
         own = [i for i, block in enumerate(laid.blocks) if _holds(block, data.mean.site)]
         dtype = jnp.result_type(float)
         return cls(

@@ -15,7 +15,13 @@ import scipy.linalg
 from jaxtyping import Array, Float
 
 from probmf.data.keys import as_generator
-from probmf.effects.quadrature import MAX_DIM, find_modes, gauss_hermite, log_ratios, rough_modes
+from probmf.effects.quadrature import (
+    MAX_DIM,
+    gauss_hermite,
+    log_ratios,
+    modes_of_groups,
+    rough_modes,
+)
 from probmf.inference.drawn_back import PIECE, drawn_back
 from probmf.inference.importance import Mode, find_mode
 from probmf.inference.mixed.boundary import row_information
@@ -207,7 +213,7 @@ def _ratios(
     density: IntegralDensity, latents: dict[str, Array], nodes: Array
 ) -> tuple[Array, Array]:
     groups = density.integral.integrand(density.rest(latents)).groups
-    mode, root = rough_modes(groups, find_modes(groups))  # Begun at them, it stays there.
+    mode, root = rough_modes(groups, modes_of_groups(groups))  # Begun at them, it stays there.
     return mode, log_ratios(groups, mode, root, nodes)
 
 

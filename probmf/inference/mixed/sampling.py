@@ -18,7 +18,7 @@ from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.evaluators import NotServedError
 from probmf.inference.marginal.lost_digits import lost_digits_of_draws
 from probmf.inference.mixed.exact_fit import refuse_exact_fit
-from probmf.inference.mixed.importance_sampler import Draws, draw_marginal
+from probmf.inference.mixed.importance_sampler import ImportanceDraws, draw_marginal
 from probmf.inference.mixed.quadrature_sampler import (
     NUM_CHAINS,
     NoGroupingError,
@@ -161,7 +161,7 @@ def sample_marginal(
     return concluded(fit, lost_digits=draws.lost_digits, stacklevel=2)
 
 
-def _info(draws: Draws) -> Mapping[str, float | int | str]:
+def _info(draws: ImportanceDraws) -> Mapping[str, float | int | str]:
     return {
         "k_hat": draws.k_hat,
         "k_hat_gate": K_HAT_GATE,

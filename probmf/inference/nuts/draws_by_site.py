@@ -27,7 +27,7 @@ KINDS = {"n_steps": np.dtype(int), "tree_depth": np.dtype(int), "diverging": np.
 
 
 @dataclass(frozen=True)
-class SiteDraws:
+class NutsDraws:
     """From draws on the unconstrained scale to draws by site.
 
     Attributes:
@@ -115,7 +115,7 @@ class NutsStream:
         self,
         path: str | PathLike[str],
         identity: str,
-        draws: SiteDraws,
+        draws: NutsDraws,
         settings: Settings,
         source: tuple[Any, Any, Any],
         *,

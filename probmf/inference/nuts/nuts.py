@@ -21,7 +21,7 @@ from probmf.inference.marginal.lost_digits import lost_digits_of_draws
 from probmf.inference.marginal_rows import RowsMarginal, Stretched, find_start, rows_marginal
 from probmf.inference.mixed.exact_fit import refuse_exact_fit
 from probmf.inference.mixed.importance_sampler import MAX_DIMS
-from probmf.inference.nuts.draws_by_site import NutsStream, SiteDraws
+from probmf.inference.nuts.draws_by_site import NutsDraws, NutsStream
 from probmf.inference.nuts.mode_start import start_at_mode
 from probmf.inference.nuts.transitions import Settings, run_nuts
 from probmf.inference.potential import Potential, mixed_potential
@@ -174,7 +174,7 @@ def sample_nuts(
         if store is not None and store.begun:
             _check_stream(store, streamed=stream is not None)
         count = (settings.num_chains, settings.num_samples)
-        draws = SiteDraws(
+        draws = NutsDraws(
             target, potential, arguments, recover, jax.random.split(recover_key, count)
         )
         sink = None

@@ -31,7 +31,7 @@ from probmf.inference.starts import (
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
 from probmf.models.row_means import RowMean, prior_means
-from probmf.models.table import Table
+from probmf.models.table import ParameterTable
 from probmf.results import RatingsFit
 from probmf.rows.placement import Devices, RowShards, row_mesh, spans_processes
 from probmf.rows.store import OTHER, SIDES, Side, num_workers, shift_weak_zeros
@@ -156,7 +156,7 @@ def fit_als(
         return RatingsFit.from_point(model, data, best, history=history, method=f"als/{method}")
 
 
-class State(NamedTuple):
+class ALSState(NamedTuple):
     """State of a fit.
 
     Attributes:
@@ -195,7 +195,7 @@ class AlternatingLeastSquares:
         """Lay out the rows; see `fit_als` for the arguments."""
         self.model, self.start, self.pool = model, start, pool
         self.method, self.cg_steps = method, cg_steps
-        self.packing = Table(model, observations.num_users, observations.num_items)
+        self.packing = ParameterTable(model, observations.num_users, observations.num_items)
         self.constant = _weak_zero_constant(model, observations)
         store = observations.by_row(model.unobserved_weight)
         self.layout = lay_out(
@@ -220,7 +220,7 @@ class AlternatingLeastSquares:
         if model.unobserved_weight > 0:
             self.zero_weight = model.unobserved_weight / jnp.square(self.scales["noise_scale"])
 
-    def init(self, key: Array) -> State:
+    def init(self, key: Array) -> ALSState:
         """Small random factors and no biases; or the given start."""
         parameters = self.start(key)
         intercept = parameters["intercept"]
@@ -228,9 +228,9 @@ class AlternatingLeastSquares:
         weights = {name: parameters[name] for mean in self.means.values() for name in mean.shapes}
         table = self.packing.pack(parameters)
         weights, center = self._regress(table, weights, solves=False)
-        return State(table, intercept, jnp.zeros_like(intercept), own, weights, center)
+        return ALSState(table, intercept, jnp.zeros_like(intercept), own, weights, center)
 
-    def step(self, key: Array, state: State) -> tuple[State, list[Info]]:
+    def step(self, key: Array, state: ALSState) -> tuple[ALSState, list[Info]]:
         """Intercept, users, items, cutpoints. Deterministic: the key is not used."""
         intercept, own = state.intercept + state.move, state.own
         weights, center = state.weights, state.center
@@ -257,9 +257,9 @@ class AlternatingLeastSquares:
             mean, precision = self.model.intercept_prior()
             objective += 0.5 * precision * float((intercept - mean) ** 2)
             move = (slope - precision * (intercept - mean)) / (curvature + precision)
-        return State(table, intercept, move, own, weights, center), [Info(objective)]
+        return ALSState(table, intercept, move, own, weights, center), [Info(objective)]
 
-    def parameters(self, state: State, run: int) -> dict[str, Array]:
+    def parameters(self, state: ALSState, run: int) -> dict[str, Array]:
         """The parameters by site name; there is one run."""
         rows = self.packing.unpack(state.table)
         return {"intercept": state.intercept, **rows, **state.own, **state.weights}
@@ -319,7 +319,7 @@ def _regress(
     precision: dict[Side, Array],
     solves: Array,
     *,
-    packing: Table,
+    packing: ParameterTable,
 ) -> tuple[dict[str, Array], dict[Side, Array]]:
     """Weights given the rows, unless they are to stay, and the prior means that they give."""
     turned, rows = {}, packing.unpack(table)

@@ -64,7 +64,7 @@ class Restart(NamedTuple):
     gradient: Any = None
 
 
-class State(NamedTuple):
+class DescentState(NamedTuple):
     """State of a fit.
 
     Attributes:
@@ -112,7 +112,7 @@ class Descent:
         self.rule, self.num_runs = rule, num_runs
         self.num_updates, self.batch_size = num_updates, batch_size
 
-    def init(self, key: Array) -> State:
+    def init(self, key: Array) -> DescentState:
         """Random or given starting values, one for each restart."""
 
         def draw(key: Array) -> dict[str, Array]:
@@ -127,9 +127,9 @@ class Descent:
             # No update: the gradient at the start needs no program of its own.
             still = np.zeros(1, np.dtype(jnp.result_type(float)))
             restarts, _ = self._run_epoch(restarts, key, still, 0)
-        return State(restarts, 0)
+        return DescentState(restarts, 0)
 
-    def step(self, key: Array, state: State) -> tuple[State, list[Info]]:
+    def step(self, key: Array, state: DescentState) -> tuple[DescentState, list[Info]]:
         """One epoch: all data once; minibatches in an order drawn by the key."""
         done = state.epoch * self.num_updates
         factors = self.rule.factors(done, self.num_updates)
@@ -142,9 +142,9 @@ class Descent:
                 known = rate if self.rule.schedule is None else -factors[at]
                 trouble = describe_divergence(done + at + 1, state.epoch + 1, float(known))
             infos.append(Info(float(objective), trouble))
-        return State(restarts, state.epoch + 1), infos
+        return DescentState(restarts, state.epoch + 1), infos
 
-    def parameters(self, state: State, run: int) -> dict[str, Array]:
+    def parameters(self, state: DescentState, run: int) -> dict[str, Array]:
         """The parameters of one restart by site name."""
         return _sites(state.restarts.parameters, run, self.given, objective=self.objective)
 

@@ -9,8 +9,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from probmf.inference.point.objective import (
+    ObjectiveTerms,
     RatingObjective,
-    Terms,
     add_means,
     own_parameters,
     to_sites,
@@ -48,9 +48,9 @@ class FullBatchObjective(RatingObjective):
     @classmethod
     def build(
         cls, model: MatrixFactorization, observations: Observations
-    ) -> tuple["FullBatchObjective", tuple[Terms, RatingTerms]]:
+    ) -> tuple["FullBatchObjective", tuple[ObjectiveTerms, RatingTerms]]:
         """The objective of a model, and its data by row."""
-        terms = Terms.build(model, observations)
+        terms = ObjectiveTerms.build(model, observations)
         zero_weight = None
         if model.unobserved_weight > 0:
             zero_weight = model.unobserved_weight / jnp.square(terms.scales["noise_scale"])
@@ -59,7 +59,9 @@ class FullBatchObjective(RatingObjective):
         ratings = RatingTerms(buckets, terms.scales, zero_weight)
         return cls(model.likelihood.canonical()), (terms, ratings)
 
-    def whole(self, moved: dict[str, Array], given: tuple[Terms, RatingTerms]) -> Float[Array, ""]:
+    def whole(
+        self, moved: dict[str, Array], given: tuple[ObjectiveTerms, RatingTerms]
+    ) -> Float[Array, ""]:
         """Minus log posterior up to a constant."""
         terms, ratings = given
         sites = to_sites(moved)
@@ -73,7 +75,7 @@ class FullBatchObjective(RatingObjective):
         return total
 
 
-def _pack(values: Parameters, terms: Terms) -> Rows:
+def _pack(values: Parameters, terms: ObjectiveTerms) -> Rows:
     """Rows of both sides."""
     table = {}
     for side in SIDES:

@@ -25,7 +25,7 @@ from probmf.inference.point.optimizer import (
     rating_rule,
 )
 from probmf.inference.point.pairwise import LOSSES
-from probmf.inference.point.ranking import Pairs, RankingObjective
+from probmf.inference.point.ranking import RankingObjective, UserItemPairs
 from probmf.inference.point.validation import NetworkValidation
 from probmf.inference.starts import (
     initial_parameters,
@@ -44,7 +44,7 @@ from probmf.run.checkpoint import PACKAGES, Checkpoint
 from probmf.run.checks import check_counts, check_tol, require
 from probmf.run.estimate import estimate
 from probmf.run.fingerprint import fingerprint
-from probmf.run.stopping import HeldOut
+from probmf.run.stopping import HeldOutStop
 from probmf.settings import own_settings
 
 #: What is lowered; all but the first are of `LOSSES`.
@@ -236,7 +236,7 @@ class _Task(NamedTuple):
     """
 
     num_rows: int
-    held_out: HeldOut | None
+    held_out: HeldOutStop | None
     start: Callable[[Array], dict[str, Array]]
     default: Callable[[bool, int], Rule]
     objective: Callable[[optax.GradientTransformation], tuple[Objective, Any]]
@@ -279,7 +279,7 @@ def _ranking_task(
     counts = np.ones(len(data), bool) if data.weight is None else data.weight > 0
     occurred = data.rating > 0
     # A pair without weight says nothing: it is no positive, and no negative either.
-    known = Pairs(data.user[occurred | ~counts], data.item[occurred | ~counts])
+    known = UserItemPairs(data.user[occurred | ~counts], data.item[occurred | ~counts])
     # Of a user who has every item there is nothing to compare with.
     has_other = np.bincount(known.user, minlength=data.num_users) < data.num_items
     kept = occurred & counts & has_other[data.user]

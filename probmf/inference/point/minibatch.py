@@ -10,8 +10,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from probmf.inference.point.objective import (
+    ObjectiveTerms,
     RatingObjective,
-    Terms,
     add_means,
     own_parameters,
     side_of,
@@ -28,7 +28,7 @@ from probmf.rows.store import SIDES
 OBJECTIVE_SLOTS = 4096
 
 
-class Batch(NamedTuple):
+class RatingBatch(NamedTuple):
     """Ratings of one update, or with a leading axis, of all updates of an epoch.
 
     Attributes:
@@ -62,19 +62,21 @@ class MinibatchObjective(RatingObjective):
         model: MatrixFactorization,
         observations: Observations,
         optimizer: optax.GradientTransformation,
-    ) -> tuple["MinibatchObjective", tuple[Terms, Batch]]:
+    ) -> tuple["MinibatchObjective", tuple[ObjectiveTerms, RatingBatch]]:
         """The objective of a model, and its ratings."""
-        terms = Terms.build(model, observations)
+        terms = ObjectiveTerms.build(model, observations)
         rating = jnp.asarray(observations.rating)
         ones = jnp.ones_like(rating)
         weight = ones if observations.weight is None else observations.weight
         rows = model.site_shapes(observations.num_users, observations.num_items)
         # What has no rows is tried as one number.
         by_rows = leaves_rows_alone(optimizer, dict.fromkeys(terms.precision, ()) | rows)
-        batch = Batch(observations.user, observations.item, rating, weight, ones)
+        batch = RatingBatch(observations.user, observations.item, rating, weight, ones)
         return cls(model.likelihood.canonical(), by_rows), (terms, batch)
 
-    def whole(self, moved: dict[str, Array], given: tuple[Terms, Batch]) -> Float[Array, ""]:
+    def whole(
+        self, moved: dict[str, Array], given: tuple[ObjectiveTerms, RatingBatch]
+    ) -> Float[Array, ""]:
         """Minus log posterior up to a constant, without gathering all rows at once."""
         terms, ratings = given
         unpriored = terms._replace(shares={})
@@ -82,16 +84,18 @@ class MinibatchObjective(RatingObjective):
         losses = lax.map(lambda chunk: self.part(moved, chunk, (unpriored, ratings)), chunks)
         return terms.prior_loss(to_sites(moved), terms.precision) + jnp.sum(losses)
 
-    def batches(self, key: Array, given: tuple[Terms, Batch], size: int) -> Batch:
+    def batches(
+        self, key: Array, given: tuple[ObjectiveTerms, RatingBatch], size: int
+    ) -> RatingBatch:
         """The ratings in random order, cut in batches along a leading axis; see `shuffle`."""
         return shuffle(key, given[1], size)
 
-    def index(self, batch: Batch) -> dict[str, Array]:
+    def index(self, batch: RatingBatch) -> dict[str, Array]:
         """Rows of each side that the batch has."""
         return {"user": batch.user, "item": batch.item}
 
     def part(
-        self, moved: dict[str, Array], batch: Batch, given: tuple[Terms, Batch]
+        self, moved: dict[str, Array], batch: RatingBatch, given: tuple[ObjectiveTerms, RatingBatch]
     ) -> Float[Array, ""]:
         """The batch's part of the objective."""
         labels = {site: side_of(site) for site in moved}
@@ -99,14 +103,14 @@ class MinibatchObjective(RatingObjective):
         return self.part_of_rows(rows, batch, given)
 
     def part_of_rows(
-        self, rows: dict[str, Array], batch: Batch, given: tuple[Terms, Batch]
+        self, rows: dict[str, Array], batch: RatingBatch, given: tuple[ObjectiveTerms, RatingBatch]
     ) -> Float[Array, ""]:
         """The same from one row per rating."""
         return batch_loss(rows, batch, given[0], self.likelihood)
 
 
 def batch_loss(
-    rows: Parameters, batch: Batch, terms: Terms, likelihood: Likelihood
+    rows: Parameters, batch: RatingBatch, terms: ObjectiveTerms, likelihood: Likelihood
 ) -> Float[Array, ""]:
     """The batch's part of the objective: its losses, and a share of its rows' priors per rating.
 

@@ -22,7 +22,7 @@ from probmf.models.scores import Parameters
 from probmf.rows.store import SIDES, Side
 
 
-class Terms(NamedTuple):
+class ObjectiveTerms(NamedTuple):
     """The parts of the objective that are not ratings; a pytree.
 
     Attributes:
@@ -46,7 +46,7 @@ class Terms(NamedTuple):
     means: dict[Side, RowMean]
 
     @classmethod
-    def build(cls, model: MatrixFactorization, observations: Observations) -> "Terms":
+    def build(cls, model: MatrixFactorization, observations: Observations) -> "ObjectiveTerms":
         """The terms of a model whose scales are fixed."""
         dtype = jnp.result_type(float)
         sizes = {"user": observations.num_users, "item": observations.num_items}
@@ -106,7 +106,7 @@ def to_moved(sites: Parameters) -> dict[str, Array]:
     return moved
 
 
-def add_means(sites: Parameters, terms: Terms) -> dict[str, Array]:
+def add_means(sites: Parameters, terms: ObjectiveTerms) -> dict[str, Array]:
     """Rows from what they are more than their prior means, and what is fixed."""
     means = prior_means(terms.means, sites)
     return terms.constants | dict(sites) | {site: sites[site] + means[site] for site in means}
@@ -119,7 +119,9 @@ def own_parameters(sites: Parameters) -> dict[str, Array]:
 
 @dataclass(frozen=True)
 class RatingObjective:
-    """Base class of a factorization's objectives, for `Descent`; its data begin with `Terms`.
+    """Base class of a factorization's objectives, for `Descent`.
+
+    Its data begin with `ObjectiveTerms`.
 
     Attributes:
         likelihood: In canonical form.
@@ -127,11 +129,11 @@ class RatingObjective:
 
     likelihood: Likelihood
 
-    def sites(self, moved: dict[str, Array], given: tuple[Terms, Any]) -> dict[str, Array]:
+    def sites(self, moved: dict[str, Array], given: tuple[ObjectiveTerms, Any]) -> dict[str, Array]:
         """Rows with their prior means, and what is fixed."""
         return add_means(to_sites(moved), given[0])
 
-    def moved(self, sites: dict[str, Array], given: tuple[Terms, Any]) -> dict[str, Array]:
+    def moved(self, sites: dict[str, Array], given: tuple[ObjectiveTerms, Any]) -> dict[str, Array]:
         """The inverse, for a start: rows without data are zero (more than their prior mean).
 
         There the prior has its mode, and no minibatch would ever move them.

@@ -11,7 +11,13 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from probmf.inference.point.minibatch import OBJECTIVE_SLOTS, cut, shuffle
-from probmf.inference.point.objective import RatingObjective, Terms, add_means, side_of, to_sites
+from probmf.inference.point.objective import (
+    ObjectiveTerms,
+    RatingObjective,
+    add_means,
+    side_of,
+    to_sites,
+)
 from probmf.inference.point.pairwise import PairLoss
 from probmf.inference.point.row_updates import leaves_rows_alone, take_rows
 from probmf.models.factorization import MatrixFactorization
@@ -19,7 +25,7 @@ from probmf.models.observations import Observations
 from probmf.models.scores import Parameters
 
 
-class Pairs(NamedTuple):
+class UserItemPairs(NamedTuple):
     """Pairs of a user and an item.
 
     Attributes:
@@ -64,7 +70,7 @@ class Unseen(NamedTuple):
     size: Int[Array, " users"]
 
     @classmethod
-    def of(cls, known: Pairs, num_users: int, num_items: int) -> "Unseen":
+    def of(cls, known: UserItemPairs, num_users: int, num_items: int) -> "Unseen":
         """Those of pairs, each of which is there once."""
         user, item = known
         order = np.lexsort((item, user))
@@ -145,10 +151,10 @@ class RankingObjective(RatingObjective):
         cls,
         model: MatrixFactorization,
         observations: Observations,
-        known: Pairs,
+        known: UserItemPairs,
         optimizer: optax.GradientTransformation,
         loss: PairLoss,
-    ) -> tuple["RankingObjective", tuple[Terms, RankingData]]:
+    ) -> tuple["RankingObjective", tuple[ObjectiveTerms, RankingData]]:
         """The objective of a model, and its data.
 
         Args:
@@ -163,7 +169,7 @@ class RankingObjective(RatingObjective):
         """
         num_users, num_items = observations.num_users, observations.num_items
         unseen = Unseen.of(known, num_users, num_items)
-        terms = Terms.build(model, observations)
+        terms = ObjectiveTerms.build(model, observations)
         often = _appearances(observations, known, np.asarray(unseen.size), loss.num_negatives)
         dtype = jnp.result_type(float)
         shares = {
@@ -183,7 +189,9 @@ class RankingObjective(RatingObjective):
             terms, RankingData(positives, unseen),
         )  # fmt: skip
 
-    def whole(self, moved: dict[str, Array], given: tuple[Terms, RankingData]) -> Float[Array, ""]:
+    def whole(
+        self, moved: dict[str, Array], given: tuple[ObjectiveTerms, RankingData]
+    ) -> Float[Array, ""]:
         """The objective with one and the same draw of the negatives."""
         terms, data = given
         unpriored = terms._replace(shares={})
@@ -192,7 +200,7 @@ class RankingObjective(RatingObjective):
         losses = lax.map(lambda own: self.part(moved, own, (unpriored, data)), contests)
         return terms.prior_loss(to_sites(moved), terms.precision) + jnp.sum(losses)
 
-    def batches(self, key: Array, given: tuple[Terms, RankingData], size: int) -> Contest:
+    def batches(self, key: Array, given: tuple[ObjectiveTerms, RankingData], size: int) -> Contest:
         """The positives in random order with new negatives, cut in batches."""
         first, second = jax.random.split(key)
         return self._against(second, shuffle(first, given[1].positives, size), given[1])
@@ -206,14 +214,14 @@ class RankingObjective(RatingObjective):
         return {"user": batch.positives.user, "item": items}
 
     def part(
-        self, moved: dict[str, Array], batch: Contest, given: tuple[Terms, RankingData]
+        self, moved: dict[str, Array], batch: Contest, given: tuple[ObjectiveTerms, RankingData]
     ) -> Float[Array, ""]:
         """The batch's part of the objective."""
         labels = {site: side_of(site) for site in moved}
         return self.part_of_rows(take_rows(labels, moved, self.index(batch)), batch, given)
 
     def part_of_rows(
-        self, rows: Parameters, batch: Contest, given: tuple[Terms, RankingData]
+        self, rows: Parameters, batch: Contest, given: tuple[ObjectiveTerms, RankingData]
     ) -> Float[Array, ""]:
         """The same from the rows that `index` names."""
         terms, index = given[0], self.index(batch)
@@ -251,7 +259,7 @@ def _scores(values: Parameters, size: int, count: int) -> tuple[Array, Array]:
 
 
 def _appearances(
-    observations: Observations, known: Pairs, unseen: np.ndarray, count: int
+    observations: Observations, known: UserItemPairs, unseen: np.ndarray, count: int
 ) -> np.ndarray:
     """Number of times that each item is expected in an epoch, as a positive or a negative."""
     num_items = observations.num_items

@@ -27,7 +27,7 @@ from probmf.models.mixed.priors import (
     PredictorColumns,
     Prior,
     Priors,
-    Target,
+    ResponsePlace,
     as_array,
     default_priors,
     mean_target,
@@ -191,7 +191,7 @@ def _priors(
     target = mean_target(place, has_intercept=parts[0][0].intercept is not None)
     # The parameter that has a predictor has no prior of its own.
     varying = likelihood.scale_parameter if len(parts) > 1 else ""
-    targets = [target, Target(*likelihood.scale_place(target.width / WIDTH))]
+    targets = [target, ResponsePlace(*likelihood.scale_place(target.width / WIDTH))]
     defaults: dict[str, Prior] = {}
     names = {coding.site: coding.names for coding, _ in parts}
     with run_unchecked():  # The user's own were checked when they were made.

@@ -49,14 +49,14 @@ class PredictorColumns(NamedTuple):
     groups: Sequence[tuple[str, tuple[str, ...], np.ndarray, bool]]
 
 
-class Target(NamedTuple):
+class ResponsePlace(NamedTuple):
     """Place of the response on a predictor's scale: its centre, and the prior's width there."""
 
     center: float
     width: float
 
 
-def mean_target(response: np.ndarray | float, *, has_intercept: bool) -> Target:
+def mean_target(response: np.ndarray | float, *, has_intercept: bool) -> ResponsePlace:
     """Target of the linear predictor.
 
     Args:
@@ -68,13 +68,13 @@ def mean_target(response: np.ndarray | float, *, has_intercept: bool) -> Target:
         Mean and 2.5 standard deviations, or 0 and 2.5 root mean squares; a width of 2.5 without.
     """
     if not isinstance(response, np.ndarray):
-        return Target(response if has_intercept else 0.0, WIDTH)
+        return ResponsePlace(response if has_intercept else 0.0, WIDTH)
     if not has_intercept:
-        return Target(0.0, WIDTH * (float(np.sqrt(np.mean(np.square(response)))) or 1.0))
-    return Target(float(np.mean(response)), WIDTH * float(_sd(response[:, None])[0]))
+        return ResponsePlace(0.0, WIDTH * (float(np.sqrt(np.mean(np.square(response)))) or 1.0))
+    return ResponsePlace(float(np.mean(response)), WIDTH * float(_sd(response[:, None])[0]))
 
 
-def default_priors(columns: PredictorColumns, target: Target) -> dict[str, Prior]:
+def default_priors(columns: PredictorColumns, target: ResponsePlace) -> dict[str, Prior]:
     r"""Priors of a predictor's sites.
 
     The intercept's is what :math:`N(\mathrm{center}, w^2)` for the predictor at the mean of the

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Observed(NamedTuple):
+class RowObservations(NamedTuple):
     """The observations of one side's rows, row after row.
 
     Attributes:
@@ -39,7 +39,7 @@ class Present(NamedTuple):
     other_factors: np.ndarray
 
 
-class Given(NamedTuple):
+class RowInputs(NamedTuple):
     """Values that the rows are conditioned on.
 
     Attributes:
@@ -62,7 +62,7 @@ class Given(NamedTuple):
     pull: np.ndarray
 
 
-class Solved(NamedTuple):
+class RowOutputs(NamedTuple):
     """Outputs by row; rows hold their present values at the start.
 
     Attributes:

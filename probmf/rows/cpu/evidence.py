@@ -15,7 +15,7 @@ from probmf.rows.cpu.kernels import add_moments, compiled, fill, gather_columns,
 BLOCK = 1024
 
 
-class Rated(NamedTuple):
+class RatedRows(NamedTuple):
     """Ratings, row by row.
 
     Attributes:
@@ -62,7 +62,7 @@ class Slopes(NamedTuple):
 
 
 @compiled
-def score_rows(seen: Rated, given: Designs, factors: int, out: Slopes) -> None:
+def score_rows(seen: RatedRows, given: Designs, factors: int, out: Slopes) -> None:
     """Sums over the rows that make up their evidence, and its derivatives.
 
     Args:
@@ -141,7 +141,7 @@ def score_rows(seen: Rated, given: Designs, factors: int, out: Slopes) -> None:
 
 @compiled
 def _gather(
-    seen: Rated, table: np.ndarray, begin: int, end: int, target: int, design: np.ndarray
+    seen: RatedRows, table: np.ndarray, begin: int, end: int, target: int, design: np.ndarray
 ) -> None:
     """Designs and targets of some ratings, by column, times the roots of their weights."""
     gather_columns(table, seen.partner[begin:end], len(design), design)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from probmf.likelihoods import Likelihood
-from probmf.rows.cpu.arrays import Given, Present, Solved
+from probmf.rows.cpu.arrays import Present, RowInputs, RowOutputs
 from probmf.rows.cpu.share import RowLists, solve_side
 from probmf.rows.store import Side
 from probmf.rows.values import Noise, Prior, RowSums, RowValues
@@ -46,7 +46,7 @@ def solve_lists(
     dtype = own.factors.dtype
     size = prior.precision.shape[1]
     curvature = _curvature(likelihood, prior.scales, dtype)
-    given = Given(
+    given = RowInputs(
         intercept=np.asarray(prior.intercept, dtype).reshape(1),
         curvature=np.asarray(curvature, dtype),
         precision=np.asarray(prior.precision),
@@ -56,7 +56,7 @@ def solve_lists(
         pull=np.zeros((0, size), dtype) if prior.pull is None else np.asarray(prior.pull),
     )
     present = Present(*map(np.asarray, (*own, *other)))
-    solved = Solved(
+    solved = RowOutputs(
         present.bias.copy(), present.factors.copy(), *np.zeros((3, len(present.bias)), dtype)
     )
     solve_side(

@@ -7,7 +7,7 @@ stays in cache.
 
 import numpy as np
 
-from probmf.rows.cpu.arrays import Given, Observed, Present, Solved
+from probmf.rows.cpu.arrays import Present, RowInputs, RowObservations, RowOutputs
 from probmf.rows.cpu.kernels import (
     add_moments,
     collect_columns,
@@ -32,8 +32,8 @@ BLOCK = 256
 
 @compiled
 def _residuals(
-    seen: Observed,
-    given: Given,
+    seen: RowObservations,
+    given: RowInputs,
     table: Present,
     begin: int,
     end: int,
@@ -54,7 +54,7 @@ def _residuals(
 
 @compiled
 def _gradient(
-    given: Given,
+    given: RowInputs,
     row: int,
     own_bias: float,
     x: np.ndarray,
@@ -86,12 +86,12 @@ def _gradient(
 
 @compiled
 def solve_by_steps(
-    seen: Observed,
+    seen: RowObservations,
     lo: int,
     hi: int,
-    given: Given,
+    given: RowInputs,
     table: Present,
-    solved: Solved,
+    solved: RowOutputs,
     columns: int,
     steps: int,
 ) -> None:
@@ -227,12 +227,12 @@ def solve_by_steps(
 
 @compiled
 def solve_exactly(
-    seen: Observed,
+    seen: RowObservations,
     lo: int,
     hi: int,
-    given: Given,
+    given: RowInputs,
     table: Present,
-    solved: Solved,
+    solved: RowOutputs,
     columns: int,
     noise: np.ndarray,
 ) -> None:

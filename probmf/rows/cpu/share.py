@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 from jaxtyping import Int
 
-from probmf.rows.cpu.arrays import Given, Observed, Present, Solved
+from probmf.rows.cpu.arrays import Present, RowInputs, RowObservations, RowOutputs
 from probmf.rows.cpu.rows import solve_by_steps, solve_exactly
 from probmf.rows.store import SIDES, RowStore, Side
 
@@ -58,11 +58,11 @@ class RowLists:
         by_length = {side: np.argsort(store[side].degree, kind="stable") for side in SIDES}
         return cls(store, by_length, workers)
 
-    def observed(self, side: Side) -> Observed:
+    def observed(self, side: Side) -> RowObservations:
         """The ratings of one side, for the loops."""
         rows = self.store[side]
         weight = np.zeros(0, rows.rating.dtype) if rows.weight is None else rows.weight
-        return Observed(self.order[side], rows.start, rows.partner, rows.rating, weight)
+        return RowObservations(self.order[side], rows.start, rows.partner, rows.rating, weight)
 
     def stretches(self, side: Side) -> Iterator[Stretch]:
         """Stretches of about the same cost, the longest rows first."""
@@ -79,9 +79,9 @@ class RowLists:
 def solve_side(
     lists: RowLists,
     side: Side,
-    given: Given,
+    given: RowInputs,
     table: Present,
-    solved: Solved,
+    solved: RowOutputs,
     *,
     steps: int | None,
     noise: np.ndarray | None,
@@ -120,7 +120,7 @@ def solve_side(
         list(pool.map(work, stretches))
 
 
-def _used_columns(given: Given, table: Present, noise: np.ndarray | None) -> int:
+def _used_columns(given: RowInputs, table: Present, noise: np.ndarray | None) -> int:
     """Columns of factors that are not padding: zeros on both sides that nothing pulls at stay."""
     used = given.free[1:] > 0
     if noise is None and not len(given.pull):

@@ -21,10 +21,10 @@ from probmf import (
     sample_gibbs,
 )
 from probmf.inference.gibbs.factorization import make_problem
-from probmf.inference.gibbs.plan import Plan, State
+from probmf.inference.gibbs.plan import GibbsState, Plan
 from probmf.models.observations import Observations
 from probmf.models.scores import linear_predictor
-from probmf.models.table import Table
+from probmf.models.table import ParameterTable
 from probmf.rows.store import num_workers
 
 USERS, ITEMS = 6, 5
@@ -135,7 +135,7 @@ def test_sweeps_leave_the_joint_distribution_alone(prior: str, count: int) -> No
     pairs, truth = simulate(model, data, count)
     differences: dict[str, list[float]] = {}
     rows = [*model.site_shapes(USERS, ITEMS), "intercept"]
-    packing = Table(model, USERS, ITEMS)
+    packing = ParameterTable(model, USERS, ITEMS)
     with ThreadPoolExecutor(1) as pool:
         for index in range(count):
             values = {name: value[index] for name, value in truth.items()}
@@ -149,7 +149,7 @@ def test_sweeps_leave_the_joint_distribution_alone(prior: str, count: int) -> No
             scales |= {n: jnp.asarray(v) for n, v in values.items() if n not in rows}
             problem = make_problem(model, observed, scales, num_workers(), jax.random.key(0), None)
             start = jnp.asarray(values["intercept"])
-            state = State(packing.pack(values), start, scales, jnp.int32(0))
+            state = GibbsState(packing.pack(values), start, scales, jnp.int32(0))
             for sweep in range(3):
                 key = jax.random.fold_in(jax.random.key(index), sweep)
                 state, _ = problem.sweep(key, state, False, pool)

@@ -24,10 +24,10 @@ from probmf import (
     sample_nuts,
 )
 from probmf.inference.gibbs.factorization import make_problem
-from probmf.inference.gibbs.plan import Plan, State
+from probmf.inference.gibbs.plan import GibbsState, Plan
 from probmf.models.observations import Observations
 from probmf.models.scores import linear_predictor
-from probmf.models.table import Table
+from probmf.models.table import ParameterTable
 from probmf.rows.store import num_workers
 
 USERS, ITEMS = 6, 5
@@ -175,8 +175,8 @@ def test_sweeps_leave_the_joint_distribution_alone(prior: str, likelihood: str, 
             }  # fmt: skip
             scales |= {n: jnp.asarray(v) for n, v in values.items() if n not in names}
             problem = make_problem(model, observed, scales, num_workers(), jax.random.key(0), None)
-            packing = Table(model, USERS, ITEMS)
-            state = State(
+            packing = ParameterTable(model, USERS, ITEMS)
+            state = GibbsState(
                 packing.pack(values), jnp.asarray(values["intercept"]), scales, jnp.int32(0)
             )
             for sweep in range(3):
