@@ -6,6 +6,7 @@ import sys
 import sysconfig
 import types
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 #: Folders of code that captures no arrays of the user's.
+_OWN = str(Path(__file__).parent)
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 
 
@@ -29,7 +31,8 @@ def with_fresh_captures[**P, T](function: Callable[P, T]) -> Callable[P, T]:
     """The same function with the NumPy arrays that it captures copied, as `fresh_arrays` does.
 
     Captured is what a function finds in an enclosing function, among the globals that it names, in
-    its defaults, in the object whose method it is, and through functions that it names in turn.
+    its defaults, in the object whose method it is, in modules that it names, and through functions
+    that it names in turn; but for what is installed, and attributes of classes.
 
     Args:
         function: A function, a method, a partial, or an object that can be called.
@@ -57,7 +60,9 @@ def _fresh(value: Any, memo: dict[int, Any]) -> Any:
         own = tuple(_fresh(part, memo) for part in parts)
         same = all(a is b for a, b in zip(own, parts, strict=True))
         found = value if same else functools.partial(own[0], *own[1], **own[2])
-    elif isinstance(value, type | types.ModuleType | jax.stages.Wrapped):
+    elif isinstance(value, types.ModuleType):
+        found = _fresh_module(value, memo)
+    elif isinstance(value, type | jax.stages.Wrapped):
         found = value
     elif isinstance(value, np.ndarray):
         found = value.copy()
@@ -111,6 +116,19 @@ def _fresh_function(function: types.FunctionType, memo: dict[int, Any]) -> types
     )
     found.__kwdefaults__ = keyword_defaults
     found.__dict__.update(function.__dict__)
+    return found
+
+
+def _fresh_module(module: types.ModuleType, memo: dict[int, Any]) -> types.ModuleType:
+    """A module of the user's with its arrays, and what captures them, copied."""
+    path = getattr(module, "__file__", None)
+    if path is None or path.startswith((*_INSTALLED, _OWN)):
+        return module
+    fresh = {name: _fresh(one, memo) for name, one in list(vars(module).items())}
+    if all(fresh[name] is one for name, one in list(vars(module).items())):
+        return module
+    found = types.ModuleType(module.__name__)
+    vars(found).update(fresh)
     return found
 
 

@@ -104,6 +104,10 @@ def _collect(
     return table, {name for name, kind in schema.items() if kind == nw.Enum}
 
 
+class MissingColumnError(ValueError):
+    """A table lacks a column."""
+
+
 def _raw_names(frame: Any) -> list[Any]:
     names = getattr(frame, "column_names", None)
     return list(frame.columns if names is None else names)
@@ -144,7 +148,7 @@ def require_columns(
             close = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.6)
             meant = f" Did you mean {lower[close[0]]!r}?" if close else ""
             columns = ", ".join(map(repr, there[:20])) + ", ..." * (len(there) > 20)
-            raise ValueError(
+            raise MissingColumnError(
                 f"{sentence(what)} has no column {name!r}; its columns are: {columns or 'none'}."
                 f"{meant}{(hints or {}).get(name, '')}"
             )

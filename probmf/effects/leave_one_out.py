@@ -21,8 +21,9 @@ from probmf.effects.pattern import Pattern
 from probmf.effects.remainder import factor_remainder, scale_columns
 from probmf.effects.statistics import Statistics
 
-#: Shares of a row's variance that are left by all others below so many roundings are none.
-UNDETERMINED = 64.0
+#: Shares of a row's variance that are left by all others below so many roundings are none; where
+#: a prior is flat, for whose columns nothing else steadies the others, below so many.
+UNDETERMINED, UNDETERMINED_FLAT = 64.0, 1e7
 #: Rows whose variances are found side by side.
 ROWS = 256
 
@@ -84,7 +85,7 @@ def effect_shares(
 
 
 def log_left_out(
-    shares: Shares, residual: Float[Array, " n"], precision: Float[Array, " n"]
+    shares: Shares, residual: Float[Array, " n"], precision: Float[Array, " n"], *, flat: bool
 ) -> Float[Array, " n"]:
     """Log density of each row given all others.
 
@@ -92,11 +93,13 @@ def log_left_out(
         shares: Of the effects given all rows.
         residual: Observations less their location without effects.
         precision: Noise precision of each row.
+        flat: Whether an effect has a flat prior.
 
     Returns:
         The logarithms; NaN where the others leave an effect with a flat prior undetermined.
     """
     left = 1.0 - precision * shares.variance
-    left = jnp.where(left > UNDETERMINED * jnp.finfo(left.dtype).eps, left, jnp.nan)
+    least = (UNDETERMINED_FLAT if flat else UNDETERMINED) * jnp.finfo(left.dtype).eps
+    left = jnp.where(left > least, left, jnp.nan)
     error = (residual - shares.mean) / left
     return 0.5 * (jnp.log(precision * left) - np.log(2 * np.pi) - precision * left * error**2)

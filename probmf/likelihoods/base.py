@@ -218,6 +218,11 @@ class Likelihood(BaseLikelihood):
             ValueError: If there are any.
         """
 
+    @property
+    def uncensored(self) -> "Likelihood":
+        """The likelihood of responses of which none is a bound."""
+        return self
+
     def read_known(self, site: str, column: Column) -> Float[np.ndarray, " n"]:
         """An own parameter that a mixed model's data have by row, checked by itself.
 

@@ -7,12 +7,14 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from probmf.data.column import Column
 from probmf.data.kinds import TEXT
 from probmf.likelihoods.base import Likelihood, Predicted, Scores
+from probmf.likelihoods.gaussian import weighted
 from probmf.likelihoods.quadrature import QuadratureLikelihood
 from probmf.likelihoods.responses import ResponseValues
 
@@ -56,6 +58,12 @@ class Censored(QuadratureLikelihood):
                 f"The formula has cens(...), and likelihood={self.law!r} has no probabilities of "
                 "bounds; use 'gaussian', 'lognormal', 'gamma' or 'poisson'."
             )
+
+    @property
+    def uncensored(self) -> Likelihood:
+        """That of the responses, which predictions are of."""
+        own: Likelihood = self.law
+        return own
 
     @property
     def kind(self) -> str:
@@ -153,6 +161,29 @@ class Censored(QuadratureLikelihood):
         above, below = self.law.log_tails(scores, rating, scales)
         kind = jnp.asarray(scales["censored"])
         return jnp.where(kind == 0, observed, jnp.where(kind > 0, -above, -below))
+
+    def observe(
+        self,
+        scores: Scores,
+        rating: Scores | None,
+        weight: Scores | None,
+        scales: Mapping[str, Array],
+        *,
+        site: str = "rating",
+    ) -> Array:
+        """The observed NumPyro site; weights count as they do without bounds."""
+        if weight is None or not self.law.normal:
+            return super().observe(scores, rating, weight, scales, site=site)
+        own = {**scales, **weighted(scales, weight)}
+        return numpyro.sample(site, self.distribution(scores, own), obs=rating)
+
+    def log_density(
+        self, scores: Scores, rating: Scores, weight: Scores, scales: Mapping[str, Array]
+    ) -> Scores:
+        """Log density of weighted ratings, as `observe` has it."""
+        if not self.law.normal:
+            return super().log_density(scores, rating, weight, scales)
+        return -self.loss(scores, rating, {**scales, **weighted(scales, weight)})
 
     def slope(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
         """Minus the derivative of the loss by the score."""

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.nn import sigmoid
-from jax.scipy.special import betainc, gammainc, gammaincc, gammaln
+from jax.scipy.special import betainc, gammainc, gammaln
 from jaxtyping import Array
 from numpyro.distributions import constraints
 from scipy import special
@@ -17,7 +17,8 @@ from scipy import special
 from probmf.data.column import such_rows
 from probmf.likelihoods.base import Predicted, Scores
 from probmf.likelihoods.concentration import Concentrated
-from probmf.likelihoods.rates import RateLikelihood, log_of, rate, rate_moments
+from probmf.likelihoods.log_gamma import log_gamma_tails
+from probmf.likelihoods.rates import RateLikelihood, rate, rate_moments
 
 
 class Counts(RateLikelihood):
@@ -119,10 +120,11 @@ class Poisson(Counts):
         self, scores: Scores, rating: Scores, scales: Mapping[str, Array]
     ) -> tuple[Array, Array]:
         """Logarithms of the incomplete gamma functions."""
-        count, mean = jnp.asarray(rating), rate(scores)
-        some = gammainc(jnp.maximum(count, 1.0), mean)
-        above = jnp.where(count > 0, log_of(some), 0.0)
-        return above, log_of(gammaincc(count + 1.0, mean))
+        mean = rate(scores)
+        count = jnp.asarray(rating, mean.dtype)
+        some, _ = log_gamma_tails(jnp.maximum(count, 1.0), mean)
+        _, below = log_gamma_tails(count + 1.0, mean)
+        return jnp.where(count > 0, some, 0.0), below
 
     def reach_count(self, score: Array, count: Array, scales: Mapping[str, Array]) -> Array:
         r"""The incomplete gamma function :math:`P(k, \lambda)`: the k-th event comes in time."""

@@ -7,15 +7,15 @@ from typing import Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import gammainc, gammaincc
+from jax.scipy.special import gammaincc
 from jaxtyping import Array
 from numpyro.distributions import constraints
 
 from probmf.data.column import such_rows
 from probmf.likelihoods.base import Predicted, Scores
 from probmf.likelihoods.concentration import Concentrated
-from probmf.likelihoods.log_gamma import log_gamma_rest
-from probmf.likelihoods.rates import STEEPEST, RateLikelihood, log_of, rate, rate_moments
+from probmf.likelihoods.log_gamma import log_gamma_rest, log_gamma_tails
+from probmf.likelihoods.rates import STEEPEST, RateLikelihood, rate, rate_moments
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ class Gamma(Concentrated, RateLikelihood):
     ) -> tuple[Array, Array]:
         """Logarithms of the incomplete gamma functions."""
         own = jnp.asarray(scales["concentration"])
-        share = own * rating * rate(-jnp.asarray(scores))
-        return log_of(gammaincc(own, share)), log_of(gammainc(own, share))
+        below, above = log_gamma_tails(own, own * rating * rate(-jnp.asarray(scores)))
+        return above, below
 
     def steepness(self, threshold: Array, scales: Mapping[str, Array]) -> Array:
         """The root of the concentration."""

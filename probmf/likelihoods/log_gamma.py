@@ -4,11 +4,15 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
-from jax.scipy.special import gammaln
+from jax import lax
+from jax.scipy.special import gammainc, gammaincc, gammaln
 from jaxtyping import Array
 
 #: Where Stirling's series is right to the last digit.
 LARGE = 16.0
+#: Probabilities below it are summed as logarithms, by a series or a continued fraction of as many
+#: terms.
+SMALL, TERMS = 1e-25, 200
 
 
 def log_gamma_rest(x: Any) -> Array:
@@ -30,6 +34,55 @@ def log_gamma_rest(x: Any) -> Array:
     series = inverse / 12 - inverse**3 / 360 + inverse**5 / 1260 - inverse**7 / 1680
     stirling = 0.5 * (math.log(2 * math.pi) - jnp.log(large)) + series
     return jnp.where(x < LARGE, gammaln(small) - small * jnp.log(small) + small, stirling)
+
+
+def log_gamma_tails(a: Any, x: Any) -> tuple[Array, Array]:
+    r"""Logarithms of the incomplete gamma functions P(a, x) and Q(a, x), far out too.
+
+    Where P is small, it is :math:`\frac{x^a e^{-x}}{\Gamma(a + 1)} \sum_n
+    \frac{x^n}{(a + 1) \cdots (a + n)}`, and where Q is, a continued fraction.
+
+    Args:
+        a: Positive numbers.
+        x: Others.
+
+    Returns:
+        Both logarithms.
+
+    Example:
+        >>> [round(float(one), 3) for one in log_gamma_tails(2000.0, 50.0)]
+        [-5432.453, 0.0]
+
+    Source: Press, Teukolsky, Vetterling and Flannery (2007), Numerical recipes, section 6.2.
+    """
+    a, x = jnp.broadcast_arrays(jnp.asarray(a), jnp.asarray(x))
+    few = lax.stop_gradient(gammainc(a, x)) < SMALL
+    many = lax.stop_gradient(gammaincc(a, x)) < SMALL
+    # Each formula is evaluated where it holds, for the sake of derivatives.
+    inside = jnp.where(few | many, a, x)
+    below, above = jnp.where(few, x, 0.5 * a), jnp.where(many, x, 2.0 * a + 30.0)
+
+    def front(at: Array) -> Array:
+        return a * jnp.log(at) - at - gammaln(a)
+
+    def series(total: Array, n: Array) -> tuple[Array, None]:
+        return 1.0 + below / (a + n) * total, None
+
+    def fraction(total: Array, n: Array) -> tuple[Array, None]:
+        return above + 2.0 * n - 1.0 - a + n * (a - n) / total, None
+
+    steps = jnp.arange(TERMS, 0, -1).astype(a.dtype)
+    summed = lax.scan(series, jnp.ones_like(a), steps)[0]
+    divided = lax.scan(fraction, above + 2.0 * TERMS + 1.0 - a, steps)[0]
+    log_p = jnp.where(
+        few, front(below) - jnp.log(a) + jnp.log(summed),
+        jnp.where(many, 0.0, jnp.log(gammainc(a, inside))),
+    )  # fmt: skip
+    log_q = jnp.where(
+        many, front(above) - jnp.log(divided),
+        jnp.where(few, 0.0, jnp.log(gammaincc(a, inside))),
+    )  # fmt: skip
+    return log_p, log_q
 
 
 def log_beta(p: Any, q: Any) -> Array:

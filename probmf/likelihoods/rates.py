@@ -22,11 +22,6 @@ def rate(score: Scores) -> Array:
     return jnp.exp(inner) * (1.0 + (score - inner))
 
 
-def log_of(probability: Array) -> Array:
-    """Logarithm of a probability; of one too small for its digits, that of the smallest."""
-    return jnp.log(jnp.maximum(probability, jnp.finfo(probability.dtype).tiny))
-
-
 def rate_moments(mean: Scores, sd: Scores) -> tuple[Array, Array, Array]:
     r"""Mean, variance and mean square of a rate whose score is Normal(mean, sd).
 

@@ -63,10 +63,11 @@ def predictive_check(
     Raises:
         TypeError: If it is no fit.
         ValueError: If it is a point fit, `num_samples` is less than one, there is no such grouping
-            or statistic, or a prior is flat.
+            or statistic, a prior is flat, or some responses are bounds.
 
     Memory: `num_samples` numbers for each training row.
     """
+    fit._refuse_bounds()
     check_choice("group", group, get_args(Group.__value__))
     if group == "posterior":
         check_sampled(fit)

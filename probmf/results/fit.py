@@ -248,6 +248,9 @@ class Fit(Pickled):
         """Name of the observed site."""
         raise NotImplementedError
 
+    def _refuse_bounds(self) -> None:
+        """Refuse to compare responses of which some are bounds."""
+
     def _sites(self) -> Sites:
         """Dimensions of the sites, and their coordinates."""
         raise NotImplementedError

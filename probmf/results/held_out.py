@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from probmf.data import Ratings
+from probmf.data.tables import MissingColumnError
 from probmf.data.vocabulary import read_levels
 from probmf.likelihoods import Likelihood
 from probmf.likelihoods.base import Predicted
@@ -144,9 +145,25 @@ def _of_mixed_model(fit: MixedFit, test: Any, interval: float) -> HeldOut:
     )  # fmt: skip
 
 
+def _refuse_bounds(fit: MixedFit, test: Any) -> None:
+    """Refuse test responses that are bounds; of a table that does not say so, none is."""
+    column = fit.design.known.get("censored")
+    if column is None:
+        return
+    try:
+        read = read_data(test, [column])[column]
+    except MissingColumnError:
+        return
+    read.refuse(
+        fit.model.likelihood.read_known("censored", read) != 0,
+        "; a bound can't be compared with a prediction. Leave these rows out of the test data.",
+    )
+
+
 def _responses(fit: MixedFit, test: Any) -> Float[np.ndarray, " n"]:
     """Responses of a table, coded as the training ones."""
     name, levels = fit.design.data.response_name, fit.design.response_levels
+    _refuse_bounds(fit, test)
     column = read_data(test, [name])[name]
     if not levels:
         with naming_column(name):

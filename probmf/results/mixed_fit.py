@@ -166,11 +166,11 @@ class MixedFit(Fit):
         check_choice("kind", kind, get_args(Kind.__value__))
         if at_least is not None:
             levels = self.design.response_levels
-            known = level_values(levels) if levels else self.model.likelihood.levels
+            known = level_values(levels) if levels else self.model.likelihood.uncensored.levels
             at_least = check_at_least(at_least, known)
         rows = self._rows(data, unseen, level)
         found = predict_rows(
-            self._draws, rows, self.model.likelihood, kind=kind,
+            self._draws, rows, self.model.likelihood.uncensored, kind=kind,
             interval=None if self.is_point and kind == "mean" else interval,
         )  # fmt: skip
         if at_least is not None:
@@ -183,7 +183,7 @@ class MixedFit(Fit):
                 "draws=True draws at random: responses, or the effects of new groups. Give key=, "
                 "a JAX key or an int."
             )
-        own = draw_rows(self._draws, rows, self.model.likelihood, kind=kind, rng=rng)
+        own = draw_rows(self._draws, rows, self.model.likelihood.uncensored, kind=kind, rng=rng)
         return replace(found, draws=own)
 
     def predictions(
@@ -399,7 +399,7 @@ class MixedFit(Fit):
         keep: bool = False, key: ArrayLike | None = None,
     ) -> EffectQuery:  # fmt: skip
         return EffectQuery(
-            draws=self._draws, likelihood=self.model.likelihood, training=self.data,
+            draws=self._draws, likelihood=self.model.likelihood.uncensored, training=self.data,
             covariance=None if self.maximum is None else self.maximum.covariance,
             is_point=self.is_point, data=data, by=by, kind=kind, interval=interval, unseen=unseen,
             level=level, keep=keep, key=key,
@@ -408,14 +408,14 @@ class MixedFit(Fit):
     def _tail(self, rows: Encoded, found: Predictions, at_least: float) -> Float[np.ndarray, " n"]:
         """Probabilities of responses of at least a number."""
         if found.probabilities is None:
-            return tail_rows(self._draws, rows, self.model.likelihood, at_least)
+            return tail_rows(self._draws, rows, self.model.likelihood.uncensored, at_least)
         reached = level_values(found.levels) >= at_least
         return np.asarray(found.probabilities[:, reached].sum(axis=1))
 
     def _reach(self, data: Any, numbers: np.ndarray) -> Float[np.ndarray, " n"]:
         """Probabilities that responses of rows are at least some numbers, one for each."""
         rows = self._rows(data, "prior", "groups")
-        return tail_rows(self._draws, rows, self.model.likelihood, numbers)
+        return tail_rows(self._draws, rows, self.model.likelihood.uncensored, numbers)
 
     def _rows(self, data: Any, unseen: Unseen, level: Level) -> Encoded:
         """Rows of a table, or of the training data, with the effects of some groupings."""
@@ -463,7 +463,7 @@ class MixedFit(Fit):
             Johnson and Schielzeth (2017) for counts and gamma responses.
         """
         check_interval(interval)
-        fixed, groups, left = partition(self._draws, self.model.likelihood)
+        fixed, groups, left = partition(self._draws, self.model.likelihood.uncensored)
         explained = fixed + sum(groups.values())
         whole = explained + left
         shares = {"marginal": fixed / whole, "conditional": explained / whole}
@@ -492,7 +492,7 @@ class MixedFit(Fit):
             revisited and expanded.
         """
         check_interval(interval)
-        _, groups, left = partition(self._draws, self.model.likelihood)
+        _, groups, left = partition(self._draws, self.model.likelihood.uncensored)
         if not groups:
             raise ValueError(
                 f"The formula {self.model.formula!r} has no group term, so that rows have no "
@@ -552,6 +552,13 @@ class MixedFit(Fit):
 
     def _observed(self) -> np.ndarray:
         return np.asarray(self.design.data.response)
+
+    def _refuse_bounds(self) -> None:
+        if "censored" in self.design.known:
+            raise ValueError(
+                f"Some responses {self._response_name!r} are bounds (cens(...) in the formula), "
+                "which can't be compared with replicated responses."
+            )
 
     def _training_scores(self) -> tuple[Likelihood, Mixtures, np.ndarray | None]:
         likelihood = self.model.likelihood.coded(len(self.design.response_levels))

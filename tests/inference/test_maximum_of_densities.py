@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats as st
-from scipy.special import expit, gammaln
+from scipy.special import expit, gammaln, logsumexp
 
-from probmf import MixedEffects, fit_marginal, load
-from probmf.likelihoods import StudentT
+from probmf import MixedEffects, fit_marginal, load, plots
+from probmf.likelihoods import Gamma, StudentT
+from probmf.results.held_out import held_out
 
 SIZE = 400
 RNG = np.random.default_rng(0)
@@ -124,6 +125,56 @@ def test_bounds_count_by_their_probability(likelihood: str, tmp_path: Path) -> N
     laws = law(eta, own[0] if own else 1.0)
     np.testing.assert_allclose(found.mean, laws.mean(), rtol=1e-5)
     np.testing.assert_allclose([found.lower, found.upper], laws.ppf([[0.05], [0.95]]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "gamma"])
+def test_far_bounds_count(likelihood: str) -> None:
+    """Far beyond the smallest float, against SciPy's quadrature of the density's logarithm."""
+    y = np.append(np.full(20, 50.0), 2000.0)
+    table = {"y": y, "c": np.append(np.zeros(20), 1), "x": np.zeros(21)}
+    given = Gamma(4.0) if likelihood == "gamma" else "poisson"
+    fit = fit_marginal(MixedEffects("y | cens(c) ~ 1", likelihood=given), table)
+
+    def value(at: float) -> float:
+        rate = np.exp(at)
+        if likelihood == "poisson":
+            terms = st.poisson(rate).logpmf(np.arange(2000, 6000))
+            return float(20 * st.poisson(rate).logpmf(50) + logsumexp(terms))
+        places = np.linspace(2000.0, 40000.0, 400_001)
+        terms = st.gamma(4.0, scale=rate / 4.0).logpdf(places) + np.log(places[1] - places[0])
+        terms[[0, -1]] -= np.log(2.0)
+        return float(20 * st.gamma(4.0, scale=rate / 4.0).logpdf(50) + logsumexp(terms))
+
+    found = fit.point()["coefficients"].item()
+    assert fit.maximum.log_likelihood == pytest.approx(value(found), rel=1e-8)
+    assert value(found) > max(value(found - 0.01), value(found + 0.01))
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "lognormal"])
+def test_weights_of_rows_mean_the_same_with_bounds(likelihood: str) -> None:
+    """Precision: a row of weight w has the noise of the scale by the root of w."""
+    law, full, limit = CENSORED[likelihood]
+    kind = 1 * (full > limit)
+    y, weight = np.minimum(full, limit), np.exp(0.5 * X)
+    table = {"y": y, "x": X, "c": kind, "w": weight}
+    fit = fit_marginal(MixedEffects("y | cens(c) ~ x", likelihood=likelihood, weights="w"), table)
+    point = fit.point()
+
+    def value(at: np.ndarray) -> float:
+        laws = law(at[0] + at[1] * X, at[2] / np.sqrt(weight))
+        return float(np.sum(np.where(kind > 0, laws.logsf(y), laws.logpdf(y))))
+
+    check_highest(fit, np.array([*point["coefficients"], point["noise_scale"]]), value)
+
+
+def test_bounds_are_not_compared_with_predictions() -> None:
+    table = {"y": [1.0, 2.0, 4.0], "x": [0.0, 1.0, 3.0], "c": [0, 0, 1]}
+    fit = fit_marginal(MixedEffects("y | cens(c) ~ 1"), table)
+    with pytest.raises(ValueError, match=r"'c' is 1 in row 2 .* a bound can't be compared"):
+        held_out(fit, table)
+    assert len(held_out(fit, {"y": [1.0, 2.0]}).observed) == 2
+    with pytest.raises(ValueError, match="Some responses 'y' are bounds"):
+        plots.predictive_check(fit, key=0)
 
 
 def test_bounds_that_can_not_be_read_are_refused() -> None:

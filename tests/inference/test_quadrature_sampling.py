@@ -83,6 +83,13 @@ def test_scales_that_are_numbers() -> None:
 
 
 def test_what_has_no_quadrature_is_refused() -> None:
+    model = MixedEffects(
+        "y ~ x + (1 | g)", likelihood="negativebinomial", scale_formula="~ 1 + (1 | h)"
+    )
+    with pytest.raises(
+        ValueError, match=r"effects in scale_formula have no quadrature\. Use sample"
+    ):
+        sample_marginal(model, CROSSED, key=0)
     model = MixedEffects("y ~ x + (1 + x + I(x**2) | g)", likelihood="poisson")
     told = r"likelihood is Poisson\(\).* this model has g_effects \(3 for each group\)"
     with pytest.raises(ValueError, match=told):

@@ -64,7 +64,15 @@ def prepare(
     # Those that have been used in double precision go.
     own = model if isinstance(model, MixedProgram) else with_fresh_captures(model)
     own_args, own_kwargs = fresh_arrays((args, dict(kwargs)))
-    prepared = _prepare(own, sites, own_args, own_kwargs, num_nodes)
+    try:
+        prepared = _prepare(own, sites, own_args, own_kwargs, num_nodes)
+    except (TypeError, jax.errors.JaxRuntimeError) as error:
+        if not _is_stale(error):
+            raise
+        raise MarginalizeError(
+            "The model uses a NumPy array, out of our reach, that JAX remembers in the precision "
+            "of another program. Hand the array over as an argument, or make it a JAX array."
+        ) from error
     fresh_args, fresh_kwargs = fresh_arrays((args, dict(kwargs)))
     return replace(prepared, model=model, args=fresh_args, kwargs=fresh_kwargs)
 
@@ -76,6 +84,11 @@ def _outside_of_traces() -> AbstractContextManager[Any]:
     """
     traced = isinstance(jnp.zeros(()), jax.core.Tracer)
     return jax.ensure_compile_time_eval() if traced else nullcontext()
+
+
+def _is_stale(error: Exception) -> bool:
+    """True if JAX remembers an array of the model's in another precision."""
+    return "same dtypes" in str(error) or "RuntimeProgramInputMismatch" in str(error)
 
 
 def _structure(

@@ -93,7 +93,8 @@ class Prepared(PreparedModel):
             self.pattern, statistics, designs, self.trils(run), precision, self.flat
         )
         own = jnp.broadcast_to(1.0 / jnp.square(observed.scale), observed.loc.shape)
-        found = log_left_out(shares, observed.value - observed.loc, own) + observed.jacobian
+        residual = observed.value - observed.loc
+        found = log_left_out(shares, residual, own, flat=bool(self.flat)) + observed.jacobian
         return found if observed.keep is None else jnp.where(observed.keep, found, 0.0)
 
     def predictor(self, latents: Values, deviations: Values) -> Float[Array, " n"]:

@@ -22,6 +22,9 @@ from probmf.models.mixed.distinct import dependent_columns
 #: Cosines are rounded to this: matrices nearer to dependence can't be told from dependent ones.
 ROUNDING = 1e-10
 
+#: Coefficients of the logarithm of a noise scale.
+NOISE = "noise_coefficients"
+
 
 class _Matrix(NamedTuple):
     """One matrix of the covariance: two columns of a term, or diagonal numbers of the noise."""
@@ -144,7 +147,9 @@ def _matrices(design: Design) -> list[_Matrix]:
 def _noise(design: Design) -> list[tuple[str, np.ndarray]]:
     """Diagonals by which the noise's variances change, and what they are called by."""
     data, ones = design.data, np.ones(design.data.num_observations)
-    if data.noise is not None and data.noise.groups:
+    # A formula may be for another parameter, which is no variance of the response's.
+    other = data.noise is not None and data.noise.site != NOISE
+    if other or (data.noise is not None and data.noise.groups):
         return []
     if data.noise is None:
         free = isinstance(data.priors.get("noise_scale"), Distribution)

@@ -93,6 +93,8 @@ def sample_by_quadrature(
         NoStartError: If it is not finite where the chains were to start.
     """
     names = [term.name for term in data.groups]
+    if data.noise is not None and data.noise.groups:
+        raise NoGroupingError("effects in scale_formula have no quadrature")
     if not names:
         raise NoGroupingError("the formula has no group term such as (1 | g)")
     whole = Integral.of(program, data, names, coefficients=True)

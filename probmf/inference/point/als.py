@@ -135,15 +135,15 @@ def fit_als(
         (observations,) = model.arguments(data)
         warn_of_heavy_weights(model, data, stacklevel=3)
         shared = spans_processes(mesh)
+        held_out = prepare_validation(model, data, validation)
         if shared:
             settings = (num_sweeps, tol, method, cg_steps, patience)
             begun = None if start is None else start.point()
             told = replace(model, user_features=None, item_features=None)
             processes.agree(
                 "Model, data, settings or key",
-                fingerprint(told, observations, random_key, settings, begun),
+                fingerprint(told, observations, random_key, settings, begun, held_out),
             )
-        held_out = prepare_validation(model, data, validation)
         first = initial_parameters(model, observations, start)
         with ThreadPoolExecutor(num_workers()) as pool:
             algorithm = AlternatingLeastSquares(

@@ -13,8 +13,8 @@ from probmf.models.mixed.encoding import ColumnEncoder
 from probmf.models.mixed.grouping import GroupEncoder, Unseen
 from probmf.models.mixed.variables import read_data
 
-#: What is told of the responses of the training data, and holds of those of new rows.
-OF_TRAINING = {"censored": 0.0}
+#: What is told of the responses of the training data alone.
+OF_RESPONSES = {"censored"}
 
 
 class EncodedTerm(NamedTuple):
@@ -154,7 +154,7 @@ class Design:
     @property
     def known_of_rows(self) -> dict[str, str]:
         """Those of `known` that new rows need, too."""
-        return {site: name for site, name in self.known.items() if site not in OF_TRAINING}
+        return {site: name for site, name in self.known.items() if site not in OF_RESPONSES}
 
     @property
     def group_codes(self) -> dict[str, np.ndarray]:
@@ -186,6 +186,4 @@ def encode_rows(
     table = read_data(data, list(dict.fromkeys([*names, *asked.values()])))
     parts = [coding.encode(table, unseen, leave_out) for coding in design.codings]
     known = {site: table[column].numbers() for site, column in asked.items()}
-    for site in design.known.keys() - asked.keys():
-        known[site] = np.full(table.num_rows, OF_TRAINING[site])
     return parts[0]._replace(noise=parts[1] if len(parts) > 1 else None, known=known)

@@ -70,6 +70,22 @@ def test_rows_that_determine_effects_nearly_alone_keep_their_digits() -> None:
         marginalize(model, "u").leave_group_out(group, latents, True)
 
 
+def test_a_row_that_alone_determines_a_flat_effect_has_no_density() -> None:
+    """A dummy of one row, among columns that nearly depend on each other."""
+    rng = np.random.default_rng(0)
+    near = 3.0 + 0.05 * rng.normal(size=400)
+    columns = np.stack([np.ones(400), near, near + 0.05 * rng.normal(size=400), np.eye(400)[7]], 1)
+
+    def model(y: Any) -> None:
+        scale = sample("scale", dist.HalfNormal(1.0))
+        law = dist.ImproperUniform(constraints.real_vector, (), (4,))
+        sample("y", normal(columns @ sample("b", law), scale), obs=y)
+
+    y = rng.normal(size=400)
+    with pytest.raises(MarginalizeError, match=r"Without row 7 .* \(1 such rows\)"):
+        marginalize(model, "b").leave_one_out({"scale": np.ones(1)}, y)
+
+
 def test_gaussian_rows_against_refits_without_them() -> None:
     """The model is run on the other rows, and predicts the one that is left out."""
 
