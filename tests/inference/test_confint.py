@@ -98,6 +98,17 @@ def test_errors() -> None:
     best = fit_marginal(MixedEffects("y ~ x + (1 | g)"), table)
     with pytest.raises(ValueError, match="The bootstrap draws at random; give key="):
         confint(best, method="bootstrap")
+    # Data sets that a model does not make.
+    y = {"y": np.array([1.0, 2.5, 2.0, 0.5, 1.5, 2.5]), "c": [0, 1, 0, 0, 0, 1]}
+    for model, data, why in (
+        (MixedEffects("y | cens(c) ~ 1"), y, r"cens\(...\) tells which responses are censored"),
+        (
+            MixedEffects("y ~ 1", likelihood="poisson", weights="w"),
+            {"y": [1, 2, 0, 3], "w": [1, 2, 1, 3]}, "weights='w' counts rows",
+        ),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"method is 'bootstrap', which .*: {why}.*'profile'"):
+            confint(fit_marginal(model, data), method="bootstrap", key=0)
     with pytest.raises(ValueError, match="method is 'exact'; expected 'wald' or 'profile'"):
         confint(best, method="exact")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="fit is a str, expected a MixedFit"):

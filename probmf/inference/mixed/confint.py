@@ -57,7 +57,8 @@ def confint(
         \le z^2\}
 
     The parametric bootstrap fits data sets that the fitted model makes, with new effects, and takes
-    quantiles of their estimates.
+    quantiles of their estimates. There is none of censored responses, as the model does not say
+    when one of them is censored, nor of weights that count rows.
 
     Args:
         fit: A fit of `fit_marginal(objective="likelihood")`.
@@ -75,7 +76,8 @@ def confint(
 
     Raises:
         TypeError: If `fit` is no MixedFit.
-        ValueError: If it is another fit, an option is out of range, or a key is missing.
+        ValueError: If it is another fit, an option is out of range, a key is missing, or the model
+            does not make data sets.
 
     Example:
         >>> from probmf import MixedEffects, fit_marginal
@@ -99,6 +101,8 @@ def confint(
     check_choice("method", method, get_args(Method.__value__))
     check_interval(interval)
     check_counts(num_samples=num_samples, num_nodes=num_nodes)
+    if method == "bootstrap":
+        _check_simulated(fit)
     estimates = _named(fit, fit.samples)
     if method == "wald":
         return _wald(fit, estimates, interval)
@@ -118,6 +122,23 @@ def confint(
         ends[name] = float(lower), float(upper)
     note = f"{failed} of {num_samples} fits found no maximum and are left out."
     return _table(estimates, ends, (note,) if failed else ())
+
+
+def _check_simulated(fit: MixedFit) -> None:
+    """Refuse models that do not say how their data came about."""
+    law, why = fit.model.likelihood, ""
+    if "censored" in law.known:
+        why = "cens(...) tells which responses are censored, and not when others would be"
+    elif fit.design.data.weight is not None and not law.normal:
+        why = (
+            f"weights={fit.model.weights!r} counts rows, each of which would have a response of "
+            "its own"
+        )
+    if why:
+        raise ValueError(
+            f"method is 'bootstrap', which makes data sets as the model says: {why}. Use "
+            "method='profile' or 'wald'."
+        )
 
 
 def _named(fit: MixedFit, samples: Mapping[str, np.ndarray]) -> dict[str, float]:
