@@ -30,7 +30,7 @@ SPREADS = ("sd", "2sd", "iqr", "minmax")
 #: Pairs of levels that have a name.
 PAIRINGS = ("reference", "sequential", "pairwise")
 #: Step of a derivative, as a share of the range of the training data.
-STEP = 1e-6
+STEP = 1e-4
 
 
 class Contrast(NamedTuple):
@@ -47,6 +47,20 @@ class Contrast(NamedTuple):
     low: Any
     high: Any
     texts: tuple[str, str]
+
+
+class Steps(NamedTuple):
+    """Three values of a column for each row, and the parabola through expectations there.
+
+    Attributes:
+        places: The values.
+        slope: Weights of the expectations in its slope at the row's own value.
+        value: Those in its value there.
+    """
+
+    places: list[Float[np.ndarray, " n"]]
+    slope: list[Float[np.ndarray, " n"]]
+    value: list[Float[np.ndarray, " n"]]
 
 
 class Columns(NamedTuple):
@@ -176,10 +190,8 @@ def written(contrast: Contrast, comparison: str) -> str:
     return COMPARISONS[comparison][1].format(high, low)
 
 
-def steps(
-    name: str, table: Frame, training: Callable[[], Column]
-) -> tuple[Contrast, Float[np.ndarray, " n"]]:
-    """Values a little below and above those of a column, and how far they are apart.
+def steps(name: str, table: Frame, training: Callable[[], Column]) -> Steps:
+    """Values about those of a column, for a derivative.
 
     They do not leave the range of the training data where the value itself lies within it, since
     splines end there.
@@ -187,10 +199,18 @@ def steps(
     x, own = table[name].numbers(), training().numbers()
     low, high = float(own.min()), float(own.max())
     step = STEP * ((high - low) or 1.0)
-    inside = (low <= x) & (x <= high)
-    below = np.where(inside, np.maximum(x - step, low), x - step)
-    above = np.where(inside, np.minimum(x + step, high), x + step)
-    return Contrast(name, below, above, ("", "")), above - below
+    inside = (low <= x) & (x <= high) & (low < high)
+    center = np.where(inside, np.clip(x, low + step, high - step), x)
+    places = [center - step, center, center + step]
+    slope, value = [], []
+    for one, (two, three) in zip(
+        places, [(places[1], places[2]), (places[0], places[2]), (places[0], places[1])],
+        strict=True,
+    ):  # fmt: skip
+        below = (one - two) * (one - three)
+        slope.append(((x - two) + (x - three)) / below)
+        value.append((x - two) * (x - three) / below)
+    return Steps(places, slope, value)
 
 
 def varied(table: Frame, name: str, *values: Any) -> Frame:

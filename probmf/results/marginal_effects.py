@@ -11,8 +11,8 @@ that of marginaleffects (Arel-Bundock, Greifer and Heiss, 2024).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -34,6 +34,7 @@ from probmf.results.estimates import NUMBERS, Estimates
 from probmf.results.grids import (
     COMPARISONS,
     Columns,
+    Steps,
     choose,
     columns_of,
     contrasts,
@@ -66,8 +67,11 @@ type Slope = Literal["dydx", "eyex", "eydx", "dyex"]
 #: What is averaged: nothing, all rows, or the rows of each combination of some columns' values.
 type By = bool | str | Sequence[str]
 
-#: Step of a derivative by a coefficient, in standard errors.
-STEP = 1e-3
+#: Step of a derivative by an error of a point fit, in standard errors.
+ERROR_STEP = 1e-2
+#: Share of a standard error that an estimate may change with the effects of known groups, by their
+#: scales, and still counts as free of them.
+FREE = 1e-3
 
 
 class _Question(NamedTuple):
@@ -96,7 +100,7 @@ class EffectQuery:
         draws: Draws of the fit.
         likelihood: The model's.
         training: The training table, or None.
-        covariance: Covariance of the coefficients of a point fit, or None.
+        loadings: Joint errors of a point fit's sites, as `Maximum` has them.
         is_point: Whether it is a point fit.
         data: The rows that are asked about, None for those of the training table.
         by: What is averaged.
@@ -111,7 +115,7 @@ class EffectQuery:
     draws: SiteDraws
     likelihood: Likelihood
     training: Any
-    covariance: Float[np.ndarray, "p p"] | None = None
+    loadings: Mapping[str, np.ndarray] = field(default_factory=dict)
     is_point: bool = False
     data: Any = None
     by: By = False
@@ -164,20 +168,21 @@ class EffectQuery:
         table, columns = self._table(variables), self._columns
         asked = []
         for name in choose(variables, columns, numbers=True):
-            one, gap = steps(name, table, partial(self._trained, name))
+            near = steps(name, table, partial(self._trained, name))
             x = table[name].numbers()
 
             def each(
-                values: list[np.ndarray], part: slice, gap: np.ndarray = gap, x: np.ndarray = x
+                values: list[np.ndarray], part: slice, near: Steps = near, x: np.ndarray = x
             ) -> list[np.ndarray]:
-                high, low = values
-                found = (high - low) / gap[part, None]
+                found = _weighted(near.slope, values, part)
                 if slope in ("eyex", "dyex"):
                     found = found * x[part, None]
-                return [found / (0.5 * (high + low)) if slope in ("eyex", "eydx") else found]
+                if slope in ("eyex", "eydx"):
+                    found = found / _weighted(near.value, values, part)
+                return [found]
 
-            rows = varied(table, name, one.high, one.low)
-            asked.append(_Question({"term": name, "contrast": slope}, rows, 2, each, _alone))
+            rows = varied(table, name, *near.places)
+            asked.append(_Question({"term": name, "contrast": slope}, rows, 3, each, _alone))
         return self._answer("slopes", table, asked)
 
     def grid(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -248,21 +253,26 @@ class EffectQuery:
         each = len(levels) if self.kind == "probabilities" else 1
         parts: list[dict[str, Any]] = []
         for question in asked:
-            values = self._values(question, codes)
+            values = self._values(self._beside, question, codes)
             lines = values.shape[1]
+            change = self._change(values[0], question, codes)
             ours = {*question.labels, *NUMBERS, *(["level"] if each > 1 else [])}
             columns = {n: objects([text] * (lines * each)) for n, text in question.labels.items()}
             for name, own in about.items():
                 columns[f"{name} of the data" if name in ours else name] = np.repeat(own, each)
             if each > 1:
                 columns["level"] = np.array(levels * lines, object)
-            parts.append({"columns": columns} | self._summary(values.reshape(len(values), -1)))
+            parts.append(
+                {"columns": columns} | self._summary(values.reshape(len(values), -1), change)
+            )
         first = parts[0]
         joined = {
             name: np.concatenate([part[name] for part in parts], axis=-1)
             for name in first
             if name != "columns" and first[name] is not None
         }
+        if self.is_point and "sd" in joined and np.isnan(joined["sd"]).all():
+            joined = {name: own for name, own in joined.items() if name in ("mean", "draws")}
         columns = {
             name: np.concatenate([part["columns"][name] for part in parts])
             for name in first["columns"]
@@ -273,14 +283,14 @@ class EffectQuery:
         )  # fmt: skip
 
     def _values(
-        self, question: _Question, codes: np.ndarray | None
+        self, draws: SiteDraws, question: _Question, codes: np.ndarray | None
     ) -> Float[np.ndarray, "draws lines k"]:
-        """Estimates at each draw, or at a point fit's coefficients and beside each of them."""
+        """Estimates at each draw, or at a point and beside it."""
         rows = encode_rows(
             self.draws.design, question.rows, self.unseen,
             left_out(self.draws.design, self.level),
         )  # fmt: skip
-        draws, rows = self._with_groups(self._beside(), rows)
+        draws, rows = self._with_groups(draws, rows)
         size, copies = question.rows.num_rows // question.copies, question.copies
         coded, values = self._coded, level_values(self._levels)
         numbers = draws.num_draws * copies * max(1, len(values))
@@ -313,47 +323,66 @@ class EffectQuery:
             )
         return with_drawn_groups(draws, rows, as_generator(self.key))
 
-    @property
-    def _errors(self) -> Float[np.ndarray, " p"] | None:
-        """Standard errors of a point fit's coefficients, if it has any and an interval is wanted.
-
-        None where any is missing.
-        """
-        if self.covariance is None or self.interval is None:
-            return None
-        variance = np.diag(self.covariance)
-        return np.sqrt(variance) if np.all(variance > 0) else None
-
+    @cached_property
     def _beside(self) -> SiteDraws:
         """The draws; of a point with errors the point and points beside it for derivatives."""
-        errors = self._errors
-        if errors is None:
+        if not self.loadings or self.interval is None:
             return self.draws
-        site = self.draws.design.mean.site
-        shift = np.diag(STEP * errors)
-        moved = np.concatenate([np.zeros_like(errors)[None], shift, -shift])
+        width = 1 + 2 * next(iter(self.loadings.values())).shape[-1]
         samples = {
-            name: np.broadcast_to(value, (1, len(moved), *value.shape[2:]))
+            name: np.broadcast_to(value, (1, width, *value.shape[2:]))
             for name, value in self.draws.samples.items()
         }
-        samples[site] = samples[site] + moved
+        for site, own in self.loadings.items():
+            shift = ERROR_STEP * np.moveaxis(own, -1, 0)
+            moved = np.concatenate([np.zeros_like(shift[:1]), shift, -shift])
+            samples[site] = np.asarray(samples[site], np.float64) + moved
         return SiteDraws(self.draws.design, samples)
 
-    def _summary(self, values: Float[np.ndarray, "draws m"]) -> dict[str, Any]:
+    def _change(
+        self, values: Float[np.ndarray, "lines k"], question: _Question, codes: np.ndarray | None
+    ) -> Float[np.ndarray, " m"] | None:
+        """Changes of a point fit's estimates if the effects of known groups change by their scales.
+
+        None where no interval is wanted, or there are no effects.
+        """
+        design = self.draws.design
+        terms = {term.name for own in design.codings for term in own.terms}
+        terms -= left_out(design, self.level)
+        if self._beside is self.draws or not terms:
+            return None
+        rng, samples = np.random.default_rng(0), dict(self.draws.samples)
+        for name in terms:
+            site, scale = f"{name}_effects", self.draws[f"{name}_scale"][:, None, :]
+            shift = scale * rng.normal(size=self.draws[site].shape)
+            samples[site] = (self.draws[site] + shift)[None]
+        moved = self._values(SiteDraws(design, samples), question, codes)[0]
+        return np.abs(moved - values).ravel()
+
+    def _summary(
+        self, values: Float[np.ndarray, "draws m"], change: Float[np.ndarray, " m"] | None
+    ) -> dict[str, Any]:
         """Mean, sd and interval, and the draws if they are wanted."""
-        errors = self._errors
         kept = {"draws": values[:1] if self.is_point else values} if self.keep else {}
         if not self.is_point:
             found = over_draws(values, self.interval)
             return dict(zip(NUMBERS, found, strict=False)) | kept
-        if errors is None or self.covariance is None or self.interval is None:
+        if self._beside is self.draws or self.interval is None:
             return {"mean": values[0]} | kept
         # By the delta method, from differences in both directions.
         up, down = np.split(values[1:], 2)
-        slopes = (up - down) / (2 * STEP * errors[:, None])
-        sd = np.sqrt(np.einsum("im,ij,jm->m", slopes, self.covariance, slopes))
+        sd = np.linalg.norm((up - down) / (2 * ERROR_STEP), axis=0)
+        if change is not None:
+            sd = np.where(change <= FREE * sd, sd, np.nan)
         ends = [values[0] + ndtri(tail) * sd for tail in tails(self.interval)]
         return dict(zip(NUMBERS, (values[0], sd, *ends), strict=True)) | kept
+
+
+def _weighted(
+    weights: list[np.ndarray], values: list[np.ndarray], part: slice
+) -> Float[np.ndarray, "draws part k"]:
+    found: np.ndarray = sum(w[part, None] * v for w, v in zip(weights, values, strict=True))
+    return found
 
 
 def _same(values: list[np.ndarray], part: slice) -> list[np.ndarray]:

@@ -1,7 +1,7 @@
 """The top of a likelihood: its height, and standard errors from its curvature."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
@@ -21,7 +21,9 @@ class Maximum(Pickled):
         num_observations: Number n of rows.
         log_likelihood: Logarithm of the maximized likelihood, or restricted likelihood; None where
             priors count.
-        covariance: Covariance of the coefficients' errors, or None without coefficients.
+        loadings: What k independent standard Normal numbers add to each site, k on the last axis:
+            the joint distribution of the errors of all sites, correlations' as Cholesky factors.
+            Zero of what is held on the boundary, NaN where the curvature has no inverse.
 
     Example:
         >>> top = Maximum({}, 3, 60, -100.0)
@@ -33,11 +35,12 @@ class Maximum(Pickled):
     num_parameters: int
     num_observations: int
     log_likelihood: float | None = None
-    covariance: Float[np.ndarray, "p p"] | None = None
+    loadings: Mapping[str, Float[np.ndarray, "... k"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Freeze the arrays."""
         object.__setattr__(self, "errors", frozen(self.errors))
+        object.__setattr__(self, "loadings", frozen(self.loadings))
 
     @property
     def aic(self) -> float | None:

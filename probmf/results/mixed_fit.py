@@ -225,9 +225,10 @@ class MixedFit(Fit):
             key: JAX key or int, for effects of new groups.
 
         Returns:
-            One line for each row or average. Intervals are quantiles of the draws; those of
-            `fit_marginal` come from the errors of the coefficients alone, given scales and effects
-            (the delta method), those of another point fit are None.
+            One line for each row or average. Intervals are quantiles of the draws. Those of
+            `fit_marginal` come from the errors of all that was estimated (the delta method); they
+            are NaN where the effects of known groups enter, whose errors it does not have, and None
+            if that is everywhere, or of another point fit. level="population" leaves effects out.
 
         Raises:
             TypeError: If a column has another type than in training.
@@ -400,7 +401,7 @@ class MixedFit(Fit):
     ) -> EffectQuery:  # fmt: skip
         return EffectQuery(
             draws=self._draws, likelihood=self.model.likelihood.uncensored, training=self.data,
-            covariance=None if self.maximum is None else self.maximum.covariance,
+            loadings={} if self.maximum is None else self.maximum.loadings,
             is_point=self.is_point, data=data, by=by, kind=kind, interval=interval, unseen=unseen,
             level=level, keep=keep, key=key,
         )  # fmt: skip

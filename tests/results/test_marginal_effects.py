@@ -226,22 +226,63 @@ def test_intervals_of_a_best_fit_come_from_the_errors_of_coefficients() -> None:
     data = table("bernoulli")
     fit = fit_marginal(MixedEffects("y ~ x + z + (1 | g)", likelihood="bernoulli"), data)
     assert fit.maximum is not None
-    covariance, beta = fit.maximum.covariance, of(fit, "coefficients")[0]
-    assert covariance is not None
-    np.testing.assert_allclose(np.sqrt(np.diag(covariance)), fit.maximum.errors["coefficients"])
+    root, beta = fit.maximum.loadings["coefficients"], of(fit, "coefficients")[0]
+    np.testing.assert_allclose(
+        np.linalg.norm(root, axis=1), fit.maximum.errors["coefficients"], rtol=1e-12
+    )
     design = np.stack([np.ones(60), data["x"], data["z"]], axis=1)
-    p = expit(design @ beta + of(fit, "g_effects")[0][data["g"], 0])
+    p = expit(design @ beta)
     # d/d beta of the mean of p (1 - p) beta_x.
     slope = p * (1 - p)
     gradient = (slope * (1 - 2 * p) * beta[1]) @ design / 60 + np.array([0, slope.mean(), 0])
-    found = fit.slopes(variables="x", by=True, interval=0.95)
-    sd = np.sqrt(gradient @ covariance @ gradient)
+    found = fit.slopes(variables="x", by=True, interval=0.95, level="population")
+    sd = np.linalg.norm(gradient @ root)
     assert found.mean[0] == pytest.approx(slope.mean() * beta[1])
-    assert found.sd[0] == pytest.approx(sd, rel=1e-5)
-    assert found.upper[0] - found.mean[0] == pytest.approx(1.959964 * sd, rel=1e-5)
+    assert found.sd[0] == pytest.approx(sd, rel=1e-4)
+    assert found.upper[0] - found.mean[0] == pytest.approx(1.959964 * sd, rel=1e-4)
     link = fit.slopes(kind="link", by=True)
     np.testing.assert_allclose(link.sd, fit.maximum.errors["coefficients"][1:], rtol=1e-6)
     assert np.isfinite(logit(fit.predictions(interval=None).mean)).all()
+    # Effects of known groups have errors of their own, which a point fit does not hold.
+    for known in (fit.predictions(by="g"), fit.slopes(by=True)):
+        assert known.sd is None
+        assert known.interval is None
+    mixed = {name: [*data[name][:2]] for name in "xz"} | {"g": [0, 99]}
+    assert np.isnan(fit.predictions(mixed, unseen="prior").sd).tolist() == [True, False]
+
+
+def test_intervals_of_a_best_fit_have_the_errors_of_own_parameters() -> None:
+    def error(fit: MixedFit, site: str) -> np.ndarray:
+        assert fit.maximum is not None
+        return fit.maximum.errors[site]
+
+    data = table("ordinal")
+    fit = fit_marginal(MixedEffects("y ~ x", likelihood="ordinal"), data)
+    first, last = expit(of(fit, "cutpoints")[0])  # At x = 0 nothing else counts.
+    found = fit.predictions({"x": [0.0]}, kind="probabilities")
+    below, above = (
+        p * (1 - p) * e for p, e in zip((first, last), error(fit, "cutpoints"), strict=True)
+    )
+    np.testing.assert_allclose(found.mean, [first, last - first, 1 - last], atol=1e-6)
+    np.testing.assert_allclose(found.sd[[0, 2]], [below, above], rtol=1e-4)
+    positive = {"y": np.exp(table()["y"] / 2), "x": np.resize([-1.0, 1.0], 60)}
+    fit = fit_marginal(MixedEffects("y ~ x", likelihood="lognormal"), positive)
+    # E y = exp(mu + sigma^2 / 2), with errors s / sqrt(n) and s / sqrt(2 n) that are independent.
+    sigma = of(fit, "noise_scale")[0]
+    mean = np.exp(of(fit, "coefficients")[0, 0] + sigma**2 / 2)
+    sd = mean * sigma * np.sqrt((1 + sigma**2 / 2) / 60)
+    found = fit.predictions({"x": [0.0]})
+    assert found.mean[0] == pytest.approx(mean, rel=1e-5)
+    assert found.sd[0] == pytest.approx(sd, rel=1e-3)
+
+
+def test_errors_of_slopes_keep_their_digits_far_from_zero() -> None:
+    data = table() | {"y": 1e6 + table()["y"]}
+    fit = fit_marginal(MixedEffects("y ~ x"), data)
+    assert fit.maximum is not None
+    for found in (fit.slopes(by=True), fit.slopes({"x": [data["x"].min()]})):
+        assert found.mean[0] == pytest.approx(of(fit, "coefficients")[0, 1], abs=1e-4)
+        assert found.sd[0] == pytest.approx(fit.maximum.errors["coefficients"][1], rel=1e-2)
 
 
 def test_views_and_errors() -> None:

@@ -17,7 +17,6 @@ from probmf.effects.laplace import Tables
 from probmf.effects.quadrature import MAX_DIM
 from probmf.inference.mixed.exact_problem import Objective
 from probmf.inference.mixed.integral import Integral, IntegralDensity
-from probmf.inference.mixed.standard_errors import shown
 from probmf.models.mixed.arrays import MixedData
 from probmf.models.mixed.program import MixedProgram
 from probmf.run.compilation import count_numbers, traced_jit
@@ -56,8 +55,8 @@ class _Target:
         return latents | self.density.integral.effects(rest, modes)
 
     def slopes(self, vector: Array) -> dict[str, Array]:
-        """Derivatives of the sites that are left, correlations as such, to be traced."""
-        found: dict[str, Array] = jax.jacfwd(lambda x: shown(self.density.latents(x)))(vector)
+        """Derivatives of the sites that are left, to be traced."""
+        found: dict[str, Array] = jax.jacfwd(self.density.latents)(vector)
         return found
 
     def covariance(self, vector: Array, start: Tables, block: int) -> Array:
@@ -132,7 +131,7 @@ class ApproximateProblem:
         return found
 
     def slopes(self, vector: np.ndarray) -> dict[str, np.ndarray]:
-        """Derivatives of the shown values of each site, on the last axis."""
+        """Derivatives of each site, on the last axis."""
         point = jnp.asarray(vector, self.target.density.vector.dtype)
         run = traced_jit(_Target.slopes, self._numbers, self.target, point)
         return {k: np.asarray(v, np.float64) for k, v in run(self.target, point).items()}

@@ -16,6 +16,7 @@ from scipy.special import ndtri
 from probmf.data import as_key
 from probmf.inference.importance import climb
 from probmf.inference.mixed.maximum_likelihood import minus_score, pose
+from probmf.inference.mixed.standard_errors import shown
 from probmf.models.mixed.arrays import MixedData
 from probmf.results import MixedFit
 from probmf.results.asked import check_choice, check_interval
@@ -263,7 +264,8 @@ class _Search:
     def _slopes(self, vector: np.ndarray) -> dict[str, np.ndarray]:
         """Derivatives of each named number by the vector."""
         found: dict[str, np.ndarray] = {}
-        for site, slopes in self.problem.slopes(vector).items():
+        values = self.problem.estimates(vector)
+        for site, slopes in shown(self.problem.slopes(vector), values).items():
             for place in range(len(vector)):
                 for name, value in _shown(self.fit, site, slopes[..., place]):
                     found.setdefault(name, np.zeros(len(vector)))[place] = value

@@ -15,7 +15,6 @@ from probmf.inference.marginal.host_density import HostDensity
 from probmf.inference.marginal.injection import read_observed
 from probmf.inference.marginal.lost_digits import lost_digits
 from probmf.inference.marginal.prepared import Prepared
-from probmf.inference.mixed.standard_errors import shown
 from probmf.models.mixed.arrays import MixedData
 from probmf.models.mixed.program import MixedProgram
 from probmf.run.compilation import count_numbers, traced_jit
@@ -112,10 +111,8 @@ class _Target:
         return means
 
     def slopes(self, vector: Array) -> dict[str, Array]:
-        """Derivatives of the sites that are left, correlations as such, to be traced."""
-        found: dict[str, Array] = jax.jacfwd(lambda x: shown(self.density.constrain_prior(x)))(
-            vector
-        )
+        """Derivatives of the sites that are left, to be traced."""
+        found: dict[str, Array] = jax.jacfwd(self.density.constrain_prior)(vector)
         return found
 
     def covariance(self, vector: Array, block: int) -> Array:
@@ -206,7 +203,7 @@ class ExactProblem:
         return found
 
     def slopes(self, vector: np.ndarray) -> dict[str, np.ndarray]:
-        """Derivatives of the shown values of each site, on the last axis."""
+        """Derivatives of each site, on the last axis."""
         own = jnp.asarray(vector, self.target.vector.dtype)
         numbers = count_numbers(self.prepared.args)
         found = traced_jit(_Target.slopes, numbers, self.target, own)(self.target, own)

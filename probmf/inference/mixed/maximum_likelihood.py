@@ -141,10 +141,10 @@ def fit_marginal(
             boundaries = find_boundary(fit)
             digits = problem.lost_digits(found.x)
             end = look_around(minus, found.x, problem.places, boundaries)
-            errors, joint = standard_errors(problem, found.x, end)
+            errors, loadings = standard_errors(problem, found.x, samples, end)
             maximum = Maximum(
                 errors, _num_parameters(problem, design), design.data.num_observations,
-                None if objective == "map" else -float(found.fun), joint.get(design.mean.site),
+                None if objective == "map" else -float(found.fun), loadings,
             )  # fmt: skip
     curve.append(float(found.fun))
     times.append(time.perf_counter() - begin)

@@ -8,9 +8,7 @@ covariance that they have given the scales, as in lme4.
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from probmf.inference.mixed.search_end import End
 
@@ -19,48 +17,70 @@ class Problem(Protocol):
     """An objective whose top has been found."""
 
     def slopes(self, vector: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Derivatives of the shown values of each site, on the last axis."""
+        """Derivatives of each site, on the last axis."""
 
     def covariances(self, vector: np.ndarray) -> Mapping[str, np.ndarray]:
         """Covariances of sites that the vector does not hold, given it."""
 
 
-def shown(latents: Mapping[str, Array]) -> dict[str, Array]:
-    """Values of sites, correlations in place of their Cholesky factors; to be traced."""
-    return {
-        site: value @ jnp.swapaxes(value, -1, -2) if site.endswith("_correlation") else value
-        for site, value in latents.items()
-    }
+def shown(slopes: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Derivatives of what is shown: correlations in place of their Cholesky factors.
+
+    Args:
+        slopes: Derivatives of each site, on the last axis.
+        values: The sites.
+    """
+    found = dict(slopes)
+    for site, own in slopes.items():
+        if site.endswith("_correlation"):
+            half = np.einsum("ikv,jk->ijv", own, np.asarray(values[site], np.float64))
+            found[site] = half + np.swapaxes(half, 0, 1)
+    return found
 
 
 def standard_errors(
-    problem: Problem, vector: np.ndarray, end: End
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    problem: Problem, vector: np.ndarray, values: Mapping[str, Any], end: End
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Standard errors of all sites but effects.
 
     Args:
         problem: The objective.
         vector: Its top.
+        values: The sites there.
         end: The objective about it.
 
     Returns:
-        Errors by site; NaN of what lies on the boundary or depends on it, and of everything where
-        the curvature has a direction without a top. Covariances of the errors of sites that are
-        vectors.
+        Errors by site, correlations as such; NaN of what lies on the boundary or depends on it, and
+        of everything where the curvature has a direction without a top. Loadings by site, as
+        `Maximum` has them.
     """
     held = np.flatnonzero(~end.inside)
-    covariance = np.full((len(vector), len(vector)), np.nan)
+    root = np.full((len(vector), int(end.inside.sum())), np.nan)
     if not end.flat and not end.rising and np.all(np.isfinite(end.curvature)):
-        covariance[:] = 0.0
-        covariance[np.ix_(end.inside, end.inside)] = np.linalg.inv(end.curvature)
-    found: dict[str, Any] = {}
-    joint: dict[str, np.ndarray] = {}
-    for site, slopes in problem.slopes(vector).items():
-        variance = np.einsum("...i,ij,...j->...", slopes, covariance, slopes)
-        on_boundary = np.any(slopes[..., held] != 0, axis=-1)
-        found[site] = np.sqrt(np.where(on_boundary, np.nan, variance))
-        if slopes.ndim == 2:
-            joint[site] = slopes @ covariance @ slopes.T
-    given = dict(problem.covariances(vector))
-    found |= {site: np.sqrt(np.diag(own)) for site, own in given.items()}
-    return found, joint | given
+        root[:] = 0.0
+        root[end.inside] = _root(np.linalg.inv(end.curvature))
+    slopes = problem.slopes(vector)
+    errors: dict[str, np.ndarray] = {}
+    for site, own in shown(slopes, values).items():
+        on_boundary = np.any(own[..., held] != 0, axis=-1)
+        errors[site] = np.where(on_boundary, np.nan, np.linalg.norm(own @ root, axis=-1))
+    given = {site: _root(own) for site, own in problem.covariances(vector).items()}
+    errors |= {site: np.linalg.norm(own, axis=-1) for site, own in given.items()}
+    # What is given the vector varies in directions of its own.
+    parts = {site: own @ root for site, own in slopes.items()} | given
+    widths = [root.shape[1], *(own.shape[1] for own in given.values())]
+    starts = dict(zip(given, np.cumsum(widths), strict=False))
+    loadings = {}
+    for site, own in parts.items():
+        loadings[site] = np.zeros((*own.shape[:-1], sum(widths)))
+        start = int(starts.get(site, 0))
+        loadings[site][..., start : start + own.shape[-1]] = own
+    return errors, loadings
+
+
+def _root(covariance: np.ndarray) -> np.ndarray:
+    """A root R of a covariance R R'; NaN where it is none."""
+    if not np.all(np.isfinite(covariance)):
+        return np.full(covariance.shape, np.nan)
+    values, axes = np.linalg.eigh(covariance)
+    return np.asarray(axes * np.sqrt(values))
