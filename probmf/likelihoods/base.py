@@ -372,14 +372,11 @@ class Likelihood(BaseLikelihood):
     def information(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
         """Fisher information of a score."""
 
-    def latent_variance(
-        self, score: np.ndarray, variance: np.ndarray, scales: Mapping[str, Any]
-    ) -> np.ndarray:
+    def latent_variance(self, log_rate: np.ndarray, scales: Mapping[str, Any]) -> np.ndarray:
         """Variance of what is left besides the score, on the scale of scores, on the host.
 
         Args:
-            score: The mean score of all rows.
-            variance: Variance of the scores by effects.
+            log_rate: Logarithm of the mean of exp(score) over rows and effects.
             scales: Own parameters.
 
         Raises:

@@ -160,11 +160,9 @@ class Bernoulli(Likelihood):
         """Fisher information of a score."""
         return self._link.information(scores)
 
-    def latent_variance(
-        self, score: np.ndarray, variance: np.ndarray, scales: Mapping[str, Any]
-    ) -> np.ndarray:
+    def latent_variance(self, log_rate: np.ndarray, scales: Mapping[str, Any]) -> np.ndarray:
         """That of the link's distribution."""
-        return np.full_like(score, self._link.variance)
+        return np.full_like(log_rate, self._link.variance)
 
     def mean(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
         """Probability of a one given the score."""

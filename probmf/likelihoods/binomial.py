@@ -139,11 +139,9 @@ class Binomial(QuadratureLikelihood):
         """Fisher information of a score: the variance of the successes."""
         return scales["trials"] * LINKS["logit"].information(jnp.asarray(scores))
 
-    def latent_variance(
-        self, score: np.ndarray, variance: np.ndarray, scales: Mapping[str, Any]
-    ) -> np.ndarray:
+    def latent_variance(self, log_rate: np.ndarray, scales: Mapping[str, Any]) -> np.ndarray:
         """That of the logistic distribution, of each trial."""
-        return np.full_like(score, LINKS["logit"].variance)
+        return np.full_like(log_rate, LINKS["logit"].variance)
 
     def mean(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
         """Expected number of successes given the score."""

@@ -218,11 +218,9 @@ class Censored(QuadratureLikelihood):
         found: tuple = self.law.integrate(mean, sd, scales)
         return found
 
-    def latent_variance(
-        self, score: np.ndarray, variance: np.ndarray, scales: Mapping[str, Any]
-    ) -> np.ndarray:
+    def latent_variance(self, log_rate: np.ndarray, scales: Mapping[str, Any]) -> np.ndarray:
         """Variance of what is left besides the score, of responses that are not censored."""
-        return np.asarray(self.law.latent_variance(score, variance, scales))
+        return np.asarray(self.law.latent_variance(log_rate, scales))
 
     def errors(self, rating: np.ndarray, predicted: Predicted) -> dict[str, float | None]:
         """Measures of predictions, by name."""

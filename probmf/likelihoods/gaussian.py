@@ -129,9 +129,7 @@ class NormalNoise(Likelihood):
         """Curvature and minus slope of the loss: it needs no latent variable."""
         return self.bound(scores, rating, scales)
 
-    def latent_variance(
-        self, score: np.ndarray, variance: np.ndarray, scales: Mapping[str, Any]
-    ) -> np.ndarray:
+    def latent_variance(self, log_rate: np.ndarray, scales: Mapping[str, Any]) -> np.ndarray:
         """That of the noise."""
         return np.square(np.asarray(scales["noise_scale"], np.float64))
 

@@ -36,11 +36,9 @@ def rate_moments(mean: Scores, sd: Scores) -> tuple[Array, Array, Array]:
 class RateLikelihood(QuadratureLikelihood):
     r"""Base class of likelihoods whose expected rating is :math:`e^\eta`."""
 
-    def latent_variance(
-        self, score: np.ndarray, variance: np.ndarray, scales: Mapping[str, Any]
-    ) -> np.ndarray:
+    def latent_variance(self, log_rate: np.ndarray, scales: Mapping[str, Any]) -> np.ndarray:
         r"""That of a log-normal rating, :math:`\log(1 + \mathrm{Var} / m^2)`, at the mean m."""
-        center, spread = self.integrate(score + 0.5 * variance, 0.0 * variance, scales)
+        center, spread = self.integrate(log_rate, 0.0 * log_rate, scales)
         return np.log1p(np.square(np.asarray(spread) / np.asarray(center)))
 
     def base_score(self, rating: np.ndarray, weight: np.ndarray | None) -> float:

@@ -145,9 +145,7 @@ class StudentT(QuadratureLikelihood):
         found = (df + 1.0) / ((df + 3.0) * jnp.square(scales["noise_scale"]))
         return jnp.broadcast_to(found, jnp.shape(scores))
 
-    def latent_variance(
-        self, score: np.ndarray, variance: np.ndarray, scales: Mapping[str, Any]
-    ) -> np.ndarray:
+    def latent_variance(self, log_rate: np.ndarray, scales: Mapping[str, Any]) -> np.ndarray:
         """That of the noise; infinite with two degrees of freedom or fewer."""
         df = np.asarray(scales["df"], np.float64)
         share = np.divide(df, df - 2.0, out=np.full_like(df, np.inf), where=df > 2.0)

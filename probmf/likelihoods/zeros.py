@@ -147,11 +147,9 @@ class _Zeros(Counts):
         """Probability of a zero times the slope's square, of which either may be too large."""
         return jnp.square(jnp.exp(-0.5 * loss) * slope)
 
-    def latent_variance(
-        self, score: np.ndarray, variance: np.ndarray, scales: Mapping[str, Any]
-    ) -> np.ndarray:
+    def latent_variance(self, log_rate: np.ndarray, scales: Mapping[str, Any]) -> np.ndarray:
         """Nothing: zeros of another kind are not on the scale of scores."""
-        return Likelihood.latent_variance(self, score, variance, scales)
+        return Likelihood.latent_variance(self, log_rate, scales)
 
     def mean(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
         """Expected count given the score."""

@@ -437,7 +437,9 @@ class MixedFit(Fit):
         with the variances of the population's predictor over the rows, of the effects of each
         grouping, and of the noise. For yes/no and ordered responses that is the variance of the
         link's distribution, of counts and gamma responses :math:`\log(1 + \mathrm{Var}/m^2)` at the
-        mean m.
+        mean expected response over rows and effects,
+        :math:`m = \frac1N \sum_n e^{\eta_n + z_n^\top \Sigma z_n / 2}`, :math:`\eta` without
+        effects. Effects of a grouping with a group for each row belong to the noise.
 
         Args:
             interval: Probability of the central interval of draws.
@@ -485,7 +487,7 @@ class MixedFit(Fit):
             One row for each grouping, and one called "all" where there are several.
 
         Raises:
-            ValueError: If there is no group term, or as for `r2`.
+            ValueError: If no group has several rows, or as for `r2`.
 
         References:
             Nakagawa, Johnson and Schielzeth (2017), The coefficient of determination R2 and
@@ -496,8 +498,8 @@ class MixedFit(Fit):
         _, groups, left = partition(self._draws, self.model.likelihood.uncensored)
         if not groups:
             raise ValueError(
-                f"The formula {self.model.formula!r} has no group term, so that rows have no "
-                "groups whose correlation could be told."
+                f"The formula {self.model.formula!r} has no group term but of single rows, so that "
+                "rows have no groups whose correlation could be told."
             )
         whole = sum(groups.values()) + left
         shares = {name: own / whole for name, own in groups.items()}

@@ -16,6 +16,7 @@ def fit_of(formula: str, kind: str, response: np.ndarray, **options: Any) -> Mix
     n = len(response)
     table = {"y": response, "x": rng.normal(1, 2, n), "z": rng.normal(0, 1, n)}
     table |= {"g": np.arange(n) % 5, "h": rng.permutation(np.arange(n) % 3)}
+    table["row"] = np.arange(n)
     model = MixedEffects(formula, likelihood=kind, **options)
     design = model.design(table)
     blank = MixedFit(model, design, {"coefficients": np.zeros((1, 1, len(design.mean.names)))}, "x")
@@ -54,8 +55,9 @@ def test_shares_by_definition(kind: str) -> None:
     root = of["g_scale"][:, :, None] * of["g_correlation"]
     by_g = np.mean(np.square(np.einsum("ni,sij->snj", z, root)).sum(axis=2), axis=1)
     by_h = of["h_scale"][:, 0] ** 2
-    offset = fit.data["z"].mean() * (kind == "poisson")
-    rate = np.exp(eta.mean(axis=1) + offset + (by_g + by_h) / 2)
+    offset = fit.data["z"] * (kind == "poisson")
+    own = np.square(np.einsum("ni,sij->snj", z, root)).sum(axis=2) + by_h[:, None]
+    rate = np.exp(eta + offset + own / 2).mean(axis=1)
     phi = of.get("concentration", 1.0)
     left = {
         "gaussian": of.get("noise_scale", 0.0) ** 2, "bernoulli": np.pi**2 / 3,
@@ -74,6 +76,27 @@ def test_shares_by_definition(kind: str) -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_counts_by_simulation_of_their_mean() -> None:
+    """Nakagawa, Johnson and Schielzeth's (2017) E y, and effects of single rows in the noise."""
+    rng = np.random.default_rng(0)
+    fit = fit_of("y ~ x + (1 + z | g) + (1 | row)", "poisson", rng.integers(0, 9, 60))
+    of = {site: value[0, :1] for site, value in fit.samples.items()}
+    one = MixedFit(fit.model, fit.design, {k: v[None] for k, v in of.items()}, "x", data=fit.data)
+    of = {site: value[0] for site, value in of.items()}
+    draws, z = 20_000, np.stack([np.ones(60), fit.data["z"]], axis=1)
+    u = rng.normal(size=(draws, 5, 2)) @ (of["g_scale"][:, None] * of["g_correlation"]).T
+    e = of["row_scale"] * rng.normal(size=(draws, 60))
+    by_g = (z * u[:, fit.data["g"]]).sum(axis=2)
+    eta = np.asarray(fit.design.data.population) @ of["coefficients"]
+    m = np.exp(eta + by_g + e).mean()
+    fixed, grouped = eta.var(ddof=1), np.square(by_g).mean()
+    left = np.log1p(1 / m) + of["row_scale"].item() ** 2
+    found = [row["mean"] for row in (*one.r2(), *one.icc())]
+    whole = fixed + grouped + left
+    expected = [fixed / whole, 1 - left / whole, grouped / (grouped + left)]
+    np.testing.assert_allclose(found, expected, rtol=1e-2)
+
+
 def test_formula_of_the_noise_and_errors() -> None:
     y = np.random.default_rng(0).normal(size=60)
     fit = fit_of("y ~ x + (1 | g)", "gaussian", y, scale_formula="~ z")
@@ -83,7 +106,7 @@ def test_formula_of_the_noise_and_errors() -> None:
     by_g = fit.samples["g_scale"][0, :, 0] ** 2
     expected = np.mean(by_g / (by_g + noise.mean(axis=1)))
     assert fit.icc()["g"]["mean"] == pytest.approx(expected, rel=1e-5)
-    with pytest.raises(ValueError, match="has no group term"):
+    with pytest.raises(ValueError, match="has no group term but"):
         fit_of("y ~ x", "gaussian", y).icc()
     counts = np.arange(60) % 3
     with pytest.raises(ValueError, match="No variance on the scale of the linear predictor"):
