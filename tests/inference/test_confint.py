@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import expit
+from scipy.stats import nbinom, poisson
 
 from probmf import MixedEffects, fit_marginal
 from probmf.inference.mixed.confint import confint
+from probmf.run.driver import FitWarning
 
 
 def test_profiles_as_lme4_prints_them(shared_data: Path) -> None:
@@ -67,6 +69,29 @@ def test_a_scale_that_may_be_zero_begins_at_zero() -> None:
     row = confint(fit_marginal(MixedEffects("y ~ 1 + (1 | g)"), table))["g_scale[Intercept]"]
     assert row["estimate"] > 0.1
     assert row["lower"] == 0.0 < row["estimate"] < row["upper"]
+
+
+def test_ends_where_the_likelihood_becomes_flat() -> None:
+    """Counts that vary no more than Poisson's: the concentration may be infinite."""
+    y = np.random.default_rng(0).poisson(3.0, 60)
+    model = MixedEffects("y ~ 1", likelihood="negativebinomial", scale_formula="~ 1")
+    with pytest.warns(FitWarning, match="the likelihood is flat along concentration_coefficients"):
+        fit = fit_marginal(model, {"y": y})
+    found = confint(fit)
+    row = found["concentration_coefficients[Intercept]"]
+    assert row["upper"] == np.inf
+    # The best mean is that of the counts, whatever the concentration.
+    size = np.exp(row["lower"])
+    drop = poisson(y.mean()).logpmf(y) - nbinom(size, size / (size + y.mean())).logpmf(y)
+    assert 2 * drop.sum() == pytest.approx(1.959964**2, rel=1e-3)
+    # A profile needs no standard error, and there is none here.
+    mean = found["coefficients[Intercept]"]
+    width = 1.959964 / np.sqrt(y.sum())
+    assert mean["upper"] - mean["lower"] == pytest.approx(2 * width, rel=0.05)
+    with pytest.warns(FitWarning):
+        fit = fit_marginal(MixedEffects("y ~ 1", likelihood="zeroinflatedpoisson"), {"y": y})
+    row = confint(fit)["zero_probability"]
+    assert row["lower"] == 0.0 < row["upper"] < 0.2
 
 
 def test_wald_and_bootstrap_of_a_linear_model() -> None:

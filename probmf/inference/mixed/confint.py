@@ -16,6 +16,7 @@ from scipy.special import ndtri
 from probmf.data import as_key
 from probmf.inference.importance import climb
 from probmf.inference.mixed.maximum_likelihood import minus_score, pose
+from probmf.inference.mixed.search_end import FLAT
 from probmf.inference.mixed.standard_errors import shown
 from probmf.models.mixed.arrays import MixedData
 from probmf.results import MixedFit
@@ -30,11 +31,16 @@ from probmf.settings import own_settings
 
 type Method = Literal["wald", "profile", "bootstrap"]
 
-#: Distance on the unconstrained scale, downwards, at which a scale counts as zero.
-DEEP = 15.0
+#: Distance on the scale of logarithms and linear predictors beyond which a likelihood that has not
+#: changed so far never does, and its digits may not suffice.
+FAR = 15.0
+#: Twice the nats below which it has not changed.
+STILL = 1e-2
 #: The most steps of a search for a place where the profile is low enough, each longer than the one
-#: before it.
-MOST_STEPS, GROWTH = 25, 1.6
+#: before it; and halvings back to where it can be computed.
+MOST_STEPS, GROWTH, HALVINGS = 25, 1.6, 12
+#: First step without a standard error, as a share of what changes a linear predictor by one.
+START = 0.3
 #: Accuracy of an end of a profile's interval, as a share of its first step.
 ACCURACY = 1e-4
 #: Nats by which the likelihood may differ from that of the fit.
@@ -73,7 +79,8 @@ def confint(
         One row for each parameter: "name", "estimate", "lower" and "upper". Without a standard
         error there is no Wald interval. Profiles leave out parameters of which none has a
         coordinate of its own: correlations of three effects or more, and cutpoints but the first.
-        A scale's lower end is zero where the likelihood of zero is not low enough.
+        Where the likelihood stays high however far a parameter goes, the end of its interval is
+        that of its range: zero for a scale, infinity for a coefficient.
 
     Raises:
         TypeError: If `fit` is no MixedFit.
@@ -224,11 +231,13 @@ class _Search:
         """Ends of the intervals of all parameters that have a profile, by name."""
         vector, found = np.asarray(self.top.x), {}
         minus, errors = minus_score(self.problem), _errors(self.fit)
+        slopes = self._slopes(vector)
         places = {
             name: int(np.flatnonzero(slope)[0])
-            for name, slope in self._slopes(vector).items()
+            for name, slope in slopes.items()
             if np.sum(slope != 0) == 1 and not name.startswith(f"{self.data.mean.site}[")
         }
+        units = self._units()
         for name, place in places.items():
             rest = np.delete(np.arange(len(vector)), place)
 
@@ -237,17 +246,14 @@ class _Search:
             ) -> tuple[float, np.ndarray]:
                 return _constrained(minus, vector, place, rest, value, start)
 
-            slope = abs(self._slopes(vector)[name][place])
-            step = errors.get(name, 0.3 * slope) / slope
-            lowest = vector[place] - DEEP if name.partition("[")[0].endswith("_scale") else -np.inf
-            ends = _ends(profile, vector[place], vector[rest], self.top.fun, height, step, lowest)
+            slope, unit = abs(slopes[name][place]), units.get(name, 1.0)
+            step = min(errors.get(name, START * slope * unit) / slope, unit)
+            ends = _ends(profile, vector[place], vector[rest], self.top.fun, height, step, unit)
             lower, upper = (self._value(name, place, end) for end in ends)
             found[name] = lower, upper
         for place, column in enumerate(self.data.mean.names):
             name = f"{self.data.mean.site}[{column}]"
             center = float(self.fit.samples[self.data.mean.site][0, 0, place])
-            if errors.get(name) is None:
-                continue
 
             def without(
                 value: float, start: np.ndarray, place: int = place
@@ -256,10 +262,23 @@ class _Search:
                 end = climb(minus_score(problem), start if len(start) else problem.start())
                 return float(end.fun), np.asarray(end.x)
 
+            # Squares of residuals rise without end; other likelihoods may become flat.
+            law, unit = self.fit.model.likelihood, units[name]
+            step = errors.get(name, START * unit)
+            if law.normal:
+                unit = np.inf
             found[name] = _ends(
-                without, center, np.zeros(0), self.top.fun, height, errors[name], -np.inf
+                without, center, np.zeros(0), self.top.fun, height, min(step, unit), unit
             )
         return found
+
+    def _units(self) -> dict[str, float]:
+        """Changes of coefficients that change a linear predictor by one somewhere."""
+        return {
+            f"{predictor.site}[{name}]": 1.0 / float(np.abs(column).max())
+            for predictor in self.data.predictors
+            for name, column in zip(predictor.names, predictor.population.T, strict=True)
+        }
 
     def _slopes(self, vector: np.ndarray) -> dict[str, np.ndarray]:
         """Derivatives of each named number by the vector."""
@@ -274,9 +293,13 @@ class _Search:
     def _value(self, name: str, place: int, end: float) -> float:
         """The number of a name where a coordinate has some value, or its limit there."""
         if not np.isfinite(end):
-            if "_correlation[" in name:
+            site = name.partition("[")[0]
+            if site.endswith("_correlation"):
                 return float(np.sign(end))
-            return float(end) if end > 0 else 0.0
+            support: Any = getattr(self.data.priors[site], "support", None)
+            while hasattr(support, "base_constraint"):
+                support = support.base_constraint
+            return float(getattr(support, "lower_bound" if end < 0 else "upper_bound", end))
         vector = np.array(self.top.x)
         vector[place] = end
         return _named(self.fit, _alone(self.problem.estimates(vector)))[name]
@@ -357,26 +380,53 @@ def _constrained(
 
 def _ends(
     profile: Callable[[float, np.ndarray], tuple[float, np.ndarray]], center: float,
-    start: np.ndarray, least: float, height: float, step: float, lowest: float,
+    start: np.ndarray, least: float, height: float, step: float, unit: float,
 ) -> tuple[float, float]:  # fmt: skip
-    """Places on both sides of the top at which twice the drop is a height; infinite without one."""
+    """Places on both sides of the top at which twice the drop is a height; infinite without one.
+
+    Args:
+        profile: The least value with a coordinate held, and where, given a start.
+        center: The coordinate at the top.
+        start: The others there.
+        least: The value there.
+        height: The height.
+        step: First step.
+        unit: Change of the coordinate that changes a logarithm or a linear predictor by one.
+    """
     found = []
     for side in (-1.0, 1.0):
         others = start
 
         def excess(value: float) -> float:
             nonlocal others
-            fun, others = profile(value, others)
+            fun, near_others = profile(value, others)
+            if np.isfinite(fun):
+                others = near_others
             return 2.0 * (fun - least) - height
 
-        near, far, width = center, center + side * step, step
+        near, last, width, end = center, -height, step, side * np.inf
         for _ in range(MOST_STEPS):
-            if far < lowest or excess(far) > 0:
+            still = last + height < STILL
+            if still:
+                width = min(width, FAR * unit - abs(near - center))
+            far = near + side * width
+            now = excess(far)
+            for _ in range(HALVINGS):
+                if np.isfinite(now):
+                    break
+                width /= 2.0
+                far = near + side * width
+                now = excess(far)
+            if not np.isfinite(now):
                 break
-            width *= GROWTH
-            near, far = far, far + side * width
-        if far < lowest or excess(far) <= 0:
-            found.append(side * np.inf)
-            continue
-        found.append(float(scipy.optimize.brentq(excess, near, far, xtol=ACCURACY * step)))
+            if now > 0:
+                end = float(scipy.optimize.brentq(excess, near, far, xtol=ACCURACY * step))
+                break
+            if now + height < STILL:
+                if abs(far - center) > 0.999 * FAR * unit:
+                    break
+            elif width >= unit and now - last < FLAT * width / unit:
+                break
+            near, last, width = far, now, width * GROWTH
+        found.append(end)
     return found[0], found[1]
