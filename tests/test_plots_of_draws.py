@@ -1,5 +1,6 @@
 """Plots of draws: what the axes hold, not how it looks."""
 
+from dataclasses import replace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -334,6 +335,13 @@ def test_estimates_along_a_column_and_one_by_one() -> None:
     ax = plots.estimates(slopes).axes[0]
     np.testing.assert_allclose(ax.lines[0].get_xdata(), slopes.mean[::-1])
     assert [text.get_text() for text in ax.get_yticklabels()][-1] == "group 0"
+    # Numbers that four digits don't tell apart have lines of their own; ratios compare with one.
+    grid = {"x": np.tile(np.linspace(0, 1, 9), 2), "g": ["group 1"] * 18}
+    near = fit.predictions(grid | {"w": np.repeat([12340.0, 12340.5], 9)}, by=["x", "w"])
+    ax = plots.estimates(near, "x", color="w").axes[0]
+    assert [line.get_label() for line in ax.lines] == ["12340", "12340.5"]
+    ratios = replace(slopes, what="comparisons", comparison="ratio", mean=slopes.mean * 0 + 1)
+    assert plots.estimates(ratios, "g").axes[0].lines[-1].get_ydata() == [1.0, 1.0]
     with pytest.raises(TypeError, match=r"found is a MixedFit, expected what fit.predictions"):
         plots.estimates(fit)  # type: ignore[arg-type]
     with pytest.raises(

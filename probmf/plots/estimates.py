@@ -17,7 +17,7 @@ from probmf.plots.style import (
     new_axes,
 )
 from probmf.results import Estimates
-from probmf.results.estimates import text_of
+from probmf.results.estimates import texts_of
 
 #: Places on the axis from which on a column of numbers is drawn as a curve.
 CURVE = 6
@@ -80,7 +80,7 @@ def estimates(
         ax.set_xlim(-0.6, len(names) - 0.4)
         ax.grid(axis="x", visible=False)
     if found.what != "predictions":
-        _mark_zero(ax)
+        _mark_null(ax, found)
     # Beside the axes, since bands and intervals leave no room within.
     legend(ax, loc="upper left", bbox_to_anchor=(1.0, 1.0), title=color, title_fontsize=9)
     describe(ax, title=title, x=x, y=_words(found))
@@ -138,7 +138,7 @@ def _axis(values: np.ndarray) -> tuple[np.ndarray, list[str] | None]:
     codes: dict[Any, int] = {}
     for value in values.tolist():
         codes.setdefault(value, len(codes))
-    return np.array([codes[value] for value in values.tolist()], float), list(map(text_of, codes))
+    return np.array([codes[value] for value in values.tolist()], float), texts_of(list(codes))
 
 
 def _colours(found: Estimates, color: str | None) -> dict[str, np.ndarray]:
@@ -146,9 +146,10 @@ def _colours(found: Estimates, color: str | None) -> dict[str, np.ndarray]:
     if color is None:
         return {"": np.arange(len(found))}
     values = found.columns[color].tolist()
+    kinds = list(dict.fromkeys(values))
     parts = {
-        text_of(own): np.array([place for place, value in enumerate(values) if value == own])
-        for own in dict.fromkeys(values)
+        name: np.array([place for place, value in enumerate(values) if value == own])
+        for name, own in zip(texts_of(kinds), kinds, strict=True)
     }
     if len(parts) > len(CYCLE):
         raise ValueError(
@@ -191,7 +192,9 @@ def _gap(numbers: np.ndarray) -> float:
     return float(np.diff(places).min()) if len(places) > 1 else 1.0
 
 
-def _mark_zero(ax: Axes) -> None:
+def _mark_null(ax: Axes, found: Estimates) -> None:
+    """Mark the value of no effect: one of ratios, zero of all else."""
     low, high = ax.get_ylim()
-    if low <= 0 <= high:
-        ax.axhline(0.0, color=GREY, lw=1, ls="--", zorder=0.5)
+    null = 1.0 if found.comparison == "ratio" else 0.0
+    if low <= null <= high:
+        ax.axhline(null, color=GREY, lw=1, ls="--", zorder=0.5)

@@ -1,6 +1,6 @@
 """`Estimates`: what a mixed model expects at rows, how that changes, and averages of both."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ class Estimates(Tabular):
         upper: Upper ends, or None.
         interval: Probability of the intervals, or None.
         draws: The estimates at each draw, shape (draws, n), if they were asked for.
+        comparison: Name of the comparison, or None of other estimates and of functions.
     """
 
     what: str
@@ -43,6 +44,7 @@ class Estimates(Tabular):
     upper: Float[np.ndarray, " n"] | None = None
     interval: float | None = None
     draws: Float[np.ndarray, "draws n"] | None = None
+    comparison: str | None = None
 
     def __len__(self) -> int:
         """Number of lines."""
@@ -79,9 +81,15 @@ class Estimates(Tabular):
         """What each line is about, in words; of many lines the columns that differ are told."""
         told = [values for values in self.columns.values() if len(set(values.tolist())) > 1]
         told = told or list(self.columns.values())[:1]
-        return [", ".join(text_of(value) for value in line) for line in zip(*told, strict=True)]
+        words = [texts_of(values.tolist()) for values in told]
+        return [", ".join(line) for line in zip(*words, strict=True)]
 
 
-def text_of(value: Any) -> str:
-    """A value of a column in words."""
-    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
+def texts_of(values: Sequence[Any]) -> list[str]:
+    """Values of a column in words, numbers with as many digits as tell them apart."""
+    count = len(set(values))
+    for digits in range(4, 17):
+        found = [f"{v:.{digits}g}" if isinstance(v, float) else str(v) for v in values]
+        if len(set(found)) == count:
+            break
+    return found

@@ -14,16 +14,33 @@ from probmf.data.tables import Frame, load
 from probmf.likelihoods.parameters import is_number
 from probmf.models.mixed import Design
 
+
+def _log_ratio(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    _check_range("lnratio", "positive numbers", np.inf, high, low)
+    return np.log(high / low)
+
+
+def _log_odds_ratio(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    _check_range("lnor", "numbers between 0 and 1", 1.0, high, low)
+    return np.log(high / (1.0 - high)) - np.log(low / (1.0 - low))
+
+
+def _check_range(comparison: str, what: str, most: float, *values: np.ndarray) -> None:
+    for own in values:
+        if (outside := (own < 0.0) | (own > most)).any():
+            raise ValueError(
+                f"comparison is {comparison!r}, which is defined for {what}, and an expectation is "
+                f"{own[outside][0]:.4g}; use 'difference'."
+            )
+
+
 #: Comparisons of expectations under a higher and a lower value, and how they are written.
 COMPARISONS: dict[str, tuple[Callable[..., np.ndarray], str]] = {
     "difference": (lambda high, low: high - low, "{} - {}"),
     "ratio": (lambda high, low: high / low, "{} / {}"),
     "lift": (lambda high, low: high / low - 1.0, "{} / {} - 1"),
-    "lnratio": (lambda high, low: np.log(high / low), "ln({} / {})"),
-    "lnor": (
-        lambda high, low: np.log(high / (1.0 - high)) - np.log(low / (1.0 - low)),
-        "ln(odds({}) / odds({}))",
-    ),
+    "lnratio": (_log_ratio, "ln({} / {})"),
+    "lnor": (_log_odds_ratio, "ln(odds({}) / odds({}))"),
 }
 #: Differences of numbers that have a name.
 SPREADS = ("sd", "2sd", "iqr", "minmax")
@@ -97,13 +114,16 @@ def columns_of(design: Design, leave_out: Collection[str]) -> Columns:
     return Columns(choices, tuple(dict.fromkeys(predictors)), known)
 
 
-def choose(wanted: Any, columns: Columns, *, numbers: bool = False) -> dict[str, Any]:
+def choose(
+    wanted: Any, columns: Columns, *, numbers: bool = False, what: str = "variables"
+) -> dict[str, Any]:
     """Variables that are asked about, and what is said of each.
 
     Args:
         wanted: Names, a mapping from names, or None for all predictors.
         columns: Those that there are.
         numbers: Whether only numbers are wanted.
+        what: What they were given as.
 
     Returns:
         What is said by name; None where nothing is.
@@ -125,7 +145,7 @@ def choose(wanted: Any, columns: Columns, *, numbers: bool = False) -> dict[str,
     for name in found:
         if name not in columns.choices:
             raise ValueError(
-                f"variables holds {name!r}, which the formula does not use, or only left-out "
+                f"{what} holds {name!r}, which the formula does not use, or only left-out "
                 f"groupings do; expected some of: {some_of(list(columns.choices), 20)}."
             )
         if numbers and columns.choices[name] is not None:
@@ -137,8 +157,9 @@ def choose(wanted: Any, columns: Columns, *, numbers: bool = False) -> dict[str,
 
 
 def contrasts(
-    name: str, said: Any, table: Frame, levels: list[Any] | None, training: Callable[[], Column]
-) -> list[Contrast]:
+    name: str, said: Any, table: Frame, levels: list[Any] | None, two: list[Any] | None,
+    training: Callable[[], Column],
+) -> list[Contrast]:  # fmt: skip
     """What is compared with what.
 
     Args:
@@ -146,14 +167,17 @@ def contrasts(
         said: The user's wish, or None for the usual: numbers by one, levels with the first.
         table: The rows.
         levels: Levels of the column, None for numbers.
+        two: Values of a column of numbers that has no others, as from `binary_values`.
         training: Gives the column of the training data.
 
     Raises:
         ValueError: If the wish can't be met.
     """
     size = table.num_rows
-    if levels is None and said is None and table[name].kinds == {BOOLEANS}:
-        levels = [False, True]
+    if isinstance(said, np.ndarray):
+        said = said.tolist()
+    if two is not None and (said is None or said in PAIRINGS or two == [False, True]):
+        levels = two
     if levels is not None:
         return [
             Contrast(name, _all(low, size), _all(high, size), (str(high), str(low)))
@@ -180,6 +204,13 @@ def contrasts(
     share, texts = ((0.25, 0.75), ("Q3", "Q1")) if said == "iqr" else ((0.0, 1.0), ("max", "min"))
     low, high = np.quantile(own, share)
     return [Contrast(name, np.full(size, low), np.full(size, high), texts)]
+
+
+def binary_values(column: Column) -> list[Any] | None:
+    """Both values of a column of booleans, or of zeros and ones; None of others."""
+    if column.kinds == {BOOLEANS}:
+        return [False, True]
+    return [0, 1] if np.isin(column.numbers(), (0.0, 1.0)).all() else None
 
 
 def written(contrast: Contrast, comparison: str) -> str:
@@ -238,7 +269,7 @@ def grid(
     said: Mapping[str, Any], columns: Columns, training: Callable[[str], Column]
 ) -> dict[str, np.ndarray]:
     """Every combination of some values, other predictors at a typical one."""
-    choose(said or None, columns)
+    choose(said or None, columns, what="datagrid")
     names = [*columns.predictors, *columns.known]
     names += [name for name, own in columns.choices.items() if own is None]
     typical: dict[str, Any] = {
@@ -287,9 +318,11 @@ def _values(name: str, said: Any, columns: Columns, training: Callable[[str], Co
     """Values of a column that are asked about."""
     levels = columns.choices[name]
     if said is None:
+        if levels is not None:
+            return levels
         own = training(name)
-        if levels is not None or own.kinds == {BOOLEANS}:
-            return [False, True] if levels is None else levels
+        if (two := binary_values(own)) is not None:
+            return two
         return np.quantile(own.numbers(), np.linspace(0, 1, 5)).tolist()
     if callable(said):
         said = said(training(name).to_numpy())

@@ -10,7 +10,7 @@ each averaged over rows at every draw, so that intervals hold what the draws kno
 that of marginaleffects (Arel-Bundock, Greifer and Heiss, 2024).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple, get_args
@@ -35,6 +35,7 @@ from probmf.results.grids import (
     COMPARISONS,
     Columns,
     Steps,
+    binary_values,
     choose,
     columns_of,
     contrasts,
@@ -130,6 +131,12 @@ class EffectQuery:
         """Check the options."""
         if self.interval is not None:
             check_interval(self.interval)
+        names = isinstance(self.by, Collection) and all(isinstance(n, str) for n in self.by)
+        if not (names or isinstance(self.by, bool | np.bool_)):
+            raise TypeError(
+                f"by is {self.by!r}; expected False, where nothing is averaged, True for the "
+                "average of all rows, or names of columns."
+            )
         check_choice("unseen", self.unseen, get_args(Unseen.__value__))
         check_choice("kind", self.kind, get_args(Scale.__value__))
         if self.kind == "probabilities" and not self._levels:
@@ -154,11 +161,13 @@ class EffectQuery:
         asked = []
         for name, said in choose(variables, columns).items():
             levels = columns.choices[name]
-            for one in contrasts(name, said, table, levels, partial(self._trained, name)):
+            two = None if levels is not None else self._two(name, table)
+            for one in contrasts(name, said, table, levels, two, partial(self._trained, name)):
                 text = ", ".join(one.texts) if callable(comparison) else written(one, comparison)
                 rows = varied(table, name, one.high, one.low)
                 asked.append(_Question({"term": name, "contrast": text}, rows, 2, _same, combine))
-        return self._answer("comparisons", table, asked)
+        named = None if callable(comparison) else comparison
+        return self._answer("comparisons", table, asked, named)
 
     def slopes(self, variables: Any, slope: Slope) -> Estimates:
         """Answer of `MixedFit.slopes`."""
@@ -167,7 +176,14 @@ class EffectQuery:
             raise TypeError("variables is a mapping; slopes takes names of columns, or one name.")
         table, columns = self._table(variables), self._columns
         asked = []
-        for name in choose(variables, columns, numbers=True):
+        names = list(choose(variables, columns, numbers=True))
+        binary = [name for name in names if self._two(name, table) is not None]
+        if binary and (variables is not None or binary == names):
+            raise ValueError(
+                f"variables holds {binary[0]!r}, a column of two values, which has no slope; see "
+                "comparisons, which compares them."
+            )
+        for name in (name for name in names if name not in binary):
             near = steps(name, table, partial(self._trained, name))
             x = table[name].numbers()
 
@@ -236,6 +252,10 @@ class EffectQuery:
         names = [name for coding in design.codings for name in coding.columns_used(terms)]
         return list(dict.fromkeys([*names, *design.known_of_rows.values()]))
 
+    def _two(self, name: str, table: Frame) -> list[Any] | None:
+        """Both values of a column that has no others, in the training data if there are any."""
+        return binary_values(table[name] if self.training is None else self._trained(name))
+
     def _trained(self, name: str) -> Column:
         """A column of the training data."""
         if self.training is None:
@@ -245,7 +265,9 @@ class EffectQuery:
             )
         return read_data(self.training, [name])[name]
 
-    def _answer(self, what: str, table: Frame, asked: Iterable[_Question]) -> Estimates:
+    def _answer(
+        self, what: str, table: Frame, asked: Iterable[_Question], comparison: str | None = None
+    ) -> Estimates:
         by, levels = self._averages, self._levels
         codes, about = None, {name: table[name].to_numpy() for name in self._needed}
         if by is not None:
@@ -279,7 +301,7 @@ class EffectQuery:
         }
         return Estimates(
             what=what, response=self.draws.design.data.response_name, columns=columns,
-            interval=self.interval if "sd" in joined else None, **joined,
+            interval=self.interval if "sd" in joined else None, comparison=comparison, **joined,
         )  # fmt: skip
 
     def _values(
@@ -303,14 +325,14 @@ class EffectQuery:
             found = expected(coded, given, self.kind, values)
             own = question.each(np.split(found, copies, axis=1), part)
             if codes is None:
-                parts.append(question.combine(*own))
+                parts.append(_combined(question, own))
                 continue
             sums = [_summed(one, codes[part], codes.max() + 1) for one in own]
             totals = sums if totals is None else [a + b for a, b in zip(totals, sums, strict=True)]
         if codes is None or totals is None:
             return np.concatenate(parts, axis=1)
         count = np.bincount(codes)[:, None]
-        return np.asarray(question.combine(*(total / count for total in totals)))
+        return _combined(question, [total / count for total in totals])
 
     def _with_groups(self, draws: SiteDraws, rows: Encoded) -> tuple[SiteDraws, Encoded]:
         """Effects of new groups drawn, but those of a point fit, which are integrated out."""
@@ -376,6 +398,16 @@ class EffectQuery:
             sd = np.where(change <= FREE * sd, sd, np.nan)
         ends = [values[0] + ndtri(tail) * sd for tail in tails(self.interval)]
         return dict(zip(NUMBERS, (values[0], sd, *ends), strict=True)) | kept
+
+
+def _combined(question: _Question, values: list[np.ndarray]) -> Float[np.ndarray, "draws lines k"]:
+    found = np.asarray(question.combine(*values))
+    if found.shape != values[0].shape:
+        raise ValueError(
+            f"comparison returned an array of shape {found.shape}; expected {values[0].shape}, "
+            "(draws, lines, levels), like its arguments."
+        )
+    return found
 
 
 def _weighted(

@@ -274,8 +274,9 @@ class MixedFit(Fit):
             data: As for `predictions`.
             variables: Columns to vary, one after the other; None for all predictors. A mapping says
                 what is compared. Of numbers: a number to add (1 by default), a pair (low, high),
-                "sd" or "2sd" (so wide a step about each value), "iqr" or "minmax". Of levels:
-                "reference" (each with the first), "sequential", "pairwise", or a pair.
+                "sd" or "2sd" (so wide a step about each value), "iqr" or "minmax". Of levels, and
+                of zeros and ones: "reference" (each with the first, the default), "sequential",
+                "pairwise", or a pair.
             comparison: "difference", "ratio", "lift" (ratio less one), "lnratio", "lnor" (logarithm
                 of the odds ratio), or a function of the higher and the lower expectation, arrays
                 of shape (draws, lines, levels).

@@ -243,6 +243,7 @@ def left_out(design: Design, level: Level) -> frozenset[str]:
     """Names of the group terms that a level leaves out.
 
     Raises:
+        TypeError: If it is neither a word nor a collection.
         ValueError: If it is unknown, or names what is no grouping.
     """
     factor = {term.name: term.groups.name for own in design.codings for term in own.terms}
@@ -254,6 +255,11 @@ def left_out(design: Design, level: Level) -> frozenset[str]:
     listed = ", ".join(map(repr, known)) or "none"
     if isinstance(level, str):
         raise ValueError(
+            f"level is {level!r}; expected 'groups' or 'population', or a list of groupings whose "
+            f"effects count; there are: {listed}."
+        )
+    if not isinstance(level, Collection):
+        raise TypeError(
             f"level is {level!r}; expected 'groups' or 'population', or a list of groupings whose "
             f"effects count; there are: {listed}."
         )

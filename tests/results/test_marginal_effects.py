@@ -285,6 +285,26 @@ def test_errors_of_slopes_keep_their_digits_far_from_zero() -> None:
         assert found.sd[0] == pytest.approx(fit.maximum.errors["coefficients"][1], rel=1e-2)
 
 
+def test_columns_of_two_values() -> None:
+    fit = fit_of("y ~ on + year + x")
+    data, beta = table(), of(fit, "coefficients")
+    # As numbers or as booleans, one is compared with the other, whatever the rows have.
+    for rows in (data, data | {"on": data["on"] * 1}):
+        found = fit.comparisons(rows, by=True, draws=True)
+        assert found.labels() == ["on, True - False", "year, 1 - 0", "x, +1"]
+        np.testing.assert_allclose(found.draws, beta[:, 1:], atol=1e-9)
+    for said in ("reference", [False, True], np.array([False, True])):
+        found = fit.comparisons(variables={"on": said}, by=True)
+        assert found.mean == pytest.approx(beta[:, 1].mean())
+    assert fit.comparisons(variables={"year": (1, 0)}, by=True).mean == pytest.approx(
+        -beta[:, 2].mean()
+    )
+    assert fit.slopes(by=True).columns["term"].tolist() == ["x"]
+    assert fit.datagrid(year=None)["year"].tolist() == [0, 1]
+    with pytest.raises(ValueError, match="variables holds 'year', a column of two values, which"):
+        fit.slopes(variables="year")
+
+
 def test_views_and_errors() -> None:
     fit = fit_of("y ~ x + a + (1 | g)")
     found = fit.predictions()
@@ -303,11 +323,17 @@ def test_views_and_errors() -> None:
         (lambda: fit.predictions(by="k"), "has no column 'k'"),
         (lambda: fit.predictions(kind="response"), "kind is 'response'; expected 'mean' or 'link'"),
         (lambda: fit.slopes(slope="dxdy"), "slope is 'dxdy'; expected 'dydx'"),
+        (lambda: fit.datagrid(w=[1]), "datagrid holds 'w', which the formula does not use"),
+        (lambda: fit.comparisons(comparison=lambda h, _: h[0]), r"shape \(60, 1\); expected \(40"),
+        (lambda: fit.comparisons(comparison="lnratio"), "'lnratio', which is defined for positive"),
         (lambda: fit.datagrid(x=[]), "The values of 'x' are empty"),
         (lambda: fit_of("y ~ 1 + (1 | g)").slopes(), "has no columns of numbers to vary"),
     ):
         with pytest.raises(ValueError, match=message):
             call()
+    for option, message in (({"by": None}, "by is None; exp"), ({"level": 3}, "level is 3; exp")):
+        with pytest.raises(TypeError, match=message):
+            fit.predictions(**option)
     data = table() | {"level": table()["a"], "mean": table()["z"]}
     named = fit.predictions(data, by=["level", "mean"]).columns
     assert list(named) == ["level", "mean of the data"]
