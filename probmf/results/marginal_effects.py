@@ -10,7 +10,7 @@ each averaged over rows at every draw, so that intervals hold what the draws kno
 that of marginaleffects (Arel-Bundock, Greifer and Heiss, 2024).
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple, get_args
@@ -275,24 +275,17 @@ class EffectQuery:
         each = len(levels) if self.kind == "probabilities" else 1
         parts: list[dict[str, Any]] = []
         for question in asked:
-            values = self._values(self._beside, question, codes)
-            lines = values.shape[1]
-            change = self._change(values[0], question, codes)
+            found = self._summaries(question, codes)
+            lines = len(found["mean"]) // each
             ours = {*question.labels, *NUMBERS, *(["level"] if each > 1 else [])}
             columns = {n: objects([text] * (lines * each)) for n, text in question.labels.items()}
             for name, own in about.items():
                 columns[f"{name} of the data" if name in ours else name] = np.repeat(own, each)
             if each > 1:
                 columns["level"] = np.array(levels * lines, object)
-            parts.append(
-                {"columns": columns} | self._summary(values.reshape(len(values), -1), change)
-            )
+            parts.append({"columns": columns} | found)
         first = parts[0]
-        joined = {
-            name: np.concatenate([part[name] for part in parts], axis=-1)
-            for name in first
-            if name != "columns" and first[name] is not None
-        }
+        joined = _joined([{n: v for n, v in part.items() if n != "columns"} for part in parts])
         if self.is_point and "sd" in joined and np.isnan(joined["sd"]).all():
             joined = {name: own for name, own in joined.items() if name in ("mean", "draws")}
         columns = {
@@ -304,10 +297,20 @@ class EffectQuery:
             interval=self.interval if "sd" in joined else None, comparison=comparison, **joined,
         )  # fmt: skip
 
+    def _summaries(self, question: _Question, codes: np.ndarray | None) -> dict[str, Any]:
+        """Numbers of all lines, summarized block by block, as draws of all rows may not fit."""
+        change, place, parts = self._change(question, codes), 0, []
+        for values in self._values(self._beside, question, codes):
+            flat = values.reshape(len(values), -1)
+            own = None if change is None else change[place : place + flat.shape[1]]
+            parts.append(self._summary(flat, own))
+            place += flat.shape[1]
+        return _joined(parts)
+
     def _values(
         self, draws: SiteDraws, question: _Question, codes: np.ndarray | None
-    ) -> Float[np.ndarray, "draws lines k"]:
-        """Estimates at each draw, or at a point and beside it."""
+    ) -> Iterator[Float[np.ndarray, "draws lines k"]]:
+        """Estimates at each draw, or at a point and beside it, by blocks of lines."""
         rows = encode_rows(
             self.draws.design, question.rows, self.unseen,
             left_out(self.draws.design, self.level),
@@ -317,7 +320,6 @@ class EffectQuery:
         coded, values = self._coded, level_values(self._levels)
         numbers = draws.num_draws * copies * max(1, len(values))
         totals: list[np.ndarray] | None = None
-        parts = []
         for part in row_blocks(size, numbers):
             here = np.arange(part.start, part.stop)
             places = np.concatenate([here + copy * size for copy in range(copies)])
@@ -325,14 +327,13 @@ class EffectQuery:
             found = expected(coded, given, self.kind, values)
             own = question.each(np.split(found, copies, axis=1), part)
             if codes is None:
-                parts.append(_combined(question, own))
+                yield _combined(question, own)
                 continue
             sums = [_summed(one, codes[part], codes.max() + 1) for one in own]
             totals = sums if totals is None else [a + b for a, b in zip(totals, sums, strict=True)]
-        if codes is None or totals is None:
-            return np.concatenate(parts, axis=1)
-        count = np.bincount(codes)[:, None]
-        return _combined(question, [total / count for total in totals])
+        if codes is not None and totals is not None:
+            count = np.bincount(codes)[:, None]
+            yield _combined(question, [total / count for total in totals])
 
     def _with_groups(self, draws: SiteDraws, rows: Encoded) -> tuple[SiteDraws, Encoded]:
         """Effects of new groups drawn, but those of a point fit, which are integrated out."""
@@ -362,7 +363,7 @@ class EffectQuery:
         return SiteDraws(self.draws.design, samples)
 
     def _change(
-        self, values: Float[np.ndarray, "lines k"], question: _Question, codes: np.ndarray | None
+        self, question: _Question, codes: np.ndarray | None
     ) -> Float[np.ndarray, " m"] | None:
         """Changes of a point fit's estimates if the effects of known groups change by their scales.
 
@@ -378,8 +379,9 @@ class EffectQuery:
             site, scale = f"{name}_effects", self.draws[f"{name}_scale"][:, None, :]
             shift = scale * rng.normal(size=self.draws[site].shape)
             samples[site] = (self.draws[site] + shift)[None]
-        moved = self._values(SiteDraws(design, samples), question, codes)[0]
-        return np.abs(moved - values).ravel()
+        moved = self._values(SiteDraws(design, samples), question, codes)
+        still = self._values(self.draws, question, codes)
+        return np.concatenate([np.abs(a - b).ravel() for a, b in zip(moved, still, strict=True)])
 
     def _summary(
         self, values: Float[np.ndarray, "draws m"], change: Float[np.ndarray, " m"] | None
@@ -398,6 +400,15 @@ class EffectQuery:
             sd = np.where(change <= FREE * sd, sd, np.nan)
         ends = [values[0] + ndtri(tail) * sd for tail in tails(self.interval)]
         return dict(zip(NUMBERS, (values[0], sd, *ends), strict=True)) | kept
+
+
+def _joined(parts: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Numbers of several blocks or questions, as far as there are any."""
+    return {
+        name: np.concatenate([part[name] for part in parts], axis=-1)
+        for name, own in parts[0].items()
+        if own is not None
+    }
 
 
 def _combined(question: _Question, values: list[np.ndarray]) -> Float[np.ndarray, "draws lines k"]:

@@ -8,7 +8,7 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 
 from probmf import MixedEffects, fit_marginal
-from probmf.results import MixedFit, Sampling
+from probmf.results import MixedFit, Sampling, mixtures
 
 DRAWS = 40
 
@@ -283,6 +283,21 @@ def test_errors_of_slopes_keep_their_digits_far_from_zero() -> None:
     for found in (fit.slopes(by=True), fit.slopes({"x": [data["x"].min()]})):
         assert found.mean[0] == pytest.approx(of(fit, "coefficients")[0, 1], abs=1e-4)
         assert found.sd[0] == pytest.approx(fit.maximum.errors["coefficients"][1], rel=1e-2)
+
+
+def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    best = fit_marginal(MixedEffects("y ~ x + (1 | g)"), table())
+    calls = [
+        lambda: fit_of("y ~ x + (1 | g)", "ordinal").slopes(kind="probabilities", draws=True),
+        lambda: best.predictions(table() | {"g": [0, 99] * 30}, unseen="prior"),
+    ]
+    whole = [call() for call in calls]
+    monkeypatch.setattr(mixtures, "BLOCK", 1000)
+    for one, call in zip(whole, calls, strict=True):
+        found = call()
+        for name in ("mean", "sd", "lower", "upper", "draws"):
+            if (own := getattr(one, name)) is not None:
+                np.testing.assert_allclose(getattr(found, name), own, rtol=1e-9, atol=1e-12)
 
 
 def test_columns_of_two_values() -> None:
