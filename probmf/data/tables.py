@@ -66,6 +66,8 @@ def read_table(
         require_columns(wanted, frame, what, hints=hints)
         columns = {name: load(frame[name], label.format(name)) for name in wanted}
         check_lengths(columns.values(), what)
+        if isinstance(frame, Frame):
+            return Frame(columns, frame.num_rows)
         return Frame(columns, len(next(iter(columns.values() or frame.values()), ())))
     table, enums = _collect(frame, names, what, hints)
     columns = {

@@ -179,8 +179,9 @@ class EffectQuery:
         names = list(choose(variables, columns, numbers=True))
         binary = [name for name in names if self._two(name, table) is not None]
         if binary and (variables is not None or binary == names):
+            what = "The formula varies with" if variables is None else "variables holds"
             raise ValueError(
-                f"variables holds {binary[0]!r}, a column of two values, which has no slope; see "
+                f"{what} {binary[0]!r}, a column of two values, which has no slope; see "
                 "comparisons, which compares them."
             )
         for name in (name for name in names if name not in binary):

@@ -356,3 +356,12 @@ def test_views_and_errors() -> None:
     with pytest.raises(ValueError, match="does not have the training table; give the rows"):
         bare.predictions()
     assert len(bare.comparisons(table(), by=True)) == 3
+
+
+def test_a_formula_without_columns_has_predictions() -> None:
+    y = np.random.default_rng(0).normal(size=30)
+    fit = fit_marginal(MixedEffects("y ~ 1"), {"y": y})
+    assert len(fit.predictions()) == 30
+    assert fit.predictions(by=True).mean.item() == pytest.approx(y.mean(), abs=1e-6)
+    with pytest.raises(ValueError, match="has no columns of numbers to vary"):
+        fit.slopes()
