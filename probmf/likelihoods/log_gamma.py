@@ -50,8 +50,8 @@ def log_gamma_tails(a: Any, x: Any) -> tuple[Array, Array]:
         Both logarithms.
 
     Example:
-        >>> [round(float(one), 3) for one in log_gamma_tails(2000.0, 50.0)]
-        [-5432.453, 0.0]
+        >>> [round(float(one), 1) for one in log_gamma_tails(2000.0, 50.0)]
+        [-5432.5, 0.0]
 
     Source: Press, Teukolsky, Vetterling and Flannery (2007), Numerical recipes, section 6.2.
     """

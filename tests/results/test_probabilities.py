@@ -33,9 +33,11 @@ def test_binary_events(link: Any, draw_ratings: Any) -> None:
     fit = many(MatrixFactorization(2, Bernoulli(link)), draw_ratings(binary=True))
     pairs = [(3, 4), (5, 1)]
     mean = fit.predict(pairs).mean
-    for at_least, expected in ((0.0, [1, 1]), (0.5, mean), (1.0, mean), (1.5, [0, 0])):
+    for at_least, expected in ((0.0, [1, 1]), (0.5, mean), (1.0, mean)):
         found = fit.predict(pairs, at_least=at_least).probability
         np.testing.assert_allclose(found, expected, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"at_least is 1.5, and no rating reaches it"):
+        fit.predict(pairs, at_least=1.5)
 
 
 def test_ordinal_events_are_sums_of_levels(draw_ratings: Any, random_fit: Any) -> None:

@@ -83,4 +83,5 @@ def _root(covariance: np.ndarray) -> np.ndarray:
     if not np.all(np.isfinite(covariance)):
         return np.full(covariance.shape, np.nan)
     values, axes = np.linalg.eigh(covariance)
-    return np.asarray(axes * np.sqrt(values))
+    # What rounding leaves of a variance of zero may be below it.
+    return np.asarray(axes * np.sqrt(np.maximum(values, 0.0)))

@@ -270,7 +270,8 @@ def test_too_many_draws_for_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_all_equal_answers_are_no_trouble() -> None:
     data = Ratings.from_frame({"user": [1, 1, 2], "item": [1, 2, 1], "rating": [1.0] * 3})
-    fit = sample_gibbs(model(likelihood=Bernoulli()), data, key=0, **SHORT)
+    with pytest.warns(UserWarning, match="All ratings are 1, so that 1 is the best prediction"):
+        fit = sample_gibbs(model(likelihood=Bernoulli()), data, key=0, **SHORT)
     assert np.all(fit.predict(data).mean > 0.5)
 
 
