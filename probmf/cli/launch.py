@@ -128,7 +128,7 @@ def _watch(running: list[subprocess.Popen[bytes]]) -> int:
 
 
 def _how(code: int) -> str:
-    """How a process ended."""
+    """The end of a process in words."""
     if code > 0:
         return f"ended with exit code {code}"
     return f"was ended by {signal.Signals(-code).name}"

@@ -121,7 +121,7 @@ class Censored(QuadratureLikelihood):
         return read
 
     def read_known(self, site: str, column: Column) -> Float[np.ndarray, " n"]:
-        """What each response is: -1, 0, 1, or "left", "none", "right", or True for "right"."""
+        """Kind of each response: -1, 0, 1, or "left", "none", "right", or True for "right"."""
         column.refuse_missing()
         if column.kinds == {TEXT}:
             words = column.to_list()

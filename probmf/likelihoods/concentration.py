@@ -28,7 +28,7 @@ class Concentrated(QuadratureLikelihood):
         check_parameter("concentration", self.concentration, self.expected)
 
     def scale_place(self, spread: float) -> tuple[float, float]:
-        """Where the default prior of a concentration has its logarithm."""
+        """Mean and sd of the logarithm of a concentration under its default prior."""
         return LOG_CONCENTRATION
 
     def scale_sites(self) -> dict[str, Any]:

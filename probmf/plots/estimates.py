@@ -88,7 +88,7 @@ def estimates(
 
 
 def _words(found: Estimates) -> str:
-    """What is estimated, with the term if there is one only."""
+    """Name of what is estimated, with the term if there is one only."""
     what = {"predictions": "expected", "comparisons": "change of", "slopes": "slope of"}[found.what]
     words = f"{what} {found.response}"
     for name in ("term", "contrast") if found.what == "comparisons" else ("term",):

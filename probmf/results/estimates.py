@@ -78,7 +78,7 @@ class Estimates(Tabular):
         return pa.table(columns)
 
     def labels(self) -> list[str]:
-        """What each line is about, in words; of many lines the columns that differ are told."""
+        """Each line in words; of many lines the columns that differ are told."""
         told = [values for values in self.columns.values() if len(set(values.tolist())) > 1]
         told = told or list(self.columns.values())[:1]
         words = [texts_of(values.tolist()) for values in told]

@@ -160,7 +160,7 @@ def contrasts(
     name: str, said: Any, table: Frame, levels: list[Any] | None, two: list[Any] | None,
     training: Callable[[], Column],
 ) -> list[Contrast]:  # fmt: skip
-    """What is compared with what.
+    """Pairs of values that are compared.
 
     Args:
         name: The column that is varied.

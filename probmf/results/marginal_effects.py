@@ -240,7 +240,7 @@ class EffectQuery:
 
     @property
     def _hints(self) -> dict[str, str]:
-        """What to do where a column of groups is missing."""
+        """Advice by column of groups, for where it is missing."""
         told = " The effects of its groups need it; level='population' leaves them out."
         terms = [term for own in self.draws.design.codings for term in own.terms]
         return {name: told for term in terms for name in term.groups.factors}
