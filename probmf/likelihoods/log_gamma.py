@@ -10,9 +10,9 @@ from jaxtyping import Array
 
 #: Where Stirling's series is right to the last digit.
 LARGE = 16.0
-#: Probabilities below it are summed as logarithms, by a series or a continued fraction of as many
-#: terms.
-SMALL, TERMS = 1e-25, 200
+#: Probabilities below this power of the smallest number are found by their logarithms, from a
+#: series or a continued fraction of so many terms.
+SMALL, TERMS = 0.9, 200
 
 
 def log_gamma_rest(x: Any) -> Array:
@@ -55,9 +55,11 @@ def log_gamma_tails(a: Any, x: Any) -> tuple[Array, Array]:
 
     Source: Press, Teukolsky, Vetterling and Flannery (2007), Numerical recipes, section 6.2.
     """
-    a, x = jnp.broadcast_arrays(jnp.asarray(a), jnp.asarray(x))
-    few = lax.stop_gradient(gammainc(a, x)) < SMALL
-    many = lax.stop_gradient(gammaincc(a, x)) < SMALL
+    kind = jnp.result_type(a, x)
+    a, x = jnp.broadcast_arrays(jnp.asarray(a, kind), jnp.asarray(x, kind))
+    small = float(jnp.finfo(a.dtype).tiny) ** SMALL
+    few = lax.stop_gradient(gammainc(a, x)) < small
+    many = lax.stop_gradient(gammaincc(a, x)) < small
     # Each formula is evaluated where it holds, for the sake of derivatives.
     inside = jnp.where(few | many, a, x)
     below, above = jnp.where(few, x, 0.5 * a), jnp.where(many, x, 2.0 * a + 30.0)
@@ -72,7 +74,9 @@ def log_gamma_tails(a: Any, x: Any) -> tuple[Array, Array]:
         return above + 2.0 * n - 1.0 - a + n * (a - n) / total, None
 
     steps = jnp.arange(TERMS, 0, -1).astype(a.dtype)
-    summed = lax.scan(series, jnp.ones_like(a), steps)[0]
+    # Terms beyond go on as a geometric series: of a large a there are many of nearly one ratio.
+    beyond = 1.0 / (1.0 - below / (a + (TERMS + 1.0)))
+    summed = lax.scan(series, beyond, steps)[0]
     divided = lax.scan(fraction, above + 2.0 * TERMS + 1.0 - a, steps)[0]
     log_p = jnp.where(
         few, front(below) - jnp.log(a) + jnp.log(summed),

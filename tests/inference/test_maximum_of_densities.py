@@ -4,13 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import scipy.stats as st
-from scipy.special import expit, gammaln, logsumexp
+from scipy.special import expit, gammainc, gammaincc, gammaln, logsumexp
 
 from probmf import MixedEffects, fit_marginal, load, plots
 from probmf.likelihoods import Gamma, StudentT
+from probmf.likelihoods.log_gamma import log_gamma_tails
 from probmf.results.held_out import held_out
 
 SIZE = 400
@@ -125,6 +127,20 @@ def test_bounds_count_by_their_probability(likelihood: str, tmp_path: Path) -> N
     laws = law(eta, own[0] if own else 1.0)
     np.testing.assert_allclose(found.mean, laws.mean(), rtol=1e-5)
     np.testing.assert_allclose([found.lower, found.upper], laws.ppf([[0.05], [0.95]]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [30.0, 1e3, 1e5, 1e6])
+def test_tails_of_the_gamma_function(size: float) -> None:
+    """As far out as SciPy goes, which is where a series takes over, on both sides."""
+    away = np.array([-37.0, -36.0, -20.0, -3.0, 3.0, 20.0, 36.0, 37.0]) * np.sqrt(size)
+    places = size + away[size + away > 0]
+    with jax.enable_x64(True):
+        found = np.stack(log_gamma_tails(size, places))
+    with np.errstate(divide="ignore"):
+        wanted = np.log([gammainc(size, places), gammaincc(size, places)])
+    told = wanted > -700.0
+    np.testing.assert_allclose(found[told], wanted[told], rtol=1e-8, atol=1e-12)
+    assert np.isfinite(found).all()
 
 
 @pytest.mark.parametrize("likelihood", ["poisson", "gamma"])

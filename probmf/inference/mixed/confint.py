@@ -320,9 +320,13 @@ class _Search:
             end = climb(minus_score(problem), np.asarray(self.top.x))
             if np.isfinite(end.fun):
                 found.append(_named(self.fit, _alone(problem.estimates(end.x))))
-        return {name: np.array([one[name] for one in found]) for name in found[0]}, count - len(
-            found
-        )
+        if not found:
+            raise ValueError(
+                f"None of the {count} data sets of the bootstrap has a likelihood with a maximum. "
+                "Use method='profile'."
+            )
+        drawn = {name: np.array([one[name] for one in found]) for name in found[0]}
+        return drawn, count - len(found)
 
 
 def _errors(fit: MixedFit) -> dict[str, float]:

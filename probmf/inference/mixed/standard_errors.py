@@ -83,5 +83,7 @@ def _root(covariance: np.ndarray) -> np.ndarray:
     if not np.all(np.isfinite(covariance)):
         return np.full(covariance.shape, np.nan)
     values, axes = np.linalg.eigh(covariance)
-    # What rounding leaves of a variance of zero may be below it.
+    # What rounding leaves of a variance of zero may be below it; more is no covariance.
+    if np.any(values < -1e-8 * np.max(np.abs(values), initial=0.0)):
+        return np.full(covariance.shape, np.nan)
     return np.asarray(axes * np.sqrt(np.maximum(values, 0.0)))
