@@ -1,7 +1,11 @@
 """The CPU's loops over rows against NumPy and against the compiled programs."""
 
+import ast
+import inspect
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +13,10 @@ import numpy as np
 import pytest
 from row_problems import OPTIONS, SIZE, USERS, check_rest, draw, solutions
 
+from probmf.effects import loops
 from probmf.likelihoods import Gaussian
 from probmf.rows.blocks import build_blocks
-from probmf.rows.cpu import RowLists, kernels, share
+from probmf.rows.cpu import RowLists, evidence, kernels, rows, share
 from probmf.rows.cpu.rows import BLOCK, BY_COLUMN
 from probmf.rows.store import RowStore, Side
 from probmf.rows.sweep import half_sweep
@@ -63,6 +68,49 @@ def test_number_of_workers_changes_nothing(workers: int) -> None:
         got, other, _ = problem.solve("item", method, workers=workers, lists=True)
         np.testing.assert_array_equal(got, wanted)
         np.testing.assert_array_equal(other.loss, one.loss)
+
+
+def inner_loops(module: ModuleType) -> Iterator[ast.For]:
+    """Loops without a loop in them."""
+    for loop in ast.walk(ast.parse(inspect.getsource(module))):
+        if isinstance(loop, ast.For) and not any(
+            isinstance(part, ast.For | ast.While) for own in loop.body for part in ast.walk(own)
+        ):
+            yield loop
+
+
+@pytest.mark.parametrize("module", [kernels, rows, evidence, loops])
+def test_no_inner_loop_sums_up_and_writes(module: ModuleType) -> None:
+    """Else last digits depend on how far apart arrays lie, as `kernels.compiled` says."""
+    found = list(inner_loops(module))
+    assert found
+    for loop in found:
+        parts = [part for own in loop.body for part in ast.walk(own)]
+        sums = [
+            part for part in parts
+            if isinstance(part, ast.AugAssign) and isinstance(part.target, ast.Name)
+        ]  # fmt: skip
+        stores = [
+            part for part in parts
+            if isinstance(part, ast.Subscript) and isinstance(part.ctx, ast.Store)
+        ]  # fmt: skip
+        assert not (sums and stores), f"{module.__name__}, line {loop.lineno}"
+
+
+@pytest.mark.parametrize("method", ["cg", "cholesky"])
+def test_places_in_memory_change_nothing(method: str) -> None:
+    """The same rows again and again, with memory taken and given back in between."""
+    random = np.random.default_rng(0)
+    held: list[np.ndarray] = []
+    problem, seen = OPTIONS["weights"], set()
+    with jax.enable_x64(True):
+        for _ in range(50):
+            held.append(np.ones(random.integers(1, 40)))
+            if random.random() < 0.5:
+                held.pop(random.integers(len(held)))
+            new, *_ = problem.solve("user", method, lists=True)
+            seen.add(np.asarray(new).tobytes())
+    assert len(seen) == 1
 
 
 def test_precisions_from_1e_minus_8_to_1e8() -> None:

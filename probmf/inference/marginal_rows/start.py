@@ -62,9 +62,7 @@ def find_start(
         noise = np.asarray(jax.random.normal(noise_key, vector.shape, vector.dtype))
         vectors.append(vector + np.sqrt(variance) * noise)
         variances.append(variance)
-    widths = np.exp(np.mean(np.log(variances), axis=0))
-    # Last bits of the least squares may depend on where its arrays lie in memory; draws may not.
-    return Start(*(own.astype(np.float32).astype(own.dtype) for own in (np.stack(vectors), widths)))
+    return Start(np.stack(vectors), np.exp(np.mean(np.log(variances), axis=0)))
 
 
 def _fit(

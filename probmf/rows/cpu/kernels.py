@@ -34,6 +34,9 @@ def compiled[F: Callable[..., Any]](function: F) -> F:
 
     Sums may be reordered, as on any vector unit; NaN and infinities are kept as they are. Without
     Numba the function stays as it is.
+
+    No inner loop both sums up and writes to an array: the compiler takes vectors there only where
+    the arrays lie far enough apart, so that the sum's last digits would depend on where they lie.
     """
     if not HAS_NUMBA:
         return function
@@ -353,5 +356,6 @@ def symmetric_product(lower: np.ndarray, x: np.ndarray, out: np.ndarray, zero: f
         s, here = zero, x[j]
         for c in range(j):
             s += own[c] * x[c]
+        for c in range(j):
             out[c] += here * own[c]
         out[j] = s + own[j] * here

@@ -141,10 +141,11 @@ def solve_by_steps(
         else:
             gather_columns(table.other_factors, partner, columns, design)
             project_columns(design, x, along)
-        rb = zero
         for i in range(n):
             e[i] -= along[i]
             we[i] = w[i] * e[i]
+        rb = zero
+        for i in range(n):
             rb += we[i]
         fill(r, zero)
         if by_row:
@@ -155,8 +156,9 @@ def solve_by_steps(
         pb = rb
         square = rb * rb
         for j in range(k):
-            p[j] = r[j]
             square += r[j] * r[j]
+        for j in range(k):
+            p[j] = r[j]
         prior = given.precision[row]
         for step in range(steps):
             if not square > 0:
@@ -169,6 +171,7 @@ def solve_by_steps(
             length, qb = prior[0] * pb * pb, zero
             for i in range(n):
                 we[i] = w[i] * along[i]
+            for i in range(n):
                 qb += we[i]
                 length += we[i] * along[i]
             for j in range(columns):
@@ -205,9 +208,10 @@ def solve_by_steps(
                 for j in range(columns):
                     q[j] += curved[1 + j]
             rb -= alpha * free[0] * qb
-            new = rb * rb
             for j in range(columns):
                 r[j] -= alpha * free[1 + j] * q[j]
+            new = rb * rb
+            for j in range(columns):
                 new += r[j] * r[j]
             beta = new / square
             square = new
@@ -284,8 +288,11 @@ def solve_exactly(
             project_columns(design, x, score)
             for i in range(n):
                 e[i] -= score[i]
+            for i in range(n):
                 loss += w[i] * e[i] * e[i]
+            for i in range(n):
                 e[i] *= w[i]
+            for i in range(n):
                 slope += e[i]
                 corner += w[i]
             collect_columns(design, e, first, zero)
@@ -347,10 +354,12 @@ def solve_exactly(
         moved = corner * start
         for j in range(columns):
             moved += cross[j] * rhs[j]
+        for j in range(columns):
             curved[j] += cross[j] * start
         loss = half * loss + start * (half * moved - slope)
         for j in range(columns):
             loss += rhs[j] * (half * curved[j] - first[j])
+        for j in range(columns):
             solved.factors[row, j] = x[j] + rhs[j]
         solved.bias[row] = bias + start
         solved.loss[row], solved.slope[row], solved.curvature[row] = loss, slope - moved, corner
