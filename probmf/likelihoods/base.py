@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 from jaxtyping import Array, Float
-from numpyro.distributions import Distribution
+from numpyro.distributions import Distribution, biject_to
 
 from probmf import metrics
 from probmf.data.column import Column
@@ -99,6 +99,25 @@ class BaseLikelihood(ABC):
         A shift of all scores undoes one of theirs, so that there is no learned intercept beside.
         """
         return ()
+
+    def learned_among(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """Those of some values by site that are learned parameters of its own."""
+        return {name: values[name] for name in self.learned if name in values}
+
+    def constrain(self, free: Mapping[str, Array]) -> dict[str, Array]:
+        """Sites from what an optimizer moves: learned parameters go to the support of their prior.
+
+        There is no Jacobian: the minimum of an objective of the sites is their joint mode.
+        """
+        laws = self.scale_sites()
+        own = self.learned_among(free).items()
+        return dict(free) | {name: biject_to(laws[name].support)(value) for name, value in own}
+
+    def unconstrain(self, sites: Mapping[str, Array]) -> dict[str, Array]:
+        """The inverse of `constrain`."""
+        laws = self.scale_sites()
+        own = self.learned_among(sites).items()
+        return dict(sites) | {name: biject_to(laws[name].support).inv(value) for name, value in own}
 
     @property
     def labels(self) -> dict[str, dict[str, list[str]]]:

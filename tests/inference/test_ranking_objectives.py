@@ -12,11 +12,11 @@ from scipy.sparse import csr_array
 from probmf import metrics
 from probmf.data import Ratings
 from probmf.inference.point.map import fit_map
+from probmf.inference.point.minibatch import RatingBatch
 from probmf.inference.point.optimizer import ADAGRAD
 from probmf.inference.point.pairwise import LOSSES
 from probmf.inference.point.ranking import (
     Contest,
-    Positives,
     RankingObjective,
     Unseen,
     UserItemPairs,
@@ -60,11 +60,11 @@ def point(seed: int = 0) -> dict[str, jax.Array]:
 
 def batch(objective: RankingObjective, given: Any) -> Contest:
     """Three positives, one user twice, and a place that is not filled."""
-    own: Positives = jax.tree.map(lambda of: of[jnp.array([0, 1, -1, 0])], given[1].positives)
+    own: RatingBatch = jax.tree.map(lambda of: of[jnp.array([0, 1, -1, 0])], given[1])
     filled = jnp.array([1.0, 1.0, 1.0, 0.0])
     own = own._replace(weight=own.weight * filled, present=filled)
     rng = np.random.default_rng(1)
-    count = objective.loss.num_negatives
+    count = objective.pair_loss.num_negatives
     return Contest(own, jnp.asarray(rng.integers(0, ITEMS, (4, count)), jnp.int32))
 
 
@@ -128,7 +128,7 @@ def test_negatives_are_the_items_without_a_pair_all_alike() -> None:
 def test_an_epoch_carries_the_prior_once(name: str, few: bool) -> None:
     # Of few pairs most items are drawn less than once an epoch.
     objective, given = problem(name, pairs().select(np.arange(1)) if few else None)
-    terms, data = given
+    terms, ratings, _ = given
     batches = jax.jit(partial(objective.batches, given=given, size=4))
     seen = np.zeros((2000, ITEMS))
     for epoch in range(len(seen)):
@@ -138,7 +138,7 @@ def test_an_epoch_carries_the_prior_once(name: str, few: bool) -> None:
         others = np.asarray(contest.other)[present > 0]
         seen[epoch] = np.bincount(np.append(items, others), minlength=ITEMS)
         users = np.asarray(contest.positives.user)[present > 0]
-        np.testing.assert_array_equal(np.bincount(users), np.bincount(data.positives.user))
+        np.testing.assert_array_equal(np.bincount(users), np.bincount(ratings.user))
     assert not few or np.median(seen.mean(axis=0)) < 0.9
     carried = seen * np.asarray(terms.shares["item_bias"])
     error = carried.std(axis=0) / np.sqrt(len(seen))

@@ -247,8 +247,7 @@ class AlternatingLeastSquares:
             objective += float(np.sum(np.asarray(result.loss), dtype=np.float64))
         else:
             values = {"intercept": intercept, **self.packing.unpack(table), **own}
-            cutpoints, loss = self.cutpoint_step(values)
-            own = {"cutpoints": cutpoints}
+            own, loss = self.cutpoint_step(values)
             objective += loss
         for side in SIDES:
             objective += 0.5 * float(np.sum(np.asarray(squares[side]), dtype=np.float64))

@@ -104,14 +104,15 @@ class CutpointStep:
         columns = (observations.user, observations.item, rating, weight)
         self.columns = [_cut(column) for column in columns]
 
-    def __call__(self, parameters: Parameters) -> tuple[Array, float]:
+    def __call__(self, parameters: Parameters) -> tuple[dict[str, Array], float]:
         """The next cutpoints, and the part of the objective that ratings and cutpoints have there.
 
         Args:
             parameters: Values by site name.
 
         Returns:
-            Both. If no step lowers that part, the cutpoints are the same as before.
+            Both, the cutpoints by site name. If no step lowers that part, they are the same as
+            before.
         """
         user, item, rating, weight = self.columns
         scores = _scores({k: v for k, v in parameters.items() if k != "cutpoints"}, user, item)
@@ -126,7 +127,7 @@ class CutpointStep:
             return self._with_prior(CutpointSums(*total), cutpoints)
 
         cutpoints, loss = newton_step(sums, np.asarray(old, np.float64))
-        return jnp.asarray(cutpoints, old.dtype), loss
+        return {"cutpoints": jnp.asarray(cutpoints, old.dtype)}, loss
 
     def _with_prior(self, sums: CutpointSums, cutpoints: np.ndarray) -> CutpointSums:
         precision = self.likelihood.prior_precisions()["cutpoints"]

@@ -8,13 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from probmf.inference.point.objective import (
-    ObjectiveTerms,
-    RatingObjective,
-    add_means,
-    own_parameters,
-    to_sites,
-)
+from probmf.inference.point.objective import ObjectiveTerms, RatingObjective, add_means
 from probmf.likelihoods import Likelihood
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
@@ -64,10 +58,11 @@ class FullBatchObjective(RatingObjective):
     ) -> Float[Array, ""]:
         """Minus log posterior up to a constant."""
         terms, ratings = given
-        sites = to_sites(moved)
+        sites = self.likelihood.constrain(moved)
         values = add_means(sites, terms)
         total = terms.prior_loss(sites, terms.precision)
-        inputs = Moved(_pack(values, terms), values["intercept"], own_parameters(sites))
+        own = self.likelihood.learned_among(sites)
+        inputs = Moved(_pack(values, terms), values["intercept"], own)
         total = total + rating_loss(self.likelihood, inputs, ratings)
         if ratings.zero_weight is not None:
             sizes = [len(terms.has_data[side]) for side in SIDES]

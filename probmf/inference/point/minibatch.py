@@ -1,7 +1,7 @@
 """The objective of ratings in parts, one for each minibatch, down to single ratings."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,9 @@ from probmf.inference.point.objective import (
     ObjectiveTerms,
     RatingObjective,
     add_means,
-    own_parameters,
     side_of,
-    to_sites,
 )
 from probmf.inference.point.row_updates import leaves_rows_alone, take_rows
-from probmf.likelihoods import Likelihood
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
 from probmf.models.scores import Parameters
@@ -45,16 +42,93 @@ class RatingBatch(NamedTuple):
     weight: Float[Array, " b"]
     present: Float[Array, " b"]
 
+    @classmethod
+    def of(cls, observations: Observations) -> "RatingBatch":
+        """All ratings."""
+        rating = jnp.asarray(observations.rating)
+        ones = jnp.ones_like(rating)
+        weight = ones if observations.weight is None else observations.weight
+        return cls(observations.user, observations.item, rating, weight, ones)
+
 
 @dataclass(frozen=True)
-class MinibatchObjective(RatingObjective):
-    """The objective of a factorization in parts, one for each batch of an epoch.
+class BatchObjective(RatingObjective):
+    """Base class of objectives in parts, one for each batch of an epoch.
+
+    Each time that a row is part of an update it carries a share of its prior, so that the parts of
+    an epoch sum to the objective, and a batch has a gradient only in its own rows. The data begin
+    with the terms and the ratings that batches are cut from.
 
     Attributes:
         by_rows: True where an update reads and writes the batch's rows only.
     """
 
     by_rows: bool
+
+    def batches(self, key: Array, given: Any, size: int) -> Any:
+        """The data in random order, cut in batches along a leading axis; see `shuffle`."""
+        return shuffle(key, given[1], size)
+
+    def chunks(self, given: Any, size: int) -> Any:
+        """The data in batches, always the same."""
+        return cut(given[1], size)
+
+    def index(self, batch: Any) -> dict[str, Array]:
+        """Rows of each side that the batch has, some of them several times."""
+        raise NotImplementedError
+
+    def present(self, batch: Any) -> dict[str, Array]:
+        """1 for each of these rows, 0 for what fills the last batch."""
+        raise NotImplementedError
+
+    def loss(
+        self, values: Parameters, own: Parameters, batch: Any, terms: ObjectiveTerms
+    ) -> Float[Array, ""]:
+        """The batch's loss, without priors.
+
+        Args:
+            values: Parameters of the rows that `index` names, and what has no rows.
+            own: Learned parameters of the likelihood.
+            batch: The batch.
+            terms: The terms.
+        """
+        raise NotImplementedError
+
+    def whole(self, moved: dict[str, Array], given: Any) -> Float[Array, ""]:
+        """Minus log posterior up to a constant, without gathering all rows at once."""
+        terms = given[0]
+        unpriored = (terms._replace(shares={}), *given[1:])
+        losses = lax.map(
+            lambda chunk: self.part(moved, chunk, unpriored), self.chunks(given, OBJECTIVE_SLOTS)
+        )
+        sites = self.likelihood.constrain(moved)
+        return terms.prior_loss(sites, terms.precision) + jnp.sum(losses)
+
+    def part(self, moved: dict[str, Array], batch: Any, given: Any) -> Float[Array, ""]:
+        """The batch's part of the objective."""
+        labels = {site: side_of(site) for site in moved}
+        return self.part_of_rows(take_rows(labels, moved, self.index(batch)), batch, given)
+
+    def part_of_rows(self, rows: Parameters, batch: Any, given: Any) -> Float[Array, ""]:
+        """The same from the rows that `index` names. Cost O(batch x num_factors)."""
+        terms, index, present = given[0], self.index(batch), self.present(batch)
+        sites = self.likelihood.constrain(rows)
+        means = {side: mean.at(index[side]) for side, mean in terms.means.items()}
+        values = add_means(sites, terms._replace(means=means))
+        loss = self.loss(values, self.likelihood.learned_among(sites), batch, terms)
+        shares = {
+            site: share[index[side]] * present[side]
+            if side in index
+            else share * present["user"].sum()
+            for site, share in terms.shares.items()
+            for side in [side_of(site)]
+        }
+        return loss + terms.prior_loss(sites, shares)
+
+
+@dataclass(frozen=True)
+class MinibatchObjective(BatchObjective):
+    """The objective of a factorization, whose batches are ratings."""
 
     @classmethod
     def build(
@@ -65,85 +139,41 @@ class MinibatchObjective(RatingObjective):
     ) -> tuple["MinibatchObjective", tuple[ObjectiveTerms, RatingBatch]]:
         """The objective of a model, and its ratings."""
         terms = ObjectiveTerms.build(model, observations)
-        rating = jnp.asarray(observations.rating)
-        ones = jnp.ones_like(rating)
-        weight = ones if observations.weight is None else observations.weight
-        rows = model.site_shapes(observations.num_users, observations.num_items)
-        # What has no rows is tried as one number.
-        by_rows = leaves_rows_alone(optimizer, dict.fromkeys(terms.precision, ()) | rows)
-        batch = RatingBatch(observations.user, observations.item, rating, weight, ones)
-        return cls(model.likelihood.canonical(), by_rows), (terms, batch)
-
-    def whole(
-        self, moved: dict[str, Array], given: tuple[ObjectiveTerms, RatingBatch]
-    ) -> Float[Array, ""]:
-        """Minus log posterior up to a constant, without gathering all rows at once."""
-        terms, ratings = given
-        unpriored = terms._replace(shares={})
-        chunks = cut(ratings, min(OBJECTIVE_SLOTS, len(ratings.rating)))
-        losses = lax.map(lambda chunk: self.part(moved, chunk, (unpriored, ratings)), chunks)
-        return terms.prior_loss(to_sites(moved), terms.precision) + jnp.sum(losses)
-
-    def batches(
-        self, key: Array, given: tuple[ObjectiveTerms, RatingBatch], size: int
-    ) -> RatingBatch:
-        """The ratings in random order, cut in batches along a leading axis; see `shuffle`."""
-        return shuffle(key, given[1], size)
+        by_rows = updates_rows(model, observations, terms, optimizer)
+        return cls(model.likelihood.canonical(), by_rows), (terms, RatingBatch.of(observations))
 
     def index(self, batch: RatingBatch) -> dict[str, Array]:
-        """Rows of each side that the batch has."""
+        """See the base class."""
         return {"user": batch.user, "item": batch.item}
 
-    def part(
-        self, moved: dict[str, Array], batch: RatingBatch, given: tuple[ObjectiveTerms, RatingBatch]
+    def present(self, batch: RatingBatch) -> dict[str, Array]:
+        """See the base class."""
+        return {"user": batch.present, "item": batch.present}
+
+    def loss(
+        self, values: Parameters, own: Parameters, batch: RatingBatch, terms: ObjectiveTerms
     ) -> Float[Array, ""]:
-        """The batch's part of the objective."""
-        labels = {site: side_of(site) for site in moved}
-        rows = take_rows(labels, moved, self.index(batch))
-        return self.part_of_rows(rows, batch, given)
+        """See the base class."""
+        scores = jnp.broadcast_to(values["intercept"], batch.rating.shape)
+        for side in SIDES:
+            if f"{side}_bias" in values:
+                scores = scores + values[f"{side}_bias"]
+        if "user_factors" in values:
+            scores = scores + jnp.sum(values["user_factors"] * values["item_factors"], axis=-1)
+        losses = self.likelihood.loss(scores, batch.rating, terms.scales | dict(own))
+        return jnp.sum(batch.weight * losses)
 
-    def part_of_rows(
-        self, rows: dict[str, Array], batch: RatingBatch, given: tuple[ObjectiveTerms, RatingBatch]
-    ) -> Float[Array, ""]:
-        """The same from one row per rating."""
-        return batch_loss(rows, batch, given[0], self.likelihood)
 
-
-def batch_loss(
-    rows: Parameters, batch: RatingBatch, terms: ObjectiveTerms, likelihood: Likelihood
-) -> Float[Array, ""]:
-    """The batch's part of the objective: its losses, and a share of its rows' priors per rating.
-
-    Every rating of a row carries an equal share of the row's prior, so the parts of all batches of
-    an epoch sum to the objective, and a batch has a gradient only in its own rows.
-
-    Args:
-        rows: Parameters (see `to_sites`) of each rating's own user and item, with one row per
-            rating.
-        batch: The ratings.
-        terms: Shares of the prior, constants and scales.
-        likelihood: In canonical form.
-
-    Returns:
-        The part of the objective. Cost O(batch x num_factors).
-    """
-    sites = to_sites(rows)
-    index = {"user": batch.user, "item": batch.item}
-    own = {side: mean.at(index[side]) for side, mean in terms.means.items()}
-    values = add_means(sites, terms._replace(means=own))
-    scores = jnp.broadcast_to(values["intercept"], batch.rating.shape)
-    for side in SIDES:
-        if f"{side}_bias" in values:
-            scores = scores + values[f"{side}_bias"]
-    if "user_factors" in values:
-        scores = scores + jnp.sum(values["user_factors"] * values["item_factors"], axis=-1)
-    losses = likelihood.loss(scores, batch.rating, terms.scales | own_parameters(sites))
-    shares = {
-        site: share[index[side]] * batch.present if side in index else share * batch.present.sum()
-        for site, share in terms.shares.items()
-        for side in [side_of(site)]
-    }
-    return jnp.sum(batch.weight * losses) + terms.prior_loss(sites, shares)
+def updates_rows(
+    model: MatrixFactorization,
+    observations: Observations,
+    terms: ObjectiveTerms,
+    optimizer: optax.GradientTransformation,
+) -> bool:
+    """True where an optimizer may read and write a batch's rows only."""
+    rows = model.site_shapes(observations.num_users, observations.num_items)
+    # What has no rows is tried as one number.
+    return leaves_rows_alone(optimizer, dict.fromkeys(terms.precision, ()) | rows)
 
 
 def shuffle[T](key: Array, ratings: T, batch_size: int) -> T:
@@ -167,5 +197,7 @@ def shuffle[T](key: Array, ratings: T, batch_size: int) -> T:
 
 def cut[T](ratings: T, size: int) -> T:
     """The ratings in batches along a leading axis, the last one filled with zeros."""
-    missing = -len(jax.tree.leaves(ratings)[0]) % size
+    count = len(jax.tree.leaves(ratings)[0])
+    size = min(size, count)
+    missing = -count % size
     return jax.tree.map(lambda value: jnp.pad(value, (0, missing)).reshape(-1, size), ratings)

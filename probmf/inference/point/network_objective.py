@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from probmf.inference.point.objective import to_moved, to_sites
+from probmf.inference.point.minibatch import shuffle
 from probmf.likelihoods.base import likelihood_scales
 from probmf.models.network import Network
 from probmf.models.network_data import NetworkData
@@ -49,12 +48,12 @@ class NetworkObjective:
         return cls(model.canonical()), NetworkTerms(precision, scales, data)
 
     def sites(self, moved: dict[str, Array], given: NetworkTerms) -> dict[str, Array]:
-        """Cutpoints in their order."""
-        return to_sites(moved)
+        """Learned parameters of the likelihood where they may lie."""
+        return self.network.likelihood.constrain(moved)
 
     def moved(self, sites: dict[str, Array], given: NetworkTerms) -> dict[str, Array]:
         """The inverse."""
-        return to_moved(sites)
+        return self.network.likelihood.unconstrain(sites)
 
     def whole(self, moved: dict[str, Array], given: NetworkTerms) -> Float[Array, ""]:
         """Minus log posterior up to a constant. Cost O(number of examples x that of weights)."""
@@ -63,10 +62,7 @@ class NetworkObjective:
     def batches(self, key: Array, given: NetworkTerms, size: int) -> tuple[Array, Array]:
         """Places of the examples, and 1 for each, 0 where the last batch has none left."""
         count = given.examples.num_rows
-        order = jax.random.permutation(key, jnp.arange(count, dtype=jnp.int32))
-        filled = (jnp.pad(values, (0, -count % size)) for values in (order, jnp.ones(count)))
-        places, weight = (values.reshape(-1, size) for values in filled)
-        return places, weight
+        return shuffle(key, (jnp.arange(count, dtype=jnp.int32), jnp.ones(count)), size)
 
     def part(
         self, moved: dict[str, Array], batch: tuple[Array, Array], given: NetworkTerms
@@ -78,10 +74,10 @@ class NetworkObjective:
     def _loss(
         self, moved: dict[str, Array], data: NetworkData, weight: Array, given: NetworkTerms
     ) -> Float[Array, ""]:
-        sites = to_sites(moved)
-        # The canonical likelihood does not tell whether cutpoints are learned.
-        own = {name: sites[name] for name in self.network.likelihood.learned if name in sites}
-        losses = self.network.losses(sites, data, given.scales | own)
+        likelihood = self.network.likelihood
+        sites = likelihood.constrain(moved)
+        scales = given.scales | likelihood.learned_among(sites)
+        losses = self.network.losses(sites, data, scales)
         each = jnp.sum(losses.reshape(len(weight), -1), axis=1)
         prior = normal_loss(sites, given.precision)
         # Not a product: the loss of what fills the last batch need not be finite.

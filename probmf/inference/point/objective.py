@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
-from numpyro.distributions.transforms import OrderedTransform
 
 from probmf.likelihoods import Likelihood
 from probmf.models.factorization import MatrixFactorization
@@ -27,7 +26,7 @@ class ObjectiveTerms(NamedTuple):
 
     Attributes:
         precision: Prior precision of each row of each site, of a learned intercept, and of learned
-            cutpoints, whose prior is Normal about zero on the increasing vectors.
+            parameters of the likelihood.
         scales: The likelihood's own scales.
         center: Prior mean of a learned intercept.
         constants: Sites that are not optimized: a fixed intercept.
@@ -83,38 +82,14 @@ class ObjectiveTerms(NamedTuple):
 
 
 def side_of(site: str) -> str:
-    """Whose rows a site has: "user" or "item"; the intercept, cutpoints and weights have none."""
+    """Whose rows a site has: "user" or "item"; all else has none."""
     return site if "_mean_" in site else site.split("_")[0]
-
-
-def to_sites(moved: Parameters) -> dict[str, Array]:
-    """Sites from what an optimizer moves: cutpoints are the ordered transform of what it moves.
-
-    The objective stays that of the sites, without a Jacobian: its minimum is their joint mode.
-    """
-    sites = dict(moved)
-    if "cutpoints" in sites:
-        sites["cutpoints"] = OrderedTransform()(sites["cutpoints"])
-    return sites
-
-
-def to_moved(sites: Parameters) -> dict[str, Array]:
-    """Values that an optimizer moves; the inverse of `to_sites`."""
-    moved = dict(sites)
-    if "cutpoints" in moved:
-        moved["cutpoints"] = OrderedTransform().inv(moved["cutpoints"])
-    return moved
 
 
 def add_means(sites: Parameters, terms: ObjectiveTerms) -> dict[str, Array]:
     """Rows from what they are more than their prior means, and what is fixed."""
     means = prior_means(terms.means, sites)
     return terms.constants | dict(sites) | {site: sites[site] + means[site] for site in means}
-
-
-def own_parameters(sites: Parameters) -> dict[str, Array]:
-    """Those sites that are the likelihood's own parameters."""
-    return {name: value for name, value in sites.items() if name == "cutpoints"}
 
 
 @dataclass(frozen=True)
@@ -131,7 +106,7 @@ class RatingObjective:
 
     def sites(self, moved: dict[str, Array], given: tuple[ObjectiveTerms, Any]) -> dict[str, Array]:
         """Rows with their prior means, and what is fixed."""
-        return add_means(to_sites(moved), given[0])
+        return add_means(self.likelihood.constrain(moved), given[0])
 
     def moved(self, sites: dict[str, Array], given: tuple[ObjectiveTerms, Any]) -> dict[str, Array]:
         """The inverse, for a start: rows without data are zero (more than their prior mean).
@@ -139,7 +114,8 @@ class RatingObjective:
         There the prior has its mode, and no minibatch would ever move them.
         """
         terms = given[0]
-        moved = to_moved({site: value for site, value in sites.items() if site in terms.precision})
+        own = {site: value for site, value in sites.items() if site in terms.precision}
+        moved = self.likelihood.unconstrain(own)
         for site, mean in prior_means(terms.means, moved).items():
             moved[site] = moved[site] - mean
         for site, value in moved.items():

@@ -1,7 +1,7 @@
 """The objective of ranking: pairs that occurred beside sampled ones that did not."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +10,9 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from probmf.inference.point.minibatch import OBJECTIVE_SLOTS, cut, shuffle
-from probmf.inference.point.objective import (
-    ObjectiveTerms,
-    RatingObjective,
-    add_means,
-    side_of,
-    to_sites,
-)
+from probmf.inference.point.minibatch import BatchObjective, RatingBatch, updates_rows
+from probmf.inference.point.objective import ObjectiveTerms, side_of
 from probmf.inference.point.pairwise import PairLoss
-from probmf.inference.point.row_updates import leaves_rows_alone, take_rows
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
 from probmf.models.scores import Parameters
@@ -35,22 +28,6 @@ class UserItemPairs(NamedTuple):
 
     user: Int[np.ndarray, " n"]
     item: Int[np.ndarray, " n"]
-
-
-class Positives(NamedTuple):
-    """Pairs that occurred; with a leading axis, those of the updates of an epoch.
-
-    Attributes:
-        user: User codes.
-        item: Item codes.
-        weight: Their weights; 0 where the last batch has no pair left.
-        present: 1 for a pair, 0 where the last batch has none left.
-    """
-
-    user: Int[Array, " b"]
-    item: Int[Array, " b"]
-    weight: Float[Array, " b"]
-    present: Float[Array, " b"]
 
 
 class Unseen(NamedTuple):
@@ -103,18 +80,6 @@ class Unseen(NamedTuple):
         return rank + place - first
 
 
-class RankingData(NamedTuple):
-    """Data of the objective besides its terms; a pytree.
-
-    Attributes:
-        positives: All pairs that occurred and count, of users who could have another item.
-        unseen: Where negatives are drawn from.
-    """
-
-    positives: Positives
-    unseen: Unseen
-
-
 class Contest(NamedTuple):
     """Positives with the negatives that were drawn for them.
 
@@ -123,28 +88,25 @@ class Contest(NamedTuple):
         other: Item codes of the negatives.
     """
 
-    positives: Positives
+    positives: RatingBatch
     other: Int[Array, "b t"]
 
 
 @dataclass(frozen=True)
-class RankingObjective(RatingObjective):
+class RankingObjective(BatchObjective):
     r"""Sum over pairs that occurred of a loss against negatives drawn at random, and the priors.
 
     .. math:: J = \sum_{(u, i)} w_{ui}\, E_j\, \ell(s_{ui}, s_{uj})
               + \sum_{rows\ r} \frac{|x_r|^2}{2 s_r^2}
 
-    Negatives are items that the user has no pair with, drawn anew for each update. Each time that
-    a row is part of an update it carries a share of its prior, so that an epoch's parts sum to
-    the objective in expectation. `whole` takes the same negatives whenever it is asked.
+    Negatives are items that the user has no pair with, drawn anew for each update; `whole` takes
+    the same whenever it is asked.
 
     Attributes:
-        loss: The loss.
-        by_rows: True where an update reads and writes the batch's rows only.
+        pair_loss: The loss.
     """
 
-    loss: PairLoss
-    by_rows: bool
+    pair_loss: PairLoss
 
     @classmethod
     def build(
@@ -154,7 +116,7 @@ class RankingObjective(RatingObjective):
         known: UserItemPairs,
         optimizer: optax.GradientTransformation,
         loss: PairLoss,
-    ) -> tuple["RankingObjective", tuple[ObjectiveTerms, RankingData]]:
+    ) -> tuple["RankingObjective", tuple[ObjectiveTerms, RatingBatch, Unseen]]:
         """The objective of a model, and its data.
 
         Args:
@@ -180,68 +142,42 @@ class RankingObjective(RatingObjective):
         terms = terms._replace(
             shares=terms.shares | shares, has_data=terms.has_data | {"item": drawn}
         )
-        rows = model.site_shapes(num_users, num_items)
-        by_rows = leaves_rows_alone(optimizer, dict.fromkeys(terms.precision, ()) | rows)
-        ones = jnp.ones(len(observations.user), dtype)
-        weight = ones if observations.weight is None else observations.weight
-        positives = Positives(observations.user, observations.item, weight, ones)
-        return cls(model.likelihood.canonical(), loss, by_rows), (
-            terms, RankingData(positives, unseen),
-        )  # fmt: skip
+        by_rows = updates_rows(model, observations, terms, optimizer)
+        objective = cls(model.likelihood.canonical(), by_rows, loss)
+        return objective, (terms, RatingBatch.of(observations), unseen)
 
-    def whole(
-        self, moved: dict[str, Array], given: tuple[ObjectiveTerms, RankingData]
-    ) -> Float[Array, ""]:
-        """The objective with one and the same draw of the negatives."""
-        terms, data = given
-        unpriored = terms._replace(shares={})
-        positives = cut(data.positives, min(OBJECTIVE_SLOTS, len(data.positives.user)))
-        contests = self._against(jax.random.key(0), positives, data)
-        losses = lax.map(lambda own: self.part(moved, own, (unpriored, data)), contests)
-        return terms.prior_loss(to_sites(moved), terms.precision) + jnp.sum(losses)
-
-    def batches(self, key: Array, given: tuple[ObjectiveTerms, RankingData], size: int) -> Contest:
+    def batches(self, key: Array, given: Any, size: int) -> Contest:
         """The positives in random order with new negatives, cut in batches."""
         first, second = jax.random.split(key)
-        return self._against(second, shuffle(first, given[1].positives, size), given[1])
+        return self._against(second, super().batches(first, given, size), given)
 
-    def _against(self, key: Array, positives: Positives, data: RankingData) -> Contest:
-        return Contest(positives, data.unseen.draw(key, positives.user, self.loss.num_negatives))
+    def chunks(self, given: Any, size: int) -> Contest:
+        """The same with one and the same draw of the negatives."""
+        return self._against(jax.random.key(0), super().chunks(given, size), given)
+
+    def _against(self, key: Array, positives: RatingBatch, given: Any) -> Contest:
+        unseen: Unseen = given[2]
+        count = self.pair_loss.num_negatives
+        return Contest(positives, unseen.draw(key, positives.user, count))
 
     def index(self, batch: Contest) -> dict[str, Array]:
-        """Rows of each side that the batch has: of items the positives, then the negatives."""
+        """Of items the positives, then the negatives."""
         items = jnp.concatenate([batch.positives.item, batch.other.ravel()])
         return {"user": batch.positives.user, "item": items}
 
-    def part(
-        self, moved: dict[str, Array], batch: Contest, given: tuple[ObjectiveTerms, RankingData]
-    ) -> Float[Array, ""]:
-        """The batch's part of the objective."""
-        labels = {site: side_of(site) for site in moved}
-        return self.part_of_rows(take_rows(labels, moved, self.index(batch)), batch, given)
+    def present(self, batch: Contest) -> dict[str, Array]:
+        """See the base class."""
+        own = batch.positives.present
+        items = jnp.concatenate([own, jnp.repeat(own, batch.other.shape[1])])
+        return {"user": own, "item": items}
 
-    def part_of_rows(
-        self, rows: Parameters, batch: Contest, given: tuple[ObjectiveTerms, RankingData]
+    def loss(
+        self, values: Parameters, own: Parameters, batch: Contest, terms: ObjectiveTerms
     ) -> Float[Array, ""]:
-        """The same from the rows that `index` names."""
-        terms, index = given[0], self.index(batch)
-        sites = to_sites(rows)
-        own = {side: mean.at(index[side]) for side, mean in terms.means.items()}
-        values = add_means(sites, terms._replace(means=own))
+        """See the base class."""
         positive, negative = _scores(values, *batch.other.shape)
-        num_items = len(terms.has_data["item"])
-        losses = self.loss.losses(positive, negative, num_items)
-        present = batch.positives.present
-        there = {
-            "user": present,
-            "item": jnp.concatenate([present, jnp.repeat(present, batch.other.shape[1])]),
-        }
-        shares = {
-            site: share[index[side]] * there[side] if side in index else share * present.sum()
-            for site, share in terms.shares.items()
-            for side in [side_of(site)]
-        }
-        return jnp.sum(batch.positives.weight * losses) + terms.prior_loss(sites, shares)
+        losses = self.pair_loss.losses(positive, negative, len(terms.has_data["item"]))
+        return jnp.sum(batch.positives.weight * losses)
 
 
 def _scores(values: Parameters, size: int, count: int) -> tuple[Array, Array]:
