@@ -27,7 +27,8 @@ def own_settings(x64: bool | None = None) -> Iterator[None]:
     """JAX's settings for code of ours; a decorator, too.
 
     Args:
-        x64: Whether to compute in double precision; None does what the caller does.
+        x64: Whether to compute in double precision; None does what the caller does, so that
+            `float64 or None` is what an argument asks for, or the caller's whole program.
     """
     with ExitStack() as stack:
         for name, value, setting in _OWN:

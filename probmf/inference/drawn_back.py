@@ -55,3 +55,11 @@ def drawn_back(
             yield {name: value[:, : num_draws - start] for name, value in found.items()}
 
     return joined(pieces(), 1)
+
+
+def few_drawn_back(samples: Sites, num_draws: int) -> str:
+    """A sentence where an interruption has left fewer draws than were asked for, else empty."""
+    count = next(iter(samples.values())).shape[1]
+    if count == num_draws:
+        return ""
+    return f"Interrupted while effects were drawn: the fit has {count:,} of {num_draws:,} draws."

@@ -90,6 +90,12 @@ class MixedFit(Fit):
     moments: RowMoments | None = None
     maximum: Maximum | None = None
 
+    def __post_init__(self) -> None:
+        """Check the draws against the model; a design is no table to save."""
+        super().__post_init__()
+        if isinstance(self.data, Design):
+            object.__setattr__(self, "data", None)
+
     @cached_property
     def site_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Shapes of all sites but the response, without chain and draw."""

@@ -15,9 +15,10 @@ import scipy.special
 import scipy.stats
 
 from probmf import MatrixFactorization, MixedEffects, diagnostics, load, sample_marginal
-from probmf.inference.marginal import MarginalModel
+from probmf.inference import target
 from probmf.inference.marginal.evaluators import Evaluator
 from probmf.inference.marginal.host_density import CHUNK
+from probmf.inference.marginal.prepared_model import PreparedModel
 from probmf.inference.mixed import importance_sampler as sampler
 from probmf.inference.mixed import sampling as sampling
 from probmf.inference.mixed.sampling import FallbackWarning
@@ -405,16 +406,16 @@ class TestInterrupted:
         monkeypatch.setattr(sampler, "MAX_DIMS", 1)
         monkeypatch.setattr(pooled, "STAGES", (40, 60))
         monkeypatch.setattr(sampling, "FALLBACK_CHAINS", 2)
-        monkeypatch.setattr(sampling, "RECOVERED", 20)
-        draw_back, calls = MarginalModel.draw_back, []
+        monkeypatch.setattr(target, "DRAWN_AT_ONCE", 40)
+        draw_all, calls = PreparedModel.draw_all, []
 
         def some(*arguments: Any) -> Any:
             calls.append(None)
             if len(calls) > 2:
                 raise KeyboardInterrupt
-            return draw_back(*arguments)
+            return draw_all(*arguments)
 
-        monkeypatch.setattr(MarginalModel, "draw_back", some)
+        monkeypatch.setattr(PreparedModel, "draw_all", some)
         with (
             pytest.warns(FallbackWarning),
             pytest.warns(FitWarning, match="each chain has 40 of 50 draws"),

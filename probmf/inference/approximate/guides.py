@@ -15,8 +15,8 @@ from numpyro.infer import SVI, Trace_ELBO, autoguide, init_to_value
 from numpyro.infer.svi import SVIState
 from numpyro.infer.util import log_density
 
-from probmf.inference.approximate.target import Target
 from probmf.inference.importance import smooth
+from probmf.inference.target import Target
 from probmf.memory import require_memory
 from probmf.numpyro_setup import run_unchecked
 from probmf.run.compilation import quick_jit

@@ -13,13 +13,15 @@ from jaxtyping import Array, Float
 
 from probmf.data import as_key
 from probmf.data.keys import as_generator
+from probmf.inference.approximate.first_values import first_values, scales_without_mode
 from probmf.inference.approximate.guides import weigh
-from probmf.inference.approximate.target import Target, scales_without_mode
+from probmf.inference.drawn_back import few_drawn_back
 from probmf.inference.final_warning import concluded
 from probmf.inference.importance import climb
 from probmf.inference.nuts.transitions import constrain_chains
 from probmf.inference.point.als import fit_als
 from probmf.inference.potential import Potential
+from probmf.inference.target import Target
 from probmf.memory import require_memory
 from probmf.models import MatrixFactorization
 from probmf.results import History, MixedFit, NetworkFit, RatingsFit, Sampling
@@ -105,7 +107,7 @@ def fit_laplace(
     begin = time.perf_counter()
     require("fit_laplace", model)
     check_counts(num_samples=num_samples, max_iterations=max_iterations)
-    with own_settings(float64 or bool(jax.config.jax_enable_x64)):
+    with own_settings(float64 or None):
         start_key, draw_key, recover_key = jax.random.split(as_key(key), 3)
         if isinstance(model, MatrixFactorization) and marginalize:
             raise ValueError(
@@ -122,7 +124,7 @@ def fit_laplace(
         turns = _turns(target, potential, mode)
         mode, factor, decrement = _settle(potential, mode, hessian, turns)
         vectors, log_normal = _draw(draw_key, mode, factor, turns, num_samples)
-        samples = target.recover(recover_key, constrain_chains(potential, vectors[None]))
+        samples = target.drawn_back(constrain_chains(potential, vectors[None]), recover_key)
         lost_digits = target.lost_digits(samples)
         top = float(potential.value(jnp.asarray(mode, potential.vector.dtype)))
         rank = len(mode) - turns.shape[1]
@@ -140,9 +142,11 @@ def fit_laplace(
             f"iterations: by its quadratic the log density is {decrement:.2g} higher there. Raise "
             "max_iterations, or standardize columns of very different scales."
         )
-    sampling = Sampling({}, 0, time.perf_counter() - begin, True, info)
+    cut = few_drawn_back(samples, num_samples)
+    sampling = Sampling({}, 0, time.perf_counter() - begin, not cut, info)
     method = "laplace" + ("/marginal" if target.sites else "")
-    fit = target.fit(samples, method, history, sampling)
+    fit = target.fit(samples, method, history=history, sampling=sampling)
+    trouble = " ".join(filter(None, (trouble, cut)))
     return concluded(fit, trouble, lost_digits=lost_digits, stacklevel=2)
 
 
@@ -176,7 +180,7 @@ def _start(target: Target, potential: Potential, key: Array) -> np.ndarray:
         if len(values) == len(potential.sites):
             exact = {n: jnp.asarray(v, potential.vector.dtype) for n, v in values.items()}
             return np.asarray(potential.unconstrain(exact), np.float64)
-    return np.asarray(potential.unconstrain(target.start(potential, key)), np.float64)
+    return np.asarray(potential.unconstrain(first_values(target, potential, key)), np.float64)
 
 
 def _score(potential: Potential, vector: np.ndarray) -> tuple[float, np.ndarray]:

@@ -13,6 +13,7 @@ from jaxtyping import Array
 from numpyro.infer.autoguide import AutoDelta, AutoGuide
 
 from probmf.data import as_key
+from probmf.inference.approximate.first_values import first_values, scales_without_mode
 from probmf.inference.approximate.guides import (
     GuideName,
     Variation,
@@ -21,10 +22,11 @@ from probmf.inference.approximate.guides import (
     weigh,
 )
 from probmf.inference.approximate.svi_loop import Course, nothing_yet, run_svi
-from probmf.inference.approximate.target import Target, scales_without_mode
+from probmf.inference.drawn_back import few_drawn_back
 from probmf.inference.final_warning import concluded
 from probmf.inference.point.optimizer import Schedule, choose_rule, rating_rule
 from probmf.inference.potential import Potential
+from probmf.inference.target import Target
 from probmf.memory import require_memory
 from probmf.results import History, MixedFit, NetworkFit, RatingsFit, Sampling
 from probmf.run.checks import check_counts, require, require_mode
@@ -116,7 +118,7 @@ def fit_svi(
     require("fit_svi", model)
     check_counts(num_steps=num_steps, num_particles=num_particles, num_samples=num_samples)
     precise = bool(marginalize) if float64 is None else float64
-    with own_settings(precise or bool(jax.config.jax_enable_x64)):
+    with own_settings(precise or None):
         start_key, run_key, draw_key, recover_key = jax.random.split(as_key(key), 4)
         with nothing_yet():
             target = Target.build(model, data, marginalize)
@@ -139,26 +141,27 @@ def fit_svi(
             )  # fmt: skip
         rates, transform = _optimizer(optimizer, learning_rate, num_steps)
         with nothing_yet():
-            start = target.start(potential, start_key) if isinstance(own, type) else {}
+            start = first_values(target, potential, start_key) if isinstance(own, type) else {}
             variation = Variation(
                 potential.model, potential.args, start, rates, own, transform, int(num_particles)
             )
         course = run_svi(variation, run_key, num_steps, progress=progress)
         draws = draw_guide(variation, course.params, draw_key, count)
-        samples = target.recover(recover_key, {n: v[None] for n, v in draws.samples.items()})
+        samples = target.drawn_back({n: v[None] for n, v in draws.samples.items()}, recover_key)
         lost_digits = target.lost_digits(samples)
     info: dict[str, Any] = {"approximation": f"guide {name}", **_judge(course)}
     if not point:
         info |= weigh(draws.log_weights, potential.num_dims)
     still = course.stopped != "num_steps" or info["elbo_rise"] > RISE_NATS
     info["converged"] = "no" if still else "yes"
-    sampling = None
+    sampling, cut = None, few_drawn_back(samples, count)
     if not point or target.sites:
         seconds = time.perf_counter() - begin
-        sampling = Sampling({}, 0, seconds, course.stopped != "interrupted", info)
+        complete = course.stopped != "interrupted" and not cut
+        sampling = Sampling({}, 0, seconds, complete, info)
     method = f"svi/{name}" + ("/marginal" if target.sites else "")
-    fit = target.fit(samples, method, _history(course), sampling)
-    trouble = _trouble(course, info, num_steps)
+    fit = target.fit(samples, method, history=_history(course), sampling=sampling)
+    trouble = " ".join(filter(None, (_trouble(course, info, num_steps), cut)))
     return concluded(fit, trouble, lost_digits=lost_digits, stacklevel=2)
 
 

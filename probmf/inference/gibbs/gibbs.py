@@ -157,7 +157,7 @@ def sample_gibbs(
     is_mixed = _check_family(model, data, watch=watch, start=start, devices=devices)
     mesh = None if devices is None else row_mesh(devices)
     double = is_mixed if float64 is None else float64
-    with own_settings(double or bool(jax.config.jax_enable_x64)):
+    with own_settings(double or None):
         random_key = as_key(key)
         run_key, start_key, probe_key = jax.random.split(random_key, 3)
         if isinstance(model, MixedEffects):

@@ -1,7 +1,6 @@
 """Gibbs sampling of a Gaussian mixed model: its problem, its checks, and its fit."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -46,10 +45,9 @@ def mixed_job(model: MixedEffects, data: Any, key: Array, start_key: Array, num_
     Raises:
         ValueError: If the model has no such conditionals.
     """
-    model = model if model.centered is True else replace(model, centered=True)
-    design = data if isinstance(data, Design) else model.design(data)
+    model = model.centred
+    design = model.design(data)
     refuse_exact_fit(model, design)
-    table = None if isinstance(data, Design) else data
     (arguments,) = model.arguments(design)
     response = model.likelihood.to_score(np.asarray(design.data.response, np.float64))
     target = jnp.asarray(response, jnp.result_type(float))
@@ -61,7 +59,7 @@ def mixed_job(model: MixedEffects, data: Any, key: Array, start_key: Array, num_
         samples = {n: v[:, at] for n, v in chains.traces.items() if n != "lp"} | chains.kept
         return MixedFit(
             model, design, samples, "gibbs", sampling=sampling_of(settings, chains, at, info),
-            data=table, moments=row_moments(chains),
+            data=data, moments=row_moments(chains),
         )  # fmt: skip
 
     return Job(

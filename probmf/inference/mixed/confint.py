@@ -196,7 +196,7 @@ class _Search:
     def program(self) -> Any:
         """The model, centred."""
         model = self.fit.model
-        return (model if model.centered is True else replace(model, centered=True)).program
+        return model.centred.program
 
     @cached_property
     def data(self) -> MixedData:

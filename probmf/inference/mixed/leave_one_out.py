@@ -65,7 +65,7 @@ def leave_one_out(
     if not isinstance(fit, MixedFit):
         raise TypeError(f"fit is of type {type(fit).__name__}; expected a fit of a mixed model.")
     with own_settings(True):
-        model = replace(fit.model, centered=True)
+        model = fit.model.centred
         (data,) = model.arguments(fit.design)
         part = None if by is None else _labels(data, by)
         if model.likelihood.normal:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, get_args
 
-import jax
 import numpy as np
 import scipy.optimize
 
@@ -108,14 +107,14 @@ def fit_marginal(
             "integrated out exactly, without quadrature. Leave num_nodes out."
         )
     begin = time.perf_counter()
-    with own_settings(float64 or bool(jax.config.jax_enable_x64)):
-        design = data if isinstance(data, Design) else model.design(data)
+    with own_settings(float64 or None):
+        design = model.design(data)
         if design.data.noise is not None and design.data.noise.groups:
             raise ValueError(
                 f"scale_formula {model.scale_formula!r} has group terms, whose effects can't be "
                 "integrated out exactly, so there is no marginal likelihood. Use sample_nuts."
             )
-        centred = model if model.centered is True else replace(model, centered=True)
+        centred = model.centred
         problem = pose(centred.program, centred.arguments(design), objective, num_nodes)
         minus = minus_score(problem)
         refuse_exact_fit(model, design, flat=objective != "map", mode=True)
@@ -136,8 +135,7 @@ def fit_marginal(
                 )
             samples = problem.estimates(found.x)
             point = {name: np.asarray(value)[None, None] for name, value in samples.items()}
-            table = None if isinstance(data, Design) else data
-            fit = MixedFit(model, design, point, f"marginal/{objective}", data=table)
+            fit = MixedFit(model, design, point, f"marginal/{objective}", data=data)
             boundaries = find_boundary(fit)
             digits = problem.lost_digits(found.x)
             end = look_around(minus, found.x, problem.places, boundaries)

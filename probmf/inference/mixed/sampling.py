@@ -11,13 +11,10 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from probmf.data import as_key
-from probmf.inference.drawn_back import drawn_back
 from probmf.inference.final_warning import concluded
 from probmf.inference.importance import K_HAT_GATE, NoModeError
 from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.evaluators import NotServedError
-from probmf.inference.marginal.lost_digits import lost_digits_of_draws
-from probmf.inference.mixed.exact_fit import refuse_exact_fit
 from probmf.inference.mixed.importance_sampler import ImportanceDraws, draw_marginal
 from probmf.inference.mixed.quadrature_sampler import (
     NUM_CHAINS,
@@ -27,8 +24,8 @@ from probmf.inference.mixed.quadrature_sampler import (
 from probmf.inference.nuts.pooled_warmup import PooledNuts
 from probmf.inference.nuts.transitions import NoStartError, constrain_chains
 from probmf.inference.potential import mixed_potential
+from probmf.inference.target import Target
 from probmf.models import MixedEffects
-from probmf.models.mixed.design import Design
 from probmf.results import MixedFit
 from probmf.results.sampling import Sampling
 from probmf.run.checks import check_counts, require
@@ -39,8 +36,6 @@ from probmf.settings import own_settings
 FALLBACK_CHAINS = 4
 #: Operations that take as long as a trial of a second way, most of whose time compiles it.
 WORTH_A_TRIAL = 1e10
-#: Draws of each chain whose effects are drawn back together.
-RECOVERED = 250
 
 
 class FallbackWarning(UserWarning):
@@ -125,17 +120,14 @@ def sample_marginal(
     check_counts(num_samples=num_samples)
     if max_densities is not None:
         check_counts(max_densities=max_densities)
-    model = model if model.centered is True else replace(model, centered=True)
-    with own_settings(float64 or bool(jax.config.jax_enable_x64)):
+    model = model.centred
+    with own_settings(float64 or None):
         random_key = as_key(key)
-        design = data if isinstance(data, Design) else model.design(data)
-        table = None if isinstance(data, Design) else data
+        target = Target.build(model, data, "all")
         if not model.likelihood.normal:
-            fit = _by_quadrature(model, design, int(num_samples), random_key, begin, progress)
-            return concluded(replace(fit, data=table), stacklevel=2)
-        refuse_exact_fit(model, design)
-        arguments = model.arguments(design, join=True)
-        density = MarginalDensity.of_mixed(model.program, arguments, model.effect_sites(design))
+            fit = _by_quadrature(target, int(num_samples), random_key, begin, progress)
+            return concluded(fit, stacklevel=2)
+        density = MarginalDensity.of_mixed(model.program, target.args, target.sites)
         try:
             draws = draw_marginal(
                 density, int(num_samples), random_key, max_densities=max_densities,
@@ -143,10 +135,10 @@ def sample_marginal(
             )  # fmt: skip
         except NotServedError as error:
             fit = _by_nuts(
-                model, design, density, str(error), int(num_samples), random_key, begin, progress
+                target, density, str(error), int(num_samples), random_key, begin, progress
             )
-            lost_digits = lost_digits_of_draws(density.prepared, fit.samples)
-            return concluded(replace(fit, data=table), lost_digits=lost_digits, stacklevel=2)
+            lost_digits = target.lost_digits(fit.samples)
+            return concluded(fit, lost_digits=lost_digits, stacklevel=2)
     samples = {name: value[None] for name, value in draws.samples.items()}
     if not draws.complete:
         warnings.warn(
@@ -157,7 +149,7 @@ def sample_marginal(
             stacklevel=2,
         )
     sampling = Sampling({}, 0, time.perf_counter() - begin, draws.complete, _info(draws))
-    fit = MixedFit(model, design, samples, "marginal/importance", sampling=sampling, data=table)
+    fit = target.fit(samples, "marginal/importance", sampling=sampling)
     return concluded(fit, lost_digits=draws.lost_digits, stacklevel=2)
 
 
@@ -174,15 +166,14 @@ def _info(draws: ImportanceDraws) -> Mapping[str, float | int | str]:
 
 
 def _by_quadrature(
-    model: MixedEffects,
-    design: Design,
+    target: Target,
     num_samples: int,
     key: jax.Array,
     begin: float,
     progress: bool | None,
-) -> MixedFit:
+) -> Any:
     """One grouping integrated out by quadrature, NUTS on all that is left."""
-    (data,) = model.arguments(design)
+    model, (data,) = target.source, target.args
     each = -(-num_samples // NUM_CHAINS)
     try:
         found = sample_by_quadrature(model.program, data, each, key, progress)
@@ -198,19 +189,18 @@ def _by_quadrature(
     sampling = Sampling(
         chains.stats, found.num_warmup, time.perf_counter() - begin, chains.complete, info
     )
-    return MixedFit(model, design, found.samples, "marginal/quadrature", sampling=sampling)
+    return target.fit(found.samples, "marginal/quadrature", sampling=sampling)
 
 
 def _by_nuts(
-    model: MixedEffects,
-    design: Design,
+    target: Target,
     density: MarginalDensity,
     why: str,
     num_samples: int,
     key: jax.Array,
     begin: float,
     progress: bool | None,
-) -> MixedFit:
+) -> Any:
     """NUTS, the better of the marginal density and the non-centred model."""
     run_key, recover_key = jax.random.split(key)
     marginal = PooledNuts(density, FALLBACK_CHAINS, run_key, progress)
@@ -225,7 +215,7 @@ def _by_nuts(
     trials = {name: marginal}
     needed = num_samples * marginal.cost
     if needed > WORTH_A_TRIAL:
-        loose = replace(model.program, centered=False)
+        loose = replace(target.source.program, centered=False)
         joint = mixed_potential(loose, density.prepared.args)
         other = PooledNuts(joint, FALLBACK_CHAINS, run_key, progress)
         try:
@@ -250,7 +240,7 @@ def _by_nuts(
     chains = best.draw(num_draws)
     samples = constrain_chains(best.potential, chains.vectors)
     if best is marginal:
-        samples = _recover(density, recover_key, samples)
+        samples = target.drawn_back(samples, recover_key)
         chains = chains.first(next(iter(samples.values())).shape[1])
     warn_incomplete(chains.result, chains.num_draws, num_draws, stacklevel=3)
     samples = {name: value for name, value in samples.items() if not name.endswith("_effects_raw")}
@@ -262,7 +252,7 @@ def _by_nuts(
     sampling = Sampling(
         chains.stats, best.num_warmup, time.perf_counter() - begin, chains.complete, info
     )
-    return MixedFit(model, design, samples, f"nuts/{name}", sampling=sampling)
+    return target.fit(samples, f"nuts/{name}", sampling=sampling)
 
 
 def _cost(trial: PooledNuts) -> str:
@@ -273,17 +263,3 @@ def _cost(trial: PooledNuts) -> str:
         f"{trial.gradients:.3g} gradients of {trial.operations:.2g} operations for an effective "
         "draw in a trial"
     )
-
-
-def _recover(
-    density: MarginalDensity, key: jax.Array, samples: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """The samples with their effects: after an interruption of the draws that have them."""
-
-    def draw(at: np.ndarray) -> dict[str, np.ndarray]:
-        some = {name: value[:, at] for name, value in samples.items()}
-        own = jax.random.fold_in(key, int(at[0]))
-        _, effects = density.marginal.draw_back(own, some, *density.prepared.args)
-        return some | {name: np.asarray(value) for name, value in effects.items()}
-
-    return drawn_back(draw, next(iter(samples.values())).shape[1], RECOVERED)

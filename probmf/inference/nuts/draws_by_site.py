@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from os import PathLike
 from typing import Any
 
@@ -12,11 +11,9 @@ from jaxtyping import Array, Int
 
 from probmf.inference.drawn_back import drawn_back
 from probmf.inference.gibbs.job import KEPT, KEPT_BYTES
-from probmf.inference.marginal import MarginalModel
-from probmf.inference.marginal.prepared_model import PreparedModel
-from probmf.inference.marginal_rows import RowsMarginal
 from probmf.inference.nuts.transitions import CHUNK, STATS, Settings, constrain_chains, named_stats
 from probmf.inference.potential import Potential
+from probmf.inference.target import Target
 from probmf.results.draw_store import STATS as STATS_GROUP
 from probmf.results.draw_store import import_zarr
 from probmf.run.draw_stream import WAITING, DrawStream, Layout, StreamSite
@@ -31,16 +28,14 @@ class NutsDraws:
     """From draws on the unconstrained scale to draws by site.
 
     Attributes:
-        target: The model that is sampled.
+        target: What is sampled.
         potential: Its density.
-        arguments: Its arguments.
         recover: Whether what was integrated out is drawn back.
         keys: A key for each draw, (chain, draw), so that no draw depends on how many there are.
     """
 
-    target: Any
+    target: Target
     potential: Potential
-    arguments: tuple[Any, ...]
     recover: bool
     keys: Array
 
@@ -54,7 +49,7 @@ class NutsDraws:
             KeyboardInterrupt: After an interruption before there are any.
         """
         count = vectors.shape[1]
-        if isinstance(self.target, RowsMarginal) or self._prepared is not None:
+        if self.target.sites:
             return drawn_back(lambda at: self.of(vectors[:, at], at), count)
         return self.of(vectors, np.arange(count))
 
@@ -68,30 +63,9 @@ class NutsDraws:
         Returns:
             By site, (chain, draw, ...).
         """
-        at = np.minimum(at, self.keys.shape[1] - 1)
-        keys = self.keys[:, at].reshape(-1)
+        keys = self.keys[:, np.minimum(at, self.keys.shape[1] - 1)]
         samples = constrain_chains(self.potential, vectors)
-        if isinstance(self.target, RowsMarginal):
-            return self.target.recover_each(keys, samples, rows=self.recover)
-        if self._prepared is None:
-            return samples
-        lead = vectors.shape[:2]
-        latents = {
-            name: jnp.asarray(samples[name]).reshape(-1, *shape)
-            for name, shape in self._prepared.latent_shapes.items()
-        }
-        _, effects = self._prepared.draw_all(latents, keys)
-        return samples | {
-            name: np.asarray(value).reshape(*lead, *value.shape[1:])
-            for name, value in effects.items()
-        }
-
-    @cached_property
-    def _prepared(self) -> PreparedModel | None:
-        """Structure of the effects, where some are to be drawn back."""
-        if self.recover and isinstance(self.target, MarginalModel):
-            return self.target.prepare(*self.arguments)
-        return None
+        return self.target.with_effects(samples, keys, recover=self.recover)
 
 
 class NutsStream:
@@ -102,7 +76,6 @@ class NutsStream:
         identity: What makes the run the same, as text.
         draws: From vectors to sites.
         settings: The run's.
-        source: Model, data and design.
         method: How the fit calls its method.
         resumable: Whether the run has a checkpoint.
 
@@ -117,7 +90,6 @@ class NutsStream:
         identity: str,
         draws: NutsDraws,
         settings: Settings,
-        source: tuple[Any, Any, Any],
         *,
         method: str,
         resumable: bool,
@@ -128,8 +100,8 @@ class NutsStream:
         origin = np.zeros((chains, 1, draws.potential.num_dims))
         at = np.zeros(1, int)
         self._shapes = {name: value.shape[2:] for name, value in draws.of(origin, at).items()}
-        model, data, design = source
-        named = model.sites(data if design is None else design)
+        target = draws.target
+        named = target.source.sites(target.data if target.design is None else target.design)
         sites, coords = stream_sites(named, self._shapes), named.labels
         stats = tuple(
             StreamSite(name, STATS_GROUP, (), (), KINDS.get(name))

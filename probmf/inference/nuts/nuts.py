@@ -12,21 +12,18 @@ from jax.typing import ArrayLike
 
 from probmf.backend import uses_loops
 from probmf.data import Examples, Ratings, as_key
-from probmf.inference import marginal as marginal_models
 from probmf.inference.final_warning import concluded
-from probmf.inference.marginal import MarginalModel
 from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.host_potential import HostPotential
-from probmf.inference.marginal.lost_digits import lost_digits_of_draws
-from probmf.inference.marginal_rows import RowsMarginal, Stretched, find_start, rows_marginal
-from probmf.inference.mixed.exact_fit import refuse_exact_fit
+from probmf.inference.marginal_rows import RowsMarginal, Stretched, find_start
 from probmf.inference.mixed.importance_sampler import MAX_DIMS
 from probmf.inference.nuts.draws_by_site import NutsDraws, NutsStream
 from probmf.inference.nuts.mode_start import start_at_mode
 from probmf.inference.nuts.transitions import Settings, run_nuts
-from probmf.inference.potential import Potential, mixed_potential
+from probmf.inference.potential import Potential
+from probmf.inference.standard_coordinates import mixed_coordinates
+from probmf.inference.target import Target
 from probmf.models import MatrixFactorization, MixedEffects, Network
-from probmf.models.mixed.design import Design
 from probmf.results import MixedFit, NetworkFit, RatingsFit
 from probmf.results.sampling import Sampling
 from probmf.run.checkpoint import Checkpoint
@@ -156,11 +153,11 @@ def sample_nuts(
         int(num_warmup), int(num_samples), int(num_chains), float(target_accept),
         int(max_tree_depth), bool(dense_mass),
     )  # fmt: skip
-    with own_settings(float64 or bool(jax.config.jax_enable_x64)):
+    with own_settings(float64 or None):
         random_key = as_key(key)
         run_key, recover_key = jax.random.split(random_key)
-        arguments, design, sites = model_arguments(model, data, marginalize)
-        target, potential, density = _target(model, arguments, sites)
+        target = Target.build(model, data, marginalize).by_loops()
+        potential, density = _density(target)
         if not potential.num_dims:
             raise ValueError(
                 "Nothing is left to sample: every site is fixed or integrated out. Leave some of "
@@ -169,26 +166,25 @@ def sample_nuts(
         if dense_mass is None:
             settings = replace(settings, dense_mass=potential.num_dims <= MAX_DIMS)
         source = model if isinstance(model, Network) else model.program
-        identity = fingerprint(source, arguments, sites, settings, random_key, uses_loops())
+        identity = fingerprint(
+            source, target.arguments, target.sites, settings, random_key, uses_loops()
+        )
         store = None if checkpoint is None else Checkpoint(checkpoint, identity)
         if store is not None and store.begun:
             _check_stream(store, streamed=stream is not None)
         count = (settings.num_chains, settings.num_samples)
-        draws = NutsDraws(
-            target, potential, arguments, recover, jax.random.split(recover_key, count)
-        )
+        draws = NutsDraws(target, potential, recover, jax.random.split(recover_key, count))
         sink = None
-        method = "nuts/marginal" if sites else "nuts"
+        method = "nuts/marginal" if target.sites else "nuts"
         if stream is not None:
             sink = NutsStream(
-                stream, identity, draws, settings, (model, data, design), method=method,
-                resumable=store is not None,
+                stream, identity, draws, settings, method=method, resumable=store is not None,
             )  # fmt: skip
         if store is not None and store.begun:
             start: dict[str, Any] = {}
             adapt_mass = bool(store.note["adapt_mass"])
         else:
-            start = _start(target, potential, density, data, random_key, settings)
+            start = _start(target, potential, density, random_key, settings)
             at_mode = density is not None and bool(start)
             adapt_mass = not (at_mode and settings.num_warmup < LEAST_WARMUP)
         if store is not None:
@@ -204,9 +200,7 @@ def sample_nuts(
             stats = chains.stats
         else:
             samples, stats, told = sink.read()
-        lost_digits = ""
-        if isinstance(target, MarginalModel):
-            lost_digits = lost_digits_of_draws(target.prepare(*arguments), samples)
+        lost_digits = target.lost_digits(samples)
     warn_incomplete(chains.result, chains.num_draws, settings.num_samples, stacklevel=2)
     sampling = Sampling(
         stats=stats,
@@ -219,59 +213,35 @@ def sample_nuts(
             **told,
         },
     )
-    fit: RatingsFit | MixedFit | NetworkFit
-    if isinstance(model, Network):
-        fit = NetworkFit(model, data, samples, method, sampling=sampling)
-    elif isinstance(model, MixedEffects):
-        table = None if isinstance(data, Design) else data
-        fit = MixedFit(model, design, samples, method, sampling=sampling, data=table)
-    else:
-        fit = RatingsFit(model, data, samples, method, sampling=sampling)
+    fit: RatingsFit | MixedFit | NetworkFit = target.fit(samples, method, sampling=sampling)
     return concluded(fit, lost_digits=lost_digits, stacklevel=2)
 
 
-def without_sites(
-    model: Any, arguments: tuple[Any, ...], sites: tuple[str, ...]
-) -> MarginalModel | RowsMarginal:
-    """All rows of one side of a factorization by derivatives written for them, else any sites."""
-    by_rows = None
-    if isinstance(model, MatrixFactorization):
-        by_rows = rows_marginal(model, arguments[0], sites)
-    return marginal_models.marginalize(model, sites) if by_rows is None else by_rows
-
-
-def _target(
-    model: Any, arguments: tuple[Any, ...], sites: tuple[str, ...]
-) -> tuple[Any, Potential, MarginalDensity | None]:
-    """Model that is sampled, and its density; by LAPACK where that is quicker than XLA."""
-    if not sites:
-        if isinstance(model, MixedEffects):
-            return model, mixed_potential(model.program, arguments), None
-        return model, Potential(model, arguments, {}), None
-    if isinstance(model, MixedEffects):
-        density = MarginalDensity.of_mixed(model.program, arguments, sites)
-    else:
-        target = without_sites(model, arguments, sites)
-        if isinstance(target, RowsMarginal):
-            target = target.by_loops()
-            return target, Stretched(target), None
-        density = MarginalDensity(target, arguments, {})
+def _density(target: Target) -> tuple[Potential, MarginalDensity | None]:
+    """The density that is sampled; by LAPACK where that is quicker than XLA."""
+    model, args = target.model, target.args
+    if isinstance(model, RowsMarginal):
+        return Stretched(model), None
+    mixed = target.design is not None
+    coordinates = mixed_coordinates(target.source.program, args[0]) if mixed else None
+    if not target.sites:
+        return Potential(model, args, {}, coordinates), None
+    density = MarginalDensity(model, args, {}, coordinates)
     by_lapack = density.host is not None and density.host.is_large
-    return density.marginal, HostPotential(density) if by_lapack else density, density
+    return HostPotential(density) if by_lapack else density, density
 
 
 def _start(
-    target: Any,
+    target: Target,
     potential: Potential,
     density: MarginalDensity | None,
-    data: Any,
     key: Any,
     settings: Settings,
 ) -> dict[str, Any]:
     """Around the mode where that is cheap, else wherever the sampler finds a start."""
     start_key = jax.random.fold_in(key, 2)
-    if isinstance(target, RowsMarginal):
-        start = find_start(target, potential, data, start_key, settings.num_chains)
+    if isinstance(target.model, RowsMarginal):
+        start = find_start(target.model, potential, target.data, start_key, settings.num_chains)
         widths = np.diag(start.inverse_mass) if settings.dense_mass else start.inverse_mass
         return {"starts": start.vectors, "inverse_mass": widths}
     if density is None:
@@ -281,49 +251,6 @@ def _start(
         return {}
     mass = mode.inverse_mass if settings.dense_mass else np.diag(mode.inverse_mass)
     return {"starts": mode.vectors, "inverse_mass": mass}
-
-
-def model_arguments(
-    model: Any, data: Any, chosen: Sequence[str] | str
-) -> tuple[tuple[Any, ...], Any, tuple[str, ...]]:
-    """The NumPyro model's arguments, the design of a mixed model, and the sites to integrate."""
-    if not isinstance(chosen, str | Sequence):
-        raise TypeError(
-            f"marginalize is {chosen!r}; expected the name of a site, a list of names, or for a "
-            "mixed model 'all'. Leave it out to integrate nothing out."
-        )
-    if isinstance(model, MatrixFactorization):
-        if not isinstance(data, Ratings):
-            raise TypeError(f"data is of type {type(data).__name__}; expected Ratings.")
-        sites = (chosen,) if isinstance(chosen, str) else tuple(chosen)
-        allowed = tuple(model.site_shapes(1, 1))
-        for site in sites:
-            if site not in allowed:
-                raise ValueError(
-                    f"marginalize names {site!r}; expected any of {', '.join(map(repr, allowed))}."
-                )
-        return model.arguments(data), None, sites
-    if isinstance(model, MixedEffects):
-        design = data if isinstance(data, Design) else model.design(data)
-        refuse_exact_fit(model, design)
-        effects = model.effect_sites(design)
-        sites = (chosen,) if isinstance(chosen, str) else tuple(chosen)
-        if sites == ("all",):
-            sites = effects
-        for site in sites:
-            if site not in effects:
-                raise ValueError(
-                    f"marginalize names {site!r}; expected 'all' or any of "
-                    f"{', '.join(map(repr, effects))}."
-                )
-        return model.arguments(design, join=True), design, sites
-    model.layers.check_trainable()
-    if len(chosen):
-        raise ValueError(
-            f"marginalize is {chosen!r}, but the weights of a network are all sampled; leave it "
-            "out."
-        )
-    return model.arguments(data), None, ()
 
 
 def _check_stream(store: Checkpoint, *, streamed: bool) -> None:

@@ -1,7 +1,7 @@
 """Linear mixed-effects models as NumPyro models."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from jaxtyping import Array
@@ -154,6 +154,11 @@ class MixedEffects:
             )
 
     @property
+    def centred(self) -> "MixedEffects":
+        """The same model with all effects centred."""
+        return self if self.centered is True else replace(self, centered=True)
+
+    @property
     def parsed(self) -> ParsedFormula:
         """The formula in its parts."""
         return parse_formula(self.formula)
@@ -170,7 +175,8 @@ class MixedEffects:
             data: pandas, polars, pyarrow, DuckDB or other table known to narwhals, or a dict of
                 sequences. Columns with numbers or booleans (0 and 1) are numbers; text and
                 categorical columns are factors, with levels in the order of their categories,
-                else sorted. A grouping factor may be of any kind of id.
+                else sorted. A grouping factor may be of any kind of id. A design is returned as it
+                is.
 
         Returns:
             The arrays with their labels.
@@ -183,6 +189,8 @@ class MixedEffects:
 
         Cost: O(n (p^2 + sum of the d)) time, and memory for n (p + sum of the d) numbers.
         """
+        if isinstance(data, Design):
+            return data
         return build_design(
             data, self.parsed, self.parsed_scale, self.likelihood, self.priors, self.weights
         )
@@ -203,8 +211,7 @@ class MixedEffects:
             TypeError: As for `design`.
             ValueError: As for `design`.
         """
-        design = data if isinstance(data, Design) else self.design(data)
-        arrays = design.data
+        arrays = self.design(data).data
         if join and self.likelihood.normal:
             arrays = join_rows(arrays, self.likelihood)
         return (in_precision(arrays),)
