@@ -539,10 +539,10 @@ class TestEvaluate:
         )
         values = {"intercept": 0.0, "user_bias": unit * effect}
         scores = evaluation(RatingsFit.from_point(model, train, values, method="made"), test)
-        remarks = " ".join(scores["remarks"])
+        remarks = " ".join(scores.remarks)
         assert ("intervals are" in remarks) == wide
         assert ("By log score the constant does better" in remarks) == wide
-        assert len(scores["remarks"]) == 2 * wide
+        assert len(scores.remarks) == 2 * wide
 
     def test_unknown_users_are_counted(self, folder: Path, saved: Path, tmp_path: Path) -> None:
         (tmp_path / "test.csv").write_text("user,item,rating\n1,2,4\n999,2,4\n")

@@ -16,6 +16,8 @@ from rich.text import Text
 
 import probmf
 from probmf.cli.words import in_options
+from probmf.results.table import Table as Tabled
+from probmf.results.table import shown
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -85,6 +87,22 @@ def plain_table(*columns: str) -> Table:
     for place, column in enumerate(columns):
         table.add_column(Text(column), justify="right" if place else "left")
     return table
+
+
+def as_printed(table: Tabled, num_left: int = 1) -> Table:
+    """A result's table for the terminal.
+
+    Args:
+        table: The table.
+        num_left: Columns that are set to the left.
+    """
+    names, rows = shown(table)
+    made = plain_table(*names)
+    for column in made.columns[:num_left]:
+        column.justify = "left"
+    for row in rows:
+        made.add_row(*row)
+    return made
 
 
 def _message(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """`probmf evaluate`: how good a saved fit is on ratings that it has not seen."""
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,10 +9,10 @@ import numpy as np
 import typer
 
 from probmf.cli import shared_options as options
-from probmf.cli.console import heading, note, out, plain_errors, plain_table, say
+from probmf.cli.console import as_printed, heading, note, out, plain_errors, say
 from probmf.cli.reading import load_fit, read_test
 from probmf.cli.words import in_options
-from probmf.diagnostics.evaluation import evaluation
+from probmf.diagnostics.evaluation import Evaluation, evaluation
 
 
 def evaluate(
@@ -45,51 +46,34 @@ def evaluate(
         if told:
             note(told)
         scores = evaluation(fit, data, tuple(k or [10]), relevant_from=relevant_from)
-        scores["remarks"] = [in_options(remark) for remark in scores["remarks"]]
+        scores = replace(scores, remarks=[in_options(remark) for remark in scores.remarks])
         if as_json:
-            typer.echo(json.dumps(_finite(scores), indent=2))
+            typer.echo(json.dumps(_finite(asdict(scores)), indent=2))
         else:
             show(scores)
 
 
-def show(scores: dict[str, Any]) -> None:
+def show(scores: Evaluation) -> None:
     """Print an evaluation as tables."""
-    if scores["errors"]:
-        heading(f"Errors of {scores['num_ratings']:,} test ratings")
-        table = plain_table("", "this fit", "constant")
-        for name, value in scores["errors"].items():
-            table.add_row(name, *map(_four_digits, (value, scores["constant"][name])))
-        out.print(table)
+    if scores.errors:
+        heading(f"Errors of {scores.num_ratings:,} test ratings")
+        out.print(as_printed(scores.error_table))
         say("constant: the training mean for every pair\n", "dim")
-    if scores["coverage"]:
+    if scores.coverage:
         heading("Coverage")
-        table = plain_table("interval", "covers")
-        for level, share in scores["coverage"].items():
-            table.add_row(f"{float(level):.0%}", f"{share:.1%}")
-        out.print(table, "")
-    if scores["ranking"]:
-        names = list(next(iter(scores["ranking"].values())))
-        heading(f"Lists of k items, for {scores['num_ranked_users']:,} users")
-        table = plain_table("k", "", *names)
-        table.columns[1].justify = "left"
-        for size, values in scores["ranking"].items():
-            for which, own in (("this fit", values), ("popular", scores["popular"][size])):
-                table.add_row(size, which, *(f"{own[name]:.4f}" for name in names))
-        out.print(table)
-        say(f"relevant: {scores['relevant']}; popular: the items with the most ratings", "dim")
-    for remark in scores["remarks"]:
+        out.print(as_printed(scores.coverage_table), "")
+    if scores.ranking:
+        heading(f"Lists of k items, for {scores.num_ranked_users:,} users")
+        out.print(as_printed(scores.list_table, num_left=2))
+        say(f"relevant: {scores.relevant}; popular: the items with the most ratings", "dim")
+    for remark in scores.remarks:
         say(f"\n{remark}", "yellow")
-    unknown = [(scores[f"num_unknown_{side}"], side) for side in ("user", "item")]
-    for count, side in unknown:
+    for count, side in ((scores.num_unknown_user, "user"), (scores.num_unknown_item, "item")):
         if count:
             note(
                 f"{count:,} of the ratings are of a {side} without training ratings: these are "
                 "predicted from the prior, and left out of the lists."
             )
-
-
-def _four_digits(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def _finite(scores: Any) -> Any:

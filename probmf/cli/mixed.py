@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from probmf.cli import shared_options as options
-from probmf.cli.console import note, out, plain_errors, plain_table, say
+from probmf.cli.console import as_printed, note, out, plain_errors, say
 from probmf.cli.reading import read_table, refuse_to_replace
 from probmf.inference.mixed.maximum_likelihood import fit_marginal
 from probmf.inference.mixed.quadrature_sampler import NoGroupingError
@@ -18,7 +18,7 @@ from probmf.inference.nuts.nuts import sample_nuts
 from probmf.likelihoods.registry import LIKELIHOODS, read_likelihood
 from probmf.models import MixedEffects
 from probmf.results import MixedFit
-from probmf.results.table import Table, shown
+from probmf.results.table import Table
 
 Method = Literal["auto", "likelihood", "restricted", "marginal", "nuts"]
 _NETCDF, _ZARR = (".nc", ".netcdf"), (".zarr",)
@@ -105,11 +105,7 @@ def show(fit: MixedFit, summary: Table) -> None:
     for site, groups in fit.design.levels.items():
         say(f"{site}: {len(groups):,} groups")
     say("")
-    names, rows = shown(summary)
-    table = plain_table(*names)
-    for row in rows:
-        table.add_row(*row)
-    out.print(table, "")
+    out.print(as_printed(summary), "")
     for sentence in summary.notes:
         note(sentence)
 

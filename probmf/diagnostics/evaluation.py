@@ -1,5 +1,7 @@
 """Figures that say how good a fit is on data that it has not seen."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +19,78 @@ from probmf.results import MixedFit, RatingsFit
 from probmf.results.exclusions import Exclusions
 from probmf.results.held_out import HeldOut, held_out
 from probmf.results.ranking import top_products
+from probmf.results.table import Table
 
 #: Probabilities of the intervals whose coverage is reported.
 LEVELS = (0.5, 0.9)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """How good a fit is on data that it has not seen.
+
+    Attributes:
+        num_ratings: Number of test ratings, or rows.
+        errors: Measures of the predictions by name; None where one is not defined. None of a fit
+            that ranks only.
+        constant: The same of a prediction that is the training mean for all rows.
+        coverage: Shares of the responses inside of predicted intervals, by their probability.
+        num_unknown_user: Ratings of users without training ratings.
+        num_unknown_item: Ratings of items without.
+        relevant: Which test items are relevant, in words; empty for a mixed model.
+        num_ranked_users: Users whose lists are judged.
+        ranking: Measures of recommendation lists by length and name.
+        popular: The same of lists of the items with the most training ratings.
+        remarks: Sentences on what the figures can't tell.
+    """
+
+    num_ratings: int
+    errors: Mapping[str, float | None]
+    constant: Mapping[str, float | None]
+    coverage: Mapping[str, float]
+    num_unknown_user: int = 0
+    num_unknown_item: int = 0
+    relevant: str = ""
+    num_ranked_users: int = 0
+    ranking: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    popular: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
+
+    @property
+    def error_table(self) -> Table:
+        """The errors beside those of the constant."""
+        return Table(
+            tuple(
+                {"measure": name, "this fit": in_digits(value),
+                 "constant": in_digits(self.constant[name])}
+                for name, value in self.errors.items()
+            )
+        )  # fmt: skip
+
+    @property
+    def coverage_table(self) -> Table:
+        """The intervals and what they cover."""
+        shares = self.coverage.items()
+        return Table(
+            tuple({"interval": f"{float(own):.0%}", "covers": f"{s:.1%}"} for own, s in shares)
+        )
+
+    @property
+    def list_table(self) -> Table:
+        """Measures of lists beside those of the most rated items."""
+        both = {"this fit": self.ranking, "popular": self.popular}
+        return Table(
+            tuple(
+                {"k": size, "lists": which} | {n: f"{v:.4f}" for n, v in of[size].items()}
+                for size in self.ranking
+                for which, of in both.items()
+            )
+        )
+
+
+def in_digits(value: float | None) -> str:
+    """A measure with as many digits as say enough."""
+    return "-" if value is None or not np.isfinite(value) else f"{value:.4g}"
 
 
 def evaluation(
@@ -28,7 +99,8 @@ def evaluation(
     ks: tuple[int, ...] = (10,),
     *,
     relevant_from: float | None = None,
-) -> dict[str, Any]:
+    found: HeldOut | None = None,
+) -> Evaluation:
     """Every figure that `probmf evaluate` shows.
 
     Args:
@@ -38,69 +110,44 @@ def evaluation(
         ks: Lengths of recommendation lists.
         relevant_from: Least rating of a relevant item; None takes every test item, or for yes/no
             data every yes.
+        found: Predictions of the test data with intervals of the last of `LEVELS`, if they have
+            been made.
 
     Returns:
-        "errors", "constant" (the same of a prediction that is the training mean for all rows),
-        "coverage" (by level), and "remarks": sentences on what the figures can't tell. Of ratings
-        also counts, "ranking" (by k and measure) and "popular" (the same of lists of the items
-        with the most training ratings). Of a fit that ranks only, lists alone are judged.
+        The figures. Of a fit that ranks only, lists alone are judged.
 
     Raises:
         TypeError: If the test data are of the wrong type.
         ValueError: If they do not suit the fit's likelihood.
     """
-    return judge(fit, test, held_out(fit, test, interval=LEVELS[-1]), ks, relevant_from)
-
-
-def judge(
-    fit: RatingsFit | MixedFit,
-    test: Any,
-    found: HeldOut,
-    ks: tuple[int, ...] = (10,),
-    relevant_from: float | None = None,
-) -> dict[str, Any]:
-    """The figures of `evaluation` from predictions that were made.
-
-    Args:
-        fit: See `evaluation`.
-        test: See `evaluation`.
-        found: Predictions of the test data, with intervals of the last of `LEVELS`.
-        ks: See `evaluation`.
-        relevant_from: See `evaluation`.
-
-    Returns:
-        See `evaluation`.
-    """
-    result: dict[str, Any] = {"num_ratings": len(found.observed)}
-    result |= {"errors": {}, "constant": {}, "coverage": {}}
+    found = held_out(fit, test, interval=LEVELS[-1]) if found is None else found
+    errors, constant, coverage = {}, {}, {}
     remarks = events_alone(found.training, found.observed)
     if not remarks and not (isinstance(fit, RatingsFit) and fit.ranks_only):
-        result |= {"errors": found.errors(), "constant": found.constant()}
+        errors, constant = found.errors(), found.constant()
         if not found.likelihood.binary:
-            result["coverage"] = {f"{level:g}": found.covered(level) for level in LEVELS}
+            coverage = {f"{level:g}": found.covered(level) for level in LEVELS}
         if not found.likelihood.levels:
             ends = (np.asarray(found.predicted.lower), np.asarray(found.predicted.upper))
             remarks += wide_intervals(found.training, *ends, LEVELS[-1])
-    remarks = constant_wins(result["errors"], result["constant"]) + remarks
+    remarks = constant_wins(errors, constant) + remarks
+    result = Evaluation(len(found.observed), errors, constant, coverage, remarks=remarks)
     if isinstance(fit, MixedFit):
-        return result | {"remarks": remarks}
-    ranking, more = _ranking(fit, test, ks, relevant_from)
-    return result | _unknown(found) | ranking | {"remarks": remarks + more}
+        return result
+    known = (np.asarray(found.predicted.known_user), np.asarray(found.predicted.known_item))
+    users, items = (int(np.sum(~own)) for own in known)
+    result = replace(result, num_unknown_user=users, num_unknown_item=items)
+    return _ranked(result, fit, test, ks, relevant_from)
 
 
-def _unknown(found: HeldOut) -> dict[str, int]:
-    """Numbers of ratings of unknown users and items."""
-    count, own = len(found.observed), found.predicted
-    return {
-        "num_unknown_user": count - int(np.sum(np.asarray(own.known_user))),
-        "num_unknown_item": count - int(np.sum(np.asarray(own.known_item))),
-    }
-
-
-def _ranking(
-    fit: RatingsFit, test: Ratings, ks: tuple[int, ...], relevant_from: float | None
-) -> tuple[dict[str, Any], list[str]]:
-    """Measures of the lists of users who have training ratings and a relevant test item."""
+def _ranked(
+    result: Evaluation,
+    fit: RatingsFit,
+    test: Ratings,
+    ks: tuple[int, ...],
+    relevant_from: float | None,
+) -> Evaluation:
+    """The same with measures of lists of users who have training ratings and a relevant item."""
     if relevant_from is None and fit.model.likelihood.binary:
         relevant_from = 1.0
     chosen = np.ones(len(test), bool) if relevant_from is None else test.rating >= relevant_from
@@ -115,25 +162,22 @@ def _ranking(
         fit.data.item_degree[item[chosen]] > 0
     )
     users = np.unique(user[chosen])
-    result: dict[str, Any] = {
-        "relevant": words,
-        "num_ranked_users": len(users),
-        "ranking": {},
-        "popular": {},
-    }
+    result = replace(result, relevant=words, num_ranked_users=len(users))
     if not len(users):
-        return result, []
+        return result
     pairs = (np.ones(int(chosen.sum())), (np.searchsorted(users, user[chosen]), item[chosen]))
     relevant = csr_array(pairs, shape=(len(users), fit.data.num_items))
     lists = fit.recommend(fit.data.users.decode(users), k=max(ks)).code
     popular = _most_rated(fit.data, users, max(ks))
-    for size in ks:
-        result["ranking"][str(size)] = _judged(lists, relevant, size)
-        result["popular"][str(size)] = _judged(popular, relevant, size)
     # A pair as one number, of training and of test.
     pair = user[chosen].astype(np.int64) * fit.data.num_items + item[chosen]
     trained = fit.data.user.astype(np.int64) * fit.data.num_items + fit.data.item
-    return result, seen_items(len(pair), int(np.isin(pair, trained).sum()))
+    more = seen_items(len(pair), int(np.isin(pair, trained).sum()))
+    return replace(
+        result, ranking={str(size): _judged(lists, relevant, size) for size in ks},
+        popular={str(size): _judged(popular, relevant, size) for size in ks},
+        remarks=[*result.remarks, *more],
+    )  # fmt: skip
 
 
 def _judged(lists: np.ndarray, relevant: csr_array, k: int) -> dict[str, float]:

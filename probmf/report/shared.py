@@ -6,20 +6,17 @@ import numpy as np
 
 from probmf import plots
 from probmf.diagnostics import summary
-from probmf.diagnostics.evaluation import LEVELS
+from probmf.diagnostics.evaluation import LEVELS, Evaluation, in_digits
 from probmf.likelihoods import Likelihood
 from probmf.plots.prediction import draw_calibration, draw_observed
 from probmf.report.page import Section, Tile, columns, picture, table, text
 from probmf.results import MixedFit, RatingsFit
 from probmf.results.held_out import HeldOut
 from probmf.results.measures import fewest_draws
-from probmf.results.table import Table
 
 #: Probability of all intervals, and the name of their column.
 INTERVAL = 0.9
 INTERVAL_NAME = f"{INTERVAL:.0%} interval"
-#: Measures whose fewest digits say enough.
-_DIGITS = "{:.4g}"
 
 
 def convergence(fit: RatingsFit | MixedFit) -> Section:
@@ -83,31 +80,23 @@ def _array(values: Any) -> str:
 
 
 def held_out(
-    fit: RatingsFit | MixedFit, found: HeldOut | None, scores: dict[str, Any] | None
+    fit: RatingsFit | MixedFit, found: HeldOut | None, scores: Evaluation | None
 ) -> Section:
     """The section on data that the fit has not seen."""
     if scores is None or found is None:
         return Section("Held-out data", [_without(fit)])
-    rows = [
-        {"measure": name, "this fit": _number(value),
-         "constant": _number(scores["constant"][name])}
-        for name, value in scores["errors"].items()
-    ]  # fmt: skip
-    covered = [
-        {"interval": f"{float(level):.0%}", "covers": f"{share:.1%}"}
-        for level, share in scores["coverage"].items()
-    ]
-    count = scores["num_ratings"]
     parts = [
         columns(
-            table(Table(tuple(rows)), f"Errors of {count:,} test rows; constant: the training mean")
-            if rows else "",
-            table(Table(tuple(covered)), "Coverage of predicted intervals") if covered else "",
+            table(
+                scores.error_table,
+                f"Errors of {scores.num_ratings:,} test rows; constant: the training mean",
+            ),
+            table(scores.coverage_table, "Coverage of predicted intervals"),
         ),
-        table(_lists(scores), "Lists of recommendations, beside lists of the most rated items"),
+        table(scores.list_table, "Lists of recommendations, beside lists of the most rated items"),
     ]  # fmt: skip
-    parts += [text(remark, kind="warning") for remark in scores["remarks"]]
-    if rows:
+    parts += [text(remark, kind="warning") for remark in scores.remarks]
+    if scores.errors:
         told = coverage_words(scores)
         parts.append(
             columns(
@@ -138,45 +127,29 @@ def _without(fit: RatingsFit | MixedFit) -> str:
     )
 
 
-def coverage_words(scores: dict[str, Any]) -> str:
+def coverage_words(scores: Evaluation) -> str:
     """Coverage of intervals in words."""
-    if not scores["coverage"]:
+    if not scores.coverage:
         return "predicted probabilities against observed shares."
-    told = [f"{float(own):.0%} intervals cover {share:.1%}" for own, share in
-            scores["coverage"].items()]  # fmt: skip
-    return f"{' and '.join(told)} of {scores['num_ratings']:,} test rows."
+    told = [f"{float(p):.0%} intervals cover {share:.1%}" for p, share in scores.coverage.items()]
+    return f"{' and '.join(told)} of {scores.num_ratings:,} test rows."
 
 
-def tiles(fit: RatingsFit | MixedFit, scores: dict[str, Any] | None) -> list[Tile]:
+def tiles(fit: RatingsFit | MixedFit, scores: Evaluation | None) -> list[Tile]:
     """Held-out error, coverage and the sampler's verdict."""
     shown = []
-    if scores is not None and scores["errors"]:
-        name, value = next(iter(scores["errors"].items()))
-        remark = f"constant: {_number(scores['constant'][name])}"
-        shown.append(Tile(f"held-out {name}", _number(value), remark))
-        if scores["coverage"]:
-            share = scores["coverage"][f"{LEVELS[-1]:g}"]
+    if scores is not None and scores.errors:
+        name, value = next(iter(scores.errors.items()))
+        remark = f"constant: {in_digits(scores.constant[name])}"
+        shown.append(Tile(f"held-out {name}", in_digits(value), remark))
+        if scores.coverage:
+            share = scores.coverage[f"{LEVELS[-1]:g}"]
             shown.append(Tile(f"{LEVELS[-1]:.0%} intervals cover", f"{share:.1%}"))
-    elif scores is not None and scores["ranking"]:
-        size, own = next(iter(scores["ranking"].items()))
-        remark = f"most rated items: {scores['popular'][size]['NDCG']:.4f}"
+    elif scores is not None and scores.ranking:
+        size, own = next(iter(scores.ranking.items()))
+        remark = f"most rated items: {scores.popular[size]['NDCG']:.4f}"
         shown.append(Tile(f"NDCG of {size} items", f"{own['NDCG']:.4f}", remark))
     if fit.sampling is not None:
         draws = f"{fit.num_chains * fit.num_draws:,}"
         shown.append(Tile("draws", draws, fit.sampling.verdict or ""))
     return shown
-
-
-def _lists(scores: dict[str, Any]) -> Table:
-    rows = [
-        {"k": size, "lists": which} | {name: f"{value:.4f}" for name, value in own.items()}
-        for size in scores.get("ranking", {})
-        for which, own in (
-            ("this fit", scores["ranking"][size]), ("popular", scores["popular"][size]),
-        )
-    ]  # fmt: skip
-    return Table(tuple(rows))
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None or not np.isfinite(value) else _DIGITS.format(value)

@@ -5,7 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from probmf.diagnostics.evaluation import judge
+from probmf.diagnostics.evaluation import evaluation
 from probmf.report import mixed, ratings, shared
 from probmf.report.page import Section, Tile, facts, page
 from probmf.results import MixedFit, RatingsFit
@@ -57,7 +57,7 @@ def write_report(
             "network fit.summary(), probmf.diagnostics.summary(fit) and plots.convergence tell."
         )
     found = None if test is None else held_out(fit, test, interval=shared.INTERVAL)
-    scores = None if found is None else judge(fit, test, found)
+    scores = None if found is None else evaluation(fit, test, found=found)
     held = shared.held_out(fit, found, scores)
     tiles, sections = (
         _of_ratings(fit, held) if isinstance(fit, RatingsFit) else _of_mixed_model(fit, held)

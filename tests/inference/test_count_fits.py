@@ -116,9 +116,9 @@ def test_simulated_rates_are_recovered() -> None:
         0.88 < np.mean((test.rating >= predicted.lower) & (test.rating <= predicted.upper)) < 0.97
     )
     told = evaluation(fit, test)
-    assert told["errors"].keys() == {"RMSE", "MAE", "deviance"}
-    assert 0.9 < told["errors"]["deviance"] < 1.6 < told["constant"]["deviance"]
-    assert told["coverage"].keys() == {"0.5", "0.9"}
+    assert told.errors.keys() == {"RMSE", "MAE", "deviance"}
+    assert 0.9 < told.errors["deviance"] < 1.6 < told.constant["deviance"]
+    assert told.coverage.keys() == {"0.5", "0.9"}
 
 
 def test_a_mixed_model_of_counts_has_their_density_and_priors() -> None:

@@ -52,8 +52,8 @@ def test_errors_and_coverage_of_a_mixed_model() -> None:
     ends = fit.predict(test, interval=0.5, unseen="prior", kind="response")
     assert ends.lower is not None
     inside = np.mean((ends.lower <= test["y"]) & (test["y"] <= ends.upper))
-    assert scores["coverage"]["0.5"] == pytest.approx(inside)
-    assert "ranking" not in scores
+    assert scores.coverage["0.5"] == pytest.approx(inside)
+    assert not scores.ranking
 
 
 RESPONSES: dict[str, Any] = {
@@ -95,9 +95,9 @@ def test_errors_of_events_alone_are_not_told() -> None:
     )
     model = MatrixFactorization(1, Gaussian(1.0), intercept=None, unobserved_weight=0.1)
     scores = evaluation(fit_als(model, ratings, key=0, num_sweeps=2), ratings, (2,))
-    assert scores["errors"] == {}
-    assert scores["coverage"] == {}
-    assert scores["remarks"][0].startswith("All training and test data are 1, as of events")
+    assert scores.errors == {}
+    assert scores.coverage == {}
+    assert scores.remarks[0].startswith("All training and test data are 1, as of events")
 
 
 @pytest.mark.parametrize("words", [False, True])
