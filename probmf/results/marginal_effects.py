@@ -11,14 +11,14 @@ that of marginaleffects (Arel-Bundock, Greifer and Heiss, 2024).
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import scipy.sparse
 from jax.typing import ArrayLike
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.special import ndtri
 
 from probmf.data import as_generator
@@ -58,6 +58,7 @@ from probmf.results.mixed_predict import (
     with_drawn_groups,
 )
 from probmf.results.mixtures import row_blocks, tails
+from probmf.results.point_errors import ERROR_STEP, PointErrors, derivatives
 from probmf.results.prediction_intervals import over_draws
 
 type Comparison = (
@@ -67,12 +68,6 @@ type Comparison = (
 type Slope = Literal["dydx", "eyex", "eydx", "dyex"]
 #: What is averaged: nothing, all rows, or the rows of each combination of some columns' values.
 type By = bool | str | Sequence[str]
-
-#: Step of a derivative by an error of a point fit, in standard errors.
-ERROR_STEP = 1e-2
-#: Share of a standard error that an estimate may change with the effects of known groups, by their
-#: scales, and still counts as free of them.
-FREE = 1e-3
 
 
 class _Question(NamedTuple):
@@ -101,7 +96,7 @@ class EffectQuery:
         draws: Draws of the fit.
         likelihood: The model's.
         training: The training table, or None.
-        loadings: Joint errors of a point fit's sites, as `Maximum` has them.
+        errors: Errors of a point fit, or None.
         is_point: Whether it is a point fit.
         data: The rows that are asked about, None for those of the training table.
         by: What is averaged.
@@ -116,7 +111,7 @@ class EffectQuery:
     draws: SiteDraws
     likelihood: Likelihood
     training: Any
-    loadings: Mapping[str, np.ndarray] = field(default_factory=dict)
+    errors: PointErrors | None = None
     is_point: bool = False
     data: Any = None
     by: By = False
@@ -287,8 +282,6 @@ class EffectQuery:
             parts.append({"columns": columns} | found)
         first = parts[0]
         joined = _joined([{n: v for n, v in part.items() if n != "columns"} for part in parts])
-        if self.is_point and "sd" in joined and np.isnan(joined["sd"]).all():
-            joined = {name: own for name, own in joined.items() if name in ("mean", "draws")}
         columns = {
             name: np.concatenate([part["columns"][name] for part in parts])
             for name in first["columns"]
@@ -300,41 +293,64 @@ class EffectQuery:
 
     def _summaries(self, question: _Question, codes: np.ndarray | None) -> dict[str, Any]:
         """Numbers of all lines, summarized block by block, as draws of all rows may not fit."""
-        change, place, parts = self._change(question, codes), 0, []
-        for values in self._values(self._beside, question, codes):
-            flat = values.reshape(len(values), -1)
-            own = None if change is None else change[place : place + flat.shape[1]]
-            parts.append(self._summary(flat, own))
-            place += flat.shape[1]
-        return _joined(parts)
-
-    def _values(
-        self, draws: SiteDraws, question: _Question, codes: np.ndarray | None
-    ) -> Iterator[Float[np.ndarray, "draws lines k"]]:
-        """Estimates at each draw, or at a point and beside it, by blocks of lines."""
         rows = encode_rows(
             self.draws.design, question.rows, self.unseen,
             left_out(self.draws.design, self.level),
         )  # fmt: skip
-        draws, rows = self._with_groups(draws, rows)
+        if self.errors is not None and self.interval is not None:
+            values = self._values(self.errors.beside, rows, question, codes)
+            variances = self._variances(self.errors, rows, question, codes)
+            pairs = zip(values, variances, strict=True)
+            return _joined([self._of_point(own, variance) for own, variance in pairs])
+        draws, rows = self._with_groups(self.draws, rows)
+        return _joined([self._summary(own) for own in self._values(draws, rows, question, codes)])
+
+    def _values(
+        self, draws: SiteDraws, rows: Encoded, question: _Question, codes: np.ndarray | None
+    ) -> Iterator[Float[np.ndarray, "draws m"]]:
+        """Estimates at each draw, or at a point and beside it, by blocks of lines."""
+
+        def blocks() -> Iterator[tuple[slice, list[np.ndarray]]]:
+            for part, places in self._blocks(question):
+                given = given_rows(draws, rows, places, self._coded)
+                found = expected(self._coded, given, self.kind, level_values(self._levels))
+                yield part, question.each(np.split(found, question.copies, axis=1), part)
+
+        for own in _averaged(blocks(), codes):
+            values = _combined(question, own)
+            yield values.reshape(len(values), -1)
+
+    def _variances(
+        self, errors: PointErrors, rows: Encoded, question: _Question, codes: np.ndarray | None
+    ) -> Iterator[Float[np.ndarray, " m"]]:
+        """Variances of a point fit's estimates by what it integrated out, by blocks of lines."""
+        draws, copies, values = self.draws, question.copies, level_values(self._levels)
+
+        def blocks() -> Iterator[tuple[slice, list[Any]]]:
+            for part, places in self._blocks(question):
+                given = given_rows(draws, rows, places, self._coded)
+                mean, slope = (
+                    np.split(
+                        expected(self._coded, given, self.kind, values, slope=which), copies, 1
+                    )
+                    for which in (False, True)
+                )
+                columns = errors.columns(rows, places)
+                slopes = derivatives(question.each, part, mean, slope)
+                yield part, [*question.each(mean, part), *(own @ columns for own in slopes)]
+
+        for own in _averaged(blocks(), codes):
+            size = len(own) // 2
+            combine = partial(_combined, question)
+            yield errors.variances(combine, own[:size], own[size:])
+
+    def _blocks(self, question: _Question) -> Iterator[tuple[slice, Int[np.ndarray, " part"]]]:
+        """Rows that are asked about, as many as fit in memory, and their places in all copies."""
         size, copies = question.rows.num_rows // question.copies, question.copies
-        coded, values = self._coded, level_values(self._levels)
-        numbers = draws.num_draws * copies * max(1, len(values))
-        totals: list[np.ndarray] | None = None
-        for part in row_blocks(size, numbers):
+        draws = self.draws if self.errors is None else self.errors.beside
+        for part in row_blocks(size, draws.num_draws * copies * max(1, len(self._levels))):
             here = np.arange(part.start, part.stop)
-            places = np.concatenate([here + copy * size for copy in range(copies)])
-            given = given_rows(draws, rows, places, coded)
-            found = expected(coded, given, self.kind, values)
-            own = question.each(np.split(found, copies, axis=1), part)
-            if codes is None:
-                yield _combined(question, own)
-                continue
-            sums = [_summed(one, codes[part], codes.max() + 1) for one in own]
-            totals = sums if totals is None else [a + b for a, b in zip(totals, sums, strict=True)]
-        if codes is not None and totals is not None:
-            count = np.bincount(codes)[:, None]
-            yield _combined(question, [total / count for total in totals])
+            yield part, np.concatenate([here + copy * size for copy in range(copies)])
 
     def _with_groups(self, draws: SiteDraws, rows: Encoded) -> tuple[SiteDraws, Encoded]:
         """Effects of new groups drawn, but those of a point fit, which are integrated out."""
@@ -347,60 +363,25 @@ class EffectQuery:
             )
         return with_drawn_groups(draws, rows, as_generator(self.key))
 
-    @cached_property
-    def _beside(self) -> SiteDraws:
-        """The draws; of a point with errors the point and points beside it for derivatives."""
-        if not self.loadings or self.interval is None:
-            return self.draws
-        width = 1 + 2 * next(iter(self.loadings.values())).shape[-1]
-        samples = {
-            name: np.broadcast_to(value, (1, width, *value.shape[2:]))
-            for name, value in self.draws.samples.items()
-        }
-        for site, own in self.loadings.items():
-            shift = ERROR_STEP * np.moveaxis(own, -1, 0)
-            moved = np.concatenate([np.zeros_like(shift[:1]), shift, -shift])
-            samples[site] = np.asarray(samples[site], np.float64) + moved
-        return SiteDraws(self.draws.design, samples)
-
-    def _change(
-        self, question: _Question, codes: np.ndarray | None
-    ) -> Float[np.ndarray, " m"] | None:
-        """Changes of a point fit's estimates if the effects of known groups change by their scales.
-
-        None where no interval is wanted, or there are no effects.
-        """
-        design = self.draws.design
-        terms = {term.name for own in design.codings for term in own.terms}
-        terms -= left_out(design, self.level)
-        if self._beside is self.draws or not terms:
-            return None
-        rng, samples = np.random.default_rng(0), dict(self.draws.samples)
-        for name in terms:
-            site, scale = f"{name}_effects", self.draws[f"{name}_scale"][:, None, :]
-            shift = scale * rng.normal(size=self.draws[site].shape)
-            samples[site] = (self.draws[site] + shift)[None]
-        moved = self._values(SiteDraws(design, samples), question, codes)
-        still = self._values(self.draws, question, codes)
-        return np.concatenate([np.abs(a - b).ravel() for a, b in zip(moved, still, strict=True)])
-
-    def _summary(
-        self, values: Float[np.ndarray, "draws m"], change: Float[np.ndarray, " m"] | None
-    ) -> dict[str, Any]:
+    def _summary(self, values: Float[np.ndarray, "draws m"]) -> dict[str, Any]:
         """Mean, sd and interval, and the draws if they are wanted."""
         kept = {"draws": values[:1] if self.is_point else values} if self.keep else {}
-        if not self.is_point:
-            found = over_draws(values, self.interval)
-            return dict(zip(NUMBERS, found, strict=False)) | kept
-        if self._beside is self.draws or self.interval is None:
+        if self.is_point:
             return {"mean": values[0]} | kept
-        # By the delta method, from differences in both directions.
+        return dict(zip(NUMBERS, over_draws(values, self.interval), strict=False)) | kept
+
+    def _of_point(
+        self, values: Float[np.ndarray, "points m"], variance: Float[np.ndarray, " m"]
+    ) -> dict[str, Any]:
+        """The same of a point with errors, by the delta method."""
+        if self.interval is None:
+            return self._summary(values)
+        # What was searched for, from differences in both directions; the rest is given it.
         up, down = np.split(values[1:], 2)
-        sd = np.linalg.norm((up - down) / (2 * ERROR_STEP), axis=0)
-        if change is not None:
-            sd = np.where(change <= FREE * sd, sd, np.nan)
+        sd = np.sqrt(np.square((up - down) / (2 * ERROR_STEP)).sum(axis=0) + variance)
         ends = [values[0] + ndtri(tail) * sd for tail in tails(self.interval)]
-        return dict(zip(NUMBERS, (values[0], sd, *ends), strict=True)) | kept
+        found = dict(zip(NUMBERS, (values[0], sd, *ends), strict=True))
+        return found | ({"draws": values[:1]} if self.keep else {})
 
 
 def _joined(parts: list[dict[str, Any]]) -> dict[str, np.ndarray]:
@@ -438,10 +419,27 @@ def _alone(value: np.ndarray) -> np.ndarray:
     return value
 
 
-def _summed(
-    values: Float[np.ndarray, "draws part k"], codes: np.ndarray, size: int
-) -> Float[np.ndarray, "draws cells k"]:
-    """Sums of the rows of each cell."""
-    rows = np.arange(len(codes))
-    cell = scipy.sparse.csr_array((np.ones(len(codes)), (rows, codes)), (len(codes), size))
-    return np.stack([values[..., place] @ cell for place in range(values.shape[2])], axis=2)
+def _averaged(
+    parts: Iterable[tuple[slice, list[Any]]], codes: np.ndarray | None
+) -> Iterator[list[Any]]:
+    """What is found of each block of rows, or its averages over the rows of each cell."""
+    if codes is None:
+        yield from (found for _, found in parts)
+        return
+    share, totals = 1.0 / np.bincount(codes), None
+    for part, found in parts:
+        own = codes[part]
+        shape = (len(share), len(own))
+        cell = scipy.sparse.csr_array((share[own], (own, np.arange(len(own)))), shape)
+        sums = [_summed(cell, one) for one in found]
+        totals = sums if totals is None else [a + b for a, b in zip(totals, sums, strict=True)]
+    if totals is not None:
+        yield totals
+
+
+def _summed(cell: Any, values: Any) -> Any:
+    """Sums of (draws, part, k), or of sparse lines (part x k, m), by cell."""
+    if scipy.sparse.issparse(values):
+        each = values.shape[0] // cell.shape[1]
+        return scipy.sparse.kron(cell, scipy.sparse.eye_array(each), "csr") @ values
+    return np.stack([values[..., place] @ cell.T for place in range(values.shape[2])], axis=2)

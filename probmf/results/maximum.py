@@ -21,9 +21,11 @@ class Maximum(Pickled):
         num_observations: Number n of rows.
         log_likelihood: Logarithm of the maximized likelihood, or restricted likelihood; None where
             priors count.
-        loadings: What k independent standard Normal numbers add to each site, k on the last axis:
-            the joint distribution of the errors of all sites, correlations' as Cholesky factors.
-            Zero of what is held on the boundary, NaN where the curvature has no inverse.
+        loadings: What k independent standard Normal numbers add to each site that was searched for,
+            k on the last axis: the joint distribution of their errors, correlations' as Cholesky
+            factors; and to the modes of effects, where these follow coefficients that were. Zero of
+            what is held on the boundary, NaN where the curvature has no inverse. What is not among
+            them was integrated out, and has errors of its own given these.
 
     Example:
         >>> top = Maximum({}, 3, 60, -100.0)

@@ -40,6 +40,7 @@ from probmf.results.mixed_predict import (
 )
 from probmf.results.mixed_summary import is_effect, summarize_sites
 from probmf.results.moments import RowMoments
+from probmf.results.point_errors import PointErrors
 from probmf.results.prediction_intervals import Kind, Mixtures
 from probmf.results.predictions import Predictions
 from probmf.results.sampling import Sampling
@@ -232,9 +233,9 @@ class MixedFit(Fit):
 
         Returns:
             One line for each row or average. Intervals are quantiles of the draws. Those of
-            `fit_marginal` come from the errors of all that was estimated (the delta method); they
-            are NaN where the effects of known groups enter, whose errors it does not have, and None
-            if that is everywhere, or of another point fit. level="population" leaves effects out.
+            `fit_marginal` come from the joint errors of all that was estimated and of the effects
+            of known groups (the delta method): NaN where the likelihood has no curvature there,
+            None of another point fit.
 
         Raises:
             TypeError: If a column has another type than in training.
@@ -408,10 +409,15 @@ class MixedFit(Fit):
     ) -> EffectQuery:  # fmt: skip
         return EffectQuery(
             draws=self._draws, likelihood=self.model.likelihood.uncensored, training=self.data,
-            loadings={} if self.maximum is None else self.maximum.loadings,
-            is_point=self.is_point, data=data, by=by, kind=kind, interval=interval, unseen=unseen,
-            level=level, keep=keep, key=key,
+            errors=self._errors, is_point=self.is_point, data=data, by=by, kind=kind,
+            interval=interval, unseen=unseen, level=level, keep=keep, key=key,
         )  # fmt: skip
+
+    @cached_property
+    def _errors(self) -> PointErrors | None:
+        if self.maximum is None:
+            return None
+        return PointErrors(self.model, self._draws, self.maximum)
 
     def _tail(self, rows: Encoded, found: Predictions, at_least: float) -> Float[np.ndarray, " n"]:
         """Probabilities of responses of at least a number."""

@@ -1,6 +1,7 @@
 """Predictions of a mixed-effects model, averaged over draws."""
 
 from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -355,8 +356,9 @@ def draw_rows(
 
 
 def expected(
-    likelihood: Likelihood, given: RowParameters, scale: Scale, values: Float[np.ndarray, " levels"]
-) -> Float[np.ndarray, "draws n k"]:
+    likelihood: Likelihood, given: RowParameters, scale: Scale,
+    values: Float[np.ndarray, " levels"], *, slope: bool = False,
+) -> Float[np.ndarray, "draws n k"]:  # fmt: skip
     """Expected responses at each draw, linear predictors, or probabilities of levels.
 
     Args:
@@ -365,22 +367,24 @@ def expected(
             integrated out.
         scale: Which of them.
         values: Numbers that the levels stand for.
+        slope: Whether their derivatives by the linear predictor are wanted in their place.
 
     Returns:
         One number for each row, or one for each level.
     """
     if scale == "link" or likelihood.quadratic:
-        return given.mean[..., None]
+        return (np.ones_like(given.mean) if slope else given.mean)[..., None]
+    asked = partial(evaluate, likelihood, slope=slope)
     sd = None if given.variance is None else np.sqrt(given.variance)
     if likelihood.levels:
-        each = evaluate(likelihood, "level_probabilities", given.mean, scales=given.own, sd=sd)
+        each = asked("level_probabilities", given.mean, scales=given.own, sd=sd)
         return np.asarray(each if scale == "probabilities" else (each @ values)[..., None])
 
     def mean(shift: Any) -> np.ndarray:
         own = given.parameters(likelihood, shift)
         if sd is None:
-            return np.asarray(evaluate(likelihood, "mean", given.mean, scales=own))
-        return np.asarray(evaluate(likelihood, "integrate", given.mean, sd, scales=own)[0])
+            return np.asarray(asked("mean", given.mean, scales=own))
+        return np.asarray(asked("integrate", given.mean, sd, scales=own)[0])
 
     if given.spread is None:
         return mean(0.0)[..., None]

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy.special import ndtri
@@ -152,6 +153,7 @@ def evaluate(
     *arrays: Any,
     scales: Mapping[str, np.ndarray],
     sd: np.ndarray | None = None,
+    slope: bool = False,
 ) -> Any:
     """A method of the likelihood at arrays on the host, in double precision.
 
@@ -161,6 +163,8 @@ def evaluate(
         *arrays: Arrays whose last axis is that of the rows, and numbers.
         scales: Own parameters that broadcast against them.
         sd: Standard deviations of the scores, or None.
+        slope: Whether the derivative by the first array's elements is wanted in the value's place,
+            each of which its own row depends on alone.
 
     Returns:
         The method's value on the host. Few shapes are compiled, whatever the number of rows.
@@ -181,17 +185,22 @@ def evaluate(
     with jax.enable_x64(True):
         given = [padded(array) for array in arrays]
         spread = {} if sd is None else {"sd": padded(sd)}
-        found = _evaluate(likelihood.canonical(), question, given, own, spread)
+        found = _evaluate(likelihood.canonical(), question, slope, given, own, spread)
         rows = (*([slice(None)] * (arrays[0].ndim - 1)), slice(size))
         return jax.tree.map(lambda value: np.asarray(value)[rows], found)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def _evaluate(
-    likelihood: Likelihood, question: str, arrays: list[Any], scales: dict[str, Array],
-    spread: dict[str, Array],
+    likelihood: Likelihood, question: str, slope: bool, arrays: list[Any],
+    scales: dict[str, Array], spread: dict[str, Array],
 ) -> Any:  # fmt: skip
-    return getattr(likelihood, question)(*arrays, scales, **spread)
+    first, *others = arrays
+
+    def asked(first: Array) -> Any:
+        return getattr(likelihood, question)(first, *others, scales, **spread)
+
+    return jax.jvp(asked, (first,), (jnp.ones_like(first),))[1] if slope else asked(first)
 
 
 def _average(values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:

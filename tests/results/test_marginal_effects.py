@@ -7,7 +7,7 @@ import pytest
 from scipy.special import expit, logit
 from scipy.stats import norm
 
-from probmf import MixedEffects, fit_marginal
+from probmf import MixedEffects, fit_marginal, sample_marginal
 from probmf.results import MixedFit, Sampling, mixtures
 
 DRAWS = 40
@@ -243,12 +243,117 @@ def test_intervals_of_a_best_fit_come_from_the_errors_of_coefficients() -> None:
     link = fit.slopes(kind="link", by=True)
     np.testing.assert_allclose(link.sd, fit.maximum.errors["coefficients"][1:], rtol=1e-6)
     assert np.isfinite(logit(fit.predictions(interval=None).mean)).all()
-    # Effects of known groups have errors of their own, which a point fit does not hold.
-    for known in (fit.predictions(by="g"), fit.slopes(by=True)):
-        assert known.sd is None
-        assert known.interval is None
+    # Rows of known and of new groups, whose effects are integrated out.
     mixed = {name: [*data[name][:2]] for name in "xz"} | {"g": [0, 99]}
-    assert np.isnan(fit.predictions(mixed, unseen="prior").sd).tolist() == [True, False]
+    found, alone = (fit.predictions({k: v[i:] for k, v in mixed.items()}, unseen="prior").sd
+                    for i in (0, 1))  # fmt: skip
+    assert np.isfinite(found).all()
+    assert found[1] == pytest.approx(alone[0], rel=1e-12)
+
+
+@pytest.mark.parametrize("objective", ["restricted", "map"])
+def test_errors_with_effects_of_known_groups_against_a_dense_covariance(objective: Any) -> None:
+    rng, n = np.random.default_rng(0), 80
+    g, h = rng.integers(0, 6, n), rng.integers(0, 5, n)
+    x, z = rng.normal(1000, 1, n), rng.normal(size=n)
+    u = rng.normal(size=(6, 2)) @ [[1.0, 0.3], [0.0, 0.6]]
+    y = 0.5 * x + u[g, 0] + u[g, 1] * z + rng.normal(0, 0.7, 5)[h] + rng.normal(0, 0.8, n)
+    # In whatever unit, as nothing is compared with a number.
+    rows = {"y": 1e-5 * y, "x": x, "z": 1e6 * z, "g": g, "h": h}
+    model = MixedEffects("y ~ x + z + (1 + z | g) + (1 | h)")
+    fit = fit_marginal(model, rows, objective=objective)
+    tril = of(fit, "g_scale")[0][:, None] * of(fit, "g_correlation")[0]
+    columns = np.stack([np.ones(n), x - 1000, 1e6 * z], axis=1)
+    of_g = np.zeros((n, 6, 2))
+    of_g[np.arange(n), g] = columns[:, [0, 2]]
+    whole = np.concatenate([columns, of_g.reshape(n, 12), np.eye(5)[h]], axis=1)
+    prior = np.zeros((20, 20))
+    prior[3:15, 3:15] = np.kron(np.eye(6), np.linalg.inv(tril @ tril.T))
+    prior[15:, 15:] = np.eye(5) / of(fit, "h_scale")[0, 0] ** 2
+    if objective == "map":
+        law: Any = fit.design.data.priors["coefficients"]
+        # Of b0 + 1000 b1 and the others.
+        mix = np.array([[1.0, 1000.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+        prior[:3, :3] = np.linalg.inv(mix @ np.diag(np.broadcast_to(law.variance, 3)) @ mix.T)
+    root = np.linalg.inv(np.linalg.cholesky(
+        prior + whole.T @ whole / of(fit, "noise_scale")[0] ** 2
+    )).T  # fmt: skip
+
+    def errors(sums: np.ndarray) -> np.ndarray:
+        return np.asarray(np.linalg.norm(sums @ root, axis=-1))
+
+    np.testing.assert_allclose(fit.predictions().sd, errors(whole), rtol=1e-7)
+    means = np.stack([whole[h == own].mean(axis=0) for own in range(5)])
+    np.testing.assert_allclose(fit.predictions(by="h").sd, errors(means), rtol=1e-7)
+    slope = np.eye(20)[2] + np.eye(20)[4 + 2 * g]
+    np.testing.assert_allclose(fit.slopes(variables="z").sd, errors(slope), rtol=1e-7)
+    between = np.eye(20)[16:] - np.eye(20)[15]
+    np.testing.assert_allclose(
+        fit.comparisons(variables="h", by=True).sd, errors(between), rtol=1e-7
+    )
+    alone = errors(np.eye(20)[1:3])
+    np.testing.assert_allclose(fit.slopes(by=True, level="population").sd, alone, rtol=1e-7)
+
+
+def test_errors_of_counts_follow_what_was_searched_for() -> None:
+    rng, n = np.random.default_rng(2), 100
+    g, x = rng.integers(0, 8, n), rng.normal(size=n)
+    rate = np.exp(0.5 + 0.3 * x + rng.normal(0, 0.7, 8)[g])
+    rows = {"y": rng.poisson(rate), "x": x, "g": g}
+    fit = fit_marginal(MixedEffects("y ~ x + (1 | g)", likelihood="poisson"), rows)
+    assert fit.maximum is not None
+    beta, tau, u = of(fit, "coefficients")[0], of(fit, "g_scale")[0, 0], of(fit, "g_effects")[0]
+    design, groups = np.stack([np.ones(n), x], axis=1), np.eye(8)[g]
+
+    def modes(beta: np.ndarray, tau: float) -> np.ndarray:
+        effects = np.zeros(8)
+        for _ in range(50):
+            mean = np.exp(design @ beta + groups @ effects)
+            slope = groups.T @ (rows["y"] - mean) - effects / tau**2
+            effects = effects + slope / (groups.T @ mean + 1 / tau**2)
+        return effects
+
+    np.testing.assert_allclose(modes(beta, tau), u[:, 0], atol=1e-8)
+    # The errors of coefficients and scale, what the modes do along them, and what is left of these.
+    loads = fit.maximum.loadings
+    moves = [(loads["coefficients"][:, k], loads["g_scale"][0, k]) for k in range(3)]
+    h = 1e-4
+    along = [(modes(beta + h * b, tau + h * t) - modes(beta - h * b, tau - h * t)) / (2 * h)
+             for b, t in moves]  # fmt: skip
+    mean = np.exp(design @ beta + groups @ u[:, 0])
+    left = np.diag(1 / np.sqrt(groups.T @ mean + 1 / tau**2))
+    predictor = np.stack([
+        *(design @ b + groups @ a for (b, _), a in zip(moves, along, strict=True)),
+        *(groups @ left).T,
+    ], axis=1)  # fmt: skip
+    found = fit.predictions()
+    np.testing.assert_allclose(found.sd, np.linalg.norm(mean[:, None] * predictor, axis=1), 1e-5)
+    np.testing.assert_allclose(
+        found.upper - found.lower, 2 * norm.ppf(0.95) * np.asarray(found.sd), rtol=1e-7
+    )
+    # Averages of the rows of each group, and the ratio of two of them: exp of a coefficient.
+    by_group = groups.T @ (mean[:, None] * predictor) / groups.sum(axis=0)[:, None]
+    np.testing.assert_allclose(
+        fit.predictions(by="g").sd, np.linalg.norm(by_group, axis=1), rtol=1e-5
+    )
+    ratio = fit.comparisons(variables="x", comparison="ratio")
+    error = np.exp(beta[1]) * fit.maximum.errors["coefficients"][1]
+    np.testing.assert_allclose(ratio.sd, np.full(n, error), rtol=1e-3)
+
+
+def test_errors_of_a_best_fit_are_like_the_spread_of_draws() -> None:
+    rng, n = np.random.default_rng(3), 120
+    g, x = np.arange(n) % 12, rng.normal(size=n)
+    rows = {"y": x + rng.normal(0, 1, 12)[g] + rng.normal(size=n), "x": x, "g": g}
+    model = MixedEffects("y ~ x + (1 | g)")
+    draws = sample_marginal(model, rows, key=0, num_samples=2000)
+    best = fit_marginal(model, rows, objective="restricted")
+    for ask in (
+        lambda fit: fit.predictions(by="g"),
+        lambda fit: fit.comparisons(variables="g", by=True),
+    ):
+        np.testing.assert_allclose(ask(best).sd, ask(draws).sd, rtol=0.12)
+        np.testing.assert_allclose(ask(best).mean, ask(draws).mean, atol=0.1)
 
 
 def test_intervals_of_a_best_fit_have_the_errors_of_own_parameters() -> None:

@@ -21,6 +21,9 @@ from probmf.models.mixed.arrays import MixedData
 from probmf.models.mixed.program import MixedProgram
 from probmf.run.compilation import count_numbers, traced_jit
 
+#: Step of a derivative by what is searched for, in standard errors.
+STEP = 1e-2
+
 
 @partial(
     jax.tree_util.register_dataclass, data_fields=["density", "volume"], meta_fields=["objective"]
@@ -149,6 +152,23 @@ class ApproximateProblem:
         given = (self.target, point, self._modes, own[0])
         run = traced_jit(_Target.covariance, self._numbers, *given, static_argnums=3)
         return {site: np.asarray(run(*given), np.float64)}
+
+    def following(self, vector: np.ndarray, steps: np.ndarray) -> dict[str, np.ndarray]:
+        """Derivatives of effects' modes along steps of the vector, on the last axis.
+
+        Nothing where the coefficients are integrated out with them: both have the errors that they
+        have given the scales.
+        """
+        if self.target.objective != "likelihood" or not len(steps):
+            return {}
+        ends = [
+            [self.estimates(vector + way * STEP * step) for way in (1.0, -1.0)] for step in steps
+        ]
+        return {
+            site: np.stack([np.asarray(up[site] - down[site]) for up, down in ends], -1)
+            / (2 * STEP)
+            for site in self.integral.sites
+        }
 
     def lost_digits(self, vector: np.ndarray) -> str:
         """Nothing: no sums of squares are subtracted."""

@@ -222,3 +222,8 @@ class ExactProblem:
         if standard is not None:
             covariance = standard.backward @ covariance @ standard.backward.T
         return {site: covariance}
+
+    def following(self, vector: np.ndarray, steps: np.ndarray) -> dict[str, np.ndarray]:
+        """Nothing: coefficients and effects have the errors that they have given the scales."""
+        del vector, steps
+        return {}

@@ -22,6 +22,9 @@ class Problem(Protocol):
     def covariances(self, vector: np.ndarray) -> Mapping[str, np.ndarray]:
         """Covariances of sites that the vector does not hold, given it."""
 
+    def following(self, vector: np.ndarray, steps: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Derivatives of modes of effects along steps of the vector, on the last axis."""
+
 
 def shown(slopes: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Derivatives of what is shown: correlations in place of their Cholesky factors.
@@ -51,8 +54,8 @@ def standard_errors(
 
     Returns:
         Errors by site, correlations as such; NaN of what lies on the boundary or depends on it, and
-        of everything where the curvature has a direction without a top. Loadings by site, as
-        `Maximum` has them.
+        of everything searched for where the curvature has a direction without a top. Loadings by
+        site, as `Maximum` has them.
     """
     held = np.flatnonzero(~end.inside)
     root = np.full((len(vector), int(end.inside.sum())), np.nan)
@@ -64,17 +67,11 @@ def standard_errors(
     for site, own in shown(slopes, values).items():
         on_boundary = np.any(own[..., held] != 0, axis=-1)
         errors[site] = np.where(on_boundary, np.nan, np.linalg.norm(own @ root, axis=-1))
-    given = {site: _root(own) for site, own in problem.covariances(vector).items()}
-    errors |= {site: np.linalg.norm(own, axis=-1) for site, own in given.items()}
-    # What is given the vector varies in directions of its own.
-    parts = {site: own @ root for site, own in slopes.items()} | given
-    widths = [root.shape[1], *(own.shape[1] for own in given.values())]
-    starts = dict(zip(given, np.cumsum(widths), strict=False))
-    loadings = {}
-    for site, own in parts.items():
-        loadings[site] = np.zeros((*own.shape[:-1], sum(widths)))
-        start = int(starts.get(site, 0))
-        loadings[site][..., start : start + own.shape[-1]] = own
+    for site, own in problem.covariances(vector).items():
+        errors[site] = np.linalg.norm(_root(own), axis=-1)
+    loadings = {site: own @ root for site, own in slopes.items()}
+    if np.all(np.isfinite(root)):
+        loadings |= problem.following(vector, root.T)
     return errors, loadings
 
 
