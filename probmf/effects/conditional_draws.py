@@ -13,9 +13,9 @@ from jaxtyping import Array, Float
 
 from probmf.effects.quadrature import (
     Groups,
+    find_modes,
     gauss_hermite,
     log_ratios,
-    modes_of_groups,
     moving_modes,
     solve_upper,
 )
@@ -41,7 +41,7 @@ def draw_effects_of_groups(groups: Groups, key: Array) -> Float[Array, "groups d
     nodes, log_weights = gauss_hermite(size, 1)
     axis = nodes[:, 0]
     points = np.linspace(axis[0], axis[-1], NUM_POINTS)
-    mode, root = moving_modes(groups, modes_of_groups(groups))
+    mode, root = moving_modes(groups, find_modes(groups)[0])
     dtype = mode.dtype
     smooth = log_ratios(groups, mode, root, gauss_hermite(size, dim)[0])
     spread = jnp.asarray(interpolation(axis, points), dtype)

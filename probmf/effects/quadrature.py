@@ -116,9 +116,9 @@ def log_integrals(
     dim = groups.columns.shape[1]
     x, log_weight = gauss_hermite(num_nodes, dim)
     if held:
-        mode, root = rough_modes(groups, start)
+        mode, root = find_modes(groups, start, ROUGH)
     else:
-        mode, root = moving_modes(groups, modes_of_groups(groups, start))
+        mode, root = moving_modes(groups, find_modes(groups, start)[0])
     dtype = mode.dtype
     joint = log_ratios(groups, mode, root, x)
     logdet = jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), axis=-1)
@@ -177,18 +177,24 @@ def moving_modes(
     return moved, cholesky(groups.precision(weight))
 
 
-def rough_modes(
-    groups: Groups, start: Float[Array, "groups d"] | None = None
+def find_modes(
+    groups: Groups, start: Float[Array, "groups d"] | None = None, enough: float | None = None
 ) -> tuple[Float[Array, "groups d"], Float[Array, "groups d d"]]:
-    """Modes to a tenth of a standard deviation, and factors of the precisions near by.
+    """Modes of the whitened effects by Newton's method with halved steps, side by side.
 
-    Nothing of it is differentiated. Begun near the modes it takes two looks at the rows.
+    Nothing of it is differentiated. Begun near the modes, rough ones take two looks at the rows.
 
     Args:
         groups: The groups.
         start: Where to begin; zero by default.
+        enough: Squared distance to a mode, in its standard deviations, that will do; by default
+            what rounding leaves.
+
+    Returns:
+        Modes, and lower factors R of the precisions there.
     """
-    found = _search(groups.held(), start, ROUGH)
+    exact = float(jnp.finfo(groups.columns.dtype).eps)
+    found = _search(groups.held(), start, exact if enough is None else enough)
     return found.effects, found.root
 
 
@@ -202,21 +208,6 @@ class _Search(NamedTuple):
     joint: Array
     left: Array
     num_steps: Array
-
-
-def modes_of_groups(
-    groups: Groups, start: Float[Array, "groups d"] | None = None
-) -> Float[Array, "groups d"]:
-    """Modes of the whitened effects by Newton's method with halved steps, side by side.
-
-    Args:
-        groups: The groups.
-        start: Where to begin; zero by default.
-
-    Returns:
-        The modes, without derivatives.
-    """
-    return _search(groups.held(), start, float(jnp.finfo(groups.columns.dtype).eps)).effects
 
 
 def _search(groups: Groups, start: Array | None, enough: float) -> _Search:

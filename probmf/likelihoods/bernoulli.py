@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
@@ -15,7 +14,7 @@ from probmf import metrics
 from probmf.data.column import Column, such_rows
 from probmf.likelihoods.augmentation import draw_between, draw_polya_gamma
 from probmf.likelihoods.base import Likelihood, Optional, Predicted, Scores
-from probmf.likelihoods.links import ANSWERS, LINKS, AnswerLink, Answers, check_link
+from probmf.likelihoods.links import ANSWERS, LINKS, AnswerLink, Answers, check_link, log_sigmoid
 from probmf.likelihoods.responses import ResponseValues, naming_column
 
 
@@ -140,7 +139,7 @@ class Bernoulli(Likelihood):
         place = jnp.sqrt(jnp.square(mean) + variance)
         curvature, _ = self.bound(place, rating, {})
         target = (rating - 0.5) / curvature
-        constant = 0.5 * place - jax.nn.softplus(place)
+        constant = 0.5 * place + log_sigmoid(-place)
         constant = constant + 0.5 * curvature * (jnp.square(place) + jnp.square(target))
         return target, curvature, constant
 

@@ -7,7 +7,7 @@ from typing import Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.nn import log_sigmoid, sigmoid
+from jax.nn import sigmoid
 from jax.scipy.special import betainc, digamma, polygamma
 from jaxtyping import Array
 from numpyro.distributions import constraints
@@ -16,6 +16,7 @@ from scipy import optimize, special
 from probmf.data.column import such_rows
 from probmf.likelihoods.base import Scores
 from probmf.likelihoods.concentration import Concentrated
+from probmf.likelihoods.links import log_sigmoid
 from probmf.likelihoods.log_gamma import log_beta
 from probmf.likelihoods.normal_integrals import expected_square_of_sigmoid, sigmoid_moments
 from probmf.likelihoods.parameters import is_number

@@ -7,7 +7,7 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.nn import sigmoid, softplus
+from jax.nn import sigmoid
 from jax.scipy.special import betainc, gammaln
 from jaxtyping import Array
 from numpyro.distributions import constraints
@@ -15,7 +15,7 @@ from scipy import special
 
 from probmf.data.column import such_rows
 from probmf.likelihoods.base import Scores
-from probmf.likelihoods.links import LINKS
+from probmf.likelihoods.links import LINKS, log_sigmoid
 from probmf.likelihoods.normal_integrals import sigmoid_moments
 from probmf.likelihoods.parameters import is_number
 from probmf.likelihoods.quadrature import QuadratureLikelihood
@@ -127,7 +127,7 @@ class Binomial(QuadratureLikelihood):
         """Minus log likelihood."""
         trials, count = jnp.asarray(scales["trials"]), jnp.asarray(rating)
         ways = gammaln(trials + 1.0) - gammaln(count + 1.0) - gammaln(trials - count + 1.0)
-        return trials * softplus(jnp.asarray(scores)) - count * scores - ways
+        return -trials * log_sigmoid(-jnp.asarray(scores)) - count * scores - ways
 
     def bound(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> tuple:
         """Curvature and minus slope at `scores` of a quadratic that is never below the loss."""

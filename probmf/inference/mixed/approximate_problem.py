@@ -107,7 +107,7 @@ class ApproximateProblem:
         density = IntegralDensity.of_integral(self.integral)
         self.target = _Target(density, self.integral.log_volume, objective)
         self._numbers = count_numbers(data)
-        self._modes = self._zeros()
+        self._modes = self.integral.zeros()
 
     @property
     def places(self) -> dict[str, np.ndarray]:
@@ -123,7 +123,7 @@ class ApproximateProblem:
         point = jnp.asarray(vector, self.target.density.vector.dtype)
         (value, modes), gradient = self._score(self.target, point, self._modes)
         finite = np.isfinite(value) and all(np.all(np.isfinite(table)) for table in modes)
-        self._modes = modes if finite else self._zeros()
+        self._modes = modes if finite else self.integral.zeros()
         return float(value), np.asarray(gradient, np.float64)
 
     def estimates(self, vector: np.ndarray) -> dict[str, Array]:
@@ -179,10 +179,6 @@ class ApproximateProblem:
     def _score(self) -> Any:
         vector = self.target.density.vector
         return traced_jit(_score, self._numbers, self.target, vector, self._modes)
-
-    def _zeros(self) -> Tables:
-        dtype = jnp.result_type(float)
-        return [jnp.zeros((own.num_groups, own.dim), dtype) for own in self.integral.blocks]
 
 
 def _require_one_grouping(integral: Integral, objective: Objective, num_nodes: int) -> None:

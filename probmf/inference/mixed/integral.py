@@ -16,7 +16,7 @@ import numpy as np
 import numpyro
 from jaxtyping import Array, Float
 from numpyro.distributions.transforms import biject_to
-from numpyro.infer.util import constrain_fn, log_density
+from numpyro.infer.util import constrain_fn, log_density, potential_energy
 
 from probmf.data import wrap_words
 from probmf.effects import (
@@ -171,6 +171,11 @@ class Integral:
         designs = [jnp.asarray(design, dtype) for design in self.designs]
         return Blocks(self.pattern, rows, offset, designs, trils, self.flat)
 
+    def zeros(self) -> Tables:
+        """Whitened effects of zero, where a search for their modes begins."""
+        dtype = jnp.result_type(float)
+        return [jnp.zeros((own.num_groups, own.dim), dtype) for own in self.blocks]
+
     def effects(self, rest: Rest, whitened: Tables) -> dict[str, Array]:
         """Values of the sites that are integrated out, from whitened ones in the blocks' units."""
         return self._values(self.system(rest).effects(whitened))
@@ -287,11 +292,16 @@ class IntegralDensity(Potential):
         found: Array = log_density(_prior, self.args, {}, dict(latents))[0]
         return found
 
-    def at_mode(self, vector: Array) -> dict[str, Array]:
+    def value_from(self, vector: Array, start: Tables) -> tuple[Array, Tables]:
+        """Log density, and modes of what is integrated out, searched from others; to be traced."""
+        rest = self.rest(self.latents(vector))
+        evidence, modes = self.integral.evidence(rest, start)
+        return evidence - potential_energy(_prior, self.args, {}, self.unravel(vector)), modes
+
+    def sites_at(self, vector: Array, modes: Tables) -> dict[str, Array]:
         """All sites at a vector, what is integrated out at its modes, to be traced."""
         latents = self.latents(vector)
-        rest = self.rest(latents)
-        return latents | self.integral.effects(rest, self.integral.evidence(rest)[1])
+        return latents | self.integral.effects(self.rest(latents), modes)
 
     def drawn(self, vector: Array, words: Array) -> dict[str, Array]:
         """All sites at a vector, the effects of the grouping drawn, to be traced."""

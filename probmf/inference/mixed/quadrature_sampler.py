@@ -15,12 +15,12 @@ import scipy.linalg
 from jaxtyping import Array, Float
 
 from probmf.data.keys import as_generator
+from probmf.effects.laplace import Tables
 from probmf.effects.quadrature import (
     MAX_DIM,
+    find_modes,
     gauss_hermite,
     log_ratios,
-    modes_of_groups,
-    rough_modes,
 )
 from probmf.inference.drawn_back import PIECE, drawn_back
 from probmf.inference.importance import Mode, find_mode
@@ -100,11 +100,7 @@ def sample_by_quadrature(
     whole = Integral.of(program, data, names, coefficients=True)
     terms = largest_grouping(whole)
     outer = IntegralDensity.of_integral(whole)
-    mode = _mode_of(outer)
-    point = jnp.asarray(mode.vector, outer.vector.dtype)
-    at_mode = {
-        k: np.asarray(v, np.float64) for k, v in _run(IntegralDensity.at_mode, outer, point).items()
-    }
+    mode, at_mode = _mode_of(outer)
     inner_program = replace(program, centered=_centred(program, data, terms, at_mode))
     integral = Integral.of(inner_program, data, terms, num_nodes=1)
     integral = replace(integral, **_nodes(integral, at_mode))
@@ -120,11 +116,31 @@ def sample_by_quadrature(
     return QuadratureDraws(samples, chains, num_warmup, integral.sites, integral.num_nodes)
 
 
-def _mode_of(density: IntegralDensity) -> Mode:
-    """The mode; of nothing at all, where all scales are numbers, there is none to find."""
-    if not density.num_dims:
-        return Mode(np.zeros(0), 0.0, np.zeros((0, 0)), 0)
-    return find_mode(_score_of(density), density.start())
+def _mode_of(density: IntegralDensity) -> tuple[Mode, dict[str, np.ndarray]]:
+    """The mode, and all sites there: each search for the effects' modes begins at the last one's.
+
+    Of nothing at all, where all scales are numbers, there is no mode to find.
+    """
+    dtype, zeros = density.vector.dtype, density.integral.zeros()
+    modes, run = zeros, density.compiled(_score_from, density.vector, zeros)
+
+    def score(vector: np.ndarray) -> tuple[float, np.ndarray]:
+        nonlocal modes
+        (value, found), gradient = run(density, jnp.asarray(vector, dtype), modes)
+        finite = np.isfinite(value) and all(np.all(np.isfinite(table)) for table in found)
+        modes = found if finite else zeros
+        return float(value), np.asarray(gradient, np.float64)
+
+    mode = Mode(np.zeros(0), 0.0, np.zeros((0, 0)), 0)
+    if density.num_dims:
+        mode = find_mode(score, density.start())
+    score(mode.vector)
+    sites = _run(IntegralDensity.sites_at, density, jnp.asarray(mode.vector, dtype), modes)
+    return mode, {name: np.asarray(value, np.float64) for name, value in sites.items()}
+
+
+def _score_from(density: IntegralDensity, vector: Array, start: Tables) -> Any:
+    return jax.value_and_grad(density.value_from, has_aux=True)(vector, start)
 
 
 def largest_grouping(whole: Integral) -> list[str]:
@@ -215,7 +231,7 @@ def _ratios(
     density: IntegralDensity, latents: dict[str, Array], nodes: Array
 ) -> tuple[Array, Array]:
     groups = density.integral.integrand(density.rest(latents)).groups
-    mode, root = rough_modes(groups, modes_of_groups(groups))  # Begun at them, it stays there.
+    mode, root = find_modes(groups)
     return mode, log_ratios(groups, mode, root, nodes)
 
 
