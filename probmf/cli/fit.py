@@ -50,7 +50,7 @@ _OF_METHOD: dict[str, tuple[Method, ...]] = {
     "num_chains": ("gibbs", "nuts"),
     "thin": ("gibbs",),
     "marginalize": ("nuts",),
-    "checkpoint": ("gibbs", "nuts", "map"),
+    "checkpoint": ("auto", "als", "map", "gibbs", "nuts", "variational", "svi"),
     "stream": ("gibbs", "nuts"),
     "covariance": ("variational",),
     "guide": ("svi",),
@@ -242,8 +242,7 @@ def fit(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Folder to keep the run in, and to resume it from.",
-            rich_help_panel=_SAMPLING,
+            help="Folder to keep the run in every ten seconds or so; the same command resumes it.",
         ),
     ] = None,
     stream: Annotated[

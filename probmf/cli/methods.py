@@ -35,9 +35,8 @@ def run_method(
 ) -> RatingsFit:
     """Fit by the method that the command line names."""
     if method == "auto":
-        return default_fit.fit(
-            data, num_factors=int(model.num_factors), key=key, devices=settings.get("devices")
-        )
+        settings.pop("validation", None)
+        return default_fit.fit(data, num_factors=int(model.num_factors), key=key, **settings)
     if method in (*SAMPLERS, "variational"):
         model = _with_priors(model, settings.pop("priors", "learned"))
     if method == "variational":

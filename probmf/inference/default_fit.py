@@ -1,5 +1,6 @@
 """The one call for people who want no choices: a posterior whose scales are learned."""
 
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ def fit(
     num_factors: int = 16,
     key: ArrayLike = 0,
     devices: Devices | None = None,
+    checkpoint: str | PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> RatingsFit:
     r"""Fit a factorization whose scales, means and covariances are learned, by Gibbs sampling.
@@ -43,6 +45,7 @@ def fit(
         num_factors: The most directions of taste; the time grows with it, and errors hardly do.
         key: JAX key or int.
         devices: Devices to deal the rows out to; see `sample_gibbs`.
+        checkpoint: Directory to keep the run in; see `sample_gibbs`.
         progress: Show a progress bar; None shows it on a terminal or in a notebook.
 
     Returns:
@@ -52,7 +55,7 @@ def fit(
     Raises:
         TypeError: If `ratings` is not Ratings.
         ValueError: If all ratings are the same, as of events, which need another model; if there
-            are not so many devices.
+            are not so many devices, or the checkpoint holds another run.
 
     Warns:
         DiagnosticWarning: If the draws should not be relied upon; see `diagnostics.summary`.
@@ -76,7 +79,7 @@ def fit(
     thin = 3 * sweeps // 4 // kept
     return sample_gibbs(
         model, ratings, key=key, num_warmup=sweeps // 4, num_samples=thin * kept, num_chains=2,
-        thin=thin, devices=devices, progress=progress,
+        thin=thin, devices=devices, checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,9 +22,29 @@ from probmf.models.observations import Observations
 from probmf.models.row_means import prior_means
 from probmf.results import NetworkFit, RatingsFit
 from probmf.run.driver import FitWarning
+from probmf.run.fingerprint import fingerprint
 
 #: Standard deviation of random starting factors, unless the prior's is smaller.
 START_SCALE = 0.1
+
+
+def row_identity(
+    model: MatrixFactorization, observations: Observations, start: RatingsFit | None, *further: Any
+) -> str:
+    """Fingerprint of a run that solves for rows or draws them.
+
+    Args:
+        model: The factorization.
+        observations: Its data.
+        start: The fit that it starts from, or None.
+        *further: Settings and keys; see `fingerprint`.
+
+    Returns:
+        The fingerprint.
+    """
+    # Features count as they are encoded, among the observations.
+    told = replace(model, user_features=None, item_features=None)
+    return fingerprint(told, observations, None if start is None else start.point(), *further)
 
 
 def warn_of_heavy_weights(model: MatrixFactorization, data: Ratings, stacklevel: int) -> None:

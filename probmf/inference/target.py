@@ -108,6 +108,12 @@ class Target:
         return cls(source, data, design, model, arguments, sites)
 
     @property
+    def told(self) -> tuple[Any, ...]:
+        """Program, arguments and sites, which checkpoints are told apart by."""
+        program = self.source if isinstance(self.source, Network) else self.source.program
+        return program, self.arguments, self.sites
+
+    @property
     def args(self) -> tuple[Any, ...]:
         """Arguments of the model to fit."""
         return () if isinstance(self.model, RowsMarginal) else self.arguments

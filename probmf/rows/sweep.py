@@ -73,6 +73,11 @@ def lay_out(
     return RowLists.of(store, workers) if loops else build_blocks(store, workers=workers)
 
 
+def by_loops(layout: Layout) -> bool:
+    """True where Numba's loops solve the rows, whose last digits are others than XLA's."""
+    return isinstance(layout, RowLists)
+
+
 def _require_memory(store: RowStore, share: float, width: int) -> None:
     """Refuse a fit whose layout and tables do not fit into memory.
 

@@ -6,6 +6,7 @@ import os
 import re
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from probmf import processes
 from probmf.run.fingerprint import fingerprint
 
 FORMAT, VERSION = "probmf-checkpoint", 5
@@ -210,3 +212,33 @@ class Checkpoint:
             stream.flush()
             os.fsync(stream.fileno())
         new.replace(self.path / name)
+
+
+def open_checkpoint(
+    path: str | os.PathLike[str] | None,
+    identify: Callable[[], str],
+    *,
+    shared: bool = False,
+    packages: tuple[str, ...] = PACKAGES,
+) -> Checkpoint | None:
+    """The checkpoint of a run that is the same in all processes which share it.
+
+    Args:
+        path: The directory; None for a run that is not kept.
+        identify: Text of what makes the run the same; asked only where it is needed.
+        shared: Whether several processes take part.
+        packages: See `Checkpoint`.
+
+    Returns:
+        The checkpoint; None without a directory.
+
+    Raises:
+        ValueError: As `Checkpoint`; if the processes differ.
+        ConnectionError: If another of these processes has ended.
+    """
+    if path is None and not shared:
+        return None
+    identity = identify()
+    if shared:
+        processes.agree("Model, data, settings or key", identity)
+    return None if path is None else Checkpoint(path, identity, packages)

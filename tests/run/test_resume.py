@@ -10,6 +10,7 @@ import optax
 import pytest
 import toys
 from killed import kill_after_writes
+from numpyro.infer.autoguide import AutoNormal
 
 from probmf import (
     Gaussian,
@@ -17,6 +18,8 @@ from probmf import (
     MixedEffects,
     fit_als,
     fit_map,
+    fit_svi,
+    fit_variational,
     sample_gibbs,
     sample_nuts,
 )
@@ -29,6 +32,9 @@ ADAM = optax.inject_hyperparams(optax.adam)
 CHAINS = {"num_warmup": 60, "num_samples": 60, "num_chains": 2, "progress": False}
 #: Method, model, data and options.
 RUNS: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
+    "als": (fit_als, FIXED, toys.ratings(), {"num_sweeps": 8, "tol": 0.0}),
+    "variational": (fit_variational, LEARNED, toys.ratings(), {"num_sweeps": 8}),
+    "svi": (fit_svi, LEARNED, toys.ratings(), {"num_steps": 400, "num_samples": 8}),
     "map": (
         fit_map, FIXED, toys.ratings(),
         {"num_epochs": 12, "num_restarts": 2, "optimizer": ADAM(0.03), "tol": 0.0},
@@ -51,7 +57,7 @@ def run(name: str, **change: Any) -> Any:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param("map", marks=pytest.mark.slow), "map batches",
+        "als", pytest.param("map", marks=pytest.mark.slow), "map batches",
         pytest.param("gibbs", marks=pytest.mark.slow), pytest.param("nuts", marks=pytest.mark.slow),
     ],
 )  # fmt: skip
@@ -79,7 +85,24 @@ def test_a_killed_run_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
 
 
 SHORT = {"num_warmup": 2, "num_samples": 2}
+BRIEF = {
+    "als": {"num_sweeps": 3}, "map": {"num_epochs": 3}, "svi": {"num_steps": 3},
+    "variational": {"num_sweeps": 3},
+}  # fmt: skip
 CHANGES: dict[str, list[dict[str, Any]]] = {
+    "als": [
+        {"key": 4}, {"tol": 0.1}, {"solver": "cholesky"}, {"update": "coordinate"},
+        {"cg_steps": 4}, {"num_sweeps": 4}, {"start": FIXED}, {"validation": toys.ratings()},
+        {"model": MatrixFactorization(2, Gaussian(0.6))}, {"data": toys.ratings("levels")},
+    ],
+    "variational": [
+        {"key": 4}, {"tol": 0.1}, {"covariance": "block"}, {"scale_per": "side"},
+        {"num_sweeps": 4}, {"model": FIXED},
+    ],
+    "svi": [
+        {"key": 4}, {"guide": "low_rank"}, {"num_particles": 2}, {"learning_rate": 0.03},
+        {"num_steps": 4}, {"model": FIXED}, {"optimizer": "sgd", "learning_rate": 0.05},
+    ],
     "map": [
         {"key": 4}, {"num_restarts": 3}, {"tol": 0.1}, {"optimizer": ADAM(0.031)},
         {"optimizer": optax.adam(0.03)}, {"optimizer": optax.sgd(0.03)},
@@ -99,15 +122,22 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore::probmf.run.driver.FitWarning")
 @pytest.mark.parametrize("name", CHANGES)
 def test_another_run_is_refused(name: str, tmp_path: Path) -> None:
-    short = {"num_epochs": 3} if name == "map" else SHORT
+    short = BRIEF.get(name, SHORT)
     run(name, checkpoint=tmp_path, **short)
     for change in CHANGES[name]:
         if "start" in change:
             change = {"start": fit_als(change["start"], toys.ratings(), key=0, num_sweeps=2)}
         with pytest.raises(ValueError, match="holds another run: its model, data, settings or key"):
             run(name, checkpoint=tmp_path, **short | change)
+
+
+def test_a_guide_that_has_no_contents(tmp_path: Path) -> None:
+    guide = AutoNormal(LEARNED)
+    with pytest.raises(ValueError, match=r"a guide by name or class.*; give guide=AutoNormal"):
+        run("svi", checkpoint=tmp_path, guide=guide)
 
 
 def test_optax_decides_the_bits_of_gradient_fits(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from os import PathLike
 from typing import Any
 
 import jax
@@ -9,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.typing import ArrayLike
-from jaxtyping import Array
 from numpyro.infer.autoguide import AutoDelta, AutoGuide
 
 from probmf.data import as_key
@@ -24,12 +24,20 @@ from probmf.inference.approximate.guides import (
 from probmf.inference.approximate.svi_loop import Course, nothing_yet, run_svi
 from probmf.inference.drawn_back import few_drawn_back
 from probmf.inference.final_warning import concluded
-from probmf.inference.point.optimizer import Schedule, choose_rule, rating_rule
+from probmf.inference.point.optimizer import (
+    Rule,
+    Schedule,
+    choose_rule,
+    describe_rule,
+    rating_rule,
+)
 from probmf.inference.potential import Potential
 from probmf.inference.target import Target
 from probmf.memory import require_memory
 from probmf.results import History, MixedFit, NetworkFit, RatingsFit, Sampling
+from probmf.run.checkpoint import PACKAGES, open_checkpoint
 from probmf.run.checks import check_counts, require, require_mode
+from probmf.run.fingerprint import fingerprint
 from probmf.settings import own_settings
 
 #: Learning rate of the default optimizer, from when on it falls, and its share at the last step.
@@ -52,6 +60,7 @@ def fit_svi(
     num_samples: int = 1000,
     marginalize: Sequence[str] | str = (),
     float64: bool | None = None,
+    checkpoint: str | PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> RatingsFit | MixedFit | NetworkFit:
     r"""Approximate the posterior by the nearest member of a family, found by stochastic gradients.
@@ -79,6 +88,9 @@ def fit_svi(
         marginalize: Effects to integrate out exactly first and draw back afterwards, as of
             `sample_nuts`: for a mixed model "all" or names of `model.effect_sites(design)`.
         float64: Compute in double precision; None does where effects are integrated out.
+        checkpoint: Directory to keep the run in. Called again with the same model, data, settings
+            and key, it goes on where it was, bit for bit; with other versions of the packages it
+            refuses to. A guide is then given by its name or class.
         progress: Show a progress bar; None shows it on a terminal or in a notebook.
 
     Returns:
@@ -92,14 +104,15 @@ def fit_svi(
         KeyboardInterrupt: After Ctrl-C while the model is traced, as there is nothing to return.
         TypeError: If an argument has the wrong type.
         ValueError: If an argument is out of range, a guide's covariance does not fit into memory,
-            the bound is not finite from the first steps on, or with "delta" the density has no
-            highest point.
+            the bound is not finite from the first steps on, with "delta" the density has no
+            highest point, or the checkpoint holds another run or can't be written.
 
     Warns:
         FitWarning: If the bound ceases to be finite, with the step and its learning rate; the best
             parameters before count. If it still rose when the steps were over. After Ctrl-C, which
             keeps the steps so far and marks the fit incomplete, while they are compiled, too.
-            If the rows of a mixed model do not tell variances apart, so that priors alone do.
+            When the disk of the checkpoint is full. If the rows of a mixed model do not tell
+            variances apart, so that priors alone do.
         DiagnosticWarning: Otherwise, if k-hat is above 0.7.
 
     Example:
@@ -119,7 +132,8 @@ def fit_svi(
     check_counts(num_steps=num_steps, num_particles=num_particles, num_samples=num_samples)
     precise = bool(marginalize) if float64 is None else float64
     with own_settings(precise or None):
-        start_key, run_key, draw_key, recover_key = jax.random.split(as_key(key), 4)
+        random_key = as_key(key)
+        start_key, run_key, draw_key, recover_key = jax.random.split(random_key, 4)
         with nothing_yet():
             target = Target.build(model, data, marginalize)
             potential = Potential(target.model, target.args, {})
@@ -139,13 +153,30 @@ def fit_svi(
                 2.0 * count * potential.num_dims * jnp.dtype(jnp.result_type(float)).itemsize,
                 f"Keeping {count:,} draws of {potential.num_dims:,} unknowns", "Lower num_samples.",
             )  # fmt: skip
-        rates, transform = _optimizer(optimizer, learning_rate, num_steps)
+        rule = _rule(optimizer, learning_rate, num_steps)
+        rates = None
+        if rule.schedule is not None:
+            rates = jnp.asarray(-rule.factors(0, num_steps))
         with nothing_yet():
             start = first_values(target, potential, start_key) if isinstance(own, type) else {}
             variation = Variation(
-                potential.model, potential.args, start, rates, own, transform, int(num_particles)
-            )
-        course = run_svi(variation, run_key, num_steps, progress=progress)
+                potential.model, potential.args, start, rates, own, rule.optimizer,
+                int(num_particles),
+            )  # fmt: skip
+
+        def identify() -> str:
+            if not isinstance(own, type):
+                raise ValueError(
+                    "checkpoint keeps runs with a guide by name or class, since an instance has no "
+                    f"contents to tell it by; give guide={kind.__name__}, or leave checkpoint out."
+                )
+            return fingerprint(
+                *target.told, start, f"{kind.__module__}.{kind.__qualname__}", random_key,
+                (int(num_steps), int(num_particles)), describe_rule(rule, start, num_steps),
+            )  # fmt: skip
+
+        store = open_checkpoint(checkpoint, identify, packages=(*PACKAGES, "optax"))
+        course = run_svi(variation, run_key, num_steps, checkpoint=store, progress=progress)
         draws = draw_guide(variation, course.params, draw_key, count)
         samples = target.drawn_back({n: v[None] for n, v in draws.samples.items()}, recover_key)
         lost_digits = target.lost_digits(samples)
@@ -165,21 +196,18 @@ def fit_svi(
     return concluded(fit, trouble, lost_digits=lost_digits, stacklevel=2)
 
 
-def _optimizer(
+def _rule(
     optimizer: optax.GradientTransformation | str | None,
     learning_rate: float | Schedule | None,
     num_steps: int,
-) -> tuple[Array | None, optax.GradientTransformation]:
-    """Learning rates by step (None when only the optimizer knows them), and the optimizer."""
+) -> Rule:
+    """The optimizer and its learning rates."""
     if optimizer is None and learning_rate is None:
         level = int(LEVEL_SHARE * num_steps)
         learning_rate = optax.exponential_decay(
             RATE, max(1, num_steps - level), LAST_SHARE, transition_begin=level
         )
-    rule = choose_rule(optimizer, learning_rate, rating_rule(True, num_steps))
-    if rule.schedule is None:
-        return None, rule.optimizer
-    return jnp.asarray(-rule.factors(0, num_steps)), rule.optimizer
+    return choose_rule(optimizer, learning_rate, rating_rule(True, num_steps))
 
 
 def _judge(course: Course) -> dict[str, float]:

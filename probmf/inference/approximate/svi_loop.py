@@ -14,6 +14,7 @@ from probmf.inference.approximate.guides import Variation
 from probmf.inference.operation_count import count_operations
 from probmf.inference.point.optimizer import own_rate
 from probmf.numpyro_setup import run_unchecked
+from probmf.run.checkpoint import Checkpoint
 from probmf.run.driver import Observed, Schedule, drive
 
 #: The most steps of one call of the compiled program, and its operations: about half a second.
@@ -46,6 +47,7 @@ def run_svi(
     key: Array,
     num_steps: int,
     *,
+    checkpoint: Checkpoint | None = None,
     progress: bool | None,
 ) -> Course:
     """Take the steps.
@@ -54,6 +56,7 @@ def run_svi(
         variation: What to fit by what.
         key: JAX key.
         num_steps: Steps.
+        checkpoint: Where to keep the run, and what is kept of it already.
         progress: Show a bar; None shows it on a terminal or in a notebook.
 
     Returns:
@@ -67,7 +70,9 @@ def run_svi(
     """
     with nothing_yet():
         steps = _Steps(variation, key)
-    result = drive(steps, Schedule(num_steps, chunk=steps.most), progress=progress)
+    result = drive(
+        steps, Schedule(num_steps, chunk=steps.most), checkpoint=checkpoint, progress=progress
+    )
     memory: _Memory = result.run.memory
     if memory.trouble and not memory.best:
         raise ValueError(

@@ -3,6 +3,7 @@
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from os import PathLike
 from typing import Any, Literal, get_args
 
 import jax
@@ -39,7 +40,7 @@ from probmf.inference.approximate.variational_updates import (
 )
 from probmf.inference.gibbs.plan import Plan
 from probmf.inference.gibbs.starting_points import start_scales, start_states
-from probmf.inference.starts import prepare_validation
+from probmf.inference.starts import prepare_validation, row_identity
 from probmf.likelihoods import Gaussian
 from probmf.memory import require_memory
 from probmf.models.factorization import MatrixFactorization
@@ -48,8 +49,9 @@ from probmf.models.table import ParameterTable
 from probmf.results import History, RatingsFit, Sampling
 from probmf.rows.blocks import RowBlocks, build_blocks
 from probmf.rows.store import OTHER, SIDES, Side, num_workers
-from probmf.rows.sweep import Layout, half_sweep, lay_out
+from probmf.rows.sweep import Layout, by_loops, half_sweep, lay_out
 from probmf.rows.values import Prior, Rows, RowSums
+from probmf.run.checkpoint import open_checkpoint
 from probmf.run.checks import check_counts, check_tol, require
 from probmf.run.driver import FitWarning
 from probmf.run.estimate import estimate
@@ -80,6 +82,7 @@ def fit_variational(
     validation: Ratings | None = None,
     patience: int = 5,
     start: RatingsFit | None = None,
+    checkpoint: str | PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> RatingsFit:
     r"""Approximate the posterior by independent Normals, and learn the scales on the way.
@@ -120,6 +123,9 @@ def fit_variational(
         patience: See `validation`.
         start: A point fit of the same model shape to start from, instead of a few sweeps of least
             squares with little regularization.
+        checkpoint: Directory to keep the run in. Called again with the same model, data, settings
+            and key, it goes on where it was, bit for bit; with other versions of the packages it
+            refuses to.
         progress: Show a progress bar; None shows it on a terminal or in a notebook.
 
     Returns:
@@ -128,12 +134,12 @@ def fit_variational(
 
     Raises:
         TypeError: If model or data are of the wrong type.
-        ValueError: If the model has no such updates, an argument is out of range, or the blocks
-            don't fit into memory.
+        ValueError: If the model has no such updates, an argument is out of range, the blocks
+            don't fit into memory, or the checkpoint holds another run or can't be written.
 
     Warns:
         FitWarning: If `num_sweeps` were over before the bound had converged, or all factors have
-            shrunk to zero. After Ctrl-C.
+            shrunk to zero. After Ctrl-C, or when the disk of the checkpoint is full.
 
     Example:
         >>> import numpy as np, numpyro.distributions as dist
@@ -162,14 +168,20 @@ def fit_variational(
     if scale_per == "factor":
         model = by_factor(model)
     with own_settings():
-        loop_key, start_key, draw_key = jax.random.split(as_key(key), 3)
+        random_key = as_key(key)
+        loop_key, start_key, draw_key = jax.random.split(random_key, 3)
         (observations,) = model.arguments(data)
         held_out = prepare_validation(model, data, validation)
         with ThreadPoolExecutor(num_workers()) as pool:
             algorithm = Variational(model, data, observations, start_key, start, pool, covariance)
+            settings = (covariance, num_sweeps, tol, patience, by_loops(algorithm.layout))
+            store = open_checkpoint(
+                checkpoint,
+                lambda: row_identity(model, observations, start, held_out, settings, random_key),
+            )
             best, history = estimate(
                 algorithm, key=loop_key, num_steps=num_sweeps, tol=tol, validation=held_out,
-                patience=patience, progress=progress,
+                patience=patience, progress=progress, checkpoint=store,
             )  # fmt: skip
         if tol > 0 and history.stopped == "num_sweeps":
             warnings.warn(

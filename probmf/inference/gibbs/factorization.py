@@ -1,6 +1,5 @@
 """Gibbs sampling of a factorization: its problem, its checks, and its fit."""
 
-from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,17 +15,16 @@ from probmf.inference.gibbs.plan import GibbsConstants, Plan, RatedPairs
 from probmf.inference.gibbs.row_sweep import CodedPairs, RowChain, contents_of
 from probmf.inference.gibbs.starting_points import start_scales, start_states
 from probmf.inference.point.feature_weights import regressions
+from probmf.inference.starts import row_identity
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
 from probmf.models.table import ParameterTable
 from probmf.results import RatingsFit
 from probmf.results.asked import read_pairs
 from probmf.results.traces import Traces, Watched
-from probmf.rows.cpu import RowLists
 from probmf.rows.placement import RowShards
 from probmf.rows.store import SIDES, num_workers
-from probmf.rows.sweep import lay_out
-from probmf.run.fingerprint import fingerprint
+from probmf.rows.sweep import by_loops, lay_out
 from probmf.run.stream_sites import stream_sites
 
 #: Pairs whose scores are noted at every sweep, half of them rated.
@@ -75,14 +73,10 @@ def factorization_job(
     def finish(settings: GibbsSettings, chains: GibbsChains, info: dict[str, Any]) -> RatingsFit:
         return _fit(model, data, settings, problem, chains, watched, info)
 
-    # Features count as they are encoded.
-    told = replace(model, user_features=None, item_features=None)
-    begun = None if start is None else start.point()
-    by_loops = isinstance(problem.layout, RowLists)
     return Job(
         engine=problem,
         starts=start_states(model, observations, scales, start_key, num_chains, start),
-        identity=fingerprint(told, observations, watched, begun, by_loops, key),
+        identity=row_identity(model, observations, start, watched, by_loops(problem.layout), key),
         stream=stream_sites(model.sites(data), _streamed(problem)),
         coords=model.sites(data).labels,
         finish=finish,

@@ -7,7 +7,6 @@ from typing import Any, TypedDict, Unpack, overload
 import jax
 from jax.typing import ArrayLike
 
-from probmf import processes
 from probmf.data import Ratings, as_key
 from probmf.inference.final_warning import concluded
 from probmf.inference.gibbs.chains import GibbsChains, Sweeps
@@ -17,7 +16,7 @@ from probmf.inference.gibbs.mixed_effects import mixed_job
 from probmf.models import MatrixFactorization, MixedEffects
 from probmf.results import MixedFit, RatingsFit
 from probmf.rows.placement import Devices, row_mesh, spans_processes
-from probmf.run.checkpoint import Checkpoint
+from probmf.run.checkpoint import open_checkpoint
 from probmf.run.checks import check_counts, check_warmup, require
 from probmf.run.draw_stream import DrawStream
 from probmf.run.driver import drive, warn_incomplete
@@ -172,9 +171,7 @@ def sample_gibbs(
         )  # fmt: skip
         identity, layout = f"{job.identity}|{settings}", job.layout(settings)
         shared = spans_processes(mesh)
-        if shared:
-            processes.agree("Model, data, settings or key", identity)
-        store = None if checkpoint is None else Checkpoint(checkpoint, identity)
+        store = open_checkpoint(checkpoint, lambda: identity, shared=shared)
         draws = None
         if stream is not None:
             draws = DrawStream(stream, identity, layout, resumable=store is not None)

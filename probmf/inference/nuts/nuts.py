@@ -26,7 +26,7 @@ from probmf.inference.target import Target
 from probmf.models import MatrixFactorization, MixedEffects, Network
 from probmf.results import MixedFit, NetworkFit, RatingsFit
 from probmf.results.sampling import Sampling
-from probmf.run.checkpoint import Checkpoint
+from probmf.run.checkpoint import Checkpoint, open_checkpoint
 from probmf.run.checks import check_counts, check_warmup, require
 from probmf.run.driver import warn_incomplete
 from probmf.run.fingerprint import fingerprint
@@ -165,11 +165,8 @@ def sample_nuts(
             )
         if dense_mass is None:
             settings = replace(settings, dense_mass=potential.num_dims <= MAX_DIMS)
-        source = model if isinstance(model, Network) else model.program
-        identity = fingerprint(
-            source, target.arguments, target.sites, settings, random_key, uses_loops()
-        )
-        store = None if checkpoint is None else Checkpoint(checkpoint, identity)
+        identity = fingerprint(*target.told, settings, random_key, uses_loops())
+        store = open_checkpoint(checkpoint, lambda: identity)
         if store is not None and store.begun:
             _check_stream(store, streamed=stream is not None)
         count = (settings.num_chains, settings.num_samples)

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
+from os import PathLike
 from typing import Literal, NamedTuple
 
 import jax
@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from probmf import processes
 from probmf.data import Ratings, as_key
 from probmf.inference.point.cutpoints import CutpointStep
 from probmf.inference.point.feature_weights import (
@@ -26,6 +25,7 @@ from probmf.inference.point.feature_weights import (
 from probmf.inference.starts import (
     initial_parameters,
     prepare_validation,
+    row_identity,
     warn_of_heavy_weights,
 )
 from probmf.models.factorization import MatrixFactorization
@@ -35,11 +35,11 @@ from probmf.models.table import ParameterTable
 from probmf.results import RatingsFit
 from probmf.rows.placement import Devices, RowShards, row_mesh, spans_processes
 from probmf.rows.store import OTHER, SIDES, Side, num_workers, shift_weak_zeros
-from probmf.rows.sweep import Method, half_sweep, lay_out, zero_moments
+from probmf.rows.sweep import Method, by_loops, half_sweep, lay_out, zero_moments
 from probmf.rows.values import Prior, Rows, RowSums
+from probmf.run.checkpoint import open_checkpoint
 from probmf.run.checks import check_counts, check_tol, require
 from probmf.run.estimate import estimate
-from probmf.run.fingerprint import fingerprint
 from probmf.run.stopping import Info
 from probmf.settings import own_settings
 
@@ -61,6 +61,7 @@ def fit_als(
     patience: int = 3,
     start: RatingsFit | None = None,
     devices: Devices | None = None,
+    checkpoint: str | PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> RatingsFit:
     r"""Fit by solving for all users' rows, then all items' rows, and so on.
@@ -91,6 +92,9 @@ def fit_als(
         start: A fit of the same model shape to start from, instead of random values.
         devices: Devices to deal the rows out to: a number of them, JAX devices, or a
             `jax.sharding.Mesh` with an axis 'row'; None computes on one. See `docs/devices.md`.
+        checkpoint: Directory to keep the run in. Called again with the same model, data, settings
+            and key, it goes on where it was, bit for bit; with other versions of the packages it
+            refuses to.
         progress: Show a progress bar; None shows it on a terminal or in a notebook.
 
     Returns:
@@ -98,14 +102,15 @@ def fit_als(
 
     Raises:
         TypeError: If model, data or devices are of the wrong type.
-        ValueError: If the data do not suit the model, an argument is out of range, or there are
-            not so many devices; if processes that share the fit have different models, data,
-            settings or keys.
+        ValueError: If the data do not suit the model, an argument is out of range, there are
+            not so many devices, or the checkpoint holds another run or can't be written; if
+            processes that share the fit have different models, data, settings or keys.
         ConnectionError: If another of these processes has ended.
 
     Warns:
         FitWarning: If the weights beside `unobserved_weight` have a heavy tail (their largest
-            hundredth holds more than a tenth of all weight). After Ctrl-C.
+            hundredth holds more than a tenth of all weight). After Ctrl-C, or when the disk of the
+            checkpoint is full.
 
     Example:
         >>> from probmf import MatrixFactorization, Ratings, fit_als
@@ -136,22 +141,20 @@ def fit_als(
         warn_of_heavy_weights(model, data, stacklevel=3)
         shared = spans_processes(mesh)
         held_out = prepare_validation(model, data, validation)
-        if shared:
-            settings = (num_sweeps, tol, method, cg_steps, patience)
-            begun = None if start is None else start.point()
-            told = replace(model, user_features=None, item_features=None)
-            processes.agree(
-                "Model, data, settings or key",
-                fingerprint(told, observations, random_key, settings, begun, held_out),
-            )
         first = initial_parameters(model, observations, start)
         with ThreadPoolExecutor(num_workers()) as pool:
             algorithm = AlternatingLeastSquares(
                 model, observations, first, method, cg_steps, pool, mesh
             )
+            settings = (num_sweeps, tol, method, cg_steps, patience, by_loops(algorithm.layout))
+            store = open_checkpoint(
+                checkpoint,
+                lambda: row_identity(model, observations, start, held_out, settings, random_key),
+                shared=shared,
+            )
             best, history = estimate(
                 algorithm, key=random_key, num_steps=num_sweeps, tol=tol, validation=held_out,
-                patience=patience, progress=progress, shared=shared,
+                patience=patience, progress=progress, checkpoint=store, shared=shared,
             )  # fmt: skip
         return RatingsFit.from_point(model, data, best, history=history, method=f"als/{method}")
 

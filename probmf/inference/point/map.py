@@ -40,7 +40,7 @@ from probmf.models.observations import Observations
 from probmf.results import NetworkFit, RatingsFit
 from probmf.results.ratings_fit import RANKING
 from probmf.rows.store import num_workers
-from probmf.run.checkpoint import PACKAGES, Checkpoint
+from probmf.run.checkpoint import PACKAGES, open_checkpoint
 from probmf.run.checks import check_counts, check_tol, require
 from probmf.run.estimate import estimate
 from probmf.run.fingerprint import fingerprint
@@ -202,15 +202,16 @@ def fit_map(
         num_updates = 1 if batch_size is None else -(-task.num_rows // batch_size)
         updates = num_epochs * num_updates
         rule = choose_rule(optimizer, learning_rate, task.default(full_batch, updates))
-        store = None
-        if checkpoint is not None:
+
+        def identify() -> str:
             first = task.start(jax.random.clone(random_key))
-            identity = fingerprint(
+            return fingerprint(
                 task.told, task.held_out, first, random_key, num_workers(),
                 (num_epochs, batch_size, num_restarts, patience, tol),
                 describe_rule(rule, first, updates),
             )  # fmt: skip
-            store = Checkpoint(checkpoint, identity, (*PACKAGES, "optax"))
+
+        store = open_checkpoint(checkpoint, identify, packages=(*PACKAGES, "optax"))
         descent = Descent(
             *task.objective(rule.optimizer), task.start, rule, num_runs=num_restarts,
             num_updates=num_updates, batch_size=batch_size,
