@@ -26,7 +26,7 @@ HEARTBEAT = 30
 #: Seconds that a process waits for the others to begin.
 JOIN_WITHIN = 300
 #: Bytes of a text that processes show each other.
-SHOWN = 256
+SHOWN = 1024
 LOST = (
     "Another process of this fit has ended, or the connection to it is lost, so this one "
     "stops, too. Its own message says why. What a checkpoint holds is not lost: the same call "
@@ -36,6 +36,10 @@ LOST = (
 
 class MismatchError(ValueError):
     """Processes were given different things to compute; raised in all of them."""
+
+
+class PeerError(OSError):
+    """Another of the processes could not read or write a file."""
 
 
 def join(address: str | None = None, count: int | None = None, rank: int | None = None) -> None:
@@ -126,6 +130,36 @@ def agree(what: str, text: str) -> None:
         _refuse_others(what, _texts(hashlib.sha256(text.encode()).hexdigest()))
 
 
+def each(work: Callable[[], str]) -> list[str]:
+    """Do a piece of work with files in every process: where it fails in one, it fails in all.
+
+    Args:
+        work: What this process does; a short text of what came of it.
+
+    Returns:
+        The texts of all.
+
+    Raises:
+        OSError: If this process could not.
+        PeerError: If another one could not.
+        ConnectionError: If another process ends meanwhile.
+    """
+    trouble: OSError | None = None
+    try:
+        text = f"0{work()}"
+    except ConnectionError:
+        raise
+    except OSError as error:
+        trouble, text = error, f"1{error}"
+    told = _texts(text)
+    if trouble is not None:
+        raise trouble
+    for place, other in enumerate(told):
+        if other.startswith("1"):
+            raise PeerError(f"In process {place}: {other[1:]}")
+    return [other[1:] for other in told]
+
+
 def _refuse_others(what: str, found: list[str]) -> None:
     for other, text in enumerate(found):
         if text != found[0]:
@@ -138,7 +172,7 @@ def _refuse_others(what: str, found: list[str]) -> None:
 def _texts(text: str) -> list[str]:
     """The text of each process."""
     padded = np.frombuffer(text.encode()[:SHOWN].ljust(SHOWN), np.uint8)
-    return [bytes(row).decode().rstrip() for row in _gather(padded)]
+    return [bytes(row).decode(errors="replace").rstrip() for row in _gather(padded)]
 
 
 def _gather(value: np.ndarray) -> np.ndarray:
@@ -180,7 +214,7 @@ def loss_told() -> Iterator[None]:
 class Together:
     """A loop that all processes leave at the same step, as each step takes all of them.
 
-    Ctrl-C is noted and heeded at the end of a step; a second one is heeded at once.
+    Ctrl-C is noted and heeded at the end of a step; a second one ends this process at once.
 
     Args:
         shared: Whether the loop is shared; if not, nothing is done.
@@ -189,6 +223,8 @@ class Together:
     def __init__(self, shared: bool) -> None:
         """Note the argument."""
         self.shared, self._asked = shared, False
+        #: True after a second Ctrl-C, when the processes stand at different places.
+        self.torn = False
         self._old: Any = None
         #: True in the one process that writes files and shows progress.
         self.leads = not shared or rank() == 0
@@ -211,34 +247,39 @@ class Together:
 
     def _note(self, number: int, frame: Any) -> None:
         if self._asked and callable(self._old):
+            self.torn = True
             self._old(number, frame)
         self._asked = True
 
-    def end_step(self, work: Callable[[], None], state: Callable[[], str]) -> None:
+    def each(self, work: Callable[[], None]) -> None:
+        """Do a piece of work with files; in all processes, if the loop is shared. See `each`."""
+
+        def done() -> str:
+            work()
+            return ""
+
+        _ = each(done) if self.shared else done()
+
+    def end_step(self, work: Callable[[], bool], state: Callable[[], str]) -> bool:
         """End a step in all processes.
 
         Args:
-            work: What is to be done at its end, such as to write a checkpoint.
+            work: What this process does at its end; whether it is time to save.
             state: Tells where the loop stands, which has to be the same everywhere.
 
+        Returns:
+            Whether it is time by the first process's clock.
+
         Raises:
-            KeyboardInterrupt: If any process was interrupted, or could not do its work.
-            OSError: If this one could not.
+            KeyboardInterrupt: If any process was interrupted.
+            OSError: If any could not do its work.
             MismatchError: If they stand elsewhere.
             ConnectionError: If another process has ended.
         """
         if not self.shared:
-            work()
-            return
-        trouble: OSError | None = None
-        try:
-            work()
-        except OSError as error:
-            trouble = error
-        stops = self._asked or trouble is not None
-        told = _texts(f"{int(stops)}{state()}")
-        if trouble is not None:
-            raise trouble
-        if any(text.startswith("1") for text in told):
+            return work()
+        told = each(lambda: f"{int(work())}{int(self._asked)}{state()}")
+        if any(text[1] == "1" for text in told):
             raise KeyboardInterrupt
-        _refuse_others("Numbers computed by the processor", [text[1:] for text in told])
+        _refuse_others("Numbers computed by the processor", [text[2:] for text in told])
+        return told[0][0] == "1"

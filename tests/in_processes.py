@@ -1,12 +1,15 @@
 """One of several processes that fit together; a script that `test_processes.py` starts.
 
 Arguments: address, number of processes, rank, folder. It writes what it finds into the folder as
-JSON. Then it samples; the first waits after three checkpoints until its standard input ends.
+JSON, and copies the checkpoint of an unfinished fit. Then it samples; the first waits after three
+checkpoints until its standard input ends.
 """
 
 import json
+import shutil
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ import numpyro.distributions as dist
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from probmf import Gaussian, MatrixFactorization, Ratings, fit_als, processes, sample_gibbs
+from probmf.results import RatingsFit
 from probmf.run import driver
 from probmf.run.checkpoint import Checkpoint
 
@@ -34,6 +38,7 @@ RUN: dict[str, Any] = {
 NUM = 60
 #: Numbers of a sum over processes, 16 MiB in single precision.
 SUMMED = 1 << 22
+WRITE = Checkpoint.write
 
 
 def ratings(seed: int = 0) -> Ratings:
@@ -44,9 +49,15 @@ def ratings(seed: int = 0) -> Ratings:
     return Ratings.from_frame({"user": user, "item": item, "rating": rating})
 
 
-def point(devices: int | None) -> dict[str, Any]:
-    """Estimates by site."""
-    fit = fit_als(POINT, ratings(), key=0, num_sweeps=5, tol=0.0, devices=devices)
+def point(devices: int | None, folder: Path | None = None) -> RatingsFit:
+    """Estimates."""
+    return fit_als(
+        POINT, ratings(), key=0, num_sweeps=5, tol=0.0, devices=devices, checkpoint=folder
+    )
+
+
+def values(fit: RatingsFit) -> dict[str, Any]:
+    """Estimates by site, as values for JSON."""
     return {name: np.asarray(value).tolist() for name, value in fit.point().items()}
 
 
@@ -77,20 +88,25 @@ def scattered_sum() -> float:
     return float(np.abs(np.asarray(own.data) - wanted).max())
 
 
-def pause_after(count: int) -> None:
-    """Wait for the end of standard input after so many checkpoints."""
-    write, written = Checkpoint.write, []
+def after_writes(count: int, act: Callable[[], Any]) -> None:
+    """Act once after so many more checkpoints, of which every step now writes one."""
+    write, written = WRITE, []
 
-    def pausing(self: Checkpoint, *arguments: Any) -> None:
+    def acting(self: Checkpoint, *arguments: Any) -> None:
         write(self, *arguments)
         written.append(1)
         if len(written) == count:
-            sys.stdout.write("paused\n")
-            sys.stdout.flush()
-            sys.stdin.read()
+            act()
 
-    Checkpoint.write = pausing  # type: ignore[method-assign]
+    Checkpoint.write = acting  # type: ignore[method-assign]
     driver.WRITE_EVERY = 0.0
+
+
+def pause() -> None:
+    """Wait for the end of standard input."""
+    sys.stdout.write("paused\n")
+    sys.stdout.flush()
+    sys.stdin.read()
 
 
 def main(address: str, count: int, rank: int, folder: Path) -> None:
@@ -100,9 +116,14 @@ def main(address: str, count: int, rank: int, folder: Path) -> None:
         fit_als(POINT, ratings(rank), key=0, devices=count)
     except processes.MismatchError as error:
         found["other data"] = str(error)
-    found["point"], found["sums"] = point(count), [scattered_sum() for _ in range(3)]
+    if rank == 0:
+        after_writes(3, lambda: shutil.copytree(folder / "als", folder / "unfinished"))
+    fit = point(count, folder / "als")
+    fit.save(folder / "saved", shared=True)
+    found["point"] = values(fit)
+    found["sums"] = [scattered_sum() for _ in range(3)]
     (folder / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
-    pause_after(3)
+    after_writes(3, pause)
     draws(count, folder / "run")
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -76,7 +77,7 @@ def found(ended: Ended, rank: int) -> dict[str, Any]:
 
 def test_all_have_the_estimates_of_one_process(ended: Ended) -> None:
     with use_backend("xla"):
-        wanted = in_processes.point(1)
+        wanted = in_processes.values(in_processes.point(1))
     for rank in range(COUNT):
         for name, value in wanted.items():
             got = found(ended, rank)["point"][name]
@@ -91,6 +92,30 @@ def test_other_data_in_one_process_are_refused_in_all(ended: Ended) -> None:
     for rank in range(COUNT):
         words = found(ended, rank)["other data"]
         assert words.startswith("Model, data, settings or key of process 1 differ from those")
+
+
+def test_a_point_fit_goes_on_in_one_process(ended: Ended) -> None:
+    manifest = json.loads((ended.folder / "unfinished" / "run.json").read_text("utf-8"))
+    assert 0 < manifest["done"] < 5
+    resumed = in_processes.values(in_processes.point(1, ended.folder / "unfinished"))
+    for name, value in found(ended, 0)["point"].items():
+        np.testing.assert_allclose(resumed[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_each_process_saves_its_rows(ended: Ended, tmp_path: Path) -> None:
+    saved = Path(shutil.copytree(ended.folder / "saved", tmp_path / "fit"))
+    assert in_processes.values(load(saved)) == found(ended, 0)["point"]
+    told = json.loads((saved / "fit.json").read_text("utf-8"))["shards"]
+    half = in_processes.NUM // 2
+    ranges = [one["ranges"]["samples.item_factors"] for one in told]
+    assert ranges == [[2, 0, half], [2, half, 2 * half]]
+    second = saved / "arrays.1.safetensors"
+    second.write_bytes(second.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"arrays\.1\.safetensors is truncated or was altered"):
+        load(saved)
+    second.unlink()
+    with pytest.raises(ValueError, match=r"lacks the file arrays\.1\.safetensors"):
+        load(saved)
 
 
 def test_the_run_goes_on_in_one_process(ended: Ended) -> None:
@@ -132,7 +157,12 @@ def test_other_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("text", "error"),
-    [(None, None), ("1state", KeyboardInterrupt), ("0other", processes.MismatchError)],
+    [
+        (None, None),
+        ("001state", KeyboardInterrupt),
+        ("000other", processes.MismatchError),
+        ("1full", processes.PeerError),
+    ],
 )
 def test_steps_end_together(
     text: str | None, error: type[BaseException] | None, monkeypatch: pytest.MonkeyPatch
@@ -143,7 +173,7 @@ def test_steps_end_together(
         processes.Together(shared=True) as together,
         nullcontext() if error is None else pytest.raises(error),
     ):
-        together.end_step(lambda: done.append(1), lambda: "state")
+        assert together.end_step(lambda: not done.append(1), lambda: "state")
     assert done == [1]
 
 
@@ -153,18 +183,21 @@ def test_an_interruption_waits_for_the_end_of_the_step(monkeypatch: pytest.Monke
     with processes.Together(shared=True) as together:
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
-            together.end_step(lambda: None, lambda: "state")
+            together.end_step(lambda: False, lambda: "state")
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_full_disk_of_one_stops_all(monkeypatch: pytest.MonkeyPatch) -> None:
     second_says(monkeypatch, None)
 
-    def write() -> None:
+    def write() -> bool:
         raise OSError("full")
 
     with processes.Together(shared=True) as together, pytest.raises(OSError, match="full"):
         together.end_step(write, lambda: "state")
+    second_says(monkeypatch, "1No space left on device")
+    with pytest.raises(processes.PeerError, match="In process 1: No space left"):
+        processes.each(lambda: "")
 
 
 def launched(*words: object) -> subprocess.CompletedProcess[str]:
@@ -183,6 +216,7 @@ def test_launch_fits_in_processes_of_which_the_first_prints(tmp_path: Path) -> N
     done = launched("-n", COUNT, "--", "fit", *words, tmp_path / "fit")
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert done.stdout.count("Saved in") == 1
+    assert len(list((tmp_path / "fit").glob("arrays.*.safetensors"))) == COUNT
     plain = fit_als(in_processes.POINT, Ratings.from_csv(file), key=0).point()
     for name, value in load(tmp_path / "fit").point().items():
         np.testing.assert_allclose(value, plain[name], rtol=2e-3, atol=2e-3, err_msg=name)

@@ -319,8 +319,8 @@ def fit(
         if validation_fraction:
             train, validation = data.split(key=seed, test_fraction=validation_fraction)
         fitted = run_method(method, model, train, key=seed, validation=validation, **settings)
+        fitted.save(directory, shared=processes.num_processes() > 1)
         if processes.rank() == 0:
-            fitted.save(directory)
             RatingsOrigin(columns.rating, threshold).keep(directory)
         show(fitted)
         say(f"Saved in {directory}. Next: probmf evaluate {directory} TEST")

@@ -1,53 +1,84 @@
 """Directories that hold a saved fit: written whole or not at all, and checked when read."""
 
-import hashlib
 import json
+import re
 import shutil
 import stat
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from probmf import processes, shards
+
 MANIFEST = "fit.json"
-FORMAT, VERSION = "probmf-fit", 4
-#: Arrays of numbers, and columns of anything else.
-ARRAYS, COLUMNS = "arrays.safetensors", "columns.parquet"
+FORMAT, VERSION = "probmf-fit", 5
+#: Name of the shards with arrays of numbers, and the file of columns of anything else.
+ARRAYS, COLUMNS = "arrays", "columns.parquet"
 #: Files of side tables, by what they are.
 TABLES = {
     "data.user_features": "user_features.parquet",
     "data.item_features": "item_features.parquet",
 }
-FILES = frozenset({ARRAYS, COLUMNS, *TABLES.values()})
+FILES = frozenset({COLUMNS, *TABLES.values()})
+SHARD = re.compile(rf"{ARRAYS}\.\d+{re.escape(shards.SUFFIX)}")
 
 
-def write(path: str | PathLike[str], fill: Callable[[Path], dict[str, Any]]) -> None:
+def write(
+    path: str | PathLike[str],
+    arrays: Mapping[str, np.ndarray],
+    fill: Callable[[Path], dict[str, Any]],
+    *,
+    shared: bool = False,
+) -> None:
     """Make a directory, or replace one that holds a fit.
 
     Args:
         path: The directory.
-        fill: Writes the files into the directory that it is given and returns entries of the
+        arrays: Arrays of numbers.
+        fill: Writes the other files into the directory that it is given and returns entries of the
             manifest.
+        shared: Whether all processes are here, and write a range of every array each; the first
+            does all else.
 
     Raises:
         FileExistsError: If something else is there.
+        OSError: If it can't be written; in all processes, whichever it was.
     """
     target = Path(path).resolve()
-    _check_target(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
-    staging.mkdir()
+    leads = not shared or processes.rank() == 0
+
+    def begin() -> str:
+        if not leads:
+            return ""
+        _check_target(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
+        staging.mkdir()
+        return staging.name
+
+    def finish() -> str:
+        if leads:
+            manifest: dict[str, Any] = {"format": FORMAT, "version": VERSION, **fill(staging)}
+            others = (file for file in sorted(staging.iterdir()) if not SHARD.fullmatch(file.name))
+            manifest |= {"files": [shards.facts(file) for file in others], "shards": written}
+            text = json.dumps(manifest, indent=1, allow_nan=False)
+            (staging / MANIFEST).write_text(text, encoding="utf-8")
+            _share_mode(staging)
+            _put(staging, target)
+        return ""
+
+    staging = target.with_name((processes.each(begin) if shared else [begin()])[0])
     try:
-        manifest: dict[str, Any] = {"format": FORMAT, "version": VERSION}
-        manifest |= fill(staging)
-        manifest["sha256"] = {file.name: digest(file) for file in sorted(staging.iterdir())}
-        text = json.dumps(manifest, indent=1, allow_nan=False)
-        (staging / MANIFEST).write_text(text, encoding="utf-8")
-        _share_mode(staging)
-        _put(staging, target)
+        written = shards.write(staging, ARRAYS, arrays, shared=shared)
+        _ = processes.each(finish) if shared else finish()
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        if leads:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def add_entry(path: str | PathLike[str], name: str, value: Any) -> None:
@@ -84,21 +115,19 @@ def read_manifest(source: Path) -> dict[str, Any]:
         ValueError: If it is something else, or anything is missing or was altered.
     """
     manifest = _read(source)
-    for file, expected in manifest["sha256"].items():
-        if not (source / file).is_file():
-            raise ValueError(f"The saved fit {source} lacks the file {file}; save it again.")
-        if digest(source / file) != expected:
-            raise ValueError(
-                f"{source / file} is truncated or was altered: its checksum is not the one that "
-                f"{MANIFEST} has. Save the fit again, or fetch another copy."
-            )
+    with damage_told():
+        for told in manifest["files"]:
+            shards.check(source, told)
     return manifest
 
 
-def digest(file: Path) -> str:
-    """The SHA-256 of a file."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+@contextmanager
+def damage_told() -> Iterator[None]:
+    """Say what to do where a file is not the one that was written."""
+    try:
+        yield
+    except shards.ShardError as error:
+        raise ValueError(f"{error}. Save the fit again, or fetch another copy.") from None
 
 
 def _share_mode(folder: Path) -> None:
@@ -123,7 +152,7 @@ def _check_target(target: Path) -> None:
             f"{target} exists and is not a saved fit (it has no {MANIFEST} of probmf's); give "
             "another path."
         )
-    others = sorted(names - FILES - {MANIFEST})
+    others = sorted(name for name in names - FILES - {MANIFEST} if not SHARD.fullmatch(name))
     if others:
         raise FileExistsError(
             f"{target} holds more than a saved fit ({', '.join(others[:3])}), which would be lost; "
@@ -183,10 +212,9 @@ def _read(source: Path) -> dict[str, Any]:
             f"{source} has format version {manifest.get('version')}, this probmf reads "
             f"{VERSION}; load it with the version that wrote it, and save it anew."
         )
-    lacking = {"kind", "fields", "sha256"} - manifest.keys()
+    lacking = {"kind", "fields", "files", "shards"} - manifest.keys()
     if lacking:
         raise ValueError(f"{source / MANIFEST} lacks {', '.join(sorted(lacking))}.")
-    files = set(manifest["sha256"])
-    if ARRAYS not in files or files - FILES:
+    if not manifest["shards"] or {told.get("file") for told in manifest["files"]} - FILES:
         raise ValueError(f"{source / MANIFEST} lists other files than a fit has.")
     return manifest

@@ -133,19 +133,22 @@ class Fit(Pickled):
             )
         return {name: value[0, 0] for name, value in self.samples.items()}
 
-    def save(self, path: str | PathLike[str]) -> None:
+    def save(self, path: str | PathLike[str], *, shared: bool = False) -> None:
         """Write the fit and its training data to a directory: JSON, safetensors, Parquet.
 
         Nothing is pickled; `probmf.load` reads it.
 
         Args:
             path: Directory to make; a saved fit that is there is replaced.
+            shared: Whether all processes of a shared fit make this call (`docs/processes.md`): each
+                writes its own range of rows then, and any number of processes can load the fit.
 
         Raises:
             ValueError: If a prior, an id, a column or a label has no faithful file form.
             FileExistsError: If `path` exists and is not a saved fit, or holds other files as well.
+            ConnectionError: If another of these processes has ended.
         """
-        write_fit(path, type(self).__name__, self._fields())
+        write_fit(path, type(self).__name__, self._fields(), shared=shared)
 
     def _fields(self) -> dict[str, Any]:
         """Fields that the class is made of again."""

@@ -583,7 +583,7 @@ class MixedFit(Fit):
         weight = None if weight is None else np.asarray(weight, np.float64)
         return likelihood, ((rows, mixture(likelihood, own)) for rows, own in given), weight
 
-    def save(self, path: str | PathLike[str], *, data: Any = None) -> None:
+    def save(self, path: str | PathLike[str], *, shared: bool = False, data: Any = None) -> None:
         """Write the fit to a directory: JSON, safetensors and Parquet; never pickle.
 
         The columns that the formula uses are stored with it, because the coding of new rows is
@@ -591,6 +591,7 @@ class MixedFit(Fit):
 
         Args:
             path: Directory to make; a saved fit that is there is replaced.
+            shared: Whether all of several processes make this call; see `RatingsFit.save`.
             data: The training table, if the fit does not have it.
 
         Raises:
@@ -606,4 +607,4 @@ class MixedFit(Fit):
             )
         fields = self._fields() | {"data": used_columns(self.model, self.design, data)}
         del fields["design"]
-        write_fit(path, type(self).__name__, fields)
+        write_fit(path, type(self).__name__, fields, shared=shared)

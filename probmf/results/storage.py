@@ -7,9 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
+from probmf import shards
 from probmf.data import Encoder, Examples, Ratings
 from probmf.data.encoder import ColumnEncoding
 from probmf.likelihoods import registry
@@ -41,30 +40,32 @@ KINDS: dict[str, type] = {
 }  # fmt: skip
 
 
-def write_fit(path: str | PathLike[str], kind: str, fields: Mapping[str, Any]) -> None:
+def write_fit(
+    path: str | PathLike[str], kind: str, fields: Mapping[str, Any], *, shared: bool = False
+) -> None:
     """Write a fit to a directory, all of it or nothing.
 
     Args:
         path: Directory to make; a saved fit that is there is replaced.
         kind: Class of the fit.
         fields: Its fields by name.
+        shared: Whether all processes are here, and write a range of every array each.
 
     Raises:
         ValueError: If a prior, an id, a column or a label has no faithful file form.
         FileExistsError: If `path` exists and is not a saved fit, or holds other files as well.
     """
+    parts = Parts()
+    written = {name: encode(value, name, parts) for name, value in fields.items()}
 
     def fill(folder: Path) -> dict[str, Any]:
-        parts = Parts()
-        written = {name: encode(value, name, parts) for name, value in fields.items()}
-        save_file(parts.arrays, folder / ARRAYS)
         if parts.columns:
             _write_columns(parts.columns, folder / COLUMNS)
         for name, table in parts.tables.items():
             _write_parquet(table, folder / TABLES[name], f"{name.rpartition('.')[2]}")
         return {"kind": kind, "fields": written}
 
-    directory.write(path, fill)
+    directory.write(path, parts.arrays, fill, shared=shared)
 
 
 def read_fit(path: str | PathLike[str]) -> tuple[str, dict[str, Any]]:
@@ -82,8 +83,9 @@ def read_fit(path: str | PathLike[str]) -> tuple[str, dict[str, Any]]:
     """
     source = Path(path)
     manifest = directory.read_manifest(source)
+    with directory.damage_told():
+        parts = Parts(shards.read(source, ARRAYS, manifest["shards"]))
     try:
-        parts = Parts(load_file(source / ARRAYS))
         if (source / COLUMNS).is_file():
             table = _read_parquet(source / COLUMNS)
             parts.columns = {name: table[name] for name in table.column_names}
@@ -91,7 +93,7 @@ def read_fit(path: str | PathLike[str]) -> tuple[str, dict[str, Any]]:
             if (source / file).is_file():
                 parts.tables[name] = _read_parquet(source / file)
         fields = {name: decode(value, KINDS, parts) for name, value in manifest["fields"].items()}
-    except (SafetensorError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise unreadable(source, error) from error
     return manifest["kind"], fields
 

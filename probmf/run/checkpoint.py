@@ -1,11 +1,9 @@
-"""A run on disk: NumPy arrays and JSON, replaced whole, so that a kill loses a chunk."""
+"""A run on disk: safetensors and JSON, replaced whole, so that a kill loses a chunk."""
 
 import importlib.metadata
 import json
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from probmf import processes
+from probmf import processes, shards
 from probmf.run.fingerprint import fingerprint
 
-FORMAT, VERSION = "probmf-checkpoint", 5
+FORMAT, VERSION = "probmf-checkpoint", 6
 #: Packages whose versions decide the bits of a run.
 PACKAGES = ("probmf", "jax", "jaxlib", "numpyro")
 #: Files that a run writes.
-OWN = re.compile(r"((state|draws)-\d+\.npz|run\.json)(\.new)?")
+OWN = re.compile(r"((state|draws)-\d+\.\d+\.safetensors|run\.json)(\.new)?")
 
 
 def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
@@ -50,11 +48,11 @@ class Kept:
     """Contents of a checkpoint.
 
     Attributes:
-        leaves: Leaves of the run's pytree.
+        leaves: Leaves of the run's pytree: arrays, and texts.
         pieces: Arrays by name, as they were kept one after the other.
     """
 
-    leaves: list[np.ndarray]
+    leaves: list[np.ndarray | str]
     pieces: list[dict[str, np.ndarray]]
 
     def restore(self, example: Any) -> Any:
@@ -85,7 +83,7 @@ def stored(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, tree)
 
 
-def _like(kind: Any, leaf: np.ndarray) -> Any:
+def _like(kind: Any, leaf: np.ndarray | str) -> Any:
     if isinstance(kind, int | float | str):
         return type(kind)(leaf)
     if isinstance(kind, np.ndarray):
@@ -106,6 +104,7 @@ class Checkpoint:
         path: The directory; made if it is not there.
         identity: What makes the run the same: model, data, settings and key, as text.
         packages: Packages whose versions decide the bits of the run.
+        shared: Whether several processes take part, each of which writes a range of every array.
 
     Raises:
         ValueError: If the directory holds another run, or one of other versions of the packages
@@ -113,12 +112,18 @@ class Checkpoint:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], identity: str, packages: tuple[str, ...] = PACKAGES
+        self,
+        path: str | os.PathLike[str],
+        identity: str,
+        packages: tuple[str, ...] = PACKAGES,
+        *,
+        shared: bool = False,
     ) -> None:
         """Open or make the directory."""
-        self.path, self.packages = Path(path), packages
+        self.path, self.packages, self.shared = Path(path), packages, shared
         self.digest = fingerprint(identity)
-        self._written = 0
+        #: Shards of each piece that is written.
+        self._pieces: list[Any] = []
         #: What the run found out at its start and needs to go on; JSON.
         self.note: dict[str, Any] = {}
         try:
@@ -155,7 +160,7 @@ class Checkpoint:
                 "or a sampler's backend, differ. Give the same ones to resume it, or name another "
                 "directory."
             )
-        self._written = int(found["pieces"])
+        self._pieces = list(found["pieces"])
         self.note = dict(found["note"])
 
     @property
@@ -168,50 +173,59 @@ class Checkpoint:
         if not self.begun:
             return None
         found = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        state = self._load(f"state-{found['done']}.npz")
-        leaves = [state[str(index)] for index in range(len(state))]
-        return Kept(leaves, [self._load(f"draws-{i}.npz") for i in range(self._written)])
+        leaves = self._load(f"state-{found['done']}", found["state"]) | found["texts"]
+        pieces = [self._load(f"draws-{i}", own) for i, own in enumerate(self._pieces)]
+        return Kept([leaves[str(index)] for index in range(len(leaves))], pieces)
 
-    def _load(self, name: str) -> dict[str, np.ndarray]:
+    def _load(self, name: str, parts: Any) -> dict[str, Any]:
         try:
-            # Of a file that it can't read, NumPy forgets to close what it opened itself.
-            with (
-                (self.path / name).open("rb") as stream,
-                np.load(stream, allow_pickle=False) as archive,
-            ):
-                return {key: archive[key] for key in archive.files}
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            return shards.read(self.path, name, parts)
+        except (shards.ShardError, OSError) as error:
             raise ValueError(
-                f"{self.path / name} is missing, truncated or altered ({error}), so the run can't "
-                "go on. Remove the directory to begin anew."
+                f"{error}, so the run can't go on. Remove the directory to begin anew."
             ) from None
 
     def write(self, tree: Any, pieces: list[dict[str, np.ndarray]], done: int) -> None:
-        """Keep a run and its new pieces; the manifest, replaced last, makes them count."""
-        for index in range(self._written, len(pieces)):
-            self._replace(f"draws-{index}.npz", **pieces[index])
-        leaves = jax.tree.leaves(stored(tree))
-        arrays = {str(index): np.asarray(leaf) for index, leaf in enumerate(leaves)}
-        self._replace(f"state-{done}.npz", **arrays)
+        """Keep a run and its new pieces; the manifest, replaced last, makes them count.
+
+        Where the run is shared, all processes call it at the same step.
+
+        Raises:
+            OSError: If it can't be written; in all processes.
+        """
+        written = [
+            self._save(f"draws-{index}", pieces[index])
+            for index in range(len(self._pieces), len(pieces))
+        ]
+        leaves = {str(index): leaf for index, leaf in enumerate(jax.tree.leaves(stored(tree)))}
+        texts = {name: leaf for name, leaf in leaves.items() if isinstance(leaf, str)}
+        arrays = {name: np.asarray(leaf) for name, leaf in leaves.items() if name not in texts}
+        state, kept = self._save(f"state-{done}", arrays), [*self._pieces, *written]
         manifest = {
             "format": FORMAT, "version": VERSION, "digest": self.digest, "done": done,
-            "pieces": len(pieces), "versions": versions(self.packages), "note": self.note,
+            "state": state, "texts": texts, "pieces": kept,
+            "versions": versions(self.packages), "note": self.note,
         }  # fmt: skip
-        text = self.path / "run.json.new"
-        text.write_text(json.dumps(manifest), encoding="utf-8")
-        text.replace(self.path / "run.json")
-        self._written = len(pieces)
-        for old in self.path.glob("state-*.npz"):
-            if old.name != f"state-{done}.npz":
-                old.unlink()
 
-    def _replace(self, name: str, **arrays: Any) -> None:
-        new = self.path / f"{name}.new"
-        with new.open("wb") as stream:
-            np.savez(stream, **arrays)
-            stream.flush()
-            os.fsync(stream.fileno())
-        new.replace(self.path / name)
+        def finish() -> str:
+            if self.shared and processes.rank():
+                return ""
+            text = self.path / "run.json.new"
+            text.write_text(json.dumps(manifest), encoding="utf-8")
+            text.replace(self.path / "run.json")
+            for old in self.path.glob("state-*"):
+                if not old.name.startswith(f"state-{done}."):
+                    old.unlink()
+            return ""
+
+        if self.shared:
+            processes.each(finish)
+        else:
+            finish()
+        self._pieces = kept
+
+    def _save(self, name: str, arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+        return shards.write(self.path, name, arrays, shared=self.shared)
 
 
 def open_checkpoint(
@@ -241,4 +255,4 @@ def open_checkpoint(
     identity = identify()
     if shared:
         processes.agree("Model, data, settings or key", identity)
-    return None if path is None else Checkpoint(path, identity, packages)
+    return None if path is None else Checkpoint(path, identity, packages, shared=shared)

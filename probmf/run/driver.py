@@ -37,6 +37,9 @@ class _WriteError(OSError):
     """Checkpoint or stream can't be written."""
 
 
+WRITE_ERRORS = _WriteError, processes.PeerError
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Steps of a run.
@@ -209,16 +212,19 @@ def drive(
         try:
             while loop.goes_on:
                 status = loop.advance(each)
-                together.end_step(loop.save, loop.standing)
+                if together.end_step(loop.take, loop.standing):
+                    loop.save()
                 bar.update(task, description=loop.stage, completed=loop.run.done, status=status)
-            loop.save(now=True)
+            loop.save()
         except KeyboardInterrupt:
+            if together.torn:
+                raise
             interrupted = loop.goes_on
             try:
-                loop.save(now=True)
-            except _WriteError as error:
+                loop.save()
+            except WRITE_ERRORS as error:
                 interrupted, trouble = True, str(error)
-        except _WriteError as error:
+        except WRITE_ERRORS as error:
             interrupted, trouble = True, str(error)
     return Result(loop.run, _join(loop.pieces[: loop.run.num_pieces]), interrupted, trouble)
 
@@ -235,7 +241,7 @@ class _Loop:
         together: processes.Together,
     ) -> None:
         """Begin, or go on where the checkpoint ends."""
-        self.algorithm, self.schedule = algorithm, schedule
+        self.algorithm, self.schedule, self.together = algorithm, schedule, together
         self.pieces: list[dict[str, np.ndarray]] = []
         self.written = -np.inf
         kept = None if checkpoint is None else checkpoint.read()
@@ -245,12 +251,13 @@ class _Loop:
         if together.shared:
             # Before anything is written: what others have not read yet.
             processes.agree("The checkpoints", str(self.run.done))
-        self.checkpoint, self.stream = (checkpoint, stream) if together.leads else (None, None)
+        self.checkpoint, self.stream = checkpoint, stream if together.leads else None
+        self.fresh: tuple[int, dict[str, np.ndarray]] | None = None
         if self.stream is not None:
             self.stream.begin(schedule.num_streamed(self.run.done))
         try:
-            self.save(now=True)
-        except _WriteError as error:
+            self.save()
+        except WRITE_ERRORS as error:
             where = "" if checkpoint is None else str(checkpoint.path)
             raise ValueError(f"checkpoint={where!r}: {error}.") from None
         past = self.run.seconds[-1] if len(self.run.seconds) else 0.0
@@ -286,8 +293,7 @@ class _Loop:
         # What an interruption left after the last whole chunk is made again.
         del self.pieces[run.num_pieces :]
         if self.stream is not None and seen.draws is not None:
-            with _writing("draws"):
-                self.stream.append(schedule.num_streamed(run.done), seen.draws)
+            self.fresh = schedule.num_streamed(run.done), seen.draws
         if seen.piece is not None:
             self.pieces.append(seen.piece)
         self.run = Run(
@@ -295,19 +301,29 @@ class _Loop:
         )
         return seen.status
 
-    def save(self, *, now: bool = False) -> None:
-        """Write if it is time to, or `now`."""
-        moment = time.perf_counter()
-        if not now and moment - self.written <= WRITE_EVERY:
-            return
-        # The stream first, so that it never holds less than the checkpoint counts.
+    def take(self) -> bool:
+        """Give the stream the draws of the last chunk; true if it is time to save."""
+        if self.stream is not None and self.fresh is not None:
+            with _writing("draws"):
+                self.stream.append(*self.fresh)
+        self.fresh = None
+        return time.perf_counter() - self.written > WRITE_EVERY
+
+    def flush(self) -> None:
+        """Write what the stream has, up to where the run stands."""
+        self.take()
         if self.stream is not None:
             with _writing("draws"):
                 self.stream.flush(self.schedule.num_streamed(self.run.done))
+
+    def save(self) -> None:
+        """Write the run; in all processes that share it, at the same step."""
+        self.written = time.perf_counter()
+        # The stream first, so that it never holds less than the checkpoint counts.
+        self.together.each(self.flush)
         if self.checkpoint is not None:
             with _writing("checkpoint"):
                 self.checkpoint.write(self.run, self.pieces[: self.run.num_pieces], self.run.done)
-        self.written = moment
 
 
 def _step(
@@ -330,6 +346,8 @@ def _side_by_side(num_threads: int) -> Iterator[Callable[..., list[Any]]]:
 def _writing(what: str) -> Iterator[None]:
     try:
         yield
+    except ConnectionError:
+        raise
     except OSError as error:
         raise _WriteError(f"The {what} can't be written ({error})") from error
 

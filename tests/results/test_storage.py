@@ -14,9 +14,11 @@ import numpyro.distributions as dist
 import pyarrow as pa
 import pytest
 
-from probmf import Bernoulli, Gaussian, MatrixFactorization, Ratings, load
-from probmf.results import History, RatingsFit, Sampling, directory, storage
+from probmf import Bernoulli, Gaussian, MatrixFactorization, Ratings, load, shards
+from probmf.results import History, RatingsFit, Sampling, directory
 from probmf.results.codec import Parts, decode
+
+ARRAYS = "arrays.0.safetensors"
 
 IDS: dict[str, Any] = {
     "integers": [2**40, -3, 7],
@@ -178,7 +180,7 @@ def test_files_have_the_mode_that_the_umask_leaves(
     finally:
         os.umask(old)
     files = list((tmp_path / "fit").iterdir())
-    assert {file.name for file in files} >= {directory.ARRAYS, directory.MANIFEST}
+    assert {file.name for file in files} >= {ARRAYS, directory.MANIFEST}
     for file in files:
         assert stat.S_IMODE(file.stat().st_mode) == 0o666 & ~umask
     assert stat.S_IMODE((tmp_path / "fit").stat().st_mode) == 0o777 & ~umask
@@ -197,7 +199,7 @@ def test_a_failed_save_leaves_the_old_fit(
     def full(*args: Any) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(storage, "save_file", full)
+    monkeypatch.setattr(shards, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
         old.save(path)
     rename = Path.rename
@@ -256,7 +258,7 @@ def saved(random_fit: Any, tmp_path: Path) -> Path:
     return tmp_path / "fit"
 
 
-@pytest.mark.parametrize("file", sorted(directory.FILES))
+@pytest.mark.parametrize("file", sorted({ARRAYS, *directory.FILES}))
 def test_truncated_altered_and_missing_files(saved: Path, file: str) -> None:
     whole = (saved / file).read_bytes()
     for wrong in (whole[:-20], b"", whole[:40] + bytes([whole[40] ^ 1]) + whole[41:]):
@@ -283,12 +285,12 @@ def test_truncated_manifest(saved: Path) -> None:
     ("change", "message"),
     [
         ({"format": "other"}, "was not written by probmf"),
-        ({"version": 99}, "format version 99, this probmf reads 4; load it with the version"),
+        ({"version": 99}, "format version 99, this probmf reads 5; load it with the version"),
         ({"kind": "Other"}, "does not hold what its fit.json says"),
         ({"fields": {}}, "does not hold what its fit.json says"),
         ({"fields": {"model": {"kind": "Popen", "fields": {}}}}, "what its fit.json says"),
         ({"fields": {"model": {"array": "nowhere"}}}, "does not hold what its fit.json says"),
-        ({"sha256": {}}, "lists other files than a fit has"),
+        ({"shards": []}, "lists other files than a fit has"),
     ],
 )
 def test_other_manifests(saved: Path, change: dict[str, Any], message: str) -> None:
@@ -300,11 +302,11 @@ def test_other_manifests(saved: Path, change: dict[str, Any], message: str) -> N
 
 def test_no_file_outside_is_read(saved: Path) -> None:
     manifest = json.loads((saved / "fit.json").read_text())
-    manifest["sha256"]["../secret"] = "0"
+    manifest["files"].append({"file": "../secret"})
     (saved / "fit.json").write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match="lists other files than a fit has"):
         load(saved)
-    del manifest["fields"], manifest["sha256"]["../secret"]
+    del manifest["fields"], manifest["files"][-1]
     (saved / "fit.json").write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match="lacks fields"):
         load(saved)
@@ -330,14 +332,16 @@ def test_a_pickle_is_never_opened(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is a file; a saved fit is a directory that fit\.save"):
         load(tmp_path / "fit.pkl")
     manifest = json.loads((saved / "fit.json").read_text())
-    for file in sorted(directory.FILES):
-        whole = (saved / file).read_bytes()
-        (saved / file).write_bytes(bomb)
-        changed = manifest["sha256"] | {file: directory.digest(saved / file)}
-        (saved / "fit.json").write_text(json.dumps(manifest | {"sha256": changed}))
-        with pytest.raises(ValueError, match=r"does not hold what its fit\.json says"):
+    for told in (*manifest["files"], *manifest["shards"]):
+        file, before = saved / told["file"], dict(told)
+        whole = file.read_bytes()
+        file.write_bytes(bomb)
+        told |= shards.facts(file)
+        (saved / "fit.json").write_text(json.dumps(manifest))
+        with pytest.raises(ValueError, match=r"hold what its fit\.json says|holds no arrays"):
             load(saved)
-        (saved / file).write_bytes(whole)
+        file.write_bytes(whole)
+        told |= before
     (saved / "fit.json").write_bytes(bomb)
     with pytest.raises(ValueError, match="truncated or not JSON"):
         load(saved)

@@ -92,27 +92,27 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_killed_before_the_first_manifest(whole: Result, tmp_path: Path) -> None:
-    (tmp_path / "state-50.npz.new").write_bytes(b"half")
-    (tmp_path / "state-50.npz").write_bytes(b"whole")
+    (tmp_path / "state-50.0.safetensors.new").write_bytes(b"half")
+    (tmp_path / "state-50.0.safetensors").write_bytes(b"whole")
     assert_same(go(checkpoint=checkpoint(tmp_path)), whole)
 
 
 def test_killed_in_the_middle_of_a_write(whole: Result, tmp_path: Path) -> None:
     """Files that no manifest counts are written over."""
     go(Generator(interrupt_at=[9]), checkpoint=checkpoint(tmp_path))
-    (tmp_path / "draws-2.npz").write_bytes(b"of a chunk that does not count")
-    (tmp_path / "state-50.npz").write_bytes(b"half")
+    (tmp_path / "draws-2.0.safetensors").write_bytes(b"of a chunk that does not count")
+    (tmp_path / "state-50.0.safetensors").write_bytes(b"half")
     assert_same(go(checkpoint=checkpoint(tmp_path)), whole)
 
 
 def test_it_is_written_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the start, when the time has come, and at the end; draws are written once."""
     now, written = [0.0], []
-    real = Checkpoint._replace
+    real = Checkpoint._save
 
-    def replace(self: Checkpoint, name: str, **arrays: Any) -> None:
+    def save(self: Checkpoint, name: str, arrays: Any) -> Any:
         written.append(name)
-        real(self, name, **arrays)
+        return real(self, name, arrays)
 
     class Slow(Generator):
         def step(self, *arguments: Any) -> Any:
@@ -120,14 +120,14 @@ def test_it_is_written_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             return super().step(*arguments)
 
     monkeypatch.setattr(driver.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(Checkpoint, "_replace", replace)
+    monkeypatch.setattr(Checkpoint, "_save", save)
     go(Slow(), checkpoint=checkpoint(tmp_path))
     states = [name for name in written if name.startswith("state")]
-    assert states == ["state-0.npz", "state-30.npz", "state-60.npz", "state-80.npz"]
+    assert states == ["state-0", "state-30", "state-60", "state-80"]
     draws = [name for name in written if name.startswith("draws")]
-    assert draws == [f"draws-{index}.npz" for index in range(6)]
+    assert draws == [f"draws-{index}" for index in range(6)]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        {*draws, "run.json", "state-80.npz"}
+        {"run.json", *(f"{name}.0.safetensors" for name in (*draws, "state-80"))}
     )
 
 
@@ -240,12 +240,12 @@ def spoil_list(run: Path) -> None:
 
 
 def spoil_state(run: Path) -> None:
-    state = next(run.glob("state-*.npz"))
+    state = next(run.glob("state-*"))
     state.write_bytes(state.read_bytes()[:200])
 
 
 def spoil_draws(run: Path) -> None:
-    (run / "draws-0.npz").unlink()
+    (run / "draws-0.0.safetensors").unlink()
 
 
 @pytest.mark.parametrize(
@@ -255,8 +255,11 @@ def spoil_draws(run: Path) -> None:
         (spoil_manifest, "run.json is truncated or not JSON"),
         (lambda run: edit(run, versions="1.0"), "run.json is not that of a run"),
         (spoil_list, "run.json is not that of a run"),
-        (spoil_state, "state-80.npz is missing, truncated or altered.*Remove the directory"),
-        (spoil_draws, "draws-0.npz is missing, truncated or altered"),
+        (
+            spoil_state,
+            r"state-80\.0\.safetensors is truncated or was altered.*Remove the directory",
+        ),
+        (spoil_draws, r"lacks the file draws-0\.0\.safetensors, so the run"),
     ],
 )
 def test_damaged(spoil: Callable[[Path], None], message: str, kept: Path) -> None:
@@ -282,7 +285,7 @@ def test_states_of_all_kinds() -> None:
     later = state | {
         "count": 5, "text": "tol", "score": 0.5, "curve": np.arange(4.0), "shape": np.ones(2)
     }  # fmt: skip
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(stored(later))]
+    leaves = jax.tree.leaves(stored(later))
     found = Kept(leaves, []).restore(state)
     assert (found["count"], found["text"], found["score"]) == (5, "tol", 0.5)
     np.testing.assert_array_equal(found["curve"], np.arange(4.0))

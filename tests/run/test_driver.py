@@ -110,12 +110,11 @@ def test_a_complete_run_warns_of_nothing() -> None:
 def test_ctrl_c_after_the_last_chunk_is_no_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = driver._Loop.save, []
 
-    def save(self: Any, *, now: bool = False) -> None:
-        calls.append(now)
-        if calls.count(True) == 2:
-            calls.append(True)
+    def save(self: Any) -> None:
+        calls.append(self.goes_on)
+        if calls.count(False) == 1:
             raise KeyboardInterrupt
-        real(self, now=now)
+        real(self)
 
     monkeypatch.setattr(driver._Loop, "save", save)
     assert not go().interrupted

@@ -71,7 +71,7 @@ def test_a_killed_run_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
         run(sys.argv[1], checkpoint=sys.argv[2])
         """
     kill_after_writes(9 if name == "gibbs" else 4, script, name, str(tmp_path))
-    assert list(tmp_path.glob("state-*.npz"))
+    assert list(tmp_path.glob("state-*.safetensors"))
     again, whole = run(name, checkpoint=tmp_path), run(name)
     for site, value in whole.samples.items():
         np.testing.assert_array_equal(again.samples[site], value, err_msg=site)

@@ -1,0 +1,159 @@
+"""Arrays on disk in shards: each process writes its own range of the rows of every array.
+
+A shard is a safetensors file. The manifest of its folder lists the shards, each with its size, its
+checksum and the range that it has of every array. One process writes one shard with everything;
+whoever reads the shards puts the ranges together, and need not be as many processes.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from probmf import processes
+
+#: What the name of a shard ends with, after the name of what it is a part of and its number.
+SUFFIX = ".safetensors"
+
+
+class ShardError(ValueError):
+    """A file of the folder is missing, or is not the one that was written."""
+
+
+def facts(file: Path) -> dict[str, Any]:
+    """Name, size and SHA-256 of a file, as values for JSON."""
+    with file.open("rb") as stream:
+        checksum = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"file": file.name, "bytes": file.stat().st_size, "sha256": checksum}
+
+
+def check(folder: Path, told: Mapping[str, Any]) -> None:
+    """Compare a file with what was told of it when it was written.
+
+    Raises:
+        ShardError: If it is missing, or has another size or checksum.
+    """
+    file = folder / told["file"]
+    if not file.is_file():
+        raise ShardError(f"{folder} lacks the file {told['file']}")
+    size = file.stat().st_size
+    if size != told["bytes"]:
+        raise ShardError(
+            f"{file} is truncated or was altered: it has {size:,} bytes, not {told['bytes']:,}"
+        )
+    if facts(file) != told:
+        raise ShardError(
+            f"{file} is truncated or was altered: its checksum is not the one that the manifest has"
+        )
+
+
+def write(
+    folder: Path, name: str, arrays: Mapping[str, np.ndarray], *, shared: bool
+) -> list[dict[str, Any]]:
+    """Write this process's ranges of arrays.
+
+    Args:
+        folder: The folder, the same for all processes.
+        name: Name of what the arrays are together.
+        arrays: The arrays, whole in every process.
+        shared: Whether all processes are here and write a range each; else this one writes all.
+
+    Returns:
+        The shards of all, for the manifest.
+
+    Raises:
+        OSError: If it can't be written; in all processes, whichever it was.
+        ConnectionError: If another process has ended.
+    """
+    count = processes.num_processes() if shared else 1
+    rank = processes.rank() if shared else 0
+
+    def write_own() -> str:
+        file = folder / f"{name}.{rank}{SUFFIX}"
+        new = file.with_name(f"{file.name}.new")
+        cuts = {key: _cut(value, rank, count) for key, value in arrays.items()}
+        save_file({key: _part(arrays[key], cut) for key, cut in cuts.items() if cut}, new)
+        with new.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        new.replace(file)
+        return json.dumps(facts(file))
+
+    told = processes.each(write_own) if shared else [write_own()]
+    return [
+        json.loads(text) | {"ranges": {key: _cut(x, place, count) for key, x in arrays.items()}}
+        for place, text in enumerate(told)
+    ]
+
+
+def read(folder: Path, name: str, shards: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """The arrays that `write` wrote, whole.
+
+    Args:
+        folder: The folder.
+        name: Name of what they are together.
+        shards: The shards by the manifest.
+
+    Returns:
+        The arrays by name.
+
+    Raises:
+        ShardError: If a file is missing or was altered, or the ranges do not make whole arrays.
+    """
+    parts: dict[str, list[np.ndarray]] = {}
+    axes: dict[str, int] = {}
+    ends: dict[str, int] = {}
+    for shard in shards:
+        told = {key: shard[key] for key in ("file", "bytes", "sha256")}
+        if not re.fullmatch(rf"{re.escape(name)}\.\d+{re.escape(SUFFIX)}", str(told["file"])):
+            raise ShardError(f"the manifest of {folder} names {told['file']!r} as a shard")
+        check(folder, told)
+        try:
+            found = load_file(folder / told["file"])
+        except SafetensorError as error:
+            raise ShardError(f"{folder / told['file']} holds no arrays ({error})") from error
+        own = {key: cut for key, cut in shard["ranges"].items() if cut}
+        if found.keys() != own.keys():
+            raise ShardError(f"{folder / told['file']} holds other arrays than the manifest names")
+        for key, (axis, begin, end) in own.items():
+            if begin != ends.get(key, 0) or (end - begin, axis) != (
+                _length(found[key], axis), axes.setdefault(key, axis)
+            ):  # fmt: skip
+                raise ShardError(
+                    f"{folder / told['file']} has not the range of {key!r} that comes next"
+                )
+            ends[key] = end
+            parts.setdefault(key, []).append(found[key])
+    return {
+        key: own[0] if len(own) == 1 else np.concatenate(own, axis=axes[key])
+        for key, own in parts.items()
+    }
+
+
+def _length(array: np.ndarray, axis: int) -> int:
+    return array.shape[axis] if array.ndim else 1
+
+
+def _cut(array: np.ndarray, rank: int, count: int) -> tuple[int, int, int] | None:
+    """Axis, begin and end of a process's range of an array: of its longest axis, or nothing.
+
+    An array of fewer rows than processes is the first one's.
+    """
+    axis = int(np.argmax(array.shape)) if array.ndim else 0
+    length = _length(array, axis)
+    if length < count:
+        return (axis, 0, length) if rank == 0 else None
+    return axis, length * rank // count, length * (rank + 1) // count
+
+
+def _part(array: np.ndarray, cut: tuple[int, int, int]) -> np.ndarray:
+    axis, begin, end = cut
+    whole = begin == 0 and end == _length(array, axis)
+    own = array if whole else array[(slice(None),) * axis + (slice(begin, end),)]
+    return np.asarray(own, own.dtype.newbyteorder("="), order="C")
