@@ -21,9 +21,8 @@ from probmf.effects.pattern import Pattern
 from probmf.effects.remainder import factor_remainder, scale_columns
 from probmf.effects.statistics import Statistics
 
-#: Shares of a row's variance that are left by all others below so many roundings are none; where
-#: a prior is flat, for whose columns nothing else steadies the others, below so many.
-UNDETERMINED, UNDETERMINED_FLAT = 64.0, 1e7
+#: Share of a row's variance that is left by all others, below which too few of its digits are.
+CLOSE = 1e-6
 #: Rows whose variances are found side by side.
 ROWS = 256
 
@@ -85,7 +84,7 @@ def effect_shares(
 
 
 def log_left_out(
-    shares: Shares, residual: Float[Array, " n"], precision: Float[Array, " n"], *, flat: bool
+    shares: Shares, residual: Float[Array, " n"], precision: Float[Array, " n"]
 ) -> Float[Array, " n"]:
     """Log density of each row given all others.
 
@@ -93,13 +92,11 @@ def log_left_out(
         shares: Of the effects given all rows.
         residual: Observations less their location without effects.
         precision: Noise precision of each row.
-        flat: Whether an effect has a flat prior.
 
     Returns:
-        The logarithms; NaN where the others leave an effect with a flat prior undetermined.
+        The logarithms; NaN where rounding leaves too little of what the others leave open.
     """
     left = 1.0 - precision * shares.variance
-    least = (UNDETERMINED_FLAT if flat else UNDETERMINED) * jnp.finfo(left.dtype).eps
-    left = jnp.where(left > least, left, jnp.nan)
+    left = jnp.where(left > CLOSE, left, jnp.nan)
     error = (residual - shares.mean) / left
     return 0.5 * (jnp.log(precision * left) - np.log(2 * np.pi) - precision * left * error**2)

@@ -7,8 +7,9 @@ is the lower triangle of :math:`T L = \tilde L O` with O orthogonal, and :math:`
 has them back; the density of the observations is the same.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
@@ -41,9 +42,10 @@ class Standard(NamedTuple):
         return table @ jnp.asarray(self.backward, table.dtype).T
 
     @property
-    def log_volume(self) -> float:
-        """Logarithm of the determinant of T."""
-        return float(np.linalg.slogdet(self.forward)[1])
+    def log_volume(self) -> Any:
+        """Logarithm of the determinant of T; may be traced."""
+        traced = isinstance(self.forward, jax.core.Tracer)
+        return (jnp if traced else np).linalg.slogdet(self.forward)[1]
 
 
 def standardize(

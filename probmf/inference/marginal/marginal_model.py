@@ -22,8 +22,10 @@ from probmf.inference.marginal.injection import (
     ModelRun,
     NothingObservedError,
 )
+from probmf.inference.marginal.left_out import LeftOut
 from probmf.inference.marginal.lost_digits import lost_digits, lost_digits_of_draws
 from probmf.inference.marginal.prepare import argument_fingerprint, prepare
+from probmf.inference.marginal.prepared import Prepared
 from probmf.inference.marginal.prepared_model import PreparedModel, in_double_precision
 from probmf.models.mixed.program import MixedProgram
 from probmf.numpyro_setup import run_alone
@@ -290,7 +292,10 @@ class MarginalModel:
             count = len(labels)
         with jax.enable_x64(True):  # What is left of a row given the others may be next to nothing.
             double = {name: jnp.asarray(value, float) for name, value in latents.items()}
-            found = np.asarray(in_double_precision(prepared).left_out(double, part, count))
+            own = in_double_precision(prepared)
+            found = np.array(own.left_out(double, part, count))
+            if isinstance(own, Prepared):
+                self._look_closely(LeftOut(own, double), found, part)
         undetermined = np.isnan(found).any(axis=0)
         if undetermined.any():
             what = "row" if group is None else "group"
@@ -301,6 +306,15 @@ class MarginalModel:
                 f"({int(undetermined.sum()):,} such {what}s). Give the prior a (smaller) scale.",
             )
         return jnp.asarray(found.reshape(*lead, found.shape[-1]))
+
+    @staticmethod
+    def _look_closely(alone: LeftOut, found: np.ndarray, part: np.ndarray | None) -> None:
+        """Find anew what was a difference of numbers that are nearly the same."""
+        close = np.isnan(found).any(axis=0)
+        for one in range(found.shape[1]):
+            left = np.arange(found.shape[1]) == one if part is None else part == one
+            if close[one] or (part is not None and alone.is_close(left)):
+                found[:, one] = alone(left)
 
     def _warn_of_lost_digits(
         self, samples: Mapping[str, ArrayLike], *args: Any, **kwargs: Any

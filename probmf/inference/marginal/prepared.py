@@ -84,7 +84,7 @@ class Prepared(PreparedModel):
         return self.log_density(run, latents) - without
 
     def rows_left_out(self, latents: Values) -> Float[Array, " n"]:
-        """Log density of each row given the others, from one factorization."""
+        """Log density of each row given the others, from one factorization; see `LeftOut`."""
         run = self.run(latents)
         statistics, precision, _ = self.system(run, latents)
         observed = read_observed(self.target, run.observed[self.target])
@@ -94,7 +94,7 @@ class Prepared(PreparedModel):
         )
         own = jnp.broadcast_to(1.0 / jnp.square(observed.scale), observed.loc.shape)
         residual = observed.value - observed.loc
-        found = log_left_out(shares, residual, own, flat=bool(self.flat)) + observed.jacobian
+        found = log_left_out(shares, residual, own) + observed.jacobian
         return found if observed.keep is None else jnp.where(observed.keep, found, 0.0)
 
     def predictor(self, latents: Values, deviations: Values) -> Float[Array, " n"]:

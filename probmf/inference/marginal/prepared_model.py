@@ -132,10 +132,10 @@ class PreparedModel:
         return [layout.name for place in self.flat for layout in self.blocks[place].layouts]
 
     @property
-    def log_volume(self) -> float:
-        """Logarithm of the volume of the units of flat blocks."""
+    def log_volume(self) -> Any:
+        """Logarithm of the volume of the units of flat blocks; may be traced."""
         own = [self.standards[place] for place in self.flat]
-        return float(sum(standard.log_volume for standard in own if standard is not None))
+        return sum(standard.log_volume for standard in own if standard is not None)
 
     def zeros(self) -> dict[str, Array]:
         """Deviations of zero."""

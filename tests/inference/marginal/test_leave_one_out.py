@@ -86,6 +86,67 @@ def test_a_row_that_alone_determines_a_flat_effect_has_no_density() -> None:
         marginalize(model, "b").leave_one_out({"scale": np.ones(1)}, y)
 
 
+@pytest.mark.parametrize("unit", [1.0, 1e-9])
+@pytest.mark.parametrize("flat", [True, False])
+def test_a_row_of_an_outlying_covariate_has_a_density(flat: bool, unit: float) -> None:
+    """Whatever its size and the columns' units, as the others determine everything."""
+    rng, rows = np.random.default_rng(1), 30
+    column = rng.normal(size=rows)
+    column[4] = 1e6
+    x, scale = np.stack([np.ones(rows), column], axis=1), 0.7
+    units = np.array([1.0, unit])
+    y = x @ [0.5, 2e-6] + scale * rng.normal(size=rows)
+
+    def model(y: Any) -> None:
+        sigma = sample("scale", dist.HalfNormal(1.0))
+        law = dist.ImproperUniform(constraints.real_vector, (), (2,))
+        b = sample("b", law if flat else normal(0.0, 3.0 / units).to_event(1))
+        sample("y", normal((x * units) @ b, sigma), obs=y)
+
+    samples, part = {"scale": np.array([scale])}, np.arange(rows) // 3
+    marginal = marginalize(model, "b")
+    got = marginal.leave_one_out(samples, y)[0]
+    by_part = marginal.leave_group_out(part, samples, y)[0]
+    prior = np.zeros((0, 2)) if flat else np.eye(2) * scale / 3.0
+
+    def density(keep: np.ndarray) -> float:
+        """But for what is the same for all rows."""
+        padded = np.concatenate([y[keep], np.zeros(len(prior))])
+        q, r = np.linalg.qr(np.concatenate([x[keep], prior]))
+        error = padded - q @ (q.T @ padded)
+        constant = 0.5 * keep.sum() * np.log(2 * np.pi * scale**2)
+        return float(-constant - np.log(abs(r[0, 0] * r[1, 1])) - 0.5 * error @ error / scale**2)
+
+    whole = density(np.ones(rows, bool))
+    for left, found in [
+        *((np.arange(rows) == n, got[n]) for n in (0, 4)), (part == 1, by_part[1])
+    ]:  # fmt: skip
+        assert float(found) == pytest.approx(whole - density(~left), abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-7, 1e7])
+def test_what_other_rows_do_not_determine_is_found_from_their_rank(size: float) -> None:
+    """Also beside an outlier, and where the column is a contrast, whose zeros are rounded."""
+    rng = np.random.default_rng(2)
+    group = np.repeat([0, 1, 2], [10, 9, 1])
+    contrast = np.array([[-0.7, 0.4], [0.1, -0.8], [0.6, 0.4]])[group] * size
+    columns = np.stack([np.ones(20), rng.normal(size=20), *contrast.T], axis=1)
+    columns[3, 1] = 1e5
+
+    def model(y: Any) -> None:
+        scale = sample("scale", dist.HalfNormal(1.0))
+        law = dist.ImproperUniform(constraints.real_vector, (), (4,))
+        sample("y", normal(columns @ sample("b", law), scale), obs=y)
+
+    samples, y = {"scale": np.ones(2)}, rng.normal(size=20)
+    with pytest.raises(MarginalizeError, match=r"Without row 19 .* \(1 such rows\)"):
+        marginalize(model, "b").leave_one_out(samples, y)
+    with pytest.raises(MarginalizeError, match=r"Without group 2 .* \(1 such groups\)"):
+        marginalize(model, "b").leave_group_out(
+            np.array([0, 1, 1, 0] * 4 + [0, 1, 1, 2]), samples, y
+        )
+
+
 def test_gaussian_rows_against_refits_without_them() -> None:
     """The model is run on the other rows, and predicts the one that is left out."""
 
