@@ -1,6 +1,7 @@
 """Rows and fits on several devices, as JSON; a script for a process with eight pretended devices.
 
-Arguments: "rows" for single half-sweeps and what they hold and move, or "fits"; numbers of devices.
+Arguments: "rows" for single half-sweeps and what they hold and move, "chains", or "fits"; and numbers
+of devices.
 """
 
 import json
@@ -15,8 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
-from probmf import Gaussian, MatrixFactorization, Ratings, fit_als, sample_gibbs
+from probmf import (
+    Gaussian,
+    MatrixFactorization,
+    MixedEffects,
+    Ratings,
+    fit_als,
+    sample_gibbs,
+    sample_nuts,
+)
 from probmf.backend import use_backend
+from probmf.inference.nuts import transitions
 from probmf.rows.placement import RowShards, row_mesh, solve_shards
 from probmf.rows.store import OTHER, SIDES, RowStore, Side
 from probmf.rows.sweep import _solve_bucket, half_sweep, lay_out
@@ -53,6 +63,26 @@ def fits(devices: int | None) -> dict[str, Any]:
     found |= {f"draws of {name}": draws.samples[name] for name in ("item_factors", "noise_scale")}
     found["objective"] = point.history.objective
     return {name: np.asarray(value).tolist() for name, value in found.items()}
+
+
+def chains(devices: int | None) -> dict[str, Any]:
+    """Draws of three chains of NUTS, and how many devices hold the data meanwhile."""
+    table = {"y": [1.0, 2.0, 4.0, 3.0, 2.5, 3.5], "g": ["a", "b", "a", "b", "c", "c"]}
+    places: set[Any] = set()
+    kept = transitions._Transitions.step
+
+    def step(self: Any, *given: Any) -> Any:
+        found = kept(self, *given)
+        places.update(leaf.device for leaf in jax.tree.leaves(found[0]))
+        return found
+
+    transitions._Transitions.step = step  # type: ignore[method-assign]
+    fit = sample_nuts(
+        MixedEffects("y ~ 1 + (1 | g)"), table, key=0, num_warmup=20, num_samples=20, num_chains=3,
+        devices=devices, progress=False,
+    )  # fmt: skip
+    transitions._Transitions.step = kept  # type: ignore[method-assign]
+    return {"draws": fit.samples["g_effects"].tolist(), "places": len(places)}
 
 
 def rows(devices: int | None) -> dict[str, Any]:
@@ -125,7 +155,7 @@ def gathered(shards: RowShards, side: Side, given: dict[str, Any]) -> int:
 if __name__ == "__main__":
     warnings.simplefilter("ignore")  # Three draws are few, and say so.
     jax.config.update("jax_enable_x64", True)
-    ask = {"rows": rows, "fits": fits}[sys.argv[1]]
+    ask = {"rows": rows, "chains": chains, "fits": fits}[sys.argv[1]]
     with use_backend("xla"):
         answers = {str(count): ask(count) for count in (None, *map(int, sys.argv[2:]))}
     sys.stdout.write(json.dumps(answers))

@@ -56,6 +56,13 @@ def test_fits_and_draws_are_those_of_one_device() -> None:
             np.testing.assert_allclose(got, wanted, rtol=1e-8, atol=1e-9, err_msg=name)
 
 
+def test_chains_run_on_devices_of_their_own() -> None:
+    found = answers("chains")
+    assert [found[str(count)]["places"] for count in COUNTS] == [1, 2, 3, 3]
+    for count in COUNTS:
+        np.testing.assert_array_equal(found[str(count)]["draws"], found["None"]["draws"])
+
+
 @pytest.mark.parametrize("count", COUNTS[1:])
 def test_ratings_are_dealt_out_evenly(rows: dict[str, Any], count: int) -> None:
     (whole,), found = rows["1"]["bytes"], rows[str(count)]

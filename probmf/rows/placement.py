@@ -21,8 +21,8 @@ from probmf.rows.blocks import Bucket, choose_widths, chunk_lines, default_slots
 from probmf.rows.store import SIDES, RowRatings, RowStore, Side
 from probmf.rows.values import RowResult, RowSums, RowValues
 
-#: Axis of a mesh that the rows are dealt out along.
-AXIS = "row"
+#: Axes of a mesh that rows and chains are dealt out along.
+AXIS, CHAINS = "row", "chain"
 #: Rows whose sums are added up first: a plain sum of millions loses digits in single precision.
 SUMMED = 256
 
@@ -76,7 +76,7 @@ def row_mesh(devices: Devices) -> Mesh:
         ValueError: If there are not so many devices, one is named twice or none is, the mesh
             lacks the axis, or this process would have none of them.
     """
-    mesh = _mesh_of(devices)
+    mesh = _mesh_of(devices, AXIS)
     if jax.process_index() not in {device.process_index for device in mesh.devices.flat}:
         raise ValueError(
             f"None of the {mesh.size} devices belongs to process {jax.process_index()}. Give "
@@ -85,17 +85,44 @@ def row_mesh(devices: Devices) -> Mesh:
     return mesh
 
 
+def chain_devices(devices: Devices) -> list[jax.Device]:
+    """The devices that chains are dealt out to, one after the other.
+
+    Args:
+        devices: A number of devices, devices, or a mesh with an axis 'chain', of which other axes
+            repeat the same computation, so that the first device along them serves.
+
+    Returns:
+        The devices.
+
+    Raises:
+        TypeError: If it is none of these.
+        ValueError: If there are not so many devices, one is named twice or none is, the mesh
+            lacks the axis, or a device belongs to another process.
+    """
+    mesh = _mesh_of(devices, CHAINS)
+    axis = mesh.axis_names.index(CHAINS)
+    found = list(np.moveaxis(mesh.devices, axis, 0).reshape(mesh.shape[CHAINS], -1)[:, 0])
+    for device in found:
+        if device.process_index != jax.process_index():
+            raise ValueError(
+                f"{device} belongs to process {device.process_index}, and chains run on devices of "
+                "the process that calls. Give some of jax.local_devices()."
+            )
+    return found
+
+
 def spans_processes(mesh: Mesh | None) -> bool:
     """True if the devices belong to several processes."""
     return mesh is not None and len({one.process_index for one in mesh.devices.flat}) > 1
 
 
-def _mesh_of(devices: Devices) -> Mesh:
+def _mesh_of(devices: Devices, axis: str) -> Mesh:
     if isinstance(devices, Mesh):
-        if AXIS not in devices.axis_names:
+        if axis not in devices.axis_names:
             raise ValueError(
-                f"devices is a mesh with the axes {devices.axis_names}; rows are dealt out along "
-                f"an axis named {AXIS!r}. Name one of them so."
+                f"devices is a mesh with the axes {devices.axis_names}; {axis}s are dealt out "
+                f"along an axis named {axis!r}. Name one of them so."
             )
         return devices
     if isinstance(devices, int | np.integer) and not isinstance(devices, bool):
@@ -105,16 +132,16 @@ def _mesh_of(devices: Devices) -> Mesh:
                 f"devices is {devices}, but JAX sees {len(present)} "
                 f"({present[0].platform}); give a number from 1 to {len(present)}."
             )
-        return Mesh(np.array(present[:devices]), (AXIS,))
+        return Mesh(np.array(present[:devices]), (axis,))
     chosen = list(devices) if isinstance(devices, Sequence) else []
     if not chosen or not all(isinstance(device, jax.Device) for device in chosen):
         raise TypeError(
             f"devices is {devices!r}; expected a number, a list of JAX devices, or a "
-            f"jax.sharding.Mesh with an axis {AXIS!r}."
+            f"jax.sharding.Mesh with an axis {axis!r}."
         )
     if len(set(chosen)) < len(chosen):
         raise ValueError(f"devices names a device more than once: {chosen}.")
-    return Mesh(np.array(chosen), (AXIS,))
+    return Mesh(np.array(chosen), (axis,))
 
 
 def deal_rows(store: RowStore, mesh: Mesh) -> RowShards:

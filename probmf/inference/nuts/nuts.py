@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from os import PathLike
 from typing import Any, TypedDict, Unpack, overload
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from probmf.backend import uses_loops
+from probmf.backend import use_backend, uses_loops
 from probmf.data import Examples, Ratings, as_key
 from probmf.inference.final_warning import concluded
 from probmf.inference.marginal.density import MarginalDensity
@@ -26,6 +27,7 @@ from probmf.inference.target import Target
 from probmf.models import MatrixFactorization, MixedEffects, Network
 from probmf.results import MixedFit, NetworkFit, RatingsFit
 from probmf.results.sampling import Sampling
+from probmf.rows.placement import Devices, chain_devices
 from probmf.run.checkpoint import Checkpoint, open_checkpoint
 from probmf.run.checks import check_counts, check_warmup, require
 from probmf.run.driver import warn_incomplete
@@ -51,6 +53,7 @@ class _Options(TypedDict, total=False):
     float64: bool
     checkpoint: str | PathLike[str] | None
     stream: str | PathLike[str] | None
+    devices: Devices | None
     progress: bool | None
 
 
@@ -82,6 +85,7 @@ def sample_nuts(
     float64: bool = True,
     checkpoint: str | PathLike[str] | None = None,
     stream: str | PathLike[str] | None = None,
+    devices: Devices | None = None,
     progress: bool | None = None,
 ) -> RatingsFit | MixedFit | NetworkFit:
     r"""Sample the posterior by NUTS, Gaussian effects integrated out and drawn back.
@@ -113,6 +117,10 @@ def sample_nuts(
             it. The fit then keeps all draws where they are small, and about 200 of them where they
             are not. It needs the package zarr. With `checkpoint` a run that goes on writes on where
             it was.
+        devices: Devices to deal the chains out to, each of which has all data: a number of them,
+            JAX devices, or a `jax.sharding.Mesh` with an axis 'chain'. A device's chains share
+            it, and XLA's programs do everything (`use_backend`), compiled for each device. None
+            computes on JAX's default device.
         progress: Show a progress bar; None shows it on a terminal or in a notebook.
 
     Returns:
@@ -128,8 +136,8 @@ def sample_nuts(
     Raises:
         TypeError: If model or data are of the wrong type.
         ValueError: If an argument is out of range, checkpoint or stream hold another run, the draws
-            don't fit onto the disk, a site can't be integrated out, or no finite starting point is
-            found.
+            don't fit onto the disk, a site can't be integrated out, no finite starting point is
+            found, there are not so many devices, or one is another process's.
         ImportError: If `stream` is given and zarr is not installed.
 
     Example:
@@ -153,7 +161,8 @@ def sample_nuts(
         int(num_warmup), int(num_samples), int(num_chains), float(target_accept),
         int(max_tree_depth), bool(dense_mass),
     )  # fmt: skip
-    with own_settings(float64 or None):
+    places = () if devices is None else chain_devices(devices)
+    with own_settings(float64 or None), use_backend("xla") if places else nullcontext():
         random_key = as_key(key)
         run_key, recover_key = jax.random.split(random_key)
         target = Target.build(model, data, marginalize).by_loops()
@@ -188,8 +197,9 @@ def sample_nuts(
             store.note = {"adapt_mass": adapt_mass, "streamed": stream is not None}
         settings = replace(settings, adapt_mass=adapt_mass)
         chains = run_nuts(
-            potential, settings, run_key, checkpoint=store, stream=sink, progress=progress, **start
-        )
+            potential, settings, run_key, checkpoint=store, stream=sink, progress=progress,
+            devices=places, **start,
+        )  # fmt: skip
         told: dict[str, Any] = {}
         if sink is None:
             samples = draws.all_of(chains.vectors)

@@ -6,7 +6,7 @@ asks LAPACK (`host_potential.py`) holds its data, and is compiled for each data 
 """
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
@@ -195,6 +195,7 @@ def run_nuts(
     checkpoint: Checkpoint | None = None,
     stream: DrawSink | None = None,
     progress: bool | None = None,
+    devices: Sequence[jax.Device] = (),
 ) -> Chains:
     """Sample, chunk by chunk.
 
@@ -207,6 +208,7 @@ def run_nuts(
         checkpoint: Where to keep the run, and what is kept of it already.
         stream: Takes the draws, so that memory need not hold them.
         progress: Show a bar.
+        devices: Devices that the chains are dealt out to; by default all run on JAX's default one.
 
     Returns:
         The chains; fewer draws, marked incomplete, after an interruption, or when the checkpoint
@@ -218,7 +220,9 @@ def run_nuts(
         OSError: If checkpoint or stream can't be written before that.
     """
     begin = time.perf_counter()
-    sampler = _Transitions(potential, settings, key, starts, inverse_mass, stream is not None)
+    sampler = _Transitions(
+        potential, settings, key, starts, inverse_mass, stream is not None, devices
+    )
     total = settings.num_warmup + settings.num_samples
     result = drive(
         sampler, Schedule(total, settings.num_warmup, CHUNK), checkpoint=checkpoint, stream=stream,
@@ -244,9 +248,12 @@ class _Transitions:
         starts: np.ndarray | None,
         inverse_mass: np.ndarray | None,
         streams: bool,
+        devices: Sequence[jax.Device],
     ) -> None:
         """Compile."""
         self.potential, self.settings, self.streams = potential, settings, streams
+        self.devices = devices
+        self.placed = [jax.device_put(potential, device) for device in devices]
         self.starts, self.num_threads = starts, settings.num_chains
         self.kernel = _make_kernel(settings.compiled_by, potential.form.mark)
         self.start_key, chain_key = jax.random.split(key)
@@ -285,8 +292,12 @@ class _Transitions:
         self, chain: int, state: Any, done: int, count: int
     ) -> tuple[Any, tuple[np.ndarray, np.ndarray]]:
         """Some transitions of one chain; its vectors and statistics."""
-        del chain, done
-        state, vectors, stats = self.kernel.advance(self.potential, state, jnp.asarray(count))
+        del done
+        potential = self.potential
+        if self.devices:
+            place = chain % len(self.devices)
+            potential, state = self.placed[place], jax.device_put(state, self.devices[place])
+        state, vectors, stats = self.kernel.advance(potential, state, np.asarray(count))
         return state, (np.asarray(vectors)[:count], np.asarray(stats)[:count])
 
     def observe(
