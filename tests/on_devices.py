@@ -1,7 +1,7 @@
 """Rows and fits on several devices, as JSON; a script for a process with eight pretended devices.
 
-Arguments: "rows" for single half-sweeps and what they hold and move, "chains", or "fits"; and numbers
-of devices.
+Arguments: "rows" for single half-sweeps and what they hold and move, "chains" or "fits"; and then
+numbers of devices.
 """
 
 import json
