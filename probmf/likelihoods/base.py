@@ -391,11 +391,15 @@ class Likelihood(BaseLikelihood):
     def information(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
         """Fisher information of a score."""
 
+    def log_expected(self, scores: np.ndarray, variance: np.ndarray) -> np.ndarray:
+        """Logarithm of E exp(score), or of the expected rating, of Normal scores, on the host."""
+        return scores + 0.5 * variance
+
     def latent_variance(self, log_rate: np.ndarray, scales: Mapping[str, Any]) -> np.ndarray:
         """Variance of what is left besides the score, on the scale of scores, on the host.
 
         Args:
-            log_rate: Logarithm of the mean of exp(score) over rows and effects.
+            log_rate: Logarithm of the mean of what `log_expected` tells, over rows and effects.
             scales: Own parameters.
 
         Raises:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -121,6 +121,17 @@ class Beta(Concentrated):
             return jnp.square(shape) * polygamma(1, 1.0 + shape) + 1.0
 
         return jnp.square(rest) * part(one) + jnp.square(share) * part(other)
+
+    def log_expected(self, scores: np.ndarray, variance: np.ndarray) -> np.ndarray:
+        """Logarithm of the expected share of Normal scores, on the host."""
+        with jax.enable_x64(True):
+            center = sigmoid_moments(np.asarray(scores), np.sqrt(variance))[0]
+            return np.log(np.asarray(center))
+
+    def latent_variance(self, log_rate: np.ndarray, scales: Mapping[str, Any]) -> np.ndarray:
+        r"""That of the logit by the delta method, :math:`1 / (m (1 - m) (1 + c))`, at the mean m."""
+        share, concentration = np.exp(log_rate), np.asarray(scales["concentration"], np.float64)
+        return np.asarray(1.0 / (share * (1.0 - share) * (1.0 + concentration)))
 
     def mean(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
         """The sigmoid of the score."""

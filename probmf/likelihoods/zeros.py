@@ -147,10 +147,6 @@ class _Zeros(Counts):
         """Probability of a zero times the slope's square, of which either may be too large."""
         return jnp.square(jnp.exp(-0.5 * loss) * slope)
 
-    def latent_variance(self, log_rate: np.ndarray, scales: Mapping[str, Any]) -> np.ndarray:
-        """Nothing: zeros of another kind are not on the scale of scores."""
-        return Likelihood.latent_variance(self, log_rate, scales)
-
     def mean(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
         """Expected count given the score."""
         return self.integrate(scores, 0.0, scales)[0]
@@ -219,6 +215,10 @@ class _ZeroInflated(_Zeros):
 
 
 class _Hurdle(_Zeros):
+    def latent_variance(self, log_rate: np.ndarray, scales: Mapping[str, Any]) -> np.ndarray:
+        """Nothing: the mean of counts above zero is no multiple of exp(score)."""
+        return Likelihood.latent_variance(self, log_rate, scales)
+
     def _more(self, scores: Array, scales: Mapping[str, Array]) -> tuple[Array, Array, Array]:
         """Log of the probability of a count above zero, its slope, and odds of a zero.
 

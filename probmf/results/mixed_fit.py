@@ -449,10 +449,12 @@ class MixedFit(Fit):
 
         with the variances of the population's predictor over the rows, of the effects of each
         grouping, and of the noise. For yes/no and ordered responses that is the variance of the
-        link's distribution, of counts and gamma responses :math:`\log(1 + \mathrm{Var}/m^2)` at the
-        mean expected response over rows and effects,
+        link's distribution, of counts, zero-inflated ones too, and gamma responses
+        :math:`\log(1 + \mathrm{Var}/m^2)` at the mean over rows and effects,
         :math:`m = \frac1N \sum_n e^{\eta_n + z_n^\top \Sigma z_n / 2}`, :math:`\eta` without
-        effects. Effects of a grouping with a group for each row belong to the noise.
+        effects; of Beta responses by the delta method :math:`1 / (m (1 - m) (1 + c))` at the mean
+        expected response m. Hurdles have none. Effects of a grouping with a group for each row
+        belong to the noise.
 
         Args:
             interval: Probability of the central interval of draws.

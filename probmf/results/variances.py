@@ -62,7 +62,7 @@ def partition(
         else:
             groups[term.plate] = groups.get(term.plate, 0.0) + own
     coded = likelihood.coded(len(design.response_levels))
-    return fixed, groups, own_rows + _left(draws, coded, _log_rate(draws))
+    return fixed, groups, own_rows + _left(draws, coded, _log_rate(draws, coded))
 
 
 def _root(draws: SiteDraws, term: GroupTerm) -> Float[np.ndarray, "draws d d"]:
@@ -72,21 +72,23 @@ def _root(draws: SiteDraws, term: GroupTerm) -> Float[np.ndarray, "draws d d"]:
     return scale * (draws[f"{term.name}_correlation"] if term.correlated else np.eye(size))
 
 
-def _log_rate(draws: SiteDraws) -> Float[np.ndarray, " draws"]:
-    """Logarithm of the mean of exp(linear predictor) over rows and effects."""
+def _log_rate(draws: SiteDraws, likelihood: Likelihood) -> Float[np.ndarray, " draws"]:
+    """Logarithm of the mean over rows and effects of exp(linear predictor), or of the response."""
     mean, count = draws.design.data.mean, draws.num_draws
     roots = [_root(draws, term) for term in mean.groups]
     total = np.full(count, -np.inf)
     for part in row_blocks(len(mean.population), count):
         score = np.zeros((count, part.stop - part.start))
+        variance = np.zeros_like(score)
         if mean.names:
             score += draws[mean.site] @ np.asarray(mean.population[part], np.float64).T
         if mean.offset is not None:
             score += np.asarray(mean.offset[part], np.float64)
         for term, root in zip(mean.groups, roots, strict=True):
             z = np.asarray(term.z[part], np.float64)
-            score += 0.5 * np.square(np.einsum("ni,sij->snj", z, root)).sum(axis=2)
-        total = np.logaddexp(total, logsumexp(score, axis=1))
+            variance += np.square(np.einsum("ni,sij->snj", z, root)).sum(axis=2)
+        found = logsumexp(likelihood.log_expected(score, variance), axis=1)
+        total = np.logaddexp(total, found)
     return np.asarray(total - np.log(len(mean.population)))
 
 

@@ -210,6 +210,38 @@ def test_responses_without_noise(
             refuse_exact_fit(model, design, flat=flat, mode=mode)
 
 
+@pytest.mark.parametrize("likelihood", ["gaussian", "lognormal"])
+@pytest.mark.parametrize("formula", ["x", "x + (1 | g)"])
+def test_observed_rows_fitted_exactly_beside_bounds(likelihood: str, formula: str) -> None:
+    rng = np.random.default_rng(0)
+    x, kind = rng.normal(size=20), np.zeros(20)
+    group = np.repeat([0, 1, 2, 3], [8, 8, 3, 1])
+    y = 3.0 + x + np.array([0.0, 0.5, -1.0, 0.2])[group] * ("g" in formula)
+    # The last group has a bound alone, which its effect is free to keep.
+    kind[[3, 9, 19]] = [1, -1, 1]
+    bound = y - 0.3 * kind
+    model = MixedEffects(f"y | cens(c) ~ {formula}", likelihood=likelihood)
+
+    def refuse(bound: np.ndarray) -> None:
+        bound = np.exp(bound) if likelihood == "lognormal" else bound
+        table = {"y": bound, "x": x, "g": group, "c": kind}
+        refuse_exact_fit(model, model.design(table), flat=True, mode=True)
+
+    with pytest.raises(ValueError, match="fit the observed responses 'y' in every row, and keep"):
+        refuse(bound)
+    broken = bound.copy()
+    broken[3] = y[3] + 0.3
+    refuse(broken)
+    far = bound.copy()
+    far[19] = y[19] + 5.0
+    if "g" in formula:
+        with pytest.raises(ValueError, match="no best fit"):
+            refuse(far)
+    else:
+        refuse(far)
+    refuse(bound + 1e-3 * rng.normal(size=20))
+
+
 def test_little_noise_is_noise() -> None:
     model = MixedEffects("y ~ 1 + (1 | four)")
     for size in (1e-2, 1e-6):

@@ -251,6 +251,16 @@ def test_scales_that_are_given_are_not_estimated() -> None:
     shrunk = 0.25 / (0.25 + 1 / 5) * (y.mean(1) - y.mean())
     np.testing.assert_allclose(fit.point()["g_effects"].ravel(), shrunk, atol=1e-6)
     assert boundary(fit) == []
+    # Nothing is searched for, and the coefficient's error is that given the scales.
+    for objective in ("likelihood", "restricted", "map"):
+        fit = fit_marginal(fit.model, data, objective=objective)
+        law: Any = fit.design.data.priors["coefficients"]
+        precision = 6 / (0.25 + 1 / 5) + (objective == "map") / float(law.variance[0])
+        assert fit.maximum is not None
+        np.testing.assert_allclose(fit.maximum.errors["coefficients"], precision**-0.5, rtol=1e-6)
+        np.testing.assert_allclose(
+            fit.predictions(data, level="population", by=True).sd, precision**-0.5, rtol=1e-6
+        )
 
 
 def test_noise_by_a_formula() -> None:

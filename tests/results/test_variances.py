@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit
 
 from probmf import MixedEffects, fit_marginal
 from probmf.results import MixedFit, Sampling
@@ -40,12 +41,16 @@ def test_sleepstudy_as_published(shared_data: Path) -> None:
     assert next(iter(fit.icc()))["mean"] == pytest.approx(0.722, abs=6e-4)
 
 
-@pytest.mark.parametrize(
-    "kind", ["gaussian", "bernoulli", "ordinal", "poisson", "negativebinomial", "gamma"]
-)
+@pytest.mark.parametrize("kind", [
+    "gaussian", "bernoulli", "ordinal", "poisson", "negativebinomial", "gamma", "beta",
+    "zeroinflatedpoisson", "zeroinflatednegativebinomial",
+])  # fmt: skip
 def test_shares_by_definition(kind: str) -> None:
     rng = np.random.default_rng(0)
-    response = rng.integers(0, 2, 60) if kind == "bernoulli" else rng.integers(1, 4, 60)
+    few = kind == "bernoulli" or kind.startswith("zero")
+    response = rng.integers(0, 2, 60) if few else rng.integers(1, 4, 60)
+    if kind == "beta":
+        response = response / 4
     formula = "y ~ x + z + (1 + x | g) + (1 | h)" + " + offset(z)" * (kind == "poisson")
     fit = fit_of(formula, kind, response * (1.0 if kind in ("gaussian", "gamma") else 1))
     of = {site: value[0] for site, value in fit.samples.items()}
@@ -58,11 +63,20 @@ def test_shares_by_definition(kind: str) -> None:
     offset = fit.data["z"] * (kind == "poisson")
     own = np.square(np.einsum("ni,sij->snj", z, root)).sum(axis=2) + by_h[:, None]
     rate = np.exp(eta + offset + own / 2).mean(axis=1)
-    phi = of.get("concentration", 1.0)
+    phi, zero = of.get("concentration", 1.0), of.get("zero_probability", 0.0)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    shares = expit((eta + offset)[..., None] + np.sqrt(own)[..., None] * nodes) @ weights
+    m = shares.mean(axis=1) / np.sqrt(2 * np.pi)
+    # Var / m^2 of counts of which a share is zero, of mean (1 - zero) rate.
+    inflated = {
+        "zeroinflated" + name: np.log1p((1 / rate + more + zero) / (1 - zero))
+        for name, more in (("poisson", 0.0), ("negativebinomial", 1 / phi))
+    }
     left = {
         "gaussian": of.get("noise_scale", 0.0) ** 2, "bernoulli": np.pi**2 / 3,
         "ordinal": np.pi**2 / 3, "poisson": np.log1p(1 / rate),
         "negativebinomial": np.log1p(1 / rate + 1 / phi), "gamma": np.log1p(1 / phi),
+        "beta": 1 / ((1 + phi) * m * (1 - m)), **inflated,
     }[kind]  # fmt: skip
     fixed = eta.var(axis=1, ddof=1)
     whole = fixed + by_g + by_h + left
@@ -110,4 +124,4 @@ def test_formula_of_the_noise_and_errors() -> None:
         fit_of("y ~ x", "gaussian", y).icc()
     counts = np.arange(60) % 3
     with pytest.raises(ValueError, match="No variance on the scale of the linear predictor"):
-        fit_of("y ~ x", "zeroinflatedpoisson", counts).r2()
+        fit_of("y ~ x", "hurdlepoisson", counts).r2()

@@ -1,17 +1,20 @@
 """Responses that coefficients and effects fit in every row, so that the likelihood has no top."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 import scipy.linalg
+import scipy.optimize
 import scipy.sparse
+from jaxtyping import Bool
 from numpyro.distributions import Distribution
 from scipy.sparse.linalg import LinearOperator, lsqr
 
 from probmf.models import MixedEffects
-from probmf.models.mixed.arrays import GroupTerm
+from probmf.models.mixed.arrays import GroupTerm, MixedData
 from probmf.models.mixed.design import Design
 
 #: Share of the response that sums of squares in double precision can't tell from nothing.
@@ -33,10 +36,12 @@ def refuse_exact_fit(
     The likelihood then grows as :math:`s^{-m}` when the noise scale s goes to zero, with m the rows
     less the rank of the effects (and of the coefficients where they have a prior), and has no
     maximum; from m = 1 on there is no posterior either, unless the prior forbids small scales.
-    Other scales may go along, where coefficients and the other effects do alone.
+    Other scales may go along, where coefficients and the other effects do alone. Of responses some
+    of which are bounds the observed ones count, if what fits them keeps the bounds.
 
     Args:
-        model: A mixed model; others than of a Gaussian or log-normal response are let through.
+        model: A mixed model; others than of a Gaussian or log-normal response, censored or not, are
+            let through.
         design: Its design.
         flat: Whether priors play no part.
         mode: Whether the highest point is asked for, and not the posterior.
@@ -44,41 +49,86 @@ def refuse_exact_fit(
     Raises:
         ValueError: If it does, naming the noise.
     """
-    data = design.data
-    if not model.likelihood.normal or data.response is None:
+    data, law = design.data, model.likelihood.uncensored
+    if not law.normal or data.response is None:
         return
     noise = "noise_scale" if data.noise is None else data.noise.site
     if not isinstance(data.priors[noise], Distribution) or (data.noise is not None and not flat):
         return  # With a formula the logarithm's prior is normal, which forbids small scales.
-    response = model.likelihood.to_score(np.asarray(data.response, np.float64))
+    response = law.to_score(np.asarray(data.response, np.float64))
     if data.mean.offset is not None:
         response = response - np.asarray(data.mean.offset, np.float64)
-    by_row = [term for term in data.groups if term.num_groups == data.num_observations]
+    kind = np.broadcast_to(np.asarray(data.priors.get("censored", 0.0)), response.shape)
+    whole, bounds, seen = data, response, kind == 0
+    if not seen.all():
+        data, response = _some(data, seen), response[seen]
+    by_row = [term for term in data.groups if len(np.unique(term.group)) == len(response)]
     for left in ([], *([by_row] if by_row else []), data.groups):
         laws = [data.priors[noise], *(data.priors[f"{term.name}_scale"] for term in left)]
         if not all(isinstance(law, Distribution) for law in laws):
             continue
-        kept = [term for term in data.groups if not any(term is one for one in left)]
-        missing = data.num_observations - _rank(design, kept, coefficients=not flat)
+        names = {term.name for term in left}
+        kept = [term for term in data.groups if term.name not in names]
+        missing = len(response) - _rank(data, kept, coefficients=not flat)
         # Of one scale s for all of them, with the volume of the others.
         power = 0.0 if flat else sum(map(_power_at_zero, laws)) - 1
         if not (power - missing < 0 if mode else power - missing <= -1):
             continue
-        if _is_spanned(design, kept, response):
+        if _is_spanned(data, kept, response):
+            if not seen.all() and not _keeps_bounds(whole, names, bounds, kind):
+                continue
             also = "".join(f" and {term.name}_scale" for term in left)
             raise ValueError(
-                f"{_why(design, response)} Nothing is left for the noise, and the likelihood "
-                f"grows without bound with {noise}{also} going to zero, so that there is "
-                f"{'no best fit' if mode else 'no posterior'}. Look at the response, leave terms "
-                "out of the formula, or give noise_scale as a number in priors=."
+                f"{_why(data, response, bounds=not seen.all())} Nothing is left for the noise, and "
+                f"the likelihood grows without bound with {noise}{also} going to zero, so that "
+                f"there is {'no best fit' if mode else 'no posterior'}. Look at the response, "
+                "leave terms out of the formula, or give noise_scale as a number in priors=."
             )
         if not left:
             return  # Fewer effects don't fit it, either.
 
 
-def _why(design: Design, response: np.ndarray) -> str:
+def _some(data: MixedData, rows: Bool[np.ndarray, " n"]) -> MixedData:
+    """Some rows of the linear predictor and the response."""
+    groups = tuple(
+        replace(term, group=np.asarray(term.group)[rows], z=np.asarray(term.z)[rows])
+        for term in data.groups
+    )
+    mean = replace(
+        data.mean, population=np.asarray(data.population)[rows], groups=groups, offset=None
+    )
+    response = np.asarray(data.response)[rows]
+    return replace(data, mean=mean, response=response, num_observations=len(response))
+
+
+def _keeps_bounds(
+    data: MixedData, left: Collection[str], response: np.ndarray, kind: np.ndarray
+) -> bool:
+    """Whether some of all coefficients and effects that give observed responses keep the bounds."""
+    terms = [term for term in data.groups if term.name not in left]
+    columns = scipy.sparse.hstack(
+        [_effects(terms, len(response)), scipy.sparse.csr_array(data.population)], format="csr"
+    )
+    width = scipy.sparse.linalg.norm(columns, axis=0)
+    scaled = columns @ scipy.sparse.diags_array(1.0 / np.where(width > 0, width, 1.0))
+    target = response / (np.max(np.abs(response)) or 1.0)
+    seen, sign = kind == 0, -kind[kind != 0]
+    bounded = scipy.sparse.diags_array(sign) @ scaled[~seen]
+    found = scipy.optimize.linprog(
+        np.zeros(scaled.shape[1]), bounded, sign * target[~seen], scaled[seen], target[seen],
+        bounds=(None, None),
+    )  # fmt: skip
+    return bool(found.status == 0)
+
+
+def _why(data: MixedData, response: np.ndarray, *, bounds: bool) -> str:
     """The reason that the response is fitted in every row, in a sentence."""
-    data, name = design.data, repr(design.data.response_name)
+    name = repr(data.response_name)
+    if bounds:
+        return (
+            f"Coefficients and effects fit the observed responses {name} in every row, and keep "
+            "the bounds."
+        )
     if np.ptp(response) == 0:
         return f"The response {name} is constant, {np.asarray(data.response)[0]:g} in all rows."
     for term in data.groups:
@@ -91,9 +141,9 @@ def _why(design: Design, response: np.ndarray) -> str:
     return f"Coefficients and effects fit the response {name} in every row."
 
 
-def _is_spanned(design: Design, terms: Sequence[GroupTerm], response: np.ndarray) -> bool:
+def _is_spanned(data: MixedData, terms: Sequence[GroupTerm], response: np.ndarray) -> bool:
     """True if some coefficients and effects of terms give the response, but for rounding."""
-    population = np.asarray(design.data.population, np.float64)
+    population = np.asarray(data.population, np.float64)
     effects = _effects(terms, len(response))
     # Whole groups of the largest term, whose effects a few rows each determine.
     largest = max(terms, key=lambda term: term.num_groups, default=None)
@@ -143,14 +193,14 @@ def _effects(terms: Sequence[GroupTerm], num_rows: int) -> Any:
     return scipy.sparse.hstack([*blocks, scipy.sparse.csr_array((num_rows, 0))], format="csr")
 
 
-def _rank(design: Design, terms: Sequence[GroupTerm], *, coefficients: bool) -> int:
+def _rank(data: MixedData, terms: Sequence[GroupTerm], *, coefficients: bool) -> int:
     """Rank of the columns of terms and of coefficients, or more; at most the rows."""
-    rows = design.data.num_observations
+    rows = data.num_observations
     if any(t.num_groups == rows and np.all(t.z[:, 0] != 0) for t in terms):
         return rows
     columns = _effects(terms, rows)
     if coefficients:
-        columns = scipy.sparse.hstack([columns, np.asarray(design.data.population)], format="csr")
+        columns = scipy.sparse.hstack([columns, np.asarray(data.population)], format="csr")
     if columns.shape[1] < rows or rows * columns.shape[1] > MOST_NUMBERS:
         return int(min(rows, columns.shape[1]))
     width = scipy.sparse.linalg.norm(columns, axis=0)
