@@ -129,7 +129,7 @@ class Beta(Concentrated):
             return np.log(np.asarray(center))
 
     def latent_variance(self, log_rate: np.ndarray, scales: Mapping[str, Any]) -> np.ndarray:
-        r"""That of the logit by the delta method, :math:`1 / (m (1 - m) (1 + c))`, at the mean m."""
+        r"""That of the logit, by the delta method: :math:`1 / (m (1 - m) (1 + c))` at the mean."""
         share, concentration = np.exp(log_rate), np.asarray(scales["concentration"], np.float64)
         return np.asarray(1.0 / (share * (1.0 - share) * (1.0 + concentration)))
 
