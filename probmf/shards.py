@@ -79,7 +79,11 @@ def write(
         file = folder / f"{name}.{rank}{SUFFIX}"
         new = file.with_name(f"{file.name}.new")
         cuts = {key: _cut(value, rank, count) for key, value in arrays.items()}
+        new.touch()
+        mode = new.stat().st_mode
         save_file({key: _part(arrays[key], cut) for key, cut in cuts.items() if cut}, new)
+        # safetensors writes through a file that only its owner may read; this is the umask's mode.
+        new.chmod(mode)
         with new.open("rb+") as stream:
             os.fsync(stream.fileno())
         new.replace(file)

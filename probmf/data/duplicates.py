@@ -26,7 +26,7 @@ class RatingColumns(NamedTuple):
         """The columns of a `RatingTable`."""
         return cls(*(getattr(table, name) for name in cls._fields))
 
-    def take(self, rows: np.ndarray) -> "RatingColumns":
+    def take(self, rows: np.ndarray | slice) -> "RatingColumns":
         """Some of the rows."""
         kept: dict[str, Any] = {
             name: None if values is None else values[rows]

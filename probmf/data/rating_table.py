@@ -1,10 +1,10 @@
 """The table of ratings itself: its fields, what must hold of them, and what they add up to."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,35 @@ import pyarrow as pa
 from probmf.data.column import FINITE, LARGEST, refuse, refuse_large
 from probmf.data.duplicates import RatingColumns
 from probmf.data.vocabulary import Vocabulary
-from probmf.rows.store import RowStore
+from probmf.rows.store import RowStore, sort_rows
+
+#: Ratings of a block.
+BLOCK = 1 << 20
+NOTHING_CHOSEN = "rows chooses no rating at all; at least one is needed."
+
+
+class RowsByUser(NamedTuple):
+    """Rows of a table, user after user.
+
+    Attributes:
+        order: Row numbers in this order; None where the table has it.
+        start: Place of each user's first row in it, and the number of rows.
+    """
+
+    order: np.ndarray | None
+    start: np.ndarray
+
+    def blocks(self) -> Iterator[Any]:
+        """Rows by blocks of whole users, of `BLOCK` ratings or of one user."""
+        begin, num_rows = 0, int(self.start[-1])
+        while begin < num_rows:
+            place = int(np.searchsorted(self.start, begin + BLOCK, side="right")) - 1
+            end = int(self.start[place])
+            if end <= begin:
+                end = int(self.start[np.searchsorted(self.start, begin, side="right")])
+            rows = slice(begin, end)
+            yield rows if self.order is None else self.order[rows]
+            begin = end
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -110,6 +138,19 @@ class RatingTable:
         """Number of ratings of each item, int64 of shape (num_items,)."""
         return _frozen(np.bincount(self.item, minlength=self.num_items))
 
+    @cached_property
+    def by_user(self) -> "RowsByUser":
+        """The ratings in the order of their users."""
+        start = np.concatenate([[0], np.cumsum(self.user_degree)])
+        if self.rows is not None or bool(np.all(self.user[1:] >= self.user[:-1])):
+            return RowsByUser(None, start)
+        return RowsByUser(sort_rows(self.user, self.num_users)[0], start)
+
+    def blocks(self) -> Iterator[Self]:
+        """The ratings a block at a time, in their order."""
+        for begin in range(0, len(self), BLOCK):
+            yield self.select(slice(begin, begin + BLOCK))
+
     @property
     def density(self) -> float:
         """Share of all pairs of a user and an item that are rated."""
@@ -149,7 +190,11 @@ class RatingTable:
             >>> len(high), high.num_users
             (1, 2)
         """
-        chosen = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
+        if isinstance(rows, slice):
+            if not len(range(len(self))[rows]):
+                raise ValueError(NOTHING_CHOSEN)
+            return replace(self, **RatingColumns.of(self).take(rows)._asdict())
+        chosen = np.asarray(rows)
         if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "biu"):
             raise TypeError(
                 f"rows has shape {chosen.shape} and type {chosen.dtype}, expected booleans of "
@@ -162,7 +207,7 @@ class RatingTable:
                 )
             chosen = np.flatnonzero(chosen)
         if not len(chosen):
-            raise ValueError("rows chooses no rating at all; at least one is needed.")
+            raise ValueError(NOTHING_CHOSEN)
         if chosen.min() < 0 or chosen.max() >= len(self):
             bad = chosen[(chosen < 0) | (chosen >= len(self))][0]
             raise ValueError(f"Row {bad} is out of range: rows are 0 to {len(self) - 1}.")

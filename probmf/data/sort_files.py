@@ -24,8 +24,11 @@ from probmf.data.column import DROP, plain, sentence
 from probmf.data.duplicates import RatingColumns, combine
 from probmf.data.files import PathLike, parse_ids
 from probmf.data.kinds import CLOCK, NUMBERS, TIMES, array_kind
+from probmf.data.rating_table import RatingTable
 from probmf.data.row_files import (
+    FURTHER,
     MANIFEST,
+    NEEDED,
     ColumnFile,
     column_path,
     map_columns,
@@ -47,6 +50,8 @@ except ImportError:  # As on Windows, which has no such locks.
 
 #: Ratings that are looked at at once.
 BATCH = 1 << 20
+#: What DuckDB may take where nobody says it.
+MEMORY_LIMIT = "2GB"
 #: Folder of what does not fit in memory while the ratings are sorted.
 SPILLED = "spilled"
 #: What a repeated pair may mean here: rows that were sorted have no first and no last.
@@ -300,23 +305,82 @@ def sort_files(
         ValueError: If the files do not hold ratings, or change while they are read, or the folder
             holds anything else.
     """
-    refuse_other_contents(folder)
     before, dataset = source.state(), source.dataset()
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with _in_place_of(folder) as partial:
         with _connect(partial / SPILLED, memory_limit) as database:
             database.register("source", dataset)
             _check_numbers(database, source, dataset.schema)
             vocabularies = {side: _encode(database, source, side, given[side]) for side in SIDES}
             _write_table(database, source, partial, vocabularies)
             degrees = {side: _write_rows(database, partial, side, vocabularies) for side in SIDES}
-        shutil.rmtree(partial / SPILLED, ignore_errors=True)
         if source.state() != before:
             raise ValueError(
                 f"{sentence(source.what)} changed while it was read; wait until it is written, and "
                 "open it again."
             )
         write_manifest(partial, vocabularies, degrees, before)
+
+
+def sort_part(
+    table: RatingTable, chosen: np.ndarray, folder: Path
+) -> tuple[dict[str, Any], RowStore]:
+    """Keep some ratings of a table in a folder, as `sort_files` keeps those of files.
+
+    Args:
+        table: The ratings; of those that were opened a block at a time is in memory.
+        chosen: True for those to keep.
+        folder: The folder; one that was made so before is replaced.
+
+    Returns:
+        The columns of the part, and its ratings by row.
+
+    Raises:
+        ImportError: If DuckDB is not installed.
+        OSError: If the disk is full.
+        ValueError: If the table has further columns, or the folder holds anything else.
+    """
+    if table.columns:
+        raise ValueError(
+            f"The ratings keep the column {next(iter(table.columns))!r}, which folders of sorted "
+            "ratings don't have; leave it out (keep=), or split in memory, without folder=."
+        )
+    order = None
+    if table.rows is None:
+        order = np.lexsort((table.item, table.user))
+    vocabularies: dict[Side, Vocabulary] = {"user": table.users, "item": table.items}
+    options = asdict(
+        Source(
+            "", table.users.column, table.items.column,
+            weight=None if table.weight is None else "weight",
+            time=None if table.time is None else "time",
+        )
+    ) | {"path": None}  # fmt: skip
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _in_place_of(folder) as partial:
+        for name in (*NEEDED, *FURTHER):
+            values = getattr(table, name)
+            if values is None:
+                continue
+            with ColumnFile(column_path(partial, name), values.dtype) as file:
+                for begin in range(0, len(values), BATCH):
+                    rows: Any = slice(begin, begin + BATCH)
+                    rows = rows if order is None else order[rows]
+                    file.append(values[rows][chosen[rows]])
+        with _connect(partial / SPILLED, MEMORY_LIMIT) as database:
+            degrees = {side: _write_rows(database, partial, side, vocabularies) for side in SIDES}
+        write_manifest(partial, vocabularies, degrees, {"options": options, "files": []})
+    nothing: dict[str, Any] = {"weight": None, "time": None}
+    return nothing | map_columns(folder), map_rows(folder)
+
+
+@contextmanager
+def _in_place_of(folder: Path) -> Iterator[Path]:
+    """A new folder that takes the place of another one where all went well."""
+    refuse_other_contents(folder)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield partial
+        shutil.rmtree(partial / SPILLED, ignore_errors=True)
         partial.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)

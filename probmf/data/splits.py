@@ -1,28 +1,35 @@
 """Ways to divide ratings into what is learned from and what is tested on.
 
 All splits share the vocabularies and side tables of the whole, so that codes mean the same; all
-keep the order of the rows; none returns an empty side. Randomness is NumPy's on the host: the same
-key and the same ratings in the same order give the same split.
+keep the order of the rows, but for parts that are kept in a folder, sorted by user and item; none
+returns an empty side. Randomness is NumPy's on the host: the same key and the same ratings in the
+same order give the same split.
 """
 
 import operator
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from jax.typing import ArrayLike
 
 from probmf.data.column import plain
+from probmf.data.files import PathLike
 from probmf.data.keys import as_generator
 from probmf.data.rating_table import RatingTable
+from probmf.data.sort_files import sort_part
 from probmf.data.tables import require_columns
 
 
 class SplittableRatings(RatingTable):
     """The ways to split `Ratings`. Every key is a JAX key or an int; see `as_generator`."""
 
-    def split(self, *, key: ArrayLike, test_fraction: float = 0.1) -> tuple[Self, Self]:
+    def split(
+        self, *, key: ArrayLike, test_fraction: float = 0.1, folder: PathLike | None = None
+    ) -> tuple[Self, Self]:
         """Set aside ratings at random, all alike.
 
         A user or item may lose all its ratings; `split_within_users` prevents that for users.
@@ -30,6 +37,8 @@ class SplittableRatings(RatingTable):
         Args:
             key: JAX key or int; the same key gives the same split.
             test_fraction: Share of the ratings that is set aside, rounded to whole ratings.
+            folder: Folder to keep both parts in, as sorted ratings (`train` and `test`, for
+                `Ratings.open`), whose arrays need not fit in memory; None keeps them in memory.
 
         Returns:
             Training and test ratings.
@@ -48,11 +57,11 @@ class SplittableRatings(RatingTable):
         """
         _check_fraction(test_fraction, "test_fraction")
         test = np.zeros(len(self), dtype=bool)
-        test[as_generator(key).permutation(len(self))[: round(len(self) * test_fraction)]] = True
-        return self._divide(test, f"test_fraction={test_fraction} of {len(self):,} ratings")
+        test[self._shuffled(key)[: round(len(self) * test_fraction)]] = True
+        return self._divide(test, f"test_fraction={test_fraction} of {len(self):,} ratings", folder)
 
     def split_within_users(
-        self, *, key: ArrayLike, test_fraction: float = 0.2
+        self, *, key: ArrayLike, test_fraction: float = 0.2, folder: PathLike | None = None
     ) -> tuple[Self, Self]:
         """Set aside the same share of every user's ratings, at random.
 
@@ -62,6 +71,8 @@ class SplittableRatings(RatingTable):
         Args:
             key: JAX key or int.
             test_fraction: Share of each user's ratings.
+            folder: Folder to keep both parts in, as sorted ratings (`train` and `test`, for
+                `Ratings.open`), whose arrays need not fit in memory; None keeps them in memory.
 
         Returns:
             Training and test ratings.
@@ -82,17 +93,27 @@ class SplittableRatings(RatingTable):
         _check_fraction(test_fraction, "test_fraction")
         wanted = np.floor(self.user_degree * test_fraction + 0.5).astype(np.int64)
         wanted = np.minimum(wanted, self.user_degree - 1)
-        draw = as_generator(key).random(len(self))
-        test = self._rank_within_user(np.lexsort((draw, self.user))) < wanted[self.user]
-        most = self.user_degree.max()
-        return self._divide(test, f"test_fraction={test_fraction} of at most {most} ratings a user")
+        rng, order = as_generator(key), self.by_user.order
+        drawn = None if order is None else rng.random(len(self))
 
-    def hold_out_users(self, *, key: ArrayLike, user_fraction: float = 0.1) -> tuple[Self, Self]:
+        def draws(rows: Any) -> np.ndarray:
+            return rng.random(rows.stop - rows.start) if drawn is None else drawn[rows]
+
+        test = self._within_users(draws, lambda place, user: place < wanted[user])
+        most = self.user_degree.max()
+        how = f"test_fraction={test_fraction} of at most {most} ratings a user"
+        return self._divide(test, how, folder)
+
+    def hold_out_users(
+        self, *, key: ArrayLike, user_fraction: float = 0.1, folder: PathLike | None = None
+    ) -> tuple[Self, Self]:
         """Set aside all the ratings of some users, to test on users never seen.
 
         Args:
             key: JAX key or int.
             user_fraction: Share of the users with ratings, rounded to whole users.
+            folder: Folder to keep both parts in, as sorted ratings (`train` and `test`, for
+                `Ratings.open`), whose arrays need not fit in memory; None keeps them in memory.
 
         Returns:
             The ratings of the others, and those of the users held out.
@@ -113,11 +134,10 @@ class SplittableRatings(RatingTable):
         count = round(len(rated) * user_fraction)
         held = np.zeros(self.num_users, dtype=bool)
         held[as_generator(key).permutation(rated)[:count]] = True
-        return self._divide(
-            held[self.user], f"user_fraction={user_fraction} of {len(rated):,} users with ratings"
-        )
+        how = f"user_fraction={user_fraction} of {len(rated):,} users with ratings"
+        return self._divide(held[self.user], how, folder)
 
-    def split_last(self, *, num_last: int = 1) -> tuple[Self, Self]:
+    def split_last(self, *, num_last: int = 1, folder: PathLike | None = None) -> tuple[Self, Self]:
         """Set aside every user's latest ratings.
 
         Of ratings at the same time the later row counts as later. A user with `num_last` ratings or
@@ -125,6 +145,8 @@ class SplittableRatings(RatingTable):
 
         Args:
             num_last: How many ratings of each user to set aside.
+            folder: Folder to keep both parts in, as sorted ratings (`train` and `test`, for
+                `Ratings.open`), whose arrays need not fit in memory; None keeps them in memory.
 
         Returns:
             Training and test ratings.
@@ -149,18 +171,22 @@ class SplittableRatings(RatingTable):
                 "split_within_users."
             )
         _check_count(num_last, "num_last", 1)
-        order = np.lexsort((np.arange(len(self)), self.time, self.user))
-        after = self.user_degree[self.user] - 1 - self._rank_within_user(order)
-        test = (after < num_last) & (self.user_degree[self.user] > num_last)
-        most = self.user_degree.max()
-        return self._divide(test, f"num_last={num_last} of at most {most} ratings a user")
+        time, degree = self.time, self.user_degree
+        test = self._within_users(
+            lambda rows: time[rows],
+            lambda place, user: (place >= degree[user] - num_last) & (degree[user] > num_last),
+        )
+        how = f"num_last={num_last} of at most {degree.max()} ratings a user"
+        return self._divide(test, how, folder)
 
-    def split_at(self, time: Any) -> tuple[Self, Self]:
+    def split_at(self, time: Any, *, folder: PathLike | None = None) -> tuple[Self, Self]:
         """Learn from what was rated before a moment, test on what was rated from then on.
 
         Args:
             time: The moment, as the ratings have their times: a number, or a date in any form that
                 NumPy reads, such as "2024-06-01".
+            folder: Folder to keep both parts in, as sorted ratings (`train` and `test`, for
+                `Ratings.open`), whose arrays need not fit in memory; None keeps them in memory.
 
         Returns:
             Training and test ratings.
@@ -196,7 +222,7 @@ class SplittableRatings(RatingTable):
                 "a moment between."
             )
         how = f"time={time!r} (ratings are from {first} to {last})"
-        return self._divide(self.time >= moment, how)
+        return self._divide(self.time >= moment, how, folder)
 
     def folds(self, *, key: ArrayLike, num_folds: int = 5) -> Iterator[tuple[Self, Self]]:
         """Divide the ratings at random into parts that take turns as the test set.
@@ -226,15 +252,19 @@ class SplittableRatings(RatingTable):
                 f"num_folds is {num_folds}, but there are {len(self):,} ratings; a fold needs one."
             )
         fold = np.empty(len(self), dtype=np.int64)
-        fold[as_generator(key).permutation(len(self))] = np.arange(len(self)) % num_folds
+        fold[self._shuffled(key)] = np.arange(len(self)) % num_folds
         return ((self.select(fold != part), self.select(fold == part)) for part in range(num_folds))
 
-    def split_on(self, column: str, test: Any) -> tuple[Self, Self]:
+    def split_on(
+        self, column: str, test: Any, *, folder: PathLike | None = None
+    ) -> tuple[Self, Self]:
         """Set aside the ratings that have given values in a column: a split made by somebody else.
 
         Args:
             column: A column kept with `keep=`, or "rating", "weight" or "time".
             test: The value of test ratings, or a collection (list, set, array, range) of them.
+            folder: Folder to keep both parts in, as sorted ratings (`train` and `test`, for
+                `Ratings.open`), whose arrays need not fit in memory; None keeps them in memory.
 
         Returns:
             Training and test ratings.
@@ -259,25 +289,59 @@ class SplittableRatings(RatingTable):
         values = there[column]
         chosen = _is_in(values, list(test) if several else [test])
         first = ", ".join(repr(value) for value in dict.fromkeys(values[:1000].tolist()[:5]))
-        return self._divide(
-            chosen, f"test={test!r} in column {column!r} (which holds {first}, ...)"
-        )
+        how = f"test={test!r} in column {column!r} (which holds {first}, ...)"
+        return self._divide(chosen, how, folder)
 
-    def _rank_within_user(self, order: np.ndarray) -> np.ndarray:
-        """Place of each rating among its user's, given an order of the rows sorted by user."""
-        start = np.cumsum(self.user_degree) - self.user_degree
-        rank = np.empty(len(self), dtype=np.int64)
-        rank[order] = np.arange(len(self)) - start[self.user[order]]
-        return rank
+    def _shuffled(self, key: ArrayLike) -> np.ndarray:
+        """All row numbers in random order."""
+        rows = np.arange(len(self), dtype=np.int32 if len(self) < 2**31 else np.int64)
+        as_generator(key).shuffle(rows)
+        return rows
 
-    def _divide(self, test: np.ndarray, how: str) -> tuple[Self, Self]:
+    def _within_users(
+        self,
+        sort_by: Callable[[Any], np.ndarray],
+        choose: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    ) -> np.ndarray:
+        """Ratings chosen by their place among their user's, some users at a time.
+
+        Args:
+            sort_by: Of rows, by increasing user, what places are counted by; of equal ones the
+                first row is the first.
+            choose: Of places from 0, and users, whether the ratings are chosen.
+
+        Returns:
+            True where they are.
+        """
+        chosen = np.zeros(len(self), dtype=bool)
+        for rows in self.by_user.blocks():
+            user, values = self.user[rows], sort_by(rows)
+            order = np.lexsort((values, user))
+            first = np.searchsorted(user, user)
+            place = np.empty(len(user), dtype=np.int64)
+            place[order] = np.arange(len(user))
+            chosen[rows] = choose(place - first, user)
+        return chosen
+
+    def _divide(
+        self, test: np.ndarray, how: str, folder: PathLike | None = None
+    ) -> tuple[Self, Self]:
         for side, count in (("test", test.sum()), ("training", (~test).sum())):
             if not count:
                 raise ValueError(
                     f"The {side} set would be empty: {how} leaves no rating for it; choose another "
                     "split, or give more ratings."
                 )
-        return self.select(~test), self.select(test)
+        if folder is None:
+            return self.select(~test), self.select(test)
+        return self._kept(~test, Path(folder, "train")), self._kept(test, Path(folder, "test"))
+
+    def _kept(self, chosen: np.ndarray, folder: Path) -> Self:
+        """Some of the ratings, sorted into a folder and opened from there."""
+        fields, rows = sort_part(self, chosen, folder)
+        part = replace(self, **fields)
+        object.__setattr__(part, "rows", rows)
+        return part
 
 
 def _is_in(values: np.ndarray, wanted: list[Any]) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Figures that say how good a fit is on data that it has not seen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -15,8 +15,8 @@ from probmf.diagnostics.remarks import (
     seen_items,
     wide_intervals,
 )
+from probmf.likelihoods.base import Predicted
 from probmf.results import MixedFit, RatingsFit
-from probmf.results.exclusions import Exclusions
 from probmf.results.held_out import HeldOut, held_out
 from probmf.results.ranking import top_products
 from probmf.results.table import Table
@@ -120,24 +120,118 @@ def evaluation(
         TypeError: If the test data are of the wrong type.
         ValueError: If they do not suit the fit's likelihood.
     """
-    found = held_out(fit, test, interval=LEVELS[-1]) if found is None else found
+    blocks = _Blocks(fit, test, found)
+    first = blocks.first
     errors, constant, coverage = {}, {}, {}
-    remarks = events_alone(found.training, found.observed)
-    if not remarks and not (isinstance(fit, RatingsFit) and fit.ranks_only):
-        errors, constant = found.errors(), found.constant()
-        if not found.likelihood.binary:
-            coverage = {f"{level:g}": found.covered(level) for level in LEVELS}
-        if not found.likelihood.levels:
-            ends = (np.asarray(found.predicted.lower), np.asarray(found.predicted.upper))
-            remarks += wide_intervals(found.training, *ends, LEVELS[-1])
+    observed = test.rating if isinstance(test, Ratings) else first.observed
+    remarks = events_alone(first.training, observed)
+    judges = not remarks and not (isinstance(fit, RatingsFit) and fit.ranks_only)
+    figures = [_figures(own, blocks.constant, judges=judges) for own in blocks]
+    counts = [own.num_rows for own in figures]
+    if judges:
+        errors = _together(first.likelihood, [own.errors for own in figures], counts)
+        constant = _together(first.likelihood, [own.constant for own in figures], counts)
+        names = figures[0].covered
+        coverage = {n: _mean([own.covered[n] for own in figures], counts) for n in names}
+        if not first.likelihood.levels:
+            width = _mean([own.width for own in figures], counts)
+            remarks += wide_intervals(first.training, width, LEVELS[-1])
     remarks = constant_wins(errors, constant) + remarks
-    result = Evaluation(len(found.observed), errors, constant, coverage, remarks=remarks)
+    result = Evaluation(sum(counts), errors, constant, coverage, remarks=remarks)
     if isinstance(fit, MixedFit):
         return result
-    known = (np.asarray(found.predicted.known_user), np.asarray(found.predicted.known_item))
-    users, items = (int(np.sum(~own)) for own in known)
+    users, items = (sum(own.unknown[side] for own in figures) for side in (0, 1))
     result = replace(result, num_unknown_user=users, num_unknown_item=items)
     return _ranked(result, fit, test, ks, relevant_from)
+
+
+class _Blocks:
+    """Predictions and responses of test data, of ratings a block at a time.
+
+    Args:
+        fit: The fit.
+        test: The test data.
+        found: Predictions of all of them, if they have been made.
+    """
+
+    def __init__(self, fit: RatingsFit | MixedFit, test: Any, found: HeldOut | None) -> None:
+        """Predict the first block."""
+        self.fit = fit
+        self.rest: Iterator[Ratings] = iter(())
+        if found is None and isinstance(fit, RatingsFit) and isinstance(test, Ratings):
+            # Once for all, so that a message counts rows of the whole.
+            fit.model.likelihood.check_ratings(np.asarray(test.rating))
+            self.rest = test.blocks()
+            test = next(self.rest)
+        self.first = held_out(fit, test, interval=LEVELS[-1]) if found is None else found
+        own = self.first
+        #: The prediction that is the same for every row.
+        self.constant = own.likelihood.constant(own.training, own.weight, 1)
+
+    def __iter__(self) -> Iterator[HeldOut]:
+        """The blocks; only one is in memory."""
+        yield self.first
+        for part in self.rest:
+            yield held_out(self.fit, part, interval=LEVELS[-1])
+
+
+class _Figures(NamedTuple):
+    """Figures of a block of test data.
+
+    Attributes:
+        num_rows: Number of rows.
+        errors: Measures of the predictions by name; or what they are computed from at the end.
+        constant: The same of the constant.
+        covered: Shares inside of intervals, by their probability.
+        width: Mean width of the intervals.
+        unknown: Ratings of unknown users, and of unknown items.
+    """
+
+    num_rows: int
+    errors: Any
+    constant: Any
+    covered: dict[str, float]
+    width: float
+    unknown: tuple[int, int]
+
+
+def _figures(found: HeldOut, same: Predicted, *, judges: bool) -> _Figures:
+    own, count, unknown = found.predicted, len(found.observed), (0, 0)
+    if own.known_user is not None and own.known_item is not None:
+        unknown = int(np.sum(~own.known_user)), int(np.sum(~own.known_item))
+    if not judges:
+        return _Figures(count, {}, {}, {}, 0.0, unknown)
+    columns: list[Any] = [None if x is None else np.repeat(x, count, axis=0) for x in same]
+    constant = Predicted(*columns)
+    if found.likelihood.binary:
+        # The area under the ROC curve compares the scores of all rows.
+        scores = (found.observed, np.asarray(own.mean)), (found.observed, constant.mean)
+        return _Figures(count, *scores, {}, 0.0, unknown)
+    width = 0.0
+    if not found.likelihood.levels:
+        width = float(np.mean(np.asarray(own.upper) - np.asarray(own.lower)))
+    covered = {f"{level:g}": found.covered(level) for level in LEVELS}
+    errors = found.likelihood.errors(found.observed, constant)
+    return _Figures(count, found.errors(), errors, covered, width, unknown)
+
+
+def _together(likelihood: Any, parts: list[Any], counts: list[int]) -> dict[str, float | None]:
+    """Measures of all rows from those of blocks."""
+    if likelihood.binary:
+        observed, mean = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        found: dict[str, float | None] = likelihood.errors(observed, Predicted(mean, None))
+        return found
+    return {
+        name: float(np.sqrt(_mean([own[name] ** 2 for own in parts], counts)))
+        if name == "RMSE" and len(parts) > 1
+        else _mean([own[name] for own in parts], counts)
+        for name in parts[0]
+    }
+
+
+def _mean(values: list[float], counts: list[int]) -> float:
+    """Mean of all rows from those of blocks."""
+    return values[0] if len(values) == 1 else float(np.average(values, weights=counts))
 
 
 def _ranked(
@@ -150,48 +244,91 @@ def _ranked(
     """The same with measures of lists of users who have training ratings and a relevant item."""
     if relevant_from is None and fit.model.likelihood.binary:
         relevant_from = 1.0
-    chosen = np.ones(len(test), bool) if relevant_from is None else test.rating >= relevant_from
     words = (
         "every test item" if relevant_from is None else f"test rating at least {relevant_from:g}"
     )
-    user = fit.data.users.encode(test.users.ids, unknown="flag")[test.user]
-    item = fit.data.items.encode(test.items.ids, unknown="flag")[test.item]
-    chosen = chosen & (user >= 0) & (item >= 0)
     # A user or item may be in the vocabulary and have no training rating all the same.
-    chosen[chosen] &= (fit.data.user_degree[user[chosen]] > 0) & (
-        fit.data.item_degree[item[chosen]] > 0
-    )
-    users = np.unique(user[chosen])
-    result = replace(result, relevant=words, num_ranked_users=len(users))
-    if not len(users):
+    code = {
+        side: np.where(degree[own] > 0, own, -1)
+        for side, degree in (("user", fit.data.user_degree), ("item", fit.data.item_degree))
+        for own in [_codes(fit.data, test, side)]
+    }
+    parts: list[_Lists] = []
+    for rows in test.by_user.blocks():
+        user, item = code["user"][test.user[rows]], code["item"][test.item[rows]]
+        chosen = (user >= 0) & (item >= 0)
+        if relevant_from is not None:
+            chosen &= test.rating[rows] >= relevant_from
+        if chosen.any():
+            parts.append(_lists(fit, user[chosen], item[chosen], ks))
+    result = replace(result, relevant=words, num_ranked_users=sum(own.num_users for own in parts))
+    if not parts:
         return result
-    pairs = (np.ones(int(chosen.sum())), (np.searchsorted(users, user[chosen]), item[chosen]))
-    relevant = csr_array(pairs, shape=(len(users), fit.data.num_items))
-    lists = fit.recommend(fit.data.users.decode(users), k=max(ks)).code
-    popular = _most_rated(fit.data, users, max(ks))
-    # A pair as one number, of training and of test.
-    pair = user[chosen].astype(np.int64) * fit.data.num_items + item[chosen]
-    trained = fit.data.user.astype(np.int64) * fit.data.num_items + fit.data.item
-    more = seen_items(len(pair), int(np.isin(pair, trained).sum()))
+
+    def over_all(which: str) -> dict[str, dict[str, float]]:
+        found = [getattr(own, which) for own in parts]
+        return {
+            str(size): {
+                name: float(np.mean(np.concatenate([own[size][name] for own in found])))
+                for name in found[0][size]
+            }
+            for size in ks
+        }
+
+    more = seen_items(sum(own.num_pairs for own in parts), sum(own.num_seen for own in parts))
     return replace(
-        result, ranking={str(size): _judged(lists, relevant, size) for size in ks},
-        popular={str(size): _judged(popular, relevant, size) for size in ks},
+        result, ranking=over_all("own"), popular=over_all("popular"),
         remarks=[*result.remarks, *more],
     )  # fmt: skip
 
 
-def _judged(lists: np.ndarray, relevant: csr_array, k: int) -> dict[str, float]:
-    """Measures of lists of k items."""
-    return {
-        "recall": metrics.recall_at_k(lists, relevant, k),
-        "precision": metrics.precision_at_k(lists, relevant, k),
-        "NDCG": metrics.ndcg_at_k(lists, relevant, k),
-        "MAP": metrics.map_at_k(lists, relevant, k),
-    }
+def _codes(data: Ratings, test: Ratings, side: Any) -> np.ndarray:
+    """Codes in the training data of the test data's users or items, -1 for unknown ones."""
+    known, asked = getattr(data, f"{side}s"), getattr(test, f"{side}s")
+    found: np.ndarray = known.encode(asked.ids, unknown="flag")
+    return found
 
 
-def _most_rated(data: Ratings, users: np.ndarray, k: int) -> np.ndarray:
-    """For each user the items with the most ratings, those that the user has rated left out."""
-    seen = Exclusions.from_pairs(data.user, data.item, data.num_users).for_lines(users)
+class _Lists(NamedTuple):
+    """Lists of some users, judged.
+
+    Attributes:
+        num_users: Number of users.
+        own: Measures of the fit's lists by length and name, one for each user.
+        popular: The same of lists of the items with the most training ratings.
+        num_pairs: Relevant pairs.
+        num_seen: Those of them that the fit was trained on.
+    """
+
+    num_users: int
+    own: dict[int, dict[str, np.ndarray]]
+    popular: dict[int, dict[str, np.ndarray]]
+    num_pairs: int
+    num_seen: int
+
+
+def _lists(fit: RatingsFit, user: np.ndarray, item: np.ndarray, ks: tuple[int, ...]) -> _Lists:
+    """The lists of users judged by their relevant items."""
+    data = fit.data
+    users, line = np.unique(user, return_inverse=True)
+    relevant = csr_array((np.ones(len(line)), (line, item)), shape=(len(users), data.num_items))
+    lists = fit.recommend(data.users.decode(users), k=max(ks)).code
+    seen = fit._seen.for_lines(users)
     degree = data.item_degree[:, None].astype(np.float64)
-    return top_products(np.ones((len(users), 1)), degree, k, seen)[0]
+    popular = top_products(np.ones((len(users), 1)), degree, max(ks), seen)[0]
+    trained_line, trained_item = seen.block(0, len(users))
+    # A pair as one number, of training and of test.
+    trained = trained_line.astype(np.int64) * data.num_items + trained_item
+    num_seen = int(np.isin(line.astype(np.int64) * data.num_items + item, trained).sum())
+    own, others = ({k: _judged(one, relevant, k) for k in ks} for one in (lists, popular))
+    return _Lists(len(users), own, others, len(line), num_seen)
+
+
+def _judged(lists: np.ndarray, relevant: csr_array, k: int) -> dict[str, np.ndarray]:
+    """Measures of lists of k items, by user."""
+    return {
+        "recall": metrics.recall_at_k(lists, relevant, k, per_user=True),
+        "precision": metrics.precision_at_k(lists, relevant, k, per_user=True),
+        "NDCG": metrics.ndcg_at_k(lists, relevant, k, per_user=True),
+        "MAP": metrics.map_at_k(lists, relevant, k, per_user=True),
+    }

@@ -53,21 +53,18 @@ def events_alone(training: np.ndarray, observed: np.ndarray) -> list[str]:
     ]
 
 
-def wide_intervals(
-    training: np.ndarray, lower: np.ndarray, upper: np.ndarray, level: float
-) -> list[str]:
+def wide_intervals(training: np.ndarray, width: float, level: float) -> list[str]:
     """A sentence if the intervals are on average wider than the scale of the responses.
 
     Args:
         training: The training responses.
-        lower: Lower ends.
-        upper: Upper ends.
+        width: Mean width of the intervals.
         level: Their probability.
 
     Returns:
         The sentence, or nothing. The scale is the range of the training responses.
     """
-    width, span = float(np.mean(upper - lower)), float(np.ptp(training))
+    span = float(np.ptp(training))
     if not width > span > 0:
         return []
     return [

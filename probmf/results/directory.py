@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import stat
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -68,7 +67,6 @@ def write(
             manifest |= {"files": [shards.facts(file) for file in others], "shards": written}
             text = json.dumps(manifest, indent=1, allow_nan=False)
             (staging / MANIFEST).write_text(text, encoding="utf-8")
-            _share_mode(staging)
             _put(staging, target)
         return ""
 
@@ -128,16 +126,6 @@ def damage_told() -> Iterator[None]:
         yield
     except shards.ShardError as error:
         raise ValueError(f"{error}. Save the fit again, or fetch another copy.") from None
-
-
-def _share_mode(folder: Path) -> None:
-    """Give all files the mode of the manifest, which is the one that the umask leaves.
-
-    safetensors writes through a temporary file that only its owner may read.
-    """
-    mode = stat.S_IMODE((folder / MANIFEST).stat().st_mode)
-    for file in folder.iterdir():
-        file.chmod(mode)
 
 
 def _check_target(target: Path) -> None:

@@ -6,6 +6,9 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Int
 
+from probmf.data import Ratings
+from probmf.rows.store import sort_rows
+
 
 @dataclass(frozen=True, eq=False)
 class Exclusions:
@@ -27,9 +30,16 @@ class Exclusions:
         cls, group: Int[np.ndarray, " n"], item: Int[np.ndarray, " n"], num_groups: int
     ) -> "Exclusions":
         """Collect pairs by group; line i is group i unless `for_lines` says otherwise."""
-        order = np.argsort(group, kind="stable")
-        begin = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=num_groups))])
+        order, begin = sort_rows(group, num_groups)
         return cls(begin, item[order], np.arange(num_groups))
+
+    @classmethod
+    def of_ratings(cls, data: Ratings) -> "Exclusions":
+        """The items that each user has rated; those of sorted ratings are not copied."""
+        order, begin = data.by_user
+        return cls(
+            begin, data.item if order is None else data.item[order], np.arange(data.num_users)
+        )
 
     def for_lines(self, group: Int[np.ndarray, " lines"]) -> "Exclusions":
         """The same pairs for other lines."""

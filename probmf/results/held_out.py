@@ -64,11 +64,6 @@ class HeldOut(NamedTuple):
         low, high = tails(interval)
         return float(np.mean((self.at_most >= low) & (self.below < high)))
 
-    def constant(self) -> dict[str, float | None]:
-        """The same measures of the prediction that is the training mean for every row."""
-        same = self.likelihood.constant(self.training, self.weight, len(self.observed))
-        return self.likelihood.errors(self.observed, same)
-
 
 def held_out(fit: RatingsFit | MixedFit, test: Any, *, interval: float = 0.9) -> HeldOut:
     """Predict test responses, those of new users, items and groups by the prior.

@@ -169,7 +169,7 @@ class RatingsFit(Fit):
 
     @cached_property
     def _seen(self) -> Exclusions:
-        return Exclusions.from_pairs(self.data.user, self.data.item, self.data.num_users)
+        return Exclusions.of_ratings(self.data)
 
     @own_settings()
     def predict(

@@ -22,6 +22,7 @@ from probmf import (
 )
 from probmf.backend import use_backend
 from probmf.data import sort_files
+from probmf.rows.store import RowStore
 
 TABLE = {
     "who": ["bob", "ann", "bob", "eve", "ann", "007", "eve"],
@@ -120,6 +121,66 @@ def test_a_fit_reads_the_files(
         np.testing.assert_array_equal(found.samples[site], values)
     with pytest.raises(TypeError, match="not callable"):
         fit_als(model, opened.select(opened.rating > 1), key=0)
+
+
+SPLITS: dict[str, Any] = {
+    "split": {"key": 3, "test_fraction": 0.3},
+    "split_within_users": {"key": 3, "test_fraction": 0.4},
+    "hold_out_users": {"key": 3, "user_fraction": 0.5},
+    "split_last": {"num_last": 2},
+    "split_at": {"time": 30},
+    "split_on": {"column": "rating", "test": [1.0, 4.0]},
+}
+
+
+@pytest.mark.parametrize("method", SPLITS)
+@pytest.mark.parametrize("opened", [True, False])
+def test_splits_into_folders_are_those_in_memory(
+    method: str, opened: bool, tmp_path: Path, assert_same: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(4)
+    user, item = np.nonzero(rng.random((9, 12)) < 0.5)
+    rows = rng.permutation(len(user))
+    table = {
+        "who": user[rows], "what": item[rows], "stars": 1.0 + rows % 5, "w": (rows % 3) / 2,
+        "at": rows * 7 % 60,
+    }  # fmt: skip
+    titles = {"what": np.arange(12), "title": [*"abcdefghijkl"]}
+    path = write(tmp_path / "ratings.parquet", table)
+    in_memory = by_rows(Ratings.from_frame(table, item_features=titles, **ROLES))
+    wanted = getattr(in_memory, method)(**SPLITS[method])
+    whole = Ratings.open(path, item_features=titles, **ROLES) if opened else in_memory
+    monkeypatch.setattr(sort_files, "BATCH", 7)
+    monkeypatch.setattr("probmf.data.rating_table.BLOCK", 7)
+    parts = getattr(whole, method)(folder=tmp_path / "parts", **SPLITS[method])
+    for name, part, own in zip(("train", "test"), parts, wanted, strict=True):
+        assert_same(part, own)
+        assert_same(
+            Ratings.open(
+                tmp_path / "parts" / name, user="who", users=own.users, item_features=titles
+            ),
+            own,
+        )
+        for side in ("user", "item"):
+            counts = own.weight > 0
+            stored, sorted_here = part.rows[side], RowStore.of(
+                *(getattr(own, column)[counts] for column in ("user", "item", "rating", "weight")),
+                num_users=own.num_users, num_items=own.num_items,
+            )[side]  # fmt: skip
+            for column in ("start", "partner", "rating", "weight"):
+                np.testing.assert_array_equal(
+                    getattr(stored, column), getattr(sorted_here, column), err_msg=column
+                )
+
+
+def test_splits_that_no_folder_can_keep(path: Path) -> None:
+    kept = Ratings.from_parquet(path, keep=["at"], **ROLES | {"time": None})
+    with pytest.raises(ValueError, match="keep the column 'at', which folders of sorted ratings"):
+        kept.split(key=0, folder=path.parent / "parts")
+    train, _ = Ratings.open(path, **ROLES).split(key=0, folder=path.parent / "parts")
+    (path.parent / "parts" / "train" / "thesis.tex").write_text("")
+    with pytest.raises(ValueError, match=r"holds 'thesis\.tex', which is no file of sorted rat"):
+        train.split(key=0, folder=path.parent / "parts")
 
 
 def test_further_ids_and_side_tables(path: Path) -> None:

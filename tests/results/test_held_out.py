@@ -1,15 +1,20 @@
 """Predictions beside test responses, of ratings and of mixed models."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import toys
 
-from probmf.data import Ratings
+from probmf.data import Ratings, rating_table
 from probmf.diagnostics.evaluation import evaluation
 from probmf.inference.point.als import fit_als
-from probmf.likelihoods import Gaussian
+from probmf.likelihoods import Bernoulli, Gaussian, Ordinal
 from probmf.models import MatrixFactorization, MixedEffects
 from probmf.results import MixedFit
 from probmf.results.held_out import held_out
@@ -47,8 +52,8 @@ def test_errors_and_coverage_of_a_mixed_model() -> None:
     assert found.errors()["RMSE"] == pytest.approx(rmse)
     training = np.asarray(fit.design.data.response, np.float64)
     constant = np.sqrt(np.mean((test["y"] - training.mean()) ** 2))
-    assert found.constant()["RMSE"] == pytest.approx(constant)
     scores = evaluation(fit, test)
+    assert scores.constant["RMSE"] == pytest.approx(constant)
     ends = fit.predict(test, interval=0.5, unseen="prior", kind="response")
     assert ends.lower is not None
     inside = np.mean((ends.lower <= test["y"]) & (test["y"] <= ends.upper))
@@ -87,6 +92,47 @@ def test_no_level_reaches_the_threshold() -> None:
     fit = made(MixedEffects("y ~ x + (1 | g)", likelihood="ordinal"), table(2, np.arange(40) % 3))
     with pytest.raises(ValueError, match="at_least is 5, and no rating reaches it: the highest is"):
         fit.predict(at_least=5)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "yes/no", "levels"])
+def test_blocks_of_ratings_are_judged_as_all_at_once(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In memory in any order, and opened from files; to rounding, and opened ones bit for bit."""
+    own: dict[str, Any] = {"gaussian": Gaussian(0.5), "yes/no": Bernoulli(), "levels": Ordinal(3)}
+    train, test = toys.ratings(kind).split_within_users(key=1, test_fraction=0.4)
+    fit = fit_als(MatrixFactorization(2, own[kind]), train, key=0, num_sweeps=3)
+    # Of a user and an item that the fit does not know.
+    more = {"user": [3, 99], "item": [77, 2], "rating": [1.0, 1.0]}
+    table = pa.concat_tables([test.to_arrow(), pa.table(more)])
+    pq.write_table(table, tmp_path / "test.parquet")
+    opened = Ratings.open(tmp_path / "test.parquet")
+    by_rows = opened.select(np.arange(len(opened)))
+    whole = evaluation(fit, Ratings.from_frame(table), (2, 4), relevant_from=0.5)
+    monkeypatch.setattr(rating_table, "BLOCK", 5)
+    in_blocks = evaluation(fit, by_rows, (2, 4), relevant_from=0.5)
+    found = evaluation(fit, opened, (2, 4), relevant_from=0.5)
+    for name, value in vars(in_blocks).items():
+        assert getattr(found, name) == value, name
+        told = getattr(whole, name)
+        if name in ("errors", "constant", "coverage"):
+            assert told == pytest.approx(value, rel=1e-12), name
+        elif name in ("ranking", "popular"):
+            for k in ("2", "4"):
+                assert told[k] == pytest.approx(value[k], rel=1e-12), name
+        else:
+            assert told == value, name
+    assert (whole.num_unknown_user, whole.num_unknown_item) == (1, 1)
+
+
+def test_a_bad_rating_is_named_by_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = toys.ratings("yes/no")
+    fit = fit_als(MatrixFactorization(2, Bernoulli()), data, key=0, num_sweeps=1)
+    rating = data.rating.copy()
+    rating[12] = 0.5
+    monkeypatch.setattr(rating_table, "BLOCK", 5)
+    with pytest.raises(ValueError, match=r"row 12|\b12\b"):
+        evaluation(fit, replace(data, rating=rating))
 
 
 def test_errors_of_events_alone_are_not_told() -> None:
