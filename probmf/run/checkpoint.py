@@ -124,6 +124,7 @@ class Checkpoint:
         self.digest = fingerprint(identity)
         #: Shards of each piece that is written.
         self._pieces: list[Any] = []
+        self._done = -1
         #: What the run found out at its start and needs to go on; JSON.
         self.note: dict[str, Any] = {}
         try:
@@ -160,7 +161,7 @@ class Checkpoint:
                 "or a sampler's backend, differ. Give the same ones to resume it, or name another "
                 "directory."
             )
-        self._pieces = list(found["pieces"])
+        self._pieces, self._done = list(found["pieces"]), int(found["done"])
         self.note = dict(found["note"])
 
     @property
@@ -188,11 +189,14 @@ class Checkpoint:
     def write(self, tree: Any, pieces: list[dict[str, np.ndarray]], done: int) -> None:
         """Keep a run and its new pieces; the manifest, replaced last, makes them count.
 
-        Where the run is shared, all processes call it at the same step.
+        Where the run is shared, all processes call it at the same step. What is there already is
+        not written again: shards of another number of processes would take its place one by one.
 
         Raises:
             OSError: If it can't be written; in all processes.
         """
+        if (done, len(pieces)) == (self._done, len(self._pieces)):
+            return
         written = [
             self._save(f"draws-{index}", pieces[index])
             for index in range(len(self._pieces), len(pieces))
@@ -222,7 +226,7 @@ class Checkpoint:
             processes.each(finish)
         else:
             finish()
-        self._pieces = kept
+        self._pieces, self._done = kept, done
 
     def _save(self, name: str, arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         return shards.write(self.path, name, arrays, shared=self.shared)

@@ -54,6 +54,12 @@ def test_interrupted_and_resumed(call: int, whole: Result, tmp_path: Path) -> No
     assert third.steps == []
 
 
+def test_what_is_there_is_not_written_again(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another number of processes would replace its shards one by one."""
+    monkeypatch.setattr(Checkpoint, "_save", None)
+    go(checkpoint=checkpoint(kept))
+
+
 def test_time_goes_on_where_it_was(tmp_path: Path) -> None:
     part = go(Generator(interrupt_at=[9]), checkpoint=checkpoint(tmp_path))
     again = go(checkpoint=checkpoint(tmp_path)).run.seconds
