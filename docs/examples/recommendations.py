@@ -6,7 +6,8 @@
 # The ratings are simulated, so that the truth is known; your own table goes in the same way.
 
 # %%
-from probmf import Ratings, fit, metrics, plots
+import probmf
+from probmf import Ratings, metrics, plots
 from probmf.datasets import simulate_ratings
 from probmf.diagnostics import resources
 
@@ -22,12 +23,12 @@ train
 #
 # ## Fit
 #
-# With `fit` there is nothing to choose: it samples the posterior of a factorization and learns all
-# its scales, the noise included.
+# With `probmf.fit` there is nothing to choose: it samples the posterior of a factorization and
+# learns all its scales, the noise included.
 
 # %%
-model = fit(train, num_factors=6, key=0)
-model
+fit = probmf.fit(train, num_factors=6, key=0)
+fit
 
 # %% [markdown]
 # ## Are the predictions any good?
@@ -36,11 +37,11 @@ model
 # method can have a smaller error than that.
 
 # %%
-predicted = model.predict(test, interval=0.9)
+predicted = fit.predict(test, interval=0.9)
 error = metrics.rmse(test.rating, predicted.mean)
 inside = metrics.coverage(test.rating, predicted.lower, predicted.upper)
 print(f"RMSE {error:.3f}; {inside:.1%} of the ratings lie in their 90 % intervals")
-plots.calibration(model, test)
+plots.calibration(fit, test)
 
 # %% [markdown]
 # The curve stays within its band: intervals that promise 80 % hold about 80 % of the ratings.
@@ -51,7 +52,7 @@ plots.calibration(model, test)
 # noise of a single rating.
 
 # %%
-best = model.recommend(17, k=8, interval=0.9)
+best = fit.recommend(17, k=8, interval=0.9)
 plots.recommendations(best, labels=train.item_labels(best.code[0]))
 
 # %% [markdown]
@@ -60,7 +61,7 @@ plots.recommendations(best, labels=train.item_labels(best.code[0]))
 # probability of a rating of at least 4.
 
 # %%
-model.recommend(17, k=5, rank_by="lower", at_least=4.0, interval=0.9)
+fit.recommend(17, k=5, rank_by="lower", at_least=4.0, interval=0.9)
 
 # %% [markdown]
 # ## A new user
@@ -72,7 +73,7 @@ model.recommend(17, k=5, rank_by="lower", at_least=4.0, interval=0.9)
 new = Ratings.from_frame(
     {"user": [1001] * 5, "item": [3, 14, 15, 92, 65], "rating": [5.0, 1.0, 4.0, 2.0, 5.0]}
 )
-grown = model.fold_in(new, key=1)
+grown = fit.fold_in(new, key=1)
 print(train.item_labels(grown.recommend(1001, k=3).code[0]))
 
 # %% [markdown]
@@ -81,10 +82,10 @@ print(train.item_labels(grown.recommend(1001, k=3).code[0]))
 # Items that the same people like lie in the same direction.
 
 # %%
-plots.factor_map(model, num_labels=6)
+plots.factor_map(fit, num_labels=6)
 
 # %% [markdown]
-# `model.save("my-fit")` keeps all of it, and `probmf.load("my-fit")` reads it back. Where to go on:
+# `fit.save("my-fit")` keeps all of it, and `probmf.load("my-fit")` reads it back. Where to go on:
 # [faster point estimates](../fitting.md), [what to ask a new user](cold_start.py),
 # [plays and clicks](implicit_feedback.py).
 

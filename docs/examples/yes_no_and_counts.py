@@ -44,8 +44,7 @@ fit.comparisons(fit.datagrid(hours=[0, 2, 4]), variables="hours", level="populat
 # ## Counts
 #
 # There are calls to 25 offices on weekdays and weekends, over periods of different length. With
-# the offset the rate is one per day, and `negativebinomial` lets the counts vary more than a
-# Poisson's.
+# the offset, rates are per day, and `negativebinomial` lets the counts vary more than a Poisson's.
 
 # %%
 office, weekend = np.repeat(np.arange(25), 10), np.tile([0, 0, 0, 0, 0, 0, 0, 1, 1, 1], 25)
