@@ -127,7 +127,9 @@ def _listed(found: Estimates, title: str, ax: Axes | None) -> Figure:
         ends = [(found.lower[order], found.upper[order], 2.0, 0.4)]
     labels = [found.labels()[place] for place in order] if few else []
     draw_lines(ax, found.mean[order], ends, labels)
-    describe(ax, title=title, x=_words(found), y="" if few else f"{len(found):,} estimates")
+    told = [name for name, own in found.columns.items() if not _is_constant(own)]
+    y = told[0] if len(told) == 1 and told[0] not in ("term", "contrast") else ""
+    describe(ax, title=title, x=_words(found), y=y if few else f"{len(found):,} estimates")
     return figure_of(ax)
 
 

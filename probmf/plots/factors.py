@@ -196,6 +196,7 @@ def spectrum(fit: RatingsFit, *, interval: float = 0.9, ax: Axes | None = None) 
         ax.vlines(place, low, high, color=BLUE, lw=2, alpha=0.45)
     ax.plot(place, np.median(value, axis=0), "o", color=BLUE, ms=6)
     ax.set_ylim(bottom=0)
+    ax.set_xlim(0.5, len(place) + 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     intervals = f" ({interval:.0%} intervals)" if len(value) > 1 else ""
     describe(

@@ -180,8 +180,9 @@ def forest(
         interval: Probability of the thin intervals; the thick ones are 50 %.
 
     Returns:
-        The figure, with a panel for each site, as their units may differ. Of a site with more
-        than 60 numbers these are in their order and without labels.
+        The figure, with a panel for each site, as their units may differ, and for an intercept,
+        whose unit is that of the response. Of a site with more than 60 numbers these are in their
+        order and without labels.
 
     Raises:
         TypeError: If it is no fit.
@@ -195,18 +196,20 @@ def forest(
         site for site in fit.samples
         if not is_effect(site) and not {"user", "item"} & {*sites.dims.get(site, ())}
     ]  # fmt: skip
-    numbers = {}
+    numbers: list[tuple[str, dict[str, np.ndarray]]] = []
     for site in chosen(dict.fromkeys(fit.samples if var_names else single), var_names):
         draws = dict(scalars(site, *_selected(site, fit.samples[site], sites, coords or {})))
         found = {name: own.ravel() for name, own in draws.items() if np.ptp(own) > 0}
-        if found:
-            numbers[site] = found
+        # An intercept has the unit of the response, and other columns have their own.
+        alone = {name: found.pop(name) for name in [f"{site}[Intercept]"] if name in found}
+        numbers += [(site, own) for own in (alone, found) if own]
     if not numbers:
         raise ValueError("There is nothing to draw: these parameters are the same at every draw.")
-    sizes = [len(own) if len(own) <= LABELLED else 20 for own in numbers.values()]
+    sizes = [len(own) if len(own) <= LABELLED else 20 for _, own in numbers]
     figure = new_figure((6.0, 0.6 + 0.3 * sum(sizes) + 0.62 * len(sizes)))
     panels = figure.subplots(len(numbers), 1, squeeze=False, height_ratios=[n + 1 for n in sizes])
-    for (site, own), ax in zip(numbers.items(), panels[:, 0], strict=True):
+    shown: set[str] = set()
+    for (site, own), ax in zip(numbers, panels[:, 0], strict=True):
         labels = [name.removeprefix(site).strip("[]") or site for name in own]
         values = np.stack([*own.values()], axis=1)
         if len(own) > LABELLED:  # Without labels what can be seen is the order.
@@ -214,7 +217,8 @@ def forest(
             ax.set_ylabel(f"{len(own):,} in order", fontsize=10)
         draw_intervals(quiet(ax), values, labels, interval=interval)
         ax.invert_yaxis()
-        title = "" if labels == [site] else site
+        title = "" if labels == [site] or site in shown else site
+        shown.add(site)
         ax.set_title(title, loc="left", fontsize=10)
     panels[0, 0].set_title(
         f"{panels[0, 0].get_title(loc='left')}  (means, {interval:.0%} and 50% intervals)".strip(),

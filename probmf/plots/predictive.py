@@ -80,7 +80,8 @@ def predictive_check(
     observed = np.asarray(fit._observed(), np.float64).ravel()
     name = fit._response_name
     if groups is not None:
-        return _draw_groups(ax, made, observed, *groups, statistic, name, told)
+        source = f"{by if isinstance(by, str) else 'group'}{told}"
+        return _draw_groups(ax, made, observed, *groups, statistic, name, source)
     ax = new_axes(ax, (5.6, 3.8))
     values = np.unique(observed)
     if len(values) <= _VALUES and np.isin(made[:1], values).mean() > 0.5:
@@ -231,7 +232,7 @@ def _draw_groups(
     legend(ax, loc="lower right", markerscale=1 if few else 4)
     describe(
         ax,
-        title=f"{statistic} of {response} by group: {inside:.0%} of {len(there):,} within{source}",
+        title=f"{statistic} of {response} by {source}: {inside:.0%} of {len(there):,} within",
         x=f"{statistic} of {response}",
         y="" if few else f"{len(there):,} groups in order",
     )

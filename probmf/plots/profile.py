@@ -114,7 +114,7 @@ def _draw_bias(ax: Axes, fit: RatingsFit, code: int) -> None:
     ax.set_yticks([])
     ax.set_xlabel("user bias", fontsize=9)
     above = float(np.mean(bias < bias[code]))
-    ax.set_title(f"Rates higher than {above:.0%}", loc="left", fontsize=10, color=INK)
+    ax.set_title(f"Higher than {above:.0%} of users", loc="left", fontsize=10, color=INK)
 
 
 def _draw_similar(ax: Axes, fit: RatingsFit, ids: np.ndarray) -> None:

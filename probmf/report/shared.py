@@ -76,7 +76,10 @@ def likelihood_words(likelihood: Likelihood) -> str:
 
 
 def _array(values: Any) -> str:
-    return np.array2string(np.asarray(values), precision=4, threshold=6)
+    return np.array2string(
+        np.asarray(values), threshold=6, separator=", ",
+        formatter={"float_kind": lambda value: f"{value:.5g}"},
+    )  # fmt: skip
 
 
 def held_out(
