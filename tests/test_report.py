@@ -212,7 +212,7 @@ def test_says_what_it_can_not_show(written: Callable[[str], Path], tmp_path: Pat
     zeros = Page(written("weak zeros"))
     assert "Unobserved pairs count as zeros or negatives" in " ".join(zeros.words("p"))
     assert not [text for text in zeros.words("td") if re.fullmatch(r"[\d.-]+ to [\d.-]+", text)]
-    with pytest.raises(TypeError, match="fit is a str; a report is of a RatingsFit or a MixedFit"):
+    with pytest.raises(TypeError, match="fit is the path 'fit'; load the fit"):
         write_report("fit", tmp_path / "c.html")  # type: ignore[arg-type]
 
 

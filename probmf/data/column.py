@@ -169,7 +169,14 @@ class Column:
             ),
             (0, None),
         )
-        hint = " Text has to be converted first." if isinstance(value, str) else ""
+        hint = ""
+        if isinstance(value, str):
+            # A single word turns all numbers of a file's column into text: name that one.
+            words = ((row, text) for row, text in enumerate(self.to_list()) if _is_word(text))
+            row, value = next(words, (row, value))
+            hint = " Text has to be converted first."
+            if _is_word(value) and kinds & NUMBERS:
+                hint = " Correct or drop such rows, and convert the column to numbers."
         raise TypeError(
             f"{sentence(self.what)} must hold {noun}, but {self.row(row)} holds {value!r} of type "
             f"{type(value).__name__}.{hint}"
@@ -268,6 +275,17 @@ def is_missing(value: Any) -> bool:
 def sentence(phrase: str) -> str:
     """The phrase with its first letter large."""
     return phrase[:1].upper() + phrase[1:]
+
+
+def _is_word(value: object) -> bool:
+    """Whether it is text that is no number."""
+    if not isinstance(value, str):
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return True
+    return False
 
 
 def plain(value: Any) -> Any:

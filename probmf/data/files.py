@@ -49,6 +49,8 @@ def read_csv(
     try:
         # The whole file and not its first block: a later block may change a column's type.
         table = pa.csv.read_csv(path, read_options, parse_options, convert_options)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no file {os.fspath(path)}.") from None
     except pa.ArrowInvalid as error:
         raise ValueError(
             f"{sentence(what)} could not be read as CSV with the delimiter {delimiter!r}: {error}."
@@ -67,6 +69,8 @@ def read_parquet(path: PathLike, names: Sequence[str] | None = None) -> pa.Table
     what = f"the file {os.fspath(path)}"
     try:
         dataset = pa.parquet.ParquetDataset(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no file or folder {os.fspath(path)}.") from None
     except pa.ArrowInvalid as error:
         raise ValueError(f"{sentence(what)} could not be read as Parquet: {error}.") from error
     refuse_doubled(dataset.schema.names, what)

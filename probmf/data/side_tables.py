@@ -30,7 +30,8 @@ def read_side_table(frame: Any, side: str, id_name: str) -> tuple[Vocabulary, pa
     columns = read_table(frame, None, what, label=f"column {{!r}} of {what}")
     if id_name not in columns and side in columns:
         id_name = side
-    require_columns([id_name], columns, what)
+    hint = f" It holds the {side}s' ids, and has the name that it has in the ratings."
+    require_columns([id_name], columns, what, hints={id_name: hint})
     ids = columns.pop(id_name)
     vocabulary, codes = Vocabulary.from_values(ids, side)
     if len(vocabulary) < len(codes):

@@ -1,6 +1,6 @@
 """A small search over the number of factors and their scales, by held-out error."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, cast
@@ -131,6 +131,11 @@ def grid_search(
 def _check(
     num_factors: Sequence[int], multiples: Sequence[float], model: MatrixFactorization
 ) -> None:
+    for name, values in {"num_factors": num_factors, "multiples": multiples}.items():
+        if not isinstance(values, Iterable):
+            raise TypeError(
+                f"{name} is {values!r}; expected the numbers to try, as in [{values!r}]."
+            )
     if not len(num_factors) or not len(multiples):
         raise ValueError(
             "There is no setting to try; num_factors and multiples need an entry each."

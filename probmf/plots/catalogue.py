@@ -81,6 +81,11 @@ def recommendations(
     """
     if not -len(recommended) <= row < len(recommended):
         raise IndexError(f"row is {row}, but there are recommendations for {len(recommended)}.")
+    if not isinstance(recommended, Recommendations):
+        raise TypeError(
+            f"recommended is of type {type(recommended).__name__}; expected Recommendations, as "
+            "from fit.recommend(user, interval=0.9)."
+        )
     found = np.flatnonzero(recommended.code[row] >= 0)
     if not len(found):
         raise ValueError(f"Row {row} (user {recommended.user[row]!r}) has no recommendations.")

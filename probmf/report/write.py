@@ -52,6 +52,10 @@ def write_report(
     Cost: some seconds; the training ratings are predicted once, at most 50,000 of them.
     """
     if not isinstance(fit, RatingsFit | MixedFit):
+        if isinstance(fit, str | Path):
+            raise TypeError(
+                f"fit is the path {str(fit)!r}; load the fit: probmf.load({str(fit)!r})."
+            )
         raise TypeError(
             f"fit is a {type(fit).__name__}; a report is of a RatingsFit or a MixedFit. Of a "
             "network fit.summary(), probmf.diagnostics.summary(fit) and plots.convergence tell."

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from probmf.data import Ratings, Vocabulary, encode_pairs
-from probmf.data.column import objects
+from probmf.data.column import objects, plain
 from probmf.data.ids import read_ids
 from probmf.data.user_item_pairs import pair_columns
 from probmf.likelihoods.parameters import is_number
@@ -83,7 +83,14 @@ def read_some(ids: Any, vocabulary: Vocabulary, name: str, *, known: bool = Fals
     checked = read_ids(values, what)
     if not len(checked.values):
         raise ValueError(f"{name} is empty; give at least one {vocabulary.name} id.")
-    codes = vocabulary.encode(values, unknown="raise" if known else "flag", what=what)
+    codes = vocabulary.encode(values, unknown="flag", what=what)
+    if known and (codes < 0).any():
+        strange = dict.fromkeys(map(plain, checked.to_numpy()[codes < 0]))
+        listed = ", ".join(map(repr, [*strange][:3])) + ", ..." * (len(strange) > 3)
+        raise ValueError(
+            f"{name} {'is' if len(codes) == 1 else 'holds'} {listed}, and the fit has no such "
+            f"{vocabulary.name}; it has {len(vocabulary):,}, such as {plain(vocabulary.ids[0])!r}."
+        )
     return Asked(checked.to_numpy(), codes)
 
 

@@ -266,6 +266,10 @@ def require(method: str, model: Any) -> None:
         *others, last = (family.__name__ for family in families)
         expected = f"{', '.join(others)} or {last}" if others else last
         why = "For any other NumPyro model use marginalize(model) with NumPyro's own MCMC."
+        if isinstance(model, str) and "MixedEffects" in expected:
+            why = f"Of a formula make one: MixedEffects({model!r})."
+        elif not callable(model):
+            why = "The model comes first, then the data."
         for row in TABLE:
             if row.title == row.family.__name__ and isinstance(model, row.family):
                 why = row.sentence(method, row.title)

@@ -335,7 +335,9 @@ def test_csv_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has 2 columns called 'user'"):
         Ratings.from_csv(path)
     path.write_text("user,item,rating\n1,2,3\n1,3,three\n")
-    with pytest.raises(TypeError, match="'rating' must hold numbers, but row 0 holds '3' of type"):
+    with pytest.raises(
+        TypeError, match="'rating' must hold numbers, but row 1 holds 'three' of type"
+    ):
         Ratings.from_csv(path)
     path.write_text("user,item,rating\n1,2,3\n1,3,\n")
     with pytest.raises(ValueError, match=r"'rating' has 1 missing value .* in row 1"):

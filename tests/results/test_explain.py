@@ -75,7 +75,7 @@ def test_shares_sum_to_the_score(model: MatrixFactorization, binary: bool) -> No
 def test_mistakes(gaussian: RatingsFit, chains: RatingsFit) -> None:
     with pytest.raises(ValueError, match="user holds 2 ids; give one"):
         gaussian.explain([0, 1], "i0")
-    with pytest.raises(ValueError, match="not among the 7 known items"):
+    with pytest.raises(ValueError, match="the fit has no such item; it has 7"):
         gaussian.explain(0, "i9")
     with pytest.raises(ValueError, match="side is 'film'; expected 'user' or 'item'"):
         gaussian.vectors("film")  # type: ignore[arg-type]

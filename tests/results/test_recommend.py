@@ -427,7 +427,7 @@ def test_an_item_without_factors_is_like_nothing(random_fit: Any, draw_ratings: 
 @pytest.mark.parametrize(
     ("items", "k", "error", "message"),
     [
-        ([77], 2, ValueError, "The list of items holds id 77, which is not among the 11 known"),
+        ([77], 2, ValueError, "items is 77, and the fit has no such item; it has 11"),
         ([3], 11, ValueError, "k is 11; expected a whole number from 1 to 10, the number of other"),
         ([3], 2.5, TypeError, "k is 2.5"),
     ],

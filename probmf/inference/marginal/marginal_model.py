@@ -93,7 +93,10 @@ def marginalize(
         matrix of all but the largest, factored once per evaluation.
     """
     if not callable(model):
-        raise TypeError(f"model is of type {type(model).__name__}; expected a NumPyro model.")
+        raise TypeError(
+            f"model is of type {type(model).__name__}; expected a NumPyro model: the function "
+            "itself, not what a call of it returns."
+        )
     given = as_tree(model)
     model = given if isinstance(given, MixedProgram) else Whole(model)
     if num_nodes is not None:

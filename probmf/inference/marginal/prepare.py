@@ -240,10 +240,17 @@ def _check_rows(observed: Mapping[str, Any], target: str) -> None:
         )
 
 
+def _argument(path: tuple[Any, ...]) -> str:
+    """What messages call a leaf of (args, kwargs)."""
+    kind, name, *inner = path
+    own = f"{name.key}" if kind.idx else f"number {name.idx + 1}"
+    return own + jax.tree_util.keystr(tuple(inner))
+
+
 def _check_indices(found: Sequence[Found], arguments: Any) -> None:
     """JAX clamps indices beyond the end and wraps negative ones: look for such an argument."""
     leaves = [
-        (jax.tree_util.keystr(path), np.asarray(leaf))
+        (_argument(path), np.asarray(leaf))
         for path, leaf in jax.tree.leaves_with_path(arguments)
         if isinstance(leaf, np.ndarray | jax.Array | list)
         and np.issubdtype(np.asarray(leaf).dtype, np.integer)

@@ -137,7 +137,11 @@ def _why(data: MixedData, response: np.ndarray, *, bounds: bool) -> str:
         if inner.any() and np.all(np.diff(response[order])[inner] == 0):
             return f"The response {name} does not vary within the groups of {term.plate!r}."
     if data.population.shape[1] >= data.num_observations:
-        return f"The formula has as many coefficients as there are rows, {len(response):,}."
+        return (
+            f"The formula has as many coefficients as there are rows, {len(response):,}. (Text and "
+            "categories have one for each level but the first: if a column of text holds numbers, "
+            "convert it.)"
+        )
     return f"Coefficients and effects fit the response {name} in every row."
 
 

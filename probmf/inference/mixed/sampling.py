@@ -178,9 +178,10 @@ def _by_quadrature(
     try:
         found = sample_by_quadrature(model.program, data, each, key, progress)
     except (NoGroupingError, NoModeError) as error:
+        how = ", with MixedEffects(..., centered=False)" if data.groups else ""
         raise ValueError(
             f"likelihood is {model.likelihood!r}, and sample_marginal can't serve: {error}. Use "
-            "sample_nuts(centered=False)."
+            f"sample_nuts{how}."
         ) from error
     chains = found.chains
     warn_incomplete(chains.result, chains.num_draws, each, stacklevel=3)

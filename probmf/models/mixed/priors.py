@@ -130,6 +130,12 @@ def replace_priors(
         TypeError: If a prior is of the wrong type.
         ValueError: If there is no such site or column, or a prior has the wrong shape or support.
     """
+    for site, columns in coefficient_names.items():
+        if own := next((name for name in given if name in columns and name not in defaults), None):
+            raise ValueError(
+                f"priors has the key {own!r}, a column: write {{{site!r}: {{{own!r}: ...}}}} for "
+                "the prior of its coefficient."
+            )
     _require_known(given, defaults, "priors has the key", "this model's sites with priors")
     priors = dict(defaults)
     for site, prior in given.items():
