@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from jax.scipy.special import log_ndtr, ndtr
+from jax.scipy.special import ndtr
 from jaxtyping import Array
 from numpyro.distributions import Distribution
 
 from probmf import metrics
 from probmf.data.column import such_rows
 from probmf.likelihoods.base import Likelihood, Predicted, Scores
+from probmf.likelihoods.links import log_ndtr
 from probmf.likelihoods.parameters import check_scale
 
 

@@ -1,6 +1,6 @@
 """Ratings at a few ordered levels: cumulative logit and probit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, Self
@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 from scipy.optimize import minimize_scalar
@@ -22,7 +23,6 @@ from probmf.likelihoods.ordered import (
     FAR,
     Ordered,
     OrderedNormal,
-    cutpoint,
     edges,
     end_densities,
     interval_probability,
@@ -356,12 +356,19 @@ class Ordinal(Likelihood):
     def information(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
         """Fisher information of a score: the mean square of the loss's slope."""
         scores = jnp.asarray(scores)
-        total = jnp.zeros_like(scores)
-        for level in self.levels:
-            ends = self._around(scores, jnp.full_like(scores, level), scales)
-            slope = interval_slope(*ends, self.link)
-            total = total + interval_probability(*ends, self.link) * jnp.square(slope)
-        return total
+
+        def one(ends: tuple[Array, Array]) -> Array:
+            a, b = (end - scores for end in ends)
+            slope = interval_slope(a, b, self.link)
+            return interval_probability(a, b, self.link) * jnp.square(slope)
+
+        return sum(_at_each(one, self._ends(scores, scales), quick=self.link == "logit"))
+
+    def _ends(self, scores: Array, scales: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Cutpoints below and above each level, levels along the first axis."""
+        inner = jnp.moveaxis(jnp.asarray(scales["cutpoints"], scores.dtype), -1, 0)
+        far = jnp.full_like(inner[:1], FAR)
+        return jnp.concatenate([-far, inner]), jnp.concatenate([inner, far])
 
     def latent_variance(self, log_rate: np.ndarray, scales: Mapping[str, Any]) -> np.ndarray:
         """That of the link's distribution."""
@@ -386,13 +393,14 @@ class Ordinal(Likelihood):
     ) -> list[Array]:
         """Probabilities that the latent variable lies above each cutpoint; below, if sign is -1."""
         scores = jnp.asarray(scores)
-        apart = [
-            sign * (scores - cutpoint(scales["cutpoints"], place))
-            for place in range(self.num_levels - 1)
-        ]
-        if sd is None:
-            return [self._link.cdf(x) for x in apart]
-        return [self._link.expected_cdf(x, jnp.asarray(sd)) for x in apart]
+
+        def one(own: Array) -> Array:
+            apart = sign * (scores - own)
+            if sd is None:
+                return self._link.cdf(apart)
+            return self._link.expected_cdf(apart, jnp.asarray(sd))
+
+        return _at_each(one, self._ends(scores, scales)[0][1:], quick=sd is None)
 
     def integrate(self, mean: Scores, sd: Scores, scales: Mapping[str, Array]) -> tuple:
         """Mean and sd of a rating whose score is Normal(mean, sd).
@@ -425,11 +433,12 @@ class Ordinal(Likelihood):
     ) -> Float[Array, "... K"]:
         """Probabilities of the levels, on a new last axis, when the score is Normal(scores, sd)."""
         scores = jnp.asarray(scores)
-        parts = []
-        for level in self.levels:
-            ends = self._around(scores, jnp.full_like(scores, level), scales)
-            parts.append(interval_probability(*ends, self.link, sd))
-        return jnp.stack(jnp.broadcast_arrays(*parts), axis=-1)
+
+        def one(ends: tuple[Array, Array]) -> Array:
+            return interval_probability(ends[0] - scores, ends[1] - scores, self.link, sd)
+
+        quick = sd is None and self.link == "logit"
+        return jnp.stack(_at_each(one, self._ends(scores, scales), quick=quick), axis=-1)
 
     def errors(self, rating: np.ndarray, predicted: Predicted) -> dict[str, float | None]:
         """Besides those of all numbers the log of the probability of the rating's level."""
@@ -443,6 +452,19 @@ class Ordinal(Likelihood):
         counts = self.counts(rating, weight)
         shares = np.tile(counts / counts.sum(), (size, 1))
         return Predicted(shares @ np.asarray(self.levels), None, shares)
+
+
+def _at_each(one: Callable[[Any], Array], ends: Any, *, quick: bool) -> list[Array]:
+    """A function of each level or cutpoint, which lie along the first axis.
+
+    One that is not quick is compiled once: written out for all levels, a program of Normal tails
+    takes seconds to compile.
+    """
+    if quick:
+        parts = [list(end) for end in jax.tree.leaves(ends)]
+        each = zip(*parts, strict=True)
+        return [one(jax.tree.unflatten(jax.tree.structure(ends), own)) for own in each]
+    return list(lax.map(one, ends))
 
 
 def _levels(given: Any) -> tuple[float, ...]:

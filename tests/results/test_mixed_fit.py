@@ -230,15 +230,16 @@ def test_effects_of_some_groupings(make: Any) -> None:
 @pytest.mark.parametrize("kind", ["gaussian", "ordinal"])
 def test_draws_have_the_moments_that_predictions_have(kind: str, make: Any) -> None:
     fit = make(kind, "y ~ x + (1 + x | g) + (1 | h)")
-    new = {"x": [0.7] * 900, "g": np.arange(900) + 9, "h": ["p"] * 900}
+    count = 300
+    new = {"x": [0.7] * count, "g": np.arange(count) + 9, "h": ["p"] * count}
     for options in ({"kind": "mean"}, {"kind": "response"}):
         found = fit.predict(new, unseen="prior", draws=True, key=0, **options)
-        error = found.sd[0] / np.sqrt(900)  # Of 900 groups.
+        error = found.sd[0] / np.sqrt(count)  # Of as many groups.
         assert found.draws.mean() == pytest.approx(found.mean[0], abs=4 * error)
         assert found.draws.std() == pytest.approx(found.sd[0], abs=4 * error)
     levels = {1.0, 2.0, 3.0}
     assert kind == "gaussian" or set(np.unique(found.draws)) == levels
-    same = fit.predict(new | {"g": [9] * 900}, unseen="prior", draws=True, key=0).draws
+    same = fit.predict(new | {"g": [9] * count}, unseen="prior", draws=True, key=0).draws
     assert np.ptp(same, axis=1).max() < 1e-12 < np.ptp(same, axis=0).max()
     with pytest.raises(ValueError, match=r"draws=True draws at random: .* Give key="):
         fit.predict(new, unseen="prior", draws=True)
