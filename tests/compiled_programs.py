@@ -59,8 +59,12 @@ class Programs:
         return too_many or psutil.Process().memory_info().rss > MOST_MEMORY
 
     def forget(self) -> None:
-        """Keep only those that were wanted more than once since it was last done."""
-        self.made = {key: self.made[key] for key in self.wanted_again if key in self.made}
+        """Keep those that were wanted more than once since it was last done, and the youngest.
+
+        The next tests of a file want what its last ones have made.
+        """
+        kept = self.wanted_again | set(list(self.made)[-LEAST_PROGRAMS:])
+        self.made = {key: program for key, program in self.made.items() if key in kept}
         self.wanted_again, self.looked_at = set(), len(self.made)
         jax.clear_caches()
         gc.collect()

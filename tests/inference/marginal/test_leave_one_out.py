@@ -207,13 +207,13 @@ def test_counts_given_the_others_against_fits_without_them(sites: Any) -> None:
 
     with jax.enable_x64(True):
         whole = density(np.ones(12, bool))
-        rows = [whole - density(np.arange(12) != n) for n in (0, 5)]
+        row = whole - density(np.arange(12) != 5)
         parts = [whole - density(part != 1)]
         own = [whole - density(group != group[0])]
         got = marginal.leave_one_out(latents, group, y)[0]
         by_part = marginal.leave_group_out(part, latents, group, y)[0]
         by_group = marginal.leave_group_out(group, latents, group, y)[0]
-    np.testing.assert_allclose(got[np.array([0, 5])], rows, atol=1e-7)
+    np.testing.assert_allclose(got[5], row, atol=1e-7)
     np.testing.assert_allclose(by_part[1], parts[0], atol=1e-7)
     np.testing.assert_allclose(by_group[group[0]], own[0], atol=1e-7)
 
