@@ -9,7 +9,7 @@ import numpy as np
 from probmf.results.draw_store import POSTERIOR, STATS
 from probmf.run import driver
 from probmf.run.checkpoint import Checkpoint
-from probmf.run.draw_stream import DrawStream, Layout, StreamSite
+from probmf.run.draw_stream import DrawStream, StreamLayout, StreamSite
 from probmf.run.driver import Observed, Result, Schedule, drive
 
 WARMUP, DRAWS, CHUNK = 20, 60, 10
@@ -82,12 +82,12 @@ def checkpoint(path: Path, identity: str = "generator") -> Checkpoint:
     return Checkpoint(path, identity)
 
 
-def layout(**options: Any) -> Layout:
+def layout(**options: Any) -> StreamLayout:
     """What its stream holds: of every third draw the number and its logarithm."""
     sites = (
         StreamSite("x", POSTERIOR, (), ()), StreamSite("lp", STATS, (), ()),
     )  # fmt: skip
-    return Layout(sites, {}, 2, DRAWS // 3, np.dtype(float), "toy", **options)
+    return StreamLayout(sites, {}, 2, DRAWS // 3, np.dtype(float), "toy", **options)
 
 
 def stream(path: Path, *, resumable: bool = True, identity: str = "generator") -> DrawStream:

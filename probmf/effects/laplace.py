@@ -166,7 +166,7 @@ def draw_near_mode(blocks: Blocks, key: Array) -> Tables:
     return draw_effects(held.pattern, sums, held.trils, one, key, held.flat)[1]
 
 
-class _Search(NamedTuple):
+class _Ascent(NamedTuple):
     """State of the search: where it is, where it goes, how far, and what is left."""
 
     whitened: Tables
@@ -205,22 +205,22 @@ def mode_of_effects(blocks: Blocks, start: Tables | None = None) -> Tables:
         left = sum((jnp.sum(a * b) for a, b in zip(step, slopes, strict=True)), jnp.zeros(()))
         return step, left
 
-    def move(state: _Search) -> _Search:
+    def move(state: _Ascent) -> _Ascent:
         new = [x + state.length * dx for x, dx in zip(state.whitened, state.step, strict=True)]
         joint, slope, weight = look(new)
         # No less but for rounding; a comparison with NaN is false.
         good = joint >= state.joint - 10 * small * (1 + jnp.abs(state.joint))
 
-        def take() -> _Search:
+        def take() -> _Ascent:
             step, left = aim(new, slope, weight)
-            return _Search(new, step, jnp.ones((), dtype), joint, left, state.num_steps + 1)
+            return _Ascent(new, step, jnp.ones((), dtype), joint, left, state.num_steps + 1)
 
-        def halve() -> _Search:
+        def halve() -> _Ascent:
             return state._replace(length=0.5 * state.length, num_steps=state.num_steps + 1)
 
         return lax.cond(good, take, halve)
 
-    def is_on(state: _Search) -> Array:
+    def is_on(state: _Ascent) -> Array:
         return (state.left * state.length > small) & (state.num_steps < MOST_ITERATIONS)
 
     first = start
@@ -228,7 +228,7 @@ def mode_of_effects(blocks: Blocks, start: Tables | None = None) -> Tables:
         first = [jnp.zeros(shape, dtype) for shape in blocks.pattern.shapes]
     joint, slope, weight = look(first)
     step, left = aim(first, slope, weight)
-    begin = _Search(first, step, jnp.ones((), dtype), joint, left, jnp.zeros((), jnp.int32))
+    begin = _Ascent(first, step, jnp.ones((), dtype), joint, left, jnp.zeros((), jnp.int32))
     return lax.while_loop(is_on, move, begin).whitened
 
 

@@ -198,7 +198,7 @@ def find_modes(
     return found.effects, found.root
 
 
-class _Search(NamedTuple):
+class _GroupAscent(NamedTuple):
     """State of the search: where each group is, where it goes, how far, and what is left."""
 
     effects: Array
@@ -210,7 +210,7 @@ class _Search(NamedTuple):
     num_steps: Array
 
 
-def _search(groups: Groups, start: Array | None, enough: float) -> _Search:
+def _search(groups: Groups, start: Array | None, enough: float) -> _GroupAscent:
     """Search until twice the gain that a step promises is small enough in every group."""
     dim, dtype = groups.columns.shape[1], groups.columns.dtype
     small = jnp.finfo(dtype).eps
@@ -224,12 +224,12 @@ def _search(groups: Groups, start: Array | None, enough: float) -> _Search:
         step = solve(root, slope)
         return groups.joint(found.value, effects), root, step, jnp.sum(step * slope, axis=1)
 
-    def move(state: _Search) -> _Search:
+    def move(state: _GroupAscent) -> _GroupAscent:
         new = state.effects + state.length[:, None] * state.step
         joint, root, step, left = look(new)
         # No less but for rounding; a comparison with NaN is false.
         good = joint >= state.joint - 10 * small * (1 + jnp.abs(state.joint))
-        return _Search(
+        return _GroupAscent(
             jnp.where(good[:, None], new, state.effects),
             jnp.where(good[:, None, None], root, state.root),
             jnp.where(good[:, None], step, state.step),
@@ -239,14 +239,16 @@ def _search(groups: Groups, start: Array | None, enough: float) -> _Search:
             state.num_steps + 1,
         )
 
-    def is_on(state: _Search) -> Array:
+    def is_on(state: _GroupAscent) -> Array:
         return jnp.any(state.left * state.length > enough) & (state.num_steps < MOST_ITERATIONS)
 
     first = jnp.zeros((groups.num_groups, dim), dtype) if start is None else start
     first = lax.stop_gradient(first)
     joint, root, step, left = look(first)
     ones = jnp.ones_like(left)
-    return lax.while_loop(is_on, move, _Search(first, root, step, ones, joint, left, jnp.zeros(())))
+    return lax.while_loop(
+        is_on, move, _GroupAscent(first, root, step, ones, joint, left, jnp.zeros(()))
+    )
 
 
 def solve(factor: Float[Array, "m d d"], vector: Float[Array, "m d"]) -> Float[Array, "m d"]:

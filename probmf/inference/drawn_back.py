@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 from jaxtyping import Int
 
-type Sites = dict[str, np.ndarray]
+type SiteArrays = dict[str, np.ndarray]
 
 #: Draws of each chain whose effects are drawn back by one call.
 PIECE = 64
 
 
-def joined(pieces: Iterable[Sites], axis: int) -> Sites:
+def joined(pieces: Iterable[SiteArrays], axis: int) -> SiteArrays:
     """Draws that come in pieces: after an interruption those that came.
 
     Args:
@@ -21,7 +21,7 @@ def joined(pieces: Iterable[Sites], axis: int) -> Sites:
     Raises:
         KeyboardInterrupt: After an interruption before the first piece.
     """
-    found: list[Sites] = []
+    found: list[SiteArrays] = []
     try:
         found.extend(pieces)
     except KeyboardInterrupt:
@@ -33,9 +33,9 @@ def joined(pieces: Iterable[Sites], axis: int) -> Sites:
 
 
 def drawn_back(
-    draw: Callable[[Int[np.ndarray, " piece"]], Sites], num_draws: int, size: int = PIECE
-) -> Sites:
-    """Sites at each draw, (chain, draw, ...); after an interruption at the first of them.
+    draw: Callable[[Int[np.ndarray, " piece"]], SiteArrays], num_draws: int, size: int = PIECE
+) -> SiteArrays:
+    """SiteArrays at each draw, (chain, draw, ...); after an interruption at the first of them.
 
     Args:
         draw: Gives them for draws of some numbers, of all chains.
@@ -47,7 +47,7 @@ def drawn_back(
     """
     size = min(size, num_draws)
 
-    def pieces() -> Iterator[Sites]:
+    def pieces() -> Iterator[SiteArrays]:
         for start in range(0, num_draws, size):
             # A last short piece would be a program of its own.
             at = np.minimum(np.arange(start, start + size), num_draws - 1)
@@ -57,7 +57,7 @@ def drawn_back(
     return joined(pieces(), 1)
 
 
-def few_drawn_back(samples: Sites, num_draws: int) -> str:
+def few_drawn_back(samples: SiteArrays, num_draws: int) -> str:
     """A sentence where an interruption has left fewer draws than were asked for, else empty."""
     count = next(iter(samples.values())).shape[1]
     if count == num_draws:

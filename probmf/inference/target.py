@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from probmf.data import Ratings
-from probmf.inference.drawn_back import Sites, drawn_back
+from probmf.inference.drawn_back import SiteArrays, drawn_back
 from probmf.inference.marginal import MarginalModel, marginalize
 from probmf.inference.marginal.lost_digits import lost_digits_of_draws
 from probmf.inference.marginal.prepared_model import PreparedModel
@@ -131,7 +131,7 @@ class Target:
             return self.model.prepare(*self.args)
         return None
 
-    def with_effects(self, samples: Sites, keys: Array, *, recover: bool = True) -> Sites:
+    def with_effects(self, samples: SiteArrays, keys: Array, *, recover: bool = True) -> SiteArrays:
         """Draws by site with what was integrated out drawn back.
 
         Args:
@@ -157,7 +157,7 @@ class Target:
             for name, value in effects.items()
         }
 
-    def drawn_back(self, samples: Sites, key: Array) -> Sites:
+    def drawn_back(self, samples: SiteArrays, key: Array) -> SiteArrays:
         """The same for all draws: after an interruption for the first of them.
 
         Raises:
@@ -172,11 +172,11 @@ class Target:
             draws, max(1, DRAWN_AT_ONCE // chains),
         )  # fmt: skip
 
-    def lost_digits(self, samples: Sites) -> str:
+    def lost_digits(self, samples: SiteArrays) -> str:
         """A sentence where rounding leaves too little of the density at the draws, else empty."""
         return "" if self.prepared is None else lost_digits_of_draws(self.prepared, samples)
 
-    def fit(self, samples: Sites, method: str, **record: Any) -> Any:
+    def fit(self, samples: SiteArrays, method: str, **record: Any) -> Any:
         """The result class of the model, with these draws.
 
         Args:

@@ -46,7 +46,7 @@ class StreamSite:
 
 
 @dataclass(frozen=True)
-class Layout:
+class StreamLayout:
     """Arrays of a store.
 
     Attributes:
@@ -107,7 +107,7 @@ class DrawStream:
     """
 
     def __init__(
-        self, path: str | PathLike[str], identity: str, layout: Layout, *, resumable: bool
+        self, path: str | PathLike[str], identity: str, layout: StreamLayout, *, resumable: bool
     ) -> None:
         """Look at what is there; nothing is written yet."""
         import_zarr()

@@ -70,7 +70,7 @@ def estimate(
         The best parameters (by held-out error if given, else by objective) of all runs and
         steps, and the history of their run.
     """
-    search = _Search(algorithm, key, Stopping(algorithm.unit, tol, validation, patience))
+    search = _Estimation(algorithm, key, Stopping(algorithm.unit, tol, validation, patience))
     result = drive(
         search, Schedule(num_steps), checkpoint=checkpoint, progress=progress, shared=shared
     )
@@ -89,7 +89,7 @@ def estimate(
     return best.best, history
 
 
-class _Search:
+class _Estimation:
     """A point-estimate algorithm for the driver: one state that holds all its runs."""
 
     num_threads = 0

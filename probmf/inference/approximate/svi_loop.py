@@ -69,7 +69,7 @@ def run_svi(
         ValueError: If no chunk of steps has a finite bound.
     """
     with nothing_yet():
-        steps = _Steps(variation, key)
+        steps = _GuideSteps(variation, key)
     result = drive(
         steps, Schedule(num_steps, chunk=steps.most), checkpoint=checkpoint, progress=progress
     )
@@ -106,7 +106,7 @@ class _Memory(NamedTuple):
     trouble: str = ""
 
 
-class _Steps:
+class _GuideSteps:
     """Steps of NumPyro's algorithm, for the driver; see `run_svi` for the arguments."""
 
     stage, num_threads = "step", 0

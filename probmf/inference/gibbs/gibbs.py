@@ -23,7 +23,7 @@ from probmf.run.driver import drive, warn_incomplete
 from probmf.settings import own_settings
 
 
-class _Options(TypedDict, total=False):
+class _GibbsOptions(TypedDict, total=False):
     """Arguments that both families take; for type checkers."""
 
     num_warmup: int
@@ -45,11 +45,11 @@ def sample_gibbs(
     watch: Any = None,
     start: RatingsFit | None = None,
     devices: Devices | None = None,
-    **options: Unpack[_Options],
+    **options: Unpack[_GibbsOptions],
 ) -> RatingsFit: ...
 @overload
 def sample_gibbs(
-    model: MixedEffects, data: Any, *, key: ArrayLike, **options: Unpack[_Options]
+    model: MixedEffects, data: Any, *, key: ArrayLike, **options: Unpack[_GibbsOptions]
 ) -> MixedFit: ...
 def sample_gibbs(
     model: MatrixFactorization | MixedEffects,

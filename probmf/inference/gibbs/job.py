@@ -10,7 +10,7 @@ from probmf.inference.gibbs.chains import Engine, GibbsChains, GibbsSettings
 from probmf.memory import require_memory
 from probmf.results import Sampling
 from probmf.results.moments import RowMoments
-from probmf.run.draw_stream import Layout, StreamSite
+from probmf.run.draw_stream import StreamLayout, StreamSite
 
 #: Draws of the rows that are kept by default, of all chains.
 KEPT = 200
@@ -37,9 +37,9 @@ class Job(NamedTuple):
     coords: Mapping[str, np.ndarray]
     finish: Callable[[GibbsSettings, GibbsChains, dict[str, Any]], Any]
 
-    def layout(self, settings: GibbsSettings) -> Layout:
+    def layout(self, settings: GibbsSettings) -> StreamLayout:
         """Sites that a stream of this job holds."""
-        return Layout(
+        return StreamLayout(
             self.stream, self.coords, settings.num_chains,
             settings.num_samples // settings.rows_every, np.dtype(jnp.result_type(float)), "gibbs",
         )  # fmt: skip
@@ -93,7 +93,7 @@ def draw_bytes(engine: Engine) -> int:
     return max(1, engine.contents.num_numbers * jnp.dtype(jnp.result_type(float)).itemsize)
 
 
-def size_note(engine: Engine, settings: GibbsSettings, layout: Layout, where: Any) -> str:
+def size_note(engine: Engine, settings: GibbsSettings, layout: StreamLayout, where: Any) -> str:
     """Number of draws kept and their memory, in words."""
     count = settings.num_chains * settings.num_kept
     note = f"keeps {count:,} draws, {count * draw_bytes(engine) / 2**20:,.0f} MiB"

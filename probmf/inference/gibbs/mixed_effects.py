@@ -16,10 +16,9 @@ from probmf.inference.gibbs.job import Job, row_moments, sampling_of
 from probmf.inference.gibbs.mixed_sweep import MixedProblem, MixedState
 from probmf.inference.marginal import marginalize
 from probmf.inference.marginal.prepared import Prepared
-from probmf.inference.mixed.exact_fit import refuse_exact_fit
-from probmf.models.mixed import Design, MixedEffects
+from probmf.inference.target import Target
+from probmf.models.mixed import MixedEffects
 from probmf.models.mixed.arrays import MixedData
-from probmf.results import MixedFit
 from probmf.run.fingerprint import fingerprint
 from probmf.run.stream_sites import stream_sites
 
@@ -45,36 +44,34 @@ def mixed_job(model: MixedEffects, data: Any, key: Array, start_key: Array, num_
     Raises:
         ValueError: If the model has no such conditionals.
     """
-    model = model.centred
-    design = model.design(data)
-    refuse_exact_fit(model, design)
-    (arguments,) = model.arguments(design)
-    response = model.likelihood.to_score(np.asarray(design.data.response, np.float64))
-    target = jnp.asarray(response, jnp.result_type(float))
-    problem = MixedProblem(arguments, target, _blocks(model, design, arguments))
+    target = Target.build(model.centred, data)
+    model, (arguments,) = target.source, target.args
+    sites = model.sites(target.design)
+    response = model.likelihood.to_score(np.asarray(arguments.response, np.float64))
+    effects = _blocks(model, model.effect_sites(arguments), arguments)
+    problem = MixedProblem(arguments, jnp.asarray(response, jnp.result_type(float)), effects)
 
-    def finish(settings: GibbsSettings, chains: GibbsChains, info: dict[str, Any]) -> MixedFit:
+    def finish(settings: GibbsSettings, chains: GibbsChains, info: dict[str, Any]) -> Any:
         num_kept = next(iter(chains.kept.values())).shape[1]
         at = settings.thin * np.arange(1, num_kept + 1) - 1
         samples = {n: v[:, at] for n, v in chains.traces.items() if n != "lp"} | chains.kept
-        return MixedFit(
-            model, design, samples, "gibbs", sampling=sampling_of(settings, chains, at, info),
-            data=data, moments=row_moments(chains),
-        )  # fmt: skip
+        record = sampling_of(settings, chains, at, info)
+        return target.fit(samples, "gibbs", sampling=record, moments=row_moments(chains))
 
     return Job(
         engine=problem,
         starts=_starts(problem, start_key, num_chains),
         identity=fingerprint(model, arguments, key),
-        stream=stream_sites(model.sites(design), problem.contents.rows | problem.contents.traces),
-        coords=model.sites(design).labels,
+        stream=stream_sites(sites, problem.contents.rows | problem.contents.traces),
+        coords=sites.labels,
         finish=finish,
     )
 
 
-def _blocks(model: MixedEffects, design: Design, arguments: MixedData) -> tuple[Prepared, ...]:
+def _blocks(
+    model: MixedEffects, sites: tuple[str, ...], arguments: MixedData
+) -> tuple[Prepared, ...]:
     """All effects at once, or by grouping factor where their precision is too large to factor."""
-    sites = model.effect_sites(design)
     try:
         return (_exactly(model, sites, arguments),)
     except RemainderTooLargeError:

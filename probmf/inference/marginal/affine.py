@@ -8,7 +8,7 @@ import numpy as np
 
 from probmf.inference.marginal.forms import quoted
 from probmf.inference.marginal.injection import MarginalizeError, Values
-from probmf.inference.marginal.layout import Found, Layout
+from probmf.inference.marginal.layout import Found, SiteLayout
 from probmf.inference.marginal.probe import Probe
 
 #: Disagreement that rounding explains, as a share of the sum of the terms' magnitudes in the row.
@@ -88,7 +88,7 @@ def check_affine(
         compare(list(moves), 1.0)
 
 
-def _move(layout: Layout, design: np.ndarray) -> np.ndarray:
+def _move(layout: SiteLayout, design: np.ndarray) -> np.ndarray:
     """Random values (groups, coefficients), in units in which all columns are of one size."""
     rng = np.random.default_rng(zlib.crc32(layout.name.encode()))
     size = np.max(np.abs(design), axis=0, initial=0.0)

@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from probmf.effects import Grouping, Pattern, Standard, make_pattern, standardize
 from probmf.inference.marginal.injection import Site, as_float
-from probmf.inference.marginal.layout import Found, Layout
+from probmf.inference.marginal.layout import Found, SiteLayout
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Block:
         layouts: Their layouts; the coefficients lie side by side in this order.
     """
 
-    layouts: tuple[Layout, ...]
+    layouts: tuple[SiteLayout, ...]
 
     @property
     def num_groups(self) -> int:
@@ -142,7 +142,7 @@ def lay_out_blocks(found: Sequence[Found], num_rows: int) -> LaidOut:
     )  # fmt: skip
 
 
-def _site_tril(layout: Layout, site: Site) -> Array:
+def _site_tril(layout: SiteLayout, site: Site) -> Array:
     """Lower factor (d, d) of one group's prior, or (groups, d, d); ones where it is flat."""
     base = site.base
     if layout.is_flat:
@@ -152,7 +152,7 @@ def _site_tril(layout: Layout, site: Site) -> Array:
     return _correlated(layout, tuple(site.law.batch_shape), as_float(base.scale_tril))
 
 
-def _correlated(layout: Layout, batch: tuple[int, ...], factor: Array) -> Array:
+def _correlated(layout: SiteLayout, batch: tuple[int, ...], factor: Array) -> Array:
     """From factors (..., d, d) that broadcast against the site's plates."""
     square = factor.shape[-2:]
     plates = (1,) * (len(batch) - factor.ndim + 2) + factor.shape[:-2]
@@ -168,7 +168,7 @@ def _correlated(layout: Layout, batch: tuple[int, ...], factor: Array) -> Array:
     return full[0] if len(full) == 1 else full
 
 
-def _diagonal(layout: Layout, scale: Array) -> Array:
+def _diagonal(layout: SiteLayout, scale: Array) -> Array:
     """From a scale that broadcasts against the site's shape."""
     shape = (1,) * (len(layout.shape) - scale.ndim) + scale.shape
     scale = scale.reshape(shape)

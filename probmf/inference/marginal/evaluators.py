@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from probmf.inference.drawn_back import SiteArrays
 from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.host_density import CHUNK, HostDensity, in_chunks
 from probmf.inference.marginal.spectral import Spectrum
@@ -19,8 +20,6 @@ from probmf.run.threads import Workers
 
 #: Draws of all effects made by one matrix product.
 BATCH = 500
-
-type Sites = dict[str, np.ndarray]
 
 
 class NotServedError(ValueError):
@@ -47,13 +46,13 @@ class Evaluator:
         """Keep them."""
         self.density, self.run, self.pool, self.rng = density, run, pool, rng
 
-    def __call__(self, points: np.ndarray) -> Iterator[tuple[np.ndarray, Sites]]:
+    def __call__(self, points: np.ndarray) -> Iterator[tuple[np.ndarray, SiteArrays]]:
         """Log densities, and sites with their effects."""
         outputs = self.pool.stream(self._one, self._pieces(points))
         for some, (values, sites) in zip(cut(points, CHUNK), outputs, strict=True):
             yield _finite(values[: len(some)]), {n: s[: len(some)] for n, s in sites.items()}
 
-    def sites(self, points: np.ndarray) -> Iterator[Sites]:
+    def sites(self, points: np.ndarray) -> Iterator[SiteArrays]:
         """All sites at points, effects drawn anew."""
         return (sites for _, sites in self(points))
 
@@ -64,13 +63,13 @@ class Evaluator:
             # Not split from one of JAX, whose programs would be compiled for every number.
             yield whole, self.rng.integers(2**32, size=(CHUNK, 2), dtype=np.uint32)
 
-    def _one(self, piece: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, Sites]:
+    def _one(self, piece: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, SiteArrays]:
         value, sites = self.run(self.density, *piece)
         return np.asarray(value), {name: np.asarray(site) for name, site in sites.items()}
 
 
-class _Sites:
-    """Sites at points, from tables of effects; one program for every number of points."""
+class _SitesAt:
+    """SiteArrays at points, from tables of effects; one program for every number of points."""
 
     def __init__(self, density: MarginalDensity) -> None:
         self.density, self.dtype = density, density.vector.dtype
@@ -78,7 +77,7 @@ class _Sites:
         parts = [np.zeros((CHUNK, *shape), self.dtype) for shape in shapes]
         self.run = density.compiled(_sites_at, *parts)
 
-    def __call__(self, points: np.ndarray, tables: list[np.ndarray]) -> Sites:
+    def __call__(self, points: np.ndarray, tables: list[np.ndarray]) -> SiteArrays:
         parts = [np.asarray(part, self.dtype) for part in (points, *tables)]
         names: list[str] = []
 
@@ -105,9 +104,9 @@ class HostEvaluator:
     ) -> None:
         """Nothing is compiled but the terms and sites, at the first call."""
         self.density, self.host, self.pool, self.rng = density, host, pool, rng
-        self._sites = _Sites(density)
+        self._sites = _SitesAt(density)
 
-    def __call__(self, points: np.ndarray) -> Iterator[tuple[np.ndarray, Sites]]:
+    def __call__(self, points: np.ndarray) -> Iterator[tuple[np.ndarray, SiteArrays]]:
         """Log densities, and sites with their effects."""
         found = self.pool.stream(self._one, self._tasks(points))
         for some in cut(points, CHUNK):
@@ -115,7 +114,7 @@ class HostEvaluator:
             stacked = [np.stack(parts) for parts in zip(*tables, strict=True)]
             yield _finite(np.asarray(values)), self._sites(some, stacked)
 
-    def sites(self, points: np.ndarray) -> Iterator[Sites]:
+    def sites(self, points: np.ndarray) -> Iterator[SiteArrays]:
         """All sites at points, effects drawn anew."""
         return (sites for _, sites in self(points))
 
@@ -156,15 +155,15 @@ class SpectralEvaluator:
         self.spectrum = Spectrum(prepared.pattern, prepared.statistics, trils)
         example = np.zeros((BATCH, density.num_dims), density.vector.dtype)
         self._terms = density.compiled(_prior_and_precision, example)
-        self._sites = _Sites(density)
+        self._sites = _SitesAt(density)
 
-    def __call__(self, points: np.ndarray) -> Iterator[tuple[np.ndarray, Sites]]:
+    def __call__(self, points: np.ndarray) -> Iterator[tuple[np.ndarray, SiteArrays]]:
         """Log densities, and no sites."""
         for some in cut(points, BATCH):
             prior, precision = self._terms_at(some)
             yield _finite(prior + self.spectrum.log_evidence(precision)), {}
 
-    def sites(self, points: np.ndarray) -> Iterator[Sites]:
+    def sites(self, points: np.ndarray) -> Iterator[SiteArrays]:
         """All sites at points, by one matrix product for many."""
         for some in cut(points, BATCH):
             _, precision = self._terms_at(some)

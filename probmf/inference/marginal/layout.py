@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 
 @dataclass(frozen=True)
-class Layout:
+class SiteLayout:
     """Arrangement of a site's values as (groups, coefficients).
 
     Attributes:
@@ -55,7 +55,7 @@ class Found:
         constant: Whether they depend on no latent value.
     """
 
-    layout: Layout
+    layout: SiteLayout
     group: np.ndarray
     known: np.ndarray
     design: np.ndarray

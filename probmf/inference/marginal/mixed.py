@@ -7,7 +7,7 @@ import numpy as np
 from numpyro.distributions import Distribution
 
 from probmf.inference.marginal.injection import MarginalizeError
-from probmf.inference.marginal.layout import Found, Layout, Structure
+from probmf.inference.marginal.layout import Found, SiteLayout, Structure
 from probmf.inference.marginal.structure import MAX_DENSE_SITE, several_groups
 from probmf.models.mixed.arrays import GroupTerm, MixedData, Predictor
 from probmf.models.mixed.program import MixedProgram
@@ -104,7 +104,7 @@ def term_effects(name: str, term: GroupTerm) -> Found:
     group = np.where(known, group, 0).astype(np.int32)
     # Standardized effects enter by their scale as well, which is sampled.
     constant = name == term.effects_site
-    return Found(Layout(name, shape, axis), group, known, z, constant)
+    return Found(SiteLayout(name, shape, axis), group, known, z, constant)
 
 
 def population_effects(mean: Predictor) -> Found:
@@ -117,12 +117,12 @@ def population_effects(mean: Predictor) -> Found:
     rows, size = columns.shape
     if size <= MAX_DENSE_SITE:
         group, known = np.zeros(rows, np.int32), np.ones(rows, bool)
-        return Found(Layout(mean.site, (size,), None), group, known, columns, constant=True)
+        return Found(SiteLayout(mean.site, (size,), None), group, known, columns, constant=True)
     nonzero = columns != 0
     if np.any(np.sum(nonzero, axis=1) > 1):
         raise several_groups("Some rows involve two or more columns of", mean.site, (size,))
     group = np.argmax(nonzero, axis=1).astype(np.int32)
-    layout, design = Layout(mean.site, (size,), 0), columns[np.arange(rows), group][:, None]
+    layout, design = SiteLayout(mean.site, (size,), 0), columns[np.arange(rows), group][:, None]
     return Found(layout, group, nonzero.any(axis=1), design, constant=True)
 
 

@@ -15,7 +15,7 @@ from probmf.inference.marginal.affine import check_affine
 from probmf.inference.marginal.dependence import Traced
 from probmf.inference.marginal.generic import UndecidedError
 from probmf.inference.marginal.injection import MarginalizeError, Values
-from probmf.inference.marginal.layout import Found, Layout, Structure
+from probmf.inference.marginal.layout import Found, SiteLayout, Structure
 from probmf.inference.marginal.probe import Probe
 
 #: A site of which a row touches several elements is kept as one dense block up to this size.
@@ -169,7 +169,7 @@ def _find_site(probe: Probe, slope: Slope) -> Found:
         for axis in _candidate_axes(probe, name):
             grouped = _group_by_digits(slope, shape, axis)
             if grouped is not None:
-                layout = Layout(name, shape, axis, name in probe.flat)
+                layout = SiteLayout(name, shape, axis, name in probe.flat)
                 return Found(layout, *grouped, _design(layout, slope), slope.constant)
     except UndecidedError:
         several = f"A latent site decides which group rows of {probe.target!r} involve of"
@@ -184,7 +184,7 @@ def _find_site(probe: Probe, slope: Slope) -> Found:
             )
         raise several_groups(several, name, shape)
     rows = len(slope(np.zeros(shape)))
-    layout = Layout(name, shape, None, name in probe.flat)
+    layout = SiteLayout(name, shape, None, name in probe.flat)
     group = np.zeros(rows, np.int32)
     return Found(layout, group, np.ones(rows, bool), _design(layout, slope), slope.constant)
 
@@ -227,7 +227,7 @@ def _group_by_digits(
     return group, known
 
 
-def _design(layout: Layout, slope: Slope, latents: Values | None = None) -> np.ndarray:
+def _design(layout: SiteLayout, slope: Slope, latents: Values | None = None) -> np.ndarray:
     """Coefficients of every row, one slope for each."""
     columns = []
     for coefficient in range(layout.dim):
@@ -243,7 +243,7 @@ def _refuse_not_finite(values: np.ndarray, what: str, hint: str) -> None:
         raise MarginalizeError(f"{what} is not finite in row {row}, {hint}.")
 
 
-def site_design(source: Any, latents: Values, layout: Layout) -> Array:
+def site_design(source: Any, latents: Values, layout: SiteLayout) -> Array:
     """Coefficients (rows, dim) of a site at given latents, inside a trace.
 
     Args:

@@ -29,7 +29,7 @@ STEP = 1e-2
     jax.tree_util.register_dataclass, data_fields=["density", "volume"], meta_fields=["objective"]
 )
 @dataclass(frozen=True, eq=False)
-class _Target:
+class _ApproximateObjective:
     """The objective over the unconstrained sites that are left; a pytree.
 
     Attributes:
@@ -69,7 +69,9 @@ class _Target:
         return self.density.integral.covariance(rest, modes, block)
 
 
-def _score(target: _Target, vector: Array, start: Tables) -> tuple[tuple[Array, Tables], Array]:
+def _score(
+    target: _ApproximateObjective, vector: Array, start: Tables
+) -> tuple[tuple[Array, Tables], Array]:
     return jax.value_and_grad(target.value, has_aux=True)(vector, start)
 
 
@@ -105,7 +107,7 @@ class ApproximateProblem:
         if num_nodes > 1:
             _require_one_grouping(self.integral, objective, num_nodes)
         density = IntegralDensity.of_integral(self.integral)
-        self.target = _Target(density, self.integral.log_volume, objective)
+        self.target = _ApproximateObjective(density, self.integral.log_volume, objective)
         self._numbers = count_numbers(data)
         self._modes = self.integral.zeros()
 
@@ -129,14 +131,16 @@ class ApproximateProblem:
     def estimates(self, vector: np.ndarray) -> dict[str, Array]:
         """All sites at a vector: effects at their modes given the rest."""
         point = jnp.asarray(vector, self.target.density.vector.dtype)
-        run = traced_jit(_Target.estimates, self._numbers, self.target, point, self._modes)
+        run = traced_jit(
+            _ApproximateObjective.estimates, self._numbers, self.target, point, self._modes
+        )
         found: dict[str, Array] = run(self.target, point, self._modes)
         return found
 
     def slopes(self, vector: np.ndarray) -> dict[str, np.ndarray]:
         """Derivatives of each site, on the last axis."""
         point = jnp.asarray(vector, self.target.density.vector.dtype)
-        run = traced_jit(_Target.slopes, self._numbers, self.target, point)
+        run = traced_jit(_ApproximateObjective.slopes, self._numbers, self.target, point)
         return {k: np.asarray(v, np.float64) for k, v in run(self.target, point).items()}
 
     def covariances(self, vector: np.ndarray) -> dict[str, np.ndarray]:
@@ -150,7 +154,7 @@ class ApproximateProblem:
             return {}
         point = jnp.asarray(vector, self.target.density.vector.dtype)
         given = (self.target, point, self._modes, own[0])
-        run = traced_jit(_Target.covariance, self._numbers, *given, static_argnums=3)
+        run = traced_jit(_ApproximateObjective.covariance, self._numbers, *given, static_argnums=3)
         return {site: np.asarray(run(*given), np.float64)}
 
     def following(self, vector: np.ndarray, steps: np.ndarray) -> dict[str, np.ndarray]:

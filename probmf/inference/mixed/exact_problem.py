@@ -27,7 +27,7 @@ Objective = Literal["likelihood", "restricted", "map"]
     meta_fields=["objective", "flat"],
 )  # fmt: skip
 @dataclass(frozen=True, eq=False)
-class _Target:
+class _ExactObjective:
     """The objective over the unconstrained scales and correlations; a pytree.
 
     Attributes:
@@ -126,7 +126,7 @@ class _Target:
         )
 
 
-def _score(target: _Target, vector: Array) -> tuple[Array, Array]:
+def _score(target: _ExactObjective, vector: Array) -> tuple[Array, Array]:
     return jax.value_and_grad(target.value)(vector)
 
 
@@ -147,7 +147,7 @@ class ExactProblem:
         # The integral is over the coefficients, not over what they are in other coordinates.
         standards = [self.prepared.standards[index] for index in flat]
         volume = sum(standard.log_volume for standard in standards if standard is not None)
-        self.target = _Target(
+        self.target = _ExactObjective(
             self.density, float(volume) if objective == "restricted" else 0.0, objective, flat
         )
         self.host: HostDensity | None = None
@@ -196,7 +196,7 @@ class ExactProblem:
             means = [jnp.asarray(table) for table in self.host.draw(vector, None)[1]]
         else:
             numbers = count_numbers(self.prepared.args)
-            means = traced_jit(_Target.means, numbers, self.target, own)(self.target, own)
+            means = traced_jit(_ExactObjective.means, numbers, self.target, own)(self.target, own)
         found: dict[str, Array] = self.density.compiled(MarginalDensity.sites_at, own, means)(
             self.density, own, means
         )
@@ -206,7 +206,7 @@ class ExactProblem:
         """Derivatives of each site, on the last axis."""
         own = jnp.asarray(vector, self.target.vector.dtype)
         numbers = count_numbers(self.prepared.args)
-        found = traced_jit(_Target.slopes, numbers, self.target, own)(self.target, own)
+        found = traced_jit(_ExactObjective.slopes, numbers, self.target, own)(self.target, own)
         return {site: np.asarray(value, np.float64) for site, value in found.items()}
 
     def covariances(self, vector: np.ndarray) -> dict[str, np.ndarray]:
@@ -216,7 +216,9 @@ class ExactProblem:
         site, block = self.coefficients
         own = jnp.asarray(vector, self.target.vector.dtype)
         numbers = count_numbers(self.prepared.args)
-        run = traced_jit(_Target.covariance, numbers, self.target, own, block, static_argnums=2)
+        run = traced_jit(
+            _ExactObjective.covariance, numbers, self.target, own, block, static_argnums=2
+        )
         covariance = np.asarray(run(self.target, own, block), np.float64)
         standard = self.prepared.standards[block]
         if standard is not None:

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from probmf.data.keys import as_generator
 from probmf.effects.pattern import MAX_REMAINDER
-from probmf.inference.drawn_back import joined
+from probmf.inference.drawn_back import SiteArrays, joined
 from probmf.inference.importance import (
     K_HAT_GATE,
     Mixture,
@@ -27,7 +27,6 @@ from probmf.inference.marginal.evaluators import (
     Evaluator,
     HostEvaluator,
     NotServedError,
-    Sites,
     SpectralEvaluator,
 )
 from probmf.inference.marginal.host_density import CHUNK
@@ -208,7 +207,7 @@ class _Piece(NamedTuple):
 
     points: np.ndarray
     values: np.ndarray
-    sites: Sites
+    sites: SiteArrays
     law: int
 
 
@@ -294,7 +293,7 @@ class _Rounds:
             )
         return int(self.effective)
 
-    def sites(self, chosen: np.ndarray) -> Iterator[Sites]:
+    def sites(self, chosen: np.ndarray) -> Iterator[SiteArrays]:
         """Values of every site at the chosen proposals, in pieces."""
         if all(piece.sites for piece in self.pieces):
             yield {

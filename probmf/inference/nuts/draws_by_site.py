@@ -16,7 +16,7 @@ from probmf.inference.potential import Potential
 from probmf.inference.target import Target
 from probmf.results.draw_store import STATS as STATS_GROUP
 from probmf.results.draw_store import import_zarr
-from probmf.run.draw_stream import WAITING, DrawStream, Layout, StreamSite
+from probmf.run.draw_stream import WAITING, DrawStream, StreamLayout, StreamSite
 from probmf.run.stream_sites import stream_sites
 
 #: Statistics that are no floating numbers.
@@ -107,7 +107,7 @@ class NutsStream:
             StreamSite(name, STATS_GROUP, (), (), KINDS.get(name))
             for name in (*STATS, "tree_depth")
         )
-        layout = Layout(
+        layout = StreamLayout(
             sites + stats, coords, chains, settings.num_samples,
             np.dtype(jnp.result_type(float)), method, "Lower num_samples or num_chains",
         )  # fmt: skip

@@ -39,7 +39,7 @@ from probmf.settings import own_settings
 LEAST_WARMUP = 150
 
 
-class _Options(TypedDict, total=False):
+class _NutsOptions(TypedDict, total=False):
     """Arguments that both families take; for type checkers."""
 
     num_warmup: int
@@ -59,15 +59,15 @@ class _Options(TypedDict, total=False):
 
 @overload
 def sample_nuts(
-    model: MatrixFactorization, data: Ratings, *, key: ArrayLike, **options: Unpack[_Options]
+    model: MatrixFactorization, data: Ratings, *, key: ArrayLike, **options: Unpack[_NutsOptions]
 ) -> RatingsFit: ...
 @overload
 def sample_nuts(
-    model: MixedEffects, data: Any, *, key: ArrayLike, **options: Unpack[_Options]
+    model: MixedEffects, data: Any, *, key: ArrayLike, **options: Unpack[_NutsOptions]
 ) -> MixedFit: ...
 @overload
 def sample_nuts(
-    model: Network, data: Examples, *, key: ArrayLike, **options: Unpack[_Options]
+    model: Network, data: Examples, *, key: ArrayLike, **options: Unpack[_NutsOptions]
 ) -> NetworkFit: ...
 def sample_nuts(
     model: MatrixFactorization | MixedEffects | Network,

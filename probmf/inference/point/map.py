@@ -53,7 +53,7 @@ type MapObjective = Literal["likelihood", "bpr", "warp"]
 FULL_BATCH_TOL = 1e-6
 
 
-class _Options(TypedDict, total=False):
+class _MapOptions(TypedDict, total=False):
     """Options of both families; for type checkers."""
 
     num_epochs: Required[int]
@@ -72,11 +72,11 @@ class _Options(TypedDict, total=False):
 
 @overload
 def fit_map(
-    model: MatrixFactorization, data: Ratings, *, key: ArrayLike, **options: Unpack[_Options]
+    model: MatrixFactorization, data: Ratings, *, key: ArrayLike, **options: Unpack[_MapOptions]
 ) -> RatingsFit: ...
 @overload
 def fit_map(
-    model: Network, data: Examples, *, key: ArrayLike, **options: Unpack[_Options]
+    model: Network, data: Examples, *, key: ArrayLike, **options: Unpack[_MapOptions]
 ) -> NetworkFit: ...
 def fit_map(
     model: MatrixFactorization | Network,

@@ -223,7 +223,7 @@ def _group_terms(reader: FormulaReader, tokens: list[Token]) -> list[GroupFormul
         GroupFormula(
             reader.source(left), factors, inside[bars[0]].text == "|", reader.source(tokens)
         )
-        for factors in _Grouping(reader, right, tokens[-1].start).read()
+        for factors in _GroupingReader(reader, right, tokens[-1].start).read()
     ]
 
 
@@ -246,7 +246,7 @@ def _check_side(reader: FormulaReader, terms: Terms) -> None:
     check_meaning(reader, terms)
 
 
-class _Grouping:
+class _GroupingReader:
     """Right side of a group term: names joined by `:` and `/`, with parentheses."""
 
     def __init__(self, reader: FormulaReader, tokens: list[Token], end: int) -> None:

@@ -1,0 +1,219 @@
+"""Profile likelihood: the search for the places where it is low enough."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpyro.distributions as dist
+import scipy.optimize
+
+from probmf.inference.importance import climb
+from probmf.inference.mixed.maximum_likelihood import minus_score
+from probmf.inference.mixed.refit import Refit, alone, named
+from probmf.inference.mixed.search_end import FLAT
+from probmf.inference.mixed.standard_errors import shown
+from probmf.models.mixed.arrays import MixedData
+from probmf.results import MixedFit
+from probmf.results.mixed_summary import scalars
+
+#: Distance on the scale of logarithms and linear predictors beyond which a likelihood that has not
+#: changed so far never does, and its digits may not suffice.
+FAR = 15.0
+#: Twice the nats below which it has not changed.
+STILL = 1e-2
+#: The most steps of a search for a place where the profile is low enough, each longer than the one
+#: before it; and halvings back to where it can be computed.
+MOST_STEPS, GROWTH, HALVINGS = 25, 1.6, 12
+#: First step without a standard error, as a share of what changes a linear predictor by one.
+START = 0.3
+#: Accuracy of an end of a profile's interval, as a share of its first step.
+ACCURACY = 1e-4
+
+
+def profiles(refit: Refit, height: float) -> dict[str, tuple[float, float]]:
+    """Ends of the intervals of all parameters that have a profile, by name.
+
+    Args:
+        refit: The fit's search.
+        height: Twice the drop of the log likelihood at an end.
+    """
+    vector, found = np.asarray(refit.top.x), {}
+    minus, errors = minus_score(refit.problem), _errors(refit.fit)
+    slopes = _slopes(refit, vector)
+    places = {
+        name: int(np.flatnonzero(slope)[0])
+        for name, slope in slopes.items()
+        if np.sum(slope != 0) == 1 and not name.startswith(f"{refit.data.mean.site}[")
+    }
+    units = _units(refit.data)
+    for name, place in places.items():
+        rest = np.delete(np.arange(len(vector)), place)
+
+        def profile(
+            value: float, start: np.ndarray, place: int = place, rest: np.ndarray = rest
+        ) -> tuple[float, np.ndarray]:
+            return _constrained(minus, vector, place, rest, value, start)
+
+        slope, unit = abs(slopes[name][place]), units.get(name, 1.0)
+        step = min(errors.get(name, START * slope * unit) / slope, unit)
+        ends = _ends(profile, vector[place], vector[rest], refit.top.fun, height, step, unit)
+        lower, upper = (_value(refit, name, place, end) for end in ends)
+        found[name] = lower, upper
+    for place, column in enumerate(refit.data.mean.names):
+        name = f"{refit.data.mean.site}[{column}]"
+        center = float(refit.fit.samples[refit.data.mean.site][0, 0, place])
+
+        def without(
+            value: float, start: np.ndarray, place: int = place
+        ) -> tuple[float, np.ndarray]:
+            problem = refit.pose(_with_fixed(refit.data, place, value))
+            end = climb(minus_score(problem), start if len(start) else problem.start())
+            return float(end.fun), np.asarray(end.x)
+
+        # Squares of residuals rise without end; other likelihoods may become flat.
+        law, unit = refit.fit.model.likelihood, units[name]
+        step = errors.get(name, START * unit)
+        if law.normal:
+            unit = np.inf
+        found[name] = _ends(
+            without, center, np.zeros(0), refit.top.fun, height, min(step, unit), unit
+        )
+    return found
+
+
+def _units(data: MixedData) -> dict[str, float]:
+    """Changes of coefficients that change a linear predictor by one somewhere."""
+    return {
+        f"{predictor.site}[{name}]": 1.0 / float(np.abs(column).max())
+        for predictor in data.predictors
+        for name, column in zip(predictor.names, predictor.population.T, strict=True)
+    }
+
+
+def _slopes(refit: Refit, vector: np.ndarray) -> dict[str, np.ndarray]:
+    """Derivatives of each named number by the vector."""
+    found: dict[str, np.ndarray] = {}
+    values = refit.problem.estimates(vector)
+    for site, slopes in shown(refit.problem.slopes(vector), values).items():
+        for place in range(len(vector)):
+            for name, value in _shown(refit.fit, site, slopes[..., place]):
+                found.setdefault(name, np.zeros(len(vector)))[place] = value
+    return found
+
+
+def _value(refit: Refit, name: str, place: int, end: float) -> float:
+    """The number of a name where a coordinate has some value, or its limit there."""
+    if not np.isfinite(end):
+        site = name.partition("[")[0]
+        if site.endswith("_correlation"):
+            return float(np.sign(end))
+        support: Any = getattr(refit.data.priors[site], "support", None)
+        while hasattr(support, "base_constraint"):
+            support = support.base_constraint
+        return float(getattr(support, "lower_bound" if end < 0 else "upper_bound", end))
+    vector = np.array(refit.top.x)
+    vector[place] = end
+    return named(refit.fit, alone(refit.problem.estimates(vector)))[name]
+
+
+def _errors(fit: MixedFit) -> dict[str, float]:
+    return {row["name"]: row["se"] for row in fit.summary() if row["se"]}
+
+
+def _shown(fit: MixedFit, site: str, values: np.ndarray) -> list[tuple[str, float]]:
+    """Names of a site's numbers; of correlations `values` has the correlations themselves."""
+    sites = fit.model.sites(fit.design)
+    if not site.endswith("_correlation"):
+        return [(n, float(v[0, 0])) for n, v in scalars(site, values[None, None], sites)]
+    names = [name for name, _ in scalars(site, np.eye(len(values))[None, None], sites)]
+    return list(zip(names, values[np.tril_indices(len(values), -1)].tolist(), strict=True))
+
+
+def _with_fixed(data: MixedData, place: int, value: float) -> MixedData:
+    """The data with a coefficient as part of the offset."""
+    mean, kept = data.mean, [i for i in range(len(data.mean.names)) if i != place]
+    added = mean.population[:, place] * value
+    fixed = replace(
+        mean, population=mean.population[:, np.array(kept, int)],
+        names=tuple(mean.names[i] for i in kept),
+        offset=added if mean.offset is None else mean.offset + added,
+    )  # fmt: skip
+    law: Any = data.priors[mean.site]
+    rest = dist.Normal(
+        *(np.broadcast_to(x, (len(mean.names),))[kept] for x in (law.loc, law.scale))
+    )
+    return replace(data, mean=fixed, priors={**data.priors, mean.site: rest})
+
+
+def _constrained(
+    minus: Callable[[np.ndarray], tuple[float, np.ndarray]], vector: np.ndarray, place: int,
+    rest: np.ndarray, value: float, start: np.ndarray,
+) -> tuple[float, np.ndarray]:  # fmt: skip
+    """The best value with one coordinate held, and the others there."""
+    full = np.array(vector)
+    full[place] = value
+
+    def some(others: np.ndarray) -> tuple[float, np.ndarray]:
+        full[rest] = others
+        height, slope = minus(full)
+        return height, slope[rest]
+
+    if not len(rest):
+        return minus(full)[0], start
+    end = climb(some, start)
+    return float(end.fun), np.asarray(end.x)
+
+
+def _ends(
+    profile: Callable[[float, np.ndarray], tuple[float, np.ndarray]], center: float,
+    start: np.ndarray, least: float, height: float, step: float, unit: float,
+) -> tuple[float, float]:  # fmt: skip
+    """Places on both sides of the top at which twice the drop is a height; infinite without one.
+
+    Args:
+        profile: The least value with a coordinate held, and where, given a start.
+        center: The coordinate at the top.
+        start: The others there.
+        least: The value there.
+        height: The height.
+        step: First step.
+        unit: Change of the coordinate that changes a logarithm or a linear predictor by one.
+    """
+    found = []
+    for side in (-1.0, 1.0):
+        others = start
+
+        def excess(value: float) -> float:
+            nonlocal others
+            fun, near_others = profile(value, others)
+            if np.isfinite(fun):
+                others = near_others
+            return 2.0 * (fun - least) - height
+
+        near, last, width, end = center, -height, step, side * np.inf
+        for _ in range(MOST_STEPS):
+            still = last + height < STILL
+            if still:
+                width = min(width, FAR * unit - abs(near - center))
+            far = near + side * width
+            now = excess(far)
+            for _ in range(HALVINGS):
+                if np.isfinite(now):
+                    break
+                width /= 2.0
+                far = near + side * width
+                now = excess(far)
+            if not np.isfinite(now):
+                break
+            if now > 0:
+                end = float(scipy.optimize.brentq(excess, near, far, xtol=ACCURACY * step))
+                break
+            if now + height < STILL:
+                if abs(far - center) > 0.999 * FAR * unit:
+                    break
+            elif width >= unit and now - last < FLAT * width / unit:
+                break
+            near, last, width = far, now, width * GROWTH
+        found.append(end)
+    return found[0], found[1]
