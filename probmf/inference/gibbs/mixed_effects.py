@@ -45,8 +45,10 @@ def mixed_job(model: MixedEffects, data: Any, key: Array, start_key: Array, num_
         ValueError: If the model has no such conditionals.
     """
     target = Target.build(model.centred, data)
-    model, (arguments,) = target.source, target.args
-    sites = model.sites(target.design)
+    model = target.source
+    design: Any = target.design
+    (arguments,) = target.args
+    sites = model.sites(design)
     response = model.likelihood.to_score(np.asarray(arguments.response, np.float64))
     effects = _blocks(model, model.effect_sites(arguments), arguments)
     problem = MixedProblem(arguments, jnp.asarray(response, jnp.result_type(float)), effects)
