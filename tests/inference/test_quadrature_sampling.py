@@ -23,7 +23,7 @@ def test_draws_are_of_the_posterior() -> None:
     model = MixedEffects("y ~ 1 + (1 | g)", likelihood="bernoulli")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DiagnosticWarning)
-        fit = sample_marginal(model, ANSWERS, key=0, num_samples=1000)
+        fit = sample_marginal(model, ANSWERS, key=0, num_samples=2000)
     assert fit.method == "marginal/quadrature"
     assert fit.sampling.info["integrated"] == "g_effects"
     with jax.enable_x64(True):
