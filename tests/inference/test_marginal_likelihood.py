@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.stats
 
-from probmf import MatrixFactorization, MixedEffects, fit_marginal, load
+from probmf import MatrixFactorization, MixedEffects, fit_marginal
 from probmf.inference.importance import climb
 from probmf.inference.mixed.boundary import boundary
 from probmf.inference.mixed.exact_problem import ExactProblem, Objective
@@ -183,13 +183,6 @@ def test_centring_is_of_no_consequence() -> None:
     one, other = (fit_marginal(MixedEffects(FORMULA, centered=c), data) for c in (True, False))
     assert one.samples.keys() == other.samples.keys()
     np.testing.assert_array_equal(one.samples["g_effects"], other.samples["g_effects"])
-
-
-def test_saved_with_its_table(tmp_path: Path) -> None:
-    fit = fit_marginal(MixedEffects(FORMULA), table())
-    fit.save(tmp_path / "fit")
-    again = load(tmp_path / "fit")
-    np.testing.assert_array_equal(again.samples["g_effects"], fit.samples["g_effects"])
 
 
 def balanced(spread: float) -> dict[str, np.ndarray]:

@@ -4,7 +4,6 @@ import itertools
 import logging
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from probmf import MatrixFactorization, MixedEffects, diagnostics, load, sample_marginal
+from probmf import MatrixFactorization, MixedEffects, diagnostics, sample_marginal
 from probmf.inference import target
 from probmf.inference.marginal.evaluators import Evaluator
 from probmf.inference.marginal.host_density import CHUNK
@@ -128,14 +127,6 @@ def test_the_same_key_gives_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> N
         found.append(made.samples["g_effects"])
     np.testing.assert_array_equal(found[0], found[1])
     assert not np.any(found[0] == found[2])
-
-
-def test_saved_with_its_table(tmp_path: Path) -> None:
-    made = sample_marginal(model(), one_way(), key=0, num_samples=150)
-    made.save(tmp_path / "fit")
-    again = load(tmp_path / "fit")
-    np.testing.assert_array_equal(again.samples["g_effects"], made.samples["g_effects"])
-    assert again.sampling.info == made.sampling.info
 
 
 def test_crossed_and_correlated_effects_given_the_rest() -> None:

@@ -1,7 +1,6 @@
 """Fits of networks: against scikit-learn, and what the descent promises."""
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -30,7 +29,6 @@ from probmf.data import ExamplesWarning
 from probmf.inference.point import descent as descent_module
 from probmf.inference.point.network_objective import NetworkObjective
 from probmf.results import NetworkFit
-from probmf.run import driver as loop
 from probmf.run.driver import FitWarning
 
 RNG = np.random.default_rng(0)
@@ -237,31 +235,6 @@ def test_ordered_classes_learn_their_cutpoints() -> None:
     shifted = fit_map(Network((), likelihood=fixed), examples, key=0, num_epochs=200)
     assert shifted.point()["network_bias_0"][0] == pytest.approx(1.0, abs=0.3)
     assert np.mean(shifted.predict().label == fit.predict().label) > 0.95
-
-
-def test_an_interrupted_fit_goes_on_bit_for_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options: dict[str, Any] = {"key": 0, "num_epochs": 6, "batch_size": 25}
-    model, levels = Network((2,), likelihood=Ordinal(3)), np.digitize(X[:, 0], [-0.5, 0.5])
-    examples = Examples.from_arrays(X, levels + 1.0)
-    whole = fit_map(model, examples, **options)
-    real, calls = descent_module.Descent.step, []
-
-    def sometimes(self: Any, key: Any, state: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return real(self, key, state)
-
-    monkeypatch.setattr(loop, "WRITE_EVERY", 0.0)
-    monkeypatch.setattr(descent_module.Descent, "step", sometimes)
-    with pytest.warns(FitWarning, match="Interrupted after 3 epochs"):
-        fit_map(model, examples, checkpoint=tmp_path / "run", **options)
-    again = fit_map(model, examples, checkpoint=tmp_path / "run", **options)
-    assert len(calls) == 7
-    for site, value in whole.samples.items():
-        np.testing.assert_array_equal(again.samples[site], value)
 
 
 @pytest.mark.parametrize("batch_size", [None, 20])

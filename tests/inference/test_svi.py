@@ -1,11 +1,9 @@
 """Stochastic variational inference: closed forms, NUTS, storage, and what is refused."""
 
-import logging
 import re
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -128,24 +126,6 @@ def test_other_likelihoods(likelihood: Any) -> None:
     data = Ratings.from_frame({"user": data.user, "item": data.item, "rating": rating})
     fit = fit_svi(model, data, key=0, num_steps=300, num_samples=20)
     assert np.corrcoef(fit.predict(data).mean, rating)[0, 1] > 0.4
-
-
-@pytest.mark.filterwarnings("ignore:The bound still rose")
-def test_same_key_and_second_call_compiles_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    exact = linear()
-    jax.config.update("jax_log_compiles", True)
-    try:
-        fits, counts = [], []
-        for key in (3, 3):
-            with caplog.at_level(logging.WARNING, logger="jax"):
-                fits.append(fit_svi(exact.model, exact.table, key=key, num_steps=37))
-            told = [record.getMessage() for record in caplog.records]
-            counts.append(sum(text.startswith("Compiling") for text in told))
-            caplog.clear()
-    finally:
-        jax.config.update("jax_log_compiles", False)
-    np.testing.assert_array_equal(unknowns(fits[0]), unknowns(fits[1]))
-    assert counts[0] > counts[1] == 0
 
 
 def test_a_bound_that_is_not_finite() -> None:

@@ -156,19 +156,12 @@ def test_the_order_of_the_table_is_of_no_account() -> None:
         np.testing.assert_allclose(other.samples[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-def test_saved_and_loaded(whole: RatingsFit, tmp_path: Path) -> None:
-    whole.save(tmp_path / "fit")
-    loaded = load(tmp_path / "fit")
-    assert_same(whole, loaded)
-    assert loaded.moments is not None
-    assert whole.moments is not None
-    for name, value in whole.moments.mean.items():
-        np.testing.assert_array_equal(loaded.moments.mean[name], value)
-    wishart = sample_gibbs(model(user_scale=NormalWishart(dof=5.0)), ratings(), key=0, **SHORT)
-    wishart.save(tmp_path / "wishart")
-    back = load(tmp_path / "wishart")
+def test_a_wishart_prior_is_saved(tmp_path: Path) -> None:
+    fit = sample_gibbs(model(user_scale=NormalWishart(dof=5.0)), ratings(), key=0, **SHORT)
+    fit.save(tmp_path / "fit")
+    back = load(tmp_path / "fit")
     assert back.model.user_scale == NormalWishart(dof=5.0)
-    assert_same(wishart, back)
+    assert_same(fit, back)
 
 
 def test_diagnostics_judge_every_sweep() -> None:
