@@ -1,4 +1,4 @@
-"""Arrays on disk in shards: each process writes its own range of the rows of every array.
+"""Arrays on disk in shards: each process writes its own range of the rows of every large array.
 
 A shard is a safetensors file. The manifest of its folder lists the shards, each with its size, its
 checksum and the range that it has of every array. One process writes one shard with everything;
@@ -21,6 +21,9 @@ from probmf import processes
 
 #: What the name of a shard ends with, after the name of what it is a part of and its number.
 SUFFIX = ".safetensors"
+#: Bytes from which on an array is cut. Below it nothing is gained, and times of steps, which each
+#: process takes by its own clock, are those of the first.
+CUT = 1 << 20
 
 
 class ShardError(ValueError):
@@ -147,11 +150,11 @@ def _length(array: np.ndarray, axis: int) -> int:
 def _cut(array: np.ndarray, rank: int, count: int) -> tuple[int, int, int] | None:
     """Axis, begin and end of a process's range of an array: of its longest axis, or nothing.
 
-    An array of fewer rows than processes is the first one's.
+    A small array, or one of fewer rows than processes, is the first one's.
     """
     axis = int(np.argmax(array.shape)) if array.ndim else 0
     length = _length(array, axis)
-    if length < count:
+    if length < count or array.nbytes < CUT:
         return (axis, 0, length) if rank == 0 else None
     return axis, length * rank // count, length * (rank + 1) // count
 

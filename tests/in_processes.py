@@ -19,7 +19,15 @@ import numpy as np
 import numpyro.distributions as dist
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from probmf import Gaussian, MatrixFactorization, Ratings, fit_als, processes, sample_gibbs
+from probmf import (
+    Gaussian,
+    MatrixFactorization,
+    Ratings,
+    fit_als,
+    processes,
+    sample_gibbs,
+    shards,
+)
 from probmf.results import RatingsFit
 from probmf.run import driver
 from probmf.run.checkpoint import Checkpoint
@@ -111,6 +119,7 @@ def pause() -> None:
 
 def main(address: str, count: int, rank: int, folder: Path) -> None:
     processes.join(address, count, rank)
+    shards.CUT = 0
     found: dict[str, Any] = {}
     try:
         fit_als(POINT, ratings(rank), key=0, devices=count)

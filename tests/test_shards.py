@@ -23,6 +23,7 @@ ARRAYS: dict[str, np.ndarray] = {
 @pytest.fixture
 def write(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, int], Any]:
     """Let so many processes write one after the other; the shards that the last is told of."""
+    monkeypatch.setattr(shards, "CUT", 0)
 
     def written(folder: Path, count: int) -> Any:
         told: list[str] = []
@@ -50,6 +51,13 @@ def test_any_number_of_processes(count: int, write: Any, tmp_path: Path) -> None
         (2, 7 * i // count, 7 * (i + 1) // count) if count <= 7 else (2, 0, 7) if not i else None
         for i in range(count)
     ]
+
+
+def test_small_arrays_are_the_first_process_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "CUT", ARRAYS["factors"].nbytes)
+    assert shards._cut(ARRAYS["factors"], 1, 2) == (2, 3, 7)
+    assert shards._cut(ARRAYS["codes"], 0, 2) == (0, 0, 11)
+    assert shards._cut(ARRAYS["codes"], 1, 2) is None
 
 
 def test_one_process_is_a_shard(tmp_path: Path, write: Any) -> None:

@@ -225,6 +225,8 @@ def test_an_empty_directory_will_do(random_fit: Any, tmp_path: Path) -> None:
     fit = random_fit(MatrixFactorization(1), everything())
     fit.save(tmp_path)
     assert_same(fit, load(tmp_path))
+    fit.save(tmp_path, shared=True)  # A process alone is all processes.
+    assert_same(fit, load(tmp_path))
 
 
 def test_nothing_else_is_written_over(random_fit: Any, tmp_path: Path) -> None:
