@@ -328,6 +328,11 @@ def test_estimates_along_a_column_and_one_by_one() -> None:
     # Other groups vary within the one colour, so that there is no curve.
     dots = plots.estimates(found, "x").axes[0].lines[0]
     assert (dots.get_linestyle(), dots.get_marker()) == ("None", "o")
+    # Levels have a colour each without being asked to.
+    shares = replace(found, columns={"x": found.columns["x"], "level": found.columns["g"]})
+    ax = plots.estimates(shares, "x").axes[0]
+    assert [line.get_label() for line in ax.lines] == ["group 1", "group 3"]
+    assert ax.get_ylabel() == "probability of y"
     slopes = fit.slopes(by="g")
     ax = plots.estimates(slopes, "g").axes[0]
     assert ax.get_ylabel() == "slope of y by x"

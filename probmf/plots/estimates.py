@@ -35,7 +35,7 @@ def estimates(
         x: A column of theirs for the axis. Numbers at six places or more make a curve with a band,
             if nothing else varies within a colour; others dots with intervals. None lists the
             estimates one below the other.
-        color: Another column, whose values have a colour each.
+        color: Another column, whose values have a colour each; None takes "level" of probabilities.
         ax: Axes to draw into; None makes a figure.
 
     Returns:
@@ -61,12 +61,14 @@ def estimates(
     title = f"{found.what.capitalize()} of {found.response}{told}"
     if x is None:
         return _listed(found, title, ax)
+    if color is None and x != "level" and "level" in found.columns:
+        color = "level"
     ax = new_axes(ax, (5.6 if color is None else 6.6, 3.8))
     numbers, names = _axis(found.columns[x])
     parts = _colours(found, color)
     others = [own for name, own in found.columns.items() if name not in (x, color)]
     for place, (name, rows) in enumerate(parts.items()):
-        _refuse_mixtures(found, rows)
+        _refuse_mixtures(found, rows, x)
         order = rows[np.argsort(numbers[rows], kind="stable")]
         alone = all(_is_constant(own[rows]) for own in others)
         if names is None and alone and len(rows) >= CURVE:
@@ -91,6 +93,9 @@ def _words(found: Estimates) -> str:
     """Name of what is estimated, with the term if there is one only."""
     what = {"predictions": "expected", "comparisons": "change of", "slopes": "slope of"}[found.what]
     words = f"{what} {found.response}"
+    if "level" in found.columns:  # One line of each level, about its probability.
+        predicted = found.what == "predictions"
+        words = f"probability of {found.response}" if predicted else f"{what} P({found.response})"
     for name in ("term", "contrast") if found.what == "comparisons" else ("term",):
         own = found.columns.get(name)
         if own is not None and _is_constant(own):
@@ -103,18 +108,16 @@ def _is_constant(values: np.ndarray) -> bool:
     return len(set(values.tolist())) < 2
 
 
-def _refuse_mixtures(found: Estimates, rows: np.ndarray) -> None:
-    """Refuse several comparisons or slopes in one colour."""
-    kinds = {
-        tuple(str(found.columns[name][row]) for name in ("term", "contrast"))
-        for row in rows
-        if found.what != "predictions"
-    }
+def _refuse_mixtures(found: Estimates, rows: np.ndarray, x: str) -> None:
+    """Refuse several comparisons, slopes or levels in one colour."""
+    apart = [name for name in ("term", "contrast", "level") if name in found.columns and name != x]
+    kinds = {tuple(str(found.columns[name][row]) for name in apart) for row in rows}
     if len(kinds) > 1:
         first, second = sorted(kinds)[:2]
         raise ValueError(
             f"The {found.what} are of {' '.join(first)!r} and {' '.join(second)!r}, among others, "
-            "in one colour; choose one with variables=, or give color='term' or 'contrast'."
+            "in one colour; choose one with variables=, or give color= one of these: "
+            f"{', '.join(map(repr, apart))}."
         )
 
 

@@ -282,10 +282,11 @@ def _draw_reliability(
         1.96 * np.sqrt(np.mean(probability[rows] * (1 - probability[rows])) * each / len(rows))
         for rows in bins
     ]
-    ax.errorbar(
+    dots = ax.errorbar(
         x, share, yerr=error, fmt="o", color=BLUE, mec="white", ms=7, lw=1.2,
         label="this fit, with 95% error",
-    )  # fmt: skip
+    )[0]  # fmt: skip
+    dots.set_clip_on(False)  # A share of none or all is whole.
     describe(
         ax,
         title=f"Calibration of probabilities, {_rows(found)}",

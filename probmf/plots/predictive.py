@@ -120,7 +120,9 @@ def _draw_values(ax: Axes, made: np.ndarray, observed: np.ndarray, values: np.nd
     )
     seen = [(observed == value).mean() for value in values]
     ax.plot(values, seen, "o", color=INK, ms=5, label="observed")
-    ax.set_ylim(bottom=0)
+    if len(values) <= _VALUES:
+        ax.set_xticks(values)
+    ax.set_ylim(0, 1.25 * max(high.max(), *seen))  # Room for the legend.
 
 
 def _draw_histogram(

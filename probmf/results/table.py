@@ -122,7 +122,17 @@ class Table(Tabular):
         Args:
             caption: Line above it.
         """
-        return html.table(self._names, self._cells(), self._to_left, caption) if self.rows else ""
+        if not self.rows:
+            return ""
+        cells = self._cells()
+        # A page has no room for columns that are empty, such as R-hat of independent draws.
+        kept = [n for n, _ in enumerate(self._names) if {row[n] for row in cells} - {"", "..."}]
+        return html.table(
+            [self._names[n] for n in kept],
+            [[row[n] for n in kept] for row in cells],
+            [self._to_left[n] for n in kept],
+            caption,
+        )
 
     @property
     def _names(self) -> list[str]:

@@ -17,6 +17,7 @@ from probmf import (
     plots,
 )
 from probmf.results import History, MixedFit, RatingsFit, Sampling
+from probmf.results.table import Table
 
 FRAME = {
     "customer_id": [1984, 1984, 2001], "sku": ["a<b", "c", "c"], "stars": [5.0, 3.0, 4.0],
@@ -75,6 +76,14 @@ def test_ids_are_shown_as_they_are_and_escaped(fit: RatingsFit) -> None:
 
 def test_a_long_table_says_how_many_rows_are_left_out(mixed: MixedFit) -> None:
     assert "2 more rows" in words(mixed.predict())
+
+
+def test_a_page_leaves_empty_columns_out() -> None:
+    rows = tuple({"name": f"row {n}", "r_hat": None, "mean": float(n)} for n in range(200))
+    for table in (Table(rows), Table(rows[:3])):
+        assert "r_hat" in str(table)
+        assert "r_hat" not in table.to_html()
+        assert "mean" in table.to_html()
 
 
 def test_a_mixed_fit_shows_its_summary(mixed: MixedFit) -> None:
