@@ -17,7 +17,9 @@ from probmf.diagnostics.evaluation import Evaluation, evaluation
 
 def evaluate(
     directory: options.FitDirectory,
-    test: Annotated[Path, typer.Argument(metavar="TEST", help="CSV or Parquet file of ratings.")],
+    test: Annotated[
+        Path, typer.Argument(metavar="TEST", help="CSV or Parquet file of ratings, or a folder.")
+    ],
     user: options.SameUserColumn = None,
     item: options.SameItemColumn = None,
     rating: options.SameRatingColumn = None,
