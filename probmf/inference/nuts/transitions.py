@@ -271,7 +271,7 @@ class _Transitions:
                 self.kernel.init, self.potential, first, self.keys[0], self.mass
             )
             nothing = jax.tree.map(_zeros, shapes)
-            self.kernel.advance.lower(self.potential, nothing, jnp.asarray(0))
+            self.kernel.advance.lower(self.potential, nothing, np.asarray(0))
         if resumed:
             self.ready = time.perf_counter()
             return [shapes] * num_chains, None
