@@ -4,19 +4,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from jaxtyping import Float
 
 from probmf.data import Ratings
 from probmf.results.asked import read_some
 from probmf.results.prediction_intervals import evaluate
-from probmf.results.predictions import plain_text, with_ids
+from probmf.results.predictions import ItemLines, plain_text
 from probmf.results.row_conditionals import Conditionals
-from probmf.results.table import Tabular
 
 
 @dataclass(frozen=True, eq=False)
-class Explanation(Tabular):
+class Explanation(ItemLines):
     """A score as a sum over the user's ratings, the largest share first.
 
     Attributes:
@@ -43,11 +41,7 @@ class Explanation(Tabular):
     remainder: float
     id_column: str = "item"
 
-    _num_ids = 1
-
-    def __len__(self) -> int:
-        """Number of ratings."""
-        return len(self.rated)
+    _lines = ("rated", "rating", "share")
 
     def __repr__(self) -> str:
         """The score, what all users share, and the ratings that count most."""
@@ -60,18 +54,6 @@ class Explanation(Tabular):
             f"Explanation({plain_text(self.user)}, {plain_text(self.item)}: score "
             f"{self.score:.4g} = {' '.join([f'{self.baseline:.4g}', *parts])}{more})"
         )
-
-    def to_arrow(self) -> pa.Table:
-        """One line per rating of the user, the largest share first.
-
-        Returns:
-            A column of items, called as in the training data, "rating" and "share".
-
-        Raises:
-            TypeError: If the kind of the ids has no Arrow type.
-        """
-        columns = {"rating": self.rating, "share": self.share}
-        return pa.table(with_ids({"item": self.rated}, ("user", self.id_column), columns))
 
 
 def explain(conditionals: Conditionals, data: Ratings, user: Any, item: Any) -> Explanation:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from jaxtyping import Float, Int
 from scipy.special import entr
 
@@ -13,13 +12,12 @@ from probmf.results.choices import Exclude, read_candidates
 from probmf.results.exclusions import Exclusions
 from probmf.results.mixtures import row_blocks
 from probmf.results.prediction_intervals import evaluate
-from probmf.results.predictions import plain_text, told_unknown, with_ids
+from probmf.results.predictions import ItemLines, plain_text, told_unknown
 from probmf.results.scores import Column, Scores
-from probmf.results.table import Tabular
 
 
 @dataclass(frozen=True, eq=False)
-class Questions(Tabular):
+class Questions(ItemLines):
     """Items to ask a user about, best first.
 
     Attributes:
@@ -39,9 +37,7 @@ class Questions(Tabular):
     known_user: bool
     id_column: str = "item"
 
-    def __len__(self) -> int:
-        """Number of items."""
-        return len(self.item)
+    _lines = ("item", "information")
 
     def __repr__(self) -> str:
         """The user and the first items."""
@@ -51,20 +47,6 @@ class Questions(Tabular):
         )
         more = ", ..." * (len(self) > 5) + told_unknown(self.known_user)
         return f"Questions(for {plain_text(self.user)}: {first}{more})"
-
-    def to_arrow(self) -> pa.Table:
-        """One line per item, best first.
-
-        Returns:
-            A column of items, called as in the training data, and "information".
-
-        Raises:
-            TypeError: If the kind of the ids has no Arrow type.
-        """
-        columns = {"information": self.information}
-        return pa.table(with_ids({"item": self.item}, ("user", self.id_column), columns))
-
-    _num_ids = 1
 
 
 def choose_next(

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
@@ -14,13 +13,12 @@ from probmf.results.asked import check_count, check_interval, read_some
 from probmf.results.choices import Exclude, read_candidates
 from probmf.results.exclusions import Exclusions
 from probmf.results.mixtures import tails
-from probmf.results.predictions import plain_text, told_unknown, with_ids
+from probmf.results.predictions import ItemLines, plain_text, told_unknown
 from probmf.results.scores import Scores
-from probmf.results.table import Tabular
 
 
 @dataclass(frozen=True, eq=False)
-class RankPosterior(Tabular):
+class RankPosterior(ItemLines):
     """Ranks of items among a user's candidates, over draws of the scores; 1 is the best.
 
     Attributes:
@@ -49,9 +47,7 @@ class RankPosterior(Tabular):
     known_user: bool
     id_column: str = "item"
 
-    def __len__(self) -> int:
-        """Number of items."""
-        return len(self.item)
+    _lines = ("item", "top", "mean", "lower", "upper")
 
     def __repr__(self) -> str:
         """The first item, and among how many it is ranked."""
@@ -61,20 +57,6 @@ class RankPosterior(Tabular):
             f"{self.upper[0]}, in the top {self.k} with probability {self.top[0]:.2g}"
             f"{told_unknown(self.known_user)})"
         )
-
-    def to_arrow(self) -> pa.Table:
-        """One line per item.
-
-        Returns:
-            A column of items, called as in the training data, "top", "mean", "lower" and "upper".
-
-        Raises:
-            TypeError: If the kind of the ids has no Arrow type.
-        """
-        columns = {name: getattr(self, name) for name in ("top", "mean", "lower", "upper")}
-        return pa.table(with_ids({"item": self.item}, ("user", self.id_column), columns))
-
-    _num_ids = 1
 
 
 def rank_posterior(
