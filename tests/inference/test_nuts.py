@@ -1,5 +1,6 @@
 """NUTS on mixed models: answers, starts, streams, and what is refused."""
 
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from probmf.inference.marginal.prepared_model import PreparedModel
 from probmf.inference.nuts import draws_by_site, nuts
 from probmf.inference.nuts import transitions as _nuts
 from probmf.inference.nuts.transitions import NoStartError
+from probmf.models.mixed.program import MixedProgram
 from probmf.results import MixedFit, open_draws
 from probmf.run import driver
 from probmf.run.driver import FitWarning
@@ -96,6 +98,22 @@ def test_draws_agree_with_quadrature(marginalize: Any) -> None:
         draws = fit.samples[name].reshape(1000, -1)
         # 0.25 sd are four standard errors of 250 independent draws.
         assert np.all(np.abs(draws.mean(0) - mean) < 0.25 * sd), name
+
+
+def test_models_run_in_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Handlers are global: of two threads that trace, each would see the other's sites."""
+    ran, run = [], MixedProgram.__call__
+
+    def noted(self: MixedProgram, *args: Any) -> None:
+        ran.append(threading.current_thread() is threading.main_thread())
+        run(self, *args)
+
+    monkeypatch.setattr(MixedProgram, "__call__", noted)
+    # Of a shape of its own, since programs that are compiled do not run the model.
+    few = {name: values[:33] for name, values in table().items()}
+    sample_nuts(model(), few, key=0, num_warmup=8, num_samples=8, num_chains=1, progress=False)
+    assert ran
+    assert all(ran)
 
 
 def test_what_a_fit_tells(whole: MixedFit) -> None:

@@ -271,6 +271,7 @@ class _Transitions:
                 self.kernel.init, self.potential, first, self.keys[0], self.mass
             )
             nothing = jax.tree.map(_zeros, shapes)
+            # With the very type of `step`, whose threads would trace it again, and not alone.
             self.kernel.advance.lower(self.potential, nothing, np.asarray(0))
         if resumed:
             self.ready = time.perf_counter()
