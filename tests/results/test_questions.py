@@ -120,7 +120,7 @@ def test_errors(draw_ratings: Any, random_fit: Any) -> None:
         fit.choose_next([1, 2])
     with pytest.raises(ValueError, match="k is 3; expected a whole number from 1 to 2, the number"):
         fit.choose_next(99, k=3, candidates=[1, 2])
-    with pytest.raises(ValueError, match="id 77, which is not among"):
+    with pytest.raises(ValueError, match="candidates is 77, and the fit has no such item"):
         fit.choose_next(99, candidates=[77])
     rated = fit.data.item[fit.data.user == 3].tolist()
     with pytest.raises(ValueError, match="All candidates are excluded for user 3"):
