@@ -71,6 +71,10 @@ EXAMPLES: dict[str, tuple[Any, Any]] = {
     "weights of rows": (
         MixedEffects("y ~ x + (1 | g)", weights="w"), toys.mixed() | {"w": np.arange(1.0, 41.0)}
     ),
+    "Student-t and Laplace priors of coefficients": (
+        MixedEffects("y ~ x + (1 | g)", priors={"coefficients": {"x": dist.StudentT(3.0)}}),
+        toys.mixed(),
+    ),
     "Network": (contract.LAYERS, toys.examples()),
     "network whose scales have a prior": (
         Network((3,), likelihood=Gaussian(0.3), weight_scale=HALF), toys.examples()

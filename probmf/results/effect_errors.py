@@ -143,11 +143,7 @@ def _weights(model: MixedEffects, draws: SiteDraws) -> Float[np.ndarray, " n"]:
     """Minus the second derivative of each row's log density by its predictor."""
     program, data = model.program, draws.design.data
     with jax.enable_x64(True):
-        values = {
-            site: jnp.asarray(draws[site][0], np.float64)
-            for site in {*data.priors, *(term.effects_site for term in data.groups)}
-            if site not in draws.design.known
-        }
+        values = {site: jnp.asarray(draws[site][0], np.float64) for site in draws.samples}
         weight = 1.0 if data.weight is None else np.asarray(data.weight, np.float64)
         found = _curvature(
             program.likelihood.coded(data.num_levels), np.asarray(data.response), weight,

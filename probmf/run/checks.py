@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpyro.distributions import Distribution
+from numpyro.distributions import Distribution, Laplace, StudentT
 
 from probmf.likelihoods.parameters import is_number
 from probmf.models import MatrixFactorization, MixedEffects, Network
@@ -144,6 +144,13 @@ def _by_row(model: MatrixFactorization) -> str:
     return ", ".join(name for name in names if name.split("_")[0] in model.mean_sides)
 
 
+def _heavy(model: MixedEffects) -> str:
+    given: Any = (model.priors or {}).get("coefficients")
+    laws = given.values() if isinstance(given, Mapping) else [given]
+    found = [type(law).__name__ for law in laws if isinstance(law, Laplace | StudentT)]
+    return f"priors['coefficients'] is a {found[0]}" if found else ""
+
+
 def _when(has: Callable[[Any], Any], words: str) -> Callable[[Any], str]:
     return lambda model: words if has(model) else ""
 
@@ -232,6 +239,11 @@ TABLE: tuple[Row, ...] = (
         lambda model: "" if model.weights is None else f"weights is {model.weights!r}",
         "weights is 'w'", {
             "sample_gibbs": "{found}, and {method} takes all rows to have one noise scale. Use "
+            "sample_marginal, or sample_nuts.",
+        }),
+    Row("Student-t and Laplace priors of coefficients", MixedEffects, _heavy,
+        "priors['coefficients'] is a StudentT", {
+            "sample_gibbs": "{found}, and {method} draws coefficients from Normals. Use "
             "sample_marginal, or sample_nuts.",
         }),
     Row("Network", Network, lambda _: "Network", "Network", {

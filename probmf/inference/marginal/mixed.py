@@ -75,6 +75,8 @@ def _latent_shapes(model: MixedProgram, data: MixedData) -> dict[str, tuple[int,
             shapes[site] = tuple(prior.batch_shape) + tuple(prior.event_shape)
 
     for predictor in data.predictors:
+        if predictor is data.mean and data.mixing is not None:
+            note(data.mixing.site)
         if predictor.names:
             note(predictor.site)
         for term in predictor.groups:
@@ -145,7 +147,9 @@ def _one_noise(data: MixedData) -> bool:
 
 def _has_sampled_prior(data: MixedData, name: str, term: GroupTerm | None) -> bool:
     """True where the prior covariance of a site depends on sampled scales or correlations."""
-    if term is None or name != term.effects_site:
+    if term is None:
+        return data.mixing is not None
+    if name != term.effects_site:
         return False
     return term.correlated or isinstance(data.priors[f"{term.name}_scale"], Distribution)
 

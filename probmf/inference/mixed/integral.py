@@ -41,7 +41,8 @@ class Rest(NamedTuple):
 
     Attributes:
         values: Coefficients and effects by site.
-        roots: Lower factor of the prior covariance of each term that is integrated out.
+        roots: Lower factor of the prior covariance of each term that is integrated out, and of the
+            coefficients if they are.
         parameters: The likelihood's own.
     """
 
@@ -133,8 +134,12 @@ class Integral:
         data, program = self.data, self.program
         values: dict[str, Array] = {}
         if data.mean.site not in self.sites:
-            values |= program.coefficients(data.mean, data.priors)
+            values |= program.coefficients(data.mean, data.priors, data.mixing)
         roots: dict[str, Array] = {}
+        if data.mean.site in self.sites and not self.flat:
+            law = program.coefficients_law(data.mean, data.priors, data.mixing)
+            scale = jnp.asarray(jnp.sqrt(law.variance), jnp.result_type(float))
+            roots[data.mean.site] = jnp.diag(scale)
         for term in data.groups:
             if term.effects_site in self.sites:
                 scale, root = program.scales(term, data.priors)
@@ -219,10 +224,7 @@ class Integral:
     def _root(self, block: Block, roots: Mapping[str, Array]) -> Float[Array, "d d"]:
         """Lower factor of a block's prior covariance."""
         if _holds(block, self.data.mean.site):
-            if self.flat:
-                return jnp.eye(block.dim)
-            prior: Any = self.data.priors[self.data.mean.site]
-            return jnp.diag(jnp.asarray(jnp.sqrt(prior.variance), jnp.result_type(float)))
+            return jnp.eye(block.dim) if self.flat else roots[self.data.mean.site]
         return jax.scipy.linalg.block_diag(*(roots[layout.name] for layout in block.layouts))
 
 

@@ -115,6 +115,12 @@ def fit_marginal(
                 "integrated out exactly, so there is no marginal likelihood. Use sample_nuts."
             )
         centred = model.centred
+        if objective == "map" and design.data.mixing is not None:
+            raise ValueError(
+                "objective is 'map', which integrates the coefficients out under Normal priors, "
+                "and priors['coefficients'] holds a Student-t or Laplace distribution. Use "
+                "sample_marginal, or objective='likelihood', which ignores priors."
+            )
         problem = pose(centred.program, centred.arguments(design), objective, num_nodes)
         minus = minus_score(problem)
         refuse_exact_fit(model, design, flat=objective != "map", mode=True)
@@ -178,6 +184,8 @@ def pose(
         objective: Which objective.
         num_nodes: Nodes of the quadrature for each effect; 1 is Laplace's approximation.
     """
+    if objective != "map":
+        arguments = (arguments[0].without_mixing(),)
     if program.likelihood.normal:
         return ExactProblem(program, arguments, objective)
     return ApproximateProblem(program, arguments, objective, num_nodes)

@@ -118,8 +118,45 @@ class Cells:
 
 
 @partial(
+    jax.tree_util.register_dataclass, data_fields=["place", "factor", "power"],
+    meta_fields=["site"],
+)  # fmt: skip
+@dataclass(frozen=True)
+class Mixing:
+    r"""Priors of coefficients with heavy tails as mixtures of Normals; a pytree.
+
+    .. math:: \beta_j \mid g_j \sim N(m_j, s_j^2 a_j g_j^{b_j}), \quad
+       g_j \sim \mathrm{Gamma}(c_j, 1)
+
+    A Student-t distribution has :math:`c = a = \nu / 2, b = -1`, a Laplace distribution
+    :math:`c = 1, a = 2, b = 1`.
+
+    Attributes:
+        place: Which of the coefficients have such a prior.
+        factor: a.
+        power: b.
+        site: Name of the site of g.
+
+    References:
+        Andrews and Mallows (1974), Scale mixtures of normal distributions.
+    """
+
+    place: Int[Array | np.ndarray, " k"]
+    factor: Float[Array | np.ndarray, " k"]
+    power: Float[Array | np.ndarray, " k"]
+    site: str
+
+    def widths(self, scale: Float[Array, " p"], mixing: Float[Array, " k"]) -> Float[Array, " p"]:
+        """Standard deviations of all coefficients given g, from their scales s."""
+        factor, power = (jnp.asarray(own, mixing.dtype) for own in (self.factor, self.power))
+        width = jnp.ones(scale.shape, mixing.dtype)
+        own = jnp.sqrt(factor * mixing**power)
+        return scale * width.at[jnp.asarray(self.place)].set(own, unique_indices=True)
+
+
+@partial(
     jax.tree_util.register_dataclass,
-    data_fields=["mean", "noise", "response", "priors", "cells", "weight"],
+    data_fields=["mean", "noise", "response", "priors", "cells", "weight", "mixing"],
     meta_fields=["response_name", "num_observations", "num_levels"],
 )
 @dataclass(frozen=True)
@@ -136,6 +173,7 @@ class MixedData:
         num_levels: Number of levels of the response, whose codes it then is; else 0.
         cells: What the rows stood for where each is the mean of several, or None; see `join_rows`.
         weight: Weights of the rows, None for one each.
+        mixing: Priors of the coefficients with heavy tails, None where all are Normal.
     """
 
     mean: Predictor
@@ -147,6 +185,7 @@ class MixedData:
     num_levels: int = 0
     cells: Cells | None = None
     weight: Float[Array | np.ndarray, " n"] | None = None
+    mixing: Mixing | None = None
 
     @property
     def population(self) -> Float[Array | np.ndarray, "n p"]:
@@ -162,6 +201,13 @@ class MixedData:
     def predictors(self) -> tuple[Predictor, ...]:
         """The linear predictor, and that of the noise if there is one."""
         return (self.mean,) if self.noise is None else (self.mean, self.noise)
+
+    def without_mixing(self) -> "MixedData":
+        """The same with Normal priors, for what takes no account of priors."""
+        if self.mixing is None:
+            return self
+        priors = {site: own for site, own in self.priors.items() if site != self.mixing.site}
+        return replace(self, mixing=None, priors=priors)
 
     def without_response(self) -> "MixedData":
         """The same rows with the response left open, for NumPyro's `Predictive`."""

@@ -30,6 +30,7 @@ from probmf.models.mixed.priors import (
     ResponsePlace,
     as_array,
     default_priors,
+    heavy_tails,
     mean_target,
     replace_priors,
 )
@@ -87,6 +88,10 @@ def build_design(
     codings = tuple(coding for coding, _ in parts)
     likelihood = likelihood.coded(len(read.levels))
     resolved = _priors(parts, read, likelihood, priors)
+    site = codings[0].site
+    heavy = heavy_tails(site, priors.get(site), codings[0].names)
+    if heavy is not None:
+        resolved[heavy[0].site] = heavy[1]
     for site, column in known.items():
         values = likelihood.read_known(site, table[column])
         with naming_column(name):
@@ -97,6 +102,7 @@ def build_design(
     levels = {term.groups.name: term.groups.labels for part in codings for term in part.terms}
     arrays = MixedData(
         mean=predictors[0],
+        mixing=None if heavy is None else heavy[0],
         noise=predictors[1] if len(predictors) > 1 else None,
         response=read.values,
         priors=resolved,
@@ -212,7 +218,7 @@ def _priors(
                 given = {site: value, **given}
             else:
                 defaults[site] = as_array(value)
-        return replace_priors(defaults, given, names)
+        return replace_priors(defaults, given, names, parts[0][0].site)
 
 
 def _refuse_twice(likelihood: Likelihood, given: Priors, site: str) -> None:

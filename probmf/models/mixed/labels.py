@@ -23,6 +23,8 @@ def dims(design: Design, raw: Collection[str] = ()) -> dict[str, list[str]]:
     for coding in design.codings:
         if coding.names:
             found[coding.site] = [_single(coding.site)]
+        if coding is design.mean and design.data.mixing is not None:
+            found[design.data.mixing.site] = ["coefficient_mixing"]
         for term in coding.terms:
             own = f"{term.name}_coefficient"
             found[f"{term.name}_scale"] = [own]
@@ -49,6 +51,8 @@ def coords(design: Design) -> dict[str, list[Any]]:
     for coding in design.codings:
         if coding.names:
             found[_single(coding.site)] = list(coding.names)
+        if coding is design.mean and (mixing := design.data.mixing) is not None:
+            found["coefficient_mixing"] = [coding.names[place] for place in mixing.place]
         for term in coding.terms:
             own = f"{term.name}_coefficient"
             found[own] = list(term.names)

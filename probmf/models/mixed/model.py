@@ -47,8 +47,9 @@ class MixedEffects:
             parameter: of a noise scale, or a concentration; of the logit of a zero-inflated or
             hurdle Poisson's probability of zeros. By default that is one number.
         priors: Priors by site in place of the default ones: for coefficients a mapping of column
-            names to Normals, for scales a distribution (or a number, which fixes it), for
-            correlations the concentration of the LKJ distribution.
+            names to Normals (or to Student-t or Laplace distributions, whose mixtures of Normals
+            have the site `coefficients_mixing`), for scales a distribution (or a number, which
+            fixes it), for correlations the concentration of the LKJ distribution.
         weights: Column of positive weights w. A Gaussian or log-normal response then has the noise
             :math:`\sigma / \sqrt w`, as in lme4; any other counts w times. Predictions are of
             responses of weight one.

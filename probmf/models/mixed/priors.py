@@ -20,6 +20,7 @@ from jaxtyping import Array
 from numpyro.distributions import Distribution
 
 from probmf.likelihoods.parameters import check_scale, check_support, is_number
+from probmf.models.mixed.arrays import Mixing
 
 type Prior = Distribution | Array
 type Priors = Mapping[str, Any]
@@ -111,8 +112,39 @@ def _uniform_correlation(size: int) -> Distribution:
     return dist.LKJCholesky(size, 1.0)
 
 
+def heavy_tails(
+    site: str, given: Any, names: tuple[str, ...]
+) -> tuple[Mixing, Distribution] | None:
+    """Mixtures of Normals for Student-t and Laplace priors of coefficients.
+
+    Args:
+        site: Name of the coefficients' site.
+        given: The user's prior of them, or None; `replace_priors` checks it.
+        names: Names of the columns.
+
+    Returns:
+        The mixtures and the prior of what they are mixed by; None where there are none.
+    """
+    chosen = given if isinstance(given, Mapping) else dict.fromkeys(names, given)
+    laws = [(place, chosen.get(name)) for place, name in enumerate(names)]
+    heavy = [(place, law) for place, law in laws if isinstance(law, dist.StudentT | dist.Laplace)]
+    if not heavy:
+        return None
+    # A Student-t's half degrees of freedom, or 1.
+    shape = [float(law.df) / 2 if isinstance(law, dist.StudentT) else 1.0 for _, law in heavy]
+    is_t = np.array([isinstance(law, dist.StudentT) for _, law in heavy])
+    mixing = Mixing(
+        np.array([place for place, _ in heavy]), np.where(is_t, shape, 2.0),
+        np.where(is_t, -1.0, 1.0), f"{site}_mixing",
+    )  # fmt: skip
+    return mixing, dist.Gamma(as_array(shape), as_array(np.ones(len(heavy))))
+
+
 def replace_priors(
-    defaults: dict[str, Prior], given: Priors, coefficient_names: Mapping[str, tuple[str, ...]]
+    defaults: dict[str, Prior],
+    given: Priors,
+    coefficient_names: Mapping[str, tuple[str, ...]],
+    heavy: str = "",
 ) -> dict[str, Prior]:
     """The default priors with the user's own put in.
 
@@ -122,6 +154,8 @@ def replace_priors(
             Normals, for scales a distribution of positive numbers or fixed numbers, for
             correlations a concentration or an LKJCholesky.
         coefficient_names: Names of the columns of each site of coefficients.
+        heavy: Site of those whose priors may be Student-t or Laplace, too; the result has their
+            places and scales as a Normal's, see `heavy_tails`.
 
     Returns:
         A prior for each site; an array is a fixed value.
@@ -141,7 +175,8 @@ def replace_priors(
     for site, prior in given.items():
         default: Any = defaults[site]
         if site in coefficient_names:
-            priors[site] = _coefficients(site, default, prior, coefficient_names[site])
+            names = coefficient_names[site]
+            priors[site] = _coefficients(site, default, prior, names, heavy=site == heavy)
         elif site.endswith("_correlation"):
             priors[site] = _correlation(site, default, prior)
         elif site.endswith("_scale"):
@@ -155,7 +190,10 @@ def replace_priors(
     return priors
 
 
-def _coefficients(site: str, default: Any, given: Any, names: tuple[str, ...]) -> Distribution:
+def _coefficients(
+    site: str, default: Any, given: Any, names: tuple[str, ...], *, heavy: bool
+) -> Distribution:
+    allowed = dist.Normal | dist.StudentT | dist.Laplace if heavy else dist.Normal
     chosen = given if isinstance(given, Mapping) else dict.fromkeys(names, given)
     _require_known(chosen, names, f"priors[{site!r}] has the key", "the columns")
     loc, scale = np.array(default.loc), np.array(default.scale)
@@ -163,10 +201,11 @@ def _coefficients(site: str, default: Any, given: Any, names: tuple[str, ...]) -
         prior = chosen.get(name)
         if prior is None:
             continue
-        if not isinstance(prior, dist.Normal) or prior.batch_shape != ():
+        if not isinstance(prior, allowed) or prior.batch_shape != ():
+            others = ", StudentT or Laplace" if heavy else ""
             raise TypeError(
                 f"The prior of coefficient {name!r} is {_named(prior)}; the effects are integrated "
-                "out as Gaussians, so it must be a scalar numpyro.distributions.Normal."
+                f"out as Gaussians, so it must be a scalar numpyro.distributions.Normal{others}."
             )
         loc[place], scale[place] = float(prior.loc), float(prior.scale)
     return dist.Normal(as_array(loc), as_array(scale))

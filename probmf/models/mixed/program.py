@@ -13,7 +13,7 @@ from numpyro.distributions import Distribution
 
 from probmf.likelihoods import Likelihood
 from probmf.likelihoods.base import likelihood_scales
-from probmf.models.mixed.arrays import GroupTerm, MixedData, Predictor
+from probmf.models.mixed.arrays import GroupTerm, MixedData, Mixing, Predictor
 from probmf.models.mixed.priors import Prior
 
 
@@ -51,7 +51,7 @@ class MixedProgram:
             The response.
         """
         self._check_centered(data)
-        values = self._sample(data.mean, data.priors)
+        values = self._sample(data.mean, data.priors, data.mixing)
         likelihood = self.likelihood.coded(data.num_levels)
         parameters = self.own_parameters(data)
         if data.cells is not None:
@@ -101,12 +101,27 @@ class MixedProgram:
             found[likelihood.scale_parameter] = likelihood.from_scale_predictor(predictor)
         return found
 
-    def coefficients(self, predictor: Predictor, priors: Mapping[str, Prior]) -> dict[str, Array]:
+    def coefficients(
+        self, predictor: Predictor, priors: Mapping[str, Prior], mixing: Mixing | None = None
+    ) -> dict[str, Array]:
         """The coefficients by their site, if there are any: samples them."""
         if not predictor.names:
             return {}
-        site = predictor.site
-        return {site: _sample_or_fixed(site, priors[site])}
+        return {
+            predictor.site: _sample_or_fixed(
+                predictor.site, self.coefficients_law(predictor, priors, mixing)
+            )
+        }
+
+    def coefficients_law(
+        self, predictor: Predictor, priors: Mapping[str, Prior], mixing: Mixing | None = None
+    ) -> Any:
+        """Their prior, Normal given what heavy tails are mixed by: samples that."""
+        prior: Any = priors[predictor.site]
+        if mixing is None:
+            return prior
+        scale = mixing.widths(prior.scale, _sample_or_fixed(mixing.site, priors[mixing.site]))
+        return dist.Normal(prior.loc, scale)
 
     def scales(
         self, term: GroupTerm, priors: Mapping[str, Prior]
@@ -136,9 +151,11 @@ class MixedProgram:
                 return numpyro.sample(site, law.to_event(1))
             return numpyro.sample(site, dist.MultivariateNormal(jnp.zeros(shape), scale_tril=root))
 
-    def _sample(self, predictor: Predictor, priors: Mapping[str, Prior]) -> dict[str, Array]:
+    def _sample(
+        self, predictor: Predictor, priors: Mapping[str, Prior], mixing: Mixing | None = None
+    ) -> dict[str, Array]:
         """Coefficients and effects of a predictor."""
-        values = self.coefficients(predictor, priors)
+        values = self.coefficients(predictor, priors, mixing)
         for term in predictor.groups:
             values[term.effects_site] = self.effects(term, priors)
         return values

@@ -1,0 +1,95 @@
+"""Student-t and Laplace priors of coefficients, against quadrature in one dimension."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+import scipy.stats as st
+from scipy.special import expit, logsumexp
+
+from probmf import MixedEffects, fit_marginal, sample_gibbs, sample_marginal, sample_nuts
+from probmf.inference.mixed.leave_one_out import leave_one_out
+from probmf.results import MixedFit
+
+GROUP, X = np.repeat(np.arange(4), 3), np.random.default_rng(0).normal(size=12)
+TAU, NOISE = 0.7, 0.9
+LAWS = {
+    "studentt": (dist.StudentT(2.5, 0.2, 0.3), st.t(2.5, 0.2, 0.3)),
+    "laplace": (dist.Laplace(-0.1, 0.3), st.laplace(-0.1, 0.3)),
+}
+GRID = np.linspace(-8.0, 8.0, 4001)
+
+
+def response(kind: str) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    score = 1.2 * X + TAU * rng.normal(size=4)[GROUP]
+    return score + NOISE * rng.normal(size=12) if kind == "gaussian" else (score > 0) * 1
+
+
+def log_likelihood(kind: str, y: np.ndarray) -> np.ndarray:
+    """At each point of the grid, effects integrated out."""
+    if kind == "gaussian":
+        cover = TAU**2 * (GROUP[:, None] == GROUP) + NOISE**2 * np.eye(12)
+        return np.asarray(st.multivariate_normal(np.zeros(12), cover).logpdf(y - GRID[:, None] * X))
+    nodes, weights = np.polynomial.hermite_e.hermegauss(40)
+    share = expit(GRID[:, None, None] * X[:, None] + TAU * nodes)
+    each = np.log(np.where(y[:, None] > 0, share, 1 - share))
+    by_group = np.stack([each[:, g == GROUP].sum(axis=1) for g in range(4)], axis=1)
+    return np.asarray(logsumexp(by_group + np.log(weights), axis=2).sum(axis=1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "law", "sample"),
+    [
+        ("gaussian", "studentt", sample_marginal), ("gaussian", "laplace", sample_marginal),
+        ("gaussian", "laplace", sample_nuts), ("bernoulli", "studentt", sample_marginal),
+    ],
+)  # fmt: skip
+def test_draws_are_of_the_posterior(kind: str, law: str, sample: Callable[..., MixedFit]) -> None:
+    prior, density = LAWS[law]
+    priors: dict[str, Any] = {"coefficients": {"x": prior}, "g_scale": TAU}
+    if kind == "gaussian":
+        priors["noise_scale"] = NOISE
+    model = MixedEffects("y ~ 0 + x + (1 | g)", likelihood=kind, priors=priors)
+    y = response(kind)
+    fit = sample(model, {"y": y, "x": X, "g": GROUP}, key=0, num_samples=2000)
+    draws = fit.samples["coefficients"].reshape(-1)
+    log_mass = log_likelihood(kind, y) + density.logpdf(GRID)
+    mass = np.exp(log_mass - logsumexp(log_mass))
+    mean = mass @ GRID
+    sd = np.sqrt(mass @ GRID**2 - mean**2)
+    assert draws.mean() == pytest.approx(mean, abs=0.15 * sd)
+    assert draws.std() == pytest.approx(sd, rel=0.1)
+    # The distribution function at quantiles, and so the tails' weight.
+    places = np.searchsorted(np.cumsum(mass), [0.05, 0.25, 0.5, 0.75, 0.95])
+    below = [np.mean(draws < GRID[place]) for place in places]
+    np.testing.assert_allclose(below, [0.05, 0.25, 0.5, 0.75, 0.95], atol=0.04)
+    if sample is sample_marginal:
+        assert leave_one_out(fit).shape[-1] == 12
+    assert "coefficient_mixing" in fit.to_arviz()["posterior"].coords
+
+
+def test_prior_draws_and_what_has_no_form_for_them() -> None:
+    table = {"y": response("gaussian"), "x": X, "z": X**2, "g": GROUP}
+    heavy: dict[str, Any] = {"x": dist.StudentT(4.0, 1.0, 0.5), "z": dist.Laplace(0.0, 2.0)}
+    model = MixedEffects("y ~ x + z + (1 | g)", priors={"coefficients": heavy})
+    normal = MixedEffects(model.formula)
+    best, other = fit_marginal(model, table), fit_marginal(normal, table)
+    np.testing.assert_allclose(
+        best.samples["coefficients"], other.samples["coefficients"], rtol=1e-6
+    )
+    np.testing.assert_allclose(best.predictions().sd, other.predictions().sd, rtol=1e-4)
+    tree = best.to_arviz(prior=4000, key=0)
+    drawn = np.asarray(tree["prior"]["coefficients"])[0]
+    for place, law in ((1, st.t(4.0, 1.0, 0.5)), (2, st.laplace(0.0, 2.0))):
+        assert st.kstest(drawn[:, place], law.cdf).pvalue > 1e-3
+    with pytest.raises(ValueError, match="objective is 'map', which integrates the coefficients"):
+        fit_marginal(model, table, objective="map")
+    with pytest.raises(ValueError, match=r"priors\['coefficients'\] is a StudentT, and sample_gib"):
+        sample_gibbs(model, table, key=0)
+    with pytest.raises(
+        TypeError, match=r"is a Cauchy .* numpyro\.distributions\.Normal, StudentT or"
+    ):
+        MixedEffects("y ~ x", priors={"coefficients": {"x": dist.Cauchy()}}).design(table)
