@@ -256,6 +256,20 @@ def test_scales_that_are_given_are_not_estimated() -> None:
         )
 
 
+def test_errors_in_any_unit() -> None:
+    rng = np.random.default_rng(0)
+    x, z = rng.normal(size=(2, 40))
+    y = x + z + rng.normal(size=40)
+    model = MixedEffects("y ~ x + z")
+    first, other = (
+        fit_marginal(model, {"y": y, "x": unit * x, "z": z}).maximum for unit in (1.0, 1e10)
+    )
+    assert first is not None
+    assert other is not None
+    expected = first.errors["coefficients"] * [1.0, 1e-10, 1.0]
+    np.testing.assert_allclose(other.errors["coefficients"], expected, rtol=1e-5)
+
+
 def test_noise_by_a_formula() -> None:
     """The noise's coefficients are estimated with the rest."""
     rng = np.random.default_rng(1)

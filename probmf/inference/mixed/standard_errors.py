@@ -79,8 +79,11 @@ def _root(covariance: np.ndarray) -> np.ndarray:
     """A root R of a covariance R R'; NaN where it is none."""
     if not np.all(np.isfinite(covariance)):
         return np.full(covariance.shape, np.nan)
-    values, axes = np.linalg.eigh(covariance)
+    # As correlations, so that units of columns are of no consequence.
+    size = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    size[size == 0] = 1.0
+    values, axes = np.linalg.eigh(covariance / np.outer(size, size))
     # What rounding leaves of a variance of zero may be below it; more is no covariance.
-    if np.any(values < -1e-8 * np.max(np.abs(values), initial=0.0)):
+    if np.any(values < -1e-8):
         return np.full(covariance.shape, np.nan)
-    return np.asarray(axes * np.sqrt(np.maximum(values, 0.0)))
+    return np.asarray(size[:, None] * axes * np.sqrt(np.maximum(values, 0.0)))
