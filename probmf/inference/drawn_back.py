@@ -35,7 +35,7 @@ def joined(pieces: Iterable[SiteArrays], axis: int) -> SiteArrays:
 def drawn_back(
     draw: Callable[[Int[np.ndarray, " piece"]], SiteArrays], num_draws: int, size: int = PIECE
 ) -> SiteArrays:
-    """SiteArrays at each draw, (chain, draw, ...); after an interruption at the first of them.
+    """Sites at each draw, (chain, draw, ...); after an interruption at the first of them.
 
     Args:
         draw: Gives them for draws of some numbers, of all chains.

@@ -79,13 +79,13 @@ def recommendations(
         ValueError: If there is nothing in the row, or the numbers of labels or of reference values
             do not match it.
     """
-    if not -len(recommended) <= row < len(recommended):
-        raise IndexError(f"row is {row}, but there are recommendations for {len(recommended)}.")
     if not isinstance(recommended, Recommendations):
         raise TypeError(
             f"recommended is of type {type(recommended).__name__}; expected Recommendations, as "
             "from fit.recommend(user, interval=0.9)."
         )
+    if not -len(recommended) <= row < len(recommended):
+        raise IndexError(f"row is {row}, but there are recommendations for {len(recommended)}.")
     found = np.flatnonzero(recommended.code[row] >= 0)
     if not len(found):
         raise ValueError(f"Row {row} (user {recommended.user[row]!r}) has no recommendations.")

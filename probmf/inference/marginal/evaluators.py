@@ -69,7 +69,7 @@ class Evaluator:
 
 
 class _SitesAt:
-    """SiteArrays at points, from tables of effects; one program for every number of points."""
+    """Sites at points, from tables of effects; one program for every number of points."""
 
     def __init__(self, density: MarginalDensity) -> None:
         self.density, self.dtype = density, density.vector.dtype

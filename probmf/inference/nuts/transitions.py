@@ -251,9 +251,10 @@ class _Transitions:
         devices: Sequence[jax.Device],
     ) -> None:
         """Compile."""
-        self.potential, self.settings, self.streams = potential, settings, streams
-        self.devices = devices
-        self.placed = [jax.device_put(potential, device) for device in devices]
+        self.settings, self.streams, self.devices = settings, streams, devices
+        #: On each device in turn.
+        self.placed = [jax.device_put(potential, device) for device in devices] or [potential]
+        self.potential = self.placed[0]
         self.starts, self.num_threads = starts, settings.num_chains
         self.kernel = _make_kernel(settings.compiled_by, potential.form.mark)
         self.start_key, chain_key = jax.random.split(key)
@@ -294,11 +295,10 @@ class _Transitions:
     ) -> tuple[Any, tuple[np.ndarray, np.ndarray]]:
         """Some transitions of one chain; its vectors and statistics."""
         del done
-        potential = self.potential
+        place = chain % len(self.placed)
         if self.devices:
-            place = chain % len(self.devices)
-            potential, state = self.placed[place], jax.device_put(state, self.devices[place])
-        state, vectors, stats = self.kernel.advance(potential, state, np.asarray(count))
+            state = jax.device_put(state, self.devices[place])
+        state, vectors, stats = self.kernel.advance(self.placed[place], state, np.asarray(count))
         return state, (np.asarray(vectors)[:count], np.asarray(stats)[:count])
 
     def observe(

@@ -234,8 +234,11 @@ def test_the_site_to_blame_is_named_alone(name: str, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"g": np.where(np.arange(ROWS) == 3, 7, g)}, r"'g'.*'u', .*5 groups.*7 in row 3.*0\.\.4"),
-        ({"g": np.where(np.arange(ROWS) == 2, -1, g)}, r"'g'.*'u', .* holds -1 in row 2"),
+        (
+            {"g": np.where(np.arange(ROWS) == 3, 7, g)},
+            r"argument g .*'u', .*5 groups.*7 in row 3.*0\.\.4",
+        ),
+        ({"g": np.where(np.arange(ROWS) == 2, -1, g)}, r"argument g .*'u', .* holds -1 in row 2"),
         ({"y": np.where(np.arange(ROWS) == 4, np.nan, y)}, "value of 'y' in row 4 is not finite"),
         ({"y": np.where(np.arange(ROWS) == 4, np.inf, y)}, "value of 'y' in row 4 is not finite"),
     ],
