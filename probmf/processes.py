@@ -1,11 +1,13 @@
 """Processes that compute one fit together, on one machine or many, by `jax.distributed`.
 
 Each of them runs the same program. What differs is which rows it solves (`probmf.rows.placement`)
-and that only the first writes files and shows progress.
+and writes (`probmf.shards`); the first alone writes manifests, small arrays and tables, and shows
+progress.
 """
 
 import hashlib
 import importlib.metadata
+import json
 import os
 import signal
 import sys
@@ -140,23 +142,28 @@ def each(work: Callable[[], str]) -> list[str]:
         The texts of all.
 
     Raises:
-        OSError: If this process could not.
-        PeerError: If another one could not.
+        Exception: What the work raised in this process.
+        PeerError: If another process could not read or write a file.
+        RuntimeError: If the work failed in another one by anything else.
         ConnectionError: If another process ends meanwhile.
     """
-    trouble: OSError | None = None
+    trouble: Exception | None = None
     try:
         text = f"0{work()}"
     except ConnectionError:
         raise
     except OSError as error:
         trouble, text = error, f"1{error}"
+    except Exception as error:
+        trouble, text = error, f"2{type(error).__name__}: {error}"
     told = _texts(text)
     if trouble is not None:
         raise trouble
     for place, other in enumerate(told):
         if other.startswith("1"):
             raise PeerError(f"In process {place}: {other[1:]}")
+        if other.startswith("2"):
+            raise RuntimeError(f"In process {place}: {other[1:]}")
     return [other[1:] for other in told]
 
 
@@ -171,7 +178,7 @@ def _refuse_others(what: str, found: list[str]) -> None:
 
 def _texts(text: str) -> list[str]:
     """The text of each process."""
-    padded = np.frombuffer(text.encode()[:SHOWN].ljust(SHOWN), np.uint8)
+    padded = np.frombuffer(text.encode(errors="replace")[:SHOWN].ljust(SHOWN), np.uint8)
     return [bytes(row).decode(errors="replace").rstrip() for row in _gather(padded)]
 
 
@@ -228,7 +235,7 @@ class Together:
         #: True after a second Ctrl-C, when the processes stand at different places.
         self.torn = False
         self._old: Any = None
-        #: True in the one process that writes files and shows progress.
+        #: True in the one process that streams draws and shows progress.
         self.leads = not shared or rank() == 0
 
     def __enter__(self) -> Self:
@@ -261,6 +268,10 @@ class Together:
             return ""
 
         _ = each(done) if self.shared else done()
+
+    def of_first(self, *numbers: float) -> tuple[float, ...]:
+        """The first process's numbers, such as times by its clock."""
+        return tuple(json.loads(_texts(json.dumps(numbers))[0])) if self.shared else numbers
 
     def end_step(self, work: Callable[[], bool], state: Callable[[], str]) -> bool:
         """End a step in all processes.

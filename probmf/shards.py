@@ -1,15 +1,17 @@
 """Arrays on disk in shards: each process writes its own range of the rows of every large array.
 
-A shard is a safetensors file. The manifest of its folder lists the shards, each with its size, its
-checksum and the range that it has of every array. One process writes one shard with everything;
-whoever reads the shards puts the ranges together, and need not be as many processes.
+A shard is a safetensors file. The manifest of its folder has the shape of every array and lists the
+shards, each with its size, its checksum and the range that it has of every array. One process
+writes one shard with everything; whoever reads the shards puts the ranges together, and need not be
+as many processes.
 """
 
 import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,49 @@ from probmf import processes
 
 #: What the name of a shard ends with, after the name of what it is a part of and its number.
 SUFFIX = ".safetensors"
-#: Bytes from which on an array is cut. Below it nothing is gained, and times of steps, which each
-#: process takes by its own clock, are those of the first.
+#: Bytes from which on an array is cut. Below it nothing is gained.
 CUT = 1 << 20
 
 
 class ShardError(ValueError):
     """A file of the folder is missing, or is not the one that was written."""
+
+
+@contextmanager
+def manifest_told(manifest: Path) -> Iterator[None]:
+    """Say of a manifest whose entries are missing or of other kinds that it is not as written.
+
+    Raises:
+        ShardError: Instead of the error that reading such an entry gives.
+    """
+    try:
+        yield
+    except ShardError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise ShardError(
+            f"{manifest} is not as it was written ({type(error).__name__}: {error})"
+        ) from error
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if path.is_dir() and os.name == "nt":  # Windows opens no folders.
+        return
+    opened = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def put_text(file: Path, text: str) -> None:
+    """Write a file whole: whoever is killed meanwhile leaves the old one."""
+    new = file.with_name(f"{file.name}.new")
+    new.write_text(text, encoding="utf-8")
+    sync(new)
+    new.replace(file)
+    sync(file.parent)
 
 
 def facts(file: Path) -> dict[str, Any]:
@@ -59,7 +97,7 @@ def check(folder: Path, told: Mapping[str, Any]) -> None:
 
 def write(
     folder: Path, name: str, arrays: Mapping[str, np.ndarray], *, shared: bool
-) -> list[dict[str, Any]]:
+) -> dict[str, Any]:
     """Write this process's ranges of arrays.
 
     Args:
@@ -69,7 +107,7 @@ def write(
         shared: Whether all processes are here and write a range each; else this one writes all.
 
     Returns:
-        The shards of all, for the manifest.
+        Shapes of the arrays, and the shards of all, for the manifest.
 
     Raises:
         OSError: If it can't be written; in all processes, whichever it was.
@@ -84,28 +122,34 @@ def write(
         cuts = {key: _cut(value, rank, count) for key, value in arrays.items()}
         new.touch()
         mode = new.stat().st_mode
-        save_file({key: _part(arrays[key], cut) for key, cut in cuts.items() if cut}, new)
+        try:
+            save_file({key: _part(arrays[key], cut) for key, cut in cuts.items() if cut}, new)
+        except SafetensorError as error:
+            # Also what the system said, such as that the disk is full.
+            raise OSError(f"{file} can't be written: {error}") from error
         # safetensors writes through a file that only its owner may read; this is the umask's mode.
         new.chmod(mode)
-        with new.open("rb+") as stream:
-            os.fsync(stream.fileno())
+        sync(new)
         new.replace(file)
         return json.dumps(facts(file))
 
     told = processes.each(write_own) if shared else [write_own()]
-    return [
-        json.loads(text) | {"ranges": {key: _cut(x, place, count) for key, x in arrays.items()}}
-        for place, text in enumerate(told)
-    ]
+    return {
+        "shapes": {key: list(value.shape) for key, value in arrays.items()},
+        "shards": [
+            json.loads(text) | {"ranges": {key: _cut(x, place, count) for key, x in arrays.items()}}
+            for place, text in enumerate(told)
+        ],
+    }
 
 
-def read(folder: Path, name: str, shards: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+def read(folder: Path, name: str, written: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The arrays that `write` wrote, whole.
 
     Args:
         folder: The folder.
         name: Name of what they are together.
-        shards: The shards by the manifest.
+        written: What `write` returned, by the manifest.
 
     Returns:
         The arrays by name.
@@ -116,7 +160,7 @@ def read(folder: Path, name: str, shards: list[dict[str, Any]]) -> dict[str, np.
     parts: dict[str, list[np.ndarray]] = {}
     axes: dict[str, int] = {}
     ends: dict[str, int] = {}
-    for shard in shards:
+    for shard in written["shards"]:
         told = {key: shard[key] for key in ("file", "bytes", "sha256")}
         if not re.fullmatch(rf"{re.escape(name)}\.\d+{re.escape(SUFFIX)}", str(told["file"])):
             raise ShardError(f"the manifest of {folder} names {told['file']!r} as a shard")
@@ -137,10 +181,16 @@ def read(folder: Path, name: str, shards: list[dict[str, Any]]) -> dict[str, np.
                 )
             ends[key] = end
             parts.setdefault(key, []).append(found[key])
-    return {
+    whole = {
         key: own[0] if len(own) == 1 else np.concatenate(own, axis=axes[key])
         for key, own in parts.items()
     }
+    for key, shape in written["shapes"].items():
+        if key not in whole or list(whole[key].shape) != shape:
+            raise ShardError(f"the shards in {folder} lack a part of {key!r}")
+    if others := sorted(whole.keys() - written["shapes"].keys()):
+        raise ShardError(f"the manifest of {folder} has no shape of {others[0]!r}")
+    return whole
 
 
 def _length(array: np.ndarray, axis: int) -> int:

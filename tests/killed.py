@@ -5,31 +5,42 @@ import signal
 import subprocess
 import sys
 import textwrap
+from typing import Literal
 
-#: Waits for ever after so many writes of a checkpoint, so that the kill can't come too late.
+#: Whether the last checkpoint counts, or is there but for its manifest.
+When = Literal["after a write", "before its manifest"]
+#: Waits for ever in one of the writes of a checkpoint, so that the kill can't come too late.
 PAUSE = """
 import os, sys
-from probmf.run.checkpoint import Checkpoint
+from pathlib import Path
 
-def pause_after(last, write=Checkpoint.write, calls=[]):
-    def pausing(self, *arguments):
-        write(self, *arguments)
-        calls.append(1)
-        if len(calls) == last:
+def pause(last, after, replace=Path.replace, calls=[]):
+    def pausing(self, target):
+        manifest = self.name == "run.json.new"
+        if manifest:
+            calls.append(1)
+        if after or not manifest:
+            replace(self, target)
+        if manifest and len(calls) == last:
             print("paused", flush=True)
             sys.stdin.read()
+        if manifest and not after:
+            replace(self, target)
 
-    Checkpoint.write = pausing
+    Path.replace = pausing
 
-if "PAUSE_AFTER" in os.environ:
-    pause_after(int(os.environ["PAUSE_AFTER"]))
+if "PAUSE_IN" in os.environ:
+    pause(int(os.environ["PAUSE_IN"]), os.environ["PAUSE_WHEN"] == "after a write")
 """
 
 
-def kill_after_writes(count: int, script: str, *arguments: str) -> None:
-    """Run a script and kill it, by SIGKILL, after so many checkpoints."""
+def kill_after_writes(
+    count: int, script: str, *arguments: str, when: When = "after a write"
+) -> None:
+    """Run a script and kill it, by SIGKILL, in or after so manieth a checkpoint."""
     with subprocess.Popen(
-        _command(script, arguments), env=os.environ | {"PAUSE_AFTER": str(count)}, text=True,
+        _command(script, arguments), text=True,
+        env=os.environ | {"PAUSE_IN": str(count), "PAUSE_WHEN": when},
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     ) as process:  # fmt: skip
         assert process.stdout is not None

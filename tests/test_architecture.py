@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "probmf"
 
 # From the bottom up. A module may import its own layer and those below.
 LAYERS = (
-    {"backend", "memory", "processes", "shards"},
+    {"backend", "locks", "memory", "processes", "shards"},
     {
         "data",
         "effects",

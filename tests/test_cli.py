@@ -238,6 +238,10 @@ class TestFit:
         assert len(asked) == 1
         assert run(*words, "--num-factors", 3, "--force").exit_code == 0
         assert load(tmp_path / "fit").model.num_factors == 3
+        (tmp_path / "fit" / "plot.png").write_text("mine")
+        got = mistake(*words, "--force")
+        assert "holds more than a saved fit (plot.png), which would be lost" in got
+        assert len(asked) == 2
 
     def test_gibbs(self, folder: Path, tmp_path: Path) -> None:
         result = run(

@@ -105,7 +105,7 @@ def test_a_point_fit_goes_on_in_one_process(ended: Ended) -> None:
 def test_each_process_saves_its_rows(ended: Ended, tmp_path: Path) -> None:
     saved = Path(shutil.copytree(ended.folder / "saved", tmp_path / "fit"))
     assert in_processes.values(load(saved)) == found(ended, 0)["point"]
-    told = json.loads((saved / "fit.json").read_text("utf-8"))["shards"]
+    told = json.loads((saved / "fit.json").read_text("utf-8"))["arrays"]["shards"]
     half = in_processes.NUM // 2
     ranges = [one["ranges"]["samples.item_factors"] for one in told]
     assert ranges == [[2, 0, half], [2, half, 2 * half]]
@@ -162,6 +162,7 @@ def test_other_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ("001state", KeyboardInterrupt),
         ("000other", processes.MismatchError),
         ("1full", processes.PeerError),
+        ("2ValueError: x", RuntimeError),
     ],
 )
 def test_steps_end_together(
@@ -197,6 +198,28 @@ def test_a_full_disk_of_one_stops_all(monkeypatch: pytest.MonkeyPatch) -> None:
         together.end_step(write, lambda: "state")
     second_says(monkeypatch, "1No space left on device")
     with pytest.raises(processes.PeerError, match="In process 1: No space left"):
+        processes.each(lambda: "")
+
+
+@pytest.mark.parametrize("error", [ValueError("no form"), MemoryError("no room")])
+def test_the_others_are_told_of_any_error(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def gathered(own: np.ndarray) -> np.ndarray:
+        told.append(bytes(own).decode().rstrip())
+        return np.stack([own, own])
+
+    def work() -> str:
+        raise error
+
+    monkeypatch.setattr(processes, "_gather", gathered)
+    with pytest.raises(type(error), match=str(error)):
+        processes.each(work)
+    assert told == [f"2{type(error).__name__}: {error}"]
+    second_says(monkeypatch, told[0])
+    with pytest.raises(RuntimeError, match=f"In process 1: {type(error).__name__}: no "):
         processes.each(lambda: "")
 
 

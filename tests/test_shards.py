@@ -1,5 +1,11 @@
 """Arrays in shards: any number of processes write them, and what is not as written is refused."""
 
+import json
+import re
+import signal
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,10 +47,11 @@ def write(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, int], Any]:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
 def test_any_number_of_processes(count: int, write: Any, tmp_path: Path) -> None:
-    told = write(tmp_path, count)
+    written = write(tmp_path, count)
+    told = written["shards"]
     assert [one["file"] for one in told] == [f"arrays.{i}.safetensors" for i in range(count)]
     assert sum(one["bytes"] for one in told) < 2000 + 200 * count**2
-    for name, found in shards.read(tmp_path, "arrays", told).items():
+    for name, found in shards.read(tmp_path, "arrays", written).items():
         np.testing.assert_array_equal(found, ARRAYS[name], err_msg=name)
         assert found.dtype == ARRAYS[name].dtype.newbyteorder("=")
     assert [one["ranges"]["factors"] for one in told] == [
@@ -75,27 +82,68 @@ def test_one_process_is_a_shard(tmp_path: Path, write: Any) -> None:
         (lambda told: told[1]["ranges"].update(codes=[0, 3, 8]), "1.safetensors has not the range"),
         (lambda told: told[1]["ranges"].pop("codes"), "1.safetensors holds other arrays than"),
         (lambda told: told[1].update(file="../run.json"), r"names '\.\./run\.json' as a shard"),
+        (lambda told: told.pop(), "the shards in .* lack a part of 'factors'"),
+        (lambda told: told.clear(), "the shards in .* lack a part of 'factors'"),
     ],
 )
 def test_other_manifests(change: Any, message: str, write: Any, tmp_path: Path) -> None:
-    told = [dict(one) | {"ranges": dict(one["ranges"])} for one in write(tmp_path, 3)]
-    change(told)
+    written = json.loads(json.dumps(write(tmp_path, 3)))
+    change(written["shards"])
     with pytest.raises(shards.ShardError, match=message):
-        shards.read(tmp_path, "arrays", told)
+        shards.read(tmp_path, "arrays", written)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda written: written.pop("shapes"),
+        lambda written: written.update(shards=3),
+        lambda written: written["shards"][0].pop("sha256"),
+        lambda written: written["shards"][0].update(ranges=["codes"]),
+        lambda written: written["shards"].append("x"),
+    ],
+)
+def test_entries_that_are_none(change: Any, write: Any, tmp_path: Path) -> None:
+    written = json.loads(json.dumps(write(tmp_path, 2)))
+    change(written)
+    with (
+        pytest.raises(shards.ShardError, match=r"run\.json is not as it was written \("),
+        shards.manifest_told(tmp_path / "run.json"),
+    ):
+        shards.read(tmp_path, "arrays", written)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="No limits of files here.")
+def test_a_full_disk_is_an_error_of_the_system(tmp_path: Path) -> None:
+    script = f"""
+        import resource
+        from pathlib import Path
+        import numpy as np
+        from probmf import shards
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        try:
+            shards.write(Path({str(tmp_path)!r}), "arrays", {{"x": np.zeros(1000)}}, shared=False)
+        except OSError as error:
+            print(error)
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True
+    )
+    assert re.search(r"arrays\.0\.safetensors can't be written: .*large", done.stdout), done
 
 
 def test_files_that_are_missing_or_were_changed(write: Any, tmp_path: Path) -> None:
-    told = write(tmp_path, 3)
+    written = write(tmp_path, 3)
     file = tmp_path / "arrays.1.safetensors"
     whole = file.read_bytes()
     for wrong in (whole[:-1], b"", whole[:-1] + bytes([whole[-1] ^ 1])):
         file.write_bytes(wrong)
         with pytest.raises(shards.ShardError, match=r"arrays\.1\.safetensors is truncated or was"):
-            shards.read(tmp_path, "arrays", told)
+            shards.read(tmp_path, "arrays", written)
     file.write_bytes(b"pickled")
-    told[1] |= shards.facts(file)
+    written["shards"][1] |= shards.facts(file)
     with pytest.raises(shards.ShardError, match=r"arrays\.1\.safetensors holds no arrays"):
-        shards.read(tmp_path, "arrays", told)
+        shards.read(tmp_path, "arrays", written)
     file.unlink()
     with pytest.raises(shards.ShardError, match=r"lacks the file arrays\.1\.safetensors"):
-        shards.read(tmp_path, "arrays", told)
+        shards.read(tmp_path, "arrays", written)

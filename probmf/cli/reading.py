@@ -136,19 +136,20 @@ def read_test(
 
 
 def refuse_to_replace(path: Path, force: bool) -> None:
-    """Keep a fit that is there already, unless it may be replaced.
+    """Keep what is there already, unless it is a fit that may be replaced.
 
     Args:
         path: Where a fit is to be saved.
         force: Whether it may.
 
     Raises:
-        FileExistsError: If there is one and it may not.
+        FileExistsError: If there is a fit and it may not be, or anything else.
     """
     if not force and (path / directory.MANIFEST).exists():
         raise FileExistsError(
             f"{path} holds a fit already. Give another folder, or --force to replace it."
         )
+    directory.check_target(path)
 
 
 def load_fit(path: Path) -> RatingsFit:

@@ -34,6 +34,8 @@ FILES = frozenset(
         *(f"{side}s.parquet" for side in SIDES),
     }
 )
+#: What makes a part of a split again.
+PART = "the split that wrote it, with folder= and rebuild=True"
 #: Bytes that a checksum reads at once.
 PIECE = 1 << 24
 
@@ -135,14 +137,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ValueError: If it is no such folder, is of another form, or a file is missing or was
             changed.
     """
-    what, again = f"The folder {folder}", "Make it again: Ratings.open(..., rebuild=True)."
+    what = f"The folder {folder}"
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        form, files, made_from = (manifest[name] for name in ("format", "files", "made_from"))
+        form, files = manifest["format"], dict(manifest["files"])
+        made_from = dict(manifest["made_from"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{what} holds no ratings that Ratings.open made: {MANIFEST} can't be read ({error})."
         ) from error
+    # A part of a split was made from no files.
+    way = "Ratings.open(..., rebuild=True)" if made_from.get("files", True) else PART
+    again = f"Make it again: {way}."
     if form != FORMAT:
         raise ValueError(
             f"{what} is of form {form}; this version of probmf reads form {FORMAT}. {again}"
@@ -158,7 +164,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
                 f"{what} was changed: {name} has {found[name]['bytes']:,} bytes with the checksum "
                 f"{found[name]['crc32']}, expected {facts['bytes']:,} and {facts['crc32']}. {again}"
             )
-    return dict(made_from)
+    return made_from
 
 
 def _facts(path: Path) -> dict[str, int]:
@@ -168,6 +174,14 @@ def _facts(path: Path) -> dict[str, int]:
         while piece := file.read(PIECE):
             checksum = zlib.crc32(piece, checksum)
     return {"bytes": path.stat().st_size, "crc32": checksum}
+
+
+def folder_of(column: np.ndarray) -> Path | None:
+    """The folder that a column is mapped from; None of one that is in memory."""
+    base: Any = column
+    while base is not None and not isinstance(base, np.memmap):
+        base = getattr(base, "base", None)
+    return None if base is None or base.filename is None else Path(base.filename).parent
 
 
 def read_vocabularies(folder: Path) -> dict[Side, Vocabulary]:

@@ -4,12 +4,11 @@ DuckDB reads, joins with the codes and sorts, in as much memory as it is given a
 """
 
 import importlib
-import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from probmf.data.row_files import (
     NEEDED,
     ColumnFile,
     column_path,
+    folder_of,
     map_columns,
     map_rows,
     read_manifest,
@@ -41,12 +41,8 @@ from probmf.data.row_files import (
 from probmf.data.side_tables import align_features
 from probmf.data.tables import refuse_doubled, require_columns
 from probmf.data.vocabulary import Vocabulary, in_order
+from probmf.locks import alone_in
 from probmf.rows.store import OTHER, SIDES, RowStore, Side
-
-try:
-    import fcntl
-except ImportError:  # As on Windows, which has no such locks.
-    fcntl = None  # type: ignore[assignment]
 
 #: Ratings that are looked at at once.
 BATCH = 1 << 20
@@ -202,7 +198,8 @@ def open_files(
         if rebuild:
             raise ValueError(
                 f"rebuild is True, but {path} is a folder of sorted ratings, which tells nothing "
-                "of how to read its files; give the path of the files instead."
+                "of how to read its files; give the path of the files instead, or rebuild=True to "
+                "the split that wrote it."
             )
         own = path
         source = _as_sorted(source, read_manifest(own)["options"])
@@ -238,28 +235,12 @@ def _make_where_missing(
     if not rebuild and (folder / MANIFEST).is_file():
         return False
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _alone_in(folder.parent):
+    with alone_in(folder.parent, wait=True):
         # Another process may have made it while this one waited.
         if not rebuild and (folder / MANIFEST).is_file():
             return False
         sort_files(source, folder, given, memory_limit)
     return True
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Let other processes wait that want to make something in the same folder, as they may."""
-    if fcntl is None:
-        yield
-        return
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        # Not every file system has locks; without one each process makes its own, the last stays.
-        with suppress(OSError):
-            fcntl.flock(opened, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(opened)
 
 
 def _as_sorted(source: Source, options: Mapping[str, Any]) -> Source:
@@ -321,23 +302,25 @@ def sort_files(
         write_manifest(partial, vocabularies, degrees, before)
 
 
-def sort_part(
-    table: RatingTable, chosen: np.ndarray, folder: Path
-) -> tuple[dict[str, Any], RowStore]:
-    """Keep some ratings of a table in a folder, as `sort_files` keeps those of files.
+def sort_parts(
+    table: RatingTable, chosen: Mapping[str, np.ndarray], folder: Path, *, rebuild: bool
+) -> dict[str, tuple[dict[str, Any], RowStore]]:
+    """Keep parts of a table in folders, as `sort_files` keeps ratings of files: all or none.
 
     Args:
         table: The ratings; of those that were opened a block at a time is in memory.
-        chosen: True for those to keep.
-        folder: The folder; one that was made so before is replaced.
+        chosen: True for those to keep, by the name of the part.
+        folder: The folder that the folders of the parts are made in.
+        rebuild: True to replace parts that are there.
 
     Returns:
-        The columns of the part, and its ratings by row.
+        The columns of each part, and its ratings by row.
 
     Raises:
         ImportError: If DuckDB is not installed.
         OSError: If the disk is full.
-        ValueError: If the table has further columns, or the folder holds anything else.
+        ValueError: If the table has further columns, a folder holds anything else, or a part and
+            is not to be replaced, or is the one that the table is read from.
     """
     if table.columns:
         raise ValueError(
@@ -347,6 +330,34 @@ def sort_part(
     order = None
     if table.rows is None:
         order = np.lexsort((table.item, table.user))
+    folder.mkdir(parents=True, exist_ok=True)
+    read_from = folder_of(table.rating)
+    nothing: dict[str, Any] = {"weight": None, "time": None}
+    with alone_in(folder, wait=True):
+        for name in chosen:
+            refuse_other_contents(folder / name)
+            if read_from is not None and read_from.resolve() == (folder / name).resolve():
+                raise ValueError(
+                    f"The ratings are read from {read_from}, which the split would replace; name "
+                    "another folder."
+                )
+            if not rebuild and (folder / name / MANIFEST).exists():
+                raise ValueError(
+                    f"The folder {folder / name} holds a part of a split already. Replace it "
+                    "(rebuild=True), or name another folder."
+                )
+        with ExitStack() as stack:
+            for name, own in chosen.items():
+                _write_part(table, own, order, stack.enter_context(_in_place_of(folder / name)))
+        return {
+            name: (nothing | map_columns(folder / name), map_rows(folder / name)) for name in chosen
+        }
+
+
+def _write_part(
+    table: RatingTable, chosen: np.ndarray, order: np.ndarray | None, folder: Path
+) -> None:
+    """Fill a folder with ratings, in the order of the rows if none is given."""
     vocabularies: dict[Side, Vocabulary] = {"user": table.users, "item": table.items}
     options = asdict(
         Source(
@@ -355,22 +366,18 @@ def sort_part(
             time=None if table.time is None else "time",
         )
     ) | {"path": None}  # fmt: skip
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _in_place_of(folder) as partial:
-        for name in (*NEEDED, *FURTHER):
-            values = getattr(table, name)
-            if values is None:
-                continue
-            with ColumnFile(column_path(partial, name), values.dtype) as file:
-                for begin in range(0, len(values), BATCH):
-                    rows: Any = slice(begin, begin + BATCH)
-                    rows = rows if order is None else order[rows]
-                    file.append(values[rows][chosen[rows]])
-        with _connect(partial / SPILLED, MEMORY_LIMIT) as database:
-            degrees = {side: _write_rows(database, partial, side, vocabularies) for side in SIDES}
-        write_manifest(partial, vocabularies, degrees, {"options": options, "files": []})
-    nothing: dict[str, Any] = {"weight": None, "time": None}
-    return nothing | map_columns(folder), map_rows(folder)
+    for name in (*NEEDED, *FURTHER):
+        values = getattr(table, name)
+        if values is None:
+            continue
+        with ColumnFile(column_path(folder, name), values.dtype) as file:
+            for begin in range(0, len(values), BATCH):
+                rows: Any = slice(begin, begin + BATCH)
+                rows = rows if order is None else order[rows]
+                file.append(values[rows][chosen[rows]])
+    with _connect(folder / SPILLED, MEMORY_LIMIT) as database:
+        degrees = {side: _write_rows(database, folder, side, vocabularies) for side in SIDES}
+    write_manifest(folder, vocabularies, degrees, {"options": options, "files": []})
 
 
 @contextmanager

@@ -20,15 +20,21 @@ from probmf.data.column import plain
 from probmf.data.files import PathLike
 from probmf.data.keys import as_generator
 from probmf.data.rating_table import RatingTable
-from probmf.data.sort_files import sort_part
+from probmf.data.sort_files import sort_parts
 from probmf.data.tables import require_columns
+from probmf.rows.store import RowStore
 
 
 class SplittableRatings(RatingTable):
     """The ways to split `Ratings`. Every key is a JAX key or an int; see `as_generator`."""
 
     def split(
-        self, *, key: ArrayLike, test_fraction: float = 0.1, folder: PathLike | None = None
+        self,
+        *,
+        key: ArrayLike,
+        test_fraction: float = 0.1,
+        folder: PathLike | None = None,
+        rebuild: bool = False,
     ) -> tuple[Self, Self]:
         """Set aside ratings at random, all alike.
 
@@ -39,6 +45,7 @@ class SplittableRatings(RatingTable):
             test_fraction: Share of the ratings that is set aside, rounded to whole ratings.
             folder: Folder to keep both parts in, as sorted ratings (`train` and `test`, for
                 `Ratings.open`), whose arrays need not fit in memory; None keeps them in memory.
+            rebuild: Replace parts that the folder holds already, which are refused else.
 
         Returns:
             Training and test ratings.
@@ -58,10 +65,17 @@ class SplittableRatings(RatingTable):
         _check_fraction(test_fraction, "test_fraction")
         test = np.zeros(len(self), dtype=bool)
         test[self._shuffled(key)[: round(len(self) * test_fraction)]] = True
-        return self._divide(test, f"test_fraction={test_fraction} of {len(self):,} ratings", folder)
+        return self._divide(
+            test, f"test_fraction={test_fraction} of {len(self):,} ratings", folder, rebuild
+        )
 
     def split_within_users(
-        self, *, key: ArrayLike, test_fraction: float = 0.2, folder: PathLike | None = None
+        self,
+        *,
+        key: ArrayLike,
+        test_fraction: float = 0.2,
+        folder: PathLike | None = None,
+        rebuild: bool = False,
     ) -> tuple[Self, Self]:
         """Set aside the same share of every user's ratings, at random.
 
@@ -73,6 +87,7 @@ class SplittableRatings(RatingTable):
             test_fraction: Share of each user's ratings.
             folder: Folder to keep both parts in, as sorted ratings (`train` and `test`, for
                 `Ratings.open`), whose arrays need not fit in memory; None keeps them in memory.
+            rebuild: Replace parts that the folder holds already, which are refused else.
 
         Returns:
             Training and test ratings.
@@ -102,10 +117,15 @@ class SplittableRatings(RatingTable):
         test = self._within_users(draws, lambda place, user: place < wanted[user])
         most = self.user_degree.max()
         how = f"test_fraction={test_fraction} of at most {most} ratings a user"
-        return self._divide(test, how, folder)
+        return self._divide(test, how, folder, rebuild)
 
     def hold_out_users(
-        self, *, key: ArrayLike, user_fraction: float = 0.1, folder: PathLike | None = None
+        self,
+        *,
+        key: ArrayLike,
+        user_fraction: float = 0.1,
+        folder: PathLike | None = None,
+        rebuild: bool = False,
     ) -> tuple[Self, Self]:
         """Set aside all the ratings of some users, to test on users never seen.
 
@@ -114,6 +134,7 @@ class SplittableRatings(RatingTable):
             user_fraction: Share of the users with ratings, rounded to whole users.
             folder: Folder to keep both parts in, as sorted ratings (`train` and `test`, for
                 `Ratings.open`), whose arrays need not fit in memory; None keeps them in memory.
+            rebuild: Replace parts that the folder holds already, which are refused else.
 
         Returns:
             The ratings of the others, and those of the users held out.
@@ -135,9 +156,11 @@ class SplittableRatings(RatingTable):
         held = np.zeros(self.num_users, dtype=bool)
         held[as_generator(key).permutation(rated)[:count]] = True
         how = f"user_fraction={user_fraction} of {len(rated):,} users with ratings"
-        return self._divide(held[self.user], how, folder)
+        return self._divide(held[self.user], how, folder, rebuild)
 
-    def split_last(self, *, num_last: int = 1, folder: PathLike | None = None) -> tuple[Self, Self]:
+    def split_last(
+        self, *, num_last: int = 1, folder: PathLike | None = None, rebuild: bool = False
+    ) -> tuple[Self, Self]:
         """Set aside every user's latest ratings.
 
         Of ratings at the same time the later row counts as later. A user with `num_last` ratings or
@@ -147,6 +170,7 @@ class SplittableRatings(RatingTable):
             num_last: How many ratings of each user to set aside.
             folder: Folder to keep both parts in, as sorted ratings (`train` and `test`, for
                 `Ratings.open`), whose arrays need not fit in memory; None keeps them in memory.
+            rebuild: Replace parts that the folder holds already, which are refused else.
 
         Returns:
             Training and test ratings.
@@ -177,9 +201,11 @@ class SplittableRatings(RatingTable):
             lambda place, user: (place >= degree[user] - num_last) & (degree[user] > num_last),
         )
         how = f"num_last={num_last} of at most {degree.max()} ratings a user"
-        return self._divide(test, how, folder)
+        return self._divide(test, how, folder, rebuild)
 
-    def split_at(self, time: Any, *, folder: PathLike | None = None) -> tuple[Self, Self]:
+    def split_at(
+        self, time: Any, *, folder: PathLike | None = None, rebuild: bool = False
+    ) -> tuple[Self, Self]:
         """Learn from what was rated before a moment, test on what was rated from then on.
 
         Args:
@@ -187,6 +213,7 @@ class SplittableRatings(RatingTable):
                 NumPy reads, such as "2024-06-01".
             folder: Folder to keep both parts in, as sorted ratings (`train` and `test`, for
                 `Ratings.open`), whose arrays need not fit in memory; None keeps them in memory.
+            rebuild: Replace parts that the folder holds already, which are refused else.
 
         Returns:
             Training and test ratings.
@@ -222,7 +249,7 @@ class SplittableRatings(RatingTable):
                 "a moment between."
             )
         how = f"time={time!r} (ratings are from {first} to {last})"
-        return self._divide(self.time >= moment, how, folder)
+        return self._divide(self.time >= moment, how, folder, rebuild)
 
     def folds(self, *, key: ArrayLike, num_folds: int = 5) -> Iterator[tuple[Self, Self]]:
         """Divide the ratings at random into parts that take turns as the test set.
@@ -256,7 +283,7 @@ class SplittableRatings(RatingTable):
         return ((self.select(fold != part), self.select(fold == part)) for part in range(num_folds))
 
     def split_on(
-        self, column: str, test: Any, *, folder: PathLike | None = None
+        self, column: str, test: Any, *, folder: PathLike | None = None, rebuild: bool = False
     ) -> tuple[Self, Self]:
         """Set aside the ratings that have given values in a column: a split made by somebody else.
 
@@ -265,6 +292,7 @@ class SplittableRatings(RatingTable):
             test: The value of test ratings, or a collection (list, set, array, range) of them.
             folder: Folder to keep both parts in, as sorted ratings (`train` and `test`, for
                 `Ratings.open`), whose arrays need not fit in memory; None keeps them in memory.
+            rebuild: Replace parts that the folder holds already, which are refused else.
 
         Returns:
             Training and test ratings.
@@ -290,7 +318,7 @@ class SplittableRatings(RatingTable):
         chosen = _is_in(values, list(test) if several else [test])
         first = ", ".join(repr(value) for value in dict.fromkeys(values[:1000].tolist()[:5]))
         how = f"test={test!r} in column {column!r} (which holds {first}, ...)"
-        return self._divide(chosen, how, folder)
+        return self._divide(chosen, how, folder, rebuild)
 
     def _shuffled(self, key: ArrayLike) -> np.ndarray:
         """All row numbers in random order."""
@@ -324,7 +352,7 @@ class SplittableRatings(RatingTable):
         return chosen
 
     def _divide(
-        self, test: np.ndarray, how: str, folder: PathLike | None = None
+        self, test: np.ndarray, how: str, folder: PathLike | None = None, rebuild: bool = False
     ) -> tuple[Self, Self]:
         for side, count in (("test", test.sum()), ("training", (~test).sum())):
             if not count:
@@ -334,11 +362,13 @@ class SplittableRatings(RatingTable):
                 )
         if folder is None:
             return self.select(~test), self.select(test)
-        return self._kept(~test, Path(folder, "train")), self._kept(test, Path(folder, "test"))
+        chosen = {"train": ~test, "test": test}
+        kept = sort_parts(self, chosen, Path(folder), rebuild=rebuild)
+        train, held = (self._kept(*kept[name]) for name in chosen)
+        return train, held
 
-    def _kept(self, chosen: np.ndarray, folder: Path) -> Self:
-        """Some of the ratings, sorted into a folder and opened from there."""
-        fields, rows = sort_part(self, chosen, folder)
+    def _kept(self, fields: dict[str, Any], rows: RowStore) -> Self:
+        """A part that is kept in a folder."""
         part = replace(self, **fields)
         object.__setattr__(part, "rows", rows)
         return part

@@ -1,5 +1,6 @@
 """Directories that hold a saved fit: written whole or not at all, and checked when read."""
 
+import glob
 import json
 import re
 import shutil
@@ -15,7 +16,7 @@ import numpy as np
 from probmf import processes, shards
 
 MANIFEST = "fit.json"
-FORMAT, VERSION = "probmf-fit", 5
+FORMAT, VERSION = "probmf-fit", 6
 #: Name of the shards with arrays of numbers, and the file of columns of anything else.
 ARRAYS, COLUMNS = "arrays", "columns.parquet"
 #: Files of side tables, by what they are.
@@ -25,6 +26,10 @@ TABLES = {
 }
 FILES = frozenset({COLUMNS, *TABLES.values()})
 SHARD = re.compile(rf"{ARRAYS}\.\d+{re.escape(shards.SUFFIX)}")
+#: End of the name of a fit that is being replaced.
+OLD = "-old"
+#: Entries of the manifest.
+ENTRIES: dict[str, type] = {"kind": str, "fields": dict, "files": list, "arrays": dict}
 
 
 def write(
@@ -54,7 +59,7 @@ def write(
     def begin() -> str:
         if not leads:
             return ""
-        _check_target(target)
+        check_target(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
         staging.mkdir()
@@ -63,10 +68,11 @@ def write(
     def finish() -> str:
         if leads:
             manifest: dict[str, Any] = {"format": FORMAT, "version": VERSION, **fill(staging)}
-            others = (file for file in sorted(staging.iterdir()) if not SHARD.fullmatch(file.name))
-            manifest |= {"files": [shards.facts(file) for file in others], "shards": written}
-            text = json.dumps(manifest, indent=1, allow_nan=False)
-            (staging / MANIFEST).write_text(text, encoding="utf-8")
+            others = [file for file in sorted(staging.iterdir()) if not SHARD.fullmatch(file.name)]
+            for file in others:
+                shards.sync(file)
+            manifest |= {"files": [shards.facts(file) for file in others], "arrays": written}
+            _put_manifest(staging, manifest)
             _put(staging, target)
         return ""
 
@@ -87,11 +93,13 @@ def add_entry(path: str | PathLike[str], name: str, value: Any) -> None:
         name: Name of the entry.
         value: What JSON can hold.
     """
-    file = Path(path) / MANIFEST
-    manifest = json.loads(file.read_text(encoding="utf-8")) | {name: value}
-    new = file.with_name(f".{MANIFEST}-{uuid.uuid4().hex}")
-    new.write_text(json.dumps(manifest, indent=1, allow_nan=False), encoding="utf-8")
-    new.replace(file)
+    folder = Path(path)
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    _put_manifest(folder, manifest | {name: value})
+
+
+def _put_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    shards.put_text(folder / MANIFEST, json.dumps(manifest, indent=1, allow_nan=False))
 
 
 def entry(path: str | PathLike[str], name: str) -> Any:
@@ -113,34 +121,43 @@ def read_manifest(source: Path) -> dict[str, Any]:
         ValueError: If it is something else, or anything is missing or was altered.
     """
     manifest = _read(source)
-    with damage_told():
+    with damage_told(source):
         for told in manifest["files"]:
             shards.check(source, told)
     return manifest
 
 
 @contextmanager
-def damage_told() -> Iterator[None]:
-    """Say what to do where a file is not the one that was written."""
+def damage_told(source: Path) -> Iterator[None]:
+    """Say what to do where a file of a fit, or its manifest, is not the one that was written."""
     try:
-        yield
+        with shards.manifest_told(source / MANIFEST):
+            yield
     except shards.ShardError as error:
         raise ValueError(f"{error}. Save the fit again, or fetch another copy.") from None
 
 
-def _check_target(target: Path) -> None:
-    """Refuse to write over anything but a fit."""
+def check_target(path: str | PathLike[str]) -> None:
+    """Refuse to write over anything but a fit, of this format or an earlier one.
+
+    Raises:
+        FileExistsError: If something else is there.
+    """
+    target = Path(path).resolve()
     if not target.exists():
         return
     if not target.is_dir():
         raise FileExistsError(f"{target} is a file; give the path of a directory to make.")
     names = {file.name for file in target.iterdir()}
-    if names and (MANIFEST not in names or _format(target) not in (FORMAT, None)):
+    manifest = _manifest(target) if MANIFEST in names else {}
+    if names and manifest.get("format") != FORMAT:
         raise FileExistsError(
             f"{target} exists and is not a saved fit (it has no {MANIFEST} of probmf's); give "
             "another path."
         )
-    others = sorted(name for name in names - FILES - {MANIFEST} if not SHARD.fullmatch(name))
+    # Earlier formats listed all files by checksum, and had others.
+    own = FILES | {MANIFEST, f"{MANIFEST}.new", *manifest.get("sha256", ())}
+    others = sorted(name for name in names - own if not SHARD.fullmatch(name))
     if others:
         raise FileExistsError(
             f"{target} holds more than a saved fit ({', '.join(others[:3])}), which would be lost; "
@@ -148,33 +165,40 @@ def _check_target(target: Path) -> None:
         )
 
 
-def _format(target: Path) -> Any:
-    """Format that a manifest names; None if it is truncated."""
+def _manifest(target: Path) -> dict[str, Any]:
+    """A manifest; one that is truncated is taken for that of a fit."""
     try:
         manifest = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
     except ValueError:
-        return None
-    return manifest.get("format", "") if isinstance(manifest, dict) else ""
+        return {"format": FORMAT}
+    return manifest if isinstance(manifest, dict) else {}
 
 
 def _put(staging: Path, target: Path) -> None:
     """Move the new directory into place; the old one is deleted only after that."""
     if not target.exists():
         staging.rename(target)
+        shards.sync(target.parent)
         return
-    old = target.with_name(f"{staging.name}-old")
+    old = target.with_name(f"{staging.name}{OLD}")
     target.rename(old)
     try:
         staging.rename(target)
     except OSError:
         old.rename(target)
         raise
+    shards.sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def _read(source: Path) -> dict[str, Any]:
     if not source.exists():
-        raise FileNotFoundError(f"There is no saved fit at {source}.")
+        target = source.resolve()
+        left = sorted(target.parent.glob(f".{glob.escape(target.name)}-*{OLD}"))
+        raise FileNotFoundError(
+            f"There is no saved fit at {source}."
+            + "".join(f" A save that was cut off has left {old}; rename it." for old in left[-1:])
+        )
     if not source.is_dir():
         raise ValueError(
             f"{source} is a file; a saved fit is a directory that fit.save(path) made (pickled and "
@@ -200,9 +224,14 @@ def _read(source: Path) -> dict[str, Any]:
             f"{source} has format version {manifest.get('version')}, this probmf reads "
             f"{VERSION}; load it with the version that wrote it, and save it anew."
         )
-    lacking = {"kind", "fields", "files", "shards"} - manifest.keys()
+    lacking = ENTRIES.keys() - manifest.keys()
     if lacking:
         raise ValueError(f"{source / MANIFEST} lacks {', '.join(sorted(lacking))}.")
-    if not manifest["shards"] or {told.get("file") for told in manifest["files"]} - FILES:
+    with damage_told(source):
+        for name, kind in ENTRIES.items():
+            if not isinstance(manifest[name], kind):
+                raise TypeError(f"{name} is {manifest[name]!r}")
+        foreign = {told["file"] for told in manifest["files"]} - FILES
+    if foreign:
         raise ValueError(f"{source / MANIFEST} lists other files than a fit has.")
     return manifest

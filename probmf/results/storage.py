@@ -83,8 +83,8 @@ def read_fit(path: str | PathLike[str]) -> tuple[str, dict[str, Any]]:
     """
     source = Path(path)
     manifest = directory.read_manifest(source)
-    with directory.damage_told():
-        parts = Parts(shards.read(source, ARRAYS, manifest["shards"]))
+    with directory.damage_told(source):
+        parts = Parts(shards.read(source, ARRAYS, manifest["arrays"]))
     try:
         if (source / COLUMNS).is_file():
             table = _read_parquet(source / COLUMNS)
@@ -93,7 +93,7 @@ def read_fit(path: str | PathLike[str]) -> tuple[str, dict[str, Any]]:
             if (source / file).is_file():
                 parts.tables[name] = _read_parquet(source / file)
         fields = {name: decode(value, KINDS, parts) for name, value in manifest["fields"].items()}
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+    except (pa.ArrowException, AttributeError, LookupError, TypeError, ValueError) as error:
         raise unreadable(source, error) from error
     return manifest["kind"], fields
 

@@ -4,7 +4,8 @@ import importlib.metadata
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from probmf import processes, shards
+from probmf.locks import alone_in
 from probmf.run.fingerprint import fingerprint
 
-FORMAT, VERSION = "probmf-checkpoint", 6
+FORMAT, VERSION = "probmf-checkpoint", 7
 #: Packages whose versions decide the bits of a run.
 PACKAGES = ("probmf", "jax", "jaxlib", "numpyro")
+#: Entries of the manifest that tell of the run.
+ENTRIES: dict[str, type] = {
+    "digest": str, "done": int, "pieces": list, "state": dict, "texts": dict, "note": dict
+}  # fmt: skip
 #: Files that a run writes.
 OWN = re.compile(r"((state|draws)-\d+\.\d+\.safetensors|run\.json)(\.new)?")
 
@@ -43,13 +49,25 @@ def _check_versions(written: Any, manifest: Path, packages: tuple[str, ...]) -> 
         )
 
 
+@contextmanager
+def _damage_told() -> Iterator[None]:
+    """Say what to do where a file is not the one that was written."""
+    try:
+        yield
+    except (shards.ShardError, OSError) as error:
+        raise ValueError(
+            f"{error}, so the run can't go on. Remove the directory to begin anew."
+        ) from None
+
+
 @dataclass(frozen=True)
 class Kept:
     """Contents of a checkpoint.
 
     Attributes:
         leaves: Leaves of the run's pytree: arrays, and texts.
-        pieces: Arrays by name, as they were kept one after the other.
+        pieces: Arrays by name, (chain, draw, ...), one piece after the other; those that were kept
+            at once are one.
     """
 
     leaves: list[np.ndarray | str]
@@ -97,6 +115,13 @@ def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
+def join(pieces: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays by name, (chain, draw, ...), of pieces one after the other."""
+    if not pieces:
+        return {}
+    return {name: np.concatenate([one[name] for one in pieces], axis=1) for name in pieces[0]}
+
+
 class Checkpoint:
     """A directory that a run is kept in.
 
@@ -122,9 +147,10 @@ class Checkpoint:
         """Open or make the directory."""
         self.path, self.packages, self.shared = Path(path), packages, shared
         self.digest = fingerprint(identity)
-        #: Shards of each piece that is written.
+        #: Pieces that are written, by what `shards.write` said of each, and how many pieces of the
+        #: run they hold: what is new at a write is one piece on disk.
         self._pieces: list[Any] = []
-        self._done = -1
+        self._num_kept, self._done = 0, -1
         #: What the run found out at its start and needs to go on; JSON.
         self.note: dict[str, Any] = {}
         try:
@@ -133,16 +159,22 @@ class Checkpoint:
             raise ValueError(
                 f"checkpoint={str(path)!r} can't be made a directory: {error}"
             ) from None
+        found = self._open()
+        if found is not None:
+            self.note = dict(found["note"])
+
+    def _open(self) -> dict[str, Any] | None:
+        """The manifest, if the folder holds this run; None if it holds none."""
         manifest = self.path / "run.json"
         if not self.begun:
             # A kill before the first manifest leaves files of our own, which count for nothing.
             others = [e.name for e in self.path.iterdir() if not OWN.fullmatch(e.name)]
             if others:
                 raise ValueError(
-                    f"checkpoint={str(path)!r} holds other files ({', '.join(sorted(others)[:3])}) "
-                    "and no run; name a new or empty directory."
+                    f"checkpoint={str(self.path)!r} holds other files "
+                    f"({', '.join(sorted(others)[:3])}) and no run; name a new or empty directory."
                 )
-            return
+            return None
         try:
             found = json.loads(manifest.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -154,15 +186,42 @@ class Checkpoint:
                 f"{manifest} was written by another program or version "
                 f"({found.get('format')} {found.get('version')}); name another directory."
             )
-        _check_versions(found.get("versions"), manifest, packages)
+        _check_versions(found.get("versions"), manifest, self.packages)
+        with _damage_told(), shards.manifest_told(manifest):
+            for name, kind in ENTRIES.items():
+                if not isinstance(found[name], kind):
+                    raise TypeError(f"{name} is {found[name]!r}")
         if found["digest"] != self.digest:
             raise ValueError(
-                f"checkpoint={str(path)!r} holds another run: its model, data, settings or key, "
-                "or a sampler's backend, differ. Give the same ones to resume it, or name another "
-                "directory."
+                f"checkpoint={str(self.path)!r} holds another run: its model, data, settings or "
+                "key, or a sampler's backend, differ. Give the same ones to resume it, or name "
+                "another directory."
             )
-        self._pieces, self._done = list(found["pieces"]), int(found["done"])
-        self.note = dict(found["note"])
+        return found
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other runs out of the directory; in all processes that share it.
+
+        Raises:
+            ValueError: If there is another.
+        """
+        with ExitStack() as stack:
+
+            def lock() -> str:
+                if self.shared and processes.rank():
+                    return ""
+                try:
+                    stack.enter_context(alone_in(self.path, wait=False))
+                except BlockingIOError:
+                    raise ValueError(
+                        f"checkpoint={str(self.path)!r} is in use: another run writes to this "
+                        "directory now. Wait until it ends, or name another directory."
+                    ) from None
+                return ""
+
+            _ = processes.each(lock) if self.shared else lock()
+            yield
 
     @property
     def begun(self) -> bool:
@@ -171,20 +230,20 @@ class Checkpoint:
 
     def read(self) -> Kept | None:
         """Contents of the folder; None when it is empty."""
-        if not self.begun:
+        # Another process may have gone on with it since it was opened.
+        found = self._open()
+        if found is None:
             return None
-        found = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        leaves = self._load(f"state-{found['done']}", found["state"]) | found["texts"]
-        pieces = [self._load(f"draws-{i}", own) for i, own in enumerate(self._pieces)]
-        return Kept([leaves[str(index)] for index in range(len(leaves))], pieces)
-
-    def _load(self, name: str, parts: Any) -> dict[str, Any]:
-        try:
-            return shards.read(self.path, name, parts)
-        except (shards.ShardError, OSError) as error:
-            raise ValueError(
-                f"{error}, so the run can't go on. Remove the directory to begin anew."
-            ) from None
+        with _damage_told(), shards.manifest_told(self.path / "run.json"):
+            state = shards.read(self.path, f"state-{found['done']}", found["state"])
+            leaves: dict[str, Any] = state | found["texts"]
+            ordered = [leaves[str(index)] for index in range(len(leaves))]
+            pieces = [
+                shards.read(self.path, f"draws-{index}", own)
+                for index, own in enumerate(found["pieces"])
+            ]
+        self._pieces, self._num_kept, self._done = found["pieces"], len(pieces), int(found["done"])
+        return Kept(ordered, pieces)
 
     def write(self, tree: Any, pieces: list[dict[str, np.ndarray]], done: int) -> None:
         """Keep a run and its new pieces; the manifest, replaced last, makes them count.
@@ -195,12 +254,10 @@ class Checkpoint:
         Raises:
             OSError: If it can't be written; in all processes.
         """
-        if (done, len(pieces)) == (self._done, len(self._pieces)):
+        if (done, len(pieces)) == (self._done, self._num_kept):
             return
-        written = [
-            self._save(f"draws-{index}", pieces[index])
-            for index in range(len(self._pieces), len(pieces))
-        ]
+        new = join(pieces[self._num_kept :])
+        written = [self._save(f"draws-{len(self._pieces)}", new)] if new else []
         leaves = {str(index): leaf for index, leaf in enumerate(jax.tree.leaves(stored(tree)))}
         texts = {name: leaf for name, leaf in leaves.items() if isinstance(leaf, str)}
         arrays = {name: np.asarray(leaf) for name, leaf in leaves.items() if name not in texts}
@@ -214,9 +271,7 @@ class Checkpoint:
         def finish() -> str:
             if self.shared and processes.rank():
                 return ""
-            text = self.path / "run.json.new"
-            text.write_text(json.dumps(manifest), encoding="utf-8")
-            text.replace(self.path / "run.json")
+            shards.put_text(self.path / "run.json", json.dumps(manifest))
             for old in self.path.glob("state-*"):
                 if not old.name.startswith(f"state-{done}."):
                     old.unlink()
@@ -226,9 +281,9 @@ class Checkpoint:
             processes.each(finish)
         else:
             finish()
-        self._pieces, self._done = kept, done
+        self._pieces, self._num_kept, self._done = kept, len(pieces), done
 
-    def _save(self, name: str, arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    def _save(self, name: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         return shards.write(self.path, name, arrays, shared=self.shared)
 
 

@@ -9,7 +9,7 @@ some steps of one chain, and `observe` says what a chunk of steps of all chains 
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from probmf import processes
-from probmf.run.checkpoint import Checkpoint
+from probmf.run.checkpoint import Checkpoint, join
 from probmf.run.fingerprint import fingerprint
 from probmf.run.progress import progress_bar
 from probmf.run.threads import workers
@@ -187,20 +187,23 @@ def drive(
         stream: Where to write the draws.
         progress: Show a bar; None shows it on a terminal or in a notebook.
         note: Line that is shown above it.
-        shared: Whether each step takes all processes; the first alone then writes and shows.
+        shared: Whether each step takes all processes. Each then writes its ranges of the
+            checkpoint; the first alone streams draws and shows progress, and its clock counts.
 
     Returns:
         How the run ended; after Ctrl-C, or when checkpoint or stream can't be written, with what
         there is.
 
     Raises:
-        ValueError: If the checkpoint can't be written at all, or does not go with the stream; if
-            processes that share the run see different checkpoints, or compute different numbers.
+        ValueError: If the checkpoint can't be written at all, is in use, or does not go with the
+            stream; if processes that share the run see different checkpoints, or compute different
+            numbers.
         ConnectionError: If another of these processes has ended.
     """
     interrupted, trouble = False, None
     with (
         processes.loss_told(), processes.Together(shared) as together,
+        nullcontext() if checkpoint is None else checkpoint.alone(),
         _side_by_side(algorithm.num_threads) as each,
         progress_bar(progress if together.leads else False) as bar,
     ):  # fmt: skip
@@ -226,7 +229,7 @@ def drive(
                 interrupted, trouble = True, str(error)
         except WRITE_ERRORS as error:
             interrupted, trouble = True, str(error)
-    return Result(loop.run, _join(loop.pieces[: loop.run.num_pieces]), interrupted, trouble)
+    return Result(loop.run, join(loop.pieces[: loop.run.num_pieces]), interrupted, trouble)
 
 
 class _Loop:
@@ -247,7 +250,8 @@ class _Loop:
         kept = None if checkpoint is None else checkpoint.read()
         self.run = Run(*algorithm.init(resumed=kept is not None))
         if kept is not None:
-            self.run, self.pieces = kept.restore(self.run), kept.pieces
+            self.pieces = kept.pieces
+            self.run = kept.restore(self.run)._replace(num_pieces=len(kept.pieces))
         if together.shared:
             # Before anything is written: what others have not read yet.
             processes.agree("The checkpoints", str(self.run.done))
@@ -284,10 +288,10 @@ class _Loop:
         """Take a chunk of steps; gives the status."""
         run, schedule = self.run, self.schedule
         count = schedule.count(run.done)
-        before = time.perf_counter() - self.begin
+        begin = time.perf_counter() - self.begin
         outputs = each(partial(_step, self.algorithm, run.done, count), list(enumerate(run.states)))
-        spent = time.perf_counter() - self.begin - before
-        seconds = np.append(run.seconds, before + spent * np.arange(1, count + 1) / count)
+        begin, end = self.together.of_first(begin, time.perf_counter() - self.begin)
+        seconds = np.append(run.seconds, begin + (end - begin) * np.arange(1, count + 1) / count)
         states, records = zip(*outputs, strict=True)
         seen = self.algorithm.observe(run.memory, run.done, states, records)
         # What an interruption left after the last whole chunk is made again.
@@ -350,12 +354,6 @@ def _writing(what: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise _WriteError(f"The {what} can't be written ({error})") from error
-
-
-def _join(pieces: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    if not pieces:
-        return {}
-    return {name: np.concatenate([one[name] for one in pieces], axis=1) for name in pieces[0]}
 
 
 def require_finite(state: Any, chain: int, done: int, advice: str) -> None:

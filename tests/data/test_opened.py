@@ -178,9 +178,48 @@ def test_splits_that_no_folder_can_keep(path: Path) -> None:
     with pytest.raises(ValueError, match="keep the column 'at', which folders of sorted ratings"):
         kept.split(key=0, folder=path.parent / "parts")
     train, _ = Ratings.open(path, **ROLES).split(key=0, folder=path.parent / "parts")
-    (path.parent / "parts" / "train" / "thesis.tex").write_text("")
+    parts = path.parent / "parts"
+    with pytest.raises(ValueError, match=r"parts/train, which the split would replace; name anot"):
+        train.split(key=0, folder=parts, rebuild=True)
+    assert len(Ratings.open(parts / "train")) == len(train)
+    (parts / "test" / "thesis.tex").write_text("")
+    with pytest.raises(ValueError, match=r"holds 'thesis\.tex', which is no file of sorted rat"):
+        Ratings.open(path, **ROLES).split(key=0, folder=parts, rebuild=True)
+    (parts / "train" / "thesis.tex").write_text("")
     with pytest.raises(ValueError, match=r"holds 'thesis\.tex', which is no file of sorted rat"):
         train.split(key=0, folder=path.parent / "parts")
+
+
+def test_splits_replace_only_what_they_may(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, parts = Ratings.open(path, **ROLES), path.parent / "parts"
+    first = whole.split(key=0, folder=parts)
+    with pytest.raises(ValueError, match=r"parts/train holds a part of a split already\. Replace"):
+        whole.split(key=1, test_fraction=0.5, folder=parts)
+    with pytest.raises(ValueError, match="give the path of the files instead, or rebuild=True to"):
+        Ratings.open(parts / "train", rebuild=True)
+    # All or nothing: the training part is written when the test part fails.
+    real, made = sort_files._write_part, []
+
+    def full(*arguments: Any) -> None:
+        made.append(1)
+        if len(made) == 2:
+            raise OSError(28, "No space left on device")
+        real(*arguments)
+
+    monkeypatch.setattr(sort_files, "_write_part", full)
+    with pytest.raises(OSError, match="No space left"):
+        whole.split(key=1, test_fraction=0.5, folder=parts, rebuild=True)
+    monkeypatch.undo()
+    assert sorted(entry.name for entry in parts.iterdir()) == ["test", "train"]
+    for name, part in zip(("train", "test"), first, strict=True):
+        assert len(Ratings.open(parts / name)) == len(part)
+    again, _ = whole.split(key=1, test_fraction=0.5, folder=parts, rebuild=True)
+    assert len(Ratings.open(parts / "train")) == len(again) != len(first[0])
+    (parts / "train" / "item.npy").unlink()
+    with pytest.raises(
+        ValueError, match="Make it again: the split that wrote it, with folder= and"
+    ):
+        Ratings.open(parts / "train")
 
 
 def test_further_ids_and_side_tables(path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import numpyro.distributions as dist
 import pyarrow as pa
 import pytest
+from safetensors import SafetensorError
 
 from probmf import Bernoulli, Gaussian, MatrixFactorization, Ratings, load, shards
 from probmf.results import History, RatingsFit, Sampling, directory
@@ -215,6 +216,42 @@ def test_a_failed_save_leaves_the_old_fit(
     assert [file.name for file in tmp_path.iterdir()] == ["fit"]
 
 
+def test_a_full_disk_is_an_error_of_the_system(
+    random_fit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(shards, "save_file", full)
+    with pytest.raises(OSError, match=r"arrays\.0\.safetensors can't be written: .*No space"):
+        random_fit(MatrixFactorization(1), everything()).save(tmp_path / "fit")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_save_that_was_killed_between_two_renames(saved: Path) -> None:
+    left = saved.with_name(".fit-123-old")
+    saved.rename(left)
+    with pytest.raises(FileNotFoundError, match=r"cut off has left .*-123-old; re"):
+        load(saved)
+    left.rename(saved)
+    load(saved)
+
+
+def test_fits_of_earlier_formats_are_replaced(random_fit: Any, saved: Path) -> None:
+    """They had other files, which their manifest lists; no file beside these is lost."""
+    earlier = {"format": directory.FORMAT, "version": 4, "sha256": {"arrays.safetensors": "0"}}
+    (saved / directory.MANIFEST).write_text(json.dumps(earlier))
+    (saved / "arrays.safetensors").write_text("")
+    (saved / "ratings.parquet").write_text("mine")
+    fit = random_fit(MatrixFactorization(2), everything())
+    with pytest.raises(FileExistsError, match=r"more than a saved fit \(ratings\.parquet\)"):
+        fit.save(saved)
+    (saved / "ratings.parquet").unlink()
+    fit.save(saved)
+    assert_same(fit, load(saved))
+    assert not (saved / "arrays.safetensors").exists()
+
+
 def test_a_folder_named_like_a_partition(random_fit: Any, tmp_path: Path) -> None:
     fit = random_fit(MatrixFactorization(1), everything())
     fit.save(tmp_path / "user=7" / "fold=1")
@@ -287,12 +324,18 @@ def test_truncated_manifest(saved: Path) -> None:
     ("change", "message"),
     [
         ({"format": "other"}, "was not written by probmf"),
-        ({"version": 99}, "format version 99, this probmf reads 5; load it with the version"),
+        ({"version": 99}, "format version 99, this probmf reads 6; load it with the version"),
         ({"kind": "Other"}, "does not hold what its fit.json says"),
         ({"fields": {}}, "does not hold what its fit.json says"),
         ({"fields": {"model": {"kind": "Popen", "fields": {}}}}, "what its fit.json says"),
         ({"fields": {"model": {"array": "nowhere"}}}, "does not hold what its fit.json says"),
-        ({"shards": []}, "lists other files than a fit has"),
+        ({"arrays": {}}, r"fit\.json is not as it was written .*Save the fit again"),
+        ({"arrays": {"shapes": {}, "shards": []}}, "does not hold what its fit.json says"),
+        ({"files": [{"file": directory.COLUMNS}]}, r"fit\.json is not as it was written"),
+        ({"files": 3}, r"fit\.json is not as it was written"),
+        ({"files": ["x"]}, r"fit\.json is not as it was written"),
+        ({"fields": []}, r"fit\.json is not as it was written"),
+        ({"kind": []}, r"fit\.json is not as it was written"),
     ],
 )
 def test_other_manifests(saved: Path, change: dict[str, Any], message: str) -> None:
@@ -334,7 +377,7 @@ def test_a_pickle_is_never_opened(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is a file; a saved fit is a directory that fit\.save"):
         load(tmp_path / "fit.pkl")
     manifest = json.loads((saved / "fit.json").read_text())
-    for told in (*manifest["files"], *manifest["shards"]):
+    for told in (*manifest["files"], *manifest["arrays"]["shards"]):
         file, before = saved / told["file"], dict(told)
         whole = file.read_bytes()
         file.write_bytes(bomb)

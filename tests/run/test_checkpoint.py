@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,11 @@ import numpy as np
 import numpyro
 import pytest
 from generator import DRAWS, WARMUP, Generator, checkpoint, go, save_whole_run
-from killed import kill_after_writes, run_whole
+from killed import When, kill_after_writes, run_whole
+from safetensors import SafetensorError
 
 import probmf
+from probmf import shards
 from probmf.run import driver
 from probmf.run.checkpoint import Checkpoint, Kept, stored
 from probmf.run.driver import Result
@@ -75,7 +78,8 @@ def test_a_reason_to_stop_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="There is no SIGKILL here.")
-def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["after a write", "before its manifest"])
+def test_a_killed_run_goes_on_bit_for_bit(when: When, tmp_path: Path) -> None:
     """SIGKILL in the middle, from outside."""
     script = f"""
         sys.path.insert(0, {str(Path(__file__).parents[1])!r})
@@ -85,7 +89,10 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
         """
     killed = tmp_path / "killed"
     killed.mkdir()
-    kill_after_writes(5, script, str(killed))
+    kill_after_writes(5, script, str(killed), when=when)
+    manifest = json.loads((killed / "run" / "run.json").read_text())
+    assert (killed / "run" / "run.json.new").exists() == (when == "before its manifest")
+    assert manifest["done"] == (40 if when == "after a write" else 30)
     assert not (killed / "result.npz").exists()
     run_whole(script, str(killed))
     (tmp_path / "whole").mkdir()
@@ -106,13 +113,13 @@ def test_killed_before_the_first_manifest(whole: Result, tmp_path: Path) -> None
 def test_killed_in_the_middle_of_a_write(whole: Result, tmp_path: Path) -> None:
     """Files that no manifest counts are written over."""
     go(Generator(interrupt_at=[9]), checkpoint=checkpoint(tmp_path))
-    (tmp_path / "draws-2.0.safetensors").write_bytes(b"of a chunk that does not count")
+    (tmp_path / "draws-1.0.safetensors").write_bytes(b"of a chunk that does not count")
     (tmp_path / "state-50.0.safetensors").write_bytes(b"half")
     assert_same(go(checkpoint=checkpoint(tmp_path)), whole)
 
 
 def test_it_is_written_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the start, when the time has come, and at the end; draws are written once."""
+    """At the start, when the time has come, and at the end; draws are written once, joined."""
     now, written = [0.0], []
     real = Checkpoint._save
 
@@ -131,7 +138,7 @@ def test_it_is_written_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     states = [name for name in written if name.startswith("state")]
     assert states == ["state-0", "state-30", "state-60", "state-80"]
     draws = [name for name in written if name.startswith("draws")]
-    assert draws == [f"draws-{index}" for index in range(6)]
+    assert draws == [f"draws-{index}" for index in range(3)]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         {"run.json", *(f"{name}.0.safetensors" for name in (*draws, "state-80"))}
     )
@@ -187,6 +194,49 @@ def test_a_full_disk_after_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     part = go(Generator(interrupt_at=[8]), checkpoint=checkpoint(tmp_path))
     assert part.pieces["x"].shape == (2, 20)
     assert "No space left" in part.why
+
+
+def test_only_one_run_at_a_time(kept: Path, whole: Result) -> None:
+    """The same command twice: the second neither reads nor writes, and may come again."""
+    second = checkpoint(kept)
+    with (
+        checkpoint(kept).alone(),
+        pytest.raises(ValueError, match=r"checkpoint='.*run' is in use: another run writes to"),
+    ):
+        go(checkpoint=second)
+    assert_same(go(checkpoint=second), whole)
+
+
+def test_a_run_that_began_meanwhile(whole: Result, tmp_path: Path) -> None:
+    """What counts is what the folder holds when the run begins, not when it was named."""
+    second, third = checkpoint(tmp_path), checkpoint(tmp_path, "another")
+    part = go(Generator(interrupt_at=[9]), checkpoint=checkpoint(tmp_path))
+    rest = Generator()
+    assert_same(go(rest, checkpoint=second), whole)
+    assert min(done for _, done, _ in rest.steps) == part.run.done
+    with pytest.raises(ValueError, match="holds another run"):
+        go(checkpoint=third)
+
+
+def test_a_full_disk_of_safetensors(
+    whole: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its errors are none of the system's."""
+    real, calls = shards.save_file, []
+
+    def full(*arguments: Any) -> None:
+        calls.append(1)
+        if len(calls) > 3:
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        real(*arguments)
+
+    monkeypatch.setattr(driver, "WRITE_EVERY", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "save_file", full)
+        part = go(checkpoint=checkpoint(tmp_path))
+    assert part.interrupted
+    assert re.match(r"The checkpoint can't be written \(.*\.safetensors can't be .*No sp", part.why)
+    assert_same(go(checkpoint=checkpoint(tmp_path)), whole)
 
 
 def test_another_run(kept: Path) -> None:
@@ -245,6 +295,12 @@ def spoil_list(run: Path) -> None:
     (run / "run.json").write_text("[1, 2]")
 
 
+def spoil_entries(run: Path) -> None:
+    manifest = json.loads((run / "run.json").read_text())
+    del manifest["pieces"]
+    (run / "run.json").write_text(json.dumps(manifest))
+
+
 def spoil_state(run: Path) -> None:
     state = next(run.glob("state-*"))
     state.write_bytes(state.read_bytes()[:200])
@@ -265,6 +321,16 @@ def spoil_draws(run: Path) -> None:
             spoil_state,
             r"state-80\.0\.safetensors is truncated or was altered.*Remove the directory",
         ),
+        (
+            lambda run: edit(run, digest=None),
+            r"run\.json is not as it was written \(TypeError: dig",
+        ),
+        (
+            lambda run: edit(run, state={"shapes": {}}),
+            r"run\.json is not as it .*KeyError: 'shards'",
+        ),
+        (lambda run: edit(run, state={"shapes": {}, "shards": []}), r"run\.json is not as it was"),
+        (spoil_entries, r"run\.json is not as it was written \(KeyError: 'pieces'\), so the run"),
         (spoil_draws, r"lacks the file draws-0\.0\.safetensors, so the run"),
     ],
 )

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from generator import CHUNK, DRAWS, SCHEDULE, WARMUP, Generator, checkpoint, go
 
+from probmf import processes
 from probmf.run import driver
 from probmf.run.driver import (
     FitWarning,
@@ -78,6 +79,17 @@ def test_every_step_has_its_time() -> None:
     assert len(seconds) == WARMUP + DRAWS
     assert (np.diff(seconds) > 0).all()
     assert seconds[0] > 0
+
+
+def test_the_first_process_s_clock_counts_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else ranges of a long run, which each process writes, would be of several clocks."""
+
+    def texts(own: str) -> list[str]:
+        return ["[1.0, 3.0]" if own.startswith("[") else own, own]
+
+    monkeypatch.setattr(processes, "_texts", texts)
+    seconds = go(shared=True).run.seconds
+    np.testing.assert_allclose(seconds[:10], 1.0 + 2.0 * np.arange(1, 11) / 10)
 
 
 @pytest.mark.parametrize("threads", [0, 2])

@@ -57,8 +57,9 @@ def run(name: str, **change: Any) -> Any:
 @pytest.mark.parametrize(
     "name",
     [
-        "als", pytest.param("map", marks=pytest.mark.slow), "map batches",
-        pytest.param("gibbs", marks=pytest.mark.slow), pytest.param("nuts", marks=pytest.mark.slow),
+        "als", "map batches",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("variational", "map")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("gibbs", "nuts")),
     ],
 )  # fmt: skip
 def test_a_killed_run_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
@@ -136,8 +137,13 @@ def test_another_run_is_refused(name: str, tmp_path: Path) -> None:
 
 def test_a_guide_that_has_no_contents(tmp_path: Path) -> None:
     guide = AutoNormal(LEARNED)
-    with pytest.raises(ValueError, match=r"a guide by name or class.*; give guide=AutoNormal"):
-        run("svi", checkpoint=tmp_path, guide=guide)
+
+    class Edited(AutoNormal):
+        """A class that may be another one of this name in the next run."""
+
+    for own in (guide, Edited):
+        with pytest.raises(ValueError, match=r"a guide by name or a class.*; give guide=AutoNor"):
+            run("svi", checkpoint=tmp_path, guide=own)
 
 
 def test_optax_decides_the_bits_of_gradient_fits(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def fit_svi(
         float64: Compute in double precision; None does where effects are integrated out.
         checkpoint: Directory to keep the run in. Called again with the same model, data, settings
             and key, it goes on where it was, bit for bit; with other versions of the packages it
-            refuses to. A guide is then given by its name or class.
+            refuses to. A guide is then given by its name or is a class of NumPyro's.
         progress: Show a progress bar; None shows it on a terminal or in a notebook.
 
     Returns:
@@ -165,10 +165,12 @@ def fit_svi(
             )  # fmt: skip
 
         def identify() -> str:
-            if not isinstance(own, type):
+            known = isinstance(guide, str) or kind.__module__.startswith("numpyro.")
+            if not (known and isinstance(own, type)):
                 raise ValueError(
-                    "checkpoint keeps runs with a guide by name or class, since an instance has no "
-                    f"contents to tell it by; give guide={kind.__name__}, or leave checkpoint out."
+                    "checkpoint keeps runs with a guide by name or a class of NumPyro's, since an "
+                    "instance or a class of your own has no contents to tell it by; give "
+                    f"guide={kind.__name__ if known else 'AutoNormal'}, or leave checkpoint out."
                 )
             return fingerprint(
                 *target.told, start, f"{kind.__module__}.{kind.__qualname__}", random_key,

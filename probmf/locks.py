@@ -1,0 +1,44 @@
+"""Folders that one process at a time works in."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # As on Windows, which has no such locks.
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextmanager
+def alone_in(folder: Path, *, wait: bool) -> Iterator[None]:
+    """Keep others who ask for the same folder out; a process that is killed lets them in.
+
+    Args:
+        folder: The folder, which is there.
+        wait: Whether to wait for another that is in it.
+
+    Raises:
+        BlockingIOError: If another is in it, and this one is not to wait.
+    """
+    if fcntl is None:
+        yield
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(opened, wait=wait)
+        yield
+    finally:
+        os.close(opened)
+
+
+def _lock(opened: int, *, wait: bool) -> None:
+    kind = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
+    try:
+        fcntl.flock(opened, kind)
+    except BlockingIOError:
+        raise
+    except OSError:
+        # Not every file system has locks; there the last one's files stay.
+        return
