@@ -17,7 +17,8 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Array, Int
 
-#: The largest dense remainder: at 8 bytes a number, its factor and inverse take 0.6 GB.
+#: The largest dense remainder: at 8 bytes a number, factor, inverse and the factor's inverse take
+#: 0.8 GB.
 MAX_REMAINDER = 6000
 #: Eliminating by lists of pairs beats dense products when it needs this many times fewer terms.
 PAIR_COST = 40

@@ -169,24 +169,40 @@ def log_ndtr(x: Numbers) -> Numbers:
     :math:`x^{-2}`.
     """
     x = jnp.asarray(x)
-    edge = -20.0 if x.dtype == jnp.float64 else -10.0
+    edge = _far_edge(x)
     near, far = jnp.maximum(x, edge), jnp.minimum(x, edge)
     tail = 0.5 * erfc(math.sqrt(0.5) * jnp.abs(near))
     # log1p(-tail), whose own loop in single precision takes ten times as long.
     rest = 1.0 - tail
     upper = jnp.log(rest) + ((1.0 - rest) - tail) / rest
     inner = jnp.where(near > 0, upper, jnp.log(tail))
-    z = -1.0 / jnp.square(far)
-    series = z * (1 + z * (3 + z * (15 + z * (105 + z * (945 + z * 10395)))))
-    outer = -0.5 * jnp.square(far) - LOG_ROOT - jnp.log(-far / (1.0 + series))
+    outer = -0.5 * jnp.square(far) - LOG_ROOT - jnp.log(_far_ratio(far))
     return jnp.where(x < edge, outer, inner)
 
 
 @log_ndtr.defjvp
 def _log_ndtr_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple:
-    (x,) = primals
-    value = log_ndtr(x)
-    return value, jnp.exp(-0.5 * jnp.square(x) - LOG_ROOT - value) * tangents[0]
+    return log_ndtr(*primals), normal_ratio(*primals) * tangents[0]
+
+
+def normal_ratio(x: Numbers) -> Numbers:
+    """The Normal density over its distribution function, the slope of `log_ndtr`."""
+    x = jnp.asarray(x)
+    edge = _far_edge(x)
+    near, far = jnp.maximum(x, edge), jnp.minimum(x, edge)
+    inner = jnp.exp(-0.5 * jnp.square(near) - LOG_ROOT - log_ndtr(near))
+    return jnp.where(x < edge, _far_ratio(far), inner)
+
+
+def _far_edge(x: Numbers) -> float:
+    """Place below which a series has all digits."""
+    return -20.0 if x.dtype == jnp.float64 else -10.0
+
+
+def _far_ratio(x: Numbers) -> Numbers:
+    """The same ratio far below zero, by a series in 1 / x^2."""
+    z = -1.0 / jnp.square(x)
+    return -x / (1.0 + z * (1 + z * (3 + z * (15 + z * (105 + z * (945 + z * 10395))))))
 
 
 class Logit(_Symmetric):
@@ -249,7 +265,7 @@ class Probit(_Symmetric):
 
     def log_cdf_slope(self, x: Numbers) -> Numbers:
         """The inverse Mills ratio of -x."""
-        return jnp.exp(self.log_density(x) - log_ndtr(x))
+        return normal_ratio(x)
 
     def log_density(self, x: Numbers) -> Numbers:
         """Log density of a standard Normal."""

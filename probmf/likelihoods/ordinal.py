@@ -366,7 +366,8 @@ class Ordinal(Likelihood):
 
     def _ends(self, scores: Array, scales: Mapping[str, Array]) -> tuple[Array, Array]:
         """Cutpoints below and above each level, levels along the first axis."""
-        inner = jnp.moveaxis(jnp.asarray(scales["cutpoints"], scores.dtype), -1, 0)
+        cutpoints = jnp.asarray(scales["cutpoints"])
+        inner = jnp.moveaxis(cutpoints.astype(jnp.result_type(scores, cutpoints)), -1, 0)
         far = jnp.full_like(inner[:1], FAR)
         return jnp.concatenate([-far, inner]), jnp.concatenate([inner, far])
 

@@ -242,6 +242,16 @@ def test_observed_rows_fitted_exactly_beside_bounds(likelihood: str, formula: st
     refuse(bound + 1e-3 * rng.normal(size=20))
 
 
+@pytest.mark.parametrize("last", [2, 5])
+def test_groups_without_an_observed_row_do_not_count(last: int) -> None:
+    """As many groups as observed rows: one of them has bounds alone."""
+    table = {"y": [1.0, 1, 3, 3, 7] + 5 * [-9.0], "c": 5 * [0] + 5 * [1]}
+    table["g"] = [0, 0, 1, 1, 2, 3, 3, 4, 4, last]
+    model = MixedEffects("y | cens(c) ~ 1 + (1 | g)")
+    with pytest.raises(ValueError, match="no best fit"):
+        refuse_exact_fit(model, model.design(table), flat=True, mode=True)
+
+
 def test_little_noise_is_noise() -> None:
     model = MixedEffects("y ~ 1 + (1 | four)")
     for size in (1e-2, 1e-6):

@@ -13,6 +13,7 @@ import scipy.stats
 
 from probmf import MatrixFactorization, MixedEffects, fit_marginal
 from probmf.inference.importance import climb
+from probmf.inference.mixed import standard_errors
 from probmf.inference.mixed.boundary import boundary
 from probmf.inference.mixed.exact_problem import ExactProblem, Objective
 from probmf.run.driver import FitWarning
@@ -268,6 +269,12 @@ def test_errors_in_any_unit() -> None:
     assert other is not None
     expected = first.errors["coefficients"] * [1.0, 1e-10, 1.0]
     np.testing.assert_allclose(other.errors["coefficients"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-5, 1e5])
+def test_a_negative_variance_is_no_covariance(unit: float) -> None:
+    covariance = unit**2 * np.diag([-1e-10, 1e-12])
+    assert np.isnan(standard_errors._root(covariance)).all()
 
 
 def test_noise_by_a_formula() -> None:

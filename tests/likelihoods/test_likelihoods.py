@@ -26,7 +26,7 @@ from probmf.likelihoods import (
     Poisson,
     StudentT,
 )
-from probmf.likelihoods.links import LinkName
+from probmf.likelihoods.links import LinkName, log_ndtr
 from probmf.likelihoods.normal_integrals import (
     expected_sigmoid,
     expected_square_of_ndtr,
@@ -550,7 +550,34 @@ def test_probit_slope_of_wrong_answers_grows_like_the_score() -> None:
     _, slope = Bernoulli("probit").bound(scores, jnp.ones_like(scores), {})
     far = np.asarray(scores, float)
     wanted = np.exp(stats.norm.logpdf(far) - special.log_ndtr(far))
-    np.testing.assert_allclose(slope, wanted, rtol=2e-3)
+    np.testing.assert_allclose(slope, wanted, rtol=5e-6)
+
+
+def test_normal_tails_have_their_slopes(x64: bool) -> None:
+    """Far below zero, where density and distribution function are both too small to compare."""
+    dtype = np.float64 if x64 else np.float32
+    x = np.array([-1e4, -1e3, -100.0, -21.0, -19.0, -11.0, -9.0, -3.0, 0.0, 2.0, 8.0], dtype)
+    far = x < -9.5
+    exact = x.astype(float)
+    ratio = np.exp(stats.norm.logpdf(exact) - special.log_ndtr(exact))
+    bend = -ratio * (ratio + exact)
+    # By the continued fraction: -x + 1/(-x + 2/(-x + 3/(-x + ...))).
+    fraction = np.zeros(far.sum())
+    for step in reversed(range(1, 60)):
+        fraction = step / (-exact[far] + fraction)
+    ratio[far], bend[far] = fraction - exact[far], -(fraction - exact[far]) * fraction
+    slope = jax.grad(log_ndtr)
+    rtol = 1e-12 if x64 else 5e-5
+    np.testing.assert_allclose(jax.vmap(slope)(x), ratio, rtol=rtol)
+    np.testing.assert_allclose(jax.vmap(jax.grad(slope))(x), bend, rtol=1e-9 if x64 else 5e-4)
+
+
+def test_whole_scores_are_numbers_like_others(link: LinkName) -> None:
+    scales, likelihood = {"cutpoints": jnp.asarray([-0.7, 0.4, 1.6])}, Ordinal(4, link=link)
+    whole, numbers = (
+        likelihood.level_probabilities(jnp.asarray(scores), scales) for scores in ([0, 1], [0.0, 1])
+    )
+    np.testing.assert_array_equal(whole, numbers)
 
 
 MEANS, SDS = np.linspace(-8, 8, COUNT), np.concatenate([[0.0], np.geomspace(0.01, 20, 30)])

@@ -90,12 +90,13 @@ def refuse_exact_fit(
 
 def _some(data: MixedData, rows: Bool[np.ndarray, " n"]) -> MixedData:
     """Some rows of the linear predictor and the response."""
-    groups = tuple(
-        replace(term, group=np.asarray(term.group)[rows], z=np.asarray(term.z)[rows])
-        for term in data.groups
-    )
+    groups = []
+    for term in data.groups:
+        known, group = np.unique(np.asarray(term.group)[rows], return_inverse=True)
+        z = np.asarray(term.z)[rows]
+        groups.append(replace(term, group=group, z=z, num_groups=len(known)))
     mean = replace(
-        data.mean, population=np.asarray(data.population)[rows], groups=groups, offset=None
+        data.mean, population=np.asarray(data.population)[rows], groups=tuple(groups), offset=None
     )
     response = np.asarray(data.response)[rows]
     return replace(data, mean=mean, response=response, num_observations=len(response))

@@ -77,13 +77,13 @@ def standard_errors(
 
 def _root(covariance: np.ndarray) -> np.ndarray:
     """A root R of a covariance R R'; NaN where it is none."""
-    if not np.all(np.isfinite(covariance)):
+    if not np.all(np.isfinite(covariance)) or np.any(np.diag(covariance) < 0):
         return np.full(covariance.shape, np.nan)
     # As correlations, so that units of columns are of no consequence.
-    size = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    size = np.sqrt(np.diag(covariance))
     size[size == 0] = 1.0
     values, axes = np.linalg.eigh(covariance / np.outer(size, size))
-    # What rounding leaves of a variance of zero may be below it; more is no covariance.
+    # What rounding leaves of an eigenvalue of zero may be below it; more is no covariance.
     if np.any(values < -1e-8):
         return np.full(covariance.shape, np.nan)
     return np.asarray(size[:, None] * axes * np.sqrt(np.maximum(values, 0.0)))
