@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 #: Columns of a smaller condition number are left as they are: their sums lose half the digits less.
 LEAST_CONDITION = 100.0
@@ -76,6 +76,42 @@ def orthogonalize(
     Returns:
         Columns with a mean square of one (zero ones stay zero), and the coordinates.
     """
+    moved, order, scale, shares = centre(columns)
+    size, num = len(order), len(shares)
+    backward, forward = np.diag(1.0 / scale), np.diag(scale)
+    backward[:num, num:] = -shares / scale[num:]
+    forward[:num, num:] = scale[:num, None] * shares
+    upper = np.linalg.qr(moved / np.sqrt(len(moved)), mode="r")
+    if len(upper) == size and np.linalg.cond(upper) < MOST_CONDITION:
+        upper = np.where(np.diag(upper) < 0, -1.0, 1.0)[:, None] * upper
+        moved = scipy.linalg.solve_triangular(upper, moved.T, trans="T").T
+        backward, forward = backward @ np.linalg.inv(upper), upper @ forward
+    permutation = np.eye(size)[:, order]
+    return moved, Standard(forward @ permutation.T, permutation @ backward)
+
+
+class Centred(NamedTuple):
+    """Columns less what intercepts and indicators explain of them.
+
+    Attributes:
+        columns: These, with a mean square of one (zero ones stay zero), intercepts first.
+        order: Which column each was.
+        scale: What each was divided by.
+        shares: Units of each intercept taken out of each other column.
+    """
+
+    columns: Float[np.ndarray, "n d"]
+    order: Int[np.ndarray, " d"]
+    scale: Float[np.ndarray, " d"]
+    shares: Float[np.ndarray, "k rest"]
+
+
+def centre(columns: Float[np.ndarray, "n d"]) -> Centred:
+    """Intercepts and indicators, and the other columns less their means over these.
+
+    Args:
+        columns: The columns of one row or more, finite.
+    """
     size = columns.shape[1]
     support = columns != 0
     level = columns[np.argmax(support, axis=0), np.arange(size)]
@@ -93,17 +129,7 @@ def orthogonalize(
     scale = _largest(moved)
     scale = scale * np.sqrt(np.mean(np.square(moved / scale), axis=0))
     scale = np.where(scale > 0, scale, 1.0)
-    moved = moved / scale
-    backward, forward = np.diag(1.0 / scale), np.diag(scale)
-    backward[:num, num:] = -shares / scale[num:]
-    forward[:num, num:] = scale[:num, None] * shares
-    upper = np.linalg.qr(moved / np.sqrt(len(moved)), mode="r")
-    if len(upper) == size and np.linalg.cond(upper) < MOST_CONDITION:
-        upper = np.where(np.diag(upper) < 0, -1.0, 1.0)[:, None] * upper
-        moved = scipy.linalg.solve_triangular(upper, moved.T, trans="T").T
-        backward, forward = backward @ np.linalg.inv(upper), upper @ forward
-    permutation = np.eye(size)[:, order]
-    return moved, Standard(forward @ permutation.T, permutation @ backward)
+    return Centred(moved / scale, order, scale, shares)
 
 
 def _condition(columns: np.ndarray) -> float:

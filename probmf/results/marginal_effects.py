@@ -301,7 +301,7 @@ class EffectQuery:
             values = self._values(self.errors.beside, rows, question, codes)
             variances = self._variances(self.errors, rows, question, codes)
             pairs = zip(values, variances, strict=True)
-            return _joined([self._of_point(own, variance) for own, variance in pairs])
+            return _joined([self._of_point(*pair, self.interval) for pair in pairs])
         draws, rows = self._with_groups(self.draws, rows)
         return _joined([self._summary(own) for own in self._values(draws, rows, question, codes)])
 
@@ -371,15 +371,16 @@ class EffectQuery:
         return dict(zip(NUMBERS, over_draws(values, self.interval), strict=False)) | kept
 
     def _of_point(
-        self, values: Float[np.ndarray, "points m"], variance: Float[np.ndarray, " m"]
+        self,
+        values: Float[np.ndarray, "points m"],
+        variance: Float[np.ndarray, " m"],
+        interval: float,
     ) -> dict[str, Any]:
         """The same of a point with errors, by the delta method."""
-        if self.interval is None:
-            return self._summary(values)
         # What was searched for, from differences in both directions; the rest is given it.
         up, down = np.split(values[1:], 2)
         sd = np.sqrt(np.square((up - down) / (2 * ERROR_STEP)).sum(axis=0) + variance)
-        ends = [values[0] + ndtri(tail) * sd for tail in tails(self.interval)]
+        ends = [values[0] + ndtri(tail) * sd for tail in tails(interval)]
         found = dict(zip(NUMBERS, (values[0], sd, *ends), strict=True))
         return found | ({"draws": values[:1]} if self.keep else {})
 

@@ -1,5 +1,6 @@
 """Rows left out whose effects the others tell of by their last digits, or not at all."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -8,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from probmf.effects.conditional_errors import spread_columns
-from probmf.effects.standard import orthogonalize
+from probmf.effects.standard import centre, orthogonalize
 from probmf.inference.marginal.injection import Values, read_observed
 from probmf.inference.marginal.prepared import Prepared
 from probmf.numpyro_setup import run_unchecked
@@ -20,6 +22,8 @@ from probmf.run.compilation import count_numbers, quick_jit
 #: Share of the columns' sums of squares below which those of the rows that stay are not found by
 #: subtraction.
 CLOSE = 1e-6
+#: Rows that are factored at once.
+ROWS = 256
 
 
 class LeftOut:
@@ -34,15 +38,10 @@ class LeftOut:
     """
 
     def __init__(self, prepared: Prepared, latents: Values) -> None:
-        """Find the columns in the user's coordinates."""
+        """Find which rows count."""
         self.prepared, self.latents = prepared, latents
-        first = {name: value[0] for name, value in latents.items()}
-        designs = prepared.designs_at(first, jnp.result_type(float))
-        self.raw = [
-            np.asarray(own) if standard is None else np.asarray(own) @ standard.forward
-            for own, standard in zip(designs, prepared.standards, strict=True)
-        ]
-        run = prepared.run(first)
+        self.first = {name: value[0] for name, value in latents.items()}
+        run = prepared.run(self.first)
         there = read_observed(prepared.target, run.observed[prepared.target]).keep
         self.there = np.ones(prepared.pattern.num_rows, bool) if there is None else np.array(there)
 
@@ -55,57 +54,110 @@ class LeftOut:
         Returns:
             The logarithms; NaN where the other rows leave an effect with a flat prior undetermined.
         """
-        prepared = self.prepared
-        if prepared.flat and not determines(self._flat_columns, self.there & ~left):
-            return np.full(len(next(iter(self.latents.values()))), np.nan)
+        prepared, keep = self.prepared, self.there & ~left
+        if prepared.flat and not determines(self._flat_columns[keep]):
+            return np.full(len(self._whole), np.nan)
         designs, standards = list(prepared.designs), list(prepared.standards)
-        for place, block in enumerate(prepared.blocks):
-            if block.num_groups == 1 and prepared.designs[place] is not None:
-                moved, standards[place] = orthogonalize(self.raw[place][~left])
-                own = np.zeros_like(self.raw[place])
-                own[~left] = moved
-                designs[place] = own
+        for place in self._common if keep.any() else ():
+            raw = self._raw[place]
+            moved, standards[place] = orthogonalize(raw[keep])
+            own = np.zeros_like(raw)
+            own[keep] = moved
+            designs[place] = own
         with run_unchecked():
-            found = self._program(tuple(designs), tuple(standards), ~left, dict(self.latents))
-        return np.asarray(found, np.float64)
+            others = self._others(tuple(designs), tuple(standards), keep, dict(self.latents))
+        return self._whole - np.asarray(others, np.float64)
 
-    def is_close(self, left: Bool[np.ndarray, " n"]) -> bool:
-        """Whether the other rows hold so little of columns that subtraction does not tell it."""
-        if self.prepared.flat and not determines(self._flat_columns, self.there & ~left):
-            return True
-        for block, design in zip(self.prepared.blocks, self.prepared.designs, strict=True):
-            if block.num_groups == 1 and design is not None:
-                size = np.linalg.norm(design, axis=0)
-                own = design[~left] / np.where(size > 0, size, 1.0)
-                if np.linalg.eigvalsh(own.T @ own)[0] < CLOSE:
-                    return True
-        return False
+    def is_close(self, part: Int[np.ndarray, " n"] | None) -> Bool[np.ndarray, " parts"]:
+        """Parts that hold so much of a combination of columns that the others tell it badly.
+
+        Args:
+            part: Part of each row; None for rows, of which flat priors alone matter here.
+
+        Returns:
+            One for each. Cost O(n p^2) for p columns, all parts together.
+        """
+        prepared = self.prepared
+        places = {prepared.flat} if part is None else {prepared.flat, *((k,) for k in self._common)}
+        count = prepared.pattern.num_rows if part is None else int(part.max()) + 1
+        left = np.ones(count)
+        for own in places - {()}:
+            basis, is_whole = self._basis(own)
+            if not is_whole and own == prepared.flat:
+                return np.ones(count, bool)
+            if part is None:
+                left = np.minimum(left, 1.0 - np.sum(np.square(basis), axis=1))
+                continue
+            order = np.argsort(part, kind="stable")
+            rows = np.split(basis[order], np.searchsorted(part[order], np.arange(1, count)))
+            left = np.minimum(left, [1.0 - np.linalg.norm(one, 2) ** 2 for one in rows])
+        return left < CLOSE
+
+    def _basis(self, places: tuple[int, ...]) -> tuple[Float[np.ndarray, "n r"], bool]:
+        """Orthonormal columns of the same span in the rows that count, and if it has all."""
+        designs = self.prepared.designs_at(self.first, jnp.result_type(float))
+        columns = np.where(self.there[:, None], self._spread(places, designs), 0.0)
+        size = np.linalg.norm(columns, axis=0)
+        columns = columns / np.where(size > 0, size, 1.0)
+        basis, upper, _ = scipy.linalg.qr(columns, mode="economic", pivoting=True)
+        rank = int(np.sum(np.abs(np.diag(upper)) > _tolerance(columns.shape[1])))
+        return basis[:, :rank], rank == columns.shape[1]
 
     @cached_property
-    def _program(self) -> Any:
-        prepared = self.prepared
+    def _common(self) -> list[int]:
+        """Blocks of effects of all rows, with columns that depend on nothing."""
+        blocks = zip(self.prepared.blocks, self.prepared.designs, strict=True)
+        return [
+            place
+            for place, (block, design) in enumerate(blocks)
+            if block.num_groups == 1 and design is not None
+        ]
 
-        def densities(designs: Any, standards: Any, keep: Array, latents: Values) -> Array:
-            moved = replace(prepared, designs=designs, standards=standards)
-
-            def one(own: Values) -> Array:
-                whole = prepared.log_density(prepared.run(own), own)
-                return whole - moved.kept_density(moved.run(own), own, keep)
-
-            return jax.lax.map(one, latents)
-
-        return quick_jit(densities, count_numbers((prepared.args, prepared.kwargs)))
+    @cached_property
+    def _raw(self) -> list[Float[np.ndarray, "n d"]]:
+        """Columns in the user's coordinates, to the last digit, whatever other rows hold."""
+        anew = replace(self.prepared, designs=(None,) * len(self.prepared.designs))
+        return [np.asarray(own) for own in anew.designs_at(self.first, jnp.result_type(float))]
 
     @cached_property
     def _flat_columns(self) -> Float[np.ndarray, "n p"]:
         """Columns of all effects with a flat prior."""
-        pattern = self.prepared.pattern
+        return self._spread(self.prepared.flat, self._raw)
+
+    @cached_property
+    def _whole(self) -> Float[np.ndarray, " draws"]:
+        """Log densities of all rows."""
+        prepared = self.prepared
+
+        def densities(latents: Values) -> Array:
+            return jax.lax.map(lambda own: prepared.log_density(prepared.run(own), own), latents)
+
+        program = quick_jit(densities, count_numbers((prepared.args, prepared.kwargs)))
+        with run_unchecked():
+            return np.asarray(program(dict(self.latents)), np.float64)
+
+    @cached_property
+    def _others(self) -> Any:
+        """Program for the log densities of some rows, in other coordinates."""
+        prepared = self.prepared
+
+        def densities(designs: Any, standards: Any, keep: Array, latents: Values) -> Array:
+            moved = replace(prepared, designs=designs, standards=standards)
+            return jax.lax.map(lambda own: moved.kept_density(moved.run(own), own, keep), latents)
+
+        return quick_jit(densities, count_numbers((prepared.args, prepared.kwargs)))
+
+    def _spread(
+        self, places: tuple[int, ...], designs: Sequence[ArrayLike]
+    ) -> Float[np.ndarray, "n p"]:
+        """Columns of all effects of some blocks."""
+        shapes = self.prepared.pattern.shapes
         return np.concatenate(
             [
                 spread_columns(
-                    self._groups(place), self.raw[place], pattern.shapes[place][0]
+                    self._groups(place), np.asarray(designs[place]), shapes[place][0]
                 ).toarray()
-                for place in self.prepared.flat
+                for place in places
             ],
             axis=1,
         )
@@ -120,23 +172,35 @@ class LeftOut:
         return (first - pattern.offsets[place - 1]) // pattern.shapes[place][1]
 
 
-def determines(columns: Float[np.ndarray, "n p"], keep: Bool[np.ndarray, " n"]) -> bool:
-    """True if some rows of columns have full rank, and so determine all coefficients.
+def determines(columns: Float[np.ndarray, "n p"]) -> bool:
+    """True if columns have full rank, so that their rows determine all coefficients.
 
     Args:
         columns: Columns, in whatever units.
-        keep: Which rows.
 
     Returns:
-        The verdict. Each column is taken in units of its largest number and each row in units of
-        its own, which changes no rank, so that what is left of a column is compared with its
-        rounding. Cost O(n p^2).
+        The verdict, on the columns less their means, each in units of its size. They are factored
+        by few rows at a time, so that rounding does not grow with their number. Cost O(n p^2).
     """
-    size = np.max(np.abs(columns), axis=0)
-    own = columns[keep] / np.where(size > 0, size, 1.0)
-    widest = np.max(np.abs(own), axis=1, initial=0.0)
-    own = own[widest > 0] / widest[widest > 0, None]
-    if len(own) < own.shape[1]:
+    num, size = columns.shape
+    if num < size:
         return False
-    pivots = np.abs(np.diag(scipy.linalg.qr(own, mode="r", pivoting=True)[0]))
-    return bool(pivots[-1] > max(own.shape) * np.finfo(np.float64).eps * pivots[0])
+    largest = np.max(np.abs(columns), axis=0)
+    if np.any(largest == 0):
+        return False
+    upper = centre(columns / largest).columns
+    rows = max(ROWS, 4 * size)
+    while len(upper) > rows:
+        padded = np.zeros((-(-len(upper) // rows), rows, size))
+        padded.reshape(-1, size)[: len(upper)] = upper
+        upper = np.linalg.qr(padded, mode="r").reshape(-1, size)
+    scale = np.linalg.norm(upper, axis=0)
+    if np.any(scale == 0):
+        return False
+    pivots = np.abs(np.diag(scipy.linalg.qr(upper / scale, mode="r", pivoting=True)[0]))
+    return bool(pivots[-1] > _tolerance(size))
+
+
+def _tolerance(size: int) -> float:
+    """Part of a column of one that rounding leaves where it depends on others."""
+    return 10 * size * float(np.finfo(np.float64).eps)

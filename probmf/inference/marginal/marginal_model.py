@@ -239,9 +239,11 @@ class MarginalModel:
 
         Returns:
             The logarithms, rows on the last axis: exact where the integral is, from one
-            factorization at O(n D^2) for each draw with D columns; by quadrature one pass for each
-            row of the largest group; by Laplace's approximation one evaluation for each row. Zero
-            for rows that are masked. They are computed in double precision.
+            factorization at O(n D^2) for each draw with D columns beside the largest grouping's,
+            and one evaluation more for each row, at most D, that holds nearly all of what is known
+            of a combination of these; by quadrature one pass for each row of the largest group; by
+            Laplace's approximation one evaluation for each row. Zero for rows that are masked. They
+            are computed in double precision.
 
         Raises:
             MarginalizeError: If a row alone determines an effect with a flat prior.
@@ -265,8 +267,9 @@ class MarginalModel:
 
         Returns:
             The logarithms, groups in the order of their sorted labels on the last axis. It takes
-            an evaluation for each group, but one in all where the effects are integrated out by
-            quadrature and are of these groups.
+            an evaluation at each draw for each group, and a second for one that holds nearly all
+            of what is known of a combination of coefficients, but one in all where the effects are
+            integrated out by quadrature and are of these groups.
 
         Raises:
             ValueError: If there are not as many labels as rows.
@@ -313,11 +316,9 @@ class MarginalModel:
     @staticmethod
     def _look_closely(alone: LeftOut, found: np.ndarray, part: np.ndarray | None) -> None:
         """Find anew what was a difference of numbers that are nearly the same."""
-        close = np.isnan(found).any(axis=0)
-        for one in range(found.shape[1]):
+        for one in np.flatnonzero(np.isnan(found).any(axis=0) | alone.is_close(part)):
             left = np.arange(found.shape[1]) == one if part is None else part == one
-            if close[one] or (part is not None and alone.is_close(left)):
-                found[:, one] = alone(left)
+            found[:, one] = alone(left)
 
     def _warn_of_lost_digits(
         self, samples: Mapping[str, ArrayLike], *args: Any, **kwargs: Any

@@ -17,7 +17,7 @@ from probmf.effects import (
     log_evidence,
 )
 from probmf.effects.host import HostEvidence
-from probmf.effects.leave_one_out import effect_shares, log_left_out
+from probmf.effects.leave_one_out import given_others, log_left_out
 from probmf.effects.rounding import Rounding
 from probmf.inference.marginal.injection import ModelRun, Values, read_observed, run_with
 from probmf.inference.marginal.prepared_model import PreparedModel
@@ -89,12 +89,15 @@ class Prepared(PreparedModel):
         statistics, precision, _ = self.system(run, latents)
         observed = read_observed(self.target, run.observed[self.target])
         designs = self.designs_at(latents, observed.loc.dtype)
-        shares = effect_shares(
-            self.pattern, statistics, designs, self.trils(run), precision, self.flat
-        )
-        own = jnp.broadcast_to(1.0 / jnp.square(observed.scale), observed.loc.shape)
+        weight = jnp.broadcast_to(1.0 / jnp.square(observed.scale), observed.loc.shape)
         residual = observed.value - observed.loc
-        found = log_left_out(shares, residual, own) + observed.jacobian
+        if observed.keep is not None:
+            weight, residual = (jnp.where(observed.keep, own, 0.0) for own in (weight, residual))
+        terms = given_others(
+            self.pattern, statistics, designs, self.trils(run), precision, residual, weight,
+            self.flat,
+        )  # fmt: skip
+        found = log_left_out(terms) + observed.jacobian
         return found if observed.keep is None else jnp.where(observed.keep, found, 0.0)
 
     def predictor(self, latents: Values, deviations: Values) -> Float[Array, " n"]:

@@ -40,10 +40,13 @@ def leave_one_out(
 
     Returns:
         The logarithms; groups in the order of their sorted labels, or of the factor's levels. Of a
-        Gaussian or log-normal response all effects and coefficients are integrated out exactly: one
-        factorization for each draw, one for each group. Otherwise those of the largest grouping
-        with one or two effects for each group are, by quadrature: one pass over the rows for each
-        row of its largest group, or one for all of its groups.
+        Gaussian or log-normal response all effects and coefficients are integrated out exactly. At
+        each draw rows take one factorization, and an evaluation more for each row that holds nearly
+        all of what is known of a coefficient, at most as many as there are coefficients and effects
+        beside the largest grouping's; groups take an evaluation each, and such ones a second.
+        Otherwise the effects of the largest grouping with one or two for each group are integrated
+        out, by quadrature: one pass over the rows for each row of its largest group, or one for all
+        of its groups.
 
     Raises:
         TypeError: If `fit` is no fit of a mixed model.

@@ -15,6 +15,7 @@ from numpyro.infer.util import log_density
 
 from probmf.inference.marginal import marginalize
 from probmf.inference.marginal.injection import MarginalizeError
+from probmf.inference.marginal.left_out import LeftOut, determines
 
 normal, sample, plate = dist.Normal, numpyro.sample, numpyro.plate
 
@@ -145,6 +146,75 @@ def test_what_other_rows_do_not_determine_is_found_from_their_rank(size: float) 
         marginalize(model, "b").leave_group_out(
             np.array([0, 1, 1, 0] * 4 + [0, 1, 1, 2]), samples, y
         )
+
+
+def test_all_rows_left_out_at_once() -> None:
+    """Leaves what the prior says of them, and nothing where the prior is flat."""
+    x, y = np.random.default_rng(3).normal(size=(2, 6))
+
+    def model(flat: bool) -> None:
+        scale = sample("scale", dist.HalfNormal(1.0))
+        law = dist.ImproperUniform(constraints.real_vector, (), (2,))
+        b = sample("b", law if flat else normal(0.0, np.ones(2)).to_event(1))
+        sample("y", normal(b[0] + b[1] * x, scale), obs=y)
+
+    samples, whole, marginal = {"scale": np.ones(1)}, np.zeros(6, int), marginalize(model, "b")
+    cover = np.eye(6) + 1.0 + np.outer(x, x)
+    want = st.multivariate_normal(np.zeros(6), cover).logpdf(y)
+    assert float(marginal.leave_group_out(whole, samples, False)[0, 0]) == pytest.approx(want)
+    with pytest.raises(MarginalizeError, match=r"Without group 0 .* \(1 such groups\)"):
+        marginal.leave_group_out(whole, samples, True)
+
+
+@pytest.mark.parametrize("rows", [1_000, 2_000_000])
+def test_rank_does_not_depend_on_the_number_of_rows(rows: int) -> None:
+    rng = np.random.default_rng(0)
+    x = 1e9 + rng.uniform(size=rows)
+    z = rng.normal(size=rows)
+    assert determines(np.stack([np.ones(rows), x], axis=1))
+    assert not determines(np.stack([np.ones(rows), x, z, 0.7 * z + 0.3], axis=1))
+    assert not determines(np.stack([z, x, 0.1 * x + 0.3 * z], axis=1))
+
+
+def test_a_row_beyond_all_measure_leaves_the_others_determined() -> None:
+    """Of an outlier of 1e18 nothing is left in the others' columns, nor in what they say."""
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(2, 20))
+    x[4] = 1e18
+
+    def model(y: Any) -> None:
+        law = dist.ImproperUniform(constraints.real_vector, (), (2,))
+        b = sample("b", law)
+        sample("y", normal(b[0] + b[1] * x, sample("scale", dist.HalfNormal(1.0))), obs=y)
+
+    marginal, part = marginalize(model, "b"), np.arange(20) // 2
+    prepared = marginal.prepare(y)
+    with jax.enable_x64(True):
+        alone = LeftOut(prepared, {"scale": jnp.ones(1)})
+        np.testing.assert_array_equal(np.flatnonzero(alone.is_close(None)), [4])
+        np.testing.assert_array_equal(np.flatnonzero(alone.is_close(part)), [2])
+        assert np.isfinite(alone(np.arange(20) == 4)).all()
+
+
+def test_rows_alone_in_their_groups_keep_their_digits_from_one_factorization() -> None:
+    """Noise a two-thousandth of the effects; against the rows' law, effects being noise too."""
+    rng, rows, tau, noise = np.random.default_rng(6), 30, 0.8, 4e-4
+    x, y = rng.normal(size=(2, rows))
+
+    def model(y: Any) -> None:
+        scale = sample("scale", dist.HalfNormal(1.0))
+        b = sample("b", normal(0.0, 3.0))
+        with plate("ids", rows):
+            u = sample("u", normal(0.0, tau))
+        sample("y", normal(b * x + u, scale), obs=y)
+
+    with jax.enable_x64(True):
+        prepared = marginalize(model, ("b", "u")).prepare(y)
+        got = prepared.rows_left_out({"scale": jnp.asarray(noise)})
+    variance = tau**2 + noise**2
+    weight = np.sum(x**2) - x**2 + variance / 9.0
+    law = st.norm(x * (x @ y - x * y) / weight, np.sqrt(variance * (1.0 + x**2 / weight)))
+    np.testing.assert_allclose(got, law.logpdf(y), atol=1e-8)
 
 
 def test_gaussian_rows_against_refits_without_them() -> None:
