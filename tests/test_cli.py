@@ -765,7 +765,7 @@ class TestAutomaticFit:
         found = CliRunner().invoke(app, [*words, "--num-factors", "3"])
         assert found.exit_code == 0, found.output
         ((data, settings),) = calls
-        assert (len(data), settings) == (len(train), {"num_factors": 3, "key": 7, "devices": None})
+        assert (len(data), settings) == (len(train), {"num_factors": 3, "key": 7})
 
     @pytest.mark.parametrize("option", ["--user-scale", "--likelihood", "--no-user-bias"])
     def test_a_choice_needs_a_method_that_takes_it(
