@@ -159,8 +159,9 @@ for name in NAMES:
     print(f"{line}  {rates[1] / rates[0]:5.1f}")
 
 # %% [markdown]
-# And all nine, by the same lines (2026-11-30, two cores of an AMD EPYC that were busy with other
-# work, so that all seconds are too long; what so short a chain is worth is itself rough):
+# And all nine (2026-11-30, two cores of an AMD EPYC that were busy with other work, so that all
+# seconds are too long; what so short a chain is worth is itself rough; the simulated rows are of
+# an earlier simulation of the same shapes):
 #
 # | experiment | rows | data | ESS, NUTS | ESS/s | ESS, integrated out | ESS/s | ratio |
 # | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -177,7 +178,7 @@ for name in NAMES:
 # After integration only a few scales and correlations are left, without a funnel, and importance
 # sampling draws them independently. Where NUTS has so few effective draws (3 or 9 of 200), it has
 # not yet arrived: it needs more warm-up. The paper's authors find it always better to integrate,
-# and so do we. Longer runs on the real data are in the
+# and so do we in each of these. Longer runs on the real data are in the
 # [benchmarks](../benchmarks.md#small-mixed-models).
 
 # %%
