@@ -69,7 +69,6 @@ class ConditionalErrors:
         groups, width = lead
         own, rest = columns[:, : groups * width], columns[:, groups * width :]
         weights = scipy.sparse.diags_array(weight)
-        prior = np.repeat([1.0, 0.0], [rest.shape[1] - num_flat, num_flat])
         root = scipy.sparse.csr_array((0, 0))
         if groups:
             # With the prior no block is missing, and none has a neighbour.
@@ -79,8 +78,10 @@ class ConditionalErrors:
             places = np.arange(groups + 1)
             root = scipy.sparse.bsr_array((found, places[:-1], places)).tocsr()
         pulled = root.T @ (own.T @ weights @ rest)
-        inner = (rest.T @ weights @ rest - pulled.T @ pulled).toarray() + np.diag(prior)
-        return cls(root, pulled, scipy.linalg.cholesky(inner, lower=True))
+        inner = (rest.T @ weights @ rest - pulled.T @ pulled).toarray(order="F")
+        priors = np.arange(rest.shape[1] - num_flat)
+        inner[priors, priors] += 1.0
+        return cls(root, pulled, scipy.linalg.cholesky(inner, lower=True, overwrite_a=True))
 
     def halves(self, sums: Any) -> Halves:
         """The vectors h of some sums.

@@ -50,10 +50,14 @@ def model_section(fit: MixedFit) -> Section:
     if fit.model.scale_formula is not None:
         words = fit.model.likelihood.scale_parameter.replace("_", " ")
         told[f"formula of the {words}"] = fit.model.scale_formula
-    rows = [
-        {"parameter": site, "prior": shared.prior_words(law)}
-        for site, law in fit.design.data.priors.items() if site not in fit.design.known
-    ]  # fmt: skip
+    data = fit.design.data
+    priors = {site: law for site, law in data.priors.items() if site not in fit.design.known}
+    if data.mixing is not None:
+        # The mixing of Normals is how these are computed with, no prior of the user's.
+        del priors[data.mixing.site], priors[data.mean.site]
+        own = data.coefficient_priors().items()
+        priors = {f"{data.mean.site}[{name}]": law for name, law in own} | priors
+    rows = [{"parameter": site, "prior": shared.prior_words(law)} for site, law in priors.items()]
     return Section("Model", [facts(told), table(Table(tuple(rows)), "Priors")])
 
 

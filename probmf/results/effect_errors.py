@@ -4,14 +4,16 @@ What is integrated out has the joint Normal distribution about its mode, which i
 responses are Normal: see `probmf.effects.conditional_errors`.
 """
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 import scipy.sparse
 from jaxtyping import Array, Float, Int
 
@@ -20,13 +22,49 @@ from probmf.effects.conditional_errors import ConditionalErrors, Halves, spread_
 from probmf.effects.rows import Rows
 from probmf.likelihoods import Likelihood
 from probmf.likelihoods.base import Scores
+from probmf.memory import require_memory
 from probmf.models import MixedEffects
 from probmf.models.mixed import Encoded
-from probmf.models.mixed.arrays import MixedData
+from probmf.models.mixed.arrays import GroupTerm, MixedData
 from probmf.results.mixed_predict import SiteDraws, training_rows
 
 #: Numbers of one block of sums' vectors.
 BLOCK = 1 << 22
+#: Bytes for the square of the number of effects besides the leading ones, at the peak.
+PEAK = 32
+
+
+class _Block(NamedTuple):
+    """Effects of all terms of one grouping, those of a group side by side, or coefficients.
+
+    Attributes:
+        root: Whitening of one group's.
+        num: Number of groups.
+        widths: Number of effects of each term; None for coefficients.
+    """
+
+    root: Float[np.ndarray, "d d"]
+    num: int = 1
+    widths: Mapping[str, int] | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of effects of all groups."""
+        return self.num * len(self.root)
+
+    def columns(self, rows: Encoded, part: Int[np.ndarray, " m"]) -> Any:
+        """Whitened columns of some rows, sparse (m, effects)."""
+        if self.widths is None:
+            return scipy.sparse.csr_array(rows.population[part] @ self.root)
+        kept = [rows.groups[name] for name in self.widths if name in rows.groups]
+        if not kept:
+            return scipy.sparse.csr_array((len(part), self.size))
+        z = [
+            rows.groups[name].z[part] if name in rows.groups else np.zeros((len(part), width))
+            for name, width in self.widths.items()
+        ]
+        # The terms have the same groups.
+        return spread_columns(kept[0].group[part], np.hstack(z) @ self.root, self.num)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,64 +72,68 @@ class EffectErrors:
     """Errors of what is integrated out, whitened.
 
     Attributes:
-        roots: Whitening of each term's effects, the leading one's first, and of the coefficients
-            by their site if they are integrated out, too.
-        sizes: Number of groups of each term.
-        site: That of the coefficients.
-        joint: The joint errors; None where the precision at the fit is not positive definite.
+        model: The model.
+        draws: The fit, of one draw.
+        found: Sites that were searched for, and what follows them.
+        flat: Whether coefficients that are integrated out have no prior.
     """
 
-    roots: dict[str, Float[np.ndarray, "d d"]]
-    sizes: dict[str, int]
-    site: str
-    joint: ConditionalErrors | None
+    model: MixedEffects
+    draws: SiteDraws
+    found: Collection[str]
+    flat: bool
 
-    @classmethod
-    def of(
-        cls, model: MixedEffects, draws: SiteDraws, found: Collection[str], *, flat: bool
-    ) -> "EffectErrors":
-        """Factor the precision of coefficients and effects at a best fit.
+    @cached_property
+    def blocks(self) -> list[_Block]:
+        """The blocks of effects, that of the grouping with most first, and of coefficients."""
+        data = self.draws.design.data
+        terms: dict[str, list[GroupTerm]] = {}
+        for term in data.groups:
+            terms.setdefault(term.plate, []).append(term)
+        blocks = [
+            _Block(
+                scipy.linalg.block_diag(*(_term_root(self.draws, term.name) for term in own)),
+                own[0].num_groups, {term.name: term.z.shape[1] for term in own},
+            )
+            for own in terms.values()
+        ]  # fmt: skip
+        blocks.sort(key=lambda block: -block.size)
+        if data.mean.names and data.mean.site not in self.found:
+            blocks.append(_Block(_coefficients_root(data, self.flat)))
+        return blocks
 
-        Args:
-            model: The model.
-            draws: The fit, of one draw.
-            found: Sites that were searched for, and what follows them.
-            flat: Whether coefficients that are integrated out have no prior.
-
-        Returns:
-            The errors.
-        """
-        design, data = draws.design, draws.design.data
-        terms = sorted(data.groups, key=lambda term: -term.num_groups * term.z.shape[1])
-        roots = {term.name: _term_root(draws, term.name) for term in terms}
-        inside = bool(data.mean.names) and data.mean.site not in found
-        if inside:
-            roots[data.mean.site] = _coefficients_root(data, flat)
-        sizes = {term.name: term.num_groups for term in terms}
-        lead = (terms[0].num_groups, terms[0].z.shape[1]) if terms else (0, 1)
-        columns = _columns(training_rows(design), roots, sizes, data.mean.site)
-        num_flat = len(data.mean.names) if inside and flat else 0
+    @cached_property
+    def joint(self) -> ConditionalErrors | None:
+        """The joint errors; None where the precision at the fit is not positive definite."""
+        first, last = self.blocks[0], self.blocks[-1]
+        lead = (0, 1) if first.widths is None else (first.num, len(first.root))
+        width = sum(block.size for block in self.blocks) - math.prod(lead)
+        require_memory(
+            PEAK * width**2,
+            f"The joint covariance of {width:,} effects besides those of the grouping with most",
+            "interval=None asks for estimates without errors.",
+        )
+        rows = training_rows(self.draws.design)
+        columns = self.columns(rows, np.arange(len(rows.population)))
+        num_flat = last.size if last.widths is None and self.flat else 0
         try:
-            joint = ConditionalErrors.of(columns, _weights(model, draws), lead, num_flat)
+            return ConditionalErrors.of(columns, _weights(self.model, self.draws), lead, num_flat)
         except np.linalg.LinAlgError:
-            joint = None
-        return cls(roots, sizes, data.mean.site, joint)
+            return None
 
     def columns(self, rows: Encoded, part: Int[np.ndarray, " m"]) -> Any:
         """Whitened columns of some rows, sparse (m, effects); zero for terms that are left out."""
-        groups = {
-            name: own._replace(group=own.group[part], z=own.z[part])
-            for name, own in rows.groups.items()
-        }
-        own = rows._replace(population=rows.population[part], groups=groups)
-        return _columns(own, self.roots, self.sizes, self.site)
+        own = [block.columns(rows, part) for block in self.blocks]
+        return scipy.sparse.hstack([scipy.sparse.csr_array((len(part), 0)), *own], format="csr")
 
     def covariances(self, sums: list[Any]) -> Float[np.ndarray, "m k k"]:
         """Covariances of k sums of each of m lines, from their coefficients by sum."""
         count = sums[0].shape[0]
-        found = np.full((count, len(sums), len(sums)), np.nan)
-        if self.joint is None:
+        found = np.zeros((count, len(sums), len(sums)))
+        if not any(own.count_nonzero() for own in sums):
             return found
+        if self.joint is None:
+            return np.full_like(found, np.nan)
         width = len(self.joint.factor)
         step = max(1, BLOCK // max(1, width))
         for start in range(0, count, step):
@@ -101,21 +143,6 @@ class EffectErrors:
                 for j, other in enumerate(halves[: i + 1]):
                     found[part, i, j] = found[part, j, i] = one.dot(other)
         return found
-
-
-def _columns(rows: Encoded, roots: dict[str, np.ndarray], sizes: dict[str, int], site: str) -> Any:
-    """Whitened columns in the order of their roots."""
-    num = len(rows.population)
-    parts: list[Any] = [scipy.sparse.csr_array((num, 0))]
-    for name, root in roots.items():
-        if name == site:
-            parts.append(scipy.sparse.csr_array(rows.population @ root))
-        elif name in rows.groups:
-            own = rows.groups[name]
-            parts.append(spread_columns(own.group, own.z @ root, sizes[name]))
-        else:
-            parts.append(scipy.sparse.csr_array((num, sizes[name] * len(root))))
-    return scipy.sparse.hstack(parts, format="csr")
 
 
 def _term_root(draws: SiteDraws, name: str) -> Float[np.ndarray, "d d"]:

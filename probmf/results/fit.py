@@ -214,11 +214,15 @@ class Fit(Pickled):
         else:
             groups["log_likelihood"] = self._given_densities(log_likelihood)
         observed = {response: self._observed()}
-        own = log_prior_at(self.model, self._arguments(), self.samples) if log_prior else None
+        own = self._log_prior() if log_prior else None
         tree = arviz_tree(groups, observed, sites, self.sampling, self.method, own)
         data = tree["observed_data"]
         data.dataset = data.to_dataset().assign_coords(self._observed_coords())
         return tree
+
+    def _log_prior(self) -> dict[str, Float[np.ndarray, "chain draw"]]:
+        """Log densities of the sites' priors at the draws."""
+        return log_prior_at(self.model, self._arguments(), self.samples)
 
     def _prior_draws(
         self, rng: np.random.Generator, count: int

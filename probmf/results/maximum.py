@@ -1,7 +1,7 @@
 """The top of a likelihood: its height, and standard errors from its curvature."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -25,7 +25,8 @@ class Maximum(Pickled):
             k on the last axis: the joint distribution of their errors, correlations' as Cholesky
             factors; and to the modes of effects, where these follow coefficients that were. Zero of
             what is held on the boundary, NaN where the curvature has no inverse. What is not among
-            them was integrated out, and has errors of its own given these.
+            them was integrated out, and has errors of its own given these; empty where nothing was
+            searched for. None where they are not known.
 
     Example:
         >>> top = Maximum({}, 3, 60, -100.0)
@@ -37,12 +38,13 @@ class Maximum(Pickled):
     num_parameters: int
     num_observations: int
     log_likelihood: float | None = None
-    loadings: Mapping[str, Float[np.ndarray, "... k"]] = field(default_factory=dict)
+    loadings: Mapping[str, Float[np.ndarray, "... k"]] | None = None
 
     def __post_init__(self) -> None:
         """Freeze the arrays."""
         object.__setattr__(self, "errors", frozen(self.errors))
-        object.__setattr__(self, "loadings", frozen(self.loadings))
+        if self.loadings is not None:
+            object.__setattr__(self, "loadings", frozen(self.loadings))
 
     @property
     def aic(self) -> float | None:

@@ -43,6 +43,7 @@ from probmf.results.moments import RowMoments
 from probmf.results.point_errors import PointErrors
 from probmf.results.prediction_intervals import Kind, Mixtures
 from probmf.results.predictions import Predictions
+from probmf.results.priors import log_prior as log_prior_at
 from probmf.results.sampling import Sampling
 from probmf.results.storage import write_fit
 from probmf.results.table import Table
@@ -415,9 +416,11 @@ class MixedFit(Fit):
 
     @cached_property
     def _errors(self) -> PointErrors | None:
-        if self.maximum is None:
+        top = self.maximum
+        if top is None or top.loadings is None:
             return None
-        return PointErrors(self.model, self._draws, self.maximum)
+        flat = top.log_likelihood is not None
+        return PointErrors(self.model, self._draws, top.loadings, flat)
 
     def _tail(self, rows: Encoded, found: Predictions, at_least: float) -> Float[np.ndarray, " n"]:
         """Probabilities of responses of at least a number."""
@@ -452,9 +455,9 @@ class MixedFit(Fit):
         link's distribution, of counts, zero-inflated ones too, and gamma responses
         :math:`\log(1 + \mathrm{Var}/m^2)` at the mean over rows and effects,
         :math:`m = \frac1N \sum_n e^{\eta_n + z_n^\top \Sigma z_n / 2}`, :math:`\eta` without
-        effects; of Beta responses by the delta method :math:`1 / (m (1 - m) (1 + c))` at the mean
-        expected response m. Hurdles have none. Effects of a grouping with a group for each row
-        belong to the noise.
+        effects, and :math:`(1 - p) m` where zeros are inflated by a share p; of Beta responses by
+        the delta method :math:`1 / (m (1 - m) (1 + c))` at the mean expected response m. Hurdles
+        have none. Effects of a grouping with a group for each row belong to the noise.
 
         Args:
             interval: Probability of the central interval of draws.
@@ -567,6 +570,20 @@ class MixedFit(Fit):
 
     def _arguments(self) -> tuple[Any, ...]:
         return self.model.arguments(self.design)
+
+    def _log_prior(self) -> dict[str, Float[np.ndarray, "chain draw"]]:
+        """Of a best fit, which does not have what heavy tails are mixed by, their own density."""
+        data = self.design.data
+        if data.mixing is None or data.mixing.site in self.samples:
+            return super()._log_prior()
+        [arrays] = self._arguments()
+        found = log_prior_at(self.model, (arrays.without_mixing(),), self.samples)
+        draws = self.samples[data.mean.site]
+        laws = data.coefficient_priors().values()
+        found[data.mean.site] = np.sum(
+            [np.asarray(law.log_prob(draws[..., place])) for place, law in enumerate(laws)], axis=0
+        )
+        return found
 
     def _observed(self) -> np.ndarray:
         return np.asarray(self.design.data.response)

@@ -18,7 +18,6 @@ from jaxtyping import Float, Int
 from probmf.models import MixedEffects
 from probmf.models.mixed import Encoded
 from probmf.results.effect_errors import EffectErrors
-from probmf.results.maximum import Maximum
 from probmf.results.mixed_predict import SiteDraws
 
 #: Step of a derivative, in standard errors.
@@ -34,25 +33,26 @@ class PointErrors:
     Attributes:
         model: The model.
         draws: The fit.
-        maximum: Its likelihood's top.
+        loadings: Those of `Maximum`.
+        flat: Whether coefficients that were integrated out have no prior.
     """
 
     model: MixedEffects
     draws: SiteDraws
-    maximum: Maximum
+    loadings: Mapping[str, Float[np.ndarray, "... k"]]
+    flat: bool
 
     @cached_property
     def beside(self) -> SiteDraws:
         """The point, and points to both sides of it along each loading."""
-        loadings: Mapping[str, np.ndarray] = self.maximum.loadings
-        if not loadings:
+        if not self.loadings:
             return self.draws
-        width = 1 + 2 * next(iter(loadings.values())).shape[-1]
+        width = 1 + 2 * next(iter(self.loadings.values())).shape[-1]
         samples = {
             name: np.broadcast_to(value, (1, width, *value.shape[2:]))
             for name, value in self.draws.samples.items()
         }
-        for site, own in loadings.items():
+        for site, own in self.loadings.items():
             shift = ERROR_STEP * np.moveaxis(own, -1, 0)
             moved = np.concatenate([np.zeros_like(shift[:1]), shift, -shift])
             samples[site] = np.asarray(samples[site], np.float64) + moved
@@ -61,8 +61,7 @@ class PointErrors:
     @cached_property
     def effects(self) -> EffectErrors:
         """Errors of what was integrated out, given what was searched for."""
-        flat = self.maximum.log_likelihood is not None
-        return EffectErrors.of(self.model, self.draws, self.maximum.loadings, flat=flat)
+        return EffectErrors(self.model, self.draws, self.loadings, self.flat)
 
     def columns(self, rows: Encoded, part: Int[np.ndarray, " m"]) -> Any:
         """Columns of some rows for what was integrated out, sparse."""

@@ -11,6 +11,7 @@ from scipy.special import expit, logsumexp
 
 from probmf import MixedEffects, fit_marginal, sample_gibbs, sample_marginal, sample_nuts
 from probmf.inference.mixed.leave_one_out import leave_one_out
+from probmf.report.mixed import model_section
 from probmf.results import MixedFit
 
 GROUP, X = np.repeat(np.arange(4), 3), np.random.default_rng(0).normal(size=12)
@@ -85,6 +86,19 @@ def test_prior_draws_and_what_has_no_form_for_them() -> None:
     drawn = np.asarray(tree["prior"]["coefficients"])[0]
     for place, law in ((1, st.t(4.0, 1.0, 0.5)), (2, st.laplace(0.0, 2.0))):
         assert st.kstest(drawn[:, place], law.cdf).pvalue > 1e-3
+    # Of a best fit the laws themselves, as it has no mixing.
+    beta = best.samples["coefficients"][0, 0].astype(np.float64)
+    default = best.design.data.priors["coefficients"]
+    first = st.norm(float(default.loc[0]), float(default.scale[0])).logpdf(beta[0])  # type: ignore[union-attr, index]
+    exact = first + st.t(4.0, 1.0, 0.5).logpdf(beta[1]) + st.laplace(0.0, 2.0).logpdf(beta[2])
+    density = best.to_arviz(log_prior=True)["log_prior"]
+    assert float(density["coefficients"][0, 0]) == pytest.approx(exact, rel=1e-5)
+    assert {"g_scale", "noise_scale"} <= set(density.data_vars)
+    told = " ".join(map(str, model_section(best).parts))
+    assert "coefficients[x]" in told
+    assert "StudentT(df 4, loc 1, scale 0.5)" in told
+    assert "Laplace(loc 0, scale 2)" in told
+    assert "mixing" not in told
     with pytest.raises(ValueError, match="objective is 'map', which integrates the coefficients"):
         fit_marginal(model, table, objective="map")
     with pytest.raises(ValueError, match=r"priors\['coefficients'\] is a StudentT, and sample_gib"):

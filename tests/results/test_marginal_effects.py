@@ -1,5 +1,6 @@
 """Predictions, comparisons and slopes of mixed models, against closed forms and brute force."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy.stats import norm
 
 from probmf import MixedEffects, fit_marginal, sample_marginal
 from probmf.results import MixedFit, Sampling, mixtures
+from probmf.results.maximum import Maximum
 
 DRAWS = 40
 
@@ -293,6 +295,53 @@ def test_errors_with_effects_of_known_groups_against_a_dense_covariance(objectiv
     )
     alone = errors(np.eye(20)[1:3])
     np.testing.assert_allclose(fit.slopes(by=True, level="population").sd, alone, rtol=1e-7)
+
+
+def test_terms_of_one_grouping_make_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, n = np.random.default_rng(5), 100
+    rows = {"x": rng.normal(size=n), "g": rng.permutation(np.arange(n) % 20), "h": np.arange(n) % 9}
+    u, slope, v = rng.normal(size=20), rng.normal(size=20), rng.normal(size=9)
+    rows["y"] = u[rows["g"]] + slope[rows["g"]] * rows["x"] + v[rows["h"]] + rng.normal(size=n)
+    model = MixedEffects("y ~ x + (1 | g) + (0 + x | g) + (1 | h)")
+    fit = fit_marginal(model, rows, objective="restricted")
+    scales = [of(fit, f"{name}_scale")[0, 0] for name in ("g", "g_x", "h")]
+    one, of_g = np.stack([np.ones(n), rows["x"]], axis=1), np.eye(20)[rows["g"]]
+    whole = np.concatenate([one, of_g, of_g * one[:, 1:], np.eye(9)[rows["h"]]], axis=1)
+    # Whitened, so that a scale may be zero.
+    whole = whole * np.repeat([1.0, *scales], [2, 20, 20, 9])
+    prior = np.diag(np.repeat([0.0, 1.0], [2, 49]))
+    covariance = np.linalg.inv(prior + whole.T @ whole / of(fit, "noise_scale")[0] ** 2)
+
+    def errors(kept: list[int]) -> np.ndarray:
+        part = np.where(np.isin(np.arange(51), kept), whole, 0.0)
+        return np.sqrt(np.einsum("ni,ij,nj->n", part, covariance, part))
+
+    np.testing.assert_allclose(fit.predictions().sd, errors([*range(51)]), rtol=1e-6)
+    for name, kept in (("g_x", range(22, 42)), ("h", range(42, 51))):
+        found = fit.predictions(level=[name]).sd
+        np.testing.assert_allclose(found, errors([0, 1, *kept]), rtol=1e-6)
+    # What is dense is of h and the coefficients: 11 columns.
+    enough = 2 * 32 * 11**2
+    monkeypatch.setattr("probmf.memory.free_memory", lambda: enough)
+    assert np.isfinite(MixedFit(**fit._fields()).predictions().sd).all()
+    monkeypatch.setattr("probmf.memory.free_memory", lambda: enough - 1)
+    again = MixedFit(**fit._fields())
+    with pytest.raises(ValueError, match=r"covariance of 11 effects .* interval=None asks for"):
+        again.predictions()
+    assert again.predictions(interval=None).sd is None
+
+
+def test_no_loadings_are_no_errors_and_nothing_searched_for_is() -> None:
+    data = table()
+    priors = {"g_scale": 1.5, "noise_scale": 1.0}
+    fit = fit_marginal(MixedEffects("y ~ x + (1 | g)", priors=priors), data)
+    assert fit.maximum is not None
+    assert fit.maximum.loadings == {}
+    assert np.isfinite(fit.predictions().sd).all()
+    unknown = dataclasses.replace(
+        fit, maximum=Maximum(fit.maximum.errors, 2, 60, fit.maximum.log_likelihood)
+    )
+    assert unknown.predictions().sd is None
 
 
 def test_errors_of_counts_follow_what_was_searched_for() -> None:

@@ -8,10 +8,12 @@ JAX's, in its present precision.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int
 from numpyro.distributions import Distribution
 
@@ -146,6 +148,12 @@ class Mixing:
     power: Float[Array | np.ndarray, " k"]
     site: str
 
+    @property
+    def each(self) -> list[tuple[int, float, float]]:
+        """Place, a and b of each."""
+        arrays = (np.asarray(own).tolist() for own in (self.place, self.factor, self.power))
+        return list(zip(*arrays, strict=True))
+
     def widths(self, scale: Float[Array, " p"], mixing: Float[Array, " k"]) -> Float[Array, " p"]:
         """Standard deviations of all coefficients given g, from their scales s."""
         factor, power = (jnp.asarray(own, mixing.dtype) for own in (self.factor, self.power))
@@ -208,6 +216,17 @@ class MixedData:
             return self
         priors = {site: own for site, own in self.priors.items() if site != self.mixing.site}
         return replace(self, mixing=None, priors=priors)
+
+    def coefficient_priors(self) -> dict[str, Distribution]:
+        """Prior of each coefficient of the linear predictor by its name; of mixtures their law."""
+        prior: Any = self.priors[self.mean.site]
+        # Numbers of Python, which have every precision.
+        numbers = (np.asarray(own).tolist() for own in (prior.loc, prior.scale))
+        laws: list[Any] = [dist.Normal(*own) for own in zip(*numbers, strict=True)]
+        for place, factor, power in () if self.mixing is None else self.mixing.each:
+            own = laws[place].loc, laws[place].scale
+            laws[place] = dist.StudentT(2.0 * factor, *own) if power < 0 else dist.Laplace(*own)
+        return dict(zip(self.mean.names, laws, strict=True))
 
     def without_response(self) -> "MixedData":
         """The same rows with the response left open, for NumPyro's `Predictive`."""
