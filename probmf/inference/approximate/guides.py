@@ -48,6 +48,20 @@ class GuideDraws(NamedTuple):
     log_weights: Float[np.ndarray, " draw"]
 
 
+class _Bound(Trace_ELBO):
+    """NumPyro's bound, its parts by site added up in order: NumPyro's is that of a set of names."""
+
+    def __init__(self, num_particles: int) -> None:
+        """Ask for the parts."""
+        super().__init__(num_particles, sum_sites=False)
+
+    def loss_with_mutable_state(self, *given: Any, **more: Any) -> dict[str, Any]:
+        """Minus the bound, and what the model changes."""
+        found: dict[str, Any] = super().loss_with_mutable_state(*given, **more)
+        parts = [found["loss"][site] for site in sorted(found["loss"])]
+        return found | {"loss": sum(parts[1:], start=parts[0])}
+
+
 @partial(
     jax.tree_util.register_dataclass, data_fields=["model", "args", "start", "rates"],
     meta_fields=["guide", "optimizer", "num_particles"],
@@ -82,7 +96,7 @@ class Variation:
         rule, rates = self.optimizer, self.rates
         if rates is not None:
             rule = optax.chain(rule, optax.scale_by_learning_rate(lambda step: rates[step]))
-        svi = SVI(self.model, guide, rule, Trace_ELBO(num_particles=self.num_particles))
+        svi = SVI(self.model, guide, rule, _Bound(self.num_particles))
         state = svi.init(words, *self.args)
         # Numbers are given types of their own, as every later state has them.
         return svi, jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.asarray(leaf).dtype), state)
