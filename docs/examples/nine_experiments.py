@@ -159,8 +159,8 @@ for name in NAMES:
     print(f"{line}  {rates[1] / rates[0]:5.1f}")
 
 # %% [markdown]
-# And all nine, by the same lines (2026-11-30, two cores of an AMD EPYC, 83 s in all; what so short a
-# chain is worth is itself rough):
+# And all nine, by the same lines (2026-11-30, two cores of an AMD EPYC, 83 s in all; what so short
+# a chain is worth is itself rough):
 #
 # | experiment | rows | data | ESS, NUTS | ESS/s | ESS, integrated out | ESS/s | ratio |
 # | --- | --- | --- | --- | --- | --- | --- | --- |

@@ -278,7 +278,7 @@ def sentence(phrase: str) -> str:
 
 
 def _is_word(value: object) -> bool:
-    """Whether it is text that is no number."""
+    """True for text that is no number."""
     if not isinstance(value, str):
         return False
     try:

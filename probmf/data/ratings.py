@@ -14,7 +14,8 @@ from probmf.data.files import PathLike, infer_ids, read_csv, read_parquet
 from probmf.data.rating_fields import FrameOptions, build_fields, matrix_fields, wanted_columns
 from probmf.data.rating_summary import describe, describe_html
 from probmf.data.side_tables import labels
-from probmf.data.sort_files import MEMORY_LIMIT, POLICIES, Source, open_files
+from probmf.data.sort_files import MEMORY_LIMIT, POLICIES, open_files
+from probmf.data.source import Source
 from probmf.data.splits import SplittableRatings
 from probmf.data.vocabulary import Vocabulary, in_order
 from probmf.rows.store import Side

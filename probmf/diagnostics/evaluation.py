@@ -27,7 +27,7 @@ LEVELS = (0.5, 0.9)
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """How good a fit is on data that it has not seen.
+    """Errors of a fit on data that it has not seen.
 
     Attributes:
         num_ratings: Number of test ratings, or rows.
@@ -90,7 +90,9 @@ class Evaluation:
 
 def in_digits(value: float | None) -> str:
     """A measure with as many digits as say enough."""
-    return "-" if value is None or not np.isfinite(value) else f"{value:.4g}"
+    if value is None or np.isnan(value):
+        return "-"
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
 def evaluation(

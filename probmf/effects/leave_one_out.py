@@ -28,7 +28,7 @@ ROWS = 256
 
 
 class GivenOthers(NamedTuple):
-    """What the others leave of each row.
+    """Conditional of each row given the others.
 
     Attributes:
         error: Its residual e.
@@ -51,7 +51,7 @@ def given_others(
     weight: Float[Array, " n"],
     flat: Collection[int] = (),
 ) -> GivenOthers:
-    """What the others leave of each row.
+    """Conditional of each row given the others.
 
     Args:
         pattern: Which effects meet; concrete.

@@ -423,7 +423,7 @@ def _alone(value: np.ndarray) -> np.ndarray:
 def _averaged(
     parts: Iterable[tuple[slice, list[Any]]], codes: np.ndarray | None
 ) -> Iterator[list[Any]]:
-    """What is found of each block of rows, or its averages over the rows of each cell."""
+    """Findings of each block of rows, or their averages over the rows of each cell."""
     if codes is None:
         yield from (found for _, found in parts)
         return

@@ -241,7 +241,7 @@ def _check_rows(observed: Mapping[str, Any], target: str) -> None:
 
 
 def _argument(path: tuple[Any, ...]) -> str:
-    """What messages call a leaf of (args, kwargs)."""
+    """Name in messages of a leaf of (args, kwargs)."""
     kind, name, *inner = path
     own = f"{name.key}" if kind.idx else f"number {name.idx + 1}"
     return own + jax.tree_util.keystr(tuple(inner))

@@ -105,7 +105,7 @@ def _some(data: MixedData, rows: Bool[np.ndarray, " n"]) -> MixedData:
 def _keeps_bounds(
     data: MixedData, left: Collection[str], response: np.ndarray, kind: np.ndarray
 ) -> bool:
-    """Whether some of all coefficients and effects that give observed responses keep the bounds."""
+    """True if some of all coefficients and effects that give observed responses keep the bounds."""
     terms = [term for term in data.groups if term.name not in left]
     columns = scipy.sparse.hstack(
         [_effects(terms, len(response)), scipy.sparse.csr_array(data.population)], format="csr"

@@ -1,0 +1,127 @@
+"""Files of ratings, and what their columns mean."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet
+
+from probmf.data.column import sentence
+from probmf.data.tables import refuse_doubled, require_columns
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files of ratings and what their columns mean.
+
+    Attributes:
+        path: A file of CSV or Parquet, or a folder of Parquet files.
+        user: Name of the column of user ids.
+        item: Name of the column of item ids.
+        rating: Name of the column of ratings, or None if all are one.
+        weight: Name of the column of weights, or None.
+        time: Name of the column of times, or None.
+        duplicates: What a repeated pair means.
+        delimiter: What stands between the fields of CSV.
+        column_names: Names of the columns of CSV without a header line.
+    """
+
+    path: str
+    user: str = "user"
+    item: str = "item"
+    rating: str | None = "rating"
+    weight: str | None = None
+    time: str | None = None
+    duplicates: str = "error"
+    delimiter: str = ","
+    column_names: tuple[str, ...] | None = None
+
+    @property
+    def what(self) -> str:
+        """Name in messages."""
+        return f"the file {self.path}"
+
+    @property
+    def names(self) -> list[str]:
+        """Columns that are read."""
+        all_names = (self.user, self.item, self.rating, self.weight, self.time)
+        return [name for name in all_names if name is not None]
+
+    @property
+    def files(self) -> list[Path]:
+        """The files, in order.
+
+        Raises:
+            FileNotFoundError: If there are none.
+        """
+        path = Path(self.path)
+        if not path.is_dir():
+            if not path.is_file():
+                raise FileNotFoundError(f"There is no file or folder {path}.")
+            return [path]
+        found = sorted(p for p in path.rglob("*.parquet") if p.is_file())
+        if not found:
+            raise FileNotFoundError(f"The folder {path} holds no Parquet file (*.parquet).")
+        return found
+
+    @property
+    def is_parquet(self) -> bool:
+        """True for Parquet, told by the first bytes of the first file."""
+        with self.files[0].open("rb") as file:
+            return file.read(4) == b"PAR1"
+
+    def state(self) -> dict[str, Any]:
+        """The present state of these files, as values for JSON: others differ."""
+        files = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in self.files]
+        own = asdict(self) | {"path": None}
+        own["column_names"] = self.column_names and list(self.column_names)
+        return {"options": own, "files": [list(facts) for facts in files]}
+
+    def dataset(self) -> pyarrow.dataset.Dataset:
+        """The files as one table that is read in pieces.
+
+        Raises:
+            ValueError: If a file can't be read, lacks a column, or has one of another type.
+        """
+        paths = [str(path) for path in self.files]
+        try:
+            if self.is_parquet:
+                schemas = {path: pa.parquet.read_schema(path) for path in paths}
+                self._refuse_types(schemas)
+                found = pyarrow.dataset.dataset(paths, format="parquet")
+            else:
+                found = pyarrow.dataset.dataset(paths, format=self._csv())
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{sentence(self.what)} can't be read: {error}.") from error
+        refuse_doubled(found.schema.names, self.what)
+        require_columns(self.names, found.schema.names, self.what)
+        return found
+
+    def _csv(self) -> pyarrow.dataset.CsvFileFormat:
+        types = dict.fromkeys((self.user, self.item), pa.string())
+        numbers = [name for name in (self.rating, self.weight) if name is not None]
+        return pyarrow.dataset.CsvFileFormat(
+            pa.csv.ParseOptions(delimiter=self.delimiter),
+            convert_options=pa.csv.ConvertOptions(
+                column_types=types | dict.fromkeys(numbers, pa.float64())
+            ),
+            read_options=pa.csv.ReadOptions(
+                column_names=None if self.column_names is None else list(self.column_names)
+            ),
+        )
+
+    def _refuse_types(self, schemas: Mapping[str, pa.Schema]) -> None:
+        first, *others = schemas
+        for path in schemas:
+            require_columns(self.names, schemas[path].names, f"the file {path}")
+        for path in others:
+            for name in self.names:
+                wanted, found = (schemas[p].field(name).type for p in (first, path))
+                if found != wanted:
+                    raise ValueError(
+                        f"Column {name!r} is of type {found} in the file {path}, but of type "
+                        f"{wanted} in {first}; write all files with the same types."
+                    )
