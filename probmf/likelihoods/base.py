@@ -251,16 +251,22 @@ class Likelihood(BaseLikelihood):
         """
         return column.numbers()
 
-    def check_known(self, response: np.ndarray, known: Mapping[str, np.ndarray]) -> None:
-        """Refuse responses of a mixed model that own parameters in its data do not allow.
+    def settle_known(
+        self, response: np.ndarray, known: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Own parameters that a mixed model's data have, checked against the responses.
 
         Args:
             response: The responses.
             known: Own parameters by row, such as numbers of trials.
 
+        Returns:
+            The same, or what stands for values that do not count.
+
         Raises:
-            ValueError: If there are any, naming the first row.
+            ValueError: If they do not allow a response, naming the first row.
         """
+        return dict(known)
 
     def from_scale_predictor(self, predictor: Scores) -> Scores:
         """The `scale_parameter` whose linear predictor is given: its exponential, by default."""

@@ -78,9 +78,12 @@ class Binomial(QuadratureLikelihood):
         """Refuse what is no count, or more than the number of trials."""
         self.check_trials(rating, np.full(rating.shape, self.trials or np.inf), noun)
 
-    def check_known(self, response: np.ndarray, known: Mapping[str, np.ndarray]) -> None:
-        """Refuse trials below successes."""
+    def settle_known(
+        self, response: np.ndarray, known: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """The trials; those below successes are refused."""
         self.check_trials(response, known["trials"], "responses")
+        return dict(known)
 
     def check_trials(self, rating: np.ndarray, trials: np.ndarray, noun: str) -> None:
         """Refuse numbers of trials that are no counts, and successes that are not among them.

@@ -1,4 +1,4 @@
-"""Responses of which some are known to lie above or below a number only."""
+"""Responses of which some are known to lie above or below a number, or between two, only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
-from numpyro.distributions import Distribution
+from numpyro.distributions import Distribution, constraints
 
-from probmf.data.column import Column
+from probmf.data.column import Column, such_rows
 from probmf.data.kinds import TEXT
 from probmf.likelihoods.base import Likelihood, Predicted, Scores
 from probmf.likelihoods.gaussian import weighted
@@ -19,7 +20,13 @@ from probmf.likelihoods.quadrature import QuadratureLikelihood
 from probmf.likelihoods.responses import ResponseValues
 
 #: What a row's number, or word, says of its response.
-CENSORING = {"left": -1.0, "none": 0.0, "right": 1.0}
+CENSORING = {"left": -1.0, "none": 0.0, "right": 1.0, "interval": 2.0}
+#: What the data have of each response: its kind, and the upper end of intervals.
+KIND, UPPER = "censored", "upper"
+#: An interval that has less than this share of the smaller tail about it is integrated over, as the
+#: difference of two tails would lose digits; its density hardly changes between so many nodes.
+SHARE = 0.1
+NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(8)
 
 
 @dataclass(frozen=True)
@@ -27,13 +34,16 @@ class Censored(QuadratureLikelihood):
     r"""Another likelihood, of whose responses some are bounds.
 
     .. math:: p(r) = \begin{cases} f(r) & \text{observed} \\ P(R \ge r) & \text{right-censored} \\
-       P(R \le r) & \text{left-censored} \end{cases}
+       P(R \le r) & \text{left-censored} \\
+       P(r \le R \le r') & \text{interval-censored} \end{cases}
 
     Means, draws and tails are those of responses that are not censored. In a formula it is
-    "y | cens(c) ~ x", with the column c of what each row's response is.
+    "y | cens(c) ~ x", with the column c of what each row's response is, or "y | cens(c, upper) ~ x"
+    with the upper ends r' of intervals.
 
     Args:
         law: The likelihood of the responses, one that has `log_tails`.
+        interval: Whether some responses are intervals, so that the data have their upper ends.
 
     Raises:
         ValueError: If `law` has none.
@@ -49,7 +59,7 @@ class Censored(QuadratureLikelihood):
     """
 
     law: Any = None
-    known = ("censored",)
+    interval: bool = False
 
     def __post_init__(self) -> None:
         """Check the likelihood at the door."""
@@ -58,6 +68,11 @@ class Censored(QuadratureLikelihood):
                 f"The formula has cens(...), and likelihood={self.law!r} has no probabilities of "
                 "bounds; use 'gaussian', 'lognormal', 'gamma' or 'poisson'."
             )
+
+    @property
+    def known(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What the data have by row."""
+        return (KIND, UPPER) if self.interval else (KIND,)
 
     @property
     def uncensored(self) -> Likelihood:
@@ -96,11 +111,11 @@ class Censored(QuadratureLikelihood):
 
     def scale_sites(self) -> dict[str, Any]:
         """Those of the likelihood, and what each response is: observed, elsewhere than in data."""
-        return {**self.law.scale_sites(), "censored": 0.0}
+        return {**self.law.scale_sites(), **dict.fromkeys(self.known, 0.0)}
 
     def canonical(self) -> Self:
         """The likelihood without its parameters: compiled programs are keyed by it."""
-        return type(self)(self.law.canonical())
+        return type(self)(self.law.canonical(), self.interval)
 
     @property
     def stated(self) -> dict[str, Any]:
@@ -121,30 +136,65 @@ class Censored(QuadratureLikelihood):
         return read
 
     def read_known(self, site: str, column: Column) -> Float[np.ndarray, " n"]:
-        """Kind of each response: -1, 0, 1, or "left", "none", "right", or True for "right"."""
+        """Kind of each response, or the upper ends, which rows that are no interval need not have.
+
+        A kind is -1, 0, 1, 2, or "left", "none", "right", "interval", or True for "right".
+        """
+        if site == UPPER:
+            return column.numbers(gaps=True)
         column.refuse_missing()
-        if column.kinds == {TEXT}:
-            words = column.to_list()
-            column.refuse(
-                np.array([word not in CENSORING for word in words]),
-                "; expected 'none', 'left' (at most the response) or 'right' (at least).",
-            )
-            return np.array([CENSORING[word] for word in words])
-        values = column.numbers()
+        words = column.kinds == {TEXT}
+        given = column.to_list() if words else column.numbers()
+        code: Any = CENSORING if words else {number: number for number in CENSORING.values()}
         column.refuse(
-            ~np.isin(values, [-1.0, 0.0, 1.0]),
-            "; expected 0 for an observed response, 1 for one that is at least as large "
-            "(right-censored), -1 for one that is at most as large (left-censored).",
+            np.array([own not in code for own in given]),
+            "; expected 'none', 'left' (at most the response), 'right' (at least) or 'interval'."
+            if words
+            else "; expected 0 for an observed response, 1 for one that is at least as large "
+            "(right-censored), -1 for one that is at most as large (left-censored), 2 for an "
+            "interval.",
         )
+        values = np.array([code[own] for own in given])
+        if not self.interval:
+            column.refuse(
+                values == CENSORING["interval"],
+                ", an interval; name the column of its upper end, too: y | cens(c, upper).",
+            )
         return values
 
-    def check_known(self, response: np.ndarray, known: Mapping[str, np.ndarray]) -> None:
-        """Refuse data without any response that is observed."""
-        if known["censored"].all():
+    def settle_known(
+        self, response: np.ndarray, known: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """What the data have, checked; the upper end of what is no interval does not count.
+
+        There has to be a response that is observed, or an interval.
+        """
+        kind = known[KIND]
+        within = kind == CENSORING["interval"]
+        if np.all((kind != 0) & ~within):
             raise ValueError(
-                f"all {len(response):,} responses are censored. In cens(c) the number 0 stands for "
+                f"all {len(response):,} responses are bounds. In cens(c) the number 0 stands for "
                 "an observed response."
             )
+        if not self.interval:
+            return dict(known)
+        upper = known[UPPER]
+        for bad, problem in (
+            (np.isnan(upper), "no upper end"),
+            (upper < response, "an upper end below the lower one"),
+            (
+                (upper == response) & (self.step == 0),
+                "an upper end that is the lower one, and no probability: say that it was observed",
+            ),
+        ):
+            if (within & bad).any():
+                row = int(np.argmax(within & bad))
+                ends = "" if np.isnan(upper[row]) else f", {response[row]:g} and {upper[row]:g}"
+                raise ValueError(
+                    f"the interval in row {row} has {problem}{ends} ({such_rows(within & bad)})."
+                )
+        self.law.check_ratings(np.where(within, upper, response), "upper ends of intervals")
+        return {KIND: kind, UPPER: np.where(within, upper, response + np.abs(response) + 1.0)}
 
     def place(self, response: np.ndarray) -> np.ndarray | float:
         """Responses, or bounds in their place, on the scale of scores."""
@@ -159,8 +209,55 @@ class Censored(QuadratureLikelihood):
         """Minus log likelihood."""
         observed = -self.law.distribution(scores, scales).log_prob(jnp.asarray(rating))
         above, below = self.law.log_tails(scores, rating, scales)
-        kind = jnp.asarray(scales["censored"])
-        return jnp.where(kind == 0, observed, jnp.where(kind > 0, -above, -below))
+        kind = jnp.asarray(scales[KIND])
+        loss = jnp.where(kind == 0, observed, jnp.where(kind > 0, -above, -below))
+        if not self.interval:
+            return loss
+        is_interval = kind == CENSORING["interval"]
+        return jnp.where(is_interval, -self._log_between(scores, rating, scales), loss)
+
+    def _log_between(self, scores: Scores, low: Scores, scales: Mapping[str, Array]) -> Array:
+        """Log of the probability of the intervals, both ends included."""
+        low, high = jnp.asarray(low), jnp.asarray(scales[UPPER], jnp.result_type(float))
+        step = self.step
+        # Of counts, those beyond an interval are one more and one less.
+        before = jnp.maximum(low - step, 0.0) if step else low
+        from_low, to_low = self.law.log_tails(scores, low, scales)
+        from_high, to_high = self.law.log_tails(scores, high, scales)
+        if step:
+            to_low = jnp.where(low >= step, self.law.log_tails(scores, before, scales)[1], -jnp.inf)
+            from_high = self.law.log_tails(scores, high + step, scales)[0]
+        # The tail with the fewer responses has the digits.
+        upper = from_low < to_high
+        whole = jnp.where(upper, from_low, to_high)
+        rest = jnp.where(upper, from_high, to_low) - whole
+        if step:
+            return whole + jnp.log(-jnp.expm1(rest))
+        narrow = jax.lax.stop_gradient(rest) > np.log1p(-SHARE)
+        apart = whole + jnp.log(-jnp.expm1(jnp.where(narrow, -1.0, rest)))
+        return jnp.where(narrow, self._log_integral(scores, low, high, scales), apart)
+
+    def _log_integral(
+        self, scores: Scores, low: Array, high: Array, scales: Mapping[str, Array]
+    ) -> Array:
+        """Log of the integral of the density over short intervals, by Gauss and Legendre's rule.
+
+        Of positive responses over their logarithms, in which a power of them is smooth.
+        """
+        positive = self.support is constraints.positive
+
+        def weighed(node: Array, weight: Array) -> Array:
+            share = 0.5 * (1.0 + node)
+            place = low + share * (high - low)
+            if positive:
+                place = low * (high / low) ** share
+                weight = weight * place
+            return self.law.distribution(scores, scales).log_prob(place) + jnp.log(weight)
+
+        kind = low.dtype
+        each = jax.vmap(weighed)(jnp.asarray(NODES, kind), jnp.asarray(NODE_WEIGHTS, kind))
+        width = jnp.log(high / low) if positive else high - low
+        return logsumexp(each, axis=0) + jnp.log(0.5 * width)
 
     def observe(
         self,

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from probmf import plots
+from probmf.models.mixed.priors import ColumnLaws
 from probmf.plots.intervals import LABELLED
 from probmf.report import shared
 from probmf.report.page import Section, Tile, columns, facts, heading, picture, table, text
@@ -57,6 +58,11 @@ def model_section(fit: MixedFit) -> Section:
         del priors[data.mixing.site], priors[data.mean.site]
         own = data.coefficient_priors().items()
         priors = {f"{data.mean.site}[{name}]": law for name, law in own} | priors
+    for site, law in tuple(priors.items()):
+        if isinstance(law, ColumnLaws):
+            del priors[site]
+            each = zip(fit.design.codings[1].names, law.laws, strict=True)
+            priors |= {f"{site}[{name}]": one for name, one in each}
     rows = [{"parameter": site, "prior": shared.prior_words(law)} for site, law in priors.items()]
     return Section("Model", [facts(told), table(Table(tuple(rows)), "Priors")])
 

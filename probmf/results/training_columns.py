@@ -38,7 +38,8 @@ def used_columns(model: MixedEffects, design: Design, data: Any) -> Columns:
     names = [design.data.response_name, *(name for part in formulas for name in columns_of(part))]
     names += [*design.known.values(), *([] if model.weights is None else [model.weights])]
     columns: Columns = {}
-    for name, column in read_data(data, list(dict.fromkeys(names))).items():
+    table = read_data(data, list(dict.fromkeys(names)), gaps=model.parsed.with_gaps)
+    for name, column in table.items():
         order = column.categories
         if order is None:
             columns[name] = column.values

@@ -72,6 +72,45 @@ def test_draws_are_of_the_posterior(kind: str, law: str, sample: Callable[..., M
     assert "coefficient_mixing" in fit.to_arviz()["posterior"].coords
 
 
+def test_any_prior_of_coefficients_of_the_noise() -> None:
+    """Against a grid of both, the coefficient of the mean integrated out."""
+    priors: dict[str, Any] = {
+        "coefficients": {"x": dist.Normal(0.0, 1.0)},
+        "noise_coefficients": {"x": dist.Cauchy(0.3, 0.2), "Intercept": dist.Laplace(0.0, 0.5)},
+    }
+    model = MixedEffects("y ~ 0 + x", scale_formula="~ x", priors=priors)
+    y = response("gaussian")
+    fit = sample_marginal(model, {"y": y, "x": X}, key=0, num_samples=3000)
+    places = [np.linspace(-2.5, 2.5, 101), np.linspace(-3.0, 3.0, 121)]
+    first, second = np.meshgrid(*places, indexing="ij")
+    covers = np.exp(2 * (first[..., None] + second[..., None] * X))[..., None] * np.eye(12)
+    covers += np.outer(X, X)
+    half = np.linalg.solve(covers, np.broadcast_to(y, (*first.shape, 12))[..., None])[..., 0] @ y
+    log_mass = -0.5 * (np.linalg.slogdet(covers)[1] + half)
+    log_mass += st.laplace(0.0, 0.5).logpdf(first) + st.cauchy(0.3, 0.2).logpdf(second)
+    mass = np.exp(log_mass - logsumexp(log_mass))
+    draws = fit.samples["noise_coefficients"].reshape(-1, 2)
+    for place, at in enumerate((first, second)):
+        mean = np.sum(mass * at)
+        sd = np.sqrt(np.sum(mass * at**2) - mean**2)
+        assert draws[:, place].mean() == pytest.approx(mean, abs=0.15 * sd)
+        assert draws[:, place].std() == pytest.approx(sd, rel=0.1)
+    told = " ".join(map(str, model_section(fit).parts))
+    assert "noise_coefficients[x]" in told
+    assert "Cauchy(loc 0.3, scale 0.2)" in told
+    for wrong, error, words in (
+        (dist.HalfNormal(1.0), ValueError, "does not allow all real numbers"),
+        (dist.Normal(np.zeros(2), 1.0), TypeError, "expected a scalar numpyro"),
+    ):
+        with pytest.raises(error, match=words):
+            MixedEffects(
+                "y ~ x", scale_formula="~ x", priors={"noise_coefficients": {"x": wrong}}
+            ).design({"y": y, "x": X})
+    # A Normal prior of the noise's logarithm would forbid that it vanishes.
+    with pytest.raises(ValueError, match="Nothing is left for the noise"):
+        sample_marginal(model, {"y": 2.0 * X, "x": X}, key=0)
+
+
 def test_prior_draws_and_what_has_no_form_for_them() -> None:
     table = {"y": response("gaussian"), "x": X, "z": X**2, "g": GROUP}
     heavy: dict[str, Any] = {"x": dist.StudentT(4.0, 1.0, 0.5), "z": dist.Laplace(0.0, 2.0)}

@@ -218,13 +218,14 @@ def test_observed_rows_fitted_exactly_beside_bounds(likelihood: str, formula: st
     group = np.repeat([0, 1, 2, 3], [8, 8, 3, 1])
     y = 3.0 + x + np.array([0.0, 0.5, -1.0, 0.2])[group] * ("g" in formula)
     # The last group has a bound alone, which its effect is free to keep.
-    kind[[3, 9, 19]] = [1, -1, 1]
-    bound = y - 0.3 * kind
-    model = MixedEffects(f"y | cens(c) ~ {formula}", likelihood=likelihood)
+    kind[[3, 9, 12, 19]] = [1, -1, 2, 1]
+    bound, width = y - 0.3 * kind, np.ones(20)
+    model = MixedEffects(f"y | cens(c, upper) ~ {formula}", likelihood=likelihood)
 
     def refuse(bound: np.ndarray) -> None:
-        bound = np.exp(bound) if likelihood == "lognormal" else bound
-        table = {"y": bound, "x": x, "g": group, "c": kind}
+        ends = np.stack([bound, bound + width])
+        ends = np.exp(ends) if likelihood == "lognormal" else ends
+        table = {"y": ends[0], "upper": ends[1], "x": x, "g": group, "c": kind}
         refuse_exact_fit(model, model.design(table), flat=True, mode=True)
 
     with pytest.raises(ValueError, match="fit the observed responses 'y' in every row, and keep"):
@@ -232,6 +233,9 @@ def test_observed_rows_fitted_exactly_beside_bounds(likelihood: str, formula: st
     broken = bound.copy()
     broken[3] = y[3] + 0.3
     refuse(broken)
+    width[12] = 0.5
+    refuse(bound)
+    width[12] = 1.0
     far = bound.copy()
     far[19] = y[19] + 5.0
     if "g" in formula:

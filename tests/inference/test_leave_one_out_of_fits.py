@@ -15,7 +15,7 @@ ROWS = 12
 g = np.arange(ROWS) % 4
 TABLE: dict[str, Any] = {
     "y": rng.normal(size=ROWS), "n": rng.poisson(3.0, ROWS), "x": rng.normal(size=ROWS),
-    "g": np.array(list("abcd"))[g],
+    "g": np.array(list("abcd"))[g], "c": np.arange(ROWS) % 3, "up": np.full(ROWS, 2.5),
 }  # fmt: skip
 
 
@@ -52,18 +52,27 @@ def test_gaussian_rows_and_groups(by: str | None) -> None:
             assert found[0, draw, part] == pytest.approx(want, abs=1e-8)
 
 
-@pytest.mark.parametrize("by", [None, "g"])
-def test_counts_by_quadrature(by: str | None) -> None:
+@pytest.mark.parametrize(("kind", "by"), [("counts", None), ("counts", "g"), ("bounds", None)])
+def test_other_responses_by_quadrature(kind: str, by: str | None) -> None:
     beta, tau = np.array([0.8, 0.3]), 0.9
-    fit = made(
-        MixedEffects("n ~ 1 + x + (1 | g)", likelihood="poisson"), g_scale=[[tau]],
-        coefficients=[beta], g_effects=np.zeros((1, 4, 1)),
-    )  # fmt: skip
-    found = leave_one_out(fit, by=by)[0, 0]
     u = np.linspace(-8, 8, 4001)
-    logs = poisson.logpmf(
-        TABLE["n"][:, None], np.exp((beta[0] + beta[1] * TABLE["x"])[:, None] + u)
-    )
+    scores = (beta[0] + beta[1] * TABLE["x"])[:, None] + u
+    if kind == "counts":
+        model, own = MixedEffects("n ~ 1 + x + (1 | g)", likelihood="poisson"), {}
+        logs = poisson.logpmf(TABLE["n"][:, None], np.exp(scores))
+    else:
+        model, own = MixedEffects("y | cens(c, up) ~ 1 + x + (1 | g)"), {"noise_scale": [0.7]}
+        y = TABLE["y"][:, None]
+        law, mirrored = norm(scores, 0.7), norm(-scores, 0.7)
+        # Far above an interval its probability is a difference of lower tails, far below of upper.
+        inside = np.where(
+            scores > y, law.cdf(2.5) - law.cdf(y), mirrored.cdf(-y) - mirrored.cdf(-2.5)
+        )
+        with np.errstate(divide="ignore"):
+            laws = [law.logpdf(y), law.logsf(y), np.log(inside)]
+        logs = np.choose(TABLE["c"][:, None], laws)
+    fit = made(model, g_scale=[[tau]], coefficients=[beta], g_effects=np.zeros((1, 4, 1)), **own)
+    found = leave_one_out(fit, by=by)[0, 0]
     for part in range(4 if by else ROWS):
         own = g == (part if by else g[part])
         keep = own & ((np.arange(ROWS) != part) if by is None else False)

@@ -103,19 +103,29 @@ CENSORED: dict[str, tuple[Callable[[np.ndarray, float], Any], np.ndarray, np.nda
 @pytest.mark.parametrize("likelihood", CENSORED)
 def test_bounds_count_by_their_probability(likelihood: str, tmp_path: Path) -> None:
     law, full, limit = CENSORED[likelihood]
-    kind = np.where(np.arange(SIZE) % 3 > 0, 1 * (full > limit), -1 * (full < limit))
+    rows, whole = np.arange(SIZE), likelihood == "poisson"
+    kind = np.where(rows % 3 > 0, 1 * (full > limit), -1 * (full < limit))
     y = np.where(kind == 0, full, limit)
-    words = np.array(["left", "none", "right"])[kind + 1]
+    # Every fifth is an interval, and every tenth a narrow one.
+    kind[::5], narrow = 2, (rows % 10 == 0) & (not whole)
+    y[::5] = full[::5] - np.minimum(full[::5], 1) * 0.5 * (1 + whole) * (not whole or 1)
+    upper = np.where(narrow, y + 1e-7, y + 1 + rows % 3)
+    words = np.array(["left", "none", "right", "interval"])[kind + 1]
     table = {"y": y, "x": X, "c": words if likelihood == "gaussian" else kind}
-    fit = fit_marginal(MixedEffects("y | cens(c) ~ x", likelihood=likelihood), table)
+    table["upper"] = np.where(kind == 2, upper, np.nan)
+    fit = fit_marginal(MixedEffects("y | cens(c, upper) ~ x", likelihood=likelihood), table)
     point = fit.point()
     own = [point[name] for name in ("noise_scale", "concentration") if name in point]
 
     def value(at: np.ndarray) -> float:
         laws = law(at[0] + at[1] * X, at[2] if own else 1.0)
-        density = laws.logpmf(y) if likelihood == "poisson" else laws.logpdf(y)
-        above = laws.logsf(y - 1 * (likelihood == "poisson"))
-        return float(np.sum(np.select([kind > 0, kind < 0], [above, laws.logcdf(y)], density)))
+        density = laws.logpmf(y) if whole else laws.logpdf(y)
+        above, below = laws.logsf(y - whole), laws.logcdf(y)
+        between = np.log(laws.cdf(upper) - laws.cdf(y - whole))
+        if not whole:
+            between = np.where(narrow, laws.logpdf(y + 5e-8) + np.log(upper - y), between)
+        laws = [between, above, below]
+        return float(np.sum(np.select([kind == 2, kind > 0, kind < 0], laws, density)))
 
     check_highest(fit, np.array([*point["coefficients"], *own]), value)
     # New rows need no column, and saved fits keep it.
@@ -194,15 +204,22 @@ def test_bounds_are_not_compared_with_predictions() -> None:
 
 
 def test_bounds_that_can_not_be_read_are_refused() -> None:
-    table = {"y": [1.0, 2.0], "x": [0.0, 1.0], "c": [0, 2], "w": ["none", "up"], "all": [1, 1]}
-    for column, words in (
-        ("c", r"'c' is 2 in row 1 .*; expected 0 for an observed response"),
+    table = {
+        "y": [1.0, 2.0], "x": [0.0, 1.0], "c": [0, 3], "w": ["none", "up"], "all": [1, 1],
+        "i": [2, 2], "low": [2.0, 0.5], "same": [2.0, 2.0], "part": [2.0, None],
+    }  # fmt: skip
+    for columns, words in (
+        ("c", r"'c' is 3 in row 1 .*; expected 0 for an observed response"),
         ("w", r"'w' is 'up' in row 1 .*; expected 'none', 'left'"),
-        ("all", "all 2 responses are censored"),
+        ("all", "all 2 responses are bounds"),
+        ("i", r"'i' is 2 in row 0 \(2 such rows\), an interval; name the column of its upper end"),
+        ("i, low", r"'y' .* row 1 has an upper end below the lower one, 2 and 0.5 \(1 such row\)"),
+        ("i, same", r"row 1 has an upper end that is the lower one.*: say that it was observed"),
+        ("i, part", r"row 1 has no upper end \(1 such row\)"),
     ):
         with pytest.raises(ValueError, match=words):
-            MixedEffects(f"y | cens({column}) ~ 1").design(table)
+            MixedEffects(f"y | cens({columns}) ~ 1").design(table)
     with pytest.raises(ValueError, match="no probabilities of bounds; use 'gaussian'"):
         MixedEffects("y | cens(c) ~ x", likelihood="negativebinomial")
     with pytest.raises(ValueError, match=r"expected one column within cens\(...\)"):
-        MixedEffects("y | cens(c, d) ~ x")
+        MixedEffects("y | cens(c, d, e) ~ x")

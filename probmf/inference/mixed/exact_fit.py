@@ -6,13 +6,15 @@ from typing import Any
 
 import jax
 import numpy as np
+import numpyro.distributions as dist
 import scipy.linalg
 import scipy.optimize
 import scipy.sparse
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from numpyro.distributions import Distribution
 from scipy.sparse.linalg import LinearOperator, lsqr
 
+from probmf.likelihoods.censored import CENSORING, KIND, UPPER
 from probmf.models import MixedEffects
 from probmf.models.mixed.arrays import GroupTerm, MixedData
 from probmf.models.mixed.design import Design
@@ -26,6 +28,7 @@ ACCURACIES, MOST_ITERATIONS = (1e-4, 1e-7, 1e-10), 300
 FIRST_ROWS = (4_000, 40_000)
 #: The most numbers of columns whose rank is found.
 MOST_NUMBERS = 4_000_000
+WITHIN = CENSORING["interval"]
 
 
 def refuse_exact_fit(
@@ -53,14 +56,19 @@ def refuse_exact_fit(
     if not law.normal or data.response is None:
         return
     noise = "noise_scale" if data.noise is None else data.noise.site
-    if not isinstance(data.priors[noise], Distribution) or (data.noise is not None and not flat):
-        return  # With a formula the logarithm's prior is normal, which forbids small scales.
+    if not isinstance(data.priors[noise], Distribution):
+        return
+    if data.noise is not None and not flat and isinstance(data.priors[noise], dist.Normal):
+        return  # A Normal prior of the logarithm forbids small scales.
     response = law.to_score(np.asarray(data.response, np.float64))
     if data.mean.offset is not None:
         response = response - np.asarray(data.mean.offset, np.float64)
-    kind = np.broadcast_to(np.asarray(data.priors.get("censored", 0.0)), response.shape)
-    whole, bounds, seen = data, response, kind == 0
+    kind = np.broadcast_to(np.asarray(data.priors.get(KIND, 0.0)), response.shape)
+    whole, seen = data, kind == 0
+    if not seen.any():
+        return  # A probability is bounded.
     if not seen.all():
+        ends = _ends(data, law, response, kind)
         data, response = _some(data, seen), response[seen]
     by_row = [term for term in data.groups if len(np.unique(term.group)) == len(response)]
     for left in ([], *([by_row] if by_row else []), data.groups):
@@ -71,11 +79,11 @@ def refuse_exact_fit(
         kept = [term for term in data.groups if term.name not in names]
         missing = len(response) - _rank(data, kept, coefficients=not flat)
         # Of one scale s for all of them, with the volume of the others.
-        power = 0.0 if flat else sum(map(_power_at_zero, laws)) - 1
+        power = 0.0 if flat or data.noise is not None else sum(map(_power_at_zero, laws)) - 1
         if not (power - missing < 0 if mode else power - missing <= -1):
             continue
         if _is_spanned(data, kept, response):
-            if not seen.all() and not _keeps_bounds(whole, names, bounds, kind):
+            if not seen.all() and not _keeps_bounds(whole, names, ends, kind):
                 continue
             also = "".join(f" and {term.name}_scale" for term in left)
             raise ValueError(
@@ -102,22 +110,35 @@ def _some(data: MixedData, rows: Bool[np.ndarray, " n"]) -> MixedData:
     return replace(data, mean=mean, response=response, num_observations=len(response))
 
 
+def _ends(
+    data: MixedData, law: Any, response: np.ndarray, kind: np.ndarray
+) -> Float[np.ndarray, "2 n"]:
+    """The ends of intervals on the scale of the predictor; twice what other rows have."""
+    upper = np.array(response)
+    within = kind == WITHIN
+    if within.any():
+        offset = 0.0 if data.mean.offset is None else np.asarray(data.mean.offset, np.float64)
+        given = law.to_score(np.asarray(data.priors[UPPER], np.float64)) - offset
+        upper[within] = given[within]
+    return np.stack([response, upper])
+
+
 def _keeps_bounds(
-    data: MixedData, left: Collection[str], response: np.ndarray, kind: np.ndarray
+    data: MixedData, left: Collection[str], ends: np.ndarray, kind: np.ndarray
 ) -> bool:
     """True if some of all coefficients and effects that give observed responses keep the bounds."""
     terms = [term for term in data.groups if term.name not in left]
     columns = scipy.sparse.hstack(
-        [_effects(terms, len(response)), scipy.sparse.csr_array(data.population)], format="csr"
+        [_effects(terms, len(kind)), scipy.sparse.csr_array(data.population)], format="csr"
     )
     width = scipy.sparse.linalg.norm(columns, axis=0)
     scaled = columns @ scipy.sparse.diags_array(1.0 / np.where(width > 0, width, 1.0))
-    target = response / (np.max(np.abs(response)) or 1.0)
-    seen, sign = kind == 0, -kind[kind != 0]
-    bounded = scipy.sparse.diags_array(sign) @ scaled[~seen]
+    least, most = ends / (np.max(np.abs(ends)) or 1.0)
+    seen, above, below = kind == 0, kind > 0, (kind < 0) | (kind == WITHIN)
+    bounded = scipy.sparse.vstack([-scaled[above], scaled[below]], format="csr")
     found = scipy.optimize.linprog(
-        np.zeros(scaled.shape[1]), bounded, sign * target[~seen], scaled[seen], target[seen],
-        bounds=(None, None),
+        np.zeros(scaled.shape[1]), bounded, np.append(-least[above], most[below]), scaled[seen],
+        least[seen], bounds=(None, None),
     )  # fmt: skip
     return bool(found.status == 0)
 

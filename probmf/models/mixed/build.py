@@ -77,7 +77,7 @@ def build_design(
     known = dict(formula.known)
     names += [*known.values(), *([] if weights is None else [weights])]
     refuse_own_response(name, formulas)
-    table = read_data(data, list(dict.fromkeys(names)))
+    table = read_data(data, list(dict.fromkeys(names)), gaps=formula.with_gaps)
     read = likelihood.read_column(table[name], name)
     # "noise_", "concentration_", "zero_".
     prefix = likelihood.scale_parameter.partition("_")[0] + "_"
@@ -92,11 +92,10 @@ def build_design(
     heavy = heavy_tails(site, priors.get(site), codings[0].names)
     if heavy is not None:
         resolved[heavy[0].site] = heavy[1]
-    for site, column in known.items():
-        values = likelihood.read_known(site, table[column])
+    if known:
+        values = {site: likelihood.read_known(site, table[one]) for site, one in known.items()}
         with naming_column(name):
-            likelihood.check_known(read.values, {site: values})
-        resolved[site] = values
+            resolved |= likelihood.settle_known(read.values, values)
     refuse_clashes(name, list(likelihood.scale_sites()), codings)
     predictors = [_predictor(coding, encoded) for coding, encoded in parts]
     levels = {term.groups.name: term.groups.labels for part in codings for term in part.terms}

@@ -24,7 +24,7 @@ _MEASURED = "Errors in columns are not supported; use the column as it is."
 #: Calls that belong to a response, in other packages' formulas.
 RESPONSE_CALLS = ("trials", "weights", "cens", "trunc", "se", "cbind", "mvbind")
 RESPONSE_ADVICE = (
-    "The response is one column, behind which may stand trials(n) or cens(c): 'y | cens(c) ~ x'. "
+    "The response is one column, behind which may stand trials(n), cens(c) or cens(c, upper). "
     "Weights are MixedEffects(..., weights='w'); several responses are not supported."
 )
 _LEVELS = "Write C(x) for the levels of a column, or make it a categorical column of the data."

@@ -14,7 +14,7 @@ from probmf.models.mixed.grouping import GroupEncoder, Unseen
 from probmf.models.mixed.variables import read_data
 
 #: What is told of the responses of the training data alone.
-OF_RESPONSES = {"censored"}
+OF_RESPONSES = {"censored", "upper"}
 
 
 class EncodedTerm(NamedTuple):

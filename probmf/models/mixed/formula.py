@@ -14,8 +14,8 @@ from probmf.models.mixed.code import RESPONSE_ADVICE, RESPONSE_CALLS, check_code
 from probmf.models.mixed.operators import Terms, check_meaning, check_operators
 from probmf.models.mixed.tokens import FormulaReader, Token
 
-#: Calls that may stand behind the response, and the likelihood's parameter that they give by row.
-KNOWN = {"trials": "trials", "cens": "censored"}
+#: Calls that may stand behind the response, and the likelihood's parameters that they give by row.
+KNOWN = {"trials": ("trials",), "cens": ("censored", "upper")}
 
 
 class GroupFormula(NamedTuple):
@@ -42,7 +42,7 @@ class ParsedFormula(NamedTuple):
         population: The part without group terms, for formulaic.
         groups: The group terms, `/` expanded.
         known: Columns that belong to the response, by what they are: "trials" in
-            `y | trials(n) ~ ...`, "censored" in `y | cens(c) ~ ...`.
+            `y | trials(n) ~ ...`, "censored" and "upper" in `y | cens(c, b) ~ ...`.
         offset: The sum of all `offset(...)` as a formula of one column, empty without any.
     """
 
@@ -51,6 +51,11 @@ class ParsedFormula(NamedTuple):
     groups: tuple[GroupFormula, ...]
     offset: str = ""
     known: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def with_gaps(self) -> list[str]:
+        """Columns that only some rows need: upper ends of intervals."""
+        return [column for site, column in self.known if site == "upper"]
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -150,20 +155,28 @@ def _response(reader: FormulaReader, tokens: list[Token]) -> str | None:
 def _split_known(
     reader: FormulaReader, tokens: list[Token]
 ) -> tuple[list[Token], tuple[tuple[str, str], ...]]:
-    """The response, and the column within `trials(...)` or `cens(...)` that stands behind it."""
+    """The response, and the columns within `trials(...)` or `cens(...)` that stand behind it."""
     if len(tokens) < 3 or tokens[1].text != "|" or tokens[2].text not in KNOWN:
         return tokens, ()
-    call, inside = tokens[2].text, tokens[4:-1]
-    if len(inside) != 1 or inside[0].kind != "name" or tokens[3].text != "(":
+    call, inside, commas = tokens[2].text, tokens[4:-1:2], tokens[5:-1:2]
+    if (
+        [token.text for token in tokens[3:4]] != ["("]
+        or not 1 <= len(inside) == len(commas) + 1 <= len(KNOWN[call])
+        or any(token.kind != "name" for token in inside)
+        or any(token.text != "," for token in commas)
+    ):
         reader.fail(
-            f"expected one column within {call}(...), as in 'y | {call}(n) ~ x'; "
-            + {
-                "trials": "the same number for all rows is likelihood=Binomial(10).",
-                "cens": "bounds on both sides are not supported.",
+            {
+                "trials": "expected one column within trials(...), as in 'y | trials(n) ~ x'; the "
+                "same number for all rows is likelihood=Binomial(10).",
+                "cens": "expected one column within cens(...), as in 'y | cens(c) ~ x', or two, "
+                "the second of upper ends of intervals: 'y | cens(c, upper) ~ x'.",
             }[call],
             tokens[2].start,
         )
-    return tokens[:1], ((KNOWN[call], unquote(inside[0].text)),)
+    return tokens[:1], tuple(
+        (site, unquote(token.text)) for site, token in zip(KNOWN[call], inside, strict=False)
+    )
 
 
 def _additive_terms(reader: FormulaReader, tokens: list[Token]) -> Terms:

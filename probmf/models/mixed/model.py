@@ -37,7 +37,7 @@ class MixedEffects:
             evaluated as Python code, so take formulas from people you trust only. Of successes
             among trials the response is "y | trials(n)"; "y | cens(c)" has a column that says
             which responses are bounds: 0 observed, 1 at least y, -1 at most y, or "none", "right",
-            "left".
+            "left"; in "y | cens(c, upper)" 2 or "interval" is from y to the column `upper`.
         likelihood: "gaussian" (identity link), "lognormal" (the same for log y), "bernoulli"
             (logit), "ordinal" (cumulative logit; learned cutpoints take the place of the
             intercept) or the lower-case name of another; or a likelihood such as
@@ -48,8 +48,9 @@ class MixedEffects:
             hurdle Poisson's probability of zeros. By default that is one number.
         priors: Priors by site in place of the default ones: for coefficients a mapping of column
             names to Normals (or to Student-t or Laplace distributions, whose mixtures of Normals
-            have the site `coefficients_mixing`), for scales a distribution (or a number, which
-            fixes it), for correlations the concentration of the LKJ distribution.
+            have the site `coefficients_mixing`; in `scale_formula` to any), for scales a
+            distribution (or a number, which fixes it), for correlations the concentration of the
+            LKJ distribution.
         weights: Column of positive weights w. A Gaussian or log-normal response then has the noise
             :math:`\sigma / \sqrt w`, as in lme4; any other counts w times. Predictions are of
             responses of weight one.
@@ -145,10 +146,11 @@ class MixedEffects:
 
     def _wrap_censored(self) -> None:
         """Take the likelihood for that of responses of which some are bounds."""
-        said, wrapped = "censored" in dict(self.parsed.known), isinstance(self.likelihood, Censored)
-        if said and not wrapped:
-            object.__setattr__(self, "likelihood", Censored(self.likelihood))
-        elif wrapped and not said:
+        said, wrapped = dict(self.parsed.known), isinstance(self.likelihood, Censored)
+        if "censored" in said:
+            law = self.likelihood.law if wrapped else self.likelihood
+            object.__setattr__(self, "likelihood", Censored(law, "upper" in said))
+        elif wrapped:
             raise ValueError(
                 f"likelihood is {self.likelihood!r}, and the formula {self.formula!r} does not "
                 "say which responses are bounds; write y | cens(c) ~ ..."

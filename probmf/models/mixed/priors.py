@@ -10,14 +10,14 @@ among them, counts with sd one.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array
-from numpyro.distributions import Distribution
+from numpyro.distributions import Distribution, constraints
 
 from probmf.likelihoods.parameters import check_scale, check_support, is_number
 from probmf.models.mixed.arrays import Mixing
@@ -48,6 +48,41 @@ class PredictorColumns(NamedTuple):
     population: np.ndarray
     intercept: int | None
     groups: Sequence[tuple[str, tuple[str, ...], np.ndarray, bool]]
+
+
+class ColumnLaws(Distribution):
+    """Priors of coefficients that are not all Normal, each its own.
+
+    Args:
+        laws: A scalar distribution for each column.
+        validate_args: As for all of NumPyro's distributions.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    pytree_data_fields = ("laws",)
+    support = constraints.real_vector
+
+    def __init__(self, laws: Sequence[Any], *, validate_args: bool | None = None) -> None:
+        """Keep them."""
+        self.laws = tuple(laws)
+        super().__init__((), (len(self.laws),), validate_args=validate_args)
+
+    @property
+    def mean(self) -> Array:
+        """Means; zero of a law that has none."""
+        means = [own.mean if hasattr(own, "mean") else np.nan for own in self.laws]
+        return jnp.nan_to_num(jnp.stack([as_array(one) for one in means]), posinf=0.0, neginf=0.0)
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Coefficients."""
+        keys = jax.random.split(key, len(self.laws))
+        drawn = [own.sample(one, sample_shape) for own, one in zip(self.laws, keys, strict=True)]
+        return jnp.stack(drawn, axis=-1)
+
+    def log_prob(self, value: Any, intermediates: Any = None) -> Any:
+        """Log densities of coefficients."""
+        each = [own.log_prob(value[..., place]) for place, own in enumerate(self.laws)]
+        return jnp.sum(jnp.stack(each), axis=0)
 
 
 class ResponsePlace(NamedTuple):
@@ -144,18 +179,18 @@ def replace_priors(
     defaults: dict[str, Prior],
     given: Priors,
     coefficient_names: Mapping[str, tuple[str, ...]],
-    heavy: str = "",
+    integrated: str = "",
 ) -> dict[str, Prior]:
     """The default priors with the user's own put in.
 
     Args:
         defaults: A prior for each site.
-        given: The user's, by site: for coefficients a Normal or a mapping of column names to
-            Normals, for scales a distribution of positive numbers or fixed numbers, for
-            correlations a concentration or an LKJCholesky.
+        given: The user's, by site: for coefficients a distribution of one number or a mapping of
+            column names to such, for scales a distribution of positive numbers or fixed numbers,
+            for correlations a concentration or an LKJCholesky.
         coefficient_names: Names of the columns of each site of coefficients.
-        heavy: Site of those whose priors may be Student-t or Laplace, too; the result has their
-            places and scales as a Normal's, see `heavy_tails`.
+        integrated: Site of those that are integrated out. Their priors are Normal, or Student-t or
+            Laplace: the result has the places and scales of these as a Normal's, see `heavy_tails`.
 
     Returns:
         A prior for each site; an array is a fixed value.
@@ -176,7 +211,8 @@ def replace_priors(
         default: Any = defaults[site]
         if site in coefficient_names:
             names = coefficient_names[site]
-            priors[site] = _coefficients(site, default, prior, names, heavy=site == heavy)
+            make = _integrated if site == integrated else _sampled
+            priors[site] = make(default, _by_column(site, prior, names), names)
         elif site.endswith("_correlation"):
             priors[site] = _correlation(site, default, prior)
         elif site.endswith("_scale"):
@@ -190,25 +226,47 @@ def replace_priors(
     return priors
 
 
-def _coefficients(
-    site: str, default: Any, given: Any, names: tuple[str, ...], *, heavy: bool
-) -> Distribution:
-    allowed = dist.Normal | dist.StudentT | dist.Laplace if heavy else dist.Normal
+def _by_column(site: str, given: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    """Priors that the user gave, by column."""
     chosen = given if isinstance(given, Mapping) else dict.fromkeys(names, given)
     _require_known(chosen, names, f"priors[{site!r}] has the key", "the columns")
+    return {name: own for name, own in chosen.items() if own is not None}
+
+
+def _integrated(default: Any, given: Mapping[str, Any], names: tuple[str, ...]) -> Distribution:
+    """Normals, and of their mixtures the places and scales."""
     loc, scale = np.array(default.loc), np.array(default.scale)
-    for place, name in enumerate(names):
-        prior = chosen.get(name)
-        if prior is None:
-            continue
-        if not isinstance(prior, allowed) or prior.batch_shape != ():
-            others = ", StudentT or Laplace" if heavy else ""
+    for name, prior in given.items():
+        allowed = isinstance(prior, dist.Normal | dist.StudentT | dist.Laplace)
+        if not allowed or prior.batch_shape != ():
             raise TypeError(
                 f"The prior of coefficient {name!r} is {_named(prior)}; the effects are integrated "
-                f"out as Gaussians, so it must be a scalar numpyro.distributions.Normal{others}."
+                "out as Gaussians, so it must be a scalar numpyro.distributions.Normal, StudentT "
+                "or Laplace."
             )
+        place = names.index(name)
         loc[place], scale[place] = float(prior.loc), float(prior.scale)
     return dist.Normal(as_array(loc), as_array(scale))
+
+
+def _sampled(default: Any, given: Mapping[str, Any], names: tuple[str, ...]) -> Distribution:
+    """Any distributions of real numbers."""
+    for name, prior in given.items():
+        if not isinstance(prior, Distribution) or prior.batch_shape + prior.event_shape != ():
+            raise TypeError(
+                f"The prior of coefficient {name!r} is {_named(prior)}; expected a scalar "
+                "numpyro.distributions.Normal, StudentT or other distribution of real numbers."
+            )
+        if prior.support is not constraints.real:
+            raise ValueError(
+                f"The prior of coefficient {name!r} is {_named(prior)}, which does not allow all "
+                "real numbers, as a coefficient may be."
+            )
+        _require_pytree(name, prior)
+    if all(isinstance(prior, dist.Normal) for prior in given.values()):
+        return _integrated(default, given, names)
+    defaults = map(dist.Normal, default.loc, default.scale)
+    return ColumnLaws([given.get(name, own) for name, own in zip(names, defaults, strict=True)])
 
 
 def _correlation(site: str, default: Any, prior: Any) -> Distribution:

@@ -1,6 +1,6 @@
 """Columns that a formula uses, and their values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from probmf.data.tables import Frame, read_table
@@ -50,13 +50,20 @@ def categorical(formula: str) -> set[str]:
     return {name for code in codes for name in names_in(code).categories}
 
 
-def read_data(data: Any, names: Sequence[str], *, hints: Mapping[str, str] | None = None) -> Frame:
+def read_data(
+    data: Any,
+    names: Sequence[str],
+    *,
+    hints: Mapping[str, str] | None = None,
+    gaps: Collection[str] = (),
+) -> Frame:
     """The columns that formulas use; without a missing value, and at least one row.
 
     Args:
         data: The table.
         names: The columns.
         hints: What to do when a column is missing, by name.
+        gaps: Columns that need no value in every row.
 
     Returns:
         The columns.
@@ -64,6 +71,7 @@ def read_data(data: Any, names: Sequence[str], *, hints: Mapping[str, str] | Non
     table = read_table(data, names, "the data", hints=hints)
     if not table.num_rows:
         raise ValueError("The data has no rows; at least one is needed.")
-    for column in table.values():
-        column.refuse_missing()
+    for name, column in table.items():
+        if name not in gaps:
+            column.refuse_missing()
     return table
