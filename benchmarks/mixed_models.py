@@ -21,12 +21,17 @@ from probmf import MixedEffects, sample_marginal
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A data set with its model."""
+    """A data set with its model.
 
-    file: str
+    `responses` are the columns of the response, and of its trials; without a file, `prepare` makes
+    the data from an empty frame.
+    """
+
+    file: str | None
     formula: str
     options: dict = dataclasses.field(default_factory=dict)
     prepare: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame
+    responses: tuple[str, ...] = ()
 
     def model(self, **changes) -> MixedEffects:
         """The model, some of its options changed."""
@@ -34,10 +39,25 @@ class Case:
 
     def frame(self) -> pd.DataFrame:
         """The data."""
+        if self.file is None:
+            return self.prepare(pd.DataFrame())
         path = common.DATA / self.file
         if not path.is_file():
             sys.exit(f"The benchmarks need {self.file} in the folder of shared data.")
+        if path.suffix == ".json":
+            return self.prepare(json.loads(path.read_text()))
         return self.prepare(pd.read_parquet(path))
+
+    def other_frame(self) -> pd.DataFrame:
+        """Other data of the same shapes: a tenth of the responses change places."""
+        frame = self.frame()
+        generator = np.random.default_rng(1)
+        rows = generator.choice(len(frame), size=max(2, len(frame) // 10), replace=False)
+        columns = list(self.responses)
+        frame.iloc[rows, [frame.columns.get_loc(name) for name in columns]] = (
+            frame[columns].iloc[generator.permutation(rows)].to_numpy()
+        )
+        return frame
 
 
 def _contrast(column: str, first: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
@@ -45,8 +65,33 @@ def _contrast(column: str, first: str) -> Callable[[pd.DataFrame], pd.DataFrame]
     return lambda frame: frame.assign(t=np.where(frame[column] == first, 0.5, -0.5))
 
 
-def _scales(scale, *groups: str, noise) -> dict:
-    return {f"{g}_scale": scale for g in groups} | {"noise_scale": noise}
+def _scales(scale, *groups: str, noise=None) -> dict:
+    own = {} if noise is None else {"noise_scale": noise}
+    return {f"{g}_scale": scale for g in groups} | own
+
+
+def _plates(data: dict) -> pd.DataFrame:
+    """Germinated seeds of 21 plates."""
+    columns = {name: np.asarray(data[name]) for name in ("n", "N", "x1", "x2")}
+    return pd.DataFrame(columns).assign(plate=np.arange(len(columns["n"])))
+
+
+def _students(data: dict) -> pd.DataFrame:
+    """Answers of a thousand students to five items, a row each."""
+    repeats = np.diff(data["culm"], prepend=0)
+    answers = np.repeat(np.asarray(data["response"]), repeats, axis=0)
+    student, item = np.indices(answers.shape)
+    return pd.DataFrame(
+        {"y": answers.ravel(), "student": student.ravel(), "item": np.char.mod("i%d", item.ravel())}
+    )
+
+
+def _counts(_: pd.DataFrame) -> pd.DataFrame:
+    """A hundred thousand simulated counts with an effect of each row's own."""
+    generator = np.random.default_rng(0)
+    x, effect = generator.normal(size=(2, 100_000))
+    y = generator.poisson(np.exp(0.5 + 0.3 * x + 0.7 * effect))
+    return pd.DataFrame({"y": y, "x": x, "row": np.arange(len(y))})
 
 
 NORMAL, HALF = dist.Normal, dist.HalfNormal
@@ -110,6 +155,61 @@ CASES = {
             "priors": _scales(HALF(1.0), "s", "d", "dept", noise=HALF(1.0))
             | {"coefficients": {"Intercept": NORMAL(0.0, 5.0), "service[T.1]": NORMAL(0.0, 1.0)}}
         },
+        responses=("y",),
+    ),
+    "verbagg": Case(
+        "lme4/verbagg.parquet",
+        "r2 ~ Anger + Gender + btype + situ + (1 | id) + (1 | item)",
+        {"likelihood": "bernoulli"},
+        lambda frame: frame.assign(r2=(frame["r2"] == "Y").astype(int)),
+        responses=("r2",),
+    ),
+    "cbpp": Case(
+        "lme4/cbpp.parquet",
+        "incidence | trials(size) ~ period + (1 | herd)",
+        {"likelihood": "binomial"},
+        responses=("incidence", "size"),
+    ),
+    "grouseticks_counts": Case(
+        "cogsci/grouseticks.parquet",
+        "TICKS ~ YEAR + cHEIGHT + (1 | LOCATION) + (1 | BROOD) + (1 | INDEX)",
+        {"likelihood": "poisson"},
+        responses=("TICKS",),
+    ),
+    "contraception": Case(
+        "lme4/contraception.parquet",
+        "use ~ age + I(age**2) + livch + urban + (1 + urban | district)",
+        {"likelihood": "bernoulli"},
+        lambda frame: frame.assign(use=(frame["use"] == "Y").astype(int)),
+        responses=("use",),
+    ),
+    "seeds": Case(
+        "posteriordb/seeds_data.json",
+        "n | trials(N) ~ x1 * x2 + (1 | plate)",
+        {"likelihood": "binomial"},
+        _plates,
+        responses=("n", "N"),
+    ),
+    "lsat": Case(
+        "posteriordb/lsat_data.json",
+        "y ~ 0 + item + (1 | student)",
+        {"likelihood": "bernoulli"},
+        _students,
+        responses=("y",),
+    ),
+    "election88": Case(
+        "posteriordb/election88.parquet",
+        "y ~ black * female + v_prev_full + (1 | age) + (1 | edu) + (1 | age_edu) + (1 | state) "
+        "+ (1 | region_full)",
+        {"likelihood": "bernoulli"},
+        responses=("y",),
+    ),
+    "counts": Case(None, "y ~ x + (1 | row)", {"likelihood": "poisson"}, _counts, responses=("y",)),
+    "insteval_ordinal": Case(
+        "insteval.parquet",
+        "y ~ service + (1 | s) + (1 | d) + (1 | dept)",
+        {"likelihood": "ordinal"},
+        responses=("y",),
     ),
 }
 

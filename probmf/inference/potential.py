@@ -110,6 +110,11 @@ class Potential:
         return self._parts[0]
 
     @property
+    def prior(self) -> Any:
+        """A model of the same latent sites and what they determine, perhaps without the data."""
+        return self.model
+
+    @property
     def args(self) -> tuple[Any, ...]:
         """Its arguments."""
         found: tuple[Any, ...] = self._parts[1]
@@ -161,7 +166,7 @@ class Potential:
 
     def _unconstrained(self, values: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """Unconstrained values of the latent sites: of moderate ones, or of those given."""
-        seeded = numpyro.handlers.seed(self.model, rng_seed=0)
+        seeded = numpyro.handlers.seed(self.prior, rng_seed=0)
         # Not a draw from the prior, which may be flat.
         moderate = numpyro.handlers.substitute(seeded, substitute_fn=moderate_value)
         trace = numpyro.handlers.trace(moderate).get_trace(*self.args, **self.kwargs)
@@ -178,7 +183,7 @@ class Potential:
     def constrain(self, vector: Array) -> dict[str, Array]:
         """Sites, and what they determine, at a vector, to be traced."""
         values = constrain_fn(
-            self.model, self.args, self.kwargs, self.unravel(vector), return_deterministic=True
+            self.prior, self.args, self.kwargs, self.unravel(vector), return_deterministic=True
         )
         return dict(values)
 

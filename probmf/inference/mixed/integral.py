@@ -260,6 +260,11 @@ class IntegralDensity(Potential):
         return cls(integrated, (integral,), {}, coordinates)
 
     @property
+    def prior(self) -> Any:
+        """All that is left without the integral, which is dear to trace."""
+        return _prior
+
+    @property
     def integral(self) -> Integral:
         """The model with its data."""
         found: Integral = self.args[0]

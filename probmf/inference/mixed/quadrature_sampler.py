@@ -108,10 +108,14 @@ def sample_by_quadrature(
     values = _as_sampled(inner_program, data, at_mode)
     centre = np.asarray(density.unconstrain(jax.tree.map(jnp.asarray, values)), np.float64)
     start_key, run_key, draw_key = jax.random.split(key, 3)
-    chains, num_warmup = _run_chains(
-        density, centre, outer, mode.covariance, num_samples, start_key, run_key, progress
-    )
-    samples = _recovered(density, chains.vectors, draw_key)
+    drawing = _Drawing(density, num_samples, draw_key)
+    # Compiled in a thread while the chains' own program is.
+    with workers(1) as pool:
+        pool.submit(drawing.compile)
+        chains, num_warmup = _run_chains(
+            density, centre, outer, mode.covariance, num_samples, start_key, run_key, progress
+        )
+    samples = drawing.sites(chains.vectors)
     chains = chains.first(next(iter(samples.values())).shape[1])
     return QuadratureDraws(samples, chains, num_warmup, integral.sites, integral.num_nodes)
 
@@ -302,28 +306,40 @@ def _positive_inverse(matrix: np.ndarray) -> np.ndarray:
     return (axes / values) @ axes.T
 
 
-def _recovered(
-    density: IntegralDensity, vectors: Float[np.ndarray, "chain draw d"], key: Array
-) -> dict[str, np.ndarray]:
-    """All sites at each draw, chains side by side; after an interruption at the first draws."""
-    chains, draws, _ = vectors.shape
-    vectors = np.asarray(vectors, density.vector.dtype)
-    keys = jax.random.split(key, chains * draws)
-    words = np.asarray(jax.random.key_data(keys)).reshape(chains, draws, -1)
-    some = slice(min(PIECE, draws))
-    run = density.compiled(_drawn, jnp.asarray(vectors[0, some]), jnp.asarray(words[0, some]))
-    with workers(num_workers()) as pool:
+class _Drawing:
+    """All sites at draws of what is left, the effects drawn from their conditional."""
 
-        def draw(at: np.ndarray) -> dict[str, np.ndarray]:
-            given = zip(vectors[:, at], words[:, at], strict=True)
-            parts = list(pool.map(lambda own: jax.device_get(run(density, *own)), given))
-            return {
-                name: np.stack([part[name] for part in parts])
-                for name in parts[0]
-                if not name.endswith("_effects_raw")
-            }
+    def __init__(self, density: IntegralDensity, num_samples: int, key: Array) -> None:
+        """Trace the program for pieces of so many draws of a chain."""
+        self.density, self.num_samples = density, num_samples
+        keys = jax.random.split(key, NUM_CHAINS * num_samples)
+        self.words = np.asarray(jax.random.key_data(keys)).reshape(NUM_CHAINS, num_samples, -1)
+        size = min(PIECE, num_samples)
+        vectors = np.zeros((size, density.num_dims), density.vector.dtype)
+        self.example = jnp.asarray(vectors), jnp.asarray(self.words[0, :size])
+        self.run = density.compiled(_drawn, *self.example)
 
-        return drawn_back(draw, draws)
+    def compile(self) -> None:
+        """Have the program ready."""
+        self.run.lower(self.density, *self.example).compile()
+
+    def sites(self, vectors: Float[np.ndarray, "chain draw d"]) -> dict[str, np.ndarray]:
+        """Sites at each draw, chains side by side; after an interruption at the first draws."""
+        vectors = np.asarray(vectors, self.density.vector.dtype)
+        with workers(num_workers()) as pool:
+
+            def draw(at: np.ndarray) -> dict[str, np.ndarray]:
+                given = zip(vectors[:, at], self.words[:, at], strict=True)
+                parts = list(
+                    pool.map(lambda own: jax.device_get(self.run(self.density, *own)), given)
+                )
+                return {
+                    name: np.stack([part[name] for part in parts])
+                    for name in parts[0]
+                    if not name.endswith("_effects_raw")
+                }
+
+            return drawn_back(draw, vectors.shape[1], min(PIECE, self.num_samples))
 
 
 def _drawn(density: IntegralDensity, vectors: Array, words: Array) -> dict[str, Array]:
