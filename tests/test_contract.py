@@ -63,7 +63,6 @@ LAYERS = Network((3,), likelihood=Gaussian(0.3))
 MIXED = MixedEffects("y ~ x + (1 | g) + (1 | h)")
 MIXED_YES = MixedEffects("y ~ x + (1 | g)", likelihood="bernoulli")
 MIXED_COUNTS = MixedEffects("y ~ x + (1 | g)", likelihood="poisson")
-MIXED_POSITIVE = MixedEffects("y ~ x + (1 | g)", likelihood="gamma")
 COUNTED_LAYERS = Network((3,), likelihood=Poisson())
 
 
@@ -149,13 +148,7 @@ CELLS = {
     "nuts mixed counts": Cell(
         sample_nuts, MIXED_COUNTS, toys.mixed("counts"), SHORT, foreign=KERNEL
     ),
-    "nuts mixed positive": Cell(
-        sample_nuts, MIXED_POSITIVE, toys.mixed("positive"), SHORT, foreign=KERNEL
-    ),
     "nuts mixed": Cell(sample_nuts, MIXED, toys.mixed(), SHORT, foreign=KERNEL),
-    "nuts mixed yes/no": Cell(
-        sample_nuts, MIXED_YES, toys.mixed("yes/no"), SHORT, foreign=KERNEL
-    ),
     "nuts mixed without effects": Cell(
         sample_nuts, MIXED, toys.mixed(), SHORT | {"marginalize": "all"}, foreign=KERNEL
     ),
@@ -163,7 +156,6 @@ CELLS = {
     "svi network counts": Cell(
         fit_svi, COUNTED_LAYERS, toys.examples("counts"), {"num_steps": 5, "num_samples": 8}
     ),
-    "svi network": Cell(fit_svi, LAYERS, toys.examples(), {"num_steps": 5, "num_samples": 8}),
     "svi mixed": Cell(fit_svi, MIXED, toys.mixed(), {"num_steps": 5, "num_samples": 8}),
     "laplace": Cell(fit_laplace, PLAIN, toys.ratings(), {"num_samples": 8}),
     "laplace network": Cell(
@@ -196,8 +188,7 @@ ODD_SETTINGS: tuple[Callable[[], Any], ...] = (
 ALIKE = {
     "als cholesky", "als coordinate", "als implicit", "als yes/no", "als robust", "map restarts",
     "variational block", "gibbs yes/no", "gibbs ordinal", "gibbs ordinal probit",
-    "gibbs lognormal", "nuts mixed yes/no", "nuts mixed positive", "map shares",
-    "nuts network", "laplace network", "svi network",
+    "gibbs lognormal", "map shares", "nuts network", "laplace network",
 }  # fmt: skip
 
 

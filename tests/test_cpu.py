@@ -179,7 +179,6 @@ LENGTHS = (0, 5, BLOCK, 2 * BLOCK + 3)
     ("num_factors", "method", "options"),
     [
         (BY_COLUMN + 9, "cg", {"weighted": True, "gram": True}),
-        (6, "cg", {"weighted": True, "gram": True}),
         (7, "cholesky", {"weighted": True}),
         (BY_COLUMN + 9, "cholesky", {"gram": True}),
         (6, "cholesky", {"drawn": True, "zero_columns": 2, "gram": True}),

@@ -38,7 +38,7 @@ def mixed(kind: str = "gaussian") -> dict[str, np.ndarray]:
     x = rng.normal(size=40)
     mean = 1 + 0.5 * x + rng.normal(size=8)[g] + 0.5 * rng.normal(size=5)[h]
     y = mean + 0.5 * rng.normal(size=40)
-    kinds = {"yes/no": (y > 1) * 1, "counts": np.round(np.exp(y)), "positive": np.exp(y)}
+    kinds = {"yes/no": (y > 1) * 1, "counts": np.round(np.exp(y))}
     response = kinds.get(kind, y)
     return {"y": response, "x": x, "g": g, "h": h}
 

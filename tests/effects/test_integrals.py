@@ -80,7 +80,7 @@ def brute_force(integral: Integral, rest: Rest, dim: int) -> float:
 
 
 @pytest.mark.parametrize(
-    ("name", "dim"), [*((name, 1) for name in LIKELIHOODS), ("logit", 2), ("NegativeBinomial", 2)]
+    ("name", "dim"), [("probit", 1), ("Poisson", 1), ("ordinal logit", 1), ("NegativeBinomial", 2)]
 )
 def test_quadrature_is_the_integral(name: str, dim: int) -> None:
     with jax.enable_x64(True):
@@ -140,7 +140,7 @@ def _first(pattern: Any, start: int) -> int:
     return int(sum(dims[: pattern.offsets.index(start)]))
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
+@pytest.mark.parametrize("name", ["logit", "NegativeBinomial", "ordinal probit"])
 def test_laplace_is_that_of_dense_algebra(name: str) -> None:
     with jax.enable_x64(True):
         made, vector = problem(name, CROSSED)

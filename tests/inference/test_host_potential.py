@@ -64,10 +64,10 @@ def test_chains_are_those_of_the_other_program(monkeypatch: pytest.MonkeyPatch) 
         return HostPotential(density)
 
     monkeypatch.setattr(nuts_module, "HostPotential", noted)
-    plain = run()
+    plain = run(SIMPLE)
     assert not made
     use_lapack(monkeypatch)
-    ours = run()
+    ours = run(SIMPLE)
     assert len(made) == 1
     for name, value in plain.samples.items():
         np.testing.assert_allclose(ours.samples[name], value, rtol=1e-4, atol=1e-4)

@@ -12,6 +12,7 @@ import scipy.stats
 
 from probmf import MixedEffects, sample_marginal
 from probmf.diagnostics.judgement import DiagnosticWarning
+from probmf.inference.mixed import quadrature_sampler
 from probmf.inference.mixed.integral import Integral, IntegralDensity
 
 G = np.repeat(np.arange(8), 5)
@@ -56,25 +57,27 @@ CROSSED = {
 }  # fmt: skip
 
 
-def test_slopes_of_the_largest_grouping_are_integrated_out() -> None:
+def test_slopes_of_the_largest_grouping_are_integrated_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Two effects a group; another grouping of which rows tell little is sampled standardized."""
-    model = MixedEffects("y ~ x + (1 + x | g) + (1 | h)", likelihood="ordinal")
+    monkeypatch.setattr(quadrature_sampler, "WARMUP_OF_FEW", 10)
+    model = MixedEffects("y ~ x + (1 + x | g) + (1 | h)", likelihood="poisson")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DiagnosticWarning)
         fit = sample_marginal(model, CROSSED, key=0, num_samples=40)
     assert fit.sampling.info["integrated"] == "g_effects"
     assert fit.samples["g_effects"].shape == (4, 10, 12, 2)
     assert fit.samples.keys() == {
-        "coefficients", "cutpoints", "g_scale", "g_correlation", "g_effects", "h_scale",
-        "h_effects",
+        "coefficients", "g_scale", "g_correlation", "g_effects", "h_scale", "h_effects",
     }  # fmt: skip
     assert np.all(np.std(fit.samples["h_effects"], axis=(0, 1)) > 0)
-    predicted = fit.predict(CROSSED, kind="response")
-    np.testing.assert_allclose(np.sum(predicted.probabilities, axis=1), 1.0, atol=1e-6)
+    assert np.all(fit.predict(CROSSED).mean > 0)
 
 
-def test_scales_that_are_numbers() -> None:
+def test_scales_that_are_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing but a coefficient is left."""
+    monkeypatch.setattr(quadrature_sampler, "WARMUP_OF_FEW", 10)
     model = MixedEffects("y ~ 1 + (1 | g)", likelihood="bernoulli", priors={"g_scale": 0.7})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DiagnosticWarning)

@@ -224,8 +224,7 @@ def test_bad_arguments(model: Any, options: dict[str, Any], message: str) -> Non
         fit_map(model, pairs(), key=0, **given)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_a_pair_of_weight_zero_is_no_negative(name: str) -> None:
+def test_a_pair_of_weight_zero_is_no_negative() -> None:
     data = pairs()
     # The last item is nobody's otherwise.
     frame = {"user": np.append(data.user, range(USERS)),
@@ -235,7 +234,7 @@ def test_a_pair_of_weight_zero_is_no_negative(name: str) -> None:
         frame, rating=None, weight="weight", users=range(USERS), items=range(ITEMS)
     )
     fits = [
-        fit_map(MODEL, own, key=0, num_epochs=2, batch_size=4, objective=name)  # type: ignore[arg-type]
+        fit_map(MODEL, own, key=0, num_epochs=2, batch_size=4, objective="bpr")
         for own in (data, silent)
     ]
     drawn, never = (fit.samples["item_bias"].ravel()[-1] for fit in fits)

@@ -96,11 +96,3 @@ def test_other_data_of_the_same_shapes_trace_nothing(
         jax.jit(lambda x: x)(1.0)
         assert "Compiling" in caplog.text
     assert not runs
-
-
-def test_second_calls_give_the_same() -> None:
-    fits = [sample_marginal(*mixed(1), key=0, num_samples=50) for _ in "ab"]
-    for name, value in fits[0].samples.items():
-        np.testing.assert_array_equal(value, fits[1].samples[name])
-    points = [fit_marginal(*mixed(1)) for _ in "ab"]
-    np.testing.assert_array_equal(*[point.samples["g_effects"] for point in points])

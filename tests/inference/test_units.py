@@ -35,7 +35,7 @@ def table() -> dict[str, np.ndarray]:
 METHODS: dict[str, Method] = {
     **{
         objective: lambda model, data, o=objective: fit_marginal(model, data, objective=o)
-        for objective in ("likelihood", "restricted", "map")
+        for objective in ("restricted", "map")
     },
     "importance": lambda model, data: sample_marginal(model, data, key=0, num_samples=20),
     "gibbs": lambda model, data: sample_gibbs(model, data, key=0, **SHORT),
@@ -52,7 +52,13 @@ def plain(name: str) -> MixedFit:
 
 
 @pytest.mark.filterwarnings("ignore:::probmf.inference")
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name == "marginal" else name
+        for name in METHODS
+    ],
+)
 def test_units(name: str) -> None:
     """The same key gives the same draws in other units."""
     x_unit, w_unit, y_unit = 1e-9, 7e8, 1e5

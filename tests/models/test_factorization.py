@@ -222,9 +222,8 @@ def shapes_of(model: MatrixFactorization) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-@pytest.mark.parametrize(
-    "name", ["random scales", pytest.param("fixed scales", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # The contract samples such models by the same kernel.
+@pytest.mark.parametrize("name", ["random scales", "fixed scales"])
 def test_nuts_runs_on_the_model_as_it_is(name: str) -> None:
     model, binary = RUNS[name]
     kernel = NUTS(model, max_tree_depth=3)

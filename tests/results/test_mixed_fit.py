@@ -230,7 +230,7 @@ def test_effects_of_some_groupings(make: Any) -> None:
 @pytest.mark.parametrize("kind", ["gaussian", "ordinal"])
 def test_draws_have_the_moments_that_predictions_have(kind: str, make: Any) -> None:
     fit = make(kind, "y ~ x + (1 + x | g) + (1 | h)")
-    count = 300
+    count = 300 if kind == "gaussian" else 100
     new = {"x": [0.7] * count, "g": np.arange(count) + 9, "h": ["p"] * count}
     for options in ({"kind": "mean"}, {"kind": "response"}):
         found = fit.predict(new, unseen="prior", draws=True, key=0, **options)

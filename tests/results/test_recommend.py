@@ -327,7 +327,7 @@ def test_the_best_few_are_the_first_of_all(bent: Any, exclude: Any) -> None:
     """With candidates, exclusions and any k, for users with and without ratings."""
     users = [*range(NUM_USERS), 99]
     whole = bent.recommend(users, k=NUM_ITEMS, exclude=exclude)
-    for k in (1, 2, 5):
+    for k in (1, 5):
         few = bent.recommend(users, k=k, exclude=exclude)
         np.testing.assert_array_equal(few.code, whole.code[:, :k])
         np.testing.assert_array_equal(few.score, whole.score[:, :k])

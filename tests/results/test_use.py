@@ -150,14 +150,13 @@ def test_similar_items_are_the_largest_cosines(fit: RatingsFit, ratings: Ratings
     np.testing.assert_allclose(found.score, -np.sort(-cosine[[0, 7]], axis=1)[:, :3], atol=1e-5)
 
 
-@pytest.mark.parametrize("likelihood", [Gaussian(0.5), Bernoulli(), Bernoulli("probit")])
-def test_fold_in_is_the_mode_of_the_new_rows(likelihood: Gaussian | Bernoulli) -> None:
+def test_fold_in_is_the_mode_of_the_new_rows() -> None:
     with jax.enable_x64(True):
-        kind = "gaussian" if isinstance(likelihood, Gaussian) else "bernoulli"
         known = simulate_ratings(
-            key=1, num_users=30, num_items=20, num_ratings=300, num_factors=2, likelihood=kind
-        ).ratings
-        model = MatrixFactorization(2, likelihood, user_scale=0.7, intercept=0.3)
+            key=1, num_users=30, num_items=20, num_ratings=300, num_factors=2,
+            likelihood="bernoulli",
+        ).ratings  # fmt: skip
+        model = MatrixFactorization(2, Bernoulli(), user_scale=0.7, intercept=0.3)
         fit = fit_als(model, known, key=0, num_sweeps=10)
         new = Ratings.from_frame(
             {"user": [-5, -5, -5, -6], "item": known.items.ids[:4], "rating": [1.0, 0, 1, 1]}

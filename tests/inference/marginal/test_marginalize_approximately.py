@@ -113,7 +113,7 @@ EXAMPLES = {
 
 def on_grid(example: Example, dim: int) -> tuple[np.ndarray, np.ndarray, float]:
     """Log density at a grid of values, the same in all groups, moved group by group; at zero."""
-    axis = np.linspace(-7.0, 7.0, 701 if dim == 1 else 141)
+    axis = np.linspace(-7.0, 7.0, 701 if dim == 1 else 85)
     grid = np.stack(np.meshgrid(*[axis] * dim, indexing="ij"), -1).reshape(-1, dim)
     shape = (GROUPS,) if dim == 1 else (GROUPS, dim)
     latents = {name: jnp.asarray(value) for name, value in example.latents.items()}

@@ -46,6 +46,8 @@ MODELS: dict[str, tuple[MixedEffects, tuple[str, ...]]] = {
         MixedEffects("y ~ x + (1 | g)", priors={"coefficients": {"x": dist.Normal(2.0, 0.1)}}), (),
     ),
 }  # fmt: skip
+#: Models whose density and draws are compared as well: they are functions of what was found.
+DRAWN = ("correlated, crossed", "noise", "lognormal")
 
 
 def both(model: MixedEffects, sites: tuple[str, ...], arguments: Any) -> tuple[Prepared, Prepared]:
@@ -80,6 +82,8 @@ def test_the_same_is_found(name: str) -> None:
             jax.tree.leaves(known.statistics), jax.tree.leaves(probed.statistics), strict=True
         ):
             np.testing.assert_allclose(got, wanted, rtol=1e-12)
+        if name not in DRAWN:
+            return
         latents = {
             site: 0.5 * jnp.ones(shape) if "correlation" not in site else jnp.eye(shape[0])
             for site, shape in known.latent_shapes.items()
