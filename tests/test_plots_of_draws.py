@@ -12,6 +12,7 @@ from probmf import MatrixFactorization, Ratings, plots
 from probmf.models import MixedEffects
 from probmf.plots.posterior import _rank_band
 from probmf.results import MixedFit, RatingsFit, Sampling
+from probmf.results.table import Table
 
 SHAPE = (2, 100)
 
@@ -211,6 +212,33 @@ def test_effects_of_several_columns_side_by_side() -> None:
     assert len(plots.effects(fit, "g", column="x").axes) == 1
     with pytest.raises(ValueError, match="ax holds 1 axes; give one for each of 2 columns"):
         plots.effects(fit, "g", ax=first)
+
+
+def test_confidence_intervals_of_a_best_fit() -> None:
+    rows = [
+        ("coefficients[Intercept]", 1.0, -0.5, 2.0), ("coefficients[x]", 2.0, None, None),
+        ("coefficients[z]", 3.0, 1.0, np.inf), ("g_scale[Intercept]", 0.2, 0.0, 0.9),
+    ]  # fmt: skip
+    found = Table(
+        tuple(dict(zip(("name", "estimate", "lower", "upper"), r, strict=True)) for r in rows)
+    )
+    figure = plots.confidence_intervals(found)
+    labels = [[own.get_text() for own in ax.get_yticklabels()] for ax in figure.axes]
+    assert labels == [["Intercept"], ["x", "z"], ["Intercept"]]
+    assert titles(figure) == ["coefficients  (estimates and confidence intervals)", "g_scale"]
+    first, second, third = figure.axes
+    assert first.collections[0].get_segments()[0][:, 0].tolist() == [-0.5, 2.0]
+    assert third.collections[0].get_segments()[0][:, 0].tolist() == [0.0, 0.9]
+    # Without an interval a dot; without an end an arrow at the edge.
+    lines = [segment[:, 0].tolist() for segment in second.collections[0].get_segments()]
+    assert lines == [[2.0, 2.0], [1.0, 3.0]]
+    arrow = second.lines[-1]
+    assert (arrow.get_marker(), arrow.get_xdata()[0]) == (">", second.get_xlim()[1])
+    assert len(plots.confidence_intervals(found, var_names=["g_scale"]).axes) == 1
+    with pytest.raises(ValueError, match="var_names holds 'sigma', but there are: coeff"):
+        plots.confidence_intervals(found, var_names=["sigma"])
+    with pytest.raises(TypeError, match=r"found is a MixedFit, expected the table that confint"):
+        plots.confidence_intervals(mixed())  # type: ignore[arg-type]
 
 
 def test_effects_in_order() -> None:

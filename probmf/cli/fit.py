@@ -38,7 +38,7 @@ _OF_METHOD: dict[str, tuple[Method, ...]] = {
     "devices": ("auto", "als", "gibbs"),
     "update": ("als",),
     "solver": ("als",),
-    "num_sweeps": ("als", "variational"),
+    "num_sweeps": ("auto", "als", "variational"),
     "num_epochs": ("map",),
     "objective": ("map",),
     "batch_size": ("map",),
@@ -173,7 +173,11 @@ def fit(
     ] = None,
     num_sweeps: Annotated[
         int | None,
-        typer.Option(help="Default: 30; of variational at most 500.", rich_help_panel=_ALS),
+        typer.Option(
+            help="Of auto, als and variational. Default: by the number of ratings; 30; at most "
+            "500.",
+            rich_help_panel=_ALS,
+        ),
     ] = None,
     num_epochs: Annotated[
         int | None,

@@ -17,6 +17,7 @@ from probmf.cli.reading import (
     read_table,
     write_table,
 )
+from probmf.data.rating_summary import headline_count
 from probmf.results import RatingsFit, Recommendations
 from probmf.results.ranking import RankBy
 
@@ -70,7 +71,8 @@ def recommend(
         recommended = fit.recommend(**chosen, rank_by=rank_by, interval=interval or None, key=seed)
         if out_file is not None:
             write_table(_as_table(fit, recommended), out_file)
-            say(f"Wrote {out_file}: {k} items for each of {len(recommended):,} users.")
+            users = headline_count(len(recommended), "user")
+            say(f"Wrote {out_file}: {headline_count(k, 'item')} for each of {users}.")
             return
         labels = fit.data.user_labels(fit.data.users.encode(recommended.user))
         for row, label in enumerate(labels):

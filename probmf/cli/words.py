@@ -27,6 +27,7 @@ WORDS = (
 )  # fmt: skip
 #: What has another name, or no name, in Python.
 PHRASES = {
+    "num_sweeps of probmf.fit": "--num-sweeps of --method auto",
     "ratings.binarize(threshold)": "--threshold",
     "use a Gaussian likelihood": "use --likelihood gaussian",
     "exclude=None": "--seen",

@@ -9,6 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from probmf import html
 from probmf.data.column import Column, objects, refuse, some_of
 from probmf.data.encoder import equal_columns, is_constant, standardization
 from probmf.data.keys import as_generator
@@ -166,6 +167,13 @@ class Examples:
     def __len__(self) -> int:
         """Number of examples."""
         return len(self.x)
+
+    def _repr_html_(self) -> str:
+        """Features and responses, for notebooks."""
+        told = {"rows": f"{len(self):,}", "response": ", ".join(self.responses)}
+        if self.classes:
+            told["classes"] = ", ".join(map(str, self.classes))
+        return html.facts(told | {"features": ", ".join(self.features)})
 
     def __repr__(self) -> str:
         """Number of examples, features and responses."""

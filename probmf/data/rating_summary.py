@@ -1,6 +1,7 @@
 """Summary of a table of ratings, as text and as a small HTML table."""
 
 import sys
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,25 @@ from probmf.data.rating_table import RatingTable
 from probmf.data.vocabulary import Vocabulary
 
 _QUANTILES = {"min": 0.0, "5%": 0.05, "50%": 0.5, "95%": 0.95, "max": 1.0}
+
+
+class RatingSummary(str):
+    """The summary of a table of ratings: text that shows itself, as tables in a notebook."""
+
+    _html: str
+
+    def __new__(cls, table: RatingTable) -> Self:
+        """Describe a table."""
+        made = super().__new__(cls, describe(table))
+        made._html = describe_html(table)
+        return made
+
+    def __repr__(self) -> str:
+        """The text itself."""
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return self._html
 
 
 def describe(table: RatingTable) -> str:

@@ -12,7 +12,7 @@ from probmf.data import merge
 from probmf.data.duplicates import Duplicates
 from probmf.data.files import PathLike, infer_ids, read_csv, read_parquet
 from probmf.data.rating_fields import FrameOptions, build_fields, matrix_fields, wanted_columns
-from probmf.data.rating_summary import describe, describe_html
+from probmf.data.rating_summary import RatingSummary, describe, describe_html
 from probmf.data.side_tables import labels
 from probmf.data.sort_files import MEMORY_LIMIT, POLICIES, open_files
 from probmf.data.source import Source
@@ -488,18 +488,18 @@ class Ratings(SplittableRatings):
         """
         return labels(self.items, self.item_features, codes, column, "title")
 
-    def summary(self) -> str:
+    def summary(self) -> RatingSummary:
         """Summary of the ratings: counts, range, ratings of each user and item, memory.
 
         Returns:
-            A few lines of text, to be printed.
+            A few lines of text; a notebook shows them as tables.
 
         Example:
             >>> ratings = Ratings.from_frame({"user": [1, 2], "item": [8, 8], "rating": [4, 3]})
             >>> print(ratings.summary().splitlines()[0])
             2 ratings of 1 item by 2 users
         """
-        return describe(self)
+        return RatingSummary(self)
 
     def __repr__(self) -> str:
         """Counts and range."""

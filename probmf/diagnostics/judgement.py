@@ -11,6 +11,8 @@ from probmf.results.measures import energy_fractions
 #: Limits of Vehtari et al. (2021), which Stan warns at, too, Betancourt (2016) and Vehtari et al.
 #: (2024, Pareto k).
 R_HAT, ESS_PER_CHAIN, E_BFMI, K_HAT = 1.01, 100, 0.3, 0.7
+#: What makes chains longer.
+_LONGER = "raise num_warmup and num_samples, or num_sweeps of probmf.fit"
 #: NumPyro's default.
 MAX_TREE_DEPTH = 10
 
@@ -181,7 +183,7 @@ def _about_rows(rows: Sequence[Mapping[str, Any]], num_chains: int) -> Iterator[
         yield Complaint(
             f"R-hat {worst['r_hat']:.2f}",
             f"R-hat is {worst['r_hat']:.3f} for {worst['name']} (above {R_HAT} in {len(mixed)} of "
-            f"{len(rows)} quantities): the chains disagree. Run them for longer.",
+            f"{len(rows)} quantities): the chains disagree. Run them for longer: {_LONGER}.",
         )
     least = ESS_PER_CHAIN * num_chains
     few = [row for row in rows if row["ess_bulk"] is not None and not _least(row) >= least]
@@ -192,7 +194,7 @@ def _about_rows(rows: Sequence[Mapping[str, Any]], num_chains: int) -> Iterator[
             f"{worst[f'ess_{which}']:,.0f} effective",
             f"The {which} effective sample size is {worst[f'ess_{which}']:,.0f} for "
             f"{worst['name']} (below {ESS_PER_CHAIN} per chain in {len(few)} of {len(rows)} "
-            "quantities): means and intervals are imprecise. Draw more.",
+            f"quantities): means and intervals are imprecise. Draw more: {_LONGER}.",
         )
 
 

@@ -13,10 +13,11 @@ from probmf.likelihoods import Bernoulli, Gaussian
 from probmf.models import MatrixFactorization, NormalWishart
 from probmf.results import RatingsFit
 from probmf.rows.placement import Devices
+from probmf.run.checks import check_counts
 
 #: Sweeps of each chain, a quarter of them to warm up: as many as go through so many ratings, but
 #: neither fewer nor more than these.
-RATINGS, LEAST_SWEEPS, MOST_SWEEPS = 30_000_000, 300, 3_200
+RATINGS, LEAST_SWEEPS, MOST_SWEEPS = 60_000_000, 300, 3_200
 #: Draws of the rows that each chain keeps, if they take no more numbers than this in all.
 NUM_KEPT, MOST_NUMBERS = 50, 500_000_000
 
@@ -25,6 +26,7 @@ def fit(
     ratings: Ratings,
     *,
     num_factors: int = 16,
+    num_sweeps: int | None = None,
     key: ArrayLike = 0,
     devices: Devices | None = None,
     checkpoint: str | PathLike[str] | None = None,
@@ -43,6 +45,9 @@ def fit(
     Args:
         ratings: The ratings: numbers, or 0 and 1.
         num_factors: The most directions of taste; the time grows with it, and errors hardly do.
+        num_sweeps: Sweeps of each of the two chains, a quarter of them to warm up; None takes as
+            many as go through 60 million ratings, but 300 to 3,200. Where a warning says that the
+            chains disagree, take a few times as many.
         key: JAX key or int.
         devices: Devices to deal the rows out to; see `sample_gibbs`.
         checkpoint: Directory to keep the run in; see `sample_gibbs`.
@@ -62,7 +67,7 @@ def fit(
 
     Example:
         >>> table = {"user": [1, 1, 2, 3], "item": [1, 2, 1, 2], "rating": [5.0, 3.0, 4.0, 2.0]}
-        >>> found = fit(Ratings.from_frame(table), num_factors=1)
+        >>> found = fit(Ratings.from_frame(table), num_factors=1, num_sweeps=400)
         >>> found.recommend(2, k=1).item.tolist()
         [[2]]
 
@@ -73,13 +78,16 @@ def fit(
     Cost: 300 sweeps of two chains (up to 3,200 of few ratings), O(n d^2 + rows d^3) each.
     """
     model = default_model(ratings, num_factors)
-    sweeps = min(max(RATINGS // len(ratings), LEAST_SWEEPS), MOST_SWEEPS)
+    if num_sweeps is None:
+        num_sweeps = min(max(RATINGS // len(ratings), LEAST_SWEEPS), MOST_SWEEPS)
+    check_counts(num_sweeps=num_sweeps)
     rows = (ratings.num_users + ratings.num_items) * (1 + num_factors)
     kept = max(1, min(NUM_KEPT, MOST_NUMBERS // (2 * rows)))
-    thin = 3 * sweeps // 4 // kept
+    drawn = num_sweeps - num_sweeps // 4
+    thin = max(1, drawn // kept)
     return sample_gibbs(
-        model, ratings, key=key, num_warmup=sweeps // 4, num_samples=thin * kept, num_chains=2,
-        thin=thin, devices=devices, checkpoint=checkpoint, progress=progress,
+        model, ratings, key=key, num_warmup=num_sweeps // 4, num_samples=thin * min(kept, drawn),
+        num_chains=2, thin=thin, devices=devices, checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from probmf.plots.intervals import LABELLED, draw_intervals
+from probmf.plots.intervals import DRAWN, LABELLED, draw_intervals
 from probmf.plots.style import new_figure, quiet
 from probmf.results import MixedFit
 from probmf.results.asked import check_interval
@@ -27,7 +27,8 @@ def effects(
         fit: The fit.
         term: A group term, such as "school", or the site of its effects, "school_effects".
         column: Which effects, such as "Intercept" or ["Intercept", "hours"], side by side; None
-            for all. Groups are in the order of the first one.
+            for all. Groups are in the order of the first one; more than 2,000 of them in that
+            of each.
         interval: Probability of the thin intervals; the thick ones are 50 %. A point fit has none.
         ax: Axes to draw into, one for each column; None makes a figure.
 
@@ -51,7 +52,10 @@ def effects(
     labels = [str(sites.coords[group][place]) for place in order]
     panels = _panels(ax, len(places), len(order))
     for place, panel in zip(places, panels, strict=True):
-        draw_intervals(quiet(panel), draws[:, order, place], labels, interval=interval)
+        shown = draws[:, order, place]
+        if len(order) > DRAWN:  # In another order they would fill the panel.
+            shown = shown[:, np.argsort(shown.mean(axis=0), kind="stable")]
+        draw_intervals(quiet(panel), shown, labels, interval=interval)
         panel.set_title(names[place], loc="left", fontsize=10)
         panel.set_xlabel("effect", fontsize=10)
     if len(order) > LABELLED:

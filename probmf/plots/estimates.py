@@ -124,7 +124,8 @@ def _refuse_mixtures(found: Estimates, rows: np.ndarray, x: str) -> None:
 def _listed(found: Estimates, title: str, ax: Axes | None) -> Figure:
     few = len(found) <= LABELLED
     ax = new_axes(ax, (5.6, 1.1 + 0.26 * len(found)) if few else (5.6, 6.0))
-    order = np.arange(len(found))[::-1]
+    # Without labels what can be seen is the order.
+    order = np.arange(len(found))[::-1] if few else np.argsort(found.mean, kind="stable")
     ends = []
     if found.lower is not None and found.upper is not None:
         ends = [(found.lower[order], found.upper[order], 2.0, 0.4)]
@@ -132,7 +133,7 @@ def _listed(found: Estimates, title: str, ax: Axes | None) -> Figure:
     draw_lines(ax, found.mean[order], ends, labels)
     told = [name for name, own in found.columns.items() if not _is_constant(own)]
     y = told[0] if len(told) == 1 and told[0] not in ("term", "contrast") else ""
-    describe(ax, title=title, x=_words(found), y=y if few else f"{len(found):,} estimates")
+    describe(ax, title=title, x=_words(found), y=y if few else f"{len(found):,} in order")
     return figure_of(ax)
 
 

@@ -46,8 +46,7 @@ def factor_map(
     square over the M users; items that lie near each other please the same people.
 
     With many draws each draw is turned to match the others (`diagnostics.align`); dots are means,
-    and ellipses about the five most rated of the labelled ones hold 90 % of a Normal with the
-    draws' covariance.
+    and ellipses about the five most rated items hold 90 % of a Normal with the draws' covariance.
 
     Args:
         fit: A fit with at least two factors.
@@ -93,8 +92,11 @@ def factor_map(
         rasterized=len(rest) > _MANY,
     )  # fmt: skip
     ax.scatter(place[named, 0], place[named, 1], s=size[named], color=BLUE, alpha=0.85, lw=0)
-    ax.set_xlim(*span(place[:, 0], np.zeros(1)))
-    ax.set_ylim(*span(place[:, 1], np.zeros(1)))
+    # Ellipses of some items say how well places are known; of all, nothing could be told.
+    ends = [_ellipse(ax, cloud[:, item]) for item in named[:_ELLIPSES]] if len(cloud) > 1 else []
+    everything = np.concatenate([place, np.zeros((1, 2)), *ends])
+    ax.set_xlim(*span(everything[:, 0]))
+    ax.set_ylim(*span(everything[:, 1]))
     describe(
         ax,
         title="Items where tastes differ most (blue: the most rated)",
@@ -103,13 +105,7 @@ def factor_map(
     )
     told = fit.data.item_labels(named) if titles is None and len(named) else titles
     labels = [str(told[n if titles is None else item]) for n, item in enumerate(named)]  # type: ignore[index]
-    placed = place_labels(ax, place[named], np.sqrt(size[named]) / 2, labels)
-    if len(cloud) > 1:
-        # Ellipses of some items say how well places are known; of all, nothing could be told.
-        written = {text.get_text() for text in placed}
-        known = [item for item, label in zip(named, labels, strict=True) if label in written]
-        for item in known[:_ELLIPSES]:
-            _ellipse(ax, cloud[:, item])
+    place_labels(ax, place[named], np.sqrt(size[named]) / 2, labels)
     return figure_of(ax)
 
 
@@ -153,8 +149,10 @@ def _leading_draws(fit: RatingsFit) -> tuple[Float[np.ndarray, "draws items 2"],
     return place, share
 
 
-def _ellipse(ax: Axes, cloud: Float[np.ndarray, "draws 2"]) -> None:
-    value, vector = np.linalg.eigh(np.cov(cloud.T))
+def _ellipse(ax: Axes, cloud: Float[np.ndarray, "draws 2"]) -> Float[np.ndarray, "2 2"]:
+    """Draw the ellipse, and tell the corners of the box around it."""
+    covariance = np.cov(cloud.T)
+    value, vector = np.linalg.eigh(covariance)
     width, height = 2 * REACH * np.sqrt(np.maximum(value[::-1], 0.0))
     angle = np.degrees(np.arctan2(vector[1, 1], vector[0, 1]))
     center = cloud.mean(axis=0)
@@ -164,6 +162,8 @@ def _ellipse(ax: Axes, cloud: Float[np.ndarray, "draws 2"]) -> None:
             facecolor="none", edgecolor=BLUE, alpha=0.6, lw=0.9, zorder=1.5,
         )
     )  # fmt: skip
+    half = REACH * np.sqrt(np.diagonal(covariance))
+    return np.stack([center - half, center + half])
 
 
 def spectrum(fit: RatingsFit, *, interval: float = 0.9, ax: Axes | None = None) -> Figure:
@@ -195,7 +195,7 @@ def spectrum(fit: RatingsFit, *, interval: float = 0.9, ax: Axes | None = None) 
         low, high = np.quantile(value, tails(interval), axis=0)
         ax.vlines(place, low, high, color=BLUE, lw=2, alpha=0.45)
     ax.plot(place, np.median(value, axis=0), "o", color=BLUE, ms=6)
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, 1.08 * float(value.max()) or 1.0)
     ax.set_xlim(0.5, len(place) + 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     intervals = f" ({interval:.0%} intervals)" if len(value) > 1 else ""

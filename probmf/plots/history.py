@@ -6,6 +6,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from probmf.diagnostics.quantities import AnyFit
 from probmf.plots.style import CYCLE, DASHES, describe, legend, log_axis, new_figure, quiet
@@ -73,6 +74,8 @@ def convergence(
         lengths = [len(run) for run in runs.values()]
         if against == "steps" and max(lengths) > _LONG * min(lengths):
             log_axis(panel, "x")
+        elif against == "steps":
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(runs) > 1:
         legend(panels[0])
     return cast(Figure, panels[0].get_figure(root=True))
@@ -125,7 +128,7 @@ def _draw_objective(ax: Axes, runs: Mapping[str, History], against: str) -> None
                 ax.plot(x, above, color=CYCLE[place % len(CYCLE)], lw=0.6, alpha=0.35)
         above = share_above(run.objective, lowest, unit)
         ax.plot(_x(run, against), above, **_line(place), label=name or None)
-    ax.set_yscale("log")
+    log_axis(ax, "y")
 
 
 def share_above(objective: np.ndarray, lowest: float, unit: float) -> np.ndarray:

@@ -9,7 +9,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from probmf.plots.history import FLOOR, Searched, check_histories, share_above, unit_of
-from probmf.plots.style import CYCLE, DASHES, GREY, describe, legend, new_figure, percent, quiet
+from probmf.plots.style import (
+    CYCLE,
+    DASHES,
+    GREY,
+    describe,
+    legend,
+    log_axis,
+    new_figure,
+    percent,
+    quiet,
+)
 from probmf.results import History
 
 #: Ends of so many restarts are marked one by one.
@@ -83,8 +93,8 @@ def optimization(
     panels[1].axvline(tolerance, color=GREY, lw=1)
     for panel in panels:
         quiet(panel)
-    panels[0].set_yscale("log")
-    panels[1].set_xscale("log")
+    log_axis(panels[0], "y")
+    log_axis(panels[1], "x")
     percent(panels[1], "y")
     share = "share above the lowest objective reached"
     describe(panels[0], title="Objective of every restart", x=unit_of(runs), y=share)

@@ -1,19 +1,18 @@
-"""Pictures of draws: traces, ranks, forests, energies."""
+"""Pictures of draws: traces, ranks, energies."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy.stats import rankdata
 
 from probmf.diagnostics.judgement import statistics
 from probmf.diagnostics.quantities import AnyFit, check_fit, of_fit
-from probmf.models.sites import Sites
 from probmf.plots.convergence import draw_energy
-from probmf.plots.intervals import LABELLED, draw_intervals
 from probmf.plots.style import (
     CYCLE,
     DASHES,
@@ -25,9 +24,7 @@ from probmf.plots.style import (
     new_figure,
     quiet,
 )
-from probmf.results.asked import check_interval
 from probmf.results.measures import fewest_draws, measure
-from probmf.results.mixed_summary import is_effect, scalars
 
 #: Quantities that a picture of chains shows at most if none are named.
 MOST = 12
@@ -75,6 +72,7 @@ def trace(fit: AnyFit, *, var_names: Collection[str] | None = None) -> Figure:
         right.set_title(name, loc="left", fontsize=10)
     grid[0][0].invert_xaxis()
     grid[-1][1].set_xlabel("draw", fontsize=10)
+    grid[-1][1].xaxis.set_major_locator(MaxNLocator(integer=True))
     figure_legend(figure, grid[0][1])
     return figure
 
@@ -161,92 +159,6 @@ def _size_by_itself(draws: Float[np.ndarray, "chain draw"]) -> float:
         return float(draws.shape[1])
     sizes = [float(measure(own[None, :, None]).ess_bulk[0]) for own in draws]
     return float(np.clip(np.nanmean(sizes), 1.0, draws.shape[1]))
-
-
-def forest(
-    fit: AnyFit,
-    *,
-    var_names: Collection[str] | None = None,
-    coords: Mapping[str, Sequence[Any]] | None = None,
-    interval: float = 0.9,
-) -> Figure:
-    """Means and intervals of parameters, one line each, with the user's own labels.
-
-    Args:
-        fit: A fit of a sampler.
-        var_names: Names of sites, such as "coefficients" or "school_effects"; None for those
-            without effects, factors and biases of single rows.
-        coords: Labels to choose, by dimension, as in ArviZ: {"school": ["north", "lake"]}.
-        interval: Probability of the thin intervals; the thick ones are 50 %.
-
-    Returns:
-        The figure, with a panel for each site, as their units may differ, and for an intercept,
-        whose unit is that of the response. Of a site with more than 60 numbers these are in their
-        order and without labels.
-
-    Raises:
-        TypeError: If it is no fit.
-        ValueError: If it is a point fit, there is no such site or label, or the interval is not
-            in (0, 1).
-    """
-    check_sampled(fit)
-    check_interval(interval)
-    sites = fit._sites()
-    single = [
-        site for site in fit.samples
-        if not is_effect(site) and not {"user", "item"} & {*sites.dims.get(site, ())}
-    ]  # fmt: skip
-    numbers: list[tuple[str, dict[str, np.ndarray]]] = []
-    for site in chosen(dict.fromkeys(fit.samples if var_names else single), var_names):
-        draws = dict(scalars(site, *_selected(site, fit.samples[site], sites, coords or {})))
-        found = {name: own.ravel() for name, own in draws.items() if np.ptp(own) > 0}
-        # An intercept has the unit of the response, and other columns have their own.
-        alone = {name: found.pop(name) for name in [f"{site}[Intercept]"] if name in found}
-        numbers += [(site, own) for own in (alone, found) if own]
-    if not numbers:
-        raise ValueError("There is nothing to draw: these parameters are the same at every draw.")
-    sizes = [len(own) if len(own) <= LABELLED else 20 for _, own in numbers]
-    figure = new_figure((6.0, 0.6 + 0.3 * sum(sizes) + 0.62 * len(sizes)))
-    panels = figure.subplots(len(numbers), 1, squeeze=False, height_ratios=[n + 1 for n in sizes])
-    shown: set[str] = set()
-    for (site, own), ax in zip(numbers, panels[:, 0], strict=True):
-        labels = [name.removeprefix(site).strip("[]") or site for name in own]
-        values = np.stack([*own.values()], axis=1)
-        if len(own) > LABELLED:  # Without labels what can be seen is the order.
-            values = values[:, np.argsort(-values.mean(axis=0), kind="stable")]
-            ax.set_ylabel(f"{len(own):,} in order", fontsize=10)
-        draw_intervals(quiet(ax), values, labels, interval=interval)
-        ax.invert_yaxis()
-        title = "" if labels == [site] or site in shown else site
-        shown.add(site)
-        ax.set_title(title, loc="left", fontsize=10)
-    panels[0, 0].set_title(
-        f"{panels[0, 0].get_title(loc='left')}  (means, {interval:.0%} and 50% intervals)".strip(),
-        loc="left", fontsize=10,
-    )  # fmt: skip
-    return figure
-
-
-def _selected(
-    site: str, value: np.ndarray, sites: Sites, coords: Mapping[str, Sequence[Any]]
-) -> tuple[np.ndarray, Sites]:
-    """Draws of a site at the labels that were chosen, and what they are called."""
-    value = sites.named({site: value})[site]
-    kept = dict(sites.coords)
-    for axis, dim in enumerate(sites.dims.get(site, [])):
-        if dim not in coords:
-            continue
-        wanted = [coords[dim]] if isinstance(coords[dim], str) else list(coords[dim])
-        known = [str(label) for label in sites.coords[dim]]
-        missing = [label for label in wanted if str(label) not in known]
-        if missing:
-            raise ValueError(
-                f"coords has {missing[0]!r} for {dim!r}, whose labels are "
-                f"{', '.join(known[:5])}{', ...' * (len(known) > 5)}."
-            )
-        places = [known.index(str(label)) for label in wanted]
-        value, kept[dim] = np.take(value, places, axis=2 + axis), wanted
-    return value, sites._replace(coords=kept)
 
 
 def energy(fit: AnyFit, *, ax: Axes | None = None) -> Figure:

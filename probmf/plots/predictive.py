@@ -231,11 +231,14 @@ def _draw_groups(
         count_ticks(ax)
     ax.grid(axis="y", visible=False)
     ax.set_ylim(-1, len(there))
-    legend(ax, loc="lower right", markerscale=1 if few else 4)
     describe(
         ax,
         title=f"{statistic} of {response} by {source}: {inside:.0%} of {len(there):,} within",
         x=f"{statistic} of {response}",
         y="" if few else f"{len(there):,} groups in order",
     )
+    # Above the lines, which leave no corner free.
+    ax.set_title(ax.get_title(loc="left"), loc="left", fontsize=11, color=INK, pad=24)
+    legend(ax, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, borderaxespad=0.2,
+           markerscale=1 if few else 4)  # fmt: skip
     return figure_of(ax)

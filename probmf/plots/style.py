@@ -100,7 +100,7 @@ def figure_legend(figure: Figure, ax: Axes) -> None:
 
 
 def log_axis(ax: Axes, axes: Iterable[str]) -> None:
-    """Make axes of counts logarithmic, with their ticks as plain numbers."""
+    """Make axes of counts or shares logarithmic, with their ticks as plain numbers."""
     for name in axes:
         (ax.set_xscale if name == "x" else ax.set_yscale)("log")
         axis = ax.xaxis if name == "x" else ax.yaxis

@@ -59,7 +59,8 @@ class Estimates(Tabular):
     @property
     def _headline(self) -> str:
         told = "" if self.lower is None else f", {self.interval:.0%} intervals"
-        return f"{len(self):,} {self.what} of {self.response}{told}"
+        what = self.what if len(self) != 1 else self.what.removesuffix("s")
+        return f"{len(self):,} {what} of {self.response}{told}"
 
     def to_arrow(self) -> pa.Table:
         """The estimates as an Arrow table.

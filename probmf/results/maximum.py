@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from probmf import html
 from probmf.results.pickled import Pickled, frozen
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Maximum(Pickled):
     r"""A best fit's likelihood and standard errors.
 
@@ -61,6 +62,18 @@ class Maximum(Pickled):
             return None
         return price * self.num_parameters - 2.0 * self.log_likelihood
 
+    def __repr__(self) -> str:
+        """The likelihood, its criteria, and how many parameters and observations there are."""
+        return f"Maximum({self.note or self._sizes})"
+
+    def _repr_html_(self) -> str:
+        """The same for notebooks."""
+        return html.lines([self.note or f"{self._sizes}."])
+
+    @property
+    def _sizes(self) -> str:
+        return f"{self.num_parameters:,} parameters, {self.num_observations:,} observations"
+
     @property
     def note(self) -> str:
         """All of it in a sentence; empty without a likelihood."""
@@ -68,5 +81,5 @@ class Maximum(Pickled):
             return ""
         return (
             f"Log likelihood {self.log_likelihood:.6g}, AIC {self.aic:.6g}, BIC {self.bic:.6g} "
-            f"({self.num_parameters:,} parameters, {self.num_observations:,} observations)."
+            f"({self._sizes})."
         )

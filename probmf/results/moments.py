@@ -9,7 +9,7 @@ from jaxtyping import Float
 from probmf.results.pickled import Pickled, frozen
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RowMoments(Pickled):
     """Running moments of biases and factors, or of the effects of a mixed model, by chain.
 
@@ -46,6 +46,14 @@ class RowMoments(Pickled):
         shapes = [{name: v.shape for name, v in part.items()} for part in (self.mean, self.sd)]
         if shapes[0] != shapes[1]:
             raise ValueError(f"mean has the shapes {shapes[0]}, but sd has {shapes[1]}.")
+
+    def __repr__(self) -> str:
+        """Sites, and the number of sweeps."""
+        chains = len(next(iter(self.mean.values()), ()))
+        return (
+            f"RowMoments(mean and sd of {', '.join(self.mean)} over {self.num_sweeps:,} sweeps of "
+            f"{chains} chain{'s'[: chains != 1]})"
+        )
 
     def pooled(self, site: str) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation over the sweeps of all chains.

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from probmf.data import Ratings, as_generator
 from probmf.data.column import objects
+from probmf.data.rating_summary import headline_count
 from probmf.results.asked import Asked, check_count, check_interval, read_some
 from probmf.results.choices import Exclude, read_choice, read_exclusions
 from probmf.results.exclusions import Exclusions
@@ -61,9 +62,12 @@ class Recommendations(Tabular):
             for item, score in zip(self.item[0][found], self.score[0][found], strict=True)
         ]
         first = ", ".join(best[:5]) + ", ..." * (len(best) > 5)
+        whom = plain_text(self.user[0])
+        if len(self) > 1:
+            whom = f"each of {len(self):,}; for {whom}"
         return (
-            f"Recommendations({self.code.shape[1]} items for each of {len(self):,}; "
-            f"for {plain_text(self.user[0])}: {first or 'nothing left'}"
+            f"Recommendations({headline_count(self.code.shape[1], 'item')} for {whom}: "
+            f"{first or 'nothing left'}"
             f"{told_unknown(self.known_user)})"
         )
 

@@ -98,8 +98,10 @@ class Table(Tabular):
         """Columns one below the other: text to the left, numbers to the right."""
         if not self.rows:
             return "(no rows)"
-        cells = [self._names, *self._cells()]
-        widths = [max(len(line[place]) for line in cells) for place in range(len(self._names))]
+        cells = [self.column_names, *self._cells()]
+        widths = [
+            max(len(line[place]) for line in cells) for place in range(len(self.column_names))
+        ]
         lines = [
             "  ".join(
                 cell.ljust(width) if to_left else cell.rjust(width)
@@ -126,18 +128,20 @@ class Table(Tabular):
             return ""
         cells = self._cells()
         # A page has no room for columns that are empty, such as R-hat of independent draws.
-        kept = [n for n, _ in enumerate(self._names) if {row[n] for row in cells} - {"", "..."}]
+        kept = [
+            n for n, _ in enumerate(self.column_names) if {row[n] for row in cells} - {"", "..."}
+        ]
         return html.table(
-            [self._names[n] for n in kept],
+            [self.column_names[n] for n in kept],
             [[row[n] for n in kept] for row in cells],
             [self._to_left[n] for n in kept],
             caption,
         )
 
     @property
-    def _names(self) -> list[str]:
+    def column_names(self) -> list[str]:
         """Names of the columns."""
-        return list(self.rows[0])
+        return list(self.rows[0]) if self.rows else []
 
     @property
     def _to_left(self) -> list[bool]:
@@ -149,7 +153,7 @@ class Table(Tabular):
         shown = list(self.rows)
         if len(shown) > PRINTED:
             shown = [*shown[: PRINTED // 2], {}, *shown[-PRINTED // 2 :]]
-        return [[_cell(row[name]) if row else "..." for name in self._names] for row in shown]
+        return [[_cell(row[name]) if row else "..." for name in self.column_names] for row in shown]
 
     def to_arrow(self) -> pa.Table:
         """The rows as an Arrow table."""
@@ -158,12 +162,14 @@ class Table(Tabular):
 
 def shown(table: Table) -> tuple[list[str], Sequence[list[str]]]:
     """Names of a table's columns, and its rows as they are printed."""
-    return table._names, table._cells()
+    return table.column_names, table._cells()
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
     if isinstance(value, float | np.floating):
         number = float(value)
         text = f"{number:.4g}"

@@ -49,3 +49,11 @@ class Traces(Pickled):
     def __post_init__(self) -> None:
         """Freeze the arrays."""
         object.__setattr__(self, "values", frozen(self.values))
+
+    def __repr__(self) -> str:
+        """Names, and the number of sweeps."""
+        chains, sweeps = next(iter(self.values.values())).shape[:2]
+        return (
+            f"Traces({', '.join(self.values)}: {sweeps:,} sweeps of {chains} "
+            f"chain{'s'[: chains != 1]})"
+        )

@@ -30,9 +30,11 @@ def test_mistakes() -> None:
         probmf.fit({"user": [1]})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="All ratings are 1, so that they tell nobody's taste"):
         probmf.fit(table([1.0, 1.0]))
+    with pytest.raises(ValueError, match="num_sweeps is 0"):
+        probmf.fit(table([1.0, 2.0]), num_sweeps=0)
 
 
-@pytest.mark.parametrize(("num_ratings", "sweeps"), [(100, 3_200), (60_000, 500), (10**7, 300)])
+@pytest.mark.parametrize(("num_ratings", "sweeps"), [(100, 3_200), (60_000, 1_000), (10**7, 300)])
 def test_fewer_sweeps_of_more_ratings(
     monkeypatch: pytest.MonkeyPatch, num_ratings: int, sweeps: int
 ) -> None:
@@ -44,6 +46,8 @@ def test_fewer_sweeps_of_more_ratings(
     assert asked["num_warmup"] == sweeps // 4
     assert asked["num_samples"] == 50 * asked["thin"]
     assert 0 <= 3 * sweeps // 4 - asked["num_samples"] < 50
+    probmf.fit(ratings, num_sweeps=12)
+    assert [asked[name] for name in ("num_warmup", "num_samples", "thin")] == [3, 9, 1]
 
 
 @pytest.mark.calibration

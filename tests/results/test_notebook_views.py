@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from probmf import (
+    Examples,
     Gaussian,
     MatrixFactorization,
     MixedEffects,
@@ -16,7 +17,8 @@ from probmf import (
     load,
     plots,
 )
-from probmf.results import History, MixedFit, RatingsFit, Sampling
+from probmf.results import History, Maximum, MixedFit, RatingsFit, Sampling
+from probmf.results.moments import RowMoments
 from probmf.results.table import Table
 
 FRAME = {
@@ -64,6 +66,7 @@ def test_every_result_has_a_view(fit: RatingsFit, mixed: MixedFit) -> None:
         fit.similar_items("c", k=1), fit.choose_next(2001, k=1),
         fit.rank_posterior(2001, k=1, key=0), mixed, mixed.model, mixed.sampling,
         mixed.summary(), mixed.predict(), diagnostics.summary(mixed), Network(),
+        fit.data.summary(), Examples.from_frame({"x": [1.0, 2.0], "y": [0.0, 1.0]}, response="y"),
     ]  # fmt: skip
     for of in shown:
         assert len(words(of)) > 2, type(of)
@@ -72,6 +75,16 @@ def test_every_result_has_a_view(fit: RatingsFit, mixed: MixedFit) -> None:
 def test_ids_are_shown_as_they_are_and_escaped(fit: RatingsFit) -> None:
     found = words(fit.predict([(1984, "a<b")]))
     assert {"customer_id", "sku", "1984", "a<b"} <= set(found)
+
+
+def test_results_that_hold_arrays_say_what_they_are(fit: RatingsFit) -> None:
+    top = Maximum({"noise_scale": np.ones(())}, 4, 200, -300.0)
+    assert repr(top) == f"Maximum({words(top)[0]})"
+    assert words(top)[0].startswith("Log likelihood -300, AIC 608, BIC 621.193 (4 parameters, 200")
+    assert repr(fit.data.summary()) == str(fit.data.summary())
+    assert words(Table(({"known": True}, {"known": np.bool_(False)}))).count("yes") == 1
+    many = RowMoments({"user_bias": np.ones((2, 3))}, {"user_bias": np.ones((2, 3))}, 50)
+    assert repr(many) == "RowMoments(mean and sd of user_bias over 50 sweeps of 2 chains)"
 
 
 def test_a_long_table_says_how_many_rows_are_left_out(mixed: MixedFit) -> None:

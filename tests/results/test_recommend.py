@@ -399,7 +399,7 @@ def test_excluding_everything(random_fit: Any) -> None:
     # For all users at once, one of them has an empty line.
     assert fit.recommend(k=1).item.tolist() == [[None], [2]]
     assert (
-        repr(fit.recommend(k=1)) == "Recommendations(1 items for each of 2; for 'a': nothing left)"
+        repr(fit.recommend(k=1)) == "Recommendations(1 item for each of 2; for 'a': nothing left)"
     )
     nothing = fit.recommend(k=1, exclude=fit.data, candidates=[1])
     assert nothing.to_arrow().num_rows == 0
@@ -471,7 +471,7 @@ def test_biases_alone_rank_alike_for_everybody(random_fit: Any, draw_ratings: An
 
 def test_repr_says_whom_for(fit: Any) -> None:
     text = repr(fit.recommend(4, k=2))
-    assert text.startswith("Recommendations(2 items for each of 1; for 4: ")
+    assert text.startswith("Recommendations(2 items for 4: ")
     assert text.count("(") == 3
     assert "prior" not in text
 
