@@ -307,13 +307,16 @@ class Ratings(SplittableRatings):
             The same table with ratings 0 and 1.
 
         Raises:
-            ValueError: If the threshold is not finite.
+            TypeError: If the threshold is no number.
+            ValueError: If it is not finite.
 
         Example:
             >>> ratings = Ratings.from_frame({"user": [1, 2], "item": [8, 8], "rating": [4, 3]})
             >>> ratings.binarize(4).rating
             array([1., 0.])
         """
+        if not isinstance(threshold, int | float | np.number):
+            raise TypeError(f"threshold is {threshold!r}, expected a number.")
         if not np.isfinite(threshold):
             raise ValueError(f"threshold is {threshold!r}, expected a finite number.")
         return replace(self, rating=(self.rating >= threshold).astype(np.float64))

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 
 from probmf import html
 from probmf.data import as_generator
+from probmf.data.rating_summary import headline_count
 from probmf.diagnostics.judgement import complaints, remarks, statistics
 from probmf.diagnostics.quantities import AnyFit, Quantity, check_fit, of_fit
 from probmf.results.measures import (
@@ -126,7 +127,8 @@ def summary(
     least = 2 if independent else fewest_draws(fit.num_chains)
     if fit.num_draws < least:
         raise ValueError(
-            f"The fit has {fit.num_chains} chains of {fit.num_draws} draws; whether draws have "
+            f"The fit has {headline_count(fit.num_chains, 'chain')} of "
+            f"{headline_count(fit.num_draws, 'draw')}; whether draws have "
             f"converged can't be told from fewer than {least} per chain. A point fit has "
             "nothing to diagnose: see its history."
         )

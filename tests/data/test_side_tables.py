@@ -247,3 +247,5 @@ def test_binarize(films: Ratings) -> None:
     assert liked.users is films.users
     with pytest.raises(ValueError, match="threshold is nan, expected a finite number"):
         films.binarize(float("nan"))
+    with pytest.raises(TypeError, match="threshold is '4', expected a number"):
+        films.binarize("4")  # type: ignore[arg-type]

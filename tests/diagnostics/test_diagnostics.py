@@ -254,7 +254,7 @@ def test_names_and_keys() -> None:
 def test_errors() -> None:
     fit = mixed()
     one = MixedFit(fit.model, fit.design, {k: v[:1, :3] for k, v in fit.samples.items()}, "x")
-    with pytest.raises(ValueError, match="1 chains of 3 draws; whether draws have converged can't"):
+    with pytest.raises(ValueError, match="1 chain of 3 draws; whether draws have converged can't"):
         summary(one)
     with pytest.raises(TypeError, match="fit is a int, expected a RatingsFit, a MixedFit"):
         summary(3)  # type: ignore[arg-type]

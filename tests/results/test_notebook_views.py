@@ -82,7 +82,7 @@ def test_results_that_hold_arrays_say_what_they_are(fit: RatingsFit) -> None:
     assert repr(top) == f"Maximum({words(top)[0]})"
     assert words(top)[0].startswith("Log likelihood -300, AIC 608, BIC 621.193 (4 parameters, 200")
     assert repr(fit.data.summary()) == str(fit.data.summary())
-    assert words(Table(({"known": True}, {"known": np.bool_(False)}))).count("yes") == 1
+    assert {"yes", "no"} <= set(words(Table(({"known": True}, {"known": np.bool_(False)}))))
     many = RowMoments({"user_bias": np.ones((2, 3))}, {"user_bias": np.ones((2, 3))}, 50)
     assert repr(many) == "RowMoments(mean and sd of user_bias over 50 sweeps of 2 chains)"
 
