@@ -22,8 +22,8 @@ from probmf.inference.marginal_rows import RowsMarginal, Stretched, find_start, 
 from probmf.inference.nuts.transitions import Chains, Settings, constrain_chains, run_nuts
 from probmf.inference.potential import Potential
 from probmf.metrics import coverage, rmse
+from probmf.models.linear_predictor import linear_predictor
 from probmf.models.observations import Observations
-from probmf.models.scores import linear_predictor
 from probmf.results import RatingsFit
 from probmf.results.measures import measure
 from probmf.results.sampling import Sampling

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from rich.markup import escape
 from rich.rule import Rule
 from rich.text import Text
+from scipy.stats import norm
 
 from probmf import load, metrics, plots
 from probmf.cli import shared_options as options
@@ -27,7 +28,6 @@ from probmf.inference.point.map import fit_map
 from probmf.likelihoods import Gaussian
 from probmf.models import MatrixFactorization
 from probmf.results import RatingsFit
-from probmf.results.predict import intervals
 
 #: Ratings that the new user of the demo starts with.
 NUM_FIRST = 5
@@ -211,9 +211,7 @@ def judge(stage: Stage, fit: RatingsFit, seed: int) -> None:
     table.add_row("the truth (noise)", f"{stage.simulation.noise_floor:.3f}", style="dim")
     out.print(table, "")
     shares = {
-        level: metrics.coverage(
-            observed, *intervals(predicted.mean, np.asarray(predicted.sd), level)
-        )
+        level: metrics.coverage(observed, *norm.interval(level, predicted.mean, predicted.sd))
         for level in (0.5, 0.9)
     }
     out.print(

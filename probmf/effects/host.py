@@ -24,8 +24,16 @@ import numpy as np
 import scipy.sparse
 
 from probmf.effects import lapack
-from probmf.effects.columns import ColumnPlaces, Trils
-from probmf.effects.loops import collect, interpolate, join_pairs, part_pairs, place, weigh
+from probmf.effects.loops import (
+    ColumnPlaces,
+    Trils,
+    collect,
+    interpolate,
+    join_pairs,
+    part_pairs,
+    place,
+    weigh,
+)
 from probmf.effects.pattern import Pattern
 from probmf.effects.rounding import Rounding, factor_error, rounding_error
 from probmf.effects.statistics import Statistics

@@ -23,8 +23,7 @@ from probmf.inference.marginal.probe import moderate_value
 from probmf.inference.standard_coordinates import Coordinates, mixed_coordinates
 from probmf.models.mixed.program import MixedProgram
 from probmf.numpyro_setup import run_unchecked
-from probmf.run.compilation import count_numbers, traced_jit
-from probmf.run.programs import as_tree
+from probmf.run.compilation import as_tree, count_numbers, traced_jit
 
 
 class Form:

@@ -1,7 +1,6 @@
 """Metrics of predictions: errors, scores of probabilities, and rankings."""
 
 from probmf.metrics.bootstrap import bootstrap
-from probmf.metrics.lists import catalog_coverage, novelty
 from probmf.metrics.pointwise import (
     auc,
     brier,
@@ -13,10 +12,12 @@ from probmf.metrics.pointwise import (
     rmse,
 )
 from probmf.metrics.ranking import (
+    catalog_coverage,
     hit_rate_at_k,
     map_at_k,
     mrr_at_k,
     ndcg_at_k,
+    novelty,
     precision_at_k,
     recall_at_k,
 )

@@ -25,10 +25,10 @@ from probmf.models.factorization_program import (
 )
 from probmf.models.l2 import Loss, l2_scales
 from probmf.models.layers import MLP
+from probmf.models.linear_predictor import Parameters, linear_predictor, unobserved_loss
 from probmf.models.normal_wishart import NormalWishart, normal_loss
 from probmf.models.observations import Observations
 from probmf.models.row_means import check_mean, prior_means
-from probmf.models.scores import Parameters, linear_predictor, unobserved_loss
 from probmf.models.sites import Sites
 from probmf.rows.store import SIDES, Side
 

@@ -16,10 +16,10 @@ from numpyro.distributions import Distribution
 
 from probmf.likelihoods import Likelihood
 from probmf.models.layers import MLP
+from probmf.models.linear_predictor import linear_predictor, unobserved_loss
 from probmf.models.normal_wishart import NormalWishart, sample_scale
 from probmf.models.observations import Observations
 from probmf.models.row_means import RowMean
-from probmf.models.scores import linear_predictor, unobserved_loss
 from probmf.rows.store import SIDES, Side
 
 #: Prior scale of each kind of parameter.

@@ -1,26 +1,209 @@
-"""Scores of a fit of many draws: at each of them."""
+"""Scores of a fit of many draws, at each of them, and the best of many items for many users."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, override
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jax import lax
+from jaxtyping import Array, Float, Int
 
+from probmf.likelihoods import Likelihood
+from probmf.precision import in_precision
+from probmf.results.candidates import Exclusions
 from probmf.results.draws import Draws
-from probmf.results.exclusions import Exclusions
-from probmf.results.mixtures import BLOCK, row_blocks
+from probmf.results.mixtures import BLOCK, row_blocks, tails
 from probmf.results.prediction_intervals import Mixtures, ScoreMixture
-from probmf.results.ranking import Order
-from probmf.results.ranking_of_draws import (
-    draw_blocks,
-    draw_strangers,
-    pairs_of_rows,
-    top_cosines,
-    top_of_draws,
-)
+from probmf.results.ranking import Order, top_scores, unit_rows
 from probmf.results.scores import Codes, Column, Scores
 from probmf.rows.store import Side
+
+#: Numbers that the rows of one block of draws may have.
+ROW_NUMBERS = 1 << 24
+
+
+def top_of_draws(
+    draws: Draws,
+    codes: Int[np.ndarray, " lines"],
+    items: Int[np.ndarray, " items"],
+    k: int,
+    exclusions: Exclusions | None,
+    order: Order,
+) -> Int[np.ndarray, "lines k"]:
+    """Places in `items` of the best, -1 where none is left.
+
+    Args:
+        draws: The draws.
+        codes: User codes; -1 is a new user, with the prior of each draw.
+        items: Item codes.
+        k: How many.
+        exclusions: Pairs to leave out, their items as places in `items`.
+        order: "mean" is the expected rating over all draws, "probability" that of a rating that is
+            high enough; "lower" and "upper" are quantiles of the score over the draws; "thompson"
+            is the score at one draw for each user.
+
+    Returns:
+        The places. Time O(draws x lines x items x d); memory is bounded.
+    """
+    rng = order.rng
+    chosen = np.zeros(len(codes), np.int64)
+    if rng is not None:
+        chosen = rng.integers(draws.num_draws, size=len(codes))
+    # A new user's rows are drawn; for bounds always the same ones, so that calls agree.
+    strangers = np.random.default_rng(0) if rng is None else rng
+
+    def score(part: slice) -> np.ndarray:
+        if order.by in ("mean", "probability"):
+            return _means(draws, codes[part], items, order)
+        if order.by == "thompson":
+            return _single(draws, codes[part], items, chosen[part], strangers)
+        level = tails(order.interval)[order.by == "upper"]
+        return _quantiles(draws, codes[part], items, level, strangers)
+
+    return top_scores(score, len(codes), len(items), k, exclusions)[0]
+
+
+def top_cosines(
+    draws: Draws, side: Side, codes: Int[np.ndarray, " lines"], k: int, exclusions: Exclusions
+) -> tuple[Int[np.ndarray, "lines k"], Float[np.ndarray, "lines k"]]:
+    """Rows of a side whose factors have the largest mean cosine with those of some.
+
+    A cosine does not change when the factors of a draw are rotated, so it may be averaged.
+    """
+    every = np.arange(draws.data.num_users if side == "user" else draws.data.num_items)
+
+    def mean_cosines(part: slice) -> np.ndarray:
+        total = np.zeros((part.stop - part.start, len(every)))
+        for some in draw_blocks(draws, len(every)):
+            for unit in unit_rows(draws.rows(side, every, some)[:, :, 1:]):
+                total += unit[codes[part]] @ unit.T
+        return total / draws.num_draws
+
+    return top_scores(mean_cosines, len(codes), len(every), k, exclusions)
+
+
+def draw_blocks(draws: Draws, num_rows: int) -> Iterator[slice]:
+    """Slices of draws, as many at a time as fit in memory with that many rows each."""
+    step = max(1, ROW_NUMBERS // (num_rows * (2 + int(draws.model.num_factors))))
+    for start in range(0, draws.num_draws, step):
+        yield slice(start, min(start + step, draws.num_draws))
+
+
+def pairs_of_rows(
+    draws: Draws, codes: np.ndarray, items: np.ndarray, some: slice
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of both sides at some draws whose products are the scores: (mu + b, 1, u), (1, c, v)."""
+    users, others = draws.rows("user", codes, some), draws.rows("item", items, some)
+    ones = np.ones_like(users[:, :, :1]), np.ones_like(others[:, :, :1])
+    users[:, :, 0] += draws.sites["intercept"][some][:, None]
+    return (
+        np.concatenate([users[:, :, :1], ones[0], users[:, :, 1:]], axis=2),
+        np.concatenate([ones[1], others], axis=2),
+    )
+
+
+def _means(draws: Draws, codes: np.ndarray, items: np.ndarray, order: Order) -> np.ndarray:
+    """Expected ratings or probabilities of high ones over all draws, by line and item."""
+    new = codes < 0
+    likelihood = draws.model.likelihood
+    threshold = np.asarray(order.at_least) if order.by == "probability" else None
+    linear = likelihood.quadratic and threshold is None
+    total = np.zeros((len(codes), len(items)))
+    for some in draw_blocks(draws, len(codes) + len(items)):
+        users, others = pairs_of_rows(draws, codes, items, some)
+        rows = users, others, *_spread_of_strangers(draws, new, others, some)
+        arrays = in_precision((*rows, draws.likelihood_scales(some), threshold))
+        total += np.asarray(
+            _sum_of_means(
+                *arrays, likelihood=likelihood.canonical(),
+                strangers=bool(new.any()) and not linear,
+            )
+        )  # fmt: skip
+    return total / draws.num_draws
+
+
+def _spread_of_strangers(
+    draws: Draws, new: np.ndarray, others: np.ndarray, some: slice
+) -> tuple[np.ndarray, np.ndarray]:
+    """Prior widths of new users' scores: bias scale and 1 by line, else 0; lengths by item."""
+    spread = np.zeros((len(others), len(new), 2))
+    lengths = np.zeros(others.shape[:2])
+    if new.any():
+        spread[:, :, 0] = new * draws.new_bias_scale("user")[some][:, None]
+        spread[:, :, 1] = new
+        lengths = np.square(others[:, :, 2:] @ draws.new_roots("user")[some]).sum(axis=2)
+    return spread, lengths
+
+
+@partial(jax.jit, static_argnames=("likelihood", "strangers"))
+def _sum_of_means(
+    users: Array, items: Array, spread: Array, lengths: Array, scales: dict[str, Array],
+    threshold: Array | None,
+    *, likelihood: Likelihood, strangers: bool,
+) -> Array:  # fmt: skip
+    def add(total: Array, draw: tuple[Any, ...]) -> tuple[Array, None]:
+        x, y, scale, length, own = draw
+        score, sd = x @ y.T, None
+        if strangers:
+            variance = jnp.square(scale[:, :1]) + jnp.square(scale[:, 1:]) * length[None, :]
+            sd = jnp.sqrt(variance)
+        if threshold is not None:
+            return total + likelihood.tail(score, threshold, own, sd), None
+        if sd is None:
+            return total + likelihood.mean(score, own), None
+        return total + likelihood.integrate(score, sd, own)[0], None
+
+    start = jnp.zeros((users.shape[1], items.shape[1]), users.dtype)
+    return lax.scan(add, start, (users, items, spread, lengths, scales))[0]
+
+
+def draw_strangers(
+    draws: Draws, users: np.ndarray, codes: np.ndarray, at: slice | np.ndarray,
+    rng: np.random.Generator,
+) -> None:  # fmt: skip
+    """Give new users a row from the prior of each draw, in place."""
+    new = np.flatnonzero(codes < 0)
+    if len(new):
+        bias = draws.new_bias_scale("user")[at]
+        users[:, new, 0] += bias[:, None] * rng.standard_normal((len(users), len(new)))
+        noise = rng.standard_normal((len(users), len(new), users.shape[2] - 2))
+        users[:, new, 2:] += noise @ np.swapaxes(draws.new_roots("user")[at], 1, 2)
+
+
+def _single(
+    draws: Draws, codes: np.ndarray, items: np.ndarray, chosen: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:  # fmt: skip
+    """Scores of each line at one draw of its own."""
+    scores = np.empty((len(codes), len(items)))
+    for draw in np.unique(chosen):
+        lines = np.flatnonzero(chosen == draw)
+        at = slice(draw, draw + 1)
+        users, others = pairs_of_rows(draws, codes[lines], items, at)
+        draw_strangers(draws, users, codes[lines], at, rng)
+        scores[lines] = users[0] @ others[0].T
+    return scores
+
+
+def _quantiles(
+    draws: Draws, codes: np.ndarray, items: np.ndarray, level: float, rng: np.random.Generator
+) -> np.ndarray:
+    """A quantile of the scores over the draws, by line and item."""
+    bound = np.empty((len(codes), len(items)))
+    width = max(1, min(len(items), BLOCK // draws.num_draws))
+    height = max(1, BLOCK // (draws.num_draws * width))
+    for line in range(0, len(codes), height):
+        own = codes[line : line + height]
+        users, _ = pairs_of_rows(draws, own, items[:1], slice(None))
+        draw_strangers(draws, users, own, slice(None), rng)
+        for first in range(0, len(items), width):
+            _, others = pairs_of_rows(draws, own[:1], items[first : first + width], slice(None))
+            scores = users @ others.transpose(0, 2, 1)
+            bound[line : line + height, first : first + width] = np.quantile(scores, level, axis=0)
+    return bound
 
 
 @dataclass(frozen=True, eq=False)

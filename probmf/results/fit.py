@@ -1,4 +1,4 @@
-"""Base class of fits: draws by site name, counted, saved and shown."""
+"""Base class of fits: draws by site name, checked, counted, saved and shown."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -18,14 +18,55 @@ from probmf.results.arviz_tree import arviz_tree
 from probmf.results.asked import check_num_draws
 from probmf.results.densities import at_draws
 from probmf.results.history import History
-from probmf.results.pickled import Pickled
+from probmf.results.pickled import Pickled, frozen
 from probmf.results.prediction_intervals import Mixtures
-from probmf.results.priors import draw_prior
-from probmf.results.priors import log_prior as log_prior_at
-from probmf.results.samples import checked_samples
+from probmf.results.prior_draws import draw_prior
+from probmf.results.prior_draws import log_prior as log_prior_at
 from probmf.results.sampling import Sampling
 from probmf.results.storage import write_fit
 from probmf.settings import own_settings
+
+
+def checked_samples(
+    samples: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], *, of: str = ""
+) -> Mapping[str, Float[np.ndarray, "chain draw ..."]]:
+    """Draws, frozen, that fit the model's sites.
+
+    Args:
+        samples: Draws by site name.
+        shapes: Shapes of the model's sites, without chain and draw.
+        of: For messages, what all these sites are for; then there may be others. Without it some
+            may be missing, and there may be no others.
+
+    Returns:
+        The same, read-only.
+
+    Raises:
+        ValueError: If there are none, a site is missing or unknown, has another shape, or is not
+            finite.
+    """
+    checked = frozen(samples)
+    if not checked:
+        raise ValueError("samples is empty; expected draws by site name.")
+    unknown = [site for site in checked if site not in shapes]
+    if unknown and not of:
+        raise ValueError(
+            f"samples holds {unknown[0]!r}, which is no site of the model; its sites are "
+            f"{', '.join(map(repr, shapes))}."
+        )
+    leading = next((checked[site].shape[:2] for site in shapes if site in checked), ())
+    for site, shape in shapes.items():
+        if site not in checked and not of:
+            continue
+        got = checked[site].shape if site in checked else None
+        if got != (*leading, *shape) or len(leading) != 2 or 0 in leading:
+            raise ValueError(
+                f"{site} has shape {got}, expected (chains, draws"
+                f"{''.join(f', {size}' for size in shape)}){of}, the first two as in all sites."
+            )
+        if not np.isfinite(checked[site]).all():
+            raise ValueError(f"{site} is not finite everywhere, so nothing can be predicted.")
+    return checked
 
 
 class Fit(Pickled):

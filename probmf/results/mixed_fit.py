@@ -43,7 +43,7 @@ from probmf.results.moments import RowMoments
 from probmf.results.point_errors import PointErrors
 from probmf.results.prediction_intervals import Kind, Mixtures
 from probmf.results.predictions import Predictions
-from probmf.results.priors import log_prior as log_prior_at
+from probmf.results.prior_draws import log_prior as log_prior_at
 from probmf.results.sampling import Sampling
 from probmf.results.storage import write_fit
 from probmf.results.table import Table

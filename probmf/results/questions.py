@@ -8,8 +8,7 @@ from jaxtyping import Float, Int
 from scipy.special import entr
 
 from probmf.results.asked import check_count
-from probmf.results.choices import Exclude, read_candidates
-from probmf.results.exclusions import Exclusions
+from probmf.results.candidates import Exclude, Exclusions, read_candidates
 from probmf.results.mixtures import row_blocks
 from probmf.results.prediction_intervals import evaluate
 from probmf.results.predictions import ItemLines, plain_text, told_unknown

@@ -10,8 +10,7 @@ from jaxtyping import Float, Int
 
 from probmf.data import Ratings, as_generator
 from probmf.results.asked import check_count, check_interval, read_some
-from probmf.results.choices import Exclude, read_candidates
-from probmf.results.exclusions import Exclusions
+from probmf.results.candidates import Exclude, Exclusions, read_candidates
 from probmf.results.mixtures import tails
 from probmf.results.predictions import ItemLines, plain_text, told_unknown
 from probmf.results.scores import Scores

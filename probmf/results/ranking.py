@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from probmf.precision import in_precision
-from probmf.results.exclusions import Exclusions
+from probmf.results.candidates import Exclusions
 from probmf.rows.batches import power_of_two
 from probmf.rows.store import num_workers
 from probmf.settings import as_here

@@ -13,22 +13,19 @@ from probmf.data import Ratings, as_generator
 from probmf.likelihoods import Likelihood
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.sites import Sites
-from probmf.results.asked import read_pairs
-from probmf.results.choices import Exclude
+from probmf.results.asked import check_interval, read_pairs
+from probmf.results.candidates import Exclude, Exclusions
 from probmf.results.draw_scores import DrawScores
 from probmf.results.draws import Draws
-from probmf.results.exclusions import Exclusions
 from probmf.results.explain import Explanation, explain
-from probmf.results.extend import extend, extend_ratings
 from probmf.results.fit import Fit
-from probmf.results.fold_in import add_users
 from probmf.results.history import History
 from probmf.results.moments import RowMoments
+from probmf.results.new_rows import add_users, extend, extend_ratings
 from probmf.results.plug_in import PlugIn
 from probmf.results.point_scores import PointScores
-from probmf.results.predict import predict
 from probmf.results.prediction_intervals import Mixtures
-from probmf.results.predictions import Predictions
+from probmf.results.predictions import Predictions, id_columns
 from probmf.results.questions import Questions, choose_next
 from probmf.results.rank_posterior import RankPosterior, rank_posterior
 from probmf.results.ranking import RankBy
@@ -232,7 +229,7 @@ class RatingsFit(Fit):
         if user_features is not None or item_features is not None:
             known = self.extend(user_features=user_features, item_features=item_features, key=key)
             return known.predict(pairs, interval=interval, at_least=at_least, user=user, item=item)
-        return predict(
+        return _predict(
             self._scores, pairs, interval=interval, user=user, item=item, at_least=at_least
         )
 
@@ -678,3 +675,27 @@ def _split(key: ArrayLike | None) -> tuple[int | None, int | None]:
         return None, None
     first, second = as_generator(key).integers(1 << 31, size=2)
     return int(first), int(second)
+
+
+def _predict(
+    scores: Scores, pairs: Any, *, interval: float | None, user: str | None, item: str | None,
+    at_least: float | None,
+) -> Predictions:  # fmt: skip
+    """Predict pairs; see `RatingsFit.predict`."""
+    if at_least is not None:
+        at_least = scores.check_at_least(at_least)
+    if interval is not None:
+        check_interval(interval)
+    users, items = read_pairs(pairs, scores.data, user=user, item=item)
+    found = scores.summary(users.codes, items.codes, interval)
+    known_user, known_item = scores.known("user", users.codes), scores.known("item", items.codes)
+    likelihood = scores.model.likelihood
+    ordered = bool(likelihood.levels) and not likelihood.binary
+    if not ordered:
+        found = found._replace(probabilities=None)
+    return Predictions(
+        **found._asdict(), levels=likelihood.levels if ordered else (),
+        probability=None if at_least is None else scores.tail(users.codes, items.codes, at_least),
+        user=users.ids, item=items.ids, known_user=known_user, known_item=known_item,
+        known=known_user & known_item, id_columns=id_columns(scores.data),
+    )  # fmt: skip

@@ -12,8 +12,7 @@ from probmf.data import Ratings, as_generator
 from probmf.data.column import objects
 from probmf.data.rating_summary import headline_count
 from probmf.results.asked import Asked, check_count, check_interval, read_some
-from probmf.results.choices import Exclude, read_choice, read_exclusions
-from probmf.results.exclusions import Exclusions
+from probmf.results.candidates import Exclude, Exclusions, read_choice, read_exclusions
 from probmf.results.prediction_intervals import Summary
 from probmf.results.predictions import id_columns, plain_text, told_unknown, with_ids
 from probmf.results.ranking import Order, RankBy

@@ -9,8 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from probmf.precision import in_precision
-from probmf.results.draws import Draws
-from probmf.results.row_centers import row_centers
+from probmf.results.draws import Draws, row_centers
 from probmf.rows import problem as row_problem
 from probmf.rows.batches import Batch, batches, rows_of
 from probmf.rows.problem import RowProblem

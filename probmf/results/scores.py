@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int
 from probmf.data import Ratings
 from probmf.models.factorization import MatrixFactorization
 from probmf.results.asked import check_at_least
+from probmf.results.candidates import Exclusions
 from probmf.results.draws import Draws
-from probmf.results.exclusions import Exclusions
 from probmf.results.mixtures import mixture_quantiles, tails
 from probmf.results.plug_in import PlugIn
 from probmf.results.prediction_intervals import (

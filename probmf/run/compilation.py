@@ -1,4 +1,4 @@
-"""Compilation: `jax.jit` for programs that run for less time than they take to compile."""
+"""Compilation: models as arguments of programs, and `jax.jit` where compiling takes the time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,9 @@ import jax
 import numpy as np
 
 from probmf.backend import platform
+from probmf.models import MatrixFactorization, MixedEffects, Network
 from probmf.numpyro_setup import run_unchecked
+from probmf.run.fingerprint import fingerprint
 
 #: Up to so many numbers a program takes longer to optimize than to run a thousand times.
 SMALL = 20_000
@@ -66,3 +68,38 @@ def traced_jit(
 def count_numbers(tree: Any) -> int:
     """Number of numbers in the arrays of a tree."""
     return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(tree))
+
+
+def as_tree(model: Any) -> Any:
+    """A NumPyro model as a pytree, so that models of one form share their programs.
+
+    Args:
+        model: Any model.
+
+    Returns:
+        Of our own models the program, whose leaves are the numbers of the priors, or the model
+        told apart by its contents; another one as it is if it is a pytree, else without leaves and
+        told apart by identity.
+    """
+    # A subclass may do otherwise.
+    if type(model) is MixedEffects or type(model) is MatrixFactorization:
+        return model.program
+    if type(model) is Network:
+        return jax.tree_util.Partial(_ByContents(model))
+    return jax.tree_util.Partial(model) if jax.tree_util.all_leaves([model]) else model
+
+
+class _ByContents:
+    """A model that is equal to all others of the same contents."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.mark = model, fingerprint(model)
+
+    def __call__(self, *args: Any) -> Any:
+        return self.model(*args)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByContents) and self.mark == other.mark
+
+    def __hash__(self) -> int:
+        return hash(self.mark)

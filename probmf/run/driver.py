@@ -12,21 +12,43 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from probmf import processes
 from probmf.run.checkpoint import Checkpoint, join
 from probmf.run.fingerprint import fingerprint
-from probmf.run.progress import progress_bar
 from probmf.run.threads import workers
 
 #: Seconds between writes of checkpoint and stream.
 WRITE_EVERY = 10.0
 #: Arrays of at most so many numbers are compared between processes after each chunk.
 COMPARED = 1024
+
+
+def progress_bar(progress: bool | None) -> Progress:
+    """A bar with a status text; None shows it where it can be drawn.
+
+    That is on a terminal, and in a notebook that has ipywidgets.
+    """
+    console = Console(stderr=True)
+    drawn = find_spec("ipywidgets") is not None if console.is_jupyter else console.is_terminal
+    show = drawn if progress is None else progress
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not show,
+        transient=True,
+    )
 
 
 class FitWarning(UserWarning):

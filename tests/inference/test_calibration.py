@@ -32,9 +32,9 @@ from probmf import (
     sample_gibbs,
     sample_nuts,
 )
-from probmf.inference.gibbs import factorization as _gibbs_factorization
+from probmf.inference.gibbs import factorization_chains as _gibbs_factorization
+from probmf.models.linear_predictor import linear_predictor
 from probmf.models.observations import Observations
-from probmf.models.scores import linear_predictor
 
 USERS, ITEMS = 8, 6
 #: Draws that a truth is ranked among, and bins of the ranks.

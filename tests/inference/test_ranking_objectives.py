@@ -15,7 +15,7 @@ from probmf.inference.point.map import fit_map
 from probmf.inference.point.minibatch import RatingBatch
 from probmf.inference.point.optimizer import ADAGRAD
 from probmf.inference.point.pairwise import LOSSES
-from probmf.inference.point.ranking import (
+from probmf.inference.point.ranking_objective import (
     Contest,
     RankingObjective,
     Unseen,

@@ -32,7 +32,7 @@ from probmf.inference.approximate.variational import Variational
 from probmf.inference.approximate.variational_start import to_principal_axes
 from probmf.inference.approximate.variational_updates import VariationalState
 from probmf.inference.gibbs.plan import Plan
-from probmf.models.table import ParameterTable
+from probmf.models.parameter_table import ParameterTable
 from probmf.results import RatingsFit
 from probmf.rows.store import SIDES, num_workers
 from probmf.run.driver import FitWarning

@@ -20,8 +20,8 @@ from scipy import stats
 from probmf.data import Ratings
 from probmf.likelihoods import Bernoulli, Gaussian
 from probmf.models import MatrixFactorization
+from probmf.models.linear_predictor import linear_predictor
 from probmf.models.observations import Observations
-from probmf.models.scores import linear_predictor
 
 USERS, ITEMS = 5, 4
 PAIRS = [(0, 0), (0, 2), (1, 1), (2, 0), (2, 1), (2, 3), (3, 3), (3, 0)]  # user 4 has none

@@ -112,8 +112,8 @@ def test_blocks_change_nothing(draw_ratings: Any, monkeypatch: pytest.MonkeyPatc
     whole = fit.predict(fit.data)
     ranked = [fit.recommend(k=3, rank_by=by) for by in ("mean", "lower", "upper")]
     monkeypatch.setattr(mixtures, "BLOCK", 70)
-    monkeypatch.setattr("probmf.results.ranking_of_draws.BLOCK", 70)
-    monkeypatch.setattr("probmf.results.ranking_of_draws.ROW_NUMBERS", 100)
+    monkeypatch.setattr("probmf.results.draw_scores.BLOCK", 70)
+    monkeypatch.setattr("probmf.results.draw_scores.ROW_NUMBERS", 100)
     monkeypatch.setattr("probmf.results.ranking.BLOCK_SCORES", 64)
     again = fit.predict(fit.data)
     np.testing.assert_allclose(again.mean, whole.mean, rtol=1e-6)
@@ -205,7 +205,7 @@ def test_a_point_is_folded_into_by_modes(
     draw_ratings: Any, random_fit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "probmf.results.fold_in.draw_users", lambda *_: pytest.fail("rows were drawn")
+        "probmf.results.new_rows.draw_users", lambda *_: pytest.fail("rows were drawn")
     )
     fit = random_fit(MatrixFactorization(2), draw_ratings())
     fit.fold_in(fit.data)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from probmf import Bernoulli, MatrixFactorization, fit_als
-from probmf.models.scores import linear_predictor
+from probmf.models.linear_predictor import linear_predictor
 from probmf.results import History, RatingsFit
 
 

@@ -15,7 +15,7 @@ from scipy.special import expit, ndtr, ndtri
 
 from probmf import Bernoulli, Gaussian, MatrixFactorization, Ratings, fit_als, metrics
 from probmf.datasets import simulate_ratings
-from probmf.models.scores import linear_predictor
+from probmf.models.linear_predictor import linear_predictor
 from probmf.results import plug_in, row_conditionals
 from probmf.rows import problem as row_problem
 

@@ -93,7 +93,7 @@ def test_ranking_by_probability(
         np.testing.assert_array_equal(found.code, np.argsort(-every, axis=1)[:, :4])
     assert found.to_arrow()["probability"].to_pylist() == found.probability.ravel().tolist()
     monkeypatch.setattr("probmf.results.ranking.BLOCK_SCORES", 64)
-    monkeypatch.setattr("probmf.results.ranking_of_draws.ROW_NUMBERS", 100)
+    monkeypatch.setattr("probmf.results.draw_scores.ROW_NUMBERS", 100)
     again = fit.recommend(users, k=4, rank_by="probability", at_least=level, exclude=None)
     np.testing.assert_array_equal(again.code, found.code)
     some = fit.recommend([3], k=2, rank_by="probability", at_least=level, candidates=[1, 5, 7],

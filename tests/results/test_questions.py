@@ -71,7 +71,7 @@ def test_gaussian_information_of_draws(draw_ratings: Any, monkeypatch: pytest.Mo
         column = covariance[:, best]
         covariance = covariance - np.outer(column, column) / (column[best] + 0.25)
     monkeypatch.setattr("probmf.results.draw_scores.BLOCK", 1)
-    monkeypatch.setattr("probmf.results.ranking_of_draws.ROW_NUMBERS", 100)
+    monkeypatch.setattr("probmf.results.draw_scores.ROW_NUMBERS", 100)
     again = fit.choose_next(3, k=3, exclude=None)
     np.testing.assert_allclose(again.information, found.information, rtol=1e-6)
     np.testing.assert_array_equal(fit.choose_next(99, k=3).code, fit.choose_next(99, k=3).code)
@@ -148,7 +148,7 @@ def test_ranks_over_draws(draw_ratings: Any, monkeypatch: pytest.MonkeyPatch) ->
     assert best.num_candidates == len(unseen)
     order = (scores[:, None, unseen] > scores[:, unseen][:, :, None]).sum(axis=2) + 1
     np.testing.assert_allclose(best.top, -np.sort(-(order <= 3).mean(axis=0))[:3])
-    monkeypatch.setattr("probmf.results.ranking_of_draws.ROW_NUMBERS", 100)
+    monkeypatch.setattr("probmf.results.draw_scores.ROW_NUMBERS", 100)
     np.testing.assert_array_equal(fit.rank_posterior(3, k=3).top, best.top)
     assert best.to_arrow().num_rows == 3
     assert "in the top 3 with probability" in repr(best)

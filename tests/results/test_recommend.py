@@ -10,8 +10,8 @@ from scipy.special import expit, ndtr, ndtri
 
 from probmf import Bernoulli, Gaussian, MatrixFactorization, Ordinal, Ratings
 from probmf.results import RatingsFit, plug_in, ranking, row_conditionals
+from probmf.results.point_scores import top_uncertain
 from probmf.results.ranking import Order, top_products
-from probmf.results.ranking_of_point import top_uncertain
 
 NUM_USERS, NUM_ITEMS = 14, 11
 GAUSSIAN = MatrixFactorization(3, Gaussian(0.8), user_scale=0.7)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from probmf.run import progress
+from probmf.run import driver
 
 
 class Notebook:
@@ -18,9 +18,9 @@ class Notebook:
 def test_a_notebook_has_a_bar_if_it_can_draw_one(
     widgets: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "Console", Notebook)
-    monkeypatch.setattr(progress, "find_spec", lambda name: object() if widgets else None)
-    monkeypatch.setattr(progress, "Progress", lambda *columns, disable, **options: disable)
-    assert progress.progress_bar(None) is not widgets
-    assert progress.progress_bar(False) is True
-    assert progress.progress_bar(True) is False
+    monkeypatch.setattr(driver, "Console", Notebook)
+    monkeypatch.setattr(driver, "find_spec", lambda name: object() if widgets else None)
+    monkeypatch.setattr(driver, "Progress", lambda *columns, disable, **options: disable)
+    assert driver.progress_bar(None) is not widgets
+    assert driver.progress_bar(False) is True
+    assert driver.progress_bar(True) is False

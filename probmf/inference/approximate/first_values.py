@@ -15,11 +15,11 @@ from probmf.inference.gibbs.plan import Plan
 from probmf.inference.gibbs.starting_points import start_scales, start_states
 from probmf.inference.marginal.density import median
 from probmf.inference.marginal_rows import RowsMarginal
-from probmf.inference.marginal_rows.model import LEVEL
+from probmf.inference.marginal_rows.rows_marginal import LEVEL
 from probmf.inference.potential import Potential
 from probmf.inference.target import Target
 from probmf.models import MatrixFactorization, Network
-from probmf.models.table import ParameterTable
+from probmf.models.parameter_table import ParameterTable
 
 #: Standard deviation of the noise about the starting values, on the unconstrained scale.
 JITTER = 0.1

@@ -45,7 +45,7 @@ from probmf.likelihoods import Gaussian
 from probmf.memory import require_memory
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
-from probmf.models.table import ParameterTable
+from probmf.models.parameter_table import ParameterTable
 from probmf.results import History, RatingsFit, Sampling
 from probmf.rows.blocks import RowBlocks, build_blocks
 from probmf.rows.store import OTHER, SIDES, Side, num_workers

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from probmf.data import Ratings, as_key
 from probmf.inference.final_warning import concluded
 from probmf.inference.gibbs.chains import GibbsChains, Sweeps
-from probmf.inference.gibbs.factorization import factorization_job
+from probmf.inference.gibbs.factorization_chains import factorization_job
 from probmf.inference.gibbs.job import Job, choose_settings, size_note
 from probmf.inference.gibbs.mixed_effects import mixed_job
 from probmf.models import MatrixFactorization, MixedEffects

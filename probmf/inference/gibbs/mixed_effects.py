@@ -19,8 +19,8 @@ from probmf.inference.marginal.prepared import Prepared
 from probmf.inference.target import Target
 from probmf.models.mixed import MixedEffects
 from probmf.models.mixed.arrays import MixedData
+from probmf.run.draw_stream import stream_sites
 from probmf.run.fingerprint import fingerprint
-from probmf.run.stream_sites import stream_sites
 
 #: Starting scales of the effects, and of the noise, as a share of the response's sd.
 EFFECT_SHARE, NOISE_SHARE = 0.4, 0.8

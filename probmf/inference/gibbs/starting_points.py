@@ -12,7 +12,7 @@ from probmf.inference.gibbs.plan import GibbsState, Plan
 from probmf.inference.starts import initial_parameters
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
-from probmf.models.table import ParameterTable
+from probmf.models.parameter_table import ParameterTable
 from probmf.results import RatingsFit
 
 #: Of the ratings' standard deviation: what starting scales of the noise, the biases and all

@@ -9,7 +9,7 @@ import numpy as np
 from numpyro.primitives import Messenger
 
 from probmf.inference.marginal.injection import MarginalizeError
-from probmf.run.programs import as_tree
+from probmf.run.compilation import as_tree
 
 
 @jax.tree_util.register_pytree_node_class

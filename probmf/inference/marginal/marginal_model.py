@@ -31,8 +31,8 @@ from probmf.models.mixed.program import MixedProgram
 from probmf.numpyro_setup import run_alone
 from probmf.results.table import Table
 from probmf.run.checks import check_counts
+from probmf.run.compilation import as_tree
 from probmf.run.driver import FitWarning
-from probmf.run.programs import as_tree
 
 #: How many prepared data sets a model remembers.
 REMEMBERED = 4

@@ -18,19 +18,19 @@ from probmf.effects import (
 )
 from probmf.effects.host import HostEvidence
 from probmf.inference.marginal.approximated import Approximated
-from probmf.inference.marginal.blocks import Block, lay_out_blocks
-from probmf.inference.marginal.choices import named_choices, quadrature_nodes
+from probmf.inference.marginal.effect_blocks import Block, lay_out_blocks
 from probmf.inference.marginal.forms import quoted
 from probmf.inference.marginal.injection import (
     MarginalizeError,
     Model,
 )
 from probmf.inference.marginal.layout import Found, Shapes, SiteChoice, Structure
-from probmf.inference.marginal.mixed import mixed_structure
+from probmf.inference.marginal.mixed_structure import mixed_structure
 from probmf.inference.marginal.prepared import Prepared
 from probmf.inference.marginal.prepared_model import PreparedModel
 from probmf.inference.marginal.probe import Probe
 from probmf.inference.marginal.search import find_structure
+from probmf.inference.marginal.site_choices import named_choices, quadrature_nodes
 from probmf.inference.marginal.structure import probed_structure
 from probmf.models.mixed.program import MixedProgram
 from probmf.numpyro_setup import run_unchecked

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from probmf.effects import Pattern, Standard
 from probmf.effects.rounding import Rounding
-from probmf.inference.marginal.blocks import Block
+from probmf.inference.marginal.effect_blocks import Block
 from probmf.inference.marginal.forms import quoted
 from probmf.inference.marginal.injection import MarginalizeError, Model, ModelRun, Values, run_with
 from probmf.inference.marginal.integrand import site_tables

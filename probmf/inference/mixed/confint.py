@@ -19,7 +19,7 @@ from probmf.results import MixedFit
 from probmf.results.asked import check_choice, check_interval
 from probmf.results.mixed_summary import is_effect
 from probmf.results.mixtures import tails
-from probmf.results.priors import draw_prior
+from probmf.results.prior_draws import draw_prior
 from probmf.results.table import Table
 from probmf.run.checks import check_counts
 from probmf.run.threads import blas_cores

@@ -33,7 +33,7 @@ from probmf.inference.marginal.evaluators import (
 from probmf.inference.marginal.host_density import CHUNK
 from probmf.inference.marginal.lost_digits import lost_digits, some_of
 from probmf.rows.store import num_workers
-from probmf.run.progress import progress_bar
+from probmf.run.driver import progress_bar
 from probmf.run.threads import blas_cores, workers
 
 #: More parameters than this are left to NUTS.

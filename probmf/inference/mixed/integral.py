@@ -27,9 +27,9 @@ from probmf.effects import (
 )
 from probmf.effects.laplace import Blocks, Tables
 from probmf.effects.rows import Rows
-from probmf.inference.marginal.blocks import Block, lay_out_blocks
+from probmf.inference.marginal.effect_blocks import Block, lay_out_blocks
 from probmf.inference.marginal.integrand import Integrand, site_tables
-from probmf.inference.marginal.mixed import population_effects, term_effects
+from probmf.inference.marginal.mixed_structure import population_effects, term_effects
 from probmf.inference.potential import Potential
 from probmf.inference.standard_coordinates import mixed_coordinates
 from probmf.models.mixed.arrays import MixedData

@@ -16,8 +16,7 @@ from probmf.inference.potential import Potential
 from probmf.inference.target import Target
 from probmf.results.draw_store import STATS as STATS_GROUP
 from probmf.results.draw_store import import_zarr
-from probmf.run.draw_stream import WAITING, DrawStream, StreamLayout, StreamSite
-from probmf.run.stream_sites import stream_sites
+from probmf.run.draw_stream import WAITING, DrawStream, StreamLayout, StreamSite, stream_sites
 
 #: Statistics that are no floating numbers.
 KINDS = {"n_steps": np.dtype(int), "tree_depth": np.dtype(int), "diverging": np.dtype(bool)}

@@ -30,8 +30,8 @@ from probmf.inference.starts import (
 )
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
+from probmf.models.parameter_table import ParameterTable
 from probmf.models.row_means import RowMean, prior_means
-from probmf.models.table import ParameterTable
 from probmf.results import RatingsFit
 from probmf.rows.placement import Devices, RowShards, row_mesh, spans_processes
 from probmf.rows.store import OTHER, SIDES, Side, num_workers, shift_weak_zeros

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 
 from probmf.likelihoods import Likelihood
 from probmf.likelihoods.ordinal import CutpointTerms
+from probmf.models.linear_predictor import Parameters, linear_predictor
 from probmf.models.observations import Observations
-from probmf.models.scores import Parameters, linear_predictor
 
 #: Ratings that are summed over on the device; the sums are added up on the host, in float64.
 CHUNK = 4096

@@ -11,9 +11,9 @@ from jaxtyping import Array, Float
 from probmf.inference.point.objective import ObjectiveTerms, RatingObjective, add_means
 from probmf.likelihoods import Likelihood
 from probmf.models.factorization import MatrixFactorization
+from probmf.models.linear_predictor import Parameters, squared_scores
 from probmf.models.observations import Observations
-from probmf.models.scores import Parameters, squared_scores
-from probmf.models.table import ALIGNMENT
+from probmf.models.parameter_table import ALIGNMENT
 from probmf.rows import conditionals
 from probmf.rows.blocks import Bucket, build_blocks
 from probmf.rows.store import OTHER, SIDES, Side

@@ -25,7 +25,7 @@ from probmf.inference.point.optimizer import (
     rating_rule,
 )
 from probmf.inference.point.pairwise import LOSSES
-from probmf.inference.point.ranking import RankingObjective, UserItemPairs
+from probmf.inference.point.ranking_objective import RankingObjective, UserItemPairs
 from probmf.inference.point.validation import NetworkValidation
 from probmf.inference.starts import (
     initial_parameters,

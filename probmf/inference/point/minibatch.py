@@ -17,8 +17,8 @@ from probmf.inference.point.objective import (
 )
 from probmf.inference.point.row_updates import leaves_rows_alone, take_rows
 from probmf.models.factorization import MatrixFactorization
+from probmf.models.linear_predictor import Parameters
 from probmf.models.observations import Observations
-from probmf.models.scores import Parameters
 from probmf.rows.store import SIDES
 
 #: Ratings whose rows are gathered at once when the objective is computed: they stay in cache.

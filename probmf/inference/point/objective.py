@@ -14,10 +14,10 @@ from jaxtyping import Array, Bool, Float
 
 from probmf.likelihoods import Likelihood
 from probmf.models.factorization import MatrixFactorization
+from probmf.models.linear_predictor import Parameters
 from probmf.models.normal_wishart import normal_loss
 from probmf.models.observations import Observations
 from probmf.models.row_means import RowMean, prior_means
-from probmf.models.scores import Parameters
 from probmf.rows.store import SIDES, Side
 
 

@@ -15,11 +15,11 @@ from probmf.data.examples import Examples
 from probmf.likelihoods import Likelihood
 from probmf.likelihoods.base import likelihood_scales
 from probmf.metrics import ndcg_at_k
+from probmf.models.linear_predictor import linear_predictor
 from probmf.models.network import Network
 from probmf.models.network_data import NetworkData
 from probmf.models.observations import Observations
-from probmf.models.scores import linear_predictor
-from probmf.results.exclusions import Exclusions
+from probmf.results.candidates import Exclusions
 from probmf.results.ranking import top_products
 
 #: Length of the lists that ranking is judged by.

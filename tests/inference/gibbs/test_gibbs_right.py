@@ -23,11 +23,11 @@ from probmf import (
     sample_gibbs,
     sample_nuts,
 )
-from probmf.inference.gibbs.factorization import make_problem
+from probmf.inference.gibbs.factorization_chains import make_problem
 from probmf.inference.gibbs.plan import GibbsState, Plan
+from probmf.models.linear_predictor import linear_predictor
 from probmf.models.observations import Observations
-from probmf.models.scores import linear_predictor
-from probmf.models.table import ParameterTable
+from probmf.models.parameter_table import ParameterTable
 from probmf.rows.store import num_workers
 
 USERS, ITEMS = 6, 5

@@ -21,7 +21,7 @@ from probmf import (
     load,
     sample_gibbs,
 )
-from probmf.inference.gibbs import factorization as gibbs_factorization
+from probmf.inference.gibbs import factorization_chains as gibbs_factorization
 from probmf.inference.gibbs import job as job_module
 from probmf.results import RatingsFit, open_draws
 from probmf.run.driver import FitWarning

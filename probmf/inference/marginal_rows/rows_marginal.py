@@ -26,8 +26,7 @@ from probmf.models.factorization_program import PRIOR_SCALES, FactorizationProgr
 from probmf.models.normal_wishart import NormalWishart, sample_scale
 from probmf.models.observations import Observations
 from probmf.rows.store import SIDES, Side
-from probmf.run.compilation import quick_jit
-from probmf.run.programs import as_tree
+from probmf.run.compilation import as_tree, quick_jit
 
 #: Site of intercept plus bias of the rows that are left.
 LEVEL = "level"

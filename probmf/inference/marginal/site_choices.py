@@ -2,7 +2,7 @@
 
 from probmf.effects.conditional_draws import NUM_NODES
 from probmf.effects.quadrature import MAX_DIM
-from probmf.inference.marginal.blocks import Block, make_blocks
+from probmf.inference.marginal.effect_blocks import Block, make_blocks
 from probmf.inference.marginal.injection import MarginalizeError
 from probmf.inference.marginal.layout import SiteChoice, Structure
 

@@ -18,14 +18,14 @@ from probmf.inference.point.feature_weights import regressions
 from probmf.inference.starts import row_identity
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.observations import Observations
-from probmf.models.table import ParameterTable
+from probmf.models.parameter_table import ParameterTable
 from probmf.results import RatingsFit
 from probmf.results.asked import read_pairs
 from probmf.results.traces import Traces, Watched
 from probmf.rows.placement import RowShards
 from probmf.rows.store import SIDES, num_workers
 from probmf.rows.sweep import by_loops, lay_out
-from probmf.run.stream_sites import stream_sites
+from probmf.run.draw_stream import stream_sites
 
 #: Pairs whose scores are noted at every sweep, half of them rated.
 PROBES = 64

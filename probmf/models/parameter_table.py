@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from probmf.models.factorization import MatrixFactorization
-from probmf.models.scores import Parameters
+from probmf.models.linear_predictor import Parameters
 from probmf.rows.store import SIDES, Side
 from probmf.rows.values import Rows, RowValues
 

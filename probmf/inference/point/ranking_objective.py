@@ -14,8 +14,8 @@ from probmf.inference.point.minibatch import BatchObjective, RatingBatch, update
 from probmf.inference.point.objective import ObjectiveTerms, side_of
 from probmf.inference.point.pairwise import PairLoss
 from probmf.models.factorization import MatrixFactorization
+from probmf.models.linear_predictor import Parameters
 from probmf.models.observations import Observations
-from probmf.models.scores import Parameters
 
 
 class UserItemPairs(NamedTuple):
