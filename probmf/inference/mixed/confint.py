@@ -22,7 +22,7 @@ from probmf.results.mixtures import tails
 from probmf.results.prior_draws import draw_prior
 from probmf.results.table import Table
 from probmf.run.checks import check_counts
-from probmf.run.threads import blas_cores
+from probmf.run.threads import Workers, workers
 from probmf.settings import own_settings
 
 type Method = Literal["wald", "profile", "bootstrap"]
@@ -96,14 +96,14 @@ def confint(
     if method == "wald":
         return _wald(fit, estimates, interval)
     refit = Refit(fit, num_nodes)
-    with own_settings(True), blas_cores(1):
+    with own_settings(True), workers(num_samples) as pool:
         refit.check()
         if method == "profile":
-            ends = profiles(refit, float(ndtri(tails(interval)[1]) ** 2))
+            ends = profiles(refit, float(ndtri(tails(interval)[1]) ** 2), pool)
             return _table(estimates, ends)
         if key is None:
             raise ValueError("The bootstrap draws at random; give key=, a JAX key or an int.")
-        drawn, failed = _bootstrap(refit, as_key(key), num_samples)
+        drawn, failed = _bootstrap(refit, as_key(key), num_samples, pool)
     low, high = tails(interval)
     ends = {}
     for name, own in drawn.items():
@@ -151,7 +151,9 @@ def _wald(fit: MixedFit, estimates: Mapping[str, float], interval: float) -> Tab
     return _table(estimates, ends)
 
 
-def _bootstrap(refit: Refit, key: Any, count: int) -> tuple[dict[str, np.ndarray], int]:
+def _bootstrap(
+    refit: Refit, key: Any, count: int, pool: Workers
+) -> tuple[dict[str, np.ndarray], int]:
     """Estimates of data sets that the model makes, by name, and the number of failures."""
     parameters = {
         site: np.asarray(value[0, 0])
@@ -160,13 +162,15 @@ def _bootstrap(refit: Refit, key: Any, count: int) -> tuple[dict[str, np.ndarray
     }
     known = handlers.substitute(refit.program, parameters)
     made = draw_prior(known, (refit.data,), count, key)[refit.data.response_name][0]
-    found: list[dict[str, float]] = []
-    for response in made:
-        own = np.asarray(response, np.asarray(refit.data.response).dtype)
-        problem = refit.pose(replace(refit.data, response=jax.numpy.asarray(own)))
-        end = climb(minus_score(problem), np.asarray(refit.top.x))
-        if np.isfinite(end.fun):
-            found.append(named(refit.fit, alone(problem.estimates(end.x))))
+    dtype, start = np.asarray(refit.data.response).dtype, np.asarray(refit.top.x)
+
+    def estimates(response: np.ndarray) -> dict[str, float] | None:
+        own = jax.numpy.asarray(np.asarray(response, dtype))
+        problem = refit.pose(replace(refit.data, response=own))
+        end = climb(minus_score(problem), start)
+        return named(refit.fit, alone(problem.estimates(end.x))) if np.isfinite(end.fun) else None
+
+    found = [one for one in pool.stream(estimates, made) if one is not None]
     if not found:
         raise ValueError(
             f"None of the {count} data sets of the bootstrap has a likelihood with a maximum. "

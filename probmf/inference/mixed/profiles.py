@@ -16,6 +16,7 @@ from probmf.inference.mixed.standard_errors import shown
 from probmf.models.mixed.arrays import MixedData
 from probmf.results import MixedFit
 from probmf.results.mixed_summary import scalars
+from probmf.run.threads import Workers
 
 #: Distance on the scale of logarithms and linear predictors beyond which a likelihood that has not
 #: changed so far never does, and its digits may not suffice.
@@ -31,12 +32,13 @@ START = 0.3
 ACCURACY = 1e-4
 
 
-def profiles(refit: Refit, height: float) -> dict[str, tuple[float, float]]:
+def profiles(refit: Refit, height: float, pool: Workers) -> dict[str, tuple[float, float]]:
     """Ends of the intervals of all parameters that have a profile, by name.
 
     Args:
         refit: The fit's search.
         height: Twice the drop of the log likelihood at an end.
+        pool: Threads, for coefficients, each of which has problems of its own.
     """
     vector, found = np.asarray(refit.top.x), {}
     minus, errors = minus_score(refit.problem), _errors(refit.fit)
@@ -60,13 +62,12 @@ def profiles(refit: Refit, height: float) -> dict[str, tuple[float, float]]:
         ends = _ends(profile, vector[place], vector[rest], refit.top.fun, height, step, unit)
         lower, upper = (_value(refit, name, place, end) for end in ends)
         found[name] = lower, upper
-    for place, column in enumerate(refit.data.mean.names):
-        name = f"{refit.data.mean.site}[{column}]"
+
+    def of_coefficient(place: int) -> tuple[float, float]:
+        name = f"{refit.data.mean.site}[{refit.data.mean.names[place]}]"
         center = float(refit.fit.samples[refit.data.mean.site][0, 0, place])
 
-        def without(
-            value: float, start: np.ndarray, place: int = place
-        ) -> tuple[float, np.ndarray]:
+        def without(value: float, start: np.ndarray) -> tuple[float, np.ndarray]:
             problem = refit.pose(_with_fixed(refit.data, place, value))
             end = climb(minus_score(problem), start if len(start) else problem.start())
             return float(end.fun), np.asarray(end.x)
@@ -76,10 +77,11 @@ def profiles(refit: Refit, height: float) -> dict[str, tuple[float, float]]:
         step = errors.get(name, START * unit)
         if law.normal:
             unit = np.inf
-        found[name] = _ends(
-            without, center, np.zeros(0), refit.top.fun, height, min(step, unit), unit
-        )
-    return found
+        step = min(step, unit)
+        return _ends(without, center, np.zeros(0), refit.top.fun, height, step, unit)
+
+    names = [f"{refit.data.mean.site}[{column}]" for column in refit.data.mean.names]
+    return found | dict(zip(names, pool.map(of_coefficient, range(len(names))), strict=True))
 
 
 def _units(data: MixedData) -> dict[str, float]:
