@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 
 from probmf.effects.evidence_and_draws import draw_effects, log_evidence
 from probmf.effects.pattern import Pattern
-from probmf.effects.rows import Rows
+from probmf.effects.row_densities import Rows
 from probmf.effects.statistics import Statistics, collect_statistics, collect_targets
 
 #: Iterations of Newton's method, halvings among them.

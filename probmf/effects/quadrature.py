@@ -23,7 +23,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from probmf.effects.linalg import cholesky
-from probmf.effects.rows import Derivatives, Rows
+from probmf.effects.row_densities import Derivatives, Rows
 
 #: The most effects of a group: nodes are a grid.
 MAX_DIM = 2

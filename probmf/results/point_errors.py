@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 
 from probmf.effects import standardize
 from probmf.effects.conditional_errors import ConditionalErrors, Halves, spread_columns
-from probmf.effects.rows import Rows
+from probmf.effects.row_densities import Rows
 from probmf.likelihoods import Likelihood
 from probmf.likelihoods.base import Scores
 from probmf.memory import require_memory

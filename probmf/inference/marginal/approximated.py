@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from probmf.effects.laplace import Blocks
-from probmf.effects.rows import Rows
+from probmf.effects.row_densities import Rows
 from probmf.inference.marginal.injection import ModelRun, Values
 from probmf.inference.marginal.integrand import Integrand
 from probmf.inference.marginal.predictor import RowProgram

@@ -13,7 +13,7 @@ from probmf.effects import Standard
 from probmf.effects.conditional_draws import draw_effects_of_groups
 from probmf.effects.laplace import Blocks, Tables, draw_near_mode, log_laplace
 from probmf.effects.quadrature import Groups, log_integrals
-from probmf.effects.rows import Rows
+from probmf.effects.row_densities import Rows
 from probmf.inference.marginal.effect_blocks import Block
 
 

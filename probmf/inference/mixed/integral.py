@@ -26,7 +26,7 @@ from probmf.effects import (
     collect_statistics,
 )
 from probmf.effects.laplace import Blocks, Tables
-from probmf.effects.rows import Rows
+from probmf.effects.row_densities import Rows
 from probmf.inference.marginal.effect_blocks import Block, lay_out_blocks
 from probmf.inference.marginal.integrand import Integrand, site_tables
 from probmf.inference.marginal.mixed_structure import population_effects, term_effects
