@@ -118,7 +118,10 @@ def start_from(model: MatrixFactorization, data: Ratings, seed: int = 3) -> Rati
 every_fit = pytest.mark.parametrize(
     ("likelihood", "method", "options"),
     [
-        *((likelihood, method, "all") for likelihood in LIKELIHOODS for method in METHODS),
+        *(("gaussian", method, "all") for method in METHODS),
+        ("logit", "cg", "all"),
+        ("logit", "coordinate", "all"),
+        ("probit", "cholesky", "all"),
         ("gaussian", "cg", "plain"),
         ("gaussian", "cholesky", "plain"),
     ],
@@ -143,7 +146,7 @@ def test_objective_never_rises_in_float32(likelihood: str, method: str, options:
     assert np.diff(history.objective).max() <= 1e-6 * abs(history.objective[0])
     assert all(value.dtype == np.float32 for value in fit.point().values())
     (observations,) = fit.model.arguments(fit.data)
-    objective = float(fit.model.objective(device(fit.point()), observations))
+    objective = float(jax.jit(fit.model.objective)(device(fit.point()), observations))
     assert history.objective[history.best - 1] == pytest.approx(objective, rel=1e-5)
     double = long_fit(likelihood, method, options).history
     assert double is not None
@@ -156,7 +159,7 @@ def test_history_is_the_model_s_objective(likelihood: str, method: str, options:
     assert fit.history is not None
     with jax.enable_x64(True):
         (observations,) = fit.model.arguments(fit.data)
-        objective = float(fit.model.objective(device(fit.point()), observations))
+        objective = float(jax.jit(fit.model.objective)(device(fit.point()), observations))
     assert fit.history.objective.min() == pytest.approx(objective, rel=1e-12)
     assert fit.history.objective[fit.history.best - 1] == fit.history.objective.min()
 
@@ -169,7 +172,7 @@ def test_fixed_point_has_gradient_zero(likelihood: str, method: str, options: st
         point.pop("intercept")
     with jax.enable_x64(True):
         (observations,) = fit.model.arguments(fit.data)
-        gradient = jax.grad(fit.model.objective)(device(point), observations)
+        gradient = jax.jit(jax.grad(fit.model.objective))(device(point), observations)
     assert ("intercept" in gradient) == fit.model.learns_intercept
     for site, value in gradient.items():
         assert np.abs(np.asarray(value)).max() < 1e-5, site

@@ -77,7 +77,7 @@ def test_turns_of_the_factors_are_left_out() -> None:
         vector, unravel = ravel_pytree(mean)
         objective = jax.jit(lambda x: model.objective(unravel(x), observations))
         # The mean of the draws is the mode, but for their error.
-        hessian = np.asarray(jax.hessian(objective)(vector))
+        hessian = np.asarray(jax.jit(jax.hessian(objective))(vector))
         values = np.linalg.eigvalsh(hessian)
         assert np.sum(values < 0.02 * np.median(values)) == 1
         inverse = np.linalg.pinv(hessian, rcond=float(0.02 * np.median(values) / values[-1]))

@@ -77,7 +77,7 @@ def test_several_responses_are_several_regressions() -> None:
             "network_weight_0": jnp.asarray(theirs.coef_.T),
             "network_bias_0": jnp.asarray(theirs.intercept_),
         }
-        for slope in jax.grad(model.objective)(point, data).values():
+        for slope in jax.jit(jax.grad(model.objective))(point, data).values():
             np.testing.assert_allclose(slope, 0.0, atol=1e-6)
         fit = NetworkFit.from_point(model, examples, point, history=None, method="theirs")
         np.testing.assert_allclose(fit.predict().mean, theirs.predict(x), rtol=1e-10)
@@ -152,7 +152,7 @@ def test_the_parts_of_all_batches_sum_to_the_objective() -> None:
         assert sorted(np.asarray(places)[np.asarray(weight) > 0]) == list(range(60))
         both = jax.jit(jax.vmap(jax.value_and_grad(objective.part), in_axes=(None, 0, None)))
         parts = jax.tree.map(lambda value: value.sum(axis=0), both(point, (places, weight), given))
-        for found in (parts, jax.value_and_grad(objective.whole)(point, given)):
+        for found in (parts, jax.jit(jax.value_and_grad(objective.whole))(point, given)):
             assert found[0] == pytest.approx(float(wanted[0]), rel=1e-12)
             for site in point:
                 np.testing.assert_allclose(found[1][site], wanted[1][site], rtol=1e-9, atol=1e-12)

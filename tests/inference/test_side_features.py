@@ -154,11 +154,10 @@ def test_minibatches_lower_the_same_objective() -> None:
     (observations,) = model.arguments(data)
     best = fit_als(model, data, key=0, num_sweeps=100).history.objective[-1]
     loss = jax.jit(model.objective)
-    for size in (1, 8):
-        fit = fit_map(model, data, key=0, num_epochs=60, batch_size=size)
-        found = fit.history.objective[fit.history.best - 1]
-        assert found == pytest.approx(float(loss(fit.point(), observations)), rel=1e-5)
-        assert found < 1.05 * best
+    fit = fit_map(model, data, key=0, num_epochs=60, batch_size=8)
+    found = fit.history.objective[fit.history.best - 1]
+    assert found == pytest.approx(float(loss(fit.point(), observations)), rel=1e-5)
+    assert found < 1.05 * best
 
 
 def test_a_network_fits_what_a_line_can_not() -> None:

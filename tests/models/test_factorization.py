@@ -82,7 +82,7 @@ def difference(
         values = {k: jnp.asarray(v) for k, v in draw_parameters(model, seed).items()}
         log_joint, _ = log_density(model, (observations,), {}, values)
         density.append(-float(log_joint))
-        objective.append(float(model.objective(values, observations)))
+        objective.append(float(jax.jit(model.objective)(values, observations)))
     return density[1] - density[0], objective[1] - objective[0], abs(objective[0])
 
 
@@ -258,7 +258,7 @@ def test_autodelta_finds_a_zero_of_the_objective_gradient() -> None:
         state, _ = svi.update(state, observations)
         found = svi.get_params(state)
         point = {name.removesuffix("_auto_loc"): value for name, value in found.items()}
-        gradient = jax.grad(model.objective)(point, observations)
+        gradient = jax.jit(jax.grad(model.objective))(point, observations)
     assert set(gradient) == {"intercept", *model.site_shapes(USERS, ITEMS)}
     assert max(np.abs(np.asarray(part)).max() for part in gradient.values()) < 1e-4
 

@@ -110,7 +110,9 @@ def test_objective_is_a_multiple_of_the_loss(
         for seed in range(3):
             x = draw(seed)
             wanted = multiple * float(target(x))
-            assert float(model.objective(x, observations)) == pytest.approx(wanted, rel=1e-10)
+            assert float(jax.jit(model.objective)(x, observations)) == pytest.approx(
+                wanted, rel=1e-10
+            )
 
 
 @pytest.mark.parametrize("loss", ["sum", "mean"])
@@ -133,10 +135,10 @@ def test_minimizer_of_the_loss_has_gradient_zero(name: str, loss: Any, strengths
             intercept=INTERCEPT,
         )  # fmt: skip
         (observations,) = model.arguments(ratings)
-        gradient = jax.grad(model.objective)(restore(jnp.asarray(found.x)), observations)
+        gradient = jax.jit(jax.grad(model.objective))(restore(jnp.asarray(found.x)), observations)
         norms = [float(jnp.abs(part).max()) for part in gradient.values()]
         assert max(norms) < 1e-6
-        elsewhere = jax.grad(model.objective)(draw(1), observations)
+        elsewhere = jax.jit(jax.grad(model.objective))(draw(1), observations)
         assert max(float(jnp.abs(part).max()) for part in elsewhere.values()) > 0.1
 
 
@@ -150,7 +152,7 @@ def test_only_the_ratio_of_noise_to_prior_matters() -> None:
             model = MatrixFactorization.from_l2(
                 FACTORS, regularization=0.3, likelihood=Gaussian(noise), intercept=INTERCEPT
             )
-            values.append(float(model.objective(x, *model.arguments(ratings))))
+            values.append(float(jax.jit(model.objective)(x, *model.arguments(ratings))))
         assert values[1] == pytest.approx(4 * values[0], rel=1e-12)
 
 

@@ -83,7 +83,10 @@ METHODS: dict[str, Callable[[int], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, marks=pytest.mark.slow) if m == "sample_nuts" else m for m in METHODS],
+)
 @pytest.mark.filterwarnings("ignore::probmf.run.driver.FitWarning")
 def test_threads_give_what_one_gives(method: str) -> None:
     together = at_once(METHODS[method])

@@ -88,7 +88,7 @@ def test_the_same_is_found(name: str) -> None:
             site: 0.5 * jnp.ones(shape) if "correlation" not in site else jnp.eye(shape[0])
             for site, shape in known.latent_shapes.items()
         }
-        values = [one.draw(latents, jax.random.key(0)) for one in (known, probed)]
+        values = [jax.jit(one.draw)(latents, jax.random.key(0)) for one in (known, probed)]
     (got, effects), (wanted, others) = values
     assert got == pytest.approx(float(wanted), rel=1e-12)
     assert set(effects) == set(others)
