@@ -11,7 +11,6 @@ from probmf import (
     Network,
     Ratings,
     fit_als,
-    fit_map,
     fit_variational,
     sample_nuts,
 )

@@ -76,6 +76,9 @@ def confint(
         >>> round(found["lower"], 2), round(found["upper"], 2)
         (0.7, 0.97)
 
+    Cost: the bootstrap `num_samples` fits; profiles a fit at each place that is tried. Fits of the
+    bootstrap, and the profiles of coefficients, go side by side on all cores.
+
     References:
         Bates, Maechler, Bolker and Walker (2015), Fitting linear mixed-effects models using lme4,
         section 5.1; Davison and Hinkley (1997), Bootstrap methods and their application, chapter 5.
