@@ -182,8 +182,8 @@ def _about_rows(rows: Sequence[Mapping[str, Any]], num_chains: int) -> Iterator[
         worst = max(mixed, key=lambda row: np.nan_to_num(row["r_hat"], nan=np.inf))
         yield Complaint(
             f"R-hat {worst['r_hat']:.2f}",
-            f"R-hat is {worst['r_hat']:.3f} for {worst['name']} (above {R_HAT} in {len(mixed)} of "
-            f"{len(rows)} quantities): the chains disagree. Run them for longer: {_LONGER}.",
+            f"R-hat is {worst['r_hat']:.3f} for {worst['name']!r} (above {R_HAT} in "
+            f"{len(mixed)} of {len(rows)} quantities): the chains disagree. Run them for longer: {_LONGER}.",
         )
     least = ESS_PER_CHAIN * num_chains
     few = [row for row in rows if row["ess_bulk"] is not None and not _least(row) >= least]
@@ -193,7 +193,7 @@ def _about_rows(rows: Sequence[Mapping[str, Any]], num_chains: int) -> Iterator[
         yield Complaint(
             f"{worst[f'ess_{which}']:,.0f} effective",
             f"The {which} effective sample size is {worst[f'ess_{which}']:,.0f} for "
-            f"{worst['name']} (below {ESS_PER_CHAIN} per chain in {len(few)} of {len(rows)} "
+            f"{worst['name']!r} (below {ESS_PER_CHAIN} per chain in {len(few)} of {len(rows)} "
             f"quantities): means and intervals are imprecise. Draw more: {_LONGER}.",
         )
 

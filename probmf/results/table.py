@@ -126,17 +126,21 @@ class Table(Tabular):
         """
         if not self.rows:
             return ""
-        cells = self._cells()
-        # A page has no room for columns that are empty, such as R-hat of independent draws.
-        kept = [
-            n for n, _ in enumerate(self.column_names) if {row[n] for row in cells} - {"", "..."}
-        ]
+        kept = self._filled
         return html.table(
             [self.column_names[n] for n in kept],
-            [[row[n] for n in kept] for row in cells],
+            [[row[n] for n in kept] for row in self._cells()],
             [self._to_left[n] for n in kept],
             caption,
         )
+
+    @property
+    def _filled(self) -> list[int]:
+        """Places of the columns that are not empty, as R-hat of independent draws is."""
+        cells = self._cells()
+        return [
+            n for n, _ in enumerate(self.column_names) if {row[n] for row in cells} - {"", "..."}
+        ]
 
     @property
     def column_names(self) -> list[str]:
@@ -161,8 +165,9 @@ class Table(Tabular):
 
 
 def shown(table: Table) -> tuple[list[str], Sequence[list[str]]]:
-    """Names of a table's columns, and its rows as they are printed."""
-    return table.column_names, table._cells()
+    """Names of a table's columns, and its rows as they are printed, without empty columns."""
+    kept = table._filled
+    return [table.column_names[n] for n in kept], [[row[n] for n in kept] for row in table._cells()]
 
 
 def _cell(value: Any) -> str:

@@ -105,7 +105,7 @@ def test_chains_that_disagree() -> None:
     bias = factorization().samples["user_bias"] + shifted((12,), 1.0)
     found = summary(factorization(user_bias=bias))
     assert not found.ok
-    assert re.match(r"R-hat is 1\.\d+ for user_bias \(above 1.01 in", found.warnings[0])
+    assert re.match(r"R-hat is 1\.\d+ for 'user_bias' \(above 1.01 in", found.warnings[0])
     assert found.table["user_bias"]["r_hat"] > 1.03
     found = summary(mixed(noise_scale=1 + np.abs(shifted((), 5.0))))
     assert "chains disagree" in found.warnings[0]
@@ -131,7 +131,7 @@ def test_effective_sizes_of_an_autoregression() -> None:
     mcse = measure(draws[:, :, None]).mcse[0]
     assert mcse == pytest.approx(draws.std() / np.sqrt(ess), rel=0.1)
     told = " ".join(summary(mixed(noise_scale=np.exp(draws[:, :500]))).warnings)
-    assert re.search(r"(bulk|tail) effective .* for noise_scale \(below", told)
+    assert re.search(r"(bulk|tail) effective .* for 'noise_scale' \(below", told)
 
 
 def test_quick_screening_finds_drift_and_stuck_chains() -> None:

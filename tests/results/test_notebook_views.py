@@ -19,7 +19,7 @@ from probmf import (
 )
 from probmf.results import History, Maximum, MixedFit, RatingsFit, Sampling
 from probmf.results.moments import RowMoments
-from probmf.results.table import Table
+from probmf.results.table import Table, shown
 
 FRAME = {
     "customer_id": [1984, 1984, 2001], "sku": ["a<b", "c", "c"], "stars": [5.0, 3.0, 4.0],
@@ -96,6 +96,9 @@ def test_a_page_leaves_empty_columns_out() -> None:
     for table in (Table(rows), Table(rows[:3])):
         assert "r_hat" in str(table)
         assert "r_hat" not in table.to_html()
+        names, cells = shown(table)  # as on the command line
+        assert names == ["name", "mean"]
+        assert {len(row) for row in cells} == {2}
         assert "mean" in table.to_html()
 
 
