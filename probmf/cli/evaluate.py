@@ -60,7 +60,7 @@ def show(scores: Evaluation) -> None:
     if scores.errors:
         heading(f"Errors of {scores.num_ratings:,} test ratings")
         out.print(as_printed(scores.error_table))
-        say("constant: the training mean for every pair\n", "dim")
+        say(f"{scores.baselines}\n", "dim")
     if scores.coverage:
         heading("Coverage")
         out.print(as_printed(scores.coverage_table), "")

@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 from probmf import metrics
 from probmf.data import Ratings
 from probmf.diagnostics.remarks import (
-    constant_wins,
+    baseline_wins,
     events_alone,
     seen_items,
     wide_intervals,
@@ -34,6 +34,7 @@ class Evaluation:
         errors: Measures of the predictions by name; None where one is not defined. None of a fit
             that ranks only.
         constant: The same of a prediction that is the training mean for all rows.
+        item_means: The same of the mean rating of each item; empty for a mixed model.
         coverage: Shares of the responses inside of predicted intervals, by their probability.
         num_unknown_user: Ratings of users without training ratings.
         num_unknown_item: Ratings of items without.
@@ -48,6 +49,7 @@ class Evaluation:
     errors: Mapping[str, float | None]
     constant: Mapping[str, float | None]
     coverage: Mapping[str, float]
+    item_means: Mapping[str, float | None] = field(default_factory=dict)
     num_unknown_user: int = 0
     num_unknown_item: int = 0
     relevant: str = ""
@@ -58,14 +60,21 @@ class Evaluation:
 
     @property
     def error_table(self) -> Table:
-        """The errors beside those of the constant."""
+        """The errors beside those of the constant, and of the items' means."""
+        others = {"constant": self.constant, "item mean": self.item_means}
         return Table(
             tuple(
-                {"measure": name, "this fit": in_digits(value),
-                 "constant": in_digits(self.constant[name])}
+                {"measure": name, "this fit": in_digits(value)}
+                | {other: in_digits(own[name]) for other, own in others.items() if own}
                 for name, value in self.errors.items()
             )
-        )  # fmt: skip
+        )
+
+    @property
+    def baselines(self) -> str:
+        """The other columns of that table, in words."""
+        means = "; item mean: of the item's training ratings, and one more at the constant"
+        return f"constant: the training mean{means if self.item_means else ''}"
 
     @property
     def coverage_table(self) -> Table:
@@ -124,22 +133,31 @@ def evaluation(
     """
     blocks = _Blocks(fit, test, found)
     first = blocks.first
-    errors, constant, coverage = {}, {}, {}
+    errors, coverage = {}, {}
+    others: dict[str, dict[str, float | None]] = {"constant": {}}
     observed = test.rating if isinstance(test, Ratings) else first.observed
     remarks = events_alone(first.training, observed)
     judges = not remarks and not (isinstance(fit, RatingsFit) and fit.ranks_only)
-    figures = [_figures(own, blocks.constant, judges=judges) for own in blocks]
+    figures = [_figures(*own, judges=judges) for own in blocks]
     counts = [own.num_rows for own in figures]
     if judges:
         errors = _together(first.likelihood, [own.errors for own in figures], counts)
-        constant = _together(first.likelihood, [own.constant for own in figures], counts)
+        others = {
+            name: _together(first.likelihood, [own.others[name] for own in figures], counts)
+            for name in figures[0].others
+        }
         names = figures[0].covered
         coverage = {n: _mean([own.covered[n] for own in figures], counts) for n in names}
         if not first.likelihood.levels:
             width = _mean([own.width for own in figures], counts)
             remarks += wide_intervals(first.training, width, LEVELS[-1])
-    remarks = constant_wins(errors, constant) + remarks
-    result = Evaluation(sum(counts), errors, constant, coverage, remarks=remarks)
+    constant, means = others["constant"], others.get("item mean", {})
+    won = baseline_wins(errors, constant, "the constant does")
+    if means and not won:
+        won = baseline_wins(errors, means, "the items' means do")
+    result = Evaluation(
+        sum(counts), errors, constant, coverage, item_means=means, remarks=won + remarks
+    )
     if isinstance(fit, MixedFit):
         return result
     users, items = (sum(own.unknown[side] for own in figures) for side in (0, 1))
@@ -166,15 +184,38 @@ class _Blocks:
             self.rest = test.blocks()
             test = next(self.rest)
         self.first = held_out(fit, test, interval=LEVELS[-1]) if found is None else found
+        self.test = test
         own = self.first
-        #: The prediction that is the same for every row.
+        #: The prediction that is the same for every row, and that of each item.
         self.constant = own.likelihood.constant(own.training, own.weight, 1)
+        self.items: Predicted | None = None
+        if isinstance(fit, RatingsFit):
+            data = fit.data
+            self.items = own.likelihood.by_group(
+                own.training, own.weight, np.asarray(data.item), data.num_items
+            )
 
-    def __iter__(self) -> Iterator[HeldOut]:
-        """The blocks; only one is in memory."""
-        yield self.first
+    def __iter__(self) -> Iterator[tuple[HeldOut, dict[str, Predicted]]]:
+        """The blocks with their simple predictions; only one block is in memory."""
+        yield self.first, self._others(self.first, self.test)
         for part in self.rest:
-            yield held_out(self.fit, part, interval=LEVELS[-1])
+            found = held_out(self.fit, part, interval=LEVELS[-1])
+            yield found, self._others(found, part)
+
+    def _others(self, found: HeldOut, test: Any) -> dict[str, Predicted]:
+        same = np.zeros(len(found.observed), int)
+        others = {"constant": _at(self.constant, same)}
+        if self.items is not None and isinstance(self.fit, RatingsFit):
+            # Items that are unknown have the code -1, and their mean is the last one.
+            item = _codes(self.fit.data, test, "item")[test.item]
+            others["item mean"] = _at(self.items, item)
+        return others
+
+
+def _at(one: Predicted, rows: np.ndarray) -> Predicted:
+    """Predictions of rows."""
+    mean, *more = (None if values is None else values[rows] for values in one)
+    return Predicted(np.asarray(mean), *more)
 
 
 class _Figures(NamedTuple):
@@ -183,7 +224,7 @@ class _Figures(NamedTuple):
     Attributes:
         num_rows: Number of rows.
         errors: Measures of the predictions by name; or what they are computed from at the end.
-        constant: The same of the constant.
+        others: The same of simple predictions, by their name.
         covered: Shares inside of intervals, by their probability.
         width: Mean width of the intervals.
         unknown: Ratings of unknown users, and of unknown items.
@@ -191,29 +232,29 @@ class _Figures(NamedTuple):
 
     num_rows: int
     errors: Any
-    constant: Any
+    others: dict[str, Any]
     covered: dict[str, float]
     width: float
     unknown: tuple[int, int]
 
 
-def _figures(found: HeldOut, same: Predicted, *, judges: bool) -> _Figures:
+def _figures(found: HeldOut, others: dict[str, Predicted], *, judges: bool) -> _Figures:
     own, count, unknown = found.predicted, len(found.observed), (0, 0)
     if own.known_user is not None and own.known_item is not None:
         unknown = int(np.sum(~own.known_user)), int(np.sum(~own.known_item))
     if not judges:
         return _Figures(count, {}, {}, {}, 0.0, unknown)
-    columns: list[Any] = [None if x is None else np.repeat(x, count, axis=0) for x in same]
-    constant = Predicted(*columns)
     if found.likelihood.binary:
         # The area under the ROC curve compares the scores of all rows.
-        scores = (found.observed, np.asarray(own.mean)), (found.observed, constant.mean)
-        return _Figures(count, *scores, {}, 0.0, unknown)
+        scores = {name: (found.observed, other.mean) for name, other in others.items()}
+        return _Figures(count, (found.observed, np.asarray(own.mean)), scores, {}, 0.0, unknown)
     width = 0.0
     if not found.likelihood.levels:
         width = float(np.mean(np.asarray(own.upper) - np.asarray(own.lower)))
     covered = {f"{level:g}": found.covered(level) for level in LEVELS}
-    errors = found.likelihood.errors(found.observed, constant)
+    errors = {
+        name: found.likelihood.errors(found.observed, other) for name, other in others.items()
+    }
     return _Figures(count, found.errors(), errors, covered, width, unknown)
 
 

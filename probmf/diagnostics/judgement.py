@@ -183,7 +183,8 @@ def _about_rows(rows: Sequence[Mapping[str, Any]], num_chains: int) -> Iterator[
         yield Complaint(
             f"R-hat {worst['r_hat']:.2f}",
             f"R-hat is {worst['r_hat']:.3f} for {worst['name']!r} (above {R_HAT} in "
-            f"{len(mixed)} of {len(rows)} quantities): the chains disagree. Run them for longer: {_LONGER}.",
+            f"{len(mixed)} of {len(rows)} quantities): the chains disagree. "
+            f"Run them for longer: {_LONGER}.",
         )
     least = ESS_PER_CHAIN * num_chains
     few = [row for row in rows if row["ess_bulk"] is not None and not _least(row) >= least]

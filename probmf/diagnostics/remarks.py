@@ -8,19 +8,20 @@ import numpy as np
 LARGER = frozenset({"log score", "AUC"})
 
 
-def constant_wins(errors: dict[str, Any], constant: dict[str, Any]) -> list[str]:
-    """A sentence if the constant prediction is better than the fit by any measure.
+def baseline_wins(errors: dict[str, Any], others: dict[str, Any], what: str) -> list[str]:
+    """A sentence if a simple prediction is better than the fit by any measure.
 
     Args:
         errors: Measures of the fit; None where one has no value.
-        constant: The same of the constant.
+        others: The same of the simple prediction.
+        what: What it is, such as "the constant does".
 
     Returns:
         The sentence, or nothing.
     """
     better = []
     for name, own in errors.items():
-        other = constant[name]
+        other = others[name]
         if own is None or other is None:
             continue
         if (other > own) if name in LARGER else (other < own):
@@ -28,7 +29,7 @@ def constant_wins(errors: dict[str, Any], constant: dict[str, Any]) -> list[str]
     if not better:
         return []
     return [
-        f"By {' and '.join(better)} the constant does better than this fit: the data are too few, "
+        f"By {' and '.join(better)} {what} better than this fit: the data are too few, "
         "or its scales do not suit them (those of a factorization are learned by sample_gibbs or "
         "fit_variational)."
     ]

@@ -11,7 +11,7 @@ with it. They know it by name from `probmf.likelihoods.registry` alone.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import jax.numpy as jnp
@@ -471,6 +471,55 @@ class Likelihood(BaseLikelihood):
         spread = max(float(np.std(rating)), 1e-12)
         mean = float(np.average(rating, weights=weight))
         return Predicted(np.full(size, mean), np.full(size, spread))
+
+    def by_group(
+        self, rating: np.ndarray, weight: np.ndarray | None, codes: np.ndarray, count: int
+    ) -> Predicted:
+        r"""Predictions that are the same for all rows of a group.
+
+        .. math:: m_g = \frac{\sum_i w_i r_i + \bar w m}{\sum_i w_i + \bar w}
+
+        over the group's training ratings, with the constant m and the mean weight: as if each
+        group had one more rating, so that none is judged by a single one.
+
+        Args:
+            rating: The training ratings.
+            weight: Their weights, or None.
+            codes: Their groups.
+            count: Number of groups.
+
+        Returns:
+            Predictions of the groups, and last of a group without training ratings.
+        """
+        center = float(self.constant(rating, weight, 1).mean[0])
+        sums = np.zeros((3, count + 1))
+        for rows, own in weighted_pieces(weight, len(rating)):
+            apart = rating[rows] - center
+            for total, values in zip(sums, (own, own * apart, own * apart**2), strict=True):
+                total += np.bincount(codes[rows], values, count + 1)
+        size, total, square = sums
+        shift = total / (size + size.sum() / len(rating))
+        loss = np.sum(square - 2.0 * shift * total + shift**2 * size) / size.sum()
+        spread = float(np.sqrt(max(loss, 0.0)))
+        return Predicted(center + shift, np.full(count + 1, max(spread, 1e-12)))
+
+
+def weighted_pieces(
+    weight: np.ndarray | None, count: int
+) -> Iterator[tuple[slice, Float[np.ndarray, " n"]]]:
+    """Pieces of many rows, and the weights of these.
+
+    Args:
+        weight: The weights, or None for ones.
+        count: Number of rows.
+
+    Yields:
+        Each piece with its weights.
+    """
+    for start in range(0, count, 1 << 20):
+        rows = slice(start, min(start + (1 << 20), count))
+        own = np.ones(rows.stop - start) if weight is None else np.asarray(weight[rows])
+        yield rows, own
 
 
 def likelihood_scales(likelihood: BaseLikelihood, values: Mapping[str, Any]) -> dict[str, Array]:

@@ -17,7 +17,7 @@ from probmf import metrics
 from probmf.data.column import Column, such_rows
 from probmf.data.examples import Examples
 from probmf.likelihoods.augmentation import draw_between, draw_polya_gamma
-from probmf.likelihoods.base import Likelihood, Predicted, Scores
+from probmf.likelihoods.base import Likelihood, Predicted, Scores, weighted_pieces
 from probmf.likelihoods.links import LINKS, Link, LinkName, check_link
 from probmf.likelihoods.ordered import (
     FAR,
@@ -452,6 +452,20 @@ class Ordinal(Likelihood):
         """The shares of the levels."""
         counts = self.counts(rating, weight)
         shares = np.tile(counts / counts.sum(), (size, 1))
+        return Predicted(shares @ np.asarray(self.levels), None, shares)
+
+    def by_group(
+        self, rating: np.ndarray, weight: np.ndarray | None, codes: np.ndarray, count: int
+    ) -> Predicted:
+        """The shares of the levels in each group, and in one more rating of each."""
+        num_levels = len(self.levels)
+        flat = np.zeros((count + 1) * num_levels)
+        for rows, own in weighted_pieces(weight, len(rating)):
+            cell = codes[rows].astype(np.int64) * num_levels + self.codes(rating[rows])
+            flat += np.bincount(cell, own, len(flat))
+        counts = flat.reshape(count + 1, num_levels)
+        counts += counts.sum(axis=0) / len(rating)
+        shares = counts / counts.sum(axis=1, keepdims=True)
         return Predicted(shares @ np.asarray(self.levels), None, shares)
 
 

@@ -92,12 +92,14 @@ def held_out(
         columns(
             table(
                 scores.error_table,
-                f"Errors of {scores.num_ratings:,} test rows; constant: the training mean",
+                f"Errors of {scores.num_ratings:,} test rows",
             ),
             table(scores.coverage_table, "Coverage of predicted intervals"),
         ),
         table(scores.list_table, "Lists of recommendations, beside lists of the most rated items"),
     ]  # fmt: skip
+    if scores.errors:
+        parts.insert(1, text(f"{scores.baselines}.".capitalize(), kind="muted"))
     parts += [text(remark, kind="warning") for remark in scores.remarks]
     if scores.errors:
         told = coverage_words(scores)

@@ -143,7 +143,7 @@ def test_the_worst_is_named_and_counted() -> None:
         concluded(with_draws(fit, g_scale=scale), stacklevel=1)
     text = str(caught[0].message)
     assert text.startswith("The draws should not be relied upon as they are. R-hat is 1.")
-    assert "for g_scale[Intercept] (above 1.01 in" in text
+    assert "for 'g_scale[Intercept]' (above 1.01 in" in text
     with pytest.warns(DiagnosticWarning, match="size is .* for 'noise_scale' .below 100 per chain"):
         found = concluded(with_draws(fit, noise_scale=noise), stacklevel=1)
     assert "effective" in found.sampling.verdict

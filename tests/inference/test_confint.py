@@ -1,11 +1,14 @@
 """Confidence intervals of best fits, against lme4's and against fits with a parameter held."""
 
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.optimize
 from scipy.special import expit
 from scipy.stats import nbinom, poisson
 
@@ -31,6 +34,29 @@ def test_profiles_as_lme4_prints_them(shared_data: Path) -> None:
         row = found[name]
         assert (row["lower"], row["upper"]) == pytest.approx(ends, rel=2e-4), name
     assert len(found) == len(published)
+
+
+def test_a_profile_that_runs_into_a_corner_has_an_end() -> None:
+    """Far from the top the correlation is one, where no search comes back from by itself."""
+    rng = np.random.default_rng(0)
+    subject, days = np.repeat(np.arange(18), 10), np.tile(np.arange(10.0), 18)
+    start, slope = rng.normal(250, 25, 18), rng.normal(10, 6, 18)
+    y = start[subject] + slope[subject] * days + rng.normal(0, 25, 180)
+    model, table = MixedEffects("y ~ days + (1 + days | g)"), {"y": y, "days": days, "g": subject}
+    fit = fit_marginal(model, table)
+    end = confint(fit)["g_scale[days]"]["lower"]
+    assert fit.maximum is not None
+
+    def drop(scale: float) -> float:
+        held = replace(model, priors={"g_scale": np.array([scale, end])})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FitWarning)  # of a correlation of one
+            top = fit_marginal(held, table).maximum
+        assert top is not None
+        return fit.maximum.log_likelihood - top.log_likelihood  # type: ignore[union-attr,operator]
+
+    best = scipy.optimize.minimize_scalar(drop, bounds=(15, 50), options={"xatol": 0.05})
+    assert best.fun == pytest.approx(1.959964**2 / 2, abs=5e-3)
 
 
 def answers() -> dict[str, Any]:

@@ -11,12 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 import toys
 
+from probmf import metrics
 from probmf.data import Ratings, rating_table
 from probmf.diagnostics.evaluation import evaluation
 from probmf.inference.point.als import fit_als
 from probmf.likelihoods import Bernoulli, Gaussian, Ordinal
 from probmf.models import MatrixFactorization, MixedEffects
-from probmf.results import MixedFit
+from probmf.results import MixedFit, RatingsFit
 from probmf.results.held_out import held_out
 
 SHAPE = (1, 30)
@@ -59,6 +60,48 @@ def test_errors_and_coverage_of_a_mixed_model() -> None:
     inside = np.mean((ends.lower <= test["y"]) & (test["y"] <= ends.upper))
     assert scores.coverage["0.5"] == pytest.approx(inside)
     assert not scores.ranking
+
+
+@pytest.mark.parametrize("likelihood", [Gaussian(0.8), Bernoulli(), Ordinal(5)], ids=repr)
+def test_errors_stand_beside_those_of_the_means_of_items(likelihood: Any) -> None:
+    rng = np.random.default_rng(5)
+    most = 1 if isinstance(likelihood, Bernoulli) else 5
+    user, item = np.nonzero(rng.random((12, 7)) < 0.6)
+    rating = rng.integers(0 if most == 1 else 1, most + 1, len(user)).astype(float)
+    weight = None if isinstance(likelihood, Ordinal) else rng.uniform(0.5, 2.0, len(user))
+    frame = {"user": user, "item": item, "rating": rating}
+    data = Ratings.from_frame(frame | ({} if weight is None else {"w": weight}),
+                              weight=None if weight is None else "w")  # fmt: skip
+    model = MatrixFactorization(1, likelihood)
+    values = {site: np.zeros(shape) for site, shape in model.site_shapes(12, 7).items()}
+    if isinstance(likelihood, Ordinal):
+        values["cutpoints"] = np.arange(4.0)
+    fit = RatingsFit.from_point(model, data, {"intercept": 0.0, **values}, method="made")
+    stars = rng.permutation([most, most, most - 1.0, most])
+    asked = {"user": [0, 1, 2, 3], "item": [*data.items.ids[:3], 99], "rating": stars}
+    test = Ratings.from_frame(asked)
+    weights = np.ones(len(user)) if weight is None else weight
+    constant = np.average(rating, weights=weights)
+    mean = []
+    for own in test.items.decode(test.item):
+        here = item == own
+        total = np.sum(weights[here] * rating[here]) + weights.mean() * constant
+        mean.append(total / (np.sum(weights[here]) + weights.mean()))
+    found = evaluation(fit, test, (5,))
+    name, expected = "RMSE", metrics.rmse(test.rating, mean)
+    if most == 1:
+        name, expected = "log loss", metrics.log_loss(test.rating, mean)
+    assert found.item_means[name] == pytest.approx(expected)
+    if isinstance(likelihood, Gaussian):
+        codes = np.searchsorted(np.unique(item), item)
+        own = np.array([
+            (np.sum((weights * rating)[codes == n]) + weights.mean() * constant)
+            / (np.sum(weights[codes == n]) + weights.mean()) for n in range(codes.max() + 1)
+        ])[codes]  # fmt: skip
+        sd = np.sqrt(np.average((rating - own) ** 2, weights=weights))
+        score = metrics.log_score(test.rating, mean, np.full(4, sd))
+        assert found.item_means["log score"] == pytest.approx(score)
+    assert found.error_table.column_names == ["measure", "this fit", "constant", "item mean"]
 
 
 RESPONSES: dict[str, Any] = {
@@ -115,7 +158,7 @@ def test_blocks_of_ratings_are_judged_as_all_at_once(
     for name, value in vars(in_blocks).items():
         assert getattr(found, name) == value, name
         told = getattr(whole, name)
-        if name in ("errors", "constant", "coverage"):
+        if name in ("errors", "constant", "item_means", "coverage"):
             assert told == pytest.approx(value, rel=1e-12), name
         elif name in ("ranking", "popular"):
             for k in ("2", "4"):

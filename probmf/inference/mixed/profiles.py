@@ -182,40 +182,46 @@ def _ends(
         step: First step.
         unit: Change of the coordinate that changes a logarithm or a linear predictor by one.
     """
+
+    def excess(value: float, *starts: np.ndarray) -> tuple[float, np.ndarray]:
+        """Twice the drop less the height, and the others there: the best from some starts."""
+        ends = [profile(value, own) for own in starts]
+        fun, others = min(ends, key=lambda own: own[0] if np.isfinite(own[0]) else np.inf)
+        return 2.0 * (fun - least) - height, others
+
     found = []
     for side in (-1.0, 1.0):
-        others = start
-
-        def excess(value: float) -> float:
-            nonlocal others
-            fun, near_others = profile(value, others)
-            if np.isfinite(fun):
-                others = near_others
-            return 2.0 * (fun - least) - height
-
         near, last, width, end = center, -height, step, side * np.inf
+        near_others = start
         for _ in range(MOST_STEPS):
             still = last + height < STILL
             if still:
                 width = min(width, FAR * unit - abs(near - center))
             far = near + side * width
-            now = excess(far)
+            now, others = excess(far, near_others)
             for _ in range(HALVINGS):
                 if np.isfinite(now):
                     break
                 width /= 2.0
                 far = near + side * width
-                now = excess(far)
+                now, others = excess(far, near_others)
             if not np.isfinite(now):
                 break
             if now > 0:
-                end = float(scipy.optimize.brentq(excess, near, far, xtol=ACCURACY * step))
+                # The others may have gone to a corner that no search leaves, such as a correlation
+                # of one, so that each place is searched from both ends.
+                end = float(
+                    scipy.optimize.brentq(
+                        lambda value, *ends: excess(value, *ends)[0],
+                        near, far, (near_others, others), xtol=ACCURACY * step,
+                    )
+                )  # fmt: skip
                 break
             if now + height < STILL:
                 if abs(far - center) > 0.999 * FAR * unit:
                     break
             elif width >= unit and now - last < FLAT * width / unit:
                 break
-            near, last, width = far, now, width * GROWTH
+            near, near_others, last, width = far, others, now, width * GROWTH
         found.append(end)
     return found[0], found[1]
