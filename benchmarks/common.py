@@ -217,12 +217,22 @@ def markdown(report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def main(run: Callable[[bool], Report]) -> None:
-    """Run one benchmark from the command line, print it and keep it under benchmarks/out."""
+def main(run: Callable[..., Report], names: tuple[str, ...] = ()) -> None:
+    """Run one benchmark from the command line, print it and keep it under benchmarks/out.
+
+    Args:
+        run: The benchmark, from whether it is quick and, if it has names, those of its parts.
+        names: Its parts.
+    """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer points, to see that it works")
-    quick, others = parser.parse_args().quick, others_share()
-    report = run(quick)
+    if names:
+        parser.add_argument("names", nargs="*", help=f"by default all of {', '.join(names)}")
+    given, others = parser.parse_args(), others_share()
+    quick = given.quick
+    if names and not set(given.names) <= set(names):
+        parser.error(f"the names are {', '.join(names)}")
+    report = run(quick, tuple(given.names) or names) if names else run(quick)
     report.protocol["Machine"] += others
     folder = OUT / "quick" if quick else OUT
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,11 +15,11 @@ import common
 NAMES = (
     "als_explicit", "als_implicit", "bpr", "recommend", "accuracy", "first_call",
     "mixed_insteval", "mixed_small", "marginal_scaling", "marginal_mf", "marginal_mf_long",
-    "gibbs", "gibbs_accuracy", "time_error", "side_features", "digits", "size",
+    "gibbs", "gibbs_accuracy", "time_error", "side_features", "digits", "posteriordb", "size",
 )  # fmt: skip
 #: Benchmarks that take hours, and run only where they are named.
 NAMED_ONLY = ("size",)
-PAGE = common.ROOT / "docs" / "benchmarks.md"
+PAGES = {"posteriordb": "posteriordb.md"}
 
 
 def run_script(name: str, quick: bool) -> bool:
@@ -46,15 +46,15 @@ def read_report(name: str) -> common.Report:
 
 def write_docs(names: list[str]) -> None:
     """Replace what stands between the page's markers of each benchmark."""
-    text = PAGE.read_text("utf-8")
     for name in names:
-        report = read_report(name)
+        page = common.ROOT / "docs" / PAGES.get(name, "benchmarks.md")
+        text, report = page.read_text("utf-8"), read_report(name)
         marked = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
         if not marked.search(text):
-            sys.exit(f"docs/benchmarks.md has no markers for {name}.")
+            sys.exit(f"{page} has no markers for {name}.")
         body = common.markdown(report)
         text = marked.sub(lambda found, body=body: f"{found[1]}\n{body}\n{found[2]}", text)
-    PAGE.write_text(text, "utf-8")
+        page.write_text(text, "utf-8")
 
 
 def main() -> None:

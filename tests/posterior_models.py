@@ -168,6 +168,19 @@ def election(columns: Any, groups: Any, y: Any) -> None:
         sample("y", dist.Bernoulli(logits=eta), obs=y)
 
 
+def accidents(y: Any, exposure: Any, pairs: Any, unit: Any) -> None:
+    """Own effects of tracts, and effects that are like those of neighbouring tracts."""
+    level, scale = sample("beta0", normal(0, 1)), sample("sigma", dist.HalfNormal(1))
+    share = sample("rho", dist.Beta(0.5, 0.5))
+    phi = flat("phi", len(y))
+    numpyro.factor("neighbours", -0.5 * jnp.sum(jnp.square(phi[pairs[0]] - phi[pairs[1]])))
+    numpyro.factor("sum", normal(0, 0.001 * len(y)).log_prob(jnp.sum(phi)))
+    with plate("tracts", len(y)):
+        theta = sample("theta", normal(0, 1))
+        eta = level + scale * (jnp.sqrt(1 - share) * theta + jnp.sqrt(share / unit) * phi)
+        sample("y", dist.Poisson(exposure * jnp.exp(eta)), obs=y)
+
+
 def _json(path: Path, name: str) -> dict[str, Any]:
     found = json.loads((path / f"{name}.json").read_text())
     return {k: np.asarray(v) if isinstance(v, list) else v for k, v in found.items()}
@@ -315,13 +328,20 @@ def _election(path: Path, name: str) -> Posterior:
     return Posterior(election, {"columns": columns, "groups": groups, "y": t["y"].to_numpy()})
 
 
+def _accidents(path: Path, name: str) -> Posterior:
+    t = _json(path, name)
+    pairs = np.stack([t["node1"], t["node2"]]) - 1
+    data = {"y": t["y"], "exposure": t["E"].astype(float), "pairs": pairs}
+    return Posterior(accidents, data | {"unit": t["scaling_factor"]})
+
+
 Maker = Callable[[Path, str], Posterior]
 #: Makers by the name's beginning.
 _KINDS: dict[str, Maker] = {
     "eight_schools": _eight, "kilpisjarvi": _kilpisjarvi, "sblrc": _blr, "diamonds": _diamonds,
     "kidiq": _kidiq, "nes": _nes, "earnings": _earnings, "mesquite": _mesquite, "gp_": _gp,
     "radon": _radon, "rats": _rats, "seeds": _seeds, "GLMM": _years, "lsat": _lsat,
-    "election88": _election,
+    "election88": _election, "traffic": _accidents,
 }  # fmt: skip
 
 #: Those with reference draws.
@@ -342,8 +362,17 @@ OTHERS = (
     "radon_pooled", "radon_county_intercept", "radon_partially_pooled", "radon_variable_intercept",
     "radon_variable_slope", "radon_variable_intercept_slope", "radon_hierarchical_intercept",
     "rats", "seeds_model", "seeds_stanified_model", "seeds_centered_model", "GLMM_Poisson",
-    "lsat", "election88",
+    "lsat", "election88", "traffic_accident_nyc",
 )  # fmt: skip
+#: Effects about a mean and scale that are sampled, by the name's beginning: those that a
+#: non-centred form standardizes.
+EFFECTS: dict[str, tuple[str, ...]] = {
+    "eight_schools": ("theta",), "radon_partially_pooled": ("alpha",),
+    "radon_variable_intercept_slope": ("alpha", "beta"), "radon_variable_intercept": ("alpha",),
+    "radon_variable_slope": ("beta",), "radon_hierarchical_intercept": ("alpha",),
+    "rats": ("alpha", "beta"), "seeds": ("b",), "GLMM_Poisson": ("e",),
+    "election88": ("a", "b", "c", "d", "e"),
+}  # fmt: skip
 
 
 def posterior(folder: Path, name: str) -> Posterior:

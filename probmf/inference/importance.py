@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -111,14 +111,17 @@ def climb(
     """
     start = np.asarray(start, np.float64)
     wall = 0.0
+    best: tuple[Any, ...] = (np.inf,)
 
     def walled(vector: np.ndarray) -> tuple[float, np.ndarray]:
         # The line search divides by differences of values, so beyond the wall they are finite.
-        nonlocal wall
+        nonlocal wall, best
         if np.max(np.abs(vector - start), initial=0.0) <= reach:
             value, gradient = minus(vector)
             if np.isfinite(value) and np.all(np.isfinite(gradient)):
                 wall = max(wall, value)
+                if value < best[0]:
+                    best = value, np.array(vector), gradient
                 return value, gradient
         return wall + 1e3 * (1 + abs(wall)), np.zeros_like(vector)
 
@@ -135,6 +138,8 @@ def climb(
             },
         )  # fmt: skip
         nit += found.nit
+        if found.fun > best[0]:  # It may end beyond the wall.
+            found.fun, found.x, found.jac = best
         flat = np.max(np.abs(found.jac)) <= FLAT * (1 + abs(found.fun))
         found.success = bool(found.success or (flat and nit < max_iterations))
         if found.success or nit >= max_iterations:

@@ -52,6 +52,19 @@ class Coordinates(NamedTuple):
             found[name] = value + one.center_of(value)
         return found
 
+    def log_volume(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
+        """Logarithm of the volume of unconstrained values by that of standard ones.
+
+        Args:
+            shapes: Shapes of the values, by site.
+        """
+        return sum(
+            float(np.linalg.slogdet(np.asarray(one.matrix, np.float64))[1])
+            * float(np.prod(shapes[name][:-1]))
+            for name, one in self.by_site.items()
+            if name in shapes and one.matrix is not None
+        )
+
     def invert(self, values: Mapping[str, Array]) -> dict[str, Array]:
         """Standard values from unconstrained ones."""
         found = dict(values)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, Self
 
@@ -356,13 +357,8 @@ class Ordinal(Likelihood):
     def information(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
         """Fisher information of a score: the mean square of the loss's slope."""
         scores = jnp.asarray(scores)
-
-        def one(ends: tuple[Array, Array]) -> Array:
-            a, b = (end - scores for end in ends)
-            slope = interval_slope(a, b, self.link)
-            return interval_probability(a, b, self.link) * jnp.square(slope)
-
-        return sum(_at_each(one, self._ends(scores, scales), quick=self.link == "logit"))
+        ends = self._ends(scores, scales)
+        return sum(_at_each(_information, self.link, ends, scores, quick=self.link == "logit"))
 
     def _ends(self, scores: Array, scales: Mapping[str, Array]) -> tuple[Array, Array]:
         """Cutpoints below and above each level, levels along the first axis."""
@@ -394,14 +390,8 @@ class Ordinal(Likelihood):
     ) -> list[Array]:
         """Probabilities that the latent variable lies above each cutpoint; below, if sign is -1."""
         scores = jnp.asarray(scores)
-
-        def one(own: Array) -> Array:
-            apart = sign * (scores - own)
-            if sd is None:
-                return self._link.cdf(apart)
-            return self._link.expected_cdf(apart, jnp.asarray(sd))
-
-        return _at_each(one, self._ends(scores, scales)[0][1:], quick=sd is None)
+        inner = self._ends(scores, scales)[0][1:]
+        return _at_each(_passed, self.link, inner, scores, sd, sign, quick=sd is None)
 
     def integrate(self, mean: Scores, sd: Scores, scales: Mapping[str, Array]) -> tuple:
         """Mean and sd of a rating whose score is Normal(mean, sd).
@@ -434,12 +424,8 @@ class Ordinal(Likelihood):
     ) -> Float[Array, "... K"]:
         """Probabilities of the levels, on a new last axis, when the score is Normal(scores, sd)."""
         scores = jnp.asarray(scores)
-
-        def one(ends: tuple[Array, Array]) -> Array:
-            return interval_probability(ends[0] - scores, ends[1] - scores, self.link, sd)
-
-        quick = sd is None and self.link == "logit"
-        return jnp.stack(_at_each(one, self._ends(scores, scales), quick=quick), axis=-1)
+        ends, quick = self._ends(scores, scales), sd is None and self.link == "logit"
+        return jnp.stack(_at_each(_between, self.link, ends, scores, sd, quick=quick), axis=-1)
 
     def errors(self, rating: np.ndarray, predicted: Predicted) -> dict[str, float | None]:
         """Besides those of all numbers the log of the probability of the rating's level."""
@@ -469,17 +455,43 @@ class Ordinal(Likelihood):
         return Predicted(shares @ np.asarray(self.levels), None, shares)
 
 
-def _at_each(one: Callable[[Any], Array], ends: Any, *, quick: bool) -> list[Array]:
-    """A function of each level or cutpoint, which lie along the first axis.
+def _information(link: LinkName, ends: tuple[Array, Array], scores: Array) -> Array:
+    """A level's part of the Fisher information."""
+    a, b = (end - scores for end in ends)
+    return interval_probability(a, b, link) * jnp.square(interval_slope(a, b, link))
 
-    One that is not quick is compiled once: written out for all levels, a program of Normal tails
-    takes seconds to compile.
+
+def _passed(link: LinkName, own: Array, scores: Array, sd: Any, sign: Any) -> Array:
+    """Probability that the latent variable lies above a cutpoint; below, if the sign is -1."""
+    apart = sign * (scores - own)
+    return LINKS[link].cdf(apart) if sd is None else LINKS[link].expected_cdf(apart, sd)
+
+
+def _between(link: LinkName, ends: tuple[Array, Array], scores: Array, sd: Any) -> Array:
+    """Probability of a level."""
+    return interval_probability(ends[0] - scores, ends[1] - scores, link, sd)
+
+
+def _at_each(
+    one: Callable[..., Array], link: LinkName, ends: Any, *given: Any, quick: bool
+) -> list[Array]:
+    """A function of the link and each level or cutpoint, which lie along the first axis.
+
+    One that is not quick is compiled, and once: written out for all levels, a program of Normal
+    tails takes seconds to compile.
     """
     if quick:
         parts = [list(end) for end in jax.tree.leaves(ends)]
         each = zip(*parts, strict=True)
-        return [one(jax.tree.unflatten(jax.tree.structure(ends), own)) for own in each]
-    return list(lax.map(one, ends))
+        form = jax.tree.structure(ends)
+        return [one(link, jax.tree.unflatten(form, own), *given) for own in each]
+    return list(_mapped(one, link, ends, *given))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _mapped(one: Callable[..., Array], link: LinkName, ends: Any, *given: Any) -> Array:
+    found: Array = lax.map(lambda own: one(link, own, *given), ends)
+    return found
 
 
 def _levels(given: Any) -> tuple[float, ...]:

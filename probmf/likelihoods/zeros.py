@@ -16,7 +16,7 @@ from numpyro.distributions import Distribution
 from scipy import optimize
 
 from probmf.data.column import Column
-from probmf.likelihoods.base import Likelihood, Optional, Scores
+from probmf.likelihoods.base import Optional, Scores
 from probmf.likelihoods.counts import Counts, NegativeBinomial, Poisson
 from probmf.likelihoods.normal_integrals import average
 from probmf.likelihoods.parameters import check_parameter, is_number
@@ -216,8 +216,17 @@ class _ZeroInflated(_Zeros):
 
 class _Hurdle(_Zeros):
     def latent_variance(self, log_rate: np.ndarray, scales: Mapping[str, Any]) -> np.ndarray:
-        """Nothing: the mean of counts above zero is no multiple of exp(score)."""
-        return Likelihood.latent_variance(self, log_rate, scales)
+        """Nothing: the mean of counts above zero is no multiple of exp(score).
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            f"A {self.kind} response has no share of variance on the scale of the linear "
+            "predictor: that is about counts before their zeros are taken out, and zeros have a "
+            "probability of their own. With likelihood='zeroinflated"
+            f"{type(self.counts).__name__.lower()}' there is one."
+        )
 
     def _more(self, scores: Array, scales: Mapping[str, Array]) -> tuple[Array, Array, Array]:
         """Log of the probability of a count above zero, its slope, and odds of a zero.

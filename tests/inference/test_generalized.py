@@ -8,6 +8,7 @@ import published_models as published
 import pytest
 
 from probmf import MixedEffects, fit_marginal
+from probmf.inference.mixed.separation import separated_coefficients
 from probmf.run.driver import FitWarning
 
 #: Fits that the quick tests do, by model and method; the others are slow.
@@ -67,12 +68,40 @@ def test_complete_separation_is_told_with_the_coefficient() -> None:
     assert "flat along coefficients" not in " ".join(fit.notes)
 
 
+def test_a_search_that_leaves_its_reach_ends_at_the_best_point() -> None:
+    x = np.random.default_rng(0).normal(size=40)
+    with pytest.warns(FitWarning, match="Complete separation: along the coefficient 'x'"):
+        fit = fit_marginal(
+            MixedEffects("y ~ x", likelihood="bernoulli"), {"y": 1 * (x > 0), "x": x}
+        )
+    assert fit.maximum.log_likelihood > -5.0
+
+
 def test_counts_of_zero_separate() -> None:
     table = yes_no()
     counts = np.where(table["own"] == "above", np.random.default_rng(1).poisson(3.0, 60), 0)
     model = MixedEffects("y ~ own + (1 | g)", likelihood="poisson")
     with pytest.warns(FitWarning, match=r"coefficient 'own\[T.below\]'.* of no row falls"):
         fit_marginal(model, table | {"y": counts})
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_units_do_not_decide_what_is_separated(unit: float) -> None:
+    """Of weights and of responses: numbers are separated by bounds alone."""
+    table = yes_no()
+    numbers = unit * (10.0 + table["z"] + np.random.default_rng(2).normal(size=60))
+    table |= {"w": np.full(60, unit**1.5), "t": numbers, "c": 1 * (table["own"] == "above")}
+    wide = table | {"c": 2 * table["c"], "top": numbers + 1e3 * unit}
+    own: dict[str, Any] = {"noise_scale": np.asarray(unit), "df": np.asarray(4.0)}
+    for formula, kind, data, names in (
+        ("y ~ z", "bernoulli", table, None), ("y ~ own", "bernoulli", table, "own[T.below]"),
+        ("t ~ own", "studentt", table, None), ("t | cens(c) ~ own", "gaussian", table, "own"),
+        ("t | cens(c, top) ~ own", "gaussian", wide, None),
+    ):  # fmt: skip
+        model = MixedEffects(formula, likelihood=kind, weights="w" if kind == "bernoulli" else None)
+        found = separated_coefficients(model, model.design(data), own)
+        assert len(found) == (names is not None)
+        assert all(str(names) in one.text for one in found)
 
 
 def test_a_scale_at_zero_is_told() -> None:

@@ -9,6 +9,7 @@ from scipy.stats import multivariate_normal, norm, poisson
 from probmf import MixedEffects
 from probmf.inference.mixed.leave_one_out import leave_one_out
 from probmf.results import MixedFit
+from probmf.run.driver import FitWarning
 
 rng = np.random.default_rng(0)
 ROWS = 12
@@ -50,6 +51,30 @@ def test_gaussian_rows_and_groups(by: str | None) -> None:
             rest = multivariate_normal(mean[keep], cover[np.ix_(keep, keep)])
             want = whole - rest.logpdf(TABLE["y"][keep])
             assert found[0, draw, part] == pytest.approx(want, abs=1e-8)
+
+
+def test_digits_lost_by_differences_are_said() -> None:
+    """Of groups; a row's are there, as they are no difference."""
+    sigma, x = 1e-7, np.linspace(-1.0, 1.0, ROWS)
+    y = 1.0 + x + np.array([0.3, -1.0, 0.8, 0.1])[g] + sigma * rng.normal(size=ROWS)
+    model = MixedEffects("y ~ 0 + x + (1 | g)")
+    fit = MixedFit(
+        model, model.design({"y": y, "x": x, "g": g}), {
+            "noise_scale": np.full((1, 1), sigma), "g_scale": np.ones((1, 1, 1)),
+            "coefficients": np.zeros((1, 1, 1)), "g_effects": np.zeros((1, 1, 4, 1)),
+        }, "made",
+    )  # fmt: skip
+    # The group's other rows all but determine its effect, and the slope.
+    columns = np.column_stack([x, np.eye(4)[g]])
+    expected = []
+    for row in range(ROWS):
+        keep = np.arange(ROWS) != row
+        beta, *_ = np.linalg.lstsq(columns[keep], y[keep])
+        wide = columns[row] @ np.linalg.pinv(columns[keep].T @ columns[keep]) @ columns[row]
+        expected.append(norm(columns[row] @ beta, sigma * np.sqrt(1 + wide)).logpdf(y[row]))
+    np.testing.assert_allclose(leave_one_out(fit)[0, 0], expected, atol=1e-5)
+    with pytest.warns(FitWarning, match="can't be relied upon, as rounding may change it"):
+        leave_one_out(fit, by="g")
 
 
 @pytest.mark.parametrize(("kind", "by"), [("counts", None), ("counts", "g"), ("bounds", None)])

@@ -9,6 +9,7 @@ import pytest
 
 from probmf import (
     MixedEffects,
+    fit_laplace,
     fit_marginal,
     sample_gibbs,
     sample_marginal,
@@ -38,6 +39,9 @@ METHODS: dict[str, Method] = {
         for objective in ("restricted", "map")
     },
     "importance": lambda model, data: sample_marginal(model, data, key=0, num_samples=20),
+    "laplace": lambda model, data: fit_laplace(
+        model, data, key=0, num_samples=20, marginalize=("g_effects", "h_effects")
+    ),
     "gibbs": lambda model, data: sample_gibbs(model, data, key=0, **SHORT),
     "joint": lambda model, data: sample_nuts(model, data, key=0, max_tree_depth=4, **SHORT),
     "marginal": lambda model, data: sample_nuts(
@@ -79,6 +83,9 @@ def test_units(name: str) -> None:
         tolerance = 1e-4 * np.max(np.abs(wanted))
         close = np.isclose(fit.samples[site] / unit, wanted, rtol=1e-4, atol=tolerance)
         assert np.mean(close) >= least, site
+    if name == "laplace":
+        evidence = [one.sampling.info["log_evidence"] for one in (plain(name), fit)]
+        assert evidence[1] + len(data["y"]) * np.log(y_unit) == pytest.approx(evidence[0], abs=1e-5)
 
 
 LEVELS = "y ~ x + w + (1 | g) + (1 | h)"

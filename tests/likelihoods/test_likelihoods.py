@@ -408,6 +408,21 @@ def test_probabilities_of_levels(name: str, sd: float | None, x64: bool) -> None
         np.testing.assert_allclose(found[:, place], wanted, atol=1e-8 if x64 else 3e-6)
 
 
+@pytest.mark.parametrize("link", ["logit", "probit"])
+def test_second_calls_about_levels_compile_nothing(
+    link: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    likelihood, own = Ordinal((1, 2, 3), link=link), {"cutpoints": jnp.array([-1.0, 1.0])}
+    for score in (0.0, 0.5):
+        scores = jnp.full(7, score)
+        with jax.log_compiles(score > 0), caplog.at_level("WARNING"):
+            likelihood.level_probabilities(scores, own, 0.7)
+            likelihood.tail(scores, 2.0, own, 0.7)
+            likelihood.integrate(scores, 0.7, own)
+            likelihood.information(scores, own)
+    assert "ompil" not in caplog.text
+
+
 def test_far_scores_are_finite_in_float32(case: Case) -> None:
     likelihood, own = case.likelihood, case.parameters()
     scores = jnp.asarray([-80.0, -30.0, 0.0, 30.0, 80.0])

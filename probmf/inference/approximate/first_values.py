@@ -21,7 +21,8 @@ from probmf.inference.target import Target
 from probmf.models import MatrixFactorization, Network
 from probmf.models.parameter_table import ParameterTable
 
-#: Standard deviation of the noise about the starting values, on the unconstrained scale.
+#: Standard deviation of the noise about the starting values, on the unconstrained scale: where it
+#: has no unit, and what is symmetric is to be left.
 JITTER = 0.1
 
 
@@ -45,7 +46,8 @@ def first_values(target: Target, potential: Potential, key: Array) -> dict[str, 
             rows = target.model.num_rows[target.model.other]
             values[LEVEL] = jnp.full(rows, values["intercept"])
     words = jax.random.key_data(model_key)
-    return potential.compiled(_begun, values, words)(potential, values, words)
+    jitter = jnp.asarray(JITTER if target.design is None else 0.0)
+    return potential.compiled(_begun, values, words, jitter)(potential, values, words, jitter)
 
 
 def _of_factorization(model: MatrixFactorization, data: Any, key: Array) -> dict[str, Array]:
@@ -69,30 +71,33 @@ def _of_factorization(model: MatrixFactorization, data: Any, key: Array) -> dict
     return values
 
 
-def _begun(potential: Potential, values: dict[str, Array], words: Array) -> dict[str, Array]:
+def _begun(
+    potential: Potential, values: dict[str, Array], words: Array, jitter: Array
+) -> dict[str, Array]:
     """Values of all sites, some of which are given."""
     seeded = numpyro.handlers.seed(potential.model, words)
-    begun = numpyro.handlers.substitute(seeded, substitute_fn=partial(_first_value, values=values))
+    first = partial(_first_value, values=values, jitter=jitter)
+    begun = numpyro.handlers.substitute(seeded, substitute_fn=first)
     trace = numpyro.handlers.trace(begun).get_trace(*potential.args, **potential.kwargs)
     return {name: trace[name]["value"] for name in potential.sites}
 
 
-def _first_value(site: Any, values: Mapping[str, Array]) -> Array | None:
+def _first_value(site: Any, values: Mapping[str, Array], jitter: Array) -> Array | None:
     if site["type"] != "sample" or site["is_observed"]:
         return None
     if site["name"] in values:
         return values[site["name"]]
-    return _about_median(site["fn"], site["kwargs"]["rng_key"])
+    return _about_median(site["fn"], site["kwargs"]["rng_key"], jitter)
 
 
 @jax.jit
-def _about_median(law: Distribution, key: Array) -> Array:
+def _about_median(law: Distribution, key: Array, jitter: Array) -> Array:
     """A value beside the median; as one program, since quantiles are dozens of operations."""
     transform = biject_to(law.support)
     shape = transform.inverse_shape(tuple(law.batch_shape) + tuple(law.event_shape))
     middle = transform.inv(median(law, transform(jnp.zeros(shape))))
     # Off the middle, where the hidden units of a network would all be alike.
-    return transform(middle + JITTER * jax.random.normal(key, shape, middle.dtype))
+    return transform(middle + jitter * jax.random.normal(key, shape, middle.dtype))
 
 
 def scales_without_mode(target: Target) -> list[str]:

@@ -21,6 +21,7 @@ from probmf.inference.importance import climb
 from probmf.inference.nuts.transitions import constrain_chains
 from probmf.inference.point.als import fit_als
 from probmf.inference.potential import Potential
+from probmf.inference.standard_coordinates import mixed_coordinates
 from probmf.inference.target import Target
 from probmf.memory import require_memory
 from probmf.models import MatrixFactorization
@@ -116,7 +117,10 @@ def fit_laplace(
             )
         target = Target.build(model, data, marginalize)
         require_mode("fit_laplace", model, scales_without_mode(target))
-        potential = Potential(target.model, target.args, {})
+        coordinates = None
+        if target.design is not None:
+            coordinates = mixed_coordinates(target.source.program, target.args[0])
+        potential = Potential(target.model, target.args, {}, coordinates)
         _check_size(potential.num_dims)
         start = _start(target, potential, start_key)
         mode, history = _find_mode(potential, start, max_iterations, begin)
@@ -131,6 +135,8 @@ def fit_laplace(
         volume = 0.5 * rank * np.log(2 * np.pi) - float(np.sum(np.log(np.diag(factor))))
         info: dict[str, Any] = {"approximation": "normal at the mode"}
         if not turns.shape[1]:
+            if coordinates is not None:
+                volume += coordinates.log_volume(dict(potential.form.shapes))
             info["log_evidence"] = float(top + volume)
             info |= _weigh(potential, vectors, log_normal)
     # Where a line search fails at the very top, the Newton steps have settled it.

@@ -69,7 +69,8 @@ def fit_svi(
 
     .. math:: E_q[\log p(y, \theta) - \log q(\theta)] = \log p(y) - KL(q \,\|\, p(\cdot \mid y)) ,
 
-    whose gradient is estimated from draws of q (reparametrized) at every step, with all data.
+    whose gradient is estimated from draws of q (reparametrized) at every step, with all data. Steps
+    are of one size in all unknowns: standardize columns and the response of a mixed model first.
 
     Args:
         model: A model of the package.

@@ -248,6 +248,9 @@ class MarginalModel:
         Raises:
             MarginalizeError: If a row alone determines an effect with a flat prior.
 
+        Warns:
+            FitWarning: If rounding leaves too little of the density of such a row.
+
         References:
             Vehtari, Mononen, Tolvanen, Sivula and Winther (2016), Bayesian leave-one-out
             cross-validation approximations for Gaussian latent variable models.
@@ -273,6 +276,10 @@ class MarginalModel:
 
         Raises:
             ValueError: If there are not as many labels as rows.
+
+        Warns:
+            FitWarning: If rounding leaves too little of the densities, of which these are
+                differences.
         """
         return self._left_out(np.asarray(group), samples, args, kwargs)
 
@@ -300,8 +307,13 @@ class MarginalModel:
             double = {name: jnp.asarray(value, float) for name, value in latents.items()}
             own = in_double_precision(prepared)
             found = np.array(own.left_out(double, part, count))
-            if isinstance(own, Prepared):
-                self._look_closely(LeftOut(own, double), found, part)
+            anew = isinstance(own, Prepared) and self._look_closely(
+                LeftOut(own, double), found, part
+            )
+            # A difference of densities has their errors; a row's own terms are no difference.
+            trouble = lost_digits_of_draws(own, double) if anew or part is not None else ""
+        if trouble:
+            warnings.warn(trouble, FitWarning, stacklevel=3)
         undetermined = np.isnan(found).any(axis=0)
         if undetermined.any():
             what = "row" if group is None else "group"
@@ -314,11 +326,13 @@ class MarginalModel:
         return jnp.asarray(found.reshape(*lead, found.shape[-1]))
 
     @staticmethod
-    def _look_closely(alone: LeftOut, found: np.ndarray, part: np.ndarray | None) -> None:
-        """Find anew what was a difference of numbers that are nearly the same."""
-        for one in np.flatnonzero(np.isnan(found).any(axis=0) | alone.is_close(part)):
+    def _look_closely(alone: LeftOut, found: np.ndarray, part: np.ndarray | None) -> bool:
+        """Find anew what was a difference of numbers that are nearly the same; if there are any."""
+        close = np.flatnonzero(np.isnan(found).any(axis=0) | alone.is_close(part))
+        for one in close:
             left = np.arange(found.shape[1]) == one if part is None else part == one
             found[:, one] = alone(left)
+        return len(close) > 0
 
     def _warn_of_lost_digits(
         self, samples: Mapping[str, ArrayLike], *args: Any, **kwargs: Any

@@ -8,10 +8,12 @@ import numpy as np
 import scipy.optimize
 
 from probmf.inference.mixed.identifiability import Finding
+from probmf.likelihoods.censored import CENSORING, KIND
 from probmf.models import MixedEffects
 from probmf.models.mixed.design import Design
 
-#: Scores beyond which nothing more happens to a row, and slopes that count as none there.
+#: Scores beyond which nothing more happens to a row, seen from where it would lie by itself and in
+#: noise scales if there are any, and slopes that count as none there.
 FAR, NOTHING = 40.0, 1e-6
 #: Numbers below which an element of a linear program's answer is zero.
 ROUNDING = 1e-7
@@ -42,13 +44,15 @@ def separated_coefficients(
     rating = np.asarray(data.response, np.float64)
     with jax.enable_x64(True):
         own = model.program.parameters_at(data, samples)
+        unit = np.asarray(own.get("noise_scale", 1.0), np.float64)
+        middle = np.broadcast_to(np.asarray(likelihood.place(rating), np.float64), rating.shape)
         up, down = (
-            np.asarray(likelihood.slope(jnp.full(rating.shape, end), jnp.asarray(rating), own))
-            for end in (FAR, -FAR)
+            unit * np.asarray(likelihood.slope(jnp.asarray(end), jnp.asarray(rating), own))
+            for end in (middle + FAR * unit, middle - FAR * unit)
         )
-    if data.weight is not None:  # A row that does not count may move either way.
-        up, down = up * np.asarray(data.weight), down * np.asarray(data.weight)
-    may_rise, may_fall = up > -NOTHING, down < NOTHING
+    # However wide an interval is, it ends somewhere.
+    inside = np.asarray(own.get(KIND, 0.0)) == CENSORING["interval"]
+    may_rise, may_fall = (up > -NOTHING) & ~inside, (down < NOTHING) & ~inside
     columns = np.asarray(data.population, np.float64)
     size = np.max(np.abs(columns), axis=0)
     columns = columns / np.where(size > 0, size, 1.0)
