@@ -12,9 +12,9 @@ from probmf.likelihoods.registry import read_likelihood
 from probmf.models.mixed.arrays import MixedData
 from probmf.models.mixed.build import build_design
 from probmf.models.mixed.cells import join_rows
+from probmf.models.mixed.coordinates import coords, dims
 from probmf.models.mixed.design import Design, Encoded, encode_rows
 from probmf.models.mixed.formula import ParsedFormula, parse_formula
-from probmf.models.mixed.labels import coords, dims
 from probmf.models.mixed.program import MixedProgram
 from probmf.models.sites import Sites
 from probmf.precision import in_precision
