@@ -87,6 +87,32 @@ for rank in (16, 64):
     clock("long", lambda: run(12))
     seconds[f"sweep {rank}"] = (seconds.pop("long") - seconds.pop("short")) / 10
 """,
+    "gibbs_sparse": """
+# Most items have one or two ratings, as in Epinions' shape.
+rng = np.random.default_rng(0)
+users, items, n = 22_000, 296_000, 900_000
+def popular(size, power):
+    share = np.arange(1, size + 1.0) ** -power
+    return np.append(np.arange(size), rng.choice(size, n - size, p=share / share.sum()))
+pair = np.unique(rng.permutation(popular(users, 0.7)) * items + popular(items, 0.9))
+user, item = np.divmod(pair, items)
+ratings = Ratings.from_frame({"user": user, "item": item, "rating": rng.normal(size=len(pair))})
+for label, prior in (("spherical", 1.0), ("full", NormalWishart())):
+    model = MatrixFactorization(8, Gaussian(0.9), user_scale=prior, item_scale=prior)
+    def run(sweeps):
+        sample_gibbs(
+            model, ratings, key=0, num_warmup=0, num_samples=sweeps, num_chains=1, thin=sweeps
+        )
+    run(2)
+    for name, sweeps in (("short", 2), ("long", 12)):
+        begin = time.process_time()
+        clock(name, lambda: run(sweeps))
+        seconds[name + " cpu"] = time.process_time() - begin
+    for kind in ("", " cpu"):
+        seconds[f"sweep {label}{kind}"] = (
+            seconds.pop("long" + kind) - seconds.pop("short" + kind)
+        ) / 10
+""",
     "recommend": IMPLICIT
     + """
 fit = fit_als(model, events, key=0, num_sweeps=2)

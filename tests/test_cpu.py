@@ -16,7 +16,8 @@ from row_problems import OPTIONS, SIZE, USERS, check_rest, draw, solutions
 from probmf.effects import loops
 from probmf.likelihoods import Gaussian
 from probmf.rows.blocks import build_blocks
-from probmf.rows.cpu import RowLists, evidence, kernels, rows, share
+from probmf.rows.cpu import RowLists, evidence, few, kernels, rows, share
+from probmf.rows.cpu.few import LANES
 from probmf.rows.cpu.rows import BLOCK, BY_COLUMN
 from probmf.rows.store import RowStore, Side
 from probmf.rows.sweep import half_sweep
@@ -79,7 +80,7 @@ def inner_loops(module: ModuleType) -> Iterator[ast.For]:
             yield loop
 
 
-@pytest.mark.parametrize("module", [kernels, rows, evidence, loops])
+@pytest.mark.parametrize("module", [kernels, rows, few, evidence, loops])
 def test_no_inner_loop_sums_up_and_writes(module: ModuleType) -> None:
     """Else last digits depend on how far apart arrays lie, as `kernels.compiled` says."""
     found = list(inner_loops(module))
@@ -148,11 +149,13 @@ def both_ways(
         bias = jnp.asarray(rng.normal(size=size), dtype)
         table[side] = RowValues(bias, jnp.asarray(factors, dtype))
     size = sizes["user"]
+    # With a gram it is one for all rows, as of every model with fixed or Normal-Wishart priors.
+    precision = rng.uniform(0.5, 2, (1 if gram else size, d))
     shared = rng.normal(size=(d, d))
     free = np.append(np.ones(d - zero_columns), np.full(zero_columns, float(not drawn)))
     prior = Prior(
         jnp.asarray(0.2, dtype), {"noise_scale": jnp.asarray(0.7, dtype)},
-        jnp.asarray(rng.uniform(0.5, 2, (size, d)), dtype), jnp.asarray(free, dtype),
+        jnp.asarray(np.broadcast_to(precision, (size, d)), dtype), jnp.asarray(free, dtype),
         jnp.asarray(shared @ shared.T * np.outer(free, free), dtype) if gram else None,
         jnp.asarray(rng.normal(size=d) * free, dtype) if gram else None,
         jnp.asarray(rng.normal(size=(size, d)) * free, dtype) if pull else None,
@@ -171,8 +174,8 @@ def both_ways(
     return answers
 
 
-#: Of few buckets, each of which is a program.
-LENGTHS = (0, 5, BLOCK, 2 * BLOCK + 3)
+#: Of few buckets, each of which is a program; rows of few ratings fill more than all lanes.
+LENGTHS = (0, *[1, 2] * LANES, 2, 5, BLOCK, 2 * BLOCK + 3)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,13 @@ from jaxtyping import Array
 
 from probmf.likelihoods import Likelihood
 from probmf.rows.cpu.arrays import Present, RowInputs, RowOutputs
-from probmf.rows.cpu.share import RowLists, solve_side
+from probmf.rows.cpu.share import RowLists, solve_side, used_columns
 from probmf.rows.store import Side
 from probmf.rows.values import Noise, Prior, RowSums, RowValues
+from probmf.settings import as_here
+
+#: Random numbers drawn for a row at the least: eight take XLA twice as long as sixteen.
+LEAST_DRAWN = 16
 
 
 def solve_lists(
@@ -59,10 +63,11 @@ def solve_lists(
     solved = RowOutputs(
         present.bias.copy(), present.factors.copy(), *np.zeros((3, len(present.bias)), dtype)
     )
-    solve_side(
-        lists, side, given, present, solved, steps=steps,
-        noise=None if key is None else np.asarray(_normals(key, prior.precision)), pool=pool,
-    )  # fmt: skip
+    noise = None
+    if key is not None:
+        num_drawn = 1 + used_columns(given, present, drawn=True)
+        noise = _normals(key, len(present.bias), num_drawn, dtype, lists.workers, pool)
+    solve_side(lists, side, given, present, solved, steps=steps, noise=noise, pool=pool)
     bias, factors, *sums = map(jnp.asarray, solved)
     return RowValues(bias, factors), RowSums(*sums)
 
@@ -74,6 +79,23 @@ def _curvature(likelihood: Likelihood, scales: Mapping[str, Array], dtype: np.dt
     return likelihood.bound(zero, zero, scales)[0]
 
 
-@jax.jit
-def _normals(key: Array, like: Array) -> Array:
-    return Noise.of(key, jnp.arange(len(like)), like).rows
+def _normals(
+    key: Array, num_rows: int, size: int, dtype: np.dtype, workers: int, pool: ThreadPoolExecutor
+) -> np.ndarray:
+    """Standard normal numbers of every row, each worker's share of them."""
+    share, size = -(-num_rows // workers), max(size, LEAST_DRAWN)
+    if workers == 1:
+        return np.asarray(_own_normals(key, 0, share, size, dtype))
+    found = np.empty((num_rows, size), dtype)
+
+    def work(worker: int) -> None:
+        rows = found[worker * share : (worker + 1) * share]
+        rows[:] = np.asarray(_own_normals(key, worker * share, share, size, dtype))[: len(rows)]
+
+    list(pool.map(as_here(work), range(workers)))
+    return found
+
+
+@partial(jax.jit, static_argnames=("count", "size", "dtype"))
+def _own_normals(key: Array, first: int, count: int, size: int, dtype: np.dtype) -> Array:
+    return Noise.of(key, first + jnp.arange(count), jnp.zeros(size, dtype)).rows
