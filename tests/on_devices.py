@@ -1,7 +1,7 @@
 """Rows and fits on several devices, as JSON; a script for a process with eight pretended devices.
 
-Arguments: "rows" for single half-sweeps and what they hold and move, "chains" or "fits"; and then
-numbers of devices.
+Arguments: "rows" for single half-sweeps and what they hold and move, "chains", "fits" or "others";
+and then numbers of devices.
 """
 
 import json
@@ -17,16 +17,21 @@ import numpy as np
 import numpyro.distributions as dist
 
 from probmf import (
+    Bernoulli,
     Gaussian,
     MatrixFactorization,
     MixedEffects,
     Ratings,
     fit_als,
+    fit_map,
+    fit_variational,
     sample_gibbs,
     sample_nuts,
 )
 from probmf.backend import use_backend
 from probmf.inference.nuts import transitions
+from probmf.inference.point import full_batch, minibatch
+from probmf.rows import sweep
 from probmf.rows.placement import RowShards, row_mesh, solve_shards
 from probmf.rows.store import OTHER, SIDES, RowStore, Side
 from probmf.rows.sweep import _solve_bucket, half_sweep, lay_out
@@ -141,8 +146,8 @@ def holdings(shards: RowShards) -> dict[str, Any]:
 def gathered(shards: RowShards, side: Side, given: dict[str, Any]) -> int:
     """Bytes that come out of the collectives of a compiled half-sweep."""
     lowered = solve_shards.lower(
-        _solve_bucket, shards.mesh, *shards.sides[side], given, likelihood=Gaussian(), method="cg",
-        cg_steps=3,
+        _solve_bucket, shards.mesh, shards.sides[side].buckets, shards.sides[side].source, given,
+        likelihood=Gaussian(), method="cg", cg_steps=3,
     )  # fmt: skip
     text, total = lowered.compile().as_text(), 0
     collectives = "all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute"
@@ -152,10 +157,57 @@ def gathered(shards: RowShards, side: Side, given: dict[str, Any]) -> int:
     return total
 
 
+def others(devices: int | None) -> dict[str, Any]:
+    """Estimates of the other methods: gradients of all ratings, batches, and approximations."""
+    table = data()
+    ratings = Ratings.from_frame(table, **{f"{side}s": [*range(n)] for side, n in SIZE.items()})
+    events = Ratings.from_frame(
+        table | {"rating": 1.0 * (table["rating"] > 0)},
+        **{f"{side}s": [*range(n)] for side, n in SIZE.items()},
+    )
+    calls: list[str] = []
+
+    def noted(module: Any, name: str) -> None:
+        kept = getattr(module, name)
+        setattr(module, name, lambda *given: calls.append(name) or kept(*given))
+
+    for module in (sweep, full_batch):
+        noted(module, "deal_rows")
+    noted(minibatch, "share_slots")
+    weak = MatrixFactorization(FACTORS, Gaussian(0.5), unobserved_weight=0.01)
+    learned = MatrixFactorization(
+        FACTORS, Gaussian(dist.HalfNormal(1.0)), user_scale=dist.HalfNormal(1.0)
+    )
+    yes = MatrixFactorization(FACTORS, Bernoulli())
+    fits = {
+        "all ratings": fit_map(weak, ratings, key=0, num_epochs=4, devices=devices),
+        "batches": fit_map(yes, events, key=0, num_epochs=2, batch_size=100, devices=devices),
+        "all rows": fit_map(
+            yes, events, key=0, num_epochs=2, batch_size=100, optimizer="adam", learning_rate=0.1,
+            num_restarts=2,
+            devices=devices,
+        ),
+        "warp": fit_map(
+            MatrixFactorization(FACTORS, Bernoulli(), user_bias=False, intercept=None), events,
+            key=0, num_epochs=2, batch_size=64, objective="warp", devices=devices,
+        ),
+        "diagonal": fit_variational(yes, events, key=0, num_sweeps=3, devices=devices),
+        "block": fit_variational(
+            learned, ratings, key=0, num_sweeps=3, covariance="block", devices=devices
+        ),
+    }  # fmt: skip
+    found: dict[str, Any] = {"calls": sorted(set(calls)), "dealt": calls.count("deal_rows")}
+    for name, fit in fits.items():
+        assert fit.history is not None
+        found[f"{name}, objective"] = np.asarray(fit.history.objective).tolist()
+        found[name] = np.asarray(fit.samples["item_factors"]).tolist()
+    return found
+
+
 if __name__ == "__main__":
     warnings.simplefilter("ignore")  # Three draws are few, and say so.
     jax.config.update("jax_enable_x64", True)
-    ask = {"rows": rows, "chains": chains, "fits": fits}[sys.argv[1]]
+    ask = {"rows": rows, "chains": chains, "fits": fits, "others": others}[sys.argv[1]]
     with use_backend("xla"):
         answers = {str(count): ask(count) for count in (None, *map(int, sys.argv[2:]))}
     sys.stdout.write(json.dumps(answers))

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,29 @@ import pytest
 import toys
 from jax.sharding import Mesh
 
-from probmf import Gaussian, MatrixFactorization, MixedEffects, fit_als, sample_gibbs
+from probmf import (
+    Gaussian,
+    MatrixFactorization,
+    MixedEffects,
+    Network,
+    fit_als,
+    fit_map,
+    fit_variational,
+    sample_gibbs,
+)
 from probmf.rows.placement import row_mesh
 
 COUNTS = (1, 2, 4, 8)
 
 
-def answers(what: str) -> dict[str, Any]:
+def answers(what: str, counts: tuple[int, ...] = COUNTS) -> dict[str, Any]:
     """Answers of `on_devices` for no devices named, and for so many."""
     flags = {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     done = subprocess.run(
-        [sys.executable, "on_devices.py", what, *map(str, COUNTS)], capture_output=True, text=True,
+        [sys.executable, "on_devices.py", what, *map(str, counts)], capture_output=True, text=True,
         check=False, cwd=Path(__file__).parent, env=os.environ | flags,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -54,6 +64,18 @@ def test_fits_and_draws_are_those_of_one_device() -> None:
         for name, wanted in found["None"].items():
             got = np.array(found[str(count)][name])
             np.testing.assert_allclose(got, wanted, rtol=1e-8, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.slow
+def test_other_methods_agree_on_eight_devices() -> None:
+    found = answers("others", (8,))
+    for count, calls in (("None", []), ("8", ["deal_rows", "share_slots"])):
+        assert found[count].pop("calls") == calls
+        assert found[count].pop("dealt") == (3 if calls else 0)
+    assert len(found["None"]) == 12
+    for name, wanted in found["None"].items():
+        got = np.array(found["8"][name])
+        np.testing.assert_allclose(got, wanted, rtol=1e-8, atol=1e-9, err_msg=name)
 
 
 def test_chains_run_on_devices_of_their_own() -> None:
@@ -104,11 +126,13 @@ def test_one_device_by_any_name_is_the_same() -> None:
     ],
 )
 def test_devices_that_are_none(devices: Any, error: type[Exception], expected: str) -> None:
-    for fit in (fit_als, sample_gibbs):
+    for fit in (fit_als, fit_variational, partial(fit_map, num_epochs=1), sample_gibbs):
         with pytest.raises(error, match=expected):
             fit(MatrixFactorization(1), toys.ratings(), key=0, devices=devices)
 
 
-def test_mixed_models_take_no_devices() -> None:
+def test_other_models_take_no_devices() -> None:
     with pytest.raises(ValueError, match="devices is for factorizations"):
         sample_gibbs(MixedEffects("y ~ x + (1 | g)"), toys.mixed(), key=0, devices=1)
+    with pytest.raises(ValueError, match="devices is for factorizations"):
+        fit_map(Network(), None, key=0, num_epochs=1, devices=1)  # type: ignore[call-overload]

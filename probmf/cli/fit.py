@@ -35,7 +35,7 @@ from probmf.models import MatrixFactorization
 from probmf.results import RatingsFit
 
 _OF_METHOD: dict[str, tuple[Method, ...]] = {
-    "devices": ("auto", "als", "gibbs"),
+    "devices": ("auto", "als", "map", "gibbs", "variational"),
     "update": ("als",),
     "solver": ("als",),
     "num_sweeps": ("auto", "als", "variational"),
@@ -278,8 +278,8 @@ def fit(
     devices: Annotated[
         int | None,
         typer.Option(
-            help="Devices to deal users and items out to, of auto, als and gibbs. Default: one; "
-            "all, where several processes fit together."
+            help="Devices to deal users and items out to, of all methods but nuts and svi. "
+            "Default: one; all, where several processes fit together."
         ),
     ] = None,
     seed: options.Seed = 0,
@@ -405,8 +405,8 @@ def _devices(method: Method, given: int | None) -> int | None:
         return given
     if method not in _OF_METHOD["devices"]:
         raise ValueError(
-            f"--method {method} computes in one process; take auto, als or gibbs, or leave out "
-            "probmf launch."
+            f"--method {method} computes in one process; take one of "
+            f"{', '.join(_OF_METHOD['devices'])}, or leave out probmf launch."
         )
     return jax.device_count()
 

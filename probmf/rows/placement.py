@@ -9,7 +9,7 @@ ratings is summed on the devices.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +23,16 @@ from probmf.rows.values import RowResult, RowSums, RowValues
 
 #: Axes of a mesh that rows and chains are dealt out along.
 AXIS, CHAINS = "row", "chain"
+#: Arrays with an axis of devices in front, and arrays that every device has whole.
+BY_DEVICE, WHOLE = PartitionSpec(AXIS), PartitionSpec()
 #: Rows whose sums are added up first: a plain sum of millions loses digits in single precision.
 SUMMED = 256
 
 Devices = int | Sequence[jax.Device] | Mesh
 
 
-class SideShards(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class SideShards:
     """One side's rows by device.
 
     Attributes:
@@ -191,7 +194,7 @@ def _own_places(mesh: Mesh) -> set[int]:
 
 def _on_own(mesh: Mesh, parts: dict[int, Bucket]) -> Bucket:
     """Parts by their place along the axis of rows, each on its device, as one bucket."""
-    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+    sharding = NamedSharding(mesh, BY_DEVICE)
     first = next(iter(parts.values()))
 
     def placed(leaf: np.ndarray, name: str) -> Array:
@@ -210,7 +213,7 @@ def _on_all(mesh: Mesh, array: Any) -> Array:
     # Unlike `device_put` this asks no other process whether it has the same.
     whole = np.asarray(array)
     return jax.make_array_from_callback(
-        whole.shape, NamedSharding(mesh, PartitionSpec()), lambda index: whole[index]
+        whole.shape, NamedSharding(mesh, WHOLE), lambda index: whole[index]
     )
 
 
@@ -240,21 +243,119 @@ def solve_shards(
     """
 
     def own_part(buckets: tuple[Bucket, ...], given: dict[str, Any]) -> tuple[Array, Array]:
-        results = []
-        for bucket in jax.tree.map(lambda x: x[0], buckets):
-            count = len(bucket.row)
-            results.append(solve(bucket, 0, count, capacity=count, **given, **options))
-        value, sums = jax.tree.map(lambda *parts: jnp.concatenate(parts), *results)
+        value, sums = _own_rows(partial(solve, **options), buckets, given)
         # Lines without a row have no ratings, and sums of zero.
         total = jnp.stack([_total(x) for x in sums])
         return jax.lax.all_gather(value, AXIS, tiled=True), jax.lax.psum(total, AXIS)
 
-    value, total = jax.shard_map(
-        own_part, mesh=mesh, in_specs=(PartitionSpec(AXIS), PartitionSpec()),
-        out_specs=PartitionSpec(), check_vma=False,
-    )(buckets, given)  # fmt: skip
+    value, total = _on_each(own_part, mesh)(buckets, given)
     value = value[source]
     return RowValues(value[:, 0], value[:, 1:]), RowSums(*total[:, None])
+
+
+@partial(jax.jit, static_argnames=("program", "mesh"))
+def map_rows(
+    program: Callable[..., Any],
+    mesh: Mesh,
+    buckets: tuple[Bucket, ...],
+    source: Int[Array, " rows"],
+    given: dict[str, Any],
+) -> Any:
+    """Results of a program for every row, each device's rows on it.
+
+    Args:
+        program: Called with (bucket, first chunk, number of chunks, capacity=..., **given); returns
+            a pytree of arrays with one entry for each line.
+        mesh: The devices.
+        buckets: See `SideShards`.
+        source: Likewise.
+        given: Arrays that the program wants by name.
+
+    Returns:
+        The results by row, whole on every device.
+    """
+
+    def own_part(buckets: tuple[Bucket, ...], given: dict[str, Any]) -> Any:
+        gather = partial(jax.lax.all_gather, axis_name=AXIS, tiled=True)
+        return jax.tree.map(gather, _own_rows(program, buckets, given))
+
+    found = _on_each(own_part, mesh)(buckets, given)
+    return jax.tree.map(lambda x: x[source], found)
+
+
+@partial(jax.jit, static_argnames=("program", "mesh", "likelihood", "side"))
+def map_chunks(
+    program: Callable[..., tuple[Any, Any]], mesh: Mesh, bucket: Bucket, *given: Any, **options: Any
+) -> tuple[Any, Any]:
+    """Results of a program for the chunks of a bucket, each device's on it.
+
+    Args:
+        program: Called with (bucket, *given, **options); returns two pytrees of arrays with one
+            entry for each chunk.
+        mesh: The devices.
+        bucket: The bucket.
+        given: Arrays that the program wants.
+        options: Its static arguments.
+
+    Returns:
+        The first left by device, as the bucket is, and the second of all chunks, on every device.
+    """
+
+    def own_part(bucket: Bucket, given: tuple[Any, ...]) -> tuple[Any, Any]:
+        own, gathered = program(_own(bucket), *given, **options)
+        gather = partial(jax.lax.all_gather, axis_name=AXIS, tiled=True)
+        return jax.tree.map(lambda x: x[None], own), jax.tree.map(gather, gathered)
+
+    return _on_each(own_part, mesh, (BY_DEVICE, WHOLE))(bucket, given)
+
+
+def sum_devices(program: Callable[..., Any], mesh: Mesh, buckets: Any, given: Any) -> Any:
+    """Sums over the devices of a program's results for the rows of each; within a program.
+
+    Args:
+        program: Called with (buckets, given); returns a pytree of arrays.
+        mesh: The devices.
+        buckets: A pytree of `SideShards.buckets`.
+        given: A pytree of arrays, whole on every device.
+
+    Returns:
+        The sums, whole on every device.
+    """
+
+    def own_part(buckets: Any, given: Any) -> Any:
+        return jax.lax.psum(program(_own(buckets), given), AXIS)
+
+    return _on_each(own_part, mesh)(buckets, given)
+
+
+def share_slots[Tree](batches: Tree, mesh: Mesh) -> Tree:
+    """Arrays (batch, slot) whose slots are shared between devices; within a program."""
+    spec = NamedSharding(mesh, PartitionSpec(None, AXIS))
+    shared: Tree = jax.lax.with_sharding_constraint(batches, spec)
+    return shared
+
+
+def _own[Tree](buckets: Tree) -> Tree:
+    """A device's part, without the axis of devices."""
+    own: Tree = jax.tree.map(lambda x: x[0], buckets)
+    return own
+
+
+def _own_rows(program: Callable[..., Any], buckets: Any, given: dict[str, Any]) -> Any:
+    """Results of a program for the lines of all buckets of a device."""
+    results = []
+    for bucket in _own(buckets):
+        count = len(bucket.row)
+        results.append(program(bucket, 0, count, capacity=count, **given))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *results)
+
+
+def _on_each(program: Callable[..., Any], mesh: Mesh, out: Any = WHOLE) -> Any:
+    """A function of buckets by device and of arrays that every device has."""
+    return jax.shard_map(
+        program, mesh=mesh, in_specs=(BY_DEVICE, WHOLE), out_specs=out,
+        check_vma=False,
+    )  # fmt: skip
 
 
 def _total(x: Float[Array, " n"]) -> Float[Array, ""]:

@@ -21,7 +21,7 @@ from probmf.memory import require_memory
 from probmf.rows import conditionals
 from probmf.rows.blocks import MAX_WIDTH, Bucket, RowBlocks, SideBlocks, Span, build_blocks
 from probmf.rows.cpu import RowLists, solve_lists
-from probmf.rows.placement import RowShards, deal_rows, solve_shards
+from probmf.rows.placement import RowShards, deal_rows, map_rows, solve_shards
 from probmf.rows.store import OTHER, SIDES, RowStore, Side, num_workers
 from probmf.rows.values import Noise, Prior, RowResult, Rows, RowSums, RowValues
 from probmf.settings import as_here
@@ -139,9 +139,10 @@ def half_sweep(
     own, other = table[side], table[OTHER[side]]
     if isinstance(layout, RowShards):
         given = {"own": own, "other": other, "prior": prior, "key": key}
+        shards = layout.sides[side]
         rows, sums = solve_shards(
-            _solve_bucket, layout.mesh, *layout.sides[side], given, likelihood=likelihood,
-            method=method, cg_steps=cg_steps,
+            _solve_bucket, layout.mesh, shards.buckets, shards.source, given,
+            likelihood=likelihood, method=method, cg_steps=cg_steps,
         )  # fmt: skip
         return table | {side: rows}, sums
     if isinstance(layout, RowLists):
@@ -160,6 +161,29 @@ def half_sweep(
 @jax.jit
 def _split(result: RowResult) -> tuple[RowValues, RowSums]:
     return RowValues(result.value[:, 0], result.value[:, 1:]), result.sums
+
+
+def by_row(
+    program: Any, layout: RowBlocks | RowShards, side: Side, pool: ThreadPoolExecutor, **given: Any
+) -> Any:
+    """Results of a program for every row of one side.
+
+    Args:
+        program: Compiled; called with (bucket, first chunk, number of chunks, capacity=...,
+            **given). Returns a pytree of arrays with one entry for each line of `capacity` chunks.
+        layout: The ratings.
+        side: The side.
+        pool: One thread per worker of the layout.
+        given: Arrays that the program wants.
+
+    Returns:
+        The results by code.
+    """
+    if isinstance(layout, RowShards):
+        shards = layout.sides[side]
+        return map_rows(program, layout.mesh, shards.buckets, shards.source, given)
+    blocks = layout.sides[side]
+    return join_rows(run_spans(partial(program, **given), blocks, pool), blocks.source)
 
 
 def run_spans(run: Any, blocks: SideBlocks, pool: ThreadPoolExecutor) -> list[Any]:

@@ -9,16 +9,12 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from probmf.data import Ratings, as_key
-from probmf.inference.approximate.row_covariances import (
-    residual_sums,
-    row_spread,
-    sum_blocks,
-    update_rows,
-)
+from probmf.inference.approximate.row_covariances import update_rows
 from probmf.inference.approximate.variational_start import (
     SWEEPS,
     by_factor,
@@ -48,8 +44,10 @@ from probmf.models.observations import Observations
 from probmf.models.parameter_table import ParameterTable
 from probmf.results import History, RatingsFit, Sampling
 from probmf.rows.blocks import RowBlocks, build_blocks
+from probmf.rows.cpu import RowLists
+from probmf.rows.placement import Devices, RowShards, row_mesh, spans_processes
 from probmf.rows.store import OTHER, SIDES, Side, num_workers
-from probmf.rows.sweep import Layout, by_loops, half_sweep, lay_out
+from probmf.rows.sweep import Layout, by_loops, by_row, half_sweep, lay_out
 from probmf.rows.values import Prior, Rows, RowSums
 from probmf.run.checkpoint import open_checkpoint
 from probmf.run.checks import check_counts, check_tol, require
@@ -82,6 +80,7 @@ def fit_variational(
     validation: Ratings | None = None,
     patience: int = 5,
     start: RatingsFit | None = None,
+    devices: Devices | None = None,
     checkpoint: str | PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> RatingsFit:
@@ -123,6 +122,7 @@ def fit_variational(
         patience: See `validation`.
         start: A point fit of the same model shape to start from, instead of a few sweeps of least
             squares with little regularization.
+        devices: Devices to deal the rows out to; see `fit_als`.
         checkpoint: Directory to keep the run in. Called again with the same model, data, settings
             and key, it goes on where it was, bit for bit; with other versions of the packages it
             refuses to.
@@ -133,9 +133,10 @@ def fit_variational(
         objective is minus the bound, and `sampling.info["elbo"]` the bound where it was kept.
 
     Raises:
-        TypeError: If model or data are of the wrong type.
+        TypeError: If model, data or devices are of the wrong type.
         ValueError: If the model has no such updates, an argument is out of range, the blocks
-            don't fit into memory, or the checkpoint holds another run or can't be written.
+            don't fit into memory, there are not so many devices, or the checkpoint holds another
+            run or can't be written.
 
     Warns:
         FitWarning: If `num_sweeps` were over before the bound had converged, or all factors have
@@ -165,6 +166,8 @@ def fit_variational(
         raise ValueError(f"covariance is {covariance!r}; expected 'diagonal' or 'block'.")
     if scale_per not in get_args(ScalePer):
         raise ValueError(f"scale_per is {scale_per!r}; expected 'factor' or 'side'.")
+    mesh = None if devices is None else row_mesh(devices)
+    shared = spans_processes(mesh)
     if scale_per == "factor":
         model = by_factor(model)
     with own_settings():
@@ -173,15 +176,18 @@ def fit_variational(
         (observations,) = model.arguments(data)
         held_out = prepare_validation(model, data, validation)
         with ThreadPoolExecutor(num_workers()) as pool:
-            algorithm = Variational(model, data, observations, start_key, start, pool, covariance)
+            algorithm = Variational(
+                model, data, observations, start_key, start, pool, covariance, mesh
+            )
             settings = (covariance, num_sweeps, tol, patience, by_loops(algorithm.layout))
             store = open_checkpoint(
                 checkpoint,
                 lambda: row_identity(model, observations, start, held_out, settings, random_key),
+                shared=shared,
             )
             best, history = estimate(
                 algorithm, key=loop_key, num_steps=num_sweeps, tol=tol, validation=held_out,
-                patience=patience, progress=progress, checkpoint=store,
+                patience=patience, progress=progress, checkpoint=store, shared=shared,
             )  # fmt: skip
         if tol > 0 and history.stopped == "num_sweeps":
             warnings.warn(
@@ -192,14 +198,14 @@ def fit_variational(
                 stacklevel=2,
             )
         elif history.stopped in ("tol", "validation") and _all_shrunk(model, data, best):
-            shared = " give each factor a scale of its own (scale_per='factor')," * (
+            hint = " give each factor a scale of its own (scale_per='factor')," * (
                 by_factor(model) is not model
             )
             warnings.warn(
                 f"All factors ({model.num_factors}) have shrunk to zero, so the predictions are "
                 "those of the biases alone. Either the ratings hold nothing more, and "
                 "num_factors=0 says the same; or they are too few for this "
-                f"approximation:{shared} try fewer factors, or "
+                f"approximation:{hint} try fewer factors, or "
                 "sample_gibbs.",
                 FitWarning,
                 stacklevel=2,
@@ -223,6 +229,7 @@ class Variational:
         start: RatingsFit | None,
         pool: ThreadPoolExecutor,
         covariance: Covariance = "diagonal",
+        mesh: Mesh | None = None,
     ) -> None:
         """Lay out the rows; see `fit_variational` for the arguments."""
         users, items = observations.num_users, observations.num_items
@@ -236,8 +243,9 @@ class Variational:
             "cholesky",
             num_columns=self.packing.num_columns,
             num_tables=NUM_TABLES,
+            mesh=mesh,
         )
-        self.blocks = self.layout if isinstance(self.layout, RowBlocks) else build_blocks(store)
+        self.blocks = build_blocks(store) if isinstance(self.layout, RowLists) else self.layout
         # Columns that only pad the factors must have neither mean nor variance.
         real = jnp.asarray(np.arange(1 + self.packing.num_columns) <= model.num_factors, dtype)
         self.free = {side: self.packing.free(side) * real for side in SIDES}
@@ -254,7 +262,8 @@ class Variational:
         if covariance == "block":
             width = 1 + self.packing.num_columns
             require_memory(
-                4.0 * (users + items) * width**2 * jnp.dtype(dtype).itemsize,
+                4.0 * (users + items) * width**2 * jnp.dtype(dtype).itemsize
+                * (1 if mesh is None else len(mesh.local_devices)),
                 f"A covariance for each of {users + items:,} rows", "Use covariance='diagonal'.",
             )  # fmt: skip
             volume = {side: rows.bias for side, rows in nothing.items()}
@@ -344,7 +353,7 @@ class Variational:
         self,
         state: VariationalState,
         layout: Layout,
-        blocks: RowBlocks,
+        blocks: RowBlocks | RowShards,
         prior: dict[Side, Array],
         noise_scale: Array,
     ) -> tuple[VariationalState, RowSums, Array]:
@@ -352,7 +361,7 @@ class Variational:
         for side in SIDES:
             other = OTHER[side]
             moments = sum_partners(
-                blocks.sides[side], state.mean[other], state.variance[other], self.pool
+                blocks, side, state.mean[other], state.variance[other], self.pool
             )
             total = with_partners(prior[side], moments, noise_scale)
             mean, result = self._solve(side, layout, state, total, noise_scale)
@@ -363,27 +372,25 @@ class Variational:
     def _blocks(
         self,
         state: VariationalState,
-        blocks: RowBlocks,
+        blocks: RowBlocks | RowShards,
         prior: dict[Side, Array],
         noise_scale: Array,
     ) -> tuple[VariationalState, RowSums, Array]:
         """The same with a covariance for each row."""
         parts = [part or {} for part in (state.covariance, state.volume)]
         for side in SIDES:
-            other, intercept = state.mean[OTHER[side]], state.intercept
-            sums = sum_blocks(
-                blocks.sides[side], other, parts[0][OTHER[side]], intercept, self.pool
-            )
-            rows = update_rows(state.mean[side], sums, prior[side], self.free[side], noise_scale)
+            rows = by_row(
+                update_rows, blocks, side, self.pool, own=state.mean[side],
+                other=state.mean[OTHER[side]], covariance=parts[0][OTHER[side]],
+                prior=prior[side], free=self.free[side], intercept=state.intercept,
+                noise_scale=noise_scale,
+            )  # fmt: skip
             parts = [parts[0] | {side: rows.covariance}, parts[1] | {side: rows.volume}]
             state = VariationalState(
-                state.mean | {side: rows.mean}, state.variance | {side: rows.variance}, intercept,
-                state.scales, *parts,
+                state.mean | {side: rows.mean}, state.variance | {side: rows.variance},
+                state.intercept, state.scales, *parts,
             )  # fmt: skip
-        result = residual_sums(
-            blocks.sides[side], rows.mean, other, intercept, noise_scale, self.pool
-        )
-        return state, result, row_spread(rows.mean, rows.covariance, sums)
+        return state, rows.sums, rows.spread
 
     def parameters(self, state: VariationalState, run: int) -> dict[str, Array]:
         """Means by site name, variances, and learned scales; there is one run."""

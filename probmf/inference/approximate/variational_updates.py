@@ -25,9 +25,10 @@ from numpyro.distributions import Distribution
 from probmf.inference.approximate.row_covariances import over_chunks, pair_spread
 from probmf.inference.gibbs.plan import Plan, RowPrior, by_column
 from probmf.likelihoods import Likelihood
-from probmf.rows.blocks import Bucket, RowBlocks, SideBlocks
+from probmf.rows.blocks import Bucket, RowBlocks
+from probmf.rows.placement import RowShards, map_chunks
 from probmf.rows.store import OTHER, SIDES, Side
-from probmf.rows.sweep import join_rows, run_spans
+from probmf.rows.sweep import by_row
 from probmf.rows.values import Rows, RowSums, RowValues
 
 #: Learned scales don't fall below this share of where they started: their squares' inverses have
@@ -100,21 +101,25 @@ class BoundParts(NamedTuple):
 
 
 def sum_partners(
-    blocks: SideBlocks, mean: RowValues, variance: RowValues, pool: ThreadPoolExecutor
+    layout: RowBlocks | RowShards,
+    side: Side,
+    mean: RowValues,
+    variance: RowValues,
+    pool: ThreadPoolExecutor,
 ) -> PosteriorMoments:
     """Weighted sums of the partners' moments over the ratings of each row of a side.
 
     Args:
-        blocks: The ratings of the side.
+        layout: The ratings.
+        side: The side.
         mean: Means of the other side.
         variance: Their variances.
-        pool: One thread per worker of the blocks.
+        pool: One thread per worker of the layout.
 
     Returns:
         The sums by row. Cost O(n k).
     """
-    columns = _columns(mean, variance)
-    return join_rows(run_spans(partial(_bucket_sums, columns=columns), blocks, pool), blocks.source)
+    return by_row(_bucket_sums, layout, side, pool, columns=_columns(mean, variance))
 
 
 @jax.jit
@@ -218,7 +223,7 @@ def finish(
     """
     mean, variance, intercept, scales, _, volume = state
     precision = 1.0 / jnp.square(noise_scale)
-    loss = jnp.sum(result.loss + 0.5 * precision * spread)
+    loss = jnp.sum(result.loss) + 0.5 * precision * jnp.sum(spread)
     about = jnp.zeros_like(intercept)
     if plan.learns_intercept:
         center, prior = given.intercept
@@ -278,8 +283,8 @@ def scale_bounds(law: Distribution, start: Array) -> tuple[Array, Array]:
 
 
 def linearize(
-    layout: RowBlocks, likelihood: Likelihood, state: VariationalState
-) -> tuple[RowBlocks, list[Array]]:
+    layout: RowBlocks | RowShards, likelihood: Likelihood, state: VariationalState
+) -> tuple[RowBlocks | RowShards, list[Array]]:
     r"""Ratings as Gaussian ones of weight w and value t under the bound that is best now.
 
     Args:
@@ -291,26 +296,32 @@ def linearize(
         The layout of (w, t), and by bucket and chunk the sums of what the bound has besides
         :math:`-w (t - \eta)^2 / 2`. Cost O(n k).
     """
-    sides, constants = {}, {}
-    for side, blocks in layout.sides.items():
-        parts = [_linearize_bucket(bucket, state, likelihood, side) for bucket in blocks.buckets]
+    sides: Any = {}
+    constants = {}
+    program: Any = _linearize_bucket
+    if isinstance(layout, RowShards):
+        program = partial(map_chunks, _linearize_bucket, layout.mesh)
+    for side, rows in layout.sides.items():
+        parts = [
+            program(bucket, state, likelihood=likelihood, side=side) for bucket in rows.buckets
+        ]
         buckets = tuple(
             bucket._replace(rating=target, weight=weight)
-            for bucket, (target, weight, _) in zip(blocks.buckets, parts, strict=True)
+            for bucket, ((target, weight), _) in zip(rows.buckets, parts, strict=True)
         )
-        sides[side] = replace(blocks, buckets=buckets)
-        constants[side] = [constant for _, _, constant in parts]
+        sides[side] = replace(rows, buckets=buckets)
+        constants[side] = [constant for _, constant in parts]
     # Each rating counts once, with its item.
     return replace(layout, sides=sides), constants["item"]
 
 
 @partial(jax.jit, static_argnames=("likelihood", "side"))
 def _linearize_bucket(
-    bucket: Bucket, state: VariationalState, likelihood: Likelihood, side: Side
-) -> tuple[Array, Array, Array]:
+    bucket: Bucket, state: VariationalState, *, likelihood: Likelihood, side: Side
+) -> tuple[tuple[Array, Array], Array]:
     mean, variance = state.mean[OTHER[side]], state.variance[OTHER[side]]
 
-    def one(chunk: Bucket) -> tuple[Array, Array, Array]:
+    def one(chunk: Bucket) -> tuple[tuple[Array, Array], Array]:
         x, v = state.mean[side].at(chunk.row), state.variance[side].at(chunk.row)
         z, u = mean.factors[chunk.partner], variance.factors[chunk.partner]
         score = state.intercept + x[:, :1] + mean.bias[chunk.partner]
@@ -324,6 +335,6 @@ def _linearize_bucket(
             spread = spread + jnp.einsum("rk,rwk->rw", v[:, 1:], jnp.square(z))
         weight = chunk.weights(score.dtype)
         target, curvature, constant = likelihood.expected_bound(score, spread, chunk.rating)
-        return target, weight * curvature, jnp.sum(weight * constant)
+        return (target, weight * curvature), jnp.sum(weight * constant)
 
     return lax.map(one, bucket)

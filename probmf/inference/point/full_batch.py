@@ -1,11 +1,13 @@
 """The objective of all ratings at once, with a gradient that needs no scatter of ratings."""
 
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from probmf.inference.point.objective import ObjectiveTerms, RatingObjective, add_means
@@ -16,6 +18,7 @@ from probmf.models.observations import Observations
 from probmf.models.parameter_table import ALIGNMENT
 from probmf.rows import conditionals
 from probmf.rows.blocks import Bucket, build_blocks
+from probmf.rows.placement import deal_rows, sum_devices
 from probmf.rows.store import OTHER, SIDES, Side
 from probmf.rows.values import Rows, RowValues
 
@@ -34,24 +37,31 @@ class RatingTerms(NamedTuple):
     zero_weight: Float[Array, ""] | None
 
 
+@dataclass(frozen=True)
 class FullBatchObjective(RatingObjective):
-    """The objective of a factorization. Value and gradient read each rating's rows twice."""
+    """The objective of a factorization. Value and gradient read each rating's rows twice.
+
+    Attributes:
+        mesh: Devices that the rows are dealt out to, or None.
+    """
 
     by_rows = False
+    mesh: Mesh | None = None
 
     @classmethod
     def build(
-        cls, model: MatrixFactorization, observations: Observations
+        cls, model: MatrixFactorization, observations: Observations, mesh: Mesh | None = None
     ) -> tuple["FullBatchObjective", tuple[ObjectiveTerms, RatingTerms]]:
         """The objective of a model, and its data by row."""
         terms = ObjectiveTerms.build(model, observations)
         zero_weight = None
         if model.unobserved_weight > 0:
             zero_weight = model.unobserved_weight / jnp.square(terms.scales["noise_scale"])
-        blocks = build_blocks(observations.by_row())
-        buckets = {side: own.buckets for side, own in blocks.sides.items()}
+        store = observations.by_row()
+        layout = build_blocks(store) if mesh is None else deal_rows(store, mesh)
+        buckets = {side: own.buckets for side, own in layout.sides.items()}
         ratings = RatingTerms(buckets, terms.scales, zero_weight)
-        return cls(model.likelihood.canonical()), (terms, ratings)
+        return cls(model.likelihood.canonical(), mesh), (terms, ratings)
 
     def whole(
         self, moved: dict[str, Array], given: tuple[ObjectiveTerms, RatingTerms]
@@ -63,7 +73,7 @@ class FullBatchObjective(RatingObjective):
         total = terms.prior_loss(sites, terms.precision)
         own = self.likelihood.learned_among(sites)
         inputs = Moved(_pack(values, terms), values["intercept"], own)
-        total = total + rating_loss(self.likelihood, inputs, ratings)
+        total = total + rating_loss(self.likelihood, self.mesh, inputs, ratings)
         if ratings.zero_weight is not None:
             sizes = [len(terms.has_data[side]) for side in SIDES]
             total = total + 0.5 * ratings.zero_weight * squared_scores(values, *sizes)
@@ -96,15 +106,30 @@ class Moved(NamedTuple):
     own: dict[str, Array]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def rating_loss(likelihood: Likelihood, moved: Moved, ratings: RatingTerms) -> Float[Array, ""]:
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def rating_loss(
+    likelihood: Likelihood, mesh: Mesh | None, moved: Moved, ratings: RatingTerms
+) -> Float[Array, ""]:
     """Sum of the losses of all ratings, less what the weak zeros count of observed pairs."""
-    return _loss_and_slopes(likelihood, moved, ratings)[0]
+    return _loss_and_slopes(likelihood, mesh, moved, ratings)[0]
 
 
 def _loss_and_slopes(
-    likelihood: Likelihood, moved: Moved, ratings: RatingTerms
+    likelihood: Likelihood, mesh: Mesh | None, moved: Moved, ratings: RatingTerms
 ) -> tuple[Array, Moved]:
+    """Loss, and its gradient: with devices, of the rows of each, summed."""
+    if mesh is None:
+        return _of_buckets(likelihood, moved, ratings)
+    given = moved, ratings._replace(buckets={})
+
+    def own(buckets: dict[Side, tuple[Bucket, ...]], given: Any) -> tuple[Array, Moved]:
+        return _of_buckets(likelihood, given[0], given[1]._replace(buckets=buckets))
+
+    found: tuple[Array, Moved] = sum_devices(own, mesh, ratings.buckets, given)
+    return found
+
+
+def _of_buckets(likelihood: Likelihood, moved: Moved, ratings: RatingTerms) -> tuple[Array, Moved]:
     """Loss, and its gradient.
 
     Every rating stands in two buckets, its user's and its item's, so that each row sums over its
@@ -146,12 +171,10 @@ def _loss_and_slopes(
     return loss, Moved(rows, intercept, own)
 
 
-def _forward(likelihood: Likelihood, moved: Moved, ratings: RatingTerms) -> tuple[Array, Moved]:
-    return _loss_and_slopes(likelihood, moved, ratings)
-
-
-def _backward(likelihood: Likelihood, slopes: Moved, cotangent: Array) -> tuple[Moved, None]:
+def _backward(
+    likelihood: Likelihood, mesh: Mesh | None, slopes: Moved, cotangent: Array
+) -> tuple[Moved, None]:
     return jax.tree.map(lambda slope: cotangent * slope, slopes), None
 
 
-rating_loss.defvjp(_forward, _backward)
+rating_loss.defvjp(_loss_and_slopes, _backward)

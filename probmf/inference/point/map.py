@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, Required, TypedDict, Unpack, overlo
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
@@ -39,6 +40,7 @@ from probmf.models import MatrixFactorization, Network
 from probmf.models.observations import Observations
 from probmf.results import NetworkFit, RatingsFit
 from probmf.results.ratings_fit import RANKING
+from probmf.rows.placement import Devices, row_mesh, spans_processes
 from probmf.rows.store import num_workers
 from probmf.run.checkpoint import PACKAGES, open_checkpoint
 from probmf.run.checks import check_counts, check_tol, require
@@ -66,6 +68,7 @@ class _MapOptions(TypedDict, total=False):
     patience: int
     tol: float | None
     start: Any
+    devices: Devices | None
     checkpoint: str | PathLike[str] | None
     progress: bool | None
 
@@ -93,6 +96,7 @@ def fit_map(
     patience: int = 3,
     tol: float | None = None,
     start: Any = None,
+    devices: Devices | None = None,
     checkpoint: str | PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> RatingsFit | NetworkFit:
@@ -148,6 +152,9 @@ def fit_map(
         tol: A restart stops when an epoch changes the objective by less than this share; 0 never
             stops. By default 1e-6 for full batches, 0 for minibatches.
         start: A fit of the same model shape to start from, instead of random values.
+        devices: Of a factorization, devices to share the work; see `fit_als`. Full batches deal
+            the rows out. Of a minibatch each device takes a part, and all have all ratings, so that
+            it pays for large ones only.
         checkpoint: Directory to keep the run in. Called again with the same model, data, settings
             and key, it goes on where it was, bit for bit; with another version of probmf, JAX,
             NumPyro or optax it refuses to.
@@ -159,8 +166,8 @@ def fit_map(
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If the data do not suit the model, an argument is out of range, or the
-            checkpoint holds another run or can't be written.
+        ValueError: If the data do not suit the model, an argument is out of range, there are not
+            so many devices, or the checkpoint holds another run or can't be written.
 
     Warns:
         FitWarning: If the loss ceases to be finite, with the update and its learning rate; that
@@ -188,6 +195,13 @@ def fit_map(
     check_counts(num_epochs=num_epochs, num_restarts=num_restarts, patience=patience)
     if batch_size is not None:
         check_counts(batch_size=batch_size)
+    mesh = None if devices is None else row_mesh(devices)
+    if mesh is not None and not isinstance(model, MatrixFactorization):
+        raise ValueError(
+            "devices is for factorizations, and the model is a "
+            f"{type(model).__name__}; leave it out."
+        )
+    shared = spans_processes(mesh)
     full_batch = batch_size is None
     tol = (FULL_BATCH_TOL if full_batch else 0.0) if tol is None else tol
     check_tol(tol)
@@ -211,14 +225,16 @@ def fit_map(
                 describe_rule(rule, first, updates),
             )  # fmt: skip
 
-        store = open_checkpoint(checkpoint, identify, packages=(*PACKAGES, "optax"))
+        store = open_checkpoint(
+            checkpoint, identify, packages=(*PACKAGES, "optax"), shared=shared
+        )  # fmt: skip
         descent = Descent(
-            *task.objective(rule.optimizer), task.start, rule, num_runs=num_restarts,
+            *task.objective(rule.optimizer, mesh), task.start, rule, num_runs=num_restarts,
             num_updates=num_updates, batch_size=batch_size,
         )  # fmt: skip
         best, history = estimate(
             descent, key=random_key, num_steps=num_epochs, tol=tol, validation=task.held_out,
-            patience=patience, progress=progress, checkpoint=store,
+            patience=patience, progress=progress, checkpoint=store, shared=shared,
         )  # fmt: skip
         return task.fit(model, data, best, history=history, method=_method(batch_size, objective))
 
@@ -231,7 +247,7 @@ class _Task(NamedTuple):
         held_out: Validation to stop by, or None.
         start: Starting values by key.
         default: The default rule by (full batch, number of updates).
-        objective: The objective and its data, for an optimizer.
+        objective: The objective and its data, for an optimizer and devices.
         fit: Makes the result.
         told: The model and its data, which a checkpoint is told apart by.
     """
@@ -240,7 +256,7 @@ class _Task(NamedTuple):
     held_out: HeldOutStop | None
     start: Callable[[Array], dict[str, Array]]
     default: Callable[[bool, int], Rule]
-    objective: Callable[[optax.GradientTransformation], tuple[Objective, Any]]
+    objective: Callable[[optax.GradientTransformation, Mesh | None], tuple[Objective, Any]]
     fit: Callable[..., Any]
     told: Any
 
@@ -294,8 +310,9 @@ def _ranking_task(
     observations = Observations.from_ratings(pairs, base, model.encode(pairs))
     _check_batch_size(batch_size, len(pairs), "pairs that occurred")
 
-    def build(optimizer: optax.GradientTransformation) -> tuple[Objective, Any]:
-        return RankingObjective.build(model, observations, known, optimizer, LOSSES[objective])
+    def build(optimizer: optax.GradientTransformation, mesh: Mesh | None) -> tuple[Objective, Any]:
+        loss = LOSSES[objective]
+        return RankingObjective.build(model, observations, known, optimizer, loss, mesh)
 
     told = (replace(model, user_features=None, item_features=None), observations, known, objective)
     return _Task(
@@ -337,10 +354,12 @@ def _factorization_task(
             "which minibatches of ratings cannot do. Use batch_size=None, or fit_als."
         )
 
-    def objective(optimizer: optax.GradientTransformation) -> tuple[Objective, Any]:
+    def objective(
+        optimizer: optax.GradientTransformation, mesh: Mesh | None
+    ) -> tuple[Objective, Any]:
         if batch_size is None:
-            return FullBatchObjective.build(model, observations)
-        return MinibatchObjective.build(model, observations, optimizer)
+            return FullBatchObjective.build(model, observations, mesh)
+        return MinibatchObjective.build(model, observations, optimizer, mesh)
 
     # Features are among the observations, encoded.
     told = (replace(model, user_features=None, item_features=None), observations)
@@ -361,7 +380,7 @@ def _network_task(
     held_out = None if validation is None else NetworkValidation.build(model, data, validation)
     return _Task(
         arrays.num_rows, held_out, first, network_rule,
-        lambda _: NetworkObjective.build(model, arrays), NetworkFit.from_point, (model, arrays),
+        lambda *_: NetworkObjective.build(model, arrays), NetworkFit.from_point, (model, arrays),
     )  # fmt: skip
 
 

@@ -1,12 +1,13 @@
 """The objective of ratings in parts, one for each minibatch, down to single ratings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from probmf.inference.point.objective import (
@@ -19,6 +20,7 @@ from probmf.inference.point.row_updates import leaves_rows_alone, take_rows
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.linear_predictor import Parameters
 from probmf.models.observations import Observations
+from probmf.rows.placement import share_slots
 from probmf.rows.store import SIDES
 
 #: Ratings whose rows are gathered at once when the objective is computed: they stay in cache.
@@ -61,17 +63,23 @@ class BatchObjective(RatingObjective):
 
     Attributes:
         by_rows: True where an update reads and writes the batch's rows only.
+        mesh: Devices that share each batch, or None.
     """
 
     by_rows: bool
+    mesh: Mesh | None = field(default=None, kw_only=True)
 
     def batches(self, key: Array, given: Any, size: int) -> Any:
         """The data in random order, cut in batches along a leading axis; see `shuffle`."""
-        return shuffle(key, given[1], size)
+        return self.shared(shuffle(key, given[1], size))
 
     def chunks(self, given: Any, size: int) -> Any:
         """The data in batches, always the same."""
-        return cut(given[1], size)
+        return self.shared(cut(given[1], size))
+
+    def shared[Batches](self, batches: Batches) -> Batches:
+        """Batches whose slots the devices share."""
+        return batches if self.mesh is None else share_slots(batches, self.mesh)
 
     def index(self, batch: Any) -> dict[str, Array]:
         """Rows of each side that the batch has, some of them several times."""
@@ -136,11 +144,13 @@ class MinibatchObjective(BatchObjective):
         model: MatrixFactorization,
         observations: Observations,
         optimizer: optax.GradientTransformation,
+        mesh: Mesh | None = None,
     ) -> tuple["MinibatchObjective", tuple[ObjectiveTerms, RatingBatch]]:
         """The objective of a model, and its ratings."""
         terms = ObjectiveTerms.build(model, observations)
         by_rows = updates_rows(model, observations, terms, optimizer)
-        return cls(model.likelihood.canonical(), by_rows), (terms, RatingBatch.of(observations))
+        own = cls(model.likelihood.canonical(), by_rows, mesh=mesh)
+        return own, (terms, RatingBatch.of(observations))
 
     def index(self, batch: RatingBatch) -> dict[str, Array]:
         """See the base class."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from probmf.inference.point.minibatch import BatchObjective, RatingBatch, updates_rows
@@ -116,6 +117,7 @@ class RankingObjective(BatchObjective):
         known: UserItemPairs,
         optimizer: optax.GradientTransformation,
         loss: PairLoss,
+        mesh: Mesh | None = None,
     ) -> tuple["RankingObjective", tuple[ObjectiveTerms, RatingBatch, Unseen]]:
         """The objective of a model, and its data.
 
@@ -125,6 +127,7 @@ class RankingObjective(BatchObjective):
             known: Pairs that are no negatives: those, and any others.
             optimizer: The optimizer, which decides whether an update reads a batch's rows only.
             loss: The loss.
+            mesh: Devices that share each batch, or None.
 
         Returns:
             The objective and its data.
@@ -143,7 +146,7 @@ class RankingObjective(BatchObjective):
             shares=terms.shares | shares, has_data=terms.has_data | {"item": drawn}
         )
         by_rows = updates_rows(model, observations, terms, optimizer)
-        objective = cls(model.likelihood.canonical(), by_rows, loss)
+        objective = cls(model.likelihood.canonical(), by_rows, loss, mesh=mesh)
         return objective, (terms, RatingBatch.of(observations), unseen)
 
     def batches(self, key: Array, given: Any, size: int) -> Contest:
