@@ -47,10 +47,9 @@ def table(
     lines = ["<table>"]
     if caption:
         lines.append(f'<caption style="{_LEFT}">{escape(caption)}</caption>')
-    for kind, cells in (("th", head), *(("td", row) for row in rows)):
-        found = (_cell(kind, own, to_left=left) for own, left in zip(cells, to_left, strict=True))
-        lines.append(f"<tr>{''.join(found)}</tr>")
-    return "\n".join([*lines, "</table>"])
+    # Paper repeats a head on each page.
+    lines += ["<thead>", _row("th", head, to_left), "</thead>", "<tbody>"]
+    return "\n".join([*lines, *(_row("td", row, to_left) for row in rows), "</tbody>", "</table>"])
 
 
 def fields(of: Any) -> str:
@@ -67,6 +66,11 @@ def lines(sentences: Sequence[str]) -> str:
 def together(*parts: str) -> str:
     """One piece of HTML of several; empty ones are left out."""
     return "\n".join(["<div>", *filter(None, parts), "</div>"])
+
+
+def _row(kind: str, cells: Sequence[str], to_left: Sequence[bool]) -> str:
+    found = (_cell(kind, own, to_left=left) for own, left in zip(cells, to_left, strict=True))
+    return f"<tr>{''.join(found)}</tr>"
 
 
 def _cell(kind: str, text: str, *, to_left: bool) -> str:
