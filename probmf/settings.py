@@ -1,10 +1,12 @@
-"""JAX's settings as the programs of this package need them, whatever else uses JAX has chosen."""
+"""JAX's settings as the programs of this package need them, and arrays in its present precision."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from probmf.data.keys import IMPLEMENTATION
 
@@ -74,3 +76,15 @@ def as_here[**P, T](function: Callable[P, T]) -> Callable[P, T]:
             return function(*args, **kwargs)
 
     return run
+
+
+def in_precision(tree: Any) -> Any:
+    """The same tree with all arrays JAX arrays, real numbers in JAX's present precision."""
+
+    def convert(leaf: Any) -> Any:
+        if not isinstance(leaf, np.ndarray | jax.Array):
+            return leaf
+        dtype = jnp.result_type(float) if leaf.dtype.kind == "f" else None
+        return jnp.asarray(leaf, dtype)
+
+    return jax.tree.map(convert, tree)

@@ -21,7 +21,6 @@ LAYERS = (
         "likelihoods",
         "metrics",
         "numpyro_setup",
-        "precision",
         "rows",
         "settings",
     },

@@ -129,3 +129,17 @@ def test_contributing_names_tests_that_there_are() -> None:
     assert len(names) > 10
     for name in names:
         assert any(f"def {name}(" in source for source in code.values()), name
+
+
+def test_contributing_names_files_that_there_are() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    there = [
+        *(ROOT / "probmf").rglob("*"),
+        *(ROOT / "tests").rglob("*.py"),
+        *ROOT.glob("docs/*.py"),
+    ]
+    places = [f"/{path.relative_to(ROOT).as_posix()}" for path in there]
+    names = re.findall(r"`([\w/]+\.(?:py|css))`", text)
+    assert len(names) > 50
+    for name in names:
+        assert any(place.endswith(f"/{name}") for place in places), name

@@ -13,13 +13,13 @@ from jaxtyping import Array
 from probmf.data import Ratings
 from probmf.inference.drawn_back import SiteArrays, drawn_back
 from probmf.inference.marginal import MarginalModel, marginalize
+from probmf.inference.marginal.captured_arrays import fresh_arrays
 from probmf.inference.marginal.lost_digits import lost_digits_of_draws
 from probmf.inference.marginal.prepared_model import PreparedModel
 from probmf.inference.marginal_rows import RowsMarginal, rows_marginal
 from probmf.inference.mixed.exact_fit import refuse_exact_fit
 from probmf.models import MatrixFactorization, MixedEffects, Network
 from probmf.models.mixed.design import Design
-from probmf.precision import fresh_arrays
 from probmf.results import MixedFit, NetworkFit, RatingsFit
 
 #: Draws of all chains together whose effects are drawn back by one call.

@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, Shaped
 
 from probmf.data import wrap_words
 from probmf.likelihoods.base import BaseLikelihood
-from probmf.precision import in_precision
 from probmf.results.prediction_intervals import Mixtures
+from probmf.settings import in_precision
 
 
 def at_draws(

@@ -12,7 +12,6 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from probmf.likelihoods import Likelihood
-from probmf.precision import in_precision
 from probmf.results.candidates import Exclusions
 from probmf.results.draws import Draws
 from probmf.results.mixtures import BLOCK, row_blocks, tails
@@ -20,6 +19,7 @@ from probmf.results.prediction_intervals import Mixtures, ScoreMixture
 from probmf.results.ranking import Order, top_scores, unit_rows
 from probmf.results.scores import Codes, Column, Scores
 from probmf.rows.store import Side
+from probmf.settings import in_precision
 
 #: Numbers that the rows of one block of draws may have.
 ROW_NUMBERS = 1 << 24

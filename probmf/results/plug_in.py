@@ -11,10 +11,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from probmf.data import Ratings
 from probmf.models.factorization import MatrixFactorization
-from probmf.precision import in_precision
 from probmf.results.row_conditionals import Conditionals
 from probmf.rows.batches import power_of_two
 from probmf.rows.store import Side
+from probmf.settings import in_precision
 
 #: Bytes that the spreads of one block of rows may take.
 SPREAD_BYTES = 1 << 28

@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, Int
 from scipy.special import ndtri
 
 from probmf.likelihoods import Likelihood
-from probmf.precision import in_precision
 from probmf.results.candidates import Exclusions
 from probmf.results.mixtures import row_blocks
 from probmf.results.plug_in import PlugIn
@@ -32,6 +31,7 @@ from probmf.results.ranking import (
 )
 from probmf.results.scores import Codes, Column, Scores
 from probmf.rows.store import Side
+from probmf.settings import in_precision
 
 #: Nodes and weights of a standard Normal expectation, exact for polynomials up to degree 39.
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(20)

@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float
 from numpyro import handlers
 
-from probmf.precision import in_precision
+from probmf.settings import in_precision
 
 
 def draw_prior(

@@ -11,11 +11,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from probmf.precision import in_precision
 from probmf.results.candidates import Exclusions
 from probmf.rows.batches import power_of_two
 from probmf.rows.store import num_workers
-from probmf.settings import as_here
+from probmf.settings import as_here, in_precision
 
 #: Scores of one block of users; each worker has two such blocks in memory.
 BLOCK_SCORES = 1 << 20

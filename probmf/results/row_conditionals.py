@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from probmf.precision import in_precision
 from probmf.results.draws import Draws, row_centers
 from probmf.rows import problem as row_problem
 from probmf.rows.batches import Batch, batches, rows_of
 from probmf.rows.problem import RowProblem
 from probmf.rows.store import RowRatings, Side
 from probmf.rows.sweep import zero_moments
+from probmf.settings import in_precision
 
 #: Bytes that one batch of rows may take while it is solved for.
 BATCH_BYTES = 1 << 26

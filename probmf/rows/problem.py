@@ -12,9 +12,9 @@ from jaxtyping import Array, Float, Int
 from scipy.linalg import get_lapack_funcs
 
 from probmf.likelihoods import Likelihood
-from probmf.precision import in_precision
 from probmf.rows import conditionals
 from probmf.rows.batches import PIECE
+from probmf.settings import in_precision
 
 #: Newton steps for a row under a likelihood that is not quadratic; ten are plenty as a rule.
 MAX_STEPS = 100

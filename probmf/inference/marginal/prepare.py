@@ -18,6 +18,7 @@ from probmf.effects import (
 )
 from probmf.effects.host import HostEvidence
 from probmf.inference.marginal.approximated import Approximated
+from probmf.inference.marginal.captured_arrays import fresh_arrays, with_fresh_captures
 from probmf.inference.marginal.effect_blocks import Block, lay_out_blocks
 from probmf.inference.marginal.forms import quoted
 from probmf.inference.marginal.injection import (
@@ -34,7 +35,6 @@ from probmf.inference.marginal.site_choices import named_choices, quadrature_nod
 from probmf.inference.marginal.structure import probed_structure
 from probmf.models.mixed.program import MixedProgram
 from probmf.numpyro_setup import run_unchecked
-from probmf.precision import fresh_arrays, with_fresh_captures
 from probmf.run.fingerprint import fingerprint
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from probmf.effects import Pattern, Standard
 from probmf.effects.rounding import Rounding
+from probmf.inference.marginal.captured_arrays import fresh_arrays, with_fresh_captures
 from probmf.inference.marginal.effect_blocks import Block
 from probmf.inference.marginal.forms import quoted
 from probmf.inference.marginal.injection import MarginalizeError, Model, ModelRun, Values, run_with
@@ -20,7 +21,6 @@ from probmf.inference.marginal.layout import Shapes, SiteChoice
 from probmf.inference.marginal.structure import site_design
 from probmf.models.mixed.program import MixedProgram
 from probmf.numpyro_setup import run_unchecked
-from probmf.precision import fresh_arrays, with_fresh_captures
 from probmf.run.compilation import count_numbers, quick_jit
 
 #: Numbers that effects drawn side by side may take up.

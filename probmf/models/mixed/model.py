@@ -17,7 +17,7 @@ from probmf.models.mixed.design import Design, Encoded, encode_rows
 from probmf.models.mixed.formula import ParsedFormula, parse_formula
 from probmf.models.mixed.program import MixedProgram
 from probmf.models.sites import Sites
-from probmf.precision import in_precision
+from probmf.settings import in_precision
 
 
 @dataclass(frozen=True, eq=False)

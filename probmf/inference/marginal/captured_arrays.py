@@ -1,4 +1,4 @@
-"""Arrays as JAX holds them in single and in double precision."""
+"""NumPy arrays that models capture or are given, copied: JAX remembers each in one precision."""
 
 import copy
 import functools
@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 #: Folders of code that captures no arrays of the user's.
-_OWN = str(Path(__file__).parent)
+_OWN = str(Path(__file__).parents[2])
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 
 
@@ -143,15 +142,3 @@ def _names(code: types.CodeType) -> Iterator[str]:
     for const in code.co_consts:
         if isinstance(const, types.CodeType):
             yield from _names(const)
-
-
-def in_precision(tree: Any) -> Any:
-    """The same tree with all arrays JAX arrays, real numbers in JAX's present precision."""
-
-    def convert(leaf: Any) -> Any:
-        if not isinstance(leaf, np.ndarray | jax.Array):
-            return leaf
-        dtype = jnp.result_type(float) if leaf.dtype.kind == "f" else None
-        return jnp.asarray(leaf, dtype)
-
-    return jax.tree.map(convert, tree)
