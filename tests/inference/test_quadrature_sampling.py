@@ -97,8 +97,28 @@ def test_what_has_no_quadrature_is_refused() -> None:
     told = r"likelihood is Poisson\(\).* this model has g_effects \(3 for each group\)"
     with pytest.raises(ValueError, match=told):
         sample_marginal(model, CROSSED, key=0)
-    with pytest.raises(ValueError, match=r"no group term such as \(1 \| g\)"):
-        sample_marginal(MixedEffects("y ~ x", likelihood="poisson"), CROSSED, key=0)
+    with pytest.raises(ValueError, match="leave nothing to sample"):
+        sample_marginal(MixedEffects("y ~ 0 + offset(x)", likelihood="poisson"), CROSSED, key=0)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e6])
+def test_without_groups_all_is_sampled(unit: float) -> None:
+    table = {**CROSSED, "x": unit * CROSSED["x"]}
+    fit = sample_marginal(MixedEffects("y ~ x", likelihood="poisson"), table, key=0)
+    assert fit.method == "nuts"
+    grid = np.stack(np.meshgrid(np.linspace(-1, 2, 301), np.linspace(-1.5, 1.5, 301)), -1)
+    prior: Any = fit.design.data.priors["coefficients"]
+    scale = np.asarray(prior.scale) * [1.0, unit]
+    log_mass = scipy.stats.norm(np.asarray(prior.loc), scale).logpdf(grid).sum(axis=-1)
+    for y, x in zip(CROSSED["y"], CROSSED["x"], strict=True):
+        log_mass += scipy.stats.poisson(np.exp(grid @ [1.0, x])).logpmf(y)
+    mass = np.exp(log_mass - log_mass.max())
+    mass = mass[..., None] / mass.sum()
+    mean = np.sum(mass * grid, axis=(0, 1))
+    sd = np.sqrt(np.sum(mass * np.square(grid - mean), axis=(0, 1)))
+    draws = fit.samples["coefficients"].reshape(-1, 2) * [1.0, unit]
+    np.testing.assert_allclose((draws.mean(axis=0) - mean) / sd, 0.0, atol=0.15)
+    np.testing.assert_allclose(draws.std(axis=0), sd, rtol=0.1)
 
 
 RANKS, BINS, REPLICATIONS = 60, 12, 300

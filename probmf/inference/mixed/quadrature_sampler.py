@@ -27,7 +27,8 @@ from probmf.inference.importance import Mode, find_mode
 from probmf.inference.mixed.boundary import row_information
 from probmf.inference.mixed.integral import Integral, IntegralDensity
 from probmf.inference.nuts.pooled_warmup import MAX_DENSE, PooledNuts
-from probmf.inference.nuts.transitions import Chains, Settings, run_nuts
+from probmf.inference.nuts.transitions import Chains, Settings, constrain_chains, run_nuts
+from probmf.inference.potential import Potential, mixed_potential
 from probmf.models.mixed.arrays import GroupTerm, MixedData
 from probmf.models.mixed.program import MixedProgram
 from probmf.rows.store import num_workers
@@ -96,7 +97,7 @@ def sample_by_quadrature(
     if data.noise is not None and data.noise.groups:
         raise NoGroupingError("effects in scale_formula have no quadrature")
     if not names:
-        raise NoGroupingError("the formula has no group term such as (1 | g)")
+        return _without_groups(program, data, num_samples, key, progress)
     whole = Integral.of(program, data, names, coefficients=True)
     terms = largest_grouping(whole)
     outer = IntegralDensity.of_integral(whole)
@@ -118,6 +119,27 @@ def sample_by_quadrature(
     samples = drawing.sites(chains.vectors)
     chains = chains.first(next(iter(samples.values())).shape[1])
     return QuadratureDraws(samples, chains, num_warmup, integral.sites, integral.num_nodes)
+
+
+def _without_groups(
+    program: MixedProgram, data: MixedData, num_samples: int, key: Array, progress: bool | None
+) -> QuadratureDraws:
+    """All there is by NUTS with the mode's metric, where there are no effects to integrate out."""
+    density = mixed_potential(program, (data,))
+    if not density.num_dims:
+        raise NoGroupingError("the formula and priors leave nothing to sample")
+
+    def score(vector: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = density.value_and_grad(jnp.asarray(vector, density.vector.dtype))
+        return float(value), np.asarray(gradient, np.float64)
+
+    mode = find_mode(score, density.vector)
+    start_key, run_key = jax.random.split(key)
+    chains, num_warmup = _chains_about(
+        density, mode.vector, mode.covariance, num_samples, start_key, run_key, progress
+    )
+    samples = constrain_chains(density, chains.vectors)
+    return QuadratureDraws(samples, chains, num_warmup, (), 0)
 
 
 def _mode_of(density: IntegralDensity) -> tuple[Mode, dict[str, np.ndarray]]:
@@ -168,7 +190,8 @@ def largest_grouping(whole: Integral) -> list[str]:
             for block in whole.blocks if all(layout.name != site for layout in block.layouts)
         )  # fmt: skip
         raise NoGroupingError(
-            f"quadrature is over one or two effects for each group, and this model has {told}"
+            "quadrature is over one or two effects for each group, and this model has "
+            f"{told or 'none'}"
         )
     block = whole.blocks[max(sizes, key=lambda place: sizes[place])]
     own = {layout.name for layout in block.layouts}
@@ -250,15 +273,28 @@ def _run_chains(
     progress: bool | None,
 ) -> tuple[Chains, int]:
     """NUTS with the mode's metric; where that is large, with one that it learns."""
-    size = len(centre)
-    rng = as_generator(start_key)
-    noise = rng.standard_normal((NUM_CHAINS, size))
-    if size > MAX_DENSE:
+    if len(centre) > MAX_DENSE:
+        rng = as_generator(start_key)
         learner = PooledNuts(density, NUM_CHAINS, run_key, progress)
-        learner.begin(centre + 0.1 * noise)
+        learner.begin(centre + 0.1 * rng.standard_normal((NUM_CHAINS, len(centre))))
         learner.warm_up()
         return learner.draw(num_samples), learner.num_warmup
     mass = _metric(density, centre, outer, covariance)
+    return _chains_about(density, centre, mass, num_samples, start_key, run_key, progress)
+
+
+def _chains_about(
+    density: Potential,
+    centre: np.ndarray,
+    mass: np.ndarray,
+    num_samples: int,
+    start_key: Array,
+    run_key: Array,
+    progress: bool | None,
+) -> tuple[Chains, int]:
+    """NUTS with a metric, begun as widely as that says."""
+    size = len(centre)
+    noise = as_generator(start_key).standard_normal((NUM_CHAINS, size))
     starts = centre + noise @ np.linalg.cholesky(mass).T
     num_warmup, accept = (NUM_WARMUP, ACCEPT) if size >= FEW else (WARMUP_OF_FEW, ACCEPT_OF_FEW)
     settings = Settings(

@@ -76,7 +76,7 @@ def sample_marginal(
        f(y_n \mid \eta_n(\psi) + z_n^\top u_j)\, du_j,
 
     four chains of NUTS draw all that is left, :math:`\psi`, with the metric of the mode, and the
-    effects are drawn from their conditional given each draw.
+    effects are drawn from their conditional given each draw. Without group terms all is left.
 
     Args:
         model: A mixed model.
@@ -185,12 +185,14 @@ def _by_quadrature(
         ) from error
     chains = found.chains
     warn_incomplete(chains.result, chains.num_draws, each, stacklevel=3)
-    info: dict[str, float | int | str] = {"num_nodes": found.num_nodes}
-    info["integrated"] = ", ".join(found.sites)
+    info: dict[str, float | int | str] = {}
+    if found.sites:
+        info = {"num_nodes": found.num_nodes, "integrated": ", ".join(found.sites)}
     sampling = Sampling(
         chains.stats, found.num_warmup, time.perf_counter() - begin, chains.complete, info
     )
-    return target.fit(found.samples, "marginal/quadrature", sampling=sampling)
+    method = "marginal/quadrature" if found.sites else "nuts"
+    return target.fit(found.samples, method, sampling=sampling)
 
 
 def _by_nuts(
