@@ -268,16 +268,27 @@ def _write_part(
 
 @contextmanager
 def _in_place_of(folder: Path) -> Iterator[Path]:
-    """A new folder that takes the place of another one where all went well."""
+    """A new folder that takes the place of another one where all went well.
+
+    The other one is whole until the new one is: it is put aside, and back if that fails, and only
+    then removed. Where a process is killed between the two, it lies beside as `.NAME-...-before`.
+    """
     refuse_other_contents(folder)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    before = partial.with_name(f"{partial.name}-before")
     try:
         yield partial
         shutil.rmtree(partial / SPILLED, ignore_errors=True)
         partial.chmod(0o755)
         if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
+            folder.rename(before)
+        try:
+            partial.rename(folder)
+        except OSError:
+            if before.exists():
+                before.rename(folder)
+            raise
+        shutil.rmtree(before, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

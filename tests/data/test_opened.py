@@ -210,6 +210,17 @@ def test_splits_replace_only_what_they_may(path: Path, monkeypatch: pytest.Monke
     with pytest.raises(OSError, match="No space left"):
         whole.split(key=1, test_fraction=0.5, folder=parts, rebuild=True)
     monkeypatch.undo()
+    rename = Path.rename
+
+    def kept_out(self: Path, target: Path) -> Path:
+        if self.name.startswith(".test-") and not self.name.endswith("-before"):
+            raise PermissionError(13, "Permission denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", kept_out)
+    with pytest.raises(PermissionError):
+        whole.split(key=1, test_fraction=0.5, folder=parts, rebuild=True)
+    monkeypatch.undo()
     assert sorted(entry.name for entry in parts.iterdir()) == ["test", "train"]
     for name, part in zip(("train", "test"), first, strict=True):
         assert len(Ratings.open(parts / name)) == len(part)
