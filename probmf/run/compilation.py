@@ -32,7 +32,8 @@ def quick_jit(
     Returns:
         The compiled function.
     """
-    if platform() != "cpu":
+    # Whoever has switched the optimizer off wants it off here, too.
+    if platform() != "cpu" or jax.config.read("jax_disable_most_optimizations"):
         return jax.jit(function, static_argnums=static_argnums)
     options = {
         "xla_backend_optimization_level": 1 if numbers is None or numbers > SMALL else 0,

@@ -15,10 +15,10 @@ from numpyro.infer.util import log_density
 from probmf import Bernoulli, Gaussian, MatrixFactorization, NormalWishart, Ratings
 from probmf.inference import marginal
 from probmf.inference.marginal_rows import RowsMarginal, Stretched, find_start, rows_marginal
-from probmf.inference.marginal_rows import rows_marginal as rows_model
+from probmf.inference.marginal_rows import integrated_rows as rows_model
 from probmf.inference.marginal_rows.evidence import ELIMINATED, invert
+from probmf.inference.marginal_rows.integrated_rows import LEVEL
 from probmf.inference.marginal_rows.loops import list_ratings
-from probmf.inference.marginal_rows.rows_marginal import LEVEL
 from probmf.inference.nuts.nuts import sample_nuts
 from probmf.inference.potential import Potential
 from probmf.models.observations import Observations

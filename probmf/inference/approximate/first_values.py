@@ -15,7 +15,7 @@ from probmf.inference.gibbs.plan import Plan
 from probmf.inference.gibbs.starting_points import start_scales, start_states
 from probmf.inference.marginal.density import median
 from probmf.inference.marginal_rows import RowsMarginal
-from probmf.inference.marginal_rows.rows_marginal import LEVEL
+from probmf.inference.marginal_rows.integrated_rows import LEVEL
 from probmf.inference.potential import Potential
 from probmf.inference.target import Target
 from probmf.models import MatrixFactorization, Network

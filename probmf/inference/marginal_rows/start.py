@@ -12,8 +12,8 @@ from numpyro.distributions import Distribution
 
 from probmf.data import Ratings
 from probmf.inference.marginal_rows.evidence import Inputs, rows_evidence
+from probmf.inference.marginal_rows.integrated_rows import LEVEL, RowsMarginal
 from probmf.inference.marginal_rows.loops import RatingLists, listed_evidence
-from probmf.inference.marginal_rows.rows_marginal import LEVEL, RowsMarginal
 from probmf.inference.marginal_rows.tiles import TileLayout
 from probmf.inference.point.als import fit_als
 from probmf.inference.potential import Potential

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
-from probmf.inference.marginal_rows.rows_marginal import LEVEL, RowsMarginal
+from probmf.inference.marginal_rows.integrated_rows import LEVEL, RowsMarginal
 from probmf.inference.potential import Potential
 
 #: Guesses where a scale is sampled: variance of a row's biases, and of the scores' product part,
