@@ -218,6 +218,12 @@ class Search:
             others.append(
                 (names, f"A quadrature is over one grouping, and {quoted(best)} has more effects.")
             )
+        if found and not others:
+            ((size, names),) = found
+            left = sum(self.sizes.values()) - size
+            if left > size:
+                why = f"{left:,} other numbers would be left beside {size:,} effects."
+                others.append((names, f"It does not pay: {why}"))
         for names, why in others:
             self._put_aside(names, why)
         return bool(others)

@@ -222,6 +222,20 @@ def test_without_names_the_largest_grouping_goes() -> None:
     assert report["bound"]["reason"].startswith("Its prior is Uniform")
 
 
+def test_a_grouping_that_leaves_more_than_it_takes_stays() -> None:
+    def model(y: Any) -> None:
+        u = effects("u", 20)
+        with plate("others", 19):
+            v = sample("v", normal(0, 1))
+        a = sample("a", normal(0, 1).expand([2]).to_event(1))
+        rows = np.arange(40)
+        logits = a[rows % 2] + u[rows // 2] + v[rows % 19]
+        sample("y", dist.Bernoulli(logits=logits).to_event(1), obs=y)
+
+    with pytest.raises(MarginalizeError, match="22 other numbers would be left beside 20 effects"):
+        marginalize(model).report(np.arange(40) % 2)
+
+
 def test_single_precision_is_close() -> None:
     marginal, y = marginalize(bernoulli_of, "u"), yes.astype(np.int32)
 
