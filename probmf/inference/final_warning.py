@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from probmf.diagnostics.judgement import DiagnosticWarning
 from probmf.diagnostics.quantities import AnyFit
@@ -11,15 +12,17 @@ from probmf.inference.mixed.identifiability import confounded_variances
 from probmf.results import MixedFit
 from probmf.run.driver import FitWarning
 
+#: Warnings are about the line that called the package.
+_PACKAGE = str(Path(__file__).parents[1])
 
-def concluded[F: AnyFit](fit: F, trouble: str = "", *, lost_digits: str = "", stacklevel: int) -> F:
+
+def concluded[F: AnyFit](fit: F, trouble: str = "", *, lost_digits: str = "") -> F:
     """The fit with its verdict and notes, after one warning if something is wrong.
 
     Args:
         fit: A sampler's, or an approximation's.
         trouble: How the search ended, if not as it should: draws from there are not judged aloud.
         lost_digits: What rounding left too little of, if anything.
-        stacklevel: Whose call the warning is about, counted from the caller, as 1.
 
     Returns:
         The fit. Variances of a mixed model that the rows do not tell apart are in its notes.
@@ -34,7 +37,7 @@ def concluded[F: AnyFit](fit: F, trouble: str = "", *, lost_digits: str = "", st
     sentences = [*notes, *(() if trouble else complaints)]
     if sentences:
         category = FitWarning if notes else DiagnosticWarning
-        warnings.warn(" ".join(sentences), category, stacklevel=stacklevel + 1)
+        warnings.warn(" ".join(sentences), category, skip_file_prefixes=(_PACKAGE,))
     return fit
 
 

@@ -8,6 +8,7 @@ import pytest
 import probmf
 from probmf import Bernoulli, Gaussian, MatrixFactorization, Ratings, fit_als, metrics
 from probmf.datasets import simulate_ratings
+from probmf.diagnostics import DiagnosticWarning
 from probmf.inference import default_fit
 from probmf.inference.default_fit import default_model
 
@@ -48,6 +49,17 @@ def test_fewer_sweeps_of_more_ratings(
     assert 0 <= 3 * sweeps // 4 - asked["num_samples"] < 50
     probmf.fit(ratings, num_sweeps=12)
     assert [asked[name] for name in ("num_warmup", "num_samples", "thin")] == [3, 9, 1]
+
+
+def test_a_warning_is_about_the_callers_line() -> None:
+    user, item = np.divmod(np.arange(6), 3)
+    data = Ratings.from_frame({"user": user, "item": item, "rating": [1.0, 2, 3, 4, 5, 3]})
+    with pytest.warns(
+        DiagnosticWarning, match=r"raise num_warmup .* num_sweeps of probmf.fit"
+    ) as told:
+        fit = probmf.fit(data, num_factors=1, num_sweeps=12)
+    assert [one.filename for one in told] == [__file__]
+    assert (fit.num_chains, fit.num_draws) == (2, 9)
 
 
 @pytest.mark.calibration

@@ -153,7 +153,7 @@ def fit_laplace(
     method = "laplace" + ("/marginal" if target.sites else "")
     fit = target.fit(samples, method, history=history, sampling=sampling)
     trouble = " ".join(filter(None, (trouble, cut)))
-    return concluded(fit, trouble, lost_digits=lost_digits, stacklevel=2)
+    return concluded(fit, trouble, lost_digits=lost_digits)
 
 
 def _check_size(num_dims: int) -> None:

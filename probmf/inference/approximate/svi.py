@@ -196,7 +196,7 @@ def fit_svi(
     method = f"svi/{name}" + ("/marginal" if target.sites else "")
     fit = target.fit(samples, method, history=_history(course), sampling=sampling)
     trouble = " ".join(filter(None, (_trouble(course, info, num_steps), cut)))
-    return concluded(fit, trouble, lost_digits=lost_digits, stacklevel=2)
+    return concluded(fit, trouble, lost_digits=lost_digits)
 
 
 def _rule(

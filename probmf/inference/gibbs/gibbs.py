@@ -186,7 +186,7 @@ def sample_gibbs(
     info: dict[str, Any] = {"seconds": time.perf_counter() - begin}
     if draws is not None:
         info |= {"stream": str(draws.path.absolute()), "streamed_draws": draws.written}
-    return concluded(job.finish(settings, chains, info), stacklevel=2)
+    return concluded(job.finish(settings, chains, info))
 
 
 def _check_family(model: object, data: Any, **for_ratings: Any) -> bool:

@@ -126,7 +126,7 @@ def sample_marginal(
         target = Target.build(model, data, "all")
         if not model.likelihood.normal:
             fit = _by_quadrature(target, int(num_samples), random_key, begin, progress)
-            return concluded(fit, stacklevel=2)
+            return concluded(fit)
         density = MarginalDensity.of_mixed(model.program, target.args, target.sites)
         try:
             draws = draw_marginal(
@@ -138,7 +138,7 @@ def sample_marginal(
                 target, density, str(error), int(num_samples), random_key, begin, progress
             )
             lost_digits = target.lost_digits(fit.samples)
-            return concluded(fit, lost_digits=lost_digits, stacklevel=2)
+            return concluded(fit, lost_digits=lost_digits)
     samples = {name: value[None] for name, value in draws.samples.items()}
     if not draws.complete:
         warnings.warn(
@@ -150,7 +150,7 @@ def sample_marginal(
         )
     sampling = Sampling({}, 0, time.perf_counter() - begin, draws.complete, _info(draws))
     fit = target.fit(samples, "marginal/importance", sampling=sampling)
-    return concluded(fit, lost_digits=draws.lost_digits, stacklevel=2)
+    return concluded(fit, lost_digits=draws.lost_digits)
 
 
 def _info(draws: ImportanceDraws) -> Mapping[str, float | int | str]:

@@ -224,7 +224,7 @@ def sample_nuts(
         },
     )
     fit: RatingsFit | MixedFit | NetworkFit = target.fit(samples, method, sampling=sampling)
-    return concluded(fit, lost_digits=lost_digits, stacklevel=2)
+    return concluded(fit, lost_digits=lost_digits)
 
 
 def _density(target: Target) -> tuple[Potential, MarginalDensity | None]:
