@@ -7,6 +7,7 @@ designs z = (1, v), biases c and covariances :math:`S_n` of (c, v) has, exactly,
     m = \Lambda^{-1} \sum w (m_z (t - m_c) - S^{vc}_n), \quad S = \Lambda^{-1} .
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,7 +17,10 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from probmf.rows import conditionals
-from probmf.rows.blocks import Bucket
+from probmf.rows.blocks import Bucket, RowBlocks
+from probmf.rows.placement import RowShards
+from probmf.rows.store import Side
+from probmf.rows.sweep import by_row
 from probmf.rows.values import RowSums, RowValues
 
 #: Numbers of partners' covariances that are gathered at once.
@@ -45,16 +49,25 @@ class BlockRows(NamedTuple):
         variance: Diagonals of the covariances.
         covariance: Covariances.
         volume: Half the log determinant of each, less that of its diagonal.
-        sums: Loss of the means, its slope and curvature, summed over each row's ratings.
-        spread: Weighted sum of the scores' variances over them.
     """
 
     mean: RowValues
     variance: RowValues
     covariance: Float[Array, "rows d d"]
     volume: Float[Array, " rows"]
-    sums: RowSums
-    spread: Float[Array, " rows"]
+
+
+def sum_blocks(
+    layout: RowBlocks | RowShards,
+    side: Side,
+    mean: RowValues,
+    covariance: Float[Array, "partners d d"],
+    intercept: Array,
+    pool: ThreadPoolExecutor,
+) -> BlockSums:
+    """The sums over the ratings of each row of a side, given the other. Cost O(n d^2)."""
+    given = {"mean": mean, "covariance": covariance, "intercept": intercept}
+    return by_row(_bucket_sums, layout, side, pool, **given)
 
 
 def _piece(lines: int, width: int, size: int) -> int:
@@ -91,100 +104,71 @@ def over_chunks(bucket: Bucket, start: int, count: int, capacity: int, one: Any)
 
 
 @partial(jax.jit, static_argnames="capacity")
-def update_rows(
+def _bucket_sums(
     bucket: Bucket,
     start: int,
     count: int,
     *,
-    own: RowValues,
-    other: RowValues,
-    covariance: Float[Array, "partners d d"],
-    prior: Float[Array, "rows d"],
-    free: Float[Array, " d"],
-    intercept: Float[Array, ""],
-    noise_scale: Float[Array, ""],
+    mean: RowValues,
+    covariance: Array,
+    intercept: Array,
     capacity: int,
-) -> BlockRows:
-    """The best Normal of every row of a span, given the others. Cost O(n d^2 + rows d^3).
+) -> BlockSums:
+    lines, width = bucket.partner.shape[1:]
+    size = covariance.shape[1]
+    step = _piece(lines, width, size)
 
-    Args:
-        bucket: A bucket.
-        start: The first chunk of the span.
-        count: Number of its chunks.
-        own: Present means of the side.
-        other: Means of the other side.
-        covariance: Covariances of the other side's rows.
-        prior: Diagonal prior precision.
-        free: 1 for coordinates to estimate, 0 for others.
-        intercept: The intercept.
-        noise_scale: Noise scale.
-        capacity: The most chunks of any span.
+    def one(chunk: Bucket) -> BlockSums:
+        weights = chunk.weights(covariance.dtype)
 
-    Returns:
-        The rows, of `capacity` chunks.
-    """
+        def add(index: int, total: BlockSums) -> BlockSums:
+            def cut(a: Array) -> Array:
+                return lax.dynamic_slice_in_dim(a, index * step, step, axis=1)
 
-    def one(chunk: Bucket) -> BlockRows:
-        sums = _sums(chunk, other, covariance, intercept)
-        mean, variance, blocks, volume = _best(
-            own.at(chunk.row), sums, prior[chunk.row], free, noise_scale
-        )
-        weight = chunk.weights(mean.dtype) / jnp.square(noise_scale)
-        score = intercept + other.bias[chunk.partner]
-        score = score + conditionals.project(other.factors[chunk.partner], mean)
-        rest = chunk.rating - score
-        losses = RowSums(
-            0.5 * jnp.sum(weight * jnp.square(rest), axis=1),
-            jnp.sum(weight * rest, axis=1),
-            jnp.sum(weight, axis=1),
-        )
-        return BlockRows(
-            RowValues(mean[:, 0], mean[:, 1:]), RowValues(variance[:, 0], variance[:, 1:]),
-            blocks, volume, losses, _row_spread(mean, blocks, sums),
-        )  # fmt: skip
+            partner, weight = cut(chunk.partner), cut(weights)
+            design = mean.factors[partner]
+            rest = cut(chunk.rating) - intercept - mean.bias[partner]
+            blocks = covariance[partner].reshape(lines, step, size * size)
+            here = BlockSums(
+                conditionals.second_moments(design, weight),
+                jnp.einsum("rw,rwx->rx", weight, blocks).reshape(lines, size, size),
+                conditionals.collect(design, weight * rest),
+            )
+            return jax.tree.map(jnp.add, total, here)
+
+        square = jnp.zeros((lines, size, size), covariance.dtype)
+        empty = BlockSums(square, square, jnp.zeros((lines, size), covariance.dtype))
+        return lax.fori_loop(0, width // step, add, empty)
 
     return over_chunks(bucket, start, count, capacity, one)
 
 
-def _sums(chunk: Bucket, mean: RowValues, covariance: Array, intercept: Array) -> BlockSums:
-    """Sums over the ratings of each row of a chunk, given the other side."""
-    lines, width = chunk.partner.shape
-    size = covariance.shape[1]
-    step, weights = _piece(lines, width, size), chunk.weights(covariance.dtype)
-
-    def add(index: int, total: BlockSums) -> BlockSums:
-        def cut(a: Array) -> Array:
-            return lax.dynamic_slice_in_dim(a, index * step, step, axis=1)
-
-        partner, weight = cut(chunk.partner), cut(weights)
-        design = mean.factors[partner]
-        rest = cut(chunk.rating) - intercept - mean.bias[partner]
-        blocks = covariance[partner].reshape(lines, step, size * size)
-        here = BlockSums(
-            conditionals.second_moments(design, weight),
-            jnp.einsum("rw,rwx->rx", weight, blocks).reshape(lines, size, size),
-            conditionals.collect(design, weight * rest),
-        )
-        return jax.tree.map(jnp.add, total, here)
-
-    square = jnp.zeros((lines, size, size), covariance.dtype)
-    empty = BlockSums(square, square, jnp.zeros((lines, size), covariance.dtype))
-    return lax.fori_loop(0, width // step, add, empty)
-
-
-def _best(
-    x: Float[Array, "r d"],
+@jax.jit
+def update_rows(
+    mean: RowValues,
     sums: BlockSums,
-    prior: Float[Array, "r d"],
+    prior: Float[Array, "rows d"],
     free: Float[Array, " d"],
     noise_scale: Float[Array, ""],
-) -> tuple[Array, Array, Array, Array]:
-    """Means, variances, covariances and volumes of rows, from their present means."""
+) -> BlockRows:
+    """The best Normal of every row of a side, given the others. Cost O(rows d^3).
+
+    Args:
+        mean: Present means of the side.
+        sums: Over the ratings of the side's rows.
+        prior: Diagonal prior precision.
+        free: 1 for coordinates to estimate, 0 for others.
+        noise_scale: Noise scale.
+
+    Returns:
+        The rows.
+    """
     beta = 1.0 / jnp.square(noise_scale)
     moments, partners, linear = sums
     data = beta * (moments + _factors_only(partners))
     precision = conditionals.mask_precision(data, prior, free)
     covariance = conditionals.covariance(precision, free)
+    x = mean.at(slice(None))
     # The step from the present mean: near the solution it is small, and loses nothing.
     slope = beta * (linear - partners[:, :, 0].at[:, 0].set(0.0)) * free[None]
     slope = slope - jnp.einsum("rde,re->rd", precision, x)
@@ -193,7 +177,12 @@ def _best(
     spread = jnp.sum(jnp.log(jnp.where(free[None] > 0, variance, 1.0)), axis=1)
     factor = lax.linalg.cholesky(precision, symmetrize_input=False)
     half = jnp.sum(jnp.log(jnp.diagonal(factor, axis1=1, axis2=2)), axis=1)
-    return x, variance, covariance, -half - 0.5 * spread
+    return BlockRows(
+        RowValues(x[:, 0], x[:, 1:]),
+        RowValues(variance[:, 0], variance[:, 1:]),
+        covariance,
+        -half - 0.5 * spread,
+    )
 
 
 def _factors_only(blocks: Array) -> Array:
@@ -201,13 +190,54 @@ def _factors_only(blocks: Array) -> Array:
     return blocks.at[:, 0, :].set(0.0).at[:, :, 0].set(0.0)
 
 
-def _row_spread(x: Float[Array, "r d"], covariance: Array, sums: BlockSums) -> Array:
+@jax.jit
+def row_spread(
+    mean: RowValues, covariance: Float[Array, "rows d d"], sums: BlockSums
+) -> Float[Array, " rows"]:
     """Weighted sum of the scores' variances over the ratings of each row."""
-    one = jnp.concatenate([jnp.ones_like(x[:, :1]), x[:, 1:]], axis=1)
+    one = jnp.concatenate([jnp.ones_like(mean.bias)[:, None], mean.factors], axis=1)
     second = sums.moments + _factors_only(sums.partners)
     return jnp.einsum("rd,rde,re->r", one, sums.partners, one) + jnp.einsum(
         "rde,rde->r", covariance, second
     )
+
+
+def residual_sums(
+    layout: RowBlocks | RowShards,
+    side: Side,
+    own: RowValues,
+    other: RowValues,
+    intercept: Array,
+    noise_scale: Array,
+    pool: ThreadPoolExecutor,
+) -> RowSums:
+    """Loss of the means, its slope and curvature, summed over each row. Cost O(n d)."""
+    given = {"own": own, "other": other, "intercept": intercept, "noise_scale": noise_scale}
+    return by_row(_bucket_residuals, layout, side, pool, **given)
+
+
+@partial(jax.jit, static_argnames="capacity")
+def _bucket_residuals(
+    bucket: Bucket,
+    start: int,
+    count: int,
+    *,
+    own: RowValues,
+    other: RowValues,
+    intercept: Array,
+    noise_scale: Array,
+    capacity: int,
+) -> RowSums:
+    def one(chunk: Bucket) -> RowSums:
+        x = own.at(chunk.row)
+        weight = chunk.weights(x.dtype) / jnp.square(noise_scale)
+        score = intercept + other.bias[chunk.partner]
+        score = score + conditionals.project(other.factors[chunk.partner], x)
+        rest = chunk.rating - score
+        loss = 0.5 * jnp.sum(weight * jnp.square(rest), axis=1)
+        return RowSums(loss, jnp.sum(weight * rest, axis=1), jnp.sum(weight, axis=1))
+
+    return over_chunks(bucket, start, count, capacity, one)
 
 
 def pair_spread(

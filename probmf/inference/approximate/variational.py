@@ -14,7 +14,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from probmf.data import Ratings, as_key
-from probmf.inference.approximate.row_covariances import update_rows
+from probmf.inference.approximate.row_covariances import (
+    residual_sums,
+    row_spread,
+    sum_blocks,
+    update_rows,
+)
 from probmf.inference.approximate.variational_start import (
     SWEEPS,
     by_factor,
@@ -47,7 +52,7 @@ from probmf.rows.blocks import RowBlocks, build_blocks
 from probmf.rows.cpu import RowLists
 from probmf.rows.placement import Devices, RowShards, row_mesh, spans_processes
 from probmf.rows.store import OTHER, SIDES, Side, num_workers
-from probmf.rows.sweep import Layout, by_loops, by_row, half_sweep, lay_out
+from probmf.rows.sweep import Layout, by_loops, half_sweep, lay_out
 from probmf.rows.values import Prior, Rows, RowSums
 from probmf.run.checkpoint import open_checkpoint
 from probmf.run.checks import check_counts, check_tol, require
@@ -379,18 +384,17 @@ class Variational:
         """The same with a covariance for each row."""
         parts = [part or {} for part in (state.covariance, state.volume)]
         for side in SIDES:
-            rows = by_row(
-                update_rows, blocks, side, self.pool, own=state.mean[side],
-                other=state.mean[OTHER[side]], covariance=parts[0][OTHER[side]],
-                prior=prior[side], free=self.free[side], intercept=state.intercept,
-                noise_scale=noise_scale,
-            )  # fmt: skip
+            other, intercept = state.mean[OTHER[side]], state.intercept
+            covariance = parts[0][OTHER[side]]
+            sums = sum_blocks(blocks, side, other, covariance, intercept, self.pool)
+            rows = update_rows(state.mean[side], sums, prior[side], self.free[side], noise_scale)
             parts = [parts[0] | {side: rows.covariance}, parts[1] | {side: rows.volume}]
             state = VariationalState(
-                state.mean | {side: rows.mean}, state.variance | {side: rows.variance},
-                state.intercept, state.scales, *parts,
+                state.mean | {side: rows.mean}, state.variance | {side: rows.variance}, intercept,
+                state.scales, *parts,
             )  # fmt: skip
-        return state, rows.sums, rows.spread
+        result = residual_sums(blocks, side, rows.mean, other, intercept, noise_scale, self.pool)
+        return state, result, row_spread(rows.mean, rows.covariance, sums)
 
     def parameters(self, state: VariationalState, run: int) -> dict[str, Array]:
         """Means by site name, variances, and learned scales; there is one run."""
