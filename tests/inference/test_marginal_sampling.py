@@ -18,6 +18,7 @@ from probmf.inference import target
 from probmf.inference.marginal.evaluators import Evaluator
 from probmf.inference.marginal.host_density import CHUNK
 from probmf.inference.marginal.prepared_model import PreparedModel
+from probmf.inference.mixed import importance_rounds
 from probmf.inference.mixed import importance_sampler as sampler
 from probmf.inference.mixed import sampling as sampling
 from probmf.inference.mixed.sampling import FallbackWarning
@@ -246,7 +247,7 @@ class TestFallback:
         assert made.samples.keys() == fit.samples.keys()
 
     def test_weights_that_cannot_be_trusted(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sampler, "K_HAT_GATE", -5.0)
+        monkeypatch.setattr(importance_rounds, "K_HAT_GATE", -5.0)
         with pytest.warns(
             FallbackWarning, match="after 600 proposals Pareto k-hat is .*, not below"
         ):
@@ -374,13 +375,13 @@ class TestInterrupted:
         self, count: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         self.after(count, monkeypatch, "__call__")
-        monkeypatch.setattr(sampler, "K_HAT_GATE", -5.0)
+        monkeypatch.setattr(importance_rounds, "K_HAT_GATE", -5.0)
         with pytest.raises(KeyboardInterrupt, match=f"after {count * CHUNK} proposals.*no draws"):
             sample_marginal(model(), one_way(), key=0, num_samples=1000)
 
     @pytest.mark.parametrize("count", [0, 3])
     def test_while_effects_are_drawn(self, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sampler, "KEEP_NUMBERS", 0)
+        monkeypatch.setattr(importance_rounds, "KEEP_NUMBERS", 0)
         self.after(count, monkeypatch, "sites")
         if not count:
             with pytest.raises(KeyboardInterrupt, match="no draws to return"):

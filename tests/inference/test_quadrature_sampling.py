@@ -12,21 +12,28 @@ import scipy.stats
 
 from probmf import MixedEffects, sample_marginal
 from probmf.diagnostics.judgement import DiagnosticWarning
-from probmf.inference.mixed import quadrature_sampler
+from probmf.inference.mixed import importance_rounds, quadrature_sampler
 from probmf.inference.mixed.integral import Integral, IntegralDensity
+from probmf.inference.mixed.sampling import FallbackWarning
 
 G = np.repeat(np.arange(8), 5)
 ANSWERS = {"y": (np.arange(40) * 7 % 11 > G % 5).astype(int), "g": G}
 
 
-def test_draws_are_of_the_posterior() -> None:
-    """Two numbers are left, whose density is summed over a grid."""
+@pytest.mark.parametrize("gate", [0.7, -5.0])
+def test_draws_are_of_the_posterior(gate: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two numbers are left, whose density is summed over a grid: by weights, else by NUTS."""
+    monkeypatch.setattr(importance_rounds, "K_HAT_GATE", gate)
     model = MixedEffects("y ~ 1 + (1 | g)", likelihood="bernoulli")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DiagnosticWarning)
-        fit = sample_marginal(model, ANSWERS, key=0, num_samples=2000)
-    assert fit.method == "marginal/quadrature"
+    most, method = (None, "importance") if gate > 0 else (600, "quadrature")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit = sample_marginal(model, ANSWERS, key=0, num_samples=2000, max_densities=most)
+    fell_back = [w for w in caught if issubclass(w.category, FallbackWarning)]
+    assert len(fell_back) == (gate < 0)
+    assert fit.method == f"marginal/{method}"
     assert fit.sampling.info["integrated"] == "g_effects"
+    assert (fit.num_chains, fit.num_draws) == ((1, 2000) if gate > 0 else (4, 500))
     with jax.enable_x64(True):
         design = model.design(ANSWERS)
         (data,) = model.arguments(design)
@@ -61,6 +68,7 @@ def test_slopes_of_the_largest_grouping_are_integrated_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Two effects a group; another grouping of which rows tell little is sampled standardized."""
+    monkeypatch.setattr(quadrature_sampler, "MAX_DIMS", 0)
     monkeypatch.setattr(quadrature_sampler, "WARMUP_OF_FEW", 10)
     model = MixedEffects("y ~ x + (1 + x | g) + (1 | h)", likelihood="poisson")
     with warnings.catch_warnings():
@@ -75,9 +83,8 @@ def test_slopes_of_the_largest_grouping_are_integrated_out(
     assert np.all(fit.predict(CROSSED).mean > 0)
 
 
-def test_scales_that_are_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scales_that_are_numbers() -> None:
     """Nothing but a coefficient is left."""
-    monkeypatch.setattr(quadrature_sampler, "WARMUP_OF_FEW", 10)
     model = MixedEffects("y ~ 1 + (1 | g)", likelihood="bernoulli", priors={"g_scale": 0.7})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DiagnosticWarning)

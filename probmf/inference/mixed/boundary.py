@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from numpyro.distributions import Distribution
 
 from probmf.models.mixed.arrays import GroupTerm, MixedData
@@ -112,13 +112,13 @@ def _score_level(fit: MixedFit) -> float:
     """The error with which one row tells its linear predictor, typically."""
     values = {name: value[0, 0] for name, value in fit.samples.items()}
     information = row_information(fit.model.program, fit.design.data, values)
-    return float(1.0 / np.sqrt(information / fit.design.data.num_observations))
+    return float(1.0 / np.sqrt(np.mean(information)))
 
 
 def row_information(
     program: MixedProgram, data: MixedData, values: Mapping[str, np.ndarray]
-) -> float:
-    """Fisher information of the linear predictors of all rows, summed.
+) -> Float[np.ndarray, " n"]:
+    """Fisher information of the linear predictor of each row.
 
     Args:
         program: The model.
@@ -133,4 +133,4 @@ def row_information(
         information = jnp.broadcast_to(likelihood.information(scores, given), scores.shape)
         if data.weight is not None:
             information = information * data.weight
-    return float(np.sum(np.asarray(information)))
+    return np.asarray(information, np.float64)

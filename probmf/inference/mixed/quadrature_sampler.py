@@ -1,10 +1,11 @@
-"""Draws of mixed models of any response: one grouping by quadrature, NUTS on all that is left.
+"""Draws of mixed models of any response: one grouping by quadrature, all that is left sampled.
 
-The mode of scales with all effects integrated out by Laplace's approximation, and the curvature
-there and at the mode of the others, give NUTS its metric: nothing but its step size is adapted.
+Few numbers are drawn by importance sampling about their mode. Of many the mode of scales with all
+effects integrated out by Laplace's approximation, and the curvature there and at the mode of the
+others, give NUTS its metric: nothing but its step size is adapted.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -22,9 +23,18 @@ from probmf.effects.quadrature import (
     gauss_hermite,
     log_ratios,
 )
-from probmf.inference.drawn_back import PIECE, drawn_back
-from probmf.inference.importance import Mode, find_mode
+from probmf.inference.drawn_back import PIECE, SiteArrays, drawn_back
+from probmf.inference.importance import Mode, NoModeError, find_mode, resample
+from probmf.inference.marginal.evaluators import NotServedError, cut
+from probmf.inference.marginal.host_density import CHUNK
 from probmf.inference.mixed.boundary import row_information
+from probmf.inference.mixed.importance_rounds import (
+    MAX_DIMS,
+    Clock,
+    ImportanceDraws,
+    Rounds,
+    most_densities,
+)
 from probmf.inference.mixed.integral import Integral, IntegralDensity
 from probmf.inference.nuts.pooled_warmup import MAX_DENSE, PooledNuts
 from probmf.inference.nuts.transitions import Chains, Settings, constrain_chains, run_nuts
@@ -32,7 +42,8 @@ from probmf.inference.potential import Potential, mixed_potential
 from probmf.models.mixed.arrays import GroupTerm, MixedData
 from probmf.models.mixed.program import MixedProgram
 from probmf.rows.store import num_workers
-from probmf.run.threads import workers
+from probmf.run.driver import progress_bar
+from probmf.run.threads import Workers, workers
 
 #: Chains.
 NUM_CHAINS = 4
@@ -51,20 +62,32 @@ class NoGroupingError(ValueError):
     """No grouping whose effects have a quadrature."""
 
 
-class QuadratureDraws(NamedTuple):
-    """Draws, and how they came about.
+class ChainDraws(NamedTuple):
+    """Draws by NUTS.
 
     Attributes:
         samples: Draws by site, (chain, draw, ...).
         chains: The chains on the unconstrained scale.
         num_warmup: Transitions per chain that were thrown away.
-        sites: What was integrated out.
-        num_nodes: Nodes for each effect.
+        fallback: The reason why importance sampling could not serve, where it was tried.
     """
 
     samples: dict[str, np.ndarray]
     chains: Chains
     num_warmup: int
+    fallback: str
+
+
+class QuadratureDraws(NamedTuple):
+    """Draws, and how they came about.
+
+    Attributes:
+        drawn: Draws by importance sampling, or by NUTS.
+        sites: What was integrated out.
+        num_nodes: Nodes for each effect.
+    """
+
+    drawn: ImportanceDraws | ChainDraws
     sites: tuple[str, ...]
     num_nodes: int
 
@@ -74,6 +97,8 @@ def sample_by_quadrature(
     data: MixedData,
     num_samples: int,
     key: Array,
+    *,
+    max_densities: int | None,
     progress: bool | None,
 ) -> QuadratureDraws:
     """Draw from the posterior.
@@ -81,8 +106,9 @@ def sample_by_quadrature(
     Args:
         program: The model, centred.
         data: Its argument.
-        num_samples: Draws of each chain.
+        num_samples: Draws wanted; by NUTS as many, or a few more, in chains of one length.
         key: JAX key.
+        max_densities: The most proposals; see `sample_marginal`.
         progress: Show a bar.
 
     Returns:
@@ -97,7 +123,8 @@ def sample_by_quadrature(
     if data.noise is not None and data.noise.groups:
         raise NoGroupingError("effects in scale_formula have no quadrature")
     if not names:
-        return _without_groups(program, data, num_samples, key, progress)
+        each = -(-num_samples // NUM_CHAINS)
+        return _without_groups(program, data, each, key, progress)
     whole = Integral.of(program, data, names, coefficients=True)
     terms = largest_grouping(whole)
     outer = IntegralDensity.of_integral(whole)
@@ -109,16 +136,71 @@ def sample_by_quadrature(
     values = _as_sampled(inner_program, data, at_mode)
     centre = np.asarray(density.unconstrain(jax.tree.map(jnp.asarray, values)), np.float64)
     start_key, run_key, draw_key = jax.random.split(key, 3)
-    drawing = _Drawing(density, num_samples, draw_key)
-    # Compiled in a thread while the chains' own program is.
-    with workers(1) as pool:
+    each = -(-num_samples // NUM_CHAINS)
+    drawing = _Drawing(density, each, draw_key)
+    fallback = ""
+    drawn: ImportanceDraws | ChainDraws | None = None
+    if 0 < density.num_dims <= MAX_DIMS:
+        try:
+            drawn = _by_importance(drawing, centre, num_samples, start_key, max_densities, progress)
+        except NotServedError as error:
+            fallback = str(error)
+    if drawn is None:
+        # Compiled in a thread while the chains' own program is.
+        with workers(1) as pool:
+            pool.submit(drawing.compile)
+            chains, num_warmup = _run_chains(
+                density, centre, outer, mode.covariance, each, start_key, run_key, progress
+            )
+        samples = drawing.sites(chains.vectors)
+        chains = chains.first(next(iter(samples.values())).shape[1])
+        drawn = ChainDraws(samples, chains, num_warmup, fallback)
+    return QuadratureDraws(drawn, integral.sites, integral.num_nodes)
+
+
+def _by_importance(
+    drawing: "_Drawing",
+    centre: np.ndarray,
+    num_samples: int,
+    key: Array,
+    max_densities: int | None,
+    progress: bool | None,
+) -> ImportanceDraws:
+    """Independent draws by weight, with their effects from the conditional given each.
+
+    Raises:
+        NotServedError: If there is no mode, or k-hat stays above the gate.
+        KeyboardInterrupt: After an interruption before there are draws that can be trusted.
+    """
+    clock, rng = Clock(), as_generator(key)
+    with workers(num_workers()) as pool, progress_bar(progress) as bar:
+        task = bar.add_task("mode", total=None, status="")
+        evaluate = _Proposals(drawing.density, pool)
+        # Compiled in threads while the mode is looked for.
+        pool.submit(evaluate.compile)
         pool.submit(drawing.compile)
-        chains, num_warmup = _run_chains(
-            density, centre, outer, mode.covariance, num_samples, start_key, run_key, progress
-        )
-    samples = drawing.sites(chains.vectors)
-    chains = chains.first(next(iter(samples.values())).shape[1])
-    return QuadratureDraws(samples, chains, num_warmup, integral.sites, integral.num_nodes)
+        try:
+            mode = find_mode(_score_of(drawing.density), centre)
+        except NoModeError as error:
+            raise NotServedError(str(error)) from None
+        clock.mark("mode")
+        rounds = Rounds(evaluate, rng, mode)
+        count = rounds.run(num_samples, most_densities(num_samples, max_densities), bar, task)
+        clock.mark("proposals")
+    chosen = rounds.points[resample(rounds.weights, count, rng)]
+    # In random order, so that any are draws; the last piece is filled up.
+    each = -(-count // NUM_CHAINS)
+    chosen = np.concatenate([chosen, chosen[: each * NUM_CHAINS - count]])
+    found = drawing.sites(chosen.reshape(NUM_CHAINS, each, -1))
+    samples = {
+        name: np.reshape(site, (-1, *site.shape[2:]))[:count] for name, site in found.items()
+    }
+    clock.mark("draws")
+    complete = all(len(site) == num_samples for site in samples.values())
+    return ImportanceDraws(
+        samples, rounds.k_hat, rounds.num, mode.num_evaluations, rounds.effective, clock.seconds,
+        complete, "",
+    )  # fmt: skip
 
 
 def _without_groups(
@@ -139,7 +221,7 @@ def _without_groups(
         density, mode.vector, mode.covariance, num_samples, start_key, run_key, progress
     )
     samples = constrain_chains(density, chains.vectors)
-    return QuadratureDraws(samples, chains, num_warmup, (), 0)
+    return QuadratureDraws(ChainDraws(samples, chains, num_warmup, ""), (), 0)
 
 
 def _mode_of(density: IntegralDensity) -> tuple[Mode, dict[str, np.ndarray]]:
@@ -202,7 +284,7 @@ def _centred(
     program: MixedProgram, data: MixedData, terms: list[str], at_mode: Mapping[str, np.ndarray]
 ) -> tuple[str, ...]:
     """Sites of effects of which their rows tell more than their prior does."""
-    told = row_information(program, data, at_mode)
+    told = float(np.mean(row_information(program, data, at_mode)))
 
     def is_told(term: GroupTerm) -> bool:
         z = np.asarray(term.z, np.float64)
@@ -340,6 +422,38 @@ def _positive_inverse(matrix: np.ndarray) -> np.ndarray:
     values, axes = np.linalg.eigh(matrix)
     values = np.maximum(np.abs(values), 1e-10 * np.max(np.abs(values)))
     return (axes / values) @ axes.T
+
+
+class _Proposals:
+    """Log densities of proposals, in chunks side by side; see `Rounds`."""
+
+    def __init__(self, density: IntegralDensity, pool: Workers) -> None:
+        """Trace the program of a chunk."""
+        self.density, self.pool = density, pool
+        self.example = np.zeros((CHUNK, density.num_dims), density.vector.dtype)
+        self.run = density.compiled(_log_densities, self.example)
+
+    def compile(self) -> None:
+        """Have the program ready."""
+        self.run.lower(self.density, self.example).compile()
+
+    def __call__(self, points: np.ndarray) -> Iterator[tuple[np.ndarray, SiteArrays]]:
+        """Log densities, and no sites: these are drawn for the proposals that are chosen."""
+        found = self.pool.stream(self._one, self._pieces(points))
+        for some, values in zip(cut(points, CHUNK), found, strict=True):
+            yield values[: len(some)], {}
+
+    def _pieces(self, points: np.ndarray) -> Iterator[np.ndarray]:
+        for some in cut(points.astype(self.example.dtype), CHUNK):
+            yield np.concatenate([some, np.repeat(some[-1:], CHUNK - len(some), axis=0)])
+
+    def _one(self, piece: np.ndarray) -> np.ndarray:
+        values = np.asarray(self.run(self.density, piece), np.float64)
+        return np.where(np.isfinite(values), values, -np.inf)
+
+
+def _log_densities(density: IntegralDensity, vectors: Array) -> Array:
+    return jax.lax.map(density.log_density, vectors)
 
 
 class _Drawing:

@@ -15,7 +15,8 @@ from probmf.inference.final_warning import concluded
 from probmf.inference.importance import K_HAT_GATE, NoModeError
 from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.evaluators import NotServedError
-from probmf.inference.mixed.importance_sampler import ImportanceDraws, draw_marginal
+from probmf.inference.mixed.importance_rounds import ImportanceDraws
+from probmf.inference.mixed.importance_sampler import draw_marginal
 from probmf.inference.mixed.quadrature_sampler import (
     NUM_CHAINS,
     NoGroupingError,
@@ -75,16 +76,17 @@ def sample_marginal(
     .. math:: p(y \mid \psi) = \prod_j \int N(u_j; 0, \Sigma) \prod_{n \in j}
        f(y_n \mid \eta_n(\psi) + z_n^\top u_j)\, du_j,
 
-    four chains of NUTS draw all that is left, :math:`\psi`, with the metric of the mode, and the
-    effects are drawn from their conditional given each draw. Without group terms all is left.
+    and the effects are drawn from their conditional given each draw of what is left, :math:`\psi`:
+    up to 20 numbers by the same importance sampling, more by four chains of NUTS with the metric of
+    the mode. Without group terms all is left, for NUTS.
 
     Args:
         model: A mixed model.
         data: Any data frame, or a design.
         key: JAX key or int.
         num_samples: Draws to return: in one chain if they are independent, else in four.
-        max_densities: The most evaluations of a Gaussian model's density; by default 40 per draw
-            and at least 20,000.
+        max_densities: The most proposals of importance sampling; by default 40 per draw and at
+            least 20,000.
         float64: Compute in double precision, whatever JAX is set to elsewhere.
         progress: Show a progress bar; None shows it on a terminal or in a notebook.
 
@@ -125,7 +127,9 @@ def sample_marginal(
         random_key = as_key(key)
         target = Target.build(model, data, "all")
         if not model.likelihood.normal:
-            fit = _by_quadrature(target, int(num_samples), random_key, begin, progress)
+            fit = _by_quadrature(
+                target, int(num_samples), random_key, begin, max_densities, progress
+            )
             return concluded(fit)
         density = MarginalDensity.of_mixed(model.program, target.args, target.sites)
         try:
@@ -139,6 +143,18 @@ def sample_marginal(
             )
             lost_digits = target.lost_digits(fit.samples)
             return concluded(fit, lost_digits=lost_digits)
+    fit = _weighted(target, draws, num_samples, begin, {})
+    return concluded(fit, lost_digits=draws.lost_digits)
+
+
+def _weighted(
+    target: Target,
+    draws: ImportanceDraws,
+    num_samples: int,
+    begin: float,
+    info: Mapping[str, float | int | str],
+) -> Any:
+    """The fit of draws by importance sampling."""
     samples = {name: value[None] for name, value in draws.samples.items()}
     if not draws.complete:
         warnings.warn(
@@ -146,11 +162,11 @@ def sample_marginal(
             f"{num_samples:,} draws, as many as its {draws.num_densities:,} proposals were good "
             "for or as had their effects drawn, and is marked incomplete.",
             FitWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    sampling = Sampling({}, 0, time.perf_counter() - begin, draws.complete, _info(draws))
-    fit = target.fit(samples, "marginal/importance", sampling=sampling)
-    return concluded(fit, lost_digits=draws.lost_digits)
+    seconds = time.perf_counter() - begin
+    sampling = Sampling({}, 0, seconds, draws.complete, {**_info(draws), **info})
+    return target.fit(samples, "marginal/importance", sampling=sampling)
 
 
 def _info(draws: ImportanceDraws) -> Mapping[str, float | int | str]:
@@ -170,29 +186,42 @@ def _by_quadrature(
     num_samples: int,
     key: jax.Array,
     begin: float,
+    max_densities: int | None,
     progress: bool | None,
 ) -> Any:
-    """One grouping integrated out by quadrature, NUTS on all that is left."""
+    """One grouping integrated out by quadrature, all that is left by weights or NUTS."""
     model, (data,) = target.source, target.args
-    each = -(-num_samples // NUM_CHAINS)
     try:
-        found = sample_by_quadrature(model.program, data, each, key, progress)
+        found = sample_by_quadrature(
+            model.program, data, num_samples, key, max_densities=max_densities, progress=progress
+        )
     except (NoGroupingError, NoModeError) as error:
         how = ", with MixedEffects(..., centered=False)" if data.groups else ""
         raise ValueError(
             f"likelihood is {model.likelihood!r}, and sample_marginal can't serve: {error}. Use "
             f"sample_nuts{how}."
         ) from error
-    chains = found.chains
-    warn_incomplete(chains.result, chains.num_draws, each, stacklevel=3)
     info: dict[str, float | int | str] = {}
     if found.sites:
         info = {"num_nodes": found.num_nodes, "integrated": ", ".join(found.sites)}
+    drawn = found.drawn
+    if isinstance(drawn, ImportanceDraws):
+        return _weighted(target, drawn, num_samples, begin, info)
+    if drawn.fallback:
+        info["fallback"] = drawn.fallback
+        warnings.warn(
+            f"Importance sampling can't serve here: {drawn.fallback}. Going on with NUTS on what "
+            "is left.",
+            FallbackWarning,
+            stacklevel=3,
+        )
+    chains = drawn.chains
+    warn_incomplete(chains.result, chains.num_draws, -(-num_samples // NUM_CHAINS), stacklevel=3)
     sampling = Sampling(
-        chains.stats, found.num_warmup, time.perf_counter() - begin, chains.complete, info
+        chains.stats, drawn.num_warmup, time.perf_counter() - begin, chains.complete, info
     )
     method = "marginal/quadrature" if found.sites else "nuts"
-    return target.fit(found.samples, method, sampling=sampling)
+    return target.fit(drawn.samples, method, sampling=sampling)
 
 
 def _by_nuts(
