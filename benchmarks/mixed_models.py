@@ -228,6 +228,18 @@ def effective_sizes(samples: dict[str, np.ndarray], names: list[str]) -> dict[st
     return found
 
 
+def moments(samples: dict[str, np.ndarray], names: list[str]) -> dict[str, list[float]]:
+    """Mean and standard deviation of every element of the named sites that varies."""
+    found = {}
+    for name in names:
+        value = np.asarray(samples[name], np.float64)
+        flat = value.reshape(-1, int(np.prod(value.shape[2:], dtype=int)))
+        for index, column in enumerate(flat.T):
+            if np.ptp(column) > 0:
+                found[f"{name}[{index}]"] = [float(np.mean(column)), float(np.std(column))]
+    return found
+
+
 def smallest(sizes: dict[str, float]) -> tuple[float, str]:
     label = min(sizes, key=sizes.get)
     return sizes[label], label
@@ -259,12 +271,13 @@ def plain_nuts(case: Case, centered: bool, warmup: int, draws: int, key: int = 0
         fields = {name: np.asarray(one) for name, one in mcmc.get_extra_fields().items()}
         names = [name for name in globals_of(model, design) if name in samples]
         sizes = effective_sizes(samples, names)
+        found = moments(samples, names)
     size, worst = smallest(sizes)
     return {
         # NumPyro compiles at every call of `run`, so the second part has some of that, too.
         "whole_seconds": warm + long, "sampling_seconds": long, "ess": size, "worst": worst,
         "draws": draws, "warmup": warmup, "steps": float(np.mean(fields["num_steps"])),
-        "divergences": int(np.sum(fields["diverging"])),
+        "divergences": int(np.sum(fields["diverging"])), "moments": found,
     }  # fmt: skip
 
 
@@ -281,16 +294,17 @@ with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     fit = m.sample_marginal(case.model(), frame, key=0, num_samples=int(sys.argv[3]))
 first = time.perf_counter() - start
+again = case.other_frame() if case.responses else frame
 start = time.perf_counter()
 with warnings.catch_warnings(record=True):
     warnings.simplefilter("always")
-    m.sample_marginal(case.model(), frame, key=1, num_samples=int(sys.argv[3]))
+    m.sample_marginal(case.model(), again, key=1, num_samples=int(sys.argv[3]))
 second = time.perf_counter() - start
 names = [n for n in m.globals_of(fit.model, fit.design) if n in fit.samples]
 sizes = m.effective_sizes(fit.samples, names)
 print(json.dumps({"import": imported - begin, "cold": first, "second": second,
     "info": {k: v for k, v in fit.sampling.info.items()}, "method": fit.method,
-    "ess": m.smallest(sizes), "draws": int(sys.argv[3]),
+    "ess": m.smallest(sizes), "draws": int(sys.argv[3]), "moments": m.moments(fit.samples, names),
     "effects": sum(v[0, 0].size for n, v in fit.samples.items() if n.endswith("_effects")),
     "warnings": [str(w.message) for w in caught if w.category.__name__ == "FallbackWarning"]}))
 """

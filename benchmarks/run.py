@@ -14,8 +14,9 @@ import common
 
 NAMES = (
     "als_explicit", "als_implicit", "bpr", "recommend", "accuracy", "first_call",
-    "mixed_insteval", "mixed_small", "marginal_scaling", "marginal_mf", "marginal_mf_long",
-    "gibbs", "gibbs_accuracy", "time_error", "side_features", "digits", "posteriordb", "size",
+    "mixed_insteval", "mixed_small", "other_responses", "marginal_scaling", "marginal_mf",
+    "marginal_mf_long", "gibbs", "gibbs_accuracy", "time_error", "side_features", "digits",
+    "posteriordb", "size",
 )  # fmt: skip
 #: Benchmarks that take hours, and run only where they are named.
 NAMED_ONLY = ("size",)

@@ -90,7 +90,7 @@ def with_draws(fit: Any, **changes: np.ndarray) -> Any:
 def quietly(fit: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return concluded(fit, stacklevel=1)
+        return concluded(fit)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -111,7 +111,7 @@ def test_chains_apart_in_every_family(family: str) -> None:
     args = (fit.design,) if family == "mixed" else (fit.data,)
     apart = type(fit)(fit.model, *args, moved, "nuts", sampling=fit.sampling)
     with pytest.warns(DiagnosticWarning, match=r"relied .* R-hat is \d+\.\d+ for") as caught:
-        found = concluded(apart, stacklevel=1)
+        found = concluded(apart)
     assert len(caught) == 1
     assert caught[0].filename == __file__
     assert found.sampling.verdict.startswith("R-hat ")
@@ -129,7 +129,7 @@ def test_chains_apart_in_every_family(family: str) -> None:
 def test_too_few_draws_to_judge(family: str, shape: tuple[int, int], message: str) -> None:
     fit = FAMILIES[family](*shape, Sampling({}, 0, 0.1))
     with pytest.warns(DiagnosticWarning, match=message) as caught:
-        found = concluded(fit, stacklevel=1)
+        found = concluded(fit)
     assert len(caught) == 1
     assert found.sampling.verdict == "too short to judge"
 
@@ -140,12 +140,12 @@ def test_the_worst_is_named_and_counted() -> None:
     scale[1] += 1.0
     noise = np.repeat(fit.samples["noise_scale"][:, ::20], 20, axis=1)  # 25 draws a chain
     with pytest.warns(DiagnosticWarning) as caught:
-        concluded(with_draws(fit, g_scale=scale), stacklevel=1)
+        concluded(with_draws(fit, g_scale=scale))
     text = str(caught[0].message)
     assert text.startswith("The draws should not be relied upon as they are. R-hat is 1.")
     assert "for 'g_scale[Intercept]' (above 1.01 in" in text
     with pytest.warns(DiagnosticWarning, match="size is .* for 'noise_scale' .below 100 per chain"):
-        found = concluded(with_draws(fit, noise_scale=noise), stacklevel=1)
+        found = concluded(with_draws(fit, noise_scale=noise))
     assert "effective" in found.sampling.verdict
 
 
@@ -155,7 +155,7 @@ def test_divergences_are_counted_in_the_repr() -> None:
     fit = mixed(*SHAPE, Sampling(stats, 100, 1.0))
     assert repr(fit).endswith("4 chains of 500 draws, 7 divergent)")
     with pytest.warns(DiagnosticWarning, match="7 of 2,000 transitions diverged: .* Use smaller"):
-        found = concluded(fit, stacklevel=1)
+        found = concluded(fit)
     assert found.sampling.verdict == "7 divergent"
 
 
@@ -169,7 +169,7 @@ def test_variances_that_rows_do_not_tell_apart_are_told_of_in_the_same_warning()
     fit = MixedFit(model, design, random(shapes, *SHAPE), "nuts", Sampling(stats, 100, 1.0))
     words = "Of the variances of row_scale and noise_scale .* relied .* 7 of 2,000 transitions"
     with pytest.warns(FitWarning, match=words) as caught:
-        found = concluded(fit, stacklevel=1)
+        found = concluded(fit)
     assert [one.filename for one in caught] == [__file__]
     (note,) = found.notes
     assert str(caught[0].message).startswith(note)
@@ -183,7 +183,7 @@ def test_trouble_of_a_search_is_told_of_alone() -> None:
     info = {"approximation": "guide normal", "converged": "no", "k_hat": 0.9}
     fit = mixed(1, 400, Sampling({}, 0, 0.1, info=info))
     with pytest.warns(FitWarning) as caught:
-        found = concluded(fit, "It did not arrive.", stacklevel=1)
+        found = concluded(fit, "It did not arrive.")
     assert [str(one.message) for one in caught] == ["It did not arrive."]
     assert found.notes == ("It did not arrive.",)
     assert found.sampling is not None
@@ -202,7 +202,7 @@ def test_kept_draws_of_a_thinned_run_are_not_counted() -> None:
 
 def _verdict(fit: Any) -> str:
     with pytest.warns(DiagnosticWarning):
-        return concluded(fit, stacklevel=1).sampling.verdict
+        return concluded(fit).sampling.verdict
 
 
 def test_an_interrupted_run_has_been_told_of() -> None:
@@ -233,7 +233,7 @@ def test_independent_draws(info: dict[str, Any], verdict: str) -> None:
     found = quietly(fit) if fine else None
     if found is None:
         with pytest.warns(DiagnosticWarning, match="importance weights") as caught:
-            found = concluded(fit, stacklevel=1)
+            found = concluded(fit)
         assert len(caught) == 1
     assert found.sampling.verdict == verdict
     assert "400 independent draws" in repr(found)
