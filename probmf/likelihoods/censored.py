@@ -71,7 +71,7 @@ class Censored(QuadratureLikelihood):
 
     @property
     def known(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What the data have by row."""
+        """Names of the columns: the kind of censoring and, with intervals, the upper end."""
         return (KIND, UPPER) if self.interval else (KIND,)
 
     @property
@@ -165,7 +165,7 @@ class Censored(QuadratureLikelihood):
     def settle_known(
         self, response: np.ndarray, known: Mapping[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """What the data have, checked; the upper end of what is no interval does not count.
+        """Censoring and upper ends, checked; upper ends of rows without an interval do not count.
 
         There has to be a response that is observed, or an interval.
         """
