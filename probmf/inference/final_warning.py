@@ -13,7 +13,7 @@ from probmf.results import MixedFit
 from probmf.run.driver import FitWarning
 
 #: Warnings are about the line that called the package.
-_PACKAGE = str(Path(__file__).parents[1])
+PACKAGE = str(Path(__file__).parents[1])
 
 
 def concluded[F: AnyFit](fit: F, trouble: str = "", *, lost_digits: str = "") -> F:
@@ -37,7 +37,7 @@ def concluded[F: AnyFit](fit: F, trouble: str = "", *, lost_digits: str = "") ->
     sentences = [*notes, *(() if trouble else complaints)]
     if sentences:
         category = FitWarning if notes else DiagnosticWarning
-        warnings.warn(" ".join(sentences), category, skip_file_prefixes=(_PACKAGE,))
+        warnings.warn(" ".join(sentences), category, skip_file_prefixes=(PACKAGE,))
     return fit
 
 

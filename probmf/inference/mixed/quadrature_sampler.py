@@ -177,13 +177,15 @@ def _by_importance(
         task = bar.add_task("mode", total=None, status="")
         evaluate = _Proposals(drawing.density, pool)
         # Compiled in threads while the mode is looked for.
-        pool.submit(evaluate.compile)
+        compiled = pool.submit(evaluate.compile)
         pool.submit(drawing.compile)
         try:
             mode = find_mode(_score_of(drawing.density), centre)
         except NoModeError as error:
             raise NotServedError(str(error)) from None
         clock.mark("mode")
+        compiled.result()
+        clock.mark("compilation")
         rounds = Rounds(evaluate, rng, mode)
         count = rounds.run(num_samples, most_densities(num_samples, max_densities), bar, task)
         clock.mark("proposals")
@@ -211,11 +213,7 @@ def _without_groups(
     if not density.num_dims:
         raise NoGroupingError("the formula and priors leave nothing to sample")
 
-    def score(vector: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = density.value_and_grad(jnp.asarray(vector, density.vector.dtype))
-        return float(value), np.asarray(gradient, np.float64)
-
-    mode = find_mode(score, density.vector)
+    mode = find_mode(_score_of(density), density.vector)
     start_key, run_key = jax.random.split(key)
     chains, num_warmup = _chains_about(
         density, mode.vector, mode.covariance, num_samples, start_key, run_key, progress
@@ -496,7 +494,7 @@ def _drawn(density: IntegralDensity, vectors: Array, words: Array) -> dict[str, 
     return jax.lax.map(lambda both: density.drawn(*both), (vectors, words))
 
 
-def _score_of(density: IntegralDensity) -> Any:
+def _score_of(density: Potential) -> Any:
     """Log density and its gradient at a vector."""
 
     def score(vector: np.ndarray) -> tuple[float, np.ndarray]:

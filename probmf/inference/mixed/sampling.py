@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from probmf.data import as_key
-from probmf.inference.final_warning import concluded
+from probmf.inference.final_warning import PACKAGE, concluded
 from probmf.inference.importance import K_HAT_GATE, NoModeError
 from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.evaluators import NotServedError
@@ -162,7 +162,7 @@ def _weighted(
             f"{num_samples:,} draws, as many as its {draws.num_densities:,} proposals were good "
             "for or as had their effects drawn, and is marked incomplete.",
             FitWarning,
-            stacklevel=3,
+            skip_file_prefixes=(PACKAGE,),
         )
     seconds = time.perf_counter() - begin
     sampling = Sampling({}, 0, seconds, draws.complete, {**_info(draws), **info})
