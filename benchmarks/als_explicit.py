@@ -128,8 +128,8 @@ def run(quick: bool) -> common.Report:
         protocol=protocol | environment,
         tables=[
             common.Table(
-                "Milliseconds per sweep, how many times faster than LensKit, and seconds of the "
-                "first call.",
+                "Milliseconds of a sweep (all users, then all items), how many times faster than "
+                "LensKit, and seconds of the first call.",
                 ["factors", *names.values(), "ratio cg", "ratio Cholesky"]
                 + [f"first call {label}" for label in names.values()],
                 times,

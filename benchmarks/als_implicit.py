@@ -171,12 +171,14 @@ def run(quick: bool) -> common.Report:
         protocol=protocol | environment,
         tables=[
             common.Table(
-                "Milliseconds per iteration, how many times faster than implicit, and our "
-                f"objective after {ITERATIONS} iterations of each.",
+                "Milliseconds of an iteration, how many times faster than implicit, and the "
+                f"objective (lower is better) after {ITERATIONS} iterations of each.",
                 ["factors", "probmf", "implicit", "ratio", "objective", "implicit's"],
                 speed,
             ),
-            common.Table("Ranking for users that were not fitted to.", columns, ranking),
+            common.Table(
+                "Ranking of hidden events for users that were not fitted to.", columns, ranking
+            ),
         ],
         figures={"times": times, "validation": {side: b[0] for side, b in best.items()}},
         quick=quick,

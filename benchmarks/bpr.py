@@ -153,7 +153,14 @@ def run(quick: bool) -> common.Report:
         name="bpr",
         title="BPR",
         protocol=protocol | environment,
-        tables=[common.Table("Ranking of hidden events, and seconds of a fit.", columns, table)],
+        tables=[
+            common.Table(
+                "Ranking of hidden events by the number of passes over the data, seconds of a fit, "
+                "and seconds of the first one.",
+                columns,
+                table,
+            )
+        ],
         figures={
             "validation": {
                 side: [[*setting, score] for setting, score in own["scores"].items()]

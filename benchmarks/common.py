@@ -213,7 +213,8 @@ def markdown(report: Report) -> str:
         rows = [table.columns, ["---"] * len(table.columns), *table.rows]
         parts.append(table.caption)
         parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
-    parts.append("\n".join(f"- **{name}**: {text}" for name, text in report.protocol.items()))
+    protocol = "\n".join(f"- **{name}**: {text}" for name, text in report.protocol.items())
+    parts += ["<details>\n<summary>How it was measured</summary>", protocol, "</details>"]
     return "\n\n".join(parts) + "\n"
 
 

@@ -62,7 +62,7 @@ def run(quick: bool) -> common.Report:
         name="first_call",
         title="The first call",
         protocol=protocol | common.environment(),
-        tables=[common.Table("Seconds.", [*PARTS, "all"], [cells])],
+        tables=[common.Table("Seconds of each part.", [*PARTS, "all"], [cells])],
         figures={"runs": runs.tolist()},
         quick=quick,
     )

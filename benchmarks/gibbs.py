@@ -92,7 +92,7 @@ def run(quick: bool) -> common.Report:
         protocol=protocol | environment,
         tables=[
             common.Table(
-                "Milliseconds per sweep, and how many times faster than the others.",
+                "Milliseconds of a sweep, and how many times faster than the others.",
                 ["factors", "probmf", "smurff", "myFM", "ratio smurff", "ratio myFM"],
                 rows,
             )

@@ -266,12 +266,14 @@ def run(quick: bool, budget: Budget) -> common.Report:
         protocol=protocol | common.environment(),
         tables=[
             common.Table(
-                "Cost and mixing.",
+                "Unknowns that are sampled, milliseconds of a gradient, leapfrog steps a "
+                "transition, seconds of warm-up + draws; ESS a second of the scores of held-out "
+                "pairs (median, least) and of scales and intercept (least); largest R-hat of both.",
                 [*label, "scale ESS/s", "probe R-hat", "scale R-hat"],
                 times,
             ),
             common.Table(
-                "ESS per second of scales and intercept.", ["factors", "", *SCALES], scales
+                "ESS a second of each scale and of the intercept.", ["factors", "", *SCALES], scales
             ),
             common.Table(
                 "Held-out RMSE and coverage of 90 % intervals.",

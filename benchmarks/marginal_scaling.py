@@ -161,12 +161,15 @@ def run(quick: bool) -> common.Report:
         protocol=protocol | common.environment(),
         tables=[
             common.Table(
-                "Milliseconds of a gradient by rows, and seconds of set-up at the largest.",
+                "Milliseconds of a gradient by the number of rows, and seconds of set-up at the "
+                "largest.",
                 ["", *(f"{size:,}" for size in sizes), "set-up s"],
                 rows,
             ),
             common.Table(
-                "Crossed biases.", ["", "ESS", "worst", "whole s", "ESS/s"], [first, *others]
+                "Crossed biases: effective draws (ESS) of the global parameter that mixes worst.",
+                ["", "ESS", "worst", "whole s", "ESS/s"],
+                [first, *others],
             ),
         ],
         figures={"scaling": scaling, "crossed": crossed, "ratio": ours / best},

@@ -170,8 +170,8 @@ def run(quick: bool) -> common.Report:
         protocol=protocol | common.environment(),
         tables=[
             common.Table(
-                "Users and items without any rating: held-out RMSE, and squared error against the "
-                "biases alone.",
+                "Users and items without any rating: held-out RMSE, and squared error less that of "
+                "biases alone (below zero is better).",
                 ["held out", "prior mean", "RMSE", "squared error", "paired t-test"], rows,
             ),
             common.Table(

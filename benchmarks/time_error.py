@@ -145,7 +145,8 @@ def run(quick: bool) -> common.Report:
         name="time_error", title="Which method when", protocol=protocol | common.environment(),
         tables=[
             common.Table(
-                "Seconds: held-out RMSE, log score; from short runs to long ones.",
+                "Seconds of a run: its held-out RMSE, its log score; from the shortest run to the "
+                "longest.",
                 ["method", *(str(n) for n in range(1, most))],
                 [row + [""] * (most - len(row)) for row in rows],
             )

@@ -1,5 +1,6 @@
 """What holds for the project's files as a whole."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -143,3 +144,18 @@ def test_contributing_names_files_that_there_are() -> None:
     assert len(names) > 50
     for name in names:
         assert any(place.endswith(f"/{name}") for place in places), name
+
+
+def test_every_benchmark_has_its_place_in_the_docs() -> None:
+    """`benchmarks/run.py --write-docs` writes its table there."""
+    tree = ast.parse((ROOT / "benchmarks" / "run.py").read_text(encoding="utf-8"))
+    given = {
+        ast.unparse(node.targets[0]): node.value
+        for node in tree.body if isinstance(node, ast.Assign)
+    }  # fmt: skip
+    pages = ast.literal_eval(given["PAGES"])
+    for name in ast.literal_eval(given["NAMES"]):
+        assert (ROOT / "benchmarks" / f"{name}.py").is_file(), name
+        page = ROOT / "docs" / pages.get(name, "benchmarks.md")
+        text = page.read_text(encoding="utf-8")
+        assert 0 <= text.find(f"<!-- begin {name} -->") < text.find(f"<!-- end {name} -->"), name
