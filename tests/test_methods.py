@@ -161,7 +161,7 @@ def test_a_yes_works(title: str, method: str) -> None:
 
 def test_a_link_that_is_not_symmetric_is_named() -> None:
     model = MatrixFactorization(2, Bernoulli("cloglog"))
-    for method, words in (("fit_als", "whose loss lies below"), ("sample_gibbs", "which has no")):
+    for method, words in (("fit_als", "whose loss has no"), ("sample_gibbs", "which has no")):
         with pytest.raises(ValueError, match=rf"likelihood is Bernoulli\('cloglog'\), {words}"):
             getattr(probmf, method)(model, toys.ratings("yes/no"), **OPTIONS[method])
 

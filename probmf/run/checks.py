@@ -25,18 +25,18 @@ METHODS: dict[str, tuple[type[Any], ...]] = {
 }
 
 _ROWS = "It solves for the rows of users and items in turns, and {found} has none."
-_VARIANCES = "It integrates all effects out of a mixed model, and {found} is none."
+_VARIANCES = "It integrates all effects out of a mixed model, and {found} is not one."
 _JOINT = (
-    "The prior of {found} has an event shape, and {method} takes scales that are independent given "
-    "the rows. Give a distribution with batch shapes only."
+    "The prior of {found} is a joint one of several scales (it has an event shape), and {method} "
+    "takes independent scales. Give a distribution with batch shapes only."
 )
 _NO_ROWS = (
     "{method} solves for rows of factors and biases, and {found} has neither; give num_factors or "
     "biases."
 )
 _NO_DATA = (
-    "{found} takes pairs that were not observed for data, which is no model of them that {method} "
-    "could draw or weigh. Sample negatives, or use fit_als."
+    "With {found} pairs that were not observed count as weak zeros. That is no model of the data, "
+    "which {method} needs. Sample negatives, or use fit_als."
 )
 _PRIORS = (
     "{method} needs fixed scales, but {found} has a prior distribution. A point estimate of a "
@@ -61,24 +61,24 @@ _ROWS_INSTEAD = "; or fit_variational, which learns scales"
 _EFFECTS_INSTEAD = "; or integrate the effects out, with marginalize='all'"
 _GROUPING_INSTEAD = "; or fit_marginal or sample_marginal, which integrate effects out"
 _NETWORK_MEANS = (
-    "{method} solves for the weights of a prior mean given the rows, which it can for Linear() "
-    "only, and {found} goes through a network. Use fit_map, or sample_nuts for the posterior."
+    "{method} solves for the weights of a prior mean, which it can for Linear() only, and {found} "
+    "goes through a network. Use fit_map, or sample_nuts for the posterior."
 )
 _NO_BOUND = (
-    "The likelihood is {found}, whose loss lies below no quadratic function of the score, and "
-    "{method} solves for rows under one."
+    "The likelihood is {found}, whose loss has no quadratic upper bound; {method} solves for rows "
+    "under such a bound."
 )
 _NO_LATENT = (
-    "The likelihood is {found}, which has no latent variable given which rows are normal, and "
-    "{method} draws them given one. Use sample_nuts."
+    "The likelihood is {found}, which has no latent variable that makes rows normal; {method} "
+    "draws rows given such a variable. Use sample_nuts."
 )
 _NO_EXPECTED = (
-    "{method} knows the mean of the loss over a normal score for Gaussian and Bernoulli "
-    "likelihoods only, and the likelihood is {found}. Use fit_svi or a sampler."
+    "The likelihood is {found}; {method} needs the mean of the loss over a normal score in closed "
+    "form, which Gaussian and Bernoulli likelihoods have. Use fit_svi or a sampler."
 )
 _NOT_GAUSSIAN = (
-    "{found}: {method} needs effects that are normal given the response, as they are of Gaussian "
-    "and log-normal responses only. Use sample_marginal or sample_nuts."
+    "{found}: {method} needs effects that are normal given the response, which they are for "
+    "Gaussian and log-normal responses only. Use sample_marginal or sample_nuts."
 )
 
 
@@ -213,16 +213,16 @@ TABLE: tuple[Row, ...] = (
         "user_scale", {
             "fit_als": _ROW_PRIORS, "fit_map": _ROW_PRIORS, "fit_laplace": _MODE,
             "fit_variational": _MEANS,
-            "sample_gibbs": "{found} has a distribution for each row, and {method} draws the "
-            "weights of prior means given scales that rows share, or that are fixed. Give one "
+            "sample_gibbs": "{found} has a distribution for each row; {method} draws the weights "
+            "of a prior mean only where all rows share a scale, or scales are numbers. Give one "
             "distribution for all rows, or an array, or use sample_nuts.",
         }, ("fit_laplace",)),
     Row("prior means by a network", MatrixFactorization, _network_means, "user_mean",
         {"fit_als": _NETWORK_MEANS, "sample_gibbs": _NETWORK_MEANS, "fit_variational": _MEANS}),
     Row("MixedEffects", MixedEffects, lambda _: "MixedEffects", "MixedEffects", {
             "fit_als": _ROWS + " Use fit_marginal.",
-            "fit_map": "Its scales have priors, and with their effects no joint mode. Use "
-            "fit_marginal(objective='map'), which integrates the effects out.",
+            "fit_map": "Its scales have priors, and the joint density of scales and effects has no "
+            "mode. Use fit_marginal(objective='map'), which integrates the effects out.",
             "fit_variational": _ROWS + " Use fit_svi.",
         }),
     Row("responses that are neither Gaussian nor log-normal", MixedEffects,
@@ -232,8 +232,8 @@ TABLE: tuple[Row, ...] = (
         lambda model: "" if model.scale_formula is None
         else f"scale_formula is {model.scale_formula!r}",
         "scale_formula is '~ x'", {
-            "sample_gibbs": "{found}: coefficients of the logarithm of the noise scale have no "
-            "exact conditional. Use sample_nuts, or sample_marginal.",
+            "sample_gibbs": "{found}: the coefficients of the noise scale's logarithm have no "
+            "conditional to draw from. Use sample_nuts, or sample_marginal.",
         }),
     Row("weights of rows", MixedEffects,
         lambda model: "" if model.weights is None else f"weights is {model.weights!r}",
@@ -249,8 +249,8 @@ TABLE: tuple[Row, ...] = (
     Row("Network", Network, lambda _: "Network", "Network", {
             "fit_als": _ROWS + " Use fit_map.",
             "fit_variational": _ROWS + " Use fit_svi.",
-            "sample_gibbs": "No weight of a network has a conditional that could be drawn from. "
-            "Use sample_nuts.",
+            "sample_gibbs": "The weights of a network have no conditionals to draw from. Use "
+            "sample_nuts.",
             "fit_marginal": _VARIANCES + " Use fit_map.",
             "sample_marginal": _VARIANCES + " Use sample_nuts.",
         }),
