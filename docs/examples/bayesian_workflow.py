@@ -61,8 +61,9 @@ plots.predictive_check(fit, key=0, group="prior", num_samples=200)
 # %% [markdown]
 # The prior is wider than the data, but of the same order of magnitude: it lets the data speak.
 #
-# R-hat of what the data identify is near one. Factors are not judged, because they can be rotated
-# without any change. A rank plot shows whether the chains agree:
+# R-hat, which compares the chains with each other, is near one for what the data identify. Factors
+# are not judged, because they can be rotated without any change. A rank plot shows where chains
+# disagree:
 
 # %%
 plots.ranks(fit, var_names=["noise_scale", "intercept"])
@@ -76,8 +77,10 @@ plots.predictive_check(fit, key=0)
 # %% [markdown]
 # ## Do factors help, and do biases?
 #
-# We compare ArviZ's leave-one-out scores (higher is better), and the error on the ratings that
-# were set aside, which no model has seen.
+# We compare ArviZ's leave-one-out scores, and the error on the ratings that were set aside, which
+# no model has seen. The score, elpd, estimates the log density of a rating that the model has not
+# seen, summed over all ratings (higher is better); p is the effective number of parameters, and
+# a Pareto k above 0.7 says that leaving this rating out would change the fit a lot.
 
 # %%
 # In some the chains agree a little less than they should: a DiagnosticWarning says so.

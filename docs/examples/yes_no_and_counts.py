@@ -27,8 +27,8 @@ logistic = MixedEffects("passed ~ hours + (1 | school)", likelihood="bernoulli")
 fit_marginal(logistic, pupils, num_nodes=9).summary()
 
 # %% [markdown]
-# For the posterior, effects are integrated out by the same quadrature, and NUTS samples what is
-# left.
+# For the posterior, effects are integrated out by the same quadrature. The few numbers that are
+# left are drawn independently, by importance sampling.
 
 # %%
 fit = sample_marginal(logistic, pupils, key=0, num_samples=1000)
