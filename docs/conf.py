@@ -1,8 +1,14 @@
+import functools
 import hashlib
+import operator
 import os
 import sys
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, get_args
+
+import jax.typing
+from sphinx.application import Sphinx
 
 import probmf
 
@@ -55,6 +61,8 @@ nb_ipywidgets_js: dict[str, dict[str, str]] = {}
 os.environ["JUPYTER_PATH"] = str(DOCS / "jupyter")
 
 autodoc_member_order = "bysource"
+# Defaults as they are written, not as they print: no addresses of functions.
+autodoc_preserve_defaults = True
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 napoleon_numpy_docstring = False
@@ -62,3 +70,21 @@ napoleon_numpy_docstring = False
 # The copy button leaves prompts and output where they are.
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+
+_arrays = get_args(jax.typing.ArrayLike)
+#: Stands in signatures for the eight types that JAX means by it.
+ArrayLike = type("ArrayLike", (), {"__module__": "jax.typing"})
+
+
+def name_arrays(app: Sphinx, obj: Any, bound_method: bool) -> None:
+    """Show `ArrayLike` by its name: a key is no Array | ndarray | bool | number | ..."""
+    hints = getattr(obj, "__annotations__", {})
+    for name, hint in hints.items():
+        if set(_arrays) <= set(get_args(hint)):
+            others = [each for each in get_args(hint) if each not in _arrays]
+            hints[name] = functools.reduce(operator.or_, others, ArrayLike)
+
+
+def setup(app: Sphinx) -> None:
+    """Register it."""
+    app.connect("autodoc-before-process-signature", name_arrays)

@@ -47,8 +47,8 @@ class PeerError(OSError):
 def join(address: str | None = None, count: int | None = None, rank: int | None = None) -> None:
     """Make this process one of several that compute together.
 
-    To be called in each of them, before anything is computed. Without arguments they are found
-    where Slurm, Open MPI, Kubernetes or a TPU pod started them.
+    Call it in each of them, before anything is computed. Without arguments it takes what Slurm,
+    Open MPI, Kubernetes or the TPU pod that started the processes says of them.
 
     Args:
         address: Host and port of the first process, such as "10.0.0.1:4001"; the same in all.

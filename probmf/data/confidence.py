@@ -19,7 +19,7 @@ LARGEST, TIMES = 0.01, 10.0
 def confidence_weights(
     counts: Any, *, alpha: float = 1.0, transform: Transform = "log", unit: float = 1.0
 ) -> Float[np.ndarray, " n"]:
-    r"""Weights of pairs that were chosen, from how often they were (plays, clicks, purchases).
+    r"""Weights of chosen pairs, from how often each was chosen (plays, clicks, purchases).
 
     .. math:: c = 1 + \alpha \log(1 + r / \epsilon) \quad \text{or} \quad c = 1 + \alpha r
 

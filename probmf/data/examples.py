@@ -19,7 +19,7 @@ from probmf.data.vocabulary import Vocabulary
 
 
 class ExamplesWarning(UserWarning):
-    """A feature that tells nothing of its own."""
+    """Warning about a feature that is constant or equal to another."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -318,7 +318,7 @@ class Examples:
         return tuple(range(low, high + 1)), (values - low).astype(np.int32)
 
     def with_classes(self) -> "Examples":
-        """The same, a response of whole numbers taken for classes; see `class_codes`."""
+        """The same examples, a response of whole numbers taken for classes; see `class_codes`."""
         if self.classes:
             return self
         classes, codes = self.class_codes()

@@ -45,23 +45,7 @@ class RowsByUser(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RatingTable:
-    """The fields of `Ratings`, checked, and its sums.
-
-    Arrays are read-only and n long, one entry per rating.
-
-    Attributes:
-        users: The users' ids; code i is user i.
-        items: The items' ids.
-        user: Codes of the users, int32.
-        item: Codes of the items, int32.
-        rating: Ratings, float64, finite.
-        weight: Weights, float64, finite and not negative, or None when all are one.
-        time: When the ratings were given (numbers or datetime64), or None.
-        columns: Further columns that were kept, by name.
-        user_features: What is known of the users, or None: the column of ids first, row i belongs
-            to code i, with nulls for users of whom nothing is known.
-        item_features: The same for items.
-    """
+    """The fields of `Ratings`, where they are described, checked; and its sums."""
 
     users: Vocabulary
     items: Vocabulary

@@ -22,11 +22,25 @@ from probmf.rows.store import Side
 
 
 class Ratings(SplittableRatings):
-    """Who rated what, and how: a checked, immutable table of ratings.
+    """Table of ratings, checked and immutable: who rated what, and how.
 
-    Make one with `from_frame`, `from_csv`, `from_parquet` or `from_scipy`. Row i says that user
-    `users.ids[user[i]]` gave item `items.ids[item[i]]` the rating `rating[i]`. For the fields see
-    `RatingTable`, for splits `SplittableRatings`.
+    Make one with `from_frame`, `from_csv`, `from_parquet`, `from_scipy`, or `open` for files that
+    need not fit in memory. Row i says that user `users.ids[user[i]]` gave item
+    `items.ids[item[i]]` the rating `rating[i]`. Arrays are read-only and have one entry for each
+    of the n ratings.
+
+    Attributes:
+        users: The users' ids; code i is user i.
+        items: The items' ids.
+        user: Codes of the users, int32.
+        item: Codes of the items, int32.
+        rating: Ratings, float64, finite.
+        weight: Weights, float64, finite and not negative, or None when all are one.
+        time: When the ratings were given (numbers or datetime64), or None.
+        columns: Further columns that were kept, by name.
+        user_features: What is known of the users, or None: the column of ids first, row i belongs
+            to code i, with nulls for users of whom nothing is known.
+        item_features: The same for items.
 
     Example:
         >>> ratings = Ratings.from_frame(

@@ -36,7 +36,7 @@ class SplittableRatings(RatingTable):
         folder: PathLike | None = None,
         rebuild: bool = False,
     ) -> tuple[Self, Self]:
-        """Set aside ratings at random, all alike.
+        """Set aside ratings at random, each with the same probability.
 
         A user or item may lose all its ratings; `split_within_users` prevents that for users.
 
@@ -45,7 +45,7 @@ class SplittableRatings(RatingTable):
             test_fraction: Share of the ratings that is set aside, rounded to whole ratings.
             folder: Folder to keep both parts in, as sorted ratings (`train` and `test`, for
                 `Ratings.open`), whose arrays need not fit in memory; None keeps them in memory.
-            rebuild: Replace parts that the folder holds already, which are refused else.
+            rebuild: Replace parts that the folder holds already, which are otherwise refused.
 
         Returns:
             Training and test ratings.
@@ -87,7 +87,7 @@ class SplittableRatings(RatingTable):
             test_fraction: Share of each user's ratings.
             folder: Folder to keep both parts in, as sorted ratings (`train` and `test`, for
                 `Ratings.open`), whose arrays need not fit in memory; None keeps them in memory.
-            rebuild: Replace parts that the folder holds already, which are refused else.
+            rebuild: Replace parts that the folder holds already, which are otherwise refused.
 
         Returns:
             Training and test ratings.
@@ -134,7 +134,7 @@ class SplittableRatings(RatingTable):
             user_fraction: Share of the users with ratings, rounded to whole users.
             folder: Folder to keep both parts in, as sorted ratings (`train` and `test`, for
                 `Ratings.open`), whose arrays need not fit in memory; None keeps them in memory.
-            rebuild: Replace parts that the folder holds already, which are refused else.
+            rebuild: Replace parts that the folder holds already, which are otherwise refused.
 
         Returns:
             The ratings of the others, and those of the users held out.
@@ -170,7 +170,7 @@ class SplittableRatings(RatingTable):
             num_last: How many ratings of each user to set aside.
             folder: Folder to keep both parts in, as sorted ratings (`train` and `test`, for
                 `Ratings.open`), whose arrays need not fit in memory; None keeps them in memory.
-            rebuild: Replace parts that the folder holds already, which are refused else.
+            rebuild: Replace parts that the folder holds already, which are otherwise refused.
 
         Returns:
             Training and test ratings.
@@ -213,7 +213,7 @@ class SplittableRatings(RatingTable):
                 NumPy reads, such as "2024-06-01".
             folder: Folder to keep both parts in, as sorted ratings (`train` and `test`, for
                 `Ratings.open`), whose arrays need not fit in memory; None keeps them in memory.
-            rebuild: Replace parts that the folder holds already, which are refused else.
+            rebuild: Replace parts that the folder holds already, which are otherwise refused.
 
         Returns:
             Training and test ratings.
@@ -292,7 +292,7 @@ class SplittableRatings(RatingTable):
             test: The value of test ratings, or a collection (list, set, array, range) of them.
             folder: Folder to keep both parts in, as sorted ratings (`train` and `test`, for
                 `Ratings.open`), whose arrays need not fit in memory; None keeps them in memory.
-            rebuild: Replace parts that the folder holds already, which are refused else.
+            rebuild: Replace parts that the folder holds already, which are otherwise refused.
 
         Returns:
             Training and test ratings.

@@ -18,7 +18,7 @@ MAX_TREE_DEPTH = 10
 
 
 class DiagnosticWarning(UserWarning):
-    """The draws should not be relied upon as they are."""
+    """Warning that draws should not be relied upon as they are."""
 
 
 class Complaint(NamedTuple):

@@ -27,7 +27,7 @@ MAX_PAIRS = 200_000_000
 
 
 class RemainderTooLargeError(ValueError):
-    """Error: the matrix left after eliminating one grouping is too large to factor."""
+    """Error that the matrix left after eliminating one grouping is too large to factor."""
 
 
 class Grouping(NamedTuple):

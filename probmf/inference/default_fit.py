@@ -46,8 +46,8 @@ def fit(
         ratings: The ratings: numbers, or 0 and 1.
         num_factors: The most directions of taste; the time grows with it, and errors hardly do.
         num_sweeps: Sweeps of each of the two chains, a quarter of them to warm up; None takes as
-            many as go through 60 million ratings, but 300 to 3,200. Where a warning says that the
-            chains disagree, take a few times as many.
+            many as go through 60 million ratings, at least 300 and at most 3,200. Where a warning
+            says that the chains disagree, take a few times as many.
         key: JAX key or int.
         devices: Devices to deal the rows out to; see `sample_gibbs`.
         checkpoint: Directory to keep the run in; see `sample_gibbs`.

@@ -330,7 +330,11 @@ class ZeroInflatedPoisson(_ZeroInflated):
 
 @dataclass(frozen=True)
 class ZeroInflatedNegativeBinomial(_ZeroInflated):
-    """Negative binomial counts of which some are zero for another reason.
+    r"""Negative binomial counts of which some are zero for another reason.
+
+    .. math:: P(0) = \pi + (1 - \pi)\, p(0), \quad P(r) = (1 - \pi)\, p(r)
+
+    with p the probabilities of `NegativeBinomial`.
 
     Args:
         zero_probability: As for `ZeroInflatedPoisson`.
@@ -377,7 +381,11 @@ class HurdlePoisson(_Hurdle):
 
 @dataclass(frozen=True)
 class HurdleNegativeBinomial(_Hurdle):
-    """Zeros with a probability, else negative binomial counts that are not zero.
+    r"""Zeros with a probability, else negative binomial counts that are not zero.
+
+    .. math:: P(0) = \pi, \quad P(r) = (1 - \pi)\, p(r) / (1 - p(0))
+
+    with p the probabilities of `NegativeBinomial`.
 
     Args:
         zero_probability: As for `ZeroInflatedPoisson`.

@@ -47,7 +47,7 @@ class MatrixFactorization(FactorTerms):
         b_m \sim N(0, s_b^2),\ c_n \sim N(0, s_c^2),\
         u_m \sim N(0, s_u^2 I),\ v_n \sim N(0, s_v^2 I)
 
-    The object is itself a NumPyro model of :class:`Observations`.
+    The object is itself a NumPyro model of :class:`~probmf.models.Observations`.
 
     Args:
         num_factors: Length k of the factors; 0 leaves biases only.

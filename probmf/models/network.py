@@ -38,7 +38,7 @@ class Network:
     The minus log likelihood is the squared error (Gaussian), the binary cross-entropy (Bernoulli)
     or the cross-entropy (Categorical), and the priors are its weight decay. Without a hidden layer
     this is linear, logistic, ordinal or softmax regression. The object is itself a NumPyro
-    model of :class:`NetworkData`.
+    model of :class:`~probmf.models.NetworkData`.
 
     Args:
         hidden: Widths of the hidden layers, such as (64, 32); () leaves none.

@@ -1,8 +1,9 @@
 """Pictures of data, fits and recommendations.
 
-Every function draws into the axes it is given, or into a new figure that pyplot does not know
-about, and returns the figure, which a notebook shows as the last line of a cell:
-`plots.calibration(fit, test).savefig("calibration.png")`.
+Every function returns its figure, which a notebook shows as the last line of a cell and which a
+script saves: `plots.calibration(fit, test).savefig("calibration.png")`. Functions with an argument
+`ax` draw into it; without it, and in all others, the figure is a new one that pyplot does not know
+about.
 """
 
 from probmf.plots.catalogue import degree_distribution, recommendations

@@ -22,12 +22,12 @@ class Maximum(Pickled):
         num_observations: Number n of rows.
         log_likelihood: Logarithm of the maximized likelihood, or restricted likelihood; None where
             priors count.
-        loadings: What k independent standard Normal numbers add to each site that was searched for,
-            k on the last axis: the joint distribution of their errors, correlations' as Cholesky
-            factors; and to the modes of effects, where these follow coefficients that were. Zero of
-            what is held on the boundary, NaN where the curvature has no inverse. What is not among
-            them was integrated out, and has errors of its own given these; empty where nothing was
-            searched for. None where they are not known.
+        loadings: The joint distribution of the errors: for each site that was searched for, what k
+            independent standard Normal numbers add to it, k on the last axis (for correlations,
+            to their Cholesky factors); for effects whose modes follow such sites, what they add
+            to the modes. Zero for what is held on the boundary, NaN where the curvature has no
+            inverse. A site that is missing was integrated out, and has errors of its own given
+            these. Empty where nothing was searched for; None where the errors are not known.
 
     Example:
         >>> top = Maximum({}, 3, 60, -100.0)

@@ -507,6 +507,13 @@ class MixedFit(Fit):
         Raises:
             ValueError: If no group has several rows, or as for `r2`.
 
+        Example:
+            >>> from probmf import MixedEffects, fit_marginal
+            >>> table = {"y": [1, 2, 4.5, 3, 6.5, 7.5], "x": [0, 1, 2] * 2, "g": [*"aabbcc"]}
+            >>> found = fit_marginal(MixedEffects("y ~ x + (1 | g)"), table).icc()
+            >>> found.rows[0]["name"], round(found.rows[0]["mean"], 2)
+            ('g', 1.0)
+
         References:
             Nakagawa, Johnson and Schielzeth (2017), The coefficient of determination R2 and
             intra-class correlation coefficient from generalized linear mixed-effects models

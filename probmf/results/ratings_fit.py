@@ -91,7 +91,7 @@ class RatingsFit(Fit):
 
     @property
     def site_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Shapes of the sites that have to be there, and of those that are."""
+        """Shapes of the sites that the fit must have, and of those that it has besides."""
         samples = self.samples
         users, items = self.data.num_users, self.data.num_items
         shapes: dict[str, tuple[int, ...]] = {"intercept": ()}
@@ -185,7 +185,7 @@ class RatingsFit(Fit):
 
         The score of a pair is :math:`\eta = \mu + b + c + u \cdot v` at the fitted values. A
         point fit's uncertainty is that of the user's row and of the item's row, each given the
-        other side (plug-in; see `plug_in.PlugIn`), to which a Gaussian rating adds its noise.
+        other side (plug-in; `docs/predicting.md`), to which a Gaussian rating adds its noise.
         Users and items that the fit does not know get the prior and are flagged.
 
         With many draws `mean` is the average over the draws, and `sd`, `lower` and `upper` are
@@ -293,7 +293,7 @@ class RatingsFit(Fit):
             >>> fit.recommend("b", k=1).item.tolist()
             [[2]]
 
-        Cost: O(users x items x d) by "mean", about 50,000 users a second for 3,700 items and 64
+        Cost: O(users x items x d) by "mean", some 130,000 users a second for 3,700 items and 64
         factors on two cores; O(users x items x d^2) otherwise. With S draws O(S x users x items x
         d). Memory is bounded.
         """
@@ -558,8 +558,8 @@ class RatingsFit(Fit):
         fit has already are solved again with the new ratings added (a pair rated twice keeps
         the new rating). Nothing else changes and nothing is retrained. With many draws a row is
         drawn at each of them, given that draw's items and scales: for Gaussian ratings exactly,
-        otherwise by 32 Metropolis steps from the Laplace approximation (see
-        `problem_draws.draw_rows`). What the new ratings tell of the items is left out.
+        otherwise by 32 Metropolis steps from the Laplace approximation. What the new ratings tell
+        of the items is left out.
 
         Args:
             new_ratings: Ratings of known items by new or known users.

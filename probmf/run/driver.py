@@ -52,7 +52,7 @@ def progress_bar(progress: bool | None) -> Progress:
 
 
 class FitWarning(UserWarning):
-    """A fit ended early, as it diverged or was interrupted, or found nothing definite."""
+    """Warning that a fit diverged, was interrupted, or left something undetermined."""
 
 
 class _WriteError(OSError):

@@ -103,7 +103,9 @@ def fit_laplace(
 
     References:
         Tierney and Kadane (1986), Accurate approximations for posterior moments and marginal
-        densities. Cost of d unknowns: two gradients for each, and O(d^3).
+        densities.
+
+    Cost: two gradients for each of d unknowns, and O(d^3).
     """
     begin = time.perf_counter()
     require("fit_laplace", model)

@@ -126,7 +126,9 @@ def fit_svi(
 
     References:
         Kucukelbir, Tran, Ranganath, Gelman and Blei (2017), Automatic differentiation variational
-        inference. A step costs about that of a gradient of the log density, times the particles.
+        inference.
+
+    Cost: a step takes about one gradient of the log density for each particle.
     """
     begin = time.perf_counter()
     require("fit_svi", model)

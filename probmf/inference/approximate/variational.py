@@ -160,8 +160,9 @@ def fit_variational(
 
     References:
         Lim and Teh (2007), Variational Bayesian approach to movie rating prediction; Raiko, Ilin
-        and Karhunen (2007) for variances of single entries; Jaakkola and Jordan (2000). A sweep
-        costs O(n k^2 + (M + N) k^3), as alternating least squares with Cholesky.
+        and Karhunen (2007) for variances of single entries; Jaakkola and Jordan (2000).
+
+    Cost: a sweep O(n k^2 + (M + N) k^3), as of alternating least squares with Cholesky.
     """
     begin = time.perf_counter()
     check_counts(num_sweeps=num_sweeps, num_draws=num_draws, patience=patience)

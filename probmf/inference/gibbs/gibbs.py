@@ -144,9 +144,10 @@ def sample_gibbs(
 
     References:
         Salakhutdinov and Mnih (2008); Polson, Scott and Windle (2013); Albert and Chib (1993);
-        Liu and Wu (1999) for the moves; Yu and Meng (2011) for scales drawn twice. A sweep costs
-        O(n k^2 + (M + N) k^3); of a mixed model O(n p^2) with p the elements of the effects'
-        covariances, and one factorization of all effects but the largest grouping's.
+        Liu and Wu (1999) for the moves; Yu and Meng (2011) for scales drawn twice.
+
+    Cost of a sweep: O(n k^2 + (M + N) k^3); of a mixed model O(n p^2) with p the elements of the
+    effects' covariances, and one factorization of all effects but the largest grouping's.
     """
     begin = time.perf_counter()
     check_counts(num_samples=num_samples, num_chains=num_chains)

@@ -24,7 +24,7 @@ Model = Callable[..., Any]
 
 
 class MarginalizeError(ValueError):
-    """The model or a site is not what can be integrated out.
+    """Error that a model or a site can't be integrated out, and why.
 
     Args:
         reason: What is in the way.

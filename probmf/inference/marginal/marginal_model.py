@@ -88,9 +88,11 @@ def marginalize(
 
     References:
         Lai, Domke and Sheldon (2024), Hamiltonian Monte Carlo inference of marginalized linear
-        mixed-effects models. Cost: for one grouping O(groups d^3) per evaluation and nothing in the
-        number of observations when the design is constant; several groupings leave a dense
-        matrix of all but the largest, factored once per evaluation.
+        mixed-effects models.
+
+    Cost of an evaluation: O(groups d^3) for one grouping with d effects in each group, whatever the
+    number of rows if the design is constant. Several groupings leave a dense matrix of all but the
+    largest, which is factored once.
     """
     if not callable(model):
         raise TypeError(
@@ -163,7 +165,7 @@ class MarginalModel:
         return self._prepared[mark]
 
     def report(self, *args: Any, **kwargs: Any) -> Table:
-        """Each latent site, what becomes of it, and why.
+        """Table of the latent sites: what becomes of each, and why.
 
         Args:
             *args: The model's arguments.
@@ -238,18 +240,19 @@ class MarginalModel:
             **kwargs: Its keyword arguments.
 
         Returns:
-            The logarithms, rows on the last axis: exact where the integral is, from one
-            factorization at O(n D^2) for each draw with D columns beside the largest grouping's,
-            and one evaluation more for each row, at most D, that holds nearly all of what is known
-            of a combination of these; by quadrature one pass for each row of the largest group; by
-            Laplace's approximation one evaluation for each row. Zero for rows that are masked. They
-            are computed in double precision.
+            The logarithms, rows on the last axis, computed in double precision and as exact as the
+            integral is. Zero for rows that are masked.
 
         Raises:
             MarginalizeError: If a row alone determines an effect with a flat prior.
 
         Warns:
-            FitWarning: If rounding leaves too little of the density of such a row.
+            FitWarning: If rounding leaves too little of the density of a row that alone holds
+                nearly all of what is known of a combination of columns.
+
+        Cost at each draw: one factorization, O(n D^2) with D columns beside the largest grouping's,
+        and an evaluation more for each such row, at most D; by quadrature one pass for each row of
+        the largest group; by Laplace's approximation one evaluation for each row.
 
         References:
             Vehtari, Mononen, Tolvanen, Sivula and Winther (2016), Bayesian leave-one-out
@@ -269,10 +272,7 @@ class MarginalModel:
             **kwargs: Its keyword arguments.
 
         Returns:
-            The logarithms, groups in the order of their sorted labels on the last axis. It takes
-            an evaluation at each draw for each group, and a second for one that holds nearly all
-            of what is known of a combination of coefficients, but one in all where the effects are
-            integrated out by quadrature and are of these groups.
+            The logarithms, groups in the order of their sorted labels on the last axis.
 
         Raises:
             ValueError: If there are not as many labels as rows.
@@ -280,6 +280,10 @@ class MarginalModel:
         Warns:
             FitWarning: If rounding leaves too little of the densities, of which these are
                 differences.
+
+        Cost at each draw: an evaluation for each group, and a second for a group that holds nearly
+        all of what is known of a combination of coefficients; one in all where the effects of these
+        groups are integrated out by quadrature.
         """
         return self._left_out(np.asarray(group), samples, args, kwargs)
 

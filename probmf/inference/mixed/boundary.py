@@ -52,6 +52,12 @@ def boundary(fit: MixedFit) -> list[str]:
 
     Raises:
         ValueError: If the fit has more than one draw: a posterior tells by itself.
+
+    Example:
+        >>> from probmf import MixedEffects, fit_marginal
+        >>> table = {"y": [1, 2, 4.5, 3, 6.5, 7.5], "x": [0, 1, 2] * 2, "g": [*"aabbcc"]}
+        >>> boundary(fit_marginal(MixedEffects("y ~ x + (1 | g)"), table))
+        []
     """
     if not fit.is_point:
         raise ValueError(

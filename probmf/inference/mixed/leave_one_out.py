@@ -39,14 +39,9 @@ def leave_one_out(
             group given those of all other groups.
 
     Returns:
-        The logarithms; groups in the order of their sorted labels, or of the factor's levels. Of a
-        Gaussian or log-normal response all effects and coefficients are integrated out exactly. At
-        each draw rows take one factorization, and an evaluation more for each row that holds nearly
-        all of what is known of a coefficient, at most as many as there are coefficients and effects
-        beside the largest grouping's; groups take an evaluation each, and such ones a second.
-        Otherwise the effects of the largest grouping with one or two for each group are integrated
-        out, by quadrature: one pass over the rows for each row of its largest group, or one for all
-        of its groups.
+        The logarithms; groups in the order of their sorted labels, or of the factor's levels. For a
+        Gaussian or log-normal response all effects and coefficients are integrated out exactly, for
+        others the effects of the largest grouping with one or two for each group, by quadrature.
 
     Raises:
         TypeError: If `fit` is no fit of a mixed model.
@@ -64,6 +59,12 @@ def leave_one_out(
         Vehtari, Gelman and Gabry (2017), Practical Bayesian model evaluation using leave-one-out
         cross-validation and WAIC. Merkle, Furr and Rabe-Hesketh (2019), Bayesian comparison of
         latent variable models: conditional versus marginal likelihoods.
+
+    Cost at each draw, with exact integrals: for rows one factorization, and an evaluation more for
+    each row that holds nearly all of what is known of a coefficient (at most as many as there are
+    coefficients and effects beside the largest grouping's); for groups an evaluation each, and a
+    second for such ones. With a quadrature: for rows one pass over the data for each row of the
+    largest group, for groups one pass.
     """
     if not isinstance(fit, MixedFit):
         raise TypeError(f"fit is of type {type(fit).__name__}; expected a fit of a mixed model.")

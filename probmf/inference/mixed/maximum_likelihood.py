@@ -89,11 +89,13 @@ def fit_marginal(
         4.0
 
     References:
-        Bates, Maechler, Bolker and Walker (2015), equations 34 to 42. One evaluation costs one
-        factorization of all effects but the largest grouping's, and nothing in the observations.
-        Pinheiro and Bates (1995), Approximations to the log-likelihood function in the nonlinear
-        mixed-effects model, for Laplace's approximation and the quadrature: a factorization for
-        each of some Newton steps and three for value and gradient, or O(n num_nodes^d).
+        Bates, Maechler, Bolker and Walker (2015), equations 34 to 42. Pinheiro and Bates (1995),
+        Approximations to the log-likelihood function in the nonlinear mixed-effects model, for
+        Laplace's approximation and the quadrature.
+
+    Cost of an evaluation: one factorization of all effects but the largest grouping's, whatever the
+    number of rows; with Laplace's approximation a factorization for each of some Newton steps and
+    three for value and gradient; with a quadrature O(n num_nodes^d).
     """
     require("fit_marginal", model)
     if objective not in get_args(Objective):

@@ -40,7 +40,7 @@ WORTH_A_TRIAL = 1e10
 
 
 class FallbackWarning(UserWarning):
-    """Importance sampling could not serve; NUTS took its place."""
+    """Warning that NUTS took the place of importance sampling, and why."""
 
 
 def sample_marginal(
@@ -63,12 +63,14 @@ def sample_marginal(
 
     Proposals go on until `num_samples` of them are effective; as many are drawn by weight, with
     their effects from the exact conditional. Pareto k-hat of the weights says whether they can be
-    trusted; above 0.7, with more than 20 parameters, or without a mode, NUTS takes over, four
-    chains that learn one mass matrix together: on the marginal density or on the non-centred
-    model, whichever needs less arithmetic for an effective draw of a short trial. That is counted,
-    the gradients of the trial times the operations of one, and never timed: the same key gives the
-    same draws on a busy machine. The latter is tried only where the draws would take more than
-    such a trial.
+    trusted: above 0.7 a few have most of the weight.
+
+    If k-hat is above 0.7, more than 20 parameters are left, or the density has no mode, NUTS takes
+    over, with four chains that learn one mass matrix together. It samples the marginal density or
+    the non-centred model, whichever needs fewer operations for an effective draw in a short trial
+    (the gradients of the trial times the operations of one). Operations are counted and never
+    timed, so the same key gives the same draws on a busy machine. The non-centred model is tried
+    only where the draws would take longer than its trial.
 
     Where the response is neither Gaussian nor log-normal, the effects of the largest grouping with
     one or two for each group are integrated out by adaptive Gauss-Hermite quadrature,
@@ -78,7 +80,7 @@ def sample_marginal(
 
     and the effects are drawn from their conditional given each draw of what is left, :math:`\psi`:
     up to 20 numbers by the same importance sampling, more by four chains of NUTS with the metric of
-    the mode. Without group terms all is left, for NUTS.
+    the mode. A formula without group terms has nothing to integrate out, and goes to NUTS.
 
     Args:
         model: A mixed model.

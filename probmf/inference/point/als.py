@@ -123,8 +123,10 @@ def fit_als(
 
     References:
         Zhou, Wilkinson, Schreiber and Pan (2008); Hu, Koren and Volinsky (2008), equation 4;
-        Pilaszy, Zibriczky and Tikk (2010). One sweep costs O(n k) memory traffic per CG step,
-        O(n k^2 + (M + N) k^3) with Cholesky.
+        Pilaszy, Zibriczky and Tikk (2010).
+
+    Cost: a sweep reads O(n k) numbers per conjugate-gradient step; with Cholesky it takes
+    O(n k^2 + (M + N) k^3).
     """
     if update not in ("block", "coordinate"):
         raise ValueError(f"update is {update!r}; expected 'block' or 'coordinate'.")

@@ -188,8 +188,9 @@ def fit_map(
     References:
         Robbins and Monro (1951); Koren, Bell and Volinsky (2009), Matrix factorization techniques
         for recommender systems; Duchi, Hazan and Singer (2011) for AdaGrad; Rendle et al. (2009)
-        for BPR; Weston, Bengio and Usunier (2011) for WARP. An epoch of n ratings
-        costs O(n k), plus O((M + N) k) per update where all rows are updated.
+        for BPR; Weston, Bengio and Usunier (2011) for WARP.
+
+    Cost: an epoch of n ratings O(n k), and O((M + N) k) per update where all rows are updated.
     """
     require("fit_map", model)
     check_counts(num_epochs=num_epochs, num_restarts=num_restarts, patience=patience)

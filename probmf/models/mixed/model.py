@@ -28,7 +28,7 @@ class MixedEffects:
         \eta_n = o_n + x_n \cdot \beta + \sum_k z_{kn} \cdot u_{k, g_k(n)}, \quad
         u_{kj} \sim N(0, \Sigma_k), \quad y_n \sim N(\eta_n, \sigma^2)
 
-    The object is itself a NumPyro model of :class:`MixedData`.
+    The object is itself a NumPyro model of :class:`~probmf.models.MixedData`.
 
     Args:
         formula: Such as "y ~ 1 + x + (1 + x | g) + (1 | a/b)". What stands outside of the group

@@ -11,7 +11,7 @@ _CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 
 class FormulaError(ValueError):
-    """A formula that can't be read; the message shows where."""
+    """Error in a formula; the message shows the place."""
 
 
 class Token(NamedTuple):
