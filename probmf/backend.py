@@ -33,6 +33,9 @@ def use_backend(name: Backend) -> Iterator[None]:
             quicker than XLA's programs; "xla" takes XLA's programs for everything, as on an
             accelerator, and where Numba is missing. Results agree to rounding.
 
+    Returns:
+        A context manager.
+
     Raises:
         ValueError: If there is no such backend.
 

@@ -78,6 +78,13 @@ def recommendations(
         IndexError: If there is no such row.
         ValueError: If there is nothing in the row, or the numbers of labels or of reference values
             do not match it.
+
+    Example:
+        >>> from probmf import MatrixFactorization, fit_als
+        >>> table = {"user": ["a", "a", "b"], "item": [1, 2, 1], "rating": [5.0, 3.0, 4.0]}
+        >>> fit = fit_als(MatrixFactorization(1), Ratings.from_frame(table), key=0)
+        >>> len(recommendations(fit.recommend("b", interval=0.9)).axes)
+        1
     """
     if not isinstance(recommended, Recommendations):
         raise TypeError(

@@ -167,6 +167,14 @@ class MixedFit(Fit):
             ValueError: If an option is unknown, a column or value is missing, a level is unseen and
                 may not be, or the fit has no draws of what is needed.
 
+        Example:
+            >>> from probmf import MixedEffects, fit_marginal
+            >>> table = {"y": [1, 2, 4.5, 3, 6.5, 7.5], "x": [0, 1, 2] * 2, "g": [*"aabbcc"]}
+            >>> fit = fit_marginal(MixedEffects("y ~ x + (1 | g)"), table)
+            >>> found = fit.predict({"x": [3, 3], "g": ["c", "new"]}, unseen="prior")
+            >>> found.mean.round(), found.known
+            (array([8., 6.]), array([ True, False]))
+
         Cost: O(draws n (p + sum of the d)) time; memory is bounded.
         """
         if interval is not None:

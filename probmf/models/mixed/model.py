@@ -236,6 +236,14 @@ class MixedEffects:
 
         Raises:
             ValueError: If a level is unseen (unless it may be), or as for `design`.
+
+        Example:
+            >>> model = MixedEffects("y ~ x + (1 | g)")
+            >>> table = {"y": [1.0, 2.0, 4.0, 3.0], "x": [0, 1, 2, 3], "g": ["a", "b", "a", "b"]}
+            >>> design = model.design(table)
+            >>> rows = model.encode(design, {"x": [5, 6], "g": ["b", "new"]}, unseen="prior")
+            >>> rows.population, rows.groups["g"].group
+            (array([[1., 5.], [1., 6.]]), array([ 1, -1], dtype=int32))
         """
         if unseen not in ("error", "prior"):
             raise ValueError(f"unseen is {unseen!r}; expected 'error' or 'prior'.")
