@@ -160,7 +160,7 @@ def block_covariance(
     return jax.vmap(column)(jnp.eye(groups * dim, dtype=statistics.rest.dtype))
 
 
-def remainder_shapes(pattern: Pattern, flat: Collection[int]) -> tuple[Shape, ...]:
+def remainder_shapes(pattern: Pattern, flat: Collection[int] = ()) -> tuple[Shape, ...]:
     """The blocks that the columns belong to."""
     return tuple(
         Shape(groups, dim, index in flat)

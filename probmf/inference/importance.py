@@ -1,6 +1,6 @@
 """Importance sampling in few dimensions: mode, mixtures of t distributions, Pareto k-hat."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -43,13 +43,20 @@ class Mode(NamedTuple):
 Score = Callable[[np.ndarray], tuple[float, np.ndarray]]
 
 
-def find_mode(score: Score, start: np.ndarray, *, step: float = 1e-4) -> Mode:
+def find_mode(
+    score: Score,
+    start: np.ndarray,
+    *,
+    step: float = 1e-4,
+    side_by_side: Callable[[np.ndarray], Sequence[np.ndarray]] | None = None,
+) -> Mode:
     """Climb by L-BFGS with the analytic score; the Hessian is by differences of the score.
 
     Args:
         score: Log density and gradient at a vector.
         start: Where to begin.
         step: Step of the differences.
+        side_by_side: Gradients at the rows of a matrix, if that is quicker than one by one.
 
     Returns:
         The mode with minus the inverse Hessian as covariance.
@@ -57,7 +64,7 @@ def find_mode(score: Score, start: np.ndarray, *, step: float = 1e-4) -> Mode:
     Raises:
         NoModeError: If the density is not finite at the start, or the Hessian not negative.
     """
-    count = 0
+    count, size = 0, len(start)
 
     def minus(vector: np.ndarray) -> tuple[float, np.ndarray]:
         nonlocal count
@@ -67,22 +74,27 @@ def find_mode(score: Score, start: np.ndarray, *, step: float = 1e-4) -> Mode:
             return np.inf, np.zeros_like(vector)
         return -value, -np.asarray(gradient, np.float64)
 
+    def slopes(vectors: np.ndarray) -> np.ndarray:
+        nonlocal count
+        count += len(vectors)
+        if side_by_side is not None:
+            return -np.array(side_by_side(vectors)).reshape(len(vectors), size)
+        return np.array([-score(vector)[1] for vector in vectors]).reshape(len(vectors), size)
+
     found = climb(minus, start)
     if not np.isfinite(found.fun):
         raise NoModeError("The log density is not finite at the starting values.")
-    size = len(start)
-    hessian = np.zeros((size, size))
-    for i in range(size):
-        move = np.zeros(size)
-        move[i] = step
-        hessian[i] = (minus(found.x + move)[1] - minus(found.x - move)[1]) / (2 * step)
-    hessian = (hessian + hessian.T) / 2
-    values, vectors = np.linalg.eigh(hessian)
-    if not np.all(np.isfinite(values)) or values[-1] <= 0:
+    moves = step * np.eye(size)
+    ahead, behind = np.split(slopes(np.concatenate([found.x + moves, found.x - moves])), 2)
+    hessian = (ahead - behind) / (2 * step)
+    if not np.all(np.isfinite(hessian)):
+        raise NoModeError("The log density has no curvature where the search ended.")
+    values, axes = np.linalg.eigh((hessian + hessian.T) / 2)
+    if size and values[-1] <= 0:
         raise NoModeError("The log density has no curvature where the search ended.")
     # A nearly flat direction gets a wide, but finite, proposal.
-    values = np.clip(values, max(values[-1] * 1e-8, 1.0 / 25.0), None)
-    covariance = (vectors / values) @ vectors.T
+    values = np.clip(values, max(np.max(values, initial=0.0) * 1e-8, 1.0 / 25.0), None)
+    covariance = (axes / values) @ axes.T
     return Mode(np.asarray(found.x), -float(found.fun), covariance, count)
 
 
@@ -194,16 +206,28 @@ class Mixture:
 
 
 def _log_t(points: np.ndarray, mean: np.ndarray, factor: np.ndarray, degrees: float) -> np.ndarray:
-    size = len(mean)
     solved = scipy.linalg.solve_triangular(factor, (points - mean).T, lower=True)
-    square = np.sum(solved**2, axis=0)
+    return log_standard_t(solved.T, degrees) - np.sum(np.log(np.diag(factor)))
+
+
+def standard_t(rng: np.random.Generator, num: int, size: int, degrees: float) -> np.ndarray:
+    """Draws of a multivariate t distribution of scale one, (num, size)."""
+    normal = rng.standard_normal((num, size))
+    return normal * np.sqrt(degrees / rng.chisquare(degrees, size=num))[:, None]
+
+
+def log_standard_t(points: np.ndarray, degrees: float) -> np.ndarray:
+    """Its log density at points, (num, size)."""
+    size = points.shape[1]
     constant = (
         scipy.special.gammaln((degrees + size) / 2)
         - scipy.special.gammaln(degrees / 2)
         - 0.5 * size * np.log(degrees * np.pi)
-        - np.sum(np.log(np.diag(factor)))
     )
-    return constant - 0.5 * (degrees + size) * np.log1p(square / degrees)
+    found: np.ndarray = constant - 0.5 * (degrees + size) * np.log1p(
+        np.sum(np.square(points), axis=1) / degrees
+    )
+    return found
 
 
 def refit(points: np.ndarray, log_weights: np.ndarray, components: int, seed: int) -> Mixture:

@@ -1,6 +1,7 @@
 """Draws of mixed models of any response: against brute force, simulated truth, refusals."""
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -8,13 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
+import scipy.special
 import scipy.stats
 
 from probmf import MixedEffects, sample_marginal
 from probmf.diagnostics.judgement import DiagnosticWarning
 from probmf.inference.mixed import importance_rounds, quadrature_sampler
 from probmf.inference.mixed.integral import Integral, IntegralDensity
+from probmf.inference.mixed.quadrature_importance import _Proposals
 from probmf.inference.mixed.sampling import FallbackWarning
+from probmf.run.threads import workers
 
 G = np.repeat(np.arange(8), 5)
 ANSWERS = {"y": (np.arange(40) * 7 % 11 > G % 5).astype(int), "g": G}
@@ -71,9 +75,11 @@ def test_slopes_of_the_largest_grouping_are_integrated_out(
     monkeypatch.setattr(quadrature_sampler, "MAX_DIMS", 0)
     monkeypatch.setattr(quadrature_sampler, "WARMUP_OF_FEW", 10)
     model = MixedEffects("y ~ x + (1 + x | g) + (1 | h)", likelihood="poisson")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DiagnosticWarning)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         fit = sample_marginal(model, CROSSED, key=0, num_samples=40)
+    told = [str(one.message) for one in caught if one.category is FallbackWarning]
+    assert "4 scales and other numbers are left, more than the 0" in told[0]
     assert fit.sampling.info["integrated"] == "g_effects"
     assert fit.samples["g_effects"].shape == (4, 10, 12, 2)
     assert fit.samples.keys() == {
@@ -81,6 +87,47 @@ def test_slopes_of_the_largest_grouping_are_integrated_out(
     }  # fmt: skip
     assert np.all(np.std(fit.samples["h_effects"], axis=(0, 1)) > 0)
     assert np.all(fit.predict(CROSSED).mean > 0)
+
+
+def test_weights_are_exact() -> None:
+    """Their mean over proposals is the evidence, summed over nodes for all effects together."""
+    model = MixedEffects(
+        "y ~ 1 + (1 | g) + (1 | h)", likelihood="poisson",
+        priors={
+            "g_scale": 0.8, "h_scale": 1.2, "coefficients": {"Intercept": dist.Normal(0.5, 1.5)},
+        },
+    )  # fmt: skip
+    table = {"y": np.array([0, 9, 1, 4, 0, 2, 7]), "g": [0, 0, 1, 1, 2, 2, 2],
+             "h": [0, 1, 0, 1, 0, 0, 1]}  # fmt: skip
+    nodes, weight = np.polynomial.hermite_e.hermegauss(60)
+    weight = weight / weight.sum()
+    # The intercept and both effects of h on a grid, those of g summed out at each of its points.
+    intercept, first, second = np.meshgrid(0.5 + 1.5 * nodes, 1.2 * nodes, 1.2 * nodes)
+    joint = np.ones(intercept.shape)
+    for group in range(3):
+        own = [n for n in range(7) if table["g"][n] == group]
+        inner = np.zeros(intercept.shape)
+        for effect, share in zip(0.8 * nodes, weight, strict=True):
+            rows = np.zeros(intercept.shape)
+            for n in own:
+                predictor = intercept + effect + (second if table["h"][n] else first)
+                rows += table["y"][n] * predictor - np.exp(predictor)
+                rows -= scipy.special.gammaln(table["y"][n] + 1)
+            inner += share * np.exp(rows)
+        joint *= inner
+    exact = np.log(np.einsum("jik,i,j,k->", joint, weight, weight, weight))
+    with jax.enable_x64(True):
+        (data,) = model.arguments(model.design(table))
+        whole = Integral.of(model.program, data, ["g", "h"], coefficients=True)
+        conditional = quadrature_sampler._conditional(IntegralDensity.of_integral(whole), ["g"])
+        conditional = replace(conditional, num_nodes=15)
+        with workers(2) as pool:
+            proposals = _Proposals(conditional, pool, np.random.default_rng(0))
+            found = np.concatenate([logs for logs, _ in proposals(np.zeros((4096, 0)))])
+    found -= 1.5 * np.log(2 * np.pi)  # Of the three standard Normals, which the weights leave out.
+    error = np.std(np.exp(found - exact)) / 64
+    assert error < 0.01
+    assert abs(np.mean(np.exp(found - exact)) - 1) < 4 * error
 
 
 def test_scales_that_are_numbers() -> None:

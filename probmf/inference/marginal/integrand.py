@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from probmf.effects import Standard
+from probmf.effects.columns import lead_groups
 from probmf.effects.conditional_draws import draw_effects_of_groups
 from probmf.effects.laplace import Blocks, Tables, draw_near_mode, log_laplace
 from probmf.effects.quadrature import Groups, log_integrals
@@ -51,11 +52,7 @@ class Integrand(NamedTuple):
     @property
     def groups(self) -> Groups:
         """The groups whose integral is by quadrature."""
-        system = self.system
-        tril, design, group = system.trils[0], system.designs[0], system.pattern.group
-        columns = design @ tril if tril.ndim == 2 else jnp.einsum("na,nab->nb", design, tril[group])
-        size = system.pattern.shapes[0][0]
-        return Groups(system.rows, system.offset, group, columns, size)
+        return lead_groups(self.system)
 
     def of_rows(self, keep: Bool[Array, " n"]) -> "Integrand":
         """The same of some of the rows."""

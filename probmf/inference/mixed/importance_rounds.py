@@ -143,6 +143,8 @@ class Rounds:
                 self.weigh()
                 status = f"{self.num:,} densities, k-hat {self.k_hat:.2f}"
                 bar.update(task, completed=min(num_samples, self.effective), status=status)
+                if self.is_hopeless(num_samples, limit):
+                    break
             count = num_samples
         except KeyboardInterrupt:
             count = min(num_samples, self.settle())
@@ -152,6 +154,11 @@ class Rounds:
                 f"{K_HAT_GATE}"
             )
         return count
+
+    def is_hopeless(self, num_samples: int, limit: int) -> bool:
+        """True if weights stay bad with the last law, and the most proposals are far too few."""
+        refitted = len(self.laws) > MAX_ROUNDS and not self.k_hat < K_HAT_GATE
+        return refitted and 2 * self.effective * limit < num_samples * self.num
 
     def extend(self, num: int) -> None:
         """Make and evaluate proposals from the last law; what is evaluated stays if it stops."""

@@ -299,11 +299,16 @@ class IntegralDensity(Potential):
         found: Array = log_density(_prior, self.args, {}, dict(latents))[0]
         return found
 
+    def log_prior_of(self, vector: Array) -> Array:
+        """Log density without the observations at a vector, to be traced."""
+        found: Array = -potential_energy(_prior, self.args, {}, self.unravel(vector))
+        return found
+
     def value_from(self, vector: Array, start: Tables) -> tuple[Array, Tables]:
         """Log density, and modes of what is integrated out, searched from others; to be traced."""
         rest = self.rest(self.latents(vector))
         evidence, modes = self.integral.evidence(rest, start)
-        return evidence - potential_energy(_prior, self.args, {}, self.unravel(vector)), modes
+        return evidence + self.log_prior_of(vector), modes
 
     def sites_at(self, vector: Array, modes: Tables) -> dict[str, Array]:
         """All sites at a vector, what is integrated out at its modes, to be traced."""

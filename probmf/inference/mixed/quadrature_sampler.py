@@ -1,11 +1,11 @@
 """Draws of mixed models of any response: one grouping by quadrature, all that is left sampled.
 
-Few numbers are drawn by importance sampling about their mode. Of many the mode of scales with all
-effects integrated out by Laplace's approximation, and the curvature there and at the mode of the
-others, give NUTS its metric: nothing but its step size is adapted.
+The mode of scales with all effects integrated out by Laplace's approximation begins importance
+sampling of all that is left. Where that cannot serve, the curvature there and at the mode of the
+others gives NUTS its metric: nothing but its step size is adapted.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -23,30 +23,30 @@ from probmf.effects.quadrature import (
     gauss_hermite,
     log_ratios,
 )
-from probmf.inference.drawn_back import PIECE, SiteArrays, drawn_back
-from probmf.inference.importance import Mode, NoModeError, find_mode, resample
-from probmf.inference.marginal.evaluators import NotServedError, cut
-from probmf.inference.marginal.host_density import CHUNK
+from probmf.inference.importance import Mode, find_mode
+from probmf.inference.marginal.evaluators import NotServedError
 from probmf.inference.mixed.boundary import row_information
 from probmf.inference.mixed.importance_rounds import (
     MAX_DIMS,
-    Clock,
     ImportanceDraws,
-    Rounds,
-    most_densities,
 )
 from probmf.inference.mixed.integral import Integral, IntegralDensity
+from probmf.inference.mixed.quadrature_importance import (
+    NUM_CHAINS,
+    Conditional,
+    Drawing,
+    Line,
+    draw_weighted,
+    traced_programs,
+)
 from probmf.inference.nuts.pooled_warmup import MAX_DENSE, PooledNuts
 from probmf.inference.nuts.transitions import Chains, Settings, constrain_chains, run_nuts
 from probmf.inference.potential import Potential, mixed_potential
 from probmf.models.mixed.arrays import GroupTerm, MixedData
 from probmf.models.mixed.program import MixedProgram
 from probmf.rows.store import num_workers
-from probmf.run.driver import progress_bar
 from probmf.run.threads import Workers, workers
 
-#: Chains.
-NUM_CHAINS = 4
 #: Transitions that adapt the step size, and the acceptance rate that it aims at.
 NUM_WARMUP, ACCEPT = 50, 0.75
 #: The same where fewer numbers than so many are left, mostly scales, of no Normal density:
@@ -128,81 +128,61 @@ def sample_by_quadrature(
     whole = Integral.of(program, data, names, coefficients=True)
     terms = largest_grouping(whole)
     outer = IntegralDensity.of_integral(whole)
-    mode, at_mode = _mode_of(outer)
-    inner_program = replace(program, centered=_centred(program, data, terms, at_mode))
-    integral = Integral.of(inner_program, data, terms, num_nodes=1)
-    integral = replace(integral, **_nodes(integral, at_mode))
+    search = _ModeSearch(outer)
+    conditional, why = None, ""
+    drawn: ImportanceDraws | ChainDraws | None = None
+    with workers(num_workers()) as pool:
+        ready = pool.submit(search.compile)
+        try:
+            conditional = _conditional(outer, terms)
+            # Compiled while the mode is looked for: the fewest nodes mostly serve.
+            for compile_one in traced_programs(conditional, num_samples):
+                pool.submit(compile_one)
+        except NotServedError as error:
+            why = str(error)
+        ready.result()
+        found = search.find(pool)
+        loose = replace(program, centered=_centred(program, data, terms, found.sites))
+        inner = Integral.of(loose, data, terms, num_nodes=1)
+        inner = replace(inner, **_nodes(inner, found.sites))
+        if conditional is not None:
+            try:
+                conditional = conditional.about(inner.num_nodes, inner.near, found.modes[1:])
+                drawn = draw_weighted(
+                    conditional, found.mode, num_samples, key, pool, max_densities, progress
+                )
+            except NotServedError as error:
+                why = str(error)
+    if drawn is None:
+        drawn = _by_nuts(inner, outer, found, num_samples, key, why, progress)
+    return QuadratureDraws(drawn, inner.sites, inner.num_nodes)
+
+
+def _by_nuts(
+    integral: Integral,
+    outer: IntegralDensity,
+    found: "_Found",
+    num_samples: int,
+    key: Array,
+    why: str,
+    progress: bool | None,
+) -> ChainDraws:
+    """All that is left by NUTS, begun about the mode."""
     density = IntegralDensity.of_integral(integral)
-    values = _as_sampled(inner_program, data, at_mode)
+    values = _as_sampled(integral.program, integral.data, found.sites)
     centre = np.asarray(density.unconstrain(jax.tree.map(jnp.asarray, values)), np.float64)
     start_key, run_key, draw_key = jax.random.split(key, 3)
     each = -(-num_samples // NUM_CHAINS)
-    drawing = _Drawing(density, each, draw_key)
-    fallback = ""
-    drawn: ImportanceDraws | ChainDraws | None = None
-    if 0 < density.num_dims <= MAX_DIMS:
-        try:
-            drawn = _by_importance(drawing, centre, num_samples, start_key, max_densities, progress)
-        except NotServedError as error:
-            fallback = str(error)
-    if drawn is None:
-        # Compiled in a thread while the chains' own program is.
-        with workers(1) as pool:
-            pool.submit(drawing.compile)
-            chains, num_warmup = _run_chains(
-                density, centre, outer, mode.covariance, each, start_key, run_key, progress
-            )
-        samples = drawing.sites(chains.vectors)
-        chains = chains.first(next(iter(samples.values())).shape[1])
-        drawn = ChainDraws(samples, chains, num_warmup, fallback)
-    return QuadratureDraws(drawn, integral.sites, integral.num_nodes)
-
-
-def _by_importance(
-    drawing: "_Drawing",
-    centre: np.ndarray,
-    num_samples: int,
-    key: Array,
-    max_densities: int | None,
-    progress: bool | None,
-) -> ImportanceDraws:
-    """Independent draws by weight, with their effects from the conditional given each.
-
-    Raises:
-        NotServedError: If there is no mode, or k-hat stays above the gate.
-        KeyboardInterrupt: After an interruption before there are draws that can be trusted.
-    """
-    clock, rng = Clock(), as_generator(key)
-    with workers(num_workers()) as pool, progress_bar(progress) as bar:
-        task = bar.add_task("mode", total=None, status="")
-        evaluate = _Proposals(drawing.density, pool)
-        # Compiled in threads while the mode is looked for.
-        compiled = pool.submit(evaluate.compile)
+    drawing = Drawing(_drawn, density, [density.vector], each, draw_key)
+    # Compiled in a thread while the chains' own program is.
+    with workers(1) as pool:
         pool.submit(drawing.compile)
-        try:
-            mode = find_mode(_score_of(drawing.density), centre)
-        except NoModeError as error:
-            raise NotServedError(str(error)) from None
-        clock.mark("mode")
-        compiled.result()
-        clock.mark("compilation")
-        rounds = Rounds(evaluate, rng, mode)
-        count = rounds.run(num_samples, most_densities(num_samples, max_densities), bar, task)
-        clock.mark("proposals")
-    chosen = rounds.points[resample(rounds.weights, count, rng)]
-    # In random order, so that any are draws; the last piece is filled up.
-    each = -(-count // NUM_CHAINS)
-    chosen = np.concatenate([chosen, chosen[: each * NUM_CHAINS - count]])
-    found = drawing.sites(chosen.reshape(NUM_CHAINS, each, -1))
-    samples = {
-        name: np.reshape(site, (-1, *site.shape[2:]))[:count] for name, site in found.items()
-    }
-    clock.mark("draws")
-    complete = all(len(site) == num_samples for site in samples.values())
-    return ImportanceDraws(
-        samples, rounds.k_hat, rounds.num, mode.num_evaluations, rounds.effective, clock.seconds,
-        complete, "",
-    )  # fmt: skip
+        chains, num_warmup = _run_chains(
+            density, centre, outer, found.mode.covariance, each, start_key, run_key, progress
+        )
+    samples = drawing.sites(chains.vectors)
+    chains = chains.first(next(iter(samples.values())).shape[1])
+    return ChainDraws(samples, chains, num_warmup, why)
 
 
 def _without_groups(
@@ -222,31 +202,91 @@ def _without_groups(
     return QuadratureDraws(ChainDraws(samples, chains, num_warmup, ""), (), 0)
 
 
-def _mode_of(density: IntegralDensity) -> tuple[Mode, dict[str, np.ndarray]]:
-    """The mode, and all sites there: each search for the effects' modes begins at the last one's.
+class _Found(NamedTuple):
+    """The mode, whitened effects there, and all sites."""
 
-    Of nothing at all, where all scales are numbers, there is no mode to find.
+    mode: Mode
+    modes: Tables
+    sites: dict[str, np.ndarray]
+
+
+class _ModeSearch:
+    """The mode, all effects and coefficients integrated out by Laplace's approximation.
+
+    Each search for the effects' modes begins at the last one's end. Linear algebra is on one core:
+    what it gives does not depend on how many there are.
+
+    Args:
+        density: The density.
     """
-    dtype, zeros = density.vector.dtype, density.integral.zeros()
-    modes, run = zeros, density.compiled(_score_from, density.vector, zeros)
 
-    def score(vector: np.ndarray) -> tuple[float, np.ndarray]:
-        nonlocal modes
-        (value, found), gradient = run(density, jnp.asarray(vector, dtype), modes)
+    def __init__(self, density: IntegralDensity) -> None:
+        """Trace the program."""
+        self.density, self.dtype = density, density.vector.dtype
+        self.zeros = self.modes = density.integral.zeros()
+        self.run = density.compiled(_score_from, density.vector, self.zeros)
+
+    def compile(self) -> None:
+        """Have the program ready."""
+        self.run.lower(self.density, self.density.vector, self.zeros).compile()
+
+    def find(self, pool: Workers) -> _Found:
+        """The mode, and what is there."""
+        density = self.density
+        # Of nothing at all, where all scales are numbers, there is no mode to find.
+        mode = Mode(np.zeros(0), 0.0, np.zeros((0, 0)), 0)
+        if density.num_dims:
+            mode = find_mode(
+                self._score,
+                density.start(),
+                side_by_side=lambda given: pool.map(self._slope, given),
+            )
+        self._score(mode.vector)
+        vector = jnp.asarray(mode.vector, self.dtype)
+        sites = _run(IntegralDensity.sites_at, density, vector, self.modes)
+        own = {name: np.asarray(value, np.float64) for name, value in sites.items()}
+        return _Found(mode, self.modes, own)
+
+    def _score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
+        (value, found), gradient = self.run(
+            self.density, jnp.asarray(vector, self.dtype), self.modes
+        )
         finite = np.isfinite(value) and all(np.all(np.isfinite(table)) for table in found)
-        modes = found if finite else zeros
+        self.modes = found if finite else self.zeros
         return float(value), np.asarray(gradient, np.float64)
 
-    mode = Mode(np.zeros(0), 0.0, np.zeros((0, 0)), 0)
-    if density.num_dims:
-        mode = find_mode(score, density.start())
-    score(mode.vector)
-    sites = _run(IntegralDensity.sites_at, density, jnp.asarray(mode.vector, dtype), modes)
-    return mode, {name: np.asarray(value, np.float64) for name, value in sites.items()}
+    def _slope(self, vector: np.ndarray) -> np.ndarray:
+        point = jnp.asarray(vector, self.dtype)
+        return np.asarray(self.run(self.density, point, self.modes)[1], np.float64)
 
 
 def _score_from(density: IntegralDensity, vector: Array, start: Tables) -> Any:
     return jax.value_and_grad(density.value_from, has_aux=True)(vector, start)
+
+
+def _conditional(outer: IntegralDensity, terms: Sequence[str]) -> Conditional:
+    """The coefficients and effects that stay given the rest, with as many nodes as mostly serve.
+
+    Raises:
+        NotServedError: If the rest is of too many numbers, or a grouping of more effects leads.
+    """
+    if outer.num_dims > MAX_DIMS:
+        raise NotServedError(
+            f"{outer.num_dims} scales and other numbers are left, more than the {MAX_DIMS} that "
+            "importance sampling serves"
+        )
+    integral, dtype = outer.integral, outer.vector.dtype
+    lead, own = (
+        integral.blocks[0],
+        {t.effects_site for t in integral.data.groups if t.name in terms},
+    )
+    if {layout.name for layout in lead.layouts} != own:
+        told = " and ".join(layout.name for layout in lead.layouts)
+        raise NotServedError(f"{told} has more effects for each group than a quadrature serves")
+    size = integral.pattern.num_columns
+    start = Line(outer.vector, np.zeros(size, dtype), np.zeros((outer.num_dims, size), dtype))
+    near = np.zeros((lead.num_groups, lead.dim), dtype)
+    return Conditional(outer, NODES[lead.dim][0], near, start)
 
 
 def largest_grouping(whole: Integral) -> list[str]:
@@ -420,74 +460,6 @@ def _positive_inverse(matrix: np.ndarray) -> np.ndarray:
     values, axes = np.linalg.eigh(matrix)
     values = np.maximum(np.abs(values), 1e-10 * np.max(np.abs(values)))
     return (axes / values) @ axes.T
-
-
-class _Proposals:
-    """Log densities of proposals, in chunks side by side; see `Rounds`."""
-
-    def __init__(self, density: IntegralDensity, pool: Workers) -> None:
-        """Trace the program of a chunk."""
-        self.density, self.pool = density, pool
-        self.example = np.zeros((CHUNK, density.num_dims), density.vector.dtype)
-        self.run = density.compiled(_log_densities, self.example)
-
-    def compile(self) -> None:
-        """Have the program ready."""
-        self.run.lower(self.density, self.example).compile()
-
-    def __call__(self, points: np.ndarray) -> Iterator[tuple[np.ndarray, SiteArrays]]:
-        """Log densities, and no sites: these are drawn for the proposals that are chosen."""
-        found = self.pool.stream(self._one, self._pieces(points))
-        for some, values in zip(cut(points, CHUNK), found, strict=True):
-            yield values[: len(some)], {}
-
-    def _pieces(self, points: np.ndarray) -> Iterator[np.ndarray]:
-        for some in cut(points.astype(self.example.dtype), CHUNK):
-            yield np.concatenate([some, np.repeat(some[-1:], CHUNK - len(some), axis=0)])
-
-    def _one(self, piece: np.ndarray) -> np.ndarray:
-        values = np.asarray(self.run(self.density, piece), np.float64)
-        return np.where(np.isfinite(values), values, -np.inf)
-
-
-def _log_densities(density: IntegralDensity, vectors: Array) -> Array:
-    return jax.lax.map(density.log_density, vectors)
-
-
-class _Drawing:
-    """All sites at draws of what is left, the effects drawn from their conditional."""
-
-    def __init__(self, density: IntegralDensity, num_samples: int, key: Array) -> None:
-        """Trace the program for pieces of so many draws of a chain."""
-        self.density, self.num_samples = density, num_samples
-        keys = jax.random.split(key, NUM_CHAINS * num_samples)
-        self.words = np.asarray(jax.random.key_data(keys)).reshape(NUM_CHAINS, num_samples, -1)
-        size = min(PIECE, num_samples)
-        vectors = np.zeros((size, density.num_dims), density.vector.dtype)
-        self.example = jnp.asarray(vectors), jnp.asarray(self.words[0, :size])
-        self.run = density.compiled(_drawn, *self.example)
-
-    def compile(self) -> None:
-        """Have the program ready."""
-        self.run.lower(self.density, *self.example).compile()
-
-    def sites(self, vectors: Float[np.ndarray, "chain draw d"]) -> dict[str, np.ndarray]:
-        """Sites at each draw, chains side by side; after an interruption at the first draws."""
-        vectors = np.asarray(vectors, self.density.vector.dtype)
-        with workers(num_workers()) as pool:
-
-            def draw(at: np.ndarray) -> dict[str, np.ndarray]:
-                given = zip(vectors[:, at], self.words[:, at], strict=True)
-                parts = list(
-                    pool.map(lambda own: jax.device_get(self.run(self.density, *own)), given)
-                )
-                return {
-                    name: np.stack([part[name] for part in parts])
-                    for name in parts[0]
-                    if not name.endswith("_effects_raw")
-                }
-
-            return drawn_back(draw, vectors.shape[1], min(PIECE, self.num_samples))
 
 
 def _drawn(density: IntegralDensity, vectors: Array, words: Array) -> dict[str, Array]:

@@ -17,11 +17,8 @@ from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.evaluators import NotServedError
 from probmf.inference.mixed.importance_rounds import ImportanceDraws
 from probmf.inference.mixed.importance_sampler import draw_marginal
-from probmf.inference.mixed.quadrature_sampler import (
-    NUM_CHAINS,
-    NoGroupingError,
-    sample_by_quadrature,
-)
+from probmf.inference.mixed.quadrature_importance import NUM_CHAINS
+from probmf.inference.mixed.quadrature_sampler import NoGroupingError, sample_by_quadrature
 from probmf.inference.nuts.pooled_warmup import PooledNuts
 from probmf.inference.nuts.transitions import NoStartError, constrain_chains
 from probmf.inference.potential import mixed_potential
@@ -78,9 +75,11 @@ def sample_marginal(
     .. math:: p(y \mid \psi) = \prod_j \int N(u_j; 0, \Sigma) \prod_{n \in j}
        f(y_n \mid \eta_n(\psi) + z_n^\top u_j)\, du_j,
 
-    and the effects are drawn from their conditional given each draw of what is left, :math:`\psi`:
-    up to 20 numbers by the same importance sampling, more by four chains of NUTS with the metric of
-    the mode. A formula without group terms has nothing to integrate out, and goes to NUTS.
+    and drawn from their conditional given each draw of what is left, :math:`\psi`. That is drawn by
+    importance sampling, too: scales and the likelihood's own parameters as above, coefficients and
+    the effects of other groupings given these by a t distribution about the mode of their
+    conditional. Where that cannot serve, four chains of NUTS take over with the metric of the mode.
+    Without group terms all is left, for NUTS.
 
     Args:
         model: A mixed model.

@@ -1,0 +1,151 @@
+r"""Effects that stay where one grouping is integrated out by quadrature.
+
+With the leading effects integrated out, the whitened effects x of the other blocks have the density
+
+.. math::
+    F(x) = \sum_j \log \int N(v_j; 0, I) \prod_{n \in j} f(y_n \mid o_n + z_n^\top L v_j +
+        c_n^\top P x)\, dv_j - \tfrac12 |x|^2 .
+
+Its mode is found with the exact slope and the curvature S of Laplace's approximation at the leading
+effects' modes: the Schur complement of their block. A distribution of that centre and precision
+proposes effects, whose weights are exact whatever the centre and the precision are.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from probmf.effects.evidence_and_draws import eliminate, remainder_shapes
+from probmf.effects.laplace import Blocks, Tables
+from probmf.effects.linalg import solve_lower
+from probmf.effects.quadrature import Groups, log_integrals
+from probmf.effects.remainder import factor_remainder, scale_columns
+from probmf.effects.statistics import collect_statistics
+
+#: Squared distance to the mode, in standard deviations of all effects together, from which one more
+#: step will do.
+NEAR = 0.3
+#: Iterations, halvings among them.
+MOST_ITERATIONS = 30
+
+
+def lead_groups(blocks: Blocks, columns: Float[Array, " D"] | None = None) -> Groups:
+    """The groups of the leading block, given the whitened effects of the others.
+
+    Args:
+        blocks: The rows with their effects.
+        columns: The others' effects; none where there are no others.
+    """
+    pattern, offset, tril = blocks.pattern, blocks.offset, blocks.trils[0]
+    if columns is not None and pattern.num_columns:
+        shapes, trils = remainder_shapes(pattern), tuple(blocks.trils[1:])
+        flat = scale_columns(shapes, trils, columns[:, None], transpose=False)[:, 0]
+        rest = jnp.concatenate(list(blocks.designs[1:]), axis=1)
+        offset = offset + jnp.sum(rest * flat[pattern.column], axis=1)
+    design, group = blocks.designs[0], pattern.group
+    own = design @ tril if tril.ndim == 2 else jnp.einsum("na,nab->nb", design, tril[group])
+    return Groups(blocks.rows, offset, group, own, pattern.shapes[0][0])
+
+
+class Columns(NamedTuple):
+    """Whitened effects of all blocks but the leading one, which is integrated out.
+
+    Attributes:
+        blocks: The rows with their effects, as numbers that nothing is differentiated by.
+        num_nodes: Nodes of the quadrature for each leading effect.
+        near: Leading effects near their modes, about which nodes are held.
+    """
+
+    blocks: Blocks
+    num_nodes: int
+    near: Float[Array, "groups d"]
+
+    def tables(self, columns: Float[Array, " D"]) -> Tables:
+        """The same by block."""
+        pattern = self.blocks.pattern
+        return [
+            columns[start : start + groups * dim].reshape(groups, dim)
+            for start, (groups, dim) in zip(pattern.offsets, pattern.shapes[1:], strict=True)
+        ]
+
+    def log_density(self, columns: Float[Array, " D"]) -> tuple[Float[Array, ""], Array]:
+        """F but for the constant of the Normal, and the modes of the leading effects.
+
+        Cost O(n num_nodes^d).
+        """
+        groups = lead_groups(self.blocks, columns)
+        found, modes = log_integrals(groups, self.num_nodes, self.near, held=True)
+        return jnp.sum(found) - 0.5 * jnp.sum(jnp.square(columns)), modes
+
+    def factor(self, columns: Float[Array, " D"], modes: Array) -> Float[Array, "D D"]:
+        """Lower factor R of the precision S at the leading effects' modes. Cost O(n q^2 + D^3)."""
+        blocks, pattern = self.blocks, self.blocks.pattern
+        groups = lead_groups(blocks, columns)
+        weight = blocks.rows.differentiate(groups.predictor(modes)).weight
+        # Where a density bends upwards the prior's curvature serves.
+        weight = jnp.maximum(weight, 0.0)
+        sums = collect_statistics(pattern, blocks.designs, jnp.zeros_like(weight), weight)
+        one = jnp.ones((), weight.dtype)
+        _, system, _ = eliminate(pattern, sums, blocks.trils, one, False)
+        shapes = remainder_shapes(pattern)
+        return factor_remainder(shapes, system, tuple(blocks.trils[1:]), one)[0]
+
+    def normal(self, start: Float[Array, " D"]) -> tuple[Float[Array, " D"], Float[Array, "D D"]]:
+        """Centre and factor R of the precision of the Normal that is near the density.
+
+        Args:
+            start: Where the search for the mode begins.
+
+        Returns:
+            The mode, to a tenth of a standard deviation, and R of the last place that was looked
+            at: one factorization for each iteration.
+        """
+        small = jnp.finfo(start.dtype).eps
+
+        def look(columns: Array) -> tuple[Array, Array, Array, Array]:
+            """The density, the precision's factor, the step, and twice the gain it promises."""
+            value_and_slope = jax.value_and_grad(self.log_density, has_aux=True)
+            (value, modes), slope = value_and_slope(columns)
+            factor = self.factor(columns, modes)
+            half = solve_lower(factor, slope)
+            return value, factor, solve_lower(factor, half, transpose=True), half @ half
+
+        def move(state: _Ascent) -> _Ascent:
+            new = state.columns + state.length * state.step
+            value, factor, step, left = look(new)
+            # No less but for rounding; a comparison with NaN is false.
+            good = value >= state.value - 10 * small * (1 + jnp.abs(state.value))
+            taken = _Ascent(new, value, factor, step, jnp.ones_like(left), left, state.num_steps)
+            halved = state._replace(length=0.5 * state.length)
+            found = jax.tree.map(lambda one, other: jnp.where(good, one, other), taken, halved)
+            return found._replace(num_steps=state.num_steps + 1)
+
+        def is_on(state: _Ascent) -> Array:
+            return (state.left * state.length > NEAR) & (state.num_steps < MOST_ITERATIONS)
+
+        value, factor, step, left = look(start)
+        begin = _Ascent(
+            start, value, factor, step, jnp.ones_like(left), left, jnp.zeros((), jnp.int32)
+        )
+        end = lax.while_loop(is_on, move, begin)
+        return end.columns + end.length * end.step, end.factor
+
+
+class _Ascent(NamedTuple):
+    """State of the search: where it is, where it goes, how far, and what is left."""
+
+    columns: Array
+    value: Array
+    factor: Array
+    step: Array
+    length: Array
+    left: Array
+    num_steps: Array
+
+
+def log_abs_det(factor: Float[Array, "D D"]) -> Float[Array, ""]:
+    """Logarithm of the determinant of a lower factor."""
+    return jnp.sum(jnp.log(jnp.diagonal(factor)))

@@ -1,0 +1,350 @@
+r"""Importance sampling where the effects of one grouping are integrated out by quadrature.
+
+Scales, and what else has no Normal prior, :math:`\theta`, are proposed by mixtures of t
+distributions; given them the coefficients and the effects of the other groupings, x, by the t
+distribution that is near their conditional, about its mode. The weight of both together,
+
+.. math:: w = p(y, x, \theta) / (q(\theta)\, q(x \mid \theta)),
+
+is exact, but for the quadrature.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from probmf.data import wrap_words
+from probmf.data.keys import as_generator
+from probmf.effects.columns import Columns, lead_groups, log_abs_det
+from probmf.effects.conditional_draws import draw_effects_of_groups
+from probmf.effects.laplace import Tables
+from probmf.effects.linalg import solve_lower
+from probmf.inference.drawn_back import PIECE, SiteArrays, drawn_back
+from probmf.inference.importance import (
+    DEGREES,
+    Mode,
+    effective_size,
+    log_standard_t,
+    resample,
+    standard_t,
+)
+from probmf.inference.marginal.evaluators import NotServedError, cut
+from probmf.inference.mixed.importance_rounds import (
+    KEEP_NUMBERS,
+    Clock,
+    ImportanceDraws,
+    Rounds,
+    most_densities,
+)
+from probmf.inference.mixed.integral import IntegralDensity
+from probmf.rows.store import num_workers
+from probmf.run.compilation import count_numbers, traced_jit
+from probmf.run.driver import progress_bar
+from probmf.run.threads import Workers, workers
+
+#: Chains of draws, and pieces that are drawn side by side.
+NUM_CHAINS = 4
+#: Proposals of the effects alone, and how many of them have to be effective.
+TRIED, LEAST = 64, 2.0
+#: Proposals of one call: fewer where each factors a matrix of more columns than this.
+CHUNK, CHUNK_OF_MANY, MANY = 32, 4, 200
+
+
+class Line(NamedTuple):
+    """Whitened effects by the rest, to first order: where the search for their centre begins.
+
+    Attributes:
+        at: The rest.
+        effects: Effects there.
+        slope: Their derivatives.
+    """
+
+    at: Float[Array | np.ndarray, " d"]
+    effects: Float[Array | np.ndarray, " D"]
+    slope: Float[Array | np.ndarray, "d D"]
+
+    def __call__(self, vector: Array) -> Float[Array, " D"]:
+        """Effects at another place."""
+        return jnp.asarray(self.effects) + (vector - self.at) @ self.slope
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["density", "near", "start"],
+    meta_fields=["num_nodes"],
+)
+@dataclass(frozen=True, eq=False)
+class Conditional:
+    """The coefficients and effects that stay, nearly Normal given the rest; a pytree.
+
+    Attributes:
+        density: The density with all effects and coefficients integrated out.
+        num_nodes: Nodes of the quadrature for each effect of the leading grouping.
+        near: Its whitened effects near their modes.
+        start: Where the search for the others' centre begins.
+    """
+
+    density: IntegralDensity
+    num_nodes: int
+    near: Float[Array | np.ndarray, "groups d"]
+    start: Line
+
+    def about(self, num_nodes: int, near: Any, tables: Tables) -> "Conditional":
+        """The same about other effects: the leading grouping's with their nodes, and the rest."""
+        flat = np.concatenate([np.zeros(0), *(np.ravel(table) for table in tables)])
+        start = self.start._replace(effects=flat.astype(self.density.vector.dtype))
+        return replace(self, num_nodes=num_nodes, near=near, start=start)
+
+    @property
+    def num_columns(self) -> int:
+        """Number of coefficients and effects that stay."""
+        return int(self.density.integral.pattern.num_columns)
+
+    @property
+    def degrees(self) -> float:
+        """Degrees of freedom of their proposals, whose lengths vary little where they are many."""
+        return max(DEGREES, float(self.num_columns))
+
+    def columns(self, vector: Array) -> Columns:
+        """The columns at a vector, to be traced."""
+        density = self.density
+        blocks = density.integral.system(density.rest(density.latents(vector))).held()
+        return Columns(blocks, self.num_nodes, jnp.asarray(self.near))
+
+    def propose(self, vector: Array, noise: Array) -> tuple[Array, Array]:
+        """Log density over that of the noise, and effects, to be traced."""
+        columns = self.columns(vector)
+        value = self.density.log_prior_of(vector)
+        if not self.num_columns:
+            return value + columns.log_density(noise)[0], noise
+        center, factor = columns.normal(self.start(vector))
+        effects = center + solve_lower(factor, noise, transpose=True)
+        return value + columns.log_density(effects)[0] - log_abs_det(factor), effects
+
+    def sites(self, vector: Array, effects: Array, words: Array) -> dict[str, Array]:
+        """All sites, the leading grouping's effects drawn, to be traced."""
+        density, columns = self.density, self.columns(vector)
+        values = density.constrain(vector)
+        own = draw_effects_of_groups(lead_groups(columns.blocks, effects), wrap_words(words))
+        rest = density.rest({name: values[name] for name in density.sites})
+        return values | density.integral.effects(rest, [own, *columns.tables(effects)])
+
+
+def draw_weighted(
+    conditional: Conditional,
+    mode: Mode,
+    num_samples: int,
+    key: Array,
+    pool: Workers,
+    max_densities: int | None,
+    progress: bool | None,
+) -> ImportanceDraws:
+    """Independent draws by weight, with their effects from the conditional given each.
+
+    Args:
+        conditional: What stays, given the rest.
+        mode: The mode of the rest.
+        num_samples: Draws wanted.
+        key: JAX key.
+        pool: Threads.
+        max_densities: The most proposals; see `sample_marginal`.
+        progress: Show a bar.
+
+    Raises:
+        NotServedError: If k-hat stays above the gate.
+        KeyboardInterrupt: After an interruption before there are draws that can be trusted.
+    """
+    start_key, draw_key = jax.random.split(key)
+    clock, rng = Clock(), as_generator(start_key)
+    limit = most_densities(num_samples, max_densities)
+    if conditional.num_columns:
+        limit = min(limit, KEEP_NUMBERS // conditional.num_columns)
+    with progress_bar(progress) as bar:
+        task = bar.add_task("compilation", total=None, status="")
+        evaluate = _Proposals(conditional, pool, rng)
+        drawing = _drawing(conditional, num_samples, draw_key)
+        compiled = pool.submit(evaluate.compile)
+        pool.submit(drawing.compile)
+        compiled.result()
+        clock.mark("compilation")
+        bar.update(task, description="centres")
+        evaluate.find_centers(mode)
+        evaluate.check(mode)
+        clock.mark("centres")
+        rounds = Rounds(evaluate, rng, mode)
+        count = rounds.run(num_samples, limit, bar, task)
+        clock.mark("proposals")
+    chosen = resample(rounds.weights, count, rng)
+    # In random order, so that any are draws; the last piece is filled up.
+    each = -(-count // NUM_CHAINS)
+    filled = np.concatenate([chosen, chosen[: each * NUM_CHAINS - count]])
+    (effects,) = rounds.sites(filled)
+    parts = rounds.points[filled], effects["columns"]
+    found = drawing.sites(*(part.reshape(NUM_CHAINS, each, -1) for part in parts))
+    samples = {
+        name: np.reshape(site, (-1, *site.shape[2:]))[:count] for name, site in found.items()
+    }
+    clock.mark("draws")
+    complete = all(len(site) == num_samples for site in samples.values())
+    return ImportanceDraws(
+        samples, rounds.k_hat, rounds.num, mode.num_evaluations, rounds.effective, clock.seconds,
+        complete, "",
+    )  # fmt: skip
+
+
+def traced_programs(conditional: Conditional, num_samples: int) -> list[Callable[[], None]]:
+    """Functions that compile the programs of `draw_weighted`, for threads."""
+    run, examples = _traced_chunk(conditional)
+    drawing = _drawing(conditional, num_samples, jax.random.key(0))
+    return [lambda: run.lower(conditional, *examples).compile(), drawing.compile]
+
+
+def _traced_chunk(conditional: Conditional) -> tuple[Any, tuple[np.ndarray, ...]]:
+    """The program of a chunk of proposals, and an example of its arguments."""
+    size = CHUNK if conditional.num_columns <= MANY else CHUNK_OF_MANY
+    widths = conditional.density.num_dims, conditional.num_columns
+    examples = tuple(np.zeros((size, width), conditional.density.vector.dtype) for width in widths)
+    return traced_jit(_propose, count_numbers(conditional), conditional, *examples), examples
+
+
+def _drawing(conditional: Conditional, num_samples: int, key: Array) -> "Drawing":
+    """Draws of effects, whose program is one for all numbers of nodes."""
+    dtype = conditional.density.vector.dtype
+    parts = conditional.density.vector, np.zeros(conditional.num_columns, dtype)
+    each = -(-num_samples // NUM_CHAINS)
+    return Drawing(_drawn, replace(conditional, num_nodes=0), parts, each, key)
+
+
+class _Proposals:
+    """Log densities of proposals, in chunks side by side; see `Rounds`."""
+
+    def __init__(self, conditional: Conditional, pool: Workers, rng: np.random.Generator) -> None:
+        """Trace the program of a chunk."""
+        self.conditional, self.density, self.pool = conditional, conditional.density, pool
+        self.rng, self.dtype = rng, self.density.vector.dtype
+        self.run, self.examples = _traced_chunk(conditional)
+        self.size = len(self.examples[0])
+
+    def compile(self) -> None:
+        """Have the program ready."""
+        self.run.lower(self.conditional, *self.examples).compile()
+
+    def find_centers(self, mode: Mode) -> None:
+        """Begin all searches from now on at centres by the rest, from those about the mode."""
+        size = len(mode.vector)
+        if not self.conditional.num_columns or not size:
+            return
+        values, axes = np.linalg.eigh(mode.covariance)
+        moves = axes * np.sqrt(values)
+        points = mode.vector + np.concatenate([np.zeros((1, size)), moves.T, -moves.T])
+        center, ahead, behind = np.split(self._centers(points), [1, 1 + size])
+        slope = np.linalg.solve(moves.T, (ahead - behind) / 2)
+        if np.all(np.isfinite(slope)) and np.all(np.isfinite(center)):
+            line = Line(mode.vector, center[0], slope)
+            line = jax.tree.map(lambda part: np.asarray(part, self.dtype), line)
+            self.conditional = replace(self.conditional, start=line)
+
+    def check(self, mode: Mode) -> None:
+        """Raise an error where the effects alone make weights too uneven: no search mends that."""
+        if not self.conditional.num_columns:
+            return
+        points = np.repeat(mode.vector[None], TRIED, axis=0)
+        worth = effective_size(np.concatenate([values for values, _ in self(points)]))
+        if worth < LEAST:
+            raise NotServedError(
+                f"the conditional of the {self.conditional.num_columns:,} coefficients and effects "
+                f"that stay is far from Normal: {TRIED} proposals of them are worth {worth:.1f}"
+            )
+
+    def _centers(self, points: np.ndarray) -> Float[np.ndarray, "num D"]:
+        """Centres of the effects: what is proposed without noise."""
+        noise = np.zeros((self.size, self.conditional.num_columns), self.dtype)
+        given = ((piece, noise) for piece in self._pieces(points))
+        found = [effects for _, effects in self.pool.stream(self._one, given)]
+        return np.concatenate(found)[: len(points)]
+
+    def __call__(self, points: np.ndarray) -> Iterator[tuple[np.ndarray, SiteArrays]]:
+        """Log densities, and the columns' effects that they are of."""
+        width, degrees = self.conditional.num_columns, self.conditional.degrees
+        given = (
+            (piece, standard_t(self.rng, self.size, width, degrees))
+            for piece in self._pieces(points)
+        )
+        for some, (values, effects) in zip(
+            cut(points, self.size), self.pool.stream(self._one, given), strict=True
+        ):
+            yield values[: len(some)], {"columns": effects[: len(some)]}
+
+    def _pieces(self, points: np.ndarray) -> Iterator[np.ndarray]:
+        for some in cut(points.astype(self.dtype), self.size):
+            yield np.concatenate([some, np.repeat(some[-1:], self.size - len(some), axis=0)])
+
+    def _one(self, piece: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        points, noise = piece
+        values, effects = self.run(self.conditional, points, noise.astype(self.dtype))
+        values = np.asarray(values, np.float64)
+        values = values - log_standard_t(noise, self.conditional.degrees)
+        return np.where(np.isfinite(values), values, -np.inf), np.asarray(effects)
+
+
+def _propose(conditional: Conditional, vectors: Array, noise: Array) -> tuple[Array, Array]:
+    return jax.lax.map(lambda both: conditional.propose(*both), (vectors, noise))
+
+
+def _drawn(
+    conditional: Conditional, vectors: Array, effects: Array, words: Array
+) -> dict[str, Array]:
+    return jax.lax.map(lambda parts: conditional.sites(*parts), (vectors, effects, words))
+
+
+class Drawing:
+    """All sites at draws of what is left, the effects drawn from their conditional.
+
+    Args:
+        function: Gives the sites at some draws, from the owner, their parts, and words of keys.
+        owner: A tree of arrays.
+        parts: Part of one draw, by way of example.
+        num_draws: Draws of each chain.
+        key: JAX key.
+    """
+
+    def __init__(
+        self, function: Any, owner: Any, parts: Sequence[np.ndarray], num_draws: int, key: Array
+    ) -> None:
+        """Trace the program for pieces of so many draws of a chain."""
+        self.owner, self.num_draws = owner, num_draws
+        keys = jax.random.split(key, NUM_CHAINS * num_draws)
+        self.words = np.asarray(jax.random.key_data(keys)).reshape(NUM_CHAINS, num_draws, -1)
+        self.size = min(PIECE, num_draws)
+        self.dtypes = [part.dtype for part in parts]
+        some = (np.zeros((self.size, *part.shape), part.dtype) for part in parts)
+        self.examples = (*some, self.words[0, : self.size])
+        self.run = traced_jit(function, count_numbers(owner), owner, *self.examples)
+
+    def compile(self) -> None:
+        """Have the program ready."""
+        self.run.lower(self.owner, *self.examples).compile()
+
+    def sites(self, *parts: Float[np.ndarray, "chain draw ..."]) -> dict[str, np.ndarray]:
+        """Sites at each draw, chains side by side; after an interruption at the first draws."""
+        own = [part.astype(dtype) for part, dtype in zip(parts, self.dtypes, strict=True)]
+        with workers(num_workers()) as pool:
+
+            def draw(at: np.ndarray) -> dict[str, np.ndarray]:
+                given = zip(*(part[:, at] for part in (*own, self.words)), strict=True)
+                found = list(
+                    pool.map(lambda one: jax.device_get(self.run(self.owner, *one)), given)
+                )
+                return {
+                    name: np.stack([part[name] for part in found])
+                    for name in found[0]
+                    if not name.endswith("_effects_raw")
+                }
+
+            return drawn_back(draw, own[0].shape[1], self.size)
