@@ -45,9 +45,12 @@ def lead_groups(blocks: Blocks, columns: Float[Array, " D"] | None = None) -> Gr
         flat = scale_columns(shapes, trils, columns[:, None], transpose=False)[:, 0]
         rest = jnp.concatenate(list(blocks.designs[1:]), axis=1)
         offset = offset + jnp.sum(rest * flat[pattern.column], axis=1)
-    design, group = blocks.designs[0], pattern.group
-    own = design @ tril if tril.ndim == 2 else jnp.einsum("na,nab->nb", design, tril[group])
-    return Groups(blocks.rows, offset, group, own, pattern.shapes[0][0])
+    design = blocks.designs[0]
+    if tril.ndim == 2:
+        own = design @ tril
+    else:
+        own = jnp.einsum("na,nab->nb", design, pattern.of_rows(tril))
+    return Groups(blocks.rows, offset, pattern, own)
 
 
 class Columns(NamedTuple):

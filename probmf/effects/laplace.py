@@ -64,7 +64,7 @@ class Blocks(NamedTuple):
 
     def added(self, effects: Tables) -> Float[Array, " n"]:
         """Their share Z u of the linear predictor."""
-        total = jnp.sum(self.designs[0] * effects[0][self.pattern.group], axis=1)
+        total = jnp.sum(self.designs[0] * self.pattern.of_rows(effects[0]), axis=1)
         if not self.pattern.num_columns:
             return total
         flat = jnp.concatenate([table.ravel() for table in effects[1:]])
@@ -209,7 +209,7 @@ def mode_of_effects(blocks: Blocks, start: Tables | None = None) -> Tables:
         new = [x + state.length * dx for x, dx in zip(state.whitened, state.step, strict=True)]
         joint, slope, weight = look(new)
         # No less but for rounding; a comparison with NaN is false.
-        good = joint >= state.joint - 10 * small * (1 + jnp.abs(state.joint))
+        good = joint >= state.joint - rounding(state)
 
         def take() -> _Ascent:
             step, left = aim(new, slope, weight)
@@ -220,8 +220,13 @@ def mode_of_effects(blocks: Blocks, start: Tables | None = None) -> Tables:
 
         return lax.cond(good, take, halve)
 
+    def rounding(state: _Ascent) -> Array:
+        """Of a sum over the rows, of which no smaller gain can be seen."""
+        return 10 * small * (1 + jnp.abs(state.joint))
+
     def is_on(state: _Ascent) -> Array:
-        return (state.left * state.length > small) & (state.num_steps < MOST_ITERATIONS)
+        enough = state.left * state.length <= rounding(state)
+        return ~enough & (state.num_steps < MOST_ITERATIONS)
 
     first = start
     if first is None:

@@ -146,7 +146,17 @@ def gram_of_lower(lower: Float[Array, "... d d"]) -> Float[Array, "... d d"]:
 def solve_lower(
     factor: Float[Array, "... d d"], vector: Float[Array, "... d"], *, transpose: bool = False
 ) -> Float[Array, "... d"]:
-    """Solve L x = b, or its transpose."""
+    """Solve L x = b, or its transpose; of small matrices in one loop over all of them."""
+    size = factor.shape[-1]
+    if size <= UNROLLED and factor.ndim > 2:
+        found: dict[int, Array] = {}
+        for i in reversed(range(size)) if transpose else range(size):
+            own = vector[..., i]
+            weights = (factor[..., k, i] if transpose else factor[..., i, k] for k in found)
+            for weight, known in zip(weights, found.values(), strict=True):
+                own = own - weight * known
+            found[i] = own / factor[..., i, i]
+        return jnp.stack([found[i] for i in range(size)], axis=-1)
     return lax.linalg.triangular_solve(
         factor, vector[..., None], left_side=True, lower=True, transpose_a=transpose
     )[..., 0]

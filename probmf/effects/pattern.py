@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, Shaped
 
 #: The largest dense remainder: at 8 bytes a number, factor, inverse and the factor's inverse take
 #: 0.8 GB.
@@ -58,7 +58,7 @@ class EntryPairs(NamedTuple):
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["group", "column", "entry", "entry_group", "entry_column", "pairs"],
-    meta_fields=["order", "shapes", "num_rows", "num_columns"],
+    meta_fields=["order", "shapes", "num_rows", "num_columns", "rows_each"],
 )
 @dataclass(frozen=True)
 class Pattern:
@@ -71,6 +71,8 @@ class Pattern:
         shapes: (groups, coefficients per group) of each block, in that order.
         num_rows: Number of observations n.
         num_columns: Number of columns D of the remainder.
+        rows_each: Observations of each leading group where all have as many, side by side in the
+            groups' order; else 0.
         group: Leading group of each observation.
         column: Columns of each observation, one for every coefficient of the other blocks.
         entry: Entry of each of these.
@@ -83,6 +85,7 @@ class Pattern:
     shapes: tuple[tuple[int, int], ...]
     num_rows: int
     num_columns: int
+    rows_each: int
     group: Int[Array, " n"]
     column: Int[Array, "n q"]
     entry: Int[Array, "n q"]
@@ -95,6 +98,19 @@ class Pattern:
         """First column of each block after the leading one."""
         sizes = [groups * dim for groups, dim in self.shapes[1:]]
         return tuple(np.concatenate([[0], np.cumsum(sizes)]).astype(int)[:-1].tolist())
+
+    def sum_by_group(self, values: Shaped[Array, "n ..."]) -> Shaped[Array, "groups ..."]:
+        """Sums over the observations of each leading group."""
+        groups = self.shapes[0][0]
+        if self.rows_each:  # A tenth of the time that scattering takes.
+            return jnp.sum(values.reshape(groups, self.rows_each, *values.shape[1:]), axis=1)
+        return jax.ops.segment_sum(values, self.group, num_segments=groups)
+
+    def of_rows(self, table: Shaped[Array, "groups ..."]) -> Shaped[Array, "n ..."]:
+        """For each observation what its leading group has."""
+        if self.rows_each:
+            return jnp.repeat(table, self.rows_each, axis=0)
+        return table[self.group]
 
 
 def make_pattern(blocks: list[Grouping]) -> Pattern:
@@ -149,6 +165,7 @@ def make_pattern(blocks: list[Grouping]) -> Pattern:
         shapes=((first.num_groups, first.dim), *((b.num_groups, b.dim) for b in rest)),
         num_rows=num_rows,
         num_columns=num_columns,
+        rows_each=_rows_each(group, first.num_groups),
         group=jnp.asarray(group, jnp.int32),
         column=jnp.asarray(column, jnp.int32),
         entry=jnp.asarray(entry, jnp.int32),
@@ -156,6 +173,12 @@ def make_pattern(blocks: list[Grouping]) -> Pattern:
         entry_column=jnp.asarray(entry_column, jnp.int32),
         pairs=pairs,
     )
+
+
+def _rows_each(group: np.ndarray, num_groups: int) -> int:
+    count = len(group) // num_groups
+    alike = len(group) == count * num_groups
+    return count if alike and np.array_equal(group, np.repeat(np.arange(num_groups), count)) else 0
 
 
 def _columns(rest: list[Grouping], num_rows: int) -> np.ndarray:

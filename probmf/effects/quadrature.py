@@ -20,13 +20,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from probmf.effects.linalg import cholesky
+from probmf.effects.linalg import cholesky, solve_lower
+from probmf.effects.pattern import Pattern
 from probmf.effects.row_densities import Derivatives, Rows
 
 #: The most effects of a group: nodes are a grid.
 MAX_DIM = 2
+#: Nodes along each axis that are enough for rows of few kinds, by the number of effects.
+NUM_NODES = {1: 15, 2: 9}
 #: Iterations of Newton's method, halvings among them.
 MOST_ITERATIONS = 100
 #: Squared distance to a mode, in its standard deviations, that will do for where nodes lie.
@@ -39,16 +42,19 @@ class Groups(NamedTuple):
     Attributes:
         rows: The log density of each row.
         offset: The linear predictor without these effects.
-        group: Group of each row.
+        pattern: The group of each row.
         columns: The columns of the effects times the prior's factor, :math:`z_n^\top L`.
-        num_groups: Number of groups.
     """
 
     rows: Rows
     offset: Float[Array, " n"]
-    group: Int[Array, " n"]
+    pattern: Pattern
     columns: Float[Array, "n d"]
-    num_groups: int
+
+    @property
+    def num_groups(self) -> int:
+        """Number of groups."""
+        return self.pattern.shapes[0][0]
 
     def held(self) -> "Groups":
         """The same as numbers that nothing is differentiated by."""
@@ -57,11 +63,11 @@ class Groups(NamedTuple):
 
     def sum(self, values: Float[Array, "n ..."]) -> Float[Array, "groups ..."]:
         """Sums over the rows of each group."""
-        return jax.ops.segment_sum(values, self.group, num_segments=self.num_groups)
+        return self.pattern.sum_by_group(values)
 
     def predictor(self, effects: Float[Array, "groups d"]) -> Float[Array, " n"]:
         """The linear predictor at whitened effects."""
-        return self.offset + jnp.sum(self.columns * effects[self.group], axis=1)
+        return self.offset + jnp.sum(self.columns * self.pattern.of_rows(effects), axis=1)
 
     def joint(self, value: Float[Array, " n"], effects: Float[Array, "groups d"]) -> Array:
         """Logarithm of the integrand by group, but for the constant of the Normal."""
@@ -122,7 +128,7 @@ def log_integrals(
     dtype = mode.dtype
     joint = log_ratios(groups, mode, root, x)
     logdet = jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), axis=-1)
-    total = jax.nn.logsumexp(joint + jnp.asarray(log_weight, dtype)[None], axis=1)
+    total = jax.nn.logsumexp(joint + jnp.asarray(log_weight, dtype)[:, None], axis=0)
     return total - logdet, lax.stop_gradient(mode)
 
 
@@ -131,7 +137,7 @@ def log_ratios(
     mode: Float[Array, "groups d"],
     root: Float[Array, "groups d d"],
     nodes: Float[Array | np.ndarray, "nodes d"],
-) -> Float[Array, "groups nodes"]:
+) -> Float[Array, "nodes groups"]:
     r"""Integrands at nodes, over the Normal density of the nodes themselves.
 
     Args:
@@ -145,13 +151,13 @@ def log_ratios(
     """
 
     def at_node(node: Array) -> Array:
-        effects = mode + solve_upper(root, jnp.broadcast_to(node, mode.shape))
+        effects = mode + solve_lower(root, jnp.broadcast_to(node, mode.shape), transpose=True)
         # Apart from the gathers, with which no loop over the rows would be vectorized.
         value = groups.rows(lax.optimization_barrier(groups.predictor(effects)))
         value = lax.optimization_barrier(value)
         return groups.joint(value, effects) + 0.5 * jnp.sum(jnp.square(node))
 
-    return jax.vmap(at_node, out_axes=1)(jnp.asarray(nodes, mode.dtype))
+    return jax.vmap(at_node)(jnp.asarray(nodes, mode.dtype))
 
 
 def moving_modes(
@@ -172,7 +178,7 @@ def moving_modes(
     modes = lax.stop_gradient(modes)
     found = groups.rows.differentiate(groups.predictor(modes))
     held = lax.stop_gradient(groups.precision(found.weight))
-    moved = modes + solve(cholesky(held), groups.slope(found, modes))
+    moved = modes + _solve(cholesky(held), groups.slope(found, modes))
     weight = groups.rows.differentiate(groups.predictor(moved)).weight
     return moved, cholesky(groups.precision(weight))
 
@@ -221,7 +227,7 @@ def _search(groups: Groups, start: Array | None, enough: float) -> _GroupAscent:
         slope = groups.slope(found, effects)
         # Where a density bends upwards the prior's curvature serves.
         root = cholesky(groups.precision(jnp.maximum(found.weight, 0.0)))
-        step = solve(root, slope)
+        step = _solve(root, slope)
         return groups.joint(found.value, effects), root, step, jnp.sum(step * slope, axis=1)
 
     def move(state: _GroupAscent) -> _GroupAscent:
@@ -251,26 +257,6 @@ def _search(groups: Groups, start: Array | None, enough: float) -> _GroupAscent:
     )
 
 
-def solve(factor: Float[Array, "m d d"], vector: Float[Array, "m d"]) -> Float[Array, "m d"]:
+def _solve(factor: Float[Array, "m d d"], vector: Float[Array, "m d"]) -> Float[Array, "m d"]:
     """Solve R R^T x = b for each group."""
-    return solve_upper(factor, _solve_lower(factor, vector))
-
-
-def _solve_lower(factor: Array, vector: Array) -> Array:
-    rows: list[Array] = []
-    for i in range(vector.shape[1]):
-        done = sum((factor[:, i, k] * rows[k] for k in range(i)), jnp.zeros_like(vector[:, i]))
-        rows.append((vector[:, i] - done) / factor[:, i, i])
-    return jnp.stack(rows, axis=1)
-
-
-def solve_upper(factor: Float[Array, "m d d"], vector: Float[Array, "m d"]) -> Float[Array, "m d"]:
-    """Solve R^T x = b for each group, by substitution in one loop over all of them."""
-    size = vector.shape[1]
-    rows: dict[int, Array] = {}
-    for i in reversed(range(size)):
-        done = sum(
-            (factor[:, k, i] * rows[k] for k in range(i + 1, size)), jnp.zeros_like(vector[:, i])
-        )
-        rows[i] = (vector[:, i] - done) / factor[:, i, i]
-    return jnp.stack([rows[i] for i in range(size)], axis=1)
+    return solve_lower(factor, solve_lower(factor, vector), transpose=True)

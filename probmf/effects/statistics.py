@@ -82,7 +82,7 @@ def collect_statistics(
     if groups == 1:
         lead_lead = jnp.matmul(weighted.T, lead, precision="highest")[None]
     else:
-        lead_lead = _sum(weighted[:, :, None] * lead[:, None, :], pattern.group, groups)
+        lead_lead = pattern.sum_by_group(weighted[:, :, None] * lead[:, None, :])
     entries = len(pattern.entry_group)
     across = rest[:, :, None] * weighted[:, None, :]
     cross = _sum(across.reshape(-1, dim), pattern.entry.ravel(), entries)
@@ -90,7 +90,7 @@ def collect_statistics(
         lead_lead=lead_lead,
         lead_rest=cross,
         rest_rest=_rest_products(pattern, rest, weighted_rest),
-        lead=_sum(weighted * target[:, None], pattern.group, groups),
+        lead=pattern.sum_by_group(weighted * target[:, None]),
         rest=_sum((weighted_rest * target[:, None]).ravel(), pattern.column.ravel(), size),
         square=jnp.sum(target * target if weight is None else weight * target * target),
     )
@@ -239,10 +239,9 @@ def collect_targets(
     Returns:
         The three sums. Cost O(n q).
     """
-    groups, _ = pattern.shapes[0]
     rest = jnp.concatenate([jnp.zeros((len(target), 0), target.dtype), *design[1:]], axis=1)
     return (
-        _sum(design[0] * target[:, None], pattern.group, groups),
+        pattern.sum_by_group(design[0] * target[:, None]),
         _sum((rest * target[:, None]).ravel(), pattern.column.ravel(), pattern.num_columns),
         jnp.sum(target * target),
     )

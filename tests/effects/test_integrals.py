@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 
 from probmf import Bernoulli, MixedEffects, NegativeBinomial, Ordinal, Poisson
-from probmf.effects.conditional_draws import draw_effects_of_groups
+from probmf.effects.conditional_draws import Near, draw_effects_of_groups
 from probmf.inference.mixed.approximate_problem import ApproximateProblem, Objective
 from probmf.inference.mixed.integral import Integral, IntegralDensity, Rest
 
@@ -62,8 +62,7 @@ def log_joint(integral: Integral, rest: Rest, grid: np.ndarray) -> np.ndarray:
         groups = integral.integrand(rest).groups
 
         def at(point: Any) -> Any:
-            value = groups.rows(groups.offset + groups.columns @ point)
-            return jax.ops.segment_sum(value, groups.group, num_segments=groups.num_groups)
+            return groups.sum(groups.rows(groups.offset + groups.columns @ point))
 
         return jax.vmap(at)(jnp.asarray(grid))
 
@@ -185,7 +184,7 @@ def test_held_nodes_give_the_same_where_there_are_enough(dim: int) -> None:
     with jax.enable_x64(True):
         made, vector = problem("NegativeBinomial", formula, num_nodes=21)
         value, gradient = made.score(vector)
-        held = replace(made.integral, near=jnp.zeros((6, dim)))
+        held = replace(made.integral, near=Near(jnp.zeros((6, dim)), jnp.ones((dim, 2, 6))))
         density = IntegralDensity.of_integral(held)
 
         def evidence(density: Any, vector: Any) -> Any:

@@ -24,10 +24,16 @@ G = np.repeat(np.arange(8), 5)
 ANSWERS = {"y": (np.arange(40) * 7 % 11 > G % 5).astype(int), "g": G}
 
 
-@pytest.mark.parametrize("gate", [0.7, -5.0])
-def test_draws_are_of_the_posterior(gate: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two numbers are left, whose density is summed over a grid: by weights, else by NUTS."""
+@pytest.mark.parametrize(("gate", "many_rows"), [(0.7, 20_000), (0.7, 1), (-5.0, 20_000)])
+def test_draws_are_of_the_posterior(
+    gate: float, many_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two numbers are left, whose density is summed over a grid: by weights, else by NUTS.
+
+    Of many rows both are proposed together, else the coefficient given the scale.
+    """
     monkeypatch.setattr(importance_rounds, "K_HAT_GATE", gate)
+    monkeypatch.setattr(quadrature_sampler, "MANY_ROWS", many_rows)
     model = MixedEffects("y ~ 1 + (1 | g)", likelihood="bernoulli")
     most, method = (None, "importance") if gate > 0 else (600, "quadrature")
     with warnings.catch_warnings(record=True) as caught:

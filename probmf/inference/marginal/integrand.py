@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from probmf.effects import Standard
 from probmf.effects.columns import lead_groups
-from probmf.effects.conditional_draws import draw_effects_of_groups
+from probmf.effects.conditional_draws import Near, draw_effects_of_groups
 from probmf.effects.laplace import Blocks, Tables, draw_near_mode, log_laplace
 from probmf.effects.quadrature import Groups, log_integrals
 from probmf.effects.row_densities import Rows
@@ -24,12 +24,12 @@ class Integrand(NamedTuple):
     Attributes:
         system: The rows, the linear predictor without the effects, columns and prior factors.
         num_nodes: Nodes of the quadrature for each effect; 0 for Laplace's approximation.
-        near: Whitened effects near their modes; nodes of a quadrature are then held.
+        near: Near what modes are; nodes of a quadrature are then held.
     """
 
     system: Blocks
     num_nodes: int
-    near: Float[Array, "groups d"] | None = None
+    near: Near | None = None
 
     def evidence(self, start: Tables | None = None) -> tuple[Float[Array, ""], Tables]:
         """Logarithm of the integral over the effects, and their modes, whitened; to be traced.
@@ -46,8 +46,9 @@ class Integrand(NamedTuple):
         self, start: Float[Array, "groups d"] | None = None
     ) -> tuple[Float[Array, " groups"], Float[Array, "groups d"]]:
         """The same of each group of the one grouping that a quadrature is over."""
-        near = self.near if start is None else start
-        return log_integrals(self.groups, self.num_nodes, near, held=self.near is not None)
+        if start is None and self.near is not None:
+            start = jnp.asarray(self.near.modes)
+        return log_integrals(self.groups, self.num_nodes, start, held=self.near is not None)
 
     @property
     def groups(self) -> Groups:
@@ -105,7 +106,7 @@ class Integrand(NamedTuple):
         """The effects from their conditional, to be traced: near their mode for Laplace's."""
         if not self.num_nodes:
             return draw_near_mode(self.system, key)
-        return self.system.effects([draw_effects_of_groups(self.groups, key)])
+        return self.system.effects([draw_effects_of_groups(self.groups, key, self.near)])
 
 
 def _kept(density: Any, predictor: Array, parameters: Any) -> Array:

@@ -1,7 +1,6 @@
 """The fate of each site in words, and the nodes of a quadrature."""
 
-from probmf.effects.conditional_draws import NUM_NODES
-from probmf.effects.quadrature import MAX_DIM
+from probmf.effects.quadrature import MAX_DIM, NUM_NODES
 from probmf.inference.marginal.effect_blocks import Block, make_blocks
 from probmf.inference.marginal.injection import MarginalizeError
 from probmf.inference.marginal.layout import SiteChoice, Structure

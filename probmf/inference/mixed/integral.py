@@ -25,6 +25,7 @@ from probmf.effects import (
     block_covariance,
     collect_statistics,
 )
+from probmf.effects.conditional_draws import Near
 from probmf.effects.laplace import Blocks, Tables
 from probmf.effects.row_densities import Rows
 from probmf.inference.marginal.effect_blocks import Block, lay_out_blocks
@@ -69,7 +70,7 @@ class Integral:
         blocks: The blocks; layouts are called after sites.
         num_nodes: Nodes of the quadrature for each effect; 0 for Laplace's approximation.
         flat: Blocks whose prior is flat.
-        near: Whitened effects near their modes; nodes of a quadrature are then held, and should
+        near: Near what modes of the effects are; nodes of a quadrature are then held, and should
             be enough for their places to be of no consequence.
     """
 
@@ -81,7 +82,7 @@ class Integral:
     blocks: tuple[Block, ...]
     num_nodes: int
     flat: tuple[int, ...]
-    near: Float[Array, "groups d"] | None = None
+    near: Near | None = None
 
     @classmethod
     def of(

@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from probmf.effects.conditional_draws import NUM_NODES
+from probmf.effects.quadrature import NUM_NODES
 from probmf.inference.marginal import MarginalModel
 from probmf.inference.mixed.integral import Integral, IntegralDensity
 from probmf.inference.mixed.quadrature_sampler import NoGroupingError, largest_grouping

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from probmf.data import wrap_words
 from probmf.data.keys import as_generator
 from probmf.effects.columns import Columns, lead_groups, log_abs_det
-from probmf.effects.conditional_draws import draw_effects_of_groups
+from probmf.effects.conditional_draws import Near, draw_effects_of_groups
 from probmf.effects.laplace import Tables
 from probmf.effects.linalg import solve_lower
 from probmf.inference.drawn_back import PIECE, SiteArrays, drawn_back
@@ -86,16 +86,16 @@ class Conditional:
     Attributes:
         density: The density with all effects and coefficients integrated out.
         num_nodes: Nodes of the quadrature for each effect of the leading grouping.
-        near: Its whitened effects near their modes.
+        near: Near what its modes are.
         start: Where the search for the others' centre begins.
     """
 
     density: IntegralDensity
     num_nodes: int
-    near: Float[Array | np.ndarray, "groups d"]
+    near: Near
     start: Line
 
-    def about(self, num_nodes: int, near: Any, tables: Tables) -> "Conditional":
+    def about(self, num_nodes: int, near: Near, tables: Tables) -> "Conditional":
         """The same about other effects: the leading grouping's with their nodes, and the rest."""
         flat = np.concatenate([np.zeros(0), *(np.ravel(table) for table in tables)])
         start = self.start._replace(effects=flat.astype(self.density.vector.dtype))
@@ -115,7 +115,7 @@ class Conditional:
         """The columns at a vector, to be traced."""
         density = self.density
         blocks = density.integral.system(density.rest(density.latents(vector))).held()
-        return Columns(blocks, self.num_nodes, jnp.asarray(self.near))
+        return Columns(blocks, self.num_nodes, jnp.asarray(self.near.modes))
 
     def propose(self, vector: Array, noise: Array) -> tuple[Array, Array]:
         """Log density over that of the noise, and effects, to be traced."""
@@ -131,7 +131,8 @@ class Conditional:
         """All sites, the leading grouping's effects drawn, to be traced."""
         density, columns = self.density, self.columns(vector)
         values = density.constrain(vector)
-        own = draw_effects_of_groups(lead_groups(columns.blocks, effects), wrap_words(words))
+        groups = lead_groups(columns.blocks, effects)
+        own = draw_effects_of_groups(groups, wrap_words(words), self.near)
         rest = density.rest({name: values[name] for name in density.sites})
         return values | density.integral.effects(rest, [own, *columns.tables(effects)])
 

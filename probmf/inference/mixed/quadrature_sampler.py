@@ -16,6 +16,7 @@ import scipy.linalg
 from jaxtyping import Array, Float
 
 from probmf.data.keys import as_generator
+from probmf.effects.conditional_draws import Near, near_modes
 from probmf.effects.laplace import Tables
 from probmf.effects.quadrature import (
     MAX_DIM,
@@ -56,6 +57,11 @@ FEW, WARMUP_OF_FEW, ACCEPT_OF_FEW = 20, 150, 0.95
 #: by: the fewest whose evidence is as near as this many nats.
 NODES = {1: (5, 7, 9, 15, 21, 31), 2: (3, 5, 7, 9)}
 REFERENCE, NEAR = {1: 41, 2: 13}, 1e-2
+
+
+#: Rows from which a proposal costs so much that a few coefficients of a model of one grouping are
+#: proposed with the scales: that takes one look at the rows where a centre given scales takes four.
+MANY_ROWS, FEW_COEFFICIENTS = 20_000, 10
 
 
 class NoGroupingError(ValueError):
@@ -125,7 +131,8 @@ def sample_by_quadrature(
     if not names:
         each = -(-num_samples // NUM_CHAINS)
         return _without_groups(program, data, each, key, progress)
-    whole = Integral.of(program, data, names, coefficients=True)
+    direct = data.num_observations >= MANY_ROWS and _is_simple(data)
+    whole = Integral.of(program, data, names, coefficients=not direct)
     terms = largest_grouping(whole)
     outer = IntegralDensity.of_integral(whole)
     search = _ModeSearch(outer)
@@ -144,10 +151,11 @@ def sample_by_quadrature(
         found = search.find(pool)
         loose = replace(program, centered=_centred(program, data, terms, found.sites))
         inner = Integral.of(loose, data, terms, num_nodes=1)
-        inner = replace(inner, **_nodes(inner, found.sites))
+        num_nodes, near = _nodes(inner, found.sites)
+        inner = replace(inner, num_nodes=num_nodes, near=near)
         if conditional is not None:
             try:
-                conditional = conditional.about(inner.num_nodes, inner.near, found.modes[1:])
+                conditional = conditional.about(num_nodes, near, found.modes[1:])
                 drawn = draw_weighted(
                     conditional, found.mode, num_samples, key, pool, max_densities, progress
                 )
@@ -264,6 +272,13 @@ def _score_from(density: IntegralDensity, vector: Array, start: Tables) -> Any:
     return jax.value_and_grad(density.value_from, has_aux=True)(vector, start)
 
 
+def _is_simple(data: MixedData) -> bool:
+    """Whether there is one grouping, and few coefficients."""
+    first = data.groups[0].group
+    alone = all(np.array_equal(first, term.group) for term in data.groups[1:])
+    return alone and len(data.mean.names) <= FEW_COEFFICIENTS
+
+
 def _conditional(outer: IntegralDensity, terms: Sequence[str]) -> Conditional:
     """The coefficients and effects that stay given the rest, with as many nodes as mostly serve.
 
@@ -285,7 +300,8 @@ def _conditional(outer: IntegralDensity, terms: Sequence[str]) -> Conditional:
         raise NotServedError(f"{told} has more effects for each group than a quadrature serves")
     size = integral.pattern.num_columns
     start = Line(outer.vector, np.zeros(size, dtype), np.zeros((outer.num_dims, size), dtype))
-    near = np.zeros((lead.num_groups, lead.dim), dtype)
+    shapes = (lead.num_groups, lead.dim), (lead.dim, 2, lead.num_groups)
+    near = Near(*(np.zeros(shape, dtype) for shape in shapes))
     return Conditional(outer, NODES[lead.dim][0], near, start)
 
 
@@ -354,7 +370,7 @@ def _as_sampled(
     return found
 
 
-def _nodes(integral: Integral, at_mode: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _nodes(integral: Integral, at_mode: Mapping[str, np.ndarray]) -> tuple[int, Near]:
     """The fewest nodes for each effect whose evidence at the mode is that of many; the modes."""
     dim = integral.blocks[0].dim
     choices = (*NODES[dim], REFERENCE[dim])
@@ -363,23 +379,23 @@ def _nodes(integral: Integral, at_mode: Mapping[str, np.ndarray]) -> dict[str, A
     density = IntegralDensity.of_integral(integral)
     values = _as_sampled(integral.program, integral.data, at_mode)
     latents = {name: jnp.asarray(values[name]) for name in density.sites}
-    modes, ratios = _run(_ratios, density, latents, jnp.asarray(nodes))
+    near, ratios = _run(_ratios, density, latents, jnp.asarray(nodes))
     joint = np.asarray(ratios)
     ends = np.cumsum([0, *(len(grid) for grid, _ in grids)])
     totals = [
-        np.sum(np.logaddexp.reduce(joint[:, start:end] + weights[None], axis=1))
+        np.sum(np.logaddexp.reduce(joint[start:end] + weights[:, None], axis=0))
         for start, end, (_, weights) in zip(ends[:-1], ends[1:], grids, strict=True)
     ]
-    near = [n for n, total in zip(choices, totals, strict=True) if abs(total - totals[-1]) <= NEAR]
-    return {"num_nodes": near[0], "near": modes}
+    good = [n for n, total in zip(choices, totals, strict=True) if abs(total - totals[-1]) <= NEAR]
+    return good[0], near
 
 
 def _ratios(
     density: IntegralDensity, latents: dict[str, Array], nodes: Array
-) -> tuple[Array, Array]:
+) -> tuple[Near, Array]:
     groups = density.integral.integrand(density.rest(latents)).groups
     mode, root = find_modes(groups)
-    return mode, log_ratios(groups, mode, root, nodes)
+    return near_modes(groups, mode, root), log_ratios(groups, mode, root, nodes)
 
 
 def _run_chains(
