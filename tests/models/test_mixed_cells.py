@@ -5,6 +5,8 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import pytest
+from numpyro import handlers
+from numpyro.infer.util import log_density
 
 from probmf import MixedEffects, sample_nuts
 from probmf.inference.potential import Potential
@@ -46,7 +48,7 @@ def test_density_of_cells_is_that_of_rows(likelihood: Literal["gaussian", "logno
     ("change", "rows"),
     [
         ({"scale_formula": None}, 60),  # One noise scale: nothing to gain where effects are gone.
-        ({"likelihood": "bernoulli", "scale_formula": None}, 60),
+        ({"likelihood": "bernoulli", "scale_formula": None}, 16),
         ({}, 12),
     ],
 )
@@ -59,6 +61,33 @@ def test_who_is_joined(change: dict[str, Any], rows: int) -> None:
     assert joined.num_observations == rows
     (whole,) = model.arguments(data)
     assert (whole.num_observations, whole.cells) == (60, None)
+
+
+@pytest.mark.parametrize("weights", [None, "w"])
+@pytest.mark.parametrize("likelihood", ["poisson", "negativebinomial", "ordinal"])
+def test_rows_of_one_response_are_counted(likelihood: str, weights: str | None) -> None:
+    """The log density is that of all rows, with weights and an offset, too."""
+    rng = np.random.default_rng(0)
+    data = {name: rng.integers(2, size=90) for name in ("x", "g", "e")}
+    data |= {"y": rng.integers(3, size=90), "w": rng.integers(1, 3, size=90)}
+    scale = "~ x" if likelihood == "negativebinomial" else None
+    model = MixedEffects(
+        "y ~ x + offset(e) + (1 + x | g)", likelihood=likelihood, weights=weights,
+        scale_formula=scale,
+    )  # fmt: skip
+    with jax.enable_x64(True):
+        (joined,), (whole,) = model.arguments(data, join=True), model.arguments(data)
+        cells = len(np.unique([data[n] for n in "xgey"], axis=1).T)
+        assert (
+            np.count_nonzero(joined.weight) == cells <= joined.num_observations < 9 / 8 * cells + 1
+        )
+        trace = handlers.trace(handlers.seed(model, 0)).get_trace(joined)
+        values = {
+            name: site["value"] for name, site in trace.items()
+            if site["type"] == "sample" and not site["is_observed"]
+        }  # fmt: skip
+        found = [log_density(model, (own,), {}, values)[0] for own in (joined, whole)]
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-12)
 
 
 def test_rows_that_are_hardly_alike_stay() -> None:

@@ -276,7 +276,8 @@ class IntegralDensity(Potential):
         vector = np.array(self.vector, np.float64)
         data, places = self.integral.data, self.places
         likelihood = self.integral.program.likelihood.coded(data.num_levels)
-        first = likelihood.start(np.asarray(data.response, np.float64), None, 0.0)
+        weight = None if data.weight is None else np.asarray(data.weight, np.float64)
+        first = likelihood.start(np.asarray(data.response, np.float64), weight, 0.0)
         for site, value in first.items():
             if site in places:
                 prior: Any = data.priors[site]

@@ -123,7 +123,9 @@ def fit_marginal(
                 "and priors['coefficients'] holds a Student-t or Laplace distribution. Use "
                 "sample_marginal, or objective='likelihood', which ignores priors."
             )
-        problem = pose(centred.program, centred.arguments(design), objective, num_nodes)
+        # Of a Gaussian response the sums are taken once, whatever the number of rows.
+        arguments = centred.arguments(design, join=not model.likelihood.normal)
+        problem = pose(centred.program, arguments, objective, num_nodes)
         minus = minus_score(problem)
         refuse_exact_fit(model, design, flat=objective != "map", mode=True)
         known = confounded_variances(design, prior=objective == "map")

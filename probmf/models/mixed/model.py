@@ -203,9 +203,10 @@ class MixedEffects:
 
         Args:
             data: The training data, or a design that is made of them.
-            join: Let the mean of the rows that differ in their response only stand for them, where
-                the noise has a formula and that halves the rows. The posterior is the same; what
-                is predicted or told by row is not.
+            join: Join rows that are alike, where that halves their number: those of one response
+                are counted, and where the noise of a Gaussian response has a formula the mean of
+                those that differ in their response only stands for them. The posterior is the
+                same; what is predicted or told by row is not.
 
         Returns:
             A tuple of one pytree.
@@ -215,7 +216,7 @@ class MixedEffects:
             ValueError: As for `design`.
         """
         arrays = self.design(data).data
-        if join and self.likelihood.normal:
+        if join:
             arrays = join_rows(arrays, self.likelihood)
         return (in_precision(arrays),)
 
