@@ -30,7 +30,7 @@ class _Alike(NamedTuple):
 
     first: Int[np.ndarray, " cells"]
     cell: Int[np.ndarray, " n"]
-    count: Int[np.ndarray, " cells"]
+    number: Int[np.ndarray, " cells"]
 
 
 def join_rows(data: MixedData, likelihood: Likelihood) -> MixedData:
@@ -65,13 +65,13 @@ def join_rows(data: MixedData, likelihood: Likelihood) -> MixedData:
     if alike is None:
         return data
     values = likelihood.place(np.asarray(data.response, np.float64))
-    mean = np.bincount(alike.cell, values) / alike.count
+    mean = np.bincount(alike.cell, values) / alike.number
     within = np.bincount(alike.cell, np.square(values - mean[alike.cell]))
     own: Any = likelihood
     jacobian = np.sum(own.log_slope(mean)) - np.sum(own.log_slope(values))
     return replace(
         _taken(data, alike.first), response=own.from_score(mean),
-        cells=Cells(alike.count.astype(np.float64), within, np.asarray(jacobian)),
+        cells=Cells(alike.number.astype(np.float64), within, np.asarray(jacobian)),
     )  # fmt: skip
 
 
