@@ -108,6 +108,14 @@ def test_other_responses_by_quadrature(kind: str, by: str | None) -> None:
         assert found[part] == pytest.approx(both[0] - both[1], abs=1e-5)
 
 
+@pytest.mark.parametrize("by", [None, g])
+def test_without_groups_rows_are_independent(by: Any) -> None:
+    fit = made(MixedEffects("n ~ 1 + x", likelihood="poisson"), coefficients=[[0.8, 0.3]])
+    want = poisson.logpmf(TABLE["n"], np.exp(0.8 + 0.3 * TABLE["x"]))
+    found = leave_one_out(fit, by=by)[0, 0]
+    np.testing.assert_allclose(found, want if by is None else np.bincount(g, want), atol=1e-10)
+
+
 def test_arviz_takes_them() -> None:
     fit = gaussian()
     rows, groups = leave_one_out(fit), leave_one_out(fit, by=TABLE["g"])

@@ -41,7 +41,8 @@ def leave_one_out(
     Returns:
         The logarithms; groups in the order of their sorted labels, or of the factor's levels. For a
         Gaussian or log-normal response all effects and coefficients are integrated out exactly, for
-        others the effects of the largest grouping with one or two for each group, by quadrature.
+        others the effects of the largest grouping with one or two for each group, by quadrature;
+        without group terms there is nothing to integrate out.
 
     Raises:
         TypeError: If `fit` is no fit of a mixed model.
@@ -102,13 +103,14 @@ def _labels(data: MixedData, by: str | ArrayLike) -> np.ndarray:
 def _by_quadrature(
     fit: MixedFit, program: MixedProgram, data: MixedData, part: np.ndarray | None
 ) -> Float[np.ndarray, "chain draw parts"]:
-    whole = Integral.of(program, data, [term.name for term in data.groups], coefficients=True)
-    try:
-        terms = largest_grouping(whole)
-    except NoGroupingError as error:
-        raise ValueError(f"{error}. Use to_arviz(log_likelihood=True).") from error
-    integral = Integral.of(program, data, terms)
-    integral = replace(integral, num_nodes=NUM_NODES[integral.blocks[0].dim])
+    integral = Integral.of(program, data, [])
+    if data.groups:
+        whole = Integral.of(program, data, [term.name for term in data.groups], coefficients=True)
+        try:
+            integral = Integral.of(program, data, largest_grouping(whole))
+        except NoGroupingError as error:
+            raise ValueError(f"{error}. Use to_arviz(log_likelihood=True).") from error
+        integral = replace(integral, num_nodes=NUM_NODES[integral.blocks[0].dim])
     density = IntegralDensity.of_integral(integral)
     lacking = [site for site in density.sites if site not in fit.samples]
     if lacking:
@@ -121,6 +123,10 @@ def _by_quadrature(
 
     def one(own: dict[str, Array]) -> Array:
         integrand = integral.integrand(density.rest(own))
+        if not data.groups:
+            # Given all parameters rows are independent.
+            rows = integrand.system.rows(integrand.system.offset)
+            return rows if part is None else jax.ops.segment_sum(rows, part, int(part.max()) + 1)
         if part is None:
             return integrand.rows_left_out()
         return integrand.parts_left_out(part, int(part.max()) + 1)
