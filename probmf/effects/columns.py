@@ -27,7 +27,7 @@ from probmf.effects.statistics import collect_statistics
 
 #: Squared distance to the mode, in standard deviations of all effects together, from which one more
 #: step will do.
-NEAR = 0.3
+NEAR = 3.0
 #: Iterations, halvings among them.
 MOST_ITERATIONS = 30
 
@@ -103,7 +103,7 @@ class Columns(NamedTuple):
             start: Where the search for the mode begins.
 
         Returns:
-            The mode, to a tenth of a standard deviation, and R of the last place that was looked
+            The mode, nearly, and R of the last place that was looked
             at: one factorization for each iteration.
         """
         small = jnp.finfo(start.dtype).eps

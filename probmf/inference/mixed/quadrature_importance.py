@@ -51,7 +51,7 @@ from probmf.run.threads import Workers, workers
 #: Chains of draws, and pieces that are drawn side by side.
 NUM_CHAINS = 4
 #: Proposals of the effects alone, and how many of them have to be effective.
-TRIED, LEAST = 64, 2.0
+TRIED, LEAST = 16, 2.0
 #: Proposals of one call: fewer where each factors a matrix of more columns than this.
 CHUNK, CHUNK_OF_MANY, MANY = 32, 4, 200
 
