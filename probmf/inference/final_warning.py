@@ -16,6 +16,10 @@ from probmf.run.driver import FitWarning
 PACKAGE = str(Path(__file__).parents[1])
 
 
+class FallbackWarning(UserWarning):
+    """Warning that NUTS took the place of importance sampling, and why."""
+
+
 def concluded[F: AnyFit](fit: F, trouble: str = "", *, lost_digits: str = "") -> F:
     """The fit with its verdict and notes, after one warning if something is wrong.
 

@@ -14,11 +14,10 @@ import scipy.special
 import scipy.stats
 
 from probmf import MatrixFactorization, MixedEffects, diagnostics, sample_marginal
-from probmf.inference import target
+from probmf.inference import importance_rounds, target
 from probmf.inference.marginal.evaluators import Evaluator
 from probmf.inference.marginal.host_density import CHUNK
 from probmf.inference.marginal.prepared_model import PreparedModel
-from probmf.inference.mixed import importance_rounds
 from probmf.inference.mixed import importance_sampler as sampler
 from probmf.inference.mixed import sampling as sampling
 from probmf.inference.mixed.sampling import FallbackWarning

@@ -14,7 +14,8 @@ import scipy.stats
 
 from probmf import MixedEffects, sample_marginal
 from probmf.diagnostics.judgement import DiagnosticWarning
-from probmf.inference.mixed import importance_rounds, quadrature_sampler
+from probmf.inference import importance_rounds
+from probmf.inference.mixed import quadrature_sampler
 from probmf.inference.mixed.integral import Integral, IntegralDensity
 from probmf.inference.mixed.quadrature_importance import _Proposals
 from probmf.inference.mixed.sampling import FallbackWarning

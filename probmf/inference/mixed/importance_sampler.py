@@ -11,6 +11,13 @@ from probmf.effects.lapack import on_cores
 from probmf.effects.pattern import MAX_REMAINDER
 from probmf.inference.drawn_back import joined
 from probmf.inference.importance import NoModeError, find_mode, resample
+from probmf.inference.importance_rounds import (
+    MAX_DIMS,
+    Clock,
+    ImportanceDraws,
+    Rounds,
+    most_densities,
+)
 from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.evaluators import (
     Evaluator,
@@ -20,13 +27,6 @@ from probmf.inference.marginal.evaluators import (
 )
 from probmf.inference.marginal.host_density import CHUNK
 from probmf.inference.marginal.lost_digits import lost_digits, some_of
-from probmf.inference.mixed.importance_rounds import (
-    MAX_DIMS,
-    Clock,
-    ImportanceDraws,
-    Rounds,
-    most_densities,
-)
 from probmf.rows.store import num_workers
 from probmf.run.driver import progress_bar
 from probmf.run.threads import blas_cores, workers

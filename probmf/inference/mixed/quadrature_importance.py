@@ -34,14 +34,14 @@ from probmf.inference.importance import (
     resample,
     standard_t,
 )
-from probmf.inference.marginal.evaluators import NotServedError, cut
-from probmf.inference.mixed.importance_rounds import (
+from probmf.inference.importance_rounds import (
     KEEP_NUMBERS,
     Clock,
     ImportanceDraws,
     Rounds,
     most_densities,
 )
+from probmf.inference.marginal.evaluators import NotServedError, cut
 from probmf.inference.mixed.integral import IntegralDensity
 from probmf.rows.store import num_workers
 from probmf.run.compilation import count_numbers, traced_jit

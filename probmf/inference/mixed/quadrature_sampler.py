@@ -25,12 +25,12 @@ from probmf.effects.quadrature import (
     log_ratios,
 )
 from probmf.inference.importance import Mode, find_mode
-from probmf.inference.marginal.evaluators import NotServedError
-from probmf.inference.mixed.boundary import row_information
-from probmf.inference.mixed.importance_rounds import (
+from probmf.inference.importance_rounds import (
     MAX_DIMS,
     ImportanceDraws,
 )
+from probmf.inference.marginal.evaluators import NotServedError
+from probmf.inference.mixed.boundary import row_information
 from probmf.inference.mixed.integral import Integral, IntegralDensity
 from probmf.inference.mixed.quadrature_importance import (
     NUM_CHAINS,

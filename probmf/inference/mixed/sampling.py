@@ -2,23 +2,25 @@
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 import jax
 import numpy as np
 from jax.typing import ArrayLike
 
 from probmf.data import as_key
-from probmf.inference.final_warning import PACKAGE, concluded
+from probmf.inference.final_warning import PACKAGE, FallbackWarning, concluded
 from probmf.inference.importance import K_HAT_GATE, NoModeError
+from probmf.inference.importance_rounds import ImportanceDraws
 from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.evaluators import NotServedError
-from probmf.inference.mixed.importance_rounds import ImportanceDraws
+from probmf.inference.marginal.marginal_model import MarginalModel
 from probmf.inference.mixed.importance_sampler import draw_marginal
 from probmf.inference.mixed.quadrature_importance import NUM_CHAINS
 from probmf.inference.mixed.quadrature_sampler import NoGroupingError, sample_by_quadrature
+from probmf.inference.numpyro_draws import draw_posterior
 from probmf.inference.nuts.pooled_warmup import PooledNuts
 from probmf.inference.nuts.transitions import NoStartError, constrain_chains
 from probmf.inference.potential import mixed_potential
@@ -36,12 +38,34 @@ FALLBACK_CHAINS = 4
 WORTH_A_TRIAL = 1e10
 
 
-class FallbackWarning(UserWarning):
-    """Warning that NUTS took the place of importance sampling, and why."""
+@overload
+def sample_marginal(
+    model: MixedEffects,
+    data: Any,
+    *,
+    key: ArrayLike,
+    num_samples: int = ...,
+    max_densities: int | None = ...,
+    float64: bool = ...,
+    progress: bool | None = ...,
+) -> MixedFit: ...
+
+
+@overload
+def sample_marginal(
+    model: MarginalModel,
+    data: Mapping[str, Any] | Sequence[Any],
+    *,
+    key: ArrayLike,
+    num_samples: int = ...,
+    max_densities: int | None = ...,
+    float64: bool = ...,
+    progress: bool | None = ...,
+) -> Any: ...
 
 
 def sample_marginal(
-    model: MixedEffects,
+    model: MixedEffects | MarginalModel,
     data: Any,
     *,
     key: ArrayLike,
@@ -49,8 +73,8 @@ def sample_marginal(
     max_densities: int | None = None,
     float64: bool = True,
     progress: bool | None = None,
-) -> MixedFit:
-    r"""Draws of a mixed model with effects integrated out: all of them, or those of one grouping.
+) -> Any:
+    r"""Draws of a model with effects integrated out, of a mixed model or one of your own.
 
     With fixed and random effects of a Gaussian model integrated out, a few scales and correlations
     remain, whose density is smooth. Proposals are drawn from a multivariate t around its mode, and
@@ -81,9 +105,13 @@ def sample_marginal(
     conditional. Where that cannot serve, four chains of NUTS take over with the metric of the mode.
     Without group terms all is left, for NUTS.
 
+    Of a NumPyro model of your own, marginalized, what is left is drawn by importance sampling in its
+    unconstrained coordinates, up to 20 numbers, else by NUTS; then effects are drawn back.
+
     Args:
-        model: A mixed model.
-        data: Any data frame, or a design.
+        model: A mixed model; or a NumPyro model from which `marginalize` takes effects.
+        data: Any data frame, or a design; of a NumPyro model its arguments, a dict by name or a
+            tuple in order.
         key: JAX key or int.
         num_samples: Draws to return: in one chain if they are independent, else in four.
         max_densities: The most proposals of importance sampling; by default 40 per draw and at
@@ -94,10 +122,12 @@ def sample_marginal(
     Returns:
         The fit; `fit.sampling.info` has k_hat, num_densities, effective and the seconds by stage,
         or what was integrated out and the number of nodes. After Ctrl-C as many draws as the
-        proposals so far are good for, marked incomplete.
+        proposals so far are good for, marked incomplete. Of a NumPyro model an ArviZ DataTree whose
+        dimensions are called after plates, with the same numbers among its attributes.
 
     Raises:
-        TypeError: If `model` is no MixedEffects.
+        TypeError: If `model` is neither a mixed nor a marginalized model, or `data` no arguments of
+            one.
         ValueError: If an argument is out of range, no grouping of a response that is not Gaussian
             has one or two effects for each group, or there is no posterior, as coefficients and
             effects leave no noise.
@@ -115,14 +145,32 @@ def sample_marginal(
         >>> fit.samples["coefficients"].shape, bool(fit.sampling.info["k_hat"] < 0.7)
         ((1, 100, 1), True)
 
+        >>> import numpyro, numpyro.distributions as dist
+        >>> from probmf import marginalize
+        >>> def model(group, y):
+        ...     tau = numpyro.sample("tau", dist.HalfNormal(1.0))
+        ...     with numpyro.plate("group", 2):
+        ...         u = numpyro.sample("u", dist.Normal(0.0, tau))
+        ...     numpyro.sample("y", dist.Normal(u[group], 1.0), obs=y)
+        >>> data = {"group": np.array([0, 0, 1]), "y": np.array([1.0, 2.0, 3.0])}
+        >>> tree = sample_marginal(marginalize(model), data, key=0, num_samples=100)
+        >>> dict(tree.posterior["u"].sizes)
+        {'chain': 4, 'draw': 25, 'group': 2}
+
     References:
         Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
     """
     begin = time.perf_counter()
-    require("sample_marginal", model)
+    if not isinstance(model, MarginalModel):
+        require("sample_marginal", model)
     check_counts(num_samples=num_samples)
     if max_densities is not None:
         check_counts(max_densities=max_densities)
+    if isinstance(model, MarginalModel):
+        with own_settings(float64 or None):
+            return draw_posterior(
+                model, data, int(num_samples), as_key(key), max_densities, progress
+            )
     model = model.centred
     with own_settings(float64 or None):
         random_key = as_key(key)

@@ -18,10 +18,10 @@ from probmf.data.keys import as_generator
 from probmf.effects.lapack import on_cores
 from probmf.inference.final_warning import concluded
 from probmf.inference.importance import NoModeError, find_mode
+from probmf.inference.importance_rounds import MAX_DIMS
 from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.host_potential import HostPotential
 from probmf.inference.marginal_rows import RowsMarginal, Stretched, find_start
-from probmf.inference.mixed.importance_rounds import MAX_DIMS
 from probmf.inference.nuts.draws_by_site import NutsDraws, NutsStream
 from probmf.inference.nuts.transitions import Settings, run_nuts
 from probmf.inference.potential import Potential
