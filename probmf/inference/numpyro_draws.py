@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from arviz_base.io_numpyro import infer_dims
 from jaxtyping import Array, Float
@@ -85,7 +86,8 @@ def draw_posterior(
     samples |= {name: np.asarray(value) for name, value in effects.items()}
     sampling = Sampling(stats, num_warmup, time.perf_counter() - begin, True, info)
     _judge(sampling, samples)
-    with run_unchecked():
+    # NumPyro's draws of first values broadcast as NumPy does.
+    with run_unchecked(), jax.numpy_rank_promotion("allow"):
         dims = infer_dims(model.model, args, kwargs)
     sites = Sites({name: own for name, own in dims.items() if name in samples}, {})
     tree = arviz_tree({"posterior": samples}, {}, sites, sampling, method)
@@ -120,7 +122,8 @@ def _weighted(
         )
 
     def score(vector: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = potential.value_and_grad(vector.astype(potential.vector.dtype))
+        point = jnp.asarray(vector, potential.vector.dtype)
+        value, gradient = potential.value_and_grad(point)
         return float(value), np.asarray(gradient, np.float64)
 
     rng = as_generator(key)

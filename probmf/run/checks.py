@@ -277,7 +277,10 @@ def require(method: str, model: Any) -> None:
     if not isinstance(model, families):
         *others, last = (family.__name__ for family in families)
         expected = f"{', '.join(others)} or {last}" if others else last
-        why = "For any other NumPyro model use marginalize(model) with NumPyro's own MCMC."
+        why = (
+            "For any other NumPyro model use marginalize(model), with sample_marginal or NumPyro's "
+            "own MCMC."
+        )
         if isinstance(model, str) and "MixedEffects" in expected:
             why = f"Of a formula make one: MixedEffects({model!r})."
         elif not callable(model):

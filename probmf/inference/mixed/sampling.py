@@ -105,8 +105,8 @@ def sample_marginal(
     conditional. Where that cannot serve, four chains of NUTS take over with the metric of the mode.
     Without group terms all is left, for NUTS.
 
-    Of a NumPyro model of your own, marginalized, what is left is drawn by importance sampling in its
-    unconstrained coordinates, up to 20 numbers, else by NUTS; then effects are drawn back.
+    Of a NumPyro model of your own, marginalized, what is left is drawn by importance sampling in
+    its unconstrained coordinates, up to 20 numbers, else by NUTS; then effects are drawn back.
 
     Args:
         model: A mixed model; or a NumPyro model from which `marginalize` takes effects.

@@ -1,4 +1,4 @@
-"""Models of posteriordb through `marginalize` unchanged, and NUTS, against reference draws."""
+"""Models of posteriordb through `marginalize` unchanged, weights and NUTS, against references."""
 
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import pytest
 from numpyro.diagnostics import effective_sample_size
 from numpyro.infer import MCMC, NUTS
 
+from probmf import sample_marginal
 from probmf.inference.marginal import marginalize
 from probmf.inference.marginal.injection import MarginalizeError
 
@@ -17,10 +18,15 @@ from probmf.inference.marginal.injection import MarginalizeError
 PLAIN = {"gp_pois_regr-gp_regr": "Nothing can be integrated out"}
 
 
-def draw(name: str, folder: Path) -> dict[str, np.ndarray]:
+def draw(name: str, folder: Path, way: str) -> dict[str, np.ndarray]:
     """Draws of all sites by chain: integrated ones drawn back."""
     made = models.posterior(folder, name)
     marginal = marginalize(made.model)
+    if way == "weights":
+        if name in PLAIN:
+            pytest.skip("Nothing is integrated out.")
+        tree = sample_marginal(marginal, made.data, key=1, num_samples=8000)
+        return {site: value.to_numpy() for site, value in tree.posterior.data_vars.items()}
     target: Any = marginal
     if name in PLAIN:
         with pytest.raises(MarginalizeError, match=PLAIN[name]):
@@ -50,11 +56,14 @@ def errors(draws: np.ndarray, wanted: dict[str, float]) -> tuple[float, float]:
 
 @pytest.mark.calibration
 @pytest.mark.parametrize("name", models.REFERENCES)
-def test_means_and_deviations_are_those_of_the_reference(name: str, shared_data: Path) -> None:
+@pytest.mark.parametrize("way", ["weights", "nuts"])
+def test_means_and_deviations_are_those_of_the_reference(
+    name: str, way: str, shared_data: Path
+) -> None:
     if not (shared_data / "posteriordb").is_dir():
         pytest.skip("The models of posteriordb are not here: no ../shared/data/posteriordb.")
     with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
-        samples = models.numbers(draw(name, shared_data))
+        samples = models.numbers(draw(name, shared_data, way))
     wanted = models.reference(shared_data, name)
     assert set(wanted) <= set(samples)
     found = {one: errors(samples[one], row) for one, row in wanted.items()}
