@@ -179,8 +179,8 @@ def run(quick: bool, names: tuple[str, ...]) -> common.Report:
         f"`sample_marginal(marginalize(model), data)`, {draws:,} draws",
         "Figures": "smallest bulk ESS of all parameters and effects, by the wall seconds from the "
         "model to all draws, tracing, compiling and the search for what can be integrated out "
-        "among them / by those of the compiled programs: of the chain and of the draws of effects; of "
-        "the weighted draws by those of a second call",
+        "among them / by those of the compiled programs, of the chain and of the draws of effects; "
+        "of the weighted draws by those of a second call",
     }
     return common.Report(
         name="posteriordb", title="Models of posteriordb",
