@@ -15,7 +15,7 @@ from arviz_base import from_dict
 from arviz_stats import ess
 from numpyro.infer import MCMC, NUTS
 
-from probmf import marginalize
+from probmf import marginalize, sample_marginal
 from probmf.diagnostics import resources
 
 SCHOOLS, CLASSES = 8, 24
@@ -95,6 +95,19 @@ print("school  true slope  estimate")
 for number, true in enumerate(slope):
     own = slopes.isel(school=number)
     print(f"{number:6}  {true:10.2f}  {float(own.mean()):8.2f} ± {float(own.std()):.2f}")
+
+# %% [markdown]
+# ## Without a chain
+#
+# Few numbers are left: `mean` is integrated out, too. So they need no chain: `sample_marginal`
+# draws them independently, by importance sampling, and the effects with them.
+
+# %%
+names = ("school", "classroom", "hours", "score")
+tree = sample_marginal(marginal, dict(zip(names, data, strict=True)), key=0, num_samples=400)
+own = tree["posterior"]["scale"]
+print(f"k-hat {tree.attrs['k_hat']:.2f}, {tree.attrs['effective']:.0f} effective proposals")
+print("scales of schools:", own.mean(("chain", "draw")).values.round(2))
 
 # %% [markdown]
 # [Any NumPyro model](../marginal.md) lists what can be integrated out, and what is refused.

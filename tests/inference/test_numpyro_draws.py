@@ -3,6 +3,7 @@
 import warnings
 from typing import Any
 
+import jax
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -31,6 +32,7 @@ def model(group: np.ndarray, y: np.ndarray) -> None:
 def test_draws_are_of_the_posterior(gate: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """By weights, else by NUTS; the scale on a grid, effects by their conditional given it."""
     monkeypatch.setattr(importance_rounds, "K_HAT_GATE", gate)
+    jax.jit(lambda group: group[GROUP])(np.arange(4.0))  # JAX now knows it in single precision.
     most = None if gate > 0 else 300
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
