@@ -121,6 +121,7 @@ class Columns(NamedTuple):
             value, factor, step, left = look(new)
             # No less but for rounding; a comparison with NaN is false.
             good = value >= state.value - 10 * small * (1 + jnp.abs(state.value))
+            good = good | (state.num_steps == 0)
             taken = _Ascent(new, value, factor, step, jnp.ones_like(left), left, state.num_steps)
             halved = state._replace(length=0.5 * state.length)
             found = jax.tree.map(lambda one, other: jnp.where(good, one, other), taken, halved)
@@ -129,10 +130,12 @@ class Columns(NamedTuple):
         def is_on(state: _Ascent) -> Array:
             return (state.left * state.length > NEAR) & (state.num_steps < MOST_ITERATIONS)
 
-        value, factor, step, left = look(start)
+        # The first look is one of the loop's, lest there be two of them to compile.
+        size, zero = len(start), jnp.zeros((), start.dtype)
         begin = _Ascent(
-            start, value, factor, step, jnp.ones_like(left), left, jnp.zeros((), jnp.int32)
-        )
+            start, zero - jnp.inf, jnp.eye(size, dtype=start.dtype), jnp.zeros_like(start),
+            zero + 1.0, zero + jnp.inf, jnp.zeros((), jnp.int32),
+        )  # fmt: skip
         end = lax.while_loop(is_on, move, begin)
         return end.columns + end.length * end.step, end.factor
 

@@ -16,16 +16,15 @@ from jaxtyping import Array, Float
 from probmf.effects.inversion import DEGREE, draw_by_inversion, find_ends
 from probmf.effects.linalg import solve_lower
 from probmf.effects.quadrature import (
-    NUM_NODES,
     ROUGH,
     Groups,
     find_modes,
     gauss_hermite,
 )
 
-#: Degree of the polynomials for the first of two effects, at whose every node the second is
-#: integrated out.
-FIRST_DEGREE = 8
+#: Degree of the polynomials for the first of two effects, and nodes of the quadrature that the
+#: second is integrated out by at every node: groups with two effects have rows enough for few.
+FIRST_DEGREE, NUM_NODES = 6, 7
 
 
 class Near(NamedTuple):
@@ -61,7 +60,7 @@ class _Lines(NamedTuple):
 
         if mode.shape[1] == 1:
             return cls(mode, root, log_density, log_density)
-        grid, logs = gauss_hermite(NUM_NODES[2], 1)
+        grid, logs = gauss_hermite(NUM_NODES, 1)
         nodes = jnp.asarray(grid[:, 0], mode.dtype)
         # Over the Normal density of the nodes themselves.
         weights = jnp.asarray(logs + 0.5 * grid[:, 0] ** 2, mode.dtype)[:, None]
@@ -103,7 +102,7 @@ def draw_effects_of_groups(
         near: What may nearly be so.
 
     Returns:
-        One draw of all of them. Cost O(n): some 25 looks at the rows, of two effects 200.
+        One draw of all of them. Cost O(n): some 25 looks at the rows, of two effects 120.
     """
     dim = groups.columns.shape[1]
     start = None if near is None else jnp.asarray(near.modes)

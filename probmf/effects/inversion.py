@@ -53,7 +53,7 @@ def draw_by_inversion(
         uniform: Numbers in (0, 1).
         reach: Distances to the left and right at which the densities may have all but vanished;
             see `find_ends`.
-        degree: Degree of the polynomials on either side.
+        degree: Degree of the polynomials on either side, at most `DEGREE`.
 
     Returns:
         The points below which those shares of the densities lie. Cost: three looks at every
@@ -67,14 +67,14 @@ def draw_by_inversion(
 
 
 class _Ends(NamedTuple):
-    """State of the search: points, falls there, and logarithms of points too near and too far."""
+    """State of the search: logarithms of points, and of those too near and too far, with falls."""
 
     at: Array
-    fall: Array
     inner: Array
     inner_fall: Array
     outer: Array
     outer_fall: Array
+    found: Array
     num_looks: Array
 
 
@@ -96,42 +96,40 @@ def find_ends(
     low, aim, high = FALL
     signs = jnp.asarray([[-1.0], [1.0]], dtype)
 
-    def look(at: Array) -> Array:
-        fall = centre[None] - jax.vmap(log_density)(signs * at)
-        return jnp.where(jnp.isfinite(fall), fall, jnp.inf)
-
-    def move(state: _Ends) -> _Ends:
-        near, far = state.fall < low, state.fall > high
-        at, logs = jnp.log(state.at), jnp.log(jnp.maximum(state.fall, least))
-        steep = (logs - state.inner_fall) / (at - state.inner)
-        inner = jnp.where(near, at, state.inner)
+    def look(state: _Ends) -> _Ends:
+        fall = centre[None] - jax.vmap(log_density)(signs * jnp.exp(state.at))
+        fall = jnp.where(jnp.isfinite(fall), fall, jnp.inf)
+        near, far = ~state.found & (fall < low), ~state.found & (fall > high)
+        logs = jnp.log(jnp.maximum(fall, least))
+        steep = (logs - state.inner_fall) / (state.at - state.inner)
+        inner = jnp.where(near, state.at, state.inner)
         inner_fall = jnp.where(near, logs, state.inner_fall)
-        outer = jnp.where(far, at, state.outer)
+        outer = jnp.where(far, state.at, state.outer)
         outer_fall = jnp.where(far, logs, state.outer_fall)
         onward = inner + jnp.clip((np.log(aim) - inner_fall) / jnp.maximum(steep, 1.0), 0.1, 1.0)
         share = (np.log(aim) - inner_fall) / (outer_fall - inner_fall)
         share = jnp.where(jnp.isfinite(outer_fall), jnp.clip(share, 0.1, 0.9), 0.5)
         between = inner + share * (outer - inner)
         new = jnp.where(jnp.isfinite(outer), between, onward)
-        new = jnp.where(near | far, jnp.exp(new), state.at)
-        return _Ends(new, look(new), inner, inner_fall, outer, outer_fall, state.num_looks + 1)
+        at = jnp.where(near | far, new, state.at)
+        found = ~(near | far)
+        return _Ends(at, inner, inner_fall, outer, outer_fall, found, state.num_looks + 1)
 
     def is_on(state: _Ends) -> Array:
-        missed = (state.fall < low) | (state.fall > high)
-        return jnp.any(missed) & (state.num_looks < MOST_LOOKS)
+        return jnp.any(~state.found) & (state.num_looks < MOST_LOOKS)
 
     def full(value: float) -> Array:
         return jnp.full((2, len(centre)), value, dtype)
 
-    first = full(FIRST_REACH) if near is None else near
+    first = full(np.log(FIRST_REACH)) if near is None else jnp.log(near)
     # Near the centre a density falls by half of the squared distance.
     begin = _Ends(
-        first, look(first), full(np.log(0.1)), full(np.log(0.005)), full(np.inf), full(np.inf),
-        jnp.zeros((), jnp.int32),
+        first, full(np.log(0.1)), full(np.log(0.005)), full(np.inf), full(np.inf),
+        full(0.0) > 0, jnp.zeros((), jnp.int32),
     )  # fmt: skip
-    state = lax.while_loop(is_on, move, begin)
+    state = lax.while_loop(is_on, look, begin)
     # A density that breaks off has its end where it still was.
-    return jnp.where(state.fall > high, jnp.exp(state.inner), state.at)
+    return jnp.exp(jnp.where(state.found, state.at, state.inner))
 
 
 def _invert(
@@ -141,8 +139,8 @@ def _invert(
     uniform: Float[Array, " m"],
 ) -> Float[Array, " m"]:
     """Draws from densities whose logarithms at the nodes are given, from left to right."""
-    degree, dtype = len(found) // 2, found.dtype
-    logs = found - centre[None]
+    degree, dtype = DEGREE, found.dtype
+    logs = _spread(found - centre[None])
     rule = jnp.asarray(_radau(degree)[1], dtype)
     density = jnp.exp(logs)
     left = reach[0] * (rule[0] + _product(rule[:0:-1], density[:degree]))
@@ -162,6 +160,17 @@ def _invert(
     start = _rough(mass, logs, density, below)
     place = _refine(*lax.optimization_barrier((coefficient, mass, start)))
     return jnp.where(is_right, length, -length) * place
+
+
+def _spread(logs: Float[Array, "k m"]) -> Float[Array, "2*degree m"]:
+    """The polynomials of few nodes at those of the quadrature."""
+    size = len(logs) // 2
+    if size == DEGREE:
+        return logs
+    places = 2.0 * _radau(DEGREE)[0][1:] - 1.0
+    matrix = polynomial.polyvander(places, size) @ _to_powers(size)
+    left, right = (_from_centre(matrix, side, 0.0) for side in (logs[size - 1 :: -1], logs[size:]))
+    return jnp.concatenate([left[::-1], right])
 
 
 def _from_centre(matrix: np.ndarray, table: Float[Array, "k m"], centre: float) -> Array:

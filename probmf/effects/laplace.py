@@ -209,7 +209,7 @@ def mode_of_effects(blocks: Blocks, start: Tables | None = None) -> Tables:
         new = [x + state.length * dx for x, dx in zip(state.whitened, state.step, strict=True)]
         joint, slope, weight = look(new)
         # No less but for rounding; a comparison with NaN is false.
-        good = joint >= state.joint - rounding(state)
+        good = (joint >= state.joint - rounding(state)) | (state.num_steps == 0)
 
         def take() -> _Ascent:
             step, left = aim(new, slope, weight)
@@ -226,14 +226,16 @@ def mode_of_effects(blocks: Blocks, start: Tables | None = None) -> Tables:
 
     def is_on(state: _Ascent) -> Array:
         enough = state.left * state.length <= rounding(state)
-        return ~enough & (state.num_steps < MOST_ITERATIONS)
+        return (~enough & (state.num_steps < MOST_ITERATIONS)) | (state.num_steps == 0)
 
     first = start
     if first is None:
         first = [jnp.zeros(shape, dtype) for shape in blocks.pattern.shapes]
-    joint, slope, weight = look(first)
-    step, left = aim(first, slope, weight)
-    begin = _Ascent(first, step, jnp.ones((), dtype), joint, left, jnp.zeros((), jnp.int32))
+    # The first look is one of the loop's, lest there be two of them to compile.
+    begin = _Ascent(
+        first, [jnp.zeros_like(own) for own in first], jnp.ones((), dtype),
+        jnp.full((), -jnp.inf, dtype), jnp.full((), jnp.inf, dtype), jnp.zeros((), jnp.int32),
+    )  # fmt: skip
     return lax.while_loop(is_on, move, begin).whitened
 
 

@@ -235,6 +235,7 @@ def _search(groups: Groups, start: Array | None, enough: float) -> _GroupAscent:
         joint, root, step, left = look(new)
         # No less but for rounding; a comparison with NaN is false.
         good = joint >= state.joint - 10 * small * (1 + jnp.abs(state.joint))
+        good = good | (state.num_steps == 0)
         return _GroupAscent(
             jnp.where(good[:, None], new, state.effects),
             jnp.where(good[:, None, None], root, state.root),
@@ -250,11 +251,13 @@ def _search(groups: Groups, start: Array | None, enough: float) -> _GroupAscent:
 
     first = jnp.zeros((groups.num_groups, dim), dtype) if start is None else start
     first = lax.stop_gradient(first)
-    joint, root, step, left = look(first)
-    ones = jnp.ones_like(left)
-    return lax.while_loop(
-        is_on, move, _GroupAscent(first, root, step, ones, joint, left, jnp.zeros(()))
+    # The first look is one of the loop's, lest there be two of them to compile.
+    ones = jnp.ones_like(first[:, 0])
+    root = jnp.broadcast_to(jnp.eye(dim, dtype=dtype), (groups.num_groups, dim, dim))
+    begin = _GroupAscent(
+        first, root, jnp.zeros_like(first), ones, -jnp.inf * ones, jnp.inf * ones, jnp.zeros(())
     )
+    return lax.while_loop(is_on, move, begin)
 
 
 def _solve(factor: Float[Array, "m d d"], vector: Float[Array, "m d"]) -> Float[Array, "m d"]:

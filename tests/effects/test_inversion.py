@@ -100,7 +100,7 @@ def test_a_density_that_breaks_off_is_drawn_up_to_its_end() -> None:
     np.testing.assert_allclose(exact, u, atol=1e-5)
 
 
-def test_blocks_and_first_guesses_of_the_ends_change_nothing(
+def test_blocks_first_guesses_of_the_ends_and_few_nodes_change_little(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     u = jnp.asarray(np.random.default_rng(0).random(25))
@@ -112,5 +112,7 @@ def test_blocks_and_first_guesses_of_the_ends_change_nothing(
     whole = draw_by_inversion(log_density, u)
     monkeypatch.setattr(inversion, "BLOCK", 8)
     np.testing.assert_allclose(draw_by_inversion(log_density, u), whole, rtol=1e-12)
+    fewer = draw_by_inversion(log_density, u, degree=5)
+    np.testing.assert_allclose(fewer, whole, atol=2e-3)
     near = jnp.stack([jnp.linspace(0.01, 9.0, 25), jnp.linspace(300.0, 4.0, 25)])
     np.testing.assert_allclose(draw_by_inversion(log_density, u, near), whole, atol=1e-4)

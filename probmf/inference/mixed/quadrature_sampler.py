@@ -57,6 +57,9 @@ FEW, WARMUP_OF_FEW, ACCEPT_OF_FEW = 20, 150, 0.95
 #: by: the fewest whose evidence is as near as this many nats.
 NODES = {1: (5, 7, 9, 15, 21, 31), 2: (3, 5, 7, 9)}
 REFERENCE, NEAR = {1: 41, 2: 13}, 1e-2
+#: Nodes for which programs are compiled before it is known how many it takes; of few rows, where
+#: another program takes longer than it saves, as many as that serve where fewer would.
+LIKELY = {1: 7, 2: 5}
 
 
 #: Rows from which a proposal costs so much that a few coefficients of a model of one grouping are
@@ -302,7 +305,7 @@ def _conditional(outer: IntegralDensity, terms: Sequence[str]) -> Conditional:
     start = Line(outer.vector, np.zeros(size, dtype), np.zeros((outer.num_dims, size), dtype))
     shapes = (lead.num_groups, lead.dim), (lead.dim, 2, lead.num_groups)
     near = Near(*(np.zeros(shape, dtype) for shape in shapes))
-    return Conditional(outer, NODES[lead.dim][0], near, start)
+    return Conditional(outer, LIKELY[lead.dim], near, start)
 
 
 def largest_grouping(whole: Integral) -> list[str]:
@@ -387,7 +390,8 @@ def _nodes(integral: Integral, at_mode: Mapping[str, np.ndarray]) -> tuple[int, 
         for start, end, (_, weights) in zip(ends[:-1], ends[1:], grids, strict=True)
     ]
     good = [n for n, total in zip(choices, totals, strict=True) if abs(total - totals[-1]) <= NEAR]
-    return good[0], near
+    fewest = LIKELY[dim] if integral.data.num_observations < MANY_ROWS else 0
+    return max(good[0], fewest), near
 
 
 def _ratios(
