@@ -89,7 +89,7 @@ def draw_posterior(
     # NumPyro's draws of first values broadcast as NumPy does.
     with run_unchecked(), jax.numpy_rank_promotion("allow"):
         prepared = model.prepare(*args, **kwargs)
-        dims = infer_dims(prepared.model, prepared.args, prepared.kwargs)
+        dims = infer_dims(prepared.model, prepared.args, dict(prepared.kwargs))
     sites = Sites({name: own for name, own in dims.items() if name in samples}, {})
     tree = arviz_tree({"posterior": samples}, {}, sites, sampling, method)
     tree.attrs |= info

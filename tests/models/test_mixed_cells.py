@@ -64,29 +64,40 @@ def test_who_is_joined(change: dict[str, Any], rows: int) -> None:
 
 
 @pytest.mark.parametrize("weights", [None, "w"])
-@pytest.mark.parametrize("likelihood", ["poisson", "negativebinomial", "ordinal"])
-def test_rows_of_one_response_are_counted(likelihood: str, weights: str | None) -> None:
+@pytest.mark.parametrize(
+    ("response", "likelihood"),
+    [
+        ("y", "poisson"), ("y", "negativebinomial"), ("y", "ordinal"),
+        ("y | cens(c)", "poisson"), ("y | trials(n)", "binomial"),
+    ],
+)  # fmt: skip
+def test_rows_of_one_response_are_counted(
+    response: str, likelihood: str, weights: str | None
+) -> None:
     """The log density is that of all rows, with weights and an offset, too."""
     rng = np.random.default_rng(0)
-    data = {name: rng.integers(2, size=90) for name in ("x", "g", "e")}
-    data |= {"y": rng.integers(3, size=90), "w": rng.integers(1, 3, size=90)}
+    data = {name: rng.integers(2, size=200) for name in ("x", "g", "e", "c")}
+    data |= {"y": rng.integers(3, size=200), "w": rng.integers(1, 3, size=200)}
+    data["n"] = 2 + data["c"]
     scale = "~ x" if likelihood == "negativebinomial" else None
     model = MixedEffects(
-        "y ~ x + offset(e) + (1 + x | g)", likelihood=likelihood, weights=weights,
+        f"{response} ~ x + offset(e) + (1 + x | g)", likelihood=likelihood, weights=weights,
         scale_formula=scale,
     )  # fmt: skip
     with jax.enable_x64(True):
         (joined,), (whole,) = model.arguments(data, join=True), model.arguments(data)
-        cells = len(np.unique([data[n] for n in "xgey"], axis=1).T)
+        names = "xgey" if response == "y" else "xgeyc"
+        cells = len(np.unique([data[n] for n in names], axis=1).T)
         assert (
             np.count_nonzero(joined.weight) == cells <= joined.num_observations < 9 / 8 * cells + 1
         )
-        trace = handlers.trace(handlers.seed(model, 0)).get_trace(joined)
+        trace = handlers.trace(handlers.seed(model, 0)).get_trace(whole)
         values = {
             name: site["value"] for name, site in trace.items()
             if site["type"] == "sample" and not site["is_observed"]
         }  # fmt: skip
-        found = [log_density(model, (own,), {}, values)[0] for own in (joined, whole)]
+        run = jax.jit(lambda own: log_density(model, (own,), {}, values)[0])
+        found = [run(own) for own in (joined, whole)]
     np.testing.assert_allclose(found[0], found[1], rtol=1e-12)
 
 

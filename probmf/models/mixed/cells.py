@@ -49,7 +49,10 @@ def join_rows(data: MixedData, likelihood: Likelihood) -> MixedData:
     if data.response is None:
         return data
     if not likelihood.normal:
-        alike = _alike([data.predictors, data.response], data.num_observations)
+        # Trials, or which responses are bounds, by row.
+        known = {site: data.priors[site] for site in likelihood.known if site in data.priors}
+        known = {site: column for site, column in known.items() if np.ndim(column)}
+        alike = _alike([data.predictors, data.response, known], data.num_observations)
         if alike is None:
             return data
         weight = np.ones(data.num_observations) if data.weight is None else data.weight
@@ -58,7 +61,11 @@ def join_rows(data: MixedData, likelihood: Likelihood) -> MixedData:
         size = min(_round_number(len(alike.first)), data.num_observations)
         rows = np.resize(alike.first, size)
         count = np.bincount(alike.cell, np.asarray(weight, np.float64), size)
-        return replace(_taken(data, rows), response=data.response[rows], weight=count)
+        own = {site: np.asarray(column)[rows] for site, column in known.items()}
+        return replace(
+            _taken(data, rows), response=data.response[rows], weight=count,
+            priors={**data.priors, **own},
+        )  # fmt: skip
     if data.noise is None or data.weight is not None:
         return data
     alike = _alike([data.predictors], data.num_observations)
@@ -67,10 +74,10 @@ def join_rows(data: MixedData, likelihood: Likelihood) -> MixedData:
     values = likelihood.place(np.asarray(data.response, np.float64))
     mean = np.bincount(alike.cell, values) / alike.number
     within = np.bincount(alike.cell, np.square(values - mean[alike.cell]))
-    own: Any = likelihood
-    jacobian = np.sum(own.log_slope(mean)) - np.sum(own.log_slope(values))
+    law: Any = likelihood
+    jacobian = np.sum(law.log_slope(mean)) - np.sum(law.log_slope(values))
     return replace(
-        _taken(data, alike.first), response=own.from_score(mean),
+        _taken(data, alike.first), response=law.from_score(mean),
         cells=Cells(alike.number.astype(np.float64), within, np.asarray(jacobian)),
     )  # fmt: skip
 
