@@ -19,6 +19,7 @@ from probmf.inference.mixed import quadrature_sampler
 from probmf.inference.mixed.integral import Integral, IntegralDensity
 from probmf.inference.mixed.quadrature_importance import _Proposals
 from probmf.inference.mixed.sampling import FallbackWarning
+from probmf.inference.nuts import pooled_warmup
 from probmf.run.threads import workers
 
 G = np.repeat(np.arange(8), 5)
@@ -78,9 +79,10 @@ CROSSED = {
 def test_slopes_of_the_largest_grouping_are_integrated_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Two effects a group; another grouping of which rows tell little is sampled standardized."""
+    """Two effects a group; the other grouping is sampled standardized."""
     monkeypatch.setattr(quadrature_sampler, "MAX_DIMS", 0)
-    monkeypatch.setattr(quadrature_sampler, "WARMUP_OF_FEW", 10)
+    monkeypatch.setattr(pooled_warmup, "STAGES", (10, 10))
+    monkeypatch.setattr(pooled_warmup, "LEAST_STAGES", 1)
     model = MixedEffects("y ~ x + (1 + x | g) + (1 | h)", likelihood="poisson")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -166,7 +168,7 @@ def test_what_has_no_quadrature_is_refused() -> None:
 def test_without_groups_all_is_sampled(unit: float) -> None:
     table = {**CROSSED, "x": unit * CROSSED["x"]}
     fit = sample_marginal(MixedEffects("y ~ x", likelihood="poisson"), table, key=0)
-    assert fit.method == "nuts"
+    assert fit.method == "importance"
     grid = np.stack(np.meshgrid(np.linspace(-1, 2, 301), np.linspace(-1.5, 1.5, 301)), -1)
     prior: Any = fit.design.data.priors["coefficients"]
     scale = np.asarray(prior.scale) * [1.0, unit]

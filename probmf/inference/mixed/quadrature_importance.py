@@ -95,10 +95,9 @@ class Conditional:
     near: Near
     start: Line
 
-    def about(self, num_nodes: int, near: Near, tables: Tables) -> "Conditional":
+    def about(self, num_nodes: int, near: Near, columns: np.ndarray) -> "Conditional":
         """The same about other effects: the leading grouping's with their nodes, and the rest."""
-        flat = np.concatenate([np.zeros(0), *(np.ravel(table) for table in tables)])
-        start = self.start._replace(effects=flat.astype(self.density.vector.dtype))
+        start = self.start._replace(effects=columns)
         return replace(self, num_nodes=num_nodes, near=near, start=start)
 
     @property
@@ -135,6 +134,11 @@ class Conditional:
         own = draw_effects_of_groups(groups, wrap_words(words), self.near)
         rest = density.rest({name: values[name] for name in density.sites})
         return values | density.integral.effects(rest, [own, *columns.tables(effects)])
+
+
+def flat_columns(tables: Tables, dtype: Any) -> Float[np.ndarray, " D"]:
+    """Effects of the blocks beside the leading one, one after another."""
+    return np.concatenate([np.zeros(0), *(np.ravel(table) for table in tables)]).astype(dtype)
 
 
 def draw_weighted(

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from probmf.data import as_key
 from probmf.inference.final_warning import PACKAGE, FallbackWarning, concluded
 from probmf.inference.importance import K_HAT_GATE, NoModeError
-from probmf.inference.importance_rounds import ImportanceDraws
+from probmf.inference.importance_rounds import ImportanceDraws, most_densities
 from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.evaluators import NotServedError
 from probmf.inference.marginal.marginal_model import MarginalModel
@@ -25,6 +25,7 @@ from probmf.inference.nuts.pooled_warmup import PooledNuts
 from probmf.inference.nuts.transitions import NoStartError, constrain_chains
 from probmf.inference.potential import mixed_potential
 from probmf.inference.target import Target
+from probmf.inference.vector_draws import draw_vectors
 from probmf.models import MixedEffects
 from probmf.results import MixedFit
 from probmf.results.sampling import Sampling
@@ -139,7 +140,8 @@ def sample_marginal(
             draws should not be relied upon; see `diagnostics.summary`.
 
     Example:
-        >>> from probmf.models import MixedEffects
+        >>> from probmf.inference.vector_draws import draw_vectors
+    from probmf.models import MixedEffects
         >>> table = {"y": [1.0, 2.0, 4.0, 3.0, 2.5, 3.5], "g": ["a", "b", "a", "b", "c", "c"]}
         >>> fit = sample_marginal(MixedEffects("y ~ 1 + (1 | g)"), table, key=0, num_samples=100)
         >>> fit.samples["coefficients"].shape, bool(fit.sampling.info["k_hat"] < 0.7)
@@ -240,6 +242,8 @@ def _by_quadrature(
 ) -> Any:
     """One grouping integrated out by quadrature, all that is left by weights or NUTS."""
     model, (data,) = target.source, target.args
+    if not data.groups and (data.noise is None or not data.noise.groups):
+        return _all_sampled(target, num_samples, key, begin, max_densities, progress)
     try:
         found = sample_by_quadrature(
             model.program, data, num_samples, key, max_densities=max_densities, progress=progress
@@ -271,6 +275,25 @@ def _by_quadrature(
     )
     method = "marginal/quadrature" if found.sites else "nuts"
     return target.fit(drawn.samples, method, sampling=sampling)
+
+
+def _all_sampled(
+    target: Target,
+    num_samples: int,
+    key: jax.Array,
+    begin: float,
+    max_densities: int | None,
+    progress: bool | None,
+) -> Any:
+    """Draws where there are no effects to integrate out."""
+    density = mixed_potential(target.source.program, target.args)
+    if not density.num_dims:
+        raise ValueError("The formula and priors leave nothing to sample.")
+    limit = most_densities(num_samples, max_densities)
+    found = draw_vectors(density, num_samples, key, limit, progress)
+    sampling = found.sampling(time.perf_counter() - begin)
+    method = "importance" if sampling.is_independent else "nuts"
+    return target.fit(constrain_chains(density, found.vectors), method, sampling=sampling)
 
 
 def _by_nuts(
