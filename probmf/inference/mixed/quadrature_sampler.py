@@ -14,10 +14,11 @@ import numpy as np
 from jaxtyping import Array
 
 from probmf.effects.columns import lead_groups
-from probmf.effects.conditional_draws import NUM_NODES, Near, near_modes
+from probmf.effects.conditional_draws import Near, near_modes
 from probmf.effects.laplace import Tables
 from probmf.effects.quadrature import (
     MAX_DIM,
+    NUM_NODES,
     find_modes,
     gauss_hermite,
     log_ratios,
