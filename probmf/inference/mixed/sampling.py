@@ -103,8 +103,8 @@ def sample_marginal(
     and drawn from their conditional given each draw of what is left, :math:`\psi`. That is drawn by
     importance sampling, too: scales and the likelihood's own parameters as above, coefficients and
     the effects of other groupings given these by a t distribution about the mode of their
-    conditional. Where that cannot serve, four chains of NUTS take over as above. Without group terms
-    all is drawn by importance sampling.
+    conditional. Where that cannot serve, four chains of NUTS take over as above. Without group
+    terms all is drawn by importance sampling.
 
     Of a NumPyro model of your own, marginalized, what is left is drawn by importance sampling in
     its unconstrained coordinates, up to 20 numbers, else by NUTS; then effects are drawn back.
