@@ -103,8 +103,8 @@ class Columns(NamedTuple):
             start: Where the search for the mode begins.
 
         Returns:
-            The mode, nearly, and R of the last place that was looked
-            at: one factorization for each iteration.
+            The mode, nearly, and R of the last place that was looked at: one factorization for
+            each iteration.
         """
         small = jnp.finfo(start.dtype).eps
 

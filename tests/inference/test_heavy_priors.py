@@ -7,7 +7,7 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 import scipy.stats as st
-from scipy.special import expit, logsumexp
+from scipy.special import log_expit, logsumexp
 
 from probmf import MixedEffects, fit_marginal, sample_gibbs, sample_marginal, sample_nuts
 from probmf.inference.mixed.leave_one_out import leave_one_out
@@ -20,7 +20,7 @@ LAWS = {
     "studentt": (dist.StudentT(2.5, 0.2, 0.3), st.t(2.5, 0.2, 0.3)),
     "laplace": (dist.Laplace(-0.1, 0.3), st.laplace(-0.1, 0.3)),
 }
-GRID = np.linspace(-8.0, 8.0, 4001)
+GRID = np.linspace(-100.0, 100.0, 20001)
 
 
 def response(kind: str) -> np.ndarray:
@@ -35,8 +35,8 @@ def log_likelihood(kind: str, y: np.ndarray) -> np.ndarray:
         cover = TAU**2 * (GROUP[:, None] == GROUP) + NOISE**2 * np.eye(12)
         return np.asarray(st.multivariate_normal(np.zeros(12), cover).logpdf(y - GRID[:, None] * X))
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
-    share = expit(GRID[:, None, None] * X[:, None] + TAU * nodes)
-    each = np.log(np.where(y[:, None] > 0, share, 1 - share))
+    score = GRID[:, None, None] * X[:, None] + TAU * nodes
+    each = log_expit(np.where(y[:, None] > 0, score, -score))
     by_group = np.stack([each[:, g == GROUP].sum(axis=1) for g in range(4)], axis=1)
     return np.asarray(logsumexp(by_group + np.log(weights), axis=2).sum(axis=1))
 
@@ -62,7 +62,8 @@ def test_draws_are_of_the_posterior(kind: str, law: str, sample: Callable[..., M
     mean = mass @ GRID
     sd = np.sqrt(mass @ GRID**2 - mean**2)
     assert draws.mean() == pytest.approx(mean, abs=0.15 * sd)
-    assert draws.std() == pytest.approx(sd, rel=0.1)
+    # Of yes and no the posterior's tails are as heavy as the prior's.
+    assert draws.std() == pytest.approx(sd, rel=0.1 if kind == "gaussian" else 0.2)
     # The distribution function at quantiles, and so the tails' weight.
     places = np.searchsorted(np.cumsum(mass), [0.05, 0.25, 0.5, 0.75, 0.95])
     below = [np.mean(draws < GRID[place]) for place in places]

@@ -470,7 +470,7 @@ def test_second_call_compiles_nothing(caplog: pytest.LogCaptureFixture) -> None:
         (MatrixFactorization(0, user_bias=False, item_bias=False), "and the model has neither"),
         (
             MatrixFactorization(2, user_bias_scale=dist.HalfNormal(np.ones(USERS)).to_event(1)),
-            "takes scales that are independent",
+            "takes independent scales",
         ),
     ],
 )  # fmt: skip

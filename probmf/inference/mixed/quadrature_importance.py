@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from rich.progress import Progress, TaskID
 
 from probmf.data import wrap_words
 from probmf.data.keys import as_generator
@@ -45,7 +46,6 @@ from probmf.inference.marginal.evaluators import NotServedError, cut
 from probmf.inference.mixed.integral import IntegralDensity
 from probmf.rows.store import num_workers
 from probmf.run.compilation import count_numbers, traced_jit
-from probmf.run.driver import progress_bar
 from probmf.run.threads import Workers, workers
 
 #: Chains of draws, and pieces that are drawn side by side.
@@ -148,7 +148,8 @@ def draw_weighted(
     key: Array,
     pool: Workers,
     max_densities: int | None,
-    progress: bool | None,
+    bar: Progress,
+    task: TaskID,
 ) -> ImportanceDraws:
     """Independent draws by weight, with their effects from the conditional given each.
 
@@ -159,7 +160,8 @@ def draw_weighted(
         key: JAX key.
         pool: Threads.
         max_densities: The most proposals; see `sample_marginal`.
-        progress: Show a bar.
+        bar: A progress bar.
+        task: Its task.
 
     Raises:
         NotServedError: If k-hat stays above the gate.
@@ -170,21 +172,21 @@ def draw_weighted(
     limit = most_densities(num_samples, max_densities)
     if conditional.num_columns:
         limit = min(limit, KEEP_NUMBERS // conditional.num_columns)
-    with progress_bar(progress) as bar:
-        task = bar.add_task("compilation", total=None, status="")
-        evaluate = _Proposals(conditional, pool, rng)
-        drawing = _drawing(conditional, num_samples, draw_key)
-        compiled = pool.submit(evaluate.compile)
-        pool.submit(drawing.compile)
-        compiled.result()
-        clock.mark("compilation")
-        bar.update(task, description="centres")
-        evaluate.find_centers(mode)
-        evaluate.check(mode)
-        clock.mark("centres")
-        rounds = Rounds(evaluate, rng, mode)
-        count = rounds.run(num_samples, limit, bar, task)
-        clock.mark("proposals")
+    bar.update(task, description="compilation")
+    evaluate = _Proposals(conditional, pool, rng)
+    drawing = _drawing(conditional, num_samples, draw_key)
+    compiled = pool.submit(evaluate.compile)
+    pool.submit(drawing.compile)
+    compiled.result()
+    clock.mark("compilation")
+    bar.update(task, description="centres")
+    evaluate.find_centers(mode)
+    evaluate.check(mode)
+    clock.mark("centres")
+    rounds = Rounds(evaluate, rng, mode)
+    count = rounds.run(num_samples, limit, bar, task)
+    clock.mark("proposals")
+    bar.update(task, description="effects")
     chosen = resample(rounds.weights, count, rng)
     # In random order, so that any are draws; the last piece is filled up.
     each = -(-count // NUM_CHAINS)

@@ -44,6 +44,7 @@ from probmf.inference.nuts.transitions import Chains
 from probmf.models.mixed.arrays import MixedData
 from probmf.models.mixed.program import MixedProgram
 from probmf.rows.store import num_workers
+from probmf.run.driver import progress_bar
 from probmf.run.threads import Workers, workers
 
 #: Nodes that are tried for each effect, by the number of effects, and those that they are judged
@@ -131,7 +132,8 @@ def sample_by_quadrature(
     search = _ModeSearch(outer)
     conditional, why = None, ""
     drawn: ImportanceDraws | ChainDraws | None = None
-    with workers(num_workers()) as pool:
+    with workers(num_workers()) as pool, progress_bar(progress) as bar:
+        task = bar.add_task("mode", total=None, status="")
         ready = pool.submit(search.compile)
         try:
             conditional = _conditional(outer, terms)
@@ -146,7 +148,7 @@ def sample_by_quadrature(
             conditional = _with_nodes(conditional, found)
             try:
                 drawn = draw_weighted(
-                    conditional, found.mode, num_samples, key, pool, max_densities, progress
+                    conditional, found.mode, num_samples, key, pool, max_densities, bar, task
                 )
             except NotServedError as error:
                 why = str(error)

@@ -140,8 +140,7 @@ def sample_marginal(
             draws should not be relied upon; see `diagnostics.summary`.
 
     Example:
-        >>> from probmf.inference.vector_draws import draw_vectors
-    from probmf.models import MixedEffects
+        >>> from probmf.models import MixedEffects
         >>> table = {"y": [1.0, 2.0, 4.0, 3.0, 2.5, 3.5], "g": ["a", "b", "a", "b", "c", "c"]}
         >>> fit = sample_marginal(MixedEffects("y ~ 1 + (1 | g)"), table, key=0, num_samples=100)
         >>> fit.samples["coefficients"].shape, bool(fit.sampling.info["k_hat"] < 0.7)
