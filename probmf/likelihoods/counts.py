@@ -8,7 +8,7 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.nn import sigmoid
+from jax.nn import sigmoid, softplus
 from jax.scipy.special import betainc, gammainc, gammaln
 from jaxtyping import Array
 from numpyro.distributions import constraints
@@ -177,23 +177,27 @@ class NegativeBinomial(Concentrated, Counts):
 
     def none(self, scores: Scores, scales: Mapping[str, Array]) -> Array:
         """Minus the log of the probability of a zero."""
-        return scales["concentration"] * jnp.log1p(rate(scores) / scales["concentration"])
+        own = scales["concentration"]
+        return own * softplus(scores - jnp.log(own))
 
     def loss(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
         """Minus log likelihood."""
         own, count = scales["concentration"], jnp.asarray(rating)
-        share = rate(scores) / own
-        fails = own * jnp.log1p(share)
+        # Without the rate itself, which overflows.
+        odds = scores - jnp.log(own)
         ways = gammaln(own) + gammaln(count + 1.0) - gammaln(own + count)
-        return fails + count * (jnp.log(own) + jnp.log1p(share) - scores) + ways
+        return own * softplus(odds) + count * softplus(-odds) + ways
 
     def slope(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
         """Count less rate, over one plus rate by concentration."""
-        return (rating - rate(scores)) / (1.0 + rate(scores) / scales["concentration"])
+        own = scales["concentration"]
+        odds = scores - jnp.log(own)
+        return rating * sigmoid(-odds) - own * sigmoid(odds)
 
     def information(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
         """Fisher information of a score: the rate over one plus rate by concentration."""
-        return rate(scores) / (1.0 + rate(scores) / scales["concentration"])
+        own = scales["concentration"]
+        return own * sigmoid(scores - jnp.log(own))
 
     def integrate(self, mean: Scores, sd: Scores, scales: Mapping[str, Array]) -> tuple:
         """Mean and sd of a count whose rate is log-normal."""

@@ -847,3 +847,24 @@ def test_a_concentration_is_checked_and_found_in_counts() -> None:
         drawn = case.law(np.full(20_000, 0.5)).rvs(random_state=0)
         found = case.likelihood.of_ratings(drawn, 1.0).scale_sites()["concentration"]
         assert found == pytest.approx(case.scales["concentration"], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "own"),
+    [
+        (Poisson(), {}), (NegativeBinomial(), {"concentration": 0.7}),
+        (Bernoulli(), {}), (Bernoulli(link="cloglog"), {}),
+        (HurdleNegativeBinomial(), {"concentration": 0.7, "zero_probability": 0.3}),
+        (ZeroInflatedNegativeBinomial(), {"concentration": 0.7, "zero_probability": 0.3}),
+    ],
+)  # fmt: skip
+def test_no_probability_is_above_one(likelihood: Any, own: dict[str, float]) -> None:
+    """At any score: where a search goes astray, nothing may draw it on."""
+    scores = np.concatenate([-np.geomspace(1e-2, 1e4, 40), np.geomspace(1e-2, 1e4, 40)])
+    counts = np.array([0.0, 1.0] if isinstance(likelihood, Bernoulli) else [0.0, 1.0, 40.0])
+    with jax.enable_x64(True):
+        scales = {name: jnp.asarray(value) for name, value in own.items()}
+        logs = likelihood.log_density(
+            jnp.asarray(scores)[:, None], jnp.asarray(counts)[None], jnp.ones((1, 1)), scales
+        )
+    assert np.all(np.asarray(logs) <= 1e-12)
