@@ -28,7 +28,7 @@ FIRST_DEGREE, NUM_NODES = 6, 7
 
 
 class Near(NamedTuple):
-    """What is nearly so at other values of all that is not integrated out.
+    """Values that are nearly the same at other values of all that is not integrated out.
 
     Attributes:
         modes: Modes of the whitened effects.
@@ -72,7 +72,7 @@ class _Lines(NamedTuple):
         return cls(mode, root, first_alone, log_density)
 
     def ends(self) -> Float[Array, "d 2 groups"]:
-        """How far the conditionals reach, the second effect's at the mode of the first."""
+        """Ends of the conditionals, the second effect's at the mode of the first."""
         zero = jnp.zeros_like(self.mode[:, 0])
         lines = [self.first, lambda at: self.second(zero, at)][: self.mode.shape[1]]
         return jnp.stack([find_ends(line, line(zero)) for line in lines])
@@ -81,7 +81,7 @@ class _Lines(NamedTuple):
 def near_modes(
     groups: Groups, mode: Float[Array, "groups d"], root: Float[Array, "groups d d"]
 ) -> Near:
-    """What draws of effects at other values of the rest may begin with, to be traced.
+    """Values that draws of effects given another rest may begin with, to be traced.
 
     Args:
         groups: The groups, with one or two effects each.

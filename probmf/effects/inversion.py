@@ -215,7 +215,7 @@ def _rough(
 def _refine(
     coefficient: Float[Array, "k m"], mass: Float[Array, " m"], place: Float[Array, " m"]
 ) -> Float[Array, " m"]:
-    """Where a mass is reached from the centre on, as a share of the side's length.
+    """Place where a mass is reached from the centre on, as a share of the side's length.
 
     Args:
         coefficient: Of the logarithm of the density, in powers.

@@ -243,7 +243,7 @@ def _score_from(density: IntegralDensity, vector: Array, start: Tables) -> Any:
 
 
 def _is_simple(data: MixedData) -> bool:
-    """Whether there is one grouping, and few coefficients."""
+    """True if there is one grouping, and few coefficients."""
     first = data.groups[0].group
     alone = all(np.array_equal(first, term.group) for term in data.groups[1:])
     return alone and len(data.mean.names) <= FEW_COEFFICIENTS
