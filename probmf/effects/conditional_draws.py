@@ -99,7 +99,7 @@ def draw_effects_of_groups(
     Args:
         groups: The groups, with one or two effects each.
         key: JAX key.
-        near: What may nearly be so.
+        near: Modes and ends at another value of the rest, where searches for them begin.
 
     Returns:
         One draw of all of them. Cost O(n): some 25 looks at the rows, of two effects 120.

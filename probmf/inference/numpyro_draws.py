@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -92,7 +93,8 @@ def _judge(sampling: Sampling, samples: SiteArrays) -> None:
     if not sampling.is_independent:
         flat = {name: value.reshape(num_chains, num_draws, -1) for name, value in samples.items()}
         rows = measured_rows([Quantity(name, own, False) for name, own in flat.items()], 1)
-    found = list(complaints(sampling, statistics(sampling), rows, num_chains, num_draws))
+    told = replace(sampling, complete=True)  # An interruption has been told of.
+    found = list(complaints(told, statistics(sampling), rows, num_chains, num_draws))
     if found:
         sentences = (OPENING, *(complaint.sentence for complaint in found))
         warnings.warn(" ".join(sentences), DiagnosticWarning, skip_file_prefixes=(PACKAGE,))

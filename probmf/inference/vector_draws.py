@@ -20,7 +20,7 @@ from probmf.inference.nuts.pooled_warmup import PooledNuts
 from probmf.inference.potential import Potential
 from probmf.results.sampling import Sampling
 from probmf.rows.store import num_workers
-from probmf.run.driver import progress_bar
+from probmf.run.driver import FitWarning, progress_bar
 from probmf.run.threads import Workers, workers
 
 #: Chains of NUTS.
@@ -67,19 +67,30 @@ def draw_vectors(
 
     Warns:
         FallbackWarning: If NUTS takes over.
+        FitWarning: After an interruption, with what there is.
     """
+    weigh_key, nuts_key = jax.random.split(key)
     try:
-        return _weighted(potential, num_samples, key, limit, progress)
+        found = _weighted(potential, num_samples, weigh_key, limit, progress)
     except NotServedError as error:
         warnings.warn(
             f"Importance sampling can't serve here: {error}. Going on with NUTS on what is left.",
             FallbackWarning, skip_file_prefixes=(PACKAGE,),
         )  # fmt: skip
-        nuts = PooledNuts(potential, NUM_CHAINS, key, progress)
+        nuts = PooledNuts(potential, NUM_CHAINS, nuts_key, progress)
         nuts.warm_up()
         chains = nuts.draw(-(-num_samples // NUM_CHAINS))
-        info = {"fallback": str(error)}
-    return VectorDraws(chains.vectors, chains.stats, nuts.num_warmup, chains.complete, info)
+        found = VectorDraws(
+            chains.vectors, chains.stats, nuts.num_warmup, chains.complete,
+            {"fallback": str(error)},
+        )  # fmt: skip
+    if not found.complete:
+        warnings.warn(
+            f"Interrupted: there are {found.vectors.shape[0] * found.vectors.shape[1]:,} of "
+            f"{num_samples:,} draws, marked incomplete.",
+            FitWarning, skip_file_prefixes=(PACKAGE,),
+        )  # fmt: skip
+    return found
 
 
 def _weighted(

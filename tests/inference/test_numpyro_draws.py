@@ -14,6 +14,7 @@ from probmf import marginalize, sample_marginal
 from probmf.diagnostics.judgement import DiagnosticWarning
 from probmf.inference import importance_rounds
 from probmf.inference.final_warning import FallbackWarning
+from probmf.run.driver import FitWarning
 
 GROUP, Y = np.array([0, 0, 1, 2, 2, 2, 3]), np.array([1.2, 2.1, -0.4, 0.3, 0.9, 0.1, -1.5])
 
@@ -86,6 +87,24 @@ def test_what_is_left_is_too_much() -> None:
     assert "21 parameters are left, more than the 20" in told[FallbackWarning]
     assert "Draw" in told[DiagnosticWarning]
     assert tree.posterior["effect"].shape == (4, 10, 21)
+
+
+def test_an_interruption_keeps_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while more proposals are made."""
+    extend, calls = importance_rounds.Rounds.extend, []
+
+    def stopped(self: Any, num: int) -> None:
+        calls.append(num)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        extend(self, num)
+
+    monkeypatch.setattr(importance_rounds.Rounds, "extend", stopped)
+    with pytest.warns(FitWarning, match=r"Interrupted: there are [1-5]\d\d of 2,000 draws"):
+        tree: Any = sample_marginal(
+            marginalize(model), {"group": GROUP, "y": Y}, key=0, num_samples=2000
+        )
+    assert 100 < tree.posterior["scale"].size < 600
 
 
 def test_bad_arguments_are_refused() -> None:

@@ -72,7 +72,7 @@ class ChainDraws(NamedTuple):
         samples: Draws by site, (chain, draw, ...).
         chains: The chains on the unconstrained scale.
         num_warmup: Transitions per chain that were thrown away.
-        fallback: The reason why importance sampling could not serve, where it was tried.
+        fallback: The reason why importance sampling could not serve.
     """
 
     samples: dict[str, np.ndarray]
@@ -137,7 +137,7 @@ def sample_by_quadrature(
         ready = pool.submit(search.compile)
         try:
             conditional = _conditional(outer, terms)
-            # Compiled while the mode is looked for: the fewest nodes mostly serve.
+            # Compiled while the mode is looked for, for the likely number of nodes.
             for compile_one in traced_programs(conditional, num_samples):
                 pool.submit(compile_one)
         except NotServedError as error:
@@ -153,13 +153,16 @@ def sample_by_quadrature(
             except NotServedError as error:
                 why = str(error)
     lead = tuple(term.effects_site for term in data.groups if term.name in terms)
-    inner = Integral.of(replace(program, centered=lead), data, terms)
-    inner = replace(inner, num_nodes=NUM_NODES[inner.blocks[0].dim])
-    if conditional is not None:
-        inner = replace(inner, num_nodes=conditional.num_nodes, near=conditional.near)
+    dim = sum(term.z.shape[1] for term in data.groups if term.name in terms)
+    num_nodes = NUM_NODES[dim] if conditional is None else conditional.num_nodes
     if drawn is None:
-        drawn = _by_nuts(IntegralDensity.of_integral(inner), num_samples, key, why, progress)
-    return QuadratureDraws(drawn, inner.sites, inner.num_nodes)
+        inner = Integral.of(replace(program, centered=lead), data, terms, num_nodes=num_nodes)
+        if conditional is not None:
+            inner = replace(inner, near=conditional.near)
+        nuts_key = jax.random.fold_in(key, 1)  # Not the one that proposals were drawn by.
+        density = IntegralDensity.of_integral(inner)
+        drawn = _by_nuts(density, num_samples, nuts_key, why, progress)
+    return QuadratureDraws(drawn, lead, num_nodes)
 
 
 def _by_nuts(
@@ -250,7 +253,7 @@ def _is_simple(data: MixedData) -> bool:
 
 
 def _conditional(outer: IntegralDensity, terms: Sequence[str]) -> Conditional:
-    """The coefficients and effects that stay given the rest, with as many nodes as mostly serve.
+    """The coefficients and effects that stay given the rest, with the likely number of nodes.
 
     Raises:
         NotServedError: If the rest is of too many numbers, or a grouping of more effects leads.
@@ -261,10 +264,8 @@ def _conditional(outer: IntegralDensity, terms: Sequence[str]) -> Conditional:
             "importance sampling serves"
         )
     integral, dtype = outer.integral, outer.vector.dtype
-    lead, own = (
-        integral.blocks[0],
-        {t.effects_site for t in integral.data.groups if t.name in terms},
-    )
+    lead = integral.blocks[0]
+    own = {t.effects_site for t in integral.data.groups if t.name in terms}
     if {layout.name for layout in lead.layouts} != own:
         told = " and ".join(layout.name for layout in lead.layouts)
         raise NotServedError(f"{told} has more effects for each group than a quadrature serves")

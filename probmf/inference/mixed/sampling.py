@@ -253,27 +253,25 @@ def _by_quadrature(
             f"likelihood is {model.likelihood!r}, and sample_marginal can't serve: {error}. Use "
             f"sample_nuts{how}."
         ) from error
-    info: dict[str, float | int | str] = {}
-    if found.sites:
-        info = {"num_nodes": found.num_nodes, "integrated": ", ".join(found.sites)}
+    info: dict[str, float | int | str] = {
+        "num_nodes": found.num_nodes, "integrated": ", ".join(found.sites),
+    }  # fmt: skip
     drawn = found.drawn
     if isinstance(drawn, ImportanceDraws):
         return _weighted(target, drawn, num_samples, begin, info)
-    if drawn.fallback:
-        info["fallback"] = drawn.fallback
-        warnings.warn(
-            f"Importance sampling can't serve here: {drawn.fallback}. Going on with NUTS on what "
-            "is left.",
-            FallbackWarning,
-            stacklevel=3,
-        )
+    info["fallback"] = drawn.fallback
+    warnings.warn(
+        f"Importance sampling can't serve here: {drawn.fallback}. Going on with NUTS on what is "
+        "left.",
+        FallbackWarning,
+        stacklevel=3,
+    )
     chains = drawn.chains
     warn_incomplete(chains.result, chains.num_draws, -(-num_samples // NUM_CHAINS), stacklevel=3)
     sampling = Sampling(
         chains.stats, drawn.num_warmup, time.perf_counter() - begin, chains.complete, info
     )
-    method = "marginal/quadrature" if found.sites else "nuts"
-    return target.fit(drawn.samples, method, sampling=sampling)
+    return target.fit(drawn.samples, "marginal/quadrature", sampling=sampling)
 
 
 def _all_sampled(

@@ -23,8 +23,6 @@ def draw(name: str, folder: Path, way: str) -> dict[str, np.ndarray]:
     made = models.posterior(folder, name)
     marginal = marginalize(made.model)
     if way == "weights":
-        if name in PLAIN:
-            pytest.skip("Nothing is integrated out.")
         tree = sample_marginal(marginal, made.data, key=1, num_samples=8000)
         return {site: value.to_numpy() for site, value in tree.posterior.data_vars.items()}
     target: Any = marginal
@@ -55,8 +53,13 @@ def errors(draws: np.ndarray, wanted: dict[str, float]) -> tuple[float, float]:
 
 
 @pytest.mark.calibration
-@pytest.mark.parametrize("name", models.REFERENCES)
-@pytest.mark.parametrize("way", ["weights", "nuts"])
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        (name, way) for name in models.REFERENCES for way in ("weights", "nuts")
+        if way == "nuts" or name not in PLAIN
+    ],
+)  # fmt: skip
 def test_means_and_deviations_are_those_of_the_reference(
     name: str, way: str, shared_data: Path
 ) -> None:
