@@ -285,7 +285,10 @@ def _all_sampled(
     """Draws where there are no effects to integrate out."""
     density = mixed_potential(target.source.program, target.args)
     if not density.num_dims:
-        raise ValueError("The formula and priors leave nothing to sample.")
+        raise ValueError(
+            "The formula and priors leave nothing to sample: no coefficient, no group term, and no "
+            "parameter with a prior. Give the formula a term, or a parameter a distribution."
+        )
     limit = most_densities(num_samples, max_densities)
     found = draw_vectors(density, num_samples, key, limit, progress)
     sampling = found.sampling(time.perf_counter() - begin)
