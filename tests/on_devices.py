@@ -1,7 +1,7 @@
 """Rows and fits on several devices, as JSON; a script for a process with eight pretended devices.
 
-Arguments: "rows" for single half-sweeps and what they hold and move, "chains", "fits" or "others";
-and then numbers of devices.
+Arguments: "rows" for single half-sweeps and what they hold and move, "chains", "fits", "others" or
+"lists"; and then numbers of devices.
 """
 
 import json
@@ -31,8 +31,9 @@ from probmf import (
 from probmf.backend import use_backend
 from probmf.inference.nuts import transitions
 from probmf.inference.point import full_batch, minibatch
+from probmf.results import RatingsFit, Sampling, ranking
 from probmf.rows import sweep
-from probmf.rows.placement import RowShards, row_mesh, solve_shards
+from probmf.rows.placement import LineDevices, RowShards, row_mesh, solve_shards
 from probmf.rows.store import OTHER, SIDES, RowStore, Side
 from probmf.rows.sweep import _solve_bucket, half_sweep, lay_out
 from probmf.rows.values import Prior, Rows, RowValues
@@ -204,10 +205,48 @@ def others(devices: int | None) -> dict[str, Any]:
     return found
 
 
+def lists(devices: int | None) -> dict[str, Any]:
+    """Recommendations to everybody and to a stranger, and how many devices ranked them."""
+    places: list[int] = []
+    kept = LineDevices.map
+
+    def noted(self: LineDevices, *given: Any, **static: Any) -> Any:
+        places.append(self.replicate(jnp.zeros(())).sharding.num_devices)
+        return kept(self, *given, **static)
+
+    LineDevices.map = noted  # type: ignore[method-assign]
+    # Eight users at a time on each device.
+    ranking.BLOCK_SCORES = 8 * 64
+    table, rng = data(), np.random.default_rng(2)
+    events = Ratings.from_frame(
+        table | {"rating": 1.0 * (table["rating"] > 0)},
+        **{f"{side}s": [*range(n + 2)] for side, n in SIZE.items()},
+    )
+    model = MatrixFactorization(FACTORS, Bernoulli())
+    shapes = {"intercept": ()} | model.site_shapes(events.num_users, events.num_items)
+    draws = {name: rng.normal(0.0, 0.5, (1, 4, *shape)) for name, shape in shapes.items()}
+    point = RatingsFit.from_point(model, events, {name: x[0, 0] for name, x in draws.items()},
+                                  method="test")  # fmt: skip
+    asked = np.append(events.users.ids, 999)
+    found: dict[str, Any] = {}
+    for name, fit, options in (
+        ("mean", point, {}),
+        ("upper", point, {"rank_by": "upper"}),
+        ("thompson", point, {"rank_by": "thompson", "key": 0}),
+        ("draws", RatingsFit(model, events, draws, "test", sampling=Sampling({}, 1, 0.1)), {}),
+    ):
+        best = fit.recommend(asked, 5, devices=devices, **options)
+        found[name] = {"code": best.code.tolist(), "score": best.score.tolist()}
+    LineDevices.map = kept  # type: ignore[method-assign]
+    return found | {"places": sorted({*places}), "calls": len(places)}
+
+
 if __name__ == "__main__":
     warnings.simplefilter("ignore")  # Three draws are few, and say so.
     jax.config.update("jax_enable_x64", True)
-    ask = {"rows": rows, "chains": chains, "fits": fits, "others": others}[sys.argv[1]]
+    ask = {"rows": rows, "chains": chains, "fits": fits, "others": others, "lists": lists}[
+        sys.argv[1]
+    ]
     with use_backend("xla"):
         answers = {str(count): ask(count) for count in (None, *map(int, sys.argv[2:]))}
     sys.stdout.write(json.dumps(answers))

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,17 @@ def test_chains_run_on_devices_of_their_own() -> None:
         np.testing.assert_array_equal(found[str(count)]["draws"], found["None"]["draws"])
 
 
+def test_lists_of_many_users_are_those_of_one_device() -> None:
+    """Three devices: the last block is not full, and a part of it is empty."""
+    plain, shared = answers("lists", (3,)).values()
+    assert plain.pop("places") == [1]
+    assert shared.pop("places") == [3]
+    assert shared.pop("calls") < plain.pop("calls")
+    for name, wanted in plain.items():
+        assert shared[name]["code"] == wanted["code"], name
+        np.testing.assert_allclose(shared[name]["score"], wanted["score"], rtol=1e-10)
+
+
 @pytest.mark.parametrize("count", COUNTS[1:])
 def test_ratings_are_dealt_out_evenly(rows: dict[str, Any], count: int) -> None:
     (whole,), found = rows["1"]["bytes"], rows[str(count)]
@@ -129,6 +141,16 @@ def test_devices_that_are_none(devices: Any, error: type[Exception], expected: s
     for fit in (fit_als, fit_variational, partial(fit_map, num_epochs=1), sample_gibbs):
         with pytest.raises(error, match=expected):
             fit(MatrixFactorization(1), toys.ratings(), key=0, devices=devices)
+
+
+def test_lists_without_work_for_devices() -> None:
+    table = toys.ratings()
+    fit = fit_als(MatrixFactorization(1), table, key=0, num_sweeps=1)
+    with pytest.raises(ValueError, match="devices is 99, but JAX sees"):
+        fit.recommend(devices=99)
+    drawn = replace(fit, samples={n: np.repeat(x, 2, axis=1) for n, x in fit.samples.items()})
+    with pytest.raises(ValueError, match="rank_by='lower' sorts or picks the draws"):
+        drawn.recommend(rank_by="lower", devices=1)
 
 
 def test_other_models_take_no_devices() -> None:

@@ -51,6 +51,10 @@ def recommend(
         bool,
         typer.Option("--seen", metavar="", help="Also items that the user has rated already."),
     ] = False,
+    devices: Annotated[
+        int | None,
+        typer.Option(min=1, help="Share the users between so many devices, which JAX sees."),
+    ] = None,
     seed: options.Seed = 0,
     debug: options.Debug = False,
 ) -> None:
@@ -68,7 +72,9 @@ def recommend(
             column = item or fit.data.items.column
             chosen["candidates"] = _read_candidates(fit, candidates, column)
         interval = _interval(fit, interval, everybody)
-        recommended = fit.recommend(**chosen, rank_by=rank_by, interval=interval or None, key=seed)
+        recommended = fit.recommend(
+            **chosen, rank_by=rank_by, interval=interval or None, key=seed, devices=devices
+        )
         if out_file is not None:
             write_table(_as_table(fit, recommended), out_file)
             users = headline_count(len(recommended), "user")

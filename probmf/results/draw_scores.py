@@ -16,10 +16,10 @@ from probmf.results.candidates import Exclusions
 from probmf.results.draws import Draws
 from probmf.results.mixtures import BLOCK, row_blocks, tails
 from probmf.results.prediction_intervals import Mixtures, ScoreMixture
-from probmf.results.ranking import Order, top_scores, unit_rows
+from probmf.results.ranking import Order, block_size, top_scores, unit_rows
 from probmf.results.scores import Codes, Column, Scores
+from probmf.rows.placement import LineDevices
 from probmf.rows.store import Side
-from probmf.settings import in_precision
 
 #: Numbers that the rows of one block of draws may have.
 ROW_NUMBERS = 1 << 24
@@ -32,6 +32,7 @@ def top_of_draws(
     k: int,
     exclusions: Exclusions | None,
     order: Order,
+    devices: LineDevices,
 ) -> Int[np.ndarray, "lines k"]:
     """Places in `items` of the best, -1 where none is left.
 
@@ -44,6 +45,7 @@ def top_of_draws(
         order: "mean" is the expected rating over all draws, "probability" that of a rating that is
             high enough; "lower" and "upper" are quantiles of the score over the draws; "thompson"
             is the score at one draw for each user.
+        devices: Devices that share the lines of a block, by "mean" and "probability".
 
     Returns:
         The places. Time O(draws x lines x items x d); memory is bounded.
@@ -57,13 +59,13 @@ def top_of_draws(
 
     def score(part: slice) -> np.ndarray:
         if order.by in ("mean", "probability"):
-            return _means(draws, codes[part], items, order)
+            return _means(draws, codes[part], items, order, devices)
         if order.by == "thompson":
             return _single(draws, codes[part], items, chosen[part], strangers)
         level = tails(order.interval)[order.by == "upper"]
         return _quantiles(draws, codes[part], items, level, strangers)
 
-    return top_scores(score, len(codes), len(items), k, exclusions)[0]
+    return top_scores(score, len(codes), len(items), k, exclusions, devices)[0]
 
 
 def top_cosines(
@@ -105,8 +107,12 @@ def pairs_of_rows(
     )
 
 
-def _means(draws: Draws, codes: np.ndarray, items: np.ndarray, order: Order) -> np.ndarray:
+def _means(
+    draws: Draws, codes: np.ndarray, items: np.ndarray, order: Order, devices: LineDevices
+) -> np.ndarray:
     """Expected ratings or probabilities of high ones over all draws, by line and item."""
+    parts, size = devices.count, block_size(len(codes), len(items), devices)
+    num_lines, codes = len(codes), np.pad(codes, (0, parts * size - len(codes)), "edge")
     new = codes < 0
     likelihood = draws.model.likelihood
     threshold = np.asarray(order.at_least) if order.by == "probability" else None
@@ -114,15 +120,16 @@ def _means(draws: Draws, codes: np.ndarray, items: np.ndarray, order: Order) -> 
     total = np.zeros((len(codes), len(items)))
     for some in draw_blocks(draws, len(codes) + len(items)):
         users, others = pairs_of_rows(draws, codes, items, some)
-        rows = users, others, *_spread_of_strangers(draws, new, others, some)
-        arrays = in_precision((*rows, draws.likelihood_scales(some), threshold))
-        total += np.asarray(
-            _sum_of_means(
-                *arrays, likelihood=likelihood.canonical(),
-                strangers=bool(new.any()) and not linear,
-            )
+        spread, lengths = _spread_of_strangers(draws, new, others, some)
+        lines = tuple(
+            np.moveaxis(x.reshape(len(x), parts, size, -1), 1, 0) for x in (users, spread)
+        )
+        whole = devices.replicate((others, lengths, draws.likelihood_scales(some), threshold))
+        total += devices.map(
+            _sum_of_means, lines, whole, likelihood=likelihood.canonical(),
+            strangers=bool(new.any()) and not linear,
         )  # fmt: skip
-    return total / draws.num_draws
+    return total[:num_lines] / draws.num_draws
 
 
 def _spread_of_strangers(
@@ -140,7 +147,7 @@ def _spread_of_strangers(
 
 @partial(jax.jit, static_argnames=("likelihood", "strangers"))
 def _sum_of_means(
-    users: Array, items: Array, spread: Array, lengths: Array, scales: dict[str, Array],
+    users: Array, spread: Array, items: Array, lengths: Array, scales: dict[str, Array],
     threshold: Array | None,
     *, likelihood: Likelihood, strangers: bool,
 ) -> Array:  # fmt: skip
@@ -279,9 +286,16 @@ class DrawScores(Scores):
 
     @override
     def best(
-        self, users: Codes, items: Codes, k: int, exclusions: Exclusions | None, order: Order
-    ) -> tuple[Int[np.ndarray, "lines k"], None]:
-        return top_of_draws(self.rows, users, items, k, exclusions, order), None
+        self, users: Codes, items: Codes, k: int, exclusions: Exclusions | None, order: Order,
+        devices: LineDevices,
+    ) -> tuple[Int[np.ndarray, "lines k"], None]:  # fmt: skip
+        if devices.mesh is not None and order.by not in ("mean", "probability"):
+            raise ValueError(
+                f"rank_by={order.by!r} sorts or picks the draws of this fit on the processor, and "
+                "devices would have nothing to do. Leave devices out, or rank by 'mean' or "
+                "'probability'."
+            )
+        return top_of_draws(self.rows, users, items, k, exclusions, order, devices), None
 
     @override
     def similar(

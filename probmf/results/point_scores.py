@@ -21,17 +21,18 @@ from probmf.results.plug_in import PlugIn
 from probmf.results.prediction_intervals import Mixtures, ScoreMixture
 from probmf.results.ranking import (
     BLOCK_SCORES,
+    ONE,
     Order,
     block_size,
-    padded,
+    in_parts,
     pairs_left_out,
     top_of_lines,
     top_products,
     unit_rows,
 )
 from probmf.results.scores import Codes, Column, Scores
+from probmf.rows.placement import LineDevices
 from probmf.rows.store import Side
-from probmf.settings import in_precision
 
 #: Nodes and weights of a standard Normal expectation, exact for polynomials up to degree 39.
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(20)
@@ -45,6 +46,7 @@ def top_uncertain(
     k: int,
     exclusions: Exclusions | None,
     order: Order,
+    devices: LineDevices = ONE,
 ) -> tuple[Int[np.ndarray, "lines k"], Float[np.ndarray, "lines k"]]:
     """Items ranked by a bound, a joint draw of the scores, or what is expected of the ratings.
 
@@ -60,6 +62,7 @@ def top_uncertain(
         order: By "lower", "upper" or "probability"; by "thompson", for which each user's row is
             drawn once, and for each user every item's; or by "mean", averaged over the prior of
             rows without ratings.
+        devices: Devices that share the lines of a block.
 
     Returns:
         Places in `candidates` and the bounds or draws of the scores, as `top_products`; for
@@ -74,15 +77,17 @@ def top_uncertain(
     of_ratings = by_mean or order.by == "probability"
     likelihood = plug_in.model.likelihood.canonical() if of_ratings else None
     own = plug_in.conditionals.draws.likelihood_scales()
-    scales = in_precision({name: value[0] for name, value in own.items()})
+    scales = devices.replicate({name: value[0] for name, value in own.items()})
+    threshold = devices.replicate(np.asarray(bound if order.at_least is None else order.at_least))
     best = np.full((len(codes), k), -np.inf)
     places = np.full((len(codes), k), -1, dtype=np.int64)
-    room = plug_in.spread_rows
+    room, parts = plug_in.spread_rows, devices.count
     for first in range(0, len(candidates), room):
         items = candidates[first : first + room]
         own_spread = plug_in.prior_spread("item", items) if by_mean else _spread(plug_in, items)
-        item_side = in_precision((plug_in.tables["item"][items], own_spread))
-        step = min(room, block_size(len(codes), len(items)))
+        item_side = devices.replicate((plug_in.tables["item"][items], own_spread))
+        size = min(max(1, room // parts), block_size(len(codes), len(items), devices))
+        step = size * parts
         for begin in range(0, len(codes), room):
             block = slice(begin, min(begin + room, len(codes)))
             if rng is not None:
@@ -93,16 +98,16 @@ def top_uncertain(
             for start in range(block.start, block.stop, step):
                 part = slice(start, min(start + step, block.stop))
                 length, here = part.stop - start, slice(start - begin, part.stop - begin)
-                half = np.asarray(bound) if rng is None else rng.standard_normal((step, len(items)))
-                value, place = _top_of_block(
-                    *in_precision((padded(users[part], step), padded(spread[here], step))),
-                    *item_side, in_precision(padded(offset[part], step)),
-                    in_precision(half if order.at_least is None else np.asarray(order.at_least)),
-                    scales, *pairs_left_out(exclusions, part, step, first, len(items)),
+                noise = None if rng is None else rng.standard_normal((length, len(items)))
+                cut = partial(in_parts, size=size, parts=parts)
+                lines = jax.tree.map(cut, (users[part], spread[here], offset[part], noise))
+                among = slice(first, first + len(items))
+                excluded = pairs_left_out(exclusions, part, size, parts, among=among)
+                value, place = devices.map(
+                    _top_of_block, (*excluded, *lines), (*item_side, threshold, scales),
                     k=min(k, len(items)), likelihood=likelihood, by_mean=by_mean,
                 )  # fmt: skip
-                _merge(best[part], places[part], np.asarray(value)[:length],
-                       np.asarray(place)[:length] + first)  # fmt: skip
+                _merge(best[part], places[part], value[:length], place[:length] + first)
     return np.where(np.isneginf(best), -1, places), best if of_ratings else best + offset
 
 
@@ -116,15 +121,15 @@ def _spread(plug_in: PlugIn, items: np.ndarray) -> np.ndarray:
 
 @partial(jax.jit, static_argnames=("k", "likelihood", "by_mean"))
 def _top_of_block(
-    users: Array, user_spread: Array, items: Array, item_spread: Array, offset: Array,
-    bound: Array, scales: Mapping[str, Array], line: Array, item: Array,
+    line: Array, item: Array, users: Array, user_spread: Array, offset: Array, noise: Array | None,
+    items: Array, item_spread: Array, bound: Array, scales: Mapping[str, Array],
     *, k: int, likelihood: Likelihood | None, by_mean: bool,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """Best by mean + bound sd of the scores, or by what the likelihood has of the ratings."""
+    """Best by mean + (bound or noise) sd of the score, or by what the likelihood has of ratings."""
     mean = users.at[:, 0].set(1.0) @ items.T
     sd = jnp.sqrt(jnp.maximum(user_spread @ item_spread.T, 0.0))
     if likelihood is None:
-        return top_of_lines(mean + bound * sd, line, item, k)
+        return top_of_lines(mean + (bound if noise is None else noise) * sd, line, item, k)
     if by_mean:
         return top_of_lines(likelihood.integrate(offset + mean, sd, scales)[0], line, item, k)
     return top_of_lines(likelihood.tail_order(offset + mean, bound, scales, sd), line, item, k)
@@ -213,16 +218,17 @@ class PointScores(Scores):
 
     @override
     def best(
-        self, users: Codes, items: Codes, k: int, exclusions: Exclusions | None, order: Order
-    ) -> tuple[Int[np.ndarray, "lines k"], Float[np.ndarray, "lines k"] | None]:
+        self, users: Codes, items: Codes, k: int, exclusions: Exclusions | None, order: Order,
+        devices: LineDevices,
+    ) -> tuple[Int[np.ndarray, "lines k"], Float[np.ndarray, "lines k"] | None]:  # fmt: skip
         if order.by != "mean":
-            return top_uncertain(self.rows, users, items, k, exclusions, order)[0], None
+            return top_uncertain(self.rows, users, items, k, exclusions, order, devices)[0], None
         # Ratings that are not linear in the score are averaged over the prior of rows without any.
         known, rated = self.known("user", users), self.known("item", items)
         if self.model.likelihood.quadratic:
-            return self._best_by_score(users, items, k, exclusions)
+            return self._best_by_score(users, items, k, exclusions, devices)
         if known.all() and rated.all():
-            return self._best_by_score(users, items, k, exclusions)[0], None
+            return self._best_by_score(users, items, k, exclusions, devices)[0], None
         places = np.full((len(users), k), -1)
         for lines, parts in (
             (np.flatnonzero(known), (np.flatnonzero(rated), np.flatnonzero(~rated))),
@@ -230,12 +236,15 @@ class PointScores(Scores):
         ):
             if len(lines):
                 own = None if exclusions is None else exclusions.for_lines(exclusions.group[lines])
-                places[lines] = self._best_by_mean(users[lines], items, k, own, order, parts)
+                places[lines] = self._best_by_mean(
+                    users[lines], items, k, own, order, parts, devices
+                )
         return places, None
 
     def _best_by_score(
-        self, users: np.ndarray, items: np.ndarray, k: int, exclusions: Exclusions | None
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, users: np.ndarray, items: np.ndarray, k: int, exclusions: Exclusions | None,
+        devices: LineDevices,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """Places of the items with the highest scores at the fit's values, and these."""
         lines, table = self.rows.tables["user"][users], self.rows.tables["item"]
         intercept = float(self.rows.conditionals.intercept)
@@ -243,12 +252,12 @@ class PointScores(Scores):
         # A user's bias does not change the order; the item's has a one to be multiplied with.
         lines[:, 0] = 1.0
         table = table[:-1] if len(items) == len(table) - 1 else table[items]
-        places, products = top_products(lines, table, k, exclusions)
+        places, products = top_products(lines, table, k, exclusions, devices)
         return places, products + offset
 
     def _best_by_mean(
         self, users: np.ndarray, items: np.ndarray, k: int, exclusions: Exclusions | None,
-        order: Order, parts: tuple[np.ndarray, np.ndarray],
+        order: Order, parts: tuple[np.ndarray, np.ndarray], devices: LineDevices,
     ) -> np.ndarray:  # fmt: skip
         """Places of the best: of the first part of the items by score, of the second by mean."""
         found = [np.full((len(users), k), -1)]
@@ -258,9 +267,9 @@ class PointScores(Scores):
             own = None if exclusions is None else exclusions.among(some, len(items))
             num = min(k, len(some))
             if by_score:
-                place, _ = self._best_by_score(users, items[some], num, own)
+                place, _ = self._best_by_score(users, items[some], num, own, devices)
             else:
-                place, _ = top_uncertain(self.rows, users, items[some], num, own, order)
+                place, _ = top_uncertain(self.rows, users, items[some], num, own, order, devices)
             found.append(np.where(place < 0, -1, some[place]))
         place = np.concatenate(found, axis=1)
         filled = place >= 0

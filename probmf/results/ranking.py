@@ -13,13 +13,17 @@ from jaxtyping import Array, Float, Int
 
 from probmf.results.candidates import Exclusions
 from probmf.rows.batches import power_of_two
+from probmf.rows.placement import LineDevices
 from probmf.rows.store import num_workers
-from probmf.settings import as_here, in_precision
+from probmf.settings import as_here
 
-#: Scores of one block of users; each worker has two such blocks in memory.
+#: Scores of one block of users on a device; each worker has two such blocks in memory.
 BLOCK_SCORES = 1 << 20
 #: Neighbouring items whose best score stands for all of them while the best groups are sought.
 GROUP = 16
+
+#: No devices but JAX's default one.
+ONE = LineDevices()
 
 RankBy = Literal["mean", "lower", "upper", "thompson", "probability"]
 
@@ -45,6 +49,7 @@ def top_products(
     items: Float[np.ndarray, "items d"],
     k: int,
     exclusions: Exclusions | None,
+    devices: LineDevices = ONE,
 ) -> tuple[Int[np.ndarray, "lines k"], Float[np.ndarray, "lines k"]]:
     """Items with the largest products for each line, excluded ones left out.
 
@@ -56,31 +61,31 @@ def top_products(
         items: A vector for each item.
         k: How many.
         exclusions: Pairs to leave out.
+        devices: Devices that share the lines of a block.
 
     Returns:
         Places of the items (-1 where none is left) and products (-inf there), best first; of
         equal products the first item's.
     """
-    size = block_size(len(lines), len(items))
-    starts = range(0, len(lines), size)
+    size, parts = block_size(len(lines), len(items), devices), devices.count
+    starts = range(0, len(lines), size * parts)
     most = 1
     if exclusions is not None:
         most = int(np.add.reduceat(exclusions.counts, np.arange(0, len(lines), size)).max())
     width = power_of_two(most)
     # By column and padded, so that the product is one dense block of whole groups.
-    columns = in_precision(np.pad(items, ((0, -len(items) % GROUP), (0, 0))).T)
+    columns = devices.replicate(np.pad(items, ((0, -len(items) % GROUP), (0, 0))).T)
     places = np.empty((len(lines), k), dtype=np.int64)
     products = np.empty((len(lines), k))
 
     def work(start: int) -> None:
-        stop = min(start + size, len(lines))
-        block = padded(lines[start:stop], size)
-        excluded = pairs_left_out(exclusions, slice(start, stop), size, 0, len(items), width)
-        value, place = _top_of_block(
-            in_precision(block), columns, *excluded, num_items=len(items), k=k
+        stop = min(start + size * parts, len(lines))
+        block = in_parts(lines[start:stop], size, parts)
+        excluded = pairs_left_out(exclusions, slice(start, stop), size, parts, width=width)
+        value, place = devices.map(
+            _top_of_block, (block, *excluded), (columns,), num_items=len(items), k=k
         )
-        places[start:stop] = np.asarray(place)[: stop - start]
-        products[start:stop] = np.asarray(value)[: stop - start]
+        places[start:stop], products[start:stop] = place[: stop - start], value[: stop - start]
 
     with ThreadPoolExecutor(num_workers()) as pool:
         list(pool.map(as_here(work), starts))
@@ -99,6 +104,7 @@ def top_scores(
     num_items: int,
     k: int,
     exclusions: Exclusions | None,
+    devices: LineDevices = ONE,
 ) -> tuple[Int[np.ndarray, "lines k"], Float[np.ndarray, "lines k"]]:
     """The k best items of each line, excluded ones left out, by blocks of lines.
 
@@ -108,50 +114,70 @@ def top_scores(
         num_items: Number of items.
         k: How many.
         exclusions: Pairs to leave out.
+        devices: Devices that share the lines of a block.
 
     Returns:
         Places (-1 where none is left) and scores, best first; of equal ones the first item's.
     """
-    size = block_size(num_lines, num_items)
+    size, parts = block_size(num_lines, num_items, devices), devices.count
     places, values = np.empty((num_lines, k), np.int64), np.empty((num_lines, k))
-    for start in range(0, num_lines, size):
-        lines = slice(start, min(start + size, num_lines))
-        excluded = pairs_left_out(exclusions, lines, size, 0, num_items)
-        value, place = _top_of_scores(in_precision(padded(score(lines), size)), *excluded, k=k)
-        values[lines] = np.asarray(value)[: lines.stop - start]
-        places[lines] = np.asarray(place)[: lines.stop - start]
+    for start in range(0, num_lines, size * parts):
+        lines = slice(start, min(start + size * parts, num_lines))
+        block = in_parts(score(lines), size, parts)
+        excluded = pairs_left_out(exclusions, lines, size, parts)
+        value, place = devices.map(_top_of_scores, (block, *excluded), (), k=k)
+        values[lines], places[lines] = value[: lines.stop - start], place[: lines.stop - start]
     return np.where(np.isneginf(values), -1, places), values
 
 
-def block_size(num_lines: int, num_items: int) -> int:
-    """Lines of a block whose scores of all items are ranked at once."""
-    return min(power_of_two(num_lines), max(8, BLOCK_SCORES // power_of_two(num_items)))
+def block_size(num_lines: int, num_items: int, devices: LineDevices) -> int:
+    """Lines of a block, on each device, whose scores of all items are ranked at once."""
+    most = max(8, BLOCK_SCORES // power_of_two(num_items))
+    return min(power_of_two(-(-num_lines // devices.count)), most)
 
 
-def padded(rows: np.ndarray, length: int) -> np.ndarray:
-    """Rows of zeros added until there are that many."""
-    return np.pad(rows, ((0, length - len(rows)), (0, 0)))
+def in_parts(rows: np.ndarray, size: int, parts: int) -> np.ndarray:
+    """Rows in parts of that size, with rows of zeros at the end."""
+    padded = np.pad(rows, ((0, size * parts - len(rows)), (0, 0)))
+    return padded.reshape(parts, size, -1)
 
 
 def pairs_left_out(
-    exclusions: Exclusions | None, lines: slice, size: int, first: int, num_items: int,
-    width: int = 1,
+    exclusions: Exclusions | None, lines: slice, size: int, parts: int, *,
+    among: slice | None = None, width: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """(line, item) of the pairs to leave out of a block, padded; line `size` is out of range."""
-    pairs = [np.zeros(0, dtype=np.int64)] * 2
+    """(line, item) of the pairs to leave out of a block, by its parts.
+
+    Args:
+        exclusions: The pairs.
+        lines: The lines of the block.
+        size: Lines of a part; `size` itself is out of range, and fills up.
+        parts: Number of parts.
+        among: Only these items, counted from the first of them.
+        width: The least number of places of a part.
+
+    Returns:
+        Two arrays, (parts, places).
+    """
+    line = item = np.zeros(0, dtype=np.int64)
     if exclusions is not None:
         line, item = exclusions.block(lines.start, lines.stop)
-        inside = (item >= first) & (item < first + num_items)
-        pairs = [line[inside], item[inside] - first]
-    width = max(width, power_of_two(len(pairs[0])))
-    line, item = np.full(width, size, np.int32), np.zeros(width, np.int32)
-    line[: len(pairs[0])], item[: len(pairs[1])] = pairs
-    return line, item
+        if among is not None:
+            inside = (item >= among.start) & (item < among.stop)
+            line, item = line[inside], item[inside] - among.start
+    # The lines are in order.
+    begin = np.searchsorted(line, size * np.arange(parts + 1))
+    width = max(width, power_of_two(int(np.diff(begin).max())))
+    places, items = np.full((parts, width), size, np.int32), np.zeros((parts, width), np.int32)
+    for part in range(parts):
+        own, count = slice(begin[part], begin[part + 1]), begin[part + 1] - begin[part]
+        places[part, :count], items[part, :count] = line[own] - part * size, item[own]
+    return places, items
 
 
 @partial(jax.jit, static_argnames=("num_items", "k"))
 def _top_of_block(
-    lines: Array, columns: Array, line: Array, item: Array, *, num_items: int, k: int
+    lines: Array, line: Array, item: Array, columns: Array, *, num_items: int, k: int
 ) -> tuple[Array, Array]:
     """Best of `lines @ columns`: first the groups with the best maxima, then the items in them.
 

@@ -34,6 +34,7 @@ from probmf.results.row_conditionals import Conditionals
 from probmf.results.sampling import Sampling
 from probmf.results.scores import Scores
 from probmf.results.traces import Traces
+from probmf.rows.placement import Devices
 from probmf.rows.store import SIDES, Side
 from probmf.settings import own_settings
 
@@ -253,6 +254,7 @@ class RatingsFit(Fit):
         key: ArrayLike | None = None,
         user_features: Any = None,
         item_features: Any = None,
+        devices: Devices | None = None,
     ) -> Recommendations:
         """The k best items of each user.
 
@@ -276,15 +278,19 @@ class RatingsFit(Fit):
             key: JAX key or int, for "thompson", or for features and many draws.
             user_features: Table of what is known of users that the fit does not know; see `extend`.
             item_features: The same for items, which are then candidates.
+            devices: Devices that share the users, each with all items: a number of them, JAX
+                devices of this process, or a `jax.sharding.Mesh` with an axis 'row'; None ranks on
+                JAX's default one. With many draws, by "mean" and "probability" only.
 
         Returns:
             The recommendations, one line per user. A user with fewer than k items left has None
             in the last places.
 
         Raises:
-            TypeError: If k is no whole number, or `exclude` is of the wrong type.
+            TypeError: If k is no whole number, or `exclude` or devices are of the wrong type.
             ValueError: If k is out of range, an item is unknown, an id is of another kind than the
-                fit's, or every candidate of a user who was named is excluded.
+                fit's, every candidate of a user who was named is excluded, or there are not so many
+                devices or nothing for them to do.
 
         Example:
             >>> from probmf import MatrixFactorization, Ratings, fit_als
@@ -302,11 +308,11 @@ class RatingsFit(Fit):
             known = self.extend(user_features=user_features, item_features=item_features, key=first)
             return known.recommend(
                 users, k, exclude=exclude, candidates=candidates, rank_by=rank_by,
-                interval=interval, at_least=at_least, key=key,
+                interval=interval, at_least=at_least, key=key, devices=devices,
             )  # fmt: skip
         return recommend(
             self._scores, users, k, exclude=exclude, candidates=candidates, rank_by=rank_by,
-            interval=interval, key=key, at_least=at_least, seen=self._seen,
+            interval=interval, key=key, at_least=at_least, devices=devices, seen=self._seen,
         )  # fmt: skip
 
     @own_settings()

@@ -18,6 +18,7 @@ from probmf.results.predictions import id_columns, plain_text, told_unknown, wit
 from probmf.results.ranking import Order, RankBy
 from probmf.results.scores import Scores
 from probmf.results.table import Tabular
+from probmf.rows.placement import Devices, line_devices
 from probmf.rows.store import Side
 
 
@@ -103,13 +104,14 @@ def recommend(
     interval: float | None,
     key: ArrayLike | None,
     at_least: float | None,
+    devices: Devices | None,
     seen: Exclusions,
 ) -> Recommendations:
     """The k best items of each user; see `RatingsFit.recommend`."""
     if at_least is not None:
         at_least = scores.check_at_least(at_least)
     order = _read_order(rank_by, interval, key, at_least)
-    data = scores.data
+    shared, data = line_devices(devices), scores.data
     if users is None:
         asked = Asked(data.users.ids, np.arange(data.num_users, dtype=np.int32))
     else:
@@ -119,7 +121,7 @@ def recommend(
     exclusions = read_exclusions(choice.exclude, asked, data, seen)
     if exclusions is not None and len(items) < data.num_items:
         exclusions = exclusions.among(items, data.num_items)
-    places, mean = scores.best(asked.codes, items, k, exclusions, order)
+    places, mean = scores.best(asked.codes, items, k, exclusions, order, shared)
     code = np.where(places < 0, -1, items[places])
     filled = code >= 0
     if users is not None and not filled[:, 0].all():

@@ -28,6 +28,7 @@ from probmf.results.prediction_intervals import (
     tail_probability,
 )
 from probmf.results.ranking import Order
+from probmf.rows.placement import LineDevices
 from probmf.rows.store import Side
 
 Codes = Int[np.ndarray, " n"]
@@ -107,8 +108,9 @@ class Scores(ABC):
 
     @abstractmethod
     def best(
-        self, users: Codes, items: Codes, k: int, exclusions: Exclusions | None, order: Order
-    ) -> tuple[Int[np.ndarray, "lines k"], Float[np.ndarray, "lines k"] | None]:
+        self, users: Codes, items: Codes, k: int, exclusions: Exclusions | None, order: Order,
+        devices: LineDevices,
+    ) -> tuple[Int[np.ndarray, "lines k"], Float[np.ndarray, "lines k"] | None]:  # fmt: skip
         """The best items of each user.
 
         Args:
@@ -117,10 +119,14 @@ class Scores(ABC):
             k: How many.
             exclusions: Pairs to leave out, their items as places in `items`.
             order: What the best are.
+            devices: Devices that share the users.
 
         Returns:
             Places in `items`, -1 where none is left, and the expected ratings where they come with
             the ranking. Memory is bounded.
+
+        Raises:
+            ValueError: If devices were given and the order is found without any.
         """
 
     @abstractmethod

@@ -3,10 +3,11 @@ r"""Rows on many devices: the one place that knows meshes.
 The rows of a side are dealt out to the devices of a mesh like cards, bucket by bucket in order of
 their degree, so that all have the same work. In a half-sweep each device solves its own rows, given
 tables that every device holds whole; then the new rows are gathered once, and what is summed over
-ratings is summed on the devices.
+ratings is summed on the devices. Lines that need no others, such as users who are recommended to,
+are shared between devices by `LineDevices`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from jaxtyping import Array, Float, Int
 from probmf.rows.blocks import Bucket, choose_widths, chunk_lines, default_slots, fill_bucket
 from probmf.rows.store import SIDES, RowRatings, RowStore, Side
 from probmf.rows.values import RowResult, RowSums, RowValues
+from probmf.settings import in_precision
 
 #: Axes of a mesh that rows and chains are dealt out along.
 AXIS, CHAINS = "row", "chain"
@@ -106,13 +108,109 @@ def chain_devices(devices: Devices) -> list[jax.Device]:
     mesh = _mesh_of(devices, CHAINS)
     axis = mesh.axis_names.index(CHAINS)
     found = list(np.moveaxis(mesh.devices, axis, 0).reshape(mesh.shape[CHAINS], -1)[:, 0])
-    for device in found:
+    _require_own(found, "chains run on")
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class LineDevices:
+    """Devices that share lines of which none needs another, such as users who are ranked for.
+
+    Attributes:
+        mesh: The devices; None is JAX's default one.
+    """
+
+    mesh: Mesh | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of parts that lines are cut into."""
+        return 1 if self.mesh is None else int(self.mesh.shape[AXIS])
+
+    def replicate(self, tree: Any) -> Any:
+        """Arrays in the present precision, whole on every device."""
+        return in_precision(tree) if self.mesh is None else _put(tree, self.mesh, WHOLE)
+
+    def map(
+        self, program: Callable[..., Any], lines: tuple[Any, ...], whole: tuple[Any, ...],
+        **static: Hashable,
+    ) -> Any:  # fmt: skip
+        """Results of a program for lines, each device's on it.
+
+        Args:
+            program: Called with (*lines, *whole, **static); returns a pytree of arrays by line.
+            lines: Pytrees of NumPy arrays with an axis of devices in front.
+            whole: Pytrees of arrays from `replicate`.
+            static: Static arguments.
+
+        Returns:
+            The results as NumPy arrays, those of one device after those of the one before.
+        """
+        if self.mesh is None:
+            found = program(*_rounded(_own(lines)), *whole, **static)
+            return jax.tree.map(np.asarray, found)
+        own = _put(lines, self.mesh, BY_DEVICE)
+        found = _map_lines(program, self.mesh, own, whole, tuple(static.items()))
+        return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), found)
+
+
+def _put(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
+    """Arrays from the host to each device what it needs, and not by way of the first one."""
+    return jax.device_put(_rounded(tree), NamedSharding(mesh, spec))
+
+
+def _rounded(tree: Any) -> Any:
+    """NumPy arrays in JAX's present precision."""
+    real = np.dtype(jnp.result_type(float))
+
+    def rounded(leaf: Any) -> np.ndarray:
+        array = np.asarray(leaf)
+        return array.astype(real, copy=False) if array.dtype.kind == "f" else array
+
+    return jax.tree.map(rounded, tree)
+
+
+@partial(jax.jit, static_argnames=("program", "mesh", "static"))
+def _map_lines(
+    program: Callable[..., Any], mesh: Mesh, lines: tuple[Any, ...], whole: tuple[Any, ...],
+    static: tuple[tuple[str, Hashable], ...],
+) -> Any:  # fmt: skip
+    def own_part(lines: tuple[Any, ...], whole: tuple[Any, ...]) -> Any:
+        found = program(*_own(lines), *whole, **dict(static))
+        return jax.tree.map(lambda x: x[None], found)
+
+    return _on_each(own_part, mesh, BY_DEVICE)(lines, whole)
+
+
+def line_devices(devices: Devices | None) -> LineDevices:
+    """The devices that users are shared between.
+
+    Args:
+        devices: A number of devices, devices, or a mesh with an axis 'row'; None is JAX's default
+            one.
+
+    Returns:
+        The devices.
+
+    Raises:
+        TypeError: If it is none of these.
+        ValueError: If there are not so many devices, one is named twice or none is, the mesh
+            lacks the axis, or a device belongs to another process.
+    """
+    if devices is None:
+        return LineDevices()
+    mesh = _mesh_of(devices, AXIS)
+    _require_own(mesh.devices.flat, "users are shared between")
+    return LineDevices(mesh)
+
+
+def _require_own(devices: Iterable[jax.Device], what: str) -> None:
+    for device in devices:
         if device.process_index != jax.process_index():
             raise ValueError(
-                f"{device} belongs to process {device.process_index}, and chains run on devices of "
-                "the process that calls. Give some of jax.local_devices()."
+                f"{device} belongs to process {device.process_index}, and {what} devices of the "
+                "process that calls. Give some of jax.local_devices()."
             )
-    return found
 
 
 def spans_processes(mesh: Mesh | None) -> bool:
