@@ -221,8 +221,7 @@ def eliminate(
     if is_flat:
         statistics = statistics._replace(table=None)  # It is made for a prior's precision.
     products = _products(pattern, statistics, tril, spread, precision)
-    element = None if pattern.pairs is None else pattern.pairs.element
-    return value, Remainder(products, element, target), spread
+    return value, Remainder(products, pattern.element, target), spread
 
 
 def _products(
@@ -235,11 +234,11 @@ def _products(
         ratio = precision * jnp.square(tril[0, 0])
         return base - table.terms @ (ratio / (1.0 + ratio * table.knot))
     if pattern.pairs is not None:
-        left, right, which, element = pattern.pairs
+        left, right, which = pattern.pairs
         by_entry = jnp.einsum("eab,eb->ea", spread[pattern.entry_group], statistics.lead_rest)
         products = jnp.sum(statistics.lead_rest[left] * by_entry[right], axis=1)
         return base - precision * jax.ops.segment_sum(
-            products, which, num_segments=len(element), indices_are_sorted=True
+            products, which, num_segments=len(base), indices_are_sorted=True
         )
     groups, dim = pattern.shapes[0]
     dense = jnp.zeros((groups, size, dim), spread.dtype)
@@ -248,4 +247,7 @@ def _products(
     )
     spreaded = jnp.einsum("mad,mdc->mac", dense, spread)
     by_column = dense.transpose(1, 0, 2).reshape(size, groups * dim)
-    return base - precision * by_column @ spreaded.transpose(0, 2, 1).reshape(groups * dim, size)
+    products = by_column @ spreaded.transpose(0, 2, 1).reshape(groups * dim, size)
+    if pattern.element is not None:
+        products = products.ravel()[pattern.element]
+    return base - precision * products

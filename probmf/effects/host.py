@@ -23,11 +23,15 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse
 
+from probmf.backend import HAS_NUMBA
 from probmf.effects import lapack
 from probmf.effects.loops import (
+    SHARES,
     ColumnPlaces,
+    Meetings,
     Trils,
     collect,
+    find_meetings,
     interpolate,
     join_pairs,
     part_pairs,
@@ -85,7 +89,7 @@ def has_host_form(pattern: Pattern, statistics: Statistics | None) -> bool:
     Many columns that are eliminated by dense products are left to XLA, which has no lists either.
     """
     few = 0 < pattern.num_columns < LEAST_COLUMNS
-    return statistics is not None and (few or pattern.pairs is not None)
+    return statistics is not None and (few or pattern.element is not None)
 
 
 class HostEvidence:
@@ -150,21 +154,21 @@ class HostEvidence:
         for block, own in self.columns.own.items():
             groups, dim = pattern.shapes[block]
             cell[own] = own.start + np.repeat(np.arange(groups), dim)
-        if pattern.pairs is None:
+        self.meetings: Meetings | None = None
+        if pattern.element is None:
             old = cell[new]
             element = np.flatnonzero(np.tri(size, dtype=bool) | (old[:, None] == old[None]))
-            self.lists, base = None, self.sums.rest_rest.ravel()[element]
+            self.base = self.sums.rest_rest.ravel()[element]
         else:
-            left, right, which, element = (np.asarray(part) for part in pattern.pairs)
-            self.lists, base = (left, right, which), self.sums.rest_rest
-        self.base = base
+            element, self.base = np.asarray(pattern.element), self.sums.rest_rest
+            if HAS_NUMBA:
+                self.meetings = find_meetings(pattern)
         row, column = new[element // size], new[element % size]
         together = cell[row] == cell[column]
         swap = ~together & (row < column)
         self.row, self.column = np.where(swap, column, row), np.where(swap, row, column)
         # What lies below the diagonal blocks is stored once, for two.
         self.times = np.where(together, 1.0, 2.0)
-        self.group = np.asarray(pattern.entry_group, np.int64)
         self.table = None
         if statistics.table is not None and self.lead_prior:
             knot, terms, _ = statistics.table
@@ -173,11 +177,11 @@ class HostEvidence:
     @property
     def contents(self) -> list[np.ndarray]:
         """All numbers that the evidence depends on."""
-        lists = () if self.lists is None else self.lists
-        found = [*self.sums, *lists, self.rest, self.prior, self.row, self.column, self.group]
+        cross = self.cross
+        found = [*self.sums, self.rest, self.prior, self.row, self.column, self.base]
+        found += [*(self.table or ()), cross.data, cross.indices, cross.indptr]
         counts = np.asarray([self.num_rows, self.num_inverted, self.num_flat, self.lead_prior])
         order = np.asarray([(block, own.start) for block, own in self.columns.own.items()])
-        found += [self.base, *(self.table or ()), self.cross.data, self.cross.indices]
         return [*found, counts, order, np.asarray(self.shapes)]
 
     def log_evidence(self, trils: Trils, precision: float) -> float:
@@ -247,21 +251,13 @@ class HostEvidence:
         trils = [np.asarray(tril, np.float64) for tril in trils]
         if not np.isfinite(precision) or not all(np.all(np.isfinite(t)) for t in trils):
             return Rounding(np.nan, np.nan, ())
-        norm = np.zeros(len(self.rest))
-        diagonal = self.row == self.column
-        norm[self.row[diagonal]] = np.sqrt(precision * self.base[diagonal])
-        seen = [np.sqrt(precision * np.diagonal(self.sums.lead_lead, axis1=-2, axis2=-1))]
-        seen += [norm[own].reshape(self.shapes[b]) for b, own in sorted(self.columns.own.items())]
-        sizes = [
-            np.einsum("mab,ma->mb", np.broadcast_to(np.abs(tril), (*own.shape, own.shape[1])), own)
-            for tril, own in zip(trils, seen, strict=True)
-        ]
+        seen, sizes = self._sizes(trils, precision)
         largest = tuple(float(np.max(size, initial=0.0)) for size in sizes)
         lead = self._eliminate(trils[0], precision)
         found = self._factor(trils, precision, lead)
         if found is None:
             return Rounding(np.nan, np.inf, largest)
-        size = np.empty(len(norm))
+        size = np.empty(len(self.rest))
         for block, own in self.columns.own.items():
             size[own] = np.sqrt(self.prior[own] + np.square(sizes[block].ravel()))
         pivots = (np.diagonal(part, axis1=-2, axis2=-1) for part in (lead.system, lead.inverse))
@@ -285,6 +281,32 @@ class HostEvidence:
         spread = float(np.square(size) @ np.diag(inverse))
         error = rounding_error(by_group, spread, float(size @ np.abs(mean)), square)
         return Rounding(value, factors + error, largest)
+
+    def _sizes(self, trils: Trils, precision: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Norms of each block's columns over noise, and bounds of those times L: (groups, d)."""
+        norm = np.zeros(len(self.rest))
+        diagonal = self.row == self.column
+        norm[self.row[diagonal]] = np.sqrt(precision * self.base[diagonal])
+        seen = [np.sqrt(precision * np.diagonal(self.sums.lead_lead, axis1=-2, axis2=-1))]
+        seen += [norm[own].reshape(self.shapes[b]) for b, own in sorted(self.columns.own.items())]
+        sizes = [
+            np.einsum("mab,ma->mb", np.broadcast_to(np.abs(tril), (*own.shape, own.shape[1])), own)
+            for tril, own in zip(trils, seen, strict=True)
+        ]
+        return seen, sizes
+
+    def shares_told(self, trils: Trils, precision: float) -> list[np.ndarray]:
+        """Shares of each effect's prior variance that the rows take away, all else being known.
+
+        Args:
+            trils: See `log_evidence`.
+            precision: Noise precision.
+
+        Returns:
+            (groups, d) of each block in the pattern's order, from 0 to 1.
+        """
+        squares = [np.square(own) for own in self._sizes(trils, precision)[1]]
+        return [own / (1.0 + own) for own in squares]
 
     def score(self, trils: Trils, precision: float) -> Score:
         """The log density and its derivatives.
@@ -354,9 +376,10 @@ class HostEvidence:
 
     def _join(self, spread: np.ndarray) -> np.ndarray:
         """Elements of the sum of C^T H C over the leading groups."""
-        out = np.zeros(len(self.row))
-        if self.lists is not None:
-            join_pairs(self.lists, self.group, self.sums.lead_rest, spread, out)
+        if (meetings := self.meetings) is not None:
+            out = np.zeros(len(self.row))
+            given = self.sums.lead_rest, spread, out
+            lapack.each(lambda share: join_pairs(meetings, share, *given), range(SHARES))
             return out
         cross = self.cross.toarray()
         by_group = cross.reshape(*self.shapes[0], -1)
@@ -366,10 +389,13 @@ class HostEvidence:
     def _part(self, cotangent: np.ndarray) -> np.ndarray:
         """The adjoint of `_join`, by leading group."""
         groups, dim = self.shapes[0]
-        out = np.zeros((groups, dim, dim))
-        if self.lists is not None:
-            part_pairs(self.lists, self.group, self.sums.lead_rest, cotangent, out)
-            return out
+        if (meetings := self.meetings) is not None:
+            parts = np.zeros((SHARES, groups, dim, dim))
+            given = self.sums.lead_rest, cotangent
+            lapack.each(
+                lambda share: part_pairs(meetings, share, *given, parts[share]), range(SHARES)
+            )
+            return np.sum(parts, axis=0)
         cross, size = self.cross.toarray(), len(self.rest)
         whole = np.zeros((size, size))
         whole[self.row, self.column] = cotangent

@@ -50,8 +50,8 @@ def on_cores(count: int) -> Iterator[None]:
             _threads.reset(token)
 
 
-def _each(work: Callable[[int], None], tiles: Iterable[int]) -> None:
-    """Work on several tiles, side by side where there are threads."""
+def each(work: Callable[[int], None], tiles: Iterable[int]) -> None:
+    """Work on several tiles, or shares of a sum, side by side where there are threads."""
     pool = _threads.get()
     for _ in map(work, tiles) if pool is None else pool.map(work, tiles):
         pass
@@ -97,8 +97,8 @@ def factor(matrix: np.ndarray) -> bool:
         if _in_place(_potrf, matrix[first : first + TILE, first : first + TILE]) != 0:
             return False
         rest = range(first + TILE, size, TILE)
-        _each(partial(_finish_tile, matrix, first), rest)
-        _each(partial(_take_off, matrix, first), rest)
+        each(partial(_finish_tile, matrix, first), rest)
+        each(partial(_take_off, matrix, first), rest)
     return True
 
 
@@ -130,8 +130,8 @@ def invert(factored: np.ndarray) -> None:
         first: np.eye(size - first, min(TILE, size - first), order="F")
         for first in range(0, size, TILE)
     }
-    _each(lambda first: _solve(factored[first:, first:], columns[first]), columns)
-    _each(partial(_multiply, columns, factored), columns)
+    each(lambda first: _solve(factored[first:, first:], columns[first]), columns)
+    each(partial(_multiply, columns, factored), columns)
 
 
 def _multiply(columns: dict[int, np.ndarray], out: np.ndarray, row: int) -> None:

@@ -8,10 +8,15 @@ where each element lies.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from probmf.effects.pattern import Pattern
 from probmf.rows.cpu.kernels import compiled
+
+#: Parts of a sum, so many whatever the number of threads, lest the last digits depend on it.
+SHARES = 8
 
 Trils = Sequence[np.ndarray]
 
@@ -96,42 +101,103 @@ def weigh(weight: np.ndarray, terms: np.ndarray) -> np.ndarray:
     return out
 
 
+class Meetings(NamedTuple):
+    """Pairs of a leading group's entries, not listed one by one.
+
+    Attributes:
+        begin: First entry of each group, and the end of the last one.
+        group: Group of each entry.
+        column: Column of each entry, ascending within a group.
+        order: Entries by column, so that what the pairs add to lies close together.
+        shares: Where each of `SHARES` parts of that order begins, and the end of the last one; a
+            column is in one part.
+        cell: Group and block of each column; the columns of one lie side by side.
+        place: Place among the stored elements by the columns of two entries.
+    """
+
+    begin: np.ndarray
+    group: np.ndarray
+    column: np.ndarray
+    order: np.ndarray
+    shares: np.ndarray
+    cell: np.ndarray
+    place: np.ndarray
+
+
+def find_meetings(pattern: Pattern) -> Meetings:
+    """Pairs of entries of a pattern that stores but a part of the remainder.
+
+    Raises:
+        ValueError: If it stores all of it.
+    """
+    if pattern.element is None:
+        raise ValueError("The pattern stores the whole remainder.")
+    group, element = np.asarray(pattern.entry_group), np.asarray(pattern.element)
+    # An index without a sign need not be looked at before it is used.
+    column = np.asarray(pattern.entry_column, np.uint32)
+    size = pattern.num_columns
+    place = np.zeros((size, size), np.uint32)
+    place.ravel()[element] = np.arange(len(element), dtype=np.uint32)
+    cells = [np.repeat(np.arange(groups), dim) for groups, dim in pattern.shapes[1:]]
+    offsets = np.cumsum([0, *(groups for groups, _ in pattern.shapes[1:])])
+    cell = np.concatenate([own + offset for own, offset in zip(cells, offsets, strict=False)])
+    begin = np.searchsorted(group, np.arange(pattern.shapes[0][0] + 1))
+    order = np.argsort(column, kind="stable")
+    ends = np.linspace(0, len(order), SHARES + 1).astype(np.int64)[1:-1]
+    ends = np.searchsorted(column[order], column[order[ends]])
+    shares = np.asarray([0, *ends, len(order)])
+    return Meetings(begin, group, column, order, shares, cell, place)
+
+
+@compiled
+def _pairs_of(meetings: Meetings, left: int) -> tuple[int, int]:
+    """The entries that one is paired with: those before it, and to the end of its cell."""
+    begin, column, cell = meetings.begin, meetings.column, meetings.cell
+    group = meetings.group[left]
+    stop, end = left + 1, begin[group + 1]
+    while stop < end and cell[column[stop]] == cell[column[left]]:
+        stop += 1
+    return begin[group], stop
+
+
 @compiled
 def join_pairs(
-    lists: tuple[np.ndarray, np.ndarray, np.ndarray],
-    group: np.ndarray,
-    cross: np.ndarray,
-    spread: np.ndarray,
-    out: np.ndarray,
+    meetings: Meetings, share: int, cross: np.ndarray, spread: np.ndarray, out: np.ndarray
 ) -> None:
-    """Adds to out[which] the product of cross[left], spread of their group, and cross[right]."""
-    left, right, which = lists
+    """Adds cross[left], spread of their group, cross[right] to out, at each pair's element."""
+    group, column, order = meetings.group, meetings.column, meetings.order
+    shares, place = meetings.shares, meetings.place
     dim = cross.shape[1]
-    for p in range(len(left)):
-        own, other, matrix = cross[left[p]], cross[right[p]], spread[group[right[p]]]
-        total = 0.0
-        for a in range(dim):
-            for b in range(dim):
-                total += own[a] * matrix[a, b] * other[b]
-        out[which[p]] += total
+    for k in range(shares[share], shares[share + 1]):
+        left = order[k]
+        start, stop = _pairs_of(meetings, left)
+        where = place[column[left]]
+        for b in range(dim):
+            own = 0.0
+            for a in range(dim):
+                own += cross[left, a] * spread[group[left], a, b]
+            for right in range(start, stop):
+                out[where[column[right]]] += own * cross[right, b]
 
 
 @compiled
 def part_pairs(
-    lists: tuple[np.ndarray, np.ndarray, np.ndarray],
-    group: np.ndarray,
-    cross: np.ndarray,
-    cotangent: np.ndarray,
-    out: np.ndarray,
+    meetings: Meetings, share: int, cross: np.ndarray, cotangent: np.ndarray, out: np.ndarray
 ) -> None:
     """The adjoint of `join_pairs`: adds to out, of the shape of `spread`."""
-    left, right, which = lists
+    group, column, order = meetings.group, meetings.column, meetings.order
+    shares, place = meetings.shares, meetings.place
     dim = cross.shape[1]
-    for p in range(len(left)):
-        own, other, total = cross[left[p]], cross[right[p]], out[group[right[p]]]
-        for a in range(dim):
-            for b in range(dim):
-                total[a, b] += cotangent[which[p]] * own[a] * other[b]
+    for k in range(shares[share], shares[share + 1]):
+        left = order[k]
+        start, stop = _pairs_of(meetings, left)
+        where = place[column[left]]
+        for b in range(dim):
+            own = 0.0
+            for right in range(start, stop):
+                own += cotangent[where[column[right]]] * cross[right, b]
+            for a in range(dim):
+                out[group[left], a, b] += cross[left, a] * own
 
 
 @compiled

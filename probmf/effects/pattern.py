@@ -22,8 +22,10 @@ from jaxtyping import Array, Int, Shaped
 MAX_REMAINDER = 6000
 #: Eliminating by lists of pairs beats dense products when it needs this many times fewer terms.
 PAIR_COST = 40
-#: More pairs than this would not fit in memory.
+#: More pairs than this would not fit in memory, and take seconds in each evaluation.
 MAX_PAIRS = 200_000_000
+#: Beyond so many pairs programs take dense products, while these have at most so many numbers.
+MAX_LISTED, MAX_DENSE = 5_000_000, 50_000_000
 
 
 class RemainderTooLargeError(ValueError):
@@ -47,17 +49,16 @@ class Grouping(NamedTuple):
 
 
 class EntryPairs(NamedTuple):
-    """Pairs of entries of a leading group, and which flat element of the remainder they add to."""
+    """Pairs of entries of a leading group, and which element of the remainder they add to."""
 
     left: Int[Array, " pairs"]
     right: Int[Array, " pairs"]
     which: Int[Array, " pairs"]
-    element: Int[Array, " elements"]
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["group", "column", "entry", "entry_group", "entry_column", "pairs"],
+    data_fields=["group", "column", "entry", "entry_group", "entry_column", "element", "pairs"],
     meta_fields=["order", "shapes", "num_rows", "num_columns", "rows_each"],
 )
 @dataclass(frozen=True)
@@ -78,7 +79,9 @@ class Pattern:
         entry: Entry of each of these.
         entry_group: Leading group of each entry, ascending.
         entry_column: Column of each entry.
-        pairs: Pairs of entries for the sparse elimination, or None for the dense one.
+        element: Flat positions, ascending, of the part of the remainder that may differ from zero,
+            where few pairs of columns meet; None where all of it is stored.
+        pairs: Pairs of entries for a sparse elimination in programs, or None for a dense one.
     """
 
     order: tuple[int, ...]
@@ -91,6 +94,7 @@ class Pattern:
     entry: Int[Array, "n q"]
     entry_group: Int[Array, " entries"]
     entry_column: Int[Array, " entries"]
+    element: Int[Array, " elements"] | None
     pairs: EntryPairs | None
 
     @property
@@ -150,16 +154,19 @@ def make_pattern(blocks: list[Grouping]) -> Pattern:
     cell = _cells(rest)
     count = np.bincount(entry_group, minlength=first.num_groups)
     num_pairs = int(np.sum(count.astype(np.float64) * (count + 1) / 2))
-    dense = first.num_groups * first.dim * float(num_columns) ** 2
-    pairs = None
-    if num_pairs * first.dim * PAIR_COST < dense:
+    dense = first.num_groups * first.dim * num_columns
+    element, pairs = None, None
+    if num_pairs * first.dim * PAIR_COST < float(dense) * num_columns:
         if num_pairs > MAX_PAIRS:
             raise RemainderTooLargeError(
                 f"Eliminating {first.name} joins {num_pairs:,} pairs of the other groupings' "
                 f"coefficients; at most {MAX_PAIRS:,} fit in memory. Integrate fewer groupings "
                 "out and let the others be sampled, non-centred."
             )
-        pairs = _pairs(count, entry_column, cell, num_columns)
+        if num_pairs <= MAX_LISTED or dense > MAX_DENSE:
+            pairs, element = _pairs(count, entry_column, cell, num_columns)
+        else:
+            element = _elements(count, entry_column, cell, num_columns)
     return Pattern(
         order=order,
         shapes=((first.num_groups, first.dim), *((b.num_groups, b.dim) for b in rest)),
@@ -171,6 +178,7 @@ def make_pattern(blocks: list[Grouping]) -> Pattern:
         entry=jnp.asarray(entry, jnp.int32),
         entry_group=jnp.asarray(entry_group, jnp.int32),
         entry_column=jnp.asarray(entry_column, jnp.int32),
+        element=None if element is None else jnp.asarray(element, jnp.int32),
         pairs=pairs,
     )
 
@@ -199,8 +207,24 @@ def _cells(rest: list[Grouping]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _pairs(count: np.ndarray, column: np.ndarray, cell: np.ndarray, num_columns: int) -> EntryPairs:
-    """All pairs of entries of the same group that fall in the stored part, sorted by element."""
+def _elements(
+    count: np.ndarray, column: np.ndarray, cell: np.ndarray, num_columns: int
+) -> np.ndarray:
+    """Flat positions of the stored part in which two entries of a group meet."""
+    begin = np.concatenate([[0], np.cumsum(count)])
+    there = scipy.sparse.csr_array(
+        (np.ones(len(column), bool), column, begin), (len(count), num_columns)
+    )
+    both = (there.T.tocsr() @ there).tocoo()
+    left, right = (np.asarray(part, np.int64) for part in both.coords)
+    stored = (left >= right) | (cell[left] == cell[right])
+    return np.sort(left[stored] * num_columns + right[stored])
+
+
+def _pairs(
+    count: np.ndarray, column: np.ndarray, cell: np.ndarray, num_columns: int
+) -> tuple[EntryPairs, np.ndarray]:
+    """Pairs of entries of the same group that fall in the stored part, by element, and these."""
     begin = np.concatenate([[0], np.cumsum(count)])
     lefts, rights = [], []
     for size in np.unique(count[count > 0]):
@@ -221,8 +245,8 @@ def _pairs(count: np.ndarray, column: np.ndarray, cell: np.ndarray, num_columns:
     left, right = left[order], right[order]
     element = column[left] * num_columns + column[right]
     is_next = np.diff(element, prepend=-1) > 0
-    lists = (left, right, np.cumsum(is_next) - 1, element[is_next])
-    return EntryPairs(*(jnp.asarray(x, jnp.int32) for x in lists))
+    lists = (left, right, np.cumsum(is_next) - 1)
+    return EntryPairs(*(jnp.asarray(x, jnp.int32) for x in lists)), element[is_next]
 
 
 def _stable_order(codes: np.ndarray, size: int) -> np.ndarray:

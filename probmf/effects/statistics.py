@@ -102,9 +102,9 @@ def _rest_products(pattern: Pattern, rest: Array, weighted: Array) -> Array:
     Two columns that an observation has both are a pair of its leading group, so that the elements
     of the pairs hold all of them.
     """
-    size, pairs = pattern.num_columns, pattern.pairs
+    size, element = pattern.num_columns, pattern.element
     starts = np.cumsum([0, *(dim for _, dim in pattern.shapes[1:])]).tolist()
-    total = jnp.zeros(size * size if pairs is None else len(pairs.element), rest.dtype)
+    total = jnp.zeros(size * size if element is None else len(element), rest.dtype)
     for i, (groups, dim) in enumerate(pattern.shapes[1:]):
         own = slice(starts[i], starts[i + 1])
         for j, (others, other_dim) in enumerate(pattern.shapes[1 : i + 2]):
@@ -118,10 +118,10 @@ def _rest_products(pattern: Pattern, rest: Array, weighted: Array) -> Array:
             else:
                 where = pattern.column[:, own, None] * size + pattern.column[:, None, other]
                 products = weighted[:, own, None] * rest[:, None, other]
-            if pairs is not None:
-                where = jnp.searchsorted(pairs.element, where)
+            if element is not None:
+                where = jnp.searchsorted(element, where)
             total = total.at[where].add(products)
-    return total.reshape(size, size) if pairs is None else total
+    return total.reshape(size, size) if element is None else total
 
 
 def _sum(values: Array, index: Array, size: int) -> Array:
@@ -139,10 +139,10 @@ def sum_on_host(
     rest = np.concatenate([np.zeros((len(target), 0)), *design[1:]], axis=1)
     ones = np.ones(len(target)) if weight is None else np.asarray(weight, np.float64)
     groups, dim = pattern.shapes[0]
-    size, pairs = pattern.num_columns, pattern.pairs
+    size = pattern.num_columns
     group, column, entry = (np.asarray(x) for x in (pattern.group, pattern.column, pattern.entry))
     entries = len(pattern.entry_group)
-    element = None if pairs is None else np.asarray(pairs.element)
+    element = None if pattern.element is None else np.asarray(pattern.element)
 
     def total(index: np.ndarray, values: np.ndarray, length: int) -> np.ndarray:
         # Of nothing at all, NumPy makes integers.
@@ -181,23 +181,23 @@ def compress(pattern: Pattern, statistics: Statistics) -> Statistics:
         statistics: Its sums, in float64 and concrete.
 
     Returns:
-        The statistics with their table, or as they were if the pattern has no pairs or the leading
-        block more than one coefficient per group. Cost O(pairs x r), once.
+        The statistics with their table, or as they were if the pattern lists no pairs or the
+        leading block has more than one coefficient per group. Cost O(pairs x r), once.
     """
-    if pattern.pairs is None or pattern.shapes[0][1] > 1:
+    if pattern.element is None or pattern.pairs is None or pattern.shapes[0][1] > 1:
         return statistics
     square = np.asarray(statistics.lead_lead)[:, 0, 0]
     knot, coefficients = _skeleton(square)
     cross = np.asarray(statistics.lead_rest)[:, 0]
-    left, right, which, element = (np.asarray(x) for x in pattern.pairs)
+    left, right, which = (np.asarray(x) for x in pattern.pairs)
     products = scipy.sparse.coo_matrix(
         (cross[left] * cross[right], (which, np.asarray(pattern.entry_group)[left])),
-        shape=(len(element), len(square)),
+        shape=(len(pattern.element), len(square)),
     ).tocsr()
     table: dict[str, Any] = {
         "knot": knot,
         "terms": products @ coefficients,
-        "element": np.asarray(element, np.int32),
+        "element": pattern.element,
     }
     return statistics._replace(table=EliminationTable(**table))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -104,6 +104,7 @@ def climb(
     max_iterations: int = 200,
     callback: Callable[..., None] | None = None,
     reach: float = REACH,
+    curvature: np.ndarray | None = None,
 ) -> scipy.optimize.OptimizeResult:
     """Minimize by L-BFGS, whose first step has length one, within reach of the start.
 
@@ -117,47 +118,59 @@ def climb(
         max_iterations: The most iterations.
         callback: Called after each.
         reach: How far each coordinate may go from its start.
+        curvature: About the second derivatives, positive definite: the search is in coordinates
+            where they are the identity, and its first step is Newton's, but no longer than one.
 
     Returns:
         SciPy's result; `success` is False unless a stationary point was found.
     """
     start = np.asarray(start, np.float64)
-    wall = 0.0
-    best: tuple[Any, ...] = (np.inf,)
-
-    def walled(vector: np.ndarray) -> tuple[float, np.ndarray]:
-        # The line search divides by differences of values, so beyond the wall they are finite.
-        nonlocal wall, best
-        if np.max(np.abs(vector - start), initial=0.0) <= reach:
-            value, gradient = minus(vector)
-            if np.isfinite(value) and np.all(np.isfinite(gradient)):
-                wall = max(wall, value)
-                if value < best[0]:
-                    best = value, np.array(vector), gradient
-                return value, gradient
-        return wall + 1e3 * (1 + abs(wall)), np.zeros_like(vector)
-
     value, gradient = minus(start)
     found = scipy.optimize.OptimizeResult(x=start, fun=value, jac=gradient, nit=0, success=True)
     if not len(start) or not np.isfinite(value) or not np.all(np.isfinite(gradient)):
         return found
-    wall, nit = value, 0
+    turn = np.eye(len(start)) if curvature is None else _whitening(curvature, gradient)
+    first, wall, best, nit = (value, gradient), value, (value, start, gradient), 0
+
+    def walled(moved: np.ndarray) -> tuple[float, np.ndarray]:
+        # The line search divides by differences of values, so beyond the wall they are finite.
+        nonlocal wall, best
+        move = turn @ moved
+        if np.max(np.abs(move), initial=0.0) <= reach:
+            value, gradient = minus(start + move) if np.any(move) else first
+            if np.isfinite(value) and np.all(np.isfinite(gradient)):
+                wall = max(wall, value)
+                if value < best[0]:
+                    best = value, start + move, gradient
+                return value, turn.T @ gradient
+        return wall + 1e3 * (1 + abs(wall)), np.zeros_like(moved)
+
     for _ in range(MOST_STARTS):
+        begin = np.linalg.solve(turn, best[1] - start)
         found = scipy.optimize.minimize(
-            walled, found.x, jac=True, method="L-BFGS-B", callback=callback,
+            walled, begin, jac=True, method="L-BFGS-B", callback=callback,
             options={
                 "maxiter": max_iterations - nit, "maxcor": 30, "ftol": FTOL, "gtol": 1e-5,
             },
         )  # fmt: skip
         nit += found.nit
-        if found.fun > best[0]:  # It may end beyond the wall.
-            found.fun, found.x, found.jac = best
+        found.fun, found.x, found.jac = best  # It may end beyond the wall.
         flat = np.max(np.abs(found.jac)) <= FLAT * (1 + abs(found.fun))
         found.success = bool(found.success or (flat and nit < max_iterations))
         if found.success or nit >= max_iterations:
             break
     found.nit = nit
     return found
+
+
+def _whitening(curvature: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """Coordinates M, a move of M z, in which Newton's first step has length one."""
+    root = np.linalg.cholesky(curvature)
+    slope = scipy.linalg.solve_triangular(root, gradient, lower=True)
+    step = scipy.linalg.solve_triangular(root, slope, lower=True, trans="T")
+    length = float(np.linalg.norm(slope)) / max(1.0, float(np.max(np.abs(step))))
+    inverse: np.ndarray = scipy.linalg.solve_triangular(root, np.eye(len(root)), lower=True).T
+    return inverse * (length or 1.0)
 
 
 @dataclass(frozen=True)

@@ -38,14 +38,18 @@ CASES = {
     "three by group": make_case([10, 4, 1], [1, 2, 3], by_group=[0, 1]),
     "five and three": make_case([8, 3], [5, 3], by_group=[1]),
 }
-#: Elimination by lists of pairs, or by dense products; one block has neither.
-COST = {"pairs": 0, "dense": 10**9}
+#: Elimination by lists of pairs, or by dense products, of a remainder that is stored in part or
+#: whole; one block has neither.
+COST = {"pairs": (0, 10**9), "unlisted": (0, -1), "dense": (10**9, 0)}
 
 
 def pattern_of(case: Case, path: str, monkeypatch: pytest.MonkeyPatch) -> Pattern:
-    monkeypatch.setattr(pattern_module, "PAIR_COST", COST[path])
+    for name, value in zip(("PAIR_COST", "MAX_LISTED"), COST[path], strict=True):
+        monkeypatch.setattr(pattern_module, name, value)
     pattern = make_pattern(case.blocks)
-    assert (pattern.pairs is not None) == (path == "pairs" and len(case.blocks) > 1)
+    several = len(case.blocks) > 1
+    assert (pattern.pairs is not None) == (path == "pairs" and several)
+    assert (pattern.element is not None) == (path != "dense" and several)
     return pattern
 
 
@@ -77,7 +81,7 @@ def assert_same(got: Any, want: Any, tolerance: float) -> None:
     ("name", "path"),
     [
         ("one of two", "pairs"), ("one of five by group", "pairs"), ("one group", "pairs"),
-        ("two scalars", "pairs"), ("two scalars", "dense"),
+        ("two scalars", "pairs"), ("two scalars", "unlisted"), ("two scalars", "dense"),
         ("two of three and one", "dense"),
         ("five and three", "pairs"),
         ("three by group", "dense"),

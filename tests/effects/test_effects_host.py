@@ -32,10 +32,12 @@ def plain(case: Case) -> Case:
 
 
 def pattern_of(case: Case, monkeypatch: pytest.MonkeyPatch, path: str = "pairs") -> Pattern:
-    """Eliminated by lists of pairs, or by dense products."""
-    monkeypatch.setattr(pattern_module, "PAIR_COST", 0 if path == "pairs" else 10**9)
+    """Eliminated by pairs, listed for programs or not, or by dense products."""
+    monkeypatch.setattr(pattern_module, "PAIR_COST", 10**9 if path == "dense" else 0)
+    monkeypatch.setattr(pattern_module, "MAX_LISTED", -1 if path == "unlisted" else 10**9)
     pattern = make_pattern(case.blocks)
     assert (pattern.pairs is not None) == (path == "pairs")
+    assert (pattern.element is not None) == (path != "dense")
     return pattern
 
 
@@ -48,7 +50,7 @@ def host_of(case: Case, pattern: Pattern, flat: tuple[int, ...] = (), **options:
     return HostEvidence(pattern, compress(pattern, sums), flat, **options)
 
 
-@pytest.mark.parametrize("path", ["pairs", "dense"])
+@pytest.mark.parametrize("path", ["pairs", "unlisted", "dense"])
 @pytest.mark.parametrize("name", CASES)
 def test_evidence_and_score_agree_with_dense_algebra(
     name: str, path: str, monkeypatch: pytest.MonkeyPatch

@@ -117,7 +117,7 @@ class TestLookAround:
         def minus(x: np.ndarray) -> tuple[float, np.ndarray]:
             return 0.5 * float(diagonal @ x**2), diagonal * x
 
-        return look_around(minus, np.asarray(vector), PLACES, [])
+        return look_around(minus, np.asarray(vector), minus(np.asarray(vector))[1], PLACES, [])
 
     def test_at_the_top(self) -> None:
         end = self.around([2.0, 1.0, 30.0], [0.0, 0.0, 0.0])
@@ -134,7 +134,6 @@ class TestLookAround:
         assert end.rising == [frozenset({"b_scale"})]
 
     def test_a_slope_that_goes_on(self) -> None:
-        end = look_around(
-            lambda x: (-float(x[0]), np.array([-1.0, 0.0, 0.0])), np.zeros(3), PLACES, []
-        )
+        slope = np.array([-1.0, 0.0, 0.0])
+        end = look_around(lambda x: (-float(x[0]), slope), np.zeros(3), slope, PLACES, [])
         assert end.gain == pytest.approx(1.0)

@@ -38,6 +38,24 @@ def test_score_is_that_of_the_program(by_lapack: Any) -> None:
     np.testing.assert_allclose(slopes, gradient, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("formula", [SIMPLE, FORMULA])
+def test_the_expected_information_is_near_the_curvature(formula: str, by_lapack: Any) -> None:
+    by_lapack(True)
+    fit = fit_marginal(MixedEffects(formula), table(), objective="map")
+    with jax.enable_x64(True):
+        density = density_of(MixedEffects(formula), table())
+        assert density.host is not None
+        sites = {name: value[0, 0] for name, value in fit.samples.items()}
+        top = np.asarray(density.unconstrain({k: sites[k] for k in density.places}))
+        moves = 1e-4 * np.eye(len(top))
+        slopes = [density.score(top + m)[1] - density.score(top - m)[1] for m in moves]
+        found = density.host.curvature(top)
+    curvature = -np.array(slopes) / 2e-4
+    # Along each direction: a search needs no more.
+    ratios = np.linalg.eigvals(np.linalg.solve(curvature, found)).real
+    assert np.all((ratios > 0.2) & (ratios < 5.0))
+
+
 @pytest.mark.parametrize("objective", ["restricted", "map"])
 def test_the_same_fit(objective: Objective, by_lapack: Any) -> None:
     fits = []

@@ -393,6 +393,23 @@ class TestClimb:
         found = climb(self.minus, np.array([-9.0]))
         assert not np.isfinite(found.fun)
 
+    def test_takes_newtons_step_where_the_curvature_is_known(self) -> None:
+        turned = np.array([[1.0, 0.5], [-0.5, 1.0]])
+        curvature = turned @ np.diag([1e6, 1.0]) @ turned.T
+        looks: list[np.ndarray] = []
+
+        def minus(vector: np.ndarray) -> tuple[float, np.ndarray]:
+            looks.append(vector)
+            away = vector - [0.7, -0.4]
+            return 0.5 * float(away @ curvature @ away), curvature @ away
+
+        found = climb(minus, np.zeros(2), curvature=curvature)
+        assert found.success
+        np.testing.assert_allclose(found.x, [0.7, -0.4], rtol=1e-6)
+        assert len(looks) <= 4
+        far = climb(minus, np.array([9.0, 5.0]), curvature=curvature)  # The first step is shorter.
+        np.testing.assert_allclose(far.x, [0.7, -0.4], rtol=1e-6)
+
     def test_does_not_leave_its_reach(self) -> None:
         found = climb(lambda v: (-float(v[0]), -np.ones(1)), np.zeros(1))
         assert found.x[0] <= 15.0

@@ -91,6 +91,30 @@ class HostDensity:
         value, tables = self.evidence.draw(trils, float(precision), rng)
         return float(extra) + value, tables
 
+    def curvature(self, vector: np.ndarray) -> np.ndarray:
+        r"""About minus the second derivatives: the expected information on scales and noise.
+
+        That of a factor L of a block's effects, as if the effects were known, is
+        :math:`\sum_g \operatorname{tr}(W_i (W_j + W_j^\top))` with :math:`W_i = L^{-1}
+        \partial_i L`; each effect counts by the share of it that the rows tell.
+        """
+        (_, precision, *trils), slopes = self.terms_at(vector)
+        shares = self.evidence.shares_told(trils, float(precision))
+        noise = slopes[1].reshape(len(vector)) / float(precision)
+        left = max(self.evidence.num_rows - sum(float(np.sum(own)) for own in shares), 1.0)
+        total = np.eye(len(vector)) + 0.5 * left * np.outer(noise, noise)
+        for tril, share, slope in zip(trils, shares, slopes[2:], strict=True):
+            if not np.all(np.diagonal(tril, axis1=-2, axis2=-1)):
+                continue
+            by_group = tril if tril.ndim == 3 else tril[None]
+            moves = slope.reshape(*by_group.shape, len(vector))
+            moves = np.einsum("gab,gbcp->gacp", np.linalg.inv(by_group), moves)
+            count = len(share) / len(by_group)
+            told = np.square(share).reshape(len(by_group), -1, tril.shape[-1]).mean(1)
+            both = moves + np.swapaxes(moves, 1, 2)
+            total += count * np.einsum("ga,gabp,gabq->pq", told, moves, both, optimize=True)
+        return 0.5 * (total + total.T)
+
     def rounding(self, vector: np.ndarray) -> Rounding:
         """The evidence with its error by rounding at a vector."""
         (_, precision, *trils), _ = self.terms_at(vector)

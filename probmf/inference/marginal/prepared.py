@@ -113,6 +113,8 @@ class Prepared(PreparedModel):
         )
         if self.pattern.pairs is not None:
             size += len(self.pattern.pairs.left)
+        else:
+            size += int(np.prod(self.pattern.shapes[0])) * self.pattern.num_columns
         if self.statistics is None:
             size += 4 * self.pattern.num_rows
         return size

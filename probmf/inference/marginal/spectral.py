@@ -99,10 +99,10 @@ def _dense_gram(pattern: Pattern, statistics: Statistics) -> Float[np.ndarray, "
     gram[row, column] = np.asarray(statistics.lead_rest)
     gram[column, row] = np.asarray(statistics.lead_rest)
     own = np.zeros((rest, rest))
-    if pattern.pairs is None:
+    if pattern.element is None:
         own = np.array(statistics.rest_rest)
     else:
-        own.ravel()[np.asarray(pattern.pairs.element)] = np.asarray(statistics.rest_rest)
+        own.ravel()[np.asarray(pattern.element)] = np.asarray(statistics.rest_rest)
     lower = np.tril(own)
     gram[first:, first:] = lower + np.tril(lower, -1).T
     return gram

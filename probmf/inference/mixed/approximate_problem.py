@@ -120,6 +120,11 @@ class ApproximateProblem:
         """Starting point."""
         return self.target.density.start()
 
+    def curvature(self, vector: np.ndarray) -> np.ndarray | None:
+        """Nothing that is known beforehand."""
+        del vector
+        return None
+
     def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         """The objective and its gradient; compiled."""
         point = jnp.asarray(vector, self.target.density.vector.dtype)

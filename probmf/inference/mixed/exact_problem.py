@@ -169,6 +169,12 @@ class ExactProblem:
         """Starting point."""
         return self.density.start() if self.host is None else self.host.start()
 
+    def curvature(self, vector: np.ndarray) -> np.ndarray | None:
+        """About minus the second derivatives, where an evaluation is dear."""
+        if self.host is None or not self.host.is_large:
+            return None
+        return self.host.curvature(vector)
+
     def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         """The objective and its gradient; compiled."""
         if self.host is not None:

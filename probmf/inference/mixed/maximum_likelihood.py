@@ -137,7 +137,8 @@ def fit_marginal(
             times.append(time.perf_counter() - begin)
 
         with on_cores(problem.cores):
-            found = climb(minus, problem.start(), max_iterations, note)
+            start = problem.start()
+            found = climb(minus, start, max_iterations, note, curvature=problem.curvature(start))
             if not np.isfinite(found.fun):
                 raise ValueError(
                     "The marginal likelihood is not finite at the starting values; look for a "
@@ -148,7 +149,7 @@ def fit_marginal(
             fit = MixedFit(model, design, point, f"marginal/{objective}", data=data)
             boundaries = find_boundary(fit)
             digits = problem.lost_digits(found.x)
-            end = look_around(minus, found.x, problem.places, boundaries)
+            end = look_around(minus, found.x, found.jac, problem.places, boundaries)
             errors, loadings = standard_errors(problem, found.x, samples, end)
             maximum = Maximum(
                 errors, _num_parameters(problem, design), design.data.num_observations,

@@ -39,6 +39,7 @@ class End(NamedTuple):
 def look_around(
     minus: Callable[[np.ndarray], tuple[float, np.ndarray]],
     vector: np.ndarray,
+    slope: np.ndarray,
     places: Mapping[str, np.ndarray],
     boundaries: Sequence[Boundary],
 ) -> End:
@@ -47,6 +48,7 @@ def look_around(
     Args:
         minus: Minus log likelihood and its gradient.
         vector: The point.
+        slope: The gradient there.
         places: Places of each site in the vector.
         boundaries: What lies on the boundary, where nothing is to be expected of the curvature.
 
@@ -61,7 +63,6 @@ def look_around(
         inside[np.ravel(places[f"{one.term.name}_scale"])[one.zero]] = False
         if one.term.correlated:
             inside[np.ravel(places[f"{one.term.name}_correlation"])] = False
-    slope = minus(vector)[1]
     moves = STEP * np.eye(len(vector))[inside]
     ends = [(minus(vector + move)[1], minus(vector - move)[1]) for move in moves]
     rows = np.array([(after - before)[inside] / (2 * STEP) for after, before in ends])
