@@ -1,7 +1,7 @@
 """Rows and fits on several devices, as JSON; a script for a process with eight pretended devices.
 
-Arguments: "rows" for single half-sweeps and what they hold and move, "chains", "fits", "others" or
-"lists"; and then numbers of devices.
+Arguments: "rows" for single half-sweeps and what they hold and move, "chains", "fits", "others",
+"lists", "integrated" or "sampled"; and then numbers of devices.
 """
 
 import json
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from jax.sharding import Mesh
 
 from probmf import (
     Bernoulli,
@@ -29,11 +30,13 @@ from probmf import (
     sample_nuts,
 )
 from probmf.backend import use_backend
+from probmf.inference.marginal_rows import RowsMarginal, Stretched
 from probmf.inference.nuts import transitions
 from probmf.inference.point import full_batch, minibatch
+from probmf.inference.target import Target
 from probmf.results import RatingsFit, Sampling, ranking
 from probmf.rows import sweep
-from probmf.rows.placement import LineDevices, RowShards, row_mesh, solve_shards
+from probmf.rows.placement import LineDevices, RowShards, chain_meshes, row_mesh, solve_shards
 from probmf.rows.store import OTHER, SIDES, RowStore, Side
 from probmf.rows.sweep import _solve_bucket, half_sweep, lay_out
 from probmf.rows.values import Prior, Rows, RowValues
@@ -150,7 +153,12 @@ def gathered(shards: RowShards, side: Side, given: dict[str, Any]) -> int:
         _solve_bucket, shards.mesh, shards.sides[side].buckets, shards.sides[side].source, given,
         likelihood=Gaussian(), method="cg", cg_steps=3,
     )  # fmt: skip
-    text, total = lowered.compile().as_text(), 0
+    return moved(lowered.compile().as_text())
+
+
+def moved(text: str) -> int:
+    """Bytes that come out of the collectives of a compiled program."""
+    total = 0
     collectives = "all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute"
     for shapes in re.findall(rf"= (.+?) (?:{collectives})(?:-start)?\(", text):
         for dtype, shape in re.findall(r"(f32|f64)\[([\d,]*)\]", shapes):
@@ -205,6 +213,48 @@ def others(devices: int | None) -> dict[str, Any]:
     return found
 
 
+def integrated(devices: int | None) -> dict[str, Any]:
+    """The density without the rows of a side, its gradient, draws of the rows, and collectives."""
+    half, rng = dist.HalfNormal(1.0), np.random.default_rng(3)
+    meshes = [] if devices is None else chain_meshes(row_mesh(devices))
+    ratings = Ratings.from_frame(
+        data() | {"weight": rng.uniform(0.5, 2.0, len(data()["user"]))}, weight="weight",
+        **{f"{side}s": [*range(n + 2)] for side, n in SIZE.items()},
+    )  # fmt: skip
+    found: dict[str, Any] = {}
+    for side, scale in (("user", half), ("item", dist.HalfNormal(np.ones(SIZE["item"] + 2)))):
+        scales = {f"{side}_scale": scale, f"{side}_bias_scale": half}
+        model = MatrixFactorization(FACTORS, Gaussian(half), **scales)
+        sites = (f"{side}_bias", f"{side}_factors")
+        target = Target.build(model, ratings, sites, *meshes).model
+        assert isinstance(target, RowsMarginal)
+        potential = Stretched(target)
+        vector = jnp.asarray(rng.normal(size=potential.num_dims))
+        program = potential._value_and_grad.lower(potential, vector).compile()
+        value, gradient = program(potential, vector)
+        found[f"{side}, value"], found[f"{side}, gradient"] = float(value), gradient.tolist()
+        if meshes:
+            found[f"{side}, summed"] = moved(program.as_text())
+        samples = jax.tree.map(lambda x: np.asarray(x)[None], potential.constrain_all(vector[None]))
+        drawn = target.recover(jax.random.key(1), samples)
+        found |= {f"{side}, {site}": drawn[site].tolist() for site in sites}
+    return found
+
+
+def sampled(devices: int | None) -> dict[str, Any]:
+    """Draws of three chains whose users are integrated out, on two meshes where there are any."""
+    half, mesh = dist.HalfNormal(1.0), None
+    ratings = Ratings.from_frame(data(), **{f"{side}s": [*range(n)] for side, n in SIZE.items()})
+    if devices is not None:
+        mesh = Mesh(np.array(jax.devices()[:devices]).reshape(-1, 2), ("row", "chain"))
+    fit = sample_nuts(
+        MatrixFactorization(1, Gaussian(half), user_scale=half), ratings, key=0, num_warmup=3,
+        num_samples=3, num_chains=3, marginalize=("user_bias", "user_factors"), max_tree_depth=3,
+        devices=mesh, progress=False,
+    )  # fmt: skip
+    return {name: np.asarray(x).tolist() for name, x in fit.samples.items()}
+
+
 def lists(devices: int | None) -> dict[str, Any]:
     """Recommendations to everybody and to a stranger, and how many devices ranked them."""
     places: list[int] = []
@@ -244,9 +294,15 @@ def lists(devices: int | None) -> dict[str, Any]:
 if __name__ == "__main__":
     warnings.simplefilter("ignore")  # Three draws are few, and say so.
     jax.config.update("jax_enable_x64", True)
-    ask = {"rows": rows, "chains": chains, "fits": fits, "others": others, "lists": lists}[
-        sys.argv[1]
-    ]
+    ask = {
+        "rows": rows,
+        "chains": chains,
+        "fits": fits,
+        "others": others,
+        "lists": lists,
+        "integrated": integrated,
+        "sampled": sampled,
+    }[sys.argv[1]]
     with use_backend("xla"):
         answers = {str(count): ask(count) for count in (None, *map(int, sys.argv[2:]))}
     sys.stdout.write(json.dumps(answers))

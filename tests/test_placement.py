@@ -86,6 +86,24 @@ def test_chains_run_on_devices_of_their_own() -> None:
         np.testing.assert_array_equal(found[str(count)]["draws"], found["None"]["draws"])
 
 
+def test_rows_are_integrated_out_as_on_one_device() -> None:
+    plain, shared = answers("integrated", (8,)).values()
+    for side, others, scales in (("user", 50, 1), ("item", 66, 50)):
+        # Double precision: a level and three factors, and density, noise and scale of the biases.
+        assert shared.pop(f"{side}, summed") == 8 * (others * (1 + 3) + 3 + scales)
+    assert shared.keys() == plain.keys()
+    for name, wanted in plain.items():
+        np.testing.assert_allclose(shared[name], wanted, rtol=1e-10, atol=1e-10, err_msg=name)
+
+
+@pytest.mark.slow
+def test_chains_of_rows_in_shards_are_those_of_one_device() -> None:
+    plain, shared = answers("sampled", (8,)).values()
+    assert plain.keys() == shared.keys()
+    for name, wanted in plain.items():
+        np.testing.assert_allclose(shared[name], wanted, rtol=1e-6, atol=1e-6, err_msg=name)
+
+
 def test_lists_of_many_users_are_those_of_one_device() -> None:
     """Three devices: the last block is not full, and a part of it is empty."""
     plain, shared = answers("lists", (3,)).values()

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 from jax.flatten_util import ravel_pytree
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float
 from numpyro.distributions.transforms import biject_to
 from numpyro.infer.util import constrain_fn, potential_energy
@@ -24,6 +25,9 @@ from probmf.inference.standard_coordinates import Coordinates, mixed_coordinates
 from probmf.models.mixed.program import MixedProgram
 from probmf.numpyro_setup import run_unchecked
 from probmf.run.compilation import as_tree, count_numbers, traced_jit
+
+#: Device, or devices of a mesh, that a chain runs on.
+type Place = jax.Device | NamedSharding
 
 
 class Form:
@@ -97,6 +101,11 @@ class Potential:
         found = object.__new__(cls)
         found.leaves, found.form = list(leaves), form
         return found
+
+    def on(self, place: Place) -> Self:
+        """The same on a device, or in a sharding."""
+        placed: Self = jax.device_put(self, place)
+        return placed
 
     @cached_property
     def _parts(self) -> tuple[Any, ...]:

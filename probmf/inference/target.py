@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from probmf.data import Ratings
@@ -47,13 +48,16 @@ class Target:
     sites: tuple[str, ...]
 
     @classmethod
-    def build(cls, source: Any, data: Any, chosen: Sequence[str] | str = ()) -> "Target":
+    def build(
+        cls, source: Any, data: Any, chosen: Sequence[str] | str = (), mesh: Mesh | None = None
+    ) -> "Target":
         """The target that the arguments of a method ask for.
 
         Args:
             source: A model.
             data: Its data.
             chosen: The argument `marginalize`: names of effect sites to integrate out, or "all".
+            mesh: Devices that rows of a factorization which are integrated out are dealt out to.
 
         Returns:
             The target.
@@ -103,7 +107,7 @@ class Target:
             by_rows = None
             if isinstance(source, MatrixFactorization):
                 # All rows of one side have derivatives written for them.
-                by_rows = rows_marginal(source, arguments[0], sites)
+                by_rows = rows_marginal(source, arguments[0], sites, mesh)
             model = marginalize(source, sites) if by_rows is None else by_rows
         return cls(source, data, design, model, arguments, sites)
 

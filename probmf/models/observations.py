@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -113,6 +113,14 @@ class Observations:
             np.asarray(self.user), np.asarray(self.item),
             *shift_weak_zeros(rating, weight, unobserved_weight),
             num_users=self.num_users, num_items=self.num_items,
+        )  # fmt: skip
+
+    def without_pairs(self) -> "Observations":
+        """The same without pairs and features, for programs that ask for sizes and base score."""
+        nothing: Any = None
+        return replace(
+            self, user=nothing, item=nothing, rating=None, weight=None, user_features=None,
+            item_features=None,
         )  # fmt: skip
 
     def without_ratings(self) -> "Observations":

@@ -105,11 +105,55 @@ def chain_devices(devices: Devices) -> list[jax.Device]:
         ValueError: If there are not so many devices, one is named twice or none is, the mesh
             lacks the axis, or a device belongs to another process.
     """
-    mesh = _mesh_of(devices, CHAINS)
-    axis = mesh.axis_names.index(CHAINS)
-    found = list(np.moveaxis(mesh.devices, axis, 0).reshape(mesh.shape[CHAINS], -1)[:, 0])
+    found = list(_along(_mesh_of(devices, CHAINS), CHAINS)[:, 0])
     _require_own(found, "chains run on")
     return found
+
+
+def chain_meshes(devices: Devices | None) -> list[Mesh]:
+    """The meshes, each with an axis 'row', that chains whose rows are in shards are dealt out to.
+
+    Args:
+        devices: As of `chain_devices`. A mesh with an axis 'row' gives a mesh for each place along
+            its axis 'chain', or one for all chains where it has none.
+
+    Returns:
+        The meshes; none unless rows are to be in shards.
+
+    Raises:
+        ValueError: If a device belongs to another process.
+    """
+    if not isinstance(devices, Mesh) or AXIS not in devices.axis_names:
+        return []
+    _require_own(devices.devices.flat, "chains run on")
+    if CHAINS not in devices.axis_names:
+        return [Mesh(_along(devices, AXIS)[:, 0], (AXIS,))]
+    return [Mesh(own[:, 0], (AXIS,)) for own in _along(devices, CHAINS, AXIS)]
+
+
+def _along(mesh: Mesh, *axes: str) -> np.ndarray:
+    """The devices along some axes, and along all others together as the last."""
+    first = [mesh.axis_names.index(axis) for axis in axes]
+    moved = np.moveaxis(mesh.devices, first, range(len(first)))
+    return moved.reshape(*(mesh.shape[axis] for axis in axes), -1)
+
+
+def on_all(mesh: Mesh) -> NamedSharding:
+    """The place of arrays that are whole on every device."""
+    return NamedSharding(mesh, WHOLE)
+
+
+def share_out[Tree](tree: Tree, mesh: Mesh) -> Tree:
+    """Arrays with an axis of devices in front, from the host or another mesh, on their devices."""
+    shared: Tree = jax.device_put(tree, NamedSharding(mesh, BY_DEVICE))
+    return shared
+
+
+def deal(count: int, num: int) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    """Turn in which each of some rows is dealt out, and which of the devices it goes to."""
+    turn, place = np.divmod(np.arange(count), num)
+    # Every other turn goes back, or the last device would have the longest of each.
+    return turn, np.where(turn % 2, num - 1 - place, place)
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,9 +314,7 @@ def _deal(ratings: RowRatings, mesh: Mesh) -> SideShards:
         most = -(-len(rows) // num)
         lines = min(chunk_lines(len(rows), int(width), slots), most)
         shape = (-(-most // lines), lines, int(width))
-        turn, place = np.divmod(np.arange(len(rows)), num)
-        # Every other turn goes back, or the last device would have the longest of each.
-        place = np.where(turn % 2, num - 1 - place, place)
+        turn, place = deal(len(rows), num)
         device[rows], within[rows] = place, begin + turn
         begin += shape[0] * lines
         own = {one: fill_bucket(ratings, rows[place == one], shape) for one in present}
@@ -341,7 +383,7 @@ def solve_shards(
     """
 
     def own_part(buckets: tuple[Bucket, ...], given: dict[str, Any]) -> tuple[Array, Array]:
-        value, sums = _own_rows(partial(solve, **options), buckets, given)
+        value, sums = _own_rows(partial(solve, **options), _own(buckets), given)
         # Lines without a row have no ratings, and sums of zero.
         total = jnp.stack([_total(x) for x in sums])
         return jax.lax.all_gather(value, AXIS, tiled=True), jax.lax.psum(total, AXIS)
@@ -372,13 +414,7 @@ def map_rows(
     Returns:
         The results by row, whole on every device.
     """
-
-    def own_part(buckets: tuple[Bucket, ...], given: dict[str, Any]) -> Any:
-        gather = partial(jax.lax.all_gather, axis_name=AXIS, tiled=True)
-        return jax.tree.map(gather, _own_rows(program, buckets, given))
-
-    found = _on_each(own_part, mesh)(buckets, given)
-    return jax.tree.map(lambda x: x[source], found)
+    return gather_rows(partial(_own_rows, program), mesh, buckets, source, given)
 
 
 @partial(jax.jit, static_argnames=("program", "mesh", "likelihood", "side"))
@@ -407,23 +443,47 @@ def map_chunks(
     return _on_each(own_part, mesh, (BY_DEVICE, WHOLE))(bucket, given)
 
 
-def sum_devices(program: Callable[..., Any], mesh: Mesh, buckets: Any, given: Any) -> Any:
+def gather_rows(
+    program: Callable[..., Any], mesh: Mesh, parts: Any, source: Int[Array, " rows"], given: Any
+) -> Any:
+    """Results of a program for the rows of each device, by row; within a program.
+
+    Args:
+        program: Called with (parts, given); returns a pytree of arrays with an entry for each line.
+        mesh: The devices.
+        parts: A pytree of arrays with an axis of devices in front.
+        source: Where in the gathered lines each row lies.
+        given: A pytree of arrays, whole on every device.
+
+    Returns:
+        The results, whole on every device.
+    """
+
+    def own_part(parts: Any, given: Any) -> Any:
+        gather = partial(jax.lax.all_gather, axis_name=AXIS, tiled=True)
+        return jax.tree.map(gather, program(_own(parts), given))
+
+    found = _on_each(own_part, mesh)(parts, given)
+    return jax.tree.map(lambda x: x[source], found)
+
+
+def sum_devices(program: Callable[..., Any], mesh: Mesh, parts: Any, given: Any) -> Any:
     """Sums over the devices of a program's results for the rows of each; within a program.
 
     Args:
-        program: Called with (buckets, given); returns a pytree of arrays.
+        program: Called with (parts, given); returns a pytree of arrays.
         mesh: The devices.
-        buckets: A pytree of `SideShards.buckets`.
+        parts: A pytree of arrays with an axis of devices in front.
         given: A pytree of arrays, whole on every device.
 
     Returns:
         The sums, whole on every device.
     """
 
-    def own_part(buckets: Any, given: Any) -> Any:
-        return jax.lax.psum(program(_own(buckets), given), AXIS)
+    def own_part(parts: Any, given: Any) -> Any:
+        return jax.lax.psum(program(_own(parts), given), AXIS)
 
-    return _on_each(own_part, mesh)(buckets, given)
+    return _on_each(own_part, mesh)(parts, given)
 
 
 def share_slots[Tree](batches: Tree, mesh: Mesh) -> Tree:
@@ -442,7 +502,7 @@ def _own[Tree](buckets: Tree) -> Tree:
 def _own_rows(program: Callable[..., Any], buckets: Any, given: dict[str, Any]) -> Any:
     """Results of a program for the lines of all buckets of a device."""
     results = []
-    for bucket in _own(buckets):
+    for bucket in buckets:
         count = len(bucket.row)
         results.append(program(bucket, 0, count, capacity=count, **given))
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *results)

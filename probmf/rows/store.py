@@ -86,6 +86,16 @@ class RowRatings:
         """Number of ratings of each row."""
         return np.diff(self.start)
 
+    def take(self, codes: Int[np.ndarray, " some"], num_rows: int) -> Self:
+        """The ratings of some rows, in that order, and of rows without ratings after them."""
+        degree = np.zeros(num_rows, np.int64)
+        degree[: len(codes)] = self.degree[codes]
+        start = np.concatenate([[0], np.cumsum(degree)])
+        first = self.start[codes] - start[: len(codes)]
+        place = np.arange(start[-1]) + np.repeat(first, degree[: len(codes)])
+        weight = None if self.weight is None else self.weight[place]
+        return type(self)(start, self.partner[place], self.rating[place], weight)
+
     def shift(self, unobserved_weight: float) -> Self:
         """Ratings that stand on top of weak zeros; see `shift_weak_zeros`."""
         if not unobserved_weight > 0:

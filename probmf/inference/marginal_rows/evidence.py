@@ -27,16 +27,23 @@ class Inputs(NamedTuple):
     Attributes:
         level: Offsets of the other side's rows: intercept plus bias.
         factors: The other side's factors, or None.
-        bias_scale: Prior scale of each row's bias, or None when rows have none.
-        factor_scale: Prior scale of each row's factors, or None.
+        bias_scale: Prior scale of the rows' bias, one or one for each row; None when rows have
+            none.
+        factor_scale: Likewise of their factors, or None.
         noise_scale: Noise scale of a rating of weight one.
     """
 
     level: Float[Array, " other"]
     factors: Float[Array, "other k"] | None
-    bias_scale: Float[Array, " rows"] | None
-    factor_scale: Float[Array, " rows"] | None
+    bias_scale: Float[Array, "*rows"] | None
+    factor_scale: Float[Array, "*rows"] | None
     noise_scale: Float[Array, ""]
+
+    def by_row(self, num_rows: int) -> "Inputs":
+        """The same with a scale for each row."""
+        scales = self.bias_scale, self.factor_scale
+        bias, factor = jax.tree.map(lambda scale: jnp.broadcast_to(scale, (num_rows,)), scales)
+        return self._replace(bias_scale=bias, factor_scale=factor)
 
 
 class SolvedRows(NamedTuple):
@@ -68,7 +75,7 @@ def rows_evidence(layout: TileLayout, inputs: Inputs) -> Float[Array, ""]:
 
     Args:
         layout: The ratings.
-        inputs: Everything else.
+        inputs: Everything else, with a scale for each row.
 
     Returns:
         The log density, with its normalizing constants.
@@ -147,8 +154,8 @@ def _value(layout: TileLayout, inputs: Inputs, solved: SolvedRows, squares: Arra
     return -0.5 * (constant + deviance)
 
 
-def _forward(layout: TileLayout, inputs: Inputs) -> tuple[Array, Inputs]:
-    """The value and the whole gradient: one pass more over the ratings."""
+def value_and_gradient(layout: TileLayout, inputs: Inputs) -> tuple[Array, Inputs]:
+    """The evidence and its whole gradient: one pass more over the ratings."""
     block = gather(layout, inputs)
     solved = solve(layout, inputs, block)
     precision = 1.0 / jnp.square(inputs.noise_scale)
@@ -202,4 +209,23 @@ def _backward(gradient: Inputs, cotangent: Array) -> tuple[None, Inputs]:
     return None, jax.tree.map(lambda part: cotangent * part, gradient)
 
 
-rows_evidence.defvjp(_forward, _backward)
+rows_evidence.defvjp(value_and_gradient, _backward)
+
+
+def draw(
+    layout: TileLayout, inputs: Inputs, noise: Float[Array, "rows d"]
+) -> Float[Array, "rows d"]:
+    """Draw the rows from their exact conditional; those without ratings from their prior.
+
+    Args:
+        layout: The ratings.
+        inputs: Everything else, with a scale for each row.
+        noise: Standard Normal draws.
+
+    Returns:
+        Bias and factors of each row.
+    """
+    solved = solve(layout, inputs, gather(layout, inputs))
+    factor = jnp.linalg.cholesky(jnp.moveaxis(solved.inverse[..., :-1], -1, 0))
+    white = solved.white.T[:-1] + jnp.einsum("mab,mb->ma", factor, noise)
+    return solved.scale.T[:-1] * white

@@ -14,12 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from probmf.backend import uses_loops
-from probmf.inference.marginal_rows.evidence import Inputs, gather, rows_evidence, solve
+from probmf.inference.marginal_rows.evidence import Inputs, draw, rows_evidence
 from probmf.inference.marginal_rows.loops import RatingLists, list_ratings, listed_evidence
+from probmf.inference.marginal_rows.shards import TileShards, deal_tiles, sharded_evidence
 from probmf.inference.marginal_rows.tiles import TileLayout, lay_out
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.factorization_program import PRIOR_SCALES, FactorizationProgram
@@ -62,21 +64,22 @@ class RowsMarginal:
 
     Attributes:
         model: The factorization.
-        observations: Its data.
+        observations: Its data; within a program their sizes alone.
         side: The side that is integrated out.
-        layout: The ratings by that side's rows.
+        layout: The ratings by that side's rows, or each device's on it.
         lists: The same, where loops on the CPU find the evidence; see `by_loops`.
     """
 
     model: MatrixFactorization
     observations: Observations
     side: Side
-    layout: TileLayout
+    layout: TileLayout | TileShards
     lists: RatingLists | None = None
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], Side]:
         """Program and data."""
-        return (self.program, self.observations, self.layout, self.lists), self.side
+        sizes = self.observations.without_pairs()
+        return (self.program, sizes, self.layout, self.lists), self.side
 
     @classmethod
     def tree_unflatten(cls, side: Side, parts: tuple[Any, ...]) -> "RowsMarginal":
@@ -97,8 +100,16 @@ class RowsMarginal:
             return self
         return replace(self, lists=list_ratings(self.observations, self.side))
 
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices that the rows are dealt out to, if they are."""
+        return self.layout.mesh if isinstance(self.layout, TileShards) else None
+
     def evidence(self, inputs: Inputs) -> Float[Array, ""]:
         """Log density of the ratings with the rows integrated out."""
+        if isinstance(self.layout, TileShards):
+            return sharded_evidence(self.layout, inputs)
+        inputs = inputs.by_row(self.num_rows[self.side])
         if self.lists is None:
             return rows_evidence(self.layout, inputs)
         return listed_evidence(self.lists, inputs)
@@ -145,14 +156,10 @@ class RowsMarginal:
 
     def inputs(self, values: Mapping[str, Array]) -> Inputs:
         """The evidence's inputs from values by site."""
-        rows = {side: (self.num_rows[side],) for side in SIDES}
         level = values[LEVEL] if LEVEL in values else self._intercept(values)
-        own = {
-            site: jnp.broadcast_to(values[PRIOR_SCALES[site]], rows[self.side])
-            for site in self.sites_of(self.side)
-        }
+        own = {site: values[PRIOR_SCALES[site]] for site in self.sites_of(self.side)}
         return Inputs(
-            level=jnp.broadcast_to(level, rows[self.other]),
+            level=jnp.broadcast_to(level, (self.num_rows[self.other],)),
             factors=values.get(f"{self.other}_factors"),
             bias_scale=own.get(f"{self.side}_bias"),
             factor_scale=own.get(f"{self.side}_factors"),
@@ -251,11 +258,13 @@ class RowsMarginal:
 
     def draw_rows(self, key: Array, inputs: Inputs) -> dict[str, Float[Array, "rows ..."]]:
         """Draw the rows from their exact conditional; those without ratings from their prior."""
-        solved = solve(self.layout, inputs, gather(self.layout, inputs))
-        factor = jnp.linalg.cholesky(jnp.moveaxis(solved.inverse, -1, 0))
-        noise = jax.random.normal(key, factor.shape[:2], factor.dtype)
-        white = solved.white.T + jnp.einsum("mab,mb->ma", factor, noise)
-        effects = (solved.scale.T * white)[:-1]
+        rows = self.num_rows[self.side]
+        size = (inputs.bias_scale is not None) + self.model.num_factors
+        noise = jax.random.normal(key, (rows + 1, size), inputs.level.dtype)
+        if isinstance(self.layout, TileShards):
+            effects = self.layout.draw(inputs, noise)
+        else:
+            effects = draw(self.layout, inputs.by_row(rows), noise[:-1])
         found = {}
         if inputs.bias_scale is not None:
             found[f"{self.side}_bias"], effects = effects[:, 0], effects[:, 1:]
@@ -265,7 +274,10 @@ class RowsMarginal:
 
 
 def rows_marginal(
-    model: MatrixFactorization, observations: Observations, sites: Sequence[str]
+    model: MatrixFactorization,
+    observations: Observations,
+    sites: Sequence[str],
+    mesh: Mesh | None = None,
 ) -> RowsMarginal | None:
     """The model with one side's rows integrated out, if the named sites are just that.
 
@@ -273,6 +285,7 @@ def rows_marginal(
         model: The factorization.
         observations: Its data.
         sites: Names of the sites to integrate out.
+        mesh: Devices to deal the rows out to; None has all on JAX's default one.
 
     Returns:
         The model, or None where only the general transform can do it.
@@ -298,5 +311,10 @@ def rows_marginal(
         return None
     for side in SIDES:
         if set(sites) == {site for site in model.site_shapes(1, 1) if site.startswith(side)}:
-            return RowsMarginal(model, observations, side, lay_out(observations, side))
+            layout = (
+                lay_out(observations, side)
+                if mesh is None
+                else deal_tiles(observations, side, mesh)
+            )
+            return RowsMarginal(model, observations, side, layout)
     return None

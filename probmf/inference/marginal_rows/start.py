@@ -11,10 +11,8 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from probmf.data import Ratings
-from probmf.inference.marginal_rows.evidence import Inputs, rows_evidence
+from probmf.inference.marginal_rows.evidence import Inputs
 from probmf.inference.marginal_rows.integrated_rows import LEVEL, RowsMarginal
-from probmf.inference.marginal_rows.loops import RatingLists, listed_evidence
-from probmf.inference.marginal_rows.tiles import TileLayout
 from probmf.inference.point.als import fit_als
 from probmf.inference.potential import Potential
 from probmf.likelihoods import Gaussian
@@ -76,7 +74,10 @@ def _fit(
         fixed = {name: value for name, value in scales.items() if name != "noise_scale"}
         options: dict[str, Any] = {"likelihood": likelihood, **fixed}
         model = replace(target.model, **options)
-        fit = fit_als(model, ratings, key=round_key, num_sweeps=SWEEPS, start=fit, progress=False)
+        fit = fit_als(
+            model, ratings, key=round_key, num_sweeps=SWEEPS, start=fit, progress=False,
+            devices=target.mesh,
+        )  # fmt: skip
         found = fit.point()
         point = _sites(target, found, scales)
         for _ in range(EM_STEPS):
@@ -128,8 +129,8 @@ def _em_step(
     target: RowsMarginal, point: Mapping[str, Array], scales: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Scales of the rows that are integrated out, and of the noise, by one step of EM."""
-    gradient = _gradient(target.layout, target.lists, target.inputs(point))
-    counts = {"noise_scale": (gradient.noise_scale, float(target.layout.num_ratings))}
+    gradient = _gradient(target, target.inputs(point))
+    counts = {"noise_scale": (gradient.noise_scale, len(target.observations.user))}
     rows = target.num_rows[target.side]
     counts[f"{target.side}_bias_scale"] = (gradient.bias_scale, rows)
     counts[f"{target.side}_scale"] = (gradient.factor_scale, rows * target.model.num_factors)
@@ -148,11 +149,9 @@ def _em_step(
 
 
 @jax.jit
-def _gradient(layout: TileLayout, lists: RatingLists | None, inputs: Inputs) -> Inputs:
+def _gradient(target: RowsMarginal, inputs: Inputs) -> Inputs:
     """Of the evidence; a program for all data of a shape, so these are arguments."""
-    if lists is None:
-        return jax.grad(rows_evidence, argnums=1, allow_int=True)(layout, inputs)
-    return jax.grad(listed_evidence, argnums=1, allow_int=True)(lists, inputs)
+    return jax.grad(target.evidence)(inputs)
 
 
 def _variances(

@@ -12,15 +12,18 @@ density has no Jacobian but a constant, which is left out.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from probmf.inference.marginal_rows.integrated_rows import LEVEL, RowsMarginal
-from probmf.inference.potential import Potential
+from probmf.inference.potential import Place, Potential
 
 #: Guesses where a scale is sampled: variance of a row's biases, and of the scores' product part,
 #: divided by that of the noise.
@@ -39,6 +42,16 @@ class Stretched(Potential):
         """Find the weights."""
         alpha, weights = _shape_of(target)
         self._hold(target, (), {}, None, jnp.asarray(alpha), weights)
+
+    def on(self, place: Place) -> Self:
+        """The same elsewhere."""
+        if not isinstance(place, NamedSharding):
+            return super().on(place)
+        model, *rest = self._parts
+        found = object.__new__(type(self))
+        model = replace(model, layout=model.layout.on(place.mesh))
+        found._hold(model, *jax.device_put(rest, place))
+        return found
 
     def log_density(self, vector: Float[Array, " d"]) -> Float[Array, ""]:
         """Log density at a vector, to be traced."""

@@ -6,14 +6,16 @@ rating gives is summed by its row of the other side, by gathering: lines of few 
 lines of those lines, until each row has one.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from probmf.models.observations import Observations
-from probmf.rows.store import Side, sort_rows
+from probmf.rows.store import RowRatings, Side, sort_rows
 
 #: Ratings of a tile.
 TILE = 32
@@ -61,39 +63,82 @@ def lay_out(observations: Observations, side: Side) -> TileLayout:
     Returns:
         The layout. O(n) time and memory.
     """
-    codes = {"user": np.asarray(observations.user), "item": np.asarray(observations.item)}
-    other: Side = "item" if side == "user" else "user"
-    store = observations.by_row()
-    rows, partners = store[side], store[other]
-    tiles = -(-rows.degree // TILE)
-    num_rows, num_tiles = len(tiles), int(tiles.sum())
-    place = _places(rows.degree, tiles, TILE)
+    rows = observations.by_row()[side]
+    (layout,) = cut([rows], num_partners(observations, side))
+    return jax.tree.map(jnp.asarray, layout)
 
-    def filled(values: np.ndarray, empty: float) -> Array:
-        table = np.full((num_tiles + 1) * TILE, empty, values.dtype)
-        table[place] = values
-        return jnp.asarray(table.reshape(-1, TILE))
 
-    order, _ = sort_rows(codes[side], num_rows)
-    slot = np.empty(len(order), np.int64)
-    slot[order] = place
-    there, _ = sort_rows(codes[other], len(partners.degree))
-    dtype = rows.rating.dtype
-    return TileLayout(
-        partner=filled(rows.partner, len(partners.degree)),
-        rating=filled(rows.rating, 0.0),
-        root=None if rows.weight is None else filled(np.sqrt(rows.weight), 0.0),
-        row=jnp.asarray(np.append(np.repeat(np.arange(num_rows), tiles), num_rows), jnp.int32),
-        by_row=sums(np.arange(num_tiles), tiles, FAN, empty=num_tiles),
-        by_partner=sums(slot[there], partners.degree, LINE, empty=num_tiles * TILE),
-        num_ratings=jnp.asarray(store.num_ratings, dtype),
-        log_weight=jnp.asarray(
-            0.0 if rows.weight is None else np.log(rows.weight, dtype=np.float64).sum(), dtype
-        ),
+def num_partners(observations: Observations, side: Side) -> int:
+    """Number of rows of the other side."""
+    return observations.num_items if side == "user" else observations.num_users
+
+
+def cut(parts: Sequence[RowRatings], num_other: int) -> list[TileLayout]:
+    """Cut the ratings of some parts of the rows into tiles.
+
+    Args:
+        parts: Ratings by row, of as many rows in each part.
+        num_other: Number of rows of the other side.
+
+    Returns:
+        A layout of each part, in NumPy arrays, which `stack` brings to one shape. O(n) time and
+        memory.
+    """
+    most = max(int(part.degree.max(initial=0)) for part in parts)
+    counts = [np.bincount(part.partner, minlength=num_other) for part in parts]
+    levels = _num_levels(-(-most // TILE), FAN), _num_levels(int(np.max(counts)), LINE)
+    return [_cut(part, count, levels) for part, count in zip(parts, counts, strict=True)]
+
+
+def stack(*leaves: np.ndarray) -> np.ndarray:
+    """An array of each layout of `cut`, one behind the other, as long as the longest."""
+    shape = np.max([leaf.shape for leaf in leaves], axis=0)
+    # The last tile, and of each level the last line, is empty.
+    widths = [[(0, n - m) for m, n in zip(leaf.shape, shape, strict=True)] for leaf in leaves]
+    return np.stack(
+        [np.pad(x, width, "edge") if width else x for x, width in zip(leaves, widths, strict=True)]
     )
 
 
-def sums(entry: np.ndarray, count: np.ndarray, entries: int, *, empty: int) -> Sums:
+def _num_levels(count: int, entries: int) -> int:
+    """Levels that sum so many entries."""
+    levels, lines = 1, -(-count // entries)
+    while lines > 1:
+        levels, lines = levels + 1, -(-lines // FAN)
+    return levels
+
+
+def _cut(
+    rows: RowRatings, by_other: Int[np.ndarray, " other"], levels: tuple[int, int]
+) -> TileLayout:
+    tiles = -(-rows.degree // TILE)
+    num_rows, num_other, num_tiles = len(tiles), len(by_other), int(tiles.sum())
+    place = _places(rows.degree, tiles, TILE)
+
+    def filled(values: np.ndarray, empty: float) -> np.ndarray:
+        table = np.full((num_tiles + 1) * TILE, empty, values.dtype)
+        table[place] = values
+        return table.reshape(-1, TILE)
+
+    there, _ = sort_rows(rows.partner, num_other)
+    dtype = rows.rating.dtype
+    weight = 0.0 if rows.weight is None else np.log(rows.weight, dtype=np.float64).sum()
+    arrays: dict[str, Any] = {
+        "partner": filled(rows.partner, num_other),
+        "rating": filled(rows.rating, 0.0),
+        "root": None if rows.weight is None else filled(np.sqrt(rows.weight), 0.0),
+        "row": np.append(np.repeat(np.arange(num_rows), tiles), num_rows).astype(np.int32),
+        "by_row": sums(np.arange(num_tiles), tiles, FAN, empty=num_tiles, least=levels[0]),
+        "by_partner": sums(place[there], by_other, LINE, empty=num_tiles * TILE, least=levels[1]),
+        "num_ratings": np.asarray(len(rows.rating), dtype),
+        "log_weight": np.asarray(weight, dtype),
+    }
+    return TileLayout(**arrays)
+
+
+def sums(
+    entry: np.ndarray, count: np.ndarray, entries: int, *, empty: int, least: int
+) -> tuple[Int[np.ndarray, "entries lines"], ...]:
     """Index lists that sum entries by row.
 
     Args:
@@ -101,6 +146,7 @@ def sums(entry: np.ndarray, count: np.ndarray, entries: int, *, empty: int) -> S
         count: Entries of each row.
         entries: Entries of a line of the first level.
         empty: Position of an entry that is zero.
+        least: The least number of levels.
 
     Returns:
         The levels. Their last gives one line per row and an empty one.
@@ -111,8 +157,8 @@ def sums(entry: np.ndarray, count: np.ndarray, entries: int, *, empty: int) -> S
         total = int(lines.sum())
         index = np.full((total + 1) * entries, empty, np.int32)
         index[_places(count, lines, entries)] = entry
-        levels.append(jnp.asarray(np.ascontiguousarray(index.reshape(-1, entries).T)))
-        if np.all(lines == 1):
+        levels.append(np.ascontiguousarray(index.reshape(-1, entries).T))
+        if np.all(lines == 1) and len(levels) >= least:
             return tuple(levels)
         entry, count, entries, empty = np.arange(total), lines, FAN, total
 

@@ -24,13 +24,13 @@ from probmf.inference.marginal.host_potential import HostPotential
 from probmf.inference.marginal_rows import RowsMarginal, Stretched, find_start
 from probmf.inference.nuts.draws_by_site import NutsDraws, NutsStream
 from probmf.inference.nuts.transitions import Settings, run_nuts
-from probmf.inference.potential import Potential
+from probmf.inference.potential import Place, Potential
 from probmf.inference.standard_coordinates import mixed_coordinates
 from probmf.inference.target import Target
 from probmf.models import MatrixFactorization, MixedEffects, Network
 from probmf.results import MixedFit, NetworkFit, RatingsFit
 from probmf.results.sampling import Sampling
-from probmf.rows.placement import Devices, chain_devices
+from probmf.rows.placement import Devices, chain_devices, chain_meshes, on_all
 from probmf.run.checkpoint import Checkpoint, open_checkpoint
 from probmf.run.checks import check_counts, check_warmup, require
 from probmf.run.driver import warn_incomplete
@@ -122,8 +122,10 @@ def sample_nuts(
             it was.
         devices: Devices to deal the chains out to, each of which has all data: a number of them,
             JAX devices, or a `jax.sharding.Mesh` with an axis 'chain'. A device's chains share
-            it, and XLA's programs do everything (`use_backend`), compiled for each device. None
-            computes on JAX's default device.
+            it, and XLA's programs do everything (`use_backend`), compiled for each device. Where
+            all rows of one side are integrated out, an axis 'row' of the mesh deals them out, and
+            all its devices take part in each step of a chain. None computes on JAX's default
+            device. See `docs/devices.md`.
         progress: Show a progress bar; None shows it on a terminal or in a notebook.
 
     Returns:
@@ -164,11 +166,16 @@ def sample_nuts(
         int(num_warmup), int(num_samples), int(num_chains), float(target_accept),
         int(max_tree_depth), bool(dense_mass),
     )  # fmt: skip
-    places = () if devices is None else chain_devices(devices)
+    meshes = chain_meshes(devices)
+    places: Sequence[Place] = [on_all(mesh) for mesh in meshes]
+    if devices is not None and not meshes:
+        places = chain_devices(devices)
     with own_settings(float64 or None), use_backend("xla") if places else nullcontext():
         random_key = as_key(key)
         run_key, recover_key = jax.random.split(random_key)
-        target = Target.build(model, data, marginalize).by_loops()
+        target = Target.build(model, data, marginalize, *meshes[:1]).by_loops()
+        if devices is not None and meshes and not isinstance(target.model, RowsMarginal):
+            places = chain_devices(devices)
         potential, density = _density(target)
         if not potential.num_dims:
             raise ValueError(
@@ -201,7 +208,7 @@ def sample_nuts(
         settings = replace(settings, adapt_mass=adapt_mass)
         chains = run_nuts(
             potential, settings, run_key, checkpoint=store, stream=sink, progress=progress,
-            devices=places, **start,
+            places=places, **start,
         )  # fmt: skip
         told: dict[str, Any] = {}
         if sink is None:

@@ -7,20 +7,23 @@ asks LAPACK (`host_potential.py`) holds its data, and is compiled for each data 
 
 import time
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array
 from numpyro.infer.hmc import hmc
 from numpyro.infer.util import ParamInfo
 
 from probmf.data import wrap_words
 from probmf.data.keys import as_generator
-from probmf.inference.potential import Potential
+from probmf.inference.potential import Place, Potential
 from probmf.numpyro_setup import run_alone
 from probmf.run.checkpoint import Checkpoint
 from probmf.run.compilation import count_numbers, quick_jit
@@ -200,7 +203,7 @@ def run_nuts(
     checkpoint: Checkpoint | None = None,
     stream: DrawSink | None = None,
     progress: bool | None = None,
-    devices: Sequence[jax.Device] = (),
+    places: Sequence[Place] = (),
 ) -> Chains:
     """Sample, chunk by chunk.
 
@@ -213,7 +216,8 @@ def run_nuts(
         checkpoint: Where to keep the run, and what is kept of it already.
         stream: Takes the draws, so that memory need not hold them.
         progress: Show a bar.
-        devices: Devices that the chains are dealt out to; by default all run on JAX's default one.
+        places: Where chains run, dealt out in turn: devices, or the whole of meshes, of which a
+            chain takes all devices at once. By default all run on JAX's default device.
 
     Returns:
         The chains; fewer draws, marked incomplete, after an interruption, or when the checkpoint
@@ -226,7 +230,7 @@ def run_nuts(
     """
     begin = time.perf_counter()
     sampler = _Transitions(
-        potential, settings, key, starts, inverse_mass, stream is not None, devices
+        potential, settings, key, starts, inverse_mass, stream is not None, places
     )
     total = settings.num_warmup + settings.num_samples
     result = drive(
@@ -253,12 +257,16 @@ class _Transitions:
         starts: np.ndarray | None,
         inverse_mass: np.ndarray | None,
         streams: bool,
-        devices: Sequence[jax.Device],
+        places: Sequence[Place],
     ) -> None:
         """Compile."""
-        self.settings, self.streams, self.devices = settings, streams, devices
-        #: On each device in turn.
-        self.placed = [jax.device_put(potential, device) for device in devices] or [potential]
+        self.settings, self.streams, self.places = settings, streams, places
+        #: At each place in turn.
+        self.placed = [potential.on(place) for place in places] or [potential]
+        # Programs that take several devices hang where two of them begin in another order on each.
+        self.turns: list[AbstractContextManager[Any]] = [
+            Lock() if isinstance(place, NamedSharding) else nullcontext() for place in places
+        ] or [nullcontext()]
         self.potential = self.placed[0]
         self.starts, self.num_threads = starts, settings.num_chains
         few = count_numbers(potential.leaves) <= FEW_NUMBERS
@@ -289,10 +297,14 @@ class _Transitions:
             starts = self.starts
             if starts is None:
                 starts = find_starts(self.potential, self.start_key, num_chains)
-            states = [
-                self.kernel.init(self.potential, _start_of(self.potential, start), own, self.mass)
-                for start, own in zip(starts, self.keys, strict=True)
-            ]
+            with self.turns[0]:
+                states = [
+                    self.kernel.init(
+                        self.potential, _start_of(self.potential, start), own, self.mass
+                    )
+                    for start, own in zip(starts, self.keys, strict=True)
+                ]
+                jax.block_until_ready(states)
         self.ready = time.perf_counter()
         return states, None
 
@@ -302,10 +314,12 @@ class _Transitions:
         """Some transitions of one chain; its vectors and statistics."""
         del done
         place = chain % len(self.placed)
-        if self.devices:
-            state = jax.device_put(state, self.devices[place])
-        state, vectors, stats = self.kernel.advance(self.placed[place], state, np.asarray(count))
-        return state, (np.asarray(vectors)[:count], np.asarray(stats)[:count])
+        with self.turns[place]:
+            if self.places:
+                state = jax.device_put(state, self.places[place])
+            state, *found = self.kernel.advance(self.placed[place], state, np.asarray(count))
+            vectors, stats = (np.asarray(x)[:count] for x in found)
+        return state, (vectors, stats)
 
     def observe(
         self, memory: None, done: int, states: tuple[Any, ...], records: tuple[Any, ...]
