@@ -24,6 +24,7 @@ from probmf import (
     fit_map,
     fit_variational,
     sample_gibbs,
+    sample_nuts,
 )
 from probmf.rows.placement import row_mesh
 
@@ -161,14 +162,38 @@ def test_devices_that_are_none(devices: Any, error: type[Exception], expected: s
             fit(MatrixFactorization(1), toys.ratings(), key=0, devices=devices)
 
 
-def test_lists_without_work_for_devices() -> None:
+def test_lists_and_chains_without_work_for_devices() -> None:
     table = toys.ratings()
     fit = fit_als(MatrixFactorization(1), table, key=0, num_sweeps=1)
     with pytest.raises(ValueError, match="devices is 99, but JAX sees"):
         fit.recommend(devices=99)
+    for axis in ("x", "row"):
+        mesh = Mesh(np.array(jax.devices()[:1]), (axis,))
+        with pytest.raises(
+            ValueError, match=f"'{axis}',\\); chains are dealt out along an axis nam"
+        ):
+            sample_nuts(MatrixFactorization(1), table, key=0, devices=mesh)
     drawn = replace(fit, samples={n: np.repeat(x, 2, axis=1) for n, x in fit.samples.items()})
     with pytest.raises(ValueError, match="rank_by='lower' sorts or picks the draws"):
         drawn.recommend(rank_by="lower", devices=1)
+
+
+def test_devices_of_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = fit_als(MatrixFactorization(1), toys.ratings(), key=0, num_sweeps=1)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    for call, words in (
+        (
+            partial(fit_als, fit.model, fit.data, key=0),
+            "None of the 1 devices belongs to process 1",
+        ),
+        (
+            partial(sample_nuts, fit.model, fit.data, key=0),
+            "process 0, and chains run on devices of",
+        ),
+        (fit.recommend, r"users are shared between devices of the process that calls\. Give some"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call(devices=1)
 
 
 def test_other_models_take_no_devices() -> None:

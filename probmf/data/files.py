@@ -19,6 +19,11 @@ ROW_BYTES = 60
 type PathLike = str | os.PathLike[str]
 
 
+def in_one_line(error: Exception) -> str:
+    """What a library says of a file, to stand within a sentence."""
+    return " ".join(str(error).split()).rstrip(" .")
+
+
 def read_csv(
     path: PathLike,
     names: Sequence[str] | None = None,
@@ -53,7 +58,8 @@ def read_csv(
         raise FileNotFoundError(f"There is no file {os.fspath(path)}.") from None
     except pa.ArrowInvalid as error:
         raise ValueError(
-            f"{sentence(what)} could not be read as CSV with the delimiter {delimiter!r}: {error}."
+            f"{sentence(what)} could not be read as CSV with the delimiter {delimiter!r}: "
+            f"{in_one_line(error)}."
         ) from error
     refuse_doubled(table.column_names, what)
     if names is None:
@@ -72,7 +78,9 @@ def read_parquet(path: PathLike, names: Sequence[str] | None = None) -> pa.Table
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file or folder {os.fspath(path)}.") from None
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{sentence(what)} could not be read as Parquet: {error}.") from error
+        raise ValueError(
+            f"{sentence(what)} could not be read as Parquet: {in_one_line(error)}."
+        ) from error
     refuse_doubled(dataset.schema.names, what)
     require_columns(names or (), dataset.schema.names, what, hints=IDS_ELSEWHERE)
     num_rows = sum(fragment.metadata.num_rows for fragment in dataset.fragments)
@@ -83,10 +91,17 @@ def read_parquet(path: PathLike, names: Sequence[str] | None = None) -> pa.Table
         share=0.8,
     )
     wanted = dataset.schema.names if names is None else names
-    # One column after the other, so that only one stands in memory twice while it is put together.
-    columns = [
-        pa.parquet.read_table(path, columns=[name]).column(0).combine_chunks() for name in wanted
-    ]
+    try:
+        # One column after the other, so that only one stands in memory twice while it is put
+        # together.
+        columns = [
+            pa.parquet.read_table(path, columns=[name]).column(0).combine_chunks()
+            for name in wanted
+        ]
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(
+            f"{sentence(what)} could not be read as Parquet: {in_one_line(error)}. Write it again."
+        ) from error
     return pa.table(columns, list(wanted))
 
 

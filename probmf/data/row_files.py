@@ -149,6 +149,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     # A part of a split was made from no files.
     way = "Ratings.open(..., rebuild=True)" if made_from.get("files", True) else PART
     again = f"Make it again: {way}."
+    if form == FORMAT and (odd := _listed_wrongly(files)):
+        raise ValueError(f"{what} was changed: {MANIFEST} {odd}. {again}")
     if form != FORMAT:
         raise ValueError(
             f"{what} is of form {form}; this version of probmf reads form {FORMAT}. {again}"
@@ -165,6 +167,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
                 f"{found[name]['crc32']}, expected {facts['bytes']:,} and {facts['crc32']}. {again}"
             )
     return made_from
+
+
+def _listed_wrongly(files: Mapping[str, Any]) -> str:
+    """What a manifest lists besides the files of a folder, or leaves out; empty if nothing."""
+    needed = {f"{name}.npy" for name in NEEDED} | {f"{side}s.parquet" for side in SIDES}
+    needed |= {f"{side}_{name}.npy" for side in SIDES for name in OF_ROWS[:-1]}
+    if missing := sorted(needed - files.keys()):
+        return f"does not list {missing[0]}"
+    return f"lists {others[0]!r}" if (others := sorted(files.keys() - FILES)) else ""
 
 
 def _facts(path: Path) -> dict[str, int]:

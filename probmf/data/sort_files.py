@@ -174,18 +174,37 @@ def sort_files(
     """
     before, dataset = source.state(), source.dataset()
     with _in_place_of(folder) as partial:
-        with _connect(partial / SPILLED, memory_limit) as database:
+        with (
+            _unchanged(source, before),
+            _connect(partial / SPILLED, memory_limit, source) as database,
+        ):
             database.register("source", dataset)
             _check_numbers(database, source, dataset.schema)
             vocabularies = {side: _encode(database, source, side, given[side]) for side in SIDES}
             _write_table(database, source, partial, vocabularies)
             degrees = {side: _write_rows(database, partial, side, vocabularies) for side in SIDES}
-        if source.state() != before:
-            raise ValueError(
-                f"{sentence(source.what)} changed while it was read; wait until it is written, and "
-                "open it again."
-            )
         write_manifest(partial, vocabularies, degrees, before)
+
+
+@contextmanager
+def _unchanged(source: Source, before: Mapping[str, Any]) -> Iterator[None]:
+    """Say of files that changed while they were read just that, whatever it led to."""
+    trouble: Exception | None = None
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        trouble = error
+    try:
+        changed = source.state() != before
+    except FileNotFoundError:
+        changed = True
+    if changed:
+        raise ValueError(
+            f"{sentence(source.what)} changed while it was read; wait until it is written, and "
+            "open it again."
+        ) from trouble
+    if trouble is not None:
+        raise trouble
 
 
 def sort_parts(
@@ -261,7 +280,7 @@ def _write_part(
                 rows: Any = slice(begin, begin + BATCH)
                 rows = rows if order is None else order[rows]
                 file.append(values[rows][chosen[rows]])
-    with _connect(folder / SPILLED, MEMORY_LIMIT) as database:
+    with _connect(folder / SPILLED, MEMORY_LIMIT, None) as database:
         degrees = {side: _write_rows(database, folder, side, vocabularies) for side in SIDES}
     write_manifest(folder, vocabularies, degrees, {"options": options, "files": []})
 
@@ -274,7 +293,13 @@ def _in_place_of(folder: Path) -> Iterator[Path]:
     then removed. Where a process is killed between the two, it lies beside as `.NAME-...-before`.
     """
     refuse_other_contents(folder)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise OSError(
+            f"The sorted ratings can't be written to {folder}: {error.strerror}. Name a folder "
+            "elsewhere (folder=)."
+        ) from error
     before = partial.with_name(f"{partial.name}-before")
     try:
         yield partial
@@ -294,8 +319,8 @@ def _in_place_of(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _connect(spilled: Path, memory_limit: str) -> Iterator[Any]:
-    """A database in memory that spills to a folder; its errors in words."""
+def _connect(spilled: Path, memory_limit: str, source: Source | None) -> Iterator[Any]:
+    """A database in memory that spills to a folder; its errors, of reading a source, in words."""
     try:
         duckdb = importlib.import_module("duckdb")
     except ImportError as error:
@@ -308,7 +333,13 @@ def _connect(spilled: Path, memory_limit: str) -> Iterator[Any]:
         "preserve_insertion_order": "false",
     }  # fmt: skip
     try:
-        with duckdb.connect(config=options) as database:
+        connection = duckdb.connect(config=options)
+    except duckdb.Error as error:
+        raise ValueError(
+            f"memory_limit is {memory_limit!r}; expected a text such as '2GB' ({error})."
+        ) from error
+    try:
+        with connection as database:
             # In a notebook either value would ask for ipywidgets, and none shows no bar.
             if "ipykernel" not in sys.modules:
                 shown = str(sys.stderr.isatty()).lower()
@@ -323,7 +354,9 @@ def _connect(spilled: Path, memory_limit: str) -> Iterator[Any]:
             f"The ratings can't be sorted on disk, in {spilled.parent}: {error}"
         ) from error
     except (duckdb.Error, pa.ArrowException) as error:
-        raise ValueError(f"The files can't be read as ratings: {error}") from error
+        if source is None:
+            raise
+        raise ValueError(source.trouble(error)) from error
 
 
 def _encode(

@@ -1,5 +1,7 @@
 """Files of ratings, and what their columns mean."""
 
+import csv
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +12,25 @@ import pyarrow.dataset
 import pyarrow.parquet
 
 from probmf.data.column import sentence
+from probmf.data.files import in_one_line
 from probmf.data.tables import refuse_doubled, require_columns
+
+
+def read_schema(path: str) -> pa.Schema:
+    """The columns of a Parquet file.
+
+    Raises:
+        ValueError: If it is none, or not a whole one.
+    """
+    try:
+        return pa.parquet.read_schema(path)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(
+            f"The file {path} can't be read as Parquet: {in_one_line(error)}. Write it again, or "
+            "take it away."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -42,7 +62,7 @@ class Source:
     @property
     def what(self) -> str:
         """Name in messages."""
-        return f"the file {self.path}"
+        return f"the {'folder' if Path(self.path).is_dir() else 'file'} {self.path}"
 
     @property
     def names(self) -> list[str]:
@@ -69,7 +89,9 @@ class Source:
 
     @property
     def is_parquet(self) -> bool:
-        """True for Parquet, told by the first bytes of the first file."""
+        """True for Parquet: of a folder all that is read, else told by the first bytes."""
+        if Path(self.path).is_dir():
+            return True
         with self.files[0].open("rb") as file:
             return file.read(4) == b"PAR1"
 
@@ -87,18 +109,50 @@ class Source:
             ValueError: If a file can't be read, lacks a column, or has one of another type.
         """
         paths = [str(path) for path in self.files]
-        try:
-            if self.is_parquet:
-                schemas = {path: pa.parquet.read_schema(path) for path in paths}
-                self._refuse_types(schemas)
-                found = pyarrow.dataset.dataset(paths, format="parquet")
-            else:
+        for path in self.files:
+            if not path.stat().st_size:
+                raise ValueError(f"The file {path} is empty. Write it again, or take it away.")
+        if self.is_parquet:
+            self._refuse_types({path: read_schema(path) for path in paths})
+            found = pyarrow.dataset.dataset(paths, format="parquet")
+        else:
+            try:
                 found = pyarrow.dataset.dataset(paths, format=self._csv())
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{sentence(self.what)} can't be read: {error}.") from error
+            except pa.ArrowInvalid as error:
+                raise ValueError(self.trouble(error)) from error
         refuse_doubled(found.schema.names, self.what)
         require_columns(self.names, found.schema.names, self.what)
         return found
+
+    def trouble(self, error: Exception) -> str:
+        """A sentence on files that can't be read, from what pyarrow or DuckDB say of them."""
+        # What the libraries put in front tells how they read, and not what is wrong.
+        said = re.split(r"Invalid: |IOError: ", in_one_line(error))[-1]
+        value = re.search(r"CSV column #(\d+): (?:Row #(\d+): )?.* error to \w+: (.*)", said)
+        if value is not None:
+            line = "" if value[2] is None else f" in line {value[2]}"
+            said = f"{value[3]} in column {self._column(int(value[1]))!r}{line}"
+        what = self.what
+        if len(self.files) > 1:
+            what = f"the file {next((p for p in self.files if not self._is_whole(p)), self.path)}"
+        said = re.sub(r"CSV parse error: Row #(\d+): (.)", lambda m: f"line {m[1]}: {m[2]}", said)
+        return f"{sentence(what)} can't be read: {said}. Correct it, or write it again."
+
+    def _is_whole(self, path: Path) -> bool:
+        """True if all of a Parquet file's columns that are wanted can be read."""
+        try:
+            for _ in pa.parquet.ParquetFile(path).iter_batches(columns=self.names):
+                pass
+        except (pa.ArrowException, OSError):
+            return False
+        return True
+
+    def _column(self, place: int) -> str:
+        """Name of a column of CSV."""
+        if self.column_names is not None:
+            return self.column_names[place]
+        with self.files[0].open(encoding="utf-8", errors="replace", newline="") as file:
+            return next(csv.reader(file, delimiter=self.delimiter))[place]
 
     def _csv(self) -> pyarrow.dataset.CsvFileFormat:
         types = dict.fromkeys((self.user, self.item), pa.string())

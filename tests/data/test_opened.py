@@ -282,26 +282,52 @@ def test_bad_files(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(empty / "b.parquet", TABLE | {"stars": [1] * 7})
     with pytest.raises(ValueError, match=r"'stars' is of type int64 in the file .*b.parquet, but"):
         Ratings.open(empty, **ROLES)
+    (empty / "b.parquet").write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"file .*b\.parquet can't be read as Parquet: .*rupted"):
+        Ratings.open(empty, **ROLES)
+    (empty / "b.parquet").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"file .*b\.parquet is empty\. Write it again"):
+        Ratings.open(empty, **ROLES)
+    content = bytearray(path.read_bytes())
+    content[4:60] = bytes(56)
+    (empty / "b.parquet").write_bytes(content)
+    with pytest.raises(ValueError, match=r"file .*b\.parquet can't be read: .* Correct it, or"):
+        Ratings.open(empty, **ROLES)
+    with pytest.raises(ValueError, match=r"empty could not be read as Parquet: .* Write it again"):
+        Ratings.from_parquet(empty, **ROLES)
     broken = path.with_name("broken.parquet")
     broken.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ValueError, match="can't be read"):
         Ratings.open(broken, **ROLES)
     bad = path.with_name("bad.csv")
     bad.write_text("who,what,stars,w,at\na,1,2,1,1\nb,2,many,1,1\n")
-    with pytest.raises(ValueError, match="invalid value 'many'"):
+    with pytest.raises(
+        ValueError,
+        match=r"bad\.csv can't be read: invalid value 'many' in column 'stars' in line 3",
+    ):
         Ratings.open(bad, **ROLES)
-    sort, grown = sort_files._write_rows, path.with_name("grown.parquet")
-    grown.write_bytes(path.read_bytes())
+    bad.write_text("who,what,stars,w,at\na,1,2,1,1\nb,2\n")
+    with pytest.raises(ValueError, match="can't be read: line 3: Expected 5 columns, got 2: b,2"):
+        Ratings.open(bad, **ROLES)
 
-    def grow(*args: Any) -> Any:
-        with grown.open("ab") as file:
-            file.write(b"more")
-        return sort(*args)
 
-    monkeypatch.setattr(sort_files, "_write_rows", grow)
-    with pytest.raises(ValueError, match="changed while it was read"):
-        Ratings.open(grown, **ROLES)
-    assert not grown.with_name("grown.parquet.sorted").exists()
+@pytest.mark.parametrize("change", ["grown", "cut", "gone"])
+def test_files_that_change_while_they_are_read(
+    change: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = {"grown": "_write_rows", "cut": "_encode", "gone": "_write_table"}[change]
+    real, content = getattr(sort_files, step), path.read_bytes()
+
+    def changed(*args: Any) -> Any:
+        path.write_bytes(content + b"more" if change == "grown" else content[:100])
+        if change == "gone":
+            path.unlink()
+        return real(*args)
+
+    monkeypatch.setattr(sort_files, step, changed)
+    with pytest.raises(ValueError, match="changed while it was read; wait until it is written"):
+        Ratings.open(path, **ROLES)
+    assert not path.with_name("ratings.parquet.sorted").exists()
 
 
 def test_a_folder_that_does_not_fit(path: Path) -> None:
@@ -349,6 +375,13 @@ def test_a_folder_that_was_changed(path: Path) -> None:
     manifest.write_text("{")
     with pytest.raises(ValueError, match=r"holds no ratings that Ratings\.open made"):
         Ratings.open(folder)
+    for files, words in (
+        ({k: v for k, v in stated["files"].items() if k != "rating.npy"}, "not list rating.npy"),
+        (stated["files"] | {"../spy": {}}, "lists '../spy'"),
+    ):
+        manifest.write_text(json.dumps(stated | {"files": files}))
+        with pytest.raises(ValueError, match=rf"was changed: manifest\.json .*{words}\. Make it"):
+            Ratings.open(path, **ROLES)
     manifest.write_text(json.dumps(stated))
     part = folder / "item_partner.npy"
     content = bytearray(part.read_bytes())
@@ -385,6 +418,23 @@ def test_a_full_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OSError, match="No space left"):
         Ratings.open(path, **ROLES)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+    monkeypatch.undo()
+    resource = pytest.importorskip("resource", reason="only Unix has limits of files' sizes")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OSError, match="ratings can't be sorted on disk, in"):
+            Ratings.open(path, **ROLES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+    def forbidden(**_: Any) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(sort_files.tempfile, "mkdtemp", forbidden)
+    with pytest.raises(OSError, match=r"sorted: Permission denied\. Name a folder elsewhere"):
+        Ratings.open(path, **ROLES)
 
 
 def test_little_memory(tmp_path: Path) -> None:
@@ -392,6 +442,8 @@ def test_little_memory(tmp_path: Path) -> None:
     path = write(
         tmp_path / "ratings.parquet", {"user": rows // 100, "item": rows % 100, "rating": rows % 5}
     )
+    with pytest.raises(ValueError, match="memory_limit is 'much'; expected a text such as '2GB'"):
+        Ratings.open(path, memory_limit="much")
     with pytest.raises(MemoryError, match="memory_limit='1MB' does not suffice"):
         Ratings.open(path, memory_limit="1MB")
     assert pq.read_metadata(path).num_rows == len(Ratings.open(path, memory_limit="200MB"))
