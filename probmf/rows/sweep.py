@@ -64,10 +64,7 @@ def lay_out(
     """
     workers = workers or num_workers()
     loops = mesh is None and uses_loops() and likelihood.quadratic and method != "coordinate"
-    if platform() == "cpu":
-        own = 1 if mesh is None else len(mesh.local_devices)
-        share = 0.0 if loops else own / (1 if mesh is None else mesh.size)
-        _require_memory(store, share, (1 + num_columns) * own * num_tables)
+    require_room(store, (1 + num_columns) * num_tables, mesh, loops=loops)
     if mesh is not None:
         return deal_rows(store, mesh)
     return RowLists.of(store, workers) if loops else build_blocks(store, workers=workers)
@@ -78,14 +75,24 @@ def by_loops(layout: Layout) -> bool:
     return isinstance(layout, RowLists)
 
 
-def _require_memory(store: RowStore, share: float, width: int) -> None:
-    """Refuse a fit whose layout and tables do not fit into memory.
+def require_room(
+    store: RowStore, width: int, mesh: Mesh | None = None, *, loops: bool = False
+) -> None:
+    """Refuse a fit whose layout and tables do not fit into the memory of a CPU.
 
     Args:
         store: The ratings.
-        share: Share of them that is copied into blocks here; loops read them where they are.
         width: Numbers of each row in all tables.
+        mesh: Devices that each have their share of the ratings, and all tables.
+        loops: Whether the ratings are read where they are, and not copied into blocks.
+
+    Raises:
+        ValueError: If they don't fit.
     """
+    if platform() != "cpu":
+        return
+    own = 1 if mesh is None else len(mesh.local_devices)
+    share, width = 0.0 if loops else own / (1 if mesh is None else mesh.size), own * width
     number, rows = store.dtype.itemsize, [store.num_rows(side) for side in SIDES]
     slot = 4 + number * (1 if store.user.weight is None else 2)
     # Blocks hold every rating with its user and with its item.

@@ -19,6 +19,7 @@ from probmf.inference.marginal_rows import integrated_rows as rows_model
 from probmf.inference.marginal_rows.evidence import ELIMINATED, invert
 from probmf.inference.marginal_rows.integrated_rows import LEVEL
 from probmf.inference.marginal_rows.loops import list_ratings
+from probmf.inference.nuts import nuts
 from probmf.inference.nuts.nuts import sample_nuts
 from probmf.inference.potential import Potential
 from probmf.models.observations import Observations
@@ -433,6 +434,21 @@ def test_a_checkpoint_is_continued_bit_for_bit(tmp_path: Any) -> None:
     shorn = draw(sites, recover=False, checkpoint=tmp_path, **short)
     assert "item_factors" not in shorn.samples
     assert {"intercept", "user_factors"} <= set(shorn.samples)
+
+
+def test_draws_that_do_not_fit_are_refused_before_they_are_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def begin(*_: Any) -> None:
+        raise RuntimeError("begun")
+
+    monkeypatch.setattr(nuts, "_start", begin)
+    # Twice what is sampled: two scales, levels and factors of the items. Once the users' rows.
+    half = 8 * 10 * (2 * (2 + 2 * ITEMS) + 2 * USERS)
+    for free, words in ((2 * half - 1, "disk with stream="), (2 * half, "begun")):
+        monkeypatch.setattr("probmf.memory.free_memory", lambda free=free: free)
+        with pytest.raises((ValueError, RuntimeError), match=words):
+            draw(("user_bias", "user_factors"), num_samples=10, num_chains=1)
 
 
 def test_other_sites_are_left_to_the_general_transform() -> None:

@@ -1,5 +1,6 @@
 """Draws of NUTS by site: all at once, or chunk by chunk to a stream on disk."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -37,6 +38,17 @@ class NutsDraws:
     potential: Potential
     recover: bool
     keys: Array
+
+    def num_bytes(self, settings: Settings) -> int:
+        """Memory of all draws: vectors, twice while they are joined, and effects drawn back."""
+        target = self.target
+        numbers = 2 * self.potential.num_dims
+        if self.recover:
+            named = target.source.sites(target.data if target.design is None else target.design)
+            shapes = named.shapes()
+            numbers += sum(math.prod(shapes.get(site, ())) for site in target.sites)
+        size: int = numbers * jnp.dtype(jnp.result_type(float)).itemsize
+        return size * settings.num_chains * settings.num_samples
 
     def all_of(self, vectors: np.ndarray) -> dict[str, np.ndarray]:
         """All draws by site; after an interruption the first of them.

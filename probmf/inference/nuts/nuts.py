@@ -27,6 +27,7 @@ from probmf.inference.nuts.transitions import Settings, run_nuts
 from probmf.inference.potential import Place, Potential
 from probmf.inference.standard_coordinates import mixed_coordinates
 from probmf.inference.target import Target
+from probmf.memory import require_memory
 from probmf.models import MatrixFactorization, MixedEffects, Network
 from probmf.results import MixedFit, NetworkFit, RatingsFit
 from probmf.results.sampling import Sampling
@@ -141,8 +142,8 @@ def sample_nuts(
     Raises:
         TypeError: If model or data are of the wrong type.
         ValueError: If an argument is out of range, checkpoint or stream hold another run, the draws
-            don't fit onto the disk, a site can't be integrated out, no finite starting point is
-            found, there are not so many devices, or one is another process's.
+            don't fit into memory or onto the disk, a site can't be integrated out, no finite
+            starting point is found, there are not so many devices, or one is another process's.
         ImportError: If `stream` is given and zarr is not installed.
 
     Example:
@@ -191,6 +192,12 @@ def sample_nuts(
         count = (settings.num_chains, settings.num_samples)
         draws = NutsDraws(target, potential, recover, jax.random.split(recover_key, count))
         sink = None
+        if stream is None:
+            require_memory(
+                draws.num_bytes(settings),
+                f"{settings.num_chains:,} chains of {settings.num_samples:,} draws",
+                "Lower num_samples or num_chains, or write the draws to disk with stream=.",
+            )
         method = "nuts/marginal" if target.sites else "nuts"
         if stream is not None:
             sink = NutsStream(

@@ -20,7 +20,11 @@ from probmf.rows import conditionals
 from probmf.rows.blocks import Bucket, build_blocks
 from probmf.rows.placement import deal_rows, sum_devices
 from probmf.rows.store import OTHER, SIDES, Side
+from probmf.rows.sweep import require_room
 from probmf.rows.values import Rows, RowValues
+
+#: Tables of all rows that there are at the same time, with any optimizer: values and gradient.
+NUM_TABLES = 2
 
 
 class RatingTerms(NamedTuple):
@@ -58,6 +62,7 @@ class FullBatchObjective(RatingObjective):
         if model.unobserved_weight > 0:
             zero_weight = model.unobserved_weight / jnp.square(terms.scales["noise_scale"])
         store = observations.by_row()
+        require_room(store, NUM_TABLES * (1 + model.num_factors), mesh)
         layout = build_blocks(store) if mesh is None else deal_rows(store, mesh)
         buckets = {side: own.buckets for side, own in layout.sides.items()}
         ratings = RatingTerms(buckets, terms.scales, zero_weight)
