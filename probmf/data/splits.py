@@ -251,12 +251,23 @@ class SplittableRatings(RatingTable):
         how = f"time={time!r} (ratings are from {first} to {last})"
         return self._divide(self.time >= moment, how, folder, rebuild)
 
-    def folds(self, *, key: ArrayLike, num_folds: int = 5) -> Iterator[tuple[Self, Self]]:
+    def folds(
+        self,
+        *,
+        key: ArrayLike,
+        num_folds: int = 5,
+        folder: PathLike | None = None,
+        rebuild: bool = False,
+    ) -> Iterator[tuple[Self, Self]]:
         """Divide the ratings at random into parts that take turns as the test set.
 
         Args:
             key: JAX key or int.
             num_folds: Number of parts, whose sizes differ by one at most.
+            folder: Folder to keep the ratings of each turn in, when it comes, as sorted ratings
+                (`fold-0/train`, `fold-0/test`, ..., for `Ratings.open`), so on disk `num_folds`
+                times; None keeps them in memory.
+            rebuild: Replace parts that the folder holds already, which are otherwise refused.
 
         Returns:
             An iterator of training and test ratings, `num_folds` times; every rating is in one
@@ -264,7 +275,8 @@ class SplittableRatings(RatingTable):
 
         Raises:
             TypeError: If `num_folds` is not a whole number.
-            ValueError: If there are fewer than 2 parts, or more parts than ratings.
+            ValueError: If there are fewer than 2 parts, or more parts than ratings; in its turn, if
+                the folder holds a part already.
 
         Example:
             >>> from probmf import Ratings
@@ -278,9 +290,14 @@ class SplittableRatings(RatingTable):
             raise ValueError(
                 f"num_folds is {num_folds}, but there are {len(self):,} ratings; a fold needs one."
             )
-        fold = np.empty(len(self), dtype=np.int64)
+        fold = np.empty(len(self), dtype=np.int32)
         fold[self._shuffled(key)] = np.arange(len(self)) % num_folds
-        return ((self.select(fold != part), self.select(fold == part)) for part in range(num_folds))
+
+        def turn(part: int) -> tuple[Self, Self]:
+            own = None if folder is None else Path(folder) / f"fold-{part}"
+            return self._divide(fold == part, f"num_folds={num_folds}", own, rebuild)
+
+        return map(turn, range(num_folds))
 
     def split_on(
         self, column: str, test: Any, *, folder: PathLike | None = None, rebuild: bool = False

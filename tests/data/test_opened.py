@@ -175,6 +175,19 @@ def test_splits_into_folders_are_those_in_memory(
                 )
 
 
+def test_folds_in_folders_are_those_in_memory(path: Path, assert_same: Any) -> None:
+    opened, folder = Ratings.open(path, **ROLES), path.parent / "folds"
+    kept = opened.folds(key=0, num_folds=3, folder=folder)
+    assert not folder.exists()
+    for place, wanted in enumerate(opened.folds(key=0, num_folds=3)):
+        for name, part, own in zip(("train", "test"), next(kept), wanted, strict=True):
+            assert_same(part, own)
+            assert part.rows is not None
+            assert len(Ratings.open(folder / f"fold-{place}" / name)) == len(own)
+    with pytest.raises(ValueError, match=r"fold-0/train holds a part of a split already\. Replace"):
+        next(opened.folds(key=0, num_folds=3, folder=folder))
+
+
 def test_splits_that_no_folder_can_keep(path: Path) -> None:
     kept = Ratings.from_parquet(path, keep=["at"], **ROLES | {"time": None})
     with pytest.raises(ValueError, match="keep the column 'at', which folders of sorted ratings"):
