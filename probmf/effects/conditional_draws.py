@@ -17,7 +17,7 @@ from probmf.effects.inversion import DEGREE, draw_by_inversion, find_ends
 from probmf.effects.linalg import solve_lower
 from probmf.effects.quadrature import (
     ROUGH,
-    Groups,
+    Integrands,
     find_modes,
     gauss_hermite,
 )
@@ -50,13 +50,13 @@ class _Lines(NamedTuple):
 
     @classmethod
     def of(
-        cls, groups: Groups, mode: Float[Array, "groups d"], root: Float[Array, "groups d d"]
+        cls, groups: Integrands, mode: Float[Array, "groups d"], root: Float[Array, "groups d d"]
     ) -> "_Lines":
         """Of the groups about their modes."""
 
         def log_density(*at: Array) -> Array:
             effects = mode + solve_lower(root, jnp.stack(at, axis=1), transpose=True)
-            return groups.joint(groups.rows(groups.predictor(effects)), effects)
+            return groups.log_joint(effects)
 
         if mode.shape[1] == 1:
             return cls(mode, root, log_density, log_density)
@@ -79,7 +79,7 @@ class _Lines(NamedTuple):
 
 
 def near_modes(
-    groups: Groups, mode: Float[Array, "groups d"], root: Float[Array, "groups d d"]
+    groups: Integrands, mode: Float[Array, "groups d"], root: Float[Array, "groups d d"]
 ) -> Near:
     """Values that draws of effects given another rest may begin with, to be traced.
 
@@ -92,7 +92,7 @@ def near_modes(
 
 
 def draw_effects_of_groups(
-    groups: Groups, key: Array, near: Near | None = None
+    groups: Integrands, key: Array, near: Near | None = None
 ) -> Float[Array, "groups d"]:
     """Whitened effects of each group given all else, to be traced.
 

@@ -14,7 +14,7 @@ or nodes are held, where there are enough of them for their places to be of no c
 """
 
 import itertools
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,41 @@ NUM_NODES = {1: 15, 2: 9}
 MOST_ITERATIONS = 100
 #: Squared distance to a mode, in its standard deviations, that will do for where nodes lie.
 ROUGH = 1e-2
+
+
+class Look(NamedTuple):
+    """Logarithm of an integrand by group.
+
+    Attributes:
+        joint: But for the constant of the Normal.
+        slope: Its slope.
+        precision: About minus its second derivative, positive definite.
+    """
+
+    joint: Float[Array, " groups"]
+    slope: Float[Array, "groups d"]
+    precision: Float[Array, "groups d d"]
+
+
+class Integrands(Protocol):
+    """Groups whose whitened effects are to be integrated out, given all else."""
+
+    @property
+    def columns(self) -> Float[Array, "n d"]:
+        """Columns of the effects times the prior's factor."""
+
+    @property
+    def num_groups(self) -> int:
+        """Number of groups."""
+
+    def held(self) -> Self:
+        """The same as numbers that nothing is differentiated by."""
+
+    def log_joint(self, effects: Float[Array, "groups d"]) -> Float[Array, " groups"]:
+        """Logarithm of the integrand by group, but for the constant of the Normal."""
+
+    def look(self, effects: Float[Array, "groups d"]) -> Look:
+        """The same with slope and precision."""
 
 
 class Groups(NamedTuple):
@@ -72,6 +107,19 @@ class Groups(NamedTuple):
     def joint(self, value: Float[Array, " n"], effects: Float[Array, "groups d"]) -> Array:
         """Logarithm of the integrand by group, but for the constant of the Normal."""
         return self.sum(value) - 0.5 * jnp.sum(jnp.square(effects), axis=1)
+
+    def log_joint(self, effects: Float[Array, "groups d"]) -> Float[Array, " groups"]:
+        """Logarithm of the integrand by group."""
+        # Apart from the gathers, with which no loop over the rows would be vectorized.
+        value = self.rows(lax.optimization_barrier(self.predictor(effects)))
+        return self.joint(lax.optimization_barrier(value), effects)
+
+    def look(self, effects: Float[Array, "groups d"]) -> Look:
+        """The integrand's logarithm with slope and precision."""
+        found = self.rows.differentiate(self.predictor(effects))
+        # Where a density bends upwards the prior's curvature serves.
+        precision = self.precision(jnp.maximum(found.weight, 0.0))
+        return Look(self.joint(found.value, effects), self.slope(found, effects), precision)
 
     def slope(self, found: Derivatives, effects: Float[Array, "groups d"]) -> Array:
         """Its slope."""
@@ -119,21 +167,33 @@ def log_integrals(
         The logarithms, and the modes of the whitened effects (without derivatives). Cost
         O(n num_nodes^d).
     """
-    dim = groups.columns.shape[1]
-    x, log_weight = gauss_hermite(num_nodes, dim)
     if held:
-        mode, root = find_modes(groups, start, ROUGH)
-    else:
-        mode, root = moving_modes(groups, find_modes(groups, start)[0])
-    dtype = mode.dtype
+        return held_integrals(groups, num_nodes, start)
+    return _sum_over_nodes(groups, num_nodes, *moving_modes(groups, find_modes(groups, start)[0]))
+
+
+def held_integrals(
+    groups: Integrands, num_nodes: int, start: Float[Array, "groups d"] | None = None
+) -> tuple[Float[Array, " groups"], Float[Array, "groups d"]]:
+    """The same of any integrands, with nodes that are held about rough modes; see there."""
+    return _sum_over_nodes(groups, num_nodes, *find_modes(groups, start, ROUGH))
+
+
+def _sum_over_nodes(
+    groups: Integrands,
+    num_nodes: int,
+    mode: Float[Array, "groups d"],
+    root: Float[Array, "groups d d"],
+) -> tuple[Float[Array, " groups"], Float[Array, "groups d"]]:
+    x, log_weight = gauss_hermite(num_nodes, mode.shape[1])
     joint = log_ratios(groups, mode, root, x)
     logdet = jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), axis=-1)
-    total = jax.nn.logsumexp(joint + jnp.asarray(log_weight, dtype)[:, None], axis=0)
+    total = jax.nn.logsumexp(joint + jnp.asarray(log_weight, mode.dtype)[:, None], axis=0)
     return total - logdet, lax.stop_gradient(mode)
 
 
 def log_ratios(
-    groups: Groups,
+    groups: Integrands,
     mode: Float[Array, "groups d"],
     root: Float[Array, "groups d d"],
     nodes: Float[Array | np.ndarray, "nodes d"],
@@ -152,10 +212,7 @@ def log_ratios(
 
     def at_node(node: Array) -> Array:
         effects = mode + solve_lower(root, jnp.broadcast_to(node, mode.shape), transpose=True)
-        # Apart from the gathers, with which no loop over the rows would be vectorized.
-        value = groups.rows(lax.optimization_barrier(groups.predictor(effects)))
-        value = lax.optimization_barrier(value)
-        return groups.joint(value, effects) + 0.5 * jnp.sum(jnp.square(node))
+        return groups.log_joint(effects) + 0.5 * jnp.sum(jnp.square(node))
 
     return jax.vmap(at_node)(jnp.asarray(nodes, mode.dtype))
 
@@ -184,7 +241,7 @@ def moving_modes(
 
 
 def find_modes(
-    groups: Groups, start: Float[Array, "groups d"] | None = None, enough: float | None = None
+    groups: Integrands, start: Float[Array, "groups d"] | None = None, enough: float | None = None
 ) -> tuple[Float[Array, "groups d"], Float[Array, "groups d d"]]:
     """Modes of the whitened effects by Newton's method with halved steps, side by side.
 
@@ -216,19 +273,17 @@ class _GroupAscent(NamedTuple):
     num_steps: Array
 
 
-def _search(groups: Groups, start: Array | None, enough: float) -> _GroupAscent:
+def _search(groups: Integrands, start: Array | None, enough: float) -> _GroupAscent:
     """Search until twice the gain that a step promises is small enough in every group."""
     dim, dtype = groups.columns.shape[1], groups.columns.dtype
     small = jnp.finfo(dtype).eps
 
     def look(effects: Array) -> tuple[Array, Array, Array, Array]:
         """The density, the precision's factor, the step, and twice the gain that it promises."""
-        found = groups.rows.differentiate(groups.predictor(effects))
-        slope = groups.slope(found, effects)
-        # Where a density bends upwards the prior's curvature serves.
-        root = cholesky(groups.precision(jnp.maximum(found.weight, 0.0)))
+        joint, slope, precision = groups.look(effects)
+        root = cholesky(precision)
         step = _solve(root, slope)
-        return groups.joint(found.value, effects), root, step, jnp.sum(step * slope, axis=1)
+        return joint, root, step, jnp.sum(step * slope, axis=1)
 
     def move(state: _GroupAscent) -> _GroupAscent:
         new = state.effects + state.length[:, None] * state.step

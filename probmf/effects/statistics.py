@@ -9,6 +9,7 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse
 from jaxtyping import Array, Float, Int
+from threadpoolctl import threadpool_limits
 
 from probmf.effects.pattern import Pattern
 
@@ -213,7 +214,9 @@ def _skeleton(square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values, inverse = np.unique(square[positive], return_inverse=True)
     grid = np.concatenate([[0.0], np.geomspace(values[0] * 1e-4, values[-1] * 1e4, 400)])
     functions = (values[0] + grid)[:, None] / (values[None] + grid[:, None])
-    _, upper, pivot = scipy.linalg.qr(functions, mode="economic", pivoting=True)
+    # Beside other programs the threads of BLAS wait for each other, a hundred times as long.
+    with threadpool_limits(limits=1, user_api="blas"):
+        _, upper, pivot = scipy.linalg.qr(functions, mode="economic", pivoting=True)
     size = np.abs(np.diag(upper))
     rank = max(1, int(np.sum(size > TABLE_TOLERANCE * size[0])))
     by_value = np.zeros((len(values), rank))

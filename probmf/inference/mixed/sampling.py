@@ -18,6 +18,7 @@ from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.evaluators import NotServedError
 from probmf.inference.marginal.marginal_model import MarginalModel
 from probmf.inference.mixed.importance_sampler import draw_marginal
+from probmf.inference.mixed.noise_sampler import has_noise_integral, sample_noise
 from probmf.inference.mixed.quadrature_importance import NUM_CHAINS
 from probmf.inference.mixed.quadrature_sampler import NoGroupingError, sample_by_quadrature
 from probmf.inference.numpyro_draws import draw_posterior
@@ -93,6 +94,10 @@ def sample_marginal(
     (the gradients of the trial times the operations of one). Operations are counted and never
     timed, so the same key gives the same draws on a busy machine. The non-centred model is tried
     only where the draws would take longer than its trial.
+
+    Effects in the noise are integrated out by quadrature where all group terms have one grouping
+    and the noise has one or two effects for each group, with the mean's effects integrated out
+    exactly at each node; else they are left, and so mostly drawn by NUTS.
 
     Where the response is neither Gaussian nor log-normal, the effects of the largest grouping with
     one or two for each group are integrated out by adaptive Gauss-Hermite quadrature,
@@ -181,6 +186,10 @@ def sample_marginal(
                 target, int(num_samples), random_key, begin, max_densities, progress
             )
             return concluded(fit)
+        if has_noise_integral(target.args[0]):
+            return concluded(
+                _with_noise(target, int(num_samples), random_key, begin, max_densities, progress)
+            )
         density = MarginalDensity.of_mixed(model.program, target.args, target.sites)
         try:
             draws = draw_marginal(
@@ -272,6 +281,29 @@ def _by_quadrature(
         chains.stats, drawn.num_warmup, time.perf_counter() - begin, chains.complete, info
     )
     return target.fit(drawn.samples, "marginal/quadrature", sampling=sampling)
+
+
+def _with_noise(
+    target: Target,
+    num_samples: int,
+    key: jax.Array,
+    begin: float,
+    max_densities: int | None,
+    progress: bool | None,
+) -> Any:
+    """Effects in the noise integrated out by quadrature, those of the mean exactly."""
+    (data,) = target.args
+    limit = most_densities(num_samples, max_densities)
+    draw_key, recover_key = jax.random.split(key)
+    found, samples = sample_noise(
+        target.source.program, data, num_samples, draw_key, limit=limit, progress=progress
+    )
+    # Those that the mean's effects are integrated out with are drawn anew, given the rest.
+    kept = {name: value for name, value in samples.items() if name not in target.sites}
+    samples = target.drawn_back(kept, recover_key)
+    sampling = found.sampling(time.perf_counter() - begin)
+    method = "marginal/importance" if sampling.is_independent else "nuts/marginal"
+    return target.fit(samples, method, sampling=sampling)
 
 
 def _all_sampled(
