@@ -79,7 +79,7 @@ def main(names: list[str]) -> None:
     # After `jit` has taken the place of JAX's.
     from test_contract import CELLS
 
-    from probmf import fit_als, sample_gibbs
+    from probmf import fit_als, sample_gibbs, sample_nuts
     from probmf.results import RatingsFit
 
     counts = {}
@@ -94,7 +94,11 @@ def main(names: list[str]) -> None:
                 fit.recommend(fit.data.users.ids[:2], k=2, exclude=None)
                 fit.recommend(fit.data.users.ids[:2], k=2, exclude=None, rank_by="upper")
             if cell.method in (fit_als, sample_gibbs) and isinstance(fit, RatingsFit):
-                cell.method(cell.model, cell.data, devices=1, **cell.options | key)
+                again = cell.method(cell.model, cell.data, devices=1, **cell.options | key)
+                again.recommend(fit.data.users.ids[:2], k=2, exclude=None, devices=1)
+            if "marginalize" in cell.options and cell.method is sample_nuts:
+                mesh = jax.make_mesh((1, 1), ("chain", "row"))
+                cell.method(cell.model, cell.data, devices=mesh, **cell.options | key)
         counts[name] = len(_lowered) - before
     sys.stdout.write(json.dumps({"programs": counts, "failed": _failed}))
 
