@@ -12,28 +12,30 @@ except ImportError:  # As on Windows, which has no such locks.
 
 
 @contextmanager
-def alone_in(folder: Path, *, wait: bool) -> Iterator[None]:
+def alone_in(folder: Path, *, wait: bool) -> Iterator[bool]:
     """Keep others who ask for the same folder out; a process that is killed lets them in.
 
     Args:
         folder: The folder, which is there.
         wait: Whether to wait for another that is in it.
 
+    Yields:
+        True, or False where the system has no locks, so that another may be in it.
+
     Raises:
         BlockingIOError: If another is in it, and this one is not to wait.
     """
     if fcntl is None:
-        yield
+        yield False
         return
     opened = os.open(folder, os.O_RDONLY)
     try:
-        _lock(opened, wait=wait)
-        yield
+        yield _lock(opened, wait=wait)
     finally:
         os.close(opened)
 
 
-def _lock(opened: int, *, wait: bool) -> None:
+def _lock(opened: int, *, wait: bool) -> bool:
     kind = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
     try:
         fcntl.flock(opened, kind)
@@ -41,4 +43,5 @@ def _lock(opened: int, *, wait: bool) -> None:
         raise
     except OSError:
         # Not every file system has locks; there the last one's files stay.
-        return
+        return False
+    return True

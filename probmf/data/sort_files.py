@@ -3,6 +3,7 @@
 DuckDB reads, joins with the codes and sorts, in as much memory as it is given and else on disk.
 """
 
+import glob
 import importlib
 import shutil
 import sys
@@ -25,6 +26,7 @@ from probmf.data.files import PathLike, parse_ids
 from probmf.data.kinds import CLOCK, NUMBERS, TIMES, array_kind
 from probmf.data.rating_table import RatingTable
 from probmf.data.row_files import (
+    FILES,
     FURTHER,
     MANIFEST,
     NEEDED,
@@ -50,6 +52,8 @@ BATCH = 1 << 20
 MEMORY_LIMIT = "2GB"
 #: Folder of what does not fit in memory while the ratings are sorted.
 SPILLED = "spilled"
+#: End of the name of a folder that is put aside until another is in its place.
+BEFORE = "-before"
 #: What a repeated pair may mean here: rows that were sorted have no first and no last.
 POLICIES = ("error", "mean", "sum")
 
@@ -121,7 +125,9 @@ def _make_where_missing(
     if not rebuild and (folder / MANIFEST).is_file():
         return False
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with alone_in(folder.parent, wait=True):
+    with alone_in(folder.parent, wait=True) as alone:
+        if alone:
+            remove_remains(folder)
         # Another process may have made it while this one waited.
         if not rebuild and (folder / MANIFEST).is_file():
             return False
@@ -238,8 +244,10 @@ def sort_parts(
     folder.mkdir(parents=True, exist_ok=True)
     read_from = folder_of(table.rating)
     nothing: dict[str, Any] = {"weight": None, "time": None}
-    with alone_in(folder, wait=True):
+    with alone_in(folder, wait=True) as alone:
         for name in chosen:
+            if alone:
+                remove_remains(folder / name)
             refuse_other_contents(folder / name)
             if read_from is not None and read_from.resolve() == (folder / name).resolve():
                 raise ValueError(
@@ -285,12 +293,22 @@ def _write_part(
     write_manifest(folder, vocabularies, degrees, {"options": options, "files": []})
 
 
+def remove_remains(folder: Path) -> None:
+    """Remove what killed processes left beside a folder of sorted ratings; see `_in_place_of`."""
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}-????????*"):
+        ours = left.is_dir() and {path.name for path in left.iterdir()} <= FILES | {SPILLED}
+        # What was put aside is the only one there is, unless another has taken its place.
+        if ours and (folder.exists() or not left.name.endswith(BEFORE)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
 @contextmanager
 def _in_place_of(folder: Path) -> Iterator[Path]:
     """A new folder that takes the place of another one where all went well.
 
     The other one is whole until the new one is: it is put aside, and back if that fails, and only
-    then removed. Where a process is killed between the two, it lies beside as `.NAME-...-before`.
+    then removed. Where a process is killed between the two, it lies beside as `.NAME-...-before`,
+    and an unfinished one as `.NAME-...`; `remove_remains` finds them.
     """
     refuse_other_contents(folder)
     try:
@@ -300,7 +318,7 @@ def _in_place_of(folder: Path) -> Iterator[Path]:
             f"The sorted ratings can't be written to {folder}: {error.strerror}. Name a folder "
             "elsewhere (folder=)."
         ) from error
-    before = partial.with_name(f"{partial.name}-before")
+    before = partial.with_name(f"{partial.name}{BEFORE}")
     try:
         yield partial
         shutil.rmtree(partial / SPILLED, ignore_errors=True)

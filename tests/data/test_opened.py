@@ -452,6 +452,24 @@ def test_a_full_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Ratings.open(path, **ROLES)
 
 
+def test_what_a_killed_process_left_is_removed(path: Path) -> None:
+    whole = Ratings.open(path, **ROLES)
+    sorted_before = path.with_name("ratings.parquet.sorted")
+    left, aside, foreign = (
+        path.with_name(f".{sorted_before.name}-{end}")
+        for end in ("abcdefgh", "12345678-before", "87654321")
+    )
+    for folder in (left, foreign):
+        (folder / sort_files.SPILLED).mkdir(parents=True)
+    (foreign / "mine.txt").write_text("")
+    sorted_before.rename(aside)
+    Ratings.open(path, **ROLES)
+    # The folder was not there, so that what was put aside was the only one.
+    assert (left.exists(), aside.exists()) == (False, True)
+    assert len(Ratings.open(path, rebuild=True, **ROLES)) == len(whole)
+    assert (aside.exists(), foreign.exists()) == (False, True)
+
+
 def test_little_memory(tmp_path: Path) -> None:
     rows = np.arange(300_000)
     path = write(
