@@ -59,13 +59,16 @@ def movielens(name: str, **options) -> Ratings:
     return Ratings.from_parquet(path, **options)
 
 
+#: Environment of the packages that we are compared with.
+PEERS = Path(os.environ.get("PEERS_VENV") or ROOT / ".venv-peers")
+
+
 class Peer:
     """Another package in an environment of its own, idle unless asked."""
 
     def __init__(self, name: str) -> None:
         """Start the worker; see peer.py for what it can be asked."""
-        folder = Path(os.environ.get("PEERS_VENV") or ROOT / ".venv-peers")
-        python = folder / "bin" / "python"
+        python = PEERS / "bin" / "python"
         if not python.exists():
             sys.exit(
                 "No environment with the peers: set PEERS_VENV to a virtual environment with what "

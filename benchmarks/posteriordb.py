@@ -15,9 +15,11 @@ import jax.numpy as jnp
 import mixed_models
 import numpy as np
 from jax import lax
+from jax.flatten_util import ravel_pytree
 from numpyro import handlers
 from numpyro.infer import NUTS
 from numpyro.infer.reparam import LocScaleReparam
+from numpyro.infer.util import initialize_model
 
 from probmf import marginalize, sample_marginal
 from probmf.inference.final_warning import FallbackWarning
@@ -29,7 +31,7 @@ import posterior_models
 #: Transitions of warm-up and of the sample, of one chain.
 DRAWS = 1000
 NAMES = (*posterior_models.OTHERS, *posterior_models.REFERENCES)
-WAYS = ("weighted", "marginal", "centred", "non-centred")
+WAYS = ("weighted", "marginal", "centred", "non-centred", "nutpie")
 #: Those that integrate effects out.
 OURS = WAYS[:2]
 #: Seconds that one way may take.
@@ -57,9 +59,10 @@ def sample(name: str, way: str, draws: int) -> dict[str, Any]:
             model = marginal if inside else model
         if way == "weighted" and inside:
             return weighted(marginal, made.data, draws, inside)
-        if way == "non-centred":
+        if way in {"non-centred", "nutpie"}:
             model = handlers.reparam(model, {site: LocScaleReparam(0) for site in effects})
-        samples, told, seconds = run_nuts(model, made.data, draws)
+        run = run_nutpie if way == "nutpie" else run_nuts
+        samples, told, seconds = run(model, made.data, draws)
         if inside:
             recover = partial(marginal.recover, 1, samples, **made.data)
             samples |= jax.block_until_ready(recover())
@@ -116,6 +119,45 @@ def run_nuts(model: Any, data: dict[str, Any], draws: int) -> tuple[dict[str, An
     return {site: own[None] for site, own in found.items()}, told, seconds
 
 
+def run_nutpie(model: Any, data: dict[str, Any], draws: int) -> tuple[dict[str, Any], dict, float]:
+    """One chain of nutpie's on the same density, compiled by JAX; see `run_nuts`."""
+    # In the thread that it samples in, too.
+    jax.config.update("jax_enable_x64", True)
+    # From the peers' environment, for what is not in this one.
+    sys.path += [str(path) for path in common.PEERS.glob("lib/python*/site-packages")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import nutpie
+        from nutpie.compiled_pyfunc import from_pyfunc
+
+    start, potential, postprocess, _ = initialize_model(
+        jax.random.PRNGKey(0), model, model_kwargs=data
+    )
+    flat, unravel = ravel_pytree(start.z)
+    score = jax.jit(jax.value_and_grad(lambda x: -potential(unravel(x))))
+    jax.block_until_ready(score(flat))
+
+    def log_density(vector: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = score(vector)
+        return float(value), np.asarray(gradient)
+
+    size = len(flat)
+    compiled = from_pyfunc(
+        size, lambda: log_density, lambda *_: lambda x: {"x": x}, [np.dtype(np.float64)],
+        [(size,)], ["x"],
+    )  # fmt: skip
+    begin = time.perf_counter()
+    trace = nutpie.sample(
+        compiled, draws=draws, tune=draws, chains=1, cores=1, seed=0, progress_bar=False,
+        save_warmup=False,
+    )  # fmt: skip
+    seconds = time.perf_counter() - begin
+    vectors = jnp.asarray(np.asarray(trace.posterior["x"])[0])
+    found = jax.lax.map(lambda x: postprocess(unravel(x)), vectors)
+    told = {"divergences": int(np.sum(np.asarray(trace.sample_stats["diverging"])))}
+    return {site: own[None] for site, own in found.items()}, told, seconds
+
+
 def in_process(name: str, way: str, draws: int) -> dict[str, Any] | None:
     """The same in a fresh process; None if it takes too long."""
     words = [str(Path(__file__).resolve()), "--one", name, way, str(draws)]
@@ -165,7 +207,7 @@ def run(quick: bool, names: tuple[str, ...]) -> common.Report:
     draws, rows, all_figures = 200 if quick else DRAWS, [], {}
     for name in names:
         known = any(name.startswith(own) for own in posterior_models.EFFECTS)
-        ways = WAYS if known else WAYS[:3]
+        ways = [way for way in WAYS if known or way != "non-centred"]
         figures = {way: in_process(name, way, draws) for way in ways}
         all_figures[name] = figures
         rows.append(row(name, figures))
