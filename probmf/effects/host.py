@@ -23,20 +23,13 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse
 
-from probmf.backend import HAS_NUMBA
 from probmf.effects import lapack
+from probmf.effects.elimination import Elimination, Lead
 from probmf.effects.loops import (
-    SHARES,
     ColumnPlaces,
-    Meetings,
     Trils,
     collect,
-    find_meetings,
-    interpolate,
-    join_pairs,
-    part_pairs,
     place,
-    weigh,
 )
 from probmf.effects.pattern import Pattern
 from probmf.effects.rounding import Rounding, factor_error, rounding_error
@@ -52,26 +45,6 @@ class Score(NamedTuple):
     value: float
     trils: list[np.ndarray]
     precision: float
-
-
-class _Sums(NamedTuple):
-    """Those of `Statistics` by leading group, by entry and by element."""
-
-    lead_lead: np.ndarray
-    lead_rest: np.ndarray
-    rest_rest: np.ndarray
-    lead: np.ndarray
-    square: np.ndarray
-
-
-class _Lead(NamedTuple):
-    """The leading groups: A and its inverse, H, the means H c_1, and their share of the value."""
-
-    system: np.ndarray
-    inverse: np.ndarray
-    spread: np.ndarray
-    mean: np.ndarray
-    value: float
 
 
 class _Factored(NamedTuple):
@@ -112,7 +85,6 @@ class HostEvidence:
     ) -> None:
         """Number the columns anew, the flat ones last."""
         self.num_rows, self.shapes = pattern.num_rows, pattern.shapes
-        self.sums = _Sums(*(np.asarray(getattr(statistics, n), np.float64) for n in _Sums._fields))
         order = sorted(range(1, len(pattern.shapes)), key=lambda block: (block in flat, block))
         size = pattern.num_columns
         new, start = np.empty(size, np.int64), 0
@@ -125,62 +97,47 @@ class HostEvidence:
             start += groups * dim
         self.columns = ColumnPlaces(own, pattern.shapes, size)
         sizes = {b: pattern.shapes[b][0] * pattern.shapes[b][1] for b in flat}
-        self.lead_prior = 0.0 if 0 in flat else 1.0
         self.num_flat = sum(count for b, count in sizes.items() if b)
         self.num_inverted = size - (self.num_flat if best else 0)
         self.volume = 0.0 if best else 0.5 * np.log(2 * np.pi) * sum(sizes.values())
         self.prior = np.where(np.arange(size) < size - self.num_flat, 1.0, 0.0)
         self.rest = np.empty(size)
         self.rest[new] = np.asarray(statistics.rest)
-        self._number_elements(pattern, statistics, new)
-        groups, dim = pattern.shapes[0]
-        entry_group = np.asarray(pattern.entry_group)
-        self.cross = scipy.sparse.csr_matrix(
-            (
-                self.sums.lead_rest.ravel(),
-                (
-                    (entry_group[:, None] * dim + np.arange(dim)).ravel(),
-                    np.repeat(new[np.asarray(pattern.entry_column)], dim),
-                ),
-            ),
-            shape=(groups * dim, size),
-        )
-        self.cross_transposed = self.cross.T.tocsr()
+        self._number_elements(pattern, statistics, new, flat)
         self._workspace = threading.local()
 
-    def _number_elements(self, pattern: Pattern, statistics: Statistics, new: np.ndarray) -> None:
+    def _number_elements(
+        self,
+        pattern: Pattern,
+        statistics: Statistics,
+        new: np.ndarray,
+        flat: Collection[int],
+    ) -> None:
         size = len(new)
         cell = np.empty(size, np.int64)
         for block, own in self.columns.own.items():
             groups, dim = pattern.shapes[block]
             cell[own] = own.start + np.repeat(np.arange(groups), dim)
-        self.meetings: Meetings | None = None
         if pattern.element is None:
             old = cell[new]
             element = np.flatnonzero(np.tri(size, dtype=bool) | (old[:, None] == old[None]))
-            self.base = self.sums.rest_rest.ravel()[element]
         else:
-            element, self.base = np.asarray(pattern.element), self.sums.rest_rest
-            if HAS_NUMBA:
-                self.meetings = find_meetings(pattern)
+            element = np.asarray(pattern.element)
         row, column = new[element // size], new[element % size]
         together = cell[row] == cell[column]
         swap = ~together & (row < column)
         self.row, self.column = np.where(swap, column, row), np.where(swap, row, column)
         # What lies below the diagonal blocks is stored once, for two.
         self.times = np.where(together, 1.0, 2.0)
-        self.table = None
-        if statistics.table is not None and self.lead_prior:
-            knot, terms, _ = statistics.table
-            self.table = np.asarray(knot), np.ascontiguousarray(terms)
+        self.elimination = Elimination(
+            pattern, statistics, element, new, self.row, self.column, flat
+        )
 
     @property
     def contents(self) -> list[np.ndarray]:
         """All numbers that the evidence depends on."""
-        cross = self.cross
-        found = [*self.sums, self.rest, self.prior, self.row, self.column, self.base]
-        found += [*(self.table or ()), cross.data, cross.indices, cross.indptr]
-        counts = np.asarray([self.num_rows, self.num_inverted, self.num_flat, self.lead_prior])
+        found = [*self.elimination.contents, self.rest, self.prior, self.row, self.column]
+        counts = np.asarray([self.num_rows, self.num_inverted, self.num_flat])
         order = np.asarray([(block, own.start) for block, own in self.columns.own.items()])
         return [*found, counts, order, np.asarray(self.shapes)]
 
@@ -195,7 +152,7 @@ class HostEvidence:
         Returns:
             The log density.
         """
-        lead = self._eliminate(trils[0], precision)
+        lead = self.elimination.eliminate(trils[0], precision)
         found = self._factor(trils, precision, lead)
         return np.nan if found is None else self._value(precision, lead, found)
 
@@ -212,7 +169,7 @@ class HostEvidence:
         Returns:
             The log density and the effects (groups, d) of each block in the pattern's order.
         """
-        lead = self._eliminate(trils[0], precision)
+        lead = self.elimination.eliminate(trils[0], precision)
         found = self._factor(trils, precision, lead)
         if found is None:
             return np.nan, [np.full(shape, np.nan) for shape in self.shapes]
@@ -226,7 +183,7 @@ class HostEvidence:
             effects[self.columns.own[block]].reshape(self.shapes[block])
             for block in range(1, len(self.shapes))
         ]
-        pulled = self.sums.lead - (self.cross @ effects).reshape(self.shapes[0])
+        pulled = self.elimination.sums.lead - self.elimination.onto_groups(effects)
         tril = np.broadcast_to(trils[0], lead.spread.shape)
         vector = precision * np.einsum("mab,ma->mb", tril, pulled)
         # The inverse's upper root U has A^-1 = U U^T, so U z is noise of that covariance.
@@ -253,7 +210,7 @@ class HostEvidence:
             return Rounding(np.nan, np.nan, ())
         seen, sizes = self._sizes(trils, precision)
         largest = tuple(float(np.max(size, initial=0.0)) for size in sizes)
-        lead = self._eliminate(trils[0], precision)
+        lead = self.elimination.eliminate(trils[0], precision)
         found = self._factor(trils, precision, lead)
         if found is None:
             return Rounding(np.nan, np.inf, largest)
@@ -266,7 +223,7 @@ class HostEvidence:
         if np.any(shares <= 0):
             return Rounding(np.nan, np.inf, largest)
         by_group = np.sum(shares, axis=-1)
-        square = precision * float(self.sums.square)
+        square = precision * float(self.elimination.sums.square)
         factors = sum(factor_error(tril, own) for tril, own in zip(trils, seen, strict=True))
         value, total = self._value(precision, lead, found), float(size @ size)
         if not self.num_flat:
@@ -286,8 +243,10 @@ class HostEvidence:
         """Norms of each block's columns over noise, and bounds of those times L: (groups, d)."""
         norm = np.zeros(len(self.rest))
         diagonal = self.row == self.column
-        norm[self.row[diagonal]] = np.sqrt(precision * self.base[diagonal])
-        seen = [np.sqrt(precision * np.diagonal(self.sums.lead_lead, axis1=-2, axis2=-1))]
+        norm[self.row[diagonal]] = np.sqrt(precision * self.elimination.base[diagonal])
+        seen = [
+            np.sqrt(precision * np.diagonal(self.elimination.sums.lead_lead, axis1=-2, axis2=-1))
+        ]
         seen += [norm[own].reshape(self.shapes[b]) for b, own in sorted(self.columns.own.items())]
         sizes = [
             np.einsum("mab,ma->mb", np.broadcast_to(np.abs(tril), (*own.shape, own.shape[1])), own)
@@ -318,7 +277,7 @@ class HostEvidence:
         Returns:
             The score; NaN throughout where a matrix is not positive definite.
         """
-        lead = self._eliminate(trils[0], precision)
+        lead = self.elimination.eliminate(trils[0], precision)
         found = self._factor(trils, precision, lead)
         if found is None:
             return Score(np.nan, [np.full(np.shape(tril), np.nan) for tril in trils], np.nan)
@@ -339,32 +298,15 @@ class HostEvidence:
         pulled = self.columns.scale_vector(trils, mean)
         self.columns.scale_wide(trils, inverse, transpose=False)
         moment = collect(self.row, self.column, self.columns.scales(trils), inverse, pulled)
-        for_lead, more = self._score_lead(
+        for_lead, more = self.elimination.score(
             trils[0], precision, lead, -0.5 * precision * self.times * moment, precision * pulled
         )
         return Score(value, [for_lead, *scores], for_precision + more)
 
-    def _eliminate(self, tril: np.ndarray, precision: float) -> _Lead:
-        tril = np.broadcast_to(tril, self.sums.lead_lead.shape)
-        product = np.einsum("mab,mac,mcd->mbd", tril, self.sums.lead_lead, tril, optimize=True)
-        system = self.lead_prior * np.eye(tril.shape[-1]) + precision * product
-        inverse = np.linalg.inv(system)
-        spread = np.einsum("mab,mbc,mdc->mad", tril, inverse, tril, optimize=True)
-        mean = np.einsum("mab,mb->ma", spread, self.sums.lead)
-        square = self.sums.square - precision * np.sum(mean * self.sums.lead)
-        value = -0.5 * (np.sum(np.linalg.slogdet(system)[1]) + precision * square)
-        return _Lead(system, inverse, spread, mean, float(value))
-
-    def _factor(self, trils: Trils, precision: float, lead: _Lead) -> _Factored | None:
+    def _factor(self, trils: Trils, precision: float, lead: Lead) -> _Factored | None:
         """None where S is not positive definite."""
-        products = np.empty(len(self.row))
-        if self.table is not None and np.ndim(trils[0]) == 2:
-            knot, terms = self.table
-            ratio = precision * np.square(trils[0][0, 0])
-            interpolate(self.base, terms, ratio / (1.0 + ratio * knot), products)
-        else:
-            products[:] = self.base - precision * self._join(lead.spread)
-        target = self.rest - precision * (self.cross_transposed @ lead.mean.ravel())
+        products = self.elimination.products(trils[0], precision, lead)
+        target = self.rest - precision * self.elimination.onto_columns(lead.mean)
         matrix = self._matrix()
         place(self.row, self.column, self.columns.scales(trils), precision * products, matrix)
         self.columns.scale_wide(trils, matrix, transpose=True)
@@ -374,34 +316,6 @@ class HostEvidence:
         vector = precision * self.columns.scale_vector(trils, target, transpose=True)
         return _Factored(matrix, lapack.solve(matrix, vector), products, target)
 
-    def _join(self, spread: np.ndarray) -> np.ndarray:
-        """Elements of the sum of C^T H C over the leading groups."""
-        if (meetings := self.meetings) is not None:
-            out = np.zeros(len(self.row))
-            given = self.sums.lead_rest, spread, out
-            lapack.each(lambda share: join_pairs(meetings, share, *given), range(SHARES))
-            return out
-        cross = self.cross.toarray()
-        by_group = cross.reshape(*self.shapes[0], -1)
-        product = cross.T @ np.einsum("mab,mbc->mac", spread, by_group).reshape(cross.shape)
-        return product[self.row, self.column]
-
-    def _part(self, cotangent: np.ndarray) -> np.ndarray:
-        """The adjoint of `_join`, by leading group."""
-        groups, dim = self.shapes[0]
-        if (meetings := self.meetings) is not None:
-            parts = np.zeros((SHARES, groups, dim, dim))
-            given = self.sums.lead_rest, cotangent
-            lapack.each(
-                lambda share: part_pairs(meetings, share, *given, parts[share]), range(SHARES)
-            )
-            return np.sum(parts, axis=0)
-        cross, size = self.cross.toarray(), len(self.rest)
-        whole = np.zeros((size, size))
-        whole[self.row, self.column] = cotangent
-        pulled = (cross @ whole).reshape(groups, dim, size)
-        return np.einsum("mac,mbc->mab", pulled, cross.reshape(groups, dim, size))
-
     def _matrix(self) -> np.ndarray:
         """This thread's workspace."""
         size = len(self.rest)
@@ -409,7 +323,7 @@ class HostEvidence:
             self._workspace.matrix = np.zeros((size, size), order="F")
         return self._workspace.matrix
 
-    def _value(self, precision: float, lead: _Lead, found: _Factored) -> float:
+    def _value(self, precision: float, lead: Lead, found: _Factored) -> float:
         diagonal = np.diag(found.factor)[: self.num_inverted]
         rest = 0.5 * found.half @ found.half - np.sum(np.log(diagonal)) + self.volume
         return 0.5 * self.num_rows * np.log(precision / (2 * np.pi)) + lead.value + float(rest)
@@ -473,46 +387,3 @@ class HostEvidence:
         every = np.arange(len(index))
         outer = found.target[index][:, :, None] * mean[index][:, None, :]
         return precision * (outer - product[every, :, every, :])
-
-    def _score_lead(
-        self,
-        tril: np.ndarray,
-        precision: float,
-        lead: _Lead,
-        for_products: np.ndarray,
-        for_target: np.ndarray,
-    ) -> tuple[np.ndarray, float]:
-        """Derivatives by the leading tril and, but for the columns' share, by the precision."""
-        sums, by_table = self.sums, self.table is not None and np.ndim(tril) == 2
-        shared = np.ndim(tril) == 2
-        whole = np.broadcast_to(tril, lead.spread.shape)
-        pulled = self.cross @ for_target
-        for_mean = -precision * pulled.reshape(lead.mean.shape) + 0.5 * precision**2 * sums.lead
-        for_precision = -pulled @ lead.mean.ravel()
-        for_precision += -0.5 * sums.square + precision * np.sum(lead.mean * sums.lead)
-        for_spread = for_mean[:, :, None] * sums.lead[:, None, :]
-        extra = 0.0
-        if by_table and self.table is not None:
-            knot, terms = self.table
-            scale = tril[0, 0]
-            ratio = precision * scale**2
-            for_ratio = -np.sum(weigh(for_products, terms) / np.square(1.0 + ratio * knot))
-            extra = 2.0 * precision * scale * for_ratio
-            for_precision += for_ratio * scale**2
-        else:
-            part = self._part(for_products)
-            for_spread = for_spread - precision * part
-            for_precision += -np.sum(part * lead.spread)
-        both = for_spread + np.swapaxes(for_spread, -1, -2)
-        for_tril = np.einsum("mab,mbc,mcd->mad", both, whole, lead.inverse, optimize=True)
-        for_inverse = np.einsum("mab,mac,mcd->mbd", whole, for_spread, whole, optimize=True)
-        for_system = -0.5 * lead.inverse - np.einsum(
-            "mab,mbc,mcd->mad", lead.inverse, for_inverse, lead.inverse, optimize=True
-        )
-        onto = np.einsum("mab,mbc->mac", sums.lead_lead, whole)
-        for_precision += np.sum(for_system * np.einsum("mab,mac->mbc", whole, onto))
-        twice = for_system + np.swapaxes(for_system, -1, -2)
-        for_tril = np.tril(for_tril + precision * np.einsum("mab,mbc->mac", onto, twice))
-        if shared:
-            return np.sum(for_tril, axis=0) + extra, float(for_precision)
-        return for_tril, float(for_precision)
