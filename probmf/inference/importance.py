@@ -49,6 +49,7 @@ def find_mode(
     *,
     step: float = 1e-4,
     side_by_side: Callable[[np.ndarray], Sequence[np.ndarray]] | None = None,
+    curvature: np.ndarray | None = None,
 ) -> Mode:
     """Climb by L-BFGS with the analytic score; the Hessian is by differences of the score.
 
@@ -57,6 +58,7 @@ def find_mode(
         start: Where to begin.
         step: Step of the differences.
         side_by_side: Gradients at the rows of a matrix, if that is quicker than one by one.
+        curvature: About minus the second derivatives at the start; see `climb`.
 
     Returns:
         The mode with minus the inverse Hessian as covariance.
@@ -81,7 +83,7 @@ def find_mode(
             return -np.array(side_by_side(vectors)).reshape(len(vectors), size)
         return np.array([-score(vector)[1] for vector in vectors]).reshape(len(vectors), size)
 
-    found = climb(minus, start)
+    found = climb(minus, start, curvature=curvature)
     if not np.isfinite(found.fun):
         raise NoModeError("The log density is not finite at the starting values.")
     moves = step * np.eye(size)

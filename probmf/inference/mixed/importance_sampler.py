@@ -79,7 +79,11 @@ def draw_marginal(
         start = density.begin(pool) if size else None
         try:
             with on_cores(1 if host is None else host.cores):
-                mode = None if start is None else find_mode(density.score, start.result())
+                mode = None
+                if start is not None:
+                    first = start.result()
+                    curvature = None if host is None else host.curvature(first)
+                    mode = find_mode(density.score, first, curvature=curvature)
         except NoModeError as error:
             raise NotServedError(str(error)) from None
         clock.mark("mode")
