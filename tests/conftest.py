@@ -1,5 +1,6 @@
 """Strict JAX for every test, and the fixtures that many tests share."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,13 @@ def pytest_configure(config: pytest.Config) -> None:
     quick = "not slow" in (config.option.markexpr or "not slow")
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(quick))
     jax.config.update("jax_disable_most_optimizations", quick)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported out of Python's search for garbage, and search less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_runtest_logfinish() -> None:
