@@ -1,7 +1,7 @@
 """Rows and fits on several devices, as JSON; a script for a process with eight pretended devices.
 
-Arguments: "rows" for single half-sweeps and what they hold and move, "chains", "fits", "others",
-"lists", "integrated" or "sampled"; and then numbers of devices.
+Argument: questions as JSON, each with numbers of devices: "rows" for single half-sweeps and what
+they hold and move, "chains", "fits", "others", "lists", "integrated" or "sampled".
 """
 
 import json
@@ -294,7 +294,7 @@ def lists(devices: int | None) -> dict[str, Any]:
 if __name__ == "__main__":
     warnings.simplefilter("ignore")  # Three draws are few, and say so.
     jax.config.update("jax_enable_x64", True)
-    ask = {
+    questions = {
         "rows": rows,
         "chains": chains,
         "fits": fits,
@@ -302,7 +302,10 @@ if __name__ == "__main__":
         "lists": lists,
         "integrated": integrated,
         "sampled": sampled,
-    }[sys.argv[1]]
+    }
     with use_backend("xla"):
-        answers = {str(count): ask(count) for count in (None, *map(int, sys.argv[2:]))}
+        answers = {
+            what: {str(count): questions[what](count) for count in (None, *counts)}
+            for what, counts in json.loads(sys.argv[1]).items()
+        }
     sys.stdout.write(json.dumps(answers))

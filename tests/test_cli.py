@@ -1,5 +1,6 @@
 """The command line: the round trip, every mistake's message, and the demo."""
 
+import functools
 import importlib
 import json
 from dataclasses import replace
@@ -819,20 +820,21 @@ class TestMixed:
         rows = rows.append_column("z", pa.array(np.round(np.exp(y / 2)).astype(int)))
         pa.csv.write_csv(rows.append_column("w", pa.array(y**2)), path)
         words = ("--likelihood", "poisson", "--num-samples", 20, "--json")
-        found = run("mixed", "z ~ x + (1 + x + w | g)", path, *words)
-        assert found.exit_code == 0, found.output
-        assert json.loads(found.stdout)["method"] == "nuts"
-        assert "so NUTS draws all of them" in " ".join(found.stderr.split())
+        calls: list[tuple[str, dict[str, Any]]] = []
 
-        calls: list[dict[str, Any]] = []
-
-        def reached(*_: Any, **settings: Any) -> None:
-            calls.append(settings)
+        def reached(name: str, *_: Any, **settings: Any) -> None:
+            calls.append((name, settings))
             raise SystemExit(0)
 
-        monkeypatch.setattr(importlib.import_module("probmf.cli.mixed"), "sample_marginal", reached)
+        module = importlib.import_module("probmf.cli.mixed")
+        monkeypatch.setattr(module, "sample_nuts", functools.partial(reached, "nuts"))
+        found = run("mixed", "z ~ x + (1 + x + w | g)", path, *words)
+        assert found.exit_code == 0, found.output
+        assert "so NUTS draws all of them" in " ".join(found.stderr.split())
+        monkeypatch.setattr(module, "sample_marginal", functools.partial(reached, "marginal"))
         assert run("mixed", "z ~ x + (1 | g)", path, *words).exit_code == 0
-        assert calls == [{"key": 0, "num_samples": 20}]
+        settings = {"key": 0, "num_samples": 20}
+        assert calls == [("nuts", settings), ("marginal", settings)]
 
     def test_mistakes(self, table: Path) -> None:
         assert "z" in mistake("mixed", "y ~ z + (1 | g)", table)

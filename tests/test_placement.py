@@ -28,17 +28,17 @@ from probmf import (
 )
 from probmf.rows.placement import row_mesh
 
-COUNTS = (1, 2, 4, 8)
+COUNTS, SOME = (1, 2, 4, 8), (1, 2, 8)
 
 
-def answers(what: str, counts: tuple[int, ...] = COUNTS) -> dict[str, Any]:
-    """Answers of `on_devices` for no devices named, and for so many."""
+def answers(**asked: tuple[int, ...]) -> dict[str, Any]:
+    """Answers of `on_devices`, to each question for no devices named, and for so many."""
     flags = {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     done = subprocess.run(
-        [sys.executable, "on_devices.py", what, *map(str, counts)], capture_output=True, text=True,
+        [sys.executable, "on_devices.py", json.dumps(asked)], capture_output=True, text=True,
         check=False, cwd=Path(__file__).parent, env=os.environ | flags,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -47,11 +47,18 @@ def answers(what: str, counts: tuple[int, ...] = COUNTS) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def rows() -> dict[str, Any]:
-    return answers("rows")
+def told() -> dict[str, Any]:
+    """What every suite asks, of one process."""
+    return answers(rows=SOME, chains=(2, 4), integrated=(8,), lists=(3,))
 
 
-@pytest.mark.parametrize("count", COUNTS)
+@pytest.fixture(scope="module")
+def rows(told: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = told["rows"]
+    return found
+
+
+@pytest.mark.parametrize("count", SOME)
 def test_rows_are_solved_and_drawn_as_on_one_device(rows: dict[str, Any], count: int) -> None:
     assert len(rows["None"]) == 8
     for name, wanted in rows["None"].items():
@@ -61,7 +68,7 @@ def test_rows_are_solved_and_drawn_as_on_one_device(rows: dict[str, Any], count:
 
 @pytest.mark.slow
 def test_fits_and_draws_are_those_of_one_device() -> None:
-    found = answers("fits")
+    found = answers(fits=COUNTS)["fits"]
     for count in COUNTS:
         for name, wanted in found["None"].items():
             got = np.array(found[str(count)][name])
@@ -70,7 +77,7 @@ def test_fits_and_draws_are_those_of_one_device() -> None:
 
 @pytest.mark.slow
 def test_other_methods_agree_on_eight_devices() -> None:
-    found = answers("others", (8,))
+    found = answers(others=(8,))["others"]
     for count, calls in (("None", []), ("8", ["deal_rows", "share_slots"])):
         assert found[count].pop("calls") == calls
         assert found[count].pop("dealt") == (3 if calls else 0)
@@ -80,15 +87,16 @@ def test_other_methods_agree_on_eight_devices() -> None:
         np.testing.assert_allclose(got, wanted, rtol=1e-8, atol=1e-9, err_msg=name)
 
 
-def test_chains_run_on_devices_of_their_own() -> None:
-    found = answers("chains")
-    assert [found[str(count)]["places"] for count in COUNTS] == [1, 2, 3, 3]
-    for count in COUNTS:
-        np.testing.assert_array_equal(found[str(count)]["draws"], found["None"]["draws"])
+def test_chains_run_on_devices_of_their_own(told: dict[str, Any]) -> None:
+    """Three chains."""
+    found = told["chains"]
+    assert {count: found[count]["places"] for count in found} == {"None": 1, "2": 2, "4": 3}
+    for count in ("2", "4"):
+        np.testing.assert_array_equal(found[count]["draws"], found["None"]["draws"])
 
 
-def test_rows_are_integrated_out_as_on_one_device() -> None:
-    plain, shared = answers("integrated", (8,)).values()
+def test_rows_are_integrated_out_as_on_one_device(told: dict[str, Any]) -> None:
+    plain, shared = told["integrated"].values()
     for side, others, scales in (("user", 50, 1), ("item", 66, 50)):
         # Double precision: a level and three factors, and density, noise and scale of the biases.
         assert shared.pop(f"{side}, summed") == 8 * (others * (1 + 3) + 3 + scales)
@@ -99,15 +107,15 @@ def test_rows_are_integrated_out_as_on_one_device() -> None:
 
 @pytest.mark.slow
 def test_chains_of_rows_in_shards_are_those_of_one_device() -> None:
-    plain, shared = answers("sampled", (8,)).values()
+    plain, shared = answers(sampled=(8,))["sampled"].values()
     assert plain.keys() == shared.keys()
     for name, wanted in plain.items():
         np.testing.assert_allclose(shared[name], wanted, rtol=1e-6, atol=1e-6, err_msg=name)
 
 
-def test_lists_of_many_users_are_those_of_one_device() -> None:
+def test_lists_of_many_users_are_those_of_one_device(told: dict[str, Any]) -> None:
     """Three devices: the last block is not full, and a part of it is empty."""
-    plain, shared = answers("lists", (3,)).values()
+    plain, shared = told["lists"].values()
     assert plain.pop("places") == [1]
     assert shared.pop("places") == [3]
     assert shared.pop("calls") < plain.pop("calls")
@@ -116,7 +124,7 @@ def test_lists_of_many_users_are_those_of_one_device() -> None:
         np.testing.assert_allclose(shared[name]["score"], wanted["score"], rtol=1e-10)
 
 
-@pytest.mark.parametrize("count", COUNTS[1:])
+@pytest.mark.parametrize("count", SOME[1:])
 def test_ratings_are_dealt_out_evenly(rows: dict[str, Any], count: int) -> None:
     (whole,), found = rows["1"]["bytes"], rows[str(count)]
     # A part of a bucket may end in empty lines.
@@ -126,7 +134,7 @@ def test_ratings_are_dealt_out_evenly(rows: dict[str, Any], count: int) -> None:
     assert max(found["ratings"]) < 1.2 * min(found["ratings"])
 
 
-@pytest.mark.parametrize("count", COUNTS[1:])
+@pytest.mark.parametrize("count", SOME[1:])
 def test_collectives_move_what_the_docs_say(rows: dict[str, Any], count: int) -> None:
     """Double precision, a bias and three factors."""
     for side, lines in rows[str(count)]["lines"].items():

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from probmf import Ratings, fit_als, load, processes
 from probmf.backend import use_backend
-from probmf.cli import app
+from probmf.cli import app, launch
 
 COUNT = 2
 
@@ -250,12 +250,37 @@ def table() -> tuple[list[Any], ...]:
     return ratings.user.tolist(), ratings.item.tolist(), ratings.rating.tolist()
 
 
+@pytest.mark.slow
 def test_launch_stops_all_when_one_fails(tmp_path: Path) -> None:
     done = launched("-n", COUNT, "--", "fit", tmp_path / "none.csv", "--out", tmp_path / "fit")
     assert done.returncode == 1
     words = " ".join(done.stderr.split())
     assert "There is no file" in words
     assert re.search(r"Process [01] of 2 ended with exit code 1(; the other 1 stopped)?\.", words)
+
+
+def test_processes_are_watched(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that `launch` starts; the end of one is told with that of the others."""
+    monkeypatch.setattr(launch, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(launch, "GRACE", 0.02)
+    sleeps, fails, ends = (
+        [sys.executable, "-S", "-c", code]
+        for code in ("import time; time.sleep(60)", "raise SystemExit(3)", "")
+    )
+    for codes, code, told in (
+        ((sleeps, fails), 1, "Process 1 of 2 ended with exit code 3; the other 1 stopped."),
+        ((ends, ends), 0, ""),
+    ):
+        running = [subprocess.Popen(code) for code in codes]
+        try:
+            assert launch._watch(running) == code
+            assert " ".join(capsys.readouterr().err.split()) == told
+        finally:
+            for process in running:
+                process.kill()
+                process.wait()
 
 
 @pytest.mark.parametrize(

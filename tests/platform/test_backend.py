@@ -12,42 +12,43 @@ import numpy as np
 import pytest
 import toys
 
-from probmf import Gaussian, MatrixFactorization, MixedEffects, sample_gibbs
-from probmf.backend import platform, use_backend, uses_loops
+from probmf import (
+    Gaussian,
+    MatrixFactorization,
+    MixedEffects,
+    fit_als,
+    fit_marginal,
+    sample_gibbs,
+)
+from probmf.backend import HAS_NUMBA, platform, use_backend, uses_loops
 from probmf.inference.marginal import marginalize
 from probmf.inference.marginal.host_density import HostDensity
 from probmf.rows.blocks import RowBlocks
 from probmf.rows.cpu import RowLists
 from probmf.rows.sweep import lay_out
 
-#: Point estimates of a factorization and of a mixed model, as JSON; with or without Numba.
-ESTIMATES = """
-import json, sys
-if {blocked}:
-    sys.modules["numba"] = None
-import toys
-from probmf import Gaussian, MatrixFactorization, MixedEffects, fit_als, fit_marginal
-from probmf.backend import HAS_NUMBA, uses_loops
-rows = fit_als(MatrixFactorization(2, Gaussian(0.5)), toys.ratings(), key=0, num_sweeps=5)
-mixed = fit_marginal(MixedEffects("y ~ x + (1 | g) + (1 | h)"), toys.mixed())
-numbers = [*rows.point()["user_factors"].ravel().tolist(), float(mixed.point()["noise_scale"])]
-print(json.dumps([HAS_NUMBA, uses_loops(), numbers]))
-"""
 
-
-def estimates(*, blocked: bool) -> Any:
-    """What the script prints in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", ESTIMATES.format(blocked=blocked)],
-        capture_output=True, text=True, check=True, cwd=Path(toys.__file__).parent,
-    )  # fmt: skip
-    return json.loads(done.stdout)
+def estimates() -> tuple[bool, bool, list[float]]:
+    """Point estimates of a factorization and of a mixed model; if Numba is there, and its loops."""
+    rows = fit_als(MatrixFactorization(2, Gaussian(0.5)), toys.ratings(), key=0, num_sweeps=5)
+    mixed = fit_marginal(MixedEffects("y ~ x + (1 | g) + (1 | h)"), toys.mixed())
+    numbers = [*rows.point()["user_factors"].ravel().tolist(), float(mixed.point()["noise_scale"])]
+    return HAS_NUMBA, uses_loops(), numbers
 
 
 def test_without_numba_the_estimates_are_the_same() -> None:
-    installed, loops, found = estimates(blocked=False)
+    installed, loops, found = estimates()
     assert (installed, loops) == (True, True)
-    installed, loops, without = estimates(blocked=True)
+    here = Path(__file__).parent
+    script = (
+        "import json, sys; sys.modules['numba'] = None; "
+        f"sys.path[:0] = {[str(here), str(here.parent)]!r}; "
+        "from test_backend import estimates; print(json.dumps(estimates()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True
+    )
+    installed, loops, without = json.loads(done.stdout)
     assert (installed, loops) == (False, False)
     np.testing.assert_allclose(without, found, rtol=1e-3, atol=1e-4)
 

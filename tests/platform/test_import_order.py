@@ -35,6 +35,7 @@ def test_arviz_before_numpyro_breaks_numpyro() -> None:
     assert "AssertionError: numpyro.distributions." in run(code)
 
 
+@pytest.mark.slow
 def test_sample_with_arviz_first_as_isort_orders_it() -> None:
     assert run("import arviz_base, numpyro.distributions, numpyro.infer\n" + SAMPLE + WHOLE) == ""
 
@@ -44,9 +45,13 @@ def test_sample_with_arviz_first_as_isort_orders_it() -> None:
     [
         ("arviz_base", "probmf.data", "probmf.models", "numpyro.distributions"),
         ("numpyro.distributions", "arviz_base", "probmf.results"),
+        ("probmf", "arviz_base", "probmf.inference", "numpyro.distributions"),
         *(
-            ("probmf", "arviz_base", f"probmf.{package}", "numpyro.distributions")
-            for package in ("inference", "likelihoods", "models", "results", "run")
+            pytest.param(
+                ("probmf", "arviz_base", f"probmf.{package}", "numpyro.distributions"),
+                marks=pytest.mark.slow,
+            )
+            for package in ("likelihoods", "models", "results", "run")
         ),
     ],
     ids=" ".join,

@@ -78,7 +78,11 @@ def test_a_reason_to_stop_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="There is no SIGKILL here.")
-@pytest.mark.parametrize("when", ["after a write", "before its manifest"])
+@pytest.mark.parametrize(
+    "when",
+    # In `test_resume.py` runs are killed after a write.
+    [pytest.param("after a write", marks=pytest.mark.slow), "before its manifest"],
+)
 def test_a_killed_run_goes_on_bit_for_bit(when: When, tmp_path: Path) -> None:
     """SIGKILL in the middle, from outside."""
     script = f"""

@@ -23,6 +23,7 @@ from probmf import (
     sample_gibbs,
     sample_nuts,
 )
+from probmf.run import driver
 
 HALF = dist.HalfNormal(1.0)
 FIXED = MatrixFactorization(2, Gaussian(0.5))
@@ -128,11 +129,25 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
 }  # fmt: skip
 
 
+class BegunError(Exception):
+    """A run has written its first checkpoint."""
+
+
 @pytest.mark.filterwarnings("ignore::probmf.run.driver.FitWarning")
 @pytest.mark.parametrize("name", CHANGES)
-def test_another_run_is_refused(name: str, tmp_path: Path) -> None:
-    short = BRIEF.get(name, SHORT)
-    run(name, checkpoint=tmp_path, **short)
+def test_another_run_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a run that has hardly begun, so that its steps aren't compiled."""
+    short, advance = BRIEF.get(name, SHORT), driver._Loop.advance
+
+    def begun(self: Any, each: Any) -> str:
+        if self.checkpoint is None:  # A fit that the chains start from.
+            return advance(self, each)
+        raise BegunError
+
+    monkeypatch.setattr(driver._Loop, "advance", begun)
+    with pytest.raises(BegunError):
+        run(name, checkpoint=tmp_path, **short)
+    assert (tmp_path / "run.json").exists()
     for change in CHANGES[name]:
         if "start" in change:
             change = {"start": fit_als(change["start"], toys.ratings(), key=0, num_sweeps=2)}
