@@ -14,6 +14,7 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 import toys
+from rings import slow
 
 from probmf import (
     Bernoulli,
@@ -186,9 +187,11 @@ ODD_SETTINGS: tuple[Callable[[], Any], ...] = (
 
 #: Cells of methods whose loop others have as well: one model of each method goes through it.
 ALIKE = {
-    "als cholesky", "als coordinate", "als implicit", "als yes/no", "als robust", "map restarts",
+    "als cholesky", "als coordinate", "als implicit", "als yes/no", "als robust", "als ordinal",
+    "map restarts", "map shares", "map bursts", "map counts", "map network",
     "variational block", "gibbs yes/no", "gibbs ordinal", "gibbs ordinal probit",
-    "gibbs lognormal", "map shares", "nuts network", "laplace network",
+    "gibbs lognormal", "nuts network", "nuts counts", "nuts mixed", "nuts mixed counts",
+    "svi network counts", "svi mixed", "laplace network",
 }  # fmt: skip
 
 
@@ -198,7 +201,17 @@ def skip_alike(cell: Cell) -> None:
         pytest.skip("Another model of this method goes through the same loop.")
 
 
-@pytest.fixture(scope="module", params=CELLS)
+#: Cells for the long tests: of others one has the method's loop, and one the likelihood's kind.
+LONG = (
+    "gibbs ordinal probit",
+    "gibbs lognormal",
+    "nuts counts",
+    "svi network counts",
+    "map bursts",
+)
+
+
+@pytest.fixture(scope="module", params=slow(CELLS, *LONG))
 def cell(request: pytest.FixtureRequest) -> Cell:
     """One cell of the table; its tests follow one another, so that it is fitted once."""
     return CELLS[request.param]

@@ -183,9 +183,9 @@ LENGTHS = (0, *[1, 2] * LANES, 2, 5, BLOCK, 2 * BLOCK + 3)
     [
         (BY_COLUMN + 9, "cg", {"weighted": True, "gram": True}),
         (7, "cholesky", {"weighted": True}),
-        (BY_COLUMN + 9, "cholesky", {"gram": True}),
+        pytest.param(BY_COLUMN + 9, "cholesky", {"gram": True}, marks=pytest.mark.slow),
         (6, "cholesky", {"drawn": True, "zero_columns": 2, "gram": True}),
-        (21, "cholesky", {"drawn": True, "weighted": True}),
+        pytest.param(21, "cholesky", {"drawn": True, "weighted": True}, marks=pytest.mark.slow),
         (16, "cg", {"zero_columns": 5}),
         (5, "cg", {"pull": True}),
         (5, "cholesky", {"pull": True, "drawn": True}),

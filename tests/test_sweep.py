@@ -104,7 +104,9 @@ def test_number_of_workers_and_chunk_size_change_nothing(workers: int, slots: in
         np.testing.assert_allclose(other.loss, one.loss, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("likelihood", [Bernoulli(), Bernoulli("probit")])
+@pytest.mark.parametrize(
+    "likelihood", [Bernoulli(), pytest.param(Bernoulli("probit"), marks=pytest.mark.slow)]
+)
 def test_draws_are_those_of_the_key_and_the_row(likelihood: Bernoulli) -> None:
     """For any number of threads bit for bit, and for any chunks and widths of buckets."""
     problem = draw()

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from rings import slow
 
 from probmf import Bernoulli, MixedEffects, NegativeBinomial, Ordinal, Poisson
 from probmf.effects.conditional_draws import Near, draw_effects_of_groups
@@ -139,7 +140,9 @@ def _first(pattern: Any, start: int) -> int:
     return int(sum(dims[: pattern.offsets.index(start)]))
 
 
-@pytest.mark.parametrize("name", ["logit", "NegativeBinomial", "ordinal probit"])
+@pytest.mark.parametrize(
+    "name", slow(["logit", "NegativeBinomial", "ordinal probit"], "NegativeBinomial")
+)
 def test_laplace_is_that_of_dense_algebra(name: str) -> None:
     with jax.enable_x64(True):
         made, vector = problem(name, CROSSED)
@@ -178,7 +181,7 @@ def test_quadrature_with_few_nodes_has_its_own_gradient(dim: int, num_nodes: int
         np.testing.assert_allclose(gradient, slopes(made, vector), rtol=2e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.parametrize("dim", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_held_nodes_give_the_same_where_there_are_enough(dim: int) -> None:
     formula = ("y ~ x + (1 | g)", "y ~ x + (1 + x | g)")[dim - 1]
     with jax.enable_x64(True):

@@ -93,6 +93,7 @@ def test_summaries_of_mixtures_are_those_of_draws(sd: float | None) -> None:
         np.testing.assert_allclose([found.lower, found.upper], ends, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_simulated_rates_are_recovered() -> None:
     """Two thirds of 60 x 40 counts about known rates; the others lie in their intervals."""
     rng = np.random.default_rng(8)

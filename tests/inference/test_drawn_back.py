@@ -41,7 +41,9 @@ def test_an_interruption_keeps_the_first_draws_of_each_chain() -> None:
         drawn_back(Draws(0), 10, 4)
 
 
-@pytest.mark.parametrize("method", [fit_laplace, partial(fit_svi, num_steps=5)])
+@pytest.mark.parametrize(
+    "method", [fit_laplace, pytest.param(partial(fit_svi, num_steps=5), marks=pytest.mark.slow)]
+)
 def test_an_approximation_keeps_the_draws_that_have_their_effects(
     method: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

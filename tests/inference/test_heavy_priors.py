@@ -45,7 +45,9 @@ def log_likelihood(kind: str, y: np.ndarray) -> np.ndarray:
     ("kind", "law", "sample"),
     [
         ("gaussian", "studentt", sample_marginal), ("gaussian", "laplace", sample_marginal),
-        ("gaussian", "laplace", sample_nuts), ("bernoulli", "studentt", sample_marginal),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+            ("gaussian", "laplace", sample_nuts), ("bernoulli", "studentt", sample_marginal)
+        )),
     ],
 )  # fmt: skip
 def test_draws_are_of_the_posterior(kind: str, law: str, sample: Callable[..., MixedFit]) -> None:

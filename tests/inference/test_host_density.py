@@ -56,7 +56,7 @@ def test_the_expected_information_is_near_the_curvature(formula: str, by_lapack:
     assert np.all((ratios > 0.2) & (ratios < 5.0))
 
 
-@pytest.mark.parametrize("objective", ["restricted", "map"])
+@pytest.mark.parametrize("objective", ["restricted", pytest.param("map", marks=pytest.mark.slow)])
 def test_the_same_fit(objective: Objective, by_lapack: Any) -> None:
     fits = []
     for on in (True, False):

@@ -56,6 +56,7 @@ def run(formula: str = FORMULA, **options: Any) -> Any:
     return sample_nuts(MixedEffects(formula), table(), marginalize="all", **{**settings, **options})
 
 
+@pytest.mark.slow
 def test_chains_are_those_of_the_other_program(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
 

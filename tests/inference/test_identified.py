@@ -7,6 +7,7 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 import scipy.stats
+from rings import slow
 
 from probmf import (
     MixedEffects,
@@ -338,7 +339,7 @@ METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", slow(METHODS, "sample_nuts", "fit_laplace"))
 def test_a_posterior_that_only_priors_divide(name: str) -> None:
     table = {"y": TABLE["y"], "row": ROWS}
     method, options = METHODS[name]

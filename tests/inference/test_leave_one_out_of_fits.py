@@ -77,7 +77,10 @@ def test_digits_lost_by_differences_are_said() -> None:
         leave_one_out(fit, by="g")
 
 
-@pytest.mark.parametrize(("kind", "by"), [("counts", None), ("counts", "g"), ("bounds", None)])
+@pytest.mark.parametrize(
+    ("kind", "by"),
+    [("counts", None), ("counts", "g"), pytest.param("bounds", None, marks=pytest.mark.slow)],
+)
 def test_other_responses_by_quadrature(kind: str, by: str | None) -> None:
     beta, tau = np.array([0.8, 0.3]), 0.9
     u = np.linspace(-8, 8, 4001)

@@ -14,6 +14,7 @@ import numpy as np
 import numpyro.distributions as dist
 import optax
 import pytest
+from rings import slow
 
 from probmf.data import Ratings
 from probmf.inference.point import descent as descent_module
@@ -233,7 +234,7 @@ OPTIMIZERS: dict[str, tuple[Callable[[], optax.GradientTransformation], bool]] =
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", slow(OPTIMIZERS, "hyperparameters", "adagrad"))
 def test_row_updates_equal_updates_of_all_rows(name: str) -> None:
     """Which optimizers may be run on the batch's rows is found out; then nothing differs."""
     make, by_rows = OPTIMIZERS[name]
@@ -298,7 +299,8 @@ METHODS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize(
     ("likelihood", "methods"),
     [
-        ("gaussian", list(METHODS)),
+        ("gaussian", ["minibatch"]),
+        pytest.param("gaussian", list(METHODS), marks=pytest.mark.slow),
         pytest.param("logit", ["full batch", "minibatch"], marks=pytest.mark.slow),
         pytest.param("probit", ["full batch", "minibatch"], marks=pytest.mark.slow),
     ],

@@ -11,6 +11,7 @@ import numpyro.distributions as dist
 import pytest
 from jax.scipy.stats import multivariate_normal, norm
 from numpyro.infer.util import log_density
+from rings import slow
 
 from probmf import Bernoulli, Gaussian, MatrixFactorization, NormalWishart, Ratings
 from probmf.inference import marginal
@@ -152,9 +153,9 @@ def target_values(target: RowsMarginal, values: dict[str, jax.Array]) -> dict[st
 @pytest.mark.parametrize(
     "case",
     [
-        "sampled", "per row", "sampled per row", "factors only", "no own bias", "bias only",
+        "sampled", "sampled per row", "factors only", "bias only",
         *(pytest.param(case, marks=pytest.mark.slow)
-          for case in ("fixed", "all sampled", "no other bias")),
+          for case in ("fixed", "all sampled", "per row", "no own bias", "no other bias")),
     ],
 )  # fmt: skip
 def test_density_and_gradient_are_those_of_the_general_transform(case: str) -> None:
@@ -249,7 +250,7 @@ def test_large_systems_are_inverted_by_factors(x64: bool) -> None:
     np.testing.assert_allclose(logdet, np.linalg.slogdet(system)[1], rtol=tolerance)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("weighted", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_dense_normal(x64: bool, weighted: bool) -> None:
     target, data, values = setting("sampled", weighted=weighted)
     model, k = target.model, target.model.num_factors
@@ -402,6 +403,7 @@ def test_a_small_posterior_is_that_of_joint_sampling() -> None:
     assert (ratio < 1.33).all()
 
 
+@pytest.mark.slow
 def test_chains_by_loops_are_those_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
     sites = ("user_bias", "user_factors")
     short: dict[str, Any] = {"num_warmup": 5, "num_samples": 5, "max_tree_depth": 3}
@@ -483,15 +485,15 @@ def test_errors() -> None:
         sample_nuts(model, yes_no, key=0, marginalize=("user_bias", "user_factors"))
 
 
-@pytest.mark.parametrize("case", ["sampled", "no own bias"])
+@pytest.mark.parametrize("case", slow(["sampled", "no own bias"], "no own bias"))
 def test_stretched_coordinates_are_those_of_the_model_moved_linearly(case: str) -> None:
     with jax.enable_x64(True):
         target, _, values = setting(case)
         plain, stretched = Potential(target, (), {}), Stretched(target)
-        vector = stretched.unconstrain(values)
-        back = stretched.constrain(vector)
+        vector = jax.jit(stretched.unconstrain)(values)
+        back = jax.jit(stretched.constrain)(vector)
         for name, value in values.items():
             np.testing.assert_allclose(back[name], value, atol=1e-12)
         np.testing.assert_allclose(
-            stretched.value(vector), plain.value(plain.unconstrain(values)), rtol=1e-12
+            stretched.value(vector), plain.value(jax.jit(plain.unconstrain)(values)), rtol=1e-12
         )

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import scipy.stats as st
+from rings import slow
 from scipy.special import expit, gammainc, gammaincc, gammaln, logsumexp
 
 from probmf import MixedEffects, fit_marginal, load, plots
@@ -100,7 +101,7 @@ CENSORED: dict[str, tuple[Callable[[np.ndarray, float], Any], np.ndarray, np.nda
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("likelihood", CENSORED)
+@pytest.mark.parametrize("likelihood", slow(CENSORED, "gamma"))
 def test_bounds_count_by_their_probability(likelihood: str, tmp_path: Path) -> None:
     law, full, limit = CENSORED[likelihood]
     rows, whole = np.arange(SIZE), likelihood == "poisson"
@@ -139,7 +140,9 @@ def test_bounds_count_by_their_probability(likelihood: str, tmp_path: Path) -> N
     np.testing.assert_allclose([found.lower, found.upper], laws.ppf([[0.05], [0.95]]), rtol=1e-4)
 
 
-@pytest.mark.parametrize("size", [30.0, 1e3, 1e5, 1e6])
+@pytest.mark.parametrize(
+    "size", [30.0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1e3, 1e5)), 1e6]
+)
 def test_tails_of_the_gamma_function(size: float) -> None:
     """As far out as SciPy goes, which is where a series takes over, on both sides."""
     away = np.array([-37.0, -36.0, -20.0, -3.0, 3.0, 20.0, 36.0, 37.0]) * np.sqrt(size)

@@ -9,6 +9,7 @@ import numpy as np
 import numpyro.distributions as dist
 import optax
 import pytest
+from rings import slow
 from scipy import stats
 from sklearn import datasets, linear_model, neural_network
 
@@ -83,7 +84,7 @@ def test_several_responses_are_several_regressions() -> None:
         np.testing.assert_allclose(fit.predict().mean, theirs.predict(x), rtol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["breast_cancer", "wine"])
+@pytest.mark.parametrize("name", slow(["breast_cancer", "wine"], "breast_cancer"))
 def test_logistic_and_softmax_regression(name: str) -> None:
     x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
     examples = Examples.from_arrays(x, y)

@@ -85,10 +85,10 @@ def grid_means(y: np.ndarray) -> dict[str, tuple[Any, Any]]:
 
 @pytest.mark.parametrize(
     "marginalize",
-    [pytest.param("all", marks=pytest.mark.slow), (),
-     pytest.param(("g_effects",), marks=pytest.mark.slow)],
+    ["all", (), ("g_effects",)],
     ids=str,
-)  # fmt: skip
+)
+@pytest.mark.slow
 def test_draws_agree_with_quadrature(marginalize: Any) -> None:
     options = SHORT | {"num_samples": 500}
     fit = sample_nuts(model(), table(), key=1, **options | {"marginalize": marginalize})

@@ -60,6 +60,7 @@ def test_als_and_gradients_reach_the_same_optimum() -> None:
         np.testing.assert_allclose(slopes["cutpoints"], 0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_float32_and_minibatches() -> None:
     data = simulate(np.random.default_rng(2))
     best = fit_als(MODEL, data, key=0, num_sweeps=60)

@@ -26,7 +26,10 @@ G = np.repeat(np.arange(8), 5)
 ANSWERS = {"y": (np.arange(40) * 7 % 11 > G % 5).astype(int), "g": G}
 
 
-@pytest.mark.parametrize(("gate", "many_rows"), [(0.7, 20_000), (0.7, 1), (-5.0, 20_000)])
+@pytest.mark.parametrize(
+    ("gate", "many_rows"),
+    [pytest.param(0.7, 20_000, marks=pytest.mark.slow), (0.7, 1), (-5.0, 20_000)],
+)
 def test_draws_are_of_the_posterior(
     gate: float, many_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +79,7 @@ CROSSED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_slopes_of_the_largest_grouping_are_integrated_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -180,6 +180,7 @@ def simulated() -> tuple[Ratings, Ratings]:
 
 
 @pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.slow
 def test_lists_are_better_than_those_of_popular_items(name: str) -> None:
     train, test = simulated()
     model = MatrixFactorization(2, intercept=None)

@@ -10,6 +10,7 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 from lapack_designs import table
+from rings import slow
 
 from probmf import (
     Gaussian,
@@ -72,7 +73,7 @@ def log_compiles() -> Iterator[None]:
 @pytest.mark.usefixtures("log_compiles")
 @pytest.mark.filterwarnings("ignore::probmf.diagnostics.DiagnosticWarning")
 @pytest.mark.filterwarnings("ignore:The bound still rose")
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", slow(CALLS, "sample_nuts of a factorization"))
 def test_other_data_of_the_same_shapes_trace_nothing(
     name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

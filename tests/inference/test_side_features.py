@@ -10,6 +10,7 @@ import pytest
 from numpyro import handlers
 from numpyro.infer import MCMC, NUTS
 from numpyro.infer.util import log_density
+from rings import slow
 
 from probmf import (
     MLP,
@@ -123,7 +124,7 @@ CASES: dict[str, tuple[MatrixFactorization, Ratings]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", slow(CASES, "scales by row", "bernoulli"))
 def test_als_never_rises_and_ends_where_the_gradient_is_zero(case: str) -> None:
     model, data = CASES[case]
     with jax.enable_x64(True):
@@ -140,6 +141,7 @@ def test_als_never_rises_and_ends_where_the_gradient_is_zero(case: str) -> None:
         assert largest < 1e-4
 
 
+@pytest.mark.slow
 def test_gradients_end_where_als_does() -> None:
     model, data = CASES["gaussian"]
     als = fit_als(model, data, key=0, num_sweeps=100, tol=0, solver="cholesky")

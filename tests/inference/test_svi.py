@@ -102,7 +102,7 @@ def test_a_point_of_scales_with_effects_drawn(tmp_path: Path) -> None:
     assert load(tmp_path / "fit").method == "svi/delta/marginal"
 
 
-@pytest.mark.parametrize("own", ["class", "instance"])
+@pytest.mark.parametrize("own", ["class", pytest.param("instance", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:The bound still rose")
 def test_guides_of_numpyro(own: str) -> None:
     exact = linear()

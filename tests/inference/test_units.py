@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rings import slow_but
 
 from probmf import (
     MixedEffects,
@@ -58,10 +59,7 @@ def plain(name: str) -> MixedFit:
 @pytest.mark.filterwarnings("ignore:::probmf.inference")
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow) if name == "marginal" else name
-        for name in METHODS
-    ],
+    slow_but(METHODS, "restricted", "map", "importance"),
 )
 def test_units(name: str) -> None:
     """The same key gives the same draws in other units."""

@@ -110,8 +110,10 @@ def fixed(model: MatrixFactorization, scales: dict[str, Any]) -> MatrixFactoriza
 
 @pytest.mark.parametrize(
     ("name", "covariance"),
-    [("gaussian", "diagonal"), ("by factor", "diagonal"), ("logit", "diagonal"),
-     ("by factor", "block"), ("biases", "block"), ("logit", "block"), ("probit", "block")],
+    [("gaussian", "diagonal"), ("logit", "diagonal"),
+     ("by factor", "block"), ("biases", "block"), ("logit", "block"),
+     *(pytest.param(*case, marks=pytest.mark.slow)
+       for case in (("by factor", "diagonal"), ("probit", "block")))],
 )  # fmt: skip
 def test_bound_never_falls(name: str, covariance: str) -> None:
     data = table(binary=name in ("logit", "probit"))

@@ -10,6 +10,7 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 from numpyro import handlers
+from rings import slow
 from scipy import special, stats
 
 from probmf.inference.point.cutpoints import cutpoint_sums
@@ -195,7 +196,11 @@ def requires(case: Case, method: Any) -> None:
         pytest.skip(f"It has no {method}.")
 
 
-@pytest.fixture(params=CASES)
+#: Of these compositions the parts are in other cases.
+COMPOSED = ("zero-inflated negative binomial", "hurdle poisson")
+
+
+@pytest.fixture(params=slow(CASES, *COMPOSED))
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
 

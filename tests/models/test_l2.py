@@ -10,6 +10,7 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 from jax.flatten_util import ravel_pytree
+from rings import slow
 from scipy import optimize
 
 from probmf.data import Ratings
@@ -90,7 +91,7 @@ def draw(seed: int) -> dict[str, jax.Array]:
 @pytest.mark.parametrize("per_rating", [False, True])
 @pytest.mark.parametrize("loss", ["sum", "mean"])
 @pytest.mark.parametrize("strengths", STRENGTHS)
-@pytest.mark.parametrize("name", LIKELIHOODS)
+@pytest.mark.parametrize("name", slow(LIKELIHOODS, "probit"))
 def test_objective_is_a_multiple_of_the_loss(
     name: str, strengths: str, loss: Any, per_rating: bool
 ) -> None:

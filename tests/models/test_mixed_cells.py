@@ -63,12 +63,11 @@ def test_who_is_joined(change: dict[str, Any], rows: int) -> None:
     assert (whole.num_observations, whole.cells) == (60, None)
 
 
-@pytest.mark.parametrize("weights", [None, "w"])
 @pytest.mark.parametrize(
-    ("response", "likelihood"),
+    ("response", "likelihood", "weights"),
     [
-        ("y", "poisson"), ("y", "negativebinomial"), ("y", "ordinal"),
-        ("y | cens(c)", "poisson"), ("y | trials(n)", "binomial"),
+        ("y", "poisson", None), ("y", "poisson", "w"), ("y", "negativebinomial", "w"),
+        ("y", "ordinal", "w"), ("y | cens(c)", "poisson", "w"), ("y | trials(n)", "binomial", "w"),
     ],
 )  # fmt: skip
 def test_rows_of_one_response_are_counted(

@@ -15,6 +15,7 @@ import pytest
 import toys
 from formulaic import ModelSpec
 from numpyro.infer.util import log_density
+from rings import slow
 
 from probmf import (
     MixedEffects,
@@ -85,7 +86,7 @@ METHODS: dict[str, Callable[[int], dict[str, Any]]] = {
 
 @pytest.mark.parametrize(
     "method",
-    [pytest.param(m, marks=pytest.mark.slow) if m == "sample_nuts" else m for m in METHODS],
+    slow(METHODS, "sample_nuts", "sample_nuts_marginal"),
 )
 @pytest.mark.filterwarnings("ignore::probmf.run.driver.FitWarning")
 def test_threads_give_what_one_gives(method: str) -> None:
@@ -96,6 +97,7 @@ def test_threads_give_what_one_gives(method: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::probmf.run.driver.FitWarning")
+@pytest.mark.slow
 def test_svi_in_threads_takes_the_same_steps() -> None:
     def one(seed: int) -> np.ndarray:
         fit = fit_svi(MODEL, table(seed), key=seed, num_steps=10, num_samples=10, marginalize="all")

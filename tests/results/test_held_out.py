@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import toys
+from rings import slow
 
 from probmf import metrics
 from probmf.data import Ratings, rating_table
@@ -111,7 +112,7 @@ RESPONSES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("kind", RESPONSES)
+@pytest.mark.parametrize("kind", slow(RESPONSES, "hurdlepoisson"))
 def test_coverage_is_that_of_the_intervals_of_skewed_responses(kind: str) -> None:
     rng = np.random.default_rng(4)
     fit = made(MixedEffects("y ~ x + (1 | g)", likelihood=kind), table(2, RESPONSES[kind](rng)))
@@ -137,7 +138,7 @@ def test_no_level_reaches_the_threshold() -> None:
         fit.predict(at_least=5)
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "yes/no", "levels"])
+@pytest.mark.parametrize("kind", slow(["gaussian", "yes/no", "levels"], "levels"))
 def test_blocks_of_ratings_are_judged_as_all_at_once(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

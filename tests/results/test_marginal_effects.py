@@ -390,6 +390,7 @@ def test_errors_of_counts_follow_what_was_searched_for() -> None:
     np.testing.assert_allclose(ratio.sd, np.full(n, error), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_errors_of_a_best_fit_are_like_the_spread_of_draws() -> None:
     rng, n = np.random.default_rng(3), 120
     g, x = np.arange(n) % 12, rng.normal(size=n)

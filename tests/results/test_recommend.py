@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import polars as pl
 import pytest
+from rings import slow
 from scipy.special import expit, ndtr, ndtri
 
 from probmf import Bernoulli, Gaussian, MatrixFactorization, Ordinal, Ratings
@@ -260,7 +261,7 @@ NOT_LINEAR = {
 }
 
 
-@pytest.fixture(scope="module", params=NOT_LINEAR)
+@pytest.fixture(scope="module", params=slow(NOT_LINEAR, "probit"))
 def bent(request: Any, draw_ratings: Any) -> Any:
     """A point fit whose ratings are not linear in the score, of well-spread item factors."""
     model, rng = NOT_LINEAR[request.param], np.random.default_rng(3)

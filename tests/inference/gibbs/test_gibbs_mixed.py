@@ -226,6 +226,7 @@ def ess(draws: np.ndarray) -> float:
     return float(measure(draws[..., None]).ess_bulk[0])
 
 
+@pytest.mark.slow
 def test_a_scale_at_zero_does_not_hold_the_chain() -> None:
     """Without the second update, given standardized effects, a chain sticks where scales vanish."""
     rng = np.random.default_rng(1)
@@ -357,8 +358,8 @@ def test_other_models_and_data() -> None:
 
 def test_scales_start_within_their_prior() -> None:
     """A prior that excludes the usual start is drawn from."""
-    model = replace(
-        MODELS["correlated"],
+    model = MixedEffects(
+        "y ~ 1 + (1 | g)",
         priors={"g_scale": dist.Uniform(3.0, 4.0), "noise_scale": dist.Uniform(0.01, 0.02)},
     )
     fit = sample_gibbs(model, sleep(), key=0, **SHORT)

@@ -221,7 +221,7 @@ def check(case: Case) -> None:
 QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 
 
-@settings(max_examples=25, derandomize=True, **QUIET)
+@settings(max_examples=10, derandomize=True, **QUIET)
 @given(cases())
 def test_the_density_is_the_dense_one_or_a_column_is_named(case: Case) -> None:
     check(case)

@@ -12,6 +12,7 @@ import scipy.stats as st
 from marginal_models import EXAMPLES, GROUPS, ROWS, g, h, latents_of, x
 from numpyro.distributions import constraints
 from numpyro.infer.util import log_density
+from rings import slow
 
 from probmf.inference.marginal import marginalize
 from probmf.inference.marginal.injection import MarginalizeError
@@ -23,7 +24,7 @@ normal, sample, plate = dist.Normal, numpyro.sample, numpyro.plate
 GAUSSIAN = ("slopes and means", "crossed", "masked", "logarithmic")
 
 
-@pytest.mark.parametrize("name", GAUSSIAN)
+@pytest.mark.parametrize("name", slow(GAUSSIAN, "crossed"))
 def test_gaussian_rows_and_groups_given_the_others(name: str) -> None:
     """Against the ratio of the densities of all rows and of all others, rows being masked."""
     example = EXAMPLES[name]
@@ -87,8 +88,11 @@ def test_a_row_that_alone_determines_a_flat_effect_has_no_density() -> None:
         marginalize(model, "b").leave_one_out({"scale": np.ones(1)}, y)
 
 
-@pytest.mark.parametrize("unit", [1.0, 1e-9])
-@pytest.mark.parametrize("flat", [True, False])
+@pytest.mark.parametrize(
+    ("flat", "unit"),
+    [(True, 1e-9), (False, 1.0), *(pytest.param(*case, marks=pytest.mark.slow)
+                                   for case in ((True, 1.0), (False, 1e-9)))],
+)  # fmt: skip
 def test_a_row_of_an_outlying_covariate_has_a_density(flat: bool, unit: float) -> None:
     """Whatever its size and the columns' units, as the others determine everything."""
     rng, rows = np.random.default_rng(1), 30
@@ -125,7 +129,9 @@ def test_a_row_of_an_outlying_covariate_has_a_density(flat: bool, unit: float) -
         assert float(found) == pytest.approx(whole - density(~left), abs=1e-6)
 
 
-@pytest.mark.parametrize("size", [1.0, 1e-7, 1e7])
+@pytest.mark.parametrize(
+    "size", [1e-7, *(pytest.param(s, marks=pytest.mark.slow) for s in (1.0, 1e7))]
+)
 def test_what_other_rows_do_not_determine_is_found_from_their_rank(size: float) -> None:
     """Also beside an outlier, and where the column is a contrast, whose zeros are rounded."""
     rng = np.random.default_rng(2)
@@ -166,7 +172,7 @@ def test_all_rows_left_out_at_once() -> None:
         marginal.leave_group_out(whole, samples, True)
 
 
-@pytest.mark.parametrize("rows", [1_000, 2_000_000])
+@pytest.mark.parametrize("rows", [1_000, pytest.param(2_000_000, marks=pytest.mark.slow)])
 def test_rank_does_not_depend_on_the_number_of_rows(rows: int) -> None:
     rng = np.random.default_rng(0)
     x = 1e9 + rng.uniform(size=rows)
@@ -196,6 +202,7 @@ def test_a_row_beyond_all_measure_leaves_the_others_determined() -> None:
         assert np.isfinite(alone(np.arange(20) == 4)).all()
 
 
+@pytest.mark.slow
 def test_rows_alone_in_their_groups_keep_their_digits_from_one_factorization() -> None:
     """Noise a two-thousandth of the effects; against the rows' law, effects being noise too."""
     rng, rows, tau, noise = np.random.default_rng(6), 30, 0.8, 4e-4
@@ -256,7 +263,7 @@ def counted(group: Any, y: Any) -> None:
         sample("y", dist.Poisson(jnp.exp(u[group])), obs=y)
 
 
-@pytest.mark.parametrize("sites", ["u", ("u", "a")])
+@pytest.mark.parametrize("sites", ["u", pytest.param(("u", "a"), marks=pytest.mark.slow)])
 def test_counts_given_the_others_against_fits_without_them(sites: Any) -> None:
     """Of each fit without rows the density of the rest is subtracted, by quadrature or Laplace's.
 

@@ -12,6 +12,7 @@ import pytest
 import scipy.stats
 from marginal_models import GROUPS, ROWS, g, h, x
 from numpyro.infer.util import log_density
+from rings import slow_but
 
 from probmf.inference.marginal import marginalize
 from probmf.inference.marginal.injection import MarginalizeError
@@ -131,8 +132,18 @@ def on_grid(example: Example, dim: int) -> tuple[np.ndarray, np.ndarray, float]:
     return axis, values, float(joint(jnp.zeros(shape)))
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", ["correlated", "masked", "ordered"])
+def test_the_density_is_the_integral(name: str) -> None:
+    """Of two effects a group, of rows that don't count, of levels; with draws in the long tests."""
+    check_density(name)
+
+
+@pytest.mark.parametrize("name", slow_but(EXAMPLES, "poisson", "bernoulli"))
 def test_the_density_is_the_integral_and_draws_are_of_the_conditional(name: str) -> None:
+    check_density(name, with_draws=True)
+
+
+def check_density(name: str, *, with_draws: bool = False) -> None:
     example, dim = EXAMPLES[name], 2 if name == "correlated" else 1
     marginal = marginalize(example.model, "u", num_nodes=41 if dim == 1 else 21)
     latents = {site: jnp.asarray(value, float) for site, value in example.latents.items()}
@@ -147,14 +158,17 @@ def test_the_density_is_the_integral_and_draws_are_of_the_conditional(name: str)
             site: (run({**latents, site: at + step}) - run({**latents, site: at - step})) / step / 2
             for site, at in latents.items()
         }
-        many = {site: jnp.full(2000, at) for site, at in latents.items()}
-        drawn = marginal.recover(1, many)
+        if with_draws:
+            many = {site: jnp.full(2000, at) for site, at in latents.items()}
+            drawn = marginal.recover(1, many)
     cell = (axis[1] - axis[0]) ** dim
     logs = values - zero
     want = zero + np.sum(np.logaddexp.reduce(logs, axis=0) + np.log(cell))
     assert float(value) == pytest.approx(want, abs=1e-6)
     for site, slope in slopes.items():
         assert float(slope) == pytest.approx(float(differences[site]), rel=1e-5, abs=1e-6)
+    if not with_draws:
+        return
     first = np.asarray(drawn["u"]).reshape(2000, GROUPS, dim)[:, :, 0]
     table = np.exp(logs - logs.max(axis=0)).reshape(len(axis), -1, GROUPS).sum(axis=1)
     below = np.cumsum(table, axis=0) / table.sum(axis=0)

@@ -49,6 +49,7 @@ def test_chains_may_be_vectorized_and_effects_come_back_by_chain() -> None:
     np.testing.assert_allclose(effects["eta"], eta, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_normal_guide_runs() -> None:
     marginal = marginalize(slopes, EFFECTS)
     guide = AutoNormal(marginal)

@@ -79,8 +79,17 @@ def density(case: Case, sites: tuple[str, ...], at: list[Point]) -> list[float]:
         return [float(one({n: jnp.asarray(v) for n, v in point.items()})) for point in at]
 
 
+#: Of large data, or of the same model as another case.
+LONG = (0, 2, 4, 5, 6, 7)
+
+
 @pytest.mark.parametrize(
-    ("name", "sites"), CASES, ids=[f"{name}, {len(sites)} sites" for name, sites in CASES]
+    ("name", "sites"),
+    [
+        pytest.param(*case, marks=pytest.mark.slow if place in LONG else ())
+        for place, case in enumerate(CASES)
+    ],
+    ids=[f"{name}, {len(sites)} sites" for name, sites in CASES],
 )
 def test_the_density_is_that_of_a_dense_normal(
     name: str, sites: tuple[str, ...], shared_data: Path
@@ -96,6 +105,7 @@ ALL = ("s", "d", "p", "alpha", "service")
 
 
 @pytest.mark.parametrize("model", [lectures, lectures_of_paper])
+@pytest.mark.slow
 def test_lecture_ratings_against_a_sparse_factorization(model: Any, shared_data: Path) -> None:
     case = lectures_case(present(shared_data, "insteval"), model)
     at = points(case, ALL, 1.2)[: 1 if model is lectures_of_paper else 2]
