@@ -203,9 +203,12 @@ def skip_alike(cell: Cell) -> None:
 
 #: Cells for the long tests: of others one has the method's loop, and one the likelihood's kind.
 LONG = (
+    "gibbs yes/no",
     "gibbs ordinal probit",
     "gibbs lognormal",
     "nuts counts",
+    "nuts mixed",
+    "svi mixed",
     "svi network counts",
     "map bursts",
 )

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from probmf import Ratings, fit_als, load, processes
 from probmf.backend import use_backend
-from probmf.cli import app, launch
+from probmf.cli import app, console, launch
 
 COUNT = 2
 
@@ -231,6 +231,7 @@ def launched(*words: object) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_launch_fits_in_processes_of_which_the_first_prints(tmp_path: Path) -> None:
     lines = [f"{user},{item},{rating}" for user, item, rating in zip(*table(), strict=True)]
     file = tmp_path / "ratings.csv"
@@ -243,6 +244,22 @@ def test_launch_fits_in_processes_of_which_the_first_prints(tmp_path: Path) -> N
     plain = fit_als(in_processes.POINT, Ratings.from_csv(file), key=0).point()
     for name, value in load(tmp_path / "fit").point().items():
         np.testing.assert_allclose(value, plain[name], rtol=2e-3, atol=2e-3, err_msg=name)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_alone_prints(
+    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"{user},{item},{rating}" for user, item, rating in zip(*table(), strict=True)]
+    (tmp_path / "ratings.csv").write_text("\n".join(["user,item,rating", *lines]), "utf-8")
+    monkeypatch.setattr(processes, "rank", lambda: rank)
+    monkeypatch.setattr(console.out, "quiet", False)
+    monkeypatch.setattr(console, "speaker", "")
+    words = ("--method", "als", "--num-factors", "3", "--noise-scale", "0.5")
+    fit = str(tmp_path / "fit")
+    launch._take_part(["fit", str(tmp_path / "ratings.csv"), *words, "--out", fit])
+    assert capsys.readouterr().out.count("Saved in") == (rank == 0)
+    assert load(fit).method.startswith("als")
 
 
 def table() -> tuple[list[Any], ...]:

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pytest
+from rings import slow
 from typer.testing import CliRunner
 
 from probmf import Bernoulli, Gaussian, MatrixFactorization, Ratings
@@ -140,7 +141,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return write
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=slow(CASES, "weak zeros", "factorization"))
 def page(request: pytest.FixtureRequest, written: Callable[[str], Path]) -> Page:
     return Page(written(request.param))
 

@@ -124,7 +124,7 @@ def test_draws_are_those_of_the_key_and_the_row(likelihood: Bernoulli) -> None:
             problem, user=np.append(problem.user, more[0]), item=np.append(problem.item, more[1]),
             rating=np.append(problem.rating, more[2]),
         )  # fmt: skip
-        for changed, slots in ((problem, 16), (problem, 1024), (longer, 64)):
+        for changed, slots in ((problem, 16), (longer, 64)):
             got, *_ = changed.solve("user", "cholesky", slots=slots, key=key)
             rows = np.arange(USERS - 1)
             np.testing.assert_allclose(got[rows], wanted[rows], rtol=1e-9, atol=1e-10)

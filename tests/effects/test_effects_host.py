@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from dense_effects import Case, conditional, dense_evidence, make_case
+from rings import slow_but
 from scipy.stats import multivariate_normal
 
 from probmf.effects import compress, log_evidence, make_pattern, sum_on_host
@@ -162,7 +163,12 @@ def test_flat_effects_by_their_integral_or_at_their_best(
             assert got[row, column] == pytest.approx(slope, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["scalars and a population", "by group", "slopes by group"])
+@pytest.mark.parametrize(
+    "name",
+    slow_but(
+        ["scalars and a population", "by group", "slopes by group"], "scalars and a population"
+    ),
+)
 def test_draws_have_the_conditional_law(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = plain(CASES[name])
     pattern = pattern_of(case, monkeypatch)

@@ -152,7 +152,7 @@ def test_laplace_is_that_of_dense_algebra(name: str) -> None:
         np.testing.assert_allclose(gradient, slopes(made, vector), rtol=2e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("objective", ["restricted", "map"])
+@pytest.mark.parametrize("objective", ["restricted", pytest.param("map", marks=pytest.mark.slow)])
 def test_coefficients_integrated_out(objective: Objective) -> None:
     with jax.enable_x64(True):
         made, vector = problem("Poisson", CROSSED, objective)

@@ -12,7 +12,7 @@ from probmf.inference.mixed.separation import separated_coefficients
 from probmf.run.driver import FitWarning
 
 #: Fits that the quick tests do, by model and method; the others are slow.
-QUICK = {("cbpp-laplace", "Laplace"), ("culcita-agq", "AGHQ 7"), ("paired-se", "AGHQ 21")}
+QUICK = {("cbpp-laplace", "Laplace"), ("culcita-agq", "AGHQ 7")}
 
 
 def cases() -> list[Any]:
@@ -85,7 +85,9 @@ def test_counts_of_zero_separate() -> None:
         fit_marginal(model, table | {"y": counts})
 
 
-@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize(
+    "unit", [1e-6, *(pytest.param(unit, marks=pytest.mark.slow) for unit in (1.0, 1e6))]
+)
 def test_units_do_not_decide_what_is_separated(unit: float) -> None:
     """Of weights and of responses: numbers are separated by bounds alone."""
     table = yes_no()

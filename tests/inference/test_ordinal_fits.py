@@ -126,6 +126,7 @@ def sampled() -> RatingsFit:
     return sample_nuts(MODEL, data, key=0, num_warmup=30, num_samples=40, num_chains=1)
 
 
+@pytest.mark.slow
 def test_nuts_samples_increasing_cutpoints(sampled: RatingsFit) -> None:
     cutpoints = sampled.samples["cutpoints"]
     assert cutpoints.shape == (1, 40, 3)

@@ -143,6 +143,7 @@ def test_weights_are_exact() -> None:
     assert abs(np.mean(np.exp(found - exact)) - 1) < 4 * error
 
 
+@pytest.mark.slow
 def test_scales_that_are_numbers() -> None:
     """Nothing but a coefficient is left."""
     model = MixedEffects("y ~ 1 + (1 | g)", likelihood="bernoulli", priors={"g_scale": 0.7})

@@ -129,10 +129,10 @@ SAMPLERS: dict[str, Method] = {
 
 @pytest.mark.parametrize(
     "name",
-    [name if name == "importance" else pytest.param(name, marks=pytest.mark.slow)
-     for name in SAMPLERS],
-)  # fmt: skip
+    SAMPLERS,
+)
 @pytest.mark.filterwarnings("ignore:::probmf.inference")
+@pytest.mark.slow
 def test_levels_of_draws(name: str) -> None:
     """Medians agree within half a quartile range, and those ranges within 40 %.
 

@@ -12,7 +12,7 @@ from scipy.stats import norm
 from probmf import Bernoulli, Gaussian, MatrixFactorization, Ordinal, Ratings
 from probmf.results import RatingsFit, Sampling, fold_in_draws
 
-SHAPE = (2, 3000)
+SHAPE = (2, 1000)
 RATED = [0, 1, 2, 3, 4, 5]
 
 

@@ -253,7 +253,7 @@ def test_intervals_of_a_best_fit_come_from_the_errors_of_coefficients() -> None:
     assert found[1] == pytest.approx(alone[0], rel=1e-12)
 
 
-@pytest.mark.parametrize("objective", ["restricted", "map"])
+@pytest.mark.parametrize("objective", ["restricted", pytest.param("map", marks=pytest.mark.slow)])
 def test_errors_with_effects_of_known_groups_against_a_dense_covariance(objective: Any) -> None:
     rng, n = np.random.default_rng(0), 80
     g, h = rng.integers(0, 6, n), rng.integers(0, 5, n)

@@ -24,7 +24,7 @@ normal, sample, plate = dist.Normal, numpyro.sample, numpyro.plate
 GAUSSIAN = ("slopes and means", "crossed", "masked", "logarithmic")
 
 
-@pytest.mark.parametrize("name", slow(GAUSSIAN, "crossed"))
+@pytest.mark.parametrize("name", slow(GAUSSIAN, "slopes and means", "crossed"))
 def test_gaussian_rows_and_groups_given_the_others(name: str) -> None:
     """Against the ratio of the densities of all rows and of all others, rows being masked."""
     example = EXAMPLES[name]

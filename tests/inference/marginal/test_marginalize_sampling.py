@@ -14,6 +14,7 @@ from marginal_models import DATA, GROUPS, ROWS, intercepts, slopes, two_by_row
 from numpyro.diagnostics import effective_sample_size
 from numpyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, log_likelihood
 from numpyro.infer.autoguide import AutoNormal
+from numpyro.infer.util import log_density
 
 from probmf.inference.marginal import marginalize, prepared_model
 
@@ -29,6 +30,7 @@ def samples() -> dict[str, Any]:
     return {name: rng.uniform(0.3, 2.0, (2, 3)) for name in sorted(LEFT)}
 
 
+@pytest.mark.slow
 def test_chains_may_be_vectorized_and_effects_come_back_by_chain() -> None:
     marginal = marginalize(slopes, EFFECTS)
     mcmc = MCMC(
@@ -58,6 +60,22 @@ def test_a_normal_guide_runs() -> None:
     assert float(result.losses[-10:].mean()) < float(result.losses[:10].mean())
     drawn = guide.sample_posterior(jax.random.key(2), result.params, sample_shape=(7,))
     assert marginal.recover(3, drawn, **ARRAYS)["u"].shape == (7, GROUPS)
+
+
+def test_points_may_be_mapped_over_and_effects_come_back_by_chain(samples: dict[str, Any]) -> None:
+    """As chains that are vectorized have it."""
+    marginal = marginalize(slopes, EFFECTS)
+    flat = {name: jnp.asarray(values).ravel() for name, values in samples.items()}
+    one = jax.jit(lambda at: log_density(marginal, (), ARRAYS, at)[0])
+    found = jax.jit(jax.vmap(lambda at: log_density(marginal, (), ARRAYS, at)[0]))(flat)
+    wanted = [one({name: values[n] for name, values in flat.items()}) for n in range(6)]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    effects, chains = (marginal.recover(0, given, **ARRAYS) for given in (flat, samples))
+    shapes = {"a": (), "b": (), "u": (5,), "v": (5,), "twice": (5,), "eta": (ROWS,)}
+    assert {n: v.shape for n, v in effects.items()} == {n: (6, *s) for n, s in shapes.items()}
+    for name, values in chains.items():
+        np.testing.assert_array_equal(values.reshape(effects[name].shape), effects[name])
+    np.testing.assert_allclose(effects["twice"], 2 * effects["v"], rtol=1e-6)
 
 
 def test_prediction_and_likelihood(samples: dict[str, Any]) -> None:
