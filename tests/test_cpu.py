@@ -205,7 +205,7 @@ def test_agrees_with_the_program(num_factors: int, method: str, options: dict, x
         np.testing.assert_allclose(part, wanted_part, rtol=tolerance, atol=atol, err_msg=name)
 
 
-@pytest.mark.parametrize("method", ["cg", "cholesky"])
+@pytest.mark.parametrize("method", [pytest.param("cg", marks=pytest.mark.slow), "cholesky"])
 def test_agrees_with_the_program_in_single_precision(method: str) -> None:
     options = {"drawn": method == "cholesky", "weighted": True, "gram": True}
     test_agrees_with_the_program(6, method, options, False)

@@ -112,9 +112,21 @@ CELLS = {
 }  # fmt: skip
 #: Methods for every NumPyro model, which a property hardly touches.
 GENERAL = {"sample_nuts", "fit_svi", "fit_laplace"}
+FEATURES, NOISE = "prior means from features", "a formula for the noise"
+HEAVY, WEIGHTS = "Student-t and Laplace priors of coefficients", "weights of rows"
+#: What other tests of every suite do, by `test_side_features.py`, `test_gibbs_features.py`,
+#: `test_gibbs_runs.py`, `test_marginal_likelihood.py`, `test_threads.py`, `test_mixed_offsets.py`
+#: and `test_heavy_priors.py`.
+ELSEWHERE = {
+    (FEATURES, "fit_als"), (FEATURES, "fit_map"), (FEATURES, "sample_gibbs"),
+    ("NormalWishart prior of factors", "sample_gibbs"),
+    (NOISE, "fit_marginal"), (NOISE, "sample_marginal"), (WEIGHTS, "fit_marginal"),
+    (HEAVY, "fit_marginal"), (HEAVY, "sample_marginal"),
+}  # fmt: skip
 
 
 def test_the_table_is_whole() -> None:
+    assert set(YES) >= ELSEWHERE
     assert EXAMPLES.keys() == ROWS.keys()
     assert {row.title for row in TABLE if row.title == row.family.__name__} == {
         "MatrixFactorization", "MixedEffects", "Network"
@@ -139,7 +151,9 @@ def test_a_no_is_refused_in_its_words(title: str, method: str) -> None:
 @pytest.mark.parametrize(
     ("title", "method"),
     [
-        pytest.param(*pair, marks=pytest.mark.slow if pair[1] in GENERAL else ())
+        pytest.param(
+            *pair, marks=pytest.mark.slow if pair[1] in GENERAL or pair in ELSEWHERE else ()
+        )
         for pair in YES if pair not in CELLS
     ],
 )  # fmt: skip

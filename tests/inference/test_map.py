@@ -317,6 +317,7 @@ def test_all_methods_agree(likelihood: str, methods: list[str]) -> None:
         np.testing.assert_allclose(predicted, expected, atol=0.08, err_msg=name)
 
 
+@pytest.mark.slow
 def test_weak_zeros_and_a_learned_intercept_agree_with_als() -> None:
     model = replace(model_of("gaussian"), intercept="learned", unobserved_weight=0.1)
     data = table(weighted=True)

@@ -29,7 +29,7 @@ def model(group: np.ndarray, y: np.ndarray) -> None:
         numpyro.sample("y", dist.Normal(effect[group], 0.5), obs=y)
 
 
-@pytest.mark.parametrize("gate", [0.7, -5.0])
+@pytest.mark.parametrize("gate", [0.7, pytest.param(-5.0, marks=pytest.mark.slow)])
 def test_draws_are_of_the_posterior(gate: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """By weights, else by NUTS; the scale on a grid, effects by their conditional given it."""
     monkeypatch.setattr(importance_rounds, "K_HAT_GATE", gate)

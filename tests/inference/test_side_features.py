@@ -162,6 +162,7 @@ def test_minibatches_lower_the_same_objective() -> None:
     assert found < 1.05 * best
 
 
+@pytest.mark.slow
 def test_a_network_fits_what_a_line_can_not() -> None:
     rng = np.random.default_rng(0)
     age = rng.uniform(-2, 2, 60)

@@ -189,7 +189,11 @@ def test_ctrl_c(chunks: int, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.filterwarnings("ignore::probmf.run.driver.FitWarning")  # Few steps are made.
 @pytest.mark.parametrize(
     ("owner", "name", "num_steps"),  # Other numbers of steps, or nothing would be traced.
-    [(approximation, "Potential", 20), (SVI, "init", 21), (SVI, "update", 22)],
+    [
+        pytest.param(approximation, "Potential", 20, marks=pytest.mark.slow),
+        (SVI, "init", 21),
+        pytest.param(SVI, "update", 22, marks=pytest.mark.slow),
+    ],
 )
 def test_ctrl_c_before_there_is_anything(
     owner: Any, name: str, num_steps: int, monkeypatch: pytest.MonkeyPatch

@@ -168,7 +168,7 @@ def test_bound_is_that_of_draws(name: str) -> None:
         assert abs(apart) < 4 * error
 
 
-@pytest.mark.parametrize("name", ["gaussian", "logit"])
+@pytest.mark.parametrize("name", ["gaussian", pytest.param("logit", marks=pytest.mark.slow)])
 def test_blocks_bound_is_above_that_of_independent_numbers(name: str) -> None:
     data = table(binary=name in ("logit", "probit"))
     alone, rows = (sweeps(MODELS[name], data, 60, each)[2] for each in ("diagonal", "block"))

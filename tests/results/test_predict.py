@@ -204,6 +204,7 @@ def test_a_fit_serves_both_precisions(draw_ratings: Any, random_fit: Any) -> Non
     np.testing.assert_array_equal(fit.recommend(k=3).code.shape, best.code.shape)
 
 
+@pytest.mark.slow
 def test_intervals_cover_simulated_ratings() -> None:
     simulation = simulate_ratings(
         key=3, num_users=400, num_items=120, num_ratings=9000, num_factors=3, noise_scale=0.5
