@@ -19,6 +19,7 @@ import common
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from matplotlib.figure import Figure
 
 from probmf import MatrixFactorization, Ratings, fit_als, sample_gibbs
 
@@ -26,6 +27,7 @@ SIZES, QUICK_SIZES = (10**5, 10**6, 10**7, 10**8), (10**5, 10**6)
 #: Users, items and ratings of the largest size, and what is drawn at once of it.
 SHAPE, PIECE = (480_189, 17_770, 10**8), 4_000
 FACTORS = {"als": 32, "gibbs": 16}
+FIGURE = common.ROOT / "docs" / "images" / "size.png"
 
 
 def simulate(path: Path, num_ratings: int) -> None:
@@ -105,6 +107,29 @@ def cell(way: str, path: Path) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def draw_figure(figures: dict[str, dict[str, float]]) -> None:
+    """Seconds of a sweep and memory against ratings, all axes logarithmic."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    times, memory = figure.subplots(1, 2)
+    for way, name, line in (("memory", "in memory", "-"), ("open", "from files", "--")):
+        own = [found for key, found in figures.items() if key.endswith(way)]
+        sizes = [found["ratings"] for found in own]
+        for axes, key, label, color in (
+            (times, "als", f"ALS, {FACTORS['als']} factors", "C0"),
+            (times, "gibbs", f"Gibbs, {FACTORS['gibbs']} factors", "C1"),
+            (memory, "peak", "peak, mapped files among it", "C2"),
+            (memory, "anonymous", "own memory after ALS", "C3"),
+        ):
+            values = [found[key] for found in own]
+            axes.loglog(sizes, values, line, marker="o", color=color, label=f"{label}, {name}")
+    times.set(xlabel="ratings", ylabel="seconds of a sweep")
+    memory.set(xlabel="ratings", ylabel="GiB")
+    for axes in (times, memory):
+        axes.legend(frameon=False, fontsize=8)
+    FIGURE.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(FIGURE, dpi=110)
+
+
 def run(quick: bool) -> common.Report:
     figures, rows = {}, []
     common.OUT.mkdir(parents=True, exist_ok=True)
@@ -118,6 +143,8 @@ def run(quick: bool) -> common.Report:
                 keys = ("door", "again", "first sweep", "als", "gibbs", "anonymous", "peak")
                 cells = [f"{found[key]:.3g}" if key in found else "" for key in keys]
                 rows.append([f"{found['ratings']:,}", name, *cells])
+    if not quick:
+        draw_figure(figures)
     columns = [
         "ratings", "", "door, s", "opened again, s", "until the second sweep, s", "ALS sweep, s",
         "Gibbs sweep, s", "own memory after ALS, GiB", "peak with mapped files, GiB",
