@@ -201,6 +201,23 @@ def part_pairs(
 
 
 @compiled
+def tabulate(
+    meetings: Meetings, share: int, cross: np.ndarray, coefficients: np.ndarray, out: np.ndarray
+) -> None:
+    """Adds cross[left] cross[right], times their group's coefficients, to the element's row."""
+    group, column, order = meetings.group, meetings.column, meetings.order
+    shares, place = meetings.shares, meetings.place
+    for k in range(shares[share], shares[share + 1]):
+        left = order[k]
+        start, stop = _pairs_of(meetings, left)
+        where, own = place[column[left]], cross[left] * coefficients[group[left]]
+        for right in range(start, stop):
+            total, factor = out[where[column[right]]], cross[right]
+            for r in range(len(own)):
+                total[r] += factor * own[r]
+
+
+@compiled
 def place(
     row: np.ndarray, column: np.ndarray, scale: np.ndarray, values: np.ndarray, out: np.ndarray
 ) -> None:

@@ -11,8 +11,12 @@ import scipy.sparse
 from jaxtyping import Array, Float, Int
 from threadpoolctl import threadpool_limits
 
+from probmf.backend import HAS_NUMBA
+from probmf.effects.loops import SHARES, find_meetings, tabulate
 from probmf.effects.pattern import Pattern
 
+#: The most numbers of that table: a quarter of a gigabyte, read for each evaluation.
+MAX_TABLE = 30_000_000
 #: Relative error to which the table below reproduces every group's term.
 TABLE_TOLERANCE = 1e-14
 
@@ -182,24 +186,31 @@ def compress(pattern: Pattern, statistics: Statistics) -> Statistics:
         statistics: Its sums, in float64 and concrete.
 
     Returns:
-        The statistics with their table, or as they were if the pattern lists no pairs or the
-        leading block has more than one coefficient per group. Cost O(pairs x r), once.
+        The statistics with their table, or as they were if the pattern stores the whole remainder,
+        the leading block has more than one coefficient per group, or the table were too large.
+        Cost O(pairs x r), once.
     """
-    if pattern.element is None or pattern.pairs is None or pattern.shapes[0][1] > 1:
+    if pattern.element is None or pattern.shapes[0][1] > 1:
         return statistics
     square = np.asarray(statistics.lead_lead)[:, 0, 0]
     knot, coefficients = _skeleton(square)
-    cross = np.asarray(statistics.lead_rest)[:, 0]
-    left, right, which = (np.asarray(x) for x in pattern.pairs)
-    products = scipy.sparse.coo_matrix(
-        (cross[left] * cross[right], (which, np.asarray(pattern.entry_group)[left])),
-        shape=(len(pattern.element), len(square)),
-    ).tocsr()
-    table: dict[str, Any] = {
-        "knot": knot,
-        "terms": products @ coefficients,
-        "element": pattern.element,
-    }
+    cross = np.asarray(statistics.lead_rest, np.float64)[:, 0]
+    if len(pattern.element) * len(knot) > MAX_TABLE:
+        return statistics
+    if HAS_NUMBA:
+        terms, meetings = np.zeros((len(pattern.element), len(knot))), find_meetings(pattern)
+        for share in range(SHARES):
+            tabulate(meetings, share, cross, coefficients, terms)
+    elif pattern.pairs is None:
+        return statistics
+    else:
+        left, right, which = (np.asarray(x) for x in pattern.pairs)
+        products = scipy.sparse.coo_matrix(
+            (cross[left] * cross[right], (which, np.asarray(pattern.entry_group)[left])),
+            shape=(len(pattern.element), len(square)),
+        )
+        terms = products.tocsr() @ coefficients
+    table: dict[str, Any] = {"knot": knot, "terms": terms, "element": pattern.element}
     return statistics._replace(table=EliminationTable(**table))
 
 
