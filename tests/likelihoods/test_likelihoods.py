@@ -436,17 +436,21 @@ def test_far_scores_are_finite_in_float32(case: Case) -> None:
     )
     if not isinstance(likelihood, LogNormal):
         scores = jnp.asarray([-1e3, -100.0, -30.0, 0.0, 30.0, 100.0, 1e3])
-    for rating in case.ratings:
-        ratings = jnp.full_like(scores, rating)
 
-        def total(s: jax.Array, own: dict[str, jax.Array], r: jax.Array = ratings) -> jax.Array:
-            return jnp.sum(likelihood.loss(s, r, own))
+    def total(s: jax.Array, own: dict[str, jax.Array], r: jax.Array) -> jax.Array:
+        return jnp.sum(likelihood.loss(s, r, own))
 
+    @jax.jit
+    def asked(ratings: jax.Array) -> tuple[jax.Array, list[Any]]:
         curvature, slope = jnp.ones(1), likelihood.slope(scores, ratings, own)
         if likelihood.has("bound"):
             curvature, slope = likelihood.bound(scores, ratings, own)
-        gradients = jax.tree.leaves(jax.grad(total, argnums=(0, 1))(scores, own))
-        for values in (likelihood.loss(scores, ratings, own), curvature, slope, *gradients):
+        gradients = jax.tree.leaves(jax.grad(total, argnums=(0, 1))(scores, own, ratings))
+        return curvature, [likelihood.loss(scores, ratings, own), slope, *gradients]
+
+    for rating in case.ratings:
+        curvature, others = asked(jnp.full_like(scores, rating))
+        for values in (curvature, *others):
             assert np.isfinite(values).all()
         assert (np.asarray(curvature) > 0).all()
     information = likelihood.information(scores, own)
@@ -591,8 +595,9 @@ def test_normal_tails_have_their_slopes(x64: bool) -> None:
     ratio[far], bend[far] = fraction - exact[far], -(fraction - exact[far]) * fraction
     slope = jax.grad(log_ndtr)
     rtol = 1e-12 if x64 else 5e-5
-    np.testing.assert_allclose(jax.vmap(slope)(x), ratio, rtol=rtol)
-    np.testing.assert_allclose(jax.vmap(jax.grad(slope))(x), bend, rtol=1e-9 if x64 else 5e-4)
+    np.testing.assert_allclose(jax.jit(jax.vmap(slope))(x), ratio, rtol=rtol)
+    second = jax.jit(jax.vmap(jax.grad(slope)))
+    np.testing.assert_allclose(second(x), bend, rtol=1e-9 if x64 else 5e-4)
 
 
 def test_whole_scores_are_numbers_like_others(link: LinkName) -> None:
@@ -637,7 +642,8 @@ def test_gradient_and_hessian_in_the_cutpoints_against_autodiff(link: LinkName) 
 
         at = jnp.asarray(CUTPOINTS)
         padded = ratings.at[:3].set(jnp.nan), scores.at[:3].set(jnp.nan)
-        found = cutpoint_sums(padded[1], padded[0], weight, at, likelihood)
+        run = jax.jit(lambda score, rating: cutpoint_sums(score, rating, weight, at, likelihood))
+        found = run(padded[1], padded[0])
         hessian = np.diag(found.diagonal) + np.diag(found.beside, 1) + np.diag(found.beside, -1)
         np.testing.assert_allclose(found.loss, total(at), rtol=1e-12)
         np.testing.assert_allclose(found.gradient, jax.jit(jax.grad(total))(at), rtol=1e-9)

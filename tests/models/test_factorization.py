@@ -77,12 +77,16 @@ def difference(
     model: MatrixFactorization, observations: Observations
 ) -> tuple[float, float, float]:
     """How much two points differ in minus log density and in the objective, and the size."""
-    density, objective = [], []
-    for seed in (1, 2):
-        values = {k: jnp.asarray(v) for k, v in draw_parameters(model, seed).items()}
+
+    @jax.jit
+    def both(values: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         log_joint, _ = log_density(model, (observations,), {}, values)
-        density.append(-float(log_joint))
-        objective.append(float(jax.jit(model.objective)(values, observations)))
+        return -log_joint, model.objective(values, observations)
+
+    points = [
+        {k: jnp.asarray(v) for k, v in draw_parameters(model, seed).items()} for seed in (1, 2)
+    ]
+    density, objective = zip(*(map(float, both(values)) for values in points), strict=True)
     return density[1] - density[0], objective[1] - objective[0], abs(objective[0])
 
 

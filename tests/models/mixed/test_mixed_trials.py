@@ -11,7 +11,8 @@ import toys
 from numpyro.infer.util import log_density
 from scipy import special
 
-from probmf import Binomial, MatrixFactorization, MixedEffects, fit_als, load, sample_nuts
+from probmf import Binomial, MatrixFactorization, MixedEffects, fit_als, load
+from probmf.results import MixedFit
 
 RNG = np.random.default_rng(4)
 TABLE = toys.mixed() | {"n": RNG.integers(1, 9, 40)}
@@ -45,9 +46,12 @@ def test_successes_are_as_likely_as_the_answers_that_they_count() -> None:
 
 
 def test_predictions_are_of_the_trials_asked_for(tmp_path: Path) -> None:
-    fit = sample_nuts(
-        MODEL, TABLE, key=0, num_warmup=6, num_samples=8, num_chains=2, progress=False
-    )  # fmt: skip
+    design = MODEL.design(TABLE)
+    samples = {
+        site: RNG.normal(1.0, 0.1, (2, 8, *shape))
+        for site, shape in MODEL.sites(design).shapes("y").items()
+    }
+    fit = MixedFit(MODEL, design, samples, "made", data=TABLE)
     new = {"x": [0.0, 0.0], "g": [1, 1], "n": [1, 50]}
     mean = fit.predict(new).mean
     assert mean[1] == pytest.approx(50 * mean[0])
