@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -81,7 +82,8 @@ def dense_evidence(case: Case) -> tuple[float, tuple[Any, ...]]:
 
 def statistics_of(case: Case, pattern: Pattern) -> Statistics:
     """Sums without weights."""
-    return collect_statistics(pattern, ordered(pattern, case.designs), jnp.asarray(case.target))
+    collect = jax.jit(lambda designs, target: collect_statistics(pattern, designs, target))
+    return collect(ordered(pattern, case.designs), jnp.asarray(case.target))
 
 
 def ordered(pattern: Pattern, values: Sequence[Any]) -> list[Any]:

@@ -101,10 +101,10 @@ def by_hand(name: str, sites: dict[str, Any], given: Any, contest: Contest) -> A
 def test_loss_and_gradient_are_those_by_hand(name: str) -> None:
     objective, given = problem(name)
     contest = batch(objective, given)
+    part = jax.jit(jax.value_and_grad(partial(objective.part, batch=contest, given=given)))
     for seed in range(3):
         at = point(seed)
-        part = partial(objective.part, batch=contest, given=given)
-        value, slope = jax.jit(jax.value_and_grad(part))(at)
+        value, slope = part(at)
         expected, gradient = jax.value_and_grad(lambda at: by_hand(name, at, given, contest))(at)
         assert float(value) == pytest.approx(float(expected), rel=1e-5)
         for site, own in gradient.items():

@@ -84,11 +84,12 @@ def test_what_is_not_a_number_ends_no_loop() -> None:
 def test_entries_are_those_of_a_longer_array() -> None:
     """Padding must not change draws: they go by the place alone."""
     scores = jnp.linspace(-6.0, 6.0, 12)
+    draw, between = jax.jit(draw_polya_gamma), jax.jit(draw_between)
     for size in (5, 12):
         part = scores[:size]
-        latent = draw_polya_gamma(jax.random.key(0), scores)[:size]
-        np.testing.assert_array_equal(draw_polya_gamma(jax.random.key(0), part), latent)
+        latent = draw(jax.random.key(0), scores)[:size]
+        np.testing.assert_array_equal(draw(jax.random.key(0), part), latent)
         zero, far = jnp.zeros(12), jnp.full(12, jnp.inf)
-        above = draw_between(jax.random.key(1), scores, zero, far)[:size]
-        got = draw_between(jax.random.key(1), part, zero[:size], far[:size])
+        above = between(jax.random.key(1), scores, zero, far)[:size]
+        got = between(jax.random.key(1), part, zero[:size], far[:size])
         np.testing.assert_allclose(got, above, rtol=1e-5)

@@ -100,7 +100,7 @@ def test_its_own_draws_of_the_observations_have_their_covariance() -> None:
     latents = {"tau": jnp.array(0.8), "sigma": jnp.array(0.5)}
     held = numpyro.handlers.substitute(marginal, latents)
     law = numpyro.handlers.trace(held).get_trace(**DATA)["y"]["fn"]
-    drawn = law.sample(jax.random.key(0), (5000,))
+    drawn = jax.jit(lambda key: law.sample(key, (5000,)))(jax.random.key(0))
     same = (DATA["g"][:, None] == DATA["g"]).astype(float)
     expected = 0.64 * same + 0.25 * np.eye(ROWS)
     np.testing.assert_allclose(np.cov(drawn.T), expected, atol=6 * 0.9 / np.sqrt(5000))

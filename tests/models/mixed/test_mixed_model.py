@@ -53,7 +53,7 @@ def test_log_density_of_a_correlated_term_beside_scipy() -> None:
             "h_effects": rng.normal(size=(2, 1)),
             "noise_scale": np.array(1.2),
         }
-        found, _ = log_density(model, (data,), {}, values)
+        found = jax.jit(lambda at: log_density(model, (data,), {}, at)[0])(values)
 
     sd_y, x = table["y"].std(), table["x"]
     at_zero = 2.5 * sd_y * np.sqrt(1 + (x.mean() / x.std()) ** 2)
