@@ -197,10 +197,13 @@ class Potential:
 
     def invert(self, values: Mapping[str, Array]) -> Array:
         """The vector of values given by site, to be traced; the inverse of `constrain`."""
-        inner = self._unconstrained(values)
+        return self.ravel(self._unconstrained(values))
+
+    def ravel(self, inner: Mapping[str, Array]) -> Array:
+        """The vector of unconstrained values by site, to be traced; the inverse of `unravel`."""
         if self.coordinates is not None:
             inner = self.coordinates.invert(inner)
-        return ravel_pytree(inner)[0]
+        return ravel_pytree(dict(inner))[0]
 
     def value(self, vector: Array) -> Array:
         """Log density at a vector; compiled."""

@@ -39,9 +39,11 @@ class Approximated(PreparedModel):
         """The log density of the observations; see the base class."""
         return self.integrand(run, latents, value).evidence()[0] - self.log_volume
 
-    def draw(self, latents: Values, key: Array) -> tuple[Array, dict[str, Array]]:
+    def draw(
+        self, latents: Values, key: Array, run: ModelRun | None = None
+    ) -> tuple[Array, dict[str, Array]]:
         """The log density, and a joint draw of the effect sites' values and what they determine."""
-        integrand = self.integrand(self.run(latents), latents)
+        integrand = self.integrand(run or self.run(latents), latents)
         value = integrand.evidence()[0] - self.log_volume
         return value, self.site_values(latents, integrand.draw(key))
 

@@ -3,27 +3,41 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
 from jaxtyping import Array
 from numpyro.distributions import ExpandedDistribution, Independent
-from numpyro.infer.util import constrain_fn, log_density, potential_energy
+from numpyro.distributions.transforms import biject_to
+from numpyro.infer.util import log_density, potential_energy
 
 from probmf.data import wrap_words
 from probmf.effects.rounding import Rounding
 from probmf.inference.marginal import MarginalModel
 from probmf.inference.marginal.host_density import HostDensity
-from probmf.inference.marginal.injection import Inject
+from probmf.inference.marginal.injection import Inject, ModelRun
 from probmf.inference.marginal.prepared import Prepared
 from probmf.inference.potential import Potential
 from probmf.inference.standard_coordinates import Coordinates, mixed_coordinates
 from probmf.models.mixed.program import MixedProgram
 from probmf.run.compilation import count_numbers
 from probmf.run.threads import Workers
+
+
+class Here(NamedTuple):
+    """A marginal model at one vector.
+
+    Attributes:
+        log_prior: Log density of the sites that are left, on the unconstrained scale.
+        latents: Their values.
+        run: All that the model says there.
+    """
+
+    log_prior: Array
+    latents: dict[str, Array]
+    run: ModelRun
 
 
 @jax.tree_util.register_pytree_node_class
@@ -90,14 +104,14 @@ class MarginalDensity(Potential):
 
     def medians(self) -> Array:
         """The start, to be traced."""
-        zeros = self.unravel(jnp.zeros(self.num_dims, jnp.result_type(float)))
-        inject = Inject(_prior, {})
-        with numpyro.handlers.block(), numpyro.handlers.seed(rng_seed=0):
-            values = constrain_fn(_prior, self.args, {}, zeros)
-            numpyro.handlers.substitute(inject, data=values)(*self.args)
-        return self.invert(
-            {name: median(inject.run.latent[name], inject.run.values[name]) for name in self.sites}
-        )
+        run = self.at(jnp.zeros(self.num_dims, jnp.result_type(float))).run
+        inner = {
+            name: biject_to(run.latent[name].support).inv(
+                median(run.latent[name], run.values[name])
+            )
+            for name in self.sites
+        }
+        return self.ravel(inner)
 
     @cached_property
     def host(self) -> HostDensity | None:
@@ -108,11 +122,17 @@ class MarginalDensity(Potential):
 
     def terms(self, vector: Array) -> tuple[Array, Array, list[Array]]:
         """The prior with what else the log density has, noise precision, and prior factors."""
-        prior = -potential_energy(_prior, self.args, {}, self.unravel(vector))
-        latents = self.constrain_prior(vector)
-        run = self.prepared.run(latents)
-        _, precision, extra = self.prepared.system(run, latents)
-        return prior + extra, precision, self.prepared.trils(run)
+        here = self.at(vector)
+        _, precision, extra = self.prepared.system(here.run, here.latents)
+        return here.log_prior + extra, precision, self.prepared.trils(here.run)
+
+    def at(self, vector: Array) -> Here:
+        """The model without its observations at a vector, run once, to be traced."""
+        own = self.prepared
+        inject = Inject(own.model, own.zeros(), own.target, own.hidden)
+        log_prior = -potential_energy(inject, own.args, own.kwargs, self.unravel(vector))
+        latents = {name: inject.run.values[name] for name in own.latent_shapes}
+        return Here(log_prior, latents, inject.run)
 
     def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         """Log density and its gradient."""
@@ -131,8 +151,7 @@ class MarginalDensity(Potential):
 
     def constrain_prior(self, vector: Array) -> dict[str, Array]:
         """The remaining sites at a vector, to be traced; does not touch the observations."""
-        values = constrain_fn(_prior, self.args, {}, self.unravel(vector))
-        return {name: values[name] for name in self.prepared.latent_shapes}
+        return self.at(vector).latents
 
     def log_prior(self, latents: Mapping[str, Array]) -> Array:
         """Log density of the remaining sites' own values, to be traced."""
@@ -149,12 +168,9 @@ class MarginalDensity(Potential):
 
         One factorization serves both.
         """
-        unravelled = self.unravel(vector)
-        prior = -potential_energy(_prior, self.args, {}, unravelled)
-        values = constrain_fn(_prior, self.args, {}, unravelled, return_deterministic=True)
-        latents = {n: v for n, v in values.items() if n in self.prepared.latent_shapes}
-        evidence, effects = self.prepared.draw(latents, wrap_words(words))
-        return prior + evidence, {**values, **effects}
+        here = self.at(vector)
+        evidence, effects = self.prepared.draw(here.latents, wrap_words(words), here.run)
+        return here.log_prior + evidence, {**here.latents, **here.run.computed, **effects}
 
 
 def _prior(prepared: Prepared) -> None:

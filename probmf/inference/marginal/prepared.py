@@ -134,9 +134,11 @@ class Prepared(PreparedModel):
         varying = statistics if self.statistics is None else None
         return varying, precision, self.trils(run)
 
-    def draw(self, latents: Values, key: Array) -> tuple[Array, dict[str, Array]]:
+    def draw(
+        self, latents: Values, key: Array, run: ModelRun | None = None
+    ) -> tuple[Array, dict[str, Array]]:
         """The log density, and a joint draw of the effect sites' values and what they determine."""
-        run = self.run(latents)
+        run = run or self.run(latents)
         statistics, precision, extra = self.system(run, latents)
         value, tables = draw_effects(
             self.pattern, statistics, self.trils(run), precision, key, self.flat

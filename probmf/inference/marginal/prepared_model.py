@@ -72,8 +72,16 @@ class PreparedModel:
         """
         raise NotImplementedError
 
-    def draw(self, latents: Values, key: Array) -> tuple[Array, dict[str, Array]]:
-        """The log density, and a joint draw of the effect sites' values and what they determine."""
+    def draw(
+        self, latents: Values, key: Array, run: ModelRun | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        """The log density, and a joint draw of the effect sites' values and what they determine.
+
+        Args:
+            latents: Values of the other latent sites.
+            key: JAX key.
+            run: The model at these, if it has been run.
+        """
         raise NotImplementedError
 
     def rows_left_out(self, latents: Values) -> Float[Array, " n"]:

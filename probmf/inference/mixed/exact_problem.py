@@ -66,8 +66,7 @@ class _ExactObjective:
 
     def terms(self, vector: Array) -> tuple[Array, Array, list[Array]]:
         """Terms that the evidence depends on; see `HostDensity`."""
-        latents = self.density.constrain_prior(vector)
-        run = self.prepared.run(latents)
+        _, latents, run = self.density.at(vector)
         _, precision, extra = self.prepared.system(run, latents)
         if self.objective == "map":
             extra = extra + self.density.log_prior(latents)
@@ -75,8 +74,7 @@ class _ExactObjective:
 
     def value(self, vector: Array) -> Array:
         """The objective, to be traced."""
-        latents = self.density.constrain_prior(vector)
-        run = self.prepared.run(latents)
+        _, latents, run = self.density.at(vector)
         statistics, precision, extra = self.prepared.system(run, latents)
         pattern = self.prepared.pattern
         if self.objective == "map":
@@ -103,8 +101,7 @@ class _ExactObjective:
 
     def means(self, vector: Array) -> list[Array]:
         """Conditional means of the effects, to be traced."""
-        latents = self.density.constrain_prior(vector)
-        run = self.prepared.run(latents)
+        _, latents, run = self.density.at(vector)
         statistics, precision, _ = self.prepared.system(run, latents)
         free = self._trils(run, jnp.eye)
         _, means = draw_effects(self.prepared.pattern, statistics, free, precision, None, self.flat)
@@ -117,8 +114,7 @@ class _ExactObjective:
 
     def covariance(self, vector: Array, block: int) -> Array:
         """Covariance of the effects of a block given the rest, to be traced."""
-        latents = self.density.constrain_prior(vector)
-        run = self.prepared.run(latents)
+        _, latents, run = self.density.at(vector)
         statistics, precision, _ = self.prepared.system(run, latents)
         free = self._trils(run, jnp.eye)
         return block_covariance(
