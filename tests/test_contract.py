@@ -211,6 +211,7 @@ LONG = (
     "svi mixed",
     "svi network counts",
     "map bursts",
+    "variational block",
 )
 
 

@@ -1,7 +1,7 @@
 """Draws by inversion: the exact distribution function at the draws is what was asked for."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +95,7 @@ def test_a_density_that_breaks_off_is_drawn_up_to_its_end() -> None:
         return jnp.where(x < 1.0, -0.5 * jnp.square(x), -jnp.inf)
 
     u = jnp.asarray((np.arange(400) + 0.5) / 400)
-    drawn = np.asarray(draw_by_inversion(log_density, u))
+    drawn = np.asarray(jax.jit(lambda u: draw_by_inversion(log_density, u))(u))
     exact = scipy.stats.truncnorm(-np.inf, 1.0).cdf(drawn)
     np.testing.assert_allclose(exact, u, atol=1e-5)
 
@@ -109,10 +109,12 @@ def test_blocks_first_guesses_of_the_ends_and_few_nodes_change_little(
     def log_density(x: jax.Array) -> jax.Array:
         return -jnp.expm1(skew * x) * 2.0 - 0.5 * jnp.square(x) + 2.0 * skew * x
 
-    whole = draw_by_inversion(log_density, u)
+    def drawn(*given: Any, **options: Any) -> Any:
+        return jax.jit(lambda *at: draw_by_inversion(log_density, *at, **options))(u, *given)
+
+    whole = drawn()
     monkeypatch.setattr(inversion, "BLOCK", 8)
-    np.testing.assert_allclose(draw_by_inversion(log_density, u), whole, rtol=1e-12)
-    fewer = draw_by_inversion(log_density, u, degree=5)
-    np.testing.assert_allclose(fewer, whole, atol=2e-3)
+    np.testing.assert_allclose(drawn(), whole, rtol=1e-12)
+    np.testing.assert_allclose(drawn(degree=5), whole, atol=2e-3)
     near = jnp.stack([jnp.linspace(0.01, 9.0, 25), jnp.linspace(300.0, 4.0, 25)])
-    np.testing.assert_allclose(draw_by_inversion(log_density, u, near), whole, atol=1e-4)
+    np.testing.assert_allclose(drawn(near), whole, atol=1e-4)

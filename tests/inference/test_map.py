@@ -90,7 +90,7 @@ def assert_same(
 
 
 @pytest.mark.parametrize("rich", [False, True], ids=["plain", "rich"])
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", slow(LIKELIHOODS, "probit"))
 def test_full_batch_gradient_is_that_of_the_objective(likelihood: str, rich: bool) -> None:
     check_full_batch_gradient(
         model_of(likelihood, rich=rich), table(binary=likelihood != "gaussian", weighted=rich)

@@ -475,7 +475,10 @@ def test_second_call_compiles_nothing(caplog: pytest.LogCaptureFixture) -> None:
         assert "Compiling" in caplog.text
 
 
-@pytest.mark.parametrize("law", [dist.Gamma(2.0, 1.0), dist.InverseGamma(2.0, 1.0)])
+@pytest.mark.parametrize(
+    "law",
+    [dist.Gamma(2.0, 1.0), pytest.param(dist.InverseGamma(2.0, 1.0), marks=pytest.mark.slow)],
+)
 def test_scales_with_a_prior_of_the_gamma_family(law: dist.Distribution) -> None:
     """NumPyro has their quantiles from a package that need not be there."""
     mixed = MixedEffects("y ~ 1 + (1 | g)", priors={"g_scale": law})

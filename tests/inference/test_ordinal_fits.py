@@ -30,7 +30,12 @@ MODEL = MatrixFactorization(1, Ordinal(LEVELS, link="probit"), user_scale=0.5, i
 
 
 @pytest.mark.parametrize(
-    ("method", "link"), [("cg", "logit"), ("cholesky", "probit"), ("coordinate", "logit")]
+    ("method", "link"),
+    [
+        ("cg", "logit"),
+        ("coordinate", "logit"),
+        pytest.param("cholesky", "probit", marks=pytest.mark.slow),
+    ],
 )
 def test_sweeps_never_raise_the_objective(method: str, link: LinkName) -> None:
     model = replace(MODEL, likelihood=Ordinal(LEVELS, link=link))

@@ -248,10 +248,11 @@ def test_bound_touches_and_is_never_below_the_loss(case: Case) -> None:
     likelihood = case.likelihood
     with jax.enable_x64(True):
         own, at = case.parameters(), jnp.asarray(GRID)
+        derivative = jax.jit(jax.vmap(jax.grad(lambda s, r: likelihood.loss(s, r, own))))
+        bound_at = jax.jit(likelihood.bound)
         for rating in case.ratings:
             ratings = jnp.full_like(at, rating)
-            curvature, slope = likelihood.bound(at, ratings, own)
-            derivative = jax.vmap(jax.grad(lambda s, r: likelihood.loss(s, r, own)))
+            curvature, slope = bound_at(at, ratings, own)
             np.testing.assert_allclose(-slope, derivative(at, ratings), rtol=1e-8, atol=1e-12)
             step = GRID[None, :] - GRID[:, None]
             loss = np.asarray(likelihood.loss(at, ratings, own))
@@ -266,10 +267,11 @@ def test_bound_touches_and_is_never_below_the_loss(case: Case) -> None:
 def test_slope_is_minus_the_derivative_of_the_loss(case: Case) -> None:
     with jax.enable_x64(True):
         own, at = case.parameters(), jnp.asarray(GRID)
-        derivative = jax.vmap(jax.grad(lambda s, r: case.likelihood.loss(s, r, own)))
+        derivative = jax.jit(jax.vmap(jax.grad(lambda s, r: case.likelihood.loss(s, r, own))))
+        slope_at = jax.jit(case.likelihood.slope)
         for rating in case.ratings:
             ratings = jnp.full_like(at, rating)
-            slope = case.likelihood.slope(at, ratings, own)
+            slope = slope_at(at, ratings, own)
             np.testing.assert_allclose(-slope, derivative(at, ratings), rtol=1e-8, atol=1e-12)
 
 
@@ -481,14 +483,14 @@ def test_far_from_its_interval_the_slope_points_to_the_nearest_end() -> None:
 def test_base_score_is_the_best_constant_score(case: Case, fraction: float) -> None:
     likelihood = case.likelihood
     with jax.enable_x64(True):
-        rng = np.random.default_rng(0)
+        rng, run = np.random.default_rng(0), jax.jit(likelihood.loss)
         rating = rng.choice(case.ratings, 17)
         for weight in (None, rng.uniform(fraction, 3, 17)):
             best = likelihood.base_score(rating, weight)
 
             def loss(score: float, weight: np.ndarray | None = weight) -> float:
                 own, scores = case.parameters(), jnp.full(17, score)
-                losses = likelihood.loss(scores, jnp.asarray(rating), own)
+                losses = run(scores, jnp.asarray(rating), own)
                 return float(np.average(losses, weights=weight))
 
             assert loss(best) <= min(loss(best - 1e-3), loss(best + 1e-3))
@@ -666,9 +668,9 @@ def test_log_of_an_interval(link: LinkName, x64: bool) -> None:
     start = law.logpdf(np.maximum(low, 0.0))
     at = low[..., None] + 0.5 * (high - low)[..., None] * (nodes + 1)
     mass = 0.5 * (high - low) * (np.exp(law.logpdf(at) - start[..., None]) @ weights)
-    found = np.asarray(log_interval(a, b, link))
+    found = np.asarray(jax.jit(log_interval, static_argnums=2)(a, b, link))
     np.testing.assert_allclose(found, np.log(mass) + start, rtol=1e-9 if x64 else 3e-6)
-    slope = np.asarray(interval_slope(a, b, link))
+    slope = np.asarray(jax.jit(interval_slope, static_argnums=2)(a, b, link))
     assert (slope >= (a if link == "probit" else -1.0)).all()
     assert (slope <= (b if link == "probit" else 1.0)).all()
 

@@ -82,7 +82,7 @@ def features(side: str, code: int, new_id: int) -> dict[str, Any]:
     return {**table, side: [new_id]}
 
 
-@pytest.mark.parametrize("side", ["user", "item"])
+@pytest.mark.parametrize("side", ["user", pytest.param("item", marks=pytest.mark.slow)])
 def test_a_new_row_is_predicted_as_one_with_the_same_features_and_no_rating(side: str) -> None:
     fit = point_fit()
     last = USERS - 1 if side == "user" else ITEMS - 1

@@ -33,7 +33,9 @@ def test_the_density_is_the_integral_over_the_effects(name: str) -> None:
     check_draws(example, effects, expected)
 
 
-@pytest.mark.parametrize("name", ["slopes and means", "crossed"])
+@pytest.mark.parametrize(
+    "name", ["slopes and means", pytest.param("crossed", marks=pytest.mark.slow)]
+)
 def test_single_precision_is_close(name: str) -> None:
     example = EXAMPLES[name]
     data = {n: jnp.asarray(v) for n, v in DATA.items()}
