@@ -5,9 +5,9 @@ of the same shapes traces and compiles nothing.
 """
 
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,26 @@ from probmf.run.compilation import as_tree, count_numbers, traced_jit
 type Place = jax.Device | NamedSharding
 
 
+class Structure(NamedTuple):
+    """All of a density's parts but their arrays.
+
+    Attributes:
+        tree: The structure of the parts.
+        fixed: Whole numbers among its leaves: place, value and type.
+    """
+
+    tree: Any
+    fixed: tuple[tuple[int, Any, type], ...]
+
+    def fill(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
+        """The parts with their arrays."""
+        leaves = list(arrays)
+        for place, value, _ in self.fixed:
+            leaves.insert(place, value)
+        found: tuple[Any, ...] = jax.tree.unflatten(self.tree, leaves)
+        return found
+
+
 class Form:
     """All of a potential but its arrays; hashed once, as every call of a program asks for it.
 
@@ -40,7 +60,10 @@ class Form:
     """
 
     def __init__(
-        self, structure: Any, shapes: tuple[tuple[str, tuple[int, ...]], ...], mark: Hashable = None
+        self,
+        structure: Structure,
+        shapes: tuple[tuple[str, tuple[int, ...]], ...],
+        mark: Hashable = None,
     ) -> None:
         """Keep them."""
         self.structure, self.shapes, self.mark = structure, shapes, mark
@@ -83,8 +106,18 @@ class Potential:
 
     def _hold(self, *parts: Any) -> None:
         """Take the parts of the density, and find the sites."""
-        leaves, structure = jax.tree.flatten(parts)
-        self.leaves: list[Any] = [jnp.asarray(leaf) for leaf in leaves]
+        leaves, tree = jax.tree.flatten(parts)
+        # Sizes of plates, for example; a program is made for these.
+        fixed = tuple(
+            (place, leaf, type(leaf))
+            for place, leaf in enumerate(leaves)
+            if isinstance(leaf, bool | int | np.bool_ | np.integer)
+        )
+        places = {place for place, *_ in fixed}
+        self.leaves: list[Any] = [
+            jnp.asarray(leaf) for place, leaf in enumerate(leaves) if place not in places
+        ]
+        structure = Structure(tree, fixed)
         self.form = Form(structure, ())
         with run_unchecked():  # Data are checked at the door.
             found = jax.jit(Potential._unconstrained).eval_shape(self)
@@ -109,8 +142,7 @@ class Potential:
 
     @cached_property
     def _parts(self) -> tuple[Any, ...]:
-        found: tuple[Any, ...] = jax.tree.unflatten(self.form.structure, self.leaves)
-        return found
+        return self.form.structure.fill(self.leaves)
 
     @property
     def model(self) -> Any:

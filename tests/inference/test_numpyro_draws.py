@@ -19,11 +19,11 @@ from probmf.run.driver import FitWarning
 GROUP, Y = np.array([0, 0, 1, 2, 2, 2, 3]), np.array([1.2, 2.1, -0.4, 0.3, 0.9, 0.1, -1.5])
 
 
-def model(group: np.ndarray, y: np.ndarray) -> None:
-    """Means of four groups."""
+def model(group: np.ndarray, y: np.ndarray, sizes: tuple[int, ...] = (4,)) -> None:
+    """Means of four groups; their number may be among the arguments."""
     scale = numpyro.sample("scale", dist.HalfNormal(2.0))
     numpyro.deterministic("variance", scale**2)
-    with numpyro.plate("school", 4):
+    with numpyro.plate("school", sizes[0]):
         effect = numpyro.sample("effect", dist.Normal(0.0, scale))
     with numpyro.plate("row", len(group)):
         numpyro.sample("y", dist.Normal(effect[group], 0.5), obs=y)
@@ -38,7 +38,7 @@ def test_draws_are_of_the_posterior(gate: float, monkeypatch: pytest.MonkeyPatch
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         tree: Any = sample_marginal(
-            marginalize(model), {"group": GROUP, "y": Y}, key=0, num_samples=2000,
+            marginalize(model), {"group": GROUP, "y": Y, "sizes": (4,)}, key=0, num_samples=2000,
             max_densities=most,
         )  # fmt: skip
     told = [str(one.message) for one in caught if one.category is FallbackWarning]
