@@ -20,7 +20,7 @@ type PathLike = str | os.PathLike[str]
 
 
 def in_one_line(error: Exception) -> str:
-    """What a library says of a file, to stand within a sentence."""
+    """A library's words about a file, to stand within a sentence."""
     return " ".join(str(error).split()).rstrip(" .")
 
 
