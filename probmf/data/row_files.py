@@ -170,7 +170,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _listed_wrongly(files: Mapping[str, Any]) -> str:
-    """Files that a manifest lists and a folder lacks, or the other way about, in words."""
+    """Wrong entry of a manifest, in words; empty if there is none."""
     needed = {f"{name}.npy" for name in NEEDED} | {f"{side}s.parquet" for side in SIDES}
     needed |= {f"{side}_{name}.npy" for side in SIDES for name in OF_ROWS[:-1]}
     if missing := sorted(needed - files.keys()):
