@@ -122,6 +122,7 @@ def climb(
         reach: How far each coordinate may go from its start.
         curvature: About the second derivatives, positive definite: the search is in coordinates
             where they are the identity, and its first step is Newton's, but no longer than one.
+            One that is not finite is left aside.
 
     Returns:
         SciPy's result; `success` is False unless a stationary point was found.
@@ -131,7 +132,9 @@ def climb(
     found = scipy.optimize.OptimizeResult(x=start, fun=value, jac=gradient, nit=0, success=True)
     if not len(start) or not np.isfinite(value) or not np.all(np.isfinite(gradient)):
         return found
-    turn = np.eye(len(start)) if curvature is None else _whitening(curvature, gradient)
+    turn = np.eye(len(start))
+    if curvature is not None and np.all(np.isfinite(curvature)):
+        turn = _whitening(curvature, gradient)
     first, wall, best, nit = (value, gradient), value, (value, start, gradient), 0
 
     def walled(moved: np.ndarray) -> tuple[float, np.ndarray]:

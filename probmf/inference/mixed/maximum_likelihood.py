@@ -114,7 +114,8 @@ def fit_marginal(
         if design.data.noise is not None and design.data.noise.groups:
             raise ValueError(
                 f"scale_formula {model.scale_formula!r} has group terms, whose effects can't be "
-                "integrated out exactly, so there is no marginal likelihood. Use sample_nuts."
+                "integrated out exactly, so there is no marginal likelihood. "
+                f"Use sample_{'marginal' if model.likelihood.normal else 'nuts'}."
             )
         centred = model.centred
         if objective == "map" and design.data.mixing is not None:

@@ -145,12 +145,13 @@ class NoiseDensity(Potential):
         """All sites but the mean's effects at a vector, those in the noise drawn; to be traced."""
         values = constrain_fn(_prior, self.args, {}, self.unravel(vector))
         integral = self.integral
-        with numpyro.handlers.block(), numpyro.handlers.seed(rng_seed=0):
-            with numpyro.handlers.substitute(data=values):
-                groups = integral.groups()
-            with numpyro.handlers.substitute(data=values):
-                noise = integral.noise.groups
-                roots = [integral.program.scales(term, integral.data.priors) for term in noise]
+        with (
+            numpyro.handlers.block(),
+            numpyro.handlers.seed(rng_seed=0),
+            numpyro.handlers.substitute(data=values),
+        ):
+            groups, terms = integral.groups(), integral.noise.groups
+            roots = [integral.program.scales(term, integral.data.priors) for term in terms]
         whitened = draw_effects_of_groups(groups, wrap_words(words))
         return {name: values[name] for name in self.sites} | integral.effects(whitened, roots)
 

@@ -187,9 +187,8 @@ def sample_marginal(
             )
             return concluded(fit)
         if has_noise_integral(target.args[0]):
-            return concluded(
-                _with_noise(target, int(num_samples), random_key, begin, max_densities, progress)
-            )
+            fit = _with_noise(target, int(num_samples), random_key, begin, max_densities, progress)
+            return concluded(fit, lost_digits=target.lost_digits(fit.samples))
         density = MarginalDensity.of_mixed(model.program, target.args, target.sites)
         try:
             draws = draw_marginal(
