@@ -26,7 +26,7 @@ from probmf.models.linear_predictor import linear_predictor
 from probmf.models.observations import Observations
 from probmf.results import RatingsFit
 from probmf.results.measures import measure
-from probmf.results.sampling import Sampling
+from probmf.results.records import Sampling
 
 SCALES = ("noise_scale", "user_scale", "user_bias_scale", "item_bias_scale", "intercept")
 PROBES = 200

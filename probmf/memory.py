@@ -1,5 +1,7 @@
-"""Memory that is free, asked before work that would take more."""
+"""Memory that is free, asked before work that would take more; memory and time that were taken."""
 
+import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,3 +40,28 @@ def require_memory(size: float, what: str, advice: str, share: float | None = No
             f"{what} takes {size / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free, of which "
             f"{share:.0%} may be taken. {advice}"
         )
+
+
+def resources() -> str:
+    """Tell the seconds since this process began, and the most memory that it has had.
+
+    Returns:
+        Both in words, for the end of a notebook or a script.
+
+    Example:
+        >>> print(resources())  # doctest: +SKIP
+        14 s and 712 MiB of memory
+    """
+    process = psutil.Process()
+    seconds = time.time() - process.create_time()
+    return f"{seconds:.0f} s and {_peak(process) / 2**20:.0f} MiB of memory"
+
+
+def _peak(process: psutil.Process) -> int:
+    """The largest resident set, bytes."""
+    if sys.platform == "win32":
+        return int(process.memory_info().peak_wset)
+    import resource  # Not there on Windows.
+
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else largest * 1024

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from probmf import metrics
 from probmf.datasets import load_movielens, simulate_catalogue, simulate_ratings
 from probmf.datasets.pairs import _draw_by_ranking, _draw_by_rejection, draw_pairs
-from probmf.datasets.titles import invent_titles
+from probmf.datasets.simulation import invent_titles
 
 SMALL = {"num_users": 60, "num_items": 40, "num_ratings": 700, "num_factors": 3}
 

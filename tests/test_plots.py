@@ -13,8 +13,7 @@ from scipy.special import ndtri
 
 from probmf import Bernoulli, Gaussian, MatrixFactorization, Ratings, plots
 from probmf.datasets import Simulation, simulate_ratings
-from probmf.plots.factors import leading_directions
-from probmf.plots.labels import place_labels
+from probmf.plots.factors import leading_directions, place_labels
 from probmf.results import History, RatingsFit
 
 

@@ -22,7 +22,7 @@ from probmf import Bernoulli, Gaussian, MatrixFactorization, Ratings
 from probmf.cli import app
 from probmf.models import MixedEffects
 from probmf.report import write_report
-from probmf.report.residuals import surprises
+from probmf.report.shared import surprises
 from probmf.results import History, MixedFit, RatingsFit, Sampling
 
 BROWSER = next(

@@ -12,8 +12,8 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from probmf.data import Ratings, Vocabulary
+from probmf.data.column import BOOLEANS, INTEGERS, TEXT, UUIDS
 from probmf.data.files import read_csv, read_parquet
-from probmf.data.kinds import BOOLEANS, INTEGERS, TEXT, UUIDS
 from probmf.data.side_tables import align_features
 from probmf.results import RatingsFit, directory, load
 

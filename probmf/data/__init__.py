@@ -1,11 +1,11 @@
 """The data door: tables with ids come in, arrays with codes go on, and ids come back."""
 
 from probmf.data.confidence import confidence_weights
-from probmf.data.duplicates import Duplicates
 from probmf.data.encoder import Encoder
 from probmf.data.examples import Examples, ExamplesWarning
 from probmf.data.features import Features
 from probmf.data.keys import as_generator, as_key, wrap_words
+from probmf.data.rating_fields import Duplicates
 from probmf.data.ratings import Ratings
 from probmf.data.user_item_pairs import encode_pairs
 from probmf.data.vocabulary import Vocabulary

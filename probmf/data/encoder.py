@@ -9,8 +9,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float
 
-from probmf.data.column import Column, plain, refuse, sentence, some_of
-from probmf.data.kinds import TEXT
+from probmf.data.column import TEXT, Column, plain, refuse, sentence, some_of
 from probmf.data.tables import load, require_columns
 from probmf.data.vocabulary import Vocabulary
 

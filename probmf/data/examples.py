@@ -10,10 +10,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from probmf import html
-from probmf.data.column import Column, objects, refuse, some_of
+from probmf.data.column import BOOLEANS, TEXT, Column, objects, refuse, some_of
 from probmf.data.encoder import equal_columns, is_constant, standardization
 from probmf.data.keys import as_generator
-from probmf.data.kinds import BOOLEANS, TEXT
 from probmf.data.tables import load, read_table
 from probmf.data.vocabulary import Vocabulary
 

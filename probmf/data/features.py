@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from probmf.data.column import Column, sentence
+from probmf.data.column import BOOLEANS, NUMBERS, TEXT, Column, sentence
 from probmf.data.encoder import (
     KINDS,
     ColumnEncoding,
@@ -23,7 +23,6 @@ from probmf.data.encoder import (
     standardization,
     words,
 )
-from probmf.data.kinds import BOOLEANS, NUMBERS, TEXT
 from probmf.data.vocabulary import Vocabulary
 
 #: Levels that a column of text may have to be taken for a category unasked.

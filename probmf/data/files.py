@@ -8,8 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from probmf.data.column import sentence
-from probmf.data.kinds import is_text
+from probmf.data.column import is_text, sentence
 from probmf.data.tables import IDS_ELSEWHERE, refuse_doubled, require_columns
 from probmf.memory import require_memory
 

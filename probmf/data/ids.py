@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from probmf.data.column import objects, sentence
-from probmf.data.kinds import (
+from probmf.data.column import (
     BOOLEANS,
     BYTES,
     DATES,
@@ -27,7 +26,9 @@ from probmf.data.kinds import (
     TUPLES,
     UUIDS,
     array_kind,
+    objects,
     python_kind,
+    sentence,
 )
 from probmf.data.tables import load
 

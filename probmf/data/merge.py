@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from probmf.data.duplicates import Duplicates, RatingColumns, resolve_duplicates
-from probmf.data.rating_table import RatingTable
+from probmf.data.rating_fields import Duplicates, resolve_duplicates
+from probmf.data.rating_table import RatingColumns, RatingTable
 from probmf.data.side_tables import extend_features, read_side_table, realign_features
 from probmf.data.vocabulary import Vocabulary
 

@@ -10,13 +10,39 @@ import numpy as np
 import pyarrow as pa
 
 from probmf.data.column import FINITE, LARGEST, refuse, refuse_large
-from probmf.data.duplicates import RatingColumns
 from probmf.data.vocabulary import Vocabulary
 from probmf.rows.store import RowStore, sort_rows
 
 #: Ratings of a block.
 BLOCK = 1 << 20
 NOTHING_CHOSEN = "rows chooses no rating at all; at least one is needed."
+
+
+class RatingColumns(NamedTuple):
+    """The columns of a table of ratings, n rows each."""
+
+    user: np.ndarray
+    item: np.ndarray
+    rating: np.ndarray
+    weight: np.ndarray | None
+    time: np.ndarray | None
+    columns: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, table: Any) -> "RatingColumns":
+        """The columns of a `RatingTable`."""
+        return cls(*(getattr(table, name) for name in cls._fields))
+
+    def take(self, rows: np.ndarray | slice) -> "RatingColumns":
+        """Some of the rows."""
+        kept: dict[str, Any] = {
+            name: None if values is None else values[rows]
+            for name, values in self._asdict().items()
+            if name != "columns"
+        }
+        return RatingColumns(
+            **kept, columns={name: own[rows] for name, own in self.columns.items()}
+        )
 
 
 class RowsByUser(NamedTuple):

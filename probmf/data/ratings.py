@@ -9,9 +9,14 @@ import pyarrow as pa
 from scipy.sparse import csr_array, sparray, spmatrix
 
 from probmf.data import merge
-from probmf.data.duplicates import Duplicates
 from probmf.data.files import PathLike, infer_ids, read_csv, read_parquet
-from probmf.data.rating_fields import FrameOptions, build_fields, matrix_fields, wanted_columns
+from probmf.data.rating_fields import (
+    Duplicates,
+    FrameOptions,
+    build_fields,
+    matrix_fields,
+    wanted_columns,
+)
 from probmf.data.rating_summary import RatingSummary, describe, describe_html
 from probmf.data.side_tables import labels
 from probmf.data.sort_files import MEMORY_LIMIT, POLICIES, open_files

@@ -20,11 +20,10 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 import pyarrow.parquet
 
-from probmf.data.column import DROP, plain, sentence
-from probmf.data.duplicates import RatingColumns, combine
+from probmf.data.column import CLOCK, DROP, NUMBERS, TIMES, array_kind, plain, sentence
 from probmf.data.files import PathLike, parse_ids
-from probmf.data.kinds import CLOCK, NUMBERS, TIMES, array_kind
-from probmf.data.rating_table import RatingTable
+from probmf.data.rating_fields import combine
+from probmf.data.rating_table import RatingColumns, RatingTable
 from probmf.data.row_files import (
     FILES,
     FURTHER,

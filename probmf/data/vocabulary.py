@@ -8,9 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from probmf.data.column import Column, plain, sentence
+from probmf.data.column import DATES, DURATIONS, NOTHING, Column, plain, sentence
 from probmf.data.ids import Ids, factorize, first_repeat, read_ids, to_arrow
-from probmf.data.kinds import DATES, DURATIONS, NOTHING
 from probmf.data.tables import load
 
 

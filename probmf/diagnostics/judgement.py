@@ -21,6 +21,10 @@ class DiagnosticWarning(UserWarning):
     """Warning that draws should not be relied upon as they are."""
 
 
+class FallbackWarning(UserWarning):
+    """Warning that NUTS took the place of importance sampling, and why."""
+
+
 class Complaint(NamedTuple):
     """Something that is wrong.
 

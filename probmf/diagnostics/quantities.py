@@ -13,7 +13,7 @@ from jaxtyping import Float
 from probmf.results import MixedFit, NetworkFit, RatingsFit
 from probmf.results.draws import Draws
 from probmf.results.mixed_summary import is_effect, scalars
-from probmf.results.network_predict import mixtures
+from probmf.results.network_fit import mixtures
 
 #: Fits whose draws can be judged.
 type AnyFit = RatingsFit | MixedFit | NetworkFit

@@ -20,7 +20,7 @@ from probmf.results.measures import (
     most_suspect,
     varying,
 )
-from probmf.results.sampling import Sampling
+from probmf.results.records import Sampling
 from probmf.results.table import Table
 
 

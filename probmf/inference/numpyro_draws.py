@@ -14,9 +14,8 @@ from jaxtyping import Array
 from probmf.diagnostics.judgement import DiagnosticWarning, complaints, statistics
 from probmf.diagnostics.quantities import Quantity
 from probmf.diagnostics.summary import measured_rows
-from probmf.diagnostics.verdict import OPENING
 from probmf.inference.drawn_back import SiteArrays
-from probmf.inference.final_warning import PACKAGE
+from probmf.inference.final_warning import OPENING, PACKAGE
 from probmf.inference.importance_rounds import most_densities
 from probmf.inference.marginal.marginal_model import MarginalModel
 from probmf.inference.nuts.transitions import constrain_chains
@@ -25,7 +24,7 @@ from probmf.inference.vector_draws import draw_vectors
 from probmf.models.sites import Sites
 from probmf.numpyro_setup import run_unchecked
 from probmf.results.arviz_tree import arviz_tree
-from probmf.results.sampling import Sampling
+from probmf.results.records import Sampling
 
 
 def draw_posterior(

@@ -10,15 +10,16 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from probmf.data.keys import as_generator
+from probmf.diagnostics.judgement import FallbackWarning
 from probmf.inference.drawn_back import SiteArrays
-from probmf.inference.final_warning import PACKAGE, FallbackWarning
+from probmf.inference.final_warning import PACKAGE
 from probmf.inference.importance import K_HAT_GATE, NoModeError, find_mode, resample
 from probmf.inference.importance_rounds import MAX_DIMS, Rounds
 from probmf.inference.marginal.evaluators import NotServedError, cut
 from probmf.inference.marginal.host_density import CHUNK
 from probmf.inference.nuts.pooled_warmup import PooledNuts
 from probmf.inference.potential import Potential
-from probmf.results.sampling import Sampling
+from probmf.results.records import Sampling
 from probmf.rows.store import num_workers
 from probmf.run.driver import FitWarning, progress_bar
 from probmf.run.threads import Workers, workers

@@ -15,11 +15,11 @@ from scipy import optimize, special
 
 from probmf.data.column import such_rows
 from probmf.likelihoods.base import Scores
-from probmf.likelihoods.concentration import Concentrated
 from probmf.likelihoods.links import log_sigmoid
 from probmf.likelihoods.log_gamma import log_beta
 from probmf.likelihoods.normal_integrals import expected_square_of_sigmoid, sigmoid_moments
 from probmf.likelihoods.parameters import is_number
+from probmf.likelihoods.quadrature import Concentrated
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 from numpyro.distributions import Distribution, constraints
 
-from probmf.data.column import Column, such_rows
-from probmf.data.kinds import TEXT
+from probmf.data.column import TEXT, Column, such_rows
 from probmf.likelihoods.base import Likelihood, Predicted, Scores
 from probmf.likelihoods.gaussian import weighted
 from probmf.likelihoods.quadrature import QuadratureLikelihood

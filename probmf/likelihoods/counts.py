@@ -16,9 +16,8 @@ from scipy import special
 
 from probmf.data.column import such_rows
 from probmf.likelihoods.base import Predicted, Scores
-from probmf.likelihoods.concentration import Concentrated
 from probmf.likelihoods.log_gamma import log_gamma_tails
-from probmf.likelihoods.rates import RateLikelihood, rate, rate_moments
+from probmf.likelihoods.quadrature import Concentrated, RateLikelihood, rate, rate_moments
 
 
 class Counts(RateLikelihood):

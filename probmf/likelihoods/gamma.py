@@ -13,9 +13,8 @@ from numpyro.distributions import constraints
 
 from probmf.data.column import such_rows
 from probmf.likelihoods.base import Predicted, Scores
-from probmf.likelihoods.concentration import Concentrated
 from probmf.likelihoods.log_gamma import log_gamma_rest, log_gamma_tails
-from probmf.likelihoods.rates import STEEPEST, RateLikelihood, rate, rate_moments
+from probmf.likelihoods.quadrature import STEEPEST, Concentrated, RateLikelihood, rate, rate_moments
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from probmf.likelihoods.normal_integrals import (
     expected_square_of_sigmoid,
     host_average,
 )
-from probmf.likelihoods.rates import STEEPEST, rate
+from probmf.likelihoods.quadrature import STEEPEST, rate
 
 type LinkName = Literal["logit", "probit"]
 type AnswerLink = Literal["logit", "probit", "cloglog"]

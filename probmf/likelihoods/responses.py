@@ -7,9 +7,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Float
 
-from probmf.data.column import Column
+from probmf.data.column import BOOLEANS, Column
 from probmf.data.examples import Examples
-from probmf.data.kinds import BOOLEANS
 from probmf.data.vocabulary import read_levels
 
 

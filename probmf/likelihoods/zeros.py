@@ -20,7 +20,7 @@ from probmf.likelihoods.base import Optional, Scores
 from probmf.likelihoods.counts import Counts, NegativeBinomial, Poisson
 from probmf.likelihoods.normal_integrals import average
 from probmf.likelihoods.parameters import check_parameter, is_number
-from probmf.likelihoods.rates import rate
+from probmf.likelihoods.quadrature import rate
 from probmf.likelihoods.responses import ResponseValues, naming_column
 
 #: Own parameters where none were given.

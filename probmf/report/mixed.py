@@ -9,8 +9,7 @@ from probmf.models.mixed.priors import ColumnLaws
 from probmf.plots.intervals import LABELLED
 from probmf.report import shared
 from probmf.report.page import Section, Tile, columns, facts, heading, picture, table, text
-from probmf.report.residuals import surprise_words, surprises
-from probmf.report.shared import INTERVAL, INTERVAL_NAME
+from probmf.report.shared import INTERVAL, INTERVAL_NAME, surprise_words, surprises
 from probmf.results import MixedFit
 from probmf.results.mixtures import tails
 from probmf.results.table import Table

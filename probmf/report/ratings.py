@@ -8,8 +8,7 @@ from probmf import plots
 from probmf.data import as_generator
 from probmf.report import shared
 from probmf.report.page import Section, Tile, columns, facts, heading, picture, raw, table, text
-from probmf.report.residuals import Surprise, surprise_words, surprises
-from probmf.report.shared import INTERVAL, INTERVAL_NAME
+from probmf.report.shared import INTERVAL, INTERVAL_NAME, Surprise, surprise_words, surprises
 from probmf.results import RatingsFit
 from probmf.results.mixtures import tails
 from probmf.results.table import Table

@@ -6,19 +6,16 @@ from probmf import numpyro_setup  # noqa: F401  # Before anything that imports N
 from probmf.results.anova import anova
 from probmf.results.draw_store import open_draws
 from probmf.results.estimates import Estimates
-from probmf.results.explain import Explanation
 from probmf.results.fit import Fit
-from probmf.results.history import History
 from probmf.results.load import load
 from probmf.results.maximum import Maximum
 from probmf.results.mixed_fit import MixedFit
 from probmf.results.network_fit import NetworkFit
+from probmf.results.one_user import Explanation, Questions, RankPosterior
 from probmf.results.predictions import Predictions
-from probmf.results.questions import Questions
-from probmf.results.rank_posterior import RankPosterior
 from probmf.results.ratings_fit import RatingsFit
 from probmf.results.recommend import Recommendations
-from probmf.results.sampling import Sampling
+from probmf.results.records import History, Sampling
 
 __all__ = [
     "Estimates",

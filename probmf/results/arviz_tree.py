@@ -7,7 +7,7 @@ import arviz_base
 import numpy as np
 
 from probmf.models.sites import Sites
-from probmf.results.sampling import Sampling
+from probmf.results.records import Sampling
 
 
 def arviz_tree(

@@ -12,11 +12,10 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from probmf.likelihoods import Likelihood
-from probmf.results.candidates import Exclusions
 from probmf.results.draws import Draws
 from probmf.results.mixtures import BLOCK, row_blocks, tails
 from probmf.results.prediction_intervals import Mixtures, ScoreMixture
-from probmf.results.ranking import Order, block_size, top_scores, unit_rows
+from probmf.results.ranking import Exclusions, Order, block_size, top_scores, unit_rows
 from probmf.results.scores import Codes, Column, Scores
 from probmf.rows.placement import LineDevices
 from probmf.rows.store import Side

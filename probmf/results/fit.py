@@ -17,12 +17,10 @@ from probmf.models.sites import Sites
 from probmf.results.arviz_tree import arviz_tree
 from probmf.results.asked import check_num_draws
 from probmf.results.densities import at_draws
-from probmf.results.history import History
-from probmf.results.pickled import Pickled, frozen
 from probmf.results.prediction_intervals import Mixtures
 from probmf.results.prior_draws import draw_prior
 from probmf.results.prior_draws import log_prior as log_prior_at
-from probmf.results.sampling import Sampling
+from probmf.results.records import History, Pickled, Sampling, frozen
 from probmf.results.storage import write_fit
 from probmf.settings import own_settings
 

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from probmf.data.column import Column, objects, some_of
-from probmf.data.kinds import BOOLEANS
+from probmf.data.column import BOOLEANS, Column, objects, some_of
 from probmf.data.tables import Frame, load
 from probmf.likelihoods.parameters import is_number
 from probmf.models.mixed import Design

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from probmf import html
-from probmf.results.pickled import Pickled, frozen
+from probmf.results.records import Pickled, frozen
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -15,12 +15,11 @@ from probmf.data import as_generator
 from probmf.likelihoods import Likelihood
 from probmf.models.mixed import Design, Encoded, MixedEffects
 from probmf.models.mixed.design import encode_rows
-from probmf.models.mixed.grouping import Unseen
+from probmf.models.mixed.encoding import Unseen
 from probmf.models.sites import Sites
 from probmf.results.asked import check_at_least, check_choice, check_interval
 from probmf.results.estimates import Estimates
 from probmf.results.fit import Fit
-from probmf.results.history import History
 from probmf.results.marginal_effects import By, Comparison, EffectQuery, Slope
 from probmf.results.maximum import Maximum
 from probmf.results.mixed_predict import (
@@ -39,12 +38,11 @@ from probmf.results.mixed_predict import (
     without,
 )
 from probmf.results.mixed_summary import is_effect, summarize_sites
-from probmf.results.moments import RowMoments
 from probmf.results.point_errors import PointErrors
 from probmf.results.prediction_intervals import Kind, Mixtures
 from probmf.results.predictions import Predictions
 from probmf.results.prior_draws import log_prior as log_prior_at
-from probmf.results.sampling import Sampling
+from probmf.results.records import History, RowMoments, Sampling
 from probmf.results.storage import write_fit
 from probmf.results.table import Table
 from probmf.results.training_columns import used_columns

@@ -17,7 +17,7 @@ from probmf.results.measures import (
     sd_errors,
 )
 from probmf.results.mixtures import tails
-from probmf.results.sampling import Sampling
+from probmf.results.records import Sampling
 from probmf.results.table import Table
 
 #: ArviZ's names, in its order.

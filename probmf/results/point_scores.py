@@ -15,13 +15,12 @@ from jaxtyping import Array, Float, Int
 from scipy.special import ndtri
 
 from probmf.likelihoods import Likelihood
-from probmf.results.candidates import Exclusions
 from probmf.results.mixtures import row_blocks
-from probmf.results.plug_in import PlugIn
 from probmf.results.prediction_intervals import Mixtures, ScoreMixture
 from probmf.results.ranking import (
     BLOCK_SCORES,
     ONE,
+    Exclusions,
     Order,
     block_size,
     in_parts,
@@ -30,6 +29,7 @@ from probmf.results.ranking import (
     top_products,
     unit_rows,
 )
+from probmf.results.row_conditionals import PlugIn
 from probmf.results.scores import Codes, Column, Scores
 from probmf.rows.placement import LineDevices
 from probmf.rows.store import Side

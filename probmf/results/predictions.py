@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -147,29 +147,6 @@ def with_ids(
     if len(set(own)) < 2 or set(own) & columns.keys():
         names = {name: name for name in names}
     return {names[name]: ids_to_arrow(of, name) for name, of in ids.items()} | dict(columns)
-
-
-class ItemLines(Tabular):
-    """Results with a line for each of some items of one user."""
-
-    id_column: str
-    #: Fields that make the lines, the items' ids first.
-    _lines: ClassVar[tuple[str, ...]]
-    _num_ids = 1
-
-    def __len__(self) -> int:
-        """Number of lines."""
-        return len(getattr(self, self._lines[0]))
-
-    def to_arrow(self) -> pa.Table:
-        """One line per item: its id, called as in the training data, and its numbers by name.
-
-        Raises:
-            TypeError: If the kind of the ids has no Arrow type.
-        """
-        ids, *names = self._lines
-        columns = {name: getattr(self, name) for name in names}
-        return pa.table(with_ids({"item": getattr(self, ids)}, ("user", self.id_column), columns))
 
 
 def ids_to_arrow(ids: np.ndarray, name: str) -> pa.Array:

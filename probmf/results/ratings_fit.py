@@ -14,26 +14,26 @@ from probmf.likelihoods import Likelihood
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.sites import Sites
 from probmf.results.asked import check_interval, read_pairs
-from probmf.results.candidates import Exclude, Exclusions
 from probmf.results.draw_scores import DrawScores
 from probmf.results.draws import Draws
-from probmf.results.explain import Explanation, explain
 from probmf.results.fit import Fit
-from probmf.results.history import History
-from probmf.results.moments import RowMoments
 from probmf.results.new_rows import add_users, extend, extend_ratings
-from probmf.results.plug_in import PlugIn
+from probmf.results.one_user import (
+    Explanation,
+    Questions,
+    RankPosterior,
+    choose_next,
+    explain,
+    rank_posterior,
+)
 from probmf.results.point_scores import PointScores
 from probmf.results.prediction_intervals import Mixtures
 from probmf.results.predictions import Predictions, id_columns
-from probmf.results.questions import Questions, choose_next
-from probmf.results.rank_posterior import RankPosterior, rank_posterior
-from probmf.results.ranking import RankBy
-from probmf.results.recommend import Recommendations, recommend, similar
-from probmf.results.row_conditionals import Conditionals
-from probmf.results.sampling import Sampling
+from probmf.results.ranking import Exclusions, RankBy
+from probmf.results.recommend import Exclude, Recommendations, recommend, similar
+from probmf.results.records import History, RowMoments, Sampling, Traces
+from probmf.results.row_conditionals import Conditionals, PlugIn
 from probmf.results.scores import Scores
-from probmf.results.traces import Traces
 from probmf.rows.placement import Devices
 from probmf.rows.store import SIDES, Side
 from probmf.settings import own_settings

@@ -1,16 +1,20 @@
-"""Exact conditionals of single rows given the other side: fold-in and plug-in uncertainty."""
+"""Exact conditionals of rows given the other side: fold-in, mean and variance of scores."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from probmf.data import Ratings
+from probmf.models.factorization import MatrixFactorization
 from probmf.results.draws import Draws, row_centers
 from probmf.rows import problem as row_problem
-from probmf.rows.batches import Batch, batches, rows_of
+from probmf.rows.batches import Batch, batches, power_of_two, rows_of
 from probmf.rows.problem import RowProblem
 from probmf.rows.store import RowRatings, Side
 from probmf.rows.sweep import zero_moments
@@ -153,3 +157,232 @@ class Conditionals:
                 "gram": gram, "gram_shift": gram_shift, "center": center,
             }  # fmt: skip
             yield batch, RowProblem(**fields)
+
+
+#: Bytes that the spreads of one block of rows may take.
+SPREAD_BYTES = 1 << 28
+#: Pairs whose spreads are multiplied at once; a block should stay in a level-2 cache.
+PAIR_BLOCK = 64
+#: Pairs whose factors are multiplied at once.
+MEAN_BLOCK = 1 << 16
+
+
+@dataclass(frozen=True, eq=False)
+class PlugIn:
+    r"""Scores :math:`\mu + b + c + u \cdot v` when the rows of both sides are uncertain.
+
+    Rows (b, u) and (c, v) are taken as independent, each with its point value as mean and with
+    the covariance C or D that it has given the other side (see `Conditionals.roots`). The score
+    then has variance
+
+    .. math:: (1, v)^\top C (1, v) + (1, u)^\top D (1, u) + \mathrm{tr}(C_{uu} D_{vv}) .
+
+    That is a product of one vector of the user and one of the item, their `spread`, so that a
+    block of variances is one matrix product. Code -1 stands for a row that the fit does not know,
+    under its prior.
+
+    Args:
+        conditionals: The rows of the fit.
+    """
+
+    conditionals: Conditionals
+
+    @property
+    def model(self) -> MatrixFactorization:
+        """The factorization."""
+        return self.conditionals.draws.model
+
+    @property
+    def data(self) -> Ratings:
+        """The training ratings."""
+        return self.conditionals.draws.data
+
+    @property
+    def tables(self) -> dict[Side, Float[np.ndarray, "rows1 d"]]:
+        """Rows of both sides, with a row at the prior mean of a new one at the end."""
+        return self.conditionals.tables
+
+    def known(self, side: Side, codes: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """True where rows have a rating in the fit (one of weight zero is none)."""
+        return self.conditionals.draws.known(side, codes)
+
+    def means(
+        self, user: Int[np.ndarray, " n"], item: Int[np.ndarray, " n"]
+    ) -> Float[np.ndarray, " n"]:
+        """Scores of pairs at the point values."""
+        intercept = float(self.conditionals.intercept)
+        scores = np.empty(len(user))
+        for start in range(0, len(user), MEAN_BLOCK):
+            part = slice(start, start + MEAN_BLOCK)
+            # -1 addresses the last row, which is the prior's.
+            x, y = self.tables["user"][user[part]], self.tables["item"][item[part]]
+            products = np.einsum("nd,nd->n", x[:, 1:], y[:, 1:])
+            scores[part] = intercept + x[:, 0] + y[:, 0] + products
+        return scores
+
+    def variances(
+        self, user: Int[np.ndarray, " n"], item: Int[np.ndarray, " n"]
+    ) -> Float[np.ndarray, " n"]:
+        """Plug-in variances of the scores of pairs.
+
+        Args:
+            user: User codes.
+            item: Item codes.
+
+        Returns:
+            Variances. Blocks of rows bound the memory; the time is that of an exact ALS
+            half-sweep over the rows (over the items again for every block of users, or the other
+            way round, whichever are fewer), plus O(n d^2).
+        """
+        return self._products(self.spread, user, item)
+
+    def prior_variances(
+        self, user: Int[np.ndarray, " n"], item: Int[np.ndarray, " n"]
+    ) -> Float[np.ndarray, " n"]:
+        """Variances of the scores of pairs by their rows without ratings, which have the prior.
+
+        Args:
+            user: User codes.
+            item: Item codes.
+
+        Returns:
+            Variances; 0 where both rows have ratings, whose own uncertainty is left out. Cost
+            O(n d).
+        """
+        total = np.zeros(len(user))
+        new = np.flatnonzero(~(self.known("user", user) & self.known("item", item)))
+        total[new] = self._products(self.prior_spread, user[new], item[new])
+        return total
+
+    def _products(
+        self, spread: Callable[[Side, np.ndarray], np.ndarray], user: np.ndarray, item: np.ndarray
+    ) -> np.ndarray:
+        """Products of the spreads of pairs, by blocks of rows."""
+        variance = np.empty(len(user))
+        sides: tuple[Side, Side] = ("user", "item")
+        outer, inner = user, item
+        if len(np.unique(item)) < len(np.unique(user)):
+            sides, (outer, inner) = ("item", "user"), (item, user)
+        for chosen, rows in self._blocks(outer):
+            left = spread(sides[0], rows)
+            for inside, others in self._blocks(inner[chosen]):
+                right = spread(sides[1], others)
+                at = chosen[inside]
+                # Sorted, so that neighbours read the same row of the larger side.
+                at = at[np.argsort(outer[at], kind="stable")]
+                here, there = np.searchsorted(rows, outer[at]), np.searchsorted(others, inner[at])
+                for start in range(0, len(at), PAIR_BLOCK):
+                    part = slice(start, start + PAIR_BLOCK)
+                    products = np.einsum("nd,nd->n", left[here[part]], right[there[part]])
+                    variance[at[part]] = products
+        return np.maximum(variance, 0.0)
+
+    def prior_spread(
+        self, side: Side, codes: Int[np.ndarray, " rows"]
+    ) -> Float[np.ndarray, "rows p"]:
+        """Vectors whose product, one of a user and one of an item, is that variance.
+
+        Args:
+            side: Whose rows.
+            codes: Which; -1 is the prior's.
+
+        Returns:
+            The vectors, of length p = 3 d - 1.
+        """
+        squares = np.square(self.tables[side][codes].astype(np.float64))
+        squares[:, 0] = 1.0  # A bias counts as one.
+        rows = self.conditionals
+        variance = rows.prior_variance(side, np.maximum(codes, 0)) * rows.free(side)
+        variance[codes < 0] = rows.new_variance(side)
+        variance[self.known(side, codes)] = 0.0
+        own = (variance, squares) if side == "user" else (squares, variance)
+        return np.concatenate([*own, variance[:, 1:]], axis=1)
+
+    def _blocks(self, codes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Pairs and their distinct codes, increasing, in blocks whose spreads fit in memory."""
+        distinct = np.unique(codes)
+        size = self.spread_rows
+        for start in range(0, len(distinct), size):
+            block = distinct[start : start + size]
+            inside = (codes >= block[0]) & (codes <= block[-1])
+            yield np.flatnonzero(inside), block
+
+    @property
+    def spread_rows(self) -> int:
+        """Number of rows whose spreads fit in memory."""
+        size = self.conditionals.num_columns
+        itemsize = jnp.result_type(float).itemsize
+        return max(1, SPREAD_BYTES // (itemsize * size * (size + 1)))
+
+    def spread(self, side: Side, codes: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows p"]:
+        """Vectors whose product, one of a user and one of an item, is the score's variance.
+
+        Args:
+            side: Whose rows.
+            codes: Which; -1 is the prior's.
+
+        Returns:
+            The vectors, of length p = d (d + 1).
+        """
+        covariance = self._zeros(len(codes))
+        covariance[codes < 0] = self._pack(np.diag(self.conditionals.new_variance(side))[None])
+        known = np.flatnonzero(codes >= 0)
+        for part, root in self.conditionals.roots(side, codes[known]):
+            padded = np.pad(root, ((0, power_of_two(len(root)) - len(root)), (0, 0), (0, 0)))
+            matrices = np.asarray(_covariances(in_precision(padded)))
+            covariance[known[part]] = self._pack(matrices[: len(root)])
+        return self._join(side, self.tables[side][codes], covariance)
+
+    @cached_property
+    def catalogue_spread(self) -> Float[np.ndarray, "items p"]:
+        """Spreads of all items, kept: drawing for one user after another asks for them again."""
+        return self.spread("item", np.arange(self.data.num_items))
+
+    def exact_spread(
+        self, side: Side, rows: Float[np.ndarray, "rows d"]
+    ) -> Float[np.ndarray, "rows p"]:
+        """Spreads of rows whose values are known exactly: their covariance is zero."""
+        return self._join(side, rows, self._zeros(len(rows)))
+
+    def _zeros(self, num_rows: int) -> np.ndarray:
+        return np.zeros((num_rows, len(self._upper)), jnp.result_type(float))
+
+    def _join(self, side: Side, rows: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+        design = rows.astype(covariance.dtype)
+        design[:, 0] = 1.0
+        first, second = self._indices
+        outer = np.take(design, first, axis=1) * np.take(design, second, axis=1)
+        if side == "user":
+            # The product of the factors' covariances is the trace; biases have no part in it.
+            return np.concatenate([outer + covariance * (first > 0), covariance], axis=1)
+        # An entry off the diagonal stands for two.
+        twice = np.where(first == second, 1, 2).astype(design.dtype)
+        return np.concatenate([covariance * twice, outer * twice], axis=1)
+
+    def draw(
+        self, side: Side, codes: Int[np.ndarray, " rows"], noise: Float[np.ndarray, "rows d"]
+    ) -> Float[np.ndarray, "rows d"]:
+        """Rows drawn from their conditionals, from standard Normal noise."""
+        drawn = self.tables[side][codes].astype(np.float64)
+        drawn[codes < 0] += noise[codes < 0] * np.sqrt(self.conditionals.new_variance(side))
+        known = np.flatnonzero(codes >= 0)
+        for part, root in self.conditionals.roots(side, codes[known]):
+            drawn[known[part]] += np.einsum("rd,rde->re", noise[known[part]], root)
+        return drawn
+
+    @cached_property
+    def _indices(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.triu_indices(self.conditionals.num_columns)
+
+    @cached_property
+    def _upper(self) -> np.ndarray:
+        return np.ravel_multi_index(self._indices, 2 * (self.conditionals.num_columns,))
+
+    def _pack(self, matrices: Float[np.ndarray, "rows d d"]) -> Float[np.ndarray, "rows q"]:
+        """The upper triangles of symmetric matrices."""
+        return np.take(matrices.reshape(len(matrices), -1), self._upper, axis=1)
+
+
+@jax.jit
+def _covariances(roots: Array) -> Array:
+    return jnp.einsum("rij,rik->rjk", roots, roots)

@@ -15,10 +15,8 @@ from jaxtyping import Bool, Float, Int
 from probmf.data import Ratings
 from probmf.models.factorization import MatrixFactorization
 from probmf.results.asked import check_at_least
-from probmf.results.candidates import Exclusions
 from probmf.results.draws import Draws
 from probmf.results.mixtures import mixture_quantiles, tails
-from probmf.results.plug_in import PlugIn
 from probmf.results.prediction_intervals import (
     Mixtures,
     Summary,
@@ -27,7 +25,8 @@ from probmf.results.prediction_intervals import (
     summarize,
     tail_probability,
 )
-from probmf.results.ranking import Order
+from probmf.results.ranking import Exclusions, Order
+from probmf.results.row_conditionals import PlugIn
 from probmf.rows.placement import LineDevices
 from probmf.rows.store import Side
 

@@ -10,7 +10,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 
 from probmf.data import Encoder, Features, Vocabulary
 from probmf.data.encoder import ColumnEncoding
-from probmf.results.codec import Parts, decode, encode
+from probmf.results.storage import Parts, decode, encode
 
 USERS = Vocabulary.from_values(["ann", "bob", "cho", "dee"], "user")[0]
 TABLE: dict[str, Any] = {

@@ -20,8 +20,7 @@ from probmf import (
     sample_nuts,
 )
 from probmf.diagnostics import DiagnosticWarning, summary
-from probmf.diagnostics.verdict import judged
-from probmf.inference.final_warning import concluded
+from probmf.inference.final_warning import concluded, judged
 from probmf.results import MixedFit, NetworkFit, RatingsFit, Sampling
 from probmf.run.driver import FitWarning
 

@@ -14,13 +14,13 @@ import scipy.special
 import scipy.stats
 
 from probmf import MatrixFactorization, MixedEffects, diagnostics, sample_marginal
+from probmf.diagnostics import FallbackWarning
 from probmf.inference import importance_rounds, target
 from probmf.inference.marginal.evaluators import Evaluator
 from probmf.inference.marginal.host_density import CHUNK
 from probmf.inference.marginal.prepared_model import PreparedModel
 from probmf.inference.mixed import importance_sampler as sampler
 from probmf.inference.mixed import sampling as sampling
-from probmf.inference.mixed.sampling import FallbackWarning
 from probmf.inference.nuts import pooled_warmup as pooled
 from probmf.inference.nuts.pooled_warmup import PooledNuts
 from probmf.inference.nuts.transitions import NoStartError

@@ -11,9 +11,9 @@ import pytest
 from scipy.stats import halfnorm, norm
 
 from probmf import marginalize, sample_marginal
+from probmf.diagnostics import FallbackWarning
 from probmf.diagnostics.judgement import DiagnosticWarning
 from probmf.inference import importance_rounds
-from probmf.inference.final_warning import FallbackWarning
 from probmf.run.driver import FitWarning
 
 GROUP, Y = np.array([0, 0, 1, 2, 2, 2, 3]), np.array([1.2, 2.1, -0.4, 0.3, 0.9, 0.1, -1.5])

@@ -13,12 +13,12 @@ import scipy.special
 import scipy.stats
 
 from probmf import MixedEffects, sample_marginal
+from probmf.diagnostics import FallbackWarning
 from probmf.diagnostics.judgement import DiagnosticWarning
 from probmf.inference import importance_rounds
 from probmf.inference.mixed import quadrature_sampler
 from probmf.inference.mixed.integral import Integral, IntegralDensity
 from probmf.inference.mixed.quadrature_importance import _Proposals
-from probmf.inference.mixed.sampling import FallbackWarning
 from probmf.inference.nuts import pooled_warmup
 from probmf.run.threads import workers
 

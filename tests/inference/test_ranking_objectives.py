@@ -14,8 +14,8 @@ from probmf.data import Ratings
 from probmf.inference.point.map import fit_map
 from probmf.inference.point.minibatch import RatingBatch
 from probmf.inference.point.optimizer import ADAGRAD
-from probmf.inference.point.pairwise import LOSSES
 from probmf.inference.point.ranking_objective import (
+    LOSSES,
     Contest,
     RankingObjective,
     Unseen,

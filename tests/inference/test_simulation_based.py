@@ -14,7 +14,7 @@ import pytest
 import scipy.stats
 
 from probmf import MixedEffects, sample_marginal, sample_nuts
-from probmf.inference.mixed.sampling import FallbackWarning
+from probmf.diagnostics import FallbackWarning
 from probmf.results import MixedFit
 
 GROUPS, EACH, REPLICATIONS, RANKS, BINS = 5, 4, 120, 60, 12

@@ -35,8 +35,7 @@ from probmf.likelihoods.normal_integrals import (
 )
 from probmf.likelihoods.ordered import Ordered, OrderedNormal, interval_slope, log_interval
 from probmf.likelihoods.parameters import check_parameter, check_scale
-from probmf.likelihoods.quadrature import QuadratureLikelihood
-from probmf.likelihoods.rates import RateLikelihood
+from probmf.likelihoods.quadrature import QuadratureLikelihood, RateLikelihood
 from probmf.likelihoods.zeros import (
     HurdleNegativeBinomial,
     HurdlePoisson,

@@ -18,7 +18,7 @@ from probmf import (
     plots,
 )
 from probmf.results import History, Maximum, MixedFit, RatingsFit, Sampling
-from probmf.results.moments import RowMoments
+from probmf.results.records import RowMoments
 from probmf.results.table import Table, shown
 
 FRAME = {

@@ -16,7 +16,7 @@ from scipy.special import expit, ndtr, ndtri
 from probmf import Bernoulli, Gaussian, MatrixFactorization, Ratings, fit_als, metrics
 from probmf.datasets import simulate_ratings
 from probmf.models.linear_predictor import linear_predictor
-from probmf.results import plug_in, row_conditionals
+from probmf.results import row_conditionals
 from probmf.rows import problem as row_problem
 
 SCALES = np.linspace(0.5, 1.5, 14), np.linspace(0.4, 0.9, 11)
@@ -159,9 +159,9 @@ def test_blocks_change_nothing(
     pairs = everything()
     whole = fit.predict(pairs)
     monkeypatch.setattr(row_conditionals, "BATCH_BYTES", 1)
-    monkeypatch.setattr(plug_in, "SPREAD_BYTES", 200)
-    monkeypatch.setattr(plug_in, "PAIR_BLOCK", 3)
-    monkeypatch.setattr(plug_in, "MEAN_BLOCK", 7)
+    monkeypatch.setattr(row_conditionals, "SPREAD_BYTES", 200)
+    monkeypatch.setattr(row_conditionals, "PAIR_BLOCK", 3)
+    monkeypatch.setattr(row_conditionals, "MEAN_BLOCK", 7)
     assert fit._plug_in.spread_rows == 2
     cut = fit.predict(pairs)
     for name in ("mean", "sd", "lower", "upper"):

@@ -10,7 +10,7 @@ from rings import slow
 from scipy.special import expit, ndtr, ndtri
 
 from probmf import Bernoulli, Gaussian, MatrixFactorization, Ordinal, Ratings
-from probmf.results import RatingsFit, plug_in, ranking, row_conditionals
+from probmf.results import RatingsFit, ranking, row_conditionals
 from probmf.results.point_scores import top_uncertain
 from probmf.results.ranking import Order, top_products
 
@@ -189,7 +189,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, fit: Any) -> Non
     whole = [fit.recommend(k=4, rank_by=rank_by) for rank_by in ("mean", "lower", "upper")]
     monkeypatch.setattr(ranking, "BLOCK_SCORES", 1)
     monkeypatch.setattr(row_conditionals, "BATCH_BYTES", 1)
-    monkeypatch.setattr(plug_in, "SPREAD_BYTES", 3 * 4 * 4 * 5)
+    monkeypatch.setattr(row_conditionals, "SPREAD_BYTES", 3 * 4 * 4 * 5)
     assert fit._plug_in.spread_rows == 3
     for rank_by, expected in zip(("mean", "lower", "upper"), whole, strict=True):
         cut = fit.recommend(k=4, rank_by=rank_by)

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 from probmf import Bernoulli, Gaussian, MatrixFactorization, Ratings, load, shards
 from probmf.results import History, RatingsFit, Sampling, directory
-from probmf.results.codec import Parts, decode
+from probmf.results.storage import Parts, decode
 
 ARRAYS = "arrays.0.safetensors"
 

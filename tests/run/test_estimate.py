@@ -13,8 +13,7 @@ from probmf.results import History
 from probmf.run import driver
 from probmf.run.checkpoint import Checkpoint
 from probmf.run.driver import FitWarning
-from probmf.run.estimate import estimate
-from probmf.run.stopping import Info
+from probmf.run.estimate import Info, estimate
 
 nan, inf = np.nan, np.inf
 Step = float | str | type[BaseException]

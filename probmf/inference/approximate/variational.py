@@ -57,8 +57,7 @@ from probmf.rows.values import Prior, Rows, RowSums
 from probmf.run.checkpoint import open_checkpoint
 from probmf.run.checks import check_counts, check_tol, require
 from probmf.run.driver import FitWarning
-from probmf.run.estimate import estimate
-from probmf.run.stopping import Info
+from probmf.run.estimate import Info, estimate
 from probmf.settings import own_settings
 
 #: Tables of all rows that a fit holds: means, variances and precisions, each present and new.

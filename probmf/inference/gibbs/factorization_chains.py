@@ -21,7 +21,7 @@ from probmf.models.observations import Observations
 from probmf.models.parameter_table import ParameterTable
 from probmf.results import RatingsFit
 from probmf.results.asked import read_pairs
-from probmf.results.traces import Traces, Watched
+from probmf.results.records import Traces, Watched
 from probmf.rows.placement import RowShards
 from probmf.rows.store import SIDES, num_workers
 from probmf.rows.sweep import by_loops, lay_out

@@ -9,7 +9,7 @@ import numpy as np
 from probmf.inference.gibbs.chains import Engine, GibbsChains, GibbsSettings
 from probmf.memory import require_memory
 from probmf.results import Sampling
-from probmf.results.moments import RowMoments
+from probmf.results.records import RowMoments
 from probmf.run.draw_stream import StreamLayout, StreamSite
 
 #: Draws of the rows that are kept by default, of all chains.

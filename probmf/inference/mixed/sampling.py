@@ -11,7 +11,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from probmf.data import as_key
-from probmf.inference.final_warning import PACKAGE, FallbackWarning, concluded
+from probmf.diagnostics.judgement import FallbackWarning
+from probmf.inference.final_warning import PACKAGE, concluded
 from probmf.inference.importance import K_HAT_GATE, NoModeError
 from probmf.inference.importance_rounds import ImportanceDraws, most_densities
 from probmf.inference.marginal.density import MarginalDensity
@@ -29,7 +30,7 @@ from probmf.inference.target import Target
 from probmf.inference.vector_draws import draw_vectors
 from probmf.models import MixedEffects
 from probmf.results import MixedFit
-from probmf.results.sampling import Sampling
+from probmf.results.records import Sampling
 from probmf.run.checks import check_counts, require
 from probmf.run.driver import FitWarning, warn_incomplete
 from probmf.settings import own_settings

@@ -30,7 +30,7 @@ from probmf.inference.target import Target
 from probmf.memory import require_memory
 from probmf.models import MatrixFactorization, MixedEffects, Network
 from probmf.results import MixedFit, NetworkFit, RatingsFit
-from probmf.results.sampling import Sampling
+from probmf.results.records import Sampling
 from probmf.rows.placement import Devices, chain_devices, chain_meshes, on_all
 from probmf.run.checkpoint import Checkpoint, open_checkpoint
 from probmf.run.checks import check_counts, check_warmup, require

@@ -39,8 +39,7 @@ from probmf.rows.sweep import Method, by_loops, half_sweep, lay_out, zero_moment
 from probmf.rows.values import Prior, Rows, RowSums
 from probmf.run.checkpoint import open_checkpoint
 from probmf.run.checks import check_counts, check_tol, require
-from probmf.run.estimate import estimate
-from probmf.run.stopping import Info
+from probmf.run.estimate import Info, estimate
 from probmf.settings import own_settings
 
 #: Tables of all rows that a fit holds: measured, 7 with loops and 9 with XLA's programs.

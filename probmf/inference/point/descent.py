@@ -19,7 +19,7 @@ from probmf.inference.point.optimizer import (
     own_rate,
 )
 from probmf.inference.point.row_updates import unseen, update_rows
-from probmf.run.stopping import Info
+from probmf.run.estimate import Info
 
 
 class Objective(Protocol):

@@ -25,8 +25,7 @@ from probmf.inference.point.optimizer import (
     network_rule,
     rating_rule,
 )
-from probmf.inference.point.pairwise import LOSSES
-from probmf.inference.point.ranking_objective import RankingObjective, UserItemPairs
+from probmf.inference.point.ranking_objective import LOSSES, RankingObjective, UserItemPairs
 from probmf.inference.point.validation import NetworkValidation
 from probmf.inference.starts import (
     initial_parameters,
@@ -44,9 +43,8 @@ from probmf.rows.placement import Devices, row_mesh, spans_processes
 from probmf.rows.store import num_workers
 from probmf.run.checkpoint import PACKAGES, open_checkpoint
 from probmf.run.checks import check_counts, check_tol, require
-from probmf.run.estimate import estimate
+from probmf.run.estimate import HeldOutStop, estimate
 from probmf.run.fingerprint import fingerprint
-from probmf.run.stopping import HeldOutStop
 from probmf.settings import own_settings
 
 #: What is lowered; all but the first are of `LOSSES`.

@@ -1,4 +1,4 @@
-"""Held-out errors that a point fit stops by; the rule is in `probmf.run.stopping`."""
+"""Held-out errors that a point fit stops by; the rule is in `probmf.run.estimate`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +19,7 @@ from probmf.models.linear_predictor import linear_predictor
 from probmf.models.network import Network
 from probmf.models.network_data import NetworkData
 from probmf.models.observations import Observations
-from probmf.results.candidates import Exclusions
-from probmf.results.ranking import top_products
+from probmf.results.ranking import Exclusions, top_products
 
 #: Length of the lists that ranking is judged by.
 LIST = 10

@@ -19,9 +19,8 @@ from probmf.models.mixed.distinct import (
     refuse_repeats,
     refuse_same_names,
 )
-from probmf.models.mixed.encoding import ColumnEncoder
+from probmf.models.mixed.encoding import ColumnEncoder, GroupEncoder
 from probmf.models.mixed.formula import GroupFormula, ParsedFormula
-from probmf.models.mixed.grouping import GroupEncoder
 from probmf.models.mixed.priors import (
     WIDTH,
     PredictorColumns,

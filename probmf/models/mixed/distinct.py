@@ -6,9 +6,8 @@ import numpy as np
 from scipy.linalg import qr
 
 from probmf.models.mixed.design import PredictorCoding, TermCoding
-from probmf.models.mixed.encoding import ColumnEncoder
+from probmf.models.mixed.encoding import ColumnEncoder, GroupEncoder
 from probmf.models.mixed.formula import ParsedFormula
-from probmf.models.mixed.grouping import GroupEncoder
 from probmf.models.mixed.variables import variables
 
 #: Columns whose part outside the span of the others is smaller than this share of their standard

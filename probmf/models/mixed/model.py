@@ -9,11 +9,9 @@ from jaxtyping import Array
 from probmf import html
 from probmf.likelihoods.censored import Censored
 from probmf.likelihoods.registry import read_likelihood
-from probmf.models.mixed.arrays import MixedData
+from probmf.models.mixed.arrays import MixedData, join_rows
 from probmf.models.mixed.build import build_design
-from probmf.models.mixed.cells import join_rows
-from probmf.models.mixed.coordinates import coords, dims
-from probmf.models.mixed.design import Design, Encoded, encode_rows
+from probmf.models.mixed.design import Design, Encoded, coords, dims, encode_rows
 from probmf.models.mixed.formula import ParsedFormula, parse_formula
 from probmf.models.mixed.program import MixedProgram
 from probmf.models.sites import Sites
