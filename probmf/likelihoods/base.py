@@ -36,7 +36,7 @@ Scores = Any
 
 #: Methods that not every likelihood has; what needs them is refused without.
 type Optional = Literal[
-    "augment", "bound", "cutpoint_terms", "expected_bound", "in_units", "log_tails", "mean_square"
+    "augment", "bound", "cutpoint_terms", "expected_bound", "in_units", "log_tails", "mean_variance"
 ]
 
 
@@ -330,6 +330,10 @@ class Likelihood(BaseLikelihood):
         """
         return 0.0
 
+    def middle(self, offset: np.ndarray) -> float:
+        """The one offset in place of those of all rows, where responses have no place."""
+        return float(np.mean(offset))
+
     @property
     def stated(self) -> dict[str, Any]:
         """Own parameters that the user has given: numbers, or priors."""
@@ -420,8 +424,8 @@ class Likelihood(BaseLikelihood):
     def mean(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
         """Expected rating given the score."""
 
-    def mean_square(self, scores: np.ndarray, sd: np.ndarray) -> np.ndarray:
-        """Mean of the square of the expected rating when the score is Normal, on the host.
+    def mean_variance(self, scores: np.ndarray, sd: np.ndarray) -> np.ndarray:
+        """Variance of the expected rating when the score is Normal, on the host.
 
         Optional; for an expected rating that rises with the score, whatever the own parameters.
         """

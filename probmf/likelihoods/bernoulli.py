@@ -15,6 +15,7 @@ from probmf.data.column import Column, such_rows
 from probmf.likelihoods.augmentation import draw_between, draw_polya_gamma
 from probmf.likelihoods.base import Likelihood, Optional, Predicted, Scores
 from probmf.likelihoods.links import ANSWERS, LINKS, AnswerLink, Answers, check_link, log_sigmoid
+from probmf.likelihoods.normal_integrals import host_variance
 from probmf.likelihoods.responses import ResponseValues, naming_column
 
 
@@ -52,7 +53,7 @@ class Bernoulli(Likelihood):
 
     def has(self, method: Optional) -> bool:
         """Under a link that is not symmetric there is no bound, and no latent variable."""
-        return super().has(method) and (self.link in LINKS or method == "mean_square")
+        return super().has(method) and (self.link in LINKS or method == "mean_variance")
 
     @property
     def kind(self) -> str:
@@ -167,9 +168,9 @@ class Bernoulli(Likelihood):
         """Probability of a one given the score."""
         return self._link.cdf(jnp.asarray(scores))
 
-    def mean_square(self, scores: np.ndarray, sd: np.ndarray) -> np.ndarray:
-        """Mean of the square of the probability of a one, on the host, as the score varies."""
-        return self._link.expected_square(scores, sd)
+    def mean_variance(self, scores: np.ndarray, sd: np.ndarray) -> np.ndarray:
+        """Variance of the probability of a one, on the host, as the score varies."""
+        return host_variance(self._link.host_cdf, scores, sd)
 
     def tail(
         self, scores: Scores, threshold: Scores, scales: Mapping[str, Array], sd: Scores = None

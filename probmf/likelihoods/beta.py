@@ -17,7 +17,7 @@ from probmf.data.column import such_rows
 from probmf.likelihoods.base import Scores
 from probmf.likelihoods.links import log_sigmoid
 from probmf.likelihoods.log_gamma import log_beta
-from probmf.likelihoods.normal_integrals import expected_square_of_sigmoid, sigmoid_moments
+from probmf.likelihoods.normal_integrals import host_variance, sigmoid_moments
 from probmf.likelihoods.parameters import is_number
 from probmf.likelihoods.quadrature import Concentrated
 
@@ -137,9 +137,9 @@ class Beta(Concentrated):
         """The sigmoid of the score."""
         return sigmoid(jnp.asarray(scores))
 
-    def mean_square(self, scores: np.ndarray, sd: np.ndarray) -> np.ndarray:
-        """Mean of the square of the sigmoid, on the host, as the score varies."""
-        return np.asarray(expected_square_of_sigmoid(scores, sd))
+    def mean_variance(self, scores: np.ndarray, sd: np.ndarray) -> np.ndarray:
+        """Variance of the sigmoid, on the host, as the score varies."""
+        return host_variance(special.expit, scores, sd)
 
     def integrate(self, mean: Scores, sd: Scores, scales: Mapping[str, Array]) -> tuple:
         """Mean and sd of a rating whose score is Normal(mean, sd), within 1e-8."""

@@ -200,6 +200,11 @@ class Censored(QuadratureLikelihood):
         found: np.ndarray | float = self.law.place(response)
         return found
 
+    def middle(self, offset: np.ndarray) -> float:
+        """The one offset in place of those of all rows."""
+        found: float = self.law.middle(offset)
+        return found
+
     def base_score(self, rating: np.ndarray, weight: np.ndarray | None) -> float:
         """The score that fits the numbers best if all are responses."""
         return float(self.law.base_score(rating, weight))

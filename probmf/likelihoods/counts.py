@@ -53,6 +53,10 @@ class Counts(RateLikelihood):
         """The logarithm of the mean count: a count of zero has no place on that scale."""
         return self.base_score(response, None)
 
+    def middle(self, offset: np.ndarray) -> float:
+        """The logarithm of the mean exposure, as that is of the mean count."""
+        return float(special.logsumexp(offset) - np.log(len(offset)))
+
     def reach(self, scores: Array, threshold: Array, scales: Mapping[str, Array]) -> Array:
         """P(count >= threshold) given the score."""
         least = jnp.ceil(threshold)

@@ -68,23 +68,26 @@ class Gamma(Concentrated, RateLikelihood):
     ) -> Array:
         """Positive numbers."""
         own = scales["concentration"]
-        drawn = rate(scores) * jax.random.gamma(key, own, shape) / own
+        drawn = jnp.exp(scores) * jax.random.gamma(key, own, shape) / own
         return jnp.maximum(drawn, jnp.finfo(drawn.dtype).tiny)
 
     def loss(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
         r"""Minus log likelihood, :math:`\phi (x - 1 - \log x) + \log r + c(\phi)`, x = r / m."""
-        own, log = scales["concentration"], _log(rating)
-        misfit = rating * rate(-jnp.asarray(scores)) - 1.0 - (log - scores)
-        return own * misfit + log + log_gamma_rest(own)
+        own, apart = scales["concentration"], _apart(scores, rating)
+        return own * (rate(apart) - 1.0 - apart) + _log(rating) + log_gamma_rest(own)
 
     def slope(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
         """Rating by mean, less one, times the concentration."""
-        share = rating * jnp.exp(jnp.minimum(-jnp.asarray(scores), STEEPEST))
+        share = jnp.exp(jnp.minimum(_apart(scores, rating), STEEPEST))
         return scales["concentration"] * (share - 1.0)
 
     def information(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
         """Fisher information of a score: the concentration."""
         return jnp.broadcast_to(scales["concentration"], jnp.shape(scores))
+
+    def mean(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
+        """The exponential function of the score, in whatever units that is."""
+        return jnp.exp(jnp.asarray(scores))
 
     def integrate(self, mean: Scores, sd: Scores, scales: Mapping[str, Array]) -> tuple:
         """Mean and sd of a rating whose mean is log-normal."""
@@ -94,7 +97,7 @@ class Gamma(Concentrated, RateLikelihood):
     def reach(self, scores: Array, threshold: Array, scales: Mapping[str, Array]) -> Array:
         r"""The incomplete gamma function :math:`Q(\phi, \phi t / m)`."""
         own = jnp.asarray(scales["concentration"], scores.dtype)
-        share = jnp.maximum(threshold, 0.0) * rate(-scores)
+        share = jnp.where(threshold > 0.0, rate(_apart(scores, threshold)), 0.0)
         return gammaincc(own, own * share)
 
     def log_tails(
@@ -102,7 +105,7 @@ class Gamma(Concentrated, RateLikelihood):
     ) -> tuple[Array, Array]:
         """Logarithms of the incomplete gamma functions."""
         own = jnp.asarray(scales["concentration"])
-        below, above = log_gamma_tails(own, own * rating * rate(-jnp.asarray(scores)))
+        below, above = log_gamma_tails(own, own * rate(_apart(scores, rating)))
         return above, below
 
     def steepness(self, threshold: Array, scales: Mapping[str, Array]) -> Array:
@@ -114,6 +117,11 @@ class Gamma(Concentrated, RateLikelihood):
         share = rating / np.asarray(predicted.mean, np.float64)
         deviance = float(2.0 * np.mean(share - 1.0 - np.log(share)))
         return super().errors(rating, predicted) | {"deviance": deviance}
+
+
+def _apart(scores: Scores, rating: Scores) -> Array:
+    """Logarithm of a rating over its mean, which has no units."""
+    return _log(rating) - jnp.asarray(scores)
 
 
 def _log(rating: Scores) -> Array:

@@ -14,9 +14,6 @@ from scipy import special
 from probmf.likelihoods.normal_integrals import (
     average,
     expected_sigmoid,
-    expected_square_of_ndtr,
-    expected_square_of_sigmoid,
-    host_average,
 )
 from probmf.likelihoods.quadrature import STEEPEST, rate
 
@@ -59,8 +56,8 @@ class Answers(Protocol):
         """Means of 1 - F(x) and F(x) when x is Normal(mean, sd); an sd of None is zero."""
         ...
 
-    def expected_square(self, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
-        """Mean of the square of F(x) when x is Normal(mean, sd), on the host."""
+    def host_cdf(self, x: np.ndarray) -> np.ndarray:
+        """F(x) in double precision, on the host."""
         ...
 
 
@@ -85,10 +82,6 @@ class Link(Answers, Protocol):
 
     def curvature(self, x: Numbers) -> Numbers:
         """Curvature of a quadratic in x that touches minus `log_cdf` and lies above it."""
-        ...
-
-    def host_cdf(self, x: np.ndarray) -> np.ndarray:
-        """F(x) in double precision, on the host."""
         ...
 
     def expected_cdf(self, mean: Numbers, sd: Numbers) -> Numbers:
@@ -212,7 +205,6 @@ class Logit(_Symmetric):
     quantile = staticmethod(special.logit)
     host_cdf = staticmethod(special.expit)
     noise = staticmethod(jax.random.logistic)
-    expected_square = staticmethod(expected_square_of_sigmoid)
 
     def cdf(self, x: Numbers) -> Numbers:
         """The sigmoid function."""
@@ -253,7 +245,6 @@ class Probit(_Symmetric):
     quantile = staticmethod(special.ndtri)
     host_cdf = staticmethod(special.ndtr)
     noise = staticmethod(jax.random.normal)
-    expected_square = staticmethod(expected_square_of_ndtr)
 
     def cdf(self, x: Numbers) -> Numbers:
         """The Normal distribution function."""
@@ -328,9 +319,9 @@ class Cloglog:
 
         return both(mean) if sd is None else average(both, mean, sd)
 
-    def expected_square(self, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
-        """By the trapezoid rule."""
-        return host_average(lambda x: np.square(np.expm1(-np.exp(np.minimum(x, 700.0)))), mean, sd)
+    def host_cdf(self, x: np.ndarray) -> np.ndarray:
+        """The same in double precision, on the host."""
+        return np.asarray(-np.expm1(-np.exp(np.minimum(x, 700.0))))
 
 
 LINKS: dict[str, Link] = {"logit": Logit(), "probit": Probit()}

@@ -9,7 +9,6 @@ import numpy as np
 from jax import lax
 from jax.scipy.special import ndtr
 from jaxtyping import Array
-from scipy import special
 
 #: The logistic distribution as a mixture of Normals with mean zero: weights, and the reciprocals
 #: of their standard deviations (Monahan and Stefanski 1992, eight components).
@@ -84,25 +83,29 @@ def sigmoid_moments(mean: Any, sd: Any) -> tuple[Array, Array, Array]:
     return center, noise, jnp.maximum(center * (1.0 - center) - noise, 0.0)
 
 
-def host_average(function: Callable[[np.ndarray], np.ndarray], mean: Any, sd: Any) -> np.ndarray:
-    """The same as `average` of a function on the host, for a rise that is 1 wide or wider.
+def host_variance(function: Callable[[np.ndarray], np.ndarray], mean: Any, sd: Any) -> np.ndarray:
+    """Variance of a function of a Normal variable, on the host, by the trapezoid rule.
 
     Args:
-        function: Takes scores, and gives as many numbers.
+        function: Takes scores, and gives as many numbers; its rise is 1 wide or wider.
         mean: Means of the scores.
         sd: Their standard deviations, which broadcast against the means.
 
     Returns:
-        The means.
+        The variances, right to some digits however small they are.
     """
     mean, sd = np.broadcast_arrays(np.asarray(mean, np.float64), np.asarray(sd, np.float64))
-    steepest = max(float(np.max(sd, initial=1.0)), 1.0)
-    places = REACH * np.linspace(-1.0, 1.0, int(min(8 * REACH * steepest, MOST_STEPS)))
+    count = int(min(4 * REACH * max(float(np.max(sd, initial=1.0)), 1.0), MOST_STEPS))
+    places = REACH * (2.0 * (np.arange(count) + 0.5) / count - 1.0)
     mass = np.exp(-0.5 * np.square(places))
-    total = np.zeros(mean.shape)
+    # About the value at the mean, so that nothing is subtracted from its like.
+    center = function(mean)
+    first, second = np.zeros(mean.shape), np.zeros(mean.shape)
     for z, weight in zip(places, mass / mass.sum(), strict=True):
-        total += weight * function(mean + z * sd)
-    return total
+        apart = function(mean + z * sd) - center
+        first += weight * apart
+        second += weight * np.square(apart)
+    return np.maximum(second - np.square(first), 0.0)
 
 
 def expected_sigmoid(mean: Any, sd: Any, cdf: Any = ndtr) -> Any:
@@ -135,40 +138,3 @@ def expected_sigmoid(mean: Any, sd: Any, cdf: Any = ndtr) -> Any:
     square = xp.square(sd)
     tail = xp.exp(xp.minimum(mean + 0.5 * square, 0.0))
     return xp.where(mean + 1.5 * square < TAIL, tail, total)
-
-
-def expected_square_of_sigmoid(mean: Any, sd: Any) -> Any:
-    r"""Mean of the square of a sigmoid whose argument is Normal.
-
-    It is the mean of the sigmoid less that of its slope :math:`p (1 - p)`.
-
-    Args:
-        mean: Means of the arguments, on the host.
-        sd: Their standard deviations, which broadcast against the means.
-
-    Returns:
-        The means, within 6e-8 of the integrals.
-    """
-    slope = 0.0
-    for weight, precision in zip(WEIGHTS, PRECISIONS, strict=True):
-        width = np.sqrt(1.0 + np.square(precision * sd))
-        density = np.exp(-0.5 * np.square(precision * mean / width)) / np.sqrt(2 * np.pi)
-        slope = slope + weight * precision / width * density
-    return expected_sigmoid(mean, sd, special.ndtr) - slope
-
-
-def expected_square_of_ndtr(mean: Any, sd: Any) -> Any:
-    r"""Mean of the square of a Normal distribution function whose argument is Normal.
-
-    With :math:`h = m / \sqrt{1 + s^2}` it is :math:`\Phi(h) - 2 T(h, 1 / \sqrt{1 + 2 s^2})`, T
-    being Owen's function: two independent Normal variables both lie below the argument.
-
-    Args:
-        mean: Means of the arguments, on the host.
-        sd: Their standard deviations, which broadcast against the means.
-
-    Returns:
-        The means, exact.
-    """
-    h = mean / np.sqrt(1.0 + np.square(sd))
-    return special.ndtr(h) - 2 * special.owens_t(h, 1.0 / np.sqrt(1.0 + 2 * np.square(sd)))

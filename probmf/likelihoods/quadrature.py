@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -144,8 +145,9 @@ class RateLikelihood(QuadratureLikelihood):
 
     def latent_variance(self, log_rate: np.ndarray, scales: Mapping[str, Any]) -> np.ndarray:
         r"""That of a log-normal rating, :math:`\log(1 + \mathrm{Var} / m^2)`, at the mean m."""
-        center, spread = self.integrate(log_rate, 0.0 * log_rate, scales)
-        return np.log1p(np.square(np.asarray(spread) / np.asarray(center)))
+        with jax.enable_x64(True):
+            center, spread = self.integrate(log_rate, 0.0 * log_rate, scales)
+            return np.asarray(jnp.log1p(jnp.square(spread / center)))
 
     def base_score(self, rating: np.ndarray, weight: np.ndarray | None) -> float:
         """Logarithm of the mean rating (of half a thing in all, if nothing was counted)."""
@@ -157,10 +159,10 @@ class RateLikelihood(QuadratureLikelihood):
         """The rate."""
         return rate(scores)
 
-    def mean_square(self, scores: np.ndarray, sd: np.ndarray) -> np.ndarray:
-        """Mean of the square of a log-normal rate."""
-        with np.errstate(over="ignore"):
-            return np.exp(2.0 * (scores + np.square(sd)))
+    def mean_variance(self, scores: np.ndarray, sd: np.ndarray) -> np.ndarray:
+        """Variance of a log-normal rate."""
+        with jax.enable_x64(True):
+            return np.asarray(rate_moments(scores, sd)[1])
 
 
 @dataclass(frozen=True)

@@ -155,9 +155,9 @@ class StudentT(QuadratureLikelihood):
         """The score."""
         return jnp.asarray(scores)
 
-    def mean_square(self, scores: np.ndarray, sd: np.ndarray) -> np.ndarray:
-        """Mean of the square of the score."""
-        return np.square(scores) + np.square(sd)
+    def mean_variance(self, scores: np.ndarray, sd: np.ndarray) -> np.ndarray:
+        """That of the score."""
+        return np.square(np.broadcast_to(sd, scores.shape))
 
     def integrate(self, mean: Scores, sd: Scores, scales: Mapping[str, Array]) -> tuple:
         """Mean and sd of a rating whose score is Normal(mean, sd)."""

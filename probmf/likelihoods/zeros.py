@@ -97,8 +97,8 @@ class _Zeros(Counts):
         return self.counts.scale_place(spread)
 
     def has(self, method: Optional) -> bool:
-        """No mean square: the expected count is no function of the score alone."""
-        return method != "mean_square" and super().has(method)
+        """No variance of the mean: the expected count is no function of the score alone."""
+        return method != "mean_variance" and super().has(method)
 
     def check_training(self, rating: np.ndarray, weight: np.ndarray | None) -> None:
         """Refuse to learn the probability of zeros where there are none."""

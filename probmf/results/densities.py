@@ -32,11 +32,14 @@ def at_draws(
         rng: Draws responses in place of those given.
 
     Returns:
-        The numbers; draws of codes are whole.
+        The numbers, in double precision as the response may lie far from zero, unless that is given
+        in single precision; draws of codes are whole.
     """
     counts = np.ones(len(response)) if weight is None else weight
     own = np.where(counts > 0, counts, 1.0)
-    dtype = np.int32 if rng is not None and response.dtype.kind == "i" else np.float32
+    dtype = np.dtype(np.float32 if response.dtype == np.float32 else np.float64)
+    if rng is not None and response.dtype.kind == "i":
+        dtype = np.dtype(np.int32)
     found = np.empty((0, *response.shape), dtype)
     for rows, scores in mixtures:
         num_draws = len(scores.mean)
@@ -46,7 +49,8 @@ def at_draws(
         if rng is not None:
             words = rng.integers(2**32, size=(num_draws, 2), dtype=np.uint32)
         given = (scores.mean, dict(scores.scales), response[rows], own[rows], words)
-        values = _at_draws(*in_precision(given), likelihood=likelihood.canonical())
+        with jax.enable_x64(True):
+            values = _at_draws(*in_precision(given), likelihood=likelihood.canonical())
         found[:, rows] = np.asarray(values)
     if rng is None:
         found[:, counts == 0] = 0.0

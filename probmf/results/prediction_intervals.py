@@ -261,8 +261,8 @@ def _of_levels(
         found = evaluate(likelihood, "level_probabilities", at, scales=scores.scales)
         return np.asarray(found @ values)
 
-    found = _of_expected(likelihood, scores, probabilities @ values, interval, expected)
-    return Summary(*found)._replace(probabilities=probabilities)
+    found = _of_expected(likelihood, scores, each @ values, interval, expected)
+    return found._replace(mean=probabilities @ values, probabilities=probabilities)
 
 
 def tail_probability(
@@ -301,7 +301,7 @@ def _by_tails(
 
         if scores.sd is None and scores.weights is None:
             return Summary(*over_draws(expected(scores.mean), interval))
-        return Summary(*_of_expected(likelihood, scores, mean, interval, expected))
+        return _of_expected(likelihood, scores, each, interval, expected)
     with np.errstate(invalid="ignore", over="ignore"):
         square = _average(np.square(each - mean) + np.square(spread), scores.weights)
     square = np.where(np.isfinite(mean), square, np.inf)
@@ -395,20 +395,28 @@ def _ends(
 def _of_expected(
     likelihood: Likelihood,
     scores: ScoreMixture,
-    mean: Float[np.ndarray, " n"],
+    each: Float[np.ndarray, "draws n"],
     interval: float,
     expected: Callable[[np.ndarray], np.ndarray],
-) -> tuple[np.ndarray, ...]:
-    """Mean, sd and interval of the expected response, a function of the score, as that varies."""
+) -> Summary:
+    """Mean, sd and interval of the expected response, a function of the score, as that varies.
+
+    Its means at the draws are `each`.
+    """
     sd = np.zeros((1, 1)) if scores.sd is None else scores.sd
-    if likelihood.has("mean_square"):
-        square = _average(likelihood.mean_square(scores.mean, sd), scores.weights)
+    mean = _average(each, scores.weights)
+    if likelihood.has("mean_variance"):
+        within = likelihood.mean_variance(scores.mean, sd)
+        with np.errstate(invalid="ignore", over="ignore"):
+            square = _average(np.square(each - mean) + within, scores.weights)
+        square = np.where(np.isfinite(mean), square, np.inf)
         ends = mixture_quantiles(scores.mean, sd, tails(interval), scores.weights)
         lower, upper = (evaluate(likelihood, "mean", end, scales={}) for end in ends)
-        return mean, np.sqrt(np.maximum(square - np.square(mean), 0.0)), lower, upper
+        return Summary(mean, np.sqrt(square), lower, upper)
     square, drawn = np.zeros_like(mean), []
     for place, weight, quantile in zip(PLACES, WEIGHTS, QUANTILES, strict=True):
         at, beside = (expected(scores.mean + z * sd) for z in (place, quantile))
         square += weight * _average(np.square(at - mean), scores.weights)
         drawn.append(beside)
-    return mean, np.sqrt(square), *np.quantile(np.concatenate(drawn), tails(interval), axis=0)
+    lower, upper = np.quantile(np.concatenate(drawn), tails(interval), axis=0)
+    return Summary(mean, np.sqrt(square), lower, upper)

@@ -100,6 +100,13 @@ def test_rows_of_one_response_are_counted(
     np.testing.assert_allclose(found[0], found[1], rtol=1e-12)
 
 
+def test_normal_rows_with_bounds_are_not_counted() -> None:
+    """Their weights are of their precision, so that two of one row are no row of weight two."""
+    data = table() | {"y": np.tile([0.0, 1.0], 30), "c": np.zeros(60)}
+    (joined,) = MixedEffects("y | cens(c) ~ x").arguments(data, join=True)
+    assert (joined.num_observations, joined.weight) == (60, None)
+
+
 def test_rows_that_are_hardly_alike_stay() -> None:
     data = table()
     data["x"] = np.random.default_rng(2).normal(size=60)

@@ -200,6 +200,20 @@ def test_arviz_log_likelihood_and_responses(monkeypatch: pytest.MonkeyPatch) -> 
         fit.to_arviz(posterior_predictive=True)
 
 
+def test_arviz_of_responses_far_from_zero() -> None:
+    """In single precision neighbours of a million are 0.06 apart, and the noise is 0.01."""
+    data = table() | {"o": np.full(30, 1e6)}
+    data["y"] = 1e6 + 0.01 * np.random.default_rng(2).normal(size=30)
+    model = MixedEffects("y ~ 0 + offset(o) + (1 | g)", priors={"noise_scale": 0.01})
+    samples = {"g_effects": np.zeros((1, 3, 3, 1)), "g_scale": np.ones((1, 3, 1))}
+    fit = MixedFit(model, model.design(data), samples, "x", Sampling({}, 5, 0.1))
+    tree = fit.to_arviz(posterior_predictive=True, log_likelihood=True, key=0)
+    wanted = norm.logpdf(data["y"], 1e6, 0.01)
+    np.testing.assert_allclose(tree["log_likelihood"]["y"].to_numpy()[0, 2], wanted, rtol=1e-6)
+    drawn = tree["posterior_predictive"]["y"].to_numpy()
+    assert len(np.unique(drawn)) == drawn.size
+
+
 @pytest.mark.parametrize("kind", ["bernoulli", "ordinal"])
 def test_arviz_of_levels(kind: Any) -> None:
     data = table()

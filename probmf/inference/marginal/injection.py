@@ -19,6 +19,10 @@ from numpyro.primitives import Messenger
 
 from probmf.numpyro_setup import run_alone
 
+#: Priors of effects, and observations that they are integrated out of exactly.
+EFFECTS = dist.Normal, dist.MultivariateNormal
+GAUSSIAN = dist.Normal, dist.LogNormal
+
 Values = Mapping[str, Array]
 Model = Callable[..., Any]
 
@@ -105,6 +109,11 @@ def unwrap(law: Distribution) -> Distribution:
     while isinstance(law, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
         law = law.base_dist
     return law
+
+
+def is_kind(law: type, *kinds: type) -> bool:
+    """True for one of some classes of distributions, or a class made of it with its density."""
+    return any(issubclass(law, own) and law.log_prob is own.log_prob for own in kinds)  # type: ignore[attr-defined]
 
 
 def is_flat(law: Distribution) -> bool:
@@ -228,7 +237,7 @@ class Inject(Messenger):
                 [name],
             )
         site = Site(law, name)
-        if not (isinstance(site.base, dist.Normal | dist.MultivariateNormal) or site.is_flat):
+        if not (is_kind(type(site.base), *EFFECTS) or site.is_flat):
             hint = ""
             if isinstance(site.base, dist.TransformedDistribution):
                 hint = (
@@ -298,7 +307,7 @@ def read_observed(name: str, site: Mapping[str, Any]) -> ObservedRows:
     """Flatten the observed site; checks that it is Normal or LogNormal."""
     law, value = site["law"], site["value"]
     base = unwrap(law)
-    if not isinstance(base, dist.Normal | dist.LogNormal):
+    if not is_kind(type(base), *GAUSSIAN):
         raise MarginalizeError(
             f"The observed site {name!r} is {type(base).__name__}; effects can be integrated out "
             "of Normal and LogNormal observations only. Use the model as it is, or augment it."

@@ -16,10 +16,12 @@ from numpyro.distributions.transforms import biject_to
 from probmf.inference.marginal.dependence import Traced
 from probmf.inference.marginal.forms import check_names, check_plates, hint_of, quoted
 from probmf.inference.marginal.injection import (
+    GAUSSIAN,
     MarginalizeError,
     Model,
     NothingObservedError,
     Values,
+    is_kind,
     mask_of,
     read_observed,
     refuse_outside,
@@ -154,7 +156,7 @@ class Probe:
 
     def is_gaussian(self, target: str) -> bool:
         """True for a Normal or LogNormal observed site."""
-        return issubclass(self.kinds[target], dist.Normal | dist.LogNormal)
+        return is_kind(self.kinds[target], *GAUSSIAN)
 
     def faults(self) -> Iterator[MarginalizeError]:
         """Places that the effects may not enter, and do."""

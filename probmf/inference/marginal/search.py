@@ -9,16 +9,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import numpyro.distributions as dist
 
 from probmf.effects import RemainderTooLargeError, make_pattern
 from probmf.inference.marginal.dependence import Traced
 from probmf.inference.marginal.effect_blocks import Block, make_blocks
 from probmf.inference.marginal.forms import check_plates, quoted
 from probmf.inference.marginal.injection import (
+    EFFECTS,
     MarginalizeError,
     Model,
     is_flat,
+    is_kind,
     unwrap,
 )
 from probmf.inference.marginal.layout import SiteChoice, Structure
@@ -278,7 +279,7 @@ class Search:
 
 
 def _is_gaussian(law: Any) -> bool:
-    return isinstance(unwrap(law), dist.Normal | dist.MultivariateNormal) or is_flat(law)
+    return is_kind(type(unwrap(law)), *EFFECTS) or is_flat(law)
 
 
 def _cost_words(block: Block, size: int, columns: int) -> tuple[list[str], str]:

@@ -251,7 +251,7 @@ def join_rows(data: MixedData, likelihood: Likelihood) -> MixedData:
     """The same model of fewer rows, where many are alike.
 
     Normal responses are joined where the noise has a predictor, to means by cell; without one the
-    number of rows plays no part. Other responses are counted.
+    number of rows plays no part. Other responses are counted, but Normal ones with bounds.
 
     Args:
         data: A design's.
@@ -263,6 +263,8 @@ def join_rows(data: MixedData, likelihood: Likelihood) -> MixedData:
     if data.response is None:
         return data
     if not likelihood.normal:
+        if likelihood.uncensored.normal:
+            return data  # Weights of these rows are of their precision, and count none.
         # Trials, or which responses are bounds, by row.
         known = {site: data.priors[site] for site in likelihood.known if site in data.priors}
         known = {site: column for site, column in known.items() if np.ndim(column)}

@@ -191,7 +191,7 @@ def _priors(
     offset = parts[0][1].offset
     place = likelihood.place(read.values)
     if offset is not None:
-        place = place - (offset if isinstance(place, np.ndarray) else float(np.mean(offset)))
+        place = place - (offset if isinstance(place, np.ndarray) else likelihood.middle(offset))
     target = mean_target(place, has_intercept=parts[0][0].intercept is not None)
     # The parameter that has a predictor has no prior of its own.
     varying = likelihood.scale_parameter if len(parts) > 1 else ""

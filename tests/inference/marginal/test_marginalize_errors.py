@@ -136,6 +136,14 @@ def two_of_a_large_site() -> None:
     observe(u[g] - u[g + 200])
 
 
+class Tilted(dist.Normal):
+    """Another density than that of the class it is made of."""
+
+    def log_prob(self, value: Any, intermediates: Any = None) -> Any:
+        """Higher for larger values."""
+        return super().log_prob(value) + value
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], tuple[str, ...], str]] = {
     "no such site": (
         lambda: observe(groups()[g]), ("w",),
@@ -148,6 +156,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], tuple[str, ...], str]] = {
     "prior": (
         lambda: observe(groups(prior=dist.StudentT(3, 0, 1))[g]), ("u",),
         "The prior of 'u' is StudentT; only Normal and MultivariateNormal effects",
+    ),
+    "prior of a class made of Normal": (
+        lambda: observe(groups(prior=Tilted(0.0, 1.0))[g]), ("u",), "prior of 'u' is Tilted; only",
     ),
     "likelihood": (
         correlated_rows, ("u",), "'u' do not enter the observed site 'y' through one linear pred",

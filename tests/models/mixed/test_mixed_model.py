@@ -265,6 +265,14 @@ def test_default_priors() -> None:
     np.testing.assert_allclose(priors("y ~ 1")["noise_scale"].scale, 2.5)
 
 
+def test_exposures_of_counts_enter_the_intercepts_prior_as_their_mean() -> None:
+    """The rate is the count by exposure, however unequal exposures are."""
+    table = frame() | {"n": np.resize([0.01, 1.0, 1e4], N), "k": np.resize([0, 1, 40], N)}
+    data = MixedEffects("k ~ 1 + offset(np.log(n))", likelihood="poisson").design(table).data
+    rate = np.log(table["k"].sum() / table["n"].sum())
+    np.testing.assert_allclose(data.priors["coefficients"].loc, [rate], rtol=1e-6)
+
+
 def test_the_intercepts_prior_does_not_depend_on_where_a_column_has_its_zero() -> None:
     """The predictor at the mean of x keeps its prior width when x is moved by 2000."""
     table = frame()
