@@ -33,11 +33,7 @@ _PACKAGE = Path(probmf.__file__).parent
 def plain_errors(debug: bool) -> Iterator[None]:
     """End a command with one clear message and exit code 1 when the input does not do.
 
-    Args:
-        debug: Let the exception through, with its traceback.
-
-    Raises:
-        typer.Exit: Instead of the exceptions that mean a mistake of the user.
+    `debug` lets the exception through, with its traceback.
     """
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
@@ -92,9 +88,7 @@ def plain_table(*columns: str) -> Table:
 def as_printed(table: Tabled, num_left: int = 1) -> Table:
     """A result's table for the terminal.
 
-    Args:
-        table: The table.
-        num_left: Columns that are set to the left.
+    The first `num_left` columns are set to the left.
     """
     names, rows = shown(table)
     made = plain_table(*names)

@@ -1,6 +1,7 @@
 """`probmf fit`: from a file of ratings to a saved fit."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -61,10 +62,12 @@ _OF_MODEL = (
     "likelihood", "noise_scale", "user_scale", "item_scale", "user_bias_scale", "item_bias_scale",
     "user_bias", "item_bias", "intercept", "unobserved_weight",
 )  # fmt: skip
-# Headings of the options in --help.
-_MODEL, _ALS, _MAP = "Model", "Alternating least squares", "Gradient descent"
-_SAMPLING = "Sampling"
-_APPROXIMATE = "Variational inference"
+# Options of --help below a heading each.
+_of_model = partial(typer.Option, rich_help_panel="Model")
+_of_als = partial(typer.Option, rich_help_panel="Alternating least squares")
+_of_map = partial(typer.Option, rich_help_panel="Gradient descent")
+_of_samplers = partial(typer.Option, rich_help_panel="Sampling")
+_of_variational = partial(typer.Option, rich_help_panel="Variational inference")
 
 
 def fit(
@@ -109,137 +112,74 @@ def fit(
     threshold: options.Threshold = None,
     likelihood: Annotated[
         str,
-        typer.Option(
+        _of_model(
             metavar=f"[{'|'.join(LIKELIHOODS)}]",
             help="Distribution of ratings: of numbers; of positive ones; of yes/no data; of levels "
             "that have an order and no more; of counts, and more.",
-            rich_help_panel=_MODEL,
         ),
     ] = "gaussian",
-    num_factors: Annotated[
-        int, typer.Option(help="Length of the factors.", rich_help_panel=_MODEL)
-    ] = 16,
-    noise_scale: Annotated[
-        float, typer.Option(help="Standard deviation of a rating's noise.", rich_help_panel=_MODEL)
-    ] = 1.0,
-    user_scale: Annotated[
-        float, typer.Option(help="The same of each user factor.", rich_help_panel=_MODEL)
-    ] = 1.0,
-    item_scale: Annotated[
-        float, typer.Option(help="The same of each item factor.", rich_help_panel=_MODEL)
-    ] = 1.0,
-    user_bias_scale: Annotated[
-        float, typer.Option(help="The same of user biases.", rich_help_panel=_MODEL)
-    ] = 1.0,
-    item_bias_scale: Annotated[
-        float, typer.Option(help="The same of item biases.", rich_help_panel=_MODEL)
-    ] = 1.0,
+    num_factors: Annotated[int, _of_model(help="Length of the factors.")] = 16,
+    noise_scale: Annotated[float, _of_model(help="Standard deviation of a rating's noise.")] = 1.0,
+    user_scale: Annotated[float, _of_model(help="The same of each user factor.")] = 1.0,
+    item_scale: Annotated[float, _of_model(help="The same of each item factor.")] = 1.0,
+    user_bias_scale: Annotated[float, _of_model(help="The same of user biases.")] = 1.0,
+    item_bias_scale: Annotated[float, _of_model(help="The same of item biases.")] = 1.0,
     user_bias: Annotated[
-        bool,
-        typer.Option(
-            "--user-bias/--no-user-bias",
-            metavar="",
-            help="Whether users have biases.",
-            rich_help_panel=_MODEL,
-        ),
+        bool, _of_model("--user-bias/--no-user-bias", metavar="", help="Whether users have biases.")
     ] = True,
     item_bias: Annotated[
-        bool,
-        typer.Option(
-            "--item-bias/--no-item-bias",
-            metavar="",
-            help="Whether items have biases.",
-            rich_help_panel=_MODEL,
-        ),
+        bool, _of_model("--item-bias/--no-item-bias", metavar="", help="Whether items have biases.")
     ] = True,
-    intercept: Annotated[
-        str,
-        typer.Option(help="mean, learned, none, or a number.", rich_help_panel=_MODEL),
-    ] = "mean",
+    intercept: Annotated[str, _of_model(help="mean, learned, none, or a number.")] = "mean",
     unobserved_weight: Annotated[
-        float,
-        typer.Option(
-            help="Weight of pairs that are not in the table, taken as zeros.",
-            rich_help_panel=_MODEL,
-        ),
+        float, _of_model(help="Weight of pairs that are not in the table, taken as zeros.")
     ] = 0.0,
     update: Annotated[
-        Literal["block", "coordinate"] | None,
-        typer.Option(help="Default: block.", rich_help_panel=_ALS),
+        Literal["block", "coordinate"] | None, _of_als(help="Default: block.")
     ] = None,
-    solver: Annotated[
-        Literal["cg", "cholesky"] | None,
-        typer.Option(help="Default: cg.", rich_help_panel=_ALS),
-    ] = None,
+    solver: Annotated[Literal["cg", "cholesky"] | None, _of_als(help="Default: cg.")] = None,
     num_sweeps: Annotated[
         int | None,
-        typer.Option(
-            help="Of auto, als and variational. Default: by the number of ratings; 30; at most "
-            "500.",
-            rich_help_panel=_ALS,
+        _of_als(
+            help="Of auto, als and variational. Default: by the number of ratings; 30; at most 500."
         ),
     ] = None,
     num_epochs: Annotated[
-        int | None,
-        typer.Option(
-            help=f"Default: {EPOCHS}, or {EPOCHS_FULL} with all ratings at once.",
-            rich_help_panel=_MAP,
-        ),
+        int | None, _of_map(help=f"Default: {EPOCHS}, or {EPOCHS_FULL} with all ratings at once.")
     ] = None,
     objective: Annotated[
         Literal["likelihood", "bpr", "warp"] | None,
-        typer.Option(
+        _of_map(
             help="What is lowered: minus the log posterior, or a loss that ranks pairs that "
-            "occurred before others. Default: likelihood.",
-            rich_help_panel=_MAP,
+            "occurred before others. Default: likelihood."
         ),
     ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(help="Ratings per update. Default: all.", rich_help_panel=_MAP),
-    ] = None,
+    batch_size: Annotated[int | None, _of_map(help="Ratings per update. Default: all.")] = None,
     learning_rate: Annotated[
-        float | None,
-        typer.Option(help="Of AdaGrad (Adam for all ratings at once).", rich_help_panel=_MAP),
+        float | None, _of_map(help="Of AdaGrad (Adam for all ratings at once).")
     ] = None,
     restarts: Annotated[
-        int | None,
-        typer.Option(
-            help="Random starts, the best of which is kept. Default: 1.", rich_help_panel=_MAP
-        ),
+        int | None, _of_map(help="Random starts, the best of which is kept. Default: 1.")
     ] = None,
     priors: Annotated[
         Priors | None,
-        typer.Option(
+        _of_samplers(
             help="The scales as given; learned, with half-normal priors of these scales; or "
-            "wishart: learned, with a mean and full covariance of the factors. Default: learned.",
-            rich_help_panel=_SAMPLING,
+            "wishart: learned, with a mean and full covariance of the factors. Default: learned."
         ),
     ] = None,
     num_warmup: Annotated[
-        int | None,
-        typer.Option(
-            help="Sweeps to throw away. Default: 200; of nuts 500.", rich_help_panel=_SAMPLING
-        ),
+        int | None, _of_samplers(help="Sweeps to throw away. Default: 200; of nuts 500.")
     ] = None,
     num_samples: Annotated[
-        int | None,
-        typer.Option(
-            help="Sweeps after them. Default: 400; of nuts 500.", rich_help_panel=_SAMPLING
-        ),
+        int | None, _of_samplers(help="Sweeps after them. Default: 400; of nuts 500.")
     ] = None,
-    num_chains: Annotated[
-        int | None, typer.Option(help="Default: 2; of nuts 4.", rich_help_panel=_SAMPLING)
-    ] = None,
-    thin: Annotated[
-        int | None,
-        typer.Option(help="Keep the rows of every so many sweeps.", rich_help_panel=_SAMPLING),
-    ] = None,
+    num_chains: Annotated[int | None, _of_samplers(help="Default: 2; of nuts 4.")] = None,
+    thin: Annotated[int | None, _of_samplers(help="Keep the rows of every so many sweeps.")] = None,
     marginalize: Annotated[
         Literal["user", "item"] | None,
-        typer.Option(
-            help="Side whose rows nuts integrates out and draws back; of Gaussian ratings.",
-            rich_help_panel=_SAMPLING,
+        _of_samplers(
+            help="Side whose rows nuts integrates out and draws back; of Gaussian ratings."
         ),
     ] = None,
     checkpoint: Annotated[
@@ -251,26 +191,22 @@ def fit(
     ] = None,
     stream: Annotated[
         Path | None,
-        typer.Option(
+        _of_samplers(
             metavar="DIR",
             help="Zarr store to write all draws to while they are made; needs the package zarr.",
-            rich_help_panel=_SAMPLING,
         ),
     ] = None,
     covariance: Annotated[
         Literal["diagonal", "block"] | None,
-        typer.Option(
-            help="Of variational: of single numbers or of whole rows. Default: diagonal.",
-            rich_help_panel=_APPROXIMATE,
+        _of_variational(
+            help="Of variational: of single numbers or of whole rows. Default: diagonal."
         ),
     ] = None,
     guide: Annotated[
         Literal["normal", "low_rank", "multivariate"] | None,
-        typer.Option(help="Of svi. Default: normal.", rich_help_panel=_APPROXIMATE),
+        _of_variational(help="Of svi. Default: normal."),
     ] = None,
-    num_steps: Annotated[
-        int | None, typer.Option(help="Of svi. Default: 4000.", rich_help_panel=_APPROXIMATE)
-    ] = None,
+    num_steps: Annotated[int | None, _of_variational(help="Of svi. Default: 4000.")] = None,
     validation_fraction: Annotated[
         float,
         typer.Option(help="Share of the ratings to stop by and not to learn from."),

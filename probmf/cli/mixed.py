@@ -95,12 +95,7 @@ def mixed(
 
 
 def show(fit: MixedFit, summary: Table) -> None:
-    """Print what was fitted to what, and its summary.
-
-    Args:
-        fit: The fit.
-        summary: Its summary.
-    """
+    """Print what was fitted to what, and its summary."""
     say(repr(fit).removeprefix("MixedFit(").removesuffix(")"), "bold")
     for site, groups in fit.design.levels.items():
         say(f"{site}: {len(groups):,} groups")

@@ -72,17 +72,7 @@ class ColumnNames:
 def read_ratings(path: Path, columns: ColumnNames, *, duplicates: Any = "error") -> Ratings:
     """Ratings from a CSV, TSV or Parquet file, told apart by the name, or from a folder.
 
-    Args:
-        path: The file; or a folder of Parquet files or of sorted ratings, for `Ratings.open`.
-        columns: Names of its columns.
-        duplicates: What a repeated pair means; see `Ratings.from_frame`.
-
-    Returns:
-        The ratings.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is of another kind or its content does not do.
+    A folder holds Parquet files or sorted ratings, for `Ratings.open`.
     """
     roles = columns.roles() | {"duplicates": duplicates}
     if path.is_dir():
@@ -105,22 +95,8 @@ def read_test(
 ) -> tuple[Ratings, str]:
     """Test ratings, read as the fit's own were unless told otherwise.
 
-    Args:
-        path: Their file.
-        fit: The fit.
-        directory: Where it is saved.
-        user: Column of user ids; None for the fit's.
-        item: The same of items.
-        rating: The same of ratings.
-        pairs_only: Whether there are no ratings.
-        threshold: Ratings of at least this are yes; None for the fit's, if it has one.
-
-    Returns:
-        The ratings, and a remark if they were made yes/no by the fit's own threshold.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is of another kind or its content does not do.
+    Columns and threshold are the fit's where they are None. A remark tells of ratings that were
+    made yes/no by the fit's own threshold.
     """
     source = RatingsOrigin.of(directory)
     rating = None if pairs_only else rating or source.rating
@@ -136,15 +112,7 @@ def read_test(
 
 
 def refuse_to_replace(path: Path, force: bool) -> None:
-    """Keep what is there already, unless it is a fit that may be replaced.
-
-    Args:
-        path: Where a fit is to be saved.
-        force: Whether it may.
-
-    Raises:
-        FileExistsError: If there is a fit and it may not be, or anything else.
-    """
+    """Keep what is there already, unless it is a fit that may be replaced."""
     if not force and (path / directory.MANIFEST).exists():
         raise FileExistsError(
             f"{path} holds a fit already. Give another folder, or --force to replace it."
@@ -153,12 +121,7 @@ def refuse_to_replace(path: Path, force: bool) -> None:
 
 
 def load_fit(path: Path) -> RatingsFit:
-    """A saved factorization.
-
-    Raises:
-        FileNotFoundError: If there is nothing.
-        ValueError: If it is a fit of another kind, something else, or damaged.
-    """
+    """A saved factorization."""
     fit = load(path)
     if not isinstance(fit, RatingsFit):
         raise ValueError(
@@ -171,18 +134,7 @@ def load_fit(path: Path) -> RatingsFit:
 def add_features(ratings: Ratings, path: Path, side: str, id_name: str) -> Ratings:
     """The ratings with a side table of users or items.
 
-    Args:
-        ratings: The ratings.
-        path: CSV, TSV or Parquet file with a column of ids and what is known of each.
-        side: "user" or "item".
-        id_name: Name of the column of ids; "user" or "item" will do too.
-
-    Returns:
-        Ratings that know the table.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the table lacks the column, or none of its ids occurs in the ratings.
+    The column of ids may be called "user" or "item", too.
     """
     vocabulary = ratings.users if side == "user" else ratings.items
     table = read_table(path, text=(id_name, side))
@@ -197,16 +149,7 @@ def add_features(ratings: Ratings, path: Path, side: str, id_name: str) -> Ratin
 def read_table(path: Path, *, text: Sequence[str] = ()) -> pa.Table:
     """A CSV, TSV or Parquet file as it is.
 
-    Args:
-        path: The file.
-        text: Columns of a CSV file that are read as text, whatever they look like.
-
-    Returns:
-        The table.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is of another kind or malformed.
+    Columns in `text` are read as text from a CSV file, whatever they look like.
     """
     if _is_parquet(path):
         return read_parquet(path)
@@ -224,15 +167,7 @@ def write_table(table: pa.Table, path: Path) -> None:
 def parse_ids(words: Sequence[str], vocabulary: Vocabulary) -> np.ndarray:
     """Ids as they are written, in the type that the vocabulary has.
 
-    Args:
-        words: Ids as text.
-        vocabulary: The ids of the users or of the items of a fit.
-
-    Returns:
-        Ids, shape (n,); whether the vocabulary has them is not looked at.
-
-    Raises:
-        ValueError: If a word is no such id; the message says what the ids look like.
+    The vocabulary need not have them.
     """
     readers: dict[str, Any] = {
         TEXT: str, INTEGERS: int, UUIDS: UUID, BOOLEANS: lambda word: _BOOLEANS[word.lower()],
@@ -259,16 +194,6 @@ def same_kind_of_ids(ratings: Ratings, known: Ratings) -> Ratings:
 
     A file whose ids all look like numbers is read as numbers, also if the training file had words
     among them; and UUIDs are text in a CSV file.
-
-    Args:
-        ratings: What was read.
-        known: The fit's own data.
-
-    Returns:
-        The same ratings.
-
-    Raises:
-        ValueError: If an id can't be converted.
     """
     users = _same_kind(ratings.users, known.users)
     return replace(ratings, users=users, items=_same_kind(ratings.items, known.items))

@@ -112,12 +112,7 @@ def show(
 ) -> None:
     """Print one user's recommendations.
 
-    Args:
-        fit: Whose items they are.
-        recommended: The recommendations.
-        row: Which user, by place.
-        interval: Probability of their intervals, 0 if they have none.
-        extra: Further columns by name, one number per item.
+    `interval` is 0 where there is none; `extra` are further columns by name, one number per item.
     """
     columns = [f"{interval:.0%} interval"] if interval else []
     titled = _has_titles(fit)

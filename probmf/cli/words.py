@@ -60,11 +60,7 @@ _FIRST = re.compile(rf"({'|'.join(WORDS)}) is ")
 def in_options(text: str) -> str:
     """A message with the command line's options in place of arguments and functions.
 
-    Args:
-        text: The message.
-
-    Returns:
-        The message; names within quotes, such as those of columns, stay as they are.
+    Names within quotes, such as those of columns, stay as they are.
     """
     for phrase, option in (PHRASES | METHODS).items():
         text = text.replace(phrase, option)

@@ -169,15 +169,8 @@ class Column:
     def numbers(self, *, gaps: bool = False) -> np.ndarray:
         """The values as finite float64 numbers of shape (n,); booleans become 0 and 1.
 
-        Args:
-            gaps: Whether missing values may stand, as NaN.
-
-        Returns:
-            A new array.
-
-        Raises:
-            TypeError: If it holds anything but real numbers.
-            ValueError: If a number is missing, infinite, or too large for single precision.
+        With `gaps` missing values may stand, as NaN; otherwise these are refused, and in any case
+        what is infinite or too large for single precision.
         """
         self.refuse_others(NUMBERS, "numbers")
         if isinstance(self.values, pa.Array):
@@ -196,15 +189,7 @@ class Column:
         return found
 
     def times(self) -> np.ndarray:
-        """The values as times that can be sorted: int64 exactly, float64, or datetime64 in UTC.
-
-        Returns:
-            A new array of shape (n,).
-
-        Raises:
-            TypeError: If it holds neither numbers nor dates.
-            ValueError: If a time is missing or infinite.
-        """
+        """The values as times that can be sorted: int64 exactly, float64, or datetime64 in UTC."""
         self.refuse_missing()
         self.refuse_others(NUMBERS | TIMES - {CLOCK}, "numbers or dates")
         values = self.values
@@ -282,12 +267,7 @@ def refuse(
 ) -> None:
     """Raise a ValueError that shows the first of some rows and says how many there are.
 
-    Args:
-        broken: The rows, as booleans of shape (n,); nothing happens if there are none.
-        values: Values by row.
-        what: What the message calls the values.
-        problem: Its end, with the punctuation before it.
-        row: Names of rows.
+    `problem` is the end of the message, with the punctuation before it; `row` names rows.
     """
     if broken.any():
         first = int(broken.argmax())

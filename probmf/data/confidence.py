@@ -63,12 +63,6 @@ def heavy_tail(weight: Float[np.ndarray, " n"]) -> float | None:
 
     Much is more than ten times their share of the rows, whatever the unit of the weights. (Equal
     weights hold one time their share, 1 + log(1 + plays) two or three times.)
-
-    Args:
-        weight: Weights, none negative.
-
-    Returns:
-        The share, or None.
     """
     counted = weight[weight > 0]
     if not len(counted):

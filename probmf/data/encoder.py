@@ -56,17 +56,7 @@ class ColumnEncoding:
     ) -> tuple[Float[np.ndarray, "rows columns"], Bool[np.ndarray, " rows"]]:
         """A column encoded, before anything is subtracted.
 
-        Args:
-            column: The column.
-            separator: Text between labels.
-            unknown: What unknown levels give.
-
-        Returns:
-            Numbers, and which rows have a value (and a known one).
-
-        Raises:
-            TypeError: If the type does not suit the encoding.
-            ValueError: If a number is infinite or too large, or a level is unknown.
+        Also which rows have a value, and a known one.
         """
         known = ~column.missing()
         if self.kind == "numeric":
@@ -151,15 +141,6 @@ def read_features(
     names: Sequence[str], table: pa.Table, vocabulary: Vocabulary, missing: Policy
 ) -> list[Column]:
     """Columns of an aligned side table, filled unless missing values count as average.
-
-    Args:
-        names: The columns.
-        table: The side table.
-        vocabulary: Its ids.
-        missing: What missing values give.
-
-    Returns:
-        The columns.
 
     Raises:
         ValueError: If a column is missing; or a value, with the column and the first row, or the

@@ -355,10 +355,7 @@ def _responses(
 ) -> tuple[Float[np.ndarray, "n responses"], tuple[Any, ...]]:
     """The responses as numbers, and the classes if these are codes.
 
-    Args:
-        table: The columns.
-        names: Those of the responses.
-        classes: The classes; None for those of a column of text or booleans, () for numbers.
+    `classes` is None for those of a column of text or booleans, () for numbers.
     """
     kinds = {name: table[name].kinds for name in names}
     labelled = [name for name in names if TEXT in kinds[name] or kinds[name] == {BOOLEANS}]

@@ -33,18 +33,8 @@ def read_csv(
 ) -> pa.Table:
     """A CSV file; .gz, .bz2 and .zst are decompressed.
 
-    Args:
-        path: The file.
-        names: The columns wanted; None for all.
-        delimiter: What stands between fields.
-        column_names: Names of the columns of a file without a header line.
-        text: Columns that are read as they are written.
-
-    Returns:
-        The table.
-
-    Raises:
-        ValueError: If the file is empty or malformed, or lacks a column.
+    Without `names` all columns; `column_names` are those of a file without a header line; columns
+    in `text` are read as they are written.
     """
     read_options = pa.csv.ReadOptions(column_names=column_names)
     parse_options = pa.csv.ParseOptions(delimiter=delimiter)

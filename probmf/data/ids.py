@@ -55,12 +55,7 @@ class Ids(NamedTuple):
 def read_ids(values: Any, what: str) -> Ids:
     """Check a column of ids.
 
-    Args:
-        values: Any sequence; see `tables.load`.
-        what: What the messages call it, such as "column 'user'".
-
-    Returns:
-        The ids. Floating numbers that are whole become integers, where that is exact.
+    Floating numbers that are whole become integers, where that is exact.
 
     Raises:
         TypeError: If an id can't be hashed, or `values` is no sequence.

@@ -54,14 +54,8 @@ def combine(
 ) -> RatingColumns:
     """One row for each pair: means or sums of ratings, sums of weights, the latest times.
 
-    Args:
-        rows: The rows.
-        first: The first row of each pair.
-        group: The pair of each row.
-        mean: True for means of ratings.
-
-    Returns:
-        The rows, in the order of `first`.
+    `first` has the first row of each pair, and `group` the pair of each row; `mean` is for means of
+    ratings. In the order of `first`.
     """
     kept = rows.take(first)
     rating = np.bincount(group, rows.rating)
@@ -116,12 +110,7 @@ class FrameOptions(Roles, total=False):
 
 
 def wanted_columns(roles: Roles) -> list[str]:
-    """Names of all columns that are to be read, each once.
-
-    Raises:
-        TypeError: If `keep` is not a collection of names.
-        ValueError: If one column has two roles, or a kept one has a name that a role needs.
-    """
+    """Names of all columns that are to be read, each once."""
     keep = roles.get("keep", ())
     if isinstance(keep, str):
         raise TypeError(f"keep is the text {keep!r}, expected a list of names: keep=[{keep!r}].")

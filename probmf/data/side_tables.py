@@ -14,17 +14,8 @@ from probmf.data.vocabulary import Vocabulary
 def read_side_table(frame: Any, side: str, id_name: str) -> tuple[Vocabulary, pa.Table]:
     """A side table in the order of its own ids.
 
-    Args:
-        frame: Any table with a column of ids, each at most once.
-        side: "user" or "item".
-        id_name: Name of the column of ids, as in the ratings; that of the side will do too.
-
-    Returns:
-        The ids that it has rows for, and the table, the ids first; row i belongs to code i.
-
-    Raises:
-        TypeError: If it is no table, or a column's values have no common Arrow type.
-        ValueError: If the ids are missing, repeated or of several kinds.
+    Each id occurs at most once, in the column called as in the ratings, or after the side. Gives
+    the ids that it has rows for, and the table, the ids first; row i belongs to code i.
     """
     what = f"{side}_features"
     columns = read_table(frame, None, what, label=f"column {{!r}} of {what}")
@@ -48,14 +39,8 @@ def read_side_table(frame: Any, side: str, id_name: str) -> tuple[Vocabulary, pa
 def align_features(frame: Any, vocabulary: Vocabulary, id_name: str) -> pa.Table:
     """A side table with one row for each id of a vocabulary.
 
-    Args:
-        frame: The side table; see `read_side_table`.
-        vocabulary: The ids wanted.
-        id_name: Name of the column of ids.
-
-    Returns:
-        The table, the ids first; row i belongs to code i, with nulls where the id is missing from
-        `frame`. Ids that the vocabulary lacks are left out, but not all may be.
+    The ids first; row i belongs to code i, with nulls where the id is missing from `frame`. Ids
+    that the vocabulary lacks are left out, but not all may be.
     """
     side = vocabulary.name
     own, table = read_side_table(frame, side, id_name)
@@ -80,11 +65,8 @@ def extend_features(
 ) -> pa.Table:
     """A side table with further rows, from another side table as far as that goes.
 
-    Args:
-        table: The side table, aligned to the first ids of `to`.
-        to: The vocabulary, whose last ids are new.
-        added: The new ids' rows in `other`.
-        other: The other side table, or None.
+    The table is aligned to the first ids of `to`, whose last ids are new; `added` are the rows of
+    these in `other`.
     """
     first, *names = table.column_names
     shared = [] if other is None else [name for name in other.column_names[1:] if name in names]

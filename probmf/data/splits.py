@@ -85,9 +85,8 @@ class SplittableRatings(RatingTable):
         Args:
             key: JAX key or int.
             test_fraction: Share of each user's ratings.
-            folder: Folder to keep both parts in, as sorted ratings (`train` and `test`, for
-                `Ratings.open`), whose arrays need not fit in memory; None keeps them in memory.
-            rebuild: Replace parts that the folder holds already, which are otherwise refused.
+            folder: As for `split`.
+            rebuild: As for `split`.
 
         Returns:
             Training and test ratings.
@@ -132,9 +131,8 @@ class SplittableRatings(RatingTable):
         Args:
             key: JAX key or int.
             user_fraction: Share of the users with ratings, rounded to whole users.
-            folder: Folder to keep both parts in, as sorted ratings (`train` and `test`, for
-                `Ratings.open`), whose arrays need not fit in memory; None keeps them in memory.
-            rebuild: Replace parts that the folder holds already, which are otherwise refused.
+            folder: As for `split`.
+            rebuild: As for `split`.
 
         Returns:
             The ratings of the others, and those of the users held out.
@@ -168,9 +166,8 @@ class SplittableRatings(RatingTable):
 
         Args:
             num_last: How many ratings of each user to set aside.
-            folder: Folder to keep both parts in, as sorted ratings (`train` and `test`, for
-                `Ratings.open`), whose arrays need not fit in memory; None keeps them in memory.
-            rebuild: Replace parts that the folder holds already, which are otherwise refused.
+            folder: As for `split`.
+            rebuild: As for `split`.
 
         Returns:
             Training and test ratings.
@@ -211,9 +208,8 @@ class SplittableRatings(RatingTable):
         Args:
             time: The moment, as the ratings have their times: a number, or a date in any form that
                 NumPy reads, such as "2024-06-01".
-            folder: Folder to keep both parts in, as sorted ratings (`train` and `test`, for
-                `Ratings.open`), whose arrays need not fit in memory; None keeps them in memory.
-            rebuild: Replace parts that the folder holds already, which are otherwise refused.
+            folder: As for `split`.
+            rebuild: As for `split`.
 
         Returns:
             Training and test ratings.
@@ -267,7 +263,7 @@ class SplittableRatings(RatingTable):
             folder: Folder to keep the ratings of each turn in, when it comes, as sorted ratings
                 (`fold-0/train`, `fold-0/test`, ..., for `Ratings.open`), so on disk `num_folds`
                 times; None keeps them in memory.
-            rebuild: Replace parts that the folder holds already, which are otherwise refused.
+            rebuild: As for `split`.
 
         Returns:
             An iterator of training and test ratings, `num_folds` times; every rating is in one
@@ -307,9 +303,8 @@ class SplittableRatings(RatingTable):
         Args:
             column: A column kept with `keep=`, or "rating", "weight" or "time".
             test: The value of test ratings, or a collection (list, set, array, range) of them.
-            folder: Folder to keep both parts in, as sorted ratings (`train` and `test`, for
-                `Ratings.open`), whose arrays need not fit in memory; None keeps them in memory.
-            rebuild: Replace parts that the folder holds already, which are otherwise refused.
+            folder: As for `split`.
+            rebuild: As for `split`.
 
         Returns:
             Training and test ratings.
@@ -350,13 +345,9 @@ class SplittableRatings(RatingTable):
     ) -> np.ndarray:
         """Ratings chosen by their place among their user's, some users at a time.
 
-        Args:
-            sort_by: Of rows, by increasing user, what places are counted by; of equal ones the
-                first row is the first.
-            choose: Of places from 0, and users, whether the ratings are chosen.
-
-        Returns:
-            True where they are.
+        `sort_by` gives of rows, by increasing user, what places are counted by; of equal ones the
+        first row is the first. `choose` says of places from 0, and users, whether the ratings are
+        chosen.
         """
         chosen = np.zeros(len(self), dtype=bool)
         for rows in self.by_user.blocks():

@@ -43,16 +43,10 @@ def read_table(
 ) -> Frame:
     """Columns of any table, by name.
 
-    Args:
-        frame: pandas, polars, pyarrow, DuckDB or other table that narwhals knows (lazy ones are
-            collected, these columns only); a mapping of names to sequences; a structured array.
-        names: The columns wanted; None for all.
-        what: What messages call the table.
-        hints: What to do when a column is missing, by name.
-        label: What messages call a column, with braces for its name.
-
-    Returns:
-        The loaded columns; see `load`.
+    Any table is a pandas, polars, pyarrow, DuckDB or other table that narwhals knows (lazy ones are
+    collected, these columns only); a mapping of names to sequences; a structured array. Without
+    `names` all columns are read. `hints` say what to do when a column is missing; `label` has
+    braces for a column's name.
 
     Raises:
         TypeError: If it is no table.

@@ -26,15 +26,8 @@ def draw_pairs(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distinct pairs in random order, with every user and every item in at least one.
 
-    Args:
-        rng: Source of randomness.
-        num_users: Number of users.
-        num_items: Number of items.
-        num_ratings: Number of pairs, from max(num_users, num_items) to num_users * num_items.
-        popularity: Exponent of the power law of item popularity; 0 makes all items alike.
-
-    Returns:
-        User codes and item codes, int64, each of shape (num_ratings,).
+    There are from max(num_users, num_items) to num_users * num_items. `popularity` is the exponent
+    of the power law of item popularity; 0 makes all items alike.
     """
     degree = rng.permutation(_item_degrees(num_users, num_items, num_ratings, popularity))
     log_activity = rng.normal(scale=_ACTIVITY_SPREAD, size=num_users)

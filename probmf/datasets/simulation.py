@@ -295,11 +295,7 @@ _STRIDE = 1597
 def invent_titles(num_titles: int) -> list[str]:
     """Titles such as "The Silver Lighthouse"; once the words run out, sequels of the same.
 
-    Args:
-        num_titles: How many, not negative.
-
-    Returns:
-        Distinct titles; the first n are the same for every `num_titles` >= n.
+    The first n are the same for every `num_titles` >= n.
 
     Example:
         >>> invent_titles(3)

@@ -93,11 +93,7 @@ def varimax(loadings: Float[np.ndarray, "rows k"]) -> Float[np.ndarray, "k k"]:
     .. math:: \sum_j \left[ \tfrac1n \sum_i b_{ij}^4 - (\tfrac1n \sum_i b_{ij}^2)^2 \right],
        \qquad B = L Q
 
-    Args:
-        loadings: L.
-
-    Returns:
-        Q, orthogonal; a local maximum, by steps of singular value decompositions.
+    Orthogonal; a local maximum, by steps of singular value decompositions.
 
     Example:
         >>> simple = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 3.0]])

@@ -114,22 +114,10 @@ def evaluation(
 ) -> Evaluation:
     """Every figure that `probmf evaluate` shows.
 
-    Args:
-        fit: A fit of ratings, or of a mixed model.
-        test: Ratings that it has not seen, or for a mixed model a table with its columns. Users,
-            items and groups that it does not know get the prior.
-        ks: Lengths of recommendation lists.
-        relevant_from: Least rating of a relevant item; None takes every test item, or for yes/no
-            data every yes.
-        found: Predictions of the test data with intervals of the last of `LEVELS`, if they have
-            been made.
-
-    Returns:
-        The figures. Of a fit that ranks only, lists alone are judged.
-
-    Raises:
-        TypeError: If the test data are of the wrong type.
-        ValueError: If they do not suit the fit's likelihood.
+    Users, items and groups that the fit does not know get the prior. `relevant_from` is the least
+    rating of a relevant item; None takes every test item, or for yes/no data every yes. `found` are
+    predictions of the test data with intervals of the last of `LEVELS`, if they have been made. Of
+    a fit that ranks only, lists alone are judged.
     """
     blocks = _Blocks(fit, test, found)
     first = blocks.first

@@ -40,12 +40,8 @@ class Complaint(NamedTuple):
 def statistics(sampling: Sampling | None) -> dict[str, Any]:
     """Faults that a sampler's statistics show for the whole run.
 
-    Args:
-        sampling: How the run went, or None.
-
-    Returns:
-        "num_divergent", "share_saturated" (of trees as deep as allowed), "e_bfmi" (one number per
-        chain), "k_hat", "elbo" and "log_evidence", as far as they are known.
+    "num_divergent", "share_saturated" (of trees as deep as allowed), "e_bfmi" (one number per
+    chain), "k_hat", "elbo" and "log_evidence", as far as they are known.
     """
     found: dict[str, Any] = {}
     if sampling is None:
@@ -100,16 +96,8 @@ def complaints(
 ) -> Iterator[Complaint]:
     """Complaints about a run, each with its remedy.
 
-    Args:
-        sampling: How the run went, or None.
-        known: From `statistics`.
-        rows: Rows of the table, with "name", "r_hat", "ess_bulk" and "ess_tail"; None for what is
-            not judged.
-        num_chains: Number of chains.
-        num_draws: Draws per chain.
-
-    Yields:
-        The complaints.
+    `known` is from `statistics`; `rows` have "name", "r_hat", "ess_bulk" and "ess_tail", None for
+    what is not judged.
     """
     if sampling is not None and "approximation" in sampling.info:
         yield from _about_approximation(sampling, known)

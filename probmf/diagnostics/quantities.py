@@ -37,14 +37,7 @@ class Quantity(NamedTuple):
 
 
 def check_fit(fit: object) -> None:
-    """Refuse what is no fit.
-
-    Args:
-        fit: Anything.
-
-    Raises:
-        TypeError: If it is none.
-    """
+    """Refuse what is no fit."""
     if not isinstance(fit, RatingsFit | MixedFit | NetworkFit):
         raise TypeError(
             f"fit is a {type(fit).__name__}, expected a RatingsFit, a MixedFit or a NetworkFit."
@@ -56,14 +49,8 @@ def of_fit(
 ) -> Iterator[Quantity]:
     """Identified quantities of a fit of any kind.
 
-    Args:
-        fit: A fit of many draws.
-        probes: Number of pairs, or rows, to predict.
-        rng: Chooses them.
-        quick: Leave out what takes long: singular values and biases, and most effects.
-
-    Returns:
-        The quantities.
+    `probes` pairs, or rows, are predicted. `quick` leaves out what takes long: singular values and
+    biases, and most effects.
     """
     if isinstance(fit, RatingsFit):
         return of_factorization(fit, probes, rng, quick=quick)
@@ -77,14 +64,9 @@ def of_factorization(
 ) -> Iterator[Quantity]:
     """Predictions of probe pairs, singular values of U V', biases, scales, intercept.
 
-    Args:
-        fit: A fit of many draws.
-        probes: Number of pairs, half of them rated ones, and of rows whose biases are looked at.
-        rng: Chooses them.
-        quick: Leave out singular values and biases.
-
-    Yields:
-        The quantities. Those that need rows which the sampler did not recover are left out.
+    Half of the probe pairs are rated ones; of as many rows biases are looked at. `quick` leaves out
+    singular values and biases. Quantities that need rows which the sampler did not recover are left
+    out.
     """
     samples, data = fit.samples, fit.data
     chains = fit.num_chains
@@ -134,13 +116,7 @@ def of_mixed_model(
 ) -> Iterator[Quantity]:
     """Every parameter, and the effects of each group term together.
 
-    Args:
-        fit: A fit of many draws.
-        probes: Number of groups of each term to look at; None for all.
-        rng: Chooses them.
-
-    Yields:
-        The quantities.
+    `probes` groups of each term are looked at; None for all.
     """
     sites = fit.model.sites(fit.design)
     for site, value in fit.samples.items():
@@ -157,14 +133,6 @@ def of_network(fit: NetworkFit, probes: int, rng: np.random.Generator) -> Iterat
     """Scores of training rows, scales and cutpoints; weights only where no unit is hidden.
 
     Hidden units can be exchanged, and the signs of some flipped, without any change of the scores.
-
-    Args:
-        fit: A fit of many draws.
-        probes: Number of rows.
-        rng: Chooses them.
-
-    Yields:
-        The quantities.
     """
     rows = rng.choice(len(fit.data), size=min(len(fit.data), probes), replace=False)
     inputs = fit.data.inputs()[rows]

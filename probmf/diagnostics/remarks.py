@@ -11,13 +11,7 @@ LARGER = frozenset({"log score", "AUC"})
 def baseline_wins(errors: dict[str, Any], others: dict[str, Any], what: str) -> list[str]:
     """A sentence if a simple prediction is better than the fit by any measure.
 
-    Args:
-        errors: Measures of the fit; None where one has no value.
-        others: The same of the simple prediction.
-        what: What it is, such as "the constant does".
-
-    Returns:
-        The sentence, or nothing.
+    `what` says what that is, such as "the constant does".
     """
     better = []
     for name, own in errors.items():
@@ -36,15 +30,7 @@ def baseline_wins(errors: dict[str, Any], others: dict[str, Any], what: str) -> 
 
 
 def events_alone(training: np.ndarray, observed: np.ndarray) -> list[str]:
-    """A sentence if all responses are the same, so that errors would tell nothing.
-
-    Args:
-        training: The training responses.
-        observed: The test responses.
-
-    Returns:
-        The sentence, or nothing.
-    """
+    """A sentence if all responses are the same, so that errors would tell nothing."""
     value = training[0]
     if np.any(training != value) or np.any(observed != value):
         return []
@@ -57,13 +43,7 @@ def events_alone(training: np.ndarray, observed: np.ndarray) -> list[str]:
 def wide_intervals(training: np.ndarray, width: float, level: float) -> list[str]:
     """A sentence if the intervals are on average wider than the scale of the responses.
 
-    Args:
-        training: The training responses.
-        width: Mean width of the intervals.
-        level: Their probability.
-
-    Returns:
-        The sentence, or nothing. The scale is the range of the training responses.
+    That scale is the range of the training responses.
     """
     span = float(np.ptp(training))
     if not width > span > 0:
@@ -76,15 +56,7 @@ def wide_intervals(training: np.ndarray, width: float, level: float) -> list[str
 
 
 def seen_items(num_relevant: int, num_seen: int) -> list[str]:
-    """A sentence if test pairs were trained on, whose items the lists leave out.
-
-    Args:
-        num_relevant: Number of test pairs that lists are judged by.
-        num_seen: Number of those that the fit was trained on.
-
-    Returns:
-        The sentence, or nothing.
-    """
+    """A sentence if test pairs were trained on, whose items the lists leave out."""
     if not num_seen:
         return []
     if num_seen == num_relevant:

@@ -185,12 +185,7 @@ def _plain_rows(quantities: list[Quantity], sampling: Sampling) -> list[dict[str
 def measured_rows(quantities: list[Quantity], probes: int) -> list[dict[str, Any]]:
     """Rows of the table of chains; what is the same at every draw is left out.
 
-    Args:
-        quantities: The quantities.
-        probes: How many numbers of each to measure.
-
-    Returns:
-        The rows.
+    At most `probes` numbers of each quantity are measured.
     """
     kept, arrays = [], []
     for quantity in quantities:

@@ -92,19 +92,7 @@ def fit(
 
 
 def default_model(ratings: Ratings, num_factors: int) -> MatrixFactorization:
-    """The factorization that `fit` fits.
-
-    Args:
-        ratings: The ratings.
-        num_factors: Length of the factors.
-
-    Returns:
-        The model.
-
-    Raises:
-        TypeError: If `ratings` is not Ratings.
-        ValueError: If all ratings are the same.
-    """
+    """The factorization that `fit` fits."""
     if not isinstance(ratings, Ratings):
         raise TypeError(
             f"ratings is a {type(ratings).__name__}, expected Ratings. Make them with "

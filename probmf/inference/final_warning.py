@@ -28,14 +28,10 @@ OPENING = "The draws should not be relied upon as they are."
 def judged[F: AnyFit](fit: F) -> tuple[F, tuple[str, ...]]:
     """The fit with its verdict in `sampling.info`, and what is wrong with its draws, in sentences.
 
-    Args:
-        fit: What a sampler returns.
-
-    Returns:
-        The fit, and sentences if there were divergences, R-hat is above 1.01, an effective sample
-        size below 100 per chain, E-BFMI below 0.3, k-hat above 0.7, or there are too few draws to
-        tell; none of a point fit, and none of an interrupted run, which has been told of already.
-        Takes some tens of milliseconds for 4,000 draws, besides the predictions of the probes.
+    There are sentences after divergences, R-hat above 1.01, an effective sample size below 100 per
+    chain, E-BFMI below 0.3, k-hat above 0.7, or too few draws to tell; none of a point fit, and
+    none of an interrupted run, which has been told of already. Takes some tens of milliseconds for
+    4,000 draws, besides the predictions of the probes.
     """
     sampling = fit.sampling
     if sampling is None:
@@ -109,13 +105,9 @@ PACKAGE = str(Path(__file__).parents[1])
 def concluded[F: AnyFit](fit: F, trouble: str = "", *, lost_digits: str = "") -> F:
     """The fit with its verdict and notes, after one warning if something is wrong.
 
-    Args:
-        fit: A sampler's, or an approximation's.
-        trouble: How the search ended, if not as it should: draws from there are not judged aloud.
-        lost_digits: What rounding left too little of, if anything.
-
-    Returns:
-        The fit. Variances of a mixed model that the rows do not tell apart are in its notes.
+    `trouble` says how the search ended, if not as it should: draws from there are not judged aloud.
+    `lost_digits` says what rounding left too little of. Variances of a mixed model that the rows do
+    not tell apart are in the fit's notes.
 
     Warns:
         FitWarning: If the rows do not tell variances apart, digits were lost, or there is trouble.

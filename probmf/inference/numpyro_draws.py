@@ -37,20 +37,7 @@ def draw_posterior(
 ) -> Any:
     """Draws of all sites; see `sample_marginal`.
 
-    Args:
-        model: The model.
-        data: Its arguments: by name, or in order.
-        num_samples: Draws wanted.
-        key: JAX key.
-        max_densities: The most proposals.
-        progress: Show a bar.
-
-    Returns:
-        An ArviZ DataTree, dimensions called after the model's plates.
-
-    Raises:
-        TypeError: If `data` is neither a mapping nor a sequence.
-        NoStartError: If the density is finite nowhere that chains could start.
+    An ArviZ DataTree, dimensions called after the model's plates.
     """
     begin = time.perf_counter()
     args, kwargs = _arguments(data)

@@ -35,11 +35,7 @@ FREE = frozenset(
 def gradient_operations(potential: Potential) -> float:
     """Operations of one evaluation of a log density and its gradient.
 
-    Args:
-        potential: The density.
-
-    Returns:
-        The number, in the cost of moving one number.
+    In the cost of moving one number.
     """
     with run_unchecked():
         traced = jax.make_jaxpr(jax.value_and_grad(potential.log_density))(potential.vector)
@@ -49,11 +45,7 @@ def gradient_operations(potential: Potential) -> float:
 def count_operations(jaxpr: Jaxpr) -> float:
     """Cost of a traced program, by the shapes of what it computes with.
 
-    Args:
-        jaxpr: The program.
-
-    Returns:
-        The number. Of alternatives the dearest counts, and of a loop of unknown length one turn.
+    Of alternatives the dearest counts, and of a loop of unknown length one turn.
     """
     return sum(_count(equation) for equation in jaxpr.eqns)
 

@@ -261,9 +261,8 @@ class Potential:
     def compiled(self, function: Callable[..., Any], *example: Any) -> Any:
         """A function of the potential and more, compiled.
 
-        Args:
-            function: Of a module or of this class, so that its programs are shared.
-            *example: Its other arguments, for their shapes.
+        It is of a module or of this class, so that its programs are shared; `example` are its other
+        arguments, for their shapes.
         """
         return traced_jit(function, self._numbers, self, *example)
 
@@ -281,12 +280,7 @@ class Potential:
 
 
 def mixed_potential(program: MixedProgram, args: tuple[Any, ...]) -> Potential:
-    """The density of all sites of a mixed model, in standard coordinates.
-
-    Args:
-        program: The model.
-        args: Its arguments.
-    """
+    """The density of all sites of a mixed model, in standard coordinates."""
     return Potential(program, args, {}, mixed_coordinates(program, args[0]))
 
 

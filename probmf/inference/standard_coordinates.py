@@ -53,11 +53,7 @@ class Coordinates(NamedTuple):
         return found
 
     def log_volume(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
-        """Logarithm of the volume of unconstrained values by that of standard ones.
-
-        Args:
-            shapes: Shapes of the values, by site.
-        """
+        """Logarithm of the volume of unconstrained values by that of standard ones."""
         return sum(
             float(np.linalg.slogdet(np.asarray(one.matrix, np.float64))[1])
             * float(np.prod(shapes[name][:-1]))
@@ -82,13 +78,6 @@ def mixed_coordinates(program: MixedProgram, data: MixedData) -> Coordinates:
 
     Coefficients and effects enter by centred columns of one size, orthogonal if they can be, in
     standard deviations of the response; logarithms of scales are taken about these units.
-
-    Args:
-        program: The model.
-        data: Its argument.
-
-    Returns:
-        The coordinates of all its sites.
     """
     unit = 1.0
     if data.response is not None:

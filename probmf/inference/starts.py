@@ -31,30 +31,14 @@ START_SCALE = 0.1
 def row_identity(
     model: MatrixFactorization, observations: Observations, start: RatingsFit | None, *further: Any
 ) -> str:
-    """Fingerprint of a run that solves for rows or draws them.
-
-    Args:
-        model: The factorization.
-        observations: Its data.
-        start: The fit that it starts from, or None.
-        *further: Settings and keys; see `fingerprint`.
-
-    Returns:
-        The fingerprint.
-    """
+    """Fingerprint of a run that solves for rows or draws them."""
     # Features count as they are encoded, among the observations.
     told = replace(model, user_features=None, item_features=None)
     return fingerprint(told, observations, None if start is None else start.point(), *further)
 
 
 def warn_of_heavy_weights(model: MatrixFactorization, data: Ratings, stacklevel: int) -> None:
-    """Say it where confidence weights look like raw counts; see `confidence_weights`.
-
-    Args:
-        model: The factorization.
-        data: Its ratings.
-        stacklevel: Of the user's call.
-    """
+    """Say it where confidence weights look like raw counts; see `confidence_weights`."""
     if not model.unobserved_weight or data.weight is None:
         return
     share = heavy_tail(np.asarray(data.weight))
@@ -71,20 +55,7 @@ def warn_of_heavy_weights(model: MatrixFactorization, data: Ratings, stacklevel:
 def network_start(
     model: Network, data: NetworkData, start: Any
 ) -> Callable[[Array], dict[str, Array]]:
-    """A function from a key to starting values: the network's own random ones, or those of a fit.
-
-    Args:
-        model: The network.
-        data: Its arrays.
-        start: A fit to start from, or None.
-
-    Returns:
-        The function.
-
-    Raises:
-        TypeError: If `start` is no fit of a network.
-        ValueError: If it has other sites or shapes.
-    """
+    """A function from a key to starting values: the network's random ones, or those of a fit."""
     if start is None:
         return lambda key: model.start(key, data)
     if not isinstance(start, NetworkFit):
@@ -112,20 +83,10 @@ def initial_parameters(
 ) -> Callable[[Array], dict[str, Array]]:
     """A function from a key to starting values.
 
-    Args:
-        model: The factorization.
-        observations: Its data.
-        start: A fit to start from, or None.
-
-    Returns:
-        Biases at zero, factors Normal with sd `START_SCALE` or the prior's if smaller, the
-        intercept at the best constant, learned cutpoints where they fit the levels' shares at
-        that score; with features, rows as much above their prior means at random weights; or the
-        values of `start`, whatever the key.
-
-    Raises:
-        TypeError: If `start` is no fit.
-        ValueError: If `start` has other sites or shapes.
+    They are biases at zero, factors Normal with sd `START_SCALE` or the prior's if smaller, the
+    intercept at the best constant, learned cutpoints where they fit the levels' shares at that
+    score; with features, rows as much above their prior means at random weights; or the values of
+    `start`, whatever the key.
     """
     shapes = model.site_shapes(observations.num_users, observations.num_items)
     means = model.row_means(observations.features)
@@ -180,20 +141,7 @@ def _noise(key: Array, index: int, scale: np.ndarray, shape: tuple[int, ...]) ->
 def prepare_validation(
     model: MatrixFactorization, data: Ratings, validation: Ratings | None
 ) -> Validation | None:
-    """Held-out ratings in the training data's codes.
-
-    Args:
-        model: The factorization.
-        data: The training ratings.
-        validation: The held-out ratings, or None.
-
-    Returns:
-        The validation, or None.
-
-    Raises:
-        TypeError: If it is no Ratings.
-        ValueError: If it has ids that the training vocabulary lacks, or unfit ratings.
-    """
+    """Held-out ratings in the training data's codes."""
     if validation is None:
         return None
     recoded = _recoded(data, validation)
@@ -204,19 +152,7 @@ def prepare_validation(
 def prepare_ranking_validation(
     data: Ratings, validation: Ratings | None
 ) -> RankingValidation | None:
-    """Held-out pairs that lists are judged by.
-
-    Args:
-        data: The training ratings.
-        validation: The held-out ratings, or None.
-
-    Returns:
-        The validation, or None.
-
-    Raises:
-        TypeError: If it is no Ratings.
-        ValueError: If it has ids that the training vocabulary lacks, or none above zero.
-    """
+    """Held-out pairs that lists are judged by."""
     return None if validation is None else RankingValidation.build(data, _recoded(data, validation))
 
 

@@ -53,14 +53,8 @@ class Target:
     ) -> "Target":
         """The target that the arguments of a method ask for.
 
-        Args:
-            source: A model.
-            data: Its data.
-            chosen: The argument `marginalize`: names of effect sites to integrate out, or "all".
-            mesh: Devices that rows of a factorization which are integrated out are dealt out to.
-
-        Returns:
-            The target.
+        `chosen` is the argument `marginalize`: names of effect sites to integrate out, or "all".
+        Rows of a factorization that are integrated out are dealt out to `mesh`.
 
         Raises:
             TypeError: If model or data are of the wrong type.
@@ -138,13 +132,8 @@ class Target:
     def with_effects(self, samples: SiteArrays, keys: Array, *, recover: bool = True) -> SiteArrays:
         """Draws by site with what was integrated out drawn back.
 
-        Args:
-            samples: Draws of the model's sites, (chain, draw, ...).
-            keys: A key for each draw, (chain, draw).
-            recover: Whether to draw it back; of a side's rows the intercept is in any case.
-
-        Returns:
-            By site, (chain, draw, ...).
+        Draws are (chain, draw, ...), with a key for each. Without `recover` only the intercept
+        beside a side's rows is drawn back.
         """
         lead, keys = keys.shape, keys.reshape(-1)
         if isinstance(self.model, RowsMarginal):
@@ -162,11 +151,7 @@ class Target:
         }
 
     def drawn_back(self, samples: SiteArrays, key: Array) -> SiteArrays:
-        """The same for all draws: after an interruption for the first of them.
-
-        Raises:
-            KeyboardInterrupt: After an interruption before there are any.
-        """
+        """The same for all draws: after an interruption for the first of them."""
         if not self.sites:
             return samples
         chains, draws = next(iter(samples.values())).shape[:2]
@@ -183,10 +168,7 @@ class Target:
     def fit(self, samples: SiteArrays, method: str, **record: Any) -> Any:
         """The result class of the model, with these draws.
 
-        Args:
-            samples: Draws by site.
-            method: Name of the method.
-            **record: History, sampling, or what else a fit keeps.
+        `record` is history, sampling, or what else a fit keeps.
         """
         if self.design is not None:
             return MixedFit(self.source, self.design, samples, method, data=self.data, **record)

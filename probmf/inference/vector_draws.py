@@ -55,12 +55,7 @@ def draw_vectors(
 ) -> VectorDraws:
     """Draw from a density.
 
-    Args:
-        potential: The density.
-        num_samples: Draws wanted; by NUTS as many, or a few more, in chains of one length.
-        key: JAX key.
-        limit: The most proposals.
-        progress: Show a bar.
+    By NUTS there are as many as wanted, or a few more, in chains of one length.
 
     Raises:
         NoStartError: If the density is finite nowhere that chains could start.

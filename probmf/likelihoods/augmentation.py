@@ -25,12 +25,7 @@ def draw_polya_gamma(key: Array, score: Float[Array, "..."]) -> Float[Array, "..
     With :math:`\omega` known, :math:`e^{r \eta} / (1 + e^\eta)` is proportional to
     :math:`\exp((r - 1/2) \eta - \omega \eta^2 / 2)`, a Gaussian in :math:`\eta`.
 
-    Args:
-        key: JAX key.
-        score: The scores :math:`\eta`.
-
-    Returns:
-        One draw for each score; its mean is :math:`\tanh(\eta / 2) / 2 \eta`.
+    Their mean is :math:`\tanh(\eta / 2) / 2 \eta`.
 
     References:
         Polson, Scott and Windle (2013), section 4; Devroye (2009) for the Jacobi distribution.
@@ -91,14 +86,7 @@ def draw_between(
 ) -> Float[Array, "..."]:
     """Draws of Normal(mean, 1) between two bounds, exactly.
 
-    Args:
-        key: JAX key.
-        mean: Means.
-        lower: Lower bounds; may be minus infinity.
-        upper: Upper bounds, above the lower ones; may be infinity.
-
-    Returns:
-        One draw for each mean.
+    Bounds may be infinite.
     """
     low, high = lower - mean, upper - mean
     # Turned so that the bound nearest to the mean, if it is not between, is the upper one.

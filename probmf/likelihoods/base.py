@@ -12,6 +12,7 @@ with it. They know it by name from `probmf.likelihoods.registry` alone.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution, biject_to
 
 from probmf import metrics
-from probmf.data.column import Column
+from probmf.data.column import Column, such_rows
 from probmf.data.examples import Examples
 from probmf.likelihoods.responses import (
     ResponseValues,
@@ -63,6 +64,7 @@ class BaseLikelihood(ABC):
         by_class: There is a score for each class, on the last axis.
         quadratic: The loss is a quadratic function of rating less score.
         normal: A function of the rating, `to_score`, is Normal about the score.
+        defaults: Own parameters that are fields of the class, and their values where none is given.
         known: Own parameters that are data: a number, or in a mixed model a column.
         scale_parameter: The own parameter that the `scale_formula` of a mixed model is for; empty
             where none is.
@@ -74,6 +76,7 @@ class BaseLikelihood(ABC):
     quadratic: ClassVar[bool] = False
     normal: ClassVar[bool] = False
     step: ClassVar[float] = 0.0
+    defaults: ClassVar[Mapping[str, float]] = {}
     known: ClassVar[tuple[str, ...]] = ()
     scale_parameter: ClassVar[str] = ""
 
@@ -131,13 +134,20 @@ class BaseLikelihood(ABC):
             ValueError: If it has none.
         """
 
-    @abstractmethod
+    @property
+    def stated(self) -> dict[str, Any]:
+        """Own parameters that the user has given: numbers, or priors."""
+        given = {name: getattr(self, name) for name in self.defaults}
+        return {name: value for name, value in given.items() if value is not None}
+
     def scale_sites(self) -> dict[str, Any]:
         """The likelihood's own parameters by site name: numbers, arrays or prior distributions."""
+        return {**self.defaults, **self.stated}
 
-    @abstractmethod
     def canonical(self) -> Self:
         """The likelihood without its parameters: compiled programs are keyed by it."""
+        nothing: Any = dict.fromkeys(self.defaults)
+        return replace(self, **nothing) if nothing else self  # type: ignore[type-var]
 
     def prior_precisions(self) -> dict[str, float]:
         """Precision of the Normal prior about zero that each learned parameter has."""
@@ -237,6 +247,15 @@ class Likelihood(BaseLikelihood):
             ValueError: If there are any.
         """
 
+    def _refuse(self, bad: np.ndarray, rating: np.ndarray, needs: str, advice: str) -> None:
+        """Raise a ValueError that names the first of some rows, if there are any."""
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(
+                f"A {type(self).__name__} likelihood needs {needs}, but row {row} has "
+                f"{rating[row]:g} ({such_rows(bad)}). {advice}"
+            )
+
     @property
     def uncensored(self) -> "Likelihood":
         """The likelihood of responses of which none is a bound."""
@@ -333,11 +352,6 @@ class Likelihood(BaseLikelihood):
     def middle(self, offset: np.ndarray) -> float:
         """The one offset in place of those of all rows, where responses have no place."""
         return float(np.mean(offset))
-
-    @property
-    def stated(self) -> dict[str, Any]:
-        """Own parameters that the user has given: numbers, or priors."""
-        return {}
 
     def default_priors(self, width: float) -> dict[str, Distribution]:
         """Priors of the own parameters in a mixed model, if nothing else is stated.
@@ -511,15 +525,7 @@ class Likelihood(BaseLikelihood):
 def weighted_pieces(
     weight: np.ndarray | None, count: int
 ) -> Iterator[tuple[slice, Float[np.ndarray, " n"]]]:
-    """Pieces of many rows, and the weights of these.
-
-    Args:
-        weight: The weights, or None for ones.
-        count: Number of rows.
-
-    Yields:
-        Each piece with its weights.
-    """
+    """Pieces of many rows, and the weights of these."""
     for start in range(0, count, 1 << 20):
         rows = slice(start, min(start + (1 << 20), count))
         own = np.ones(rows.stop - start) if weight is None else np.asarray(weight[rows])
@@ -529,12 +535,7 @@ def weighted_pieces(
 def likelihood_scales(likelihood: BaseLikelihood, values: Mapping[str, Any]) -> dict[str, Array]:
     """The likelihood's own parameters: those in `values`, else those that are numbers.
 
-    Args:
-        likelihood: The likelihood.
-        values: Parameters by site name, such as learned cutpoints.
-
-    Returns:
-        Arrays in JAX's present precision; a parameter with a prior is left out if it has no value.
+    In JAX's present precision; a parameter with a prior is left out if it has no value.
     """
     sites = likelihood.scale_sites()
     given = {name: values.get(name, scale) for name, scale in sites.items()}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from probmf import metrics
-from probmf.data.column import Column, such_rows
+from probmf.data.column import Column
 from probmf.likelihoods.augmentation import draw_between, draw_polya_gamma
 from probmf.likelihoods.base import Likelihood, Optional, Predicted, Scores
 from probmf.likelihoods.links import ANSWERS, LINKS, AnswerLink, Answers, check_link, log_sigmoid
@@ -60,24 +60,13 @@ class Bernoulli(Likelihood):
         """Its class's name, and the link if it is not the logit."""
         return "Bernoulli" if self.link == "logit" else f"Bernoulli({self.link!r})"
 
-    def scale_sites(self) -> dict[str, Any]:
-        """No parameters of its own."""
-        return {}
-
-    def canonical(self) -> Self:
-        """The likelihood itself: it has no parameters."""
-        return self
-
     def check_ratings(self, rating: np.ndarray, noun: str = "ratings") -> None:
         """Refuse anything but 0 and 1."""
-        bad = (rating != 0) & (rating != 1)
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise ValueError(
-                f"A Bernoulli likelihood needs {noun} 0 or 1, but row {row} has {rating[row]:g} "
-                f"({such_rows(bad)}). Make them 0/1, of ratings for example with "
-                "ratings.binarize(threshold), or use a Gaussian likelihood."
-            )
+        self._refuse(
+            (rating != 0) & (rating != 1), rating, f"{noun} 0 or 1",
+            "Make them 0/1, of ratings for example with ratings.binarize(threshold), or use a "
+            "Gaussian likelihood.",
+        )  # fmt: skip
 
     def read_column(self, column: Column, name: str) -> ResponseValues:
         """Numbers 0 and 1, or booleans."""

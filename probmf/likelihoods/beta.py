@@ -13,7 +13,6 @@ from jaxtyping import Array
 from numpyro.distributions import constraints
 from scipy import optimize, special
 
-from probmf.data.column import such_rows
 from probmf.likelihoods.base import Scores
 from probmf.likelihoods.links import log_sigmoid
 from probmf.likelihoods.log_gamma import log_beta
@@ -55,14 +54,11 @@ class Beta(Concentrated):
 
     def check_ratings(self, rating: np.ndarray, noun: str = "ratings") -> None:
         """Refuse what does not lie between 0 and 1."""
-        bad = ~((rating > 0) & (rating < 1))
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise ValueError(
-                f"A Beta likelihood needs {noun} between 0 and 1, both excluded, but row {row} has "
-                f"{rating[row]:g} ({such_rows(bad)}). Move shares of 0 and 1 inwards, as in "
-                "(y * (n - 1) + 0.5) / n, or give counts of successes to a Binomial likelihood."
-            )
+        self._refuse(
+            ~((rating > 0) & (rating < 1)), rating, f"{noun} between 0 and 1, both excluded",
+            "Move shares of 0 and 1 inwards, as in (y * (n - 1) + 0.5) / n, or give counts of "
+            "successes to a Binomial likelihood.",
+        )  # fmt: skip
 
     def place(self, response: np.ndarray) -> np.ndarray:
         """Logits of the responses."""

@@ -45,6 +45,7 @@ class Binomial(QuadratureLikelihood):
     trials: int | None = None
     support = constraints.nonnegative_integer
     step = 1.0
+    defaults = {"trials": 1.0}  # noqa: RUF012
     known = ("trials",)
 
     def __post_init__(self) -> None:
@@ -56,14 +57,6 @@ class Binomial(QuadratureLikelihood):
                 "a column in the formula: 'y | trials(n) ~ x'."
             )
 
-    def scale_sites(self) -> dict[str, Any]:
-        """The number of trials; 1 where none was given."""
-        return {"trials": 1.0 if self.trials is None else float(self.trials)}
-
-    def canonical(self) -> Self:
-        """The likelihood without the number: compiled programs are keyed by it."""
-        return type(self)()
-
     @classmethod
     def of_ratings(cls, rating: np.ndarray, noise_scale: float) -> Self:
         """As many trials as the most successes."""
@@ -72,7 +65,7 @@ class Binomial(QuadratureLikelihood):
     @property
     def stated(self) -> dict[str, Any]:
         """The number of trials, if it was given."""
-        return {} if self.trials is None else self.scale_sites()
+        return {name: float(given) for name, given in super().stated.items()}
 
     def check_ratings(self, rating: np.ndarray, noun: str = "ratings") -> None:
         """Refuse what is no count, or more than the number of trials."""
@@ -96,13 +89,10 @@ class Binomial(QuadratureLikelihood):
         Raises:
             ValueError: If there are any, naming the first row.
         """
-        bad = ~(trials >= 1) | (np.isfinite(trials) & (trials != np.round(trials)))
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise ValueError(
-                f"A Binomial likelihood needs whole numbers of trials of at least 1, but row {row} "
-                f"has {trials[row]:g} ({such_rows(bad)}). Correct or drop them."
-            )
+        self._refuse(
+            ~(trials >= 1) | (np.isfinite(trials) & (trials != np.round(trials))), trials,
+            "whole numbers of trials of at least 1", "Correct or drop them.",
+        )  # fmt: skip
         bad = ~((rating >= 0) & (rating <= trials)) | (rating != np.round(rating))
         if bad.any():
             row = int(np.argmax(bad))

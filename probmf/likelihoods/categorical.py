@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -62,14 +61,6 @@ class Categorical(BaseLikelihood):
                 f"Categorical({len(classes)})."
             )
         return codes[:, None]
-
-    def scale_sites(self) -> dict[str, Any]:
-        """No parameters of its own."""
-        return {}
-
-    def canonical(self) -> Self:
-        """The likelihood without its parameters: compiled programs are keyed by it."""
-        return self
 
     def distribution(self, scores: Scores, scales: Mapping[str, Array]) -> Distribution:
         """Categorical, by its logits."""

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,6 @@ from jaxtyping import Array
 from numpyro.distributions import constraints
 from scipy import special
 
-from probmf.data.column import such_rows
 from probmf.likelihoods.base import Predicted, Scores
 from probmf.likelihoods.log_gamma import log_gamma_tails
 from probmf.likelihoods.quadrature import Concentrated, RateLikelihood, rate, rate_moments
@@ -40,14 +39,11 @@ class Counts(RateLikelihood):
 
     def check_ratings(self, rating: np.ndarray, noun: str = "ratings") -> None:
         """Refuse what is no count."""
-        bad = ~(rating >= 0) | (rating != np.round(rating))
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise ValueError(
-                f"A {type(self).__name__} likelihood needs {noun} that are counts (0, 1, 2, ...), "
-                f"but row {row} has {rating[row]:g} ({such_rows(bad)}). Correct or drop them, or "
-                "use a Gaussian likelihood."
-            )
+        self._refuse(
+            ~(rating >= 0) | (rating != np.round(rating)), rating,
+            f"{noun} that are counts (0, 1, 2, ...)",
+            "Correct or drop them, or use a Gaussian likelihood.",
+        )  # fmt: skip
 
     def place(self, response: np.ndarray) -> float:
         """The logarithm of the mean count: a count of zero has no place on that scale."""
@@ -87,14 +83,6 @@ class Poisson(Counts):
         McCullagh and Nelder (1989), Generalized linear models, chapter 6; Gopalan, Hofman and Blei
         (2015) for counts in matrix factorization.
     """
-
-    def scale_sites(self) -> dict[str, Any]:
-        """No parameters of its own."""
-        return {}
-
-    def canonical(self) -> Self:
-        """The likelihood itself: it has no parameters."""
-        return self
 
     def sample(
         self, key: Array, scores: Array, scales: Mapping[str, Array], shape: tuple[int, ...]

@@ -11,7 +11,6 @@ from jax.scipy.special import gammaincc
 from jaxtyping import Array
 from numpyro.distributions import constraints
 
-from probmf.data.column import such_rows
 from probmf.likelihoods.base import Predicted, Scores
 from probmf.likelihoods.log_gamma import log_gamma_rest, log_gamma_tails
 from probmf.likelihoods.quadrature import STEEPEST, Concentrated, RateLikelihood, rate, rate_moments
@@ -51,13 +50,9 @@ class Gamma(Concentrated, RateLikelihood):
 
     def check_ratings(self, rating: np.ndarray, noun: str = "ratings") -> None:
         """Refuse what is not positive."""
-        bad = ~(rating > 0)
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise ValueError(
-                f"A Gamma likelihood needs positive {noun}, but row {row} has {rating[row]:g} "
-                f"({such_rows(bad)}). Drop them, or use a Gaussian likelihood."
-            )
+        self._refuse(
+            ~(rating > 0), rating, f"positive {noun}", "Drop them, or use a Gaussian likelihood."
+        )
 
     def place(self, response: np.ndarray) -> np.ndarray:
         """Logarithms of the responses."""

@@ -14,7 +14,6 @@ from jaxtyping import Array
 from numpyro.distributions import Distribution
 
 from probmf import metrics
-from probmf.data.column import such_rows
 from probmf.likelihoods.base import Likelihood, Predicted, Scores
 from probmf.likelihoods.links import log_ndtr
 from probmf.likelihoods.parameters import check_scale
@@ -26,6 +25,7 @@ class NormalNoise(Likelihood):
 
     noise_scale: float | Distribution | None = None
     normal = True
+    defaults = {"noise_scale": 1.0}  # noqa: RUF012
     scale_parameter = "noise_scale"
 
     def __post_init__(self) -> None:
@@ -42,14 +42,6 @@ class NormalNoise(Likelihood):
     def scale_place(self, spread: float) -> tuple[float, float]:
         """About the logarithm of the responses' spread, within a factor e."""
         return float(np.log(spread)), 1.0
-
-    def scale_sites(self) -> dict[str, Any]:
-        """The noise scale; 1 where none was given."""
-        return {"noise_scale": 1.0 if self.noise_scale is None else self.noise_scale}
-
-    def canonical(self) -> Self:
-        """The likelihood without its parameter: compiled programs are keyed by it."""
-        return type(self)()
 
     @classmethod
     def of_ratings(cls, rating: np.ndarray, noise_scale: float) -> Self:
@@ -71,11 +63,6 @@ class NormalNoise(Likelihood):
     def place(self, response: np.ndarray) -> np.ndarray:
         """The responses on the scale of scores."""
         return np.asarray(self.to_score(response))
-
-    @property
-    def stated(self) -> dict[str, Any]:
-        """The noise scale, if it was given."""
-        return {} if self.noise_scale is None else {"noise_scale": self.noise_scale}
 
     def default_priors(self, width: float) -> dict[str, Distribution]:
         """A HalfNormal noise scale, as wide as the linear predictor."""
@@ -251,14 +238,9 @@ class LogNormal(NormalNoise):
 
     def check_ratings(self, rating: np.ndarray, noun: str = "ratings") -> None:
         """Refuse what is not positive."""
-        bad = ~(rating > 0)
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise ValueError(
-                f"A LogNormal likelihood needs positive {noun}, but row {row} has "
-                f"{rating[row]:g} ({such_rows(bad)}). Drop them, or use a Gaussian "
-                "likelihood."
-            )
+        self._refuse(
+            ~(rating > 0), rating, f"positive {noun}", "Drop them, or use a Gaussian likelihood."
+        )
 
     def distribution(self, scores: Scores, scales: Mapping[str, Array]) -> Distribution:
         """LogNormal whose logarithm lies about the score."""

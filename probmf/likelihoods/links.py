@@ -329,14 +329,6 @@ ANSWERS: dict[str, Answers] = {**LINKS, "cloglog": Cloglog()}
 
 
 def check_link(link: object, links: Collection[str]) -> None:
-    """Refuse a link that there is not.
-
-    Args:
-        link: Its name.
-        links: Those that there are.
-
-    Raises:
-        ValueError: If it is none.
-    """
+    """Refuse a link that there is not."""
     if link not in links:
         raise ValueError(f"link is {link!r}; expected {' or '.join(map(repr, links))}.")

@@ -18,11 +18,7 @@ SMALL, TERMS = 0.9, 200
 def log_gamma_rest(x: Any) -> Array:
     r"""The number :math:`\log \Gamma(x) - x \log x + x`, about :math:`\log(2 \pi / x) / 2`.
 
-    Args:
-        x: Positive numbers.
-
-    Returns:
-        The numbers, by Stirling's series where x is large.
+    By Stirling's series where x is large.
 
     Example:
         >>> float(log_gamma_rest(1.0))
@@ -41,13 +37,6 @@ def log_gamma_tails(a: Any, x: Any) -> tuple[Array, Array]:
 
     Where P is small, it is :math:`\frac{x^a e^{-x}}{\Gamma(a + 1)} \sum_n
     \frac{x^n}{(a + 1) \cdots (a + n)}`, and where Q is, a continued fraction.
-
-    Args:
-        a: Positive numbers.
-        x: Others.
-
-    Returns:
-        Both logarithms.
 
     Example:
         >>> [round(float(one), 1) for one in log_gamma_tails(2000.0, 50.0)]
@@ -92,12 +81,7 @@ def log_gamma_tails(a: Any, x: Any) -> tuple[Array, Array]:
 def log_beta(p: Any, q: Any) -> Array:
     r"""The logarithm of the Beta function, :math:`\log B(p, q)`.
 
-    Args:
-        p: Positive numbers.
-        q: Others.
-
-    Returns:
-        The logarithms, without cancellation between large numbers.
+    Without cancellation between large numbers.
 
     Example:
         >>> round(float(log_beta(2.0, 3.0)), 6), round(-math.log(12), 6)

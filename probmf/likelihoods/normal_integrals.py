@@ -30,21 +30,14 @@ MOST_STEPS = 4000
 
 
 def average(function: Callable[[Array], Any], mean: Any, sd: Any, steepness: Any = 1.0) -> Any:
-    r"""Mean of functions of a Normal variable, by the trapezoid rule.
+    """Mean of functions of a Normal variable, by the trapezoid rule.
 
     Its error falls exponentially with the number of steps, which are half as long as the functions'
     rises are wide.
 
-    Args:
-        function: Takes scores, and gives an array or several, in which each score's entry is a
-            function of that score.
-        mean: Means of the scores.
-        sd: Their standard deviations, which broadcast against the means.
-        steepness: One over the width of the functions' rises (1 for a sigmoid).
-
-    Returns:
-        The means, within 1e-8 where the functions lie between 0 and 1 and their rises are no
-        narrower than sd / 100.
+    `function` takes scores, and gives an array or several, in which each score's entry is a
+    function of that score; `steepness` is one over the width of its rises (1 for a sigmoid). Within
+    1e-8 where the functions lie between 0 and 1 and their rises are no narrower than sd / 100.
     """
     mean, sd = jnp.asarray(mean), jnp.asarray(sd)
     steepest = jnp.max(sd * jnp.asarray(steepness), initial=1.0)
@@ -66,12 +59,7 @@ def average(function: Callable[[Array], Any], mean: Any, sd: Any, steepness: Any
 def sigmoid_moments(mean: Any, sd: Any) -> tuple[Array, Array, Array]:
     """Moments of a sigmoid p whose argument is Normal.
 
-    Args:
-        mean: Means of the arguments.
-        sd: Their standard deviations.
-
-    Returns:
-        Means of p, means of p (1 - p), and variances of p, within 1e-8.
+    Means of p, means of p (1 - p), and variances of p, within 1e-8.
     """
 
     def moments(score: Array) -> tuple[Array, Array]:
@@ -86,13 +74,7 @@ def sigmoid_moments(mean: Any, sd: Any) -> tuple[Array, Array, Array]:
 def host_variance(function: Callable[[np.ndarray], np.ndarray], mean: Any, sd: Any) -> np.ndarray:
     """Variance of a function of a Normal variable, on the host, by the trapezoid rule.
 
-    Args:
-        function: Takes scores, and gives as many numbers; its rise is 1 wide or wider.
-        mean: Means of the scores.
-        sd: Their standard deviations, which broadcast against the means.
-
-    Returns:
-        The variances, right to some digits however small they are.
+    For a rise that is 1 wide or wider; right to some digits however small it is.
     """
     mean, sd = np.broadcast_arrays(np.asarray(mean, np.float64), np.asarray(sd, np.float64))
     count = int(min(4 * REACH * max(float(np.max(sd, initial=1.0)), 1.0), MOST_STEPS))
@@ -111,14 +93,9 @@ def host_variance(function: Callable[[np.ndarray], np.ndarray], mean: Any, sd: A
 def expected_sigmoid(mean: Any, sd: Any, cdf: Any = ndtr) -> Any:
     r"""Mean of a sigmoid whose argument is Normal, :math:`E\, 1 / (1 + e^{-\eta})`.
 
-    Args:
-        mean: Means of the arguments.
-        sd: Their standard deviations, which broadcast against the means.
-        cdf: The Normal distribution function: JAX's, or SciPy's for arrays on the host.
-
-    Returns:
-        The means, within 3e-9 of the integrals for any standard deviation, rounding apart; far in
-        the lower tail to four digits.
+    `cdf` is the Normal distribution function: JAX's, or SciPy's for arrays on the host. Within 3e-9
+    of the integrals for any standard deviation, rounding apart; far in the lower tail to four
+    digits.
 
     References:
         Monahan and Stefanski (1992), Normal scale mixture approximations to F*(z) and computation

@@ -27,16 +27,7 @@ def cutpoint(cutpoints: Array, place: int) -> Array:
 
 
 def edges(rating: Array, cutpoints: Array, levels: Sequence[float]) -> tuple[Array, Array]:
-    """The cutpoints below and above a rating's level, -FAR and FAR at the ends.
-
-    Args:
-        rating: Ratings, each at one of the levels.
-        cutpoints: Cutpoints on the last axis.
-        levels: The K increasing levels.
-
-    Returns:
-        Both, in the shape of the ratings.
-    """
+    """The cutpoints below and above a rating's level, -FAR and FAR at the ends."""
     middles = [0.5 * (low + high) for low, high in pairwise(levels)]
     lower, upper = jnp.asarray(-FAR), jnp.asarray(FAR)
     for place, middle in enumerate(middles):
@@ -50,13 +41,7 @@ def edges(rating: Array, cutpoints: Array, levels: Sequence[float]) -> tuple[Arr
 def log_interval(a: Array, b: Array, link: LinkName) -> Array:
     r"""Log of :math:`F(b) - F(a)`, :math:`a < b`, right in the tails and where b is near a.
 
-    Args:
-        a: Lower ends.
-        b: Upper ends.
-        link: The link, whose distribution function F is.
-
-    Returns:
-        The logarithms. For the logit :math:`F(b)\, F(-a)\, (1 - e^{a - b})` has no cancellation.
+    For the logit :math:`F(b)\, F(-a)\, (1 - e^{a - b})` has no cancellation.
     """
     if link == "logit":
         either = LINKS[link].log_cdf(b) + LINKS[link].log_cdf(-a)
@@ -115,14 +100,7 @@ def interval_slope(a: Array, b: Array, link: LinkName) -> Array:
 def interval_probability(a: Array, b: Array, link: LinkName, sd: Any = None) -> Array:
     """Probability of an interval, or its mean where both ends are shifted by one Normal variable.
 
-    Args:
-        a: Lower ends, seen from the score's mean.
-        b: Upper ends.
-        link: The link.
-        sd: Standard deviations of the score; None for zero.
-
-    Returns:
-        The probabilities, not negative.
+    Ends are seen from the score's mean.
     """
     if sd is None:
         return jnp.exp(log_interval(a, b, link))

@@ -12,14 +12,7 @@ LOG_CONCENTRATION = 1.0, 1.5
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """True for a finite real number (and no bool).
-
-    Args:
-        value: Anything.
-
-    Returns:
-        The answer; a type checker then takes the value for a float.
-    """
+    """True for a finite real number (and no bool)."""
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     return number and bool(np.isfinite(value))  # type: ignore[call-overload]
 
@@ -32,15 +25,8 @@ def check_scale(
 ) -> None:
     """Refuse a scale that is not positive and finite (a distribution is let through).
 
-    Args:
-        name: The argument's name, for the message.
-        scale: A number, an array or a NumPyro distribution.
-        per: What an array has one scale for, for the message.
-        leave_out: How the user leaves out what would have a scale of zero.
-
-    Raises:
-        TypeError: If it is neither number, array nor distribution.
-        ValueError: If any entry is negative, zero, NaN or infinite.
+    For messages `per` says what an array has one scale for, and `leave_out` how the user leaves out
+    what would have a scale of zero.
     """
     if isinstance(scale, Distribution):
         return
@@ -66,15 +52,8 @@ def check_scale(
 def check_parameter(name: str, given: object, expected: str, *, most: float = np.inf) -> None:
     """Refuse an own parameter of a likelihood that is no number in its range, and no prior there.
 
-    Args:
-        name: The parameter's name, for the message.
-        given: A number, a NumPyro distribution, or None for what the likelihood has by default.
-        expected: What numbers it may be, for the message: "positive number".
-        most: What it has to lie below; above zero it always has to.
-
-    Raises:
-        TypeError: If it is neither.
-        ValueError: If it may be 0, less, or `most` or more.
+    None is what the likelihood has by default. `expected` says what numbers it may be, as "positive
+    number": above zero, and below `most`.
     """
     if given is None:
         return
@@ -91,17 +70,7 @@ def check_parameter(name: str, given: object, expected: str, *, most: float = np
 
 
 def check_support(name: str, law: Distribution, least: float, most: float) -> None:
-    """Refuse a prior of numbers below `least` or above `most`.
-
-    Args:
-        name: What it is the prior of, for the message.
-        law: The prior.
-        least: The lower end of the parameter's range.
-        most: The upper end.
-
-    Raises:
-        ValueError: If it allows others.
-    """
+    """Refuse a prior of numbers below `least` or above `most`."""
     support: Any = law.support
     lower, upper = (getattr(support, f"{end}_bound", None) for end in ("lower", "upper"))
     low = -np.inf if lower is None else np.min(np.asarray(lower))

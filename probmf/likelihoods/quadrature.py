@@ -6,7 +6,7 @@ Some have a rate for their expectation, some a concentration for their own param
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -177,6 +177,7 @@ class Concentrated(QuadratureLikelihood):
 
     concentration: float | Distribution | None = None
     expected: ClassVar[str] = "positive number"
+    defaults = {"concentration": 1.0}  # noqa: RUF012
     scale_parameter = "concentration"
 
     def __post_init__(self) -> None:
@@ -186,19 +187,6 @@ class Concentrated(QuadratureLikelihood):
     def scale_place(self, spread: float) -> tuple[float, float]:
         """Mean and sd of the logarithm of a concentration under its default prior."""
         return LOG_CONCENTRATION
-
-    def scale_sites(self) -> dict[str, Any]:
-        """The concentration; 1 where none was given."""
-        return {"concentration": 1.0 if self.concentration is None else self.concentration}
-
-    def canonical(self) -> Self:
-        """The likelihood without its parameter: compiled programs are keyed by it."""
-        return type(self)()
-
-    @property
-    def stated(self) -> dict[str, Any]:
-        """The concentration, if it was given."""
-        return {} if self.concentration is None else {"concentration": self.concentration}
 
     def default_priors(self, width: float) -> dict[str, Distribution]:
         """A LogNormal concentration: a median of 2.7, nine tenths between 0.23 and 32."""

@@ -33,18 +33,7 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
 
 
 def read_likelihood(given: object) -> Likelihood:
-    """The likelihood by its name, or itself.
-
-    Args:
-        given: What the user gave.
-
-    Returns:
-        The likelihood.
-
-    Raises:
-        TypeError: If it is neither a name nor a likelihood.
-        ValueError: If there is none of that name.
-    """
+    """The likelihood by its name, or itself."""
     names = ", ".join(map(repr, LIKELIHOODS))
     if isinstance(given, str):
         if given not in LIKELIHOODS:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -22,15 +22,6 @@ class ResponseValues(NamedTuple):
 
     values: np.ndarray
     levels: tuple[Any, ...] = ()
-
-
-class Leveled(Protocol):
-    """Part of a likelihood that is asked here."""
-
-    @property
-    def levels(self) -> Any:
-        """The levels."""
-        ...
 
 
 @contextmanager
@@ -119,7 +110,7 @@ def refuse_classes(data: Examples, kind: str) -> None:
         )
 
 
-def level_values(data: Examples, likelihood: Leveled) -> Float[np.ndarray, "n responses"]:
+def level_values(data: Examples, likelihood: Any) -> Float[np.ndarray, "n responses"]:
     """Yes/no and ordinal responses; classes stand for the levels in their order."""
     if not data.classes:
         return data.response

@@ -54,6 +54,7 @@ class StudentT(QuadratureLikelihood):
     noise_scale: float | Distribution | None = None
     df: float | Distribution | None = None
     support = constraints.real
+    defaults = {"noise_scale": 1.0, "df": DF}  # noqa: RUF012
     scale_parameter = "noise_scale"
 
     def __post_init__(self) -> None:
@@ -67,27 +68,10 @@ class StudentT(QuadratureLikelihood):
         """About the logarithm of the responses' spread, within a factor e."""
         return float(np.log(spread)), 1.0
 
-    def scale_sites(self) -> dict[str, Any]:
-        """Scale and degrees of freedom."""
-        return {
-            "noise_scale": 1.0 if self.noise_scale is None else self.noise_scale,
-            "df": DF if self.df is None else self.df,
-        }
-
-    def canonical(self) -> Self:
-        """The likelihood without its parameters: compiled programs are keyed by it."""
-        return type(self)()
-
     @classmethod
     def of_ratings(cls, rating: np.ndarray, noise_scale: float) -> Self:
         """That noise scale, with four degrees of freedom."""
         return cls(noise_scale)
-
-    @property
-    def stated(self) -> dict[str, Any]:
-        """Parameters that were given."""
-        given = {"noise_scale": self.noise_scale, "df": self.df}
-        return {name: value for name, value in given.items() if value is not None}
 
     def default_priors(self, width: float) -> dict[str, Distribution]:
         """A HalfNormal scale, as wide as the linear predictor; a Gamma(2, 0.1) of mean 20."""

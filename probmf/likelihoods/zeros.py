@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Self
 
 import jax
@@ -23,8 +23,6 @@ from probmf.likelihoods.parameters import check_parameter, is_number
 from probmf.likelihoods.quadrature import rate
 from probmf.likelihoods.responses import ResponseValues, naming_column
 
-#: Own parameters where none were given.
-DEFAULTS = {"zero_probability": 0.5, "concentration": 1.0}
 #: Score below which a count that is not zero is one, to the last digit.
 LOWEST = -40.0
 
@@ -34,18 +32,15 @@ class _Zeros(Counts):
     """Base class of both: a probability of zeros, and counts."""
 
     zero_probability: float | Distribution | None = None
+    defaults = {"zero_probability": 0.5}  # noqa: RUF012
     scale_parameter = "zero_probability"
 
     def __post_init__(self) -> None:
         """Check the parameters at the door."""
-        for name, given in self._given.items():
+        for name, given in self.stated.items():
             most = 1.0 if name == "zero_probability" else np.inf
             words = "number between 0 and 1" if most == 1.0 else "positive number"
             check_parameter(name, given, words, most=most)
-
-    @property
-    def _given(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
     @abstractmethod
@@ -58,14 +53,6 @@ class _Zeros(Counts):
     ) -> tuple[Array, Array]:
         """Means of a count and of its square that is not one of the zeros."""
 
-    def scale_sites(self) -> dict[str, Any]:
-        """The probability of zeros, 1/2 where none was given, and the counts' own."""
-        return {n: DEFAULTS[n] if given is None else given for n, given in self._given.items()}
-
-    def canonical(self) -> Self:
-        """The likelihood without its parameters: compiled programs are keyed by it."""
-        return type(self)()
-
     @classmethod
     def of_ratings(cls, rating: np.ndarray, noise_scale: float) -> Self:
         """The share of zeros, and what the other counts have."""
@@ -73,11 +60,6 @@ class _Zeros(Counts):
         share = (np.sum(rating == 0) + 0.5) / (len(rating) + 1.0)
         own = type(cls().counts).of_ratings(more, noise_scale).stated if len(more) else {}
         return cls(float(share), **own)
-
-    @property
-    def stated(self) -> dict[str, Any]:
-        """Parameters that were given."""
-        return {name: given for name, given in self._given.items() if given is not None}
 
     def default_priors(self, width: float) -> dict[str, Distribution]:
         """A uniform probability of zeros."""
@@ -216,11 +198,7 @@ class _ZeroInflated(_Zeros):
 
 class _Hurdle(_Zeros):
     def latent_variance(self, log_rate: np.ndarray, scales: Mapping[str, Any]) -> np.ndarray:
-        """Nothing: the mean of counts above zero is no multiple of exp(score).
-
-        Raises:
-            ValueError: Always.
-        """
+        """Nothing: the mean of counts above zero is no multiple of exp(score)."""
         raise ValueError(
             f"A {self.kind} response has no share of variance on the scale of the linear "
             "predictor: that is about counts before their zeros are taken out, and zeros have a "
@@ -351,6 +329,7 @@ class ZeroInflatedNegativeBinomial(_ZeroInflated):
 
     concentration: float | Distribution | None = None
     counts = NegativeBinomial()
+    defaults = _Zeros.defaults | NegativeBinomial.defaults
     scale_parameter = "concentration"
 
 
@@ -402,6 +381,7 @@ class HurdleNegativeBinomial(_Hurdle):
 
     concentration: float | Distribution | None = None
     counts = NegativeBinomial()
+    defaults = _Zeros.defaults | NegativeBinomial.defaults
     scale_parameter = "concentration"
 
     def _varying(self, key: Array, rates: Array, scales: Mapping[str, Array]) -> Array:

@@ -121,13 +121,7 @@ def _check_items(block: np.ndarray, start: int, num_items: int) -> None:
 def checked_lists(ranked: ArrayLike, num_items: int, k: int) -> np.ndarray:
     """The first `k` items of each list, checked.
 
-    Args:
-        ranked: Item codes, best first, integers (num_users, K) with K >= k; -1 for no item.
-        num_items: Number of items.
-        k: Number of places that count.
-
-    Returns:
-        Codes, of shape (num_users, k).
+    Integers (num_users, K) with K >= k; -1 for no item.
 
     Raises:
         TypeError: If `ranked` is not integer, or `k` not a whole number.
@@ -142,19 +136,7 @@ def checked_lists(ranked: ArrayLike, num_items: int, k: int) -> np.ndarray:
 def judge(ranked: ArrayLike, relevant: Sparse, k: int, *, graded: bool = False) -> Judged:
     """Check everything, then look up the relevance of the first `k` items of each list.
 
-    Args:
-        ranked: Item codes, best first, integers (num_users, K) with K >= k; -1 for no item.
-        relevant: Sparse matrix (num_users, num_items); not 0 means relevant.
-        k: Number of places that count.
-        graded: Return the values of `relevant` as gains (float64) instead of hits (bool).
-
-    Returns:
-        The gains, with the checked matrix, the number of relevant items per user, and k.
-
-    Raises:
-        TypeError: If `ranked` is not integer, `relevant` not sparse, or `k` not a whole number.
-        ValueError: If shapes do not fit, a code is out of range, a row of `ranked` holds an item
-            twice, or a value of `relevant` is not finite.
+    Gains are the values of `relevant` (float64) if `graded`, else hits (bool).
     """
     lists = _checked_ranked(ranked)
     places = _checked_k(k, lists.shape[1])

@@ -44,12 +44,7 @@ class FactorTerms:
     def site_shapes(self, num_users: int, num_items: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the per-row sites that this model has.
 
-        Args:
-            num_users: Number of users.
-            num_items: Number of items.
-
-        Returns:
-            Site name to shape, in the order in which the model samples them.
+        In the order in which the model samples them.
         """
         shapes: dict[str, tuple[int, ...]] = {}
         if self.user_bias:
@@ -67,14 +62,7 @@ class FactorTerms:
         return tuple(side for side in SIDES if getattr(self, f"{side}_mean") is not None)
 
     def row_means(self, features: Mapping[Side, ArrayLike]) -> dict[Side, RowMean]:
-        """The prior means of the sides that have one, as functions of their weights.
-
-        Args:
-            features: Encoded features by side.
-
-        Returns:
-            The functions by side.
-        """
+        """The prior means of the sides that have one, as functions of their weights."""
         means: dict[Side, RowMean] = {}
         for side in self.mean_sides:
             has_bias = bool(getattr(self, f"{side}_bias"))
@@ -145,11 +133,7 @@ class FactorizationProgram(FactorTerms):
     def __call__(self, observations: Observations) -> Array:
         """Sample the model in NumPyro's sense.
 
-        Args:
-            observations: Pairs and their ratings; without ratings these are sampled.
-
-        Returns:
-            The value of the site `rating`.
+        Without ratings these are sampled; the value is that of the site `rating`.
         """
         parameters, scales = self._sample(observations)
         scores = linear_predictor(parameters, observations.user, observations.item)
@@ -162,11 +146,7 @@ class FactorizationProgram(FactorTerms):
     def _sample(self, observations: Observations) -> tuple[dict[str, Array], dict[str, Array]]:
         """Sample everything but the ratings in NumPyro's sense.
 
-        Args:
-            observations: The data.
-
-        Returns:
-            Intercept and rows by site, and the likelihood's own scales.
+        Intercept and rows by site, and the likelihood's own scales.
         """
         shapes = self.site_shapes(observations.num_users, observations.num_items)
         rows = [PRIOR_SCALES[site] for site in shapes]

@@ -35,20 +35,9 @@ def prior_scale(
     :math:`n \lambda_1 \beta`, :math:`\lambda` and :math:`2 n \lambda_1`. The log loss carries no
     factor 1/2, hence the 2.
 
-    Args:
-        strength: Lambda, positive.
-        likelihood: Gaussian with a fixed noise scale, or Bernoulli.
-        loss: "sum" or "mean", as above.
-        num_ratings: n, needed for "mean".
-        counts: Number of ratings of every row; then each row's strength is multiplied by its
-            count (a row without ratings counts as one).
-        name: The strength's name, for messages.
-
-    Returns:
-        The standard deviation :math:`1/\sqrt\alpha`: a number, or one per row with `counts`.
-
-    Raises:
-        ValueError: If the strength is not positive and finite, or n is missing.
+    `num_ratings` is n, needed for "mean". With `counts`, the number of ratings of every row, each
+    row's strength is multiplied by its count (a row without ratings counts as one). The standard
+    deviation :math:`1/\sqrt\alpha`: a number, or one per row with `counts`.
     """
     if not is_number(strength):
         raise ValueError(f"{name} is {strength!r}; expected a positive number.")
@@ -91,16 +80,9 @@ def l2_scales(
 ) -> dict[str, ArrayLike]:
     """Prior scales by argument name; terms whose strength is None are missing.
 
-    Args:
-        likelihood: The likelihood.
-        regularization: The shared strength, or None.
-        separate: Strengths by "user", "item", "user_bias", "item_bias"; None takes the shared.
-        loss: "sum" or "mean".
-        ratings: The training data, for "mean" and `per_rating`.
-        per_rating: Whether each row's strength is multiplied by its number of ratings.
-
-    Returns:
-        Scales by argument name of `MatrixFactorization`.
+    `separate` are strengths by "user", "item", "user_bias", "item_bias"; None takes the shared one.
+    The ratings are for "mean" and for `per_rating`, which multiplies each row's strength by its
+    number of ratings.
     """
     if per_rating and ratings is None:
         raise ValueError(

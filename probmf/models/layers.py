@@ -328,15 +328,7 @@ def scale_site(site: str) -> str:
 def find_activation(name: str) -> Callable[[Array], Array]:
     """The elementwise function of a name.
 
-    Args:
-        name: One of `ACTIVATIONS`, or an elementwise function of `jax.nn`.
-
-    Returns:
-        The function.
-
-    Raises:
-        TypeError: If `name` is no string.
-        ValueError: If there is none of that name.
+    One of `ACTIVATIONS`, or an elementwise function of `jax.nn`.
     """
     if not isinstance(name, str):
         raise TypeError(

@@ -16,13 +16,7 @@ def linear_predictor(
 ) -> Float[Array, " n"]:
     r"""Scores :math:`\mu + b_m + c_n + u_m \cdot v_n` of pairs; terms that are absent count zero.
 
-    Args:
-        parameters: Values by site name.
-        user: User codes, checked to be in range.
-        item: Item codes, checked to be in range.
-
-    Returns:
-        One score per pair. Cost O(num_pairs x num_factors).
+    Cost O(num_pairs x num_factors).
     """
     scores = jnp.broadcast_to(parameters["intercept"], user.shape)
     if "user_bias" in parameters:
@@ -40,14 +34,7 @@ def unobserved_loss(
 ) -> Array:
     """Half the weighted sum of squared scores over the pairs that are not observed.
 
-    Args:
-        parameters: Values by site name.
-        observations: The pairs that are observed.
-        weight: Weight of each other pair.
-        scores: Scores of the observed pairs.
-
-    Returns:
-        The loss. Cost as that of `squared_scores`.
+    `scores` are those of the observed pairs. Cost as that of `squared_scores`.
     """
     everywhere = squared_scores(parameters, observations.num_users, observations.num_items)
     return 0.5 * weight * (everywhere - jnp.sum(jnp.square(scores)))
@@ -56,13 +43,7 @@ def unobserved_loss(
 def squared_scores(parameters: Parameters, num_users: int, num_items: int) -> Float[Array, ""]:
     """Sum of squared scores over all pairs, from the two sides' second moments.
 
-    Args:
-        parameters: Values by site name.
-        num_users: Number of users.
-        num_items: Number of items.
-
-    Returns:
-        The sum. Cost O((num_users + num_items) x num_factors^2), never that of the pairs.
+    Cost O((num_users + num_items) x num_factors^2), never that of the pairs.
     """
     ones = {"user": jnp.ones((num_users, 1)), "item": jnp.ones((num_items, 1))}
     bias = {

@@ -241,11 +241,7 @@ class Network:
     def __call__(self, data: NetworkData) -> Array:
         """Sample the model in NumPyro's sense.
 
-        Args:
-            data: Features and responses; without responses these are sampled.
-
-        Returns:
-            The value of the site `response`.
+        Without responses these are sampled; the value is that of the site `response`.
         """
         values = self.layers.sample(NAME, data.x.shape[1], data.num_outputs)
         scales = {

@@ -23,12 +23,8 @@ from probmf.rows.conditionals import sum_products
 def normal_loss(values: Mapping[str, Array], precision: Mapping[str, Any]) -> Float[Array, ""]:
     """Half the sum of squares times prior precisions: a Normal prior's part of an objective.
 
-    Args:
-        values: Values by site, less their prior means.
-        precision: One for each site that counts, or one for each of its rows.
-
-    Returns:
-        The sum.
+    Values are less their prior means; a precision is one for each site that counts, or one for each
+    of its rows.
     """
     total = jnp.zeros((), jnp.result_type(float))
     for site, known in precision.items():
@@ -127,14 +123,6 @@ def wishart_draw(
         W^{-1} = W_0^{-1} + S + \tfrac{\beta_0 n}{\beta_0 + n} \bar u \bar u^\top, \quad
         \Lambda \sim W(W, \nu_0 + n), \quad
         m \sim N(\tfrac{n \bar u}{\beta_0 + n}, ((\beta_0 + n) \Lambda)^{-1})
-
-    Args:
-        key: JAX key.
-        prior: The prior.
-        factors: The rows' factors.
-
-    Returns:
-        The mean and the precision.
     """
     rows, k = factors.shape
     matrix_key, mean_key = jax.random.split(key)

@@ -98,18 +98,7 @@ def prior_means(means: Mapping[Side, RowMean], values: Mapping[str, Array]) -> d
 
 
 def check_mean(side: str, mean: Any, features: Any, has_rows: bool) -> None:
-    """Refuse what is no network, no choice of features, or has nothing to be the mean of.
-
-    Args:
-        side: "user" or "item".
-        mean: The argument `user_mean` or `item_mean`.
-        features: The argument `user_features` or `item_features`.
-        has_rows: Whether the side has a bias or factors.
-
-    Raises:
-        TypeError: If an argument has the wrong type.
-        ValueError: If the arguments contradict each other, or f can't be fitted.
-    """
+    """Refuse what is no network, no choice of features, or has nothing to be the mean of."""
     if mean is not None and not isinstance(mean, MLP):
         raise TypeError(
             f"{side}_mean is {mean!r} of type {type(mean).__name__}; expected Linear(), MLP(...), "

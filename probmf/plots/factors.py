@@ -115,12 +115,8 @@ def factor_map(
 def leading_directions(fit: RatingsFit) -> tuple[np.ndarray, np.ndarray]:
     r"""Item coordinates in the two leading directions of :math:`U V^\top`, and their shares.
 
-    Args:
-        fit: A fit with at least two factors.
-
-    Returns:
-        Coordinates (num_items, 2) in score units, and each direction's share of the sum of
-        squares of :math:`U V^\top`. Cost O((M + N) k^2): the product is never formed.
+    Coordinates are in score units; shares are of the sum of squares of :math:`U V^\top`. Cost O((M
+    + N) k^2): the product is never formed.
     """
     point = fit.point()
     _, user_triangle = np.linalg.qr(np.asarray(point["user_factors"], dtype=np.float64))
@@ -225,14 +221,8 @@ def place_labels(
 ) -> list[Annotation]:
     """Write labels beside their dots, each in the first free place; leave out the rest.
 
-    Args:
-        ax: Axes with their final limits.
-        points: Data coordinates, shape (n, 2), most important first.
-        radius: Radii of the dots in points, shape (n,).
-        labels: Their labels.
-
-    Returns:
-        The labels that found room.
+    Points are in data coordinates, most important first, and radii in points. Gives the labels that
+    found room.
     """
     # Lay the figure out once, so that pixels of points and of text are final.
     ax.figure.draw_without_rendering()  # type: ignore[union-attr]

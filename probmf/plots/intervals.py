@@ -25,12 +25,8 @@ def draw_intervals(
 ) -> None:
     """Draw a dot for each mean and lines for its intervals, the first row at the bottom.
 
-    Args:
-        ax: Axes.
-        draws: The draws; a single one has no interval.
-        labels: Names of the rows.
-        interval: Probability of the thin intervals; the thick ones are 50 %.
-        zero: Whether to mark zero where it lies within.
+    `interval` is the probability of the thin intervals; the thick ones are 50 %, and a single draw
+    has none. `zero` marks zero where it lies within.
     """
     ends = []
     if len(draws) > 1:
@@ -50,12 +46,7 @@ def draw_lines(
 ) -> None:
     """Draw a dot for each mean and lines between ends, the first row at the bottom.
 
-    Args:
-        ax: Axes.
-        mean: The means.
-        ends: Lower and upper ends, with the width of their line and the opacity of their band.
-        labels: Names of the rows.
-        zero: Whether to mark zero where it lies within.
+    `ends` are lower and upper ends, with the width of their line and the opacity of their band.
     """
     count = len(mean)
     y, few = np.arange(count), count <= LABELLED

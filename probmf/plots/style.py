@@ -42,12 +42,7 @@ class Picture(Figure):
 def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
     """The axes given, or those of a new figure.
 
-    Args:
-        ax: Axes or None.
-        size: Width and height of a new figure, inches.
-
-    Returns:
-        Axes in the common style.
+    Its size is in inches.
     """
     return quiet(ax if ax is not None else new_figure(size).subplots())
 

@@ -48,14 +48,7 @@ class Section(NamedTuple):
 def page(title: str, lead: str, tiles: Sequence[Tile], sections: Sequence[Section]) -> str:
     """A whole page.
 
-    Args:
-        title: Heading, and title of the window.
-        lead: Sentence below it.
-        tiles: Figures that are shown first.
-        sections: The rest; those without parts are left out.
-
-    Returns:
-        HTML that needs no other file, and no network.
+    It needs no other file, and no network; sections without parts are left out.
     """
     style = resources.files("probmf.report").joinpath("style.css").read_text(encoding="utf-8")
     shown = [(f"part-{place}", own) for place, own in enumerate(sections) if any(own.parts)]
@@ -98,12 +91,7 @@ def _tiles(tiles: Sequence[Tile]) -> str:
 def text(*sentences: str, kind: str = "") -> str:
     """A paragraph.
 
-    Args:
-        *sentences: What it says.
-        kind: "muted", "warning", or neither.
-
-    Returns:
-        HTML; empty without a sentence.
+    `kind` is "muted", "warning", or neither. Empty without a sentence.
     """
     told = " ".join(filter(None, sentences))
     mark = f' class="{kind}"' if kind else ""
@@ -123,12 +111,7 @@ def facts(values: Mapping[str, str]) -> str:
 def table(of: Table, caption: str = "") -> str:
     """A table with its notes, that scrolls where the screen is narrower; without empty columns.
 
-    Args:
-        of: The table.
-        caption: Line above it.
-
-    Returns:
-        HTML; empty without a row.
+    Empty without a row.
     """
     if not len(of):
         return ""
@@ -152,13 +135,7 @@ def columns(*parts: str) -> str:
 def picture(figure: Figure, alt: str, caption: str = "") -> str:
     """A figure as SVG within the page.
 
-    Args:
-        figure: The figure.
-        alt: What it shows, for those who can't see it.
-        caption: Line below it.
-
-    Returns:
-        HTML.
+    `alt` says what it shows, for those who can't see it.
     """
     file = io.StringIO()
     # The same fit gives the same file: no date, no random names.

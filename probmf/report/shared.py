@@ -188,15 +188,6 @@ def surprises(
     A group of n rows with mean square :math:`q` has the surprise :math:`\sqrt{n} (q - \bar q) / s`,
     with the mean and standard deviation of the squares of all rows. It has no unit, and a group of
     few rows is as seldom surprising by chance as one of many.
-
-    Args:
-        observed: Responses.
-        predicted: Predictions.
-        group: Group of each row.
-        num_groups: Number of groups.
-
-    Returns:
-        Counts, means, errors and surprise.
     """
     square = np.square(observed - predicted)
     count = np.bincount(group, minlength=num_groups)

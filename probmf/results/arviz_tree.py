@@ -20,13 +20,8 @@ def arviz_tree(
 ) -> Any:
     """The tree of some groups of draws.
 
-    Args:
-        groups: Arrays by group and name, each with leading (chain, draw) axes.
-        observed: Responses by name.
-        sites: Dimensions and coordinates.
-        sampling: How the draws came about; its statistics are a group, too.
-        method: Name of the method, an attribute of the tree.
-        log_prior: One number for each draw and site, or None.
+    `groups` are arrays by group and name with leading (chain, draw) axes; statistics of `sampling`
+    make a group, too; `log_prior` has one number for each draw and site.
     """
     known = dict(groups)
     if sampling is not None and sampling.stats:
@@ -49,12 +44,7 @@ def _laid_out(
     They are of no chain, so that any division of them is as good as another, and measures that
     compare chains have something to compare.
 
-    Args:
-        groups: Arrays by group and name, each with leading (chain, draw) axes.
-        sampling: How the draws came about.
-
-    Returns:
-        The same; draws of chains as they are.
+    Draws of chains stay as they are.
     """
     plain = {group: dict(values) for group, values in groups.items()}
     if sampling is None or not sampling.is_independent:

@@ -34,18 +34,7 @@ def read_pairs(
 ) -> tuple[Asked, Asked]:
     """Users and items of pairs in any of the forms of `RatingsFit.predict`.
 
-    Args:
-        pairs: The pairs.
-        data: The training ratings.
-        user: Name of the column of users, in a table; None for that of the training ratings.
-        item: The same of items.
-
-    Returns:
-        The users and the items, one entry per pair.
-
-    Raises:
-        TypeError: If `pairs` is none of the forms.
-        ValueError: If there are none, a column is missing, or the ids are of another kind.
+    Without names the columns of a table are called as in the training ratings.
     """
     # Read once: a lazy table may give its rows in another order the second time.
     names = user or data.users.column, item or data.items.column
@@ -66,17 +55,7 @@ def read_pairs(
 def read_some(ids: Any, vocabulary: Vocabulary, name: str, *, known: bool = False) -> Asked:
     """One id or several.
 
-    Args:
-        ids: An id, or a list, array or series of ids.
-        vocabulary: The known ids.
-        name: The argument's name, for messages.
-        known: Refuse unknown ids.
-
-    Returns:
-        The ids and their codes.
-
-    Raises:
-        ValueError: If there are none, or they are unknown or of another kind.
+    Unknown ids have the code -1, or are refused where they have to be `known`.
     """
     values = ids if _is_sequence(ids, vocabulary) else _alone(ids)
     what = f"the list of {name}"
@@ -95,15 +74,7 @@ def read_some(ids: Any, vocabulary: Vocabulary, name: str, *, known: bool = Fals
 
 
 def check_interval(interval: object) -> None:
-    """Refuse what is no probability of an interval.
-
-    Args:
-        interval: Probability of a central interval.
-
-    Raises:
-        TypeError: If it is no number.
-        ValueError: If it is not in (0, 1).
-    """
+    """Refuse what is no probability of an interval."""
     if isinstance(interval, bool | np.bool_) or not isinstance(interval, Real):
         raise TypeError(f"interval is {interval!r}; expected a probability such as 0.9, or None.")
     if not 0 < float(interval) < 1:
@@ -113,31 +84,14 @@ def check_interval(interval: object) -> None:
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """Refuse what is none of a few words.
-
-    Args:
-        name: The argument's name.
-        value: What was given.
-        choices: The words.
-
-    Raises:
-        ValueError: If it is none of them.
-    """
+    """Refuse what is none of a few words."""
     if value not in choices:
         listed = " or ".join(map(repr, choices))
         raise ValueError(f"{name} is {value!r}; expected {listed}.")
 
 
 def check_num_draws(name: str, value: object) -> None:
-    """Refuse what is no number of draws, zero or more.
-
-    Args:
-        name: The argument's name.
-        value: What was given.
-
-    Raises:
-        ValueError: If it is none.
-    """
+    """Refuse what is no number of draws, zero or more."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
         raise ValueError(f"{name} is {value!r}; expected a number of draws, such as 500.")
 
@@ -145,15 +99,7 @@ def check_num_draws(name: str, value: object) -> None:
 def check_at_least(at_least: object, levels: Sequence[float] | np.ndarray = ()) -> float:
     """A threshold for ratings that is a finite number, and that some rating reaches.
 
-    Args:
-        at_least: The threshold.
-        levels: Ratings that there are, in increasing order; empty for any.
-
-    Returns:
-        The threshold as a float.
-
-    Raises:
-        ValueError: If it is none.
+    `levels` are the ratings that there are, increasing; empty for any.
     """
     if not is_number(at_least):
         raise ValueError(
@@ -170,17 +116,7 @@ def check_at_least(at_least: object, levels: Sequence[float] | np.ndarray = ()) 
 def check_count(k: object, most: int, of_what: str) -> int:
     """A number of items that is at least one and no more than there are.
 
-    Args:
-        k: The number; None is `LIST`, or all of them where there are fewer.
-        most: How many there are.
-        of_what: What they are, for the message.
-
-    Returns:
-        The number as an int.
-
-    Raises:
-        TypeError: If it is no whole number.
-        ValueError: If it is out of range.
+    None is `LIST`, or all of them where there are fewer.
     """
     if k is None:
         return min(LIST, most)

@@ -23,17 +23,9 @@ def at_draws(
 ) -> Shaped[np.ndarray, "draws n ..."]:
     """Log densities of responses at each draw, or with a generator draws of responses.
 
-    Args:
-        likelihood: Their distribution.
-        mixtures: Places of some rows and their scores, which are the draws' own.
-        response: The responses.
-        weight: Their weights, None for one each. The log density of a response of weight zero is 0,
-            and it is drawn as if it weighed one.
-        rng: Draws responses in place of those given.
-
-    Returns:
-        The numbers, in double precision as the response may lie far from zero, unless that is given
-        in single precision; draws of codes are whole.
+    `mixtures` are places of rows and their scores at the draws. The log density of a response of
+    weight zero is 0, and it is drawn as if it weighed one. In double precision, as the response may
+    lie far from zero, unless that is given in single precision; draws of codes are whole.
     """
     counts = np.ones(len(response)) if weight is None else weight
     own = np.where(counts > 0, counts, 1.0)

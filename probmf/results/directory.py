@@ -41,13 +41,9 @@ def write(
 ) -> None:
     """Make a directory, or replace one that holds a fit.
 
-    Args:
-        path: The directory.
-        arrays: Arrays of numbers.
-        fill: Writes the other files into the directory that it is given and returns entries of the
-            manifest.
-        shared: Whether all processes are here, and write a range of every array each; the first
-            does all else.
+    `fill` writes the other files into the directory that it is given and returns entries of the
+    manifest. Where all processes are here (`shared`), each writes a range of every array, and the
+    first does all else.
 
     Raises:
         FileExistsError: If something else is there.
@@ -86,13 +82,7 @@ def write(
 
 
 def add_entry(path: str | PathLike[str], name: str, value: Any) -> None:
-    """Add an entry to the manifest of a saved fit, such as what a program wants to remember.
-
-    Args:
-        path: The directory.
-        name: Name of the entry.
-        value: What JSON can hold.
-    """
+    """Add an entry to the manifest of a saved fit, such as what a program wants to remember."""
     folder = Path(path)
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     _put_manifest(folder, manifest | {name: value})
@@ -109,12 +99,6 @@ def entry(path: str | PathLike[str], name: str) -> Any:
 
 def read_manifest(source: Path) -> dict[str, Any]:
     """The manifest of a saved fit, whose files are all there and as they were written.
-
-    Args:
-        source: The directory.
-
-    Returns:
-        The manifest.
 
     Raises:
         FileNotFoundError: If there is nothing.

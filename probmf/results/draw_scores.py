@@ -35,19 +35,10 @@ def top_of_draws(
 ) -> Int[np.ndarray, "lines k"]:
     """Places in `items` of the best, -1 where none is left.
 
-    Args:
-        draws: The draws.
-        codes: User codes; -1 is a new user, with the prior of each draw.
-        items: Item codes.
-        k: How many.
-        exclusions: Pairs to leave out, their items as places in `items`.
-        order: "mean" is the expected rating over all draws, "probability" that of a rating that is
-            high enough; "lower" and "upper" are quantiles of the score over the draws; "thompson"
-            is the score at one draw for each user.
-        devices: Devices that share the lines of a block, by "mean" and "probability".
-
-    Returns:
-        The places. Time O(draws x lines x items x d); memory is bounded.
+    `items` are codes, and the items of `exclusions` places among them. A user of code -1 has the
+    prior of each draw. "mean" is the expected rating over all draws, "probability" that of a rating
+    that is high enough; "lower" and "upper" are quantiles of the score over the draws; "thompson"
+    is the score at one draw for each user. Time O(draws x lines x items x d); memory is bounded.
     """
     rng = order.rng
     chosen = np.zeros(len(codes), np.int64)

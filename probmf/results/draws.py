@@ -18,15 +18,7 @@ from probmf.rows.store import Side
 
 
 def row_functions(model: MatrixFactorization, data: Ratings) -> dict[Side, RowMean]:
-    """The functions f of the sides that have one, at the features of all rows.
-
-    Args:
-        model: The factorization, its encodings fitted.
-        data: Ratings with side tables.
-
-    Returns:
-        The functions by side.
-    """
+    """The functions f of the sides that have one, at the features of all rows."""
     return model.row_means(model.encode(data)) if model.mean_sides else {}
 
 
@@ -35,13 +27,8 @@ def row_centers(
 ) -> Float[np.ndarray, "draws rows d"]:
     """Prior means of rows at many draws of the weights.
 
-    Args:
-        mean: The function.
-        weights: Weights by site, with a leading axis of draws.
-        codes: Rows.
-
-    Returns:
-        Rows (bias, factors), the bias zero where the rows have none. O(draws rows) memory.
+    Weights have a leading axis of draws. The bias is zero where the rows have none. O(draws rows)
+    memory.
     """
     own = {site: jnp.asarray(weights[site]) for site in mean.shapes}
     return np.asarray(_centers(own, mean.at(jnp.asarray(codes))))
@@ -62,12 +49,7 @@ def stranger_moments(
 ) -> tuple[Float[np.ndarray, "draws d"], Float[np.ndarray, "draws d d"]]:
     """Mean and covariance of f over the rows at each draw: all that is known of a stranger.
 
-    Args:
-        mean: The function.
-        weights: Weights by site, with a leading axis of draws.
-
-    Returns:
-        Means and covariances. O(draws d^2 + rows d) memory.
+    O(draws d^2 + rows d) memory.
     """
     own = {site: jnp.asarray(weights[site]) for site in mean.shapes}
     center, covariance = _moments(own, mean)
@@ -113,8 +95,7 @@ class Draws:
     def sites(self) -> dict[str, Float[np.ndarray, "draws ..."]]:
         """Draws by site, chains joined; what the model has fixed is repeated.
 
-        Raises:
-            ValueError: If rows are missing.
+        Rows that are missing are refused.
         """
         sites = {name: value.reshape(-1, *value.shape[2:]) for name, value in self.samples.items()}
         wanted = self.model.site_shapes(self.data.num_users, self.data.num_items)
@@ -268,13 +249,8 @@ class Draws:
     ) -> tuple[Float[np.ndarray, "draws n"], Float[np.ndarray, "draws n"]]:
         """Means and variances of the scores of pairs at each draw.
 
-        Args:
-            user: User codes.
-            item: Item codes.
-
-        Returns:
-            Both in float64; the variance is zero unless a row is new. Cost O(draws n d) time and
-            O(draws n) memory, so callers go by blocks.
+        In float64; the variance is zero unless a row is new. Time O(draws n d) and memory O(draws
+        n), so callers go by blocks.
         """
         mean = np.empty((self.num_draws, len(user)))
         variance = np.zeros_like(mean)

@@ -30,18 +30,8 @@ def checked_samples(
 ) -> Mapping[str, Float[np.ndarray, "chain draw ..."]]:
     """Draws, frozen, that fit the model's sites.
 
-    Args:
-        samples: Draws by site name.
-        shapes: Shapes of the model's sites, without chain and draw.
-        of: For messages, what all these sites are for; then there may be others. Without it some
-            may be missing, and there may be no others.
-
-    Returns:
-        The same, read-only.
-
-    Raises:
-        ValueError: If there are none, a site is missing or unknown, has another shape, or is not
-            finite.
+    Shapes are without chain and draw. `of` says in messages what all these sites are for; then
+    there may be others. Without it some may be missing, and there may be no others.
     """
     checked = frozen(samples)
     if not checked:

@@ -30,13 +30,7 @@ def draw_users(
 ) -> Iterator[tuple[slice, np.ndarray, Float[np.ndarray, "draws rows d"]]]:
     """Rows of users given their ratings and the items of each draw.
 
-    Args:
-        draws: The draws; values of these rows play no part.
-        codes: The users.
-        rng: Seeds the draws.
-
-    Yields:
-        Which draws and which users, and their rows, in double precision and bounded memory.
+    Yields which draws and which users, and their rows, in double precision and bounded memory.
     """
     model = draws.model
     width = 1 + int(model.num_factors)

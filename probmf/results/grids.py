@@ -118,17 +118,8 @@ def choose(
 ) -> dict[str, Any]:
     """Variables that are asked about, and what is said of each.
 
-    Args:
-        wanted: Names, a mapping from names, or None for all predictors.
-        columns: Those that there are.
-        numbers: Whether only numbers are wanted.
-        what: What they were given as.
-
-    Returns:
-        What is said by name; None where nothing is.
-
-    Raises:
-        ValueError: If there is no such column, or it is no number and should be one.
+    None stands for all predictors, or for a variable of which nothing is said. `what` is the
+    argument's name, for messages.
     """
     if wanted is None:
         kept = [n for n in columns.predictors if not numbers or columns.choices[n] is None]
@@ -161,16 +152,8 @@ def contrasts(
 ) -> list[Contrast]:  # fmt: skip
     """Pairs of values that are compared.
 
-    Args:
-        name: The column that is varied.
-        said: The user's wish, or None for the usual: numbers by one, levels with the first.
-        table: The rows.
-        levels: Levels of the column, None for numbers.
-        two: Values of a column of numbers that has no others, as from `binary_values`.
-        training: Gives the column of the training data.
-
-    Raises:
-        ValueError: If the wish can't be met.
+    `said` is the user's wish, or None for the usual: numbers by one, levels with the first. `two`
+    are the values of a column of numbers that has no others, as from `binary_values`.
     """
     size = table.num_rows
     if isinstance(said, np.ndarray):
@@ -285,12 +268,7 @@ def grid(
 def cells(table: Frame, by: Sequence[str]) -> tuple[Int[np.ndarray, " n"], dict[str, np.ndarray]]:
     """Cell of each row, and the cells' values of some columns, in order.
 
-    Args:
-        table: The rows.
-        by: Columns whose combinations are the cells; without any there is one cell.
-
-    Returns:
-        Codes, and values by column.
+    Without columns there is one cell.
     """
     codes = np.zeros(table.num_rows, np.int64)
     for name in by:

@@ -68,17 +68,7 @@ class HeldOut(NamedTuple):
 def held_out(fit: RatingsFit | MixedFit, test: Any, *, interval: float = 0.9) -> HeldOut:
     """Predict test responses, those of new users, items and groups by the prior.
 
-    Args:
-        fit: A fit of ratings, or of a mixed model.
-        test: `Ratings`, or for a mixed model a table with its columns, the response among them.
-        interval: Probability of the predicted intervals.
-
-    Returns:
-        Predictions and responses.
-
-    Raises:
-        TypeError: If the fit is of another kind, or the test data of another type.
-        ValueError: If the test responses do not suit the fit.
+    For a mixed model `test` is a table with its columns, the response among them.
     """
     if isinstance(fit, MixedFit):
         return _of_mixed_model(fit, test, interval)
@@ -105,14 +95,7 @@ def _chances(
     observed: Float[np.ndarray, " n"],
     reach: Callable[[np.ndarray], np.ndarray],
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Predicted probabilities of responses below the observed ones, and of at most these.
-
-    Args:
-        likelihood: Likelihood of the responses.
-        predicted: Their predictions.
-        observed: The responses.
-        reach: Probabilities that they reach numbers, one for each.
-    """
+    """Predicted probabilities of responses below the observed ones, and of at most these."""
     if not likelihood.levels:
         step = likelihood.step or 1e-12 * np.abs(observed) + np.finfo(np.float64).tiny
         return 1.0 - reach(observed), 1.0 - reach(observed + step)

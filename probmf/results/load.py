@@ -31,14 +31,7 @@ UNSAFE = frozenset({"Q", "hashed"})
 
 
 def refuse_foreign_code(model: MixedEffects) -> None:
-    """Refuse formulas that call anything but formulaic's transforms and NumPy's ufuncs.
-
-    Args:
-        model: A model that was read from a file.
-
-    Raises:
-        ValueError: If a formula does.
-    """
+    """Refuse formulas that call anything but formulaic's transforms and NumPy's ufuncs."""
     for parsed in (model.parsed, model.parsed_scale):
         if parsed is None:
             continue

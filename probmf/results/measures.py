@@ -30,11 +30,8 @@ class Measures(NamedTuple):
 def measure(draws: Float[np.ndarray, "chain draw m"]) -> Measures:
     """Measure each quantity.
 
-    Args:
-        draws: At least four draws per chain (eight of a single one), finite and not constant.
-
-    Returns:
-        The measures, as arviz-stats computes them. Some milliseconds per quantity.
+    Draws are at least four per chain (eight of a single one), finite and not constant. As
+    arviz-stats computes the measures; some milliseconds per quantity.
 
     References:
         Vehtari, Gelman, Simpson, Carpenter and Buerkner (2021), Rank-normalization, folding, and
@@ -61,12 +58,7 @@ def independent_errors(
 ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
     """Monte Carlo standard errors of mean and sd, of draws that don't depend on each other.
 
-    Args:
-        draws: The draws.
-        effective: How many they are worth.
-
-    Returns:
-        Both errors.
+    `effective` says how many draws they are worth.
     """
     centered = np.asarray(draws, np.float64) - draws.mean(axis=(0, 1))
     variance = np.square(centered).mean(axis=(0, 1))
@@ -112,12 +104,7 @@ def suspects(draws: Float[np.ndarray, "chain draw m"], count: int) -> Int[np.nda
     Half of them are those with the largest split R-hat from means and variances, half those
     with the largest correlation of neighbouring draws.
 
-    Args:
-        draws: Draws of many quantities.
-        count: How many to name, fewer if there are not so many.
-
-    Returns:
-        Their places, in order. Cost O(chains draws m), some thousand times less than `measure`.
+    In order. Cost O(chains draws m), some thousand times less than `measure`.
     """
     half = draws.shape[1] // 2
     # Two halves of each chain, as in split R-hat.

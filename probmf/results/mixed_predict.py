@@ -74,11 +74,7 @@ class SiteDraws:
         self.num_draws = int(first.shape[0] * first.shape[1])
 
     def __getitem__(self, site: str) -> Float[np.ndarray, "draws ..."]:
-        """Draws of a site.
-
-        Raises:
-            ValueError: If there are none.
-        """
+        """Draws of a site."""
         if site in self.samples:
             value = self.samples[site]
             return value.reshape(-1, *value.shape[2:])
@@ -135,14 +131,7 @@ def tail_rows(
 ) -> Float[np.ndarray, " n"]:
     """Probabilities that responses of encoded rows reach a number, or one for each row.
 
-    Args:
-        draws: The draws.
-        rows: The rows.
-        likelihood: The model's, whose responses are numbers without levels.
-        at_least: The numbers.
-
-    Returns:
-        The probabilities, averaged over the draws.
+    Averaged over the draws; the responses are numbers without levels.
     """
     found = np.empty(len(rows.population))
     at = np.broadcast_to(np.asarray(at_least, np.float64), found.shape)
@@ -182,14 +171,8 @@ def blocks(
 ) -> Iterator[tuple[Int[np.ndarray, " part"], RowParameters]]:
     """Parameters of the rows' responses at each draw, by blocks of rows.
 
-    Args:
-        draws: The draws.
-        rows: The rows.
-        likelihood: That of the codes, where the response has levels.
-
-    Yields:
-        Which rows, either all with known groups or all with a new one, and what they depend on.
-        Memory is bounded, whatever the numbers of draws and rows.
+    Rows of a block have all known groups, or all a new one. Memory is bounded, whatever the numbers
+    of draws and rows.
     """
     numbers = draws.num_draws * max(1, len(draws.design.response_levels))
     known = known_rows(rows)
@@ -241,12 +224,7 @@ def training_rows(design: Design) -> Encoded:
 
 
 def left_out(design: Design, level: Level) -> frozenset[str]:
-    """Names of the group terms that a level leaves out.
-
-    Raises:
-        TypeError: If it is neither a word nor a collection.
-        ValueError: If it is unknown, or names what is no grouping.
-    """
+    """Names of the group terms that a level leaves out."""
     factor = {term.name: term.groups.name for own in design.codings for term in own.terms}
     if level == "groups":
         return frozenset()
@@ -285,13 +263,8 @@ def with_drawn_groups(
 ) -> tuple[SiteDraws, Encoded]:
     """Draw the effects of new groups from their prior at each draw, so that all are known.
 
-    Args:
-        draws: The draws.
-        rows: Rows, some of new groups; rows of the same group share its effects.
-        rng: Draws the effects.
-
-    Returns:
-        Draws with the new groups' effects behind those of the others, and rows that refer to them.
+    Rows of the same group share its effects. They stand behind those of the known groups, and rows
+    refer to them.
     """
     samples = dict(draws.samples)
 
@@ -328,16 +301,8 @@ def draw_rows(
 ) -> Float[np.ndarray, "draws n"]:
     """Expected responses of encoded rows at each draw, or responses drawn there.
 
-    Args:
-        draws: The draws.
-        rows: The rows.
-        likelihood: The model's.
-        kind: Which of the two.
-        rng: Draws responses, and effects of new groups; None where there is neither.
-
-    Returns:
-        One row of numbers for each draw; levels that are numbers as they are, others by their
-        places from 0.
+    `rng` draws responses, and effects of new groups; None where there is neither. Levels that are
+    numbers are as they are, others are counted from 0.
     """
     levels, size = draws.design.response_levels, len(rows.population)
     if rng is not None:
@@ -361,16 +326,9 @@ def expected(
 ) -> Float[np.ndarray, "draws n k"]:  # fmt: skip
     """Expected responses at each draw, linear predictors, or probabilities of levels.
 
-    Args:
-        likelihood: That of the codes, where the response has levels.
-        given: Parameters of the rows' responses. Where a row has a new group, its effects are
-            integrated out.
-        scale: Which of them.
-        values: Numbers that the levels stand for.
-        slope: Whether their derivatives by the linear predictor are wanted in their place.
-
-    Returns:
-        One number for each row, or one for each level.
+    Of a new group the effects are integrated out. With `slope` derivatives by the linear predictor
+    are given in their place. One number for each row, or one for each level; `values` are the
+    numbers that levels stand for.
     """
     if scale == "link" or likelihood.quadratic:
         return (np.ones_like(given.mean) if slope else given.mean)[..., None]

@@ -128,13 +128,7 @@ def scalars(
 ) -> Iterator[tuple[str, Float[np.ndarray, "chain draw"]]]:
     """Single numbers of a site with their names, such as "school_scale[hours]".
 
-    Args:
-        site: The site.
-        value: Its draws.
-        sites: Names of the dimensions.
-
-    Yields:
-        Names and draws; of a correlation's Cholesky factor the correlations themselves.
+    Of a correlation's Cholesky factor they are the correlations.
     """
     labels = [sites.coords[dim] for dim in sites.dims.get(site, [])]
     if site.endswith("_correlation"):

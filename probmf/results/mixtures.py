@@ -42,15 +42,8 @@ def mixture_quantiles(
     bracket, so that mixtures of several modes are no trouble. Where all standard deviations are
     zero, and the weights equal, these are the quantiles of the draws.
 
-    Args:
-        mean: Means of the components, finite.
-        sd: Their standard deviations, not negative; one column stands for all.
-        probabilities: Each in (0, 1).
-        weights: Weights of the components, which sum to one; None for equal ones.
-
-    Returns:
-        One array for each probability, to about 1e-5 of the mixture's standard deviation. Cost
-        O(draws n) for each of a handful of steps.
+    One column of `sd` stands for all; `weights` sum to one. To about 1e-5 of the mixture's standard
+    deviation, in a handful of steps of O(draws n).
 
     Example:
         >>> import numpy as np

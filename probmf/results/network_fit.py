@@ -207,15 +207,8 @@ def mixtures(
 ) -> Mixtures:
     """Scores of rows at every draw, in the user's own units.
 
-    Args:
-        model: The network.
-        data: The training examples, whose units these are.
-        samples: Draws by site, with leading (chain, draw) axes.
-        x: Standardized features.
-
-    Yields:
-        Places of some rows, and their scores, with a last axis of responses or classes where there
-        are several. Memory is bounded.
+    Features are standardized. Scores have a last axis of responses or classes where there are
+    several. Memory is bounded.
     """
     likelihood: Any = model.likelihood
     values = {site: value.reshape(-1, *value.shape[2:]) for site, value in samples.items()}

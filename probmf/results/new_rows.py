@@ -60,15 +60,6 @@ def extend_ratings(
 ) -> Ratings:
     """The ratings with further users and items, that the model can encode.
 
-    Args:
-        model: The factorization.
-        data: Its ratings.
-        user_features: A side table of users, or None.
-        item_features: A side table of items, or None.
-
-    Returns:
-        The ratings.
-
     Raises:
         ValueError: If the model has no use for the features, or scales of each row's own.
     """
@@ -134,14 +125,8 @@ def add_users(
 ) -> Draws:
     """The draws with the rows of the users in `new_ratings`; see `RatingsFit.fold_in`.
 
-    Args:
-        fitted: The fit's draws.
-        new_ratings: Ratings of known items.
-        scales: Scales of new users, by name, where the model has one per user.
-        rng: Seeds the draws of the rows; None for the modes, of a point fit.
-
-    Returns:
-        The draws, ratings and model with the new users in.
+    `scales` are those of new users, where the model has one per user. `rng` seeds the draws of the
+    rows; None for the modes, of a point fit.
     """
     check_new_ratings(fitted.model, new_ratings)
     if rng is not None:

@@ -248,13 +248,8 @@ class PointErrors:
     ) -> Float[np.ndarray, " m"]:
         """Variances of functions of linear predictors by what was integrated out.
 
-        Args:
-            combine: From some numbers of each line the function's.
-            values: The numbers.
-            sums: Their derivatives by the effects, sparse (lines x k, effects).
-
-        Returns:
-            One variance for each line and level.
+        `combine` gives the function of some numbers of each line, which are `values`; `sums` are
+        their derivatives by the effects, sparse (lines x k, effects).
         """
         covariance = self.effects.covariances(sums)
         slopes = np.empty((len(values), values[0].size))
@@ -278,14 +273,9 @@ def derivatives(
 ) -> list[Any]:
     """Derivatives of numbers of rows by the linear predictors of several copies of the rows.
 
-    Args:
-        function: From expectations under each copy, and which rows they are, the numbers; analytic.
-        part: Which rows they are.
-        values: The expectations.
-        slopes: Their derivatives by their own linear predictors.
-
-    Returns:
-        For each number a sparse matrix (rows x k, copies x rows).
+    `function` is analytic, of expectations under each copy and their places; `slopes` are the
+    derivatives of these by their own linear predictors. For each number a sparse matrix (rows x k,
+    copies x rows).
     """
     _, rows, width = values[0].shape
     each = rows * width

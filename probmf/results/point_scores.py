@@ -53,20 +53,10 @@ def top_uncertain(
     Blocks of items are the outer loop: each item's covariance is computed once, and each user's
     once per block of items. Costs O(lines x items x d^2) time; the blocks bound the memory.
 
-    Args:
-        plug_in: The scores.
-        codes: User codes; -1 is a new user.
-        candidates: Item codes.
-        k: How many.
-        exclusions: Pairs to leave out, their items as places in `candidates`.
-        order: By "lower", "upper" or "probability"; by "thompson", for which each user's row is
-            drawn once, and for each user every item's; or by "mean", averaged over the prior of
-            rows without ratings.
-        devices: Devices that share the lines of a block.
-
-    Returns:
-        Places in `candidates` and the bounds or draws of the scores, as `top_products`; for
-        "probability" numbers in the order of the probabilities, for "mean" expected ratings.
+    By "thompson" each user's row is drawn once, and for each user every item's; "mean" is averaged
+    over the prior of rows without ratings. The items of `exclusions` are places in `candidates`.
+    Gives places in `candidates` and the bounds or draws of the scores, as `top_products`; for
+    "probability" numbers in the order of the probabilities, for "mean" expected ratings.
     """
     rng, by_mean = order.rng, order.by == "mean"
     bound = float(ndtri(0.5 + order.interval / 2)) * (-1.0 if order.by == "lower" else 1.0)

@@ -77,16 +77,9 @@ def summarize(
 ) -> Summary:
     """Summarize the responses of rows.
 
-    Args:
-        likelihood: Their distribution given the score.
-        scores: Their scores.
-        interval: Probability of the interval, or None for means only.
-        kind: "mean" for how well the expected response is known, "response" for where a response
-            will lie.
-        values: Numbers that the levels of a discrete response stand for, if not themselves.
-
-    Returns:
-        The summary, in closed form given the draws where there is one.
+    "mean" is how well the expected response is known, "response" where a response will lie.
+    `values` are numbers that the levels of a discrete response stand for, if not themselves. In
+    closed form given the draws where there is one.
     """
     if likelihood.normal:
         return _of_normal(likelihood, scores, interval, kind)
@@ -97,15 +90,7 @@ def summarize(
 
 
 def joined(parts: Sequence[tuple[np.ndarray, Summary]], size: int) -> Summary:
-    """One summary of the summaries of some rows each.
-
-    Args:
-        parts: Places of rows and their summaries.
-        size: Number of all rows.
-
-    Returns:
-        The summary, in the order of the places.
-    """
+    """One summary of the summaries of some rows each."""
     columns: list[Any] = [None] * len(Summary._fields)
     for place in range(len(columns)):
         for rows, found in parts:
@@ -157,17 +142,10 @@ def evaluate(
 ) -> Any:
     """A method of the likelihood at arrays on the host, in double precision.
 
-    Args:
-        likelihood: The likelihood.
-        question: Name of the method, which takes the arrays, `scales` and an `sd` if there is one.
-        *arrays: Arrays whose last axis is that of the rows, and numbers.
-        scales: Own parameters that broadcast against them.
-        sd: Standard deviations of the scores, or None.
-        slope: Whether the derivative by the first array's elements is wanted in the value's place,
-            each of which its own row depends on alone.
-
-    Returns:
-        The method's value on the host. Few shapes are compiled, whatever the number of rows.
+    The method called `question` takes the arrays, whose last axis is that of the rows, `scales`
+    that broadcast against them, and an `sd` if there is one. With `slope` it is the derivative by
+    the first array's elements, each of which its own row depends on alone. Few shapes are compiled,
+    whatever the number of rows.
     """
     size = arrays[0].shape[-1]
 
@@ -270,13 +248,7 @@ def tail_probability(
 ) -> Float[np.ndarray, " n"]:
     """Probabilities that responses of rows reach a number.
 
-    Args:
-        likelihood: Their distribution given the score.
-        scores: Their scores.
-        at_least: The number, or one for each row.
-
-    Returns:
-        P(response >= number), averaged over the draws.
+    P(response >= number), averaged over the draws; the number is one for all, or one for each row.
     """
     at = np.asarray(at_least, np.float64)
     at = at if at.ndim == 0 else np.broadcast_to(at, scores.mean.shape)
@@ -325,16 +297,9 @@ def quantiles(
     Between the ends that Cantelli's inequality gives for the mean and sd, by secants that are cut
     short where they don't come near (the Illinois rule) and bisection.
 
-    Args:
-        tail: P(r >= x) by row, for an x of each row.
-        mean: Means.
-        sd: Standard deviations; where they are infinite, ends are searched.
-        probability: The probability p.
-        step: Distance of neighbouring numbers, as 1 of counts; 0 if all between two are numbers.
-
-    Returns:
-        Multiples of the step; other numbers within 1e-8 of the probability, 1e-7 of their size or
-        1e-8 of the sd.
+    `tail` is P(r >= x) by row; where `sd` is infinite, ends are searched; `step` is 1 of counts,
+    and 0 if all between two numbers are numbers. Gives multiples of the step; other numbers within
+    1e-8 of the probability, 1e-7 of their size or 1e-8 of the sd.
     """
 
     def excess(x: np.ndarray) -> np.ndarray:

@@ -134,14 +134,7 @@ def with_ids(
 ) -> dict[str, Any]:
     """Columns of ids before others, as the training data call them.
 
-    Args:
-        ids: Ids by "user" and "item".
-        own: Names in the training data. Where another column has such a name, or both are one,
-            they are "user" and "item".
-        columns: The others.
-
-    Returns:
-        All columns.
+    Where another column has such a name, or both are one, they are "user" and "item".
     """
     names = dict(zip(("user", "item"), own, strict=True))
     if len(set(own)) < 2 or set(own) & columns.keys():

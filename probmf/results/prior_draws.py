@@ -19,17 +19,7 @@ def draw_prior(
 ) -> dict[str, np.ndarray]:
     """Draws of all sites of a NumPyro model, of its responses too.
 
-    Args:
-        model: The model.
-        arguments: Its arguments; responses among them are not looked at.
-        count: How many draws.
-        key: JAX key.
-
-    Returns:
-        Draws by site, each with leading (chain, draw) axes, one chain.
-
-    Raises:
-        ValueError: If a prior is flat, naming the site.
+    Each with leading (chain, draw) axes, one chain. A flat prior is refused by its name.
     """
 
     def one(key: Array) -> dict[str, Array]:
@@ -51,16 +41,7 @@ def log_prior(
 ) -> dict[str, Float[np.ndarray, "chain draw"]]:
     """Log densities of the priors of a NumPyro model's sites, given their parents, at draws.
 
-    Args:
-        model: The model.
-        arguments: Its arguments.
-        samples: Draws by site, each with leading (chain, draw) axes.
-
-    Returns:
-        One number for each draw, by site; what the model computes from other sites has none.
-
-    Raises:
-        ValueError: If there are no draws of a site.
+    One number for each draw, by site; what the model computes from other sites has none.
     """
     lead = next(iter(samples.values())).shape[:2]
 

@@ -113,16 +113,8 @@ def top_products(
     Works through blocks of lines, one per core at a time: memory O(block x items), never
     O(lines x items).
 
-    Args:
-        lines: A vector for each user.
-        items: A vector for each item.
-        k: How many.
-        exclusions: Pairs to leave out.
-        devices: Devices that share the lines of a block.
-
-    Returns:
-        Places of the items (-1 where none is left) and products (-inf there), best first; of
-        equal products the first item's.
+    Gives places of the items (-1 where none is left) and products (-inf there), best first; of
+    equal products the first item's.
     """
     size, parts = block_size(len(lines), len(items), devices), devices.count
     starts = range(0, len(lines), size * parts)
@@ -165,16 +157,8 @@ def top_scores(
 ) -> tuple[Int[np.ndarray, "lines k"], Float[np.ndarray, "lines k"]]:
     """The k best items of each line, excluded ones left out, by blocks of lines.
 
-    Args:
-        score: Gives the scores of all items for a slice of the lines.
-        num_lines: Number of lines.
-        num_items: Number of items.
-        k: How many.
-        exclusions: Pairs to leave out.
-        devices: Devices that share the lines of a block.
-
-    Returns:
-        Places (-1 where none is left) and scores, best first; of equal ones the first item's.
+    `score` gives the scores of all items for a slice of the lines. The places and scores are as
+    those of `top_products`.
     """
     size, parts = block_size(num_lines, num_items, devices), devices.count
     places, values = np.empty((num_lines, k), np.int64), np.empty((num_lines, k))
@@ -205,16 +189,9 @@ def pairs_left_out(
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """(line, item) of the pairs to leave out of a block, by its parts.
 
-    Args:
-        exclusions: The pairs.
-        lines: The lines of the block.
-        size: Lines of a part; `size` itself is out of range, and fills up.
-        parts: Number of parts.
-        among: Only these items, counted from the first of them.
-        width: The least number of places of a part.
-
-    Returns:
-        Two arrays, (parts, places).
+    A part has `size` lines; `size` itself is out of range, and fills up. `among` leaves only these
+    items, counted from the first of them; `width` is the least number of places of a part. Two
+    arrays, (parts, places).
     """
     line = item = np.zeros(0, dtype=np.int64)
     if exclusions is not None:

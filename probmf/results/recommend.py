@@ -231,18 +231,8 @@ class ItemChoice(NamedTuple):
 def read_choice(candidates: Any, exclude: Exclude, data: Ratings) -> ItemChoice:
     """The candidates without the items of a block list.
 
-    Args:
-        candidates: Ids of items, or None for all.
-        exclude: As in `RatingsFit.recommend`. A list of ids takes these items away for everybody,
-            and leaves out the training pairs; ids that the fit does not know are none to take away.
-        data: The training ratings.
-
-    Returns:
-        The items, and the pairs that are to be left out besides.
-
-    Raises:
-        TypeError: If `exclude` is none of these.
-        ValueError: If a candidate is unknown, an id is of another kind, or no candidate is left.
+    A list of ids takes these items away for everybody, and leaves out the training pairs; ids that
+    the fit does not know are none to take away.
     """
     items, of_what = np.arange(data.num_items), "items"
     if candidates is not None:
@@ -284,21 +274,7 @@ def read_exclusions(
 def read_candidates(
     data: Ratings, user: Any, candidates: Any, exclude: Exclude, seen: Exclusions
 ) -> tuple[Asked, Int[np.ndarray, " items"]]:
-    """One user, and the codes of the candidates that are left for it, in order.
-
-    Args:
-        data: The training ratings.
-        user: The user's id.
-        candidates: Ids of items, or None for all.
-        exclude: As in `RatingsFit.recommend`.
-        seen: The training pairs.
-
-    Returns:
-        The user and the items.
-
-    Raises:
-        ValueError: If there are several users, an item is unknown, or none is left.
-    """
+    """One user, and the codes of the candidates that are left for it, in order."""
     asked = read_some(user, data.users, "users")
     if len(asked.codes) != 1:
         raise ValueError(f"user holds {len(asked.codes)} ids; give one, and ask for each in turn.")

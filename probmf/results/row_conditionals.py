@@ -95,13 +95,8 @@ class Conditionals:
     def modes(self, side: Side, codes: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows d"]:
         """The most likely value of each row given the other side.
 
-        Args:
-            side: Whose rows.
-            codes: Which, each in 0..rows-1.
-
-        Returns:
-            Rows (bias, factors). O(n d^2 + rows d^3) time for n ratings, once for Gaussian
-            ratings and about ten times for yes/no data; memory is bounded.
+        Rows (bias, factors). O(n d^2 + rows d^3) time for n ratings, once for Gaussian ratings and
+        about ten times for yes/no data; memory is bounded.
         """
         found = np.zeros((len(codes), self.num_columns))
         likelihood = self.draws.model.likelihood.canonical()
@@ -118,12 +113,7 @@ class Conditionals:
         The inverse of a covariance is the prior's precision plus the Fisher information of the
         row's ratings at the fit's own value of the row. A bias that is left out has variance 0.
 
-        Args:
-            side: Whose rows.
-            codes: Which, each in 0..rows-1.
-
-        Yields:
-            Places in `codes` and their roots, in batches of bounded memory.
+        Yields places in `codes` and their roots, in batches of bounded memory.
         """
         likelihood = self.draws.model.likelihood.canonical()
         for batch, problem in self.problems(side, codes):
@@ -225,14 +215,9 @@ class PlugIn:
     ) -> Float[np.ndarray, " n"]:
         """Plug-in variances of the scores of pairs.
 
-        Args:
-            user: User codes.
-            item: Item codes.
-
-        Returns:
-            Variances. Blocks of rows bound the memory; the time is that of an exact ALS
-            half-sweep over the rows (over the items again for every block of users, or the other
-            way round, whichever are fewer), plus O(n d^2).
+        Blocks of rows bound the memory; the time is that of an exact ALS half-sweep over the rows
+        (over the items again for every block of users, or the other way round, whichever are
+        fewer), plus O(n d^2).
         """
         return self._products(self.spread, user, item)
 
@@ -241,13 +226,7 @@ class PlugIn:
     ) -> Float[np.ndarray, " n"]:
         """Variances of the scores of pairs by their rows without ratings, which have the prior.
 
-        Args:
-            user: User codes.
-            item: Item codes.
-
-        Returns:
-            Variances; 0 where both rows have ratings, whose own uncertainty is left out. Cost
-            O(n d).
+        0 where both rows have ratings, whose own uncertainty is left out. Cost O(n d).
         """
         total = np.zeros(len(user))
         new = np.flatnonzero(~(self.known("user", user) & self.known("item", item)))
@@ -282,12 +261,7 @@ class PlugIn:
     ) -> Float[np.ndarray, "rows p"]:
         """Vectors whose product, one of a user and one of an item, is that variance.
 
-        Args:
-            side: Whose rows.
-            codes: Which; -1 is the prior's.
-
-        Returns:
-            The vectors, of length p = 3 d - 1.
+        Of length p = 3 d - 1; code -1 is the prior's.
         """
         squares = np.square(self.tables[side][codes].astype(np.float64))
         squares[:, 0] = 1.0  # A bias counts as one.
@@ -317,12 +291,7 @@ class PlugIn:
     def spread(self, side: Side, codes: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows p"]:
         """Vectors whose product, one of a user and one of an item, is the score's variance.
 
-        Args:
-            side: Whose rows.
-            codes: Which; -1 is the prior's.
-
-        Returns:
-            The vectors, of length p = d (d + 1).
+        Of length p = d (d + 1); code -1 is the prior's.
         """
         covariance = self._zeros(len(codes))
         covariance[codes < 0] = self._pack(np.diag(self.conditionals.new_variance(side))[None])

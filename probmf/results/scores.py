@@ -65,11 +65,8 @@ class Scores(ABC):
     def mixtures(self, user: Codes, item: Codes, *, uncertain: bool = True) -> Mixtures:
         """Scores of pairs, Normal at each draw, in blocks of bounded memory.
 
-        Args:
-            user: User codes.
-            item: Item codes.
-            uncertain: Count what is not known of the rows with ratings of a point fit, too. What is
-                not known of rows without ratings always counts.
+        With `uncertain` what is not known of the rows with ratings of a point fit counts, too. What
+        is not known of rows without ratings always does.
         """
 
     @abstractmethod
@@ -78,11 +75,8 @@ class Scores(ABC):
     ) -> Iterator[Float[np.ndarray, "draws n"]]:
         """Joint draws of one user's scores, in blocks of bounded memory.
 
-        Args:
-            user: The user's code.
-            items: Item codes.
-            rng: Draws a stranger's rows, and all of a point fit.
-            num_draws: How many draws of a point fit; of many draws all are taken.
+        `rng` draws a stranger's rows, and of a point fit all rows, `num_draws` times; of many draws
+        all are taken.
         """
 
     @abstractmethod
@@ -91,8 +85,7 @@ class Scores(ABC):
     ) -> tuple[Float[np.ndarray, " n"], Column, Mapping[str, np.ndarray]]:
         """Covariance of one user's scores, of a point fit given the items.
 
-        Returns:
-            Variances, covariances by column, and the likelihood's own parameters by draw.
+        Variances, covariances by column, and the likelihood's own parameters by draw.
         """
 
     @abstractmethod
@@ -101,8 +94,7 @@ class Scores(ABC):
     ) -> Iterator[tuple[np.ndarray, np.ndarray, Mapping[str, np.ndarray]]]:
         """One user's scores at draws, or at nodes of a Normal with that covariance.
 
-        Yields:
-            Scores, weights that sum to one over all blocks, and the likelihood's own parameters.
+        Scores, weights that sum to one over all blocks, and the likelihood's own parameters.
         """
 
     @abstractmethod
@@ -112,20 +104,9 @@ class Scores(ABC):
     ) -> tuple[Int[np.ndarray, "lines k"], Float[np.ndarray, "lines k"] | None]:  # fmt: skip
         """The best items of each user.
 
-        Args:
-            users: User codes.
-            items: Item codes.
-            k: How many.
-            exclusions: Pairs to leave out, their items as places in `items`.
-            order: What the best are.
-            devices: Devices that share the users.
-
-        Returns:
-            Places in `items`, -1 where none is left, and the expected ratings where they come with
-            the ranking. Memory is bounded.
-
-        Raises:
-            ValueError: If devices were given and the order is found without any.
+        The items of `exclusions` are places in `items`. Gives places in `items`, -1 where none is
+        left, and the expected ratings where they come with the ranking. Memory is bounded. Devices
+        are refused where the order is found without any.
         """
 
     @abstractmethod
@@ -137,14 +118,7 @@ class Scores(ABC):
     def summary(self, user: Codes, item: Codes, interval: float | None) -> Summary:
         """Ratings of pairs; for yes/no data the interval is that of the probability.
 
-        Args:
-            user: User codes.
-            item: Item codes.
-            interval: Probability of the interval; without, only rows that have no ratings are
-                uncertain in a point fit.
-
-        Returns:
-            The summary, in the order of the pairs.
+        Without an interval only rows that have no ratings are uncertain in a point fit.
         """
         if not len(user):
             return Summary(*[np.empty(0)] * (1 if interval is None else 4))
@@ -161,11 +135,7 @@ class Scores(ABC):
         return joined(parts, len(user))
 
     def check_at_least(self, at_least: object) -> float:
-        """A threshold for ratings, as a float; warn if the ratings end below it.
-
-        Raises:
-            ValueError: If it is no finite number, or above all levels that ratings are at.
-        """
+        """A threshold for ratings, as a float; warn if the ratings end below it."""
         found = check_at_least(at_least, self.model.likelihood.levels)
         if self.model.likelihood.quadratic and found > (most := self.data.rating.max()):
             warnings.warn(

@@ -52,15 +52,7 @@ def write_fit(
 ) -> None:
     """Write a fit to a directory, all of it or nothing.
 
-    Args:
-        path: Directory to make; a saved fit that is there is replaced.
-        kind: Class of the fit.
-        fields: Its fields by name.
-        shared: Whether all processes are here, and write a range of every array each.
-
-    Raises:
-        ValueError: If a prior, an id, a column or a label has no faithful file form.
-        FileExistsError: If `path` exists and is not a saved fit, or holds other files as well.
+    Where all processes are here (`shared`), each writes a range of every array.
     """
     parts = Parts()
     written = {name: encode(value, name, parts) for name, value in fields.items()}
@@ -77,12 +69,6 @@ def write_fit(
 
 def read_fit(path: str | PathLike[str]) -> tuple[str, dict[str, Any]]:
     """The class and the fields that `write_fit` wrote.
-
-    Args:
-        path: The directory.
-
-    Returns:
-        Name of the class, and its fields by name.
 
     Raises:
         FileNotFoundError: If there is nothing at `path`.
@@ -167,17 +153,8 @@ class Parts:
 def encode(value: Any, name: str, parts: Parts) -> Any:
     """A value for JSON; arrays, columns and tables go to `parts`.
 
-    Args:
-        value: A number, text, None, an array, a distribution, a vocabulary, an Arrow array or
-            table, a dataclass, or a mapping, sequence or set of such.
-        name: What the value is, as "data.rating"; the names of its parts.
-        parts: Added to.
-
-    Returns:
-        What JSON can hold, for `decode`.
-
-    Raises:
-        ValueError: If something has no form that reads back the same.
+    `name` says what the value is, as "data.rating", and names its parts. A value that has no form
+    that reads back the same is refused.
     """
     if isinstance(value, np.generic):
         value = value.item()
@@ -217,18 +194,8 @@ def encode(value: Any, name: str, parts: Parts) -> Any:
 def decode(written: Any, kinds: Mapping[str, type], parts: Parts) -> Any:
     """The value that `encode` wrote.
 
-    Args:
-        written: What JSON holds.
-        kinds: Classes that may be made, by name.
-        parts: Arrays, columns and tables beside it.
-
-    Returns:
-        The value; sequences are tuples.
-
-    Raises:
-        KeyError: If a part is missing.
-        TypeError: If it does not fit the class that it is of.
-        ValueError: If it is none of these forms.
+    `kinds` are the classes that may be made, by name; sequences are tuples. A KeyError, TypeError
+    or ValueError says that it is none of these forms.
     """
     if isinstance(written, list):
         return tuple(decode(part, kinds, parts) for part in written)

@@ -23,16 +23,8 @@ Columns = dict[str, Any]
 def used_columns(model: MixedEffects, design: Design, data: Any) -> Columns:
     """The columns that the formulas use; categories as their codes and their order.
 
-    Args:
-        model: The model.
-        design: The design that was fitted.
-        data: The table that it was made from.
-
-    Returns:
-        Arrays, NumPy's or Arrow's, and mappings of `codes` and `order`.
-
-    Raises:
-        ValueError: If the table gives another design.
+    Arrays, NumPy's or Arrow's, and mappings of `codes` and `order`. A table that gives another
+    design is refused.
     """
     formulas = [part for part in (model.parsed, model.parsed_scale) if part is not None]
     names = [design.data.response_name, *(name for part in formulas for name in columns_of(part))]

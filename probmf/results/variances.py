@@ -32,18 +32,7 @@ def partition(
     dict[str, Float[np.ndarray, " draws"]],
     Float[np.ndarray, " draws"],
 ]:
-    """Variances by the population's predictor, by each grouping, and of what is left.
-
-    Args:
-        draws: Draws of the sites.
-        likelihood: The model's.
-
-    Returns:
-        Numbers by draw.
-
-    Raises:
-        ValueError: If the response's distribution has no variance on this scale.
-    """
+    """Variances by the population's predictor, by each grouping, and of what is left."""
     design, count = draws.design, draws.num_draws
     mean = design.data.mean
     x = np.asarray(mean.population, np.float64)

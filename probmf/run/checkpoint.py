@@ -76,16 +76,8 @@ class Kept:
     def restore(self, example: Any) -> Any:
         """The pytree that was written.
 
-        Args:
-            example: A pytree of the same structure, whose leaves tell of what type each is:
-                numbers, texts and NumPy arrays (of any length) stay such, others are for the
-                device.
-
-        Returns:
-            The pytree.
-
-        Raises:
-            ValueError: If it has another number of leaves.
+        The leaves of `example`, of the same structure, tell of what type each is: numbers, texts
+        and NumPy arrays (of any length) stay such, others are for the device.
         """
         kinds, structure = jax.tree.flatten(example)
         if len(kinds) != len(self.leaves):
@@ -201,11 +193,7 @@ class Checkpoint:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep other runs out of the directory; in all processes that share it.
-
-        Raises:
-            ValueError: If there is another.
-        """
+        """Keep other runs out of the directory; in all processes that share it."""
         with ExitStack() as stack:
 
             def lock() -> str:
@@ -250,9 +238,6 @@ class Checkpoint:
 
         Where the run is shared, all processes call it at the same step. What is there already is
         not written again: shards of another number of processes would take its place one by one.
-
-        Raises:
-            OSError: If it can't be written; in all processes.
         """
         if (done, len(pieces)) == (self._done, self._num_kept):
             return
@@ -296,18 +281,8 @@ def open_checkpoint(
 ) -> Checkpoint | None:
     """The checkpoint of a run that is the same in all processes which share it.
 
-    Args:
-        path: The directory; None for a run that is not kept.
-        identify: Text of what makes the run the same; asked only where it is needed.
-        shared: Whether several processes take part.
-        packages: See `Checkpoint`.
-
-    Returns:
-        The checkpoint; None without a directory.
-
-    Raises:
-        ValueError: As `Checkpoint`; if the processes differ.
-        ConnectionError: If another of these processes has ended.
+    None without a directory. `identify` gives the text of what makes the run the same, where it is
+    needed. Processes that differ are refused.
     """
     if path is None and not shared:
         return None

@@ -265,10 +265,6 @@ TABLE: tuple[Row, ...] = (
 def require(method: str, model: Any) -> None:
     """Refuse a model that a method can't do; the table says which, and why.
 
-    Args:
-        method: The function that was called.
-        model: Its model.
-
     Raises:
         TypeError: If it is of no family that the method takes.
         ValueError: If it has a property that the method has no form for.
@@ -296,12 +292,7 @@ def require(method: str, model: Any) -> None:
 def refusal(method: str, model: Any) -> str:
     """The sentence that refuses a model of a family that the method takes.
 
-    Args:
-        method: Name of the method.
-        model: The model.
-
-    Returns:
-        The sentence of the table's first row that refuses it; empty where none does.
+    That of the table's first row that refuses it; empty where none does.
     """
     for row in TABLE:
         if method not in row.no or method in row.apart or not isinstance(model, row.family):
@@ -314,13 +305,7 @@ def refusal(method: str, model: Any) -> str:
 def require_mode(method: str, model: Any, names: Sequence[str]) -> None:
     """Refuse unknown scales whose joint density with what they govern has no highest point.
 
-    Args:
-        method: The function that was called, with the argument that asks for it.
-        model: Its model.
-        names: The scales.
-
-    Raises:
-        ValueError: If there are any.
+    `method` is the function that was called, with the argument that asks for it.
     """
     if not names:
         return
@@ -331,29 +316,13 @@ def require_mode(method: str, model: Any, names: Sequence[str]) -> None:
 
 
 def check_counts(**counts: object) -> None:
-    """Refuse arguments that are not whole numbers of at least 1.
-
-    Args:
-        **counts: The values by argument name.
-
-    Raises:
-        TypeError: If one is not a whole number.
-        ValueError: If one is below 1.
-    """
+    """Refuse arguments that are not whole numbers of at least 1."""
     for name, count in counts.items():
         _check_whole(name, count, 1, "at least 1")
 
 
 def check_warmup(count: object) -> None:
-    """Refuse a number of warm-up steps that is not a whole number of at least 0.
-
-    Args:
-        count: The argument `num_warmup`.
-
-    Raises:
-        TypeError: If it is not a whole number.
-        ValueError: If it is negative.
-    """
+    """Refuse a number of warm-up steps that is not a whole number of at least 0."""
     _check_whole("num_warmup", count, 0, "0 or more")
 
 
@@ -365,13 +334,6 @@ def _check_whole(name: str, count: object, least: int, words: str) -> None:
 
 
 def check_tol(tol: object) -> None:
-    """Refuse a tolerance that is not a finite number >= 0.
-
-    Args:
-        tol: The share of the objective.
-
-    Raises:
-        ValueError: If it is anything else.
-    """
+    """Refuse a tolerance that is not a finite number >= 0."""
     if not (is_number(tol) and tol >= 0):
         raise ValueError(f"tol is {tol!r}; expected a finite number >= 0 (0 never stops).")

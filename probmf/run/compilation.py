@@ -24,13 +24,7 @@ def quick_jit(
     where the time goes to a few calls of linear algebra. What is left of it halves the time of
     loops over large arrays, and is left out for small ones.
 
-    Args:
-        function: What to compile.
-        numbers: How many numbers it works with, where that is known.
-        static_argnums: As in `jax.jit`.
-
-    Returns:
-        The compiled function.
+    `numbers` says how many numbers it works with, where that is known.
     """
     # Whoever has switched the optimizer off wants it off here, too.
     if platform() != "cpu" or jax.config.read("jax_disable_most_optimizations"):
@@ -50,15 +44,8 @@ def traced_jit(
 ) -> Any:
     """`quick_jit` of a function that runs NumPyro models, traced here and now.
 
-    Args:
-        function: What to compile; its programs are shared by all who ask for the same one.
-        numbers: See `quick_jit`.
-        *example: Arguments, for their structure and shapes.
-        static_argnums: As in `jax.jit`.
-
-    Returns:
-        The compiled function. Called with arguments of these shapes it runs no model, so that
-        threads may call it side by side.
+    Called with arguments of the shapes of `example` it runs no model, so that threads may call it
+    side by side. Its programs are shared by all who ask for the same one.
     """
     run = quick_jit(function, numbers, static_argnums=static_argnums)
     with run_unchecked():
@@ -74,13 +61,9 @@ def count_numbers(tree: Any) -> int:
 def as_tree(model: Any) -> Any:
     """A NumPyro model as a pytree, so that models of one form share their programs.
 
-    Args:
-        model: Any model.
-
-    Returns:
-        Of our own models the program, whose leaves are the numbers of the priors, or the model
-        told apart by its contents; another one as it is if it is a pytree, else without leaves and
-        told apart by identity.
+    Of our own models the program, whose leaves are the numbers of the priors, or the model told
+    apart by its contents; another one as it is if it is a pytree, else without leaves and told
+    apart by identity.
     """
     # A subclass may do otherwise.
     if type(model) is MixedEffects or type(model) is MatrixFactorization:

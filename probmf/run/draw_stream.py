@@ -159,11 +159,7 @@ class DrawStream:
             )
 
     def begin(self, done: int) -> None:
-        """Make the store, or open it where a checkpoint counts `done` draws per chain.
-
-        Raises:
-            ValueError: If it can't be made, or holds fewer draws.
-        """
+        """Make the store, or open it where a checkpoint counts `done` draws per chain."""
         if done > (self._written or 0):
             raise ValueError(
                 f"The checkpoint counts {done} streamed draws per chain, but "
@@ -212,12 +208,7 @@ class DrawStream:
     def append(self, start: int, draws: Mapping[str, np.ndarray]) -> None:
         """Take draws number start, start + 1, ...; they may wait in memory.
 
-        Args:
-            start: Draws per chain before them.
-            draws: By site, (chain, draw, ...).
-
-        Raises:
-            OSError: If the disk is full, or can't be written.
+        By site, (chain, draw, ...); `start` draws per chain were before them.
         """
         self._drop(start)
         self._waiting.append((start, dict(draws)))
@@ -225,11 +216,7 @@ class DrawStream:
             self._write()
 
     def flush(self, done: int) -> None:
-        """Write what waits of the first `done` draws per chain, and count it.
-
-        Raises:
-            OSError: If the disk is full, or can't be written.
-        """
+        """Write what waits of the first `done` draws per chain, and count it."""
         self._drop(done)
         self._write()
 
@@ -271,12 +258,7 @@ class DrawStream:
 def stream_sites(sites: Sites, shapes: Mapping[str, tuple[int, ...]]) -> tuple[StreamSite, ...]:
     """The arrays of a stream; dimensions that have no name are called as ArviZ calls them.
 
-    Args:
-        sites: Names of the model's dimensions.
-        shapes: Shapes of one draw by site; "lp" counts as a statistic.
-
-    Returns:
-        The arrays.
+    Shapes are those of one draw; "lp" counts as a statistic.
     """
     found = []
     for name, shape in shapes.items():

@@ -202,19 +202,10 @@ def drive(
 ) -> Result:
     """Run an algorithm, chunk by chunk.
 
-    Args:
-        algorithm: See the class.
-        schedule: See the class.
-        checkpoint: Where to keep the run, and what is kept of it already.
-        stream: Where to write the draws.
-        progress: Show a bar; None shows it on a terminal or in a notebook.
-        note: Line that is shown above it.
-        shared: Whether each step takes all processes. Each then writes its ranges of the
-            checkpoint; the first alone streams draws and shows progress, and its clock counts.
-
-    Returns:
-        How the run ended; after Ctrl-C, or when checkpoint or stream can't be written, with what
-        there is.
+    `note` is a line above the bar. With `shared` each step takes all processes: each writes its
+    ranges of the checkpoint; the first alone streams draws and shows progress, and its clock
+    counts. After Ctrl-C, or when checkpoint or stream can't be written, the result is what there
+    is.
 
     Raises:
         ValueError: If the checkpoint can't be written at all, is in use, or does not go with the
@@ -381,14 +372,7 @@ def _writing(what: str) -> Iterator[None]:
 def require_finite(state: Any, chain: int, done: int, advice: str) -> None:
     """Refuse to go on from a state that holds numbers that are not finite.
 
-    Args:
-        state: State of a chain.
-        chain: Its number.
-        done: Steps that led to it.
-        advice: Sentences on what may be the reason, and what to do.
-
-    Raises:
-        FloatingPointError: If it holds some.
+    `advice` says what may be the reason, and what to do.
     """
     if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(state)):
         raise FloatingPointError(
@@ -399,14 +383,7 @@ def require_finite(state: Any, chain: int, done: int, advice: str) -> None:
 def require_draws(result: Result, num_draws: int, *, kept: bool) -> None:
     """Raise what ended a run where it left no draws to return.
 
-    Args:
-        result: End of the run.
-        num_draws: Draws per chain that there are.
-        kept: Whether the run has a checkpoint.
-
-    Raises:
-        KeyboardInterrupt: After Ctrl-C.
-        OSError: If checkpoint or stream can't be written.
+    That is a KeyboardInterrupt, or an OSError if checkpoint or stream can't be written.
     """
     if num_draws:
         return
@@ -421,11 +398,7 @@ def require_draws(result: Result, num_draws: int, *, kept: bool) -> None:
 def warn_incomplete(result: Result, num_draws: int, of: int, *, stacklevel: int) -> None:
     """Say how far an interrupted run came.
 
-    Args:
-        result: End of the run.
-        num_draws: Draws per chain that there are.
-        of: Draws per chain that were asked for.
-        stacklevel: Of the user's call, counted from the caller as 1.
+    `stacklevel` is that of the user's call, counted from the caller as 1.
     """
     if result.interrupted:
         warnings.warn(

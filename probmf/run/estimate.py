@@ -149,20 +149,9 @@ def estimate(
 ) -> tuple[dict[str, Array], History]:
     """Step until the tolerance, the held-out error, the number of steps or the user says stop.
 
-    Args:
-        algorithm: What to run.
-        key: JAX key; step i gets fold_in(key, i).
-        num_steps: The most steps.
-        tol: Stop when the objective changes by less than this share of itself in a step; 0 never.
-        validation: Held-out data, or None.
-        patience: Stop after this many steps without a better held-out error.
-        progress: Show a bar; None shows it on a terminal or in a notebook.
-        checkpoint: Where to keep the run, and what is kept of it already.
-        shared: Whether each step takes all processes.
-
-    Returns:
-        The best parameters (by held-out error if given, else by objective) of all runs and
-        steps, and the history of their run.
+    Step i gets fold_in(key, i). See `Stopping` for `tol`, `validation` and `patience`; with
+    `shared` each step takes all processes. Gives the best parameters (by held-out error if given,
+    else by objective) of all runs and steps, and the history of their run.
     """
     search = _Estimation(algorithm, key, Stopping(algorithm.unit, tol, validation, patience))
     result = drive(

@@ -23,17 +23,10 @@ DENSITY_AT = (0.05, 0.3, 1.0, 2.5, 7.0)
 def fingerprint(*parts: Any, others: Callable[[Any], Any] | None = None) -> str:
     """A digest of values.
 
-    Args:
-        *parts: Numbers, texts, arrays, keys, distributions, dataclasses, and mappings (in any
-            order), sequences and sets of these.
-        others: What to count in place of a value of another type, such as its `id`, which is good
-            within a process while the value lives. By default there may be none.
-
-    Returns:
-        32 hexadecimal digits; equal for equal types and contents.
-
-    Raises:
-        TypeError: If a value is of another type.
+    Of numbers, texts, arrays, keys, distributions, dataclasses, and mappings (in any order),
+    sequences and sets of these: 32 hexadecimal digits, equal for equal types and contents. A value
+    of another type is refused, or `others` gives what to count in its place, such as its `id`,
+    which is good within a process while the value lives.
 
     Example:
         >>> fingerprint({"a": 1, "b": np.zeros(2)}) == fingerprint({"b": np.zeros(2), "a": 1})

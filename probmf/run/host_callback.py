@@ -18,14 +18,8 @@ def ask_host(
     All goes in and out as bits: a program may call from a thread of its own, where JAX does not
     know of the caller's choice of precision, and would round.
 
-    Args:
-        function: From an array in double precision and the others as they are to a flat array.
-        length: Numbers that it gives.
-        vector: Its first argument.
-        others: Its other arguments, of no type that could be rounded.
-
-    Returns:
-        The numbers, in the precision of the vector.
+    `function` takes an array in double precision and the others as they are, which are of no type
+    that could be rounded, and gives a flat array of `length`. In the precision of the vector.
     """
     dtype = np.dtype(vector.dtype)
     shape = jax.ShapeDtypeStruct((length * dtype.itemsize // 4,), jnp.uint32)

@@ -29,14 +29,7 @@ JITTER = 0.1
 def first_values(target: Target, potential: Potential, key: Array) -> dict[str, Array]:
     """Starting point of a search.
 
-    Args:
-        target: What to fit.
-        potential: Its density.
-        key: JAX key.
-
-    Returns:
-        Values by site: small random factors and moderate scales for factorizations, else about the
-        prior's medians.
+    Small random factors and moderate scales for factorizations, else about the prior's medians.
     """
     first, model_key = jax.random.split(key)
     values: dict[str, Array] = {}

@@ -108,13 +108,8 @@ class Variation:
     def compiled(self, function: Callable[..., Any], *example: Any, quick: bool = True) -> Any:
         """A function of this and more, compiled.
 
-        Args:
-            function: Of a module or of this class.
-            *example: Its other arguments, for their shapes.
-            quick: Whether it runs for less time than it takes to compile.
-
-        Returns:
-            A function of the others.
+        `example` are its other arguments, for their shapes; `quick` says that it runs for less time
+        than it takes to compile.
         """
         make = quick_jit if quick else jax.jit
         shared = isinstance(self.guide, type)
@@ -130,13 +125,7 @@ def choose_guide(
 ) -> type[autoguide.AutoGuide] | autoguide.AutoGuide:
     """The guide that was asked for.
 
-    Args:
-        guide: A name, a class of `numpyro.infer.autoguide`, or a guide made of the model.
-        target: What to fit.
-        num_dims: Number of unknowns.
-
-    Returns:
-        The guide, or its class.
+    A name, a class of `numpyro.infer.autoguide`, or a guide made of the model.
 
     Raises:
         TypeError: If it is none of these.
@@ -195,14 +184,7 @@ def _check_size(kind: type, num_dims: int) -> None:
 def draw_guide(variation: Variation, params: dict[str, Any], key: Array, num: int) -> GuideDraws:
     """Draws of a fitted guide, each with its weight against the posterior.
 
-    Args:
-        variation: What was fitted.
-        params: The guide's parameters.
-        key: JAX key.
-        num: Number of draws.
-
-    Returns:
-        The draws. One evaluation of the model for each.
+    One evaluation of the model for each.
     """
     keys = jax.random.key_data(jax.random.split(key, num))
     samples, weights = variation.compiled(_draws, params, keys)(params, keys)
@@ -234,12 +216,7 @@ def _draws(
 def weigh(log_weights: Float[np.ndarray, " draw"], num_dims: int) -> dict[str, float]:
     """Pareto k-hat of importance weights, where it can tell anything.
 
-    Args:
-        log_weights: Of independent draws.
-        num_dims: Number of unknowns.
-
-    Returns:
-        "k_hat", or nothing with too many unknowns or too few draws.
+    "k_hat", or nothing with too many unknowns or too few draws.
 
     References:
         Yao, Vehtari, Simpson and Gelman (2018), Yes, but did it work? Evaluating variational

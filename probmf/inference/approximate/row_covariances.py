@@ -79,15 +79,8 @@ def _piece(lines: int, width: int, size: int) -> int:
 def over_chunks(bucket: Bucket, start: int, count: int, capacity: int, one: Any) -> Any:
     """Results of a function for each chunk of a span, zeros beyond it, lines joined.
 
-    Args:
-        bucket: A bucket.
-        start: The first chunk of the span.
-        count: Number of its chunks.
-        capacity: The most chunks of any span.
-        one: The function, of a chunk; a pytree of arrays with one entry for each line.
-
-    Returns:
-        The results, of `capacity` chunks.
+    `one` is a function of a chunk, a pytree of arrays with one entry for each line; `capacity` is
+    the most chunks of any span.
     """
     chunk = jax.tree.map(lambda x: x[0], bucket)
     shapes = jax.eval_shape(one, chunk)
@@ -151,18 +144,7 @@ def update_rows(
     free: Float[Array, " d"],
     noise_scale: Float[Array, ""],
 ) -> BlockRows:
-    """The best Normal of every row of a side, given the others. Cost O(rows d^3).
-
-    Args:
-        mean: Present means of the side.
-        sums: Over the ratings of the side's rows.
-        prior: Diagonal prior precision.
-        free: 1 for coordinates to estimate, 0 for others.
-        noise_scale: Noise scale.
-
-    Returns:
-        The rows.
-    """
+    """The best Normal of every row of a side, given the others. Cost O(rows d^3)."""
     beta = 1.0 / jnp.square(noise_scale)
     moments, partners, linear = sums
     data = beta * (moments + _factors_only(partners))

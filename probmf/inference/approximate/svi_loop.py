@@ -52,17 +52,9 @@ def run_svi(
 ) -> Course:
     """Take the steps.
 
-    Args:
-        variation: What to fit by what.
-        key: JAX key.
-        num_steps: Steps.
-        checkpoint: Where to keep the run, and what is kept of it already.
-        progress: Show a bar; None shows it on a terminal or in a notebook.
-
-    Returns:
-        The parameters after the last step; where the bound ceased to be finite, those after the
-        chunk of steps with the best mean. An interruption while the steps are compiled leaves
-        those of the start.
+    The parameters are those after the last step; where the bound ceased to be finite, those after
+    the chunk of steps with the best mean. An interruption while the steps are compiled leaves those
+    of the start.
 
     Raises:
         KeyboardInterrupt: After an interruption while the model is traced.
@@ -150,11 +142,7 @@ class _GuideSteps:
 
 @contextmanager
 def nothing_yet() -> Iterator[None]:
-    """Tell of Ctrl-C in a preparation that there is nothing to return.
-
-    Raises:
-        KeyboardInterrupt: After Ctrl-C, in words.
-    """
+    """Tell of Ctrl-C in a preparation that there is nothing to return."""
     try:
         yield
     except KeyboardInterrupt:

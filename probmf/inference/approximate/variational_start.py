@@ -44,13 +44,7 @@ def by_factor(model: MatrixFactorization) -> MatrixFactorization:
 def loosen(likelihood: Likelihood, plan: Plan, scales: dict[str, Array]) -> dict[str, Array]:
     """Starting scales under which the factors are hardly held back.
 
-    Args:
-        likelihood: The likelihood; of a yes/no rating the noise is that of its quadratic bound.
-        plan: What is learned.
-        scales: Starting scales of a sampler.
-
-    Returns:
-        The scales, the learned ones of the noise and the factors replaced.
+    Of a yes/no rating the noise is that of its quadratic bound.
     """
     scales = dict(scales)
     if "noise_scale" in plan.random:
@@ -74,14 +68,7 @@ def to_principal_axes(
     Each axis is shared out so that both sides are equally many times their scales, and the longest
     axes go to the factors of the largest scales.
 
-    Args:
-        plan: The sites.
-        table: Rows of both sides.
-        scales: Scales by name.
-
-    Returns:
-        The rows; and the learned scales of single factors, which are the factors' root mean
-        squares. Cost O((M + N) k^2).
+    The learned scales of single factors are the factors' root mean squares. Cost O((M + N) k^2).
     """
     sites = [site for site in plan.sites if not site.is_bias]
     if not sites:

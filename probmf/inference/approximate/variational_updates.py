@@ -109,15 +109,7 @@ def sum_partners(
 ) -> PosteriorMoments:
     """Weighted sums of the partners' moments over the ratings of each row of a side.
 
-    Args:
-        layout: The ratings.
-        side: The side.
-        mean: Means of the other side.
-        variance: Their variances.
-        pool: One thread per worker of the layout.
-
-    Returns:
-        The sums by row. Cost O(n k).
+    Cost O(n k).
     """
     return by_row(_bucket_sums, layout, side, pool, columns=_columns(mean, variance))
 
@@ -173,17 +165,7 @@ def update_variances(
     free: Float[Array, " d"],
     noise_scale: Float[Array, ""],
 ) -> RowValues:
-    """Variances of a side's rows: the inverse diagonal of their precision.
-
-    Args:
-        total: Precisions of `with_partners`.
-        sums: Sums over the rows' ratings.
-        free: 1 for coordinates to estimate, 0 for others.
-        noise_scale: Noise scale.
-
-    Returns:
-        The variances.
-    """
+    """Variances of a side's rows: the inverse diagonal of their precision."""
     data = jnp.concatenate([sums.weight[:, None], sums.square], axis=1)
     new = free[None] / (total + data / jnp.square(noise_scale))
     return RowValues(new[:, 0], new[:, 1:])
@@ -210,16 +192,8 @@ def finish(
 ) -> tuple[VariationalState, BoundParts]:
     """Intercept and scales at their best given q, and the bound there.
 
-    Args:
-        plan: The plan.
-        given: Priors.
-        state: The state, its rows new.
-        result: Of the items' half-sweep.
-        spread: Weighted sums of the scores' variances over the items' ratings.
-        noise_scale: Under which it was.
-
-    Returns:
-        The state and the parts of the bound.
+    `result` is of the items' half-sweep, under `noise_scale`; `spread` are weighted sums of the
+    scores' variances over the items' ratings.
     """
     mean, variance, intercept, scales, _, volume = state
     precision = 1.0 / jnp.square(noise_scale)
@@ -269,12 +243,7 @@ def _gain(site: RowPrior, scale: Array, second: Array, variance: Array) -> Array
 def scale_bounds(law: Distribution, start: Array) -> tuple[Array, Array]:
     """The least and the largest value that a learned scale may take.
 
-    Args:
-        law: Its prior.
-        start: Where it starts.
-
-    Returns:
-        The ends of the prior's support, the lower no less than a tiny share of the start.
+    The ends of the prior's support, the lower no less than a tiny share of the start.
     """
     law_support: Any = law.support
     lower = jnp.asarray(getattr(law_support, "lower_bound", 0.0), start.dtype)
@@ -287,14 +256,8 @@ def linearize(
 ) -> tuple[RowBlocks | RowShards, list[Array]]:
     r"""Ratings as Gaussian ones of weight w and value t under the bound that is best now.
 
-    Args:
-        layout: The ratings.
-        likelihood: The likelihood.
-        state: The state.
-
-    Returns:
-        The layout of (w, t), and by bucket and chunk the sums of what the bound has besides
-        :math:`-w (t - \eta)^2 / 2`. Cost O(n k).
+    Also, by bucket and chunk, the sums of what the bound has besides :math:`-w (t - \eta)^2 / 2`.
+    Cost O(n k).
     """
     sides: Any = {}
     constants = {}

@@ -39,16 +39,7 @@ def draw_cutpoints(
     The proposal is Normal about the end of a Newton step, with the inverse of minus the Hessian as
     its covariance; the log density is concave, and with many ratings nearly all are accepted.
 
-    Args:
-        key: JAX key.
-        cutpoints: Present cutpoints.
-        scores: Scores of the ratings.
-        rating: The ratings.
-        likelihood: Levels and prior.
-        scale: Scale of the prior.
-
-    Returns:
-        The cutpoints, and whether the proposal was accepted.
+    Also tells whether the proposal was accepted.
     """
     noise_key, accept_key = jax.random.split(key)
     here, _ = _expand(cutpoints, cutpoints, scores, rating, likelihood, scale)

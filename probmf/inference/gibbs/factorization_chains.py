@@ -46,23 +46,8 @@ def factorization_job(
 ) -> Job:
     """All that a run needs to know of a factorization and its ratings.
 
-    Args:
-        model: The factorization.
-        data: Its ratings.
-        key: The run's key, of which the others are made.
-        start_key: For random starts.
-        probe_key: Chooses the probes.
-        num_chains: Chains.
-        watch: Pairs whose expected ratings are averaged, or None.
-        start: A point fit to start from, or None.
-        mesh: Devices that the rows are dealt out to, or None.
-
-    Returns:
-        The job.
-
-    Raises:
-        TypeError: If an argument has the wrong type.
-        ValueError: If the model has no such conditionals, or a watched pair is unknown.
+    `start_key` is for random starts and `probe_key` chooses the probes, both made of `key`. `watch`
+    are pairs whose expected ratings are averaged.
     """
     (observations,) = model.arguments(data)
     _check_data(model, observations)

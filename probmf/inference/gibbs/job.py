@@ -50,19 +50,8 @@ def choose_settings(
 ) -> GibbsSettings:
     """Settings of a run whose kept draws fit into memory.
 
-    Args:
-        engine: Its sweeps.
-        warmup: Sweeps that are thrown away.
-        samples: Sweeps after them.
-        chains: Chains.
-        thin: Which sweeps' rows are kept, or written out; None for the default.
-        streamed: Whether rows are written out. Memory then keeps of them what it does by default.
-
-    Returns:
-        The settings.
-
-    Raises:
-        ValueError: If no draw would be kept, or too many for the memory.
+    `thin` says which sweeps' rows are kept, or written out (`streamed`). Memory then keeps of them
+    what it does by default.
     """
     draw = draw_bytes(engine)
     most = max(KEPT, KEPT_BYTES // draw)

@@ -29,21 +29,7 @@ SPREAD = 0.5
 
 
 def mixed_job(model: MixedEffects, data: Any, key: Array, start_key: Array, num_chains: int) -> Job:
-    """All that a run needs to know of a mixed model and its data.
-
-    Args:
-        model: The model.
-        data: A table, or a design.
-        key: The run's key, of which the other is made.
-        start_key: For random starts.
-        num_chains: Chains.
-
-    Returns:
-        The job.
-
-    Raises:
-        ValueError: If the model has no such conditionals.
-    """
+    """All that a run needs to know of a mixed model and its data."""
     target = Target.build(model.centred, data)
     model = target.source
     design: Any = target.design

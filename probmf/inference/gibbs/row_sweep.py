@@ -102,17 +102,7 @@ def contents_of(
     rows: dict[str, tuple[int, ...]],
     shapes: dict[str, tuple[int, ...]],
 ) -> Contents:
-    """Part of a state that is kept as a draw.
-
-    Args:
-        plan: The plan.
-        probes: Pairs whose scores are noted.
-        rows: Shapes of the sites of rows.
-        shapes: Of all scales and weights of prior means.
-
-    Returns:
-        Shapes of rows and traces.
-    """
+    """Part of a state that is kept as a draw."""
     traces: dict[str, tuple[int, ...]] = {"lp": (), "intercept": ()}
     traces |= {name: shapes[name] for name in _traced(plan, shapes)}
     return Contents(rows, traces | {"probe_score": probes.user.shape})

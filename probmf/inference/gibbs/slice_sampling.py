@@ -22,14 +22,7 @@ def slice_sample(
     Leaves the distribution invariant whatever the width; a width of a few standard deviations
     makes it quick.
 
-    Args:
-        key: JAX key.
-        start: Present values.
-        log_density: From an array of values to the log density of each, up to constants.
-        width: First width of each interval.
-
-    Returns:
-        New values.
+    `log_density` gives the log density of each of the values, up to constants.
 
     References:
         Neal (2003), Slice sampling, figures 3 and 5.

@@ -23,16 +23,7 @@ JITTER = 0.3
 
 
 def start_scales(model: MatrixFactorization, data: Ratings, plan: Plan) -> dict[str, Array]:
-    """Scales to start from: the fixed ones as they are, the sampled ones at moderate values.
-
-    Args:
-        model: The factorization.
-        data: Its ratings.
-        plan: What is drawn.
-
-    Returns:
-        All scales, in JAX's present precision.
-    """
+    """Scales to start from: the fixed ones as they are, the sampled ones at moderate values."""
     dtype = jnp.result_type(float)
     spread = float(np.std(model.likelihood.place(data.rating)))
     spread = spread if spread > 0 else 1.0
@@ -67,19 +58,7 @@ def start_states(
     num_chains: int,
     start: RatingsFit | None,
 ) -> list[GibbsState]:
-    """A state for each chain: at a given fit, or small random factors and no biases.
-
-    Args:
-        model: The factorization.
-        observations: Its data.
-        scales: Starting scales.
-        key: JAX key.
-        num_chains: Chains.
-        start: A point fit, or None.
-
-    Returns:
-        The states.
-    """
+    """A state for each chain: at a given fit, or small random factors and no biases."""
     packing = ParameterTable(model, observations.num_users, observations.num_items)
     means = model.row_means(observations.features)
     weights = {name: shape for mean in means.values() for name, shape in mean.shapes.items()}

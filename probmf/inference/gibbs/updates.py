@@ -190,16 +190,7 @@ class Ready(NamedTuple):
 
 @partial(jax.jit, static_argnames="plan")
 def make_ready(plan: Plan, given: GibbsConstants, state: GibbsState) -> Ready:
-    """Priors of the rows.
-
-    Args:
-        plan: The plan.
-        given: What stays as it is.
-        state: Where the chain stands.
-
-    Returns:
-        What the half-sweeps need.
-    """
+    """Priors of the rows."""
     precision = {
         side: jnp.ones((rows.factors.shape[0], 1 + rows.factors.shape[1]), rows.factors.dtype)
         for side, rows in state.table.items()
@@ -235,17 +226,9 @@ def update(
 ) -> tuple[GibbsState, Float[Array, ""]]:
     """Intercept and scales given the rows, then moves that leave the ratings' scores alone.
 
-    Args:
-        plan: The plan.
-        given: Priors.
-        key: JAX key of this sweep.
-        state: The chain, its rows new.
-        result: Of the items' half-sweep.
-        hold: Whether to leave the scales as they are, early in the warm-up, while the rows are
-            still far off: scales that follow them can collapse.
-
-    Returns:
-        The state, and the log joint density that the rows were drawn at, up to a constant.
+    `result` is of the items' half-sweep. With `hold` the scales stay as they are, early in the
+    warm-up, while the rows are still far off: scales that follow them can collapse. Also gives the
+    log joint density that the rows were drawn at, up to a constant.
     """
     keys = iter(jax.random.split(key, 8 + len(plan.sites) + len(given.regressions)))
     scales = dict(state.scales)

@@ -51,29 +51,14 @@ class NutsDraws:
         return size * settings.num_chains * settings.num_samples
 
     def all_of(self, vectors: np.ndarray) -> dict[str, np.ndarray]:
-        """All draws by site; after an interruption the first of them.
-
-        Args:
-            vectors: Draws, (chain, draw, dims).
-
-        Raises:
-            KeyboardInterrupt: After an interruption before there are any.
-        """
+        """All draws by site; after an interruption the first of them."""
         count = vectors.shape[1]
         if self.target.sites:
             return drawn_back(lambda at: self.of(vectors[:, at], at), count)
         return self.of(vectors, np.arange(count))
 
     def of(self, vectors: np.ndarray, at: Int[np.ndarray, " draw"]) -> dict[str, np.ndarray]:
-        """Some draws of each chain by site.
-
-        Args:
-            vectors: Draws, (chain, draw, dims).
-            at: Their numbers.
-
-        Returns:
-            By site, (chain, draw, ...).
-        """
+        """Some draws of each chain by site."""
         keys = self.keys[:, np.minimum(at, self.keys.shape[1] - 1)]
         samples = constrain_chains(self.potential, vectors)
         return self.target.with_effects(samples, keys, recover=self.recover)
@@ -142,22 +127,13 @@ class NutsStream:
         return self._store.written
 
     def begin(self, done: int) -> None:
-        """Make the store, or open it where a checkpoint counts `done` draws per chain.
-
-        Raises:
-            ValueError: If it can't be made, or holds fewer draws.
-        """
+        """Make the store, or open it where a checkpoint counts `done` draws per chain."""
         self._store.begin(done)
 
     def append(self, start: int, draws: Mapping[str, np.ndarray]) -> None:
         """Take draws number start, start + 1, ... of each chain; they may wait in memory.
 
-        Args:
-            start: Draws per chain before them.
-            draws: "vectors", (chain, draw, dims), and "stats", (chain, draw, statistic).
-
-        Raises:
-            OSError: If the disk is full, or can't be written.
+        They are "vectors", (chain, draw, dims), and "stats", (chain, draw, statistic).
         """
         vectors, stats = draws["vectors"], named_stats(draws["stats"])
         count = vectors.shape[1]
@@ -171,11 +147,7 @@ class NutsStream:
             self._store.append(start + first, found)
 
     def flush(self, done: int) -> None:
-        """Write what waits of the first `done` draws per chain, and count it.
-
-        Raises:
-            OSError: If the disk is full, or can't be written.
-        """
+        """Write what waits of the first `done` draws per chain, and count it."""
         self._store.flush(done)
 
     def read(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, Any]]:

@@ -306,14 +306,8 @@ class ModeStart(NamedTuple):
 def start_at_mode(density: MarginalDensity, key: Array, num_chains: int) -> ModeStart | None:
     """Draw starting points from the normal approximation at the mode.
 
-    Args:
-        density: The density of what is left.
-        key: JAX key.
-        num_chains: How many points.
-
-    Returns:
-        The start; None if there are too many parameters, no mode, or a point of it where the
-        density is not finite.
+    None if there are too many parameters, no mode, or a point of it where the density is not
+    finite.
     """
     size = density.num_dims
     if not 0 < size <= MAX_DIMS:

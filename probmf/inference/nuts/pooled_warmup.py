@@ -58,11 +58,7 @@ class PooledNuts:
         self._last: np.ndarray | None = None
 
     def begin(self, starts: Float[np.ndarray, "chain d"]) -> None:
-        """Begin at points, and not at random ones.
-
-        Args:
-            starts: One for each chain.
-        """
+        """Begin at points, and not at random ones."""
         self._last = starts
 
     @cached_property
@@ -78,12 +74,8 @@ class PooledNuts:
     def warm_up(self, most_operations: float = np.inf) -> None:
         """Run the stages; given up, with a cost without bound, when they take too much.
 
-        Args:
-            most_operations: Operations after which no further stage begins.
-
-        Raises:
-            NoStartError: If no finite starting point is found.
-            KeyboardInterrupt: After Ctrl-C.
+        No stage begins after so many operations. Without a finite starting point there is a
+        NoStartError.
         """
         for stage, num_draws in enumerate(STAGES):
             chains = self._run(stage, num_draws)
@@ -105,14 +97,7 @@ class PooledNuts:
         self.gradients = steps / max(float(np.nan_to_num(np.min(sizes))), 1.0)
 
     def draw(self, num_samples: int) -> Chains:
-        """Draw from where the stages have come to.
-
-        Args:
-            num_samples: Draws per chain.
-
-        Returns:
-            The chains; see `run_nuts`.
-        """
+        """Draw from where the stages have come to."""
         return self._run(len(STAGES), num_samples)
 
     def _run(self, stage: int, num_draws: int) -> Chains:
@@ -142,12 +127,6 @@ def shrunk_covariance(draws: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "d d
     Eigenvalues of the correlations of n independent draws of d numbers alike lie within
     :math:`s (1 \pm \sqrt{d / n})^2` around their mean s. Those are set to s; the others stand for
     directions that the draws tell apart.
-
-    Args:
-        draws: The draws.
-
-    Returns:
-        A positive definite matrix.
 
     References:
         Marchenko and Pastur (1967), Distribution of eigenvalues for some sets of random matrices.

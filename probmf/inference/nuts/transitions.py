@@ -207,21 +207,10 @@ def run_nuts(
 ) -> Chains:
     """Sample, chunk by chunk.
 
-    Args:
-        potential: The density.
-        settings: See the class.
-        key: JAX key.
-        starts: Starting vectors, (chain, dims); by default uniform in (-2, 2).
-        inverse_mass: First inverse mass matrix (or its diagonal).
-        checkpoint: Where to keep the run, and what is kept of it already.
-        stream: Takes the draws, so that memory need not hold them.
-        progress: Show a bar.
-        places: Where chains run, dealt out in turn: devices, or the whole of meshes, of which a
-            chain takes all devices at once. By default all run on JAX's default device.
-
-    Returns:
-        The chains; fewer draws, marked incomplete, after an interruption, or when the checkpoint
-        or the stream can't be written.
+    `starts` are (chain, dims), by default uniform in (-2, 2); `stream` takes the draws, so that
+    memory need not hold them. Chains are dealt out in turn to `places`: devices, or the whole of
+    meshes, of which a chain takes all devices at once. There are fewer draws, marked incomplete,
+    after an interruption, or when the checkpoint or the stream can't be written.
 
     Raises:
         NoStartError: If no finite starting point is found.

@@ -45,15 +45,7 @@ def cutpoint_sums(
 ) -> CutpointSums:
     r"""Sums over ratings of :math:`-\log P(r \mid \eta)`, and derivatives by the cutpoints.
 
-    Args:
-        scores: Scores.
-        rating: Ratings, each at one of the levels.
-        weight: Their weights; 0 where there is no rating.
-        cutpoints: Increasing cutpoints.
-        likelihood: Their levels and link.
-
-    Returns:
-        The sums. Cost O(n x levels).
+    The weight is 0 where there is no rating. Cost O(n x levels).
     """
     terms = likelihood.cutpoint_terms(scores, rating, {"cutpoints": cutpoints})
     # Weights of zero stand for no rating, whatever is there.
@@ -107,12 +99,7 @@ class CutpointStep:
     def __call__(self, parameters: Parameters) -> tuple[dict[str, Array], float]:
         """The next cutpoints, and the part of the objective that ratings and cutpoints have there.
 
-        Args:
-            parameters: Values by site name.
-
-        Returns:
-            Both, the cutpoints by site name. If no step lowers that part, they are the same as
-            before.
+        If no step lowers that part, they are the same as before.
         """
         user, item, rating, weight = self.columns
         scores = _scores({k: v for k, v in parameters.items() if k != "cutpoints"}, user, item)

@@ -44,14 +44,6 @@ def regressions(
 ) -> dict[str, Regression]:
     """The regressions of a model's sites whose prior mean is linear in features.
 
-    Args:
-        model: The factorization.
-        observations: Its data.
-        method: The function that was called, for messages.
-
-    Returns:
-        Regressions by the site of the rows.
-
     Raises:
         ValueError: If a mean is no `Linear`, or its weights have no prior of fixed scale.
     """
@@ -113,14 +105,8 @@ def solve(
     .. math:: a_{ij} \sim N\Big(\frac{\alpha_j z_i \cdot W x_j}{\alpha_j e_i + 1},
         \frac{1}{\alpha_j e_i + 1}\Big)
 
-    Args:
-        regression: The regression, z and e.
-        rows: The rows x.
-        precision: Prior precision alpha of each coordinate, besides the rows' own weights.
-        noise: Standard normal numbers, for a draw.
-
-    Returns:
-        The coefficients. Cost O(rows q k).
+    The precision alpha comes besides the rows' own weights; standard Normal `noise` makes a draw.
+    Cost O(rows q k).
     """
     products = sum_products(regression.design, regression.row_weight[:, None] * rows)
     total = 1.0 + regression.square[:, None] * precision[None]
@@ -138,14 +124,7 @@ def solve_full(
 
     .. math:: a_i \sim N((e_i \Lambda + I)^{-1} \Lambda X^\top z_i, (e_i \Lambda + I)^{-1})
 
-    Args:
-        regression: The regression, z and e.
-        rows: The rows X.
-        precision: Their prior precision.
-        noise: Standard normal numbers.
-
-    Returns:
-        The coefficients. Cost O(rows q k + q k^2 + k^3).
+    Cost O(rows q k + q k^2 + k^3).
     """
     # In the eigenvectors of the precision all is diagonal.
     values, vectors = jnp.linalg.eigh(precision)
@@ -173,12 +152,7 @@ def to_weights(
 def center_rows(centers: dict[str, Array], table: Rows) -> dict[Side, Float[Array, "rows d"]]:
     """Prior means by site as rows (bias, factors) of the sides that have any.
 
-    Args:
-        centers: Means by site of the rows.
-        table: Rows of both sides, of whose shapes they are.
-
-    Returns:
-        The means, zero where only the other part of a row has one.
+    Zero where only the other part of a row has one.
     """
     found: dict[Side, Array] = {}
     for site, mean in centers.items():

@@ -94,11 +94,8 @@ class BatchObjective(RatingObjective):
     ) -> Float[Array, ""]:
         """The batch's loss, without priors.
 
-        Args:
-            values: Parameters of the rows that `index` names, and what has no rows.
-            own: Learned parameters of the likelihood.
-            batch: The batch.
-            terms: The terms.
+        `values` are those of the rows that `index` names, and of what has no rows; `own` are
+        learned parameters of the likelihood.
         """
         raise NotImplementedError
 
@@ -189,13 +186,7 @@ def updates_rows(
 def shuffle[T](key: Array, ratings: T, batch_size: int) -> T:
     """The ratings in random order, cut in batches.
 
-    Args:
-        key: JAX key.
-        ratings: All ratings, present; a pytree of arrays along them.
-        batch_size: Ratings per batch; the last batch is filled with absent ones.
-
-    Returns:
-        Batches with a leading axis.
+    `ratings` is a pytree of arrays along them. The last batch is filled with absent ones.
     """
     count = len(jax.tree.leaves(ratings)[0])
     places = jnp.arange(count, dtype=jnp.int32)

@@ -46,11 +46,7 @@ class Rule:
     schedule: Schedule | None
 
     def factors(self, first: int, count: int) -> Float[np.ndarray, " count"]:
-        """Factors of the optimizer's updates, for `count` updates from `first` on.
-
-        Raises:
-            ValueError: If the schedule gives a learning rate that is negative or not finite.
-        """
+        """Factors of the optimizer's updates, for `count` updates from `first` on."""
         if self.schedule is None:
             return np.ones(count, np.dtype(jnp.result_type(float)))
         schedule = self.schedule
@@ -90,13 +86,7 @@ def choose_rule(
 ) -> Rule:
     """The rule that the arguments of `fit_map` ask for.
 
-    Args:
-        optimizer: Any optax optimizer, one of `OPTIMIZERS`, or None for the default.
-        learning_rate: Learning rate or schedule of the default optimizer, or of the one named.
-        default: The default rule.
-
-    Returns:
-        The rule.
+    Any optax optimizer, one of `OPTIMIZERS`, or None for the default.
 
     Raises:
         TypeError: If the optimizer is none of optax's, or the learning rate no number or schedule.
@@ -155,10 +145,7 @@ def own_rate(state: Any) -> Array:
 def describe_divergence(update: int, epoch: int, rate: float) -> str:
     """Sentence on the step at which the loss ceased to be finite.
 
-    Args:
-        update: Number of the update, from 1.
-        epoch: Number of its epoch, from 1.
-        rate: Learning rate there; NaN when the optimizer does not tell.
+    Both are counted from 1; the rate is NaN when the optimizer does not tell.
     """
     of = "the optimizer's own learning rate" if np.isnan(rate) else f"learning rate {rate:g}"
     return f"the loss is not finite at update {update} (epoch {epoch}, {of})"
@@ -174,13 +161,8 @@ def apply(
 ) -> tuple[Any, Any]:
     """Parameters and optimizer state after one update.
 
-    Args:
-        optimizer: The optimizer.
-        gradient: Gradient of the loss.
-        state: State of the optimizer.
-        parameters: Present values.
-        factor: What its updates are multiplied by.
-        **extra: `value` and `value_fn`, for optimizers that search along a line.
+    Updates are multiplied by `factor`; `extra` are `value` and `value_fn`, for optimizers that
+    search along a line.
     """
     full = optax.with_extra_args_support(optimizer)
     updates, state = full.update(gradient, state, parameters, grad=gradient, **extra)
@@ -191,14 +173,8 @@ def apply(
 def describe_rule(rule: Rule, parameters: dict[str, Array], num_updates: int) -> str:
     """Fingerprint of an optimizer, whose functions have no identity but the program they trace to.
 
-    Args:
-        rule: The optimizer with its learning rates.
-        parameters: What it moves.
-        num_updates: Updates in all.
-
-    Returns:
-        That of the program of an update and what it captures, of the state that it begins with,
-        and of the learning rates.
+    That of the program of an update and what it captures, of the state that it begins with, and of
+    the learning rates.
     """
     first = rule.optimizer.init(parameters)
     leaves, structure = jax.tree.flatten((parameters, first))

@@ -35,10 +35,7 @@ class PairLoss(Protocol):
     ) -> Float[Array, " b"]:
         """Losses of the positives.
 
-        Args:
-            positive: Their scores.
-            negative: Scores of the negatives, in the order in which they were drawn.
-            num_items: Number of items that could have been drawn.
+        Negatives are in the order in which they were drawn, of `num_items` items.
         """
 
 
@@ -194,16 +191,8 @@ class RankingObjective(BatchObjective):
     ) -> tuple["RankingObjective", tuple[ObjectiveTerms, RatingBatch, Unseen]]:
         """The objective of a model, and its data.
 
-        Args:
-            model: The model.
-            observations: Pairs that occurred and count.
-            known: Pairs that are no negatives: those, and any others.
-            optimizer: The optimizer, which decides whether an update reads a batch's rows only.
-            loss: The loss.
-            mesh: Devices that share each batch, or None.
-
-        Returns:
-            The objective and its data.
+        `known` are pairs that are no negatives: those that occurred, and any others. The optimizer
+        decides whether an update reads a batch's rows only.
         """
         num_users, num_items = observations.num_users, observations.num_items
         unseen = Unseen.of(known, num_users, num_items)

@@ -31,17 +31,7 @@ def update_rows(
     A row that stands several times in the batch must move once, by the sum of its gradients: one
     of its places, whichever `seen` ends up with, gets that sum and is written back.
 
-    Args:
-        parameters: Present values.
-        state: State of the optimizer.
-        seen: Scratch from `unseen`, or the update before.
-        index: Rows of the batch's users and items, some of them several times.
-        factor: What the optimizer's updates are multiplied by.
-        loss_of_rows: The batch's part of the objective, from its rows.
-        optimizer: The optimizer.
-
-    Returns:
-        Parameters, state and scratch after the update, and the loss before.
+    `seen` is scratch from `unseen`, or the update before. Also gives the loss before.
     """
     labels, state_labels = row_labels(state, parameters)
     rows, kept = take_rows(labels, parameters, index), take_rows(state_labels, state, index)
@@ -77,12 +67,7 @@ def unseen(parameters: Mapping[str, Array]) -> dict[str, Array]:
 def row_labels(state: Any, parameters: Mapping[str, Array]) -> tuple[dict[str, str], Any]:
     """Whose rows each array has: "user", "item", or "intercept" for what has no rows.
 
-    Args:
-        state: State of an optimizer. What it keeps for a site stands under the site's name.
-        parameters: What it optimizes.
-
-    Returns:
-        Labels in the structure of the parameters, and in that of the state.
+    What an optimizer's state keeps for a site stands under the site's name.
     """
 
     def label(path: tuple, leaf: Array) -> str:
@@ -121,10 +106,6 @@ def leaves_rows_alone(
     True of gradient descent, AdaGrad, clipping and the like, under any schedule; not of momentum,
     Adam or weight decay, which move a row whose gradient is zero. It is found out by trying both
     on a few rows.
-
-    Args:
-        optimizer: The optimizer.
-        sites: Shapes of the sites to optimize, () for a learned intercept.
     """
     if optimizer is ADAGRAD:
         return True

@@ -79,11 +79,7 @@ class Predictor:
     def __call__(self, values: Mapping[str, Array]) -> Float[Array, " n"]:
         r"""Its value, :math:`x_n \cdot \beta + \sum_k z_{kn} \cdot u_{k, g_k(n)}`, and the offset.
 
-        Args:
-            values: Coefficients and effects by site name.
-
-        Returns:
-            One number per observation. Cost O(n (p + sum of the d)).
+        Cost O(n (p + sum of the d)).
         """
         n = self.population.shape[0]
         total = jnp.zeros((n,), jnp.result_type(float))
@@ -253,12 +249,7 @@ def join_rows(data: MixedData, likelihood: Likelihood) -> MixedData:
     Normal responses are joined where the noise has a predictor, to means by cell; without one the
     number of rows plays no part. Other responses are counted, but Normal ones with bounds.
 
-    Args:
-        data: A design's.
-        likelihood: That of its response.
-
-    Returns:
-        Data of cells, or `data` itself where joining does not pay. Cost O(n log n), on the host.
+    Gives `data` itself where joining does not pay. Cost O(n log n), on the host.
     """
     if data.response is None:
         return data

@@ -55,20 +55,7 @@ def build_design(
 ) -> Design:
     """Encode training data.
 
-    Args:
-        data: Any table.
-        formula: The parsed formula, with a response.
-        scale_formula: The parsed formula of the likelihood's `scale_parameter`, or None.
-        likelihood: That of the response.
-        priors: The user's priors.
-        weights: Column of the rows' weights, or None.
-
-    Returns:
-        The design.
-
-    Raises:
-        TypeError: If a column has the wrong type.
-        ValueError: If the data do not suit the formula; see the model.
+    `weights` is the column of the rows' weights.
     """
     name = str(formula.response)
     formulas = [formula] if scale_formula is None else [formula, scale_formula]

@@ -96,16 +96,7 @@ def names_in(expression: str) -> CodeNames:
 
 
 def check_code(reader: FormulaReader, start: int, end: int) -> None:
-    """Refuse code that is no Python, or that is not what it looks like.
-
-    Args:
-        reader: The formula.
-        start: Where the code starts in its text.
-        end: Where it ends.
-
-    Raises:
-        FormulaError: With the place.
-    """
+    """Refuse code that is no Python, or that is not what it looks like."""
     # Columns in backticks leave names of the same length, so that places remain places.
     text = _QUOTED.sub(lambda match: "_" * len(match.group()), reader.text[start:end])
     try:

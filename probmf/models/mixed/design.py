@@ -171,15 +171,7 @@ def encode_rows(
 ) -> Encoded:
     """Encode new data with the training data's coding; no response is needed.
 
-    Args:
-        design: From the training data.
-        data: The new data.
-        unseen: What a new group does.
-        leave_out: Group terms that are left out, by name; columns that only these use need not be
-            there.
-
-    Returns:
-        The rows.
+    Columns that only terms use which are left out need not be there.
     """
     names = [name for coding in design.codings for name in coding.columns_used(leave_out)]
     asked = design.known_of_rows
@@ -192,13 +184,9 @@ def encode_rows(
 def dims(design: Design, raw: Collection[str] = ()) -> dict[str, list[str]]:
     """Dimensions of each site, chain and draw left out.
 
-    Args:
-        design: A formula applied to data.
-        raw: Sites of effects that are not centred; `{name}_effects_raw` goes with them.
-
-    Returns:
-        Names of dimensions by site. `{name}_correlation` is the Cholesky factor of the
-        correlations, with `{name}_coefficient_other` as its second dimension.
+    `raw` are sites of effects that are not centred; `{name}_effects_raw` goes with them.
+    `{name}_correlation` is the Cholesky factor of the correlations, with `{name}_coefficient_other`
+    as its second dimension.
     """
     found: dict[str, list[str]] = {design.data.response_name: ["observation"]}
     for coding in design.codings:
@@ -221,12 +209,8 @@ def dims(design: Design, raw: Collection[str] = ()) -> dict[str, list[str]]:
 def coords(design: Design) -> dict[str, list[Any]]:
     """Coordinates of each dimension.
 
-    Args:
-        design: A formula applied to data.
-
-    Returns:
-        Labels by dimension: names of columns, levels of grouping factors as the user has them,
-        rows counted from 0, and "a|b" for the cutpoint between levels a and b.
+    Names of columns, levels of grouping factors as the user has them, rows counted from 0, and
+    "a|b" for the cutpoint between levels a and b.
     """
     found: dict[str, list[Any]] = {"observation": list(range(design.data.num_observations))}
     for coding in design.codings:

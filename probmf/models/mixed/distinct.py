@@ -86,11 +86,7 @@ def refuse_collinear(population: np.ndarray, names: list[str]) -> None:
 def dependent_columns(matrix: np.ndarray) -> list[int]:
     """Columns that are combinations of columns before them.
 
-    Args:
-        matrix: Finite, of shape (n, p).
-
-    Returns:
-        Their places, in order. Cost O(n p^2).
+    Cost O(n p^2).
     """
     size = np.linalg.norm(matrix, axis=0)
     spread = np.linalg.norm(matrix - matrix.mean(axis=0), axis=0)

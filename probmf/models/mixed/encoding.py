@@ -65,16 +65,7 @@ class ColumnEncoder:
     def fit(cls, formula: str, table: Frame) -> tuple["ColumnEncoder", np.ndarray]:
         """Learn the encoding.
 
-        Args:
-            formula: The part, for formulaic.
-            table: The training data.
-
-        Returns:
-            The encoder and the matrix, float64 of shape (n, number of columns).
-
-        Raises:
-            TypeError: If a column holds neither numbers nor categories.
-            ValueError: If a term can't be computed or is not finite.
+        The matrix has a row for each row of the table.
         """
         used = variables(formula)
         for name in used:
@@ -100,17 +91,7 @@ class ColumnEncoder:
         return encoder, matrix
 
     def encode(self, table: Frame) -> np.ndarray:
-        """The matrix of new data, with the training data's levels and transforms.
-
-        Args:
-            table: The new data.
-
-        Returns:
-            Float64 of shape (n, number of columns).
-
-        Raises:
-            ValueError: If a category was not in the training data, or a term is not finite.
-        """
+        """The matrix of new data, with the training data's levels and transforms."""
         frame = _frame(table, self.levels, self.formula)
         self._refuse_new_levels(frame)
         matrix, _ = _matrix(self.spec, frame, self.formula)
@@ -267,15 +248,7 @@ class GroupEncoder:
     def fit(cls, factors: tuple[str, ...], table: Frame) -> tuple["GroupEncoder", np.ndarray]:
         """Learn the groups.
 
-        Args:
-            factors: The grouping columns.
-            table: The training data.
-
-        Returns:
-            The encoder and the group of each row, int32 of shape (n,).
-
-        Raises:
-            ValueError: If there is one group only.
+        Also the group of each row.
         """
         vocabularies: list[Vocabulary] = []
         cells: list[np.ndarray] = []
@@ -320,16 +293,8 @@ class GroupEncoder:
     def encode(self, table: Frame, *, unseen: Unseen) -> np.ndarray:
         """Groups of new rows.
 
-        Args:
-            table: The new data.
-            unseen: Treatment of a group that the training data lack: "error", or with "prior" (its
-                effects have their prior distribution) a negative code, -1 for the first one.
-
-        Returns:
-            Codes, int32 of shape (n,).
-
-        Raises:
-            ValueError: If a group is unseen and may not be.
+        A group that the training data lack is refused, or with "prior" (its effects have their
+        prior distribution) has a negative code, -1 for the first one.
         """
         codes = np.zeros(table.num_rows, np.int64)
         for factor, vocabulary, there in zip(

@@ -67,15 +67,7 @@ class ParsedFormula(NamedTuple):
 def parse_formula(text: str) -> ParsedFormula:
     """Split a formula into response, population part and group terms.
 
-    Args:
-        text: Such as "y ~ 1 + x + (1 + x | g) + (1 | a/b)".
-
-    Returns:
-        The parts; `(1 | a/b)` has become `(1 | a) + (1 | a:b)`.
-
-    Raises:
-        TypeError: If it is no text.
-        FormulaError: If it can't be read. The message shows the place.
+    `(1 | a/b)` becomes `(1 | a) + (1 | a:b)`. A FormulaError shows the place that can't be read.
 
     Example:
         >>> parse_formula("y ~ x + (1 | school/class)").groups[1].factors

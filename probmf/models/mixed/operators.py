@@ -25,15 +25,7 @@ type Terms = list[tuple[str, list[Token]]]
 
 
 def check_operators(reader: FormulaReader, terms: Terms) -> None:
-    """Check one side: the population part, or what stands left of a bar.
-
-    Args:
-        reader: The formula.
-        terms: Its terms with their signs.
-
-    Raises:
-        FormulaError: With the place.
-    """
+    """Check one side: the population part, or what stands left of a bar."""
     for _, tokens in terms:
         _check_symbols(reader, tokens)
     _check_quoted(reader, terms)
@@ -41,15 +33,7 @@ def check_operators(reader: FormulaReader, terms: Terms) -> None:
 
 
 def check_meaning(reader: FormulaReader, terms: Terms) -> None:
-    """Check powers, products and differences of terms that formulaic can read.
-
-    Args:
-        reader: The formula.
-        terms: Its terms with their signs.
-
-    Raises:
-        FormulaError: With the place.
-    """
+    """Check powers, products and differences of terms that formulaic can read."""
     there: set[Any] = set()
     for sign, tokens in terms:
         source = reader.source(tokens)

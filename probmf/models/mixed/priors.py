@@ -95,13 +95,10 @@ class ResponsePlace(NamedTuple):
 def mean_target(response: np.ndarray | float, *, has_intercept: bool) -> ResponsePlace:
     """Target of the linear predictor.
 
-    Args:
-        response: The response on the predictor's scale; or, if it has no place there (as a count
-            of zero has none on that of logarithms), where an intercept is expected.
-        has_intercept: Whether the predictor has an intercept; else it starts from zero.
-
-    Returns:
-        Mean and 2.5 standard deviations, or 0 and 2.5 root mean squares; a width of 2.5 without.
+    `response` is on the predictor's scale; or, if it has no place there (as a count of zero has
+    none on that of logarithms), where an intercept is expected. Without an intercept the predictor
+    starts from zero. Mean and 2.5 standard deviations, or 0 and 2.5 root mean squares; a width of
+    2.5 without such a place.
     """
     if not isinstance(response, np.ndarray):
         return ResponsePlace(response if has_intercept else 0.0, WIDTH)
@@ -117,13 +114,6 @@ def default_priors(columns: PredictorColumns, target: ResponsePlace) -> dict[str
     columns says of the predictor where they are zero: its sd is
     :math:`w \sqrt{1 + \sum_j (\bar x_j / \mathrm{sd}(x_j))^2}`. A correlation matrix is uniform
     (LKJ with concentration one).
-
-    Args:
-        columns: The predictor.
-        target: Where the response lies on its scale.
-
-    Returns:
-        A prior for each site.
     """
     priors: dict[str, Prior] = {}
     if columns.names:
@@ -152,13 +142,7 @@ def heavy_tails(
 ) -> tuple[Mixing, Distribution] | None:
     """Mixtures of Normals for Student-t and Laplace priors of coefficients.
 
-    Args:
-        site: Name of the coefficients' site.
-        given: The user's prior of them, or None; `replace_priors` checks it.
-        names: Names of the columns.
-
-    Returns:
-        The mixtures and the prior of what they are mixed by; None where there are none.
+    The mixtures and the prior of what they are mixed by; None where there are none.
     """
     chosen = given if isinstance(given, Mapping) else dict.fromkeys(names, given)
     laws = [(place, chosen.get(name)) for place, name in enumerate(names)]
@@ -183,21 +167,11 @@ def replace_priors(
 ) -> dict[str, Prior]:
     """The default priors with the user's own put in.
 
-    Args:
-        defaults: A prior for each site.
-        given: The user's, by site: for coefficients a distribution of one number or a mapping of
-            column names to such, for scales a distribution of positive numbers or fixed numbers,
-            for correlations a concentration or an LKJCholesky.
-        coefficient_names: Names of the columns of each site of coefficients.
-        integrated: Site of those that are integrated out. Their priors are Normal, or Student-t or
-            Laplace: the result has the places and scales of these as a Normal's, see `heavy_tails`.
-
-    Returns:
-        A prior for each site; an array is a fixed value.
-
-    Raises:
-        TypeError: If a prior is of the wrong type.
-        ValueError: If there is no such site or column, or a prior has the wrong shape or support.
+    The user's are by site: for coefficients a distribution of one number or a mapping of column
+    names to such, for scales a distribution of positive numbers or fixed numbers, for correlations
+    a concentration or an LKJCholesky. Priors of the site `integrated`, which is integrated out, are
+    Normal, or Student-t or Laplace: the result has the places and scales of these as a Normal's,
+    see `heavy_tails`. An array is a fixed value.
     """
     for site, columns in coefficient_names.items():
         if own := next((name for name in given if name in columns and name not in defaults), None):

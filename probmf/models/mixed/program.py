@@ -42,14 +42,7 @@ class MixedProgram:
         return coefficients + tuple(map(self.sampled_site, mean.groups))
 
     def __call__(self, data: MixedData) -> Array:
-        """The NumPyro model.
-
-        Args:
-            data: From `arguments`.
-
-        Returns:
-            The response.
-        """
+        """The NumPyro model."""
         self._check_centered(data)
         values = self._sample(data.mean, data.priors, data.mixing)
         likelihood = self.likelihood.coded(data.num_levels)
@@ -66,13 +59,7 @@ class MixedProgram:
     def log_densities(
         self, data: MixedData, scores: Array, parameters: Mapping[str, Array]
     ) -> Float[Array, " n"]:
-        """Log densities of the responses at a linear predictor, smooth in it.
-
-        Args:
-            data: From `arguments`.
-            scores: The linear predictor.
-            parameters: The likelihood's own, from `own_parameters`.
-        """
+        """Log densities of the responses at a linear predictor, smooth in it."""
         likelihood: Likelihood = self.likelihood.coded(data.num_levels)
         weight = jnp.ones((), scores.dtype) if data.weight is None else data.weight
         return likelihood.log_density(scores, data.response, weight, parameters)
@@ -88,12 +75,7 @@ class MixedProgram:
         return found | {site: _sample_or_fixed(site, data.priors[site]) for site in others}
 
     def parameters_at(self, data: MixedData, values: Mapping[str, Array]) -> dict[str, Array]:
-        """The likelihood's own parameters where the sites have values.
-
-        Args:
-            data: From `arguments`.
-            values: By site.
-        """
+        """The likelihood's own parameters where the sites have values."""
         likelihood: Likelihood = self.likelihood.coded(data.num_levels)
         found = likelihood_scales(likelihood, {**data.priors, **values})
         if data.noise is not None:

@@ -11,11 +11,7 @@ from probmf.models.mixed.formula import simple_formula, unquote
 def variables(formula: str) -> list[str]:
     """Columns that a part of a formula mentions, in order.
 
-    Args:
-        formula: A formula for formulaic, without group terms, such as "x + poly(z, 2)".
-
-    Returns:
-        Names of columns: all names but those that are called and those formulaic knows (poly, np).
+    All names but those that are called and those formulaic knows (poly, np).
 
     Example:
         >>> variables("1 + x + np.log(z) + C(`my column`)")
@@ -59,14 +55,7 @@ def read_data(
 ) -> Frame:
     """The columns that formulas use; without a missing value, and at least one row.
 
-    Args:
-        data: The table.
-        names: The columns.
-        hints: What to do when a column is missing, by name.
-        gaps: Columns that need no value in every row.
-
-    Returns:
-        The columns.
+    `hints` say what to do when a column is missing; columns in `gaps` need no value in every row.
     """
     table = read_table(data, names, "the data", hints=hints)
     if not table.num_rows:
