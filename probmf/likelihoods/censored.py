@@ -10,13 +10,12 @@ import numpy as np
 import numpyro
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
-from numpyro.distributions import Distribution, constraints
+from numpyro.distributions import constraints
 
 from probmf.data.column import TEXT, Column, such_rows
-from probmf.likelihoods.base import Likelihood, Predicted, Scores
+from probmf.likelihoods.base import Likelihood, Scores
 from probmf.likelihoods.gaussian import weighted
 from probmf.likelihoods.quadrature import QuadratureLikelihood
-from probmf.likelihoods.responses import ResponseValues
 
 #: What a row's number, or word, says of its response.
 CENSORING = {"left": -1.0, "none": 0.0, "right": 1.0, "interval": 2.0}
@@ -26,6 +25,15 @@ KIND, UPPER = "censored", "upper"
 #: difference of two tails would lose digits; its density hardly changes between so many nodes.
 SHARE = 0.1
 NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(8)
+
+
+def _of_law(name: str) -> Any:
+    """A method that is that of the likelihood of the responses."""
+
+    def asked(self: "Censored", *args: Any, **options: Any) -> Any:
+        return getattr(self.law, name)(*args, **options)
+
+    return asked
 
 
 @dataclass(frozen=True)
@@ -99,14 +107,27 @@ class Censored(QuadratureLikelihood):
         """The parameter that a `scale_formula` is for."""
         return str(self.law.scale_parameter)
 
-    def from_scale_predictor(self, predictor: Scores) -> Scores:
-        """The `scale_parameter` whose linear predictor is given."""
-        return self.law.from_scale_predictor(predictor)
+    @property
+    def stated(self) -> dict[str, Any]:
+        """Parameters that were given."""
+        return dict(self.law.stated)
 
-    def scale_place(self, spread: float) -> tuple[float, float]:
-        """Mean and sd that a priori the linear predictor of the `scale_parameter` has."""
-        found: tuple[float, float] = self.law.scale_place(spread)
-        return found
+    # Asked of responses that are not censored. A bound has to be a possible response, too, and the
+    # information is the most that it can be.
+    check_ratings = _of_law("check_ratings")
+    read_column = _of_law("read_column")
+    place = _of_law("place")
+    middle = _of_law("middle")
+    base_score = _of_law("base_score")
+    default_priors = _of_law("default_priors")
+    scale_place = _of_law("scale_place")
+    from_scale_predictor = _of_law("from_scale_predictor")
+    mean = _of_law("mean")
+    integrate = _of_law("integrate")
+    tail = _of_law("tail")
+    information = _of_law("information")
+    latent_variance = _of_law("latent_variance")
+    errors = _of_law("errors")
 
     def scale_sites(self) -> dict[str, Any]:
         """Those of the likelihood, and what each response is: observed, elsewhere than in data."""
@@ -115,24 +136,6 @@ class Censored(QuadratureLikelihood):
     def canonical(self) -> Self:
         """The likelihood without its parameters: compiled programs are keyed by it."""
         return type(self)(self.law.canonical(), self.interval)
-
-    @property
-    def stated(self) -> dict[str, Any]:
-        """Parameters that were given."""
-        return dict(self.law.stated)
-
-    def default_priors(self, width: float) -> dict[str, Distribution]:
-        """Priors of the own parameters."""
-        return dict(self.law.default_priors(width))
-
-    def check_ratings(self, rating: np.ndarray, noun: str = "ratings") -> None:
-        """Refuse ratings that have no density."""
-        self.law.check_ratings(rating, noun)
-
-    def read_column(self, column: Column, name: str) -> ResponseValues:
-        """The response, checked; a bound has to be a possible response."""
-        read: ResponseValues = self.law.read_column(column, name)
-        return read
 
     def read_known(self, site: str, column: Column) -> Float[np.ndarray, " n"]:
         """Kind of each response, or the upper ends, which rows that are no interval need not have.
@@ -194,20 +197,6 @@ class Censored(QuadratureLikelihood):
                 )
         self.law.check_ratings(np.where(within, upper, response), "upper ends of intervals")
         return {KIND: kind, UPPER: np.where(within, upper, response + np.abs(response) + 1.0)}
-
-    def place(self, response: np.ndarray) -> np.ndarray | float:
-        """Responses, or bounds in their place, on the scale of scores."""
-        found: np.ndarray | float = self.law.place(response)
-        return found
-
-    def middle(self, offset: np.ndarray) -> float:
-        """The one offset in place of those of all rows."""
-        found: float = self.law.middle(offset)
-        return found
-
-    def base_score(self, rating: np.ndarray, weight: np.ndarray | None) -> float:
-        """The score that fits the numbers best if all are responses."""
-        return float(self.law.base_score(rating, weight))
 
     def loss(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
         """Minus log likelihood."""
@@ -290,10 +279,6 @@ class Censored(QuadratureLikelihood):
         """Minus the derivative of the loss by the score."""
         return -jax.grad(lambda at: jnp.sum(self.loss(at, rating, scales)))(jnp.asarray(scores))
 
-    def information(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
-        """Fisher information of the score if all are observed: the most that it can be."""
-        return self.law.information(scores, scales)
-
     def sample(
         self, key: Array, scores: Array, scales: Mapping[str, Array], shape: tuple[int, ...]
     ) -> Array:
@@ -303,27 +288,3 @@ class Censored(QuadratureLikelihood):
     def reach(self, scores: Array, threshold: Array, scales: Mapping[str, Array]) -> Array:
         """P(response >= threshold) given the score."""
         return jnp.asarray(self.law.tail(scores, threshold, scales))
-
-    def tail(
-        self, scores: Scores, threshold: Scores, scales: Mapping[str, Array], sd: Scores = None
-    ) -> Scores:
-        """P(response >= threshold) given the score, or when it is Normal with an sd."""
-        return self.law.tail(scores, threshold, scales, sd)
-
-    def mean(self, scores: Scores, scales: Mapping[str, Array]) -> Scores:
-        """Expected response given the score."""
-        return self.law.mean(scores, scales)
-
-    def integrate(self, mean: Scores, sd: Scores, scales: Mapping[str, Array]) -> tuple:
-        """Mean and sd of a response whose score is Normal(mean, sd)."""
-        found: tuple = self.law.integrate(mean, sd, scales)
-        return found
-
-    def latent_variance(self, log_rate: np.ndarray, scales: Mapping[str, Any]) -> np.ndarray:
-        """Variance of what is left besides the score, of responses that are not censored."""
-        return np.asarray(self.law.latent_variance(log_rate, scales))
-
-    def errors(self, rating: np.ndarray, predicted: Predicted) -> dict[str, float | None]:
-        """Measures of predictions, by name."""
-        found: dict[str, float | None] = self.law.errors(rating, predicted)
-        return found

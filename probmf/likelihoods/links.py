@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,78 +26,11 @@ Numbers = Any
 LOG_ROOT = 0.5 * math.log(2 * math.pi)
 
 
-class Answers(Protocol):
-    """A distribution F with a log-concave density f, as yes/no answers take it."""
-
-    #: Variance of the distribution.
-    variance: float
-
-    def cdf(self, x: Numbers) -> Numbers:
-        """F(x)."""
-        ...
-
-    def log_mass(self, answer: Numbers, x: Numbers) -> Numbers:
-        """Log of F(x) for the answer 1, of 1 - F(x) for 0."""
-        ...
-
-    def mass_slope(self, answer: Numbers, x: Numbers) -> Numbers:
-        """Slope of `log_mass` in x."""
-        ...
-
-    def information(self, x: Numbers) -> Numbers:
-        """Fisher information of x, f(x)^2 / F(x) (1 - F(x))."""
-        ...
-
-    def quantile(self, p: np.ndarray) -> np.ndarray:
-        """Inverse of F, on the host."""
-        ...
-
-    def masses(self, mean: Numbers, sd: Numbers) -> tuple[Numbers, Numbers]:
-        """Means of 1 - F(x) and F(x) when x is Normal(mean, sd); an sd of None is zero."""
-        ...
-
-    def host_cdf(self, x: np.ndarray) -> np.ndarray:
-        """F(x) in double precision, on the host."""
-        ...
-
-
-class Link(Answers, Protocol):
-    """One that is symmetric."""
-
-    def log_cdf(self, x: Numbers) -> Numbers:
-        """Log of F(x), right in the lower tail."""
-        ...
-
-    def log_cdf_slope(self, x: Numbers) -> Numbers:
-        """f(x) / F(x)."""
-        ...
-
-    def log_density(self, x: Numbers) -> Numbers:
-        """Log of f(x)."""
-        ...
-
-    def decay(self, x: Numbers) -> Numbers:
-        """Minus the slope of `log_density`."""
-        ...
-
-    def curvature(self, x: Numbers) -> Numbers:
-        """Curvature of a quadratic in x that touches minus `log_cdf` and lies above it."""
-        ...
-
-    def expected_cdf(self, mean: Numbers, sd: Numbers) -> Numbers:
-        """Mean of F(x) when x is Normal(mean, sd)."""
-        ...
-
-    def noise(self, key: Any, shape: tuple[int, ...]) -> jax.Array:
-        """Draws from F."""
-        ...
-
-
 class _Symmetric:
-    """Answers of a symmetric distribution: no is yes to minus the score."""
+    """Answers of a symmetric distribution F of density f: no is yes to minus the score."""
 
     def log_mass(self: Any, answer: Numbers, x: Numbers) -> Numbers:
-        """Log of the probability of an answer."""
+        """Log of the probability of an answer: of F(x) for 1, of 1 - F(x) for 0."""
         return self.log_cdf((2 * answer - 1) * x)
 
     def mass_slope(self: Any, answer: Numbers, x: Numbers) -> Numbers:
@@ -106,11 +39,11 @@ class _Symmetric:
         return sign * self.log_cdf_slope(sign * x)
 
     def information(self: Any, x: Numbers) -> Numbers:
-        """Fisher information of x."""
+        """Fisher information of x, f(x)^2 / F(x) (1 - F(x))."""
         return self.log_cdf_slope(x) * self.log_cdf_slope(-x)
 
     def masses(self: Any, mean: Numbers, sd: Numbers) -> tuple[Numbers, Numbers]:
-        """Probabilities of 0 and 1."""
+        """Probabilities of 0 and 1, or their means when x is Normal(mean, sd)."""
         if sd is None:
             return self.cdf(-mean), self.cdf(mean)
         return self.expected_cdf(-mean, sd), self.expected_cdf(mean, sd)
@@ -199,7 +132,11 @@ def _far_ratio(x: Numbers) -> Numbers:
 
 
 class Logit(_Symmetric):
-    """The standard logistic distribution."""
+    """The standard logistic distribution.
+
+    Its `quantile` and `host_cdf` are on the host; `decay` is minus the slope of
+    `log_density`, and `curvature` that of a quadratic that touches minus `log_cdf` from above.
+    """
 
     variance = math.pi**2 / 3
     quantile = staticmethod(special.logit)
@@ -323,6 +260,10 @@ class Cloglog:
         """The same in double precision, on the host."""
         return np.asarray(-np.expm1(-np.exp(np.minimum(x, 700.0))))
 
+
+#: Symmetric distributions, and all that yes/no answers may have.
+type Link = Logit | Probit
+type Answers = Link | Cloglog
 
 LINKS: dict[str, Link] = {"logit": Logit(), "probit": Probit()}
 ANSWERS: dict[str, Answers] = {**LINKS, "cloglog": Cloglog()}
