@@ -29,7 +29,7 @@ from probmf.results.ranking import (
     top_products,
     unit_rows,
 )
-from probmf.results.row_conditionals import PlugIn
+from probmf.results.row_conditionals import Conditionals
 from probmf.results.scores import Codes, Column, Scores
 from probmf.rows.placement import LineDevices
 from probmf.rows.store import Side
@@ -40,7 +40,7 @@ WEIGHTS = WEIGHTS / WEIGHTS.sum()
 
 
 def top_uncertain(
-    plug_in: PlugIn,
+    rows: Conditionals,
     codes: Int[np.ndarray, " lines"],
     candidates: Int[np.ndarray, " items"],
     k: int,
@@ -60,30 +60,30 @@ def top_uncertain(
     """
     rng, by_mean = order.rng, order.by == "mean"
     bound = float(ndtri(0.5 + order.interval / 2)) * (-1.0 if order.by == "lower" else 1.0)
-    users = plug_in.tables["user"][codes]
+    users = rows.tables["user"][codes]
     if rng is not None:
-        users = plug_in.draw("user", codes, rng.standard_normal(users.shape)).astype(users.dtype)
-    offset = float(plug_in.conditionals.intercept) + users[:, :1]
+        users = rows.draw("user", codes, rng.standard_normal(users.shape)).astype(users.dtype)
+    offset = float(rows.intercept) + users[:, :1]
     of_ratings = by_mean or order.by == "probability"
-    likelihood = plug_in.model.likelihood.canonical() if of_ratings else None
-    own = plug_in.conditionals.draws.likelihood_scales()
+    likelihood = rows.model.likelihood.canonical() if of_ratings else None
+    own = rows.draws.likelihood_scales()
     scales = devices.replicate({name: value[0] for name, value in own.items()})
     threshold = devices.replicate(np.asarray(bound if order.at_least is None else order.at_least))
     best = np.full((len(codes), k), -np.inf)
     places = np.full((len(codes), k), -1, dtype=np.int64)
-    room, parts = plug_in.spread_rows, devices.count
+    room, parts = rows.spread_rows, devices.count
     for first in range(0, len(candidates), room):
         items = candidates[first : first + room]
-        own_spread = plug_in.prior_spread("item", items) if by_mean else _spread(plug_in, items)
-        item_side = devices.replicate((plug_in.tables["item"][items], own_spread))
+        own_spread = rows.prior_spread("item", items) if by_mean else _spread(rows, items)
+        item_side = devices.replicate((rows.tables["item"][items], own_spread))
         size = min(max(1, room // parts), block_size(len(codes), len(items), devices))
         step = size * parts
         for begin in range(0, len(codes), room):
             block = slice(begin, min(begin + room, len(codes)))
             if rng is not None:
-                spread = plug_in.exact_spread("user", users[block])
+                spread = rows.exact_spread("user", users[block])
             else:
-                spreads = plug_in.prior_spread if by_mean else plug_in.spread
+                spreads = rows.prior_spread if by_mean else rows.spread
                 spread = spreads("user", codes[block])
             for start in range(block.start, block.stop, step):
                 part = slice(start, min(start + step, block.stop))
@@ -101,12 +101,12 @@ def top_uncertain(
     return np.where(np.isneginf(best), -1, places), best if of_ratings else best + offset
 
 
-def _spread(plug_in: PlugIn, items: np.ndarray) -> np.ndarray:
+def _spread(rows: Conditionals, items: np.ndarray) -> np.ndarray:
     """Spreads of items, those of the whole catalogue kept."""
-    num_items = plug_in.data.num_items
-    if num_items > plug_in.spread_rows:
-        return plug_in.spread("item", items)
-    return plug_in.catalogue_spread if len(items) == num_items else plug_in.catalogue_spread[items]
+    num_items = rows.data.num_items
+    if num_items > rows.spread_rows:
+        return rows.spread("item", items)
+    return rows.catalogue_spread if len(items) == num_items else rows.catalogue_spread[items]
 
 
 @partial(jax.jit, static_argnames=("k", "likelihood", "by_mean"))
@@ -141,12 +141,12 @@ class PointScores(Scores):
         rows: Its rows, with their covariances.
     """
 
-    rows: PlugIn
+    rows: Conditionals
     is_point = True
 
     @property
     def _scales(self) -> dict[str, Float[np.ndarray, "1 ..."]]:
-        return self.rows.conditionals.draws.likelihood_scales()
+        return self.rows.draws.likelihood_scales()
 
     @override
     def mixtures(self, user: Codes, item: Codes, *, uncertain: bool = True) -> Mixtures:
@@ -167,8 +167,8 @@ class PointScores(Scores):
         """Draws of the user's row, and of each item's score given that; O(draws items d^2) time."""
         rows = self.rows
         step = max(1, min(num_draws, BLOCK_SCORES // len(items), rows.spread_rows))
-        intercept = float(rows.conditionals.intercept)
-        width = rows.conditionals.num_columns
+        intercept = float(rows.intercept)
+        width = rows.num_columns
         for start in range(0, num_draws, step):
             count = min(step, num_draws - start)
             own = rows.draw("user", np.full(count, user), rng.standard_normal((count, width)))
@@ -187,10 +187,9 @@ class PointScores(Scores):
     def covariance(
         self, user: int, items: Codes
     ) -> tuple[Float[np.ndarray, " n"], Column, Mapping[str, np.ndarray]]:
-        conditionals = self.rows.conditionals
-        root = np.diag(np.sqrt(conditionals.new_variance("user")))
+        root = np.diag(np.sqrt(self.rows.new_variance("user")))
         if user >= 0:
-            ((_, roots),) = conditionals.roots("user", np.asarray([user]))
+            ((_, roots),) = self.rows.roots("user", np.asarray([user]))
             root = roots[0]
         design = self.rows.tables["item"][items].astype(np.float64)
         design[:, 0] = 1.0
@@ -237,7 +236,7 @@ class PointScores(Scores):
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """Places of the items with the highest scores at the fit's values, and these."""
         lines, table = self.rows.tables["user"][users], self.rows.tables["item"]
-        intercept = float(self.rows.conditionals.intercept)
+        intercept = float(self.rows.intercept)
         offset = lines[:, :1].astype(np.float64) + intercept
         # A user's bias does not change the order; the item's has a one to be multiplied with.
         lines[:, 0] = 1.0

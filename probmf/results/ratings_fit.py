@@ -32,7 +32,7 @@ from probmf.results.predictions import Predictions, id_columns
 from probmf.results.ranking import Exclusions, RankBy
 from probmf.results.recommend import Exclude, Recommendations, recommend, similar
 from probmf.results.records import History, RowMoments, Sampling, Traces
-from probmf.results.row_conditionals import Conditionals, PlugIn
+from probmf.results.row_conditionals import Conditionals
 from probmf.results.scores import Scores
 from probmf.rows.placement import Devices
 from probmf.rows.store import SIDES, Side
@@ -154,8 +154,8 @@ class RatingsFit(Fit):
 
     # What every prediction needs is kept after its first use; the class is frozen otherwise.
     @cached_property
-    def _plug_in(self) -> PlugIn:
-        return PlugIn(Conditionals(self._draws))
+    def _conditionals(self) -> Conditionals:
+        return Conditionals(self._draws)
 
     @cached_property
     def _draws(self) -> Draws:
@@ -163,7 +163,7 @@ class RatingsFit(Fit):
 
     @cached_property
     def _scores(self) -> Scores:
-        return PointScores(self._plug_in) if self.is_point else DrawScores(self._draws)
+        return PointScores(self._conditionals) if self.is_point else DrawScores(self._draws)
 
     @cached_property
     def _seen(self) -> Exclusions:
@@ -403,7 +403,7 @@ class RatingsFit(Fit):
             section 5.
         """
         self._require_point("explain")
-        return explain(self._plug_in.conditionals, self.data, user, item)
+        return explain(self._conditionals, self.data, user, item)
 
     @own_settings()
     def vectors(self, side: Side) -> Float[np.ndarray, "rows d"]:
@@ -433,10 +433,10 @@ class RatingsFit(Fit):
         if side not in SIDES:
             raise ValueError(f"side is {side!r}; expected 'user' or 'item'.")
         self._require_point("vectors")
-        rows = self._plug_in.tables[side][:-1].astype(np.float64)
+        rows = self._conditionals.tables[side][:-1].astype(np.float64)
         ones = np.ones((len(rows), 1))
         if side == "user":
-            bias = rows[:, :1] + float(self._plug_in.conditionals.intercept)
+            bias = rows[:, :1] + float(self._conditionals.intercept)
             return np.hstack([bias, ones, rows[:, 1:]]).astype(np.float32)
         return np.hstack([ones, rows]).astype(np.float32)
 

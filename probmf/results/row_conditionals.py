@@ -22,11 +22,27 @@ from probmf.settings import in_precision
 
 #: Bytes that one batch of rows may take while it is solved for.
 BATCH_BYTES = 1 << 26
+#: Bytes that the spreads of one block of rows may take.
+SPREAD_BYTES = 1 << 28
+#: Pairs whose spreads are multiplied at once; a block should stay in a level-2 cache.
+PAIR_BLOCK = 64
+#: Pairs whose factors are multiplied at once.
+MEAN_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
 class Conditionals:
-    """Rows (bias, factors) of one side given the other side of a point fit.
+    r"""Rows (bias, factors) of one side given the other side of a point fit, and their scores.
+
+    Rows (b, u) and (c, v) are taken as independent, each with its point value as mean and with the
+    covariance C or D that it has given the other side (see `roots`). Their score
+    :math:`\mu + b + c + u \cdot v` then has variance
+
+    .. math:: (1, v)^\top C (1, v) + (1, u)^\top D (1, u) + \mathrm{tr}(C_{uu} D_{vv}) .
+
+    That is a product of one vector of the user and one of the item, their `spread`, so that a
+    block of variances is one matrix product. Code -1 stands for a row that the fit does not know,
+    under its prior.
 
     Args:
         draws: The fit's one draw; the scales of its model must be numbers or arrays.
@@ -35,9 +51,19 @@ class Conditionals:
     draws: Draws
 
     @property
+    def model(self) -> MatrixFactorization:
+        """The factorization."""
+        return self.draws.model
+
+    @property
+    def data(self) -> Ratings:
+        """The training ratings."""
+        return self.draws.data
+
+    @property
     def num_columns(self) -> int:
         """Length of a row: the bias and the factors."""
-        return 1 + int(self.draws.model.num_factors)
+        return 1 + int(self.model.num_factors)
 
     @property
     def intercept(self) -> np.ndarray:
@@ -47,7 +73,7 @@ class Conditionals:
     @cached_property
     def tables(self) -> dict[Side, Float[np.ndarray, "rows1 d"]]:
         """Rows of both sides, with a row at the prior mean of a new one at the end."""
-        data = self.draws.data
+        data = self.data
         sizes: dict[Side, int] = {"user": data.num_users, "item": data.num_items}
         return {
             side: self.draws.rows(side, np.append(np.arange(size), -1))[0]
@@ -57,16 +83,16 @@ class Conditionals:
     @cached_property
     def ratings(self) -> dict[Side, RowRatings]:
         """The ratings by row, of both sides."""
-        weight = self.draws.model.unobserved_weight
+        weight = self.model.unobserved_weight
         return {
-            "user": rows_of(self.draws.data, "user", unobserved_weight=weight),
-            "item": rows_of(self.draws.data, "item", unobserved_weight=weight),
+            "user": rows_of(self.data, "user", unobserved_weight=weight),
+            "item": rows_of(self.data, "item", unobserved_weight=weight),
         }
 
     def free(self, side: Side) -> Float[np.ndarray, " d"]:
         """1 for coordinates that the model has, 0 for a bias that is left out."""
         free = np.ones(self.num_columns)
-        free[0] = self.draws.model.user_bias if side == "user" else self.draws.model.item_bias
+        free[0] = self.model.user_bias if side == "user" else self.model.item_bias
         return free
 
     def prior_variance(
@@ -99,7 +125,7 @@ class Conditionals:
         about ten times for yes/no data; memory is bounded.
         """
         found = np.zeros((len(codes), self.num_columns))
-        likelihood = self.draws.model.likelihood.canonical()
+        likelihood = self.model.likelihood.canonical()
         for batch, problem in self.problems(side, codes):
             value = row_problem.modes(problem, likelihood)
             found[batch.chosen] = value[: len(batch.chosen)]
@@ -115,7 +141,7 @@ class Conditionals:
 
         Yields places in `codes` and their roots, in batches of bounded memory.
         """
-        likelihood = self.draws.model.likelihood.canonical()
+        likelihood = self.model.likelihood.canonical()
         for batch, problem in self.problems(side, codes):
             yield batch.chosen, row_problem.roots(problem, likelihood)[: len(batch.chosen)]
 
@@ -126,8 +152,8 @@ class Conditionals:
         values = self.tables[side][codes]
         scales = {name: value[0] for name, value in self.draws.likelihood_scales().items()}
         gram = gram_shift = None
-        if self.draws.model.unobserved_weight > 0:
-            weight = self.draws.model.unobserved_weight / np.square(scales["noise_scale"])
+        if self.model.unobserved_weight > 0:
+            weight = self.model.unobserved_weight / np.square(scales["noise_scale"])
             moments = zero_moments(partners[:, 0], partners[:, 1:], self.intercept, weight)
             gram, gram_shift = map(np.asarray, moments)
         for batch in batches(self.ratings[side], codes, self.num_columns, BATCH_BYTES):
@@ -148,59 +174,15 @@ class Conditionals:
             }  # fmt: skip
             yield batch, RowProblem(**fields)
 
-
-#: Bytes that the spreads of one block of rows may take.
-SPREAD_BYTES = 1 << 28
-#: Pairs whose spreads are multiplied at once; a block should stay in a level-2 cache.
-PAIR_BLOCK = 64
-#: Pairs whose factors are multiplied at once.
-MEAN_BLOCK = 1 << 16
-
-
-@dataclass(frozen=True, eq=False)
-class PlugIn:
-    r"""Scores :math:`\mu + b + c + u \cdot v` when the rows of both sides are uncertain.
-
-    Rows (b, u) and (c, v) are taken as independent, each with its point value as mean and with
-    the covariance C or D that it has given the other side (see `Conditionals.roots`). The score
-    then has variance
-
-    .. math:: (1, v)^\top C (1, v) + (1, u)^\top D (1, u) + \mathrm{tr}(C_{uu} D_{vv}) .
-
-    That is a product of one vector of the user and one of the item, their `spread`, so that a
-    block of variances is one matrix product. Code -1 stands for a row that the fit does not know,
-    under its prior.
-
-    Args:
-        conditionals: The rows of the fit.
-    """
-
-    conditionals: Conditionals
-
-    @property
-    def model(self) -> MatrixFactorization:
-        """The factorization."""
-        return self.conditionals.draws.model
-
-    @property
-    def data(self) -> Ratings:
-        """The training ratings."""
-        return self.conditionals.draws.data
-
-    @property
-    def tables(self) -> dict[Side, Float[np.ndarray, "rows1 d"]]:
-        """Rows of both sides, with a row at the prior mean of a new one at the end."""
-        return self.conditionals.tables
-
     def known(self, side: Side, codes: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
         """True where rows have a rating in the fit (one of weight zero is none)."""
-        return self.conditionals.draws.known(side, codes)
+        return self.draws.known(side, codes)
 
     def means(
         self, user: Int[np.ndarray, " n"], item: Int[np.ndarray, " n"]
     ) -> Float[np.ndarray, " n"]:
         """Scores of pairs at the point values."""
-        intercept = float(self.conditionals.intercept)
+        intercept = float(self.intercept)
         scores = np.empty(len(user))
         for start in range(0, len(user), MEAN_BLOCK):
             part = slice(start, start + MEAN_BLOCK)
@@ -265,9 +247,8 @@ class PlugIn:
         """
         squares = np.square(self.tables[side][codes].astype(np.float64))
         squares[:, 0] = 1.0  # A bias counts as one.
-        rows = self.conditionals
-        variance = rows.prior_variance(side, np.maximum(codes, 0)) * rows.free(side)
-        variance[codes < 0] = rows.new_variance(side)
+        variance = self.prior_variance(side, np.maximum(codes, 0)) * self.free(side)
+        variance[codes < 0] = self.new_variance(side)
         variance[self.known(side, codes)] = 0.0
         own = (variance, squares) if side == "user" else (squares, variance)
         return np.concatenate([*own, variance[:, 1:]], axis=1)
@@ -284,7 +265,7 @@ class PlugIn:
     @property
     def spread_rows(self) -> int:
         """Number of rows whose spreads fit in memory."""
-        size = self.conditionals.num_columns
+        size = self.num_columns
         itemsize = jnp.result_type(float).itemsize
         return max(1, SPREAD_BYTES // (itemsize * size * (size + 1)))
 
@@ -294,9 +275,9 @@ class PlugIn:
         Of length p = d (d + 1); code -1 is the prior's.
         """
         covariance = self._zeros(len(codes))
-        covariance[codes < 0] = self._pack(np.diag(self.conditionals.new_variance(side))[None])
+        covariance[codes < 0] = self._pack(np.diag(self.new_variance(side))[None])
         known = np.flatnonzero(codes >= 0)
-        for part, root in self.conditionals.roots(side, codes[known]):
+        for part, root in self.roots(side, codes[known]):
             padded = np.pad(root, ((0, power_of_two(len(root)) - len(root)), (0, 0), (0, 0)))
             matrices = np.asarray(_covariances(in_precision(padded)))
             covariance[known[part]] = self._pack(matrices[: len(root)])
@@ -333,19 +314,19 @@ class PlugIn:
     ) -> Float[np.ndarray, "rows d"]:
         """Rows drawn from their conditionals, from standard Normal noise."""
         drawn = self.tables[side][codes].astype(np.float64)
-        drawn[codes < 0] += noise[codes < 0] * np.sqrt(self.conditionals.new_variance(side))
+        drawn[codes < 0] += noise[codes < 0] * np.sqrt(self.new_variance(side))
         known = np.flatnonzero(codes >= 0)
-        for part, root in self.conditionals.roots(side, codes[known]):
+        for part, root in self.roots(side, codes[known]):
             drawn[known[part]] += np.einsum("rd,rde->re", noise[known[part]], root)
         return drawn
 
     @cached_property
     def _indices(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.triu_indices(self.conditionals.num_columns)
+        return np.triu_indices(self.num_columns)
 
     @cached_property
     def _upper(self) -> np.ndarray:
-        return np.ravel_multi_index(self._indices, 2 * (self.conditionals.num_columns,))
+        return np.ravel_multi_index(self._indices, 2 * (self.num_columns,))
 
     def _pack(self, matrices: Float[np.ndarray, "rows d d"]) -> Float[np.ndarray, "rows q"]:
         """The upper triangles of symmetric matrices."""

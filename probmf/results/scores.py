@@ -26,7 +26,7 @@ from probmf.results.prediction_intervals import (
     tail_probability,
 )
 from probmf.results.ranking import Exclusions, Order
-from probmf.results.row_conditionals import PlugIn
+from probmf.results.row_conditionals import Conditionals
 from probmf.rows.placement import LineDevices
 from probmf.rows.store import Side
 
@@ -44,7 +44,7 @@ class Scores(ABC):
         is_point: True where any number of draws can be made, else there are those of the fit.
     """
 
-    rows: PlugIn | Draws
+    rows: Conditionals | Draws
     is_point: ClassVar[bool]
 
     @property

@@ -31,7 +31,7 @@ def fit() -> RatingsFit:
 def test_a_point_fit_adds_the_score_uncertainty(fit: RatingsFit) -> None:
     predicted = fit.predict([(0, 0), (5, 3), (99, 1)], interval=0.8)
     user, item = np.asarray([0, 5, -1]), np.asarray([0, 3, 1])
-    score, variance = fit._plug_in.means(user, item), fit._plug_in.variances(user, item)
+    score, variance = fit._conditionals.means(user, item), fit._conditionals.variances(user, item)
     ends = np.concatenate([[-np.inf], fit.point()["cutpoints"], [np.inf]])
     below = stats.norm.cdf((ends - score[:, None]) / np.sqrt(1 + variance)[:, None])
     wanted = np.diff(below, axis=1)

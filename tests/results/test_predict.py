@@ -54,9 +54,12 @@ def test_scores_agree_with_dense_algebra(
     known = user < 14, item < 11
     codes = np.where(known[0], user, -1), np.where(known[1], item, -1)
     tolerance = 1e-12 if x64 else 1e-5
-    np.testing.assert_allclose(fit._plug_in.means(*codes), oracle.mean.ravel(), atol=tolerance)
+    np.testing.assert_allclose(fit._conditionals.means(*codes), oracle.mean.ravel(), atol=tolerance)
     np.testing.assert_allclose(
-        fit._plug_in.variances(*codes), oracle.variance.ravel(), rtol=10 * tolerance, atol=1e-12
+        fit._conditionals.variances(*codes),
+        oracle.variance.ravel(),
+        rtol=10 * tolerance,
+        atol=1e-12,
     )
 
 
@@ -162,7 +165,7 @@ def test_blocks_change_nothing(
     monkeypatch.setattr(row_conditionals, "SPREAD_BYTES", 200)
     monkeypatch.setattr(row_conditionals, "PAIR_BLOCK", 3)
     monkeypatch.setattr(row_conditionals, "MEAN_BLOCK", 7)
-    assert fit._plug_in.spread_rows == 2
+    assert fit._conditionals.spread_rows == 2
     cut = fit.predict(pairs)
     for name in ("mean", "sd", "lower", "upper"):
         np.testing.assert_allclose(getattr(cut, name), getattr(whole, name), rtol=1e-5)
@@ -188,7 +191,7 @@ def test_precise_ratings_do_not_drown_the_prior(
     # 400 ratings of noise 0.002: in float32 nothing is left of the prior's precision, one.
     fit = random_fit(MatrixFactorization(6, Gaussian(0.002)), ratings)
     oracle = dense_moments(fit)
-    variance = fit._plug_in.variances(np.arange(8), np.arange(8) % 3)
+    variance = fit._conditionals.variances(np.arange(8), np.arange(8) % 3)
     expected = oracle.variance[np.arange(8), np.arange(8) % 3]
     np.testing.assert_allclose(variance, expected, rtol=1e-6 if x64 else 0.05)
 

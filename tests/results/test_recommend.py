@@ -190,7 +190,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, fit: Any) -> Non
     monkeypatch.setattr(ranking, "BLOCK_SCORES", 1)
     monkeypatch.setattr(row_conditionals, "BATCH_BYTES", 1)
     monkeypatch.setattr(row_conditionals, "SPREAD_BYTES", 3 * 4 * 4 * 5)
-    assert fit._plug_in.spread_rows == 3
+    assert fit._conditionals.spread_rows == 3
     for rank_by, expected in zip(("mean", "lower", "upper"), whole, strict=True):
         cut = fit.recommend(k=4, rank_by=rank_by)
         np.testing.assert_array_equal(cut.code, expected.code)
@@ -211,12 +211,12 @@ def test_products_with_ties_and_many_items() -> None:
         np.testing.assert_array_equal(products, -np.sort(-(lines @ items.T), axis=1)[:, :k])
 
 
-def test_thompson_draws_have_the_plug_in_moments(fit: Any, oracle: Any) -> None:
+def test_thompson_draws_have_the_conditionals_moments(fit: Any, oracle: Any) -> None:
     num = 4000
     codes = np.repeat([2, 13, -1], num)
     rng = np.random.default_rng(0)
     places, drawn = top_uncertain(
-        fit._plug_in, codes, np.arange(NUM_ITEMS), NUM_ITEMS, None, Order("thompson", rng=rng)
+        fit._conditionals, codes, np.arange(NUM_ITEMS), NUM_ITEMS, None, Order("thompson", rng=rng)
     )
     scores = np.take_along_axis(drawn, np.argsort(places, axis=1), axis=1)
     assert (np.diff(drawn, axis=1) <= 0).all()
