@@ -443,7 +443,11 @@ class MatrixFactorization(FactorTerms):
     def __call__(self, observations: Observations) -> Array:
         """Sample the model in NumPyro's sense.
 
-        Without ratings these are sampled; the value is that of the site `rating`.
+        Args:
+            observations: Pairs and their ratings; without ratings these are sampled.
+
+        Returns:
+            The value of the site `rating`.
         """
         return self.program(observations)
 

@@ -241,7 +241,11 @@ class Network:
     def __call__(self, data: NetworkData) -> Array:
         """Sample the model in NumPyro's sense.
 
-        Without responses these are sampled; the value is that of the site `response`.
+        Args:
+            data: Features and responses; without responses these are sampled.
+
+        Returns:
+            The value of the site `response`.
         """
         values = self.layers.sample(NAME, data.x.shape[1], data.num_outputs)
         scales = {

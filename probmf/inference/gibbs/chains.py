@@ -124,15 +124,7 @@ class Contents:
 
 
 class Engine(Protocol):
-    """Sweeps of a model. A state is a pytree with the number of sweeps in `sweep`.
-
-    Attributes:
-        contents: What is kept of a state.
-        num_watched: Pairs whose expected ratings are averaged.
-        num_threads: Threads that a sweep hands its parts to.
-        side_by_side: Whether chains may run at the same time: programs of several devices have to
-            be started in one order on all of them.
-    """
+    """Sweeps of a model. A state is a pytree with the number of sweeps in `sweep`."""
 
     @property
     def contents(self) -> Contents:
@@ -148,7 +140,10 @@ class Engine(Protocol):
 
     @property
     def side_by_side(self) -> bool:
-        """True if chains may run at the same time."""
+        """True if chains may run at the same time.
+
+        Programs of several devices have to be started in one order on all of them.
+        """
 
     def sweep(
         self, key: Array, state: Any, hold: bool, pool: ThreadPoolExecutor

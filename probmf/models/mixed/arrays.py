@@ -79,7 +79,11 @@ class Predictor:
     def __call__(self, values: Mapping[str, Array]) -> Float[Array, " n"]:
         r"""Its value, :math:`x_n \cdot \beta + \sum_k z_{kn} \cdot u_{k, g_k(n)}`, and the offset.
 
-        Cost O(n (p + sum of the d)).
+        Args:
+            values: Coefficients and effects by site name.
+
+        Returns:
+            One number per observation. Cost O(n (p + sum of the d)).
         """
         n = self.population.shape[0]
         total = jnp.zeros((n,), jnp.result_type(float))
