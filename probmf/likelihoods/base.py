@@ -128,11 +128,7 @@ class BaseLikelihood(ABC):
         return {}
 
     def require_levels(self) -> None:  # noqa: B027 (most have nothing to refuse)
-        """Refuse a likelihood whose levels are left to the data.
-
-        Raises:
-            ValueError: If it has none.
-        """
+        """Refuse a likelihood whose levels are left to the data."""
 
     @property
     def stated(self) -> dict[str, Any]:
@@ -201,15 +197,8 @@ class BaseLikelihood(ABC):
     ) -> Float[np.ndarray, "n responses"]:
         """Responses of a network as the likelihood takes them, checked.
 
-        Args:
-            data: The examples.
-            complete: Whether every level has to occur whose cutpoints are learned.
-
-        Returns:
-            Standardized numbers if the likelihood has `in_units`, else numbers, levels or codes.
-
-        Raises:
-            ValueError: If they do not suit the likelihood.
+        Standardized numbers if the likelihood has `in_units`, else numbers, levels or codes. They
+        are `complete` if every level has to occur whose cutpoints are learned.
         """
 
 
@@ -229,9 +218,7 @@ class Likelihood(BaseLikelihood):
     def of_ratings(cls, rating: np.ndarray, noise_scale: float) -> Self:
         """The likelihood that the command line means by its name.
 
-        Args:
-            rating: The ratings.
-            noise_scale: Noise scale, if it has one.
+        With that noise scale, if it has one.
         """
         return cls()
 
@@ -239,12 +226,7 @@ class Likelihood(BaseLikelihood):
     def check_ratings(self, rating: np.ndarray, noun: str = "ratings") -> None:
         """Refuse ratings that have no density; the error names the first bad row.
 
-        Args:
-            rating: The ratings.
-            noun: Name for them in the message.
-
-        Raises:
-            ValueError: If there are any.
+        `noun` is their name in the message.
         """
 
     def _refuse(self, bad: np.ndarray, rating: np.ndarray, needs: str, advice: str) -> None:
@@ -262,12 +244,7 @@ class Likelihood(BaseLikelihood):
         return self
 
     def read_known(self, site: str, column: Column) -> Float[np.ndarray, " n"]:
-        """An own parameter that a mixed model's data have by row, checked by itself.
-
-        Args:
-            site: Its name.
-            column: Its column.
-        """
+        """An own parameter that a mixed model's data have by row, checked by itself."""
         return column.numbers()
 
     def settle_known(
@@ -275,15 +252,8 @@ class Likelihood(BaseLikelihood):
     ) -> dict[str, np.ndarray]:
         """Own parameters that a mixed model's data have, checked against the responses.
 
-        Args:
-            response: The responses.
-            known: Own parameters by row, such as numbers of trials.
-
-        Returns:
-            The same, or what stands for values that do not count.
-
-        Raises:
-            ValueError: If they do not allow a response, naming the first row.
+        They are own parameters by row, such as numbers of trials; those that do not allow a
+        response are refused. Gives the same, or what stands for values that do not count.
         """
         return dict(known)
 
@@ -294,8 +264,7 @@ class Likelihood(BaseLikelihood):
     def scale_place(self, spread: float) -> tuple[float, float]:
         """Mean and sd that a priori the linear predictor of the `scale_parameter` has.
 
-        Args:
-            spread: Standard deviation of the responses on the scale of scores.
+        `spread` is the standard deviation of the responses on the scale of scores.
         """
         return 0.0, 1.0
 
@@ -304,13 +273,6 @@ class Likelihood(BaseLikelihood):
 
     def read_column(self, column: Column, name: str) -> ResponseValues:
         """The response of a mixed model, checked and encoded.
-
-        Args:
-            column: Its column.
-            name: The column's name.
-
-        Returns:
-            Its values.
 
         Raises:
             TypeError: If the column's type does not suit.
@@ -356,8 +318,7 @@ class Likelihood(BaseLikelihood):
     def default_priors(self, width: float) -> dict[str, Distribution]:
         """Priors of the own parameters in a mixed model, if nothing else is stated.
 
-        Args:
-            width: The scale of priors of the linear predictor.
+        `width` is the scale of priors of the linear predictor.
         """
         return {}
 
@@ -422,12 +383,8 @@ class Likelihood(BaseLikelihood):
     def latent_variance(self, log_rate: np.ndarray, scales: Mapping[str, Any]) -> np.ndarray:
         """Variance of what is left besides the score, on the scale of scores, on the host.
 
-        Args:
-            log_rate: Logarithm of the mean of what `log_expected` tells, over rows and effects.
-            scales: Own parameters.
-
-        Raises:
-            ValueError: If no such variance is defined.
+        `log_rate` is the logarithm of the mean of what `log_expected` tells, over rows and effects.
+        A ValueError says that no such variance is defined.
         """
         raise ValueError(
             f"No variance on the scale of the linear predictor is defined for a {self.kind} "
@@ -468,24 +425,13 @@ class Likelihood(BaseLikelihood):
         """Mean and sd of a rating whose score is Normal(mean, sd)."""
 
     def errors(self, rating: np.ndarray, predicted: Predicted) -> dict[str, float | None]:
-        """Measures of predictions of ratings, by name.
-
-        Args:
-            rating: The ratings.
-            predicted: The predictions.
-        """
+        """Measures of predictions of ratings, by name."""
         return {
             "RMSE": metrics.rmse(rating, predicted.mean), "MAE": metrics.mae(rating, predicted.mean)
         }  # fmt: skip
 
     def constant(self, rating: np.ndarray, weight: np.ndarray | None, size: int) -> Predicted:
-        """The best prediction that is the same for all rows.
-
-        Args:
-            rating: The training ratings.
-            weight: Their weights, or None.
-            size: Number of rows.
-        """
+        """The best prediction that is the same for all rows."""
         spread = max(float(np.std(rating)), 1e-12)
         mean = float(np.average(rating, weights=weight))
         return Predicted(np.full(size, mean), np.full(size, spread))
@@ -500,14 +446,7 @@ class Likelihood(BaseLikelihood):
         over the group's training ratings, with the constant m and the mean weight: as if each
         group had one more rating, so that none is judged by a single one.
 
-        Args:
-            rating: The training ratings.
-            weight: Their weights, or None.
-            codes: Their groups.
-            count: Number of groups.
-
-        Returns:
-            Predictions of the groups, and last of a group without training ratings.
+        Last comes that of a group without training ratings.
         """
         center = float(self.constant(rating, weight, 1).mean[0])
         sums = np.zeros((3, count + 1))

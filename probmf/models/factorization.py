@@ -228,11 +228,7 @@ class MatrixFactorization(FactorTerms):
     def with_encoders(self, ratings: Ratings) -> "MatrixFactorization":
         """The model with the encodings of its features fitted, unless they are already.
 
-        Args:
-            ratings: Training ratings with side tables.
-
-        Returns:
-            A model that encodes the features of any rows as those of the training ratings.
+        It encodes the features of any rows as those of the training ratings.
         """
         fitted = {}
         for side in self.mean_sides:
@@ -278,11 +274,7 @@ class MatrixFactorization(FactorTerms):
     def sites(self, ratings: Ratings) -> Sites:
         """Names of the sites' dimensions, and ids and other labels along them.
 
-        Args:
-            ratings: The training ratings.
-
-        Returns:
-            Dimensions of every site that there may be, and their coordinates.
+        Dimensions of every site that there may be, and their coordinates.
         """
         model = self.with_encoders(ratings)
         factor = range(self.num_factors)
@@ -349,9 +341,6 @@ class MatrixFactorization(FactorTerms):
 
     def check_data(self, ratings: Ratings) -> None:
         """Refuse ratings that do not suit the model, whatever they tell of learned parameters.
-
-        Args:
-            ratings: The ratings.
 
         Raises:
             TypeError: If they are no Ratings.
@@ -463,12 +452,7 @@ class MatrixFactorization(FactorTerms):
     def prior_precisions(self, num_users: int, num_items: int) -> dict[str, Any]:
         """Prior precisions of all sites but the weights of prior means; scales must be fixed.
 
-        Args:
-            num_users: Number of users.
-            num_items: Number of items.
-
-        Returns:
-            One number for each row, for a learned intercept, and for learned cutpoints.
+        One number for each row, for a learned intercept, and for learned cutpoints.
         """
         shapes = self.site_shapes(num_users, num_items)
         found: dict[str, Any] = {

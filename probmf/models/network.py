@@ -176,19 +176,7 @@ class Network:
         return (self._arrays(data, *self.targets(data)),)
 
     def held_out(self, training: Examples, data: Any) -> NetworkData:
-        """Other examples, coded as the training ones.
-
-        Args:
-            training: The training examples.
-            data: The others, or a table of them.
-
-        Returns:
-            Their arrays.
-
-        Raises:
-            TypeError: If `data` is no table.
-            ValueError: If a column is missing, or a response does not suit.
-        """
+        """Other examples, coded as the training ones."""
         if self.likelihood.by_class:
             training = training.with_classes()
         other = training.matching(data)
@@ -204,11 +192,7 @@ class Network:
     def classes(self, data: Examples) -> tuple[Any, ...]:
         """The classes that predictions name: the user's labels; () for responses without levels.
 
-        Args:
-            data: The training examples.
-
-        Returns:
-            The labels in the order of the codes.
+        In the order of the codes.
         """
         if self.likelihood.by_class:
             return data.class_codes()[0]
@@ -218,15 +202,8 @@ class Network:
     def targets(self, data: Examples, *, complete: bool = True) -> tuple[np.ndarray, int]:
         """Responses as the likelihood takes them, of shape (n,), or (n, responses) for several.
 
-        Args:
-            data: The examples.
-            complete: Whether every level has to occur whose cutpoints are learned.
-
-        Returns:
-            The responses, and the number of outputs of the last layer.
-
-        Raises:
-            ValueError: If the responses do not suit the likelihood.
+        Also the number of outputs of the last layer. `complete` says whether every level has to
+        occur whose cutpoints are learned.
         """
         values = self.likelihood.read_examples(data, complete=complete)
         count = values.shape[1]
@@ -277,27 +254,13 @@ class Network:
         return outputs
 
     def site_shapes(self, data: NetworkData) -> dict[str, tuple[int, ...]]:
-        """Shapes of weights and biases, and of what the likelihood learns.
-
-        Args:
-            data: From `arguments`.
-
-        Returns:
-            Site name to shape.
-        """
+        """Shapes of weights and biases, and of what the likelihood learns."""
         shapes = self.layers.shapes(NAME, data.x.shape[1], data.num_outputs)
         laws: Mapping[str, Any] = self.likelihood.scale_sites()
         return shapes | {name: tuple(laws[name].event_shape) for name in self.likelihood.learned}
 
     def sites(self, data: Examples) -> Sites:
-        """Names of the sites' dimensions; features, classes or responses, and units along them.
-
-        Args:
-            data: The training examples.
-
-        Returns:
-            Dimensions of every site, and their coordinates.
-        """
+        """Names of the sites' dimensions; features, classes or responses, and units along them."""
         last = self.layers.num_layers - 1
         ends = ["feature", *(f"unit_{place}" for place in range(last)), "output"]
         several = len(data.responses) > 1
@@ -325,28 +288,13 @@ class Network:
         return [*self.layers.random_scales(NAME), *own]
 
     def prior_precisions(self, data: NetworkData) -> dict[str, float]:
-        """Prior precision of every site, 0 where it is flat; all scales must be fixed.
-
-        Args:
-            data: From `arguments`.
-
-        Returns:
-            One number for each site of `site_shapes`.
-        """
+        """Prior precision of every site, 0 where it is flat; all scales must be fixed."""
         scales = self.layers.scales(NAME, data.x.shape[1], data.num_outputs)
         found = {site: 0.0 if scale == "flat" else scale**-2.0 for site, scale in scales.items()}
         return found | self.likelihood.prior_precisions()
 
     def start(self, key: Array, data: NetworkData) -> dict[str, Array]:
-        """Random starting values; learned cutpoints fit the levels' shares at score zero.
-
-        Args:
-            key: JAX key.
-            data: From `arguments`.
-
-        Returns:
-            Values by site name.
-        """
+        """Random starting values; learned cutpoints fit the levels' shares at score zero."""
         values = self.layers.start(NAME, key, data.x.shape[1], data.num_outputs)
         first = self.likelihood.start(np.asarray(data.response), None, 0.0)
         own = {name: jnp.asarray(value, jnp.result_type(float)) for name, value in first.items()}

@@ -71,13 +71,8 @@ class Observations:
     ) -> "Observations":
         """Place checked ratings on the device; ratings of weight zero are left out.
 
-        Args:
-            ratings: The table; its codes are within range by construction.
-            base_score: The "mean" intercept that belongs to these ratings.
-            features: Encoded features of the sides that the model uses any of.
-
-        Returns:
-            The observations, in the table's order, in JAX's default precision.
+        In the table's order and JAX's default precision. `base_score` is the "mean" intercept that
+        belongs to them.
         """
         keep = slice(None) if ratings.weight is None else ratings.weight > 0
         dtype = jnp.result_type(float)
