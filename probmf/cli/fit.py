@@ -31,7 +31,7 @@ from probmf.cli.reading import (
 )
 from probmf.data import Duplicates
 from probmf.diagnostics.judgement import statistics
-from probmf.likelihoods.registry import LIKELIHOODS, read_likelihood
+from probmf.likelihoods import LIKELIHOODS, read_likelihood
 from probmf.models import MatrixFactorization
 from probmf.results import RatingsFit
 

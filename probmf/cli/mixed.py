@@ -15,7 +15,7 @@ from probmf.inference.mixed.maximum_likelihood import fit_marginal
 from probmf.inference.mixed.quadrature_sampler import NoGroupingError
 from probmf.inference.mixed.sampling import sample_marginal
 from probmf.inference.nuts.nuts import sample_nuts
-from probmf.likelihoods.registry import LIKELIHOODS, read_likelihood
+from probmf.likelihoods import LIKELIHOODS, read_likelihood
 from probmf.models import MixedEffects
 from probmf.results import MixedFit
 from probmf.results.table import Table

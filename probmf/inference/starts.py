@@ -16,8 +16,7 @@ from probmf.data.confidence import heavy_tail
 from probmf.inference.point.validation import RankingValidation, Validation
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.factorization_program import PRIOR_SCALES
-from probmf.models.network import Network
-from probmf.models.network_data import NetworkData
+from probmf.models.network import Network, NetworkData
 from probmf.models.observations import Observations
 from probmf.models.row_means import prior_means
 from probmf.results import NetworkFit, RatingsFit

@@ -8,6 +8,7 @@ from probmf.likelihoods.bernoulli import Bernoulli
 from probmf.likelihoods.beta import Beta
 from probmf.likelihoods.binomial import Binomial
 from probmf.likelihoods.categorical import Categorical
+from probmf.likelihoods.censored import Censored
 from probmf.likelihoods.counts import NegativeBinomial, Poisson
 from probmf.likelihoods.gamma import Gamma
 from probmf.likelihoods.gaussian import Gaussian, LogNormal
@@ -21,11 +22,14 @@ from probmf.likelihoods.zeros import (
 )
 
 __all__ = [
+    "KINDS",
+    "LIKELIHOODS",
     "BaseLikelihood",
     "Bernoulli",
     "Beta",
     "Binomial",
     "Categorical",
+    "Censored",
     "Gamma",
     "Gaussian",
     "HurdleNegativeBinomial",
@@ -38,4 +42,33 @@ __all__ = [
     "StudentT",
     "ZeroInflatedNegativeBinomial",
     "ZeroInflatedPoisson",
+    "read_likelihood",
 ]
+
+#: All of them, which stored fits, formulas and the command line know by name; add a new one here.
+KINDS: tuple[type[BaseLikelihood], ...] = (
+    Gaussian, LogNormal, StudentT, Gamma, Beta, Bernoulli, Binomial, Ordinal, Poisson,
+    NegativeBinomial, ZeroInflatedPoisson, ZeroInflatedNegativeBinomial, HurdlePoisson,
+    HurdleNegativeBinomial, Censored, Categorical,
+)  # fmt: skip
+#: Those of a single score, by the names that `MixedEffects` and the command line take.
+LIKELIHOODS: dict[str, type[Likelihood]] = {
+    kind.__name__.lower(): kind
+    for kind in KINDS
+    if issubclass(kind, Likelihood) and kind is not Censored
+}
+
+
+def read_likelihood(given: object) -> Likelihood:
+    """The likelihood by its name, or itself."""
+    names = ", ".join(map(repr, LIKELIHOODS))
+    if isinstance(given, str):
+        if given not in LIKELIHOODS:
+            raise ValueError(f"likelihood is {given!r}; expected one of {names}.")
+        return LIKELIHOODS[given]()
+    if not isinstance(given, Likelihood):
+        raise TypeError(
+            f"likelihood is {given!r}; expected one of {names}, or a likelihood such as "
+            "Bernoulli('probit')."
+        )
+    return given

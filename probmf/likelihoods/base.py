@@ -7,7 +7,7 @@ moments and tail probabilities, and all of these where the score itself is Norma
 of responses is checked and encoded; its own parameters with their priors and starts; the errors
 that judge predictions. Models, methods, results and the command line ask it, and never its class;
 optional methods are asked for by `has`, from which `probmf.run.checks` knows what a method can't do
-with it. They know it by name from `probmf.likelihoods.registry` alone.
+with it. They know it by name from `probmf.likelihoods` alone.
 """
 
 from abc import ABC, abstractmethod

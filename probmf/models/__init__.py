@@ -6,8 +6,7 @@ from probmf import numpyro_setup  # noqa: F401  # Before anything that imports N
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.layers import MLP, Linear
 from probmf.models.mixed import MixedData, MixedEffects
-from probmf.models.network import Network
-from probmf.models.network_data import NetworkData
+from probmf.models.network import Network, NetworkData
 from probmf.models.normal_wishart import NormalWishart
 from probmf.models.observations import Observations
 

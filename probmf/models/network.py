@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, Shaped
 from numpyro.distributions import Distribution
 
 from probmf import html
@@ -17,9 +19,43 @@ from probmf.likelihoods import BaseLikelihood, Gaussian
 from probmf.likelihoods.base import likelihood_scales
 from probmf.models.l2 import Loss, prior_scale
 from probmf.models.layers import MLP, LayerScale
-from probmf.models.network_data import NetworkData
 from probmf.models.normal_wishart import normal_loss
 from probmf.models.sites import Sites
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["x", "response"],
+    meta_fields=["num_outputs"],
+)
+@dataclass(frozen=True)
+class NetworkData:
+    """Data of a network: a pytree of arrays.
+
+    Attributes:
+        x: Standardized features.
+        response: Responses, shape (n,), or (n, outputs) for several; codes of classes for a
+            Categorical likelihood. None to simulate them.
+        num_outputs: Number of outputs of the last layer.
+    """
+
+    x: Float[Array, "n features"]
+    response: Shaped[Array, "n ..."] | None
+    num_outputs: int
+
+    @property
+    def num_rows(self) -> int:
+        """Number of examples."""
+        return len(self.x)
+
+    def take(self, places: Int[Array, " batch"]) -> "NetworkData":
+        """Some of the examples."""
+        return jax.tree.map(lambda array: array[places], self)
+
+    def without_response(self) -> "NetworkData":
+        """The same rows with the responses left open, for NumPyro's `Predictive`."""
+        return replace(self, response=None)
+
 
 Parameters = Mapping[str, Array]
 

@@ -14,7 +14,7 @@ from probmf.data.vocabulary import read_levels
 from probmf.likelihoods import Likelihood
 from probmf.likelihoods.base import Predicted
 from probmf.likelihoods.responses import listed, naming_column
-from probmf.models.mixed.variables import read_data
+from probmf.models.mixed.design import read_data
 from probmf.results.mixed_fit import MixedFit
 from probmf.results.mixed_predict import level_values
 from probmf.results.mixtures import tails

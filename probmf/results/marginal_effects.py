@@ -26,9 +26,8 @@ from probmf.data.column import Column, objects
 from probmf.data.tables import Frame
 from probmf.likelihoods import Likelihood
 from probmf.models.mixed import Encoded
-from probmf.models.mixed.design import encode_rows
+from probmf.models.mixed.design import encode_rows, read_data
 from probmf.models.mixed.encoding import Unseen
-from probmf.models.mixed.variables import read_data
 from probmf.results.asked import check_choice, check_interval
 from probmf.results.estimates import NUMBERS, Estimates
 from probmf.results.grids import (

@@ -18,11 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpyro.distributions import Distribution
 
-from probmf import shards
+from probmf import likelihoods, shards
 from probmf.data import Encoder, Examples, Ratings, Vocabulary
 from probmf.data.column import objects
 from probmf.data.encoder import ColumnEncoding
-from probmf.likelihoods import registry
 from probmf.models import (
     MLP,
     Linear,
@@ -42,7 +41,7 @@ KINDS: dict[str, type] = {
     for kind in (
         ColumnEncoding, Encoder, Examples, History, Linear, MLP, MatrixFactorization, Maximum,
         MixedEffects, Network, NormalWishart, Ratings, RowMoments, Sampling, Traces, Watched,
-        *registry.KINDS,
+        *likelihoods.KINDS,
     )
 }  # fmt: skip
 

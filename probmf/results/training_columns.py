@@ -15,7 +15,7 @@ from probmf.data.column import objects
 from probmf.data.vocabulary import read_levels
 from probmf.models.mixed import Design, MixedEffects
 from probmf.models.mixed.build import columns_of
-from probmf.models.mixed.variables import read_data
+from probmf.models.mixed.design import read_data
 
 Columns = dict[str, Any]
 

@@ -12,7 +12,7 @@ from scipy import optimize, stats
 
 from probmf import MatrixFactorization, MixedEffects, Poisson, Ratings, fit_map, sample_nuts
 from probmf.diagnostics.evaluation import evaluation
-from probmf.likelihoods.registry import KINDS, LIKELIHOODS
+from probmf.likelihoods import KINDS, LIKELIHOODS
 from probmf.models.factorization import PRIOR_SCALES
 from probmf.results import RatingsFit
 from probmf.results.prediction_intervals import ScoreMixture, quantiles, summarize

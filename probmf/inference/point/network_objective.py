@@ -8,8 +8,7 @@ from jaxtyping import Array, Float
 
 from probmf.inference.point.minibatch import shuffle
 from probmf.likelihoods.base import likelihood_scales
-from probmf.models.network import Network
-from probmf.models.network_data import NetworkData
+from probmf.models.network import Network, NetworkData
 from probmf.models.normal_wishart import normal_loss
 
 

@@ -16,8 +16,7 @@ from probmf.likelihoods import Likelihood
 from probmf.likelihoods.base import likelihood_scales
 from probmf.metrics import ndcg_at_k
 from probmf.models.linear_predictor import linear_predictor
-from probmf.models.network import Network
-from probmf.models.network_data import NetworkData
+from probmf.models.network import Network, NetworkData
 from probmf.models.observations import Observations
 from probmf.results.ranking import Exclusions, top_products
 

@@ -11,7 +11,14 @@ from probmf.data.tables import Frame
 from probmf.likelihoods import Likelihood
 from probmf.likelihoods.responses import ResponseValues, naming_column
 from probmf.models.mixed.arrays import GroupTerm, MixedData, Predictor
-from probmf.models.mixed.design import Design, Encoded, EncodedTerm, PredictorCoding, TermCoding
+from probmf.models.mixed.design import (
+    Design,
+    Encoded,
+    EncodedTerm,
+    PredictorCoding,
+    TermCoding,
+    read_data,
+)
 from probmf.models.mixed.distinct import (
     refuse_clashes,
     refuse_collinear,
@@ -20,7 +27,7 @@ from probmf.models.mixed.distinct import (
     refuse_same_names,
 )
 from probmf.models.mixed.encoding import ColumnEncoder, GroupEncoder
-from probmf.models.mixed.formula import GroupFormula, ParsedFormula
+from probmf.models.mixed.formula import GroupFormula, ParsedFormula, variables
 from probmf.models.mixed.priors import (
     WIDTH,
     PredictorColumns,
@@ -33,7 +40,6 @@ from probmf.models.mixed.priors import (
     mean_target,
     replace_priors,
 )
-from probmf.models.mixed.variables import read_data, variables
 from probmf.numpyro_setup import run_unchecked
 
 

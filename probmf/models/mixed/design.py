@@ -1,6 +1,6 @@
 """A formula applied to data: arrays, their labels, dimensions, and the coding of new rows."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from types import MappingProxyType
@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from probmf.data.tables import Frame
+from probmf.data.tables import Frame, read_table
 from probmf.models.mixed.arrays import MixedData
 from probmf.models.mixed.encoding import ColumnEncoder, GroupEncoder, Unseen, joined
-from probmf.models.mixed.variables import read_data
 
 #: What is told of the responses of the training data alone.
 OF_RESPONSES = {"censored", "upper"}
@@ -232,3 +231,23 @@ def coords(design: Design) -> dict[str, list[Any]]:
 
 def _single(site: str) -> str:
     return site.removesuffix("s")
+
+
+def read_data(
+    data: Any,
+    names: Sequence[str],
+    *,
+    hints: Mapping[str, str] | None = None,
+    gaps: Collection[str] = (),
+) -> Frame:
+    """The columns that formulas use; without a missing value, and at least one row.
+
+    `hints` say what to do when a column is missing; columns in `gaps` need no value in every row.
+    """
+    table = read_table(data, names, "the data", hints=hints)
+    if not table.num_rows:
+        raise ValueError("The data has no rows; at least one is needed.")
+    for name, column in table.items():
+        if name not in gaps:
+            column.refuse_missing()
+    return table

@@ -7,8 +7,7 @@ from scipy.linalg import qr
 
 from probmf.models.mixed.design import PredictorCoding, TermCoding
 from probmf.models.mixed.encoding import ColumnEncoder, GroupEncoder
-from probmf.models.mixed.formula import ParsedFormula
-from probmf.models.mixed.variables import variables
+from probmf.models.mixed.formula import ParsedFormula, variables
 
 #: Columns whose part outside the span of the others is smaller than this share of their standard
 #: deviation are dependent (R has the same share of their size, so that a year may be a constant).

@@ -30,9 +30,8 @@ from probmf.data.column import (
 )
 from probmf.data.tables import Frame
 from probmf.data.vocabulary import read_levels
-from probmf.models.mixed.formula import simple_formula
+from probmf.models.mixed.formula import categorical, simple_formula, variables
 from probmf.models.mixed.operators import nesting
-from probmf.models.mixed.variables import categorical, variables
 
 UNSEEN = ", which was not in the training data; the levels there were {}."
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from formulaic import Formula, SimpleFormula
 from formulaic.errors import FormulaicError
 
-from probmf.models.mixed.code import RESPONSE_ADVICE, RESPONSE_CALLS, check_code
+from probmf.models.mixed.code import RESPONSE_ADVICE, RESPONSE_CALLS, check_code, names_in
 from probmf.models.mixed.operators import Terms, check_meaning, check_operators
 from probmf.models.mixed.tokens import FormulaReader, Token
 
@@ -319,3 +319,41 @@ class _GroupingReader:
 
 def _union(outer: tuple[str, ...], inner: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(outer + inner))
+
+
+def variables(formula: str) -> list[str]:
+    """Columns that a part of a formula mentions, in order.
+
+    All names but those that are called and those formulaic knows (poly, np).
+
+    Example:
+        >>> variables("1 + x + np.log(z) + C(`my column`)")
+        ['x', 'z', 'my column']
+    """
+    found: list[str] = []
+    called: set[str] = set()
+    for factor in [factor for term in simple_formula(formula) for factor in term.factors]:
+        if factor.eval_method.value == "lookup":
+            found.append(unquote(factor.expr))
+        elif factor.eval_method.value == "python":
+            names = names_in(factor.expr)
+            found += names.columns
+            called |= names.called
+    both = [name for name in found if name in called]
+    if both:
+        raise ValueError(
+            f"The formula part {formula!r} calls {both[0]!r} and has a column of that name; rename "
+            "the column in the data and the formula."
+        )
+    return list(dict.fromkeys(found))
+
+
+def categorical(formula: str) -> set[str]:
+    """Columns that a part of a formula has within C(...)."""
+    codes = [
+        factor.expr
+        for term in simple_formula(formula)
+        for factor in term.factors
+        if factor.eval_method.value == "python"
+    ]
+    return {name for code in codes for name in names_in(code).categories}

@@ -7,8 +7,8 @@ from typing import Any, Literal
 from jaxtyping import Array
 
 from probmf import html
+from probmf.likelihoods import read_likelihood
 from probmf.likelihoods.censored import Censored
-from probmf.likelihoods.registry import read_likelihood
 from probmf.models.mixed.arrays import MixedData, join_rows
 from probmf.models.mixed.build import build_design
 from probmf.models.mixed.design import Design, Encoded, coords, dims, encode_rows

@@ -6,8 +6,7 @@ import pytest
 
 from probmf.likelihoods import Gaussian, NegativeBinomial
 from probmf.models.mixed import FormulaError, MixedEffects
-from probmf.models.mixed.formula import parse_formula
-from probmf.models.mixed.variables import variables
+from probmf.models.mixed.formula import parse_formula, variables
 
 
 @pytest.mark.parametrize(
