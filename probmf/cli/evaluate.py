@@ -41,12 +41,10 @@ def evaluate(
     """Judge a saved fit on test ratings."""
     with plain_errors(debug):
         fit = load_fit(directory)
-        data, told = read_test(
+        data = read_test(
             test, fit, directory, user=user, item=item, rating=rating, pairs_only=pairs_only,
             threshold=threshold,
         )  # fmt: skip
-        if told:
-            note(told)
         scores = evaluation(fit, data, tuple(k or [10]), relevant_from=relevant_from)
         scores = replace(scores, remarks=[in_options(remark) for remark in scores.remarks])
         if as_json:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from probmf.cli.console import note
 from probmf.data import Ratings, Vocabulary
 from probmf.data.column import BOOLEANS, INTEGERS, TEXT, UUIDS
 from probmf.data.files import read_csv, read_parquet
@@ -92,23 +93,23 @@ def read_test(
     rating: str | None,
     pairs_only: bool,
     threshold: float | None,
-) -> tuple[Ratings, str]:
+) -> Ratings:
     """Test ratings, read as the fit's own were unless told otherwise.
 
-    Columns and threshold are the fit's where they are None. A remark tells of ratings that were
+    Columns and threshold are the fit's where they are None. A note tells of ratings that are
     made yes/no by the fit's own threshold.
     """
     source = RatingsOrigin.of(directory)
     rating = None if pairs_only else rating or source.rating
     columns = ColumnNames(user or fit.data.users.column, item or fit.data.items.column, rating)
-    data, told = same_kind_of_ids(read_ratings(path, columns), fit.data), ""
+    data = same_kind_of_ids(read_ratings(path, columns), fit.data)
     if threshold is None and source.threshold is not None:
         threshold = source.threshold
-        told = (
+        note(
             f"Ratings of at least {threshold:g} are taken for yes, as in the fit's own; "
             "--threshold sets another value."
         )
-    return (data if threshold is None else data.binarize(threshold)), told
+    return data if threshold is None else data.binarize(threshold)
 
 
 def refuse_to_replace(path: Path, force: bool) -> None:

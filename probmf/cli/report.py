@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from probmf.cli import shared_options as options
-from probmf.cli.console import note, plain_errors, say
+from probmf.cli.console import plain_errors, say
 from probmf.cli.reading import read_table, read_test
 from probmf.report import write_report
 from probmf.results import MixedFit, RatingsFit, load
@@ -51,11 +51,9 @@ def report(
         if test is not None and isinstance(fit, MixedFit):
             data = read_table(test)
         elif test is not None and isinstance(fit, RatingsFit):
-            data, told = read_test(
+            data = read_test(
                 test, fit, directory, user=user, item=item, rating=rating, pairs_only=pairs_only,
                 threshold=threshold,
             )  # fmt: skip
-            if told:
-                note(told)
         write_report(fit, target, test=data, title=title)
         say(f"Wrote {target}: open it in a browser.")

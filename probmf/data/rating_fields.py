@@ -88,8 +88,8 @@ def _message(rows: RatingColumns, users: Vocabulary, items: Vocabulary, group: n
 RESERVED = ("user", "item", "rating", "weight", "time")
 
 
-class Roles(TypedDict, total=False):
-    """Roles of a table's columns; see `Ratings.from_frame`."""
+class FrameOptions(TypedDict, total=False):
+    """The arguments that all constructors of `Ratings` share; see `Ratings.from_frame`."""
 
     user: str
     item: str
@@ -97,11 +97,6 @@ class Roles(TypedDict, total=False):
     weight: str | None
     time: str | None
     keep: Collection[str]
-
-
-class FrameOptions(Roles, total=False):
-    """The arguments that all constructors of `Ratings` share; see `Ratings.from_frame`."""
-
     user_features: Any
     item_features: Any
     duplicates: Duplicates
@@ -109,7 +104,7 @@ class FrameOptions(Roles, total=False):
     items: Vocabulary | Sequence[Any] | np.ndarray | None
 
 
-def wanted_columns(roles: Roles) -> list[str]:
+def wanted_columns(roles: FrameOptions) -> list[str]:
     """Names of all columns that are to be read, each once."""
     keep = roles.get("keep", ())
     if isinstance(keep, str):
@@ -133,7 +128,7 @@ def wanted_columns(roles: Roles) -> list[str]:
     return list(dict.fromkeys([*named.values(), *keep]))
 
 
-def _name(roles: Roles, role: str) -> str | None:
+def _name(roles: FrameOptions, role: str) -> str | None:
     default = role if role in ("user", "item", "rating") else None
     name = roles.get(role, default)
     if name is None and role in ("user", "item"):
