@@ -89,22 +89,12 @@ class _Question(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EffectQuery:
-    """A question to a fit, checked.
+    """A question to a fit, checked; see `MixedFit.predictions`, where `keep` is called `draws`.
 
     Attributes:
         draws: Draws of the fit.
-        likelihood: The model's.
         training: The training table, or None.
         errors: Errors of a point fit, or None.
-        is_point: Whether it is a point fit.
-        data: The rows that are asked about, None for those of the training table.
-        by: What is averaged.
-        kind: Scale of the expectations.
-        interval: Probability of the intervals, or None.
-        unseen: What a new group does.
-        level: Which effects count.
-        keep: Whether draws are returned.
-        key: Draws effects of new groups; None without.
     """
 
     draws: SiteDraws
