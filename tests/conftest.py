@@ -2,12 +2,18 @@
 
 import gc
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+# Set before NumPy is there: of two threads of OpenBLAS one waits for work in a loop, which takes a
+# tenth of the time of tests, and their matrices are small.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import jax
 import pytest
-from compiled_programs import PROGRAMS
+from compiled_programs import FOLDER, PROGRAMS
 
 # Broadcasting (n, 1) against (n,) gives (n, n) without a word; here it raises. NumPyro bears it.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -24,15 +30,25 @@ def pytest_configure(config: pytest.Config) -> None:
 
     In processes that tests start, too: they go on with runs of others bit for bit.
     """
+    gc.disable()  # There is no garbage yet.
     quick = "not slow" in (config.option.markexpr or "not slow")
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(quick))
     jax.config.update("jax_disable_most_optimizations", quick)
+    if not hasattr(config, "workerinput"):
+        os.environ[FOLDER] = tempfile.mkdtemp(prefix="probmf-tests-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove what the run's processes have shared."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop(FOLDER), ignore_errors=True)
 
 
 def pytest_collection_finish() -> None:
     """Leave what is imported out of Python's search for garbage, and search less often."""
     gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(20_000, 20, 20)
 
 

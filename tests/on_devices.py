@@ -1,7 +1,8 @@
 """Rows and fits on several devices, as JSON; a script for a process with eight pretended devices.
 
 Argument: questions as JSON, each with numbers of devices: "rows" for single half-sweeps and what
-they hold and move, "chains", "fits", "others", "lists", "integrated" or "sampled".
+they hold and move, "held" for what they hold alone, "chains", "fits", "others", "lists",
+"integrated" or "sampled".
 """
 
 import json
@@ -94,22 +95,25 @@ def chains(devices: int | None) -> dict[str, Any]:
     return {"draws": fit.samples["g_effects"].tolist(), "places": len(places)}
 
 
-def rows(devices: int | None) -> dict[str, Any]:
-    """New rows and sums of half-sweeps; of shards also bytes, ratings, lines and collectives."""
-    table, rng = data(), np.random.default_rng(1)
+def laid_out(devices: int | None) -> Any:
+    """The ratings for half-sweeps: dealt out to so many devices, or for one that isn't named."""
+    table = data()
     store = RowStore.of(
         table["user"], table["item"], table["rating"], num_users=SIZE["user"],
         num_items=SIZE["item"],
     )  # fmt: skip
+    mesh = None if devices is None else row_mesh(devices)
+    return lay_out(store, Gaussian(), "cg", num_columns=FACTORS, num_tables=1, mesh=mesh)
+
+
+def rows(devices: int | None) -> dict[str, Any]:
+    """New rows and sums of half-sweeps; of shards also bytes, ratings, lines and collectives."""
+    rng = np.random.default_rng(1)
     present: Rows = {
         side: RowValues(jnp.asarray(rng.normal(size=n)), jnp.asarray(rng.normal(size=(n, FACTORS))))
         for side, n in SIZE.items()
     }
-    mesh = None if devices is None else row_mesh(devices)
-    layout, found = (
-        lay_out(store, Gaussian(), "cg", num_columns=FACTORS, num_tables=1, mesh=mesh),
-        {},
-    )
+    layout, found = laid_out(devices), {}
     for side in SIDES:
         prior = Prior(
             jnp.asarray(0.3), {"noise_scale": jnp.asarray(0.5)},
@@ -127,11 +131,13 @@ def rows(devices: int | None) -> dict[str, Any]:
         if isinstance(layout, RowShards):
             given = {"own": present[side], "other": present[OTHER[side]], "prior": prior}
             found[f"{side} gathered"] = gathered(layout, side, given | {"key": None})
-    return found | (holdings(layout) if isinstance(layout, RowShards) else {})
+    return found | holdings(layout)
 
 
-def holdings(shards: RowShards) -> dict[str, Any]:
+def holdings(shards: Any) -> dict[str, Any]:
     """Of each device: bytes of its ratings, their number, and lines for rows of each side."""
+    if not isinstance(shards, RowShards):
+        return {}
     buckets = [bucket for side in SIDES for bucket in shards.sides[side].buckets]
     count = shards.mesh.size
     lengths = [np.asarray(bucket.length).reshape(count, -1).sum(axis=1) for bucket in buckets]
@@ -296,6 +302,7 @@ if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
     questions = {
         "rows": rows,
+        "held": lambda devices: holdings(laid_out(devices)),
         "chains": chains,
         "fits": fits,
         "others": others,

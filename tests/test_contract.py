@@ -1,6 +1,7 @@
 """What holds for every method on every kind of model: one table of cells, each asked everything."""
 
 import inspect
+import logging
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
 import toys
+from numpyro.handlers import seed
 from rings import slow
 
 from probmf import (
@@ -40,6 +43,9 @@ from probmf import (
     sample_marginal,
     sample_nuts,
 )
+from probmf.inference.marginal_rows import RowsMarginal
+from probmf.models.factorization_program import FactorizationProgram
+from probmf.models.mixed.program import MixedProgram
 from probmf.results import open_draws
 from probmf.run import driver
 from probmf.run.driver import FitWarning, Schedule
@@ -98,6 +104,11 @@ class Cell:
             # Eight draws of toys are no posterior, and say so.
             warnings.simplefilter("ignore")
             return self.method(self.model, self.data, **self.options | given)
+
+    @property
+    def traced(self) -> bool:
+        """True if its programs are made from a NumPyro model."""
+        return self.method in (sample_nuts, sample_marginal, fit_svi, fit_laplace, fit_marginal)
 
     @property
     def samples(self) -> bool:
@@ -212,6 +223,7 @@ LONG = (
     "svi network counts",
     "map bursts",
     "variational block",
+    "nuts network",
 )
 
 
@@ -256,6 +268,57 @@ def test_keys_decide(cell: Cell, fit: Any) -> None:
     if cell.random:
         other = cell.fit(4).samples
         assert any((other[name] != value).any() for name, value in fit.samples.items())
+
+
+@pytest.fixture
+def log_compiles() -> Iterator[None]:
+    """For all threads: `jax.log_compiles` is for the calling one, and others compile most."""
+    jax.config.update("jax_log_compiles", True)
+    yield
+    jax.config.update("jax_log_compiles", False)
+
+
+def with_others(cell: Cell) -> Cell:
+    """The cell on other data of the same shapes, with other numbers in the priors."""
+    if isinstance(cell.data, dict):  # The default priors go with the spread.
+        return replace(cell, data=cell.data | {"y": 2 * cell.data["y"][::-1]})
+    data, wide = cell.data, dist.HalfNormal(2.0)
+    table = {"user": data.user, "item": data.item, "rating": 2 * data.rating[::-1]}
+    model = replace(PLAIN, likelihood=Gaussian(0.7), user_scale=0.8)
+    if cell.model is LEARNED:
+        model = replace(LEARNED, likelihood=Gaussian(wide), user_scale=wide, item_scale=wide)
+    return replace(cell, model=model, data=Ratings.from_frame(table))
+
+
+@pytest.mark.usefixtures("log_compiles")
+def test_other_data_and_numbers_of_priors_trace_nothing(
+    cell: Cell, fit: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are arguments of the programs."""
+    if not cell.traced or not any(cell.model is one for one in (MIXED, LEARNED, PLAIN)):
+        pytest.skip("Its programs are not those of a NumPyro model, or are another cell's.")
+    runs = []
+    for kind in (MixedProgram, FactorizationProgram, RowsMarginal):
+        run: Any = kind.__call__
+
+        def counted(self: Any, *args: Any, run: Any = run) -> Any:
+            if isinstance(jnp.zeros(()), jax.core.Tracer):
+                runs.append(self)
+            return run(self, *args)
+
+        monkeypatch.setattr(kind, "__call__", counted)
+    program, arguments = cell.model.program, cell.model.arguments(cell.data)
+    jax.eval_shape(lambda given: seed(program, 0)(*given), arguments)
+    assert runs
+    cell.fit(3 if cell.random else None)  # Its programs may have been forgotten since.
+    runs.clear()
+    with caplog.at_level(logging.WARNING, logger="jax"):
+        caplog.clear()
+        with_others(cell).fit(4 if cell.random else None)
+        assert "Compiling" not in caplog.text
+        jax.jit(lambda x: x)(1.0)
+        assert "Compiling" in caplog.text
+    assert not runs
 
 
 def test_settings_of_jax_around_it_change_nothing(cell: Cell, fit: Any) -> None:

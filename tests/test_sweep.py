@@ -17,11 +17,24 @@ from probmf.rows.store import RowStore, Side
 from probmf.rows.sweep import half_sweep, zero_moments
 from probmf.rows.values import Noise, Prior, RowResult, Rows, RowValues
 
+#: Problems and sides whose rows are compared with what they end at, or go through.
+ENDS = (
+    ("plain", "user"), ("all", "user"), ("all", "item"),
+    pytest.param("plain", "item", marks=pytest.mark.slow),
+)  # fmt: skip
 
-@pytest.mark.parametrize("side", ["user", "item"])
+
 @pytest.mark.parametrize(
-    ("name", "x64"), [*((name, True) for name in OPTIONS), ("all", False)], indirect=["x64"]
-)
+    ("name", "side", "x64"),
+    [
+        *((name, "user", True) for name in OPTIONS), ("all", "user", False),
+        *((name, "item", True) for name in ("plain", "no own bias", "all")),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+            ("weights", "item", True), ("weak zeros", "item", True), ("all", "item", False),
+        )),
+    ],
+    indirect=["x64"],
+)  # fmt: skip
 def test_cholesky_solves_every_row(name: str, x64: bool, side: Side) -> None:
     rtol = 1e-10 if x64 else 2e-4
     problem = OPTIONS[name]
@@ -31,8 +44,7 @@ def test_cholesky_solves_every_row(name: str, x64: bool, side: Side) -> None:
     check_rest(problem, side, result, new, 5 * rtol)
 
 
-@pytest.mark.parametrize("side", ["user", "item"])
-@pytest.mark.parametrize("name", ["plain", "all"])
+@pytest.mark.parametrize(("name", "side"), ENDS)
 def test_enough_cg_steps_solve_every_row(name: str, side: Side) -> None:
     problem = OPTIONS[name]
     with jax.enable_x64(True):
@@ -42,8 +54,7 @@ def test_enough_cg_steps_solve_every_row(name: str, side: Side) -> None:
         check_rest(problem, side, result, new, 1e-9)
 
 
-@pytest.mark.parametrize("side", ["user", "item"])
-@pytest.mark.parametrize("name", ["plain", "all"])
+@pytest.mark.parametrize(("name", "side"), ENDS)
 def test_coordinates_one_after_another(name: str, side: Side) -> None:
     problem = OPTIONS[name]
     with jax.enable_x64(True):

@@ -279,8 +279,14 @@ def test_extreme_variances_agree_with_sixty_digits(
 
 
 @jax.enable_x64(True)
-@pytest.mark.parametrize("path", COST)
-@pytest.mark.parametrize("where", ["scale", "row", "correlated row", "all", "one group"])
+@pytest.mark.parametrize(
+    ("where", "path"),
+    [
+        *itertools.product(("scale", "row", "correlated row", "all"), COST), ("one group", "pairs"),
+        pytest.param("one group", "unlisted", marks=pytest.mark.slow),
+        pytest.param("one group", "dense", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_zero_scales_have_their_gradient(
     where: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

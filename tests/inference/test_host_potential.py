@@ -10,6 +10,7 @@ from arviz_stats.base import array_stats
 from lapack_designs import FORMULA, density_of, table, use_lapack
 
 from probmf import MixedEffects, sample_nuts
+from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.host_potential import HostPotential
 from probmf.inference.nuts import nuts as nuts_module
 from probmf.run import driver
@@ -54,6 +55,20 @@ def test_it_is_the_same_for_the_same_data_only(large: None) -> None:
 def run(formula: str = FORMULA, **options: Any) -> Any:
     settings = {"key": 0, "num_warmup": 20, "num_samples": 20, "num_chains": 2, "progress": False}
     return sample_nuts(MixedEffects(formula), table(), marginalize="all", **{**settings, **options})
+
+
+def test_chains_go_by_lapack_where_the_design_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the chains move on is what was compared above; their draws are a long test's."""
+
+    def begin(target: Any, potential: Any, *_: Any) -> None:
+        raise RuntimeError(type(potential).__name__)
+
+    monkeypatch.setattr(nuts_module, "_start", begin)
+    with pytest.raises(RuntimeError, match=f"^{MarginalDensity.__name__}$"):
+        run(SIMPLE)
+    use_lapack(monkeypatch)
+    with pytest.raises(RuntimeError, match=f"^{HostPotential.__name__}$"):
+        run(SIMPLE)
 
 
 @pytest.mark.slow

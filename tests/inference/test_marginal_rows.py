@@ -421,6 +421,21 @@ def test_chains_by_loops_are_those_of_the_program(monkeypatch: pytest.MonkeyPatc
         np.testing.assert_allclose(loops.samples[name], value, rtol=1e-6, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.parametrize(("least_work", "loops"), [(0, True), (10**9, False)])
+def test_chains_go_by_loops_where_there_is_work(
+    least_work: int, loops: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the chains move on is what was compared above; its draws are a long test's."""
+
+    def begin(target: Any, potential: Stretched, *_: Any) -> None:
+        raise RuntimeError(f"{potential._parts[0].lists is not None}")
+
+    monkeypatch.setattr(nuts, "_start", begin)
+    monkeypatch.setattr(rows_model, "LEAST_WORK", least_work)
+    with pytest.raises(RuntimeError, match=f"^{loops}$"):
+        draw(("user_bias", "user_factors"))
+
+
 @pytest.mark.slow
 def test_a_checkpoint_is_continued_bit_for_bit(tmp_path: Any) -> None:
     sites = ("item_bias", "item_factors")

@@ -383,17 +383,19 @@ def test_tails_over_a_normal_score(case: Case, sd: float | None, x64: bool) -> N
     likelihood, own, means = case.likelihood, case.parameters(), np.linspace(-4, 4, COUNT)
     # An eighth of the nodes is exact for rises that are no steeper than these.
     nodes, mass = (NODES[::8], 8 * MASS[::8]) if sd else (np.zeros(1), np.ones(1))
-    # Compiled, as loops that run by themselves are compiled anew at every call.
-    tail, tail_order = jax.jit(likelihood.tail), jax.jit(likelihood.tail_order)
     at = None if sd is None else jnp.asarray(sd)
+
+    @jax.jit  # As loops that run by themselves are compiled anew at every call.
+    def asked(means: jax.Array, least: jax.Array) -> tuple[jax.Array, jax.Array]:
+        order = likelihood.tail_order(means, least, own, jnp.asarray(sd or 0.0)) if x64 else means
+        return likelihood.tail(means, least, own, at), order
+
     for threshold in (*case.ratings, -0.5, 0.7, 4.1, 7.0):
-        least = jnp.asarray(float(threshold))
-        got = tail(jnp.asarray(means), least, own, at)
+        got, order = asked(jnp.asarray(means), jnp.asarray(float(threshold)))
         wanted = tail_of(case, means[:, None] + (sd or 0.0) * nodes, threshold) @ mass
         np.testing.assert_allclose(got, wanted, atol=1e-8 if x64 else 6e-6)
         if not x64:
             continue
-        order = tail_order(jnp.asarray(means), least, own, jnp.asarray(sd or 0.0))
         ranks = np.argsort(np.asarray(order), kind="stable")
         assert (np.diff(np.asarray(got)[ranks]) >= -1e-6).all()
 

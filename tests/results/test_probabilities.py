@@ -45,14 +45,14 @@ def test_ordinal_events_are_sums_of_levels(draw_ratings: Any, random_fit: Any) -
     rated = draw_ratings(binary=True)
     data = replace(rated, rating=rated.rating + 1)
     model = MatrixFactorization(2, likelihood, intercept=None)
+    pairs = [*((3, item) for item in range(11)), (99, 4)]
     for fit in (many(model, data), random_fit(model, data)):
-        levels = fit.predict([(3, 4), (99, 4)]).probabilities
+        levels, found = fit.predict(pairs).probabilities, {}
         for at_least, first in ((1.0, 0), (1.5, 1), (2.0, 1), (4.0, 2)):
-            found = fit.predict([(3, 4), (99, 4)], at_least=at_least).probability
-            np.testing.assert_allclose(found, levels[:, first:].sum(axis=1), atol=1e-4)
+            found[at_least] = fit.predict(pairs, at_least=at_least).probability
+            np.testing.assert_allclose(found[at_least], levels[:, first:].sum(axis=1), atol=1e-4)
         best = fit.recommend([3], k=11, rank_by="probability", at_least=2, exclude=None)
-        every = fit.predict(([3] * 11, list(range(11))), at_least=2).probability
-        np.testing.assert_allclose(best.probability[0], -np.sort(-every), atol=1e-5)
+        np.testing.assert_allclose(best.probability[0], -np.sort(-found[2.0][:11]), atol=1e-5)
 
 
 def test_a_point_plugs_in_the_scores_sd(
@@ -73,8 +73,13 @@ def test_a_point_plugs_in_the_scores_sd(
     assert found.probability[0] == pytest.approx(whole, abs=1e-5)
 
 
-@pytest.mark.parametrize("likelihood", [Gaussian(0.5), Bernoulli()])
-@pytest.mark.parametrize("draws", [False, True])
+@pytest.mark.parametrize(
+    ("likelihood", "draws"),
+    [
+        (Gaussian(0.5), False), (Gaussian(0.5), True), (Bernoulli(), True),
+        pytest.param(Bernoulli(), False, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_ranking_by_probability(
     likelihood: Any, draws: bool, draw_ratings: Any, random_fit: Any,
     monkeypatch: pytest.MonkeyPatch,

@@ -8,7 +8,8 @@ from marginal_models import DATA, EXAMPLES, check_draws, integrate, jitted, late
 from probmf.inference.marginal import marginalize
 
 NUM_DRAWS = 4000
-DRAWN = ("correlated", "crossed", "factors", "nested", "decentered", "two by row")
+#: Models whose effects are drawn back; decentered ones are, too, among the forms.
+DRAWN = ("correlated", "crossed", "factors", "nested", "two by row")
 #: Models that are among the forms as they are.
 FORMS = ("masked", "slopes")
 
