@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -142,6 +143,28 @@ def test_weights_are_exact() -> None:
     error = np.std(np.exp(found - exact)) / 64
     assert error < 0.01
     assert abs(np.mean(np.exp(found - exact)) - 1) < 4 * error
+
+
+def test_nodes_are_enough_wherever_the_scale_goes() -> None:
+    """Of groups of one row it goes far, where the error of seven nodes is some nats."""
+    model = MixedEffects("y ~ 1 + (1 | g)", likelihood="bernoulli")
+    table = {"y": np.arange(400) % 3 == 0, "g": np.arange(400)}
+    with jax.enable_x64(True):
+        (data,) = model.arguments(model.design(table))
+        whole = Integral.of(model.program, data, ["g"], coefficients=True)
+        density = IntegralDensity.of_integral(whole)
+        scales = np.log(np.geomspace(0.3, 5.0, 51))[:, None]
+        with workers(2) as pool:
+            for many, number in ((7, 15), (31, None)):
+                conditional = replace(
+                    quadrature_sampler._conditional(density, ["g"]), num_nodes=many
+                )
+                judge = partial(quadrature_sampler._judge, conditional, pool, scales)
+                if number is None:
+                    judge(np.zeros((51, 1)))
+                    continue
+                with pytest.raises(quadrature_sampler.TooFewNodesError, match=f"takes {number} "):
+                    judge(np.zeros((51, 1)))
 
 
 @pytest.mark.slow

@@ -110,7 +110,8 @@ def _by_quadrature(
             integral = Integral.of(program, data, largest_grouping(whole))
         except NoGroupingError as error:
             raise ValueError(f"{error}. Use to_arviz(log_likelihood=True).") from error
-        integral = replace(integral, num_nodes=NUM_NODES[integral.blocks[0].dim])
+        used = 0 if fit.sampling is None else int(fit.sampling.info.get("num_nodes", 0))
+        integral = replace(integral, num_nodes=max(used, NUM_NODES[integral.blocks[0].dim]))
     density = IntegralDensity.of_integral(integral)
     lacking = [site for site in density.sites if site not in fit.samples]
     if lacking:

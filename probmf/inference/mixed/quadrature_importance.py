@@ -150,6 +150,7 @@ def draw_weighted(
     max_densities: int | None,
     bar: Progress,
     task: TaskID,
+    judge: Callable[[np.ndarray, np.ndarray], None],
 ) -> ImportanceDraws:
     """Independent draws by weight, with their effects from the conditional given each.
 
@@ -162,6 +163,8 @@ def draw_weighted(
         max_densities: The most proposals; see `sample_marginal`.
         bar: A progress bar.
         task: Its task.
+        judge: Looks at the draws of what is left, and the effects of the columns there; may raise
+            an error.
 
     Raises:
         NotServedError: If k-hat stays above the gate.
@@ -193,6 +196,7 @@ def draw_weighted(
     filled = np.concatenate([chosen, chosen[: each * NUM_CHAINS - count]])
     (effects,) = rounds.sites(filled)
     parts = rounds.points[filled], effects["columns"]
+    judge(*parts)
     found = drawing.sites(*(part.reshape(NUM_CHAINS, each, -1) for part in parts))
     samples = {
         name: np.reshape(site, (-1, *site.shape[2:]))[:count] for name, site in found.items()

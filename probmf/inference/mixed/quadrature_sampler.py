@@ -6,12 +6,13 @@ sampling of all that is left. Where that cannot serve, NUTS draws it.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from probmf.effects.columns import lead_groups
 from probmf.effects.conditional_draws import Near, near_modes
@@ -48,9 +49,12 @@ from probmf.run.driver import progress_bar
 from probmf.run.threads import Workers, workers
 
 #: Nodes that are tried for each effect, by the number of effects, and those that they are judged
-#: by: the fewest whose evidence is as near as this many nats.
-NODES = {1: (5, 7, 9, 15, 21, 31), 2: (3, 5, 7, 9)}
-REFERENCE, NEAR = {1: 41, 2: 13}, 1e-2
+#: by: the fewest whose evidence is as near as this many nats at the mode, and whose error differs
+#: by no more than that many nats from draw to draw.
+NODES = {1: (5, 7, 9, 15, 21, 31, 41), 2: (3, 5, 7, 9)}
+REFERENCE, NEAR, EVEN = {1: 61, 2: 13}, 1e-2, 0.5
+#: Of the draws these are looked at, in the order of the integrated effects' scales.
+LOOKED_AT = (0.02, 0.5, 0.98)
 #: Nodes for which programs are compiled before it is known how many it takes; of few rows, where
 #: another program takes longer than it saves, as many as that serve where fewer would.
 LIKELY = {1: 7, 2: 5}
@@ -63,6 +67,19 @@ MANY_ROWS, FEW_COEFFICIENTS = 20_000, 10
 
 class NoGroupingError(ValueError):
     """No grouping whose effects have a quadrature."""
+
+
+class TooFewNodesError(ValueError):
+    """So few nodes that draws of larger scales count too much or too little.
+
+    Args:
+        num_nodes: How many it takes.
+    """
+
+    def __init__(self, num_nodes: int) -> None:
+        """See the class."""
+        self.num_nodes = num_nodes
+        super().__init__(f"It takes {num_nodes} nodes.")
 
 
 class ChainDraws(NamedTuple):
@@ -146,12 +163,17 @@ def sample_by_quadrature(
         found = search.find(pool)
         if conditional is not None:
             conditional = _with_nodes(conditional, found)
-            try:
-                drawn = draw_weighted(
-                    conditional, found.mode, num_samples, key, pool, max_densities, bar, task
-                )
-            except NotServedError as error:
-                why = str(error)
+            while drawn is None and not why:
+                judge = partial(_judge, conditional, pool)
+                try:
+                    drawn = draw_weighted(
+                        conditional, found.mode, num_samples, key, pool, max_densities, bar, task,
+                        judge,
+                    )  # fmt: skip
+                except TooFewNodesError as error:
+                    conditional = replace(conditional, num_nodes=error.num_nodes)
+                except NotServedError as error:
+                    why = str(error)
     lead = tuple(term.effects_site for term in data.groups if term.name in terms)
     dim = sum(term.z.shape[1] for term in data.groups if term.name in terms)
     num_nodes = NUM_NODES[dim] if conditional is None else conditional.num_nodes
@@ -308,22 +330,61 @@ def largest_grouping(whole: Integral) -> list[str]:
 def _with_nodes(conditional: Conditional, found: _Found) -> Conditional:
     """The same about the mode, with the fewest nodes whose evidence there is that of many."""
     density, dim = conditional.density, conditional.density.integral.blocks[0].dim
-    choices = (*NODES[dim], REFERENCE[dim])
-    grids = [gauss_hermite(count, dim) for count in choices]
-    nodes = np.concatenate([grid for grid, _ in grids])
     columns = flat_columns(found.modes[1:], density.vector.dtype)
-    vector = jnp.asarray(found.mode.vector, density.vector.dtype)
-    near, ratios = _run(_ratios, density, vector, columns, jnp.asarray(nodes))
+    near, errors = _errors(density, found.mode.vector, columns)
+    good = [n for n, own in zip(_choices(dim), errors, strict=True) if abs(own) <= NEAR]
+    rows = density.integral.data.num_observations
+    fewest = LIKELY[dim] if rows < MANY_ROWS else 0
+    return conditional.about(max(good[0], fewest), near, columns)
+
+
+def _judge(
+    conditional: Conditional, pool: Workers, points: np.ndarray, columns: np.ndarray
+) -> None:
+    """Look whether the evidence's error is the same at small and large scales of the effects.
+
+    Where they are hardly known, as of groups of one row, they go far from the mode, and the
+    error of a few nodes with them: the posterior would end early.
+
+    Raises:
+        TooFewNodesError: If it is not.
+    """
+    density = conditional.density
+    integral, choices = density.integral, _choices(density.integral.blocks[0].dim)
+    own = {layout.name.removesuffix("_effects") for layout in integral.blocks[0].layouts}
+    scales = [density.places[f"{name}_scale"] for name in own if f"{name}_scale" in density.places]
+    size = sum((points[:, np.ravel(place)].sum(axis=1) for place in scales), np.zeros(len(points)))
+    chosen = np.argsort(size, kind="stable")[[int(at * (len(points) - 1)) for at in LOOKED_AT]]
+    errors = pool.map(lambda at: _errors(density, points[at], columns[at])[1], chosen)
+    spread = np.ptp(np.array(errors), axis=0)
+    if spread[choices.index(conditional.num_nodes)] > EVEN:
+        # Twice as many at least, as with more nodes the draws may go further.
+        enough = [number for number, differ in zip(choices, spread, strict=True) if differ <= EVEN]
+        twice = [number for number in enough if number >= 2 * conditional.num_nodes]
+        raise TooFewNodesError([*twice, choices[-1]][0])
+
+
+def _choices(dim: int) -> tuple[int, ...]:
+    """Numbers of nodes for each effect, that of the reference last."""
+    return (*NODES[dim], REFERENCE[dim])
+
+
+def _errors(
+    density: IntegralDensity, vector: np.ndarray, columns: np.ndarray
+) -> tuple[Near, Float[np.ndarray, " choices"]]:
+    """What lies near a place, and how far the evidence by each number of nodes is off there."""
+    dim, dtype = density.integral.blocks[0].dim, density.vector.dtype
+    grids = [gauss_hermite(count, dim) for count in _choices(dim)]
+    nodes = np.concatenate([grid for grid, _ in grids])
+    given = jnp.asarray(vector, dtype), jnp.asarray(columns, dtype), jnp.asarray(nodes)
+    near, ratios = _run(_ratios, density, *given)
     joint = np.asarray(ratios)
     ends = np.cumsum([0, *(len(grid) for grid, _ in grids)])
     totals = [
         np.sum(np.logaddexp.reduce(joint[start:end] + weights[:, None], axis=0))
         for start, end, (_, weights) in zip(ends[:-1], ends[1:], grids, strict=True)
     ]
-    good = [n for n, total in zip(choices, totals, strict=True) if abs(total - totals[-1]) <= NEAR]
-    rows = density.integral.data.num_observations
-    fewest = LIKELY[dim] if rows < MANY_ROWS else 0
-    return conditional.about(max(good[0], fewest), near, columns)
+    return near, np.array(totals) - totals[-1]
 
 
 def _ratios(
