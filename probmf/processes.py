@@ -167,6 +167,28 @@ def each(work: Callable[[], str]) -> list[str]:
     return [other[1:] for other in told]
 
 
+class ProcessGroup:
+    """The processes that work on the same files: this one alone, or all that have joined.
+
+    Args:
+        shared: Whether all of them do this work together.
+    """
+
+    def __init__(self, shared: bool) -> None:
+        """Count them."""
+        self.count = num_processes() if shared else 1
+        self.rank = rank() if shared else 0
+
+    def each(self, work: Callable[[], str]) -> list[str]:
+        """Do a piece of work with files in every process of the group; see `each`."""
+        return each(work) if self.count > 1 else [work()]
+
+    def agree(self, what: str, text: str) -> None:
+        """Refuse to go on with what is not the same in the whole group; see `agree`."""
+        if self.count > 1:
+            agree(what, text)
+
+
 def _refuse_others(what: str, found: list[str]) -> None:
     for other, text in enumerate(found):
         if text != found[0]:

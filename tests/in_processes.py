@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+import pyarrow as pa
+import pyarrow.parquet as pq
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from probmf import (
@@ -74,6 +76,25 @@ def draws(devices: int | None, folder: Path | None = None) -> dict[str, np.ndarr
     return dict(sample_gibbs(DRAWN, ratings(), checkpoint=folder, devices=devices, **RUN).samples)
 
 
+def write_files(folder: Path) -> None:
+    """Files of ratings: good ones, and others with an id missing in row 7."""
+    own = ratings()
+    table = {name: getattr(own, name).tolist() for name in ("user", "item", "rating")}
+    for name in ("good", "bad"):
+        table["user"][7] = None if name == "bad" else table["user"][7]
+        pq.write_table(pa.table(table), folder / f"{name}.parquet", row_group_size=100)
+
+
+def opened_files(folder: Path) -> str:
+    """Sort the good files together; what the others lead to."""
+    Ratings.open(folder / "good.parquet", shared=True)
+    try:
+        Ratings.open(folder / "bad.parquet", shared=True)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def scattered_sum() -> float:
     """The largest error of a sum of 16 MiB whose parts are left on the processes."""
     mesh, spec = Mesh(np.array(jax.devices()), ("row",)), PartitionSpec("row")
@@ -120,7 +141,7 @@ def pause() -> None:
 def main(address: str, count: int, rank: int, folder: Path) -> None:
     processes.join(address, count, rank)
     shards.CUT = 0
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"bad file": opened_files(folder)}
     try:
         fit_als(POINT, ratings(rank), key=0, devices=count)
     except processes.MismatchError as error:

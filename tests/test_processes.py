@@ -1,5 +1,6 @@
 """Several processes compute one fit: the same numbers, a death is told, and the run goes on."""
 
+import filecmp
 import json
 import os
 import re
@@ -41,6 +42,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
+    in_processes.write_files(folder)
     flags = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     first, other = (
         subprocess.Popen(
@@ -73,6 +75,18 @@ def test_a_death_stops_the_others_with_a_sentence(ended: Ended) -> None:
 def found(ended: Ended, rank: int) -> dict[str, Any]:
     read: dict[str, Any] = json.loads((ended.folder / f"{rank}.json").read_text("utf-8"))
     return read
+
+
+def test_processes_sort_files_together(ended: Ended, tmp_path: Path) -> None:
+    Ratings.open(ended.folder / "good.parquet", folder=tmp_path / "one")
+    together = ended.folder / "good.parquet.sorted"
+    names = sorted(path.name for path in together.iterdir())
+    assert filecmp.cmpfiles(together, tmp_path / "one", names, shallow=False)[0] == names
+    for rank in range(COUNT):
+        assert (
+            "has 1 missing value (None, NaN or null), the first in row 7;"
+            in (found(ended, rank)["bad file"])
+        )
 
 
 def test_all_have_the_estimates_of_one_process(ended: Ended) -> None:

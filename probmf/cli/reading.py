@@ -77,7 +77,7 @@ def read_ratings(path: Path, columns: ColumnNames, *, duplicates: Any = "error")
     """
     roles = columns.roles() | {"duplicates": duplicates}
     if path.is_dir():
-        return Ratings.open(path, **roles)
+        return Ratings.open(path, shared=True, **roles)
     if _is_parquet(path):
         return Ratings.from_parquet(path, **roles)
     return Ratings.from_csv(path, delimiter=_delimiter(path), **roles)

@@ -155,11 +155,8 @@ class Column:
         """Raise a ValueError that names the first missing value and says how many there are."""
         missing = self.missing()
         if missing.any():
-            count = int(missing.sum())
-            raise ValueError(
-                f"{sentence(self.what)} has {count:,} missing value{'s'[: count > 1]} (None, NaN "
-                f"or null), the first in {self.row(int(missing.argmax()))}; {advice}"
-            )
+            row = self.row(int(missing.argmax()))
+            raise ValueError(missing_message(self.what, row, int(missing.sum()), advice))
 
     def refuse(self, broken: np.ndarray, problem: str) -> None:
         """Raise a ValueError about rows (booleans), if there are any; see `refuse`."""
@@ -256,6 +253,14 @@ _NO_TYPES: frozenset[type] = frozenset()
 
 def _is_objects(values: pa.Array | np.ndarray) -> bool:
     return isinstance(values, np.ndarray) and values.dtype == object
+
+
+def missing_message(what: str, row: str, count: int, advice: str) -> str:
+    """What to say of missing values: of what, in which row first, how many, and what to do."""
+    return (
+        f"{sentence(what)} has {count:,} missing value{'s'[: count > 1]} (None, NaN or null), the "
+        f"first in {row}; {advice}"
+    )
 
 
 def refuse(

@@ -1,14 +1,16 @@
 """Files of ratings and side tables: CSV and Parquet become Arrow tables."""
 
+import io
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from probmf.data.column import is_text, sentence
+from probmf.data.column import FLOATS, INTEGERS, NOTHING, array_kind, is_text, sentence
 from probmf.data.tables import IDS_ELSEWHERE, refuse_doubled, require_columns
 from probmf.memory import require_memory
 
@@ -37,7 +39,7 @@ def read_csv(
     in `text` are read as they are written.
     """
     read_options = pa.csv.ReadOptions(column_names=column_names)
-    parse_options = pa.csv.ParseOptions(delimiter=delimiter)
+    parse_options = csv_options(delimiter)
     convert_options = pa.csv.ConvertOptions(column_types=dict.fromkeys(text, pa.string()))
     what = f"the file {os.fspath(path)}"
     try:
@@ -48,7 +50,7 @@ def read_csv(
     except pa.ArrowInvalid as error:
         raise ValueError(
             f"{sentence(what)} could not be read as CSV with the delimiter {delimiter!r}: "
-            f"{in_one_line(error)}."
+            f"{csv_trouble(path, in_one_line(error))}."
         ) from error
     refuse_doubled(table.column_names, what)
     if names is None:
@@ -57,6 +59,69 @@ def read_csv(
     hints = dict.fromkeys(names, hint) if len(table.column_names) == 1 else IDS_ELSEWHERE
     require_columns(names, table.column_names, what, hints=hints)
     return table.select(list(names))
+
+
+def csv_options(delimiter: str) -> pa.csv.ParseOptions:
+    """How CSV is read."""
+    # Without newlines in values, rows after a quote that is not closed would be left out.
+    return pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+
+
+def csv_trouble(path: PathLike, said: str) -> str:
+    """What is wrong with a file of CSV, from what pyarrow says of it."""
+    if not re.search("straddl|Expected .* columns", said):
+        return said
+    with pa.input_stream(os.fspath(path)) as stream:
+        odd = [
+            number
+            for number, line in enumerate(io.BufferedReader(stream), 1)
+            if line.count(b'"') % 2
+        ]
+    if len(odd) % 2:
+        return f'a quote (") that begins in line {odd[0]} is not closed'
+    return said
+
+
+def common_schema(schemas: Mapping[str, pa.Schema], names: Sequence[str]) -> pa.Schema:
+    """Columns of several files of Parquet, where types differ of one that holds all.
+
+    Args:
+        schemas: The columns of each file, by its path; one at least.
+        names: The columns wanted.
+
+    Returns:
+        The first file's columns, those wanted with their common types.
+
+    Raises:
+        ValueError: If a file lacks a column, or has one of another kind.
+    """
+    first = next(iter(schemas))
+    found = schemas[first]
+    for path, schema in schemas.items():
+        require_columns(names, schema.names, f"the file {path}")
+        for name in names:
+            wanted, own = found.field(name), schema.field(name)
+            if own.type == wanted.type:
+                continue
+            try:
+                _refuse_other_kind(wanted.type, own.type)
+                both = pa.unify_schemas(
+                    [pa.schema([wanted]), pa.schema([own])], promote_options="permissive"
+                )
+            except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
+                raise ValueError(
+                    f"Column {name!r} is of type {own.type} in the file {path}, but of type "
+                    f"{wanted.type} in {first}; write all files with the same types."
+                ) from error
+            found = found.set(found.names.index(name), both.field(name))
+    return found
+
+
+def _refuse_other_kind(first: pa.DataType, other: pa.DataType) -> None:
+    """Whole and floating numbers become one column, nulls and anything, text and bytes not."""
+    kinds = {array_kind(pa.array([], own)) for own in (first, other)} - {NOTHING}
+    if len(kinds) > 1 and kinds != {INTEGERS, FLOATS}:
+        raise pa.ArrowTypeError(f"{first} and {other} are of different kinds.")
 
 
 def read_parquet(path: PathLike, names: Sequence[str] | None = None) -> pa.Table:
@@ -72,6 +137,15 @@ def read_parquet(path: PathLike, names: Sequence[str] | None = None) -> pa.Table
         ) from error
     refuse_doubled(dataset.schema.names, what)
     require_columns(names or (), dataset.schema.names, what, hints=IDS_ELSEWHERE)
+    schemas = {fragment.path: fragment.physical_schema for fragment in dataset.fragments}
+    # Others are in the names of folders.
+    in_files = {name for schema in schemas.values() for name in schema.names}
+    schema = dataset.schema
+    if len(schemas) > 1:
+        own = [name for name in names or () if name in in_files]
+        common = common_schema(schemas, own)
+        for name in own:
+            schema = schema.set(schema.names.index(name), common.field(name))
     num_rows = sum(fragment.metadata.num_rows for fragment in dataset.fragments)
     require_memory(
         ROW_BYTES * num_rows,
@@ -84,7 +158,7 @@ def read_parquet(path: PathLike, names: Sequence[str] | None = None) -> pa.Table
         # One column after the other, so that only one stands in memory twice while it is put
         # together.
         columns = [
-            pa.parquet.read_table(path, columns=[name]).column(0).combine_chunks()
+            pa.parquet.read_table(path, columns=[name], schema=schema).column(0).combine_chunks()
             for name in wanted
         ]
     except (pa.ArrowInvalid, OSError) as error:

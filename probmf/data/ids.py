@@ -32,6 +32,8 @@ from probmf.data.column import (
 )
 from probmf.data.tables import load
 
+#: What to do about a row without an id.
+MUST_BE_KNOWN = "an id must be known: drop these rows or give them an id of their own."
 _PLAIN: dict[str, type] = {INTEGERS: int, TEXT: str, BYTES: bytes, BOOLEANS: bool}
 _ARROW_UNITS = ("s", "ms", "us", "ns")
 
@@ -63,7 +65,7 @@ def read_ids(values: Any, what: str) -> Ids:
     """
     column = load(values, what)
     what = column.what
-    column.refuse_missing("an id must be known: drop these rows or give them an id of their own.")
+    column.refuse_missing(MUST_BE_KNOWN)
     found = column.values
     if isinstance(found, pa.Array):
         return _read_arrow(found, what)
@@ -93,22 +95,35 @@ def _read_arrow(column: pa.Array, what: str) -> Ids:
     return _read_objects(objects(column.to_pylist()), what)
 
 
-def _read_floats(column: np.ndarray, what: str) -> Ids:
+def not_whole(column: np.ndarray) -> np.ndarray:
+    """Marks of floating numbers that can't be ids: not whole, or so large that they are rounded."""
+    largest = _largest(column.dtype)
+    return ~np.isfinite(column) | (column != np.trunc(column)) | (np.abs(column) > largest)
+
+
+def not_whole_message(value: np.floating, row: int, what: str) -> str:
+    """What to say of such a number."""
+    reason = (
+        f"an id beyond {_largest(value.dtype):.0f} may have been rounded"
+        if np.isfinite(value) and value == np.trunc(value)
+        else "a floating number is an id only if it is whole"
+    )
+    return (
+        f"{sentence(what)} holds {float(value)!r} in row {row} (type {value.dtype}), but "
+        f"{reason}; give the ids as integers or text."
+    )
+
+
+def _largest(dtype: np.dtype) -> float:
     # Above 2**(mantissa bits) neighbouring integers are one floating number.
-    largest = 2.0 ** (np.finfo(column.dtype).nmant + 1)
-    broken = ~np.isfinite(column) | (column != np.trunc(column)) | (np.abs(column) > largest)
+    return float(2.0 ** (np.finfo(dtype).nmant + 1))
+
+
+def _read_floats(column: np.ndarray, what: str) -> Ids:
+    broken = not_whole(column)
     if broken.any():
         row = int(broken.argmax())
-        value = column[row]
-        reason = (
-            f"an id beyond {largest:.0f} may have been rounded"
-            if np.isfinite(value) and value == np.trunc(value)
-            else "a floating number is an id only if it is whole"
-        )
-        raise ValueError(
-            f"{sentence(what)} holds {float(value)!r} in row {row} (type {column.dtype}), but "
-            f"{reason}; give the ids as integers or text."
-        )
+        raise ValueError(not_whole_message(column[row], row, what))
     return Ids(INTEGERS, pa.array(column.astype(np.int64)))
 
 

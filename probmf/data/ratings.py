@@ -9,7 +9,9 @@ import pyarrow as pa
 from scipy.sparse import csr_array, sparray, spmatrix
 
 from probmf.data import merge
+from probmf.data.database import MEMORY_LIMIT
 from probmf.data.files import PathLike, infer_ids, read_csv, read_parquet
+from probmf.data.open_files import POLICIES, open_files
 from probmf.data.rating_fields import (
     Duplicates,
     FrameOptions,
@@ -19,7 +21,6 @@ from probmf.data.rating_fields import (
 )
 from probmf.data.rating_summary import RatingSummary, describe, describe_html
 from probmf.data.side_tables import labels
-from probmf.data.sort_files import MEMORY_LIMIT, POLICIES, open_files
 from probmf.data.source import Source
 from probmf.data.splits import SplittableRatings
 from probmf.data.vocabulary import Vocabulary, in_order
@@ -210,6 +211,7 @@ class Ratings(SplittableRatings):
         column_names: Sequence[str] | None = None,
         memory_limit: str = MEMORY_LIMIT,
         rebuild: bool = False,
+        shared: bool = False,
     ) -> Self:
         """Ratings of files that need not fit in memory.
 
@@ -233,8 +235,11 @@ class Ratings(SplittableRatings):
             items: The same for items.
             delimiter: What stands between fields of CSV.
             column_names: Names of the columns, if a CSV file has no header line.
-            memory_limit: Memory that sorting may take; beyond it DuckDB goes on on disk.
+            memory_limit: Memory that sorting may take on a machine; beyond it DuckDB goes on on
+                disk.
             rebuild: Make the folder again, even if it is there.
+            shared: Whether all processes that have joined make this call (`docs/processes.md`).
+                Then they sort files of Parquet together, on a disk that they share.
 
         Returns:
             The ratings; their arrays are maps of files.
@@ -244,8 +249,9 @@ class Ratings(SplittableRatings):
             ImportError: If DuckDB is not installed.
             MemoryError: If `memory_limit` does not suffice.
             OSError: If the disk is full.
+            RuntimeError: If another of the processes could not go on.
             TypeError: As for `from_frame`.
-            ValueError: If a file can't be read, has other column types than the first, or changes
+            ValueError: If a file can't be read, has text where the first has numbers, or changes
                 while it is read; if the folder was made from other files or with other arguments,
                 was changed, is of another version, or holds other files than sorted ratings; and as
                 for `from_frame`.
@@ -268,7 +274,7 @@ class Ratings(SplittableRatings):
         )  # fmt: skip
         given: dict[Side, Any] = {"user": users, "item": items}
         features: dict[Side, Any] = {"user": user_features, "item": item_features}
-        fields, rows = open_files(source, folder, given, features, memory_limit, rebuild)
+        fields, rows = open_files(source, folder, given, features, memory_limit, rebuild, shared)
         ratings = cls(**fields)
         object.__setattr__(ratings, "rows", rows)
         return ratings

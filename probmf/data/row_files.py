@@ -5,19 +5,21 @@ folder was made from and has the size and checksum of every file.
 """
 
 import json
+import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
 from probmf.data.vocabulary import Vocabulary
-from probmf.rows.store import SIDES, RowRatings, RowStore, Side
+from probmf.rows.store import OTHER, SIDES, RowRatings, RowStore, Side
 
 MANIFEST = "manifest.json"
 #: Number of the form of the folder.
@@ -36,25 +38,46 @@ FILES = frozenset(
 )
 #: What makes a part of a split again.
 PART = "the split that wrote it, with folder= and rebuild=True"
+#: Ratings that are in memory at once while files are written.
+BATCH = 1 << 20
 #: Bytes that a checksum reads at once.
 PIECE = 1 << 24
 
 
 class ColumnFile:
-    """A NumPy file that is written piece by piece, and whose length is known at the end."""
+    """A NumPy file, or one process's slice of it, that is written piece by piece.
 
-    def __init__(self, path: Path, dtype: Any) -> None:
+    Args:
+        path: The file.
+        dtype: Type of its numbers.
+        begin: Place of the first number of the slice.
+        length: Number of all numbers; None for those of this slice, known at the end.
+        through: Whether each piece is to be on the disk before the next.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        dtype: Any,
+        begin: int = 0,
+        length: int | None = None,
+        *,
+        through: bool = False,
+    ) -> None:
         """Begin the file; it holds nothing yet."""
-        self.dtype, self.length = np.dtype(dtype), 0
-        self._file = path.open("wb")
+        self.dtype, self.begin, self.written, self.length = np.dtype(dtype), begin, 0, length
+        flags = os.O_WRONLY | os.O_CREAT | (os.O_DSYNC if through else 0)
+        # Not emptied, as others write their slices of it.
+        self._file = os.fdopen(os.open(path, flags, 0o666), "wb")
         self._write_header()
+        self._file.seek(begin * self.dtype.itemsize, os.SEEK_CUR)
 
     def append(self, values: np.ndarray) -> None:
         """Add values at the end."""
         # Not through a map of the file: where the disk is full that kills the process.
         # Bytes, as dates have no buffer of their own.
         self._file.write(np.ascontiguousarray(values, self.dtype).view(np.uint8).data)
-        self.length += len(values)
+        self.written += len(values)
 
     def __enter__(self) -> Self:
         """The file."""
@@ -68,7 +91,8 @@ class ColumnFile:
     ) -> None:
         """Write the length, for which the header has left room."""
         with self._file:
-            if error is None:
+            if error is None and self.length is None:
+                self.length = self.written
                 self._file.seek(0)
                 self._write_header()
 
@@ -76,9 +100,72 @@ class ColumnFile:
         head = {
             "descr": np.lib.format.dtype_to_descr(self.dtype),
             "fortran_order": False,
-            "shape": (self.length,),
+            "shape": (self.length or 0,),
         }
         np.lib.format.write_array_header_1_0(self._file, head)
+
+
+class Slice(NamedTuple):
+    """What a process writes of the files of one side.
+
+    Attributes:
+        codes: Codes of the rows.
+        num_codes: Number of all codes.
+        begin: Number of ratings in the rows before.
+        counting: Number of those that count.
+        num_ratings: Number of all ratings, and of those that count; None for those written.
+        through: See `ColumnFile`.
+    """
+
+    codes: range
+    num_codes: int
+    begin: int = 0
+    counting: int = 0
+    num_ratings: tuple[int, int] | tuple[None, None] = (None, None)
+    through: bool = False
+
+
+def write_side(
+    folder: Path, side: Side, own: Slice, blocks: Iterable[Mapping[str, np.ndarray]]
+) -> None:
+    """Write the columns of one side's rows, of the ratings that count, and with users the table.
+
+    Args:
+        folder: The folder.
+        side: The side.
+        own: Which rows.
+        blocks: Columns of their ratings, piece by piece in the order of the rows; one at least.
+    """
+    degree = np.zeros(len(own.codes), np.int64)
+    with ExitStack() as stack:
+        files: dict[str, ColumnFile] = {}
+
+        def append(name: str, values: np.ndarray, dtype: Any, begin: int, length: Any) -> None:
+            if name not in files:
+                path = column_path(folder, name)
+                file = ColumnFile(path, dtype, begin, length, through=own.through)
+                files[name] = stack.enter_context(file)
+            files[name].append(values)
+
+        for block in blocks:
+            for name in block if side == "user" else ():
+                append(name, block[name], block[name].dtype, own.begin, own.num_ratings[0])
+            rows: Mapping[str, np.ndarray] = {"partner": block[OTHER[side]], **block}
+            if "weight" in rows and not (counts := rows["weight"] > 0).all():
+                rows = {name: values[counts] for name, values in rows.items()}
+            for name in OF_ROWS[1:] if "weight" in rows else OF_ROWS[1:-1]:
+                dtype = np.int32 if name == "partner" else np.float32
+                append(
+                    f"{side}_{name}", rows[name], dtype, own.counting, own.num_ratings[1]
+                )  # fmt: skip
+            if len(codes := rows[side] - own.codes.start):
+                degree[codes[0] : codes[-1] + 1] += np.bincount(codes - codes[0])
+        start = np.concatenate([[0], np.cumsum(degree)]) + own.counting
+        # Of a slice the first entry is the last one of the slice before.
+        later = int(own.codes.start > 0)
+        append(
+            f"{side}_start", start[later:], np.int64, own.codes.start + later, own.num_codes + 1
+        )  # fmt: skip
 
 
 def column_path(folder: Path, name: str) -> Path:
@@ -87,47 +174,21 @@ def column_path(folder: Path, name: str) -> Path:
 
 
 def write_manifest(
-    folder: Path,
-    vocabularies: Mapping[Side, Vocabulary],
-    degrees: Mapping[Side, np.ndarray],
-    made_from: Mapping[str, Any],
+    folder: Path, vocabularies: Mapping[Side, Vocabulary], made_from: Mapping[str, Any]
 ) -> None:
     """Finish a folder whose columns are written.
 
     Args:
         folder: The folder.
         vocabularies: The ids of each side.
-        degrees: Number of ratings that count, by row of each side.
         made_from: What the folder was made from, as values for JSON.
     """
     for side, vocabulary in vocabularies.items():
         ids = pa.table({vocabulary.column: vocabulary.to_arrow()})
         pa.parquet.write_table(ids, folder / f"{side}s.parquet")
-        np.save(
-            column_path(folder, f"{side}_start"), np.concatenate([[0], np.cumsum(degrees[side])])
-        )
-    paths = sorted(path for path in folder.iterdir() if path.suffix in (".npy", ".parquet"))
-    files = {path.name: _facts(path) for path in paths}
-    manifest = {"format": FORMAT, "made_from": made_from, "files": files}
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in (".npy", ".parquet"))
+    manifest = {"format": FORMAT, "made_from": made_from, "files": _all_facts(folder, names)}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-
-
-def refuse_other_contents(folder: Path) -> None:
-    """Refuse to replace what is anything but a folder of sorted ratings, or empty.
-
-    Raises:
-        ValueError: If there is a file of that name, or a folder with other files in it.
-    """
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is a file, not a folder for sorted ratings; name another.")
-    others = sorted({path.name for path in folder.iterdir()} - FILES)
-    if others:
-        raise ValueError(
-            f"The folder {folder} holds {others[0]!r}, which is no file of sorted ratings and "
-            "would be deleted. Name another folder, which need not be there yet."
-        )
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -158,8 +219,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for name in files:
         if not (folder / name).is_file():
             raise ValueError(f"{what} lacks the file {name}. {again}")
-    with ThreadPoolExecutor() as pool:
-        found = dict(zip(files, pool.map(lambda name: _facts(folder / name), files), strict=True))
+    found = _all_facts(folder, files)
     for name, facts in files.items():
         if found[name] != facts:
             raise ValueError(
@@ -176,6 +236,12 @@ def _listed_wrongly(files: Mapping[str, Any]) -> str:
     if missing := sorted(needed - files.keys()):
         return f"does not list {missing[0]}"
     return f"lists {others[0]!r}" if (others := sorted(files.keys() - FILES)) else ""
+
+
+def _all_facts(folder: Path, names: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Sizes and checksums of files, by name."""
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(names, pool.map(lambda name: _facts(folder / name), names), strict=True))
 
 
 def _facts(path: Path) -> dict[str, int]:

@@ -1,18 +1,19 @@
 """Files of ratings, and what their columns mean."""
 
 import csv
+import itertools
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet
 
 from probmf.data.column import sentence
-from probmf.data.files import in_one_line
+from probmf.data.files import common_schema, csv_options, csv_trouble, in_one_line
 from probmf.data.tables import refuse_doubled, require_columns
 
 
@@ -106,15 +107,15 @@ class Source:
         """The files as one table that is read in pieces.
 
         Raises:
-            ValueError: If a file can't be read, lacks a column, or has one of another type.
+            ValueError: If a file can't be read, lacks a column, or has one of another kind.
         """
         paths = [str(path) for path in self.files]
         for path in self.files:
             if not path.stat().st_size:
                 raise ValueError(f"The file {path} is empty. Write it again, or take it away.")
         if self.is_parquet:
-            self._refuse_types({path: read_schema(path) for path in paths})
-            found = pyarrow.dataset.dataset(paths, format="parquet")
+            schema = common_schema({path: read_schema(path) for path in paths}, self.names)
+            found = pyarrow.dataset.dataset(paths, schema, "parquet")
         else:
             try:
                 found = pyarrow.dataset.dataset(paths, format=self._csv())
@@ -123,6 +124,35 @@ class Source:
         refuse_doubled(found.schema.names, self.what)
         require_columns(self.names, found.schema.names, self.what)
         return found
+
+    def share(self, rank: int, count: int) -> tuple[pyarrow.dataset.Dataset, int]:
+        """What one of several processes reads of files of Parquet: whole row groups, in a row.
+
+        Args:
+            rank: Number of the process.
+            count: Number of processes; of one this is all of it, of CSV too.
+
+        Returns:
+            The row groups, none if there are too few, and the number of the first row.
+
+        Raises:
+            ValueError: See `dataset`.
+        """
+        whole = self.dataset()
+        if count == 1:
+            return whole, 0
+        fragments = list(whole.get_fragments())
+        groups = [(place, own) for place, file in enumerate(fragments) for own in file.row_groups]
+        ends = np.cumsum([own.num_rows for _, own in groups])
+        begins = np.concatenate([[0], ends])[:-1]
+        owners = (begins + ends) * count // (2 * max(1, ends[-1:].sum()))
+        first, end = np.searchsorted(owners, [rank, rank + 1])
+        own = [
+            fragments[place].subset(row_group_ids=[group.id for _, group in of_file])
+            for place, of_file in itertools.groupby(groups[first:end], lambda group: group[0])
+        ]
+        share = pyarrow.dataset.FileSystemDataset(own, whole.schema, whole.format, whole.filesystem)
+        return share, int(begins[first:end][:1].sum())
 
     def trouble(self, error: Exception) -> str:
         """A sentence on files that can't be read, from what pyarrow or DuckDB say of them."""
@@ -133,6 +163,8 @@ class Source:
             line = "" if value[2] is None else f" in line {value[2]}"
             said = f"{value[3]} in column {self._column(int(value[1]))!r}{line}"
         what = self.what
+        if not self.is_parquet:
+            said = csv_trouble(self.path, said)
         if len(self.files) > 1:
             what = f"the file {next((p for p in self.files if not self._is_whole(p)), self.path)}"
         said = re.sub(r"CSV parse error: Row #(\d+): (.)", lambda m: f"line {m[1]}: {m[2]}", said)
@@ -158,7 +190,7 @@ class Source:
         types = dict.fromkeys((self.user, self.item), pa.string())
         numbers = [name for name in (self.rating, self.weight) if name is not None]
         return pyarrow.dataset.CsvFileFormat(
-            pa.csv.ParseOptions(delimiter=self.delimiter),
+            csv_options(self.delimiter),
             convert_options=pa.csv.ConvertOptions(
                 column_types=types | dict.fromkeys(numbers, pa.float64())
             ),
@@ -166,16 +198,3 @@ class Source:
                 column_names=None if self.column_names is None else list(self.column_names)
             ),
         )
-
-    def _refuse_types(self, schemas: Mapping[str, pa.Schema]) -> None:
-        first, *others = schemas
-        for path in schemas:
-            require_columns(self.names, schemas[path].names, f"the file {path}")
-        for path in others:
-            for name in self.names:
-                wanted, found = (schemas[p].field(name).type for p in (first, path))
-                if found != wanted:
-                    raise ValueError(
-                        f"Column {name!r} is of type {found} in the file {path}, but of type "
-                        f"{wanted} in {first}; write all files with the same types."
-                    )

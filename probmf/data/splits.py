@@ -20,7 +20,7 @@ from probmf.data.column import plain
 from probmf.data.files import PathLike
 from probmf.data.keys import as_generator
 from probmf.data.rating_table import RatingTable
-from probmf.data.sort_files import sort_parts
+from probmf.data.sort_parts import sort_parts
 from probmf.data.tables import require_columns
 from probmf.rows.store import RowStore
 

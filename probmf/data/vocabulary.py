@@ -128,7 +128,9 @@ class Vocabulary:
         self._check_kind(asked, column.what)
         codes = self._look_up(asked)
         if unknown == "raise" and (codes < 0).any():
-            raise ValueError(self._unknown_message(asked, codes, column.what))
+            rows = np.flatnonzero(codes < 0)
+            ids = list(dict.fromkeys(plain(value) for value in asked.to_numpy()[rows]))
+            raise ValueError(self.unknown_message(ids, int(rows[0]), len(rows), column.what))
         return codes
 
     def encode_known(self, column: Column) -> np.ndarray:
@@ -243,15 +245,14 @@ class Vocabulary:
         code_of = self._code_of.get
         return np.fromiter((code_of(value, -1) for value in values.tolist()), np.int32, len(values))
 
-    def _unknown_message(self, asked: Ids, codes: np.ndarray, what: str) -> str:
-        rows = np.flatnonzero(codes < 0)
-        ids = dict.fromkeys(plain(value) for value in asked.to_numpy()[rows])
-        names = ", ".join(repr(value) for value in list(ids)[:3]) + ", ..." * (len(ids) > 3)
+    def unknown_message(self, ids: list[Any], row: int, count: int, what: str) -> str:
+        """What to say of different ids that are not known: in which row first, in how many."""
+        names = ", ".join(map(repr, ids[:3])) + ", ..." * (len(ids) > 3)
         some = f"id {names}, which is" if len(ids) == 1 else f"{len(ids):,} ids that are"
         listed = "" if len(ids) == 1 else f": {names}"
         return (
             f"{sentence(what)} holds {some} not among the {len(self):,} known "
-            f"{self.name}s{listed} (first in row {rows[0]}; {len(rows):,} in all). Drop these "
+            f"{self.name}s{listed} (first in row {row}; {count:,} in all). Drop these "
             "rows (Ratings.recode(..., unknown='drop')), flag them with the code -1 "
             "(unknown='flag'), or build the vocabulary from data that has these ids."
         )

@@ -23,7 +23,7 @@ from probmf import (
     sample_gibbs,
 )
 from probmf.backend import use_backend
-from probmf.data import sort_files
+from probmf.data import new_folder, open_files, row_files, sort_files, sort_parts
 from probmf.rows.store import RowStore
 
 TABLE = {
@@ -75,7 +75,7 @@ def test_the_same_ratings_sorted(
     path, in_memory = files
     assert_same(Ratings.open(path, **ROLES), by_rows(in_memory))
     # What is there is not made again, and is opened by its own name, too.
-    monkeypatch.setattr(sort_files, "sort_files", None)
+    monkeypatch.setattr(open_files, "sort_files", None)
     folder = path.with_name(path.name + ".sorted")
     assert_same(Ratings.open(path, **ROLES), by_rows(in_memory))
     assert_same(Ratings.open(folder), by_rows(in_memory))
@@ -152,7 +152,7 @@ def test_splits_into_folders_are_those_in_memory(
     in_memory = by_rows(Ratings.from_frame(table, item_features=titles, **ROLES))
     wanted = getattr(in_memory, method)(**SPLITS[method])
     whole = Ratings.open(path, item_features=titles, **ROLES) if opened else in_memory
-    monkeypatch.setattr(sort_files, "BATCH", 7)
+    monkeypatch.setattr(sort_parts, "BATCH", 7)
     monkeypatch.setattr("probmf.data.rating_table.BLOCK", 7)
     parts = getattr(whole, method)(folder=tmp_path / "parts", **SPLITS[method])
     for name, part, own in zip(("train", "test"), parts, wanted, strict=True):
@@ -213,7 +213,7 @@ def test_splits_replace_only_what_they_may(path: Path, monkeypatch: pytest.Monke
     with pytest.raises(ValueError, match="give the path of the files instead, or rebuild=True to"):
         Ratings.open(parts / "train", rebuild=True)
     # All or nothing: the training part is written when the test part fails.
-    real, made = sort_files._write_part, []
+    real, made = sort_parts._write_part, []
 
     def full(*arguments: Any) -> None:
         made.append(1)
@@ -221,7 +221,7 @@ def test_splits_replace_only_what_they_may(path: Path, monkeypatch: pytest.Monke
             raise OSError(28, "No space left on device")
         real(*arguments)
 
-    monkeypatch.setattr(sort_files, "_write_part", full)
+    monkeypatch.setattr(sort_parts, "_write_part", full)
     with pytest.raises(OSError, match="No space left"):
         whole.split(key=1, test_fraction=0.5, folder=parts, rebuild=True)
     monkeypatch.undo()
@@ -294,9 +294,12 @@ def test_bad_files(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="has no rows"):
         Ratings.open(empty, **ROLES)
     write(empty / "a.parquet")
-    write(empty / "b.parquet", TABLE | {"stars": [1] * 7})
-    with pytest.raises(ValueError, match=r"'stars' is of type int64 in the file .*b.parquet, but"):
-        Ratings.open(empty, **ROLES)
+    write(empty / "b.parquet", TABLE | {"stars": ["1"] * 7})
+    for way in (Ratings.open, Ratings.from_parquet):
+        with pytest.raises(
+            ValueError, match=r"'stars' is of type .*string.* in the file .*b.parquet, but"
+        ):
+            way(empty, **ROLES)
     (empty / "b.parquet").write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ValueError, match=r"file .*b\.parquet can't be read as Parquet: .*rupted"):
         Ratings.open(empty, **ROLES)
@@ -326,12 +329,48 @@ def test_bad_files(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Ratings.open(bad, **ROLES)
 
 
+def test_numbers_may_be_whole_in_one_file_and_not_in_another(
+    tmp_path: Path, assert_same: Any
+) -> None:
+    table = {"who": [1, 2], "what": ["a", "b"], "stars": [3, 4], "w": [1, 1], "at": [None, None]}
+    narrow = {"who": pl.Int32, "w": pl.Int8}
+    whole = pl.DataFrame(table, schema_overrides=narrow)
+    folder = tmp_path / "days"
+    folder.mkdir()
+    whole.write_parquet(folder / "a.parquet")
+    other = {
+        "who": [2**40, 2],
+        "what": ["c", "a"],
+        "stars": [3.5, 1.0],
+        "w": [0.5, 2],
+        "at": [1, 2],
+    }
+    write(folder / "b.parquet", other)
+    roles = ROLES | {"time": None}
+    found = Ratings.from_parquet(folder, **roles)
+    assert (found.rating.tolist(), found.users.ids[-1]) == ([3, 4, 3.5, 1], 2**40)
+    assert_same(Ratings.open(folder, **roles), by_rows(found))
+    with pytest.raises(ValueError, match="Column 'at' is missing in row 0"):
+        Ratings.open(folder, rebuild=True, **ROLES)
+
+
+@pytest.mark.parametrize("rows", [3, 300_000])
+def test_quotes_that_are_not_closed(rows: int, tmp_path: Path) -> None:
+    path = tmp_path / "ratings.csv"
+    path.write_text("user,item,rating\na,1,2\n" + '"b,2,3\n' + "c,3,4\n" * rows)
+    for way in (Ratings.open, Ratings.from_csv):
+        with pytest.raises(
+            ValueError, match=r'ratings\.csv .*: a quote \("\) that begins in line 3 is not closed'
+        ):
+            way(path)
+
+
 @pytest.mark.parametrize("change", ["grown", "cut", "gone"])
 def test_files_that_change_while_they_are_read(
     change: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = {"grown": "_write_rows", "cut": "_encode", "gone": "_write_table"}[change]
-    real, content = getattr(sort_files, step), path.read_bytes()
+    step = {"grown": "write", "cut": "encode", "gone": "deal_out"}[change]
+    real, content = getattr(sort_files._Sort, step), path.read_bytes()
 
     def changed(*args: Any) -> Any:
         path.write_bytes(content + b"more" if change == "grown" else content[:100])
@@ -339,7 +378,7 @@ def test_files_that_change_while_they_are_read(
             path.unlink()
         return real(*args)
 
-    monkeypatch.setattr(sort_files, step, changed)
+    monkeypatch.setattr(sort_files._Sort, step, changed)
     with pytest.raises(ValueError, match="changed while it was read; wait until it is written"):
         Ratings.open(path, **ROLES)
     assert not path.with_name("ratings.parquet.sorted").exists()
@@ -429,7 +468,7 @@ def test_a_full_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Any, values: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sort_files.ColumnFile, "append", full)
+    monkeypatch.setattr(row_files.ColumnFile, "append", full)
     with pytest.raises(OSError, match="No space left"):
         Ratings.open(path, **ROLES)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
@@ -447,7 +486,7 @@ def test_a_full_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(**_: Any) -> str:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(sort_files.tempfile, "mkdtemp", forbidden)
+    monkeypatch.setattr(new_folder.tempfile, "mkdtemp", forbidden)
     with pytest.raises(OSError, match=r"sorted: Permission denied\. Name a folder elsewhere"):
         Ratings.open(path, **ROLES)
 
@@ -460,7 +499,7 @@ def test_what_a_killed_process_left_is_removed(path: Path) -> None:
         for end in ("abcdefgh", "12345678-before", "87654321")
     )
     for folder in (left, foreign):
-        (folder / sort_files.SPILLED).mkdir(parents=True)
+        (folder / new_folder.SPILLED).mkdir(parents=True)
     (foreign / "mine.txt").write_text("")
     sorted_before.rename(aside)
     Ratings.open(path, **ROLES)
