@@ -5,7 +5,7 @@ import glob
 import importlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from probmf.data.source import Source
 
 #: What DuckDB may take where nobody says it.
 MEMORY_LIMIT = "2GB"
+#: DuckDB's name for the number of a row in its file.
+ROW = "file_row_number"
 #: What an error of the operating system is called where there is no more room.
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -98,6 +100,8 @@ def in_words(
             f"memory_limit={memory_limit!r}{shared} does not suffice to sort these ratings: {error}"
         ) from error
     except duckdb.IOException as error:
+        if source is not None and str(folder) not in str(error):
+            raise ValueError(source.trouble(error)) from error
         raise OSError(_no_room(folder, error)) from error
     except OSError as error:
         if error.errno not in NO_ROOM:
@@ -127,6 +131,13 @@ def parquet(folder: Path, pattern: str, *, by_folder: bool = False) -> str:
     """A table in SQL: files of Parquet, with what the names of their folders say or without."""
     paths = text(f"{glob.escape(str(folder))}/{pattern}")
     return f"read_parquet({paths}, hive_partitioning = {str(by_folder).lower()})"
+
+
+def parquet_files(paths: Iterable[str], *, numbered: bool = False) -> str:
+    """A table in SQL: files of Parquet, one after the other; with numbers of rows in the file."""
+    listed = ", ".join(text(glob.escape(path)) for path in paths)
+    options = f"hive_partitioning = false, {ROW} = {str(numbered).lower()}"
+    return f"read_parquet([{listed}], {options})"
 
 
 def text(value: str) -> str:

@@ -5,6 +5,7 @@ Several processes share the work: each reads row groups of its own, and writes e
 pieces for the process that sorts its user, and for the one that sorts its item.
 """
 
+import itertools
 import json
 import platform
 import shutil
@@ -29,13 +30,13 @@ from probmf.data.column import (
     plain,
     sentence,
 )
-from probmf.data.database import connect, copy, in_words, parquet, quoted
+from probmf.data.database import ROW, connect, copy, in_words, parquet, parquet_files, quoted
 from probmf.data.files import parse_ids
 from probmf.data.ids import MUST_BE_KNOWN, factorize, not_whole, not_whole_message, read_ids
 from probmf.data.new_folder import SPILLED
 from probmf.data.repeated_pairs import combine_pairs, first_repeat, whole_pairs
 from probmf.data.row_files import BATCH, Slice, write_manifest, write_side
-from probmf.data.source import Source
+from probmf.data.source import Share, Source
 from probmf.data.vocabulary import Vocabulary, in_order
 from probmf.processes import ProcessGroup
 from probmf.rows.store import OTHER, SIDES, Side
@@ -132,17 +133,41 @@ class _Sort:
 
         def work() -> None:
             self.before = self.source.state()
-            dataset, self.first_row = self.source.share(self.group.rank, self.group.count)
-            self.schema = dataset.schema
+            share = self.source.share(self.group.rank, self.group.count)
+            self.schema, self.first_row = share.dataset.schema, share.first
             self.database: Any = stack.enter_context(
                 connect(self.folder, memory_limit, rank=self.group.rank, on_machine=on_machine)
             )
-            self.database.register("source", dataset)
+            self.database.register("source", share.dataset)
+            self.read_directly(share)
 
         self.step(work)
         stack.enter_context(_unchanged(self.source, self.before))
         facts = [facts[1:] for facts in self.before["files"]]
         self.group.agree("Sizes and times of the files of ratings", json.dumps(facts))
+
+    def read_directly(self, share: Share) -> None:
+        """Let DuckDB read Parquet without Arrow, where it sees the same types: it is faster."""
+        if not share.rows or not share.uniform or ROW in self.schema.names:
+            return
+        names = ", ".join(map(quoted, dict.fromkeys(self.source.names)))
+        parts = []
+        for is_whole, files in itertools.groupby(share.rows, lambda file: len(file[1]) == file[2]):
+            if is_whole:
+                parts.append(f"SELECT {names} FROM {parquet_files([path for path, *_ in files])}")
+                continue
+            for path, own, _ in files:
+                table = parquet_files([path], numbered=True)
+                within = f"{ROW} >= {own.start} AND {ROW} < {own.stop}"
+                parts.append(f"SELECT {names} FROM {table} WHERE {within}")
+        query = " UNION ALL ".join(parts)
+        types = [
+            [column[:2] for column in self.database.execute(f"DESCRIBE {table}").fetchall()]
+            for table in (query, f"SELECT {names} FROM source")
+        ]
+        if types[0] == types[1]:
+            self.database.unregister("source")
+            self.database.execute(f"CREATE VIEW source AS {query}").fetchall()
 
     def step(self, work: Callable[[], str | None]) -> list[str]:
         """Do a piece of work in all processes; what they tell."""

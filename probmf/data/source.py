@@ -5,7 +5,7 @@ import itertools
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -125,34 +125,39 @@ class Source:
         require_columns(self.names, found.schema.names, self.what)
         return found
 
-    def share(self, rank: int, count: int) -> tuple[pyarrow.dataset.Dataset, int]:
+    def share(self, rank: int, count: int) -> "Share":
         """What one of several processes reads of files of Parquet: whole row groups, in a row.
 
         Args:
             rank: Number of the process.
             count: Number of processes; of one this is all of it, of CSV too.
 
-        Returns:
-            The row groups, none if there are too few, and the number of the first row.
-
         Raises:
             ValueError: See `dataset`.
         """
         whole = self.dataset()
-        if count == 1:
-            return whole, 0
+        if not self.is_parquet:
+            return Share(whole, 0, [], False)
         fragments = list(whole.get_fragments())
         groups = [(place, own) for place, file in enumerate(fragments) for own in file.row_groups]
-        ends = np.cumsum([own.num_rows for _, own in groups])
+        ends = np.cumsum([own.num_rows for _, own in groups], dtype=np.int64)
         begins = np.concatenate([[0], ends])[:-1]
-        owners = (begins + ends) * count // (2 * max(1, ends[-1:].sum()))
+        owners = (begins + ends) * count // (2 * max(1, int(ends[-1:].sum())))
         first, end = np.searchsorted(owners, [rank, rank + 1])
-        own = [
-            fragments[place].subset(row_group_ids=[group.id for _, group in of_file])
-            for place, of_file in itertools.groupby(groups[first:end], lambda group: group[0])
-        ]
+        own, rows = [], []
+        for place, of_file in itertools.groupby(groups[first:end], lambda group: group[0]):
+            numbers = [group.id for _, group in of_file]
+            file = fragments[place]
+            sizes = np.cumsum([0, *(group.num_rows for group in file.row_groups)]).tolist()
+            own.append(file.subset(row_group_ids=numbers))
+            rows.append((file.path, range(sizes[numbers[0]], sizes[numbers[-1] + 1]), sizes[-1]))
+        uniform = all(
+            file.physical_schema.field(name).type == whole.schema.field(name).type
+            for file in fragments
+            for name in self.names
+        )
         share = pyarrow.dataset.FileSystemDataset(own, whole.schema, whole.format, whole.filesystem)
-        return share, int(begins[first:end][:1].sum())
+        return Share(share, int(begins[first:end][:1].sum()), rows, uniform)
 
     def trouble(self, error: Exception) -> str:
         """A sentence on files that can't be read, from what pyarrow or DuckDB say of them."""
@@ -198,3 +203,19 @@ class Source:
                 column_names=None if self.column_names is None else list(self.column_names)
             ),
         )
+
+
+class Share(NamedTuple):
+    """What one process reads of a source.
+
+    Attributes:
+        dataset: Its rows.
+        first: Number of the first of them.
+        rows: Of each file of Parquet its path, the rows that are read, and the number of all.
+        uniform: Whether the columns wanted have the same types in all files.
+    """
+
+    dataset: pyarrow.dataset.Dataset
+    first: int
+    rows: list[tuple[str, range, int]]
+    uniform: bool

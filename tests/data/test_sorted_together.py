@@ -81,8 +81,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def write(folder: Path, columns: dict[str, Any], rows: int = NUM) -> Path:
-    """Two files of row groups of so many ratings."""
-    path = folder / "ratings"
+    """Two files of row groups of so many ratings, in a folder whose name is no pattern."""
+    path = folder / "ratings [1]"
     path.mkdir()
     for name, part in (("a", slice(0, 40)), ("b", slice(40, None))):
         pl.DataFrame(columns)[part].write_parquet(path / f"{name}.parquet", row_group_size=rows)
@@ -109,12 +109,12 @@ def test_the_folder_is_that_of_one_process(
     if case == "many row groups":  # As if on machines of their own.
         monkeypatch.setattr(sort_files.platform, "node", lambda: str(OWN.rank))
     opened = together(
-        count, lambda _: Ratings.open(path, folder=tmp_path / "all", shared=True, **options)
+        count, lambda _: Ratings.open(path, folder=tmp_path / "all [2]", shared=True, **options)
     )
     for found in opened:
         np.testing.assert_array_equal(found.rating, one.rating)
-    assert contents(tmp_path / "all") == contents(tmp_path / "one")
-    assert {entry.name for entry in tmp_path.iterdir()} == {"ratings", "one", "all"}
+    assert contents(tmp_path / "all [2]") == contents(tmp_path / "one")
+    assert {entry.name for entry in tmp_path.iterdir()} == {path.name, "one", "all [2]"}
 
 
 BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
