@@ -26,8 +26,8 @@ from probmf.effects.remainder import factor_remainder, scale_columns
 from probmf.effects.statistics import collect_statistics
 
 #: Squared distance to the mode, in standard deviations of all effects together, from which one more
-#: step will do.
-NEAR = 3.0
+#: step will do: so much, and for each effect.
+NEAR, NEAR_EACH = 3.0, 0.02
 #: Iterations, halvings among them.
 MOST_ITERATIONS = 30
 
@@ -108,30 +108,33 @@ class Columns(NamedTuple):
         """
         small = jnp.finfo(start.dtype).eps
 
-        def look(columns: Array) -> tuple[Array, Array, Array, Array]:
-            """The density, the precision's factor, the step, and twice the gain it promises."""
-            value_and_slope = jax.value_and_grad(self.log_density, has_aux=True)
-            (value, modes), slope = value_and_slope(columns)
-            factor = self.factor(columns, modes)
-            half = solve_lower(factor, slope)
-            return value, factor, solve_lower(factor, half, transpose=True), half @ half
+        value_and_slope = jax.value_and_grad(self.log_density, has_aux=True)
 
         def move(state: _Ascent) -> _Ascent:
             new = state.columns + state.length * state.step
-            value, factor, step, left = look(new)
+            (value, modes), slope = value_and_slope(new)
             # No less but for rounding; a comparison with NaN is false.
             good = value >= state.value - 10 * small * (1 + jnp.abs(state.value))
-            good = good | (state.num_steps == 0)
-            taken = _Ascent(new, value, factor, step, jnp.ones_like(left), left, state.num_steps)
-            halved = state._replace(length=0.5 * state.length)
-            found = jax.tree.map(lambda one, other: jnp.where(good, one, other), taken, halved)
-            return found._replace(num_steps=state.num_steps + 1)
+
+            def take() -> _Ascent:
+                factor = self.factor(new, modes)
+                half = solve_lower(factor, slope)
+                step = solve_lower(factor, half, transpose=True)
+                # Twice the gain that the step promises is what is left.
+                one = jnp.ones_like(state.length)
+                return _Ascent(new, value, factor, step, one, half @ half, state.num_steps + 1)
+
+            def halve() -> _Ascent:
+                return state._replace(length=0.5 * state.length, num_steps=state.num_steps + 1)
+
+            return lax.cond(good | (state.num_steps == 0), take, halve)
 
         def is_on(state: _Ascent) -> Array:
-            return (state.left * state.length > NEAR) & (state.num_steps < MOST_ITERATIONS)
+            return (state.left * state.length > near) & (state.num_steps < MOST_ITERATIONS)
 
         # The first look is one of the loop's, lest there be two of them to compile.
         size, zero = len(start), jnp.zeros((), start.dtype)
+        near = NEAR + NEAR_EACH * size
         begin = _Ascent(
             start, zero - jnp.inf, jnp.eye(size, dtype=start.dtype), jnp.zeros_like(start),
             zero + 1.0, zero + jnp.inf, jnp.zeros((), jnp.int32),

@@ -115,7 +115,7 @@ class Blocks(NamedTuple):
 
 
 def log_laplace(blocks: Blocks, start: Tables | None = None) -> tuple[Array, Tables]:
-    """Laplace's approximation of the log density of the rows, to be traced and differentiated.
+    """Laplace's approximation of the log density of the rows, to be traced and differentiated once.
 
     Args:
         blocks: The rows with their effects.
@@ -123,19 +123,32 @@ def log_laplace(blocks: Blocks, start: Tables | None = None) -> tuple[Array, Tab
 
     Returns:
         The logarithm, and the mode of the whitened effects (without derivatives). Cost O(n q^2)
-        and one factorization for each iteration, and two for value and gradient.
+        and one factorization for each iteration, and two and an inverse for value and gradient.
     """
     held = blocks.held()
     mode = mode_of_effects(held, start)
     at_mode = held.offset + held.added(held.effects(mode))
 
-    def half_logdet(predictor: Array) -> Array:
-        return held.half_logdet(held.rows.differentiate(predictor).weight)
+    weight, pull = jax.vjp(lambda at: held.rows.differentiate(at).weight, at_mode)
+    parts = weight, tuple(held.designs), tuple(held.trils)
 
-    pull = lax.stop_gradient(jax.grad(half_logdet)(at_mode))
-    moves = lax.stop_gradient(held.solve(held.rows.differentiate(at_mode).weight, pull))
+    def half_logdet(weight: Array, designs: Sequence[Array], trils: Sequence[Array]) -> Array:
+        return held._replace(designs=designs, trils=trils).half_logdet(weight)
+
+    logdet, slopes = jax.value_and_grad(lambda own: half_logdet(*own))(parts)
+    moves = lax.stop_gradient(held.solve(weight, pull(slopes[0])[0]))
+    logdet, slopes = lax.stop_gradient((logdet, slopes))
     found = blocks.rows.differentiate(blocks.offset + blocks.added(blocks.effects(mode)))
-    value = jnp.sum(found.value) - blocks.penalty(mode) + blocks.half_logdet(found.weight)
+    value = jnp.sum(found.value) - blocks.penalty(mode) + logdet
+    # Its derivatives are there: another inverse would be taken for them otherwise.
+    free = found.weight, tuple(blocks.designs), tuple(blocks.trils)
+    value = value + sum(
+        (
+            jnp.sum(slope * (own - lax.stop_gradient(own)))
+            for slope, own in zip(jax.tree.leaves(slopes), jax.tree.leaves(free), strict=True)
+        ),
+        jnp.zeros(()),
+    )
     # Zero at the mode, where the gradient of the joint density is, but its derivative is not; where
     # the search stopped it is the difference to the mode, to first order.
     slope = blocks.slope(found.slope, mode)

@@ -45,7 +45,7 @@ def drawn_back(
     Raises:
         KeyboardInterrupt: After an interruption before the first piece.
     """
-    size = min(size, num_draws)
+    size = even_size(num_draws, size)
 
     def pieces() -> Iterator[SiteArrays]:
         for start in range(0, num_draws, size):
@@ -55,6 +55,11 @@ def drawn_back(
             yield {name: value[:, : num_draws - start] for name, value in found.items()}
 
     return joined(pieces(), 1)
+
+
+def even_size(num_draws: int, most: int = PIECE) -> int:
+    """Draws of each piece, at most so many, that leave the fewest of the last piece over."""
+    return -(-num_draws // -(-num_draws // most))
 
 
 def few_drawn_back(samples: SiteArrays, num_draws: int) -> str:

@@ -86,18 +86,32 @@ def find_mode(
     found = climb(minus, start, curvature=curvature)
     if not np.isfinite(found.fun):
         raise NoModeError("The log density is not finite at the starting values.")
-    moves = step * np.eye(size)
-    ahead, behind = np.split(slopes(np.concatenate([found.x + moves, found.x - moves])), 2)
-    hessian = (ahead - behind) / (2 * step)
+    hessian = differences(slopes, found.x, step)
     if not np.all(np.isfinite(hessian)):
         raise NoModeError("The log density has no curvature where the search ended.")
-    values, axes = np.linalg.eigh((hessian + hessian.T) / 2)
+    values, axes = np.linalg.eigh(hessian)
     if size and values[-1] <= 0:
         raise NoModeError("The log density has no curvature where the search ended.")
     # A nearly flat direction gets a wide, but finite, proposal.
     values = np.clip(values, max(np.max(values, initial=0.0) * 1e-8, 1.0 / 25.0), None)
     covariance = (axes / values) @ axes.T
     return Mode(np.asarray(found.x), -float(found.fun), covariance, count)
+
+
+def differences(
+    slopes: Callable[[np.ndarray], np.ndarray], vector: np.ndarray, step: float
+) -> np.ndarray:
+    """The matrix of second derivatives by differences of slopes, two for each number.
+
+    Args:
+        slopes: Slopes at the rows of a matrix.
+        vector: Where.
+        step: Step of the differences.
+    """
+    moves = step * np.eye(len(vector))
+    ahead, behind = np.split(slopes(np.concatenate([vector + moves, vector - moves])), 2)
+    hessian = (ahead - behind) / (2 * step)
+    return (hessian + hessian.T) / 2
 
 
 def climb(

@@ -121,12 +121,14 @@ class Rounds:
         share = max(self.effective / self.num, 1e-3)
         poor = share < GOOD_SHARE or not self.k_hat < GOOD_K_HAT
         missing = max(num_samples - self.effective, 0.05 * num_samples)
+        wanted = int(1.05 * missing / share) + CHUNK
+        # Of few that are missing no other law saves as many as it takes to know it by.
+        poor = poor and (wanted > FIRST or not self.k_hat < GOOD_K_HAT)
         if poor and len(self.laws) <= MAX_ROUNDS and self.num >= 16 * self.points.shape[1]:
             components = 1 + min(4, int(self.effective) // (8 * self.points.shape[1] + 8))
             self.laws.append(refit(self.points, self.log_weights, components, len(self.laws)))
             wanted = max(FIRST, int(missing / max(share, GOOD_SHARE)))
             return min(wanted, max(512, num_samples), limit - self.num)
-        wanted = int(1.05 * missing / share) + CHUNK
         return min(wanted, max(2 * self.num, num_samples), limit - self.num)
 
     def run(self, num_samples: int, limit: int, bar: Progress, task: TaskID) -> int:

@@ -28,13 +28,51 @@ def cutpoint(cutpoints: Array, place: int) -> Array:
 
 def edges(rating: Array, cutpoints: Array, levels: Sequence[float]) -> tuple[Array, Array]:
     """The cutpoints below and above a rating's level, -FAR and FAR at the ends."""
-    middles = [0.5 * (low + high) for low, high in pairwise(levels)]
     lower, upper = jnp.asarray(-FAR), jnp.asarray(FAR)
-    for place, middle in enumerate(middles):
+    between = _middles(levels)
+    for place, middle in enumerate(between):
         lower = jnp.where(rating > middle, cutpoint(cutpoints, place), lower)
-    for place, middle in reversed(list(enumerate(middles))):
+    for place, middle in reversed(list(enumerate(between))):
         upper = jnp.where(rating < middle, cutpoint(cutpoints, place), upper)
     return lower, upper
+
+
+def _middles(levels: Sequence[float]) -> list[float]:
+    """Midpoints between the levels."""
+    return [0.5 * (low + high) for low, high in pairwise(levels)]
+
+
+def log_level(
+    scores: Array, rating: Array, cutpoints: Array, levels: Sequence[float], link: LinkName
+) -> Array:
+    """Log of the probability of a rating's level.
+
+    Args:
+        scores: The scores.
+        rating: Ratings, each at one of the levels.
+        cutpoints: Cutpoints on the last axis.
+        levels: The K increasing levels.
+        link: The link, whose distribution function F is.
+
+    Returns:
+        The logarithms. For the logit what the width of the interval gives is taken once for each
+        level, and one exponential at either end does for the rest, derivatives included.
+    """
+    lower, upper = edges(rating, cutpoints, levels)
+    if link != "logit":
+        return log_interval(lower - scores, upper - scores, link)
+    log_cdf = LINKS[link].log_cdf
+    share, between = jnp.zeros(()), _middles(levels)
+    for place, middle in enumerate(between[:-1]):
+        width = cutpoint(cutpoints, place + 1) - cutpoint(cutpoints, place)
+        share = jnp.where(rating > middle, _log_logit_share(width), share)
+    share = jnp.where(rating > between[-1], 0.0, share)
+    return log_cdf(upper - scores) + log_cdf(scores - lower) + share
+
+
+def _log_logit_share(width: Array) -> Array:
+    """Log of the share of F(b) F(-a) that the logit's interval of a width b - a has."""
+    return jnp.log(-jnp.expm1(-width))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -45,7 +83,7 @@ def log_interval(a: Array, b: Array, link: LinkName) -> Array:
     """
     if link == "logit":
         either = LINKS[link].log_cdf(b) + LINKS[link].log_cdf(-a)
-        return either + jnp.log(-jnp.expm1(a - b))
+        return either + _log_logit_share(b - a)
     return _log_normal_interval(a, b)
 
 
@@ -187,8 +225,7 @@ class Ordered(Distribution):
 
     def log_prob(self, value: Any, intermediates: Any = None) -> Any:
         """Log probability of the level nearest to the value."""
-        lower, upper = edges(value, self.cutpoints, self.levels)
-        return log_interval(lower - self.scores, upper - self.scores, self.link)
+        return log_level(self.scores, value, self.cutpoints, self.levels, self.link)
 
 
 def level_of(latent: Array, cutpoints: Array, levels: Sequence[float]) -> Array:

@@ -29,6 +29,7 @@ from probmf.likelihoods.ordered import (
     interval_probability,
     interval_slope,
     log_interval,
+    log_level,
 )
 from probmf.likelihoods.responses import ResponseValues, listed, naming_column, ordered_values
 
@@ -300,7 +301,8 @@ class Ordinal(Likelihood):
 
     def loss(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
         """Minus log likelihood."""
-        return -log_interval(*self._around(scores, rating, scales), self.link)
+        scores, rating = jnp.asarray(scores), jnp.asarray(rating)
+        return -log_level(scores, rating, scales["cutpoints"], self.levels, self.link)
 
     def bound(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> tuple:
         """Curvature and minus slope at `scores` of a quadratic that is never below the loss."""

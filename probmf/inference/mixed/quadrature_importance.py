@@ -26,7 +26,7 @@ from probmf.effects.columns import Columns, lead_groups, log_abs_det
 from probmf.effects.conditional_draws import Near, draw_effects_of_groups
 from probmf.effects.laplace import Tables
 from probmf.effects.linalg import solve_lower
-from probmf.inference.drawn_back import PIECE, SiteArrays, drawn_back
+from probmf.inference.drawn_back import SiteArrays, drawn_back, even_size
 from probmf.inference.importance import (
     DEGREES,
     Mode,
@@ -332,7 +332,7 @@ class Drawing:
         self.owner, self.num_draws = owner, num_draws
         keys = jax.random.split(key, NUM_CHAINS * num_draws)
         self.words = np.asarray(jax.random.key_data(keys)).reshape(NUM_CHAINS, num_draws, -1)
-        self.size = min(PIECE, num_draws)
+        self.size = even_size(num_draws)
         self.dtypes = [part.dtype for part in parts]
         some = (np.zeros((self.size, *part.shape), part.dtype) for part in parts)
         self.examples = (*some, self.words[0, : self.size])
