@@ -92,13 +92,30 @@ def find_ends(
         centre: The same at zero.
         near: Where to look first; with good ones that is all.
     """
-    dtype, least = centre.dtype, jnp.finfo(centre.dtype).tiny
+    low, _, high = FALL
+
+    def fall_at(reach: Array) -> Array:
+        fall = centre[None] - jnp.stack([log_density(-reach[0]), log_density(reach[1])])
+        return jnp.where(jnp.isfinite(fall), fall, jnp.inf)
+
+    if near is None:
+        return _search_ends(fall_at, jnp.full((2, len(centre)), FIRST_REACH, centre.dtype))
+    fall = fall_at(near)
+    # Good ones, which is seen at once, are not moved by the last digits of a logarithm.
+    good = jnp.all((fall >= low) & (fall <= high))
+    found: Array = lax.cond(good, lambda: near, lambda: _search_ends(fall_at, near))
+    return found
+
+
+def _search_ends(
+    fall_at: Callable[[Float[Array, "2 m"]], Float[Array, "2 m"]], first: Float[Array, "2 m"]
+) -> Float[Array, "2 m"]:
+    """The search, given by how much densities have fallen at some distances, from first ones on."""
+    dtype, least = first.dtype, jnp.finfo(first.dtype).tiny
     low, aim, high = FALL
-    signs = jnp.asarray([[-1.0], [1.0]], dtype)
 
     def look(state: _Ends) -> _Ends:
-        fall = centre[None] - jax.vmap(log_density)(signs * jnp.exp(state.at))
-        fall = jnp.where(jnp.isfinite(fall), fall, jnp.inf)
+        fall = fall_at(jnp.exp(state.at))
         near, far = ~state.found & (fall < low), ~state.found & (fall > high)
         logs = jnp.log(jnp.maximum(fall, least))
         steep = (logs - state.inner_fall) / (state.at - state.inner)
@@ -119,12 +136,11 @@ def find_ends(
         return jnp.any(~state.found) & (state.num_looks < MOST_LOOKS)
 
     def full(value: float) -> Array:
-        return jnp.full((2, len(centre)), value, dtype)
+        return jnp.full(first.shape, value, dtype)
 
-    first = full(np.log(FIRST_REACH)) if near is None else jnp.log(near)
     # Near the centre a density falls by half of the squared distance.
     begin = _Ends(
-        first, full(np.log(0.1)), full(np.log(0.005)), full(np.inf), full(np.inf),
+        jnp.log(first), full(np.log(0.1)), full(np.log(0.005)), full(np.inf), full(np.inf),
         full(0.0) > 0, jnp.zeros((), jnp.int32),
     )  # fmt: skip
     state = lax.while_loop(is_on, look, begin)

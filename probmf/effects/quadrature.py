@@ -110,6 +110,8 @@ class Groups(NamedTuple):
 
     def log_joint(self, effects: Float[Array, "groups d"]) -> Float[Array, " groups"]:
         """Logarithm of the integrand by group."""
+        if self.pattern.rows_each == 1:
+            return self.joint(self.rows(self.predictor(effects)), effects)
         # Apart from the gathers, with which no loop over the rows would be vectorized.
         value = self.rows(lax.optimization_barrier(self.predictor(effects)))
         return self.joint(lax.optimization_barrier(value), effects)
