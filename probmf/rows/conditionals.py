@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-#: Up to this many factors the rows' second moments are one batch of products.
+#: Up to this many factors the sums of w z are made along with those of w z z^T.
 SMALL_BLOCK = 16
 #: Rows of a block of `sum_products`.
 SUMMED = 256
@@ -88,14 +88,17 @@ def moment_blocks(
 ) -> BiasFactorBlocks:
     """Sums of w (1, z) (1, z)^T over every row's slots. Cost O(r w k^2)."""
     corner = jnp.sum(curvature, axis=1)
-    cross = jnp.einsum("rwk,rw->rk", design, curvature)
-    if design.shape[2] <= SMALL_BLOCK:
-        weighted = design * curvature[..., None]
-        return BiasFactorBlocks(corner, cross, jnp.einsum("rwk,rwl->rkl", weighted, design))
-    weighted = design * curvature[..., None]
-    # Row by row: a batch of larger products runs at half the speed of single ones.
-    factors = lax.map(lambda pair: pair[0].T @ pair[1], (weighted, design))
-    return BiasFactorBlocks(corner, cross, factors)
+    # Products of (factors x slots) by (slots x factors): measured on a CPU, where both operands
+    # were (slots x factors), sweeps took 15 to 25 % longer at 16 to 64 factors. Without the
+    # barrier XLA turns the first one back.
+    weighted = jnp.swapaxes(design * curvature[..., None], 1, 2)
+    few = design.shape[2] <= SMALL_BLOCK
+    if few:
+        weighted = jnp.concatenate([weighted, curvature[:, None, :]], axis=1)
+    moments = jnp.einsum("rkw,rwl->rkl", lax.optimization_barrier(weighted), design)
+    if few:
+        return BiasFactorBlocks(corner, moments[:, -1], moments[:, :-1])
+    return BiasFactorBlocks(corner, jnp.einsum("rwk,rw->rk", design, curvature), moments)
 
 
 def second_moments(
@@ -130,11 +133,16 @@ def cholesky_step(
     noise: Float[Array, "r d"] | None = None,
 ) -> Float[Array, "r d"]:
     """Exact step Lambda^-1 rhs, with noise that to a draw. Cost O(r d^3)."""
-    factor = lax.linalg.cholesky(precision, symmetrize_input=False)
+    factor = _factorize(precision)
     half = lax.linalg.triangular_solve(factor, rhs[..., None], left_side=True, lower=True)
     half = half if noise is None else half + noise[..., None]
     step = lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True)
     return step[..., 0]
+
+
+def _factorize(precision: Float[Array, "r d d"]) -> Float[Array, "r d d"]:
+    # LAPACK reads columns: those of the transpose lie where the rows of this matrix do.
+    return lax.linalg.cholesky(jnp.swapaxes(precision, -1, -2), symmetrize_input=False)
 
 
 def exact_step(batch: RowBatch) -> Float[Array, "r d"]:
@@ -331,7 +339,7 @@ def coordinate_step_dense(
 
 def covariance(precision: Float[Array, "r d d"], free: Float[Array, " d"]) -> Float[Array, "r d d"]:
     """Posterior covariance Lambda^-1 of each row, zero at fixed coordinates."""
-    factor = lax.linalg.cholesky(precision, symmetrize_input=False)
+    factor = _factorize(precision)
     identity = jnp.eye(free.shape[0], dtype=precision.dtype)[None]
     identity = jnp.broadcast_to(identity, precision.shape)
     inverse = jax.scipy.linalg.cho_solve((factor, True), identity)
