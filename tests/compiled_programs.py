@@ -3,9 +3,7 @@
 import ctypes
 import gc
 import hashlib
-import os
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +16,13 @@ from jax._src import compiler  # The one place that every program passes.
 MOST_MEMORY, MOST_MAPS = 1.9e9, 25_000
 #: Programs made between two looks at them.
 LEAST_PROGRAMS = 50
-#: Name of the folder where a run's processes keep their small programs, set for as long as it runs.
-FOLDER = "PROBMF_TESTS_PROGRAMS"
-#: Characters of a small program's text. To read one takes a thirtieth of compiling it; of a larger
-#: one a fifth, and to write it as long, while few of them are wanted after they were forgotten.
-SMALL = 10_000
 
 
 class Programs:
     """Compiled programs by their text: another function of the same text isn't compiled again.
 
     A jitted closure, a guide and a kernel are new functions in every test that makes one, and
-    JAX's own cache goes by the function. A fourth of the seconds of compiling went there. Small
-    programs, single operations most of them, are written to a folder, too: what was forgotten, or
-    compiled by the other worker, is read.
+    JAX's own cache goes by the function. A fourth of the seconds of compiling went there.
     """
 
     def __init__(self) -> None:
@@ -53,16 +44,8 @@ class Programs:
         key = hashlib.sha256(text.encode() + settings).hexdigest()
         if key in self.made:
             self.wanted_again.add(key)
-        elif len(text) > SMALL or FOLDER not in os.environ:
-            self.made[key] = self._compile(*given)
         else:
-            # Read by the one that compiled it, too: what is read takes two thirds of the memory.
-            file = Path(os.environ[FOLDER]) / key
-            if not file.is_file():
-                new = file.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-                new.write_bytes(self._compile(*given).serialize())
-                new.replace(file)
-            self.made[key] = backend.deserialize_executable(file.read_bytes(), devices, options)
+            self.made[key] = self._compile(*given)
         return self.made[key]
 
     @property

@@ -2,18 +2,16 @@
 
 import gc
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-# Set before NumPy is there: of two threads of OpenBLAS one waits for work in a loop, which takes a
-# tenth of the time of tests, and their matrices are small.
+# Set before NumPy is there: of two threads of OpenBLAS one waits for work in a loop, which took two
+# to ten hundredths of the time of tests, and their matrices are small.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 import pytest
-from compiled_programs import FOLDER, PROGRAMS
+from compiled_programs import PROGRAMS
 
 # Broadcasting (n, 1) against (n,) gives (n, n) without a word; here it raises. NumPyro bears it.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -34,14 +32,6 @@ def pytest_configure(config: pytest.Config) -> None:
     quick = "not slow" in (config.option.markexpr or "not slow")
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(quick))
     jax.config.update("jax_disable_most_optimizations", quick)
-    if not hasattr(config, "workerinput"):
-        os.environ[FOLDER] = tempfile.mkdtemp(prefix="probmf-tests-")
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """Remove what the run's processes have shared."""
-    if not hasattr(config, "workerinput"):
-        shutil.rmtree(os.environ.pop(FOLDER), ignore_errors=True)
 
 
 def pytest_collection_finish() -> None:
