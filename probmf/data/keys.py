@@ -43,7 +43,7 @@ def as_key(key: ArrayLike) -> Array:
         words = np.asarray([seed >> 32, seed & 0xFFFFFFFF]) if seed < 2**64 else _hash(seed)
     if len(words) != 2:
         words = _hash([int(word) for word in words])
-    return wrap_words(jnp.asarray(words, jnp.uint32))
+    return wrap_words(jax.device_put(np.asarray(words, np.uint32)))
 
 
 def wrap_words(words: Array) -> Array:

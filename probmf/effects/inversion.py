@@ -240,8 +240,16 @@ def _refine(
     """
     nodes, weights = legendre.leggauss(NUM_NODES)
 
+    def value_at(at: Array) -> Array:
+        """The value, by Horner's scheme."""
+        z = 2.0 * at - 1.0
+        value = coefficient[-1]
+        for one in coefficient[-2::-1]:
+            value = value * z + one
+        return value
+
     def log_density(at: Array) -> tuple[Array, Array, Array]:
-        """Value, slope and half of the bend, by Horner's scheme."""
+        """Value, slope and half of the bend, by the same."""
         z = 2.0 * at - 1.0
         value, slope, bend = coefficient[-1], jnp.zeros_like(z), jnp.zeros_like(z)
         for one in coefficient[-2::-1]:
@@ -251,7 +259,7 @@ def _refine(
     for _ in range(STEPS):
         below = sum(
             (
-                w * jnp.exp(log_density(place * (0.5 + 0.5 * x))[0])
+                w * jnp.exp(value_at(place * (0.5 + 0.5 * x)))
                 for x, w in zip(nodes.tolist(), weights.tolist(), strict=True)
             ),
             jnp.zeros_like(place),

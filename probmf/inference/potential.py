@@ -115,7 +115,10 @@ class Potential:
         )
         places = {place for place, *_ in fixed}
         self.leaves: list[Any] = [
-            jnp.asarray(leaf) for place, leaf in enumerate(leaves) if place not in places
+            # `jnp.asarray` compiles a program for each shape.
+            jax.device_put(leaf) if isinstance(leaf, np.ndarray) else jnp.asarray(leaf)
+            for place, leaf in enumerate(leaves)
+            if place not in places
         ]
         structure = Structure(tree, fixed)
         self.form = Form(structure, ())
@@ -258,13 +261,13 @@ class Potential:
         found: dict[str, Array] = self.compiled(_constrain_all, vectors)(self, vectors)
         return found
 
-    def compiled(self, function: Callable[..., Any], *example: Any) -> Any:
+    def compiled(self, function: Callable[..., Any], *example: Any, runs: int | None = None) -> Any:
         """A function of the potential and more, compiled.
 
         It is of a module or of this class, so that its programs are shared; `example` are its other
-        arguments, for their shapes.
+        arguments, for their shapes. `runs`: see `quick_jit`.
         """
-        return traced_jit(function, self._numbers, self, *example)
+        return traced_jit(function, self._numbers, self, *example, runs=runs)
 
     @cached_property
     def _numbers(self) -> int:

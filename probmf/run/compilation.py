@@ -11,12 +11,16 @@ from probmf.models import MatrixFactorization, MixedEffects, Network
 from probmf.numpyro_setup import run_unchecked
 from probmf.run.fingerprint import fingerprint
 
-#: Up to so many numbers a program takes longer to optimize than to run a thousand times.
-SMALL = 20_000
+#: Up to so many numbers a program takes longer to optimize than to run so many times.
+SMALL, RUNS = 20_000, 1_000
 
 
 def quick_jit(
-    function: Callable[..., Any], numbers: int | None = None, *, static_argnums: int | None = None
+    function: Callable[..., Any],
+    numbers: int | None = None,
+    *,
+    runs: int | None = None,
+    static_argnums: int | None = None,
 ) -> Any:
     """`jax.jit` for programs that run for less time than they take to compile.
 
@@ -24,13 +28,15 @@ def quick_jit(
     where the time goes to a few calls of linear algebra. What is left of it halves the time of
     loops over large arrays, and is left out for small ones.
 
-    `numbers` says how many numbers it works with, where that is known.
+    `numbers` says how many numbers it works with, where that is known, and `runs` about how often
+    it runs, where that is seldom.
     """
     # Whoever has switched the optimizer off wants it off here, too.
     if platform() != "cpu" or jax.config.read("jax_disable_most_optimizations"):
         return jax.jit(function, static_argnums=static_argnums)
+    few = numbers is not None and numbers * (runs or RUNS) <= SMALL * RUNS
     options = {
-        "xla_backend_optimization_level": 1 if numbers is None or numbers > SMALL else 0,
+        "xla_backend_optimization_level": 0 if few else 1,
         "xla_llvm_disable_expensive_passes": True,
     }
     return jax.jit(function, static_argnums=static_argnums, compiler_options=options)
@@ -40,6 +46,7 @@ def traced_jit(
     function: Callable[..., Any],
     numbers: int | None,
     *example: Any,
+    runs: int | None = None,
     static_argnums: int | None = None,
 ) -> Any:
     """`quick_jit` of a function that runs NumPyro models, traced here and now.
@@ -47,7 +54,7 @@ def traced_jit(
     Called with arguments of the shapes of `example` it runs no model, so that threads may call it
     side by side. Its programs are shared by all who ask for the same one.
     """
-    run = quick_jit(function, numbers, static_argnums=static_argnums)
+    run = quick_jit(function, numbers, runs=runs, static_argnums=static_argnums)
     with run_unchecked():
         run.trace(*example)
     return run

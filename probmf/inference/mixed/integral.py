@@ -312,11 +312,6 @@ class IntegralDensity(Potential):
         evidence, modes = self.integral.evidence(rest, start)
         return evidence + self.log_prior_of(vector), modes
 
-    def sites_at(self, vector: Array, modes: Tables) -> dict[str, Array]:
-        """All sites at a vector, what is integrated out at its modes, to be traced."""
-        latents = self.latents(vector)
-        return latents | self.integral.effects(self.rest(latents), modes)
-
     def drawn(self, vector: Array, words: Array) -> dict[str, Array]:
         """All sites at a vector, the effects of the grouping drawn, to be traced."""
         values = constrain_fn(

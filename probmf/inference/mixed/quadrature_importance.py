@@ -209,10 +209,12 @@ def draw_weighted(
     )  # fmt: skip
 
 
-def traced_programs(conditional: Conditional, num_samples: int) -> list[Callable[[], None]]:
+def traced_programs(
+    conditional: Conditional, num_samples: int, key: Array
+) -> list[Callable[[], None]]:
     """Functions that compile the programs of `draw_weighted`, for threads."""
     run, examples = _traced_chunk(conditional)
-    drawing = _drawing(conditional, num_samples, jax.random.key(0))
+    drawing = _drawing(conditional, num_samples, key)
     return [lambda: run.lower(conditional, *examples).compile(), drawing.compile]
 
 

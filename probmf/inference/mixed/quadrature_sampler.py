@@ -4,7 +4,7 @@ The mode of scales with all effects integrated out by Laplace's approximation be
 sampling of all that is left. Where that cannot serve, NUTS draws it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -55,6 +55,8 @@ NODES = {1: (5, 7, 9, 15, 21, 31, 41), 2: (3, 5, 7, 9)}
 REFERENCE, NEAR, EVEN = {1: 61, 2: 13}, 1e-2, 0.5
 #: Of the draws these are looked at, in the order of the integrated effects' scales.
 LOOKED_AT = (0.02, 0.5, 0.98)
+#: How often errors of numbers of nodes are looked at.
+RATIOS = 1 + len(LOOKED_AT)
 #: Nodes for which programs are compiled before it is known how many it takes; of few rows, where
 #: another program takes longer than it saves, as many as that serve where fewer would.
 LIKELY = {1: 7, 2: 5}
@@ -155,7 +157,8 @@ def sample_by_quadrature(
         try:
             conditional = _conditional(outer, terms)
             # Compiled while the mode is looked for, for the likely number of nodes.
-            for compile_one in traced_programs(conditional, num_samples):
+            pool.submit(_traced_ratios(outer))
+            for compile_one in traced_programs(conditional, num_samples, key):
                 pool.submit(compile_one)
         except NotServedError as error:
             why = str(error)
@@ -206,11 +209,10 @@ def _by_nuts(
 
 
 class _Found(NamedTuple):
-    """The mode, whitened effects there, and all sites."""
+    """The mode, and whitened effects there."""
 
     mode: Mode
     modes: Tables
-    sites: dict[str, np.ndarray]
 
 
 class _ModeSearch:
@@ -245,10 +247,7 @@ class _ModeSearch:
                 side_by_side=lambda given: pool.map(self._slope, given),
             )
         self._score(mode.vector)
-        vector = jnp.asarray(mode.vector, self.dtype)
-        sites = _run(IntegralDensity.sites_at, density, vector, self.modes)
-        own = {name: np.asarray(value, np.float64) for name, value in sites.items()}
-        return _Found(mode, self.modes, own)
+        return _Found(mode, self.modes)
 
     def _score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         (value, found), gradient = self.run(
@@ -375,9 +374,8 @@ def _errors(
     """What lies near a place, and how far the evidence by each number of nodes is off there."""
     dim, dtype = density.integral.blocks[0].dim, density.vector.dtype
     grids = [gauss_hermite(count, dim) for count in _choices(dim)]
-    nodes = np.concatenate([grid for grid, _ in grids])
-    given = jnp.asarray(vector, dtype), jnp.asarray(columns, dtype), jnp.asarray(nodes)
-    near, ratios = _run(_ratios, density, *given)
+    given = _judged_at(density, vector.astype(dtype), columns.astype(dtype))
+    near, ratios = density.compiled(_ratios, *given, runs=RATIOS)(density, *given)
     joint = np.asarray(ratios)
     ends = np.cumsum([0, *(len(grid) for grid, _ in grids)])
     totals = [
@@ -385,6 +383,23 @@ def _errors(
         for start, end, (_, weights) in zip(ends[:-1], ends[1:], grids, strict=True)
     ]
     return near, np.array(totals) - totals[-1]
+
+
+def _traced_ratios(density: IntegralDensity) -> Callable[[], None]:
+    """A function that compiles the program of `_errors`, for a thread."""
+    columns = np.zeros(density.integral.pattern.num_columns, density.vector.dtype)
+    given = _judged_at(density, density.vector, columns)
+    run = density.compiled(_ratios, *given, runs=RATIOS)
+    return lambda: run.lower(density, *given).compile()
+
+
+def _judged_at(
+    density: IntegralDensity, vector: np.ndarray, columns: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """A place, with the nodes of all numbers of nodes."""
+    dim = density.integral.blocks[0].dim
+    nodes = np.concatenate([gauss_hermite(count, dim)[0] for count in _choices(dim)])
+    return vector, columns, nodes.astype(vector.dtype)
 
 
 def _ratios(
@@ -398,7 +413,3 @@ def _ratios(
 
 def _drawn(density: IntegralDensity, vectors: Array, words: Array) -> dict[str, Array]:
     return jax.lax.map(lambda both: density.drawn(*both), (vectors, words))
-
-
-def _run(function: Any, density: IntegralDensity, *given: Any) -> Any:
-    return density.compiled(function, *given)(density, *given)
