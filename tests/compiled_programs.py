@@ -13,7 +13,7 @@ from jax._src import compiler  # The one place that every program passes.
 
 #: Bytes of a process beyond which it forgets programs, of half a megabyte to ten of them each, and
 #: maps of its memory, of six to forty each: Linux allows 65,530, and without one LLVM crashes.
-MOST_MEMORY, MOST_MAPS = 1.9e9, 25_000
+MOST_MEMORY, MOST_MAPS = 2.1e9, 25_000
 #: Programs made between two looks at them.
 LEAST_PROGRAMS = 50
 

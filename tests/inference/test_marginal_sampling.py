@@ -409,11 +409,11 @@ class TestInterrupted:
         monkeypatch.setattr(PreparedModel, "draw_all", some)
         with (
             pytest.warns(FallbackWarning),
-            pytest.warns(FitWarning, match="each chain has 40 of 50 draws"),
+            pytest.warns(FitWarning, match="each chain has 34 of 50 draws"),
         ):
             made = sample_marginal(model(), one_way(), key=0, num_samples=100)
-        assert (made.num_chains, made.num_draws, made.sampling.complete) == (2, 40, False)
-        assert made.sampling.stats["n_steps"].shape == (2, 40)
+        assert (made.num_chains, made.num_draws, made.sampling.complete) == (2, 34, False)
+        assert made.sampling.stats["n_steps"].shape == (2, 34)
 
     def test_little_is_begun_ahead(self) -> None:
         begun: list[int] = []
