@@ -63,10 +63,10 @@ def lay_out(
         ValueError: If blocks and tables do not fit into the memory of a CPU.
     """
     workers = workers or num_workers()
-    # XLA's programs take so many times as long as the loops, on two cores (a loop is kept from 1.5
-    # on). MovieLens-1M: drawing 1.5, 1.3 and 1.4 at 16, 32 and 64 factors, Cholesky 1.3 at 64,
-    # conjugate gradients 1.1 to 1.2. 874,000 ratings of 217,000 items, 8 factors: drawing 4,
-    # Cholesky 4.6, conjugate gradients 1.5 (0.8 at 32). One choice serves all methods: besides,
+    # XLA's programs take so many times as long as the loops, on two quiet cores. MovieLens-1M:
+    # drawing 1.6, 1.2 and 1.2 at 16, 32 and 64 factors, Cholesky 1.6 and 1.2 at 16 and 64,
+    # conjugate gradients 1.1. 874,000 ratings of 217,000 items, 8 factors: drawing 3.5, Cholesky
+    # 3.4, conjugate gradients 0.9 (0.7 at 32). One choice serves all methods: besides,
     # the first fit of a process (10 sweeps of MovieLens-1M by conjugate gradients) takes 1.5 s with
     # the loops and 7 s with the programs, and the loops read opened files where they lie.
     loops = mesh is None and uses_loops() and likelihood.quadratic and method != "coordinate"
