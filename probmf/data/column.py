@@ -256,7 +256,7 @@ def _is_objects(values: pa.Array | np.ndarray) -> bool:
 
 
 def missing_message(what: str, row: str, count: int, advice: str) -> str:
-    """What to say of missing values: of what, in which row first, how many, and what to do."""
+    """Message about missing values: of what, in which row first, how many, and what to do."""
     return (
         f"{sentence(what)} has {count:,} missing value{'s'[: count > 1]} (None, NaN or null), the "
         f"first in {row}; {advice}"

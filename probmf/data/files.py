@@ -62,13 +62,13 @@ def read_csv(
 
 
 def csv_options(delimiter: str) -> pa.csv.ParseOptions:
-    """How CSV is read."""
+    """Options that CSV is read with."""
     # Without newlines in values, rows after a quote that is not closed would be left out.
     return pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
 
 
 def csv_trouble(path: PathLike, said: str) -> str:
-    """What is wrong with a file of CSV, from what pyarrow says of it."""
+    """Fault of a file of CSV, from what pyarrow says of it."""
     if not re.search("straddl|Expected .* columns", said):
         return said
     with pa.input_stream(os.fspath(path)) as stream:

@@ -102,7 +102,7 @@ def not_whole(column: np.ndarray) -> np.ndarray:
 
 
 def not_whole_message(value: np.floating, row: int, what: str) -> str:
-    """What to say of such a number."""
+    """Message about such a number."""
     reason = (
         f"an id beyond {_largest(value.dtype):.0f} may have been rounded"
         if np.isfinite(value) and value == np.trunc(value)

@@ -106,7 +106,7 @@ class ColumnFile:
 
 
 class Slice(NamedTuple):
-    """What a process writes of the files of one side.
+    """Part of the files of one side that a process writes.
 
     Attributes:
         codes: Codes of the rows.

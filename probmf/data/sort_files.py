@@ -341,7 +341,7 @@ class _Sort:
         return [side, OTHER[side], "rating", *present]
 
     def pieces(self, side: Side) -> str:
-        """What this process sorts, as a table in SQL."""
+        """Ratings that this process sorts, as a table in SQL."""
         if self.alone:
             return parquet(self.spilled, "coded.parquet")
         written = parquet(self.spilled, f"{side}-*/*/*.parquet", by_folder=True)
@@ -398,7 +398,7 @@ class _Sort:
             yield columns
 
     def repeated_message(self, pair: Sequence[int]) -> str:
-        """What to do about a pair that is there twice; by the first process."""
+        """Message about a pair that is there twice; by the first process."""
         user, item = (
             plain(self.vocabularies[side].ids[code]) for side, code in zip(SIDES, pair, strict=True)
         )

@@ -126,7 +126,7 @@ class Source:
         return found
 
     def share(self, rank: int, count: int) -> "Share":
-        """What one of several processes reads of files of Parquet: whole row groups, in a row.
+        """Part of files of Parquet that one of several processes reads: whole row groups, in a row.
 
         Args:
             rank: Number of the process.
@@ -206,7 +206,7 @@ class Source:
 
 
 class Share(NamedTuple):
-    """What one process reads of a source.
+    """Part of a source that one process reads.
 
     Attributes:
         dataset: Its rows.

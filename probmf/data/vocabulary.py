@@ -246,7 +246,7 @@ class Vocabulary:
         return np.fromiter((code_of(value, -1) for value in values.tolist()), np.int32, len(values))
 
     def unknown_message(self, ids: list[Any], row: int, count: int, what: str) -> str:
-        """What to say of different ids that are not known: in which row first, in how many."""
+        """Message about different ids that are not known: in which row first, in how many."""
         names = ", ".join(map(repr, ids[:3])) + ", ..." * (len(ids) > 3)
         some = f"id {names}, which is" if len(ids) == 1 else f"{len(ids):,} ids that are"
         listed = "" if len(ids) == 1 else f": {names}"

@@ -1,4 +1,4 @@
-"""What a fit says of the items of one user: shares of a score, questions to ask, and ranks."""
+"""Answers of a fit about the items of one user: shares of a score, questions to ask, and ranks."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

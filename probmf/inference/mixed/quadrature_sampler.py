@@ -371,7 +371,7 @@ def _choices(dim: int) -> tuple[int, ...]:
 def _errors(
     density: IntegralDensity, vector: np.ndarray, columns: np.ndarray
 ) -> tuple[Near, Float[np.ndarray, " choices"]]:
-    """What lies near a place, and how far the evidence by each number of nodes is off there."""
+    """Effects near a place, and how far the evidence by each number of nodes is off there."""
     dim, dtype = density.integral.blocks[0].dim, density.vector.dtype
     grids = [gauss_hermite(count, dim) for count in _choices(dim)]
     given = _judged_at(density, vector.astype(dtype), columns.astype(dtype))
