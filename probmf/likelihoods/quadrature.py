@@ -167,7 +167,9 @@ class RateLikelihood(QuadratureLikelihood):
 
 @dataclass(frozen=True)
 class Concentrated(QuadratureLikelihood):
-    """Base class of them: the larger it is, the less responses vary about their mean.
+    """Base class of likelihoods with a concentration.
+
+    The larger it is, the less responses vary about their mean.
 
     Attributes:
         concentration: A positive number, or a NumPyro distribution for it; None is 1, and in a

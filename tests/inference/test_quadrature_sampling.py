@@ -161,10 +161,12 @@ def test_nodes_are_enough_wherever_the_scale_goes() -> None:
                 )
                 judge = partial(quadrature_sampler._judge, conditional, pool, scales)
                 if number is None:
-                    judge(np.zeros((51, 1)))
+                    judge(np.zeros((51, 1)), complete=True)
                     continue
                 with pytest.raises(quadrature_sampler.TooFewNodesError, match=f"takes {number} "):
-                    judge(np.zeros((51, 1)))
+                    judge(np.zeros((51, 1)), complete=True)
+                with pytest.raises(KeyboardInterrupt, match=f"by {many} nodes, which are too few"):
+                    judge(np.zeros((51, 1)), complete=False)
 
 
 @pytest.mark.slow

@@ -150,7 +150,7 @@ def draw_weighted(
     max_densities: int | None,
     bar: Progress,
     task: TaskID,
-    judge: Callable[[np.ndarray, np.ndarray], None],
+    judge: Callable[..., None],
 ) -> ImportanceDraws:
     """Independent draws by weight, with their effects from the conditional given each.
 
@@ -164,7 +164,7 @@ def draw_weighted(
         bar: A progress bar.
         task: Its task.
         judge: Looks at the draws of what is left, and the effects of the columns there; may raise
-            an error.
+            an error. `complete` says that there are as many as wanted.
 
     Raises:
         NotServedError: If k-hat stays above the gate.
@@ -196,7 +196,7 @@ def draw_weighted(
     filled = np.concatenate([chosen, chosen[: each * NUM_CHAINS - count]])
     (effects,) = rounds.sites(filled)
     parts = rounds.points[filled], effects["columns"]
-    judge(*parts)
+    judge(*parts, complete=count == num_samples)
     found = drawing.sites(*(part.reshape(NUM_CHAINS, each, -1) for part in parts))
     samples = {
         name: np.reshape(site, (-1, *site.shape[2:]))[:count] for name, site in found.items()

@@ -338,7 +338,12 @@ def _with_nodes(conditional: Conditional, found: _Found) -> Conditional:
 
 
 def _judge(
-    conditional: Conditional, pool: Workers, points: np.ndarray, columns: np.ndarray
+    conditional: Conditional,
+    pool: Workers,
+    points: np.ndarray,
+    columns: np.ndarray,
+    *,
+    complete: bool,
 ) -> None:
     """Look whether the evidence's error is the same at small and large scales of the effects.
 
@@ -346,6 +351,7 @@ def _judge(
     error of a few nodes with them: the posterior would end early.
 
     Raises:
+        KeyboardInterrupt: If it is not, of draws that an interruption has left.
         TooFewNodesError: If it is not.
     """
     density = conditional.density
@@ -360,6 +366,11 @@ def _judge(
         # Twice as many at least, as with more nodes the draws may go further.
         enough = [number for number, differ in zip(choices, spread, strict=True) if differ <= EVEN]
         twice = [number for number in enough if number >= 2 * conditional.num_nodes]
+        if not complete:
+            raise KeyboardInterrupt(
+                f"Interrupted: the draws so far are by {conditional.num_nodes} nodes, which are "
+                "too few where they go, so there are none to return."
+            )
         raise TooFewNodesError([*twice, choices[-1]][0])
 
 
