@@ -85,6 +85,9 @@ _ARROW: tuple[tuple[Any, str], ...] = (
 #: The largest number of single precision, which fits compute in unless they are told otherwise.
 LARGEST = float(np.finfo(np.float32).max)
 DROP = "drop these rows or fill them in first."
+ORDERED = "Times must all be of one kind, which has an order; convert the column first."
+#: Units of time that Arrow has besides days.
+_ARROW_UNITS = ("s", "ms", "us", "ns")
 FINITE = f"; every value must be finite: {DROP}"
 
 
@@ -191,8 +194,9 @@ class Column:
         self.refuse_others(NUMBERS | TIMES - {CLOCK}, "numbers or dates")
         values = self.values
         if _is_objects(values) and self.kinds <= TIMES | {INTEGERS}:
+            common_kind(values.tolist(), self.what, ORDERED)
             try:
-                values = pa.array(values)
+                values = exact_array(values.tolist())
             except (pa.ArrowException, OverflowError):
                 return self.numbers()
         if self.kinds <= TIMES or self.kinds == {INTEGERS}:
@@ -253,6 +257,67 @@ _NO_TYPES: frozenset[type] = frozenset()
 
 def _is_objects(values: pa.Array | np.ndarray) -> bool:
     return isinstance(values, np.ndarray) and values.dtype == object
+
+
+def common_kind(values: list[Any], what: str, advice: str) -> str:
+    """The kind that all values share, or a ValueError at the first change; see `python_kind`.
+
+    Date-times with a time zone and without one are of two kinds. `advice` ends the message.
+    """
+    if not values:
+        return NOTHING
+    kinds = {of: python_kind(of) for of in set(map(type, values))}
+    found = set(kinds.values())
+    if len(found) > 1 or found == {DATETIMES}:
+        names = [kinds[type(value)] + _zone_words(value) for value in values]
+        row = next((row for row, name in enumerate(names) if name != names[0]), None)
+        if row is not None:
+            raise ValueError(mixed_message(what, values, row, (names[0], names[row]), advice))
+    return found.pop()
+
+
+def _zone_words(value: Any) -> str:
+    if not isinstance(value, datetime):
+        return ""
+    return " without a time zone" if value.tzinfo is None else " with a time zone"
+
+
+def mixed_message(
+    what: str, values: list[Any], row: int, kinds: tuple[str, str], advice: str
+) -> str:
+    """Message about a row whose value is of another kind than the first one's."""
+    return (
+        f"{sentence(what)} mixes {kinds[0]} and {kinds[1]}: row 0 holds {values[0]!r}, but row "
+        f"{row} holds {values[row]!r}. {advice}"
+    )
+
+
+def exact_array(values: list[Any]) -> pa.Array:
+    """Values of one kind as an Arrow array; of date-times and durations nothing is cut off.
+
+    Raises:
+        pyarrow.ArrowException: If Arrow has no type for them.
+    """
+    if all(isinstance(value, np.datetime64 | np.timedelta64) for value in values):
+        return pa.array(in_arrow_unit(np.array(values)))
+    # pandas has nanoseconds, which Arrow drops where it is not told.
+    if any(_nanoseconds(value) for value in values):
+        if isinstance(values[0], timedelta):
+            return pa.array(values, pa.duration("ns"))
+        return pa.array(values, pa.timestamp("ns", "UTC" if values[0].tzinfo else None))
+    return pa.array(values)
+
+
+def _nanoseconds(value: Any) -> int:
+    return getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0)
+
+
+def in_arrow_unit(values: np.ndarray) -> np.ndarray:
+    """The same dates or durations in a unit that Arrow has: years to weeks, hours and minutes."""
+    known = {"M": ("D", *_ARROW_UNITS), "m": _ARROW_UNITS}.get(values.dtype.kind)
+    if known is None or np.datetime_data(values.dtype)[0] in known:
+        return values
+    return values.astype(f"{values.dtype.kind}8[s]")
 
 
 def missing_message(what: str, row: str, count: int, advice: str) -> str:

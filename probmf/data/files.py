@@ -1,5 +1,7 @@
 """Files of ratings and side tables: CSV and Parquet become Arrow tables."""
 
+import codecs
+import csv
 import io
 import os
 import re
@@ -32,33 +34,73 @@ def read_csv(
     delimiter: str,
     column_names: Sequence[str] | None = None,
     text: Sequence[str] = (),
+    gaps: bool = False,
 ) -> pa.Table:
     """A CSV file; .gz, .bz2 and .zst are decompressed.
 
     Without `names` all columns; `column_names` are those of a file without a header line; columns
-    in `text` are read as they are written.
+    in `text` are read as they are written. With `gaps` text that is empty or NA is missing, as
+    numbers always are.
     """
     read_options = pa.csv.ReadOptions(column_names=column_names)
     parse_options = csv_options(delimiter)
-    convert_options = pa.csv.ConvertOptions(column_types=dict.fromkeys(text, pa.string()))
+    convert_options = pa.csv.ConvertOptions(
+        column_types=dict.fromkeys(text, pa.string()), strings_can_be_null=gaps
+    )
     what = f"the file {os.fspath(path)}"
     try:
+        refuse_second_header(path, delimiter, column_names)
         # The whole file and not its first block: a later block may change a column's type.
         table = pa.csv.read_csv(path, read_options, parse_options, convert_options)
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file {os.fspath(path)}.") from None
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:
+        said = in_one_line(error)
+        said = said if isinstance(error, OSError) else csv_trouble(path, said)
         raise ValueError(
-            f"{sentence(what)} could not be read as CSV with the delimiter {delimiter!r}: "
-            f"{csv_trouble(path, in_one_line(error))}."
+            f"{sentence(what)} could not be read as CSV with the delimiter {delimiter!r}: {said}."
         ) from error
     refuse_doubled(table.column_names, what)
     if names is None:
         return table
-    hint = f" There is one column only, so the delimiter may not be {delimiter!r}."
-    hints = dict.fromkeys(names, hint) if len(table.column_names) == 1 else IDS_ELSEWHERE
+    hints = csv_hints(names, table.column_names, delimiter)
     require_columns(names, table.column_names, what, hints=hints)
     return table.select(list(names))
+
+
+def csv_hints(names: Sequence[str], found: Sequence[str], delimiter: str) -> Mapping[str, str]:
+    """What to do where the first line of a file lacks the name of a column."""
+    if len(found) == 1:
+        hint = f" There is one column only, so the delimiter may not be {delimiter!r}."
+    elif any(re.fullmatch(r"[-+.\d]+", name) for name in found):
+        hint = " If the first line is no header, name the columns: column_names=[...]."
+    else:
+        return IDS_ELSEWHERE
+    return dict.fromkeys(names, hint)
+
+
+def refuse_second_header(
+    path: PathLike, delimiter: str, column_names: Sequence[str] | None
+) -> None:
+    """Refuse names of columns that the first line has, which would be taken for a rating.
+
+    Raises:
+        ValueError: If the first line has these names.
+    """
+    if column_names is None:
+        return
+    with _stream(path) as stream:
+        line = stream.readline().decode("utf-8-sig", "replace")
+    if next(csv.reader([line], delimiter=delimiter), []) == list(column_names):
+        raise ValueError(
+            f"The first line of the file {os.fspath(path)} has the names of column_names, and "
+            "would be taken for a rating; leave column_names out."
+        )
+
+
+def _stream(path: PathLike) -> io.BufferedReader:
+    """The bytes of a file, decompressed."""
+    return io.BufferedReader(pa.input_stream(os.fspath(path)))
 
 
 def csv_options(delimiter: str) -> pa.csv.ParseOptions:
@@ -69,14 +111,14 @@ def csv_options(delimiter: str) -> pa.csv.ParseOptions:
 
 def csv_trouble(path: PathLike, said: str) -> str:
     """Fault of a file of CSV, from what pyarrow says of it."""
-    if not re.search("straddl|Expected .* columns", said):
-        return said
-    with pa.input_stream(os.fspath(path)) as stream:
-        odd = [
-            number
-            for number, line in enumerate(io.BufferedReader(stream), 1)
-            if line.count(b'"') % 2
-        ]
+    with _stream(path) as stream:
+        if stream.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            return "it is written in UTF-16; save it as UTF-8"
+        if "invalid UTF8" in said:
+            return f"{said}; save it as UTF-8"
+        if not re.search("straddl|Expected .* columns", said):
+            return said
+        odd = [number for number, line in enumerate(stream, 1) if line.count(b'"') % 2]
     if len(odd) % 2:
         return f'a quote (") that begins in line {odd[0]} is not closed'
     return said
@@ -135,6 +177,8 @@ def read_parquet(path: PathLike, names: Sequence[str] | None = None) -> pa.Table
         raise ValueError(
             f"{sentence(what)} could not be read as Parquet: {in_one_line(error)}."
         ) from error
+    if not dataset.fragments:
+        raise FileNotFoundError(f"The folder {os.fspath(path)} holds no Parquet file.")
     refuse_doubled(dataset.schema.names, what)
     require_columns(names or (), dataset.schema.names, what, hints=IDS_ELSEWHERE)
     schemas = {fragment.path: fragment.physical_schema for fragment in dataset.fragments}

@@ -20,12 +20,15 @@ from probmf.data.column import (
     DURATIONS,
     FLOATS,
     INTEGERS,
-    NOTHING,
     SORTABLE,
     TEXT,
     TUPLES,
     UUIDS,
     array_kind,
+    common_kind,
+    exact_array,
+    in_arrow_unit,
+    mixed_message,
     objects,
     python_kind,
     sentence,
@@ -34,8 +37,11 @@ from probmf.data.tables import load
 
 #: What to do about a row without an id.
 MUST_BE_KNOWN = "an id must be known: drop these rows or give them an id of their own."
+ONE_KIND = (
+    "Ids must all be of one kind, since it could not be told whether 1, 1.0, True and '1' are one "
+    "user; convert the column first, for example to text."
+)
 _PLAIN: dict[str, type] = {INTEGERS: int, TEXT: str, BYTES: bytes, BOOLEANS: bool}
-_ARROW_UNITS = ("s", "ms", "us", "ns")
 
 
 class Ids(NamedTuple):
@@ -75,9 +81,7 @@ def read_ids(values: Any, what: str) -> Ids:
         return _read_floats(found, what)
     if found.dtype.kind == "c":
         return _hashed(found, what)
-    if found.dtype.kind == "M" and np.datetime_data(found.dtype)[0] not in ("D", *_ARROW_UNITS):
-        found = found.astype("datetime64[s]")  # Years to weeks, hours, minutes
-    return _read_arrow(pa.array(found), what)
+    return _read_arrow(pa.array(in_arrow_unit(found)), what)
 
 
 def _read_arrow(column: pa.Array, what: str) -> Ids:
@@ -132,15 +136,13 @@ def _read_objects(column: np.ndarray, what: str) -> Ids:
     kind = _common_kind(values, what)
     if kind == FLOATS:
         return _read_floats(column.astype(np.float64), what)
-    if kind in (DATES, DATETIMES):
-        _refuse_mixed_zones(values, what)
     if kind in _PLAIN and set(map(type, values)) != {_PLAIN[kind]}:
         # NumPy scalars and subclasses (enumerations) as what they stand for.
         values = list(map(_PLAIN[kind], values))
         column = objects(values)
     if kind in (*_PLAIN, DATES, DATETIMES, DURATIONS):
         try:
-            return _read_arrow(pa.array(values), what)
+            return _read_arrow(exact_array(values), what)
         except (pa.ArrowException, OverflowError, UnicodeEncodeError):
             pass  # Integers beyond 64 bits, broken text, dates out of range: as Python objects.
     return _hashed(column, what, kind)
@@ -160,14 +162,7 @@ def _hashed(column: np.ndarray, what: str, kind: str | None = None) -> Ids:
 
 def _common_kind(values: list[Any], what: str) -> str:
     """The kind that all values share (tuples: entry by entry), or an error at the first change."""
-    if not values:
-        return NOTHING
-    kinds = {of: python_kind(of) for of in set(map(type, values))}
-    if len(set(kinds.values())) > 1:
-        first = kinds[type(values[0])]
-        row = next(row for row, value in enumerate(values) if kinds[type(value)] != first)
-        raise ValueError(_mixed_message(what, values, row, first, kinds[type(values[row])]))
-    (kind,) = set(kinds.values())
+    kind = common_kind(values, what, ONE_KIND)
     if kind == TUPLES:
         _refuse_mixed_tuples(values, what)
     return kind
@@ -185,24 +180,8 @@ def _refuse_mixed_tuples(values: list[tuple[Any, ...]], what: str) -> None:
                 continue
             kind = seen.setdefault(place, python_kind(of))
             if kind != python_kind(of):
-                entry = f" in entry {place} of its tuples"
-                raise ValueError(_mixed_message(what + entry, values, row, kind, python_kind(of)))
-
-
-def _refuse_mixed_zones(values: list[Any], what: str) -> None:
-    zoned = [getattr(value, "tzinfo", None) is not None for value in values]
-    if len(set(zoned)) > 1:
-        row = zoned.index(not zoned[0])
-        names = ("date-times without a time zone", "date-times with one")
-        raise ValueError(_mixed_message(what, values, row, names[zoned[0]], names[zoned[row]]))
-
-
-def _mixed_message(what: str, values: list[Any], row: int, first: str, other: str) -> str:
-    return (
-        f"{sentence(what)} mixes {first} and {other}: row 0 holds {values[0]!r}, but row {row} "
-        f"holds {values[row]!r}. Ids must all be of one kind, since it could not be told whether "
-        "1, 1.0, True and '1' are one user; convert the column first, for example to text."
-    )
+                kinds, entry = (kind, python_kind(of)), f" in entry {place} of its tuples"
+                raise ValueError(mixed_message(what + entry, values, row, kinds, ONE_KIND))
 
 
 def factorize(ids: Ids) -> tuple[Ids, np.ndarray]:

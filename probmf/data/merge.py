@@ -67,7 +67,7 @@ def append[Table: RatingTable](table: Table, other: RatingTable, duplicates: Dup
 def extend[Table: RatingTable](table: Table, side: Literal["user", "item"], frame: Any) -> Table:
     """A table that also has the users or items of a side table; see `Ratings.extend`."""
     old, features = getattr(table, f"{side}s"), getattr(table, f"{side}_features")
-    new, other = read_side_table(frame, side, features.column_names[0] if features else side)
+    new, other = read_side_table(frame, side, features.column_names[0] if features else old.column)
     place = old.encode(new.ids, unknown="flag", what=f"the ids of {side}_features")
     grown, features = _grown(old, new, np.flatnonzero(place < 0), features, other)
     return replace(table, **{f"{side}s": grown, f"{side}_features": features})
@@ -79,7 +79,10 @@ def _grown(
     """A vocabulary and its side table with the ids added that have these codes in another one."""
     if not len(added):
         return old, features
-    users = Vocabulary(old.name, np.concatenate([old.ids, new.ids[added]]), old.column)
+    parts = [old.ids, new.ids[added]]
+    if old.ids.dtype.kind != new.ids.dtype.kind:  # As int64 and uint64, which NumPy would round.
+        parts = [own.astype(object) for own in parts]
+    users = Vocabulary(old.name, np.concatenate(parts), old.column)
     return users, None if features is None else extend_features(features, users, added, other)
 
 

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +14,15 @@ import pyarrow.dataset
 import pyarrow.parquet
 
 from probmf.data.column import sentence
-from probmf.data.files import common_schema, csv_options, csv_trouble, in_one_line
-from probmf.data.tables import refuse_doubled, require_columns
+from probmf.data.files import (
+    common_schema,
+    csv_hints,
+    csv_options,
+    csv_trouble,
+    in_one_line,
+    refuse_second_header,
+)
+from probmf.data.tables import IDS_ELSEWHERE, refuse_doubled, require_columns
 
 
 def read_schema(path: str) -> pa.Schema:
@@ -117,12 +125,16 @@ class Source:
             schema = common_schema({path: read_schema(path) for path in paths}, self.names)
             found = pyarrow.dataset.dataset(paths, schema, "parquet")
         else:
+            refuse_second_header(self.path, self.delimiter, self.column_names)
             try:
                 found = pyarrow.dataset.dataset(paths, format=self._csv())
             except pa.ArrowInvalid as error:
                 raise ValueError(self.trouble(error)) from error
         refuse_doubled(found.schema.names, self.what)
-        require_columns(self.names, found.schema.names, self.what)
+        hints: Mapping[str, str] = IDS_ELSEWHERE
+        if not self.is_parquet:
+            hints = csv_hints(self.names, found.schema.names, self.delimiter)
+        require_columns(self.names, found.schema.names, self.what, hints=hints)
         return found
 
     def share(self, rank: int, count: int) -> "Share":

@@ -8,12 +8,14 @@ same order give the same split.
 
 import operator
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 from jax.typing import ArrayLike
 
 from probmf.data.column import plain
@@ -236,7 +238,7 @@ class SplittableRatings(RatingTable):
         first, last = (plain(end) for end in (self.time.min(), self.time.max()))
         dates = self.time.dtype.kind in "mM"
         try:
-            moment = np.asarray(time, self.time.dtype.kind + "8" if dates else np.float64)
+            moment = _moment(time, self.time.dtype)
         except (ValueError, TypeError):
             moment = np.empty(0)  # None that could be read.
         if moment.shape != () or bool(np.isnat(moment) if dates else ~np.isfinite(moment)):
@@ -388,10 +390,25 @@ def _is_in(values: np.ndarray, wanted: list[Any]) -> np.ndarray:
     found = np.zeros(len(values), dtype=bool)
     # One by one: NumPy would turn a list of mixed types into text, which then matches nothing.
     for value in wanted:
-        if isinstance(value, date | timedelta):
-            value = np.asarray(value, dtype=values.dtype.kind + "8")
-        found |= values == value
+        own = _moment(value, values.dtype) if isinstance(value, date | timedelta) else value
+        found |= values == own
     return found
+
+
+def _moment(value: Any, of: np.dtype) -> np.ndarray:
+    """A time to compare with others of a type: exact, and in UTC if it has a time zone."""
+    if of.kind not in "mM":
+        # As it is: beyond 2**53 not every whole number is a float64.
+        whole = isinstance(value, int | np.integer) and abs(int(value)) < 2**63
+        return np.asarray(value, None if whole else np.float64)
+    if isinstance(value, str) and of.kind == "M":
+        with suppress(ValueError):  # NumPy knows more forms.
+            value = datetime.fromisoformat(value)
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        value = value.astimezone(UTC).replace(tzinfo=None)
+    # As NumPy's own, else nanoseconds of pandas would be cut off.
+    value = value.to_numpy() if isinstance(value, pd.Timestamp | pd.Timedelta) else value
+    return np.asarray(value, f"{of.kind}8")
 
 
 def _check_fraction(value: float, name: str) -> None:

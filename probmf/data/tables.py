@@ -10,6 +10,7 @@ import narwhals.exceptions
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from pandas.api.extensions import ExtensionArray
 
 from probmf.data.column import Column, objects, sentence
 
@@ -182,7 +183,7 @@ def load(values: Any, what: str) -> Column:
         return Column(_decoded(values), what, *_categories(values))
     if isinstance(values, list | tuple | range):
         return Column(objects(values), what)
-    if isinstance(values, pd.Categorical | pd.CategoricalIndex):
+    if isinstance(values, pd.Index | ExtensionArray) and not isinstance(values, pd.MultiIndex):
         values = pd.Series(values)
     series = nw.from_native(values, series_only=True, pass_through=True)
     if isinstance(series, nw.Series):

@@ -1,5 +1,6 @@
 """What is refused at the door, and what the user is told."""
 
+import datetime as dt
 import re
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,9 @@ def test_no_mean_without_weight() -> None:
         _ = ratings.mean
 
 
+DAY, NOON = dt.date(2024, 1, 1), dt.datetime(2024, 1, 1, 12)
+
+
 @pytest.mark.parametrize(
     ("values", "error", "message"),
     [
@@ -242,6 +246,8 @@ def test_no_mean_without_weight() -> None:
         (pd.to_datetime(["2020-01-01", None, None]), ValueError, "'at' has 2 missing values"),
         (pa.array([1, 2, 3], pa.time32("s")), TypeError, "must hold numbers or dates"),
         ([1, "a", 2], TypeError, "'at' must hold numbers or dates, but row 1 holds 'a'"),
+        ([DAY, NOON, NOON], ValueError, "'at' mixes dates and date-times without a time zone: row"),
+        ([NOON, NOON.replace(tzinfo=dt.UTC), NOON], ValueError, "one and date-times with a time"),
     ],
 )
 def test_times(values: Any, error: type[Exception], message: str) -> None:
@@ -331,6 +337,8 @@ def test_csv_errors(tmp_path: Path) -> None:
     path.write_text("user,item,rating\n1,2\n")
     with pytest.raises(ValueError, match="could not be read as CSV"):
         Ratings.from_csv(path)
+    with pytest.raises(ValueError, match=r"could not be read as CSV .*is a directory"):
+        Ratings.from_csv(tmp_path)
     path.write_text("user,item,user,rating\n1,2,3,4\n")
     with pytest.raises(ValueError, match="has 2 columns called 'user'"):
         Ratings.from_csv(path)
@@ -346,10 +354,34 @@ def test_csv_errors(tmp_path: Path) -> None:
         Ratings.from_csv(path, rating="stars")
 
 
+HEADER = {"column_names": ["user", "item"], "rating": None}
+
+
+@pytest.mark.parametrize("way", [Ratings.from_csv, Ratings.open])
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        (b"user,item\n1,2\n", HEADER, "first line .* has the names of column_names"),
+        (b"1,2,3\n2,3,4\n", {}, r"no header, name the columns: column_names=\["),
+        (b"user,item,rating\nJos\xe9,2,3\n", {}, "invalid UTF8 .*; save it as UTF-8"),
+        ("user,item,rating\n1,2,3\n".encode("utf-16"), {}, "in UTF-16; save it as UTF-8"),
+    ],
+)  # fmt: skip
+def test_csv_of_another_form(
+    way: Any, content: bytes, options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "ratings.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        way(path, **options)
+
+
 def test_parquet_errors(tmp_path: Path) -> None:
     path = tmp_path / "ratings.parquet"
     with pytest.raises(FileNotFoundError):
         Ratings.from_parquet(path)
+    with pytest.raises(FileNotFoundError, match="holds no Parquet file"):
+        Ratings.from_parquet(tmp_path)
     path.write_text("user,item,rating\n")
     with pytest.raises(ValueError, match="could not be read as Parquet"):
         Ratings.from_parquet(path)

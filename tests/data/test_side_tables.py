@@ -203,12 +203,21 @@ def test_append_of_known_users_keeps_the_vocabulary(films: Ratings) -> None:
     assert merged.time is None
 
 
+def test_side_tables_have_the_names_of_the_ratings() -> None:
+    own = Ratings.from_frame({"who": ["b"], "item": [1]}, user="who", rating=None)
+    grown = own.extend(user_features={"who": ["a", "b"]})
+    assert (grown.users.ids.tolist(), grown.users.column) == (["b", "a"], "who")
+
+
 @pytest.mark.parametrize("ids", [[2**40, 5], [uuid.UUID(int=2), uuid.UUID(int=1)], [(2,), (1,)]])
 def test_append_keeps_ids_exactly(ids: list[Any]) -> None:
     old = Ratings.from_frame({"user": ids[:1], "item": [1]}, rating=None)
     new = Ratings.from_frame({"user": ids[1:], "item": [1]}, rating=None)
     merged = old.append(new)
     assert merged.users.ids.tolist() == ids
+    large = Ratings.from_frame({"user": [2**63 + 1], "item": [1]}, rating=None)
+    if isinstance(ids[0], int):
+        assert old.append(large).users.ids.tolist() == [ids[0], 2**63 + 1]
     assert merged.users.kind == old.users.kind
     assert merged.users.ids.dtype == old.users.ids.dtype
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -370,6 +371,24 @@ class TestSplitAt:
         frame = {"user": [1, 2], "item": [1, 1], "at": at}
         train, test = Ratings.from_frame(frame, rating=None, time="at").split_at("2024-02")
         assert (len(train), test.time[0]) == (1, at[1])
+
+    def test_moments_are_exact_and_in_utc(self) -> None:
+        at = 1_700_000_000_000_000_000 + np.array([1, 2, 3])
+        frame = {"user": [1, 2, 3], "item": [1, 1, 1]}
+        whole = Ratings.from_frame(frame | {"at": at}, rating=None, time="at")
+        dated = Ratings.from_frame(frame | {"at": at.astype("M8[ns]")}, rating=None, time="at")
+        moment = pd.Timestamp(at[1], tz="Asia/Tokyo")
+        for ratings, time in (
+            (whole, int(at[1])),
+            (dated, moment),
+            (dated, at[1].astype("M8[ns]")),
+        ):
+            assert ratings.split_at(time)[1].user.tolist() == [1, 2]
+        assert dated.split_on("time", moment)[1].user.tolist() == [1]
+        hours = Ratings.from_frame(
+            frame | {"at": np.array([9, 10, 11], "M8[h]")}, rating=None, time="at"
+        )
+        assert hours.split_at("1970-01-01T12:00+02:00")[1].user.tolist() == [1, 2]
 
     @pytest.mark.parametrize(
         ("time", "message"),

@@ -192,7 +192,7 @@ def test_missing_ids(values: Any, count: int, row: int) -> None:
         ([dt.date(2020, 1, 1), dt.datetime(2020, 1, 1)], "mixes dates and date-times"),
         (
             [dt.datetime(2020, 1, 1), dt.datetime(2020, 1, 1, tzinfo=dt.UTC)],
-            "mixes date-times without a time zone and date-times with one",
+            "mixes date-times without a time zone and date-times with a time zone",
         ),
         ([(1, "a"), (True, "a")], "in entry 0 of its tuples mixes integers and booleans"),
         (pd.Series([1, "a"]), "mixes integers and text: row 0 holds 1, but row 1 holds 'a'"),
