@@ -252,3 +252,18 @@ def _categories(values: nw.Series | pa.Array | pa.ChunkedArray) -> tuple[list[An
         own = values.to_native().cat
         return list(own.categories), bool(own.ordered)
     return _categories(values.to_arrow())
+
+
+def own_copy(table: Any) -> Any:
+    """A table as it is now: what somebody changes in it later does not count.
+
+    Tables that can't be changed, and lazy ones, stay what they are.
+    """
+    if isinstance(table, pd.DataFrame):
+        # Of pandas 3 a column is copied only when somebody writes to it.
+        return table.copy(deep=int(pd.__version__.partition(".")[0]) < 3)
+    if isinstance(table, Mapping):
+        return {name: own_copy(values) for name, values in table.items()}
+    ways = (getattr(table, name, None) for name in ("copy", "clone"))
+    way = next(filter(None, ways), None)
+    return table if way is None else way()

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from probmf.data import Ratings
+from probmf.data.tables import own_copy
 from probmf.inference.drawn_back import SiteArrays, drawn_back
 from probmf.inference.marginal import MarginalModel, marginalize
 from probmf.inference.marginal.captured_arrays import fresh_arrays
@@ -171,6 +172,7 @@ class Target:
         `record` is history, sampling, or what else a fit keeps.
         """
         if self.design is not None:
-            return MixedFit(self.source, self.design, samples, method, data=self.data, **record)
+            data = own_copy(self.data)
+            return MixedFit(self.source, self.design, samples, method, data=data, **record)
         family: Any = NetworkFit if isinstance(self.source, Network) else RatingsFit
         return family(self.source, self.data, samples, method, **record)

@@ -70,7 +70,7 @@ class MixedFit(Fit):
         method: How it was fitted, such as "nuts".
         sampling: How the sampler's run went; None for a point fit.
         history: How an optimizer's search went, or None.
-        data: The training table, any that `model.design` takes; only `save` needs it.
+        data: The training table as it was, any that `model.design` takes.
         moments: Means and standard deviations of coefficients and effects over all sweeps of a
             Gibbs sampler, by chain, or None.
         maximum: Log likelihood, AIC, BIC and standard errors of a best fit, or None.

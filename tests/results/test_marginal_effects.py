@@ -4,11 +4,14 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 from scipy.special import expit, logit
 from scipy.stats import norm
 
 from probmf import MixedEffects, fit_marginal, sample_marginal
+from probmf.data.tables import own_copy
 from probmf.results import MixedFit, Sampling, mixtures
 from probmf.results.maximum import Maximum
 
@@ -520,3 +523,36 @@ def test_a_formula_without_columns_has_predictions() -> None:
     assert fit.predictions(by=True).mean.item() == pytest.approx(y.mean(), abs=1e-6)
     with pytest.raises(ValueError, match="has no columns of numbers to vary"):
         fit.slopes()
+
+
+def test_a_table_that_is_changed_later_is_still_the_one_that_was_fitted() -> None:
+    rng = np.random.default_rng(0)
+    g = np.arange(12) % 3
+    table = {"x": rng.normal(size=12), "g": g, "y": 3.0 * g + rng.normal(size=12)}
+    fit = fit_marginal(MixedEffects("y ~ x + (1 | g)"), table)
+
+    def told() -> list[Any]:
+        return [fit.predictions(by=True).mean, fit.datagrid()["x"], fit.comparisons(
+            variables={"x": "sd"}, by=True
+        ).mean]  # fmt: skip
+
+    before = told()
+    table["x"] *= 100
+    del table["g"]
+    np.testing.assert_array_equal(told(), before)
+
+
+@pytest.mark.parametrize(
+    "make", [dict, pd.DataFrame, pl.DataFrame, lambda of: pd.DataFrame(of).to_records(index=False)]
+)
+def test_own_copies_of_tables(make: Any) -> None:
+    table = make({"x": np.array([1.0, 2.0])})
+    kept = own_copy(table)
+    if isinstance(table, pl.DataFrame):
+        table[0, "x"] = 7.0
+    elif isinstance(table, pd.DataFrame):
+        table.loc[0, "x"] = 7.0
+    else:
+        table["x"][0] = 7.0
+    assert list(table["x"]) == [7.0, 2.0]
+    assert list(kept["x"]) == [1.0, 2.0]

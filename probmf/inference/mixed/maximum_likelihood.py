@@ -9,6 +9,7 @@ from typing import Any, get_args
 import numpy as np
 import scipy.optimize
 
+from probmf.data.tables import own_copy
 from probmf.effects.lapack import on_cores
 from probmf.inference.importance import climb
 from probmf.inference.mixed.approximate_problem import ApproximateProblem
@@ -147,7 +148,8 @@ def fit_marginal(
                 )
             samples = problem.estimates(found.x)
             point = {name: np.asarray(value)[None, None] for name, value in samples.items()}
-            fit = MixedFit(model, design, point, f"marginal/{objective}", data=data)
+            own = own_copy(data)
+            fit = MixedFit(model, design, point, f"marginal/{objective}", data=own)
             boundaries = find_boundary(fit)
             digits = problem.lost_digits(found.x)
             end = look_around(minus, found.x, found.jac, problem.places, boundaries)

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from probmf.data.tables import Frame, read_table
 from probmf.models.mixed.arrays import MixedData
@@ -222,11 +223,20 @@ def coords(design: Design) -> dict[str, list[Any]]:
             found[own] = list(term.names)
             if len(term.names) > 1 and term.correlated:
                 found[f"{own}_other"] = list(term.names)
-    found |= {factor: labels.tolist() for factor, labels in design.levels.items()}
+    found |= {factor: _plain(labels) for factor, labels in design.levels.items()}
     levels = design.response_levels
     if levels:
         found["cutpoint"] = [joined(pair, "|") for pair in pairwise(levels)]
     return found
+
+
+def _plain(labels: np.ndarray) -> list[Any]:
+    """Levels as Python values; dates and durations as text, since nanoseconds would be integers."""
+    if labels.dtype.kind == "M":
+        return list(np.datetime_as_string(labels, unit="auto").tolist())
+    if labels.dtype.kind == "m":
+        return [str(pd.Timedelta(label)) for label in labels]
+    return list(labels.tolist())
 
 
 def _single(site: str) -> str:

@@ -196,6 +196,17 @@ def test_labels_of_nested_groups_differ(columns: tuple[str, ...]) -> None:
         model.encode(design, unseen)
 
 
+@pytest.mark.parametrize("unit", ["D", "us", "ns"])
+def test_labels_of_dates_are_dates(unit: str) -> None:
+    days = np.array(["2024-01-01", "2024-01-02"] * 3, f"M8[{unit}]")
+    model = MixedEffects("y ~ 1 + (1 | day) + (1 | wait)")
+    wait = np.array([1, 2, 1, 2, 1, 3], "m8[h]").astype("m8[ns]")
+    design = model.design({"y": np.arange(6.0), "day": days, "wait": wait})
+    coords = model.sites(design).coords
+    assert coords["day"] == ["2024-01-01", "2024-01-02"]
+    assert coords["wait"] == [f"0 days 0{hours}:00:00" for hours in (1, 2, 3)]
+
+
 def test_labels_of_cutpoints_differ() -> None:
     levels = ["a", "b|c", "a|b", "c"]
     answer = pd.Categorical(levels * 3, categories=levels, ordered=True)
