@@ -1,8 +1,10 @@
 """The command line: the round trip, every mistake's message, and the demo."""
 
+import errno
 import functools
 import importlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -369,6 +371,16 @@ class TestFit:
         assert "exists and is not a saved fit" in got
         assert (tmp_path / "precious.txt").read_text() == "mine"
 
+    def test_a_place_where_nothing_can_be_written_is_told_first(
+        self, folder: Path, tmp_path: Path, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        words = ["fit", folder / "train.csv", "--out"]
+        got = mistake(*words, folder / "train.csv" / "deep" / "fit")
+        assert f"{folder / 'train.csv'} is a file, so that" in got
+        monkeypatch.setattr(os, "access", lambda place, _: place != tmp_path)
+        assert "Nothing can be written in" in mistake(*words, tmp_path / "new" / "fit")
+        assert asked == []
+
     def test_debug_shows_the_exception(self, tmp_path: Path) -> None:
         result = run("fit", tmp_path / "no.csv", "--out", tmp_path / "fit", "--debug")
         assert isinstance(result.exception, FileNotFoundError)
@@ -482,6 +494,9 @@ class TestEvaluate:
         assert run(*fit, tmp_path / "liked", *binary).exit_code == 0
         words = ["evaluate", tmp_path / "fit", tmp_path / "test.csv", "--json"]
         assert run(*words).stdout == run(*words, *columns).stdout
+        nothing = run(*words, "--relevant-from", 99)
+        assert "No list is judged: no test pair is relevant (test rating" in nothing.stdout
+        assert "errors and coverage are not" in run(*words, "--pairs-only").stderr
         other = ["evaluate", tmp_path / "fit", folder / "test.csv", "--json"]
         assert "has no column 'who'" in mistake(*other)
         own = ["--user", "user", "--item", "item", "--rating", "rating"]
@@ -650,6 +665,9 @@ class TestRecommend:
             (["--user", 1, "-k", 99], "-k is 99; expected a whole number from 1 to 40"),
             (["--user", 1, "--interval", 2], "--interval is 2.0; expected a probability"),
             (["--user", 1, "--candidates", "no.csv"], "There is no file no.csv"),
+            (["--user", "007"], "'007' is no user id of this fit: its user ids are integers"),
+            (["--user", "1_0"], "'1_0' is no user id"),
+            (["--all", "--out", "nowhere/a.csv"], "There is no folder"),
         ],
     )
     def test_mistakes(self, saved: Path, words: list[object], message: str) -> None:
@@ -662,6 +680,29 @@ class TestRecommend:
         assert "has no column 'item' with the ids of the candidates" in mistake(*words)
         file.write_text("item\n3\n99\n")
         assert "99" in mistake(*words)
+        pa.parquet.write_table(pa.table({"item": [3, None]}), tmp_path / "few.parquet")
+        got = mistake(*words[:-1], tmp_path / "few.parquet")
+        assert "few.parquet has 1 missing value (None, NaN or null), the first in row 1" in got
+
+    def test_files_are_what_their_names_say_and_whole(
+        self, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        words = ["recommend", saved, "--all", "-k", 40, "--out"]
+        for name in ("OUT.TSV", "out.csv.gz"):
+            found = run(*words, tmp_path / name)
+            assert "up to 40 items for each of 60 users" in found.stdout.replace("\n", " ")
+        delimited = pa.csv.ParseOptions(delimiter="\t")
+        one = pa.csv.read_csv(tmp_path / "OUT.TSV", parse_options=delimited)
+        assert one.equals(pa.csv.read_csv(tmp_path / "out.csv.gz"))
+        before = (tmp_path / "OUT.TSV").read_bytes()
+
+        def full(*_: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(pa.csv, "write_csv", full)
+        assert "No space left" in mistake(*words, tmp_path / "OUT.TSV")
+        assert (tmp_path / "OUT.TSV").read_bytes() == before
+        assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_demo(tmp_path: Path) -> None:
@@ -810,6 +851,32 @@ class TestMixed:
             path.name for path in tree.iterdir()
         }
         assert "is there already" in mistake("mixed", self.FORMULA, table, "--arviz", tree)
+
+    def test_gaps_are_missing_and_ids_stay_as_they_are_written(
+        self, table: Path, tmp_path: Path
+    ) -> None:
+        rows = pa.csv.read_csv(table).to_pydict()
+        ids = ["007", "7", "08", "x", "9", "10"]
+        rows["g"] = [ids[int(name[1:])] for name in rows["g"]]
+        rows["sex"] = ["f", "m"] * 30
+        words = [tmp_path / "A.TSV", "--method", "likelihood"]
+
+        def write(name: str, **columns: Any) -> None:
+            tabs = pa.csv.WriteOptions(delimiter="\t", quoting_style="none")
+            pa.csv.write_csv(pa.table(rows | columns), tmp_path / name, tabs)
+
+        for gap in ("", "NA"):
+            for name in ("sex", "g"):
+                write("A.TSV", **{name: [gap, *rows[name][1:]]})
+                got = mistake("mixed", "y ~ x + sex + (1 | g)", *words)
+                assert f"Column {name!r} has 1 missing value (None, NaN or null), the first" in got
+        write("A.TSV")
+        found = run("mixed", self.FORMULA, *words, "--out", tmp_path / "fit")
+        assert found.exit_code == 0, found.output
+        assert load(tmp_path / "fit").design.levels["g"].tolist() == sorted(ids)
+        write("few.tsv", g=["9", "10"] * 30)
+        found = run("report", tmp_path / "fit", "--test", tmp_path / "few.tsv")
+        assert found.exit_code == 0, found.output
 
     def test_the_method_of_a_response_that_is_not_normal(
         self, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

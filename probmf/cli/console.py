@@ -39,6 +39,8 @@ def plain_errors(debug: bool) -> Iterator[None]:
         warnings.showwarning = _show_warning
         try:
             yield
+        except BrokenPipeError:
+            raise  # Whoever reads our output, such as `head`, has enough: click ends quietly.
         except MISTAKES as error:
             if debug:
                 raise

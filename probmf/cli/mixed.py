@@ -10,7 +10,7 @@ import typer
 
 from probmf.cli import shared_options as options
 from probmf.cli.console import as_printed, note, out, plain_errors, say
-from probmf.cli.reading import read_table, refuse_to_replace
+from probmf.cli.reading import check_place, read_rows, refuse_to_replace
 from probmf.inference.mixed.maximum_likelihood import fit_marginal
 from probmf.inference.mixed.quadrature_sampler import NoGroupingError
 from probmf.inference.mixed.sampling import sample_marginal
@@ -80,7 +80,7 @@ def mixed(
         )
         given = {"num_samples": num_samples, "num_chains": num_chains}
         known = {n: v for n, v in given.items() if v is not None}
-        fit = _fit(method, model, read_table(table), seed, _settings(method, known))
+        fit = _fit(method, model, read_rows(table, model), seed, _settings(method, known))
         summary = fit.summary(interval=interval, effects=effects)
         if as_json:
             typer.echo(json.dumps(_as_json(fit, summary), indent=2))
@@ -149,6 +149,7 @@ def _check_tree(path: Path | None, force: bool) -> None:
         return
     if path.suffix not in (*_NETCDF, *_ZARR):
         raise ValueError(f"--arviz is {path}; expected a name that ends in .nc or in .zarr.")
+    check_place(path)
     if path.exists() and not force:
         raise FileExistsError(f"{path} is there already. Give another name, or --force.")
     packages = ("zarr",) if path.suffix in _ZARR else ("h5netcdf", "netCDF4")

@@ -1,5 +1,6 @@
 """Files and words of the command line become ratings, tables and ids."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,12 +15,24 @@ import pyarrow.parquet
 from probmf.cli.console import note
 from probmf.data import Ratings, Vocabulary
 from probmf.data.column import BOOLEANS, INTEGERS, TEXT, UUIDS
-from probmf.data.files import read_csv, read_parquet
+from probmf.data.files import infer_ids, read_csv, read_parquet
 from probmf.data.side_tables import align_features
+from probmf.models import MixedEffects
+from probmf.models.mixed import Design
+from probmf.models.mixed.formula import variables
 from probmf.results import RatingsFit, directory, load
 
 _CSV, _PARQUET = (".csv", ".csv.gz", ".csv.bz2", ".csv.zst", ".tsv", ".tsv.gz"), (".parquet", ".pq")
 _BOOLEANS = {"true": True, "false": False}
+
+
+def _integer(word: str) -> int:
+    """A whole number as it is written, so that "007" and "1_000" are none."""
+    if str(int(word)) != word:
+        raise ValueError(word)
+    return int(word)
+
+
 #: Entry of a fit's manifest.
 _SOURCE = "source"
 
@@ -100,6 +113,11 @@ def read_test(
     made yes/no by the fit's own threshold.
     """
     source = RatingsOrigin.of(directory)
+    if pairs_only and np.any(fit.data.rating != 1.0):
+        note(
+            "The fit was trained on ratings, and --pairs-only takes all test ratings for 1: "
+            "measures of lists are right, errors and coverage are not."
+        )
     rating = None if pairs_only else rating or source.rating
     columns = ColumnNames(user or fit.data.users.column, item or fit.data.items.column, rating)
     data = same_kind_of_ids(read_ratings(path, columns), fit.data)
@@ -113,12 +131,19 @@ def read_test(
 
 
 def refuse_to_replace(path: Path, force: bool) -> None:
-    """Keep what is there already, unless it is a fit that may be replaced."""
+    """Keep what is there already, unless it is a fit that may be replaced.
+
+    A place where nothing can be written is refused, too, before there is anything to write.
+    """
     if not force and (path / directory.MANIFEST).exists():
         raise FileExistsError(
             f"{path} holds a fit already. Give another folder, or --force to replace it."
         )
     directory.check_target(path)
+    there = next(folder for folder in path.resolve().parents if folder.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"{there} is a file, so that {path} can't be made; give another.")
+    _check_folder(there)
 
 
 def load_fit(path: Path) -> RatingsFit:
@@ -157,12 +182,43 @@ def read_table(path: Path, *, text: Sequence[str] = ()) -> pa.Table:
     return read_csv(path, delimiter=_delimiter(path), text=text)
 
 
-def write_table(table: pa.Table, path: Path) -> None:
-    """Write a table as CSV, TSV or Parquet, by the name of the file."""
-    if _kind_of(path) == "parquet":
-        pa.parquet.write_table(table, path)
+def read_rows(path: Path, model: MixedEffects, known: Design | None = None) -> pa.Table:
+    """A table for a formula.
+
+    Fields that are empty, or NA, are missing; and "007" is not the group 7, unless the column is a
+    predictor as well. Of new data groups are text if they were in the training data, the `known`
+    design.
+    """
+    if _is_parquet(path):
+        return read_parquet(path)
+    formulas = [part for part in (model.parsed, model.parsed_scale) if part is not None]
+    if known is None:
+        ids = {name for part in formulas for term in part.groups for name in term.factors}
+        ids -= {name for part in formulas for own in part.parts for name in variables(own)}
     else:
-        pa.csv.write_csv(table, path, pa.csv.WriteOptions(delimiter=_delimiter(path)))
+        groups = [term.groups for coding in known.codings for term in coding.terms]
+        ids = {
+            name for own in groups for name, of in zip(own.factors, own.vocabularies, strict=True)
+            if of.kind == TEXT
+        }  # fmt: skip
+    text = sorted(ids)
+    table = read_csv(path, delimiter=_delimiter(path), text=text, gaps=True)
+    there = [name for name in text if known is None and name in table.column_names]
+    return infer_ids(table, there)
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a table as CSV, TSV or Parquet, by the name of the file; whole, or not at all."""
+    new = path.with_name(f".new-{path.name}")
+    try:
+        if _kind_of(path) == "parquet":
+            pa.parquet.write_table(table, new)
+        else:
+            with pa.output_stream(new, compression="detect") as stream:
+                pa.csv.write_csv(table, stream, pa.csv.WriteOptions(delimiter=_delimiter(path)))
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def parse_ids(words: Sequence[str], vocabulary: Vocabulary) -> np.ndarray:
@@ -171,7 +227,7 @@ def parse_ids(words: Sequence[str], vocabulary: Vocabulary) -> np.ndarray:
     The vocabulary need not have them.
     """
     readers: dict[str, Any] = {
-        TEXT: str, INTEGERS: int, UUIDS: UUID, BOOLEANS: lambda word: _BOOLEANS[word.lower()],
+        TEXT: str, INTEGERS: _integer, UUIDS: UUID, BOOLEANS: lambda word: _BOOLEANS[word.lower()],
     }  # fmt: skip
     if vocabulary.kind not in readers:
         raise ValueError(
@@ -212,8 +268,22 @@ def examples(vocabulary: Vocabulary) -> str:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a file name that `write_table` has no format for."""
+    """Refuse a file name that `write_table` has no format for, or a place; see `check_place`."""
     _kind_of(path)
+    check_place(path)
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place where no file can be written, before there is anything to write."""
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder} to write {path.name} in; make it.")
+    _check_folder(folder)
+
+
+def _check_folder(folder: Path) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"Nothing can be written in the folder {folder}; give another place.")
 
 
 def _kind_of(path: Path) -> str:
@@ -235,4 +305,4 @@ def _is_parquet(path: Path) -> bool:
 
 
 def _delimiter(path: Path) -> str:
-    return "\t" if ".tsv" in path.suffixes else ","
+    return "\t" if ".tsv" in path.name.lower() else ","

@@ -17,7 +17,9 @@ from probmf.cli.reading import (
     read_table,
     write_table,
 )
+from probmf.data.ids import MUST_BE_KNOWN
 from probmf.data.rating_summary import headline_count
+from probmf.data.tables import load
 from probmf.results import RatingsFit, Recommendations
 from probmf.results.ranking import RankBy
 
@@ -78,7 +80,8 @@ def recommend(
         if out_file is not None:
             write_table(_as_table(fit, recommended), out_file)
             users = headline_count(len(recommended), "user")
-            say(f"Wrote {out_file}: {headline_count(k, 'item')} for each of {users}.")
+            most = "" if np.all(recommended.code >= 0) else "up to "
+            say(f"Wrote {out_file}: {most}{headline_count(k, 'item')} for each of {users}.")
             return
         labels = fit.data.user_labels(fit.data.users.encode(recommended.user))
         for row, label in enumerate(labels):
@@ -169,6 +172,7 @@ def _read_candidates(fit: RatingsFit, path: Path, column: str) -> np.ndarray:
             f"{path} has no column {column!r} with the ids of the candidates; its columns are "
             f"{', '.join(table.column_names)}. Name another with --item."
         )
+    load(table[column], f"column {column!r} of {path}").refuse_missing(MUST_BE_KNOWN)
     return parse_ids([str(value) for value in table[column].to_pylist()], fit.data.items)
 
 

@@ -7,7 +7,7 @@ import typer
 
 from probmf.cli import shared_options as options
 from probmf.cli.console import plain_errors, say
-from probmf.cli.reading import read_table, read_test
+from probmf.cli.reading import check_place, read_rows, read_test
 from probmf.report import write_report
 from probmf.results import MixedFit, RatingsFit, load
 
@@ -40,6 +40,7 @@ def report(
         target = out_file or Path(f"{str(directory).rstrip('/')}.html")
         if target.exists() and not force:
             raise FileExistsError(f"{target} is there already. Give another name, or --force.")
+        check_place(target)
         fit = load(directory)
         if not isinstance(fit, RatingsFit | MixedFit):
             raise ValueError(
@@ -49,7 +50,7 @@ def report(
             )
         data: Any = None
         if test is not None and isinstance(fit, MixedFit):
-            data = read_table(test)
+            data = read_rows(test, fit.model, fit.design)
         elif test is not None and isinstance(fit, RatingsFit):
             data = read_test(
                 test, fit, directory, user=user, item=item, rating=rating, pairs_only=pairs_only,

@@ -33,6 +33,7 @@ PHRASES = {
     "exclude=None": "--seen",
     "num_restarts": "--restarts",
     "test_fraction": "--validation-fraction",
+    "name the columns: column_names=[...]": "add one",
 }
 #: Options that other programs have, and what they are called here.
 MEANT = {

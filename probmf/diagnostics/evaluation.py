@@ -12,6 +12,7 @@ from probmf.data import Ratings
 from probmf.diagnostics.remarks import (
     baseline_wins,
     events_alone,
+    no_lists,
     seen_items,
     wide_intervals,
 )
@@ -294,7 +295,7 @@ def _ranked(
             parts.append(_lists(fit, user[chosen], item[chosen], ks))
     result = replace(result, relevant=words, num_ranked_users=sum(own.num_users for own in parts))
     if not parts:
-        return result
+        return replace(result, remarks=[*result.remarks, *no_lists(words)])
 
     def over_all(which: str) -> dict[str, dict[str, float]]:
         found = [getattr(own, which) for own in parts]

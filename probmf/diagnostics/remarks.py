@@ -70,3 +70,11 @@ def seen_items(num_relevant: int, num_seen: int) -> list[str]:
         "leave out what a user has rated: these count as missed. Evaluate on ratings that the fit "
         "has not seen."
     ]
+
+
+def no_lists(relevant: str) -> list[str]:
+    """A sentence where no list can be judged; `relevant` says which test items are relevant."""
+    return [
+        f"No list is judged: no test pair is relevant ({relevant}) and of a user and an item with "
+        "training ratings."
+    ]
