@@ -139,6 +139,13 @@ class RatingTable:
         return len(self.rating)
 
     @cached_property
+    def counted(self) -> Self:
+        """The same without the ratings of weight zero, which are left out of all fits."""
+        if self.weight is None or bool(np.all(self.weight > 0)):
+            return self
+        return self.select(self.weight > 0)
+
+    @cached_property
     def user_degree(self) -> np.ndarray:
         """Number of ratings of each user, int64 of shape (num_users,)."""
         return _frozen(np.bincount(self.user, minlength=self.num_users))

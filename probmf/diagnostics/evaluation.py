@@ -179,7 +179,7 @@ class _Blocks:
         self.constant = own.likelihood.constant(own.training, own.weight, 1)
         self.items: Predicted | None = None
         if isinstance(fit, RatingsFit):
-            data = fit.data
+            data = fit.data.counted
             self.items = own.likelihood.by_group(
                 own.training, own.weight, np.asarray(data.item), data.num_items
             )
@@ -280,9 +280,10 @@ def _ranked(
         "every test item" if relevant_from is None else f"test rating at least {relevant_from:g}"
     )
     # A user or item may be in the vocabulary and have no training rating all the same.
+    counted = fit.data.counted
     code = {
         side: np.where(degree[own] > 0, own, -1)
-        for side, degree in (("user", fit.data.user_degree), ("item", fit.data.item_degree))
+        for side, degree in (("user", counted.user_degree), ("item", counted.item_degree))
         for own in [_codes(fit.data, test, side)]
     }
     parts: list[_Lists] = []
@@ -346,7 +347,7 @@ def _lists(fit: RatingsFit, user: np.ndarray, item: np.ndarray, ks: tuple[int, .
     relevant = csr_array((np.ones(len(line)), (line, item)), shape=(len(users), data.num_items))
     lists = fit.recommend(data.users.decode(users), k=max(ks)).code
     seen = fit._seen.for_lines(users)
-    degree = data.item_degree[:, None].astype(np.float64)
+    degree = data.counted.item_degree[:, None].astype(np.float64)
     popular = top_products(np.ones((len(users), 1)), degree, max(ks), seen)[0]
     trained_line, trained_item = seen.block(0, len(users))
     # A pair as one number, of training and of test.

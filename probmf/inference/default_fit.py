@@ -98,16 +98,17 @@ def default_model(ratings: Ratings, num_factors: int) -> MatrixFactorization:
             f"ratings is a {type(ratings).__name__}, expected Ratings. Make them with "
             "Ratings.from_frame(frame, user=..., item=..., rating=...)."
         )
-    width = float(np.std(ratings.rating))
+    rating = ratings.counted.rating
+    width = float(np.std(rating))
     if not width:
         raise ValueError(
-            f"All ratings are {ratings.rating[0]:g}, so that they tell nobody's taste. Pairs that "
+            f"All ratings are {rating[0]:g}, so that they tell nobody's taste. Pairs that "
             "occurred, such as purchases, need the pairs that did not as weak zeros: "
             "fit_als(MatrixFactorization(64, Gaussian(1.0), intercept=None, user_bias=False, "
             "item_bias=False, user_scale=0.35, item_scale=0.35, unobserved_weight=0.1), ratings, "
             "key=0)."
         )
-    binary = bool(np.isin(ratings.rating, (0.0, 1.0)).all())
+    binary = bool(np.isin(rating, (0.0, 1.0)).all())
     likelihood: Any = Bernoulli() if binary else Gaussian(HalfNormal(width))
     # A mean of the other side's factors makes a bias of each row, and a second one would not mix.
     return MatrixFactorization(

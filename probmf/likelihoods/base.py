@@ -214,6 +214,11 @@ class Likelihood(BaseLikelihood):
         """Number of levels; 0 if ratings are not at a few levels."""
         return len(self.levels)
 
+    def codes(self, rating: np.ndarray) -> np.ndarray:
+        """Places of the nearest levels, 0 to K - 1."""
+        levels = np.asarray(self.levels)
+        return np.searchsorted(0.5 * (levels[:-1] + levels[1:]), rating)
+
     @classmethod
     def of_ratings(cls, rating: np.ndarray, noise_scale: float) -> Self:
         """The likelihood that the command line means by its name.
@@ -432,9 +437,9 @@ class Likelihood(BaseLikelihood):
 
     def constant(self, rating: np.ndarray, weight: np.ndarray | None, size: int) -> Predicted:
         """The best prediction that is the same for all rows."""
-        spread = max(float(np.std(rating)), 1e-12)
         mean = float(np.average(rating, weights=weight))
-        return Predicted(np.full(size, mean), np.full(size, spread))
+        spread = float(np.sqrt(np.average(np.square(rating - mean), weights=weight)))
+        return Predicted(np.full(size, mean), np.full(size, max(spread, 1e-12)))
 
     def by_group(
         self, rating: np.ndarray, weight: np.ndarray | None, codes: np.ndarray, count: int

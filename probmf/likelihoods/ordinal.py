@@ -37,6 +37,8 @@ from probmf.likelihoods.responses import ResponseValues, listed, naming_column, 
 MOST_LEVELS = 50
 #: Levels must differ by more than this share of the largest, to be told apart in single precision.
 RESOLUTION = 1e-5
+#: Numbers that differ by no more than this share of the largest level are one level.
+SAME = 0.1 * RESOLUTION
 
 
 class CutpointTerms(NamedTuple):
@@ -219,7 +221,7 @@ class Ordinal(Likelihood):
         levels = np.asarray(self.levels)
         values = np.asarray(rating, np.float64)
         nearest = levels[self.codes(values)]
-        bad = ~(np.abs(values - nearest) <= 0.1 * RESOLUTION * np.abs(levels).max())
+        bad = ~(np.abs(values - nearest) <= SAME * np.abs(levels).max())
         if bad.any():
             row = int(np.argmax(bad))
             raise ValueError(
@@ -238,11 +240,6 @@ class Ordinal(Likelihood):
                 "cutpoints beside it. Leave the level out of Ordinal(levels=...), merge it with "
                 "a neighbour, or give the cutpoints as numbers."
             )
-
-    def codes(self, rating: np.ndarray) -> np.ndarray:
-        """Places of the nearest levels, 0 to K - 1."""
-        levels = np.asarray(self.levels)
-        return np.searchsorted(0.5 * (levels[:-1] + levels[1:]), rating)
 
     def counts(self, rating: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
         """Number of ratings of each level, weighted."""

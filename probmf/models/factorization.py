@@ -32,6 +32,8 @@ from probmf.models.row_means import check_mean, prior_means
 from probmf.models.sites import Sites
 from probmf.rows.store import SIDES, Side
 
+#: Distance of neighbouring numbers that is too much, as a share of the ratings' deviation.
+LOST = 0.01
 #: Where this package lies: warnings name the first line outside.
 PACKAGE = str(Path(__file__).parents[1])
 
@@ -327,16 +329,19 @@ class MatrixFactorization(FactorTerms):
             The observations, as the model's only argument.
 
         Raises:
-            ValueError: If the ratings do not fit the likelihood, or an array of scales does not
-                have one entry per row.
+            ValueError: If the ratings do not fit the likelihood, lie so far from zero that
+                rounding takes their differences, or an array of scales does not have one entry per
+                row.
 
         Warns:
             UserWarning: If all ratings are the same, which says nothing of what is not rated.
         """
         self.check_data(ratings)
-        self._warn_of_equal(ratings.rating)
-        self.likelihood.check_training(ratings.rating, ratings.weight)
-        base = self.likelihood.base_score(ratings.rating, ratings.weight)
+        counted = ratings.counted
+        self._warn_of_equal(counted.rating)
+        self._check_digits(counted.rating)
+        self.likelihood.check_training(counted.rating, counted.weight)
+        base = self.likelihood.base_score(counted.rating, counted.weight)
         return (Observations.from_ratings(ratings, base, self.encode(ratings)),)
 
     def check_data(self, ratings: Ratings) -> None:
@@ -366,6 +371,19 @@ class MatrixFactorization(FactorTerms):
             stacklevel=2,
             skip_file_prefixes=(PACKAGE,),
         )
+
+    def _check_digits(self, rating: np.ndarray) -> None:
+        """Refuse ratings whose differences are lost in the precision that fits compute in."""
+        dtype = jnp.result_type(float)
+        step = float(np.spacing(np.abs(rating).max().astype(dtype)))
+        spread = float(np.std(rating))
+        if self.likelihood.has("in_units") and step > LOST * spread > 0:
+            raise ValueError(
+                f"The ratings lie about {np.mean(rating):g}, give or take {spread:.2g}, and "
+                f"numbers as large as that are {step:.2g} apart in {dtype.name}: too little of "
+                "their differences would be left. Subtract a constant from all ratings, such as "
+                f"{np.mean(rating):.6g}, or set jax_enable_x64."
+            )
 
     def _check_rows(self, num_users: int, num_items: int) -> None:
         for site, shape in self.site_shapes(num_users, num_items).items():

@@ -95,9 +95,10 @@ def l2_scales(
             continue
         counts = None
         if per_rating and ratings is not None:
-            counts = ratings.user_degree if term.startswith("user") else ratings.item_degree
+            counted = ratings.counted
+            counts = counted.user_degree if term.startswith("user") else counted.item_degree
         scales[f"{term}_scale"] = prior_scale(
             strength, likelihood, loss=loss, counts=counts, name=term if own is not None else
-            "regularization", num_ratings=None if ratings is None else ratings.num_ratings,
+            "regularization", num_ratings=None if ratings is None else ratings.counted.num_ratings,
         )  # fmt: skip
     return scales

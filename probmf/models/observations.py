@@ -74,15 +74,15 @@ class Observations:
         In the table's order and JAX's default precision. `base_score` is the "mean" intercept that
         belongs to them.
         """
-        keep = slice(None) if ratings.weight is None else ratings.weight > 0
+        counted = ratings.counted
         dtype = jnp.result_type(float)
         weight = None
-        if ratings.weight is not None and np.any(ratings.weight[keep] != 1):
-            weight = jnp.asarray(ratings.weight[keep], dtype)
+        if counted.weight is not None and np.any(counted.weight != 1):
+            weight = jnp.asarray(counted.weight, dtype)
         observations = cls(
-            user=jnp.asarray(ratings.user[keep]),
-            item=jnp.asarray(ratings.item[keep]),
-            rating=jnp.asarray(ratings.rating[keep], dtype),
+            user=jnp.asarray(counted.user),
+            item=jnp.asarray(counted.item),
+            rating=jnp.asarray(counted.rating, dtype),
             weight=weight,
             base_score=jnp.asarray(base_score, dtype),
             num_users=ratings.num_users,

@@ -11,6 +11,7 @@ from probmf.data import Ratings, Vocabulary, encode_pairs
 from probmf.data.column import objects, plain
 from probmf.data.ids import read_ids
 from probmf.data.user_item_pairs import pair_columns
+from probmf.likelihoods.ordinal import SAME
 from probmf.likelihoods.parameters import is_number
 
 #: Length of a list of items that nobody gave a length for.
@@ -106,6 +107,11 @@ def check_at_least(at_least: object, levels: Sequence[float] | np.ndarray = ()) 
             f"at_least is {at_least!r}; expected a finite number, the least rating that counts, "
             "such as 4.0."
         )
+    if len(levels):
+        at = np.asarray(levels, np.float64)
+        nearest = float(at[np.argmin(np.abs(at - at_least))])
+        # A level in single precision is that level.
+        at_least = nearest if abs(nearest - at_least) <= SAME * np.abs(at).max() else at_least
     if len(levels) and at_least > levels[-1]:
         raise ValueError(
             f"at_least is {at_least:g}, and no rating reaches it: the highest is {levels[-1]:g}."

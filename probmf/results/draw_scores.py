@@ -110,9 +110,13 @@ def _means(
     total = np.zeros((len(codes), len(items)))
     for some in draw_blocks(draws, len(codes) + len(items)):
         users, others = pairs_of_rows(draws, codes, items, some)
-        spread, lengths = _spread_of_strangers(draws, new, others, some)
-        lines = tuple(
-            np.moveaxis(x.reshape(len(x), parts, size, -1), 1, 0) for x in (users, spread)
+        lengths = np.zeros(others.shape[:2])
+        if new.any():
+            design = np.concatenate([np.ones_like(others[:, :, :1]), others[:, :, 2:]], axis=2)
+            lengths = np.square(design @ draws.new_roots("user")[some]).sum(axis=2)
+        lines = (
+            np.moveaxis(users.reshape(len(users), parts, size, -1), 1, 0),
+            new.reshape(parts, size),
         )
         whole = devices.replicate((others, lengths, draws.likelihood_scales(some), threshold))
         total += devices.map(
@@ -122,31 +126,19 @@ def _means(
     return total[:num_lines] / draws.num_draws
 
 
-def _spread_of_strangers(
-    draws: Draws, new: np.ndarray, others: np.ndarray, some: slice
-) -> tuple[np.ndarray, np.ndarray]:
-    """Prior widths of new users' scores: bias scale and 1 by line, else 0; lengths by item."""
-    spread = np.zeros((len(others), len(new), 2))
-    lengths = np.zeros(others.shape[:2])
-    if new.any():
-        spread[:, :, 0] = new * draws.new_bias_scale("user")[some][:, None]
-        spread[:, :, 1] = new
-        lengths = np.square(others[:, :, 2:] @ draws.new_roots("user")[some]).sum(axis=2)
-    return spread, lengths
-
-
 @partial(jax.jit, static_argnames=("likelihood", "strangers"))
 def _sum_of_means(
-    users: Array, spread: Array, items: Array, lengths: Array, scales: dict[str, Array],
+    users: Array, new: Array, items: Array, lengths: Array, scales: dict[str, Array],
     threshold: Array | None,
     *, likelihood: Likelihood, strangers: bool,
 ) -> Array:  # fmt: skip
+    """Sums over draws; `lengths` are variances of a new user's scores by draw and item."""
+
     def add(total: Array, draw: tuple[Any, ...]) -> tuple[Array, None]:
-        x, y, scale, length, own = draw
+        x, y, length, own = draw
         score, sd = x @ y.T, None
         if strangers:
-            variance = jnp.square(scale[:, :1]) + jnp.square(scale[:, 1:]) * length[None, :]
-            sd = jnp.sqrt(variance)
+            sd = jnp.where(new[:, None], jnp.sqrt(length)[None, :], 0.0)
         if threshold is not None:
             return total + likelihood.tail(score, threshold, own, sd), None
         if sd is None:
@@ -154,7 +146,7 @@ def _sum_of_means(
         return total + likelihood.integrate(score, sd, own)[0], None
 
     start = jnp.zeros((users.shape[1], items.shape[1]), users.dtype)
-    return lax.scan(add, start, (users, items, spread, lengths, scales))[0]
+    return lax.scan(add, start, (users, items, lengths, scales))[0]
 
 
 def draw_strangers(
@@ -164,10 +156,10 @@ def draw_strangers(
     """Give new users a row from the prior of each draw, in place."""
     new = np.flatnonzero(codes < 0)
     if len(new):
-        bias = draws.new_bias_scale("user")[at]
-        users[:, new, 0] += bias[:, None] * rng.standard_normal((len(users), len(new)))
-        noise = rng.standard_normal((len(users), len(new), users.shape[2] - 2))
-        users[:, new, 2:] += noise @ np.swapaxes(draws.new_roots("user")[at], 1, 2)
+        noise = rng.standard_normal((len(users), len(new), users.shape[2] - 1))
+        moves = noise @ np.swapaxes(draws.new_roots("user")[at], 1, 2)
+        users[:, new, 0] += moves[:, :, 0]
+        users[:, new, 2:] += moves[:, :, 1:]
 
 
 def _single(

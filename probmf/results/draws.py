@@ -14,7 +14,7 @@ from probmf.data import Ratings
 from probmf.models.factorization import MatrixFactorization
 from probmf.models.factorization_program import PRIOR_SCALES
 from probmf.models.row_means import RowMean
-from probmf.rows.store import Side
+from probmf.rows.store import SIDES, Side
 
 
 def row_functions(model: MatrixFactorization, data: Ratings) -> dict[Side, RowMean]:
@@ -107,7 +107,8 @@ class Draws:
                 "them recovered."
             )
         if "intercept" not in sites:
-            base = self.model.likelihood.base_score(self.data.rating, self.data.weight)
+            counted = self.data.counted
+            base = self.model.likelihood.base_score(counted.rating, counted.weight)
             fixed = np.asarray(self.model.fixed_intercept(base))
             sites["intercept"] = np.broadcast_to(fixed, self.num_draws)
         return sites
@@ -118,14 +119,8 @@ class Draws:
 
     @cached_property
     def _rated(self) -> dict[Side, Bool[np.ndarray, " rows"]]:
-        counts = slice(None) if self.data.weight is None else self.data.weight > 0
-        rated: dict[Side, np.ndarray] = {
-            "user": np.zeros(self.data.num_users, bool),
-            "item": np.zeros(self.data.num_items, bool),
-        }
-        rated["user"][self.data.user[counts]] = True
-        rated["item"][self.data.item[counts]] = True
-        return rated
+        counted = self.data.counted
+        return {"user": counted.user_degree > 0, "item": counted.item_degree > 0}
 
     def likelihood_scales(
         self, draws: slice = slice(None)
@@ -171,19 +166,6 @@ class Draws:
         fixed = np.asarray(given, np.float64)
         return np.broadcast_to(fixed, (len(range(self.num_draws)[draws]), *fixed.shape))
 
-    def new_bias_scale(self, side: Side) -> Float[np.ndarray, " draws"]:
-        """Scale of a new row's bias at each draw; 0 where there is none."""
-        scale = self.prior_bias_scale(side)
-        if side not in self.strangers:
-            return scale
-        return np.sqrt(np.square(scale) + self.strangers[side][1][:, 0, 0])
-
-    def prior_bias_scale(self, side: Side) -> Float[np.ndarray, " draws"]:
-        """Prior scale of a bias at each draw, about its prior mean; 0 where there is none."""
-        if f"{side}_bias" not in self.sites:
-            return np.zeros(self.num_draws)
-        return np.sqrt(np.mean(np.square(self.prior_scale(f"{side}_bias")), axis=(1, 2)))
-
     @cached_property
     def functions(self) -> dict[Side, RowMean]:
         """Prior means as functions of features, of the sides that have one."""
@@ -203,27 +185,33 @@ class Draws:
         mean = self.functions[side]
         return row_centers(mean, {name: self.sites[name][draws] for name in mean.shapes}, codes)
 
-    def new_roots(self, side: Side) -> Float[np.ndarray, "draws k k"]:
-        """Roots R of the covariances R R' of a new row's factors at each draw."""
+    def new_roots(self, side: Side) -> Float[np.ndarray, "draws d d"]:
+        """Roots R of the covariances R R' of a row that is not known, (bias, factors), by draw."""
         roots = self.prior_roots(side)
-        if side not in self.strangers or not roots.size:
+        if side not in self.strangers:
             return roots
-        covariance = roots @ np.swapaxes(roots, 1, 2) + self.strangers[side][1][:, 1:, 1:]
-        return np.linalg.cholesky(covariance)
+        covariance = roots @ np.swapaxes(roots, 1, 2) + self.strangers[side][1]
+        values, vectors = np.linalg.eigh(covariance)
+        return vectors * np.sqrt(np.maximum(values, 0.0))[:, None]
 
-    def prior_roots(self, side: Side) -> Float[np.ndarray, "draws k k"]:
-        """Roots R of the prior covariances R R' of a row's factors about their mean at each draw.
+    def prior_roots(self, side: Side) -> Float[np.ndarray, "draws d d"]:
+        """Roots R of the prior covariances R R' of a row about its mean, at each draw.
 
-        Where scales differ by row, they are the root of their mean square.
+        Zero for a bias that is left out. Where scales differ by row, they are the root of their
+        mean square.
         """
         k = int(self.model.num_factors)
+        roots = np.zeros((self.num_draws, 1 + k, 1 + k))
+        if f"{side}_bias" in self.sites:
+            square = np.square(self.prior_scale(f"{side}_bias"))
+            roots[:, 0, 0] = np.sqrt(np.mean(square, axis=(1, 2)))
         if f"{side}_precision" in self.sites:
             lower = np.linalg.cholesky(np.asarray(self.sites[f"{side}_precision"], np.float64))
-            return np.swapaxes(np.linalg.inv(lower), 1, 2)
-        if not k:
-            return np.zeros((self.num_draws, 0, 0))
-        square = np.square(self.prior_scale(f"{side}_factors"))
-        return np.sqrt(np.mean(square, axis=1, keepdims=True)) * np.eye(k)
+            roots[:, 1:, 1:] = np.swapaxes(np.linalg.inv(lower), 1, 2)
+        elif k:
+            square = np.square(self.prior_scale(f"{side}_factors"))
+            roots[:, 1:, 1:] = np.sqrt(np.mean(square, axis=1, keepdims=True)) * np.eye(k)
+        return roots
 
     def rows(
         self, side: Side, codes: Int[np.ndarray, " rows"], draws: slice = slice(None)
@@ -273,13 +261,16 @@ class Draws:
     def _new_variance(
         self, draw: int, x: np.ndarray, y: np.ndarray, new_user: np.ndarray, new_item: np.ndarray
     ) -> np.ndarray:
-        bias, root = (part[draw] for part in self._new["user"])
-        own_bias, own_root = (part[draw] for part in self._new["item"])
-        variance = new_user * (bias**2 + np.square(y[:, 1:] @ root).sum(axis=1))
-        variance = variance + new_item * (own_bias**2 + np.square(x[:, 1:] @ own_root).sum(axis=1))
-        return variance + (new_user & new_item) * np.square(root.T @ own_root).sum()
+        root, own_root = self._new["user"][draw], self._new["item"][draw]
+        # A row's design is (1, factors) of the other.
+        designs = (np.hstack([np.ones((len(own), 1)), own[:, 1:]]) for own in (y, x))
+        of_user, of_item = (
+            np.square(design @ own).sum(axis=1)
+            for design, own in zip(designs, (root, own_root), strict=True)
+        )
+        both = np.square(root[1:].T @ own_root[1:]).sum()
+        return new_user * of_user + new_item * of_item + (new_user & new_item) * both
 
     @cached_property
-    def _new(self) -> dict[Side, tuple[np.ndarray, np.ndarray]]:
-        sides: tuple[Side, Side] = ("user", "item")
-        return {side: (self.new_bias_scale(side), self.new_roots(side)) for side in sides}
+    def _new(self) -> dict[Side, Float[np.ndarray, "draws d d"]]:
+        return {side: self.new_roots(side) for side in SIDES}

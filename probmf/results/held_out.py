@@ -83,8 +83,9 @@ def held_out(fit: RatingsFit | MixedFit, test: Any, *, interval: float = 0.9) ->
     likelihood.check_ratings(observed)
     predicted = fit.predict(test, interval=interval)
     chances = _chances(likelihood, predicted, observed, partial(fit._reach, test))
+    training = fit.data.counted
     return HeldOut(
-        likelihood, predicted, observed, *chances, np.asarray(fit.data.rating), fit.data.weight,
+        likelihood, predicted, observed, *chances, np.asarray(training.rating), training.weight,
         "rating",
     )  # fmt: skip
 
@@ -103,7 +104,7 @@ def _chances(
     if chance is None:
         chance = np.stack([1.0 - predicted.mean, predicted.mean], axis=1)
     below = np.pad(np.cumsum(chance, axis=1), ((0, 0), (1, 0)))
-    row, at = np.arange(len(observed)), np.searchsorted(np.asarray(likelihood.levels), observed)
+    row, at = np.arange(len(observed)), likelihood.codes(observed)
     return below[row, at], below[row, at + 1]
 
 

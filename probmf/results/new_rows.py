@@ -109,8 +109,7 @@ def extend(fitted: Draws, data: Ratings, rng: np.random.Generator | None) -> Dra
         rows = rows.astype(np.float64)
         if rng is not None:
             noise = rng.standard_normal(rows.shape)
-            rows[:, :, 0] += noise[:, :, 0] * fitted.prior_bias_scale(side)[:, None]
-            rows[:, :, 1:] += noise[:, :, 1:] @ np.swapaxes(fitted.prior_roots(side), 1, 2)
+            rows += noise @ np.swapaxes(fitted.prior_roots(side), 1, 2)
         if f"{side}_precision" in fitted.sites:
             rows[:, :, 1:] += fitted.sites[f"{side}_mean"][:, None]
         set_rows(grown, side, codes, rows)

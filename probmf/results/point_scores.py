@@ -187,7 +187,7 @@ class PointScores(Scores):
     def covariance(
         self, user: int, items: Codes
     ) -> tuple[Float[np.ndarray, " n"], Column, Mapping[str, np.ndarray]]:
-        root = np.diag(np.sqrt(self.rows.new_variance("user")))
+        root = self.rows.new_roots["user"].T
         if user >= 0:
             ((_, roots),) = self.rows.roots("user", np.asarray([user]))
             root = roots[0]

@@ -388,7 +388,8 @@ class RatingsFit(Fit):
             The shares, the largest first; they sum to the score with `baseline` and `remainder`.
 
         Raises:
-            ValueError: If there are several draws, or an id is unknown to the fit.
+            ValueError: If there are several draws, an id is unknown to the fit, or its objective
+                ranks.
 
         Example:
             >>> from probmf import MatrixFactorization, Ratings, fit_als
@@ -402,6 +403,7 @@ class RatingsFit(Fit):
             Hu, Koren and Volinsky (2008), Collaborative filtering for implicit feedback datasets,
             section 5.
         """
+        self._require_likelihood("explain")
         self._require_point("explain")
         return explain(self._conditionals, self.data, user, item)
 
@@ -439,6 +441,15 @@ class RatingsFit(Fit):
             bias = rows[:, :1] + float(self._conditionals.intercept)
             return np.hstack([bias, ones, rows[:, 1:]]).astype(np.float32)
         return np.hstack([ones, rows]).astype(np.float32)
+
+    def _require_likelihood(self, method: str) -> None:
+        if self.method.startswith(RANKING):
+            raise ValueError(
+                f"{method} takes rows for what is most likely given their ratings, and this "
+                f"fit lowered objective={self.method.removeprefix(RANKING)!r}, under which no "
+                "rating is likely or unlikely. Fit again with the new pairs, or use fit_als of a "
+                "model with unobserved_weight."
+            )
 
     def _require_point(self, method: str) -> None:
         if not self.is_point:
@@ -480,7 +491,8 @@ class RatingsFit(Fit):
 
         Raises:
             TypeError: If k is no whole number, or `exclude` is of the wrong type.
-            ValueError: If k is out of range, an item is unknown, or no candidate is left.
+            ValueError: If k is out of range, an item is unknown, or no candidate is left; of fits
+                of objectives that rank.
 
         Example:
             >>> from probmf import MatrixFactorization, Ratings, fit_als
@@ -491,6 +503,7 @@ class RatingsFit(Fit):
 
         Cost: O(items d^2) of a point fit, O(S items (d + k)) of S draws. Memory is bounded.
         """
+        self._require_likelihood("choose_next")
         return choose_next(
             self._scores, user, k, candidates=candidates, exclude=exclude, seen=self._seen
         )
@@ -580,7 +593,7 @@ class RatingsFit(Fit):
         Raises:
             TypeError: If `new_ratings` is not Ratings.
             ValueError: If an item is unknown to the fit, a rating does not suit the likelihood, or
-                scales are missing, or many draws need a key.
+                scales are missing, or many draws need a key; of fits of objectives that rank.
 
         Warns:
             RuntimeWarning: If Metropolis steps were accepted too rarely to be relied upon.
@@ -596,6 +609,7 @@ class RatingsFit(Fit):
         Cost: O(n d^2) for the n ratings of these users and O(d^3) per user, at each draw, besides
         sorting the training ratings anew. Memory beyond that of the result is bounded.
         """
+        self._require_likelihood("fold_in")
         scales = {"user_scale": user_scale, "user_bias_scale": user_bias_scale}
         if not self.is_point and key is None:
             raise ValueError(

@@ -16,7 +16,7 @@ from probmf.results.draws import Draws, row_centers
 from probmf.rows import problem as row_problem
 from probmf.rows.batches import Batch, batches, power_of_two, rows_of
 from probmf.rows.problem import RowProblem
-from probmf.rows.store import RowRatings, Side
+from probmf.rows.store import SIDES, RowRatings, Side
 from probmf.rows.sweep import zero_moments
 from probmf.settings import in_precision
 
@@ -102,13 +102,17 @@ class Conditionals:
         variance = self.draws.prior_variance(side, codes)[0]
         return np.broadcast_to(variance, (len(codes), self.num_columns))
 
-    def new_variance(self, side: Side) -> Float[np.ndarray, " d"]:
-        """Prior variance of a new row, the average where scales differ by row; 0 where fixed.
+    @cached_property
+    def new_roots(self) -> dict[Side, Float[np.ndarray, "d d"]]:
+        """Roots R of the covariances R R' of a new row, the average where scales differ by row.
 
         With features, which of a new row are not known, that of the prior means is added.
         """
-        bias, root = self.draws.new_bias_scale(side), self.draws.new_roots(side)[0]
-        return np.concatenate([np.square(bias), np.square(root).sum(axis=1)])
+        return {side: self.draws.new_roots(side)[0] for side in SIDES}
+
+    def _new_covariance(self, side: Side) -> Float[np.ndarray, "1 q"]:
+        root = self.new_roots[side]
+        return self._pack((root @ root.T)[None])
 
     @cached_property
     def _centers(self) -> dict[Side, Float[np.ndarray, "rows d"]]:
@@ -243,12 +247,20 @@ class Conditionals:
     ) -> Float[np.ndarray, "rows p"]:
         """Vectors whose product, one of a user and one of an item, is that variance.
 
-        Of length p = 3 d - 1; code -1 is the prior's.
+        Of length p = 3 d - 1, or with features that of `spread`; code -1 is the prior's.
         """
+        variance = self.prior_variance(side, np.maximum(codes, 0)) * self.free(side)
+        if self.draws.functions:
+            # The numbers of a row of unknown features depend on each other.
+            first, second = self._indices
+            covariance = self._zeros(len(codes))
+            covariance[:, first == second] = variance
+            covariance[codes < 0] = self._new_covariance(side)
+            covariance[self.known(side, codes)] = 0.0
+            return self._join(side, self.tables[side][codes], covariance)
         squares = np.square(self.tables[side][codes].astype(np.float64))
         squares[:, 0] = 1.0  # A bias counts as one.
-        variance = self.prior_variance(side, np.maximum(codes, 0)) * self.free(side)
-        variance[codes < 0] = self.new_variance(side)
+        variance[codes < 0] = np.square(np.diag(self.new_roots[side]))
         variance[self.known(side, codes)] = 0.0
         own = (variance, squares) if side == "user" else (squares, variance)
         return np.concatenate([*own, variance[:, 1:]], axis=1)
@@ -275,7 +287,7 @@ class Conditionals:
         Of length p = d (d + 1); code -1 is the prior's.
         """
         covariance = self._zeros(len(codes))
-        covariance[codes < 0] = self._pack(np.diag(self.new_variance(side))[None])
+        covariance[codes < 0] = self._new_covariance(side)
         known = np.flatnonzero(codes >= 0)
         for part, root in self.roots(side, codes[known]):
             padded = np.pad(root, ((0, power_of_two(len(root)) - len(root)), (0, 0), (0, 0)))
@@ -314,7 +326,7 @@ class Conditionals:
     ) -> Float[np.ndarray, "rows d"]:
         """Rows drawn from their conditionals, from standard Normal noise."""
         drawn = self.tables[side][codes].astype(np.float64)
-        drawn[codes < 0] += noise[codes < 0] * np.sqrt(self.new_variance(side))
+        drawn[codes < 0] += noise[codes < 0] @ self.new_roots[side].T
         known = np.flatnonzero(codes >= 0)
         for part, root in self.roots(side, codes[known]):
             drawn[known[part]] += np.einsum("rd,rde->re", noise[known[part]], root)

@@ -41,13 +41,12 @@ def rows_of(ratings: Ratings, side: Side, *, unobserved_weight: float = 0.0) -> 
     Returns:
         The ratings by row.
     """
-    keep = slice(None) if ratings.weight is None else ratings.weight > 0
-    weight = None if ratings.weight is None else ratings.weight[keep]
-    own, other, size = ratings.user, ratings.item, ratings.num_users
+    counted = ratings.counted
+    own, other, size = counted.user, counted.item, counted.num_users
     if side == "item":
-        own, other, size = ratings.item, ratings.user, ratings.num_items
-    shifted = shift_weak_zeros(ratings.rating[keep], weight, unobserved_weight)
-    return RowRatings.sort(own[keep], other[keep], *shifted, num_rows=size)
+        own, other, size = counted.item, counted.user, counted.num_items
+    shifted = shift_weak_zeros(counted.rating, counted.weight, unobserved_weight)
+    return RowRatings.sort(own, other, *shifted, num_rows=size)
 
 
 def batches(

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from approximated_models import hours, linear, small, unknowns
 from jax.flatten_util import ravel_pytree
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
 
 from probmf import (
     Gaussian,
@@ -97,6 +99,25 @@ def test_turns_of_the_factors_are_left_out() -> None:
     drawn = (draws - np.asarray(vector)) @ slope.T
     np.testing.assert_allclose(drawn.std(axis=0) / exact, 1.0, atol=0.06)
     assert "k_hat" not in fit.sampling.info
+
+
+def test_the_evidence_of_one_factor_counts_both_its_signs() -> None:
+    """Beside the integral over two users' factors, the items' integrated out."""
+    table = {"user": [0, 0, 1, 1], "item": [0, 1, 0, 1], "rating": [2.0, 1.5, -1.8, -1.2]}
+    model = MatrixFactorization(
+        1, Gaussian(0.3), intercept=0.0, user_bias=False, item_bias=False
+    )  # fmt: skip
+    fit = fit_laplace(model, Ratings.from_frame(table), key=0, num_samples=10)
+    grid = np.linspace(-6, 6, 201)
+    users = np.stack(np.meshgrid(grid, grid), axis=-1)
+    covariance = 0.09 * np.eye(2) + users[..., :, None] * users[..., None, :]
+    log = multivariate_normal(np.zeros(2)).logpdf(users)
+    for item in ([2.0, -1.8], [1.5, -1.2]):
+        squares = np.einsum("...de,d,e->...", np.linalg.inv(covariance), item, item)
+        log -= 0.5 * (squares + np.linalg.slogdet(2 * np.pi * covariance)[1])
+    exact = logsumexp(log) + 2 * np.log(grid[1] - grid[0])
+    assert fit.sampling is not None
+    assert fit.sampling.info["log_evidence"] == pytest.approx(exact, abs=0.1)
 
 
 def test_a_search_that_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:

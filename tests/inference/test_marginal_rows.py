@@ -355,8 +355,11 @@ def test_recovered_intercept() -> None:
 
 
 def test_scales_start_where_the_evidence_is_large() -> None:
+    """And where their priors allow them."""
     with jax.enable_x64(True):
         target, _, _ = setting("sampled")
+        narrow = Gaussian(dist.Uniform(5.0, 6.0))
+        target = replace(target, model=replace(target.model, likelihood=narrow))
         potential = Potential(target, (), {})
         start = find_start(target, potential, make_ratings(), jax.random.key(0), 2)
         assert start.vectors.shape == (2, potential.num_dims)

@@ -31,6 +31,12 @@ def test_slice_sampling_leaves_a_law_invariant(width: float) -> None:
     assert scipy.stats.kstest(drawn, scipy.stats.gamma(2.0).cdf).pvalue > 1e-4
 
 
+def test_slice_sampling_ends_where_there_are_no_numbers() -> None:
+    start = jnp.asarray([-jnp.inf, jnp.nan, 0.5])
+    found = slice_sample(jax.random.key(0), start, lambda x: -0.5 * x**2, jnp.full(3, 0.3))
+    assert np.isfinite(np.asarray(found)).tolist() == [False, False, True]
+
+
 def test_slice_sampling_forgets_its_start() -> None:
     def log_density(x: jax.Array) -> jax.Array:
         return -0.5 * jnp.square((x - 1.0) / 0.1)

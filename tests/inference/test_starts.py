@@ -9,6 +9,8 @@ import numpyro.distributions as dist
 import pytest
 
 from probmf.data import Ratings
+from probmf.inference.gibbs.plan import Plan
+from probmf.inference.gibbs.starting_points import start_scales
 from probmf.inference.marginal.density import median
 from probmf.inference.point.validation import Validation
 from probmf.inference.starts import (
@@ -134,3 +136,20 @@ def test_a_search_begins_where_the_prior_is(law: dist.Distribution, wanted: floa
     assert got.shape == otherwise.shape
     # The mean of a skewed law in place of its median is near enough to begin with.
     np.testing.assert_allclose(got, wanted, rtol=0.5)
+
+
+def test_scales_start_where_their_priors_allow_them() -> None:
+    """Else slices of a density of zero would wander, and keep draws that the prior rules out."""
+    ratings = Ratings.from_frame({"user": [1, 2, 3], "item": [1, 1, 2], "rating": [1.0, 2.0, 3.5]})
+    laws = {
+        "user_scale": dist.Uniform(5.0, 6.0).expand((1, 2)), "item_scale": dist.HalfNormal(1.0),
+        "user_bias_scale": dist.Uniform(0.01, 0.02).expand((3,)),
+        "item_bias_scale": dist.Pareto(4.0, 1.0), "noise_scale": dist.TruncatedNormal(low=9.0),
+    }  # fmt: skip
+    own = {name: law for name, law in laws.items() if name != "noise_scale"}
+    model = MatrixFactorization(2, Gaussian(laws["noise_scale"]), **own)
+    found = start_scales(model, ratings, Plan.of(model))
+    for name, law in laws.items():
+        assert found[name].shape == law.batch_shape
+        assert law.support(found[name]).all(), name
+    assert float(found["item_scale"]) == pytest.approx(0.539, abs=0.001)

@@ -18,7 +18,7 @@ from numpyro.infer.util import log_density
 from scipy import stats
 
 from probmf.data import Ratings
-from probmf.likelihoods import Bernoulli, Gaussian
+from probmf.likelihoods import Bernoulli, Gaussian, LogNormal, StudentT
 from probmf.models import MatrixFactorization
 from probmf.models.linear_predictor import linear_predictor
 from probmf.models.observations import Observations
@@ -453,3 +453,24 @@ def test_ratings_without_weights_weigh_one(weight: float) -> None:
     with pytest.raises(ValueError, match=f"unobserved_weight is {weight:g}, but ratings without"):
         model.arguments(table())
     replace(model, unobserved_weight=0.99).arguments(table())
+
+
+def test_ratings_that_single_precision_can_not_tell_apart_are_refused() -> None:
+    """Of them a tenth of all lists would change; far from zero by less, and wide, they may be."""
+    table = {"user": [0, 0, 1, 1], "item": [0, 1, 0, 1], "weight": [1.0, 1.0, 1.0, 0.0]}
+    apart = np.array([0.0, 1.0, 2.0, 1e9])
+    far, near, wide = (
+        Ratings.from_frame(table | {"rating": rating}, weight="weight")
+        for rating in (1e6 + apart, 1e4 + apart, 1e6 * (1.0 + apart))
+    )
+    for likelihood in (Gaussian(0.5), StudentT(0.5)):
+        model = MatrixFactorization(1, likelihood)
+        with pytest.raises(
+            ValueError, match=r"lie about 1e\+06, give or take 0.82.* float32.* such"
+        ):
+            model.arguments(far)
+        model.arguments(near)
+        model.arguments(wide)
+        with jax.enable_x64(True):
+            model.arguments(far)
+    MatrixFactorization(1, LogNormal(0.5)).arguments(far)

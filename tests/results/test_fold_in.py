@@ -172,3 +172,14 @@ def test_bad_arguments(draw_ratings: Any, random_fit: Any) -> None:
         fit.fold_in(light)
     with pytest.raises(TypeError, match="unexpected keyword argument 'item_scale'"):
         fit.fold_in(new_ratings(), item_scale=1.0)
+
+
+def test_fits_of_objectives_that_rank_have_no_rows_given_ratings(
+    draw_ratings: Any, random_fit: Any
+) -> None:
+    data = draw_ratings()
+    fit = replace(random_fit(MatrixFactorization(2), data), method="map/ranking/bpr")
+    asks = (lambda: fit.fold_in(data), lambda: fit.explain(1, 1), lambda: fit.choose_next(1))
+    for ask in asks:
+        with pytest.raises(ValueError, match="lowered objective='bpr', under which no rating is"):
+            ask()

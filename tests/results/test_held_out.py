@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpyro.distributions as dist
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,8 +16,11 @@ from rings import slow
 from probmf import metrics
 from probmf.data import Ratings, rating_table
 from probmf.diagnostics.evaluation import evaluation
+from probmf.inference.default_fit import default_model
+from probmf.inference.gibbs.plan import Plan
+from probmf.inference.gibbs.starting_points import start_scales
 from probmf.inference.point.als import fit_als
-from probmf.likelihoods import Bernoulli, Gaussian, Ordinal
+from probmf.likelihoods import Bernoulli, Gaussian, Ordinal, StudentT
 from probmf.models import MatrixFactorization, MixedEffects
 from probmf.results import MixedFit, RatingsFit
 from probmf.results.held_out import held_out
@@ -226,3 +230,50 @@ def test_responses_that_do_not_suit() -> None:
         held_out(fit, table(3, np.array([0, 3])))
     with pytest.raises(TypeError, match="fit is a str, expected a RatingsFit or a MixedFit"):
         held_out("fit", {})  # type: ignore[arg-type]
+
+
+def test_levels_and_thresholds_in_single_precision_are_the_levels() -> None:
+    """4.4 in single precision lies above 4.4; it is that level all the same."""
+    levels = np.array([1.1, 2.2, 3.3, 4.4])
+    user, item = np.divmod(np.arange(48), 6)
+    rating = levels[np.random.default_rng(0).integers(4, size=48)]
+    exact, single = (
+        Ratings.from_frame({"user": user, "item": item, "rating": values})
+        for values in (rating, rating.astype(np.float32))
+    )
+    fit = fit_als(MatrixFactorization(0, Ordinal((*levels, 5.5), cutpoints=(-2, -1, 1, 2))), exact,
+                  key=0)  # fmt: skip
+    found = [held_out(fit, test) for test in (exact, single)]
+    np.testing.assert_array_equal(found[0].at_most, found[1].at_most)
+    np.testing.assert_array_equal(found[0].below, found[1].below)
+    for level in levels:
+        wide, narrow = (
+            fit.predict(exact, at_least=float(at)).probability for at in (level, np.float32(level))
+        )
+        np.testing.assert_array_equal(wide, narrow)
+
+
+def test_ratings_of_weight_zero_are_left_out_of_everything() -> None:
+    """Of starts, priors by the data, strengths by row, and what predictions are compared with."""
+    rng = np.random.default_rng(0)
+    user, item = np.divmod(np.arange(60), 6)
+    weight = (rng.random(60) < 0.7) * rng.uniform(0.5, 2.0, 60)
+    rating = np.where(weight > 0, rng.normal(3, 1, 60), 1e4)
+    table = {"user": user, "item": item, "rating": rating, "w": weight}
+    whole = Ratings.from_frame(table, weight="w", items=range(9))
+    kept = whole.select(weight > 0)
+    noise = StudentT(dist.HalfNormal(1.0))
+    options: Any = {"regularization": 1.0, "per_rating": True, "loss": "mean"}
+    of_strength = [MatrixFactorization.from_l2(2, ratings=own, **options) for own in (whole, kept)]
+    np.testing.assert_array_equal(of_strength[0].user_scale, of_strength[1].user_scale)
+    model = MatrixFactorization(1, noise, user_scale=dist.HalfNormal(1.0))
+    bases = [float(model.arguments(own)[0].base_score) for own in (whole, kept)]
+    starts = [start_scales(model, own, Plan.of(model)) for own in (whole, kept)]
+    widths = [default_model(own, 2).likelihood.noise_scale.scale for own in (whole, kept)]
+    assert (bases[0], widths[0], starts[0]) == (bases[1], widths[1], starts[1])
+    fits = [fit_als(MatrixFactorization(1), own, key=0, num_sweeps=3) for own in (whole, kept)]
+    first, second = (evaluation(fit, kept, (3,)) for fit in fits)
+    assert first.constant == second.constant
+    assert first.item_means == second.item_means
+    spread = np.sqrt(np.average(np.square(kept.rating - kept.mean), weights=kept.weight))
+    assert Gaussian().constant(kept.rating, kept.weight, 1).sd[0] == pytest.approx(spread)

@@ -180,18 +180,36 @@ def test_draws_of_new_rows(wishart: bool) -> None:
 
 
 def test_a_stranger_is_an_average_row_and_less_certain() -> None:
-    """Of someone without features the row is Normal about the average, with f's spread added."""
-    fit = point_fit(MatrixFactorization(0, Gaussian(0.6), item_bias=False, user_mean=Linear(),
-                                        user_bias_scale=0.4))  # fmt: skip
-    values = fit.point()
-    mean = fit.model.encode(DATA)["user"] @ values["user_mean_weight_0"]
-    mean = mean[:, 0] + values["user_mean_bias_0"]
-    expected = np.sqrt(0.4**2 + mean.var() + 0.6**2)
-    draws = point_fit(fit.model, num_draws=3)
-    for source in (fit, draws):
-        found = source.predict([(999, 0)])
-        assert found.mean[0] == pytest.approx(3.1 + mean.mean(), rel=1e-5)
-        assert found.sd[0] == pytest.approx(expected, rel=1e-5)
+    """Of someone without features the row is Normal about the average, with f's spread added.
+
+    f gives biases and factors that depend on each other.
+    """
+    model = MatrixFactorization(
+        2, Gaussian(0.6), item_bias=False, user_mean=Linear(), item_scale=0.7, user_scale=0.3,
+        user_bias_scale=0.4,
+    )  # fmt: skip
+    fit = point_fit(model)
+    draws, values, items = point_fit(fit.model, num_draws=3), fit.point(), np.arange(ITEMS - 1)
+    f = fit.model.encode(DATA)["user"] @ values["user_mean_weight_0"] + values["user_mean_bias_0"]
+    covariance = np.cov(f.T, bias=True) + np.diag([0.16, 0.09, 0.09])
+    design = np.insert(values["item_factors"][items], 0, 1.0, axis=1)
+    score, variance = 3.1 + design @ f.mean(axis=0), (design @ covariance * design).sum(axis=1)
+    strangers, rows = np.full(len(items), -1), fit._conditionals
+    of_users = (
+        fit._scores.covariance(-1, items)[0], rows.prior_variances(strangers, items),
+        np.square(draws.predict([(999, item) for item in items]).sd) - 0.36,
+    )  # fmt: skip
+    for found in of_users:
+        np.testing.assert_allclose(found, variance, rtol=1e-5)
+    np.testing.assert_allclose(fit.predict((strangers + 1000, items)).mean, score, rtol=1e-5)
+    ((_, roots),) = rows.roots("item", items)
+    spread, mean = np.swapaxes(roots, 1, 2) @ roots, np.insert(f.mean(axis=0)[1:], 0, 1.0)
+    own = np.einsum("d,nde,e->n", mean, spread, mean)
+    both = np.einsum("de,ned->n", covariance[1:, 1:], spread[:, 1:, 1:])
+    np.testing.assert_allclose(rows.variances(strangers, items), variance + own + both, rtol=1e-4)
+    noise = np.random.default_rng(0).standard_normal((20_000, 3))
+    drawn = rows.draw("user", np.full(len(noise), -1), noise)
+    np.testing.assert_allclose(np.cov(drawn.T), covariance, atol=0.05 * covariance.max())
 
 
 def test_files_hold_weights_and_encodings(tmp_path: Path) -> None:

@@ -64,7 +64,9 @@ def fit_laplace(
     posterior is normal, as for Gaussian models with known scales.
 
     Two or more factors may be rotated without any change to the density, so that the Hessian is
-    zero along these turns; they are left out, and change no prediction.
+    zero along these turns; they are left out, and change no prediction. The evidence of a model
+    with one factor counts the modes of both its signs; of a network with hidden units, whose modes
+    are as many as their orders and signs, it counts one.
 
     Args:
         model: A model of the package. A factorization's scales must be numbers or arrays.
@@ -139,7 +141,7 @@ def fit_laplace(
         if not turns.shape[1]:
             if coordinates is not None:
                 volume += coordinates.log_volume(dict(potential.form.shapes))
-            info["log_evidence"] = float(top + volume)
+            info["log_evidence"] = float(top + volume + _log_modes(model, potential, mode, factor))
             info |= _weigh(potential, vectors, log_normal)
     # Where a line search fails at the very top, the Newton steps have settled it.
     info["converged"] = "no" if decrement > DECREMENT else "yes"
@@ -257,16 +259,33 @@ def _turns(target: Target, potential: Potential, mode: np.ndarray) -> Float[np.n
     model = target.source
     if not isinstance(model, MatrixFactorization) or model.num_factors < 2:
         return np.zeros((len(mode), 0))
+    columns = [
+        _moved(potential, mode, {a: (b, 1.0), b: (a, -1.0)})
+        for a in range(model.num_factors)
+        for b in range(a)
+    ]
+    return scipy.linalg.orth(np.stack(columns, axis=1), rcond=1e-6)
+
+
+def _moved(
+    potential: Potential, mode: np.ndarray, by: dict[int, tuple[int, float]]
+) -> Float[np.ndarray, " d"]:
+    """A direction in which factors move by multiples of factors."""
     vector = jnp.asarray(mode, potential.vector.dtype)
     sites = {name: np.asarray(value) for name, value in potential.unravel(vector).items()}
-    columns = []
-    for a in range(model.num_factors):
-        for b in range(a):
-            moved = {name: np.zeros_like(value) for name, value in sites.items()}
-            for name in ("user_factors", "item_factors"):
-                moved[name][:, a], moved[name][:, b] = sites[name][:, b], -sites[name][:, a]
-            columns.append(np.concatenate([moved[name].ravel() for name in sorted(moved)]))
-    return scipy.linalg.orth(np.stack(columns, axis=1).astype(np.float64), rcond=1e-6)
+    moved = {name: np.zeros(value.shape) for name, value in sites.items()}
+    for name in ("user_factors", "item_factors"):
+        for own, (other, times) in by.items():
+            moved[name][:, own] = times * sites[name][:, other]
+    return np.concatenate([moved[name].ravel() for name in sorted(moved)])
+
+
+def _log_modes(model: Any, potential: Potential, mode: np.ndarray, factor: np.ndarray) -> float:
+    """Log of the number of modes: of one factor two, unless its signs are hardly told apart."""
+    if not isinstance(model, MatrixFactorization) or model.num_factors != 1:
+        return 0.0
+    apart = _moved(potential, mode, {0: (0, 2.0)})
+    return float(np.log(2.0)) if np.sum(np.square(factor.T @ apart)) > 1.0 else 0.0
 
 
 def _settle(

@@ -56,8 +56,9 @@ def slice_sample(
         value = jnp.where(done, value, jnp.where(accepted, proposed, value))
         left = jnp.where(~accepted & (proposed < start), proposed, left)
         right = jnp.where(~accepted & (proposed >= start), proposed, right)
-        # In rounding the interval can close on the start itself, which is on the slice.
-        return key, left, right, value, done | accepted | (right - left <= 0)
+        # In rounding the interval can close on the start itself, which is on the slice. What is not
+        # a number ends, too.
+        return key, left, right, value, done | accepted | ~(right - left > 0)
 
     state = (shrink_key, left, right, start, jnp.zeros(start.shape, bool))
     return lax.while_loop(lambda state: ~jnp.all(state[4]), shrink, state)[3]

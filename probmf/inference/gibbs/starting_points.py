@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
+from numpyro.distributions import Distribution, biject_to
 
 from probmf.data import Ratings
 from probmf.data.keys import as_generator
@@ -23,8 +24,13 @@ JITTER = 0.3
 
 
 def start_scales(model: MatrixFactorization, data: Ratings, plan: Plan) -> dict[str, Array]:
-    """Scales to start from: the fixed ones as they are, the sampled ones at moderate values."""
+    """Scales to start from: the fixed ones as they are, the sampled ones at moderate values.
+
+    Where a prior does not allow such a value, one that it does: a slice of a density of zero says
+    nothing of where to go.
+    """
     dtype = jnp.result_type(float)
+    data = data.counted
     spread = float(np.std(model.likelihood.place(data.rating)))
     spread = spread if spread > 0 else 1.0
     k = max(model.num_factors, 1)
@@ -35,7 +41,10 @@ def start_scales(model: MatrixFactorization, data: Ratings, plan: Plan) -> dict[
     learned = model.likelihood.start(data.rating, data.weight, 0.0)
     for name, given in own.items():
         moderate = learned.get(name, NOISE_SHARE * spread)
-        scales[name] = jnp.asarray(moderate if name in plan.random else given, dtype)
+        if name in plan.random:
+            scales[name] = allowed(given, jnp.asarray(moderate, dtype))
+        else:
+            scales[name] = jnp.asarray(given, dtype)
     for site in plan.sites:
         given = getattr(model, site.scale)
         if site.kind == "wishart":
@@ -44,10 +53,17 @@ def start_scales(model: MatrixFactorization, data: Ratings, plan: Plan) -> dict[
         elif site.kind == "random":
             shape = tuple(given.batch_shape)
             start = BIAS_SHARE * spread if site.is_bias else factor
-            scales[site.scale] = jnp.full(shape, start, dtype)
+            scales[site.scale] = allowed(given, jnp.full(shape, start, dtype))
         else:
             scales[site.scale] = jnp.asarray(given, dtype)
     return scales
+
+
+def allowed(law: Distribution, start: Array) -> Array:
+    """Starting values, or where the prior does not allow them others; joint ones stay."""
+    if law.event_shape:
+        return start
+    return jnp.where(law.support(start), start, biject_to(law.support)(jnp.zeros_like(start)))
 
 
 def start_states(

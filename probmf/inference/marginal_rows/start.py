@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from probmf.data import Ratings
+from probmf.inference.gibbs.starting_points import allowed
 from probmf.inference.marginal_rows.evidence import Inputs
 from probmf.inference.marginal_rows.integrated_rows import LEVEL, RowsMarginal
 from probmf.inference.point.als import fit_als
@@ -84,10 +85,10 @@ def _fit(
             scales = _em_step(target, point, scales)
             point = _sites(target, found, scales)
     own = {site: found[site] for site in target.sites_of(target.side)}
-    random = target.model.random_scales()
-    sites = {name: point[name] for name in (*random, LEVEL, f"{target.other}_factors", "intercept")
-             if name in point}  # fmt: skip
-    return sites, own
+    laws = {n: law for n, law in target.scales().items() if isinstance(law, Distribution)}
+    sites = {name: allowed(law, point[name]) for name, law in laws.items()}
+    further = (LEVEL, f"{target.other}_factors", "intercept")
+    return sites | {name: point[name] for name in further if name in point}, own
 
 
 def _first_scales(target: RowsMarginal) -> dict[str, np.ndarray]:
