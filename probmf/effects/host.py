@@ -18,6 +18,7 @@ that of S.
 
 import threading
 from collections.abc import Collection
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,7 @@ from probmf.effects.loops import (
 from probmf.effects.pattern import Pattern
 from probmf.effects.rounding import Rounding, factor_error, rounding_error
 from probmf.effects.statistics import Statistics
+from probmf.effects.working_variates import working_variates
 
 #: With fewer columns many calls of XLA's program cost less, once it is compiled.
 LEAST_COLUMNS = 200
@@ -152,8 +154,7 @@ class HostEvidence:
         Returns:
             The log density.
         """
-        lead = self.elimination.eliminate(trils[0], precision)
-        found = self._factor(trils, precision, lead)
+        lead, found = self._at(trils, precision)
         return np.nan if found is None else self._value(precision, lead, found)
 
     def draw(
@@ -169,8 +170,7 @@ class HostEvidence:
         Returns:
             The log density and the effects (groups, d) of each block in the pattern's order.
         """
-        lead = self.elimination.eliminate(trils[0], precision)
-        found = self._factor(trils, precision, lead)
+        lead, found = self._at(trils, precision)
         if found is None:
             return np.nan, [np.full(shape, np.nan) for shape in self.shapes]
 
@@ -210,8 +210,7 @@ class HostEvidence:
             return Rounding(np.nan, np.nan, ())
         seen, sizes = self._sizes(trils, precision)
         largest = tuple(float(np.max(size, initial=0.0)) for size in sizes)
-        lead = self.elimination.eliminate(trils[0], precision)
-        found = self._factor(trils, precision, lead)
+        lead, found = self._at(trils, precision)
         if found is None:
             return Rounding(np.nan, np.inf, largest)
         size = np.empty(len(self.rest))
@@ -225,19 +224,18 @@ class HostEvidence:
         by_group = np.sum(shares, axis=-1)
         square = precision * float(self.elimination.sums.square)
         factors = sum(factor_error(tril, own) for tril, own in zip(trils, seen, strict=True))
-        value, total = self._value(precision, lead, found), float(size @ size)
-        if not self.num_flat:
-            # No eigenvalue of S is below one.
-            fitted = np.sqrt(total * float(found.half @ found.half))
-            bound = factors + rounding_error(by_group, total, fitted, square)
-            if (rounding := Rounding(value, bound, largest)).is_small:
-                return rounding
-        mean = lapack.solve(found.factor, found.half, transpose=True)
-        inverse = np.array(found.factor, order="F")
-        lapack.invert(inverse)
-        spread = float(np.square(size) @ np.diag(inverse))
-        error = rounding_error(by_group, spread, float(size @ np.abs(mean)), square)
-        return Rounding(value, factors + error, largest)
+        value = self._value(precision, lead, found)
+        fitted = float(size @ np.abs(lapack.solve(found.factor, found.half, transpose=True)))
+        # Without flat columns' no element of the inverse's diagonal is above one.
+        first = len(size) - self.num_flat
+        most = np.ones(len(size))
+        most[first:] = np.diag(_inverted(found.factor[first:, first:]))
+        error = rounding_error(by_group, float(np.square(size) @ most), fitted, square)
+        if not (rounding := Rounding(value, factors + error, largest)).is_small:
+            spread = float(np.square(size) @ np.diag(_inverted(found.factor)))
+            error = rounding_error(by_group, spread, fitted, square)
+            rounding = Rounding(value, factors + error, largest)
+        return rounding
 
     def _sizes(self, trils: Trils, precision: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Norms of each block's columns over noise, and bounds of those times L: (groups, d)."""
@@ -254,19 +252,6 @@ class HostEvidence:
         ]
         return seen, sizes
 
-    def shares_told(self, trils: Trils, precision: float) -> list[np.ndarray]:
-        """Shares of each effect's prior variance that the rows take away, all else being known.
-
-        Args:
-            trils: See `log_evidence`.
-            precision: Noise precision.
-
-        Returns:
-            (groups, d) of each block in the pattern's order, from 0 to 1.
-        """
-        squares = [np.square(own) for own in self._sizes(trils, precision)[1]]
-        return [own / (1.0 + own) for own in squares]
-
     def score(self, trils: Trils, precision: float) -> Score:
         """The log density and its derivatives.
 
@@ -277,20 +262,16 @@ class HostEvidence:
         Returns:
             The score; NaN throughout where a matrix is not positive definite.
         """
-        lead = self.elimination.eliminate(trils[0], precision)
-        found = self._factor(trils, precision, lead)
+        lead, found = self._at(trils, precision)
         if found is None:
             return Score(np.nan, [np.full(np.shape(tril), np.nan) for tril in trils], np.nan)
         value = self._value(precision, lead, found)
         mean = lapack.solve(found.factor, found.half, transpose=True)
-        inverse = self._invert(found.factor)
-        prior = self.prior[: len(inverse)]
-        excess = np.sum(prior * np.diag(inverse)) - len(inverse) + np.sum(self.prior * mean**2)
+        inverse, count = self._matrix("inverse"), self.num_inverted
+        # That of S, or of its part without flat columns; the rest stays zero.
+        lapack.invert(found.factor[:count, :count], inverse[:count, :count])
+        excess = self.prior @ (np.diag(inverse) + mean**2) - count
         for_precision = 0.5 / precision * (excess + found.half @ found.half + self.num_rows)
-        if len(inverse) < len(mean):
-            whole = np.zeros((len(mean), len(mean)), order="F")
-            whole[: len(inverse), : len(inverse)] = inverse
-            inverse = whole
         scores = [
             self._score_block(block, trils, precision, found, inverse, mean)
             for block in range(1, len(self.shapes))
@@ -303,11 +284,85 @@ class HostEvidence:
         )
         return Score(value, [for_lead, *scores], for_precision + more)
 
+    def information(self, trils: Trils, precision: float, moves: Trils) -> np.ndarray:
+        """The average information; see `probmf.effects.working_variates`.
+
+        Args:
+            trils: See `log_evidence`.
+            precision: Noise precision.
+            moves: Derivatives of the precision and of each tril by some numbers, the last axis.
+
+        Returns:
+            The information about these, NaN where a matrix is not positive definite. After `score`
+            at the same point it takes no factorization.
+        """
+        lead, found = self._at(trils, precision)
+        if found is None:
+            return np.full(2 * np.shape(moves[0])[-1:], np.nan)
+        mean = lapack.solve(found.factor, found.half, transpose=True)
+        effects = self.columns.scale_vector(trils, mean)
+        variates = working_variates(
+            self.elimination, self.columns, self.rest, self._inner, trils, precision, lead, effects,
+            moves,
+        )  # fmt: skip
+        taken = self._covariance(trils, precision, variates.lead, variates.rest)
+        information = 0.5 * precision * (variates.products - precision * taken)
+        return 0.5 * (information + information.T)
+
+    def block_covariance(self, trils: Trils, precision: float, block: int) -> np.ndarray:
+        """Covariance of the effects of a block after the leading one, given scales and noise.
+
+        Args:
+            trils: See `log_evidence`.
+            precision: Noise precision.
+            block: Its position.
+        """
+        own = self.columns.own[block]
+        units = np.eye(len(self.rest))[:, own]
+        lead = np.zeros((*self.shapes[0], units.shape[1]))
+        return self._covariance(trils, precision, lead, units)
+
+    def _covariance(
+        self, trils: Trils, precision: float, for_lead: np.ndarray, for_rest: np.ndarray
+    ) -> np.ndarray:
+        """Covariance of sums of effects with coefficients (groups, d, p) and (D, p)."""
+        lead, found = self._at(trils, precision)
+        size, count = int(np.prod(for_lead.shape[:2])), for_rest.shape[1]
+        if found is None:
+            return np.full((count, count), np.nan)
+        spread = np.einsum("mab,mbp->map", lead.spread, for_lead).reshape(size, count)
+        left = for_rest - precision * (self.elimination.cross_transposed @ spread)
+        half = np.array(
+            [
+                lapack.solve(found.factor, self.columns.scale_vector(trils, own, transpose=True))
+                for own in np.ascontiguousarray(left.T)
+            ]
+        ).reshape(count, len(for_rest))
+        return for_lead.reshape(size, count).T @ spread + half @ half.T
+
+    @cached_property
+    def _inner(self) -> scipy.sparse.csr_matrix:
+        """Sums of products of columns."""
+        return _symmetric(self.row, self.column, self.elimination.base, len(self.rest))
+
+    def _at(self, trils: Trils, precision: float) -> tuple[Lead, _Factored | None]:
+        """The leading groups and the factor, None where S is not positive definite.
+
+        Those of this thread's last point are kept.
+        """
+        point, last = [np.asarray(precision), *trils], getattr(self._workspace, "point", [])
+        if len(last) != len(point) or not all(map(np.array_equal, point, last)):
+            self._workspace.point = []
+            lead = self.elimination.eliminate(trils[0], precision)
+            self._workspace.found = lead, self._factor(trils, precision, lead)
+            self._workspace.point = [np.array(part) for part in point]
+        found: tuple[Lead, _Factored | None] = self._workspace.found
+        return found
+
     def _factor(self, trils: Trils, precision: float, lead: Lead) -> _Factored | None:
-        """None where S is not positive definite."""
         products = self.elimination.products(trils[0], precision, lead)
         target = self.rest - precision * self.elimination.onto_columns(lead.mean)
-        matrix = self._matrix()
+        matrix = self._matrix("factor")
         place(self.row, self.column, self.columns.scales(trils), precision * products, matrix)
         self.columns.scale_wide(trils, matrix, transpose=True)
         matrix[np.diag_indices_from(matrix)] += self.prior
@@ -316,24 +371,18 @@ class HostEvidence:
         vector = precision * self.columns.scale_vector(trils, target, transpose=True)
         return _Factored(matrix, lapack.solve(matrix, vector), products, target)
 
-    def _matrix(self) -> np.ndarray:
-        """This thread's workspace."""
-        size = len(self.rest)
-        if not hasattr(self._workspace, "matrix"):
-            self._workspace.matrix = np.zeros((size, size), order="F")
-        return self._workspace.matrix
+    def _matrix(self, name: str) -> np.ndarray:
+        """One of this thread's workspaces, at first zero."""
+        if not hasattr(self._workspace, name):
+            size = len(self.rest)
+            setattr(self._workspace, name, np.zeros((size, size), order="F"))
+        matrix: np.ndarray = getattr(self._workspace, name)
+        return matrix
 
     def _value(self, precision: float, lead: Lead, found: _Factored) -> float:
         diagonal = np.diag(found.factor)[: self.num_inverted]
         rest = 0.5 * found.half @ found.half - np.sum(np.log(diagonal)) + self.volume
         return 0.5 * self.num_rows * np.log(precision / (2 * np.pi)) + lead.value + float(rest)
-
-    def _invert(self, factor: np.ndarray) -> np.ndarray:
-        """The lower triangle of the inverse of S, or of its part without flat columns."""
-        own = slice(None, self.num_inverted)
-        inverse = np.asfortranarray(factor[own, own])
-        lapack.invert(inverse)
-        return inverse
 
     def _score_block(
         self,
@@ -372,13 +421,7 @@ class HostEvidence:
         trils: Trils,
     ) -> np.ndarray:
         """Diagonal blocks of beta (c m^T - M P W): the score where no L^-1 exists."""
-        size = len(mean)
-        products = scipy.sparse.csr_matrix(
-            (found.products, (self.row, self.column)), shape=(size, size)
-        )
-        # What lies above the diagonal already is that of the diagonal blocks.
-        above = scipy.sparse.triu(products, 1)
-        products = products + scipy.sparse.tril(products, -1).T - above
+        products = _symmetric(self.row, self.column, found.products, len(mean))
         flat = index.ravel()
         lower = np.tril(inverse)
         moment = (lower + np.tril(lower, -1).T)[:, flat] + np.outer(mean, mean[flat])
@@ -387,3 +430,22 @@ class HostEvidence:
         every = np.arange(len(index))
         outer = found.target[index][:, :, None] * mean[index][:, None, :]
         return precision * (outer - product[every, :, every, :])
+
+
+def _symmetric(
+    row: np.ndarray, column: np.ndarray, values: np.ndarray, size: int
+) -> scipy.sparse.csr_matrix:
+    """The matrix of which the lower triangle and whole diagonal blocks are stored."""
+    there = values != 0
+    stored = (values[there], (row[there], column[there]))
+    matrix = scipy.sparse.csr_matrix(stored, shape=(size, size))
+    # What lies above the diagonal already is that of the diagonal blocks.
+    above = scipy.sparse.triu(matrix, 1)
+    return (matrix + scipy.sparse.tril(matrix, -1).T - above).tocsr()
+
+
+def _inverted(factor: np.ndarray) -> np.ndarray:
+    """The lower triangle of the inverse of what was factored."""
+    inverse = np.array(factor, order="F")
+    lapack.invert(inverse, inverse)
+    return inverse

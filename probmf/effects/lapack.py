@@ -116,14 +116,15 @@ def _take_off(matrix: np.ndarray, done: int, column: int) -> None:
     _add_product(matrix[end:, own], here, matrix[end:, column:end], -1.0, transpose=False)
 
 
-def invert(factored: np.ndarray) -> None:
-    """Replace a Cholesky factor L by the lower triangle of the inverse of what was factored.
+def invert(factored: np.ndarray, out: np.ndarray) -> None:
+    """Put the lower triangle of the inverse of what was factored in out, which may be the factor.
 
     With X = L^-1, by tile columns, that is X^T X.
     """
     size = len(_checked(factored))
     if size <= TILE:
-        _in_place(_potri, factored)
+        _checked(out)[:] = factored
+        _in_place(_potri, out)
         return
     # Each from its diagonal tile down.
     columns = {
@@ -131,7 +132,7 @@ def invert(factored: np.ndarray) -> None:
         for first in range(0, size, TILE)
     }
     each(lambda first: _solve(factored[first:, first:], columns[first]), columns)
-    each(partial(_multiply, columns, factored), columns)
+    each(partial(_multiply, columns, _checked(out)), columns)
 
 
 def _multiply(columns: dict[int, np.ndarray], out: np.ndarray, row: int) -> None:
@@ -213,7 +214,9 @@ def _in_place(routine: Any, matrix: np.ndarray) -> int:
 def _checked(matrix: np.ndarray) -> np.ndarray:
     """The matrix, checked: LAPACK reads memory without asking."""
     square = matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1]
-    if not (square and matrix.dtype == np.float64 and matrix.flags.f_contiguous):
+    # Of a larger one that is, a part's columns are apart.
+    by_column = matrix.flags.f_contiguous or matrix.strides[0] == 8 <= matrix.strides[1]
+    if not (square and matrix.dtype == np.float64 and by_column):
         raise ValueError(
             f"matrix of shape {matrix.shape} and type {matrix.dtype}; expected a square one of "
             "float64, stored by column."

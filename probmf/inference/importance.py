@@ -10,19 +10,14 @@ import scipy.optimize
 import scipy.special
 from arviz_stats.base.array import array_stats
 
+from probmf.inference.newton import FLAT, FTOL, REACH, InformedScore, newton
+
 #: Degrees of freedom and inflation of the covariance of the proposals.
 DEGREES, INFLATION = 6.0, 1.2
 #: Share and inflation of the defensive component, which bounds the weights.
 DEFENSIVE_SHARE, DEFENSIVE_INFLATION = 0.1, 6.0
 #: Above this Pareto k-hat importance sampling is not to be trusted (Vehtari et al. 2024).
 K_HAT_GATE = 0.7
-#: How far the search goes from its start: a factor of three million for a scale.
-REACH = 15.0
-#: Largest derivative, as a share of the value, at which a search that stops has arrived.
-FLAT = 1e-6
-#: Relative gain of an iteration at which a search ends. The value is a sum over all observations,
-#: whose rounding a line search would mistake for a slope if it went on.
-FTOL = 1e-11
 #: How often a search is begun anew.
 MOST_STARTS = 4
 
@@ -49,16 +44,17 @@ def find_mode(
     *,
     step: float = 1e-4,
     side_by_side: Callable[[np.ndarray], Sequence[np.ndarray]] | None = None,
-    curvature: np.ndarray | None = None,
+    informed: InformedScore | None = None,
 ) -> Mode:
-    """Climb by L-BFGS with the analytic score; the Hessian is by differences of the score.
+    """Climb with the analytic score; the Hessian is by differences of the score.
 
     Args:
         score: Log density and gradient at a vector.
         start: Where to begin.
         step: Step of the differences.
         side_by_side: Gradients at the rows of a matrix, if that is quicker than one by one.
-        curvature: About minus the second derivatives at the start; see `climb`.
+        informed: The same with about minus the second derivatives, for Newton's method in place of
+            L-BFGS.
 
     Returns:
         The mode with minus the inverse Hessian as covariance.
@@ -83,7 +79,11 @@ def find_mode(
             return -np.array(side_by_side(vectors)).reshape(len(vectors), size)
         return np.array([-score(vector)[1] for vector in vectors]).reshape(len(vectors), size)
 
-    found = climb(minus, start, curvature=curvature)
+    if informed is None:
+        found = climb(minus, start)
+    else:
+        found = newton(informed, start)
+        count += found.nfev
     if not np.isfinite(found.fun):
         raise NoModeError("The log density is not finite at the starting values.")
     hessian = differences(slopes, found.x, step)
@@ -120,7 +120,6 @@ def climb(
     max_iterations: int = 200,
     callback: Callable[..., None] | None = None,
     reach: float = REACH,
-    curvature: np.ndarray | None = None,
 ) -> scipy.optimize.OptimizeResult:
     """Minimize by L-BFGS, whose first step has length one, within reach of the start.
 
@@ -134,9 +133,6 @@ def climb(
         max_iterations: The most iterations.
         callback: Called after each.
         reach: How far each coordinate may go from its start.
-        curvature: About the second derivatives, positive definite: the search is in coordinates
-            where they are the identity, and its first step is Newton's, but no longer than one.
-            One that is not finite is left aside.
 
     Returns:
         SciPy's result; `success` is False unless a stationary point was found.
@@ -146,28 +142,23 @@ def climb(
     found = scipy.optimize.OptimizeResult(x=start, fun=value, jac=gradient, nit=0, success=True)
     if not len(start) or not np.isfinite(value) or not np.all(np.isfinite(gradient)):
         return found
-    turn = np.eye(len(start))
-    if curvature is not None and np.all(np.isfinite(curvature)):
-        turn = _whitening(curvature, gradient)
     first, wall, best, nit = (value, gradient), value, (value, start, gradient), 0
 
-    def walled(moved: np.ndarray) -> tuple[float, np.ndarray]:
+    def walled(move: np.ndarray) -> tuple[float, np.ndarray]:
         # The line search divides by differences of values, so beyond the wall they are finite.
         nonlocal wall, best
-        move = turn @ moved
         if np.max(np.abs(move), initial=0.0) <= reach:
             value, gradient = minus(start + move) if np.any(move) else first
             if np.isfinite(value) and np.all(np.isfinite(gradient)):
                 wall = max(wall, value)
                 if value < best[0]:
                     best = value, start + move, gradient
-                return value, turn.T @ gradient
-        return wall + 1e3 * (1 + abs(wall)), np.zeros_like(moved)
+                return value, gradient
+        return wall + 1e3 * (1 + abs(wall)), np.zeros_like(move)
 
     for _ in range(MOST_STARTS):
-        begin = np.linalg.solve(turn, best[1] - start)
         found = scipy.optimize.minimize(
-            walled, begin, jac=True, method="L-BFGS-B", callback=callback,
+            walled, best[1] - start, jac=True, method="L-BFGS-B", callback=callback,
             options={
                 "maxiter": max_iterations - nit, "maxcor": 30, "ftol": FTOL, "gtol": 1e-5,
             },
@@ -180,16 +171,6 @@ def climb(
             break
     found.nit = nit
     return found
-
-
-def _whitening(curvature: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-    """Coordinates M, a move of M z, in which Newton's first step has length one."""
-    root = np.linalg.cholesky(curvature)
-    slope = scipy.linalg.solve_triangular(root, gradient, lower=True)
-    step = scipy.linalg.solve_triangular(root, slope, lower=True, trans="T")
-    length = float(np.linalg.norm(slope)) / max(1.0, float(np.max(np.abs(step))))
-    inverse: np.ndarray = scipy.linalg.solve_triangular(root, np.eye(len(root)), lower=True).T
-    return inverse * (length or 1.0)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dense_effects import Case, conditional, dense_evidence, make_case
+from dense_effects import Case, conditional, dense_evidence, make_case, spread_design
 from rings import slow_but
+from scipy.linalg import block_diag
 from scipy.stats import multivariate_normal
 
 from probmf.effects import compress, log_evidence, make_pattern, sum_on_host
@@ -66,6 +67,55 @@ def test_evidence_and_score_agree_with_dense_algebra(
     assert score.precision == pytest.approx(for_precision, abs=1e-9)
     for got, want in zip(score.trils, ordered(pattern, slopes), strict=True):
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "flat"),
+    [
+        ("scalars and a population", "pairs", (2,)), ("slopes", "unlisted", ()),
+        ("slopes", "dense", (2,)), ("slopes by group", "pairs", ()), ("by group", "pairs", (2,)),
+    ],
+)  # fmt: skip
+def test_average_information_and_covariances_of_dense_algebra(
+    name: str, path: str, flat: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of y' P V_i P V_j P y, from the whole covariance and its derivatives."""
+    case = plain(CASES[name])
+    case = case._replace(
+        trils=[np.eye(len(t[-1])) if i in flat else t for i, t in enumerate(case.trils)]
+    )
+    pattern, rng = pattern_of(case, monkeypatch, path), np.random.default_rng(1)
+    host = host_of(case, pattern, tuple(pattern.order.index(i) for i in flat))
+    moves = [rng.normal(size=(*t.shape, 3)) * (i not in flat) for i, t in enumerate(case.trils)]
+    noise = rng.normal(size=3)
+    columns = [z.reshape(len(z), -1) for z in spread_design(case)]
+
+    def spread(left: np.ndarray, right: np.ndarray, block: int) -> np.ndarray:
+        count = case.blocks[block].num_groups
+        product = np.broadcast_to(left @ np.swapaxes(right, -1, -2), (count, *left.shape[-2:]))
+        return block_diag(*product)
+
+    whole, ways = np.eye(len(case.target)) / case.precision, np.zeros((3, *2 * case.target.shape))
+    ways -= (noise / case.precision**2)[:, None, None] * np.eye(len(case.target))
+    for block, (z, tril, move) in enumerate(zip(columns, case.trils, moves, strict=True)):
+        if block not in flat:
+            whole += z @ spread(tril, tril, block) @ z.T
+        for place in range(3):
+            half = z @ spread(move[..., place], tril, block) @ z.T
+            ways[place] += half + half.T
+    inverse = np.linalg.inv(whole)
+    if flat:
+        x = np.concatenate([columns[block] for block in flat], axis=1)
+        covariance = np.linalg.inv(x.T @ inverse @ x)
+        place = pattern.order.index(flat[0])
+        got = host.block_covariance(ordered(pattern, case.trils), case.precision, place)
+        np.testing.assert_allclose(got, covariance, rtol=1e-8)
+        inverse -= inverse @ x @ covariance @ x.T @ inverse
+    variates = ways @ (inverse @ case.target)
+    got = host.information(
+        ordered(pattern, case.trils), case.precision, [noise[None], *ordered(pattern, moves)]
+    )
+    np.testing.assert_allclose(got, 0.5 * variates @ inverse @ variates.T, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize(("zero", "path"), [(0, "pairs"), (1, "pairs"), (0, "dense"), (2, "dense")])
@@ -239,6 +289,6 @@ def test_routines_agree_with_numpy() -> None:
     np.testing.assert_allclose(
         routines.solve(matrix, vector, transpose=True), np.linalg.solve(lower.T, vector), atol=1e-12
     )
-    routines.invert(matrix)
+    routines.invert(matrix, matrix)
     np.testing.assert_allclose(np.tril(matrix), np.tril(np.linalg.inv(whole)), atol=1e-12)
     assert not routines.factor(np.asfortranarray(-whole))

@@ -18,7 +18,7 @@ def test_agrees_with_numpy_and_says_nothing(size: int, capfd: pytest.CaptureFixt
     half = lapack.solve(matrix, vector)
     both = lapack.solve(matrix, half, transpose=True)
     np.testing.assert_allclose(both, np.linalg.solve(wanted, vector), atol=1e-10)
-    lapack.invert(matrix)
+    lapack.invert(matrix, matrix)
     np.testing.assert_allclose(np.tril(matrix), np.tril(np.linalg.inv(wanted)), atol=1e-10)
     assert capfd.readouterr() == ("", "")
 
@@ -30,7 +30,7 @@ def test_cores_change_nothing() -> None:
         matrix = np.asfortranarray(root @ root.T)
         with lapack.on_cores(count):
             assert lapack.factor(matrix)
-            lapack.invert(matrix)
+            lapack.invert(matrix, matrix)
         found.append(np.tril(matrix))
     for other in found[1:]:
         np.testing.assert_array_equal(other, found[0])

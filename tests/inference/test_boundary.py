@@ -123,6 +123,15 @@ class TestLookAround:
         end = self.around([2.0, 1.0, 30.0], [0.0, 0.0, 0.0])
         assert (end.gain, end.flat, end.rising) == (0.0, [], [])
 
+    def test_from_one_side(self) -> None:
+        slope = np.array([2.0, 0.1, -3.0])
+
+        def minus(x: np.ndarray) -> tuple[float, np.ndarray]:
+            return float(slope @ np.exp(x)), slope * np.exp(x)
+
+        end = look_around(minus, np.zeros(3), slope, PLACES, [], one_sided=True)
+        np.testing.assert_allclose(end.curvature, np.diag(slope), atol=3e-4)
+
     def test_before_it(self) -> None:
         end = self.around([2.0, 1.0, 30.0], [0.3, 0.0, -0.1])
         assert end.gain == pytest.approx(0.5 * (2 * 0.09 + 30 * 0.01), rel=1e-6)

@@ -16,6 +16,7 @@ from probmf.inference.importance import climb
 from probmf.inference.mixed import standard_errors
 from probmf.inference.mixed.boundary import boundary
 from probmf.inference.mixed.exact_problem import ExactProblem, Objective
+from probmf.inference.newton import newton
 from probmf.run.driver import FitWarning
 
 FORMULA = "y ~ 1 + x + (1 + x | g) + (1 | h)"
@@ -391,26 +392,52 @@ class TestClimb:
         found = climb(self.minus, np.array([-9.0]))
         assert not np.isfinite(found.fun)
 
-    def test_takes_newtons_step_where_the_curvature_is_known(self) -> None:
-        turned = np.array([[1.0, 0.5], [-0.5, 1.0]])
-        curvature = turned @ np.diag([1e6, 1.0]) @ turned.T
-        looks: list[np.ndarray] = []
-
-        def minus(vector: np.ndarray) -> tuple[float, np.ndarray]:
-            looks.append(vector)
-            away = vector - [0.7, -0.4]
-            return 0.5 * float(away @ curvature @ away), curvature @ away
-
-        found = climb(minus, np.zeros(2), curvature=curvature)
-        assert found.success
-        np.testing.assert_allclose(found.x, [0.7, -0.4], rtol=1e-6)
-        assert len(looks) <= 4
-        far = climb(minus, np.array([9.0, 5.0]), curvature=curvature)  # The first step is shorter.
-        np.testing.assert_allclose(far.x, [0.7, -0.4], rtol=1e-6)
-
     def test_does_not_leave_its_reach(self) -> None:
         found = climb(lambda v: (-float(v[0]), -np.ones(1)), np.zeros(1))
         assert found.x[0] <= 15.0
+
+
+class TestNewton:
+    """Where minus the second derivatives are about known."""
+
+    @staticmethod
+    def score(vector: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """120 observations of variance 9, and a scale of six groups that are alike."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            square, flat = 120 * 9 * np.exp(-2 * vector[0]), np.exp(2 * vector[1])
+            value = -120 * vector[0] - square / 2 - 3 * np.log1p(flat)
+        slope = np.array([square - 120, -6 * flat / (1 + flat)])
+        return value, slope, np.diag([2 * square, 12 * (flat / (1 + flat)) ** 2])
+
+    @pytest.mark.parametrize("start", [(0.0, 0.0), (5.0, 3.0), (-3.0, -1.0), (1.1, 5.0)])
+    def test_arrives_also_where_it_becomes_flat(self, start: tuple[float, float]) -> None:
+        found = newton(self.score, np.array(start))
+        assert found.success
+        assert found.x[0] == pytest.approx(np.log(3), abs=1e-4)
+        assert 3 * np.exp(2 * found.x[1]) < 1e-7
+        assert found.nfev <= 20
+
+    def test_says_that_it_has_not(self) -> None:
+        steps: list[Any] = []
+        found = newton(self.score, np.array([5.0, 3.0]), 2, steps.append)
+        assert (found.success, found.nit, len(steps)) == (False, 2, 2)
+        found = newton(lambda v: (np.nan, v, np.diag(v)), np.zeros(2))
+        assert not np.isfinite(found.fun)
+
+    def test_makes_a_step_shorter(self) -> None:
+        """Beyond 1 the density is not there, and the information is a tenth of the truth."""
+
+        def score(v: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+            value = -5.0 * float((v[0] - 0.7) ** 2) if v[0] < 1 else np.nan
+            return value, -10.0 * (v - 0.7), np.eye(1)
+
+        found = newton(score, np.zeros(1))
+        assert found.success
+        np.testing.assert_allclose(found.x, [0.7], atol=1e-5)
+
+    def test_does_not_leave_its_reach(self) -> None:
+        found = newton(lambda v: (v[0], np.ones(1), np.zeros((1, 1))), np.zeros(1))
+        assert (found.x[0], found.success) == (15.0, False)
 
 
 def lme4(shared_data: Path, name: str) -> Any:

@@ -19,6 +19,7 @@ from probmf.inference.marginal import MarginalModel
 from probmf.inference.marginal.host_density import HostDensity
 from probmf.inference.marginal.injection import Inject, ModelRun
 from probmf.inference.marginal.prepared import Prepared
+from probmf.inference.newton import InformedScore
 from probmf.inference.potential import Potential
 from probmf.inference.standard_coordinates import Coordinates, mixed_coordinates
 from probmf.models.mixed.program import MixedProgram
@@ -140,6 +141,11 @@ class MarginalDensity(Potential):
             return self.host.score(vector)
         value, gradient = self.value_and_grad(jnp.asarray(vector, self.vector.dtype))
         return float(value), np.asarray(gradient, np.float64)
+
+    @property
+    def informed(self) -> InformedScore | None:
+        """Log density, gradient, and what the data say of minus the second derivatives."""
+        return None if self.host is None else self.host.informed
 
     def rounding(self, vector: np.ndarray) -> Rounding:
         """The evidence with its error by rounding at a vector, in double precision."""

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from probmf.backend import uses_loops
-from probmf.effects.host import LEAST_COLUMNS, HostEvidence, has_host_form
+from probmf.effects.host import LEAST_COLUMNS, HostEvidence, Score, has_host_form
 from probmf.effects.rounding import Rounding
 from probmf.inference.marginal.prepared import Prepared
 from probmf.rows.store import num_workers
@@ -75,13 +75,16 @@ class HostDensity:
 
     def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         """Log density and its gradient."""
-        (extra, precision, *trils), slopes = self.terms_at(vector)
-        score = self.evidence.score(trils, float(precision))
-        gradient = np.zeros(len(vector))
-        parts = [np.asarray(part) for part in (1.0, score.precision, *score.trils)]
-        for part, slope in zip(parts, slopes, strict=True):
-            gradient += part.ravel() @ slope.reshape(part.size, len(vector))
-        return float(extra) + score.value, gradient
+        terms, slopes = self.terms_at(vector)
+        score = self.evidence.score(terms[2:], float(terms[1]))
+        return float(terms[0]) + score.value, _gradient(score, slopes)
+
+    def informed(self, vector: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """Log density, gradient, and average information; see `HostEvidence.information`."""
+        terms, slopes = self.terms_at(vector)
+        at = terms[2:], float(terms[1])
+        score, information = self.evidence.score(*at), self.evidence.information(*at, slopes[1:])
+        return float(terms[0]) + score.value, _gradient(score, slopes), information
 
     def draw(
         self, vector: np.ndarray, rng: np.random.Generator | None
@@ -91,29 +94,10 @@ class HostDensity:
         value, tables = self.evidence.draw(trils, float(precision), rng)
         return float(extra) + value, tables
 
-    def curvature(self, vector: np.ndarray) -> np.ndarray:
-        r"""About minus the second derivatives: the expected information on scales and noise.
-
-        That of a factor L of a block's effects, as if the effects were known, is
-        :math:`\sum_g \operatorname{tr}(W_i (W_j + W_j^\top))` with :math:`W_i = L^{-1}
-        \partial_i L`; each effect counts by the share of it that the rows tell.
-        """
-        (_, precision, *trils), slopes = self.terms_at(vector)
-        shares = self.evidence.shares_told(trils, float(precision))
-        noise = slopes[1].reshape(len(vector)) / float(precision)
-        left = max(self.evidence.num_rows - sum(float(np.sum(own)) for own in shares), 1.0)
-        total = np.eye(len(vector)) + 0.5 * left * np.outer(noise, noise)
-        for tril, share, slope in zip(trils, shares, slopes[2:], strict=True):
-            if not np.all(np.diagonal(tril, axis1=-2, axis2=-1)):
-                continue
-            by_group = tril if tril.ndim == 3 else tril[None]
-            moves = slope.reshape(*by_group.shape, len(vector))
-            moves = np.einsum("gab,gbcp->gacp", np.linalg.inv(by_group), moves)
-            count = len(share) / len(by_group)
-            told = np.square(share).reshape(len(by_group), -1, tril.shape[-1]).mean(1)
-            both = moves + np.swapaxes(moves, 1, 2)
-            total += count * np.einsum("ga,gabp,gabq->pq", told, moves, both, optimize=True)
-        return 0.5 * (total + total.T)
+    def block_covariance(self, vector: np.ndarray, block: int) -> np.ndarray:
+        """Covariance of the effects of a block after the leading one, given the vector."""
+        (_, precision, *trils), _ = self.terms_at(vector)
+        return self.evidence.block_covariance(trils, float(precision), block)
 
     def rounding(self, vector: np.ndarray) -> Rounding:
         """The evidence with its error by rounding at a vector."""
@@ -151,6 +135,14 @@ class HostDensity:
     def _terms(self) -> Any:
         example = np.zeros((CHUNK, len(self.example)), self.example.dtype)
         return traced_jit(_terms, self._numbers, self.parts, example)
+
+
+def _gradient(score: Score, slopes: list[np.ndarray]) -> np.ndarray:
+    """By the vector, from derivatives of the terms by it, the last axis."""
+    parts = [np.asarray(part) for part in (1.0, score.precision, *score.trils)]
+    return np.sum(
+        [part.ravel() @ s.reshape(part.size, -1) for part, s in zip(parts, slopes, strict=True)], 0
+    )
 
 
 def _leaves(parts: EvidenceTerms, vector: Array) -> list[Array]:

@@ -89,6 +89,8 @@ class ApproximateProblem:
     """
 
     cores = 1
+    informed = None
+    is_dear = False
 
     def __init__(
         self,
@@ -119,11 +121,6 @@ class ApproximateProblem:
     def start(self) -> np.ndarray:
         """Starting point."""
         return self.target.density.start()
-
-    def curvature(self, vector: np.ndarray) -> np.ndarray | None:
-        """Nothing that is known beforehand."""
-        del vector
-        return None
 
     def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         """The objective and its gradient; compiled."""

@@ -11,8 +11,7 @@ from numpyro import handlers
 from scipy.special import ndtri
 
 from probmf.data import as_key
-from probmf.inference.importance import climb
-from probmf.inference.mixed.maximum_likelihood import minus_score
+from probmf.inference.mixed.maximum_likelihood import search
 from probmf.inference.mixed.profiles import profiles
 from probmf.inference.mixed.refit import Refit, alone, named
 from probmf.results import MixedFit
@@ -170,7 +169,7 @@ def _bootstrap(
     def estimates(response: np.ndarray) -> dict[str, float] | None:
         own = jax.numpy.asarray(np.asarray(response, dtype))
         problem = refit.pose(replace(refit.data, response=own))
-        end = climb(minus_score(problem), start)
+        end = search(problem, start)
         return named(refit.fit, alone(problem.estimates(end.x))) if np.isfinite(end.fun) else None
 
     found = [one for one in pool.stream(estimates, made) if one is not None]

@@ -15,6 +15,7 @@ from probmf.inference.marginal.host_density import HostDensity
 from probmf.inference.marginal.injection import read_observed
 from probmf.inference.marginal.lost_digits import lost_digits
 from probmf.inference.marginal.prepared import Prepared
+from probmf.inference.newton import InformedScore
 from probmf.models.mixed.arrays import MixedData
 from probmf.models.mixed.program import MixedProgram
 from probmf.run.compilation import count_numbers, traced_jit
@@ -161,15 +162,19 @@ class ExactProblem:
         """Cores that one evaluation after the other makes use of."""
         return 1 if self.host is None else self.host.cores
 
+    @property
+    def is_dear(self) -> bool:
+        """True if an evaluation takes more than all else about it."""
+        return self.host is not None and self.host.is_large
+
     def start(self) -> np.ndarray:
         """Starting point."""
         return self.density.start() if self.host is None else self.host.start()
 
-    def curvature(self, vector: np.ndarray) -> np.ndarray | None:
-        """About minus the second derivatives, where an evaluation is dear."""
-        if self.host is None or not self.host.is_large:
-            return None
-        return self.host.curvature(vector)
+    @property
+    def informed(self) -> InformedScore | None:
+        """The objective, its gradient, and about minus the second derivatives."""
+        return None if self.host is None else self.host.informed
 
     def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         """The objective and its gradient; compiled."""
@@ -216,12 +221,15 @@ class ExactProblem:
         if self.coefficients is None or self.prepared.blocks[self.coefficients[1]].num_groups > 1:
             return {}
         site, block = self.coefficients
-        own = jnp.asarray(vector, self.target.vector.dtype)
-        numbers = count_numbers(self.prepared.args)
-        run = traced_jit(
-            _ExactObjective.covariance, numbers, self.target, own, block, static_argnums=2
-        )
-        covariance = np.asarray(run(self.target, own, block), np.float64)
+        if self.host is not None and block:
+            covariance = self.host.block_covariance(vector, block)
+        else:
+            own = jnp.asarray(vector, self.target.vector.dtype)
+            numbers = count_numbers(self.prepared.args)
+            run = traced_jit(
+                _ExactObjective.covariance, numbers, self.target, own, block, static_argnums=2
+            )
+            covariance = np.asarray(run(self.target, own, block), np.float64)
         standard = self.prepared.standards[block]
         if standard is not None:
             covariance = standard.backward @ covariance @ standard.backward.T

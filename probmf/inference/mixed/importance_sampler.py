@@ -82,8 +82,7 @@ def draw_marginal(
                 mode = None
                 if start is not None:
                     first = start.result()
-                    curvature = None if host is None else host.curvature(first)
-                    mode = find_mode(density.score, first, curvature=curvature)
+                    mode = find_mode(density.score, first, informed=density.informed)
         except NoModeError as error:
             raise NotServedError(str(error)) from None
         clock.mark("mode")

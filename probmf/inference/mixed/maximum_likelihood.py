@@ -20,6 +20,7 @@ from probmf.inference.mixed.identifiability import Finding, confounded_variances
 from probmf.inference.mixed.search_end import DECREMENT, End, look_around, told
 from probmf.inference.mixed.separation import separated_coefficients
 from probmf.inference.mixed.standard_errors import standard_errors
+from probmf.inference.newton import newton
 from probmf.models import MixedEffects
 from probmf.models.mixed.arrays import MixedData
 from probmf.models.mixed.design import Design
@@ -61,7 +62,8 @@ def fit_marginal(
         objective: "likelihood" (lme4's REML = FALSE), "restricted" (REML = TRUE) or "map".
         num_nodes: Nodes of the quadrature for each effect (lme4's nAGQ), where the effects are one
             or two of each group of one grouping, and the response is not Gaussian.
-        max_iterations: The most iterations of L-BFGS.
+        max_iterations: The most iterations of the search: of Newton's method with the average
+            information where the response is Gaussian, else of L-BFGS.
         float64: Compute in double precision, whatever JAX is set to elsewhere.
 
     Returns:
@@ -90,7 +92,8 @@ def fit_marginal(
         4.0
 
     References:
-        Bates, Maechler, Bolker and Walker (2015), equations 34 to 42. Pinheiro and Bates (1995),
+        Bates, Maechler, Bolker and Walker (2015), equations 34 to 42. Gilmour, Thompson and Cullis
+        (1995), Average information REML, for the search. Pinheiro and Bates (1995),
         Approximations to the log-likelihood function in the nonlinear mixed-effects model, for
         Laplace's approximation and the quadrature.
 
@@ -139,8 +142,7 @@ def fit_marginal(
             times.append(time.perf_counter() - begin)
 
         with on_cores(problem.cores):
-            start = problem.start()
-            found = climb(minus, start, max_iterations, note, curvature=problem.curvature(start))
+            found = search(problem, problem.start(), max_iterations, note)
             if not np.isfinite(found.fun):
                 raise ValueError(
                     "The marginal likelihood is not finite at the starting values; look for a "
@@ -152,7 +154,9 @@ def fit_marginal(
             fit = MixedFit(model, design, point, f"marginal/{objective}", data=own)
             boundaries = find_boundary(fit)
             digits = problem.lost_digits(found.x)
-            end = look_around(minus, found.x, found.jac, problem.places, boundaries)
+            end = look_around(
+                minus, found.x, found.jac, problem.places, boundaries, one_sided=problem.is_dear
+            )
             errors, loadings = standard_errors(problem, found.x, samples, end)
             maximum = Maximum(
                 errors, _num_parameters(problem, design), design.data.num_observations,
@@ -211,6 +215,28 @@ def minus_score(
         return -value, -gradient
 
     return minus
+
+
+def search(
+    problem: ExactProblem | ApproximateProblem,
+    start: np.ndarray,
+    max_iterations: int = 200,
+    callback: Callable[..., None] | None = None,
+) -> scipy.optimize.OptimizeResult:
+    """The top of an objective, by Newton's method where second derivatives are about known.
+
+    Args:
+        problem: The objective.
+        start: Where to begin.
+        max_iterations: The most iterations.
+        callback: Called after each.
+
+    Returns:
+        SciPy's result for minus the objective; see `newton` and `climb`.
+    """
+    if problem.informed is not None:
+        return newton(problem.informed, start, max_iterations, callback)
+    return climb(minus_score(problem), start, max_iterations, callback)
 
 
 def _num_parameters(problem: ExactProblem | ApproximateProblem, design: Design) -> int:

@@ -9,7 +9,7 @@ import numpyro.distributions as dist
 import scipy.optimize
 
 from probmf.inference.importance import climb
-from probmf.inference.mixed.maximum_likelihood import minus_score
+from probmf.inference.mixed.maximum_likelihood import minus_score, search
 from probmf.inference.mixed.refit import Refit, alone, named
 from probmf.inference.mixed.search_end import FLAT
 from probmf.inference.mixed.standard_errors import shown
@@ -69,7 +69,7 @@ def profiles(refit: Refit, height: float, pool: Workers) -> dict[str, tuple[floa
 
         def without(value: float, start: np.ndarray) -> tuple[float, np.ndarray]:
             problem = refit.pose(_with_fixed(refit.data, place, value))
-            end = climb(minus_score(problem), start if len(start) else problem.start())
+            end = search(problem, start if len(start) else problem.start())
             return float(end.fun), np.asarray(end.x)
 
         # Squares of residuals rise without end; other likelihoods may become flat.

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from probmf.inference.importance import climb
-from probmf.inference.mixed.maximum_likelihood import minus_score, pose
+from probmf.inference.mixed.maximum_likelihood import pose, search
 from probmf.models.mixed.arrays import MixedData
 from probmf.results import MixedFit
 from probmf.results.mixed_summary import is_effect, scalars
@@ -48,7 +47,7 @@ class Refit:
     @cached_property
     def top(self) -> Any:
         """Its top."""
-        return climb(minus_score(self.problem), self.problem.start())
+        return search(self.problem, self.problem.start())
 
     def pose(self, data: MixedData) -> Any:
         """The objective of other data."""

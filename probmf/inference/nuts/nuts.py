@@ -314,7 +314,7 @@ def start_at_mode(density: MarginalDensity, key: Array, num_chains: int) -> Mode
         return None
     try:
         with on_cores(1 if density.host is None else density.host.cores):
-            mode = find_mode(density.score, density.start())
+            mode = find_mode(density.score, density.start(), informed=density.informed)
     except NoModeError:
         return None
     rng = as_generator(key)
