@@ -14,7 +14,8 @@ from scipy.special import ndtri
 from probmf import Bernoulli, Gaussian, MatrixFactorization, Ratings, plots
 from probmf.datasets import Simulation, simulate_ratings
 from probmf.plots.factors import leading_directions, place_labels
-from probmf.results import History, RatingsFit
+from probmf.plots.style import figure_of, short_labels
+from probmf.results import Estimates, History, RatingsFit, Recommendations
 
 
 def simulate(likelihood: str = "gaussian") -> tuple[Simulation, RatingsFit]:
@@ -291,6 +292,41 @@ def test_degree_distribution() -> None:
     np.testing.assert_allclose(lines(ax)["3 users"], [[1, 3], [2, 1], [3, 1]])
     np.testing.assert_allclose(lines(ax)["3 items"], [[1, 3], [2, 1], [3, 1]])
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    whole = Ratings.from_frame({"user": [1], "item": [7]}, rating=None)
+    ax = plots.degree_distribution(whole).axes[0]
+    assert ax.get_title(loc="left") == "1 rating, 100% of all pairs"
+    assert [line.get_marker() for line in ax.get_lines()] == ["o", "o"]
+
+
+def test_long_names_stay_apart_and_within() -> None:
+    """Names of levels below an axis, and of items beside one, whose title still has room."""
+    names = [f"a school of a very long name in the district, number {n}" for n in range(90)]
+    for count, dated in ((1, False), (12, False), (90, False), (12, True)):
+        days = np.datetime64("2024-01-01", "ns") + np.arange(12) * np.timedelta64(1, "D")
+        levels = days if dated else np.array(names[:count], object)
+        found = Estimates(
+            what="predictions", response="y", columns={"g": levels}, mean=np.zeros(count)
+        )
+        figure = plots.estimates(found, "g")
+        ax = figure.axes[0]
+        figure.draw_without_rendering()
+        ticks = ax.get_xticklabels()
+        texts = [tick.get_text() for tick in ticks]
+        assert len(set(texts)) == len(ticks) <= 60
+        assert ax.get_position().height > 0.35
+        turned = {tick.get_rotation() for tick in ticks}
+        assert turned == ({0.0} if count == 1 else {45.0})
+    assert texts[0] == "2024-01-01"
+    labels = np.array(names[:3])
+    shown = Recommendations(
+        np.array(["u"]), labels[None], np.arange(3)[None], np.zeros((1, 3)), None, None,
+        np.ones(1, bool),
+    )  # fmt: skip
+    ax = plots.recommendations(shown).axes[0]
+    figure_of(ax).draw_without_rendering()
+    assert ax.get_position().width > 0.5
+    alike = [f"a school of a very long name, number {n}, in the same district" for n in range(3)]
+    assert short_labels(alike) == alike
 
 
 class TestRecommendations:

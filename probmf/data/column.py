@@ -26,9 +26,10 @@ TIMES = {DATES, DATETIMES, DURATIONS, CLOCK}
 #: Only these are sure to have a total order (sets, for one, compare but do not).
 SORTABLE = {INTEGERS, FLOATS, BOOLEANS, DECIMALS, TEXT, BYTES, UUIDS, TUPLES, *TIMES}
 
-# A subclass stands before its base: True is an int and a datetime is a date.
+# A subclass stands before its base: True and a timedelta64 are ints, and a datetime is a date.
 _PYTHON: tuple[tuple[type | tuple[type, ...], str], ...] = (
     ((bool, np.bool_), BOOLEANS),
+    ((timedelta, np.timedelta64), DURATIONS),
     ((int, np.integer), INTEGERS),
     ((float, np.floating), FLOATS),
     (str, TEXT),
@@ -36,7 +37,6 @@ _PYTHON: tuple[tuple[type | tuple[type, ...], str], ...] = (
     ((datetime, np.datetime64), DATETIMES),
     (date, DATES),
     (time, CLOCK),
-    ((timedelta, np.timedelta64), DURATIONS),
     (UUID, UUIDS),
     (tuple, TUPLES),
 )
@@ -300,6 +300,8 @@ def exact_array(values: list[Any]) -> pa.Array:
     """
     if all(isinstance(value, np.datetime64 | np.timedelta64) for value in values):
         return pa.array(in_arrow_unit(np.array(values)))
+    if isinstance(values[0], int) and min(values) >= 0 and max(values) >= 2**63:
+        return pa.array(values, pa.uint64())
     # pandas has nanoseconds, which Arrow drops where it is not told.
     if any(_nanoseconds(value) for value in values):
         if isinstance(values[0], timedelta):
@@ -400,9 +402,16 @@ def _is_word(value: object) -> bool:
 
 def plain(value: Any) -> Any:
     """A NumPy scalar as the Python value that a message should show."""
-    if isinstance(value, np.datetime64 | np.timedelta64):
+    if isinstance(value, np.datetime64):
+        return str(np.datetime_as_string(value, unit="auto"))
+    if isinstance(value, np.timedelta64):
         return str(value)
     return value.item() if isinstance(value, np.generic) else value
+
+
+def python_values(values: np.ndarray) -> list[Any]:
+    """Values as Python's own, but dates and durations as NumPy's: nanoseconds would be integers."""
+    return list(values) if values.dtype.kind in "mM" else list(values.tolist())
 
 
 def some_of(values: Sequence[Any], most: int = 5) -> str:

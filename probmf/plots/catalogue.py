@@ -8,7 +8,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from probmf.data import Ratings
-from probmf.plots.style import BLUE, INK, ORANGE, describe, figure_of, legend, log_axis, new_axes
+from probmf.data.column import plain
+from probmf.data.rating_summary import headline_count
+from probmf.plots.style import (
+    BLUE,
+    INK,
+    ORANGE,
+    describe,
+    figure_of,
+    legend,
+    log_axis,
+    new_axes,
+    short,
+    short_labels,
+)
 from probmf.results import Recommendations
 
 
@@ -31,18 +44,21 @@ def degree_distribution(ratings: Ratings, *, ax: Axes | None = None) -> Figure:
     """
     ax = new_axes(ax, (5.2, 4.0))
     for name, degree, color, style in (
-        ("users", ratings.user_degree, BLUE, "-"),
-        ("items", ratings.item_degree, ORANGE, "--"),
+        ("user", ratings.user_degree, BLUE, "-"),
+        ("item", ratings.item_degree, ORANGE, "--"),
     ):
-        count = np.sort(np.asarray(degree))[::-1]
-        count = count[count > 0]
-        rank = np.arange(1, len(count) + 1)
-        ax.plot(rank, count, style, color=color, lw=2, label=f"{len(degree):,} {name}")
+        own = np.sort(np.asarray(degree))[::-1]
+        own = own[own > 0]
+        rank = np.arange(1, len(own) + 1)
+        label = headline_count(len(degree), name)
+        marker = "o" if len(own) == 1 else ""
+        ax.plot(rank, own, style, marker=marker, color=color, lw=2, label=label)
     log_axis(ax, "xy")
     legend(ax, loc="lower left")
+    count = headline_count(len(ratings), "rating")
     describe(
         ax,
-        title=f"{len(ratings):,} ratings, {100 * ratings.density:.2g}% of all pairs",
+        title=f"{count}, {100 * ratings.density:.3g}% of all pairs",
         x="rank, from the one with the most ratings",
         y="number of ratings",
     )
@@ -117,14 +133,18 @@ def recommendations(
             "D", color=ORANGE, mec="white", ms=6, label=reference_label,
         )  # fmt: skip
         legend(ax, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
-    ax.set_yticks(height, [str(names[place]) for place in found])
+    ax.set_yticks(height, short_labels(names[place] for place in found))
     ax.tick_params(axis="y", length=0, labelcolor=INK)
     ax.grid(False, axis="y")
     ax.spines["left"].set_visible(False)
     ax.set_ylim(height[-1] - 0.7, 0.7)
     pad = 24 if truth is not None else 6
     ax.set_title(
-        f"Recommended to user {recommended.user[row]}", loc="left", fontsize=11, color=INK, pad=pad
+        f"Recommended to user {short(plain(recommended.user[row]))}",
+        loc="left",
+        fontsize=11,
+        color=INK,
+        pad=pad,
     )
     ax.set_xlabel(x_label, fontsize=10, color=INK)
     return figure_of(ax)

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from probmf.data.column import python_values
 from probmf.plots.intervals import LABELLED, draw_lines
 from probmf.plots.style import (
     CYCLE,
@@ -15,12 +16,15 @@ from probmf.plots.style import (
     figure_of,
     legend,
     new_axes,
+    short_labels,
 )
 from probmf.results import Estimates
 from probmf.results.estimates import texts_of
 
 #: Places on the axis from which on a column of numbers is drawn as a curve.
 CURVE = 6
+#: Letters of all names of levels that stand beside each other.
+_ROOM = 50
 #: Width over which intervals of several colours at one place are spread.
 _SPREAD = 0.4
 
@@ -78,7 +82,7 @@ def estimates(
             shift = _SPREAD * gap * ((place + 0.5) / len(parts) - 0.5)
             _draw_dots(ax, found, numbers + shift, order, name, place)
     if names is not None:
-        ax.set_xticks(range(len(names)), names)
+        _name_places(ax, names)
         ax.set_xlim(-0.6, len(names) - 0.4)
         ax.grid(axis="x", visible=False)
     if found.what != "predictions":
@@ -142,16 +146,25 @@ def _axis(values: np.ndarray) -> tuple[np.ndarray, list[str] | None]:
     if values.dtype.kind in "iuf":
         return values.astype(float), None
     codes: dict[Any, int] = {}
-    for value in values.tolist():
+    own = python_values(values)
+    for value in own:
         codes.setdefault(value, len(codes))
-    return np.array([codes[value] for value in values.tolist()], float), texts_of(list(codes))
+    return np.array([codes[value] for value in own], float), texts_of(list(codes))
+
+
+def _name_places(ax: Axes, names: list[str]) -> None:
+    """Ticks of levels: aslant where their names would run into each other, of many some."""
+    places = range(0, len(names), -(-len(names) // LABELLED))
+    texts = short_labels(names[place] for place in places)
+    aslant: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    ax.set_xticks(places, texts, **(aslant if sum(map(len, texts)) > _ROOM else {}))
 
 
 def _colours(found: Estimates, color: str | None) -> dict[str, np.ndarray]:
     """Lines of each colour."""
     if color is None:
         return {"": np.arange(len(found))}
-    values = found.columns[color].tolist()
+    values = python_values(found.columns[color])
     kinds = list(dict.fromkeys(values))
     parts = {
         name: np.array([place for place, value in enumerate(values) if value == own])

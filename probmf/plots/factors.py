@@ -16,7 +16,7 @@ from matplotlib.transforms import Bbox
 
 from probmf.diagnostics.alignment import align
 from probmf.diagnostics.quantities import singular_values
-from probmf.plots.style import BLUE, GREY, INK, describe, figure_of, new_axes, span
+from probmf.plots.style import BLUE, GREY, INK, describe, figure_of, new_axes, short_labels, span
 from probmf.results import RatingsFit
 from probmf.results.draws import Draws
 from probmf.results.mixtures import tails
@@ -107,7 +107,7 @@ def factor_map(
         y=f"second direction, {share[1]:.0%}",
     )
     told = fit.data.item_labels(named) if titles is None and len(named) else titles
-    labels = [str(told[n if titles is None else item]) for n, item in enumerate(named)]  # type: ignore[index]
+    labels = short_labels(told[n if titles is None else item] for n, item in enumerate(named))  # type: ignore[index]
     place_labels(ax, place[named], np.sqrt(size[named]) / 2, labels)
     return figure_of(ax)
 
@@ -196,7 +196,7 @@ def spectrum(fit: RatingsFit, *, interval: float = 0.9, ax: Axes | None = None) 
     ax.plot(place, np.median(value, axis=0), "o", color=BLUE, ms=6)
     ax.set_ylim(0, 1.08 * float(value.max()) or 1.0)
     ax.set_xlim(0.5, len(place) + 0.5)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     intervals = f" ({interval:.0%} intervals)" if len(value) > 1 else ""
     describe(
         ax,

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 
-from probmf.plots.style import BLUE, GREY, count_ticks
+from probmf.plots.style import BLUE, GREY, count_ticks, short_labels
 from probmf.results.mixtures import tails
 
 #: More lines than this are not labelled one by one.
@@ -63,7 +63,7 @@ def draw_lines(
     if zero and left <= 0 <= right:
         ax.axvline(0.0, color=GREY, lw=1, ls="--", zorder=0.5)
     if few:
-        ax.set_yticks(y, list(labels))
+        ax.set_yticks(y, short_labels(labels))
     else:
         count_ticks(ax)
     ax.set_ylim(-0.7, count - 0.3) if few else ax.set_ylim(-1, count)

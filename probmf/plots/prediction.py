@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from probmf.data.rating_summary import headline_count
 from probmf.plots.style import (
     BLUE,
     DENSITY,
@@ -198,7 +199,7 @@ def _draw_cells(
 
 
 def _rows(found: HeldOut) -> str:
-    return f"{len(found.observed):,} test {found.rows}"
+    return headline_count(len(found.observed), f"test {found.rows.removesuffix('s')}")
 
 
 def _draw_outcomes(ax: Axes, found: HeldOut) -> None:

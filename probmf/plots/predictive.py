@@ -14,7 +14,16 @@ from probmf.data import as_generator
 from probmf.diagnostics.quantities import AnyFit
 from probmf.plots.intervals import DRAWN, LABELLED
 from probmf.plots.posterior import check_sampled
-from probmf.plots.style import BLUE, INK, count_ticks, describe, figure_of, legend, new_axes
+from probmf.plots.style import (
+    BLUE,
+    INK,
+    count_ticks,
+    describe,
+    figure_of,
+    legend,
+    new_axes,
+    short_labels,
+)
 from probmf.results import MixedFit, RatingsFit
 from probmf.results.asked import check_choice
 from probmf.results.mixtures import tails
@@ -226,7 +235,7 @@ def _draw_groups(
         seen[order], x, "o", color=INK, ms=4 if few else 1, rasterized=not few, label="observed"
     )
     if few:
-        ax.set_yticks(x, [names[there[place]] for place in order])
+        ax.set_yticks(x, short_labels(names[there[place]] for place in order))
     else:
         count_ticks(ax)
     ax.grid(axis="y", visible=False)

@@ -7,12 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from probmf.data import Ratings
-from probmf.plots.style import BLUE, GREY, INK, ORANGE, new_figure, quiet
+from probmf.plots.style import BLUE, GREY, INK, ORANGE, new_figure, quiet, short
 from probmf.results import RatingsFit
 from probmf.results.asked import check_interval, read_some
-
-#: Letters of a label.
-_LETTERS = 34
 
 
 def user_profile(fit: RatingsFit, user: Any, *, k: int = 8, interval: float = 0.9) -> Figure:
@@ -52,7 +49,7 @@ def user_profile(fit: RatingsFit, user: Any, *, k: int = 8, interval: float = 0.
     if fit.model.num_factors and fit.data.num_users > 1:
         _draw_similar(quiet(figure.add_subplot(lower[1])), fit, asked.ids)
     count = int(fit.data.user_degree[code])
-    name = _short(fit.data.user_labels([code])[0])
+    name = short(fit.data.user_labels([code])[0])
     figure.suptitle(
         f"User {name}: {count:,} rating{'s' * (count != 1)}", x=0.01, ha="left", fontsize=12,
         color=INK,
@@ -83,7 +80,7 @@ def _draw_rated(
             ax.hlines(y, found.lower, found.upper, color=BLUE, lw=2, alpha=0.45)
         ax.plot(found.mean, y, "o", color=BLUE, ms=6, label="predicted")
         ax.plot(data.rating[rows], y, "D", color=ORANGE, mec="white", ms=6, label="rated")
-    labels = [_short(own) for own in data.item_labels(data.item[rows])]
+    labels = [short(own) for own in data.item_labels(data.item[rows])]
     _finish(ax, labels, "rating")
     left_out = int(data.user_degree[code]) - len(rows)
     more = f" ({left_out:,} in the middle left out)" if left_out else ""
@@ -102,7 +99,7 @@ def _draw_recommended(
     if found.lower is not None and found.upper is not None:
         ax.hlines(y, found.lower[0, :count], found.upper[0, :count], color=BLUE, lw=2, alpha=0.45)
     ax.plot(found.score[0, :count], y, "o", color=BLUE, ms=6)
-    labels = [_short(own) for own in fit.data.item_labels(found.code[0, :count])]
+    labels = [short(own) for own in fit.data.item_labels(found.code[0, :count])]
     _finish(ax, labels[::-1], "expected rating" if interval else "score")
     ax.set_title("Recommended", loc="left", fontsize=10, color=INK)
 
@@ -121,7 +118,7 @@ def _draw_similar(ax: Axes, fit: RatingsFit, ids: np.ndarray) -> None:
     found = fit.similar_users(ids, k=min(5, fit.data.num_users - 1))
     y = np.arange(found.code.shape[1])[::-1]
     ax.barh(y, found.score[0], height=0.55, color=BLUE, alpha=0.6)
-    labels = [_short(own, 12) for own in fit.data.user_labels(found.code[0])]
+    labels = [short(own, 12) for own in fit.data.user_labels(found.code[0])]
     _finish(ax, labels[::-1], "cosine of factors")
     ax.set_xlim(min(0.0, float(found.score.min())), 1)
     ax.set_title("Most similar users", loc="left", fontsize=10, color=INK)
@@ -134,8 +131,3 @@ def _finish(ax: Axes, labels: list[str], x: str) -> None:
     ax.grid(False, axis="y")
     ax.set_ylim(-0.7, max(len(labels), 1) - 0.3)
     ax.set_xlabel(x, fontsize=9)
-
-
-def _short(label: object, most: int = _LETTERS) -> str:
-    text = str(label)
-    return text if len(text) <= most else text[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"

@@ -25,6 +25,9 @@ DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
 INK, GREY, PALE = "#262626", "#8A8A8A", "#E3E3E3"
 DENSITY = LinearSegmentedColormap.from_list("density", ["#EEF4F8", "#7FB3D3", "#0B4F7D"])
 
+#: Letters of a label.
+LETTERS = 34
+
 # Dots an inch of a file, and pixels an inch of a notebook's page.
 _DPI, _SHOWN_DPI = 150, 100
 
@@ -92,6 +95,20 @@ def figure_legend(figure: Figure, ax: Axes) -> None:
         )
         for line in made.get_lines():
             line.set(linewidth=2, alpha=1)  # Thin lines of long chains would not be seen there.
+
+
+def short(label: object, most: int = LETTERS) -> str:
+    """A label of so many letters at most, without its middle: numbered names differ at the end."""
+    text = str(label)
+    end = most // 3
+    return text if len(text) <= most else f"{text[: most - end - 1]}…{text[-end:]}"
+
+
+def short_labels(labels: Iterable[object]) -> list[str]:
+    """Labels that stand side by side, short if that leaves them different."""
+    whole = [str(label) for label in labels]
+    cut = [short(label) for label in whole]
+    return cut if len(set(cut)) == len(set(whole)) else whole
 
 
 def log_axis(ax: Axes, axes: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
+from probmf.data.column import plain, python_values
 from probmf.data.tables import load
 from probmf.results.table import SHOWN, Table, Tabular
 
@@ -80,9 +81,9 @@ class Estimates(Tabular):
 
     def labels(self) -> list[str]:
         """Each line in words; of many lines the columns that differ are told."""
-        told = [values for values in self.columns.values() if len(set(values.tolist())) > 1]
-        told = told or list(self.columns.values())[:1]
-        words = [texts_of(values.tolist()) for values in told]
+        every = [python_values(values) for values in self.columns.values()]
+        told = [values for values in every if len(set(values)) > 1] or every[:1]
+        words = [texts_of(values) for values in told]
         return [", ".join(line) for line in zip(*words, strict=True)]
 
 
@@ -90,7 +91,7 @@ def texts_of(values: Sequence[Any]) -> list[str]:
     """Values of a column in words, numbers with as many digits as tell them apart."""
     count = len(set(values))
     for digits in range(4, 17):
-        found = [f"{v:.{digits}g}" if isinstance(v, float) else str(v) for v in values]
+        found = [f"{v:.{digits}g}" if isinstance(v, float) else str(plain(v)) for v in values]
         if len(set(found)) == count:
             break
     return found

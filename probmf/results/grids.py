@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from probmf.data.column import BOOLEANS, Column, objects, some_of
+from probmf.data.column import BOOLEANS, Column, objects, python_values, some_of
 from probmf.data.tables import Frame, load
 from probmf.likelihoods.parameters import is_number
 from probmf.models.mixed import Design
@@ -107,7 +107,7 @@ def columns_of(design: Design, leave_out: Collection[str]) -> Columns:
         for term in terms:
             parts = zip(term.groups.factors, term.groups.vocabularies, strict=True)
             for name, vocabulary in parts:
-                choices.setdefault(name, vocabulary.ids.tolist())
+                choices.setdefault(name, python_values(vocabulary.ids))
     known = tuple(design.known_of_rows.values())
     choices = dict.fromkeys(known) | choices
     return Columns(choices, tuple(dict.fromkeys(predictors)), known)
@@ -306,7 +306,9 @@ def _values(name: str, said: Any, columns: Columns, training: Callable[[str], Co
     values = [said] if isinstance(said, str) or not hasattr(said, "__len__") else list(said)
     if not values:
         raise ValueError(f"The values of {name!r} are empty; give at least one.")
-    return [own.item() if isinstance(own, np.generic) else own for own in values]
+    # Dates stay NumPy's own: nanoseconds would be integers.
+    numbers = [isinstance(own, np.generic) and own.dtype.kind not in "mM" for own in values]
+    return [own.item() if is_one else own for own, is_one in zip(values, numbers, strict=True)]
 
 
 def _typical(column: Column, is_number: bool) -> Any:

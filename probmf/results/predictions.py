@@ -9,6 +9,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Float, Shaped
 
 from probmf.data import Ratings
+from probmf.data.column import plain
 from probmf.data.ids import read_ids, to_arrow
 from probmf.results.table import Tabular
 
@@ -151,7 +152,7 @@ def ids_to_arrow(ids: np.ndarray, name: str) -> pa.Array:
 
 def plain_text(value: object) -> str:
     """An id as a message should show it."""
-    return repr(value.item() if isinstance(value, np.generic) else value)
+    return repr(plain(value))
 
 
 def told_unknown(known: bool | Bool[np.ndarray, " n"]) -> str:

@@ -43,7 +43,10 @@ class Tabular:
 
     def _repr_html_(self) -> str:
         """A headline and the first rows, for notebooks."""
-        rows = self.to_arrow()
+        try:
+            rows = self.to_arrow()
+        except TypeError:  # Of ids that have no Arrow type, such as tuples.
+            return html.lines([self._headline])
         ids = rows.column_names[: self._num_ids]
         first = rows.slice(0, SHOWN).to_pylist()
         shown = Table(tuple(row | {name: str(row[name]) for name in ids} for row in first))

@@ -243,6 +243,7 @@ def test_ratings_of_any_numeric_type(values: Any) -> None:
         (pl.Series([dt.datetime(2020, 1, 2)] * 2), np.array(["2020-01-02"] * 2, "M8[D]")),
         (pl.Series([dt.timedelta(days=1)] * 2), np.array([1, 1], "m8[D]")),
         # Objects: nothing is cut off.
+        ([np.timedelta64(2, "h"), np.timedelta64(1, "D")], np.array([2, 24], "m8[h]")),
         ([pd.Timestamp(2), pd.Timestamp(1)], np.array([2, 1], "M8[ns]")),
         ([pd.Timedelta(2), pd.Timedelta(1)], np.array([2, 1], "m8[ns]")),
         ([np.datetime64(1, "D"), np.datetime64(1, "h")], np.array([24, 1], "M8[h]")),

@@ -55,6 +55,7 @@ UUIDS = [uuid.UUID(int=5), uuid.UUID(int=2), uuid.UUID(int=5)]
         ([BIG, BIG - 1, -BIG], "integers", [-BIG, BIG - 1, BIG]),
         ([2**63 - 1, -(2**63)], "integers", [-(2**63), 2**63 - 1]),
         ([2**64 - 1, 2**63, 1], "integers", [1, 2**63, 2**64 - 1]),
+        ([2**63], "integers", [2**63]),
         ([2**100, 1, -3], "integers", [-3, 1, 2**100]),
         ([np.int8(3), 1, np.uint64(2)], "integers", [1, 2, 3]),
         (range(3, 0, -1), "integers", [1, 2, 3]),
@@ -118,6 +119,7 @@ def test_ids_are_kept(values: Any, kind: str, ids: list[Any]) -> None:
         (np.array(["2020-05", "1969-01"], "M8[M]"), "M8[s]"),
         (np.array(["2020-05-01", "1969-01-01"], "M8[ns]"), "M8[ns]"),
         ([dt.datetime(2020, 5, 1), dt.datetime(1969, 1, 1)], "M8[us]"),
+        ([pd.Timestamp("2020-05-01", tz="UTC"), pd.Timestamp("1969", tz="UTC")], "M8[us]"),
         (
             [dt.datetime(2020, 5, 1, 5, tzinfo=ZONE), dt.datetime(1969, 1, 1, 5, tzinfo=ZONE)],
             "M8[us]",

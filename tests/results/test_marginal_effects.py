@@ -528,18 +528,23 @@ def test_a_formula_without_columns_has_predictions() -> None:
 def test_a_table_that_is_changed_later_is_still_the_one_that_was_fitted() -> None:
     rng = np.random.default_rng(0)
     g = np.arange(12) % 3
-    table = {"x": rng.normal(size=12), "g": g, "y": 3.0 * g + rng.normal(size=12)}
-    fit = fit_marginal(MixedEffects("y ~ x + (1 | g)"), table)
+    day = np.datetime64("2024-01-01", "ns") + g * np.timedelta64(1, "D")
+    table = {"x": rng.normal(size=12), "day": day, "y": 3.0 * g + rng.normal(size=12)}
+    fit = fit_marginal(MixedEffects("y ~ x + (1 | day)"), table)
 
     def told() -> list[Any]:
-        return [fit.predictions(by=True).mean, fit.datagrid()["x"], fit.comparisons(
-            variables={"x": "sd"}, by=True
-        ).mean]  # fmt: skip
+        return [
+            fit.predictions(by=True).mean, fit.datagrid()["x"],
+            fit.comparisons(variables={"x": "sd"}, by=True).mean,
+        ]  # fmt: skip
 
     before = told()
     table["x"] *= 100
-    del table["g"]
+    del table["day"]
     np.testing.assert_array_equal(told(), before)
+    # Levels that are nanoseconds are dates here, too.
+    for grid in (fit.datagrid(day=None), fit.datagrid(day=day[:3]), fit.datagrid(day=[*day[:3]])):
+        assert fit.predictions(grid).labels() == ["2024-01-01", "2024-01-02", "2024-01-03"]
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,15 @@ def test_ids_are_shown_as_they_are_and_escaped(fit: RatingsFit) -> None:
     assert {"customer_id", "sku", "1984", "a<b"} <= set(found)
 
 
+def test_ids_without_an_arrow_type_have_a_line() -> None:
+    data = Ratings.from_frame({"user": [(1, "a"), (2, "a")], "item": [1, 2]}, rating=None)
+    model = MatrixFactorization(0, Gaussian(1.0), intercept=1.0)
+    shapes = {"intercept": ()} | model.site_shapes(2, 2)
+    values = {name: np.ones(shape) for name, shape in shapes.items()}
+    fit = RatingsFit.from_point(model, data, values, method="by hand")
+    assert words(fit.recommend([(1, "a")], k=1))[-1].startswith("Recommendations(1 item for (1, 'a")
+
+
 def test_results_that_hold_arrays_say_what_they_are(fit: RatingsFit) -> None:
     top = Maximum({"noise_scale": np.ones(())}, 4, 200, -300.0)
     assert repr(top) == f"Maximum({words(top)[0]})"
