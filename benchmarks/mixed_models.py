@@ -5,16 +5,21 @@ import json
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import common
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pandas as pd
 from arviz_stats.base import array_stats
+from jax.flatten_util import ravel_pytree
 from numpyro.infer import MCMC, NUTS
+from numpyro.infer.util import initialize_model
 
 from probmf import MixedEffects, sample_marginal
 
@@ -278,6 +283,68 @@ def plain_nuts(case: Case, centered: bool, warmup: int, draws: int, key: int = 0
         "whole_seconds": warm + long, "sampling_seconds": long, "ess": size, "worst": worst,
         "draws": draws, "warmup": warmup, "steps": float(np.mean(fields["num_steps"])),
         "divergences": int(np.sum(fields["diverging"])), "moments": found,
+    }  # fmt: skip
+
+
+def run_nutpie(
+    model: Any, data: dict[str, Any], warmup: int, draws: int
+) -> tuple[dict[str, Any], dict, float]:
+    """One chain of nutpie's on a model's density, compiled by JAX: draws, what it tells, seconds.
+
+    The seconds are those of the sampling alone.
+    """
+    # In the thread that it samples in, too.
+    jax.config.update("jax_enable_x64", True)
+    # From the peers' environment, for what is not in this one.
+    sys.path += [str(path) for path in common.PEERS.glob("lib/python*/site-packages")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import nutpie
+        from nutpie.compiled_pyfunc import from_pyfunc
+
+    start, potential, postprocess, _ = initialize_model(
+        jax.random.PRNGKey(0), model, model_kwargs=data
+    )
+    flat, unravel = ravel_pytree(start.z)
+    score = jax.jit(jax.value_and_grad(lambda x: -potential(unravel(x))))
+    jax.block_until_ready(score(flat))
+
+    def log_density(vector: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = score(vector)
+        return float(value), np.asarray(gradient)
+
+    size = len(flat)
+    compiled = from_pyfunc(
+        size, lambda: log_density, lambda *_: lambda x: {"x": x}, [np.dtype(np.float64)],
+        [(size,)], ["x"],
+    )  # fmt: skip
+    begin = time.perf_counter()
+    trace = nutpie.sample(
+        compiled, draws=draws, tune=warmup, chains=1, cores=1, seed=0, progress_bar=False,
+        save_warmup=False,
+    )  # fmt: skip
+    seconds = time.perf_counter() - begin
+    vectors = jnp.asarray(np.asarray(trace.posterior["x"])[0])
+    found = jax.lax.map(lambda x: postprocess(unravel(x)), vectors)
+    told = {"divergences": int(np.sum(np.asarray(trace.sample_stats["diverging"])))}
+    return {site: own[None] for site, own in found.items()}, told, seconds
+
+
+def plain_nutpie(case: Case, warmup: int, draws: int) -> dict:
+    """Nutpie on the non-centred joint model, as `plain_nuts`."""
+    with jax.enable_x64(True):
+        model = case.model(centered=False)
+        design = model.design(case.frame())
+        (data,) = model.arguments(design)
+        begin = time.perf_counter()
+        samples, told, seconds = run_nutpie(lambda data: model(data), {"data": data}, warmup, draws)
+        whole = time.perf_counter() - begin
+        names = [name for name in globals_of(model, design) if name in samples]
+        size, worst = smallest(effective_sizes(samples, names))
+        found = moments(samples, names)
+    return {
+        "whole_seconds": whole, "sampling_seconds": seconds, "ess": size, "worst": worst,
+        "draws": draws, "warmup": warmup, **told, "moments": found,
     }  # fmt: skip
 
 

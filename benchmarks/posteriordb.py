@@ -15,11 +15,9 @@ import jax.numpy as jnp
 import mixed_models
 import numpy as np
 from jax import lax
-from jax.flatten_util import ravel_pytree
 from numpyro import handlers
 from numpyro.infer import NUTS
 from numpyro.infer.reparam import LocScaleReparam
-from numpyro.infer.util import initialize_model
 
 from probmf import marginalize, sample_marginal
 from probmf.inference.final_warning import FallbackWarning
@@ -61,8 +59,10 @@ def sample(name: str, way: str, draws: int) -> dict[str, Any]:
             return weighted(marginal, made.data, draws, inside)
         if way in {"non-centred", "nutpie"}:
             model = handlers.reparam(model, {site: LocScaleReparam(0) for site in effects})
-        run = run_nutpie if way == "nutpie" else run_nuts
-        samples, told, seconds = run(model, made.data, draws)
+        if way == "nutpie":
+            samples, told, seconds = mixed_models.run_nutpie(model, made.data, draws, draws)
+        else:
+            samples, told, seconds = run_nuts(model, made.data, draws)
         if inside:
             recover = partial(marginal.recover, 1, samples, **made.data)
             samples |= jax.block_until_ready(recover())
@@ -116,45 +116,6 @@ def run_nuts(model: Any, data: dict[str, Any], draws: int) -> tuple[dict[str, An
     seconds = time.perf_counter() - begin
     found = jax.lax.map(kernel.postprocess_fn((), data), places)
     told = {"steps": float(jnp.mean(steps)), "divergences": int(jnp.sum(diverging))}
-    return {site: own[None] for site, own in found.items()}, told, seconds
-
-
-def run_nutpie(model: Any, data: dict[str, Any], draws: int) -> tuple[dict[str, Any], dict, float]:
-    """One chain of nutpie's on the same density, compiled by JAX; see `run_nuts`."""
-    # In the thread that it samples in, too.
-    jax.config.update("jax_enable_x64", True)
-    # From the peers' environment, for what is not in this one.
-    sys.path += [str(path) for path in common.PEERS.glob("lib/python*/site-packages")]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import nutpie
-        from nutpie.compiled_pyfunc import from_pyfunc
-
-    start, potential, postprocess, _ = initialize_model(
-        jax.random.PRNGKey(0), model, model_kwargs=data
-    )
-    flat, unravel = ravel_pytree(start.z)
-    score = jax.jit(jax.value_and_grad(lambda x: -potential(unravel(x))))
-    jax.block_until_ready(score(flat))
-
-    def log_density(vector: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = score(vector)
-        return float(value), np.asarray(gradient)
-
-    size = len(flat)
-    compiled = from_pyfunc(
-        size, lambda: log_density, lambda *_: lambda x: {"x": x}, [np.dtype(np.float64)],
-        [(size,)], ["x"],
-    )  # fmt: skip
-    begin = time.perf_counter()
-    trace = nutpie.sample(
-        compiled, draws=draws, tune=draws, chains=1, cores=1, seed=0, progress_bar=False,
-        save_warmup=False,
-    )  # fmt: skip
-    seconds = time.perf_counter() - begin
-    vectors = jnp.asarray(np.asarray(trace.posterior["x"])[0])
-    found = jax.lax.map(lambda x: postprocess(unravel(x)), vectors)
-    told = {"divergences": int(np.sum(np.asarray(trace.sample_stats["diverging"])))}
     return {site: own[None] for site, own in found.items()}, told, seconds
 
 
