@@ -10,7 +10,7 @@ import scipy.optimize
 import scipy.special
 from arviz_stats.base.array import array_stats
 
-from probmf.inference.newton import FLAT, FTOL, REACH, InformedScore, newton
+from probmf.inference.newton import FLAT, REACH, InformedScore, newton
 
 #: Degrees of freedom and inflation of the covariance of the proposals.
 DEGREES, INFLATION = 6.0, 1.2
@@ -18,6 +18,9 @@ DEGREES, INFLATION = 6.0, 1.2
 DEFENSIVE_SHARE, DEFENSIVE_INFLATION = 0.1, 6.0
 #: Above this Pareto k-hat importance sampling is not to be trusted (Vehtari et al. 2024).
 K_HAT_GATE = 0.7
+#: Relative gain of an iteration at which a search ends. The value is a sum over all observations,
+#: whose rounding a line search would mistake for a slope if it went on.
+FTOL = 1e-11
 #: How often a search is begun anew.
 MOST_STARTS = 4
 

@@ -22,9 +22,9 @@ LONGEST = 2.0
 REACH = 15.0
 #: Largest derivative, as a share of the value, at which a search that stops has arrived.
 FLAT = 1e-6
-#: Relative gain of an iteration at which a search ends. The value is a sum over all observations,
-#: whose rounding a line search would mistake for a slope if it went on.
-FTOL = 1e-11
+#: Gain, as a share of the value, below which the quadratic's promise is let be: ten thousand times
+#: the rounding of a sum over all observations.
+LEAST = 1e-12
 #: Share of what the slope promises that a step must gain, and how often it is made shorter.
 ENOUGH, MOST_SHORTER = 1e-4, 20
 
@@ -85,7 +85,7 @@ def _step(
     value: float, slope: np.ndarray, information: np.ndarray
 ) -> tuple[np.ndarray, float, float]:
     """The step, what the quadratic promises of it, and the least that is worth while."""
-    least = FTOL * (1.0 + abs(value))
+    least = LEAST * (1.0 + abs(value))
     curvatures, axes = np.linalg.eigh(information + DAMPING * np.diag(np.abs(slope)))
     # Along what is flat but for rounding there is nothing to gain, nor to divide by.
     step = axes @ ((axes.T @ slope) / np.maximum(curvatures, 10.0 * least))

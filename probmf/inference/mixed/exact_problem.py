@@ -1,5 +1,6 @@
 """Evidence of a Gaussian mixed model as a function of its scales and correlations, for a search."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -175,6 +176,14 @@ class ExactProblem:
     def informed(self) -> InformedScore | None:
         """The objective, its gradient, and about minus the second derivatives."""
         return None if self.host is None else self.host.informed
+
+    def point_of(self, values: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """The vector at which the sites have some values; None where there is none."""
+        if not self.places.keys() <= values.keys():
+            return None
+        own = {site: jnp.asarray(values[site]) for site in self.places}
+        vector = np.asarray(self.density.unconstrain(own), np.float64)
+        return vector if np.all(np.isfinite(vector)) else None
 
     def score(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         """The objective and its gradient; compiled."""

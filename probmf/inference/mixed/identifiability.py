@@ -36,6 +36,13 @@ class _Matrix(NamedTuple):
     right: np.ndarray
 
 
+class CovarianceTerms(NamedTuple):
+    """The matrices whose variances and covariances are to be found, and their inner products."""
+
+    matrices: list[_Matrix]
+    gram: np.ndarray
+
+
 class Finding(NamedTuple):
     """Something that a fit can't tell: the sites that it is about, and a sentence or two."""
 
@@ -43,21 +50,29 @@ class Finding(NamedTuple):
     text: str
 
 
-def confounded_variances(design: Design, *, prior: bool) -> list[Finding]:
+def covariance_terms(design: Design) -> CovarianceTerms:
+    """Terms of the rows' covariance; cost O(n log n) for each two group terms."""
+    matrices = _matrices(design)
+    return CovarianceTerms(matrices, _products(matrices))
+
+
+def confounded_variances(
+    design: Design, terms: CovarianceTerms | None = None, *, prior: bool
+) -> list[Finding]:
     """Variances that the data do not tell apart, or with priors not from coefficients.
 
     Args:
         design: A model's; of any response.
+        terms: The terms of its covariance, if they are known.
         prior: Whether priors of the scales count, which then decide what the data leave open.
 
     Returns:
-        One finding for each set of them. Cost O(n log n) for each two group terms.
+        One finding for each set of them.
     """
     spanned = _spanned(design) if prior else []
-    matrices = _matrices(design)
+    matrices, gram = terms or covariance_terms(design)
     if not matrices:
         return spanned
-    gram = _products(matrices)
     size = np.sqrt(np.diag(gram))
     size[size == 0] = 1.0
     values, vectors = np.linalg.eigh(gram / np.outer(size, size))

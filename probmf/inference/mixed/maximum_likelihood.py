@@ -16,7 +16,13 @@ from probmf.inference.mixed.approximate_problem import ApproximateProblem
 from probmf.inference.mixed.boundary import find_boundary
 from probmf.inference.mixed.exact_fit import refuse_exact_fit
 from probmf.inference.mixed.exact_problem import ExactProblem, Objective
-from probmf.inference.mixed.identifiability import Finding, confounded_variances
+from probmf.inference.mixed.identifiability import (
+    CovarianceTerms,
+    Finding,
+    confounded_variances,
+    covariance_terms,
+)
+from probmf.inference.mixed.moments import moment_estimates
 from probmf.inference.mixed.search_end import DECREMENT, End, look_around, told
 from probmf.inference.mixed.separation import separated_coefficients
 from probmf.inference.mixed.standard_errors import standard_errors
@@ -133,7 +139,8 @@ def fit_marginal(
         problem = pose(centred.program, arguments, objective, num_nodes)
         minus = minus_score(problem)
         refuse_exact_fit(model, design, flat=objective != "map", mode=True)
-        known = confounded_variances(design, prior=objective == "map")
+        terms = covariance_terms(design)
+        known = confounded_variances(design, terms, prior=objective == "map")
         curve: list[float] = []
         times: list[float] = []
 
@@ -142,7 +149,7 @@ def fit_marginal(
             times.append(time.perf_counter() - begin)
 
         with on_cores(problem.cores):
-            found = search(problem, problem.start(), max_iterations, note)
+            found = search(problem, _start(problem, model, design, terms), max_iterations, note)
             if not np.isfinite(found.fun):
                 raise ValueError(
                     "The marginal likelihood is not finite at the starting values; look for a "
@@ -201,6 +208,21 @@ def pose(
     if program.likelihood.normal:
         return ExactProblem(program, arguments, objective)
     return ApproximateProblem(program, arguments, objective, num_nodes)
+
+
+def _start(
+    problem: ExactProblem | ApproximateProblem,
+    model: MixedEffects,
+    design: Design,
+    terms: CovarianceTerms,
+) -> np.ndarray:
+    """Where a search begins: at the prior's medians, or where an evaluation is dear by moments."""
+    if isinstance(problem, ExactProblem) and problem.is_dear:
+        values = moment_estimates(model, design, terms)
+        point = None if values is None else problem.point_of(values)
+        if point is not None:
+            return point
+    return problem.start()
 
 
 def minus_score(
