@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, get_args
 from uuid import UUID
@@ -360,6 +361,10 @@ class TestFit:
         broken = tmp_path / "broken.parquet"
         broken.write_text("not Parquet")
         assert "could not be read as Parquet" in mistake("fit", broken, *out)
+        decimal = tmp_path / "decimal.parquet"
+        ids = pa.array([Decimal(1), Decimal(2)])
+        pa.parquet.write_table(pa.table({"user": ids, "item": ids, "rating": [1.0, 2.0]}), decimal)
+        assert "The ids are Decimal objects, for which there is" in mistake("fit", decimal, *out)
         stray = tmp_path / "stray.csv"
         stray.write_text("item,title\nx,Alien\n")
         got = mistake("fit", folder / "train.csv", "--items", stray, *out)
@@ -379,6 +384,8 @@ class TestFit:
         assert f"{folder / 'train.csv'} is a file, so that" in got
         monkeypatch.setattr(os, "access", lambda place, _: place != tmp_path)
         assert "Nothing can be written in" in mistake(*words, tmp_path / "new" / "fit")
+        within = ["--checkpoint", folder / "new" / "run", "--out", folder / "new"]
+        assert "which holds the fit and nothing else" in mistake(*words[:2], *within)
         assert asked == []
 
     def test_debug_shows_the_exception(self, tmp_path: Path) -> None:

@@ -224,7 +224,7 @@ def fit(
 ) -> None:
     """Fit a factorization to a file of ratings and save it."""
     with plain_errors(debug):
-        refuse_to_replace(directory, force)
+        refuse_to_replace(directory, force, checkpoint, stream)
         if method == "auto":
             _refuse_choices(context)
         settings = _settings(
@@ -248,6 +248,8 @@ def fit(
             "item_bias_scale": item_bias_scale, "unobserved_weight": unobserved_weight,
         }  # fmt: skip
         data = read_ratings(ratings, columns, duplicates=duplicates)
+        for vocabulary in (data.users, data.items):
+            vocabulary.to_arrow()  # Refuses ids that could not be saved at the end.
         data = data if threshold is None else data.binarize(threshold)
         own = type(read_likelihood(likelihood)).of_ratings(data.rating, noise_scale)
         model = MatrixFactorization(likelihood=own, **terms)

@@ -22,7 +22,8 @@ from probmf.models.mixed import Design
 from probmf.models.mixed.formula import variables
 from probmf.results import RatingsFit, directory, load
 
-_CSV, _PARQUET = (".csv", ".csv.gz", ".csv.bz2", ".csv.zst", ".tsv", ".tsv.gz"), (".parquet", ".pq")
+_CSV = tuple(f".{kind}{end}" for kind in ("csv", "tsv") for end in ("", ".gz", ".bz2", ".zst"))
+_PARQUET = (".parquet", ".pq")
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -130,16 +131,23 @@ def read_test(
     return data if threshold is None else data.binarize(threshold)
 
 
-def refuse_to_replace(path: Path, force: bool) -> None:
+def refuse_to_replace(path: Path, force: bool, *others: Path | None) -> None:
     """Keep what is there already, unless it is a fit that may be replaced.
 
-    A place where nothing can be written is refused, too, before there is anything to write.
+    A place where nothing can be written is refused, too, before there is anything to write; and
+    other folders of the run that are, or lie, in it, which the fit would find there.
     """
     if not force and (path / directory.MANIFEST).exists():
         raise FileExistsError(
             f"{path} holds a fit already. Give another folder, or --force to replace it."
         )
     directory.check_target(path)
+    for other in others:
+        if other is not None and other.resolve().is_relative_to(path.resolve()):
+            raise ValueError(
+                f"{other} is within {path}, which holds the fit and nothing else; name a folder "
+                "beside it."
+            )
     there = next(folder for folder in path.resolve().parents if folder.exists())
     if not there.is_dir():
         raise NotADirectoryError(f"{there} is a file, so that {path} can't be made; give another.")

@@ -45,7 +45,7 @@ def report(
         if not isinstance(fit, RatingsFit | MixedFit):
             raise ValueError(
                 f"{directory} holds a {type(fit).__name__}, and a report is of a fit of ratings or "
-                "of a mixed model. In Python probmf.load reads it: fit.summary(), "
+                "of a mixed model. In Python probmf.load reads it: "
                 "probmf.diagnostics.summary(fit) and the plots of probmf.plots tell of it."
             )
         data: Any = None

@@ -303,7 +303,7 @@ def exact_array(values: list[Any]) -> pa.Array:
     if isinstance(values[0], int) and min(values) >= 0 and max(values) >= 2**63:
         return pa.array(values, pa.uint64())
     # pandas has nanoseconds, which Arrow drops where it is not told.
-    if any(_nanoseconds(value) for value in values):
+    if isinstance(values[0], datetime | timedelta) and any(map(_nanoseconds, values)):
         if isinstance(values[0], timedelta):
             return pa.array(values, pa.duration("ns"))
         return pa.array(values, pa.timestamp("ns", "UTC" if values[0].tzinfo else None))

@@ -89,7 +89,7 @@ def refuse_second_header(
     """
     if column_names is None:
         return
-    with _stream(path) as stream:
+    with decompressed(path) as stream:
         line = stream.readline().decode("utf-8-sig", "replace")
     if next(csv.reader([line], delimiter=delimiter), []) == list(column_names):
         raise ValueError(
@@ -98,8 +98,8 @@ def refuse_second_header(
         )
 
 
-def _stream(path: PathLike) -> io.BufferedReader:
-    """The bytes of a file, decompressed."""
+def decompressed(path: PathLike) -> io.BufferedReader:
+    """The bytes of a file."""
     return io.BufferedReader(pa.input_stream(os.fspath(path)))
 
 
@@ -111,7 +111,7 @@ def csv_options(delimiter: str) -> pa.csv.ParseOptions:
 
 def csv_trouble(path: PathLike, said: str) -> str:
     """Fault of a file of CSV, from what pyarrow says of it."""
-    with _stream(path) as stream:
+    with decompressed(path) as stream:
         if stream.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             return "it is written in UTF-16; save it as UTF-8"
         if "invalid UTF8" in said:

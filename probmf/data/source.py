@@ -1,6 +1,7 @@
 """Files of ratings, and what their columns mean."""
 
 import csv
+import io
 import itertools
 import re
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from probmf.data.files import (
     csv_hints,
     csv_options,
     csv_trouble,
+    decompressed,
     in_one_line,
     refuse_second_header,
 )
@@ -200,8 +202,9 @@ class Source:
         """Name of a column of CSV."""
         if self.column_names is not None:
             return self.column_names[place]
-        with self.files[0].open(encoding="utf-8", errors="replace", newline="") as file:
-            return next(csv.reader(file, delimiter=self.delimiter))[place]
+        with decompressed(self.path) as stream:
+            text = io.TextIOWrapper(stream, "utf-8-sig", "replace", newline="")
+            return next(csv.reader(text, delimiter=self.delimiter))[place]
 
     def _csv(self) -> pyarrow.dataset.CsvFileFormat:
         types = dict.fromkeys((self.user, self.item), pa.string())

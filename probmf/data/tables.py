@@ -259,11 +259,12 @@ def own_copy(table: Any) -> Any:
 
     Tables that can't be changed, and lazy ones, stay what they are.
     """
+    table = nw.to_native(table, pass_through=True)
     if isinstance(table, pd.DataFrame):
         # Of pandas 3 a column is copied only when somebody writes to it.
         return table.copy(deep=int(pd.__version__.partition(".")[0]) < 3)
     if isinstance(table, Mapping):
         return {name: own_copy(values) for name, values in table.items()}
-    ways = (getattr(table, name, None) for name in ("copy", "clone"))
-    way = next(filter(None, ways), None)
-    return table if way is None else way()
+    if isinstance(table, np.ndarray | list | pd.Series | pd.Index | ExtensionArray):
+        return table.copy()
+    return table.clone() if type(table).__module__.startswith("polars.") else table

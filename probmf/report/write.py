@@ -58,7 +58,7 @@ def write_report(
             )
         raise TypeError(
             f"fit is a {type(fit).__name__}; a report is of a RatingsFit or a MixedFit. Of a "
-            "network fit.summary(), probmf.diagnostics.summary(fit) and plots.convergence tell."
+            "network probmf.diagnostics.summary(fit) and plots.convergence(fit) tell."
         )
     found = None if test is None else held_out(fit, test, interval=shared.INTERVAL)
     scores = None if found is None else evaluation(fit, test, found=found)

@@ -1,5 +1,6 @@
 """Ratings opened from files: the same as those in memory, in the order of their rows."""
 
+import gzip
 import json
 from functools import partial
 from pathlib import Path
@@ -324,6 +325,10 @@ def test_bad_files(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         match=r"bad\.csv can't be read: invalid value 'many' in column 'stars' in line 3",
     ):
         Ratings.open(bad, **ROLES)
+    packed = path.with_name("bad.csv.gz")
+    packed.write_bytes(gzip.compress(bad.read_bytes()))
+    with pytest.raises(ValueError, match="invalid value 'many' in column 'stars' in line 3"):
+        Ratings.open(packed, **ROLES)
     bad.write_text("who,what,stars,w,at\na,1,2,1,1\nb,2\n")
     with pytest.raises(ValueError, match="can't be read: line 3: Expected 5 columns, got 2: b,2"):
         Ratings.open(bad, **ROLES)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 from scipy.special import expit, logit
 from scipy.stats import norm
@@ -553,6 +554,7 @@ def test_a_table_that_is_changed_later_is_still_the_one_that_was_fitted() -> Non
 def test_own_copies_of_tables(make: Any) -> None:
     table = make({"x": np.array([1.0, 2.0])})
     kept = own_copy(table)
+    assert isinstance(own_copy(pa.table({"x": [1]})), pa.Table)
     if isinstance(table, pl.DataFrame):
         table[0, "x"] = 7.0
     elif isinstance(table, pd.DataFrame):
