@@ -120,6 +120,7 @@ def evaluation(
     predictions of the test data with intervals of the last of `LEVELS`, if they have been made. Of
     a fit that ranks only, lists alone are judged.
     """
+    test = test.counted if isinstance(test, Ratings) else test
     blocks = _Blocks(fit, test, found)
     first = blocks.first
     errors, coverage = {}, {}

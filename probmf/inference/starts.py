@@ -152,7 +152,11 @@ def prepare_ranking_validation(
     data: Ratings, validation: Ratings | None
 ) -> RankingValidation | None:
     """Held-out pairs that lists are judged by."""
-    return None if validation is None else RankingValidation.build(data, _recoded(data, validation))
+    return (
+        None
+        if validation is None
+        else RankingValidation.build(data, _recoded(data, validation).counted)
+    )
 
 
 def _recoded(data: Ratings, validation: Ratings) -> Ratings:

@@ -46,14 +46,15 @@ def top_of_draws(
         chosen = rng.integers(draws.num_draws, size=len(codes))
     # A new user's rows are drawn; for bounds always the same ones, so that calls agree.
     strangers = np.random.default_rng(0) if rng is None else rng
+    center = middle(draws)
 
     def score(part: slice) -> np.ndarray:
         if order.by in ("mean", "probability"):
-            return _means(draws, codes[part], items, order, devices)
+            return _means(draws, codes[part], items, order, center, devices)
         if order.by == "thompson":
-            return _single(draws, codes[part], items, chosen[part], strangers)
+            return _single(draws, codes[part], items, chosen[part], center, strangers)
         level = tails(order.interval)[order.by == "upper"]
-        return _quantiles(draws, codes[part], items, level, strangers)
+        return _quantiles(draws, codes[part], items, level, center, strangers)
 
     return top_scores(score, len(codes), len(items), k, exclusions, devices)[0]
 
@@ -84,13 +85,25 @@ def draw_blocks(draws: Draws, num_rows: int) -> Iterator[slice]:
         yield slice(start, min(start + step, draws.num_draws))
 
 
+def middle(draws: Draws) -> float:
+    """A number to take from scores and thresholds alike while items are ranked.
+
+    They may lie so far from zero that single precision has few digits left.
+    """
+    far = draws.model.likelihood.has("in_units")
+    return float(np.mean(draws.sites["intercept"], dtype=np.float64)) if far else 0.0
+
+
 def pairs_of_rows(
-    draws: Draws, codes: np.ndarray, items: np.ndarray, some: slice
+    draws: Draws, codes: np.ndarray, items: np.ndarray, some: slice, center: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of both sides at some draws whose products are the scores: (mu + b, 1, u), (1, c, v)."""
+    """Rows of both sides at some draws, (mu + b, 1, u) and (1, c, v).
+
+    Their products are the scores less the center.
+    """
     users, others = draws.rows("user", codes, some), draws.rows("item", items, some)
     ones = np.ones_like(users[:, :, :1]), np.ones_like(others[:, :, :1])
-    users[:, :, 0] += draws.sites["intercept"][some][:, None]
+    users[:, :, 0] += (draws.sites["intercept"][some] - center)[:, None]
     return (
         np.concatenate([users[:, :, :1], ones[0], users[:, :, 1:]], axis=2),
         np.concatenate([ones[1], others], axis=2),
@@ -98,18 +111,21 @@ def pairs_of_rows(
 
 
 def _means(
-    draws: Draws, codes: np.ndarray, items: np.ndarray, order: Order, devices: LineDevices
-) -> np.ndarray:
+    draws: Draws, codes: np.ndarray, items: np.ndarray, order: Order, center: float,
+    devices: LineDevices,
+) -> np.ndarray:  # fmt: skip
     """Expected ratings or probabilities of high ones over all draws, by line and item."""
     parts, size = devices.count, block_size(len(codes), len(items), devices)
     num_lines, codes = len(codes), np.pad(codes, (0, parts * size - len(codes)), "edge")
     new = codes < 0
     likelihood = draws.model.likelihood
-    threshold = np.asarray(order.at_least) if order.by == "probability" else None
+    threshold = None
+    if order.by == "probability" and order.at_least is not None:
+        threshold = np.asarray(order.at_least - center)
     linear = likelihood.quadratic and threshold is None
     total = np.zeros((len(codes), len(items)))
     for some in draw_blocks(draws, len(codes) + len(items)):
-        users, others = pairs_of_rows(draws, codes, items, some)
+        users, others = pairs_of_rows(draws, codes, items, some, center)
         lengths = np.zeros(others.shape[:2])
         if new.any():
             design = np.concatenate([np.ones_like(others[:, :, :1]), others[:, :, 2:]], axis=2)
@@ -163,7 +179,7 @@ def draw_strangers(
 
 
 def _single(
-    draws: Draws, codes: np.ndarray, items: np.ndarray, chosen: np.ndarray,
+    draws: Draws, codes: np.ndarray, items: np.ndarray, chosen: np.ndarray, center: float,
     rng: np.random.Generator,
 ) -> np.ndarray:  # fmt: skip
     """Scores of each line at one draw of its own."""
@@ -171,22 +187,23 @@ def _single(
     for draw in np.unique(chosen):
         lines = np.flatnonzero(chosen == draw)
         at = slice(draw, draw + 1)
-        users, others = pairs_of_rows(draws, codes[lines], items, at)
+        users, others = pairs_of_rows(draws, codes[lines], items, at, center)
         draw_strangers(draws, users, codes[lines], at, rng)
         scores[lines] = users[0] @ others[0].T
     return scores
 
 
 def _quantiles(
-    draws: Draws, codes: np.ndarray, items: np.ndarray, level: float, rng: np.random.Generator
-) -> np.ndarray:
+    draws: Draws, codes: np.ndarray, items: np.ndarray, level: float, center: float,
+    rng: np.random.Generator,
+) -> np.ndarray:  # fmt: skip
     """A quantile of the scores over the draws, by line and item."""
     bound = np.empty((len(codes), len(items)))
     width = max(1, min(len(items), BLOCK // draws.num_draws))
     height = max(1, BLOCK // (draws.num_draws * width))
     for line in range(0, len(codes), height):
         own = codes[line : line + height]
-        users, _ = pairs_of_rows(draws, own, items[:1], slice(None))
+        users, _ = pairs_of_rows(draws, own, items[:1], slice(None), center)
         draw_strangers(draws, users, own, slice(None), rng)
         for first in range(0, len(items), width):
             _, others = pairs_of_rows(draws, own[:1], items[first : first + width], slice(None))

@@ -253,7 +253,7 @@ class Draws:
                 self.rows("item", other, here)[0][at_item],
             )
             products = np.einsum("nd,nd->n", x[:, 1:], y[:, 1:])
-            mean[draw] = self.sites["intercept"][draw] + x[:, 0] + y[:, 0] + products
+            mean[draw] = np.float64(self.sites["intercept"][draw]) + x[:, 0] + y[:, 0] + products
             if new_user.any() or new_item.any():
                 variance[draw] = self._new_variance(draw, x, y, new_user, new_item)
         return mean, variance

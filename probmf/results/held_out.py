@@ -79,6 +79,7 @@ def held_out(fit: RatingsFit | MixedFit, test: Any, *, interval: float = 0.9) ->
             f"test is a {type(test).__name__}, expected Ratings that the fit has not seen; make "
             "them with Ratings.from_frame."
         )
+    test = test.counted
     likelihood, observed = fit.model.likelihood, np.asarray(test.rating)
     likelihood.check_ratings(observed)
     predicted = fit.predict(test, interval=interval)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from scipy.special import ndtri
 
 from probmf.likelihoods import Likelihood
+from probmf.results.draw_scores import middle
 from probmf.results.mixtures import row_blocks
 from probmf.results.prediction_intervals import Mixtures, ScoreMixture
 from probmf.results.ranking import (
@@ -56,19 +57,22 @@ def top_uncertain(
     By "thompson" each user's row is drawn once, and for each user every item's; "mean" is averaged
     over the prior of rows without ratings. The items of `exclusions` are places in `candidates`.
     Gives places in `candidates` and the bounds or draws of the scores, as `top_products`; for
-    "probability" numbers in the order of the probabilities, for "mean" expected ratings.
+    "probability" numbers in the order of the probabilities, for "mean" expected ratings less
+    `middle`.
     """
     rng, by_mean = order.rng, order.by == "mean"
     bound = float(ndtri(0.5 + order.interval / 2)) * (-1.0 if order.by == "lower" else 1.0)
     users = rows.tables["user"][codes]
     if rng is not None:
         users = rows.draw("user", codes, rng.standard_normal(users.shape)).astype(users.dtype)
-    offset = float(rows.intercept) + users[:, :1]
     of_ratings = by_mean or order.by == "probability"
+    center = middle(rows.draws) if of_ratings else 0.0
+    offset = users[:, :1] + (rows.intercept - center)
     likelihood = rows.model.likelihood.canonical() if of_ratings else None
     own = rows.draws.likelihood_scales()
     scales = devices.replicate({name: value[0] for name, value in own.items()})
-    threshold = devices.replicate(np.asarray(bound if order.at_least is None else order.at_least))
+    at_least = bound if order.at_least is None else order.at_least - center
+    threshold = devices.replicate(np.asarray(at_least))
     best = np.full((len(codes), k), -np.inf)
     places = np.full((len(codes), k), -1, dtype=np.int64)
     room, parts = rows.spread_rows, devices.count

@@ -186,7 +186,7 @@ class Conditionals:
         self, user: Int[np.ndarray, " n"], item: Int[np.ndarray, " n"]
     ) -> Float[np.ndarray, " n"]:
         """Scores of pairs at the point values."""
-        intercept = float(self.intercept)
+        intercept = np.float64(self.intercept)
         scores = np.empty(len(user))
         for start in range(0, len(user), MEAN_BLOCK):
             part = slice(start, start + MEAN_BLOCK)

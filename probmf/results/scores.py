@@ -137,7 +137,7 @@ class Scores(ABC):
     def check_at_least(self, at_least: object) -> float:
         """A threshold for ratings, as a float; warn if the ratings end below it."""
         found = check_at_least(at_least, self.model.likelihood.levels)
-        if self.model.likelihood.quadratic and found > (most := self.data.rating.max()):
+        if self.model.likelihood.quadratic and found > (most := self.data.counted.rating.max()):
             warnings.warn(
                 f"at_least is {found:g}, above all training ratings, of which the highest is "
                 f"{most:g}: the probabilities will be small.",

@@ -1,5 +1,6 @@
 """Predictions and rankings over many draws, against sums over the draws one by one."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -300,3 +301,26 @@ def test_strangers_under_a_learned_mean_and_covariance(draw_ratings: Any) -> Non
     np.testing.assert_allclose(fit.recommend([99], k=11).score[0], -np.sort(-every), rtol=1e-5)
     tops = [fit.recommend([99], k=1, rank_by="thompson", key=key).code[0, 0] for key in range(9)]
     assert len(set(tops)) > 1
+
+
+@pytest.mark.parametrize("point", [False, True])
+def test_lists_far_from_zero_are_those_near_it(point: bool, draw_ratings: Any) -> None:
+    """A fit in double precision is ranked in single precision."""
+    near = many(MatrixFactorization(2, Gaussian(0.5), intercept="learned"), draw_ratings())
+    if point:
+        first = {site: value[0, 0].astype(np.float64) for site, value in near.samples.items()}
+        near = RatingsFit.from_point(near.model, near.data, first, method="by hand")
+    data = replace(near.data, rating=near.data.rating + 1e8)
+    samples = dict(near.samples) | {"intercept": near.samples["intercept"] + 1e8}
+    far = replace(near, data=data, samples=samples)
+    users = [3, 5, 99]
+    for order, key in (("mean", None), ("probability", None), ("lower", None), ("thompson", 1)):
+        lists = [
+            fit.recommend(users, k=11, rank_by=order, key=key, exclude=None,  # type: ignore[arg-type]
+                          at_least=level if order == "probability" else None)
+            for fit, level in ((near, 1.0), (far, 1e8 + 1.0))
+        ]  # fmt: skip
+        np.testing.assert_array_equal(lists[0].code, lists[1].code)
+    pairs = [(3, item) for item in range(11)]
+    told, further = (fit.predict(pairs, interval=None).mean for fit in (near, far))
+    np.testing.assert_allclose(further - 1e8, told, atol=1e-6)

@@ -273,6 +273,10 @@ def test_ratings_of_weight_zero_are_left_out_of_everything() -> None:
     assert (bases[0], widths[0], starts[0]) == (bases[1], widths[1], starts[1])
     fits = [fit_als(MatrixFactorization(1), own, key=0, num_sweeps=3) for own in (whole, kept)]
     first, second = (evaluation(fit, kept, (3,)) for fit in fits)
+    again = evaluation(fits[0], whole, (3,))
+    assert (again.num_ratings, again.errors, again.ranking) == (
+        first.num_ratings, first.errors, first.ranking
+    )  # fmt: skip
     assert first.constant == second.constant
     assert first.item_means == second.item_means
     spread = np.sqrt(np.average(np.square(kept.rating - kept.mean), weights=kept.weight))
