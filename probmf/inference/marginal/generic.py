@@ -14,6 +14,8 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array
 
+from probmf.inference.marginal.dependence import body_of, follow, inner_jaxpr, split_scan
+
 #: Sums, products and rearrangements, whose zeros are those of their inputs.
 _POLYNOMIAL = frozenset(
     {
@@ -74,6 +76,12 @@ class _Values:
     def __init__(self, seed: Array) -> None:
         self.count = 1000 * seed
 
+    def of_step(self, step: Array) -> "_Values":
+        """Others for each step of a loop."""
+        found = _Values(step + 1)
+        found.count = found.count + self.count
+        return found
+
     def like(self, shape: Any) -> Any:
         """Generic values of a shape; of integers and truth values none is known."""
         if not jnp.issubdtype(shape.dtype, jnp.floating):
@@ -126,12 +134,18 @@ def _generic(equation: Any, incoming: Sequence[Valued], values: _Values) -> list
         jaxpr, consts = inner
         found = _evaluate(jaxpr, [(const, False) for const in consts], incoming, values)
         return [value for value, _ in found]
+    if name == "cond":
+        return _generic_cond(equation, incoming, values)
+    if name == "scan":
+        return _generic_scan(equation, incoming, values)
+    if name == "while":
+        raise UndecidedError
     shapes = [out.aval for out in equation.outvars]
     if not any(jnp.issubdtype(shape.dtype, jnp.floating) for shape in shapes):
         return [_UNKNOWN for _ in shapes]
     if name == "select_n" and operands[0] is _UNKNOWN:
         # Any of the cases may be chosen.
-        return [sum(values.like(case) * case for case in operands[1:])]
+        return [sum(values.like(shapes[0]) * case for case in operands[1:])]
     if any(operand is _UNKNOWN for operand in operands):
         if name == "convert_element_type":
             return [values.like(shapes[0])]
@@ -142,10 +156,51 @@ def _generic(equation: Any, incoming: Sequence[Valued], values: _Values) -> list
         return bind(equation, operands)
     if name in _ZERO_AT_ZERO:
         return [jnp.where(operands[0] == 0, 0, values.like(shapes[0]))]
-    if name in ("while", "scan", "cond"):
-        # Loops are run as they are.
-        return bind(equation, operands)
     return [values.like(shape) for shape in shapes]
+
+
+def _generic_cond(equation: Any, incoming: Sequence[Valued], values: _Values) -> list[Any]:
+    """The branch that is taken, or generic shares of all where a latent value decides."""
+    index, *given = incoming
+    branches = [
+        _evaluate(getattr(branch, "jaxpr", branch), [], given, values)
+        for branch in equation.params["branches"]
+    ]
+    found: list[Any] = []
+    for place, cases in enumerate(zip(*branches, strict=True)):
+        own, shape = [value for value, _ in cases], equation.outvars[place].aval
+        if any(value is _UNKNOWN for value in own):
+            found.append(_UNKNOWN)
+        elif index[1] or index[0] is _UNKNOWN:
+            known = jnp.issubdtype(shape.dtype, jnp.floating)
+            found.append(sum(values.like(shape) * value for value in own) if known else _UNKNOWN)
+        else:
+            found.append(jax.lax.select_n(jnp.asarray(index[0]), *map(jnp.asarray, own)))
+    return found
+
+
+def _generic_scan(equation: Any, incoming: Sequence[Valued], values: _Values) -> list[Any]:
+    """A loop, with other generic values at each step."""
+    if any(value is _UNKNOWN for value, _ in incoming):
+        raise UndecidedError
+    body, length = body_of(equation), equation.params["length"]
+    consts, carry, steps = split_scan(equation, [value for value, _ in incoming])
+    ((_, latent),) = follow(equation, [on for _, on in incoming]).bodies
+
+    def step(carry: list[Array], given: tuple[Array, list[Array]]) -> tuple[list[Array], Any]:
+        number, own = given
+        inputs = list(zip([*consts, *carry, *own], latent, strict=True))
+        found = [value for value, _ in _evaluate(body, [], inputs, values.of_step(number))]
+        if any(value is _UNKNOWN for value in found):
+            raise UndecidedError
+        kinds = [out.aval.dtype for out in body.outvars]
+        found = [jnp.asarray(value, kind) for value, kind in zip(found, kinds, strict=True)]
+        return found[: len(carry)], found[len(carry) :]
+
+    carry = [jnp.asarray(value) for value in carry]
+    given = (jnp.arange(length), [jnp.asarray(value) for value in steps])
+    last, stacked = jax.lax.scan(step, carry, given, reverse=equation.params["reverse"])
+    return [*last, *stacked]
 
 
 def bind(equation: Any, operands: Sequence[Any]) -> list[Any]:
@@ -155,17 +210,3 @@ def bind(equation: Any, operands: Sequence[Any]) -> list[Any]:
     subfuns, params = bound if isinstance(bound, tuple) else ((), bound)
     found = equation.primitive.bind(*subfuns, *operands, **params)
     return list(found) if equation.primitive.multiple_results else [found]
-
-
-def inner_jaxpr(equation: Any) -> tuple[Any, list[Any]] | None:
-    """The jaxpr and constants of a plain call, which takes and gives what the equation does."""
-    if equation.primitive.name in ("scan", "while", "cond"):
-        return None
-    for value in equation.params.values():
-        inner = getattr(value, "jaxpr", value)  # closed or open
-        if isinstance(inner, core.Jaxpr) and (
-            len(inner.invars) == len(equation.invars)
-            and len(inner.outvars) == len(equation.outvars)
-        ):
-            return inner, list(getattr(value, "consts", ()))
-    return None

@@ -15,8 +15,9 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array, Float
 
+from probmf.inference.marginal.dependence import inner_jaxpr
 from probmf.inference.marginal.forms import quoted
-from probmf.inference.marginal.generic import bind, inner_jaxpr
+from probmf.inference.marginal.generic import bind
 from probmf.inference.marginal.injection import (
     MarginalizeError,
     Model,

@@ -13,7 +13,6 @@ import numpyro.distributions as dist
 from jaxtyping import Array
 from numpyro.distributions.transforms import biject_to
 
-from probmf.inference.marginal.dependence import Traced
 from probmf.inference.marginal.forms import check_names, check_plates, hint_of, quoted
 from probmf.inference.marginal.injection import (
     GAUSSIAN,
@@ -30,6 +29,7 @@ from probmf.inference.marginal.injection import (
     unwrap,
 )
 from probmf.inference.marginal.predictor import RowProgram
+from probmf.inference.marginal.traced import Traced
 
 
 class Probe:
@@ -104,16 +104,17 @@ class Probe:
         }
         self.flat = {name for name, site in run.effects.items() if site.is_flat}
         laws = {n: site["law"] for n, site in run.observed.items()}
+        given = {n: site["value"] for n, site in run.observed.items()}
         self.kinds = {name: type(unwrap(law)) for name, law in laws.items()}
         factors = {n for n, law in laws.items() if isinstance(unwrap(law), dist.Unit)}
         scales = {n: site["scale"] for n, site in run.observed.items()} | run.scales
         return {
-            "observed": {n: _parameters(law) for n, law in laws.items() if n not in factors},
-            "values": {n: site["value"] for n, site in run.observed.items()},
-            "latent": {n: _parameters(law) for n, law in run.latent.items()},
+            "observed": {n: _parts(laws[n], given[n]) for n in laws if n not in factors},
+            "values": given,
+            "latent": {n: _log_density(law, run.values[n]) for n, law in run.latent.items()},
             "effects": {n: site.scale for n, site in run.effects.items()},
             "centers": {n: site.center for n, site in run.effects.items()},
-            "factors": {n: _parameters(laws[n]) for n in factors},
+            "factors": {n: _log_density(laws[n], given[n]) for n in factors},
             "scales": {n: scale for n, scale in scales.items() if scale is not None},
             "computed": run.computed,
         }
@@ -317,27 +318,25 @@ def draw_values(
     return trace, dict(zip(latent, values, strict=True))
 
 
-def _parameters(law: Any) -> dict[str, Any]:
-    base = law
-    masks = []
+def _log_density(law: Any, value: Any) -> Any:
+    with jax.numpy_rank_promotion("allow"):  # NumPyro's densities broadcast as NumPy does.
+        return law.log_prob(value)
+
+
+def _parts(law: Any, value: Any) -> dict[str, Any]:
+    """The log density at a value, as no other part of a distribution tells all that it is made of.
+
+    Beside it the masks, and location and scale of what effects are integrated out of exactly.
+    """
+    base, masks = law, []
     while isinstance(base, dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution):
         if isinstance(base, dist.MaskedDistribution):
             masks.append(base._mask)
         base = base.base_dist
-    found: dict[str, Any] = {"mask": masks}
-    for name, value in vars(base).items():
-        # Some distributions are made of others, which hold their parameters.
-        held = value if name in base.arg_constraints else _held(value)
-        found |= {name: held} if jax.tree.leaves(held) else {}
+    found: dict[str, Any] = {"mask": masks, "density": _log_density(law, value)}
+    if is_kind(type(base), *GAUSSIAN):
+        found |= {"loc": base.loc, "scale": base.scale}
     return found
-
-
-def _held(value: Any) -> list[Any]:
-    """Arrays that a distribution's attribute holds."""
-    if isinstance(value, dist.Distribution):
-        return [one for own in vars(value).values() for one in _held(own)]
-    leaves = jax.tree.leaves(value) if isinstance(value, list | tuple | dict) else [value]
-    return [one for one in leaves if isinstance(one, jax.Array | np.ndarray)]
 
 
 def is_latent(site: Mapping[str, Any]) -> bool:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from probmf.effects import RemainderTooLargeError, make_pattern
-from probmf.inference.marginal.dependence import Traced
 from probmf.inference.marginal.effect_blocks import Block, make_blocks
 from probmf.inference.marginal.forms import check_plates, quoted
 from probmf.inference.marginal.injection import (
@@ -26,6 +25,7 @@ from probmf.inference.marginal.layout import SiteChoice, Structure
 from probmf.inference.marginal.probe import Probe, draw_values, is_latent
 from probmf.inference.marginal.site_choices import inside_choices, quadrature_words
 from probmf.inference.marginal.structure import Slope, probed_structure
+from probmf.inference.marginal.traced import Traced
 
 #: Columns that may be left when one grouping is eliminated. With more of them the factor of their
 #: matrix, for each gradient, takes NUTS longer than sampling their effects (see docs/marginal.md).

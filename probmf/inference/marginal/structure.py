@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from probmf.inference.marginal.dependence import Traced
 from probmf.inference.marginal.forms import quoted
 from probmf.inference.marginal.generic import UndecidedError
 from probmf.inference.marginal.injection import MarginalizeError, Values
 from probmf.inference.marginal.layout import Found, SiteLayout, Structure
 from probmf.inference.marginal.probe import Probe
+from probmf.inference.marginal.traced import Traced
 
 #: A site of which a row touches several elements is kept as one dense block up to this size.
 MAX_DENSE_SITE = 256
@@ -60,6 +60,7 @@ def find_sites(probe: Probe) -> list[Found]:
             for one, slope in zip(found, slopes, strict=True)
         ]
         check_affine(probe, location, slopes, latents, found, designs)
+    _refuse_bends(probe, slopes)
     return found
 
 
@@ -74,6 +75,28 @@ def _refuse_kinks(probe: Probe, location: Traced) -> None:
                 "integrated out.",
                 "Leave it out of the sites to integrate.",
                 [name],
+            )
+
+
+def _refuse_bends(probe: Probe, slopes: Sequence["Slope"]) -> None:
+    """Refuse effects whose slopes depend on effects by the program, wherever they are straight."""
+    for leaf, name in enumerate(sorted(probe.shapes)):
+        for slope in slopes:
+            if not slope.traced.depends_on(1, leaf):
+                continue
+            if slope.name == name:
+                raise MarginalizeError(
+                    f"The site {name!r} does not enter the location of {probe.target!r} affinely: "
+                    "its slope depends on its own value; only affine effects can be integrated "
+                    "out.",
+                    "Leave it out of the sites to integrate.",
+                    [name],
+                )
+            raise MarginalizeError(
+                f"{quoted(sorted([name, slope.name]))} do not enter the location of "
+                f"{probe.target!r} affinely together: the slope of one depends on the other; a "
+                "product of effects can't be integrated out.",
+                "Leave one of its sites out.",
             )
 
 

@@ -1,7 +1,7 @@
 """What `marginalize` refuses: each message names the site and what is in the way."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -144,6 +144,38 @@ class Tilted(dist.Normal):
         return super().log_prob(value) + value
 
 
+def bent_far_away() -> None:
+    a, u = sample("a", normal(0, 1)), groups()
+    observe(u[g] + jax.nn.relu(a - 4.0) * u[g] ** 2)
+
+
+def multiplied_far_away() -> None:
+    a, u, v = sample("a", normal(0, 1)), groups(), others()
+    observe(jnp.where(a > 4.0, u[g] * v[g], u[g] + v[g]))
+
+
+class Held(dist.Distribution):
+    """A law whose density is a function that it holds."""
+
+    arg_constraints: ClassVar = {}
+    support = dist.constraints.real
+
+    def __init__(self, density: Callable[[Any], Any]) -> None:
+        """Hold it."""
+        self.density = density
+        super().__init__((), ())
+
+    def log_prob(self, value: Any) -> Any:
+        """Call it."""
+        return self.density(value)
+
+
+def through_a_law_that_holds_it(obs: float | None) -> None:
+    u = groups()
+    sample("z", Held(lambda value: -0.5 * (value - 3 * u[0]) ** 2), obs=obs)
+    observe(u[g])
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], tuple[str, ...], str]] = {
     "no such site": (
         lambda: observe(groups()[g]), ("w",),
@@ -171,6 +203,19 @@ REFUSED: dict[str, tuple[Callable[[], Any], tuple[str, ...], str]] = {
     "nearly affine": (
         lambda: observe(groups()[g] + 1e-3 * jnp.sin(groups_of("w")[g])), ("u", "w"),
         "'w' does not enter .* affinely",
+    ),
+    "bent far away": (
+        bent_far_away, ("u",), "'u' does not enter .* affinely: its slope depends on its own value"
+    ),
+    "product far away": (
+        multiplied_far_away, ("u", "v"),
+        "'u', 'v' do not enter .* affinely together: the slope of one depends on the other",
+    ),
+    "in a law's function": (
+        lambda: through_a_law_that_holds_it(2.0), ("u",), "several observed sites .*'u' enters 'z'"
+    ),
+    "in a prior's function": (
+        lambda: through_a_law_that_holds_it(None), ("u",), "'u' enters the prior of 'z'"
     ),
     "product": (
         lambda: observe(groups()[g] * others()[g]), ("u", "v"),
@@ -366,6 +411,12 @@ KINKS: dict[str, Any] = {
     "product with a comparison": lambda b: (b > -30) * b,
     "cond": lambda b: jax.lax.cond(b > 50, lambda v: 2 * v, lambda v: v, b),
     "relu": jax.nn.leaky_relu,
+    "whole numbers": lambda b: b + (1e-4 * b).astype(int),
+    "in a loop of any length": lambda b: jax.lax.while_loop(
+        lambda state: state[0] < 3,
+        lambda state: (state[0] + 1, jnp.minimum(state[1], 200.0)),
+        (0, b),
+    )[1],
     "in a loop": lambda b: jax.lax.scan(
         lambda carry, _: (jnp.maximum(carry, b - 100.0), None), b, None, length=2
     )[0],

@@ -146,10 +146,23 @@ def covariate_times_latent() -> None:
     observe(groups(size=300)[g] * (np.arange(ROWS) % 3) * latent(6)[h])
 
 
+def decay_in_a_loop() -> None:
+    """A function of a latent value, and a choice by it, at each step of a loop."""
+    u, v = groups(size=300), jnp.asarray(latent(6))
+
+    def step(total: Any, row: Any) -> Any:
+        group, other = row
+        chosen = jnp.where(v[0] > other, 1.0, 2.0)
+        return jnp.tanh(v[1]) * total, jnp.exp(-v[other]) * chosen * u[group]
+
+    observe(jax.lax.scan(step, 1.0, (g, h))[1])
+
+
 ONE_GROUP: dict[str, tuple[Model, Callable[[np.ndarray], np.ndarray]]] = {
     "hinge": (hinge, lambda v: np.maximum(v - 0.5, 0)[h]),
     "one-hot": (one_hot_times_latent, lambda v: np.arange(ROWS) * v[h]),
     "chosen": (chosen, lambda v: 1.0 * (v > 0)[h]),
+    "loop": (decay_in_a_loop, lambda v: (np.exp(-v) * np.where(v[0] > np.arange(6), 1.0, 2.0))[h]),
     "covariate": (covariate_times_latent, lambda v: (np.arange(ROWS) % 3) * v[h]),
 }
 
@@ -176,13 +189,41 @@ def switch(size: int) -> None:
     observe(u[jnp.where(late, g, h)])
 
 
+def hinge_in_a_loop(size: int) -> None:
+    """Groups of rows before enter through a function that is zero at many latent values."""
+    u, w = groups(size=size), sample("w", normal(0.0, 1.0))
+
+    def step(total: Any, row: Any) -> Any:
+        total = 0.5 * total + jax.nn.relu(w - 4.0) * u[row[1]]
+        return total, total + u[row[0]]
+
+    observe(jax.lax.scan(step, 0.0, (g, h))[1])
+
+
+def while_below(size: int) -> None:
+    """The number of steps is a latent value's."""
+    u, w = groups(size=size), sample("w", normal(0.0, 1.0))
+
+    def step(state: Any) -> Any:
+        return state[0] + 1.0, state[1] + jnp.where(state[0] > 2.0, u[h], 0.0)
+
+    observe(jax.lax.while_loop(lambda state: state[0] < w, step, (0.0, u[g]))[1])
+
+
+def decayed(w: float) -> np.ndarray:
+    powers = 0.5 ** np.maximum(np.arange(ROWS)[:, None] - np.arange(ROWS), 0)
+    return one_hot + max(w - 4, 0) * np.tril(powers) @ other_hot
+
+
 @pytest.mark.parametrize(
     ("model", "design"),
     [
+        (hinge_in_a_loop, decayed),
+        (while_below, lambda w: one_hot + max(np.ceil(w) - 3, 0) * other_hot),
         (far_hinge, lambda w: one_hot + max(w - 4, 0) * other_hot),
         (switch, lambda w: np.where((np.arange(ROWS) > 40 * w)[:, None], one_hot, other_hot)),
     ],
-    ids=["hinge", "switch"],
+    ids=["hinge in a loop", "while", "hinge", "switch"],
 )
 @pytest.mark.parametrize("value", [0.0, 0.9, 7.0])
 def test_groups_that_depend_on_latent_values(model: Any, design: Any, value: float) -> None:
