@@ -1,7 +1,8 @@
 """A model of any density with its data: effects integrated out by quadrature, or by Laplace's."""
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from probmf.inference.marginal.injection import ModelRun, Values
 from probmf.inference.marginal.integrand import Integrand
 from probmf.inference.marginal.predictor import RowProgram
 from probmf.inference.marginal.prepared_model import PreparedModel
+from probmf.numpyro_setup import run_unchecked
 
 
 @partial(
@@ -56,6 +58,21 @@ class Approximated(PreparedModel):
     ) -> Float[Array, " parts"]:
         """Log density of each part of the rows given the others; see `Integrand`."""
         return self.integrand(self.run(latents), latents).parts_left_out(part, count)
+
+    def missed(self, latents: Values) -> Float[np.ndarray, " groups"] | None:
+        """What nodes miss of each group's log integral; see the base class."""
+        if not self.num_nodes:
+            return None
+        run, own = self._compiled_missed
+        with run_unchecked():
+            return np.asarray(run(*own, dict(latents)), np.float64)
+
+    def _missed(self, latents: Values) -> Float[Array, " groups"]:
+        return self.integrand(self.run(latents), latents).missed()
+
+    @cached_property
+    def _compiled_missed(self) -> tuple[Any, tuple[Any, ...]]:
+        return self._compile(Approximated._missed, 0)
 
     def predictor(self, latents: Values, deviations: Values) -> Float[Array, " n"]:
         """The rows' linear predictor at deviations of the effects."""

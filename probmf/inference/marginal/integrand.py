@@ -13,7 +13,7 @@ from probmf.effects import Standard
 from probmf.effects.columns import lead_groups
 from probmf.effects.conditional_draws import Near, draw_effects_of_groups
 from probmf.effects.laplace import Blocks, Tables, draw_near_mode, log_laplace
-from probmf.effects.quadrature import Groups, log_integrals
+from probmf.effects.quadrature import Groups, integrals_on_grid, log_integrals
 from probmf.effects.row_densities import Rows
 from probmf.inference.marginal.effect_blocks import Block
 
@@ -49,6 +49,11 @@ class Integrand(NamedTuple):
         if start is None and self.near is not None:
             start = jnp.asarray(self.near.modes)
         return log_integrals(self.groups, self.num_nodes, start, held=self.near is not None)
+
+    def missed(self) -> Float[Array, " groups"]:
+        """What a quadrature's nodes miss of the logarithm of each group's integral."""
+        found, modes = self.by_group()
+        return integrals_on_grid(self.groups, modes) - found
 
     @property
     def groups(self) -> Groups:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from numpyro.distributions import Distribution, constraints
 
 from probmf.data import as_key
+from probmf.inference.marginal.captured_arrays import Captured
 from probmf.inference.marginal.forms import OneEvent, Whole, quoted
 from probmf.inference.marginal.injection import (
     Inject,
@@ -23,7 +24,11 @@ from probmf.inference.marginal.injection import (
     NothingObservedError,
 )
 from probmf.inference.marginal.left_out import LeftOut
-from probmf.inference.marginal.lost_digits import lost_digits, lost_digits_of_draws
+from probmf.inference.marginal.lost_digits import (
+    lost_digits,
+    lost_digits_of_draws,
+    trouble_of_draws,
+)
 from probmf.inference.marginal.prepare import argument_fingerprint, prepare
 from probmf.inference.marginal.prepared import Prepared
 from probmf.inference.marginal.prepared_model import PreparedModel, in_double_precision
@@ -157,11 +162,17 @@ class MarginalModel:
         Returns:
             The structure and, where the design is constant, its sums.
         """
-        mark = argument_fingerprint((args, kwargs), self.sites)
+        own = Captured(self.model.fn) if isinstance(self.model, Whole) else None
+        mark = argument_fingerprint((args, kwargs), self.sites, own and own.mark)
         if mark not in self._prepared:
             while len(self._prepared) >= REMEMBERED:
                 del self._prepared[next(iter(self._prepared))]
-            self._prepared[mark] = prepare(self.model, self.sites, args, kwargs, self.num_nodes)
+            model, tree = self.model, as_tree(own.model) if own else None
+            # Pytrees, as our own models are, hand their leaves over to programs as arguments.
+            if own and isinstance(tree, jax.tree_util.Partial) and tree.func is own.model:
+                # JAX remembers arrays by their identity, whatever is written into them.
+                model = Whole(own.fresh({}))
+            self._prepared[mark] = prepare(model, self.sites, args, kwargs, self.num_nodes)
         return self._prepared[mark]
 
     def report(self, *args: Any, **kwargs: Any) -> Table:
@@ -210,10 +221,11 @@ class MarginalModel:
             same leading axes. Memory beyond the result is bounded.
 
         Warns:
-            FitWarning: If rounding leaves too little of the density in double precision.
+            FitWarning: If rounding leaves too little of the density in double precision, or a
+                quadrature's nodes miss a part of an integral, as of several modes.
         """
         found = self.draw_back(key, samples, *args, **kwargs)[1]
-        self._warn_of_lost_digits(samples, *args, **kwargs)
+        self._warn_of_trouble(samples, *args, **kwargs)
         return found
 
     def evidence_and_effects(
@@ -221,7 +233,7 @@ class MarginalModel:
     ) -> tuple[Array, dict[str, Array]]:
         """Log density of the observations given each draw, and what `recover` returns."""
         found = self.draw_back(key, samples, *args, **kwargs)
-        self._warn_of_lost_digits(samples, *args, **kwargs)
+        self._warn_of_trouble(samples, *args, **kwargs)
         return found
 
     def leave_one_out(
@@ -338,10 +350,8 @@ class MarginalModel:
             found[:, one] = alone(left)
         return len(close) > 0
 
-    def _warn_of_lost_digits(
-        self, samples: Mapping[str, ArrayLike], *args: Any, **kwargs: Any
-    ) -> None:
-        if trouble := lost_digits_of_draws(self.prepare(*args, **kwargs), samples):
+    def _warn_of_trouble(self, samples: Mapping[str, ArrayLike], *args: Any, **kwargs: Any) -> None:
+        if trouble := trouble_of_draws(self.prepare(*args, **kwargs), samples):
             warnings.warn(trouble, FitWarning, stacklevel=3)
 
     def draw_back(

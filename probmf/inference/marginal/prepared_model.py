@@ -129,6 +129,11 @@ class PreparedModel:
         del latents
         return None
 
+    def missed(self, latents: Values) -> Float[np.ndarray, " groups"] | None:
+        """Logarithm of the part of each group's integral that is missed; None where it is exact."""
+        del latents
+        return None
+
     @property
     def flat(self) -> tuple[int, ...]:
         """Positions of blocks whose prior is flat."""

@@ -16,6 +16,7 @@ from rings import slow_but
 
 from probmf.inference.marginal import marginalize
 from probmf.inference.marginal.injection import MarginalizeError
+from probmf.run.driver import FitWarning
 
 normal, sample, plate = dist.Normal, numpyro.sample, numpyro.plate
 rng = np.random.default_rng(3)
@@ -177,6 +178,22 @@ def check_density(name: str, *, with_draws: bool = False) -> None:
         assert scipy.stats.kstest(ranks, "uniform").pvalue > 1e-4
     if name == "poisson":
         assert set(drawn) == {"u", "eta"}
+
+
+def test_modes_that_nodes_miss_are_told() -> None:
+    """Two rows of a group lie far apart, and the density has tails longer than its prior."""
+
+    def model() -> None:
+        tau = sample("tau", dist.HalfNormal(1.0))
+        with plate("two", 2):
+            u = sample("u", normal(0.0, tau))
+        seen = jnp.array([[0.1, 0.3], [-2.0, 2.5]])
+        with plate("groups", 2, dim=-2), plate("rows", 2, dim=-1):
+            sample("y", dist.Cauchy(u[:, None], 0.05), obs=seen)
+
+    message = r"quadrature over 'u' can't be relied upon: .* and group 1 alone"
+    with pytest.warns(FitWarning, match=message):
+        marginalize(model, "u").recover(0, {"tau": np.full(3, 2.0)})
 
 
 def crossed() -> None:

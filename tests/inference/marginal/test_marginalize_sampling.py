@@ -10,6 +10,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+import scipy.stats
 from marginal_models import DATA, GROUPS, ROWS, intercepts, slopes, two_by_row
 from numpyro.diagnostics import effective_sample_size
 from numpyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, log_likelihood
@@ -17,6 +18,8 @@ from numpyro.infer.autoguide import AutoNormal
 from numpyro.infer.util import log_density
 
 from probmf.inference.marginal import marginalize, prepared_model
+from probmf.inference.marginal.captured_arrays import Captured
+from probmf.inference.potential import Potential
 
 ARRAYS = {name: jnp.asarray(values) for name, values in DATA.items()}
 FEATURES = {name: values for name, values in ARRAYS.items() if name != "y"}
@@ -241,6 +244,44 @@ def test_arrays_that_a_program_has_seen_are_read_in_both_precisions() -> None:
     others = partial(model), numpyro.handlers.block(model, hide=["z"]), Holder(held["group"]).run
     for one in (model, *others):
         assert density(marginalize(one, "u")) == right
+
+
+def test_what_a_model_captures_is_read_anew() -> None:
+    """Also by programs that are compiled: they hold what the function captured at the time."""
+    seen, size = np.arange(6) % 4, 1.0
+
+    def model() -> None:
+        tau = numpyro.sample("tau", dist.HalfNormal(1.0))
+        with numpyro.plate("groups", 6):
+            u = numpyro.sample("u", dist.Normal(0, tau))
+        numpyro.sample("y", dist.Poisson(size * jnp.exp(u)), obs=seen)
+
+    marginal = marginalize(model, "u")
+
+    def density(marginal: Any) -> float:
+        return float(Potential(marginal, (), {}).value(np.zeros(1)))
+
+    found = [density(marginal)]
+    before = Captured(model)
+    assert Captured(model) == before
+    seen[0] = 7
+    assert Captured(model) != before
+    found.append(density(marginal))
+    seen, size = seen + 1, 2.0
+    found.append(density(marginal))
+
+    def log_marginal(seen: Any, size: float) -> float:
+        grid = np.linspace(-9, 9, 2001)[:, None]
+        logs = scipy.stats.poisson.logpmf(seen, size * np.exp(grid))
+        each = np.logaddexp.reduce(logs + scipy.stats.norm.logpdf(grid), axis=0)
+        return float(
+            np.sum(each + np.log(grid[1, 0] - grid[0, 0])) + scipy.stats.halfnorm.logpdf(1)
+        )
+
+    first = np.arange(6) % 4
+    other = np.where(np.arange(6) == 0, 7, first)
+    wanted = [log_marginal(first, 1.0), log_marginal(other, 1.0), log_marginal(other + 1, 2.0)]
+    assert found == pytest.approx(wanted, rel=1e-4)
 
 
 @pytest.mark.slow
