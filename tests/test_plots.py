@@ -326,7 +326,9 @@ def test_long_names_stay_apart_and_within() -> None:
     figure_of(ax).draw_without_rendering()
     assert ax.get_position().width > 0.5
     alike = [f"a school of a very long name, number {n}, in the same district" for n in range(3)]
-    assert short_labels(alike) == alike
+    assert short_labels(alike) == [f"a school… number {n}, in the same di" for n in range(3)]
+    assert short_labels(["a" * 50, "a" * 50]) == [f"{'a' * 22}…{'a' * 11}"] * 2
+    assert short_labels(names[:2], 12) == ["a schoo…er 0", "a schoo…er 1"]
 
 
 class TestRecommendations:

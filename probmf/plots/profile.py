@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from probmf.data import Ratings
-from probmf.plots.style import BLUE, GREY, INK, ORANGE, new_figure, quiet, short
+from probmf.plots.style import BLUE, GREY, INK, ORANGE, new_figure, quiet, short, short_labels
 from probmf.results import RatingsFit
 from probmf.results.asked import check_interval, read_some
 
@@ -80,7 +80,7 @@ def _draw_rated(
             ax.hlines(y, found.lower, found.upper, color=BLUE, lw=2, alpha=0.45)
         ax.plot(found.mean, y, "o", color=BLUE, ms=6, label="predicted")
         ax.plot(data.rating[rows], y, "D", color=ORANGE, mec="white", ms=6, label="rated")
-    labels = [short(own) for own in data.item_labels(data.item[rows])]
+    labels = short_labels(data.item_labels(data.item[rows]))
     _finish(ax, labels, "rating")
     left_out = int(data.user_degree[code]) - len(rows)
     more = f" ({left_out:,} in the middle left out)" if left_out else ""
@@ -99,7 +99,7 @@ def _draw_recommended(
     if found.lower is not None and found.upper is not None:
         ax.hlines(y, found.lower[0, :count], found.upper[0, :count], color=BLUE, lw=2, alpha=0.45)
     ax.plot(found.score[0, :count], y, "o", color=BLUE, ms=6)
-    labels = [short(own) for own in fit.data.item_labels(found.code[0, :count])]
+    labels = short_labels(fit.data.item_labels(found.code[0, :count]))
     _finish(ax, labels[::-1], "expected rating" if interval else "score")
     ax.set_title("Recommended", loc="left", fontsize=10, color=INK)
 
@@ -118,7 +118,7 @@ def _draw_similar(ax: Axes, fit: RatingsFit, ids: np.ndarray) -> None:
     found = fit.similar_users(ids, k=min(5, fit.data.num_users - 1))
     y = np.arange(found.code.shape[1])[::-1]
     ax.barh(y, found.score[0], height=0.55, color=BLUE, alpha=0.6)
-    labels = [short(own, 12) for own in fit.data.user_labels(found.code[0])]
+    labels = short_labels(fit.data.user_labels(found.code[0]), 12)
     _finish(ax, labels[::-1], "cosine of factors")
     ax.set_xlim(min(0.0, float(found.score.min())), 1)
     ax.set_title("Most similar users", loc="left", fontsize=10, color=INK)

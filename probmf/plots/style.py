@@ -104,11 +104,21 @@ def short(label: object, most: int = LETTERS) -> str:
     return text if len(text) <= most else f"{text[: most - end - 1]}…{text[-end:]}"
 
 
-def short_labels(labels: Iterable[object]) -> list[str]:
-    """Labels that stand side by side, short if that leaves them different."""
+def short_labels(labels: Iterable[object], most: int = LETTERS) -> list[str]:
+    """Labels that stand side by side, short as far as that leaves them different."""
     whole = [str(label) for label in labels]
-    cut = [short(label) for label in whole]
-    return cut if len(set(cut)) == len(set(whole)) else whole
+    head = most // 4
+    # Where the ends are alike, too: the beginning, and from shortly before they begin to differ.
+    places = enumerate(zip(*whole, strict=False))
+    begin = max(head, next((n for n, own in places if len(set(own)) > 1), 0) - head)
+    ways = (
+        [short(label, most) for label in whole],
+        [
+            own if len(own) <= most else f"{own[:head]}…{own[begin : begin + most - head - 1]}"
+            for own in whole
+        ],
+    )
+    return next((cut for cut in ways if len(set(cut)) == len(set(whole))), whole)
 
 
 def log_axis(ax: Axes, axes: Iterable[str]) -> None:
