@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.nn import sigmoid
-from jax.scipy.special import betainc, gammaln
+from jax.scipy.special import betainc
 from jaxtyping import Array
 from numpyro.distributions import constraints
 from scipy import special
@@ -16,6 +16,7 @@ from scipy import special
 from probmf.data.column import such_rows
 from probmf.likelihoods.base import Scores
 from probmf.likelihoods.links import LINKS, log_sigmoid
+from probmf.likelihoods.log_gamma import log_gamma
 from probmf.likelihoods.normal_integrals import sigmoid_moments
 from probmf.likelihoods.parameters import is_number
 from probmf.likelihoods.quadrature import QuadratureLikelihood
@@ -119,7 +120,7 @@ class Binomial(QuadratureLikelihood):
     def loss(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
         """Minus log likelihood."""
         trials, count = jnp.asarray(scales["trials"]), jnp.asarray(rating)
-        ways = gammaln(trials + 1.0) - gammaln(count + 1.0) - gammaln(trials - count + 1.0)
+        ways = log_gamma(trials + 1.0) - log_gamma(count + 1.0) - log_gamma(trials - count + 1.0)
         return -trials * log_sigmoid(-jnp.asarray(scores)) - count * scores - ways
 
     def bound(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> tuple:

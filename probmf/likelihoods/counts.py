@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.nn import sigmoid, softplus
-from jax.scipy.special import betainc, gammainc, gammaln
+from jax.scipy.special import betainc, gammainc
 from jaxtyping import Array
 from numpyro.distributions import constraints
 from scipy import special
 
 from probmf.likelihoods.base import Predicted, Scores
-from probmf.likelihoods.log_gamma import log_gamma_tails
+from probmf.likelihoods.log_gamma import log_gamma, log_gamma_tails
 from probmf.likelihoods.quadrature import Concentrated, RateLikelihood, rate, rate_moments
 
 
@@ -92,7 +92,7 @@ class Poisson(Counts):
 
     def loss(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
         r"""Minus log likelihood, :math:`e^\eta - r \eta + \log r!`."""
-        return rate(scores) - rating * scores + gammaln(jnp.asarray(rating) + 1.0)
+        return rate(scores) - rating * scores + log_gamma(jnp.asarray(rating) + 1.0)
 
     def slope(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
         """Count less rate."""
@@ -176,7 +176,7 @@ class NegativeBinomial(Concentrated, Counts):
         own, count = scales["concentration"], jnp.asarray(rating)
         # Without the rate itself, which overflows.
         odds = scores - jnp.log(own)
-        ways = gammaln(own) + gammaln(count + 1.0) - gammaln(own + count)
+        ways = log_gamma(own) + log_gamma(count + 1.0) - log_gamma(own + count)
         return own * softplus(odds) + count * softplus(-odds) + ways
 
     def slope(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
