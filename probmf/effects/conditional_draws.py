@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from probmf.effects.inversion import DEGREE, draw_by_inversion, find_ends
+from probmf.effects.inversion import draw_by_inversion, find_ends
 from probmf.effects.linalg import solve_lower
 from probmf.effects.quadrature import (
     ROUGH,
@@ -22,9 +22,8 @@ from probmf.effects.quadrature import (
     gauss_hermite,
 )
 
-#: Degree of the polynomials for the first of two effects, and nodes of the quadrature that the
-#: second is integrated out by at every node: groups with two effects have rows enough for few.
-FIRST_DEGREE, NUM_NODES = 6, 7
+#: Nodes of the quadrature that the second of two effects is integrated out by.
+NUM_NODES = 7
 
 
 class Near(NamedTuple):
@@ -110,8 +109,7 @@ def draw_effects_of_groups(
     lines = _Lines.of(groups, mode, root)
     reach = [None] * dim if near is None else jnp.asarray(near.reach)
     uniform = jax.random.uniform(key, (dim, groups.num_groups), mode.dtype)
-    degree = DEGREE if dim == 1 else FIRST_DEGREE
-    drawn = [draw_by_inversion(lines.first, uniform[0], reach[0], degree)]
+    drawn = [draw_by_inversion(lines.first, uniform[0], reach[0])]
     if dim == 2:
         given = drawn[0]
         drawn.append(draw_by_inversion(lambda at: lines.second(given, at), uniform[1], reach[1]))

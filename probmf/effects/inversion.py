@@ -23,18 +23,21 @@ from jaxtyping import Array, Float
 from numpy.polynomial import legendre, polynomial
 
 #: Degree of the polynomial on either side of the centre.
-DEGREE = 10
-#: How far a density has fallen where it ends, in nats: least, aimed at, most. Less than a millionth
-#: lies beyond.
-FALL = 14.0, 23.0, 40.0
-#: Where a Normal density has fallen by 20 nats, in standard deviations.
-FIRST_REACH = 6.3
+DEGREE = 8
+#: How far a density has fallen at the outermost nodes, in nats, where ends are looked for: the
+#: least, aimed at, and the most; and where given ends will do: three millionths lie beyond.
+FALL, ENOUGH = (13.0, 15.0, 18.0), (11.0, 24.0)
+#: Where that of a Normal density is about what is aimed at, in standard deviations.
+FIRST_REACH = 5.6
 #: Looks for an end, the most.
 MOST_LOOKS = 30
 #: Nodes of the integral from the centre to a draw, and steps towards the draw.
 NUM_NODES, STEPS = 8, 2
 #: Densities that are inverted together, which fit the cache of a core.
 BLOCK = 2048
+#: Of densities and of places within a side's length: errors of the distribution function are of
+#: the polynomial, and single precision takes half the time.
+SINGLE = jnp.float32
 
 type LogDensity = Callable[[Float[Array, " m"]], Float[Array, " m"]]
 
@@ -43,7 +46,6 @@ def draw_by_inversion(
     log_density: LogDensity,
     uniform: Float[Array, " m"],
     reach: Float[Array, "2 m"] | None = None,
-    degree: int = DEGREE,
 ) -> Float[Array, " m"]:
     """One draw from each of many densities, to be traced.
 
@@ -53,17 +55,53 @@ def draw_by_inversion(
         uniform: Numbers in (0, 1).
         reach: Distances to the left and right at which the densities may have all but vanished;
             see `find_ends`.
-        degree: Degree of the polynomials on either side, at most `DEGREE`.
 
     Returns:
-        The points below which those shares of the densities lie. Cost: three looks at every
-        density, and two for each degree.
+        The points below which those shares of the densities lie. Cost: two looks at every density
+        for each degree, and one.
     """
-    centre = log_density(jnp.zeros_like(uniform))
-    reach = find_ends(log_density, centre, reach)
-    places = jnp.asarray(_radau(degree)[0][1:], uniform.dtype)[:, None]
-    found = jax.vmap(log_density)(jnp.concatenate([-reach[:1] * places[::-1], reach[1:] * places]))
-    return _by_blocks(_invert, found, centre, reach, uniform)
+    centre, size = log_density(jnp.zeros_like(uniform)), len(uniform)
+    places = np.concatenate([-_radau(DEGREE)[0][:0:-1], _radau(DEGREE)[0][1:]])
+
+    def look(table: _Table) -> _Table:
+        """With the ends that are given, and then with others."""
+        given = table.reach
+        reach = lax.cond(
+            table.is_first, lambda: given, lambda: find_ends(log_density, centre, given)
+        )
+
+        def one(place: Array) -> Array:
+            at = place * jnp.where(place < 0.0, reach[0], reach[1])
+            return (log_density(at) - centre).astype(SINGLE)
+
+        logs = jax.vmap(one)(jnp.asarray(places, uniform.dtype))
+        fall = -logs[jnp.array([0, -1])]
+        will_do = jnp.all((fall >= ENOUGH[0]) & (fall <= ENOUGH[1]))
+        return _Table(reach, logs, no, will_do | ~table.is_first)
+
+    no, first = jnp.zeros((), bool), reach is not None
+    if reach is None:
+        reach = jnp.full((2, size), FIRST_REACH, uniform.dtype)
+    nothing = jnp.zeros((2 * DEGREE, size), SINGLE)
+    begin = _Table(reach, nothing, no | first, no)
+    table = lax.while_loop(lambda table: ~table.is_done, look, begin)
+    return _by_blocks(_invert, table.logs, table.reach, uniform)
+
+
+class _Table(NamedTuple):
+    """Logarithms of densities, over those at the centre, at the nodes from left to right.
+
+    Attributes:
+        reach: The ends.
+        logs: The logarithms.
+        is_first: True if the ends are as they were given.
+        is_done: True if they will do, or have been searched.
+    """
+
+    reach: Array
+    logs: Array
+    is_first: Array
+    is_done: Array
 
 
 class _Ends(NamedTuple):
@@ -79,9 +117,7 @@ class _Ends(NamedTuple):
 
 
 def find_ends(
-    log_density: LogDensity,
-    centre: Float[Array, " m"],
-    near: Float[Array, "2 m"] | None = None,
+    log_density: LogDensity, centre: Float[Array, " m"], near: Float[Array, "2 m"] | None = None
 ) -> Float[Array, "2 m"]:
     """Distances to the left and to the right at which densities have all but vanished.
 
@@ -90,27 +126,16 @@ def find_ends(
     Args:
         log_density: Logarithms of the densities; see `draw_by_inversion`.
         centre: The same at zero.
-        near: Where to look first; with good ones that is all.
+        near: Where to look first.
     """
-    low, _, high = FALL
+    outermost = float(_radau(DEGREE)[0][-1])
+    first = jnp.full((2, len(centre)), FIRST_REACH, centre.dtype) if near is None else near
 
     def fall_at(reach: Array) -> Array:
-        fall = centre[None] - jnp.stack([log_density(-reach[0]), log_density(reach[1])])
+        at = outermost * reach
+        fall = centre[None] - jnp.stack([log_density(-at[0]), log_density(at[1])])
         return jnp.where(jnp.isfinite(fall), fall, jnp.inf)
 
-    if near is None:
-        return _search_ends(fall_at, jnp.full((2, len(centre)), FIRST_REACH, centre.dtype))
-    fall = fall_at(near)
-    # Good ones, which is seen at once, are not moved by the last digits of a logarithm.
-    good = jnp.all((fall >= low) & (fall <= high))
-    found: Array = lax.cond(good, lambda: near, lambda: _search_ends(fall_at, near))
-    return found
-
-
-def _search_ends(
-    fall_at: Callable[[Float[Array, "2 m"]], Float[Array, "2 m"]], first: Float[Array, "2 m"]
-) -> Float[Array, "2 m"]:
-    """The search, given by how much densities have fallen at some distances, from first ones on."""
     dtype, least = first.dtype, jnp.finfo(first.dtype).tiny
     low, aim, high = FALL
 
@@ -145,48 +170,33 @@ def _search_ends(
     )  # fmt: skip
     state = lax.while_loop(is_on, look, begin)
     # A density that breaks off has its end where it still was.
-    return jnp.exp(jnp.where(state.found, state.at, state.inner))
+    return jnp.where(state.found, jnp.exp(state.at), outermost * jnp.exp(state.inner))
 
 
 def _invert(
-    found: Float[Array, "k m"],
-    centre: Float[Array, " m"],
-    reach: Float[Array, "2 m"],
-    uniform: Float[Array, " m"],
+    logs: Float[Array, "k m"], reach: Float[Array, "2 m"], uniform: Float[Array, " m"]
 ) -> Float[Array, " m"]:
-    """Draws from densities whose logarithms at the nodes are given, from left to right."""
-    degree, dtype = DEGREE, found.dtype
-    logs = _spread(found - centre[None])
-    rule = jnp.asarray(_radau(degree)[1], dtype)
+    """Draws from densities whose logarithms at the nodes are given, over those at the centre."""
     density = jnp.exp(logs)
-    left = reach[0] * (rule[0] + _product(rule[:0:-1], density[:degree]))
-    right = reach[1] * (rule[0] + _product(rule[1:], density[degree:]))
+    rule = jnp.asarray(_radau(DEGREE)[1], SINGLE)
+    left = reach[0] * (rule[0] + _product(rule[:0:-1], density[:DEGREE]))
+    right = reach[1] * (rule[0] + _product(rule[1:], density[DEGREE:]))
     wanted = uniform * (left + right) - left
     # Apart, lest every use compute it anew.
     wanted, is_right = lax.optimization_barrier((wanted, wanted > 0.0))
 
     def own(table: Array) -> Array:
         """That of the side on which the draw lies, from the centre outwards."""
-        return jnp.where(is_right, table[degree:], table[degree - 1 :: -1])
+        return jnp.where(is_right, table[DEGREE:], table[DEGREE - 1 :: -1])
 
     length = jnp.where(is_right, reach[1], reach[0])
-    mass, logs, density = jnp.abs(wanted) / length, own(logs), own(density)
-    coefficient = _from_centre(_to_powers(degree), logs, 0.0)
-    below = _from_centre(_cumulation(degree), density, 1.0)
+    mass, logs, density = (jnp.abs(wanted) / length).astype(SINGLE), own(logs), own(density)
+    # Powers cancel, so that single precision would not do.
+    coefficient = _from_centre(_to_powers(), logs.astype(uniform.dtype), 0.0).astype(SINGLE)
+    below = _from_centre(_cumulation(), density, 1.0)
     start = _rough(mass, logs, density, below)
     place = _refine(*lax.optimization_barrier((coefficient, mass, start)))
     return jnp.where(is_right, length, -length) * place
-
-
-def _spread(logs: Float[Array, "k m"]) -> Float[Array, "2*degree m"]:
-    """The polynomials of few nodes at those of the quadrature."""
-    size = len(logs) // 2
-    if size == DEGREE:
-        return logs
-    places = 2.0 * _radau(DEGREE)[0][1:] - 1.0
-    matrix = polynomial.polyvander(places, size) @ _to_powers(size)
-    left, right = (_from_centre(matrix, side, 0.0) for side in (logs[size - 1 :: -1], logs[size:]))
-    return jnp.concatenate([left[::-1], right])
 
 
 def _from_centre(matrix: np.ndarray, table: Float[Array, "k m"], centre: float) -> Array:
@@ -310,14 +320,14 @@ def _radau(degree: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @cache
-def _to_powers(degree: int) -> np.ndarray:
+def _to_powers() -> np.ndarray:
     """From values at the nodes to coefficients of powers, of places moved to -1 to 1."""
-    return np.linalg.inv(polynomial.polyvander(2.0 * _radau(degree)[0] - 1.0, degree))
+    return np.linalg.inv(polynomial.polyvander(2.0 * _radau(DEGREE)[0] - 1.0, DEGREE))
 
 
 @cache
-def _cumulation(degree: int) -> np.ndarray:
+def _cumulation() -> np.ndarray:
     """From values at the nodes to integrals up to each node of the polynomial through them."""
-    powers = np.arange(1, degree + 2)
-    ends = 2.0 * _radau(degree)[0][:, None] - 1.0
-    return 0.5 * ((ends**powers - (-1.0) ** powers) / powers) @ _to_powers(degree)
+    powers = np.arange(1, DEGREE + 2)
+    ends = 2.0 * _radau(DEGREE)[0][:, None] - 1.0
+    return 0.5 * ((ends**powers - (-1.0) ** powers) / powers) @ _to_powers()
