@@ -1,7 +1,7 @@
 """Draws of mixed models of any response: against brute force, simulated truth, refusals."""
 
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from probmf import MixedEffects, sample_marginal
 from probmf.diagnostics import FallbackWarning
 from probmf.diagnostics.judgement import DiagnosticWarning
 from probmf.inference import importance_rounds
+from probmf.inference.importance import Mode
 from probmf.inference.mixed import quadrature_sampler
 from probmf.inference.mixed.integral import Integral, IntegralDensity
 from probmf.inference.mixed.quadrature_importance import _Proposals
@@ -287,3 +288,38 @@ def test_ranks_are_uniform(likelihood: str, groupings: int) -> None:
     for name, places in ranks.items():
         counts = np.bincount(np.asarray(places) * BINS // RANKS, minlength=BINS)
         assert scipy.stats.chisquare(counts).pvalue > 1e-3, (name, counts)
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No columns, whose search would begin somewhere."""
+
+    start: Any = None
+    num_columns: int = 0
+
+
+def test_modes_are_moved_by_the_values_found() -> None:
+    """To the mean of a Normal density whose axes are those of the curvature that was given."""
+    axes = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    given = Mode(np.array([1.0, -2.0, 0.5]), 0.0, (axes * [4.0, 1.0, 0.01]) @ axes.T, 0)
+    covariance = (axes * [2.0, 1.5, 0.03]) @ axes.T
+    mean = given.vector + axes @ np.array([1.5, -0.4, 0.05])
+
+    def values(piece: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        away = piece[0] - mean
+        logs = -0.5 * np.sum(away * np.linalg.solve(covariance, away.T).T, axis=1)
+        return logs, np.zeros((len(away), 0))
+
+    proposals = object.__new__(_Proposals)
+    proposals.conditional, proposals.size, proposals.dtype = Nothing(), 4, np.dtype(float)
+    proposals._one = values
+    with workers(2) as proposals.pool:
+        found = proposals.improve(given)
+        np.testing.assert_allclose(found.vector, mean, rtol=1e-10)
+        np.testing.assert_allclose(found.covariance, covariance, atol=1e-10)
+        # Far away it is not believed.
+        mean = mean + 100.0 * axes[:, 1]
+        moved = axes.T @ (proposals.improve(given).vector - given.vector)
+        np.testing.assert_allclose(moved[1], 2.0, rtol=1e-10)
+        mean = mean * np.nan
+        assert proposals.improve(given) is given

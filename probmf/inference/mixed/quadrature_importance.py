@@ -52,6 +52,8 @@ from probmf.run.threads import Workers, workers
 NUM_CHAINS = 4
 #: Proposals of the effects alone, and how many of them have to be effective.
 TRIED, LEAST = 16, 2.0
+#: How far a mode may be moved, in standard deviations, and how much curvatures may change.
+MOST_SHIFT, MOST_BEND = 2.0, 4.0
 #: Proposals of one call: fewer where each factors a matrix of more columns than this.
 CHUNK, CHUNK_OF_MANY, MANY = 32, 4, 200
 
@@ -183,7 +185,7 @@ def draw_weighted(
     compiled.result()
     clock.mark("compilation")
     bar.update(task, description="centres")
-    evaluate.find_centers(mode)
+    mode = evaluate.improve(mode)
     evaluate.check(mode)
     clock.mark("centres")
     rounds = Rounds(evaluate, rng, mode)
@@ -248,20 +250,34 @@ class _Proposals:
         """Have the program ready."""
         self.run.lower(self.conditional, *self.examples).compile()
 
-    def find_centers(self, mode: Mode) -> None:
-        """Begin all searches from now on at centres by the rest, from those about the mode."""
+    def improve(self, mode: Mode) -> Mode:
+        """A mode that Laplace's approximation has found, moved by the values by quadrature.
+
+        Along each axis of its covariance the logarithm is taken for the parabola through three
+        points. All searches for centres begin at those by the rest, from those found here, on.
+        """
         size = len(mode.vector)
-        if not self.conditional.num_columns or not size:
-            return
+        if not size:
+            return mode
         values, axes = np.linalg.eigh(mode.covariance)
         moves = axes * np.sqrt(values)
         points = mode.vector + np.concatenate([np.zeros((1, size)), moves.T, -moves.T])
-        center, ahead, behind = np.split(self._centers(points), [1, 1 + size])
+        noise = np.zeros((self.size, self.conditional.num_columns), self.dtype)
+        found = list(self.pool.stream(self._one, ((some, noise) for some in self._pieces(points))))
+        logs, centers = (np.concatenate(part)[: len(points)] for part in zip(*found, strict=True))
+        center, ahead, behind = np.split(centers, [1, 1 + size])
         slope = np.linalg.solve(moves.T, (ahead - behind) / 2)
         if np.all(np.isfinite(slope)) and np.all(np.isfinite(center)):
             line = Line(mode.vector, center[0], slope)
             line = jax.tree.map(lambda part: np.asarray(part, self.dtype), line)
             self.conditional = replace(self.conditional, start=line)
+        if not np.all(np.isfinite(logs)):
+            return mode
+        (value,), ahead, behind = np.split(logs, [1, 1 + size])
+        bend = np.clip(2 * value - ahead - behind, 1 / MOST_BEND, MOST_BEND)
+        shift = np.clip((ahead - behind) / 2 / bend, -MOST_SHIFT, MOST_SHIFT)
+        moved = moves / np.sqrt(bend)
+        return mode._replace(vector=mode.vector + moves @ shift, covariance=moved @ moved.T)
 
     def check(self, mode: Mode) -> None:
         """Raise an error where the effects alone make weights too uneven: no search mends that."""
@@ -274,13 +290,6 @@ class _Proposals:
                 f"the conditional of the {self.conditional.num_columns:,} coefficients and effects "
                 f"that stay is far from Normal: {TRIED} proposals of them are worth {worth:.1f}"
             )
-
-    def _centers(self, points: np.ndarray) -> Float[np.ndarray, "num D"]:
-        """Centres of the effects: what is proposed without noise."""
-        noise = np.zeros((self.size, self.conditional.num_columns), self.dtype)
-        given = ((piece, noise) for piece in self._pieces(points))
-        found = [effects for _, effects in self.pool.stream(self._one, given)]
-        return np.concatenate(found)[: len(points)]
 
     def __call__(self, points: np.ndarray) -> Iterator[tuple[np.ndarray, SiteArrays]]:
         """Log densities, and the columns' effects that they are of."""

@@ -157,7 +157,7 @@ def sample_by_quadrature(
         try:
             conditional = _conditional(outer, terms)
             # Compiled while the mode is looked for, for the likely number of nodes.
-            pool.submit(_traced_ratios(outer))
+            pool.submit(_traced_totals(outer))
             for compile_one in traced_programs(conditional, num_samples, key):
                 pool.submit(compile_one)
         except NotServedError as error:
@@ -362,7 +362,7 @@ def _judge(
     chosen = np.argsort(size, kind="stable")[[int(at * (len(points) - 1)) for at in LOOKED_AT]]
     errors = pool.map(lambda at: _errors(density, points[at], columns[at])[1], chosen)
     spread = np.ptp(np.array(errors), axis=0)
-    if spread[choices.index(conditional.num_nodes)] > EVEN:
+    if not spread[choices.index(conditional.num_nodes)] <= EVEN:
         # Twice as many at least, as with more nodes the draws may go further.
         enough = [number for number, differ in zip(choices, spread, strict=True) if differ <= EVEN]
         twice = [number for number in enough if number >= 2 * conditional.num_nodes]
@@ -383,43 +383,48 @@ def _errors(
     density: IntegralDensity, vector: np.ndarray, columns: np.ndarray
 ) -> tuple[Near, Float[np.ndarray, " choices"]]:
     """Effects near a place, and how far the evidence by each number of nodes is off there."""
-    dim, dtype = density.integral.blocks[0].dim, density.vector.dtype
-    grids = [gauss_hermite(count, dim) for count in _choices(dim)]
-    given = _judged_at(density, vector.astype(dtype), columns.astype(dtype))
-    near, ratios = density.compiled(_ratios, *given, runs=RATIOS)(density, *given)
-    joint = np.asarray(ratios)
-    ends = np.cumsum([0, *(len(grid) for grid, _ in grids)])
-    totals = [
-        np.sum(np.logaddexp.reduce(joint[start:end] + weights[:, None], axis=0))
-        for start, end, (_, weights) in zip(ends[:-1], ends[1:], grids, strict=True)
-    ]
-    return near, np.array(totals) - totals[-1]
+    given = _judged_at(density, vector.astype(density.vector.dtype), columns)
+    near, totals = density.compiled(_totals, *given, runs=RATIOS)(density, *given)
+    found = np.asarray(totals, np.float64)
+    return near, found - found[-1]
 
 
-def _traced_ratios(density: IntegralDensity) -> Callable[[], None]:
+def _traced_totals(density: IntegralDensity) -> Callable[[], None]:
     """A function that compiles the program of `_errors`, for a thread."""
-    columns = np.zeros(density.integral.pattern.num_columns, density.vector.dtype)
+    columns = np.zeros(density.integral.pattern.num_columns)
     given = _judged_at(density, density.vector, columns)
-    run = density.compiled(_ratios, *given, runs=RATIOS)
+    run = density.compiled(_totals, *given, runs=RATIOS)
     return lambda: run.lower(density, *given).compile()
 
 
 def _judged_at(
     density: IntegralDensity, vector: np.ndarray, columns: np.ndarray
 ) -> tuple[np.ndarray, ...]:
-    """A place, with the nodes of all numbers of nodes."""
-    dim = density.integral.blocks[0].dim
-    nodes = np.concatenate([gauss_hermite(count, dim)[0] for count in _choices(dim)])
-    return vector, columns, nodes.astype(vector.dtype)
+    """A place, with the nodes of all numbers of nodes, their log weights, and whose they are."""
+    dim, dtype = density.integral.blocks[0].dim, density.vector.dtype
+    grids = [gauss_hermite(count, dim) for count in _choices(dim)]
+    whose = np.repeat(np.arange(len(grids)), [len(grid) for grid, _ in grids])
+    nodes, weights = (np.concatenate(part) for part in zip(*grids, strict=True))
+    own = np.equal.outer(np.arange(len(grids)), whose)
+    return tuple(part.astype(dtype) for part in (vector, columns, nodes, weights, own))
 
 
-def _ratios(
-    density: IntegralDensity, vector: Array, columns: Array, nodes: Array
+def _totals(
+    density: IntegralDensity,
+    vector: Array,
+    columns: Array,
+    nodes: Array,
+    weights: Array,
+    own: Array,
 ) -> tuple[Near, Array]:
+    """Effects near a place, and the evidence there but for a constant, by each number of nodes."""
     blocks = density.integral.system(density.rest(density.latents(vector))).held()
     groups = lead_groups(blocks, columns)
     mode, root = find_modes(groups)
-    return near_modes(groups, mode, root), log_ratios(groups, mode, root, nodes)
+    logs = log_ratios(groups, mode, root, nodes) + weights[:, None]
+    most = jnp.max(logs, axis=0, keepdims=True)
+    shares = jnp.matmul(own, jnp.exp(logs - most), precision="highest")
+    return near_modes(groups, mode, root), jnp.sum(jnp.log(shares) + most, axis=1)
 
 
 def _drawn(density: IntegralDensity, vectors: Array, words: Array) -> dict[str, Array]:
