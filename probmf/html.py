@@ -11,12 +11,6 @@ _LEFT, _RIGHT = "text-align: left", "text-align: right"
 def facts(values: Mapping[str, str]) -> str:
     """A table of names and what they are, one below the other.
 
-    Args:
-        values: Text by name.
-
-    Returns:
-        HTML.
-
     Example:
         >>> print(facts({"method": "als"}))
         <table>
@@ -33,17 +27,7 @@ def facts(values: Mapping[str, str]) -> str:
 def table(
     head: Sequence[str], rows: Sequence[Sequence[str]], to_left: Sequence[bool], caption: str = ""
 ) -> str:
-    """Rows under the names of their columns.
-
-    Args:
-        head: Names of the columns.
-        rows: The rows' cells.
-        to_left: Columns that are set to the left, as words are; numbers stand to the right.
-        caption: Line above.
-
-    Returns:
-        HTML.
-    """
+    """Rows under the names of their columns; those of words are set to the left."""
     lines = ["<table>"]
     if caption:
         lines.append(f'<caption style="{_LEFT}">{escape(caption)}</caption>')

@@ -15,15 +15,8 @@ except ImportError:  # As on Windows, which has no such locks.
 def alone_in(folder: Path, *, wait: bool) -> Iterator[bool]:
     """Keep others who ask for the same folder out; a process that is killed lets them in.
 
-    Args:
-        folder: The folder, which is there.
-        wait: Whether to wait for another that is in it.
-
-    Yields:
-        True, or False where the system has no locks, so that another may be in it.
-
-    Raises:
-        BlockingIOError: If another is in it, and this one is not to wait.
+    False where the system has no locks, so that another may be in it. With `wait` one waits for
+    another that is in it, which is a BlockingIOError else.
     """
     if fcntl is None:
         yield False

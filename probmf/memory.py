@@ -23,17 +23,7 @@ def free_memory() -> int:
 
 
 def require_memory(size: float, what: str, advice: str, share: float | None = None) -> None:
-    """Refuse what does not fit into the memory that is free.
-
-    Args:
-        size: Bytes.
-        what: What takes them.
-        advice: What to do instead.
-        share: Share of the free memory that it may take; None for `MEMORY_SHARE`.
-
-    Raises:
-        ValueError: If they don't fit.
-    """
+    """Refuse what would take more than a share of the free memory, in bytes."""
     free, share = free_memory(), MEMORY_SHARE if share is None else share
     if size > share * free:
         raise ValueError(

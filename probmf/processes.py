@@ -14,7 +14,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any, Self
 
 import jax
@@ -108,11 +107,7 @@ def rank() -> int:
 
 
 def wait() -> None:
-    """Wait until all processes are here.
-
-    Raises:
-        ConnectionError: If another process ends meanwhile.
-    """
+    """Wait until all processes are here."""
     if num_processes() > 1:
         _gather(np.zeros((), np.uint8))
 
@@ -120,13 +115,8 @@ def wait() -> None:
 def agree(what: str, text: str) -> None:
     """Refuse to compute together what is not the same in all processes.
 
-    Args:
-        what: What is compared, as the start of a sentence.
-        text: What it is here, of any length.
-
-    Raises:
-        MismatchError: In all processes, if it differs.
-        ConnectionError: If another process ends meanwhile.
+    `what` is compared, as the start of a sentence; `text` is what it is here, of any length. A
+    MismatchError in all processes, if it differs.
     """
     if num_processes() > 1:
         _refuse_others(what, _texts(hashlib.sha256(text.encode()).hexdigest()))
@@ -135,17 +125,8 @@ def agree(what: str, text: str) -> None:
 def each(work: Callable[[], str]) -> list[str]:
     """Do a piece of work with files in every process: where it fails in one, it fails in all.
 
-    Args:
-        work: What this process does; a short text of what came of it.
-
-    Returns:
-        The texts of all.
-
-    Raises:
-        Exception: What the work raised in this process.
-        PeerError: If another process could not read or write a file.
-        RuntimeError: If the work failed in another one by anything else.
-        ConnectionError: If another process ends meanwhile.
+    The texts that all tell of what came of it. In this process what the work raised is raised, in
+    others a PeerError if it could not read or write a file, and a RuntimeError of anything else.
     """
     trouble: Exception | None = None
     try:
@@ -168,11 +149,7 @@ def each(work: Callable[[], str]) -> list[str]:
 
 
 class ProcessGroup:
-    """The processes that work on the same files: this one alone, or all that have joined.
-
-    Args:
-        shared: Whether all of them do this work together.
-    """
+    """The processes that work on the same files: this one alone, or all that have joined."""
 
     def __init__(self, shared: bool) -> None:
         """Count them."""
@@ -228,11 +205,7 @@ def _without_greeting() -> Iterator[None]:
 
 @contextmanager
 def loss_told() -> Iterator[None]:
-    """Say in a sentence that another process is gone.
-
-    Raises:
-        ConnectionError: Instead of the error of the library that moves the numbers.
-    """
+    """Say by a ConnectionError that another process is gone."""
     try:
         yield
     except (ValueError, RuntimeError) as error:
@@ -243,12 +216,9 @@ def loss_told() -> Iterator[None]:
 
 
 class Together:
-    """A loop that all processes leave at the same step, as each step takes all of them.
+    """A loop that all processes leave at the same step; nothing is done unless it is shared.
 
     Ctrl-C is noted and heeded at the end of a step; a second one ends this process at once.
-
-    Args:
-        shared: Whether the loop is shared; if not, nothing is done.
     """
 
     def __init__(self, shared: bool) -> None:
@@ -266,12 +236,7 @@ class Together:
             self._old = signal.signal(signal.SIGINT, self._note)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         """Give Ctrl-C back."""
         if self._old is not None:
             signal.signal(signal.SIGINT, self._old)
@@ -296,20 +261,11 @@ class Together:
         return tuple(json.loads(_texts(json.dumps(numbers))[0])) if self.shared else numbers
 
     def end_step(self, work: Callable[[], bool], state: Callable[[], str]) -> bool:
-        """End a step in all processes.
+        """End a step in all processes; true if it is time to save by the first one's clock.
 
-        Args:
-            work: What this process does at its end; whether it is time to save.
-            state: Tells where the loop stands, which has to be the same everywhere.
-
-        Returns:
-            Whether it is time by the first process's clock.
-
-        Raises:
-            KeyboardInterrupt: If any process was interrupted.
-            OSError: If any could not do its work.
-            MismatchError: If they stand elsewhere.
-            ConnectionError: If another process has ended.
+        `work` is what this process does at its end, and says whether it is time; `state` tells
+        where the loop stands, which has to be the same everywhere. Raises a KeyboardInterrupt if
+        any process was interrupted, and in all of them what went wrong in one.
         """
         if not self.shared:
             return work()

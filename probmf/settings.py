@@ -26,12 +26,7 @@ _OWN: tuple[tuple[str, Any, Callable[[Any], Any]], ...] = (
 
 @contextmanager
 def own_settings(x64: bool | None = None) -> Iterator[None]:
-    """JAX's settings for code of ours; a decorator, too.
-
-    Args:
-        x64: Whether to compute in double precision; None does what the caller does, so that
-            `float64 or None` is what an argument asks for, or the caller's whole program.
-    """
+    """JAX's settings for code of ours, in double precision or not (None: as the caller's)."""
     with ExitStack() as stack:
         for name, value, setting in _OWN:
             if getattr(jax.config, name) != value:
@@ -56,14 +51,7 @@ _FOLLOWED: tuple[tuple[str, Callable[[Any], Any]], ...] = (
 
 
 def as_here[**P, T](function: Callable[P, T]) -> Callable[P, T]:
-    """A function for another thread, where JAX's settings are others, that runs as in this one.
-
-    Args:
-        function: The function.
-
-    Returns:
-        It, under this thread's settings and on this thread's device.
-    """
+    """A function for another thread that runs under this thread's settings and on its device."""
     x64, device = bool(jax.config.jax_enable_x64), jax.config.jax_default_device
     followed = [(setting, getattr(jax.config, name)) for name, setting in _FOLLOWED]
 

@@ -33,11 +33,7 @@ class ShardError(ValueError):
 
 @contextmanager
 def manifest_told(manifest: Path) -> Iterator[None]:
-    """Say of a manifest whose entries are missing or of other kinds that it is not as written.
-
-    Raises:
-        ShardError: Instead of the error that reading such an entry gives.
-    """
+    """Say of a manifest whose entries are missing or of other kinds that it is not as written."""
     try:
         yield
     except ShardError:
@@ -76,11 +72,7 @@ def facts(file: Path) -> dict[str, Any]:
 
 
 def check(folder: Path, told: Mapping[str, Any]) -> None:
-    """Compare a file with what was told of it when it was written.
-
-    Raises:
-        ShardError: If it is missing, or has another size or checksum.
-    """
+    """Compare a file with what was told of it when it was written."""
     file = folder / told["file"]
     if not file.is_file():
         raise ShardError(f"{folder} lacks the file {told['file']}")
@@ -98,28 +90,17 @@ def check(folder: Path, told: Mapping[str, Any]) -> None:
 def write(
     folder: Path, name: str, arrays: Mapping[str, np.ndarray], *, shared: bool
 ) -> dict[str, Any]:
-    """Write this process's ranges of arrays.
+    """Write this process's ranges of arrays; gives shapes and the shards of all, for the manifest.
 
-    Args:
-        folder: The folder, the same for all processes.
-        name: Name of what the arrays are together.
-        arrays: The arrays, whole in every process.
-        shared: Whether all processes are here and write a range each; else this one writes all.
-
-    Returns:
-        Shapes of the arrays, and the shards of all, for the manifest.
-
-    Raises:
-        OSError: If it can't be written; in all processes, whichever it was.
-        ConnectionError: If another process has ended.
+    The arrays are whole in every process. If it is `shared`, all processes are here and write a
+    range each; what fails in one fails in all.
     """
-    count = processes.num_processes() if shared else 1
-    rank = processes.rank() if shared else 0
+    group = processes.ProcessGroup(shared)
 
     def write_own() -> str:
-        file = folder / f"{name}.{rank}{SUFFIX}"
+        file = folder / f"{name}.{group.rank}{SUFFIX}"
         new = file.with_name(f"{file.name}.new")
-        cuts = {key: _cut(value, rank, count) for key, value in arrays.items()}
+        cuts = {key: _cut(value, group.rank, group.count) for key, value in arrays.items()}
         new.touch()
         mode = new.stat().st_mode
         try:
@@ -133,7 +114,7 @@ def write(
         new.replace(file)
         return json.dumps(facts(file))
 
-    told = processes.each(write_own) if shared else [write_own()]
+    told, count = group.each(write_own), group.count
     return {
         "shapes": {key: list(value.shape) for key, value in arrays.items()},
         "shards": [
@@ -144,19 +125,7 @@ def write(
 
 
 def read(folder: Path, name: str, written: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The arrays that `write` wrote, whole.
-
-    Args:
-        folder: The folder.
-        name: Name of what they are together.
-        written: What `write` returned, by the manifest.
-
-    Returns:
-        The arrays by name.
-
-    Raises:
-        ShardError: If a file is missing or was altered, or the ranges do not make whole arrays.
-    """
+    """The arrays that `write` wrote, whole, by what it returned."""
     parts: dict[str, list[np.ndarray]] = {}
     axes: dict[str, int] = {}
     ends: dict[str, int] = {}

@@ -32,8 +32,7 @@ from probmf.cli import app, console
 from probmf.cli import fit as fit_command
 from probmf.cli import words as wording
 from probmf.cli.app import COMMANDS
-from probmf.cli.fit import show
-from probmf.cli.methods import Method
+from probmf.cli.fit import Method, show
 from probmf.data import Vocabulary
 from probmf.datasets import simulate_ratings
 from probmf.diagnostics.evaluation import evaluation

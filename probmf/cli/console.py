@@ -31,10 +31,7 @@ _PACKAGE = Path(probmf.__file__).parent
 
 @contextmanager
 def plain_errors(debug: bool) -> Iterator[None]:
-    """End a command with one clear message and exit code 1 when the input does not do.
-
-    `debug` lets the exception through, with its traceback.
-    """
+    """End a command with one clear message and exit code 1, with `debug` with a traceback."""
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
@@ -88,10 +85,7 @@ def plain_table(*columns: str) -> Table:
 
 
 def as_printed(table: Tabled, num_left: int = 1) -> Table:
-    """A result's table for the terminal.
-
-    The first `num_left` columns are set to the left.
-    """
+    """A result's table for the terminal. The first `num_left` columns are set to the left."""
     names, rows = shown(table)
     made = plain_table(*names)
     for column in made.columns[:num_left]:

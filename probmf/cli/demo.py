@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -68,15 +68,7 @@ def demo(
 
 @dataclass(frozen=True)
 class Stage:
-    """The data of the demo.
-
-    Attributes:
-        simulation: All ratings and the truth.
-        train: What the fits see.
-        test: Ratings set aside, of users that the fits see.
-        newcomer: All the ratings of one user that the fits do not see.
-        model: The model with the true scales.
-    """
+    """Data of the demo, and the model with the true scales; no fit sees the newcomer."""
 
     simulation: Simulation
     train: Ratings
@@ -186,18 +178,8 @@ def fit_all(stage: Stage, seed: int) -> dict[str, RatingsFit]:
 def judge(stage: Stage, fit: RatingsFit, seed: int) -> None:
     """Held-out error beside what is easy and what is impossible, and coverage."""
     _heading(2, f"Predicting {len(stage.test):,} ratings that were set aside")
-    biases = fit_als(
-        MatrixFactorization(
-            num_factors=0,
-            likelihood=stage.model.likelihood,
-            intercept="learned",
-            user_bias_scale=stage.model.user_bias_scale,
-            item_bias_scale=stage.model.item_bias_scale,
-        ),
-        stage.train,
-        key=seed,
-        progress=False,
-    )
+    without = replace(stage.model, num_factors=0)
+    biases = fit_als(without, stage.train, key=seed, progress=False)
     observed = stage.test.rating
     predicted = fit.predict(stage.test)
     means = {
@@ -290,10 +272,8 @@ def draw(stage: Stage, fits: dict[str, RatingsFit], user: int) -> Iterator[tuple
     fit = fits["ALS, block"]
     histories = {name: each.history for name, each in fits.items() if each.history is not None}
     yield "convergence", "how the four fits went down", plots.convergence(histories)
-    yield (
-        "predictions", "predicted and observed ratings",
-        plots.predicted_vs_observed(fit, stage.test),
-    )  # fmt: skip
+    picture = plots.predicted_vs_observed(fit, stage.test)
+    yield "predictions", "predicted and observed ratings", picture
     yield "calibration", "whether intervals keep their word", plots.calibration(fit, stage.test)
     name = stage.train.users.ids[user]
     recommended = fit.recommend([name], k=10, interval=0.9)

@@ -83,7 +83,13 @@ def mixed(
         fit = _fit(method, model, read_rows(table, model), seed, _settings(method, known))
         summary = fit.summary(interval=interval, effects=effects)
         if as_json:
-            typer.echo(json.dumps(_as_json(fit, summary), indent=2))
+            groups = {site: len(groups) for site, groups in fit.design.levels.items()}
+            told = {
+                "formula": fit.model.formula, "method": fit.method,
+                "observations": fit.design.data.num_observations, "groups": groups,
+                "summary": [dict(row) for row in summary], "notes": list(summary.notes),
+            }  # fmt: skip
+            typer.echo(json.dumps(told, indent=2))
         else:
             show(fit, summary)
         if directory is not None:
@@ -132,15 +138,6 @@ def _settings(method: Method, given: dict[str, Any]) -> dict[str, Any]:
                 f"method is {method}; leave it out, or change the method."
             )
     return given
-
-
-def _as_json(fit: MixedFit, summary: Table) -> dict[str, Any]:
-    return {
-        "formula": fit.model.formula, "method": fit.method,
-        "observations": fit.design.data.num_observations,
-        "groups": {site: len(groups) for site, groups in fit.design.levels.items()},
-        "summary": [dict(row) for row in summary], "notes": list(summary.notes),
-    }  # fmt: skip
 
 
 def _check_tree(path: Path | None, force: bool) -> None:

@@ -40,12 +40,7 @@ _SOURCE = "source"
 
 @dataclass(frozen=True)
 class RatingsOrigin:
-    """Column and threshold that a file of ratings was read with, kept with the fit.
-
-    Attributes:
-        rating: Column of ratings; None counted every pair as 1.
-        threshold: Ratings of at least this counted as yes; None left them as they were.
-    """
+    """Column and threshold that ratings were read with, kept with the fit; None where none was."""
 
     rating: str | None = "rating"
     threshold: float | None = None
@@ -61,40 +56,17 @@ class RatingsOrigin:
         return cls() if found is None else cls(**found)
 
 
-@dataclass(frozen=True)
-class ColumnNames:
-    """Names of the columns of a file of ratings; None where there is none.
-
-    Attributes:
-        user: Column of user ids.
-        item: Column of item ids.
-        rating: Column of ratings; None counts every pair as 1.
-        weight: Column of weights.
-        time: Column of times.
-    """
-
-    user: str = "user"
-    item: str = "item"
-    rating: str | None = "rating"
-    weight: str | None = None
-    time: str | None = None
-
-    def roles(self) -> dict[str, Any]:
-        """As arguments of `Ratings.from_frame`."""
-        return dict(vars(self))
-
-
-def read_ratings(path: Path, columns: ColumnNames, *, duplicates: Any = "error") -> Ratings:
+def read_ratings(path: Path, **columns: Any) -> Ratings:
     """Ratings from a CSV, TSV or Parquet file, told apart by the name, or from a folder.
 
-    A folder holds Parquet files or sorted ratings, for `Ratings.open`.
+    A folder holds Parquet files or sorted ratings, for `Ratings.open`. Columns are those of
+    `Ratings.from_frame`.
     """
-    roles = columns.roles() | {"duplicates": duplicates}
     if path.is_dir():
-        return Ratings.open(path, shared=True, **roles)
+        return Ratings.open(path, shared=True, **columns)
     if _is_parquet(path):
-        return Ratings.from_parquet(path, **roles)
-    return Ratings.from_csv(path, delimiter=_delimiter(path), **roles)
+        return Ratings.from_parquet(path, **columns)
+    return Ratings.from_csv(path, delimiter=_delimiter(path), **columns)
 
 
 def read_test(
@@ -120,8 +92,8 @@ def read_test(
             "measures of lists are right, errors and coverage are not."
         )
     rating = None if pairs_only else rating or source.rating
-    columns = ColumnNames(user or fit.data.users.column, item or fit.data.items.column, rating)
-    data = same_kind_of_ids(read_ratings(path, columns), fit.data)
+    ids = {"user": user or fit.data.users.column, "item": item or fit.data.items.column}
+    data = same_kind_of_ids(read_ratings(path, rating=rating, **ids), fit.data)
     if threshold is None and source.threshold is not None:
         threshold = source.threshold
         note(
@@ -166,10 +138,7 @@ def load_fit(path: Path) -> RatingsFit:
 
 
 def add_features(ratings: Ratings, path: Path, side: str, id_name: str) -> Ratings:
-    """The ratings with a side table of users or items.
-
-    The column of ids may be called "user" or "item", too.
-    """
+    """The ratings with a side table, whose column of ids may be called "user" or "item", too."""
     vocabulary = ratings.users if side == "user" else ratings.items
     table = read_table(path, text=(id_name, side))
     columns = dict(zip(table.column_names, table.columns, strict=True))
@@ -181,10 +150,7 @@ def add_features(ratings: Ratings, path: Path, side: str, id_name: str) -> Ratin
 
 
 def read_table(path: Path, *, text: Sequence[str] = ()) -> pa.Table:
-    """A CSV, TSV or Parquet file as it is.
-
-    Columns in `text` are read as text from a CSV file, whatever they look like.
-    """
+    """A CSV, TSV or Parquet file as it is; columns in `text` are read as text."""
     if _is_parquet(path):
         return read_parquet(path)
     return read_csv(path, delimiter=_delimiter(path), text=text)
@@ -230,10 +196,7 @@ def write_table(table: pa.Table, path: Path) -> None:
 
 
 def parse_ids(words: Sequence[str], vocabulary: Vocabulary) -> np.ndarray:
-    """Ids as they are written, in the type that the vocabulary has.
-
-    The vocabulary need not have them.
-    """
+    """Ids as they are written, in the type that the vocabulary, which need not have them, has."""
     readers: dict[str, Any] = {
         TEXT: str, INTEGERS: _integer, UUIDS: UUID, BOOLEANS: lambda word: _BOOLEANS[word.lower()],
     }  # fmt: skip
@@ -255,11 +218,7 @@ def parse_ids(words: Sequence[str], vocabulary: Vocabulary) -> np.ndarray:
 
 
 def same_kind_of_ids(ratings: Ratings, known: Ratings) -> Ratings:
-    """Ratings whose ids are of the type that a fit has, where text and type differ only in that.
-
-    A file whose ids all look like numbers is read as numbers, also if the training file had words
-    among them; and UUIDs are text in a CSV file.
-    """
+    """Ratings with ids of the type that a fit has, where a file's may be numbers, text or UUIDs."""
     users = _same_kind(ratings.users, known.users)
     return replace(ratings, users=users, items=_same_kind(ratings.items, known.items))
 

@@ -113,10 +113,7 @@ def show(
     *,
     extra: dict[str, np.ndarray] | None = None,
 ) -> None:
-    """Print one user's recommendations.
-
-    `interval` is 0 where there is none; `extra` are further columns by name, one number per item.
-    """
+    """Print one user's recommendations; without an interval (0), and with further columns."""
     columns = [f"{interval:.0%} interval"] if interval else []
     titled = _has_titles(fit)
     score = "probability" if fit.model.likelihood.binary else "rating"

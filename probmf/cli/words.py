@@ -59,10 +59,7 @@ _FIRST = re.compile(rf"({'|'.join(WORDS)}) is ")
 
 
 def in_options(text: str) -> str:
-    """A message with the command line's options in place of arguments and functions.
-
-    Names within quotes, such as those of columns, stay as they are.
-    """
+    """A message with the command line's options for arguments; names in quotes stay as they are."""
     for phrase, option in (PHRASES | METHODS).items():
         text = text.replace(phrase, option)
     text = _KEYWORD.sub(_as_option, text)

@@ -5,9 +5,9 @@ from probmf.data.encoder import Encoder
 from probmf.data.examples import Examples, ExamplesWarning
 from probmf.data.features import Features
 from probmf.data.keys import as_generator, as_key, wrap_words
+from probmf.data.merge import encode_pairs
 from probmf.data.rating_fields import Duplicates
 from probmf.data.ratings import Ratings
-from probmf.data.user_item_pairs import encode_pairs
 from probmf.data.vocabulary import Vocabulary
 
 __all__ = [

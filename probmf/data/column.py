@@ -337,10 +337,7 @@ def refuse(
     problem: str,
     row: Callable[[int], str] = "row {}".format,
 ) -> None:
-    """Raise a ValueError that shows the first of some rows and says how many there are.
-
-    `problem` is the end of the message, with the punctuation before it; `row` names rows.
-    """
+    """Raise a ValueError that shows the first of some rows, how many there are, and the problem."""
     if broken.any():
         first = int(broken.argmax())
         value = plain(values[first])

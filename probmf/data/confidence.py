@@ -59,11 +59,7 @@ def confidence_weights(
 
 
 def heavy_tail(weight: Float[np.ndarray, " n"]) -> float | None:
-    """The share of all weight that the largest hundredth of the weights holds, if that is much.
-
-    Much is more than ten times their share of the rows, whatever the unit of the weights. (Equal
-    weights hold one time their share, 1 + log(1 + plays) two or three times.)
-    """
+    """Share of all weight that the largest hundredth holds, if it is ten times what is equal."""
     counted = weight[weight > 0]
     if not len(counted):
         return None

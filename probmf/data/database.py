@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from probmf.data.new_folder import SPILLED
+from probmf.data.row_files import SPILLED
 from probmf.data.source import Source
 
 #: What DuckDB may take where nobody says it.
@@ -29,15 +29,8 @@ def connect(
 ) -> Iterator[Any]:
     """A database in memory that spills into a folder of sorted ratings that is made.
 
-    Args:
-        folder: The folder.
-        memory_limit: What it may take, such as "2GB".
-        rank: Number of this process among those that sort; the first shows progress.
-        on_machine: Number of processes on this machine, which share memory and cores.
-
-    Raises:
-        ImportError: If DuckDB is not installed.
-        ValueError: If the limit is none.
+    It may take `memory_limit`, such as "2GB", shared with the others of the `on_machine` processes;
+    the one of rank 0 shows progress. Without DuckDB an ImportError says what to install.
     """
     duckdb = _library()
     options = {
@@ -85,11 +78,8 @@ def in_words(
 ) -> Iterator[None]:
     """Errors of a database, which reads a source or none, in words.
 
-    Raises:
-        ImportError: If DuckDB is not installed.
-        MemoryError: If the limit does not suffice.
-        OSError: If the disk is full.
-        ValueError: If the source can't be read.
+    A MemoryError where the limit does not suffice, an OSError of a full disk, and a ValueError of a
+    source that can't be read.
     """
     duckdb = _library()
     try:

@@ -23,15 +23,7 @@ KINDS: tuple[Kind, ...] = ("numeric", "categorical", "multi_hot", "text")
 
 @dataclass(frozen=True)
 class ColumnEncoding:
-    """The encoding of one column.
-
-    Attributes:
-        column: Its name.
-        kind: How it is encoded.
-        levels: Its levels, labels or words in order; none of a column of numbers.
-        center: What is subtracted from each encoded column.
-        scale: What that is divided by.
-    """
+    """The encoding of one column, by its levels, labels or words in order; none of numbers."""
 
     column: str
     kind: Kind
@@ -54,10 +46,7 @@ class ColumnEncoding:
     def raw(
         self, column: Column, separator: str, unknown: Policy
     ) -> tuple[Float[np.ndarray, "rows columns"], Bool[np.ndarray, " rows"]]:
-        """A column encoded, before anything is subtracted.
-
-        Also which rows have a value, and a known one.
-        """
+        """A column encoded, before anything is subtracted, and which rows have a known value."""
         known = ~column.missing()
         if self.kind == "numeric":
             return column.numbers(gaps=True)[:, None], known
@@ -140,12 +129,7 @@ class Encoder:
 def read_features(
     names: Sequence[str], table: pa.Table, vocabulary: Vocabulary, missing: Policy
 ) -> list[Column]:
-    """Columns of an aligned side table, filled unless missing values count as average.
-
-    Raises:
-        ValueError: If a column is missing; or a value, with the column and the first row, or the
-            first id that has nothing at all.
-    """
+    """Columns of an aligned side table, filled unless missing values count as average."""
     what, own = f"{vocabulary.name}_features", vocabulary.name
     require_columns(names, table.column_names, what)
     columns = [

@@ -353,10 +353,7 @@ def _numbers(table: Mapping[str, Column], names: Sequence[str]) -> Float[np.ndar
 def _responses(
     table: Mapping[str, Column], names: Sequence[str], classes: Sequence[Any] | None
 ) -> tuple[Float[np.ndarray, "n responses"], tuple[Any, ...]]:
-    """The responses as numbers, and the classes if these are codes.
-
-    `classes` is None for those of a column of text or booleans, () for numbers.
-    """
+    """The responses as numbers, and the classes, which are asked for by None and () for numbers."""
     kinds = {name: table[name].kinds for name in names}
     labelled = [name for name in names if TEXT in kinds[name] or kinds[name] == {BOOLEANS}]
     if not classes and (classes is not None or not labelled):

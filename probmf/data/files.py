@@ -125,17 +125,10 @@ def csv_trouble(path: PathLike, said: str) -> str:
 
 
 def common_schema(schemas: Mapping[str, pa.Schema], names: Sequence[str]) -> pa.Schema:
-    """Columns of several files of Parquet, where types differ of one that holds all.
+    """The first file's columns, those wanted with the types that hold those of all files.
 
-    Args:
-        schemas: The columns of each file, by its path; one at least.
-        names: The columns wanted.
-
-    Returns:
-        The first file's columns, those wanted with their common types.
-
-    Raises:
-        ValueError: If a file lacks a column, or has one of another kind.
+    `schemas` has the columns of each file by its path. A file that lacks a column, or has one of
+    another kind, is refused.
     """
     first = next(iter(schemas))
     found = schemas[first]
@@ -146,7 +139,10 @@ def common_schema(schemas: Mapping[str, pa.Schema], names: Sequence[str]) -> pa.
             if own.type == wanted.type:
                 continue
             try:
-                _refuse_other_kind(wanted.type, own.type)
+                # Whole and floating numbers become one column, nulls and anything; others not.
+                kinds = {array_kind(pa.array([], of)) for of in (wanted.type, own.type)} - {NOTHING}
+                if len(kinds) > 1 and kinds != {INTEGERS, FLOATS}:
+                    raise pa.ArrowTypeError(f"{wanted.type} and {own.type} are of different kinds.")
                 both = pa.unify_schemas(
                     [pa.schema([wanted]), pa.schema([own])], promote_options="permissive"
                 )
@@ -157,13 +153,6 @@ def common_schema(schemas: Mapping[str, pa.Schema], names: Sequence[str]) -> pa.
                 ) from error
             found = found.set(found.names.index(name), both.field(name))
     return found
-
-
-def _refuse_other_kind(first: pa.DataType, other: pa.DataType) -> None:
-    """Whole and floating numbers become one column, nulls and anything, text and bytes not."""
-    kinds = {array_kind(pa.array([], own)) for own in (first, other)} - {NOTHING}
-    if len(kinds) > 1 and kinds != {INTEGERS, FLOATS}:
-        raise pa.ArrowTypeError(f"{first} and {other} are of different kinds.")
 
 
 def read_parquet(path: PathLike, names: Sequence[str] | None = None) -> pa.Table:

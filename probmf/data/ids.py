@@ -61,14 +61,7 @@ class Ids(NamedTuple):
 
 
 def read_ids(values: Any, what: str) -> Ids:
-    """Check a column of ids.
-
-    Floating numbers that are whole become integers, where that is exact.
-
-    Raises:
-        TypeError: If an id can't be hashed, or `values` is no sequence.
-        ValueError: If an id is missing, ids are of several kinds, or a number is not whole.
-    """
+    """Check a column of ids; floating numbers that are whole become integers."""
     column = load(values, what)
     what = column.what
     column.refuse_missing(MUST_BE_KNOWN)
@@ -185,11 +178,7 @@ def _refuse_mixed_tuples(values: list[tuple[Any, ...]], what: str) -> None:
 
 
 def factorize(ids: Ids) -> tuple[Ids, np.ndarray]:
-    """The different ids and, for each row, which of them it has, int32 of shape (n,).
-
-    They are sorted where their kind has an order, else as they first appear. Cost O(n + m log m)
-    for n rows with m different ids.
-    """
+    """The different ids, sorted where they have an order, and for each row which of them it has."""
     if not isinstance(ids.values, pa.Array):
         return _factorize_objects(ids)
     values = ids.values
@@ -241,11 +230,7 @@ def _sort_key(value: Any) -> Any:
 
 
 def to_arrow(ids: Ids) -> pa.Array:
-    """The ids as an Arrow array that reads back as the same ids.
-
-    Raises:
-        TypeError: If their kind has no Arrow type.
-    """
+    """The ids as an Arrow array that reads back as the same ids; other kinds are refused."""
     if isinstance(ids.values, pa.Array):
         return ids.values
     if ids.kind == UUIDS:

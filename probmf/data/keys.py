@@ -15,20 +15,11 @@ _DTYPE = jax.eval_shape(lambda: jax.random.key(0, impl=IMPLEMENTATION)).dtype
 
 
 def as_key(key: ArrayLike) -> Array:
-    """A typed JAX key of one implementation from a seed or any key.
+    """A typed JAX key of one implementation from a seed or any single key, typed or raw.
 
     Seeds below 2**64 are a key's two words of 32 bits, as in `jax.random.key` in double precision.
-    Longer ones, and the words of keys of other implementations, are hashed.
-
-    Args:
-        key: A non-negative int, or a single JAX key, typed or raw.
-
-    Returns:
-        A typed key; distinct seeds give distinct ones.
-
-    Raises:
-        TypeError: If `key` is neither an int nor a JAX key.
-        ValueError: If the int is negative, or there are several keys.
+    Longer ones, and the words of keys of other implementations, are hashed. Anything else, negative
+    ints and several keys are refused.
 
     Example:
         >>> import jax
@@ -56,17 +47,7 @@ def as_generator(key: ArrayLike) -> np.random.Generator:
 
     An int `key` gives `numpy.random.default_rng(key)`. A JAX key, typed (`jax.random.key`) or raw
     (`jax.random.PRNGKey`), gives the generator seeded with its 32-bit words; both forms of one key
-    give the same generator. JAX does not count this as a use of the key.
-
-    Args:
-        key: A non-negative int, or a single JAX key.
-
-    Returns:
-        The generator; the same key always gives the same numbers.
-
-    Raises:
-        TypeError: If `key` is neither an int nor a JAX key.
-        ValueError: If the int is negative, or there are several keys.
+    give the same generator. JAX does not count this as a use of the key. Anything else is refused.
 
     Example:
         >>> as_generator(7).integers(100) == np.random.default_rng(7).integers(100)

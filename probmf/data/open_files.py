@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from probmf.data.files import PathLike
-from probmf.data.new_folder import in_place_of, remove_remains
 from probmf.data.row_files import (
     MANIFEST,
+    in_place_of,
     map_columns,
     map_rows,
     read_manifest,
     read_vocabularies,
+    remove_remains,
 )
 from probmf.data.side_tables import align_features
 from probmf.data.sort_files import sort_files
@@ -36,22 +37,11 @@ def open_files(
     rebuild: bool,
     shared: bool,
 ) -> tuple[dict[str, Any], RowStore]:
-    """The fields of `Ratings` from the folder of a source, which is made where it is missing.
+    """The fields of `Ratings`, and the ratings by row, from a source's folder of sorted ratings.
 
-    Args:
-        source: The files, or such a folder.
-        folder: The folder; None for one beside the files.
-        given: The ids of each side in the order of their codes, or None for those with ratings.
-        features: Side tables.
-        memory_limit: What sorting may take.
-        rebuild: True to make it again.
-        shared: True if all processes that have joined do this together.
-
-    Returns:
-        The fields, and the ratings by row.
-
-    Raises:
-        ValueError: If the folder does not belong to the files; see `Ratings.open` for the rest.
+    The folder (by default one beside the files) is made where it is missing, or with `rebuild`; by
+    all processes that have joined if `shared`. The source may be such a folder itself. A folder
+    that was made from other files is refused.
     """
     path = Path(source.path)
     own = path.with_name(path.name + ".sorted") if folder is None else Path(folder)
@@ -64,9 +54,11 @@ def open_files(
             )
         own = path
         source = _as_sorted(source, read_manifest(own)["options"])
-    elif not _make_where_missing(source, own, given, memory_limit, rebuild, shared) and (
-        made_from := read_manifest(own)
-    ) != (now := source.state()):
+    # Made by all processes, or where they have no common disk by each that lacks it.
+    elif not any(
+        _make(source, own, given, memory_limit, rebuild, ProcessGroup(together))
+        for together in ([True, False] if shared else [False])
+    ) and (made_from := read_manifest(own)) != (now := source.state()):
         differ = [name for name in now if now[name] != made_from.get(name)]
         raise ValueError(
             f"The folder {own} was made from other {' and '.join(differ)} than are given now. "
@@ -87,22 +79,6 @@ def open_files(
                 features[side], vocabulary, getattr(source, side)
             )
     return fields, map_rows(own)
-
-
-def _make_where_missing(
-    source: Source,
-    folder: Path,
-    given: Mapping[Side, Any],
-    memory_limit: str,
-    rebuild: bool,
-    shared: bool,
-) -> bool:
-    """Make the folder if it is not there, or is to be made again; True if it was made."""
-    # By all processes, or where they have no common disk by each that lacks it.
-    return any(
-        _make(source, folder, given, memory_limit, rebuild, ProcessGroup(together))
-        for together in ([True, False] if shared else [False])
-    )
 
 
 def _make(
@@ -151,15 +127,7 @@ def _make(
 
 
 def _as_sorted(source: Source, options: Mapping[str, Any]) -> Source:
-    """The source with the options that a folder was sorted by.
-
-    Args:
-        source: The folder, with options that are defaults or were given.
-        options: Those that it was sorted by.
-
-    Raises:
-        ValueError: If an option that is no default differs.
-    """
+    """The source with the options that its folder was sorted by; other ones are refused."""
     defaults = Source(source.path)
     known: dict[str, Any] = {
         name: tuple(own) if isinstance(own, list) else own for name, own in options.items()

@@ -20,16 +20,15 @@ Duplicates = Literal["error", "first", "last", "mean", "sum"]
 def resolve_duplicates(
     rows: RatingColumns, users: Vocabulary, items: Vocabulary, policy: Duplicates
 ) -> RatingColumns:
-    """One row for each pair of user and item, in the order of the kept (or first) rows.
-
-    For the policies see `Ratings.from_frame`; the vocabularies are for messages.
-    """
+    """One row for each pair, in the order of the kept (or first) rows; see `Ratings.from_frame`."""
     if policy not in get_args(Duplicates):
         names = ", ".join(map(repr, get_args(Duplicates)))
         raise ValueError(f"duplicates is {policy!r}; expected one of {names}.")
     pair = rows.user.astype(np.int64) * len(items) + rows.item
-    if not _repeats(pair):
+    ordered = np.sort(pair)  # In half the memory of a table of those seen.
+    if not (ordered[1:] == ordered[:-1]).any():
         return rows
+    del ordered
     _, first, group = np.unique(pair, return_index=True, return_inverse=True)
     if policy == "error":
         raise ValueError(_message(rows, users, items, group))
@@ -43,20 +42,10 @@ def resolve_duplicates(
     return combine(rows, first, group, mean=policy == "mean").take(order)
 
 
-def _repeats(pair: np.ndarray) -> bool:
-    """True if a number occurs twice; in half the memory of a table of those seen."""
-    ordered = np.sort(pair)
-    return bool((ordered[1:] == ordered[:-1]).any())
-
-
 def combine(
     rows: RatingColumns, first: np.ndarray, group: np.ndarray, *, mean: bool
 ) -> RatingColumns:
-    """One row for each pair: means or sums of ratings, sums of weights, the latest times.
-
-    `first` has the first row of each pair, and `group` the pair of each row; `mean` is for means of
-    ratings. In the order of `first`.
-    """
+    """Means or sums of ratings, sums of weights, latest times of each pair, by its `first` row."""
     kept = rows.take(first)
     rating = np.bincount(group, rows.rating)
     weight = None if rows.weight is None else np.bincount(group, rows.weight)

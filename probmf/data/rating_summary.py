@@ -1,15 +1,13 @@
 """Summary of a table of ratings, as text and as a small HTML table."""
 
 import sys
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
 
 from probmf import html
 from probmf.data.column import plain
 from probmf.data.rating_table import RatingTable
-from probmf.data.vocabulary import Vocabulary
 
 _QUANTILES = {"min": 0.0, "5%": 0.05, "50%": 0.5, "95%": 0.95, "max": 1.0}
 
@@ -89,7 +87,12 @@ def _facts(table: RatingTable) -> dict[str, str]:
     for features, name in ((table.user_features, "users"), (table.item_features, "items")):
         if features is not None:
             facts[f"known of {name}"] = _listed(features.column_names[1:])
-    facts["memory"] = _size(_memory(table))
+    arrays: list[Any] = [table.user, table.item, table.rating, table.weight, table.time]
+    arrays += [*table.columns.values(), table.user_features, table.item_features]
+    total = sum(array.nbytes for array in arrays if array is not None)
+    for ids in (table.users.ids, table.items.ids):
+        total += ids.nbytes + (sum(map(sys.getsizeof, ids)) if ids.dtype == object else 0)
+    facts["memory"] = _size(total)
     return facts
 
 
@@ -105,20 +108,6 @@ def _degrees(table: RatingTable) -> list[list[str]]:
         cells = [f"{value:,.1f}".removesuffix(".0") for value in values]
         rows.append([name, *cells, f"{int((degree == 0).sum()):,}"])
     return rows
-
-
-def _memory(table: RatingTable) -> int:
-    arrays = [table.user, table.item, table.rating, table.weight, table.time]
-    arrays += list(table.columns.values())
-    total = sum(array.nbytes for array in arrays if array is not None)
-    total += sum(map(_vocabulary_bytes, (table.users, table.items)))
-    tables: list[pa.Table | None] = [table.user_features, table.item_features]
-    return total + sum(features.nbytes for features in tables if features is not None)
-
-
-def _vocabulary_bytes(vocabulary: Vocabulary) -> int:
-    own = sum(map(sys.getsizeof, vocabulary.ids)) if vocabulary.ids.dtype == object else 0
-    return vocabulary.ids.nbytes + own
 
 
 def _size(count: int) -> str:

@@ -46,12 +46,7 @@ class RatingColumns(NamedTuple):
 
 
 class RowsByUser(NamedTuple):
-    """Rows of a table, user after user.
-
-    Attributes:
-        order: Row numbers in this order; None where the table has it.
-        start: Place of each user's first row in it, and the number of rows.
-    """
+    """Row numbers, user after user (None where the table has this order), and where each begins."""
 
     order: np.ndarray | None
     start: np.ndarray

@@ -4,20 +4,24 @@ Every column is a NumPy file, so that it can be mapped into memory; `manifest.js
 folder was made from and has the size and checksum of every file.
 """
 
+import glob
 import json
 import os
+import shutil
+import tempfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from probmf.data.rating_fields import combine
+from probmf.data.rating_table import RatingColumns
 from probmf.data.vocabulary import Vocabulary
 from probmf.rows.store import OTHER, SIDES, RowRatings, RowStore, Side
 
@@ -47,12 +51,8 @@ PIECE = 1 << 24
 class ColumnFile:
     """A NumPy file, or one process's slice of it, that is written piece by piece.
 
-    Args:
-        path: The file.
-        dtype: Type of its numbers.
-        begin: Place of the first number of the slice.
-        length: Number of all numbers; None for those of this slice, known at the end.
-        through: Whether each piece is to be on the disk before the next.
+    The slice begins at the number `begin`; `length` counts all numbers, None for those of this
+    slice, known at the end. With `through` each piece is on the disk before the next.
     """
 
     def __init__(
@@ -83,12 +83,7 @@ class ColumnFile:
         """The file."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         """Write the length, for which the header has left room."""
         with self._file:
             if error is None and self.length is None:
@@ -106,15 +101,10 @@ class ColumnFile:
 
 
 class Slice(NamedTuple):
-    """Part of the files of one side that a process writes.
+    """Part of the files of one side that a process writes, after `begin` ratings of other rows.
 
-    Attributes:
-        codes: Codes of the rows.
-        num_codes: Number of all codes.
-        begin: Number of ratings in the rows before.
-        counting: Number of those that count.
-        num_ratings: Number of all ratings, and of those that count; None for those written.
-        through: See `ColumnFile`.
+    `counting` are those of them that count; `num_ratings` all ratings, and those that count, None
+    for those that are written.
     """
 
     codes: range
@@ -128,14 +118,7 @@ class Slice(NamedTuple):
 def write_side(
     folder: Path, side: Side, own: Slice, blocks: Iterable[Mapping[str, np.ndarray]]
 ) -> None:
-    """Write the columns of one side's rows, of the ratings that count, and with users the table.
-
-    Args:
-        folder: The folder.
-        side: The side.
-        own: Which rows.
-        blocks: Columns of their ratings, piece by piece in the order of the rows; one at least.
-    """
+    """Write one side's rows from blocks of ratings in order, and with users the table."""
     degree = np.zeros(len(own.codes), np.int64)
     with ExitStack() as stack:
         files: dict[str, ColumnFile] = {}
@@ -176,13 +159,7 @@ def column_path(folder: Path, name: str) -> Path:
 def write_manifest(
     folder: Path, vocabularies: Mapping[Side, Vocabulary], made_from: Mapping[str, Any]
 ) -> None:
-    """Finish a folder whose columns are written.
-
-    Args:
-        folder: The folder.
-        vocabularies: The ids of each side.
-        made_from: What the folder was made from, as values for JSON.
-    """
+    """Finish a folder whose columns are written; `made_from` are values for JSON."""
     for side, vocabulary in vocabularies.items():
         ids = pa.table({vocabulary.column: vocabulary.to_arrow()})
         pa.parquet.write_table(ids, folder / f"{side}s.parquet")
@@ -192,12 +169,7 @@ def write_manifest(
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The source that a folder was made from.
-
-    Raises:
-        ValueError: If it is no such folder, is of another form, or a file is missing or was
-            changed.
-    """
+    """The source that a folder was made from; one that is not as it was written is refused."""
     what = f"The folder {folder}"
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -278,19 +250,121 @@ def map_columns(folder: Path) -> dict[str, np.ndarray]:
 
 def map_rows(folder: Path) -> RowStore:
     """The ratings by row of each side, mapped into memory."""
-    sides = [_map_side(folder, side) for side in SIDES]
+    sides = []
+    for side in SIDES:
+        weighted = column_path(folder, f"{side}_weight").is_file()
+        names = OF_ROWS if weighted else OF_ROWS[:-1]
+        start, *columns = (_mapped(folder, f"{side}_{name}") for name in names)
+        sides.append(RowRatings(np.array(start), *columns, *([] if weighted else [None])))
     return RowStore(*sides)
-
-
-def _map_side(folder: Path, side: Side) -> RowRatings:
-    start, partner, rating = (
-        _mapped(folder, f"{side}_{name}") for name in ("start", "partner", "rating")
-    )
-    weighted = column_path(folder, f"{side}_weight").is_file()
-    weight = _mapped(folder, f"{side}_weight") if weighted else None
-    return RowRatings(np.array(start), partner, rating, weight)
 
 
 def _mapped(folder: Path, name: str) -> np.ndarray:
     # Pages that somebody writes to are copied first, so that the file stays what it is.
     return np.asarray(np.load(column_path(folder, name), mmap_mode="c"))
+
+
+def whole_pairs(reader: pa.RecordBatchReader) -> Iterator[dict[str, np.ndarray]]:
+    """Columns piece by piece, all rows of a pair in one piece; the last piece may be empty."""
+    kept = {field.name: np.asarray(pa.array([], field.type)) for field in reader.schema}
+    for batch in reader:
+        columns = {
+            name: np.concatenate([kept[name], np.asarray(values)]) if len(kept[name])
+            else np.asarray(values)
+            for name, values in zip(kept, batch.columns, strict=True)
+        }  # fmt: skip
+        new = np.flatnonzero(_new_pairs(columns))
+        if not len(new):
+            continue
+        kept = {name: values[new[-1] :] for name, values in columns.items()}
+        if new[-1]:
+            yield {name: values[: new[-1]] for name, values in columns.items()}
+    yield kept
+
+
+def _new_pairs(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """True for the first row of each pair."""
+    user, item = columns["user"], columns["item"]
+    new = np.ones(len(user), bool)
+    new[1:] = (user[1:] != user[:-1]) | (item[1:] != item[:-1])
+    return new
+
+
+def first_repeat(columns: Mapping[str, np.ndarray]) -> int | None:
+    """The first row of a pair that the row before has; None if there is none."""
+    repeats = np.flatnonzero(~_new_pairs(columns))
+    return int(repeats[0]) if len(repeats) else None
+
+
+def combine_pairs(columns: Mapping[str, np.ndarray], *, mean: bool) -> dict[str, np.ndarray]:
+    """One row for each pair; see `combine`."""
+    new = _new_pairs(columns)
+    rows = RatingColumns(columns["user"], columns["item"], columns["rating"], columns.get("weight"),
+                columns.get("time"), {})  # fmt: skip
+    combined = combine(rows, np.flatnonzero(new), np.cumsum(new) - 1, mean=mean)._asdict()
+    return {name: combined[name] for name in columns}
+
+
+#: Folder of what does not fit in memory while the ratings are sorted.
+SPILLED = "spilled"
+#: End of the name of a folder that is put aside until another is in its place.
+BEFORE = "-before"
+
+
+def refuse_other_contents(folder: Path) -> None:
+    """Refuse to replace what is anything but a folder of sorted ratings, or empty."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file, not a folder for sorted ratings; name another.")
+    others = sorted({path.name for path in folder.iterdir()} - FILES)
+    if others:
+        raise ValueError(
+            f"The folder {folder} holds {others[0]!r}, which is no file of sorted ratings and "
+            "would be deleted. Name another folder, which need not be there yet."
+        )
+
+
+def remove_remains(folder: Path) -> None:
+    """Remove what killed processes left beside a folder of sorted ratings; see `in_place_of`."""
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}-????????*"):
+        ours = left.is_dir() and {path.name for path in left.iterdir()} <= FILES | {SPILLED}
+        # What was put aside is the only one there is, unless another has taken its place.
+        if ours and (folder.exists() or not left.name.endswith(BEFORE)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def in_place_of(folder: Path) -> Iterator[Path]:
+    """A new folder that takes the place of another one, if it is finished with a manifest.
+
+    The other one is whole until the new one is: it is put aside, and back if that fails, and only
+    then removed. Where a process is killed between the two, it lies beside as `.NAME-...-before`,
+    and an unfinished one as `.NAME-...`; `remove_remains` finds them.
+    """
+    refuse_other_contents(folder)
+    try:
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise OSError(
+            f"The sorted ratings can't be written to {folder}: {error.strerror}. Name a folder "
+            "elsewhere (folder=)."
+        ) from error
+    before = partial.with_name(f"{partial.name}{BEFORE}")
+    try:
+        (partial / SPILLED).mkdir()
+        yield partial
+        if (partial / MANIFEST).is_file():
+            shutil.rmtree(partial / SPILLED, ignore_errors=True)
+            partial.chmod(0o755)
+            if folder.exists():
+                folder.rename(before)
+            try:
+                partial.rename(folder)
+            except OSError:
+                if before.exists():
+                    before.rename(folder)
+                raise
+            shutil.rmtree(before, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -12,11 +12,7 @@ from probmf.data.vocabulary import Vocabulary
 
 
 def read_side_table(frame: Any, side: str, id_name: str) -> tuple[Vocabulary, pa.Table]:
-    """A side table in the order of its own ids.
-
-    Each id occurs at most once, in the column called as in the ratings, or after the side. Gives
-    the ids that it has rows for, and the table, the ids first; row i belongs to code i.
-    """
+    """The ids of a side table, and the table in their order, with a column of the ids first."""
     what = f"{side}_features"
     columns = read_table(frame, None, what, label=f"column {{!r}} of {what}")
     if id_name not in columns and side in columns:
@@ -37,11 +33,7 @@ def read_side_table(frame: Any, side: str, id_name: str) -> tuple[Vocabulary, pa
 
 
 def align_features(frame: Any, vocabulary: Vocabulary, id_name: str) -> pa.Table:
-    """A side table with one row for each id of a vocabulary.
-
-    The ids first; row i belongs to code i, with nulls where the id is missing from `frame`. Ids
-    that the vocabulary lacks are left out, but not all may be.
-    """
+    """A side table with one row for each id of a vocabulary, with nulls where it has none."""
     side = vocabulary.name
     own, table = read_side_table(frame, side, id_name)
     rows = own.encode(vocabulary.ids, unknown="flag", what=f"the list of {side} ids")
@@ -63,11 +55,7 @@ def realign_features(table: pa.Table, rows: np.ndarray, to: Vocabulary) -> pa.Ta
 def extend_features(
     table: pa.Table, to: Vocabulary, added: np.ndarray, other: pa.Table | None
 ) -> pa.Table:
-    """A side table with further rows, from another side table as far as that goes.
-
-    The table is aligned to the first ids of `to`, whose last ids are new; `added` are the rows of
-    these in `other`.
-    """
+    """An aligned side table with rows for the last ids of `to`, which are `added` in another."""
     first, *names = table.column_names
     shared = [] if other is None else [name for name in other.column_names[1:] if name in names]
     if other is None or not shared:

@@ -33,9 +33,16 @@ from probmf.data.column import (
 from probmf.data.database import ROW, connect, copy, in_words, parquet, parquet_files, quoted
 from probmf.data.files import parse_ids
 from probmf.data.ids import MUST_BE_KNOWN, factorize, not_whole, not_whole_message, read_ids
-from probmf.data.new_folder import SPILLED
-from probmf.data.repeated_pairs import combine_pairs, first_repeat, whole_pairs
-from probmf.data.row_files import BATCH, Slice, write_manifest, write_side
+from probmf.data.row_files import (
+    BATCH,
+    SPILLED,
+    Slice,
+    combine_pairs,
+    first_repeat,
+    whole_pairs,
+    write_manifest,
+    write_side,
+)
 from probmf.data.source import Share, Source
 from probmf.data.vocabulary import Vocabulary, in_order
 from probmf.processes import ProcessGroup
@@ -54,23 +61,7 @@ def sort_files(
     memory_limit: str,
     group: ProcessGroup,
 ) -> None:
-    """Fill a new folder with the ratings of a source; all processes of the group call it.
-
-    Args:
-        source: The files; Parquet if there are several processes.
-        folder: The folder.
-        given: The ids of each side.
-        memory_limit: What DuckDB may take on a machine, such as "2GB".
-        group: The processes.
-
-    Raises:
-        ImportError: If DuckDB is not installed.
-        MemoryError: If the limit does not suffice.
-        OSError: If the disk is full, here or in another process.
-        RuntimeError: If another process could not go on.
-        TypeError: If a column has a type that it can't have.
-        ValueError: If the files do not hold ratings, or change while they are read.
-    """
+    """Fill a new folder with the ratings of a source; all processes of the group call it."""
     machines = group.each(platform.node)
     sort = _Sort(source, folder, group, len(set(machines)) > 1)
     with ExitStack() as stack:
@@ -109,14 +100,7 @@ def _refuse_changed(
 
 
 class _Sort:
-    """A sort in steps that all processes of a group take together.
-
-    Args:
-        source: The files.
-        folder: The folder that is filled.
-        group: The processes.
-        through: Whether they are on several machines.
-    """
+    """A sort in steps that all processes of a group, which may be on several machines, take."""
 
     def __init__(self, source: Source, folder: Path, group: ProcessGroup, through: bool) -> None:
         self.source, self.folder, self.group, self.through = source, folder, group, through
@@ -278,7 +262,15 @@ class _Sort:
             where = f"{column} IS NULL OR {column} IN (SELECT id FROM unusable)"
             place = self.first(name, where)
             raise ValueError(self.by_first(lambda: self.unusable(*place)))
-        self.step(lambda: self.take_codes(side))
+
+        def take() -> None:
+            self.bounds[side] = np.load(self.spilled / f"{side}-bounds.npy")
+            self.database.register("codes", self.shown(f"{side}-codes"))
+            # A table of DuckDB's own is joined faster than one of Arrow's.
+            self.database.execute(f"CREATE TABLE {side}_codes AS SELECT * FROM codes").fetchall()
+            self.database.unregister("codes")
+
+        self.step(take)
 
     def show(self, name: str, table: pa.Table) -> None:
         """Write a table for the other processes."""
@@ -287,14 +279,6 @@ class _Sort:
     def shown(self, name: str) -> pa.Table:
         """Read a table that a process has written."""
         return pa.feather.read_table(self.spilled / f"{name}.arrow", memory_map=False)
-
-    def take_codes(self, side: Side) -> None:
-        """Read what the first process has made of the ids."""
-        self.bounds[side] = np.load(self.spilled / f"{side}-bounds.npy")
-        self.database.register("codes", self.shown(f"{side}-codes"))
-        # A table of DuckDB's own is joined faster than one of Arrow's.
-        self.database.execute(f"CREATE TABLE {side}_codes AS SELECT * FROM codes").fetchall()
-        self.database.unregister("codes")
 
     def deal_out(self) -> None:
         """Write this process's ratings, coded, into pieces for the processes that sort them."""

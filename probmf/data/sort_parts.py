@@ -10,18 +10,21 @@ import numpy as np
 import pyarrow as pa
 
 from probmf.data.database import MEMORY_LIMIT, connect, copy, in_words, parquet
-from probmf.data.new_folder import SPILLED, in_place_of, refuse_other_contents, remove_remains
 from probmf.data.rating_table import RatingTable
-from probmf.data.repeated_pairs import whole_pairs
 from probmf.data.row_files import (
     BATCH,
     FURTHER,
     MANIFEST,
     NEEDED,
+    SPILLED,
     Slice,
     folder_of,
+    in_place_of,
     map_columns,
     map_rows,
+    refuse_other_contents,
+    remove_remains,
+    whole_pairs,
     write_manifest,
     write_side,
 )
@@ -36,20 +39,10 @@ def sort_parts(
 ) -> dict[str, tuple[dict[str, Any], RowStore]]:
     """Keep parts of a table in folders, as `sort_files` keeps ratings of files: all or none.
 
-    Args:
-        table: The ratings; of those that were opened a block at a time is in memory.
-        chosen: True for those to keep, by the name of the part.
-        folder: The folder that the folders of the parts are made in.
-        rebuild: True to replace parts that are there.
-
-    Returns:
-        The columns of each part, and its ratings by row.
-
-    Raises:
-        ImportError: If DuckDB is not installed.
-        OSError: If the disk is full.
-        ValueError: If the table has further columns, a folder holds anything else, or a part and
-            is not to be replaced, or is the one that the table is read from.
+    `chosen` marks the ratings of each part by its name. Of ratings that were opened a block at a
+    time is in memory. Gives the columns of each part, and its ratings by row. Refused are tables
+    with further columns, and folders that hold anything else, a part that is not to be replaced, or
+    the ratings themselves.
     """
     if table.columns:
         raise ValueError(

@@ -28,11 +28,7 @@ from probmf.data.tables import IDS_ELSEWHERE, refuse_doubled, require_columns
 
 
 def read_schema(path: str) -> pa.Schema:
-    """The columns of a Parquet file.
-
-    Raises:
-        ValueError: If it is none, or not a whole one.
-    """
+    """The columns of a Parquet file; one that is none, or not whole, is refused."""
     try:
         return pa.parquet.read_schema(path)
     except FileNotFoundError:
@@ -46,19 +42,7 @@ def read_schema(path: str) -> pa.Schema:
 
 @dataclass(frozen=True)
 class Source:
-    """Files of ratings and what their columns mean.
-
-    Attributes:
-        path: A file of CSV or Parquet, or a folder of Parquet files.
-        user: Name of the column of user ids.
-        item: Name of the column of item ids.
-        rating: Name of the column of ratings, or None if all are one.
-        weight: Name of the column of weights, or None.
-        time: Name of the column of times, or None.
-        duplicates: What a repeated pair means.
-        delimiter: What stands between the fields of CSV.
-        column_names: Names of the columns of CSV without a header line.
-    """
+    """Files of ratings (CSV, Parquet, a folder of Parquet files), and what columns mean."""
 
     path: str
     user: str = "user"
@@ -83,11 +67,7 @@ class Source:
 
     @property
     def files(self) -> list[Path]:
-        """The files, in order.
-
-        Raises:
-            FileNotFoundError: If there are none.
-        """
+        """The files, in order; one at least."""
         path = Path(self.path)
         if not path.is_dir():
             if not path.is_file():
@@ -114,11 +94,7 @@ class Source:
         return {"options": own, "files": [list(facts) for facts in files]}
 
     def dataset(self) -> pyarrow.dataset.Dataset:
-        """The files as one table that is read in pieces.
-
-        Raises:
-            ValueError: If a file can't be read, lacks a column, or has one of another kind.
-        """
+        """The files as one table that is read in pieces; all have the columns that are wanted."""
         paths = [str(path) for path in self.files]
         for path in self.files:
             if not path.stat().st_size:
@@ -142,12 +118,7 @@ class Source:
     def share(self, rank: int, count: int) -> "Share":
         """Part of files of Parquet that one of several processes reads: whole row groups, in a row.
 
-        Args:
-            rank: Number of the process.
-            count: Number of processes; of one this is all of it, of CSV too.
-
-        Raises:
-            ValueError: See `dataset`.
+        Of a single process this is all of it, of CSV too.
         """
         whole = self.dataset()
         if not self.is_parquet:
@@ -223,11 +194,9 @@ class Source:
 class Share(NamedTuple):
     """Part of a source that one process reads.
 
-    Attributes:
-        dataset: Its rows.
-        first: Number of the first of them.
-        rows: Of each file of Parquet its path, the rows that are read, and the number of all.
-        uniform: Whether the columns wanted have the same types in all files.
+    `first` is the number of its first row, `rows` the path of each file of Parquet, the rows that
+    are read, and the number of all; `uniform` says that the columns wanted have the same types in
+    all files.
     """
 
     dataset: pyarrow.dataset.Dataset

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,13 @@ from probmf.data.rating_table import RatingTable
 from probmf.data.sort_parts import sort_parts
 from probmf.data.tables import require_columns
 from probmf.rows.store import RowStore
+
+
+class Kept(TypedDict, total=False):
+    """Where the parts of a split are kept; see `SplittableRatings.split`."""
+
+    folder: PathLike | None
+    rebuild: bool
 
 
 class SplittableRatings(RatingTable):
@@ -76,8 +83,7 @@ class SplittableRatings(RatingTable):
         *,
         key: ArrayLike,
         test_fraction: float = 0.2,
-        folder: PathLike | None = None,
-        rebuild: bool = False,
+        **kept: Unpack[Kept],
     ) -> tuple[Self, Self]:
         """Set aside the same share of every user's ratings, at random.
 
@@ -87,8 +93,7 @@ class SplittableRatings(RatingTable):
         Args:
             key: JAX key or int.
             test_fraction: Share of each user's ratings.
-            folder: As for `split`.
-            rebuild: As for `split`.
+            **kept: `folder` and `rebuild`, as for `split`.
 
         Returns:
             Training and test ratings.
@@ -118,23 +123,21 @@ class SplittableRatings(RatingTable):
         test = self._within_users(draws, lambda place, user: place < wanted[user])
         most = self.user_degree.max()
         how = f"test_fraction={test_fraction} of at most {most} ratings a user"
-        return self._divide(test, how, folder, rebuild)
+        return self._divide(test, how, **kept)
 
     def hold_out_users(
         self,
         *,
         key: ArrayLike,
         user_fraction: float = 0.1,
-        folder: PathLike | None = None,
-        rebuild: bool = False,
+        **kept: Unpack[Kept],
     ) -> tuple[Self, Self]:
         """Set aside all the ratings of some users, to test on users never seen.
 
         Args:
             key: JAX key or int.
             user_fraction: Share of the users with ratings, rounded to whole users.
-            folder: As for `split`.
-            rebuild: As for `split`.
+            **kept: `folder` and `rebuild`, as for `split`.
 
         Returns:
             The ratings of the others, and those of the users held out.
@@ -156,11 +159,9 @@ class SplittableRatings(RatingTable):
         held = np.zeros(self.num_users, dtype=bool)
         held[as_generator(key).permutation(rated)[:count]] = True
         how = f"user_fraction={user_fraction} of {len(rated):,} users with ratings"
-        return self._divide(held[self.user], how, folder, rebuild)
+        return self._divide(held[self.user], how, **kept)
 
-    def split_last(
-        self, *, num_last: int = 1, folder: PathLike | None = None, rebuild: bool = False
-    ) -> tuple[Self, Self]:
+    def split_last(self, *, num_last: int = 1, **kept: Unpack[Kept]) -> tuple[Self, Self]:
         """Set aside every user's latest ratings.
 
         Of ratings at the same time the later row counts as later. A user with `num_last` ratings or
@@ -168,8 +169,7 @@ class SplittableRatings(RatingTable):
 
         Args:
             num_last: How many ratings of each user to set aside.
-            folder: As for `split`.
-            rebuild: As for `split`.
+            **kept: `folder` and `rebuild`, as for `split`.
 
         Returns:
             Training and test ratings.
@@ -200,18 +200,15 @@ class SplittableRatings(RatingTable):
             lambda place, user: (place >= degree[user] - num_last) & (degree[user] > num_last),
         )
         how = f"num_last={num_last} of at most {degree.max()} ratings a user"
-        return self._divide(test, how, folder, rebuild)
+        return self._divide(test, how, **kept)
 
-    def split_at(
-        self, time: Any, *, folder: PathLike | None = None, rebuild: bool = False
-    ) -> tuple[Self, Self]:
+    def split_at(self, time: Any, **kept: Unpack[Kept]) -> tuple[Self, Self]:
         """Learn from what was rated before a moment, test on what was rated from then on.
 
         Args:
             time: The moment, as the ratings have their times: a number, or a date in any form that
                 NumPy reads, such as "2024-06-01".
-            folder: As for `split`.
-            rebuild: As for `split`.
+            **kept: `folder` and `rebuild`, as for `split`.
 
         Returns:
             Training and test ratings.
@@ -247,7 +244,7 @@ class SplittableRatings(RatingTable):
                 "a moment between."
             )
         how = f"time={time!r} (ratings are from {first} to {last})"
-        return self._divide(self.time >= moment, how, folder, rebuild)
+        return self._divide(self.time >= moment, how, **kept)
 
     def folds(
         self,
@@ -297,16 +294,13 @@ class SplittableRatings(RatingTable):
 
         return map(turn, range(num_folds))
 
-    def split_on(
-        self, column: str, test: Any, *, folder: PathLike | None = None, rebuild: bool = False
-    ) -> tuple[Self, Self]:
+    def split_on(self, column: str, test: Any, **kept: Unpack[Kept]) -> tuple[Self, Self]:
         """Set aside the ratings that have given values in a column: a split made by somebody else.
 
         Args:
             column: A column kept with `keep=`, or "rating", "weight" or "time".
             test: The value of test ratings, or a collection (list, set, array, range) of them.
-            folder: As for `split`.
-            rebuild: As for `split`.
+            **kept: `folder` and `rebuild`, as for `split`.
 
         Returns:
             Training and test ratings.
@@ -332,7 +326,7 @@ class SplittableRatings(RatingTable):
         chosen = _is_in(values, list(test) if several else [test])
         first = ", ".join(repr(value) for value in dict.fromkeys(values[:1000].tolist()[:5]))
         how = f"test={test!r} in column {column!r} (which holds {first}, ...)"
-        return self._divide(chosen, how, folder, rebuild)
+        return self._divide(chosen, how, **kept)
 
     def _shuffled(self, key: ArrayLike) -> np.ndarray:
         """All row numbers in random order."""
@@ -345,12 +339,7 @@ class SplittableRatings(RatingTable):
         sort_by: Callable[[Any], np.ndarray],
         choose: Callable[[np.ndarray, np.ndarray], np.ndarray],
     ) -> np.ndarray:
-        """Ratings chosen by their place among their user's, some users at a time.
-
-        `sort_by` gives of rows, by increasing user, what places are counted by; of equal ones the
-        first row is the first. `choose` says of places from 0, and users, whether the ratings are
-        chosen.
-        """
+        """Ratings chosen by their place (from 0) among their user's, sorted by `sort_by`."""
         chosen = np.zeros(len(self), dtype=bool)
         for rows in self.by_user.blocks():
             user, values = self.user[rows], sort_by(rows)

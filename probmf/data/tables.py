@@ -22,11 +22,7 @@ IDS_ELSEWHERE = {
 
 
 class Frame(dict[str, Column]):
-    """Columns of a table by name, all of one length.
-
-    Attributes:
-        num_rows: Number of rows, also where no column was wanted.
-    """
+    """Columns of a table by name, all of one length; `num_rows` also where no column was wanted."""
 
     def __init__(self, columns: Mapping[str, Column], num_rows: int) -> None:
         """Hold the columns."""
@@ -86,7 +82,7 @@ def _collect(
         schema = table.collect_schema() if lazy else {}
         found = list(schema) if lazy else table.columns
     except narwhals.exceptions.DuplicateError:
-        refuse_doubled(_raw_names(frame), what)
+        refuse_doubled(list(getattr(frame, "column_names", None) or frame.columns), what)
         raise
     except TypeError:
         raise TypeError(
@@ -95,7 +91,9 @@ def _collect(
         ) from None
     refuse_doubled(found, what)
     names = [] if names is None else list(names)
-    require_columns(names, found, what, hints=_index_hints(frame, names) or hints)
+    index = getattr(getattr(frame, "index", None), "names", None) or ()
+    in_index = {n: f" {n!r} is in the index: use frame.reset_index()." for n in names if n in index}
+    require_columns(names, found, what, hints=in_index or hints)
     if isinstance(table, nw.LazyFrame):
         table = (table.select(*names) if names else table).collect()
     return table, {name for name, kind in schema.items() if kind == nw.Enum}
@@ -103,11 +101,6 @@ def _collect(
 
 class MissingColumnError(ValueError):
     """A table lacks a column."""
-
-
-def _raw_names(frame: Any) -> list[Any]:
-    names = getattr(frame, "column_names", None)
-    return list(frame.columns if names is None else names)
 
 
 def refuse_doubled(names: Sequence[Hashable], what: str) -> None:
@@ -118,15 +111,6 @@ def refuse_doubled(names: Sequence[Hashable], what: str) -> None:
             f"{sentence(what)} has {names.count(doubled[0])} columns called {doubled[0]!r}; column "
             "names must differ, so rename or drop all but one."
         )
-
-
-def _index_hints(frame: Any, names: Sequence[str]) -> dict[str, str]:
-    index = getattr(getattr(frame, "index", None), "names", None) or ()
-    return {
-        name: f" {name!r} is in the index: use frame.reset_index()."
-        for name in names
-        if name in index
-    }
 
 
 def require_columns(
@@ -163,19 +147,10 @@ def check_lengths(columns: Iterable[Column], what: str) -> None:
 
 
 def load(values: Any, what: str) -> Column:
-    """Any sequence of values as a column.
+    """Any sequence of values as a column: arrays, series, lists, tuples, ranges.
 
-    Args:
-        values: NumPy, Arrow or JAX array; pandas, polars or other series; list, tuple or range. A
-            column stays what it is.
-        what: What the messages call it, such as "column 'user'".
-
-    Returns:
-        The values in order.
-
-    Raises:
-        TypeError: If it is no sequence of values.
-        ValueError: If it is not of one dimension.
+    `what` is its name in messages. A column stays what it is. Anything else, and what is not of one
+    dimension, is refused.
     """
     if isinstance(values, Column):
         return values
@@ -234,10 +209,7 @@ def _numpy_values(values: np.ndarray, what: str) -> pa.Array | np.ndarray:
 
 
 def _categories(values: nw.Series | pa.Array | pa.ChunkedArray) -> tuple[list[Any] | None, bool]:
-    """Categories of a column in their own order, None if it has none, and whether it is declared.
-
-    A polars Categorical has no order but the alphabet (an Enum has one).
-    """
+    """Categories of a column in their own order, and whether they are declared to have one."""
     if not isinstance(values, nw.Series):
         if not pa.types.is_dictionary(values.type):
             return None, False

@@ -125,7 +125,13 @@ class Vocabulary:
             raise ValueError(f"unknown is {unknown!r}; expected 'raise' or 'flag'.")
         column = load(values, what or f"the column of {self.name} ids")
         asked = read_ids(column, column.what)
-        self._check_kind(asked, column.what)
+        if asked.kind not in (self.kind, NOTHING):
+            theirs, ours = plain(asked.to_numpy()[0]), plain(self.ids[0])
+            raise ValueError(
+                f"{sentence(column.what)} holds {asked.kind} (such as {theirs!r}), but the known "
+                f"{self.name} ids are {self.kind} (such as {ours!r}), so none could be found; "
+                "convert one to the other first."
+            )
         codes = self._look_up(asked)
         if unknown == "raise" and (codes < 0).any():
             rows = np.flatnonzero(codes < 0)
@@ -224,15 +230,6 @@ class Vocabulary:
     @cached_property
     def _code_of(self) -> dict[Any, int]:
         return {value: code for code, value in enumerate(self.ids.tolist())}
-
-    def _check_kind(self, asked: Ids, what: str) -> None:
-        if asked.kind not in (self.kind, NOTHING):
-            theirs, ours = plain(asked.to_numpy()[0]), plain(self.ids[0])
-            raise ValueError(
-                f"{sentence(what)} holds {asked.kind} (such as {theirs!r}), but the known "
-                f"{self.name} ids are {self.kind} (such as {ours!r}), so none could be found; "
-                "convert one to the other first."
-            )
 
     def _look_up(self, asked: Ids) -> np.ndarray:
         values = asked.to_numpy()

@@ -45,10 +45,7 @@ def draw_pairs(
 def _item_degrees(
     num_users: int, num_items: int, num_ratings: int, popularity: float
 ) -> np.ndarray:
-    """Ratings per item, most popular first: proportional to the power law, between 1 and all users.
-
-    The factor of proportionality is the one that gives `num_ratings` in total.
-    """
+    """Ratings per item, most popular first: by the power law, between 1 and all users."""
     rank = np.arange(num_items) + 1.0 + _RANK_OFFSET * num_items
     log_weight = -popularity * np.log(rank)
     ceiling = np.log(num_users)
@@ -75,10 +72,7 @@ def _item_degrees(
 def _draw_by_ranking(
     rng: np.random.Generator, items: np.ndarray, degree: np.ndarray, log_activity: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each item the `degree` users with the largest log activity plus Gumbel noise.
-
-    That is the same law as drawing them one by one in proportion to activity (Yellott 1977).
-    """
+    """Users of each item in proportion to activity, by Gumbel noise (Yellott 1977)."""
     num_users = log_activity.size
     step = max(1, _BLOCK_ENTRIES // num_users)
     users = []
@@ -117,10 +111,7 @@ def _draw_by_rejection(
 
 
 def _cover_users(rng: np.random.Generator, user: np.ndarray, num_users: int) -> None:
-    """Hand each user without a pair one of a user who has several, in place.
-
-    A user without a pair can't repeat one, so the pairs stay distinct and the items' counts stay.
-    """
+    """Hand each user without a pair one of a user who has several, so that pairs stay distinct."""
     present, first = np.unique(user, return_index=True)
     absent = np.setdiff1d(np.arange(num_users), present, assume_unique=True)
     if absent.size == 0:

@@ -121,7 +121,13 @@ def simulate_ratings(
         )
     num_users, num_items = _count("num_users", num_users), _count("num_items", num_items)
     num_factors = _count("num_factors", num_factors, least=0)
-    num_ratings = _rating_count(num_ratings, num_users, num_items)
+    num_ratings = _count("num_ratings", num_ratings)
+    least, most = max(num_users, num_items), num_users * num_items
+    if not least <= num_ratings <= most:
+        raise ValueError(
+            f"num_ratings is {num_ratings}, but {num_users} users and {num_items} items allow from "
+            f"{least} (every user and item has a rating) to {most} (every pair has one)."
+        )
     numbers = {
         "intercept": _number(
             "intercept", (3.5 if gaussian else 0.0) if intercept is None else intercept
@@ -146,9 +152,10 @@ def simulate_ratings(
         rating = (for_noise.random(num_ratings) < expit(score)).astype(np.float64)
         # expit(-score), not 1 - expit(score), which is 0 for a large score.
         floor = float((entr(expit(score)) + entr(expit(-score))).mean())
+    titles = pa.table({"item": np.arange(1, num_items + 1), "title": invent_titles(num_items)})
     ratings = Ratings.from_frame(
         pa.table({"user": user + 1, "item": item + 1, "rating": rating}),
-        item_features=_title_table(num_items) if with_titles else None,
+        item_features=titles if with_titles else None,
     )
     return Simulation(ratings, truth, score, floor)
 
@@ -217,10 +224,6 @@ def _scores(truth: dict[str, np.ndarray], user: np.ndarray, item: np.ndarray) ->
     return score
 
 
-def _title_table(num_items: int) -> pa.Table:
-    return pa.table({"item": np.arange(1, num_items + 1), "title": invent_titles(num_items)})
-
-
 def _count(name: str, value: int, least: int = 1) -> int:
     """`value` as an int of at least `least`."""
     try:
@@ -231,18 +234,6 @@ def _count(name: str, value: int, least: int = 1) -> int:
         raise TypeError(f"{name} is {value!r} of type {type(value).__name__}; give a whole number.")
     if count < least:
         raise ValueError(f"{name} is {count}; it must be at least {least}.")
-    return count
-
-
-def _rating_count(num_ratings: int, num_users: int, num_items: int) -> int:
-    """`num_ratings` if so many distinct pairs can leave no user and no item out."""
-    count = _count("num_ratings", num_ratings)
-    least, most = max(num_users, num_items), num_users * num_items
-    if not least <= count <= most:
-        raise ValueError(
-            f"num_ratings is {count}, but {num_users} users and {num_items} items allow from "
-            f"{least} (every user and item has a rating) to {most} (every pair has one)."
-        )
     return count
 
 

@@ -1,5 +1,6 @@
 """Figures that say how good a fit is on data that it has not seen."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -9,13 +10,6 @@ from scipy.sparse import csr_array
 
 from probmf import metrics
 from probmf.data import Ratings
-from probmf.diagnostics.remarks import (
-    baseline_wins,
-    events_alone,
-    no_lists,
-    seen_items,
-    wide_intervals,
-)
 from probmf.likelihoods.base import Predicted
 from probmf.results import MixedFit, RatingsFit
 from probmf.results.held_out import HeldOut, held_out
@@ -28,22 +22,12 @@ LEVELS = (0.5, 0.9)
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Errors of a fit on data that it has not seen.
+    """Errors of a fit on data that it has not seen, by name; none of a fit that ranks only.
 
-    Attributes:
-        num_ratings: Number of test ratings, or rows.
-        errors: Measures of the predictions by name; None where one is not defined. None of a fit
-            that ranks only.
-        constant: The same of a prediction that is the training mean for all rows.
-        item_means: The same of the mean rating of each item; empty for a mixed model.
-        coverage: Shares of the responses inside of predicted intervals, by their probability.
-        num_unknown_user: Ratings of users without training ratings.
-        num_unknown_item: Ratings of items without.
-        relevant: Which test items are relevant, in words; empty for a mixed model.
-        num_ranked_users: Users whose lists are judged.
-        ranking: Measures of recommendation lists by length and name.
-        popular: The same of lists of the items with the most training ratings.
-        remarks: Sentences on what the figures can't tell.
+    Beside them stand those of the training mean and of the mean rating of each item, shares of the
+    responses inside of predicted intervals by their probability, and measures of recommendation
+    lists by length and name, also of the items with the most training ratings. `relevant` says
+    which test items are relevant, in words; remarks what the figures can't tell.
     """
 
     num_ratings: int
@@ -121,14 +105,15 @@ def evaluation(
     a fit that ranks only, lists alone are judged.
     """
     test = test.counted if isinstance(test, Ratings) else test
-    blocks = _Blocks(fit, test, found)
-    first = blocks.first
+    blocks = _blocks(fit, test, found)
+    first, others_of_first = next(blocks)
     errors, coverage = {}, {}
     others: dict[str, dict[str, float | None]] = {"constant": {}}
     observed = test.rating if isinstance(test, Ratings) else first.observed
     remarks = events_alone(first.training, observed)
     judges = not remarks and not (isinstance(fit, RatingsFit) and fit.ranks_only)
-    figures = [_figures(*own, judges=judges) for own in blocks]
+    every = itertools.chain([(first, others_of_first)], blocks)
+    figures = [_figures(*own, judges=judges) for own in every]
     counts = [own.num_rows for own in figures]
     if judges:
         errors = _together(first.likelihood, [own.errors for own in figures], counts)
@@ -155,51 +140,29 @@ def evaluation(
     return _ranked(result, fit, test, ks, relevant_from)
 
 
-class _Blocks:
-    """Predictions and responses of test data, of ratings a block at a time.
-
-    Args:
-        fit: The fit.
-        test: The test data.
-        found: Predictions of all of them, if they have been made.
-    """
-
-    def __init__(self, fit: RatingsFit | MixedFit, test: Any, found: HeldOut | None) -> None:
-        """Predict the first block."""
-        self.fit = fit
-        self.rest: Iterator[Ratings] = iter(())
-        if found is None and isinstance(fit, RatingsFit) and isinstance(test, Ratings):
-            # Once for all, so that a message counts rows of the whole.
-            fit.model.likelihood.check_ratings(np.asarray(test.rating))
-            self.rest = test.blocks()
-            test = next(self.rest)
-        self.first = held_out(fit, test, interval=LEVELS[-1]) if found is None else found
-        self.test = test
-        own = self.first
-        #: The prediction that is the same for every row, and that of each item.
-        self.constant = own.likelihood.constant(own.training, own.weight, 1)
-        self.items: Predicted | None = None
+def _blocks(
+    fit: RatingsFit | MixedFit, test: Any, found: HeldOut | None
+) -> Iterator[tuple[HeldOut, dict[str, Predicted]]]:
+    """Predictions of test data beside simple ones, of ratings a block at a time if not `found`."""
+    parts: Iterator[Any] = iter([test])
+    if found is None and isinstance(fit, RatingsFit) and isinstance(test, Ratings):
+        # Once for all, so that a message counts rows of the whole.
+        fit.model.likelihood.check_ratings(np.asarray(test.rating))
+        parts = test.blocks()
+    constant: Predicted | None = None
+    for part in parts:
+        own = held_out(fit, part, interval=LEVELS[-1]) if found is None else found
+        if constant is None:
+            constant = own.likelihood.constant(own.training, own.weight, 1)
+            if isinstance(fit, RatingsFit):
+                data = fit.data.counted
+                code, count = np.asarray(data.item), data.num_items
+                items = own.likelihood.by_group(own.training, own.weight, code, count)
+        others = {"constant": _at(constant, np.zeros(len(own.observed), int))}
         if isinstance(fit, RatingsFit):
-            data = fit.data.counted
-            self.items = own.likelihood.by_group(
-                own.training, own.weight, np.asarray(data.item), data.num_items
-            )
-
-    def __iter__(self) -> Iterator[tuple[HeldOut, dict[str, Predicted]]]:
-        """The blocks with their simple predictions; only one block is in memory."""
-        yield self.first, self._others(self.first, self.test)
-        for part in self.rest:
-            found = held_out(self.fit, part, interval=LEVELS[-1])
-            yield found, self._others(found, part)
-
-    def _others(self, found: HeldOut, test: Any) -> dict[str, Predicted]:
-        same = np.zeros(len(found.observed), int)
-        others = {"constant": _at(self.constant, same)}
-        if self.items is not None and isinstance(self.fit, RatingsFit):
             # Items that are unknown have the code -1, and their mean is the last one.
-            item = _codes(self.fit.data, test, "item")[test.item]
-            others["item mean"] = _at(self.items, item)
-        return others
+            others["item mean"] = _at(items, _codes(fit.data, part, "item")[part.item])
+        yield own, others
 
 
 def _at(one: Predicted, rows: np.ndarray) -> Predicted:
@@ -209,16 +172,7 @@ def _at(one: Predicted, rows: np.ndarray) -> Predicted:
 
 
 class _Figures(NamedTuple):
-    """Figures of a block of test data.
-
-    Attributes:
-        num_rows: Number of rows.
-        errors: Measures of the predictions by name; or what they are computed from at the end.
-        others: The same of simple predictions, by their name.
-        covered: Shares inside of intervals, by their probability.
-        width: Mean width of the intervals.
-        unknown: Ratings of unknown users, and of unknown items.
-    """
+    """Figures of a block: of the fit and of simple predictions, or what they are computed from."""
 
     num_rows: int
     errors: Any
@@ -324,15 +278,7 @@ def _codes(data: Ratings, test: Ratings, side: Any) -> np.ndarray:
 
 
 class _Lists(NamedTuple):
-    """Lists of some users, judged.
-
-    Attributes:
-        num_users: Number of users.
-        own: Measures of the fit's lists by length and name, one for each user.
-        popular: The same of lists of the items with the most training ratings.
-        num_pairs: Relevant pairs.
-        num_seen: Those of them that the fit was trained on.
-    """
+    """Measures of users' lists, and of the most rated items', and numbers of relevant pairs."""
 
     num_users: int
     own: dict[int, dict[str, np.ndarray]]
@@ -366,3 +312,72 @@ def _judged(lists: np.ndarray, relevant: csr_array, k: int) -> dict[str, np.ndar
         "NDCG": metrics.ndcg_at_k(lists, relevant, k, per_user=True),
         "MAP": metrics.map_at_k(lists, relevant, k, per_user=True),
     }
+
+
+#: Measures that are the better the larger they are.
+LARGER = frozenset({"log score", "AUC"})
+
+
+def baseline_wins(errors: dict[str, Any], others: dict[str, Any], what: str) -> list[str]:
+    """A sentence if a simple prediction, such as "the constant does", is better by any measure."""
+    both = {name: (own, others[name]) for name, own in errors.items()}
+    better = [
+        name for name, (own, other) in both.items()
+        if own is not None and other is not None
+        and ((other > own) if name in LARGER else (other < own))
+    ]  # fmt: skip
+    if not better:
+        return []
+    return [
+        f"By {' and '.join(better)} {what} better than this fit: the data are too few, "
+        "or its scales do not suit them (those of a factorization are learned by sample_gibbs or "
+        "fit_variational)."
+    ]
+
+
+def events_alone(training: np.ndarray, observed: np.ndarray) -> list[str]:
+    """A sentence if all responses are the same, so that errors would tell nothing."""
+    value = training[0]
+    if np.any(training != value) or np.any(observed != value):
+        return []
+    return [
+        f"All training and test data are {value:g}, as of events: errors would need pairs that did "
+        "not occur as well, so that only lists are judged."
+    ]
+
+
+def wide_intervals(training: np.ndarray, width: float, level: float) -> list[str]:
+    """A sentence if the intervals are on average wider than the range of the training responses."""
+    span = float(np.ptp(training))
+    if not width > span > 0:
+        return []
+    return [
+        f"The {level:.0%} intervals are {width:.3g} wide on average, but all training data lie "
+        f"within {span:.3g} ({training.min():g} to {training.max():g}): the fit's scales are far "
+        "too large (those of a factorization are learned by sample_gibbs or fit_variational)."
+    ]
+
+
+def seen_items(num_relevant: int, num_seen: int) -> list[str]:
+    """A sentence if test pairs were trained on, whose items the lists leave out."""
+    if not num_seen:
+        return []
+    if num_seen == num_relevant:
+        return [
+            "The fit was trained on every one of these pairs, and lists leave out what a user has "
+            "rated: the measures of lists are 0 for that reason alone, and the errors are those of "
+            "training. Evaluate on ratings that the fit has not seen."
+        ]
+    return [
+        f"The fit was trained on {num_seen:,} of the {num_relevant:,} relevant pairs, and lists "
+        "leave out what a user has rated: these count as missed. Evaluate on ratings that the fit "
+        "has not seen."
+    ]
+
+
+def no_lists(relevant: str) -> list[str]:
+    """A sentence where no list can be judged; `relevant` says which test items are relevant."""
+    return [
+        f"No list is judged: no test pair is relevant ({relevant}) and of a user and an item with "
+        "training ratings."
+    ]

@@ -26,12 +26,7 @@ class FallbackWarning(UserWarning):
 
 
 class Complaint(NamedTuple):
-    """Something that is wrong.
-
-    Attributes:
-        short: In a few words, such as "7 divergent".
-        sentence: What is wrong and what to do about it.
-    """
+    """Something that is wrong, in a few words and in a sentence that says what to do about it."""
 
     short: str
     sentence: str
@@ -94,11 +89,7 @@ def complaints(
     num_chains: int,
     num_draws: int,
 ) -> Iterator[Complaint]:
-    """Complaints about a run, each with its remedy.
-
-    `known` is from `statistics`; `rows` have "name", "r_hat", "ess_bulk" and "ess_tail", None for
-    what is not judged.
-    """
+    """Complaints about a run, each with its remedy, from `statistics` and a table's rows."""
     if sampling is not None and "approximation" in sampling.info:
         yield from _about_approximation(sampling, known)
         return
@@ -138,13 +129,18 @@ def complaints(
                 f"The importance weights are worth {effective:,.0f} draws (below {ESS_PER_CHAIN}): "
                 "means and intervals are imprecise. Raise num_samples and max_densities.",
             )
+    yield from _about_weights(
+        known, "few draws carry most of the weight, and estimates are unreliable. Use a sampler "
+        "such as sample_nuts.",
+    )  # fmt: skip
+
+
+def _about_weights(known: Mapping[str, Any], told: str) -> Iterator[Complaint]:
     k_hat = known.get("k_hat", 0.0)
     if not k_hat <= K_HAT:
         yield Complaint(
             f"k-hat {k_hat:.2f}",
-            f"The Pareto k-hat of the importance weights is {k_hat:.2f} (above {K_HAT}): few draws "
-            "carry most of the weight, and estimates are unreliable. Use a sampler such as "
-            "sample_nuts.",
+            f"The Pareto k-hat of the importance weights is {k_hat:.2f} (above {K_HAT}): {told}",
         )
 
 
@@ -157,15 +153,12 @@ def _about_approximation(sampling: Sampling, known: Mapping[str, Any]) -> Iterat
             "The search had not converged when it ended: see the fit's history, and allow for more "
             "steps.",
         )
-    k_hat = known.get("k_hat", 0.0)
-    if not k_hat <= K_HAT:
-        yield Complaint(
-            f"k-hat {k_hat:.2f}",
-            f"The Pareto k-hat of the importance weights is {k_hat:.2f} (above {K_HAT}): the "
-            "approximation misses parts of the posterior that matter, and its intervals are "
-            "likely too narrow. Use a richer family (guide='multivariate'), integrate effects out "
-            "(marginalize=), or use a sampler.",
-        )
+    yield from _about_weights(
+        known,
+        "the approximation misses parts of the posterior that matter, and its intervals are "
+        "likely too narrow. Use a richer family (guide='multivariate'), integrate effects out "
+        "(marginalize=), or use a sampler.",
+    )
 
 
 def _about_rows(rows: Sequence[Mapping[str, Any]], num_chains: int) -> Iterator[Complaint]:

@@ -4,7 +4,7 @@ The posterior of a factorization does not change when users' and items' factors 
 together, so factors are never judged as such; what they predict, and how large they are, is.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -23,13 +23,7 @@ BATCH_NUMBERS = 1 << 24
 
 
 class Quantity(NamedTuple):
-    """Draws of one or many numbers.
-
-    Attributes:
-        name: Its name; for one number out of several with its coordinates, as "scale[x]".
-        draws: Draws, the last axis the numbers.
-        grouped: Whether the numbers are told of by their worst only.
-    """
+    """Draws of one or many numbers, which are `grouped` if their worst alone is told of."""
 
     name: str
     draws: Float[np.ndarray, "chain draw m"]
@@ -76,48 +70,29 @@ def of_factorization(
     if "probe_score" in traces:
         yield Quantity("prediction", traces["probe_score"], True)
     elif all(site in samples for site in fit.model.site_shapes(1, 1)):
-        score = probe_scores(draws, probes, rng)
+        rated = rng.integers(len(data), size=probes - probes // 2)
+        user = np.concatenate([data.user[rated], rng.integers(data.num_users, size=probes // 2)])
+        item = np.concatenate([data.item[rated], rng.integers(data.num_items, size=probes // 2)])
+        score = draws.scores(user, item)[0]
         yield Quantity("prediction", score.reshape(chains, -1, probes), True)
     if not quick and "user_factors" in samples and "item_factors" in samples:
         for place, values in enumerate(singular_values(draws).T):
             yield Quantity(f"singular_value[{place}]", values.reshape(chains, -1, 1), False)
-    if not quick:
-        yield from probe_biases(samples, probes, rng)
+    for site in ("user_bias", "item_bias"):
+        if site in samples and not quick:
+            size = samples[site].shape[2]
+            rows = rng.choice(size, size=min(size, probes), replace=False)
+            yield Quantity(site, samples[site][:, :, rows], True)
     for site, value in samples.items():
         if site in ("intercept", "cutpoints") or site.endswith("_scale"):
             found = traces.get(site, value)
             yield Quantity(site, found.reshape(*found.shape[:2], -1), found.ndim > 2)
 
 
-def probe_scores(
-    draws: Draws, probes: int, rng: np.random.Generator
-) -> Float[np.ndarray, "draws probes"]:
-    """Scores of pairs at each draw, half of them rated ones."""
-    data = draws.data
-    rated = rng.integers(len(data), size=probes - probes // 2)
-    user = np.concatenate([data.user[rated], rng.integers(data.num_users, size=probes // 2)])
-    item = np.concatenate([data.item[rated], rng.integers(data.num_items, size=probes // 2)])
-    return draws.scores(user, item)[0]
-
-
-def probe_biases(
-    samples: Mapping[str, np.ndarray], probes: int, rng: np.random.Generator
-) -> Iterator[Quantity]:
-    """Biases of some rows of each side that has any."""
-    for site in ("user_bias", "item_bias"):
-        if site in samples:
-            size = samples[site].shape[2]
-            rows = rng.choice(size, size=min(size, probes), replace=False)
-            yield Quantity(site, samples[site][:, :, rows], True)
-
-
 def of_mixed_model(
     fit: MixedFit, probes: int | None, rng: np.random.Generator
 ) -> Iterator[Quantity]:
-    """Every parameter, and the effects of each group term together.
-
-    `probes` groups of each term are looked at; None for all.
-    """
+    """Every parameter, and the effects of some groups (None: all) of each term together."""
     sites = fit.model.sites(fit.design)
     for site, value in fit.samples.items():
         if is_effect(site):
@@ -166,3 +141,18 @@ def singular_values(draws: Draws) -> Float[np.ndarray, "draws k"]:
         squares = np.linalg.eigvalsh(np.swapaxes(root, 1, 2) @ moments[1] @ root)
         found.append(np.sqrt(np.maximum(squares[:, ::-1], 0.0)))
     return np.concatenate(found)[:, : min(u.shape[1:] + v.shape[1:2])]
+
+
+def chosen(
+    found: Iterable[str], names: Collection[str] | None, most: int | None = None
+) -> list[str]:
+    """Names that were asked for, as such or by their site; without any the first."""
+    found = list(found)
+    if names is None:
+        return found[:most]
+    wanted = [names] if isinstance(names, str) else list(names)
+    sites = dict.fromkeys(own.partition("[")[0] for own in found)
+    unknown = [name for name in wanted if name not in {*found, *sites}]
+    if unknown:
+        raise ValueError(f"var_names holds {unknown[0]!r}, but there are: {', '.join(sites)}.")
+    return [own for own in found if {own, own.partition("[")[0]} & {*wanted}]

@@ -11,7 +11,7 @@ from probmf import html
 from probmf.data import as_generator
 from probmf.data.rating_summary import headline_count
 from probmf.diagnostics.judgement import complaints, remarks, statistics
-from probmf.diagnostics.quantities import AnyFit, Quantity, check_fit, of_fit
+from probmf.diagnostics.quantities import AnyFit, Quantity, check_fit, chosen, of_fit
 from probmf.results.measures import (
     Measures,
     fewest_draws,
@@ -133,7 +133,9 @@ def summary(
             "nothing to diagnose: see its history."
         )
     rng = as_generator(key)
-    measured = _chosen(list(of_fit(fit, probes, rng)), var_names)
+    measured = list(of_fit(fit, probes, rng))
+    names = chosen([quantity.name for quantity in measured], var_names)
+    measured = [quantity for quantity in measured if quantity.name in names]
     if fit.sampling is not None and independent:
         table = Table(tuple(_plain_rows(measured, fit.sampling)))
     else:
@@ -144,17 +146,11 @@ def summary(
     return Diagnosis(table, known, told, remarks(fit.sampling, known))
 
 
-def _chosen(quantities: list[Quantity], names: Collection[str] | None) -> list[Quantity]:
-    if names is None:
-        return quantities
-    wanted = [names] if isinstance(names, str) else list(names)
-    sites = {quantity.name.partition("[")[0] for quantity in quantities}
-    unknown = [name for name in wanted if name not in sites | {q.name for q in quantities}]
-    if unknown:
-        raise ValueError(
-            f"var_names holds {unknown[0]!r}, but there are: {', '.join(sorted(sites))}."
-        )
-    return [q for q in quantities if {q.name, q.name.partition("[")[0]} & set(wanted)]
+def _row(quantity: Quantity, count: int, mean: Any, sd: Any) -> dict[str, Any]:
+    known = (
+        {"mean": None, "sd": None} if quantity.grouped else {"mean": float(mean), "sd": float(sd)}
+    )
+    return {"name": quantity.name, "count": count, **known}
 
 
 def _plain_rows(quantities: list[Quantity], sampling: Sampling) -> list[dict[str, Any]]:
@@ -168,25 +164,15 @@ def _plain_rows(quantities: list[Quantity], sampling: Sampling) -> list[dict[str
         effective = sampling.num_effective(len(flat))
         size = None if "approximation" in sampling.info else effective
         rows.append(
-            {
-                "name": quantity.name,
-                "count": draws.shape[2],
-                "mean": None if quantity.grouped else float(flat[:, 0].mean()),
-                "sd": None if quantity.grouped else float(flat[:, 0].std()),
-                "mcse": float(independent_errors(draws, effective)[0].max()),
-                "ess_bulk": size,
-                "ess_tail": size,
-                "r_hat": None,
-            }
+            _row(quantity, draws.shape[2], flat[:, 0].mean(), flat[:, 0].std())
+            | {"mcse": float(independent_errors(draws, effective)[0].max())}
+            | {"ess_bulk": size, "ess_tail": size, "r_hat": None}
         )
     return rows
 
 
 def measured_rows(quantities: list[Quantity], probes: int) -> list[dict[str, Any]]:
-    """Rows of the table of chains; what is the same at every draw is left out.
-
-    At most `probes` numbers of each quantity are measured.
-    """
+    """Rows of the table of chains, of `probes` numbers of each quantity that varies."""
     kept, arrays = [], []
     for quantity in quantities:
         draws = varying(np.asarray(quantity.draws))
@@ -197,17 +183,10 @@ def measured_rows(quantities: list[Quantity], probes: int) -> list[dict[str, Any
         return []
     rows = []
     for (quantity, count), own in zip(kept, _measure_all(arrays), strict=True):
+        least = {"ess_bulk": float(own.ess_bulk.min()), "ess_tail": float(own.ess_tail.min())}
         rows.append(
-            {
-                "name": quantity.name,
-                "count": count,
-                "mean": None if quantity.grouped else float(own.mean[0]),
-                "sd": None if quantity.grouped else float(own.sd[0]),
-                "mcse": float(own.mcse.max()),
-                "ess_bulk": float(own.ess_bulk.min()),
-                "ess_tail": float(own.ess_tail.min()),
-                "r_hat": float(own.r_hat.max()),
-            }
+            _row(quantity, count, own.mean[0], own.sd[0])
+            | {"mcse": float(own.mcse.max()), **least, "r_hat": float(own.r_hat.max())}
         )
     return rows
 

@@ -5,13 +5,35 @@ and leave users without any relevant item out of the mean. Coverage of the catal
 need no test data.
 """
 
-from typing import Literal, overload
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, cast, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 
 from probmf.metrics.relevance import Sparse, checked_lists, judge
+
+
+class _OfLists(Protocol):
+    """A metric of lists: the mean over users, or one value for each."""
+
+    @overload
+    def __call__(
+        self, ranked: ArrayLike, relevant: Sparse, k: int, *, per_user: Literal[False] = False,
+        **options: bool,
+    ) -> float: ...  # fmt: skip
+
+    @overload
+    def __call__(
+        self, ranked: ArrayLike, relevant: Sparse, k: int, *, per_user: Literal[True],
+        **options: bool,
+    ) -> np.ndarray: ...  # fmt: skip
+
+
+def _of_lists(metric: Callable[..., Any]) -> _OfLists:
+    """The metric itself, with its two types."""
+    return cast("_OfLists", metric)
 
 
 def _summary(values: np.ndarray, degree: np.ndarray, per_user: bool) -> float | np.ndarray:
@@ -26,19 +48,7 @@ def _summary(values: np.ndarray, degree: np.ndarray, per_user: bool) -> float | 
     return float(values[degree > 0].mean())
 
 
-@overload
-def recall_at_k(
-    ranked: ArrayLike,
-    relevant: Sparse,
-    k: int,
-    *,
-    truncated: bool = False,
-    per_user: Literal[False] = False,
-) -> float: ...
-@overload
-def recall_at_k(
-    ranked: ArrayLike, relevant: Sparse, k: int, *, truncated: bool = False, per_user: Literal[True]
-) -> np.ndarray: ...
+@_of_lists
 def recall_at_k(
     ranked: ArrayLike, relevant: Sparse, k: int, *, truncated: bool = False, per_user: bool = False
 ) -> float | np.ndarray:
@@ -87,14 +97,7 @@ def recall_at_k(
     return _summary(values, judged.degree, per_user)
 
 
-@overload
-def precision_at_k(
-    ranked: ArrayLike, relevant: Sparse, k: int, *, per_user: Literal[False] = False
-) -> float: ...
-@overload
-def precision_at_k(
-    ranked: ArrayLike, relevant: Sparse, k: int, *, per_user: Literal[True]
-) -> np.ndarray: ...
+@_of_lists
 def precision_at_k(
     ranked: ArrayLike, relevant: Sparse, k: int, *, per_user: bool = False
 ) -> float | np.ndarray:
@@ -102,18 +105,7 @@ def precision_at_k(
 
     Always divided by k, also where fewer than k items are recommended or relevant.
 
-    Args:
-        ranked: As for `recall_at_k`.
-        relevant: As for `recall_at_k`.
-        k: Number of places that count.
-        per_user: Return one value per user instead of the mean.
-
-    Returns:
-        As `recall_at_k`.
-
-    Raises:
-        TypeError: As for `recall_at_k`.
-        ValueError: As for `recall_at_k`.
+    Arguments, returns and errors are those of `recall_at_k`.
 
     Example:
         >>> from scipy.sparse import csr_array
@@ -125,31 +117,13 @@ def precision_at_k(
     return _summary(judged.gain.sum(axis=1) / judged.k, judged.degree, per_user)
 
 
-@overload
-def hit_rate_at_k(
-    ranked: ArrayLike, relevant: Sparse, k: int, *, per_user: Literal[False] = False
-) -> float: ...
-@overload
-def hit_rate_at_k(
-    ranked: ArrayLike, relevant: Sparse, k: int, *, per_user: Literal[True]
-) -> np.ndarray: ...
+@_of_lists
 def hit_rate_at_k(
     ranked: ArrayLike, relevant: Sparse, k: int, *, per_user: bool = False
 ) -> float | np.ndarray:
     """Share of the users with at least one relevant item among the first k recommended.
 
-    Args:
-        ranked: As for `recall_at_k`.
-        relevant: As for `recall_at_k`.
-        k: Number of places that count.
-        per_user: Return one value per user (0 or 1) instead of the mean.
-
-    Returns:
-        As `recall_at_k`.
-
-    Raises:
-        TypeError: As for `recall_at_k`.
-        ValueError: As for `recall_at_k`.
+    Arguments, returns and errors are those of `recall_at_k`; values by user are 0 or 1.
 
     Example:
         >>> from scipy.sparse import csr_array
@@ -161,31 +135,13 @@ def hit_rate_at_k(
     return _summary(judged.gain.any(axis=1).astype(np.float64), judged.degree, per_user)
 
 
-@overload
-def mrr_at_k(
-    ranked: ArrayLike, relevant: Sparse, k: int, *, per_user: Literal[False] = False
-) -> float: ...
-@overload
-def mrr_at_k(
-    ranked: ArrayLike, relevant: Sparse, k: int, *, per_user: Literal[True]
-) -> np.ndarray: ...
+@_of_lists
 def mrr_at_k(
     ranked: ArrayLike, relevant: Sparse, k: int, *, per_user: bool = False
 ) -> float | np.ndarray:
     """Mean reciprocal rank: one over the place of the first relevant item, 0 if none is in k.
 
-    Args:
-        ranked: As for `recall_at_k`.
-        relevant: As for `recall_at_k`.
-        k: Number of places that count.
-        per_user: Return one value per user instead of the mean.
-
-    Returns:
-        As `recall_at_k`.
-
-    Raises:
-        TypeError: As for `recall_at_k`.
-        ValueError: As for `recall_at_k`.
+    Arguments, returns and errors are those of `recall_at_k`.
 
     Example:
         >>> from scipy.sparse import csr_array
@@ -199,14 +155,7 @@ def mrr_at_k(
     return _summary(reciprocal, judged.degree, per_user)
 
 
-@overload
-def map_at_k(
-    ranked: ArrayLike, relevant: Sparse, k: int, *, per_user: Literal[False] = False
-) -> float: ...
-@overload
-def map_at_k(
-    ranked: ArrayLike, relevant: Sparse, k: int, *, per_user: Literal[True]
-) -> np.ndarray: ...
+@_of_lists
 def map_at_k(
     ranked: ArrayLike, relevant: Sparse, k: int, *, per_user: bool = False
 ) -> float | np.ndarray:
@@ -216,18 +165,7 @@ def map_at_k(
 
     .. math:: \frac{1}{\min(k, |R|)} \sum_{j=1}^k r_j\, \frac{r_1 + \dots + r_j}{j} .
 
-    Args:
-        ranked: As for `recall_at_k`.
-        relevant: As for `recall_at_k`.
-        k: Number of places that count.
-        per_user: Return one value per user instead of the mean.
-
-    Returns:
-        As `recall_at_k`; one is the best possible.
-
-    Raises:
-        TypeError: As for `recall_at_k`.
-        ValueError: As for `recall_at_k`.
+    Arguments, returns and errors are those of `recall_at_k`; one is the best possible.
 
     Example:
         >>> from scipy.sparse import csr_array
@@ -260,19 +198,7 @@ def _ideal_gain(relevant: csr_array, discount: np.ndarray, graded: bool) -> np.n
     return np.bincount(user[used], weights=terms, minlength=num_users)
 
 
-@overload
-def ndcg_at_k(
-    ranked: ArrayLike,
-    relevant: Sparse,
-    k: int,
-    *,
-    graded: bool = False,
-    per_user: Literal[False] = False,
-) -> float: ...
-@overload
-def ndcg_at_k(
-    ranked: ArrayLike, relevant: Sparse, k: int, *, graded: bool = False, per_user: Literal[True]
-) -> np.ndarray: ...
+@_of_lists
 def ndcg_at_k(
     ranked: ArrayLike, relevant: Sparse, k: int, *, graded: bool = False, per_user: bool = False
 ) -> float | np.ndarray:

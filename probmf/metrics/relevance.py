@@ -119,14 +119,7 @@ def _check_items(block: np.ndarray, start: int, num_items: int) -> None:
 
 
 def checked_lists(ranked: ArrayLike, num_items: int, k: int) -> np.ndarray:
-    """The first `k` items of each list, checked.
-
-    Integers (num_users, K) with K >= k; -1 for no item.
-
-    Raises:
-        TypeError: If `ranked` is not integer, or `k` not a whole number.
-        ValueError: If `k` or a code is out of range, or a row holds an item twice.
-    """
+    """The first `k` items of each list, (num_users, K) with K >= k, checked; -1 for no item."""
     lists = _checked_ranked(ranked)
     for start, block in _blocks(lists):
         _check_items(block, start, num_items)
@@ -134,10 +127,7 @@ def checked_lists(ranked: ArrayLike, num_items: int, k: int) -> np.ndarray:
 
 
 def judge(ranked: ArrayLike, relevant: Sparse, k: int, *, graded: bool = False) -> Judged:
-    """Check everything, then look up the relevance of the first `k` items of each list.
-
-    Gains are the values of `relevant` (float64) if `graded`, else hits (bool).
-    """
+    """Check everything, then look up the relevance of the first `k` items of each list."""
     lists = _checked_ranked(ranked)
     places = _checked_k(k, lists.shape[1])
     matrix = _checked_relevant(relevant, lists.shape[0])

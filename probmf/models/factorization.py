@@ -141,8 +141,10 @@ class MatrixFactorization(FactorTerms):
                 "that of the others. Leave intercept out (it is then zero), or give the cutpoints "
                 "as numbers."
             )
-        _check_unobserved_weight(self.unobserved_weight)
-        if self.unobserved_weight > 0 and not self.likelihood.quadratic:
+        weight = self.unobserved_weight
+        if not (is_number(weight) and weight >= 0):
+            raise ValueError(f"unobserved_weight is {weight!r}; expected a finite number >= 0.")
+        if weight > 0 and not self.likelihood.quadratic:
             raise ValueError(
                 "unobserved_weight counts unobserved pairs as zeros under a Gaussian likelihood; "
                 f"the likelihood is {self.likelihood!r}. Use Gaussian(), or sample negatives."
@@ -274,10 +276,7 @@ class MatrixFactorization(FactorTerms):
         return {name: tuple(laws[name].event_shape) for name in self.likelihood.learned}
 
     def sites(self, ratings: Ratings) -> Sites:
-        """Names of the sites' dimensions, and ids and other labels along them.
-
-        Dimensions of every site that there may be, and their coordinates.
-        """
+        """Dimensions of every site that there may be, and ids and other labels along them."""
         model = self.with_encoders(ratings)
         factor = range(self.num_factors)
         coords: dict[str, Any] = {
@@ -345,12 +344,7 @@ class MatrixFactorization(FactorTerms):
         return (Observations.from_ratings(ratings, base, self.encode(ratings)),)
 
     def check_data(self, ratings: Ratings) -> None:
-        """Refuse ratings that do not suit the model, whatever they tell of learned parameters.
-
-        Raises:
-            TypeError: If they are no Ratings.
-            ValueError: If a value or weight is out of range, or scales are not one per row.
-        """
+        """Refuse ratings that do not suit the model, whatever they tell of learned parameters."""
         if not isinstance(ratings, Ratings):
             raise TypeError(
                 f"Expected Ratings, got {type(ratings).__name__}. "
@@ -532,8 +526,3 @@ def _check_intercept(intercept: object) -> None:
         f"intercept is {intercept!r}; expected 'mean', 'learned', a finite number, a scalar "
         "NumPyro Normal, or None."
     )
-
-
-def _check_unobserved_weight(weight: object) -> None:
-    if not (is_number(weight) and weight >= 0):
-        raise ValueError(f"unobserved_weight is {weight!r}; expected a finite number >= 0.")

@@ -42,10 +42,7 @@ class FactorTerms:
     item_mean: MLP | None
 
     def site_shapes(self, num_users: int, num_items: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of the per-row sites that this model has.
-
-        In the order in which the model samples them.
-        """
+        """Shapes of the per-row sites of this model, in the order in which it samples them."""
         shapes: dict[str, tuple[int, ...]] = {}
         if self.user_bias:
             shapes["user_bias"] = (num_users,)
@@ -105,18 +102,9 @@ class FactorTerms:
 class FactorizationProgram(FactorTerms):
     """The NumPyro model of all factorizations of one form; a pytree.
 
-    Attributes:
-        scales: Scales by name, the likelihood's own parameters among them: numbers, arrays or
-            distributions.
-        wishart: Scales in whose place factors have a full covariance.
-        num_factors: Length of the factors.
-        likelihood: In canonical form.
-        intercept: As in `MatrixFactorization`; mean and scale of a Normal.
-        user_bias: Whether users have a bias.
-        item_bias: Whether items have a bias.
-        unobserved_weight: As in `MatrixFactorization`.
-        user_mean: The same.
-        item_mean: The same.
+    `scales` are numbers, arrays or distributions by name, the likelihood's own parameters among
+    them; factors have a full covariance in place of those in `wishart`. The likelihood is in
+    canonical form, the intercept as in `MatrixFactorization`, or the mean and scale of a Normal.
     """
 
     scales: Mapping[str, ArrayLike | Distribution]
@@ -131,10 +119,7 @@ class FactorizationProgram(FactorTerms):
     item_mean: MLP | None
 
     def __call__(self, observations: Observations) -> Array:
-        """Sample the model in NumPyro's sense.
-
-        Without ratings these are sampled; the value is that of the site `rating`.
-        """
+        """Sample the model in NumPyro's sense, without ratings these too; the value of `rating`."""
         parameters, scales = self._sample(observations)
         scores = linear_predictor(parameters, observations.user, observations.item)
         if self.unobserved_weight > 0:
@@ -144,10 +129,7 @@ class FactorizationProgram(FactorTerms):
             return self.likelihood.observe(scores, observations.rating, observations.weight, scales)
 
     def _sample(self, observations: Observations) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Sample everything but the ratings in NumPyro's sense.
-
-        Intercept and rows by site, and the likelihood's own scales.
-        """
+        """Sample all but the ratings in NumPyro's sense; the likelihood's scales apart."""
         shapes = self.site_shapes(observations.num_users, observations.num_items)
         rows = [PRIOR_SCALES[site] for site in shapes]
         own = {name: scale for name, scale in self.scales.items() if name not in rows}

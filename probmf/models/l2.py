@@ -78,12 +78,7 @@ def l2_scales(
     ratings: Ratings | None,
     per_rating: bool,
 ) -> dict[str, ArrayLike]:
-    """Prior scales by argument name; terms whose strength is None are missing.
-
-    `separate` are strengths by "user", "item", "user_bias", "item_bias"; None takes the shared one.
-    The ratings are for "mean" and for `per_rating`, which multiplies each row's strength by its
-    number of ratings.
-    """
+    """Prior scales by argument name, of terms with a strength of their own or a shared one."""
     if per_rating and ratings is None:
         raise ValueError(
             "per_rating=True counts each row's ratings: give ratings=, the training data."

@@ -326,10 +326,7 @@ def scale_site(site: str) -> str:
 
 
 def find_activation(name: str) -> Callable[[Array], Array]:
-    """The elementwise function of a name.
-
-    One of `ACTIVATIONS`, or an elementwise function of `jax.nn`.
-    """
+    """One of `ACTIVATIONS`, or an elementwise function of `jax.nn`, by its name."""
     if not isinstance(name, str):
         raise TypeError(
             f"activation is {name!r} of type {type(name).__name__}; expected a name such as 'tanh'."

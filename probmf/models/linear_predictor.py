@@ -32,19 +32,13 @@ def linear_predictor(
 def unobserved_loss(
     parameters: Parameters, observations: Observations, weight: float, scores: Array
 ) -> Array:
-    """Half the weighted sum of squared scores over the pairs that are not observed.
-
-    `scores` are those of the observed pairs. Cost as that of `squared_scores`.
-    """
+    """Half the weighted sum of squared scores over the pairs that are not observed."""
     everywhere = squared_scores(parameters, observations.num_users, observations.num_items)
     return 0.5 * weight * (everywhere - jnp.sum(jnp.square(scores)))
 
 
 def squared_scores(parameters: Parameters, num_users: int, num_items: int) -> Float[Array, ""]:
-    """Sum of squared scores over all pairs, from the two sides' second moments.
-
-    Cost O((num_users + num_items) x num_factors^2), never that of the pairs.
-    """
+    """Sum of squared scores over all pairs in O((users + items) d^2), from both sides' moments."""
     ones = {"user": jnp.ones((num_users, 1)), "item": jnp.ones((num_items, 1))}
     bias = {
         side: parameters[f"{side}_bias"][:, None]

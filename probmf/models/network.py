@@ -226,20 +226,16 @@ class Network:
         )
 
     def classes(self, data: Examples) -> tuple[Any, ...]:
-        """The classes that predictions name: the user's labels; () for responses without levels.
-
-        In the order of the codes.
-        """
+        """The classes that predictions name, by code; () for responses without levels."""
         if self.likelihood.by_class:
             return data.class_codes()[0]
         levels = self.likelihood.levels
         return data.classes or tuple(int(x) if x.is_integer() else x for x in levels)
 
     def targets(self, data: Examples, *, complete: bool = True) -> tuple[np.ndarray, int]:
-        """Responses as the likelihood takes them, of shape (n,), or (n, responses) for several.
+        """Responses as the likelihood takes them, and the number of outputs.
 
-        Also the number of outputs of the last layer. `complete` says whether every level has to
-        occur whose cutpoints are learned.
+        `complete` says whether every level has to occur whose cutpoints are learned.
         """
         values = self.likelihood.read_examples(data, complete=complete)
         count = values.shape[1]

@@ -21,11 +21,7 @@ from probmf.rows.conditionals import sum_products
 
 
 def normal_loss(values: Mapping[str, Array], precision: Mapping[str, Any]) -> Float[Array, ""]:
-    """Half the sum of squares times prior precisions: a Normal prior's part of an objective.
-
-    Values are less their prior means; a precision is one for each site that counts, or one for each
-    of its rows.
-    """
+    """Half the sum of squares times prior precisions, which are one for a site or for each row."""
     total = jnp.zeros((), jnp.result_type(float))
     for site, known in precision.items():
         squares = jnp.square(values[site])
@@ -79,11 +75,7 @@ class NormalWishart:
                 raise ValueError(f"{name} is {value!r}; expected a positive number.")
 
     def degrees(self, num_factors: int) -> float:
-        """Degrees of freedom for so many factors.
-
-        Raises:
-            ValueError: If they are too few for a proper prior.
-        """
+        """Degrees of freedom for so many factors; too few for a proper prior are refused."""
         dof = float(num_factors) if self.dof is None else float(self.dof)
         if dof <= num_factors - 1:
             raise ValueError(

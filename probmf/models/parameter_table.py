@@ -22,14 +22,7 @@ ALIGNMENT = 16
 
 @dataclass(frozen=True)
 class ParameterTable:
-    """Positions of each site in the rows.
-
-    Args:
-        model: The factorization; its row scales must be fixed.
-        num_users: Number of users.
-        num_items: Number of items.
-        alignment: Factor columns are padded to a multiple of this.
-    """
+    """Positions of each site in the rows of a factorization whose scales are fixed."""
 
     model: MatrixFactorization
     num_users: int

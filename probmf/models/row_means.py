@@ -22,17 +22,7 @@ from probmf.rows.store import Side
 )
 @dataclass(frozen=True)
 class RowMean:
-    r"""Prior means :math:`f(x_m)` of one side's rows (bias, factors); a pytree.
-
-    Its sites are those of the layers, `user_mean_weight_0`, `user_mean_bias_0` and so on.
-
-    Attributes:
-        features: Encoded features x of each row.
-        layers: The network f; `Linear` is a regression.
-        side: Whose rows.
-        has_bias: Whether the rows have a bias; it is the first output.
-        num_factors: Factors, the other outputs.
-    """
+    """Prior means f(x) of one side's rows (bias, factors) as a pytree; f is a network."""
 
     features: Float[Array, "rows p"]
     layers: MLP

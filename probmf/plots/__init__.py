@@ -6,18 +6,14 @@ script saves: `plots.calibration(fit, test).savefig("calibration.png")`. Functio
 about.
 """
 
-from probmf.plots.catalogue import degree_distribution, recommendations
-from probmf.plots.convergence import diagnostics
-from probmf.plots.effects import effects
 from probmf.plots.estimates import estimates
 from probmf.plots.factors import factor_map, spectrum
-from probmf.plots.forest import confidence_intervals, forest
-from probmf.plots.history import convergence
-from probmf.plots.optimization import optimization
-from probmf.plots.posterior import energy, ranks, trace
+from probmf.plots.forest import confidence_intervals, effects, forest
+from probmf.plots.history import convergence, optimization
+from probmf.plots.posterior import diagnostics, energy, ranks, trace
 from probmf.plots.prediction import calibration, predicted_vs_observed
 from probmf.plots.predictive import predictive_check
-from probmf.plots.profile import user_profile
+from probmf.plots.profile import degree_distribution, recommendations, user_profile
 
 __all__ = [
     "calibration",

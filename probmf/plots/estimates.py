@@ -7,12 +7,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from probmf.data.column import python_values
-from probmf.plots.intervals import LABELLED, draw_lines
 from probmf.plots.style import (
     CYCLE,
     DASHES,
     GREY,
+    LABELLED,
     describe,
+    draw_lines,
     figure_of,
     legend,
     new_axes,
@@ -78,7 +79,8 @@ def estimates(
         if names is None and alone and len(rows) >= CURVE:
             _draw_curve(ax, found, numbers, order, name, place)
         else:
-            gap = _gap(numbers) if names is None else 1.0
+            gaps = np.diff(np.unique(numbers)) if names is None else np.ones(1)
+            gap = float(gaps.min()) if len(gaps) else 1.0
             shift = _SPREAD * gap * ((place + 0.5) / len(parts) - 0.5)
             _draw_dots(ax, found, numbers + shift, order, name, place)
     if names is not None:
@@ -86,7 +88,11 @@ def estimates(
         ax.set_xlim(-0.6, len(names) - 0.4)
         ax.grid(axis="x", visible=False)
     if found.what != "predictions":
-        _mark_null(ax, found)
+        low, high = ax.get_ylim()
+        # The value of no effect.
+        null = 1.0 if found.comparison == "ratio" else 0.0
+        if low <= null <= high:
+            ax.axhline(null, color=GREY, lw=1, ls="--", zorder=0.5)
     # Beside the axes, since bands and intervals leave no room within.
     legend(ax, loc="upper left", bbox_to_anchor=(1.0, 1.0), title=color, title_fontsize=9)
     describe(ax, title=title, x=x, y=_words(found))
@@ -203,17 +209,3 @@ def _draw_dots(
         ax.vlines(numbers[rows], *ends, color=hue, lw=width, alpha=alpha)
     size = 2.5 if many else 5
     ax.plot(numbers[rows], found.mean[rows], "o", color=hue, ms=size, label=name or None)
-
-
-def _gap(numbers: np.ndarray) -> float:
-    """Least distance of numbers."""
-    places = np.unique(numbers)
-    return float(np.diff(places).min()) if len(places) > 1 else 1.0
-
-
-def _mark_null(ax: Axes, found: Estimates) -> None:
-    """Mark the value of no effect: one of ratios, zero of all else."""
-    low, high = ax.get_ylim()
-    null = 1.0 if found.comparison == "ratio" else 0.0
-    if low <= null <= high:
-        ax.axhline(null, color=GREY, lw=1, ls="--", zorder=0.5)

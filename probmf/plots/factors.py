@@ -219,11 +219,7 @@ _LED, _MARGIN = 5, 1
 def place_labels(
     ax: Axes, points: np.ndarray, radius: np.ndarray, labels: Sequence[str]
 ) -> list[Annotation]:
-    """Write labels beside their dots, each in the first free place; leave out the rest.
-
-    Points are in data coordinates, most important first, and radii in points. Gives the labels that
-    found room.
-    """
+    """Write labels beside their dots, each in the first free place; gives those that found room."""
     # Lay the figure out once, so that pixels of points and of text are final.
     ax.figure.draw_without_rendering()  # type: ignore[union-attr]
     frame = ax.get_window_extent()
@@ -254,7 +250,10 @@ def place_labels(
                 taken.append(box)
                 placed.append(text)
                 if np.hypot(dx, dy) > _LED:
-                    _lead(ax, point, (x, y))
+                    ax.annotate(
+                        "", tuple(point), xytext=(0.85 * x, 0.85 * y), textcoords="offset points",
+                        arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.6},
+                    )  # fmt: skip
                 break
         else:
             text.remove()
@@ -265,11 +264,3 @@ def _free(box: Bbox, taken: Sequence[Bbox], frame: Bbox) -> bool:
     inside = frame.containsx(box.x0) and frame.containsx(box.x1)
     inside = inside and frame.containsy(box.y0) and frame.containsy(box.y1)
     return inside and not any(box.overlaps(other) for other in taken)
-
-
-def _lead(ax: Axes, point: np.ndarray, offset: tuple[float, float]) -> None:
-    """A thin line from a point to a label that stands off."""
-    ax.annotate(
-        "", tuple(point), xytext=(0.85 * offset[0], 0.85 * offset[1]),
-        textcoords="offset points", arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.6},
-    )  # fmt: skip

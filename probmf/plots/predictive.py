@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 
 from probmf.data import as_generator
 from probmf.diagnostics.quantities import AnyFit
-from probmf.plots.intervals import DRAWN, LABELLED
 from probmf.plots.posterior import check_sampled
 from probmf.plots.style import (
     BLUE,
+    DRAWN,
     INK,
+    LABELLED,
     count_ticks,
     describe,
     figure_of,

@@ -1,9 +1,10 @@
 """Style of all plots: colours that colour-blind readers can tell apart, and quiet axes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from io import BytesIO
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -14,6 +15,8 @@ from matplotlib.ticker import (
     PercentFormatter,
     StrMethodFormatter,
 )
+
+from probmf.results.mixtures import tails
 
 # Okabe and Ito (2008), Color universal design; their yellow is too light for a line on white.
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -43,10 +46,7 @@ class Picture(Figure):
 
 
 def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
-    """The axes given, or those of a new figure.
-
-    Its size is in inches.
-    """
+    """The axes given, or those of a new figure. Its size is in inches."""
     return quiet(ax if ax is not None else new_figure(size).subplots())
 
 
@@ -154,3 +154,57 @@ def span(*values: np.ndarray) -> tuple[float, float]:
     high = max(float(np.max(value)) for value in values)
     edge = 0.03 * (high - low) or 0.5
     return low - edge, high + edge
+
+
+#: More lines than this are not labelled one by one.
+LABELLED = 60
+#: Lines that are drawn one by one; more than that are a band.
+DRAWN = 2_000
+
+
+def draw_intervals(
+    ax: Axes,
+    draws: Float[np.ndarray, "draws rows"],
+    labels: Sequence[str],
+    *,
+    interval: float,
+    zero: bool = True,
+) -> None:
+    """Draw means, thin intervals and thick ones of 50 %, the first row at the bottom."""
+    ends = []
+    if len(draws) > 1:
+        for share, width, alpha in ((interval, 1.0, 0.25), (0.5, 3.0, 0.5)):
+            low, high = np.quantile(draws, tails(share), axis=0)
+            ends.append((low, high, width, alpha))
+    draw_lines(ax, draws.mean(axis=0), ends, labels, zero=zero)
+
+
+def draw_lines(
+    ax: Axes,
+    mean: Float[np.ndarray, " rows"],
+    ends: Sequence[tuple[np.ndarray, np.ndarray, float, float]],
+    labels: Sequence[str],
+    *,
+    zero: bool = True,
+) -> None:
+    """Draw dots, and lines between ends (lower, upper, width, opacity), first row at the bottom."""
+    count = len(mean)
+    y, few = np.arange(count), count <= LABELLED
+    for low, high, width, alpha in ends:
+        if count > DRAWN:
+            ax.fill_betweenx(y, low, high, color=BLUE, alpha=alpha, lw=0, rasterized=True)
+        else:
+            ax.hlines(y, low, high, color=BLUE, lw=width if few else width / 3)
+    if count > DRAWN:
+        ax.plot(mean, y, color=BLUE, lw=1.0, rasterized=True)
+    else:
+        ax.plot(mean, y, "o", color="white" if few else BLUE, mec=BLUE, ms=5 if few else 2)
+    left, right = ax.get_xlim()
+    if zero and left <= 0 <= right:
+        ax.axvline(0.0, color=GREY, lw=1, ls="--", zorder=0.5)
+    if few:
+        ax.set_yticks(y, short_labels(labels))
+    else:
+        count_ticks(ax)
+    ax.set_ylim(-0.7, count - 0.3) if few else ax.set_ylim(-1, count)
+    ax.grid(axis="y", visible=False)

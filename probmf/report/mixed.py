@@ -6,7 +6,7 @@ import numpy as np
 
 from probmf import plots
 from probmf.models.mixed.priors import ColumnLaws
-from probmf.plots.intervals import LABELLED
+from probmf.plots.style import LABELLED
 from probmf.report import shared
 from probmf.report.page import Section, Tile, columns, facts, heading, picture, table, text
 from probmf.report.shared import INTERVAL, INTERVAL_NAME, surprise_words, surprises
@@ -43,10 +43,7 @@ def data_section(fit: MixedFit) -> Section:
 
 def model_section(fit: MixedFit) -> Section:
     """The formula and the priors."""
-    told = {
-        "formula": fit.model.formula,
-        "likelihood": fit.model.likelihood.kind,
-    }
+    told = {"formula": fit.model.formula, "likelihood": fit.model.likelihood.kind}
     if fit.model.scale_formula is not None:
         words = fit.model.likelihood.scale_parameter.replace("_", " ")
         told[f"formula of the {words}"] = fit.model.scale_formula
@@ -143,12 +140,7 @@ def groups_section(fit: MixedFit) -> Section:
             tables.append(table(Table(tuple(rows)), f"Groups of {name} {caption}"))
         parts.append(columns(*tables))
     if parts:
-        parts.append(
-            text(
-                surprise_words("response", "a group"),
-                kind="muted",
-            )
-        )
+        parts.append(text(surprise_words("response", "a group"), kind="muted"))
     return Section("Groups", parts)
 
 

@@ -20,13 +20,7 @@ _WIDE = 680
 
 
 class Tile(NamedTuple):
-    """A figure that is worth to be seen first.
-
-    Attributes:
-        name: What it is.
-        value: The figure, as it is shown.
-        remark: What to compare it with.
-    """
+    """A figure that is worth to be seen first, and a remark of what to compare it with."""
 
     name: str
     value: str
@@ -34,22 +28,14 @@ class Tile(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A part of a report.
-
-    Attributes:
-        title: Its heading.
-        parts: HTML; empty pieces are left out.
-    """
+    """A part of a report: its heading and pieces of HTML, of which empty ones are left out."""
 
     title: str
     parts: Sequence[str]
 
 
 def page(title: str, lead: str, tiles: Sequence[Tile], sections: Sequence[Section]) -> str:
-    """A whole page.
-
-    It needs no other file, and no network; sections without parts are left out.
-    """
+    """A whole page. It needs no other file, and no network; sections without parts are left out."""
     style = resources.files("probmf.report").joinpath("style.css").read_text(encoding="utf-8")
     shown = [(f"part-{place}", own) for place, own in enumerate(sections) if any(own.parts)]
     links = "".join(f'<li><a href="#{name}">{escape(own.title)}</a></li>' for name, own in shown)
@@ -89,10 +75,7 @@ def _tiles(tiles: Sequence[Tile]) -> str:
 
 
 def text(*sentences: str, kind: str = "") -> str:
-    """A paragraph.
-
-    `kind` is "muted", "warning", or neither. Empty without a sentence.
-    """
+    """A paragraph. `kind` is "muted", "warning", or neither. Empty without a sentence."""
     told = " ".join(filter(None, sentences))
     mark = f' class="{kind}"' if kind else ""
     return f"<p{mark}>{escape(told)}</p>" if told else ""
@@ -105,25 +88,24 @@ def heading(words: str) -> str:
 
 def facts(values: Mapping[str, str]) -> str:
     """Names and what they are, one below the other."""
-    return _scrolled(html.facts(values), "Facts")
+    return raw(html.facts(values), "Facts")
 
 
 def table(of: Table, caption: str = "") -> str:
-    """A table with its notes, that scrolls where the screen is narrower; without empty columns.
-
-    Empty without a row.
-    """
+    """A table with its notes, without empty columns, that scrolls where the screen is narrower."""
     if not len(of):
         return ""
     told = {name for row in of for name, value in row.items() if value is not None}
     of = Table(tuple({n: row[n] for n in row if n in told} for row in of), of.notes)
     notes = "".join(text(note, kind="muted") for note in of.notes)
-    return _scrolled(of.to_html(caption), caption or "Table") + notes
+    return raw(of.to_html(caption), caption or "Table") + notes
 
 
 def raw(made: str, label: str) -> str:
-    """HTML of tables that other results make."""
-    return _scrolled(made, label)
+    """HTML of tables, which those who have no mouse scroll by its focus."""
+    return (
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">{made}</div>'
+    )
 
 
 def columns(*parts: str) -> str:
@@ -133,10 +115,7 @@ def columns(*parts: str) -> str:
 
 
 def picture(figure: Figure, alt: str, caption: str = "") -> str:
-    """A figure as SVG within the page.
-
-    `alt` says what it shows, for those who can't see it.
-    """
+    """A figure as SVG within the page. `alt` says what it shows, for those who can't see it."""
     file = io.StringIO()
     # The same fit gives the same file: no date, no random names.
     with mpl.rc_context({"svg.hashsalt": "probmf", "svg.fonttype": "path"}):
@@ -148,11 +127,4 @@ def picture(figure: Figure, alt: str, caption: str = "") -> str:
     return (
         f'<figure{wide}><img alt="{escape(alt)}" width="{width}" height="{height}" '
         f'src="data:image/svg+xml;base64,{data}">{told}</figure>'
-    )
-
-
-def _scrolled(made: str, label: str) -> str:
-    # Those who have no mouse scroll it by its focus.
-    return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">{made}</div>'
     )

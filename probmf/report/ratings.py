@@ -35,11 +35,14 @@ def model_section(fit: RatingsFit) -> Section:
     parts = {"intercept": True, "user bias": model.user_bias, "item bias": model.item_bias,
              "user factors \N{MIDDLE DOT} item factors": bool(model.num_factors)}  # fmt: skip
     terms = " + ".join(name for name, there in parts.items() if there)
+    own = model.likelihood.scale_sites().items()
+    told = ", ".join(f"{site} {shared.prior_words(law)}" for site, law in own)
+    kind = model.likelihood.kind
     return Section(
         "Model",
         [
             facts({"score of a pair": terms, "factors": f"{model.num_factors}",
-                   "rating given the score": shared.likelihood_words(model.likelihood)}),
+                   "rating given the score": f"{kind}({told})" if told else kind}),
             table(_scales(fit), "Scales and parameters of the likelihood"),
         ],
     )  # fmt: skip
@@ -56,9 +59,9 @@ def _scales(fit: RatingsFit) -> Table:
     for name, given in sites.items():
         values = fit.samples.get(name)
         if values is None:
-            rows.append(
-                {"parameter": name, "value": _mean_of(given), INTERVAL_NAME: _origin(given)}
-            )
+            value = _mean_of(given)
+            told = "fixed" if value is not None else f"{type(given).__name__}, not drawn"
+            rows.append({"parameter": name, "value": value, INTERVAL_NAME: told})
             continue
         flat = values.reshape(values.shape[0] * values.shape[1], -1)
         row = {"parameter": name + (f" (mean of {flat.shape[1]})" if flat.shape[1] > 1 else "")}
@@ -73,11 +76,6 @@ def _mean_of(given: Any) -> float | None:
     """Mean of a number or an array of them; None of anything else."""
     values = np.asarray(given)
     return float(values.mean()) if np.issubdtype(values.dtype, np.number) else None
-
-
-def _origin(given: Any) -> str:
-    """Words in place of an interval."""
-    return "fixed" if _mean_of(given) is not None else f"{type(given).__name__}, not drawn"
 
 
 def factors_section(fit: RatingsFit) -> Section:
@@ -122,9 +120,7 @@ def items_section(fit: RatingsFit) -> Section:
                 table(_judged(fit, popular, found), "Most rated items"),
                 table(_judged(fit, worst, found), "Surprising items: predicted worst"),
             ),
-            text(
-                surprise_words("rating", "an item"), told, kind="muted",
-            ),
+            text(surprise_words("rating", "an item"), told, kind="muted"),
             _liked(fit),
         ],
     )  # fmt: skip

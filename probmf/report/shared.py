@@ -8,7 +8,6 @@ from jaxtyping import Float, Int
 from probmf import plots
 from probmf.diagnostics import summary
 from probmf.diagnostics.evaluation import LEVELS, Evaluation, in_digits
-from probmf.likelihoods import Likelihood
 from probmf.plots.prediction import draw_calibration, draw_observed
 from probmf.report.page import Section, Tile, columns, picture, table, text
 from probmf.results import MixedFit, RatingsFit
@@ -70,12 +69,6 @@ def prior_words(law: Any) -> str:
     return f"{type(law).__name__}({told})"
 
 
-def likelihood_words(likelihood: Likelihood) -> str:
-    """A likelihood with its own parameters, as text."""
-    told = ", ".join(f"{site} {prior_words(law)}" for site, law in likelihood.scale_sites().items())
-    return f"{likelihood.kind}({told})" if told else likelihood.kind
-
-
 def _array(values: Any) -> str:
     return np.array2string(
         np.asarray(values), threshold=6, separator=", ",
@@ -91,10 +84,7 @@ def held_out(
         return Section("Held-out data", [_without(fit)])
     parts = [
         columns(
-            table(
-                scores.error_table,
-                f"Errors of {scores.num_ratings:,} test rows",
-            ),
+            table(scores.error_table, f"Errors of {scores.num_ratings:,} test rows"),
             table(scores.coverage_table, "Coverage of predicted intervals"),
         ),
         table(scores.list_table, "Lists of recommendations, beside lists of the most rated items"),
@@ -162,14 +152,7 @@ def tiles(fit: RatingsFit | MixedFit, scores: Evaluation | None) -> list[Tile]:
 
 
 class Surprise(NamedTuple):
-    """Residuals by group.
-
-    Attributes:
-        size: Number of rows.
-        mean: Mean observed response; NaN without rows.
-        error: Root mean square of observed less predicted; NaN without rows.
-        surprise: By how many standard errors the mean square lies above that of all rows.
-    """
+    """Residuals by group: root mean square `error`, NaN without rows, and `surprise`."""
 
     size: Int[np.ndarray, " groups"]
     mean: Float[np.ndarray, " groups"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from probmf.diagnostics.evaluation import evaluation
 from probmf.report import mixed, ratings, shared
-from probmf.report.page import Section, Tile, facts, page
+from probmf.report.page import Section, facts, page
 from probmf.results import MixedFit, RatingsFit
 from probmf.results.held_out import held_out
 from probmf.settings import own_settings
@@ -63,45 +63,25 @@ def write_report(
     found = None if test is None else held_out(fit, test, interval=shared.INTERVAL)
     scores = None if found is None else evaluation(fit, test, found=found)
     held = shared.held_out(fit, found, scores)
-    tiles, sections = (
-        _of_ratings(fit, held) if isinstance(fit, RatingsFit) else _of_mixed_model(fit, held)
-    )
+    if isinstance(fit, RatingsFit):
+        name, tiles = f"Factorization of {len(fit.data):,} ratings", ratings.ratings_tiles(fit)
+        sections = [
+            ratings.data_section(fit), ratings.model_section(fit), shared.convergence(fit), held,
+            ratings.factors_section(fit), ratings.items_section(fit),
+            ratings.recommendations_section(fit),
+        ]  # fmt: skip
+    else:
+        name, tiles = f"Mixed model of {fit.design.data.response_name}", mixed.mixed_tiles(fit)
+        sections = [
+            mixed.data_section(fit), mixed.model_section(fit), shared.convergence(fit),
+            mixed.parameters_section(fit), mixed.effects_section(fit), mixed.groups_section(fit),
+            held, mixed.check_section(fit),
+        ]  # fmt: skip
     told = fit._facts() | {"made with": f"probmf {version('probmf')}"}
     sections.append(Section("This fit", [facts(told)]))
     method, model, data, *_ = fit._facts().values()
     lead = f"{model}, fitted to {data} by {method}."
-    made = page(title or _title(fit), lead, [*tiles, *shared.tiles(fit, scores)], sections)
+    made = page(title or name, lead, [*tiles, *shared.tiles(fit, scores)], sections)
     target = Path(path)
     target.write_text(made, encoding="utf-8")
     return target
-
-
-def _title(fit: RatingsFit | MixedFit) -> str:
-    if isinstance(fit, RatingsFit):
-        return f"Factorization of {len(fit.data):,} ratings"
-    return f"Mixed model of {fit.design.data.response_name}"
-
-
-def _of_ratings(fit: RatingsFit, held: Section) -> tuple[list[Tile], list[Section]]:
-    return ratings.ratings_tiles(fit), [
-        ratings.data_section(fit),
-        ratings.model_section(fit),
-        shared.convergence(fit),
-        held,
-        ratings.factors_section(fit),
-        ratings.items_section(fit),
-        ratings.recommendations_section(fit),
-    ]
-
-
-def _of_mixed_model(fit: MixedFit, held: Section) -> tuple[list[Tile], list[Section]]:
-    return mixed.mixed_tiles(fit), [
-        mixed.data_section(fit),
-        mixed.model_section(fit),
-        shared.convergence(fit),
-        mixed.parameters_section(fit),
-        mixed.effects_section(fit),
-        mixed.groups_section(fit),
-        held,
-        mixed.check_section(fit),
-    ]

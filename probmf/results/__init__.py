@@ -8,14 +8,13 @@ from probmf.results.draw_store import open_draws
 from probmf.results.estimates import Estimates
 from probmf.results.fit import Fit
 from probmf.results.load import load
-from probmf.results.maximum import Maximum
 from probmf.results.mixed_fit import MixedFit
 from probmf.results.network_fit import NetworkFit
 from probmf.results.one_user import Explanation, Questions, RankPosterior
 from probmf.results.predictions import Predictions
 from probmf.results.ratings_fit import RatingsFit
 from probmf.results.recommend import Recommendations
-from probmf.results.records import History, Sampling
+from probmf.results.records import History, Maximum, Sampling
 
 __all__ = [
     "Estimates",

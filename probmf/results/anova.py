@@ -6,8 +6,8 @@ from typing import Any, cast
 import numpy as np
 from scipy.special import chdtrc
 
-from probmf.results.maximum import Maximum
 from probmf.results.mixed_fit import MixedFit
+from probmf.results.records import Maximum
 from probmf.results.table import Table
 
 

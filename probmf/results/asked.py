@@ -10,7 +10,7 @@ from jaxtyping import Int
 from probmf.data import Ratings, Vocabulary, encode_pairs
 from probmf.data.column import objects, plain
 from probmf.data.ids import read_ids
-from probmf.data.user_item_pairs import pair_columns
+from probmf.data.merge import pair_columns
 from probmf.likelihoods.ordinal import SAME
 from probmf.likelihoods.parameters import is_number
 
@@ -19,12 +19,7 @@ LIST = 10
 
 
 class Asked(NamedTuple):
-    """Ids of one side and what the fit knows them as.
-
-    Attributes:
-        ids: The ids as they were asked about.
-        codes: Their codes, -1 for unknown ones.
-    """
+    """Ids of one side as they were asked about, and their codes, -1 for unknown ones."""
 
     ids: np.ndarray
     codes: Int[np.ndarray, " n"]
@@ -33,10 +28,7 @@ class Asked(NamedTuple):
 def read_pairs(
     pairs: Any, data: Ratings, *, user: str | None, item: str | None
 ) -> tuple[Asked, Asked]:
-    """Users and items of pairs in any of the forms of `RatingsFit.predict`.
-
-    Without names the columns of a table are called as in the training ratings.
-    """
+    """Users and items of pairs in any form; columns are called as in the training ratings."""
     # Read once: a lazy table may give its rows in another order the second time.
     names = user or data.users.column, item or data.items.column
     columns = pairs if isinstance(pairs, Ratings) else pair_columns(pairs, *names)
@@ -54,10 +46,7 @@ def read_pairs(
 
 
 def read_some(ids: Any, vocabulary: Vocabulary, name: str, *, known: bool = False) -> Asked:
-    """One id or several.
-
-    Unknown ids have the code -1, or are refused where they have to be `known`.
-    """
+    """One id or several; unknown ones have the code -1, unless they have to be `known`."""
     values = ids if _is_sequence(ids, vocabulary) else _alone(ids)
     what = f"the list of {name}"
     checked = read_ids(values, what)
@@ -98,10 +87,7 @@ def check_num_draws(name: str, value: object) -> None:
 
 
 def check_at_least(at_least: object, levels: Sequence[float] | np.ndarray = ()) -> float:
-    """A threshold for ratings that is a finite number, and that some rating reaches.
-
-    `levels` are the ratings that there are, increasing; empty for any.
-    """
+    """A threshold that is a finite number, and not above all levels, if there are any."""
     if not is_number(at_least):
         raise ValueError(
             f"at_least is {at_least!r}; expected a finite number, the least rating that counts, "
@@ -120,10 +106,7 @@ def check_at_least(at_least: object, levels: Sequence[float] | np.ndarray = ()) 
 
 
 def check_count(k: object, most: int, of_what: str) -> int:
-    """A number of items that is at least one and no more than there are.
-
-    None is `LIST`, or all of them where there are fewer.
-    """
+    """A number of items, from one to all there are; None is `LIST`, or all of them if fewer."""
     if k is None:
         return min(LIST, most)
     if isinstance(k, bool | np.bool_) or not isinstance(k, int | np.integer):

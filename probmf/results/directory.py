@@ -39,21 +39,17 @@ def write(
     *,
     shared: bool = False,
 ) -> None:
-    """Make a directory, or replace one that holds a fit.
+    """Make a directory, or replace one that holds a fit; anything else is left alone.
 
     `fill` writes the other files into the directory that it is given and returns entries of the
     manifest. Where all processes are here (`shared`), each writes a range of every array, and the
-    first does all else.
-
-    Raises:
-        FileExistsError: If something else is there.
-        OSError: If it can't be written; in all processes, whichever it was.
+    first does all else; what fails in one fails in all.
     """
     target = Path(path).resolve()
-    leads = not shared or processes.rank() == 0
+    group = processes.ProcessGroup(shared)
 
     def begin() -> str:
-        if not leads:
+        if group.rank:
             return ""
         check_target(target)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +58,7 @@ def write(
         return staging.name
 
     def finish() -> str:
-        if leads:
+        if not group.rank:
             manifest: dict[str, Any] = {"format": FORMAT, "version": VERSION, **fill(staging)}
             others = [file for file in sorted(staging.iterdir()) if not SHARD.fullmatch(file.name)]
             for file in others:
@@ -72,12 +68,12 @@ def write(
             _put(staging, target)
         return ""
 
-    staging = target.with_name((processes.each(begin) if shared else [begin()])[0])
+    staging = target.with_name(group.each(begin)[0])
     try:
         written = shards.write(staging, ARRAYS, arrays, shared=shared)
-        _ = processes.each(finish) if shared else finish()
+        group.each(finish)
     finally:
-        if leads:
+        if not group.rank:
             shutil.rmtree(staging, ignore_errors=True)
 
 
@@ -98,12 +94,7 @@ def entry(path: str | PathLike[str], name: str) -> Any:
 
 
 def read_manifest(source: Path) -> dict[str, Any]:
-    """The manifest of a saved fit, whose files are all there and as they were written.
-
-    Raises:
-        FileNotFoundError: If there is nothing.
-        ValueError: If it is something else, or anything is missing or was altered.
-    """
+    """The manifest of a saved fit, whose files are all there and as they were written."""
     manifest = _read(source)
     with damage_told(source):
         for told in manifest["files"]:
@@ -122,11 +113,7 @@ def damage_told(source: Path) -> Iterator[None]:
 
 
 def check_target(path: str | PathLike[str]) -> None:
-    """Refuse to write over anything but a fit, of this format or an earlier one.
-
-    Raises:
-        FileExistsError: If something else is there.
-    """
+    """Refuse to write over anything but a fit, of this format or an earlier one."""
     target = Path(path).resolve()
     if not target.exists():
         return

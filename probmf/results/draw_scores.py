@@ -24,60 +24,6 @@ from probmf.rows.store import Side
 ROW_NUMBERS = 1 << 24
 
 
-def top_of_draws(
-    draws: Draws,
-    codes: Int[np.ndarray, " lines"],
-    items: Int[np.ndarray, " items"],
-    k: int,
-    exclusions: Exclusions | None,
-    order: Order,
-    devices: LineDevices,
-) -> Int[np.ndarray, "lines k"]:
-    """Places in `items` of the best, -1 where none is left.
-
-    `items` are codes, and the items of `exclusions` places among them. A user of code -1 has the
-    prior of each draw. "mean" is the expected rating over all draws, "probability" that of a rating
-    that is high enough; "lower" and "upper" are quantiles of the score over the draws; "thompson"
-    is the score at one draw for each user. Time O(draws x lines x items x d); memory is bounded.
-    """
-    rng = order.rng
-    chosen = np.zeros(len(codes), np.int64)
-    if rng is not None:
-        chosen = rng.integers(draws.num_draws, size=len(codes))
-    # A new user's rows are drawn; for bounds always the same ones, so that calls agree.
-    strangers = np.random.default_rng(0) if rng is None else rng
-    center = middle(draws)
-
-    def score(part: slice) -> np.ndarray:
-        if order.by in ("mean", "probability"):
-            return _means(draws, codes[part], items, order, center, devices)
-        if order.by == "thompson":
-            return _single(draws, codes[part], items, chosen[part], center, strangers)
-        level = tails(order.interval)[order.by == "upper"]
-        return _quantiles(draws, codes[part], items, level, center, strangers)
-
-    return top_scores(score, len(codes), len(items), k, exclusions, devices)[0]
-
-
-def top_cosines(
-    draws: Draws, side: Side, codes: Int[np.ndarray, " lines"], k: int, exclusions: Exclusions
-) -> tuple[Int[np.ndarray, "lines k"], Float[np.ndarray, "lines k"]]:
-    """Rows of a side whose factors have the largest mean cosine with those of some.
-
-    A cosine does not change when the factors of a draw are rotated, so it may be averaged.
-    """
-    every = np.arange(draws.data.num_users if side == "user" else draws.data.num_items)
-
-    def mean_cosines(part: slice) -> np.ndarray:
-        total = np.zeros((part.stop - part.start, len(every)))
-        for some in draw_blocks(draws, len(every)):
-            for unit in unit_rows(draws.rows(side, every, some)[:, :, 1:]):
-                total += unit[codes[part]] @ unit.T
-        return total / draws.num_draws
-
-    return top_scores(mean_cosines, len(codes), len(every), k, exclusions)
-
-
 def draw_blocks(draws: Draws, num_rows: int) -> Iterator[slice]:
     """Slices of draws, as many at a time as fit in memory with that many rows each."""
     step = max(1, ROW_NUMBERS // (num_rows * (2 + int(draws.model.num_factors))))
@@ -214,11 +160,7 @@ def _quantiles(
 
 @dataclass(frozen=True, eq=False)
 class DrawScores(Scores):
-    """Scores of a fit of many draws.
-
-    Args:
-        rows: Its rows at each draw.
-    """
+    """Scores of a fit of many draws."""
 
     rows: Draws
     is_point = False
@@ -294,10 +236,35 @@ class DrawScores(Scores):
                 "devices would have nothing to do. Leave devices out, or rank by 'mean' or "
                 "'probability'."
             )
-        return top_of_draws(self.rows, users, items, k, exclusions, order, devices), None
+        rng = order.rng
+        chosen = np.zeros(len(users), np.int64)
+        if rng is not None:
+            chosen = rng.integers(self.rows.num_draws, size=len(users))
+        # A new user's rows are drawn; for bounds always the same ones, so that calls agree.
+        strangers = np.random.default_rng(0) if rng is None else rng
+        center = middle(self.rows)
+
+        def score(part: slice) -> np.ndarray:
+            if order.by in ("mean", "probability"):
+                return _means(self.rows, users[part], items, order, center, devices)
+            if order.by == "thompson":
+                return _single(self.rows, users[part], items, chosen[part], center, strangers)
+            level = tails(order.interval)[order.by == "upper"]
+            return _quantiles(self.rows, users[part], items, level, center, strangers)
+
+        return top_scores(score, len(users), len(items), k, exclusions, devices)[0], None
 
     @override
     def similar(
         self, side: Side, codes: Codes, k: int, exclusions: Exclusions
     ) -> tuple[Int[np.ndarray, "lines k"], Float[np.ndarray, "lines k"]]:
-        return top_cosines(self.rows, side, codes, k, exclusions)
+        every = np.arange(self.rows.data.num_users if side == "user" else self.rows.data.num_items)
+
+        def mean_cosines(part: slice) -> np.ndarray:
+            total = np.zeros((part.stop - part.start, len(every)))
+            for some in draw_blocks(self.rows, len(every)):
+                for unit in unit_rows(self.rows.rows(side, every, some)[:, :, 1:]):
+                    total += unit[codes[part]] @ unit.T
+            return total / self.rows.num_draws
+
+        return top_scores(mean_cosines, len(codes), len(every), k, exclusions)

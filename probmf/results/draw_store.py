@@ -15,11 +15,7 @@ POSTERIOR, STATS = "posterior", "sample_stats"
 
 
 def import_zarr() -> Any:
-    """The package zarr.
-
-    Raises:
-        ImportError: If it is not there, with what to install.
-    """
+    """The package zarr, or an error that says what to install."""
     try:
         import zarr
     except ImportError:
@@ -71,13 +67,7 @@ def open_draws(path: str | PathLike[str]) -> "DataTree":
 
 
 def read_attributes(path: str | PathLike[str]) -> dict[str, Any] | None:
-    """Attributes of a store; None if it is none of ours.
-
-    Raises:
-        ImportError: If zarr is not installed.
-        FileNotFoundError: If there is nothing at `path`.
-        ValueError: If another version wrote it.
-    """
+    """Attributes of a store; None if it is none of ours. Other versions are refused."""
     zarr = import_zarr()
     folder = Path(path)
     if not folder.exists():

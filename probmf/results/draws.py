@@ -17,19 +17,10 @@ from probmf.models.row_means import RowMean
 from probmf.rows.store import SIDES, Side
 
 
-def row_functions(model: MatrixFactorization, data: Ratings) -> dict[Side, RowMean]:
-    """The functions f of the sides that have one, at the features of all rows."""
-    return model.row_means(model.encode(data)) if model.mean_sides else {}
-
-
 def row_centers(
     mean: RowMean, weights: Mapping[str, np.ndarray], codes: Int[np.ndarray, " rows"]
 ) -> Float[np.ndarray, "draws rows d"]:
-    """Prior means of rows at many draws of the weights.
-
-    Weights have a leading axis of draws. The bias is zero where the rows have none. O(draws rows)
-    memory.
-    """
+    """Prior means of rows at many draws of the weights; the bias is zero where there is none."""
     own = {site: jnp.asarray(weights[site]) for site in mean.shapes}
     return np.asarray(_centers(own, mean.at(jnp.asarray(codes))))
 
@@ -47,10 +38,7 @@ def _center(mean: RowMean, weights: Mapping[str, Array]) -> Array:
 def stranger_moments(
     mean: RowMean, weights: Mapping[str, np.ndarray]
 ) -> tuple[Float[np.ndarray, "draws d"], Float[np.ndarray, "draws d d"]]:
-    """Mean and covariance of f over the rows at each draw: all that is known of a stranger.
-
-    O(draws d^2 + rows d) memory.
-    """
+    """Mean and covariance of f over the rows at each draw: all that is known of a stranger."""
     own = {site: jnp.asarray(weights[site]) for site in mean.shapes}
     center, covariance = _moments(own, mean)
     return np.asarray(center, np.float64), np.asarray(covariance, np.float64)
@@ -74,11 +62,6 @@ class Draws:
     Code -1 stands for a row that the fit does not know. At each draw it has that draw's prior, so
     that the score is Normal about that of a row of zeros; with features, which of such a row are
     not known, about the average of the prior means, whose covariance adds to the prior's.
-
-    Args:
-        model: The factorization.
-        data: The training ratings.
-        samples: Parameters with leading (chain, draw) axes.
     """
 
     model: MatrixFactorization
@@ -93,10 +76,7 @@ class Draws:
 
     @cached_property
     def sites(self) -> dict[str, Float[np.ndarray, "draws ..."]]:
-        """Draws by site, chains joined; what the model has fixed is repeated.
-
-        Rows that are missing are refused.
-        """
+        """Draws by site, chains joined, fixed ones repeated; rows that are missing are refused."""
         sites = {name: value.reshape(-1, *value.shape[2:]) for name, value in self.samples.items()}
         wanted = self.model.site_shapes(self.data.num_users, self.data.num_items)
         missing = [site for site in wanted if site not in sites]
@@ -138,10 +118,7 @@ class Draws:
     def prior_variance(
         self, side: Side, codes: Int[np.ndarray, " rows"]
     ) -> Float[np.ndarray, "draws r d"]:
-        """Prior variances of rows at each draw; one row stands for all unless they differ.
-
-        They are 1 where the model has no such parameter, or a full covariance of the factors.
-        """
+        """Prior variances of rows at each draw; one row stands for all unless they differ."""
         parts, widths = [], (1, int(self.model.num_factors))
         for site in (f"{side}_bias", f"{side}_factors"):
             scale = np.ones((self.num_draws, 1, 1))
@@ -169,7 +146,8 @@ class Draws:
     @cached_property
     def functions(self) -> dict[Side, RowMean]:
         """Prior means as functions of features, of the sides that have one."""
-        return row_functions(self.model, self.data)
+        model = self.model
+        return model.row_means(model.encode(self.data)) if model.mean_sides else {}
 
     @cached_property
     def strangers(self) -> dict[Side, tuple[np.ndarray, np.ndarray]]:
@@ -235,11 +213,7 @@ class Draws:
     def scores(
         self, user: Int[np.ndarray, " n"], item: Int[np.ndarray, " n"]
     ) -> tuple[Float[np.ndarray, "draws n"], Float[np.ndarray, "draws n"]]:
-        """Means and variances of the scores of pairs at each draw.
-
-        In float64; the variance is zero unless a row is new. Time O(draws n d) and memory O(draws
-        n), so callers go by blocks.
-        """
+        """Means of the scores of pairs at each draw, and variances, which only new rows have."""
         mean = np.empty((self.num_draws, len(user)))
         variance = np.zeros_like(mean)
         new_user, new_item = user < 0, item < 0

@@ -14,12 +14,10 @@ from probmf import html
 from probmf.data import as_generator, wrap_words
 from probmf.likelihoods.base import BaseLikelihood
 from probmf.models.sites import Sites
-from probmf.results.arviz_tree import arviz_tree
+from probmf.results.arviz_tree import arviz_tree, at_draws, draw_prior
+from probmf.results.arviz_tree import log_prior as log_prior_at
 from probmf.results.asked import check_num_draws
-from probmf.results.densities import at_draws
 from probmf.results.prediction_intervals import Mixtures
-from probmf.results.prior_draws import draw_prior
-from probmf.results.prior_draws import log_prior as log_prior_at
 from probmf.results.records import History, Pickled, Sampling, frozen
 from probmf.results.storage import write_fit
 from probmf.settings import own_settings
@@ -241,7 +239,14 @@ class Fit(Pickled):
             if log_likelihood:
                 groups["log_likelihood"] = {response: self._at_draws(None)}
         else:
-            groups["log_likelihood"] = self._given_densities(log_likelihood)
+            values, shape = np.asarray(log_likelihood), (self.num_chains, self.num_draws)
+            if values.ndim < 2 or values.shape[:2] != shape:
+                raise ValueError(
+                    f"log_likelihood has shape {values.shape}; expected True, False, or log "
+                    f"densities with leading axes {shape}, the fit's chains and draws."
+                )
+            of_rows = values.shape[2:] == self._observed().shape
+            groups["log_likelihood"] = {response if of_rows else f"{response}_by_group": values}
         observed = {response: self._observed()}
         own = self._log_prior() if log_prior else None
         tree = arviz_tree(groups, observed, sites, self.sampling, self.method, own)
@@ -266,18 +271,6 @@ class Fit(Pickled):
         """Arguments of the NumPyro model."""
         found: tuple[Any, ...] = self.model.arguments(self.data)
         return found
-
-    def _given_densities(self, given: ArrayLike) -> dict[str, np.ndarray]:
-        """Log densities that are given, under the response's name where they are of its rows."""
-        values, shape = np.asarray(given), (self.num_chains, self.num_draws)
-        if values.ndim < 2 or values.shape[:2] != shape:
-            raise ValueError(
-                f"log_likelihood has shape {values.shape}; expected True, False, or log densities "
-                f"with leading axes {shape}, the fit's chains and draws."
-            )
-        response = self._response_name
-        of_rows = values.shape[2:] == self._observed().shape
-        return {response if of_rows else f"{response}_by_group": values}
 
     @property
     def _response_name(self) -> str:

@@ -50,14 +50,7 @@ STEP = 1e-4
 
 
 class Contrast(NamedTuple):
-    """Two values of a column for each row.
-
-    Attributes:
-        name: The column.
-        low: Lower values, one for each row.
-        high: Higher ones.
-        texts: The higher and the lower one in words.
-    """
+    """A lower and a higher value of a column for each row, and the higher and lower in words."""
 
     name: str
     low: Any
@@ -68,10 +61,7 @@ class Contrast(NamedTuple):
 class Steps(NamedTuple):
     """Three values of a column for each row, and the parabola through expectations there.
 
-    Attributes:
-        places: The values.
-        slope: Weights of the expectations in its slope at the row's own value.
-        value: Those in its value there.
+    `slope` and `value` are weights of the expectations in its slope and its value at the row's own.
     """
 
     places: list[Float[np.ndarray, " n"]]
@@ -80,13 +70,7 @@ class Steps(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """Columns that a model uses.
-
-    Attributes:
-        choices: Levels of each, None for numbers; also of grouping columns.
-        predictors: Those that are predictors, and not only offsets or groupings.
-        known: Those of the likelihood's own parameters, such as numbers of trials.
-    """
+    """Levels of the columns that a model uses, None for numbers; predictors; known parameters."""
 
     choices: dict[str, list[Any] | None]
     predictors: tuple[str, ...]
@@ -116,11 +100,7 @@ def columns_of(design: Design, leave_out: Collection[str]) -> Columns:
 def choose(
     wanted: Any, columns: Columns, *, numbers: bool = False, what: str = "variables"
 ) -> dict[str, Any]:
-    """Variables that are asked about, and what is said of each.
-
-    None stands for all predictors, or for a variable of which nothing is said. `what` is the
-    argument's name, for messages.
-    """
+    """Variables that are asked about, and what is said of each; None stands for all predictors."""
     if wanted is None:
         kept = [n for n in columns.predictors if not numbers or columns.choices[n] is None]
         if not kept:
@@ -150,11 +130,7 @@ def contrasts(
     name: str, said: Any, table: Frame, levels: list[Any] | None, two: list[Any] | None,
     training: Callable[[], Column],
 ) -> list[Contrast]:  # fmt: skip
-    """Pairs of values that are compared.
-
-    `said` is the user's wish, or None for the usual: numbers by one, levels with the first. `two`
-    are the values of a column of numbers that has no others, as from `binary_values`.
-    """
+    """Pairs of values that are compared, as the user said, or the usual ones."""
     size = table.num_rows
     if isinstance(said, np.ndarray):
         said = said.tolist()
@@ -162,7 +138,7 @@ def contrasts(
         levels = two
     if levels is not None:
         return [
-            Contrast(name, _all(low, size), _all(high, size), (str(high), str(low)))
+            Contrast(name, objects([low] * size), objects([high] * size), (str(high), str(low)))
             for low, high in _pairs(name, said, levels)
         ]
     x = table[name].numbers()
@@ -204,11 +180,7 @@ def written(contrast: Contrast, comparison: str) -> str:
 
 
 def steps(name: str, table: Frame, training: Callable[[], Column]) -> Steps:
-    """Values about those of a column, for a derivative.
-
-    They do not leave the range of the training data where the value itself lies within it, since
-    splines end there.
-    """
+    """Values about those of a column, for a derivative, within the range of the training data."""
     x, own = table[name].numbers(), training().numbers()
     low, high = float(own.min()), float(own.max())
     step = STEP * ((high - low) or 1.0)
@@ -266,10 +238,7 @@ def grid(
 
 
 def cells(table: Frame, by: Sequence[str]) -> tuple[Int[np.ndarray, " n"], dict[str, np.ndarray]]:
-    """Cell of each row, and the cells' values of some columns, in order.
-
-    Without columns there is one cell.
-    """
+    """Cell of each row, and the cells' values of some columns, in order."""
     codes = np.zeros(table.num_rows, np.int64)
     for name in by:
         own = _codes(table[name])
@@ -340,10 +309,6 @@ def _pairs(name: str, said: Any, levels: list[Any]) -> list[tuple[Any, Any]]:
 
 def _is_pair(said: Any) -> bool:
     return isinstance(said, list | tuple | np.ndarray) and len(said) == 2
-
-
-def _all(value: Any, size: int) -> np.ndarray:
-    return objects([value] * size)
 
 
 def _array(values: list[Any]) -> np.ndarray:

@@ -23,17 +23,11 @@ from probmf.results.ratings_fit import RatingsFit
 
 
 class HeldOut(NamedTuple):
-    """Test responses and their predictions, with the likelihood that judges them.
+    """Test responses and their predictions, noise included, with the likelihood that judges them.
 
-    Attributes:
-        likelihood: Likelihood of the responses as they are coded here.
-        predicted: Predictions of responses, noise included.
-        observed: The responses; ordered levels that are no numbers are counted from 0.
-        below: Predicted probabilities of a response below the observed one.
-        at_most: The same of one at most as large.
-        training: Training responses, coded alike.
-        weight: Weights of these, or None.
-        name: Name of a response.
+    The likelihood is that of the responses as they are coded here: ordered levels that are no
+    numbers are counted from 0. `below` and `at_most` are predicted probabilities of a response
+    below the observed one, and of one at most as large. The training responses are coded alike.
     """
 
     likelihood: Likelihood
@@ -56,20 +50,13 @@ class HeldOut(NamedTuple):
         return self.likelihood.errors(self.observed, Predicted(own.mean, own.sd, own.probabilities))
 
     def covered(self, interval: float) -> float:
-        """Share of the responses inside the predicted central intervals of a probability.
-
-        Their ends are the least responses that are not exceeded with the probabilities
-        (1 - interval) / 2 and (1 + interval) / 2.
-        """
+        """Share of the responses inside the predicted central intervals of a probability."""
         low, high = tails(interval)
         return float(np.mean((self.at_most >= low) & (self.below < high)))
 
 
 def held_out(fit: RatingsFit | MixedFit, test: Any, *, interval: float = 0.9) -> HeldOut:
-    """Predict test responses, those of new users, items and groups by the prior.
-
-    For a mixed model `test` is a table with its columns, the response among them.
-    """
+    """Predict test responses, those of new users, items and groups by the prior."""
     if isinstance(fit, MixedFit):
         return _of_mixed_model(fit, test, interval)
     if not isinstance(fit, RatingsFit):

@@ -17,8 +17,7 @@ from probmf.models.mixed.formula import simple_formula
 from probmf.results.mixed_fit import MixedFit
 from probmf.results.network_fit import NetworkFit
 from probmf.results.ratings_fit import RatingsFit
-from probmf.results.storage import read_fit, unreadable
-from probmf.results.training_columns import as_table
+from probmf.results.storage import as_table, read_fit, unreadable
 
 #: Parts of expressions that can do nothing but compute.
 PLAIN = (

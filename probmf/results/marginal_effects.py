@@ -24,7 +24,6 @@ from scipy.special import ndtri
 from probmf.data import as_generator
 from probmf.data.column import Column, objects
 from probmf.data.tables import Frame
-from probmf.likelihoods import Likelihood
 from probmf.models.mixed import Encoded
 from probmf.models.mixed.design import encode_rows, read_data
 from probmf.models.mixed.encoding import Unseen
@@ -72,12 +71,9 @@ type By = bool | str | Sequence[str]
 class _Question(NamedTuple):
     """One quantity of every row.
 
-    Attributes:
-        labels: What it is about, in words by column.
-        rows: One, two copies of the rows, one after the other.
-        copies: Number of copies.
-        each: From the expectations under the copies, and places of rows, what is averaged.
-        combine: From the averages the estimate.
+    `rows` holds some copies of the rows, one after the other. From the expectations under the
+    copies, and places of rows, `each` gives what is averaged; from the averages `combine` gives the
+    estimate.
     """
 
     labels: dict[str, str]
@@ -89,16 +85,9 @@ class _Question(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EffectQuery:
-    """A question to a fit, checked; see `MixedFit.predictions`, where `keep` is called `draws`.
-
-    Attributes:
-        draws: Draws of the fit.
-        training: The training table, or None.
-        errors: Errors of a point fit, or None.
-    """
+    """A question to a fit, checked; see `MixedFit.predictions`, where `keep` is called `draws`."""
 
     draws: SiteDraws
-    likelihood: Likelihood
     training: Any
     errors: PointErrors | None = None
     is_point: bool = False
@@ -125,8 +114,8 @@ class EffectQuery:
         check_choice("kind", self.kind, get_args(Scale.__value__))
         if self.kind == "probabilities" and not self._levels:
             raise ValueError(
-                f"kind is 'probabilities', but a response of {self.likelihood!r} has no levels; "
-                "expected 'mean' or 'link'."
+                f"kind is 'probabilities', but a response of {self.draws.likelihood!r} has no "
+                "levels; expected 'mean' or 'link'."
             )
 
     def predictions(self, variables: Any) -> Estimates:
@@ -191,13 +180,9 @@ class EffectQuery:
         return grid(values, self._columns, self._trained)
 
     @property
-    def _coded(self) -> Any:
-        return self.likelihood.coded(len(self.draws.design.response_levels))
-
-    @property
     def _levels(self) -> tuple[Any, ...]:
         """Levels of the response; empty if it has none."""
-        return tuple(self.draws.design.response_levels or self._coded.levels)
+        return tuple(self.draws.design.response_levels or self.draws.likelihood.levels)
 
     @property
     def _columns(self) -> Columns:
@@ -291,7 +276,15 @@ class EffectQuery:
             variances = self._variances(self.errors, rows, question, codes)
             pairs = zip(values, variances, strict=True)
             return _joined([self._of_point(*pair, self.interval) for pair in pairs])
-        draws, rows = self._with_groups(self.draws, rows)
+        draws = self.draws
+        # Effects of new groups are drawn, but those of a point fit, which are integrated out.
+        if not self.is_point and not known_rows(rows).all():
+            if self.key is None:
+                raise ValueError(
+                    "Effects of new groups are drawn at random; give key=, a JAX key or an int. "
+                    "level='population' leaves them out."
+                )
+            draws, rows = with_drawn_groups(draws, rows, as_generator(self.key))
         return _joined([self._summary(own) for own in self._values(draws, rows, question, codes)])
 
     def _values(
@@ -301,8 +294,8 @@ class EffectQuery:
 
         def blocks() -> Iterator[tuple[slice, list[np.ndarray]]]:
             for part, places in self._blocks(question):
-                given = given_rows(draws, rows, places, self._coded)
-                found = expected(self._coded, given, self.kind, level_values(self._levels))
+                given = given_rows(draws, rows, places)
+                found = expected(given, self.kind, level_values(self._levels))
                 yield part, question.each(np.split(found, question.copies, axis=1), part)
 
         for own in _averaged(blocks(), codes):
@@ -317,11 +310,9 @@ class EffectQuery:
 
         def blocks() -> Iterator[tuple[slice, list[Any]]]:
             for part, places in self._blocks(question):
-                given = given_rows(draws, rows, places, self._coded)
+                given = given_rows(draws, rows, places)
                 mean, slope = (
-                    np.split(
-                        expected(self._coded, given, self.kind, values, slope=which), copies, 1
-                    )
+                    np.split(expected(given, self.kind, values, slope=which), copies, 1)
                     for which in (False, True)
                 )
                 columns = errors.columns(rows, places)
@@ -340,17 +331,6 @@ class EffectQuery:
         for part in row_blocks(size, draws.num_draws * copies * max(1, len(self._levels))):
             here = np.arange(part.start, part.stop)
             yield part, np.concatenate([here + copy * size for copy in range(copies)])
-
-    def _with_groups(self, draws: SiteDraws, rows: Encoded) -> tuple[SiteDraws, Encoded]:
-        """Effects of new groups drawn, but those of a point fit, which are integrated out."""
-        if self.is_point or known_rows(rows).all():
-            return draws, rows
-        if self.key is None:
-            raise ValueError(
-                "Effects of new groups are drawn at random; give key=, a JAX key or an int. "
-                "level='population' leaves them out."
-            )
-        return with_drawn_groups(draws, rows, as_generator(self.key))
 
     def _summary(self, values: Float[np.ndarray, "draws m"]) -> dict[str, Any]:
         """Mean, sd and interval, and the draws if they are wanted."""

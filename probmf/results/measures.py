@@ -8,15 +8,10 @@ from jaxtyping import Bool, Float, Int
 
 
 class Measures(NamedTuple):
-    """Numbers by quantity.
+    """Mean and sd of all draws, Monte Carlo error of the mean, effective sizes and R-hat.
 
-    Attributes:
-        mean: Mean of all draws.
-        sd: Standard deviation of all draws.
-        mcse: Monte Carlo standard error of the mean.
-        ess_bulk: Effective number of draws for the middle of the distribution.
-        ess_tail: Effective number of draws for its 5 % and 95 % quantiles, the lesser of the two.
-        r_hat: Rank-normalized split R-hat.
+    The effective size of the tail is that of the 5 % and 95 % quantiles, the lesser of the two;
+    R-hat is rank-normalized and split.
     """
 
     mean: Float[np.ndarray, " m"]
@@ -56,10 +51,7 @@ def measure(draws: Float[np.ndarray, "chain draw m"]) -> Measures:
 def independent_errors(
     draws: Float[np.ndarray, "chain draw m"], effective: float
 ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-    """Monte Carlo standard errors of mean and sd, of draws that don't depend on each other.
-
-    `effective` says how many draws they are worth.
-    """
+    """Monte Carlo standard errors of mean and sd of independent draws, worth `effective` ones."""
     centered = np.asarray(draws, np.float64) - draws.mean(axis=(0, 1))
     variance = np.square(centered).mean(axis=(0, 1))
     fourth = np.square(np.square(centered)).mean(axis=(0, 1))

@@ -17,11 +17,11 @@ from probmf.models.mixed import Design, Encoded, MixedEffects
 from probmf.models.mixed.design import encode_rows
 from probmf.models.mixed.encoding import Unseen
 from probmf.models.sites import Sites
+from probmf.results.arviz_tree import log_prior as log_prior_at
 from probmf.results.asked import check_at_least, check_choice, check_interval
 from probmf.results.estimates import Estimates
 from probmf.results.fit import Fit
 from probmf.results.marginal_effects import By, Comparison, EffectQuery, Slope
-from probmf.results.maximum import Maximum
 from probmf.results.mixed_predict import (
     Level,
     Scale,
@@ -37,17 +37,14 @@ from probmf.results.mixed_predict import (
     training_rows,
     without,
 )
-from probmf.results.mixed_summary import is_effect, summarize_sites
+from probmf.results.mixed_summary import is_effect, partition, summarize_sites
+from probmf.results.mixed_summary import table as share_table
 from probmf.results.point_errors import PointErrors
 from probmf.results.prediction_intervals import Kind, Mixtures
 from probmf.results.predictions import Predictions
-from probmf.results.prior_draws import log_prior as log_prior_at
-from probmf.results.records import History, RowMoments, Sampling
-from probmf.results.storage import write_fit
+from probmf.results.records import History, Maximum, RowMoments, Sampling
+from probmf.results.storage import used_columns, write_fit
 from probmf.results.table import Table
-from probmf.results.training_columns import used_columns
-from probmf.results.variances import partition
-from probmf.results.variances import table as share_table
 from probmf.settings import own_settings
 
 #: Columns to vary, and how; see `MixedFit.comparisons`.
@@ -117,7 +114,8 @@ class MixedFit(Fit):
 
     @cached_property
     def _draws(self) -> SiteDraws:
-        return SiteDraws(self.design, self.samples)
+        likelihood = self.model.likelihood.uncensored.coded(len(self.design.response_levels))
+        return SiteDraws(self.design, self.samples, likelihood)
 
     @own_settings()
     def predict(
@@ -184,7 +182,7 @@ class MixedFit(Fit):
             at_least = check_at_least(at_least, known)
         rows = self._rows(data, unseen, level)
         found = predict_rows(
-            self._draws, rows, self.model.likelihood.uncensored, kind=kind,
+            self._draws, rows, kind=kind,
             interval=None if self.is_point and kind == "mean" else interval,
         )  # fmt: skip
         if at_least is not None:
@@ -197,7 +195,7 @@ class MixedFit(Fit):
                 "draws=True draws at random: responses, or the effects of new groups. Give key=, "
                 "a JAX key or an int."
             )
-        own = draw_rows(self._draws, rows, self.model.likelihood.uncensored, kind=kind, rng=rng)
+        own = draw_rows(self._draws, rows, kind=kind, rng=rng)
         return replace(found, draws=own)
 
     def predictions(
@@ -415,7 +413,7 @@ class MixedFit(Fit):
         keep: bool = False, key: ArrayLike | None = None,
     ) -> EffectQuery:  # fmt: skip
         return EffectQuery(
-            draws=self._draws, likelihood=self.model.likelihood.uncensored, training=self.data,
+            draws=self._draws, training=self.data,
             errors=self._errors, is_point=self.is_point, data=data, by=by, kind=kind,
             interval=interval, unseen=unseen, level=level, keep=keep, key=key,
         )  # fmt: skip
@@ -431,14 +429,13 @@ class MixedFit(Fit):
     def _tail(self, rows: Encoded, found: Predictions, at_least: float) -> Float[np.ndarray, " n"]:
         """Probabilities of responses of at least a number."""
         if found.probabilities is None:
-            return tail_rows(self._draws, rows, self.model.likelihood.uncensored, at_least)
+            return tail_rows(self._draws, rows, at_least)
         reached = level_values(found.levels) >= at_least
         return np.asarray(found.probabilities[:, reached].sum(axis=1))
 
     def _reach(self, data: Any, numbers: np.ndarray) -> Float[np.ndarray, " n"]:
         """Probabilities that responses of rows are at least some numbers, one for each."""
-        rows = self._rows(data, "prior", "groups")
-        return tail_rows(self._draws, rows, self.model.likelihood.uncensored, numbers)
+        return tail_rows(self._draws, self._rows(data, "prior", "groups"), numbers)
 
     def _rows(self, data: Any, unseen: Unseen, level: Level) -> Encoded:
         """Rows of a table, or of the training data, with the effects of some groupings."""
@@ -490,7 +487,7 @@ class MixedFit(Fit):
             Johnson and Schielzeth (2017) for counts and gamma responses.
         """
         check_interval(interval)
-        fixed, groups, left = partition(self._draws, self.model.likelihood.uncensored)
+        fixed, groups, left = partition(self._draws)
         explained = fixed + sum(groups.values())
         whole = explained + left
         shares = {"marginal": fixed / whole, "conditional": explained / whole}
@@ -526,7 +523,7 @@ class MixedFit(Fit):
             revisited and expanded.
         """
         check_interval(interval)
-        _, groups, left = partition(self._draws, self.model.likelihood.uncensored)
+        _, groups, left = partition(self._draws)
         if not groups:
             raise ValueError(
                 f"The formula {self.model.formula!r} has no group term but of single rows, so that "
@@ -610,10 +607,11 @@ class MixedFit(Fit):
 
     def _training_scores(self) -> tuple[Likelihood, Mixtures, np.ndarray | None]:
         likelihood = self.model.likelihood.coded(len(self.design.response_levels))
-        given = blocks(self._draws, training_rows(self.design), likelihood)
+        draws = SiteDraws(self.design, self.samples, likelihood)
+        given = blocks(draws, training_rows(self.design))
         weight = self.design.data.weight
         weight = None if weight is None else np.asarray(weight, np.float64)
-        return likelihood, ((rows, mixture(likelihood, own)) for rows, own in given), weight
+        return likelihood, ((rows, mixture(own)) for rows, own in given), weight
 
     def save(self, path: str | PathLike[str], *, shared: bool = False, data: Any = None) -> None:
         """Write the fit to a directory: JSON, safetensors and Parquet; never pickle.

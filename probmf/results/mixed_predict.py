@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from probmf.likelihoods import Likelihood
 from probmf.models.mixed import Design, Encoded, EncodedTerm
 from probmf.models.mixed.design import PredictorCoding
-from probmf.results.densities import at_draws
+from probmf.results.arviz_tree import at_draws
 from probmf.results.mixtures import row_blocks
 from probmf.results.prediction_intervals import (
     NODES,
@@ -35,41 +35,35 @@ type Scale = Literal["mean", "link", "probabilities"]
 class RowParameters(NamedTuple):
     """Parameters of the rows' responses at each draw.
 
-    Attributes:
-        mean: The linear predictor, or its mean over the effects of new groups.
-        variance: Its variance by these effects, which are Normal; None without new groups.
-        own: The likelihood's own parameters: noise scale, of shape (draws, 1) or (draws, n), or
-            cutpoints, of shape (draws, 1, c). That of a `scale_formula` is in `scale` only.
-        scale: Linear predictor of the parameter that has a `scale_formula`, or its mean over the
-            effects of new groups; None without one.
-        spread: Its variance by these effects, which are Normal; None without new groups.
+    `mean` is the linear predictor, or its mean over the effects of new groups; `variance` that by
+    these effects, which are Normal, None without new groups. `own` has the likelihood's own
+    parameters: noise scale, of shape (draws, 1) or (draws, n), or cutpoints, of shape (draws, 1,
+    c). That of a `scale_formula` has its predictor in `scale`, with the variance `spread`.
     """
 
+    likelihood: Likelihood
     mean: Float[np.ndarray, "draws n"]
     variance: Float[np.ndarray, "draws n"] | None
     own: dict[str, np.ndarray]
     scale: Float[np.ndarray, "draws n"] | None = None
     spread: Float[np.ndarray, "draws n"] | None = None
 
-    def parameters(self, likelihood: Likelihood, shift: Any = 0.0) -> dict[str, np.ndarray]:
+    def parameters(self, shift: Any = 0.0) -> dict[str, np.ndarray]:
         """Own parameters, that of a `scale_formula` with something added to its predictor."""
         if self.scale is None:
             return self.own
-        found = np.asarray(likelihood.from_scale_predictor(self.scale + shift))
-        return {**self.own, likelihood.scale_parameter: found}
+        found = np.asarray(self.likelihood.from_scale_predictor(self.scale + shift))
+        return {**self.own, self.likelihood.scale_parameter: found}
 
 
 class SiteDraws:
-    """Draws of sites, chains joined; what the model has fixed is repeated.
+    """Draws of sites, chains joined; what the model has fixed is repeated."""
 
-    Args:
-        design: The design.
-        samples: Draws with leading (chain, draw) axes.
-    """
-
-    def __init__(self, design: Design, samples: Mapping[str, np.ndarray]) -> None:
-        """Keep both."""
-        self.design, self.samples = design, samples
+    def __init__(
+        self, design: Design, samples: Mapping[str, np.ndarray], likelihood: Likelihood
+    ) -> None:
+        """Keep all; the likelihood is that of the responses as they are coded."""
+        self.design, self.samples, self.likelihood = design, samples, likelihood
         first = next(iter(samples.values()))
         self.num_draws = int(first.shape[0] * first.shape[1])
 
@@ -95,20 +89,15 @@ class SiteDraws:
 
 
 def predict_rows(
-    draws: SiteDraws,
-    rows: Encoded,
-    likelihood: Likelihood,
-    *,
-    interval: float | None,
-    kind: Kind,
+    draws: SiteDraws, rows: Encoded, *, interval: float | None, kind: Kind
 ) -> Predictions:
     """Predict encoded rows; see `MixedFit.predict`."""
     levels = draws.design.response_levels
     values = level_values(levels) if levels else None
-    coded, parts = likelihood.coded(len(levels)), []
-    for part, given in blocks(draws, rows, coded):
-        found = summarize(coded, mixture(coded, given), interval, kind, values)
-        if (endless := endless_means(coded, given)).any():
+    parts = []
+    for part, given in blocks(draws, rows):
+        found = summarize(draws.likelihood, mixture(given), interval, kind, values)
+        if (endless := endless_means(given)).any():
             found = found._replace(mean=np.where(endless, np.inf, found.mean))
             if found.sd is not None:
                 found = found._replace(sd=np.where(endless, np.inf, found.sd))
@@ -119,24 +108,22 @@ def predict_rows(
     return Predictions(**found._asdict(), levels=levels, known=known_rows(rows))
 
 
-def endless_means(likelihood: Likelihood, given: RowParameters) -> Bool[np.ndarray, " n"]:
+def endless_means(given: RowParameters) -> Bool[np.ndarray, " n"]:
     """True where the expected response has no bound: E exp(sigma^2 / 2), log(sigma) Normal."""
+    likelihood = given.likelihood
     if given.spread is None or not likelihood.normal or likelihood.quadratic:
         return np.zeros(given.mean.shape[1], bool)
     return given.spread.any(axis=0)
 
 
 def tail_rows(
-    draws: SiteDraws, rows: Encoded, likelihood: Likelihood, at_least: float | np.ndarray
+    draws: SiteDraws, rows: Encoded, at_least: float | np.ndarray
 ) -> Float[np.ndarray, " n"]:
-    """Probabilities that responses of encoded rows reach a number, or one for each row.
-
-    Averaged over the draws; the responses are numbers without levels.
-    """
+    """Probabilities that responses, numbers without levels, reach a number, or one for each row."""
     found = np.empty(len(rows.population))
     at = np.broadcast_to(np.asarray(at_least, np.float64), found.shape)
-    for part, given in blocks(draws, rows, likelihood):
-        found[part] = tail_probability(likelihood, mixture(likelihood, given), at[part])
+    for part, given in blocks(draws, rows):
+        found[part] = tail_probability(draws.likelihood, mixture(given), at[part])
     return found
 
 
@@ -147,19 +134,20 @@ def level_values(levels: tuple[Any, ...]) -> Float[np.ndarray, " levels"]:
     return np.arange(len(levels), dtype=np.float64)
 
 
-def mixture(likelihood: Likelihood, given: RowParameters) -> ScoreMixture:
+def mixture(given: RowParameters) -> ScoreMixture:
     """Scores at draws, or at draws and nodes of the parameter that has a `scale_formula`."""
     sd = None if given.variance is None else np.sqrt(given.variance)
     if given.spread is None:
-        return ScoreMixture(given.mean, sd, given.parameters(likelihood))
+        return ScoreMixture(given.mean, sd, given.parameters())
     draws = len(given.mean)
     mean = np.tile(given.mean, (NODES, 1))
     shift = np.multiply.outer(PLACES, np.sqrt(given.spread))
     own = {
         site: np.tile(each, (NODES, *(1,) * (each.ndim - 1))) for site, each in given.own.items()
     }
-    varying = given.parameters(likelihood, shift)[likelihood.scale_parameter]
-    own[likelihood.scale_parameter] = varying.reshape(NODES * draws, -1)
+    name = given.likelihood.scale_parameter
+    varying = given.parameters(shift)[name]
+    own[name] = varying.reshape(NODES * draws, -1)
     return ScoreMixture(
         mean, None if sd is None else np.tile(sd, (NODES, 1)), own,
         np.repeat(WEIGHTS / draws, draws),
@@ -167,26 +155,20 @@ def mixture(likelihood: Likelihood, given: RowParameters) -> ScoreMixture:
 
 
 def blocks(
-    draws: SiteDraws, rows: Encoded, likelihood: Likelihood
+    draws: SiteDraws, rows: Encoded
 ) -> Iterator[tuple[Int[np.ndarray, " part"], RowParameters]]:
-    """Parameters of the rows' responses at each draw, by blocks of rows.
-
-    Rows of a block have all known groups, or all a new one. Memory is bounded, whatever the numbers
-    of draws and rows.
-    """
+    """Parameters of the responses at each draw, by blocks of rows of known or of new groups."""
     numbers = draws.num_draws * max(1, len(draws.design.response_levels))
     known = known_rows(rows)
     for chosen, each in ((known, numbers), (~known, numbers * NODES)):
         places = np.flatnonzero(chosen)
         for part in row_blocks(len(places), each):
-            yield places[part], given_rows(draws, rows, places[part], likelihood)
+            yield places[part], given_rows(draws, rows, places[part])
 
 
-def given_rows(
-    draws: SiteDraws, rows: Encoded, part: Int[np.ndarray, " part"], likelihood: Likelihood
-) -> RowParameters:
+def given_rows(draws: SiteDraws, rows: Encoded, part: Int[np.ndarray, " part"]) -> RowParameters:
     """Parameters of the responses of some rows at each draw."""
-    design = draws.design
+    design, likelihood = draws.design, draws.likelihood
     mean, variance = _linear(draws, design.mean, rows, part)
     sites, scale, spread = set(likelihood.scale_sites()), None, None
     if design.noise is not None and rows.noise is not None:
@@ -197,7 +179,7 @@ def given_rows(
         else np.asarray(draws[site], np.float64)[:, None]
         for site in sites
     }  # fmt: skip
-    return RowParameters(mean, variance, own, scale, spread)
+    return RowParameters(likelihood, mean, variance, own, scale, spread)
 
 
 def known_rows(rows: Encoded) -> Bool[np.ndarray, " n"]:
@@ -261,11 +243,7 @@ def without(rows: Encoded, terms: Collection[str]) -> Encoded:
 def with_drawn_groups(
     draws: SiteDraws, rows: Encoded, rng: np.random.Generator
 ) -> tuple[SiteDraws, Encoded]:
-    """Draw the effects of new groups from their prior at each draw, so that all are known.
-
-    Rows of the same group share its effects. They stand behind those of the known groups, and rows
-    refer to them.
-    """
+    """Draw the effects of new groups from their prior; they stand behind the known groups'."""
     samples = dict(draws.samples)
 
     def drawn(part: Encoded) -> Encoded:
@@ -288,48 +266,39 @@ def with_drawn_groups(
 
     noise = None if rows.noise is None else drawn(rows.noise)
     known = drawn(rows)._replace(noise=noise)
-    return SiteDraws(draws.design, samples), known
+    return SiteDraws(draws.design, samples, draws.likelihood), known
 
 
 def draw_rows(
-    draws: SiteDraws,
-    rows: Encoded,
-    likelihood: Likelihood,
-    *,
-    kind: Kind,
-    rng: np.random.Generator | None,
+    draws: SiteDraws, rows: Encoded, *, kind: Kind, rng: np.random.Generator | None
 ) -> Float[np.ndarray, "draws n"]:
-    """Expected responses of encoded rows at each draw, or responses drawn there.
-
-    `rng` draws responses, and effects of new groups; None where there is neither. Levels that are
-    numbers are as they are, others are counted from 0.
-    """
+    """Expected responses of encoded rows at each draw, or responses and new groups drawn there."""
     levels, size = draws.design.response_levels, len(rows.population)
     if rng is not None:
         draws, rows = with_drawn_groups(draws, rows, rng)
-    coded = likelihood.coded(len(levels))
-    values = level_values(levels or coded.levels)
-    given = blocks(draws, rows, coded)
+    likelihood = draws.likelihood
+    values, given = level_values(levels or likelihood.levels), blocks(draws, rows)
     if kind == "response":
         like = np.zeros(size, np.asarray(draws.design.data.response).dtype)
-        found = at_draws(coded, ((part, mixture(coded, own)) for part, own in given), like, rng=rng)
+        mixtures = ((part, mixture(own)) for part, own in given)
+        found = at_draws(likelihood, mixtures, like, rng=rng)
         return values[found.astype(int)] if levels else found
     found = np.empty((draws.num_draws, size))
     for part, own in given:
-        found[:, part] = expected(coded, own, "mean", values)[..., 0]
+        found[:, part] = expected(own, "mean", values)[..., 0]
     return found
 
 
 def expected(
-    likelihood: Likelihood, given: RowParameters, scale: Scale,
-    values: Float[np.ndarray, " levels"], *, slope: bool = False,
-) -> Float[np.ndarray, "draws n k"]:  # fmt: skip
+    given: RowParameters, scale: Scale, values: Float[np.ndarray, " levels"], *, slope: bool = False
+) -> Float[np.ndarray, "draws n k"]:
     """Expected responses at each draw, linear predictors, or probabilities of levels.
 
     Of a new group the effects are integrated out. With `slope` derivatives by the linear predictor
     are given in their place. One number for each row, or one for each level; `values` are the
     numbers that levels stand for.
     """
+    likelihood = given.likelihood
     if scale == "link" or likelihood.quadratic:
         return (np.ones_like(given.mean) if slope else given.mean)[..., None]
     asked = partial(evaluate, likelihood, slope=slope)
@@ -339,7 +308,7 @@ def expected(
         return np.asarray(each if scale == "probabilities" else (each @ values)[..., None])
 
     def mean(shift: Any) -> np.ndarray:
-        own = given.parameters(likelihood, shift)
+        own = given.parameters(shift)
         if sd is None:
             return np.asarray(asked("mean", given.mean, scales=own))
         return np.asarray(asked("integrate", given.mean, sd, scales=own)[0])
@@ -348,7 +317,7 @@ def expected(
         return mean(0.0)[..., None]
     root = np.sqrt(given.spread)
     found = sum(w * mean(place * root) for place, w in zip(PLACES, WEIGHTS, strict=True))
-    return np.where(endless_means(likelihood, given), np.inf, found)[..., None]
+    return np.where(endless_means(given), np.inf, found)[..., None]
 
 
 def _linear(

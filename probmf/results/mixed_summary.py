@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import logsumexp
 
+from probmf.models.mixed.arrays import GroupTerm
 from probmf.models.sites import Sites
-from probmf.results.maximum import Maximum
 from probmf.results.measures import (
     fewest_draws,
     independent_errors,
@@ -16,8 +17,9 @@ from probmf.results.measures import (
     measure,
     sd_errors,
 )
-from probmf.results.mixtures import tails
-from probmf.results.records import Sampling
+from probmf.results.mixed_predict import SiteDraws, given_rows, training_rows
+from probmf.results.mixtures import row_blocks, tails
+from probmf.results.records import Maximum, Sampling
 from probmf.results.table import Table
 
 #: ArviZ's names, in its order.
@@ -126,10 +128,7 @@ def scalars(
     value: Float[np.ndarray, "chain draw ..."],
     sites: Sites,
 ) -> Iterator[tuple[str, Float[np.ndarray, "chain draw"]]]:
-    """Single numbers of a site with their names, such as "school_scale[hours]".
-
-    Of a correlation's Cholesky factor they are the correlations.
-    """
+    """Single numbers of a site with their names, such as "school_scale[hours]"."""
     labels = [sites.coords[dim] for dim in sites.dims.get(site, [])]
     if site.endswith("_correlation"):
         matrix = value @ np.swapaxes(value, -1, -2)
@@ -140,3 +139,89 @@ def scalars(
     for place in np.ndindex(*value.shape[2:]):
         names = [str(of[at]) for of, at in zip(labels, place, strict=True)]
         yield f"{site}[{', '.join(names)}]" if names else site, value[(..., *place)]
+
+
+def partition(
+    draws: SiteDraws,
+) -> tuple[
+    Float[np.ndarray, " draws"],
+    dict[str, Float[np.ndarray, " draws"]],
+    Float[np.ndarray, " draws"],
+]:
+    """Variances by the population's predictor, by each grouping, and of what is left."""
+    count, mean = draws.num_draws, draws.design.data.mean
+    x = np.asarray(mean.population, np.float64)
+    fixed = np.zeros(count)
+    if mean.names:
+        beta = np.asarray(draws[mean.site], np.float64)
+        apart = x - x.mean(axis=0)
+        fixed = np.einsum("si,ij,sj->s", beta, apart.T @ apart / (len(x) - 1), beta)
+    groups: dict[str, np.ndarray] = {}
+    own_rows = np.zeros(count)
+    for term in mean.groups:
+        z, root = np.asarray(term.z, np.float64), _root(draws, term)
+        own = np.einsum("sij,ik,skj->s", root, z.T @ z / len(z), root)
+        if len(np.unique(term.group)) == len(z):
+            own_rows = own_rows + own
+        else:
+            groups[term.plate] = groups.get(term.plate, 0.0) + own
+    return fixed, groups, own_rows + _left(draws, _log_rate(draws))
+
+
+def _root(draws: SiteDraws, term: GroupTerm) -> Float[np.ndarray, "draws d d"]:
+    """Factors of the covariance of a term's effects."""
+    scale = np.asarray(draws[f"{term.name}_scale"], np.float64)[:, :, None]
+    size = scale.shape[1]
+    return scale * (draws[f"{term.name}_correlation"] if term.correlated else np.eye(size))
+
+
+def _log_rate(draws: SiteDraws) -> Float[np.ndarray, " draws"]:
+    """Logarithm of the mean over rows and effects of exp(linear predictor), or of the response."""
+    mean, count = draws.design.data.mean, draws.num_draws
+    roots = [_root(draws, term) for term in mean.groups]
+    total = np.full(count, -np.inf)
+    for part in row_blocks(len(mean.population), count):
+        score = np.zeros((count, part.stop - part.start))
+        variance = np.zeros_like(score)
+        if mean.names:
+            score += draws[mean.site] @ np.asarray(mean.population[part], np.float64).T
+        if mean.offset is not None:
+            score += np.asarray(mean.offset[part], np.float64)
+        for term, root in zip(mean.groups, roots, strict=True):
+            z = np.asarray(term.z[part], np.float64)
+            variance += np.square(np.einsum("ni,sij->snj", z, root)).sum(axis=2)
+        found = logsumexp(draws.likelihood.log_expected(score, variance), axis=1)
+        total = np.logaddexp(total, found)
+    return np.asarray(total - np.log(len(mean.population)))
+
+
+def _left(draws: SiteDraws, log_rate: Float[np.ndarray, " draws"]) -> Float[np.ndarray, " draws"]:
+    """Variance of what is left; its mean over the rows where a parameter of it has a formula."""
+    design, likelihood = draws.design, draws.likelihood
+    sites = set(likelihood.scale_sites()) - {*likelihood.known, *likelihood.labels}
+    if design.noise is None:
+        scales = {site: np.asarray(draws[site], np.float64) for site in sites}
+        return np.asarray(likelihood.latent_variance(log_rate, scales))
+    rows, total = training_rows(design), np.zeros(draws.num_draws)
+    for part in row_blocks(len(rows.population), draws.num_draws):
+        given = given_rows(draws, rows, np.arange(part.start, part.stop))
+        scales = {n: own for n, own in given.parameters().items() if n in sites}
+        own = likelihood.latent_variance(log_rate[:, None], scales)
+        total += own.sum(axis=1)
+    return total / len(rows.population)
+
+
+def table(
+    shares: Mapping[str, Float[np.ndarray, " draws"]], interval: float, *, is_point: bool
+) -> Table:
+    """Means of shares, with sds and intervals of draws."""
+    low, high = tails(interval)
+    rows = []
+    for name, own in shares.items():
+        row = {"name": name, "mean": float(own.mean())}
+        if not is_point:
+            ends = np.quantile(own, [low, high])
+            row |= {"sd": float(own.std())}
+            row |= {f"{low:.4g}": float(ends[0]), f"{high:.4g}": float(ends[1])}
+        rows.append(row)
+    return Table(tuple(rows))

@@ -16,7 +16,7 @@ from probmf.likelihoods import Likelihood
 from probmf.likelihoods.base import BaseLikelihood, likelihood_scales
 from probmf.models.network import NAME, Network
 from probmf.models.sites import Sites
-from probmf.results.asked import check_interval
+from probmf.results.asked import check_choice, check_interval
 from probmf.results.fit import Fit
 from probmf.results.mixtures import row_blocks
 from probmf.results.prediction_intervals import (
@@ -81,7 +81,8 @@ class NetworkFit(Fit):
 
     @property
     def _model_words(self) -> str:
-        shapes = self.model.layers.shapes(NAME, len(self.data.features), self._num_outputs)
+        sizes = len(self.data.features), self.model.targets(self.data)[1]
+        shapes = self.model.layers.shapes(NAME, *sizes)
         widths = [shapes[f"{NAME}_weight_0"][0]]
         widths += [shapes[f"{NAME}_weight_{i}"][1] for i in range(self.model.layers.num_layers)]
         return f"{'-'.join(map(str, widths))}, {type(self.model.likelihood).__name__}"
@@ -89,10 +90,6 @@ class NetworkFit(Fit):
     @property
     def _data_words(self) -> str:
         return f"{len(self.data):,} examples"
-
-    @cached_property
-    def _num_outputs(self) -> int:
-        return self.model.targets(self.data)[1]
 
     @own_settings()
     def predict(
@@ -122,8 +119,7 @@ class NetworkFit(Fit):
         """
         if interval is not None:
             check_interval(interval)
-        if kind not in get_args(Kind.__value__):
-            raise ValueError(f"kind is {kind!r}; expected 'mean' or 'response'.")
+        check_choice("kind", kind, get_args(Kind.__value__))
         x = self.data.inputs() if data is None else self.data.encode(data)
         return predict_network(
             self.model, self.data, self.samples, x, kind=kind,
@@ -205,11 +201,7 @@ def predict_network(
 def mixtures(
     model: Network, data: Examples, samples: Mapping[str, np.ndarray], x: Float[np.ndarray, "n p"]
 ) -> Mixtures:
-    """Scores of rows at every draw, in the user's own units.
-
-    Features are standardized. Scores have a last axis of responses or classes where there are
-    several. Memory is bounded.
-    """
+    """Scores of rows of standardized features at every draw, in the user's units, by blocks."""
     likelihood: Any = model.likelihood
     values = {site: value.reshape(-1, *value.shape[2:]) for site, value in samples.items()}
     count = len(next(iter(values.values())))

@@ -10,7 +10,7 @@ responses are Normal: see `probmf.effects.conditional_errors`.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -44,13 +44,7 @@ TINY = 1e-100
 
 
 class _Block(NamedTuple):
-    """Effects of all terms of one grouping, those of a group side by side, or coefficients.
-
-    Attributes:
-        root: Whitening of one group's.
-        num: Number of groups.
-        widths: Number of effects of each term; None for coefficients.
-    """
+    """Whitened effects of all terms of one grouping, or coefficients, which have no widths."""
 
     root: Float[np.ndarray, "d d"]
     num: int = 1
@@ -74,84 +68,6 @@ class _Block(NamedTuple):
         ]
         # The terms have the same groups.
         return spread_columns(kept[0].group[part], np.hstack(z) @ self.root, self.num)
-
-
-@dataclass(frozen=True, eq=False)
-class EffectErrors:
-    """Errors of what is integrated out, whitened.
-
-    Attributes:
-        model: The model.
-        draws: The fit, of one draw.
-        found: Sites that were searched for, and what follows them.
-        flat: Whether coefficients that are integrated out have no prior.
-    """
-
-    model: MixedEffects
-    draws: SiteDraws
-    found: Collection[str]
-    flat: bool
-
-    @cached_property
-    def blocks(self) -> list[_Block]:
-        """The blocks of effects, that of the grouping with most first, and of coefficients."""
-        data = self.draws.design.data
-        terms: dict[str, list[GroupTerm]] = {}
-        for term in data.groups:
-            terms.setdefault(term.plate, []).append(term)
-        blocks = [
-            _Block(
-                scipy.linalg.block_diag(*(_term_root(self.draws, term.name) for term in own)),
-                own[0].num_groups, {term.name: term.z.shape[1] for term in own},
-            )
-            for own in terms.values()
-        ]  # fmt: skip
-        blocks.sort(key=lambda block: -block.size)
-        if data.mean.names and data.mean.site not in self.found:
-            blocks.append(_Block(_coefficients_root(data, self.flat)))
-        return blocks
-
-    @cached_property
-    def joint(self) -> ConditionalErrors | None:
-        """The joint errors; None where the precision at the fit is not positive definite."""
-        first, last = self.blocks[0], self.blocks[-1]
-        lead = (0, 1) if first.widths is None else (first.num, len(first.root))
-        width = sum(block.size for block in self.blocks) - math.prod(lead)
-        require_memory(
-            PEAK * width**2,
-            f"The joint covariance of {width:,} effects besides those of the grouping with most",
-            "interval=None asks for estimates without errors.",
-        )
-        rows = training_rows(self.draws.design)
-        columns = self.columns(rows, np.arange(len(rows.population)))
-        num_flat = last.size if last.widths is None and self.flat else 0
-        try:
-            return ConditionalErrors.of(columns, _weights(self.model, self.draws), lead, num_flat)
-        except np.linalg.LinAlgError:
-            return None
-
-    def columns(self, rows: Encoded, part: Int[np.ndarray, " m"]) -> Any:
-        """Whitened columns of some rows, sparse (m, effects); zero for terms that are left out."""
-        own = [block.columns(rows, part) for block in self.blocks]
-        return scipy.sparse.hstack([scipy.sparse.csr_array((len(part), 0)), *own], format="csr")
-
-    def covariances(self, sums: list[Any]) -> Float[np.ndarray, "m k k"]:
-        """Covariances of k sums of each of m lines, from their coefficients by sum."""
-        count = sums[0].shape[0]
-        found = np.zeros((count, len(sums), len(sums)))
-        if not any(own.count_nonzero() for own in sums):
-            return found
-        if self.joint is None:
-            return np.full_like(found, np.nan)
-        width = len(self.joint.factor)
-        step = max(1, BLOCK // max(1, width))
-        for start in range(0, count, step):
-            part = slice(start, start + step)
-            halves: list[Halves] = [self.joint.halves(own[part]) for own in sums]
-            for i, one in enumerate(halves):
-                for j, other in enumerate(halves[: i + 1]):
-                    found[part, i, j] = found[part, j, i] = one.dot(other)
-        return found
 
 
 def _term_root(draws: SiteDraws, name: str) -> Float[np.ndarray, "d d"]:
@@ -201,14 +117,7 @@ def _curvature(
 
 @dataclass(frozen=True, eq=False)
 class PointErrors:
-    """Errors of a best fit of a mixed model.
-
-    Attributes:
-        model: The model.
-        draws: The fit.
-        loadings: Those of `Maximum`.
-        flat: Whether coefficients that were integrated out have no prior.
-    """
+    """Errors of a best fit of a mixed model; `flat` without a prior of integrated coefficients."""
 
     model: MixedEffects
     draws: SiteDraws
@@ -229,16 +138,68 @@ class PointErrors:
             shift = ERROR_STEP * np.moveaxis(own, -1, 0)
             moved = np.concatenate([np.zeros_like(shift[:1]), shift, -shift])
             samples[site] = np.asarray(samples[site], np.float64) + moved
-        return SiteDraws(self.draws.design, samples)
+        return SiteDraws(self.draws.design, samples, self.draws.likelihood)
 
     @cached_property
-    def effects(self) -> EffectErrors:
-        """Errors of what was integrated out, given what was searched for."""
-        return EffectErrors(self.model, self.draws, self.loadings, self.flat)
+    def blocks(self) -> list[_Block]:
+        """The blocks of effects, that of the grouping with most first, and of coefficients."""
+        data = self.draws.design.data
+        terms: dict[str, list[GroupTerm]] = {}
+        for term in data.groups:
+            terms.setdefault(term.plate, []).append(term)
+        blocks = [
+            _Block(
+                scipy.linalg.block_diag(*(_term_root(self.draws, term.name) for term in own)),
+                own[0].num_groups, {term.name: term.z.shape[1] for term in own},
+            )
+            for own in terms.values()
+        ]  # fmt: skip
+        blocks.sort(key=lambda block: -block.size)
+        if data.mean.names and data.mean.site not in self.loadings:
+            blocks.append(_Block(_coefficients_root(data, self.flat)))
+        return blocks
+
+    @cached_property
+    def joint(self) -> ConditionalErrors | None:
+        """The joint errors; None where the precision at the fit is not positive definite."""
+        first, last = self.blocks[0], self.blocks[-1]
+        lead = (0, 1) if first.widths is None else (first.num, len(first.root))
+        width = sum(block.size for block in self.blocks) - math.prod(lead)
+        require_memory(
+            PEAK * width**2,
+            f"The joint covariance of {width:,} effects besides those of the grouping with most",
+            "interval=None asks for estimates without errors.",
+        )
+        rows = training_rows(self.draws.design)
+        columns = self.columns(rows, np.arange(len(rows.population)))
+        num_flat = last.size if last.widths is None and self.flat else 0
+        try:
+            return ConditionalErrors.of(columns, _weights(self.model, self.draws), lead, num_flat)
+        except np.linalg.LinAlgError:
+            return None
 
     def columns(self, rows: Encoded, part: Int[np.ndarray, " m"]) -> Any:
-        """Columns of some rows for what was integrated out, sparse."""
-        return self.effects.columns(rows, part)
+        """Whitened columns of some rows, sparse (m, effects); zero for terms that are left out."""
+        own = [block.columns(rows, part) for block in self.blocks]
+        return scipy.sparse.hstack([scipy.sparse.csr_array((len(part), 0)), *own], format="csr")
+
+    def covariances(self, sums: list[Any]) -> Float[np.ndarray, "m k k"]:
+        """Covariances of k sums of each of m lines, from their coefficients by sum."""
+        count = sums[0].shape[0]
+        found = np.zeros((count, len(sums), len(sums)))
+        if not any(own.count_nonzero() for own in sums):
+            return found
+        if self.joint is None:
+            return np.full_like(found, np.nan)
+        width = len(self.joint.factor)
+        step = max(1, BLOCK // max(1, width))
+        for start in range(0, count, step):
+            part = slice(start, start + step)
+            halves: list[Halves] = [self.joint.halves(own[part]) for own in sums]
+            for i, one in enumerate(halves):
+                for j, other in enumerate(halves[: i + 1]):
+                    found[part, i, j] = found[part, j, i] = one.dot(other)
+        return found
 
     def variances(
         self,
@@ -251,7 +212,7 @@ class PointErrors:
         `combine` gives the function of some numbers of each line, which are `values`; `sums` are
         their derivatives by the effects, sparse (lines x k, effects).
         """
-        covariance = self.effects.covariances(sums)
+        covariance = self.covariances(sums)
         slopes = np.empty((len(values), values[0].size))
         for place, own in enumerate(values):
             step = ERROR_STEP * np.sqrt(covariance[:, place, place]).reshape(own.shape)

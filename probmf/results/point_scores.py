@@ -101,7 +101,12 @@ def top_uncertain(
                     _top_of_block, (*excluded, *lines), (*item_side, threshold, scales),
                     k=min(k, len(items)), likelihood=likelihood, by_mean=by_mean,
                 )  # fmt: skip
-                _merge(best[part], places[part], value[:length], place[:length] + first)
+                # The best of what was found before and now.
+                values = np.concatenate([best[part], value[:length]], axis=1)
+                both = np.concatenate([places[part], place[:length] + first], axis=1)
+                ranked = np.argsort(-values, axis=1, kind="stable")[:, :k]
+                best[part] = np.take_along_axis(values, ranked, axis=1)
+                places[part] = np.take_along_axis(both, ranked, axis=1)
     return np.where(np.isneginf(best), -1, places), best if of_ratings else best + offset
 
 
@@ -129,21 +134,9 @@ def _top_of_block(
     return top_of_lines(likelihood.tail_order(offset + mean, bound, scales, sd), line, item, k)
 
 
-def _merge(best: np.ndarray, places: np.ndarray, value: np.ndarray, place: np.ndarray) -> None:
-    """Keep the best of what was found before and now, in place."""
-    values = np.concatenate([best, value], axis=1)
-    order = np.argsort(-values, axis=1, kind="stable")[:, : best.shape[1]]
-    best[:] = np.take_along_axis(values, order, axis=1)
-    places[:] = np.take_along_axis(np.concatenate([places, place], axis=1), order, axis=1)
-
-
 @dataclass(frozen=True, eq=False)
 class PointScores(Scores):
-    """Scores of a point fit.
-
-    Args:
-        rows: Its rows, with their covariances.
-    """
+    """Scores of a point fit."""
 
     rows: Conditionals
     is_point = True

@@ -31,14 +31,7 @@ MOST_STEPS = 200
 
 
 class ScoreMixture(NamedTuple):
-    """Scores of rows, Normal at each draw.
-
-    Attributes:
-        mean: Their means.
-        sd: Their standard deviations; None for zero.
-        scales: The likelihood's own parameters at the draws, to be broadcast against the means.
-        weights: Weights of the draws, which sum to one; None for equal ones.
-    """
+    """Scores of rows, Normal at each draw, whose weights sum to one; None for zero or equal."""
 
     mean: Float[np.ndarray, "draws n"]
     sd: Float[np.ndarray, "draws n"] | None
@@ -51,15 +44,7 @@ type Mixtures = Iterator[tuple[Int[np.ndarray, " part"], ScoreMixture]]
 
 
 class Summary(NamedTuple):
-    """Mean of rows, and if an interval was asked for their sd and the interval's ends.
-
-    Attributes:
-        mean: Means.
-        sd: Standard deviations, or None.
-        lower: Lower ends of the interval, or None.
-        upper: Upper ends, or None.
-        probabilities: Probabilities of the levels of discrete responses, shape (n, levels).
-    """
+    """Mean of rows, and as far as asked for their sd, interval, and probabilities of levels."""
 
     mean: Float[np.ndarray, " n"]
     sd: Float[np.ndarray, " n"] | None = None
@@ -111,21 +96,10 @@ def over_draws(values: np.ndarray, interval: float | None) -> tuple[np.ndarray, 
     return (mean, values.std(axis=0), *np.quantile(values, tails(interval), axis=0))
 
 
-def level_moments(
-    probabilities: Float[np.ndarray, "n K"], values: Float[np.ndarray, " K"]
-) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Means and standard deviations of distributions over a few values."""
-    mean = probabilities @ values
-    return mean, np.sqrt(np.sum(probabilities * np.square(values - mean[:, None]), axis=1))
-
-
 def level_interval(
     probabilities: Float[np.ndarray, "n K"], values: Float[np.ndarray, " K"], interval: float
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """The values at which the distribution function reaches the tails of a central interval.
-
-    The interval holds at least its probability, as a rule more.
-    """
+    """Values at which the distribution function reaches the tails; at least the probability."""
     # The last sum may fall short of one by rounding.
     below = np.cumsum(probabilities, axis=1)[:, :-1]
     lower, upper = (values[np.sum(below < tail, axis=1)] for tail in tails(interval))
@@ -229,9 +203,10 @@ def _of_levels(
     if interval is None:
         return Summary(probabilities @ values, probabilities=probabilities)
     if kind == "response":
-        moments = level_moments(probabilities, values)
+        mean = probabilities @ values
+        sd = np.sqrt(np.sum(probabilities * np.square(values - mean[:, None]), axis=1))
         ends = level_interval(probabilities, values, interval)
-        return Summary(*moments, *ends, probabilities)
+        return Summary(mean, sd, *ends, probabilities)
     if scores.sd is None and scores.weights is None:
         return Summary(*over_draws(each @ values, interval))._replace(probabilities=probabilities)
 
@@ -246,10 +221,7 @@ def _of_levels(
 def tail_probability(
     likelihood: Likelihood, scores: ScoreMixture, at_least: float | Float[np.ndarray, " n"]
 ) -> Float[np.ndarray, " n"]:
-    """Probabilities that responses of rows reach a number.
-
-    P(response >= number), averaged over the draws; the number is one for all, or one for each row.
-    """
+    """Probabilities, averaged over draws, that responses reach a number, or one for each row."""
     at = np.asarray(at_least, np.float64)
     at = at if at.ndim == 0 else np.broadcast_to(at, scores.mean.shape)
     found = evaluate(likelihood, "tail", scores.mean, at, scales=scores.scales, sd=scores.sd)
@@ -364,10 +336,7 @@ def _of_expected(
     interval: float,
     expected: Callable[[np.ndarray], np.ndarray],
 ) -> Summary:
-    """Mean, sd and interval of the expected response, a function of the score, as that varies.
-
-    Its means at the draws are `each`.
-    """
+    """Mean, sd and interval of the expected response; its means at the draws are `each`."""
     sd = np.zeros((1, 1)) if scores.sd is None else scores.sd
     mean = _average(each, scores.weights)
     if likelihood.has("mean_variance"):

@@ -133,21 +133,15 @@ def id_columns(data: Ratings) -> tuple[str, str]:
 def with_ids(
     ids: Mapping[str, np.ndarray], own: tuple[str, str], columns: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Columns of ids before others, as the training data call them.
-
-    Where another column has such a name, or both are one, they are "user" and "item".
-    """
+    """Columns of ids before others, called as in the training data where that is possible."""
     names = dict(zip(("user", "item"), own, strict=True))
     if len(set(own)) < 2 or set(own) & columns.keys():
         names = {name: name for name in names}
-    return {names[name]: ids_to_arrow(of, name) for name, of in ids.items()} | dict(columns)
-
-
-def ids_to_arrow(ids: np.ndarray, name: str) -> pa.Array:
-    """Ids as an Arrow array that reads back as the same ids."""
-    if not len(ids):
-        return pa.nulls(0)
-    return to_arrow(read_ids(ids, f"the column of {name}s"))
+    read = {
+        names[name]: to_arrow(read_ids(of, f"the column of {name}s")) if len(of) else pa.nulls(0)
+        for name, of in ids.items()
+    }
+    return read | dict(columns)
 
 
 def plain_text(value: object) -> str:

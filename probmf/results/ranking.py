@@ -30,14 +30,7 @@ RankBy = Literal["mean", "lower", "upper", "thompson", "probability"]
 
 
 class Order(NamedTuple):
-    """Order of a ranking.
-
-    Attributes:
-        by: See `RatingsFit.recommend`.
-        interval: Probability of the interval whose end "lower" and "upper" are.
-        rng: Draws for "thompson".
-        at_least: The least rating that counts, for "probability".
-    """
+    """Order of a ranking; see `RatingsFit.recommend`. `rng` is for "thompson"."""
 
     by: RankBy
     interval: float = 0.9
@@ -47,14 +40,7 @@ class Order(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Exclusions:
-    """Items to leave out, by line of what is ranked.
-
-    Args:
-        begin: Where each group's items begin, shape (groups + 1,).
-        item: The items, by group.
-        group: The group of each line; -1 has none. (Groups are users of some table of ratings,
-            which need not be the users of the fit.)
-    """
+    """Items to leave out, by group, which each line has one of; -1 for none."""
 
     begin: Int[np.ndarray, " groups1"]
     item: Int[np.ndarray, " n"]
@@ -155,11 +141,7 @@ def top_scores(
     exclusions: Exclusions | None,
     devices: LineDevices = ONE,
 ) -> tuple[Int[np.ndarray, "lines k"], Float[np.ndarray, "lines k"]]:
-    """The k best items of each line, excluded ones left out, by blocks of lines.
-
-    `score` gives the scores of all items for a slice of the lines. The places and scores are as
-    those of `top_products`.
-    """
+    """The k best items by `score` of each line, excluded ones left out, by blocks of lines."""
     size, parts = block_size(num_lines, num_items, devices), devices.count
     places, values = np.empty((num_lines, k), np.int64), np.empty((num_lines, k))
     for start in range(0, num_lines, size * parts):

@@ -123,11 +123,7 @@ class Conditionals:
         }
 
     def modes(self, side: Side, codes: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows d"]:
-        """The most likely value of each row given the other side.
-
-        Rows (bias, factors). O(n d^2 + rows d^3) time for n ratings, once for Gaussian ratings and
-        about ten times for yes/no data; memory is bounded.
-        """
+        """The most likely value of each row given the other side, in O(n d^2 + rows d^3) time."""
         found = np.zeros((len(codes), self.num_columns))
         likelihood = self.model.likelihood.canonical()
         for batch, problem in self.problems(side, codes):
@@ -199,21 +195,13 @@ class Conditionals:
     def variances(
         self, user: Int[np.ndarray, " n"], item: Int[np.ndarray, " n"]
     ) -> Float[np.ndarray, " n"]:
-        """Plug-in variances of the scores of pairs.
-
-        Blocks of rows bound the memory; the time is that of an exact ALS half-sweep over the rows
-        (over the items again for every block of users, or the other way round, whichever are
-        fewer), plus O(n d^2).
-        """
+        """Plug-in variances of the scores of pairs, in the time of some exact ALS half-sweeps."""
         return self._products(self.spread, user, item)
 
     def prior_variances(
         self, user: Int[np.ndarray, " n"], item: Int[np.ndarray, " n"]
     ) -> Float[np.ndarray, " n"]:
-        """Variances of the scores of pairs by their rows without ratings, which have the prior.
-
-        0 where both rows have ratings, whose own uncertainty is left out. Cost O(n d).
-        """
+        """Variances of the scores by rows without ratings; 0 where both have some. O(n d) time."""
         total = np.zeros(len(user))
         new = np.flatnonzero(~(self.known("user", user) & self.known("item", item)))
         total[new] = self._products(self.prior_spread, user[new], item[new])
@@ -282,10 +270,7 @@ class Conditionals:
         return max(1, SPREAD_BYTES // (itemsize * size * (size + 1)))
 
     def spread(self, side: Side, codes: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows p"]:
-        """Vectors whose product, one of a user and one of an item, is the score's variance.
-
-        Of length p = d (d + 1); code -1 is the prior's.
-        """
+        """Vectors whose products, one of a user and one of an item, are variances of scores."""
         covariance = self._zeros(len(codes))
         covariance[codes < 0] = self._new_covariance(side)
         known = np.flatnonzero(codes >= 0)

@@ -39,9 +39,7 @@ type Column = Callable[[int], Float[np.ndarray, " n"]]
 class Scores(ABC):
     """Scores of pairs of codes; code -1 is a row that the fit does not know, with the prior.
 
-    Attributes:
-        rows: The rows of both sides.
-        is_point: True where any number of draws can be made, else there are those of the fit.
+    Of a point any number of draws can be made, else there are those of the fit.
     """
 
     rows: Conditionals | Draws
@@ -63,39 +61,25 @@ class Scores(ABC):
 
     @abstractmethod
     def mixtures(self, user: Codes, item: Codes, *, uncertain: bool = True) -> Mixtures:
-        """Scores of pairs, Normal at each draw, in blocks of bounded memory.
-
-        With `uncertain` what is not known of the rows with ratings of a point fit counts, too. What
-        is not known of rows without ratings always does.
-        """
+        """Scores of pairs, Normal at each draw, by blocks; rated rows are `uncertain` or not."""
 
     @abstractmethod
     def draw(
         self, user: int, items: Codes, rng: np.random.Generator, num_draws: int
     ) -> Iterator[Float[np.ndarray, "draws n"]]:
-        """Joint draws of one user's scores, in blocks of bounded memory.
-
-        `rng` draws a stranger's rows, and of a point fit all rows, `num_draws` times; of many draws
-        all are taken.
-        """
+        """Joint draws of one user's scores by blocks: all there are, of a point `num_draws`."""
 
     @abstractmethod
     def covariance(
         self, user: int, items: Codes
     ) -> tuple[Float[np.ndarray, " n"], Column, Mapping[str, np.ndarray]]:
-        """Covariance of one user's scores, of a point fit given the items.
-
-        Variances, covariances by column, and the likelihood's own parameters by draw.
-        """
+        """Variances of one user's scores, their covariances, and the likelihood's parameters."""
 
     @abstractmethod
     def weighted(
         self, user: int, items: Codes
     ) -> Iterator[tuple[np.ndarray, np.ndarray, Mapping[str, np.ndarray]]]:
-        """One user's scores at draws, or at nodes of a Normal with that covariance.
-
-        Scores, weights that sum to one over all blocks, and the likelihood's own parameters.
-        """
+        """One user's scores at draws or nodes, their weights, and the likelihood's parameters."""
 
     @abstractmethod
     def best(
@@ -142,7 +126,7 @@ class Scores(ABC):
                 f"at_least is {found:g}, above all training ratings, of which the highest is "
                 f"{most:g}: the probabilities will be small.",
                 UserWarning,
-                stacklevel=5,
+                stacklevel=4,
             )
         return found
 

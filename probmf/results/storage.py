@@ -22,6 +22,7 @@ from probmf import likelihoods, shards
 from probmf.data import Encoder, Examples, Ratings, Vocabulary
 from probmf.data.column import objects
 from probmf.data.encoder import ColumnEncoding
+from probmf.data.vocabulary import read_levels
 from probmf.models import (
     MLP,
     Linear,
@@ -30,10 +31,12 @@ from probmf.models import (
     Network,
     NormalWishart,
 )
+from probmf.models.mixed import Design
+from probmf.models.mixed.build import columns_of
+from probmf.models.mixed.design import read_data
 from probmf.results import directory
 from probmf.results.directory import ARRAYS, COLUMNS, TABLES
-from probmf.results.maximum import Maximum
-from probmf.results.records import History, RowMoments, Sampling, Traces, Watched
+from probmf.results.records import History, Maximum, RowMoments, Sampling, Traces, Watched
 
 #: Classes that a saved fit may hold.
 KINDS: dict[str, type] = {
@@ -49,16 +52,19 @@ KINDS: dict[str, type] = {
 def write_fit(
     path: str | PathLike[str], kind: str, fields: Mapping[str, Any], *, shared: bool = False
 ) -> None:
-    """Write a fit to a directory, all of it or nothing.
-
-    Where all processes are here (`shared`), each writes a range of every array.
-    """
+    """Write a fit to a directory, all of it or nothing; if it is `shared`, by all processes."""
     parts = Parts()
     written = {name: encode(value, name, parts) for name, value in fields.items()}
 
     def fill(folder: Path) -> dict[str, Any]:
         if parts.columns:
-            _write_columns(parts.columns, folder / COLUMNS)
+            # In one table: the shorter ones are filled up with nulls.
+            rows = max(map(len, parts.columns.values()))
+            filled = {
+                name: pa.concat_arrays([column, pa.nulls(rows - len(column), column.type)])
+                for name, column in parts.columns.items()
+            }
+            _write_parquet(pa.table(filled), folder / COLUMNS, "ids and columns")
         for name, table in parts.tables.items():
             _write_parquet(table, folder / TABLES[name], f"{name.rpartition('.')[2]}")
         return {"kind": kind, "fields": written}
@@ -67,12 +73,7 @@ def write_fit(
 
 
 def read_fit(path: str | PathLike[str]) -> tuple[str, dict[str, Any]]:
-    """The class and the fields that `write_fit` wrote.
-
-    Raises:
-        FileNotFoundError: If there is nothing at `path`.
-        ValueError: If a file is missing, truncated, altered or not of this package.
-    """
+    """The class and the fields that `write_fit` wrote."""
     source = Path(path)
     manifest = directory.read_manifest(source)
     with directory.damage_told(source):
@@ -98,16 +99,6 @@ def unreadable(source: Path, error: Exception) -> ValueError:
     )
 
 
-def _write_columns(columns: Mapping[str, pa.Array], file: Path) -> None:
-    """Columns of any lengths in one table: the shorter ones are filled up with nulls."""
-    rows = max(map(len, columns.values()))
-    filled = {
-        name: pa.concat_arrays([column, pa.nulls(rows - len(column), column.type)])
-        for name, column in columns.items()
-    }
-    _write_parquet(pa.table(filled), file, "ids and columns")
-
-
 def _write_parquet(table: pa.Table, file: Path, what: str) -> None:
     try:
         pq.write_table(table, file)
@@ -130,13 +121,7 @@ IDS, KIND, LAW, MAP, NUMBER, SET = "ids", "kind", "law", "map", "float", "set"
 
 @dataclass
 class Parts:
-    """Arrays, columns and tables of what was encoded, by name.
-
-    Attributes:
-        arrays: Arrays of numbers.
-        columns: Columns of anything else, each an Arrow array.
-        tables: Side tables.
-    """
+    """Arrays of numbers, columns of anything else, and side tables of what was encoded, by name."""
 
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     columns: dict[str, pa.Array] = field(default_factory=dict)
@@ -210,7 +195,10 @@ def decode(written: Any, kinds: Mapping[str, type], parts: Parts) -> Any:
         array = parts.arrays[found]
         return array.view(written["dtype"]) if "dtype" in written else array
     if form == COLUMN:
-        return _from_arrow(parts.columns[found][: written["rows"]], written["dtype"])
+        column, dtype = parts.columns[found][: written["rows"]], np.dtype(written["dtype"])
+        if dtype.hasobject:
+            return objects(column.to_pylist())
+        return column.to_numpy(zero_copy_only=False).astype(dtype, copy=False)
     if form == IDS:
         return Vocabulary(written["of"], decode(found, kinds, parts), written["column"])
     if form == ARROW:
@@ -274,12 +262,6 @@ def _to_arrow(values: np.ndarray, name: str) -> pa.Array:
     return array
 
 
-def _from_arrow(column: Any, dtype: str) -> np.ndarray:
-    if np.dtype(dtype) == object:
-        return objects(column.to_pylist())
-    return column.to_numpy(zero_copy_only=False).astype(dtype, copy=False)
-
-
 def _encode_law(law: Distribution, name: str) -> dict[str, Any]:
     """A distribution by its name and arguments, which are numbers or arrays; it may be expanded."""
     if isinstance(law, dist.ExpandedDistribution):
@@ -319,3 +301,62 @@ def _plain(value: np.ndarray) -> Any:
     if value.dtype.kind not in "fiub":
         raise TypeError(f"an argument is of type {value.dtype}")
     return value.tolist()
+
+
+def used_columns(model: MixedEffects, design: Design, data: Any) -> dict[str, Any]:
+    """The columns that the formulas use; categories as their codes and their order.
+
+    Arrays, NumPy's or Arrow's, and mappings of `codes` and `order`. A table that gives another
+    design is refused.
+    """
+    formulas = [part for part in (model.parsed, model.parsed_scale) if part is not None]
+    names = [design.data.response_name, *(name for part in formulas for name in columns_of(part))]
+    names += [*design.known.values(), *([] if model.weights is None else [model.weights])]
+    columns: dict[str, Any] = {}
+    table = read_data(data, list(dict.fromkeys(names)), gaps=model.parsed.with_gaps)
+    for name, column in table.items():
+        order = column.categories
+        if order is None:
+            columns[name] = column.values
+            continue
+        vocabulary, codes = read_levels(column, name)
+        place = {value: place for place, value in enumerate(order)}
+        ranks = np.array([place[value] for value in vocabulary.ids.tolist()], np.int32)
+        columns[name] = {"codes": ranks[codes], "order": objects(order)}
+    _check_same(design, model.design(as_table(columns)))
+    return columns
+
+
+def as_table(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns as a table that gives the same design."""
+    return {
+        name: pa.DictionaryArray.from_arrays(
+            pa.array(column["codes"]), pa.array(column["order"]), ordered=True
+        )
+        if isinstance(column, Mapping)
+        else column
+        for name, column in columns.items()
+    }
+
+
+def _check_same(design: Design, again: Design) -> None:
+    """Refuse data that do not give the design that was fitted."""
+    ours, theirs = (
+        jax.tree.leaves((part.data.predictors, part.data.response, part.data.weight))
+        for part in (design, again)
+    )
+    same = len(ours) == len(theirs) and all(
+        a.shape == b.shape and np.array_equal(np.float32(a), np.float32(b))
+        for a, b in zip(ours, theirs, strict=True)
+    )
+    same = same and design.levels.keys() == again.levels.keys()
+    same = same and all(
+        list(map(str, design.levels[name])) == list(map(str, again.levels[name]))
+        for name in design.levels
+    )
+    if not same or design.response_levels != again.response_levels:
+        raise ValueError(
+            "The training data give another design than the one that was fitted: they are other "
+            "data, or a column has no file form that reads back the same. Give save(path, "
+            "data=...) the table that the fit was made from, with ids as numbers or text."
+        )

@@ -181,9 +181,8 @@ def _cell(value: Any) -> str:
     if isinstance(value, float | np.floating):
         number = float(value)
         text = f"{number:.4g}"
-        return f"{number:,.0f}" if "e+" in text and abs(number) < 1e6 else _with_point(text)
+        if "e+" in text and abs(number) < 1e6:
+            return f"{number:,.0f}"
+        digits = text.lstrip("-")
+        return f"{text}.0" if digits.isdigit() and len(digits) < 3 else text
     return f"{value:,}" if isinstance(value, int | np.integer) else str(value)
-
-
-def _with_point(text: str) -> str:
-    return text if not text.lstrip("-").isdigit() or len(text.lstrip("-")) > 2 else f"{text}.0"

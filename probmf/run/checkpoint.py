@@ -34,21 +34,6 @@ def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in packages}
 
 
-def _check_versions(written: Any, manifest: Path, packages: tuple[str, ...]) -> None:
-    """Other versions may compile other programs, so that the draws would not be the same."""
-    if not isinstance(written, dict):
-        raise ValueError(f"{manifest} is not that of a run; name another directory.")
-    present = versions(packages)
-    others = [name for name in packages if written.get(name) != present[name]]
-    if others:
-        by = ", ".join(f"{name} {written.get(name)}" for name in others)
-        now = ", ".join(f"{name} {present[name]}" for name in others)
-        raise ValueError(
-            f"{manifest} was written with {by}; now {now} runs, and would not go on with it bit "
-            "for bit. Name another directory, or install the versions that wrote it."
-        )
-
-
 @contextmanager
 def _damage_told() -> Iterator[None]:
     """Say what to do where a file is not the one that was written."""
@@ -62,13 +47,7 @@ def _damage_told() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Kept:
-    """Contents of a checkpoint.
-
-    Attributes:
-        leaves: Leaves of the run's pytree: arrays, and texts.
-        pieces: Arrays by name, (chain, draw, ...), one piece after the other; those that were kept
-            at once are one.
-    """
+    """Leaves of a run's pytree, and the pieces that were kept one after the other."""
 
     leaves: list[np.ndarray | str]
     pieces: list[dict[str, np.ndarray]]
@@ -115,17 +94,11 @@ def join(pieces: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 class Checkpoint:
-    """A directory that a run is kept in.
+    """A directory that a run is kept in; made if it is not there.
 
-    Args:
-        path: The directory; made if it is not there.
-        identity: What makes the run the same: model, data, settings and key, as text.
-        packages: Packages whose versions decide the bits of the run.
-        shared: Whether several processes take part, each of which writes a range of every array.
-
-    Raises:
-        ValueError: If the directory holds another run, or one of other versions of the packages
-            that compute it, or is not a checkpoint.
+    `identity` is what makes the run the same: model, data, settings and key, as text. A directory
+    that holds another run, or one of other versions of the packages that compute it, is refused.
+    Where the run is shared, each process writes a range of every array.
     """
 
     def __init__(
@@ -137,7 +110,7 @@ class Checkpoint:
         shared: bool = False,
     ) -> None:
         """Open or make the directory."""
-        self.path, self.packages, self.shared = Path(path), packages, shared
+        self.path, self.packages, self.group = Path(path), packages, processes.ProcessGroup(shared)
         self.digest = fingerprint(identity)
         #: Pieces that are written, by what `shards.write` said of each, and how many pieces of the
         #: run they hold: what is new at a write is one piece on disk.
@@ -178,7 +151,17 @@ class Checkpoint:
                 f"{manifest} was written by another program or version "
                 f"({found.get('format')} {found.get('version')}); name another directory."
             )
-        _check_versions(found.get("versions"), manifest, self.packages)
+        written, present = found.get("versions"), versions(self.packages)
+        if not isinstance(written, dict):
+            raise ValueError(f"{manifest} is not that of a run; name another directory.")
+        # Other versions may compile other programs, so that the draws would not be the same.
+        if others := [name for name in self.packages if written.get(name) != present[name]]:
+            by = ", ".join(f"{name} {written.get(name)}" for name in others)
+            now = ", ".join(f"{name} {present[name]}" for name in others)
+            raise ValueError(
+                f"{manifest} was written with {by}; now {now} runs, and would not go on with it "
+                "bit for bit. Name another directory, or install the versions that wrote it."
+            )
         with _damage_told(), shards.manifest_told(manifest):
             for name, kind in ENTRIES.items():
                 if not isinstance(found[name], kind):
@@ -197,7 +180,7 @@ class Checkpoint:
         with ExitStack() as stack:
 
             def lock() -> str:
-                if self.shared and processes.rank():
+                if self.group.rank:
                     return ""
                 try:
                     stack.enter_context(alone_in(self.path, wait=False))
@@ -208,7 +191,7 @@ class Checkpoint:
                     ) from None
                 return ""
 
-            _ = processes.each(lock) if self.shared else lock()
+            self.group.each(lock)
             yield
 
     @property
@@ -254,7 +237,7 @@ class Checkpoint:
         }  # fmt: skip
 
         def finish() -> str:
-            if self.shared and processes.rank():
+            if self.group.rank:
                 return ""
             shards.put_text(self.path / "run.json", json.dumps(manifest))
             for old in self.path.glob("state-*"):
@@ -262,14 +245,11 @@ class Checkpoint:
                     old.unlink()
             return ""
 
-        if self.shared:
-            processes.each(finish)
-        else:
-            finish()
+        self.group.each(finish)
         self._pieces, self._num_kept, self._done = kept, len(pieces), done
 
     def _save(self, name: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-        return shards.write(self.path, name, arrays, shared=self.shared)
+        return shards.write(self.path, name, arrays, shared=self.group.count > 1)
 
 
 def open_checkpoint(

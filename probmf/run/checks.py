@@ -83,15 +83,11 @@ _NOT_GAUSSIAN = (
 
 
 class Row(NamedTuple):
-    """A property of models by which methods differ.
+    """A property of models of a family by which methods differ.
 
-    Attributes:
-        title: The property.
-        family: The family whose models may have it.
-        found: Where a model has it, as shown in the message; empty where it does not.
-        example: What `found` gives for a model that has it.
-        no: For methods that can't do it the sentence that says so.
-        apart: Methods that ask for it themselves, as it depends on their arguments, too.
+    `found` says where a model has it, as shown in messages (`example` is one), and is empty where
+    it does not. `no` has the sentence of each method that can't do it; methods in `apart` ask for
+    it themselves, as it depends on their arguments, too.
     """
 
     title: str
@@ -263,12 +259,7 @@ TABLE: tuple[Row, ...] = (
 
 
 def require(method: str, model: Any) -> None:
-    """Refuse a model that a method can't do; the table says which, and why.
-
-    Raises:
-        TypeError: If it is of no family that the method takes.
-        ValueError: If it has a property that the method has no form for.
-    """
+    """Refuse a model that a method can't do; the table says which, and why."""
     families = METHODS[method]
     if not isinstance(model, families):
         *others, last = (family.__name__ for family in families)
@@ -290,10 +281,7 @@ def require(method: str, model: Any) -> None:
 
 
 def refusal(method: str, model: Any) -> str:
-    """The sentence that refuses a model of a family that the method takes.
-
-    That of the table's first row that refuses it; empty where none does.
-    """
+    """The sentence of the table's first row that refuses a model; empty where none does."""
     for row in TABLE:
         if method not in row.no or method in row.apart or not isinstance(model, row.family):
             continue
@@ -303,10 +291,7 @@ def refusal(method: str, model: Any) -> str:
 
 
 def require_mode(method: str, model: Any, names: Sequence[str]) -> None:
-    """Refuse unknown scales whose joint density with what they govern has no highest point.
-
-    `method` is the function that was called, with the argument that asks for it.
-    """
+    """Refuse unknown scales whose joint density with what they govern has no highest point."""
     if not names:
         return
     instead = _ROWS_INSTEAD if isinstance(model, MatrixFactorization) else ""

@@ -29,15 +29,7 @@ WAITING = 1 << 25
 
 @dataclass(frozen=True)
 class StreamSite:
-    """An array of a store.
-
-    Attributes:
-        name: The site.
-        group: The store's group that it is in.
-        shape: Shape of one draw.
-        dims: Names of its dimensions.
-        dtype: Of its numbers; None for that of the layout.
-    """
+    """An array of a store, by the shape of one draw; without a type that of the layout."""
 
     name: str
     group: str
@@ -48,17 +40,7 @@ class StreamSite:
 
 @dataclass(frozen=True)
 class StreamLayout:
-    """Arrays of a store.
-
-    Attributes:
-        sites: Its arrays.
-        coords: Labels by dimension.
-        num_chains: Chains.
-        num_draws: Draws per chain when the run is complete.
-        dtype: Of the draws.
-        method: How they are drawn.
-        remedy: What to do when they take too much, as the start of a sentence.
-    """
+    """Arrays of a store, and what to do when they take too much, as the start of a sentence."""
 
     sites: tuple[StreamSite, ...]
     coords: Mapping[str, np.ndarray]
@@ -94,17 +76,10 @@ class StreamLayout:
 
 
 class DrawStream:
-    """A zarr store that a run writes its draws to.
+    """A zarr store that a run writes its draws to; made if it is not there.
 
-    Args:
-        path: The store; made if it is not there.
-        identity: What makes the run the same, as text.
-        layout: What it will hold.
-        resumable: Whether the run has a checkpoint, so that a store of the same run may be there.
-
-    Raises:
-        ImportError: If zarr is not installed.
-        ValueError: If something else is at `path`, or the disk is too small.
+    `identity` is what makes the run the same, as text. If it is `resumable`, a store of the same
+    run may be there; anything else at the path is refused, and a disk that is too small.
     """
 
     def __init__(
@@ -206,10 +181,7 @@ class DrawStream:
         return self._written or 0
 
     def append(self, start: int, draws: Mapping[str, np.ndarray]) -> None:
-        """Take draws number start, start + 1, ...; they may wait in memory.
-
-        By site, (chain, draw, ...); `start` draws per chain were before them.
-        """
+        """Take draws number start, start + 1, ... by site, (chain, draw, ...); they may wait."""
         self._drop(start)
         self._waiting.append((start, dict(draws)))
         if sum(value.nbytes for _, part in self._waiting for value in part.values()) > WAITING:
@@ -256,10 +228,7 @@ class DrawStream:
 
 
 def stream_sites(sites: Sites, shapes: Mapping[str, tuple[int, ...]]) -> tuple[StreamSite, ...]:
-    """The arrays of a stream; dimensions that have no name are called as ArviZ calls them.
-
-    Shapes are those of one draw; "lp" counts as a statistic.
-    """
+    """The arrays of a stream by the shapes of one draw, dimensions named as by ArviZ."""
     found = []
     for name, shape in shapes.items():
         own, size = tuple(sites.dims.get(name, ())), tuple(shape)

@@ -32,10 +32,7 @@ COMPARED = 1024
 
 
 def progress_bar(progress: bool | None) -> Progress:
-    """A bar with a status text; None shows it where it can be drawn.
-
-    That is on a terminal, and in a notebook that has ipywidgets.
-    """
+    """A bar with a status text; None shows it on terminals, and in notebooks with ipywidgets."""
     console = Console(stderr=True)
     drawn = find_spec("ipywidgets") is not None if console.is_jupyter else console.is_terminal
     show = drawn if progress is None else progress
@@ -64,13 +61,10 @@ WRITE_ERRORS = _WriteError, processes.PeerError
 
 @dataclass(frozen=True)
 class Schedule:
-    """Steps of a run.
+    """Steps per chain, those of the warm-up among them, which are not kept.
 
-    Attributes:
-        num_steps: Steps per chain, with the warm-up.
-        num_warmup: Steps at the beginning whose draws are not kept.
-        chunk: The most steps between looks at the clock and at interruptions.
-        stream_every: Of the steps after the warm-up, every so manieth is streamed.
+    A chunk has the most steps between looks at the clock and at interruptions; of those after the
+    warm-up every so manieth is streamed.
     """
 
     num_steps: int
@@ -89,14 +83,10 @@ class Schedule:
 
 
 class Observed(NamedTuple):
-    """Result of a chunk of steps.
+    """Result of a chunk of steps: arrays that are kept and streamed, by name, (chain, draw, ...).
 
-    Attributes:
-        memory: The algorithm's record of the run so far; a pytree, kept beside the states.
-        piece: Arrays that are kept, by name, (chain, draw, ...).
-        draws: Arrays for the stream, by name, (chain, draw, ...).
-        stopped: Reason to take no more steps; empty where there is none.
-        status: Text beside the progress bar.
+    `memory` is the algorithm's record of the run so far, a pytree that is kept beside the states;
+    `stopped` a reason to take no more steps; `status` the text beside the progress bar.
     """
 
     memory: Any = None
@@ -109,26 +99,18 @@ class Observed(NamedTuple):
 class Algorithm(Protocol):
     """An algorithm; its states are pytrees.
 
-    Attributes:
-        stage: Name of its steps after the warm-up, for the progress bar.
-        num_threads: Chains that run side by side, each in a thread and on a core of its own; 0 for
-            an algorithm that spreads its steps over the cores itself.
+    `stage` names its steps after the warm-up. So many chains as `num_threads` run side by side,
+    each on a core of its own; 0 is for an algorithm that spreads its steps over the cores itself.
     """
 
     stage: str
     num_threads: int
 
     def init(self, *, resumed: bool) -> tuple[list[Any], Any]:
-        """The states that the chains start from, and the first memory; see `Observed`.
-
-        Where the run is `resumed` from a checkpoint, only their structure and types count.
-        """
+        """The chains' first states and memory; of a `resumed` run their structure alone counts."""
 
     def step(self, chain: int, state: Any, done: int, count: int) -> tuple[Any, Any]:
-        """The state after `count` steps more than `done`, and a record of them for `observe`.
-
-        The given state stays as it is, not donated: an interrupted run is kept as it was before.
-        """
+        """The state `count` steps after `done`, the given one as it was, and a record of them."""
 
     def observe(
         self, memory: Any, done: int, states: tuple[Any, ...], records: tuple[Any, ...]
@@ -150,16 +132,7 @@ class Sink(Protocol):
 
 
 class Run(NamedTuple):
-    """Progress of a run: replaced as one, so that an interruption never sees half of a chunk.
-
-    Attributes:
-        states: States of the chains.
-        memory: See `Observed`.
-        num_pieces: Pieces that are kept.
-        done: Steps per chain.
-        stopped: Reason of the algorithm to take no more steps.
-        seconds: Time since the beginning after each step.
-    """
+    """Progress of a run, replaced as one: an interruption never sees half of a chunk."""
 
     states: list[Any]
     memory: Any
@@ -170,13 +143,10 @@ class Run(NamedTuple):
 
 
 class Result(NamedTuple):
-    """End of a run.
+    """The run after its last whole chunk, and what was kept, by name, (chain, draw, ...), joined.
 
-    Attributes:
-        run: The run as it was after its last whole chunk.
-        pieces: What was kept, by name, (chain, draw, ...), joined.
-        interrupted: Whether it ended before all steps were taken, by Ctrl-C or a full disk.
-        trouble: Words on the disk that could not be written, if that was it.
+    `interrupted` says that it ended before all steps were taken, by Ctrl-C or a full disk, which is
+    the `trouble`.
     """
 
     run: Run
@@ -205,13 +175,8 @@ def drive(
     `note` is a line above the bar. With `shared` each step takes all processes: each writes its
     ranges of the checkpoint; the first alone streams draws and shows progress, and its clock
     counts. After Ctrl-C, or when checkpoint or stream can't be written, the result is what there
-    is.
-
-    Raises:
-        ValueError: If the checkpoint can't be written at all, is in use, or does not go with the
-            stream; if processes that share the run see different checkpoints, or compute different
-            numbers.
-        ConnectionError: If another of these processes has ended.
+    is. Where the checkpoint can't be written at all, is in use, or differs between processes, that
+    is a ValueError.
     """
     interrupted, trouble = False, None
     with (
@@ -370,10 +335,7 @@ def _writing(what: str) -> Iterator[None]:
 
 
 def require_finite(state: Any, chain: int, done: int, advice: str) -> None:
-    """Refuse to go on from a state that holds numbers that are not finite.
-
-    `advice` says what may be the reason, and what to do.
-    """
+    """Refuse to go on from a state that holds numbers that are not finite, with advice."""
     if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(state)):
         raise FloatingPointError(
             f"Chain {chain} holds numbers that are not finite after step {done}. {advice}"
@@ -381,10 +343,7 @@ def require_finite(state: Any, chain: int, done: int, advice: str) -> None:
 
 
 def require_draws(result: Result, num_draws: int, *, kept: bool) -> None:
-    """Raise what ended a run where it left no draws to return.
-
-    That is a KeyboardInterrupt, or an OSError if checkpoint or stream can't be written.
-    """
+    """Raise what ended a run where it left no draws: an interruption, or trouble with the disk."""
     if num_draws:
         return
     if result.trouble:
@@ -396,10 +355,7 @@ def require_draws(result: Result, num_draws: int, *, kept: bool) -> None:
 
 
 def warn_incomplete(result: Result, num_draws: int, of: int, *, stacklevel: int) -> None:
-    """Say how far an interrupted run came.
-
-    `stacklevel` is that of the user's call, counted from the caller as 1.
-    """
+    """Say how far an interrupted run came; `stacklevel` is counted from the caller as 1."""
     if result.interrupted:
         warnings.warn(
             f"{result.why}: each chain has {num_draws} of {of} draws; the fit is marked "

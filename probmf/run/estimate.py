@@ -19,12 +19,7 @@ from probmf.run.driver import FitWarning, Observed, Result, Schedule, drive
 
 
 class Info(NamedTuple):
-    """Report of one step.
-
-    Attributes:
-        objective: Minus log posterior up to a constant, after the step.
-        trouble: Where the numbers ceased to be finite, in words; None when all is well.
-    """
+    """Minus log posterior after a step, and where numbers ceased to be finite, in words."""
 
     objective: float
     trouble: str | None = None
@@ -38,17 +33,7 @@ class HeldOutStop(Protocol):
 
 
 class Curve(NamedTuple):
-    """One run: its curves, and the best parameters so far; a pytree.
-
-    Attributes:
-        best: The best parameters.
-        score: What they are the best by: held-out error, or objective.
-        best_step: The step that they are of; 0 for the start.
-        objectives: Objective after each step.
-        errors: Held-out error after each step; NaN without held-out data.
-        stopped: Reason of its end; empty before.
-        trouble: Where it diverged, in words.
-    """
+    """One run, a pytree: objective and held-out error (or NaN) by step, and the best parameters."""
 
     best: dict[str, Any]
     score: float = np.inf
@@ -72,13 +57,10 @@ class Curve(NamedTuple):
 
 
 class Stopping(NamedTuple):
-    """Rules by which a run of a point estimate stops.
+    """Rules by which a run stops.
 
-    Attributes:
-        unit: Name of a step, such as "sweep" or "epoch".
-        tol: Stop when the objective changes by less than this share of itself in a step; 0 never.
-        validation: Held-out data, or None.
-        patience: Stop after this many steps without a better held-out error.
+    When the objective changes by less than the share `tol` of itself in a step (0 never does), or
+    after `patience` steps without a better held-out error.
     """
 
     unit: str
@@ -160,6 +142,10 @@ def estimate(
     curves = result.run.memory
     best = _best(curves)
     _warn(algorithm, curves, result)
+    # NaN after the end of the shorter ones.
+    restarts = np.full((len(curves), max(len(one.objectives) for one in curves)), np.nan)
+    for row, one in zip(restarts, curves, strict=True):
+        row[: len(one.objectives)] = one.objectives
     history = History(
         objective=best.objectives,
         validation=best.errors if validation is not None else None,
@@ -167,7 +153,7 @@ def estimate(
         best=best.best_step,
         stopped=best.stopped or ("interrupted" if result.interrupted else f"num_{algorithm.unit}s"),
         unit=algorithm.unit,
-        restarts=_stack([one.objectives for one in curves]) if len(curves) > 1 else None,
+        restarts=restarts if len(curves) > 1 else None,
     )
     return best.best, history
 
@@ -213,14 +199,6 @@ class _Estimation:
 
 def _best(curves: tuple[Curve, ...]) -> Curve:
     return min(curves, key=lambda one: one.score)
-
-
-def _stack(curves: list[np.ndarray]) -> np.ndarray:
-    """Curves as rows, NaN after the end of the shorter ones."""
-    stacked = np.full((len(curves), max(map(len, curves))), np.nan)
-    for row, curve in zip(stacked, curves, strict=True):
-        row[: len(curve)] = curve
-    return stacked
 
 
 def _warn(algorithm: Estimator, curves: tuple[Curve, ...], result: Result) -> None:

@@ -24,7 +24,7 @@ from probmf import (
     sample_gibbs,
 )
 from probmf.backend import use_backend
-from probmf.data import new_folder, open_files, row_files, sort_files, sort_parts
+from probmf.data import open_files, row_files, sort_files, sort_parts
 from probmf.rows.store import RowStore
 
 TABLE = {
@@ -491,7 +491,7 @@ def test_a_full_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(**_: Any) -> str:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(new_folder.tempfile, "mkdtemp", forbidden)
+    monkeypatch.setattr(row_files.tempfile, "mkdtemp", forbidden)
     with pytest.raises(OSError, match=r"sorted: Permission denied\. Name a folder elsewhere"):
         Ratings.open(path, **ROLES)
 
@@ -504,7 +504,7 @@ def test_what_a_killed_process_left_is_removed(path: Path) -> None:
         for end in ("abcdefgh", "12345678-before", "87654321")
     )
     for folder in (left, foreign):
-        (folder / new_folder.SPILLED).mkdir(parents=True)
+        (folder / row_files.SPILLED).mkdir(parents=True)
     (foreign / "mine.txt").write_text("")
     sorted_before.rename(aside)
     Ratings.open(path, **ROLES)

@@ -8,7 +8,7 @@ import scipy.stats
 
 from probmf import Gaussian, MixedEffects
 from probmf.results import MixedFit, anova
-from probmf.results.maximum import Maximum
+from probmf.results.records import Maximum
 
 
 def made(

@@ -10,7 +10,7 @@ from scipy.special import log_expit, log_ndtr
 from scipy.stats import norm
 
 from probmf import Bernoulli, Gaussian, MatrixFactorization, Ordinal, Ratings
-from probmf.results import RatingsFit, Sampling, fold_in_draws
+from probmf.results import RatingsFit, Sampling, new_rows
 
 SHAPE = (2, 1000)
 RATED = [0, 1, 2, 3, 4, 5]
@@ -238,7 +238,7 @@ def test_blocks_of_draws_change_nothing(draw_ratings: Any, monkeypatch: pytest.M
     new = new_ratings(binary=True)
     whole = fit.fold_in(new, key=5)
     monkeypatch.setattr(
-        fold_in_draws, "_blocks",
+        new_rows, "_blocks",
         lambda n, *_: [(slice(s, min(s + 7, n)), 7) for s in range(0, n, 7)],
     )  # fmt: skip
     parts = fit.fold_in(new, key=5)

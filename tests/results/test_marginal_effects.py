@@ -14,7 +14,7 @@ from scipy.stats import norm
 from probmf import MixedEffects, fit_marginal, sample_marginal
 from probmf.data.tables import own_copy
 from probmf.results import MixedFit, Sampling, mixtures
-from probmf.results.maximum import Maximum
+from probmf.results.records import Maximum
 
 DRAWS = 40
 

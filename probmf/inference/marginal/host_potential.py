@@ -12,8 +12,8 @@ from jaxtyping import Array, Float
 from probmf.inference.marginal.density import MarginalDensity
 from probmf.inference.marginal.host_density import HostDensity
 from probmf.inference.potential import Form
+from probmf.run.compilation import ask_host
 from probmf.run.fingerprint import fingerprint
-from probmf.run.host_callback import ask_host
 
 
 @jax.tree_util.register_pytree_node_class

@@ -12,7 +12,7 @@ from probmf.inference.marginal_rows.evidence import Inputs
 from probmf.models.observations import Observations
 from probmf.rows.cpu.evidence import Designs, RatedRows, Slopes, score_rows
 from probmf.rows.store import Side
-from probmf.run.host_callback import ask_host
+from probmf.run.compilation import ask_host
 
 
 class RatingLists(NamedTuple):

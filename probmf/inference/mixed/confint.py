@@ -15,10 +15,10 @@ from probmf.inference.mixed.maximum_likelihood import search
 from probmf.inference.mixed.profiles import profiles
 from probmf.inference.mixed.refit import Refit, alone, named
 from probmf.results import MixedFit
+from probmf.results.arviz_tree import draw_prior
 from probmf.results.asked import check_choice, check_interval
 from probmf.results.mixed_summary import is_effect
 from probmf.results.mixtures import tails
-from probmf.results.prior_draws import draw_prior
 from probmf.results.table import Table
 from probmf.run.checks import check_counts
 from probmf.run.threads import Workers, workers
