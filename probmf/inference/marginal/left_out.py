@@ -12,6 +12,7 @@ import scipy.linalg
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from probmf.effects import Pattern
 from probmf.effects.conditional_errors import spread_columns
 from probmf.effects.standard import centre, orthogonalize
 from probmf.inference.marginal.injection import Values, read_observed
@@ -151,25 +152,35 @@ class LeftOut:
         self, places: tuple[int, ...], designs: Sequence[ArrayLike]
     ) -> Float[np.ndarray, "n p"]:
         """Columns of all effects of some blocks."""
-        shapes = self.prepared.pattern.shapes
-        return np.concatenate(
-            [
-                spread_columns(
-                    self._groups(place), np.asarray(designs[place]), shapes[place][0]
-                ).toarray()
-                for place in places
-            ],
-            axis=1,
-        )
+        return spread_blocks(self.prepared.pattern, places, designs)
 
-    def _groups(self, place: int) -> Int[np.ndarray, " n"]:
-        """Group of each row in a block."""
-        pattern = self.prepared.pattern
+
+def spread_blocks(
+    pattern: Pattern, places: Sequence[int], designs: Sequence[ArrayLike]
+) -> Float[np.ndarray, "n p"]:
+    """Columns of all effects of some blocks, side by side.
+
+    Args:
+        pattern: Which effects meet.
+        places: Positions of the blocks.
+        designs: Coefficients of each block of the pattern.
+    """
+
+    def groups(place: int) -> Int[np.ndarray, " n"]:
         if place == 0:
             return np.asarray(pattern.group)
         before = sum(dim for _, dim in pattern.shapes[1:place])
         first = np.asarray(pattern.column)[:, before]
         return (first - pattern.offsets[place - 1]) // pattern.shapes[place][1]
+
+    shapes = pattern.shapes
+    return np.concatenate(
+        [
+            spread_columns(groups(one), np.asarray(designs[one]), shapes[one][0]).toarray()
+            for one in places
+        ],
+        axis=1,
+    )
 
 
 def determines(columns: Float[np.ndarray, "n p"]) -> bool:

@@ -26,10 +26,12 @@ from probmf.inference.marginal.injection import (
     Model,
 )
 from probmf.inference.marginal.layout import Found, Shapes, SiteChoice, Structure
+from probmf.inference.marginal.left_out import spread_blocks
 from probmf.inference.marginal.mixed_structure import mixed_structure
 from probmf.inference.marginal.prepared import Prepared
 from probmf.inference.marginal.prepared_model import PreparedModel
-from probmf.inference.marginal.probe import Probe
+from probmf.inference.marginal.probe import Probe, draw_values
+from probmf.inference.marginal.recession import open_direction, open_sides
 from probmf.inference.marginal.search import find_structure
 from probmf.inference.marginal.site_choices import named_choices, quadrature_nodes
 from probmf.inference.marginal.structure import probed_structure
@@ -146,7 +148,10 @@ def _prepare(
             _refuse_improper(blocks, pattern, columns, observed["keep"])
         if not structure.is_gaussian:
             nodes = quadrature_nodes(structure, num_nodes)
-            return Approximated(**parts, num_nodes=nodes)
+            approximated = Approximated(**parts, num_nodes=nodes)
+            if approximated.flat:
+                _refuse_endless(approximated)
+            return approximated
         statistics, sums = _constant_sums(structure, pattern, designs)
     return Prepared(
         **parts, statistics=statistics, sums=sums,
@@ -199,6 +204,23 @@ def _refuse_improper(
             "its values apart, as columns depend on each other or a group has no row.",
             "Give it a proper prior, or take the columns out.",
             names,
+        )
+
+
+def _refuse_endless(prepared: Approximated) -> None:
+    """Refuse flat priors of effects along which the density of no row ever falls."""
+    values = draw_values(prepared.model, prepared.args, prepared.kwargs, 0)[1]
+    latents = {name: values[name] for name in prepared.latent_shapes}
+    system = prepared.integrand(prepared.run(latents), latents).system
+    columns = spread_blocks(prepared.pattern, prepared.flat, system.designs)
+    sides = open_sides(lambda at: system.rows(at), system.offset)
+    if open_direction(columns, *sides) is not None:
+        raise MarginalizeError(
+            f"The flat prior of {quoted(prepared.flat_sites)} leaves no posterior: along some of "
+            "its values the density of some rows rises without end and that of no row falls, as "
+            "where a column separates yes from no, or all counts of a group are zero.",
+            "Give it a proper prior.",
+            prepared.flat_sites,
         )
 
 

@@ -1,12 +1,13 @@
 """Coefficients whose likelihood grows without bound, as their columns separate the responses."""
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 
+from probmf.inference.marginal.recession import ROUNDING, open_direction
 from probmf.inference.mixed.identifiability import Finding
 from probmf.likelihoods.censored import CENSORING, KIND
 from probmf.models import MixedEffects
@@ -15,8 +16,6 @@ from probmf.models.mixed.design import Design
 #: Scores beyond which nothing more happens to a row, seen from where it would lie by itself and in
 #: noise scales if there are any, and slopes that count as none there.
 FAR, NOTHING = 40.0, 1e-6
-#: Numbers below which an element of a linear program's answer is zero.
-ROUNDING = 1e-7
 
 
 def separated_coefficients(
@@ -56,24 +55,9 @@ def separated_coefficients(
     columns = np.asarray(data.population, np.float64)
     size = np.max(np.abs(columns), axis=0)
     columns = columns / np.where(size > 0, size, 1.0)
-    sign = np.where(may_rise, 1.0, 0.0) - np.where(may_fall, 1.0, 0.0)
-    held, open_ = ~(may_rise | may_fall), sign != 0
-    if not open_.any():
-        return []
-    equal = columns[held] if held.any() else None
-    signed = sign[open_, None] * columns[open_]
-
-    def direction(reach: np.ndarray) -> np.ndarray | None:
-        """The direction within reach along which most is gained, if anything is."""
-        found = scipy.optimize.linprog(
-            -np.sum(signed, axis=0), A_ub=-signed, b_ub=np.zeros(len(signed)), A_eq=equal,
-            b_eq=None if equal is None else np.zeros(len(equal)),
-            bounds=np.stack([-reach, reach], axis=1),
-        )  # fmt: skip
-        return None if found.x is None or -found.fun <= ROUNDING else np.asarray(found.x)
-
+    direction = partial(open_direction, columns, may_rise, may_fall)
     ones = np.ones(columns.shape[1])
-    move = direction(ones)
+    move = direction()
     if move is None:
         return []
     moving = np.flatnonzero(np.abs(move) > ROUNDING)

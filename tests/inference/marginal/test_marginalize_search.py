@@ -195,6 +195,30 @@ def test_flat_priors_without_a_posterior_are_refused(size: int, law: str) -> Non
         marginalize(model, sites).prepare()
 
 
+def test_flat_priors_that_no_row_holds_are_refused() -> None:
+    """Answers that a column separates, and a group of zeros; one answer less, and all is well."""
+
+    def answers(yes: Any) -> None:
+        b = sample("b", dist.ImproperUniform(constraints.real, (), ()))
+        logits = sample("a", normal(0, 1)) + b * (x - x.mean())
+        sample("y", dist.Bernoulli(logits=logits), obs=yes)
+
+    def counts(seen: Any) -> None:
+        with plate("groups", GROUPS - 1):
+            u = sample("u", dist.ImproperUniform(constraints.real, (), ()))
+        sample("y", dist.Poisson(jnp.exp(u[g])), obs=seen)
+
+    other = int(np.argmin(x))
+    for model, sites, data in (
+        (answers, ["a", "b"], (x > x.mean()).astype(int)),
+        (counts, "u", np.where(g == g[other], 0, 2)),
+    ):
+        with pytest.raises(MarginalizeError, match=r"flat prior of .* and that of no row falls"):
+            marginalize(model, sites).prepare(data)
+        data[other] = 1
+        assert marginalize(model, sites).prepare(data).flat
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_dependent_columns_with_a_flat_prior_are_refused(seed: int) -> None:
     """Rounding makes of their Gram matrix one that is not positive definite, or is just so."""
