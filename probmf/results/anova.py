@@ -72,6 +72,17 @@ def _top(fit: MixedFit) -> Maximum:
     return cast("Maximum", fit.maximum)
 
 
+def _weights(fit: MixedFit) -> Any:
+    """Weights of the rows, or of all of them."""
+    given = fit.design.data.weight
+    return np.ones(fit.design.data.num_observations) if given is None else given
+
+
+def _known(fit: MixedFit, name: str) -> Any:
+    """A parameter of the likelihood that the data have by row, such as numbers of trials."""
+    return fit.design.data.priors[name] if name in fit.design.known else None
+
+
 def _check(fits: tuple[MixedFit, ...]) -> None:
     for fit in fits:
         if not isinstance(fit, MixedFit):
@@ -86,13 +97,18 @@ def _check(fits: tuple[MixedFit, ...]) -> None:
                 "fit_marginal(objective='likelihood')."
             )
         own, other = fit.design.data, first.design.data
-        if not np.array_equal(np.asarray(own.response), np.asarray(other.response)):
-            raise ValueError(f"Fit {place} is of other responses than fit 0; fit both to one.")
+        for name, mine, theirs in (
+            ("responses", own.response, other.response),
+            ("weights", _weights(fit), _weights(first)),
+            *((name, _known(fit, name), _known(first, name))
+              for name in {**fit.design.known, **first.design.known}),
+        ):  # fmt: skip
+            if not np.array_equal(np.asarray(mine), np.asarray(theirs)):
+                raise ValueError(f"Fit {place} is of other {name} than fit 0; fit both to one.")
         for name, mine, theirs in (
             ("objective", fit.method, first.method),
-            ("likelihood", type(fit.model.likelihood).__name__,
-             type(first.model.likelihood).__name__),
-        ):  # fmt: skip
+            ("likelihood", *(repr(one.model.likelihood.canonical()) for one in (fit, first))),
+        ):
             if mine != theirs:
                 raise ValueError(
                     f"Fit {place} has the {name} {mine}, and fit 0 {theirs}; expected the same."

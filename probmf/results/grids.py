@@ -45,8 +45,9 @@ COMPARISONS: dict[str, tuple[Callable[..., np.ndarray], str]] = {
 SPREADS = ("sd", "2sd", "iqr", "minmax")
 #: Pairs of levels that have a name.
 PAIRINGS = ("reference", "sequential", "pairwise")
-#: Step of a derivative, as a share of the range of the training data.
-STEP = 1e-4
+#: Step of a derivative, as a share of a value or of the training data's range, whichever is less, and
+#: the least that it is, as a share of that range: a logarithm bends within a share of the value.
+STEP, LEAST_STEP = 1e-4, 1e-8
 
 
 class Contrast(NamedTuple):
@@ -183,7 +184,8 @@ def steps(name: str, table: Frame, training: Callable[[], Column]) -> Steps:
     """Values about those of a column, for a derivative, within the range of the training data."""
     x, own = table[name].numbers(), training().numbers()
     low, high = float(own.min()), float(own.max())
-    step = STEP * ((high - low) or 1.0)
+    width = (high - low) or float(np.abs(own).max()) or 1.0
+    step = np.clip(STEP * np.abs(x), LEAST_STEP * width, STEP * width)
     inside = (low <= x) & (x <= high) & (low < high)
     center = np.where(inside, np.clip(x, low + step, high - step), x)
     places = [center - step, center, center + step]

@@ -343,7 +343,8 @@ class MixedFit(Fit):
         .. math::
             \partial E[y \mid x] / \partial x
 
-        by a parabola through three places within 2e-4 of the training column's range.
+        by a parabola through three places within 2e-4 of the value, or of the training column's
+        range if that is less.
 
         Args:
             data: As for `predictions`.

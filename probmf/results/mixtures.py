@@ -72,6 +72,28 @@ def mixture_quantiles(
     return [center + size * x[: len(center)] for x in found]
 
 
+def weighted_quantiles(
+    values: Float[np.ndarray, "m n"],
+    weights: Float[np.ndarray, " m"],
+    probabilities: Sequence[float],
+) -> list[Float[np.ndarray, " n"]]:
+    """Quantiles of each column of values whose weights sum to one.
+
+    Half of a value's own weight lies below it, and between two values the distribution function is
+    a line.
+
+    Example:
+        >>> import numpy as np
+        >>> weighted_quantiles(np.array([[3.0], [1.0]]), np.array([0.5, 0.5]), [0.5])
+        [array([2.])]
+    """
+    order = np.argsort(values, axis=0)
+    ordered, share = np.take_along_axis(values, order, axis=0), weights[order]
+    below = np.cumsum(share, axis=0) - 0.5 * share
+    columns = list(zip(below.T, ordered.T, strict=True))
+    return [np.array([np.interp(p, *column) for column in columns]) for p in probabilities]
+
+
 @jax.jit
 def _solve(mean: Array, sd: Array, share: Array, probability: Array) -> Array:
     # The quantile lies between the least and the largest of the components'.

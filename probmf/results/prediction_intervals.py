@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from scipy.special import ndtri
 
 from probmf.likelihoods import Likelihood
-from probmf.results.mixtures import mixture_quantiles, tails
+from probmf.results.mixtures import mixture_quantiles, tails, weighted_quantiles
 from probmf.rows.batches import power_of_two
 
 type Kind = Literal["mean", "response"]
@@ -348,9 +348,14 @@ def _of_expected(
         lower, upper = (evaluate(likelihood, "mean", end, scales={}) for end in ends)
         return Summary(mean, np.sqrt(square), lower, upper)
     square, drawn = np.zeros_like(mean), []
-    for place, weight, quantile in zip(PLACES, WEIGHTS, QUANTILES, strict=True):
+    nodes = list(zip(PLACES, WEIGHTS, QUANTILES, strict=True)) if sd.any() else [(0.0, 1.0, 0.0)]
+    for place, weight, quantile in nodes:
         at, beside = (expected(scores.mean + z * sd) for z in (place, quantile))
         square += weight * _average(np.square(at - mean), scores.weights)
         drawn.append(beside)
-    lower, upper = np.quantile(np.concatenate(drawn), tails(interval), axis=0)
-    return Summary(mean, np.sqrt(square), lower, upper)
+    if scores.weights is None:
+        ends = np.quantile(np.concatenate(drawn), tails(interval), axis=0)
+    else:
+        weights = np.tile(scores.weights / len(drawn), len(drawn))
+        ends = weighted_quantiles(np.concatenate(drawn), weights, tails(interval))
+    return Summary(mean, np.sqrt(square), *ends)

@@ -13,13 +13,14 @@ from probmf.results.records import Maximum
 
 def made(
     formula: str, count: int, height: float | None, *, method: str = "marginal/likelihood",
-    shift: float = 0.0, likelihood: Any = "gaussian",
+    shift: float = 0.0, likelihood: Any = "gaussian", weights: str | None = None,
 ) -> MixedFit:  # fmt: skip
     """A best fit by no search, of a given height."""
     rng = np.random.default_rng(0)
     g = np.arange(12) % 3
     table = {"y": rng.normal(size=12) + shift, "x": rng.normal(size=12), "g": g}
-    model = MixedEffects(formula, likelihood=likelihood)
+    table["w"] = np.full(12, 2.0)
+    model = MixedEffects(formula, likelihood=likelihood, weights=weights)
     design = model.design(table)
     draws = {"noise_scale": np.ones((1, 1))}
     return MixedFit(model, design, draws, method, maximum=Maximum({}, count, 12, height))
@@ -49,8 +50,10 @@ def test_a_scale_on_the_boundary_is_told() -> None:
         (made("y ~ 1 + (1 | g)", 3, None), "Fit 1 .* has no maximized likelihood"),
         (made("y ~ 1 + (1 | g)", 3, -1.0, shift=1.0), "Fit 1 is of other responses"),
         (made("y ~ 1 + (1 | g)", 3, -1.0, method="marginal/restricted"), "has the objective"),
+        (made("y ~ 1 + (1 | g)", 3, -1.0, weights="w"), "Fit 1 is of other weights"),
+        (made("y ~ 1 + (1 | g)", 3, -1.0, likelihood="studentt"), "has the likelihood StudentT"),
     ],
-    ids=["map", "rows", "objective"],
+    ids=["map", "rows", "objective", "weights", "likelihood"],
 )
 def test_fits_that_are_not_compared(other: MixedFit, message: str) -> None:
     with pytest.raises(ValueError, match=message):

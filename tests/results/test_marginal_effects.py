@@ -435,6 +435,16 @@ def test_intervals_of_a_best_fit_have_the_errors_of_own_parameters() -> None:
     assert found.sd[0] == pytest.approx(sd, rel=1e-3)
 
 
+def test_slopes_of_a_logarithm_whose_values_are_of_all_sizes() -> None:
+    """A step that is a share of the whole range would be many times a small value."""
+    fit, data = fit_of("y ~ log(x) + (1 | g)"), table()
+    data["x"] = np.exp(np.linspace(0.0, np.log(1e6), len(data["y"])))
+    fit = dataclasses.replace(fit, data=data)
+    wanted = of(fit, "coefficients")[:, [1]] / data["x"]
+    found = fit.slopes(variables="x", draws=True, interval=None).draws
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
 def test_errors_of_slopes_keep_their_digits_far_from_zero() -> None:
     data = table() | {"y": 1e6 + table()["y"]}
     fit = fit_marginal(MixedEffects("y ~ x"), data)

@@ -8,7 +8,10 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from probmf import Bernoulli, MixedEffects, Ordinal, fit_marginal
+from probmf.likelihoods import ZeroInflatedPoisson
 from probmf.results import MixedFit, Sampling
+from probmf.results.mixed_predict import RowParameters, mixture
+from probmf.results.prediction_intervals import summarize
 
 FORMULA = "y ~ 1 + x + (1 + x | g) + (1 | h)"
 #: A standard Normal on a grid: the trapezoid rule is exact to rounding for what is asked of it.
@@ -213,3 +216,13 @@ def test_a_point_fit_predicts_the_population(objective: Any) -> None:
     np.testing.assert_allclose(new.upper, norm.ppf(0.95, mean, sd), rtol=1e-4)
     np.testing.assert_allclose(new.lower, norm.ppf(0.05, mean, sd), rtol=1e-4)
     assert fit.predict({"g": [100]}, unseen="prior").sd is None
+
+
+def test_means_of_counts_whose_zeros_have_effects_of_new_groups() -> None:
+    """Nodes of the zeros' effects have weights of their own, far nodes next to none."""
+    mean, scale, spread = np.array([[0.3]]), np.array([[-0.5]]), np.array([[4.0]])
+    likelihood = ZeroInflatedPoisson()
+    scores = mixture(likelihood, RowParameters(mean, None, {}, scale, spread))
+    found = summarize(likelihood, scores, 0.8, "mean")
+    ends = np.exp(0.3) * expit(0.5 + 2.0 * norm.ppf(TAILS))
+    np.testing.assert_allclose([found.lower[0], found.upper[0]], ends, rtol=0.02)
