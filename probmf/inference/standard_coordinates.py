@@ -1,8 +1,11 @@
 """Standard coordinates of mixed models: what a sampler moves in is of one size in all units."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -32,14 +35,54 @@ class Coordinate(NamedTuple):
         return jnp.broadcast_to(jnp.asarray(self.center, value.dtype), jnp.shape(value))
 
 
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["columns", "center", "prior", "unit"],
+    meta_fields=["site", "coefficients"],
+)  # fmt: skip
+@dataclass(frozen=True)
+class Level:
+    """A site of increasing numbers that the linear predictor is compared with, as cutpoints are.
+
+    Its first unconstrained value is where the predictor would be with all columns at their means,
+    and a standard one; or without coefficients beside it so many units of standard ones.
+
+    Attributes:
+        site: The site.
+        coefficients: Site of the coefficients.
+        columns: Means of their columns.
+        center: The predictor's mean without them.
+        prior: Prior means of the coefficients.
+        unit: The unit.
+    """
+
+    site: str
+    coefficients: str
+    columns: Float[np.ndarray, " p"]
+    center: float
+    prior: Float[np.ndarray, " p"]
+    unit: float
+
+    def moved(self, value: Array, values: Mapping[str, Array], *, back: bool = False) -> Array:
+        """The site's unconstrained values from standard ones, or back, beside all sites' values."""
+        first, columns = value[..., :1], jnp.asarray(self.columns, value.dtype)
+        beta, unit = jnp.asarray(self.prior, value.dtype), self.unit
+        if self.coefficients in values:
+            beta, unit = values[self.coefficients], 1.0
+        shift = self.center + jnp.sum(beta * columns, axis=-1, keepdims=True)
+        first = (first - shift) / unit if back else shift + unit * first
+        return jnp.concatenate([first, value[..., 1:]], axis=-1)
+
+
 class Coordinates(NamedTuple):
     """Affine maps of unconstrained values, by site; sites without one keep theirs.
 
     Attributes:
         by_site: The maps.
+        level: A site that moves along with coefficients, or None.
     """
 
     by_site: Mapping[str, Coordinate]
+    level: Level | None = None
 
     def apply(self, values: Mapping[str, Array]) -> dict[str, Array]:
         """Unconstrained values from standard ones."""
@@ -50,11 +93,16 @@ class Coordinates(NamedTuple):
             if one.matrix is not None:
                 value = value @ jnp.asarray(one.matrix.T, value.dtype)
             found[name] = value + one.center_of(value)
+        if self.level is not None and (site := self.level.site) in values:
+            found[site] = self.level.moved(found[site], found)
         return found
 
     def log_volume(self, shapes: Mapping[str, tuple[int, ...]]) -> float:
         """Logarithm of the volume of unconstrained values by that of standard ones."""
-        return sum(
+        level, own = self.level, 0.0
+        if level is not None and level.site in shapes and level.coefficients not in shapes:
+            own = float(np.log(level.unit))
+        return own + sum(
             float(np.linalg.slogdet(np.asarray(one.matrix, np.float64))[1])
             * float(np.prod(shapes[name][:-1]))
             for name, one in self.by_site.items()
@@ -70,6 +118,8 @@ class Coordinates(NamedTuple):
             if one.inverse is not None:
                 value = value @ jnp.asarray(one.inverse.T, value.dtype)
             found[name] = value
+        if self.level is not None and (site := self.level.site) in values:
+            found[site] = self.level.moved(values[site], values, back=True)
         return found
 
 
@@ -83,21 +133,36 @@ def mixed_coordinates(program: MixedProgram, data: MixedData) -> Coordinates:
     if data.response is not None:
         # One where responses have no place on the scale of scores.
         unit = float(np.std(program.likelihood.place(np.asarray(data.response, np.float64)))) or 1.0
-    found = _of_predictor(data.mean, data.priors, unit)
+    own = program.likelihood.learned
+    learned = next((n for n in own if isinstance(data.priors.get(n), Distribution)), None)
+    found = _of_predictor(data.mean, data.priors, unit, centred=learned is not None)
     if data.noise is not None:
         found |= _of_predictor(data.noise, data.priors, 1.0)
     if _is_logarithmic(data.priors.get("noise_scale")):
         found["noise_scale"] = Coordinate(np.log(np.asarray(unit)))
-    return Coordinates(found)
+    return Coordinates(found, None if learned is None else _level(learned, data))
+
+
+def _level(site: str, data: MixedData) -> Level:
+    """Learned numbers in place of an intercept."""
+    mean, columns = data.mean, np.asarray(data.mean.population, np.float64)
+    prior: Any = data.priors[mean.site].mean if mean.names else np.zeros(0)
+    beside = np.column_stack([np.ones(len(columns)), columns])
+    unit = float(np.linalg.norm(orthogonalize(beside)[1].backward[0]))
+    center = 0.0 if mean.offset is None else float(np.mean(mean.offset))
+    return Level(site, mean.site, columns.mean(axis=0), center, np.asarray(prior), unit)
 
 
 def _of_predictor(
-    predictor: Predictor, priors: Mapping[str, Any], unit: float
+    predictor: Predictor, priors: Mapping[str, Any], unit: float, *, centred: bool = False
 ) -> dict[str, Coordinate]:
     found: dict[str, Coordinate] = {}
     if predictor.names:
         center = np.asarray(priors[predictor.site].mean, np.float64)
-        found[predictor.site] = _of_columns(predictor.population, center, unit)
+        columns = np.asarray(predictor.population, np.float64)
+        if centred:
+            columns = columns - columns.mean(axis=0)
+        found[predictor.site] = _of_columns(columns, center, unit)
     for term in predictor.groups:
         z = np.asarray(term.z, np.float64)
         found[term.effects_site] = _of_columns(z, np.zeros(z.shape[1]), unit)

@@ -327,6 +327,13 @@ class Likelihood(BaseLikelihood):
         """
         return {}
 
+    def moved_priors(self, center: float, spread: float) -> dict[str, Distribution]:
+        """Default priors of learned parameters from which a Normal number is subtracted.
+
+        It is what the linear predictor has where all columns are zero, more than at their means.
+        """
+        return {}
+
     @abstractmethod
     def base_score(self, rating: np.ndarray, weight: np.ndarray | None) -> float:
         """The score that fits all ratings best when it is the same for all."""

@@ -153,36 +153,41 @@ def interval_probability(a: Array, b: Array, link: LinkName, sd: Any = None) -> 
 
 
 class OrderedNormal(Distribution):
-    r"""Independent Normal(0, scale) numbers put in order.
+    r"""Independent Normal(m, scale) numbers put in order.
 
-    The density is :math:`n! \prod_k N(c_k; 0, s^2)` on the increasing vectors: proper and
+    The density is :math:`n! \prod_k N(c_k; m, s^2)` on the increasing vectors: proper and
     log-concave.
 
     Args:
         scale: Standard deviation s before they are put in order.
         size: How many numbers, n.
+        loc: Their mean m.
         validate_args: As for all of NumPyro's distributions.
     """
 
-    arg_constraints = {"scale": constraints.positive}  # noqa: RUF012 (as NumPyro has it)
+    arg_constraints = {  # noqa: RUF012 (as NumPyro has it)
+        "scale": constraints.positive, "loc": constraints.real,
+    }  # fmt: skip
     support = constraints.ordered_vector
-    reparametrized_params = ["scale"]  # noqa: RUF012
+    reparametrized_params = ["scale", "loc"]  # noqa: RUF012
 
-    def __init__(self, scale: Any, size: int, *, validate_args: bool | None = None) -> None:
-        """Keep the scale."""
-        self.scale = scale
+    def __init__(
+        self, scale: Any, size: int, *, loc: Any = 0.0, validate_args: bool | None = None
+    ) -> None:
+        """Keep scale and mean."""
+        self.scale, self.loc = scale, loc
         super().__init__((), (size,), validate_args=validate_args)
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Float[Array, "... n"]:
         """Sorted draws."""
         draws = jax.random.normal(key, (*sample_shape, *self.event_shape))
-        return jnp.sort(self.scale * draws, axis=-1)
+        return self.loc + jnp.sort(self.scale * draws, axis=-1)
 
     def log_prob(self, value: Any, intermediates: Any = None) -> Any:
         """Log density; that the values increase is not checked."""
         value = jnp.asarray(value)
         size = self.event_shape[0]
-        density = LINKS["probit"].log_density(value / self.scale)
+        density = LINKS["probit"].log_density((value - self.loc) / self.scale)
         each = density - jnp.log(jnp.asarray(self.scale, value.dtype))
         return jnp.sum(each, axis=-1) + math.lgamma(size + 1)
 

@@ -77,7 +77,7 @@ class Ordinal(Likelihood):
             None for those that the response of a mixed model has; other models need them.
         cutpoints: "learned", or K - 1 increasing numbers.
         cutpoint_scale: The prior's scale, in units of the score (whose noise has sd 1.8 for the
-            logit and 1 for the probit).
+            logit and 1 for the probit); in a mixed model where all columns are at their means.
         link: "logit" (F is the sigmoid) or "probit" (the Normal distribution function).
 
     Raises:
@@ -183,6 +183,12 @@ class Ordinal(Likelihood):
     def default_priors(self, width: float) -> dict[str, Distribution]:
         """Cutpoints in order."""
         return {"cutpoints": OrderedNormal(self.cutpoint_scale, self.num_levels - 1)}
+
+    def moved_priors(self, center: float, spread: float) -> dict[str, Distribution]:
+        """Cutpoints in order, seen from another zero; all together say as much of it as one."""
+        count = self.num_levels - 1
+        scale = float(np.hypot(self.cutpoint_scale, spread * np.sqrt(count)))
+        return {"cutpoints": OrderedNormal(scale, count, loc=center)}
 
     def prior_precisions(self) -> dict[str, float]:
         """That of learned cutpoints."""

@@ -45,8 +45,8 @@ COMPARISONS: dict[str, tuple[Callable[..., np.ndarray], str]] = {
 SPREADS = ("sd", "2sd", "iqr", "minmax")
 #: Pairs of levels that have a name.
 PAIRINGS = ("reference", "sequential", "pairwise")
-#: Step of a derivative, as a share of a value or of the training data's range, whichever is less, and
-#: the least that it is, as a share of that range: a logarithm bends within a share of the value.
+#: Step of a derivative, as a share of a value or of the training data's range, whichever is less,
+#: and the least that it is, as a share of the range: a logarithm bends within a share of the value.
 STEP, LEAST_STEP = 1e-4, 1e-8
 
 

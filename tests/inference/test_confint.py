@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.optimize
+from scipy.optimize import minimize
 from scipy.special import expit
-from scipy.stats import nbinom, poisson
+from scipy.stats import nbinom, norm, poisson
 
-from probmf import MixedEffects, fit_marginal
+from probmf import MixedEffects, fit_marginal, sample_marginal
 from probmf.inference.mixed.confint import confint
 from probmf.run.driver import FitWarning
 
@@ -164,3 +165,38 @@ def test_errors() -> None:
         confint(best, method="exact")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="fit is a str, expected a MixedFit"):
         confint("fit")  # type: ignore[arg-type]
+
+
+def test_cutpoints_go_along_with_a_column_far_from_zero() -> None:
+    """They lie about 600 beside a year, which the search, its profiles and draws have to reach."""
+    rng = np.random.default_rng(0)
+    year = np.round(rng.uniform(2000, 2020, 80), 2)
+    table = {"o": np.digitize(0.3 * (year - 2010) + rng.logistic(size=80), [-1.0, 1.0])}
+    fit, near = (
+        fit_marginal(MixedEffects("o ~ x", likelihood="ordinal"), table | {"x": year - zero})
+        for zero in (0.0, 2010.0)
+    )
+    assert fit.maximum is not None
+    assert near.maximum is not None
+    assert fit.maximum.log_likelihood == pytest.approx(near.maximum.log_likelihood, abs=1e-6)
+    slope, cut = fit.samples["coefficients"][0, 0, 0], fit.samples["cutpoints"][0, 0]
+    np.testing.assert_allclose(cut, near.samples["cutpoints"][0, 0] + 2010 * slope, rtol=1e-5)
+
+    def minus(at: np.ndarray, first: float) -> float:
+        """Minus log likelihood, the first cutpoint held; cutpoints are seen from the year 2010."""
+        ends = np.array([-np.inf, at[0], at[0] + np.exp(at[1]), np.inf])
+        score = (first - at[0]) / 2010 * (year - 2010)
+        low, high = (ends[table["o"] + up] - score for up in (0, 1))
+        return -float(np.sum(np.log(np.maximum(expit(high) - expit(low), 1e-300))))
+
+    found = confint(fit)["cutpoints[0|1]"]
+    start = np.array([cut[0] - 2010 * slope, np.log(np.diff(cut)[0])])
+    for end in (found["lower"], found["upper"]):
+        top = minimize(minus, start, (end,), method="Nelder-Mead", options={"fatol": 1e-9})
+        drop = fit.maximum.log_likelihood + top.fun
+        assert 2 * drop == pytest.approx(norm.ppf(0.975) ** 2, abs=2e-3)
+    model = MixedEffects("o ~ x", likelihood="ordinal")
+    draws = sample_marginal(model, table | {"x": year}, key=0, num_samples=400)
+    assert draws.method == "importance"
+    middle = draws.samples["coefficients"].mean()
+    assert middle == pytest.approx(slope, abs=0.5 * fit.maximum.errors["coefficients"][0])

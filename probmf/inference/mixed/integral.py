@@ -273,17 +273,22 @@ class IntegralDensity(Potential):
 
     def start(self) -> np.ndarray:
         """Units of the columns for scales, prior means for coefficients, shares for cutpoints."""
-        vector = np.array(self.vector, np.float64)
-        data, places = self.integral.data, self.places
+        data = self.integral.data
         likelihood = self.integral.program.likelihood.coded(data.num_levels)
         weight = None if data.weight is None else np.asarray(data.weight, np.float64)
-        first = likelihood.start(np.asarray(data.response, np.float64), weight, 0.0)
-        for site, value in first.items():
-            if site in places:
-                prior: Any = data.priors[site]
-                own = biject_to(prior.support).inv(jnp.asarray(value, jnp.result_type(float)))
-                vector[places[site]] = np.asarray(own)
-        return vector
+        score = 0.0 if data.mean.offset is None else float(np.mean(data.mean.offset))
+        if data.mean.names:
+            prior: Any = data.priors[data.mean.site]
+            score += float(np.mean(data.population @ prior.mean))
+        first = likelihood.start(np.asarray(data.response, np.float64), weight, score)
+        inner = self._split(self.vector)
+        if not first.keys() & inner.keys():
+            return np.array(self.vector, np.float64)
+        inner = self.unravel(self.vector)
+        for site in first.keys() & inner.keys():
+            law: Any = data.priors[site]
+            inner[site] = biject_to(law.support).inv(jnp.asarray(first[site], self.vector.dtype))
+        return np.asarray(self.ravel(inner), np.float64)
 
     def latents(self, vector: Array) -> dict[str, Array]:
         """Values of the sites that are left, to be traced; does not touch the observations."""

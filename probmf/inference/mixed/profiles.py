@@ -40,32 +40,36 @@ def profiles(refit: Refit, height: float, pool: Workers) -> dict[str, tuple[floa
         height: Twice the drop of the log likelihood at an end.
         pool: Threads, for coefficients, each of which has problems of its own.
     """
-    vector, found = np.asarray(refit.top.x), {}
+    vector, found, mean = np.asarray(refit.top.x), {}, refit.data.mean
     minus, errors = minus_score(refit.problem), _errors(refit.fit)
     slopes = _slopes(refit, vector)
-    places = {
-        name: int(np.flatnonzero(slope)[0])
-        for name, slope in slopes.items()
-        if np.sum(slope != 0) == 1 and not name.startswith(f"{refit.data.mean.site}[")
-    }
+    places = {}
+    for name, slope in slopes.items():
+        # Its own coordinates; a cutpoint goes along with coefficients, too.
+        own = np.ravel(refit.problem.places[name.partition("[")[0]])
+        if len(moving := own[slope[own] != 0]) == 1 and not name.startswith(f"{mean.site}["):
+            places[name] = int(moving[0])
     units = _units(refit.data)
     for name, place in places.items():
         rest = np.delete(np.arange(len(vector)), place)
+        # What holds the number where the others move.
+        along = -slopes[name][rest] / slopes[name][place]
 
         def profile(
-            value: float, start: np.ndarray, place: int = place, rest: np.ndarray = rest
-        ) -> tuple[float, np.ndarray]:
-            return _constrained(minus, vector, place, rest, value, start)
+            value: float, start: np.ndarray, place: int = place, rest: np.ndarray = rest,
+            along: np.ndarray = along,
+        ) -> tuple[float, np.ndarray]:  # fmt: skip
+            return _constrained(minus, vector, place, rest, along, value, start)
 
-        slope, unit = abs(slopes[name][place]), units.get(name, 1.0)
+        slope, unit = abs(float(slopes[name][place])), units.get(name, 1.0)
         step = min(errors.get(name, START * slope * unit) / slope, unit)
         ends = _ends(profile, vector[place], vector[rest], refit.top.fun, height, step, unit)
         lower, upper = (_value(refit, name, place, end) for end in ends)
         found[name] = lower, upper
 
     def of_coefficient(place: int) -> tuple[float, float]:
-        name = f"{refit.data.mean.site}[{refit.data.mean.names[place]}]"
-        center = float(refit.fit.samples[refit.data.mean.site][0, 0, place])
+        name = f"{mean.site}[{mean.names[place]}]"
+        center = float(refit.fit.samples[mean.site][0, 0, place])
 
         def without(value: float, start: np.ndarray) -> tuple[float, np.ndarray]:
             problem = refit.pose(_with_fixed(refit.data, place, value))
@@ -80,7 +84,7 @@ def profiles(refit: Refit, height: float, pool: Workers) -> dict[str, tuple[floa
         step = min(step, unit)
         return _ends(without, center, np.zeros(0), refit.top.fun, height, step, unit)
 
-    names = [f"{refit.data.mean.site}[{column}]" for column in refit.data.mean.names]
+    names = [f"{mean.site}[{column}]" for column in mean.names]
     return found | dict(zip(names, pool.map(of_coefficient, range(len(names))), strict=True))
 
 
@@ -150,19 +154,18 @@ def _with_fixed(data: MixedData, place: int, value: float) -> MixedData:
 
 def _constrained(
     minus: Callable[[np.ndarray], tuple[float, np.ndarray]], vector: np.ndarray, place: int,
-    rest: np.ndarray, value: float, start: np.ndarray,
+    rest: np.ndarray, along: np.ndarray, value: float, start: np.ndarray,
 ) -> tuple[float, np.ndarray]:  # fmt: skip
-    """The best value with one coordinate held, and the others there."""
+    """The best value with a number held, and the others there."""
     full = np.array(vector)
-    full[place] = value
 
     def some(others: np.ndarray) -> tuple[float, np.ndarray]:
-        full[rest] = others
+        full[rest], full[place] = others, value + along @ (others - vector[rest])
         height, slope = minus(full)
-        return height, slope[rest]
+        return height, slope[rest] + slope[place] * along
 
     if not len(rest):
-        return minus(full)[0], start
+        return some(start)[0], start
     end = climb(some, start)
     return float(end.fun), np.asarray(end.x)
 

@@ -42,6 +42,7 @@ from probmf.inference.mixed.quadrature_importance import (
 )
 from probmf.inference.nuts.pooled_warmup import PooledNuts
 from probmf.inference.nuts.transitions import Chains
+from probmf.inference.standard_coordinates import mixed_coordinates
 from probmf.models.mixed.arrays import MixedData
 from probmf.models.mixed.program import MixedProgram
 from probmf.rows.store import num_workers
@@ -65,6 +66,9 @@ LIKELY = {1: 7, 2: 5}
 #: Rows from which a proposal costs so much that a few coefficients of a model of one grouping are
 #: proposed with the scales: that takes one look at the rows where a centre given scales takes four.
 MANY_ROWS, FEW_COEFFICIENTS = 20_000, 10
+#: The same where cutpoints lie so many of their own sizes further from zero than at the columns'
+#: means: given them the coefficients are known to so many digits that their centre is hard to find.
+FAR = 3.0
 
 
 class NoGroupingError(ValueError):
@@ -144,7 +148,9 @@ def sample_by_quadrature(
     names = [term.name for term in data.groups]
     if data.noise is not None and data.noise.groups:
         raise NoGroupingError("effects in scale_formula have no quadrature")
-    direct = data.num_observations >= MANY_ROWS and _is_simple(data)
+    level = mixed_coordinates(program, data).level
+    far = level is not None and level.unit > FAR
+    direct = (far or data.num_observations >= MANY_ROWS) and _is_simple(data)
     whole = Integral.of(program, data, names, coefficients=not direct)
     terms = largest_grouping(whole)
     outer = IntegralDensity.of_integral(whole)

@@ -34,6 +34,7 @@ from probmf.models.mixed.priors import (
     Prior,
     Priors,
     ResponsePlace,
+    Scaling,
     as_array,
     default_priors,
     heavy_tails,
@@ -181,27 +182,34 @@ def _priors(
     likelihood: Likelihood,
     given: Priors,
 ) -> dict[str, Prior]:
-    offset = parts[0][1].offset
+    # Learned parameters of the likelihood stand for an intercept.
+    scalings = [
+        Scaling.of(encoded.population, aside=coding is parts[0][0] and bool(likelihood.learned))
+        for coding, encoded in parts
+    ]
     place = likelihood.place(read.values)
-    if offset is not None:
+    if (offset := parts[0][1].offset) is not None:
         place = place - (offset if isinstance(place, np.ndarray) else likelihood.middle(offset))
-    target = mean_target(place, has_intercept=parts[0][0].intercept is not None)
+    target = mean_target(place, has_constant=scalings[0].constant is not None)
     # The parameter that has a predictor has no prior of its own.
     varying = likelihood.scale_parameter if len(parts) > 1 else ""
     targets = [target, ResponsePlace(*likelihood.scale_place(target.width / WIDTH))]
+    if varying and (offset := parts[1][1].offset) is not None:
+        targets[1] = targets[1]._replace(center=targets[1].center - float(np.mean(offset)))
     defaults: dict[str, Prior] = {}
     names = {coding.site: coding.names for coding, _ in parts}
     with run_unchecked():  # The user's own were checked when they were made.
-        for (coding, encoded), aim in zip(parts, targets, strict=False):
+        for (coding, encoded), scaling, aim in zip(parts, scalings, targets, strict=False):
             groups = [
                 (term.name, term.names, encoded.groups[term.name].z, term.correlated)
                 for term in coding.terms
             ]
-            columns = PredictorColumns(
-                coding.site, coding.names, encoded.population, coding.intercept, groups
-            )
+            columns = PredictorColumns(coding.site, coding.names, scaling, groups)
             defaults |= default_priors(columns, aim)
-        own = likelihood.default_priors(target.width)
+        moved = target.width * float(np.sqrt(max(scalings[0].aside ** 2 - 1.0, 0.0)))
+        own = likelihood.default_priors(target.width) | likelihood.moved_priors(
+            -target.center, moved
+        )
         defaults |= {site: law for site, law in own.items() if site != varying}
         for site, value in likelihood.stated.items():
             _refuse_twice(likelihood, given, site)

@@ -84,12 +84,6 @@ class PredictorCoding:
         """Names of the population columns."""
         return tuple(self.columns.names[place] for place in self.places)
 
-    @property
-    def intercept(self) -> int | None:
-        """Place of the intercept among them; None if there is none."""
-        place = self.columns.intercept
-        return self.places.index(place) if place in self.places else None
-
     def columns_used(self, leave_out: Collection[str] = ()) -> list[str]:
         """Columns of the data that it needs, but for some group terms."""
         names = [*self.columns.levels, *(() if self.offset is None else self.offset.levels)]

@@ -1,11 +1,13 @@
 r"""Default priors, scaled by the data, and the user's own in their place.
 
 With :math:`s` the standard deviation of the response on the predictor's scale (one for logits and
-logarithms of rates; the root mean square if there is no intercept) a coefficient is
-:math:`N(0, (2.5 s / \mathrm{sd}(x))^2)` and a group scale is HalfNormal with
-:math:`2.5 s / \mathrm{sd}(z)`, as in rstanarm: a change of one standard deviation in a column
-hardly moves the response by more than a few of its own. A column that is constant, the intercept's
-among them, counts with sd one.
+logarithms of rates; the root mean square where no coefficients make a constant) and :math:`r` the
+root mean square of what the other columns leave of a column, a coefficient is
+:math:`N(0, (2.5 s / r)^2)` and a group scale is HalfNormal with :math:`2.5 s / r`. Of columns that
+are apart that is as in rstanarm: a change of one standard deviation hardly moves the response by
+more than a few of its own. Of others it allows as much, wherever a column has its zero: beside a
+year the intercept is far from the data, and so is what a product of columns does to their own
+coefficients.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,16 +21,49 @@ import numpyro.distributions as dist
 from jaxtyping import Array
 from numpyro.distributions import Distribution, constraints
 
+from probmf.effects.standard import orthogonalize
 from probmf.likelihoods.parameters import check_scale, check_support, is_number
 from probmf.models.mixed.arrays import Mixing
 
 type Prior = Distribution | Array
 type Priors = Mapping[str, Any]
 
-#: Standard deviations of less than this share of a column's size are rounding.
+#: Standard deviations of less than this share of a response's size are rounding.
 ROUNDING = 1e-14
+#: Accuracy of a constant, and of a column's part in it.
+SAME = 1e-8
 #: Prior scales are this many standard deviations of the response.
 WIDTH = 2.5
+
+
+class Scaling(NamedTuple):
+    """Facts of columns that priors of their coefficients depend on.
+
+    Attributes:
+        width: One over the root mean square of what the other columns leave of each.
+        constant: Coefficients of a predictor that is one in all rows; None where there are none.
+        aside: The width of a constant that is no column, but stands beside them.
+    """
+
+    width: np.ndarray
+    constant: np.ndarray | None
+    aside: float = 1.0
+
+    @classmethod
+    def of(cls, columns: np.ndarray, *, aside: bool = False) -> "Scaling":
+        """Of a matrix; `aside` says that a constant stands beside it."""
+        if aside:
+            found = cls.of(np.column_stack([np.ones(len(columns)), columns]))
+            return cls(found.width[1:], np.zeros(columns.shape[1]), float(found.width[0]))
+        if not columns.shape[1]:
+            return cls(np.zeros(0), None)
+        moved, standard = orthogonalize(columns)
+        width = np.linalg.norm(standard.backward, axis=1)
+        own = np.linalg.lstsq(moved, np.ones(len(moved)), rcond=None)[0]
+        if np.max(np.abs(moved @ own - 1.0)) > SAME:
+            return cls(width, None)
+        constant = standard.backward @ own
+        return cls(width, np.where(np.abs(constant) > SAME * width, constant, 0.0))
 
 
 class PredictorColumns(NamedTuple):
@@ -37,16 +72,14 @@ class PredictorColumns(NamedTuple):
     Attributes:
         site: Name of the site of its coefficients.
         names: Names of the population columns.
-        population: Those columns, of shape (n, p).
-        intercept: Which of them is the intercept; None if there is none.
+        scaling: That of these columns.
         groups: For each group term its name, column names, columns of shape (n, d), and whether
             its effects are correlated.
     """
 
     site: str
     names: tuple[str, ...]
-    population: np.ndarray
-    intercept: int | None
+    scaling: Scaling
     groups: Sequence[tuple[str, tuple[str, ...], np.ndarray, bool]]
 
 
@@ -92,40 +125,40 @@ class ResponsePlace(NamedTuple):
     width: float
 
 
-def mean_target(response: np.ndarray | float, *, has_intercept: bool) -> ResponsePlace:
+def mean_target(response: np.ndarray | float, *, has_constant: bool) -> ResponsePlace:
     """Target of the linear predictor.
 
     `response` is on the predictor's scale; or, if it has no place there (as a count of zero has
-    none on that of logarithms), where an intercept is expected. Without an intercept the predictor
+    none on that of logarithms), where an intercept is expected. Without a constant the predictor
     starts from zero. Mean and 2.5 standard deviations, or 0 and 2.5 root mean squares; a width of
     2.5 without such a place.
     """
     if not isinstance(response, np.ndarray):
-        return ResponsePlace(response if has_intercept else 0.0, WIDTH)
-    if not has_intercept:
-        return ResponsePlace(0.0, WIDTH * (float(np.sqrt(np.mean(np.square(response)))) or 1.0))
-    return ResponsePlace(float(np.mean(response)), WIDTH * float(_sd(response[:, None])[0]))
+        return ResponsePlace(response if has_constant else 0.0, WIDTH)
+    mean, size = float(np.mean(response)), float(np.sqrt(np.mean(np.square(response)))) or 1.0
+    spread = float(np.std(response))
+    if not has_constant or spread <= ROUNDING * np.max(np.abs(response)):
+        spread = size
+    return ResponsePlace(mean if has_constant else 0.0, WIDTH * spread)
 
 
 def default_priors(columns: PredictorColumns, target: ResponsePlace) -> dict[str, Prior]:
     r"""Priors of a predictor's sites.
 
-    The intercept's is what :math:`N(\mathrm{center}, w^2)` for the predictor at the mean of the
-    columns says of the predictor where they are zero: its sd is
+    That of an intercept beside columns that are apart is what :math:`N(\mathrm{center}, w^2)` for
+    the predictor at the mean of the columns says of it where they are zero: its sd is
     :math:`w \sqrt{1 + \sum_j (\bar x_j / \mathrm{sd}(x_j))^2}`. A correlation matrix is uniform
     (LKJ with concentration one).
     """
     priors: dict[str, Prior] = {}
     if columns.names:
-        spread = _sd(columns.population)
-        is_intercept = np.arange(len(columns.names)) == columns.intercept
-        shift = np.where(is_intercept, 0.0, columns.population.mean(axis=0) / spread)
-        at_zero = target.width * np.sqrt(1.0 + np.sum(np.square(shift)))
-        loc = np.where(is_intercept, target.center, 0.0)
-        scale = np.where(is_intercept, at_zero, target.width / spread)
-        priors[columns.site] = dist.Normal(as_array(loc), as_array(scale))
+        constant, width = columns.scaling.constant, target.width * columns.scaling.width
+        loc = np.zeros_like(width) if constant is None else target.center * constant
+        priors[columns.site] = dist.Normal(as_array(loc), as_array(width))
     for name, names, z, correlated in columns.groups:
-        priors[f"{name}_scale"] = dist.HalfNormal(as_array(target.width / _sd(z)))
+        blocks = [z] if correlated else np.split(z, z.shape[1], axis=1)
+        each = np.concatenate([Scaling.of(block).width for block in blocks])
+        priors[f"{name}_scale"] = dist.HalfNormal(as_array(target.width * each))
         if correlated and len(names) > 1:
             priors[f"{name}_correlation"] = _uniform_correlation(len(names))
     return priors
@@ -318,14 +351,6 @@ def _named(value: object) -> str:
     if isinstance(value, Distribution):
         return f"a {type(value).__name__} of shape {value.batch_shape + value.event_shape}"
     return f"{value!r} of type {type(value).__name__}"
-
-
-def _sd(columns: np.ndarray) -> np.ndarray:
-    """Standard deviations of the columns; one for a constant column."""
-    spread = np.std(columns, axis=0)
-    # No more than the rounding of a constant.
-    negligible = spread <= ROUNDING * np.max(np.abs(columns), axis=0, initial=0.0)
-    return np.where(negligible, 1.0, spread)
 
 
 def as_array(values: Any) -> Array:

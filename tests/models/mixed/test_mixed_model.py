@@ -64,7 +64,7 @@ def test_log_density_of_a_correlated_term_beside_scipy() -> None:
     mean = b[0] + b[1] * x + u[:, 0] + u[:, 1] * x + values["h_effects"][code, 0]
     expected = (
         stats.norm.logpdf(b, [table["y"].mean(), 0], [at_zero, scale[1]]).sum()
-        + stats.halfnorm.logpdf(values["g_scale"], scale=scale).sum()
+        + stats.halfnorm.logpdf(values["g_scale"], scale=[at_zero, scale[1]]).sum()
         + stats.halfnorm.logpdf(values["h_scale"], scale=scale[:1]).sum()
         + stats.halfnorm.logpdf(1.2, scale=scale[0])
         + float(dist.LKJCholesky(2, 1.0).log_prob(corr))
@@ -121,10 +121,11 @@ def test_an_ordered_categorical_is_ordinal() -> None:
     assert np.asarray(design.data.response).tolist() == [0, 1, 2] * 4
     assert design.data.mean.names == ("x",)
     keys = jax.random.split(jax.random.PRNGKey(0), 2000)
-    draws = jax.vmap(design.data.priors["cutpoints"].sample)(keys)
+    law: Any = design.data.priors["cutpoints"]
+    draws = jax.vmap(law.sample)(keys)
     assert np.all(np.diff(draws) > 0)
     # The lesser of two Normals has mean -s / sqrt(pi).
-    np.testing.assert_allclose(np.mean(draws[:, 0]), -5 / np.sqrt(np.pi), atol=0.4)
+    np.testing.assert_allclose(np.mean(draws[:, 0]) / law.scale, -1 / np.sqrt(np.pi), atol=0.08)
 
 
 def test_likelihoods_as_objects() -> None:
@@ -248,21 +249,32 @@ def test_default_priors() -> None:
     def priors(formula: str, **options: Any) -> dict[str, Any]:
         return dict(MixedEffects(formula, **options).design(table).data.priors)
 
-    found = priors("y ~ x + (x | g)")
+    found = priors("y ~ x + (x | g) + (1 + x || h)")
     np.testing.assert_allclose(found["coefficients"].scale[1], 2.5 * sd_y / sd_x, rtol=1e-5)
-    np.testing.assert_allclose(found["g_scale"].scale, [2.5 * sd_y, 2.5 * sd_y / sd_x], rtol=1e-5)
+    size = np.sqrt(np.mean(table["x"] ** 2))
+    np.testing.assert_allclose(
+        found["g_scale"].scale, 2.5 * sd_y / sd_x * np.array([size, 1.0]), rtol=1e-5
+    )
+    np.testing.assert_allclose(found["h_x_scale"].scale, 2.5 * sd_y / size, rtol=1e-5)
     np.testing.assert_allclose(found["noise_scale"].scale, 2.5 * sd_y, rtol=1e-5)
     assert found["g_correlation"].concentration == 1.0
     root_mean_square = np.sqrt(np.mean(table["y"] ** 2))
-    found = priors("y ~ 0 + h")
-    np.testing.assert_allclose(found["coefficients"].loc, 0)
-    np.testing.assert_allclose(found["coefficients"].scale, 5 * root_mean_square, rtol=1e-5)
+    found = priors("y ~ 0 + x")
+    assert float(found["coefficients"].loc[0]) == 0.0
+    np.testing.assert_allclose(
+        found["coefficients"].scale, 2.5 * root_mean_square / size, rtol=1e-5
+    )
+    found = priors("y ~ 0 + h", scale_formula="~ 0 + h + offset(x)")
+    np.testing.assert_allclose(found["coefficients"].loc, table["y"].mean(), rtol=1e-5)
+    np.testing.assert_allclose(found["coefficients"].scale, 2.5 * np.sqrt(2) * sd_y, rtol=1e-5)
+    log_noise = np.log(sd_y) - table["x"].mean()
+    np.testing.assert_allclose(found["noise_coefficients"].loc, log_noise, rtol=1e-5)
     table["y"] = (table["y"] > 20).astype(float)
     found = priors("y ~ 1 + (1 | g)", likelihood="bernoulli")
     assert (float(found["coefficients"].loc[0]), float(found["coefficients"].scale[0])) == (0, 2.5)
     assert set(found) == {"coefficients", "g_scale"}
     table["y"] = np.full(N, 3.0)
-    np.testing.assert_allclose(priors("y ~ 1")["noise_scale"].scale, 2.5)
+    np.testing.assert_allclose(priors("y ~ 1")["noise_scale"].scale, 7.5)
 
 
 def test_exposures_of_counts_enter_the_intercepts_prior_as_their_mean() -> None:
@@ -273,16 +285,38 @@ def test_exposures_of_counts_enter_the_intercepts_prior_as_their_mean() -> None:
     np.testing.assert_allclose(data.priors["coefficients"].loc, [rate], rtol=1e-6)
 
 
-def test_the_intercepts_prior_does_not_depend_on_where_a_column_has_its_zero() -> None:
-    """The predictor at the mean of x keeps its prior width when x is moved by 2000."""
-    table = frame()
-    for shift in (0.0, 2000.0):
-        x = table["x"] + shift
+def test_default_priors_do_not_depend_on_where_a_column_has_its_zero() -> None:
+    """The predictor at the mean of x, its slope and its bend there keep their widths."""
+    rng = np.random.default_rng(0)
+    table = {"y": rng.normal(size=60), "z": rng.normal(size=60), "g": np.arange(60) % 3}
+    table |= {"o": np.arange(60) % 4, "a": np.resize(["p", "q"], 60)}
+    x, size = rng.normal(size=60), 2.5 * table["y"].std()
+
+    def scales(formula: str, site: str = "coefficients", **options: Any) -> list[np.ndarray]:
+        """Of x about zero, and far from it."""
         with jax.enable_x64(True):
-            data = MixedEffects("y ~ x").design(table | {"x": x}).data
-            at_zero, slope = np.asarray(data.priors["coefficients"].scale)
-        width = np.sqrt(at_zero**2 - (x.mean() * slope) ** 2)
-        np.testing.assert_allclose(width, 2.5 * table["y"].std(), rtol=1e-6)
+            made = [
+                MixedEffects(formula, **options).design(table | {"x": x + shift}).data.priors[site]
+                for shift in (-x.mean(), 2000.0)
+            ]
+            return [np.asarray(law.scale) for law in made]
+
+    for formula in ("y ~ x * z", "y ~ x + I(x ** 2)", "y ~ 0 + a * x"):
+        near, far = scales(formula)
+        np.testing.assert_allclose(far[-1], near[-1], rtol=1e-5)
+    for near, far in (scales("y ~ x"), scales("y ~ x + (1 + x | g)", "g_scale")):
+        np.testing.assert_allclose(near, size / np.array([1.0, x.std()]), rtol=1e-6)
+        at_mean = np.sqrt(far[0] ** 2 - ((x.mean() + 2000.0) * far[1]) ** 2)
+        np.testing.assert_allclose(at_mean, size, rtol=1e-6)
+    near, far = scales("y ~ 0 + a + x")
+    assert np.all(far[:2] > 100 * near[:2])
+    assert np.all(near[:2] > size)
+    near, far = scales("o ~ x", "cutpoints", likelihood="ordinal")
+    np.testing.assert_allclose(near, 5.0, rtol=1e-6)
+    shift = np.sqrt(3.0) * 2.5 * (x.mean() + 2000.0) / x.std()
+    np.testing.assert_allclose(far, np.hypot(5.0, shift), rtol=1e-6)
+    law = MixedEffects("o ~ offset(x)", likelihood="ordinal").design(table | {"x": x + 7.0}).data
+    assert law.priors["cutpoints"].loc == pytest.approx(x.mean() + 7.0)
 
 
 def test_priors_of_the_user() -> None:
