@@ -225,4 +225,4 @@ def test_means_of_counts_whose_zeros_have_effects_of_new_groups() -> None:
     scores = mixture(likelihood, RowParameters(mean, None, {}, scale, spread))
     found = summarize(likelihood, scores, 0.8, "mean")
     ends = np.exp(0.3) * expit(0.5 + 2.0 * norm.ppf(TAILS))
-    np.testing.assert_allclose([found.lower[0], found.upper[0]], ends, rtol=0.02)
+    np.testing.assert_allclose([found.lower[0], found.upper[0]], ends, atol=0.01)

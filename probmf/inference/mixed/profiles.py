@@ -61,8 +61,8 @@ def profiles(refit: Refit, height: float, pool: Workers) -> dict[str, tuple[floa
         ) -> tuple[float, np.ndarray]:  # fmt: skip
             return _constrained(minus, vector, place, rest, along, value, start)
 
-        slope, unit = abs(float(slopes[name][place])), units.get(name, 1.0)
-        step = min(errors.get(name, START * slope * unit) / slope, unit)
+        rise, unit = float(np.abs(slopes[name][place])), units.get(name, 1.0)
+        step = float(min(errors.get(name, START * rise * unit) / rise, unit))
         ends = _ends(profile, vector[place], vector[rest], refit.top.fun, height, step, unit)
         lower, upper = (_value(refit, name, place, end) for end in ends)
         found[name] = lower, upper
