@@ -222,7 +222,7 @@ def test_means_of_counts_whose_zeros_have_effects_of_new_groups() -> None:
     """Nodes of the zeros' effects have weights of their own, far nodes next to none."""
     mean, scale, spread = np.array([[0.3]]), np.array([[-0.5]]), np.array([[4.0]])
     likelihood = ZeroInflatedPoisson()
-    scores = mixture(likelihood, RowParameters(mean, None, {}, scale, spread))
+    scores = mixture(RowParameters(likelihood, mean, None, {}, scale, spread))
     found = summarize(likelihood, scores, 0.8, "mean")
     ends = np.exp(0.3) * expit(0.5 + 2.0 * norm.ppf(TAILS))
     np.testing.assert_allclose([found.lower[0], found.upper[0]], ends, atol=0.01)
