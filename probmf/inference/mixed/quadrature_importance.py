@@ -254,7 +254,8 @@ class _Proposals:
         """A mode that Laplace's approximation has found, moved by the values by quadrature.
 
         Along each axis of its covariance the logarithm is taken for the parabola through three
-        points. All searches for centres begin at those by the rest, from those found here, on.
+        points. Where there are columns, it stays, and from now on searches for their centres begin
+        at those by the rest, from those found here.
         """
         size = len(mode.vector)
         if not size:
@@ -271,7 +272,8 @@ class _Proposals:
             line = Line(mode.vector, center[0], slope)
             line = jax.tree.map(lambda part: np.asarray(part, self.dtype), line)
             self.conditional = replace(self.conditional, start=line)
-        if not np.all(np.isfinite(logs)):
+        # With columns the values are those at centres that are found roughly.
+        if self.conditional.num_columns or not np.all(np.isfinite(logs)):
             return mode
         (value,), ahead, behind = np.split(logs, [1, 1 + size])
         bend = np.clip(2 * value - ahead - behind, 1 / MOST_BEND, MOST_BEND)
