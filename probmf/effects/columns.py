@@ -18,12 +18,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from probmf.effects.evidence_and_draws import eliminate, remainder_shapes
-from probmf.effects.laplace import Blocks, Tables
+from probmf.effects.laplace import Blocks
 from probmf.effects.linalg import solve_lower
 from probmf.effects.quadrature import Groups, log_integrals
-from probmf.effects.remainder import factor_remainder, scale_columns
-from probmf.effects.statistics import collect_statistics
 
 #: Squared distance to the mode, in standard deviations of all effects together, from which one more
 #: step will do: so much, and for each effect.
@@ -41,10 +38,7 @@ def lead_groups(blocks: Blocks, columns: Float[Array, " D"] | None = None) -> Gr
     """
     pattern, offset, tril = blocks.pattern, blocks.offset, blocks.trils[0]
     if columns is not None and pattern.num_columns:
-        shapes, trils = remainder_shapes(pattern), tuple(blocks.trils[1:])
-        flat = scale_columns(shapes, trils, columns[:, None], transpose=False)[:, 0]
-        rest = jnp.concatenate(list(blocks.designs[1:]), axis=1)
-        offset = offset + jnp.sum(rest * flat[pattern.column], axis=1)
+        offset = offset + blocks.added_by_columns(columns)
     design = blocks.designs[0]
     if tril.ndim == 2:
         own = design @ tril
@@ -66,14 +60,6 @@ class Columns(NamedTuple):
     num_nodes: int
     near: Float[Array, "groups d"]
 
-    def tables(self, columns: Float[Array, " D"]) -> Tables:
-        """The same by block."""
-        pattern = self.blocks.pattern
-        return [
-            columns[start : start + groups * dim].reshape(groups, dim)
-            for start, (groups, dim) in zip(pattern.offsets, pattern.shapes[1:], strict=True)
-        ]
-
     def log_density(self, columns: Float[Array, " D"]) -> tuple[Float[Array, ""], Array]:
         """F but for the constant of the Normal, and the modes of the leading effects.
 
@@ -85,16 +71,10 @@ class Columns(NamedTuple):
 
     def factor(self, columns: Float[Array, " D"], modes: Array) -> Float[Array, "D D"]:
         """Lower factor R of the precision S at the leading effects' modes. Cost O(n q^2 + D^3)."""
-        blocks, pattern = self.blocks, self.blocks.pattern
-        groups = lead_groups(blocks, columns)
-        weight = blocks.rows.differentiate(groups.predictor(modes)).weight
+        predictor = lead_groups(self.blocks, columns).predictor(modes)
+        weight = self.blocks.rows.differentiate(predictor).weight
         # Where a density bends upwards the prior's curvature serves.
-        weight = jnp.maximum(weight, 0.0)
-        sums = collect_statistics(pattern, blocks.designs, jnp.zeros_like(weight), weight)
-        one = jnp.ones((), weight.dtype)
-        _, system, _ = eliminate(pattern, sums, blocks.trils, one, False)
-        shapes = remainder_shapes(pattern)
-        return factor_remainder(shapes, system, tuple(blocks.trils[1:]), one)[0]
+        return self.blocks.factor(jnp.maximum(weight, 0.0))
 
     def normal(self, start: Float[Array, " D"]) -> tuple[Float[Array, " D"], Float[Array, "D D"]]:
         """Centre and factor R of the precision of the Normal that is near the density.

@@ -91,13 +91,13 @@ def near_modes(
 
 
 def draw_effects_of_groups(
-    groups: Integrands, key: Array, near: Near | None = None
+    groups: Integrands, uniform: Float[Array, "d groups"], near: Near | None = None
 ) -> Float[Array, "groups d"]:
     """Whitened effects of each group given all else, to be traced.
 
     Args:
         groups: The groups, with one or two effects each.
-        key: JAX key.
+        uniform: Numbers in (0, 1), at which the distribution functions are inverted.
         near: Modes and ends at another value of the rest, where searches for them begin.
 
     Returns:
@@ -108,7 +108,6 @@ def draw_effects_of_groups(
     mode, root = find_modes(groups, start, ROUGH)
     lines = _Lines.of(groups, mode, root)
     reach = [None] * dim if near is None else jnp.asarray(near.reach)
-    uniform = jax.random.uniform(key, (dim, groups.num_groups), mode.dtype)
     drawn = [draw_by_inversion(lines.first, uniform[0], reach[0])]
     if dim == 2:
         given = drawn[0]

@@ -16,6 +16,7 @@ No inverse of a prior covariance is taken, so scales may be as small as they lik
 """
 
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ from probmf.effects.remainder import (
     remainder_evidence,
     scale_columns,
 )
-from probmf.effects.statistics import Statistics
+from probmf.effects.statistics import Products, Statistics
 
 
 def log_evidence(
@@ -58,7 +59,7 @@ def log_evidence(
     """
     n = pattern.num_rows
     constant = 0.5 * n * (jnp.log(precision) - np.log(2 * np.pi))
-    constant = constant + _flat_volume(pattern, flat)
+    constant = constant + flat_volume(pattern, flat)
     if pattern.num_columns == 0:
         matrix, vector = _lead_system(statistics, trils[0], precision, 0 in flat)
         value = jnp.sum(evidence_term(matrix, vector))
@@ -92,7 +93,7 @@ def draw_effects(
     keys = (None, None) if key is None else jax.random.split(key)
     tril, size = trils[0], pattern.num_columns
     constant = 0.5 * pattern.num_rows * (jnp.log(precision) - np.log(2 * np.pi))
-    constant = constant + _flat_volume(pattern, flat)
+    constant = constant + flat_volume(pattern, flat)
     lead_target, columns = statistics.lead, []
     if size:
         shapes, others = remainder_shapes(pattern, flat), tuple(trils[1:])
@@ -100,15 +101,12 @@ def draw_effects(
         factor, half = factor_remainder(shapes, system, others, precision)
         value = constant + value + _gaussian_integral(factor, half)
         whitened = solve_lower(factor, half + _noise(keys[1], half), transpose=True)
-        effects = scale_columns(shapes, others, whitened[:, None], transpose=False)[:, 0]
+        effects = scale_columns(shapes, others, whitened, transpose=False)
         pulled = statistics.lead_rest * effects[pattern.entry_column][:, None]
         lead_target = lead_target - jax.ops.segment_sum(
             pulled, pattern.entry_group, num_segments=pattern.shapes[0][0]
         )
-        columns = [
-            effects[start : start + groups * dim].reshape(groups, dim)
-            for start, (groups, dim, _) in zip(pattern.offsets, shapes, strict=True)
-        ]
+        columns = pattern.tables(effects)
     pulled_to = statistics._replace(lead=lead_target)
     matrix, vector = _lead_system(pulled_to, tril, precision, 0 in flat)
     factor = cholesky(matrix)
@@ -168,7 +166,8 @@ def remainder_shapes(pattern: Pattern, flat: Collection[int] = ()) -> tuple[Shap
     )
 
 
-def _flat_volume(pattern: Pattern, flat: Collection[int]) -> float:
+def flat_volume(pattern: Pattern, flat: Collection[int]) -> float:
+    """What each flat effect adds to the evidence, half of log 2 pi."""
     count = sum(groups * dim for i, (groups, dim) in enumerate(pattern.shapes) if i in flat)
     return 0.5 * float(np.log(2 * np.pi)) * count
 
@@ -186,13 +185,17 @@ def _lead_system(
     statistics: Statistics, tril: Array, precision: Array, is_flat: bool
 ) -> tuple[Array, Array]:
     """The whitened precision A and right-hand side of the leading groups."""
+    vector = jnp.einsum(f"{_groups(tril)}ab,ma->mb", tril, statistics.lead)
+    return _lead_matrix(statistics, tril, precision, is_flat), precision * vector
+
+
+def _lead_matrix(
+    sums: Products | Statistics, tril: Array, precision: Array, is_flat: bool
+) -> Array:
     index = _groups(tril)
-    matrix = jnp.einsum(
-        f"{index}ab,mac,{index}cd->mbd", tril, statistics.lead_lead, tril, optimize=True
-    )
+    matrix = jnp.einsum(f"{index}ab,mac,{index}cd->mbd", tril, sums.lead_lead, tril, optimize=True)
     prior = (0.0 if is_flat else 1.0) * jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
-    vector = jnp.einsum(f"{index}ab,ma->mb", tril, statistics.lead)
-    return prior[None] + precision * matrix, precision * vector
+    return prior[None] + precision * matrix
 
 
 def _groups(tril: Array) -> str:
@@ -207,25 +210,57 @@ def eliminate(
     is_flat: bool,
 ) -> tuple[Array, Remainder, Float[Array, "m d d"]]:
     """The leading block's share of the evidence, the system of the columns, and H."""
-    tril, index = trils[0], _groups(trils[0])
-    matrix, _ = _lead_system(statistics, tril, precision, is_flat)
-    logdet, inverse = logdet_and_inverse(matrix)
-    spread = jnp.einsum(f"{index}ab,mbc,{index}dc->mad", tril, inverse, tril, optimize=True)
-    mean = jnp.einsum("mab,mb->ma", spread, statistics.lead)
+    found = eliminate_products(pattern, statistics, trils[0], precision, is_flat=is_flat)
+    mean = jnp.einsum("mab,mb->ma", found.spread, statistics.lead)
     square = statistics.square - precision * jnp.sum(mean * statistics.lead)
-    value = -0.5 * (jnp.sum(logdet) + precision * square)
+    value = -0.5 * (jnp.sum(found.logdet) + precision * square)
     pulled = jnp.sum(statistics.lead_rest * mean[pattern.entry_group], axis=1)
     target = statistics.rest - precision * jax.ops.segment_sum(
         pulled, pattern.entry_column, num_segments=pattern.num_columns
     )
+    return value, Remainder(found.products, pattern.element, target), found.spread
+
+
+class Eliminated(NamedTuple):
+    """The leading block's elimination, without targets.
+
+    Attributes:
+        logdet: Logarithm of the determinant of A.
+        inverse: Its inverse.
+        spread: H.
+        products: B less the sum of C^T H C over the groups, by element or as a matrix.
+    """
+
+    logdet: Float[Array, " m"]
+    inverse: Float[Array, "m d d"]
+    spread: Float[Array, "m d d"]
+    products: Float[Array, "D D"] | Float[Array, " elements"]
+
+
+def eliminate_products(
+    pattern: Pattern,
+    sums: Products | Statistics,
+    tril: Array,
+    precision: Array,
+    *,
+    is_flat: bool,
+) -> Eliminated:
+    """Eliminate the leading block; of sums with a target, which play no part, too."""
+    index, matrix = _groups(tril), _lead_matrix(sums, tril, precision, is_flat)
+    logdet, inverse = logdet_and_inverse(matrix)
+    spread = jnp.einsum(f"{index}ab,mbc,{index}dc->mad", tril, inverse, tril, optimize=True)
     if is_flat:
-        statistics = statistics._replace(table=None)  # It is made for a prior's precision.
-    products = _products(pattern, statistics, tril, spread, precision)
-    return value, Remainder(products, pattern.element, target), spread
+        sums = sums._replace(table=None)  # It is made for a prior's precision.
+    products = _products(pattern, sums, tril, spread, precision)
+    return Eliminated(logdet, inverse, spread, products)
 
 
 def _products(
-    pattern: Pattern, statistics: Statistics, tril: Array, spread: Array, precision: Array
+    pattern: Pattern,
+    statistics: Products | Statistics,
+    tril: Array,
+    spread: Array,
+    precision: Array,
 ) -> Array:
     """B less the sum of C^T H C over the leading groups, by element or as a matrix."""
     size, base, table = pattern.num_columns, statistics.rest_rest, statistics.table

@@ -14,24 +14,65 @@ anything else is that at fixed v, plus :math:`-q^\top \partial \nabla \ell` with
 """
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from probmf.effects.evidence_and_draws import draw_effects, log_evidence
+from probmf.effects.evidence_and_draws import (
+    Eliminated,
+    draw_effects,
+    eliminate_products,
+    flat_volume,
+    remainder_shapes,
+)
+from probmf.effects.linalg import solve_lower
 from probmf.effects.pattern import Pattern
+from probmf.effects.remainder import (
+    Remainder,
+    Shape,
+    factor_remainder,
+    prior_precision,
+    remainder_evidence,
+    scale_columns,
+)
 from probmf.effects.row_densities import Rows
-from probmf.effects.statistics import Statistics, collect_statistics, collect_targets
+from probmf.effects.statistics import (
+    Products,
+    collect_products,
+    collect_statistics,
+    collect_targets,
+    of_columns,
+)
 
 #: Iterations of Newton's method, halvings among them.
 MOST_ITERATIONS = 100
 
 #: One table of (groups, d) for each block.
 type Tables = list[Float[Array, "groups d"]]
+
+
+class Whitened(NamedTuple):
+    """Whitened effects, or what else there is one of for each.
+
+    Attributes:
+        lead: Those of the leading block.
+        columns: Those of all others, in the order of the pattern's columns.
+    """
+
+    lead: Float[Array, "groups d"]
+    columns: Float[Array, " D"]
+
+    @classmethod
+    def zeros(cls, pattern: Pattern, dtype: Any) -> "Whitened":
+        """Zero for each effect."""
+        return cls(jnp.zeros(pattern.shapes[0], dtype), jnp.zeros(pattern.num_columns, dtype))
+
+    def dot(self, other: "Whitened") -> Float[Array, ""]:
+        """Sum of products."""
+        return jnp.sum(self.lead * other.lead) + jnp.sum(self.columns * other.columns)
 
 
 class Blocks(NamedTuple):
@@ -58,63 +99,111 @@ class Blocks(NamedTuple):
         offset, designs, trils = lax.stop_gradient((self.offset, self.designs, self.trils))
         return self._replace(rows=self.rows.held(), offset=offset, designs=designs, trils=trils)
 
-    def effects(self, whitened: Tables) -> Tables:
-        """Effects from whitened ones."""
-        return [_scaled(tril, own) for tril, own in zip(self.trils, whitened, strict=True)]
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """The blocks of the columns."""
+        return remainder_shapes(self.pattern, self.flat)
 
-    def added(self, effects: Tables) -> Float[Array, " n"]:
-        """Their share Z u of the linear predictor."""
-        total = jnp.sum(self.designs[0] * self.pattern.of_rows(effects[0]), axis=1)
-        if not self.pattern.num_columns:
-            return total
-        flat = jnp.concatenate([table.ravel() for table in effects[1:]])
-        rest = jnp.concatenate(list(self.designs[1:]), axis=1)
-        return total + jnp.sum(rest * flat[self.pattern.column], axis=1)
+    @property
+    def zeros(self) -> Whitened:
+        """Whitened effects of zero."""
+        return Whitened.zeros(self.pattern, self.offset.dtype)
 
-    def pulled(self, values: Float[Array, " n"]) -> Tables:
-        """P^T Z^T r, by block; of a flat block, whose factor is of ones, its sums."""
+    def scale_lead(
+        self, table: Float[Array, "groups d"], *, transpose: bool = False
+    ) -> Float[Array, "groups d"]:
+        """Effects L v of the leading block from whitened ones, or L^T u."""
+        tril, inner = self.trils[0], "ba,mb->ma" if transpose else "ab,mb->ma"
+        return jnp.einsum(f"m{inner}" if tril.ndim == 3 else inner, tril, table)
+
+    def scale_columns(
+        self, vector: Float[Array, " D"], *, transpose: bool = False
+    ) -> Float[Array, " D"]:
+        """Effects P v of the columns from whitened ones, or P^T u."""
+        return scale_columns(self.shapes, self.trils[1:], vector, transpose=transpose)
+
+    def effects(self, whitened: Whitened) -> Tables:
+        """Effects from whitened ones, by block."""
+        columns = self.scale_columns(whitened.columns)
+        return [self.scale_lead(whitened.lead), *self.pattern.tables(columns)]
+
+    def added(self, whitened: Whitened) -> Float[Array, " n"]:
+        """Their share of the linear predictor."""
+        own = self.designs[0] * self.pattern.of_rows(self.scale_lead(whitened.lead))
+        return jnp.sum(own, axis=1) + self.added_by_columns(whitened.columns)
+
+    def added_by_columns(self, whitened: Float[Array, " D"]) -> Float[Array, " n"]:
+        """The columns' share of the linear predictor."""
+        effects = self.scale_columns(whitened)[self.pattern.column]
+        return jnp.sum(of_columns(self.designs) * effects, axis=1)
+
+    def pulled(self, values: Float[Array, " n"]) -> Whitened:
+        """The adjoint of that; of a flat block, whose factor is of ones, its sums."""
         lead, rest, _ = collect_targets(self.pattern, self.designs, values)
-        tables = [lead]
-        for start, (groups, dim) in zip(self.pattern.offsets, self.pattern.shapes[1:], strict=True):
-            tables.append(rest[start : start + groups * dim].reshape(groups, dim))
-        return [
-            _scaled(tril, own, transpose=True) for tril, own in zip(self.trils, tables, strict=True)
-        ]
+        return Whitened(
+            self.scale_lead(lead, transpose=True), self.scale_columns(rest, transpose=True)
+        )
 
-    def penalty(self, whitened: Tables) -> Array:
-        """Half of |v|^2, over the blocks that have a prior."""
-        own = (x for place, x in enumerate(whitened) if place not in self.flat)
-        return 0.5 * sum((jnp.sum(jnp.square(x)) for x in own), jnp.zeros(()))
+    def shrunk(self, whitened: Whitened) -> Whitened:
+        """D v, where D is the precision of the prior: zero for flat blocks, else one."""
+        lead, columns = whitened
+        own = 0.0 if 0 in self.flat else 1.0
+        return Whitened(own * lead, prior_precision(self.shapes, columns.dtype) * columns)
 
-    def slope(self, slopes: Float[Array, " n"], whitened: Tables) -> Tables:
+    def slope(self, slopes: Float[Array, " n"], whitened: Whitened) -> Whitened:
         """The gradient of the joint density by whitened effects."""
-        return [
-            part if place in self.flat else part - own
-            for place, (part, own) in enumerate(zip(self.pulled(slopes), whitened, strict=True))
-        ]
+        return jax.tree.map(jnp.subtract, self.pulled(slopes), self.shrunk(whitened))
 
-    def solve(self, weight: Float[Array, " n"], values: Float[Array, " n"]) -> Tables:
-        """Whitened x of H x = P^T Z^T r, with H as of these weights."""
-        nothing = jnp.zeros_like(weight)
-        sums = collect_statistics(self.pattern, self.designs, nothing, weight)
-        lead, rest, _ = collect_targets(self.pattern, self.designs, values)
-        sums = sums._replace(lead=lead, rest=rest)
-        one = jnp.ones((), weight.dtype)
-        effects = draw_effects(self.pattern, sums, self.trils, one, None, self.flat)[1]
-        # No prior's factor is divided by, which may be zero.
-        own = self.pulled(values - weight * self.added(effects))
-        return [u if place in self.flat else own[place] for place, u in enumerate(effects)]
+    def solve(self, weight: Float[Array, " n"], right: Whitened) -> Whitened:
+        """The solution x of H x = r, with H as of these weights."""
+        sums, found = self._eliminated(weight)
+        entry_group, entry_column = self.pattern.entry_group, self.pattern.entry_column
+
+        def within(right: Array) -> Array:
+            return jnp.einsum("mab,mb->ma", found.inverse, right)
+
+        if not self.pattern.num_columns:
+            return Whitened(within(right.lead), right.columns)
+        factor = self._factored(found)
+        lead = self.scale_lead(within(right.lead))[entry_group]
+        across = jax.ops.segment_sum(
+            jnp.sum(sums.lead_rest * lead, axis=1), entry_column, self.pattern.num_columns
+        )
+        half = solve_lower(factor, right.columns - self.scale_columns(across, transpose=True))
+        columns = solve_lower(factor, half, transpose=True)
+        effects = self.scale_columns(columns)[entry_column, None]
+        back = jax.ops.segment_sum(sums.lead_rest * effects, entry_group, len(right.lead))
+        return Whitened(within(right.lead - self.scale_lead(back, transpose=True)), columns)
+
+    def factor(self, weight: Float[Array, " n"]) -> Float[Array, "D D"]:
+        """Lower factor of what eliminating the leading block leaves of H for the columns."""
+        return self._factored(self._eliminated(weight)[1])
 
     def half_logdet(self, weight: Float[Array, " n"]) -> Array:
         """Minus half of the logarithm of |H|, for flat blocks with their units."""
-        nothing = jnp.zeros_like(weight)
-        sums: Statistics = collect_statistics(self.pattern, self.designs, nothing, weight)
-        one = jnp.ones((), weight.dtype)
-        value = log_evidence(self.pattern, sums, self.trils, one, self.flat)
-        return value + 0.5 * self.pattern.num_rows * np.log(2 * np.pi)
+        _, found = self._eliminated(weight)
+        value = flat_volume(self.pattern, self.flat) - 0.5 * jnp.sum(found.logdet)
+        if not self.pattern.num_columns:
+            return value
+        return value + remainder_evidence(self.shapes, *self._remaining(found))
+
+    def _eliminated(self, weight: Array) -> tuple[Products, Eliminated]:
+        """Weighted sums, and what eliminating the leading block leaves of them."""
+        sums, one = collect_products(self.pattern, self.designs, weight), jnp.ones((), weight.dtype)
+        return sums, eliminate_products(
+            self.pattern, sums, self.trils[0], one, is_flat=0 in self.flat
+        )
+
+    def _remaining(self, found: Eliminated) -> tuple[Remainder, tuple[Array, ...], Array]:
+        """The columns' system, its trils, and a precision of one."""
+        one = jnp.ones((), found.products.dtype)
+        return Remainder(found.products, self.pattern.element), tuple(self.trils[1:]), one
+
+    def _factored(self, found: Eliminated) -> Float[Array, "D D"]:
+        return factor_remainder(self.shapes, *self._remaining(found))[0]
 
 
-def log_laplace(blocks: Blocks, start: Tables | None = None) -> tuple[Array, Tables]:
+def log_laplace(blocks: Blocks, start: Whitened | None = None) -> tuple[Array, Whitened]:
     """Laplace's approximation of the log density of the rows, to be traced and differentiated once.
 
     Args:
@@ -127,35 +216,41 @@ def log_laplace(blocks: Blocks, start: Tables | None = None) -> tuple[Array, Tab
     """
     held = blocks.held()
     mode = mode_of_effects(held, start)
-    at_mode = held.offset + held.added(held.effects(mode))
+    at_mode = held.offset + held.added(mode)
 
     weight, pull = jax.vjp(lambda at: held.rows.differentiate(at).weight, at_mode)
-    parts = weight, tuple(held.designs), tuple(held.trils)
 
-    def half_logdet(weight: Array, designs: Sequence[Array], trils: Sequence[Array]) -> Array:
+    def half_logdet(parts: tuple[Array, Any, Any]) -> Array:
+        weight, designs, trils = parts
         return held._replace(designs=designs, trils=trils).half_logdet(weight)
 
-    logdet, slopes = jax.value_and_grad(lambda own: half_logdet(*own))(parts)
-    moves = lax.stop_gradient(held.solve(weight, pull(slopes[0])[0]))
-    logdet, slopes = lax.stop_gradient((logdet, slopes))
-    found = blocks.rows.differentiate(blocks.offset + blocks.added(blocks.effects(mode)))
-    value = jnp.sum(found.value) - blocks.penalty(mode) + logdet
+    logdet, slopes = jax.value_and_grad(half_logdet)(
+        (weight, tuple(held.designs), tuple(held.trils))
+    )
+    moves = lax.stop_gradient(held.solve(weight, held.pulled(pull(slopes[0])[0])))
+    found = blocks.rows.differentiate(blocks.offset + blocks.added(mode))
     # Its derivatives are there: another inverse would be taken for them otherwise.
     free = found.weight, tuple(blocks.designs), tuple(blocks.trils)
-    value = value + sum(
-        (
-            jnp.sum(slope * (own - lax.stop_gradient(own)))
-            for slope, own in zip(jax.tree.leaves(slopes), jax.tree.leaves(free), strict=True)
-        ),
-        jnp.zeros(()),
-    )
+    logdet = _with_slopes(*lax.stop_gradient((logdet, slopes)), free)
+    value = jnp.sum(found.value) - 0.5 * mode.dot(held.shrunk(mode)) + logdet
     # Zero at the mode, where the gradient of the joint density is, but its derivative is not; where
     # the search stopped it is the difference to the mode, to first order.
-    slope = blocks.slope(found.slope, mode)
-    implicit = sum(
-        (jnp.sum(own * part) for own, part in zip(moves, slope, strict=True)), jnp.zeros(())
-    )
+    implicit = jnp.sum(found.slope * blocks.added(moves)) - moves.dot(held.shrunk(mode))
     return value + implicit, mode
+
+
+@jax.custom_jvp
+def _with_slopes(value: Array, slopes: Any, free: Any) -> Array:
+    """A value with its derivatives by a tree of arrays, of which only those asked for are made."""
+    del slopes, free
+    return value
+
+
+@_with_slopes.defjvp
+def _move(primals: tuple[Array, Any, Any], tangents: tuple[Array, Any, Any]) -> tuple[Array, Array]:
+    value, slopes, _ = primals
+    moves = jax.tree.map(lambda slope, move: jnp.sum(slope * move), slopes, tangents[2])
+    return value, sum(jax.tree.leaves(moves), jnp.zeros_like(value))
 
 
 def draw_near_mode(blocks: Blocks, key: Array) -> Tables:
@@ -169,7 +264,7 @@ def draw_near_mode(blocks: Blocks, key: Array) -> Tables:
         The effects of each block. Cost of the mode, and one factorization.
     """
     held = blocks.held()
-    added = held.added(held.effects(mode_of_effects(held)))
+    added = held.added(mode_of_effects(held))
     found = held.rows.differentiate(held.offset + added)
     nothing = jnp.zeros_like(found.weight)
     sums = collect_statistics(held.pattern, held.designs, nothing, found.weight)
@@ -182,15 +277,15 @@ def draw_near_mode(blocks: Blocks, key: Array) -> Tables:
 class _Ascent(NamedTuple):
     """State of the search: where it is, where it goes, how far, and what is left."""
 
-    whitened: Tables
-    step: Tables
+    whitened: Whitened
+    step: Whitened
     length: Array
     joint: Array
     left: Array
     num_steps: Array
 
 
-def mode_of_effects(blocks: Blocks, start: Tables | None = None) -> Tables:
+def mode_of_effects(blocks: Blocks, start: Whitened | None = None) -> Whitened:
     """The mode of the whitened effects by Newton's method with halved steps.
 
     Args:
@@ -203,30 +298,19 @@ def mode_of_effects(blocks: Blocks, start: Tables | None = None) -> Tables:
     dtype = blocks.offset.dtype
     small = jnp.finfo(dtype).eps
 
-    def look(whitened: Tables) -> tuple[Array, Array, Array]:
-        predictor = blocks.offset + blocks.added(blocks.effects(whitened))
-        found = blocks.rows.differentiate(predictor)
-        joint = jnp.sum(found.value) - blocks.penalty(whitened)
-        return joint, found.slope, jnp.maximum(found.weight, 0.0)
-
-    def aim(whitened: Tables, slope: Array, weight: Array) -> tuple[Tables, Array]:
-        """The step, and twice the gain that it promises."""
-        added = blocks.added(blocks.effects(whitened))
-        new = blocks.solve(weight, weight * added + slope)
-        step = [there - here for there, here in zip(new, whitened, strict=True)]
-        slopes = blocks.slope(slope, whitened)
-        left = sum((jnp.sum(a * b) for a, b in zip(step, slopes, strict=True)), jnp.zeros(()))
-        return step, left
-
     def move(state: _Ascent) -> _Ascent:
-        new = [x + state.length * dx for x, dx in zip(state.whitened, state.step, strict=True)]
-        joint, slope, weight = look(new)
+        new = jax.tree.map(lambda x, dx: x + state.length * dx, state.whitened, state.step)
+        found = blocks.rows.differentiate(blocks.offset + blocks.added(new))
+        joint = jnp.sum(found.value) - 0.5 * new.dot(blocks.shrunk(new))
         # No less but for rounding; a comparison with NaN is false.
         good = (joint >= state.joint - rounding(state)) | (state.num_steps == 0)
 
         def take() -> _Ascent:
-            step, left = aim(new, slope, weight)
-            return _Ascent(new, step, jnp.ones((), dtype), joint, left, state.num_steps + 1)
+            slope = blocks.slope(found.slope, new)
+            step = blocks.solve(jnp.maximum(found.weight, 0.0), slope)
+            # Twice the gain that the step promises is what is left.
+            one, left = jnp.ones((), dtype), step.dot(slope)
+            return _Ascent(new, step, one, joint, left, state.num_steps + 1)
 
         def halve() -> _Ascent:
             return state._replace(length=0.5 * state.length, num_steps=state.num_steps + 1)
@@ -241,18 +325,9 @@ def mode_of_effects(blocks: Blocks, start: Tables | None = None) -> Tables:
         enough = state.left * state.length <= rounding(state)
         return (~enough & (state.num_steps < MOST_ITERATIONS)) | (state.num_steps == 0)
 
-    first = start
-    if first is None:
-        first = [jnp.zeros(shape, dtype) for shape in blocks.pattern.shapes]
     # The first look is one of the loop's, lest there be two of them to compile.
     begin = _Ascent(
-        first, [jnp.zeros_like(own) for own in first], jnp.ones((), dtype),
+        blocks.zeros if start is None else start, blocks.zeros, jnp.ones((), dtype),
         jnp.full((), -jnp.inf, dtype), jnp.full((), jnp.inf, dtype), jnp.zeros((), jnp.int32),
     )  # fmt: skip
     return lax.while_loop(is_on, move, begin).whitened
-
-
-def _scaled(tril: Array, table: Array, *, transpose: bool = False) -> Array:
-    """Rows times the factor or its transpose, of one group or of each."""
-    inner = "ba,mb->ma" if transpose else "ab,mb->ma"
-    return jnp.einsum(f"m{inner}" if tril.ndim == 3 else inner, tril, table)

@@ -19,7 +19,7 @@ from probmf.effects.evidence_and_draws import draw_effects, eliminate, remainder
 from probmf.effects.linalg import logdet_and_inverse, solve_lower
 from probmf.effects.pattern import Pattern
 from probmf.effects.remainder import factor_remainder, scale_columns
-from probmf.effects.statistics import Statistics
+from probmf.effects.statistics import Statistics, of_columns
 
 #: Share of a row's variance that is left by all others, below which too few of its digits are.
 CLOSE = 1e-6
@@ -68,7 +68,7 @@ def given_others(
     """
     lead, group = design[0], pattern.group
     groups, dim = pattern.shapes[0]
-    rest = jnp.concatenate([jnp.zeros((len(lead), 0), lead.dtype), *design[1:]], axis=1)
+    rest = of_columns(design)
     _, tables = draw_effects(pattern, statistics, trils, precision, None, flat)
     columns = jnp.concatenate([jnp.zeros(0, lead.dtype), *(table.ravel() for table in tables[1:])])
     error = residual - jnp.sum(rest * columns[pattern.column], axis=1)
@@ -106,7 +106,7 @@ def given_others(
             share = -sums[own_group] @ own_solved
             kept = share[own_column] if groups == 1 else -own_met @ own_solved
             share = share.at[own_column].set(own_rest + kept)
-            scaled = scale_columns(shapes, others, share[:, None])[:, 0]
+            scaled = scale_columns(shapes, others, share)
             return jnp.sum(jnp.square(solve_lower(factor, scaled)))
 
         among = lax.map(left, (solved, group, pattern.column, rest, met), batch_size=ROWS)

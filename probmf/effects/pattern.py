@@ -103,6 +103,13 @@ class Pattern:
         sizes = [groups * dim for groups, dim in self.shapes[1:]]
         return tuple(np.concatenate([[0], np.cumsum(sizes)]).astype(int)[:-1].tolist())
 
+    def tables(self, columns: Shaped[Array, " D"]) -> list[Shaped[Array, "groups d"]]:
+        """What each column has, as a table of each block after the leading one."""
+        return [
+            columns[start : start + groups * dim].reshape(groups, dim)
+            for start, (groups, dim) in zip(self.offsets, self.shapes[1:], strict=True)
+        ]
+
     def sum_by_group(self, values: Shaped[Array, "n ..."]) -> Shaped[Array, "groups ..."]:
         """Sums over the observations of each leading group."""
         groups = self.shapes[0][0]

@@ -49,19 +49,19 @@ class Remainder(NamedTuple):
     Attributes:
         products: M, its lower triangle and whole blocks on the diagonal: as a matrix, or...
         element: ...by these flat positions, none twice, where the rest is zero; None for a matrix.
-        target: c.
+        target: c, or None for zero.
     """
 
     products: Float[Array, "D D"] | Float[Array, " elements"]
     element: Int[Array, " elements"] | None
-    target: Float[Array, " D"]
+    target: Float[Array, " D"] | None = None
 
 
 def factor_remainder(
     shapes: Shapes, system: Remainder, trils: Trils, precision: Array
-) -> tuple[Array, Array]:
-    """The lower factor R of S, and R^-1 b."""
-    size = len(system.target)
+) -> tuple[Array, Any]:
+    """The lower factor R of S, and R^-1 b, or None without a target."""
+    size = _num_columns(shapes)
     values, element = precision * system.products, system.element
     if element is None:
         scaled = _scale_both(shapes, trils, values)
@@ -71,17 +71,22 @@ def factor_remainder(
         row, column = jnp.divmod(element, size)
         spread = _spread(size, scale[row] * scale[column] * values, element)
         scaled = _scale_wide(shapes, trils, spread)
-    prior = jnp.diag(_prior_precision(shapes, scaled.dtype))
+    prior = jnp.diag(prior_precision(shapes, scaled.dtype))
     factor = lax.linalg.cholesky(prior + scaled, symmetrize_input=False)
-    vector = precision * scale_columns(shapes, trils, system.target[:, None])[:, 0]
-    return factor, solve_lower(factor, vector)
+    if system.target is None:
+        return factor, None
+    return factor, solve_lower(factor, precision * scale_columns(shapes, trils, system.target))
 
 
-def _whole_matrix(system: Remainder) -> Float[Array, "D D"]:
+def _whole_matrix(shapes: Shapes, system: Remainder) -> Float[Array, "D D"]:
     """M as a matrix."""
     if system.element is None:
         return system.products
-    return _spread(len(system.target), system.products, system.element)
+    return _spread(_num_columns(shapes), system.products, system.element)
+
+
+def _num_columns(shapes: Shapes) -> int:
+    return sum(groups * dim for groups, dim, _ in shapes)
 
 
 def _spread(size: int, values: Array, element: Array) -> Array:
@@ -95,14 +100,16 @@ def _scales(shapes: Shapes, trils: Sequence[Array], dtype: Any) -> Float[Array, 
         jnp.broadcast_to(tril.reshape(-1), (groups,)) if dim == 1 else jnp.ones(groups * dim, dtype)
         for (groups, dim, _), tril in zip(shapes, trils, strict=True)
     ]
-    return jnp.concatenate(parts)
+    return jnp.concatenate([jnp.zeros(0, dtype), *parts])
 
 
 def _forward(
     shapes: Shapes, system: Remainder, trils: Trils, precision: Array
-) -> tuple[Array, tuple[Remainder, Trils, Array, Array, Array]]:
+) -> tuple[Array, tuple[Remainder, Trils, Array, Array, Any]]:
     factor, half = factor_remainder(shapes, system, trils, precision)
-    value = 0.5 * jnp.sum(jnp.square(half)) - jnp.sum(jnp.log(jnp.diagonal(factor)))
+    value = -jnp.sum(jnp.log(jnp.diagonal(factor)))
+    if half is not None:
+        value = value + 0.5 * jnp.sum(jnp.square(half))
     return value, (system, trils, precision, factor, half)
 
 
@@ -128,38 +135,36 @@ remainder_evidence = jax.custom_vjp(_remainder_evidence, nondiff_argnums=(0,))
 
 def _backward(
     shapes: Shapes,
-    saved: tuple[Remainder, Trils, Array, Array, Array],
+    saved: tuple[Remainder, Trils, Array, Array, Any],
     cotangent: Array,
 ) -> tuple[Remainder, Trils, Array]:
     system, trils, precision, factor, half = saved
-    size = len(half)
+    size, dtype = len(factor), factor.dtype
     inverse_factor = invert_lower(factor)
-    mean = half @ inverse_factor
-    inverse = gram_of_lower(inverse_factor)
-    scaled_mean = scale_columns(shapes, trils, mean[:, None], transpose=False)[:, 0]
+    moment, mean, for_target = gram_of_lower(inverse_factor), None, None
+    trace = jnp.sum(prior_precision(shapes, dtype) * jnp.diagonal(moment)) - size
+    if half is not None:
+        mean = half @ inverse_factor
+        moment = moment + jnp.outer(mean, mean)
+        for_target = cotangent * precision * scale_columns(shapes, trils, mean, transpose=False)
+        square = jnp.sum(prior_precision(shapes, dtype) * jnp.square(mean))
+        trace = trace + jnp.sum(jnp.square(half)) + square
+    for_precision = 0.5 * cotangent / precision * trace
 
     # The stored part of M holds each element below its diagonal blocks once, for two.
     cell = jnp.asarray(cells(shapes))
     if system.element is None:
-        lower = jnp.tril(jnp.full((size, size), 2.0, half.dtype))
+        lower = jnp.tril(jnp.full((size, size), 2.0, dtype))
         twice = jnp.where(cell[:, None] == cell[None], 1.0, lower)
-        covariance = _scale_both(shapes, trils, inverse, transpose=False)
-        moment = covariance + jnp.outer(scaled_mean, scaled_mean)
+        scaled = _scale_both(shapes, trils, moment, transpose=False)
     else:
         row, column = jnp.divmod(system.element, size)
-        twice = jnp.where(cell[row] == cell[column], 1.0, 2.0).astype(half.dtype)
-        scale = _scales(shapes, trils, half.dtype)
-        wide = _scale_wide(shapes, trils, inverse, transpose=False)
-        covariance = scale[row] * scale[column] * wide.ravel()[system.element]
-        moment = covariance + scaled_mean[row] * scaled_mean[column]
-    for_products = -0.5 * cotangent * precision * twice * moment
-
-    for_target = cotangent * precision * scaled_mean
-    prior = _prior_precision(shapes, half.dtype)
-    trace = jnp.sum(prior * jnp.diagonal(inverse))
-    square = jnp.sum(prior * jnp.square(mean))
-    for_precision = 0.5 * cotangent / precision * (trace - size + jnp.sum(half**2) + square)
-    scores = _tril_score(shapes, system, trils, precision, inverse, mean)
+        twice = jnp.where(cell[row] == cell[column], 1.0, 2.0).astype(dtype)
+        scale = _scales(shapes, trils, dtype)
+        wide = _scale_wide(shapes, trils, moment, transpose=False)
+        scaled = scale[row] * scale[column] * wide.ravel()[system.element]
+    for_products = -0.5 * cotangent * precision * twice * scaled
+    scores = _tril_score(shapes, system, trils, precision, moment, mean)
     for_trils = tuple(cotangent * part for part in scores)
     no_gradient: Any = None
     if system.element is not None:
@@ -171,16 +176,18 @@ remainder_evidence.defvjp(_forward, _backward)
 
 
 def _tril_score(
-    shapes: Shapes, system: Remainder, trils: Trils, precision: Array, inverse: Array, mean: Array
+    shapes: Shapes,
+    system: Remainder,
+    trils: Trils,
+    precision: Array,
+    moment: Array,
+    mean: Array | None,
 ) -> list[Array]:
     """L^-T sum_j (W_jj - I) by block, lower part; 0 at a scalar scale of zero, by symmetry."""
     scores, start = [], 0
     for (groups, dim, _), tril in zip(shapes, trils, strict=True):
         own = start + jnp.arange(groups)[:, None] * dim + jnp.arange(dim)[None]
-        values = mean[own]
-        moment = inverse[own[:, :, None], own[:, None, :]]
-        moment = moment + values[:, :, None] * values[:, None, :]
-        excess = moment - jnp.eye(dim, dtype=moment.dtype)[None]
+        excess = moment[own[:, :, None], own[:, None, :]] - jnp.eye(dim, dtype=moment.dtype)[None]
         if tril.ndim == 2:
             excess = jnp.sum(excess, axis=0)
         if dim == 1:
@@ -190,7 +197,7 @@ def _tril_score(
                 jnp.tril(
                     lax.cond(
                         jnp.any(jnp.diagonal(tril, axis1=-2, axis2=-1) == 0),
-                        partial(_singular_score, shapes, system, trils, precision, inverse, mean),
+                        partial(_singular_score, shapes, system, trils, precision, moment, mean),
                         _regular_score, own, tril, excess,
                     )
                 )
@@ -208,26 +215,26 @@ def _singular_score(
     system: Remainder,
     trils: Trils,
     precision: Array,
-    inverse: Array,
-    mean: Array,
+    moment: Array,
+    mean: Array | None,
     own: Array,
     tril: Array,
     _: Array,
 ) -> Float[Array, "... d d"]:
     """One block's diagonal blocks of beta (c m^T - M P W): the score where no L^-1 exists."""
-    lower = jnp.tril(_whole_matrix(system))
+    lower = jnp.tril(_whole_matrix(shapes, system))
     matrix = lower + jnp.tril(lower, -1).T
-    moment = inverse + jnp.outer(mean, mean)
     scaled = scale_columns(shapes, trils, moment[:, own.ravel()], transpose=False)
-    product = jnp.einsum("mak,kmb->mab", matrix[own], scaled.reshape(-1, *own.shape))
-    score = precision * (system.target[own][:, :, None] * mean[own][:, None, :] - product)
-    return score if tril.ndim == 3 else jnp.sum(score, axis=0)
+    score = -jnp.einsum("mak,kmb->mab", matrix[own], scaled.reshape(-1, *own.shape))
+    if system.target is not None and mean is not None:
+        score = score + system.target[own][:, :, None] * mean[own][:, None, :]
+    return precision * (score if tril.ndim == 3 else jnp.sum(score, axis=0))
 
 
-def _prior_precision(shapes: Shapes, dtype: Any) -> Float[Array, " D"]:
+def prior_precision(shapes: Shapes, dtype: Any) -> Float[Array, " D"]:
     """The diagonal of D."""
     parts = [np.full(groups * dim, 0.0 if flat else 1.0) for groups, dim, flat in shapes]
-    return jnp.asarray(np.concatenate(parts), dtype)
+    return jnp.asarray(np.concatenate([np.zeros(0), *parts]), dtype)
 
 
 def cells(shapes: Shapes) -> Int[Array, " D"]:
@@ -251,7 +258,12 @@ def _scale_both(
 def _scale_wide(
     shapes: Shapes, trils: Sequence[Array], matrix: Array, *, transpose: bool = True
 ) -> Array:
-    """The part of that which belongs to blocks of several coefficients per group, in place."""
+    """The part of that which belongs to blocks of several coefficients per group."""
+    rows = _wide_rows(shapes, trils, matrix, transpose)
+    return _wide_rows(shapes, trils, rows.T, transpose).T
+
+
+def _wide_rows(shapes: Shapes, trils: Sequence[Array], matrix: Array, transpose: bool) -> Array:
     start, inner = 0, "ab,mac->mbc" if transpose else "ba,mac->mbc"
     for (groups, dim, _), tril in zip(shapes, trils, strict=True):
         own = slice(start, start + groups * dim)
@@ -259,22 +271,13 @@ def _scale_wide(
         if dim > 1:
             product = f"m{inner}" if tril.ndim == 3 else inner
             rows = jnp.einsum(product, tril, matrix[own].reshape(groups, dim, -1))
-            matrix = matrix.at[own].set(rows.reshape(groups * dim, -1))
-            columns = jnp.einsum(product, tril, matrix[:, own].T.reshape(groups, dim, -1))
-            matrix = matrix.at[:, own].set(columns.reshape(groups * dim, -1).T)
+            matrix = matrix.at[own].set(rows.reshape(matrix[own].shape))
     return matrix
 
 
 def scale_columns(
-    shapes: Shapes, trils: Sequence[Array], matrix: Array, *, transpose: bool = True
-) -> Array:
+    shapes: Shapes, trils: Sequence[Array], table: Float[Array, "D ..."], *, transpose: bool = True
+) -> Float[Array, "D ..."]:
     """P^T X, or P X, where P is block-diagonal with each block's tril for every group."""
-    parts, start = [], 0
-    for (groups, dim, _), tril in zip(shapes, trils, strict=True):
-        rows = matrix[start : start + groups * dim].reshape(groups, dim, -1)
-        inner, outer = ("a", "b") if transpose else ("b", "a")
-        index = "m" if tril.ndim == 3 else ""
-        scaled = jnp.einsum(f"{index}ab,m{inner}c->m{outer}c", tril, rows)
-        parts.append(scaled.reshape(groups * dim, -1))
-        start += groups * dim
-    return jnp.concatenate(parts, axis=0)
+    scale = _scales(shapes, trils, table.dtype).reshape(-1, *(1,) * (table.ndim - 1))
+    return _wide_rows(shapes, trils, scale * table, transpose)

@@ -39,14 +39,30 @@ class EliminationTable(NamedTuple):
     element: Int[Array, " elements"]
 
 
-class Statistics(NamedTuple):
-    """Weighted sums of products of the design z = (leading, columns) and the target t.
+class Products(NamedTuple):
+    """Weighted sums of products of the design z = (leading, columns).
 
     Attributes:
         lead_lead: Sums of z z^T within each leading group.
         lead_rest: The same between a leading group and a column, by entry.
-        rest_rest: The same between columns: by element of the pattern's pairs, or as a matrix of
-            the stored part if the pattern has none.
+        rest_rest: The same between columns: by element of the pattern's pairs, or as a matrix whose
+            lower triangle and whole blocks on the diagonal count.
+        table: For the fast elimination, or None.
+    """
+
+    lead_lead: Float[Array, "m d d"]
+    lead_rest: Float[Array, "entries d"]
+    rest_rest: Float[Array, " elements"] | Float[Array, "D D"]
+    table: EliminationTable | None = None
+
+
+class Statistics(NamedTuple):
+    """Products of the design, and with the target t; see `Products`.
+
+    Attributes:
+        lead_lead: Sums of z z^T within each leading group.
+        lead_rest: The same between a leading group and a column.
+        rest_rest: The same between columns.
         lead: Sums of z t by leading group.
         rest: Sums of z t by column.
         square: Sum of t^2.
@@ -79,53 +95,76 @@ def collect_statistics(
     Returns:
         The sums. Cost O(n q^2).
     """
-    lead, rest = design[0], jnp.concatenate([jnp.zeros((len(target), 0)), *design[1:]], axis=1)
+    weighted = target if weight is None else weight * target
+    lead, rest, _ = collect_targets(pattern, design, weighted)
+    products = collect_products(pattern, design, weight)
+    return Statistics(*products[:3], lead, rest, jnp.sum(weighted * target))
+
+
+def collect_products(
+    pattern: Pattern,
+    design: Sequence[Float[Array, "n d"]],
+    weight: Float[Array, " n"] | None = None,
+) -> Products:
+    """The sums without a target; differentiable in design and weight.
+
+    Args:
+        pattern: Where the sums go.
+        design: Coefficients of each block, in the pattern's order.
+        weight: Weight of each observation; None for one.
+
+    Returns:
+        The sums. Cost O(n q^2).
+    """
+    lead, rest = design[0], of_columns(design)
     weighted = lead if weight is None else lead * weight[:, None]
-    weighted_rest = rest if weight is None else rest * weight[:, None]
     groups, dim = pattern.shapes[0]
-    size = pattern.num_columns
     if groups == 1:
         lead_lead = jnp.matmul(weighted.T, lead, precision="highest")[None]
     else:
         lead_lead = pattern.sum_by_group(weighted[:, :, None] * lead[:, None, :])
-    entries = len(pattern.entry_group)
     across = rest[:, :, None] * weighted[:, None, :]
-    cross = _sum(across.reshape(-1, dim), pattern.entry.ravel(), entries)
-    return Statistics(
-        lead_lead=lead_lead,
-        lead_rest=cross,
-        rest_rest=_rest_products(pattern, rest, weighted_rest),
-        lead=pattern.sum_by_group(weighted * target[:, None]),
-        rest=_sum((weighted_rest * target[:, None]).ravel(), pattern.column.ravel(), size),
-        square=jnp.sum(target * target if weight is None else weight * target * target),
-    )
+    cross = _sum(across.reshape(-1, dim), pattern.entry.ravel(), len(pattern.entry_group))
+    return Products(lead_lead, cross, _rest_products(pattern, rest, weight))
 
 
-def _rest_products(pattern: Pattern, rest: Array, weighted: Array) -> Array:
+def of_columns(design: Sequence[Float[Array, "n d"]]) -> Float[Array, "n q"]:
+    """Coefficients of the columns that each observation has; of a leading block alone none."""
+    return jnp.concatenate([design[0][:, :0], *design[1:]], axis=1)
+
+
+def _rest_products(pattern: Pattern, rest: Array, weight: Array | None) -> Array:
     """Sums of products of columns: lower triangle, and whole blocks on the diagonal.
 
     Two columns that an observation has both are a pair of its leading group, so that the elements
     of the pairs hold all of them.
     """
-    size, element = pattern.num_columns, pattern.element
-    starts = np.cumsum([0, *(dim for _, dim in pattern.shapes[1:])]).tolist()
-    total = jnp.zeros(size * size, rest.dtype)
-    for i, (groups, dim) in enumerate(pattern.shapes[1:]):
-        own = slice(starts[i], starts[i + 1])
-        for j, (others, other_dim) in enumerate(pattern.shapes[1 : i + 2]):
-            other = slice(starts[j], starts[j + 1])
-            if groups == others == 1:
-                rows, columns = (
-                    pattern.offsets[k] + np.arange(d) for k, d in ((i, dim), (j, other_dim))
-                )
-                where = jnp.asarray(rows[:, None] * size + columns[None])
-                products = jnp.matmul(weighted[:, own].T, rest[:, other], precision="highest")
-            else:
-                where = pattern.column[:, own, None] * size + pattern.column[:, None, other]
-                products = weighted[:, own, None] * rest[:, None, other]
-            total = total.at[where].add(products)
+    size, column, start = pattern.num_columns, pattern.column, 0
+    total = jnp.zeros((size, size), rest.dtype)
+    where: list[Array] = []
+    products: list[Array] = []
+    for place, (groups, dim) in enumerate(pattern.shapes[1:]):
+        own = slice(start, start + dim)
+        # All observations have the columns of a single group, which need not be sorted.
+        other = slice(0, start if groups == 1 else start + dim)
+        start += dim
+        where.append(column[:, own, None] * size + column[:, None, other])
+        products.append(rest[:, own, None] * rest[:, None, other])
+        if groups == 1:
+            weighted = rest[:, own] if weight is None else rest[:, own] * weight[:, None]
+            matrix = jnp.matmul(weighted.T, rest[:, own], precision="highest")
+            before = pattern.offsets[place]
+            total = total + jnp.pad(matrix, (before, size - before - dim))
+    if any(one.size for one in where):
+        # One sum for all blocks, as each is compiled apart.
+        index, flat = (
+            jnp.concatenate([one.reshape(len(rest), -1) for one in parts], axis=1)
+            for parts in (where, products)
+        )
+        flat = flat if weight is None else weight[:, None] * flat
+        total = total.ravel().at[index].add(flat).reshape(size, size)
     # Summed as a whole matrix and then read: to look its elements up takes ten times as long.
-    return total.reshape(size, size) if element is None else total[element]
+    return total if pattern.element is None else total.ravel()[pattern.element]
 
 
 def _sum(values: Array, index: Array, size: int) -> Array:
@@ -252,7 +291,7 @@ def collect_targets(
     Returns:
         The three sums. Cost O(n q).
     """
-    rest = jnp.concatenate([jnp.zeros((len(target), 0), target.dtype), *design[1:]], axis=1)
+    rest = of_columns(design)
     return (
         pattern.sum_by_group(design[0] * target[:, None]),
         _sum((rest * target[:, None]).ravel(), pattern.column.ravel(), pattern.num_columns),

@@ -208,11 +208,11 @@ def test_draws_of_effects_are_of_their_conditional(name: str, dim: int) -> None:
         vector[made.places["g_scale"]] += 1.0
         rest = rest_at(made.integral, made, vector)
 
-        def draw(key: Any, rest: Rest) -> Any:
-            return draw_effects_of_groups(made.integral.integrand(rest).groups, key)
+        def draw(uniform: Any, rest: Rest) -> Any:
+            return draw_effects_of_groups(made.integral.integrand(rest).groups, uniform)
 
-        keys = jax.random.split(jax.random.key(0), size)
-        draws = np.asarray(jax.jit(jax.vmap(draw, (0, None)))(keys, rest))
+        uniform = np.random.default_rng(0).random((size, dim, 6))
+        draws = np.asarray(jax.jit(jax.vmap(draw, (0, None)))(uniform, rest))
         grid = np.stack(np.meshgrid(*[places] * dim, indexing="ij"), -1).reshape(-1, dim)
         joint = log_joint(made.integral, rest, grid)
     mass = np.exp(joint - joint.max(axis=0)).T.reshape(6, *[len(places)] * dim)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from probmf.effects import Standard
 from probmf.effects.columns import lead_groups
 from probmf.effects.conditional_draws import Near, draw_effects_of_groups
-from probmf.effects.laplace import Blocks, Tables, draw_near_mode, log_laplace
+from probmf.effects.laplace import Blocks, Tables, Whitened, draw_near_mode, log_laplace
 from probmf.effects.quadrature import Groups, integrals_on_grid, log_integrals
 from probmf.effects.row_densities import Rows
 from probmf.inference.marginal.effect_blocks import Block
@@ -31,7 +31,7 @@ class Integrand(NamedTuple):
     num_nodes: int
     near: Near | None = None
 
-    def evidence(self, start: Tables | None = None) -> tuple[Float[Array, ""], Tables]:
+    def evidence(self, start: Whitened | None = None) -> tuple[Float[Array, ""], Whitened]:
         """Logarithm of the integral over the effects, and their modes, whitened; to be traced.
 
         Args:
@@ -39,8 +39,8 @@ class Integrand(NamedTuple):
         """
         if not self.num_nodes:
             return log_laplace(self.system, start)
-        found, modes = self.by_group(None if start is None else start[0])
-        return jnp.sum(found), [modes]
+        found, modes = self.by_group(None if start is None else start.lead)
+        return jnp.sum(found), self.system.zeros._replace(lead=modes)
 
     def by_group(
         self, start: Float[Array, "groups d"] | None = None
@@ -111,7 +111,13 @@ class Integrand(NamedTuple):
         """The effects from their conditional, to be traced: near their mode for Laplace's."""
         if not self.num_nodes:
             return draw_near_mode(self.system, key)
-        return self.system.effects([draw_effects_of_groups(self.groups, key, self.near)])
+        shape = self.system.pattern.shapes[0][::-1]
+        return self.draw_groups(jax.random.uniform(key, shape, self.system.offset.dtype))
+
+    def draw_groups(self, uniform: Float[Array, "d groups"]) -> Tables:
+        """Effects of the one grouping that a quadrature is over; see `draw_effects_of_groups`."""
+        drawn = draw_effects_of_groups(self.groups, uniform, self.near)
+        return self.system.effects(self.system.zeros._replace(lead=drawn))
 
 
 def _kept(density: Any, predictor: Array, parameters: Any) -> Array:

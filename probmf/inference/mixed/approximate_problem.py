@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from probmf.effects.laplace import Tables
+from probmf.effects.laplace import Whitened
 from probmf.effects.quadrature import MAX_DIM
 from probmf.inference.mixed.exact_problem import Objective
 from probmf.inference.mixed.integral import Integral, IntegralDensity
@@ -42,7 +42,7 @@ class _ApproximateObjective:
     volume: float
     objective: Objective
 
-    def value(self, vector: Array, start: Tables) -> tuple[Array, Tables]:
+    def value(self, vector: Array, start: Whitened) -> tuple[Array, Whitened]:
         """The objective, and the modes of the whitened effects, to be traced."""
         latents = self.density.latents(vector)
         found, modes = self.density.integral.evidence(self.density.rest(latents), start)
@@ -50,7 +50,7 @@ class _ApproximateObjective:
             found = found + self.density.log_prior(latents)
         return found - self.volume, modes
 
-    def estimates(self, vector: Array, start: Tables) -> dict[str, Array]:
+    def estimates(self, vector: Array, start: Whitened) -> dict[str, Array]:
         """All sites at a vector, effects at their modes, to be traced."""
         latents = self.density.latents(vector)
         rest = self.density.rest(latents)
@@ -62,7 +62,7 @@ class _ApproximateObjective:
         found: dict[str, Array] = jax.jacfwd(self.density.latents)(vector)
         return found
 
-    def covariance(self, vector: Array, start: Tables, block: int) -> Array:
+    def covariance(self, vector: Array, start: Whitened, block: int) -> Array:
         """Covariance of the effects of a block given the rest, to be traced."""
         rest = self.density.rest(self.density.latents(vector))
         _, modes = self.density.integral.evidence(rest, start)
@@ -70,8 +70,8 @@ class _ApproximateObjective:
 
 
 def _score(
-    target: _ApproximateObjective, vector: Array, start: Tables
-) -> tuple[tuple[Array, Tables], Array]:
+    target: _ApproximateObjective, vector: Array, start: Whitened
+) -> tuple[tuple[Array, Whitened], Array]:
     return jax.value_and_grad(target.value, has_aux=True)(vector, start)
 
 

@@ -18,7 +18,6 @@ from jaxtyping import Array, Float
 from numpyro.distributions.transforms import biject_to
 from numpyro.infer.util import constrain_fn, log_density, potential_energy
 
-from probmf.data import wrap_words
 from probmf.effects import (
     Pattern,
     Standard,
@@ -26,7 +25,7 @@ from probmf.effects import (
     collect_statistics,
 )
 from probmf.effects.conditional_draws import Near
-from probmf.effects.laplace import Blocks, Tables
+from probmf.effects.laplace import Blocks, Tables, Whitened
 from probmf.effects.row_densities import Rows
 from probmf.inference.marginal.effect_blocks import Block, lay_out_blocks
 from probmf.inference.marginal.integrand import Integrand, site_tables
@@ -149,7 +148,9 @@ class Integral:
                 values[term.effects_site] = program.effects(term, data.priors)
         return Rest(values, roots, program.own_parameters(data))
 
-    def evidence(self, rest: Rest, start: Tables | None = None) -> tuple[Float[Array, ""], Tables]:
+    def evidence(
+        self, rest: Rest, start: Whitened | None = None
+    ) -> tuple[Float[Array, ""], Whitened]:
         """Logarithm of the integral over the effects, and their modes, whitened; to be traced.
 
         Args:
@@ -158,7 +159,7 @@ class Integral:
         """
         if not self.blocks:
             system = self.system(rest)
-            return jnp.sum(system.rows(system.offset)), []
+            return jnp.sum(system.rows(system.offset)), self.zeros()
         return self.integrand(rest).evidence(start)
 
     def integrand(self, rest: Rest) -> Integrand:
@@ -177,14 +178,13 @@ class Integral:
         designs = [jnp.asarray(design, dtype) for design in self.designs]
         return Blocks(self.pattern, rows, offset, designs, trils, self.flat)
 
-    def zeros(self) -> Tables:
+    def zeros(self) -> Whitened:
         """Whitened effects of zero, where a search for their modes begins."""
-        dtype = jnp.result_type(float)
-        return [jnp.zeros((own.num_groups, own.dim), dtype) for own in self.blocks]
+        return Whitened.zeros(self.pattern, jnp.result_type(float))
 
-    def effects(self, rest: Rest, whitened: Tables) -> dict[str, Array]:
+    def effects(self, rest: Rest, whitened: Whitened) -> dict[str, Array]:
         """Values of the sites that are integrated out, from whitened ones in the blocks' units."""
-        return self._values(self.system(rest).effects(whitened))
+        return self._values(self.system(rest).effects(whitened)) if self.blocks else {}
 
     def _values(self, tables: Tables) -> dict[str, Array]:
         found = site_tables(self.blocks, self.standards, tables)
@@ -193,14 +193,14 @@ class Integral:
             found[site] = found[site] + self._center()
         return found
 
-    def draw(self, rest: Rest, key: Array) -> dict[str, Array]:
+    def draw(self, rest: Rest, uniform: Float[Array, "d groups"]) -> dict[str, Array]:
         """The effects of one grouping from their conditional, to be traced."""
-        return self._values(self.integrand(rest).draw(key))
+        return self._values(self.integrand(rest).draw_groups(uniform))
 
-    def covariance(self, rest: Rest, whitened: Tables, block: int) -> Float[Array, "D D"]:
+    def covariance(self, rest: Rest, whitened: Whitened, block: int) -> Float[Array, "D D"]:
         """Covariance of the effects of a block, not the leading one, about the modes."""
         system = self.system(rest)
-        predictor = system.offset + system.added(system.effects(whitened))
+        predictor = system.offset + system.added(whitened)
         weight = system.rows.differentiate(predictor).weight
         sums = collect_statistics(self.pattern, system.designs, jnp.zeros_like(weight), weight)
         one = jnp.ones((), weight.dtype)
@@ -311,16 +311,16 @@ class IntegralDensity(Potential):
         found: Array = -potential_energy(_prior, self.args, {}, self.unravel(vector))
         return found
 
-    def value_from(self, vector: Array, start: Tables) -> tuple[Array, Tables]:
+    def value_from(self, vector: Array, start: Whitened) -> tuple[Array, Whitened]:
         """Log density, and modes of what is integrated out, searched from others; to be traced."""
         rest = self.rest(self.latents(vector))
         evidence, modes = self.integral.evidence(rest, start)
         return evidence + self.log_prior_of(vector), modes
 
-    def drawn(self, vector: Array, words: Array) -> dict[str, Array]:
+    def drawn(self, vector: Array, uniform: Float[Array, "d groups"]) -> dict[str, Array]:
         """All sites at a vector, the effects of the grouping drawn, to be traced."""
         values = constrain_fn(
             _prior, self.args, {}, self.unravel(vector), return_deterministic=True
         )
         rest = self.rest({name: values[name] for name in self.sites})
-        return {**values, **self.integral.draw(rest, wrap_words(words))}
+        return {**values, **self.integral.draw(rest, uniform)}

@@ -152,7 +152,9 @@ class NoiseDensity(Potential):
         ):
             groups, terms = integral.groups(), integral.noise.groups
             roots = [integral.program.scales(term, integral.data.priors) for term in terms]
-        whitened = draw_effects_of_groups(groups, wrap_words(words))
+        shape, dtype = (groups.columns.shape[1], groups.num_groups), groups.columns.dtype
+        uniform = jax.random.uniform(wrap_words(words), shape, dtype)
+        whitened = draw_effects_of_groups(groups, uniform)
         return {name: values[name] for name in self.sites} | integral.effects(whitened, roots)
 
 

@@ -20,11 +20,10 @@ import numpy as np
 from jaxtyping import Array, Float
 from rich.progress import Progress, TaskID
 
-from probmf.data import wrap_words
 from probmf.data.keys import as_generator
 from probmf.effects.columns import Columns, lead_groups, log_abs_det
 from probmf.effects.conditional_draws import Near, draw_effects_of_groups
-from probmf.effects.laplace import Tables
+from probmf.effects.laplace import Whitened
 from probmf.effects.linalg import solve_lower
 from probmf.inference.drawn_back import SiteArrays, drawn_back, even_size
 from probmf.inference.importance import (
@@ -43,7 +42,7 @@ from probmf.inference.importance_rounds import (
     most_densities,
 )
 from probmf.inference.marginal.evaluators import NotServedError, cut
-from probmf.inference.mixed.integral import IntegralDensity
+from probmf.inference.mixed.integral import Integral, IntegralDensity
 from probmf.rows.store import num_workers
 from probmf.run.compilation import count_numbers, traced_jit
 from probmf.run.threads import Workers, workers
@@ -128,19 +127,16 @@ class Conditional:
         effects = center + solve_lower(factor, noise, transpose=True)
         return value + columns.log_density(effects)[0] - log_abs_det(factor), effects
 
-    def sites(self, vector: Array, effects: Array, words: Array) -> dict[str, Array]:
+    def sites(
+        self, vector: Array, effects: Array, uniform: Float[Array, "d groups"]
+    ) -> dict[str, Array]:
         """All sites, the leading grouping's effects drawn, to be traced."""
         density, columns = self.density, self.columns(vector)
         values = density.constrain(vector)
         groups = lead_groups(columns.blocks, effects)
-        own = draw_effects_of_groups(groups, wrap_words(words), self.near)
+        own = draw_effects_of_groups(groups, uniform, self.near)
         rest = density.rest({name: values[name] for name in density.sites})
-        return values | density.integral.effects(rest, [own, *columns.tables(effects)])
-
-
-def flat_columns(tables: Tables, dtype: Any) -> Float[np.ndarray, " D"]:
-    """Effects of the blocks beside the leading one, one after another."""
-    return np.concatenate([np.zeros(0), *(np.ravel(table) for table in tables)]).astype(dtype)
+        return values | density.integral.effects(rest, Whitened(own, effects))
 
 
 def draw_weighted(
@@ -179,7 +175,7 @@ def draw_weighted(
         limit = min(limit, KEEP_NUMBERS // conditional.num_columns)
     bar.update(task, description="compilation")
     evaluate = _Proposals(conditional, pool, rng)
-    drawing = _drawing(conditional, num_samples, draw_key)
+    drawing = drawing_of(conditional, num_samples)
     compiled = pool.submit(evaluate.compile)
     pool.submit(drawing.compile)
     compiled.result()
@@ -199,7 +195,8 @@ def draw_weighted(
     (effects,) = rounds.sites(filled)
     parts = rounds.points[filled], effects["columns"]
     judge(*parts, complete=count == num_samples)
-    found = drawing.sites(*(part.reshape(NUM_CHAINS, each, -1) for part in parts))
+    own = (part.reshape(NUM_CHAINS, each, -1) for part in parts)
+    found = drawing.sites(as_generator(draw_key), *own)
     samples = {
         name: np.reshape(site, (-1, *site.shape[2:]))[:count] for name, site in found.items()
     }
@@ -211,13 +208,10 @@ def draw_weighted(
     )  # fmt: skip
 
 
-def traced_programs(
-    conditional: Conditional, num_samples: int, key: Array
-) -> list[Callable[[], None]]:
-    """Functions that compile the programs of `draw_weighted`, for threads."""
+def traced_proposals(conditional: Conditional) -> Callable[[], None]:
+    """A function that compiles the program of proposals, for a thread."""
     run, examples = _traced_chunk(conditional)
-    drawing = _drawing(conditional, num_samples, key)
-    return [lambda: run.lower(conditional, *examples).compile(), drawing.compile]
+    return lambda: run.lower(conditional, *examples).compile()
 
 
 def _traced_chunk(conditional: Conditional) -> tuple[Any, tuple[np.ndarray, ...]]:
@@ -228,12 +222,12 @@ def _traced_chunk(conditional: Conditional) -> tuple[Any, tuple[np.ndarray, ...]
     return traced_jit(_propose, count_numbers(conditional), conditional, *examples), examples
 
 
-def _drawing(conditional: Conditional, num_samples: int, key: Array) -> "Drawing":
+def drawing_of(conditional: Conditional, num_samples: int) -> "Drawing":
     """Draws of effects, whose program is one for all numbers of nodes."""
-    dtype = conditional.density.vector.dtype
-    parts = conditional.density.vector, np.zeros(conditional.num_columns, dtype)
+    density = conditional.density
+    parts = density.vector, np.zeros(conditional.num_columns, density.vector.dtype)
     each = -(-num_samples // NUM_CHAINS)
-    return Drawing(_drawn, replace(conditional, num_nodes=0), parts, each, key)
+    return Drawing(_drawn, replace(conditional, num_nodes=0), density.integral, parts, each)
 
 
 class _Proposals:
@@ -322,49 +316,61 @@ def _propose(conditional: Conditional, vectors: Array, noise: Array) -> tuple[Ar
 
 
 def _drawn(
-    conditional: Conditional, vectors: Array, effects: Array, words: Array
+    conditional: Conditional, vectors: Array, effects: Array, uniform: Array
 ) -> dict[str, Array]:
-    return jax.lax.map(lambda parts: conditional.sites(*parts), (vectors, effects, words))
+    return jax.lax.map(lambda parts: conditional.sites(*parts), (vectors, effects, uniform))
 
 
 class Drawing:
     """All sites at draws of what is left, the effects drawn from their conditional.
 
     Args:
-        function: Gives the sites at some draws, from the owner, their parts, and words of keys.
+        function: Gives the sites at some draws, from the owner, their parts, and uniform numbers.
         owner: A tree of arrays.
-        parts: Part of one draw, by way of example.
+        integral: What is integrated out.
+        parts: Parts of one draw, by way of example.
         num_draws: Draws of each chain.
-        key: JAX key.
     """
 
     def __init__(
-        self, function: Any, owner: Any, parts: Sequence[np.ndarray], num_draws: int, key: Array
+        self,
+        function: Any,
+        owner: Any,
+        integral: Integral,
+        parts: Sequence[np.ndarray],
+        num_draws: int,
     ) -> None:
         """Trace the program for pieces of so many draws of a chain."""
-        self.owner, self.num_draws = owner, num_draws
-        keys = jax.random.split(key, NUM_CHAINS * num_draws)
-        self.words = np.asarray(jax.random.key_data(keys)).reshape(NUM_CHAINS, num_draws, -1)
-        self.size = even_size(num_draws)
-        self.dtypes = [part.dtype for part in parts]
-        some = (np.zeros((self.size, *part.shape), part.dtype) for part in parts)
-        self.examples = (*some, self.words[0, : self.size])
+        self.owner, self.size = owner, even_size(num_draws)
+        uniform = np.zeros(integral.pattern.shapes[0][::-1], parts[0].dtype)
+        self.examples = [
+            np.zeros((self.size, *part.shape), part.dtype) for part in (*parts, uniform)
+        ]
         self.run = traced_jit(function, count_numbers(owner), owner, *self.examples)
 
     def compile(self) -> None:
         """Have the program ready."""
         self.run.lower(self.owner, *self.examples).compile()
 
-    def sites(self, *parts: Float[np.ndarray, "chain draw ..."]) -> dict[str, np.ndarray]:
+    def sites(
+        self, rng: np.random.Generator, *parts: Float[np.ndarray, "chain draw ..."]
+    ) -> dict[str, np.ndarray]:
         """Sites at each draw, chains side by side; after an interruption at the first draws."""
-        own = [part.astype(dtype) for part, dtype in zip(parts, self.dtypes, strict=True)]
+        *_, uniform = self.examples
+        own = [part.astype(uniform.dtype) for part in parts]
+        # Each chain has its own numbers, whichever thread is the first.
+        generators = rng.spawn(len(own[0]))
+
+        def one(given: tuple[Any, ...]) -> dict[str, np.ndarray]:
+            generator, *some = given
+            numbers = generator.random(uniform.shape, uniform.dtype)
+            found: dict[str, np.ndarray] = jax.device_get(self.run(self.owner, *some, numbers))
+            return found
+
         with workers(num_workers()) as pool:
 
             def draw(at: np.ndarray) -> dict[str, np.ndarray]:
-                given = zip(*(part[:, at] for part in (*own, self.words)), strict=True)
-                found = list(
-                    pool.map(lambda one: jax.device_get(self.run(self.owner, *one)), given)
-                )
+                found = pool.map(one, zip(generators, *(part[:, at] for part in own), strict=True))
                 return {
                     name: np.stack([part[name] for part in found])
                     for name in found[0]

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from probmf.data.keys import as_generator
 from probmf.effects.columns import lead_groups
 from probmf.effects.conditional_draws import Near, near_modes
-from probmf.effects.laplace import Tables
+from probmf.effects.laplace import Whitened
 from probmf.effects.quadrature import (
     MAX_DIM,
     NUM_NODES,
@@ -37,8 +38,8 @@ from probmf.inference.mixed.quadrature_importance import (
     Drawing,
     Line,
     draw_weighted,
-    flat_columns,
-    traced_programs,
+    drawing_of,
+    traced_proposals,
 )
 from probmf.inference.nuts.pooled_warmup import PooledNuts
 from probmf.inference.nuts.transitions import Chains
@@ -58,6 +59,8 @@ REFERENCE, NEAR, EVEN = {1: 61, 2: 13}, 1e-2, 0.5
 LOOKED_AT = (0.02, 0.5, 0.98)
 #: How often errors of numbers of nodes are looked at.
 RATIOS = 1 + len(LOOKED_AT)
+#: About how often a search for the mode looks at the density, at the most.
+EVALUATIONS = 100
 #: Nodes for which programs are compiled before it is known how many it takes; of few rows, where
 #: another program takes longer than it saves, as many as that serve where fewer would.
 LIKELY = {1: 7, 2: 5}
@@ -154,20 +157,22 @@ def sample_by_quadrature(
     whole = Integral.of(program, data, names, coefficients=not direct)
     terms = largest_grouping(whole)
     outer = IntegralDensity.of_integral(whole)
-    search = _ModeSearch(outer)
     conditional, why = None, ""
     drawn: ImportanceDraws | ChainDraws | None = None
     with workers(num_workers()) as pool, progress_bar(progress) as bar:
         task = bar.add_task("mode", total=None, status="")
-        ready = pool.submit(search.compile)
+        # Programs are compiled while others are traced and the mode is looked for, those of
+        # proposals and draws for the likely number of nodes; what is traced soonest comes first.
         try:
             conditional = _conditional(outer, terms)
-            # Compiled while the mode is looked for, for the likely number of nodes.
-            pool.submit(_traced_totals(outer))
-            for compile_one in traced_programs(conditional, num_samples, key):
-                pool.submit(compile_one)
+            pool.submit(traced_proposals(conditional))
         except NotServedError as error:
             why = str(error)
+        search = _ModeSearch(outer)
+        ready = pool.submit(search.compile)
+        if conditional is not None:
+            pool.submit(_traced_totals(outer))
+            pool.submit(drawing_of(conditional, num_samples).compile)
         ready.result()
         found = search.find(pool)
         if conditional is not None:
@@ -202,14 +207,14 @@ def _by_nuts(
     """All that is left by NUTS, the effects of other groupings standardized."""
     run_key, draw_key = jax.random.split(key)
     each = -(-num_samples // NUM_CHAINS)
-    drawing = Drawing(_drawn, density, [density.vector], each, draw_key)
+    drawing = Drawing(_drawn, density, density.integral, [density.vector], each)
     # Compiled in a thread while the chains' own program is.
     with workers(1) as pool:
         pool.submit(drawing.compile)
         nuts = PooledNuts(density, NUM_CHAINS, run_key, progress)
         nuts.warm_up()
         chains = nuts.draw(each)
-    samples = drawing.sites(chains.vectors)
+    samples = drawing.sites(as_generator(draw_key), chains.vectors)
     chains = chains.first(next(iter(samples.values())).shape[1])
     return ChainDraws(samples, chains, nuts.num_warmup, why)
 
@@ -218,7 +223,7 @@ class _Found(NamedTuple):
     """The mode, and whitened effects there."""
 
     mode: Mode
-    modes: Tables
+    modes: Whitened
 
 
 class _ModeSearch:
@@ -235,7 +240,7 @@ class _ModeSearch:
         """Trace the program."""
         self.density, self.dtype = density, density.vector.dtype
         self.zeros = self.modes = density.integral.zeros()
-        self.run = density.compiled(_score_from, density.vector, self.zeros)
+        self.run = density.compiled(_score_from, density.vector, self.zeros, runs=EVALUATIONS)
 
     def compile(self) -> None:
         """Have the program ready."""
@@ -268,7 +273,7 @@ class _ModeSearch:
         return np.asarray(self.run(self.density, point, self.modes)[1], np.float64)
 
 
-def _score_from(density: IntegralDensity, vector: Array, start: Tables) -> Any:
+def _score_from(density: IntegralDensity, vector: Array, start: Whitened) -> Any:
     return jax.value_and_grad(density.value_from, has_aux=True)(vector, start)
 
 
@@ -335,7 +340,7 @@ def largest_grouping(whole: Integral) -> list[str]:
 def _with_nodes(conditional: Conditional, found: _Found) -> Conditional:
     """The same about the mode, with the fewest nodes whose evidence there is that of many."""
     density, dim = conditional.density, conditional.density.integral.blocks[0].dim
-    columns = flat_columns(found.modes[1:], density.vector.dtype)
+    columns = np.asarray(found.modes.columns)
     near, errors = _errors(density, found.mode.vector, columns)
     good = [n for n, own in zip(_choices(dim), errors, strict=True) if abs(own) <= NEAR]
     rows = density.integral.data.num_observations
@@ -433,5 +438,5 @@ def _totals(
     return near_modes(groups, mode, root), jnp.sum(jnp.log(shares) + most, axis=1)
 
 
-def _drawn(density: IntegralDensity, vectors: Array, words: Array) -> dict[str, Array]:
-    return jax.lax.map(lambda both: density.drawn(*both), (vectors, words))
+def _drawn(density: IntegralDensity, vectors: Array, uniform: Array) -> dict[str, Array]:
+    return jax.lax.map(lambda both: density.drawn(*both), (vectors, uniform))
