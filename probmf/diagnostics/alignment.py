@@ -9,6 +9,7 @@ from scipy.linalg import orthogonal_procrustes
 from scipy.optimize import linear_sum_assignment
 
 from probmf.results import RatingsFit
+from probmf.results.records import RowMoments
 
 Method = Literal["procrustes", "varimax"]
 
@@ -35,7 +36,8 @@ def align(fit: RatingsFit, *, method: Method = "procrustes") -> RatingsFit:
             the factors and their signs to match.
 
     Returns:
-        A fit whose draws of one factor may be averaged and compared.
+        A fit whose draws of one factor may be averaged and compared. Its `moments` are those of
+        the biases alone: sweeps that were not kept can't be rotated afterwards.
 
     Raises:
         TypeError: If it is no `RatingsFit`.
@@ -84,7 +86,18 @@ def align(fit: RatingsFit, *, method: Method = "procrustes") -> RatingsFit:
                 own = "csk,cskl->csl" if turned.ndim == 3 else "cspk,cskl->cspl"
                 turned[..., first:] = np.einsum(own, turned[..., first:], q)
                 samples[name] = turned
-    return replace(fit, samples=samples)
+    return replace(fit, samples=samples, moments=_unturned(fit.moments))
+
+
+def _unturned(moments: RowMoments | None) -> RowMoments | None:
+    """Moments of the biases; those of the factors are of sweeps that were not rotated."""
+    if moments is None:
+        return None
+    mean, sd = (
+        {site: value for site, value in part.items() if site.endswith("_bias")}
+        for part in (moments.mean, moments.sd)
+    )
+    return RowMoments(mean, sd, moments.num_sweeps) if mean else None
 
 
 def varimax(loadings: Float[np.ndarray, "rows k"]) -> Float[np.ndarray, "k k"]:

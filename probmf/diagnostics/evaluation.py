@@ -24,6 +24,8 @@ LEVELS = (0.5, 0.9)
 class Evaluation:
     """Errors of a fit on data that it has not seen, by name; none of a fit that ranks only.
 
+    Ratings count by their weights in errors, as in early stopping.
+
     Beside them stand those of the training mean and of the mean rating of each item, shares of the
     responses inside of predicted intervals by their probability, and measures of recommendation
     lists by length and name, also of the items with the most training ratings. `relevant` says
@@ -116,9 +118,10 @@ def evaluation(
     figures = [_figures(*own, judges=judges) for own in every]
     counts = [own.num_rows for own in figures]
     if judges:
-        errors = _together(first.likelihood, [own.errors for own in figures], counts)
+        weights = [own.weight for own in figures]
+        errors = _together(first.likelihood, [own.errors for own in figures], weights)
         others = {
-            name: _together(first.likelihood, [own.others[name] for own in figures], counts)
+            name: _together(first.likelihood, [own.others[name] for own in figures], weights)
             for name in figures[0].others
         }
         names = figures[0].covered
@@ -175,6 +178,7 @@ class _Figures(NamedTuple):
     """Figures of a block: of the fit and of simple predictions, or what they are computed from."""
 
     num_rows: int
+    weight: float
     errors: Any
     others: dict[str, Any]
     covered: dict[str, float]
@@ -186,27 +190,32 @@ def _figures(found: HeldOut, others: dict[str, Predicted], *, judges: bool) -> _
     own, count, unknown = found.predicted, len(found.observed), (0, 0)
     if own.known_user is not None and own.known_item is not None:
         unknown = int(np.sum(~own.known_user)), int(np.sum(~own.known_item))
+    given = found.test_weight
+    total = float(count if given is None else np.sum(given))
     if not judges:
-        return _Figures(count, {}, {}, {}, 0.0, unknown)
+        return _Figures(count, total, {}, {}, {}, 0.0, unknown)
     if found.likelihood.binary:
         # The area under the ROC curve compares the scores of all rows.
-        scores = {name: (found.observed, other.mean) for name, other in others.items()}
-        return _Figures(count, (found.observed, np.asarray(own.mean)), scores, {}, 0.0, unknown)
+        weight = np.ones(count) if given is None else np.asarray(given)
+        means = {"": own.mean} | {name: other.mean for name, other in others.items()}
+        scores = {name: (found.observed, np.asarray(mean), weight) for name, mean in means.items()}
+        return _Figures(count, total, scores.pop(""), scores, {}, 0.0, unknown)
     width = 0.0
     if not found.likelihood.levels:
         width = float(np.mean(np.asarray(own.upper) - np.asarray(own.lower)))
     covered = {f"{level:g}": found.covered(level) for level in LEVELS}
     errors = {
-        name: found.likelihood.errors(found.observed, other) for name, other in others.items()
+        name: found.likelihood.errors(found.observed, other, given)
+        for name, other in others.items()
     }
-    return _Figures(count, found.errors(), errors, covered, width, unknown)
+    return _Figures(count, total, found.errors(), errors, covered, width, unknown)
 
 
-def _together(likelihood: Any, parts: list[Any], counts: list[int]) -> dict[str, float | None]:
+def _together(likelihood: Any, parts: list[Any], counts: list[float]) -> dict[str, float | None]:
     """Measures of all rows from those of blocks."""
     if likelihood.binary:
-        observed, mean = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-        found: dict[str, float | None] = likelihood.errors(observed, Predicted(mean, None))
+        observed, mean, weight = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        found: dict[str, float | None] = likelihood.errors(observed, Predicted(mean, None), weight)
         return found
     return {
         name: float(np.sqrt(_mean([own[name] ** 2 for own in parts], counts)))
@@ -216,7 +225,7 @@ def _together(likelihood: Any, parts: list[Any], counts: list[int]) -> dict[str,
     }
 
 
-def _mean(values: list[float], counts: list[int]) -> float:
+def _mean(values: list[float], counts: Sequence[float]) -> float:
     """Mean of all rows from those of blocks."""
     return values[0] if len(values) == 1 else float(np.average(values, weights=counts))
 
@@ -241,17 +250,23 @@ def _ranked(
         for side, degree in (("user", counted.user_degree), ("item", counted.item_degree))
         for own in [_codes(fit.data, test, side)]
     }
-    parts: list[_Lists] = []
+    # A user who has rated every item in training has none left to be listed.
+    full = fit._seen.counts == fit.data.num_items
+    num_full, parts = 0, []
     for rows in test.by_user.blocks():
         user, item = code["user"][test.user[rows]], code["item"][test.item[rows]]
         chosen = (user >= 0) & (item >= 0)
         if relevant_from is not None:
             chosen &= test.rating[rows] >= relevant_from
+        num_full += len(np.unique(user[chosen & full[user]]))
+        chosen &= ~full[user]
         if chosen.any():
             parts.append(_lists(fit, user[chosen], item[chosen], ks))
     result = replace(result, relevant=words, num_ranked_users=sum(own.num_users for own in parts))
+    result = replace(result, remarks=[*result.remarks, *left_without_items(num_full)])
     if not parts:
-        return replace(result, remarks=[*result.remarks, *no_lists(words)])
+        none = [] if num_full else no_lists(words)
+        return replace(result, remarks=[*result.remarks, *none])
 
     def over_all(which: str) -> dict[str, dict[str, float]]:
         found = [getattr(own, which) for own in parts]
@@ -372,6 +387,17 @@ def seen_items(num_relevant: int, num_seen: int) -> list[str]:
         f"The fit was trained on {num_seen:,} of the {num_relevant:,} relevant pairs, and lists "
         "leave out what a user has rated: these count as missed. Evaluate on ratings that the fit "
         "has not seen."
+    ]
+
+
+def left_without_items(num_users: int) -> list[str]:
+    """A sentence if users with relevant items have rated every item, so that no list is theirs."""
+    if not num_users:
+        return []
+    have = "1 user" if num_users == 1 else f"{num_users:,} users"
+    return [
+        f"{have} with a relevant test item rated every item in training: lists leave out what a "
+        "user has rated, so that there is none to judge, and averages are those of other users."
     ]
 
 

@@ -436,11 +436,14 @@ class Likelihood(BaseLikelihood):
     def integrate(self, mean: Scores, sd: Scores, scales: Mapping[str, Array]) -> tuple:
         """Mean and sd of a rating whose score is Normal(mean, sd)."""
 
-    def errors(self, rating: np.ndarray, predicted: Predicted) -> dict[str, float | None]:
-        """Measures of predictions of ratings, by name."""
+    def errors(
+        self, rating: np.ndarray, predicted: Predicted, weight: np.ndarray | None = None
+    ) -> dict[str, float | None]:
+        """Measures of predictions of ratings, by name, weighted if they have weights."""
         return {
-            "RMSE": metrics.rmse(rating, predicted.mean), "MAE": metrics.mae(rating, predicted.mean)
-        }  # fmt: skip
+            "RMSE": metrics.rmse(rating, predicted.mean, weight=weight),
+            "MAE": metrics.mae(rating, predicted.mean, weight=weight),
+        }
 
     def constant(self, rating: np.ndarray, weight: np.ndarray | None, size: int) -> Predicted:
         """The best prediction that is the same for all rows."""

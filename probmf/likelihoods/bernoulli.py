@@ -183,14 +183,17 @@ class Bernoulli(Likelihood):
         no, yes = self._link.masses(jnp.asarray(mean), jnp.asarray(sd))
         return yes, jnp.sqrt(yes * no)
 
-    def errors(self, rating: np.ndarray, predicted: Predicted) -> dict[str, float | None]:
+    def errors(
+        self, rating: np.ndarray, predicted: Predicted, weight: np.ndarray | None = None
+    ) -> dict[str, float | None]:
         """Measures of probabilities; without both answers there is no AUC."""
         probability = np.asarray(predicted.mean, dtype=np.float64)
-        both = 0 < rating.sum() < len(rating)
+        counted = rating if weight is None else rating[weight > 0]
+        both = 0 < counted.sum() < len(counted)
         return {
-            "log loss": metrics.log_loss(rating, probability),
-            "Brier score": metrics.brier(rating, probability),
-            "AUC": metrics.auc(rating, probability) if both else None,
+            "log loss": metrics.log_loss(rating, probability, weight=weight),
+            "Brier score": metrics.brier(rating, probability, weight=weight),
+            "AUC": metrics.auc(rating, probability, weight=weight) if both else None,
         }
 
     def constant(self, rating: np.ndarray, weight: np.ndarray | None, size: int) -> Predicted:

@@ -72,6 +72,18 @@ class Binomial(QuadratureLikelihood):
         """Refuse what is no count, or more than the number of trials."""
         self.check_trials(rating, np.full(rating.shape, self.trials or np.inf), noun)
 
+    def check_training(self, rating: np.ndarray, weight: np.ndarray | None) -> None:
+        """Refuse more successes than the one trial that ratings have if nothing is said."""
+        bad = rating > 1
+        if self.trials is None and bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(
+                f"Binomial() takes every rating for the successes in one trial, but row {row} has "
+                f"{rating[row]:g} ({such_rows(bad)}). Say how many trials there were: "
+                f"Binomial({int(rating.max())}) if {rating.max():g} is all of them; or use "
+                "Poisson() for counts that have no end."
+            )
+
     def settle_known(
         self, response: np.ndarray, known: Mapping[str, np.ndarray]
     ) -> dict[str, np.ndarray]:

@@ -63,12 +63,16 @@ class Counts(RateLikelihood):
         r"""Of a threshold k the rise is :math:`1 / \sqrt k` wide, or wider."""
         return jnp.sqrt(jnp.maximum(jnp.ceil(threshold), 1.0))
 
-    def errors(self, rating: np.ndarray, predicted: Predicted) -> dict[str, float | None]:
+    def errors(
+        self, rating: np.ndarray, predicted: Predicted, weight: np.ndarray | None = None
+    ) -> dict[str, float | None]:
         r"""Besides those of all numbers Poisson's deviance, :math:`2 (r \log(r / m) - r + m)`."""
         mean = np.asarray(predicted.mean, np.float64)
         with np.errstate(divide="ignore"):
             each = special.xlogy(rating, rating / mean) - rating + mean
-        return super().errors(rating, predicted) | {"deviance": float(2.0 * np.mean(each))}
+        return super().errors(rating, predicted, weight) | {
+            "deviance": float(2.0 * np.average(each, weights=weight))
+        }
 
 
 @dataclass(frozen=True)

@@ -107,11 +107,13 @@ class Gamma(Concentrated, RateLikelihood):
         """The root of the concentration."""
         return jnp.sqrt(scales["concentration"])
 
-    def errors(self, rating: np.ndarray, predicted: Predicted) -> dict[str, float | None]:
+    def errors(
+        self, rating: np.ndarray, predicted: Predicted, weight: np.ndarray | None = None
+    ) -> dict[str, float | None]:
         r"""Besides those of all numbers the deviance, :math:`2 (r / m - 1 - \log(r / m))`."""
         share = rating / np.asarray(predicted.mean, np.float64)
-        deviance = float(2.0 * np.mean(share - 1.0 - np.log(share)))
-        return super().errors(rating, predicted) | {"deviance": deviance}
+        deviance = float(2.0 * np.average(share - 1.0 - np.log(share), weights=weight))
+        return super().errors(rating, predicted, weight) | {"deviance": deviance}
 
 
 def _apart(scores: Scores, rating: Scores) -> Array:

@@ -68,11 +68,6 @@ class NormalNoise(Likelihood):
         """A HalfNormal noise scale, as wide as the linear predictor."""
         return {"noise_scale": dist.HalfNormal(jnp.asarray(width, jnp.result_type(float)))}
 
-    def errors(self, rating: np.ndarray, predicted: Predicted) -> dict[str, float | None]:
-        """Besides those of all numbers the log score of Normals with these means and sds."""
-        score = metrics.log_score(rating, predicted.mean, predicted.sd)
-        return super().errors(rating, predicted) | {"log score": score}
-
     def observe(
         self,
         scores: Scores,
@@ -183,6 +178,13 @@ class Gaussian(NormalNoise):
         """The scores moved and stretched, the noise scale stretched."""
         return center + unit * scores, {"noise_scale": unit * scales["noise_scale"]}
 
+    def errors(
+        self, rating: np.ndarray, predicted: Predicted, weight: np.ndarray | None = None
+    ) -> dict[str, float | None]:
+        """Besides those of all numbers the log score of Normals with these means and sds."""
+        score = metrics.log_score(rating, predicted.mean, predicted.sd, weight=weight)
+        return super().errors(rating, predicted, weight) | {"log score": score}
+
     def check_ratings(self, rating: np.ndarray, noun: str = "ratings") -> None:
         """Any finite number is a rating; the data door has seen to that."""
 
@@ -235,6 +237,21 @@ class LogNormal(NormalNoise):
         """As for a Normal; infinite where the threshold is not positive."""
         found = super().tail_order(mean, threshold, scales, sd)
         return jnp.where(jnp.asarray(threshold) > 0, found, jnp.inf)
+
+    def errors(
+        self, rating: np.ndarray, predicted: Predicted, weight: np.ndarray | None = None
+    ) -> dict[str, float | None]:
+        r"""Besides those of all numbers the log score of LogNormals with these means and sds.
+
+        :math:`\sigma^2 = \log(1 + s^2 / m^2)`, and :math:`\log m - \sigma^2 / 2` is the mean of the
+        logarithm. Of a single draw this is the predictive density itself.
+        """
+        variance = np.log1p(np.square(predicted.sd / predicted.mean))
+        center = np.log(predicted.mean) - 0.5 * variance
+        place = np.log(rating)
+        score = metrics.log_score(place, center, np.sqrt(variance), weight=weight)
+        score -= float(np.average(place, weights=weight))
+        return super().errors(rating, predicted, weight) | {"log score": score}
 
     def check_ratings(self, rating: np.ndarray, noun: str = "ratings") -> None:
         """Refuse what is not positive."""

@@ -432,12 +432,14 @@ class Ordinal(Likelihood):
         ends, quick = self._ends(scores, scales), sd is None and self.link == "logit"
         return jnp.stack(_at_each(_between, self.link, ends, scores, sd, quick=quick), axis=-1)
 
-    def errors(self, rating: np.ndarray, predicted: Predicted) -> dict[str, float | None]:
+    def errors(
+        self, rating: np.ndarray, predicted: Predicted, weight: np.ndarray | None = None
+    ) -> dict[str, float | None]:
         """Besides those of all numbers the log of the probability of the rating's level."""
         levels = np.asarray(self.levels)
         at = levels[self.codes(rating)]
-        score = metrics.level_log_score(at, predicted.probabilities, levels)
-        return super().errors(rating, predicted) | {"log score": score}
+        score = metrics.level_log_score(at, predicted.probabilities, levels, weight=weight)
+        return super().errors(rating, predicted, weight) | {"log score": score}
 
     def constant(self, rating: np.ndarray, weight: np.ndarray | None, size: int) -> Predicted:
         """The shares of the levels."""

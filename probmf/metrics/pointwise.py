@@ -7,7 +7,6 @@ and takes one-dimensional arrays only: `(n, 1)` against `(n,)` would broadcast t
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import xlog1py, xlogy
-from scipy.stats import rankdata
 
 
 def _vector(value: ArrayLike, name: str) -> np.ndarray:
@@ -63,18 +62,24 @@ def _average(values: np.ndarray, weight: ArrayLike | None) -> float:
     """The mean of `values`, weighted if `weight` is given (a zero weight leaves an entry out)."""
     if weight is None:
         return float(values.mean())
+    weights = _weights(weight, values.size)
+    used = weights > 0
+    # Leaving zero weights out, not multiplying by zero: the value there may be minus infinity.
+    return float(np.average(values[used], weights=weights[used]))
+
+
+def _weights(weight: ArrayLike, size: int) -> np.ndarray:
+    """Weights of so many predictions, checked."""
     weights = _vector(weight, "weight")
-    if weights.size != values.size:
+    if weights.size != size:
         raise ValueError(
-            f"weight has {weights.size} entries, but there are {values.size} predictions; "
+            f"weight has {weights.size} entries, but there are {size} predictions; "
             "give one weight per prediction."
         )
     _refuse("weight", weights, weights < 0, "a weight must not be negative")
-    used = weights > 0
-    if not used.any():
+    if not weights.any():
         raise ValueError("weight is zero everywhere; at least one weight must be positive.")
-    # Leaving zero weights out, not multiplying by zero: the value there may be minus infinity.
-    return float(np.average(values[used], weights=weights[used]))
+    return weights
 
 
 def _check_binary(observed: np.ndarray, probability: np.ndarray | None, name: str) -> None:
@@ -237,7 +242,9 @@ def level_log_score(
         return _average(np.log(chosen), weight)
 
 
-def log_loss(observed: ArrayLike, probability: ArrayLike) -> float:
+def log_loss(
+    observed: ArrayLike, probability: ArrayLike, *, weight: ArrayLike | None = None
+) -> float:
     """Minus the mean log probability of yes/no outcomes, in nats; lower is better.
 
     Equal to `-log_score(observed, probability)`; infinite if a certain prediction is wrong.
@@ -245,6 +252,7 @@ def log_loss(observed: ArrayLike, probability: ArrayLike) -> float:
     Args:
         observed: Outcomes, 0 or 1, shape (n,).
         probability: Predicted probabilities of a 1, shape (n,).
+        weight: Weights, shape (n,), not negative; None counts every outcome once.
 
     Returns:
         The loss, a Python float.
@@ -260,17 +268,18 @@ def log_loss(observed: ArrayLike, probability: ArrayLike) -> float:
     y, p = _vectors(observed=observed, probability=probability)
     _check_binary(y, p, "probability")
     # 0 - x, not -x: a perfect prediction is to give 0.0 and not -0.0.
-    return 0.0 - _average(xlogy(y, p) + xlog1py(1.0 - y, -p), None)
+    return 0.0 - _average(xlogy(y, p) + xlog1py(1.0 - y, -p), weight)
 
 
-def brier(observed: ArrayLike, probability: ArrayLike) -> float:
+def brier(observed: ArrayLike, probability: ArrayLike, *, weight: ArrayLike | None = None) -> float:
     r"""Brier score of yes/no predictions, in [0, 1]; lower is better.
 
-    .. math:: \tfrac1n \textstyle\sum_i (y_i - p_i)^2
+    .. math:: \textstyle\sum_i w_i (y_i - p_i)^2 / \sum_i w_i
 
     Args:
         observed: Outcomes y, 0 or 1, shape (n,).
         probability: Predicted probabilities p of a 1, shape (n,).
+        weight: Weights w, shape (n,), not negative; None counts every outcome once.
 
     Returns:
         The score, a Python float.
@@ -287,20 +296,21 @@ def brier(observed: ArrayLike, probability: ArrayLike) -> float:
     """
     y, p = _vectors(observed=observed, probability=probability)
     _check_binary(y, p, "probability")
-    return _average((y - p) ** 2, None)
+    return _average((y - p) ** 2, weight)
 
 
-def auc(observed: ArrayLike, score: ArrayLike) -> float:
+def auc(observed: ArrayLike, score: ArrayLike, *, weight: ArrayLike | None = None) -> float:
     r"""Area under the ROC curve: how often a 1 is scored above a 0; higher is better.
 
-    .. math:: \frac{R_1 - n_1 (n_1 + 1) / 2}{n_1 n_0}
+    .. math:: \frac{\sum_{i, j} w_i w_j ([s_i > s_j] + \tfrac12 [s_i = s_j])}
+       {\sum_i w_i \sum_j w_j}
 
-    with :math:`R_1` the sum of the ranks of the ones. Tied scores share their middle rank, so a
-    tie between a 1 and a 0 counts one half.
+    over the ones i and the zeros j.
 
     Args:
         observed: Outcomes, 0 or 1, shape (n,), both present.
         score: Scores, shape (n,); any increasing function of them gives the same area.
+        weight: Weights w, shape (n,), not negative; None counts every outcome once.
 
     Returns:
         The area, a Python float in [0, 1].
@@ -317,15 +327,16 @@ def auc(observed: ArrayLike, score: ArrayLike) -> float:
     """
     y, s = _vectors(observed=observed, score=score)
     _check_binary(y, None, "score")
-    ones = int(y.sum())
-    zeros = y.size - ones
-    if ones == 0 or zeros == 0:
+    weights = np.ones(y.size) if weight is None else _weights(weight, y.size)
+    place = np.unique(s, return_inverse=True)[1]
+    zeros, ones = (np.bincount(place, weights * (y == answer)) for answer in (0, 1))
+    if not (zeros.any() and ones.any()):
         raise ValueError(
-            f"observed holds {zeros} zeros and {ones} ones; the area under the ROC curve compares "
-            "the two classes and needs at least one of each."
+            f"observed holds {zeros.sum():g} zeros and {ones.sum():g} ones; the area under the ROC "
+            "curve compares the two classes and needs at least one of each."
         )
-    rank_sum = float(rankdata(s)[y == 1].sum())
-    return (rank_sum - ones * (ones + 1) / 2) / (ones * zeros)
+    below = np.cumsum(zeros) - 0.5 * zeros
+    return float(ones @ below / (ones.sum() * zeros.sum()))
 
 
 def coverage(observed: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> float:

@@ -28,6 +28,7 @@ class HeldOut(NamedTuple):
     The likelihood is that of the responses as they are coded here: ordered levels that are no
     numbers are counted from 0. `below` and `at_most` are predicted probabilities of a response
     below the observed one, and of one at most as large. The training responses are coded alike.
+    `weight` is theirs, `test_weight` that of test ratings (rows of a mixed model count alike).
     """
 
     likelihood: Likelihood
@@ -37,6 +38,7 @@ class HeldOut(NamedTuple):
     at_most: Float[np.ndarray, " n"]
     training: Float[np.ndarray, " m"]
     weight: np.ndarray | None
+    test_weight: np.ndarray | None
     name: str
 
     @property
@@ -47,7 +49,8 @@ class HeldOut(NamedTuple):
     def errors(self) -> dict[str, float | None]:
         """Measures of the predictions, by name."""
         own = self.predicted
-        return self.likelihood.errors(self.observed, Predicted(own.mean, own.sd, own.probabilities))
+        predicted = Predicted(own.mean, own.sd, own.probabilities)
+        return self.likelihood.errors(self.observed, predicted, self.test_weight)
 
     def covered(self, interval: float) -> float:
         """Share of the responses inside the predicted central intervals of a probability."""
@@ -74,7 +77,7 @@ def held_out(fit: RatingsFit | MixedFit, test: Any, *, interval: float = 0.9) ->
     training = fit.data.counted
     return HeldOut(
         likelihood, predicted, observed, *chances, np.asarray(training.rating), training.weight,
-        "rating",
+        test.weight, "rating",
     )  # fmt: skip
 
 
@@ -108,7 +111,8 @@ def _of_mixed_model(fit: MixedFit, test: Any, interval: float) -> HeldOut:
     chances = _chances(likelihood, predicted, observed, partial(fit._reach, test))
     return HeldOut(
         likelihood, predicted, observed, *chances, training,
-        None if weight is None else np.asarray(weight, np.float64), fit.design.data.response_name,
+        None if weight is None else np.asarray(weight, np.float64), None,
+        fit.design.data.response_name,
     )  # fmt: skip
 
 

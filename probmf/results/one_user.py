@@ -15,13 +15,10 @@ from probmf.results.asked import check_count, check_interval, read_some
 from probmf.results.mixtures import row_blocks, tails
 from probmf.results.prediction_intervals import evaluate
 from probmf.results.predictions import plain_text, told_unknown, with_ids
-from probmf.results.recommend import Exclude, RecommendingFit, read_candidates
+from probmf.results.recommend import PROBABILITIES, Exclude, RecommendingFit, read_candidates
 from probmf.results.scores import Column, Scores
 from probmf.results.table import Tabular
 from probmf.settings import own_settings
-
-#: How methods begin that rank and do not predict.
-RANKING = "map/ranking/"
 
 
 class ItemLines(Tabular):
@@ -306,15 +303,6 @@ class OneUserFit(RecommendingFit):
                 f"{self.num_chains} chains of {self.num_draws:,} draws."
             )
 
-    def _require_likelihood(self, method: str) -> None:
-        if self.method.startswith(RANKING):
-            raise ValueError(
-                f"{method} takes rows for what is most likely given their ratings, and this "
-                f"fit lowered objective={self.method.removeprefix(RANKING)!r}, under which no "
-                "rating is likely or unlikely. Fit again with the new pairs, or use fit_als of a "
-                "model with unobserved_weight."
-            )
-
     @own_settings()
     def choose_next(
         self,
@@ -420,7 +408,7 @@ class OneUserFit(RecommendingFit):
         Raises:
             TypeError: If k is no whole number, or `exclude` is of the wrong type.
             ValueError: If k is out of range, an item is unknown or no candidate, or a key is
-                missing.
+                missing; of fits of objectives that rank.
 
         Example:
             >>> from probmf import MatrixFactorization, Ratings, fit_als
@@ -432,6 +420,7 @@ class OneUserFit(RecommendingFit):
 
         Cost: O(S items (d + log items)) for S draws, twice; memory S x the items reported.
         """
+        self._require_likelihood("rank_posterior", PROBABILITIES)
         check_interval(interval)
         asked, among = read_candidates(self.data, user, candidates, exclude, self._seen)
         k = check_count(k, len(among), "candidates that are left")

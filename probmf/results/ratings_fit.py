@@ -15,9 +15,10 @@ from probmf.models.sites import Sites
 from probmf.results.asked import check_interval, read_pairs
 from probmf.results.draw_scores import DrawScores
 from probmf.results.new_rows import add_users, extend, extend_ratings
-from probmf.results.one_user import RANKING, OneUserFit
+from probmf.results.one_user import OneUserFit
 from probmf.results.prediction_intervals import Mixtures
 from probmf.results.predictions import Predictions, id_columns
+from probmf.results.recommend import PROBABILITIES, RANKING
 from probmf.results.records import History, RowMoments, Sampling, Traces
 from probmf.rows.store import SIDES, Side
 from probmf.settings import own_settings
@@ -161,7 +162,8 @@ class RatingsFit(OneUserFit):
             pairs: Ratings; a data frame or dict with a column of users and one of items; a tuple
                 (users, items) of two sequences; or a list of (user, item) tuples.
             interval: Probability of the central interval; None leaves uncertainty out, which is
-                much faster.
+                much faster. A fit of an objective that ranks ("bpr", "warp") has none at all: its
+                scores have no likelihood, by which they would be more or less certain.
             at_least: Also tell the `probability` of a rating of at least this, noise included: of
                 a point fit with the score's plug-in variance, otherwise averaged over the draws.
             user: Name of the column of users, in a table; None for that of the training ratings.
@@ -176,8 +178,8 @@ class RatingsFit(OneUserFit):
         Raises:
             TypeError: If the pairs are of none of these forms.
             ValueError: If the interval is not in (0, 1), `at_least` is not finite or above
-                all levels of the ratings, the pairs are malformed, or the ids are of another kind
-                than the fit's.
+                all levels of the ratings, or given to a fit of an objective that ranks, the pairs
+                are malformed, or the ids are of another kind than the fit's.
 
         Example:
             >>> from probmf import MatrixFactorization, Ratings, fit_als
@@ -196,9 +198,12 @@ class RatingsFit(OneUserFit):
             return known.predict(pairs, interval=interval, at_least=at_least, user=user, item=item)
         scores = self._scores
         if at_least is not None:
+            self._require_likelihood("predict(at_least=...)", PROBABILITIES)
             at_least = scores.check_at_least(at_least)
         if interval is not None:
             check_interval(interval)
+        if self.method.startswith(RANKING):
+            interval = None
         users, items = read_pairs(pairs, self.data, user=user, item=item)
         found = scores.summary(users.codes, items.codes, interval)
         known_user, known_item = (
@@ -334,7 +339,8 @@ class RatingsFit(OneUserFit):
             key: JAX key or int, needed for many draws.
 
         Returns:
-            A fit that knows them, with codes after those of all others.
+            A fit that knows them, with codes after those of all others, and without `moments`,
+            which count sweeps that the new rows were not in.
 
         Raises:
             TypeError: If one is no table, or a column has another type than in training.
@@ -360,7 +366,7 @@ class RatingsFit(OneUserFit):
         more = extend(
             self._draws, data, None if self.is_point or key is None else as_generator(key)
         )
-        return replace(self, data=data, samples=more.samples)
+        return replace(self, data=data, samples=more.samples, moments=None)
 
     _response_name = "rating"
 

@@ -33,6 +33,13 @@ from probmf.settings import own_settings
 type Exclude = Ratings | Literal["seen"] | Collection[Any] | None
 
 
+#: How methods begin that rank and do not predict.
+RANKING = "map/ranking/"
+#: What needs a likelihood, and what to do without: modes of rows, and probabilities.
+MODES = "rows for what is most likely given their ratings", "Fit again with the new pairs"
+PROBABILITIES = "probabilities of scores or ratings", "Take the plain order of the scores"
+
+
 @dataclass(frozen=True, eq=False)
 class Recommendations(Tabular):
     """The k best items of each user, best first.
@@ -127,6 +134,15 @@ class RecommendingFit(Fit):
     def _seen(self) -> Exclusions:
         return Exclusions.of_ratings(self.data)
 
+    def _require_likelihood(self, asked: str, words: tuple[str, str] = MODES) -> None:
+        """Refuse a fit of an objective that ranks; words on what is taken, and what to do."""
+        if self.method.startswith(RANKING):
+            raise ValueError(
+                f"{asked} takes {words[0]}, and this fit lowered "
+                f"objective={self.method.removeprefix(RANKING)!r}, under which no rating is likely "
+                f"or unlikely. {words[1]}, or use fit_als of a model with unobserved_weight."
+            )
+
     @own_settings()
     def recommend(
         self,
@@ -177,7 +193,8 @@ class RecommendingFit(Fit):
             TypeError: If k is no whole number, or `exclude` or devices are of the wrong type.
             ValueError: If k is out of range, an item is unknown, an id is of another kind than the
                 fit's, every candidate of a user who was named is excluded, or there are not so many
-                devices or nothing for them to do.
+                devices or nothing for them to do; of fits of objectives that rank, if anything but
+                the order of the scores is asked for.
 
         Example:
             >>> from probmf import MatrixFactorization, Ratings, fit_als
@@ -190,6 +207,11 @@ class RecommendingFit(Fit):
         factors on two cores; O(users x items x d^2) otherwise. With S draws O(S x users x items x
         d). Memory is bounded.
         """
+        if rank_by != "mean" or interval is not None or at_least is not None:
+            self._require_likelihood(
+                "recommend with an interval, at_least, or another order than rank_by='mean'",
+                PROBABILITIES,
+            )
         if user_features is not None or item_features is not None:
             first, key = _split(key)
             known: Any = cast(Any, self).extend(

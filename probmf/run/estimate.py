@@ -227,6 +227,25 @@ def _warn(algorithm: Estimator, curves: tuple[Curve, ...], result: Result) -> No
         )
 
 
+def warn_unconverged(history: History, tol: float | None, what: str) -> None:
+    """Warn where the steps were over before a tolerance that was asked for.
+
+    Args:
+        history: How the search went.
+        tol: The tolerance; None or 0 where none was asked for.
+        what: The objective's name.
+    """
+    if not tol or history.stopped != f"num_{history.unit}s":
+        return
+    warnings.warn(
+        f"The {what} has not converged after {len(history.objective)} {history.unit}s: the last "
+        f"one still changed it by more than tol={tol:g} of itself. Raise {history.stopped}, or go "
+        "on with start=.",
+        FitWarning,
+        stacklevel=3,
+    )
+
+
 def _status(one: Curve) -> str:
     text = f"objective {one.objectives[-1]:,.6g}"
     return text if np.isnan(one.errors[-1]) else f"{text}  held-out {one.errors[-1]:.4f}"

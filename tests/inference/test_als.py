@@ -328,7 +328,7 @@ def test_second_call_compiles_nothing(caplog: pytest.LogCaptureFixture) -> None:
     train, held_out = table(), table(seed=5).select(np.arange(20))
     # No other test has so many columns of factors.
     model = replace(model_of("gaussian", "all"), unobserved_weight=0.0, num_factors=33)
-    options: dict[str, Any] = {"validation": held_out, "tol": 1e-9}
+    options: dict[str, Any] = {"validation": held_out, "tol": 0}
     with caplog.at_level(logging.WARNING, logger="jax"):
         fit_als(model, train, key=0, num_sweeps=3, **options)
         assert "_finish" in caplog.text
@@ -394,6 +394,11 @@ def test_tolerance_stops(tol: float) -> None:
     assert fit.history.stopped == "tol"
     assert fall[-1] <= tol
     assert (fall[:-1] > tol).all()
+
+
+def test_warns_of_a_tolerance_that_was_given() -> None:
+    with pytest.warns(FitWarning, match="objective has not converged after 2 sweeps: .*tol=1e-09"):
+        fit_als(model_of("gaussian", "plain"), table(), key=1, tol=1e-9, num_sweeps=2)
 
 
 def test_number_of_sweeps_stops() -> None:
@@ -593,7 +598,7 @@ def test_recovery_of_simulated_truth() -> None:
     model = MatrixFactorization(
         2, Gaussian(0.3), "learned", user_bias_scale=0.3, item_bias_scale=0.4
     )  # fmt: skip
-    fit = fit_als(model, data, key=0, num_sweeps=100, tol=1e-7)
+    fit = fit_als(model, data, key=0, num_sweeps=100, tol=0)
     parameters = 3 * (80 + 60) + 1
     bound = 0.3 * np.sqrt(parameters / len(data))
     error = fit.predict(data, interval=None).mean - simulation.score

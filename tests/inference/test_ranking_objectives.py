@@ -200,6 +200,15 @@ def test_lists_are_better_than_those_of_popular_items(name: str) -> None:
     assert own > 1.3 * of_popular
     assert fit.method == f"map/ranking/{name}"
     assert fit.ranks_only
+    assert fit.predict(test).sd is None
+    for call in (
+        lambda: fit.predict(test, at_least=1),
+        lambda: fit.rank_posterior(0, key=0),
+        lambda: fit.recommend(interval=0.5),
+        lambda: fit.recommend(rank_by="thompson", key=0),
+    ):
+        with pytest.raises(ValueError, match="takes probabilities of scores or ratings, and this"):
+            call()
     assert fit.history is not None
     assert fit.history.validation is not None
     assert fit.history.validation[fit.history.best - 1] == pytest.approx(1 - own, abs=1e-6)

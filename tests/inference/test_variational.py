@@ -483,6 +483,16 @@ def test_refusals(model: MatrixFactorization, message: str) -> None:
         fit_variational(model, table(), key=0)
 
 
+def test_ratings_too_small_for_the_precision_are_told() -> None:
+    tiny = replace(table(), rating=1e-13 * table().rating)
+    scales: Any = dict.fromkeys(("user_scale", "item_scale", "user_bias_scale"), LAW)
+    with (
+        jax.enable_x64(False),
+        pytest.raises(ValueError, match=r"starts from overflow\. .*set jax_enable_x64"),
+    ):
+        fit_variational(MatrixFactorization(2, Gaussian(LAW), **scales), tiny, key=0)
+
+
 def test_refused_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     model: Any = "model"
     with pytest.raises(TypeError, match="expected MatrixFactorization"):

@@ -27,6 +27,7 @@ from probmf.likelihoods import (
     Poisson,
     StudentT,
 )
+from probmf.likelihoods.base import Predicted
 from probmf.likelihoods.links import LinkName, log_ndtr
 from probmf.likelihoods.normal_integrals import (
     expected_sigmoid,
@@ -902,3 +903,16 @@ def test_no_probability_is_above_one(likelihood: Any, own: dict[str, float]) -> 
             jnp.asarray(scores)[:, None], jnp.asarray(counts)[None], jnp.ones((1, 1)), scales
         )
     assert np.all(np.asarray(logs) <= 1e-12)
+
+
+def test_one_trial_is_said_where_counts_are_higher() -> None:
+    with pytest.raises(ValueError, match=r"row 1 has 3 .*Binomial\(4\) if 4 is all of them"):
+        Binomial().check_training(np.array([1.0, 3.0, 4.0]), None)
+    Binomial(4).check_training(np.array([1.0, 3.0, 4.0]), None)
+
+
+def test_the_log_score_of_lognormal_ratings_is_their_own() -> None:
+    law = stats.lognorm(s=[0.4, 1.3], scale=[2.0, 0.1])
+    rating = np.array([1.5, 0.3])
+    found = LogNormal().errors(rating, Predicted(law.mean(), law.std()))
+    assert found["log score"] == pytest.approx(np.mean(law.logpdf(rating)))

@@ -20,7 +20,9 @@ from probmf.inference.default_fit import default_model
 from probmf.inference.gibbs.plan import Plan
 from probmf.inference.gibbs.starting_points import start_scales
 from probmf.inference.point.als import fit_als
+from probmf.inference.starts import prepare_validation
 from probmf.likelihoods import Bernoulli, Gaussian, Ordinal, StudentT
+from probmf.likelihoods.base import Predicted
 from probmf.models import MatrixFactorization, MixedEffects
 from probmf.results import MixedFit, RatingsFit
 from probmf.results.held_out import held_out
@@ -192,6 +194,53 @@ def test_errors_of_events_alone_are_not_told() -> None:
     assert scores.errors == {}
     assert scores.coverage == {}
     assert scores.remarks[0].startswith("All training and test data are 1, as of events")
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "yes/no", "levels"])
+def test_a_weight_counts_a_test_rating_that_many_times(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own: dict[str, Any] = {
+        "gaussian": Gaussian(0.5), "yes/no": Bernoulli(), "levels": Ordinal(3, cutpoints=(-1, 1)),
+    }  # fmt: skip
+    data = toys.ratings(kind)
+    model, rng = MatrixFactorization(0, own[kind]), np.random.default_rng(0)
+    values = {
+        site: rng.normal(0, 0.5, shape)
+        for site, shape in model.site_shapes(data.num_users, data.num_items).items()
+    }
+    fit = RatingsFit.from_point(model, data, {"intercept": 0.0, **values}, method="made")
+    times = rng.integers(1, 4, len(data))
+    weighted = replace(data, weight=times.astype(float))
+    one = held_out(fit, data)
+    repeated = Predicted(*(None if x is None else np.repeat(x, times, axis=0) for x in (
+        one.predicted.mean, one.predicted.sd, one.predicted.probabilities)))  # fmt: skip
+    expected = model.likelihood.errors(np.repeat(one.observed, times), repeated)
+    monkeypatch.setattr(rating_table, "BLOCK", 5)
+    found = evaluation(fit, weighted, (1,)).errors
+    assert found == pytest.approx(expected)
+    if kind == "gaussian":
+        stop = prepare_validation(model, data, weighted)
+        assert stop is not None
+        assert found["RMSE"] == pytest.approx(stop.error(fit.point()))  # type: ignore[arg-type]
+
+
+def test_users_who_have_rated_every_item_are_left_out_of_the_lists() -> None:
+    train = {"user": [0, 0, 0, 1, 2, 2], "item": [0, 1, 2, 0, 1, 2], "rating": np.arange(6.0)}
+    model = MatrixFactorization(0)
+    values = {"intercept": 3.0, "user_bias": np.zeros(3), "item_bias": np.array([0.1, 0.3, 0.2])}
+    fit = RatingsFit.from_point(model, Ratings.from_frame(train), values, method="made")
+    both, one, none = (
+        evaluation(fit, Ratings.from_frame({name: own[rows] for name, own in pairs.items()}), (1,))
+        for pairs in [{"user": np.array([0, 1]), "item": np.array([1, 2]), "rating": np.ones(2)}]
+        for rows in (slice(2), slice(1, 2), slice(1))
+    )
+    assert both.num_ranked_users == 1
+    assert both.ranking == one.ranking
+    told = "1 user with a relevant test item rated every item in training"
+    assert [remark.startswith(told) for remark in both.remarks].count(True) == 1
+    assert none.ranking == {}
+    assert none.remarks[-1].startswith(told)
 
 
 @pytest.mark.parametrize("words", [False, True])

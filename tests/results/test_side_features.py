@@ -1,5 +1,6 @@
 """Fits with features in use: new users and items, fold-in, strangers, files, ArviZ."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from probmf import (
     load,
 )
 from probmf.results import RatingsFit
+from probmf.results.records import RowMoments
 
 USERS, ITEMS = 8, 6
 JOBS = ["cook", "poet", "smith"]
@@ -170,7 +172,10 @@ def test_draws_of_new_rows(wishart: bool) -> None:
     found = rows(more, USERS)
     assert np.abs(found.mean(axis=0) - row).max() < 4.5 * np.sqrt(covariance.max() / 4000)
     np.testing.assert_allclose(np.cov(found.T), covariance, atol=0.1 * covariance.max())
+    few = {"user_bias": fit.samples["user_bias"].mean(axis=1)}
+    fit = replace(fit, moments=RowMoments(few, few, 10))
     only = fit.extend(user_features=new_ratings().user_features, key=1)
+    assert only.moments is None
     row, covariance = dense_row(only, only.data, USERS)
     found = rows(only, USERS)
     assert np.abs(found.mean(axis=0) - row).max() < 4.5 * np.sqrt(covariance.max() / 4000)

@@ -183,9 +183,7 @@ def _start(target: Target, potential: Potential, key: Array) -> np.ndarray:
     """The mode by alternating least squares where there is one, else a moderate point."""
     model = target.source
     if isinstance(model, MatrixFactorization) and not refusal("fit_als", model):
-        point = fit_als(
-            model, target.data, key=key, num_sweeps=200, tol=1e-9, progress=False
-        ).point()
+        point = fit_als(model, target.data, key=key, num_sweeps=200, progress=False).point()
         values = {name: point[name] for name in potential.sites if name in point}
         if len(values) == len(potential.sites):
             exact = {n: jnp.asarray(v, potential.vector.dtype) for n, v in values.items()}

@@ -57,7 +57,7 @@ from probmf.rows.values import Prior, Rows, RowSums
 from probmf.run.checkpoint import open_checkpoint
 from probmf.run.checks import check_counts, check_tol, require
 from probmf.run.driver import FitWarning
-from probmf.run.estimate import Info, estimate
+from probmf.run.estimate import ADVICE, Info, estimate, warn_unconverged
 from probmf.settings import own_settings
 
 #: Tables of all rows that a fit holds: means, variances and precisions, each present and new.
@@ -139,8 +139,8 @@ def fit_variational(
     Raises:
         TypeError: If model, data or devices are of the wrong type.
         ValueError: If the model has no such updates, an argument is out of range, the blocks
-            don't fit into memory, there are not so many devices, or the checkpoint holds another
-            run or can't be written.
+            don't fit into memory, the numbers of the ratings and scales overflow, there are not
+            so many devices, or the checkpoint holds another run or can't be written.
 
     Warns:
         FitWarning: If `num_sweeps` were over before the bound had converged, or all factors have
@@ -194,15 +194,8 @@ def fit_variational(
                 algorithm, key=loop_key, num_steps=num_sweeps, tol=tol, validation=held_out,
                 patience=patience, progress=progress, checkpoint=store, shared=shared,
             )  # fmt: skip
-        if tol > 0 and history.stopped == "num_sweeps":
-            warnings.warn(
-                f"The bound has not converged after {num_sweeps} sweeps: the last one still "
-                f"changed it by more than tol={tol:g} of itself. Raise num_sweeps, or go on with "
-                "start=.",
-                FitWarning,
-                stacklevel=2,
-            )
-        elif history.stopped in ("tol", "validation") and _all_shrunk(model, data, best):
+        warn_unconverged(history, tol, "bound")
+        if history.stopped in ("tol", "validation") and _all_shrunk(model, data, best):
             hint = " give each factor a scale of its own (scale_per='factor')," * (
                 by_factor(model) is not model
             )
@@ -299,6 +292,10 @@ class Variational:
         state = self.start
         for _ in range(self.sweeps_before):
             state = self._least_squares(state)
+        if not all(np.isfinite(x).all() for x in jax.tree.leaves(state.mean)):
+            raise ValueError(
+                f"The least squares that fit_variational starts from overflow. {ADVICE['sweep']}"
+            )
         mean, found = to_principal_axes(self.plan, state.mean, state.scales)
         scales = {name: jnp.clip(x, *self.given.bounds[name]) for name, x in found.items()}
         return state._replace(mean=mean, scales=state.scales | scales)

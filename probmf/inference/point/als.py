@@ -39,11 +39,13 @@ from probmf.rows.sweep import Method, by_loops, half_sweep, lay_out, zero_moment
 from probmf.rows.values import Prior, Rows, RowSums
 from probmf.run.checkpoint import open_checkpoint
 from probmf.run.checks import check_counts, check_tol, require
-from probmf.run.estimate import Info, estimate
+from probmf.run.estimate import Info, estimate, warn_unconverged
 from probmf.settings import own_settings
 
 #: Tables of all rows that a fit holds: measured, 7 with loops and 9 with XLA's programs.
 NUM_TABLES = 6
+#: The share of the objective by which a sweep must lower it, where none is given.
+TOL = 1e-5
 
 
 def fit_als(
@@ -52,7 +54,7 @@ def fit_als(
     *,
     key: ArrayLike,
     num_sweeps: int = 30,
-    tol: float = 1e-5,
+    tol: float | None = None,
     update: Literal["block", "coordinate"] = "block",
     solver: Literal["cg", "cholesky"] = "cg",
     cg_steps: int = 3,
@@ -80,7 +82,9 @@ def fit_als(
         data: Training ratings.
         key: JAX key or int that draws the starting values.
         num_sweeps: The most sweeps (one solves both sides once).
-        tol: Stop when a sweep lowers the objective by less than this share; 0 never stops.
+        tol: Stop when a sweep lowers the objective by less than this share; 0 never stops. None
+            is 1e-5, and then it is no matter if the sweeps are over before: as a rule the last of
+            them change the predictions little (`history.stopped` says which it was).
         update: "block" solves a row jointly, "coordinate" one coordinate after another.
         solver: For blocks: "cg" takes a few warm-started conjugate-gradient steps and is
             fastest; "cholesky" is exact. Both have the same optimum.
@@ -107,9 +111,9 @@ def fit_als(
         ConnectionError: If another of these processes has ended.
 
     Warns:
-        FitWarning: If the weights beside `unobserved_weight` have a heavy tail (their largest
-            hundredth holds more than a tenth of all weight). After Ctrl-C, or when the disk of the
-            checkpoint is full.
+        FitWarning: If `num_sweeps` were over before a `tol` that was given, or the weights beside
+            `unobserved_weight` have a heavy tail (their largest hundredth holds more than a tenth
+            of all weight). After Ctrl-C, or when the disk of the checkpoint is full.
 
     Example:
         >>> from probmf import MatrixFactorization, Ratings, fit_als
@@ -133,6 +137,7 @@ def fit_als(
         raise ValueError(f"solver is {solver!r}; expected 'cg' or 'cholesky'.")
     require("fit_als", model)
     check_counts(num_sweeps=num_sweeps, cg_steps=cg_steps, patience=patience)
+    asked, tol = tol, TOL if tol is None else tol
     check_tol(tol)
     mesh = None if devices is None else row_mesh(devices)
     with own_settings():
@@ -157,6 +162,7 @@ def fit_als(
                 algorithm, key=random_key, num_steps=num_sweeps, tol=tol, validation=held_out,
                 patience=patience, progress=progress, checkpoint=store, shared=shared,
             )  # fmt: skip
+        warn_unconverged(history, asked, "objective")
         return RatingsFit.from_point(model, data, best, history=history, method=f"als/{method}")
 
 

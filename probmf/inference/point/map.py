@@ -38,7 +38,7 @@ from probmf.likelihoods import Gaussian
 from probmf.models import MatrixFactorization, Network
 from probmf.models.observations import Observations
 from probmf.results import NetworkFit, RatingsFit
-from probmf.results.one_user import RANKING
+from probmf.results.recommend import RANKING
 from probmf.rows.placement import Devices, row_mesh, spans_processes
 from probmf.rows.store import num_workers
 from probmf.run.checkpoint import PACKAGES, open_checkpoint

@@ -107,6 +107,10 @@ def test_moments_count_every_sweep(whole: RatingsFit) -> None:
         whole.moments.pooled("user_factors")
     with pytest.raises(ValueError, match="no moments of 'nothing'"):
         whole.moments.pooled("nothing")
+    aligned = diagnostics.align(whole).moments
+    assert aligned is not None
+    assert set(aligned.mean) == {"user_bias", "item_bias"}
+    np.testing.assert_array_equal(aligned.sd["item_bias"], whole.moments.sd["item_bias"])
 
 
 def test_thinning_keeps_rows_of_some_sweeps(whole: RatingsFit) -> None:
