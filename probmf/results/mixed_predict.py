@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -52,7 +53,8 @@ class RowParameters(NamedTuple):
         """Own parameters, that of a `scale_formula` with something added to its predictor."""
         if self.scale is None:
             return self.own
-        found = np.asarray(self.likelihood.from_scale_predictor(self.scale + shift))
+        with jax.enable_x64(True):  # Nodes far out have numbers that single precision lacks.
+            found = np.asarray(self.likelihood.from_scale_predictor(self.scale + shift))
         return {**self.own, self.likelihood.scale_parameter: found}
 
 

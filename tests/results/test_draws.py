@@ -267,6 +267,13 @@ def test_quantiles_of_mixtures() -> None:
             # A quarter of the last mixture lies left of a wide gap: any point there is right.
             if (column, p) != (2, 0.25):
                 assert got[column] - center == pytest.approx(expected, abs=2e-4)
+    # Of components that have next to no weight none has a say, however wide or far.
+    rare = np.append(np.full(40, 1.0 / 40), [1e-30, 1e-30])
+    far, wide = (
+        np.append(x[:, 0], more)[:, None] for x, more in ((mean, [0, 1e250]), (sd, [np.inf, 1.0]))
+    )
+    (with_rare,) = mixture_quantiles(far, wide, [0.9], rare)
+    assert with_rare[0] == pytest.approx(found[2][0], abs=1e-6)
     (same,) = mixture_quantiles(mean, np.zeros((1, 1)), [0.3])
     np.testing.assert_allclose(same, np.quantile(mean, 0.3, axis=0))
 

@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 from scipy.special import expit
 from scipy.stats import norm
 
-from probmf import Bernoulli, MixedEffects, Ordinal, fit_marginal
+from probmf import Bernoulli, Gaussian, MixedEffects, Ordinal, fit_marginal
 from probmf.likelihoods import ZeroInflatedPoisson
 from probmf.results import MixedFit, Sampling
 from probmf.results.mixed_predict import RowParameters, mixture
@@ -226,3 +227,18 @@ def test_means_of_counts_whose_zeros_have_effects_of_new_groups() -> None:
     found = summarize(likelihood, scores, 0.8, "mean")
     ends = np.exp(0.3) * expit(0.5 + 2.0 * norm.ppf(TAILS))
     np.testing.assert_allclose([found.lower[0], found.upper[0]], ends, atol=0.01)
+
+
+def test_intervals_where_a_draw_has_noise_of_nearly_any_size() -> None:
+    """Nodes far out overflow single precision, and make the mixture's sd no measure of its bulk."""
+    spread = np.where(np.arange(20) < 19, 0.25, 100.0)[:, None]
+    own = RowParameters(Gaussian(), np.full((20, 1), 2.0), None, {}, 0.0 * spread, spread)
+    found = summarize(Gaussian(), mixture(own), 0.8, "response")
+    noise = np.exp(GRID * np.sqrt(spread))
+
+    def excess(x: float) -> float:
+        return float((norm.cdf((x - 2.0) / noise) @ MASS).mean() - 0.9)
+
+    upper = brentq(excess, 2.0, 100.0)
+    np.testing.assert_allclose([found.lower[0], found.upper[0]], [4.0 - upper, upper], atol=0.01)
+    assert np.isfinite(found.sd[0])
