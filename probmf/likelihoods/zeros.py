@@ -17,7 +17,7 @@ from scipy import optimize
 
 from probmf.data.column import Column
 from probmf.likelihoods.base import Optional, Scores
-from probmf.likelihoods.counts import Counts, NegativeBinomial, Poisson
+from probmf.likelihoods.counts import Counts, NegativeBinomial, Poisson, poisson
 from probmf.likelihoods.normal_integrals import average
 from probmf.likelihoods.parameters import check_parameter, is_number
 from probmf.likelihoods.quadrature import rate
@@ -156,7 +156,7 @@ class _ZeroInflated(_Zeros):
         for_zeros, for_counts = jax.random.split(key)
         chance = jnp.broadcast_to(scales["zero_probability"], shape)
         drawn = self.counts.sample(for_counts, scores, scales, shape)
-        return jnp.where(jax.random.bernoulli(for_zeros, chance), 0, drawn)
+        return jnp.where(jax.random.bernoulli(for_zeros, chance), 0.0, drawn)
 
     def loss(self, scores: Scores, rating: Scores, scales: Mapping[str, Array]) -> Scores:
         """Minus log likelihood."""
@@ -239,8 +239,8 @@ class _Hurdle(_Zeros):
         rates = rates * self._varying(keys[0], rates, scales)
         uniform = jax.random.uniform(keys[1], shape, rates.dtype)
         first = -jnp.log1p(uniform * jnp.expm1(-rates))
-        drawn = 1 + jax.random.poisson(keys[2], jnp.maximum(rates - first, 0.0), shape)
-        return jnp.where(jax.random.bernoulli(keys[3], chance), 0, drawn)
+        drawn = 1.0 + poisson(keys[2], jnp.maximum(rates - first, 0.0), shape)
+        return jnp.where(jax.random.bernoulli(keys[3], chance), 0.0, drawn)
 
     def _varying(self, key: Array, rates: Array, scales: Mapping[str, Array]) -> Array:
         """Factors of the rates, given that there is an event."""

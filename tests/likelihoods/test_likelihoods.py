@@ -28,6 +28,7 @@ from probmf.likelihoods import (
     StudentT,
 )
 from probmf.likelihoods.base import Predicted
+from probmf.likelihoods.counts import poisson
 from probmf.likelihoods.links import LinkName, log_ndtr
 from probmf.likelihoods.normal_integrals import (
     expected_sigmoid,
@@ -680,6 +681,28 @@ def test_drawn_ratings_have_their_probabilities(link: LinkName) -> None:
         for level in LEVELS:
             wanted = float(np.exp(log_level(link, np.asarray(score), level)))
             assert np.mean(draws[:, place] == level) == pytest.approx(wanted, abs=0.015)
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_drawn_counts_have_their_moments_at_all_rates(x64: bool) -> None:
+    """Beyond the largest integer, too, and where rates have no number."""
+    with jax.enable_x64(x64):
+        rates = jnp.asarray([0.0, 5.0, 9e3, 1.1e4, 1e6, 1e9, 1e12, np.inf, np.nan])
+        draws = np.asarray(poisson(jax.random.key(0), rates, (20000, len(rates))), np.float64)
+    wanted = np.asarray(rates, np.float64)
+    assert (draws[:, 0] == 0).all()
+    assert (draws[:, 7] == np.inf).all()
+    assert np.isnan(draws[:, 8]).all()
+    some = draws[:, 1:7]
+    np.testing.assert_array_equal(some, np.round(some))
+    z = (some - wanted[1:7]) / np.sqrt(wanted[1:7])
+    np.testing.assert_allclose(z.mean(axis=0), 0.0, atol=4 / np.sqrt(20000))
+    np.testing.assert_allclose(z.std(axis=0), 1.0, rtol=0.02)
+    # Quantiles, too, where the expansion begins.
+    probability = [0.01, 0.1, 0.5, 0.9, 0.99]
+    law = stats.poisson(1.1e4)
+    below = law.cdf(np.quantile(draws[:, 3], probability, method="inverted_cdf"))
+    np.testing.assert_allclose(below, probability, atol=0.015)
 
 
 def test_prior_of_the_cutpoints() -> None:
