@@ -254,10 +254,12 @@ class Fit(Pickled):
         data.dataset = data.to_dataset().assign_coords(self._observed_coords())
         return tree
 
+    @own_settings(True)  # Responses may lie far from zero.
     def _log_prior(self) -> dict[str, Float[np.ndarray, "chain draw"]]:
         """Log densities of the sites' priors at the draws."""
         return log_prior_at(self.model, self._arguments(), self.samples)
 
+    @own_settings(True)
     def _prior_draws(
         self, rng: np.random.Generator, count: int
     ) -> dict[str, Shaped[np.ndarray, "chain draw ..."]]:

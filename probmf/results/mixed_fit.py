@@ -582,6 +582,7 @@ class MixedFit(Fit):
     def _arguments(self) -> tuple[Any, ...]:
         return self.model.arguments(self.design)
 
+    @own_settings(True)
     def _log_prior(self) -> dict[str, Float[np.ndarray, "chain draw"]]:
         """Of a best fit, which does not have what heavy tails are mixed by, their own density."""
         data = self.design.data

@@ -109,6 +109,24 @@ def test_draws_of_mixed_priors(centered: bool) -> None:
     np.testing.assert_allclose(seen.values[0].var(axis=0), variance, rtol=0.15)
 
 
+def test_priors_of_a_response_far_from_zero() -> None:
+    """A million, give or take a hundredth: single precision has 16 numbers a unit there."""
+    rng = np.random.default_rng(0)
+    table = {"y": 1e6 + 0.01 * rng.normal(size=30), "g": np.arange(30) % 5}
+    model = MixedEffects("y ~ 1 + (1 | g)", priors={"noise_scale": 0.01})
+    sites = {"coefficients": (1,), "g_scale": (1,), "g_effects": (5, 1)}
+    samples = {site: rng.uniform(0.01, 0.02, (*SHAPE, *shape)) for site, shape in sites.items()}
+    samples["coefficients"] += 1e6
+    fit = MixedFit(model, model.design(table), samples, "nuts", Sampling({}, 5, 0.1))
+    tree = fit.to_arviz(prior=500, log_prior=True, key=0)
+    apart = tree["prior_predictive"]["y"].values[0] - tree["prior"]["coefficients"].values[0]
+    apart -= tree["prior"]["g_effects"].values[0, :, np.arange(30) % 5, 0].T
+    assert apart.std() == pytest.approx(0.01, rel=0.03)
+    law = fit.design.data.priors["coefficients"]
+    wanted = normal(fit, "coefficients", float(law.scale[0]), float(law.loc[0]))
+    np.testing.assert_allclose(tree["log_prior"]["coefficients"], wanted, rtol=1e-5)
+
+
 def test_draws_of_other_priors() -> None:
     fit = ratings()
     tree = fit.to_arviz(prior=2000, key=0)
