@@ -11,7 +11,7 @@ import pytest
 from approximated_models import hours, linear, small, unknowns
 from numpyro.infer import SVI, autoguide
 
-from probmf import Bernoulli, Gaussian, Ordinal, Ratings, fit_als, fit_svi, load
+from probmf import Bernoulli, Gaussian, MixedEffects, Ordinal, Ratings, fit_als, fit_svi, load
 from probmf.inference.approximate import svi as approximation
 from probmf.inference.approximate import svi_loop as kernel
 from probmf.results import MixedFit, RatingsFit
@@ -80,6 +80,21 @@ def test_one_side_of_a_factorization_integrated_out() -> None:
     assert fit.samples["user_factors"].shape == (1, 50, 25, 1)
     error = np.sqrt(np.mean((fit.predict(data).mean - data.rating) ** 2))
     assert error < 0.8 * np.std(data.rating)
+
+
+@pytest.mark.filterwarnings("ignore:The bound still rose")
+def test_a_response_far_from_zero() -> None:
+    """The fit is that of the response less a million, which single precision rounds to 1/16."""
+    rng = np.random.default_rng(0)
+    g = np.repeat(np.arange(5), 8)
+    y = rng.normal(0, 0.05, 40) + rng.normal(0, 0.05, 5)[g]
+    model = MixedEffects("y ~ 1 + (1 | g)")
+    here, there = (
+        fit_svi(model, {"y": y + far, "g": g}, key=0, num_steps=40) for far in (0.0, 1e6)
+    )
+    for site, values in here.samples.items():
+        far = 1e6 * (site == "coefficients")
+        np.testing.assert_allclose(there.samples[site] - far, values, atol=1e-5)
 
 
 def test_a_point_is_the_mode() -> None:

@@ -34,6 +34,7 @@ from probmf.inference.point.optimizer import (
 from probmf.inference.potential import Potential
 from probmf.inference.target import Target
 from probmf.memory import require_memory
+from probmf.models import MixedEffects
 from probmf.results import History, MixedFit, NetworkFit, RatingsFit, Sampling
 from probmf.run.checkpoint import PACKAGES, open_checkpoint
 from probmf.run.checks import check_counts, require, require_mode
@@ -88,7 +89,8 @@ def fit_svi(
         num_samples: Independent draws of the fitted guide in the result.
         marginalize: Effects to integrate out exactly first and draw back afterwards, as of
             `sample_nuts`: for a mixed model "all" or names of `model.effect_sites(design)`.
-        float64: Compute in double precision; None does where effects are integrated out.
+        float64: Compute in double precision; None does for mixed models, whose responses may lie
+            far from zero, and where anything is integrated out.
         checkpoint: Directory to keep the run in. Called again with the same model, data, settings
             and key, it goes on where it was, bit for bit; with other versions of the packages it
             refuses to. A guide is then given by its name or is a class of NumPyro's.
@@ -133,7 +135,9 @@ def fit_svi(
     begin = time.perf_counter()
     require("fit_svi", model)
     check_counts(num_steps=num_steps, num_particles=num_particles, num_samples=num_samples)
-    precise = bool(marginalize) if float64 is None else float64
+    precise = float64
+    if precise is None:
+        precise = bool(marginalize) or isinstance(model, MixedEffects)
     with own_settings(precise or None):
         random_key = as_key(key)
         start_key, run_key, draw_key, recover_key = jax.random.split(random_key, 4)
