@@ -43,7 +43,7 @@ from probmf.rows.placement import Devices, row_mesh, spans_processes
 from probmf.rows.store import num_workers
 from probmf.run.checkpoint import PACKAGES, open_checkpoint
 from probmf.run.checks import check_counts, check_tol, require
-from probmf.run.estimate import HeldOutStop, estimate
+from probmf.run.estimate import HeldOutStop, estimate, warn_unconverged
 from probmf.run.fingerprint import fingerprint
 from probmf.settings import own_settings
 
@@ -170,8 +170,8 @@ def fit_map(
     Warns:
         FitWarning: If the loss ceases to be finite, with the update and its learning rate; that
             restart ends, and its best epoch so far counts. After Ctrl-C, or when the disk of the
-            checkpoint is full. If the weights beside `unobserved_weight` have a heavy tail, as in
-            `fit_als`.
+            checkpoint is full. If `num_epochs` were over before a `tol` that was given, or the
+            weights beside `unobserved_weight` have a heavy tail, as in `fit_als`.
 
     Example:
         >>> from probmf import MatrixFactorization, Ratings, fit_map
@@ -202,7 +202,7 @@ def fit_map(
         )
     shared = spans_processes(mesh)
     full_batch = batch_size is None
-    tol = (FULL_BATCH_TOL if full_batch else 0.0) if tol is None else tol
+    asked, tol = tol, (FULL_BATCH_TOL if full_batch else 0.0) if tol is None else tol
     check_tol(tol)
     with own_settings():
         random_key = as_key(key)
@@ -235,6 +235,7 @@ def fit_map(
             descent, key=random_key, num_steps=num_epochs, tol=tol, validation=task.held_out,
             patience=patience, progress=progress, checkpoint=store, shared=shared,
         )  # fmt: skip
+        warn_unconverged(history, asked, "objective")
         return task.fit(model, data, best, history=history, method=_method(batch_size, objective))
 
 
