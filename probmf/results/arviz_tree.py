@@ -130,7 +130,8 @@ def draw_prior(
             name: site["value"]
             for name, site in traced.items()
             # A `numpyro.factor` has no value.
-            if site["type"] in ("sample", "deterministic") and not isinstance(site["fn"], dist.Unit)
+            if site["type"] in ("sample", "deterministic")
+            and not isinstance(site.get("fn"), dist.Unit)
         }
 
     found = jax.jit(lambda keys: lax.map(one, keys))(jax.random.split(key, count))

@@ -90,7 +90,7 @@ def test_log_densities_of_other_priors() -> None:
     assert set(network().to_arviz(log_prior=True)["log_prior"].data_vars) == set(network().samples)
 
 
-@pytest.mark.parametrize("centered", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("centered", [True, False])
 def test_draws_of_mixed_priors(centered: bool) -> None:
     fit = mixed(centered=centered, priors={"noise_scale": 0.5, "g_scale": 2.0})
     tree = fit.to_arviz(prior=3000, key=0)
