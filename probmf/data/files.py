@@ -69,7 +69,7 @@ def read_csv(
 
 
 def csv_hints(names: Sequence[str], found: Sequence[str], delimiter: str) -> Mapping[str, str]:
-    """What to do where the first line of a file lacks the name of a column."""
+    """Advice where the first line of a file lacks the name of a column."""
     if len(found) == 1:
         hint = f" There is one column only, so the delimiter may not be {delimiter!r}."
     elif any(re.fullmatch(r"[-+.\d]+", name) for name in found):

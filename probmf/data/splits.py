@@ -28,7 +28,7 @@ from probmf.rows.store import RowStore
 
 
 class Kept(TypedDict, total=False):
-    """Where the parts of a split are kept; see `SplittableRatings.split`."""
+    """Place and form of the parts of a split; see `SplittableRatings.split`."""
 
     folder: PathLike | None
     rebuild: bool

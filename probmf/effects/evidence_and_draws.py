@@ -167,7 +167,7 @@ def remainder_shapes(pattern: Pattern, flat: Collection[int] = ()) -> tuple[Shap
 
 
 def flat_volume(pattern: Pattern, flat: Collection[int]) -> float:
-    """What each flat effect adds to the evidence, half of log 2 pi."""
+    """Share of each flat effect in the evidence, half of log 2 pi."""
     count = sum(groups * dim for i, (groups, dim) in enumerate(pattern.shapes) if i in flat)
     return 0.5 * float(np.log(2 * np.pi)) * count
 

@@ -104,7 +104,7 @@ class Pattern:
         return tuple(np.concatenate([[0], np.cumsum(sizes)]).astype(int)[:-1].tolist())
 
     def tables(self, columns: Shaped[Array, " D"]) -> list[Shaped[Array, "groups d"]]:
-        """What each column has, as a table of each block after the leading one."""
+        """Parts of each column, as a table of each block after the leading one."""
         return [
             columns[start : start + groups * dim].reshape(groups, dim)
             for start, (groups, dim) in zip(self.offsets, self.shapes[1:], strict=True)

@@ -60,7 +60,7 @@ class Approximated(PreparedModel):
         return self.integrand(self.run(latents), latents).parts_left_out(part, count)
 
     def missed(self, latents: Values) -> Float[np.ndarray, " groups"] | None:
-        """What nodes miss of each group's log integral; see the base class."""
+        """Error of the nodes in each group's log integral; see the base class."""
         if not self.num_nodes:
             return None
         run, own = self._compiled_missed

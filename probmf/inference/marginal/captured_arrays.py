@@ -1,4 +1,4 @@
-"""What models capture: told apart by its contents, and NumPy arrays of it copied.
+"""Things that models capture: told apart by contents, and NumPy arrays among them copied.
 
 JAX remembers each array in one precision, and a program that is compiled for a function holds what
 the function captured at the time.
@@ -92,7 +92,7 @@ class Captured:
 
 
 def _contents(model: Any) -> list[Any]:
-    """What a model is made of, in one order; what comes again by the number of its place."""
+    """Parts of a model, in one order; what comes again by the number of its place."""
     told: list[Any] = []
     seen: dict[int, int] = {}
     waiting = [model]
@@ -122,7 +122,7 @@ def _identity(value: Any) -> int:
 
 
 def _taken_apart(value: Any) -> tuple[Any, list[Any]]:
-    """What tells a captured value from others, and its parts, which do as well."""
+    """Marks that tell a captured value from others, and its parts, which do as well."""
     kind = type(value)
     if isinstance(value, jax.core.Tracer):
         return _Same(value), []
@@ -170,7 +170,7 @@ def _content_of(cell: types.CellType) -> Any:
 
 
 def _code(code: types.CodeType) -> tuple[Any, ...]:
-    """What a function does, wherever it was written."""
+    """Code of a function, wherever it was written."""
     consts = [_code(one) if isinstance(one, types.CodeType) else one for one in code.co_consts]
     return code.co_code, code.co_names, code.co_varnames, code.co_freevars, tuple(consts)
 

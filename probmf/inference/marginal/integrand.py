@@ -51,7 +51,7 @@ class Integrand(NamedTuple):
         return log_integrals(self.groups, self.num_nodes, start, held=self.near is not None)
 
     def missed(self) -> Float[Array, " groups"]:
-        """What a quadrature's nodes miss of the logarithm of each group's integral."""
+        """Error of a quadrature's nodes in the logarithm of each group's integral."""
         found, modes = self.by_group()
         return integrals_on_grid(self.groups, modes) - found
 

@@ -50,7 +50,7 @@ def lost_digits(prepared: PreparedModel, found: Sequence[Rounding]) -> str:
 
 
 def trouble_of_draws(prepared: PreparedModel, samples: Mapping[str, ArrayLike]) -> str:
-    """What a few draws of the remaining sites say against the density: of rounding, or of nodes.
+    """Trouble with the density that a few draws of the remaining sites tell: rounding, or nodes.
 
     Nothing is said within a compiled program.
 

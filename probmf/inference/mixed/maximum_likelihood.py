@@ -216,7 +216,7 @@ def _start(
     design: Design,
     terms: CovarianceTerms,
 ) -> np.ndarray:
-    """Where a search begins: at the prior's medians, or where an evaluation is dear by moments."""
+    """Start of a search: at the prior's medians, or where an evaluation is dear by moments."""
     if isinstance(problem, ExactProblem) and problem.is_dear:
         values = moment_estimates(model, design, terms)
         point = None if values is None else problem.point_of(values)
