@@ -83,8 +83,8 @@ def fit_als(
         key: JAX key or int that draws the starting values.
         num_sweeps: The most sweeps (one solves both sides once).
         tol: Stop when a sweep lowers the objective by less than this share; 0 never stops. None
-            is 1e-5, and then it is no matter if the sweeps are over before: as a rule the last of
-            them change the predictions little (`history.stopped` says which it was).
+            is 1e-5, without a warning if the sweeps end before: as a rule the last of them change
+            the predictions little (`history.stopped` says how the run ended).
         update: "block" solves a row jointly, "coordinate" one coordinate after another.
         solver: For blocks: "cg" takes a few warm-started conjugate-gradient steps and is
             fastest; "cholesky" is exact. Both have the same optimum.
